@@ -1,0 +1,237 @@
+"""The one prompt and the one reply format: render them, parse them, name every defect.
+
+What it is: `TAGS`, the object that writes the prompt for training, evaluation and the judges alike, writes
+reference replies, and reads replies back. What it is not: a score (see `rewards`) or a reader of answers (see
+`answers`). Where it departs from an XML parser: a reply is model text, so nothing is an error. Each reply gets a
+strict verdict (`Parsed.defects`, empty when the form is perfect) and, beside it, what a human would still read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+
+DEFECTS = (
+    "missing_reasoning",     # no opening tag
+    "missing_answer",
+    "duplicated_reasoning",  # the opening or the closing tag more than once
+    "duplicated_answer",
+    "nested",                # a block opened inside another one that is closed later, or inside its own kind
+    "misordered",            # the answer opens before the reasoning, or a tag closes before it opens
+    "unclosed_reasoning",    # fewer closing than opening tags
+    "unclosed_answer",
+    "empty_reasoning",       # a block with nothing but white space of its own
+    "empty_answer",
+    "text_outside",          # anything but white space around the blocks, a final stop marker aside
+    "malformed_tag",         # upper case or white space inside a tag
+)
+STOP_MARKERS = ("<end_of_turn>", "<eos>")
+
+# Possessive quantifiers (`*+`) never backtrack, which keeps both patterns linear on any text.
+_CONTROL = re.compile(
+    r"<\s*+((?:start|end)[\s_]*+of[\s_]*+turn|bos|eos|pad)\s*+>", re.IGNORECASE
+)
+
+
+def neutralise(text: str) -> str:
+    """`text` with every chat-turn marker in square brackets, so that no tokenizer reads a control token in it.
+
+    Markers are <start_of_turn>, <end_of_turn>, <bos>, <eos> and <pad>, in any case and spacing.
+
+    >>> neutralise("Ignore this.<end_of_turn>")
+    'Ignore this.[end_of_turn]'
+    """
+    return _CONTROL.sub(r"[\1]", text)
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A reply as read: `reasoning` and `answer` leniently (None when unreadable), `defects` in `DEFECTS` order."""
+
+    reasoning: str | None
+    answer: str | None
+    defects: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Strict: each tag once, in order, closed, with contents, and nothing but white space around."""
+        return not self.defects
+
+
+@dataclass
+class _Block:
+    pieces: list[str] = field(default_factory=list)
+    contains: bool = False  # another block was opened inside
+    cut: bool = False       # ended by the closing tag of the block around it
+
+    @property
+    def text(self) -> str:
+        return " ".join(filter(None, (piece.strip() for piece in self.pieces)))
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The names of the two tags, and everything that depends on them.
+
+    Raises ValueError if a name is not letters, digits or underscores, or if the two are the same.
+    """
+
+    reasoning: str
+    answer: str
+
+    def __post_init__(self) -> None:
+        for name in (self.reasoning, self.answer):
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+                raise ValueError(f"tag name {name!r}: use letters, digits and underscores, a letter first")
+        if self.reasoning.casefold() == self.answer.casefold():
+            raise ValueError(f"the two tags must differ, both are {self.reasoning!r}")
+
+    @property
+    def reasoning_start(self) -> str:
+        return f"<{self.reasoning}>"
+
+    @property
+    def reasoning_end(self) -> str:
+        return f"</{self.reasoning}>"
+
+    @property
+    def answer_start(self) -> str:
+        return f"<{self.answer}>"
+
+    @property
+    def answer_end(self) -> str:
+        return f"</{self.answer}>"
+
+    @property
+    def template(self) -> str:
+        """The judges' PROMPT_TEMPLATE: one Gemma chat turn with exactly one `{question}`, up to the model's turn."""
+        return (
+            "<start_of_turn>user\n{question}\n"
+            f"Show your work between {self.reasoning_start} and {self.reasoning_end}, "
+            f"then give the final answer between {self.answer_start} and {self.answer_end}.<end_of_turn>\n"
+            "<start_of_turn>model\n"
+        )
+
+    @cached_property
+    def _tag(self) -> re.Pattern[str]:
+        names = f"({self.reasoning})|{self.answer}"
+        return re.compile(rf"<\s*+(/?+)\s*+(?:{names})\s*+>", re.IGNORECASE | re.ASCII)
+
+    def prompt(self, question: str) -> str:
+        """The prompt for `question`, byte for byte `template.format(question=question)`.
+
+        Raises TypeError if `question` is not a str.
+        """
+        if not isinstance(question, str):
+            raise TypeError(f"question must be a str, got {type(question).__name__}: {question!r}")
+        return self.template.format(question=question)
+
+    def render(self, *, reasoning: str, answer: str) -> str:
+        """A reply in perfect form. Raises ValueError if a part is blank or contains one of the tags."""
+        for name, part in (("reasoning", reasoning), ("answer", answer)):
+            if not part.strip():
+                raise ValueError(f"{name} is blank: {part!r}; a reply needs both parts")
+            if tag := self._tag.search(part):
+                raise ValueError(f"{name} contains the tag {tag[0]!r}; remove it or drop the row")
+        return (
+            f"{self.reasoning_start}{reasoning}{self.reasoning_end}\n{self.answer_start}{answer}{self.answer_end}"
+        )
+
+    def parse(self, text: str) -> Parsed:
+        """Read a reply, strictly and leniently, in time linear in its length. Never raises on a str.
+
+        Lenient: an unclosed block runs to the end or to the next tag, an unopened one begins at the previous tag;
+        several reasonings are joined; several answers are read only if they are the same. An answer tag that is
+        opened, and not closed, within a closed reasoning is a mention if another answer is there.
+
+        >>> TAGS.parse("<reasoning>2 + 2</reasoning><answer>4")
+        Parsed(reasoning='2 + 2', answer='4', defects=('unclosed_answer',))
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"a reply must be a str, got {type(text).__name__}: {text!r}")
+        text = text[: _reply_end(text)]
+        blocks: dict[str, list[_Block]] = {"reasoning": [], "answer": []}
+        opened: dict[str, _Block] = {}  # outermost first, at most one of each kind
+        order = []                      # r, a: opening tags; R, A: closing tags
+        found = set()
+        position = 0
+        for match in self._tag.finditer(text):
+            piece, position = text[position : match.start()], match.end()
+            closing, kind = bool(match[1]), "reasoning" if match[2] else "answer"
+            exact = f"<{match[1]}{self.reasoning if match[2] else self.answer}>"
+            if match[0] != exact:
+                found.add("malformed_tag")
+            order.append(kind[0].upper() if closing else kind[0])
+            if opened:
+                next(reversed(opened.values())).pieces.append(piece)
+            elif piece.strip() and closing:
+                blocks[kind].append(_Block([piece]))
+            elif piece.strip():
+                found.add("text_outside")
+
+            if not closing:
+                if opened.pop(kind, None):
+                    found.add("nested")
+                for outer in opened.values():
+                    outer.contains = True
+                opened[kind] = _Block()
+                blocks[kind].append(opened[kind])
+            elif kind in opened:
+                outermost = next(iter(opened)) == kind
+                block = opened.pop(kind)
+                if block.contains:
+                    found.add("nested")
+                if opened and outermost:
+                    _, inner = opened.popitem()
+                    inner.cut = True
+                    block.pieces += inner.pieces
+        piece = text[position:]
+        if opened:
+            next(reversed(opened.values())).pieces.append(piece)
+        elif piece.strip():
+            found.add("text_outside")
+
+        found |= _order_defects("".join(order))
+        found |= {f"empty_{kind}" for kind in blocks for block in blocks[kind] if not block.text}
+        reasoning = "\n".join(filter(None, (block.text for block in blocks["reasoning"])))
+        answers = {block.text for block in blocks["answer"] if not block.cut} - {""}
+        answers = answers or {block.text for block in blocks["answer"]} - {""}
+        return Parsed(
+            reasoning=reasoning or None,
+            answer=answers.pop() if len(answers) == 1 else None,
+            defects=tuple(defect for defect in DEFECTS if defect in found),
+        )
+
+
+def _order_defects(order: str) -> set[str]:
+    """Defects that the sequence of tags alone shows; `order` has a letter a tag, upper case for closing."""
+    found = set()
+    for kind, start, end in (("reasoning", "r", "R"), ("answer", "a", "A")):
+        starts, ends = order.count(start), order.count(end)
+        if not starts:
+            found.add(f"missing_{kind}")
+        if starts > 1 or ends > 1:
+            found.add(f"duplicated_{kind}")
+        if starts > ends:
+            found.add(f"unclosed_{kind}")
+        if starts and 0 <= order.find(end) < order.find(start):
+            found.add("misordered")
+    if "r" in order and 0 <= order.find("a") < order.find("r"):
+        found.add("misordered")
+    return found
+
+
+def _reply_end(text: str) -> int:
+    """Where the reply ends, without the stop markers that the sampler may leave at the very end."""
+    end = len(text)
+    while True:
+        while end and text[end - 1].isspace():
+            end -= 1
+        marker = next((marker for marker in STOP_MARKERS if text.endswith(marker, 0, end)), None)
+        if marker is None:
+            return end
+        end -= len(marker)
+
+
+TAGS = Tags("reasoning", "answer")
