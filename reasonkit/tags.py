@@ -1,9 +1,10 @@
 """The one prompt and the one reply format: render them, parse them, name every defect.
 
 What it is: `TAGS`, the object that writes the prompt for training, evaluation and the judges alike, writes
-reference replies, and reads replies back. What it is not: a score (see `rewards`) or a reader of answers (see
-`answers`). Where it departs from an XML parser: a reply is model text, so nothing is an error. Each reply gets a
-strict verdict (`Parsed.defects`, empty when the form is perfect) and, beside it, what a human would still read.
+reference replies, and reads replies back. What it is not: a score (see `rewards`) or a reader of answers
+(see `answers`). Where it departs from an XML parser: a reply is model text, so nothing is an error. Each reply
+gets a strict verdict (`Parsed.defects`, empty when the form is perfect) and, beside it, what a human would
+still read.
 """
 
 from __future__ import annotations
@@ -29,13 +30,11 @@ DEFECTS = (
 STOP_MARKERS = ("<end_of_turn>", "<eos>")
 
 # Possessive quantifiers (`*+`) never backtrack, which keeps both patterns linear on any text.
-_CONTROL = re.compile(
-    r"<\s*+((?:start|end)[\s_]*+of[\s_]*+turn|bos|eos|pad)\s*+>", re.IGNORECASE
-)
+_CONTROL = re.compile(r"<\s*+((?:start|end)[\s_]*+of[\s_]*+turn|bos|eos|pad)\s*+>", re.IGNORECASE)
 
 
 def neutralise(text: str) -> str:
-    """`text` with every chat-turn marker in square brackets, so that no tokenizer reads a control token in it.
+    """`text` with every chat-turn marker in square brackets, so that no tokenizer reads a control token.
 
     Markers are <start_of_turn>, <end_of_turn>, <bos>, <eos> and <pad>, in any case and spacing.
 
@@ -47,7 +46,7 @@ def neutralise(text: str) -> str:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A reply as read: `reasoning` and `answer` leniently (None when unreadable), `defects` in `DEFECTS` order."""
+    """A reply as read: `reasoning` and `answer` leniently, None when unreadable; `defects` in `DEFECTS` order."""
 
     reasoning: str | None
     answer: str | None
@@ -105,7 +104,7 @@ class Tags:
 
     @property
     def template(self) -> str:
-        """The judges' PROMPT_TEMPLATE: one Gemma chat turn with exactly one `{question}`, up to the model's turn."""
+        """The judges' PROMPT_TEMPLATE: a Gemma user turn with exactly one `{question}`, then the model's opening."""
         return (
             "<start_of_turn>user\n{question}\n"
             f"Show your work between {self.reasoning_start} and {self.reasoning_end}, "
@@ -115,8 +114,8 @@ class Tags:
 
     @cached_property
     def _tag(self) -> re.Pattern[str]:
-        names = f"({self.reasoning})|{self.answer}"
-        return re.compile(rf"<\s*+(/?+)\s*+(?:{names})\s*+>", re.IGNORECASE | re.ASCII)
+        names = f"(?P<reasoning>{self.reasoning})|{self.answer}"
+        return re.compile(rf"<\s*+(?P<slash>/?+)\s*+(?:{names})\s*+>", re.IGNORECASE | re.ASCII)
 
     def prompt(self, question: str) -> str:
         """The prompt for `question`, byte for byte `template.format(question=question)`.
@@ -141,9 +140,10 @@ class Tags:
     def parse(self, text: str) -> Parsed:
         """Read a reply, strictly and leniently, in time linear in its length. Never raises on a str.
 
-        Lenient: an unclosed block runs to the end or to the next tag, an unopened one begins at the previous tag;
-        several reasonings are joined; several answers are read only if they are the same. An answer tag that is
-        opened, and not closed, within a closed reasoning is a mention if another answer is there.
+        Lenient: an unclosed block runs to the end of the block around it or of the text, an unopened one begins
+        at the previous tag; several reasonings are joined; several answers are read only if they are the same.
+        An answer tag that is opened, and not closed, within a closed reasoning counts as a mention of the tag if
+        there is another answer.
 
         >>> TAGS.parse("<reasoning>2 + 2</reasoning><answer>4")
         Parsed(reasoning='2 + 2', answer='4', defects=('unclosed_answer',))
@@ -153,46 +153,37 @@ class Tags:
         text = text[: _reply_end(text)]
         blocks: dict[str, list[_Block]] = {"reasoning": [], "answer": []}
         opened: dict[str, _Block] = {}  # outermost first, at most one of each kind
-        order = []                      # r, a: opening tags; R, A: closing tags
+        order = ""                      # r, a: opening tags; R, A: closing tags
         found = set()
         position = 0
-        for match in self._tag.finditer(text):
-            piece, position = text[position : match.start()], match.end()
-            closing, kind = bool(match[1]), "reasoning" if match[2] else "answer"
-            exact = f"<{match[1]}{self.reasoning if match[2] else self.answer}>"
-            if match[0] != exact:
+        for tag in self._tag.finditer(text):
+            piece, position = text[position : tag.start()], tag.end()
+            kind, name = ("reasoning", self.reasoning) if tag["reasoning"] else ("answer", self.answer)
+            closing = bool(tag["slash"])
+            order += kind[0].upper() if closing else kind[0]
+            if tag[0] != f"<{tag['slash']}{name}>":
                 found.add("malformed_tag")
-            order.append(kind[0].upper() if closing else kind[0])
             if opened:
                 next(reversed(opened.values())).pieces.append(piece)
             elif piece.strip() and closing:
                 blocks[kind].append(_Block([piece]))
             elif piece.strip():
                 found.add("text_outside")
-
-            if not closing:
+            if closing and kind in opened:
+                found |= _close(kind, opened)
+            elif not closing:
                 if opened.pop(kind, None):
                     found.add("nested")
                 for outer in opened.values():
                     outer.contains = True
                 opened[kind] = _Block()
                 blocks[kind].append(opened[kind])
-            elif kind in opened:
-                outermost = next(iter(opened)) == kind
-                block = opened.pop(kind)
-                if block.contains:
-                    found.add("nested")
-                if opened and outermost:
-                    _, inner = opened.popitem()
-                    inner.cut = True
-                    block.pieces += inner.pieces
-        piece = text[position:]
         if opened:
-            next(reversed(opened.values())).pieces.append(piece)
-        elif piece.strip():
+            next(reversed(opened.values())).pieces.append(text[position:])
+        elif text[position:].strip():
             found.add("text_outside")
 
-        found |= _order_defects("".join(order))
+        found |= _order_defects(order)
         found |= {f"empty_{kind}" for kind in blocks for block in blocks[kind] if not block.text}
         reasoning = "\n".join(filter(None, (block.text for block in blocks["reasoning"])))
         answers = {block.text for block in blocks["answer"] if not block.cut} - {""}
@@ -202,6 +193,17 @@ class Tags:
             answer=answers.pop() if len(answers) == 1 else None,
             defects=tuple(defect for defect in DEFECTS if defect in found),
         )
+
+
+def _close(kind: str, opened: dict[str, _Block]) -> set[str]:
+    """Close the open block of this kind, and cut the other one if it is still open inside; return the defects."""
+    is_outermost = next(iter(opened)) == kind
+    block = opened.pop(kind)
+    if opened and is_outermost:
+        _, inner = opened.popitem()
+        inner.cut = True
+        block.pieces += inner.pieces
+    return {"nested"} if block.contains else set()
 
 
 def _order_defects(order: str) -> set[str]:
