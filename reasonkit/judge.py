@@ -1,12 +1,12 @@
 """Rubric judges behind one protocol: what scores a reply where no exact answer can.
 
-It is the judge's prompt, the arithmetic of a rubric, and two judges: `LocalJudge` (a language model asked once
-a criterion, reading its next-token distribution) and `DeterministicJudge` (plain functions). It is not the model:
-`LocalJudge` is handed a function from prompts to log-probabilities and knows no device, mesh or tokenizer.
+It is the judge's prompt, the arithmetic of a rubric, and two judges: `LocalJudge` (a language model, asked
+once for each criterion) and `DeterministicJudge` (plain functions). It is not the model: `LocalJudge` is
+handed a function from prompts to log-probabilities and knows no device, mesh or tokenizer.
 
-Sources: explicit aggregation and weights of Rubrics as Rewards (arXiv 2507.17746); the expected rating of G-Eval
-(arXiv 2303.16634). Departures: a criterion is met by degree, in [0, 1], where the paper takes a binary verdict;
-each criterion is asked alone, so that one prefill of a short prompt is all the judge has to do.
+Sources: explicit aggregation and weights of Rubrics as Rewards (arXiv 2507.17746); the expected rating of
+G-Eval (arXiv 2303.16634). Departures: a criterion is met by degree, in [0, 1], where the first takes a binary
+verdict; each criterion is asked alone, so that one prefill of a short prompt is all the judge has to do.
 
 A judge that can't tell says so: a `JudgeFailure`, never a low score.
 """
@@ -14,7 +14,7 @@ A judge that can't tell says so: a `JudgeFailure`, never a low score.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -33,7 +33,8 @@ WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
 class Criterion:
     """One line of a rubric. `weight` is relative to the other criteria's; see `WEIGHTS` for the usual four.
 
-    Raises ValueError for a title or description that is not text or blank, or a weight that is not finite and > 0.
+    Raises ValueError for a title or description that is not text or is blank, and for a weight that is not a
+    finite number above 0.
     """
 
     title: str
@@ -45,10 +46,10 @@ class Criterion:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f"criterion {self.title!r}: {name} is {value!r}; give it some text")
-        weight = self.weight
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-            raise ValueError(f"criterion {self.title!r}: weight is {weight!r}; give it a finite number above 0, "
-                             f"such as one of {WEIGHTS}")
+        number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
+        if not number or not 0 < self.weight <= sys.float_info.max:
+            raise ValueError(f"criterion {self.title!r}: weight is {str(self.weight)[:80]!r}; give it a "
+                             f"finite number above 0, such as one of {WEIGHTS}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Judge(Protocol):
 def judge_prompt(question: str, reply: str, criterion: Criterion) -> str:
     """The one prompt of the local judge: a single chat turn whose next token is one of `RATINGS`.
 
-    Chat markers inside the question, the reply or the criterion are neutralised, so that none can close the turn.
+    Chat markers in the question, the reply or the criterion are neutralised: none can close the turn.
     """
     return (
         f"<start_of_turn>user\nQuestion: {neutralise(question)}\nReply: {neutralise(reply)}\n"
@@ -117,16 +118,17 @@ def rubric_from_json(text: str) -> tuple[Criterion, ...]:
     """
     try:
         rows = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"the rubric {text[:80]!r} is not JSON: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the rubric {str(text)[:80]!r} is not JSON: {error}") from error
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"the rubric {text[:80]!r} is not a non-empty JSON list of criteria")
-    fields = {"title", "description", "weight"}
+    names = {"title", "description", "weight"}
     for number, row in enumerate(rows):
-        if not isinstance(row, dict) or row.keys() != fields:
-            missing, extra = (sorted(fields - row.keys()), sorted(row.keys() - fields)) if isinstance(row, dict) else (
-                sorted(fields), [])
-            raise ValueError(f"rubric entry {number} is {str(row)[:80]}: missing {missing}, not known {extra}")
+        if not isinstance(row, dict):
+            raise ValueError(f"rubric entry {number} is {str(row)[:80]}, not an object with {sorted(names)}")
+        if row.keys() != names:
+            raise ValueError(f"rubric entry {number}: missing {sorted(names - row.keys())}, "
+                             f"unknown {sorted(row.keys() - names)}")
     return tuple(Criterion(**row) for row in rows)
 
 
@@ -134,8 +136,9 @@ class LocalJudge:
     """A language model that rates a reply 1 to 5 on each criterion, by expectation over its next token.
 
     `rating_logprobs(prompts)` returns an array [prompts, 5]: log-probabilities, or logits, of the tokens in
-    `RATINGS` after each prompt. It is called once a `score`, with all prompts; batching and padding are its own.
-    Criterion: c = (E[rating] - 1) / 4, after a softmax over the five. Reply: the sum of w c over the sum of w.
+    `RATINGS` after each prompt. It is called once a `score`, with all prompts; batches and padding are its
+    own business.
+    A criterion is met to c = (E[rating] - 1) / 4, by a softmax over the five; the score is sum(w c) / sum(w).
     """
 
     def __init__(self, rating_logprobs: Callable[[list[str]], np.ndarray], name: str) -> None:
@@ -144,8 +147,8 @@ class LocalJudge:
         self.failures: Counter[str] = Counter()
 
     def score(self, items: Sequence[JudgeItem]) -> list[JudgeVerdict | JudgeFailure]:
-        """One verdict an item. A backend that raises or returns another shape fails every item; a row that is not
-        finite fails its item, all of it: replies of a group must be compared on the same criteria.
+        """One verdict an item. A backend that raises or returns another shape fails every item; a row that is
+        not finite fails its item, all of it: replies of a group must be compared on the same criteria.
 
         Raises ValueError for an item without criteria.
         """
@@ -153,7 +156,7 @@ class LocalJudge:
             return []
         for number, item in enumerate(items):
             if not item.rubric:
-                raise ValueError(f"item {number} has an empty rubric; {self.name} needs at least one criterion")
+                raise ValueError(f"item {number} has an empty rubric; {self.name} needs at least one")
         prompts = [judge_prompt(item.question, item.reply, c) for item in items for c in item.rubric]
         results = self._results(items, prompts)
         self.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
@@ -162,7 +165,7 @@ class LocalJudge:
     def _results(self, items: Sequence[JudgeItem], prompts: list[str]) -> list[JudgeVerdict | JudgeFailure]:
         try:
             logprobs_BR = np.asarray(self.rating_logprobs(prompts), np.float64)
-        except Exception as error:  # whatever the backend does, it is no signal; the limit in compose makes it loud
+        except Exception as error:  # whatever goes wrong is no signal; rewards.compose limits it
             return [JudgeFailure("backend", f"{self.name}: {type(error).__name__}: {error}")] * len(items)
         if logprobs_BR.shape != (len(prompts), len(RATINGS)):
             detail = f"{self.name}: shape {logprobs_BR.shape}, expected {(len(prompts), len(RATINGS))}"
@@ -214,7 +217,7 @@ class DeterministicJudge:
             name = getattr(criterion, "__name__", repr(criterion))
             try:
                 value = float(criterion(item))
-            except Exception as error:  # a criterion that trips over model text has no opinion on it
+            except Exception as error:  # tripping over model text is no opinion on it
                 return JudgeFailure("criterion", f"{name}: {type(error).__name__}: {error}")
             if not 0.0 <= value <= 1.0:
                 return JudgeFailure("out_of_range", f"{name}: {value}, expected a number in [0, 1]")
