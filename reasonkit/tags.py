@@ -2,9 +2,9 @@
 
 What it is: `TAGS`, the object that writes the prompt for training, evaluation and the judges alike, writes
 reference replies, and reads replies back. What it is not: a score (see `rewards`) or a reader of answers
-(see `answers`). Where it departs from an XML parser: a reply is model text, so nothing is an error. Each reply
-gets a strict verdict (`Parsed.defects`, empty when the form is perfect) and, beside it, what a human would
-still read.
+(see `answers`). Where it departs from an XML parser: a reply is model text, so nothing is an error. Each
+reply gets a strict verdict (`Parsed.defects`, empty when the form is perfect) and, beside it, what a human
+would still read.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def neutralise(text: str) -> str:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A reply as read: `reasoning` and `answer` leniently, None when unreadable; `defects` in `DEFECTS` order."""
+    """A reply as read: the lenient `reasoning` and `answer` (None: unreadable), `defects` in `DEFECTS` order."""
 
     reasoning: str | None
     answer: str | None
@@ -104,7 +104,7 @@ class Tags:
 
     @property
     def template(self) -> str:
-        """The judges' PROMPT_TEMPLATE: a Gemma user turn with exactly one `{question}`, then the model's opening."""
+        """The judges' PROMPT_TEMPLATE: a user turn with exactly one `{question}`, then the model's opening."""
         return (
             "<start_of_turn>user\n{question}\n"
             f"Show your work between {self.reasoning_start} and {self.reasoning_end}, "
@@ -140,10 +140,10 @@ class Tags:
     def parse(self, text: str) -> Parsed:
         """Read a reply, strictly and leniently, in time linear in its length. Never raises on a str.
 
-        Lenient: an unclosed block runs to the end of the block around it or of the text, an unopened one begins
-        at the previous tag; several reasonings are joined; several answers are read only if they are the same.
-        An answer tag that is opened, and not closed, within a closed reasoning counts as a mention of the tag if
-        there is another answer.
+        Lenient: an unclosed block runs to the end of the block around it or of the text, an unopened one
+        begins at the previous tag; several reasonings are joined; several answers are read only if they are
+        the same. An answer tag that is opened, and not closed, within a closed reasoning counts as a mention
+        of the tag if there is another answer.
 
         >>> TAGS.parse("<reasoning>2 + 2</reasoning><answer>4")
         Parsed(reasoning='2 + 2', answer='4', defects=('unclosed_answer',))
@@ -153,14 +153,14 @@ class Tags:
         text = text[: _reply_end(text)]
         blocks: dict[str, list[_Block]] = {"reasoning": [], "answer": []}
         opened: dict[str, _Block] = {}  # outermost first, at most one of each kind
-        order = ""                      # r, a: opening tags; R, A: closing tags
+        order: list[str] = []           # r, a: opening tags; R, A: closing tags
         found = set()
         position = 0
         for tag in self._tag.finditer(text):
             piece, position = text[position : tag.start()], tag.end()
             kind, name = ("reasoning", self.reasoning) if tag["reasoning"] else ("answer", self.answer)
             closing = bool(tag["slash"])
-            order += kind[0].upper() if closing else kind[0]
+            order.append(kind[0].upper() if closing else kind[0])
             if tag[0] != f"<{tag['slash']}{name}>":
                 found.add("malformed_tag")
             if opened:
@@ -183,7 +183,7 @@ class Tags:
         elif text[position:].strip():
             found.add("text_outside")
 
-        found |= _order_defects(order)
+        found |= _order_defects("".join(order))
         found |= {f"empty_{kind}" for kind in blocks for block in blocks[kind] if not block.text}
         reasoning = "\n".join(filter(None, (block.text for block in blocks["reasoning"])))
         answers = {block.text for block in blocks["answer"] if not block.cut} - {""}
@@ -196,7 +196,7 @@ class Tags:
 
 
 def _close(kind: str, opened: dict[str, _Block]) -> set[str]:
-    """Close the open block of this kind, and cut the other one if it is still open inside; return the defects."""
+    """Close the open block of this kind, and cut the other one if it is still open inside. Returns defects."""
     is_outermost = next(iter(opened)) == kind
     block = opened.pop(kind)
     if opened and is_outermost:
