@@ -1,0 +1,231 @@
+"""The clock of one session: how long each stage may train, kept on disk so that a restart does not forget it.
+
+A `TimeBudget` counts from the first time its ledger was written, not from the cell that made the object. Its
+`guard` stands between the batches and a trainer and ends the data in time for the last checkpoint: Tunix
+stops cleanly, and saves, when its iterator ends at a full batch.
+
+It is not a scheduler and interrupts nothing: a step that hangs is not cut short, and work that the consumer
+still has in flight when the guard ends is not counted. A consumer that runs n batches ahead (Tunix's SFT
+trainer keeps up to two steps in flight) passes its deadline by up to n steps; the reserve pays for them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+Batch = TypeVar("Batch")
+
+WINDOW = 5  # steps whose maximum predicts the next one
+SAVE_SECONDS = 5.0  # the ledger is at most this much, and one step, behind
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class BudgetError(ValueError):
+    """The session has no time for what was asked, or its ledger can't be read."""
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace `path` with `text` (UTF-8), whole or not at all; the folder is made if it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a crash may leave the new name on an empty file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
+
+
+class _Pace:
+    """Predicts the next step, in seconds, from the steps so far."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None  # carries the compilation: says nothing about the next step
+        self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._total, self._count = 0.0, 0
+
+    def add(self, seconds: float) -> None:
+        if self.first is None:
+            self.first = seconds
+        else:
+            self._recent.append(seconds)
+            self._total, self._count = self._total + seconds, self._count + 1
+
+    def predict(self) -> float:
+        """The longest recent step, never less than the mean of all but the first; 0 while only that is known.
+
+        The mean is there for bursts of fast pulls (a consumer that fetches ahead, a resumed run that skips
+        what it has seen): they must not make a step look free.
+        """
+        return max(*self._recent, self._total / self._count) if self._count else 0.0
+
+
+class TimeBudget:
+    """The minutes of one session, shared out among its stages.
+
+    hours: length of the session. reserve_minutes: kept free at its end for the last checkpoint and its check.
+    ledger: JSON file; one of the same boot and younger than `hours` is continued, as after a kernel restart;
+    any other belongs to an ended session and is replaced. None keeps the record in memory.
+    shares: stage -> positive weight, for the stages that will run under `guard`. clock: epoch seconds.
+
+    Raises BudgetError when a number makes no sense, the reserve takes all the time, or the ledger is corrupt.
+    """
+
+    def __init__(
+        self,
+        hours: float = 9.0,
+        reserve_minutes: float = 20.0,
+        ledger: Path | None = None,
+        shares: Mapping[str, float] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not (math.isfinite(hours) and hours > 0):
+            raise BudgetError(f"hours={hours!r}: give the session's length as a positive number")
+        if not (math.isfinite(reserve_minutes) and reserve_minutes >= 0):
+            raise BudgetError(f"reserve_minutes={reserve_minutes!r}: give zero or more minutes")
+        if reserve_minutes >= hours * 60:
+            raise BudgetError(
+                f"reserve_minutes={reserve_minutes:g} takes all of the session's {hours * 60:g} minutes: "
+                "raise hours or lower the reserve"
+            )
+        self.shares = dict(shares or {})
+        for stage, share in self.shares.items():
+            if not (math.isfinite(share) and share > 0):
+                raise BudgetError(f"shares[{stage!r}]={share!r}: give a positive weight, or leave it out")
+        self.hours, self.reserve_minutes = float(hours), float(reserve_minutes)
+        self.ledger = Path(ledger) if ledger is not None else None
+        self._clock = clock
+        self._begun: set[str] = set()  # by this object; such a stage is over once another begins
+        self._record = self._continued()
+        if self._record is None:
+            self._record = {"started": clock(), "boot_id": _boot_id(), "stages": {}}
+            self._save()
+
+    @property
+    def minutes_used(self) -> float:
+        """Minutes since the session started."""
+        return (self._clock() - self._record["started"]) / 60
+
+    @property
+    def minutes_left(self) -> float:
+        """Minutes until the reserve begins; 0 inside it."""
+        return max(0.0, self.hours * 60 - self.reserve_minutes - self.minutes_used)
+
+    def stage_minutes(self, stage: str) -> float:
+        """Minutes `stage` gets if it begins now; all the time left for a stage without a share, else
+
+            time left x its share / sum of the shares of the stages not yet done, itself included.
+
+        Raises BudgetError when nothing is left.
+        """
+        left = self.minutes_left
+        if left <= 0:
+            raise BudgetError(
+                f"stage {stage!r} would begin with 0 minutes: {self.minutes_used:.1f} of "
+                f"{self.hours * 60:g} are used and {self.reserve_minutes:g} reserved "
+                f"(ledger: {self.ledger or 'none, kept in memory'}). Run the stage in a new session; "
+                "if this is one, delete the ledger"
+            )
+        if stage not in self.shares:
+            return left
+        waiting = (share for name, share in self.shares.items() if name == stage or not self._done(name))
+        return left * self.shares[stage] / sum(waiting)
+
+    def stopped(self, stage: str) -> str | None:
+        """Why the stage ended, in this session: "data" (every batch passed), "time" (the guard ended it) or
+        "closed" (the consumer let go, or an exception ended it). None: never begun, running, or killed."""
+        return self._record["stages"].get(stage, {}).get("stopped")
+
+    def guard(self, batches: Iterable[Batch], stage: str) -> Iterator[Batch]:
+        """Pass full batches through, and end before the first that would not be done by the stage's deadline.
+
+        The deadline is set by this call. A step lasts from one pull to the next; the first is timed apart.
+        The ledger gets the stage's row every ~5 s and at the end: steps (batches passed, those a resumed
+        trainer skips included), seconds, first_seconds, stopped. Steps and seconds add up when the stage runs
+        again in the session. Chain all epochs into one guard.
+
+        Raises BudgetError, here and not at the first pull, when the stage begins with nothing left.
+        """
+        if not isinstance(stage, str) or not stage:
+            raise BudgetError(f"stage={stage!r}: name the stage with a non-empty string")
+        source, started = iter(batches), self._clock()
+        deadline = started + 60 * self.stage_minutes(stage)
+        self._begun.add(stage)
+        return self._passed(source, stage, started, deadline)
+
+    def _passed(
+        self, source: Iterator[Batch], stage: str, started: float, deadline: float
+    ) -> Iterator[Batch]:
+        row = self._record["stages"].setdefault(stage, {"steps": 0, "seconds": 0.0})
+        row.update(first_seconds=None, stopped=None)
+        earlier = row["seconds"]  # of this stage's former runs in the session
+        pace, stopped, saved = _Pace(), "closed", started
+        try:
+            while True:
+                pulled = self._clock()
+                if pulled >= deadline or pulled + pace.predict() > deadline:
+                    stopped = "time"
+                    return
+                try:
+                    batch = next(source)
+                except StopIteration:
+                    stopped = "data"
+                    return
+                row["steps"] += 1
+                yield batch
+                now = self._clock()
+                pace.add(now - pulled)
+                row.update(seconds=earlier + now - started, first_seconds=pace.first)
+                if now - saved >= SAVE_SECONDS:
+                    self._save()
+                    saved = now
+        finally:
+            row.update(seconds=earlier + self._clock() - started, stopped=stopped)
+            self._save()
+
+    def _done(self, stage: str) -> bool:
+        return stage in self._begun or self.stopped(stage) is not None
+
+    def _continued(self) -> dict[str, Any] | None:
+        """The ledger's record if this session wrote it, else None."""
+        if self.ledger is None or not self.ledger.exists():
+            return None
+        try:
+            record = json.loads(self.ledger.read_text(encoding="utf-8"))
+            started, boot_id = float(record["started"]), record["boot_id"]
+            for row in record["stages"].values():
+                row["steps"], row["seconds"] = int(row["steps"]), float(row["seconds"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # ledgers are replaced whole, so this is no torn write but another file or a damaged disk
+            raise BudgetError(
+                f"ledger {self.ledger} is corrupt ({type(error).__name__}: {error}): "
+                "delete it to count the session from now"
+            ) from error
+        age = self._clock() - started
+        if boot_id != _boot_id() or age >= self.hours * 3600:
+            return None
+        if age < 0:
+            raise BudgetError(
+                f"ledger {self.ledger} starts {-age:.0f} s in the future, the clock was set back: "
+                "delete it to count the session from now"
+            )
+        return record
+
+    def _save(self) -> None:
+        if self.ledger is not None:
+            write_atomic(self.ledger, json.dumps(self._record, indent=1))

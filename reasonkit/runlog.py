@@ -1,0 +1,239 @@
+"""What happened, on disk: the run log (JSON lines) and each stage's manifest.
+
+The log is append-only: one object a line, written whole and flushed, so a killed run loses at most the line
+it was writing. The manifest is how a stage hands over to the next one: what went in, what came out, and
+whether the prompt and the adapter are still the same.
+
+It is not a metrics backend (nothing is averaged or plotted here) and not a checkpoint: weights lie beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from reasonkit.budget import write_atomic
+
+MANIFEST = "manifest.json"
+PACKAGES = ("jax", "flax", "google-tunix", "qwix", "reasonkit")
+NOTEBOOKS = {
+    "data": "01 (01_data_curation)",
+    "sft": "02 (02_sft_warm_start)",
+    "grpo": "03 (03_grpo_with_judge)",
+    "evaluation": "04 (04_evaluation)",
+}
+
+
+class ManifestError(ValueError):
+    """A stage's manifest is missing, unreadable, or of another stage, prompt or adapter."""
+
+
+def _plain(value: Any, name: str) -> Any:
+    """`value` as strict JSON, NaN and infinities as "nan", "inf", "-inf"; a TypeError names `name`."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{name}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
+    if hasattr(value, "tolist"):  # numpy and jax, arrays and scalars
+        return _plain(value.tolist(), name)
+    kind = type(value).__name__
+    raise TypeError(f"{name} is a {kind}: give numbers, strings, lists, mappings, paths or arrays")
+
+
+def _torn(file: BinaryIO) -> bool:
+    """Whether the file ends inside a line."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+class RunLog:
+    """An append-only JSON lines file; every row has "t" (epoch seconds) and "event". Threads may share it.
+
+    Raises ValueError when `path` is a folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"run log {self.path} is a folder: give a file in it, such as run.jsonl")
+        self._lock = threading.Lock()
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one row and flush it. Numbers, strings, lists, mappings, paths and arrays may be its fields.
+
+        Raises ValueError for an empty event or a field named "t", TypeError for a field of another type.
+        """
+        if not isinstance(event, str) or not event:
+            raise ValueError(f"event={event!r}: name the event with a non-empty string")
+        if "t" in fields:
+            raise ValueError(f"event {event!r} has a field 't', which is the row's time: rename the field")
+        row = {"t": time.time(), "event": event, **_plain(fields, event)}
+        line = json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
+        with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab+") as file:
+                if _torn(file):
+                    line = b"\n" + line  # keeps what a killed run left half-written off this row
+                file.write(line)
+
+    def read(self, event: str | None = None) -> list[dict[str, Any]]:
+        """All rows, or one event's, oldest first. A torn line is skipped; a missing file has no rows."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for line in self.path.read_bytes().split(b"\n"):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if event is None or row["event"] == event:
+                rows.append(row)
+        return rows
+
+    def last(self, event: str) -> dict[str, Any] | None:
+        """The newest row of the event, None if there is none."""
+        rows = self.read(event)
+        return rows[-1] if rows else None
+
+
+class NullLog:
+    """A log that keeps nothing, for callers that want none."""
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Keep nothing."""
+
+    def read(self, event: str | None = None) -> list[dict[str, Any]]:
+        """No rows."""
+        return []
+
+    def last(self, event: str) -> dict[str, Any] | None:
+        """None."""
+        return None
+
+
+def prompt_hash(template: str) -> str:
+    """SHA-256, in hex, of the prompt template's UTF-8 bytes."""
+    return hashlib.sha256(template.encode("utf-8")).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256, in hex, of a file; of a folder, over the sorted relative paths and contents of its files.
+
+    Raises ManifestError when there is nothing at `path`.
+    """
+    path = Path(path)
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        raise ManifestError(f"input {path} does not exist: nothing to hash")
+    digest = hashlib.sha256()
+    files = {item.relative_to(path).as_posix(): item for item in path.rglob("*") if item.is_file()}
+    for name in sorted(files):
+        digest.update(f"{name}\0{file_sha256(files[name])}\n".encode())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # a stage without JAX, or the library run from its folder
+    return found
+
+
+def write_manifest(
+    folder: Path,
+    stage: str,
+    *,
+    inputs: Mapping[str, Path],
+    metrics: Mapping[str, Any],
+    prompt_sha256: str,
+    lora: Mapping[str, Any] | None,
+    minutes: float,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write <folder>/manifest.json, whole or not at all, and return its path.
+
+    inputs: name -> file or folder, recorded with its SHA-256. lora: the adapter's shape (rank, alpha,
+    modules), None for a stage without one. minutes: what the stage took. extra: anything else.
+
+    Raises ManifestError for a missing input or a bad stage, hash or time; TypeError for a non-JSON value.
+    """
+    if not isinstance(stage, str) or not stage:
+        raise ManifestError(f"stage={stage!r}: name the stage with a non-empty string")
+    if not re.fullmatch("[0-9a-f]{64}", str(prompt_sha256)):
+        raise ManifestError(f"prompt_sha256={prompt_sha256!r} is no SHA-256: use prompt_hash(TAGS.template)")
+    if not (math.isfinite(minutes) and minutes >= 0):
+        raise ManifestError(f"minutes={minutes!r} of stage {stage!r}: give zero or more minutes")
+    manifest = {
+        "stage": stage,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "minutes": float(minutes),
+        "prompt_sha256": prompt_sha256,
+        "lora": _plain(lora, "lora"),
+        "metrics": _plain(metrics, "metrics"),
+        "inputs": {name: {"path": str(path), "sha256": file_sha256(path)} for name, path in inputs.items()},
+        "versions": _versions(),
+        "extra": _plain(extra or {}, "extra"),
+    }
+    path = Path(folder) / MANIFEST
+    write_atomic(path, json.dumps(manifest, indent=1, allow_nan=False))
+    return path
+
+
+def read_manifest(
+    folder: Path,
+    *,
+    stage: str,
+    prompt_sha256: str | None = None,
+    lora: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The manifest that `stage` left in `folder`, checked against the prompt and the adapter where given.
+
+    Raises ManifestError, saying what to run first, when it is missing or unreadable, or of another stage,
+    prompt or adapter.
+    """
+    path = Path(folder) / MANIFEST
+    first = f"run notebook {NOTEBOOKS[stage]} first" if stage in NOTEBOOKS else f"run stage {stage!r} first"
+    if not path.is_file():
+        raise ManifestError(f"{first}: {path} does not exist")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found, found_prompt, found_lora = manifest["stage"], manifest["prompt_sha256"], manifest["lora"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(
+            f"{first}: {path} is no manifest ({type(error).__name__}: {error}), delete it"
+        ) from error
+    if found != stage:
+        raise ManifestError(f"{first}: {path} was written by stage {found!r}, not by {stage!r}")
+    if prompt_sha256 is not None and found_prompt != prompt_sha256:
+        raise ManifestError(
+            f"{path}: stage {stage!r} used another prompt (SHA-256 {str(found_prompt)[:12]}…, now "
+            f"{prompt_sha256[:12]}…): restore the prompt, or {first} with this one"
+        )
+    if lora is not None and found_lora != (wanted := _plain(lora, "lora")):
+        raise ManifestError(
+            f"{path}: stage {stage!r} has the adapter {found_lora}, this run wants {wanted}: "
+            f"set the same adapter, or {first} with this one"
+        )
+    return manifest
