@@ -46,7 +46,7 @@ def neutralise(text: str) -> str:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A reply as read: the lenient `reasoning` and `answer` (None: unreadable), `defects` in `DEFECTS` order."""
+    """A reply as read: `reasoning` and `answer` leniently (None: unreadable), `defects` as in `DEFECTS`."""
 
     reasoning: str | None
     answer: str | None
@@ -104,7 +104,7 @@ class Tags:
 
     @property
     def template(self) -> str:
-        """The judges' PROMPT_TEMPLATE: a user turn with exactly one `{question}`, then the model's opening."""
+        """The judges' PROMPT_TEMPLATE: a user turn with exactly one `{question}`, the model's opened."""
         return (
             "<start_of_turn>user\n{question}\n"
             f"Show your work between {self.reasoning_start} and {self.reasoning_end}, "
@@ -196,7 +196,7 @@ class Tags:
 
 
 def _close(kind: str, opened: dict[str, _Block]) -> set[str]:
-    """Close the open block of this kind, and cut the other one if it is still open inside. Returns defects."""
+    """Close the open block of this kind, and cut the other one if still open inside. Returns defects."""
     is_outermost = next(iter(opened)) == kind
     block = opened.pop(kind)
     if opened and is_outermost:
