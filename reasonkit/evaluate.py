@@ -95,8 +95,8 @@ class EvalResult:
     """Every scored reply, in order, as dicts with `SAMPLE_KEYS`; all figures are computed from them.
 
     `answer` is the lenient reading (or None), `steps` the step accuracy in [0, 1], `failures` the names of
-    all that went wrong: the defects of form, "wrong answer" or "no answer", and "runaway" (a tag was opened
-    and no </answer> followed). ValueError without samples.
+    all that went wrong: the defects of form, "wrong answer" or "no answer", and "runaway" (cut off inside a
+    tag: an answer never closed, or a reasoning never closed and no answer). ValueError without samples.
     """
 
     samples: list[dict[str, Any]] = dataclasses.field(repr=False)
@@ -236,8 +236,7 @@ def _score(row: dict[str, str], reply: str) -> dict[str, Any]:
     failures = list(parsed.defects)
     if not correct:
         failures.append("no answer" if parsed.answer is None else "wrong answer")
-    opened = max(reply.rfind(TAGS.reasoning_start), reply.rfind(TAGS.answer_start))
-    if opened > reply.rfind(TAGS.answer_end):
+    if "unclosed_answer" in failures or ("unclosed_reasoning" in failures and parsed.answer is None):
         failures.append("runaway")
     return {"id": row["id"], "family": row["family"], "kind": row["kind"], "question": row["question"],
             "gold": row["answer"], "completion": reply, "answer": parsed.answer, "format_ok": bool(parsed.ok),

@@ -126,9 +126,17 @@ def test_every_reply_is_scored_and_kept():
     assert "40.0 %" in str(scored) and "n = 5" in str(scored)
 
 
-def test_an_answer_tag_that_reopens_is_a_runaway():
-    reply = good(0) + "\n<answer>1"
-    assert "runaway" in evaluate(lambda prompts: [reply], [problem(0)], 1).samples[0]["failures"]
+@pytest.mark.parametrize("reply, runaway", [
+    ("<reasoning>0 + 1 = 1; 1 + 1", True),
+    ("<reasoning>done</reasoning><answer>1 1 1", True),
+    (good(0) + "\n<answer>1", True),
+    ("<reasoning>done <answer>1</answer>", False),  # bad form, but it ended
+    ("<reasoning>done</reasoning>", False),
+    ("1 1 1 1 1", False),
+])
+def test_a_runaway_is_cut_off_inside_a_tag(reply, runaway):
+    failures = evaluate(lambda prompts: [reply], [problem(0)], 1).samples[0]["failures"]
+    assert ("runaway" in failures) == runaway
 
 
 def test_prompts_are_the_one_prompt_in_batches_in_order():
