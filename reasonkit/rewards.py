@@ -1,0 +1,202 @@
+"""Reward functions for GRPO, and `compose`, which makes one of several.
+
+A reward is a plain function `(prompts, completions, **columns) -> list[float | None]`, one value a
+completion; None means "no signal" and is never a low score. What it is not: a judge (`judge`) or an answer
+checker (`answers`).
+
+Departure from Tunix: it sums reward functions with `nansum`, so that a None becomes 0, which in a group of
+ones is a punishment. `compose` puts the part's mean over the same group in its place, which carries no
+advantage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from reasonkit.answers import check
+from reasonkit.judge import Judge, JudgeFailure, JudgeItem, rubric_from_json
+from reasonkit.runlog import NullLog, RunLog
+from reasonkit.tags import TAGS
+
+RewardFn = Callable[..., list[float | None]]
+FLAT = 1e-9  # a spread below this is rounding, not a preference
+PROMPT_TAIL = 300  # characters of the sample's prompt that are logged
+# of each row only the worst defect counts: leaving the answer out is never better than starting it
+PENALTIES = (
+    {"missing_answer": 0.6, "empty_answer": 0.5, "unclosed_answer": 0.3, "duplicated_answer": 0.3},
+    {"missing_reasoning": 0.4, "empty_reasoning": 0.3, "unclosed_reasoning": 0.2,
+     "duplicated_reasoning": 0.2},
+    {"nested": 0.2, "misordered": 0.2, "text_outside": 0.2, "malformed_tag": 0.1},
+)
+
+
+class NoSignalError(RuntimeError):
+    """A part of the reward gave no signal for more completions than `max_no_signal` allows."""
+
+
+def tag_format(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
+    """0.0 for a reply in perfect form, else down to -1.0 by `PENALTIES`: good form pays nothing.
+
+    More defects never score higher. Source: the format reward of DeepSeek-R1 (arXiv 2501.12948), graded, and
+    turned into a penalty so that form can't be collected in place of a right answer.
+
+    >>> right = TAGS.render(reasoning="2 + 2 = 4", answer="4")
+    >>> tag_format(["2+2?"] * 2, [right, "<reasoning>2 + 2 = 4</reasoning>"])
+    [0.0, -0.6]
+    """
+    return [_form(TAGS.parse(reply).defects) for reply in completions]
+
+
+def _form(defects: Sequence[str]) -> float:
+    worst = (max((row[defect] for defect in defects if defect in row), default=0.0) for row in PENALTIES)
+    return 0.0 - min(1.0, sum(worst))
+
+
+def exact_answer(
+    prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str], **columns
+) -> list[float | None]:
+    """1.0 where the answer is right, else 0.0; no readable answer is a wrong one.
+
+    The tags are read leniently, as bad form is `tag_format`'s to punish. Columns: `answer` (the gold answers)
+    and `kind` (of `answers.KINDS`). Raises ValueError for an unknown kind or a gold answer that is not of its
+    kind. Source: the correctness reward of DeepSeek-R1 (arXiv 2501.12948), with typed answers.
+
+    >>> exact_answer(["2+2?"] * 2, ["<answer>4</answer>", "It is 4."], answer=["4", "4"], kind=["number"] * 2)
+    [1.0, 0.0]
+    """
+    verdicts = (check(TAGS.parse(reply).answer, str(gold), str(k))
+                for reply, gold, k in zip(completions, answer, kind, strict=True))
+    return [1.0 if verdict.correct else 0.0 for verdict in verdicts]
+
+
+def rubric(judge: Judge) -> RewardFn:
+    """The judge's score in [0, 1] of each whole raw completion; None where the judge failed.
+
+    Columns: `question`, and `rubric` as the JSON of `judge.rubric_to_json`. The function counts the judge's
+    failures by cause in its `failures`. Raises ValueError for a rubric that can't be read, or a judge that
+    does not answer one to one. Source: Rubrics as Rewards (arXiv 2507.17746).
+
+    >>> from reasonkit.judge import Criterion, DeterministicJudge, rubric_to_json
+    >>> reward = rubric(DeterministicJudge([lambda item: float("because" in item.reply)]))
+    >>> rubrics = [rubric_to_json([Criterion("Reasons", "Gives a reason.", 1.0)])] * 2
+    >>> reward(["Why?"] * 2, ["because it rains", "it rains"], question=["Why?"] * 2, rubric=rubrics)
+    [1.0, 0.0]
+    """
+
+    def reward(
+        prompts: Sequence[str], completions: Sequence[str], question: Sequence[str], rubric: Sequence[str],
+        **columns,
+    ) -> list[float | None]:
+        items = [JudgeItem(str(q), reply, rubric_from_json(r))
+                 for q, reply, r in zip(question, completions, rubric, strict=True)]
+        results = judge.score(items)
+        if len(results) != len(items):
+            raise ValueError(f"the judge gave {len(results)} results for {len(items)} items, not one each")
+        reward.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
+        return [None if isinstance(result, JudgeFailure) else result.score for result in results]
+
+    reward.__name__ = "rubric"
+    reward.failures = Counter()
+    return reward
+
+
+def compose(
+    parts: Sequence[tuple[RewardFn, float]], log: RunLog | NullLog, max_no_signal: float = 0.5
+) -> RewardFn:
+    """One reward for Tunix: the weighted sum of `parts`, given as (function, weight).
+
+    A group is `num_generations` consecutive completions of one prompt. Where a part is None or not finite,
+    the mean of that part over the rest of its group stands in; where a whole group has no signal, 0.0 does
+    for every member. Either way the part adds nothing to the advantage of a completion it could not score.
+    Weight 0: computed and logged, not trained on. Each call writes one "reward" row to `log`: what is logged
+    is what is trained on.
+
+    Raises ValueError for unusable parts or a batch that is not made of groups, and NoSignalError (after
+    logging) when, in one call, a part of any weight but 0 has no signal on more than this share of the
+    completions.
+
+    >>> def brief(prompts, completions, **columns): return [1.0 if len(c) < 3 else 0.0 for c in completions]
+    >>> def shy(prompts, completions, **columns): return [4.0 if c == "yes" else None for c in completions]
+    >>> compose([(brief, 1.0), (shy, 0.5)], NullLog())(["a?"] * 2, ["yes", "no"], num_generations=2)
+    [2.0, 3.0]
+    """
+    names = [getattr(fn, "__name__", None) for fn, _ in parts]
+    if None in names or len(set(names)) < len(names):
+        raise ValueError(f"the parts are named {names}; give each its own __name__, for the log")
+    if not all(math.isfinite(weight) for _, weight in parts) or not any(weight for _, weight in parts):
+        raise ValueError(f"the weights are {[weight for _, weight in parts]}; give finite ones, not all 0")
+    if not 0.0 <= max_no_signal <= 1.0:
+        raise ValueError(f"max_no_signal is {max_no_signal}; give a share in [0, 1]")
+
+    # Tunix passes num_generations because the parameter is named like its config's field
+    def reward(
+        prompts: Sequence[str], completions: Sequence[str], num_generations: int, mode: str = "train",
+        **columns,
+    ) -> list[float | None]:
+        _check_groups(prompts, completions, num_generations)
+        columns |= {"num_generations": num_generations, "mode": mode}
+        total_B = np.zeros(len(prompts))
+        rows, sample_parts, over = {}, {}, []
+        for name, (fn, weight) in zip(names, parts, strict=True):
+            raw_B, causes = _ask(fn, prompts, completions, columns)
+            heard_B = np.isfinite(raw_B)
+            if weight:
+                total_B += weight * _impute(raw_B, num_generations)
+            share = 1.0 - float(heard_B.mean())
+            rows[name] = {"weight": weight, "mean": float(raw_B[heard_B].mean()) if heard_B.any() else None,
+                          "no_signal": share, "causes": dict(causes)}
+            sample_parts[name] = float(raw_B[0]) if heard_B[0] else None
+            if weight and share > max_no_signal:
+                over.append(f"{name}: {share:.0%} of {len(prompts)} completions ({dict(causes)})")
+        total_GN = total_B.reshape(-1, num_generations)
+        log.write(
+            "reward", mode=mode, completions=len(prompts), mean=float(total_B.mean()), parts=rows,
+            flat_groups=float((np.ptp(total_GN, axis=1) < FLAT).mean()),
+            mean_length=float(np.mean([len(c) for c in completions])),
+            sample={"prompt": str(prompts[0])[-PROMPT_TAIL:], "completion": str(completions[0]),
+                    "total": float(total_B[0]), "parts": sample_parts},
+        )
+        if over:
+            raise NoSignalError(f"no signal from {'; '.join(over)}, past max_no_signal={max_no_signal:.0%}; "
+                                "mend what the causes name, or give the part weight 0 to train without it")
+        return total_B.tolist()
+
+    return reward
+
+
+def _check_groups(prompts: Sequence[str], completions: Sequence[str], num_generations: int) -> None:
+    n = len(prompts)
+    if n == 0 or n != len(completions) or num_generations < 1 or n % num_generations:
+        raise ValueError(f"{n} prompts and {len(completions)} completions do not make groups of "
+                         f"num_generations={num_generations}; pass each prompt that many times in a row")
+    for start in range(0, n, num_generations):
+        group = {str(prompt) for prompt in prompts[start:start + num_generations]}
+        if len(group) > 1:
+            raise ValueError(f"rows {start} to {start + num_generations - 1} are one group but {len(group)} "
+                             f"different prompts; pass each prompt {num_generations} times in a row")
+
+
+def _ask(fn: RewardFn, prompts, completions, columns) -> tuple[np.ndarray, Counter[str]]:
+    """The part's values, NaN or inf for no signal, and why there was none: cause -> completions."""
+    before = Counter(getattr(fn, "failures", {}))
+    values = fn(prompts=prompts, completions=completions, **columns)
+    if len(values) != len(completions):
+        raise ValueError(f"{fn.__name__} gave {len(values)} values for {len(completions)} completions")
+    raw_B = np.array([np.nan if value is None else value for value in values], np.float64)
+    causes = Counter(getattr(fn, "failures", {})) - before
+    silent = sum(value is None for value in values)
+    not_finite = int((~np.isfinite(raw_B)).sum()) - silent
+    # + drops the causes that did not occur
+    return raw_B, causes + Counter(none=silent - causes.total(), non_finite=not_finite)
+
+
+def _impute(raw_B: np.ndarray, num_generations: int) -> np.ndarray:
+    values_GN = raw_B.reshape(-1, num_generations)
+    heard_GN = np.isfinite(values_GN)
+    count_G1 = heard_GN.sum(axis=1, keepdims=True)
+    mean_G1 = np.where(heard_GN, values_GN, 0.0).sum(axis=1, keepdims=True) / np.maximum(count_G1, 1)
+    return np.where(heard_GN, values_GN, mean_G1).ravel()
