@@ -85,7 +85,7 @@ class RunLog:
         if "t" in fields:
             raise ValueError(f"event {event!r} has a field 't', which is the row's time: rename the field")
         row = {"t": time.time(), "event": event, **_plain(fields, event)}
-        line = json.dumps(row, allow_nan=False).encode("ascii") + b"\n"
+        line = json.dumps(row).encode("ascii") + b"\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab+") as file:
@@ -197,7 +197,7 @@ def write_manifest(
         "extra": _plain(extra or {}, "extra"),
     }
     path = Path(folder) / MANIFEST
-    write_atomic(path, json.dumps(manifest, indent=1, allow_nan=False))
+    write_atomic(path, json.dumps(manifest, indent=1))
     return path
 
 

@@ -228,6 +228,11 @@ def test_the_compilation_in_the_first_step_is_not_expected_again(clock, ledger):
     assert budget.minutes_left == 0 and row(ledger, "grpo")["first_seconds"] == 1500
 
 
+def test_nothing_passes_at_the_deadline_even_before_a_step_is_known(clock):
+    budget = TimeBudget(hours=1, reserve_minutes=20, clock=clock)
+    assert train(budget.guard(range(1000), "grpo"), clock, [40 * 60, 1]) == 1
+
+
 def test_the_longest_recent_step_predicts_the_next(clock):
     budget = TimeBudget(hours=1, reserve_minutes=20, clock=clock)
     durations = [60] * 30 + [6 * 60, 60]

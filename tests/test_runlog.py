@@ -201,7 +201,7 @@ def test_a_file_hash_is_that_of_its_bytes(tmp_path):
     assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_a_folder_hash_depends_on_names_and_contents_alone(tmp_path):
+def test_a_folder_hash_depends_on_names_and_contents_alone(tmp_path, monkeypatch):
     def folder(name, files):
         for path, text in files:
             (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
@@ -210,10 +210,13 @@ def test_a_folder_hash_depends_on_names_and_contents_alone(tmp_path):
 
     files = [("a.txt", "1"), ("b/c.txt", "2")]
     original = folder("one", files)
-    assert folder("two", files[::-1]) == original
+    assert folder("two", files) == original
     assert folder("renamed", [("a.txt", "1"), ("b/d.txt", "2")]) != original
     assert folder("changed", [("a.txt", "1"), ("b/c.txt", "3")]) != original
     assert folder("moved", [("a.txt", "1"), ("c.txt", "2")]) != original
+    listed = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda *args: reversed(list(listed(*args))))
+    assert file_sha256(tmp_path / "one") == original
 
 
 def test_a_missing_input_is_named(tmp_path):
