@@ -1,0 +1,271 @@
+"""Notebooks from their sources: `build`, `check` and `run`.
+
+The `.py` files (py:percent) are the truth; every `.ipynb` here is generated, the same bytes each time, and
+never edited by hand. `submission.ipynb` comes from `submission_template.py`, in which a cell `# {{library}}`
+stands for the library's files and a cell `# {{notebook NAME}}` for the cells of that notebook.
+
+It is no general notebook runner: `--set` only changes what a notebook's `parameters` cell already assigns.
+
+    python notebooks/build.py                      # write the five notebooks
+    python notebooks/build.py check                # exit 1 and name the stale ones
+    python notebooks/build.py run --set SEED=1     # execute 01 to 04 in order
+    python notebooks/build.py run notebooks/submission.ipynb --cwd /tmp/empty
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import os
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import jupytext
+import nbformat
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ("01_data_curation", "02_sft_warm_start", "03_grpo_with_judge", "04_evaluation")
+TEMPLATE, SUBMISSION = "submission_template", "submission"
+LIBRARY = ("reasonkit/*.py", "data_recipes/**/*.py", "data_recipes/**/*.toml")
+LEFT_OUT = {"parameters", "setup", "standalone"}  # tags of cells that a submission has its own form of
+HIDDEN = {"_kg_hide-input": True}  # Kaggle folds the source of such a cell
+KEPT_METADATA = {"tags", *HIDDEN}
+MARKER = re.compile(r"# \{\{(\w+)(?: (\w+))?\}\}")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class BuildError(ValueError):
+    """A source, a marker or a parameter that cannot be built; the message says which and what to do."""
+
+
+def read_source(path: Path) -> NotebookNode:
+    """The notebook of a py:percent file, or of an `.ipynb`, without outputs. BuildError if it is missing."""
+    if not path.is_file():
+        raise BuildError(f"{path} does not exist: notebooks are written as py:percent files beside build.py")
+    if path.suffix == ".ipynb":
+        return nbformat.read(path, as_version=4)
+    return jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
+
+
+def library_cells(root: Path) -> list[NotebookNode]:
+    """One cell that makes the folders, then one `%%writefile` cell a file, in the order of their paths."""
+    paths = sorted({path for pattern in LIBRARY for path in root.glob(pattern)})
+    if not paths:
+        raise BuildError(f"no library files under {root}: looked for {', '.join(LIBRARY)}")
+    names = [path.relative_to(root).as_posix() for path in paths]
+    folders = sorted({str(Path(name).parent) for name in names})
+    lines = "".join(f'    "{folder}",\n' for folder in folders)
+    loop = f"for folder in (\n{lines}):\n    Path(folder).mkdir(parents=True, exist_ok=True)"
+    sources = [f"from pathlib import Path\n\n{loop}"]
+    for name, path in zip(names, paths, strict=True):
+        text = path.read_text(encoding="utf-8")
+        if not text.strip():
+            raise BuildError(f"{name} is empty, and %%writefile writes no empty file: give it a docstring")
+        # The magic ends the file with one newline, so none belongs in the cell.
+        sources.append(f"%%writefile {name}\n" + text.rstrip("\n"))
+    return [new_code_cell(source, metadata=dict(HIDDEN)) for source in sources]
+
+
+def expand(cell: NotebookNode, root: Path) -> list[NotebookNode]:
+    """The cells that a template's cell stands for: itself, unless it is a marker."""
+    marker = MARKER.fullmatch(cell.source.strip()) if cell.cell_type == "code" else None
+    match marker and marker.groups():
+        case None:
+            return [cell]
+        case "library", None:
+            return library_cells(root)
+        case "notebook", str(name):
+            cells = read_source(root / "notebooks" / f"{name}.py").cells
+            return [cell for cell in cells if not LEFT_OUT & set(cell.metadata.get("tags", ()))]
+    raise BuildError(f"unknown marker {cell.source!r}: use '# {{{{library}}}}' or '# {{{{notebook NAME}}}}'")
+
+
+def finish(cells: list[NotebookNode]) -> str:
+    """The `.ipynb` text of these cells: no outputs, known metadata only, ids made from the contents."""
+    seen: Counter[str] = Counter()
+    for cell in cells:
+        key = cell.cell_type + "\n" + cell.source
+        cell.id = hashlib.sha256(f"{seen[key]}\n{key}".encode()).hexdigest()[:12]
+        seen[key] += 1
+        cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k in KEPT_METADATA})
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata = NotebookNode(
+        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
+        language_info={"name": "python"},
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook) + "\n"
+
+
+def generate(root: Path = ROOT) -> dict[Path, str]:
+    """Path and text of every generated notebook."""
+    folder = root / "notebooks"
+    texts = {folder / f"{name}.ipynb": finish(read_source(folder / f"{name}.py").cells) for name in NOTEBOOKS}
+    template = read_source(folder / f"{TEMPLATE}.py")
+    cells = [new for cell in template.cells for new in expand(cell, root)]
+    return texts | {folder / f"{SUBMISSION}.ipynb": finish(cells)}
+
+
+def stale(texts: dict[Path, str]) -> list[Path]:
+    """The notebooks that are missing or differ from what their sources generate."""
+    return [p for p, text in texts.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+
+
+def build(root: Path = ROOT) -> list[Path]:
+    """Writes the notebooks that are stale and returns their paths."""
+    texts = generate(root)
+    changed = stale(texts)
+    for path in changed:
+        write(path, texts[path])
+    return changed
+
+
+def write(path: Path, text: str) -> None:
+    """Writes the whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def set_parameters(notebook: NotebookNode, values: dict[str, object]) -> None:
+    """Replaces values in the cell tagged `parameters`. BuildError for a name that it does not assign."""
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
+    if len(cells) != 1:
+        raise BuildError(f"{len(cells)} cells are tagged 'parameters'; a notebook has exactly one")
+    lines = cells[0].source.splitlines()
+    found = {
+        node.targets[0].id: node
+        for node in ast.parse(cells[0].source).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    for name, value in values.items():
+        if name not in found:
+            raise BuildError(f"no parameter {name!r} in this notebook; it has {', '.join(found)}")
+        node = found[name].value
+        if node.lineno != node.end_lineno:
+            raise BuildError(f"parameter {name!r} spans lines; write its value on one line")
+        line = lines[node.lineno - 1].encode()  # ast counts columns in bytes
+        before, after = line[: node.col_offset].decode(), line[node.end_col_offset :].decode()
+        lines[node.lineno - 1] = f"{before}{value!r}{after}"
+    cells[0].source = "\n".join(lines)
+
+
+class OwnKernel(AsyncKernelManager):
+    """Starts the kernel with the interpreter that runs this file, whatever kernels are installed."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
+
+
+class Runner(NotebookClient):
+    """Executes a notebook and shows how it goes: what the cells print, and the seconds of each cell."""
+
+    def __init__(self, notebook: NotebookNode, name: str, cwd: Path):
+        super().__init__(
+            notebook,
+            timeout=None,
+            kernel_manager_class=OwnKernel,
+            resources={"metadata": {"path": str(cwd)}},
+            on_cell_start=self.start,
+            on_cell_executed=self.done,
+        )
+        self.name, self.started, self.midline = name, 0.0, False
+
+    def start(self, cell: NotebookNode, cell_index: int) -> None:
+        self.started = time.monotonic()
+
+    def done(self, cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
+        seconds = time.monotonic() - self.started
+        above = [c.source for c in self.nb.cells[:cell_index] if c.cell_type == "markdown"]
+        headings = re.findall(r"^#+ +(.+)$", "\n".join(above), flags=re.MULTILINE)
+        end = "\n" if self.midline else ""
+        place = f"cell {cell_index + 1}/{len(self.nb.cells)}"
+        print(f"{end}[{self.name} {place}] {seconds:.1f} s  {headings[-1] if headings else ''}", flush=True)
+        self.midline = False
+
+    def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
+        if msg["msg_type"] == "stream":
+            text = msg["content"]["text"]
+            print(text, end="", flush=True)
+            self.midline = not text.endswith("\n")
+        return super().process_message(msg, cell, cell_index)
+
+
+def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
+    """Executes one notebook in `cwd`; True if every cell ran. The executed copy is written either way."""
+    notebook = read_source(path)
+    if values:
+        set_parameters(notebook, values)
+    runner, started = Runner(notebook, path.stem, cwd), time.monotonic()
+    try:
+        runner.execute()
+    except CellExecutionError as error:
+        text = str(error)
+        print(text if sys.stdout.isatty() else ANSI.sub("", text), flush=True)
+        return False
+    except DeadKernelError:
+        print(f"{path.name}: the kernel died (is the machine out of memory?)", flush=True)
+        return False
+    finally:
+        copy = cwd / "artifacts" / "notebooks" / f"{path.stem}.ipynb"
+        write(copy, nbformat.writes(notebook) + "\n")
+        print(f"[{path.stem}] {time.monotonic() - started:.0f} s, executed copy: {copy}", flush=True)
+    return True
+
+
+def parameter(text: str) -> tuple[str, object]:
+    """`NAME=VALUE`; the value is a Python literal if it reads as one, else a string."""
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
+
+
+def main(argv: list[str] | None = None) -> int:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("build", help="write the stale notebooks (the default)")
+    commands.add_parser("check", help="exit 1 and name the stale notebooks")
+    runs = commands.add_parser("run", help="execute the four notebooks, or one")
+    runs.add_argument("path", nargs="?", type=Path, help="a .py or .ipynb; default: the four in order")
+    runs.add_argument("--set", action="append", type=parameter, default=[], metavar="NAME=VALUE")
+    runs.add_argument("--cwd", type=Path, default=ROOT, help="the kernel's folder (default: the repository)")
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "run":
+            paths = [args.path] if args.path else [ROOT / "notebooks" / f"{name}.py" for name in NOTEBOOKS]
+            return 0 if all(run(path, dict(args.set), args.cwd.resolve()) for path in paths) else 1
+        if args.command == "check":
+            names = [path.name for path in stale(generate())]
+            print(f"stale: {', '.join(names)}; run `make notebooks`" if names else "all up to date")
+            return 1 if names else 0
+        names = [path.name for path in build()]
+        print(f"written: {', '.join(names)}" if names else "all up to date")
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

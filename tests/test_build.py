@@ -1,0 +1,278 @@
+"""Notebook generation and the headless runner, on small notebooks; and the limits that the real ones keep."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = importlib.util.spec_from_file_location("notebook_build", ROOT / "notebooks" / "build.py")
+build = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(build)
+
+HEADER = "# ---\n# jupyter:\n#   jupytext:\n#     formats: ipynb,py:percent\n# ---\n\n"
+NOTEBOOK = HEADER + '''# %% [markdown]
+# # A heading
+
+# %% tags=["parameters"]
+PROFILE = "cpu"
+SEED = 42  # the seed é
+WIDE = (
+    1,
+)
+
+# %% tags=["setup"]
+import os
+
+# %% _kg_hide-input=true
+# %pip --version
+
+# %%
+print("seed", SEED)
+
+# %%
+print("seed", SEED)
+
+# %% tags=["standalone"]
+print("standalone")
+'''
+TEMPLATE = """# %% [markdown]
+# # Submission
+
+# %%
+# {{library}}
+
+# %%
+# {{notebook 02_sft_warm_start}}
+
+# %%
+done = True
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A small repository: four notebooks, a template and a library of five files."""
+    files = {f"notebooks/{name}.py": NOTEBOOK for name in build.NOTEBOOKS}
+    files["notebooks/submission_template.py"] = TEMPLATE
+    files["reasonkit/__init__.py"] = '"""Doc."""\n'
+    files["reasonkit/tags.py"] = '"""Tags: \\n {braces} é."""\n\n\nTEXT = """\n%%bash\n  !ls $HOME {x}\n"""\n'
+    files["reasonkit/assets/__init__.py"] = '"""Not in a submission."""\n'
+    files["data_recipes/__init__.py"] = '"""Doc."""\n'
+    files["data_recipes/mix.toml"] = 'licence = "MIT"\n\n'
+    files["data_recipes/families/coins.py"] = '"""No newline at the end."""'
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def sources(path: Path) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells]
+
+
+def notebook(tmp_path: Path, *cells: str, name: str = "small") -> Path:
+    path = tmp_path / f"{name}.py"
+    path.write_text("\n\n".join(f"# %% {cell}" for cell in cells), encoding="utf-8")
+    return path
+
+
+# -- generation
+
+
+def test_build_writes_what_check_then_finds_up_to_date(root):
+    names = {f"{name}.ipynb" for name in (*build.NOTEBOOKS, "submission")}
+    assert {path.name for path in build.build(root)} == names
+    assert build.stale(build.generate(root)) == [] and build.build(root) == []
+
+    (root / "reasonkit" / "tags.py").write_text('"""Other."""\n')
+    (root / "notebooks" / "04_evaluation.ipynb").unlink()
+    stale = [path.name for path in build.stale(build.generate(root))]
+    assert stale == ["04_evaluation.ipynb", "submission.ipynb"]
+
+
+def test_the_same_bytes_every_time(root):
+    first, second = build.generate(root), build.generate(root)
+    assert first == second
+    for text in first.values():
+        parsed = json.loads(text)
+        ids = [cell["id"] for cell in parsed["cells"]]
+        assert len(set(ids)) == len(ids), "equal cells still have ids of their own"
+        assert parsed["metadata"]["kernelspec"]["name"] == "python3"
+        assert all(not cell.get("outputs") for cell in parsed["cells"])
+
+
+def test_a_new_cell_leaves_the_other_ids_alone(root):
+    path = root / "notebooks" / "01_data_curation.py"
+    before = build.finish(build.read_source(path).cells)
+    path.write_text(NOTEBOOK.replace("# %% [markdown]", "# %%\nprint('new')\n\n# %% [markdown]", 1))
+    after = build.finish(build.read_source(path).cells)
+    ids = [{cell["id"] for cell in json.loads(text)["cells"]} for text in (before, after)]
+    assert ids[0] < ids[1]
+
+
+def test_metadata_and_magics_survive(root):
+    cells = json.loads(build.generate(root)[root / "notebooks" / "01_data_curation.ipynb"])["cells"]
+    assert [cell["metadata"] for cell in cells[:4]] == [
+        {},
+        {"tags": ["parameters"]},
+        {"tags": ["setup"]},
+        {"_kg_hide-input": True},
+    ]
+    assert cells[3]["source"] == ["%pip --version"]
+
+
+def test_submission_holds_the_library_and_the_notebook(root):
+    build.build(root)
+    submission = nbformat.read(root / "notebooks" / "submission.ipynb", as_version=4)
+    written = [c for c in submission.cells if c.source.startswith("%%writefile")]
+    assert [c.source.split("\n")[0].split()[1] for c in written] == [
+        "data_recipes/__init__.py",
+        "data_recipes/families/coins.py",
+        "data_recipes/mix.toml",
+        "reasonkit/__init__.py",
+        "reasonkit/tags.py",
+    ]
+    assert all(cell.metadata == {"_kg_hide-input": True} for cell in written)
+    rest = [c.source for c in submission.cells if c not in written]
+    assert rest[0] == "# Submission" and "mkdir" in rest[1]
+    assert rest[2:] == [
+        "# A heading", "%pip --version", 'print("seed", SEED)', 'print("seed", SEED)', "done = True",
+    ]  # fmt: skip
+
+
+def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, capsys):
+    empty = tmp_path_factory.mktemp("empty")
+    monkeypatch.chdir(empty)
+    shell = InteractiveShell()
+    for cell in build.library_cells(root):
+        shell.run_cell(cell.source).raise_error()
+    files = [path for path in empty.rglob("*") if path.is_file()]
+    assert len(files) == 5
+    for path in files:
+        original = (root / path.relative_to(empty)).read_bytes()
+        assert path.read_bytes() == original.rstrip(b"\n") + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("notebooks/submission_template.py", "# %%\n# {{libary}}\n", "unknown marker '# {{libary}}'"),
+        ("notebooks/submission_template.py", "# %%\n# {{notebook}}\n", "unknown marker"),
+        ("notebooks/submission_template.py", "# %%\n# {{notebook 09_none}}\n", "09_none.py does not exist"),
+        ("reasonkit/tags.py", "\n", "reasonkit/tags.py is empty"),
+    ],
+)
+def test_bad_sources_are_named(root, file, text, message):
+    (root / file).write_text(text)
+    with pytest.raises(build.BuildError, match=message):
+        build.generate(root)
+
+
+def test_a_library_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(build.BuildError, match=r"no library files under .*reasonkit/\*\.py"):
+        build.library_cells(tmp_path)
+
+
+# -- parameters
+
+
+def test_parameters_are_replaced_in_place(root):
+    cells = build.read_source(root / "notebooks" / "01_data_curation.py")
+    build.set_parameters(cells, {"SEED": 7, "PROFILE": "kaggle"})
+    assert cells.cells[1].source.splitlines()[:2] == ["PROFILE = 'kaggle'", "SEED = 7  # the seed é"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"SEEDS": 7}, "no parameter 'SEEDS' in this notebook; it has PROFILE, SEED, WIDE"),
+        ({"WIDE": 7}, "parameter 'WIDE' spans lines"),
+    ],
+)
+def test_bad_parameters_are_named(root, values, message):
+    with pytest.raises(build.BuildError, match=message):
+        build.set_parameters(build.read_source(root / "notebooks" / "01_data_curation.py"), values)
+
+
+def test_a_notebook_without_parameters_is_refused(tmp_path):
+    with pytest.raises(build.BuildError, match="0 cells are tagged 'parameters'"):
+        build.set_parameters(build.read_source(notebook(tmp_path, "\nx = 1")), {"x": 2})
+
+
+def test_parameter_values_are_literals_or_text():
+    assert build.parameter("SEED=3") == ("SEED", 3)
+    assert build.parameter("RECIPE=g_rar") == ("RECIPE", "g_rar")
+    assert build.parameter("NAME=a=b") == ("NAME", "a=b")
+    with pytest.raises(build.argparse.ArgumentTypeError, match="'SEED' is not NAME=VALUE"):
+        build.parameter("SEED")
+
+
+# -- the runner
+
+
+def test_run_streams_reports_and_keeps_the_copy(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PASSED_ON", "through")
+    path = notebook(
+        tmp_path,
+        '[markdown]\n# ## The part',
+        'tags=["parameters"]\nSEED = 1',
+        '\nimport os, sys\nprint(SEED, os.environ["PASSED_ON"], end="")',
+        "\nprint(os.getcwd())\nprint(sys.executable)",
+    )
+    cwd = tmp_path / "elsewhere"
+    cwd.mkdir()
+    assert build.main(["run", str(path), "--set", "SEED=5", "--cwd", str(cwd)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("[small cell 2/4] ") and lines[0].endswith("s  The part")
+    assert lines[1] == "5 through" and lines[2].startswith("[small cell 3/4] ")
+    assert lines[3] == str(cwd) and Path(lines[4]).samefile(sys.executable)
+    copy = cwd / "artifacts" / "notebooks" / "small.ipynb"
+    assert lines[-1].endswith(f"executed copy: {copy}")
+    assert nbformat.read(copy, as_version=4).cells[2].outputs[0].text == "5 through"
+
+
+def test_a_failing_cell_stops_the_run(tmp_path, capsys):
+    path = notebook(tmp_path, "\nlimit = 0\n1 / limit", '\nprint("never")')
+    assert build.main(["run", str(path), "--cwd", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "1 / limit" in out and "ZeroDivisionError" in out and "never" not in out and "\x1b" not in out
+    copy = nbformat.read(tmp_path / "artifacts" / "notebooks" / "small.ipynb", as_version=4)
+    assert copy.cells[0].outputs[0].ename == "ZeroDivisionError"
+
+
+def test_a_dead_kernel_is_told(tmp_path, capsys):
+    path = notebook(tmp_path, "\nimport os\nos._exit(9)")
+    assert build.main(["run", str(path), "--cwd", str(tmp_path)]) == 1
+    assert "small.py: the kernel died" in capsys.readouterr().out
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path, capsys):
+    assert build.main(["run", str(tmp_path / "none.py")]) == 2
+    assert "none.py does not exist" in capsys.readouterr().err
+
+
+# -- the real notebooks
+
+
+def test_generated_notebooks_are_up_to_date():
+    stale = [path.name for path in build.stale(build.generate())]
+    assert stale == [], "run `make notebooks` and commit the result"
+
+
+@pytest.mark.parametrize("name", build.NOTEBOOKS)
+def test_notebooks_stay_readable(name):
+    cells = build.read_source(ROOT / "notebooks" / f"{name}.py").cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert len(cells) <= 35
+    assert code[0].metadata.get("tags") == ["parameters"], "the first code cell holds the parameters"
+    for cell in code:
+        assert len(cell.source.splitlines()) <= 15, cell.source
+        assert "input(" not in cell.source and "login(" not in cell.source, cell.source
