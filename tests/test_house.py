@@ -1,0 +1,152 @@
+"""The house rules a reader relies on: imports point downwards, modules are short, nothing is half done."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Lowest first. A module may import any module of a lower layer, and those named before it in its own.
+LAYERS = (
+    ("stdlib", "tags answers budget runlog"),
+    ("numpy", "judge rewards data evaluate"),
+    ("jax", "mesh gemma models preflight"),
+    ("tunix", "rollout _tunix sft simpo grpo distill"),
+    ("user", "recipes dashboard report"),
+)
+ORDER = ["", *(name for _, names in LAYERS for name in names.split()), "assets"]
+FLOOR_OF = {name: layer for layer, names in LAYERS for name in names.split()}
+ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "qwix", "tunix"}
+EXECUTES = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
+WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+
+LIBRARY = sorted((ROOT / "reasonkit").rglob("*.py"))
+RECIPES = sorted((ROOT / "data_recipes").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+SOURCES = [*LIBRARY, *RECIPES, *NOTEBOOKS, *TESTS, *sorted((ROOT / "benchmarks").glob("*.py"))]
+
+
+def label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_name(path: Path) -> str:
+    """`reasonkit/sft.py` -> `sft`, `reasonkit/assets/build.py` -> `assets`, `reasonkit/__init__.py` -> ``."""
+    first = path.relative_to(ROOT / "reasonkit").parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imported(source: str, modules: set[str]) -> set[str]:
+    """Dotted names of everything imported anywhere in the source, inside functions too.
+
+    `from reasonkit import x` and `from . import x` name `reasonkit.x` where x is one of `modules`.
+    """
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = f"reasonkit.{base}".rstrip(".")
+            if base == "reasonkit":
+                names |= {f"reasonkit.{a.name}" if a.name in modules else base for a in node.names}
+            else:
+                names.add(base)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    return names
+
+
+def arrows(source: str) -> set[str]:
+    """The reasonkit modules that a source imports, by their short names."""
+    ours = {n for n in imported(source, set(ORDER)) if n.split(".")[0] == "reasonkit"}
+    return {(name.split(".") + [""])[1] for name in ours}
+
+
+def upward(name: str, source: str) -> list[str]:
+    """The imports of module `name` that do not point downwards."""
+    assert name in ORDER, f"reasonkit/{name} is in no layer: add it to LAYERS, in reading order"
+    allowed = {*ORDER[: ORDER.index(name)], *({"assets"} if name == "assets" else ())}
+    return sorted(arrows(source) - allowed)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=label)
+def test_imports_point_downwards(path):
+    assert upward(module_name(path), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "expected"),
+    [
+        ("answers", "from reasonkit.tags import TAGS", []),
+        ("answers", "from reasonkit import tags", []),
+        ("tags", "import reasonkit.answers", ["answers"]),
+        ("tags", "def f():\n    from reasonkit.answers import check", ["answers"]),
+        ("tags", "def f():\n    from .answers import check", ["answers"]),
+        ("tags", "from . import tags", ["tags"]),
+        ("data", "import importlib\nimportlib.import_module('reasonkit.sft')", ["sft"]),
+        ("report", "import reasonkit.sft\nfrom reasonkit.assets import build", ["assets"]),
+        ("assets", "from reasonkit.assets import build\nfrom reasonkit import report", []),
+        ("", "from reasonkit import tags", ["tags"]),
+        ("mesh", "from reasonkit import unheard_of", []),
+        ("mesh", "import reasonkit.unheard_of", ["unheard_of"]),
+    ],
+)
+def test_an_upward_arrow_is_seen(name, source, expected):
+    assert upward(name, source) == expected
+
+
+def test_a_module_without_a_layer_is_refused():
+    with pytest.raises(AssertionError, match="reasonkit/stray is in no layer"):
+        upward("stray", "")
+
+
+@pytest.mark.parametrize("path", [*LIBRARY, *RECIPES], ids=label)
+def test_third_parties_stay_in_their_layer(path):
+    tops = {name.split(".")[0] for name in imported(path.read_text(encoding="utf-8"), set())}
+    own = {"reasonkit", "data_recipes"}
+    layer = FLOOR_OF.get(module_name(path)) if path in LIBRARY else "stdlib"
+    if layer == "stdlib":
+        assert tops - own - sys.stdlib_module_names == set()
+    elif layer == "numpy":
+        assert tops & ACCELERATED == set()
+
+
+@pytest.mark.parametrize("path", [*LIBRARY, *RECIPES, ROOT / "notebooks" / "build.py"], ids=label)
+def test_modules_are_short_and_begin_with_what_they_are(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 300
+    assert ast.get_docstring(ast.parse(source)), "a module begins with a docstring"
+
+
+@pytest.mark.parametrize("path", [*LIBRARY, *RECIPES], ids=label)
+def test_nothing_is_executed_and_nothing_is_a_stub(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in EXECUTES, f"line {node.lineno}: {node.func.id}()"
+        if isinstance(node, ast.Raise) and node.exc:
+            assert "NotImplemented" not in ast.unparse(node.exc), f"line {node.lineno}: a stub"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_no_mark_of_unfinished_work(path):
+    source = path.read_text(encoding="utf-8")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            assert not WORDS.search(token.string), f"line {token.start[0]}: {token.string}"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=label)
+def test_no_test_is_put_aside(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) not in ("pytest.mark.skip", "pytest.mark.xfail"), f"line {node.lineno}"
