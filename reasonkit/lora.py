@@ -1,0 +1,148 @@
+"""The one LoRA adapter: added, described, copied as a reference, saved where the judges look, restored.
+
+What it is: qwix's LoRA and orbax's checkpoints with their traps closed.
+What it is not: training, merging or export.
+
+Departs from Tunix's notebooks: only LoRA leaves are re-placed after an adapter is added (re-placing the whole
+state copies the base and ends its sharing with the reference); a checkpoint appears complete or not at all,
+because the judges take the highest step folder whatever it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+import qwix
+from flax import nnx
+from jax.interpreters import pxla
+from jax.sharding import Mesh
+from tunix.sft.utils import is_lora_enabled
+
+# Every attention and feed-forward matrix, as in Tunix's GRPO demo; qwix matches the whole module path.
+LORA_MODULES = ".*q_einsum|.*kv_einsum|.*attn_vec_einsum|.*gate_proj|.*up_proj|.*down_proj"
+
+
+def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int = 0) -> nnx.Module:
+    """A model with a fresh LoRA on all attention and feed-forward matrices, sharing the base's buffers.
+
+    Raises:
+        ValueError: rank below 1, or the model already has an adapter (one adapter goes through all stages).
+        RuntimeError: called inside `with mesh:`, where qwix's trial run on two rows breaks on an accelerator.
+    """
+    if rank < 1:
+        raise ValueError(f"rank={rank} makes no adapter: take 1 or more")
+    if is_lora_enabled(model):
+        raise ValueError("the model already has a LoRA: train that one on, or load the base again")
+    if not pxla.thread_resources.env.physical_mesh.empty:
+        raise RuntimeError("add_lora was called inside `with mesh:`: call it before, and pass the mesh")
+    provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
+    adapted = qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(seed), **model.get_model_input())
+    lora = nnx.state(adapted, nnx.LoRAParam)
+    nnx.update(adapted, jax.device_put(lora, nnx.get_named_sharding(lora, mesh)))
+    adapted.lora_alpha = float(alpha)  # the arrays tell the rank, but not this
+    return adapted
+
+
+def lora_signature(model: nnx.Module) -> dict[str, Any]:
+    """What interchangeable adapters agree on, for manifests: rank, alpha, and a hash of paths and shapes.
+
+    Raises:
+        ValueError: no adapter from `add_lora`.
+    """
+    shapes = {path: leaf.shape for path, leaf in _leaves(_lora(model)).items()}
+    ranks = {shape[-1] for path, shape in shapes.items() if path.endswith("_lora_a']")}
+    digest = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()
+    return {"rank": ranks.pop(), "alpha": model.lora_alpha, "paths": digest}
+
+
+def reference(model: nnx.Module) -> nnx.Module:
+    """The model as it is now, to compare a trained one with: LoRA leaves copied, base buffers shared.
+
+    Raises:
+        ValueError: the model has no adapter.
+    """
+    _lora(model)
+    graph, lora, base = nnx.split(model, nnx.LoRAParam, ...)
+    return nnx.merge(graph, jax.tree.map(jnp.copy, lora), base)
+
+
+def base_shared(a: nnx.Module, b: nnx.Module) -> bool:
+    """Whether two models keep their base weights, all but LoRA, in the same buffers of the same devices."""
+
+    def buffers(model: nnx.Module) -> dict[str, list[int]]:
+        leaves = _leaves(nnx.state(model, nnx.Not(nnx.LoRAParam)))
+        return {
+            path: [shard.data.unsafe_buffer_pointer() for shard in leaf.addressable_shards]
+            for path, leaf in leaves.items()
+        }
+
+    return buffers(a) == buffers(b)
+
+
+def save_lora(model: nnx.Module, ckpt_dir: str | Path, step: int) -> Path:
+    """Saves the adapter where the judges look, <ckpt_dir>/actor/<step>/model_params, replacing the same step.
+
+    Raises:
+        ValueError: no adapter, a negative step, or a later step there, which the judges would read instead.
+    """
+    lora, actor = _lora(model), Path(ckpt_dir).resolve() / "actor"
+    later = [other for other in _steps(actor) if other > step]
+    if step < 0 or later:
+        raise ValueError(
+            f"step {step} cannot be saved in {actor}, which has {later}: go on counting, or empty it"
+        )
+    staging, final = actor / f"{step}.saving", actor / str(step)
+    shutil.rmtree(staging, ignore_errors=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(staging / "model_params", lora)
+        checkpointer.wait_until_finished()
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(staging, final)
+    return final
+
+
+def restore_lora(model: nnx.Module, ckpt_dir: str | Path, step: int | None = None) -> int:
+    """Restores the adapter of a step, by default the highest, as the judges do; returns the step.
+
+    Raises:
+        FileNotFoundError: no such step, or no step at all.
+        ValueError: no adapter to restore into, or one of another shape.
+    """
+    lora, actor = _lora(model), Path(ckpt_dir).resolve() / "actor"
+    steps = _steps(actor)
+    chosen = max(steps, default=None) if step is None else step
+    folder = actor / str(chosen) / "model_params"
+    if chosen is None or not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not there; {actor} has the steps {steps}: train first, or fix the path"
+        )
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), lora)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            nnx.update(model, checkpointer.restore(folder, target))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} holds another adapter than {lora_signature(model)}: {error}") from error
+    return chosen
+
+
+def _leaves(state: nnx.State) -> dict[str, jax.Array]:
+    return {
+        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(state))
+    }
+
+
+def _lora(model: nnx.Module) -> nnx.State:
+    if not is_lora_enabled(model):
+        raise ValueError("the model has no LoRA: add one with add_lora")
+    return nnx.state(model, nnx.LoRAParam)
+
+
+def _steps(actor: Path) -> list[int]:
+    return sorted(int(path.name) for path in actor.glob("*") if path.name.isdigit())
