@@ -2,10 +2,11 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reasonkit.judge import (
@@ -122,7 +123,8 @@ def test_local_judge_weighs_expected_ratings():
 
 
 @given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=5, max_size=5), min_size=1, max_size=4),
-       st.lists(st.floats(1e-300, 1e300), min_size=4, max_size=4))
+       st.lists(st.floats(1e-300, sys.float_info.max), min_size=4, max_size=4))
+@example([[0.0] * 5] * 2, [sys.float_info.max] * 4)
 @settings(max_examples=100)
 def test_local_judge_stays_in_range(rows, weights):
     rubric = tuple(Criterion("t", "d", weight) for weight, _ in zip(weights, rows, strict=False))
