@@ -1,0 +1,251 @@
+"""The live view of a training stage and the static figure that it leaves, both drawn from the run log alone.
+
+Not a metrics backend: it stores nothing, smooths only what it draws, and knows the rows "sft_step",
+"grpo_step" and "reward"; a field that a row lacks is not plotted. Model text reaches the page escaped. Only
+what ipywidgets 7.7 and 8.1 both have is used. Figures are made without pyplot, so that no backend is chosen
+and no figure stays open.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+import time
+from collections.abc import Iterable, Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from reasonkit.budget import TimeBudget
+from reasonkit.runlog import RunLog
+
+Row = Mapping[str, Any]
+
+STEPS = ("sft_step", "grpo_step")
+COLOURS = ("#1f3b57", "#c9822f", "#3b8ea5", "#8a6fa8", "#7a9e4b", "#b2545c")
+EVERY = 2.0  # seconds between two drawings at least,
+SHARE = 0.05  # and at most this share of the time goes into drawing
+SAMPLES = 3
+CLIP = 2000  # characters of one text that are shown
+
+
+def escape(text: object) -> str:
+    """`text` as HTML that shows it and does nothing else; lone surrogates, which UTF-8 lacks, become "?"."""
+    return html.escape(str(text).encode("utf-8", "replace").decode("utf-8"))
+
+
+class Curves(Figure):
+    """A figure that a notebook shows inline whatever backend is set, or none."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
+def curves(rows: Iterable[Row]) -> Curves:
+    """One panel for each quantity that `rows` (of a run log) hold: losses, reward and its parts, length, KL.
+
+    Faint: as logged; bold: running mean. Reward rows are numbered by rollout, the others by step. Values that
+    are no finite numbers leave gaps.
+    """
+    panels = _panels(list(rows))
+    columns = min(2, max(1, len(panels)))
+    height = -(-max(1, len(panels)) // columns)
+    figure = Curves(figsize=(4.2 * columns, 2.5 * height), layout="constrained")
+    for number, (title, axis, lines) in enumerate(panels, 1):
+        axes = figure.add_subplot(height, columns, number)
+        for colour, (name, (x, y)) in zip(cycle(COLOURS), lines.items(), strict=False):
+            smooth = _running_mean(y)
+            if smooth is not y:
+                axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(x, smooth, color=colour, linewidth=1.6, label=name)
+        axes.set_title(title, loc="left", fontsize=10, color="#222222")
+        axes.set_xlabel(axis, fontsize=8, color="#666666")
+        axes.tick_params(labelsize=8, colors="#666666", length=2)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color("#bbbbbb")
+        axes.grid(axis="y", color="#eeeeee", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.margins(x=0.01)
+        if len(lines) > 1:
+            axes.legend(fontsize=7, frameon=False, labelcolor="#444444", loc="best")
+    if not panels:
+        figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", color="#666666")
+    return figure
+
+
+class Dashboard:
+    """Progress, minutes left, curves and the last samples of one stage, redrawn from its run log.
+
+    log: the stage's RunLog or its path. budget: whose `minutes_left` is shown. total_steps: where the bar
+    ends. `show` puts it on the page, `update` is for the training loop (every step will do), `figure` leaves
+    the picture. All work without a front end. ValueError when total_steps is below 1.
+    """
+
+    def __init__(self, log: RunLog | Path | str, budget: TimeBudget, title: str, total_steps: int) -> None:
+        if total_steps < 1:
+            raise ValueError(f"total_steps={total_steps}: a stage has at least 1 step")
+        self._log = RunLog(Path(log)) if isinstance(log, (str, os.PathLike)) else log
+        self._budget, self._total, self._due = budget, total_steps, 0.0
+        self._progress = widgets.IntProgress(value=0, max=total_steps, layout=widgets.Layout(width="100%"))
+        self._status, self._samples = widgets.HTML(), widgets.HTML()
+        self._plot = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        self.widget = widgets.VBox([widgets.HTML(f"<b>{escape(title)}</b>"), self._progress, self._status,
+                                    self._plot, self._samples])
+
+    def show(self) -> None:
+        """Draw, and display the view in the cell that calls this."""
+        self._draw()
+        display(self.widget)
+
+    def update(self) -> None:
+        """Draw what is new, if the last drawing is long enough ago; otherwise it costs nothing."""
+        if time.monotonic() >= self._due:
+            self._draw()
+
+    def figure(self, path: Path | str) -> Curves:
+        """Draw a last time, write the curves to `path` as PNG, atomically, and return them to show inline."""
+        figure, path = curves(self._draw()), Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.tmp")
+        figure.savefig(partial, format="png", dpi=160)
+        os.replace(partial, path)
+        return figure
+
+    def _draw(self) -> list[dict[str, Any]]:
+        began = time.monotonic()
+        rows = self._log.read()
+        done, status = _progress(rows, self._total)
+        left = f"{self._budget.minutes_left:.0f} min left in the session"
+        self._progress.value = done
+        self._progress.bar_style = "success" if done == self._total else ""
+        self._status.value = " · ".join([*map(escape, status), left])
+        self._plot.value = curves(rows)._repr_png_()
+        self._samples.value = _samples_html(rows)
+        now = time.monotonic()
+        self._due = now + max(EVERY, (now - began) / SHARE)
+        return rows
+
+
+class NullDashboard:
+    """A dashboard that shows nothing and writes nothing, for runs that want none."""
+
+    def show(self) -> None:
+        """Show nothing."""
+
+    def update(self) -> None:
+        """Draw nothing."""
+
+    def figure(self, path: Path | str) -> None:
+        """Write nothing."""
+
+
+def _panels(rows: list[Row]) -> list[tuple[str, str, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """Title, x label and lines (x, y) of each panel that has a value to show."""
+    sft, grpo, reward = ([row for row in rows if row["event"] == event] for event in (*STEPS, "reward"))
+    rollouts = [_reward(row) for row in reward if row.get("mode", "train") == "train"]
+    parts = {name: [row["parts"] for row in rollouts] for row in rollouts for name in row["parts"]}
+    wanted = [("SFT loss", "step", {"loss": _by_step(sft, "loss")})]
+    wanted += [
+        ("Reward", "rollout", {"total": _by_number(rollouts, "total")}
+         | {name: _by_number(values, name) for name, values in parts.items()}),
+        ("Reply length, characters", "rollout", {"length": _by_number(rollouts, "length")}),
+    ] if rollouts else [
+        ("Reward", "step", {"total": _by_step(grpo, "reward")}),
+        ("Reply length", "step", {"length": _by_step(grpo, "length")}),
+    ]
+    wanted += [
+        ("KL to the reference", "step", {"KL": _by_step(grpo, "kl")}),
+        ("GRPO loss", "step", {"loss": _by_step(grpo, "loss")}),
+    ]
+    shown = [(title, axis, {name: line for name, line in lines.items() if np.isfinite(line[1]).any()})
+             for title, axis, lines in wanted]
+    return [panel for panel in shown if panel[2]]
+
+
+def _reward(row: Row) -> dict[str, Any]:
+    """A "reward" row as "total", "length", and the means "parts" and shares "no_signal" by part.
+
+    A part is a mapping with its mean and its share without signal, or the mean, with the shares beside it.
+    """
+    parts = row.get("parts", {})
+    nested = {name: part for name, part in parts.items() if isinstance(part, Mapping)}
+    return {
+        "total": row.get("total", row.get("mean")),
+        "length": row.get("length", row.get("mean_length")),
+        "parts": parts | {name: part.get("mean") for name, part in nested.items()},
+        "no_signal": row.get("no_signal", {name: part.get("no_signal") for name, part in nested.items()}),
+    }
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else np.nan
+
+
+def _by_number(rows: list[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+    return np.arange(1, len(rows) + 1), np.array([_number(row.get(name)) for row in rows])
+
+
+def _by_step(rows: list[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A step that a resumed run repeated counts once, as it was the last time."""
+    values = {row["step"]: _number(row.get(name)) for row in rows}
+    steps = sorted(values)
+    return np.array(steps), np.array([values[step] for step in steps])
+
+
+def _running_mean(y: np.ndarray) -> np.ndarray:
+    """Centred, over a fifteenth of the curve or 5 values, without the gaps; a short curve stays as it is."""
+    if len(y) < 15:
+        return y
+    window = np.ones(max(5, len(y) // 15))
+    known = np.isfinite(y)
+    total = np.convolve(np.where(known, y, 0.0), window, "same")
+    count = np.convolve(known.astype(float), window, "same")
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
+    """Steps done and the words for the status line."""
+    steps = [row for row in rows if row["event"] in STEPS]
+    if not steps:
+        return 0, [f"step 0 of {total}", "compiling the first step"]
+    stage = [row for row in steps if row["event"] == steps[-1]["event"]]
+    # counted from the stage's first step, as its numbers may go on from an earlier stage
+    done = min(max(stage[-1]["step"] - stage[0]["step"] + 1, 0), total)
+    words = [f"step {done} of {total}"]
+    seconds = [_number(row.get("seconds")) for row in stage[-20:]]
+    if np.isfinite(seconds).any():
+        pace = float(np.nanmedian(seconds))
+        minutes = pace * (total - done) / 60
+        words.append(f"{pace:.2g} s a step")
+        if done < total:
+            words.append(f"about {minutes:.0f} min to go" if minutes >= 1 else "less than a minute to go")
+    rewards = [_reward(row) for row in rows if row["event"] == "reward"]
+    silent = {name: _number(share) for name, share in rewards[-1]["no_signal"].items()} if rewards else {}
+    words += [f"no signal from {name}: {share:.0%}" for name, share in silent.items() if share > 0]
+    return done, words
+
+
+def _samples_html(rows: list[Row]) -> str:
+    """The last samples, newest first: numbers in a line, texts below it, all of it escaped."""
+    samples = [row["sample"] for row in rows if row["event"] == "reward" and row.get("sample")]
+    return "".join(map(_sample_html, samples[:-SAMPLES - 1:-1]))
+
+
+def _sample_html(sample: Row) -> str:
+    texts = {name: value for name, value in sample.items() if isinstance(value, str)}
+    numbers = {name: value for name, value in sample.items() if isinstance(value, (int, float))}
+    line = " · ".join(f"{escape(name)} {_number(value):.2f}" if value is not None else f"{escape(name)} –"
+                      for name, value in (numbers | sample.get("parts", {})).items())
+    body = "".join(f"<div style='opacity:.6'>{escape(name)}</div>"
+                   f"<pre style='white-space:pre-wrap;margin:0 0 .5em'>{escape(text[:CLIP])}</pre>"
+                   for name, text in texts.items())
+    frame = "border-left:3px solid #bbb;padding:.2em .8em;margin:.8em 0;line-height:1.35"
+    return f"<div style='{frame}'><div>{line}</div>{body}</div>"
