@@ -1,7 +1,7 @@
 """Gemma by name: the model, its tokenizer, and a judge's ratings.
 
 What it is: the table of names, where their files are found, and the tokenizer with its stop tokens.
-What it is not: file formats (`gemma`), the adapter (`lora`), both offered here too; it trains and samples nothing.
+What it is not: file formats (`gemma`) or the adapter (`lora`), both offered here too; a trainer or a sampler.
 
 Departs from Tunix's `AutoModel`: kagglehub is called directly, because Tunix may ask for a login, and raises
 for Gemma 3 from Kaggle after the download.
@@ -119,7 +119,7 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
 
     A name of MODELS is looked for among the attached inputs ($REASONKIT_INPUTS, default /kaggle/input), then
     in the package's assets, then through kagglehub's cache or download; nothing asks for a login. A folder
-    holds tokenizer.model and either Hugging Face files (config.json, *.safetensors) or a Kaggle Flax checkpoint.
+    holds tokenizer.model, and Hugging Face files (config.json, *.safetensors) or a Kaggle Flax checkpoint.
 
     Args:
         name: a key of MODELS or a folder.
@@ -203,7 +203,7 @@ def _flax_source(name: str, checkpoint: Path) -> Source:
 def rating_logprobs(
     loaded: Loaded, mesh: Mesh, ratings: Sequence[str], max_length: int, batch_size: int
 ) -> Callable[[list[str]], np.ndarray]:
-    """A judge's reading: prompts -> float32 (prompts, ratings), log-probabilities of the rating as next token.
+    """A judge's reading: prompts -> float32 (prompts, ratings), log-probability of each as next token.
 
     One prefill a batch, left-padded to a power of two, so that it compiles once a length. A prompt of more
     than `max_length` tokens (with BOS) is not cut: its row is NaN, no signal. May be called from any thread.
