@@ -152,16 +152,13 @@ def _panels(rows: list[Row]) -> list[tuple[str, str, dict[str, tuple[np.ndarray,
     sft, grpo, reward = ([row for row in rows if row["event"] == event] for event in (*STEPS, "reward"))
     rollouts = [_reward(row) for row in reward if row.get("mode", "train") == "train"]
     parts = {name: [row["parts"] for row in rollouts] for row in rollouts for name in row["parts"]}
-    wanted = [("SFT loss", "step", {"loss": _by_step(sft, "loss")})]
-    wanted += [
+    tokens, characters = _by_step(grpo, "length"), _by_number(rollouts, "length")
+    wanted = [
+        ("SFT loss", "step", {"loss": _by_step(sft, "loss")}),
         ("Reward", "rollout", {"total": _by_number(rollouts, "total")}
          | {name: _by_number(values, name) for name, values in parts.items()}),
-        ("Reply length, characters", "rollout", {"length": _by_number(rollouts, "length")}),
-    ] if rollouts else [
-        ("Reward", "step", {"total": _by_step(grpo, "reward")}),
-        ("Reply length", "step", {"length": _by_step(grpo, "length")}),
-    ]
-    wanted += [
+        ("Reply length, tokens", "step", {"length": tokens}) if np.isfinite(tokens[1]).any() else
+        ("Reply length, characters", "rollout", {"length": characters}),
         ("KL to the reference", "step", {"KL": _by_step(grpo, "kl")}),
         ("GRPO loss", "step", {"loss": _by_step(grpo, "loss")}),
     ]
@@ -217,8 +214,7 @@ def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
     if not steps:
         return 0, [f"step 0 of {total}", "compiling the first step"]
     stage = [row for row in steps if row["event"] == steps[-1]["event"]]
-    # counted from the stage's first step, as its numbers may go on from an earlier stage
-    done = min(max(stage[-1]["step"] - stage[0]["step"] + 1, 0), total)
+    done = min(stage[-1]["step"], total)
     words = [f"step {done} of {total}"]
     seconds = [_number(row.get("seconds")) for row in stage[-20:]]
     if np.isfinite(seconds).any():
