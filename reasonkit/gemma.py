@@ -67,22 +67,20 @@ def init(config: gemma3.ModelConfig, mesh: Mesh, seed: int = 0) -> gemma3.Gemma3
     model = nnx.eval_shape(lambda: gemma3.Gemma3(config, rngs=nnx.Rngs(0)))
     _replicate_single_kv_head(model, mesh)
     graph, abstract = nnx.split(model)
-    shardings = nnx.to_pure_dict(nnx.get_named_sharding(abstract, mesh))
     fan_in = {"attn_vec_einsum": config.num_heads * config.head_dim, "down_proj": config.hidden_dim}
+    rng = np.random.default_rng(seed)
 
-    def draw() -> dict:
-        count = itertools.count()
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
+        deviation = fan_in.get(path[-2].key, config.embed_dim) ** -0.5
+        # The norms multiply by 1 + scale.
+        value = (
+            np.zeros(leaf.shape) if path[-1].key == "scale" else deviation * rng.standard_normal(leaf.shape)
+        )
+        return jax.device_put(value.astype(leaf.dtype), sharding)
 
-        def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
-            if path[-1].key == "scale":  # the norms multiply by 1 + scale
-                return jnp.zeros(shape.shape, shape.dtype)
-            key = jax.random.fold_in(jax.random.key(seed), next(count))
-            deviation = fan_in.get(path[-2].key, config.embed_dim) ** -0.5
-            return deviation * jax.random.normal(key, shape.shape, shape.dtype)
-
-        return jax.tree_util.tree_map_with_path(leaf, nnx.to_pure_dict(abstract))
-
-    nnx.replace_by_pure_dict(abstract, jax.jit(draw, out_shardings=shardings)())
+    shardings = nnx.to_pure_dict(nnx.get_named_sharding(abstract, mesh))
+    values = jax.tree_util.tree_map_with_path(draw, nnx.to_pure_dict(abstract), shardings)
+    nnx.replace_by_pure_dict(abstract, values)
     return nnx.merge(graph, abstract)
 
 

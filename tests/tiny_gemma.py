@@ -1,0 +1,78 @@
+"""Small Gemmas and tokenizers for tests: quick to make, with the control tokens where the real ones have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sentencepiece
+from flax import nnx
+from tunix.models.gemma3 import model as gemma3
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
+
+ROWS = 400  # embedding rows: more than the tokenizer has pieces, as in Gemma 2
+
+
+def train_tokenizer(folder: Path, end_of_turn: int = 106, symbols: tuple[str, ...] = ()) -> Path:
+    """A SentencePiece model with Gemma's ids for pad, eos, bos, unk and, where wanted, <end_of_turn>."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unused = [f"<unused{i}>" for i in range(end_of_turn - 5)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["user add 1 and 2, model 3 plus 4 is 7: 5 6 8 9 0"] * 9),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=ROWS,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        split_digits=True,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        user_defined_symbols=[*unused, "<start_of_turn>", "<end_of_turn>", "\n", *symbols],
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    return folder / "tokenizer.model"
+
+
+def small_config(kv_heads: int = 2, **changes) -> gemma3.ModelConfig:
+    """Two layers unless changed; the sixth would be the first with global attention."""
+    return gemma3.ModelConfig(
+        **{
+            "num_layers": 2,
+            "num_embed": ROWS,
+            "embed_dim": 32,
+            "hidden_dim": 48,
+            "num_heads": 4,
+            "head_dim": 16,
+            "num_kv_heads": kv_heads,
+            "sliding_window_size": 8,
+            "global_base_frequency": 1_000_000,
+            "shd_config": gemma3.ShardingConfig.get_default_sharding(is_sampling=True),
+            "param_dtype": jnp.float32,
+            **changes,
+        }
+    )
+
+
+@nnx.jit
+def forward(model: nnx.Module, tokens_BT: jax.Array) -> jax.Array:
+    """Logits (B, T, V) of right-padded rows, pad being 0."""
+    mask_BT = tokens_BT != 0
+    return model(tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))[0]
+
+
+TOKENS = np.random.default_rng(0).integers(4, ROWS, (8, 12), dtype=np.int32)
+
+
+def bump(model: nnx.Module, by: float = 0.1) -> None:
+    """Moves every LoRA leaf, as a training step would."""
+    nnx.update(model, jax.tree.map(lambda x: x + by, nnx.state(model, nnx.LoRAParam)))
+
+
+def equal(a: nnx.State, b: nnx.State) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
