@@ -10,7 +10,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check
+INSTALL := $(PY) -m pip --disable-pip-version-check install $(if $(CI),--quiet) -r requirements.txt
 CHECK := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
@@ -38,11 +38,11 @@ $(PY):
 
 $(RUN_STAMP): requirements.txt pyproject.toml | $(PY)
 	@echo "installing the pinned requirements (some minutes the first time)"
-	$(PIP) install -r requirements.txt -e .
+	$(INSTALL) -e .
 	@touch $@
 
 $(DEV_STAMP): $(RUN_STAMP)
-	$(PIP) install -r requirements.txt -e ".[dev]"
+	$(INSTALL) -e ".[dev]"
 	@touch $@
 
 demo: $(RUN_STAMP)

@@ -23,6 +23,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jupytext
 import nbformat
@@ -33,6 +34,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("01_data_curation", "02_sft_warm_start", "03_grpo_with_judge", "04_evaluation")
@@ -176,11 +178,14 @@ class OwnKernel(AsyncKernelManager):
 class Runner(NotebookClient):
     """Executes a notebook and shows how it goes: what the cells print, and the seconds of each cell."""
 
-    def __init__(self, notebook: NotebookNode, name: str, cwd: Path):
+    def __init__(self, notebook: NotebookNode, name: str, cwd: Path, sockets: str):
+        # Sockets in a folder of our own: no port, and no path too long for a socket.
+        kernel = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}
         super().__init__(
             notebook,
             timeout=None,
             kernel_manager_class=OwnKernel,
+            config=Config(OwnKernel=kernel),
             resources={"metadata": {"path": str(cwd)}},
             on_cell_start=self.start,
             on_cell_executed=self.done,
@@ -209,12 +214,13 @@ class Runner(NotebookClient):
 
 def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
     """Executes one notebook in `cwd`; True if every cell ran. The executed copy is written either way."""
-    notebook = read_source(path)
+    notebook = nbformat.reads(finish(read_source(path).cells), as_version=4)
     if values:
         set_parameters(notebook, values)
-    runner, started = Runner(notebook, path.stem, cwd), time.monotonic()
+    started = time.monotonic()
     try:
-        runner.execute()
+        with TemporaryDirectory() as sockets:
+            Runner(notebook, path.stem, cwd, sockets).execute()
     except CellExecutionError as error:
         text = str(error)
         print(text if sys.stdout.isatty() else ANSI.sub("", text), flush=True)
