@@ -66,8 +66,7 @@ def _compare(kind: str, read: Callable, same: Callable[..., bool], answer: str, 
 _TYPOGRAPHY = str.maketrans(
     dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-") | {"\u2044": "/"}
     | dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")
-    | dict.fromkeys("\u2018\u2019", "'")
-    | dict.fromkeys("\u201c\u201d", '"')
+    | dict.fromkeys("\u2018\u2019", "'") | dict.fromkeys("\u201c\u201d", '"')
     | {c: " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
@@ -116,15 +115,14 @@ _NUMBER = re.compile(
     (?P<percent>\s*(?:%|per\s?cent\b))?  \s*(?P<tail>.*)""",
     re.VERBOSE | re.DOTALL,
 )
-_UNIT_WORD = r"(?:[^\W\d_]+\.?(?:\^-?[0-9])?|°[A-Za-z]?|[$€£¥₹])"
-_UNIT = re.compile(rf"(?:{_UNIT_WORD}(?:[\s/·*-]{_UNIT_WORD}){{0,3}})?")
+_UNIT = re.compile(r"(?:(?:^|[\s/·*-])(?:[^\W\d_]+\.?(?:\^-?[0-9])?|°[A-Za-z]?|[$€£¥₹])){0,4}")
 _MULTIPLIERS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, dozen=12)
 _CURRENCY = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
 # Words after a number that change it or offer another, so that they cannot be its unit.
 _NOT_UNITS = frozenset(
     "and or not but maybe perhaps possibly plus minus over by to below under less negative squared cubed "
-    "factorial half halves third thirds quarter quarters fifth fifths pi π k x y z n i e zero one two three four "
-    "five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "factorial half halves third thirds quarter quarters pi π k x y z n i e zero one two three four five six "
+    "seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety".split()
 )
 
 
@@ -236,9 +234,8 @@ def _read_text(text: str) -> str | None:
     text = unicodedata.normalize("NFC", text.casefold())
     bare = re.sub(r"\.(?!\d)|'", "", text)
     bare = re.sub(r"(?<!\d)[,:]|[,:](?!\d)|[;!?\"(){}\[\]…«»*_]|(?<=[^\W\d])-(?=[^\W\d])", " ", bare)
-    words = bare.split()
-    kept = [word for word in words if word not in ("a", "an", "the")] or words
-    return " ".join(kept) or text or None
+    kept = [word for word in bare.split() if word not in ("a", "an", "the")]
+    return " ".join(kept or bare.split()) or text or None
 
 
 # Each kind is a function from a model's answer and the gold answer to a verdict.
