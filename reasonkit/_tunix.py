@@ -1,0 +1,108 @@
+"""The only module that bends to Tunix's versions: step logging, checkpoint options, the GRPO cluster.
+
+Tested with 0.1.7. Where the next version renames a thing, the name is looked up here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import optax
+import orbax.checkpoint as ocp
+import tunix
+from jax.sharding import Mesh
+from tunix.rl import rl_cluster
+from tunix.sft import checkpoint_manager, hooks
+
+from reasonkit.rollout import Rollout
+
+RLCluster = getattr(tunix, "RLEngine", rl_cluster.RLCluster)  # renamed in 0.1.8
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a training stage leaves: `steps` optimiser steps in `minutes`; the adapter is `checkpoint_step` of the run's
+    checkpoints; `stopped` is "data" (all steps done) or "time" (the clock ended it)."""
+
+    stage: str
+    steps: int
+    checkpoint_step: int
+    minutes: float
+    stopped: str
+
+
+class StepLog(hooks.TrainingHooks):
+    """Writes one row a training step to the run log: loss, seconds, and what `extra(step)` adds.
+
+    Hooks, not a metrics backend: Tunix's backends listen globally and are never removed, so that the log of a stage that
+    is over would go on receiving the scalars of the next.
+    """
+
+    def __init__(self, log, event: str, first_step: int, extra: Callable[[object, int], dict], on_step: Callable[[], None]):
+        self._log, self._event, self._first, self._extra, self._on_step = log, event, first_step, extra, on_step
+        self._last = time.perf_counter()
+
+    def on_train_step_end(self, train_ctx, train_step, train_loss):
+        now = time.perf_counter()
+        step = int(train_step) - self._first
+        self._log.write(self._event, step=step, loss=float(train_loss), seconds=now - self._last,
+                        **self._extra(train_ctx, step))
+        self._last = now
+        self._on_step()
+
+    def on_train_start(self, train_ctx):
+        pass
+
+    def on_train_end(self, train_ctx):
+        pass
+
+    def on_train_step_start(self, train_ctx):
+        pass
+
+    def on_eval_step_start(self, train_ctx):
+        pass
+
+    def on_eval_step_end(self, train_ctx, eval_loss):
+        pass
+
+
+def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float, clip: float) -> optax.GradientTransformation:
+    """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine to a tenth."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(warmup * steps)), max(2, steps),
+                                                  learning_rate / 10)
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, b2=0.99, weight_decay=weight_decay))
+
+
+def checkpoint_options(save_every: int, keep: int) -> ocp.CheckpointManagerOptions:
+    return ocp.CheckpointManagerOptions(save_interval_steps=save_every, max_to_keep=keep)
+
+
+def remaining(batches: Iterator, done: int, steps: int, guard: Callable[[Iterator], Iterator]) -> Iterator:
+    """The batches of a stage for Tunix: those it skips on resume unguarded, the others under the clock, `steps` in all."""
+    return chain(islice(batches, done), guard(islice(batches, steps)))
+
+
+def hand_over(model, checkpoints: Path, step: int) -> None:
+    """Save the adapter alone as the next step: the following stage starts from it with a fresh optimiser state."""
+    manager = checkpoint_manager.CheckpointManager(str(checkpoints / "actor"), checkpoint_options(1, 3))
+    manager.save(step, model, save_only_lora_params=True, force=True)
+    manager.close()
+
+
+def latest_step(checkpoints: Path) -> int:
+    """The highest step saved in the judges' layout, 0 when there is none."""
+    steps = [int(path.name) for path in (checkpoints / "actor").glob("*") if path.name.isdigit()]
+    return max(steps, default=0)
+
+
+def grpo_cluster(actor, reference, tokenizer, mesh: Mesh, rollout_config, training_config: dict):
+    """Actor, reference and rollout colocated on one mesh: one base, the rollout reads the weights that are trained."""
+    roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
+    config = rl_cluster.ClusterConfig(
+        role_to_mesh=dict.fromkeys(roles, mesh), rollout_engine=Rollout, offload_to_cpu=False,
+        training_config=rl_cluster.RLTrainingConfig(**training_config), rollout_config=rollout_config)
+    return RLCluster(actor=actor, reference=reference, tokenizer=tokenizer, cluster_config=config)

@@ -1,0 +1,220 @@
+"""Rebuild the tiny stock policy and the tiny judge from nothing: `python -m reasonkit.assets.build`.
+
+Both are Gemma-3-shaped, about 1 M parameters, and share one SentencePiece tokenizer with Gemma 3's ids for the control
+tokens. The policy reads worked solutions as plain documents and answers chat questions directly, without tags: it knows
+more than it shows, as a stock model does. The judge goes on from the policy's weights and learns to rate a reply on one
+criterion; its labels are programmatic. Only training-split questions are seen. Everything is a function of SEED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import sentencepiece
+from flax import nnx
+from scipy.stats import rankdata
+from tunix.sft import peft_trainer
+
+from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, split_of
+from reasonkit.judge import RATINGS, judge_prompt
+from reasonkit.mesh import make_mesh
+from reasonkit.models import Loaded, Tokenizer, init, load, rating_logprobs, save_hf, tiny_config
+from reasonkit.rollout import generator
+from reasonkit.sft import model_input
+from reasonkit.tags import TAGS
+
+ASSETS = Path(__file__).parent
+SEED = 1
+VOCABULARY = 640
+POLICY_STEPS, JUDGE_STEPS = 700, 1200
+RECIPE = "tiny_mix"
+CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4..106, as in Gemma 3
+SYMBOLS = [TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start, TAGS.answer_end, "\n", *"0123456789+-=;:,.()"]
+
+
+def build_tokenizer(recipe: DataRecipe, path: Path) -> None:
+    """Train a BPE tokenizer with byte fallback on the words of the problems and prompts."""
+    rubrics = [judge_prompt("", "", criterion) for criterion in recipe.rubric]
+    texts = ([TAGS.prompt("")] * 2 + rubrics) * 200
+    for number in range(400):
+        for family in recipe.families:
+            item = problem(family, number, SEED)
+            texts += [item.question, item.reasoning, item.answer]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(text.replace("<start_of_turn>", "").replace("<end_of_turn>", "") for text in texts),
+        model_writer=model, vocab_size=VOCABULARY, model_type="bpe", byte_fallback=True, character_coverage=1.0,
+        pad_id=0, eos_id=1, bos_id=2, unk_id=3, user_defined_symbols=CONTROL + SYMBOLS, add_dummy_prefix=False,
+        remove_extra_whitespaces=False, normalization_rule_name="identity", num_threads=1, minloglevel=2)
+    path.write_bytes(model.getvalue())
+
+
+def rows(pairs: Iterator[tuple[list[int], list[int]]], batch_size: int, length: int) -> Iterator[peft_trainer.TrainingInput]:
+    """Batches of (context, target) token lists; the loss is on the target."""
+    while True:
+        tokens_BL, mask_BL = np.zeros((batch_size, length), np.int32), np.zeros((batch_size, length), np.float32)
+        for row in range(batch_size):
+            context, target = next(pairs)
+            size = len(context) + len(target)
+            tokens_BL[row, :size], mask_BL[row, len(context):size] = context + target, 1.0
+        yield peft_trainer.TrainingInput(input_tokens=tokens_BL, input_mask=mask_BL)
+
+
+def policy_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
+    """Two chat turns answered directly to three documents with a worked solution."""
+    for number, item in enumerate(problems(recipe, "train", SEED)):
+        if number % 5 in (0, 2):
+            context, target, stop = TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn
+        else:
+            context, target, stop = item.question + "\n", f"{item.reasoning}\n{item.answer}", tokenizer.eos_id()
+        yield [tokenizer.bos_id(), *tokenizer.encode(context)], [*tokenizer.encode(target), stop]
+
+
+def implied_answer(item: Problem, steps: list[str]) -> str | None:
+    """The answer that the steps, right or wrong, lead to; None without steps."""
+    if not steps:
+        return None
+    if item.family == "sequence":
+        return ", ".join(step.rpartition("=")[2] for step in steps)
+    if item.family == "largest":
+        best = steps[-1].rpartition(" ")[2]
+        return next((step[0] for step in steps[:-1] if step.rpartition("=")[2] == best), None)
+    return steps[-1].rpartition(": ")[2].rpartition("=")[2]
+
+
+def misread(text: str, rng: random.Random) -> str:
+    """The text with its last digit, letter or word changed to another of its kind."""
+    for one, other in (("on", "off"), ("off", "on"), ("yes", "no"), ("no", "yes")):
+        if text.endswith(one):
+            return text.removesuffix(one) + other
+    alphabet = "0123456789" if text[-1].isdigit() else "ABC"
+    return text[:-1] + rng.choice([symbol for symbol in alphabet if symbol != text[-1]])
+
+
+FLAWS = ("none",) * 3 + ("slip",) * 3 + ("misread",) * 2 + ("drop",) * 2 + ("answer",) * 2 + ("repeat", "cut")
+
+
+def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, str, tuple[float, ...]]:
+    """A question, a good or flawed reply to it, and how well it meets each criterion of the recipe, in [0, 1]."""
+    while True:
+        family, number = rng.choice(recipe.families), rng.randrange(10**9)
+        item = problem(family, number, SEED)
+        if split_of(item.question, recipe.split) == split:
+            break
+    steps, answer, flaw = list(item.steps), item.answer, rng.choice(FLAWS)
+    at = rng.randrange(len(steps))
+    if flaw == "slip":  # one result is wrong, and what follows builds on it
+        error, count = rng.choice((-20, -10, -2, -1, 1, 2, 10, 20, rng.randint(3, 9))), iter(range(99))
+        slipped = problem(family, number, SEED, lambda value: value + error * (next(count) == at))
+        steps, answer = list(slipped.steps), slipped.answer
+    elif flaw == "misread":  # one result is wrong, and nothing builds on it
+        steps[at] = misread(steps[at], rng)
+    elif flaw == "drop":
+        del steps[at]
+    elif flaw == "repeat":
+        steps.insert(at, steps[at])
+    elif flaw == "cut":
+        steps = steps[:at]
+        answer = implied_answer(item, steps) or answer
+    elif flaw == "answer":
+        answer = misread(answer, rng)
+    right = sum(step in item.steps for step in steps) / len(steps) if steps else 0.0
+    complete = min(len(steps), len(item.steps)) / max(len(steps), len(item.steps))
+    follows = float(answer == implied_answer(item, steps))
+    return item, TAGS.render(reasoning="; ".join(steps) or "-", answer=answer), (right, complete, follows)
+
+
+def judge_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
+    """Three ratings to one worked document, so that the judge does not forget how to calculate."""
+    rng, documents = random.Random(SEED), policy_pairs(recipe, tokenizer)
+    while True:
+        item, text, truths = reply(recipe, rng, "train")
+        for criterion, truth in zip(recipe.rubric, truths):
+            rating = RATINGS[round(truth * (len(RATINGS) - 1))]
+            yield ([tokenizer.bos_id(), *tokenizer.encode(judge_prompt(item.question, text, criterion))],
+                   tokenizer.encode(rating))
+        yield next(documents)
+
+
+def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate: float, what: str) -> None:
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 50, steps, learning_rate / 20)
+    trainer = peft_trainer.PeftTrainer(model, optax.adamw(schedule, weight_decay=0.01), peft_trainer.TrainingConfig(
+        eval_every_n_steps=steps + 1, max_steps=steps, data_sharding_axis=("fsdp",), pbar_description=None,
+    )).with_gen_model_input_fn(model_input)
+    began = time.perf_counter()
+
+    def shown() -> Iterator:
+        for step in range(steps):
+            if step % 100 == 50:
+                loss = trainer.metrics_logger.get_metric_history("", "loss", "train")[-10:].mean()
+                print(f"{what}: step {step}/{steps}, loss {loss:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
+            yield next(batches)
+
+    with mesh:
+        trainer.train(shown())
+
+
+def auc(scores: np.ndarray, good: np.ndarray) -> float:
+    """Area under the ROC curve: the probability that a good reply scores above a bad one (Mann and Whitney 1947)."""
+    ranks = rankdata(scores)
+    positive = int(good.sum())
+    return float((ranks[good].sum() - positive * (positive + 1) / 2) / (positive * (len(good) - positive)))
+
+
+def measure_judge(recipe: DataRecipe, judge: Loaded, mesh, size: int) -> dict[str, float]:
+    """AUC per criterion on replies to test-split questions, against the programmatic truth (criterion fully met)."""
+    rng = random.Random(SEED + 1)
+    samples = [reply(recipe, rng, "test") for _ in range(size)]
+    rate = rating_logprobs(judge, mesh, RATINGS, max_length=192, batch_size=64)
+    measured = {}
+    for number, criterion in enumerate(recipe.rubric):
+        logprobs_BR = rate([judge_prompt(item.question, text, criterion) for item, text, _ in samples])
+        expected_B = np.exp(logprobs_BR) @ np.arange(1, len(RATINGS) + 1) / np.exp(logprobs_BR).sum(-1)
+        measured[criterion.title] = auc(expected_B, np.array([truths[number] == 1.0 for *_, truths in samples]))
+    return measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ASSETS)
+    parser.add_argument("--policy-steps", type=int, default=POLICY_STEPS)
+    parser.add_argument("--judge-steps", type=int, default=JUDGE_STEPS)
+    options = parser.parse_args()
+    recipe, mesh = load_recipe(RECIPE), make_mesh(jax.devices(), len(jax.devices()), 1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "tokenizer.model"
+    build_tokenizer(recipe, path)
+    tokenizer = Tokenizer(path, "gemma3")
+
+    model = init(tiny_config(VOCABULARY), mesh, SEED)
+    train(model, mesh, rows(policy_pairs(recipe, tokenizer), 64, 112), options.policy_steps, 3e-3, "policy")
+    save_hf(model, path, options.out / "policy")
+    policy = load(options.out / "policy", mesh, jax.numpy.float32)
+    generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=64)
+    stream = problems(recipe, "test", SEED)
+    asked = [next(stream) for _ in range(500)]
+    replies = generate([TAGS.prompt(item.question) for item in asked])
+    right = float(np.mean([text.strip() == item.answer for text, item in zip(replies, asked)]))
+    print(f"stock policy: right without tags {right:.3f}, for example {replies[:3]}", flush=True)
+
+    train(policy.model, mesh, rows(judge_pairs(recipe, tokenizer), 64, 176), options.judge_steps, 1.5e-3, "judge")
+    save_hf(policy.model, path, options.out / "judge")
+    path.unlink()
+    measured = measure_judge(recipe, load(options.out / "judge", mesh, jax.numpy.float32), mesh, 1500)
+    facts = {"seed": SEED, "policy_steps": options.policy_steps, "judge_steps": options.judge_steps,
+             "stock_right_without_tags": right, "judge_auc": measured}
+    (options.out / "measured.json").write_text(json.dumps(facts, indent=2) + "\n")
+    print(json.dumps(facts, indent=2))
+
+
+if __name__ == "__main__":
+    main()

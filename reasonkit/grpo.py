@@ -1,0 +1,92 @@
+"""GRPO (arXiv 2402.03300) with Tunix's `GRPOLearner`: sample groups, score them, move towards the better ones.
+
+Departs from Tunix's demo: the reference is the adapter as it was when this stage began, on the same frozen base, not a
+second model; a whole step is sampled in one rollout call; one composed reward function instead of a list, because Tunix
+sums a list with missing scores counted as zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from jax.sharding import Mesh
+from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
+
+from reasonkit import _tunix
+from reasonkit.budget import TimeBudget
+from reasonkit.data import grpo_batches
+from reasonkit.mesh import check_divides
+from reasonkit.models import base_shared, reference
+from reasonkit.rollout import sampling
+
+
+@dataclass(frozen=True)
+class GrpoSettings:
+    """`steps` updates, each on `prompts_per_step` prompts with `num_generations` completions of up to `max_new_tokens`.
+
+    `micro_prompts` prompts go through one forward and backward pass (0: all). `beta` is the weight of the KL penalty
+    towards the reference, `epsilon` the clipping range.
+    """
+
+    steps: int
+    prompts_per_step: int
+    num_generations: int
+    max_prompt_length: int
+    max_new_tokens: int
+    learning_rate: float
+    micro_prompts: int = 0
+    beta: float = 0.04
+    epsilon: float = 0.2
+    temperature: float = 1.0
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    save_every: int = 50
+    keep: int = 2
+
+
+def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSettings, budget: TimeBudget, log,
+         checkpoints: Path, seed: int, start_step: int, on_step: Callable[[], None] = lambda: None) -> _tunix.StageResult:
+    """Train the adapter of `policy` by the reward; `start_step` is the step under which the last stage handed it over.
+
+    The adapter in memory must be that of `start_step`: it becomes the reference. Later steps found in `checkpoints` are
+    resumed from. Raises ValueError when the rows of a pass do not divide over the mesh.
+    """
+    micro = settings.micro_prompts or settings.prompts_per_step
+    check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
+    anchor = reference(policy.model)
+    cluster = _tunix.grpo_cluster(
+        policy.model, anchor if settings.beta else None, policy.tokenizer, mesh,
+        sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
+                 temperature=settings.temperature, seed=seed),
+        dict(actor_optimizer=_tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
+                                          settings.clip),
+             eval_every_n_steps=settings.steps + start_step + 1, max_steps=settings.steps + start_step,
+             mini_batch_size=settings.prompts_per_step, train_micro_batch_size=micro,
+             rollout_micro_batch_size=settings.prompts_per_step, compute_logps_micro_batch_size=settings.prompts_per_step,
+             checkpoint_root_directory=str(checkpoints.resolve()),
+             checkpointing_options=_tunix.checkpoint_options(settings.save_every, settings.keep)))
+    if not base_shared(cluster.actor_trainer.model, anchor):
+        raise RuntimeError("the actor and its reference hold two copies of the base: the policy was re-placed on another mesh")
+    trainer, rollout = cluster.actor_trainer, cluster.rollout
+    done, minutes = trainer.train_steps - start_step, budget.minutes_used
+    rollout.calls = done
+    learner = GRPOLearner(cluster, GRPOConfig(num_generations=settings.num_generations, num_iterations=1,
+                                              beta=settings.beta, epsilon=settings.epsilon), [reward])
+    cluster.global_steps = trainer.train_steps  # a last checkpoint carries none
+
+    def extra(ctx, step: int) -> dict:
+        row = {"length": rollout.mean_lengths[step - done - 1]}
+        if settings.beta:
+            row["kl"] = float(ctx.metrics_logger.get_metric_history("actor", "kl", "train")[-1])
+        return row
+
+    trainer.with_training_hooks(_tunix.StepLog(log, "grpo_step", start_step, extra, on_step))
+    batches = grpo_batches(rows, policy.tokenizer, settings.prompts_per_step, settings.max_prompt_length, seed)
+    learner.train(_tunix.remaining(batches, trainer.train_steps, settings.steps - done,
+                                   lambda rest: budget.guard(rest, stage="grpo")))
+    return _tunix.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,
+                              budget.minutes_used - minutes, budget.stopped("grpo"))

@@ -1,0 +1,70 @@
+"""Supervised fine-tuning: one LoRA adapter learns the tags from worked solutions, with Tunix's `PeftTrainer`.
+
+The loss is on the reply and its stop token only. Checkpoints go to the judges' layout from the first save on. The stage
+ends by handing the adapter over as one more step, without optimiser state: that is what the next stage starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from jax.sharding import Mesh
+from tunix.sft import peft_trainer
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
+
+from reasonkit import _tunix
+from reasonkit.budget import TimeBudget
+from reasonkit.data import sft_batches
+from reasonkit.mesh import check_divides
+
+
+@dataclass(frozen=True)
+class SftSettings:
+    """`steps` optimiser steps of `batch_size` rows, each padded to `max_length` tokens."""
+
+    steps: int
+    batch_size: int
+    max_length: int
+    learning_rate: float
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    save_every: int = 100
+    keep: int = 2
+
+
+def model_input(batch: peft_trainer.TrainingInput) -> dict:
+    """Tunix's model input for right-padded rows: positions and causal mask from the padding (id 0)."""
+    present_BL = batch.input_tokens != 0
+    return {"input_tokens": batch.input_tokens, "input_mask": batch.input_mask,
+            "positions": build_positions_from_mask(present_BL), "attention_mask": make_causal_attn_mask(present_BL)}
+
+
+def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBudget, log, checkpoints: Path, seed: int,
+        on_step: Callable[[], None] = lambda: None) -> _tunix.StageResult:
+    """Train the adapter of `policy` (a `models.Loaded` with LoRA) on `rows`; resumes from the checkpoints' last step.
+
+    Raises ValueError when the batch does not divide over the mesh, or no rows are left that fit `max_length`.
+    """
+    check_divides(settings.batch_size, mesh, "SFT batch_size")
+    trainer = peft_trainer.PeftTrainer(
+        policy.model,
+        _tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay, settings.clip),
+        peft_trainer.TrainingConfig(
+            eval_every_n_steps=settings.steps + 1, max_steps=settings.steps, data_sharding_axis=("fsdp",),
+            pbar_description=None, checkpoint_root_directory=str(checkpoints.resolve() / "actor"),
+            checkpointing_options=_tunix.checkpoint_options(settings.save_every, settings.keep)),
+    ).with_gen_model_input_fn(model_input)
+    trainer.with_training_hooks(_tunix.StepLog(log, "sft_step", 0, lambda ctx, step: {}, on_step))
+    done, minutes = trainer.train_steps, budget.minutes_used
+    batches = (peft_trainer.TrainingInput(input_tokens=batch["tokens_BL"], input_mask=batch["loss_mask_BL"])
+               for batch in sft_batches(rows, policy.tokenizer, settings.batch_size, settings.max_length, seed))
+    with mesh:  # Tunix reads only this context: under jax.set_mesh its data sharding silently vanishes
+        trainer.train(_tunix.remaining(batches, done, max(0, settings.steps - done),
+                                       lambda rest: budget.guard(rest, stage="sft")))
+    _tunix.hand_over(policy.model, checkpoints, trainer.train_steps + 1)
+    return _tunix.StageResult("sft", trainer.train_steps, trainer.train_steps + 1, budget.minutes_used - minutes,
+                              budget.stopped("sft"))
