@@ -115,7 +115,7 @@ class Tags:
     @cached_property
     def _tag(self) -> re.Pattern[str]:
         names = f"(?P<reasoning>{self.reasoning})|{self.answer}"
-        return re.compile(rf"<\s*+(?P<slash>/?+)\s*+(?:{names})\s*+>", re.IGNORECASE | re.ASCII)
+        return re.compile(rf"<\s*+(?P<slash>/?+)\s*+(?:{names})\s*+>", re.IGNORECASE)
 
     def prompt(self, question: str) -> str:
         """The prompt for `question`, byte for byte `template.format(question=question)`.
