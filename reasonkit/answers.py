@@ -81,7 +81,7 @@ _MARKUP = tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, r
     (r"\\([%${}])", r"\1"),
     (r"\\[()\[\]]|`", ""),
     (r"(?<!\w)\*\*([^*]+)\*\*(?!\w)", r"\1"),
-    (r"\A\s*\$([^$]+)\$\s*\Z", r"\1"),
+    (r"\$([^$]+)\$", r"\1"),
     (r"\A\W*+(?:(?:so|the|my|final|correct)\s++)*+answer\s*+(?:is\b|[:=])[\s:]*+(?=\S)", ""),
     (r"""\A\s*(["'])(.+)\1\s*\Z""", r"\2"),
 ))
@@ -120,7 +120,7 @@ _MULTIPLIERS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, t
 _CURRENCY = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
 # Words after a number that change it or offer another, so that they cannot be its unit.
 _NOT_UNITS = frozenset(
-    "and or not but maybe perhaps possibly plus minus over by to below under less negative squared cubed "
+    "is no and or not but maybe perhaps plus minus over by to below under less negative squared cubed "
     "factorial half halves third thirds quarter quarters pi π k x y z n i e zero one two three four five six "
     "seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety".split()
 )
@@ -200,11 +200,11 @@ def _read_choice(text: str) -> str | None:
 
 def _read_yes_no(text: str) -> str | None:
     """Yes or no, true or false; what follows a comma or stop may explain it, not doubt it."""
-    match = re.fullmatch(r"(?s)(yes|true|no|false)(?:[.,;:!\n](.*)|\s-\s(.*))?", text.casefold())
+    match = re.fullmatch(r"(?s)(yes|true|no|false)(?:(?:[.,;:!\n—]|\s[—-])(.*))?", text.casefold())
     if match is None:
         return None
     value, opposite = ("yes", {"no", "false"}) if match[1] in ("yes", "true") else ("no", {"yes", "true"})
-    doubts = (opposite | {"maybe", "perhaps"}) & set(re.findall(r"\w+", match[2] or match[3] or ""))
+    doubts = (opposite | {"maybe", "perhaps"}) & set(re.findall(r"\w+", match[2] or ""))
     return None if doubts else value
 
 
