@@ -123,7 +123,8 @@ def from_flax(
     sharding = LIBRARY[family].ShardingConfig.get_default_sharding(is_sampling=replicated)
     config = dataclasses.replace(config, shd_config=sharding)
     _check_tp(config, mesh)
-    flat = ocp.StandardCheckpointer().restore(checkpoint.resolve())
+    with ocp.StandardCheckpointer() as checkpointer:
+        flat = checkpointer.restore(checkpoint.resolve())
     for path, leaves in flat.items():
         # Gemma 2 2B keeps this matrix as (2, embed, hidden); larger ones and Gemma 3 as (2, hidden, embed).
         if path.endswith("mlp/gating_einsum") and leaves["w"].shape[1] == config.embed_dim:

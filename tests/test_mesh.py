@@ -56,7 +56,8 @@ def test_with_a_judge_the_halves_are_disjoint():
 def test_one_device_is_shared_and_the_reason_says_so():
     plan = plan_mesh(jax.devices()[:1], judge=True)
     assert ids(plan.policy) == ids(plan.judge) == [0]
-    assert all("one device, so policy and judge share it" in plan.reasons[role] for role in ("policy", "judge"))
+    for role in ("policy", "judge"):
+        assert "one device, so policy and judge share it" in plan.reasons[role]
 
 
 def test_the_odd_device_is_named_as_idle():
@@ -68,7 +69,11 @@ def test_the_odd_device_is_named_as_idle():
 @pytest.mark.parametrize(
     ("count", "options", "message"),
     [
-        (8, {"judge": False, "tp": 3}, "tp=3 does not divide the policy's 8 devices: choose tp from 1, 2, 4, 8"),
+        (
+            8,
+            {"judge": False, "tp": 3},
+            "tp=3 does not divide the policy's 8 devices: choose tp from 1, 2, 4, 8",
+        ),
         (8, {"judge": True, "tp": 8}, "tp=8 does not divide the policy's 4 devices: choose tp from 1, 2, 4"),
         (8, {"judge": True, "judge_tp": 3}, "tp=3 does not divide the judge's 4 devices"),
         (1, {"judge": True, "judge_tp": 2}, "tp=2 does not divide the judge's 1 devices: choose tp from 1"),
@@ -84,7 +89,9 @@ def test_a_plan_that_cannot_be_made_names_the_values(count, options, message):
 def test_batches_must_divide_over_fsdp():
     mesh = make_mesh(jax.devices(), 8, 1)
     check_divides(16, mesh, "batch")
-    with pytest.raises(ValueError, match=r"batch = 12 rows cannot be split over fsdp=8 chips: make it 8 or 16"):
+    with pytest.raises(
+        ValueError, match=r"batch = 12 rows cannot be split over fsdp=8 chips: make it 8 or 16"
+    ):
         check_divides(12, mesh, "batch")
     with pytest.raises(ValueError, match=r"batch = 4 .*make it 8$"):
         check_divides(4, mesh, "batch")

@@ -1,4 +1,4 @@
-"""Small Gemmas and tokenizers for tests: quick to make, with the control tokens where the real ones have them."""
+"""Small Gemmas and tokenizers for tests, with the control tokens where the real ones have them."""
 
 from __future__ import annotations
 
