@@ -21,8 +21,8 @@ TABLE = Path(__file__).parent / "golden" / "answers.jsonl"
 GOLDEN = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 GOLD = {"number": "5", "choice": "B", "yes_no": "yes", "list": "1, 2", "set": "1, 2", "text": "on"}
 FRAGMENTS = [
-    "1", "23", "000", ",", ".", "-", "−", "+", "/", " ", "\n", "%", "$", "e", "^", "10^", "×", "=", "½", "²", ";",
-    "km", "(B)", "b)", "yes", "no", "and", "or", "[", "]", "{", "}", "\\frac{", "\\boxed{", "**", '"',
+    "1", "23", "000", ",", ".", "-", "−", "+", "/", " ", "\n", "%", "$", "e", "^", "10^", "×", "=", "½", "²",
+    "km", ";", "(B)", "b)", "yes", "no", "and", "or", "[", "]", "{", "}", "\\frac{", "\\boxed{", "**", '"',
 ]
 TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join)
 
