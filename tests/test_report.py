@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import base64
+from html.parser import HTMLParser
+
+import pytest
+
+from reasonkit.evaluate import EvalResult, evaluate, paired
+from reasonkit.report import MAX_SAMPLES, write_report
+from reasonkit.tags import TAGS
+
+NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)></pre>\"'&\ud800"
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5E"
+                       "rkJggg==")
+MANIFESTS = [
+    {"stage": stage, "minutes": minutes, "prompt_sha256": "ab" * 32, "lora": lora, "metrics": {},
+     "inputs": {}, "versions": {"jax": "0.10.2", "flax": "0.12.8"}}
+    for stage, minutes, lora in [("data", 0.5, None), ("sft", 2.0, {"rank": 16, "alpha": 16.0})]
+]
+VOID = {"meta", "img", "line", "br"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: tags must nest; keeps what a reader sees, row by row, and every attribute."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.texts, self.rows = [], [], [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.texts.append(data)
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data.replace("\N{NO-BREAK SPACE}", " ")
+
+    @property
+    def text(self):
+        return "".join(self.texts).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def stage(right: int, n: int = 12, broken: bool = False, families: int = 3) -> EvalResult:
+    """The first `right` of `n` problems answered well, the others wrongly, or with broken form."""
+    rows = [{"id": f"p{number:03}", "family": f"family_{number % families}", "kind": "number",
+             "question": f"What is {number} + 1?", "reasoning": f"{number}+1={number + 1}",
+             "answer": str(number + 1)} for number in range(n)]
+    replies = iter(
+        TAGS.render(reasoning=row["reasoning"], answer=row["answer"]) if number < right
+        else NASTY if broken else TAGS.render(reasoning="?", answer="-5")
+        for number, row in enumerate(rows))
+    return evaluate(lambda prompts: [next(replies) for _ in prompts], rows, 4)
+
+
+@pytest.fixture
+def results():
+    return {"Stock": stage(3, broken=True), "After SFT": stage(6), "After GRPO": stage(9)}
+
+
+def write(tmp_path, results, comparisons=None, manifests=(), log_rows=(), figures=()):
+    return Page(write_report(tmp_path / "report.html", results, comparisons or {}, list(manifests),
+                             list(log_rows), list(figures)))
+
+
+def test_the_headline_has_every_stage_with_intervals(tmp_path, results):
+    page = write(tmp_path, results)
+    header = page.rows.index(["", "n", "Accuracy", "Format", "Step accuracy"])
+    table = page.rows[header + 1:header + 4]
+    assert [row[:2] for row in table] == [["Stock", "12"], ["After SFT", "12"], ["After GRPO", "12"]]
+    for row, result in zip(table, results.values(), strict=True):
+        expected = (result.accuracy, result.format_rate, result.step_accuracy)
+        for cell, interval in zip(row[2:], expected, strict=True):
+            mean, low, high = (100 * value for value in interval)
+            assert cell == f"{mean:.1f} % {low:.1f}–{high:.1f}"
+    assert "After GRPO answers 75.0 % of 12 test problems correctly, up from 25.0 % for Stock." in page.text
+
+
+def test_the_lede_does_not_call_a_loss_a_gain(tmp_path, results):
+    page = write(tmp_path, dict(reversed(results.items())))
+    assert "answers 25.0 % of 12 test problems correctly, against 75.0 % for After GRPO" in page.text
+
+
+def test_one_stage_alone_will_do(tmp_path):
+    page = write(tmp_path, {"Stock": stage(3)})
+    assert "Stock answers 25.0 % of 12 test problems correctly. " in page.text
+
+
+def test_differences_say_where_zero_lies(tmp_path, results):
+    a, b = stage(100, n=400), stage(300, n=400)
+    page = write(tmp_path, results, {"gain": paired(a, b), "loss": paired(b, a), "none": paired(a, a)})
+    rows = {row[0]: row for row in page.rows if row[0] in ("gain", "loss", "none")}
+    assert rows["gain"][1] == "+50.0" and rows["gain"][2].endswith("above zero")
+    assert rows["loss"][1] == "-50.0" and rows["loss"][2].endswith("below zero")
+    assert rows["none"][1:] == ["+0.0", "+0.0 to +0.0 zero lies inside", "1.000", "400"]
+    assert rows["gain"][3] == "< 0.001"
+
+
+def test_families_are_apart(tmp_path, results):
+    page = write(tmp_path, results)
+    header = page.rows.index(["", "n", "Stock", "After SFT", "After GRPO"])
+    table = page.rows[header + 1:header + 4]
+    assert [row[:2] for row in table] == [[f"family_{number}", "4"] for number in range(3)]
+    assert table[0][2].startswith("25.0 %") and table[0][4].startswith("75.0 %")
+
+
+def test_failures_are_counted_by_stage(tmp_path, results):
+    rows = {row[0]: row[1:] for row in write(tmp_path, results).rows if len(row) == 4}
+    assert rows["wrong answer"] == ["0", "6", "3"]
+    assert rows["no answer"] == ["9", "0", "0"]
+    assert rows["missing answer"] == ["9", "0", "0"]
+
+
+def test_samples_follow_the_stated_rule(tmp_path, results):
+    page = write(tmp_path, results)
+    asked = [text for text in page.texts if text.startswith("What is ")]
+    assert asked == [f"What is {number} + 1?" for number in (0, 1, 2, 9, 10, 11)]
+    assert "the first problem of each family, then the first of each with a wrong reply" in page.text
+    assert page.text.count("right · form kept · steps 100 %") == 3 * 3
+    many = write(tmp_path, {"Stock": stage(0, n=60, families=30)})
+    assert sum(text.startswith("What is ") for text in many.texts) == MAX_SAMPLES
+
+
+def test_samples_need_common_problems(tmp_path, results):
+    other = EvalResult([dict(sample, id="x" + sample["id"]) for sample in stage(3).samples])
+    assert "side by side" not in write(tmp_path, results | {"Other": other}).text
+
+
+def test_nothing_that_comes_from_outside_is_markup(tmp_path, results):
+    for sample in results["After GRPO"].samples:
+        sample.update(id=NASTY + sample["id"], family=NASTY, gold=NASTY, question=NASTY, completion=NASTY,
+                      failures=[NASTY])
+    figure = tmp_path / "<b onclick=alert(1)>'\".png"
+    figure.write_bytes(PNG)
+    manifest = {"stage": NASTY, "minutes": 1.0, "prompt_sha256": NASTY, "lora": {NASTY: NASTY},
+                "versions": {NASTY: NASTY}}
+    rows = [{"event": "reward", "parts": {NASTY: 1.0}, "sample": {"completion": NASTY}}]
+    same = paired(results["Stock"], results["Stock"])
+    page = write(tmp_path, {NASTY: results["After GRPO"]}, {NASTY: same}, [manifest], rows, [figure])
+    assert page.tags.count("img") == 2 and "script" not in page.tags  # the curves and the figure
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert page.text.count("<script>alert(1)</script>") >= 10  # shown, as text
+
+
+def test_the_page_is_self_contained(tmp_path, results):
+    figure = tmp_path / "reward_curves.png"
+    figure.write_bytes(PNG)
+    rows = [{"event": "sft_step", "step": step, "loss": 1.0 / step} for step in range(1, 30)]
+    page = write(tmp_path, results, log_rows=rows, figures=[figure])
+    sources = [value for name, value in page.attributes if name in ("src", "href")]
+    assert len(sources) == 2 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert base64.b64decode(sources[1].split(",")[1]) == PNG
+    assert ("alt", "reward curves") in page.attributes
+    raw = (tmp_path / "report.html").read_text()
+    assert "http" not in raw and "@import" not in raw and "url(" not in raw
+
+
+def test_run_facts(tmp_path, results):
+    page = write(tmp_path, results, manifests=MANIFESTS)
+    assert ["data", "0.5", "–", "ab" * 8] in page.rows
+    assert ["sft", "2.0", "rank 16, alpha 16.0", "ab" * 8] in page.rows
+    assert "2.5 minutes in all. One prompt across the stages. jax 0.10.2, flax 0.12.8." in page.text
+    other = dict(MANIFESTS[1], prompt_sha256="cd" * 32, versions={"jax": "0.11"})
+    text = write(tmp_path, results, manifests=[MANIFESTS[0], other]).text
+    assert "2 different prompts across the stages. jax 0.10.2/0.11, flax 0.12.8." in text
+
+
+def test_empty_inputs_leave_their_sections_out(tmp_path, results):
+    text = write(tmp_path, results).text
+    for heading in ("Paired differences", "Training", "The run"):
+        assert heading not in text
+    assert "What goes wrong" not in write(tmp_path, {"Perfect": stage(12)}).text
+
+
+def test_notes_say_what_correct_means(tmp_path, results):
+    text = " ".join(write(tmp_path, results).text.split())
+    assert "a reply without that tag gives no answer, and is not correct" in text
+
+
+def test_the_file_is_written_whole(tmp_path, results):
+    path = write_report(tmp_path / "deep" / "report.html", results, {}, [], [], [])
+    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
+    with pytest.raises(FileNotFoundError, match="gone.png"):
+        write_report(path, {"Other": stage(1)}, {}, [], [], [tmp_path / "gone.png"])
+    assert "After GRPO" in path.read_text()
+
+
+def test_no_results_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no results"):
+        write_report(tmp_path / "report.html", {}, {}, [], [], [])
+
+
+def test_a_figure_must_be_an_image(tmp_path, results):
+    with pytest.raises(ValueError, match="page.html is of type text/html"):
+        write_report(tmp_path / "report.html", results, {}, [], [], [tmp_path / "page.html"])
