@@ -19,7 +19,7 @@ from reasonkit import _tunix
 from reasonkit.budget import TimeBudget
 from reasonkit.data import grpo_batches
 from reasonkit.mesh import check_divides
-from reasonkit.models import base_shared, reference
+from reasonkit.lora import base_shared, reference
 from reasonkit.rollout import sampling
 
 

@@ -62,6 +62,14 @@ def lora_signature(model: nnx.Module) -> dict[str, Any]:
     return {"rank": ranks.pop(), "alpha": model.lora_alpha, "paths": digest}
 
 
+def fingerprint(model: nnx.Module) -> str:
+    """SHA-256 over the adapter's values: two models with the same one hold the same adapter, bit for bit."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(_leaves(_lora(model)).items()):
+        digest.update(path.encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
 def reference(model: nnx.Module) -> nnx.Module:
     """The model as it is now, to compare a trained one with: LoRA leaves copied, base buffers shared.
 

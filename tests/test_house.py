@@ -18,7 +18,7 @@ LAYERS = (
     ("stdlib", "tags answers budget runlog"),
     ("numpy", "judge rewards data evaluate"),
     ("jax", "mesh gemma lora models preflight"),
-    ("tunix", "rollout _tunix sft simpo grpo distill"),
+    ("tunix", "rollout _tunix sft simpo grpo distill verify"),
     ("user", "recipes dashboard report"),
 )
 ORDER = ["", *(name for _, names in LAYERS for name in names.split()), "assets"]

@@ -1,0 +1,188 @@
+"""What is trained (`Recipe`) and where it runs (`Profile`): every choice of a run, side by side in one file.
+
+A notebook names one of each and a seed; `open_run` turns the three into a `Run`: the folder of artifacts, the clock, the
+log. Nothing here trains: the notebooks call the stages themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from reasonkit.budget import TimeBudget, write_atomic
+from reasonkit.grpo import GrpoSettings
+from reasonkit.runlog import RunLog, prompt_hash, read_manifest, write_manifest
+from reasonkit.sft import SftSettings
+from reasonkit.tags import TAGS
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes for one kind of machine. `devices` are virtual CPU devices (0: the machine's own accelerators); `rows` are
+    the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need."""
+
+    name: str
+    devices: int
+    policy: str
+    judge: str
+    dtype: str
+    minutes: float
+    reserve_minutes: float
+    rows: Mapping[str, int]
+    lora_rank: int
+    lora_alpha: float
+    sft: SftSettings
+    grpo: GrpoSettings
+    eval_batch: int
+    judge_batch: int
+    judge_tp: int
+    judge_max_length: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained: the data, the weight of each part of the reward (0: logged only), and each stage's share of time."""
+
+    name: str
+    summary: str
+    data: str
+    rewards: Mapping[str, float]
+    shares: Mapping[str, float]
+
+
+_TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0, judge_tp=1,
+             judge_max_length=192)
+# Lengths and batches of the winning runs; rows a step sized for eight v5e chips with the weights replicated.
+_GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048)
+
+PROFILES = {
+    "cpu": Profile(
+        "cpu", devices=8, minutes=20, reserve_minutes=2, rows={"train": 3000, "validation": 200, "test": 600},
+        sft=SftSettings(steps=120, batch_size=32, max_length=136, learning_rate=2e-3),
+        grpo=GrpoSettings(steps=80, prompts_per_step=12, num_generations=8, max_prompt_length=80, max_new_tokens=64,
+                          learning_rate=4e-4, beta=0.02),
+        eval_batch=100, judge_batch=96, **_TINY),
+    "smoke": Profile(
+        "smoke", devices=8, minutes=30, reserve_minutes=1, rows={"train": 64, "validation": 8, "test": 16},
+        sft=SftSettings(steps=2, batch_size=8, max_length=136, learning_rate=2e-3),
+        grpo=GrpoSettings(steps=2, prompts_per_step=4, num_generations=4, max_prompt_length=80, max_new_tokens=64,
+                          learning_rate=4e-4, beta=0.02),
+        eval_batch=16, judge_batch=16, **_TINY),
+    "kaggle": Profile(
+        "kaggle", devices=0, judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
+        rows={"train": 33000, "validation": 400, "test": 1000},
+        sft=SftSettings(steps=1000, batch_size=32, max_length=1024, learning_rate=2e-5),
+        grpo=GrpoSettings(steps=800, prompts_per_step=16, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+                          learning_rate=5e-6, micro_prompts=4, beta=0.07),
+        eval_batch=64, judge_batch=8, judge_tp=4, **_GEMMA),
+    "colab": Profile(
+        "colab", devices=0, judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
+        rows={"train": 8000, "validation": 200, "test": 400},
+        sft=SftSettings(steps=400, batch_size=8, max_length=1024, learning_rate=2e-5),
+        grpo=GrpoSettings(steps=200, prompts_per_step=4, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+                          learning_rate=5e-6, micro_prompts=1, beta=0.07),
+        eval_batch=16, judge_batch=4, judge_tp=1, **{**_GEMMA, "policy": "gemma3-1b-it"}),
+    "gpu": Profile(
+        "gpu", devices=0, judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
+        rows={"train": 33000, "validation": 400, "test": 1000},
+        sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=2e-5),
+        grpo=GrpoSettings(steps=800, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+                          learning_rate=5e-6, micro_prompts=2, beta=0.07),
+        eval_batch=32, judge_batch=8, judge_tp=1, **_GEMMA),
+}
+
+RECIPES = {
+    "g_rar": Recipe(
+        "g_rar", "SFT warm start, then GRPO on form, exact answer and a rubric judge (the winning G-RaR entry)",
+        data="tiny_mix", rewards={"tag_format": 1.0, "exact_answer": 1.0, "rubric": 1.0},
+        shares={"sft": 0.25, "grpo": 0.75}),
+    "g_exact": Recipe(
+        "g_exact", "the same without the judge's vote: the rubric is scored and logged, with weight 0",
+        data="tiny_mix", rewards={"tag_format": 1.0, "exact_answer": 1.0, "rubric": 0.0},
+        shares={"sft": 0.25, "grpo": 0.75}),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its choices, its folder of artifacts, its clock and its log."""
+
+    profile: Profile
+    recipe: Recipe
+    seed: int
+    folder: Path
+    budget: TimeBudget
+    log: RunLog
+
+    @property
+    def checkpoints(self) -> Path:
+        """The judges' CKPT_DIR: all stages save here, under growing step numbers."""
+        return self.folder / "checkpoints"
+
+    @property
+    def lora(self) -> dict:
+        """The adapter's shape, which every stage must share."""
+        return {"rank": self.profile.lora_rank, "alpha": self.profile.lora_alpha}
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage's artifacts."""
+        return self.folder / name
+
+    def finished(self, stage: str) -> bool:
+        return (self.stage(stage) / "manifest.json").exists()
+
+    def manifest(self, stage: str) -> dict:
+        """What an earlier stage left. Raises ManifestError when it is missing or of another prompt or adapter."""
+        return read_manifest(self.stage(stage), stage=stage, prompt_sha256=prompt_hash(TAGS.template),
+                             lora=None if stage == "data" else self.lora)
+
+    def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
+        """Write the stage's manifest: from here on the next notebook can start."""
+        return write_manifest(self.stage(stage), stage, inputs=dict(inputs), metrics=dict(metrics),
+                              prompt_sha256=prompt_hash(TAGS.template), lora=None if stage == "data" else self.lora,
+                              minutes=minutes, extra=extra)
+
+
+def _choose(kind: str, table: Mapping, name: str):
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(table)}")
+    return table[name]
+
+
+def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None) -> Run:
+    """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
+
+    Raises ValueError for an unknown profile or recipe, and when the folder holds another run: its checkpoints would be
+    resumed in silence.
+    """
+    chosen, plan = _choose("profile", PROFILES, profile), _choose("recipe", RECIPES, recipe)
+    folder = Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
+    identity = {"profile": profile, "recipe": recipe, "seed": seed}
+    path = folder / "run.json"
+    if path.exists() and (found := json.loads(path.read_text())) != identity:
+        raise ValueError(f"{folder} holds the run {found}, and {identity} was asked for: delete the folder, or set "
+                         "REASONKIT_ARTIFACTS to another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(identity))
+    if chosen.devices:
+        _virtual_devices(chosen.devices)
+    budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,
+                        ledger=folder / "ledger.json", shares=plan.shares)
+    return Run(chosen, plan, seed, folder, budget, RunLog(folder / "run.jsonl"))
+
+
+def _virtual_devices(count: int) -> None:
+    """Let the CPU play `count` devices; only possible before JAX has looked for any."""
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        pass  # JAX has started: the check below decides
+    if len(jax.devices()) != count:
+        raise RuntimeError(f"this profile needs {count} virtual CPU devices and JAX runs with {len(jax.devices())}: "
+                           "restart the kernel and run the notebook from its first cell")
