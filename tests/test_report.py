@@ -145,7 +145,7 @@ def test_nothing_that_comes_from_outside_is_markup(tmp_path, results):
     for sample in results["After GRPO"].samples:
         sample.update(id=NASTY + sample["id"], family=NASTY, gold=NASTY, question=NASTY, completion=NASTY,
                       failures=[NASTY])
-    figure = tmp_path / "<b onclick=alert(1)>'\".png"
+    figure = tmp_path / '<img>" onload="alert(1).png'
     figure.write_bytes(PNG)
     manifest = {"stage": NASTY, "minutes": 1.0, "prompt_sha256": NASTY, "lora": {NASTY: NASTY},
                 "versions": {NASTY: NASTY}}
