@@ -58,7 +58,7 @@ def curves(rows: Iterable[Row]) -> Curves:
     panels = _panels(list(rows))
     columns = min(2, max(1, len(panels)))
     height = -(-max(1, len(panels)) // columns)
-    figure = Curves(figsize=(4.2 * columns, 2.5 * height), layout="constrained")
+    figure = Curves(figsize=(6.4 if columns == 1 else 8.4, 2.5 * height), layout="constrained")
     for number, (title, axis, lines) in enumerate(panels, 1):
         axes = figure.add_subplot(height, columns, number)
         for colour, (name, (x, y)) in zip(cycle(COLOURS), lines.items(), strict=False):
@@ -96,7 +96,8 @@ class Dashboard:
         self._budget, self._total, self._due = budget, total_steps, 0.0
         self._progress = widgets.IntProgress(value=0, max=total_steps, layout=widgets.Layout(width="100%"))
         self._status, self._samples = widgets.HTML(), widgets.HTML()
-        self._plot = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        self._plot = widgets.Image(
+            format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
         self.widget = widgets.VBox([widgets.HTML(f"<b>{escape(title)}</b>"), self._progress, self._status,
                                     self._plot, self._samples])
 
