@@ -64,7 +64,8 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
                  temperature=settings.temperature, seed=seed),
         dict(actor_optimizer=_tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
                                           settings.clip),
-             eval_every_n_steps=settings.steps + start_step + 1, max_steps=settings.steps + start_step,
+             eval_every_n_steps=settings.steps + start_step + 1,
+             max_steps=settings.steps + start_step + 1,  # not reached: the stage ends with its batches, as the clock sees it
              mini_batch_size=settings.prompts_per_step, train_micro_batch_size=micro,
              rollout_micro_batch_size=settings.prompts_per_step, compute_logps_micro_batch_size=settings.prompts_per_step,
              checkpoint_root_directory=str(checkpoints.resolve()),

@@ -1,7 +1,7 @@
 """What is trained (`Recipe`) and where it runs (`Profile`): every choice of a run, side by side in one file.
 
-A notebook names one of each and a seed; `open_run` turns the three into a `Run`: the folder of artifacts, the clock, the
-log. Nothing here trains: the notebooks call the stages themselves.
+A notebook names one of each and a seed; `open_run` turns the three into a `Run`: the folder of artifacts and the
+clock. Nothing here trains: the notebooks call the stages themselves.
 """
 
 from __future__ import annotations
@@ -110,14 +110,13 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its choices, its folder of artifacts, its clock and its log."""
+    """One run: its choices, its folder of artifacts and its clock."""
 
     profile: Profile
     recipe: Recipe
     seed: int
     folder: Path
     budget: TimeBudget
-    log: RunLog
 
     @property
     def checkpoints(self) -> Path:
@@ -132,6 +131,10 @@ class Run:
     def stage(self, name: str) -> Path:
         """The folder of a stage's artifacts."""
         return self.folder / name
+
+    def log(self, stage: str) -> RunLog:
+        """The log of a stage, appended to by every session that works on it."""
+        return RunLog(self.stage(stage) / "log.jsonl")
 
     def finished(self, stage: str) -> bool:
         return (self.stage(stage) / "manifest.json").exists()
@@ -173,7 +176,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
         _virtual_devices(chosen.devices)
     budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,
                         ledger=folder / "ledger.json", shares=plan.shares)
-    return Run(chosen, plan, seed, folder, budget, RunLog(folder / "run.jsonl"))
+    return Run(chosen, plan, seed, folder, budget)
 
 
 def _virtual_devices(count: int) -> None:

@@ -1,0 +1,114 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1 · Data curation
+#
+# A reasoning model is taught by three things: questions, worked solutions in the form we want, and a way to tell a good
+# reply from a bad one. This notebook makes all three and splits them so that no test question can have been trained on.
+#
+# **What comes out:** `artifacts/data/{train,validation,test}.jsonl` and a manifest that notebook 2 reads.
+# **How long:** under a minute. **What to change:** the two lines below.
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
+RECIPE = "g_rar"  # what is trained: see reasonkit/recipes.py
+SEED = 0
+
+# %% [markdown]
+# The next cell finds the library and installs what is missing, pinned. If it installs something, nothing needs a restart
+# as long as it is the first cell that ran; after a failed import elsewhere, restart the kernel once.
+
+# %% tags=["setup"]
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HOME = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "reasonkit").is_dir())
+sys.path.insert(0, str(HOME))
+try:
+    ready = version("google-tunix") == "0.1.7" and version("jax") == "0.10.2" and version("flax") == "0.12.8"
+except PackageNotFoundError:
+    ready = False
+if not ready:
+    get_ipython().run_line_magic("pip", f"install -q -r {HOME}/requirements.txt")
+
+# %%
+from reasonkit import data, recipes
+from reasonkit.tags import TAGS
+
+run = recipes.open_run(PROFILE, RECIPE, SEED)
+recipe = data.load_recipe(run.recipe.data)
+print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence}\n"
+      f"{run.budget.minutes_left:.0f} minutes left")
+
+# %% [markdown]
+# ## The form
+#
+# Training, rollout, evaluation and the judges all use **one prompt**, byte for byte. A difference of a single space
+# between training and evaluation has cost an entrant 40 points of format; here there is only one template to differ from.
+
+# %%
+print(TAGS.template)
+
+# %% [markdown]
+# ## The problems
+#
+# Every problem is a function of its family, its number and the seed. The worked steps are canonical, one operation each,
+# so that a program can later tell how many of a reply's steps are right, not only whether the answer is.
+
+# %%
+for family in recipe.families:
+    item = data.problem(family, 0, SEED)
+    print(f"{family} ({item.kind})\n  {item.question}\n  {TAGS.render(reasoning=item.reasoning, answer=item.answer)}\n")
+
+# %% [markdown]
+# ## The rubric
+#
+# What a judge model is asked about each reply, with the weights of *Rubrics as Rewards* (arXiv 2507.17746).
+
+# %%
+for criterion in recipe.rubric:
+    print(f"{criterion.weight:.1f}  {criterion.title}: {criterion.description}")
+
+# %% [markdown]
+# ## The splits
+#
+# A question belongs to exactly one split by the hash of its text, whatever the seed, so train, validation and test are
+# disjoint by construction. `curate` proves it anyway, on the questions without case and white space.
+
+# %%
+splits = data.curate(recipe, run.profile.rows, SEED)
+for name, rows in splits.items():
+    counts = {family: rows["family"].count(family) for family in recipe.families}
+    print(f"{name:>10}: {len(rows):>6} rows  {counts}")
+
+# %% [markdown]
+# A look at lengths: rows that do not fit a stage's token limit are left out, never cut, so a long tail here would be a loss.
+
+# %%
+import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots(figsize=(7, 2.4))
+for family in recipe.families:
+    rows = splits["train"].filter(lambda row, wanted=family: row["family"] == wanted)
+    axes.hist([len(reasoning) for reasoning in rows["reasoning"]], bins=30, alpha=0.6, label=family)
+axes.set(xlabel="characters of reasoning", ylabel="problems")
+axes.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## Hand over
+#
+# The manifest carries the hashes of the files and of the prompt: the next notebook refuses another prompt.
+
+# %%
+paths = data.save(splits, run.stage("data"))
+run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
+           minutes=run.budget.minutes_used)
+print(f"wrote {run.stage('data')}; {run.budget.minutes_left:.1f} minutes left")

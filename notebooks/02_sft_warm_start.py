@@ -1,0 +1,127 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2 · SFT warm start
+#
+# Reinforcement learning can only reward what the model already does sometimes. A stock model never writes our tags, so a
+# short supervised run on worked solutions comes first: one LoRA adapter on the frozen base, which every later stage goes
+# on training.
+#
+# **What comes in:** notebook 1's manifest. **What comes out:** the adapter, and checkpoints the judges can already load.
+# **What to expect:** the loss falls to a plateau within the first third; afterwards nearly every reply has the form.
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
+RECIPE = "g_rar"  # what is trained: see reasonkit/recipes.py
+SEED = 0
+
+# %% tags=["setup"]
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HOME = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "reasonkit").is_dir())
+sys.path.insert(0, str(HOME))
+try:
+    ready = version("google-tunix") == "0.1.7" and version("jax") == "0.10.2" and version("flax") == "0.12.8"
+except PackageNotFoundError:
+    ready = False
+if not ready:
+    get_ipython().run_line_magic("pip", f"install -q -r {HOME}/requirements.txt")
+
+# %%
+from dataclasses import replace
+
+import jax
+from reasonkit import data, lora, mesh, models, recipes, rollout
+from reasonkit.sft import sft
+from reasonkit.tags import TAGS
+
+run = recipes.open_run(PROFILE, RECIPE, SEED)
+profile, manifest = run.profile, run.manifest("data")
+train, validation = (data.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
+print(f"{len(train)} problems to learn from; {run.budget.minutes_left:.1f} minutes left")
+
+# %% [markdown]
+# ## The chips
+#
+# A LoRA on a frozen base of 1 or 2 B parameters fits replicated: every chip holds the base, the batch is split, and no
+# weight is gathered at any token. SFT has no judge, so the policy has all the chips.
+
+# %%
+plan = mesh.plan_mesh(jax.devices(), judge=False)
+for role, reason in plan.reasons.items():
+    print(f"{role}: {reason}")
+
+# %% [markdown]
+# ## The model and its adapter
+#
+# The base is loaded once and never changes. The adapter starts at zero, so at this point the model is the stock model.
+
+# %%
+policy = models.load(profile.policy, plan.policy, profile.dtype)
+policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
+print(f"{policy.name}: adapter {lora.lora_signature(policy.model)}, stops at tokens {policy.tokenizer.stop_ids}")
+
+# %% [markdown]
+# ## What the stock model says
+#
+# It answers, but does not show its work.
+
+# %%
+settings = profile.grpo
+generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, max_prompt_length=settings.max_prompt_length,
+                             max_new_tokens=settings.max_new_tokens, batch_size=16)
+asked = validation.select(range(min(16, len(validation))))
+for question, reply in list(zip(asked["question"], generate([TAGS.prompt(q) for q in asked["question"]])))[:3]:
+    print(f"{question}\n  {reply!r}")
+
+# %% [markdown]
+# ## Training
+#
+# The loss is on the reply and on its stop token, not on the question. The clock ends the stage in time if the machine is
+# slower than planned. A stage that was finished before is not trained again: its adapter is read back.
+
+# %%
+from reasonkit.dashboard import Dashboard
+
+log = run.log("sft")
+board = Dashboard(log, run.budget, "SFT warm start", profile.sft.steps)
+board.show()
+if run.finished("sft"):
+    lora.restore_lora(policy.model, run.stage("sft") / "adapter")
+else:
+    result = sft(policy, plan.policy, train, profile.sft, run.budget, log, run.checkpoints, SEED, board.update)
+    lora.save_lora(policy.model, run.stage("sft") / "adapter", result.checkpoint_step)
+    print(f"{result.steps} steps in {result.minutes:.1f} minutes, ended by {result.stopped}")
+
+# %%
+board.figure(run.stage("sft") / "curves.png")
+
+# %% [markdown]
+# ## What the model says now
+#
+# The same questions of the validation split, and the share of replies that have the form exactly.
+
+# %%
+replies = generate([TAGS.prompt(question) for question in asked["question"]])
+form = sum(TAGS.parse(reply).ok for reply in replies) / len(replies)
+for question, reply in list(zip(asked["question"], replies))[:3]:
+    print(f"{question}\n  {reply!r}")
+print(f"form: {form:.0%} of {len(replies)}")
+
+# %% [markdown]
+# ## Hand over
+
+# %%
+if not run.finished("sft"):
+    run.finish("sft", inputs={"train": run.stage("data") / "train.jsonl"}, metrics={"form": form, "steps": result.steps},
+               minutes=result.minutes, checkpoint_step=result.checkpoint_step, stopped=result.stopped)
+del policy, generate  # the next stage lays the base out anew: free the chips
+print(f"adapter in {run.stage('sft') / 'adapter'}; {run.budget.minutes_left:.1f} minutes left")

@@ -1,0 +1,131 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3 · GRPO with a judge
+#
+# The model now has the form. Here it practises: it writes a group of replies to each question, a reward compares them,
+# and the adapter moves towards the better ones (GRPO, arXiv 2402.03300). The reward has three parts: **form** (a penalty,
+# never a bonus), the **exact answer**, and a **rubric** that a second model scores on the other half of the chips.
+#
+# **What comes in:** notebook 2's adapter. **What comes out:** the adapter to submit.
+# **What to expect:** the reward rises and the length stays put; rising length with flat accuracy would be a warning.
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
+RECIPE = "g_rar"  # what is trained: see reasonkit/recipes.py
+SEED = 0
+
+# %% tags=["setup"]
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HOME = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "reasonkit").is_dir())
+sys.path.insert(0, str(HOME))
+try:
+    ready = version("google-tunix") == "0.1.7" and version("jax") == "0.10.2" and version("flax") == "0.12.8"
+except PackageNotFoundError:
+    ready = False
+if not ready:
+    get_ipython().run_line_magic("pip", f"install -q -r {HOME}/requirements.txt")
+
+# %%
+from dataclasses import replace
+
+import jax
+from reasonkit import data, lora, mesh, models, recipes, rewards
+from reasonkit.grpo import grpo
+from reasonkit.judge import RATINGS, JudgeItem, LocalJudge
+
+run = recipes.open_run(PROFILE, RECIPE, SEED)
+profile, warm = run.profile, run.manifest("sft")
+train = data.read(run.stage("data") / "train.jsonl")
+print(f"starting from step {warm['extra']['checkpoint_step']}; {run.budget.minutes_left:.1f} minutes left")
+
+# %% [markdown]
+# ## The chips
+#
+# Policy, reference and rollout share one half, the judge has the other. The reference costs no second copy of the base:
+# it is the adapter as it is now, on the same frozen weights.
+
+# %%
+plan = mesh.plan_mesh(jax.devices(), judge=True, judge_tp=profile.judge_tp)
+for role, reason in plan.reasons.items():
+    print(f"{role}: {reason}")
+
+# %%
+policy = models.load(profile.policy, plan.policy, profile.dtype)
+policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
+lora.restore_lora(policy.model, run.stage("sft") / "adapter")
+
+# %% [markdown]
+# ## The judge
+#
+# The judge reads question, reply and one criterion, and rates from 1 to 5. Nothing is generated: the rating is the
+# expectation over the next token's distribution, from a single forward pass. It gives a continuous score, cannot be
+# mis-parsed, and a failure is *no signal*, never a low score.
+
+# %%
+judge_model = models.load(profile.judge, plan.judge, profile.dtype)
+rate = models.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
+                              batch_size=profile.judge_batch)
+judge = LocalJudge(rate, profile.judge)
+
+# %% [markdown]
+# Before it may teach, the judge must tell a worked solution from the same solution with one wrong step.
+
+# %%
+rubric = data.load_recipe(run.recipe.data).rubric
+good, bad = (data.problem("coins", 7, SEED, slip) for slip in (data.exact, lambda value: value + 3))
+for name, item in (("good", good), ("bad", bad)):
+    reply = data.TAGS.render(reasoning=item.reasoning, answer=item.answer)
+    print(name, reply, judge.score([JudgeItem(good.question, reply, rubric)])[0])
+
+# %% [markdown]
+# ## The reward
+#
+# One function for the learner, composed of named parts. A part with weight 0 is computed and logged, not trained on.
+# What is logged is what is trained on.
+
+# %%
+parts = {"tag_format": rewards.tag_format, "exact_answer": rewards.exact_answer, "rubric": rewards.rubric(judge)}
+log = run.log("grpo")
+reward = rewards.compose([(parts[name], weight) for name, weight in run.recipe.rewards.items()], log)
+print(run.recipe.rewards)
+
+# %% [markdown]
+# ## Training
+
+# %%
+from reasonkit.dashboard import Dashboard
+
+board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
+board.show()
+if run.finished("grpo"):
+    lora.restore_lora(policy.model, run.stage("grpo") / "adapter")
+else:
+    result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
+                  warm["extra"]["checkpoint_step"], board.update)
+    lora.save_lora(policy.model, run.stage("grpo") / "adapter", result.checkpoint_step)
+    print(f"{result.steps} steps in {result.minutes:.1f} minutes, ended by {result.stopped}")
+
+# %%
+board.figure(run.stage("grpo") / "curves.png")
+
+# %% [markdown]
+# ## Hand over
+
+# %%
+if not run.finished("grpo"):
+    last = log.last("reward")
+    run.finish("grpo", inputs={"adapter": run.stage("sft") / "adapter"}, minutes=result.minutes, stopped=result.stopped,
+               metrics={"steps": result.steps, "reward": last["mean"] if last else None, "judge_failures": judge.failures},
+               checkpoint_step=result.checkpoint_step)
+del policy, judge_model, rate, judge, parts, reward  # free the chips for the evaluation
+print(f"adapter in {run.stage('grpo') / 'adapter'}; {run.budget.minutes_left:.1f} minutes left")

@@ -1,0 +1,120 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 4 · Evaluation
+#
+# Did it help? The same test questions, never trained on, are put to the stock model, to the model after SFT and to the
+# model after GRPO, with the judges' own decoding (greedy). Every figure comes with its 95 % interval, and stages are
+# compared question by question.
+#
+# **What comes in:** the adapters of notebooks 2 and 3. **What comes out:** `artifacts/report.html`, and the certainty that
+# the judges will load what was evaluated here.
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
+RECIPE = "g_rar"  # what is trained: see reasonkit/recipes.py
+SEED = 0
+
+# %% tags=["setup"]
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HOME = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "reasonkit").is_dir())
+sys.path.insert(0, str(HOME))
+try:
+    ready = version("google-tunix") == "0.1.7" and version("jax") == "0.10.2" and version("flax") == "0.12.8"
+except PackageNotFoundError:
+    ready = False
+if not ready:
+    get_ipython().run_line_magic("pip", f"install -q -r {HOME}/requirements.txt")
+
+# %%
+from dataclasses import replace
+
+import jax
+from reasonkit import data, lora, mesh, models, recipes, rollout
+from reasonkit.evaluate import evaluate, paired
+
+run = recipes.open_run(PROFILE, RECIPE, SEED)
+profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]
+test = data.read(run.stage("data") / "test.jsonl")
+print(f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left")
+
+# %%
+plan = mesh.plan_mesh(jax.devices(), judge=False)
+policy = models.load(profile.policy, plan.policy, profile.dtype)
+policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
+limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
+generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
+
+# %% [markdown]
+# ## Three stages, one set of questions
+#
+# A fresh adapter is zero, so the first row is the stock model. A right answer behind a broken tag still counts as right:
+# the form is reported apart. *Steps* is the share of worked steps that are right, measured by a program.
+
+# %%
+results = {"stock": evaluate(generate, test, profile.eval_batch)}
+print(f"{'stock':>10}: {results['stock']}")
+for name, stage in (("after SFT", "sft"), ("after GRPO", "grpo")):
+    lora.restore_lora(policy.model, run.stage(stage) / "adapter")
+    results[name] = evaluate(generate, test, profile.eval_batch)
+    print(f"{name:>10}: {results[name]}")
+
+# %% [markdown]
+# ## Is the difference real?
+#
+# On the same questions, so the comparison is paired: a bootstrap interval, and McNemar's exact test for rates.
+
+# %%
+comparisons = {f"{name}, {field}": paired(results["after SFT"], results["after GRPO"], field, seed=SEED)
+               for name, field in (("accuracy after GRPO against SFT", "correct"), ("steps after GRPO against SFT", "steps"))}
+for name, difference in comparisons.items():
+    print(f"{name}: {difference}")
+
+# %%
+for family, result in results["after GRPO"].by_family().items():
+    print(f"{family:>10}: {result.accuracy}")
+
+# %% [markdown]
+# ## What still goes wrong
+
+# %%
+print(results["after GRPO"].failures)
+for sample in [row for row in results["after GRPO"].samples if not row["correct"]][:3]:
+    print(f"\n{sample['question']}\n  {sample['completion']!r}\n  right: {sample['gold']}")
+
+# %% [markdown]
+# ## The judges' way in
+#
+# The checkpoint folder is loaded once more in a fresh process, exactly as the competition's template does it: the highest
+# step, the adapter alone, their sampler and cache, their decoding. It must be the adapter that was evaluated above.
+
+# %%
+from reasonkit.verify import verify_submission
+
+pairs = [(row["question"], row["completion"]) for row in results["after GRPO"].samples[:8]]
+print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, model=str(policy.folder),
+                        dtype=profile.dtype, rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
+
+# %% [markdown]
+# ## The report
+
+# %%
+from reasonkit.report import write_report
+
+for name, result in results.items():
+    result.to_json(run.stage("evaluation") / f"{name.replace(' ', '_').lower()}.json")
+run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minutes=run.budget.minutes_used,
+           metrics={name: {"accuracy": result.accuracy, "form": result.format_rate, "steps": result.step_accuracy}
+                    for name, result in results.items()})
+path = write_report(run.folder / "report.html", results, comparisons, [*manifests, run.manifest("evaluation")],
+                    [row for stage in ("sft", "grpo") for row in run.log(stage).read()], [])
+print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
