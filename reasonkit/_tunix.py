@@ -38,11 +38,12 @@ class StageResult:
 class StepLog(hooks.TrainingHooks):
     """Writes one row a training step to the run log: loss, seconds, and what `extra(step)` adds.
 
-    Hooks, not a metrics backend: Tunix's backends listen globally and are never removed, so that the log of a stage that
-    is over would go on receiving the scalars of the next.
+    Hooks, not a metrics backend: Tunix's backends listen globally and are never removed, so the log of a stage that is
+    over would go on receiving the scalars of the next.
     """
 
-    def __init__(self, log, event: str, first_step: int, extra: Callable[[object, int], dict], on_step: Callable[[], None]):
+    def __init__(self, log, event: str, first_step: int, extra: Callable[[object, int], dict],
+                 on_step: Callable[[], None]):
         self._log, self._event, self._first, self._extra, self._on_step = log, event, first_step, extra, on_step
         self._last = time.perf_counter()
 
@@ -70,7 +71,8 @@ class StepLog(hooks.TrainingHooks):
         pass
 
 
-def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float, clip: float) -> optax.GradientTransformation:
+def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float,
+          clip: float) -> optax.GradientTransformation:
     """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine to a tenth."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(warmup * steps)), max(2, steps),
                                                   learning_rate / 10)
@@ -82,7 +84,7 @@ def checkpoint_options(save_every: int, keep: int) -> ocp.CheckpointManagerOptio
 
 
 def remaining(batches: Iterator, done: int, steps: int, guard: Callable[[Iterator], Iterator]) -> Iterator:
-    """The batches of a stage for Tunix: those it skips on resume unguarded, the others under the clock, `steps` in all."""
+    """The batches of a stage for Tunix: the `done` ones, which it skips, unguarded; then `steps` under the clock."""
     return chain(islice(batches, done), guard(islice(batches, steps)))
 
 

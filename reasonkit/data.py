@@ -1,7 +1,7 @@
 """Problems: read a recipe, generate, split, prove the splits disjoint, batch.
 
-Not a loader of its own: rows live in `datasets.Dataset`. A question belongs to exactly one split by the hash of its text,
-so train, validation and test are disjoint by construction, for every seed; `assert_disjoint` checks it all the same.
+Not a loader of its own: rows live in `datasets.Dataset`. A question belongs to exactly one split by the hash of its
+text, so train, validation and test are disjoint by construction, for every seed; `assert_disjoint` checks it all the same.
 Batches are plain functions of (rows, seed), so a resumed run sees the same order.
 """
 
@@ -63,7 +63,8 @@ def load_recipe(name: str) -> DataRecipe:
     families = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
     for family in raw["families"]:
         if family not in families:
-            raise ValueError(f"data recipe {name!r} names the unknown family {family!r}: choose from {', '.join(families)}")
+            raise ValueError(f"data recipe {name!r} names the unknown family {family!r}: "
+                             f"choose from {', '.join(families)}")
     if tuple(raw["split"]) != SPLITS or sum(raw["split"].values()) != 100:
         raise ValueError(f"data recipe {name!r}: [split] must give {', '.join(SPLITS)} in per cent, sum 100; "
                          f"it gives {raw['split']}")
@@ -165,7 +166,8 @@ def _order(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
         epoch += 1
 
 
-def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int,
+                seed: int) -> Iterator[dict[str, np.ndarray]]:
     """Endless SFT batches: `tokens_BL` int32, right-padded, and `loss_mask_BL`, 1 on the reply and its stop token.
 
     The stop token is part of the target: a policy that never learns to stop runs into the token limit. Rows longer than
@@ -174,7 +176,8 @@ def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int, seed
     encoded = []
     for row in rows:
         prompt = [tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(row["question"]))]
-        reply = [*tokenizer.encode(TAGS.render(reasoning=row["reasoning"], answer=row["answer"])), tokenizer.end_of_turn]
+        text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
+        reply = [*tokenizer.encode(text), tokenizer.end_of_turn]
         if len(prompt) + len(reply) <= max_length:
             encoded.append((prompt, reply))
     for numbers in _order(len(encoded), batch_size, seed):

@@ -182,6 +182,8 @@ def _hf_config(file: Path, dtype: Any, replicated: bool) -> tuple[str, Any]:
             "sliding_window_size": raw["sliding_window"],
             "shd_config": LIBRARY[family].ShardingConfig.get_default_sharding(is_sampling=replicated),
         }
+        if raw.get("query_pre_attn_scalar", raw["head_dim"]) != raw["head_dim"]:
+            raise ValueError(f"{file}: query_pre_attn_scalar={raw['query_pre_attn_scalar']} is not head_dim")
         if family == "gemma2":
             pattern = itertools.cycle((gemma2.AttentionType.LOCAL_SLIDING, gemma2.AttentionType.GLOBAL))
             return family, gemma2.ModelConfig(
@@ -192,11 +194,15 @@ def _hf_config(file: Path, dtype: Any, replicated: bool) -> tuple[str, Any]:
                 use_post_ffw_norm=True,
                 attention_types=tuple(itertools.islice(pattern, common["num_layers"])),
             )
+        rope = raw.get("rope_parameters") or {  # transformers 5, or what it was before
+            "full_attention": {"rope_theta": raw.get("rope_theta", 1e6), **(raw.get("rope_scaling") or {})},
+            "sliding_attention": {"rope_theta": raw.get("rope_local_base_freq", 1e4)},
+        }
         return family, gemma3.ModelConfig(
             **common,
-            local_base_frequency=int(raw.get("rope_local_base_freq", 10_000)),
-            global_base_frequency=int(raw.get("rope_theta", 1_000_000)),
-            global_scale_factor=float((raw.get("rope_scaling") or {}).get("factor", 1.0)),
+            local_base_frequency=int(rope["sliding_attention"]["rope_theta"]),
+            global_base_frequency=int(rope["full_attention"]["rope_theta"]),
+            global_scale_factor=float(rope["full_attention"].get("factor", 1.0)),
             param_dtype=dtype or jnp.bfloat16,
         )
     except KeyError as error:

@@ -18,8 +18,8 @@ from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
 from reasonkit import _tunix
 from reasonkit.budget import TimeBudget
 from reasonkit.data import grpo_batches
-from reasonkit.mesh import check_divides
 from reasonkit.lora import base_shared, reference
+from reasonkit.mesh import check_divides
 from reasonkit.rollout import sampling
 
 
@@ -49,7 +49,8 @@ class GrpoSettings:
 
 
 def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSettings, budget: TimeBudget, log,
-         checkpoints: Path, seed: int, start_step: int, on_step: Callable[[], None] = lambda: None) -> _tunix.StageResult:
+         checkpoints: Path, seed: int, start_step: int,
+         on_step: Callable[[], None] = lambda: None) -> _tunix.StageResult:
     """Train the adapter of `policy` by the reward; `start_step` is the step under which the last stage handed it over.
 
     The adapter in memory must be that of `start_step`: it becomes the reference. Later steps found in `checkpoints` are
@@ -58,20 +59,20 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     micro = settings.micro_prompts or settings.prompts_per_step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
     anchor = reference(policy.model)
+    optimizer = _tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay, settings.clip)
     cluster = _tunix.grpo_cluster(
         policy.model, anchor if settings.beta else None, policy.tokenizer, mesh,
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                  temperature=settings.temperature, seed=seed),
-        dict(actor_optimizer=_tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
-                                          settings.clip),
-             eval_every_n_steps=settings.steps + start_step + 1,
-             max_steps=settings.steps + start_step + 1,  # not reached: the stage ends with its batches, as the clock sees it
+        dict(actor_optimizer=optimizer, eval_every_n_steps=settings.steps + start_step + 1,
+             max_steps=settings.steps + start_step + 1,  # not reached: the stage ends with its batches
              mini_batch_size=settings.prompts_per_step, train_micro_batch_size=micro,
-             rollout_micro_batch_size=settings.prompts_per_step, compute_logps_micro_batch_size=settings.prompts_per_step,
+             rollout_micro_batch_size=settings.prompts_per_step,
+             compute_logps_micro_batch_size=settings.prompts_per_step,
              checkpoint_root_directory=str(checkpoints.resolve()),
              checkpointing_options=_tunix.checkpoint_options(settings.save_every, settings.keep)))
     if not base_shared(cluster.actor_trainer.model, anchor):
-        raise RuntimeError("the actor and its reference hold two copies of the base: the policy was re-placed on another mesh")
+        raise RuntimeError("the actor and its reference hold two copies of the base: the policy is on another mesh")
     trainer, rollout = cluster.actor_trainer, cluster.rollout
     done, minutes = trainer.train_steps - start_step, budget.minutes_used
     rollout.calls = done

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 import qwix
 from flax import nnx
@@ -54,7 +55,7 @@ def lora_signature(model: nnx.Module) -> dict[str, Any]:
     """What interchangeable adapters agree on, for manifests: rank, alpha, and a hash of paths and shapes.
 
     Raises:
-        ValueError: no adapter from `add_lora`.
+        ValueError: the model has no adapter.
     """
     shapes = {path: leaf.shape for path, leaf in _leaves(_lora(model)).items()}
     ranks = {shape[-1] for path, shape in shapes.items() if path.endswith("_lora_a']")}

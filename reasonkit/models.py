@@ -156,8 +156,10 @@ def _find(name: str) -> Path:
         )
     inputs = Path(os.environ.get("REASONKIT_INPUTS", "/kaggle/input"))
     patterns = [name, f"datasets/*/{name}", f"models/*/{name}/*/*/*", f"{name}/*/*/*"]
-    if source.handle:  # the model mounts, newer and older, before a data set of the same name
-        patterns = [f"models/{source.handle}", source.handle.split("/", 1)[1], *patterns]
+    if source.handle:  # where models are mounted now and where they were; the pinned version first
+        variation = source.handle.rsplit("/", 1)[0]
+        handles = [f"models/{handle}" for handle in (source.handle, f"{variation}/*")]
+        patterns = [*handles, *(handle.split("/", 2)[2] for handle in handles), *patterns]
     for folder in (folder for pattern in patterns for folder in sorted(inputs.glob(pattern))):
         if (folder / "tokenizer.model").is_file():
             return folder

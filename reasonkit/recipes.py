@@ -46,7 +46,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained: the data, the weight of each part of the reward (0: logged only), and each stage's share of time."""
+    """What is trained: the data, the weight of each part of the reward (0: logged only), each stage's share of time."""
 
     name: str
     summary: str

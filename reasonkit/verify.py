@@ -2,9 +2,9 @@
 
 `python -m reasonkit.verify` does, step by step, what the competition's template does: the highest step in
 `<ckpt_dir>/actor`, `model_params` restored by orbax onto the adapter's state, Tunix's sampler with their cache size and
-their decoding (temperature 0, top_k 1, no top_p, seed 42). `verify_submission` runs it and compares: the adapter always,
-bit for bit; the replies where the notebook runs on the CPU too. The process stays off the accelerator, which one process
-holds at a time, and there the same greedy replies cannot be promised: another chip rounds otherwise.
+their decoding (temperature 0, top_k 1, no top_p, seed 42). `verify_submission` runs it and compares: the adapter
+always, bit for bit; the replies where the notebook runs on the CPU too. The process stays off the accelerator, which
+one process holds at a time, and another chip rounds otherwise.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def verify_submission(ckpt_dir: Path, adapter: str, samples: Sequence[tuple[str,
                               "outranks it, or the last one is missing; save the evaluated adapter under a higher step")
     for (question, reply), judged in zip(asked, found["replies"], strict=True):
         if reply != judged:
-            raise SubmissionError(f"to {question!r} the notebook's model says {reply!r}, and loaded as the judges do it "
-                                  f"says {judged!r}: the prompt, the limits or the stop tokens differ")
+            raise SubmissionError(f"to {question!r} the notebook's model says {reply!r}, and loaded as the judges do "
+                                  f"it says {judged!r}: the prompt, the limits or the stop tokens differ")
     return f"step {found['step']}: the same adapter, the same {len(asked)} greedy replies"
 
 

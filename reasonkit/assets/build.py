@@ -37,7 +37,7 @@ SEED = 1
 VOCABULARY = 640
 POLICY_STEPS, JUDGE_STEPS = 700, 1200
 RECIPE = "tiny_mix"
-CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4..106, as in Gemma 3
+CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4..106, as Gemma 3
 SYMBOLS = [TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start, TAGS.answer_end, "\n", *"0123456789+-=;:,.()"]
 
 
@@ -58,7 +58,8 @@ def build_tokenizer(recipe: DataRecipe, path: Path) -> None:
     path.write_bytes(model.getvalue())
 
 
-def rows(pairs: Iterator[tuple[list[int], list[int]]], batch_size: int, length: int) -> Iterator[peft_trainer.TrainingInput]:
+def rows(pairs: Iterator[tuple[list[int], list[int]]], batch_size: int,
+         length: int) -> Iterator[peft_trainer.TrainingInput]:
     """Batches of (context, target) token lists; the loss is on the target."""
     while True:
         tokens_BL, mask_BL = np.zeros((batch_size, length), np.int32), np.zeros((batch_size, length), np.float32)
@@ -138,7 +139,7 @@ def judge_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list
     rng, documents = random.Random(SEED), policy_pairs(recipe, tokenizer)
     while True:
         item, text, truths = reply(recipe, rng, "train")
-        for criterion, truth in zip(recipe.rubric, truths):
+        for criterion, truth in zip(recipe.rubric, truths, strict=True):
             rating = RATINGS[round(truth * (len(RATINGS) - 1))]
             yield ([tokenizer.bos_id(), *tokenizer.encode(judge_prompt(item.question, text, criterion))],
                    tokenizer.encode(rating))
@@ -203,7 +204,7 @@ def main() -> None:
     stream = problems(recipe, "test", SEED)
     asked = [next(stream) for _ in range(500)]
     replies = generate([TAGS.prompt(item.question) for item in asked])
-    right = float(np.mean([text.strip() == item.answer for text, item in zip(replies, asked)]))
+    right = float(np.mean([text.strip() == item.answer for text, item in zip(replies, asked, strict=True)]))
     print(f"stock policy: right without tags {right:.3f}, for example {replies[:3]}", flush=True)
 
     train(policy.model, mesh, rows(judge_pairs(recipe, tokenizer), 64, 176), options.judge_steps, 1.5e-3, "judge")
