@@ -1,7 +1,7 @@
 """The demo over seeds, with and without the judge's vote, as one table: `python benchmarks/demo.py --seeds 0 1 2`.
 
 For each seed, notebooks 01 and 02 run once; 03 and 04 then run twice from the same adapter, with recipe g_rar (the
-rubric counts) and g_exact (the rubric is scored and logged, weight 0). The comparison is paired, on the same test problems.
+rubric counts) and g_exact (the rubric is scored and logged, weight 0). The comparisons are paired.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Problems: read a recipe, generate, split, prove the splits disjoint, batch.
 
 Not a loader of its own: rows live in `datasets.Dataset`. A question belongs to exactly one split by the hash of its
-text, so train, validation and test are disjoint by construction, for every seed; `assert_disjoint` checks it all the same.
-Batches are plain functions of (rows, seed), so a resumed run sees the same order.
+text, so train, validation and test are disjoint by construction, for every seed; `assert_disjoint` checks it all the
+same. Batches are plain functions of (rows, seed), so a resumed run sees the same order.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     micro = settings.micro_prompts or settings.prompts_per_step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
     anchor = reference(policy.model)
-    optimizer = _tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay, settings.clip)
+    optimizer = _tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
+                             settings.clip)
     cluster = _tunix.grpo_cluster(
         policy.model, anchor if settings.beta else None, policy.tokenizer, mesh,
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,

@@ -97,7 +97,8 @@ class Rollout(VanillaRollout):
         output = super().generate(prompts, dataclasses.replace(rollout_config, seed=key), **kwargs)
         length = rollout_config.max_tokens_to_generate
         drawn_BL = np.asarray(self._token_buffer)[:, -length:]
-        output.tokens = [row[:min(len(tokens) + 1, length)] for row, tokens in zip(drawn_BL, output.tokens, strict=True)]
+        output.tokens = [row[:min(len(tokens) + 1, length)]
+                         for row, tokens in zip(drawn_BL, output.tokens, strict=True)]
         self.mean_lengths.append(float(np.mean([len(tokens) for tokens in output.tokens])))
         return output
 
@@ -115,7 +116,7 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
         longest = max(prompts, key=lambda prompt: len(tokenizer.encode(prompt)), default="")
         if len(tokenizer.encode(longest)) >= max_prompt_length:
             raise ValueError(f"a prompt has {len(tokenizer.encode(longest))} tokens, and with <bos> max_prompt_length "
-                             f"{max_prompt_length} is too short: filter it or raise the limit. It ends {longest[-80:]!r}")
+                             f"{max_prompt_length} is too short: filter it or raise the limit. It ends {longest[-60:]!r}")
         completions: list[str] = []
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start:start + batch_size]

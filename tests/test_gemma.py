@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
-from tiny_gemma import ROWS, TOKENS, equal, forward, small_config
+from tiny_gemma import ROWS, TOKENS, equal, forward, save_flax, small_config
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 
@@ -94,32 +93,6 @@ def gemma2_hf(folder):
         "attn_logit_softcapping": 50.0,
     }
     (folder / "config.json").write_text(json.dumps(settings))
-    return folder
-
-
-def flax_layout(model, family, transposed):
-    """The upstream Flax names, from Tunix's parameters; `transposed` as in Gemma 3 and the larger Gemma 2."""
-    state = nnx.to_pure_dict(nnx.state(model))
-    flat = {
-        "transformer/embedder": {"input_embedding": state["embedder"]["input_embedding"]},
-        "transformer/final_norm": {"scale": state["final_norm"]["scale"]},
-    }
-    for i, layer in state["layers"].items():
-        prefix, mlp = f"transformer/layer_{i}", layer["mlp"]
-        gating = np.stack([mlp[part]["kernel"] for part in ("gate_proj", "up_proj")])
-        flat[f"{prefix}/mlp/gating_einsum"] = {"w": gating.swapaxes(1, 2) if transposed else gating}
-        flat[f"{prefix}/mlp/linear"] = {"w": mlp["down_proj"]["kernel"]}
-        flat |= {f"{prefix}/attn/{name}": leaves for name, leaves in layer["attn"].items()}
-        post = "post_attn_norm" if family == "gemma2" else "post_attention_norm"
-        flat[f"{prefix}/post_attention_norm"] = layer[post]
-        for name in ("pre_attention_norm", "pre_ffw_norm", "post_ffw_norm"):
-            flat[f"{prefix}/{name}"] = layer[name]
-    return jax.tree.map(np.asarray, flat)
-
-
-def save_flax(model, family, transposed, folder):
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.resolve(), flax_layout(model, family, transposed))
     return folder
 
 
@@ -236,6 +209,21 @@ def test_a_multimodal_config_nests_the_text_model_and_leaves_defaults_out(mesh, 
     assert model.config == config
 
 
+def test_rotary_settings_of_newer_configs_are_read(mesh, tokenizer, tmp_path):
+    config = small_config(global_scale_factor=8.0, global_base_frequency=500_000, local_base_frequency=5_000)
+    folder = save_hf(init(config, mesh), tokenizer, tmp_path)
+    settings = json.loads((folder / "config.json").read_text())
+    for old in ("rope_theta", "rope_local_base_freq", "rope_scaling"):
+        del settings[old]
+    settings["rope_parameters"] = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5_000.0},
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    _, model = from_hf(folder, mesh, jnp.float32, replicated=True)
+    assert model.config == config
+
+
 def test_a_folder_without_weights_is_not_taken_for_a_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert not is_hf(tmp_path) and flax_checkpoint(tmp_path) is None
@@ -246,6 +234,7 @@ def test_a_folder_without_weights_is_not_taken_for_a_model(tmp_path):
     [
         ({"model_type": "llama"}, "model_type 'llama' is not one of gemma2, gemma3_text, gemma3"),
         ({"head_dim": None}, "config.json lacks 'head_dim'"),
+        ({"query_pre_attn_scalar": 168}, "query_pre_attn_scalar=168 is not head_dim"),
     ],
 )
 def test_a_config_that_cannot_be_read_is_named(mesh, tokenizer, tmp_path, change, message):

@@ -3,15 +3,13 @@ from __future__ import annotations
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import qwix
 from flax import nnx
-from jax.interpreters import pxla
-from jax.sharding import NamedSharding, PartitionSpec
-from tiny_gemma import TOKENS, bump, equal, forward, small_config
+from jax.sharding import NamedSharding
+from tiny_gemma import TOKENS, bump, constrain, equal, forward, small_config
 from tunix.rl.utils import is_sharing_backbone
 from tunix.sft.checkpoint_manager import CheckpointManager
 from tunix.utils import sharding_utils
@@ -75,14 +73,6 @@ def test_replacing_the_whole_state_would_copy_the_base(adapted, mesh):
 def test_adapters_are_a_function_of_the_seed(base, mesh):
     one, same, other = (lora(add_lora(base, mesh, 4, 8.0, seed)) for seed in (1, 1, 2))
     assert equal(one, same) and not equal(one, other)
-
-
-def constrain(x, spec, eager=False):
-    """What Tunix's `shard` does on an accelerator; on a CPU it returns early, and hides trouble."""
-    mesh = pxla.thread_resources.env.physical_mesh
-    if mesh.empty:
-        return jnp.asarray(x)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
 def test_an_adapter_is_added_outside_the_mesh(base, mesh, monkeypatch):

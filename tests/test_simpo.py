@@ -69,7 +69,7 @@ def test_the_loss_of_a_pair_is_the_papers(chosen, rejected, beta, gamma, smoothi
 
 
 def test_the_loss_of_a_batch_is_that_of_its_replies_by_hand(policy, mesh, tokenizer):
-    """By hand: rows padded on the right only, log-softmax in numpy, mean over the reply and its stop token."""
+    """By hand: rows right-padded log-softmax in numpy, mean over the reply and its stop token."""
     bump(policy.model, 0.05)
     batch = next(batches(tokenizer))
     prompts = [ids[mask] for ids, mask in zip(batch.prompt_ids, batch.prompt_mask, strict=True)] * 2

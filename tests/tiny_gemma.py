@@ -7,8 +7,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import sentencepiece
 from flax import nnx
+from jax.interpreters import pxla
+from jax.sharding import NamedSharding, PartitionSpec
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
@@ -76,3 +79,37 @@ def bump(model: nnx.Module, by: float = 0.1) -> None:
 
 def equal(a: nnx.State, b: nnx.State) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def constrain(x, spec, eager=False):
+    """What Tunix's `shard` does on an accelerator; on a CPU it returns early, and hides trouble."""
+    mesh = pxla.thread_resources.env.physical_mesh
+    if mesh.empty:
+        return jnp.asarray(x)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+
+def flax_layout(model, family, transposed):
+    """The upstream Flax names, from Tunix's parameters; `transposed` as in Gemma 3 and the larger Gemma 2."""
+    state = nnx.to_pure_dict(nnx.state(model))
+    flat = {
+        "transformer/embedder": {"input_embedding": state["embedder"]["input_embedding"]},
+        "transformer/final_norm": {"scale": state["final_norm"]["scale"]},
+    }
+    for i, layer in state["layers"].items():
+        prefix, mlp = f"transformer/layer_{i}", layer["mlp"]
+        gating = np.stack([mlp[part]["kernel"] for part in ("gate_proj", "up_proj")])
+        flat[f"{prefix}/mlp/gating_einsum"] = {"w": gating.swapaxes(1, 2) if transposed else gating}
+        flat[f"{prefix}/mlp/linear"] = {"w": mlp["down_proj"]["kernel"]}
+        flat |= {f"{prefix}/attn/{name}": leaves for name, leaves in layer["attn"].items()}
+        post = "post_attn_norm" if family == "gemma2" else "post_attention_norm"
+        flat[f"{prefix}/post_attention_norm"] = layer[post]
+        for name in ("pre_attention_norm", "pre_ffw_norm", "post_ffw_norm"):
+            flat[f"{prefix}/{name}"] = layer[name]
+    return jax.tree.map(np.asarray, flat)
+
+
+def save_flax(model, family, transposed, folder):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.resolve(), flax_layout(model, family, transposed))
+    return folder

@@ -37,7 +37,7 @@ SEED = 1
 VOCABULARY = 640
 POLICY_STEPS, JUDGE_STEPS = 700, 1200
 RECIPE = "tiny_mix"
-CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4..106, as Gemma 3
+CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4 to 106
 SYMBOLS = [TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start, TAGS.answer_end, "\n", *"0123456789+-=;:,.()"]
 
 
