@@ -2,7 +2,7 @@
 
 What it is: Tunix's `PeftTrainer` with a loss of its own, the reverse KL from student to teacher at each token
 of the student's completions; no gradient goes through the sampling. Each model has its own mesh.
-What it is not: GKD's mixture with fixed replies, or its other divergences; only the on-policy, mode-seeking end.
+What it is not: GKD's mixture with fixed replies, or its other divergences.
 
 The teacher's distribution crosses over whole, at completion tokens only and in the teacher's dtype: batch x
 max_new_tokens x vocabulary, 1.6 GB for 4 x 768 x 262,144 in bfloat16. Choose `batch_size` by it.
@@ -48,7 +48,7 @@ class DistillSettings:
 
 
 def completion_logprobs(model: nnx.Module, tokens_BL: jax.Array, length: int, vocabulary: int) -> jax.Array:
-    """Log-probabilities (B, length, vocabulary), float32, at the last `length` positions of padded rows (id 0)."""
+    """Log-probabilities (B, length, vocabulary), float32, of the last `length` tokens; padding is id 0."""
     mask_BL = tokens_BL != 0
     positions_BL, causal_BLL = build_positions_from_mask(mask_BL), make_causal_attn_mask(mask_BL)
     logits_BLV, _ = model(tokens_BL, positions_BL, None, causal_BLL)
@@ -56,7 +56,7 @@ def completion_logprobs(model: nnx.Module, tokens_BL: jax.Array, length: int, vo
 
 
 def reverse_kl(student_BLV: jax.Array, teacher_BLV: jax.Array, mask_BL: jax.Array) -> jax.Array:
-    """KL(student || teacher) of log-probabilities in nats, mean over a row's tokens (mask 1), then over rows."""
+    """KL(student || teacher) in nats, mean over each row's tokens (mask 1), then over the rows."""
     kl_BL = (jnp.exp(student_BLV) * (student_BLV - teacher_BLV)).sum(-1)
     return ((kl_BL * mask_BL).sum(-1) / jnp.maximum(mask_BL.sum(-1), 1)).mean()
 
@@ -78,10 +78,10 @@ def distill(
 ) -> _tunix.StageResult:
     """Move the adapter of `policy` towards `teacher`, on its own completions of the questions in `rows`.
 
-    Both are `models.Loaded`. Starts from the step under which the last stage left the adapter (or 0); later steps
-    found in `checkpoints` are resumed from. Rows "distill_step" of the log have the KL as loss, in nats a token,
-    and the mean length of the completions. Raises ValueError when the batch does not divide over a mesh, or the
-    tokens of the two models differ.
+    Both are `models.Loaded`. Starts from the step under which the last stage left the adapter (or 0); later
+    steps found in `checkpoints` are resumed from. Rows "distill_step" of the log have the KL as loss, in nats
+    a token, and the mean length of the completions. Raises ValueError when the batch does not divide over a
+    mesh, or the two models read text as different tokens.
     """
     check_divides(settings.batch_size, mesh, "distillation batch_size")
     check_divides(settings.batch_size, teacher_mesh, "distillation batch_size, for the teacher,")
