@@ -26,7 +26,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-HOME = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "reasonkit").is_dir())
+HOME = next((folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "reasonkit").is_dir()), Path.cwd())
 sys.path.insert(0, str(HOME))
 try:
     ready = version("google-tunix") == "0.1.7" and version("jax") == "0.10.2" and version("flax") == "0.12.8"

@@ -14,6 +14,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -24,6 +25,7 @@ from flax import nnx
 from scipy.stats import rankdata
 from tunix.sft import peft_trainer
 
+from reasonkit.budget import write_atomic
 from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, split_of
 from reasonkit.judge import RATINGS, judge_prompt
 from reasonkit.mesh import make_mesh
@@ -34,8 +36,9 @@ from reasonkit.tags import TAGS
 
 ASSETS = Path(__file__).parent
 SEED = 1
+DEVICES = 2  # how the batch is split decides how sums are rounded: part of what makes a rebuild the same
 VOCABULARY = 640
-POLICY_STEPS, JUDGE_STEPS = 700, 1200
+POLICY_STEPS, JUDGE_STEPS = 700, 600
 RECIPE = "tiny_mix"
 CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4 to 106
 SYMBOLS = [TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start, TAGS.answer_end, "\n", *"0123456789+-=;:,.()"]
@@ -184,37 +187,47 @@ def measure_judge(recipe: DataRecipe, judge: Loaded, mesh, size: int) -> dict[st
     return measured
 
 
+def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
+    """Train the stock policy; returns its measured accuracy on test-split questions, answered without tags."""
+    folder.mkdir(parents=True, exist_ok=True)
+    build_tokenizer(recipe, folder / "tokenizer.model")
+    tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
+    model = init(tiny_config(VOCABULARY), mesh, SEED)
+    train(model, mesh, rows(policy_pairs(recipe, tokenizer), 64, 112), steps, 3e-3, "policy")
+    save_hf(model, tokenizer.path, folder)
+    policy = load(folder, mesh, jax.numpy.float32)
+    generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=64)
+    asked = list(islice(problems(recipe, "test", SEED), 500))
+    replies = generate([TAGS.prompt(item.question) for item in asked])
+    right = np.mean([text.strip() == item.answer for text, item in zip(replies, asked, strict=True)])
+    return {"steps": steps, "right_without_tags": float(right), "example": replies[0]}
+
+
+def build_judge(recipe: DataRecipe, mesh, folder: Path, policy_folder: Path, steps: int) -> dict:
+    """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
+    judge = load(policy_folder, mesh, jax.numpy.float32)
+    train(judge.model, mesh, rows(judge_pairs(recipe, judge.tokenizer), 64, 168), steps, 1.5e-3, "judge")
+    save_hf(judge.model, judge.tokenizer.path, folder)
+    return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="*", choices=["policy", "judge"], default=["policy", "judge"],
+                        help="the judge is made from the policy that lies in the folder")
     parser.add_argument("--out", type=Path, default=ASSETS)
-    parser.add_argument("--policy-steps", type=int, default=POLICY_STEPS)
-    parser.add_argument("--judge-steps", type=int, default=JUDGE_STEPS)
+    parser.add_argument("--steps", type=int, help="fewer steps, to try the command")
     options = parser.parse_args()
-    recipe, mesh = load_recipe(RECIPE), make_mesh(jax.devices(), len(jax.devices()), 1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "tokenizer.model"
-    build_tokenizer(recipe, path)
-    tokenizer = Tokenizer(path, "gemma3")
-
-    model = init(tiny_config(VOCABULARY), mesh, SEED)
-    train(model, mesh, rows(policy_pairs(recipe, tokenizer), 64, 112), options.policy_steps, 3e-3, "policy")
-    save_hf(model, path, options.out / "policy")
-    policy = load(options.out / "policy", mesh, jax.numpy.float32)
-    generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=64)
-    stream = problems(recipe, "test", SEED)
-    asked = [next(stream) for _ in range(500)]
-    replies = generate([TAGS.prompt(item.question) for item in asked])
-    right = float(np.mean([text.strip() == item.answer for text, item in zip(replies, asked, strict=True)]))
-    print(f"stock policy: right without tags {right:.3f}, for example {replies[:3]}", flush=True)
-
-    train(policy.model, mesh, rows(judge_pairs(recipe, tokenizer), 64, 176), options.judge_steps, 1.5e-3, "judge")
-    save_hf(policy.model, path, options.out / "judge")
-    path.unlink()
-    measured = measure_judge(recipe, load(options.out / "judge", mesh, jax.numpy.float32), mesh, 1500)
-    facts = {"seed": SEED, "policy_steps": options.policy_steps, "judge_steps": options.judge_steps,
-             "stock_right_without_tags": right, "judge_auc": measured}
-    (options.out / "measured.json").write_text(json.dumps(facts, indent=2) + "\n")
-    print(json.dumps(facts, indent=2))
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    recipe, mesh = load_recipe(RECIPE), make_mesh(jax.devices("cpu"), DEVICES, 1)
+    if "policy" in options.what:
+        facts = build_policy(recipe, mesh, options.out / "policy", options.steps or POLICY_STEPS)
+        write_atomic(options.out / "policy" / "measured.json", json.dumps(facts, indent=2) + "\n")
+        print(facts, flush=True)
+    if "judge" in options.what:
+        facts = build_judge(recipe, mesh, options.out / "judge", options.out / "policy", options.steps or JUDGE_STEPS)
+        write_atomic(options.out / "judge" / "measured.json", json.dumps(facts, indent=2) + "\n")
+        print(facts, flush=True)
 
 
 if __name__ == "__main__":
