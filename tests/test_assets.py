@@ -1,0 +1,62 @@
+"""The tiny stand-ins that ship with the package: their size, what they know, and that the command makes them again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from reasonkit.assets.build import ASSETS, RECIPE, SEED, implied_answer, measure_judge, reply
+from reasonkit.data import load_recipe, problem
+from reasonkit.mesh import make_mesh
+from reasonkit.models import load
+
+
+def test_they_are_small():
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 4_000_000
+
+
+def test_the_judge_tells_good_replies_from_flawed_ones_on_every_criterion():
+    """Held-out AUC of at least 0.9, measured anew: the figure in measured.json is not taken on trust."""
+    mesh = make_mesh(jax.devices()[:4], 4, 1)
+    measured = measure_judge(load_recipe(RECIPE), load("tiny-judge", mesh, "float32"), mesh, 400)
+    assert set(measured) == {criterion.title for criterion in load_recipe(RECIPE).rubric}
+    assert min(measured.values()) >= 0.9, measured
+
+
+def test_what_was_measured_is_written_beside_them():
+    policy, judge = (json.loads((ASSETS / name / "measured.json").read_text()) for name in ("policy", "judge"))
+    assert 0.2 < policy["right_without_tags"] < 0.8  # often wrong: there must be something left to learn
+    assert min(judge["auc"].values()) >= 0.9
+
+
+@pytest.mark.parametrize("family", load_recipe(RECIPE).families)
+def test_the_labels_know_what_the_steps_lead_to(family):
+    for number in range(50):
+        item = problem(family, number, SEED)
+        assert implied_answer(item, list(item.steps)) == item.answer
+    assert implied_answer(item, []) is None
+
+
+def test_flawed_replies_are_labelled_as_such():
+    import random
+
+    rng, recipe = random.Random(0), load_recipe(RECIPE)
+    truths = [reply(recipe, rng, "test")[2] for _ in range(500)]
+    for criterion in range(3):
+        share = sum(truth[criterion] == 1.0 for truth in truths) / len(truths)
+        assert 0.4 < share < 0.95, (criterion, share)
+    assert all(0.0 <= value <= 1.0 for truth in truths for value in truth)
+
+
+@pytest.mark.slow
+def test_the_command_makes_the_same_bytes_twice(tmp_path):
+    for name in ("one", "two"):
+        subprocess.run([sys.executable, "-m", "reasonkit.assets.build", "policy", "--steps", "3",
+                        "--out", str(tmp_path / name)], check=True, capture_output=True)
+    for file in ("model.safetensors", "tokenizer.model", "config.json"):
+        assert (tmp_path / "one/policy" / file).read_bytes() == (tmp_path / "two/policy" / file).read_bytes()
+    assert (tmp_path / "one/policy/tokenizer.model").read_bytes() == (ASSETS / "policy/tokenizer.model").read_bytes()

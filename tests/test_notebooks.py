@@ -1,0 +1,120 @@
+"""The notebooks as their users run them: from top to bottom, headless, in a folder of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from reasonkit.tags import TAGS
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("data", "sft", "grpo", "evaluation")
+pytestmark = pytest.mark.slow
+
+
+def execute(notebook: str, folder: Path, path: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a notebook with the two-step profile, with `path` on the module path."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "notebooks/build.py"), "run", str(ROOT / "notebooks" / notebook),
+         "--cwd", str(folder), "--set", "PROFILE=smoke"],
+        env={**os.environ, "PYTHONPATH": str(path), **environment}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which notebooks 01 to 04 ran one after the other, each in a kernel of its own."""
+    folder = tmp_path_factory.mktemp("run")
+    for notebook in sorted(path.name for path in (ROOT / "notebooks").glob("0*.py")):
+        done = execute(notebook, folder, ROOT)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    return folder
+
+
+def test_the_four_hand_over_through_manifests(finished):
+    manifests = [json.loads((finished / "artifacts" / stage / "manifest.json").read_text()) for stage in STAGES]
+    assert len({manifest["prompt_sha256"] for manifest in manifests}) == 1
+    assert manifests[1]["lora"] == manifests[2]["lora"] is not None
+    assert manifests[1]["extra"]["checkpoint_step"] < manifests[2]["extra"]["checkpoint_step"]
+
+
+def test_the_judges_find_the_last_stage(finished):
+    steps = [int(path.name) for path in (finished / "artifacts/checkpoints/actor").iterdir() if path.name.isdigit()]
+    grpo = json.loads((finished / "artifacts/grpo/manifest.json").read_text())
+    assert max(steps) == grpo["extra"]["checkpoint_step"]
+
+
+def test_report_and_curves_are_left(finished):
+    report = (finished / "artifacts/report.html").read_text()
+    assert "after GRPO" in report and "<script" not in report
+    for stage in ("sft", "grpo"):
+        assert (finished / "artifacts" / stage / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_live_view_is_in_the_executed_copy(finished):
+    notebook = nbformat.read(finished / "artifacts/notebooks/03_grpo_with_judge.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_log_has_every_step_once_and_the_reward_that_was_trained_on(finished):
+    rows = [json.loads(line) for line in (finished / "artifacts/grpo/log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["event"] == "grpo_step"] == [1, 2]
+    reward = next(row for row in rows if row["event"] == "reward")
+    assert set(reward["parts"]) == {"tag_format", "exact_answer", "rubric"}
+
+
+def test_a_finished_stage_is_read_back_and_not_trained_again(finished):
+    before = (finished / "artifacts/grpo/log.jsonl").read_bytes()
+    done = execute("03_grpo_with_judge.py", finished, ROOT)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (finished / "artifacts/grpo/log.jsonl").read_bytes() == before
+
+
+def test_a_notebook_out_of_turn_says_which_comes_first(tmp_path):
+    done = execute("03_grpo_with_judge.py", tmp_path, ROOT)
+    assert done.returncode == 1
+    assert "run notebook 02" in done.stdout + done.stderr
+
+
+def test_the_submission_runs_alone_offline_with_attached_models(tmp_path):
+    inputs, folder = tmp_path / "input", tmp_path / "working"
+    folder.mkdir()
+    for name in ("policy", "judge"):  # as an attached Kaggle data set: /kaggle/input/<slug>
+        shutil.copytree(ROOT / "reasonkit/assets" / name, inputs / f"tiny-{name}")
+    done = execute("submission.ipynb", folder, ROOT / "tests/offline", REASONKIT_INPUTS=str(inputs))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "the same adapter, the same" in done.stdout
+    assert not (folder / "reasonkit/assets").exists()
+    assert (folder / "artifacts/report.html").exists()
+
+
+def test_the_submission_has_the_judges_names_and_sections():
+    notebook = nbformat.read(ROOT / "notebooks/submission.ipynb", as_version=4)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    names: dict = {}
+    for line in code.splitlines():
+        if line.startswith(("REASONING_START", "SOLUTION_START", "INF_", "SEED", "unrestricted_kaggle_model")):
+            left, _, right = line.partition(" = ")
+            values = [value.strip() for value in right.split("#")[0].split(",")]
+            names |= dict(zip((name.strip() for name in left.split(",")), values, strict=True))
+    assert names == {
+        "REASONING_START": '"<reasoning>"', "REASONING_END": '"</reasoning>"', "SOLUTION_START": '"<answer>"',
+        "SOLUTION_END": '"</answer>"', "INF_TEMPERATURE": "0", "INF_TOP_K": "1", "INF_TOP_P": "None", "SEED": "42",
+        "unrestricted_kaggle_model": "None"}
+    for name in ("PROMPT_TEMPLATE = TAGS.template", "MAX_PROMPT_LENGTH =", "MAX_GENERATION_STEPS =", "CKPT_DIR =",
+                 "lora_policy, tokenizer, model_config ="):
+        assert name in code
+    assert TAGS.template.count("{question}") == 1
+    headings = [line for cell in notebook.cells if cell.cell_type == "markdown"
+                for line in cell.source.splitlines() if line.startswith("# ")]
+    wanted = ["strategy", "data set", "Fine-tuning", "Unrestricted", "Other things"]
+    places = [next(n for n, heading in enumerate(headings) if word in heading) for word in wanted]
+    assert places == sorted(places)

@@ -1,0 +1,56 @@
+"""What the tests of the training stages share: short prompts, a few problems, a policy, a clock that tests move."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+from datasets import Dataset
+from flax import nnx
+from jax.sharding import Mesh
+from tiny_gemma import small_config, train_tokenizer
+
+from reasonkit.budget import TimeBudget
+from reasonkit.gemma import init
+from reasonkit.lora import add_lora
+from reasonkit.models import Loaded, Tokenizer
+
+# The template's words as single tokens, else the small tokenizer spells it in 300.
+WORDS = ("Show your work between ", "<reasoning>", "</reasoning>", " and ", ", then give the final answer between ",
+         "<answer>", "</answer>", " plus ")
+CONFIG = small_config(sliding_window_size=512)
+ROWS = Dataset.from_list([
+    {"id": f"{a}-{b}", "family": "sum", "kind": "number", "question": f"{a} plus {b}", "reasoning": f"{a}+{b}={a + b}",
+     "answer": str(a + b), "rubric": "[]"} for a in range(6) for b in range(5)])
+
+
+def short_tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer(train_tokenizer(folder, symbols=tuple(word.replace(" ", "\u2581") for word in WORDS)), "gemma3")
+
+
+def new_policy(base: nnx.Module, mesh: Mesh, tokenizer: Tokenizer, seed: int = 0) -> Loaded:
+    """The base with a fresh adapter, as a notebook has it before it trains."""
+    return Loaded(add_lora(base, mesh, 4, 8.0, seed), tokenizer, base.config, "small", tokenizer.path.parent)
+
+
+class Clock:
+    """Stands still until it is told that the time is up."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class StopAfter:
+    """A budget, and the `on_step` that uses it up after some steps."""
+
+    def __init__(self, steps: int):
+        self._left, self._clock = steps, Clock()
+        self.budget = TimeBudget(1, 0, clock=self._clock)
+
+    def on_step(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._clock.now += 3600
