@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from datasets import Dataset
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from tiny_gemma import small_config, train_tokenizer
 
 from reasonkit.budget import TimeBudget
-from reasonkit.gemma import init
 from reasonkit.lora import add_lora
 from reasonkit.models import Loaded, Tokenizer
 
@@ -54,3 +56,20 @@ class StopAfter:
         self._left -= 1
         if not self._left:
             self._clock.now += 3600
+
+
+@contextlib.contextmanager
+def compiled_once(folder: Path) -> Iterator[None]:
+    """Keeps compiled programs in a folder: each run makes its own samplers, which would compile them again."""
+    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0,
+                "jax_persistent_cache_min_entry_size_bytes": -1}
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

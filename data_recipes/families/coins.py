@@ -8,10 +8,10 @@ VERBS = {"+": ("finds", "buys"), "-": ("loses", "sells")}
 
 def make(rng, slip):
     name, things = rng.choice(NAMES), rng.choice(THINGS)
-    start = total = value = rng.randint(3, 60)
+    start = total = value = rng.randint(3, 30)
     story, steps = [], []
     for _ in range(rng.randint(2, 4)):
-        n = rng.randint(2, 29)
+        n = rng.randint(2, 12)
         sign = "-" if total >= n and rng.random() < 0.5 else "+"
         story.append(f"{rng.choice(VERBS[sign])} {n}")
         change = n if sign == "+" else -n

@@ -6,7 +6,7 @@ KIND = "choice"
 def make(rng, slip):
     options, totals, values, steps = [], [], [], []
     while len(options) < 3:
-        a, b = rng.randint(11, 49), rng.randint(2, 29)
+        a, b = rng.randint(5, 30), rng.randint(2, 12)
         sign = rng.choice("+-") if a > b else "+"
         total = a + b if sign == "+" else a - b
         if total in totals:

@@ -4,8 +4,8 @@ KIND = "list"
 
 
 def make(rng, slip):
-    start = value = rng.randint(1, 60)
-    steps, terms, numbers = [], [], [rng.randint(2, 29) for _ in range(rng.randint(2, 4))]
+    start = value = rng.randint(1, 30)
+    steps, terms, numbers = [], [], [rng.randint(2, 12) for _ in range(rng.randint(2, 4))]
     for n in numbers:
         result = slip(value + n)
         steps.append(f"{value}+{n}={result}")
