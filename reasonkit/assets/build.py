@@ -2,7 +2,7 @@
 
 Both are Gemma-3-shaped, about 1 M parameters, and share one SentencePiece tokenizer with Gemma 3's ids for the control
 tokens. The policy reads worked solutions as plain documents and answers chat questions directly, without tags: it knows
-more than it shows, as a stock model does. The judge goes on from the policy's weights and learns to rate a reply on one
+more than it shows, as a stock model does. The judge reads the same for longer, then learns to rate a reply on one
 criterion; its labels are programmatic. Only training-split questions are seen. Everything is a function of SEED.
 """
 
@@ -38,7 +38,7 @@ ASSETS = Path(__file__).parent
 SEED = 1
 DEVICES = 2  # how the batch is split decides how sums are rounded: part of what makes a rebuild the same
 VOCABULARY = 640
-POLICY_STEPS, JUDGE_STEPS = 800, 600
+POLICY_STEPS, JUDGE_LANGUAGE_STEPS, JUDGE_STEPS = 350, 800, 600
 RECIPE = "tiny_mix"
 CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4 to 106
 SYMBOLS = [TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start, TAGS.answer_end, "\n", *"0123456789+-=;:,.()"]
@@ -73,7 +73,7 @@ def rows(pairs: Iterator[tuple[list[int], list[int]]], batch_size: int,
         yield peft_trainer.TrainingInput(input_tokens=tokens_BL, input_mask=mask_BL)
 
 
-def policy_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
+def language_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
     """One chat turn answered directly to four documents with a worked solution."""
     for number, item in enumerate(problems(recipe, "train", SEED)):
         if number % 5 == 0:
@@ -139,7 +139,7 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, 
 
 def judge_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
     """Three ratings to one worked document, so that the judge does not forget how to calculate."""
-    rng, documents = random.Random(SEED), policy_pairs(recipe, tokenizer)
+    rng, documents = random.Random(SEED), language_pairs(recipe, tokenizer)
     while True:
         item, text, truths = reply(recipe, rng, "train")
         for criterion, truth in zip(recipe.rubric, truths, strict=True):
@@ -187,15 +187,19 @@ def measure_judge(recipe: DataRecipe, judge: Loaded, mesh, size: int) -> dict[st
     return measured
 
 
-def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
-    """Train the stock policy; returns its measured accuracy on test-split questions, answered without tags."""
+def build_language(recipe: DataRecipe, mesh, folder: Path, steps: int) -> Loaded:
+    """A model that has read worked solutions and direct answers for so many steps, as a folder and loaded from it."""
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer(recipe, folder / "tokenizer.model")
     tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
     model = init(tiny_config(VOCABULARY), mesh, SEED)
-    train(model, mesh, rows(policy_pairs(recipe, tokenizer), 64, 100), steps, 3e-3, "policy")
-    save_hf(model, tokenizer.path, folder)
-    policy = load(folder, mesh, jax.numpy.float32)
+    train(model, mesh, rows(language_pairs(recipe, tokenizer), 64, 100), steps, 3e-3, "language")
+    return load(save_hf(model, tokenizer.path, folder), mesh, jax.numpy.float32)
+
+
+def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
+    """The stock policy; returns its measured accuracy on test-split questions, answered without tags."""
+    policy = build_language(recipe, mesh, folder, steps)
     generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=64)
     asked = list(islice(problems(recipe, "test", SEED), 500))
     replies = generate([TAGS.prompt(item.question) for item in asked])
@@ -203,18 +207,17 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
     return {"steps": steps, "right_without_tags": float(right), "example": replies[0]}
 
 
-def build_judge(recipe: DataRecipe, mesh, folder: Path, policy_folder: Path, steps: int) -> dict:
-    """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
-    judge = load(policy_folder, mesh, jax.numpy.float32)
+def build_judge(recipe: DataRecipe, mesh, folder: Path, language_steps: int, steps: int) -> dict:
+    """The judge; returns its AUC per criterion on replies to test-split questions."""
+    judge = build_language(recipe, mesh, folder, language_steps)
     train(judge.model, mesh, rows(judge_pairs(recipe, judge.tokenizer), 64, 168), steps, 1.5e-3, "judge")
     save_hf(judge.model, judge.tokenizer.path, folder)
-    return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
+    return {"language_steps": language_steps, "steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=["policy", "judge"],
-                        help="only one of them; the judge is made from the policy that lies in the folder")
+    parser.add_argument("what", nargs="?", choices=["policy", "judge"], help="only one of them")
     parser.add_argument("--out", type=Path, default=ASSETS)
     parser.add_argument("--steps", type=int, help="fewer steps, to try the command")
     options = parser.parse_args()
@@ -225,7 +228,8 @@ def main() -> None:
         write_atomic(options.out / "policy" / "measured.json", json.dumps(facts, indent=2) + "\n")
         print(facts, flush=True)
     if options.what != "policy":
-        facts = build_judge(recipe, mesh, options.out / "judge", options.out / "policy", options.steps or JUDGE_STEPS)
+        facts = build_judge(recipe, mesh, options.out / "judge", options.steps or JUDGE_LANGUAGE_STEPS,
+                            options.steps or JUDGE_STEPS)
         write_atomic(options.out / "judge" / "measured.json", json.dumps(facts, indent=2) + "\n")
         print(facts, flush=True)
 
