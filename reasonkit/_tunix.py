@@ -5,6 +5,7 @@ Tested with 0.1.7. Where the next version renames a thing, the name is looked up
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -90,9 +91,25 @@ def remaining(batches: Iterator, done: int, steps: int, guard: Callable[[Iterato
 
 def hand_over(model, checkpoints: Path, step: int) -> None:
     """Save the adapter alone as the next step: the following stage starts from it with a fresh optimiser state."""
-    manager = checkpoint_manager.CheckpointManager(str(checkpoints / "actor"), checkpoint_options(1, 3))
+    manager = checkpoint_manager.CheckpointManager(str(checkpoints.resolve() / "actor"), checkpoint_options(1, 3))
     manager.save(step, model, save_only_lora_params=True, force=True)
     manager.close()
+
+
+def take_back(checkpoints: Path, start_step: int) -> None:
+    """Undo a stage's own `hand_over`: one that the clock ended goes on from its last step with optimiser state."""
+    step, actor = latest_step(checkpoints), checkpoints / "actor"
+    before, last = ((actor / str(number) / "optimizer_state").is_dir() for number in (step - 1, step))
+    if step > start_step and before and not last:
+        shutil.rmtree(actor / str(step))
+
+
+def check_steps(checkpoints: Path, start_step: int, steps: int) -> None:
+    """Raises ValueError when the last step is none of this stage's: Tunix would resume from it in silence."""
+    step = latest_step(checkpoints)
+    if not start_step <= step <= start_step + steps:
+        raise ValueError(f"{checkpoints} is at step {step}, and this stage goes from step {start_step} to "
+                         f"{start_step + steps}: give it the step that was handed over, or another folder")
 
 
 def latest_step(checkpoints: Path) -> int:

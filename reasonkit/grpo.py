@@ -54,10 +54,12 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     """Train the adapter of `policy` by the reward; `start_step` is the step under which the last stage handed it over.
 
     The adapter in memory must be that of `start_step`: it becomes the reference. Later steps found in `checkpoints` are
-    resumed from. Raises ValueError when the rows of a pass do not divide over the mesh.
+    resumed from. Raises ValueError when the rows of a pass do not divide over the mesh, or the checkpoints are not at
+    a step of this stage.
     """
     micro = settings.micro_prompts or settings.prompts_per_step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
+    _tunix.check_steps(checkpoints, start_step, settings.steps)
     anchor = reference(policy.model)
     optimizer = _tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
                              settings.clip)

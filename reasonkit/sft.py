@@ -47,9 +47,12 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
         on_step: Callable[[], None] = lambda: None) -> _tunix.StageResult:
     """Train the adapter of `policy` (a `models.Loaded` with LoRA) on `rows`; resumes from the checkpoints' last step.
 
-    Raises ValueError when the batch does not divide over the mesh, or no rows are left that fit `max_length`.
+    Raises ValueError when the batch does not divide over the mesh, no rows are left that fit `max_length`, or the
+    checkpoints are those of a later stage.
     """
     check_divides(settings.batch_size, mesh, "SFT batch_size")
+    _tunix.take_back(checkpoints, 0)
+    _tunix.check_steps(checkpoints, 0, settings.steps)
     trainer = peft_trainer.PeftTrainer(
         policy.model,
         _tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay, settings.clip),

@@ -212,7 +212,8 @@ def build_judge(recipe: DataRecipe, mesh, folder: Path, language_steps: int, ste
     judge = build_language(recipe, mesh, folder, language_steps)
     train(judge.model, mesh, rows(judge_pairs(recipe, judge.tokenizer), 64, 168), steps, 1.5e-3, "judge")
     save_hf(judge.model, judge.tokenizer.path, folder)
-    return {"language_steps": language_steps, "steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
+    auc_by_criterion = measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)
+    return {"language_steps": language_steps, "steps": steps, "auc": auc_by_criterion}
 
 
 def main() -> None:
