@@ -133,11 +133,13 @@ def restore_lora(model: nnx.Module, ckpt_dir: str | Path, step: int | None = Non
             f"{folder} is not there; {actor} has the steps {steps}: train first, or fix the path"
         )
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), lora)
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            nnx.update(model, checkpointer.restore(folder, target))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} holds another adapter than {lora_signature(model)}: {error}") from error
+    with ocp.StandardCheckpointer() as checkpointer:
+        # Compared first, because orbax notices a wrong shape late and leaves its other reads running.
+        saved = jax.tree.leaves(checkpointer.metadata(folder).item_metadata.tree)
+        shapes = sorted(leaf.shape for leaf in jax.tree.leaves(lora))
+        if sorted(tuple(leaf.shape) for leaf in saved) != shapes:
+            raise ValueError(f"{folder} holds an adapter of another shape than {lora_signature(model)}")
+        nnx.update(model, checkpointer.restore(folder, target))
     return chosen
 
 

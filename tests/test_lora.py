@@ -191,7 +191,7 @@ def test_what_cannot_be_restored_is_named(base, adapted, mesh, tmp_path):
     save_lora(adapted, tmp_path, 4)
     with pytest.raises(FileNotFoundError, match=r"3/model_params is not there; .* has the steps \[4\]"):
         restore_lora(adapted, tmp_path, 3)
-    with pytest.raises(ValueError, match="holds another adapter than {'rank': 2"):
+    with pytest.raises(ValueError, match="holds an adapter of another shape than {'rank': 2"):
         restore_lora(add_lora(base, mesh, 2, 8.0), tmp_path)
     for call in (save_lora, restore_lora):
         with pytest.raises(ValueError, match="no LoRA"):
