@@ -1,0 +1,216 @@
+"""Preflight: compile the programs of a run before the run, and hold what each needs against the chip.
+
+What it is: for the devices at hand or a named TPU topology, the bytes and FLOP of one device, collectives,
+the floor in seconds, and whether everything fits. Nothing is loaded and nothing runs.
+What it is not: a forecast. The floor is what arithmetic or memory traffic takes at the chip's peak; how much
+slower a program is, only a run can tell. What is compiled is in `programs`.
+
+Departs from XLA's cost analysis in the floor's traffic: the bytes that it counts as accessed include the
+chip's scratch memory, where data prefetched into it counts thrice, so that no floor follows from them.
+
+    python -m reasonkit.preflight --model gemma2-2b-it --topology v5e:2x4
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from reasonkit.gemma import LIBRARY
+from reasonkit.mesh import Plan, check_divides, plan_mesh
+from reasonkit.models import MODELS
+from reasonkit.programs import PROGRAMS, Program, Run, Shapes
+
+GIB = 2**30
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+COLLECTIVE = re.compile(rf"\b({'|'.join(KINDS)})(?:-start)?\(")
+REFUSED = re.compile(r"(?:Used |temporaries \()([\d.]+)([MGT])")  # libtpu, of a program that is too large
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Peak bfloat16 FLOP/s, peak memory bytes/s, and the bytes of memory that programs may use."""
+
+    flops: float
+    bandwidth: float
+    memory: float
+
+
+# Peaks as Google publishes them; memory as libtpu grants it, of 16 and 32 GiB.
+CHIPS = {"v5e": Chip(197e12, 819e9, 15.75 * GIB), "v6e": Chip(918e12, 1640e9, 31.25 * GIB)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A compiled program; bytes and FLOP are one device's. None: the compiler refused it and does not say.
+
+    `needed` bytes are in memory at once: arguments with what other programs keep there, temporaries, and
+    outputs that reuse no argument. `traffic` bytes must cross between memory and chip: its own arguments and
+    those outputs once, temporaries twice. `bytes` are those that XLA counts as accessed, in any memory.
+    """
+
+    program: str
+    mesh: Mesh
+    rows: int
+    needed: float
+    arguments: int | None = None
+    temporaries: int | None = None
+    outputs: int | None = None
+    traffic: int | None = None
+    flops: float | None = None
+    bytes: float | None = None
+    collectives: dict[str, int] = field(default_factory=dict)
+
+    def floor(self, chip: Chip) -> tuple[float, str] | None:
+        """Seconds at the chip's peak, and what takes them: "compute" or "memory"."""
+        if self.flops is None:
+            return None
+        return max((self.flops / chip.flops, "compute"), (self.traffic / chip.bandwidth, "memory"))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the programs need, beside what the chip has."""
+
+    rows: tuple[Row, ...]
+    chip: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether every program finds the memory it needs."""
+        return all(row.needed <= CHIPS[self.chip].memory for row in self.rows)
+
+    def table(self) -> str:
+        """One line a program."""
+        chip = CHIPS[self.chip]
+        lines = [("program", "fsdp,tp", "rows", "arguments", "temporaries", "outputs", "needed", "fits",
+                  "TFLOP", "GB accessed", "floor", "collectives")]
+        for row in self.rows:
+            sizes = (row.arguments, row.temporaries, row.outputs, row.needed)
+            over, floor = row.needed - chip.memory, row.floor(chip)
+            lines.append((
+                row.program, "{fsdp},{tp}".format(**row.mesh.shape), str(row.rows),
+                *(_number(size, GIB) for size in sizes),
+                "yes" if over <= 0 else f"no: {over / GIB:.2f} over",
+                _number(row.flops, 1e12), _number(row.bytes, 1e9),
+                "-" if floor is None else f"{1000 * floor[0]:.3g} ms, {floor[1]}",
+                ", ".join(f"{count} {kind}" for kind, count in row.collectives.items()) or "-"))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        head = f"sizes in GiB of one {self.chip} chip, which has {chip.memory / GIB:g}"
+        return "\n".join([head, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)])
+
+
+def _number(value: float | None, unit: float) -> str:
+    return "-" if value is None else f"{value / unit:.3g}"
+
+
+def preflight(
+    policy_config: Any, judge_config: Any, plan: Plan, shapes: Shapes, lora_rank: int, chip: str,
+    programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None,
+) -> Report:
+    """Compile the named programs for the plan's devices, and hold them against a chip of CHIPS.
+
+    "sft" is its train step, "grpo" its train step and the reference's pass, "rollout" the prefill and one
+    decode step, "judge" its prefill. The configs are Tunix's, with `shd_config` and `remat_config` as in the
+    run; `judge_config` may be None without the judge. `dtype` is the weights', None as in `models.load`.
+
+    Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or no judge.
+    """
+    if chip not in CHIPS:
+        raise ValueError(f"chip {chip!r} is unknown: choose from {', '.join(CHIPS)}")
+    for name in programs:
+        if name not in PROGRAMS:
+            raise ValueError(f"program {name!r} is unknown: choose from {', '.join(PROGRAMS)}")
+    run = Run(policy_config, judge_config, plan, shapes, lora_rank, dtype)
+    return Report(tuple(compiled(program) for name in programs for program in PROGRAMS[name](run)), chip)
+
+
+def compiled(program: Program) -> Row:
+    """Compile a program and read what it needs, or what the compiler says it would need."""
+    check_divides(program.rows, program.mesh, program.title)
+    lowered = program.lower()
+    try:
+        executable = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if (found := REFUSED.search(str(error))) is None:
+            raise
+        needed = float(found[1]) * {"M": 2**20, "G": GIB, "T": 2**40}[found[2]]
+        return Row(program.title, program.mesh, program.rows, needed)
+    memory, cost = executable.memory_analysis(), executable.cost_analysis()
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    needed = arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Row(
+        program.title, program.mesh, program.rows, needed,
+        arguments, temporaries, memory.output_size_in_bytes,
+        needed + temporaries - program.resident_bytes, cost["flops"], cost["bytes accessed"],
+        dict(Counter(COLLECTIVE.findall(executable.as_text()))))
+
+
+def topology_devices(name: str) -> list[jax.Device]:
+    """The devices of a TPU topology such as "v5e:2x4", to compile for only: no TPU is needed.
+
+    Raises RuntimeError when libtpu is missing, or does not know the topology.
+    """
+    # Else libtpu asks a cloud machine's metadata server what it is, and complains where there is none.
+    local = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+             "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+    for variable, value in local.items():
+        os.environ.setdefault(variable, value)
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    except RuntimeError as error:  # JAX's own errors are RuntimeErrors too
+        raise RuntimeError(
+            f"no TPU topology {name!r}: {error}\nIt takes libtpu (pip install libtpu==0.0.42.1, jax 0.10.2) "
+            "and a name such as v5e:2x4") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 0 when everything fits, 1 when something does not."""
+    named = {name: source for name, source in MODELS.items() if source.config}
+    parser = argparse.ArgumentParser("reasonkit.preflight", description="What a run needs of its chips.")
+    parser.add_argument("--model", choices=named, default="gemma2-2b-it")
+    parser.add_argument("--judge", choices=named, help="it has the second half of the chips")
+    parser.add_argument("--topology", default="v5e:2x4")
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS)
+    parser.add_argument("--tp", type=int, default=1)
+    parser.add_argument("--judge-tp", type=int, default=4)
+    parser.add_argument("--lora-rank", type=int, default=64)
+    parser.add_argument("--remat", choices=("NONE", "BLOCK", "DECODER"), default="NONE")
+    for size in fields(Shapes):
+        parser.add_argument(f"--{size.name.replace('_', '-')}", type=int, default=size.default)
+    options = parser.parse_args(arguments)
+
+    def config(name: str) -> Any:
+        library = LIBRARY[named[name].family]
+        return replace(getattr(library.ModelConfig, named[name].config)(),
+                       shd_config=library.ShardingConfig.get_default_sharding(is_sampling=True),
+                       remat_config=library.RematConfig[options.remat])
+
+    jax.config.update("jax_platforms", "cpu")
+    judge = options.judge and config(options.judge)
+    try:
+        devices = topology_devices(options.topology)
+    except RuntimeError as error:
+        parser.error(str(error))
+    plan = plan_mesh(devices, judge=judge is not None, tp=options.tp, judge_tp=options.judge_tp)
+    programs = options.programs or [name for name in PROGRAMS if name != "judge" or judge]
+    shapes = Shapes(**{size.name: getattr(options, size.name) for size in fields(Shapes)})
+    print(f"compiling {', '.join(programs)} for {options.topology}: minutes each", file=sys.stderr)
+    report = preflight(config(options.model), judge, plan, shapes, options.lora_rank,
+                       options.topology.split(":")[0], programs)
+    print(report.table())
+    return 0 if report.fits else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

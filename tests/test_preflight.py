@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import pytest
+from tiny_gemma import small_config
+
+from reasonkit import preflight as module
+from reasonkit.mesh import plan_mesh
+from reasonkit.preflight import CHIPS, GIB, Report, Row, compiled, main, preflight, topology_devices
+from reasonkit.programs import Shapes
+
+SHAPES = Shapes(sft_rows=8, sft_length=12, grpo_rows=8, max_prompt_length=8, max_new_tokens=4, decode_rows=16,
+                judge_rows=8, judge_length=10)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return plan_mesh(jax.devices(), judge=True)
+
+
+@pytest.fixture(scope="module")
+def report(plan):
+    return preflight(small_config(), small_config(), plan, SHAPES, lora_rank=4, chip="v5e")
+
+
+def test_every_program_is_compiled_in_the_order_asked_for(report, plan):
+    assert [row.program for row in report.rows] == [
+        "SFT train step", "GRPO train step", "GRPO reference", "rollout prefill", "one decode step",
+        "judge prefill"]
+    assert [row.rows for row in report.rows] == [8, 8, 16, 16, 16, 8]
+    assert [row.mesh for row in report.rows] == [plan.policy] * 5 + [plan.judge]
+    assert report.fits and report.table().count("  yes  ") == 6
+
+
+def test_the_numbers_are_those_of_one_device(report):
+    """The judge by hand: 400 x 32 embedding, 2 layers of 4 heads (2 for keys and values) and 48 hidden."""
+    row = report.rows[-1]
+    layer = 32 * 64 * 2 + 2 * 32 * 32 + 3 * 32 * 48 + 4 * 32 + 2 * 16
+    weights, matmuls = 400 * 32 + 2 * layer + 32, 400 * 32 + 2 * (layer - 4 * 32 - 2 * 16)
+    assert row.arguments == 4 * weights + 4 * 2 * 10  # of 8 rows, 2 are on each of 4 devices
+    tokens = 2 * 10
+    assert 2 * matmuls * tokens * 0.6 < row.flops < 2 * matmuls * tokens * 2  # logits may be of one position
+    assert row.needed == row.arguments + row.temporaries + row.outputs
+    assert row.traffic == row.needed + row.temporaries and row.bytes > row.arguments
+
+
+def test_gradients_are_summed_over_the_devices_and_nothing_else_is(report):
+    sft, grpo, reference, prefill, decode, judge = report.rows
+    assert sft.collectives.keys() == grpo.collectives.keys() == {"all-reduce"}
+    assert not any(row.collectives for row in (reference, prefill, decode, judge))
+
+
+def test_sharded_weights_are_gathered_in_every_decode_step():
+    config = small_config()
+    config.shd_config = type(config.shd_config).get_default_sharding()
+    plan = plan_mesh(jax.devices(), judge=False)
+    prefill, decode = preflight(config, None, plan, SHAPES, 4, "v5e", ("rollout",)).rows
+    assert decode.collectives["all-gather"] > 4 and prefill.collectives["all-gather"] > 4
+
+
+def row(plan, **numbers):
+    return Row("program", plan.policy, 8, **{"needed": GIB, **numbers})
+
+
+def test_the_floor_is_the_longer_of_compute_and_memory(plan):
+    chip = CHIPS["v5e"]
+    assert row(plan, flops=197e12, traffic=409.5e9).floor(chip) == (1.0, "compute")
+    assert row(plan, flops=19.7e12, traffic=409.5e9).floor(chip) == (0.5, "memory")
+    assert row(plan).floor(chip) is None
+
+
+def test_what_does_not_fit_says_by_how_much(plan):
+    small, large = row(plan), row(plan, needed=17 * GIB, collectives={"all-gather": 3, "all-reduce": 1})
+    report = Report((small, large), "v5e")
+    assert not report.fits and Report((small,), "v5e").fits and Report((small, large), "v6e").fits
+    head, names, first, second = report.table().splitlines()
+    assert "one v5e chip, which has 15.75" in head and names.startswith("program")
+    assert "  yes  " in first and "  no: 1.25 over  " in second
+    assert second.endswith("3 all-gather, 1 all-reduce")
+
+
+class Refused:
+    """A program that the compiler answers with an error."""
+
+    title, rows, resident_bytes = "program", 8, 0
+
+    def __init__(self, plan, message):
+        self.mesh, self.message = plan.policy, message
+
+    def lower(self):
+        return self
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(self.message)
+
+
+@pytest.mark.parametrize(
+    ("message", "needed"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+         "(29.26G) exceeds available HBM (15.75G).", 29.26 * GIB),
+        ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used "
+         "16.44G of 15.75G hbm. Exceeded hbm capacity by 704.00M.", 16.44 * GIB),
+    ],
+)
+def test_a_program_that_the_compiler_refuses_is_a_row(plan, message, needed):
+    found = compiled(Refused(plan, message))
+    assert found.needed == pytest.approx(needed) and found.flops is None
+    report = Report((found,), "v5e")
+    assert not report.fits and f"no: {needed / GIB - 15.75:.2f} over" in report.table()
+
+
+def test_other_errors_of_the_compiler_are_raised(plan):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: out of luck"):
+        compiled(Refused(plan, "INTERNAL: out of luck"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chip": "v9"}, "chip 'v9' is unknown: choose from v5e, v6e"),
+        ({"programs": ("sft", "dpo")}, "program 'dpo' is unknown: choose from sft, grpo, rollout, judge"),
+        ({"shapes": replace(SHAPES, sft_rows=6)}, "SFT train step = 6 rows cannot be split over fsdp=4"),
+        ({"judge_config": None, "programs": ("judge",)}, "program 'judge' needs a judge_config"),
+    ],
+)
+def test_what_cannot_be_compiled_is_named(plan, changes, message):
+    configs = {"policy_config": small_config(), "judge_config": small_config()}
+    with pytest.raises(ValueError, match=message):
+        preflight(**{**configs, "plan": plan, "shapes": SHAPES, "lora_rank": 4, "chip": "v5e", **changes})
+
+
+def test_an_unknown_topology_says_what_it_takes():
+    with pytest.raises(RuntimeError, match=r"(?s)no TPU topology 'w5:2x4'.*pip install libtpu"):
+        topology_devices("w5:2x4")
+
+
+def test_the_command_line_makes_the_plan(monkeypatch, capsys, plan):
+    asked = []
+
+    def fake(*arguments):
+        asked.append(arguments)
+        return Report((row(plan, needed=16 * GIB),), "v5e")
+
+    monkeypatch.setattr(module, "topology_devices", lambda name: jax.devices())
+    monkeypatch.setattr(module, "preflight", fake)
+    line = "--judge gemma3-12b-it --judge-tp 2 --decode-rows 64 --remat DECODER"
+    assert main(line.split()) == 1
+    policy, judge, made, shapes, rank, chip, programs = asked[0]
+    assert (policy.embed_dim, judge.embed_dim, rank, chip) == (2304, 3840, 64, "v5e")
+    assert dict(made.policy.shape) == {"fsdp": 4, "tp": 1}
+    assert dict(made.judge.shape) == {"fsdp": 2, "tp": 2}
+    assert shapes == Shapes(decode_rows=64) and programs == ["sft", "grpo", "rollout", "judge"]
+    assert policy.remat_config.name == "DECODER" and policy.shd_config.emb_vd == ("tp", None)
+    assert "no: 0.25 over" in capsys.readouterr().out
+    main(["--model", "gemma3-1b-it", "--programs", "sft"])
+    assert asked[1][1] is None and asked[1][2].judge is None and asked[1][6] == ["sft"]
+
+
+def test_without_libtpu_the_command_ends_with_a_clear_error(monkeypatch, capsys):
+    def missing(name):
+        raise RuntimeError(f"no TPU topology {name!r}: JAX TPU support not installed")
+
+    monkeypatch.setattr(module, "topology_devices", missing)
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "error: no TPU topology 'v5e:2x4'" in capsys.readouterr().err

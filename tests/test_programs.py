@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_gemma import small_config
+from tunix.models.gemma import model as gemma2
+from tunix.models.gemma3 import model as gemma3
+from tunix.utils import sharding_utils
+
+from reasonkit.gemma import init
+from reasonkit.lora import add_lora
+from reasonkit.mesh import make_mesh, plan_mesh
+from reasonkit.programs import PROGRAMS, Run, Shapes, abstract_model, constraints
+
+SHAPES = Shapes(sft_rows=8, sft_length=12, grpo_rows=8, max_prompt_length=8, max_new_tokens=4, decode_rows=16,
+                judge_rows=8, judge_length=10)
+
+
+def leaves(node):
+    return dict(jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(node))))
+
+
+def run_of(plan, judge=None, **changes):
+    return Run(small_config(**changes), judge, plan, SHAPES, lora_rank=4)
+
+
+@pytest.mark.parametrize(("fsdp", "tp", "kv_heads", "replicated"),
+                         [(8, 1, 1, True), (4, 2, 2, False)])
+def test_the_shapes_are_those_of_the_model_that_runs(fsdp, tp, kv_heads, replicated):
+    mesh = make_mesh(jax.devices(), fsdp, tp)
+    layout = gemma3.ShardingConfig.get_default_sharding(is_sampling=replicated)
+    config = small_config(kv_heads=kv_heads, shd_config=layout)
+    ours, theirs = abstract_model(config, mesh, lora_rank=4), add_lora(init(config, mesh), mesh, 4, 8.0)
+    ours, theirs = leaves(ours), leaves(theirs)
+    assert ours.keys() == theirs.keys()
+    for path, leaf in ours.items():
+        real = theirs[path]
+        assert (leaf.shape, leaf.dtype) == (real.shape, real.dtype), path
+        assert leaf.sharding.is_equivalent_to(real.sharding, real.ndim), (path, leaf.sharding, real.sharding)
+
+
+def test_gemma_2_is_bfloat16_unless_told():
+    mesh = make_mesh(jax.devices(), 8, 1)
+    layout = gemma2.ShardingConfig.get_default_sharding(is_sampling=True)
+    config = gemma2.ModelConfig(
+        num_layers=2, num_embed=40, embed_dim=16, hidden_dim=24, num_heads=2, head_dim=8, num_kv_heads=1,
+        final_logit_softcap=30.0, use_post_attn_norm=True, use_post_ffw_norm=True, sliding_window_size=8,
+        attention_types=(gemma2.AttentionType.LOCAL_SLIDING, gemma2.AttentionType.GLOBAL), shd_config=layout)
+    for dtype, expected in ((None, jnp.bfloat16), (jnp.float32, jnp.float32)):
+        found = leaves(abstract_model(config, mesh, dtype, lora_rank=2))
+        assert {leaf.dtype for leaf in found.values()} == {jnp.dtype(expected)}
+
+
+def test_what_else_is_in_memory_counts():
+    """Beside each program: the reference's adapter, the optimiser, and the other model on a shared device."""
+    def size(*trees):
+        return sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
+
+    judge = small_config(embed_dim=48)
+    apart = run_of(plan_mesh(jax.devices(), judge=True), judge)
+    shared = run_of(plan_mesh(jax.devices()[:1], judge=True), judge)
+    assert shared.shared and not apart.shared and not run_of(apart.plan).shared
+    adapter, moments = size(apart.adapter), size(nnx.state(apart.optimizer))
+    base, other = size(nnx.state(apart.policy)) - adapter, size(nnx.state(apart.judge))
+    assert adapter > 0 and moments > 2 * adapter and other > base > 0
+
+    def beside(run):
+        programs = [program for build in PROGRAMS.values() for program in build(run)]
+        return {program.title: program.resident_bytes for program in programs}
+
+    expected = {"SFT train step": 0, "GRPO train step": adapter, "GRPO reference": adapter + moments,
+                "rollout prefill": adapter + moments, "one decode step": adapter + moments,
+                "judge prefill": 0}
+    assert beside(apart) == expected
+    expected = {title: held + other for title, held in expected.items()}
+    expected |= {"SFT train step": 0, "judge prefill": base + 2 * adapter + moments}
+    assert beside(shared) == expected
+
+
+def test_the_cache_is_written_in_place_and_the_batch_split():
+    run = run_of(plan_mesh(jax.devices(), judge=False))
+    prefill, decode = PROGRAMS["rollout"](run)
+    for program in (prefill, decode):
+        cache = program.arguments[program.donated[0]]
+        assert cache["layer_1"]["k"].shape == (16, 12, 2, 16)
+        assert cache["layer_1"]["k"].sharding.shard_shape((16, 12, 2, 16)) == (2, 12, 2, 16)
+    memory = decode.lower().compile().memory_analysis()
+    assert memory.alias_size_in_bytes >= 2 * 2 * (2 * 12 * 2 * 16) * 4  # k and v of two layers, on one device
+
+
+def test_constraints_reach_the_trace_and_are_taken_back():
+    mesh = make_mesh(jax.devices(), 8, 1)
+    before = sharding_utils.shard, gemma2.shard
+
+    def trace():
+        def shard(x):  # a new function each time: JAX keeps the trace of one it has seen
+            return gemma2.shard(sharding_utils.shard(x, ("fsdp", None)), ("fsdp", "tp"))
+
+        with mesh:
+            return str(jax.make_jaxpr(shard)(jnp.zeros((8, 4)))).count("sharding_constraint[")
+
+    assert trace() == 0, "Tunix constrains on a CPU by itself: the context is no longer needed"
+    with pytest.raises(ZeroDivisionError), constraints(mesh):
+        assert trace() == 2
+        raise ZeroDivisionError
+    assert (sharding_utils.shard, gemma2.shard) == before
+
+
+def test_a_judges_program_needs_a_judge():
+    plan = plan_mesh(jax.devices(), judge=True)
+    for run in (run_of(plan), run_of(plan_mesh(jax.devices(), judge=False), small_config())):
+        with pytest.raises(ValueError, match="needs a judge_config and a plan with a judge: pass both"):
+            PROGRAMS["judge"](run)
