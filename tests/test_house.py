@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("stdlib", "tags answers budget runlog"),
     ("numpy", "judge rewards data evaluate"),
-    ("jax", "mesh gemma lora models preflight"),
+    ("jax", "mesh gemma lora models programs preflight"),
     ("tunix", "rollout _tunix sft simpo grpo distill verify"),
     ("user", "recipes dashboard report"),
 )
