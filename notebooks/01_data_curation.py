@@ -70,10 +70,11 @@ for family in recipe.families:
 # %% [markdown]
 # ## The rubric
 #
-# What a judge model is asked about each reply, with the weights of *Rubrics as Rewards* (arXiv 2507.17746).
+# What a judge model is asked about each reply, with the weights of *Rubrics as Rewards* (arXiv 2507.17746). As there, the
+# criteria are written for each problem from its reference solution; a fixed generic rubric does worse.
 
 # %%
-for criterion in recipe.rubric:
+for criterion in data.rubric_of(recipe, item):
     print(f"{criterion.weight:.1f}  {criterion.title}: {criterion.description}")
 
 # %% [markdown]

@@ -81,8 +81,8 @@ judge = LocalJudge(rate, profile.judge)
 # Before it may teach, the judge must tell a worked solution from the same solution with one wrong step.
 
 # %%
-rubric = data.load_recipe(run.recipe.data).rubric
 good, bad = (data.problem("coins", 7, SEED, slip) for slip in (data.exact, lambda value: value + 3))
+rubric = data.rubric_of(data.load_recipe(run.recipe.data), good)
 for name, item in (("good", good), ("bad", bad)):
     reply = data.TAGS.render(reasoning=item.reasoning, answer=item.answer)
     print(name, reply, judge.score([JudgeItem(good.question, reply, rubric)])[0])

@@ -13,7 +13,7 @@ import json
 import random
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,6 @@ def problems(recipe: DataRecipe, split: str, seed: int) -> Iterator[Problem]:
 
 def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str, Dataset]:
     """`sizes` rows for each split. Questions are neutralised, so that none can end a chat turn."""
-    rubric = rubric_to_json(recipe.rubric)
     splits = {}
     for split, size in sizes.items():
         if split not in SPLITS or size < 1:
@@ -118,7 +117,7 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str,
         chosen = [next(stream) for _ in range(size)]
         splits[split] = Dataset.from_list([
             dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question), reasoning=p.reasoning,
-                 answer=p.answer, rubric=rubric) for p in chosen])
+                 answer=p.answer, rubric=rubric_to_json(rubric_of(recipe, p))) for p in chosen])
     assert_disjoint(splits)
     return splits
 
@@ -132,6 +131,12 @@ def assert_disjoint(splits: Mapping[str, Dataset]) -> None:
             if owner.setdefault(key, name) != name:
                 raise ValueError(f"the question {question!r} is in both {owner[key]!r} and {name!r}: "
                                  "drop it from one, else the evaluation measures memory")
+
+
+def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
+    """The recipe's criteria for one problem: `{reasoning}` in a description becomes its worked steps."""
+    return tuple(replace(criterion, description=criterion.description.replace("{reasoning}", item.reasoning))
+                 for criterion in recipe.rubric)
 
 
 def save(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 
 import jax
 import pytest
 
-from reasonkit.assets.build import ASSETS, RECIPE, SEED, implied_answer, measure_judge, reply
-from reasonkit.data import load_recipe, problem
+from reasonkit.assets.build import ASSETS, RECIPE, measure_judge, reply
+from reasonkit.data import load_recipe
 from reasonkit.mesh import make_mesh
 from reasonkit.models import load
 
@@ -33,20 +34,10 @@ def test_what_was_measured_is_written_beside_them():
     assert min(judge["auc"].values()) >= 0.9
 
 
-@pytest.mark.parametrize("family", load_recipe(RECIPE).families)
-def test_the_labels_know_what_the_steps_lead_to(family):
-    for number in range(50):
-        item = problem(family, number, SEED)
-        assert implied_answer(item, list(item.steps)) == item.answer
-    assert implied_answer(item, []) is None
-
-
 def test_flawed_replies_are_labelled_as_such():
-    import random
-
     rng, recipe = random.Random(0), load_recipe(RECIPE)
     truths = [reply(recipe, rng, "test")[2] for _ in range(500)]
-    for criterion in range(3):
+    for criterion in range(len(recipe.rubric)):
         share = sum(truth[criterion] == 1.0 for truth in truths) / len(truths)
         assert 0.4 < share < 0.95, (criterion, share)
     assert all(0.0 <= value <= 1.0 for truth in truths for value in truth)

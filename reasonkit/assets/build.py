@@ -2,7 +2,7 @@
 
 Both are Gemma-3-shaped, about 1 M parameters, and share one SentencePiece tokenizer with Gemma 3's ids for the control
 tokens. The policy reads worked solutions as plain documents and answers chat questions directly, without tags: it knows
-more than it shows, as a stock model does. The judge reads the same for longer, then learns to rate a reply on one
+more than it shows, as a stock model does. The judge goes on from the policy's weights and learns to rate a reply on one
 criterion; its labels are programmatic. Only training-split questions are seen. Everything is a function of SEED.
 """
 
@@ -26,7 +26,7 @@ from scipy.stats import rankdata
 from tunix.sft import peft_trainer
 
 from reasonkit.budget import write_atomic
-from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, split_of
+from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, rubric_of, split_of
 from reasonkit.judge import RATINGS, judge_prompt
 from reasonkit.mesh import make_mesh
 from reasonkit.models import Loaded, Tokenizer, init, load, rating_logprobs, save_hf, tiny_config
@@ -38,7 +38,7 @@ ASSETS = Path(__file__).parent
 SEED = 1
 DEVICES = 2  # how the batch is split decides how sums are rounded: part of what makes a rebuild the same
 VOCABULARY = 640
-POLICY_STEPS, JUDGE_LANGUAGE_STEPS, JUDGE_STEPS = 350, 800, 600
+POLICY_STEPS, JUDGE_STEPS = 800, 420
 RECIPE = "tiny_mix"
 CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4 to 106
 SYMBOLS = [TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start, TAGS.answer_end, "\n", *"0123456789+-=;:,.()"]
@@ -73,7 +73,7 @@ def rows(pairs: Iterator[tuple[list[int], list[int]]], batch_size: int,
         yield peft_trainer.TrainingInput(input_tokens=tokens_BL, input_mask=mask_BL)
 
 
-def language_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
+def policy_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
     """One chat turn answered directly to four documents with a worked solution."""
     for number, item in enumerate(problems(recipe, "train", SEED)):
         if number % 5 == 0:
@@ -81,18 +81,6 @@ def language_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[l
         else:
             context, target, stop = item.question + "\n", f"{item.reasoning}\n{item.answer}", tokenizer.eos_id()
         yield [tokenizer.bos_id(), *tokenizer.encode(context)], [*tokenizer.encode(target), stop]
-
-
-def implied_answer(item: Problem, steps: list[str]) -> str | None:
-    """The answer that the steps, right or wrong, lead to; None without steps."""
-    if not steps:
-        return None
-    if item.family == "sequence":
-        return ", ".join(step.rpartition("=")[2] for step in steps)
-    if item.family == "largest":
-        best = steps[-1].rpartition(" ")[2]
-        return next((step[0] for step in steps[:-1] if step.rpartition("=")[2] == best), None)
-    return steps[-1].rpartition(": ")[2].rpartition("=")[2]
 
 
 def misread(text: str, rng: random.Random) -> str:
@@ -104,7 +92,7 @@ def misread(text: str, rng: random.Random) -> str:
     return text[:-1] + rng.choice([symbol for symbol in alphabet if symbol != text[-1]])
 
 
-FLAWS = ("none",) * 3 + ("slip",) * 3 + ("misread",) * 2 + ("drop",) * 2 + ("answer",) * 2 + ("repeat", "cut")
+FLAWS = ("none",) * 3 + ("slip",) * 3 + ("misread",) * 2 + ("drop",) * 2 + ("answer", "repeat", "cut")
 
 
 def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, str, tuple[float, ...]]:
@@ -128,25 +116,22 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, 
         steps.insert(at, steps[at])
     elif flaw == "cut":
         steps = steps[:at]
-        answer = implied_answer(item, steps) or answer
     elif flaw == "answer":
         answer = misread(answer, rng)
     right = sum(step in item.steps for step in steps) / len(steps) if steps else 0.0
     complete = min(len(steps), len(item.steps)) / max(len(steps), len(item.steps))
-    follows = float(answer == implied_answer(item, steps))
-    return item, TAGS.render(reasoning="; ".join(steps) or "-", answer=answer), (right, complete, follows)
+    return item, TAGS.render(reasoning="; ".join(steps) or "-", answer=answer), (right, complete)
 
 
 def judge_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
-    """Three ratings to one worked document, so that the judge does not forget how to calculate."""
-    rng, documents = random.Random(SEED), language_pairs(recipe, tokenizer)
+    """One rating a row: question, reply and criterion as the judge is asked, and the rating the truth deserves."""
+    rng = random.Random(SEED)
     while True:
         item, text, truths = reply(recipe, rng, "train")
-        for criterion, truth in zip(recipe.rubric, truths, strict=True):
+        for criterion, truth in zip(rubric_of(recipe, item), truths, strict=True):
             rating = RATINGS[round(truth * (len(RATINGS) - 1))]
             yield ([tokenizer.bos_id(), *tokenizer.encode(judge_prompt(item.question, text, criterion))],
                    tokenizer.encode(rating))
-        yield next(documents)
 
 
 def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate: float, what: str) -> None:
@@ -158,7 +143,7 @@ def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate:
 
     def shown() -> Iterator:
         for step in range(steps):
-            if step % 100 == 50:
+            if step % 50 == 25:
                 loss = trainer.metrics_logger.get_metric_history("", "loss", "train")[-10:].mean()
                 print(f"{what}: step {step}/{steps}, loss {loss:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
             yield next(batches)
@@ -181,25 +166,21 @@ def measure_judge(recipe: DataRecipe, judge: Loaded, mesh, size: int) -> dict[st
     rate = rating_logprobs(judge, mesh, RATINGS, max_length=192, batch_size=64)
     measured = {}
     for number, criterion in enumerate(recipe.rubric):
-        logprobs_BR = rate([judge_prompt(item.question, text, criterion) for item, text, _ in samples])
+        logprobs_BR = rate([judge_prompt(item.question, text, rubric_of(recipe, item)[number])
+                            for item, text, _ in samples])
         expected_B = np.exp(logprobs_BR) @ np.arange(1, len(RATINGS) + 1) / np.exp(logprobs_BR).sum(-1)
         measured[criterion.title] = auc(expected_B, np.array([truths[number] == 1.0 for *_, truths in samples]))
     return measured
 
 
-def build_language(recipe: DataRecipe, mesh, folder: Path, steps: int) -> Loaded:
-    """A model that has read worked solutions and direct answers for so many steps, as a folder and loaded from it."""
+def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
+    """Train the stock policy; returns its measured accuracy on test-split questions, answered without tags."""
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer(recipe, folder / "tokenizer.model")
     tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
     model = init(tiny_config(VOCABULARY), mesh, SEED)
-    train(model, mesh, rows(language_pairs(recipe, tokenizer), 64, 100), steps, 3e-3, "language")
-    return load(save_hf(model, tokenizer.path, folder), mesh, jax.numpy.float32)
-
-
-def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
-    """The stock policy; returns its measured accuracy on test-split questions, answered without tags."""
-    policy = build_language(recipe, mesh, folder, steps)
+    train(model, mesh, rows(policy_pairs(recipe, tokenizer), 64, 100), steps, 3e-3, "policy")
+    policy = load(save_hf(model, tokenizer.path, folder), mesh, jax.numpy.float32)
     generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=64)
     asked = list(islice(problems(recipe, "test", SEED), 500))
     replies = generate([TAGS.prompt(item.question) for item in asked])
@@ -207,18 +188,17 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
     return {"steps": steps, "right_without_tags": float(right), "example": replies[0]}
 
 
-def build_judge(recipe: DataRecipe, mesh, folder: Path, language_steps: int, steps: int) -> dict:
-    """The judge; returns its AUC per criterion on replies to test-split questions."""
-    judge = build_language(recipe, mesh, folder, language_steps)
-    train(judge.model, mesh, rows(judge_pairs(recipe, judge.tokenizer), 64, 168), steps, 1.5e-3, "judge")
+def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
+    """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
+    judge = load(policy_folder, mesh, jax.numpy.float32)
+    train(judge.model, mesh, rows(judge_pairs(recipe, judge.tokenizer), 64, 184), steps, 1.5e-3, "judge")
     save_hf(judge.model, judge.tokenizer.path, folder)
-    auc_by_criterion = measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)
-    return {"language_steps": language_steps, "steps": steps, "auc": auc_by_criterion}
+    return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=["policy", "judge"], help="only one of them")
+    parser.add_argument("what", nargs="?", choices=["policy", "judge"], help="only one; the judge needs the policy")
     parser.add_argument("--out", type=Path, default=ASSETS)
     parser.add_argument("--steps", type=int, help="fewer steps, to try the command")
     options = parser.parse_args()
@@ -229,8 +209,7 @@ def main() -> None:
         write_atomic(options.out / "policy" / "measured.json", json.dumps(facts, indent=2) + "\n")
         print(facts, flush=True)
     if options.what != "policy":
-        facts = build_judge(recipe, mesh, options.out / "judge", options.steps or JUDGE_LANGUAGE_STEPS,
-                            options.steps or JUDGE_STEPS)
+        facts = build_judge(recipe, mesh, options.out / "policy", options.out / "judge", options.steps or JUDGE_STEPS)
         write_atomic(options.out / "judge" / "measured.json", json.dumps(facts, indent=2) + "\n")
         print(facts, flush=True)
 
