@@ -61,26 +61,27 @@ def build_tokenizer(recipe: DataRecipe, path: Path) -> None:
     path.write_bytes(model.getvalue())
 
 
-def rows(pairs: Iterator[tuple[list[int], list[int]]], batch_size: int,
+def rows(texts: Iterator[list[tuple[list[int], float]]], batch_size: int,
          length: int) -> Iterator[peft_trainer.TrainingInput]:
-    """Batches of (context, target) token lists; the loss is on the target."""
+    """Batches of texts, each given as pieces: token ids and the weight of the loss on them."""
     while True:
         tokens_BL, mask_BL = np.zeros((batch_size, length), np.int32), np.zeros((batch_size, length), np.float32)
         for row in range(batch_size):
-            context, target = next(pairs)
-            size = len(context) + len(target)
-            tokens_BL[row, :size], mask_BL[row, len(context):size] = context + target, 1.0
+            end = 0
+            for ids, weight in next(texts):
+                start, end = end, end + len(ids)
+                tokens_BL[row, start:end], mask_BL[row, start:end] = ids, weight
         yield peft_trainer.TrainingInput(input_tokens=tokens_BL, input_mask=mask_BL)
 
 
-def policy_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
+def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
     """One chat turn answered directly to four documents with a worked solution."""
     for number, item in enumerate(problems(recipe, "train", SEED)):
         if number % 5 == 0:
             context, target, stop = TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn
         else:
             context, target, stop = item.question + "\n", f"{item.reasoning}\n{item.answer}", tokenizer.eos_id()
-        yield [tokenizer.bos_id(), *tokenizer.encode(context)], [*tokenizer.encode(target), stop]
+        yield [([tokenizer.bos_id(), *tokenizer.encode(context)], 0.0), ([*tokenizer.encode(target), stop], 1.0)]
 
 
 def misread(text: str, rng: random.Random) -> str:
@@ -123,15 +124,17 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, 
     return item, TAGS.render(reasoning="; ".join(steps) or "-", answer=answer), (right, complete)
 
 
-def judge_pairs(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
-    """One rating a row: question, reply and criterion as the judge is asked, and the rating the truth deserves."""
+def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
+    """What the judge is asked, and the rating the truth deserves. A little of the loss is on the reply: to foresee it
+    from the criterion is to learn to compare the two."""
     rng = random.Random(SEED)
     while True:
         item, text, truths = reply(recipe, rng, "train")
         for criterion, truth in zip(rubric_of(recipe, item), truths, strict=True):
             rating = RATINGS[round(truth * (len(RATINGS) - 1))]
-            yield ([tokenizer.bos_id(), *tokenizer.encode(judge_prompt(item.question, text, criterion))],
-                   tokenizer.encode(rating))
+            before, _, after = judge_prompt(item.question, text, criterion).partition(text)
+            yield [([tokenizer.bos_id(), *tokenizer.encode(before)], 0.0), (tokenizer.encode(text), 0.05),
+                   (tokenizer.encode(after), 0.0), (tokenizer.encode(rating), 1.0)]
 
 
 def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate: float, what: str) -> None:
@@ -179,7 +182,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
     build_tokenizer(recipe, folder / "tokenizer.model")
     tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
     model = init(tiny_config(VOCABULARY), mesh, SEED)
-    train(model, mesh, rows(policy_pairs(recipe, tokenizer), 64, 100), steps, 3e-3, "policy")
+    train(model, mesh, rows(policy_texts(recipe, tokenizer), 64, 100), steps, 3e-3, "policy")
     policy = load(save_hf(model, tokenizer.path, folder), mesh, jax.numpy.float32)
     generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=64)
     asked = list(islice(problems(recipe, "test", SEED), 500))
@@ -191,7 +194,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
 def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
     """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
     judge = load(policy_folder, mesh, jax.numpy.float32)
-    train(judge.model, mesh, rows(judge_pairs(recipe, judge.tokenizer), 64, 184), steps, 1.5e-3, "judge")
+    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 184), steps, 1.5e-3, "judge")
     save_hf(judge.model, judge.tokenizer.path, folder)
     return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
 
