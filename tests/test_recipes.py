@@ -1,0 +1,147 @@
+"""Profiles, recipes and the run's folder; nothing is trained here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jax
+import pytest
+
+from reasonkit import data, recipes, rewards
+from reasonkit.budget import BudgetError
+from reasonkit.mesh import check_divides, plan_mesh
+from reasonkit.models import MODELS
+from reasonkit.recipes import PROFILES, RECIPES, open_run
+from reasonkit.runlog import ManifestError
+
+
+@pytest.fixture(autouse=True)
+def eight_devices(monkeypatch):
+    monkeypatch.delenv("REASONKIT_ARTIFACTS", raising=False)
+    assert len(jax.devices()) == 8  # JAX has started, as the checks of the profile's devices expect
+
+
+# Choices
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_names_what_there_is(name):
+    recipe = RECIPES[name]
+    assert recipe.name == name and data.load_recipe(recipe.data).rubric
+    assert all(callable(getattr(rewards, part)) for part in recipe.rewards) and any(recipe.rewards.values())
+    assert set(recipe.shares) == {"sft", "grpo"} and all(share > 0 for share in recipe.shares.values())
+
+
+def test_the_recipes_differ_by_the_judges_vote_alone():
+    with_vote, without = (replace(RECIPES[name], name="", summary="") for name in ("g_rar", "g_exact"))
+    vote = with_vote.rewards["rubric"]
+    assert vote > 0 == without.rewards["rubric"]
+    assert replace(without, rewards={**without.rewards, "rubric": vote}) == with_vote
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_is_consistent(name):
+    profile = PROFILES[name]
+    assert profile.name == name and {profile.policy, profile.judge} <= set(MODELS)
+    assert profile.minutes > profile.reserve_minutes > 0
+    assert set(profile.rows) == set(data.SPLITS)
+    assert profile.rows["train"] >= max(profile.sft.batch_size, profile.grpo.prompts_per_step)
+    assert profile.grpo.prompts_per_step % (profile.grpo.micro_prompts or profile.grpo.prompts_per_step) == 0
+
+
+@pytest.mark.parametrize(("name", "count"), [("cpu", 8), ("smoke", 8), ("kaggle", 8), ("colab", 1), ("gpu", 1)])
+def test_the_batches_of_a_profile_divide_over_its_chips(name, count):
+    """Eight virtual devices here, the eight chips of a v5e-8 at Kaggle, one chip or GPU elsewhere."""
+    profile, devices = PROFILES[name], jax.devices()[:count]
+    assert profile.devices in (0, count)
+    check_divides(profile.sft.batch_size, plan_mesh(devices, judge=False).policy, "SFT")
+    plan = plan_mesh(devices, judge=True, judge_tp=profile.judge_tp)
+    micro = profile.grpo.micro_prompts or profile.grpo.prompts_per_step
+    check_divides(micro * profile.grpo.num_generations, plan.policy, "GRPO")
+    check_divides(profile.judge_batch, plan.judge, "judge")
+
+
+# Runs
+
+
+def test_a_run_is_opened_and_continued(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = open_run("smoke", "g_rar", 3, "mine")
+    assert run.folder == tmp_path / "mine" and run.checkpoints.is_absolute(), "orbax takes no relative folder"
+    assert json.loads((run.folder / "run.json").read_text()) == {"profile": "smoke", "recipe": "g_rar", "seed": 3}
+    assert (run.profile, run.recipe, run.seed) == (PROFILES["smoke"], RECIPES["g_rar"], 3)
+    assert run.budget.shares == RECIPES["g_rar"].shares and 28 < run.budget.minutes_left <= 29
+    started = json.loads((run.folder / "ledger.json").read_text())["started"]
+    again = open_run("smoke", "g_rar", 3, "mine")
+    assert json.loads((again.folder / "ledger.json").read_text())["started"] == started, "the clock began anew"
+
+
+def test_the_folder_is_named_or_set_or_the_usual_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert open_run("smoke", "g_rar", 0).folder == tmp_path / "artifacts"
+    monkeypatch.setenv("REASONKIT_ARTIFACTS", "elsewhere")
+    assert open_run("smoke", "g_rar", 0).folder == tmp_path / "elsewhere"
+    assert open_run("smoke", "g_rar", 0, tmp_path / "named").folder == tmp_path / "named"
+
+
+@pytest.mark.parametrize("other", [("smoke", "g_rar", 4), ("smoke", "g_exact", 3), ("cpu", "g_rar", 3)])
+def test_the_folder_of_another_run_is_refused(tmp_path, other):
+    open_run("smoke", "g_rar", 3, tmp_path)
+    held = r"\{'profile': 'smoke', 'recipe': 'g_rar', 'seed': 3\}"
+    with pytest.raises(ValueError, match=f"holds the run {held}, and .* was asked for: delete the folder, or set"):
+        open_run(*other, tmp_path)
+    assert open_run("smoke", "g_rar", 3, tmp_path).seed == 3, "the refused run took the folder"
+
+
+@pytest.mark.parametrize(("profile", "recipe", "message"), [
+    ("tpu", "g_rar", "unknown profile 'tpu': choose one of cpu, smoke, kaggle, colab, gpu"),
+    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of g_rar, g_exact"),
+])
+def test_an_unknown_profile_or_recipe_leaves_no_folder(tmp_path, profile, recipe, message):
+    with pytest.raises(ValueError, match=message):
+        open_run(profile, recipe, 0, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_is_all_reserve_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(PROFILES, "short", replace(PROFILES["smoke"], minutes=5, reserve_minutes=5))
+    with pytest.raises(BudgetError, match="reserve_minutes=5 takes all of the session's 5 minutes: raise"):
+        open_run("short", "g_rar", 0, tmp_path)
+
+
+def test_devices_that_came_too_late_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(PROFILES, "wide", replace(PROFILES["smoke"], devices=16))
+    with pytest.raises(RuntimeError, match="needs 16 virtual CPU devices and JAX runs with 8: restart the kernel"):
+        open_run("wide", "g_rar", 0, tmp_path)
+
+
+# Handing over
+
+
+def test_a_stage_reads_what_the_last_one_left(tmp_path):
+    run = open_run("smoke", "g_rar", 0, tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    assert not run.finished("sft")
+    run.finish("data", inputs={}, metrics={"rows": 1}, minutes=0.1)
+    run.finish("sft", inputs={"train": rows}, metrics={"form": 0.9}, minutes=2.0, checkpoint_step=7)
+    assert run.finished("sft") and run.manifest("data")["lora"] is None
+    manifest = run.manifest("sft")
+    assert manifest["extra"] == {"checkpoint_step": 7} and manifest["metrics"] == {"form": 0.9}
+    assert manifest["lora"] == run.lora == {"rank": 16, "alpha": 32.0}
+    run.log("sft").write("sft_step", step=1)
+    assert (tmp_path / "sft" / "log.jsonl").exists()
+
+
+def test_a_missing_or_foreign_manifest_is_named(tmp_path, monkeypatch):
+    run = open_run("smoke", "g_rar", 0, tmp_path)
+    with pytest.raises(ManifestError, match=r"run notebook 02 \(02_sft_warm_start\) first: .* does not exist"):
+        run.manifest("sft")
+    run.finish("sft", inputs={}, metrics={}, minutes=1.0)
+    other = replace(run, profile=replace(run.profile, lora_rank=8))
+    with pytest.raises(ManifestError, match="has the adapter {'rank': 16, 'alpha': 32.0}, this run wants {'rank': 8"):
+        other.manifest("sft")
+    monkeypatch.setattr(recipes, "prompt_hash", lambda template: "0" * 64)
+    with pytest.raises(ManifestError, match="used another prompt"):
+        run.manifest("sft")
