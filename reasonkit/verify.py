@@ -68,6 +68,8 @@ def verify_submission(ckpt_dir: Path, adapter: str, samples: Sequence[tuple[str,
     """
     import jax
 
+    if not any(path.name.isdigit() for path in (Path(ckpt_dir) / "actor").glob("*")):
+        raise SubmissionError(f"{ckpt_dir}/actor has no step: train, or save the adapter there with lora.save_lora")
     asked = list(samples) if jax.default_backend() == "cpu" else []
     job = dict(model=model, dtype=dtype, rank=rank, alpha=alpha, ckpt_dir=str(Path(ckpt_dir).resolve()),
                questions=[question for question, _ in asked], max_prompt_length=max_prompt_length,

@@ -38,7 +38,7 @@ ASSETS = Path(__file__).parent
 SEED = 1
 DEVICES = 2  # how the batch is split decides how sums are rounded: part of what makes a rebuild the same
 VOCABULARY = 640
-POLICY_STEPS, JUDGE_STEPS = 800, 420
+POLICY_STEPS, JUDGE_STEPS = 800, 460
 RECIPE = "tiny_mix"
 CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4 to 106
 SYMBOLS = [TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start, TAGS.answer_end, "\n", *"0123456789+-=;:,.()"]
@@ -146,7 +146,7 @@ def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate:
 
     def shown() -> Iterator:
         for step in range(steps):
-            if step % 50 == 25:
+            if step % 100 == 50:
                 loss = trainer.metrics_logger.get_metric_history("", "loss", "train")[-10:].mean()
                 print(f"{what}: step {step}/{steps}, loss {loss:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
             yield next(batches)
@@ -194,7 +194,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
 def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
     """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
     judge = load(policy_folder, mesh, jax.numpy.float32)
-    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 184), steps, 1.5e-3, "judge")
+    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 184), steps, 2e-3, "judge")
     save_hf(judge.model, judge.tokenizer.path, folder)
     return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
 
