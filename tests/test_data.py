@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,11 +22,12 @@ from reasonkit.data import (
     load_recipe,
     problem,
     problems,
+    rubric_of,
     sft_batches,
     split_of,
 )
 from reasonkit.evaluate import evaluate
-from reasonkit.judge import WEIGHTS, rubric_from_json
+from reasonkit.judge import WEIGHTS, Criterion, rubric_from_json
 from reasonkit.tags import TAGS
 
 RECIPE = load_recipe("tiny_mix")
@@ -216,10 +218,18 @@ def test_splits_are_disjoint_over_all_seeds():
 
 
 def test_rows_carry_what_the_stages_need():
-    row = curate(RECIPE, {"test": 1}, 0)["test"][0]
-    assert set(row) == {"id", "family", "kind", "question", "reasoning", "answer", "rubric"}
-    assert rubric_from_json(row["rubric"]) == RECIPE.rubric
-    TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
+    for row in curate(RECIPE, {"test": 10}, 0)["test"]:
+        assert set(row) == {"id", "family", "kind", "question", "reasoning", "answer", "rubric"}
+        TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
+        steps, *others = rubric_from_json(row["rubric"])
+        assert steps.description == row["reasoning"] and tuple(others) == RECIPE.rubric[1:]
+
+
+def test_a_criterion_is_written_for_the_problem():
+    criteria = (Criterion("Steps", "Reads {reasoning}, {0} {answer}", 1.0), Criterion("Short", "Is short", 0.3))
+    item = data.Problem("x", "coins", "?", ("1+1=2", "{2}"), "2", "number")
+    assert [criterion.description for criterion in rubric_of(replace(RECIPE, rubric=criteria), item)] == [
+        "Reads 1+1=2; {2}, {0} {answer}", "Is short"]
 
 
 def test_no_question_can_end_its_turn(monkeypatch):

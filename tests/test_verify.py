@@ -1,0 +1,138 @@
+"""The judges' loading path: once in its own process, and in this one where only the comparison is looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import traceback
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny_gemma import bump
+from tiny_run import CONFIG, ROWS, compiled_once, new_policy, short_tokenizer
+from tunix.generate.sampler import Sampler
+
+from reasonkit import _tunix, verify
+from reasonkit.gemma import init, save_hf
+from reasonkit.lora import add_lora, fingerprint, save_lora
+from reasonkit.mesh import make_mesh
+from reasonkit.models import load
+from reasonkit.rollout import generator
+from reasonkit.tags import TAGS
+from reasonkit.verify import SubmissionError, verify_submission
+
+LIMITS = {"max_prompt_length": 32, "max_new_tokens": 12}
+QUESTIONS = ROWS["question"][:3]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    with compiled_once(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def submission(tmp_path_factory):
+    """A trained adapter as the notebooks leave it: steps with growing numbers, the last one evaluated."""
+    root = tmp_path_factory.mktemp("submission")
+    mesh = make_mesh(jax.devices()[:4], 4, 1)
+    tokenizer = short_tokenizer(root / "pieces")
+    folder = save_hf(init(CONFIG, mesh), tokenizer.path, root / "model")
+    policy = new_policy(load(folder, mesh, jnp.float32).model, mesh, tokenizer)
+    _tunix.hand_over(policy.model, root / "checkpoints", 9)
+    bump(policy.model, 0.05)
+    _tunix.hand_over(policy.model, root / "checkpoints", 10)  # a larger number, but not a larger name
+    replies = generator(policy.model, tokenizer, mesh, batch_size=4, **LIMITS)(
+        [TAGS.prompt(question) for question in QUESTIONS])
+    assert len(set(replies)) > 1 and all(replies)
+    return SimpleNamespace(
+        model=policy.model, checkpoints=root / "checkpoints", adapter=fingerprint(policy.model),
+        samples=list(zip(QUESTIONS, replies, strict=True)),
+        settings={"model": str(folder), "dtype": "float32", "rank": 4, "alpha": 8.0, **LIMITS})
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Starting Python and JAX anew takes long, and is proven once."""
+    def run(command, *, input, **_):
+        assert command == [sys.executable, "-m", "reasonkit.verify"]
+        said, complained, failed = io.StringIO(), io.StringIO(), 0
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(said):
+            patch.setattr(sys, "stdin", io.StringIO(input))
+            patch.setattr(sys, "argv", ["verify"])
+            try:
+                verify.main()
+            except Exception:
+                traceback.print_exc(file=complained)
+                failed = 1
+        return subprocess.CompletedProcess(command, failed, said.getvalue(), complained.getvalue())
+
+    monkeypatch.setattr(verify.subprocess, "run", run)
+
+
+@pytest.mark.slow
+def test_what_was_saved_is_what_the_judges_load_in_a_process_of_their_own(submission, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # nothing is found by luck
+    found = verify_submission(submission.checkpoints, submission.adapter, submission.samples, **submission.settings)
+    assert found == "step 10: the same adapter, the same 3 greedy replies"
+
+
+def test_a_later_save_of_another_adapter_is_found(submission, in_this_process, tmp_path):
+    save_lora(submission.model, tmp_path, 3)
+    other = add_lora(load(submission.settings["model"], make_mesh(jax.devices()[:1], 1, 1), jnp.float32).model,
+                     make_mesh(jax.devices()[:1], 1, 1), 4, 8.0)
+    save_lora(other, tmp_path, 20)
+    with pytest.raises(SubmissionError, match="step 20 in .* is not the adapter that was evaluated: a later save"):
+        verify_submission(tmp_path, submission.adapter, [], **submission.settings)
+
+
+def test_a_reply_that_differs_is_shown(submission, in_this_process):
+    (question, reply), *rest = submission.samples
+    with pytest.raises(SubmissionError) as caught:
+        verify_submission(submission.checkpoints, submission.adapter, [*rest, (question, reply + "!")],
+                          **submission.settings)
+    message = str(caught.value)
+    assert repr(question) in message and f"says {reply + '!'!r}, and" in message and f"says {reply!r}:" in message
+
+
+def test_the_loaders_last_words_are_passed_on(submission, in_this_process):
+    with pytest.raises(SubmissionError, match=f"the judges' loader failed on {submission.checkpoints}:\n(?s:.*)"
+                                              "ValueError: model '/nowhere' is neither a folder nor a known name"):
+        verify_submission(submission.checkpoints, submission.adapter, [], **submission.settings | {"model": "/nowhere"})
+
+
+@pytest.mark.parametrize("folder", ["missing", "empty"])
+def test_a_folder_without_a_step_is_named(submission, in_this_process, tmp_path, folder):
+    (tmp_path / "empty" / "actor").mkdir(parents=True)
+    with pytest.raises(SubmissionError, match=rf"{folder}.* has no step: .*save"):
+        verify_submission(tmp_path / folder, submission.adapter, [], **submission.settings)
+
+
+def test_one_prompt_at_a_time_is_decoded_with_the_templates_settings(submission, in_this_process, monkeypatch):
+    calls, sample = [], Sampler.__call__
+
+    def spy(sampler, prompts, **settings):
+        calls.append((prompts, settings, sampler.cache_config.cache_size))
+        return sample(sampler, prompts, **settings)
+
+    monkeypatch.setattr(Sampler, "__call__", spy)
+    found = verify_submission(submission.checkpoints, submission.adapter, submission.samples[:2], **submission.settings)
+    assert found == "step 10: the same adapter, the same 2 greedy replies"
+    assert [prompts for prompts, *_ in calls] == [[TAGS.template.format(question=q)] for q in QUESTIONS[:2]]
+    for _, settings, cache_size in calls:
+        assert cache_size == 32 + 12 + 256 and settings == {
+            "max_generation_steps": 12, "max_prompt_length": 32, "temperature": 0, "top_k": 1, "top_p": None,
+            "seed": 42, "eos_tokens": [1, 106]}
+
+
+def test_the_job_is_read_as_json(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({"ckpt_dir": "/somewhere", "rank": 2})))
+    monkeypatch.setattr(sys, "argv", ["verify"])
+    monkeypatch.setattr(verify, "load_as_judges", lambda ckpt_dir, rank: {"step": rank, "at": ckpt_dir.name})
+    verify.main()
+    assert json.loads(capsys.readouterr().out) == {"step": 2, "at": "somewhere"}
