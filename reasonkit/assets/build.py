@@ -138,7 +138,7 @@ def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple
 
 
 def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate: float, what: str) -> None:
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 50, steps, learning_rate / 20)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(50, steps // 2), steps, learning_rate / 20)
     trainer = peft_trainer.PeftTrainer(model, optax.adamw(schedule, weight_decay=0.01), peft_trainer.TrainingConfig(
         eval_every_n_steps=steps + 1, max_steps=steps, data_sharding_axis=("fsdp",), pbar_description=None,
     )).with_gen_model_input_fn(model_input)
