@@ -51,6 +51,7 @@ class DataRecipe:
     licence: str
     families: tuple[str, ...]
     split: Mapping[str, int]
+    terse: float
     rubric: tuple[Criterion, ...]
 
 
@@ -68,7 +69,10 @@ def load_recipe(name: str) -> DataRecipe:
     if tuple(raw["split"]) != SPLITS or sum(raw["split"].values()) != 100:
         raise ValueError(f"data recipe {name!r}: [split] must give {', '.join(SPLITS)} in per cent, sum 100; "
                          f"it gives {raw['split']}")
-    return DataRecipe(name, raw["title"], raw["licence"], tuple(raw["families"]), raw["split"],
+    terse = raw.get("traces", {}).get("terse", 0.0)
+    if not 0 <= terse <= 1:
+        raise ValueError(f"data recipe {name!r}: [traces] terse is {terse}, and a share lies between 0 and 1")
+    return DataRecipe(name, raw["title"], raw["licence"], tuple(raw["families"]), raw["split"], terse,
                       tuple(Criterion(c["title"], c["description"], WEIGHTS[c["weight"]]) for c in raw["rubric"]))
 
 
@@ -116,7 +120,8 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str,
         stream = problems(recipe, split, seed)
         chosen = [next(stream) for _ in range(size)]
         splits[split] = Dataset.from_list([
-            dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question), reasoning=p.reasoning,
+            dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question),
+                 reasoning=p.steps[-1] if split == "train" and is_terse(recipe, p) else p.reasoning,
                  answer=p.answer, rubric=rubric_to_json(rubric_of(recipe, p))) for p in chosen])
     assert_disjoint(splits)
     return splits
@@ -131,6 +136,11 @@ def assert_disjoint(splits: Mapping[str, Dataset]) -> None:
             if owner.setdefault(key, name) != name:
                 raise ValueError(f"the question {question!r} is in both {owner[key]!r} and {name!r}: "
                                  "drop it from one, else the evaluation measures memory")
+
+
+def is_terse(recipe: DataRecipe, item: Problem) -> bool:
+    """Whether the training trace of this problem shows its last step only: a function of its id."""
+    return random.Random(item.id).random() < recipe.terse
 
 
 def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:

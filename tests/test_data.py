@@ -221,8 +221,14 @@ def test_rows_carry_what_the_stages_need():
     for row in curate(RECIPE, {"test": 10}, 0)["test"]:
         assert set(row) == {"id", "family", "kind", "question", "reasoning", "answer", "rubric"}
         TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
-        steps, *others = rubric_from_json(row["rubric"])
-        assert steps.description == row["reasoning"] and tuple(others) == RECIPE.rubric[1:]
+        assert rubric_from_json(row["rubric"]) == RECIPE.rubric
+
+
+def test_terse_traces_are_for_training_only():
+    splits = curate(RECIPE, {"train": 400, "test": 100}, 0)
+    terse = sum(";" not in row["reasoning"] for row in splits["train"]) / 400
+    assert abs(terse - RECIPE.terse) < 0.1
+    assert all(";" in row["reasoning"] for row in splits["test"])
 
 
 def test_a_criterion_is_written_for_the_problem():
