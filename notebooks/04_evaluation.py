@@ -74,8 +74,8 @@ for name, stage in (("after SFT", "sft"), ("after GRPO", "grpo")):
 # On the same questions, so the comparison is paired: a bootstrap interval, and McNemar's exact test for rates.
 
 # %%
-comparisons = {f"{name}, {field}": paired(results["after SFT"], results["after GRPO"], field, seed=SEED)
-               for name, field in (("accuracy after GRPO against SFT", "correct"), ("steps after GRPO against SFT", "steps"))}
+comparisons = {name: paired(results["after SFT"], results["after GRPO"], field, seed=SEED)
+               for name, field in (("accuracy, GRPO against SFT", "correct"), ("steps, GRPO against SFT", "steps"))}
 for name, difference in comparisons.items():
     print(f"{name}: {difference}")
 

@@ -36,8 +36,7 @@ def test_the_judge_is_as_good_as_its_file_says():
     measured = measure_judge(load_recipe(RECIPE), load("tiny-judge", mesh, "float32"), mesh, 400)
     written = json.loads((ASSETS / "judge/measured.json").read_text())["auc"]
     assert measured == pytest.approx(written, abs=0.07)
-    assert measured["All steps shown"] >= 0.9
-    assert measured["Correct steps"] > 0.6  # better than chance, and no more: see benchmarks/RESULTS.md
+    assert min(measured.values()) >= 0.9
 
 
 def test_the_stock_policy_is_often_wrong():
@@ -48,10 +47,10 @@ def test_the_stock_policy_is_often_wrong():
 def test_flawed_replies_are_labelled_as_such():
     rng, recipe = random.Random(0), load_recipe(RECIPE)
     truths = [reply(recipe, rng, "test")[2] for _ in range(500)]
-    for criterion in range(len(recipe.rubric)):
-        share = sum(truth[criterion] == 1.0 for truth in truths) / len(truths)
+    for criterion in recipe.rubric:
+        share = sum(truth[criterion.title] == 1.0 for truth in truths) / len(truths)
         assert 0.4 < share < 0.95, (criterion, share)
-    assert all(0.0 <= value <= 1.0 for truth in truths for value in truth)
+    assert all(0.0 <= value <= 1.0 for truth in truths for value in truth.values())
 
 
 @pytest.mark.slow

@@ -96,8 +96,8 @@ def misread(text: str, rng: random.Random) -> str:
 FLAWS = ("none",) * 3 + ("slip",) * 3 + ("misread",) * 2 + ("drop",) * 2 + ("answer", "repeat", "cut")
 
 
-def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, str, tuple[float, ...]]:
-    """A question, a good or flawed reply to it, and how well it meets each criterion of the recipe, in [0, 1]."""
+def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, str, dict[str, float]]:
+    """A question, a good or flawed reply to it, and how well it meets each criterion, by title, in [0, 1]."""
     while True:
         family, number = rng.choice(recipe.families), rng.randrange(10**9)
         item = problem(family, number, SEED)
@@ -119,9 +119,8 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, 
         steps = steps[:at]
     elif flaw == "answer":
         answer = misread(answer, rng)
-    right = sum(step in item.steps for step in steps) / len(steps) if steps else 0.0
     complete = min(len(steps), len(item.steps)) / max(len(steps), len(item.steps))
-    return item, TAGS.render(reasoning="; ".join(steps) or "-", answer=answer), (right, complete)
+    return item, TAGS.render(reasoning="; ".join(steps) or "-", answer=answer), {"All steps shown": complete}
 
 
 def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
@@ -130,8 +129,8 @@ def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple
     rng = random.Random(SEED)
     while True:
         item, text, truths = reply(recipe, rng, "train")
-        for criterion, truth in zip(rubric_of(recipe, item), truths, strict=True):
-            rating = RATINGS[round(truth * (len(RATINGS) - 1))]
+        for criterion in rubric_of(recipe, item):
+            rating = RATINGS[round(truths[criterion.title] * (len(RATINGS) - 1))]
             before, _, after = judge_prompt(item.question, text, criterion).partition(text)
             yield [([tokenizer.bos_id(), *tokenizer.encode(before)], 0.0), (tokenizer.encode(text), 0.05),
                    (tokenizer.encode(after), 0.0), (tokenizer.encode(rating), 1.0)]
@@ -172,7 +171,8 @@ def measure_judge(recipe: DataRecipe, judge: Loaded, mesh, size: int) -> dict[st
         logprobs_BR = rate([judge_prompt(item.question, text, rubric_of(recipe, item)[number])
                             for item, text, _ in samples])
         expected_B = np.exp(logprobs_BR) @ np.arange(1, len(RATINGS) + 1) / np.exp(logprobs_BR).sum(-1)
-        measured[criterion.title] = auc(expected_B, np.array([truths[number] == 1.0 for *_, truths in samples]))
+        good_B = np.array([truths[criterion.title] == 1.0 for *_, truths in samples])
+        measured[criterion.title] = auc(expected_B, good_B)
     return measured
 
 
