@@ -170,8 +170,8 @@ def topology_devices(name: str) -> list[jax.Device]:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except RuntimeError as error:  # JAX's own errors are RuntimeErrors too
         raise RuntimeError(
-            f"no TPU topology {name!r}: {error}\nIt takes libtpu (pip install libtpu==0.0.42.1, jax 0.10.2) "
-            "and a name such as v5e:2x4") from error
+            f"no TPU topology {name!r}: {error}\nIt takes a name such as v5e:2x4, and libtpu; beside jax 0.10.2: "
+            "pip install libtpu==0.0.42.1") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,9 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     judge = options.judge and config(options.judge)
     try:
         devices = topology_devices(options.topology)
-    except RuntimeError as error:
+        plan = plan_mesh(devices, judge=judge is not None, tp=options.tp, judge_tp=options.judge_tp)
+    except (RuntimeError, ValueError) as error:
         parser.error(str(error))
-    plan = plan_mesh(devices, judge=judge is not None, tp=options.tp, judge_tp=options.judge_tp)
     programs = options.programs or [name for name in PROGRAMS if name != "judge" or judge]
     shapes = Shapes(**{size.name: getattr(options, size.name) for size in fields(Shapes)})
     print(f"compiling {', '.join(programs)} for {options.topology}: minutes each", file=sys.stderr)

@@ -159,7 +159,7 @@ def test_the_command_line_makes_the_plan(monkeypatch, capsys, plan):
     assert asked[1][1] is None and asked[1][2].judge is None and asked[1][6] == ["sft"]
 
 
-def test_without_libtpu_the_command_ends_with_a_clear_error(monkeypatch, capsys):
+def test_what_the_command_cannot_do_ends_it_with_a_clear_error(monkeypatch, capsys):
     def missing(name):
         raise RuntimeError(f"no TPU topology {name!r}: JAX TPU support not installed")
 
@@ -167,3 +167,7 @@ def test_without_libtpu_the_command_ends_with_a_clear_error(monkeypatch, capsys)
     with pytest.raises(SystemExit, match="2"):
         main([])
     assert "error: no TPU topology 'v5e:2x4'" in capsys.readouterr().err
+    monkeypatch.setattr(module, "topology_devices", lambda name: jax.devices())
+    with pytest.raises(SystemExit, match="2"):
+        main(["--tp", "3"])
+    assert "error: tp=3 does not divide the policy's 8 devices" in capsys.readouterr().err
