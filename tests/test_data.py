@@ -179,6 +179,8 @@ def test_an_unknown_recipe_is_named():
     ({"families": '["coins", "riddles"]'}, "'mine' names the unknown family 'riddles': choose from coins"),
     ({"split": "train = 80\ntest = 20"}, r"must give train, validation, test in per cent, .* gives .*'test': 20"),
     ({"split": "train = 80\nvalidation = 10\ntest = 20"}, "sum 100"),
+    ({"split": "train = 80\nvalidation = 10\ntest = 10\n[traces]\nterse = 60"},
+     r"\[traces\] terse is 60, and a share lies between 0 and 1"),
 ])
 def test_a_recipe_that_cannot_be_used_is_named(tmp_path, monkeypatch, change, message):
     monkeypatch.setattr(data, "RECIPES", tmp_path)
@@ -234,8 +236,11 @@ def test_terse_traces_are_for_training_only():
 def test_a_criterion_is_written_for_the_problem():
     criteria = (Criterion("Steps", "Reads {reasoning}, {0} {answer}", 1.0), Criterion("Short", "Is short", 0.3))
     item = data.Problem("x", "coins", "?", ("1+1=2", "{2}"), "2", "number")
-    assert [criterion.description for criterion in rubric_of(replace(RECIPE, rubric=criteria), item)] == [
+    recipe = replace(RECIPE, rubric=criteria)
+    assert [criterion.description for criterion in rubric_of(recipe, item)] == [
         "Reads 1+1=2; {2}, {0} {answer}", "Is short"]
+    first, second = curate(recipe, {"test": 2}, 0)["test"]
+    assert f"Reads {first['reasoning']}, " in first["rubric"] and first["rubric"] != second["rubric"]
 
 
 def test_no_question_can_end_its_turn(monkeypatch):

@@ -10,10 +10,12 @@ import pytest
 
 from reasonkit import data, recipes, rewards
 from reasonkit.budget import BudgetError
+from reasonkit.judge import judge_prompt, rubric_from_json
 from reasonkit.mesh import check_divides, plan_mesh
-from reasonkit.models import MODELS
+from reasonkit.models import ASSETS, MODELS, Tokenizer
 from reasonkit.recipes import PROFILES, RECIPES, open_run
 from reasonkit.runlog import ManifestError
+from reasonkit.tags import TAGS
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +62,22 @@ def test_the_batches_of_a_profile_divide_over_its_chips(name, count):
     micro = profile.grpo.micro_prompts or profile.grpo.prompts_per_step
     check_divides(micro * profile.grpo.num_generations, plan.policy, "GRPO")
     check_divides(profile.judge_batch, plan.judge, "judge")
+
+
+@pytest.mark.parametrize("name", ["cpu", "smoke"])
+def test_every_problem_fits_the_limits_of_its_profile(name):
+    """Rows that are too long are left out in silence, so the demo must have none."""
+    profile, recipe = PROFILES[name], replace(data.load_recipe("tiny_mix"), terse=0.0)
+    folder = ASSETS / MODELS[profile.policy].asset
+    tokenizer = Tokenizer(folder / "tokenizer.model", MODELS[profile.policy].family)
+    for row in data.curate(recipe, {"train": 500}, 0)["train"]:
+        prompt = 1 + len(tokenizer.encode(TAGS.prompt(row["question"])))
+        reply = len(tokenizer.encode(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))) + 1
+        assert prompt <= profile.grpo.max_prompt_length and reply <= profile.grpo.max_new_tokens, row
+        assert prompt + reply <= profile.sft.max_length, row
+        for criterion in rubric_from_json(row["rubric"]):  # a longer one is no signal; both models share the tokenizer
+            judged = 1 + len(tokenizer.encode(judge_prompt(row["question"], "", criterion)))
+            assert judged + profile.grpo.max_new_tokens <= profile.judge_max_length, row
 
 
 # Runs
