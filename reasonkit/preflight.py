@@ -170,8 +170,8 @@ def topology_devices(name: str) -> list[jax.Device]:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except RuntimeError as error:  # JAX's own errors are RuntimeErrors too
         raise RuntimeError(
-            f"no TPU topology {name!r}: {error}\nIt takes a name such as v5e:2x4, and libtpu; beside jax 0.10.2: "
-            "pip install libtpu==0.0.42.1") from error
+            f"no TPU topology {name!r}: {error}\nIt takes a name such as v5e:2x4, and libtpu; "
+            "beside jax 0.10.2: pip install libtpu==0.0.42.1") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
