@@ -71,7 +71,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
              max_steps=settings.steps + start_step + 1,  # not reached: the stage ends with its batches
              mini_batch_size=settings.prompts_per_step, train_micro_batch_size=micro,
              rollout_micro_batch_size=settings.prompts_per_step,
-             compute_logps_micro_batch_size=settings.prompts_per_step,
+             compute_logps_micro_batch_size=micro,
              checkpoint_root_directory=str(checkpoints.resolve()),
              checkpointing_options=_tunix.checkpoint_options(settings.save_every, settings.keep)))
     if not base_shared(cluster.actor_trainer.model, anchor):
