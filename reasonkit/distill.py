@@ -86,6 +86,8 @@ def distill(
     check_divides(settings.batch_size, mesh, "distillation batch_size")
     check_divides(settings.batch_size, teacher_mesh, "distillation batch_size, for the teacher,")
     vocabulary = _vocabulary(policy, teacher, [TAGS.prompt(question) for question in rows["question"][:16]])
+    _tunix.take_back(checkpoints, start_step)
+    _tunix.check_steps(checkpoints, start_step, settings.steps)
     length, last = settings.max_new_tokens, start_step + settings.steps
     trainer = peft_trainer.PeftTrainer(
         policy.model,

@@ -132,6 +132,8 @@ def simpo(
     do not divide over the mesh, and as `pair_batches` does.
     """
     check_divides(2 * settings.batch_size, mesh, "SimPO 2 x batch_size")
+    _tunix.take_back(checkpoints, start_step)
+    _tunix.check_steps(checkpoints, start_step, settings.steps)
     last = start_step + settings.steps
     trainer = DPOTrainer(
         policy.model, None,
