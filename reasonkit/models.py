@@ -1,7 +1,7 @@
 """Gemma by name: the model, its tokenizer, and a judge's ratings.
 
 What it is: the table of names, where their files are found, and the tokenizer with its stop tokens.
-What it is not: file formats (`gemma`) or the adapter (`lora`), both offered here too; a trainer or a sampler.
+What it is not: file formats (`gemma`), the adapter (`lora`), a trainer or a sampler.
 
 Departs from Tunix's `AutoModel`: kagglehub is called directly, because Tunix may ask for a login, and raises
 for Gemma 3 from Kaggle after the download.
@@ -23,14 +23,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.gemma import LIBRARY, flax_checkpoint, from_flax, from_hf, init, is_hf, save_hf, tiny_config
-from reasonkit.lora import add_lora, base_shared, lora_signature, reference, restore_lora, save_lora
+from reasonkit.gemma import LIBRARY, flax_checkpoint, from_flax, from_hf, is_hf
 from reasonkit.mesh import check_divides
-
-__all__ = [
-    "MODELS", "Loaded", "Source", "Tokenizer", "add_lora", "base_shared", "init", "load", "lora_signature",
-    "rating_logprobs", "reference", "restore_lora", "save_hf", "save_lora", "tiny_config",
-]  # fmt: skip
 
 ASSETS = Path(__file__).parent / "assets"
 END_OF_TURN = {"gemma2": 107, "gemma3": 106}

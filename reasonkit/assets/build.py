@@ -27,9 +27,10 @@ from tunix.sft import peft_trainer
 
 from reasonkit.budget import write_atomic
 from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, rubric_of, split_of
+from reasonkit.gemma import init, save_hf, tiny_config
 from reasonkit.judge import RATINGS, judge_prompt
 from reasonkit.mesh import make_mesh
-from reasonkit.models import Loaded, Tokenizer, init, load, rating_logprobs, save_hf, tiny_config
+from reasonkit.models import Loaded, Tokenizer, load, rating_logprobs
 from reasonkit.rollout import generator
 from reasonkit.sft import model_input
 from reasonkit.tags import TAGS
