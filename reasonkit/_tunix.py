@@ -74,8 +74,12 @@ class StepLog(hooks.TrainingHooks):
 
 def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float,
           clip: float) -> optax.GradientTransformation:
-    """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine to a tenth."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, round(warmup * steps)), max(2, steps),
+    """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine to a tenth.
+
+    The warm-up begins one step above zero, so that the first update is not lost.
+    """
+    rise = max(1, round(warmup * steps))
+    schedule = optax.warmup_cosine_decay_schedule(learning_rate / (rise + 1), learning_rate, rise, max(2, steps),
                                                   learning_rate / 10)
     return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, b2=0.99, weight_decay=weight_decay))
 

@@ -1,9 +1,9 @@
 """The live view of a training stage and the static figure that it leaves, both drawn from the run log alone.
 
-Not a metrics backend: it stores nothing, smooths only what it draws, and knows the rows "sft_step",
-"grpo_step" and "reward"; a field that a row lacks is not plotted. Model text reaches the page escaped. Only
-what ipywidgets 7.7 and 8.1 both have is used. Figures are made without pyplot, so that no backend is chosen
-and no figure stays open.
+Not a metrics backend: it stores nothing and smooths only what it draws. It knows "reward" rows, and those of
+a stage's steps, "sft_step", "grpo_step" and so on: a number `step`, any of `FIELDS`, and the name of their
+`series` where there are several. Model text reaches the page escaped. Only what ipywidgets 7.7 and 8.1 both
+have is used. Figures are made without pyplot, so that no backend is chosen and no figure stays open.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from reasonkit.runlog import RunLog
 
 Row = Mapping[str, Any]
 
-STEPS = ("sft_step", "grpo_step")
+STEP = "_step"  # ends the event of a row that counts as progress
+FIELDS = {"loss": "loss", "accuracy": "accuracy", "margin": "reward margin", "length": "reply length, tokens",
+          "kl": "KL to the reference"}
 COLOURS = ("#1f3b57", "#c9822f", "#3b8ea5", "#8a6fa8", "#7a9e4b", "#b2545c")
 EVERY = 2.0  # seconds between two drawings at least,
 SHARE = 0.05  # and at most this share of the time goes into drawing
@@ -135,60 +137,32 @@ class Dashboard:
         return rows
 
 
-class NullDashboard:
-    """A dashboard that shows nothing and writes nothing, for runs that want none."""
-
-    def show(self) -> None:
-        """Show nothing."""
-
-    def update(self) -> None:
-        """Draw nothing."""
-
-    def figure(self, path: Path | str) -> None:
-        """Write nothing."""
-
-
 def _panels(rows: list[Row]) -> list[tuple[str, str, dict[str, tuple[np.ndarray, np.ndarray]]]]:
     """Title, x label and lines (x, y) of each panel that has a value to show."""
-    sft, grpo, reward = ([row for row in rows if row["event"] == event] for event in (*STEPS, "reward"))
-    rollouts = [_reward(row) for row in reward if row.get("mode", "train") == "train"]
-    parts = {name: [row["parts"] for row in rollouts] for row in rollouts for name in row["parts"]}
-    tokens, characters = _by_step(grpo, "length"), _by_number(rollouts, "length")
-    wanted = [
-        ("SFT loss", "step", {"loss": _by_step(sft, "loss")}),
-        ("Reward", "rollout", {"total": _by_number(rollouts, "total")}
-         | {name: _by_number(values, name) for name, values in parts.items()}),
-        ("Reply length, tokens", "step", {"length": tokens}) if np.isfinite(tokens[1]).any() else
-        ("Reply length, characters", "rollout", {"length": characters}),
-        ("KL to the reference", "step", {"KL": _by_step(grpo, "kl")}),
-        ("GRPO loss", "step", {"loss": _by_step(grpo, "loss")}),
-    ]
+    rollouts = [row for row in rows if row["event"] == "reward" and row["mode"] == "train"]
+    parts = {name: [row["parts"].get(name, {}) for row in rollouts] for row in rollouts for name in row["parts"]}
+    panels = [("Reward", "rollout", {"total": _by_number(rollouts)}
+               | {name: _by_number(values) for name, values in parts.items()})]
+    for event in dict.fromkeys(row["event"] for row in rows if row["event"].endswith(STEP)):
+        steps = [row for row in rows if row["event"] == event]
+        series = dict.fromkeys(row.get("series") for row in steps)
+        stage = event.removesuffix(STEP)
+        stage = stage.upper() if stage in ("sft", "grpo") else stage.capitalize()
+        panels += [(f"{stage} {title}", "step", {
+            one or name: _by_step([row for row in steps if row.get("series") == one], name) for one in series})
+            for name, title in FIELDS.items()]
     shown = [(title, axis, {name: line for name, line in lines.items() if np.isfinite(line[1]).any()})
-             for title, axis, lines in wanted]
+             for title, axis, lines in panels]
     return [panel for panel in shown if panel[2]]
-
-
-def _reward(row: Row) -> dict[str, Any]:
-    """A "reward" row as "total", "length", and the means "parts" and shares "no_signal" by part.
-
-    A part is a mapping with its mean and its share without signal, or the mean, with the shares beside it.
-    """
-    parts = row.get("parts", {})
-    nested = {name: part for name, part in parts.items() if isinstance(part, Mapping)}
-    return {
-        "total": row.get("total", row.get("mean")),
-        "length": row.get("length", row.get("mean_length")),
-        "parts": parts | {name: part.get("mean") for name, part in nested.items()},
-        "no_signal": row.get("no_signal", {name: part.get("no_signal") for name, part in nested.items()}),
-    }
 
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else np.nan
 
 
-def _by_number(rows: list[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
-    return np.arange(1, len(rows) + 1), np.array([_number(row.get(name)) for row in rows])
+def _by_number(rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """The means, one a rollout."""
+    return np.arange(1, len(rows) + 1), np.array([_number(row.get("mean")) for row in rows])
 
 
 def _by_step(rows: list[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -211,9 +185,9 @@ def _running_mean(y: np.ndarray) -> np.ndarray:
 
 def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
     """Steps done and the words for the status line."""
-    steps = [row for row in rows if row["event"] in STEPS]
+    steps = [row for row in rows if row["event"].endswith(STEP)]
     if not steps:
-        return 0, [f"step 0 of {total}", "compiling the first step"]
+        return 0, [f"step 0 of {total}", "preparing the first step"]
     stage = [row for row in steps if row["event"] == steps[-1]["event"]]
     done = min(stage[-1]["step"], total)
     words = [f"step {done} of {total}"]
@@ -224,15 +198,15 @@ def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
         words.append(f"{pace:.2g} s a step")
         if done < total:
             words.append(f"about {minutes:.0f} min to go" if minutes >= 1 else "less than a minute to go")
-    rewards = [_reward(row) for row in rows if row["event"] == "reward"]
-    silent = {name: _number(share) for name, share in rewards[-1]["no_signal"].items()} if rewards else {}
-    words += [f"no signal from {name}: {share:.0%}" for name, share in silent.items() if share > 0]
+    rewards = [row for row in rows if row["event"] == "reward"]
+    parts = rewards[-1]["parts"] if rewards else {}
+    words += [f"no signal from {name}: {part['no_signal']:.0%}" for name, part in parts.items() if part["no_signal"] > 0]
     return done, words
 
 
 def _samples_html(rows: list[Row]) -> str:
     """The last samples, newest first: numbers in a line, texts below it, all of it escaped."""
-    samples = [row["sample"] for row in rows if row["event"] == "reward" and row.get("sample")]
+    samples = [row["sample"] for row in rows if row.get("sample")]
     return "".join(map(_sample_html, samples[:-SAMPLES - 1:-1]))
 
 

@@ -111,8 +111,12 @@ def problems(recipe: DataRecipe, split: str, seed: int) -> Iterator[Problem]:
         index += 1
 
 
-def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str, Dataset]:
-    """`sizes` rows for each split. Questions are neutralised, so that none can end a chat turn."""
+def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int,
+           on_split: Callable[[str, Dataset], None] = lambda name, rows: None) -> dict[str, Dataset]:
+    """`sizes` rows for each split, each told to `on_split`. Questions are neutralised: none can end a chat turn.
+
+    Raises ValueError for an unknown split or one without rows, and as `assert_disjoint` does.
+    """
     splits = {}
     for split, size in sizes.items():
         if split not in SPLITS or size < 1:
@@ -123,6 +127,7 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str,
             dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question),
                  reasoning=p.steps[-1] if split == "train" and is_terse(recipe, p) else p.reasoning,
                  answer=p.answer, rubric=rubric_to_json(rubric_of(recipe, p))) for p in chosen])
+        on_split(split, splits[split])
     assert_disjoint(splits)
     return splits
 
@@ -169,7 +174,7 @@ def read(path: Path) -> Dataset:
         return Dataset.from_list([json.loads(line) for line in lines])
 
 
-def _order(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+def row_order(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
     """Endless batches of row numbers: a new permutation each epoch, a function of (seed, epoch) alone."""
     if size < batch_size:
         raise ValueError(f"{size} rows are fewer than one batch of {batch_size}: add rows or lower the batch size")
@@ -195,7 +200,7 @@ def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int,
         reply = [*tokenizer.encode(text), tokenizer.end_of_turn]
         if len(prompt) + len(reply) <= max_length:
             encoded.append((prompt, reply))
-    for numbers in _order(len(encoded), batch_size, seed):
+    for numbers in row_order(len(encoded), batch_size, seed):
         tokens_BL = np.full((batch_size, max_length), tokenizer.pad_id(), np.int32)
         loss_mask_BL = np.zeros((batch_size, max_length), np.float32)
         for row, (prompt, reply) in enumerate(encoded[number] for number in numbers):
@@ -218,6 +223,6 @@ def grpo_batches(rows: Dataset, tokenizer, batch_size: int, max_prompt_length: i
     kept = [n for n, prompt in enumerate(prompts) if len(tokenizer.encode(prompt)) < max_prompt_length]
     columns = {name: np.array(rows[name]) for name in GRPO_COLUMNS}
     columns["prompts"] = np.array(prompts)
-    for numbers in _order(len(kept), batch_size, seed):
+    for numbers in row_order(len(kept), batch_size, seed):
         chosen: Sequence[int] = [kept[number] for number in numbers]
         yield {name: values[chosen] for name, values in columns.items()}

@@ -163,14 +163,16 @@ class EvalResult:
 
 
 def evaluate(
-    generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int
+    generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int,
+    on_batch: Callable[[EvalResult], None] = lambda so_far: None,
 ) -> EvalResult:
     """Asks every problem once, through `TAGS.prompt`, and scores the replies.
 
     `problems` are objects or mappings (rows of a `datasets.Dataset` will do) with id, family, kind, question,
     answer and reasoning. `generate` gets `batch_size` prompts, the last time maybe fewer, and returns as many
-    replies, greedy ones for a result that can be repeated. ValueError: no problems, a field that is missing
-    or blank, an id that comes twice, a batch size below 1, another number of replies than prompts.
+    replies, greedy ones for a result that can be repeated. `on_batch` gets what is scored so far. ValueError:
+    no problems, a field that is missing or blank, an id that comes twice, a batch size below 1, another
+    number of replies than prompts.
     """
     rows = [_row(problem) for problem in problems]
     if not rows:
@@ -188,6 +190,7 @@ def evaluate(
             raise ValueError(f"generate returned {len(replies)} replies to {len(batch)} prompts, "
                              f"from problem {start}: it must return one each")
         samples += [_score(row, reply) for row, reply in zip(batch, replies, strict=True)]
+        on_batch(EvalResult(samples))
     return EvalResult(samples)
 
 

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 from reasonkit import dashboard as module
 from reasonkit.budget import TimeBudget
-from reasonkit.dashboard import Dashboard, NullDashboard, curves, escape
+from reasonkit.dashboard import Dashboard, curves, escape
 from reasonkit.runlog import RunLog
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -41,6 +41,11 @@ def write_stage(log, steps=30, first=1):
         log.write("grpo_step", step=step, reward=1.0, kl=0.01 * step, loss=0.1, seconds=30.0, length=12.0)
 
 
+def reward(log, means, mean=None, mode="train", no_signal=0.0, **fields):
+    log.write("reward", mode=mode, mean=mean, **fields,
+              parts={name: {"mean": value, "no_signal": no_signal} for name, value in means.items()})
+
+
 def titles(figure):
     return [axes.get_title(loc="left") for axes in figure.axes]
 
@@ -59,16 +64,16 @@ def test_each_logged_quantity_has_a_panel(log):
     write_stage(log)
     figure = curves(log.read())
     assert titles(figure) == [
-        "SFT loss", "Reward", "Reply length, tokens", "KL to the reference", "GRPO loss"]
+        "Reward", "SFT loss", "GRPO loss", "GRPO reply length, tokens", "GRPO KL to the reference"]
     assert set(lines(figure, "Reward")) == {"total", "tag_format", "rubric"}
     assert lines(figure, "Reward")["rubric"] == pytest.approx([0.5] * 30)
 
 
-def test_parts_may_be_plain_means(log):
-    log.write("reward", parts={"form": 0.5}, no_signal={"form": 0.5}, total=0.75, length=3)
-    figure = curves(log.read())
-    assert lines(figure, "Reward") == {"total": [0.75], "form": [0.5]}
-    assert lines(figure, "Reply length, characters") == {"length": [3.0]}
+def test_series_share_a_panel(log):
+    """An evaluation scores several models one after the other; their steps are one count."""
+    for step, (series, accuracy) in enumerate([("stock", 0.0), ("stock", 0.1), ("after SFT", 0.5)], 1):
+        log.write("evaluation_step", step=step, series=series, accuracy=accuracy)
+    assert lines(curves(log.read()), "Evaluation accuracy") == {"stock": [0.0, 0.1], "after SFT": [0.5]}
 
 
 def test_missing_fields_are_not_plotted_and_nan_is_a_gap(log):
@@ -83,14 +88,14 @@ def test_missing_fields_are_not_plotted_and_nan_is_a_gap(log):
 
 
 def test_a_part_that_comes_later_keeps_its_place(log):
-    log.write("reward", parts={"a": 1.0})
-    log.write("reward", parts={"a": 1.0, "b": 2.0})
+    reward(log, {"a": 1.0})
+    reward(log, {"a": 1.0, "b": 2.0})
     assert lines(curves(log.read()), "Reward")["b"] == pytest.approx([float("nan"), 2.0], nan_ok=True)
 
 
 def test_evaluation_rollouts_stay_out(log):
-    log.write("reward", mode="train", mean=1.0)
-    log.write("reward", mode="eval", mean=9.0)
+    reward(log, {}, mean=1.0)
+    reward(log, {}, mean=9.0, mode="eval")
     assert lines(curves(log.read()), "Reward") == {"total": [1.0]}
 
 
@@ -158,8 +163,7 @@ def test_the_last_samples_are_shown_escaped(log, board):
 
 
 def test_the_title_and_the_names_are_escaped(log):
-    log.write("reward", parts={NASTY: 1.0}, no_signal={NASTY: 1.0},
-              sample={NASTY: NASTY, "parts": {NASTY: 1}})
+    reward(log, {NASTY: 1.0}, sample={NASTY: NASTY, "parts": {NASTY: 1}}, no_signal=1.0)
     board = Dashboard(log, TimeBudget(), NASTY, 1)
     board.update()
     for box in (board.widget.children[0], board._status, board._samples):
@@ -216,15 +220,6 @@ def test_a_path_will_do_for_the_log(log):
 def test_a_stage_has_steps(log, total):
     with pytest.raises(ValueError, match=f"total_steps={total}"):
         Dashboard(log, TimeBudget(), "SFT", total)
-
-
-def test_the_null_dashboard_does_nothing(tmp_path):
-    board = NullDashboard()
-    board.show()
-    board.update()
-    assert board.figure(tmp_path / "curves.png") is None and not list(tmp_path.iterdir())
-    public = {name for name in vars(Dashboard) if not name.startswith("_")}
-    assert public == {name for name in vars(NullDashboard) if not name.startswith("_")}
 
 
 CELL = """

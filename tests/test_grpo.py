@@ -335,4 +335,4 @@ def test_the_learning_rate_warms_up_and_decays():
     for _ in range(21):
         update, state = optimizer.update(np.float32(0.5), state, weights)
         sizes.append(-float(update))
-    np.testing.assert_allclose([sizes[0], sizes[5], sizes[20]], [0.0, 0.1, 0.01], rtol=1e-3)
+    np.testing.assert_allclose([sizes[0], sizes[5], sizes[20]], [0.1 / 6, 0.1, 0.01], rtol=1e-3)
