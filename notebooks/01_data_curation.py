@@ -84,7 +84,24 @@ for criterion in data.rubric_of(recipe, item):
 # disjoint by construction. `curate` proves it anyway, on the questions without case and white space.
 
 # %%
-splits = data.curate(recipe, run.profile.rows, SEED)
+from itertools import count
+
+from reasonkit.dashboard import Dashboard
+
+log, steps = run.log("data"), count(1)
+board = Dashboard(log, run.budget, "Data curation", len(run.profile.rows))
+board.show()
+
+# %%
+def on_split(name, rows):
+    first = {key: rows[0][key] for key in ("question", "reasoning", "answer")}
+    log.write("data_step", step=next(steps), sample={"split": name, **first})
+    board.update()
+
+
+splits = data.curate(recipe, run.profile.rows, SEED, on_split)
+
+# %%
 for name, rows in splits.items():
     counts = {family: rows["family"].count(family) for family in recipe.families}
     print(f"{name:>10}: {len(rows):>6} rows  {counts}")

@@ -61,12 +61,29 @@ generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_
 # the form is reported apart. *Steps* is the share of worked steps that are right, measured by a program.
 
 # %%
-results = {"stock": evaluate(generate, test, profile.eval_batch)}
-print(f"{'stock':>10}: {results['stock']}")
+from itertools import count
+
+from reasonkit.dashboard import Dashboard
+
+log, steps, results = run.log("evaluation"), count(1), {}
+board = Dashboard(log, run.budget, "Evaluation", 3 * -(-len(test) // profile.eval_batch))
+board.show()
+
+# %%
+def score(name):
+    def on_batch(so_far):
+        log.write("evaluation_step", step=next(steps), series=name, accuracy=so_far.accuracy.mean)
+        board.update()
+
+    results[name] = evaluate(generate, test, profile.eval_batch, on_batch)
+    print(f"{name:>10}: {results[name]}")
+
+# %%
+score("stock")
 for name, stage in (("after SFT", "sft"), ("after GRPO", "grpo")):
     lora.restore_lora(policy.model, run.stage(stage) / "adapter")
-    results[name] = evaluate(generate, test, profile.eval_batch)
-    print(f"{name:>10}: {results[name]}")
+    score(name)
+board.figure(run.stage("evaluation") / "curves.png")
 
 # %% [markdown]
 # ## Is the difference real?

@@ -200,7 +200,8 @@ def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
             words.append(f"about {minutes:.0f} min to go" if minutes >= 1 else "less than a minute to go")
     rewards = [row for row in rows if row["event"] == "reward"]
     parts = rewards[-1]["parts"] if rewards else {}
-    words += [f"no signal from {name}: {part['no_signal']:.0%}" for name, part in parts.items() if part["no_signal"] > 0]
+    silent = {name: part["no_signal"] for name, part in parts.items() if part["no_signal"]}
+    words += [f"no signal from {name}: {share:.0%}" for name, share in silent.items()]
     return done, words
 
 
