@@ -45,6 +45,7 @@ HIDDEN = {"_kg_hide-input": True}  # Kaggle folds the source of such a cell
 KEPT_METADATA = {"tags", *HIDDEN}
 MARKER = re.compile(r"# \{\{(\w+)(?: (\w+))?\}\}")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+QUIET = 10.0  # seconds between two lines of a live view's progress
 
 
 class BuildError(ValueError):
@@ -176,7 +177,7 @@ class OwnKernel(AsyncKernelManager):
 
 
 class Runner(NotebookClient):
-    """Executes a notebook and shows how it goes: what the cells print, and the seconds of each cell."""
+    """Executes a notebook and shows how it goes: what cells print, how far a live view is, each cell's seconds."""
 
     def __init__(self, notebook: NotebookNode, name: str, cwd: Path, sockets: str):
         # Sockets in a folder of our own: no port, and no path too long for a socket.
@@ -190,7 +191,7 @@ class Runner(NotebookClient):
             on_cell_start=self.start,
             on_cell_executed=self.done,
         )
-        self.name, self.started, self.midline = name, 0.0, False
+        self.name, self.started, self.midline, self.told = name, 0.0, False, 0.0
 
     def start(self, cell: NotebookNode, cell_index: int) -> None:
         self.started = time.monotonic()
@@ -209,6 +210,11 @@ class Runner(NotebookClient):
             text = msg["content"]["text"]
             print(text, end="", flush=True)
             self.midline = not text.endswith("\n")
+        elif msg["msg_type"] == "comm_msg" and time.monotonic() - self.told > QUIET:
+            status = msg["content"]["data"].get("state", {}).get("value")
+            if isinstance(status, str) and status.startswith("step "):  # the dashboard's line, which no page shows here
+                print(f"[{self.name}] {status}", flush=True)
+                self.told = time.monotonic()
         return super().process_message(msg, cell, cell_index)
 
 

@@ -239,6 +239,20 @@ def test_run_streams_reports_and_keeps_the_copy(tmp_path, capsys, monkeypatch):
     assert nbformat.read(copy, as_version=4).cells[2].outputs[0].text == "5 through"
 
 
+def test_a_live_view_is_told_without_a_page(tmp_path, capsys, monkeypatch):
+    """A training cell prints nothing for minutes: its live view's status line does instead."""
+    path = notebook(tmp_path, """
+from reasonkit.budget import TimeBudget
+from reasonkit.dashboard import Dashboard
+from reasonkit.runlog import RunLog
+log = RunLog("run.jsonl")
+log.write("sft_step", step=3, loss=1.0, seconds=0.1)
+Dashboard(log, TimeBudget(), "SFT", 7).show()""")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert build.main(["run", str(path), "--cwd", str(tmp_path)]) == 0
+    assert "[small] step 3 of 7 · 0.1 s a step" in capsys.readouterr().out
+
+
 def test_a_failing_cell_stops_the_run(tmp_path, capsys):
     path = notebook(tmp_path, "\nlimit = 0\n1 / limit", '\nprint("never")')
     assert build.main(["run", str(path), "--cwd", str(tmp_path)]) == 1

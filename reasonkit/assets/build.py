@@ -94,7 +94,7 @@ def misread(text: str, rng: random.Random) -> str:
     return text[:-1] + rng.choice([symbol for symbol in alphabet if symbol != text[-1]])
 
 
-FLAWS = ("none",) * 3 + ("slip",) * 3 + ("misread",) * 2 + ("drop",) * 2 + ("answer", "repeat", "cut")
+FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut",)
 
 
 def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, str, dict[str, float]]:
@@ -114,14 +114,16 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, 
         steps[at] = misread(steps[at], rng)
     elif flaw == "drop":
         del steps[at]
-    elif flaw == "repeat":
-        steps.insert(at, steps[at])
+    elif flaw == "pad":  # a step twice, or one of another problem
+        for _ in range(rng.randint(1, 2)):
+            steps.insert(at, rng.choice([*steps, *problem(family, number + 1, SEED).steps]))
     elif flaw == "cut":
         steps = steps[:at]
     elif flaw == "answer":
         answer = misread(answer, rng)
-    complete = min(len(steps), len(item.steps)) / max(len(steps), len(item.steps))
-    return item, TAGS.render(reasoning="; ".join(steps) or "-", answer=answer), {"All steps shown": complete}
+    shown, needed = len(steps), len(item.steps)
+    truths = {"All steps shown": min(1.0, shown / needed), "No padding": min(1.0, needed / max(shown, 1))}
+    return item, TAGS.render(reasoning="; ".join(steps) or "-", answer=answer), truths
 
 
 def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
@@ -195,7 +197,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
 def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
     """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
     judge = load(policy_folder, mesh, jax.numpy.float32)
-    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 184), steps, 2e-3, "judge")
+    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 176), steps, 2e-3, "judge")
     save_hf(judge.model, judge.tokenizer.path, folder)
     return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
 
