@@ -21,19 +21,8 @@ PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: see reasonkit/recipes.py
 SEED = 0
 
-# %% tags=["setup"]
-import sys
-from importlib.metadata import distributions
-from pathlib import Path
-
-home = next((folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "reasonkit").is_dir()), Path.cwd())
-sys.path.insert(0, str(home))
-pins = {"google-tunix": "0.1.7", "jax": "0.10.2", "flax": "0.12.8"}
-if PROFILE in ("kaggle", "colab"):
-    pins["libtpu"] = "0.0.42.1"  # the TPU's compiler must match jax
-if not all(any(found.version == pin for found in distributions(name=name)) for name, pin in pins.items()):
-    wanted = " ".join(f"{name}=={pin}" for name, pin in pins.items())
-    get_ipython().run_line_magic("pip", f"install -q -r {home}/requirements.txt {wanted}")
+# %%
+# {{setup}}
 
 # %%
 from dataclasses import replace

@@ -1,8 +1,9 @@
 """Notebooks from their sources: `build`, `check` and `run`.
 
 The `.py` files (py:percent) are the truth; every `.ipynb` here is generated, the same bytes each time, and
-never edited by hand. `submission.ipynb` comes from `submission_template.py`, in which a cell `# {{library}}`
-stands for the library's files and a cell `# {{notebook NAME}}` for the cells of that notebook.
+never edited by hand. A cell `# {{setup}}` stands for `setup.py` with the pins of requirements.txt;
+`submission.ipynb` comes from `submission_template.py`, in which a cell `# {{library}}` stands for the
+library's files and a cell `# {{notebook NAME}}` for the cells of that notebook.
 
 It is no general notebook runner: `--set` only changes what a notebook's `parameters` cell already assigns.
 
@@ -20,6 +21,7 @@ import hashlib
 import os
 import re
 import sys
+import textwrap
 import time
 from collections import Counter
 from pathlib import Path
@@ -38,11 +40,12 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("01_data_curation", "02_sft_warm_start", "03_grpo_with_judge", "04_evaluation")
-TEMPLATE, SUBMISSION = "submission_template", "submission"
+TEMPLATE, SUBMISSION, SETUP = "submission_template", "submission", "setup"
 LIBRARY = ("reasonkit/*.py", "data_recipes/**/*.py", "data_recipes/**/*.toml")
-LEFT_OUT = {"parameters", "setup", "standalone"}  # tags of cells that a submission has its own form of
+LEFT_OUT = {"parameters", "standalone"}  # tags of cells that a submission has its own form of
 HIDDEN = {"_kg_hide-input": True}  # Kaggle folds the source of such a cell
 KEPT_METADATA = {"tags", *HIDDEN}
+TRAINING = "# Numbers and figures"  # requirements.txt up to here is what a session must have in these versions
 MARKER = re.compile(r"# \{\{(\w+)(?: (\w+))?\}\}")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 QUIET = 10.0  # seconds between two lines of a live view's progress
@@ -80,18 +83,35 @@ def library_cells(root: Path) -> list[NotebookNode]:
     return [new_code_cell(source, metadata=dict(HIDDEN)) for source in sources]
 
 
+def setup_cells(root: Path) -> list[NotebookNode]:
+    """The cell that finds the library and installs what is missing, with the pins of requirements.txt."""
+    requirements = (root / "requirements.txt").read_text(encoding="utf-8").split(TRAINING)[0]
+    pins, libtpu = re.findall(r"^[\w-]+==\S+", requirements, re.M), re.search(r"libtpu==\S+", requirements)
+    if not pins or not libtpu:
+        raise BuildError(f"requirements.txt pins {pins} and no libtpu above {TRAINING!r}: restore them")
+    cells = read_source(root / "notebooks" / f"{SETUP}.py").cells
+    for cell in cells:
+        cell.source = cell.source.replace("{{pins}}", textwrap.fill(" ".join(pins), 110, break_on_hyphens=False))
+        cell.source = cell.source.replace("{{libtpu}}", libtpu[0])
+    return cells
+
+
 def expand(cell: NotebookNode, root: Path) -> list[NotebookNode]:
-    """The cells that a template's cell stands for: itself, unless it is a marker."""
+    """The cells that a source's cell stands for: itself, unless it is a marker."""
     marker = MARKER.fullmatch(cell.source.strip()) if cell.cell_type == "code" else None
     match marker and marker.groups():
         case None:
             return [cell]
+        case "setup", None:
+            return setup_cells(root)
         case "library", None:
             return library_cells(root)
         case "notebook", str(name):
             cells = read_source(root / "notebooks" / f"{name}.py").cells
-            return [cell for cell in cells if not LEFT_OUT & set(cell.metadata.get("tags", ()))]
-    raise BuildError(f"unknown marker {cell.source!r}: use '# {{{{library}}}}' or '# {{{{notebook NAME}}}}'")
+            return [cell for cell in cells if not LEFT_OUT & set(cell.metadata.get("tags", ()))
+                    and cell.source.strip() != "# {{setup}}"]
+    raise BuildError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}' or "
+                     "'# {{notebook NAME}}'")
 
 
 def finish(cells: list[NotebookNode]) -> str:
@@ -114,13 +134,16 @@ def finish(cells: list[NotebookNode]) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
+def expanded(path: Path, root: Path = ROOT) -> str:
+    """The `.ipynb` text of a source."""
+    return finish([new for cell in read_source(path).cells for new in expand(cell, root)])
+
+
 def generate(root: Path = ROOT) -> dict[Path, str]:
     """Path and text of every generated notebook."""
     folder = root / "notebooks"
-    texts = {folder / f"{name}.ipynb": finish(read_source(folder / f"{name}.py").cells) for name in NOTEBOOKS}
-    template = read_source(folder / f"{TEMPLATE}.py")
-    cells = [new for cell in template.cells for new in expand(cell, root)]
-    return texts | {folder / f"{SUBMISSION}.ipynb": finish(cells)}
+    names = {name: name for name in NOTEBOOKS} | {SUBMISSION: TEMPLATE}
+    return {folder / f"{name}.ipynb": expanded(folder / f"{source}.py", root) for name, source in names.items()}
 
 
 def stale(texts: dict[Path, str]) -> list[Path]:
@@ -150,22 +173,13 @@ def set_parameters(notebook: NotebookNode, values: dict[str, object]) -> None:
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     if len(cells) != 1:
         raise BuildError(f"{len(cells)} cells are tagged 'parameters'; a notebook has exactly one")
-    lines = cells[0].source.splitlines()
-    found = {
-        node.targets[0].id: node
-        for node in ast.parse(cells[0].source).body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
+    tree = ast.parse(cells[0].source)
+    found = {node.targets[0].id: node for node in tree.body if isinstance(node, ast.Assign)}
     for name, value in values.items():
         if name not in found:
             raise BuildError(f"no parameter {name!r} in this notebook; it has {', '.join(found)}")
-        node = found[name].value
-        if node.lineno != node.end_lineno:
-            raise BuildError(f"parameter {name!r} spans lines; write its value on one line")
-        line = lines[node.lineno - 1].encode()  # ast counts columns in bytes
-        before, after = line[: node.col_offset].decode(), line[node.end_col_offset :].decode()
-        lines[node.lineno - 1] = f"{before}{value!r}{after}"
-    cells[0].source = "\n".join(lines)
+        found[name].value = ast.Constant(value)
+    cells[0].source = ast.unparse(tree)
 
 
 class OwnKernel(AsyncKernelManager):
@@ -220,7 +234,7 @@ class Runner(NotebookClient):
 
 def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
     """Executes one notebook in `cwd`; True if every cell ran. The executed copy is written either way."""
-    notebook = nbformat.reads(finish(read_source(path).cells), as_version=4)
+    notebook = nbformat.reads(expanded(path), as_version=4)
     if values:
         set_parameters(notebook, values)
     started = time.monotonic()

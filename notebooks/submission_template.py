@@ -19,15 +19,7 @@ RECIPE = "g_rar"  # what is trained
 SEED = 42  # the judges decode with seed 42; the run uses the same
 
 # %%
-from importlib.metadata import distributions
-
-PINS = ("google-tunix==0.1.7 jax==0.10.2 jaxlib==0.10.2 flax==0.12.8 qwix==0.1.8 orbax-checkpoint==0.12.8 optax==0.2.8 "
-        "datasets==5.2.0 kagglehub==1.0.2 sentencepiece==0.2.3 safetensors==0.7.0")
-if PROFILE in ("kaggle", "colab"):
-    PINS += " libtpu==0.0.42.1"  # the TPU's compiler must match jax
-wanted = dict(item.split("==") for item in PINS.split())
-if not all(any(found.version == pin for found in distributions(name=name)) for name, pin in wanted.items()):
-    get_ipython().run_line_magic("pip", f"install -q {PINS}")  # the first cell that runs: no restart is needed
+# {{setup}}
 
 # %% [markdown]
 # # 1 · Overall training and evaluation strategy
