@@ -114,7 +114,7 @@ def test_the_folder_of_another_run_is_refused(tmp_path, other):
 
 @pytest.mark.parametrize(("profile", "recipe", "message"), [
     ("tpu", "g_rar", "unknown profile 'tpu': choose one of cpu, smoke, kaggle, colab, gpu"),
-    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of g_rar, g_exact"),
+    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of g_rar, g_exact, idea_e"),
 ])
 def test_an_unknown_profile_or_recipe_leaves_no_folder(tmp_path, profile, recipe, message):
     with pytest.raises(ValueError, match=message):
