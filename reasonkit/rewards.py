@@ -88,7 +88,7 @@ def exact_answer(
 def numeric_closeness(
     prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str], **columns
 ) -> list[float | None]:
-    """1 - |x - gold| / |gold| for an answer x, at least 0.0, and 1.0 exactly where `exact_answer` is.
+    """1 - |x - gold| / |gold| for an answer x, at least 0.0, and 1.0 wherever `exact_answer` is.
 
     Another unit than the gold answer's, and no readable number, are 0.0. None for a gold answer of another kind than
     "number": in a mix with few of those, raise `compose`'s max_no_signal. Columns and errors as in `exact_answer`.

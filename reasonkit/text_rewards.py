@@ -13,21 +13,23 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Protocol
 
 from reasonkit.rewards import LogExtra, RewardFn, no_extra
 from reasonkit.tags import TAGS
 from reasonkit.tfidf import TfIdf, words
 
-RELEVANT = 0.2  # cosine with the question that is enough: worked solutions of the tiny mix lie between 0.1 and 0.75
-COPIED = 0.8    # ... and from which on the reasoning is the question over again
-LEAKED = 0.9    # cosine with the answer from which on the reasoning is the answer over again
+RELEVANT = 0.1  # cosine with the question that is enough: worked solutions lie between 0.1 and 0.75
+COPIED = 0.8  # ... and from which on the reasoning is the question over again
+LEAKED = 0.9  # cosine with the answer from which on the reasoning is the answer over again
 # Words that announce an answer and add nothing to it.
 ANNOUNCING = frozenset("a an answer final hence is it option result so the therefore thus".split())
 NGRAM = 4
 STEPS = ("identify", "determine", "explore", "act", "evaluate")
 STEP_WORDS = 3  # different words that a step needs, to count as filled
+
+_parse = lru_cache(maxsize=1024)(TAGS.parse)  # a reply is read once, not once a reward
 
 
 class Encoder(Protocol):
@@ -60,7 +62,7 @@ def tfidf_relevance(model: TfIdf) -> RewardFn:
 
 
 def _relevance(model: TfIdf, reply: str, question: str) -> float | None:
-    asked, said = words(question), words(TAGS.parse(reply).reasoning or "")
+    asked, said = words(question), words(_parse(reply).reasoning or "")
     if not asked:
         return None
     cosine = model.cosine(asked, said) or 0.0
@@ -87,7 +89,7 @@ def tfidf_leak(model: TfIdf) -> RewardFn:
 
 
 def _leak(model: TfIdf, reply: str) -> float:
-    parsed = TAGS.parse(reply)
+    parsed = _parse(reply)
     said, answer = ([word for word in words(text or "") if word not in ANNOUNCING]
                     for text in (parsed.reasoning, parsed.answer))
     if not said:
@@ -182,7 +184,7 @@ def scaffold(prompts: Sequence[str], completions: Sequence[str], log_extra: LogE
     >>> scaffold(["p"] * 2, [f"<reasoning>{r}</reasoning>" for r in (steps + " Evaluate: one flip, so on.", steps)])
     [0.0, -0.2]
     """
-    found = [_steps(TAGS.parse(reply).reasoning or "") for reply in completions]
+    found = [_steps(_parse(reply).reasoning or "") for reply in completions]
     log_extra("scaffold", found)
     return [0.0 - (len(STEPS) - len(steps)) / len(STEPS) for steps in found]
 
@@ -191,9 +193,9 @@ def _steps(reasoning: str) -> list[str]:
     """The steps that count, in order."""
     reasoning = reasoning.casefold()
     headings = list(_HEADING.finditer(reasoning))
-    ends = [heading.start() for heading in headings[1:]] + [len(reasoning)]
+    ends = [*(heading.start() for heading in headings[1:]), len(reasoning)]
     steps, contents = [], set()
-    for heading, end in zip(headings, ends, strict=True):
+    for heading, end in zip(headings, ends, strict=False):  # without a heading there is an end too many
         name = heading[1]
         content = frozenset(words(reasoning[heading.end():end])).difference(STEPS)
         after = not steps or STEPS.index(name) > STEPS.index(steps[-1])
@@ -220,13 +222,13 @@ def script(name: str) -> RewardFn:
     def foreign(letter: str) -> bool:
         return unicodedata.name(letter, "").split(" ")[0] != name
 
-    if all(foreign(letter) for letter in map(chr, range(0x20000)) if letter.isalpha()):
+    if not name or all(foreign(letter) for letter in map(chr, range(0x20000)) if letter.isalpha()):
         raise ValueError(f"script {name!r}: give the first word of its letters' Unicode names, such as 'LATIN'")
 
     def reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
         shares = []
         for reply in completions:
-            parsed = TAGS.parse(reply)
+            parsed = _parse(reply)
             text = (parsed.reasoning or "") + (parsed.answer or "") or reply
             letters = [foreign(letter) for letter in text if letter.isalpha()]
             shares.append(0.0 - sum(letters) / max(1, len(letters)))
