@@ -11,7 +11,8 @@
 #
 # The model now has the form. Here it practises: it writes a group of replies to each question, a reward compares them,
 # and the adapter moves towards the better ones (GRPO, arXiv 2402.03300). The reward has three parts: **form** (a penalty,
-# never a bonus), the **exact answer**, and a **rubric** that a second model scores on the other half of the chips.
+# never a bonus), the **exact answer**, and a **rubric** that a second model scores on the other half of the chips. The
+# recipe `idea_e` has no rubric and loads no judge: it holds the reasoning to its steps and to the question's words.
 #
 # **What comes in:** notebook 2's adapter. **What comes out:** the adapter to submit.
 # **What to expect:** the reward rises and the length stays put; rising length with flat accuracy would be a warning.
@@ -28,23 +29,25 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, lora, mesh, models, recipes, rewards
+from reasonkit import data, lora, mesh, models, recipes, rewards, text_rewards
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, JudgeItem, LocalJudge
+from reasonkit.tfidf import TfIdf
 
 run = recipes.open_run(PROFILE, RECIPE, SEED)
 profile, warm = run.profile, run.manifest("sft")
 train = data.read(run.stage("data") / "train.jsonl")
+judged = "rubric" in run.recipe.rewards
 print(f"starting from step {warm['extra']['checkpoint_step']}; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]
 # ## The chips
 #
 # Policy, reference and rollout share one half, the judge has the other. The reference costs no second copy of the base:
-# it is the adapter as it is now, on the same frozen weights.
+# it is the adapter as it is now, on the same frozen weights. Without a judge the policy has all the chips.
 
 # %%
-plan = mesh.plan_mesh(jax.devices(), judge=True, judge_tp=profile.judge_tp)
+plan = mesh.plan_mesh(jax.devices(), judge=judged, judge_tp=profile.judge_tp)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
 
@@ -61,10 +64,12 @@ lora.restore_lora(policy.model, run.stage("sft") / "adapter")
 # mis-parsed, and a failure is *no signal*, never a low score.
 
 # %%
-judge_model = models.load(profile.judge, plan.judge, profile.dtype)
-rate = models.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
-                              batch_size=profile.judge_batch)
-judge = LocalJudge(rate, profile.judge)
+judge_model = rate = judge = None
+if judged:
+    judge_model = models.load(profile.judge, plan.judge, profile.dtype)
+    rate = models.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
+                                  batch_size=profile.judge_batch)
+    judge = LocalJudge(rate, profile.judge)
 
 # %% [markdown]
 # Before it may teach, the judge must tell a worked solution from the same solution with one wrong step.
@@ -74,7 +79,7 @@ good, bad = (data.problem("coins", 7, SEED, slip) for slip in (data.exact, lambd
 rubric = data.rubric_of(data.load_recipe(run.recipe.data), good)
 for name, item in (("good", good), ("bad", bad)):
     reply = data.TAGS.render(reasoning=item.reasoning, answer=item.answer)
-    print(name, reply, judge.score([JudgeItem(good.question, reply, rubric)])[0])
+    print(name, reply, judge.score([JudgeItem(good.question, reply, rubric)])[0] if judged else "(no judge)")
 
 # %% [markdown]
 # ## The reward
@@ -83,7 +88,12 @@ for name, item in (("good", good), ("bad", bad)):
 # What is logged is what is trained on.
 
 # %%
-parts = {"tag_format": rewards.tag_format, "exact_answer": rewards.exact_answer, "rubric": rewards.rubric(judge)}
+words = TfIdf(train["question"])
+made = [rewards.tag_format, rewards.exact_answer, rewards.gate(rewards.exact_answer, rewards.tag_format),
+        text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold]
+if judged:
+    made.append(rewards.rubric(judge))
+parts = {part.__name__: part for part in made}
 log = run.log("grpo")
 reward = rewards.compose([(parts[name], weight) for name, weight in run.recipe.rewards.items()], log)
 print(run.recipe.rewards)
@@ -114,7 +124,8 @@ board.figure(run.stage("grpo") / "curves.png")
 if not run.finished("grpo"):
     last = log.last("reward")
     run.finish("grpo", inputs={"adapter": run.stage("sft") / "adapter"}, minutes=result.minutes, stopped=result.stopped,
-               metrics={"steps": result.steps, "reward": last["mean"] if last else None, "judge_failures": judge.failures},
+               metrics={"steps": result.steps, "reward": last["mean"] if last else None,
+                        "judge_failures": judge.failures if judged else {}},
                checkpoint_step=result.checkpoint_step)
-del policy, judge_model, rate, judge, parts, reward  # free the chips for the evaluation
+del policy, judge_model, rate, judge, made, parts, reward  # free the chips for the evaluation
 print(f"adapter in {run.stage('grpo') / 'adapter'}; {run.budget.minutes_left:.1f} minutes left")

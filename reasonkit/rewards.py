@@ -1,8 +1,9 @@
 """Reward functions for GRPO, and `compose`, which makes one of several.
 
 A reward is a plain function `(prompts, completions, **columns) -> list[float | None]`, one value a
-completion; None means "no signal" and is never a low score. What it is not: a judge (`judge`) or an answer
-checker (`answers`).
+completion; None means "no signal" and is never a low score. A reward that takes `log_extra` may tell it what it
+read, as in TRL: `log_extra(name, one value a completion)`. What it is not: a judge (`judge`) or an answer
+checker (`answers`). Rewards that read the text alone are in `text_rewards`.
 
 Departure from Tunix: it sums reward functions with `nansum`, so that a None becomes 0, which in a group of
 ones is a punishment. `compose` puts the part's mean over the same group in its place, which carries no
@@ -12,8 +13,10 @@ advantage.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -23,6 +26,8 @@ from reasonkit.runlog import NullLog, RunLog
 from reasonkit.tags import TAGS
 
 RewardFn = Callable[..., list[float | None]]
+Weight = float | Callable[[float], float]  # fixed, or a function of the run's progress in [0, 1]
+LogExtra = Callable[[str, Sequence], None]
 FLAT = 1e-9  # a spread below this is rounding, not a preference
 PROMPT_TAIL = 300  # characters of the sample's prompt that are logged
 # of each row only the worst defect counts: leaving the answer out is never better than starting it
@@ -32,6 +37,10 @@ PENALTIES = (
      "duplicated_reasoning": 0.2},
     {"nested": 0.2, "misordered": 0.2, "text_outside": 0.2, "malformed_tag": 0.1},
 )
+
+
+def no_extra(name: str, values: Sequence) -> None:
+    """The `log_extra` of a reward that is called without a log."""
 
 
 class NoSignalError(RuntimeError):
@@ -57,7 +66,8 @@ def _form(defects: Sequence[str]) -> float:
 
 
 def exact_answer(
-    prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str], **columns
+    prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
+    log_extra: LogExtra = no_extra, **columns
 ) -> list[float | None]:
     """1.0 where the answer is right, else 0.0; no readable answer is a wrong one.
 
@@ -68,9 +78,43 @@ def exact_answer(
     >>> exact_answer(["2+2?"] * 2, ["<answer>4</answer>", "It is 4."], answer=["4", "4"], kind=["number"] * 2)
     [1.0, 0.0]
     """
-    verdicts = (check(TAGS.parse(reply).answer, str(gold), str(k))
-                for reply, gold, k in zip(completions, answer, kind, strict=True))
+    verdicts = [check(TAGS.parse(reply).answer, str(gold), str(k))
+                for reply, gold, k in zip(completions, answer, kind, strict=True)]
+    log_extra("answer_read", [verdict.extracted for verdict in verdicts])
+    log_extra("answer_why", [verdict.why for verdict in verdicts])
     return [1.0 if verdict.correct else 0.0 for verdict in verdicts]
+
+
+def numeric_closeness(
+    prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str], **columns
+) -> list[float | None]:
+    """1 - |x - gold| / |gold| for an answer x, at least 0.0, and 1.0 wherever `exact_answer` is.
+
+    Another unit than the gold answer's, and no readable number, are 0.0. None for a gold answer of another kind than
+    "number": in a mix with few of those, raise `compose`'s max_no_signal. Columns and errors as in `exact_answer`.
+    Source: the ratio steps of the answer reward in Tunix's GRPO demo, made continuous.
+
+    >>> numeric_closeness(["2+2?"] * 2, ["<answer>4</answer>", "<answer>5</answer>"], ["4", "4"], ["number"] * 2)
+    [1.0, 0.75]
+    """
+    return [_closeness(TAGS.parse(reply).answer, str(gold)) if str(k) == "number" else None
+            for reply, gold, k in zip(completions, answer, kind, strict=True)]
+
+
+def _closeness(answer: str | None, gold: str) -> float:
+    verdict = check(answer, gold, "number")
+    if verdict.correct or verdict.extracted is None:
+        return 1.0 if verdict.correct else 0.0
+    (x, unit), (expected, gold_unit) = map(_number, (verdict.extracted, check(gold, gold, "number").extracted))
+    if not expected or unit and gold_unit and unit != gold_unit:
+        return 0.0
+    return float(max(0, 1 - abs(x - expected) / abs(expected)))
+
+
+def _number(extracted: str) -> tuple[Fraction, str]:
+    """Value and unit, empty without one, of a number as `check` writes it: "3/2", "50%", "7 apple"."""
+    match = re.match(r"(-?[0-9./]+)(.*)", extracted)
+    return Fraction(match[1]), match[2].strip()
 
 
 def rubric(judge: Judge) -> RewardFn:
@@ -89,7 +133,7 @@ def rubric(judge: Judge) -> RewardFn:
 
     def reward(
         prompts: Sequence[str], completions: Sequence[str], question: Sequence[str], rubric: Sequence[str],
-        **columns,
+        log_extra: LogExtra = no_extra, **columns,
     ) -> list[float | None]:
         items = [JudgeItem(str(q), reply, rubric_from_json(r))
                  for q, reply, r in zip(question, completions, rubric, strict=True)]
@@ -97,6 +141,7 @@ def rubric(judge: Judge) -> RewardFn:
         if len(results) != len(items):
             raise ValueError(f"the judge gave {len(results)} results for {len(items)} items, not one each")
         reward.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
+        log_extra("rubric", [r.detail if isinstance(r, JudgeFailure) else r.per_criterion for r in results])
         return [None if isinstance(result, JudgeFailure) else result.score for result in results]
 
     reward.__name__ = "rubric"
@@ -104,16 +149,41 @@ def rubric(judge: Judge) -> RewardFn:
     return reward
 
 
+def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
+    """`fn`, without credit where `condition` is below `at_least`: what is above 0.0 there, or None, becomes 0.0.
+
+    A penalty stays. Where `condition` itself is None, so is the value. The name is "<fn>_if_<condition>".
+
+    >>> paid = gate(exact_answer, tag_format)
+    >>> replies = [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"]
+    >>> paid.__name__, paid(["2+2?"] * 2, replies, answer=["4", "4"], kind=["number"] * 2)
+    ('exact_answer_if_tag_format', [1.0, 0.0])
+    """
+
+    def reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
+        values, keys = (f(prompts=prompts, completions=completions, **columns) for f in (fn, condition))
+        return [None if key is None else value if key >= at_least else min(value or 0.0, 0.0)
+                for value, key in zip(values, keys, strict=True)]
+
+    reward.__name__ = f"{fn.__name__}_if_{condition.__name__}"
+    reward.failures = getattr(fn, "failures", Counter())
+    return reward
+
+
 def compose(
-    parts: Sequence[tuple[RewardFn, float]], log: RunLog | NullLog, max_no_signal: float = 0.5
+    parts: Sequence[tuple[RewardFn, Weight]], log: RunLog | NullLog, max_no_signal: float = 0.5, total_calls: int = 0
 ) -> RewardFn:
     """One reward for Tunix: the weighted sum of `parts`, given as (function, weight).
 
     A group is `num_generations` consecutive completions of one prompt. Where a part is None or not finite,
     the mean of that part over the rest of its group stands in; where a whole group has no signal, 0.0 does
     for every member. Either way the part adds nothing to the advantage of a completion it could not score.
-    Weight 0: computed and logged, not trained on. Each call writes one "reward" row to `log`: what is logged
-    is what is trained on.
+    Weight 0: computed and logged, not trained on. A weight may be a function of progress, the calls in mode "train"
+    so far over `total_calls`, at most 1; they are counted in `calls` of what is returned: set that to resume.
+
+    Each call writes one "reward" row to `log`: what is logged is what is trained on. Its `length_correlation` is that
+    of each part with the completion's length in characters, within groups, because groups are what training compares;
+    `sample["extra"]` holds what the parts read in the first completion.
 
     Raises ValueError for unusable parts or a batch that is not made of groups, and NoSignalError (after
     logging) when, in one call, a part of any weight but 0 has no signal on more than this share of the
@@ -127,8 +197,11 @@ def compose(
     names = [getattr(fn, "__name__", None) for fn, _ in parts]
     if None in names or len(set(names)) < len(names):
         raise ValueError(f"the parts are named {names}; give each its own __name__, for the log")
-    if not all(math.isfinite(weight) for _, weight in parts) or not any(weight for _, weight in parts):
-        raise ValueError(f"the weights are {[weight for _, weight in parts]}; give finite ones, not all 0")
+    constant = [weight for _, weight in parts if not callable(weight)]
+    if not all(map(math.isfinite, constant)) or not (any(constant) or len(constant) < len(parts)):
+        raise ValueError(f"the weights are {constant}; give finite ones, not all 0")
+    if len(constant) < len(parts) and total_calls < 1:
+        raise ValueError(f"total_calls is {total_calls}; a weight that follows progress needs the calls of the run")
     if not 0.0 <= max_no_signal <= 1.0:
         raise ValueError(f"max_no_signal is {max_no_signal}; give a share in [0, 1]")
 
@@ -138,17 +211,22 @@ def compose(
         **columns,
     ) -> list[float | None]:
         _check_groups(prompts, completions, num_generations)
-        columns |= {"num_generations": num_generations, "mode": mode}
+        extra = {}
+        columns |= {"num_generations": num_generations, "mode": mode,
+                    "log_extra": lambda name, values: extra.update({name: values[0]})}
+        lengths_B = np.array([len(c) for c in completions], np.float64)
         total_B = np.zeros(len(prompts))
-        rows, sample_parts, over = {}, {}, []
-        for name, (fn, weight) in zip(names, parts, strict=True):
+        rows, correlations, sample_parts, over = {}, {}, {}, []
+        for name, (fn, given) in zip(names, parts, strict=True):
+            weight = given if not callable(given) else _at(name, given, min(1.0, reward.calls / total_calls))
             raw_B, causes = _ask(fn, prompts, completions, columns)
             heard_B = np.isfinite(raw_B)
             if weight:
-                total_B += weight * _impute(raw_B, num_generations)
+                total_B += weight * np.where(heard_B, raw_B, _group_means(raw_B, heard_B, num_generations))
             share = 1.0 - float(heard_B.mean())
             rows[name] = {"weight": weight, "mean": float(raw_B[heard_B].mean()) if heard_B.any() else None,
                           "no_signal": share, "causes": dict(causes)}
+            correlations[name] = _correlation(raw_B, lengths_B, heard_B, num_generations)
             sample_parts[name] = float(raw_B[0]) if heard_B[0] else None
             if weight and share > max_no_signal:
                 over.append(f"{name}: {share:.0%} of {len(prompts)} completions ({dict(causes)})")
@@ -156,16 +234,25 @@ def compose(
         log.write(
             "reward", mode=mode, completions=len(prompts), mean=float(total_B.mean()), parts=rows,
             flat_groups=float((np.ptp(total_GN, axis=1) < FLAT).mean()),
-            mean_length=float(np.mean([len(c) for c in completions])),
+            mean_length=float(lengths_B.mean()), length_correlation=correlations,
             sample={"prompt": str(prompts[0])[-PROMPT_TAIL:], "completion": str(completions[0]),
-                    "total": float(total_B[0]), "parts": sample_parts},
+                    "total": float(total_B[0]), "parts": sample_parts, "extra": extra},
         )
         if over:
             raise NoSignalError(f"no signal from {'; '.join(over)}, past max_no_signal={max_no_signal:.0%}; "
                                 "mend what the causes name, or give the part weight 0 to train without it")
+        reward.calls += mode == "train"
         return total_B.tolist()
 
+    reward.calls = 0
     return reward
+
+
+def _at(name: str, weight: Callable[[float], float], progress: float) -> float:
+    value = float(weight(progress))
+    if not math.isfinite(value):
+        raise ValueError(f"the weight of {name} is {value} at progress {progress:.3f}; make it finite on [0, 1]")
+    return value
 
 
 def _check_groups(prompts: Sequence[str], completions: Sequence[str], num_generations: int) -> None:
@@ -194,9 +281,17 @@ def _ask(fn: RewardFn, prompts, completions, columns) -> tuple[np.ndarray, Count
     return raw_B, causes + Counter(none=silent - causes.total(), non_finite=not_finite)
 
 
-def _impute(raw_B: np.ndarray, num_generations: int) -> np.ndarray:
-    values_GN = raw_B.reshape(-1, num_generations)
-    heard_GN = np.isfinite(values_GN)
-    count_G1 = heard_GN.sum(axis=1, keepdims=True)
-    mean_G1 = np.where(heard_GN, values_GN, 0.0).sum(axis=1, keepdims=True) / np.maximum(count_G1, 1)
-    return np.where(heard_GN, values_GN, mean_G1).ravel()
+def _group_means(values_B: np.ndarray, heard_B: np.ndarray, num_generations: int) -> np.ndarray:
+    """For each completion the mean of what was heard in its group, 0.0 if that is nothing."""
+    heard_GN = heard_B.reshape(-1, num_generations)
+    count_G = np.maximum(heard_GN.sum(axis=1), 1)
+    return np.repeat(np.where(heard_GN, values_B.reshape(-1, num_generations), 0.0).sum(axis=1) / count_G,
+                     num_generations)
+
+
+def _correlation(values_B: np.ndarray, lengths_B: np.ndarray, heard_B: np.ndarray, n: int) -> float | None:
+    """Pearson's, of the deviations from the group's mean; None where one of the two does not vary."""
+    a, b = ((x - _group_means(x, heard_B, n))[heard_B] for x in (values_B, lengths_B))
+    if not heard_B.any() or min(np.abs(a).max(), np.abs(b).max()) < FLAT:
+        return None
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))

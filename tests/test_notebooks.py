@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from reasonkit.recipes import RECIPES
 from reasonkit.tags import TAGS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,11 +20,12 @@ STAGES = ("data", "sft", "grpo", "evaluation")
 pytestmark = pytest.mark.slow
 
 
-def execute(notebook: str, folder: Path, path: Path, **environment: str) -> subprocess.CompletedProcess:
+def execute(notebook: str, folder: Path, path: Path, recipe: str = "g_rar",
+            **environment: str) -> subprocess.CompletedProcess:
     """Run a notebook with the two-step profile, with `path` on the module path."""
     return subprocess.run(
         [sys.executable, str(ROOT / "notebooks/build.py"), "run", str(ROOT / "notebooks" / notebook),
-         "--cwd", str(folder), "--set", "PROFILE=smoke"],
+         "--cwd", str(folder), "--set", "PROFILE=smoke", "--set", f"RECIPE={recipe}"],
         env={**os.environ, "PYTHONPATH": str(path), **environment}, capture_output=True, text=True, check=False)
 
 
@@ -69,6 +71,18 @@ def test_the_log_has_every_step_once_and_the_reward_that_was_trained_on(finished
     assert [row["step"] for row in rows if row["event"] == "grpo_step"] == [1, 2]
     reward = next(row for row in rows if row["event"] == "reward")
     assert set(reward["parts"]) == {"tag_format", "exact_answer", "rubric"}
+
+
+def test_a_recipe_without_a_rubric_loads_no_judge_and_has_all_the_chips(tmp_path):
+    for notebook in ("01_data_curation.py", "02_sft_warm_start.py", "03_grpo_with_judge.py"):
+        done = execute(notebook, tmp_path, ROOT, recipe="idea_e")
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "fsdp=8, tp=1: there is no local judge" in done.stdout
+    grpo = tmp_path / "artifacts/grpo"
+    reward = next(row for row in map(json.loads, (grpo / "log.jsonl").read_text().splitlines())
+                  if row["event"] == "reward")
+    assert reward["parts"].keys() == RECIPES["idea_e"].rewards.keys()
+    assert json.loads((grpo / "manifest.json").read_text())["metrics"]["judge_failures"] == {}
 
 
 def test_a_finished_stage_is_read_back_and_not_trained_again(finished):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import jax
 import pytest
 
-from reasonkit import data, recipes, rewards
+from reasonkit import data, recipes, rewards, text_rewards
 from reasonkit.budget import BudgetError
 from reasonkit.judge import judge_prompt, rubric_from_json
 from reasonkit.mesh import check_divides, plan_mesh
@@ -16,6 +16,7 @@ from reasonkit.models import ASSETS, MODELS, Tokenizer
 from reasonkit.recipes import PROFILES, RECIPES, open_run
 from reasonkit.runlog import ManifestError
 from reasonkit.tags import TAGS
+from reasonkit.tfidf import TfIdf
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,11 @@ def eight_devices(monkeypatch):
 def test_a_recipe_names_what_there_is(name):
     recipe = RECIPES[name]
     assert recipe.name == name and data.load_recipe(recipe.data).rubric
-    assert all(callable(getattr(rewards, part)) for part in recipe.rewards) and any(recipe.rewards.values())
+    words = TfIdf(["any"])
+    parts = [rewards.tag_format, rewards.exact_answer, rewards.gate(rewards.exact_answer, rewards.tag_format),
+             rewards.rubric(None), text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
+             text_rewards.scaffold]
+    assert recipe.rewards.keys() <= {part.__name__ for part in parts} and any(recipe.rewards.values())
     assert set(recipe.shares) == {"sft", "grpo"} and all(share > 0 for share in recipe.shares.values())
 
 
@@ -40,6 +45,12 @@ def test_the_recipes_differ_by_the_judges_vote_alone():
     vote = with_vote.rewards["rubric"]
     assert vote > 0 == without.rewards["rubric"]
     assert replace(without, rewards={**without.rewards, "rubric": vote}) == with_vote
+
+
+def test_idea_e_has_no_judge_and_its_text_can_cost_what_a_right_answer_pays():
+    weights = RECIPES["idea_e"].rewards
+    text = [weights[name] for name in ("tfidf_relevance", "tfidf_leak", "scaffold")]
+    assert "rubric" not in weights and max(text) < weights["exact_answer_if_tag_format"] < sum(text)
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -57,10 +68,12 @@ def test_the_batches_of_a_profile_divide_over_its_chips(name, count):
     """Eight virtual devices here, the eight chips of a v5e-8 at Kaggle, one chip or GPU elsewhere."""
     profile, devices = PROFILES[name], jax.devices()[:count]
     assert profile.devices in (0, count)
-    check_divides(profile.sft.batch_size, plan_mesh(devices, judge=False).policy, "SFT")
+    alone = plan_mesh(devices, judge=False)
+    check_divides(profile.sft.batch_size, alone.policy, "SFT")
     plan = plan_mesh(devices, judge=True, judge_tp=profile.judge_tp)
     micro = profile.grpo.micro_prompts or profile.grpo.prompts_per_step
-    check_divides(micro * profile.grpo.num_generations, plan.policy, "GRPO")
+    for policy in (plan.policy, alone.policy):  # a recipe without a rubric has no judge
+        check_divides(micro * profile.grpo.num_generations, policy, "GRPO")
     check_divides(profile.judge_batch, plan.judge, "judge")
 
 
@@ -114,7 +127,7 @@ def test_the_folder_of_another_run_is_refused(tmp_path, other):
 
 @pytest.mark.parametrize(("profile", "recipe", "message"), [
     ("tpu", "g_rar", "unknown profile 'tpu': choose one of cpu, smoke, kaggle, colab, gpu"),
-    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of g_rar, g_exact"),
+    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of g_rar, g_exact, idea_e"),
 ])
 def test_an_unknown_profile_or_recipe_leaves_no_folder(tmp_path, profile, recipe, message):
     with pytest.raises(ValueError, match=message):

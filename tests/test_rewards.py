@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasonkit.judge import Criterion, DeterministicJudge, LocalJudge, rubric_to_json
-from reasonkit.rewards import PENALTIES, NoSignalError, compose, exact_answer, rubric, tag_format
+from reasonkit.rewards import (
+    PENALTIES,
+    NoSignalError,
+    compose,
+    exact_answer,
+    gate,
+    numeric_closeness,
+    rubric,
+    tag_format,
+)
 from reasonkit.runlog import NullLog, RunLog
 from reasonkit.tags import DEFECTS, TAGS, Parsed
 
@@ -110,6 +119,45 @@ def test_exact_answer_takes_any_reply(text, kind):
     assert exact_answer(["q"], [f"<answer>{text}"], answer=[golds[kind]], kind=[kind])[0] in (0.0, 1.0)
 
 
+def test_exact_answer_tells_what_it_read():
+    told = {}
+    replies = ["<answer>4.0</answer>", "<answer>5</answer>", "<answer>4 or 5</answer>", "no tags"]
+    exact_answer(["q"] * 4, replies, answer=["4"] * 4, kind=["number"] * 4, log_extra=told.__setitem__)
+    assert told["answer_read"] == ["4", "5", None, None]
+    assert len(set(told["answer_why"])) == 4
+
+
+# numeric_closeness
+
+@pytest.mark.parametrize(("answer", "gold", "expected"), [
+    ("20", "20", 1.0), ("20 apples", "20", 1.0), ("50%", "0.5", 1.0), ("0", "0", 1.0),
+    ("21", "20", 0.95), ("19", "20", 0.95), ("20.2", "20", 0.99), ("-19", "-20", 0.95), ("1/2", "3/4", 2 / 3),
+    ("40", "20", 0.0), ("1000", "20", 0.0), ("-20", "20", 0.0), ("0", "20", 0.0), ("1", "0", 0.0),
+    ("19 m", "20 m", 0.95), ("19 m", "20", 0.95), ("20 kg", "20 m", 0.0), ("49%", "50%", 0.98),
+    ("19, maybe 20", "20", 0.0), ("19 20 21", "20", 0.0), ("about", "20", 0.0), ("1e400", "20", 0.0), ("", "20", 0.0),
+])
+def test_numeric_closeness(answer, gold, expected):
+    (score,) = numeric_closeness(["q"], [f"<answer>{answer}</answer>"], answer=[gold], kind=["number"])
+    assert score == pytest.approx(expected)
+
+
+def test_numeric_closeness_is_for_numbers_alone():
+    replies = ["<answer>4</answer>"] * 3
+    columns = {"answer": np.array(["4", "B", "4"]), "kind": np.array(["number", "choice", "text"])}
+    assert numeric_closeness(["q"] * 3, replies, **columns) == [1.0, None, None]
+    with pytest.raises(ValueError, match="gold answer 'four apples' cannot be read as number"):
+        numeric_closeness(["q"], replies[:1], answer=["four apples"], kind=["number"])
+
+
+@given(st.one_of(st.text(), st.from_regex(r"-?[0-9]{1,12}([./][0-9]{1,9}|e[0-9]{1,3}|%)?( m| kg)?", fullmatch=True)),
+       st.sampled_from(["4", "-0.001", "1/3", "50%", "12 m", "1e300", "0"]))
+@settings(max_examples=300)
+def test_numeric_closeness_takes_any_reply_and_is_1_where_the_answer_is_right(text, gold):
+    columns = {"completions": [f"<answer>{text}"], "answer": [gold], "kind": ["number"]}
+    (close,), (exact,) = (reward(["q"], **columns) for reward in (numeric_closeness, exact_answer))
+    assert exact <= close <= 1.0
+
+
 # rubric
 
 def test_rubric_judges_the_whole_reply():
@@ -128,6 +176,13 @@ def test_rubric_gives_none_where_the_judge_fails():
     assert reward.failures == judge.failures == {"non_finite": 1}
 
 
+def test_rubric_tells_how_far_each_criterion_is_met():
+    told = {}
+    reward = rubric(DeterministicJudge([lambda item: 0.25, lambda item: {"a": 0.75}[item.reply]]))
+    reward(["p"] * 2, ["a", "b"], question=["q"] * 2, rubric=[RUBRIC] * 2, log_extra=told.__setitem__)
+    assert told["rubric"][0] == (0.25, 0.75) and "KeyError" in told["rubric"][1]
+
+
 def test_rubric_names_what_is_wrong_with_a_rubric():
     reward = rubric(DeterministicJudge([lambda item: 1.0]))
     with pytest.raises(ValueError, match="weight"):
@@ -141,6 +196,34 @@ def test_rubric_refuses_a_judge_that_loses_items():
 
     with pytest.raises(ValueError, match="0 results for 1 items"):
         rubric(Short())(["p"], ["a"], question=["q"], rubric=[RUBRIC])
+
+
+# gate
+
+@pytest.mark.parametrize(("value", "key", "expected"), [
+    (1.0, 0.0, 1.0), (-0.5, 0.0, -0.5), (None, 0.0, None),       # open
+    (1.0, -0.1, 0.0), (-0.5, -0.1, -0.5), (None, -0.1, 0.0),     # closed: no credit, and penalties stay
+    (1.0, None, None), (None, None, None),                       # not known
+])
+def test_gate(value, key, expected):
+    gated = gate(returns([value], "value"), returns([key], "key"))
+    assert gated.__name__ == "value_if_key" and gated(["p"], ["c"]) == [expected]
+
+
+def test_gate_opens_at_the_value_it_is_given():
+    gated = gate(returns([1.0, 1.0], "value"), returns([0.4, 0.6], "key"), at_least=0.5)
+    assert gated(["p"] * 2, ["c"] * 2) == [0.0, 1.0]
+
+
+def test_gate_hands_on_columns_failures_and_what_was_read(tmp_path):
+    log = RunLog(tmp_path / "run.jsonl")
+    judge = LocalJudge(lambda prompts: np.array([[math.nan] * 5, [0.0] * 5]), "fake")
+    reward = compose([(gate(rubric(judge), tag_format), 1.0), (gate(exact_answer, tag_format), 2.0)], log)
+    columns = {"question": ["q"] * 2, "rubric": [RUBRIC] * 2, "answer": ["4"] * 2, "kind": ["number"] * 2}
+    assert reward(["p"] * 2, [GOOD, GOOD], num_generations=2, **columns) == [2.5, 2.5]
+    row = log.last("reward")
+    assert row["parts"]["rubric_if_tag_format"]["causes"] == {"non_finite": 1}
+    assert row["sample"]["extra"]["answer_read"] == "4" and "nan" in row["sample"]["extra"]["rubric"]
 
 
 # compose
@@ -201,6 +284,70 @@ def test_the_log_row_is_what_was_trained_on(tmp_path):
     assert sample["parts"] == {"rubric": None, "odd": None}
 
 
+def test_what_the_parts_read_in_the_sample_is_logged(tmp_path):
+    log = RunLog(tmp_path / "run.jsonl")
+    columns = {"answer": ["4"] * 2, "kind": ["number"] * 2}
+    compose([(tag_format, 1.0), (exact_answer, 0.0), (tag_format_twin(), 0.0)], log)(
+        ["p"] * 2, ["<answer>5</answer>", GOOD], num_generations=2, **columns)
+    assert log.last("reward")["sample"]["extra"] == {"answer_read": "5", "answer_why": "different"}
+
+
+def tag_format_twin():
+    def twin(prompts, completions, log_extra, **columns):
+        assert callable(log_extra)
+        return tag_format(prompts, completions)
+    return twin
+
+
+def test_the_correlation_with_length_is_within_groups(tmp_path):
+    """Across groups the longer completions have the higher values, within them the lower ones."""
+    log = RunLog(tmp_path / "run.jsonl")
+    lengths = [1, 2, 3, 11, 12, 13]
+    parts = {"falls": [3.0, 2.0, 1.0, 13.0, 12.0, 11.0], "rises": [1.0, 2.0, 3.0, 1.0, None, 3.0], "flat": [1.0] * 6,
+             "groups": [1.0] * 3 + [2.0] * 3, "none": [None] * 6, "mixed": [1.0, 0.0, 0.5, 1.0, 0.0, 0.0],
+             "one": [None, 5.0, None, None, 7.0, math.inf]}
+    compose([(returns(values, name), float(name == "falls")) for name, values in parts.items()], log)(
+        list("aaabbb"), ["c" * length for length in lengths], num_generations=3)
+    found = log.last("reward")["length_correlation"]
+    deviations = np.array([1.0, 0.0, 0.5]) - 0.5, np.array([1.0, 0.0, 0.0]) - 1 / 3
+    expected = np.corrcoef(np.concatenate(deviations), [-1, 0, 1] * 2)[0, 1]
+    assert found == {"falls": pytest.approx(-1.0), "rises": pytest.approx(1.0), "flat": None, "groups": None,
+                     "none": None, "mixed": pytest.approx(expected), "one": None}
+
+
+def test_a_weight_follows_progress_and_goes_on_where_it_is_told(tmp_path):
+    log = RunLog(tmp_path / "run.jsonl")
+
+    def made():
+        return compose([(returns([1.0, 0.0], "a"), lambda progress: progress), (returns([0.0, 1.0], "b"), 0.5)], log,
+                       total_calls=4)
+
+    reward, arguments = made(), (["p"] * 2, ["c"] * 2, 2)
+    assert [reward(*arguments)[0] for _ in range(3)] == [0.0, 0.25, 0.5]
+    assert reward(*arguments, mode="eval") == [0.75, 0.5]  # counts for nothing
+    assert reward.calls == 3
+    resumed = made()
+    resumed.calls = reward.calls
+    assert [resumed(*arguments)[0] for _ in range(3)] == [0.75, 1.0, 1.0]
+    assert [row["parts"]["a"]["weight"] for row in log.read("reward")] == [0.0, 0.25, 0.5, 0.75, 0.75, 1.0, 1.0]
+    assert {row["parts"]["b"]["weight"] for row in log.read("reward")} == {0.5}
+
+
+def test_a_part_whose_weight_is_0_for_now_may_be_silent():
+    parts = [(returns([None, None]), lambda progress: float(progress >= 0.5)), (returns([1.0, 2.0], "other"), 1.0)]
+    reward = compose(parts, NullLog(), total_calls=2)
+    assert reward(["p"] * 2, ["c"] * 2, num_generations=2) == [1.0, 2.0]
+    with pytest.raises(NoSignalError, match="part: 100%"):
+        reward(["p"] * 2, ["c"] * 2, num_generations=2)
+
+
+def test_a_schedule_that_is_not_finite_is_named():
+    reward = compose([(returns([1.0]), lambda progress: math.inf if progress else 1.0)], NullLog(), total_calls=3)
+    reward(["p"], ["c"], num_generations=1)
+    with pytest.raises(ValueError, match="the weight of part is inf at progress 0.333; make it finite"):
+        reward(["p"], ["c"], num_generations=1)
+
+
 def test_flat_groups_are_counted(tmp_path):
     log = RunLog(tmp_path / "run.jsonl")
     compose([(returns([0.0, 0.0, 0.0, 1.0]), 1.0)], log)(list("aabb"), list("cccc"), num_generations=2)
@@ -253,6 +400,11 @@ def test_a_batch_that_is_not_made_of_groups_is_refused(prompts, completions, num
 def test_unusable_parts_are_refused(parts, limit, message):
     with pytest.raises(ValueError, match=message):
         compose(parts, NullLog(), max_no_signal=limit)
+
+
+def test_a_weight_that_follows_progress_needs_the_number_of_calls():
+    with pytest.raises(ValueError, match="total_calls is 0; a weight that follows progress needs"):
+        compose([(tag_format, lambda progress: 1.0)], NullLog())
 
 
 def test_a_part_must_give_one_value_a_completion():

@@ -1,0 +1,179 @@
+"""Rewards on text that nobody wrote kindly: do they ever raise, do they stay linear, are they fast enough?
+
+`python benchmarks/rewards.py` prints the three answers: (1) random and mutated replies through tags, answers and every
+rule-based reward, (2) the time for hostile replies of double length over that of single length, (3) seconds for
+well-formed replies through one composed reward, on one core. No model is asked, so a judge's time is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from reasonkit import data, rewards, text_rewards  # noqa: E402
+from reasonkit.answers import KINDS, check  # noqa: E402
+from reasonkit.models import ASSETS, MODELS, Tokenizer  # noqa: E402
+from reasonkit.runlog import NullLog  # noqa: E402
+from reasonkit.tags import TAGS  # noqa: E402
+from reasonkit.tfidf import TfIdf  # noqa: E402
+
+GOLDS = {"number": "20", "choice": "B", "yes_no": "yes", "list": "1, 2", "set": "1, 2", "text": "blue"}
+HONEST = TAGS.render(answer="20", reasoning=(
+    "Identify: Leo starts with 6 shells and the story changes that number three times.\n"
+    "Determine: buying and finding both add, so every number is added.\n"
+    "Explore: 6 + 5 = 11, then 11 + 7 = 18 shells.\nAct: the last find gives 18 + 2 = 20.\n"
+    "Evaluate: only additions, so ending above six makes sense: 20."))
+FRAGMENTS = (
+    "<reasoning>", "</reasoning>", "<answer>", "</answer>", "< ANSWER >", "<end_of_turn>", "Identify:", "Act:\n", "20",
+    "\\frac{1}{2}", "1e999", "10^9", "-", "1,000", "(A)", "yes", "\u0131dentify:", "\u2212", "\u200b", "\x00", "\ud800",
+    "\U0001f600", "\u0301", "½", "²", "{question}", "%s", "shells", "\n", " ", "!", "\\", "$", "`")
+HOSTILE = (
+    "x", "1", "1,", "9.", "- ", " ", "\n", "!", "! ", "<", "< ", "<answer", "<answer>", "<answer>1</answer>",
+    "<reasoning>", "</reasoning>", "<reasoning><answer>", "Identify:\n", "Identify\n", "step 1 ", ". 1. ",
+    "act: a b c ", "one two three four ", "\u0130", "\u0301", "\ud800", "数", "\U0001f600", "\\frac{", "$", "**",
+    "(a) ")
+FRAMES = ("{}", "<reasoning>{}</reasoning>\n<answer>20</answer>", "<reasoning>x</reasoning>\n<answer>{}</answer>")
+SLACK = 2.5  # times as long for a text twice as long
+
+
+def parts() -> list[Callable]:
+    """Every reward that asks no model."""
+    questions = list(data.curate(data.load_recipe("tiny_mix"), {"train": 300}, 0)["train"]["question"])
+    words = TfIdf(questions)
+    model = MODELS["tiny-policy"]
+    tokenizer = Tokenizer(ASSETS / model.asset / "tokenizer.model", model.family)
+    return [rewards.tag_format, rewards.exact_answer, rewards.gate(rewards.exact_answer, rewards.tag_format),
+            rewards.numeric_closeness, text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
+            text_rewards.scaffold, text_rewards.repetition, text_rewards.script("LATIN"),
+            text_rewards.length_band(tokenizer, 20, 400, 20), text_rewards.overlong(tokenizer, 768, 128)]
+
+
+def ask(part: Callable, replies: list[str], kind: str = "number") -> list[float | None]:
+    n = len(replies)
+    return part(prompts=["p"] * n, completions=replies, question=["Leo has 6 shells, buys 5. How many shells now?"] * n,
+                answer=[GOLDS[kind]] * n, kind=[kind] * n)
+
+
+def replies(count: int, seed: int) -> Iterator[str]:
+    """Arbitrary code points, joined fragments, and mutations of an honest reply, in turn."""
+    rng = random.Random(seed)
+    for number in range(count):
+        if number % 3 == 0:
+            yield "".join(map(chr, (rng.randrange(0x110000 if rng.random() < 0.5 else 0x250)
+                                    for _ in range(rng.randrange(60)))))
+        elif number % 3 == 1:
+            yield "".join(rng.choice(FRAGMENTS) for _ in range(rng.randrange(30)))
+        else:
+            text = HONEST
+            for _ in range(rng.randint(1, 6)):
+                start, end = sorted(rng.randrange(len(text) + 1) for _ in range(2))
+                middle = rng.choice((rng.choice(FRAGMENTS), text[start:end] * 2, text[start:end][::-1], ""))
+                text = (text[:start] + middle + text[end:])[:4000]
+            yield text
+
+
+def fuzz(made: list[Callable], count: int, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """The range of each part over `count` replies. An exception, or a value outside [-1, 1], ends it with its reply."""
+    ranges = {part.__name__: (1.0, -1.0) for part in made}
+    kinds = list(KINDS)
+    for number, reply in enumerate(replies(count, seed)):
+        kind = kinds[number // 3 % len(kinds)]
+        try:
+            TAGS.parse(reply)
+            check(reply, GOLDS[kind], kind)
+            for part in made:
+                (value,) = ask(part, [reply], kind)
+                low, high = ranges[part.__name__]
+                if value is not None and not -1.0 <= value <= 1.0:
+                    raise ValueError(f"{part.__name__} gave {value}")
+                if value is not None:
+                    ranges[part.__name__] = (min(low, value), max(high, value))
+        except Exception as error:
+            raise AssertionError(f"reply {number}, {ascii(reply)}, kind {kind}") from error
+    return ranges
+
+
+def seconds(call: Callable[[int], object], repeats: int = 3) -> float:
+    """Of this process, so that other programs on the machine count less; the least of the numbered repeats.
+
+    Without the garbage collector, whose full passes come in steps and at any moment.
+    """
+    times = []
+    gc.disable()
+    try:
+        for repeat in range(repeats):
+            began = time.process_time()
+            call(repeat)
+            times.append(time.process_time() - began)
+    finally:
+        gc.enable()
+    return min(times)
+
+
+def doubling(call: Callable[[str], object], length: int) -> tuple[float, float, str]:
+    """The worst ratio of seconds at 2 x `length` characters to those at `length`, those seconds, and the text's unit.
+
+    What takes under 2 ms at the double length is below the clock's noise and counts as ratio 1. A ratio past `SLACK` is
+    measured again, at most four times: noise goes away, a quadratic search does not.
+    """
+    worst = (0.0, 0.0, "")
+    for frame in FRAMES:
+        for unit in HOSTILE:
+            texts = [frame.format(unit * (size // len(unit))) for size in (length, 2 * length)]
+            for _ in range(5):
+                # no repeat has the same text, because a reply that was read is not read again
+                one, two = (seconds(lambda repeat, text=text: call(text + " " * repeat)) for text in texts)
+                ratio = two / one if two > 2e-3 else 1.0
+                if ratio <= SLACK:
+                    break
+            worst = max(worst, (ratio, two, frame.format(unit)))
+    return worst
+
+
+def throughput(made: list[Callable], count: int, group: int = 8, call: int = 1000) -> float:
+    """Seconds for `count` well-formed replies, all different, through one composed reward, `call` at a time."""
+    reward = rewards.compose([(part, 1.0) for part in made], NullLog())
+    texts = [HONEST.replace("20", str(number)) for number in range(count)]
+    columns = {"question": ["Leo has 6 shells, buys 5, buys 7, finds 2. How many shells now?"] * call,
+               "answer": ["20"] * call, "kind": ["number"] * call}
+    return seconds(lambda _: [reward(["p"] * call, texts[start:start + call], num_generations=group, **columns)
+                              for start in range(0, count, call)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fuzz", type=int, default=100_000, help="replies")
+    parser.add_argument("--length", type=int, default=100_000, help="characters, doubled")
+    parser.add_argument("--completions", type=int, default=10_000)
+    options = parser.parse_args()
+    made = parts()
+    recipe = [part for part in made if part.__name__ in (
+        "tag_format", "exact_answer_if_tag_format", "tfidf_relevance", "tfidf_leak", "scaffold")]
+
+    began = time.perf_counter()
+    ranges = fuzz(made, options.fuzz)
+    print(f"{options.fuzz} random and mutated replies, no exception, {time.perf_counter() - began:.0f} s\n")
+    print(f"| part | range in the fuzz | worst time ratio, {options.length} to {2 * options.length} characters | "
+          "seconds at the double | text, over and over |\n|---|---|---|---|---|")
+    calls = {"tags": TAGS.parse} | {part.__name__: lambda text, part=part: ask(part, [text]) for part in made}
+    for name, call in calls.items():
+        low, high = ranges.get(name, (0.0, 0.0))
+        ratio, two, text = doubling(call, options.length)
+        seen = f"{low:.2f} to {high:.2f}" if name in ranges else "–"
+        print(f"| {name} | {seen} | {ratio:.2f} | {two:.3f} | `{ascii(text)}` |")
+    print()
+    for name, chosen in (("idea_e's five parts", recipe), (f"all {len(made)} parts", made)):
+        print(f"{options.completions} completions of {len(HONEST)} characters, {name}: "
+              f"{throughput(chosen, options.completions):.2f} s")
+
+
+if __name__ == "__main__":
+    main()
