@@ -72,14 +72,14 @@ if judged:
     judge = LocalJudge(rate, profile.judge)
 
 # %% [markdown]
-# Before it may teach, the judge must tell a worked solution from the same solution with one wrong step.
+# Before it may teach, the judge must tell a worked solution from the same one cut short and the same one padded.
 
 # %%
-good, bad = (data.problem("coins", 7, SEED, slip) for slip in (data.exact, lambda value: value + 3))
-rubric = data.rubric_of(data.load_recipe(run.recipe.data), good)
-for name, item in (("good", good), ("bad", bad)):
-    reply = data.TAGS.render(reasoning=item.reasoning, answer=item.answer)
-    print(name, reply, judge.score([JudgeItem(good.question, reply, rubric)])[0] if judged else "(no judge)")
+item = data.problem("coins", 7, SEED)
+rubric = data.rubric_of(data.load_recipe(run.recipe.data), item)
+for name, steps in (("whole", item.steps), ("cut short", item.steps[-1:]), ("padded", item.steps + item.steps)):
+    reply = data.TAGS.render(reasoning="; ".join(steps), answer=item.answer)
+    print(f"{name:>9}: {judge.score([JudgeItem(item.question, reply, rubric)])[0] if judged else 'no judge'}  {reply}")
 
 # %% [markdown]
 # ## The reward
@@ -89,7 +89,7 @@ for name, item in (("good", good), ("bad", bad)):
 
 # %%
 words = TfIdf(train["question"])
-made = [rewards.tag_format, rewards.exact_answer, rewards.gate(rewards.exact_answer, rewards.tag_format),
+made = [rewards.tag_format, rewards.gate(rewards.exact_answer, rewards.tag_format),
         text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold]
 if judged:
     made.append(rewards.rubric(judge))

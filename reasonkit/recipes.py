@@ -96,14 +96,19 @@ PROFILES = {
         eval_batch=32, judge_batch=8, judge_tp=1, **_GEMMA),
 }
 
+# A right answer counts in good form only, and to show the work and err earns more than a right answer behind none: the
+# two TF-IDF penalties see to it where a judge would be talked round (tests/test_exploits.py).
+_JUDGED = {"tag_format": 1.0, "exact_answer_if_tag_format": 1.0, "rubric": 1.5, "tfidf_relevance": 0.5,
+           "tfidf_leak": 1.0}
+
 RECIPES = {
     "g_rar": Recipe(
-        "g_rar", "SFT warm start, then GRPO on form, exact answer and a rubric judge (the winning G-RaR entry)",
-        data="tiny_mix", rewards={"tag_format": 1.0, "exact_answer": 1.0, "rubric": 1.0},
+        "g_rar", "SFT warm start, then GRPO on form, exact answer and a rubric judge (after the winning G-RaR entry)",
+        data="tiny_mix", rewards=_JUDGED,
         shares={"sft": 0.25, "grpo": 0.75}),
     "g_exact": Recipe(
         "g_exact", "the same without the judge's vote: the rubric is scored and logged, with weight 0",
-        data="tiny_mix", rewards={"tag_format": 1.0, "exact_answer": 1.0, "rubric": 0.0},
+        data="tiny_mix", rewards={**_JUDGED, "rubric": 0.0},
         shares={"sft": 0.25, "grpo": 0.75}),
     # The halves make irrelevant, unstructured reasoning cost what a right answer earns.
     "idea_e": Recipe(

@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 from reasonkit.recipes import RECIPES
+from reasonkit.recipes import RECIPES
 from reasonkit.tags import TAGS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +71,7 @@ def test_the_log_has_every_step_once_and_the_reward_that_was_trained_on(finished
     rows = [json.loads(line) for line in (finished / "artifacts/grpo/log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["event"] == "grpo_step"] == [1, 2]
     reward = next(row for row in rows if row["event"] == "reward")
-    assert set(reward["parts"]) == {"tag_format", "exact_answer", "rubric"}
+    assert set(reward["parts"]) == set(RECIPES["g_rar"].rewards)
 
 
 def test_a_recipe_without_a_rubric_loads_no_judge_and_has_all_the_chips(tmp_path):
