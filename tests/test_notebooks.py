@@ -13,7 +13,6 @@ import nbformat
 import pytest
 
 from reasonkit.recipes import RECIPES
-from reasonkit.recipes import RECIPES
 from reasonkit.tags import TAGS
 
 ROOT = Path(__file__).resolve().parents[1]
