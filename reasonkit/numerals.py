@@ -13,6 +13,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from reasonkit.tags import INVISIBLE
+
 MAX_NUMBER_CHARACTERS = 200
 MAX_EXPONENT = 400
 
@@ -21,7 +23,7 @@ MAX_EXPONENT = 400
 _TYPOGRAPHY = str.maketrans(
     dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-") | {"\u2044": "/"}
     | dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")
-    | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", "")
+    | dict.fromkeys(INVISIBLE, "")
     | dict.fromkeys("\u2018\u2019", "'") | dict.fromkeys("\u201c\u201d", '"')
     | {chr(0xFF10 + digit): str(digit) for digit in range(10)}
     | {c: " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}

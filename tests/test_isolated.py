@@ -52,7 +52,8 @@ def test_the_limit_is_hard_and_the_next_answer_comes_at_once():
 def test_memory_is_limited():
     code = "from reasonkit.isolated import _serve; _serve(lambda size, gold: len(bytes(size)) == gold, 1)"
     lines = "[9, 9, 2]\n[4294967296, 4294967296, 2]\n[9, 8, 2]\n"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=lines, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=lines, stdout=subprocess.PIPE, text=True,
+                          check=True)
     assert done.stdout == "true\nnull\nfalse\n"
 
 
