@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reasonkit.numerals import Number, clean, is_physical, read_number, unwrap
+from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, unwrap
 
 MAX_NESTING = 50
 
-_TOKEN = re.compile(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+|\\.|[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\*\*|\S",
-                    re.DOTALL)
+_TOKEN = re.compile(
+    r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+|\\.|[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\*\*|[<>!]=|\S", re.DOTALL)
+_NO_COMMA = re.compile(r"\{,\}|,\\!\s*+(?=[0-9])")
 _SPACED_FRACTION = re.compile(r"\\[dt]?frac\s*+([0-9])\s++([0-9])")
 _DROPPED = {r"\left", r"\right", r"\displaystyle", r"\big", r"\Big", r"\bigl", r"\bigr", r"\,", r"\;", r"\:", r"\!",
             "\\ ", "\\\n", r"\quad"}
@@ -27,19 +28,27 @@ _FUNCTIONS = {word: "\\" + word for word in (
     "Gamma Delta Theta Lambda Sigma Phi Psi Omega pm le ge infty binom"
 ).split()} | {"asin": r"\arcsin", "acos": r"\arccos", "atan": r"\arctan", "inf": r"\infty", "infinity": r"\infty",
               "oo": r"\infty"}
-_SIGNS = {"**": "^", "*": r"\cdot", "·": r"\cdot", "×": r"\cdot", r"\times": r"\cdot", r"\ast": r"\cdot", "÷": "/",
-          r"\div": "/", "√": r"\sqrt", "π": r"\pi", "θ": r"\theta", "α": r"\alpha", "β": r"\beta", "λ": r"\lambda",
-          "∞": r"\infty", "±": r"\pm", "≤": r"\le", r"\leq": r"\le", "≥": r"\ge", r"\geq": r"\ge", "∪": r"\cup",
-          "∈": r"\in", r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\lbrace": r"\{", r"\rbrace": r"\}", "−": "-",
-          r"\lvert": "|", r"\rvert": "|", r"\cfrac": r"\frac", r"\dbinom": r"\binom"}
+_SIGNS = {
+    "**": "^", "*": r"\cdot", "·": r"\cdot", "×": r"\cdot", r"\times": r"\cdot", r"\ast": r"\cdot", "÷": "/",
+    r"\div": "/", "√": r"\sqrt", "π": r"\pi", "θ": r"\theta", "α": r"\alpha", "β": r"\beta", "λ": r"\lambda",
+    "∞": r"\infty", "±": r"\pm", "∪": r"\cup", "∈": r"\in", "≤": r"\le", r"\leq": r"\le", "<=": r"\le", "≥": r"\ge",
+    r"\geq": r"\ge", ">=": r"\ge", "≠": r"\ne", r"\neq": r"\ne", "!=": r"\ne", r"\lt": "<", r"\gt": ">", ";": ",",
+    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\dbinom": r"\binom", r"\lbrace": r"\{",
+    r"\rbrace": r"\}", r"\lvert": "|", r"\rvert": "|",
+}
 _WORDS = frozenset("or and not no is but if by to so of in at as be it its we the maybe yes nor for".split())
-_TEXT_COMMANDS = {r"\text", r"\mathrm", r"\textbf", r"\mathbf", r"\operatorname", r"\textit", r"\mbox", r"\boxed"}
+_TEXT_COMMANDS = {"\\" + name for name in (
+    "text textbf textit textrm textnormal mathrm mathbf mathit mbox operatorname boxed").split()}
+# Several values may stand in words; how many there are is compared, so that this is no way to hedge.
+_AND = re.compile(r",?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*,?")
+_UPRIGHT = re.compile(r"\\(?:text|mathrm|mathbf|operatorname)\s*\{\s*([A-Za-z]|lcm|gcd)\s*\}")
 _BRACKETS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
 _CLOSING = frozenset(_BRACKETS.values())
 _WITH_ARGUMENTS = frozenset({"^", "_", r"\sqrt", r"\frac", r"\binom"})
-_RELATIONS = frozenset({"=", "<", ">", r"\le", r"\ge", r"\in", r"\ne", r"\neq", r"\approx", ":"})
+_RELATIONS = frozenset({"=", "<", ">", r"\le", r"\ge", r"\in", r"\ne", r"\approx", ":"})
 _UNFINISHED = _RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ","}
-_NAMED = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w\}?)?(?:\([A-Za-z]\))?\s*(?:=|\\in\b|∈)(?!\s*\Z)")
+_NAME = r"(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{\w+\}))?(?:\([A-Za-z]\))?|\([a-z](?:,\s*[a-z])+\)"
+_NAMED = re.compile(rf"(?:\A|(?<=,))\s*({_NAME})\s*(?:=|\\in\b|∈)(?!\s*\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +74,19 @@ def read_expression(text: str) -> Expression | None:
     >>> str(read_expression("f(x) = sqrt(x**10)/2"))
     '\\\\sqrt{x^{10}}/2'
     """
-    bare = unwrap(text).rstrip(".,; \n")
-    if named := _NAMED.match(bare):
-        bare = unwrap(bare[named.end():])
+    bare = _AND.sub(",", unwrap(text).rstrip(".,; \n"))
+    names = _NAMED.findall(bare)
+    if len(names) == max(1, bare.count("=")) and len(set(names)) == 1:  # x = 1, x = 2 are values of one name
+        bare = unwrap(_NAMED.sub("", bare))
     tokens, number = list(_spell(bare)), read_number(clean(bare))
     if not tokens or None in tokens or not _balanced(tokens) or tokens[-1] in _UNFINISHED:
         return number and Expression((), number)
+    if number and "," in tokens:
+        number = read_plain(clean(bare))  # 1,234 is one number, and 3,5 are two
+        tokens = [str(number)] if number else tokens
     if number and number.unit and not (is_physical(number) and len(number.unit) > 1):
         number = None  # 5a is a product
-    return Expression(tuple(_group(iter(tokens))), number)
+    return Expression(tuple(_delimit(list(_group(iter(tokens))))), number)
 
 
 def may_equal(found: Expression, expected: Expression) -> bool:
@@ -88,7 +101,8 @@ def may_equal(found: Expression, expected: Expression) -> bool:
 def _spell(text: str) -> Iterator[str | None]:
     """LaTeX tokens of `text`, spaces left out; None for a word, a sign or two numbers that no formula has."""
     after_number = False
-    for token in _TOKEN.findall(_SPACED_FRACTION.sub(r"\\frac{\1}{\2}", text.replace("{,}", ""))):
+    text = _UPRIGHT.sub(r" \1 ", _SPACED_FRACTION.sub(r"\\frac{\1}{\2}", _NO_COMMA.sub("", text)))
+    for token in _TOKEN.findall(text):
         token = _SIGNS.get(token, token)
         if token in _DROPPED:
             continue
@@ -161,13 +175,28 @@ def _until_closed(tokens: Iterator[str]) -> list[str]:
     return body
 
 
+def _delimit(tokens: list[str]) -> list[str]:
+    """`0 < x < 1` as an interval and `{1, 2}` as a set; other tokens as they are."""
+    if tokens[0] == "{" and "," in tokens and _until_closed(iter(tokens[1:])) == tokens[1:-1]:
+        return [r"\{", *tokens[1:-1], r"\}"]
+    at = [place for place, token in enumerate(tokens) if token in _RELATIONS]
+    if len(at) != 2 or at[1] - at[0] != 2 or "," in tokens or tokens[at[0] + 1][0].isdecimal():
+        return tokens
+    low, high, signs = tokens[: at[0]], tokens[at[1] + 1:], [tokens[place] for place in at]
+    if {">", r"\ge"}.issuperset(signs):
+        low, high, signs = high, low, [{">": "<"}.get(sign, r"\le") for sign in reversed(signs)]
+    if not low or not {"<", r"\le"}.issuperset(signs):
+        return tokens
+    return ["(" if signs[0] == "<" else "[", *low, ",", *high, ")" if signs[1] == "<" else "]"]
+
+
 def _shape(expression: Expression) -> tuple[int, int, str]:
     """How many candidates it offers (commas and ± outside brackets), how many relations, and an interval's brackets."""
     tokens = expression.tokens
     depth = candidates = 0
     for token in tokens:
-        depth += (token in _BRACKETS) - (token in _CLOSING)
-        candidates += token in (",", ";") and not depth or token in (r"\pm", r"\mp")
+        depth += (token in "([{") - (token in ")]}")  # {1, 2} in set braces is two candidates as 1, 2 is
+        candidates += token == "," and not depth or token in (r"\pm", r"\mp")
     interval = "," in tokens and tokens[0] in "([" and tokens[-1] in ")]"
     return candidates, sum(token in _RELATIONS for token in tokens), tokens[0] + tokens[-1] if interval else ""
 

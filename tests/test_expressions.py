@@ -33,6 +33,10 @@ def test_doctests():
         ("\\theta = \\boxed{\\pi}", "\\pi"),
         ("$$x + 1$$", "x+1"), ("xy", "xy"), ("x \\le 5.", "x\\le5"), ("x ≤ 5", "x\\le5"),
         ("\\{1, 2\\}", "\\{1,2\\}"), ("x_1 + x_{2}", "x_{1}+x_{2}"), ("1{,}000x", "1000x"),
+        ("x = 1 or x = 2", "1,2"), ("1, 2, and 3", "1,2,3"), ("6\\text{ and }8", "6,8"),
+        ("a_1 = 2, b = 3", "a_{1}=2,b=3"), ("1,234", "1234"), ("1,\\!234", "1234"), ("3,5", "3,5"), ("1, 34", "1,34"),
+        ("(p, q) = (3, 2)", "(3,2)"), ("-2 <= x < 7", "[-2,7)"), ("7 > x \\ge -2", "[-2,7)"), ("{1, 2}", "\\{1,2\\}"),
+        ("1 - \\frac{1}{\\mathrm{e}}", "1-\\frac{1}{e}"), ("x \\neq 3", "x\\ne3"), ("x != 3", "x\\ne3"),
     ],
 )
 def test_one_form(text, latex):
@@ -43,8 +47,8 @@ def test_one_form(text, latex):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "x+1 or x-1", "(x", "x)", "{x", "x}{", "(0, 1}", "x +", "x =", "2 3", "x?", "the answer", "\\text{no}",
-     "\\boxed{1} \\boxed{2}", "C++", "5, maybe", "\\", "$", "import os"],
+    ["", " ", "x+1 or x-1, maybe", "(x", "x)", "{x", "x}{", "(0, 1}", "x +", "x =", "2 3", "x?", "the answer",
+     "\\text{no}", "\\boxed{1} \\boxed{2}", "C++", "5, maybe", "\\", "$", "import os"],
 )
 def test_no_formula(text):
     assert read_expression(text) is None
@@ -55,7 +59,9 @@ def test_no_formula(text):
     [
         ("1 + x", "x + 1", True), ("x, y", "x", False), ("x", "x, y", False), ("x + 1 = 0", "x + 1", False),
         ("\\pm 2", "2, -2", True), ("(0, 1)", "[0, 1]", False), ("(0, 1)", "0, 1", False), ("a:b", "a/b", False),
-        ("Gmm", "GMm", False), ("GmM", "GMm", True), ("X + 1", "x + 1", True), ("5 apples", "x", False),
+        ("Gmm", "GMm", False), ("GmM", "GMm", True), ("X + 1", "x + 1", True), ("x or y", "x", False),
+        ("\\{1, 2\\}", "2, 1", True), ("0 < x < 1", "(0, 1)", True), ("0 < x < 1", "[0, 1]", False),
+        ("0 < x", "x", False), ("5 apples", "x", False), ("3,5", "3", False),
     ],
 )
 def test_may_equal(found, expected, verdict):

@@ -118,7 +118,7 @@ def test_the_worker_ends_with_its_parent():
 
 def test_it_runs_beside_files_in_a_working_folder(tmp_path):
     (tmp_path / "reasonkit").mkdir()
-    for name in ("__init__", "isolated", "numerals", "expressions", "planning", "answers"):
+    for name in ("__init__", "tags", "isolated", "numerals", "expressions", "planning", "answers"):
         (tmp_path / "reasonkit" / f"{name}.py").write_bytes((ROOT / "reasonkit" / f"{name}.py").read_bytes())
     code = "from reasonkit.answers import check, __file__ as f; print(check('1+x', 'x+1', 'expression').correct, f)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
@@ -128,12 +128,13 @@ def test_it_runs_beside_files_in_a_working_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "module", "extra"),
-    [("expression", "math_verify", "verify"), ("quantity", "pint", "verify"), ("smiles", "rdkit", "chem")],
+    ("task", "gold", "module", "extra"),
+    [("expression", "x", "math_verify", "verify"), ("quantity", "5 km", "pint", "verify"),
+     ("smiles", "C", "rdkit", "chem")],
 )
-def test_a_missing_package_names_its_extra(task, module, extra, tmp_path):
+def test_a_missing_package_names_its_extra_at_the_first_check(task, gold, module, extra, tmp_path):
     (tmp_path / f"{module}.py").write_text(f"raise ImportError('no {module} here')")
-    code = f"from reasonkit.isolated import decide; decide({task!r}, '1', '1')"
+    code = f"from reasonkit.answers import check; check({gold!r}, {gold!r}, {task!r})"
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": path})
