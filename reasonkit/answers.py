@@ -169,7 +169,8 @@ def _read_text(text: str) -> str | None:
 def _same_expression(found: Expression, expected: Expression) -> bool | None:
     if found.latex == expected.latex:
         return True
-    if found.number and expected.number:
+    # A comma may be decimal, unless both are lists.
+    if found.number and expected.number and not ("," in found.tokens and "," in expected.tokens):
         return same_number(found.number, expected.number)
     return may_equal(found, expected) and decide("expression", found.latex, expected.latex)
 

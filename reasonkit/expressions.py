@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, unwrap
 
 MAX_NESTING = 50
+MAX_TOKENS = 200  # of an answer that is worth the algebra
 
 _TOKEN = re.compile(
     r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+|\\.|[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\*\*|[<>!]=|\S", re.DOTALL)
@@ -45,6 +46,7 @@ _UPRIGHT = re.compile(r"\\(?:text|mathrm|mathbf|operatorname)\s*\{\s*([A-Za-z]|l
 _BRACKETS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
 _CLOSING = frozenset(_BRACKETS.values())
 _WITH_ARGUMENTS = frozenset({"^", "_", r"\sqrt", r"\frac", r"\binom"})
+_INDEXED = frozenset({r"\sum", r"\prod", r"\int", r"\lim"})
 _RELATIONS = frozenset({"=", "<", ">", r"\le", r"\ge", r"\in", r"\ne", r"\approx", ":"})
 _UNFINISHED = _RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ","}
 _NAME = r"(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{\w+\}))?(?:\([A-Za-z]\))?|\([a-z](?:,\s*[a-z])+\)"
@@ -81,9 +83,8 @@ def read_expression(text: str) -> Expression | None:
     tokens, number = list(_spell(bare)), read_number(clean(bare))
     if not tokens or None in tokens or not _balanced(tokens) or tokens[-1] in _UNFINISHED:
         return number and Expression((), number)
-    if number and "," in tokens:
-        number = read_plain(clean(bare))  # 1,234 is one number, and 3,5 are two
-        tokens = [str(number)] if number else tokens
+    if "," in tokens and (grouped := read_plain(clean(bare))):
+        tokens = [str(grouped)]
     if number and number.unit and not (is_physical(number) and len(number.unit) > 1):
         number = None  # 5a is a product
     return Expression(tuple(_delimit(list(_group(iter(tokens))))), number)
@@ -91,11 +92,15 @@ def read_expression(text: str) -> Expression | None:
 
 def may_equal(found: Expression, expected: Expression) -> bool:
     """Whether two formulas that are written differently are worth the algebra."""
-    letters = _letters(expected)
-    # math-verify reads M as m; a formula that has both is another one.
-    two_cases = len({letter.casefold() for letter in letters}) < len(letters)
-    same_letters = not two_cases or _letters(found) == letters
-    return bool(found.tokens and expected.tokens) and _shape(found) == _shape(expected) and same_letters
+    if not (found.tokens and expected.tokens) or len(found.tokens) > MAX_TOKENS or _shape(found) != _shape(expected):
+        return False
+    letters, others = _letters(expected), _letters(found)
+    lower = {letter.casefold() for letter in letters}
+    if len(lower) < len(letters):  # math-verify reads M as m; a formula that has both is another one
+        return others == letters
+    # Several new letters do not cancel in practice; e may stand for exp, and an index is any letter.
+    new = {letter.casefold() for letter in others} - lower - {"e"}
+    return len(new) < 2 or not _INDEXED.isdisjoint(found.tokens)
 
 
 def _spell(text: str) -> Iterator[str | None]:
@@ -191,14 +196,15 @@ def _delimit(tokens: list[str]) -> list[str]:
 
 
 def _shape(expression: Expression) -> tuple[int, int, str]:
-    """How many candidates it offers (commas and ± outside brackets), how many relations, and an interval's brackets."""
+    """How many candidates it offers (commas outside brackets, ±), how many relations, and an interval's brackets."""
     tokens = expression.tokens
-    depth = candidates = 0
-    for token in tokens:
-        depth += (token in "([{") - (token in ")]}")  # {1, 2} in set braces is two candidates as 1, 2 is
+    depth = candidates = relations = 0
+    for token in tokens:  # set braces are no depth: \{1, 2\} is two candidates, as 1, 2 is
+        depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
         candidates += token == "," and not depth or token in (r"\pm", r"\mp")
-    interval = "," in tokens and tokens[0] in "([" and tokens[-1] in ")]"
-    return candidates, sum(token in _RELATIONS for token in tokens), tokens[0] + tokens[-1] if interval else ""
+        relations += token in _RELATIONS and not depth
+    interval = "," in tokens and tokens[0] in ("(", "[") and tokens[-1] in (")", "]")
+    return candidates, relations, tokens[0] + tokens[-1] if interval else ""
 
 
 def _letters(expression: Expression) -> set[str]:

@@ -104,7 +104,7 @@ _NUMBER = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 # Most answers are this plain: nothing in them is to be cleaned.
-_PLAIN = re.compile(r"\s*([+-]?(?:[0-9]+(?:\.[0-9]+)?|[1-9][0-9]{0,2}(?:,[0-9]{3})+))\.?\s*")
+_PLAIN = re.compile(r"\s*([+-]?(?:[0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.[0-9]+)?)\.?\s*")
 _TIME = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?(?:\s*([ap])\.?m\.?)?", re.IGNORECASE)
 _UNIT = re.compile(r"(?:(?:^|[\s/·*-])(?:[^\W\d_]+\.?(?:\^-?[0-9])?|°[A-Za-z]?|[$€£¥₹])){0,4}")
 _MULTIPLIERS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, dozen=12)

@@ -31,7 +31,11 @@ FRAGMENTS = [
 TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join)
 
 
-@pytest.mark.parametrize("row", GOLDEN, ids=[f"{i}-{row['kind']}" for i, row in enumerate(GOLDEN, 1)])
+ROWS = [pytest.param(row, id=f"{number}-{row['kind']}", marks=[pytest.mark.slow] * ("10^{10^" in (row["answer"] or "")))
+        for number, row in enumerate(GOLDEN, 1)]
+
+
+@pytest.mark.parametrize("row", ROWS)
 def test_golden(row):
     verdict = check(row["answer"], row["gold"], row["kind"])
     assert verdict.correct == row["expected"], (row["note"], verdict)
