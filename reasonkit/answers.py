@@ -1,10 +1,11 @@
-"""Is this answer right? One small reader a kind of answer, and `check`, which picks it and compares.
+"""Is this answer right? `check(answer, gold, kind)`, one small reader a kind of answer.
 
-What it is: a normaliser of our own, on the standard library, that reads an answer as a human would and
-compares exactly. What it is not: an evaluator. Text is matched against patterns, never executed, and no
-number is built whose size the text could choose. Where it departs from the usual graders: the whole answer
-must be the answer. Two candidates ("288, maybe 3"), a hedge or a leftover digit are wrong, because a policy
-that earns credit for substrings learns to hedge. Units are compared when both answers have one.
+What it is: a cascade in which a later step can only turn wrong into right. Our own readers (`numerals`, `expressions`,
+`planning`) read an answer as a human would and compare exactly; what they cannot decide goes to math-verify, pint or
+RDKit in a process of its own (`isolated`). What it is not: an evaluator; text is matched against patterns, never
+executed. Where it departs from the usual graders: the whole answer must be the answer. Two candidates ("288, maybe 3"),
+a hedge or a leftover digit are wrong, because a policy that earns credit for substrings learns to hedge. Units are
+compared when both answers have one; kind "quantity" also asks for one, and converts it.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import partial
+from functools import lru_cache
 from operator import eq
 
+from reasonkit.expressions import Expression, may_equal, read_expression
+from reasonkit.isolated import decide, start
+from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, same_number
+from reasonkit.planning import Problem, read_problem, read_steps
+
 MAX_CHARACTERS = 10_000
-MAX_NUMBER_CHARACTERS = 200
-MAX_EXPONENT = 400
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """`extracted` is the answer as read, None when it cannot be read; `why` is a phrase for logs."""
 
@@ -34,7 +37,9 @@ class Verdict:
 def check(answer: str | None, gold: str, kind: str) -> Verdict:
     """Compare a model's answer, any text or None, with the gold answer.
 
-    Raises ValueError for an unknown kind, and for a gold answer that cannot be read as its kind.
+    Kinds: `KINDS`. The gold answer of a choice may bring its text ("B) Paris"), which is then right too; that of a plan
+    is the problem (see `planning`). Raises ValueError for an unknown kind, and for a gold answer that cannot be read as
+    its kind; ImportError, at the first check, if the package of an expression, a quantity or a SMILES is missing.
 
     >>> check("1,200 apples.", "1200", "number").correct
     True
@@ -47,139 +52,35 @@ def check(answer: str | None, gold: str, kind: str) -> Verdict:
         raise ValueError(f"gold answer of {len(gold)} characters: at most {MAX_CHARACTERS} are compared")
     if answer is not None and len(answer) > MAX_CHARACTERS:
         return Verdict(False, None, f"longer than {MAX_CHARACTERS} characters")
-    return KINDS[kind](answer or "", gold)
-
-
-def _compare(kind: str, read: Callable, same: Callable[..., bool], answer: str, gold: str) -> Verdict:
-    """The verdict of a kind whose answers are read one by one: `read` maps clean text to a value, or None."""
-    expected = read(_clean(gold))
-    if expected is None:
-        raise ValueError(f"gold answer {gold!r} cannot be read as {kind}: fix the row or its kind")
-    found = read(_clean(answer))
+    expected = _read_gold(gold, kind)
+    found = KINDS[kind].read(answer) if answer else None
     if found is None:
-        return Verdict(False, None, f"not read as {kind}" if answer.strip() else "no answer")
-    correct = same(found, expected)
-    return Verdict(correct, str(found), "equal" if correct else "different")
+        return Verdict(False, None, f"not read as {kind}" if answer and answer.strip() else "no answer")
+    correct = KINDS[kind].same(found, expected)
+    extracted = "; ".join(map(str, found)) if isinstance(found, tuple) else str(found)
+    return Verdict(bool(correct), extracted, "undecided" if correct is None else "equal" if correct else "different")
 
 
-# Typography that stands for ASCII: minus signs, spaces, quotes, the fraction slash, vulgar fractions.
-_TYPOGRAPHY = str.maketrans(
-    dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-") | {"\u2044": "/"}
-    | dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")
-    | dict.fromkeys("\u2018\u2019", "'") | dict.fromkeys("\u201c\u201d", '"')
-    | {c: " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
-)
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
-_MARKUP = tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in (
-    (r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"),
-    (r"\\(?:boxed|text|mathrm|mathbf)\s*+\{([^{}]*)\}", r" \1"),
-    (r"\^(?:\\circ|\{\\circ\})", "°"),
-    (r"\^\{([^{}]*)\}", r"^\1"),
-    (r"\\(?:times|cdot)\b", "×"),
-    (r"\{,\}", ","),
-    (r"\\[,;: ]", " "),
-    (r"\\([%${}])", r"\1"),
-    (r"\\[()\[\]]|`", ""),
-    (r"(?<!\w)\*\*([^*]+)\*\*(?!\w)", r"\1"),
-    (r"\$([^$]+)\$", r"\1"),
-    (r"\A\W*+(?:(?:so|the|my|final|correct)\s++)*+answer\s*+(?:is\b|[:=])[\s:]*+(?=\S)", ""),
-    (r"""\A\s*(["'])(.+)\1\s*\Z""", r"\2"),
-))
+def infer_kind(gold: str) -> str:
+    """The kind that a gold answer is written as; "text" where no other fits. A set is not told from a list.
 
-
-def _clean(text: str) -> str:
-    """`text` without typography, Markdown, LaTeX, quotes around it, or a leading "The answer is"."""
-    text = text.translate(_TYPOGRAPHY)
-    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+", lambda match: "^" + match[0].translate(_SUPERSCRIPTS), text)
-    for pattern, replacement in _MARKUP:
-        text = pattern.sub(replacement, text)
-    return text.strip()
-
-
-# A shape of digits and its decimal sign; the first shape that fits the whole numeral decides.
-_SHAPES = tuple((re.compile(shape), decimal) for shape, decimal in (
-    (r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+", "."),
-    (r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", "."),                 # 1,234,567.8
-    (r"[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}(?:\.[0-9]+)?", "."),            # 12,34,567.8
-    (r"[1-9][0-9]{0,2}([ '])[0-9]{3}(?:\1[0-9]{3})*(?:\.[0-9]+)?", "."),  # 1 234 567.8
-    (r"[1-9][0-9]{0,2}([ .'])[0-9]{3}(?:\1[0-9]{3})*,[0-9]+", ","),       # 1.234.567,8
-    (r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}", ","),                          # 1.234.567
-    (r"[0-9]+,[0-9]+", ","),                                              # 3,14
-))
-_NUMERAL = r"\.?[0-9](?:[0-9.,' ]*[0-9])?"
-_NUMBER = re.compile(
-    rf"""(?:[A-Za-z]?\s*=\s*)?  (?P<sign>[+-]?)\s*  (?P<money>[$€£¥₹]?)\s*  (?P<inner_sign>[+-]?)\s*
-    (?: (?P<whole>[0-9]+)\s+(?:and\s+)?(?=[0-9]+\s*/) )?
-    (?: (?P<power>10)(?=\s*\^\s*[+-]?[0-9]) | (?P<top>{_NUMERAL}) (?:\s*/\s*(?P<bottom>{_NUMERAL}))? )
-    (?: [eE](?P<e>[+-]?[0-9]+) | (?(power)|\s*[x×*]\s*10)\s*\^\s*(?P<exponent>[+-]?[0-9]+) )?
-    (?P<percent>\s*(?:%|per\s?cent\b))?  \s*(?P<tail>.*)""",
-    re.VERBOSE | re.DOTALL,
-)
-_UNIT = re.compile(r"(?:(?:^|[\s/·*-])(?:[^\W\d_]+\.?(?:\^-?[0-9])?|°[A-Za-z]?|[$€£¥₹])){0,4}")
-_MULTIPLIERS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, dozen=12)
-_CURRENCY = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
-# Words after a number that change it or offer another, so that they cannot be its unit.
-_NOT_UNITS = frozenset(
-    "is no and or not but maybe perhaps plus minus over by to below under less negative squared cubed "
-    "factorial half halves third thirds quarter quarters pi π k x y z n i e zero one two three four five six "
-    "seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety".split()
-)
-
-
-@dataclass(frozen=True)
-class _Number:
-    value: Fraction
-    percent: bool
-    unit: str  # in normal form, empty without one
-
-    def __str__(self) -> str:
-        return f"{self.value}{'%' if self.percent else ''} {self.unit}".strip()
-
-
-def _read_number(text: str) -> _Number | None:
-    """A number alone: sign, currency, fraction or mixed number or power of ten, percent, multiplier, unit."""
-    text = text.rstrip(".,; \n")
-    match = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER_CHARACTERS else None
-    if match is None or match["sign"] and match["inner_sign"]:
-        return None
-    words = _unit_words(match["tail"])
-    top = Fraction(1) if match["power"] else _numeral(match["top"])
-    bottom = _numeral(match["bottom"]) if match["bottom"] else Fraction(1)
-    exponent = int(match["e"] or match["exponent"] or 0)
-    if words is None or top is None or not bottom or match["whole"] and top >= bottom:
-        return None
-    if abs(exponent) > MAX_EXPONENT or match["bottom"] and exponent:
-        return None
-    value = (int(match["whole"] or 0) + top / bottom) * Fraction(10) ** exponent
-    while words and (factor := _MULTIPLIERS.get(words[0].removesuffix("s"))):
-        value, words = value * factor, words[1:]
-    unit = " ".join(_CURRENCY.get(word, word.removesuffix("s")) for word in (match["money"], *words) if word)
-    negative = "-" in match["sign"] + match["inner_sign"]
-    return _Number(-value if negative else value, bool(match["percent"]), unit)
-
-
-def _numeral(text: str) -> Fraction | None:
-    decimal = next((decimal for shape, decimal in _SHAPES if shape.fullmatch(text)), None)
-    return decimal and Fraction(re.sub(f"[^0-9{decimal}]", "", text).replace(decimal, "."))
-
-
-def _unit_words(tail: str) -> list[str] | None:
-    """The casefolded words of a unit, none for an empty tail; None if the tail cannot be a unit."""
-    words = re.findall(r"[^\s/·*.-]+", tail)
-    # A single letter keeps its case: N and K are units, n and k change the number.
-    if not _UNIT.fullmatch(tail) or any((w if len(w) == 1 else w.casefold()) in _NOT_UNITS for w in words):
-        return None
-    return [word.casefold() for word in words]
-
-
-def _same_number(found: _Number, expected: _Number) -> bool:
-    """Equal values, with 50% equal to both 50 and 1/2, and no two different units."""
-    if found.unit and expected.unit and found.unit != expected.unit:
-        return False
-    if found.percent == expected.percent:
-        return found.value == expected.value
-    percent, plain = (found, expected) if found.percent else (expected, found)
-    return percent.value in (plain.value, plain.value * 100)
+    >>> [infer_kind(gold) for gold in ("1,200", "5 km", "5 apples", "(B)", "No", "x^2 + 1", "[1, 2]", "CC(=O)O", "on")]
+    ['number', 'quantity', 'number', 'choice', 'yes_no', 'expression', 'list', 'smiles', 'text']
+    """
+    if gold.lstrip().startswith("{") and '"goal"' in gold:
+        return "plan"
+    text = clean(gold)
+    if number := read_number(text):
+        return "quantity" if is_physical(number) else "number"
+    if _read_yes_no(text):
+        return "yes_no"
+    if _LETTERED.match(text) and _read_choice(text):
+        return "choice"
+    if _SMILES.fullmatch(gold) and all(gold.count(digit) % 2 == 0 for digit in "123456789"):
+        return "smiles"
+    if "," in text and (_BRACKETS.fullmatch(text) or all(read_number(part.strip()) for part in text.split(","))):
+        return "list"
+    return "expression" if _ALGEBRA.search(gold) and not _WORD.search(gold) and read_expression(gold) else "text"
 
 
 _CHOICE = re.compile(
@@ -188,14 +89,41 @@ _CHOICE = re.compile(
 )
 _OTHER_CHOICE = re.compile(r"\A[A-Za-z]\Z|(?<![\w(])\(?[A-Za-z]\)(?!\w)|\b(?:or|and)\s\(?[A-HJ-Z]\b")
 _BRACKETS = re.compile(r"\[([^][(){}]*)\]|\(([^][(){}]*)\)|\{([^][(){}]*)\}")
+_LETTERED = re.compile(r"[A-J](?:[).:]|\Z)|[(\[][A-Ja-j][)\]]")
+_SMILES = re.compile(r"(?=.*[=#()\[\]1-9])(?:(?:Br|Cl|[BCNOPSFIbcnops]|\[[^]]+\])[-=#:/\\.()1-9]*){3,}")
+_ALGEBRA = re.compile(r"[\\^=+*/√π]|[0-9][a-z]\b|\b[a-z]\(|\b[a-z]\s*-\s*[0-9]|[0-9]\s*-\s*[a-z]\b")
+_WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|exp)\b)[A-Za-z]{3,}")
 
 
-def _read_choice(text: str) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    letter: str | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.letter or self.text
+
+
+def _read_choice(text: str) -> _Choice | None:
     """The letter of "B", "(B)", "B." or "B) its text", upper case; None if another letter is offered too."""
     match = _CHOICE.fullmatch(text)
-    if match is None or _OTHER_CHOICE.search((match[2] or match[4] or "").strip(" .")):
+    rest = (match[2] or match[4] or "").strip(" .") if match else ""
+    if match is None or _OTHER_CHOICE.search(rest):
         return None
-    return (match[1] or match[3]).upper()
+    return _Choice((match[1] or match[3]).upper(), _option(rest))
+
+
+def _read_any_choice(text: str) -> _Choice | None:
+    return _read_choice(text) or (_Choice(None, _option(text)) if text else None)
+
+
+def _option(text: str) -> str:
+    return str(read_number(text) or _read_text(text) or "")
+
+
+def _same_choice(found: _Choice, expected: _Choice) -> bool:
+    """The letter decides; without one, the text of the gold answer's option does."""
+    return found.letter == expected.letter if found.letter else found.text == expected.text != ""
 
 
 def _read_yes_no(text: str) -> str | None:
@@ -219,8 +147,8 @@ def _read_list(text: str) -> str | None:
 
 
 def _item(text: str) -> str:
-    number = _read_number(text.strip())
-    bare = number is not None and not number.percent and not number.unit
+    number = read_number(text.strip())
+    bare = number is not None and not number.mark and not number.unit
     return str(number) if bare else text.strip(" \n\"'.").casefold()
 
 
@@ -238,12 +166,87 @@ def _read_text(text: str) -> str | None:
     return " ".join(kept or bare.split()) or text or None
 
 
-# Each kind is a function from a model's answer and the gold answer to a verdict.
-KINDS: dict[str, Callable[[str, str], Verdict]] = {
-    "number": partial(_compare, "number", _read_number, _same_number),
-    "choice": partial(_compare, "choice", _read_choice, eq),
-    "yes_no": partial(_compare, "yes_no", _read_yes_no, eq),
-    "list": partial(_compare, "list", _read_list, eq),
-    "set": partial(_compare, "set", _read_set, eq),
-    "text": partial(_compare, "text", _read_text, eq),
+def _same_expression(found: Expression, expected: Expression) -> bool | None:
+    if found.latex == expected.latex:
+        return True
+    # A comma may be decimal, unless both are lists.
+    if found.number and expected.number and not ("," in found.tokens and "," in expected.tokens):
+        return same_number(found.number, expected.number)
+    return may_equal(found, expected) and decide("expression", found.latex, expected.latex)
+
+
+def _read_quantity(text: str) -> tuple[Number, ...] | None:
+    """A number with its unit, or up to three that are added: 1 h 30 min."""
+    parts = re.split(r"(?<=[A-WYZa-wyz])(?<!\d and)\s+(?:and\s+)?(?=[0-9])", text)
+    numbers = tuple(map(read_number, parts[:4]))
+    return None if None in numbers or len(numbers) > 3 or any(number.mark == ":" for number in numbers) else numbers
+
+
+def _same_quantity(found: tuple[Number, ...], expected: tuple[Number, ...]) -> bool | None:
+    return decide("quantity", *([[str(number.value), number.tail or number.mark or number.unit] for number in side]
+                                for side in (found, expected)))
+
+
+def _read_smiles(text: str) -> str | None:
+    """The one word that raw text is, without quotes or a label: in SMILES a backslash is a bond."""
+    text = _LABEL.sub("", text.strip()).strip("`\"' \n").rstrip(".")
+    return text if re.fullmatch(r"\S+", text) else None
+
+
+_LABEL = re.compile(r"\A\W*+(?:the\s++)?+(?:smiles|answer)\s*+(?:is\b|[:=])\s*+", re.IGNORECASE)
+
+
+def _same_smiles(found: str, expected: str) -> bool | None:
+    return decide("smiles", found, expected)
+
+
+def _is_plan(found: tuple[str, ...], problem: Problem) -> bool:
+    return problem.reached_by(found) is None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """`read` raw text, None if that is no answer of this kind; `same(found, expected)`, None if that is undecided."""
+
+    read: Callable[[str], object | None]
+    same: Callable[..., bool | None] = eq
+    read_gold: Callable[[str], object | None] | None = None
+
+
+def _cleaned(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
+    return lambda text: read(clean(text))
+
+
+def _known(read: Callable, same: Callable) -> Callable[[str], object | None]:
+    """A gold answer that its library knows, which is one that it finds equal to itself."""
+    def read_gold(text: str) -> object | None:
+        gold = read(text)
+        return gold if gold and same(gold, gold) else None
+    return read_gold
+
+
+def _read_gold_expression(text: str) -> Expression | None:
+    start("expression")  # a missing package is told at once, not at the first answer that needs algebra
+    return read_expression(text)
+
+
+KINDS = {
+    "number": _Kind(lambda text: read_plain(text) or read_number(clean(text)), same_number),
+    "choice": _Kind(_cleaned(_read_any_choice), _same_choice, _cleaned(_read_choice)),
+    "yes_no": _Kind(_cleaned(_read_yes_no)),
+    "expression": _Kind(read_expression, _same_expression, _read_gold_expression),
+    "list": _Kind(_cleaned(_read_list)),
+    "set": _Kind(_cleaned(_read_set)),
+    "text": _Kind(_cleaned(_read_text)),
+    "quantity": _Kind(_cleaned(_read_quantity), _same_quantity, _known(_cleaned(_read_quantity), _same_quantity)),
+    "smiles": _Kind(_read_smiles, _same_smiles, _known(_read_smiles, _same_smiles)),
+    "plan": _Kind(read_steps, _is_plan, read_problem),
 }
+
+
+@lru_cache(maxsize=4096)  # the answers of a group share one gold answer
+def _read_gold(gold: str, kind: str) -> object:
+    expected = (KINDS[kind].read_gold or KINDS[kind].read)(gold)
+    if expected is None:
+        raise ValueError(f"gold answer {gold!r} cannot be read as {kind}: fix the row or its kind")
+    return expected

@@ -22,13 +22,15 @@ DEFECTS = (
     "misordered",            # the answer opens before the reasoning, or a tag closes before it opens
     "unclosed_reasoning",    # fewer closing than opening tags
     "unclosed_answer",
-    "empty_reasoning",       # a block with nothing but white space of its own
+    "empty_reasoning",       # a block with nothing to be seen of its own
     "empty_answer",
     "text_outside",          # anything but white space around the blocks, a final stop marker aside
     "malformed_tag",         # upper case or white space inside a tag
 )
+INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # no width; white space to a human, not to `str.strip`
 STOP_MARKERS = ("<end_of_turn>", "<eos>")
 
+_UNSEEN = dict.fromkeys(map(ord, INVISIBLE))
 # Possessive quantifiers (`*+`) never backtrack, which keeps both patterns linear on any text.
 _CONTROL = re.compile(r"<\s*+((?:start|end)[\s_]*+of[\s_]*+turn|bos|eos|pad)\s*+>", re.IGNORECASE)
 
@@ -66,7 +68,8 @@ class _Block:
 
     @property
     def text(self) -> str:
-        return " ".join(filter(None, (piece.strip() for piece in self.pieces)))
+        text = " ".join(filter(None, (piece.strip() for piece in self.pieces)))
+        return "" if _is_blank(text) else text
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Tags:
     def render(self, *, reasoning: str, answer: str) -> str:
         """A reply in perfect form. Raises ValueError if a part is blank or contains one of the tags."""
         for name, part in (("reasoning", reasoning), ("answer", answer)):
-            if not part.strip():
+            if _is_blank(part):
                 raise ValueError(f"{name} is blank: {part!r}; a reply needs both parts")
             if tag := self._tag.search(part):
                 raise ValueError(f"{name} contains the tag {tag[0]!r}; remove it or drop the row")
@@ -193,6 +196,10 @@ class Tags:
             answer=answers.pop() if len(answers) == 1 else None,
             defects=tuple(defect for defect in DEFECTS if defect in found),
         )
+
+
+def _is_blank(text: str) -> bool:
+    return not text.translate(_UNSEEN).strip()
 
 
 def _close(kind: str, opened: dict[str, _Block]) -> set[str]:

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasonkit import tags
-from reasonkit.tags import DEFECTS, TAGS, Tags, neutralise
+from reasonkit.tags import DEFECTS, INVISIBLE, TAGS, Tags, neutralise
 
 TABLE = Path(__file__).parent / "golden" / "tags.jsonl"
 GOLDEN = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 FRAGMENTS = [
     "<reasoning>", "</reasoning>", "<answer>", "</answer>", "<Answer >", "< / reasoning>", "<", ">", "/",
-    "answer", "<end_of_turn>", "<eos>", " ", "\n", "\u00a0", "\x1c", "4", "x",
+    "answer", "<end_of_turn>", "<eos>", " ", "\n", "\u00a0", "\x1c", "\u200b", "4", "x",
 ]
 REPLIES = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join)
 
@@ -99,6 +99,7 @@ def test_a_rendered_reply_is_perfect(reasoning, answer):
     [
         ("", "4", "reasoning is blank"),
         ("x", " \n", "answer is blank"),
+        ("\u200b \ufeff", "4", "reasoning is blank"),
         ("x</reasoning>", "4", "reasoning contains the tag '</reasoning>'"),
         ("x", "< ANSWER>", "answer contains the tag '< ANSWER>'"),
     ],
@@ -114,7 +115,7 @@ def strictly_ok(text: str) -> bool:
     inside = rf"((?:(?!(?i:{tag})).)*)"
     stop = r"(?:\s|<end_of_turn>|<eos>)*"
     match = re.fullmatch(rf"(?s)\s*<reasoning>{inside}</reasoning>\s*<answer>{inside}</answer>{stop}", text)
-    return match is not None and all(part.strip() for part in match.groups())
+    return match is not None and all(re.sub(f"[{INVISIBLE}]", "", part).strip() for part in match.groups())
 
 
 @settings(max_examples=500)
@@ -140,7 +141,11 @@ def test_parse_refuses_what_is_not_text(text):
         TAGS.parse(text)
 
 
-@pytest.mark.parametrize("unit", ["<answer>", "</answer>x", "<reasoning>a<answer>b", "<", "<eos> ", " "])
+@pytest.mark.parametrize(
+    "unit",
+    ["<answer>", "</answer>x", "<reasoning>a<answer>b", "<", "<eos> ", " ", "</answer", "< ", "\u200b",
+     "&lt;answer&gt;", "<reasoning>a</reasoning><answer>b</answer>"],
+)
 def test_parse_takes_linear_time(unit):
     def seconds(characters: int) -> float:
         text = "<" + unit * (characters // len(unit))
