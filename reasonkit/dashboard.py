@@ -191,7 +191,7 @@ def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
     stage = [row for row in steps if row["event"] == steps[-1]["event"]]
     done = min(stage[-1]["step"], total)
     words = [f"step {done} of {total}"]
-    seconds = [_number(row.get("seconds")) for row in stage[-20:]]
+    seconds = [_number(row.get("seconds")) for row in stage[1:][-20:]]  # the first one compiles
     if np.isfinite(seconds).any():
         pace = float(np.nanmedian(seconds))
         minutes = pace * (total - done) / 60
