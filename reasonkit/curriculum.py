@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
-from itertools import count
+from itertools import count, repeat
 
 import numpy as np
 
@@ -41,10 +41,12 @@ class Curriculum:
         self._log = log
         self._noted: list[dict[str, float | None]] = []  # one a step: id -> pass rate, in the order of the batch
         self._drawn: dict[int, list[str]] = {}
+        self._earlier = 0
 
-    def resume(self, done: int) -> None:
+    def resume(self, done: int, earlier: int = 0) -> None:
         """Go on after `done` steps: what the log holds of later ones was lost with the weights, and comes again.
 
+        `earlier` steps were made by the stages before: Tunix skips a batch for each of them too, and sees none.
         Raises ValueError when the log lacks one of those steps.
         """
         rows = {row["step"]: row["rates"] for row in self._log.read(EVENT)}  # a repeated step: as it was last
@@ -52,7 +54,7 @@ class Curriculum:
             raise ValueError(f"the log has no {EVENT!r} row of step {missing[0]}, and the checkpoints are at step "
                              f"{done} of this stage: put the log back, or start the stage anew without its checkpoints")
         self._noted = [rows[step] for step in range(1, done + 1)]
-        self._drawn = {}
+        self._drawn, self._earlier = {}, earlier
 
     def order(self, ids: Sequence[str], batch_size: int, seed: int) -> Iterator[np.ndarray]:
         """Endless batches of row numbers, none twice in a batch; steps that are noted come out as they were.
@@ -64,6 +66,7 @@ class Curriculum:
         number = {str(name): n for n, name in enumerate(ids)}
         if len(number) < len(ids):
             raise ValueError(f"{len(ids) - len(number)} of {len(ids)} ids come twice: pass rates are kept by id")
+        yield from repeat(np.arange(batch_size), self._earlier)
         rates: dict[str, float] = {}
         for step in count():
             if step >= LAG:

@@ -93,7 +93,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
 
     trainer.with_training_hooks(_tunix.StepLog(log, "grpo_step", start_step, extra, on_step))
     if curriculum:
-        curriculum.resume(done)
+        curriculum.resume(done, start_step)
     batches = grpo_batches(rows, policy.tokenizer, settings.prompts_per_step, settings.max_prompt_length, seed,
                            curriculum.order if curriculum else shuffled)
     learner.train(_tunix.remaining(batches, trainer.train_steps, settings.steps - done,

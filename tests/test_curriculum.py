@@ -90,6 +90,14 @@ def test_a_killed_run_sees_the_same_batches(log, whole, kill_at, done, torn):
     assert [row["step"] for row in RunLog(log.path).read(EVENT)][-1] == 40
 
 
+def test_the_steps_of_earlier_stages_are_led_by_batches_that_nobody_sees(log, whole):
+    run(log, 3)
+    curriculum = Curriculum(log)
+    curriculum.resume(3, earlier=2)
+    batches = [IDS[numbers].tolist() for numbers in itertools.islice(curriculum.order(IDS, SIZE, 7), 6)]
+    assert batches[2:] == whole[:4] and len(batches[0]) == len(batches[1]) == SIZE
+
+
 def test_killed_twice_and_started_anew_over_an_old_log(log, whole):
     for done, kill_at in ((0, 15), (10, 18), (10, 12)):
         with pytest.raises(Killed):
