@@ -39,7 +39,7 @@ def mean_probability(loaded: Loaded, mesh: Mesh, max_length: int,
 
     The target is teacher-forced after its context and ends with the stop token, which counts. Its tokens are those of
     context and target read as one text, from the first on that the context alone has not. NaN where the whole is longer
-    than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR, equation 3 (mean, not product).
+    than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR, whose score is this mean, not the product.
     """
 
     def read(model: nnx.Module, inputs: tuple, tail_BT: jax.Array) -> jax.Array:
@@ -74,7 +74,7 @@ def rlpr(policy: Loaded, mesh: Mesh, max_length: int, batch_size: int) -> Reward
     p is the mean probability of the reference answer's tokens after the prompt and the reasoning, p0 the same after the
     prompt alone, both under the weights of the moment. A reply without reasoning helps nothing: 0.0. None where prompt,
     reasoning and answer are longer than `max_length` tokens. Columns: `answer`. Raises ValueError as `prefill`. Source:
-    RLPR, equations 3 and 4.
+    RLPR, its debiased reward.
     """
     probability = mean_probability(policy, mesh, max_length, batch_size)
 

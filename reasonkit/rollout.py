@@ -13,7 +13,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.interpreters import pxla
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.generate.sampler import CacheConfig, Sampler
@@ -108,8 +107,8 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
               ) -> Callable[[list[str]], list[str]]:
     """A function from prompts to greedy completions, as the judges decode (temperature 0, no top_p).
 
-    It reads the weights at each call, so that it can be asked while the model is trained. The last batch is filled up,
-    so that one program serves all. Raises ValueError for a prompt that does not fit.
+    The weights are those of the moment of the call, also while the model is trained. The last batch is filled up, so
+    that one program serves all. Raises ValueError for a prompt that does not fit.
     """
     install_sharded_cache()
     sampler = Sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
@@ -119,7 +118,6 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
         if len(tokenizer.encode(longest)) >= max_prompt_length:
             raise ValueError(f"a prompt has {len(tokenizer.encode(longest))} tokens, and with <bos> max_prompt_length "
                              f"{max_prompt_length} is too short: filter it or raise the limit. Ends {longest[-40:]!r}")
-        sampler.transformer_state = nnx.variables(model)  # a training step gives away the arrays it replaces
         completions: list[str] = []
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start:start + batch_size]

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reasonkit.curriculum import BAND, EVENT, Curriculum
+from reasonkit.curriculum import BAND, EVENT, Curriculum, _update
 from reasonkit.rewards import compose, exact_answer
 from reasonkit.runlog import NullLog, RunLog
 
@@ -60,6 +60,13 @@ def test_problems_that_are_solved_sometimes_come_more_often(whole):
     first, last = (Counter(SKILL[name] for batch in part for name in batch) for part in (whole[:4], whole[20:]))
     assert min(first.values()) >= 4, "unseen problems count as favourable"
     assert last[0.5] > 3 * (last[0.0] + last[1.0]) / 2 and last[0.0] and last[1.0], "the others still come now and then"
+
+
+def test_a_rate_halves_the_weight_of_what_is_older():
+    rates = {}
+    for measured in ({"a": 1.0, "b": None}, {"a": 0.0}, {"a": 1.0, "c": 0.25}):
+        _update(rates, measured)
+    assert rates == {"a": 0.75, "c": 0.25}
 
 
 def test_the_order_is_a_function_of_seed_and_rates(log, whole, tmp_path):

@@ -27,6 +27,7 @@ from reasonkit.gemma import init
 from reasonkit.grpo import GrpoSettings, grpo
 from reasonkit.lora import base_shared, fingerprint, restore_lora
 from reasonkit.mesh import make_mesh
+from reasonkit.model_rewards import mean_probability
 from reasonkit.monitors import probe, suspicious, watcher
 from reasonkit.rewards import compose
 from reasonkit.rollout import generator
@@ -271,6 +272,20 @@ def test_a_pass_may_be_the_whole_step_and_the_reference_left_out(start, warm, wa
     assert (result.steps, result.checkpoint_step) == (2, warm.step + 2)
     assert fingerprint(policy.model) != warm.fingerprint and watch.clusters[0].reference is None
     assert "kl" not in log.last("grpo_step")
+
+
+def test_a_reward_that_asks_the_policy_sees_the_weights_of_the_moment(start, warm, mesh):
+    """From Tunix's own thread, between the steps that replace them."""
+    policy, checkpoints = start
+    probability, seen = mean_probability(policy, mesh, 64, 4), []
+
+    def reward(prompts, completions, **columns):
+        seen.append(float(probability([TAGS.prompt("1 plus 2")], ["3"])[0]))
+        return length(prompts, completions)
+
+    grpo(policy, mesh, ROWS, reward, replace(SETTINGS, steps=3, beta=0.0), TimeBudget(1, 0), NullLog(), checkpoints,
+         seed=3, start_step=warm.step)
+    assert len(set(seen)) == 3 and all(0 < value < 1 for value in seen)
 
 
 def test_a_killed_run_practises_the_same_problems_and_is_probed(warm, watch, base, mesh, tokenizer, tmp_path):
