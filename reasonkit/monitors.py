@@ -30,7 +30,7 @@ WINDOW = 10  # steps over which texts and lengths are averaged: none is judged o
 PROBES = 6  # the older half of these probes is compared with the newer one
 OVER = 0.8  # an episode ends below this part of the limit, so that a value at the limit is one episode
 NGRAM, REPEATS = 6, 4  # so many words in a row, so many times, is a loop
-TAGS_IN_FORM = 4
+TAGS_IN_FORM, STRAY = 4, 1  # tags of a perfect reply, and how many more are a slip, not a block too many
 EXAMPLE = 2000  # characters of an example that are kept
 # The share of replies that may show each sign, the growth or shrinkage of replies as a factor, and the rise of the
 # reward in standard errors.
@@ -61,12 +61,12 @@ def loops(text: str) -> bool:
 
 
 def tag_stuffing(text: str) -> bool:
-    """Whether there are more tags than the form has.
+    """Whether there are more tags than the form has, a stray one aside.
 
     >>> tag_stuffing(TAGS.render(reasoning="2", answer="2")), tag_stuffing("<answer>2</answer>" * 3)
     (False, True)
     """
-    return len(_TAG.findall(text)) > TAGS_IN_FORM
+    return len(_TAG.findall(text)) > TAGS_IN_FORM + STRAY
 
 
 def judge_words(text: str) -> bool:
