@@ -1,9 +1,10 @@
 """The live view of a training stage and the static figure that it leaves, both drawn from the run log alone.
 
-Not a metrics backend: it stores nothing and smooths only what it draws. It knows "reward" rows, and those of
-a stage's steps, "sft_step", "grpo_step" and so on: a number `step`, any of `FIELDS`, and the name of their
-`series` where there are several. Model text reaches the page escaped. Only what ipywidgets 7.7 and 8.1 both
-have is used. Figures are made without pyplot, so that no backend is chosen and no figure stays open.
+Not a metrics backend: it stores nothing and smooths only what it draws. It knows "reward" rows, those of a
+stage's steps, "sft_step", "grpo_step" and so on (a number `step`, any of `FIELDS`, and the name of their
+`series` where there are several), and the "probe" and "flag" rows of `monitors`. Model text reaches the page
+escaped. Only what ipywidgets 7.7 and 8.1 both have is used. Figures are made without pyplot, so that no backend
+is chosen and no figure stays open.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ EVERY = 2.0  # seconds between two drawings at least,
 SHARE = 0.05  # and at most this share of the time goes into drawing
 SAMPLES = 3
 CLIP = 2000  # characters of one text that are shown
+FRAME = "border-left:3px solid #bbb;padding:.2em .8em;margin:.8em 0;line-height:1.35"
 
 
 def escape(text: object) -> str:
@@ -97,11 +99,11 @@ class Dashboard:
         self._log = RunLog(Path(log)) if isinstance(log, (str, os.PathLike)) else log
         self._budget, self._total, self._due = budget, total_steps, 0.0
         self._progress = widgets.IntProgress(value=0, max=total_steps, layout=widgets.Layout(width="100%"))
-        self._status, self._samples = widgets.HTML(), widgets.HTML()
+        self._status, self._flags, self._samples = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self._plot = widgets.Image(
             format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
         self.widget = widgets.VBox([widgets.HTML(f"<b>{escape(title)}</b>"), self._progress, self._status,
-                                    self._plot, self._samples])
+                                    self._flags, self._plot, self._samples])
 
     def show(self) -> None:
         """Draw, and display the view in the cell that calls this."""
@@ -131,6 +133,7 @@ class Dashboard:
         self._progress.bar_style = "success" if done == self._total else ""
         self._status.value = " · ".join([*map(escape, status), left])
         self._plot.value = curves(rows)._repr_png_()
+        self._flags.value = _flags_html(rows)
         self._samples.value = _samples_html(rows)
         now = time.monotonic()
         self._due = now + max(EVERY, (now - began) / SHARE)
@@ -151,6 +154,8 @@ def _panels(rows: list[Row]) -> list[tuple[str, str, dict[str, tuple[np.ndarray,
         panels += [(f"{stage} {title}", "step", {
             one or name: _by_step([row for row in steps if row.get("series") == one], name) for one in series})
             for name, title in FIELDS.items()]
+    probes = [row for row in rows if row["event"] == "probe"]
+    panels.append(("Held-out accuracy", "step", {"greedy": _by_step(probes, "mean")}))
     shown = [(title, axis, {name: line for name, line in lines.items() if np.isfinite(line[1]).any()})
              for title, axis, lines in panels]
     return [panel for panel in shown if panel[2]]
@@ -205,6 +210,18 @@ def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
     return done, words
 
 
+def _flags_html(rows: list[Row]) -> str:
+    """The last flags, newest first, each with its example folded away."""
+    return "".join(map(_flag_html, [row for row in rows if row["event"] == "flag"][:-SAMPLES - 1:-1]))
+
+
+def _flag_html(flag: Row) -> str:
+    line = (f"<b>{escape(flag['name'])}</b> at step {escape(flag['step'])}: {escape(flag['why'])} "
+            f"({_number(flag['value']):.2f}, limit {_number(flag['limit']):.2f})")
+    return (f"<details style='{FRAME};border-color:#c9822f'><summary>{line}</summary>"
+            f"<pre style='white-space:pre-wrap;margin:0'>{escape(flag['example'][:CLIP])}</pre></details>")
+
+
 def _samples_html(rows: list[Row]) -> str:
     """The last samples, newest first: numbers in a line, texts below it, all of it escaped."""
     samples = [row["sample"] for row in rows if row.get("sample")]
@@ -219,5 +236,4 @@ def _sample_html(sample: Row) -> str:
     body = "".join(f"<div style='opacity:.6'>{escape(name)}</div>"
                    f"<pre style='white-space:pre-wrap;margin:0 0 .5em'>{escape(text[:CLIP])}</pre>"
                    for name, text in texts.items())
-    frame = "border-left:3px solid #bbb;padding:.2em .8em;margin:.8em 0;line-height:1.35"
-    return f"<div style='{frame}'><div>{line}</div>{body}</div>"
+    return f"<div style='{FRAME}'><div>{line}</div>{body}</div>"

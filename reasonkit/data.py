@@ -174,10 +174,15 @@ def read(path: Path) -> Dataset:
         return Dataset.from_list([json.loads(line) for line in lines])
 
 
-def row_order(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of row numbers: a new permutation each epoch, a function of (seed, epoch) alone."""
+def check_rows(size: int, batch_size: int) -> None:
+    """Raises ValueError when `size` rows do not fill one batch."""
     if size < batch_size:
         raise ValueError(f"{size} rows are fewer than one batch of {batch_size}: add rows or lower the batch size")
+
+
+def row_order(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Endless batches of row numbers: a new permutation each epoch, a function of (seed, epoch) alone."""
+    check_rows(size, batch_size)
     epoch = 0
     while True:
         order = np.random.default_rng([seed, epoch]).permutation(size)
@@ -212,17 +217,23 @@ def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int,
 GRPO_COLUMNS = ("id", "question", "answer", "kind", "rubric")
 
 
+def shuffled(ids: Sequence[str], batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """The order of rows that looks at none of them: `row_order`."""
+    return row_order(len(ids), batch_size, seed)
+
+
 def grpo_batches(rows: Dataset, tokenizer, batch_size: int, max_prompt_length: int, seed: int,
+                 order: Callable[[Sequence[str], int, int], Iterator[np.ndarray]] = shuffled,
                  ) -> Iterator[dict[str, np.ndarray]]:
     """Endless GRPO batches of `batch_size` prompts: 1-D numpy arrays of str, the only columns Tunix handles safely.
 
     Prompts of more than `max_prompt_length` tokens are left out: Tunix would pad the batch to the next power of two and
-    compile anew.
+    compile anew. `order` gives the row numbers, from the ids of the rows that are left, `batch_size` and `seed`.
     """
     prompts = [TAGS.prompt(question) for question in rows["question"]]
     kept = [n for n, prompt in enumerate(prompts) if len(tokenizer.encode(prompt)) < max_prompt_length]
     columns = {name: np.array(rows[name]) for name in GRPO_COLUMNS}
     columns["prompts"] = np.array(prompts)
-    for numbers in row_order(len(kept), batch_size, seed):
+    for numbers in order(columns["id"][kept], batch_size, seed):
         chosen: Sequence[int] = [kept[number] for number in numbers]
         yield {name: values[chosen] for name, values in columns.items()}

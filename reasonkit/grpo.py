@@ -17,7 +17,8 @@ from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
 
 from reasonkit import _tunix
 from reasonkit.budget import TimeBudget
-from reasonkit.data import grpo_batches
+from reasonkit.curriculum import Curriculum
+from reasonkit.data import grpo_batches, shuffled
 from reasonkit.lora import base_shared, reference
 from reasonkit.mesh import check_divides
 from reasonkit.rollout import sampling
@@ -50,12 +51,13 @@ class GrpoSettings:
 
 def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSettings, budget: TimeBudget, log,
          checkpoints: Path, seed: int, start_step: int,
-         on_step: Callable[[], None] = lambda: None) -> _tunix.StageResult:
+         on_step: Callable[[], None] = lambda: None, curriculum: Curriculum | None = None) -> _tunix.StageResult:
     """Train the adapter of `policy` by the reward; `start_step` is the step under which the last stage handed it over.
 
     The adapter in memory must be that of `start_step`: it becomes the reference. Later steps found in `checkpoints` are
-    resumed from. Raises ValueError when the rows of a pass do not divide over the mesh, or the checkpoints are not at
-    a step of this stage.
+    resumed from. With a `curriculum` it chooses the problems, and a part of the reward must be its `watch`; without one
+    they come in turn. Raises ValueError when the rows of a pass do not divide over the mesh, the checkpoints are not at
+    a step of this stage, or the curriculum's log does not reach it.
     """
     micro = settings.micro_prompts or settings.prompts_per_step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
@@ -90,7 +92,10 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
         return row
 
     trainer.with_training_hooks(_tunix.StepLog(log, "grpo_step", start_step, extra, on_step))
-    batches = grpo_batches(rows, policy.tokenizer, settings.prompts_per_step, settings.max_prompt_length, seed)
+    if curriculum:
+        curriculum.resume(done, start_step)
+    batches = grpo_batches(rows, policy.tokenizer, settings.prompts_per_step, settings.max_prompt_length, seed,
+                           curriculum.order if curriculum else shuffled)
     learner.train(_tunix.remaining(batches, trainer.train_steps, settings.steps - done,
                                    lambda rest: budget.guard(rest, stage="grpo")))
     return _tunix.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,

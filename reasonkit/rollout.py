@@ -107,7 +107,8 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
               ) -> Callable[[list[str]], list[str]]:
     """A function from prompts to greedy completions, as the judges decode (temperature 0, no top_p).
 
-    The last batch is filled up, so that one program serves all. Raises ValueError for a prompt that does not fit.
+    The weights are those of the moment of the call, also while the model is trained. The last batch is filled up, so
+    that one program serves all. Raises ValueError for a prompt that does not fit.
     """
     install_sharded_cache()
     sampler = Sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))

@@ -171,6 +171,25 @@ def test_the_title_and_the_names_are_escaped(log):
         box.value.encode("utf-8")
 
 
+def test_flags_are_shown_escaped_with_their_example(log, board):
+    board.update()
+    assert board._flags.value == ""
+    for step in range(5):
+        log.write("flag", name="loops", step=step, value=0.25, limit=0.1, why="25 % & more", example=NASTY)
+    board._due = 0.0
+    board.update()
+    text = board._flags.value
+    assert [int(number) for number in re.findall(r"at step (\d+)", text)] == [4, 3, 2]
+    assert not set(re.findall(r"<(\w+)", text)) - {"details", "summary", "b", "pre"}
+    assert "25 % &amp; more (0.25, limit 0.10)" in text and text.count(escape(NASTY)) == 3
+
+
+def test_probes_have_a_panel(log):
+    for step, mean in ((5, 0.25), (10, 0.5)):
+        log.write("probe", step=step, mean=mean, low=0.0, high=1.0, n=8)
+    assert lines(curves(log.read()), "Held-out accuracy") == {"greedy": [0.25, 0.5]}
+
+
 @pytest.mark.parametrize(
     "text, shown", [("<b>", "&lt;b&gt;"), ("'\"&", "&#x27;&quot;&amp;"), ("\ud800", "?"), (3, "3")])
 def test_escape(text, shown):

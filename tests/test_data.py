@@ -360,6 +360,19 @@ def test_grpo_columns_are_flat_arrays_of_str(tokenizer):
         assert row == {name: by_id[row["id"]][name] for name in row}, "the columns belong to different rows"
 
 
+def test_an_order_chooses_among_the_rows_whose_prompts_fit(tokenizer):
+    """Row numbers count what is left of the rows, by the ids that the order is given."""
+    some = Dataset.from_list([ROWS[0] | {"id": "long", "question": "plus " * 60}, *list(ROWS)[:4]])
+    asked = []
+
+    def order(ids, batch_size, seed):
+        asked.append((list(ids), batch_size, seed))
+        yield np.array([3, 1])
+
+    (batch,) = grpo_batches(some, tokenizer, 2, 48, 5, order)
+    assert asked == [(ROWS["id"][:4], 2, 5)] and batch["id"].tolist() == [ROWS["id"][3], ROWS["id"][1]]
+
+
 @pytest.mark.parametrize("batches", [
     lambda tokenizer, seed: (b["tokens_BL"].tolist() for b in sft_batches(ROWS, tokenizer, 8, 48, seed)),
     lambda tokenizer, seed: (b["id"].tolist() for b in grpo_batches(ROWS, tokenizer, 8, 48, seed)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,12 +21,16 @@ from tunix.rl.grpo.grpo_learner import GRPOLearner
 import reasonkit.grpo
 from reasonkit import _tunix
 from reasonkit.budget import BudgetError, TimeBudget
+from reasonkit.curriculum import Curriculum
 from reasonkit.data import GRPO_COLUMNS
 from reasonkit.gemma import init
 from reasonkit.grpo import GrpoSettings, grpo
 from reasonkit.lora import base_shared, fingerprint, restore_lora
 from reasonkit.mesh import make_mesh
+from reasonkit.model_rewards import mean_probability
+from reasonkit.monitors import probe, suspicious, watcher
 from reasonkit.rewards import compose
+from reasonkit.rollout import generator
 from reasonkit.runlog import NullLog, RunLog
 from reasonkit.sft import SftSettings, sft
 from reasonkit.tags import TAGS
@@ -88,6 +93,10 @@ def length(prompts, completions, **columns):
 
 def shy(prompts, completions, **columns):
     return [None if len(text) % 2 else 1.0 for text in completions]
+
+
+def odd(prompts, completions, **columns):
+    return [float(len(text) % 2) for text in completions]
 
 
 def adapter(policy):
@@ -263,6 +272,76 @@ def test_a_pass_may_be_the_whole_step_and_the_reference_left_out(start, warm, wa
     assert (result.steps, result.checkpoint_step) == (2, warm.step + 2)
     assert fingerprint(policy.model) != warm.fingerprint and watch.clusters[0].reference is None
     assert "kl" not in log.last("grpo_step")
+
+
+def test_a_reward_that_asks_the_policy_sees_the_weights_of_the_moment(start, warm, mesh):
+    """From Tunix's own thread, between the steps that replace them."""
+    policy, checkpoints = start
+    probability, seen = mean_probability(policy, mesh, 64, 4), []
+
+    def reward(prompts, completions, **columns):
+        seen.append(float(probability([TAGS.prompt("1 plus 2")], ["3"])[0]))
+        return length(prompts, completions)
+
+    grpo(policy, mesh, ROWS, reward, replace(SETTINGS, steps=3, beta=0.0), TimeBudget(1, 0), NullLog(), checkpoints,
+         seed=3, start_step=warm.step)
+    assert len(set(seen)) == 3 and all(0 < value < 1 for value in seen)
+
+
+def test_a_killed_run_practises_the_same_problems_and_is_probed(warm, watch, base, mesh, tokenizer, tmp_path):
+    """With a curriculum: five steps at once, and five of which the last is killed after a save two steps before."""
+    settings = replace(SETTINGS, steps=5, save_every=2, beta=0.0)
+
+    def train(folder, on_reward=lambda: None):
+        policy, checkpoints = begin(warm, base, mesh, tokenizer, folder / "checkpoints")
+        log = RunLog(folder / "log.jsonl")
+        curriculum, calls = Curriculum(log), []
+        reward = compose([(length, 1.0), (curriculum.watch(odd), 0.0), (suspicious(log), 0.0)], log)
+        generate = generator(policy.model, tokenizer, mesh, max_prompt_length=32, max_new_tokens=16, batch_size=8)
+        asked = []
+
+        def greedy(prompts):
+            asked.append(fingerprint(policy.model))
+            return generate(prompts)
+
+        def noted(prompts, completions, num_generations, **columns):
+            on_reward()
+            calls.append(([str(name) for name in columns["id"]], completions))
+            return reward(prompts, completions, num_generations, **columns)
+
+        ask, look = probe(greedy, list(ROWS)[:8], 8, log, every=2), watcher(log)
+        result = grpo(policy, mesh, ROWS, noted, settings, TimeBudget(1, 0), log, checkpoints, seed=3,
+                      start_step=warm.step, on_step=lambda: (ask(), look()), curriculum=curriculum)
+        return SimpleNamespace(policy=policy, log=log, calls=calls, asked=asked, result=result)
+
+    class Killed(Exception):
+        pass
+
+    left = iter(range(4, -1, -1))
+
+    def kill():
+        if not next(left):
+            deadline = time.monotonic() + 60  # the save runs in the background
+            while _tunix.latest_step(tmp_path / "killed/checkpoints") < 6 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            raise Killed
+
+    one = train(tmp_path / "one")
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", kill)
+    with (tmp_path / "killed/log.jsonl").open("ab") as file:
+        file.write(b'{"event": "pass_rates", "step": 5, "rat')
+    rest = train(tmp_path / "killed")
+    assert rest.result.steps == one.result.steps == 5 and len(rest.calls) == 2
+    assert rest.calls == one.calls[3:], "problems and samples"
+    rates = [[list(row["rates"].items()) for row in part.log.read("pass_rates")] for part in (one, rest)]
+    assert rates[0] == rates[1][:4] + rates[1][5:] and rates[1][3] == rates[1][4], "step 4 was scored twice"
+    assert len({str(name) for name, _ in one.calls}) == 5 and len(one.calls[0][0]) == 8 * G
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+                 adapter(rest.policy), adapter(one.policy))
+    assert [row["step"] for row in one.log.read("probe")] == [2, 4]
+    before, after = one.asked
+    assert warm.fingerprint != before != after, "the probe sees the weights as they are trained"
 
 
 @pytest.mark.parametrize(("changes", "start_step", "message"), [

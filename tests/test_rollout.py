@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec
 from tiny_gemma import forward
 from tiny_run import CONFIG, ROWS, compiled_once, short_tokenizer
@@ -130,6 +131,15 @@ def test_greedy_decoding_is_the_argmax(model, tokenizer, mesh, by_hand):
     generate = generator(model, tokenizer, mesh, max_prompt_length=PROMPT, max_new_tokens=NEW, batch_size=8)
     replies = generate(PROMPTS)
     assert replies == [tokenizer.decode(tokens) for tokens in by_hand] and all(replies)
+
+
+def test_weights_that_are_trained_meanwhile_are_read_anew(tokenizer, one, by_hand):
+    model = init(CONFIG, one)
+    generate = generator(model, tokenizer, one, max_prompt_length=PROMPT, max_new_tokens=NEW, batch_size=8)
+    expected = [tokenizer.decode(tokens) for tokens in by_hand]
+    assert generate(PROMPTS) == expected
+    nnx.update(model.embedder, jax.tree.map(lambda leaf: leaf[::-1], nnx.state(model.embedder)))
+    assert generate(PROMPTS) != expected
 
 
 def test_a_last_batch_is_filled_up(small, tokenizer, one, by_hand, monkeypatch):
