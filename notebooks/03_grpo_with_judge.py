@@ -29,14 +29,15 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, lora, mesh, models, recipes, rewards, text_rewards
+from reasonkit import data, lora, mesh, models, monitors, recipes, rewards, rollout, text_rewards
+from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, JudgeItem, LocalJudge
 from reasonkit.tfidf import TfIdf
 
 run = recipes.open_run(PROFILE, RECIPE, SEED)
 profile, warm = run.profile, run.manifest("sft")
-train = data.read(run.stage("data") / "train.jsonl")
+train, validation = (data.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
 judged = "rubric" in run.recipe.rewards
 print(f"starting from step {warm['extra']['checkpoint_step']}; {run.budget.minutes_left:.1f} minutes left")
 
@@ -85,7 +86,8 @@ for name, steps in (("whole", item.steps), ("cut short", item.steps[-1:]), ("pad
 # ## The reward
 #
 # One function for the learner, composed of named parts. A part with weight 0 is computed and logged, not trained on.
-# What is logged is what is trained on.
+# What is logged is what is trained on. A recipe with a curriculum draws mostly problems that are solved sometimes: the
+# others teach nothing.
 
 # %%
 words = TfIdf(train["question"])
@@ -95,11 +97,29 @@ if judged:
     made.append(rewards.rubric(judge))
 parts = {part.__name__: part for part in made}
 log = run.log("grpo")
-reward = rewards.compose([(parts[name], weight) for name, weight in run.recipe.rewards.items()], log)
+curriculum = Curriculum(log) if run.recipe.curriculum else None
+if curriculum:
+    parts[run.recipe.curriculum] = curriculum.watch(parts[run.recipe.curriculum])
+reward = rewards.compose([(parts[name], weight) for name, weight in run.recipe.rewards.items()]
+                         + [(monitors.suspicious(log), 0.0)], log)
 print(run.recipe.rewards)
 
 # %% [markdown]
 # ## Training
+#
+# Between steps the policy answers validation problems greedily, and monitors look for a reward that rises alone, drifting
+# lengths, loops, stuffed tags and replies that speak to the judge. What they find is flagged below, with an example.
+
+# %%
+limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
+generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
+probe = monitors.probe(generate, validation, profile.eval_batch, log, profile.probe_every)
+watch = monitors.watcher(log)
+
+
+def on_step():
+    for look in (probe, watch, board.update):
+        look()
 
 # %%
 from reasonkit.dashboard import Dashboard
@@ -110,7 +130,7 @@ if run.finished("grpo"):
     lora.restore_lora(policy.model, run.stage("grpo") / "adapter")
 else:
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
-                  warm["extra"]["checkpoint_step"], board.update)
+                  warm["extra"]["checkpoint_step"], on_step, curriculum)
     lora.save_lora(policy.model, run.stage("grpo") / "adapter", result.checkpoint_step)
     print(f"{result.steps} steps in {result.minutes:.1f} minutes, ended by {result.stopped}")
 
@@ -127,5 +147,5 @@ if not run.finished("grpo"):
                metrics={"steps": result.steps, "reward": last["mean"] if last else None,
                         "judge_failures": judge.failures if judged else {}},
                checkpoint_step=result.checkpoint_step)
-del policy, judge_model, rate, judge, made, parts, reward  # free the chips for the evaluation
+del policy, judge_model, rate, judge, made, parts, reward, generate, probe, on_step  # free the chips for evaluation
 print(f"adapter in {run.stage('grpo') / 'adapter'}; {run.budget.minutes_left:.1f} minutes left")

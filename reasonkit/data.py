@@ -180,13 +180,16 @@ def check_rows(size: int, batch_size: int) -> None:
         raise ValueError(f"{size} rows are fewer than one batch of {batch_size}: add rows or lower the batch size")
 
 
-def row_order(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of row numbers: a new permutation each epoch, a function of (seed, epoch) alone."""
-    check_rows(size, batch_size)
+def shuffled(rows: Sequence, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Endless batches of row numbers: a new permutation each epoch, a function of (seed, epoch) alone.
+
+    Raises ValueError as `check_rows`.
+    """
+    check_rows(len(rows), batch_size)
     epoch = 0
     while True:
-        order = np.random.default_rng([seed, epoch]).permutation(size)
-        for start in range(0, size - batch_size + 1, batch_size):
+        order = np.random.default_rng([seed, epoch]).permutation(len(rows))
+        for start in range(0, len(rows) - batch_size + 1, batch_size):
             yield order[start:start + batch_size]
         epoch += 1
 
@@ -205,7 +208,7 @@ def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int,
         reply = [*tokenizer.encode(text), tokenizer.end_of_turn]
         if len(prompt) + len(reply) <= max_length:
             encoded.append((prompt, reply))
-    for numbers in row_order(len(encoded), batch_size, seed):
+    for numbers in shuffled(encoded, batch_size, seed):
         tokens_BL = np.full((batch_size, max_length), tokenizer.pad_id(), np.int32)
         loss_mask_BL = np.zeros((batch_size, max_length), np.float32)
         for row, (prompt, reply) in enumerate(encoded[number] for number in numbers):
@@ -215,11 +218,6 @@ def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int,
 
 
 GRPO_COLUMNS = ("id", "question", "answer", "kind", "rubric")
-
-
-def shuffled(ids: Sequence[str], batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """The order of rows that looks at none of them: `row_order`."""
-    return row_order(len(ids), batch_size, seed)
 
 
 def grpo_batches(rows: Dataset, tokenizer, batch_size: int, max_prompt_length: int, seed: int,

@@ -24,7 +24,8 @@ from reasonkit.tags import TAGS
 @dataclass(frozen=True)
 class Profile:
     """Sizes for one kind of machine. `devices` are virtual CPU devices (0: the machine's own accelerators); `rows` are
-    the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need."""
+    the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need;
+    during GRPO the validation problems are answered every `probe_every` steps."""
 
     name: str
     devices: int
@@ -39,6 +40,7 @@ class Profile:
     sft: SftSettings
     grpo: GrpoSettings
     eval_batch: int
+    probe_every: int
     judge_batch: int
     judge_tp: int
     judge_max_length: int
@@ -46,13 +48,17 @@ class Profile:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained: the data, the weight of each part of the reward (0: logged only), each stage's share of time."""
+    """What is trained: the data, the weight of each part of the reward (0: logged only), each stage's share of time.
+
+    `curriculum` names the part of the reward whose pass rates choose GRPO's problems; without one they come in turn.
+    """
 
     name: str
     summary: str
     data: str
     rewards: Mapping[str, float]
     shares: Mapping[str, float]
+    curriculum: str = ""
 
 
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0, judge_tp=1,
@@ -66,34 +72,34 @@ PROFILES = {
         sft=SftSettings(steps=200, batch_size=32, max_length=136, learning_rate=2e-3),
         grpo=GrpoSettings(steps=64, prompts_per_step=12, num_generations=8, max_prompt_length=80, max_new_tokens=64,
                           learning_rate=4e-4, beta=0.02),
-        eval_batch=100, judge_batch=96, **_TINY),
+        eval_batch=100, probe_every=20, judge_batch=96, **_TINY),
     "smoke": Profile(
         "smoke", devices=8, minutes=30, reserve_minutes=1, rows={"train": 64, "validation": 8, "test": 16},
         sft=SftSettings(steps=2, batch_size=8, max_length=136, learning_rate=2e-3),
         grpo=GrpoSettings(steps=2, prompts_per_step=4, num_generations=4, max_prompt_length=80, max_new_tokens=64,
                           learning_rate=4e-4, beta=0.02),
-        eval_batch=16, judge_batch=16, **_TINY),
+        eval_batch=16, probe_every=1, judge_batch=16, **_TINY),
     "kaggle": Profile(
         "kaggle", devices=0, judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
         sft=SftSettings(steps=1000, batch_size=32, max_length=1024, learning_rate=2e-5),
         grpo=GrpoSettings(steps=800, prompts_per_step=16, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=5e-6, micro_prompts=4, beta=0.07),
-        eval_batch=64, judge_batch=8, judge_tp=4, **_GEMMA),
+        eval_batch=64, probe_every=100, judge_batch=8, judge_tp=4, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
         rows={"train": 8000, "validation": 200, "test": 400},
         sft=SftSettings(steps=400, batch_size=8, max_length=1024, learning_rate=2e-5),
         grpo=GrpoSettings(steps=200, prompts_per_step=4, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=5e-6, micro_prompts=1, beta=0.07),
-        eval_batch=16, judge_batch=4, judge_tp=1, **{**_GEMMA, "policy": "gemma3-1b-it"}),
+        eval_batch=16, probe_every=50, judge_batch=4, judge_tp=1, **{**_GEMMA, "policy": "gemma3-1b-it"}),
     "gpu": Profile(
         "gpu", devices=0, judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
         sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=2e-5),
         grpo=GrpoSettings(steps=800, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=5e-6, micro_prompts=2, beta=0.07),
-        eval_batch=32, judge_batch=8, judge_tp=1, **_GEMMA),
+        eval_batch=32, probe_every=100, judge_batch=8, judge_tp=1, **_GEMMA),
 }
 
 # A right answer counts in good form only, and to show the work and err earns more than a right answer behind none: the
@@ -112,11 +118,11 @@ RECIPES = {
         shares={"sft": 0.25, "grpo": 0.75}),
     # The halves make irrelevant, unstructured reasoning cost what a right answer earns.
     "idea_e": Recipe(
-        "idea_e", "no judge: form, an answer that counts in good form only, and a reasoning in the IDEA-E steps that "
-        "TF-IDF holds to the question and off the answer (after the third winning entry)",
+        "idea_e", "no judge: form, an answer that counts in good form only, reasoning in the IDEA-E steps, held by "
+        "TF-IDF to the question and off the answer, and problems by pass rate (after the third winning entry)",
         data="tiny_mix", rewards={"tag_format": 1.0, "exact_answer_if_tag_format": 1.0, "tfidf_relevance": 0.5,
                                   "tfidf_leak": 0.5, "scaffold": 0.5},
-        shares={"sft": 0.25, "grpo": 0.75}),
+        shares={"sft": 0.25, "grpo": 0.75}, curriculum="exact_answer_if_tag_format"),
 }
 
 

@@ -25,7 +25,7 @@ from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExampl
 
 from reasonkit import _tunix
 from reasonkit.budget import TimeBudget
-from reasonkit.data import row_order
+from reasonkit.data import shuffled
 from reasonkit.mesh import check_divides
 from reasonkit.tags import TAGS, neutralise
 
@@ -83,7 +83,7 @@ def pair_batches(
             ids_BL[number, here], mask_BL[number, here] = row, True
         return ids_BL, mask_BL
 
-    for numbers in row_order(len(encoded), batch_size, seed):
+    for numbers in shuffled(encoded, batch_size, seed):
         prompts, chosen, rejected = zip(*(encoded[number] for number in numbers), strict=True)
         yield TrainingInput(*padded(prompts, max_prompt_length, left=True),
                             *padded(chosen, max_reply_length, left=False),

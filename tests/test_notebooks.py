@@ -70,7 +70,8 @@ def test_the_log_has_every_step_once_and_the_reward_that_was_trained_on(finished
     rows = [json.loads(line) for line in (finished / "artifacts/grpo/log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["event"] == "grpo_step"] == [1, 2]
     reward = next(row for row in rows if row["event"] == "reward")
-    assert set(reward["parts"]) == set(RECIPES["g_rar"].rewards)
+    assert reward["parts"].keys() == {*RECIPES["g_rar"].rewards, "suspicious"}
+    assert {row["event"] for row in rows} >= {"reward", "grpo_step", "texts", "probe"}
 
 
 def test_a_recipe_without_a_rubric_loads_no_judge_and_has_all_the_chips(tmp_path):
@@ -79,9 +80,10 @@ def test_a_recipe_without_a_rubric_loads_no_judge_and_has_all_the_chips(tmp_path
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "fsdp=8, tp=1: there is no local judge" in done.stdout
     grpo = tmp_path / "artifacts/grpo"
-    reward = next(row for row in map(json.loads, (grpo / "log.jsonl").read_text().splitlines())
-                  if row["event"] == "reward")
-    assert reward["parts"].keys() == RECIPES["idea_e"].rewards.keys()
+    rows = [json.loads(line) for line in (grpo / "log.jsonl").read_text().splitlines()]
+    reward = next(row for row in rows if row["event"] == "reward")
+    assert reward["parts"].keys() == {*RECIPES["idea_e"].rewards, "suspicious"}
+    assert [row["step"] for row in rows if row["event"] == "pass_rates"] == [1, 2]  # its curriculum
     assert json.loads((grpo / "manifest.json").read_text())["metrics"]["judge_failures"] == {}
 
 

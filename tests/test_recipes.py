@@ -37,6 +37,7 @@ def test_a_recipe_names_what_there_is(name):
              rewards.rubric(None), text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
              text_rewards.scaffold]
     assert recipe.rewards.keys() <= {part.__name__ for part in parts} and any(recipe.rewards.values())
+    assert recipe.curriculum in {"", *recipe.rewards}
     assert set(recipe.shares) == {"sft", "grpo"} and all(share > 0 for share in recipe.shares.values())
 
 
