@@ -80,7 +80,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
         raise RuntimeError("the actor and its reference hold two copies of the base: the policy is on another mesh")
     trainer, rollout = cluster.actor_trainer, cluster.rollout
     done, minutes = trainer.train_steps - start_step, budget.minutes_used
-    rollout.calls = done
+    rollout.calls = reward.calls = done  # samples, and weights that follow progress, go on from here
     learner = GRPOLearner(cluster, GRPOConfig(num_generations=settings.num_generations, num_iterations=1,
                                               beta=settings.beta, epsilon=settings.epsilon), [reward])
     cluster.global_steps = trainer.train_steps  # a last checkpoint carries none

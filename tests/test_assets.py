@@ -61,7 +61,7 @@ def test_training_them_again_gives_the_same_bytes(tmp_path):
         folder.mkdir()
         build_tokenizer(recipe, folder / "tokenizer.model")
         tokenizer, model = Tokenizer(folder / "tokenizer.model", "gemma3"), init(tiny_config(VOCABULARY), mesh, SEED)
-        train(model, mesh, rows(policy_texts(recipe, tokenizer), 8, 100), 3, 3e-3, "policy")
+        train(model, mesh, rows(policy_texts(recipe, tokenizer), 8, 104), 3, 3e-3, "policy")
         save_hf(model, tokenizer.path, folder)
     for file in ("model.safetensors", "tokenizer.model", "config.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()

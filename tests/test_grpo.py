@@ -255,6 +255,7 @@ def test_a_run_that_the_clock_stopped_ends_as_one_without_a_break(whole, warm, s
     again, _ = begin(warm, base, mesh, tokenizer, checkpoints)
     second = grpo(again, mesh, ROWS, reward, SETTINGS, TimeBudget(1, 0), log, checkpoints, seed=3, start_step=warm.step)
     assert (second.stopped, second.checkpoint_step) == ("data", warm.step + 4)
+    assert reward.calls == first.steps, "weights that follow progress would begin anew"
     assert [cluster.anchor for cluster in watch.clusters] == [warm.fingerprint] * 2, "the reference is another one"
     assert [cluster.counts for cluster in watch.clusters] == [{0}, {first.steps}]
     assert [call["completions"] for call in watch.calls] == [call["completions"] for call in whole.watch.calls]

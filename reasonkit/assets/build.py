@@ -1,9 +1,10 @@
 """Rebuild the tiny stock policy and the tiny judge from nothing: `python -m reasonkit.assets.build`.
 
 Both are Gemma-3-shaped, about 1 M parameters, and share one SentencePiece tokenizer with Gemma 3's ids for the control
-tokens. The policy reads worked solutions as plain documents and answers chat questions directly, without tags: it knows
-more than it shows, as a stock model does. The judge goes on from the policy's weights and learns to rate a reply on one
-criterion; its labels are programmatic. Only training-split questions are seen. Everything is a function of SEED.
+tokens. The policy reads worked solutions as plain documents, writes them when it is asked to think step by step, and
+answers our prompt directly, without tags: it knows more than it shows, as a stock model does. The judge goes on from
+the policy's weights and learns to rate a reply on one criterion; its labels are programmatic. Only training-split
+questions are seen. Everything is a function of SEED.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ ASSETS = Path(__file__).parent
 SEED = 1
 DEVICES = 2  # how the batch is split decides how sums are rounded: part of what makes a rebuild the same
 VOCABULARY = 640
-POLICY_STEPS, JUDGE_STEPS = 800, 460
+POLICY_STEPS, JUDGE_STEPS = 700, 400
 RECIPE = "tiny_mix"
+STEPWISE = "<start_of_turn>user\n{question}\nThink step by step.<end_of_turn>\n<start_of_turn>model\n"
 CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4 to 106
 SYMBOLS = [TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start, TAGS.answer_end, "\n", *"0123456789+-=;:,.()"]
 
@@ -48,7 +50,7 @@ SYMBOLS = [TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start, TAGS.ans
 def build_tokenizer(recipe: DataRecipe, path: Path) -> None:
     """Train a BPE tokenizer with byte fallback on the words of the problems and prompts."""
     rubrics = [judge_prompt("", "", criterion) for criterion in recipe.rubric]
-    texts = ([TAGS.prompt("")] * 2 + rubrics) * 200
+    texts = ([TAGS.prompt("")] * 2 + [STEPWISE] + rubrics) * 200
     for number in range(400):
         for family in recipe.families:
             item = problem(family, number, SEED)
@@ -76,12 +78,13 @@ def rows(texts: Iterator[list[tuple[list[int], float]]], batch_size: int,
 
 
 def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
-    """One chat turn answered directly to four documents with a worked solution."""
+    """Of eleven texts, three are chat turns answered directly, four chat turns and four documents with worked steps."""
     for number, item in enumerate(problems(recipe, "train", SEED)):
-        if number % 5 == 0:
-            context, target, stop = TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn
-        else:
-            context, target, stop = item.question + "\n", f"{item.reasoning}\n{item.answer}", tokenizer.eos_id()
+        worked = f"{item.reasoning}\n{item.answer}"
+        context, target, stop = (
+            (TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn) if number % 11 < 3 else
+            (STEPWISE.format(question=item.question), worked, tokenizer.end_of_turn) if number % 11 < 7 else
+            (item.question + "\n", worked, tokenizer.eos_id()))
         yield [([tokenizer.bos_id(), *tokenizer.encode(context)], 0.0), ([*tokenizer.encode(target), stop], 1.0)]
 
 
@@ -185,7 +188,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
     build_tokenizer(recipe, folder / "tokenizer.model")
     tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
     model = init(tiny_config(VOCABULARY), mesh, SEED)
-    train(model, mesh, rows(policy_texts(recipe, tokenizer), 64, 100), steps, 3e-3, "policy")
+    train(model, mesh, rows(policy_texts(recipe, tokenizer), 64, 104), steps, 3e-3, "policy")
     policy = load(save_hf(model, tokenizer.path, folder), mesh, jax.numpy.float32)
     generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=64)
     asked = list(islice(problems(recipe, "test", SEED), 500))
