@@ -125,7 +125,7 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int,
         chosen = [next(stream) for _ in range(size)]
         splits[split] = Dataset.from_list([
             dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question),
-                 reasoning=p.steps[-1] if split == "train" and is_terse(recipe, p) else p.reasoning,
+                 reasoning=terse(p) if split == "train" and is_terse(recipe, p) else p.reasoning,
                  answer=p.answer, rubric=rubric_to_json(rubric_of(recipe, p))) for p in chosen])
         on_split(split, splits[split])
     assert_disjoint(splits)
@@ -144,8 +144,13 @@ def assert_disjoint(splits: Mapping[str, Dataset]) -> None:
 
 
 def is_terse(recipe: DataRecipe, item: Problem) -> bool:
-    """Whether the training trace of this problem shows its last step only: a function of its id."""
+    """Whether the training trace of this problem shows no step: a function of its id."""
     return random.Random(item.id).random() < recipe.terse
+
+
+def terse(item: Problem) -> str:
+    """The reasoning of a trace that shows no step."""
+    return f"So {item.answer}"
 
 
 def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:

@@ -27,7 +27,7 @@ from scipy.stats import rankdata
 from tunix.sft import peft_trainer
 
 from reasonkit.budget import write_atomic
-from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, rubric_of, split_of
+from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, rubric_of, split_of, terse
 from reasonkit.gemma import init, save_hf, tiny_config
 from reasonkit.judge import RATINGS, judge_prompt
 from reasonkit.mesh import make_mesh
@@ -97,7 +97,7 @@ def misread(text: str, rng: random.Random) -> str:
     return text[:-1] + rng.choice([symbol for symbol in alphabet if symbol != text[-1]])
 
 
-FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut",)
+FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "terse")
 
 
 def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, str, dict[str, float]]:
@@ -125,6 +125,8 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, 
     elif flaw == "answer":
         answer = misread(answer, rng)
     shown, needed = len(steps), len(item.steps)
+    if flaw == "terse":
+        shown, steps = 0, [terse(item)]
     truths = {"All steps shown": min(1.0, shown / needed), "No padding": min(1.0, needed / max(shown, 1))}
     return item, TAGS.render(reasoning="; ".join(steps) or "-", answer=answer), truths
 
