@@ -97,7 +97,7 @@ for name, rows in splits.items():
 
 # %% [markdown]
 # A look at lengths: rows that do not fit a stage's token limit are left out, never cut, so a long tail here would be a
-# loss. The hump on the left are terse traces, which show only their last step: distilled traces are uneven, and SFT learns
+# loss. The hump on the left are terse traces, which show no step at all: distilled traces are uneven, and SFT learns
 # that habit too. To prefer the full reasoning is what the reward is for.
 
 # %%

@@ -102,10 +102,8 @@ PROFILES = {
         eval_batch=32, probe_every=100, judge_batch=8, judge_tp=1, **_GEMMA),
 }
 
-# A right answer counts in good form only, and to show the work and err earns more than a right answer behind none: the
-# two TF-IDF penalties see to it where a judge would be talked round (tests/test_exploits.py).
-_JUDGED = {"tag_format": 1.0, "exact_answer_if_tag_format": 1.0, "rubric": 1.5, "tfidf_relevance": 0.5,
-           "tfidf_leak": 1.0}
+# A right answer counts in good form only, and to show the work and err earns more than a right answer behind none.
+_JUDGED = {"tag_format": 1.0, "exact_answer_if_tag_format": 1.0, "rubric": 1.5}
 
 RECIPES = {
     "g_rar": Recipe(
