@@ -69,7 +69,7 @@ def curves(rows: Iterable[Row]) -> Curves:
             smooth = _running_mean(y)
             if smooth is not y:
                 axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(x, smooth, color=colour, linewidth=1.6, label=name)
+            axes.plot(x, smooth, color=colour, linewidth=1.6, label=name, marker="." if smooth is y else None)
         axes.set_title(title, loc="left", fontsize=10, color="#222222")
         axes.set_xlabel(axis, fontsize=8, color="#666666")
         axes.tick_params(labelsize=8, colors="#666666", length=2)
@@ -79,7 +79,9 @@ def curves(rows: Iterable[Row]) -> Curves:
         axes.set_axisbelow(True)
         axes.margins(x=0.01)
         if len(lines) > 1:
-            axes.legend(fontsize=7, frameon=False, labelcolor="#444444", loc="best")
+            low, high = axes.get_ylim()
+            axes.set_ylim(low, high + 0.7 * (high - low))  # room for the legend above the lines
+            axes.legend(fontsize=7, frameon=False, labelcolor="#444444", loc="upper left", ncols=2)
     if not panels:
         figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", color="#666666")
     return figure
@@ -145,7 +147,8 @@ def _panels(rows: list[Row]) -> list[tuple[str, str, dict[str, tuple[np.ndarray,
     rollouts = [row for row in rows if row["event"] == "reward" and row["mode"] == "train"]
     parts = {name: [row["parts"].get(name, {}) for row in rollouts] for row in rollouts for name in row["parts"]}
     panels = [("Reward", "rollout", {"total": _by_number(rollouts)}
-               | {name: _by_number(values) for name, values in parts.items()})]
+               | {name: _by_number(values) for name, values in parts.items()}),
+              ("Held-out accuracy", "step", {"greedy": _by_step([r for r in rows if r["event"] == "probe"], "mean")})]
     for event in dict.fromkeys(row["event"] for row in rows if row["event"].endswith(STEP)):
         steps = [row for row in rows if row["event"] == event]
         series = dict.fromkeys(row.get("series") for row in steps)
@@ -154,8 +157,6 @@ def _panels(rows: list[Row]) -> list[tuple[str, str, dict[str, tuple[np.ndarray,
         panels += [(f"{stage} {title}", "step", {
             one or name: _by_step([row for row in steps if row.get("series") == one], name) for one in series})
             for name, title in FIELDS.items()]
-    probes = [row for row in rows if row["event"] == "probe"]
-    panels.append(("Held-out accuracy", "step", {"greedy": _by_step(probes, "mean")}))
     shown = [(title, axis, {name: line for name, line in lines.items() if np.isfinite(line[1]).any()})
              for title, axis, lines in panels]
     return [panel for panel in shown if panel[2]]
