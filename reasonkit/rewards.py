@@ -29,6 +29,7 @@ RewardFn = Callable[..., list[float | None]]
 Weight = float | Callable[[float], float]  # fixed, or a function of the run's progress in [0, 1]
 LogExtra = Callable[[str, Sequence], None]
 FLAT = 1e-9  # a spread below this is rounding, not a preference
+DECIMALS = 1  # of a judge's score: the finer ones are its noise, which a group's normalisation would blow up
 PROMPT_TAIL = 300  # characters of the sample's prompt that are logged
 # of each row only the worst defect counts: leaving the answer out is never better than starting it
 PENALTIES = (
@@ -118,7 +119,7 @@ def _number(extracted: str) -> tuple[Fraction, str]:
 
 
 def rubric(judge: Judge) -> RewardFn:
-    """The judge's score in [0, 1] of each whole raw completion; None where the judge failed.
+    """The judge's score in [0, 1] of each whole raw completion, to `DECIMALS`; None where the judge failed.
 
     Columns: `question`, and `rubric` as the JSON of `judge.rubric_to_json`. The function counts the judge's
     failures by cause in its `failures`. Raises ValueError for a rubric that can't be read, or a judge that
@@ -142,7 +143,7 @@ def rubric(judge: Judge) -> RewardFn:
             raise ValueError(f"the judge gave {len(results)} results for {len(items)} items, not one each")
         reward.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
         log_extra("rubric", [r.detail if isinstance(r, JudgeFailure) else r.per_criterion for r in results])
-        return [None if isinstance(result, JudgeFailure) else result.score for result in results]
+        return [None if isinstance(result, JudgeFailure) else round(result.score, DECIMALS) for result in results]
 
     reward.__name__ = "rubric"
     reward.failures = Counter()

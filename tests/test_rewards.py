@@ -162,11 +162,18 @@ def test_numeric_closeness_takes_any_reply_and_is_1_where_the_answer_is_right(te
 
 def test_rubric_judges_the_whole_reply():
     seen = []
-    reward = rubric(DeterministicJudge([lambda item: seen.append(item) or 0.25]))
+    reward = rubric(DeterministicJudge([lambda item: seen.append(item) or 0.3]))
     columns = {"question": np.array(["2+2?"]), "rubric": np.array([RUBRIC]), "mode": "train"}
-    assert reward(["p"], [f"x {GOOD}"], **columns) == [0.25]
+    assert reward(["p"], [f"x {GOOD}"], **columns) == [0.3]
     assert (seen[0].question, seen[0].reply, seen[0].rubric[0].title) == ("2+2?", f"x {GOOD}", "Steps")
     assert reward.__name__ == "rubric"
+
+
+def test_what_a_judge_cannot_tell_apart_makes_no_advantage():
+    """At 0.98 against 1.00 a group whose answers are all right was pushed about as hard as by a wrong answer."""
+    scores = iter([0.98, 1.0, 0.64, 0.58])
+    reward = rubric(DeterministicJudge([lambda item: next(scores)]))
+    assert reward(["p"] * 4, [GOOD] * 4, question=["2+2?"] * 4, rubric=[RUBRIC] * 4) == [1.0, 1.0, 0.6, 0.6]
 
 
 def test_rubric_gives_none_where_the_judge_fails():
