@@ -39,9 +39,14 @@ CLIP = 2000  # characters of one text that are shown
 FRAME = "border-left:3px solid #bbb;padding:.2em .8em;margin:.8em 0;line-height:1.35"
 
 
+def _printable(text: object) -> str:
+    """Lone surrogates, which UTF-8 and fonts lack, become "?"."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
+
+
 def escape(text: object) -> str:
-    """`text` as HTML that shows it and does nothing else; lone surrogates, which UTF-8 lacks, become "?"."""
-    return html.escape(str(text).encode("utf-8", "replace").decode("utf-8"))
+    """`text` as HTML that shows it and does nothing else."""
+    return html.escape(_printable(text))
 
 
 class Curves(Figure):
@@ -69,7 +74,8 @@ def curves(rows: Iterable[Row]) -> Curves:
             smooth = _running_mean(y)
             if smooth is not y:
                 axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(x, smooth, color=colour, linewidth=1.6, label=name, marker="." if smooth is y else None)
+            axes.plot(x, smooth, color=colour, linewidth=1.6, label=_printable(name),
+                      marker="." if smooth is y else None)
         axes.set_title(title, loc="left", fontsize=10, color="#222222")
         axes.set_xlabel(axis, fontsize=8, color="#666666")
         axes.tick_params(labelsize=8, colors="#666666", length=2)

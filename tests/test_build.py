@@ -265,7 +265,8 @@ from reasonkit.budget import TimeBudget
 from reasonkit.dashboard import Dashboard
 from reasonkit.runlog import RunLog
 log = RunLog("run.jsonl")
-log.write("sft_step", step=3, loss=1.0, seconds=0.1)
+for step, seconds in ((1, 9.0), (2, 0.1), (3, 0.1)):  # the first one compiles
+    log.write("sft_step", step=step, loss=1.0, seconds=seconds)
 Dashboard(log, TimeBudget(), "SFT", 7).show()""")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert build.main(["run", str(path), "--cwd", str(tmp_path)]) == 0

@@ -149,7 +149,8 @@ def test_nothing_that_comes_from_outside_is_markup(tmp_path, results):
     figure.write_bytes(PNG)
     manifest = {"stage": NASTY, "minutes": 1.0, "prompt_sha256": NASTY, "lora": {NASTY: NASTY},
                 "versions": {NASTY: NASTY}}
-    rows = [{"event": "reward", "parts": {NASTY: 1.0}, "sample": {"completion": NASTY}}]
+    rows = [{"event": "reward", "mode": "train", "mean": 1.0, "parts": {NASTY: {"mean": 1.0, "no_signal": 0.0}},
+             "sample": {"completion": NASTY}}]
     same = paired(results["Stock"], results["Stock"])
     page = write(tmp_path, {NASTY: results["After GRPO"]}, {NASTY: same}, [manifest], rows, [figure])
     assert page.tags.count("img") == 2 and "script" not in page.tags  # the curves and the figure
