@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from reasonkit.evaluate import EvalResult, paired  # noqa: E402
+from reasonkit.recipes import RECIPES  # noqa: E402
 
 WITH, WITHOUT = "g_rar", "g_exact"
 
@@ -52,8 +53,8 @@ def table(out: Path, seeds: list[int]) -> str:
     for seed in seeds:
         folders = {recipe: out / f"{recipe}-{seed}/artifacts/evaluation" for recipe in (WITH, WITHOUT)}
         stages = {"stock": folders[WITH] / "stock.json", "after SFT": folders[WITH] / "after_sft.json",
-                  "after GRPO, rubric weight 0": folders[WITHOUT] / "after_grpo.json",
-                  "after GRPO, rubric weight 1": folders[WITH] / "after_grpo.json"}
+                  **{f"after GRPO, rubric weight {RECIPES[recipe].rewards['rubric']:g}":
+                     folders[recipe] / "after_grpo.json" for recipe in (WITHOUT, WITH)}}
         results = {name: EvalResult.from_json(path) for name, path in stages.items()}
         lines += [f"| {seed} | {name} | {r.n} | {r.accuracy} | {r.format_rate} | {r.step_accuracy} |"
                   for name, r in results.items()]
