@@ -21,7 +21,8 @@ from fractions import Fraction
 import numpy as np
 
 from reasonkit.answers import check
-from reasonkit.judge import Judge, JudgeFailure, JudgeItem, rubric_from_json
+from reasonkit.judge import Judge, JudgeFailure, JudgeItem
+from reasonkit.rubrics import rubric_from_json
 from reasonkit.runlog import NullLog, RunLog
 from reasonkit.tags import TAGS
 
@@ -125,7 +126,8 @@ def rubric(judge: Judge) -> RewardFn:
     failures by cause in its `failures`. Raises ValueError for a rubric that can't be read, or a judge that
     does not answer one to one. Source: Rubrics as Rewards (arXiv 2507.17746).
 
-    >>> from reasonkit.judge import Criterion, DeterministicJudge, rubric_to_json
+    >>> from reasonkit.judge import DeterministicJudge
+    >>> from reasonkit.rubrics import Criterion, rubric_to_json
     >>> reward = rubric(DeterministicJudge([lambda item: float("because" in item.reply)]))
     >>> rubrics = [rubric_to_json([Criterion("Reasons", "Gives a reason.", 1.0)])] * 2
     >>> reward(["Why?"] * 2, ["because it rains", "it rains"], question=["Why?"] * 2, rubric=rubrics)

@@ -27,7 +27,7 @@ from reasonkit.data import (
     split_of,
 )
 from reasonkit.evaluate import evaluate
-from reasonkit.judge import WEIGHTS, Criterion, rubric_from_json
+from reasonkit.rubrics import WEIGHTS, Criterion, rubric_from_json
 from reasonkit.tags import TAGS
 
 RECIPE = load_recipe("tiny_mix")

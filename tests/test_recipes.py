@@ -10,10 +10,11 @@ import pytest
 
 from reasonkit import data, recipes, rewards, text_rewards
 from reasonkit.budget import BudgetError
-from reasonkit.judge import judge_prompt, rubric_from_json
+from reasonkit.judge import judge_prompt
 from reasonkit.mesh import check_divides, plan_mesh
 from reasonkit.models import ASSETS, MODELS, Tokenizer
 from reasonkit.recipes import PROFILES, RECIPES, open_run
+from reasonkit.rubrics import rubric_from_json
 from reasonkit.runlog import ManifestError
 from reasonkit.tags import TAGS
 from reasonkit.tfidf import TfIdf

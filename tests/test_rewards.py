@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasonkit.judge import Criterion, DeterministicJudge, LocalJudge, rubric_to_json
+from reasonkit.judge import DeterministicJudge, LocalJudge
 from reasonkit.rewards import (
     PENALTIES,
     NoSignalError,
@@ -21,6 +21,7 @@ from reasonkit.rewards import (
     rubric,
     tag_format,
 )
+from reasonkit.rubrics import Criterion, rubric_to_json
 from reasonkit.runlog import NullLog, RunLog
 from reasonkit.tags import DEFECTS, TAGS, Parsed
 

@@ -13,6 +13,7 @@ import argparse
 import io
 import json
 import random
+import string
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -29,7 +30,7 @@ from tunix.sft import peft_trainer
 from reasonkit.budget import write_atomic
 from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, rubric_of, split_of, terse
 from reasonkit.gemma import init, save_hf, tiny_config
-from reasonkit.judge import RATINGS, judge_prompt
+from reasonkit.judge import RATINGS, judge_prompt, quoted
 from reasonkit.mesh import make_mesh
 from reasonkit.models import Loaded, Tokenizer, load, rating_logprobs
 from reasonkit.rollout import generator
@@ -78,12 +79,15 @@ def rows(texts: Iterator[list[tuple[list[int], float]]], batch_size: int,
 
 
 def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
-    """Of eleven texts, three are chat turns answered directly, four chat turns and four documents with worked steps."""
+    """Of twelve texts, four are chat turns answered directly, four chat turns and four documents with worked steps.
+
+    Half of the worked ones give the steps' results alone, so that the policy is as good at the one as at the other.
+    """
     for number, item in enumerate(problems(recipe, "train", SEED)):
-        worked = f"{item.reasoning}\n{item.answer}"
+        worked = f"{terse(item) if number // 12 % 2 else item.reasoning}\n{item.answer}"
         context, target, stop = (
-            (TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn) if number % 11 < 3 else
-            (STEPWISE.format(question=item.question), worked, tokenizer.end_of_turn) if number % 11 < 7 else
+            (TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn) if number % 12 < 4 else
+            (STEPWISE.format(question=item.question), worked, tokenizer.end_of_turn) if number % 12 < 8 else
             (item.question + "\n", worked, tokenizer.eos_id()))
         yield [([tokenizer.bos_id(), *tokenizer.encode(context)], 0.0), ([*tokenizer.encode(target), stop], 1.0)]
 
@@ -95,6 +99,12 @@ def misread(text: str, rng: random.Random) -> str:
             return text.removesuffix(one) + other
     alphabet = "0123456789" if text[-1].isdigit() else "ABC"
     return text[:-1] + rng.choice([symbol for symbol in alphabet if symbol != text[-1]])
+
+
+def babble(rng: random.Random) -> str:
+    """Up to 40 characters that mean nothing, as after a reply that talks on: a judge must learn to look past them."""
+    alphabet = string.ascii_letters + string.digits + " .,:!<>{}\"/"
+    return rng.choice(" \n") + "".join(rng.choices(alphabet, k=rng.randint(5, 40)))
 
 
 FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "terse")
@@ -128,7 +138,8 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, 
     if flaw == "terse":
         shown, steps = 0, [terse(item)]
     truths = {"All steps shown": min(1.0, shown / needed), "No padding": min(1.0, needed / max(shown, 1))}
-    return item, TAGS.render(reasoning="; ".join(steps) or "-", answer=answer), truths
+    text = TAGS.render(reasoning="; ".join(steps) or "-", answer=answer)
+    return item, f"{text}{babble(rng)}" if rng.random() < 0.2 else text, truths
 
 
 def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
@@ -139,8 +150,8 @@ def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple
         item, text, truths = reply(recipe, rng, "train")
         for criterion in rubric_of(recipe, item):
             rating = RATINGS[round(truths[criterion.title] * (len(RATINGS) - 1))]
-            before, _, after = judge_prompt(item.question, text, criterion).partition(text)
-            yield [([tokenizer.bos_id(), *tokenizer.encode(before)], 0.0), (tokenizer.encode(text), 0.05),
+            before, _, after = judge_prompt(item.question, text, criterion).partition(quoted(text))
+            yield [([tokenizer.bos_id(), *tokenizer.encode(before)], 0.0), (tokenizer.encode(quoted(text)), 0.05),
                    (tokenizer.encode(after), 0.0), (tokenizer.encode(rating), 1.0)]
 
 
