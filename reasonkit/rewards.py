@@ -67,10 +67,8 @@ def _form(defects: Sequence[str]) -> float:
     return 0.0 - min(1.0, sum(worst))
 
 
-def exact_answer(
-    prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
-    log_extra: LogExtra = no_extra, **columns
-) -> list[float | None]:
+def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
+                 log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
     """1.0 where the answer is right, else 0.0; no readable answer is a wrong one.
 
     The tags are read leniently, as bad form is `tag_format`'s to punish. Columns: `answer` (the gold answers)
@@ -209,10 +207,8 @@ def compose(
         raise ValueError(f"max_no_signal is {max_no_signal}; give a share in [0, 1]")
 
     # Tunix passes num_generations because the parameter is named like its config's field
-    def reward(
-        prompts: Sequence[str], completions: Sequence[str], num_generations: int, mode: str = "train",
-        **columns,
-    ) -> list[float | None]:
+    def reward(prompts: Sequence[str], completions: Sequence[str], num_generations: int, mode: str = "train",
+               **columns) -> list[float | None]:
         _check_groups(prompts, completions, num_generations)
         extra = {}
         columns |= {"num_generations": num_generations, "mode": mode,
