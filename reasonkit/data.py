@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from reasonkit.rubrics import WEIGHTS, Criterion, rubric_to_json
+from reasonkit.rubrics import Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.tags import TAGS, neutralise
 
 RECIPES = Path(__file__).resolve().parents[1] / "data_recipes"
@@ -28,7 +28,10 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its worked solution; `steps` are canonical, one operation each."""
+    """One question with its worked solution; `steps` are canonical, one operation each.
+
+    `rubric` is its own rubric as JSON, where the data has one: "" leaves it to the recipe.
+    """
 
     id: str
     family: str
@@ -36,6 +39,7 @@ class Problem:
     steps: tuple[str, ...]
     answer: str
     kind: str
+    rubric: str = ""
 
     @property
     def reasoning(self) -> str:
@@ -56,7 +60,10 @@ class DataRecipe:
 
 
 def load_recipe(name: str) -> DataRecipe:
-    """Read `data_recipes/<name>.toml`. Raises ValueError for an unknown name, family or a split that is not 100 %."""
+    """Read `data_recipes/<name>.toml`. Its rubric is its own [[rubric]], or that of the `domain` it names.
+
+    Raises ValueError for an unknown name, family or domain, a split that is not 100 %, and a rubric that can't be used.
+    """
     known = sorted(path.stem for path in RECIPES.glob("*.toml"))
     if name not in known:
         raise ValueError(f"unknown data recipe {name!r}: choose one of {', '.join(known)} (files in {RECIPES})")
@@ -72,8 +79,11 @@ def load_recipe(name: str) -> DataRecipe:
     terse = raw.get("traces", {}).get("terse", 0.0)
     if not 0 <= terse <= 1:
         raise ValueError(f"data recipe {name!r}: [traces] terse is {terse}, and a share lies between 0 and 1")
-    return DataRecipe(name, raw["title"], raw["licence"], tuple(raw["families"]), raw["split"], terse,
-                      tuple(Criterion(c["title"], c["description"], WEIGHTS[c["weight"]]) for c in raw["rubric"]))
+    if ("domain" in raw) == ("rubric" in raw):
+        raise ValueError(f"data recipe {name!r} in {RECIPES}: give it either a domain or [[rubric]] entries of its own")
+    rubric = (load_domain(raw["domain"]).rubric if "domain" in raw else
+              criteria(raw["rubric"], f"{RECIPES / name}.toml: [[rubric]]"))
+    return DataRecipe(name, raw["title"], raw["licence"], tuple(raw["families"]), raw["split"], terse, rubric)
 
 
 def exact(value: int) -> int:
@@ -84,8 +94,8 @@ def exact(value: int) -> int:
 def problem(family: str, index: int, seed: int, slip: Callable[[int], int] = exact) -> Problem:
     """The `index`-th problem of a family: a function of (family, index, seed), whatever was asked before."""
     module = importlib.import_module(f"data_recipes.families.{family}")
-    question, steps, answer = module.make(random.Random(f"{seed}:{family}:{index}"), slip)
-    return Problem(f"{family}-{seed}-{index}", family, question, tuple(steps), answer, module.KIND)
+    question, steps, answer, *rubric = module.make(random.Random(f"{seed}:{family}:{index}"), slip)
+    return Problem(f"{family}-{seed}-{index}", family, question, tuple(steps), answer, module.KIND, *rubric)
 
 
 def split_of(question: str, split: Mapping[str, int]) -> str:
@@ -154,7 +164,15 @@ def terse(item: Problem) -> str:
 
 
 def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
-    """The recipe's criteria for one problem: `{reasoning}` in a description becomes its worked steps."""
+    """The problem's own criteria, else the recipe's: there `{reasoning}` in a description becomes its worked steps.
+
+    Raises ValueError, naming the problem, for a rubric of its own that can't be read.
+    """
+    if item.rubric:
+        try:
+            return rubric_from_json(item.rubric)
+        except ValueError as error:
+            raise ValueError(f"problem {item.id}: {error}") from error
     return tuple(replace(criterion, description=criterion.description.replace("{reasoning}", item.reasoning))
                  for criterion in recipe.rubric)
 
