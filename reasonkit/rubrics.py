@@ -44,10 +44,10 @@ class Criterion:
         if not number or not 0 < self.weight <= sys.float_info.max:
             raise ValueError(f"criterion {self.title!r}: weight is {str(self.weight)[:80]!r}; give it a "
                              f"finite number above 0, such as one of {WEIGHTS}")
-        texts = isinstance(self.levels, tuple) and all(isinstance(level, str) and level.strip() for level in self.levels)
+        texts = isinstance(self.levels, tuple) and all(isinstance(text, str) and text.strip() for text in self.levels)
         if not texts or len(self.levels) == 1:
-            raise ValueError(f"criterion {self.title!r}: levels are {str(self.levels)[:80]!r}; give at least two texts, "
-                             "from the worst to the best, or leave them out")
+            raise ValueError(f"criterion {self.title!r}: levels are {str(self.levels)[:80]!r}; give at least two "
+                             "texts, from the worst to the best, or leave them out")
 
 
 def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
@@ -107,7 +107,10 @@ class Domain:
 
 
 def load_domain(name: str) -> Domain:
-    """Read `data_recipes/rubrics/<name>.toml`. Raises ValueError, naming file and entry, for what is not as it should."""
+    """Read `data_recipes/rubrics/<name>.toml`.
+
+    Raises ValueError, naming file and entry, for an unknown name and for what can't be used.
+    """
     known = sorted(path.stem for path in DOMAINS.glob("*.toml"))
     if name not in known:
         raise ValueError(f"unknown domain {name!r}: choose one of {', '.join(known)} (files in {DOMAINS})")

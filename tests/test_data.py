@@ -27,7 +27,7 @@ from reasonkit.data import (
     split_of,
 )
 from reasonkit.evaluate import evaluate
-from reasonkit.rubrics import WEIGHTS, Criterion, rubric_from_json
+from reasonkit.rubrics import WEIGHTS, Criterion, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.tags import TAGS
 
 RECIPE = load_recipe("tiny_mix")
@@ -156,11 +156,14 @@ def test_an_unknown_family_is_no_problem():
 # Recipes
 
 
-def write_recipe(folder, families='["coins"]', split="train = 80\nvalidation = 10\ntest = 10"):
+OWN = '[[rubric]]\ntitle = "a"\ndescription = "b"\nweight = "pitfall"\n'
+
+
+def write_recipe(folder, families='["coins"]', split="train = 80\nvalidation = 10\ntest = 10", first="", rubric=OWN):
     (folder / "families").mkdir()
     (folder / "families" / "coins.py").touch()
-    (folder / "mine.toml").write_text(f'title = "t"\nlicence = "l"\nfamilies = {families}\n[split]\n{split}\n'
-                                      '[[rubric]]\ntitle = "a"\ndescription = "b"\nweight = "pitfall"\n')
+    (folder / "mine.toml").write_text(f'title = "t"\nlicence = "l"\nfamilies = {families}\n{first}\n[split]\n{split}\n'
+                                      f"{rubric}")
 
 
 def test_a_recipe_is_read(tmp_path, monkeypatch):
@@ -168,6 +171,12 @@ def test_a_recipe_is_read(tmp_path, monkeypatch):
     write_recipe(tmp_path)
     recipe = load_recipe("mine")
     assert recipe.families == ("coins",) and recipe.rubric[0].weight == WEIGHTS["pitfall"]
+
+
+def test_a_recipe_may_name_a_domain(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "RECIPES", tmp_path)
+    write_recipe(tmp_path, first='domain = "maths"', rubric="")
+    assert load_recipe("mine").rubric == load_domain("maths").rubric
 
 
 def test_an_unknown_recipe_is_named():
@@ -181,6 +190,11 @@ def test_an_unknown_recipe_is_named():
     ({"split": "train = 80\nvalidation = 10\ntest = 20"}, "sum 100"),
     ({"split": "train = 80\nvalidation = 10\ntest = 10\n[traces]\nterse = 60"},
      r"\[traces\] terse is 60, and a share lies between 0 and 1"),
+    ({"rubric": ""}, "'mine' in .*: give it either a domain or .*rubric.* entries of its own"),
+    ({"first": 'domain = "maths"'}, "give it either a domain or"),
+    ({"first": 'domain = "alchemy"', "rubric": ""}, "unknown domain 'alchemy': choose one of chemistry, "),
+    ({"rubric": OWN + OWN.replace("pitfall", "grave")},
+     r"mine.toml: \[\[rubric\]\], entry 1: criterion 'a': weight is 'grave'"),
 ])
 def test_a_recipe_that_cannot_be_used_is_named(tmp_path, monkeypatch, change, message):
     monkeypatch.setattr(data, "RECIPES", tmp_path)
@@ -241,6 +255,19 @@ def test_a_criterion_is_written_for_the_problem():
         "Reads 1+1=2; {2}, {0} {answer}", "Is short"]
     first, second = curate(recipe, {"test": 2}, 0)["test"]
     assert f"Reads {first['reasoning']}, " in first["rubric"] and first["rubric"] != second["rubric"]
+
+
+def test_a_problem_with_a_rubric_of_its_own_is_judged_by_it(monkeypatch):
+    own = (Criterion("Own", "Reads {reasoning}", 1.0, ("no", "yes")),)
+    family = data.importlib.import_module("data_recipes.families.coins")
+    make = family.make
+    monkeypatch.setattr(family, "make", lambda rng, slip: (*make(rng, slip), rubric_to_json(own)))
+    recipe = replace(RECIPE, families=("coins", "lamp"))
+    for row in curate(recipe, {"train": 6}, 0)["train"]:
+        assert rubric_from_json(row["rubric"]) == (own if row["family"] == "coins" else recipe.rubric)
+    broken = data.Problem("coins-0-7", "coins", "?", ("1",), "1", "number", "[]")
+    with pytest.raises(ValueError, match="problem coins-0-7: the rubric is not a non-empty list"):
+        rubric_of(recipe, broken)
 
 
 def test_no_question_can_end_its_turn(monkeypatch):

@@ -1,7 +1,6 @@
 """Judges: the prompt byte for byte, the arithmetic by hand, and that no reply or backend makes one raise."""
 
 import json
-import math
 import sys
 
 import numpy as np
@@ -17,8 +16,9 @@ from reasonkit.judge import (
     JudgeVerdict,
     LocalJudge,
     judge_prompt,
+    overall_prompt,
 )
-from reasonkit.rubrics import WEIGHTS, Criterion, rubric_from_json, rubric_to_json
+from reasonkit.rubrics import WEIGHTS, Criterion, Domain
 
 STEPS = Criterion("Steps", "Every step follows.", WEIGHTS["essential"])
 CLEAR = Criterion("Clear", "A reader can follow it.", WEIGHTS["optional"])
@@ -54,56 +54,6 @@ def test_prompt_takes_any_text(question, reply):
     prompt = judge_prompt(question, reply, STEPS)
     assert prompt.startswith("<start_of_turn>user\nQuestion:\n> ")
     assert prompt.endswith("<end_of_turn>\n<start_of_turn>model\n")
-
-
-@pytest.mark.parametrize(("title", "description", "weight", "named"), [
-    ("", "d", 1.0, "title"),
-    (None, "d", 1.0, "title"),
-    ("t", " \n", 1.0, "description"),
-    ("t", 3, 1.0, "description"),
-    ("t", "d", 0.0, "weight"),
-    ("t", "d", -1, "weight"),
-    ("t", "d", math.nan, "weight"),
-    ("t", "d", math.inf, "weight"),
-    ("t", "d", 10**400, "weight"),
-    ("t", "d", "essential", "weight"),
-    ("t", "d", True, "weight"),
-    ("t", "d", None, "weight"),
-])
-def test_bad_criterion_is_named(title, description, weight, named):
-    with pytest.raises(ValueError, match=named):
-        Criterion(title, description, weight)
-
-
-def test_rubric_json_round_trip():
-    rubric = (STEPS, Criterion("Höflich", 'Says "bitte".\nTwice.', 3))
-    assert rubric_from_json(rubric_to_json(rubric)) == rubric
-    assert rubric_from_json(str(np.array([rubric_to_json(rubric)])[0])) == rubric
-
-
-@pytest.mark.parametrize(("text", "named"), [
-    ("", "not JSON"),
-    ("{", "not JSON"),
-    ("[" * 100_000, "not JSON"),
-    (None, "not JSON"),
-    ("[]", "non-empty JSON list"),
-    ('{"title": "t"}', "non-empty JSON list"),
-    ('["t"]', "entry 0"),
-    ('[{"title": "t", "description": "d", "weight": 1}, {"title": "t", "weight": 1}]',
-     "entry 1.*description"),
-    ('[{"title": "t", "description": "d", "weight": 1, "extra": 1}]', "unknown.*extra"),
-    ('[{"title": "t", "description": "d", "weight": "high"}]', "'t'.*weight is 'high'"),
-    ('[{"title": "t", "description": "d", "weight": NaN}]', "weight is 'nan'"),
-    ('[{"title": "t", "description": "d", "weight": 0}]', "weight is '0'"),
-])
-def test_bad_rubric_json_is_named(text, named):
-    with pytest.raises(ValueError, match=named):
-        rubric_from_json(text)
-
-
-def test_empty_rubric_has_no_json():
-    with pytest.raises(ValueError, match="empty"):
-        rubric_to_json(())
 
 
 def test_local_judge_weighs_expected_ratings():
