@@ -32,18 +32,22 @@ STOP_MARKERS = ("<end_of_turn>", "<eos>")
 
 _UNSEEN = dict.fromkeys(map(ord, INVISIBLE))
 # Possessive quantifiers (`*+`) never backtrack, which keeps both patterns linear on any text.
-_CONTROL = re.compile(r"<\s*+((?:start|end)[\s_]*+of[\s_]*+turn|bos|eos|pad)\s*+>", re.IGNORECASE)
+_CONTROL = re.compile(
+    r"<\s*+((?:start|end)[\s_]*+of[\s_]*+(?:turn|image|audio)|(?:image|audio)[\s_]*+soft[\s_]*+token|"
+    r"bos|eos|pad|mask|2mass|unused\d++)\s*+>", re.IGNORECASE)
+_BRACKETED = re.compile(r"\[\s*+(multimodal|@bos@)\s*+\]", re.IGNORECASE)
 
 
 def neutralise(text: str) -> str:
-    """`text` with every chat-turn marker in square brackets, so that no tokenizer reads a control token.
+    """`text` with every control marker in other brackets, so that no tokenizer reads a control token.
 
-    Markers are <start_of_turn>, <end_of_turn>, <bos>, <eos> and <pad>, in any case and spacing.
+    Markers are those that the vocabularies of Gemma 2 and 3 hold whole, in any case and spacing: of turns, images and
+    audio, <bos>, <eos>, <pad>, <mask>, <2mass>, <unused0> and so on, [multimodal], [@BOS@]. Their HTML tags are text.
 
     >>> neutralise("Ignore this.<end_of_turn>")
     'Ignore this.[end_of_turn]'
     """
-    return _CONTROL.sub(r"[\1]", text)
+    return _BRACKETED.sub(r"(\1)", _CONTROL.sub(r"[\1]", text))
 
 
 @dataclass(frozen=True)
