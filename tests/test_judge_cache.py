@@ -100,7 +100,7 @@ def changed(attribute, value):
 
 
 @pytest.mark.parametrize("other", [
-    LocalJudge(rate, "tiny 2"), LocalJudge(rate, "tiny", implicit=True), LocalJudge(rate, "tiny", orders=2),
+    LocalJudge(rate, "tiny 2"), LocalJudge(rate, "tiny", mode="implicit"), LocalJudge(rate, "tiny", both_orders=True),
     changed("scale", (2.0, -0.5)),
 ], ids=["name", "mode", "orders", "scale"])
 def test_another_judge_finds_nothing(tmp_path, other):
