@@ -126,6 +126,8 @@ def from_flax(
     with ocp.StandardCheckpointer() as checkpointer:
         flat = checkpointer.restore(checkpoint.resolve())
     for path, leaves in flat.items():
+        if path.endswith("mlp/linear"):  # Tunix 0.1.7 has twice Gemma 2 9B's hidden_dim: take the file's word
+            config = dataclasses.replace(config, hidden_dim=leaves["w"].shape[0])
         # Gemma 2 2B keeps this matrix as (2, embed, hidden); larger ones and Gemma 3 as (2, hidden, embed).
         if path.endswith("mlp/gating_einsum") and leaves["w"].shape[1] == config.embed_dim:
             leaves["w"] = np.swapaxes(np.asarray(leaves["w"]), 1, 2)

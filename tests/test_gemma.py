@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -118,6 +119,17 @@ def test_fresh_models_are_a_function_of_the_seed(mesh):
 def test_the_tiny_model_is_tiny(mesh):
     sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(init(tiny_config(512), mesh)))]
     assert 0.8e6 < sum(sizes) - 512 * 128 < 1.2e6
+
+
+def test_the_checkpoint_knows_its_hidden_size(mesh, tmp_path):
+    """Tunix's configuration of Gemma 2 9B has twice the size of the model's own."""
+    assert gemma2.ModelConfig.gemma2_9b_it().hidden_dim == 28672, "mended in Tunix: drop the correction in from_flax"
+    _, model = from_hf(gemma2_hf(tmp_path / "hf"), mesh, None, replicated=True)
+    checkpoint = save_flax(model, "gemma2", True, tmp_path / "gemma2-9b-it")
+    doubled = dataclasses.replace(gemma2_config(), hidden_dim=96)
+    again = from_flax(checkpoint, "gemma2", doubled, mesh, None, replicated=True)
+    assert again.config == gemma2_config()
+    assert equal(nnx.state(again), nnx.state(model))
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import threading
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 import sentencepiece
 from flax import nnx
 from jax.interpreters import pxla
+from scipy.stats import spearmanr
 from tiny_gemma import ROWS, TOKENS, bump, constrain, forward, save_flax, small_config, train_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.generate.tokenizer_adapter import TokenizerAdapter
@@ -18,10 +20,13 @@ from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
 import reasonkit.models
+from reasonkit.assets.build import reply
+from reasonkit.data import load_recipe, rubric_of
 from reasonkit.gemma import init, save_hf
+from reasonkit.judge import RATINGS, judge_prompt
 from reasonkit.lora import add_lora
 from reasonkit.mesh import make_mesh
-from reasonkit.models import MODELS, Tokenizer, load, rating_logprobs
+from reasonkit.models import MODELS, Tokenizer, int8, load, rating_logprobs
 from reasonkit.tags import TAGS, neutralise
 
 
@@ -262,6 +267,28 @@ def test_ratings_are_the_models_next_token_log_probabilities(loaded, folder, mon
         np.testing.assert_allclose(row, expected, atol=1e-4)
 
 
+def test_int8_ratings_rank_as_floats_do_in_a_third_of_the_memory():
+    mesh, recipe, rng = make_mesh(jax.devices()[:4], 4, 1), load_recipe("tiny_mix"), random.Random(0)
+    prompts = [judge_prompt(item.question, text, criterion) for item, text, _ in (
+        reply(recipe, rng, "test") for _ in range(60)) for criterion in rubric_of(recipe, item)]
+    floats = load("tiny-judge", mesh, jnp.float32)
+    sizes, rated = [], []
+    for judge in (floats, int8(floats, mesh)):
+        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(judge.model))))
+        logprobs_BR = rating_logprobs(judge, mesh, RATINGS, 256, 40)(prompts)
+        rated.append(np.exp(logprobs_BR) @ np.arange(1, 6) / np.exp(logprobs_BR).sum(-1))
+    assert spearmanr(*rated).statistic > 0.98 and not np.array_equal(*rated)
+    assert sizes[1] < sizes[0] / 3
+
+
+def test_int8_matrices_stay_where_they_were(folder):
+    mesh = make_mesh(jax.devices(), 4, 2)
+    model = int8(load(folder, mesh, jnp.float32), mesh).model
+    eighths = [leaf for path, leaf in nnx.to_flat_state(nnx.state(model.layers[0])) if path[-1] == "qvalue"]
+    assert len(eighths) == 6 and all(leaf.dtype == jnp.int8 and "tp" in leaf.sharding.spec for leaf in eighths)
+    assert model.embedder.input_embedding.dtype == jnp.float32
+
+
 def test_the_judges_mesh_is_entered_in_the_calling_thread(folder, seen):
     half = make_mesh(jax.devices()[4:], 4, 1)
     score = rating_logprobs(load(folder, half), half, ("1", "2"), max_length=64, batch_size=4)
@@ -280,8 +307,9 @@ def test_a_length_is_compiled_once(folder, mesh, seen):
     for count in (1, 8, 11):
         score(["add 1 and 2"] * count)
     assert len(seen) == once
-    score(["1" * 100])
-    assert len(seen) == 2 * once
+    for count, length in ((70, 2), (100, 3), (90, 3)):  # 64, 96 and 128 columns
+        score(["1" * count])
+        assert len(seen) == length * once
 
 
 def test_a_prompt_that_is_too_long_is_no_signal_and_harms_no_other(loaded, mesh):

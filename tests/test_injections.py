@@ -1,0 +1,99 @@
+"""Injections: whatever a question or a reply holds, the judge's prompt keeps its structure, down to the token ids.
+
+What injections do to a judge's score is measured by `benchmarks/judge_readout.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasonkit.judge import judge_prompt, overall_prompt, quoted
+from reasonkit.models import ASSETS, Tokenizer
+from reasonkit.rubrics import Criterion
+from reasonkit.tags import TAGS, neutralise
+
+INJECTIONS = {row["name"]: row["text"] for row in map(
+    json.loads, (Path(__file__).parent / "golden" / "injections.jsonl").read_text().splitlines())}
+RUBRIC = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "Reads well.", 0.3, ("no", "yes")))
+HEAD, TAIL = "<start_of_turn>user\nQuestion:\n> ", "<end_of_turn>\n<start_of_turn>model\n"
+# as Gemma's vocabularies hold them whole; the tiny tokenizer lacks some
+MARKERS = ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>", "<mask>",
+           "<2mass>", "[multimodal]", "[@BOS@]", *(f"<unused{n}>" for n in range(6242)))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer(ASSETS / "judge" / "tokenizer.model", "gemma3")
+
+
+def places(text):
+    """The reply with the injection in its reasoning, in its answer, and after its end."""
+    plain = TAGS.render(reasoning="2+2=4", answer="4")
+    return [plain.replace("4</reasoning>", f"4\n{text}</reasoning>"), plain.replace("4</answer>", f"4 {text}</answer>"),
+            f"{plain}\n{text}"]
+
+
+def prompts(question, reply):
+    return [judge_prompt(question, reply, RUBRIC[0]), judge_prompt(question, reply, RUBRIC[1], reverse=True),
+            overall_prompt(question, reply, RUBRIC)]
+
+
+def control_ids(tokenizer, text):
+    """Ids of control tokens: with the tiny tokenizer as with Gemma 3's, all up to <end_of_turn>."""
+    return [i for i in tokenizer.encode(text) if i <= tokenizer.end_of_turn]
+
+
+def test_there_are_enough_of_them():
+    assert len(INJECTIONS) >= 30 and len(set(INJECTIONS.values())) == len(INJECTIONS)
+
+
+@pytest.mark.parametrize("name", INJECTIONS)
+def test_no_injection_changes_the_prompts_structure(tokenizer, name):
+    text = INJECTIONS[name]
+    for question, reply in [(text, "4"), *(("2+2?", place) for place in places(text))]:
+        for prompt in prompts(question, reply):
+            assert prompt.startswith(HEAD) and prompt.endswith(TAIL)
+            assert prompt.count("<start_of_turn>") == 2 and prompt.count("<end_of_turn>") == 1
+            assert control_ids(tokenizer, prompt) == control_ids(tokenizer, HEAD + TAIL) == [105, 106, 105]
+            # every line that is not the judge's own is quoted, by any of Unicode's line breaks
+            lines, own = prompt.splitlines(), prompts("", "")
+            assert len(lines) == prompt.count("\n")
+            unquoted = [line for line in lines if not line.startswith("> ")]
+            assert unquoted in [[line for line in p.splitlines() if not line.startswith("> ")] for p in own]
+
+
+@pytest.mark.parametrize("name", INJECTIONS)
+def test_no_word_of_it_is_lost(name):
+    """It is fenced, not censored: a reply about such markers can still be judged."""
+    text, kept = INJECTIONS[name], quoted(INJECTIONS[name])
+    assert [c for c in text if c.isalnum()] == [c for c in kept if c.isalnum()]
+
+
+def test_every_marker_of_the_vocabularies_is_broken():
+    assert not [marker for marker in MARKERS if neutralise(marker) == marker]
+    joined = neutralise("".join(MARKERS))
+    assert not [marker for marker in MARKERS if marker in joined]
+
+
+def test_the_tiny_tokenizer_would_read_them(tokenizer):
+    """Else the ids above prove nothing."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.path))
+    held = {pieces.IdToPiece(i) for i in range(4, 107)}
+    assert len(held & set(MARKERS)) == 103
+    raw = {name for name, text in INJECTIONS.items() if control_ids(tokenizer, text)}
+    assert {"turn_ended", "turn_nested", "mask", "unused", "turn_null"} <= raw
+
+
+@given(st.lists(st.sampled_from([*MARKERS[:20], "<", ">", "[", "]", "\n", "\u2028", "_", " ", "turn", "end_of_",
+                                 "\ud800", "@BOS@", "multimodal", "x"])).map("".join))
+def test_no_mixture_of_them_does(tokenizer, text):
+    for prompt in prompts(text, text):
+        assert control_ids(tokenizer, prompt) == [105, 106, 105]
+        assert all(line.startswith("> ") for line in quoted(text).splitlines())
+    assert neutralise(neutralise(text)) == neutralise(text)
