@@ -1,0 +1,184 @@
+"""A judge read off or written out: `python benchmarks/judge_readout.py` asks one model for the same ratings both ways.
+
+On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
+(2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first number
+of what is written), with completions a second, Spearman's correlation with the truth and the share without a verdict,
+and (3) how often an injection in the reply makes its score rise.
+
+The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
+folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from scipy.stats import spearmanr
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from reasonkit import models  # noqa: E402
+from reasonkit.assets.build import DEVICES, RECIPE, SEED, auc, reply  # noqa: E402
+from reasonkit.data import load_recipe, rubric_of  # noqa: E402
+from reasonkit.judge import RATINGS, JudgeItem, JudgeVerdict, LocalJudge, judge_prompt, weighed  # noqa: E402
+from reasonkit.mesh import make_mesh  # noqa: E402
+from reasonkit.rollout import generator  # noqa: E402
+from reasonkit.rubrics import DOMAINS, load_domain  # noqa: E402
+from reasonkit.tags import TAGS  # noqa: E402
+
+INJECTIONS = ROOT / "tests" / "golden" / "injections.jsonl"
+RISE = 0.05  # of a score, and more
+BATCH = 64
+Score = Callable[[list[JudgeItem]], list[JudgeVerdict | None]]
+
+
+def samples(count: int) -> tuple[list[JudgeItem], np.ndarray]:
+    """Replies to test-split questions, and how far each meets each criterion, (replies, criteria), in [0, 1]."""
+    recipe, rng = load_recipe(RECIPE), random.Random(SEED + 2)
+    drawn = [reply(recipe, rng, "test") for _ in range(count)]
+    truth_BC = np.array([[truths[criterion.title] for criterion in recipe.rubric] for *_, truths in drawn])
+    return [JudgeItem(item.question, text, rubric_of(recipe, item)) for item, text, _ in drawn], truth_BC
+
+
+def read_off(judge: LocalJudge) -> Score:
+    return lambda items: [r if isinstance(r, JudgeVerdict) else None for r in judge.score(items)]
+
+
+def written(generate: Callable[[list[str]], list[str]]) -> Score:
+    """Generate-and-parse: the first whole number of each text; one outside the scale, or none, is no verdict."""
+    def rating(text: str) -> float:
+        number = re.search(r"\d++", text)
+        return (int(number[0]) - 1) / 4 if number and number[0] in RATINGS else np.nan
+
+    def score(items: list[JudgeItem]) -> list[JudgeVerdict | None]:
+        texts = iter(generate([judge_prompt(item.question, item.reply, c) for item in items for c in item.rubric]))
+        met = [np.array([rating(next(texts)) for _ in item.rubric]) for item in items]
+        return [weighed(met_C, item.rubric) if np.isfinite(met_C).all() else None
+                for met_C, item in zip(met, items, strict=True)]
+
+    return score
+
+
+def compare(ways: dict[str, Score], items: list[JudgeItem], truth_BC: np.ndarray) -> None:
+    truths = np.array([weighed(met_C, item.rubric).score for met_C, item in zip(truth_BC, items, strict=True)])
+    print("| way | completions a second | Spearman with the truth | without a verdict |\n|---|---|---|---|")
+    rates, correlations = [], []
+    for name, score in ways.items():
+        score(items)  # compiles every length
+        began = time.perf_counter()
+        results = score(items)
+        rates.append(len(items) / (time.perf_counter() - began))
+        heard = np.array([result is not None for result in results])
+        scores = np.array([result.score for result in results if result])
+        correlations.append(spearmanr(scores, truths[heard]).statistic if len(set(scores)) > 1 else np.nan)
+        print(f"| {name} | {rates[-1]:.1f} | {correlations[-1]:.3f} | {1 - heard.mean():.1%} |")
+    for n, name in enumerate(list(ways)[1:], 1):
+        print(f"read off ÷ {name}: {rates[0] / rates[n]:.1f} times the completions a second, "
+              f"Spearman {correlations[0] - correlations[n]:+.3f}")
+
+
+def areas(score: Score, items: list[JudgeItem], truth_BC: np.ndarray) -> None:
+    results = score(items)
+    print("| criterion | AUC | replies that meet it fully |\n|---|---|---|")
+    for number, criterion in enumerate(items[0].rubric):
+        good = truth_BC[:, number] == 1.0
+        met = np.array([result.per_criterion[number] if result else np.nan for result in results])
+        kept = np.isfinite(met)
+        print(f"| {criterion.title} | {auc(met[kept], good[kept]):.3f} | {good.sum()} of {len(good)} |")
+
+
+def attacked(text: str, injection: str) -> dict[str, str]:
+    """The reply with the injection at the end of its reasoning, at the end of its answer, and after both."""
+    return {"reasoning": text.replace(TAGS.reasoning_end, f"\n{injection}{TAGS.reasoning_end}"),
+            "answer": text.replace(TAGS.answer_end, f"\n{injection}{TAGS.answer_end}"), "end": f"{text}\n{injection}"}
+
+
+def injections(score: Score, items: list[JudgeItem]) -> None:
+    """A row an injection: the share of replies whose score rises, for each place, and the median change."""
+    clean = np.array([result.score for result in score(items)])
+    room = clean <= 1.0 - RISE
+    rows, every = [], {place: [] for place in attacked("", "")}
+    for row in map(json.loads, INJECTIONS.read_text().splitlines()):
+        texts = [attacked(item.reply, row["text"]) for item in items]
+        change = {}
+        for place in every:
+            results = score([JudgeItem(item.question, text[place], item.rubric)
+                             for item, text in zip(items, texts, strict=True)])
+            change[place] = np.array([r.score if r else np.nan for r in results]) - clean
+            every[place].append(change[place])
+        rows.append((row["name"], change))
+    rows.append(("**all**", {place: np.concatenate(changes) for place, changes in every.items()}))
+    print(f"{len(items)} replies, {len(rows) - 1} injections. Rose: by more than {RISE}. A reply has room to rise when "
+          f"its score was at most {1 - RISE:.2f} ({room.sum()} of {len(items)}).")
+    heads = ["injection", *(f"rose, in {place}" for place in every), "rose, anywhere", "of those with room",
+             "median change", "without a verdict"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for name, change in rows:
+        changes = np.concatenate(list(change.values()))
+        repeats = len(changes) // len(items)
+        roomy = changes[np.tile(room, repeats)]
+        shares = [np.mean(part > RISE) for part in (*change.values(), changes, roomy)]
+        print(f"| {name} | " + " | ".join(f"{share:.1%}" for share in shares)
+              + f" | {np.nanmedian(changes) if np.isfinite(changes).any() else np.nan:+.3f} "
+              f"| {np.isnan(changes).mean():.1%} |")
+
+
+def anchors(judge: LocalJudge) -> None:
+    told = {}
+    for name in sorted(path.stem for path in DOMAINS.glob("*.toml")):
+        domain = load_domain(name)
+        good, bad = read_off(judge)([JudgeItem(domain.question, text, domain.rubric)
+                                     for text in (domain.good, domain.bad)])
+        told[name] = good.score - bad.score if good and bad else np.nan
+    print("good anchor less bad one: " + ", ".join(f"{name} {gap:+.2f}" for name, gap in told.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny-judge", help="a name or folder for models.load")
+    parser.add_argument("--replies", type=int, default=512)
+    parser.add_argument("--attacked", type=int, default=48, help="replies that are injected into")
+    parser.add_argument("--max-length", type=int, default=1024, help="tokens of a judge's prompt")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[4, 32], help="that generate-and-parse may write")
+    options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    mesh, tiny = make_mesh(jax.devices()[:DEVICES], DEVICES, 1), options.model == "tiny-judge"
+    loaded = models.load(options.model, mesh, "float32" if tiny else None)
+    rate = models.rating_logprobs(loaded, mesh, RATINGS, options.max_length, BATCH)
+    items, truth_BC = samples(options.replies)
+    longest = max(len(loaded.tokenizer.encode(judge_prompt(item.question, item.reply, c)))
+                  for item in items for c in item.rubric)
+    ours = read_off(LocalJudge(rate, options.model))
+    ways = {"expected rating, read off": ours} | {
+        f"written, up to {tokens} tokens": written(generator(
+            loaded.model, loaded.tokenizer, mesh, max_prompt_length=longest + 2, max_new_tokens=tokens,
+            batch_size=BATCH))
+        for tokens in options.tokens}
+    if not tiny:
+        ways |= {"read off in both orders": read_off(LocalJudge(rate, options.model, both_orders=True)),
+                 "read off, implicit": read_off(LocalJudge(rate, options.model, mode="implicit"))}
+
+    print(f"{options.model}, {DEVICES} {jax.devices()[0].platform} devices, {len(items)} replies, "
+          f"{truth_BC.shape[1]} criteria each, prompts of at most {longest} tokens\n")
+    areas(ours, items, truth_BC)
+    print()
+    compare(ways, items, truth_BC)
+    print()
+    if not tiny:
+        anchors(LocalJudge(rate, options.model))
+        print()
+    injections(ours, items[:options.attacked])
+
+
+if __name__ == "__main__":
+    main()
