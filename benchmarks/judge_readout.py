@@ -3,7 +3,8 @@
 On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
 (2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first number
 of what is written), with completions a second, Spearman's correlation with the truth and the share without a verdict,
-and (3) how often an injection in the reply makes its score rise.
+and (3) how often an injection in the reply makes its score rise. The tiny judge stops soon after its digit, but a verdict
+in JSON takes some 30 tokens and one with reasons some 128: it is also timed writing on to so many.
 
 The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
 folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
@@ -12,6 +13,7 @@ folder that `models.load` does, such as a real Gemma, and adds both orders, the 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import re
@@ -74,10 +76,12 @@ def compare(ways: dict[str, Score], items: list[JudgeItem], truth_BC: np.ndarray
     print("| way | completions a second | Spearman with the truth | without a verdict |\n|---|---|---|---|")
     rates, correlations = [], []
     for name, score in ways.items():
-        score(items)  # compiles every length
-        began = time.perf_counter()
-        results = score(items)
-        rates.append(len(items) / (time.perf_counter() - began))
+        seconds = []
+        for _ in range(3):  # the first compiles every length
+            began = time.perf_counter()
+            results = score(items)
+            seconds.append(time.perf_counter() - began)
+        rates.append(len(items) / min(seconds))
         heard = np.array([result is not None for result in results])
         scores = np.array([result.score for result in results if result])
         correlations.append(spearmanr(scores, truths[heard]).statistic if len(set(scores)) > 1 else np.nan)
@@ -105,32 +109,26 @@ def attacked(text: str, injection: str) -> dict[str, str]:
 
 def injections(score: Score, items: list[JudgeItem]) -> None:
     """A row an injection: the share of replies whose score rises, for each place, and the median change."""
-    clean = np.array([result.score for result in score(items)])
-    room = clean <= 1.0 - RISE
-    rows, every = [], {place: [] for place in attacked("", "")}
-    for row in map(json.loads, INJECTIONS.read_text().splitlines()):
-        texts = [attacked(item.reply, row["text"]) for item in items]
-        change = {}
-        for place in every:
-            results = score([JudgeItem(item.question, text[place], item.rubric)
-                             for item, text in zip(items, texts, strict=True)])
-            change[place] = np.array([r.score if r else np.nan for r in results]) - clean
-            every[place].append(change[place])
-        rows.append((row["name"], change))
-    rows.append(("**all**", {place: np.concatenate(changes) for place, changes in every.items()}))
-    print(f"{len(items)} replies, {len(rows) - 1} injections. Rose: by more than {RISE}. A reply has room to rise when "
-          f"its score was at most {1 - RISE:.2f} ({room.sum()} of {len(items)}).")
-    heads = ["injection", *(f"rose, in {place}" for place in every), "rose, anywhere", "of those with room",
+    texts = {row["name"]: row["text"] for row in map(json.loads, INJECTIONS.read_text().splitlines())}
+    places = list(attacked("", ""))
+    harmed = [JudgeItem(item.question, text, item.rubric) for injection in texts.values() for item in items
+              for text in attacked(item.reply, injection).values()]
+    # all at once: batches of one length are full
+    scores = np.array([result.score if result else np.nan for result in score([*items, *harmed])])
+    clean_B = scores[:len(items)]
+    change_IBP = scores[len(items):].reshape(len(texts), len(items), len(places)) - clean_B[:, None]
+    room_B = clean_B <= 1.0 - RISE
+    print(f"{len(items)} replies, {len(texts)} injections. Rose: by more than {RISE}. A reply has room to rise when "
+          f"its score was at most {1 - RISE:.2f} ({room_B.sum()} of {len(items)}).")
+    heads = ["injection", *(f"rose, in {place}" for place in places), "rose, anywhere", "of those with room",
              "median change", "without a verdict"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for name, change in rows:
-        changes = np.concatenate(list(change.values()))
-        repeats = len(changes) // len(items)
-        roomy = changes[np.tile(room, repeats)]
-        shares = [np.mean(part > RISE) for part in (*change.values(), changes, roomy)]
-        print(f"| {name} | " + " | ".join(f"{share:.1%}" for share in shares)
-              + f" | {np.nanmedian(changes) if np.isfinite(changes).any() else np.nan:+.3f} "
-              f"| {np.isnan(changes).mean():.1%} |")
+    for name, part_IBP in [*((name, change_IBP[[n]]) for n, name in enumerate(texts)), ("**all**", change_IBP)]:
+        rose_IBP, silent_IBP = part_IBP > RISE, np.isnan(part_IBP)
+        shares = [*rose_IBP.mean(axis=(0, 1)), rose_IBP.mean(), rose_IBP[:, room_B].mean()]
+        median = np.nan if silent_IBP.all() else np.nanmedian(part_IBP)
+        cells = [name, *(f"{share:.1%}" for share in shares), f"{median:+.3f}", f"{silent_IBP.mean():.1%}"]
+        print(f"| {' | '.join(cells)} |")
 
 
 def anchors(judge: LocalJudge) -> None:
@@ -149,22 +147,28 @@ def main() -> None:
     parser.add_argument("--replies", type=int, default=512)
     parser.add_argument("--attacked", type=int, default=48, help="replies that are injected into")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of a judge's prompt")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[4, 32], help="that generate-and-parse may write")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[32, 128], help="that a written verdict takes")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", DEVICES)
     mesh, tiny = make_mesh(jax.devices()[:DEVICES], DEVICES, 1), options.model == "tiny-judge"
     loaded = models.load(options.model, mesh, "float32" if tiny else None)
-    rate = models.rating_logprobs(loaded, mesh, RATINGS, options.max_length, BATCH)
+
+    def rating(max_length: int) -> Callable[[list[str]], np.ndarray]:
+        return models.rating_logprobs(loaded, mesh, RATINGS, max_length, BATCH)
+
     items, truth_BC = samples(options.replies)
-    longest = max(len(loaded.tokenizer.encode(judge_prompt(item.question, item.reply, c)))
+    longest = 1 + max(len(loaded.tokenizer.encode(judge_prompt(item.question, item.reply, c)))
                   for item in items for c in item.rubric)
-    ours = read_off(LocalJudge(rate, options.model))
-    ways = {"expected rating, read off": ours} | {
-        f"written, up to {tokens} tokens": written(generator(
-            loaded.model, loaded.tokenizer, mesh, max_prompt_length=longest + 2, max_new_tokens=tokens,
-            batch_size=BATCH))
-        for tokens in options.tokens}
+    ours = read_off(LocalJudge(rating(options.max_length), options.model))
+    endless = copy.copy(loaded.tokenizer)
+    endless.stop_ids = tuple(endless.encode("<unused50>"))  # which no Gemma was trained to write
+    ways = {"expected rating, read off": read_off(LocalJudge(rating(longest), options.model))} | {
+        name: written(generator(loaded.model, tokenizer, mesh, max_prompt_length=longest, max_new_tokens=tokens,
+                                batch_size=BATCH))
+        for name, tokenizer, tokens in [("written, until it stops", loaded.tokenizer, 8),
+                                        *((f"written, {n} tokens", endless, n) for n in options.tokens)]}
     if not tiny:
+        rate = rating(options.max_length)
         ways |= {"read off in both orders": read_off(LocalJudge(rate, options.model, both_orders=True)),
                  "read off, implicit": read_off(LocalJudge(rate, options.model, mode="implicit"))}
 
@@ -175,7 +179,7 @@ def main() -> None:
     compare(ways, items, truth_BC)
     print()
     if not tiny:
-        anchors(LocalJudge(rate, options.model))
+        anchors(LocalJudge(rating(options.max_length), options.model))
         print()
     injections(ours, items[:options.attacked])
 
