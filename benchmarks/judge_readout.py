@@ -3,8 +3,8 @@
 On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
 (2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first number
 of what is written), with completions a second, Spearman's correlation with the truth and the share without a verdict,
-and (3) how often an injection in the reply makes its score rise. The tiny judge stops soon after its digit, but a verdict
-in JSON takes some 30 tokens and one with reasons some 128: it is also timed writing on to so many.
+and (3) how often an injection in the reply makes its score rise. The tiny judge stops soon after its digit, but a
+verdict in JSON takes some 30 tokens and one with reasons some 128: it is also timed writing on to so many.
 
 The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
 folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
