@@ -49,6 +49,13 @@ def control_ids(tokenizer, text):
     return [i for i in tokenizer.encode(text) if i <= tokenizer.end_of_turn]
 
 
+def test_a_lone_surrogate_anywhere_can_be_encoded(tokenizer):
+    """JSON can hold one, and what no tokenizer takes would fail every item of the call."""
+    rubric = (Criterion("a\ud800", "b\udfff", 1.0, ("c\ud800", "d")),)
+    for prompt in (judge_prompt("\ud800", "\udfff", rubric[0]), overall_prompt("\ud800", "\udfff", rubric)):
+        assert control_ids(tokenizer, prompt) == [105, 106, 105] and prompt.count("?") >= 5
+
+
 def test_there_are_enough_of_them():
     assert len(INJECTIONS) >= 30 and len(set(INJECTIONS.values())) == len(INJECTIONS)
 
