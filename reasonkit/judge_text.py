@@ -127,7 +127,7 @@ class ScoreSheet:
         if len(ratings) != self._width or not all(numbers):
             return JudgeFailure("bad_rating", f"{row!r:.80}, expected {self._width} numbers from 1 to {highest}")
         met_C = (np.array(ratings, np.float64) - 1) / (highest - 1)
-        return weighed(met_C, self.rubric) if self.mode == "explicit" else JudgeVerdict(float(met_C[0]), tuple(met_C))
+        return weighed(met_C, self.rubric[:self._width])  # of one overall rating, any weight is the whole
 
 
 def _pairs(text: str) -> list[tuple[str, Any]]:

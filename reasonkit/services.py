@@ -125,7 +125,7 @@ def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url:
             model=model, messages=[{"role": "user", "content": prompt}], max_completion_tokens=max_tokens,
             response_format=form)
         if not getattr(reply, "choices", None):  # the SDK passes on whatever is not JSON as text
-            raise CallError("unparsable", f"no choices in {reply!r:.80}")
+            raise CallError("unparsable", f"no choices in {reply!r}")
         used, (choice, *_) = reply.usage, reply.choices
         counts = (used.prompt_tokens, used.completion_tokens) if used else (None, None)
         return _whole(choice.message.content, choice.finish_reason, *counts)
@@ -138,7 +138,7 @@ def _sources() -> Iterator[Callable[[str], str | None]]:
     yield os.environ.get
     try:
         from kaggle_secrets import UserSecretsClient
-        yield UserSecretsClient().get_secret
+        yield lambda name: UserSecretsClient().get_secret(name)
         return  # Kaggle's image has Colab's modules too, and they wait for ever for a front end that isn't there
     except ImportError:
         pass

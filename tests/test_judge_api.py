@@ -48,7 +48,7 @@ def made(*script, limits=QUICK, secret=KEY, max_tokens=1000, **form):
     async def call(prompt, schema):
         step = script[min(len(asked), len(script) - 1)]
         asked.append(prompt)
-        if isinstance(step, Exception):
+        if isinstance(step, BaseException):
             raise step
         if isinstance(step, float):
             await asyncio.sleep(step)
@@ -103,7 +103,8 @@ def test_answers_belong_to_their_items_whatever_their_order():
     (Status(404), "request", 1), (Status(401), "auth", 1), (Status(403), "auth", 1),
     (Status(400, "reason: API_KEY_INVALID"), "auth", 1), (RuntimeError("?"), "backend", 1),
     (json.JSONDecodeError("Expecting value", "<html>", 0), "unparsable", 1), ("I'd say 5.", "unparsable", 1),
-    (CallError("blocked", "no text"), "blocked", 1)])
+    (CallError("blocked", "no text"), "blocked", 1),
+    (asyncio.CancelledError(), "timeout", 1)])
 def test_what_ends_in_which_cause_after_how_many_calls(step, cause, calls):
     judge, asked = made(step)
     assert causes(judge.score(items("a", "b"))) == [cause] * 2
@@ -258,6 +259,13 @@ def test_a_key_in_a_message_is_cut_out(step):
     assert KEY not in f"{judge.service!r}{vars(judge)}"
 
 
+@pytest.mark.parametrize("before", [40, 60, 75, 270, 285, 295])
+def test_no_part_of_a_key_is_left_where_a_message_is_cut(before):
+    for step in (Status(400, "x" * before + KEY), "x" * before + KEY):
+        (failure,) = made(step)[0].score(items("a"))
+        assert "sk-" not in failure.detail and len(failure.detail) < 350
+
+
 def test_score_works_under_a_running_loop():
     judge, _ = made(None)
 
@@ -332,7 +340,7 @@ def test_secrets_of_kaggle_then_colab(nowhere, monkeypatch):
     monkeypatch.setitem(sys.modules, "kaggle_secrets", kaggle)
     from_secrets(Limits(**QUICK))
     assert nowhere[1][:2] == ("openai_compatible", "k")
-    kaggle.UserSecretsClient = lambda: types.SimpleNamespace(get_secret={}.__getitem__)
+    kaggle.UserSecretsClient = {}.__getitem__  # which raises, as without a token
     assert from_secrets(Limits(**QUICK)) is None  # Colab's module is on Kaggle too, and hangs there
 
 
@@ -427,13 +435,14 @@ def test_sdk_sends_prompt_schema_and_key_and_reads_text_and_usage(sdk):
     (503, {}, b"<html>busy", "server", 3), (408, {}, {}, "timeout", 3),
     (401, {}, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, "auth", 1), (404, {}, {}, "request", 1),
     (200, {}, b"\xff\x00garbage", "unparsable", 1), (200, {"Content-Type": "text/html"}, b"<html>", "unparsable", 1),
+    (200, {"Content-Type": "text/html"}, b"x" * 45 + KEY.encode(), "unparsable", 1),
     (200, {}, b'{"candidates": [{"conte', "unparsable", 1)])
 def test_sdk_errors_have_our_causes_and_no_retries_but_ours(sdk, status, headers, reply, cause, calls):
     with server(lambda body: (status, headers, reply)) as (address, seen):
         judge = sdk[0](address, attempts=3)
         results = judge.score(items("a"))
     assert (causes(results), len(seen)) == ([cause], calls)
-    assert KEY not in results[0].detail
+    assert "sk-v" not in results[0].detail
 
 
 def test_sdk_without_a_server_is_a_connection_failure(sdk):
