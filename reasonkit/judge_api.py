@@ -134,17 +134,14 @@ class ApiJudge:
         return sheet.read(self._redacted(text))
 
     async def _attempt(self, sheet: ScoreSheet, denied: list[CallError]) -> str:
-        start = self._next_call = max(self._loop.time(), self._next_call)
-        self._next_call += 60 / self.limits.calls_per_minute
-        await asyncio.sleep(start - self._loop.time())
-        if denied:
-            raise denied[0]
         prompt, schema = sheet.prompt, sheet.schema
         most_in = len(prompt.encode()) + len(json.dumps(schema)) + OVERHEAD
         reserved = self._dollars(most_in, self.service.max_tokens)
-        if self.spent + reserved > self.limits.dollars:
-            raise CallError("spending_limit", f"{self.spent:.6f} of {self.limits.dollars:g} dollars are spent or "
-                            f"reserved, and this call may cost {reserved:.6f}")
+        self._refuse(reserved, denied)  # what can't be sent need not wait for its turn
+        start = self._next_call = max(self._loop.time(), self._next_call)
+        self._next_call += 60 / self.limits.calls_per_minute
+        await asyncio.sleep(start - self._loop.time())
+        self._refuse(reserved, denied)
         self.spent += reserved
         self.usage["calls"] += 1
         try:
@@ -161,6 +158,13 @@ class ApiJudge:
             self.spent += self._dollars(answer.tokens_in, answer.tokens_out) - reserved
             self.usage.update(tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
         return answer.text
+
+    def _refuse(self, reserved: float, denied: list[CallError]) -> None:
+        if denied:
+            raise denied[0]
+        if self.spent + reserved > self.limits.dollars:
+            raise CallError("spending_limit", f"{self.spent:.6f} of {self.limits.dollars:g} dollars are spent or "
+                            f"reserved, and this call may cost {reserved:.6f}")
 
     def _dollars(self, tokens_in: int, tokens_out: int) -> float:
         return (tokens_in * self.limits.dollars_in + tokens_out * self.limits.dollars_out) / 1e6

@@ -248,6 +248,14 @@ def test_a_denied_key_ends_the_batch_but_not_the_judge():
     assert causes(judge.score(apart(2))) == [None] * 2
 
 
+@pytest.mark.parametrize(("dollars", "cause", "calls"), [(1.0, "auth", 1), (0.0, "spending_limit", 0)])
+def test_what_is_refused_waits_for_no_turn(dollars, cause, calls):
+    judge, asked = made(Status(401), limits=QUICK | dict(dollars=dollars, concurrency=1, calls_per_minute=30))
+    started = time.perf_counter()
+    assert causes(judge.score(apart(4))) == [cause] * 4 and len(asked) == calls
+    assert time.perf_counter() - started < 1.5
+
+
 @pytest.mark.parametrize("step", [Status(401, f"Incorrect API key provided: {KEY}."), Status(500, KEY), OSError(KEY),
                                   RuntimeError(f"header b'Bearer {KEY}'"), CallError("blocked", KEY), KEY * 9,
                                   "x" * 60 + KEY, Status(400, "x" * 250 + KEY)])
@@ -435,7 +443,7 @@ def test_sdk_sends_prompt_schema_and_key_and_reads_text_and_usage(sdk):
     (503, {}, b"<html>busy", "server", 3), (408, {}, {}, "timeout", 3),
     (401, {}, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, "auth", 1), (404, {}, {}, "request", 1),
     (200, {}, b"\xff\x00garbage", "unparsable", 1), (200, {"Content-Type": "text/html"}, b"<html>", "unparsable", 1),
-    (200, {"Content-Type": "text/html"}, b"x" * 45 + KEY.encode(), "unparsable", 1),
+    (200, {"Content-Type": "text/html"}, b"x" * 60 + KEY.encode(), "unparsable", 1),
     (200, {}, b'{"candidates": [{"conte', "unparsable", 1)])
 def test_sdk_errors_have_our_causes_and_no_retries_but_ours(sdk, status, headers, reply, cause, calls):
     with server(lambda body: (status, headers, reply)) as (address, seen):
