@@ -102,9 +102,9 @@ def misread(text: str, rng: random.Random) -> str:
 
 
 def babble(rng: random.Random) -> str:
-    """Up to 40 characters that mean nothing, as after a reply that talks on: a judge must learn to look past them."""
+    """Up to 31 characters that mean nothing, as after a reply that talks on: a judge must learn to look past them."""
     alphabet = string.ascii_letters + string.digits + " .,:!<>{}\"/"
-    return rng.choice(" \n") + "".join(rng.choices(alphabet, k=rng.randint(5, 40)))
+    return rng.choice(" \n") + "".join(rng.choices(alphabet, k=rng.randint(5, 30)))
 
 
 FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "terse")
@@ -184,7 +184,7 @@ def measure_judge(recipe: DataRecipe, judge: Loaded, mesh, size: int) -> dict[st
     """AUC per criterion on replies to test-split questions, against the programmatic truth (criterion fully met)."""
     rng = random.Random(SEED + 1)
     samples = [reply(recipe, rng, "test") for _ in range(size)]
-    rate = rating_logprobs(judge, mesh, RATINGS, max_length=192, batch_size=64)
+    rate = rating_logprobs(judge, mesh, RATINGS, max_length=256, batch_size=64)
     measured = {}
     for number, criterion in enumerate(recipe.rubric):
         logprobs_BR = rate([judge_prompt(item.question, text, rubric_of(recipe, item)[number])
@@ -213,7 +213,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
 def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
     """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
     judge = load(policy_folder, mesh, jax.numpy.float32)
-    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 176), steps, 2e-3, "judge")
+    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 216), steps, 2e-3, "judge")
     save_hf(judge.model, judge.tokenizer.path, folder)
     return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
 
