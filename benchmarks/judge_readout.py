@@ -1,7 +1,7 @@
 """A judge read off or written out: `python benchmarks/judge_readout.py` asks one model for the same ratings both ways.
 
 On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
-(2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first number
+(2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first digit
 of what is written), with completions a second, Spearman's correlation with the truth and the share without a verdict,
 and (3) how often an injection in the reply makes its score rise. The tiny judge stops soon after its digit, but a
 verdict in JSON takes some 30 tokens and one with reasons some 128: it is also timed writing on to so many.
@@ -57,10 +57,10 @@ def read_off(judge: LocalJudge) -> Score:
 
 
 def written(generate: Callable[[list[str]], list[str]]) -> Score:
-    """Generate-and-parse: the first whole number of each text; one outside the scale, or none, is no verdict."""
+    """Generate-and-parse: the first digit of each text, since the tiny judge may write on; no rating is no verdict."""
     def rating(text: str) -> float:
-        number = re.search(r"\d++", text)
-        return (int(number[0]) - 1) / 4 if number and number[0] in RATINGS else np.nan
+        digit = re.search(r"[0-9]", text)
+        return (int(digit[0]) - 1) / 4 if digit and digit[0] in RATINGS else np.nan
 
     def score(items: list[JudgeItem]) -> list[JudgeVerdict | None]:
         texts = iter(generate([judge_prompt(item.question, item.reply, c) for item in items for c in item.rubric]))
