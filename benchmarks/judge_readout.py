@@ -3,8 +3,8 @@
 On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
 (2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first digit
 of what is written), with completions a second, Spearman's correlation with the truth and the share without a verdict,
-and (3) how often an injection in the reply makes its score rise. The tiny judge stops soon after its digit, but a
-verdict in JSON takes some 30 tokens and one with reasons some 128: it is also timed writing on to so many.
+and (3) how often an injection in the reply makes its score rise. What is written
+after the digit is not read, but a verdict in JSON takes some 30 tokens and one with reasons some 128: this is timed too.
 
 The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
 folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
@@ -165,7 +165,7 @@ def main() -> None:
     ways = {"expected rating, read off": read_off(LocalJudge(rating(longest), options.model))} | {
         name: written(generator(loaded.model, tokenizer, mesh, max_prompt_length=longest, max_new_tokens=tokens,
                                 batch_size=BATCH))
-        for name, tokenizer, tokens in [("written, until it stops", loaded.tokenizer, 8),
+        for name, tokenizer, tokens in [("written, at most 8 tokens", loaded.tokenizer, 8),
                                         *((f"written, {n} tokens", endless, n) for n in options.tokens)]}
     if not tiny:
         rate = rating(options.max_length)
