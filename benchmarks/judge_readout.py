@@ -4,7 +4,7 @@ On replies to held-out questions, of which the truth is known by construction, i
 (2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first digit
 of what is written), with completions a second, Spearman's correlation with the truth and the share without a verdict,
 and (3) how often an injection in the reply makes its score rise. What is written
-after the digit is not read, but a verdict in JSON takes some 30 tokens and one with reasons some 128: this is timed too.
+after the digit is not read, but JSON takes some 30 tokens and reasons some 128, so that these lengths are timed too.
 
 The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
 folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
