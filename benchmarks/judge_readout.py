@@ -3,8 +3,9 @@
 On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
 (2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first digit
 of what is written), with completions a second, Spearman's correlation with the truth and the share without a verdict,
-and (3) how often an injection in the reply makes its score rise. What is written
-after the digit is not read, but JSON takes some 30 tokens and reasons some 128, so that these lengths are timed too.
+and (3) how often an injection in the reply makes its score rise. What is written after the digit is not read, but JSON
+takes some 30 tokens and reasons some 128, so that these lengths are timed too. Read off, replies of the same truth
+differ by noise; correlation is also given for scores rounded as `rewards.rubric` rounds them.
 
 The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
 folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
@@ -34,6 +35,7 @@ from reasonkit.assets.build import DEVICES, RECIPE, SEED, auc, reply  # noqa: E4
 from reasonkit.data import load_recipe, rubric_of  # noqa: E402
 from reasonkit.judge import RATINGS, JudgeItem, JudgeVerdict, LocalJudge, judge_prompt, weighed  # noqa: E402
 from reasonkit.mesh import make_mesh  # noqa: E402
+from reasonkit.rewards import DECIMALS  # noqa: E402
 from reasonkit.rollout import generator  # noqa: E402
 from reasonkit.rubrics import DOMAINS, load_domain  # noqa: E402
 from reasonkit.tags import TAGS  # noqa: E402
@@ -73,7 +75,8 @@ def written(generate: Callable[[list[str]], list[str]]) -> Score:
 
 def compare(ways: dict[str, Score], items: list[JudgeItem], truth_BC: np.ndarray) -> None:
     truths = np.array([weighed(met_C, item.rubric).score for met_C, item in zip(truth_BC, items, strict=True)])
-    print("| way | completions a second | Spearman with the truth | without a verdict |\n|---|---|---|---|")
+    print("| way | completions a second | Spearman with the truth | rounded | without a verdict |")
+    print("|---|---|---|---|---|")
     rates, correlations = [], []
     for name, score in ways.items():
         seconds = []
@@ -84,11 +87,13 @@ def compare(ways: dict[str, Score], items: list[JudgeItem], truth_BC: np.ndarray
         rates.append(len(items) / min(seconds))
         heard = np.array([result is not None for result in results])
         scores = np.array([result.score for result in results if result])
-        correlations.append(spearmanr(scores, truths[heard]).statistic if len(set(scores)) > 1 else np.nan)
-        print(f"| {name} | {rates[-1]:.1f} | {correlations[-1]:.3f} | {1 - heard.mean():.1%} |")
+        exact, rounded = (spearmanr(s, truths[heard]).statistic if len(set(s)) > 1 else np.nan
+                          for s in (scores, scores.round(DECIMALS)))
+        correlations.append(rounded)
+        print(f"| {name} | {rates[-1]:.1f} | {exact:.3f} | {rounded:.3f} | {1 - heard.mean():.1%} |")
     for n, name in enumerate(list(ways)[1:], 1):
         print(f"read off ÷ {name}: {rates[0] / rates[n]:.1f} times the completions a second, "
-              f"Spearman {correlations[0] - correlations[n]:+.3f}")
+              f"Spearman of rounded scores {correlations[0] - correlations[n]:+.3f}")
 
 
 def areas(score: Score, items: list[JudgeItem], truth_BC: np.ndarray) -> None:
