@@ -67,27 +67,24 @@ def build_tokenizer(recipe: DataRecipe, path: Path) -> None:
 
 def rows(texts: Iterator[list[tuple[list[int], float]]], batch_size: int,
          length: int) -> Iterator[peft_trainer.TrainingInput]:
-    """Batches of texts, each given as pieces: token ids and the weight of the loss on them."""
+    """Batches of texts, each in pieces: token ids and the weight of the loss on them; longer ones are left out."""
     while True:
         tokens_BL, mask_BL = np.zeros((batch_size, length), np.int32), np.zeros((batch_size, length), np.float32)
         for row in range(batch_size):
             end = 0
-            for ids, weight in next(texts):
+            for ids, weight in next(text for text in texts if sum(len(ids) for ids, _ in text) <= length):
                 start, end = end, end + len(ids)
                 tokens_BL[row, start:end], mask_BL[row, start:end] = ids, weight
         yield peft_trainer.TrainingInput(input_tokens=tokens_BL, input_mask=mask_BL)
 
 
 def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
-    """Of twelve texts, four are chat turns answered directly, four chat turns and four documents with worked steps.
-
-    Half of the worked ones give the steps' results alone, so that the policy is as good at the one as at the other.
-    """
+    """Of eleven texts, three are chat turns answered directly, four chat turns and four documents with worked steps."""
     for number, item in enumerate(problems(recipe, "train", SEED)):
-        worked = f"{terse(item) if number // 12 % 2 else item.reasoning}\n{item.answer}"
+        worked = f"{item.reasoning}\n{item.answer}"
         context, target, stop = (
-            (TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn) if number % 12 < 4 else
-            (STEPWISE.format(question=item.question), worked, tokenizer.end_of_turn) if number % 12 < 8 else
+            (TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn) if number % 11 < 3 else
+            (STEPWISE.format(question=item.question), worked, tokenizer.end_of_turn) if number % 11 < 7 else
             (item.question + "\n", worked, tokenizer.eos_id()))
         yield [([tokenizer.bos_id(), *tokenizer.encode(context)], 0.0), ([*tokenizer.encode(target), stop], 1.0)]
 
@@ -101,10 +98,16 @@ def misread(text: str, rng: random.Random) -> str:
     return text[:-1] + rng.choice([symbol for symbol in alphabet if symbol != text[-1]])
 
 
-def babble(rng: random.Random) -> str:
-    """Up to 31 characters that mean nothing, as after a reply that talks on: a judge must learn to look past them."""
-    alphabet = string.ascii_letters + string.digits + " .,:!<>{}\"/"
-    return rng.choice(" \n") + "".join(rng.choices(alphabet, k=rng.randint(5, 30)))
+def babble(recipe: DataRecipe, rng: random.Random) -> str:
+    """Characters that mean nothing, or the judge's own words at random: what a reply may talk on with."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        return "".join(rng.choices(string.printable, k=rng.randint(5, 40)))
+    if kind == 1:
+        return "".join(chr(rng.randint(0xA0, 0xD7FF)) for _ in range(rng.randint(3, 12)))
+    prompt = judge_prompt("", "", rng.choice(recipe.rubric)).replace("_", " ")
+    words = [*prompt.split(), "Rating:", "perfect", *RATINGS * 4]
+    return rng.choice(" \n").join(rng.choices(words, k=rng.randint(2, 14)))
 
 
 FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "terse")
@@ -137,9 +140,17 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, 
     shown, needed = len(steps), len(item.steps)
     if flaw == "terse":
         shown, steps = 0, [terse(item)]
-    truths = {"All steps shown": min(1.0, shown / needed), "No padding": min(1.0, needed / max(shown, 1))}
-    text = TAGS.render(reasoning="; ".join(steps) or "-", answer=answer)
-    return item, f"{text}{babble(rng)}" if rng.random() < 0.2 else text, truths
+    complete = shown / needed
+    reasoning, after = "; ".join(steps) or "-", ""
+    place = rng.choice((0, 0, 0, 1, 2, 3))
+    if place == 1:
+        reasoning, shown = f"{reasoning}; {babble(recipe, rng)}", shown + 1
+    elif place == 2:
+        answer += f" {babble(recipe, rng)}"
+    elif place == 3:
+        after = rng.choice(" \n") + babble(recipe, rng)
+    truths = {"All steps shown": min(1.0, complete), "No padding": min(1.0, needed / max(shown, 1))}
+    return item, TAGS.render(reasoning=reasoning, answer=answer) + after, truths
 
 
 def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
@@ -213,7 +224,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
 def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
     """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
     judge = load(policy_folder, mesh, jax.numpy.float32)
-    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 216), steps, 2e-3, "judge")
+    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 224), steps, 2e-3, "judge")
     save_hf(judge.model, judge.tokenizer.path, folder)
     return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
 
