@@ -29,10 +29,11 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, lora, mesh, models, monitors, recipes, rewards, rollout, text_rewards
+from reasonkit import data, judge_api, lora, mesh, models, monitors, recipes, rewards, rollout, text_rewards
 from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, JudgeItem, LocalJudge
+from reasonkit.judge_cache import Cached
 from reasonkit.tfidf import TfIdf
 
 run = recipes.open_run(PROFILE, RECIPE, SEED)
@@ -45,10 +46,16 @@ print(f"starting from step {warm['extra']['checkpoint_step']}; {run.budget.minut
 # ## The chips
 #
 # Policy, reference and rollout share one half, the judge has the other. The reference costs no second copy of the base:
-# it is the adapter as it is now, on the same frozen weights. Without a judge the policy has all the chips.
+# it is the adapter as it is now, on the same frozen weights. Without a judge the policy has all the chips, and with one
+# behind an API, too: the secret `GEMINI_API_KEY` switches it on, for no more dollars than the profile allows. A key of
+# OpenAI's, or of an endpoint that speaks its language, does as well.
 
 # %%
-plan = mesh.plan_mesh(jax.devices(), judge=judged, judge_tp=profile.judge_tp)
+judge = None
+if judged and profile.api_dollars:
+    prices = dict(dollars_in=0.40, dollars_out=2.50)  # a million tokens: the dearer of the two default models
+    judge = judge_api.from_secrets(judge_api.Limits(profile.api_dollars, **prices))
+plan = mesh.plan_mesh(jax.devices(), judge=judged and judge is None, judge_tp=profile.judge_tp)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
 
@@ -62,15 +69,19 @@ lora.restore_lora(policy.model, run.stage("sft") / "adapter")
 #
 # The judge reads question, reply and one criterion, and rates from 1 to 5. Nothing is generated: the rating is the
 # expectation over the next token's distribution, from a single forward pass. It gives a continuous score, cannot be
-# mis-parsed, and a failure is *no signal*, never a low score.
+# mis-parsed, and a failure is *no signal*, never a low score. Every verdict is on record in `verdicts.jsonl`, and none is
+# asked for twice.
 
 # %%
-judge_model = rate = judge = None
-if judged:
+judge_model = rate = None
+if judged and judge is None:
     judge_model = models.load(profile.judge, plan.judge, profile.dtype)
     rate = models.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                   batch_size=profile.judge_batch)
     judge = LocalJudge(rate, profile.judge)
+if judged:
+    judge = Cached(judge, run.stage("grpo") / "verdicts.jsonl")
+    print(f"judge: {judge.identity}")
 
 # %% [markdown]
 # Before it may teach, the judge must tell a worked solution from its results alone, from the same one cut short, and from

@@ -30,7 +30,7 @@ from tenacity import (
 )
 
 from reasonkit.judge import JudgeFailure, JudgeItem
-from reasonkit.judge_text import Result, ScoreSheet, score_sheets
+from reasonkit.judge_text import Result, ScoreSheet, identity, score_sheets
 from reasonkit.services import CallError, Service, call_error, service_from_secrets
 
 RETRIED = {"timeout", "connection", "rate_limit", "server"}
@@ -89,6 +89,10 @@ class ApiJudge:
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._next_call = 0.0  # by the loop's clock
         self._loop = _background_loop()
+
+    @property
+    def identity(self) -> str:
+        return identity(self.name, self.form)
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
         """One result an item, within `limits.batch_seconds` and a few more. Raises ValueError as `score_sheets`."""

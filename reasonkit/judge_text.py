@@ -176,6 +176,13 @@ def _mean(results: list[Result]) -> Result:
     return JudgeVerdict(float(np.mean([verdict.score for verdict in verdicts])), tuple(met_C.tolist()))
 
 
+def identity(name: str, form: tuple[str, int, bool]) -> str:
+    """What a written verdict depends on besides the item: the model's name, the form (mode, replies a call, both
+    orders) and the prompt's wording."""
+    prompt = ScoreSheet("q", ("r",), (Criterion("t", "d", 1.0),), form[0]).prompt
+    return f"{name} {form} {hashlib.sha256(prompt.encode()).hexdigest()[:12]}"
+
+
 class WrittenJudge:
     """A local Gemma that writes its verdict: the classic generate-and-parse judge.
 
@@ -189,6 +196,10 @@ class WrittenJudge:
         self.name = name
         self.form = (mode, replies_per_call, both_orders)
         self.failures: Counter[str] = Counter()
+
+    @property
+    def identity(self) -> str:
+        return identity(self.name, self.form)
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
         """One result an item; causes as `ScoreSheet.read`, "backend" when it raises, "shape" when it returns anything

@@ -25,7 +25,8 @@ from reasonkit.tags import TAGS
 class Profile:
     """Sizes for one kind of machine. `devices` are virtual CPU devices (0: the machine's own accelerators); `rows` are
     the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need;
-    during GRPO the validation problems are answered every `probe_every` steps."""
+    during GRPO the validation problems are answered every `probe_every` steps. `api_dollars` is what a judge behind an
+    API may cost, where a secret switches one on (0: never, even then)."""
 
     name: str
     devices: int
@@ -44,6 +45,7 @@ class Profile:
     judge_batch: int
     judge_tp: int
     judge_max_length: int
+    api_dollars: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Recipe:
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0, judge_tp=1,
              judge_max_length=192)
 # Lengths and batches of the winning runs; rows a step sized for eight v5e chips with the weights replicated.
-_GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048)
+_GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048,
+              api_dollars=5.0)
 
 PROFILES = {
     "cpu": Profile(

@@ -156,6 +156,14 @@ def items(*replies, question="q", rubric=(STEPS, CLEAR)):
     return [JudgeItem(question, reply, rubric) for reply in replies]
 
 
+def test_identity_names_model_form_and_wording():
+    one = WrittenJudge(lambda prompts: [], "gemma")
+    others = [WrittenJudge(lambda prompts: [], "other"), WrittenJudge(lambda prompts: [], "gemma", mode="implicit"),
+              WrittenJudge(lambda prompts: [], "gemma", both_orders=True)]
+    assert one.identity == WrittenJudge(lambda prompts: [""], "gemma").identity and one.identity.startswith("gemma ")
+    assert len({one.identity, *(other.identity for other in others)}) == 4
+
+
 def test_a_written_judge_asks_for_each_reply_in_a_turn_of_its_own():
     generate = answering([5, 5])
     judge = WrittenJudge(generate, "fake")
