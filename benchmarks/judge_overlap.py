@@ -1,0 +1,162 @@
+"""What a step of GRPO costs when the judge works beside the policy: `python benchmarks/judge_overlap.py`.
+
+One run of Tunix's trainer on eight virtual CPU devices, policy on four, judge on four. The steps take turns: no judge,
+a judge beside the policy (`_tunix.Overlapped`), and one in Tunix's own order (sample, judge, train). All sample in the
+same number of calls, so that the judge is the only difference.
+
+Virtual devices share the cores of this machine, so a real second half can't be had. The judge of the first three rows
+therefore sleeps: in all, as long as the step without a judge has just taken (sampling, reference and updates), which is
+equal work for both halves. That leaves the policy's time for the policy. Beside it, for information: the tiny judge
+itself, which takes its time from the same cores, and a step that is sampled in one call.
+
+The best that can be had: the first replies must be there before the judge can begin, and the last be judged before they
+are trained on, so 1 + 1 / calls. Exits with 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+import numpy as np  # noqa: E402
+from tunix.rl.grpo.grpo_learner import GRPOLearner  # noqa: E402
+
+from reasonkit import _tunix, data, models, recipes, rewards  # noqa: E402
+from reasonkit._tunix import Overlapped  # noqa: E402
+from reasonkit.budget import TimeBudget  # noqa: E402
+from reasonkit.grpo import GrpoSettings, grpo  # noqa: E402
+from reasonkit.judge import RATINGS, JudgeVerdict, LocalJudge  # noqa: E402
+from reasonkit.lora import add_lora  # noqa: E402
+from reasonkit.mesh import plan_mesh  # noqa: E402
+from reasonkit.runlog import NullLog  # noqa: E402
+
+TARGETS = {"beside": ("at most", 1.15), "in turn": ("at least", 1.8)}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of step: who judges, whether beside the policy, and whether sampling is cut into calls."""
+
+    name: str
+    judge: str = ""
+    beside: bool = False
+    cut: bool = True
+
+
+NONE = Arm("no judge")
+BESIDE, IN_TURN = Arm("equal work, beside", "sleep", beside=True), Arm("equal work, in turn", "sleep")
+ARMS = (NONE, BESIDE, IN_TURN, Arm("tiny judge, beside", "tiny", beside=True), Arm("tiny judge, in turn", "tiny"),
+        Arm("no judge, one call", cut=False))
+
+
+class Clock:
+    """Which arm has this step, and what each step has taken."""
+
+    def __init__(self, order: list[Arm], rows: int):
+        self._order, self.rows = iter(order), rows
+        self.arm, self.seconds = NONE, {arm: [] for arm in ARMS}
+        self._began = None
+
+    def begin(self) -> Arm:
+        now = time.perf_counter()
+        if self._began is not None:
+            self.seconds[self.arm].append(now - self._began)
+        self.arm, self._began = next(self._order), now
+        return self.arm
+
+    @property
+    def share(self) -> float:
+        """A completion's share of the last step without a judge, in seconds."""
+        return self.seconds[NONE][-1] / self.rows
+
+
+class Judge:
+    """The judge of the step's arm."""
+
+    def __init__(self, clock: Clock, tiny: LocalJudge):
+        self.failures: Counter[str] = Counter()
+        self._clock, self._tiny = clock, tiny
+
+    def score(self, items):
+        if self._clock.arm.judge == "tiny":
+            return self._tiny.score(items)
+        if self._clock.arm.judge == "sleep":
+            time.sleep(self._clock.share * len(items))
+        return [JudgeVerdict(len(item.reply) % 11 / 10, (0.5,)) for item in items]
+
+
+def alternating(clock: Clock) -> type:
+    """The learner under test, which gives way to Tunix's own methods in the steps of the other arms."""
+
+    class Alternating(Overlapped):
+        def _process_accumulated_batches(self, micro_batches, micro_batch_sizes, mode):
+            if not micro_batches:
+                return []
+            self.arm = clock.begin()
+            self.rl_cluster.rollout.on_output = self._judge if self.arm.beside else lambda output: None
+            self._rollout_micro_batch_size = self._rollout_micro_prompts if self.arm.cut else 10**6
+            order = Overlapped if self.arm.beside else GRPOLearner
+            return order._process_accumulated_batches(self, micro_batches, micro_batch_sizes, mode)
+
+        def _compute_rewards(self, *args, **columns):
+            order = Overlapped if self.arm.beside else GRPOLearner
+            return order._compute_rewards(self, *args, **columns)
+
+    return Alternating
+
+
+def measure(rounds: int, calls: int, prompts: int, new_tokens: int, micro: int) -> tuple[dict[Arm, list[float]], int]:
+    """Seconds of the steps of each arm, after one round that compiles, and the completions a step."""
+    profile, plan = recipes.PROFILES["cpu"], plan_mesh(jax.devices(), judge=True)
+    policy, tiny = models.load(profile.policy, plan.policy), models.load(profile.judge, plan.judge)
+    policy = models.Loaded(add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, 0),
+                           *list(vars(policy).values())[1:])
+    judge = LocalJudge(models.rating_logprobs(tiny, plan.judge, RATINGS, max_length=profile.judge_max_length,
+                                              batch_size=profile.judge_batch), "tiny")
+    settings = GrpoSettings(
+        steps=(rounds + 1) * len(ARMS) + 1, prompts_per_step=prompts, num_generations=8, max_prompt_length=80,
+        max_new_tokens=new_tokens, learning_rate=1e-6, micro_prompts=micro, rollout_micro_prompts=prompts // calls,
+        save_every=10**6)
+    rows = data.curate(data.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
+    clock = Clock([*ARMS * (rounds + 1), NONE], prompts * settings.num_generations)
+    reward = rewards.compose([(rewards.rubric(Judge(clock, judge)), 1.0)], NullLog())
+    _tunix.Overlapped = alternating(clock)
+    with tempfile.TemporaryDirectory() as folder:
+        grpo(policy, plan.policy, rows, reward, settings, TimeBudget(1, 0), NullLog(), Path(folder), 0, 0)
+    return {arm: seconds[1:] for arm, seconds in clock.seconds.items()}, clock.rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=6, help="measured steps of each kind")
+    parser.add_argument("--calls", type=int, default=8, help="rollout calls a step")
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--micro", type=int, default=2)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    o = parser.parse_args()
+    seconds, rows = measure(o.rounds, o.calls, o.prompts, o.new_tokens, o.micro)
+    base = float(np.median(seconds[NONE]))
+    print(f"{rows} completions a step, sampled in {o.calls} calls; {o.rounds} steps a row\n")
+    print("| step | median seconds | shortest to longest | over no judge |\n|---|---|---|---|")
+    for arm, times in seconds.items():
+        print(f"| {arm.name} | {np.median(times):.2f} | {min(times):.2f} to {max(times):.2f} | "
+              f"{np.median(times) / base:.2f} |")
+    print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
