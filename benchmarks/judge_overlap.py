@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,13 +37,14 @@ from tunix.rl.grpo.grpo_learner import GRPOLearner  # noqa: E402
 from reasonkit import _tunix, data, models, recipes, rewards  # noqa: E402
 from reasonkit._tunix import Overlapped  # noqa: E402
 from reasonkit.budget import TimeBudget  # noqa: E402
-from reasonkit.grpo import GrpoSettings, grpo  # noqa: E402
+from reasonkit.grpo import grpo  # noqa: E402
 from reasonkit.judge import RATINGS, JudgeVerdict, LocalJudge  # noqa: E402
 from reasonkit.lora import add_lora  # noqa: E402
 from reasonkit.mesh import plan_mesh  # noqa: E402
 from reasonkit.runlog import NullLog  # noqa: E402
 
-TARGETS = {"beside": ("at most", 1.15), "in turn": ("at least", 1.8)}
+PROMPTS, GROUP = 16, 4
+AT_MOST, AT_LEAST = 1.15, 1.8  # of the step without a judge: with one of equal work beside it, and in turn
 
 
 @dataclass(frozen=True)
@@ -58,29 +59,31 @@ class Arm:
 
 NONE = Arm("no judge")
 BESIDE, IN_TURN = Arm("equal work, beside", "sleep", beside=True), Arm("equal work, in turn", "sleep")
-ARMS = (NONE, BESIDE, IN_TURN, Arm("tiny judge, beside", "tiny", beside=True), Arm("tiny judge, in turn", "tiny"),
-        Arm("no judge, one call", cut=False))
+TINY, ONE_CALL = Arm("tiny judge, in turn", "tiny"), Arm("no judge, one call", cut=False)
+ARMS = (NONE, BESIDE, IN_TURN, Arm("tiny judge, beside", "tiny", beside=True), TINY, ONE_CALL)
+WARM_UP = (NONE, ONE_CALL, TINY)  # these compile all there is
 
 
 class Clock:
     """Which arm has this step, and what each step has taken."""
 
-    def __init__(self, order: list[Arm], rows: int):
-        self._order, self.rows = iter(order), rows
-        self.arm, self.seconds = NONE, {arm: [] for arm in ARMS}
+    def __init__(self, order: list[Arm]):
+        self._order = iter(order)
+        self.arm, self.seconds = NONE, {arm: [] for arm in ARMS}  # in the order of the table
         self._began = None
 
     def begin(self) -> Arm:
         now = time.perf_counter()
         if self._began is not None:
             self.seconds[self.arm].append(now - self._began)
+            print(f"{self.arm.name}: {now - self._began:.2f} s", file=sys.stderr, flush=True)
         self.arm, self._began = next(self._order), now
         return self.arm
 
     @property
     def share(self) -> float:
         """A completion's share of the last step without a judge, in seconds."""
-        return self.seconds[NONE][-1] / self.rows
+        return self.seconds[NONE][-1] / (PROMPTS * GROUP)
 
 
 class Judge:
@@ -118,44 +121,42 @@ def alternating(clock: Clock) -> type:
     return Alternating
 
 
-def measure(rounds: int, calls: int, prompts: int, new_tokens: int, micro: int) -> tuple[dict[Arm, list[float]], int]:
-    """Seconds of the steps of each arm, after one round that compiles, and the completions a step."""
+def measure(rounds: int, calls: int) -> dict[Arm, list[float]]:
+    """Seconds of the measured steps of each arm."""
     profile, plan = recipes.PROFILES["cpu"], plan_mesh(jax.devices(), judge=True)
     policy, tiny = models.load(profile.policy, plan.policy), models.load(profile.judge, plan.judge)
-    policy = models.Loaded(add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, 0),
-                           *list(vars(policy).values())[1:])
+    policy = replace(policy, model=add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, 0))
     judge = LocalJudge(models.rating_logprobs(tiny, plan.judge, RATINGS, max_length=profile.judge_max_length,
-                                              batch_size=profile.judge_batch), "tiny")
-    settings = GrpoSettings(
-        steps=(rounds + 1) * len(ARMS) + 1, prompts_per_step=prompts, num_generations=8, max_prompt_length=80,
-        max_new_tokens=new_tokens, learning_rate=1e-6, micro_prompts=micro, rollout_micro_prompts=prompts // calls,
-        save_every=10**6)
+                                              batch_size=profile.judge_batch), profile.judge)
+    order = [*WARM_UP, *ARMS * rounds]
+    settings = replace(profile.grpo, steps=len(order) + 1, prompts_per_step=PROMPTS, num_generations=GROUP,
+                       micro_prompts=PROMPTS // calls, rollout_micro_prompts=PROMPTS // calls, save_every=10**6)
     rows = data.curate(data.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
-    clock = Clock([*ARMS * (rounds + 1), NONE], prompts * settings.num_generations)
+    clock = Clock([*order, NONE])  # the last step only ends the one before
     reward = rewards.compose([(rewards.rubric(Judge(clock, judge)), 1.0)], NullLog())
     _tunix.Overlapped = alternating(clock)
     with tempfile.TemporaryDirectory() as folder:
         grpo(policy, plan.policy, rows, reward, settings, TimeBudget(1, 0), NullLog(), Path(folder), 0, 0)
-    return {arm: seconds[1:] for arm, seconds in clock.seconds.items()}, clock.rows
+    return {arm: seconds[-rounds:] for arm, seconds in clock.seconds.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=6, help="measured steps of each kind")
-    parser.add_argument("--calls", type=int, default=8, help="rollout calls a step")
-    parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--micro", type=int, default=2)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    o = parser.parse_args()
-    seconds, rows = measure(o.rounds, o.calls, o.prompts, o.new_tokens, o.micro)
-    base = float(np.median(seconds[NONE]))
-    print(f"{rows} completions a step, sampled in {o.calls} calls; {o.rounds} steps a row\n")
+    parser.add_argument("--rounds", type=int, default=5, help="measured steps of each kind")
+    parser.add_argument("--calls", type=int, choices=[1, 2, 4, 8, 16], default=8, help="of the rollout, a step")
+    options = parser.parse_args()
+    seconds = measure(options.rounds, options.calls)
+    medians = {arm: float(np.median(times)) for arm, times in seconds.items()}
+    print(f"{PROMPTS * GROUP} completions a step, sampled, judged and trained on in {options.calls} parts; "
+          f"{options.rounds} steps a row\n")
     print("| step | median seconds | shortest to longest | over no judge |\n|---|---|---|---|")
     for arm, times in seconds.items():
-        print(f"| {arm.name} | {np.median(times):.2f} | {min(times):.2f} to {max(times):.2f} | "
-              f"{np.median(times) / base:.2f} |")
-    print()
-    return 0
+        print(f"| {arm.name} | {medians[arm]:.2f} | {min(times):.2f} to {max(times):.2f} | "
+              f"{medians[arm] / medians[NONE]:.2f} |")
+    beside, in_turn = (medians[arm] / medians[NONE] for arm in (BESIDE, IN_TURN))
+    print(f"\nbeside: {beside:.2f}, target at most {AT_MOST}, at best {1 + 1 / options.calls:.2f}; "
+          f"in turn: {in_turn:.2f}, target at least {AT_LEAST}")
+    return int(beside > AT_MOST or in_turn < AT_LEAST)
 
 
 if __name__ == "__main__":

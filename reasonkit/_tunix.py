@@ -166,25 +166,24 @@ class Overlapped(GRPOLearner):
         if not micro_batches:
             return []
         self._rollout_micro_batch_size = self._rollout_micro_prompts  # set earlier, it would cut the step itself
-        self._rows, self._judged = micro_batch_sizes[0], []
-        self._columns = merge_micro_batches(micro_batches) | {"mode": str(mode),
-                                                              "num_generations": self._num_generations()}
+        self._batch, self._size, self._mode = merge_micro_batches(micro_batches), micro_batch_sizes[0], str(mode)
+        self._judged: list[Future] = []
         examples = super()._process_accumulated_batches(micro_batches, micro_batch_sizes, mode)
         return map(self._with_advantages, examples, self._rewards)  # lazy: waits for the scores of each in turn
 
     def _judge(self, output: RolloutOutput) -> None:
         for judged in filter(Future.done, self._judged):
             judged.result()  # an error ends the step here
-        for start in range(0, len(output.text), self._rows):
-            rows = slice(len(self._judged) * self._rows, (len(self._judged) + 1) * self._rows)
-            columns = {name: values if name in ("mode", "num_generations") else values[rows]
-                       for name, values in self._columns.items()}
+        for start in range(0, len(output.text), self._size):
+            first = len(self._judged) * self._size
             self._judged.append(self._thread.submit(
-                self._reward.ahead, completions=output.text[start:start + self._rows], **columns))
+                self._reward.ahead, completions=output.text[start:start + self._size], mode=self._mode,
+                num_generations=self._num_generations(),
+                **{name: values[first:first + self._size] for name, values in self._batch.items()}))
 
     def _compute_rewards(self, prompts, completions, mode, step=None, **columns) -> np.ndarray:
         self._rewards = self._reward.in_parts([judged.result for judged in self._judged], prompts, completions,
-                                              self._num_generations(), str(mode), **columns)
+                                              self._num_generations(), self._mode, **columns)
         return np.full(len(prompts), np.nan)
 
     def _with_advantages(self, example, rewards: list[float]):

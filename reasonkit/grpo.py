@@ -31,7 +31,8 @@ class GrpoSettings:
 
     `micro_prompts` prompts go through one forward and backward pass (0: all). With `rollout_micro_prompts`, a multiple
     of them, that many are sampled in one call; they are judged while the next are sampled, and each pass waits for its
-    own scores alone (0: a step is sampled, then judged, then trained on). Samples differ with the size of a call.
+    own scores alone (0: a step is sampled, then judged, then trained on). For a judge on chips of its own. More calls
+    decode fewer rows at once, for longer in all, and draw other samples.
     `beta` is the weight of the KL penalty towards the reference, `epsilon` the clipping range.
     """
 
