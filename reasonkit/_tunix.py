@@ -1,4 +1,4 @@
-"""The only module that bends to Tunix's versions: step logging, checkpoint options, the GRPO cluster.
+"""The only module that bends to Tunix's versions: step logging, checkpoint options, the GRPO cluster and its learner.
 
 Tested with 0.1.7. Where the next version renames a thing, the name is looked up here and nowhere else.
 """
@@ -8,15 +8,21 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
+import jax
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import tunix
 from jax.sharding import Mesh
-from tunix.rl import rl_cluster
+from tunix.rl import function_registry, rl_cluster
+from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
+from tunix.rl.rollout.base_rollout import RolloutOutput
+from tunix.rl.utils import merge_micro_batches
 from tunix.sft import checkpoint_manager, hooks
 
 from reasonkit.rollout import Rollout
@@ -129,3 +135,58 @@ def grpo_cluster(actor, reference, tokenizer, mesh: Mesh, rollout_config, traini
         role_to_mesh=dict.fromkeys(roles, mesh), rollout_engine=Rollout, offload_to_cpu=False,
         training_config=rl_cluster.RLTrainingConfig(**training_config), rollout_config=rollout_config)
     return RLCluster(actor=actor, reference=reference, tokenizer=tokenizer, cluster_config=config)
+
+
+class Overlapped(GRPOLearner):
+    """Tunix's learner with the judge beside the policy, within the step: what is sampled is judged in a thread of its
+    own while the next `rollout_micro_prompts` prompts are sampled, and a micro-batch is trained on once it is judged.
+
+    Samples, rewards and updates are those of the serial order: a group's advantages need its own rewards alone, and
+    weights change after a step's last micro-batch. All sampling, and the reference, come before the first update: the
+    policy's chips run one program at a time. Not kept are Tunix's own metrics of rewards, which are made before the
+    scores and therefore NaN. Raises ValueError for a reward that is not one of `rewards.compose`.
+    """
+
+    def __init__(self, cluster, config: GRPOConfig, reward: Callable, rollout_micro_prompts: int):
+        if not hasattr(reward, "in_parts"):
+            raise ValueError(f"the reward {reward.__name__!r} can't be asked ahead: pass one of rewards.compose")
+        super().__init__(cluster, config, [reward])
+        self.can_enable_async_rollout = True  # the trainer takes each micro-batch as it comes, not all at the end
+        self._reward, self._rollout_micro_prompts = reward, rollout_micro_prompts
+        self._thread = ThreadPoolExecutor(1, "judge")
+        cluster.rollout.on_output = self._judge
+
+    def train(self, *args, **kwargs) -> None:
+        try:
+            super().train(*args, **kwargs)
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _process_accumulated_batches(self, micro_batches, micro_batch_sizes, mode):
+        if not micro_batches:
+            return []
+        self._rollout_micro_batch_size = self._rollout_micro_prompts  # set earlier, it would cut the step itself
+        self._batch, self._size, self._mode = merge_micro_batches(micro_batches), micro_batch_sizes[0], str(mode)
+        self._judged: list[Future] = []
+        examples = super()._process_accumulated_batches(micro_batches, micro_batch_sizes, mode)
+        return map(self._with_advantages, examples, self._rewards)  # lazy: waits for the scores of each in turn
+
+    def _judge(self, output: RolloutOutput) -> None:
+        for judged in filter(Future.done, self._judged):
+            judged.result()  # an error ends the step here
+        for start in range(0, len(output.text), self._size):
+            first = len(self._judged) * self._size
+            self._judged.append(self._thread.submit(
+                self._reward.ahead, completions=output.text[start:start + self._size], mode=self._mode,
+                num_generations=self._num_generations(),
+                **{name: values[first:first + self._size] for name, values in self._batch.items()}))
+
+    def _compute_rewards(self, prompts, completions, mode, step=None, **columns) -> np.ndarray:
+        self._rewards = self._reward.in_parts([judged.result for judged in self._judged], prompts, completions,
+                                              self._num_generations(), self._mode, **columns)
+        return np.full(len(prompts), np.nan)
+
+    def _with_advantages(self, example, rewards: list[float]):
+        estimate = function_registry.get_advantage_estimator(self.algo_config.advantage_estimator)
+        advantages_B = estimate(rewards=np.array(rewards), num_generations=self._num_generations())
+        return example.replace(advantages=jax.device_put(advantages_B))

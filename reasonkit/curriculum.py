@@ -110,6 +110,7 @@ class Curriculum:
                 self._note([str(name) for name in id], values)
             return values
 
+        reward.rowwise = False  # a batch is noted whole
         return reward
 
     def _note(self, ids: Sequence[str], values: Sequence[float | None]) -> None:

@@ -1,8 +1,8 @@
 """GRPO (arXiv 2402.03300) with Tunix's `GRPOLearner`: sample groups, score them, move towards the better ones.
 
 Departs from Tunix's demo: the reference is the adapter as it was when this stage began, on the same frozen base, not a
-second model; a whole step is sampled in one rollout call; one composed reward function instead of a list, because Tunix
-sums a list with missing scores counted as zero.
+second model; a whole step is sampled in one rollout call, unless the judge is to work beside it; one composed reward
+function instead of a list, because Tunix sums a list with missing scores counted as zero.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 from jax.sharding import Mesh
 from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
@@ -28,8 +29,11 @@ from reasonkit.rollout import sampling
 class GrpoSettings:
     """`steps` updates, each on `prompts_per_step` prompts with `num_generations` completions of up to `max_new_tokens`.
 
-    `micro_prompts` prompts go through one forward and backward pass (0: all). `beta` is the weight of the KL penalty
-    towards the reference, `epsilon` the clipping range.
+    `micro_prompts` prompts go through one forward and backward pass (0: all). With `rollout_micro_prompts`, a multiple
+    of them, that many are sampled in one call; they are judged while the next are sampled, and each pass waits for its
+    own scores alone (0: a step is sampled, then judged, then trained on). For a judge on chips of its own. More calls
+    decode fewer rows at once, for longer in all, and draw other samples.
+    `beta` is the weight of the KL penalty towards the reference, `epsilon` the clipping range.
     """
 
     steps: int
@@ -39,6 +43,7 @@ class GrpoSettings:
     max_new_tokens: int
     learning_rate: float
     micro_prompts: int = 0
+    rollout_micro_prompts: int = 0
     beta: float = 0.04
     epsilon: float = 0.2
     temperature: float = 1.0
@@ -56,10 +61,16 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
 
     The adapter in memory must be that of `start_step`: it becomes the reference. Later steps found in `checkpoints` are
     resumed from. With a `curriculum` it chooses the problems, and a part of the reward must be its `watch`; without one
-    they come in turn. Raises ValueError when the rows of a pass do not divide over the mesh, the checkpoints are not at
-    a step of this stage, or the curriculum's log does not reach it.
+    they come in turn. Raises ValueError when the rows of a pass do not divide over the mesh, the prompts of a rollout
+    call do not divide a step into passes, the checkpoints are not at a step of this stage, or the curriculum's log does
+    not reach it.
     """
     micro = settings.micro_prompts or settings.prompts_per_step
+    each = settings.rollout_micro_prompts or settings.prompts_per_step
+    if settings.rollout_micro_prompts and (settings.prompts_per_step % each or each % micro):
+        raise ValueError(f"rollout_micro_prompts={each} must divide prompts_per_step={settings.prompts_per_step} and "
+                         f"be a multiple of micro_prompts={micro}")
+    calls = settings.prompts_per_step // each  # of the rollout, a step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
     _tunix.check_steps(checkpoints, start_step, settings.steps)
     anchor = reference(policy.model)
@@ -80,13 +91,15 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
         raise RuntimeError("the actor and its reference hold two copies of the base: the policy is on another mesh")
     trainer, rollout = cluster.actor_trainer, cluster.rollout
     done, minutes = trainer.train_steps - start_step, budget.minutes_used
-    rollout.calls = reward.calls = done  # samples, and weights that follow progress, go on from here
-    learner = GRPOLearner(cluster, GRPOConfig(num_generations=settings.num_generations, num_iterations=1,
-                                              beta=settings.beta, epsilon=settings.epsilon), [reward])
+    rollout.calls, reward.calls = done * calls, done  # samples, and weights that follow progress, go on from here
+    config = GRPOConfig(num_generations=settings.num_generations, num_iterations=1, beta=settings.beta,
+                        epsilon=settings.epsilon)
+    learner = (_tunix.Overlapped(cluster, config, reward, each) if settings.rollout_micro_prompts
+               else GRPOLearner(cluster, config, [reward]))
     cluster.global_steps = trainer.train_steps  # a last checkpoint carries none
 
     def extra(ctx, step: int) -> dict:
-        row = {"length": rollout.mean_lengths[step - done - 1]}
+        row = {"length": float(np.mean(rollout.mean_lengths[(step - done - 1) * calls:(step - done) * calls]))}
         if settings.beta:
             row["kl"] = float(ctx.metrics_logger.get_metric_history("actor", "kl", "train")[-1])
         return row

@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from reasonkit.answers import check
+from reasonkit.groups import FLAT, check_groups, correlation, group_means
 from reasonkit.judge import Judge, JudgeFailure, JudgeItem
 from reasonkit.rubrics import rubric_from_json
 from reasonkit.runlog import NullLog, RunLog
@@ -29,7 +30,7 @@ from reasonkit.tags import TAGS
 RewardFn = Callable[..., list[float | None]]
 Weight = float | Callable[[float], float]  # fixed, or a function of the run's progress in [0, 1]
 LogExtra = Callable[[str, Sequence], None]
-FLAT = 1e-9  # a spread below this is rounding, not a preference
+Asked = tuple[dict[str, tuple[np.ndarray, Counter[str]]], dict]  # part -> values and causes; what it read
 DECIMALS = 1  # of a judge's score: the finer ones are its noise, which a group's normalisation would blow up
 PROMPT_TAIL = 300  # characters of the sample's prompt that are logged
 # of each row only the worst defect counts: leaving the answer out is never better than starting it
@@ -147,6 +148,7 @@ def rubric(judge: Judge) -> RewardFn:
 
     reward.__name__ = "rubric"
     reward.failures = Counter()
+    reward.rowwise = True
     return reward
 
 
@@ -182,6 +184,10 @@ def compose(
     Weight 0: computed and logged, not trained on. A weight may be a function of progress, the calls in mode "train"
     so far over `total_calls`, at most 1; they are counted in `calls` of what is returned: set that to resume.
 
+    A judge may work ahead: `ahead(prompts, completions, **columns)` of what is returned asks the parts marked `rowwise`
+    (`rubric` is), from any one thread; `in_parts(answers, prompts, ...)` takes these answers for equal parts of a call,
+    in order, each as a function that waits for it, and yields each part's rewards: those of the one call.
+
     Each call writes one "reward" row to `log`: what is logged is what is trained on. Its `length_correlation` is that
     of each part with the completion's length in characters, within groups, because groups are what training compares;
     `sample["extra"]` holds what the parts read in the first completion.
@@ -206,33 +212,50 @@ def compose(
     if not 0.0 <= max_no_signal <= 1.0:
         raise ValueError(f"max_no_signal is {max_no_signal}; give a share in [0, 1]")
 
-    # Tunix passes num_generations because the parameter is named like its config's field
-    def reward(prompts: Sequence[str], completions: Sequence[str], num_generations: int, mode: str = "train",
-               **columns) -> list[float | None]:
-        _check_groups(prompts, completions, num_generations)
+    def asked(rowwise: bool, prompts: Sequence[str], completions: Sequence[str], columns: dict) -> Asked:
         extra = {}
-        columns |= {"num_generations": num_generations, "mode": mode,
-                    "log_extra": lambda name, values: extra.update({name: values[0]})}
+        columns = columns | {"log_extra": lambda name, values: extra.update({name: values[0]})}
+        return {name: _ask(fn, prompts, completions, columns) for name, (fn, _) in zip(names, parts, strict=True)
+                if getattr(fn, "rowwise", False) is rowwise}, extra
+
+    def ahead(prompts: Sequence[str], completions: Sequence[str], **columns) -> Asked:
+        return asked(True, prompts, completions, columns)
+
+    def in_parts(answers: Sequence[Callable[[], Asked]], prompts: Sequence[str], completions: Sequence[str],
+                 num_generations: int, mode: str = "train", **columns) -> Iterator[list[float]]:
+        check_groups(prompts, completions, num_generations)
+        weights = {name: weight if not callable(weight) else _at(name, weight, min(1.0, reward.calls / total_calls))
+                   for name, (_, weight) in zip(names, parts, strict=True)}
+        found, extra = asked(False, prompts, completions, columns | {"num_generations": num_generations, "mode": mode})
+        size, stop = len(prompts) // len(answers), 0
+        for answer in answers:
+            start, stop = stop, stop + size
+            some, read = answer()
+            extra = read | extra  # what was read in the first completion stays
+            for name, (values, why) in some.items():
+                raw_B, causes = found.setdefault(name, (np.full(len(prompts), np.nan), Counter()))
+                raw_B[start:stop] = values
+                causes.update(why)
+            heard, total_B = {name: np.isfinite(raw_B) for name, (raw_B, _) in found.items()}, np.zeros(len(prompts))
+            for name in filter(weights.get, weights):
+                raw_B, heard_B = found[name][0], heard[name]
+                total_B += weights[name] * np.where(heard_B, raw_B, group_means(raw_B, heard_B, num_generations))
+            if stop < len(prompts):
+                yield total_B[start:stop].tolist()
         lengths_B = np.array([len(c) for c in completions], np.float64)
-        total_B = np.zeros(len(prompts))
         rows, correlations, sample_parts, over = {}, {}, {}, []
-        for name, (fn, given) in zip(names, parts, strict=True):
-            weight = given if not callable(given) else _at(name, given, min(1.0, reward.calls / total_calls))
-            raw_B, causes = _ask(fn, prompts, completions, columns)
-            heard_B = np.isfinite(raw_B)
-            if weight:
-                total_B += weight * np.where(heard_B, raw_B, _group_means(raw_B, heard_B, num_generations))
+        for name, weight in weights.items():
+            (raw_B, causes), heard_B = found[name], heard[name]
             share = 1.0 - float(heard_B.mean())
             rows[name] = {"weight": weight, "mean": float(raw_B[heard_B].mean()) if heard_B.any() else None,
                           "no_signal": share, "causes": dict(causes)}
-            correlations[name] = _correlation(raw_B, lengths_B, heard_B, num_generations)
+            correlations[name] = correlation(raw_B, lengths_B, heard_B, num_generations)
             sample_parts[name] = float(raw_B[0]) if heard_B[0] else None
             if weight and share > max_no_signal:
                 over.append(f"{name}: {share:.0%} of {len(prompts)} completions ({dict(causes)})")
-        total_GN = total_B.reshape(-1, num_generations)
         log.write(
             "reward", mode=mode, completions=len(prompts), mean=float(total_B.mean()), parts=rows,
-            flat_groups=float((np.ptp(total_GN, axis=1) < FLAT).mean()),
+            flat_groups=float((np.ptp(total_B.reshape(-1, num_generations), axis=1) < FLAT).mean()),
             mean_length=float(lengths_B.mean()), length_correlation=correlations,
             sample={"prompt": str(prompts[0])[-PROMPT_TAIL:], "completion": str(completions[0]),
                     "total": float(total_B[0]), "parts": sample_parts, "extra": extra},
@@ -241,9 +264,15 @@ def compose(
             raise NoSignalError(f"no signal from {'; '.join(over)}, past max_no_signal={max_no_signal:.0%}; "
                                 "mend what the causes name, or give the part weight 0 to train without it")
         reward.calls += mode == "train"
-        return total_B.tolist()
+        yield total_B[start:].tolist()
 
-    reward.calls = 0
+    # Tunix passes num_generations because the parameter is named like its config's field
+    def reward(prompts: Sequence[str], completions: Sequence[str], num_generations: int, mode: str = "train",
+               **columns) -> list[float]:
+        columns |= {"num_generations": num_generations, "mode": mode}
+        return next(in_parts([lambda: ahead(prompts, completions, **columns)], prompts, completions, **columns))
+
+    reward.calls, reward.ahead, reward.in_parts = 0, ahead, in_parts
     return reward
 
 
@@ -252,18 +281,6 @@ def _at(name: str, weight: Callable[[float], float], progress: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the weight of {name} is {value} at progress {progress:.3f}; make it finite on [0, 1]")
     return value
-
-
-def _check_groups(prompts: Sequence[str], completions: Sequence[str], num_generations: int) -> None:
-    n = len(prompts)
-    if n == 0 or n != len(completions) or num_generations < 1 or n % num_generations:
-        raise ValueError(f"{n} prompts and {len(completions)} completions do not make groups of "
-                         f"num_generations={num_generations}; pass each prompt that many times in a row")
-    for start in range(0, n, num_generations):
-        group = {str(prompt) for prompt in prompts[start:start + num_generations]}
-        if len(group) > 1:
-            raise ValueError(f"rows {start} to {start + num_generations - 1} are one group but {len(group)} "
-                             f"different prompts; pass each prompt {num_generations} times in a row")
 
 
 def _ask(fn: RewardFn, prompts, completions, columns) -> tuple[np.ndarray, Counter[str]]:
@@ -278,19 +295,3 @@ def _ask(fn: RewardFn, prompts, completions, columns) -> tuple[np.ndarray, Count
     not_finite = int((~np.isfinite(raw_B)).sum()) - silent
     # + drops the causes that did not occur
     return raw_B, causes + Counter(none=silent - causes.total(), non_finite=not_finite)
-
-
-def _group_means(values_B: np.ndarray, heard_B: np.ndarray, num_generations: int) -> np.ndarray:
-    """For each completion the mean of what was heard in its group, 0.0 if that is nothing."""
-    heard_GN = heard_B.reshape(-1, num_generations)
-    count_G = np.maximum(heard_GN.sum(axis=1), 1)
-    return np.repeat(np.where(heard_GN, values_B.reshape(-1, num_generations), 0.0).sum(axis=1) / count_G,
-                     num_generations)
-
-
-def _correlation(values_B: np.ndarray, lengths_B: np.ndarray, heard_B: np.ndarray, n: int) -> float | None:
-    """Pearson's, of the deviations from the group's mean; None where one of the two does not vary."""
-    a, b = ((x - _group_means(x, heard_B, n))[heard_B] for x in (values_B, lengths_B))
-    if not heard_B.any() or min(np.abs(a).max(), np.abs(b).max()) < FLAT:
-        return None
-    return float(a @ b / np.sqrt((a @ a) * (b @ b)))

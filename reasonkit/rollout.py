@@ -73,6 +73,7 @@ class Rollout(VanillaRollout):
     Attributes:
         calls: generate calls so far; a resumed stage sets it to where it was.
         mean_lengths: mean completion length in tokens, one entry a call.
+        on_output: told what each call has sampled.
     """
 
     def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig):
@@ -80,6 +81,7 @@ class Rollout(VanillaRollout):
         super().__init__(rollout_actor, tokenizer, _cache_config(rollout_actor.config, rollout_config.kv_cache_size))
         self.calls = 0
         self.mean_lengths: list[float] = []
+        self.on_output: Callable[[RolloutOutput], None] = lambda output: None
         self._token_buffer = None
         decode = self._sampler._compiled_decode_fn
 
@@ -100,6 +102,7 @@ class Rollout(VanillaRollout):
         output.tokens = [row[:min(len(tokens) + 1, length)]
                          for row, tokens in zip(drawn_BL, output.tokens, strict=True)]
         self.mean_lengths.append(float(np.mean([len(tokens) for tokens in output.tokens])))
+        self.on_output(output)
         return output
 
 

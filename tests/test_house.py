@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A module may import any module of a lower layer, and those named before it in its own.
 LAYERS = (
     ("stdlib", "tags numerals expressions planning isolated answers tfidf budget runlog"),
-    ("numpy", "rubrics judge judge_cache judge_text services judge_api rewards text_rewards data curriculum "
+    ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards data curriculum "
      "evaluate monitors"),
     ("jax", "mesh gemma lora models model_rewards programs preflight"),
     ("tunix", "rollout _tunix sft simpo grpo distill verify"),

@@ -4,13 +4,15 @@ import inspect
 import itertools
 import json
 import math
+from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasonkit.judge import DeterministicJudge, LocalJudge
+from reasonkit.judge import DeterministicJudge, JudgeFailure, JudgeVerdict, LocalJudge
 from reasonkit.rewards import (
     PENALTIES,
     NoSignalError,
@@ -321,6 +323,61 @@ def test_the_correlation_with_length_is_within_groups(tmp_path):
     expected = np.corrcoef(np.concatenate(deviations), [-1, 0, 1] * 2)[0, 1]
     assert found == {"falls": pytest.approx(-1.0), "rises": pytest.approx(1.0), "flat": None, "groups": None,
                      "none": None, "mixed": pytest.approx(expected), "one": None}
+
+
+class Lengths:
+    """A judge by the reply's length, silent where that is even."""
+
+    failures: Counter = Counter()
+
+    def score(self, items):
+        return [JudgeVerdict(len(item.reply) / 10, (0.5,)) if len(item.reply) % 2 else JudgeFailure("away", item.reply)
+                for item in items]
+
+
+def test_the_rewards_of_a_call_in_parts_are_those_of_the_call(tmp_path):
+    """Two parts, judged before the rest is known; the other parts of the reward see the call whole."""
+    logs, seen = [RunLog(tmp_path / "whole.jsonl"), RunLog(tmp_path / "parts.jsonl")], []
+
+    def whole(prompts, completions, **columns):
+        seen.append(len(completions))
+        return [float(len(completions[0]) > 3)] * len(completions)
+
+    once, ahead = (compose([(whole, 0.1), (rubric(Lengths()), 0.7), (curious(), 0.0)], log, 0.5) for log in logs)
+    prompts, completions = list("aaabbb"), ["c" * length for length in (5, 3, 2, 4, 1, 9)]
+    columns = {"question": np.array(prompts), "rubric": np.array([RUBRIC] * 6), "num_generations": 3, "mode": "train"}
+    answers = []
+    for rows in (slice(0, 3), slice(3, 6)):
+        part = {name: values if isinstance(values, int | str) else values[rows] for name, values in columns.items()}
+        answers.append(partial(ahead.ahead, prompts[rows], completions[rows], **part))
+    found = ahead.in_parts(answers, prompts, completions, **columns)
+    first = next(found)
+    assert ahead.calls == 0 and not logs[1].read(), "half a call is no call"
+    assert [*first, *next(found)] == once(prompts, completions, **columns)
+    assert once.calls == ahead.calls == 1 and seen == [6, 6]
+    rows = [{name: value for name, value in log.last("reward").items() if name != "t"} for log in logs]
+    assert rows[0] == rows[1] and len(logs[1].read()) == 1
+    assert rows[0]["sample"]["extra"] == {"rubric": [0.5], "curious": "ccccc"}
+    assert rows[0]["parts"]["rubric"]["causes"] == {"away": 2}
+
+
+def curious():
+    def curious(prompts, completions, log_extra, **columns):
+        log_extra("curious", completions)
+        return [0.0] * len(completions)
+    return curious
+
+
+def test_too_little_signal_is_told_in_place_of_the_last_part(tmp_path):
+    log = RunLog(tmp_path / "run.jsonl")
+    reward = compose([(rubric(Lengths()), 1.0)], log, max_no_signal=0.5)
+    columns = {"question": ["q"] * 2, "rubric": [RUBRIC] * 2}
+    answers = [partial(reward.ahead, ["p"] * 2, replies, **columns) for replies in (["aa", "bb"], ["a", "bb"])]
+    found = reward.in_parts(answers, ["p"] * 4, ["aa", "bb", "a", "bb"], 2, question=["q"] * 4, rubric=[RUBRIC] * 4)
+    assert next(found) == [0.0, 0.0], "a part is not judged alone"
+    with pytest.raises(NoSignalError, match="rubric: 75% of 4 completions"):
+        next(found)
+    assert log.last("reward")["parts"]["rubric"]["no_signal"] == 0.75 and reward.calls == 0
 
 
 def test_a_weight_follows_progress_and_goes_on_where_it_is_told(tmp_path):

@@ -1,0 +1,161 @@
+"""What a step of GRPO costs when the judge works beside the policy: `python benchmarks/judge_overlap.py`.
+
+One run of Tunix's trainer on eight virtual CPU devices, policy on four, judge on four. The steps take turns: no judge,
+a judge beside the policy (`_tunix.Overlapped`), and one in Tunix's own order (sample, judge, train). All sample in the
+same number of calls, so that the judge is the only difference.
+
+Virtual devices share the cores of this machine, so a real second half can't be had. The judge of equal work
+therefore sleeps: in all, as long as the step without a judge has just taken (sampling, reference and updates), which is
+equal work for both halves. For information, the last two rows have the tiny judge itself, which takes its time from the
+same cores. Sampling in one call instead is what `--calls 1` measures.
+
+The best that can be had is 1 + 1 / calls: the judge has nothing to do while the first part is sampled, and the last
+part is trained on when it is through. Exits with 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+import numpy as np  # noqa: E402
+from tunix.rl.grpo.grpo_learner import GRPOLearner  # noqa: E402
+
+from reasonkit import _tunix, data, models, recipes, rewards  # noqa: E402
+from reasonkit._tunix import Overlapped  # noqa: E402
+from reasonkit.budget import TimeBudget  # noqa: E402
+from reasonkit.grpo import grpo  # noqa: E402
+from reasonkit.judge import RATINGS, JudgeVerdict, LocalJudge  # noqa: E402
+from reasonkit.lora import add_lora  # noqa: E402
+from reasonkit.mesh import plan_mesh  # noqa: E402
+from reasonkit.runlog import NullLog  # noqa: E402
+
+PROMPTS, GROUP = 16, 4
+AT_MOST, AT_LEAST = 1.15, 1.8  # of the step without a judge: with one of equal work beside it, and in turn
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of step: who judges, and whether beside the policy or after it."""
+
+    name: str
+    judge: str = ""
+    beside: bool = False
+
+
+NONE = Arm("no judge")
+BESIDE, IN_TURN = Arm("equal work, beside", "sleep", beside=True), Arm("equal work, in turn", "sleep")
+TINY = Arm("tiny judge, in turn", "tiny")
+ARMS = (NONE, BESIDE, IN_TURN, Arm("tiny judge, beside", "tiny", beside=True), TINY)
+WARM_UP = (NONE, TINY)  # these compile all there is
+
+
+class Clock:
+    """Which arm has this step, and what each step has taken."""
+
+    def __init__(self, order: list[Arm]):
+        self._order = iter(order)
+        self.arm, self.seconds = NONE, {arm: [] for arm in ARMS}  # in the order of the table
+        self._began = None
+
+    def begin(self) -> Arm:
+        now = time.perf_counter()
+        if self._began is not None:
+            self.seconds[self.arm].append(now - self._began)
+        self.arm, self._began = next(self._order), now
+        return self.arm
+
+    @property
+    def share(self) -> float:
+        """A completion's share of the last step without a judge, in seconds."""
+        return self.seconds[NONE][-1] / (PROMPTS * GROUP)
+
+
+class Judge:
+    """The judge of the step's arm."""
+
+    def __init__(self, clock: Clock, tiny: LocalJudge):
+        self.failures: Counter[str] = Counter()
+        self._clock, self._tiny = clock, tiny
+
+    def score(self, items):
+        if self._clock.arm.judge == "tiny":
+            return self._tiny.score(items)
+        if self._clock.arm.judge == "sleep":
+            time.sleep(self._clock.share * len(items))
+        return [JudgeVerdict(len(item.reply) % 11 / 10, (0.5,)) for item in items]
+
+
+def alternating(clock: Clock) -> type:
+    """The learner under test, which gives way to Tunix's own methods in the steps of the other arms."""
+
+    class Alternating(Overlapped):
+        def _process_accumulated_batches(self, micro_batches, micro_batch_sizes, mode):
+            if not micro_batches:
+                return []
+            self.arm = clock.begin()
+            self.rl_cluster.rollout.on_output = self._judge if self.arm.beside else lambda output: None
+            self._rollout_micro_batch_size = self._rollout_micro_prompts
+            order = Overlapped if self.arm.beside else GRPOLearner
+            return order._process_accumulated_batches(self, micro_batches, micro_batch_sizes, mode)
+
+        def _compute_rewards(self, *args, **columns):
+            order = Overlapped if self.arm.beside else GRPOLearner
+            return order._compute_rewards(self, *args, **columns)
+
+    return Alternating
+
+
+def measure(rounds: int, calls: int) -> dict[Arm, list[float]]:
+    """Seconds of the measured steps of each arm."""
+    profile, plan = recipes.PROFILES["cpu"], plan_mesh(jax.devices(), judge=True)
+    policy, tiny = models.load(profile.policy, plan.policy), models.load(profile.judge, plan.judge)
+    policy = replace(policy, model=add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, 0))
+    judge = LocalJudge(models.rating_logprobs(tiny, plan.judge, RATINGS, max_length=profile.judge_max_length,
+                                              batch_size=profile.judge_batch), profile.judge)
+    order = [*WARM_UP, *ARMS * rounds]
+    settings = replace(profile.grpo, steps=len(order) + 1, prompts_per_step=PROMPTS, num_generations=GROUP,
+                       micro_prompts=PROMPTS // calls, rollout_micro_prompts=PROMPTS // calls, save_every=10**6)
+    rows = data.curate(data.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
+    clock = Clock([*order, NONE])  # the last step only ends the one before
+    reward = rewards.compose([(rewards.rubric(Judge(clock, judge)), 1.0)], NullLog())
+    _tunix.Overlapped = alternating(clock)
+    with tempfile.TemporaryDirectory() as folder:
+        grpo(policy, plan.policy, rows, reward, settings, TimeBudget(1, 0), NullLog(), Path(folder), 0, 0)
+    return {arm: seconds[-rounds:] for arm, seconds in clock.seconds.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7, help="measured steps of each kind")
+    parser.add_argument("--calls", type=int, choices=[1, 2, 4, 8, 16], default=8, help="of the rollout, a step")
+    options = parser.parse_args()
+    seconds = measure(options.rounds, options.calls)
+    medians = {arm: float(np.median(times)) for arm, times in seconds.items()}
+    print(f"{PROMPTS * GROUP} completions a step, sampled, judged and trained on in {options.calls} parts; "
+          f"{options.rounds} steps a row\n")
+    print("| step | median seconds | shortest to longest | over no judge |\n|---|---|---|---|")
+    for arm, times in seconds.items():
+        print(f"| {arm.name} | {medians[arm]:.2f} | {min(times):.2f} to {max(times):.2f} | "
+              f"{medians[arm] / medians[NONE]:.2f} |")
+    beside, in_turn = (medians[arm] / medians[NONE] for arm in (BESIDE, IN_TURN))
+    print(f"\nbeside: {beside:.2f}, target at most {AT_MOST}, at best {1 + 1 / options.calls:.2f}; "
+          f"in turn: {in_turn:.2f}, target at least {AT_LEAST}")
+    return int(beside > AT_MOST or in_turn < AT_LEAST)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
