@@ -48,7 +48,7 @@ print(f"starting from step {warm['extra']['checkpoint_step']}; {run.budget.minut
 # Policy, reference and rollout share one half, the judge has the other. The reference costs no second copy of the base:
 # it is the adapter as it is now, on the same frozen weights. Without a judge the policy has all the chips, and with one
 # behind an API, too: the secret `GEMINI_API_KEY` switches it on, for no more dollars than the profile allows. A key of
-# OpenAI's, or of an endpoint that speaks its language, does as well.
+# OpenAI's, or of an endpoint that speaks its language, does as well; the competition may allow Google's alone.
 
 # %%
 judge = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,3 +14,12 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
 # A busy machine is no defect: no per-example deadline.
 settings.register_profile("reasonkit", deadline=None)
 settings.load_profile("reasonkit")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """For modules that make many samplers and trainers: what one has compiled, the next one reads."""
+    from tiny_run import compiled_once  # it imports jax
+
+    with compiled_once(tmp_path_factory.mktemp("compiled")):
+        yield

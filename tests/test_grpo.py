@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 from tiny_gemma import equal
-from tiny_run import CONFIG, ROWS, Clock, StopAfter, compiled_once, new_policy, short_tokenizer
+from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
 from tunix.rl.grpo.grpo_learner import GRPOLearner
 
@@ -35,16 +35,12 @@ from reasonkit.runlog import NullLog, RunLog
 from reasonkit.sft import SftSettings, sft
 from reasonkit.tags import TAGS
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 G = 2
 # Two passes of four prompts a step; a random model stops now and then within 16 tokens.
 SETTINGS = GrpoSettings(steps=4, prompts_per_step=8, num_generations=G, max_prompt_length=32, max_new_tokens=16,
                         learning_rate=2e-2, micro_prompts=4, save_every=50)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    with compiled_once(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture(scope="module")

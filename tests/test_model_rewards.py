@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from sklearn.linear_model import LogisticRegression
 from tiny_gemma import bump, forward
-from tiny_run import CONFIG, compiled_once, new_policy, short_tokenizer
+from tiny_run import CONFIG, new_policy, short_tokenizer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.assets.build import auc, reply
@@ -32,14 +32,10 @@ from reasonkit.rewards import compose
 from reasonkit.runlog import NullLog
 from reasonkit.tags import TAGS, neutralise
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 LENGTH = 64
 PROMPT = TAGS.prompt("3 plus 4")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    with compiled_once(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import jax
 import pytest
 from flax import nnx
 from tiny_gemma import equal
-from tiny_run import CONFIG, ROWS, StopAfter, compiled_once, new_policy, short_tokenizer
+from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 from tunix.rl.grpo.grpo_learner import GRPOLearner
 from tunix.rl.rl_cluster import RLCluster
 
@@ -29,18 +29,14 @@ from reasonkit.rollout import Rollout
 from reasonkit.rubrics import Criterion, rubric_to_json
 from reasonkit.runlog import RunLog
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 G = 2
 # A step of two rollout calls and four passes; 4 rows a pass, one on each device.
 SETTINGS = GrpoSettings(steps=3, prompts_per_step=8, num_generations=G, max_prompt_length=32, max_new_tokens=16,
                         learning_rate=2e-2, micro_prompts=2, rollout_micro_prompts=4, save_every=50)
 CALLS, PASSES, ROWS_A_PASS = 2, 4, 2 * G
 JUDGED = ROWS.map(lambda row: {"rubric": rubric_to_json([Criterion("Steps", "Shows the steps.", 1.0)])})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    with compiled_once(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture(scope="module")

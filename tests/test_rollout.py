@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 from tiny_gemma import forward
-from tiny_run import CONFIG, ROWS, compiled_once, short_tokenizer
+from tiny_run import CONFIG, ROWS, short_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 
 from reasonkit.gemma import init
@@ -16,14 +16,10 @@ from reasonkit.mesh import make_mesh
 from reasonkit.rollout import Rollout, generator, install_sharded_cache, sampling
 from reasonkit.tags import TAGS
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 PROMPT, NEW = 32, 12  # tokens; a prompt of ROWS has 29 with <bos>
 PROMPTS = [TAGS.prompt(question) for question in ROWS["question"][:8]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    with compiled_once(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from tiny_gemma import equal, forward
-from tiny_run import CONFIG, ROWS, Clock, StopAfter, compiled_once, new_policy, short_tokenizer
+from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.sft import sharding_utils
 
 from reasonkit import _tunix
@@ -25,13 +25,9 @@ from reasonkit.mesh import make_mesh
 from reasonkit.runlog import NullLog, RunLog
 from reasonkit.sft import SftSettings, sft
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 SETTINGS = SftSettings(steps=6, batch_size=8, max_length=48, learning_rate=2e-2, save_every=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    with compiled_once(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from tiny_gemma import bump
-from tiny_run import CONFIG, ROWS, compiled_once, new_policy, short_tokenizer
+from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
 
 from reasonkit import _tunix, verify
@@ -26,14 +26,10 @@ from reasonkit.rollout import generator
 from reasonkit.tags import TAGS
 from reasonkit.verify import SubmissionError, verify_submission
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 LIMITS = {"max_prompt_length": 32, "max_new_tokens": 12}
 QUESTIONS = ROWS["question"][:3]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    with compiled_once(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture(scope="module")
