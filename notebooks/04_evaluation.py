@@ -115,12 +115,14 @@ print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, 
 
 # %%
 from reasonkit.report import write_report
+from reasonkit.runlog import RunLog
 
 for name, result in results.items():
     result.to_json(run.stage("evaluation") / f"{name.replace(' ', '_').lower()}.json")
 run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minutes=run.budget.minutes_used,
            metrics={name: {"accuracy": result.accuracy, "form": result.format_rate, "steps": result.step_accuracy}
                     for name, result in results.items()})
+logs = run.log("sft"), run.log("grpo"), RunLog(run.stage("grpo") / "verdicts.jsonl")
 path = write_report(run.folder / "report.html", results, comparisons, [*manifests, run.manifest("evaluation")],
-                    [row for stage in ("sft", "grpo") for row in run.log(stage).read()], [])
+                    [row for log in logs for row in log.read()], [])
 print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")

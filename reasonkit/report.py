@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from reasonkit.evaluate import Difference, EvalResult, Interval
 
 MEASURES = (("Accuracy", "accuracy"), ("Format", "format_rate"), ("Step accuracy", "step_accuracy"))
 MAX_SAMPLES = 10  # problems shown side by side
+MAX_CRITERIA = 12  # a rubric of each problem's own has many
 
 STYLE = """
 :root { --ink: #23262b; --soft: #666b74;
@@ -101,14 +102,15 @@ def write_report(
 
     results: stage name -> result, in the order of training (stock, after SFT, after GRPO). comparisons: what
     is compared -> `evaluate.paired`. manifests: as `runlog.read_manifest` gives them. log_rows: of the run
-    logs, for the curves. figures: image files to include. Empty comparisons, manifests, rows and figures
-    leave their section out. ValueError without results, or for a figure that is no image.
+    logs and of the judge's record. figures: image files to include. Empty comparisons, manifests, rows and
+    figures leave their section out. ValueError without results, or for a figure that is no image.
     """
     if not results:
         raise ValueError("no results to report: evaluate at least one stage first")
+    log_rows = list(log_rows)
     sections = [_head(results), _headline(results), _compared(comparisons), _families(results),
-                _training(list(log_rows), figures), _samples(results), _failures(results), _facts(manifests),
-                NOTES]
+                _training(log_rows, figures), _judge(log_rows), _samples(results), _failures(results),
+                _facts(manifests), NOTES]
     page = ('<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>Evaluation report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
@@ -179,6 +181,22 @@ def _training(log_rows: list[Mapping[str, Any]], figures: Sequence[Path]) -> str
             raise ValueError(f"figure {path} is of type {kind}: give an image file, such as a PNG")
         shown.append(_figure(path.read_bytes(), kind, path.stem.replace("_", " ")))
     return "<h2>Training</h2>" + "".join(shown) if shown else ""
+
+
+def _judge(log_rows: list[Mapping[str, Any]]) -> str:
+    verdicts, met = [row for row in log_rows if row["event"] == "verdict"], defaultdict(list)
+    for row in (row for row in verdicts if "score" in row):
+        met["the score"].append(row["score"])
+        if len(row["titles"]) == len(row["per_criterion"]):  # else all criteria were rated as one
+            for title, value in zip(row["titles"], row["per_criterion"], strict=True):
+                met[title].append(value)
+    rows = [[title, len(values), *(_percent(sum(part) / len(part)) for part in (values[:fifth], values[-fifth:]))]
+            for title, values in list(met.items())[:MAX_CRITERIA] for fifth in [-(-len(values) // 5)]]
+    failed = Counter(row["cause"] for row in verdicts if "cause" in row)
+    told = ", ".join(f"{cause} {count}" for cause, count in failed.most_common()) or "none"
+    return "<h2>The judge</h2>" + _table(
+        ["", "verdicts", "first fifth", "last fifth"], rows, "How far each criterion was met, in the order of training; a "
+        f"reply that came again was not asked again. No signal: {told}.") if verdicts else ""
 
 
 def _samples(results: Mapping[str, EvalResult]) -> str:

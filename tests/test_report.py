@@ -126,6 +126,20 @@ def test_failures_are_counted_by_stage(tmp_path, results):
     assert rows["missing answer"] == ["9", "0", "0"]
 
 
+def test_the_judge_is_told_by_criterion_and_time(tmp_path, results):
+    rows = [{"t": 0.0, "event": "verdict", "judge": "j", "titles": ["Steps", "<b>Short"], "score": n / 10,
+             "per_criterion": [n / 10, 1.0]} for n in range(10)]
+    rows += [{"t": 0.0, "event": "verdict", "judge": "j", "titles": ["Steps", "<b>Short"], "cause": "timeout"}] * 3
+    rows += [{"t": 0.0, "event": "verdict", "judge": "i", "titles": ["Steps", "<b>Short"], "score": 0.5,
+              "per_criterion": [0.5]}]
+    page = write(tmp_path, results, log_rows=rows)
+    assert "The judge" in page and "timeout 3" in page and "&lt;b&gt;Short" in page
+    steps = page.split("<td>Steps</td>")[1].split("</tr>")[0]
+    assert "<td>10</td>" in steps and "5.0\N{NO-BREAK SPACE}%" in steps and "85.0\N{NO-BREAK SPACE}%" in steps
+    assert "<td>11</td>" in page.split("<td>the score</td>")[1].split("</tr>")[0]
+    assert "The judge" not in write(tmp_path, results)
+
+
 def test_samples_follow_the_stated_rule(tmp_path, results):
     page = write(tmp_path, results)
     asked = [text for text in page.texts if text.startswith("What is ")]
