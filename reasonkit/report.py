@@ -195,7 +195,7 @@ def _judge(log_rows: list[Mapping[str, Any]]) -> str:
     failed = Counter(row["cause"] for row in verdicts if "cause" in row)
     told = ", ".join(f"{cause} {count}" for cause, count in failed.most_common()) or "none"
     return "<h2>The judge</h2>" + _table(
-        ["", "verdicts", "first fifth", "last fifth"], rows, "How far each criterion was met, in the order of training; a "
+        ["", "verdicts", "first fifth", "last fifth"], rows, "How far each criterion was met, in training order; a "
         f"reply that came again was not asked again. No signal: {told}.") if verdicts else ""
 
 
