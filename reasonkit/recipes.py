@@ -74,7 +74,7 @@ _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=
 PROFILES = {
     "cpu": Profile(
         "cpu", devices=8, minutes=20, reserve_minutes=2, rows={"train": 3000, "validation": 240, "test": 600},
-        sft=SftSettings(steps=300, batch_size=32, max_length=136, learning_rate=2e-3),
+        sft=SftSettings(steps=120, batch_size=32, max_length=136, learning_rate=2e-3),
         grpo=GrpoSettings(steps=64, prompts_per_step=12, num_generations=8, max_prompt_length=80, max_new_tokens=64,
                           learning_rate=4e-4, beta=0.02),
         eval_batch=120, probe_every=20, judge_batch=96, **_TINY),
