@@ -97,9 +97,9 @@ for name, rows in splits.items():
 
 # %% [markdown]
 # A look at lengths: rows that do not fit a stage's token limit are left out, never cut, so a long tail here would be a
-# loss. More than half of the training traces give each step's result and not how it came about ("So 26, 24"): distilled
-# traces are uneven, and SFT learns that habit too. Such a reply is right as often as a full one, so that the answer alone
-# cannot tell them apart. To prefer the full reasoning is what the judge is for.
+# loss. The hump on the left are terse traces, which show no step at all: distilled traces are uneven, and SFT learns
+# that habit too. Where such a reply is right as often as a full one, the answer cannot tell them apart: to prefer the full
+# reasoning is what the judge is for.
 
 # %%
 import matplotlib.pyplot as plt

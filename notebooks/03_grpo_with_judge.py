@@ -84,14 +84,14 @@ if judged:
     print(f"judge: {judge.identity}")
 
 # %% [markdown]
-# Before it may teach, the judge must tell a worked solution from its results alone, from the same one cut short, and from
+# Before it may teach, the judge must tell a worked solution from its answer alone, from the same one cut short, and from
 # the same one padded.
 
 # %%
 item = data.problem("coins", 7, SEED)
 rubric = data.rubric_of(data.load_recipe(run.recipe.data), item)
 whole = item.reasoning
-for name, reasoning in (("whole", whole), ("results", data.terse(item)), ("cut short", item.steps[-1]),
+for name, reasoning in (("whole", whole), ("terse", data.terse(item)), ("cut short", item.steps[-1]),
                         ("padded", f"{whole}; {whole}")):
     reply = data.TAGS.render(reasoning=reasoning, answer=item.answer)
     print(f"{name:>9}: {judge.score([JudgeItem(item.question, reply, rubric)])[0] if judged else 'no judge'}  {reply}")

@@ -154,13 +154,13 @@ def assert_disjoint(splits: Mapping[str, Dataset]) -> None:
 
 
 def is_terse(recipe: DataRecipe, item: Problem) -> bool:
-    """Whether the training trace of this problem shows results alone: a function of its id."""
+    """Whether the training trace of this problem shows no step: a function of its id."""
     return random.Random(item.id).random() < recipe.terse
 
 
 def terse(item: Problem) -> str:
-    """The reasoning of a trace that gives the result of each step and not how it came about."""
-    return "So " + ", ".join(step.replace("=", " ").split()[-1] for step in item.steps)
+    """The reasoning of a trace that shows no step."""
+    return f"So {item.answer}"
 
 
 def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:

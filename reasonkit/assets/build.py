@@ -28,7 +28,7 @@ from scipy.stats import rankdata
 from tunix.sft import peft_trainer
 
 from reasonkit.budget import write_atomic
-from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, rubric_of, split_of, terse
+from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, rubric_of, split_of
 from reasonkit.gemma import init, save_hf, tiny_config
 from reasonkit.judge import RATINGS, judge_prompt, quoted
 from reasonkit.mesh import make_mesh
@@ -78,13 +78,18 @@ def rows(texts: Iterator[list[tuple[list[int], float]]], batch_size: int,
         yield peft_trainer.TrainingInput(input_tokens=tokens_BL, input_mask=mask_BL)
 
 
+def results(item: Problem) -> str:
+    """The result of each step, and not how it came about."""
+    return "So " + ", ".join(step.replace("=", " ").split()[-1] for step in item.steps)
+
+
 def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
     """Of eleven texts, three are chat turns answered directly, four chat turns and four documents with worked steps.
 
     A third of the worked ones give the steps' results alone: the policy is about as good at the one as at the other.
     """
     for number, item in enumerate(problems(recipe, "train", SEED)):
-        worked = f"{item.reasoning if number // 11 % 3 else terse(item)}\n{item.answer}"
+        worked = f"{item.reasoning if number // 11 % 3 else results(item)}\n{item.answer}"
         context, target, stop = (
             (TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn) if number % 11 < 3 else
             (STEPWISE.format(question=item.question), worked, tokenizer.end_of_turn) if number % 11 < 7 else
@@ -113,7 +118,7 @@ def babble(recipe: DataRecipe, rng: random.Random) -> str:
     return rng.choice(" \n").join(rng.choices(words, k=rng.randint(2, 14)))
 
 
-FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "terse")
+FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "results")
 
 
 def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, str, dict[str, float]]:
@@ -141,8 +146,8 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, 
     elif flaw == "answer":
         answer = misread(answer, rng)
     shown, needed = len(steps), len(item.steps)
-    if flaw == "terse":
-        shown, steps = 0, [terse(item)]
+    if flaw == "results":
+        shown, steps = 0, [results(item)]
     complete = shown / needed
     reasoning, after = "; ".join(steps) or "-", ""
     place = rng.choice((0, 0, 0, 1, 2, 3))
