@@ -65,9 +65,9 @@ class Recipe:
 
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0, judge_tp=1,
              judge_max_length=192)
-# Lengths and batches of the winning runs; rows a step sized for eight v5e chips with the weights replicated. On two
-# halves each pass trains while the next is judged, but a step is sampled in one call: at each token a chip reads all
-# weights, so that two calls of half the rows take about 1.6 times as long as one.
+# Lengths and batches of the winning runs; rows a step sized for eight v5e chips with the weights replicated. With the
+# judge on chips of its own a pass trains while the next is judged; a step is still sampled in one call: each token
+# reads all weights, for few rows as for many.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048,
               api_dollars=5.0)
 

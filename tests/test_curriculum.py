@@ -135,6 +135,17 @@ def test_only_the_training_of_the_drawn_batch_is_noted(log):
     assert [(row["step"], row["rates"]) for row in log.read()] == [(1, {batch[0]: 0.5})]
 
 
+def test_a_watched_judge_is_asked_for_the_whole_batch_at_once(log):
+    """Not ahead, in parts: none of them is the batch that was drawn."""
+    def judged(prompts, completions, **columns):
+        return [1.0] * len(completions)
+
+    judged.rowwise = True
+    reward, watched = (compose([(fn, 1.0)], log) for fn in (judged, Curriculum(log).watch(judged)))
+    assert list(reward.ahead(["a"], ["b"], id=["p0"])[0]) == ["judged"]
+    assert list(watched.ahead(["a"], ["b"], id=["p0"])[0]) == []
+
+
 def test_no_signal_leaves_the_rate_as_it_was(log):
     """Problems on which nothing is ever heard stay as good as unseen."""
     replayed, seen = run(log, 6, fn=lambda prompts, completions, id, **columns: [None] * len(id))

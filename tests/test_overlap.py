@@ -35,7 +35,7 @@ G = 2
 # A step of two rollout calls and four passes; 4 rows a pass, one on each device.
 SETTINGS = GrpoSettings(steps=3, prompts_per_step=8, num_generations=G, max_prompt_length=32, max_new_tokens=16,
                         learning_rate=2e-2, micro_prompts=2, rollout_micro_prompts=4, save_every=50)
-CALLS, PASSES, ROWS_A_PASS = 2, 4, 2 * G
+CALLS, PASSES = 2, 4
 JUDGED = ROWS.map(lambda row: {"rubric": rubric_to_json([Criterion("Steps", "Shows the steps.", 1.0)])})
 
 
@@ -52,6 +52,7 @@ class Serial(GRPOLearner):
     def __init__(self, cluster, config, reward, rollout_micro_prompts):
         super().__init__(cluster, config, [reward])
         self.each = rollout_micro_prompts
+        Serial.lengths = cluster.rollout.mean_lengths
 
     def _generate_and_compute_advantage(self, batch, mode):
         self._rollout_micro_batch_size = self.each
@@ -105,6 +106,8 @@ def test_the_serial_order_gives_the_same_weights_bit_for_bit(overlapped, setup, 
     assert sum(overlapped.judge.items, []) == sum(serial.judge.items, []), "samples"
     for event in ("reward", "grpo_step", "pass_rates", "texts"):
         assert rows(overlapped, event) == rows(serial, event) and len(rows(serial, event)) == 3, "a row a step"
+    assert [row["length"] for row in rows(serial, "grpo_step")] == [
+        sum(Serial.lengths[n:n + CALLS]) / CALLS for n in range(0, 3 * CALLS, CALLS)]
     assert overlapped.reward.calls == serial.reward.calls == 3
     assert any(row["parts"]["rubric"]["no_signal"] for row in rows(serial, "reward")), "no score was missing"
     assert len({json.dumps(row["parts"]) for row in rows(serial, "reward")}) == 3
