@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 from reasonkit.budget import TimeBudget
 from reasonkit.runlog import RunLog
+from reasonkit.tags import printable
 
 Row = Mapping[str, Any]
 
@@ -39,14 +40,9 @@ CLIP = 2000  # characters of one text that are shown
 FRAME = "border-left:3px solid #bbb;padding:.2em .8em;margin:.8em 0;line-height:1.35"
 
 
-def _printable(text: object) -> str:
-    """Lone surrogates, which UTF-8 and fonts lack, become "?"."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
-
-
 def escape(text: object) -> str:
     """`text` as HTML that shows it and does nothing else."""
-    return html.escape(_printable(text))
+    return html.escape(printable(str(text)))
 
 
 class Curves(Figure):
@@ -74,7 +70,7 @@ def curves(rows: Iterable[Row]) -> Curves:
             smooth = _running_mean(y)
             if smooth is not y:
                 axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(x, smooth, color=colour, linewidth=1.6, label=_printable(name),
+            axes.plot(x, smooth, color=colour, linewidth=1.6, label=printable(str(name)),
                       marker="." if smooth is y else None)
         axes.set_title(title, loc="left", fontsize=10, color="#222222")
         axes.set_xlabel(axis, fontsize=8, color="#666666")

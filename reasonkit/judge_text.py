@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from reasonkit.judge import JudgeFailure, JudgeItem, JudgeVerdict, one_line, quoted, weighed
+from reasonkit.judge import JudgeFailure, JudgeItem, JudgeVerdict, one_line, quoted, weighed, wording
 from reasonkit.rubrics import Criterion
+from reasonkit.tags import printable
 
 Result = JudgeVerdict | JudgeFailure
 
@@ -58,7 +59,7 @@ class ScoreSheet:
         criteria = [f"{n}. {one_line(c)} (weight {c.weight:g})" for n, c in enumerate(self.rubric, 1)]
         replies = [f"Reply {n}:\n{quoted(reply)}" for n, reply in enumerate(self.replies, 1)]
         text = "\n".join(["Criteria:", *criteria, "Question:", quoted(self.question), *replies])
-        return text.encode("utf-8", "replace").decode()  # no wire and no tokenizer takes a lone surrogate
+        return printable(text)
 
     @cached_property
     def number(self) -> int:
@@ -180,7 +181,7 @@ def identity(name: str, form: tuple[str, int, bool]) -> str:
     """What a written verdict depends on besides the item: the model's name, the form (mode, replies a call, both
     orders) and the prompt's wording."""
     prompt = ScoreSheet("q", ("r",), (Criterion("t", "d", 1.0),), form[0]).prompt
-    return f"{name} {form} {hashlib.sha256(prompt.encode()).hexdigest()[:12]}"
+    return f"{name} {form} {wording([prompt])}"
 
 
 class WrittenJudge:

@@ -38,6 +38,11 @@ _CONTROL = re.compile(
 _BRACKETED = re.compile(r"\[\s*+(multimodal|@bos@)\s*+\]", re.IGNORECASE)
 
 
+def printable(text: str) -> str:
+    """`text` with lone surrogates as "?": UTF-8, and so every tokenizer, wire and font, lacks them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def neutralise(text: str) -> str:
     """`text` with every control marker in other brackets, so that no tokenizer reads a control token.
 

@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from typing import Protocol
 
 from reasonkit.rewards import LogExtra, RewardFn, no_extra
-from reasonkit.tags import TAGS
+from reasonkit.tags import TAGS, printable
 from reasonkit.tfidf import TfIdf, words
 
 RELEVANT = 0.1  # cosine with the question that is enough: worked solutions lie between 0.1 and 0.75
@@ -138,8 +138,7 @@ def overlong(tokenizer: Encoder, max_tokens: int, buffer: int) -> RewardFn:
 
 
 def _tokens(tokenizer: Encoder, text: str) -> int:
-    # lone surrogates, which UTF-8 and so SentencePiece lack, become "?"
-    return len(tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8")))
+    return len(tokenizer.encode(printable(text)))
 
 
 def repetition(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:

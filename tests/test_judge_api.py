@@ -406,10 +406,8 @@ def sdk(request, monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     if request.param == "gemini":
-        pytest.importorskip("google.genai")
         template, prompt, make = GEMINI, (lambda body: body["contents"][0]["parts"][0]["text"]), gemini
     else:
-        pytest.importorskip("openai")
         template, prompt, make = OPENAI, (lambda body: body["messages"][0]["content"]), openai_compatible
 
     def judge(address, **limits):

@@ -3,6 +3,7 @@
 import json
 import time
 
+import jsonschema
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -61,7 +62,6 @@ def test_number_depends_on_all_that_is_shown():
 
 
 def test_schema_describes_the_verdict_and_nothing_of_the_data():
-    jsonschema = pytest.importorskip("jsonschema")
     for sheet, good in ((EXPLICIT, [[5, 2], [1, 1]]), (IMPLICIT, [[10]])):
         jsonschema.validate(json.loads(verdict(sheet, *good)), sheet.schema)
         for bad in (good[:-1], [*good, good[0]], [[*good[0], 1], *good[1:]], [[0] * len(good[0]), *good[1:]]):
