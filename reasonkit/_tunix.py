@@ -107,9 +107,9 @@ def mend(checkpoints: Path) -> None:
                     _read(folder / item)
             return
         except Exception as error:  # noqa: BLE001 - orbax and its storage raise what they like on damaged files
-            warnings.warn(f"step {step} in {checkpoints} is damaged and set aside, the one before is used: "
-                          f"{type(error).__name__}: {str(error)[:200]}", stacklevel=2)
-            set_aside(checkpoints, step, "damaged")
+            moved = set_aside(checkpoints, step, "damaged")
+            warnings.warn(f"step {step} in {checkpoints} is damaged, the one before is used; it is now {moved} "
+                          f"({type(error).__name__}: {str(error)[:200]})", stacklevel=2)
 
 
 def _read(folder: Path) -> None:

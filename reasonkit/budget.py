@@ -31,7 +31,7 @@ Batch = TypeVar("Batch")
 
 WINDOW = 5  # steps whose maximum predicts the next one
 SAVE_SECONDS = 5.0  # the ledger is at most this much, and one step, behind
-MARGIN = 1.25  # on the longest time measured, for what is still to be done after the stages
+MARGIN = 1.25  # on what is measured of what is still to be done after the stages
 
 
 class BudgetError(ValueError):
@@ -86,8 +86,8 @@ class TimeBudget:
     """The minutes of one session, shared out among its stages.
 
     hours: length of the session. reserve_minutes: kept free at its end, at least, for the last checkpoint, the
-    evaluation and the export. ahead: what is to be done there, name -> how often; what `timed` measures of it
-    makes the reserve larger.
+    evaluation and the export. ahead: what is to be done there, name -> how often; `timed` measures each, and
+    the half of reserve_minutes is for what is not measured.
     ledger: JSON file; one of the same boot and younger than `hours` is continued, as after a kernel restart;
     any other belongs to an ended session and is replaced. None keeps the record in memory.
     shares: stage -> positive weight, for the stages that will run under `guard`. clock: seconds since boot.
@@ -127,7 +127,7 @@ class TimeBudget:
         self._record = self._continued()
         if self._record is None:
             started = clock() - session_age(self.hours * 3600)
-            self._record = {"started": started, "boot_id": boot_id(), "stages": {}, "longest": {}}
+            self._record = {"started": started, "boot_id": boot_id(), "stages": {}, "took": {}}
             self._save()
 
     @property
@@ -142,18 +142,17 @@ class TimeBudget:
 
     @property
     def minutes_reserved(self) -> float:
-        """`reserve_minutes`, or what lies `ahead` by its longest measured times and `MARGIN`, if that is more."""
-        longest = self._record["longest"]
-        seconds = sum(count * longest.get(name, 0.0) for name, count in self._ahead.items())
-        return max(self.reserve_minutes, MARGIN * seconds / 60)
+        """`reserve_minutes`; if that is more, a half of it and what lies `ahead` as long as each took last x MARGIN."""
+        took = self._record["took"]
+        seconds = sum(count * took.get(name, 0.0) for name, count in self._ahead.items())
+        return max(self.reserve_minutes, self.reserve_minutes / 2 + MARGIN * seconds / 60)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Measure one of the things `ahead`; the ledger keeps the longest of each for the session."""
+        """Measure one of the things `ahead`; the ledger keeps the last of each for the session."""
         began = self._clock()
         yield
-        longest = self._record["longest"]
-        longest[name] = max(longest.get(name, 0.0), self._clock() - began)
+        self._record["took"][name] = self._clock() - began
         self._save()
 
     @property
@@ -267,7 +266,7 @@ class TimeBudget:
             started, boot = float(record["started"]), record["boot_id"]
             for row in record["stages"].values():
                 row["steps"], row["seconds"] = int(row["steps"]), float(row["seconds"])
-            record["longest"] = {name: float(seconds) for name, seconds in record.get("longest", {}).items()}
+            record["took"] = {name: float(seconds) for name, seconds in record["took"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # ledgers are replaced whole, so this is no torn write but another file or a damaged disk
             raise BudgetError(

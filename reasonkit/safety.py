@@ -85,8 +85,8 @@ class _Steps(hooks.TrainingHooks):
         pass
 
 
-def check_room(checkpoints: Path, needed: float) -> None:
-    """Make room for `needed` bytes: all steps but the last may go. Raises DiskFullError when that is not enough."""
+def check_room(checkpoints: Path, needed: float, delete: Callable[[int], None]) -> None:
+    """Make room for `needed` bytes: `delete` all steps but the last. Raises DiskFullError when that is not enough."""
     actor = checkpoints / "actor"
     actor.mkdir(parents=True, exist_ok=True)
     steps = sorted(int(path.name) for path in actor.iterdir() if path.name.isdigit())
@@ -97,7 +97,7 @@ def check_room(checkpoints: Path, needed: float) -> None:
             raise DiskFullError(f"a checkpoint needs {needed / 1e6:.0f} MB in {actor}, and {free / 1e6:.0f} MB are "
                                 f"free: step {steps[-1] if steps else 'none'} is kept; delete what is not needed, and "
                                 "run the stage again")
-        shutil.rmtree(_tunix.set_aside(checkpoints, steps.pop(0), "room"))
+        delete(steps.pop(0))
 
 
 def _keep_good(checkpoints: Path, since: int) -> str:
@@ -135,7 +135,7 @@ def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_
         if not _finite(adapter):
             raise DivergedError(f"{event} {step - first_step}: the adapter has weights that are no numbers", since=step)
         leaves = jax.tree.leaves((adapter, nnx.state(optimizer, nnx.optimizer.OptState)))
-        check_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves))
+        check_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), manager._checkpoint_manager.delete)
         return save(step, model, optimizer, force=force, **options)
 
     def numbered(batches: Iterator) -> Iterator:

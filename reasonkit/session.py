@@ -7,7 +7,8 @@ does what it would have done at once. A second one does not wait.
 A step that hangs pulls no more batches. The watchdog writes down what is known and sends the main thread a SIGINT,
 which ends a wait in Python (a judge that does not answer, a queue). It cannot end a call into C that never returns, a
 deadlocked collective say: nothing in Python can. Then the process ends itself, in a notebook the kernel: the session's
-hours would be lost otherwise, while *Run all* continues from the last checkpoint.
+hours would be lost otherwise, while *Run all* continues from the last checkpoint. Where such a call also keeps Python's
+lock, which JAX's do not, the watchdog cannot run either.
 """
 
 from __future__ import annotations
@@ -125,15 +126,18 @@ class Watchdog:
         self._thread.join()
 
     def _look(self) -> None:
-        seen, since, longest = self._pulse(), time.monotonic(), 0.0
-        while not self._over.wait(min(self._first, self._least) / 20):
+        seen, last, idle, longest = self._pulse(), time.monotonic(), 0.0, 0.0
+        poll = min(self._first, self._least) / 20
+        while not self._over.wait(poll):
             now, pulse = time.monotonic(), self._pulse()
+            idle += min(now - last, 2 * poll)  # no more: a process that was stopped as a whole does not hang
+            last = now
             if pulse != seen:
-                longest = max(longest, now - since) if seen[1] > 2 else longest
-                seen, since = pulse, now
+                longest = max(longest, idle) if seen[1] > 2 else longest
+                seen, idle = pulse, 0.0
             limit = max(self._least, FACTOR * longest) if seen[1] > 2 else self._first
-            if now - since > limit:
-                self._end(seen, now - since, limit)
+            if idle > limit:
+                self._end(seen, idle, limit)
                 return
 
     def _end(self, pulse: tuple[str, int], seconds: float, limit: float) -> None:
