@@ -134,6 +134,7 @@ def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_
         adapter = nnx.state(model, nnx.LoRAParam)
         if not _finite(adapter):
             raise DivergedError(f"{event} {step - first_step}: the adapter has weights that are no numbers", since=step)
+        manager._checkpoint_manager.wait_until_finished()  # as orbax would: the step before counts too
         leaves = jax.tree.leaves((adapter, nnx.state(optimizer, nnx.optimizer.OptState)))
         check_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), manager._checkpoint_manager.delete)
         return save(step, model, optimizer, force=force, **options)
@@ -159,5 +160,4 @@ def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_
     except DivergedError as error:
         raise DivergedError(f"{error}. {_keep_good(checkpoints, error.since)} in {checkpoints}. Lower learning_rate or "
                             "clip, or look at the data of that step, and run the stage again", error.since) from error
-    finally:
-        log.step = None
+    log.step = None  # not after an error: what a thread left behind still writes is of a step that is done again
