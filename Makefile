@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint notebooks preflight bench assets clean
+.PHONY: help demo test faults lint notebooks preflight bench assets clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -18,7 +18,7 @@ PARAMETERS := --set PROFILE=cpu $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:
-	@sed -n '1,3s/^# //p' Makefile; echo "also: make lint notebooks preflight bench assets clean"
+	@sed -n '1,3s/^# //p' Makefile; echo "also: make faults lint notebooks preflight bench assets clean"
 
 # A name on the PATH may be a shim that fails, or another version: the first that runs and fits is taken.
 $(PY):
@@ -51,6 +51,10 @@ demo: $(RUN_STAMP)
 
 test: $(DEV_STAMP)
 	$(PY) -m pytest $(if $(FAST),-m "not slow")
+
+# The tests that put faults into a run, at all places; `make test` takes two of the kills.
+faults: $(DEV_STAMP)
+	FAULTS=all $(PY) -m pytest tests/test_faults.py
 
 lint: $(DEV_STAMP)
 	$(PY) -m ruff check .

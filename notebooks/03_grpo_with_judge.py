@@ -127,7 +127,7 @@ print(run.recipe.rewards)
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
-probe = monitors.probe(generate, validation, profile.eval_batch, log, profile.probe_every)
+probe = monitors.probe(generate, validation, profile.eval_batch, log, profile.probe_every, run.budget.timed)
 watch = monitors.watcher(log)
 
 

@@ -1,4 +1,4 @@
-"""The only module that bends to Tunix's versions: step logging, checkpoint options, the GRPO cluster and its learner.
+"""The only module that bends to Tunix's versions: optimiser, checkpoints, the GRPO cluster and its learner.
 
 Tested with 0.1.7. Where the next version renames a thing, the name is looked up here and nowhere else.
 """
@@ -6,7 +6,7 @@ Tested with 0.1.7. Where the next version renames a thing, the name is looked up
 from __future__ import annotations
 
 import shutil
-import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
@@ -23,7 +24,7 @@ from tunix.rl import function_registry, rl_cluster
 from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
 from tunix.rl.rollout.base_rollout import RolloutOutput
 from tunix.rl.utils import merge_micro_batches
-from tunix.sft import checkpoint_manager, hooks
+from tunix.sft import checkpoint_manager
 
 from reasonkit.rollout import Rollout
 
@@ -42,52 +43,30 @@ class StageResult:
     stopped: str
 
 
-class StepLog(hooks.TrainingHooks):
-    """Writes one row a training step to the run log: loss, seconds, and what `extra(step)` adds.
-
-    Hooks, not a metrics backend: Tunix's backends listen globally and are never removed, so the log of a stage that is
-    over would go on receiving the scalars of the next.
-    """
-
-    def __init__(self, log, event: str, first_step: int, extra: Callable[[object, int], dict],
-                 on_step: Callable[[], None]):
-        self._log, self._event, self._first, self._extra, self._on_step = log, event, first_step, extra, on_step
-        self._last = time.perf_counter()
-
-    def on_train_step_end(self, train_ctx, train_step, train_loss):
-        now = time.perf_counter()
-        step = int(train_step) - self._first
-        self._log.write(self._event, step=step, loss=float(train_loss), seconds=now - self._last,
-                        **self._extra(train_ctx, step))
-        self._last = now
-        self._on_step()
-
-    def on_train_start(self, train_ctx):
-        pass
-
-    def on_train_end(self, train_ctx):
-        pass
-
-    def on_train_step_start(self, train_ctx):
-        pass
-
-    def on_eval_step_start(self, train_ctx):
-        pass
-
-    def on_eval_step_end(self, train_ctx, eval_loss):
-        pass
-
-
 def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float,
           clip: float) -> optax.GradientTransformation:
     """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine to a tenth.
 
-    The warm-up begins one step above zero, so that the first update is not lost.
+    The warm-up begins one step above zero, so that the first update is not lost. The state has a scalar that `stretch`
+    sets: a stage whose time ends after a half of the steps goes through the whole schedule twice as fast. At 1, where
+    it begins, the updates are those of optax's AdamW bit for bit.
     """
     rise = max(1, round(warmup * steps))
     schedule = optax.warmup_cosine_decay_schedule(learning_rate / (rise + 1), learning_rate, rise, max(2, steps),
                                                   learning_rate / 10)
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, b2=0.99, weight_decay=weight_decay))
+
+    def stretched(stretch) -> optax.GradientTransformation:
+        return optax.adamw(lambda count: schedule(count * stretch), b2=0.99, weight_decay=weight_decay)
+
+    return optax.chain(optax.clip_by_global_norm(clip), optax.inject_hyperparams(stretched)(stretch=1.0))
+
+
+def stretch(trainer, factor: float) -> None:
+    """Let the learning rate of `adamw` follow `factor` times the steps made, from the trainer's next step on."""
+    state = trainer.optimizer.opt_state
+    state = getattr(state, "inner_opt_state", state)  # with micro-batches it is wrapped
+    scalar = state[1].hyperparams["stretch"]
+    scalar[...] = jax.device_put(jnp.float32(factor), scalar[...].sharding)
 
 
 def checkpoint_options(save_every: int, keep: int) -> ocp.CheckpointManagerOptions:
@@ -111,11 +90,43 @@ def take_back(checkpoints: Path, start_step: int) -> None:
     step, actor = latest_step(checkpoints), checkpoints / "actor"
     before, last = ((actor / str(number) / "optimizer_state").is_dir() for number in (step - 1, step))
     if step > start_step and before and not last:
-        shutil.rmtree(actor / str(step))
+        shutil.rmtree(set_aside(checkpoints, step, "copy"))
+
+
+def set_aside(checkpoints: Path, step: int, why: str) -> Path:
+    """Move a step out of everyone's way, at once: nothing there is loaded."""
+    target = checkpoints / "set_aside" / f"{step}-{why}"
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return (checkpoints / "actor" / str(step)).rename(target)
+
+
+def mend(checkpoints: Path) -> None:
+    """Set aside the last steps that cannot be read in full, so that the last good one is the last."""
+    while step := latest_step(checkpoints):
+        folder = checkpoints.resolve() / "actor" / str(step)
+        try:
+            for item in ("model_params", "optimizer_state"):
+                if item == "model_params" or (folder / item).exists():
+                    _read(folder / item)
+            return
+        except Exception as error:  # noqa: BLE001 - orbax and its storage raise what they like on damaged files
+            moved = set_aside(checkpoints, step, "damaged")
+            warnings.warn(f"step {step} in {checkpoints} is damaged, the one before is used; it is now {moved} "
+                          f"({type(error).__name__}: {str(error)[:200]})", stacklevel=2)
+
+
+def _read(folder: Path) -> None:
+    """Every array of one saved item into host memory, whatever devices it was saved from."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(folder).item_metadata.tree
+        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        checkpointer.restore(folder, restore_args=to_host)
 
 
 def check_steps(checkpoints: Path, start_step: int, steps: int) -> None:
-    """Raises ValueError when the last step is none of this stage's: Tunix would resume from it in silence."""
+    """Sets damaged steps aside. Raises ValueError when the last is none of this stage's: Tunix would resume from it."""
+    mend(checkpoints)
     step = latest_step(checkpoints)
     if not start_step <= step <= start_step + steps:
         raise ValueError(f"{checkpoints} is at step {step}, and this stage goes from step {start_step} to "

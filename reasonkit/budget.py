@@ -1,16 +1,20 @@
 """The clock of one session: how long each stage may train, kept on disk so that a restart does not forget it.
 
-A `TimeBudget` counts from the first time its ledger was written, not from the cell that made the object. Its
-`guard` stands between the batches and a trainer and ends the data in time for the last checkpoint: Tunix
-stops cleanly, and saves, when its iterator ends at a full batch.
+A `TimeBudget` counts from the session's start, not from the cell that made the object. Its `guard` stands
+between the batches and a trainer and ends the data in time for the last checkpoint: Tunix stops cleanly, and
+saves, when its iterator ends at a full batch.
 
-It is not a scheduler and interrupts nothing: a step that hangs is not cut short, and work that the consumer
-still has in flight when the guard ends is not counted. A consumer that runs n batches ahead (Tunix's SFT
-trainer keeps up to two steps in flight) passes its deadline by up to n steps; the reserve pays for them.
+All times are read off the clock that counts since boot: it is one for all processes, so that a restarted
+kernel goes on with it, and setting the wall clock does not move it.
+
+It is not a scheduler and interrupts nothing (`session` does): work that the consumer still has in flight
+when the guard ends is not counted. A consumer that runs n batches ahead (Tunix's SFT trainer keeps up to two
+steps in flight) passes its deadline by up to n steps; the reserve pays for them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -21,11 +25,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from reasonkit.session import boot_id, session_age
+
 Batch = TypeVar("Batch")
 
 WINDOW = 5  # steps whose maximum predicts the next one
 SAVE_SECONDS = 5.0  # the ledger is at most this much, and one step, behind
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+MARGIN = 1.25  # on what is measured of what is still to be done after the stages
 
 
 class BudgetError(ValueError):
@@ -45,10 +51,6 @@ def write_atomic(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
 
 
 class _Pace:
@@ -72,16 +74,23 @@ class _Pace:
         The mean is there for bursts of fast pulls (a consumer that fetches ahead, a resumed run that skips
         what it has seen): they must not make a step look free.
         """
-        return max(*self._recent, self._total / self._count) if self._count else 0.0
+        return max(*self._recent, self.mean) if self._count else 0.0
+
+    @property
+    def mean(self) -> float:
+        """Of all steps but the first; 0 while only that is known."""
+        return self._total / self._count if self._count else 0.0
 
 
 class TimeBudget:
     """The minutes of one session, shared out among its stages.
 
-    hours: length of the session. reserve_minutes: kept free at its end for the last checkpoint and its check.
+    hours: length of the session. reserve_minutes: kept free at its end, at least, for the last checkpoint, the
+    evaluation and the export. ahead: what is to be done there, name -> how often; `timed` measures each, and
+    the half of reserve_minutes is for what is not measured.
     ledger: JSON file; one of the same boot and younger than `hours` is continued, as after a kernel restart;
     any other belongs to an ended session and is replaced. None keeps the record in memory.
-    shares: stage -> positive weight, for the stages that will run under `guard`. clock: epoch seconds.
+    shares: stage -> positive weight, for the stages that will run under `guard`. clock: seconds since boot.
 
     Raises BudgetError when a number makes no sense, the reserve takes all the time, or the ledger is corrupt.
     """
@@ -92,7 +101,8 @@ class TimeBudget:
         reserve_minutes: float = 20.0,
         ledger: Path | None = None,
         shares: Mapping[str, float] | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        ahead: Mapping[str, int] | None = None,
     ) -> None:
         if not (math.isfinite(hours) and hours > 0):
             raise BudgetError(f"hours={hours!r}: give the session's length as a positive number")
@@ -109,11 +119,15 @@ class TimeBudget:
                 raise BudgetError(f"shares[{stage!r}]={share!r}: give a positive weight, or leave it out")
         self.hours, self.reserve_minutes = float(hours), float(reserve_minutes)
         self.ledger = Path(ledger) if ledger is not None else None
-        self._clock = clock
+        self._clock, self._ahead = clock, dict(ahead or {})
+        self._pace, self._deadline = _Pace(), math.inf  # of the running stage
+        self._why: str | None = None
+        self.pulse: tuple[str, int] = ("", 0)  # the running stage and the batches it has pulled
         self._begun: set[str] = set()  # by this object; such a stage is over once another begins
         self._record = self._continued()
         if self._record is None:
-            self._record = {"started": clock(), "boot_id": _boot_id(), "stages": {}}
+            started = clock() - session_age(self.hours * 3600)
+            self._record = {"started": started, "boot_id": boot_id(), "stages": {}, "took": {}}
             self._save()
 
     @property
@@ -124,7 +138,32 @@ class TimeBudget:
     @property
     def minutes_left(self) -> float:
         """Minutes until the reserve begins; 0 inside it."""
-        return max(0.0, self.hours * 60 - self.reserve_minutes - self.minutes_used)
+        return max(0.0, self.hours * 60 - self.minutes_reserved - self.minutes_used)
+
+    @property
+    def minutes_reserved(self) -> float:
+        """`reserve_minutes`; if that is more, a half of it and what lies `ahead` as long as each took last x MARGIN."""
+        took = self._record["took"]
+        seconds = sum(count * took.get(name, 0.0) for name, count in self._ahead.items())
+        return max(self.reserve_minutes, self.reserve_minutes / 2 + MARGIN * seconds / 60)
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Measure one of the things `ahead`; the ledger keeps the last of each for the session."""
+        began = self._clock()
+        yield
+        self._record["took"][name] = self._clock() - began
+        self._save()
+
+    @property
+    def steps_left(self) -> float:
+        """More steps that fit before the deadline of the running stage, at its mean pace; inf until it has one."""
+        mean = self._pace.mean
+        return max(0.0, self._deadline - self._clock()) / mean if mean else math.inf
+
+    def end(self, why: str | None) -> None:
+        """Let the stage end before its next batch, as if its data did; `stopped` then says why. None: no more."""
+        self._why = why
 
     def stage_minutes(self, stage: str) -> float:
         """Minutes `stage` gets if it begins now; all the time left for a stage without a share, else
@@ -137,24 +176,23 @@ class TimeBudget:
         if left <= 0:
             raise BudgetError(
                 f"stage {stage!r} would begin with 0 minutes: {self.minutes_used:.1f} of "
-                f"{self.hours * 60:g} are used and {self.reserve_minutes:g} reserved "
+                f"{self.hours * 60:g} are used and {self.minutes_reserved:g} reserved "
                 f"(ledger: {self.ledger or 'none, kept in memory'}). Run the stage in a new session; "
                 "if this is one, delete the ledger"
             )
-        if stage not in self.shares:
-            return left
-        waiting = (share for name, share in self.shares.items() if name == stage or not self._done(name))
-        return left * self.shares[stage] / sum(waiting)
+        return left * self._share(stage)
 
     def stopped(self, stage: str) -> str | None:
-        """Why the stage ended, in this session: "data" (every batch passed), "time" (the guard ended it) or
-        "closed" (the consumer let go, or an exception ended it). None: never begun, running, or killed."""
+        """Why the stage ended, in this session: "data" (every batch passed), "time" (the guard ended it), what
+        `end` was told, or "closed" (the consumer let go, or an exception ended it). None: never begun,
+        running, or killed."""
         return self._record["stages"].get(stage, {}).get("stopped")
 
     def guard(self, batches: Iterable[Batch], stage: str) -> Iterator[Batch]:
         """Pass full batches through, and end before the first that would not be done by the stage's deadline.
 
-        The deadline is set by this call. A step lasts from one pull to the next; the first is timed apart.
+        The deadline is set by this call, and anew after the first step, which compiles: that is paid for by
+        all stages. A step lasts from one pull to the next; the first is timed apart.
         The ledger gets the stage's row every ~5 s and at the end: steps (batches passed, those a resumed
         trainer skips included), seconds, first_seconds, stopped. Steps and seconds add up when the stage runs
         again in the session. Chain all epochs into one guard.
@@ -166,6 +204,7 @@ class TimeBudget:
         source, started = iter(batches), self._clock()
         deadline = started + 60 * self.stage_minutes(stage)
         self._begun.add(stage)
+        self.pulse = (stage, 0)
         return self._passed(source, stage, started, deadline)
 
     def _passed(
@@ -175,9 +214,16 @@ class TimeBudget:
         row.update(first_seconds=None, stopped=None)
         earlier = row["seconds"]  # of this stage's former runs in the session
         pace, stopped, saved = _Pace(), "closed", started
+        self._pace, number = pace, 0
         try:
             while True:
                 pulled = self._clock()
+                # the reserve may have grown
+                deadline = min(deadline, self._record["started"] + 60 * (self.hours * 60 - self.minutes_reserved))
+                self._deadline = deadline
+                if self._why:
+                    stopped = self._why
+                    return
                 if pulled >= deadline or pulled + pace.predict() > deadline:
                     stopped = "time"
                     return
@@ -186,10 +232,13 @@ class TimeBudget:
                 except StopIteration:
                     stopped = "data"
                     return
-                row["steps"] += 1
+                row["steps"], number = row["steps"] + 1, number + 1
+                self.pulse = (stage, number)
                 yield batch
                 now = self._clock()
                 pace.add(now - pulled)
+                if number == 1:
+                    deadline = now + 60 * self.minutes_left * self._share(stage)
                 row.update(seconds=earlier + now - started, first_seconds=pace.first)
                 if now - saved >= SAVE_SECONDS:
                     self._save()
@@ -197,6 +246,13 @@ class TimeBudget:
         finally:
             row.update(seconds=earlier + self._clock() - started, stopped=stopped)
             self._save()
+
+    def _share(self, stage: str) -> float:
+        """The share of the time left that is the stage's."""
+        if stage not in self.shares:
+            return 1.0
+        waiting = (share for name, share in self.shares.items() if name == stage or not self._done(name))
+        return self.shares[stage] / sum(waiting)
 
     def _done(self, stage: str) -> bool:
         return stage in self._begun or self.stopped(stage) is not None
@@ -207,9 +263,10 @@ class TimeBudget:
             return None
         try:
             record = json.loads(self.ledger.read_text(encoding="utf-8"))
-            started, boot_id = float(record["started"]), record["boot_id"]
+            started, boot = float(record["started"]), record["boot_id"]
             for row in record["stages"].values():
                 row["steps"], row["seconds"] = int(row["steps"]), float(row["seconds"])
+            record["took"] = {name: float(seconds) for name, seconds in record["took"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # ledgers are replaced whole, so this is no torn write but another file or a damaged disk
             raise BudgetError(
@@ -217,13 +274,8 @@ class TimeBudget:
                 "delete it to count the session from now"
             ) from error
         age = self._clock() - started
-        if boot_id != _boot_id() or age >= self.hours * 3600:
+        if boot != boot_id() or not 0 <= age < self.hours * 3600:  # below 0: a later boot, of no known id
             return None
-        if age < 0:
-            raise BudgetError(
-                f"ledger {self.ledger} starts {-age:.0f} s in the future, the clock was set back: "
-                "delete it to count the session from now"
-            )
         return record
 
     def _save(self) -> None:

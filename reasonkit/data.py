@@ -190,11 +190,18 @@ def save(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
 
 
 def read(path: Path) -> Dataset:
-    """Read one split back. Raises ValueError when the file is missing or empty."""
+    """Read one split back. Raises ValueError when the file is missing, empty or damaged."""
     if not path.exists() or path.stat().st_size == 0:
         raise ValueError(f"no rows in {path}: run notebook 01 (data curation) first")
+    rows = []
     with path.open() as lines:
-        return Dataset.from_list([json.loads(line) for line in lines])
+        for number, line in enumerate(lines, 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number} of {path} is damaged ({error}): delete the file, and run notebook 01 "
+                                 "(data curation) again") from error
+    return Dataset.from_list(rows)
 
 
 def check_rows(size: int, batch_size: int) -> None:

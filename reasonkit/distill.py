@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft import peft_trainer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit import _tunix
+from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import grpo_batches
 from reasonkit.mesh import check_divides
@@ -108,9 +108,9 @@ def distill(
         return reverse_kl(student_BLV, teacher_BLV, (tokens_BL[:, -length:] != 0).astype(jnp.float32))
 
     trainer.with_loss_fn(loss).with_gen_model_input_fn(lambda example: example)
-    trainer.with_training_hooks(_tunix.StepLog(
-        log, "distill_step", start_step,
-        lambda ctx, step: {"length": rollout.mean_lengths[step - (done - start_step) - 1]}, on_step))
+
+    def extra(ctx, step: int) -> dict:
+        return {"length": rollout.mean_lengths[step - (done - start_step) - 1]}
 
     graph, state = nnx.split(teacher.model)
 
@@ -133,9 +133,9 @@ def distill(
         return jax.device_put({"tokens_BL": tokens_BL, "teacher_BLV": teacher_BLV}, here)
 
     batches = grpo_batches(rows, policy.tokenizer, settings.batch_size, settings.max_prompt_length, seed)
-    with mesh:
-        trainer.train(_tunix.remaining(batches, done, max(0, last - done),
-                                       lambda rest: map(sample, budget.guard(rest, stage="distill"))))
+    with safety.kept(trainer, budget, log, "distill", checkpoints, start_step, settings.steps, extra,
+                     on_step) as guard, mesh:
+        trainer.train(_tunix.remaining(batches, done, max(0, last - done), lambda rest: map(sample, guard(rest))))
     _tunix.hand_over(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
     return _tunix.StageResult("distill", trainer.train_steps - start_step, trainer.train_steps + 1,
                               budget.minutes_used - minutes, budget.stopped("distill"))

@@ -16,7 +16,7 @@ from datasets import Dataset
 from jax.sharding import Mesh
 from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
 
-from reasonkit import _tunix
+from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.curriculum import Curriculum
 from reasonkit.data import grpo_batches, shuffled
@@ -104,12 +104,11 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
             row["kl"] = float(ctx.metrics_logger.get_metric_history("actor", "kl", "train")[-1])
         return row
 
-    trainer.with_training_hooks(_tunix.StepLog(log, "grpo_step", start_step, extra, on_step))
     if curriculum:
         curriculum.resume(done, start_step)
     batches = grpo_batches(rows, policy.tokenizer, settings.prompts_per_step, settings.max_prompt_length, seed,
                            curriculum.order if curriculum else shuffled)
-    learner.train(_tunix.remaining(batches, trainer.train_steps, settings.steps - done,
-                                   lambda rest: budget.guard(rest, stage="grpo")))
+    with safety.kept(trainer, budget, log, "grpo", checkpoints, start_step, settings.steps, extra, on_step) as guard:
+        learner.train(_tunix.remaining(batches, trainer.train_steps, settings.steps - done, guard))
     return _tunix.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,
                               budget.minutes_used - minutes, budget.stopped("grpo"))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,11 +101,12 @@ def suspicious(log: RunLog | NullLog) -> RewardFn:
 
 
 def probe(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int, log: RunLog | NullLog,
-          every: int) -> Callable[[], None]:
+          every: int, timed: Callable[[str], AbstractContextManager] = nullcontext) -> Callable[[], None]:
     """For a stage's `on_step`: after every `every` steps, greedy accuracy on these problems, as a "probe" row.
 
     `generate` and `problems` as in `evaluate`; `rollout.generator` reads the weights as they are then, which Tunix's
-    hooks, one step late, make those of the step after `step`. Raises ValueError when `every` is below 1.
+    hooks, one step late, make those of the step after `step`. `timed` is `TimeBudget.timed`, where what a probe takes
+    tells what the evaluation will take. Raises ValueError when `every` is below 1.
     """
     if every < 1:
         raise ValueError(f"every={every}: probe after 1 step or more")
@@ -113,7 +115,8 @@ def probe(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], b
     def on_step() -> None:
         step = log.last("grpo_step")["step"]
         if step % every == 0:
-            accuracy = evaluate(generate, problems, batch_size).accuracy
+            with timed("probe"):
+                accuracy = evaluate(generate, problems, batch_size).accuracy
             log.write("probe", step=step, n=len(problems), **accuracy._asdict())
 
     return on_step

@@ -7,6 +7,7 @@ clock. Nothing here trains: the notebooks call the stages themselves.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -195,8 +196,10 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     write_atomic(path, json.dumps(identity))
     if chosen.devices:
         _virtual_devices(chosen.devices)
+    # at the end the test problems are answered by the stock model, after SFT and after GRPO
+    probes = math.ceil(3 * chosen.rows["test"] / chosen.rows["validation"])
     budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,
-                        ledger=folder / "ledger.json", shares=plan.shares)
+                        ledger=folder / "ledger.json", shares=plan.shares, ahead={"save": 1, "probe": probes})
     return Run(chosen, plan, seed, folder, budget)
 
 

@@ -66,6 +66,9 @@ def _torn(file: BinaryIO) -> bool:
 class RunLog:
     """An append-only JSON lines file; every row has "t" (epoch seconds) and "event". Threads may share it.
 
+    A stage sets `step` to what it works on, and rows get it as "at". It writes a row "start" (its stage, the step it
+    begins after): rows of later steps that the stage wrote before came to nothing with the weights, and are not read.
+
     Raises ValueError when `path` is a folder.
     """
 
@@ -73,6 +76,7 @@ class RunLog:
         self.path = Path(path)
         if self.path.is_dir():
             raise ValueError(f"run log {self.path} is a folder: give a file in it, such as run.jsonl")
+        self.step: int | None = None
         self._lock = threading.Lock()
 
     def write(self, event: str, **fields: Any) -> None:
@@ -84,7 +88,8 @@ class RunLog:
             raise ValueError(f"event={event!r}: name the event with a non-empty string")
         if "t" in fields:
             raise ValueError(f"event {event!r} has a field 't', which is the row's time: rename the field")
-        row = {"t": time.time(), "event": event, **_plain(fields, event)}
+        at = {} if self.step is None else {"at": self.step}
+        row = {"t": time.time(), "event": event, **at, **_plain(fields, event)}
         line = json.dumps(row).encode("ascii") + b"\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,18 +99,21 @@ class RunLog:
                 file.write(line)
 
     def read(self, event: str | None = None) -> list[dict[str, Any]]:
-        """All rows, or one event's, oldest first. A torn line is skipped; a missing file has no rows."""
+        """All rows that count, or one event's, oldest first. A torn line is skipped; a missing file has no rows."""
         if not self.path.exists():
             return []
-        rows = []
+        rows: list[dict[str, Any]] = []
+        began: dict[str, int] = {}  # stage -> the number of rows before its own
         for line in self.path.read_bytes().split(b"\n"):
             try:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if event is None or row["event"] == event:
-                rows.append(row)
-        return rows
+            if row["event"] == "start":
+                first = began.setdefault(row["stage"], len(rows))
+                rows[first:] = [old for old in rows[first:] if old.get("step", old.get("at", 0)) <= row["step"]]
+            rows.append(row)
+        return [row for row in rows if event is None or row["event"] == event]
 
     def last(self, event: str) -> dict[str, Any] | None:
         """The newest row of the event, None if there is none."""
@@ -115,6 +123,8 @@ class RunLog:
 
 class NullLog:
     """A log that keeps nothing, for callers that want none."""
+
+    step: int | None = None
 
     def write(self, event: str, **fields: Any) -> None:
         """Keep nothing."""

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from tunix.sft import peft_trainer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit import _tunix
+from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import sft_batches
 from reasonkit.mesh import check_divides
@@ -48,7 +48,7 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
     """Train the adapter of `policy` (a `models.Loaded` with LoRA) on `rows`; resumes from the checkpoints' last step.
 
     Raises ValueError when the batch does not divide over the mesh, no rows are left that fit `max_length`, or the
-    checkpoints are those of a later stage.
+    checkpoints are those of a later stage; and what `safety.kept` raises.
     """
     check_divides(settings.batch_size, mesh, "SFT batch_size")
     _tunix.take_back(checkpoints, 0)
@@ -61,13 +61,12 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
             pbar_description=None, checkpoint_root_directory=str(checkpoints.resolve() / "actor"),
             checkpointing_options=_tunix.checkpoint_options(settings.save_every, settings.keep)),
     ).with_gen_model_input_fn(model_input)
-    trainer.with_training_hooks(_tunix.StepLog(log, "sft_step", 0, lambda ctx, step: {}, on_step))
     done, minutes = trainer.train_steps, budget.minutes_used
     batches = (peft_trainer.TrainingInput(input_tokens=batch["tokens_BL"], input_mask=batch["loss_mask_BL"])
                for batch in sft_batches(rows, policy.tokenizer, settings.batch_size, settings.max_length, seed))
-    with mesh:  # Tunix reads only this context: under jax.set_mesh its data sharding silently vanishes
-        trainer.train(_tunix.remaining(batches, done, max(0, settings.steps - done),
-                                       lambda rest: budget.guard(rest, stage="sft")))
+    # Tunix reads only the context of `with mesh`: under jax.set_mesh its data sharding silently vanishes
+    with safety.kept(trainer, budget, log, "sft", checkpoints, 0, settings.steps, on_step=on_step) as guard, mesh:
+        trainer.train(_tunix.remaining(batches, done, max(0, settings.steps - done), guard))
     _tunix.hand_over(policy.model, checkpoints, trainer.train_steps + 1)
     return _tunix.StageResult("sft", trainer.train_steps, trainer.train_steps + 1, budget.minutes_used - minutes,
                               budget.stopped("sft"))

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from tunix.rl.common import get_per_token_logps
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
-from reasonkit import _tunix
+from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import shuffled
 from reasonkit.mesh import check_divides
@@ -150,13 +150,12 @@ def simpo(
         return {name: float(ctx.metrics_logger.get_metric_history("", f"rewards/{name}", "train")[-1])
                 for name in ("margin", "accuracy")}
 
-    trainer.with_training_hooks(_tunix.StepLog(log, "simpo_step", start_step, extra, on_step))
     done, minutes = trainer.train_steps, budget.minutes_used
     batches = pair_batches(pairs, policy.tokenizer, settings.batch_size, settings.max_prompt_length,
                            settings.max_reply_length, seed)
-    with mesh:
-        trainer.train(_tunix.remaining(batches, done, max(0, last - done),
-                                       lambda rest: budget.guard(rest, stage="simpo")))
+    with safety.kept(trainer, budget, log, "simpo", checkpoints, start_step, settings.steps, extra,
+                     on_step) as guard, mesh:
+        trainer.train(_tunix.remaining(batches, done, max(0, last - done), guard))
     _tunix.hand_over(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
     return _tunix.StageResult("simpo", trainer.train_steps - start_step, trainer.train_steps + 1,
                               budget.minutes_used - minutes, budget.stopped("simpo"))

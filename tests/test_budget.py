@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonkit import budget as module
+from reasonkit import session
 from reasonkit.budget import BudgetError, TimeBudget, write_atomic
+from reasonkit.session import boot_id
 
 
 class Clock:
@@ -92,20 +94,21 @@ def test_an_older_ledger_belongs_to_an_ended_session(clock, ledger):
     assert second.minutes_used == 0 and second.stopped("sft") is None
     assert json.loads(ledger.read_text()) == {
         "started": clock.now,
-        "boot_id": module._boot_id(),
+        "boot_id": boot_id(),
         "stages": {},
+        "took": {},
     }
 
 
 def test_a_ledger_of_another_boot_belongs_to_an_ended_session(clock, ledger, monkeypatch):
     TimeBudget(ledger=ledger, clock=clock)
     clock.minutes(5)
-    monkeypatch.setattr(module, "_boot_id", lambda: "another")
+    monkeypatch.setattr(module, "boot_id", lambda: "another")
     assert TimeBudget(ledger=ledger, clock=clock).minutes_used == 0
 
 
 def test_without_a_boot_id_the_age_decides(clock, ledger, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "_BOOT_ID", tmp_path / "absent")
+    monkeypatch.setattr(session, "_BOOT_ID", tmp_path / "absent")
     TimeBudget(ledger=ledger, clock=clock)
     clock.minutes(5)
     assert TimeBudget(ledger=ledger, clock=clock).minutes_used == 5
@@ -119,9 +122,9 @@ def test_without_a_boot_id_the_age_decides(clock, ledger, monkeypatch, tmp_path)
         '{"started": 1.0, "boot',
         "[]",
         '{"started": 1.0}',
-        '{"started": "soon", "boot_id": "b", "stages": {}}',
-        '{"started": 1.0, "boot_id": "b", "stages": []}',
-        '{"started": 1.0, "boot_id": "b", "stages": {"sft": {"steps": 1}}}',
+        '{"started": "soon", "boot_id": "b", "stages": {}, "took": {}}',
+        '{"started": 1.0, "boot_id": "b", "stages": [], "took": {}}',
+        '{"started": 1.0, "boot_id": "b", "stages": {"sft": {"steps": 1}}, "took": {}}',
     ],
 )
 def test_a_corrupt_ledger_names_itself_and_the_remedy(text, clock, tmp_path):
@@ -132,11 +135,12 @@ def test_a_corrupt_ledger_names_itself_and_the_remedy(text, clock, tmp_path):
     assert path.read_text() == text
 
 
-def test_a_ledger_from_the_future_is_refused(clock, ledger):
+def test_a_clock_that_began_anew_is_of_another_boot(clock, ledger, monkeypatch, tmp_path):
+    """Where the system has no boot id."""
+    monkeypatch.setattr(session, "_BOOT_ID", tmp_path / "absent")
     TimeBudget(ledger=ledger, clock=clock)
-    clock.minutes(-1)
-    with pytest.raises(BudgetError, match=r"60 s in the future.*delete it"):
-        TimeBudget(ledger=ledger, clock=clock)
+    clock.now = 60.0
+    assert TimeBudget(ledger=ledger, clock=clock).minutes_used == 0
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -310,6 +314,117 @@ def test_a_failing_source_is_on_the_ledger_and_raises(clock, ledger):
     with pytest.raises(OSError, match="shard 2"):
         train(budget.guard(source(), "sft"), clock, [1])
     assert row(ledger, "sft")["stopped"] == "closed" and row(ledger, "sft")["steps"] == 1
+
+
+# -- what is measured
+
+
+def test_the_compilation_is_paid_for_by_all_stages(clock):
+    """20 minutes of it, of 120: SFT's half is then one of the 100 that are left."""
+    budget = TimeBudget(hours=2, reserve_minutes=0, shares={"sft": 1, "grpo": 1}, clock=clock)
+    assert train(budget.guard(range(1000), "sft"), clock, [20 * 60, 60]) == 1 + 50
+    assert budget.stage_minutes("grpo") == pytest.approx(50)
+
+
+def test_the_reserve_grows_with_what_is_measured_of_what_lies_ahead(clock, ledger):
+    settings = {"hours": 2, "reserve_minutes": 20, "ledger": ledger, "ahead": {"save": 1, "probe": 8}, "clock": clock}
+    budget = TimeBudget(**settings)
+    with budget.timed("save"):
+        clock.minutes(0.5)
+    assert budget.minutes_reserved == 20, "half of it, and 0.6 minutes, are less"
+    for minutes in (4, 2):  # the first compiles
+        with budget.timed("probe"):
+            clock.minutes(minutes)
+    assert budget.minutes_reserved == pytest.approx(10 + 1.25 * (0.5 + 8 * 2))
+    assert TimeBudget(**settings).minutes_reserved == budget.minutes_reserved, "a restart forgot"
+    assert budget.minutes_left == pytest.approx(120 - 6.5 - budget.minutes_reserved)
+
+
+def test_a_reserve_that_grows_ends_the_stage_earlier(clock):
+    budget = TimeBudget(hours=1, reserve_minutes=10, ahead={"probe": 10}, clock=clock)
+    done = 0
+    for done in budget.guard(range(1, 1000), "grpo"):  # noqa: B007
+        clock.minutes(1)
+        if done == 5:
+            with budget.timed("probe"):
+                clock.minutes(2)
+    assert done == 27 and budget.minutes_left == 1, "of 60 - (5 + 25); the mean of 1.08 minutes remembers the probe"
+
+
+def test_what_failed_is_not_measured(clock):
+    budget = TimeBudget(hours=1, reserve_minutes=10, ahead={"probe": 10}, clock=clock)
+    with pytest.raises(RuntimeError), budget.timed("probe"):
+        clock.minutes(20)
+        raise RuntimeError
+    assert budget.minutes_reserved == 10
+
+
+def test_steps_left_are_those_that_fit_at_the_mean_pace(clock):
+    budget = TimeBudget(hours=1, reserve_minutes=10, shares={"sft": 1, "grpo": 4}, clock=clock)
+    assert budget.steps_left == float("inf")
+    passed = budget.guard(range(1000), "sft")
+    next(passed)
+    clock.minutes(5)
+    next(passed)
+    assert budget.steps_left == float("inf"), "of the compilation nothing follows"
+    clock.minutes(0.5)
+    next(passed)
+    assert budget.steps_left == pytest.approx((45 / 5 - 0.5) / 0.5)
+    clock.minutes(60)
+    assert budget.steps_left == 0
+
+
+def test_a_stage_that_is_told_to_end_ends_before_its_next_batch(clock, ledger):
+    budget = TimeBudget(ledger=ledger, clock=clock)
+    passed = budget.guard(range(1000), "grpo")
+    next(passed)
+    budget.end("SIGTERM")
+    assert next(passed, "ended") == "ended" and row(ledger, "grpo")["stopped"] == "SIGTERM"
+    budget.end(None)
+    assert list(budget.guard(range(3), "sft")) == [0, 1, 2]
+
+
+# -- the session
+
+
+def processes(tmp_path, monkeypatch, uptime, **started):
+    """A /proc with these processes' starting times, in seconds since boot."""
+    for pid, seconds in started.items():
+        (tmp_path / pid.strip("_")).mkdir()
+        ticks = int(seconds * session.os.sysconf("SC_CLK_TCK"))
+        (tmp_path / pid.strip("_") / "stat").write_text(f"7 (a) b) S {' '.join(['0'] * 18)} {ticks} 0 0\n")
+    (tmp_path / "uptime").write_text(f"{uptime} 1.0\n")
+    monkeypatch.setattr(session, "_PROC", tmp_path)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+
+
+@pytest.mark.parametrize(("started", "age"), [
+    ({"_1": 400.0, "self": 900.0}, 600.0),  # the container is older than the kernel
+    ({"_1": 400.0}, 600.0),
+    ({"self": 900.0}, 100.0),
+    ({}, 0.0),
+])
+def test_on_kaggle_the_session_began_before_the_first_cell(started, age, tmp_path, monkeypatch, clock):
+    processes(tmp_path, monkeypatch, 1000.0, **started)
+    assert session.session_age(3600) == pytest.approx(age)
+    assert TimeBudget(hours=1, clock=clock).minutes_used == pytest.approx(age / 60)
+
+
+def test_a_process_older_than_a_session_can_be_is_none_of_it(tmp_path, monkeypatch):
+    processes(tmp_path, monkeypatch, 90_000.0, _1=100.0, self=89_000.0)
+    assert session.session_age(3600) == pytest.approx(1000)
+    assert session.session_age(500) == 0.0
+
+
+def test_elsewhere_it_begins_with_the_ledger(tmp_path, monkeypatch):
+    processes(tmp_path, monkeypatch, 1000.0, _1=400.0, self=900.0)
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
+    assert session.session_age(3600) == 0.0
+
+
+def test_the_age_of_this_process_is_what_the_system_says(monkeypatch):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert 0 < session._age("self") <= session._age("1") or session._age("1") == 0
 
 
 @given(

@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first. A module may import any module of a lower layer, and those named before it in its own.
 LAYERS = (
-    ("stdlib", "tags numerals expressions planning isolated answers tfidf budget runlog"),
+    ("stdlib", "tags numerals expressions planning isolated answers tfidf session budget runlog"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards data curriculum "
      "evaluate monitors"),
     ("jax", "mesh gemma lora models model_rewards programs preflight"),
-    ("tunix", "rollout _tunix sft simpo grpo distill verify"),
+    ("tunix", "rollout _tunix safety sft simpo grpo distill verify"),
     ("user", "recipes dashboard report"),
 )
 ORDER = ["", *(name for _, names in LAYERS for name in names.split()), "assets"]

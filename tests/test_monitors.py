@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reasonkit import monitors
+from reasonkit.budget import TimeBudget
 from reasonkit.data import load_recipe, problems
 from reasonkit.monitors import LIMITS, PROBES, SIGNS, WINDOW, flags, probe, suspicious, watcher
 from reasonkit.rewards import compose
@@ -140,12 +141,13 @@ def test_a_probe_asks_every_few_steps(log):
         asked.append(prompts)
         return [TAGS.render(reasoning=item.reasoning, answer=item.answer)] * len(prompts)
 
-    on_step = probe(generate, [item], 8, log, every=3)
+    budget = TimeBudget(1, 0, ahead={"probe": 1})
+    on_step = probe(generate, [item], 8, log, every=3, timed=budget.timed)
     for step in range(1, 8):
         log.write("grpo_step", step=step)
         on_step()
     assert [(row["step"], row["mean"], row["n"]) for row in log.read("probe")] == [(3, 1.0, 1), (6, 1.0, 1)]
-    assert asked == [[TAGS.prompt(item.question)]] * 2
+    assert asked == [[TAGS.prompt(item.question)]] * 2 and budget.minutes_reserved > 0
     with pytest.raises(ValueError, match="every=0: probe after 1 step or more"):
         probe(generate, [item], 8, log, every=0)
 

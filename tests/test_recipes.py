@@ -108,6 +108,8 @@ def test_a_run_is_opened_and_continued(tmp_path, monkeypatch):
     started = json.loads((run.folder / "ledger.json").read_text())["started"]
     again = open_run("smoke", "g_rar", 3, "mine")
     assert json.loads((again.folder / "ledger.json").read_text())["started"] == started, "the clock began anew"
+    again.budget._record["took"] = {"probe": 60.0, "save": 30.0}
+    assert again.budget.minutes_reserved == 0.5 + 1.25 * (6 + 0.5), "three stages answer 16 problems, a probe answers 8"
 
 
 def test_the_folder_is_named_or_set_or_the_usual_one(tmp_path, monkeypatch):

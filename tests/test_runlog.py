@@ -132,6 +132,28 @@ def test_a_torn_last_line_is_skipped_and_does_not_swallow_the_next_row(log):
     assert [row["index"] for row in log.read()] == [1, 3]
 
 
+def test_steps_that_came_to_nothing_are_not_read(log):
+    """A run killed at step 4 and gone on with after step 2, with a stage before it in the same log."""
+    def train(stage, *steps):
+        for step in steps:
+            log.step = step
+            log.write("reward", mean=step)
+            log.write(f"{stage}_step", step=step)
+        log.step = None
+
+    log.write("start", stage="sft", step=0)
+    train("sft", 1, 2, 3)
+    log.write("start", stage="grpo", step=0)
+    train("grpo", 1, 2, 3, 4)
+    log.write("start", stage="grpo", step=2)
+    assert [row["step"] for row in log.read("grpo_step")] == [1, 2] and log.last("grpo_step")["step"] == 2
+    train("grpo", 3, 4, 5)
+    assert [row["step"] for row in log.read("grpo_step")] == [1, 2, 3, 4, 5]
+    assert [row["mean"] for row in log.read("reward")] == [1, 2, 3, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in log.read("sft_step")] == [1, 2, 3]
+    assert log.path.read_bytes().count(b'"grpo_step"') == 7, "it is append-only"
+
+
 def test_reading_does_not_touch_a_log_that_another_process_writes(log):
     log.path.parent.mkdir()
     log.path.write_bytes(b'{"t": 1.0, "event": "step"')

@@ -100,7 +100,8 @@ def test_the_first_loss_is_that_of_the_replies_by_hand(whole, base, tokenizer):
 
 
 def test_each_step_is_logged_once_as_it_learns(whole):
-    rows = whole.log.read()
+    begun, *rows = whole.log.read()
+    assert (begun["event"], begun["stage"], begun["step"]) == ("start", "sft", 0)
     assert [(row["event"], row["step"]) for row in rows] == [("sft_step", step) for step in range(1, 7)]
     assert rows[-1]["loss"] < rows[0]["loss"] - 1 and all(row["seconds"] > 0 for row in rows)
     assert whole.on_steps == 6

@@ -1,0 +1,107 @@
+"""A run of three SFT and three GRPO steps in a folder, for the fault tests, which make it fail.
+
+`python tests/fault_run.py FOLDER TOKENIZER PLACE` kills the process, with SIGKILL, at the place named. The folder's
+checkpoints and logs are what a rerun starts from.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+from flax import nnx
+from tiny_run import CONFIG, ROWS, compiled_once, new_policy
+
+from reasonkit import _tunix
+from reasonkit.budget import TimeBudget
+from reasonkit.curriculum import Curriculum
+from reasonkit.gemma import init
+from reasonkit.grpo import GrpoSettings, grpo
+from reasonkit.lora import restore_lora, save_lora
+from reasonkit.mesh import make_mesh
+from reasonkit.models import Tokenizer
+from reasonkit.rewards import compose
+from reasonkit.rollout import Rollout
+from reasonkit.runlog import RunLog
+from reasonkit.sft import SftSettings, sft
+
+SFT = SftSettings(steps=3, batch_size=8, max_length=48, learning_rate=2e-2, save_every=1)
+GRPO = GrpoSettings(steps=3, prompts_per_step=4, num_generations=2, max_prompt_length=32, max_new_tokens=16,
+                    learning_rate=2e-2, save_every=1, beta=0.0)
+PLACES = ("sft update", "sft save", "grpo rollout", "grpo judge", "grpo update", "grpo save")
+
+
+def nothing(place: str) -> None:
+    """The fault of a run without one."""
+
+
+def odd(prompts, completions, **columns):
+    return [float(len(text) % 2) for text in completions]
+
+
+def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing, judge: Callable = odd,
+        budget: TimeBudget | None = None) -> SimpleNamespace:
+    """What *Run all* does: SFT unless its adapter is there, then GRPO. `at` is called wherever a fault can come."""
+    mesh = make_mesh(jax.devices()[:1], 1, 1)
+    policy = new_policy(init(CONFIG, mesh), mesh, tokenizer)
+    checkpoints, logs = folder / "checkpoints", {name: RunLog(folder / name / "log.jsonl") for name in ("sft", "grpo")}
+    budget = budget or TimeBudget(1, 0)
+    if (folder / "sft" / "adapter" / "actor").exists():
+        handed = restore_lora(policy.model, folder / "sft" / "adapter")
+    else:
+        handed = sft(policy, mesh, ROWS, SFT, budget, logs["sft"], checkpoints, 3,
+                     on_step=lambda: at("sft update")).checkpoint_step
+        save_lora(policy.model, folder / "sft" / "adapter", handed)
+    after_sft = weights(policy)
+    curriculum = Curriculum(logs["grpo"])
+
+    def scored(prompts, completions, **columns):
+        at("grpo judge")
+        return judge(prompts, completions, **columns)
+
+    reward = compose([(curriculum.watch(scored), 1.0)], logs["grpo"])
+    grpo(policy, mesh, ROWS, reward, GRPO, budget, logs["grpo"], checkpoints, 3, handed, lambda: at("grpo update"),
+         curriculum)
+    return SimpleNamespace(sft=after_sft, grpo=weights(policy), logs=logs, checkpoints=checkpoints, budget=budget)
+
+
+def weights(policy) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(policy.model, nnx.LoRAParam))]
+
+
+def main() -> None:
+    folder, tokenizer, place = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    seen = {"sft": 0, "grpo": 0}
+
+    def at(here: str) -> None:
+        """Kills at the second time that the place is come to; at the third update, where the first save is over."""
+        if here == place:
+            seen[here.split()[0]] += 1
+            if seen[here.split()[0]] == (3 if here == "sft update" else 2):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    manager = _tunix.checkpoint_manager.CheckpointManager
+    save, generate = manager.save, Rollout.generate
+
+    def save_and_die(self, step, *args, **options):
+        done = save(self, step, *args, **options)  # goes on in the background
+        at("sft save" if step <= SFT.steps else "grpo save")
+        return done
+
+    def generate_and_die(self, *args, **options):
+        at("grpo rollout")
+        return generate(self, *args, **options)
+
+    manager.save, Rollout.generate = save_and_die, generate_and_die
+    with compiled_once(Path(os.environ["COMPILED"])):
+        run(folder, Tokenizer(tokenizer, "gemma3"), at)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""Faults put into a small run: what is kept, and that the rerun ends where an undisturbed run does, bit for bit.
+
+`make faults` kills it at all six places; otherwise two stand for them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections import namedtuple
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from fault_run import GRPO, PLACES, SFT, run
+from tiny_run import CONFIG, compiled_once, new_policy, short_tokenizer
+
+import reasonkit.sft
+from reasonkit import _tunix, data, safety
+from reasonkit.budget import TimeBudget
+from reasonkit.gemma import init
+from reasonkit.lora import restore_lora
+from reasonkit.mesh import make_mesh
+from reasonkit.rewards import NoSignalError
+from reasonkit.runlog import RunLog
+from reasonkit.safety import DiskFullError, DivergedError
+from reasonkit.session import HUNG_EXIT, StageHung, Watchdog, clean_exit
+
+TESTS = Path(__file__).parent
+KILLED_AT = PLACES if os.environ.get("FAULTS") == "all" else ("sft save", "grpo judge")
+
+
+class Fault(Exception):
+    """Ends a run where a test wants it."""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compiled")
+    with compiled_once(folder):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return short_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def whole(compiled, tokenizer, tmp_path_factory):
+    """The run that nothing disturbs."""
+    return run(tmp_path_factory.mktemp("whole"), tokenizer)
+
+
+def at(place, number, fault):
+    """Does `fault` at the place when it is come to for that time."""
+    seen = []
+
+    def here(name):
+        if name == place:
+            seen.append(name)
+            if len(seen) == number:
+                fault()
+
+    return here
+
+
+def fail(error=Fault):
+    raise error
+
+
+def steps_in(checkpoints):
+    return sorted(int(path.name) for path in (checkpoints / "actor").iterdir() if path.name.isdigit())
+
+
+def loadable(folder, tokenizer):
+    """The step that the judges would load; it is finite."""
+    mesh = make_mesh(jax.devices()[:1], 1, 1)
+    policy = new_policy(init(CONFIG, mesh), mesh, tokenizer, seed=9)
+    step = restore_lora(policy.model, folder / "checkpoints")
+    assert safety._finite(safety.nnx.state(policy.model, safety.nnx.LoRAParam))
+    return step
+
+
+def check_same(rerun, whole):
+    """Weights, problems, samples and rewards are those of the undisturbed run, and no step is there twice."""
+    for name in ("sft", "grpo"):
+        for a, b in zip(getattr(rerun, name), getattr(whole, name), strict=True):
+            np.testing.assert_array_equal(a, b)
+        ours, theirs = ([(row["step"], row["loss"]) for row in one.logs[name].read(f"{name}_step")]
+                        for one in (rerun, whole))
+        assert ours == theirs and [step for step, _ in ours] == [1, 2, 3]
+    for event, fields in (("reward", ("mean", "sample")), ("pass_rates", ("step", "rates"))):
+        ours, theirs = ([[row[field] for field in fields] for row in one.logs["grpo"].read(event)]
+                        for one in (rerun, whole))
+        assert ours == theirs and len(ours) == GRPO.steps
+    assert steps_in(rerun.checkpoints)[-1] == steps_in(whole.checkpoints)[-1] == SFT.steps + 1 + GRPO.steps
+
+
+@pytest.mark.parametrize("place", KILLED_AT)
+def test_a_killed_run_continues(place, whole, compiled, tokenizer, tmp_path):
+    done = subprocess.run([sys.executable, TESTS / "fault_run.py", tmp_path, tokenizer.path, place], check=False,
+                          env={**os.environ, "COMPILED": str(compiled)}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    step = loadable(tmp_path, tokenizer)
+    assert step >= (1 if place.startswith("sft") else SFT.steps + 1)
+    check_same(run(tmp_path, tokenizer), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_at_a_boundary_and_comes_again(number, whole, compiled, tokenizer, tmp_path):
+    def stop(*_):
+        raise Fault
+
+    before = signal.signal(number, stop)
+    try:
+        with pytest.raises(Fault):
+            run(tmp_path, tokenizer, at("grpo update", 1, lambda: os.kill(os.getpid(), number)))
+        assert signal.getsignal(number) is stop, "the handler was not put back"
+    finally:
+        signal.signal(number, before)
+    last = steps_in(tmp_path / "checkpoints")[-1]
+    assert SFT.steps + 1 < last < SFT.steps + 1 + GRPO.steps
+    assert (tmp_path / f"checkpoints/actor/{last}/optimizer_state").is_dir()
+    assert [row["step"] for row in RunLog(tmp_path / "grpo/log.jsonl").read("grpo_step")][-1] == last - SFT.steps - 1
+    check_same(run(tmp_path, tokenizer), whole)
+
+
+def test_a_second_signal_does_not_wait():
+    asked = []
+    with pytest.raises(KeyboardInterrupt), clean_exit(asked.append):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one waited")
+    assert asked == ["SIGINT", None] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_leave_the_signals_alone():
+    ours, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with clean_exit(print):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [ours]
+
+
+def test_a_loss_that_is_no_number_is_not_saved(whole, compiled, tokenizer, tmp_path, monkeypatch):
+    def broken(*args):
+        for number, batch in enumerate(data.sft_batches(*args), 1):
+            yield batch if number < 3 else {**batch, "loss_mask_BL": batch["loss_mask_BL"] * np.nan}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reasonkit.sft, "sft_batches", broken)
+        with pytest.raises(DivergedError, match=r"sft_step 3: the loss is nan. Step 1 is the last good one in .*"
+                                                "Lower learning_rate or clip, or look at the data of that step"):
+            run(tmp_path, tokenizer)
+    assert steps_in(tmp_path / "checkpoints") == [1] and loadable(tmp_path, tokenizer) == 1
+    assert RunLog(tmp_path / "sft/log.jsonl").last("sft_step")["loss"] == "nan"
+    check_same(run(tmp_path, tokenizer), whole)
+
+
+def test_an_exploding_loss_ends_the_stage(compiled, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(safety, "LOSS_LIMIT", 1.0)
+    with pytest.raises(DivergedError, match=r"sft_step 1: the loss is \d.*No step before it was saved"):
+        run(tmp_path, tokenizer)
+    assert not steps_in(tmp_path / "checkpoints")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(compiled, tokenizer, tmp_path, monkeypatch):
+    answers = iter([True, True, False])
+    monkeypatch.setattr(safety, "_finite", lambda state: next(answers))
+    with pytest.raises(DivergedError, match="sft_step 3: the adapter has weights that are no numbers. Step 2 is the"):
+        run(tmp_path, tokenizer)
+    assert steps_in(tmp_path / "checkpoints") == [1, 2]
+
+
+def test_finite_is_all_of_them():
+    good = {"a": np.ones(3, np.float32), "b": np.zeros((2, 2), np.float32)}
+    assert safety._finite(good)
+    for bad in (np.nan, np.inf):
+        assert not safety._finite({**good, "b": np.array([[0, 1], [bad, 2]], np.float32)})
+
+
+def test_a_judge_that_is_down_ends_the_stage(whole, compiled, tokenizer, tmp_path):
+    calls = []
+
+    def down(prompts, completions, **columns):
+        calls.append(prompts)
+        return [None if len(calls) == 3 else value for value in map(float, (len(text) % 2 for text in completions))]
+
+    down.__name__ = "scored"
+    with pytest.raises(NoSignalError, match="no signal from scored"):
+        run(tmp_path, tokenizer, judge=down)
+    assert loadable(tmp_path, tokenizer) == SFT.steps + 3
+    check_same(run(tmp_path, tokenizer), whole)
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_a_full_disk_is_noticed_and_old_steps_make_room(whole, compiled, tokenizer, tmp_path, monkeypatch):
+    """First a disk that holds two steps, then one that holds none more."""
+    disk = SimpleDisk(tmp_path / "checkpoints", holds=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(safety.shutil, "disk_usage", disk)
+        with pytest.raises(Fault):
+            run(tmp_path, tokenizer, at("grpo update", 1, fail))
+        assert disk.full, "the disk was never full"
+        kept = loadable(tmp_path, tokenizer)
+        disk.holds = 0
+        with pytest.raises(DiskFullError, match=rf"a checkpoint needs \d+ MB in .*0 MB are free: step {kept} is kept"):
+            run(tmp_path, tokenizer)
+    assert loadable(tmp_path, tokenizer) == kept
+    check_same(run(tmp_path, tokenizer), whole)
+
+
+class SimpleDisk:
+    """Free space as if the disk held some steps and no more."""
+
+    def __init__(self, checkpoints, holds):
+        self.checkpoints, self.holds, self.full = checkpoints, holds, False
+
+    def __call__(self, path):
+        full = len(steps_in(self.checkpoints)) >= self.holds
+        self.full |= full
+        return Usage(10**12, 0, 0 if full else 10**12)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "half deleted"])
+def test_a_damaged_checkpoint_is_not_the_last(damage, whole, compiled, tokenizer, tmp_path):
+    with pytest.raises(Fault):
+        run(tmp_path, tokenizer, at("grpo update", 2, fail))
+    last = steps_in(tmp_path / "checkpoints")[-1]
+    step = tmp_path / f"checkpoints/actor/{last}"
+    if damage == "truncated":
+        for path in (step / "model_params").rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    elif damage == "emptied":
+        shutil.rmtree(step)
+        step.mkdir()
+    else:
+        shutil.rmtree(step / "model_params")
+    with warnings.catch_warnings(record=True) as caught:  # pytest.warns would make errors of Tunix's own
+        warnings.simplefilter("always")
+        rerun = run(tmp_path, tokenizer)
+    (said,) = (str(warning.message) for warning in caught if "damaged" in str(warning.message))
+    assert said.startswith(f"step {last} in ") and f"set_aside/{last}-damaged" in said
+    check_same(rerun, whole)
+
+
+def test_a_jump_of_the_wall_clock_is_not_seen(whole, compiled, tokenizer, tmp_path, monkeypatch):
+    """By more than the whole session. (Orbax's own waits do see it: by hours, during a save, that save fails.)"""
+    real, jumps = time.time, iter([300.0, -300.0, *[0.0] * 9])
+    budget = TimeBudget(288 / 3600, 0, tmp_path / "ledger.json")
+    rerun = run(tmp_path, tokenizer, lambda place: monkeypatch.setattr(
+        time, "time", partial(lambda shift: real() + shift, next(jumps))) if place.endswith("update") else None,
+        budget=budget)
+    assert budget.stopped("sft") == budget.stopped("grpo") == "data" and 0 < budget.minutes_used < 4.8
+    check_same(rerun, whole)
+
+
+def test_a_hung_step_ends_with_a_report(whole, compiled, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(safety, "Watchdog", partial(Watchdog, first=300.0, least=2.0))
+    released, calls = threading.Event(), []
+
+    def never_answers(prompts, completions, **columns):
+        calls.append(prompts)
+        if len(calls) == 3:
+            released.wait()
+        return [float(len(text) % 2) for text in completions]
+
+    never_answers.__name__ = "scored"
+    try:
+        with pytest.raises(StageHung, match=r"a step did not end; what is known is in .*hung_grpo.txt. The last good"):
+            run(tmp_path, tokenizer, judge=never_answers)
+    finally:
+        released.set()
+    report = (tmp_path / "checkpoints/hung_grpo.txt").read_text()
+    assert "at batch 3 of stage 'grpo'" in report and "in never_answers" in report
+    assert loadable(tmp_path, tokenizer) == SFT.steps + 3
+    check_same(run(tmp_path, tokenizer), whole)
+
+
+HANGS = """
+import pathlib, signal, sys, time
+from reasonkit.session import Watchdog
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # as in a call into C that never returns
+with Watchdog(lambda: ("sft", 3), pathlib.Path(sys.argv[1]), first=0.5, least=0.5, grace=0.5):
+    time.sleep(60)
+"""
+
+
+def test_a_step_that_hangs_in_c_ends_the_process(tmp_path):
+    done = subprocess.run([sys.executable, "-c", HANGS, tmp_path / "hung.txt"], check=False, timeout=50)
+    assert done.returncode == HUNG_EXIT
+    assert "at batch 3 of stage 'sft'" in (tmp_path / "hung.txt").read_text()
+
+
+def test_slow_steps_do_not_hang(tmp_path):
+    """Ten times the longest step so far is allowed, and the first two batches compile."""
+    began = time.monotonic()
+
+    def pulse():
+        """Batch 1 for 0.8 s, then 3, 4, … each for 0.25 s, then one of 1 s."""
+        passed = time.monotonic() - began
+        return ("sft", 1 if passed < 0.8 else min(5, 3 + int((passed - 0.8) / 0.25)))
+
+    with Watchdog(pulse, tmp_path / "hung.txt", first=3.0, least=0.3) as dog:
+        time.sleep(2.5)
+    assert dog.hung is None and not (tmp_path / "hung.txt").exists()
+
+
+def test_a_damaged_row_of_data_is_named(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"id": 1}\n{"id": 2, "questi')
+    with pytest.raises(ValueError, match=r"line 2 of .*train\.jsonl is damaged .*run notebook 01"):
+        data.read(tmp_path / "train.jsonl")
+
+
+def test_the_trainer_has_what_is_used_of_it():
+    """Private names of Tunix and of its manager; another version may have others."""
+    from tunix.sft.peft_trainer import PeftTrainer
+    assert callable(PeftTrainer._write_train_metrics)
+    assert callable(_tunix.ocp.CheckpointManager.should_save)
