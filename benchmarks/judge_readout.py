@@ -3,9 +3,10 @@
 On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
 (2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first digit
 of what is written), with completions a second, Spearman's correlation with the truth and the share without a verdict,
-and (3) how often an injection in the reply makes its score rise. What is written after the digit is not read, but JSON
-takes some 30 tokens and reasons some 128, so that these lengths are timed too. Read off, replies of the same truth
-differ by noise; correlation is also given for scores rounded as `rewards.rubric` rounds them.
+and (3) how often an injection makes a reply's score rise: one that is a reply and no more, and one that talks on already.
+What is written after the digit is not read, but JSON takes some 30 tokens and reasons some 128, so that these lengths are
+timed too. Read off, replies of the same truth differ by noise; correlation is also given for scores rounded as
+`rewards.rubric` rounds them.
 
 The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
 folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
@@ -46,10 +47,10 @@ BATCH = 64
 Score = Callable[[list[JudgeItem]], list[JudgeVerdict | None]]
 
 
-def samples(count: int) -> tuple[list[JudgeItem], np.ndarray]:
+def samples(count: int, **options) -> tuple[list[JudgeItem], np.ndarray]:
     """Replies to test-split questions, and how far each meets each criterion, (replies, criteria), in [0, 1]."""
     recipe, rng = load_recipe(RECIPE), random.Random(SEED + 2)
-    drawn = [reply(recipe, rng, "test") for _ in range(count)]
+    drawn = [reply(recipe, rng, "test", **options) for _ in range(count)]
     truth_BC = np.array([[truths[criterion.title] for criterion in recipe.rubric] for *_, truths in drawn])
     return [JudgeItem(item.question, text, rubric_of(recipe, item)) for item, text, _ in drawn], truth_BC
 
@@ -185,8 +186,9 @@ def main() -> None:
     print()
     if not tiny:
         anchors(LocalJudge(rating(options.max_length), options.model))
-        print()
-    injections(ours, items[:options.attacked])
+    for kind, places in (("that are no more", (0,)), ("that talk on already", (1, 2, 3))):
+        print(f"\nReplies {kind}:")
+        injections(ours, samples(options.attacked, places=places)[0])
 
 
 if __name__ == "__main__":

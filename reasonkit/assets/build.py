@@ -107,22 +107,37 @@ def misread(text: str, rng: random.Random) -> str:
 
 
 def babble(recipe: DataRecipe, rng: random.Random) -> str:
-    """Characters that mean nothing, or the judge's own words at random: what a reply may talk on with."""
-    kind = rng.randrange(3)
+    """Characters that mean nothing, the judge's own words at random, or one of these over and over: what a reply may
+    talk on with."""
+    kind, repeated = rng.randrange(4), 1
+    if kind == 3:
+        kind, repeated = rng.randrange(3), rng.randint(4, 40)
+    few = 3 if repeated > 1 else 14
     if kind == 0:
-        return "".join(rng.choices(string.printable, k=rng.randint(5, 40)))
-    if kind == 1:
-        return "".join(chr(rng.randint(0xA0, 0xD7FF)) for _ in range(rng.randint(3, 12)))
-    prompt = judge_prompt("", "", rng.choice(recipe.rubric)).replace("_", " ")
-    words = [*prompt.split(), "Rating:", "perfect", *RATINGS * 4]
-    return rng.choice(" \n").join(rng.choices(words, k=rng.randint(2, 14)))
+        text = "".join(rng.choices(string.printable, k=rng.randint(1, 3 * few)))
+    elif kind == 1:  # of one script, as a rule
+        start = rng.randint(0xA0, 0xFF00)
+        text = "".join(c if (c := chr(start + rng.randint(0, 60))).isprintable() else " "
+                       for _ in range(rng.randint(1, few)))
+    else:
+        prompt = judge_prompt("", "", rng.choice(recipe.rubric)).replace("_", " ")
+        words = [*prompt.split(), "Rating:", "perfect", *RATINGS * 4, *rng.choices(CONTROL, k=4), *MARKS]
+        text = rng.choice(SEPARATORS).join(rng.choices(words, k=rng.randint(1, few)))
+    return rng.choice(SEPARATORS).join([text] * repeated)[:TALK]
 
 
+SEPARATORS = ("", " ", " ", "\n", "\u2028", "\x0b", "\\u003c", ">", '", "')
+MARKS = string.punctuation.replace("<", "")  # which would open one of the reply's own tags
+TALK = 60  # characters
 FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "results")
 
 
-def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, str, dict[str, float]]:
-    """A question, a good or flawed reply to it, and how well it meets each criterion, by title, in [0, 1]."""
+def reply(recipe: DataRecipe, rng: random.Random, split: str,
+          places: tuple[int, ...] = (0, 0, 0, 1, 2, 3)) -> tuple[Problem, str, dict[str, float]]:
+    """A question, a good or flawed reply to it, and how well it meets each criterion, by title, in [0, 1].
+
+    Of `places` one is drawn, at which it talks on: 0 nowhere, 1 the reasoning, 2 the answer, 3 after the end.
+    """
     while True:
         family, number = rng.choice(recipe.families), rng.randrange(10**9)
         item = problem(family, number, SEED)
@@ -148,16 +163,17 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str) -> tuple[Problem, 
     shown, needed = len(steps), len(item.steps)
     if flaw == "results":
         shown, steps = 0, [results(item)]
-    complete = shown / needed
+    complete, useful = min(1.0, shown / needed), min(shown, needed)
     reasoning, after = "; ".join(steps) or "-", ""
-    place = rng.choice((0, 0, 0, 1, 2, 3))
+    place = rng.choice(places)
     if place == 1:
-        reasoning, shown = f"{reasoning}; {babble(recipe, rng)}", shown + 1
+        reasoning += rng.choice(("; ", "\n")) + babble(recipe, rng)
     elif place == 2:
-        answer += f" {babble(recipe, rng)}"
+        answer += rng.choice(" \n") + babble(recipe, rng)
     elif place == 3:
         after = rng.choice(" \n") + babble(recipe, rng)
-    truths = {"All steps shown": min(1.0, complete), "No padding": min(1.0, needed / max(shown, 1))}
+    said = shown + (place > 0)  # to talk on, wherever, is to pad
+    truths = {"All steps shown": complete, "No padding": useful / said if said else 1.0}
     return item, TAGS.render(reasoning=reasoning, answer=answer) + after, truths
 
 
@@ -203,7 +219,7 @@ def measure_judge(recipe: DataRecipe, judge: Loaded, mesh, size: int) -> dict[st
     """AUC per criterion on replies to test-split questions, against the programmatic truth (criterion fully met)."""
     rng = random.Random(SEED + 1)
     samples = [reply(recipe, rng, "test") for _ in range(size)]
-    rate = rating_logprobs(judge, mesh, RATINGS, max_length=256, batch_size=64)
+    rate = rating_logprobs(judge, mesh, RATINGS, max_length=1024, batch_size=64)  # some of what is said is long
     measured = {}
     for number, criterion in enumerate(recipe.rubric):
         logprobs_BR = rate([judge_prompt(item.question, text, rubric_of(recipe, item)[number])
@@ -232,7 +248,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
 def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
     """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
     judge = load(policy_folder, mesh, jax.numpy.float32)
-    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 224), steps, 2e-3, "judge")
+    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 256), steps, 2e-3, "judge")
     save_hf(judge.model, judge.tokenizer.path, folder)
     return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
 
