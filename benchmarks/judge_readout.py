@@ -3,10 +3,9 @@
 On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
 (2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first digit
 of what is written), with completions a second, Spearman's correlation with the truth and the share without a verdict,
-and (3) how often an injection makes a reply's score rise: one that is a reply and no more, and one that talks on already.
-What is written after the digit is not read, but JSON takes some 30 tokens and reasons some 128, so that these lengths are
-timed too. Read off, replies of the same truth differ by noise; correlation is also given for scores rounded as
-`rewards.rubric` rounds them.
+and (3) how often an injection makes a reply's score rise: one that is no more, and one that talks on already. What is
+written after the digit is not read, but JSON takes some 30 tokens and reasons some 128: both are timed too. Read off,
+replies of the same truth differ by noise; correlation is also given for scores rounded as `rewards.rubric` rounds them.
 
 The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
 folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
