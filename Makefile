@@ -10,7 +10,8 @@ SHELL := /bin/bash
 
 VENV := .venv
 PY := $(VENV)/bin/python
-INSTALL := $(PY) -m pip --disable-pip-version-check install $(if $(CI),--quiet) -r requirements.txt
+INSTALL_ONLY := $(PY) -m pip --disable-pip-version-check install $(if $(CI),--quiet)
+INSTALL := $(INSTALL_ONLY) -r requirements.txt
 CHECK := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
@@ -62,8 +63,13 @@ lint: $(DEV_STAMP)
 notebooks: $(RUN_STAMP)
 	$(PY) notebooks/build.py build
 
-preflight: $(RUN_STAMP)
-	$(PY) -m reasonkit.preflight
+# libtpu compiles for the named TPU topology without one. In a folder of its own, as JAX would look for TPUs beside it.
+$(VENV)/libtpu: $(RUN_STAMP)
+	$(INSTALL_ONLY) --no-deps --target $@ libtpu==0.0.42.1
+
+preflight: $(VENV)/libtpu
+	PYTHONPATH=$(VENV)/libtpu $(PY) -m reasonkit.forecast $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(MODEL),--model '$(MODEL)') \
+	  $(if $(TOPOLOGY),--topology '$(TOPOLOGY)')
 
 bench: $(DEV_STAMP)
 	for script in benchmarks/*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done

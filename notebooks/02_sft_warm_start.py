@@ -28,7 +28,7 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, lora, mesh, models, recipes, rollout
+from reasonkit import data, forecast, lora, models, recipes, rollout
 from reasonkit.sft import sft
 from reasonkit.tags import TAGS
 
@@ -42,11 +42,15 @@ print(f"{len(train)} problems to learn from; {run.budget.minutes_left:.1f} minut
 #
 # A LoRA on a frozen base of 1 or 2 B parameters fits replicated: every chip holds the base, the batch is split, and no
 # weight is gathered at any token. SFT has no judge, so the policy has all the chips.
+#
+# On a TPU the programs of the whole run are compiled here, as shapes, before any weight is loaded: whether each fits in a
+# chip's memory, by how much, and how many minutes the stages will take. Some minutes now, against hours later.
 
 # %%
-plan = mesh.plan_mesh(jax.devices(), judge=False)
+plan = forecast.plan(profile, jax.devices(), judge=False)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
+print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflight"))
 
 # %% [markdown]
 # ## The model and its adapter
@@ -54,7 +58,8 @@ for role, reason in plan.reasons.items():
 # The base is loaded once and never changes. The adapter starts at zero, so at this point the model is the stock model.
 
 # %%
-policy = models.load(profile.policy, plan.policy, profile.dtype)
+policy = models.load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
+                     remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 print(f"{policy.name}: adapter {lora.lora_signature(policy.model)}, stops at tokens {policy.tokenizer.stop_ids}")
 

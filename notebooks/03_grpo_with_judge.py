@@ -29,7 +29,7 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, judge_api, lora, mesh, models, monitors, recipes, rewards, rollout, text_rewards
+from reasonkit import data, forecast, judge_api, lora, models, monitors, recipes, rewards, rollout, text_rewards
 from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, JudgeItem, LocalJudge
@@ -55,12 +55,15 @@ judge = None
 if judged and profile.api_dollars:
     prices = dict(dollars_in=0.40, dollars_out=2.50)  # a million tokens: the dearer of the two default models
     judge = judge_api.from_secrets(judge_api.Limits(profile.api_dollars, **prices))
-plan = mesh.plan_mesh(jax.devices(), judge=judged and judge is None, judge_tp=profile.judge_tp)
+plan = forecast.plan(profile, jax.devices(), judge=judged and judge is None)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
+# from here on at the speed that SFT had
+print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflight", run.log("sft").read()))
 
 # %%
-policy = models.load(profile.policy, plan.policy, profile.dtype)
+policy = models.load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
+                     remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 lora.restore_lora(policy.model, run.stage("sft") / "adapter")
 
@@ -75,7 +78,7 @@ lora.restore_lora(policy.model, run.stage("sft") / "adapter")
 # %%
 judge_model = rate = None
 if judged and judge is None:
-    judge_model = models.load(profile.judge, plan.judge, profile.dtype)
+    judge_model = models.load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
     rate = models.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                   batch_size=profile.judge_batch)
     judge = LocalJudge(rate, profile.judge)

@@ -110,7 +110,7 @@ class Loaded:
     folder: Path
 
 
-def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = True) -> Loaded:
+def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = True, remat: bool = False) -> Loaded:
     """Loads a model by short name or from a folder, and places it on the mesh.
 
     A name of MODELS is looked for among the attached inputs ($REASONKIT_INPUTS, default /kaggle/input), then
@@ -122,6 +122,8 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
         mesh: axes ("fsdp", "tp"), see `mesh.make_mesh`.
         dtype: of the weights; None keeps a Hugging Face file's and means bfloat16 for a Flax checkpoint.
         replicated: each fsdp row holds all weights; False shards them over fsdp too.
+        remat: keep each layer's input alone for the gradients and compute the rest again: a third more work, and the
+            memory of one layer instead of all.
 
     Raises:
         ValueError: unknown name or model_type, a tokenizer of another family, tp that does not divide.
@@ -139,6 +141,8 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
             f"{folder} holds neither config.json with *.safetensors nor a Flax checkpoint, only "
             f"{sorted(path.name for path in folder.iterdir())}: download the model again"
         )
+    if remat:  # one object for the model and all of its layers
+        model.config.remat_config = LIBRARY[family].RematConfig.DECODER
     return Loaded(model, Tokenizer(folder / "tokenizer.model", family), model.config, str(name), folder)
 
 

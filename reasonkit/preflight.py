@@ -8,27 +8,25 @@ slower a program is, only a run can tell. What is compiled is in `programs`.
 Departs from XLA's cost analysis in the floor's traffic: the bytes that it counts as accessed include the
 chip's scratch memory, where data prefetched into it counts thrice, so that no floor follows from them.
 
-    python -m reasonkit.preflight --model gemma2-2b-it --topology v5e:2x4
+A program's layers are alike to the compiler, so that all numbers grow by the same for each: it is enough to compile
+two shallow models and to go on in a straight line, which takes a tenth of the time. benchmarks/RESULTS.md has the
+error against a whole one. For a run of a recipe and a profile, with its minutes: `forecast`.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from reasonkit.gemma import LIBRARY
-from reasonkit.mesh import Plan, check_divides, plan_mesh
-from reasonkit.models import MODELS
+from reasonkit.mesh import Plan, check_divides
 from reasonkit.programs import PROGRAMS, Program, Run, Shapes
 
 GIB = 2**30
@@ -46,30 +44,34 @@ class Chip:
     memory: float
 
 
-# Peaks as Google publishes them; memory as libtpu grants it, of 16 and 32 GiB.
-CHIPS = {"v5e": Chip(197e12, 819e9, 15.75 * GIB), "v6e": Chip(918e12, 1640e9, 31.25 * GIB)}
+# Peaks as Google publishes them; memory as libtpu grants it, of 16, 32, 32 and 95 GiB.
+CHIPS = {"v5e": Chip(197e12, 819e9, 15.75 * GIB), "v6e": Chip(918e12, 1640e9, 31.25 * GIB),
+         "v4": Chip(275e12, 1228e9, 30.75 * GIB), "v5p": Chip(459e12, 2765e9, 95.74 * GIB)}
+KIND_OF = {"TPU v5 lite": "v5e", "TPU v6 lite": "v6e", "TPU v4": "v4", "TPU v5": "v5p"}  # JAX's names
 
 
 @dataclass(frozen=True)
 class Row:
     """A compiled program; bytes and FLOP are one device's. None: the compiler refused it and does not say.
 
-    `needed` bytes are in memory at once: arguments with what other programs keep there, temporaries, and
-    outputs that reuse no argument. `traffic` bytes must cross between memory and chip: its own arguments and
-    those outputs once, temporaries twice. `bytes` are those that XLA counts as accessed, in any memory.
+    `fixed` bytes of the arguments are there however few the rows. `needed` bytes are in memory at once: arguments with
+    what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` bytes must cross between
+    memory and chip: its own arguments and those outputs once, temporaries twice. `bytes` are those that XLA counts as
+    accessed, in any memory.
     """
 
     program: str
     mesh: Mesh
     rows: int
     needed: float
-    arguments: int | None = None
-    temporaries: int | None = None
-    outputs: int | None = None
-    traffic: int | None = None
+    arguments: float | None = None
+    temporaries: float | None = None
+    outputs: float | None = None
+    traffic: float | None = None
     flops: float | None = None
     bytes: float | None = None
     collectives: dict[str, int] = field(default_factory=dict)
+    fixed: float | None = None
 
     def floor(self, chip: Chip) -> tuple[float, str] | None:
         """Seconds at the chip's peak, and what takes them: "compute" or "memory"."""
@@ -116,13 +118,14 @@ def _number(value: float | None, unit: float) -> str:
 
 def preflight(
     policy_config: Any, judge_config: Any, plan: Plan, shapes: Shapes, lora_rank: int, chip: str,
-    programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None,
+    programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None, depths: tuple[int, int] | None = None,
 ) -> Report:
     """Compile the named programs for the plan's devices, and hold them against a chip of CHIPS.
 
     "sft" is its train step, "grpo" its train step and the reference's pass, "rollout" the prefill and one
     decode step, "judge" its prefill. The configs are Tunix's, with `shd_config` and `remat_config` as in the
-    run; `judge_config` may be None without the judge. `dtype` is the weights', None as in `models.load`.
+    run; `judge_config` may be None without the judge. `dtype` is the weights', None as in `models.load`. With two
+    `depths`, models of so many layers are compiled, and the rows are those of all layers by a straight line.
 
     Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or no judge.
     """
@@ -131,8 +134,32 @@ def preflight(
     for name in programs:
         if name not in PROGRAMS:
             raise ValueError(f"program {name!r} is unknown: choose from {', '.join(PROGRAMS)}")
-    run = Run(policy_config, judge_config, plan, shapes, lora_rank, dtype)
-    return Report(tuple(compiled(program) for name in programs for program in PROGRAMS[name](run)), chip)
+    rows = []
+    for name in programs:
+        config = judge_config if name == "judge" else policy_config
+        made = []
+        for depth in depths or (None,):
+            policy, judge = (part if part is None or depth is None else replace(part, num_layers=depth)
+                             for part in (policy_config, judge_config))
+            run = Run(policy, judge, plan, shapes, lora_rank, dtype)
+            made.append([compiled(program) for program in PROGRAMS[name](run)])
+        rows += made[0] if depths is None else [extended(*pair, depths, config.num_layers)
+                                                for pair in zip(*made, strict=True)]
+    return Report(tuple(rows), chip)
+
+
+def extended(low: Row, high: Row, depths: tuple[int, int], layers: int) -> Row:
+    """The row of a model of so many layers, on the line through those of two shallower ones."""
+    steps = (layers - depths[0]) / (depths[1] - depths[0])
+
+    def line(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else a + steps * (b - a)
+
+    numbers = {name: line(getattr(low, name), getattr(high, name)) for name in
+               ("needed", "arguments", "temporaries", "outputs", "traffic", "flops", "bytes", "fixed")}
+    kinds = {kind: round(line(low.collectives.get(kind, 0), high.collectives.get(kind, 0)))
+             for kind in {**low.collectives, **high.collectives}}
+    return replace(high, **numbers, collectives=kinds)
 
 
 def compiled(program: Program) -> Row:
@@ -153,7 +180,7 @@ def compiled(program: Program) -> Row:
         program.title, program.mesh, program.rows, needed,
         arguments, temporaries, memory.output_size_in_bytes,
         needed + temporaries - program.resident_bytes, cost["flops"], cost["bytes accessed"],
-        dict(Counter(COLLECTIVE.findall(executable.as_text()))))
+        dict(Counter(COLLECTIVE.findall(executable.as_text()))), program.fixed_bytes)
 
 
 def topology_devices(name: str) -> list[jax.Device]:
@@ -172,45 +199,3 @@ def topology_devices(name: str) -> list[jax.Device]:
         raise RuntimeError(
             f"no TPU topology {name!r}: {error}\nIt takes a name such as v5e:2x4, and libtpu; "
             "beside jax 0.10.2: pip install libtpu==0.0.42.1") from error
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0 when everything fits, 1 when something does not."""
-    named = {name: source for name, source in MODELS.items() if source.config}
-    parser = argparse.ArgumentParser("reasonkit.preflight", description="What a run needs of its chips.")
-    parser.add_argument("--model", choices=named, default="gemma2-2b-it")
-    parser.add_argument("--judge", choices=named, help="it has the second half of the chips")
-    parser.add_argument("--topology", default="v5e:2x4")
-    parser.add_argument("--programs", nargs="+", choices=PROGRAMS)
-    parser.add_argument("--tp", type=int, default=1)
-    parser.add_argument("--judge-tp", type=int, default=4)
-    parser.add_argument("--lora-rank", type=int, default=64)
-    parser.add_argument("--remat", choices=("NONE", "BLOCK", "DECODER"), default="NONE")
-    for size in fields(Shapes):
-        parser.add_argument(f"--{size.name.replace('_', '-')}", type=int, default=size.default)
-    options = parser.parse_args(arguments)
-
-    def config(name: str) -> Any:
-        library = LIBRARY[named[name].family]
-        return replace(getattr(library.ModelConfig, named[name].config)(),
-                       shd_config=library.ShardingConfig.get_default_sharding(is_sampling=True),
-                       remat_config=library.RematConfig[options.remat])
-
-    jax.config.update("jax_platforms", "cpu")
-    judge = options.judge and config(options.judge)
-    try:
-        devices = topology_devices(options.topology)
-        plan = plan_mesh(devices, judge=judge is not None, tp=options.tp, judge_tp=options.judge_tp)
-    except (RuntimeError, ValueError) as error:
-        parser.error(str(error))
-    programs = options.programs or [name for name in PROGRAMS if name != "judge" or judge]
-    shapes = Shapes(**{size.name: getattr(options, size.name) for size in fields(Shapes)})
-    print(f"compiling {', '.join(programs)} for {options.topology}: minutes each", file=sys.stderr)
-    report = preflight(config(options.model), judge, plan, shapes, options.lora_rank,
-                       options.topology.split(":")[0], programs)
-    print(report.table())
-    return 0 if report.fits else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

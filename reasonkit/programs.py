@@ -42,8 +42,8 @@ RATINGS = 5  # logits that are read of a judge
 class Shapes:
     """Sizes of a run: rows of one pass over all devices of a mesh, lengths in tokens.
 
-    `grpo_rows` are the completions of a micro batch; `decode_rows` those of a whole step: one rollout, and
-    one pass of the reference.
+    `grpo_rows` are the completions of a micro batch, which is one pass of the reference too; `decode_rows` those of
+    one call of the rollout.
     """
 
     sft_rows: int = 32
@@ -74,8 +74,13 @@ class Program:
     @property
     def resident_bytes(self) -> int:
         """Of one device."""
-        return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-                   for leaf in jax.tree.leaves(self.resident))
+        return sum(map(_bytes, jax.tree.leaves(self.resident)))
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Of one device, all that is not a row of the batch or the cache."""
+        return sum(_bytes(leaf) for leaf in jax.tree.leaves((self.resident, self.arguments))
+                   if not (leaf.shape[:1] == (self.rows,) and leaf.sharding.spec[:1] == ("fsdp",)))
 
     def lower(self) -> jax.stages.Lowered:
         """Traced for the devices of its mesh, ready to be compiled."""
@@ -87,6 +92,10 @@ class Program:
         with self.mesh, contextlib.nullcontext() if on_cpu else constraints(self.mesh):
             return jax.jit(function, keep_unused=True, donate_argnums=[n + 1 for n in self.donated]).lower(
                 self.resident, *self.arguments)
+
+
+def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
 @contextlib.contextmanager
@@ -217,7 +226,7 @@ def sft_programs(run: Run) -> list[Program]:
 
 
 def grpo_programs(run: Run) -> list[Program]:
-    """The train step of GRPO, and the reference's log-probabilities of a step's completions."""
+    """The train step of GRPO, and the reference's log-probabilities of its completions."""
     s, (graph, state) = run.shapes, nnx.split(run.policy)
     config = GRPOConfig(num_generations=2)
     config.temperature = 1.0  # as the learner sets it
@@ -238,10 +247,10 @@ def grpo_programs(run: Run) -> list[Program]:
         completion_mask=tokens(s.grpo_rows, s.max_new_tokens, bool),
         advantages=_array(run.plan.policy, (s.grpo_rows,), jnp.float32, "fsdp"),
         ref_per_token_logps=tokens(s.grpo_rows, s.max_new_tokens, jnp.float32), old_per_token_logps=None)
-    batch = tokens(s.decode_rows, s.max_prompt_length), tokens(s.decode_rows, s.max_new_tokens)
+    batch = tokens(s.grpo_rows, s.max_prompt_length), tokens(s.grpo_rows, s.max_new_tokens)
     return [
         _train_step(run, "GRPO train step", loss, example, s.grpo_rows, run.resident(run.adapter)),
-        Program("GRPO reference", run.plan.policy, s.decode_rows, reference, (state, *batch),
+        Program("GRPO reference", run.plan.policy, s.grpo_rows, reference, (state, *batch),
                 resident=run.resident(run.adapter, nnx.state(run.optimizer)))]
 
 

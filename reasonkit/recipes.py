@@ -26,7 +26,8 @@ from reasonkit.tags import TAGS
 class Profile:
     """Sizes for one kind of machine. `devices` are virtual CPU devices (0: the machine's own accelerators); `rows` are
     the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need;
-    during GRPO the validation problems are answered every `probe_every` steps. `api_dollars` is what a judge behind an
+    during GRPO the validation problems are answered every `probe_every` steps. `remat` saves
+    memory in training (`models.load`); `api_dollars` is what a judge behind an
     API may cost, where a secret switches one on (0: never, even then)."""
 
     name: str
@@ -44,8 +45,8 @@ class Profile:
     eval_batch: int
     probe_every: int
     judge_batch: int
-    judge_tp: int
     judge_max_length: int
+    remat: bool = False
     api_dollars: float = 0.0
 
 
@@ -64,13 +65,13 @@ class Recipe:
     curriculum: str = ""
 
 
-_TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0, judge_tp=1,
+_TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0,
              judge_max_length=192)
 # Lengths and batches of the winning runs; rows a step sized for eight v5e chips with the weights replicated. With the
 # judge on chips of its own a pass trains while the next is judged; a step is still sampled in one call: each token
 # reads all weights, for few rows as for many.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048,
-              api_dollars=5.0)
+              remat=True, api_dollars=5.0)
 
 PROFILES = {
     "cpu": Profile(
@@ -91,21 +92,21 @@ PROFILES = {
         sft=SftSettings(steps=1000, batch_size=32, max_length=1024, learning_rate=2e-5),
         grpo=GrpoSettings(steps=800, prompts_per_step=16, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=5e-6, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
-        eval_batch=64, probe_every=100, judge_batch=8, judge_tp=4, **_GEMMA),
+        eval_batch=64, probe_every=100, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
         rows={"train": 8000, "validation": 200, "test": 400},
         sft=SftSettings(steps=400, batch_size=8, max_length=1024, learning_rate=2e-5),
         grpo=GrpoSettings(steps=200, prompts_per_step=4, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=5e-6, micro_prompts=1, beta=0.07),
-        eval_batch=16, probe_every=50, judge_batch=4, judge_tp=1, **{**_GEMMA, "policy": "gemma3-1b-it"}),
+        eval_batch=16, probe_every=50, judge_batch=4, **{**_GEMMA, "policy": "gemma3-1b-it"}),
     "gpu": Profile(
         "gpu", devices=0, judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
         sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=2e-5),
         grpo=GrpoSettings(steps=800, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=5e-6, micro_prompts=2, beta=0.07),
-        eval_batch=32, probe_every=100, judge_batch=8, judge_tp=1, **_GEMMA),
+        eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
 }
 
 # A right answer counts in good form only, and to show the work and err earns more than a right answer behind none.

@@ -20,7 +20,7 @@ LAYERS = (
      "evaluate monitors"),
     ("jax", "mesh gemma lora models model_rewards programs preflight"),
     ("tunix", "rollout _tunix safety sft simpo grpo distill verify"),
-    ("user", "recipes dashboard report"),
+    ("user", "recipes forecast dashboard report"),
 )
 ORDER = ["", *(name for _, names in LAYERS for name in names.split()), "assets"]
 FLOOR_OF = {name: layer for layer, names in LAYERS for name in names.split()}

@@ -7,7 +7,7 @@ from jax.sharding import AxisType
 from tiny_gemma import TOKENS, forward, small_config
 
 from reasonkit.gemma import init
-from reasonkit.mesh import check_divides, make_mesh, plan_mesh
+from reasonkit.mesh import Need, check_divides, make_mesh, plan_mesh
 
 
 def ids(mesh):
@@ -97,3 +97,34 @@ def test_batches_must_divide_over_fsdp():
         check_divides(4, mesh, "batch")
     with pytest.raises(ValueError, match=r"batch = 0 .*make it 8$"):
         check_divides(0, mesh, "batch")
+
+
+@pytest.mark.parametrize(
+    ("count", "weights", "working", "heads", "fsdp", "tp", "gathered"),
+    [
+        (8, 5.0, 32.0, 4, 8, 1, ()),  # 5 + 4 of 14.4: replicated
+        (8, 20.0, 32.0, 4, 4, 2, ()),  # 10 + 4: a copy on two chips
+        (8, 20.0, 32.0, 1, 8, 1, ("policy",)),  # a single KV head is not split: gathered
+        (1, 12.0, 2.0, 4, 1, 1, ()),
+        (4, 24.0, 4.0, 8, 2, 2, ()),
+        (6, 30.0, 6.0, 4, 6, 1, ("policy",)),  # 15 + 1 on two chips is too much; 3 and 6 do not divide four heads
+    ],
+)
+def test_weights_are_replicated_where_they_fit_then_split_then_gathered(count, weights, working, heads, fsdp, tp,
+                                                                        gathered):
+    need = {"policy": Need(weights, working, heads)}
+    plan = plan_mesh(jax.devices()[:count], judge=False, needs=need, memory=16.0)
+    assert dict(plan.policy.shape) == {"fsdp": fsdp, "tp": tp} and plan.gathered == gathered
+    assert ("gathered" in plan.reasons["policy"]) == bool(gathered)
+    assert ("replicated" in plan.reasons["policy"]) == (tp == 1 and not gathered)
+
+
+def test_a_choice_is_overridden_and_what_fits_nowhere_is_an_error():
+    needs = {"policy": Need(5.0, 8.0, 4), "judge": Need(40.0, 4.0, 8)}
+    plan = plan_mesh(jax.devices(), judge=True, needs=needs, memory=16.0)
+    assert dict(plan.policy.shape) == {"fsdp": 4, "tp": 1} and dict(plan.judge.shape) == {"fsdp": 1, "tp": 4}
+    assert plan_mesh(jax.devices(), judge=True, tp=2, needs=needs, memory=16.0).policy.shape["tp"] == 2
+    with pytest.raises(ValueError, match="the judge needs .* of each of its 4 devices, .* take a smaller model"):
+        plan_mesh(jax.devices(), judge=True, needs={**needs, "judge": Need(60.0, 4.0, 8)}, memory=16.0)
+    with pytest.raises(ValueError, match="the policy needs"):  # both in one memory
+        plan_mesh(jax.devices()[:1], judge=True, needs=needs, memory=16.0)

@@ -72,7 +72,7 @@ def test_the_batches_of_a_profile_divide_over_its_chips(name, count):
     assert profile.devices in (0, count)
     alone = plan_mesh(devices, judge=False)
     check_divides(profile.sft.batch_size, alone.policy, "SFT")
-    plan = plan_mesh(devices, judge=True, judge_tp=profile.judge_tp)
+    plan = plan_mesh(devices, judge=True)
     micro = profile.grpo.micro_prompts or profile.grpo.prompts_per_step
     for policy in (plan.policy, alone.policy):  # a recipe without a rubric has no judge
         check_divides(micro * profile.grpo.num_generations, policy, "GRPO")
