@@ -24,7 +24,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.gemma import LIBRARY, flax_checkpoint, from_flax, from_hf, is_hf
+from reasonkit.gemma import flax_checkpoint, from_flax
+from reasonkit.hf import from_hf, is_hf
+from reasonkit.hf_config import LIBRARY
 from reasonkit.mesh import check_divides
 
 ASSETS = Path(__file__).parent / "assets"

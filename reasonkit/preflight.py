@@ -26,7 +26,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from reasonkit.gemma import LIBRARY
+from reasonkit.hf_config import LIBRARY
 from reasonkit.mesh import Plan, check_divides, plan_mesh
 from reasonkit.models import MODELS
 from reasonkit.programs import PROGRAMS, Program, Run, Shapes

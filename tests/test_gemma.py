@@ -14,7 +14,8 @@ from tiny_gemma import ROWS, TOKENS, equal, forward, save_flax, small_config
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 
-from reasonkit.gemma import flax_checkpoint, from_flax, from_hf, init, is_hf, save_hf, tiny_config
+from reasonkit.gemma import flax_checkpoint, from_flax, init, tiny_config
+from reasonkit.hf import from_hf, is_hf, save_hf
 from reasonkit.lora import add_lora
 from reasonkit.mesh import make_mesh
 

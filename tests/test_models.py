@@ -22,7 +22,8 @@ from tunix.utils import sharding_utils
 import reasonkit.models
 from reasonkit.assets.build import reply
 from reasonkit.data import load_recipe, rubric_of
-from reasonkit.gemma import init, save_hf
+from reasonkit.gemma import init
+from reasonkit.hf import save_hf
 from reasonkit.judge import RATINGS, judge_prompt
 from reasonkit.lora import add_lora
 from reasonkit.mesh import make_mesh

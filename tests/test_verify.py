@@ -18,7 +18,8 @@ from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
 
 from reasonkit import _tunix, verify
-from reasonkit.gemma import init, save_hf
+from reasonkit.gemma import init
+from reasonkit.hf import save_hf
 from reasonkit.lora import add_lora, fingerprint, save_lora
 from reasonkit.mesh import make_mesh
 from reasonkit.models import load
