@@ -29,7 +29,7 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, judge_api, lora, mesh, models, monitors, recipes, rewards, rollout, text_rewards
+from reasonkit import data, judge_api, lora, mesh, models, monitors, readout, recipes, rewards, rollout, text_rewards
 from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, JudgeItem, LocalJudge
@@ -76,7 +76,7 @@ lora.restore_lora(policy.model, run.stage("sft") / "adapter")
 judge_model = rate = None
 if judged and judge is None:
     judge_model = models.load(profile.judge, plan.judge, profile.dtype)
-    rate = models.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
+    rate = readout.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                   batch_size=profile.judge_batch)
     judge = LocalJudge(rate, profile.judge)
 if judged:

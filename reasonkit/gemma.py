@@ -105,8 +105,12 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
     config = dataclasses.replace(config, shd_config=LIBRARY[family].ShardingConfig.get_default_sharding(
         is_sampling=replicated))
     checkpoint, dtype = checkpoint.resolve(), np.dtype(dtype or jnp.bfloat16)
+    _check_tp(config, mesh)
     with ocp.StandardCheckpointer() as checkpointer:
-        there = checkpointer.metadata(checkpoint).item_metadata.tree
+        metadata = checkpointer.metadata(checkpoint).item_metadata
+    if metadata is None:
+        raise ValueError(f"{checkpoint} is no orbax checkpoint, or only a part of one: download the model again")
+    there = metadata.tree
     if "w" in there.get("transformer/layer_0/mlp/linear", ()):
         # Tunix 0.1.7 has twice Gemma 2 9B's hidden_dim: take the file's word
         config = dataclasses.replace(config, hidden_dim=there["transformer/layer_0/mlp/linear"]["w"].shape[0])

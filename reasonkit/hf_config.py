@@ -102,24 +102,23 @@ def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
 def write_config(model: Any, dtype: Any, stop_ids: tuple[int, ...] = ()) -> dict[str, Any]:
     """The settings of config.json for a Gemma 2 or 3; readable by transformers 4 and 5."""
     config, family = model.config, family_of(model)
-    settings = {
+    scale = getattr(config, "global_scale_factor", 1.0)
+    own = {
+        "layer_types": layer_types(family, config.num_layers), "rope_theta": _GEMMA2_ROPE,
+        "final_logit_softcapping": config.final_logit_softcap, "attn_logit_softcapping": config.attn_logits_soft_cap,
+    } if family == "gemma2" else {
+        "sliding_window_pattern": len(_CYCLE[family]), "rope_theta": config.global_base_frequency,
+        "rope_local_base_freq": config.local_base_frequency,
+        "rope_scaling": None if scale == 1.0 else {"rope_type": "linear", "factor": scale},
+    }
+    return {
         "architectures": ["Gemma2ForCausalLM" if family == "gemma2" else "Gemma3ForCausalLM"],
         "model_type": "gemma2" if family == "gemma2" else "gemma3_text",
         "num_hidden_layers": config.num_layers, "vocab_size": config.num_embed, "hidden_size": config.embed_dim,
         "intermediate_size": config.hidden_dim, "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim,
-        "query_pre_attn_scalar": config.head_dim, "sliding_window": config.sliding_window_size,
+        "query_pre_attn_scalar": config.head_dim, "sliding_window": config.sliding_window_size, **own,
         "hidden_activation": _FIXED["hidden_activation"], "rms_norm_eps": _FIXED["rms_norm_eps"],
         "tie_word_embeddings": True, "torch_dtype": jnp.dtype(dtype).name,
         "pad_token_id": 0, "eos_token_id": list(stop_ids) or 1, "bos_token_id": 2,
     }
-    if family == "gemma2":
-        return settings | {
-            "layer_types": layer_types(family, config.num_layers), "rope_theta": _GEMMA2_ROPE,
-            "final_logit_softcapping": config.final_logit_softcap,
-            "attn_logit_softcapping": config.attn_logits_soft_cap}
-    scale = config.global_scale_factor
-    return settings | {
-        "sliding_window_pattern": len(_CYCLE[family]), "rope_theta": config.global_base_frequency,
-        "rope_local_base_freq": config.local_base_frequency,
-        "rope_scaling": None if scale == 1.0 else {"rope_type": "linear", "factor": scale}}

@@ -6,7 +6,6 @@ is on: a window shorter than the sequence, soft caps, query-key norms, both rope
 
 from __future__ import annotations
 
-import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing here is on a hub
@@ -18,15 +17,11 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from tiny_gemma import ROWS, bump, train_tokenizer
-from tunix.generate.sampler import CacheConfig, Sampler
+from tiny_gemma import ROWS, train_tokenizer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit import models
-from reasonkit.hf import save_hf
-from reasonkit.lora import add_lora
 from reasonkit.mesh import make_mesh
-from reasonkit.rollout import generator
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 2e-4
