@@ -91,6 +91,10 @@ class Tokenizer:
         """Text of the ids, skipping those past the vocabulary: embeddings may have more rows."""
         return self._pieces.DecodeIds([int(i) for i in ids if 0 <= int(i) < self.vocab_size])
 
+    def piece(self, number: int) -> str:
+        """What the SentencePiece model calls the token."""
+        return self._pieces.IdToPiece(number)
+
     def bos_id(self) -> int:
         return self._pieces.bos_id()
 
@@ -144,6 +148,13 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
     return Loaded(model, Tokenizer(folder / "tokenizer.model", family), model.config, str(name), folder)
 
 
+def hf_name(name: str) -> str:
+    """What Hugging Face and Kaggle's transformers variations call a model of MODELS: gemma3-1b, google/gemma-3-1b-pt."""
+    family = MODELS[name].family
+    stock = "-pt" if MODELS[name].config and MODELS[name].config.endswith("_pt") else ""
+    return f"google/{name.replace(family, family.replace('gemma', 'gemma-'))}{stock}"
+
+
 def _find(name: str) -> Path:
     source = MODELS.get(name)
     if source is None:
@@ -155,9 +166,10 @@ def _find(name: str) -> Path:
     inputs = Path(os.environ.get("REASONKIT_INPUTS", "/kaggle/input"))
     patterns = [name, f"datasets/*/{name}", f"models/*/{name}/*/*/*", f"{name}/*/*/*"]
     if source.handle:  # where models are mounted now and where they were; the pinned version first
-        owner, model, framework, variation, _ = source.handle.split("/")
-        plain = f"{owner}/{model}/transformers/{name.replace(source.family, model)}/*"  # Hugging Face's files
-        handles = [f"models/{handle}" for handle in (source.handle, f"{owner}/{model}/{framework}/{variation}/*", plain)]
+        owner, model, _, variation, _ = source.handle.split("/")
+        of_hf = f"{owner}/{model}/transformers/{hf_name(name).split('/')[1]}/*"
+        versions = source.handle, f"{owner}/{model}/flax/{variation}/*", of_hf
+        handles = [f"models/{handle}" for handle in versions]
         patterns = [*handles, *(handle.split("/", 2)[2] for handle in handles), *patterns]
     for folder in (folder for pattern in patterns for folder in sorted(inputs.glob(pattern))):
         if (folder / "tokenizer.model").is_file():

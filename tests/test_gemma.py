@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_gemma import TOKENS, equal, forward, save_flax, small_config
+from tiny_gemma import TOKENS, equal, forward, gemma2_config, gemma2_hf, save_flax, small_config
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("stdlib", "tags numerals expressions planning isolated answers tfidf session budget runlog"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards data curriculum "
      "evaluate monitors"),
-    ("jax", "mesh hf_config gemma lora hf models readout model_rewards programs preflight"),
+    ("jax", "mesh hf_config gemma lora hf models readout export model_rewards programs preflight"),
     ("tunix", "rollout _tunix safety sft simpo grpo distill verify"),
     ("user", "recipes dashboard report"),
 )
