@@ -160,6 +160,6 @@ if not run.finished("grpo"):
     run.finish("grpo", inputs={"adapter": run.stage("sft") / "adapter"}, minutes=result.minutes, stopped=result.stopped,
                metrics={"steps": result.steps, "reward": last["mean"] if last else None,
                         "judge_failures": judge.failures if judged else {}},
-               checkpoint_step=result.checkpoint_step)
+               checkpoint_step=result.checkpoint_step, settings=vars(profile.grpo))
 del policy, judge_model, rate, judge, made, parts, reward, generate, probe, on_step  # free the chips for evaluation
 print(f"adapter in {run.stage('grpo') / 'adapter'}; {run.budget.minutes_left:.1f} minutes left")

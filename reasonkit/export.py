@@ -30,10 +30,11 @@ _TOKENIZER = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_e
 
 
 def export_hf(policy: Loaded, folder: str | Path, dtype: Any = None, shard_bytes: int = SHARD_BYTES) -> Path:
-    """The model with its adapter merged, as transformers and what is built on it read it; `dtype` None keeps the base's.
+    """The model with its adapter merged, as transformers and its kin read it; `dtype` None keeps the base's.
 
     Besides `hf.save_hf`: tokenizer_config.json, which names the tokenizer's class and control pieces, and
-    generation_config.json with the stop tokens and greedy decoding, as it was evaluated.
+    generation_config.json with the stop tokens and greedy decoding, as it was evaluated. transformers' default attention
+    (SDPA) leaves out the soft cap of Gemma 2's: load it with attn_implementation="eager".
     """
     folder, tokenizer = Path(folder), policy.tokenizer
     dtype = dtype or policy.model.embedder.input_embedding.dtype
@@ -50,8 +51,8 @@ def export_hf(policy: Loaded, folder: str | Path, dtype: Any = None, shard_bytes
 def export_peft(policy: Loaded, folder: str | Path) -> Path:
     """The adapter alone, as PEFT keeps it: adapter_model.safetensors (float32) and adapter_config.json.
 
-    It goes onto the text model (Gemma2ForCausalLM, Gemma3ForCausalLM). One of qwix's adapters on keys and values becomes
-    two, which share A. Raises ValueError when the model has no adapter.
+    It goes onto the text model, Gemma2ForCausalLM or Gemma3ForCausalLM. qwix's one adapter on keys and values becomes
+    two that share A. Raises ValueError when the model has no adapter.
     """
     signature, folder = lora_signature(policy.model), Path(folder)
     leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(policy.model, nnx.LoRAParam))}
@@ -69,7 +70,7 @@ def export_peft(policy: Loaded, folder: str | Path) -> Path:
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none", "lora_dropout": 0.0,
         "fan_in_fan_out": False, "r": rank, "lora_alpha": signature["alpha"],
         "target_modules": sorted({name.split(".")[-3] for name in weights}),
-        "base_model_name_or_path": hf_name(policy.name) if policy.name in MODELS else policy.name,
+        "base_model_name_or_path": hf_name(policy.name),
     }
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".adapter_model.safetensors.tmp"
@@ -80,7 +81,7 @@ def export_peft(policy: Loaded, folder: str | Path) -> Path:
 
 
 def export_flax(policy: Loaded, folder: str | Path, step: int, dtype: Any = jnp.bfloat16) -> Path:
-    """What the unrestricted mode names, replacing what is in `folder`: the merged model in google-deepmind/gemma's
+    """What the unrestricted mode names, replacing an earlier export: the merged model in google-deepmind/gemma's
     layout, as Kaggle has the stock one (<variation>/, tokenizer.model), and the adapter as the judges restore it
     (actor/<step>/model_params; check it with `verify.verify_submission`).
 
@@ -101,8 +102,9 @@ def export_flax(policy: Loaded, folder: str | Path, step: int, dtype: Any = jnp.
             value = value if family == "gemma2" else value.T
             whole = tree.setdefault(key, {}).setdefault(leaf, np.empty((2, *value.shape), dtype))
             whole[part] = value
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    for stale in (folder / variation, folder / "actor"):
+        shutil.rmtree(stale, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:  # it writes beside its place, and moves
         checkpointer.save(folder / variation, tree)
     shutil.copyfile(policy.tokenizer.path, folder / "tokenizer.model")

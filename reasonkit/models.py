@@ -149,10 +149,12 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
 
 
 def hf_name(name: str) -> str:
-    """What Hugging Face and Kaggle's transformers variations call a model of MODELS: gemma3-1b, google/gemma-3-1b-pt."""
-    family = MODELS[name].family
-    stock = "-pt" if MODELS[name].config and MODELS[name].config.endswith("_pt") else ""
-    return f"google/{name.replace(family, family.replace('gemma', 'gemma-'))}{stock}"
+    """What Hugging Face calls a model of MODELS: google/gemma-3-1b-pt for gemma3-1b. Other names stay as they are."""
+    source = MODELS.get(name)
+    if source is None or source.handle is None:
+        return name
+    stock = "-pt" if source.config.endswith("_pt") else ""
+    return f"google/{name.replace(source.family, source.family.replace('gemma', 'gemma-'))}{stock}"
 
 
 def _find(name: str) -> Path:

@@ -20,7 +20,7 @@ LAYERS = (
      "evaluate monitors"),
     ("jax", "mesh hf_config gemma lora hf models readout export model_rewards programs preflight"),
     ("tunix", "rollout _tunix safety sft simpo grpo distill verify"),
-    ("user", "recipes dashboard report"),
+    ("user", "recipes dashboard report publish"),
 )
 ORDER = ["", *(name for _, names in LAYERS for name in names.split()), "assets"]
 FLOOR_OF = {name: layer for layer, names in LAYERS for name in names.split()}
