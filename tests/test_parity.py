@@ -31,7 +31,6 @@ from reasonkit.mesh import make_mesh
 from reasonkit.models import load
 from reasonkit.rollout import generator, install_sharded_cache
 
-pytestmark = pytest.mark.parity
 TOLERANCE = 2e-4
 EAGER = "eager"  # transformers' default, SDPA, leaves Gemma 2's soft cap of the attention out
 WINDOW, LENGTH = 8, 24
