@@ -33,8 +33,8 @@ def export_hf(policy: Loaded, folder: str | Path, dtype: Any = None, shard_bytes
     """The model with its adapter merged, as transformers and its kin read it; `dtype` None keeps the base's.
 
     Besides `hf.save_hf`: tokenizer_config.json, which names the tokenizer's class and control pieces, and
-    generation_config.json with the stop tokens and greedy decoding, as it was evaluated. transformers' default attention
-    (SDPA) leaves out the soft cap of Gemma 2's: load it with attn_implementation="eager".
+    generation_config.json with the stop tokens and greedy decoding, as it was evaluated. Of Gemma 2, transformers'
+    default attention (SDPA) leaves out the soft cap: load it with attn_implementation="eager".
     """
     folder, tokenizer = Path(folder), policy.tokenizer
     dtype = dtype or policy.model.embedder.input_embedding.dtype
