@@ -207,7 +207,7 @@ def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, d
     names = (["model.safetensors"] if len(shards) == 1 else
              [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))])
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in {*folder.glob("*.safetensors"), folder / INDEX} - {folder / name for name in names}:
+    for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - {folder / name for name in names}:
         stale.unlink(missing_ok=True)
 
     def put(name: str, write: Any) -> None:

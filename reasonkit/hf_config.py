@@ -60,11 +60,11 @@ def read_config(file: Path, replicated: bool) -> tuple[str, Any]:
             "shd_config": LIBRARY[family].ShardingConfig.get_default_sharding(is_sampling=replicated),
         }
         ropes = _ropes(raw, family)
-        caps = {name: raw.get(name) for name in ("final_logit_softcapping", "attn_logit_softcapping")}
         wanted = _FIXED | {"query_pre_attn_scalar": raw["head_dim"],
                            "layer_types": layer_types(family, raw["num_hidden_layers"])}
         if family == "gemma3":
-            wanted |= dict.fromkeys(caps)
+            wanted |= {"final_logit_softcapping": None, "attn_logit_softcapping": None,
+                       "sliding_window_pattern": len(_CYCLE[family])}
         for name, value in wanted.items():
             if raw.get(name) not in (None, value):
                 raise ValueError(f"{file}: {name} is {raw[name]!r}, and Tunix's {family} has {value!r}: it cannot "

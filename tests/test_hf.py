@@ -133,6 +133,7 @@ def test_a_folder_without_weights_is_not_taken_for_a_model(tmp_path):
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0, and Tunix's gemma3 has None"),
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05"),
+        ({"sliding_window_pattern": 4}, "sliding_window_pattern is 4, and Tunix's gemma3 has 6"),
         ({"layer_types": ["full_attention"] * 2}, "layer_types is .* and Tunix's gemma3 has .'sliding_attention'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "rope_type 'yarn': Tunix's gemma3 has only linear"),
     ],
