@@ -15,6 +15,7 @@ INSTALL := $(INSTALL_ONLY) -r requirements.txt
 CHECK := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+PARITY_STAMP := $(VENV)/.installed-parity
 PARAMETERS := --set PROFILE=cpu $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(SEED),--set 'SEED=$(SEED)')
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
@@ -46,12 +47,17 @@ $(DEV_STAMP): $(RUN_STAMP)
 	$(INSTALL) -e ".[dev]"
 	@touch $@
 
+# PyTorch, for tests/test_parity.py alone: neither `dev` nor FAST=1 need it.
+$(PARITY_STAMP): $(DEV_STAMP)
+	$(INSTALL) -e ".[parity]"
+	@touch $@
+
 demo: $(RUN_STAMP)
 	$(PY) notebooks/build.py run $(PARAMETERS)
 	@echo "report: $(CURDIR)/artifacts/report.html"
 
-test: $(DEV_STAMP)
-	$(PY) -m pytest $(if $(FAST),-m "not slow")
+test: $(if $(FAST),$(DEV_STAMP),$(PARITY_STAMP))
+	$(PY) -m pytest $(if $(FAST),-m "not slow" --ignore tests/test_parity.py)
 
 # The tests that put faults into a run, at all places; `make test` takes two of the kills.
 faults: $(DEV_STAMP)

@@ -42,6 +42,7 @@ from reasonkit.grpo import grpo  # noqa: E402
 from reasonkit.judge import RATINGS, JudgeVerdict, LocalJudge  # noqa: E402
 from reasonkit.lora import add_lora  # noqa: E402
 from reasonkit.mesh import plan_mesh  # noqa: E402
+from reasonkit.readout import rating_logprobs  # noqa: E402
 from reasonkit.runlog import NullLog  # noqa: E402
 
 PROMPTS, GROUP = 16, 4
@@ -129,7 +130,7 @@ def measure(rounds: int, calls: int) -> dict[Arm, list[float]]:
     profile, plan = recipes.PROFILES["cpu"], plan_mesh(jax.devices(), judge=True)
     policy, tiny = models.load(profile.policy, plan.policy), models.load(profile.judge, plan.judge)
     policy = replace(policy, model=add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, 0))
-    judge = LocalJudge(models.rating_logprobs(tiny, plan.judge, RATINGS, max_length=profile.judge_max_length,
+    judge = LocalJudge(rating_logprobs(tiny, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                               batch_size=profile.judge_batch), profile.judge)
     order = [*WARM_UP, *ARMS * rounds]
     settings = replace(profile.grpo, steps=len(order) + 1, prompts_per_step=PROMPTS, num_generations=GROUP,

@@ -35,6 +35,7 @@ from reasonkit.assets.build import DEVICES, RECIPE, SEED, auc, reply  # noqa: E4
 from reasonkit.data import load_recipe, rubric_of  # noqa: E402
 from reasonkit.judge import RATINGS, JudgeItem, JudgeVerdict, LocalJudge, judge_prompt, weighed  # noqa: E402
 from reasonkit.mesh import make_mesh  # noqa: E402
+from reasonkit.readout import rating_logprobs  # noqa: E402
 from reasonkit.rewards import DECIMALS  # noqa: E402
 from reasonkit.rollout import generator  # noqa: E402
 from reasonkit.rubrics import DOMAINS, load_domain  # noqa: E402
@@ -159,7 +160,7 @@ def main() -> None:
     loaded = models.load(options.model, mesh, "float32" if tiny else None)
 
     def rating(max_length: int) -> Callable[[list[str]], np.ndarray]:
-        return models.rating_logprobs(loaded, mesh, RATINGS, max_length, BATCH)
+        return rating_logprobs(loaded, mesh, RATINGS, max_length, BATCH)
 
     items, truth_BC = samples(options.replies)
     longest = 1 + max(len(loaded.tokenizer.encode(judge_prompt(item.question, item.reply, c)))

@@ -116,6 +116,7 @@ print(f"form: {form:.0%} of {len(replies)}")
 # %%
 if not run.finished("sft"):
     run.finish("sft", inputs={"train": run.stage("data") / "train.jsonl"}, metrics={"form": form, "steps": result.steps},
-               minutes=result.minutes, checkpoint_step=result.checkpoint_step, stopped=result.stopped)
+               minutes=result.minutes, checkpoint_step=result.checkpoint_step, stopped=result.stopped,
+               settings=vars(profile.sft))
 del policy, generate  # the next stage lays the base out anew: free the chips
 print(f"adapter in {run.stage('sft') / 'adapter'}; {run.budget.minutes_left:.1f} minutes left")

@@ -29,7 +29,8 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, forecast, judge_api, lora, models, monitors, recipes, rewards, rollout, text_rewards
+from reasonkit import (data, forecast, judge_api, lora, models, monitors, readout, recipes, rewards, rollout,
+                       text_rewards)
 from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, JudgeItem, LocalJudge
@@ -79,7 +80,7 @@ lora.restore_lora(policy.model, run.stage("sft") / "adapter")
 judge_model = rate = None
 if judged and judge is None:
     judge_model = models.load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
-    rate = models.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
+    rate = readout.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                   batch_size=profile.judge_batch)
     judge = LocalJudge(rate, profile.judge)
 if judged:
@@ -163,6 +164,6 @@ if not run.finished("grpo"):
     run.finish("grpo", inputs={"adapter": run.stage("sft") / "adapter"}, minutes=result.minutes, stopped=result.stopped,
                metrics={"steps": result.steps, "reward": last["mean"] if last else None,
                         "judge_failures": judge.failures if judged else {}},
-               checkpoint_step=result.checkpoint_step)
+               checkpoint_step=result.checkpoint_step, settings=vars(profile.grpo))
 del policy, judge_model, rate, judge, made, parts, reward, generate, probe, on_step  # free the chips for evaluation
 print(f"adapter in {run.stage('grpo') / 'adapter'}; {run.budget.minutes_left:.1f} minutes left")

@@ -120,9 +120,30 @@ from reasonkit.runlog import RunLog
 for name, result in results.items():
     result.to_json(run.stage("evaluation") / f"{name.replace(' ', '_').lower()}.json")
 run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minutes=run.budget.minutes_used,
+           problems=len(test),
            metrics={name: {"accuracy": result.accuracy, "form": result.format_rate, "steps": result.step_accuracy}
                     for name, result in results.items()})
 logs = run.log("sft"), run.log("grpo"), RunLog(run.stage("grpo") / "verdicts.jsonl")
-path = write_report(run.folder / "report.html", results, comparisons, [*manifests, run.manifest("evaluation")],
+manifests.append(run.manifest("evaluation"))
+path = write_report(run.folder / "report.html", results, comparisons, manifests,
                     [row for log in logs for row in log.read()], [])
 print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
+
+# %% [markdown]
+# ## For others
+#
+# The adapter in PEFT's format, a few megabytes, and a model card written from the manifests. Nothing leaves this machine
+# unless the secret `KAGGLE_MODEL_HANDLE` names a place (`you/gemma2-2b-reasons/flax/2b-it`): then the merged model is
+# written in Flax too, the judges' loader is run on it, and it is uploaded. `export.export_hf` writes it for transformers.
+
+# %%
+from reasonkit import export, publish
+
+out, base = run.folder / "export", models.hf_name(policy.name)
+print("adapter and card:", publish.write_card(export.export_peft(policy, out / "peft"), manifests, base).parent)
+if handle := publish.handle_from_secrets():
+    flax = export.export_flax(policy, out / "flax", manifests[-2]["extra"]["checkpoint_step"])
+    print(verify_submission(flax, lora.fingerprint(policy.model), pairs, model=str(policy.folder), dtype=profile.dtype,
+                            rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
+    publish.write_card(flax, manifests, base)
+    print(publish.publish(flax, handle))

@@ -94,7 +94,8 @@ print(f"checkpoints in {CKPT_DIR}, generation of up to {MAX_GENERATION_STEPS} to
 # %% [markdown]
 # # 4 · Unrestricted mode
 #
-# Not entered. To enter, publish a model in Flax format on the same base and name it here as `"user/model"`.
+# Not entered. To enter, publish a model in Flax format on the same base and name it here as `"user/model"`. Notebook 4's
+# last cell publishes this one where the secret `KAGGLE_MODEL_HANDLE` says so.
 
 # %%
 unrestricted_kaggle_model = None

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from reasonkit import programs
 from reasonkit.budget import write_atomic
 from reasonkit.data import load_recipe
-from reasonkit.gemma import LIBRARY
+from reasonkit.hf_config import LIBRARY
 from reasonkit.mesh import ROOM, Need, Plan, plan_mesh
 from reasonkit.models import MODELS
 from reasonkit.preflight import CHIPS, GIB, KIND_OF, Report, Row, preflight, topology_devices

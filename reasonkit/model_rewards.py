@@ -1,6 +1,6 @@
 """Rewards that ask a model: RLPR, and a reward model of our own that scores the flow of the reasoning.
 
-Each is a reward as in `rewards`, from forward passes alone (`models.prefill`): nothing is generated and nothing parsed.
+Each is a reward as in `rewards`, from forward passes alone (`readout.prefill`): nothing is generated or parsed.
 What it is not: a judge that reads a rubric (`judge`). A text that is too long for the model is None, never cut.
 
 Sources: RLPR (arXiv 2506.18254), with two departures: the answer's closing tag and the stop token count among its
@@ -26,7 +26,8 @@ from safetensors.numpy import save_file
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from reasonkit.models import Loaded, Tokenizer, prefill
+from reasonkit.models import Loaded, Tokenizer
+from reasonkit.readout import prefill
 from reasonkit.rewards import RewardFn
 from reasonkit.tags import TAGS, neutralise
 

@@ -1,7 +1,7 @@
-"""Gemma by name: the model, its tokenizer, and a judge's ratings.
+"""Gemma by name: the model and its tokenizer.
 
 What it is: the table of names, where their files are found, and the tokenizer with its stop tokens.
-What it is not: file formats (`gemma`), the adapter (`lora`), a trainer or a sampler.
+What it is not: file formats (`hf`, `gemma`), the adapter (`lora`), a trainer or a sampler.
 
 Departs from Tunix's `AutoModel`: kagglehub is called directly, because Tunix may ask for a login, and raises
 for Gemma 3 from Kaggle after the download.
@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import qwix
 import sentencepiece
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.gemma import LIBRARY, flax_checkpoint, from_flax, from_hf, is_hf
-from reasonkit.mesh import check_divides
+from reasonkit.gemma import flax_checkpoint, from_flax
+from reasonkit.hf import from_hf, is_hf
+from reasonkit.hf_config import LIBRARY
 
 ASSETS = Path(__file__).parent / "assets"
 END_OF_TURN = {"gemma2": 107, "gemma3": 106}
@@ -41,13 +40,17 @@ class Source:
     config: str | None = None
 
 
-# Variations as on Kaggle's model pages; version 1 was seen in use for all but gemma2-9b-it and gemma3-12b-it (assumed).
+# Variations as on Kaggle's model pages and in google-deepmind/gemma's list of checkpoints; version 1 was seen in use
+# for gemma2-2b(-it), gemma3-1b-it and gemma3-4b-it, and is assumed for the others.
 MODELS = {
     "tiny-policy": Source("gemma3", asset="policy"),
     "tiny-judge": Source("gemma3", asset="judge"),
+    "gemma2-2b": Source("gemma2", None, "google/gemma-2/flax/gemma2-2b/1", "gemma2_2b"),
     "gemma2-2b-it": Source("gemma2", None, "google/gemma-2/flax/gemma2-2b-it/1", "gemma2_2b_it"),
     "gemma2-9b-it": Source("gemma2", None, "google/gemma-2/flax/gemma2-9b-it/1", "gemma2_9b_it"),
     "gemma3-270m": Source("gemma3", None, "google/gemma-3/flax/gemma-3-270m/1", "gemma3_270m"),
+    "gemma3-270m-it": Source("gemma3", None, "google/gemma-3/flax/gemma-3-270m-it/1", "gemma3_270m_it"),
+    "gemma3-1b": Source("gemma3", None, "google/gemma-3/flax/gemma3-1b/1", "gemma3_1b_pt"),
     "gemma3-1b-it": Source("gemma3", None, "google/gemma-3/flax/gemma3-1b-it/1", "gemma3_1b_it"),
     "gemma3-4b-it": Source("gemma3", None, "google/gemma-3/flax/gemma3-4b-it/1", "gemma3_4b_it"),
     "gemma3-12b-it": Source("gemma3", None, "google/gemma-3/flax/gemma3-12b-it/1", "gemma3_12b_it"),
@@ -88,6 +91,10 @@ class Tokenizer:
     def decode(self, ids: Any, **_: Any) -> str:
         """Text of the ids, skipping those past the vocabulary: embeddings may have more rows."""
         return self._pieces.DecodeIds([int(i) for i in ids if 0 <= int(i) < self.vocab_size])
+
+    def piece(self, number: int) -> str:
+        """What the SentencePiece model calls the token."""
+        return self._pieces.IdToPiece(number)
 
     def bos_id(self) -> int:
         return self._pieces.bos_id()
@@ -146,6 +153,15 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
     return Loaded(model, Tokenizer(folder / "tokenizer.model", family), model.config, str(name), folder)
 
 
+def hf_name(name: str) -> str:
+    """What Hugging Face calls a model of MODELS: google/gemma-3-1b-pt for gemma3-1b. Other names stay as they are."""
+    source = MODELS.get(name)
+    if source is None or source.handle is None:
+        return name
+    stock = "-pt" if source.config.endswith("_pt") else ""
+    return f"google/{name.replace(source.family, source.family.replace('gemma', 'gemma-'))}{stock}"
+
+
 def _find(name: str) -> Path:
     source = MODELS.get(name)
     if source is None:
@@ -157,8 +173,10 @@ def _find(name: str) -> Path:
     inputs = Path(os.environ.get("REASONKIT_INPUTS", "/kaggle/input"))
     patterns = [name, f"datasets/*/{name}", f"models/*/{name}/*/*/*", f"{name}/*/*/*"]
     if source.handle:  # where models are mounted now and where they were; the pinned version first
-        variation = source.handle.rsplit("/", 1)[0]
-        handles = [f"models/{handle}" for handle in (source.handle, f"{variation}/*")]
+        owner, model, _, variation, _ = source.handle.split("/")
+        of_hf = f"{owner}/{model}/transformers/{hf_name(name).split('/')[1]}/*"
+        versions = source.handle, f"{owner}/{model}/flax/{variation}/*", of_hf
+        handles = [f"models/{handle}" for handle in versions]
         patterns = [*handles, *(handle.split("/", 2)[2] for handle in handles), *patterns]
     for folder in (folder for pattern in patterns for folder in sorted(inputs.glob(pattern))):
         if (folder / "tokenizer.model").is_file():
@@ -181,14 +199,34 @@ def _download(name: str, handle: str) -> Path:
         return Path(kagglehub.model_download(handle))
     except Exception as error:  # kagglehub's own, and those of its HTTP client
         raise FileNotFoundError(
-            f"{name}: {handle} is neither attached nor downloadable ({type(error).__name__}: {error}). "
-            f"On Kaggle choose Add Input, Models, {handle}, and accept its licence; elsewhere accept it on "
-            "kaggle.com and set KAGGLE_API_TOKEN, or give a folder"
+            f"{name}: {handle} is neither attached nor downloadable. {_remedy(error, handle)} Or attach it: on Kaggle "
+            f"choose Add Input, Models, {handle}; or give a folder. ({type(error).__name__}: {error})"
         ) from error
     finally:
         os.environ.pop("DISABLE_KAGGLE_CACHE")
         if before is not None:
             os.environ["DISABLE_KAGGLE_CACHE"] = before
+
+
+def _remedy(error: Exception, handle: str) -> str:
+    """What to click or set, by what kagglehub or its HTTP client raised."""
+    from kagglehub.config import get_kaggle_credentials
+
+    page = f"kaggle.com/models/{'/'.join(handle.split('/')[:2])}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if status in (401, 403) or "UnauthenticatedError" in names:
+        if get_kaggle_credentials() is None:
+            return (f"No credentials: accept the licence on {page}, make a token in your Kaggle settings and set "
+                    "KAGGLE_API_TOKEN.")
+        return f"Kaggle knows you and refuses: accept the licence on {page} with the account of your token."
+    if status == 404 or "NotFoundError" in names:
+        return f"Kaggle has no such version: look on {page}."
+    if names & {"ConnectionError", "Timeout"}:
+        return "No network: in a Kaggle notebook turn Internet on in its settings."
+    if "DataCorruptionError" in names:
+        return "The download was damaged: run this again."
+    return "Its files could not be had."
 
 
 def _flax_source(name: str, checkpoint: Path) -> Source:
@@ -209,78 +247,10 @@ def int8(loaded: Loaded, mesh: Mesh) -> Loaded:
     work. Gemma-3-12B takes 12.8 GB in place of 23.5, Gemma-2-9B 10.2 of 18.5, Gemma-3-4B 4.6 of 7.8 (bfloat16). It is
     for a judge, which is not trained. Until `loaded` is let go, both are in memory.
     """
-    tokens_BT = jnp.ones((mesh.shape["fsdp"], 8), jnp.int32)  # qwix finds the matrices by a forward pass over anything
-    mask_BT = tokens_BT > 0
-    inputs = tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT)
     rule = qwix.QuantizationRule(module_path=".*", weight_qtype="int8")
-    with mesh:
+    with mesh, jax.default_device(mesh.devices.flat[0]):  # or what is new would begin on the policy's first chip
+        tokens_BT = jnp.ones((mesh.shape["fsdp"], 8), jnp.int32)  # qwix finds the matrices by a pass over anything
+        mask_BT = tokens_BT > 0
+        inputs = tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT)
         model = qwix.quantize_model(loaded.model, qwix.PtqProvider([rule]), *inputs)
     return dataclasses.replace(loaded, model=model)
-
-
-def prefill(
-    loaded: Loaded, mesh: Mesh, read: Callable[[nnx.Module, tuple, jax.Array], jax.Array], width: int, max_length: int,
-    batch_size: int,
-) -> Callable[[Sequence[Sequence[int]], Sequence[int]], np.ndarray]:
-    """Forward passes over texts of any length: (ids with BOS, tail lengths) -> float32 (texts, width).
-
-    `read(model, inputs, tail_BT)` gives `width` numbers a row, (B, width): `model(*inputs)` are the logits and no
-    cache, and `tail_BT` is true on the last tokens of each text, as many as its tail is long. Rows are left-padded, so
-    that a text ends in its last column, to a power of two or 1.5 times one, so that it compiles once a length. The
-    weights are those of the moment of the call. A text of more than `max_length` tokens is not cut: its row is NaN, no
-    signal. May be called from any thread.
-
-    Raises ValueError when batch_size does not divide over fsdp.
-    """
-    check_divides(batch_size, mesh, "batch_size")
-    graph, pad = nnx.graphdef(loaded.model), loaded.tokenizer.pad_id()
-    steps = (n * 2**k for k in range(5, max_length.bit_length()) for n in (2, 3))
-    lengths = [n for n in steps if n < max_length] + [max_length]
-    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
-
-    @jax.jit
-    def forward(state: nnx.State, tokens_BT: jax.Array, tail_B: jax.Array) -> jax.Array:
-        mask_BT, length = tokens_BT != pad, tokens_BT.shape[1]
-        inputs = tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT)
-        return read(nnx.merge(graph, state), inputs, jnp.arange(length) >= length - tail_B[:, None])
-
-    def score(texts: Sequence[Sequence[int]], tails: Sequence[int]) -> np.ndarray:
-        state, out = nnx.state(loaded.model), np.full((len(texts), width), np.nan, np.float32)
-        order = sorted((i for i, ids in enumerate(texts) if len(ids) <= max_length), key=lambda i: len(texts[i]))
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
-            length = next(n for n in lengths if n >= len(texts[chunk[-1]]))
-            tokens_BT, tail_B = np.full((batch_size, length), pad, np.int32), np.zeros(batch_size, np.int32)
-            for row, i in enumerate(chunk):
-                tokens_BT[row, length - len(texts[i]) :], tail_B[row] = texts[i], tails[i]
-            with mesh:  # here, because a mesh is entered per thread and Tunix calls rewards from its own
-                out[chunk] = np.asarray(forward(state, *jax.device_put((tokens_BT, tail_B), rows)))[: len(chunk)]
-        return out
-
-    return score
-
-
-def rating_logprobs(
-    loaded: Loaded, mesh: Mesh, ratings: Sequence[str], max_length: int, batch_size: int
-) -> Callable[[list[str]], np.ndarray]:
-    """A judge's reading: prompts -> float32 (prompts, ratings), log-probability of each as next token.
-
-    One `prefill`, so that a prompt of more than `max_length` tokens (with BOS) is not cut: its row is NaN.
-
-    Raises:
-        ValueError: batch_size does not divide over fsdp, or a rating is not one token.
-    """
-    tokenizer = loaded.tokenizer
-    for rating in ratings:
-        if len(ids := tokenizer.encode(rating)) != 1:
-            raise ValueError(
-                f"rating {rating!r} is the tokens {ids} for {loaded.name}: ratings must be one token"
-            )
-    columns = np.array([tokenizer.encode(rating)[0] for rating in ratings])
-
-    def read(model: nnx.Module, inputs: tuple, tail_BT: jax.Array) -> jax.Array:
-        return jax.nn.log_softmax(model(*inputs)[0][:, -1].astype(jnp.float32))[:, columns]
-
-    ask = prefill(loaded, mesh, read, len(columns), max_length, batch_size)
-    return lambda prompts: ask([[tokenizer.bos_id(), *tokenizer.encode(prompt)] for prompt in prompts],
-                               [1] * len(prompts))

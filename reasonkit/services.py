@@ -12,6 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import partial
 from time import time
 from typing import Any
 
@@ -149,6 +150,18 @@ def _sources() -> Iterator[Callable[[str], str | None]]:
         pass
 
 
+def _read(source: Callable[[str], str | None], name: str) -> str | None:
+    try:
+        return (source(name) or "").strip() or None  # a line's end would break the header
+    except Exception:  # no such secret, no access to it, no network: each platform has its own
+        return None
+
+
+def secret(name: str) -> str | None:
+    """A secret from the environment, then from Kaggle's or else Colab's; None when it is nowhere."""
+    return next(filter(None, (_read(source, name) for source in _sources())), None)
+
+
 def service_from_secrets(max_tokens: int = 4096) -> Service | None:
     """The service that a secret switches on, or None without one.
 
@@ -157,15 +170,10 @@ def service_from_secrets(max_tokens: int = 4096) -> Service | None:
     ImportError for a key whose SDK is missing.
     """
     for source in _sources():
-        def secret(name: str, source: Callable[[str], str | None] = source) -> str | None:
-            try:
-                return (source(name) or "").strip() or None  # a line's end would break the header
-            except Exception:  # no such secret, no access to it, no network: each platform has its own
-                return None
-
-        if key := secret("GEMINI_API_KEY") or secret("GOOGLE_API_KEY"):
-            return gemini(key, secret("GEMINI_MODEL") or MODELS["gemini"], max_tokens=max_tokens)
-        if key := secret("OPENAI_API_KEY"):
-            return openai_compatible(key, secret("OPENAI_MODEL") or MODELS["openai"], max_tokens=max_tokens,
-                                     base_url=secret("OPENAI_BASE_URL"))
+        read = partial(_read, source)
+        if key := read("GEMINI_API_KEY") or read("GOOGLE_API_KEY"):
+            return gemini(key, read("GEMINI_MODEL") or MODELS["gemini"], max_tokens=max_tokens)
+        if key := read("OPENAI_API_KEY"):
+            return openai_compatible(key, read("OPENAI_MODEL") or MODELS["openai"], max_tokens=max_tokens,
+                                     base_url=read("OPENAI_BASE_URL"))
     return None

@@ -21,7 +21,8 @@ from reasonkit.assets.build import (
     train,
 )
 from reasonkit.data import load_recipe
-from reasonkit.gemma import init, save_hf, tiny_config
+from reasonkit.gemma import init, tiny_config
+from reasonkit.hf import save_hf
 from reasonkit.mesh import make_mesh
 from reasonkit.models import Tokenizer, load
 

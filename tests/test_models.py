@@ -1,32 +1,37 @@
 from __future__ import annotations
 
-import dataclasses
 import os
-import random
-import threading
+import shutil
 
 import jax
 import jax.numpy as jnp
+import kagglehub
 import numpy as np
 import pytest
+import requests
 import sentencepiece
 from flax import nnx
-from jax.interpreters import pxla
-from scipy.stats import spearmanr
-from tiny_gemma import ROWS, TOKENS, bump, constrain, forward, save_flax, small_config, train_tokenizer
+from kagglehub.exceptions import DataCorruptionError, KaggleApiHTTPError, UnauthenticatedError
+from tiny_gemma import (
+    ROWS,
+    TOKENS,
+    equal,
+    forward,
+    gemma2_config,
+    gemma2_hf,
+    save_flax,
+    small_config,
+    train_tokenizer,
+)
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.generate.tokenizer_adapter import TokenizerAdapter
 from tunix.models.gemma3 import model as gemma3
-from tunix.utils import sharding_utils
 
 import reasonkit.models
-from reasonkit.assets.build import reply
-from reasonkit.data import load_recipe, rubric_of
-from reasonkit.gemma import init, save_hf
-from reasonkit.judge import RATINGS, judge_prompt
-from reasonkit.lora import add_lora
-from reasonkit.mesh import make_mesh
-from reasonkit.models import MODELS, Tokenizer, int8, load, rating_logprobs
+from reasonkit.gemma import init
+from reasonkit.hf import from_hf, save_hf
+from reasonkit.mesh import make_mesh, plan_mesh
+from reasonkit.models import MODELS, Tokenizer, hf_name, int8, load
 from reasonkit.tags import TAGS, neutralise
 
 
@@ -134,6 +139,9 @@ def test_a_folder_loads_with_what_belongs_to_it(loaded, folder, mesh):
         ("gemma3-1b-it", "gemma-3/flax/gemma3-1b-it/1"),
         ("gemma3-1b-it", "models/google/gemma-3/flax/gemma3-1b-it/2"),
         ("gemma3-1b-it", "gemma-3/flax/gemma3-1b-it/2"),
+        ("gemma3-1b-it", "models/google/gemma-3/transformers/gemma-3-1b-it/1"),
+        ("gemma3-1b-it", "gemma-3/transformers/gemma-3-1b-it/1"),
+        ("gemma3-1b", "models/google/gemma-3/transformers/gemma-3-1b-pt/1"),
         ("gemma3-1b-it", "gemma3-1b-it"),
         ("gemma3-1b-it", "datasets/someone/gemma3-1b-it"),
     ],
@@ -179,23 +187,112 @@ def offline(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("on_kaggle", [False, True])
-def test_kagglehubs_cache_is_used_without_a_call(folder, inputs, mesh, offline, monkeypatch, on_kaggle):
-    """On Kaggle, kagglehub would otherwise attach the input and wait for the mount without end."""
-    if on_kaggle:
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory, mesh, folder):
+    """Every named model's files as Kaggle has them, in Flax, at small sizes: name -> (folder, model)."""
+    root, files = tmp_path_factory.mktemp("stock"), {}
+    models = {"gemma3": init(small_config(), mesh), "gemma2": from_hf(gemma2_hf(root / "hf2"), mesh, None,
+                                                                      replicated=True)[1]}
+    tokenizers = {"gemma3": folder / "tokenizer.model", "gemma2": train_tokenizer(root / "pieces", 107)}
+    for name, source in MODELS.items():
+        if source.handle:
+            files[name] = root / name, models[source.family]
+            variation = source.handle.split("/")[3]
+            save_flax(models[source.family], source.family, name != "gemma2-2b-it", root / name / variation)
+            shutil.copyfile(tokenizers[source.family], root / name / "tokenizer.model")
+    return files
+
+
+KAGGLE = [name for name, source in MODELS.items() if source.handle]
+
+
+@pytest.mark.parametrize("name", KAGGLE)
+@pytest.mark.parametrize("where", ["now", "before", "cache", "cache on Kaggle"])
+def test_every_named_model_loads_in_kaggles_layout(stock, inputs, mesh, offline, monkeypatch, name, where):
+    """From the mounts and, through the real kagglehub and without a call, from its cache. On Kaggle, kagglehub would
+    otherwise attach the input and wait for the mount without end."""
+    source, (files, model) = MODELS[name], stock[name]
+    small = gemma2_config if source.family == "gemma2" else small_config
+    monkeypatch.setattr(reasonkit.models.LIBRARY[source.family].ModelConfig, source.config, lambda: small())
+    if where == "cache on Kaggle":
         monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    cached = attach(folder, offline / "models" / MODELS["gemma3-270m"].handle)
-    cached.with_name("1.complete").touch()
-    assert load("gemma3-270m", mesh).folder == cached
+    if where.startswith("cache"):
+        there = attach(files, offline / "models" / source.handle)
+        there.with_name("1.complete").touch()
+    else:
+        there = attach(files, inputs / {"now": f"models/{source.handle}",
+                                        "before": source.handle.split("/", 1)[1]}[where])
+    loaded = load(name, mesh, jnp.float32)
+    assert (loaded.folder, loaded.name, loaded.tokenizer.family) == (there, name, source.family)
+    assert equal(nnx.state(loaded.model), jax.tree.map(lambda x: x.astype(jnp.float32), nnx.state(model)))
     assert "DISABLE_KAGGLE_CACHE" not in os.environ
 
 
-def test_what_cannot_be_downloaded_says_what_to_attach(inputs, mesh, offline, monkeypatch):
-    monkeypatch.setenv("DISABLE_KAGGLE_CACHE", "0")
+def test_hugging_faces_files_load_from_kagglehubs_cache(folder, inputs, mesh, offline):
+    cached = attach(folder, offline / "models" / MODELS["gemma3-270m"].handle)
+    cached.with_name("1.complete").touch()
+    assert load("gemma3-270m", mesh).folder == cached
+
+
+def test_half_a_download_in_the_cache_is_not_taken_for_a_model(stock, inputs, mesh, offline):
+    attach(stock["gemma3-270m"][0], offline / "models" / MODELS["gemma3-270m"].handle)  # and no marker beside it
+    with pytest.raises(FileNotFoundError, match="gemma3-270m: .* No network"):
+        load("gemma3-270m", mesh)
+
+
+def test_half_a_flax_checkpoint_is_named(stock, inputs, mesh, tmp_path, monkeypatch):
+    monkeypatch.setattr(reasonkit.models.LIBRARY["gemma3"].ModelConfig, "gemma3_1b_it",
+                        lambda: small_config(num_layers=3))
+    files = stock["gemma3-1b-it"][0]
+    attach(files, inputs / "gemma3-1b-it")
+    with pytest.raises(ValueError, match="gemma3-1b-it lacks transformer/layer_2/.* of a gemma3 of 3 layers"):
+        load("gemma3-1b-it", mesh)
+    broken = tmp_path / "gemma3-4b-it"
+    shutil.copytree(files / "gemma3-1b-it", broken / "gemma3-4b-it")
+    shutil.copyfile(files / "tokenizer.model", broken / "tokenizer.model")
+    (broken / "gemma3-4b-it" / "_METADATA").unlink()
+    monkeypatch.setattr(reasonkit.models.LIBRARY["gemma3"].ModelConfig, "gemma3_4b_it", small_config)
+    with pytest.raises(ValueError, match="gemma3-4b-it is no orbax checkpoint, or only a part of one"):
+        load(broken, mesh)
+
+
+def answer(status):
+    response = requests.Response()
+    response.status_code = status
+    return KaggleApiHTTPError(f"{status} Client Error.", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "token", "remedy"),
+    [
+        (answer(403), None, "No credentials: accept the licence on kaggle.com/models/google/gemma-2, make a token .* "
+                            "set KAGGLE_API_TOKEN"),
+        (answer(401), None, "No credentials"),
+        (UnauthenticatedError(), None, "No credentials"),
+        (answer(403), "k", "Kaggle knows you and refuses: accept the licence on kaggle.com/models/google/gemma-2"),
+        (answer(404), "k", "Kaggle has no such version: look on kaggle.com/models/google/gemma-2"),
+        (requests.ConnectTimeout(), "k", "No network: in a Kaggle notebook turn Internet on"),
+        (DataCorruptionError("checksum"), "k", "The download was damaged: run this again"),
+        (OSError(28, "No space left on device"), "k", "Its files could not be had.* No space left on device"),
+    ],
+)
+def test_what_cannot_be_downloaded_says_what_to_do(inputs, mesh, offline, monkeypatch, error, token, remedy):
+    def fail(handle):
+        raise error
+
+    monkeypatch.setattr(kagglehub, "model_download", fail)
+    if token:
+        monkeypatch.setenv("KAGGLE_API_TOKEN", token)
     handle = MODELS["gemma2-2b-it"].handle
-    with pytest.raises(
-        FileNotFoundError, match=f"gemma2-2b-it: {handle} is neither .* Add Input, Models, {handle}"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"gemma2-2b-it: {handle} is neither .*{remedy}") as caught:
+        load("gemma2-2b-it", mesh)
+    assert f"Add Input, Models, {handle}" in str(caught.value)
+
+
+def test_no_network_is_an_error_at_once(inputs, mesh, offline, monkeypatch):
+    """The real client, without an answer; and the setting that keeps it from waiting is as it was."""
+    monkeypatch.setenv("DISABLE_KAGGLE_CACHE", "0")
+    with pytest.raises(FileNotFoundError, match="gemma2-2b-it: .* No network"):
         load("gemma2-2b-it", mesh)
     assert os.environ["DISABLE_KAGGLE_CACHE"] == "0"
 
@@ -219,6 +316,12 @@ def test_names_and_files_that_are_not_there(inputs, mesh, folder, tmp_path):
         load(half, mesh)
 
 
+def test_hugging_face_has_names_of_its_own():
+    assert [hf_name(name) for name in ("gemma2-2b", "gemma2-2b-it", "gemma3-270m", "gemma3-1b", "gemma3-1b-it")] == [
+        f"google/{name}" for name in ("gemma-2-2b", "gemma-2-2b-it", "gemma-3-270m", "gemma-3-1b-pt", "gemma-3-1b-it")]
+    assert hf_name("tiny-policy") == "tiny-policy" and hf_name("/some/folder") == "/some/folder"
+
+
 def test_the_table_names_configurations_that_tunix_has():
     for name, source in MODELS.items():
         if source.handle:
@@ -227,111 +330,36 @@ def test_the_table_names_configurations_that_tunix_has():
             assert source.family.replace("gemma", "gemma-") == source.handle.split("/")[1]
 
 
-# Ratings
+# Judges
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """The devices of the mesh that Tunix sees where it constrains, and whether in the main thread."""
-    traces = []
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_judge_is_loaded_without_touching_the_policys_half(stock, inputs, monkeypatch, quantised):
+    """As the 12B on four chips of eight: tp splits its weights evenly, in bfloat16 or 8 bits."""
+    config = small_config(4, num_heads=8, param_dtype=jnp.bfloat16)
+    plan = plan_mesh(jax.devices(), judge=True, judge_tp=4)
+    monkeypatch.setattr(reasonkit.models.LIBRARY["gemma3"].ModelConfig, "gemma3_12b_it", lambda: config)
+    files = inputs / "gemma3-12b-it"
+    save_flax(init(config, plan.policy), "gemma3", True, files / "gemma3-12b-it")
+    shutil.copyfile(stock["gemma3-12b-it"][0] / "tokenizer.model", files / "tokenizer.model")
+    seen, before = set(), {id(array) for array in jax.live_arrays()}
+    put = jax.device_put
 
-    def shard(x, spec, eager=False):
-        mesh = pxla.thread_resources.env.physical_mesh
-        traces.append(
-            (
-                mesh.size and [d.id for d in mesh.devices.flat],
-                threading.current_thread() is threading.main_thread(),
-            )
-        )
-        return jnp.asarray(x)
+    def watch(*args, **kwargs):
+        out = put(*args, **kwargs)
+        seen.update(device.id for leaf in jax.tree.leaves(out) for device in leaf.devices())
+        return out
 
-    monkeypatch.setattr(sharding_utils, "shard", shard)
-    return traces
-
-
-PROMPTS = [TAGS.prompt(f"add {'1 and ' * n}2") for n in (1, 10, 3, 20, 2)]
-
-
-@pytest.mark.parametrize(("fsdp", "tp"), [(8, 1), (4, 2)])
-def test_ratings_are_the_models_next_token_log_probabilities(loaded, folder, monkeypatch, fsdp, tp):
-    """With Tunix's activation constraints, which it leaves out on a CPU."""
-    monkeypatch.setattr(sharding_utils, "shard", constrain)
-    mesh = make_mesh(jax.devices(), fsdp, tp)
-    score = rating_logprobs(load(folder, mesh, jnp.float32), mesh, ("1", "2", "3"), 256, batch_size=8)
-    got = score(PROMPTS)
-    assert got.shape == (5, 3) and got.dtype == np.float32
-    columns = [loaded.tokenizer.encode(rating)[0] for rating in "123"]
-    for row, prompt in zip(got, PROMPTS, strict=True):
-        ids = np.array([[2, *loaded.tokenizer.encode(prompt)]])
-        expected = jax.nn.log_softmax(forward(loaded.model, ids)[0, -1])[np.array(columns)]
-        np.testing.assert_allclose(row, expected, atol=1e-4)
-
-
-def test_int8_ratings_rank_as_floats_do_in_a_third_of_the_memory():
-    mesh, recipe, rng = make_mesh(jax.devices()[:4], 4, 1), load_recipe("tiny_mix"), random.Random(0)
-    prompts = [judge_prompt(item.question, text, criterion) for item, text, _ in (
-        reply(recipe, rng, "test") for _ in range(60)) for criterion in rubric_of(recipe, item)]
-    floats = load("tiny-judge", mesh, jnp.float32)
-    sizes, rated = [], []
-    for judge in (floats, int8(floats, mesh)):
-        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(judge.model))))
-        logprobs_BR = rating_logprobs(judge, mesh, RATINGS, 256, 40)(prompts)
-        rated.append(np.exp(logprobs_BR) @ np.arange(1, 6) / np.exp(logprobs_BR).sum(-1))
-    assert spearmanr(*rated).statistic > 0.98 and not np.array_equal(*rated)
-    assert sizes[1] < sizes[0] / 3
-
-
-def test_int8_matrices_stay_where_they_were(folder):
-    mesh = make_mesh(jax.devices(), 4, 2)
-    model = int8(load(folder, mesh, jnp.float32), mesh).model
-    eighths = [leaf for path, leaf in nnx.to_flat_state(nnx.state(model.layers[0])) if path[-1] == "qvalue"]
-    assert len(eighths) == 6 and all(leaf.dtype == jnp.int8 and "tp" in leaf.sharding.spec for leaf in eighths)
-    assert model.embedder.input_embedding.dtype == jnp.float32
-
-
-def test_the_judges_mesh_is_entered_in_the_calling_thread(folder, seen):
-    half = make_mesh(jax.devices()[4:], 4, 1)
-    score = rating_logprobs(load(folder, half), half, ("1", "2"), max_length=64, batch_size=4)
-    out = []
-    thread = threading.Thread(target=lambda: out.append(score(["add 1"])))
-    thread.start()
-    thread.join()
-    assert np.isfinite(out[0]).all()
-    assert seen and all(trace == ([4, 5, 6, 7], False) for trace in seen)
-
-
-def test_a_length_is_compiled_once(folder, mesh, seen):
-    score = rating_logprobs(load(folder, mesh), mesh, ("1", "2"), max_length=128, batch_size=8)
-    score(["add 1"] * 3)
-    once = len(seen)
-    for count in (1, 8, 11):
-        score(["add 1 and 2"] * count)
-    assert len(seen) == once
-    for count, length in ((70, 2), (100, 3), (90, 3)):  # 64, 96 and 128 columns
-        score(["1" * count])
-        assert len(seen) == length * once
-
-
-def test_a_prompt_that_is_too_long_is_no_signal_and_harms_no_other(loaded, mesh):
-    score = rating_logprobs(loaded, mesh, ("1", "2"), max_length=20, batch_size=8)
-    fits, too_long = "1" * 19, "1" * 20  # and BOS
-    got = score([too_long, fits, "add 1", too_long])
-    assert np.isnan(got[[0, 3]]).all() and np.isfinite(got[[1, 2]]).all()
-    np.testing.assert_array_equal(got[1:3], score([fits, "add 1"]))
-    assert score([]).shape == (0, 2) and np.isnan(score([too_long])).all()
-
-
-def test_an_adapted_judge_rates_with_its_adapter(loaded, mesh):
-    adapted = dataclasses.replace(loaded, model=add_lora(loaded.model, mesh, 4, 8.0))
-    bump(adapted.model)
-    one, other = (rating_logprobs(m, mesh, ("1", "2"), 64, 8)(["add 1"]) for m in (loaded, adapted))
-    assert np.abs(one - other).max() > 1e-3
-
-
-def test_ratings_that_cannot_be_read_off_are_refused(loaded, mesh):
-    with pytest.raises(
-        ValueError, match=r"rating '10' is the tokens \[\d+, \d+\] for .*: ratings must be one token"
-    ):
-        rating_logprobs(loaded, mesh, ("1", "10"), 64, 8)
-    with pytest.raises(ValueError, match="batch_size = 6 rows cannot be split over fsdp=8"):
-        rating_logprobs(loaded, mesh, ("1", "2"), 64, 6)
+    monkeypatch.setattr(jax, "device_put", watch)
+    judge = load("gemma3-12b-it", plan.judge)
+    if quantised:
+        judge = int8(judge, plan.judge)
+    new = [array for array in jax.live_arrays() if id(array) not in before]
+    assert seen | {device.id for array in new for device in array.devices()} == {4, 5, 6, 7}
+    leaves = jax.tree.leaves(nnx.state(judge.model))
+    shares = [sum(leaf.addressable_shards[chip].data.nbytes for leaf in leaves) for chip in range(4)]
+    assert len(set(shares)) == 1 and shares[0] < 0.3 * sum(leaf.nbytes for leaf in leaves)
+    eighths = [leaf for path, leaf in nnx.to_flat_state(nnx.state(judge.model.layers[0])) if path[-1] == "qvalue"]
+    assert len(eighths) == 6 * quantised
+    assert all(leaf.dtype == jnp.int8 and "tp" in leaf.sharding.spec for leaf in eighths)
+    assert judge.model.embedder.input_embedding.dtype == jnp.bfloat16

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import traceback
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -18,7 +19,9 @@ from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
 
 from reasonkit import _tunix, verify
-from reasonkit.gemma import init, save_hf
+from reasonkit.export import export_flax
+from reasonkit.gemma import init
+from reasonkit.hf import save_hf
 from reasonkit.lora import add_lora, fingerprint, save_lora
 from reasonkit.mesh import make_mesh
 from reasonkit.models import load
@@ -132,3 +135,10 @@ def test_the_job_is_read_as_json(monkeypatch, capsys):
     monkeypatch.setattr(verify, "load_as_judges", lambda ckpt_dir, rank: {"step": rank, "at": ckpt_dir.name})
     verify.main()
     assert json.loads(capsys.readouterr().out) == {"step": 2, "at": "somewhere"}
+
+
+def test_the_export_for_the_unrestricted_mode_is_read_too(submission, in_this_process, tmp_path):
+    loaded = load(submission.settings["model"], make_mesh(jax.devices()[:4], 4, 1), jnp.float32)
+    folder = export_flax(replace(loaded, model=submission.model), tmp_path / "flax", 10)
+    found = verify_submission(folder, submission.adapter, submission.samples[:1], **submission.settings)
+    assert found == "step 10: the same adapter, the same 1 greedy replies"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import sentencepiece
 from flax import nnx
 from jax.interpreters import pxla
 from jax.sharding import NamedSharding, PartitionSpec
+from safetensors.numpy import save_file
+from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
@@ -60,6 +64,71 @@ def small_config(kv_heads: int = 2, **changes) -> gemma3.ModelConfig:
             **changes,
         }
     )
+
+
+def gemma2_config(sharding=None) -> gemma2.ModelConfig:
+    kinds = gemma2.AttentionType
+    return gemma2.ModelConfig(
+        num_layers=2,
+        num_embed=ROWS,
+        embed_dim=32,
+        hidden_dim=48,
+        num_heads=4,
+        head_dim=16,
+        num_kv_heads=2,
+        final_logit_softcap=30.0,
+        attn_logits_soft_cap=50.0,
+        use_post_attn_norm=True,
+        use_post_ffw_norm=True,
+        attention_types=(kinds.LOCAL_SLIDING, kinds.GLOBAL),
+        sliding_window_size=8,
+        shd_config=sharding or gemma2.ShardingConfig.get_default_sharding(is_sampling=True),
+    )
+
+
+def gemma2_hf(folder):
+    """A random Gemma 2 in Hugging Face's layout, two layers."""
+    rng, c = np.random.default_rng(0), gemma2_config()
+    weights = {
+        "model.embed_tokens.weight": _draw(rng, c.num_embed, c.embed_dim),
+        "model.norm.weight": _draw(rng, c.embed_dim),
+    }
+    for i in range(c.num_layers):
+        for name, shape in {
+            "self_attn.q_proj": (c.num_heads * c.head_dim, c.embed_dim),
+            "self_attn.k_proj": (c.num_kv_heads * c.head_dim, c.embed_dim),
+            "self_attn.v_proj": (c.num_kv_heads * c.head_dim, c.embed_dim),
+            "self_attn.o_proj": (c.embed_dim, c.num_heads * c.head_dim),
+            "mlp.gate_proj": (c.hidden_dim, c.embed_dim),
+            "mlp.up_proj": (c.hidden_dim, c.embed_dim),
+            "mlp.down_proj": (c.embed_dim, c.hidden_dim),
+            "input_layernorm": (c.embed_dim,),
+            "post_attention_layernorm": (c.embed_dim,),
+            "pre_feedforward_layernorm": (c.embed_dim,),
+            "post_feedforward_layernorm": (c.embed_dim,),
+        }.items():
+            weights[f"model.layers.{i}.{name}.weight"] = _draw(rng, *shape)
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors")
+    settings = {
+        "model_type": "gemma2",
+        "num_hidden_layers": 2,
+        "vocab_size": ROWS,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "sliding_window": 8,
+        "final_logit_softcapping": 30.0,
+        "attn_logit_softcapping": 50.0,
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def _draw(rng, *shape):
+    return (0.05 * rng.standard_normal(shape)).astype(ml_dtypes.bfloat16)
 
 
 @nnx.jit

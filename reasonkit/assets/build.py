@@ -29,10 +29,12 @@ from tunix.sft import peft_trainer
 
 from reasonkit.budget import write_atomic
 from reasonkit.data import DataRecipe, Problem, load_recipe, problem, problems, rubric_of, split_of
-from reasonkit.gemma import init, save_hf, tiny_config
+from reasonkit.gemma import init, tiny_config
+from reasonkit.hf import save_hf
 from reasonkit.judge import RATINGS, judge_prompt, quoted
 from reasonkit.mesh import make_mesh
-from reasonkit.models import Loaded, Tokenizer, load, rating_logprobs
+from reasonkit.models import Loaded, Tokenizer, load
+from reasonkit.readout import rating_logprobs
 from reasonkit.rollout import generator
 from reasonkit.sft import model_input
 from reasonkit.tags import TAGS

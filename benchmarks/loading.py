@@ -1,0 +1,110 @@
+"""What a host needs to load a model: the peak of its memory over the size of the file, and each device's share.
+
+`python benchmarks/loading.py` writes a Gemma-3-shaped checkpoint of 1 GB (bfloat16, the real vocabulary of 262,144: six
+tenths of the bytes are the embedding, as in the 270M) as Hugging Face's files and as Flax, and loads each in a fresh
+process onto 8 virtual devices, sharded over all of them. The peak is what the process held at most (VmHWM) over what it
+held before. Here the devices' memory is the host's too, so the whole model once is part of it, and the peak cannot be
+under 1.0; "host alone" leaves out what was on the devices in the end, which is what a TPU's or GPU's host would hold.
+Peaks are over the bytes of the weights, which are the file's but for Flax: orbax compresses.
+Exit status 1 when a peak passes LIMIT, or a device holds over SPREAD of its even share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+LIMIT, SPREAD, DEVICES, LAYERS, SHARD = 1.3, 1.02, 8, 7, 150_000_000
+FORMATS = ("hf", "flax")
+
+
+def held(field: str) -> int:
+    """Bytes of this process, by the name in /proc (Linux)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def config():
+    from tunix.models.gemma3.model import ModelConfig
+
+    return ModelConfig(num_layers=LAYERS, num_embed=262_144, embed_dim=1152, hidden_dim=6912, num_heads=8, head_dim=256,
+                       num_kv_heads=2, sliding_window_size=512, global_base_frequency=1_000_000)
+
+
+def write(folder: Path) -> None:
+    """Both checkpoints, from the same random arrays."""
+    import jax
+
+    from reasonkit import export, gemma, hf, lora, mesh
+    from reasonkit.models import Loaded, Tokenizer
+
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    place = mesh.make_mesh(jax.devices(), DEVICES, 1)
+    model = gemma.init(config(), place)
+    tokenizer = Tokenizer(ROOT / "reasonkit/assets/policy/tokenizer.model", "gemma3")
+    hf.save_hf(model, tokenizer.path, folder / "hf", shard_bytes=SHARD)
+    adapted = lora.add_lora(model, place, 1, 1.0)
+    export.export_flax(Loaded(adapted, tokenizer, model.config, "synthetic", folder), folder / "flax", 0)
+
+
+def load(folder: Path, kind: str) -> dict:
+    """Peak and shares in bytes, and seconds."""
+    import jax
+    from flax import nnx
+
+    from reasonkit import gemma, hf, mesh
+
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    place = mesh.make_mesh(jax.devices(), DEVICES, 1)
+    before, start = held("VmRSS"), time.perf_counter()
+    if kind == "hf":
+        _, model = hf.from_hf(folder / kind, place, None, replicated=False)
+    else:
+        model = gemma.from_flax(folder / kind / "synthetic", "gemma3", config(), place, None, replicated=False)
+    seconds, peak = time.perf_counter() - start, held("VmHWM") - before
+    share = dict.fromkeys(jax.devices(), 0)
+    for leaf in jax.tree.leaves(nnx.state(model)):
+        for shard in leaf.addressable_shards:
+            share[shard.device] += shard.data.nbytes
+    return {"peak": peak, "share": list(share.values()), "seconds": seconds}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--child", nargs=2, metavar=("FOLDER", "WHAT"), help=argparse.SUPPRESS)
+    if child := parser.parse_args().child:
+        folder, what = Path(child[0]), child[1]
+        print(json.dumps(write(folder) if what == "write" else load(folder, what)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        def run(what: str) -> dict:
+            command = [sys.executable, __file__, "--child", folder, what]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            return json.loads(done.stdout.splitlines()[-1])
+
+        run("write")
+        good = True
+        for kind in FORMATS:
+            files = Path(folder) / kind
+            size = sum(file.stat().st_size for file in (files if kind == "hf" else files / "synthetic").rglob("*")
+                       if file.is_file() and file.name != "tokenizer.model")
+            found = run(kind)
+            placed, even = sum(found["share"]), sum(found["share"]) / DEVICES
+            good &= found["peak"] <= LIMIT * placed and max(found["share"]) <= SPREAD * even
+            print(f"{kind}: file {size / 1e9:.2f} GB, weights {placed / 1e9:.2f} GB, in {found['seconds']:.1f} s; peak "
+                  f"{found['peak'] / 1e9:.2f} GB, {found['peak'] / placed:.2f} of the weights (limit {LIMIT}), host "
+                  f"alone {found['peak'] / placed - 1:.2f}; a device {min(found['share']) / 1e6:.1f} to "
+                  f"{max(found['share']) / 1e6:.1f} MB, even {even / 1e6:.1f}")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The card from manifests as the notebooks write them, and the upload through the real kagglehub, less its wire."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+
+import kagglehub.models
+import pytest
+import requests
+
+from reasonkit.evaluate import Interval
+from reasonkit.publish import NOTICE, PublishError, handle_from_secrets, publish, write_card
+from reasonkit.runlog import prompt_hash, read_manifest, write_manifest
+from reasonkit.tags import TAGS
+
+HANDLE = "someone/gemma2-2b-reasons/flax/2b-it"
+
+
+@pytest.fixture
+def manifests(tmp_path):
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    common = dict(prompt_sha256=prompt_hash(TAGS.template), minutes=12.5)
+    lora = {"rank": 64, "alpha": 64.0}
+    score = {"accuracy": Interval(0.5, 0.4, 0.6), "form": Interval(0.9, 0.8, 0.95), "steps": Interval(0.25, 0.2, 0.3)}
+    write_manifest(tmp_path / "data", "data", inputs={"train": tmp_path / "train.jsonl"}, metrics={"train": 3000},
+                   lora=None, extra={"title": "Tiny mix", "licence": "Apache-2.0"}, **common)
+    write_manifest(tmp_path / "sft", "sft", inputs={}, metrics={"steps": 120}, lora=lora,
+                   extra={"settings": {"learning_rate": 2e-05, "steps": 120}}, **common)
+    write_manifest(tmp_path / "evaluation", "evaluation", inputs={}, lora=lora, extra={"problems": 600}, **common,
+                   metrics={"stock": score | {"accuracy": Interval(0.125, 0.1, 0.15)}, "after SFT": score})
+    return [read_manifest(tmp_path / stage, stage=stage) for stage in ("data", "sft", "evaluation")]
+
+
+@pytest.fixture
+def export(tmp_path, manifests):
+    folder = tmp_path / "export"
+    write_card(folder, manifests, "google/gemma-2-2b-it")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture
+def kaggle(monkeypatch, tmp_path):
+    """kagglehub without credentials and without its wire: what would have been sent."""
+    for name in list(os.environ):
+        if name.startswith("KAGGLE"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    sent = {}
+    monkeypatch.setattr(kagglehub.models, "create_model_if_missing", lambda *names: sent.update(model=names))
+    monkeypatch.setattr(kagglehub.models, "upload_files_and_directories",
+                        lambda folder, **_: sent.update(files=sorted(os.listdir(folder))) or "tokens")
+    monkeypatch.setattr(kagglehub.models, "create_model_instance_or_version",
+                        lambda handle, tokens, licence, notes, sigstore: sent.update(
+                            handle=str(handle), licence=licence, notes=notes,
+                            token=os.environ.get("KAGGLE_API_TOKEN")))
+    return sent
+
+
+# The card
+
+
+def test_the_card_says_what_the_manifests_say(export):
+    card = (export / "README.md").read_text()
+    assert card.startswith('---\nlicense: gemma\nbase_model: "google/gemma-2-2b-it"\n')
+    for words in ("one LoRA adapter (rank 64, alpha 64.0)", f"````\n{TAGS.template}\n````",
+                  "| stock | 12.5 % \\[10.0, 15.0\\] | 90.0 % \\[80.0, 95.0\\] | 25.0 % \\[20.0, 30.0\\] |",
+                  "| after SFT | 50.0 % \\[40.0, 60.0\\] |", "600 test problems", "Tiny mix, Apache-2.0. 3000 train",
+                  "| sft | 12.5 | learning\\_rate 2e-05, steps 120 |", "jax ", NOTICE.strip()):
+        assert words in card
+    assert (export / "NOTICE").read_text() == NOTICE
+
+
+def test_names_from_files_are_no_markup(tmp_path, manifests):
+    manifests[0]["extra"]["title"] = "a | b\n# <script>[x](y)"
+    card = write_card(tmp_path, manifests, "x: y\n---\n# z").read_text()
+    assert "a \\| b \\# \\<script\\>\\[x\\](y), Apache-2.0." in card and "<script>" not in card
+    assert card.splitlines()[2] == 'base_model: "x: y\\n---\\n# z"' and "\n# z" not in card
+
+
+@pytest.mark.parametrize("without", ["data", "evaluation", "licence", "problems"])
+def test_a_card_without_its_facts_is_not_written(tmp_path, manifests, without):
+    for manifest in manifests:
+        manifest["extra"].pop(without, None)
+    kept = [manifest for manifest in manifests if manifest["stage"] != without]
+    with pytest.raises(ValueError, match=f"the card needs '{without}' of the manifests .*run the notebooks from 01"):
+        write_card(tmp_path / "out", kept, "base")
+    assert not (tmp_path / "out").exists()
+
+
+# The upload
+
+
+def test_what_is_sent(export, kaggle, monkeypatch):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "k")
+    said = publish(export, HANDLE, "step 12", "Gemma")
+    assert kaggle == {"model": ("someone", "gemma2-2b-reasons"), "handle": HANDLE, "licence": "Gemma",
+                      "notes": "step 12", "token": "k",
+                      "files": ["NOTICE", "README.md", "adapter_model.safetensors"]}
+    assert 'unrestricted_kaggle_model = "someone/gemma2-2b-reasons"' in said and "make it public" in said
+
+
+def test_a_platforms_secret_serves_and_does_not_stay(export, kaggle, monkeypatch):
+    module = types.ModuleType("kaggle_secrets")
+    secrets = {"KAGGLE_API_TOKEN": "k", "KAGGLE_MODEL_HANDLE": HANDLE}
+    module.UserSecretsClient = lambda: types.SimpleNamespace(get_secret=secrets.__getitem__)
+    monkeypatch.setitem(sys.modules, "kaggle_secrets", module)
+    publish(export, handle_from_secrets())
+    assert kaggle["token"] == "k" and kaggle["handle"] == HANDLE and "KAGGLE_API_TOKEN" not in os.environ
+
+
+def test_without_a_secret_nothing_is_published(kaggle):
+    assert handle_from_secrets() is None
+
+
+def test_without_credentials_it_says_what_to_set(export, kaggle):
+    with pytest.raises(PublishError, match="no Kaggle credentials: make a token .* KAGGLE_API_TOKEN"):
+        publish(export, HANDLE)
+    assert kaggle == {}
+
+
+@pytest.mark.parametrize(
+    ("handle", "message"),
+    [
+        (HANDLE + "/1", "names a version: leave it out"),
+        (HANDLE + "/0", "names a version: leave it out"),
+        (HANDLE + "/x", "Invalid version number: x"),
+        ("someone/gemma2-2b-reasons", "Invalid model handle: .*it is owner/model/framework/variation"),
+        ("someone/gemma2-2b-reasons/caffe/2b", "'caffe' is not a valid ModelFramework"),
+        ("someone/My Model/flax/2b", "'My Model' must be small letters, digits and inner hyphens"),
+        ("someone//flax/2b", "'' must be small letters"),
+    ],
+)
+def test_a_handle_that_is_none_is_named(export, kaggle, monkeypatch, handle, message):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "k")
+    with pytest.raises(PublishError, match=message):
+        publish(export, handle)
+    assert kaggle == {}
+
+
+@pytest.mark.parametrize(("lost", "message"), [("README.md", "lacks README.md"), ("NOTICE", "lacks NOTICE"),
+                                               ("adapter_model.safetensors", "lacks weights")])
+def test_a_folder_that_is_no_export_is_not_uploaded(export, kaggle, monkeypatch, lost, message):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "k")
+    (export / lost).unlink()
+    with pytest.raises(PublishError, match=f"{message}: export the model there"):
+        publish(export, HANDLE)
+    assert kaggle == {}
+
+
+def test_a_failed_upload_is_told_without_the_token(export, kaggle, monkeypatch):
+    def fail(*_, **__):
+        raise requests.ConnectionError("refused")
+
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "secret-token")
+    monkeypatch.setattr(kagglehub.models, "upload_files_and_directories", fail)
+    with pytest.raises(PublishError, match="the upload to .* failed .ConnectionError: refused.; nothing") as caught:
+        publish(export, HANDLE)
+    assert "secret-token" not in str(caught.value)
