@@ -26,6 +26,7 @@ from tunix.rl.rollout.base_rollout import RolloutOutput
 from tunix.rl.utils import merge_micro_batches
 from tunix.sft import checkpoint_manager
 
+from reasonkit.hosts import by_the_first
 from reasonkit.rollout import Rollout
 
 RLCluster = getattr(tunix, "RLEngine", rl_cluster.RLCluster)  # renamed in 0.1.8
@@ -85,6 +86,7 @@ def hand_over(model, checkpoints: Path, step: int) -> None:
     manager.close()
 
 
+@by_the_first
 def take_back(checkpoints: Path, start_step: int) -> None:
     """Undo a stage's own `hand_over`: one that the clock ended goes on from its last step with optimiser state."""
     step, actor = latest_step(checkpoints), checkpoints / "actor"
@@ -101,6 +103,7 @@ def set_aside(checkpoints: Path, step: int, why: str) -> Path:
     return (checkpoints / "actor" / str(step)).rename(target)
 
 
+@by_the_first
 def mend(checkpoints: Path) -> None:
     """Set aside the last steps that cannot be read in full, so that the last good one is the last."""
     while step := latest_step(checkpoints):

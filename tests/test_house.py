@@ -18,9 +18,9 @@ LAYERS = (
     ("stdlib", "tags numerals expressions planning isolated answers tfidf session budget runlog"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards data curriculum "
      "evaluate monitors"),
-    ("jax", "mesh gemma lora models model_rewards programs preflight"),
+    ("jax", "hosts mesh gemma lora models model_rewards programs preflight"),
     ("tunix", "rollout _tunix safety sft simpo grpo distill verify"),
-    ("user", "recipes dashboard report"),
+    ("user", "recipes stage dashboard report"),
 )
 ORDER = ["", *(name for _, names in LAYERS for name in names.split()), "assets"]
 FLOOR_OF = {name: layer for layer, names in LAYERS for name in names.split()}
