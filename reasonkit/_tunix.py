@@ -121,7 +121,9 @@ def mend(checkpoints: Path) -> None:
 
 def _read(folder: Path) -> None:
     """Every array of one saved item into host memory, whatever devices it was saved from."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="mend")  # waits for no other
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         saved = checkpointer.metadata(folder).item_metadata.tree
         to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
         checkpointer.restore(folder, restore_args=to_host)

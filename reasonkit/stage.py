@@ -1,4 +1,33 @@
-"""A stage as a command, on one host or on several: `python -m reasonkit.stage sft --profile cpu --recipe g_rar`."""
+"""A stage as a command, on one host or on several, for what has no notebook: a multi-host TPU slice, a cluster.
+
+    python -m reasonkit.stage data --profile kaggle              # one process: the splits (notebook 1)
+    python -m reasonkit.stage sft --profile kaggle --hosts auto  # in a process a host, all at once (notebook 2)
+
+What lies in the artifacts' folder ($REASONKIT_ARTIFACTS, default ./artifacts) afterwards is what the notebooks leave,
+and notebooks 3 and 4 go on from it, on one host. The folder must be one that all hosts share (NFS, Filestore, a mounted
+bucket). The same command again continues from the last checkpoint. A signal to one process ends the stage in all, with
+a checkpoint; of a process that fails or dies, JAX tells the others, which end too (in at most two minutes).
+
+A TPU slice of several hosts, say a v5litepod-16 (4 hosts of 4 chips), with the folder mounted on each and the
+package installed there; gcloud starts the command on every host, and there JAX finds the others by itself:
+
+    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0 --command="… python -m reasonkit.stage data …"
+    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all \
+        --command="REASONKIT_ARTIFACTS=/mnt/shared/run python -m reasonkit.stage sft --profile kaggle --hosts auto"
+
+`auto` is also for GKE, Slurm and Open MPI, which JAX knows. Elsewhere every process is told: `--hosts` is then the
+address of the first, and `--processes` and `--process` how many there are and which one it is. Two processes of four
+virtual CPU devices each, in two terminals, train as one process with eight does:
+
+    python -m reasonkit.stage sft --profile cpu --hosts localhost:7777 --processes 2 --process 0  # and: --process 1
+
+**Across hosts there is SFT, and no GRPO.** What Tunix 0.1.7 has under `jax.distributed` is its SFT trainer: sharded
+inputs, a train step over the global mesh, orbax checkpoints. Its RL is written for one process that drives all chips:
+the sampler fetches every row's tokens to the host, which JAX refuses for rows on the chips of another; prompts and
+completions are put on the mesh as if each process had sampled different ones; rewards are computed, and judges asked,
+once in every process. Across hosts Tunix runs RL under Pathways (JAX_PLATFORMS=proxy, on GKE), where one Python process
+sees all chips as its own: what is in this kit would run there as on one host, but was not tried.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +38,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 
 from reasonkit import data, hosts, lora, mesh, models, recipes
 from reasonkit.budget import write_atomic
 from reasonkit.sft import sft
+
+NOT_HERE = {"grpo": "03_grpo_with_judge", "evaluation": "04_evaluation"}
 
 
 def curate(run: recipes.Run) -> None:
@@ -27,9 +57,11 @@ def curate(run: recipes.Run) -> None:
 
 
 def warm_start(run: recipes.Run) -> None:
-    """Notebook 2 without its samples: the adapter, the checkpoints and the manifest."""
-    profile, _ = run.profile, run.manifest("data")
-    train = data.read(run.stage("data") / "train.jsonl")
+    """Notebook 2 without its samples: checkpoints, adapter and manifest. A stage that is finished is left as it is."""
+    profile, train = run.profile, data.read(run.stage("data") / "train.jsonl")
+    run.manifest("data")
+    if run.finished("sft"):
+        return
     chips = mesh.plan_mesh(jax.devices(), judge=False).policy
     policy = models.load(profile.policy, chips, profile.dtype)
     policy = replace(policy, model=lora.add_lora(policy.model, chips, profile.lora_rank, profile.lora_alpha, run.seed))
@@ -38,27 +70,62 @@ def warm_start(run: recipes.Run) -> None:
     if hosts.is_first():
         run.finish("sft", inputs={"train": run.stage("data") / "train.jsonl"}, metrics={"steps": result.steps},
                    minutes=result.minutes, checkpoint_step=result.checkpoint_step, stopped=result.stopped)
+        print(f"{result.steps} steps in {result.minutes:.1f} minutes, ended by {result.stopped}: {run.stage('sft')}")
+
+
+def join(profile: recipes.Profile, address: str, processes: int | None, process: int | None) -> None:
+    """Become one of several processes. Raises ValueError when virtual devices are to be shared out, and can't be."""
+    jax.config.update("jax_enable_preemption_service", False)  # its handler would swallow a SIGTERM before training
+    if profile.devices:
+        if not processes or profile.devices % processes:
+            raise ValueError(f"--processes {processes}: the profile's {profile.devices} virtual devices are shared out "
+                             "among the processes, so give a number that divides them")
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", profile.devices // processes)
+    jax.distributed.initialize(None if address == "auto" else address, processes, process)
+    jax.devices()  # starts JAX with them
+
+
+def check_shared(run: recipes.Run) -> None:
+    """Raises ValueError when the folder of artifacts is not the first process's: each would save a part of the state."""
+    mark, path = hosts.agreed(float(random.getrandbits(20))), run.folder / "shared_by_hosts"
+    if hosts.is_first():
+        write_atomic(path, str(mark))
+    hosts.meet("check_shared")
+    if not path.exists() or path.read_text() != str(mark):
+        raise ValueError(f"{run.folder} of process {jax.process_index()} is not that of process 0: set "
+                         "REASONKIT_ARTIFACTS to a folder on a file system that all hosts share")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m reasonkit.stage")
-    parser.add_argument("stage", choices=("data", "sft", "grpo"))
-    parser.add_argument("--profile", default="cpu")
-    parser.add_argument("--recipe", default="g_rar")
+    parser = argparse.ArgumentParser(prog="python -m reasonkit.stage", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("data", "sft", *NOT_HERE))
+    parser.add_argument("--profile", choices=recipes.PROFILES, default="cpu")
+    parser.add_argument("--recipe", choices=recipes.RECIPES, default="g_rar")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--coordinator")
-    parser.add_argument("--processes", type=int)
-    parser.add_argument("--process", type=int)
+    parser.add_argument("--hosts", metavar="auto|ADDRESS:PORT", help="several processes: JAX finds them, or the first's")
+    parser.add_argument("--processes", type=int, help="how many there are, where JAX can't tell")
+    parser.add_argument("--process", type=int, help="which one this is, from 0")
     args = parser.parse_args(argv)
-    if args.coordinator:
-        jax.config.update("jax_enable_preemption_service", False)
-        jax.config.update("jax_num_cpu_devices", recipes.PROFILES[args.profile].devices // args.processes)
-        jax.config.update("jax_platforms", "cpu")
-        jax.distributed.initialize(args.coordinator, args.processes, args.process)
-        jax.devices()
+    if args.stage in NOT_HERE:
+        parser.error(f"{args.stage} runs in one process, for all chips of one host: sampling needs every row there "
+                     f"(python -m reasonkit.stage --help says more). Run notebook {NOT_HERE[args.stage]}, which goes on "
+                     "from the same folder")
+    if args.stage == "data" and args.hosts:
+        parser.error("data is curated by one process: leave out --hosts, and run it on one host")
+    if args.hosts:
+        join(recipes.PROFILES[args.profile], args.hosts, args.processes, args.process)
     run = recipes.open_run(args.profile, args.recipe, args.seed)
-    print(jax.process_index(), jax.devices(), hosts.is_first())
-    {"data": curate, "sft": warm_start}[args.stage](run)
+    try:
+        check_shared(run)
+        curate(run) if args.stage == "data" else warm_start(run)
+    except BaseException:
+        if not hosts.several():
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # to leave in order is to wait for the others, who wait for this one
 
 
 if __name__ == "__main__":
