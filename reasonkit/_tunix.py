@@ -121,7 +121,8 @@ def mend(checkpoints: Path) -> None:
 
 def _read(folder: Path) -> None:
     """Every array of one saved item into host memory, whatever devices it was saved from."""
-    alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="mend")  # waits for no other
+    # waits for no other process
+    alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="mend")
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         saved = checkpointer.metadata(folder).item_metadata.tree

@@ -34,6 +34,13 @@ def is_first() -> bool:
     return not several() or jax.process_index() == 0
 
 
+def check_one_process(what: str) -> None:
+    """Raises RuntimeError where there are several: for what would fail there, or train on rows twice."""
+    if several():
+        raise RuntimeError(f"{what} runs in one process, and this is one of {jax.process_count()}: Tunix would fetch "
+                           "rows of others, or train twice on the same. Run it on one host; only SFT runs on several")
+
+
 def meet(where: str) -> None:
     """Wait until all processes are here."""
     if several():

@@ -1,32 +1,32 @@
 """A stage as a command, on one host or on several, for what has no notebook: a multi-host TPU slice, a cluster.
 
     python -m reasonkit.stage data --profile kaggle              # one process: the splits (notebook 1)
-    python -m reasonkit.stage sft --profile kaggle --hosts auto  # in a process a host, all at once (notebook 2)
+    python -m reasonkit.stage sft --profile kaggle --hosts auto  # on each host, all at once (notebook 2)
 
-What lies in the artifacts' folder ($REASONKIT_ARTIFACTS, default ./artifacts) afterwards is what the notebooks leave,
-and notebooks 3 and 4 go on from it, on one host. The folder must be one that all hosts share (NFS, Filestore, a mounted
-bucket). The same command again continues from the last checkpoint. A signal to one process ends the stage in all, with
-a checkpoint; of a process that fails or dies, JAX tells the others, which end too (in at most two minutes).
+What lies in the folder of artifacts ($REASONKIT_ARTIFACTS, default ./artifacts) afterwards is what the notebooks leave,
+and notebooks 3 and 4 go on from it, on one host. It must be a folder that all hosts share (NFS, Filestore). The same
+command again continues from the last checkpoint. A signal to one process ends the stage in all, with a checkpoint; when
+a process fails or dies, JAX ends the others, in at most two minutes.
 
-A TPU slice of several hosts, say a v5litepod-16 (4 hosts of 4 chips), with the folder mounted on each and the
-package installed there; gcloud starts the command on every host, and there JAX finds the others by itself:
+On a TPU slice of several hosts, say a v5litepod-16 (4 hosts of 4 chips), each with the package and the folder, gcloud
+starts the command on all of them, and JAX finds the others by itself:
 
-    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0 --command="… python -m reasonkit.stage data …"
-    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all \
-        --command="REASONKIT_ARTIFACTS=/mnt/shared/run python -m reasonkit.stage sft --profile kaggle --hosts auto"
+    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0 --command="cd /mnt/shared && \\
+        python -m reasonkit.stage data --profile kaggle"
+    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command="cd /mnt/shared && \\
+        python -m reasonkit.stage sft --profile kaggle --hosts auto"
 
-`auto` is also for GKE, Slurm and Open MPI, which JAX knows. Elsewhere every process is told: `--hosts` is then the
-address of the first, and `--processes` and `--process` how many there are and which one it is. Two processes of four
-virtual CPU devices each, in two terminals, train as one process with eight does:
+`auto` also finds the processes of GKE, Slurm and Open MPI. Elsewhere each is told: `--hosts` is the address of the
+first, `--processes` how many there are and `--process` which one this is. Two processes of four virtual CPU devices
+each, in two terminals, train as one process with eight:
 
     python -m reasonkit.stage sft --profile cpu --hosts localhost:7777 --processes 2 --process 0  # and: --process 1
 
-**Across hosts there is SFT, and no GRPO.** What Tunix 0.1.7 has under `jax.distributed` is its SFT trainer: sharded
-inputs, a train step over the global mesh, orbax checkpoints. Its RL is written for one process that drives all chips:
-the sampler fetches every row's tokens to the host, which JAX refuses for rows on the chips of another; prompts and
-completions are put on the mesh as if each process had sampled different ones; rewards are computed, and judges asked,
-once in every process. Across hosts Tunix runs RL under Pathways (JAX_PLATFORMS=proxy, on GKE), where one Python process
-sees all chips as its own: what is in this kit would run there as on one host, but was not tried.
+**Across hosts there is SFT, and nothing else.** Tunix 0.1.7 has an SFT trainer for many processes; its RL wants one for
+all chips. There the sampler fetches every row's tokens, which JAX refuses for rows on another host's chips; the
+same prompts and completions in every process are taken for so many different ones; and each process would ask the judge
+anew. Across hosts Tunix's RL is for Pathways (JAX_PLATFORMS=proxy, on GKE), where one Python process sees all chips as
+its own: this kit would be there what it is on one host, which was not tried.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def join(profile: recipes.Profile, address: str, processes: int | None, process:
 
 
 def check_shared(run: recipes.Run) -> None:
-    """Raises ValueError when the folder of artifacts is not the first process's: each would save a part of the state."""
+    """Raises ValueError when the folder of artifacts is not the first process's: each would save its part elsewhere."""
+    if not hosts.several():
+        return
     mark, path = hosts.agreed(float(random.getrandbits(20))), run.folder / "shared_by_hosts"
     if hosts.is_first():
         write_atomic(path, str(mark))
@@ -104,14 +106,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile", choices=recipes.PROFILES, default="cpu")
     parser.add_argument("--recipe", choices=recipes.RECIPES, default="g_rar")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hosts", metavar="auto|ADDRESS:PORT", help="several processes: JAX finds them, or the first's")
+    parser.add_argument("--hosts", metavar="auto|ADDRESS", help="several processes, and how to find them")
     parser.add_argument("--processes", type=int, help="how many there are, where JAX can't tell")
     parser.add_argument("--process", type=int, help="which one this is, from 0")
     args = parser.parse_args(argv)
     if args.stage in NOT_HERE:
         parser.error(f"{args.stage} runs in one process, for all chips of one host: sampling needs every row there "
-                     f"(python -m reasonkit.stage --help says more). Run notebook {NOT_HERE[args.stage]}, which goes on "
-                     "from the same folder")
+                     f"(see --help). Run notebook {NOT_HERE[args.stage]}, which goes on from the same folder")
     if args.stage == "data" and args.hosts:
         parser.error("data is curated by one process: leave out --hosts, and run it on one host")
     if args.hosts:
