@@ -66,6 +66,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
     seen["signal"] = passed(Late(math.inf), end)
     seen["came again"] = signals
+    seen["ledger"] = run.budget.ledger is not None
     run.log("sft").write("who", process=process)
     hosts.meet("log")
     seen["log"] = [row["process"] for row in recipes.RunLog(run.stage("sft") / "log.jsonl").read("who")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -16,20 +17,31 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from tunix.sft import sharding_utils
 
 from reasonkit import hosts, lora, models, recipes, rollout, simpo, stage
+from reasonkit.budget import TimeBudget
 from reasonkit.mesh import make_mesh, split_rows
 
 TESTS = Path(__file__).parent
 STEPS = 5
 SFT = ("sft", "--profile", "smoke")
 # the stage as it is run, of more steps
-LONGER = "import test_hosts; test_hosts.longer(); test_hosts.stage.main()"
+LONGER = "import test_hosts as t; t.longer(t.pytest.MonkeyPatch()); t.stage.main()"
 
 
-def longer():
-    smoke = recipes.PROFILES["smoke"]
-    recipes.PROFILES["smoke"] = replace(smoke, sft=replace(smoke.sft, steps=STEPS))
+def longer(patch):
+    """More steps than the profile has; every batch once; and all but the first process would hurry."""
+    smoke, shard = recipes.PROFILES["smoke"], sharding_utils.shard_input
+
+    def once(*args):
+        placed = shard(*args)
+        assert placed.input_tokens.shape[0] == smoke.sft.batch_size
+        return placed
+
+    patch.setitem(recipes.PROFILES, "smoke", replace(smoke, sft=replace(smoke.sft, steps=STEPS)))
+    patch.setattr(sharding_utils, "shard_input", once)
+    patch.setattr(TimeBudget, "steps_left", property(lambda budget: math.inf if hosts.is_first() else 1.0))
 
 
 def pair(*command, **environment):
@@ -68,8 +80,7 @@ def run_in(monkeypatch):
 @pytest.mark.slow
 def test_two_processes_train_as_one(run_in, tmp_path, monkeypatch):
     """Up to the order in which eight devices' gradients are added up."""
-    monkeypatch.setattr(recipes, "PROFILES", dict(recipes.PROFILES))
-    longer()
+    longer(monkeypatch)
     stage.curate(run_in(tmp_path / "two"))
     shutil.copytree(tmp_path / "two", tmp_path / "one", ignore=shutil.ignore_patterns("ledger.json"))
     both = pair("-c", LONGER, *SFT, "--hosts", "localhost:PORT", "--processes", 2, "--process", "PROCESS",
@@ -101,7 +112,8 @@ def test_two_processes_train_as_one(run_in, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_decide_and_write_as_one(tmp_path):
     first, second = map(json.loads, ended(pair(TESTS / "host_run.py", "PORT", "PROCESS", tmp_path)))
-    assert (first.pop("first"), second.pop("first")) == (True, False)
+    for name in ("first", "ledger"):
+        assert (first.pop(name), second.pop(name)) == (True, False)
     assert first.pop("apart") is None
     assert "of process 1 is not that of process 0: set REASONKIT_ARTIFACTS to a folder" in second.pop("apart")
     assert first == second
