@@ -70,10 +70,10 @@ def agreed_end(why: str | None) -> str | None:
     if not several():
         return why
     mine = next((number for number in STOPS if number.name == why), 0)
-    heard_P, ends_P = multihost_utils.process_allgather(np.array([mine, why == "time"], np.int32)).T
+    heard_P, ends_P = multihost_utils.process_allgather(np.array([mine, bool(why)], np.int32)).T
     if not heard_P.any():
-        return "time" if ends_P[0] else None
-    first_heard = signal.Signals(heard_P.max())
+        return (why or "time") if ends_P[0] else None
+    heard = signal.Signals(heard_P.max())
     if not mine:
-        signal.raise_signal(first_heard)
-    return first_heard.name
+        signal.raise_signal(heard)
+    return heard.name

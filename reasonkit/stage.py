@@ -60,7 +60,7 @@ def warm_start(run: recipes.Run) -> None:
     """Notebook 2 without its samples: checkpoints, adapter and manifest. A stage that is finished is left as it is."""
     profile, train = run.profile, data.read(run.stage("data") / "train.jsonl")
     run.manifest("data")
-    if run.finished("sft"):
+    if hosts.agreed(run.finished("sft")):
         return
     chips = mesh.plan_mesh(jax.devices(), judge=False).policy
     policy = models.load(profile.policy, chips, profile.dtype)
@@ -87,16 +87,17 @@ def join(profile: recipes.Profile, address: str, processes: int | None, process:
 
 
 def check_shared(run: recipes.Run) -> None:
-    """Raises ValueError when the folder of artifacts is not the first process's: each would save its part elsewhere."""
+    """Raises ValueError when this is not the first process's run, or its folder another: nothing later would tell."""
     if not hosts.several():
         return
-    mark, path = hosts.agreed(float(random.getrandbits(20))), run.folder / "shared_by_hosts"
+    path, number = run.folder / "shared_by_hosts", hosts.agreed(random.getrandbits(20))
+    mark = f"{number:.0f} {run.profile.name} {run.recipe.name} {run.seed}"
     if hosts.is_first():
-        write_atomic(path, str(mark))
+        write_atomic(path, mark)
     hosts.meet("check_shared")
-    if not path.exists() or path.read_text() != str(mark):
-        raise ValueError(f"{run.folder} of process {jax.process_index()} is not that of process 0: set "
-                         "REASONKIT_ARTIFACTS to a folder on a file system that all hosts share")
+    if not path.exists() or path.read_text() != mark:
+        raise ValueError(f"process {jax.process_index()} is not in one run with process 0: give both the same "
+                         f"arguments, and set REASONKIT_ARTIFACTS, here {run.folder}, to a folder that all hosts share")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -115,17 +116,19 @@ def main(argv: Sequence[str] | None = None) -> None:
                      f"(see --help). Run notebook {NOT_HERE[args.stage]}, which goes on from the same folder")
     if args.stage == "data" and args.hosts:
         parser.error("data is curated by one process: leave out --hosts, and run it on one host")
+    if not args.hosts and (args.processes, args.process) != (None, None):
+        parser.error("--processes and --process go with --hosts: without it, each would be a run of its own")
     if args.hosts:
         join(recipes.PROFILES[args.profile], args.hosts, args.processes, args.process)
-    run = recipes.open_run(args.profile, args.recipe, args.seed)
     try:
+        run = recipes.open_run(args.profile, args.recipe, args.seed)
         check_shared(run)
         curate(run) if args.stage == "data" else warm_start(run)
     except BaseException:
         if not hosts.several():
             raise
         traceback.print_exc()
-        sys.stderr.flush()
+        sys.stdout.flush()
         os._exit(1)  # to leave in order is to wait for the others, who wait for this one
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reasonkit import hosts, recipes, stage
-from reasonkit.budget import TimeBudget
+from reasonkit.budget import TimeBudget, write_atomic
 from reasonkit.session import clean_exit
 
 BATCHES = 5
@@ -71,7 +71,9 @@ def main() -> None:
     hosts.meet("log")
     seen["log"] = [row["process"] for row in recipes.RunLog(run.stage("sft") / "log.jsonl").read("who")]
     stage.check_shared(run)
+    write_atomic(folder / str(process) / "shared_by_hosts", "0.5")  # of another run
     for name, work in (("apart", lambda: stage.check_shared(replace(run, folder=folder / str(process)))),
+                       ("other seed", lambda: stage.check_shared(replace(run, seed=process))),
                        ("sampling", lambda: hosts.check_one_process("sampling"))):
         try:
             work()

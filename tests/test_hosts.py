@@ -114,8 +114,10 @@ def test_two_processes_decide_and_write_as_one(tmp_path):
     first, second = map(json.loads, ended(pair(TESTS / "host_run.py", "PORT", "PROCESS", tmp_path)))
     for name in ("first", "ledger"):
         assert (first.pop(name), second.pop(name)) == (True, False)
-    assert first.pop("apart") is None
-    assert "of process 1 is not that of process 0: set REASONKIT_ARTIFACTS to a folder" in second.pop("apart")
+    for name, folder in (("apart", tmp_path / "1"), ("other seed", tmp_path / "shared")):
+        assert first.pop(name) is None
+        assert second.pop(name).startswith("process 1 is not in one run with process 0: give both the same arguments, "
+                                           f"and set REASONKIT_ARTIFACTS, here {folder}, to")
     assert first == second
     assert first["sampling"].startswith("sampling runs in one process, and this is one of 2: Tunix")
     assert first == first | {"agreed": 0.5, "written": ["written by 0"], "clock of the first": [3, "time"],
@@ -152,6 +154,7 @@ def test_rows_are_split_over_the_chips():
     (("grpo",), "grpo runs in one process.*Run notebook 03_grpo_with_judge, which goes on from the same folder"),
     (("evaluation", "--hosts", "auto"), "Run notebook 04_evaluation"),
     (("data", "--hosts", "auto"), "data is curated by one process"),
+    (("sft", "--process", "1"), "--processes and --process go with --hosts"),
     (("sft", "--profile", "nope"), "invalid choice: 'nope'"),
 ])
 def test_a_command_that_can_not_be_is_refused(words, message, capsys):
