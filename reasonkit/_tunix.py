@@ -26,6 +26,7 @@ from tunix.rl.rollout.base_rollout import RolloutOutput
 from tunix.rl.utils import merge_micro_batches
 from tunix.sft import checkpoint_manager
 
+from reasonkit.hosts import by_the_first
 from reasonkit.rollout import Rollout
 
 RLCluster = getattr(tunix, "RLEngine", rl_cluster.RLCluster)  # renamed in 0.1.8
@@ -85,6 +86,7 @@ def hand_over(model, checkpoints: Path, step: int) -> None:
     manager.close()
 
 
+@by_the_first
 def take_back(checkpoints: Path, start_step: int) -> None:
     """Undo a stage's own `hand_over`: one that the clock ended goes on from its last step with optimiser state."""
     step, actor = latest_step(checkpoints), checkpoints / "actor"
@@ -101,6 +103,7 @@ def set_aside(checkpoints: Path, step: int, why: str) -> Path:
     return (checkpoints / "actor" / str(step)).rename(target)
 
 
+@by_the_first
 def mend(checkpoints: Path) -> None:
     """Set aside the last steps that cannot be read in full, so that the last good one is the last."""
     while step := latest_step(checkpoints):
@@ -118,7 +121,10 @@ def mend(checkpoints: Path) -> None:
 
 def _read(folder: Path) -> None:
     """Every array of one saved item into host memory, whatever devices it was saved from."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    # waits for no other process
+    alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="mend")
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         saved = checkpointer.metadata(folder).item_metadata.tree
         to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
         checkpointer.restore(folder, restore_args=to_host)

@@ -91,6 +91,7 @@ class TimeBudget:
     ledger: JSON file; one of the same boot and younger than `hours` is continued, as after a kernel restart;
     any other belongs to an ended session and is replaced. None keeps the record in memory.
     shares: stage -> positive weight, for the stages that will run under `guard`. clock: seconds since boot.
+    agree: asked before each batch with the reason why the stage should end, or None; what it answers is done.
 
     Raises BudgetError when a number makes no sense, the reserve takes all the time, or the ledger is corrupt.
     """
@@ -103,6 +104,7 @@ class TimeBudget:
         shares: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
         ahead: Mapping[str, int] | None = None,
+        agree: Callable[[str | None], str | None] = lambda why: why,
     ) -> None:
         if not (math.isfinite(hours) and hours > 0):
             raise BudgetError(f"hours={hours!r}: give the session's length as a positive number")
@@ -119,7 +121,7 @@ class TimeBudget:
                 raise BudgetError(f"shares[{stage!r}]={share!r}: give a positive weight, or leave it out")
         self.hours, self.reserve_minutes = float(hours), float(reserve_minutes)
         self.ledger = Path(ledger) if ledger is not None else None
-        self._clock, self._ahead = clock, dict(ahead or {})
+        self._clock, self._ahead, self._agree = clock, dict(ahead or {}), agree
         self._pace, self._deadline = _Pace(), math.inf  # of the running stage
         self._why: str | None = None
         self.pulse: tuple[str, int] = ("", 0)  # the running stage and the batches it has pulled
@@ -221,11 +223,9 @@ class TimeBudget:
                 # the reserve may have grown
                 deadline = min(deadline, self._record["started"] + 60 * (self.hours * 60 - self.minutes_reserved))
                 self._deadline = deadline
-                if self._why:
-                    stopped = self._why
-                    return
-                if pulled >= deadline or pulled + pace.predict() > deadline:
-                    stopped = "time"
+                late = pulled >= deadline or pulled + pace.predict() > deadline
+                if why := self._agree(self._why or ("time" if late else None)):
+                    stopped = why
                     return
                 try:
                     batch = next(source)

@@ -26,6 +26,8 @@ from jax.interpreters import pxla
 from jax.sharding import Mesh
 from tunix.sft.utils import is_lora_enabled
 
+from reasonkit.hosts import is_first, meet
+
 # Every attention and feed-forward matrix, as in Tunix's GRPO demo; qwix matches the whole module path.
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*attn_vec_einsum|.*gate_proj|.*up_proj|.*down_proj"
 
@@ -108,12 +110,16 @@ def save_lora(model: nnx.Module, ckpt_dir: str | Path, step: int) -> Path:
             f"step {step} cannot be saved in {actor}, which has {later}: go on counting, or empty it"
         )
     staging, final = actor / f"{step}.saving", actor / str(step)
-    shutil.rmtree(staging, ignore_errors=True)
+    if is_first():
+        shutil.rmtree(staging, ignore_errors=True)
+    meet("save_lora")
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(staging / "model_params", lora)
         checkpointer.wait_until_finished()
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(staging, final)
+    if is_first():
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(staging, final)
+    meet("save_lora")
     return final
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("fsdp", "tp")
 
@@ -114,6 +114,12 @@ def check_divides(rows: int, mesh: Mesh, what: str) -> None:
         below, above = rows // fsdp * fsdp, (max(rows, 0) // fsdp + 1) * fsdp
         choices = f"{below} or {above}" if below > 0 else str(above)
         raise ValueError(f"{what} = {rows} rows cannot be split over fsdp={fsdp} chips: make it {choices}")
+
+
+def split_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """The rows of an array over fsdp. Of several processes, each has the whole array and places the rows of its chips;
+    Tunix would take it for its own rows only, and train on it once more for each process."""
+    return jax.make_array_from_callback(array.shape, NamedSharding(mesh, PartitionSpec("fsdp")), array.__getitem__)
 
 
 def _role(role: str, devices: Sequence[jax.Device], tp: int | None, need: Need | None,

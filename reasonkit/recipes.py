@@ -17,7 +17,8 @@ import jax
 
 from reasonkit.budget import TimeBudget, write_atomic
 from reasonkit.grpo import GrpoSettings
-from reasonkit.runlog import RunLog, prompt_hash, read_manifest, write_manifest
+from reasonkit.hosts import agreed_end, is_first
+from reasonkit.runlog import NullLog, RunLog, prompt_hash, read_manifest, write_manifest
 from reasonkit.sft import SftSettings
 from reasonkit.tags import TAGS
 
@@ -155,9 +156,9 @@ class Run:
         """The folder of a stage's artifacts."""
         return self.folder / name
 
-    def log(self, stage: str) -> RunLog:
-        """The log of a stage, appended to by every session that works on it."""
-        return RunLog(self.stage(stage) / "log.jsonl")
+    def log(self, stage: str) -> RunLog | NullLog:
+        """The log of a stage, appended to by every session that works on it; of several processes, by the first."""
+        return RunLog(self.stage(stage) / "log.jsonl") if is_first() else NullLog()
 
     def finished(self, stage: str) -> bool:
         return (self.stage(stage) / "manifest.json").exists()
@@ -193,14 +194,15 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     if path.exists() and (found := json.loads(path.read_text())) != identity:
         raise ValueError(f"{folder} holds the run {found}, and {identity} was asked for: delete the folder, or set "
                          "REASONKIT_ARTIFACTS to another one")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(identity))
     if chosen.devices:
         _virtual_devices(chosen.devices)
+    if is_first():
+        write_atomic(path, json.dumps(identity))
     # at the end the test problems are answered by the stock model, after SFT and after GRPO
     probes = math.ceil(3 * chosen.rows["test"] / chosen.rows["validation"])
     budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,
-                        ledger=folder / "ledger.json", shares=plan.shares, ahead={"save": 1, "probe": probes})
+                        ledger=folder / "ledger.json" if is_first() else None, shares=plan.shares,
+                        ahead={"save": 1, "probe": probes}, agree=agreed_end)
     return Run(chosen, plan, seed, folder, budget)
 
 

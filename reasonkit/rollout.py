@@ -21,6 +21,8 @@ from tunix.models.gemma3 import model as gemma3
 from tunix.rl.rollout.base_rollout import RolloutConfig, RolloutOutput
 from tunix.rl.rollout.vanilla_rollout import VanillaRollout
 
+from reasonkit.hosts import check_one_process
+
 
 def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
     """A KV cache laid out over the mesh of the calling context: rows over fsdp, KV heads over tp, where they divide."""
@@ -77,6 +79,7 @@ class Rollout(VanillaRollout):
     """
 
     def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig):
+        check_one_process("sampling")
         install_sharded_cache()
         super().__init__(rollout_actor, tokenizer, _cache_config(rollout_actor.config, rollout_config.kv_cache_size))
         self.calls = 0
@@ -113,6 +116,7 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
     The weights are those of the moment of the call, also while the model is trained. The last batch is filled up, so
     that one program serves all. Raises ValueError for a prompt that does not fit.
     """
+    check_one_process("sampling")
     install_sharded_cache()
     sampler = Sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
 

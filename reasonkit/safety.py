@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from tunix.sft import hooks
 
-from reasonkit import _tunix
+from reasonkit import _tunix, hosts
 from reasonkit.budget import TimeBudget
 from reasonkit.session import Watchdog, clean_exit
 
@@ -57,7 +57,7 @@ class _Steps(hooks.TrainingHooks):
 
     def on_train_step_start(self, train_ctx):
         """Fit the schedule to the steps that there is time for; a run with time for all keeps the factor 1."""
-        done, left = train_ctx.train_steps - self._first, self._budget.steps_left
+        done, left = train_ctx.train_steps - self._first, hosts.agreed(self._budget.steps_left)
         reached = self._steps if left >= self._steps - done else done + max(1, int(left))
         if self._steps / reached != self._stretch:
             self._stretch = self._steps / reached
@@ -90,9 +90,9 @@ def check_room(checkpoints: Path, needed: float, delete: Callable[[int], None]) 
     actor = checkpoints / "actor"
     actor.mkdir(parents=True, exist_ok=True)
     steps = sorted(int(path.name) for path in actor.iterdir() if path.name.isdigit())
-    if shutil.disk_usage(actor).free < needed:
+    if hosts.agreed(shutil.disk_usage(actor).free) < needed and hosts.is_first():
         shutil.rmtree(checkpoints / "set_aside", ignore_errors=True)
-    while (free := shutil.disk_usage(actor).free) < needed:
+    while (free := hosts.agreed(shutil.disk_usage(actor).free)) < needed:
         if len(steps) < 2:
             raise DiskFullError(f"a checkpoint needs {needed / 1e6:.0f} MB in {actor}, and {free / 1e6:.0f} MB are "
                                 f"free: step {steps[-1] if steps else 'none'} is kept; delete what is not needed, and "
@@ -104,7 +104,7 @@ def _keep_good(checkpoints: Path, since: int) -> str:
     """Set aside the steps from `since` on, if there is an older one; says what is left."""
     steps = sorted(int(path.name) for path in (checkpoints / "actor").glob("*") if path.name.isdigit())
     good = [step for step in steps if step < since]
-    for step in steps[len(good):] if good else ():
+    for step in steps[len(good):] if good and hosts.is_first() else ():
         _tunix.set_aside(checkpoints, step, "diverged")
     return f"Step {good[-1]} is the last good one" if good else "No step before it was saved"
 
@@ -148,7 +148,7 @@ def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_
     manager.save = checked_save
     trainer.with_training_hooks(_Steps(log, event, first_step, steps, budget, extra, on_step))
     log.write("start", stage=stage, step=begun - first_step)
-    dog = Watchdog(lambda: budget.pulse, checkpoints / f"hung_{stage}.txt")
+    dog = Watchdog(lambda: budget.pulse, checkpoints / f"hung_{stage}{jax.process_index() or ''}.txt")
     try:
         with clean_exit(budget.end, lambda: dog.hung), dog:
             try:

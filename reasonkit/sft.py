@@ -18,7 +18,7 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import sft_batches
-from reasonkit.mesh import check_divides
+from reasonkit.mesh import check_divides, split_rows
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
             checkpointing_options=_tunix.checkpoint_options(settings.save_every, settings.keep)),
     ).with_gen_model_input_fn(model_input)
     done, minutes = trainer.train_steps, budget.minutes_used
-    batches = (peft_trainer.TrainingInput(input_tokens=batch["tokens_BL"], input_mask=batch["loss_mask_BL"])
+    batches = (peft_trainer.TrainingInput(input_tokens=split_rows(batch["tokens_BL"], mesh),
+                                          input_mask=split_rows(batch["loss_mask_BL"], mesh))
                for batch in sft_batches(rows, policy.tokenizer, settings.batch_size, settings.max_length, seed))
     # Tunix reads only the context of `with mesh`: under jax.set_mesh its data sharding silently vanishes
     with safety.kept(trainer, budget, log, "sft", checkpoints, 0, settings.steps, on_step=on_step) as guard, mesh:

@@ -26,6 +26,7 @@ from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExampl
 from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import shuffled
+from reasonkit.hosts import check_one_process
 from reasonkit.mesh import check_divides
 from reasonkit.tags import TAGS, neutralise
 
@@ -131,6 +132,7 @@ def simpo(
     beta x (chosen - rejected), and the share of pairs where it is above zero. Raises ValueError when the rows
     do not divide over the mesh, and as `pair_batches` does.
     """
+    check_one_process("SimPO")
     check_divides(2 * settings.batch_size, mesh, "SimPO 2 x batch_size")
     _tunix.take_back(checkpoints, start_step)
     _tunix.check_steps(checkpoints, start_step, settings.steps)

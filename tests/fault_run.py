@@ -1,4 +1,4 @@
-"""A run of three SFT and three GRPO steps in a folder, for the fault tests, which make it fail.
+"""Curation, three SFT and three GRPO steps, and evaluation in a folder, for the fault tests, which make it fail.
 
 `python tests/fault_run.py FOLDER TOKENIZER PLACE` kills the process, with SIGKILL, at the place named. The folder's
 checkpoints and logs are what a rerun starts from.
@@ -9,32 +9,35 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
+from datasets import Dataset
 from flax import nnx
 from tiny_run import CONFIG, ROWS, compiled_once, new_policy
 
-from reasonkit import _tunix
+from reasonkit import _tunix, data
 from reasonkit.budget import TimeBudget
 from reasonkit.curriculum import Curriculum
+from reasonkit.evaluate import evaluate
 from reasonkit.gemma import init
 from reasonkit.grpo import GrpoSettings, grpo
 from reasonkit.lora import restore_lora, save_lora
 from reasonkit.mesh import make_mesh
 from reasonkit.models import Tokenizer
 from reasonkit.rewards import compose
-from reasonkit.rollout import Rollout
+from reasonkit.rollout import Rollout, generator
 from reasonkit.runlog import RunLog
 from reasonkit.sft import SftSettings, sft
 
 SFT = SftSettings(steps=3, batch_size=8, max_length=48, learning_rate=2e-2, save_every=1)
 GRPO = GrpoSettings(steps=3, prompts_per_step=4, num_generations=2, max_prompt_length=32, max_new_tokens=16,
                     learning_rate=2e-2, save_every=1, beta=0.0)
-PLACES = ("sft update", "sft save", "grpo rollout", "grpo judge", "grpo update", "grpo save")
+PLACES = ("curation", "sft update", "sft save", "grpo rollout", "grpo judge", "grpo update", "grpo save", "evaluation")
 
 
 def nothing(place: str) -> None:
@@ -47,7 +50,10 @@ def odd(prompts, completions, **columns):
 
 def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing, judge: Callable = odd,
         budget: TimeBudget | None = None) -> SimpleNamespace:
-    """What *Run all* does: SFT unless its adapter is there, then GRPO. `at` is called wherever a fault can come."""
+    """What *Run all* does: curation, SFT and GRPO unless their adapters are there, evaluation. `at` is called wherever
+    a fault can come. ROWS stand for what `curate` gives, which is a function of the seed and leaves nothing behind."""
+    data.save({"train": ROWS, "test": ROWS.select(range(24))}, folder / "data")
+    rows = data.read(folder / "data" / "train.jsonl")
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     policy = new_policy(init(CONFIG, mesh), mesh, tokenizer)
     checkpoints, logs = folder / "checkpoints", {name: RunLog(folder / name / "log.jsonl") for name in ("sft", "grpo")}
@@ -55,7 +61,7 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
     if (folder / "sft" / "adapter" / "actor").exists():
         handed = restore_lora(policy.model, folder / "sft" / "adapter")
     else:
-        handed = sft(policy, mesh, ROWS, SFT, budget, logs["sft"], checkpoints, 3,
+        handed = sft(policy, mesh, rows, SFT, budget, logs["sft"], checkpoints, 3,
                      on_step=lambda: at("sft update")).checkpoint_step
         save_lora(policy.model, folder / "sft" / "adapter", handed)
     after_sft = weights(policy)
@@ -66,8 +72,16 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         return judge(prompts, completions, **columns)
 
     reward = compose([(curriculum.watch(scored), 1.0)], logs["grpo"])
-    grpo(policy, mesh, ROWS, reward, GRPO, budget, logs["grpo"], checkpoints, 3, handed, lambda: at("grpo update"),
-         curriculum)
+    if (folder / "grpo" / "adapter" / "actor").exists():
+        restore_lora(policy.model, folder / "grpo" / "adapter")
+    else:
+        last = grpo(policy, mesh, rows, reward, GRPO, budget, logs["grpo"], checkpoints, 3, handed,
+                    lambda: at("grpo update"), curriculum).checkpoint_step
+        save_lora(policy.model, folder / "grpo" / "adapter", last)
+    generate = generator(policy.model, tokenizer, mesh, max_prompt_length=GRPO.max_prompt_length,
+                         max_new_tokens=GRPO.max_new_tokens, batch_size=8)
+    test = data.read(folder / "data" / "test.jsonl")
+    evaluate(generate, test, 8, lambda so_far: at("evaluation")).to_json(folder / "evaluation.json")
     return SimpleNamespace(sft=after_sft, grpo=weights(policy), logs=logs, checkpoints=checkpoints, budget=budget)
 
 
@@ -77,7 +91,7 @@ def weights(policy) -> list[np.ndarray]:
 
 def main() -> None:
     folder, tokenizer, place = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    seen = {"sft": 0, "grpo": 0}
+    seen: Counter[str] = Counter()
 
     def at(here: str) -> None:
         """Kills at the second time that the place is come to; at the third update, where the first save is over."""
@@ -87,7 +101,7 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     manager = _tunix.checkpoint_manager.CheckpointManager
-    save, generate = manager.save, Rollout.generate
+    save, generate, to_json = manager.save, Rollout.generate, Dataset.to_json
 
     def save_and_die(self, step, *args, **options):
         done = save(self, step, *args, **options)  # goes on in the background
@@ -98,7 +112,12 @@ def main() -> None:
         at("grpo rollout")
         return generate(self, *args, **options)
 
-    manager.save, Rollout.generate = save_and_die, generate_and_die
+    def to_json_and_die(self, *args, **options):
+        done = to_json(self, *args, **options)  # a file that has not its name yet
+        at("curation")
+        return done
+
+    manager.save, Rollout.generate, Dataset.to_json = save_and_die, generate_and_die, to_json_and_die
     with compiled_once(Path(os.environ["COMPILED"])):
         run(folder, Tokenizer(tokenizer, "gemma3"), at)
 

@@ -1,6 +1,6 @@
 """Faults put into a small run: what is kept, and that the rerun ends where an undisturbed run does, bit for bit.
 
-`make faults` kills it at all six places; otherwise two stand for them.
+`make faults` kills it at all eight places; otherwise two stand for them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ def loadable(folder, tokenizer):
 
 
 def check_same(rerun, whole):
-    """Weights, problems, samples and rewards are those of the undisturbed run, and no step is there twice."""
+    """Weights, problems, samples, rewards and results are those of the undisturbed run, and no step is there twice."""
+    for name in ("data/train.jsonl", "data/test.jsonl", "evaluation.json"):
+        ours, theirs = ((one.checkpoints.parent / name).read_bytes() for one in (rerun, whole))
+        assert ours == theirs, name
     for name in ("sft", "grpo"):
         for a, b in zip(getattr(rerun, name), getattr(whole, name), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -110,8 +113,10 @@ def test_a_killed_run_continues(place, whole, compiled, tokenizer, tmp_path):
     done = subprocess.run([sys.executable, TESTS / "fault_run.py", tmp_path, tokenizer.path, place], check=False,
                           env={**os.environ, "COMPILED": str(compiled)}, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    step = loadable(tmp_path, tokenizer)
-    assert step >= (1 if place.startswith("sft") else SFT.steps + 1)
+    least = {"curation": 0, "sft": 1, "grpo": SFT.steps + 1, "evaluation": SFT.steps + 1 + GRPO.steps}[place.split()[0]]
+    if least:
+        assert loadable(tmp_path, tokenizer) >= least
+    assert (tmp_path / "sft").exists() == bool(least) and not (tmp_path / "evaluation.json").exists()
     check_same(run(tmp_path, tokenizer), whole)
 
 

@@ -1,0 +1,87 @@
+"""One of two processes, for `test_hosts`: `python tests/host_run.py PORT PROCESS FOLDER` prints what came to pass here.
+
+Nothing is trained: it is about what the processes do outside of their arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from reasonkit import hosts, recipes, stage
+from reasonkit.budget import TimeBudget, write_atomic
+from reasonkit.session import clean_exit
+
+BATCHES = 5
+
+
+class Late:
+    """A clock that runs out in one process: the batch at which it does, there."""
+
+    def __init__(self, at: float):
+        self.now, self.left = 0.0, at
+
+    def __call__(self) -> float:
+        return self.now
+
+    def batch(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            self.now = 7200.0
+
+
+def passed(clock: Late, on_batch=lambda number: None) -> tuple[int, str]:
+    """How many batches the guard let through, and why it ended."""
+    budget, number = TimeBudget(1, 0, clock=clock, agree=hosts.agreed_end), 0
+    with clean_exit(budget.end):
+        for number in budget.guard(iter(range(1, BATCHES + 1)), "sft"):
+            clock.batch()
+            on_batch(number)
+    return number, budget.stopped("sft")
+
+
+def main() -> None:
+    port, process, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    stage.join(recipes.PROFILES["smoke"], f"localhost:{port}", 2, process)
+    run = recipes.open_run("smoke", "g_rar", 0, folder / "shared")
+    seen, signals = {"first": hosts.is_first(), "agreed": hosts.agreed(process + 0.5)}, []
+
+    def end(number: int) -> None:
+        if number == 2 and process == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    @hosts.by_the_first
+    def once() -> None:
+        (folder / f"written by {process}").touch()
+
+    once()
+    seen["written"] = sorted(path.name for path in folder.glob("written*"))
+    seen["clock of the first"] = passed(Late(3 if process == 0 else math.inf))
+    seen["clock of the other"] = passed(Late(3 if process == 1 else math.inf))
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    seen["signal"] = passed(Late(math.inf), end)
+    seen["came again"] = signals
+    seen["ledger"] = run.budget.ledger is not None
+    run.log("sft").write("who", process=process)
+    hosts.meet("log")
+    seen["log"] = [row["process"] for row in recipes.RunLog(run.stage("sft") / "log.jsonl").read("who")]
+    stage.check_shared(run)
+    write_atomic(folder / str(process) / "shared_by_hosts", "0.5")  # of another run
+    for name, work in (("apart", lambda: stage.check_shared(replace(run, folder=folder / str(process)))),
+                       ("other seed", lambda: stage.check_shared(replace(run, seed=process))),
+                       ("sampling", lambda: hosts.check_one_process("sampling"))):
+        try:
+            work()
+            seen[name] = None
+        except (ValueError, RuntimeError) as error:
+            seen[name] = str(error)
+    print(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()
