@@ -18,7 +18,7 @@ LAYERS = (
     ("stdlib", "tags numerals expressions planning isolated answers tfidf session budget runlog"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards data curriculum "
      "evaluate monitors"),
-    ("jax", "mesh gemma lora models model_rewards programs preflight"),
+    ("jax", "mesh gemma lora models realmodel model_rewards programs preflight"),
     ("tunix", "rollout _tunix safety sft simpo grpo distill verify"),
     ("user", "recipes dashboard report"),
 )
