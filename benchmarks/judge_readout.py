@@ -156,7 +156,8 @@ def main() -> None:
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", DEVICES)
     mesh, tiny = make_mesh(jax.devices()[:DEVICES], DEVICES, 1), options.model == "tiny-judge"
-    loaded = models.load(options.model, mesh, "float32" if tiny else None)
+    # a CPU is slower in bfloat16
+    loaded = models.load(options.model, mesh, "float32" if jax.default_backend() == "cpu" else None)
 
     def rating(max_length: int) -> Callable[[list[str]], np.ndarray]:
         return models.rating_logprobs(loaded, mesh, RATINGS, max_length, options.batch)

@@ -153,7 +153,7 @@ def save_hf(model: gemma3.Gemma3, tokenizer_path: str | Path, folder: str | Path
     """
     if not isinstance(model, gemma3.Gemma3) or is_lora_enabled(model):
         raise ValueError(f"{type(model).__name__} cannot be written: save_hf takes a Gemma 3 without adapter")
-    weights, settings, folder = _hf_weights(model), hf_settings(model.config), Path(folder)
+    weights, settings, folder = _hf_weights(model), _hf_settings(model.config), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, write in {
         "model.safetensors": lambda path: save_file(weights, path, metadata={"format": "pt"}),
@@ -211,8 +211,7 @@ def _hf_config(file: Path, dtype: Any, replicated: bool) -> tuple[str, Any]:
         raise ValueError(f"{file} lacks {error}: download the model again") from error
 
 
-def hf_settings(config: gemma3.ModelConfig) -> dict[str, Any]:
-    """The config.json of a Gemma 3 text model."""
+def _hf_settings(config: gemma3.ModelConfig) -> dict[str, Any]:
     scale = config.global_scale_factor
     return {
         "architectures": ["Gemma3ForCausalLM"],

