@@ -167,7 +167,8 @@ def _find(name: str) -> Path:
         if (folder / "tokenizer.model").is_file():
             return folder
     if source.handle:
-        return made if (made := converted(name)).is_dir() else _download(name, source.handle)
+        made = converted(name)
+        return made if made.is_dir() else _download(name, source.handle)
     folder = ASSETS / source.asset
     if not folder.is_dir():
         raise FileNotFoundError(f"{name}: {folder} is not there; reinstall reasonkit or rebuild its assets")

@@ -98,7 +98,7 @@ def weights_of(reader) -> dict[str, np.ndarray]:
     out = {}
     for tensor in reader.tensors:
         *block, name, _ = tensor.name.split(".")
-        table, prefix = (INNER, f"model.layers.{block[1]}.") if block else (OUTER, "")
+        table, prefix = {0: OUTER, 2: INNER}.get(len(block), {}), f"model.layers.{block[-1]}." if block else ""
         if name not in table:
             raise ValueError(f"the GGUF holds a tensor {tensor.name!r} that a Gemma 3 text model has not: it is of "
                              "another model")
@@ -180,7 +180,7 @@ def check(folder: Path) -> float:
 def main() -> int:
     """Make the folder, unless it is there. 0, or 1 with the licence and what to do on standard error."""
     folder = converted(PACKAGED)
-    if (folder / "config.json").is_file():
+    if folder.is_dir():
         print(f"{PACKAGED} is in {folder}; its terms: {folder / 'NOTICE'}")
         return 0
     print(NOTICE, file=sys.stderr)
