@@ -31,7 +31,7 @@ STAGES = ("stock", "after_sft", "after_grpo")
 
 def two_steps(profile: Profile) -> Profile:
     grpo = replace(profile.grpo, steps=2, prompts_per_step=2, num_generations=2, micro_prompts=1, max_new_tokens=32)
-    return replace(profile, devices=1, dtype="float32", sft=replace(profile.sft, steps=2, batch_size=2), grpo=grpo,
+    return replace(profile, dtype="float32", sft=replace(profile.sft, steps=2, batch_size=2), grpo=grpo,
                    rows={"train": 32, "validation": 2, "test": 4}, eval_batch=2, probe_every=1, judge_batch=2)
 
 
