@@ -1,4 +1,5 @@
 # make demo [RECIPE=name] [SEED=n]   the four notebooks on this machine's CPU, into artifacts/
+# make demo MODEL=gemma3-270m        the same on a small real Gemma: hours; with PROFILE=gpu on a CUDA GPU
 # make test [FAST=1]                 all tests, or only the quick ones
 # The first call makes .venv and installs what is pinned; PYTHON=/path/to/python picks the interpreter.
 
@@ -15,12 +16,12 @@ INSTALL := $(INSTALL_ONLY) -r requirements.txt
 CHECK := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
-PARITY_STAMP := $(VENV)/.installed-parity
-PARAMETERS := --set PROFILE=cpu $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(SEED),--set 'SEED=$(SEED)')
+PLACE := $(or $(PROFILE),cpu)
+PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(SEED),--set 'SEED=$(SEED)')
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:
-	@sed -n '1,3s/^# //p' Makefile; echo "also: make faults lint notebooks preflight bench assets clean"
+	@sed -n '1,4s/^# //p' Makefile; echo "also: make faults lint notebooks preflight bench assets clean"
 
 # A name on the PATH may be a shim that fails, or another version: the first that runs and fits is taken.
 $(PY):
@@ -43,20 +44,26 @@ $(RUN_STAMP): requirements.txt pyproject.toml | $(PY)
 	$(INSTALL) -e .
 	@touch $@
 
-$(DEV_STAMP): $(RUN_STAMP)
-	$(INSTALL) -e ".[dev]"
+$(addprefix $(VENV)/.installed-,dev data realmodel parity): $(VENV)/.installed-%: $(RUN_STAMP)
+	$(INSTALL) -e ".[$*]"
 	@touch $@
 
 # PyTorch, for tests/test_parity.py alone: neither `dev` nor FAST=1 need it.
-$(PARITY_STAMP): $(DEV_STAMP)
-	$(INSTALL) -e ".[parity]"
+$(VENV)/.installed-parity: $(VENV)/.installed-dev
+
+# The pins hold jax to its version.
+$(VENV)/.installed-cuda: $(RUN_STAMP)
+	$(INSTALL) "jax[cuda12]"
 	@touch $@
 
-demo: $(RUN_STAMP)
+# With MODEL, its terms are shown and nothing is done until they are accepted: make demo ... ACCEPT_GEMMA_TERMS=yes
+EXTRAS := $(if $(MODEL),realmodel) $(if $(filter gym,$(RECIPE)),data) $(if $(filter gpu,$(PLACE)),cuda)
+demo: $(RUN_STAMP) $(addprefix $(VENV)/.installed-,$(EXTRAS))
+	$(if $(MODEL),$(PY) -m reasonkit.realmodel)
 	$(PY) notebooks/build.py run $(PARAMETERS)
 	@echo "report: $(CURDIR)/artifacts/report.html"
 
-test: $(if $(FAST),$(DEV_STAMP),$(PARITY_STAMP))
+test: $(if $(FAST),$(DEV_STAMP),$(VENV)/.installed-parity)
 	$(PY) -m pytest $(if $(FAST),-m "not slow" --ignore tests/test_parity.py)
 
 # The tests that put faults into a run, at all places; `make test` takes two of the kills.
@@ -77,8 +84,9 @@ preflight: $(VENV)/libtpu
 	PYTHONPATH=$(VENV)/libtpu $(PY) -m reasonkit.forecast $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(MODEL),--model '$(MODEL)') \
 	  $(if $(TOPOLOGY),--topology '$(TOPOLOGY)')
 
+# All but what needs the opt-in model.
 bench: $(DEV_STAMP)
-	for script in benchmarks/*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done
+	for script in $(filter-out benchmarks/realmodel.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) "$$script" || exit 1; done
 
 assets: $(RUN_STAMP)
 	$(PY) -m reasonkit.assets.build

@@ -43,7 +43,6 @@ from reasonkit.tags import TAGS  # noqa: E402
 
 INJECTIONS = ROOT / "tests" / "golden" / "injections.jsonl"
 RISE = 0.05  # of a score, and more
-BATCH = 64
 Score = Callable[[list[JudgeItem]], list[JudgeVerdict | None]]
 
 
@@ -153,14 +152,16 @@ def main() -> None:
     parser.add_argument("--replies", type=int, default=512)
     parser.add_argument("--attacked", type=int, default=48, help="replies that are injected into")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of a judge's prompt")
+    parser.add_argument("--batch", type=int, default=64, help="prompts a pass: a real Gemma's logits take 1 MB a token")
     parser.add_argument("--tokens", type=int, nargs="+", default=[32, 128], help="that a written verdict takes")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", DEVICES)
     mesh, tiny = make_mesh(jax.devices()[:DEVICES], DEVICES, 1), options.model == "tiny-judge"
-    loaded = models.load(options.model, mesh, "float32" if tiny else None)
+    # a CPU is slower in bfloat16
+    loaded = models.load(options.model, mesh, "float32" if jax.default_backend() == "cpu" else None)
 
     def rating(max_length: int) -> Callable[[list[str]], np.ndarray]:
-        return rating_logprobs(loaded, mesh, RATINGS, max_length, BATCH)
+        return rating_logprobs(loaded, mesh, RATINGS, max_length, options.batch)
 
     items, truth_BC = samples(options.replies)
     longest = 1 + max(len(loaded.tokenizer.encode(judge_prompt(item.question, item.reply, c)))
@@ -170,7 +171,7 @@ def main() -> None:
     endless.stop_ids = tuple(endless.encode("<unused50>"))  # which no Gemma was trained to write
     ways = {"expected rating, read off": read_off(LocalJudge(rating(longest), options.model))} | {
         name: written(generator(loaded.model, tokenizer, mesh, max_prompt_length=longest, max_new_tokens=tokens,
-                                batch_size=BATCH))
+                                batch_size=options.batch))
         for name, tokenizer, tokens in [("written, at most 8 tokens", loaded.tokenizer, 8),
                                         *((f"written, {n} tokens", endless, n) for n in options.tokens)]}
     if not tiny:

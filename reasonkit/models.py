@@ -55,6 +55,12 @@ MODELS = {
     "gemma3-4b-it": Source("gemma3", None, "google/gemma-3/flax/gemma3-4b-it/1", "gemma3_4b_it"),
     "gemma3-12b-it": Source("gemma3", None, "google/gemma-3/flax/gemma3-12b-it/1", "gemma3_12b_it"),
 }
+PACKAGED = "gemma3-270m"  # the one that `realmodel` makes a folder of
+
+
+def converted(name: str) -> Path:
+    """The folder in the cache ($XDG_CACHE_HOME, default ~/.cache) where `realmodel` leaves a model."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasonkit" / name
 
 
 class Tokenizer:
@@ -121,8 +127,9 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
     """Loads a model by short name or from a folder, and places it on the mesh.
 
     A name of MODELS is looked for among the attached inputs ($REASONKIT_INPUTS, default /kaggle/input), then
-    in the package's assets, then through kagglehub's cache or download; nothing asks for a login. A folder
-    holds tokenizer.model, and Hugging Face files (config.json, *.safetensors) or a Kaggle Flax checkpoint.
+    in the package's assets or what `realmodel` made, then through kagglehub's cache or download; nothing asks
+    for a login. A folder holds tokenizer.model, and Hugging Face files (config.json, *.safetensors) or a Kaggle
+    Flax checkpoint.
 
     Args:
         name: a key of MODELS or a folder.
@@ -182,7 +189,8 @@ def _find(name: str) -> Path:
         if (folder / "tokenizer.model").is_file():
             return folder
     if source.handle:
-        return _download(name, source.handle)
+        made = converted(name)
+        return made if made.is_dir() else _download(name, source.handle)
     folder = ASSETS / source.asset
     if not folder.is_dir():
         raise FileNotFoundError(f"{name}: {folder} is not there; reinstall reasonkit or rebuild its assets")
@@ -200,7 +208,10 @@ def _download(name: str, handle: str) -> Path:
     except Exception as error:  # kagglehub's own, and those of its HTTP client
         raise FileNotFoundError(
             f"{name}: {handle} is neither attached nor downloadable. {_remedy(error, handle)} Or attach it: on Kaggle "
-            f"choose Add Input, Models, {handle}; or give a folder. ({type(error).__name__}: {error})"
+            f"choose Add Input, Models, {handle}; or give a folder"
+            + (", or make it: pip install 'reasonkit[realmodel]', then python -m reasonkit.realmodel"
+               if name == PACKAGED else "")
+            + f". ({type(error).__name__}: {error})"
         ) from error
     finally:
         os.environ.pop("DISABLE_KAGGLE_CACHE")

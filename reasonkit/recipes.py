@@ -73,6 +73,9 @@ _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_ran
 # reads all weights, for few rows as for many.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048,
               remat=True, api_dollars=5.0)
+# A small real model in both roles, `realmodel`'s, with its vocabulary whole: the logits of a token take a megabyte, and
+# set the rows of a pass. Of the judge's vote little is to be had, as it is a base model.
+_REAL = dict(policy="gemma3-270m", judge="gemma3-270m", lora_rank=16, lora_alpha=32.0)
 
 PROFILES = {
     "cpu": Profile(
@@ -108,6 +111,20 @@ PROFILES = {
         grpo=GrpoSettings(steps=800, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=5e-6, micro_prompts=2, beta=0.07),
         eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
+    "cpu-gemma3-270m": Profile(
+        "cpu-gemma3-270m", devices=2, dtype="float32", minutes=360, reserve_minutes=15,
+        rows={"train": 1000, "validation": 32, "test": 96},
+        sft=SftSettings(steps=60, batch_size=8, max_length=144, learning_rate=2e-4, save_every=20),
+        grpo=GrpoSettings(steps=24, prompts_per_step=4, num_generations=4, max_prompt_length=80, max_new_tokens=80,
+                          learning_rate=5e-5, micro_prompts=1, save_every=8),
+        eval_batch=16, probe_every=12, judge_batch=4, judge_max_length=256, **_REAL),
+    "gpu-gemma3-270m": Profile(
+        "gpu-gemma3-270m", devices=0, dtype="bfloat16", minutes=120, reserve_minutes=10,
+        rows={"train": 8000, "validation": 256, "test": 1000},
+        sft=SftSettings(steps=500, batch_size=8, max_length=512, learning_rate=1e-4),
+        grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=256,
+                          learning_rate=2e-5, micro_prompts=1),
+        eval_batch=32, probe_every=50, judge_batch=8, judge_max_length=1024, **_REAL),
 }
 
 # A right answer counts in good form only, and to show the work and err earns more than a right answer behind none.
@@ -129,6 +146,10 @@ RECIPES = {
         data="tiny_mix", rewards={"tag_format": 1.0, "exact_answer_if_tag_format": 1.0, "tfidf_relevance": 0.5,
                                   "tfidf_leak": 0.5, "scaffold": 0.5},
         shares={"sft": 0.25, "grpo": 0.75}, curriculum="exact_answer_if_tag_format"),
+    "gym": Recipe(
+        "gym", "no judge: form and an exact answer, on four families of reasoning-gym (the extra `data`)",
+        data="gym_mix", rewards={"tag_format": 1.0, "exact_answer_if_tag_format": 1.0},
+        shares={"sft": 0.25, "grpo": 0.75}),
 }
 
 

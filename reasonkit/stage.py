@@ -41,7 +41,7 @@ from dataclasses import replace
 
 import jax
 
-from reasonkit import data, hosts, lora, models, recipes
+from reasonkit import data, forecast, hosts, lora, models, recipes
 from reasonkit.budget import write_atomic
 from reasonkit.sft import sft
 
@@ -53,7 +53,7 @@ def curate(run: recipes.Run) -> None:
     splits = data.curate(data.load_recipe(run.recipe.data), run.profile.rows, run.seed)
     paths = data.save(splits, run.stage("data"))
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
-               minutes=run.budget.minutes_used)
+               minutes=run.budget.minutes_used, title=recipe.title, licence=recipe.licence)
 
 
 def warm_start(run: recipes.Run) -> None:
@@ -71,7 +71,8 @@ def warm_start(run: recipes.Run) -> None:
     lora.save_lora(policy.model, run.stage("sft") / "adapter", result.checkpoint_step)
     if hosts.is_first():
         run.finish("sft", inputs={"train": run.stage("data") / "train.jsonl"}, metrics={"steps": result.steps},
-                   minutes=result.minutes, checkpoint_step=result.checkpoint_step, stopped=result.stopped)
+                   minutes=result.minutes, checkpoint_step=result.checkpoint_step, stopped=result.stopped,
+                   settings=vars(profile.sft))
         print(f"{result.steps} steps in {result.minutes:.1f} minutes, ended by {result.stopped}: {run.stage('sft')}")
 
 

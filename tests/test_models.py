@@ -55,6 +55,7 @@ def loaded(folder, mesh):
 def inputs(tmp_path, monkeypatch):
     monkeypatch.setenv("REASONKIT_INPUTS", str(tmp_path / "input"))
     monkeypatch.setattr(reasonkit.models, "ASSETS", tmp_path / "assets")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     return tmp_path / "input"
 
 

@@ -65,9 +65,10 @@ def test_a_profile_is_consistent(name):
     assert profile.grpo.prompts_per_step % (profile.grpo.micro_prompts or profile.grpo.prompts_per_step) == 0
 
 
-@pytest.mark.parametrize(("name", "count"), [("cpu", 8), ("smoke", 8), ("kaggle", 8), ("colab", 1), ("gpu", 1)])
+@pytest.mark.parametrize(("name", "count"), [("cpu", 8), ("smoke", 8), ("kaggle", 8), ("colab", 1), ("gpu", 1),
+                                              ("cpu-gemma3-270m", 2), ("gpu-gemma3-270m", 1)])
 def test_the_batches_of_a_profile_divide_over_its_chips(name, count):
-    """Eight virtual devices here, the eight chips of a v5e-8 at Kaggle, one chip or GPU elsewhere."""
+    """Virtual devices here, the eight chips of a v5e-8 at Kaggle, one chip or GPU elsewhere."""
     profile, devices = PROFILES[name], jax.devices()[:count]
     assert profile.devices in (0, count)
     alone = plan_mesh(devices, judge=False)

