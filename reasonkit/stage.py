@@ -50,7 +50,8 @@ NOT_HERE = {"grpo": "03_grpo_with_judge", "evaluation": "04_evaluation"}
 
 def curate(run: recipes.Run) -> None:
     """Notebook 1: the splits and their manifest."""
-    splits = data.curate(data.load_recipe(run.recipe.data), run.profile.rows, run.seed)
+    recipe = data.load_recipe(run.recipe.data)
+    splits = data.curate(recipe, run.profile.rows, run.seed)
     paths = data.save(splits, run.stage("data"))
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
                minutes=run.budget.minutes_used, title=recipe.title, licence=recipe.licence)
