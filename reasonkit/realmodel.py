@@ -63,7 +63,7 @@ The Moon is the only natural satellite of the Earth. It orbits at an average dis
 takes some 27 days to go around once. Because it turns on its own axis in the same time, it always shows the same side \
 to the Earth. The pull of the Moon is the main cause of the tides, which raise and lower the level of the sea twice a \
 day. In July 1969, the astronauts Neil Armstrong and Buzz Aldrin became the first people to walk on its surface."""
-PERPLEXITY = 20.0  # of PARAGRAPH at most; one missed conversion makes it hundreds
+PERPLEXITY = 20.0  # of PARAGRAPH, at most: 7.8 was measured, and 3e7 with the norms as they are stored
 # Ids that every Gemma 3 has, text and all: of control tokens, and of whole pieces.
 IDS = {"<start_of_turn>user\n": [105, 2364, 107], "<end_of_turn>": [106], "<mask>": [4], "\n\n": [108],
        "<start_of_image>": [255999], "Hello, world!": [9259, 236764, 1902, 236888]}
