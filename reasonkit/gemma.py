@@ -1,17 +1,20 @@
 """Gemma 2 and 3 as Tunix's model classes: fresh, assembled on a mesh, from Kaggle's Flax checkpoints.
 
-What it is: placement and the Flax layout around Tunix's own models, and one of their faults mended.
+What it is: placement and the Flax layout around Tunix's own models, with what they lack.
 What it is not: a model (those are Tunix's), Hugging Face's files (`hf`), a download or a tokenizer (`models`).
 
 Departs from Tunix's defaults: weights are replicated over "fsdp" (Tunix shards them there, then gathers
 every weight at every decoded token); a fresh model's feed-forward kernels are drawn (Tunix leaves them at
 zero); Flax checkpoints go onto the mesh array by array (Tunix restores the whole model on the first device,
 and writes Gemma 2 a second time); Gemma 2's local layers see a window of the sequence as Hugging Face's do,
-under left padding too (Tunix counts its keys from the padding's start and its queries from its end).
+under left padding too (Tunix counts its keys from the padding's start and its queries from its end); and
+where only what comes next is asked for, the vocabulary's logits are made for the last position alone
+(Tunix's sampler asks for that by a name, `decode_only_last_token`, that its Gemmas don't know).
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -42,6 +45,20 @@ def _windowed_attention(self, x, segment_pos, cache, attn_mask):  # attn_mask (B
 
 gemma2.Attention.block = _windowed_attention
 gemma2._create_sliding_mask = lambda segment_pos, cache_len, sliding_window_size: jnp.ones((1, 1, cache_len), bool)
+
+
+def _with_last_token_alone(call: Callable) -> Callable:
+    def __call__(self, *args, decode_only_last_token: bool = False, **kwargs):  # without wraps: the sampler looks for it
+        if decode_only_last_token:
+            self = copy.copy(self)
+            self.final_norm = nnx.Sequential(lambda x_BTD: x_BTD[:, -1:], self.final_norm)
+        return call(self, *args, **kwargs)
+
+    return __call__
+
+
+for _class in _MODEL.values():
+    _class.__call__ = _with_last_token_alone(_class.__call__)
 
 
 def tiny_config(vocab: int) -> gemma3.ModelConfig:

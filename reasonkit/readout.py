@@ -80,7 +80,8 @@ def rating_logprobs(
     columns = np.array([tokenizer.encode(rating)[0] for rating in ratings])
 
     def read(model: nnx.Module, inputs: tuple, tail_BT: jax.Array) -> jax.Array:
-        return jax.nn.log_softmax(model(*inputs)[0][:, -1].astype(jnp.float32))[:, columns]
+        logits_B1V, _ = model(*inputs, decode_only_last_token=True)
+        return jax.nn.log_softmax(logits_B1V[:, 0].astype(jnp.float32))[:, columns]
 
     ask = prefill(loaded, mesh, read, len(columns), max_length, batch_size)
     return lambda prompts: ask([[tokenizer.bos_id(), *tokenizer.encode(prompt)] for prompt in prompts],

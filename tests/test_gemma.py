@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_gemma import TOKENS, equal, forward, gemma2_config, gemma2_hf, save_flax, small_config
+from tiny_gemma import TOKENS, bump, equal, forward, gemma2_config, gemma2_hf, save_flax, small_config
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.gemma import flax_checkpoint, from_flax, init, tiny_config
 from reasonkit.hf import from_hf, save_hf
+from reasonkit.lora import add_lora
 from reasonkit.mesh import make_mesh
 
 
@@ -96,3 +98,24 @@ def test_tp_must_divide_the_kv_heads(tokenizer, tmp_path):
             ValueError, match=r"tp=2 does not divide the model's num_kv_heads=1: take a smaller"
         ):
             call()
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_the_last_tokens_logits_are_those_of_all(mesh, family, adapted):
+    """With an adapter the call is qwix's, as in a rollout; the model keeps its norm."""
+    tokens_BT = jnp.asarray(TOKENS)
+    model = gemma2.Gemma(gemma2_config(), rngs=nnx.Rngs(0)) if family == "gemma2" else init(small_config(), mesh)
+    if adapted:
+        model = add_lora(model, mesh, 4, 4.0)
+        bump(model)
+    mask_BT = jnp.ones(tokens_BT.shape, bool)
+    norm = model.final_norm
+    inputs = tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT)
+
+    @nnx.jit
+    def last(model):
+        return model(*inputs, decode_only_last_token=True)[0]
+
+    assert last(model).shape == (8, 1, model.config.num_embed) and model.final_norm is norm
+    np.testing.assert_allclose(last(model), forward(model, tokens_BT)[:, -1:], rtol=1e-5, atol=1e-5)

@@ -234,3 +234,19 @@ def test_kv_heads_are_split_where_they_divide(model, tp, heads):
     alone = model.init_cache(8, 16, np.float32)["layer_0"]
     assert alone["v"].shape == (8, 16, 2, CONFIG.head_dim) and len(alone["v"].sharding.device_set) == 1
     assert alone["end_index"].shape == (8,)
+
+
+def test_a_prompts_logits_are_of_its_last_token_alone(small, one, tokenizer):
+    """Else a prefill holds (rows, prompt, vocabulary), gigabytes of a chip."""
+    sampler = Sampler(small, tokenizer, CacheConfig(PROMPT + NEW, 2, CONFIG.num_kv_heads, CONFIG.head_dim))
+    compiled, shapes = sampler._compiled_prefill_fn, []
+
+    def prefill(params, state, images, echo):
+        shapes.extend(line for line in compiled.lower(params, state, images, echo=echo).as_text().splitlines()
+                      if f"x{CONFIG.num_embed}xf32>" in line)
+        return compiled(params, state, images, echo=echo)
+
+    sampler._compiled_prefill_fn = prefill
+    with one:
+        sampler(PROMPTS, max_generation_steps=NEW, max_prompt_length=PROMPT)
+    assert shapes and not [line for line in shapes if f"8x{PROMPT}x{CONFIG.num_embed}x" in line]
