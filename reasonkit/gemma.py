@@ -48,7 +48,8 @@ gemma2._create_sliding_mask = lambda segment_pos, cache_len, sliding_window_size
 
 
 def _with_last_token_alone(call: Callable) -> Callable:
-    def __call__(self, *args, decode_only_last_token: bool = False, **kwargs):  # without wraps: the sampler looks for it
+    # without wraps: the sampler looks for the name in the signature
+    def __call__(self, *args, decode_only_last_token: bool = False, **kwargs):
         if decode_only_last_token:
             self = copy.copy(self)
             self.final_norm = nnx.Sequential(lambda x_BTD: x_BTD[:, -1:], self.final_norm)
