@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for role in ("policy", "judge"):
         name = options.model if role == "policy" else options.judge
         if name:
-            profile = replace(profile, **{role: name if name in MODELS else f"{name}-it"})
+            profile = replace(profile, **{role: f"{name}-it" if f"{name}-it" in MODELS else name})
     chip = options.topology.split(":")[0]
     try:
         devices = topology_devices(options.topology)

@@ -133,9 +133,17 @@ def test_measured_steps_correct_the_minutes():
         {module.LOAD: 25.0, "sft": 60.0, "grpo": 400.0, "evaluation": 40 / 3})
 
 
-def test_a_recipe_judged_elsewhere_has_all_chips(small, folder):
-    found = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder, judge=False)
-    assert [row.mesh.shape["fsdp"] for row in found.report.rows] == [8] * 5
+def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
+    names = {"sft": ["SFT train step"], "simpo": ["SimPO train step"], "rollout": ["rollout prefill", "one decode step"],
+             "grpo": ["GRPO train step", "GRPO reference"]}
+
+    def fake(config, other, made, shapes, rank, chip, programs, dtype, whole):
+        assert other is None and made.judge is None and not whole
+        return Report(tuple(Row(name, made.policy, 8, 1.0) for name in names[programs[0]]), chip)
+
+    monkeypatch.setattr(module, "preflight", fake)
+    found = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", simpo=True, judge=False)
+    assert [row.mesh.shape["fsdp"] for row in found.report.rows] == [8] * 6
     assert set(found.reasons) == {"policy"}
 
 
@@ -148,4 +156,4 @@ def test_the_command(small, folder, monkeypatch, capsys):
     monkeypatch.setattr(module, "config_of", config_of)
     with pytest.raises(SystemExit):
         main(["--model", "gemma9"])
-    assert "model 'gemma9-it' has no configuration" in capsys.readouterr().err
+    assert "model 'gemma9' has no configuration" in capsys.readouterr().err
