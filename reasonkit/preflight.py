@@ -204,8 +204,12 @@ def topology_devices(name: str) -> list[jax.Device]:
              "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # nothing takes hold of a chip
     for variable, value in local.items():
         os.environ.setdefault(variable, value)
+    chip, _, grid = name.partition(":")
+    options = {"chip_config_name": "megacore"} if chip == "v4" else {}  # as on a host: a chip's two cores, one device
+    if set(grid.split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except RuntimeError as error:  # JAX's own errors are RuntimeErrors too
         raise RuntimeError(
             f"no TPU topology {name!r}: {error}\nIt takes a name such as v5e:2x4, and libtpu; "

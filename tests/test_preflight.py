@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -139,9 +140,23 @@ def test_an_unknown_topology_says_what_it_takes():
         topology_devices("w5:2x4")
 
 
-def test_a_deep_model_lies_on_the_line_of_two_shallow_ones(plan):
-    """Arguments, work and what is fixed exactly; the compiler's temporaries nearly. One period, then another."""
-    deep = small_config(num_layers=14)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("v5e:2x4", {}),
+        ("v6e:1x1", {"chips_per_host_bounds": (1, 1, 1)}),
+        ("v4:2x2x1", {"chip_config_name": "megacore"}),
+    ],
+)
+def test_a_topology_is_asked_for_as_libtpu_wants_it(monkeypatch, name, options):
+    monkeypatch.setattr(module.topologies, "get_topology_desc", lambda **asked: SimpleNamespace(devices=[asked]))
+    assert topology_devices(name) == [{"platform": "tpu", "topology_name": name, **options}]
+
+
+def test_a_deep_model_lies_on_the_line_of_two_shallow_ones(plan, monkeypatch):
+    """Arguments, work and what is fixed exactly; the compiler's temporaries nearly."""
+    monkeypatch.setattr(module, "depths", lambda config: (1, 3))
+    deep = small_config(num_layers=5)  # all local
     names = "grpo", "rollout"
     whole = preflight(deep, None, plan, SHAPES, 4, "v5e", names).rows
     line = preflight(deep, None, plan, SHAPES, 4, "v5e", names, whole=False).rows
@@ -167,7 +182,8 @@ def test_in_one_memory_the_other_model_keeps_its_layers(monkeypatch):
         return Row(program.title, program.mesh, program.rows, 1.0)
 
     monkeypatch.setattr(module, "compiled", fake)
-    shared, deep = plan_mesh(jax.devices()[:1], judge=True), small_config(num_layers=14)
+    monkeypatch.setattr(module, "depths", lambda config: (1, 2))
+    shared, deep = plan_mesh(jax.devices()[:1], judge=True), small_config(num_layers=3)
     for whole in (True, False):
         preflight(deep, deep, shared, SHAPES, 4, "v5e", ("judge",), whole=whole)
     assert seen == [("judge prefill", seen[0][1])] * 3 and seen[0][1] > 0
