@@ -46,12 +46,12 @@ class Side:
     stock: bool = False
 
 
-def decode(side: Side, model: str) -> Row:
+def decode(side: Side, model: str, reply: int) -> Row:
     """The decode step of a side, compiled whole."""
     profile, config = PROFILES["kaggle"], config_of(model)
     if side.stock or "policy" in side.plan.gathered:
         config = replace(config, shd_config=type(config.shd_config).get_default_sharding())
-    shapes = replace(shapes_of(profile), decode_rows=side.rows)
+    shapes = replace(shapes_of(profile), decode_rows=side.rows, max_new_tokens=reply)
     return compiled(rollout_programs(Run(config, None, side.plan, shapes, profile.lora_rank, jnp.bfloat16))[1])
 
 
@@ -65,19 +65,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="gemma2-2b-it")
     parser.add_argument("--rows", type=int, default=32, help="of the plan's, a chip")
+    parser.add_argument("--reply", type=int, default=PROFILES["kaggle"].grpo.max_new_tokens, help="its tokens")
     options = parser.parse_args()
     devices, profile = topology_devices("v5e:2x4"), replace(PROFILES["kaggle"], policy=options.model)
     whole, half = plan(profile, devices, judge=False), plan(profile, devices, judge=True)
     sides = [Side("the demo", Plan(make_mesh(devices[:4], 1, 4), None, {}), 16, stock=True),
              Side("all eight chips", whole, 8 * options.rows),
              Side("half, the judge on the other", half, 4 * options.rows)]
-    lengths = profile.grpo.max_prompt_length, profile.grpo.max_new_tokens
-    print("{}, one decode step, prompt {}, reply {} tokens\n".format(options.model, *lengths))
+    print(f"{options.model}, one decode step, prompt {profile.grpo.max_prompt_length}, reply {options.reply} tokens\n")
     print("| | fsdp,tp | rows | GiB a chip | accessed, GB | crossing, GB | collectives | tokens/s by accessed | ratio "
           "| by crossing | ratio |\n|---|---|---|---|---|---|---|---|---|---|---|")
     stock, missed = None, False
     for side in sides:
-        row = decode(side, options.model)
+        row = decode(side, options.model, options.reply)
         found = speeds(row)
         stock = stock or found
         ratios = [ours / theirs for ours, theirs in zip(found, stock, strict=True)]

@@ -48,6 +48,11 @@ class Program:
         return sum(map(_bytes, jax.tree.leaves(self.resident)))
 
     @property
+    def argument_bytes(self) -> int:
+        """Of one device, with what is resident."""
+        return sum(map(_bytes, jax.tree.leaves((self.resident, self.arguments))))
+
+    @property
     def fixed_bytes(self) -> int:
         """Of one device, all that is not a row of the batch or the cache."""
         return sum(_bytes(leaf) for leaf in jax.tree.leaves((self.resident, self.arguments))

@@ -23,7 +23,6 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 
-from reasonkit import abstract, programs
 from reasonkit.budget import write_atomic
 from reasonkit.data import load_recipe
 from reasonkit.mesh import ROOM, Plan
@@ -35,6 +34,7 @@ from reasonkit.sizes import config_of, plan, shapes_of
 
 EFFICIENCY = 0.4  # of the floor's speed; 0.3 to 0.5 of a chip's peak is usual in training
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
+SOURCES = "abstract", "programs", "preflight"
 JUDGED_TOKENS = 256  # of a judge's text beside question and reply: the criterion, what to do, a mark at each line
 
 
@@ -122,7 +122,8 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
         if other and "judge" in made.gathered:
             other = replace(other, shd_config=type(other.shd_config).get_default_sharding())
         depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, shapes, name,
-                   profile.lora_rank, whole, *(Path(module.__file__).read_text() for module in (abstract, programs)),
+                   profile.lora_rank, whole,
+                   [Path(__file__).with_name(f"{module}.py").read_text() for module in SOURCES],
                    [importlib.metadata.version(package) for package in ("jax", "flax", "google-tunix", "qwix")])
         path = folder and folder / f"{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}.json"
         if path and path.exists():

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from tunix.generate.sampler import sample_top_p
+from tunix.generate.utils import compute_attention_masks
 from tunix.rl import algo_core, common
 from tunix.rl.grpo.grpo_learner import GRPOConfig, TrainExample
 from tunix.sft.dpo.dpo_trainer import TrainExample as PairExample
@@ -189,15 +190,18 @@ def rollout_programs(run: Run) -> list[Program]:
         mask_BPS = jnp.pad(mask_BPP, ((0, 0), (0, 0), (0, s.max_new_tokens)))
         return draw(key, *nnx.merge(graph, state)(tokens_BP, positions_BP, cache, mask_BPS))
 
-    def decode(state: nnx.State, cache: dict, key: jax.Array, token_B1, position_B1, mask_B1S) -> tuple:
+    def decode(state: nnx.State, cache: dict, key: jax.Array, tokens_BS, positions_BS, step: jax.Array) -> tuple:
+        token_B1, position_B1 = (x_BS[:, step][:, None] for x_BS in (tokens_BS, positions_BS))
+        mask_B1S = compute_attention_masks(step, size, tokens_BS == 0)  # inside, as in the sampler: half the traffic
         return draw(key, *nnx.merge(graph, state)(token_B1, position_B1, cache, mask_B1S))
 
     shared = state, cache, array(mesh, (2,), jnp.uint32)
     resident = run.resident(run.adapter, nnx.state(run.optimizer))
     prompts = array(mesh, (rows, s.max_prompt_length), jnp.int32, "fsdp")
-    one, mask = array(mesh, (rows, 1), jnp.int32, "fsdp"), array(mesh, (rows, 1, size), bool, "fsdp")
+    buffer = array(mesh, (rows, size), jnp.int32, "fsdp")
     return [Program("rollout prefill", mesh, rows, prefill, (*shared, prompts), (1,), resident),
-            Program("one decode step", mesh, rows, decode, (*shared, one, one, mask), (1,), resident)]
+            Program("one decode step", mesh, rows, decode, (*shared, buffer, buffer, array(mesh, (), jnp.int32)), (1,),
+                    resident)]
 
 
 def judge_programs(run: Run) -> list[Program]:

@@ -134,8 +134,8 @@ def test_measured_steps_correct_the_minutes():
 
 
 def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
-    names = {"sft": ["SFT train step"], "simpo": ["SimPO train step"], "rollout": ["rollout prefill", "one decode step"],
-             "grpo": ["GRPO train step", "GRPO reference"]}
+    names = {"sft": ["SFT train step"], "simpo": ["SimPO train step"], "grpo": ["GRPO train step", "GRPO reference"],
+             "rollout": ["rollout prefill", "one decode step"]}
 
     def fake(config, other, made, shapes, rank, chip, programs, dtype, whole):
         assert other is None and made.judge is None and not whole

@@ -87,7 +87,7 @@ def test_what_does_not_fit_says_by_how_much(plan):
 class Refused:
     """A program that the compiler answers with an error."""
 
-    title, rows, resident_bytes = "program", 8, 0
+    title, rows, resident_bytes, argument_bytes, fixed_bytes = "program", 8, 0, 2 * GIB, GIB
 
     def __init__(self, plan, message):
         self.mesh, self.message = plan.policy, message
@@ -103,14 +103,14 @@ class Refused:
     ("message", "needed"),
     [
         ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
-         "(29.26G) exceeds available HBM (15.75G).", 29.26 * GIB),
+         "(29.26G) exceeds available HBM (15.75G).", 31.26 * GIB),
         ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used "
          "16.44G of 15.75G hbm. Exceeded hbm capacity by 704.00M.", 16.44 * GIB),
     ],
 )
 def test_a_program_that_the_compiler_refuses_is_a_row(plan, message, needed):
     found = compiled(Refused(plan, message))
-    assert found.needed == pytest.approx(needed) and found.flops is None
+    assert found.needed == pytest.approx(needed) and found.flops is None and found.fixed == GIB
     report = Report((found,), "v5e")
     assert not report.fits and f"no: {needed / GIB - 15.75:.2f} over" in report.table()
 
