@@ -35,7 +35,6 @@ from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, JudgeItem, LocalJudge
 from reasonkit.judge_cache import Cached
-from reasonkit.tfidf import TfIdf
 
 run = recipes.open_run(PROFILE, RECIPE, SEED)
 profile, warm = run.profile, run.manifest("sft")
@@ -109,6 +108,8 @@ for name, reasoning in (("whole", whole), ("terse", data.terse(item)), ("cut sho
 # others teach nothing.
 
 # %%
+from reasonkit.tfidf import TfIdf
+
 words = TfIdf(train["question"])
 made = [rewards.tag_format, rewards.gate(rewards.exact_answer, rewards.tag_format),
         text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold]

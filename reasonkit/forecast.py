@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", choices=RECIPES, default="g_rar")
     parser.add_argument("--profile", choices=[name for name in PROFILES if not PROFILES[name].devices],
                         default="kaggle")
-    parser.add_argument("--model", help="the policy, instead of the profile's; -it may be left out")
+    parser.add_argument("--model", help="the policy, instead of the profile's")
     parser.add_argument("--judge", help="the same for the judge")
     parser.add_argument("--topology", default="v5e:2x4", help="of TPU chips, as libtpu names them")
     parser.add_argument("--efficiency", type=float, default=EFFICIENCY)
@@ -207,10 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
     profile = PROFILES[options.profile]
-    for role in ("policy", "judge"):
-        name = options.model if role == "policy" else options.judge
-        if name:
-            profile = replace(profile, **{role: f"{name}-it" if f"{name}-it" in MODELS else name})
+    profile = replace(profile, policy=options.model or profile.policy, judge=options.judge or profile.judge)
     chip = options.topology.split(":")[0]
     try:
         devices = topology_devices(options.topology)

@@ -152,7 +152,7 @@ def test_the_command(small, folder, monkeypatch, capsys):
     monkeypatch.setitem(module.PROFILES, "kaggle", SMALL)
     line = ["--recipe", "g_rar", "--model", "gemma2-2b", "--cache", str(folder)]
     assert main(line) == 0
-    assert "recipe g_rar, profile kaggle: gemma2-2b-it, judge gemma3-12b-it, v5e:2x4" in capsys.readouterr().out
+    assert "recipe g_rar, profile kaggle: gemma2-2b, judge gemma3-12b-it, v5e:2x4" in capsys.readouterr().out
     monkeypatch.setattr(module, "config_of", config_of)
     with pytest.raises(SystemExit):
         main(["--model", "gemma9"])

@@ -195,7 +195,7 @@ def test_it_tells_good_traces_from_bad_ones_on_questions_it_never_saw():
     features, sides = hidden_means(judge, mesh, 192, 64), []
     for seed, (split, size) in enumerate((("train", 500), ("test", 300))):
         rng = random.Random(seed)
-        items, texts, truths = zip(*(reply(recipe, rng, split) for _ in range(size)), strict=True)
+        items, texts, truths = zip(*(reply(recipe, rng, split, places=(0,)) for _ in range(size)), strict=True)
         thoughts = [TAGS.parse(text).reasoning for text in texts]
         sides.append((features([item.question for item in items], thoughts),
                       np.array([min(truth.values()) == 1.0 for truth in truths])))
