@@ -28,7 +28,7 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, forecast, lora, models, recipes, rollout
+from reasonkit import data, forecast, lora, models, recipes, rollout, sizes
 from reasonkit.sft import sft
 from reasonkit.tags import TAGS
 
@@ -47,7 +47,7 @@ print(f"{len(train)} problems to learn from; {run.budget.minutes_left:.1f} minut
 # chip's memory, by how much, and how many minutes the stages will take. Some minutes now, against hours later.
 
 # %%
-plan = forecast.plan(profile, jax.devices(), judge=False)
+plan = sizes.plan(profile, jax.devices(), judge=False)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
 print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflight"))

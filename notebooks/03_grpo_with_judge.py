@@ -29,7 +29,7 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import (data, forecast, judge_api, lora, models, monitors, readout, recipes, rewards, rollout,
+from reasonkit import (data, forecast, judge_api, lora, models, monitors, readout, recipes, rewards, rollout, sizes,
                        text_rewards)
 from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
@@ -55,11 +55,12 @@ judge = None
 if judged and profile.api_dollars:
     prices = dict(dollars_in=0.40, dollars_out=2.50)  # a million tokens: the dearer of the two default models
     judge = judge_api.from_secrets(judge_api.Limits(profile.api_dollars, **prices))
-plan = forecast.plan(profile, jax.devices(), judge=judged and judge is None)
+plan = sizes.plan(profile, jax.devices(), judge=judged and judge is None)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
-# from here on at the speed that SFT had
-print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflight", run.log("sft").read()))
+# at the speed that SFT had, and GRPO if it goes on from an earlier session
+done = [*run.log("sft").read(), *run.log("grpo").read()]
+print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflight", done, judge is None))
 
 # %%
 policy = models.load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,

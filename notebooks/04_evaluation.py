@@ -28,7 +28,7 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, forecast, lora, models, recipes, rollout
+from reasonkit import data, lora, models, recipes, rollout, sizes
 from reasonkit.evaluate import evaluate, paired
 
 run = recipes.open_run(PROFILE, RECIPE, SEED)
@@ -37,7 +37,7 @@ test = data.read(run.stage("data") / "test.jsonl")
 print(f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left")
 
 # %%
-plan = forecast.plan(profile, jax.devices(), judge=False)
+plan = sizes.plan(profile, jax.devices(), judge=False)
 policy = models.load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)

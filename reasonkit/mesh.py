@@ -1,7 +1,7 @@
 """Devices to meshes: who sits on which chips, and why.
 
 What it is: `make_mesh`, the only place a mesh is made, and `plan_mesh`, policy and judge on one set of chips.
-What it is not: it does not place weights (`models`) nor count bytes (`forecast` estimates, `preflight` compiles).
+What it is not: it does not place weights (`models`) nor count bytes (`sizes` estimates, `preflight` compiles).
 
 Weights are replicated where they fit: then no token waits for another chip. Else each copy is split over tp, which
 exchanges activations at each layer; over fsdp, which gathers all weights at each token, only when that is not enough.

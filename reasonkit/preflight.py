@@ -8,9 +8,10 @@ slower a program is, only a run can tell. What is compiled is in `programs`.
 Departs from XLA's cost analysis in the floor's traffic: the bytes that it counts as accessed include the
 chip's scratch memory, where data prefetched into it counts thrice, so that no floor follows from them.
 
-A program's layers are alike to the compiler, so that all numbers grow by the same for each: it is enough to compile
-two shallow models and to go on in a straight line. The tests hold that against a whole compile, for a CPU; for a TPU
-it has not been measured. For a run of a recipe and a profile, with its minutes: `forecast`.
+A period of local and global layers is to the compiler as the next one, so that all numbers grow by the same for each:
+it is enough to compile two shallow models and to go on in a straight line, which takes a tenth of the time.
+benchmarks/RESULTS.md has the error against whole ones; bytes accessed, which no floor is made of, are the one number
+that does not follow the line. For a run of a recipe and its minutes: `forecast`.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
+from tunix.models.gemma3 import model as gemma3
 
+from reasonkit.abstract import Program
 from reasonkit.mesh import Plan, check_divides
-from reasonkit.programs import PROGRAMS, Program, Run, Shapes
+from reasonkit.programs import PROGRAMS, Run, Shapes
 
 GIB = 2**30
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 COLLECTIVE = re.compile(rf"\b({'|'.join(KINDS)})(?:-start)?\(")
-REFUSED = re.compile(r"(?:Used |temporaries \()([\d.]+)([MGT])")  # libtpu, of a program that is too large
+REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # libtpu, of a program that is too large
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Report:
         """One line a program."""
         chip = CHIPS[self.chip]
         lines = [("program", "fsdp,tp", "rows", "arguments", "temporaries", "outputs", "needed", "fits",
-                  "TFLOP", "GB accessed", "floor", "collectives")]
+                  "TFLOP", "GB crossing", "floor", "collectives")]
         for row in self.rows:
             sizes = (row.arguments, row.temporaries, row.outputs, row.needed)
             over, floor = row.needed - chip.memory, row.floor(chip)
@@ -104,7 +107,7 @@ class Report:
                 row.program, "{fsdp},{tp}".format(**row.mesh.shape), str(row.rows),
                 *(_number(size, GIB) for size in sizes),
                 "yes" if over <= 0 else f"no: {over / GIB:.2f} over",
-                _number(row.flops, 1e12), _number(row.bytes, 1e9),
+                _number(row.flops, 1e12), _number(row.traffic, 1e9),
                 "-" if floor is None else f"{1000 * floor[0]:.3g} ms, {floor[1]}",
                 ", ".join(f"{count} {kind}" for kind, count in row.collectives.items()) or "-"))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -118,14 +121,14 @@ def _number(value: float | None, unit: float) -> str:
 
 def preflight(
     policy_config: Any, judge_config: Any, plan: Plan, shapes: Shapes, lora_rank: int, chip: str,
-    programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None, depths: tuple[int, int] | None = None,
+    programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None, whole: bool = True,
 ) -> Report:
     """Compile the named programs for the plan's devices, and hold them against a chip of CHIPS.
 
-    "sft" is its train step, "grpo" its train step and the reference's pass, "rollout" the prefill and one
+    "sft" and "simpo" are their train steps, "grpo" its own and the reference's pass, "rollout" the prefill and one
     decode step, "judge" its prefill. The configs are Tunix's, with `shd_config` and `remat_config` as in the
-    run; `judge_config` may be None without the judge. `dtype` is the weights', None as in `models.load`. With two
-    `depths`, models of so many layers are compiled, and the rows are those of all layers by a straight line.
+    run; `judge_config` may be None without the judge. `dtype` is the weights', None as in `models.load`. Unless
+    `whole`, models of two `depths` are compiled, and the rows are those of all layers by a straight line.
 
     Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or no judge.
     """
@@ -136,21 +139,29 @@ def preflight(
             raise ValueError(f"program {name!r} is unknown: choose from {', '.join(PROGRAMS)}")
     rows = []
     for name in programs:
-        config = judge_config if name == "judge" else policy_config
-        made = []
-        for depth in depths or (None,):
-            policy, judge = (part if part is None or depth is None else replace(part, num_layers=depth)
-                             for part in (policy_config, judge_config))
-            run = Run(policy, judge, plan, shapes, lora_rank, dtype)
-            made.append([compiled(program) for program in PROGRAMS[name](run)])
-        rows += made[0] if depths is None else [extended(*pair, depths, config.num_layers)
-                                                for pair in zip(*made, strict=True)]
+        role = "judge_config" if name == "judge" else "policy_config"
+        run = Run(policy_config, judge_config, plan, shapes, lora_rank, dtype)
+        config = getattr(run, role)
+        if config is None or whole or depths(config)[1] >= config.num_layers:
+            rows += map(compiled, PROGRAMS[name](run))
+            continue
+        # the other model, if it is in the same memory, keeps all its layers
+        shallow = [replace(run, **{role: replace(config, num_layers=depth)}) for depth in depths(config)]
+        rows += [extended(compiled(low), compiled(high), depths(config), config.num_layers)
+                 for low, high in zip(*map(PROGRAMS[name], shallow), strict=True)]
     return Report(tuple(rows), chip)
 
 
-def extended(low: Row, high: Row, depths: tuple[int, int], layers: int) -> Row:
+def depths(config: Any) -> tuple[int, int]:
+    """Two numbers of layers, one period of local and global attention apart, from which whole periods make all."""
+    period = len(gemma3.GEMMA3_ATTENTION_PATTERN) if isinstance(config, gemma3.ModelConfig) else 2
+    low = config.num_layers % period or period
+    return low, low + period
+
+
+def extended(low: Row, high: Row, at: tuple[int, int], layers: int) -> Row:
     """The row of a model of so many layers, on the line through those of two shallower ones."""
-    steps = (layers - depths[0]) / (depths[1] - depths[0])
+    steps = (layers - at[0]) / (at[1] - at[0])
 
     def line(a: float | None, b: float | None) -> float | None:
         return None if a is None or b is None else a + steps * (b - a)
@@ -171,8 +182,10 @@ def compiled(program: Program) -> Row:
     except jax.errors.JaxRuntimeError as error:
         if (found := REFUSED.search(str(error))) is None:
             raise
-        needed = float(found[1]) * {"M": 2**20, "G": GIB, "T": 2**40}[found[2]]
-        return Row(program.title, program.mesh, program.rows, needed)
+        needed = float(found[2]) * {"M": 2**20, "G": GIB, "T": 2**40}[found[3]]
+        if found[1] != "Used ":
+            needed += program.argument_bytes
+        return Row(program.title, program.mesh, program.rows, needed, fixed=program.fixed_bytes)
     memory, cost = executable.memory_analysis(), executable.cost_analysis()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     needed = arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -190,11 +203,16 @@ def topology_devices(name: str) -> list[jax.Device]:
     """
     # Else libtpu asks a cloud machine's metadata server what it is, and complains where there is none.
     local = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-             "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+             "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
+             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # nothing takes hold of a chip
     for variable, value in local.items():
         os.environ.setdefault(variable, value)
+    chip, _, grid = name.partition(":")
+    options = {"chip_config_name": "megacore"} if chip == "v4" else {}  # as on a host: a chip's two cores, one device
+    if set(grid.split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
     except RuntimeError as error:  # JAX's own errors are RuntimeErrors too
         raise RuntimeError(
             f"no TPU topology {name!r}: {error}\nIt takes a name such as v5e:2x4, and libtpu; "

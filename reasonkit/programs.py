@@ -4,15 +4,12 @@ What it is: the calls into Tunix that the stages make, on models, batches and ca
 sharding they have in a run.
 What it is not: anything that runs.
 
-Departs from the run in its constant learning rate, and in that of the rollout's loop there is one step. Tunix
-leaves out its activation constraints where JAX runs on a CPU; compiled for another chip they are put back.
+Departs from the run in its constant learning rate, and in that of the rollout's loop there is one step.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,20 +17,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import qwix
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.generate.sampler import sample_top_p
-from tunix.models.gemma import model as gemma2
-from tunix.models.gemma3 import model as gemma3
+from tunix.generate.utils import compute_attention_masks
 from tunix.rl import algo_core, common
 from tunix.rl.grpo.grpo_learner import GRPOConfig, TrainExample
+from tunix.sft.dpo.dpo_trainer import TrainExample as PairExample
 from tunix.sft.peft_trainer import _default_loss_fn as sft_loss  # Tunix has no public name for it
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
-from tunix.utils import sharding_utils
 
-from reasonkit.lora import LORA_MODULES
+from reasonkit.abstract import Program, abstract_model, array, placed
 from reasonkit.mesh import Plan
+from reasonkit.simpo import SimpoSettings
+from reasonkit.simpo import loss_fn as simpo_loss
 
 RATINGS = 5  # logits that are read of a judge
 
@@ -42,75 +38,19 @@ RATINGS = 5  # logits that are read of a judge
 class Shapes:
     """Sizes of a run: rows of one pass over all devices of a mesh, lengths in tokens.
 
-    `grpo_rows` are the completions of a micro batch, which is one pass of the reference too; `decode_rows` those of
-    one call of the rollout.
+    `simpo_rows` are two for each pair; `grpo_rows` are the completions of a micro batch, which is one pass of the
+    reference too; `decode_rows` those of one call of the rollout.
     """
 
     sft_rows: int = 32
     sft_length: int = 1024
+    simpo_rows: int = 32
     grpo_rows: int = 32
     max_prompt_length: int = 256
     max_new_tokens: int = 768
     decode_rows: int = 128
     judge_rows: int = 8
     judge_length: int = 2048
-
-
-@dataclass(frozen=True)
-class Program:
-    """`function(*arguments)`, arguments as shapes; those numbered in `donated` are reused for outputs.
-
-    `resident` are shapes that other programs keep in the same memory meanwhile: they count as arguments.
-    """
-
-    title: str
-    mesh: Mesh
-    rows: int
-    function: Callable
-    arguments: tuple
-    donated: tuple[int, ...] = ()
-    resident: tuple = ()
-
-    @property
-    def resident_bytes(self) -> int:
-        """Of one device."""
-        return sum(map(_bytes, jax.tree.leaves(self.resident)))
-
-    @property
-    def fixed_bytes(self) -> int:
-        """Of one device, all that is not a row of the batch or the cache."""
-        return sum(_bytes(leaf) for leaf in jax.tree.leaves((self.resident, self.arguments))
-                   if not (leaf.shape[:1] == (self.rows,) and leaf.sharding.spec[:1] == ("fsdp",)))
-
-    def lower(self) -> jax.stages.Lowered:
-        """Traced for the devices of its mesh, ready to be compiled."""
-
-        def function(resident: tuple, *arguments: Any) -> Any:
-            return self.function(*arguments)
-
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"  # there the run has no constraints either
-        with self.mesh, contextlib.nullcontext() if on_cpu else constraints(self.mesh):
-            return jax.jit(function, keep_unused=True, donate_argnums=[n + 1 for n in self.donated]).lower(
-                self.resident, *self.arguments)
-
-
-def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-
-
-@contextlib.contextmanager
-def constraints(mesh: Mesh) -> Iterator[None]:
-    """While it lasts, Tunix constrains activations to the mesh, whatever JAX itself runs on."""
-    kept = sharding_utils.shard, gemma2.shard
-
-    def shard(x: jax.Array, spec: tuple, eager: bool = False) -> jax.Array:
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
-
-    sharding_utils.shard = gemma2.shard = shard
-    try:
-        yield
-    finally:
-        sharding_utils.shard, gemma2.shard = kept
 
 
 @dataclass(frozen=True)
@@ -145,7 +85,7 @@ class Run:
         transformation = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))
         optimizer = nnx.eval_shape(
             lambda model: nnx.Optimizer(model, transformation, wrt=nnx.LoRAParam), self.policy)
-        return _placed(optimizer, self.plan.policy, self.policy_config)
+        return placed(optimizer, self.plan.policy, self.policy_config)
 
     @property
     def shared(self) -> bool:
@@ -156,41 +96,6 @@ class Run:
     def resident(self, *trees: Any) -> tuple:
         """These trees, and the judge where it shares the policy's devices."""
         return (*trees, nnx.state(self.judge)) if self.shared else trees
-
-
-def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0) -> nnx.Module:
-    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0.
-
-    `dtype` None is the configuration's, bfloat16 where it has none.
-    """
-    kind = gemma3.Gemma3 if isinstance(config, gemma3.ModelConfig) else gemma2.Gemma
-
-    def build() -> nnx.Module:
-        model = kind(config, rngs=nnx.Rngs(0))
-        if not lora_rank:
-            return model
-        provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=lora_rank, alpha=1.0)
-        return qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(0), **model.get_model_input())
-
-    dtype = dtype or getattr(config, "param_dtype", jnp.bfloat16)
-    return _placed(nnx.eval_shape(build), mesh, config, dtype)
-
-
-def _placed(node: Any, mesh: Mesh, config: Any, dtype: Any = None) -> Any:
-    """The node with the sharding it has in a run; floats as `dtype` where it is given."""
-    graph, state = nnx.split(node)
-    replicated = "fsdp" not in config.shd_config.emb_vd  # then a single KV head is, too: see `gemma`
-
-    def place(leaf: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
-        axes = [None if replicated and axis == "fsdp" else axis for axis in spec]
-        kept = leaf.dtype if dtype is None or not jnp.issubdtype(leaf.dtype, jnp.floating) else dtype
-        return _array(mesh, leaf.shape, kept, *axes)
-
-    return nnx.merge(graph, jax.tree.map(place, state, nnx.get_partition_spec(state)))
-
-
-def _array(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *axes: str | None) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 def _inputs(tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -221,8 +126,22 @@ def sft_programs(run: Run) -> list[Program]:
     def loss(model: nnx.Module, batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         return sft_loss(model, *batch, *_inputs(batch[0])), None
 
-    batch = _array(mesh, shape, jnp.int32, "fsdp"), _array(mesh, shape, jnp.float32, "fsdp")
+    batch = array(mesh, shape, jnp.int32, "fsdp"), array(mesh, shape, jnp.float32, "fsdp")
     return [_train_step(run, "SFT train step", loss, batch, shape[0], ())]
+
+
+def simpo_programs(run: Run) -> list[Program]:
+    """The train step of SimPO, on replies of up to `max_new_tokens`."""
+    mesh, s, rows = run.plan.policy, run.shapes, run.shapes.simpo_rows
+    length, loss = s.max_prompt_length + s.max_new_tokens, simpo_loss(SimpoSettings(
+        steps=1, batch_size=rows // 2, max_prompt_length=s.max_prompt_length, max_reply_length=s.max_new_tokens,
+        learning_rate=1e-5))
+    tokens = array(mesh, (rows, length), jnp.int32, "fsdp")
+    batch = PairExample(
+        input_ids=tokens, positions=tokens, attention_mask=array(mesh, (rows, length, length), bool, "fsdp"),
+        ref_chosen_logps=None, ref_rejected_logps=None,
+        completion_mask=array(mesh, (rows, s.max_new_tokens), bool, "fsdp"), logits_to_keep=s.max_new_tokens)
+    return [_train_step(run, "SimPO train step", loss, batch, rows, ())]
 
 
 def grpo_programs(run: Run) -> list[Program]:
@@ -232,7 +151,7 @@ def grpo_programs(run: Run) -> list[Program]:
     config.temperature = 1.0  # as the learner sets it
 
     def tokens(rows: int, length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return _array(run.plan.policy, (rows, length), dtype, "fsdp")
+        return array(run.plan.policy, (rows, length), dtype, "fsdp")
 
     def loss(model: nnx.Module, example: TrainExample) -> tuple:
         return algo_core.grpo_loss_fn(model, example, config, pad_id=0, eos_id=1)
@@ -245,7 +164,7 @@ def grpo_programs(run: Run) -> list[Program]:
         prompt_mask=tokens(s.grpo_rows, s.max_prompt_length, bool),
         completion_ids=tokens(s.grpo_rows, s.max_new_tokens),
         completion_mask=tokens(s.grpo_rows, s.max_new_tokens, bool),
-        advantages=_array(run.plan.policy, (s.grpo_rows,), jnp.float32, "fsdp"),
+        advantages=array(run.plan.policy, (s.grpo_rows,), jnp.float32, "fsdp"),
         ref_per_token_logps=tokens(s.grpo_rows, s.max_new_tokens, jnp.float32), old_per_token_logps=None)
     batch = tokens(s.grpo_rows, s.max_prompt_length), tokens(s.grpo_rows, s.max_new_tokens)
     return [
@@ -259,8 +178,8 @@ def rollout_programs(run: Run) -> list[Program]:
     mesh, s, config, (graph, state) = run.plan.policy, run.shapes, run.policy_config, nnx.split(run.policy)
     rows, size = s.decode_rows, s.max_prompt_length + s.max_new_tokens
     shape = (rows, size, config.num_kv_heads, config.head_dim)
-    entry = _array(mesh, shape, run.policy.embedder.input_embedding.dtype, "fsdp", None, "tp")
-    cache = {f"layer_{layer}": {"k": entry, "v": entry, "end_index": _array(mesh, (rows,), jnp.int32)}
+    entry = array(mesh, shape, run.policy.embedder.input_embedding.dtype, "fsdp", None, "tp")
+    cache = {f"layer_{layer}": {"k": entry, "v": entry, "end_index": array(mesh, (rows,), jnp.int32)}
              for layer in range(config.num_layers)}
 
     def draw(key: jax.Array, logits_BLV: jax.Array, cache: dict) -> tuple[jax.Array, dict]:
@@ -271,15 +190,18 @@ def rollout_programs(run: Run) -> list[Program]:
         mask_BPS = jnp.pad(mask_BPP, ((0, 0), (0, 0), (0, s.max_new_tokens)))
         return draw(key, *nnx.merge(graph, state)(tokens_BP, positions_BP, cache, mask_BPS))
 
-    def decode(state: nnx.State, cache: dict, key: jax.Array, token_B1, position_B1, mask_B1S) -> tuple:
+    def decode(state: nnx.State, cache: dict, key: jax.Array, tokens_BS, positions_BS, step: jax.Array) -> tuple:
+        token_B1, position_B1 = (x_BS[:, step][:, None] for x_BS in (tokens_BS, positions_BS))
+        mask_B1S = compute_attention_masks(step, size, tokens_BS == 0)  # inside, as in the sampler: half the traffic
         return draw(key, *nnx.merge(graph, state)(token_B1, position_B1, cache, mask_B1S))
 
-    shared = state, cache, _array(mesh, (2,), jnp.uint32)
+    shared = state, cache, array(mesh, (2,), jnp.uint32)
     resident = run.resident(run.adapter, nnx.state(run.optimizer))
-    prompts = _array(mesh, (rows, s.max_prompt_length), jnp.int32, "fsdp")
-    one, mask = _array(mesh, (rows, 1), jnp.int32, "fsdp"), _array(mesh, (rows, 1, size), bool, "fsdp")
+    prompts = array(mesh, (rows, s.max_prompt_length), jnp.int32, "fsdp")
+    buffer = array(mesh, (rows, size), jnp.int32, "fsdp")
     return [Program("rollout prefill", mesh, rows, prefill, (*shared, prompts), (1,), resident),
-            Program("one decode step", mesh, rows, decode, (*shared, one, one, mask), (1,), resident)]
+            Program("one decode step", mesh, rows, decode, (*shared, buffer, buffer, array(mesh, (), jnp.int32)), (1,),
+                    resident)]
 
 
 def judge_programs(run: Run) -> list[Program]:
@@ -291,9 +213,10 @@ def judge_programs(run: Run) -> list[Program]:
         logits_BLV, _ = nnx.merge(graph, state)(tokens_BL, positions_BL, None, mask_BLL)
         return jax.nn.log_softmax(logits_BLV[:, -1].astype(jnp.float32))[:, :RATINGS]
 
-    tokens = _array(mesh, (rows, run.shapes.judge_length), jnp.int32, "fsdp")
+    tokens = array(mesh, (rows, run.shapes.judge_length), jnp.int32, "fsdp")
     resident = (nnx.state(run.policy), run.adapter, nnx.state(run.optimizer)) if run.shared else ()
     return [Program("judge prefill", mesh, rows, prefill, (state, tokens), resident=resident)]
 
 
-PROGRAMS = {"sft": sft_programs, "grpo": grpo_programs, "rollout": rollout_programs, "judge": judge_programs}
+PROGRAMS = {"sft": sft_programs, "simpo": simpo_programs, "grpo": grpo_programs,
+            "rollout": rollout_programs, "judge": judge_programs}

@@ -19,6 +19,12 @@ from reasonkit.mesh import check_divides
 from reasonkit.models import Loaded
 
 
+def padded_lengths(max_length: int) -> list[int]:
+    """The lengths that rows are padded to: powers of two and 1.5 times those, from 64, and `max_length`."""
+    steps = (n * 2**k for k in range(5, max_length.bit_length()) for n in (2, 3))
+    return [n for n in steps if n < max_length] + [max_length]
+
+
 def prefill(
     loaded: Loaded, mesh: Mesh, read: Callable[[nnx.Module, tuple, jax.Array], jax.Array], width: int, max_length: int,
     batch_size: int,
@@ -35,8 +41,7 @@ def prefill(
     """
     check_divides(batch_size, mesh, "batch_size")
     graph, pad = nnx.graphdef(loaded.model), loaded.tokenizer.pad_id()
-    steps = (n * 2**k for k in range(5, max_length.bit_length()) for n in (2, 3))
-    lengths = [n for n in steps if n < max_length] + [max_length]
+    lengths = padded_lengths(max_length)
     rows = NamedSharding(mesh, PartitionSpec("fsdp"))
 
     @jax.jit

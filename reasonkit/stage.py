@@ -41,7 +41,7 @@ from dataclasses import replace
 
 import jax
 
-from reasonkit import data, forecast, hosts, lora, models, recipes
+from reasonkit import data, hosts, lora, models, recipes, sizes
 from reasonkit.budget import write_atomic
 from reasonkit.sft import sft
 
@@ -63,7 +63,7 @@ def warm_start(run: recipes.Run) -> None:
     run.manifest("data")
     if hosts.agreed(run.finished("sft")):
         return
-    plan = forecast.plan(profile, jax.devices(), judge=False)
+    plan = sizes.plan(profile, jax.devices(), judge=False)
     chips = plan.policy
     policy = models.load(profile.policy, chips, profile.dtype, replicated="policy" not in plan.gathered,
                          remat=profile.remat)

@@ -9,11 +9,12 @@ import pytest
 from tiny_gemma import small_config
 
 from reasonkit import forecast as module
-from reasonkit.forecast import at_hand, config_of, forecast, main, measured_efficiency, needs, plan, shapes_of
-from reasonkit.mesh import ROOM
-from reasonkit.preflight import CHIPS
-from reasonkit.programs import abstract_model
+from reasonkit import sizes
+from reasonkit.forecast import Forecast, at_hand, forecast, main
+from reasonkit.mesh import ROOM, make_mesh
+from reasonkit.preflight import CHIPS, Report, Row
 from reasonkit.recipes import PROFILES, RECIPES
+from reasonkit.sizes import config_of
 
 SMALL = replace(PROFILES["kaggle"], sft=replace(PROFILES["kaggle"].sft, batch_size=8, max_length=12), lora_rank=4,
                 grpo=replace(PROFILES["kaggle"].grpo, prompts_per_step=8, num_generations=2, max_prompt_length=8,
@@ -29,40 +30,22 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     """Small models under the real names, and a chip's memory for the CPU's devices."""
-    monkeypatch.setattr(module, "config_of", lambda name, remat=False: replace(small_config(), num_layers=6))
-    monkeypatch.setattr(module, "memory_of", lambda device: CHIPS["v5e"].memory)
-
-
-@pytest.mark.parametrize("name", ["gemma2-2b-it", "gemma3-1b-it", "gemma3-12b-it"])
-def test_the_estimate_counts_a_models_parameters(name):
-    """Within 1 % of the model as Tunix makes it."""
-    config = config_of(name)
-    model = abstract_model(config, plan(PROFILES["cpu"], jax.devices(), False).policy)
-    leaves = jax.tree.leaves(module.programs.nnx.state(model))
-    assert module._weights(config) == pytest.approx(sum(leaf.size for leaf in leaves), rel=0.01)
-
-
-def test_the_sizes_of_the_kaggle_profile():
-    shapes, profile = shapes_of(PROFILES["kaggle"]), PROFILES["kaggle"]
-    assert (shapes.sft_rows, shapes.grpo_rows, shapes.decode_rows, shapes.judge_rows) == (32, 32, 128, 8)
-    policy, judge = config_of(profile.policy, profile.remat), config_of(profile.judge)
-    found = needs(profile, policy, judge, sft=False)
-    assert found["judge"].weights == pytest.approx(23.5e9, rel=0.01)
-    assert set(needs(profile, policy, None, sft=True)) == {"policy"}
-    without = needs(profile, config_of(profile.policy, False), None, sft=True)["policy"].working
-    assert without > 3 * needs(profile, policy, None, sft=True)["policy"].working  # what remat is for
+    for place in (module, sizes):
+        monkeypatch.setattr(place, "config_of", lambda name, remat=False: small_config())
+    monkeypatch.setattr(sizes, "memory_of", lambda device: CHIPS["v5e"].memory)
 
 
 def test_a_run_is_compiled_once_and_read_the_next_time(small, folder, monkeypatch):
     first = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder)
     assert [row.program for row in first.report.rows] == [
         "SFT train step", "rollout prefill", "one decode step", "GRPO train step", "GRPO reference", "judge prefill"]
-    assert first.fits and len(list(folder.glob("*.json"))) == 3  # a part of the run each
+    assert first.fits and len(list(folder.glob("*.json"))) == 4  # a part of the run each
     monkeypatch.setattr(module, "preflight", None)  # compiles nothing more
     again = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder)
     assert again == first and again.text() == first.text()
     text = first.text()
     assert "policy: devices 0, 1, 2, 3 as fsdp=4, tp=1, weights replicated" in text
+    assert "SFT, evaluation: devices 0, 1, 2, 3, 4, 5, 6, 7 as fsdp=8, tp=1, weights replicated" in text
     assert "of 520, which fits" in text and "largest rows" in text
     half = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder, efficiency=0.2)
     assert half.minutes["grpo"] == pytest.approx(2 * first.minutes["grpo"])
@@ -86,19 +69,82 @@ def test_a_run_that_does_not_fit_is_stopped_before_it_loads(small, folder, monke
     monkeypatch.setattr(module, "KIND_OF", {"cpu": "v5e"})
     log = [{"event": "sft_step", "seconds": 1.0}] * 9
     assert "minutes at" in at_hand(SMALL, RECIPES["g_rar"], jax.devices(), folder, log)
-    monkeypatch.setattr(module, "memory_of", lambda device: 1e9)  # the estimate is content, the compiler is not
+    monkeypatch.setattr(sizes, "memory_of", lambda device: 1e9)  # the estimate is content, the compiler is not
     monkeypatch.setitem(CHIPS, "v5e", replace(CHIPS["v5e"], memory=1e4))
     with pytest.raises(ValueError, match="SFT train step needs .* in profile 'kaggle', give it 0 rows instead of 8"):
         at_hand(SMALL, RECIPES["g_rar"], jax.devices(), folder)
 
 
-def test_measured_steps_correct_the_efficiency(small, folder):
-    found = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder)
-    floor = found.report.rows[0].floor(CHIPS["v5e"])[0]
-    log = [{"event": "start"}, *({"event": "sft_step", "seconds": seconds} for seconds in (
-        60.0, 9.0, 5.0, *[10 * floor] * 5))]
-    assert measured_efficiency(found, SMALL, log) == pytest.approx(0.1)
-    assert measured_efficiency(found, SMALL, log[:6]) is None
+def made(**seconds):
+    """A forecast from floors alone: program -> seconds of a v5e chip."""
+    mesh = make_mesh(jax.devices(), 8, 1)
+    rows = [Row(name.replace("_", " "), mesh, 8, 1.0, traffic=0.0, flops=time * CHIPS["v5e"].flops)
+            for name, time in seconds.items()]
+    return rows, Report(tuple(rows), "v5e")
+
+
+FLOORS = {"SFT_train_step": 0.5, "rollout_prefill": 0.2, "one_decode_step": 0.01, "GRPO_train_step": 0.4,
+          "GRPO_reference": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "judge", "seconds"),
+    [
+        # 4 passes of 16 prompts; a reply is 0.2 + 768 x 0.01 = 7.88 s, training 4 x 0.5 s
+        ({}, None, 7.88 + 2.0),
+        # 128 replies on two criteria in rows of 8: 32 prefills, three quarters of 2,048 tokens: 24 x 0.1 s
+        ({}, 0.1, 7.88 + 2.4 + 0.5),  # the last pass waits for the last score
+        ({}, 0.01, 7.88 + 0.06 + 2.0),  # the first for the first ones
+        ({"rollout_micro_prompts": 8}, 0.1, 2 * 7.88 + 2.0),  # all but the last half is judged beside the sampling
+        ({"rollout_micro_prompts": 0}, 0.1, 7.88 + 2.0 + 2.4),  # one after the other
+    ],
+)
+def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
+    profile = PROFILES["kaggle"]
+    profile = replace(profile, grpo=replace(profile.grpo, **changes))
+    _, report = made(**FLOORS, **({"judge_prefill": judge} if judge else {}))
+    minutes = module._minutes(profile, RECIPES["g_rar"], report, 0.5, sizes.plan(PROFILES["cpu"], jax.devices(), True))
+    assert minutes["grpo"] == pytest.approx(profile.grpo.steps * seconds / 0.5 / 60)
+    assert minutes["sft"] == pytest.approx(1000 * 0.5 / 0.5 / 60)
+    assert minutes["evaluation"] == pytest.approx(-(-(3000 + 8 * 400) // 64) * 7.88 / 0.5 / 60)
+
+
+def test_a_step_on_a_shared_chip_is_judged_in_turn():
+    profile = PROFILES["kaggle"]
+    _, report = made(**FLOORS, judge_prefill=0.1)
+    shared = sizes.plan(PROFILES["cpu"], jax.devices()[:1], True)
+    minutes = module._minutes(profile, RECIPES["g_rar"], report, 1.0, shared)
+    assert minutes["grpo"] == pytest.approx(800 * (7.88 + 2.0 + 2.4) / 60)
+
+
+def test_measured_steps_correct_the_minutes():
+    rows, report = made(**FLOORS)
+    first = Forecast(report, {}, {module.LOAD: 25.0, "sft": 30.0, "grpo": 300.0, "evaluation": 10.0},
+                     {"sft": 100, "grpo": 200}, 365.0, 0.4)
+    assert "365 of 365, which fits" in first.text() and first.corrected([]) == first
+    sft = [{"event": "start"}, *({"event": "sft_step", "seconds": time} for time in (600.0, 90.0, 50.0, *[36.0] * 5))]
+    assert first.corrected(sft[:-1]) == first, "too few to tell"
+    later = first.corrected(sft)  # twice as long as planned: so is all that the chips do
+    assert later.minutes == pytest.approx({module.LOAD: 25.0, "sft": 60.0, "grpo": 600.0, "evaluation": 20.0})
+    assert later.efficiency == pytest.approx(0.2)
+    assert "does not fit: GRPO has time for about 86 of its 200 steps" in later.text()  # 260 minutes of 600
+    grpo = [{"event": "grpo_step", "seconds": 120.0}] * 8
+    assert first.corrected(sft + grpo).minutes == pytest.approx(
+        {module.LOAD: 25.0, "sft": 60.0, "grpo": 400.0, "evaluation": 40 / 3})
+
+
+def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
+    names = {"sft": ["SFT train step"], "simpo": ["SimPO train step"], "grpo": ["GRPO train step", "GRPO reference"],
+             "rollout": ["rollout prefill", "one decode step"]}
+
+    def fake(config, other, made, shapes, rank, chip, programs, dtype, whole):
+        assert other is None and made.judge is None and not whole
+        return Report(tuple(Row(name, made.policy, 8, 1.0) for name in names[programs[0]]), chip)
+
+    monkeypatch.setattr(module, "preflight", fake)
+    found = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", simpo=True, judge=False)
+    assert [row.mesh.shape["fsdp"] for row in found.report.rows] == [8] * 6
+    assert set(found.reasons) == {"policy"}
 
 
 def test_the_command(small, folder, monkeypatch, capsys):

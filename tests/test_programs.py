@@ -10,13 +10,14 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
+from reasonkit.abstract import abstract_model, constraints
 from reasonkit.gemma import init
 from reasonkit.lora import add_lora
 from reasonkit.mesh import make_mesh, plan_mesh
-from reasonkit.programs import PROGRAMS, Run, Shapes, abstract_model, constraints
+from reasonkit.programs import PROGRAMS, Run, Shapes
 
-SHAPES = Shapes(sft_rows=8, sft_length=12, grpo_rows=8, max_prompt_length=8, max_new_tokens=4, decode_rows=16,
-                judge_rows=8, judge_length=10)
+SHAPES = Shapes(sft_rows=8, sft_length=12, simpo_rows=8, grpo_rows=8, max_prompt_length=8, max_new_tokens=4,
+                decode_rows=16, judge_rows=8, judge_length=10)
 
 
 def leaves(node):
@@ -71,12 +72,12 @@ def test_what_else_is_in_memory_counts():
         programs = [program for build in PROGRAMS.values() for program in build(run)]
         return {program.title: program.resident_bytes for program in programs}
 
-    expected = {"SFT train step": 0, "GRPO train step": adapter, "GRPO reference": adapter + moments,
-                "rollout prefill": adapter + moments, "one decode step": adapter + moments,
-                "judge prefill": 0}
+    expected = {"SFT train step": 0, "SimPO train step": 0, "GRPO train step": adapter,
+                "GRPO reference": adapter + moments, "rollout prefill": adapter + moments,
+                "one decode step": adapter + moments, "judge prefill": 0}
     assert beside(apart) == expected
     expected = {title: held + other for title, held in expected.items()}
-    expected |= {"SFT train step": 0, "judge prefill": base + 2 * adapter + moments}
+    expected |= {"SFT train step": 0, "SimPO train step": 0, "judge prefill": base + 2 * adapter + moments}
     assert beside(shared) == expected
 
 

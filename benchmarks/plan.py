@@ -1,0 +1,94 @@
+"""What the plan is worth in the rollout: `python benchmarks/plan.py`, with libtpu on the path (see `make preflight`).
+
+Compiles one decode step for a v5e-8, all layers, with the sharding that the plan chooses and with that of Tunix's
+demo, which entrants fork: mesh (1, 4), Tunix's default sharding, 16 rows, half of the chips idle. Model, adapter and
+lengths are the same. A floor is the longer of FLOP at the chip's peak and bytes at its bandwidth; the table has it for
+two counts of bytes. "Accessed" are those of XLA's cost analysis, which counts data again when it is copied into the
+chip's scratch memory and read there; the targets are for these. "Crossing" are those that have to cross between memory
+and chip at least once, which favours the demo: what its 400 collectives a step take is in neither count.
+
+Exits with 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+
+jax.config.update("jax_platforms", "cpu")
+
+import jax.numpy as jnp  # noqa: E402
+
+from reasonkit.mesh import Plan, make_mesh  # noqa: E402
+from reasonkit.preflight import CHIPS, GIB, Row, compiled, topology_devices  # noqa: E402
+from reasonkit.programs import Run, rollout_programs  # noqa: E402
+from reasonkit.recipes import PROFILES  # noqa: E402
+from reasonkit.sizes import config_of, plan, shapes_of  # noqa: E402
+
+CHIP = CHIPS["v5e"]
+TARGETS = {"all eight chips": 10.0, "half, the judge on the other": 5.0}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to decode: where, how many rows at once, and whether with Tunix's default sharding."""
+
+    name: str
+    plan: Plan
+    rows: int
+    stock: bool = False
+
+
+def decode(side: Side, model: str, reply: int) -> Row:
+    """The decode step of a side, compiled whole."""
+    profile, config = PROFILES["kaggle"], config_of(model)
+    if side.stock or "policy" in side.plan.gathered:
+        config = replace(config, shd_config=type(config.shd_config).get_default_sharding())
+    shapes = replace(shapes_of(profile), decode_rows=side.rows, max_new_tokens=reply)
+    return compiled(rollout_programs(Run(config, None, side.plan, shapes, profile.lora_rank, jnp.bfloat16))[1])
+
+
+def speeds(row: Row) -> tuple[float, float]:
+    """Tokens a second at the floor, by bytes accessed and by bytes that cross."""
+    compute = row.flops / CHIP.flops
+    return tuple(row.rows / max(compute, count / CHIP.bandwidth) for count in (row.bytes, row.traffic))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="gemma2-2b-it")
+    parser.add_argument("--rows", type=int, default=32, help="of the plan's, a chip")
+    parser.add_argument("--reply", type=int, default=PROFILES["kaggle"].grpo.max_new_tokens, help="its tokens")
+    options = parser.parse_args()
+    devices, profile = topology_devices("v5e:2x4"), replace(PROFILES["kaggle"], policy=options.model)
+    whole, half = plan(profile, devices, judge=False), plan(profile, devices, judge=True)
+    sides = [Side("the demo", Plan(make_mesh(devices[:4], 1, 4), None, {}), 16, stock=True),
+             Side("all eight chips", whole, 8 * options.rows),
+             Side("half, the judge on the other", half, 4 * options.rows)]
+    print(f"{options.model}, one decode step, prompt {profile.grpo.max_prompt_length}, reply {options.reply} tokens\n")
+    print("| | fsdp,tp | rows | GiB a chip | accessed, GB | crossing, GB | collectives | tokens/s by accessed | ratio "
+          "| by crossing | ratio |\n|---|---|---|---|---|---|---|---|---|---|---|")
+    stock, missed = None, False
+    for side in sides:
+        row = decode(side, options.model, options.reply)
+        found = speeds(row)
+        stock = stock or found
+        ratios = [ours / theirs for ours, theirs in zip(found, stock, strict=True)]
+        missed |= ratios[0] < TARGETS.get(side.name, 0.0)
+        shape = ",".join(map(str, row.mesh.shape.values()))
+        print(f"| {side.name} | {shape} | {row.rows} | {row.needed / GIB:.1f} | "
+              f"{row.bytes / 1e9:.1f} | {row.traffic / 1e9:.1f} | {sum(row.collectives.values())} | {found[0]:,.0f} | "
+              f"{ratios[0]:.1f} | {found[1]:,.0f} | {ratios[1]:.1f} |", flush=True)
+    print("\ntargets, by bytes accessed: " + ", ".join(f"{name} {ratio:g}" for name, ratio in TARGETS.items()))
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The meshes of a profile, chosen by an estimate of bytes: nothing is compiled, so that it is there at once.
+
+What it is: the sizes of a profile's models and batches, what they need of a chip, and the plan that follows.
+What it is not: exact. `forecast` compiles the programs for these meshes, and says what they really need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from reasonkit.hf_config import LIBRARY
+from reasonkit.mesh import Need, Plan, plan_mesh
+from reasonkit.models import MODELS
+from reasonkit.preflight import CHIPS, KIND_OF
+from reasonkit.programs import Shapes
+from reasonkit.recipes import Profile
+
+
+def config_of(name: str, remat: bool = False) -> Any:
+    """Tunix's configuration of a named model, weights replicated. Raises ValueError for a name without one."""
+    source = MODELS.get(name)
+    if source is None or not source.config:
+        known = ", ".join(key for key, found in MODELS.items() if found.config)
+        raise ValueError(f"model {name!r} has no configuration to plan with: choose one of {known}")
+    library = LIBRARY[source.family]
+    return replace(getattr(library.ModelConfig, source.config)(),
+                   shd_config=library.ShardingConfig.get_default_sharding(is_sampling=True),
+                   remat_config=library.RematConfig["DECODER" if remat else "NONE"])
+
+
+def shapes_of(profile: Profile) -> Shapes:
+    """The sizes of the programs of a profile's stages."""
+    g = profile.grpo
+    micro = g.micro_prompts or g.prompts_per_step
+    return Shapes(sft_rows=profile.sft.batch_size, sft_length=profile.sft.max_length,
+                  simpo_rows=micro * g.num_generations, grpo_rows=micro * g.num_generations,
+                  max_prompt_length=g.max_prompt_length, max_new_tokens=g.max_new_tokens,
+                  decode_rows=(g.rollout_micro_prompts or g.prompts_per_step) * g.num_generations,
+                  judge_rows=profile.judge_batch, judge_length=profile.judge_max_length)
+
+
+def _weights(config: Any) -> int:
+    """Parameters: the embedding, and in each layer attention, feed-forward and what is small."""
+    heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    layer = config.embed_dim * (heads + 3 * config.hidden_dim)
+    return config.num_embed * config.embed_dim + config.num_layers * layer
+
+
+def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Need]:
+    """Bytes of the roles, estimated for bfloat16: weights, and the largest of what the stages work with.
+
+    A decode step holds the KV cache and the prompts' logits; a train step the logits, each layer's input, and one
+    layer's activations (all layers' without remat); a judge its logits and one layer.
+    """
+    s = shapes_of(profile)
+
+    def layer(config: Any, rows: int, length: int) -> float:
+        wide = 12 * config.embed_dim + 3 * config.hidden_dim + 3 * config.num_heads * length
+        return 2.0 * rows * length * wide
+
+    def train(rows: int, length: int, replied: int) -> float:
+        deep = 1 if policy.remat_config.name != "NONE" else policy.num_layers
+        inputs = 2.0 * rows * length * policy.embed_dim * policy.num_layers
+        return deep * layer(policy, rows, length) + inputs + 4.0 * rows * replied * policy.num_embed
+
+    adapter = policy.num_layers * profile.lora_rank * (
+        8 * policy.embed_dim + 2 * policy.num_heads * policy.head_dim + 3 * policy.hidden_dim)
+    rows, size = s.decode_rows, s.max_prompt_length + s.max_new_tokens
+    cache = 4.0 * rows * size * policy.num_layers * policy.num_kv_heads * policy.head_dim
+    working = [cache + 2.0 * rows * s.max_prompt_length * policy.num_embed, train(s.grpo_rows, size, s.max_new_tokens)]
+    if sft:
+        working = [train(s.sft_rows, s.sft_length, s.sft_length)]
+    found = {"policy": Need(2.0 * (_weights(policy) + 4 * adapter), max(working), policy.num_kv_heads)}
+    if judge is not None:
+        logits = 2.0 * s.judge_rows * s.judge_length * judge.num_embed
+        found["judge"] = Need(2.0 * _weights(judge), layer(judge, s.judge_rows, s.judge_length) + logits,
+                              judge.num_kv_heads)
+    return found
+
+
+def memory_of(device: jax.Device) -> float:
+    """Bytes that programs may use on a device; infinite on a CPU, where virtual devices share the machine's."""
+    if device.platform == "cpu":
+        return math.inf
+    if device.device_kind in KIND_OF:
+        return CHIPS[KIND_OF[device.device_kind]].memory
+    return float(device.memory_stats()["bytes_limit"])
+
+
+def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
+    """The meshes of a stage: GRPO's with the judge on its own chips, SFT's and the evaluation's without.
+
+    Raises ValueError when a model does not fit on its chips however it is split.
+    """
+    memory = memory_of(devices[0])
+    if math.isinf(memory):
+        return plan_mesh(devices, judge=judge)
+    policy = config_of(profile.policy, profile.remat)
+    found = needs(profile, policy, config_of(profile.judge) if judge else None, sft=not judge)
+    return plan_mesh(devices, judge=judge, needs=found, memory=memory)
