@@ -26,7 +26,6 @@ import jax.numpy as jnp
 from reasonkit.budget import write_atomic
 from reasonkit.data import load_recipe
 from reasonkit.mesh import ROOM, Plan
-from reasonkit.models import MODELS
 from reasonkit.preflight import CHIPS, GIB, KIND_OF, Report, Row, preflight, topology_devices
 from reasonkit.readout import padded_lengths
 from reasonkit.recipes import PROFILES, RECIPES, Profile, Recipe
@@ -34,7 +33,7 @@ from reasonkit.sizes import config_of, plan, shapes_of
 
 EFFICIENCY = 0.4  # of the floor's speed; 0.3 to 0.5 of a chip's peak is usual in training
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
-SOURCES = "abstract", "programs", "preflight"
+SOURCES = "gemma", "abstract", "programs", "preflight"
 JUDGED_TOKENS = 256  # of a judge's text beside question and reply: the criterion, what to do, a mark at each line
 
 

@@ -188,7 +188,8 @@ def rollout_programs(run: Run) -> list[Program]:
     def prefill(state: nnx.State, cache: dict, key: jax.Array, tokens_BP: jax.Array) -> tuple:
         positions_BP, mask_BPP = _inputs(tokens_BP)
         mask_BPS = jnp.pad(mask_BPP, ((0, 0), (0, 0), (0, s.max_new_tokens)))
-        return draw(key, *nnx.merge(graph, state)(tokens_BP, positions_BP, cache, mask_BPS))
+        return draw(key, *nnx.merge(graph, state)(
+            tokens_BP, positions_BP, cache, mask_BPS, decode_only_last_token=True))
 
     def decode(state: nnx.State, cache: dict, key: jax.Array, tokens_BS, positions_BS, step: jax.Array) -> tuple:
         token_B1, position_B1 = (x_BS[:, step][:, None] for x_BS in (tokens_BS, positions_BS))
@@ -210,8 +211,8 @@ def judge_programs(run: Run) -> list[Program]:
 
     def prefill(state: nnx.State, tokens_BL: jax.Array) -> jax.Array:
         positions_BL, mask_BLL = _inputs(tokens_BL)
-        logits_BLV, _ = nnx.merge(graph, state)(tokens_BL, positions_BL, None, mask_BLL)
-        return jax.nn.log_softmax(logits_BLV[:, -1].astype(jnp.float32))[:, :RATINGS]
+        logits_B1V, _ = nnx.merge(graph, state)(tokens_BL, positions_BL, None, mask_BLL, decode_only_last_token=True)
+        return jax.nn.log_softmax(logits_B1V[:, 0].astype(jnp.float32))[:, :RATINGS]
 
     tokens = array(mesh, (rows, run.shapes.judge_length), jnp.int32, "fsdp")
     resident = (nnx.state(run.policy), run.adapter, nnx.state(run.optimizer)) if run.shared else ()
