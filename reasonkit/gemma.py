@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,18 @@ gemma2._create_sliding_mask = lambda segment_pos, cache_len, sliding_window_size
 
 
 def _with_last_token_alone(call: Callable) -> Callable:
-    # without wraps: the sampler looks for the name in the signature
+    signature = inspect.signature(call)
+    option = inspect.Parameter("decode_only_last_token", inspect.Parameter.KEYWORD_ONLY, default=False)
+
+    @functools.wraps(call)
     def __call__(self, *args, decode_only_last_token: bool = False, **kwargs):
         if decode_only_last_token:
             self = copy.copy(self)
             self.final_norm = nnx.Sequential(lambda x_BTD: x_BTD[:, -1:], self.final_norm)
         return call(self, *args, **kwargs)
 
+    # Tunix looks for the option there, and does not look for it in **kwargs
+    __call__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
     return __call__
 
 

@@ -179,7 +179,7 @@ def rollout_programs(run: Run) -> list[Program]:
     rows, size = s.decode_rows, s.max_prompt_length + s.max_new_tokens
     shape = (rows, size, config.num_kv_heads, config.head_dim)
     entry = array(mesh, shape, run.policy.embedder.input_embedding.dtype, "fsdp", None, "tp")
-    cache = {f"layer_{layer}": {"k": entry, "v": entry, "end_index": array(mesh, (rows,), jnp.int32)}
+    cache = {f"layer_{layer}": {"k": entry, "v": entry, "end_index": array(mesh, (rows,), jnp.int32, "fsdp")}
              for layer in range(config.num_layers)}
 
     def draw(key: jax.Array, logits_BLV: jax.Array, cache: dict) -> tuple[jax.Array, dict]:

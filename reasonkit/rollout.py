@@ -31,7 +31,7 @@ def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
     if not mesh.empty:
         rows = "fsdp" if batch_size % mesh.shape["fsdp"] == 0 else None
         heads = "tp" if config.num_kv_heads % mesh.shape["tp"] == 0 else None
-        layout, ends = NamedSharding(mesh, PartitionSpec(rows, None, heads, None)), NamedSharding(mesh, PartitionSpec())
+        layout, ends = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((rows, None, heads, None), (rows,)))
     shape = (batch_size, cache_size, config.num_kv_heads, config.head_dim)
     return {f"layer_{layer}": {"k": jnp.zeros(shape, dtype, device=layout), "v": jnp.zeros(shape, dtype, device=layout),
                                "end_index": jnp.zeros((batch_size,), jnp.int32, device=ends)}

@@ -52,7 +52,8 @@ def test_gradients_are_summed_over_the_devices_and_nothing_else_is(report):
     sft, simpo, grpo, reference, prefill, decode, judge = report.rows
     assert all(row.collectives.keys() == {"all-reduce"} for row in (sft, grpo))
     assert "all-reduce" in simpo.collectives  # and, to pair the chosen with the rejected, others
-    assert not any(row.collectives for row in (reference, prefill, decode, judge))
+    assert not reference.collectives and not judge.collectives
+    assert prefill.collectives == decode.collectives == {"all-reduce": 1}  # where the cache ends: one number
 
 
 def test_sharded_weights_are_gathered_in_every_decode_step():
