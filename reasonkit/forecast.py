@@ -28,7 +28,7 @@ from reasonkit.data import load_recipe
 from reasonkit.mesh import ROOM, Plan
 from reasonkit.preflight import CHIPS, GIB, KIND_OF, Report, Row, preflight, topology_devices
 from reasonkit.readout import padded_lengths
-from reasonkit.recipes import PROFILES, RECIPES, Profile, Recipe
+from reasonkit.recipes import PROFILES, RECIPES, Profile, Recipe, fitted
 from reasonkit.sizes import config_of, plan, shapes_of
 
 EFFICIENCY = 0.4  # of the floor's speed; 0.3 to 0.5 of a chip's peak is usual in training
@@ -109,7 +109,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     no part of the minutes. Without `judge` the recipe's rubric, if it has one, is rated elsewhere.
     Raises ValueError when a model does not fit, or the chip is not one of CHIPS.
     """
-    judged = judge and "rubric" in recipe.rewards
+    judged, profile = judge and "rubric" in recipe.rewards, fitted(profile, recipe)
     policy, rater = config_of(profile.policy, profile.remat), config_of(profile.judge) if judged else None
     alone, together = plan(profile, devices, False), plan(profile, devices, judged)
     shapes = shapes_of(profile)

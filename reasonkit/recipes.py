@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -94,9 +94,9 @@ PROFILES = {
         "kaggle", devices=0, judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
         sft=SftSettings(steps=1000, batch_size=32, max_length=1024, learning_rate=2e-5),
-        grpo=GrpoSettings(steps=800, prompts_per_step=16, num_generations=8, max_prompt_length=256, max_new_tokens=768,
-                          learning_rate=5e-6, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
-        eval_batch=64, probe_every=100, judge_batch=8, **_GEMMA),
+        grpo=GrpoSettings(steps=360, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+                          learning_rate=7e-6, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
+        eval_batch=64, probe_every=45, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
         rows={"train": 8000, "validation": 200, "test": 400},
@@ -151,6 +151,13 @@ RECIPES = {
         data="gym_mix", rewards={"tag_format": 1.0, "exact_answer_if_tag_format": 1.0},
         shares={"sft": 0.25, "grpo": 0.75}),
 }
+
+
+def fitted(profile: Profile, recipe: Recipe) -> Profile:
+    """The profile as the recipe uses it: without a judge to go on beside it, a step is sampled in one call."""
+    if "rubric" in recipe.rewards:
+        return profile
+    return replace(profile, grpo=replace(profile.grpo, rollout_micro_prompts=0))
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     resumed in silence.
     """
     chosen, plan = _choose("profile", PROFILES, profile), _choose("recipe", RECIPES, recipe)
+    chosen = fitted(chosen, plan)
     folder = Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
     identity = {"profile": profile, "recipe": recipe, "seed": seed}
     path = folder / "run.json"

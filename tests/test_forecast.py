@@ -83,6 +83,12 @@ def made(**seconds):
     return rows, Report(tuple(rows), "v5e")
 
 
+def sixteen(**changes):
+    """Kaggle's profile with 800 steps of 16 prompts, 4 of them a pass, probed eight times."""
+    made = replace(PROFILES["kaggle"].grpo, steps=800, prompts_per_step=16, micro_prompts=4, rollout_micro_prompts=16)
+    return replace(PROFILES["kaggle"], grpo=replace(made, **changes), probe_every=100)
+
+
 FLOORS = {"SFT_train_step": 0.5, "rollout_prefill": 0.2, "one_decode_step": 0.01, "GRPO_train_step": 0.4,
           "GRPO_reference": 0.1}
 
@@ -90,7 +96,7 @@ FLOORS = {"SFT_train_step": 0.5, "rollout_prefill": 0.2, "one_decode_step": 0.01
 @pytest.mark.parametrize(
     ("changes", "judge", "seconds"),
     [
-        # 4 passes of 16 prompts; a reply is 0.2 + 768 x 0.01 = 7.88 s, training 4 x 0.5 s
+        # 4 passes of 4 prompts; a reply is 0.2 + 768 x 0.01 = 7.88 s, training 4 x 0.5 s
         ({}, None, 7.88 + 2.0),
         # 128 replies on two criteria in rows of 8: 32 prefills, three quarters of 2,048 tokens: 24 x 0.1 s
         ({}, 0.1, 7.88 + 2.4 + 0.5),  # the last pass waits for the last score
@@ -100,17 +106,16 @@ FLOORS = {"SFT_train_step": 0.5, "rollout_prefill": 0.2, "one_decode_step": 0.01
     ],
 )
 def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
-    profile = PROFILES["kaggle"]
-    profile = replace(profile, grpo=replace(profile.grpo, **changes))
+    profile = sixteen(**changes)
     _, report = made(**FLOORS, **({"judge_prefill": judge} if judge else {}))
     minutes = module._minutes(profile, RECIPES["g_rar"], report, 0.5, sizes.plan(PROFILES["cpu"], jax.devices(), True))
-    assert minutes["grpo"] == pytest.approx(profile.grpo.steps * seconds / 0.5 / 60)
+    assert minutes["grpo"] == pytest.approx(800 * seconds / 0.5 / 60)
     assert minutes["sft"] == pytest.approx(1000 * 0.5 / 0.5 / 60)
     assert minutes["evaluation"] == pytest.approx(-(-(3000 + 8 * 400) // 64) * 7.88 / 0.5 / 60)
 
 
 def test_a_step_on_a_shared_chip_is_judged_in_turn():
-    profile = PROFILES["kaggle"]
+    profile = sixteen()
     _, report = made(**FLOORS, judge_prefill=0.1)
     shared = sizes.plan(PROFILES["cpu"], jax.devices()[:1], True)
     minutes = module._minutes(profile, RECIPES["g_rar"], report, 1.0, shared)

@@ -29,6 +29,12 @@ def eight_devices(monkeypatch):
 # Choices
 
 
+@pytest.mark.parametrize(("recipe", "prompts"), [("g_rar", 16), ("g_exact", 16), ("idea_e", 0)])
+def test_a_step_is_sampled_in_parts_for_a_judge_alone(tmp_path, recipe, prompts):
+    run = open_run("kaggle", recipe, 0, tmp_path)
+    assert run.profile.grpo == replace(PROFILES["kaggle"].grpo, rollout_micro_prompts=prompts)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_names_what_there_is(name):
     recipe = RECIPES[name]
