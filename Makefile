@@ -15,6 +15,8 @@ INSTALL := $(PY) -m pip --disable-pip-version-check install $(if $(CI),--quiet) 
 CHECK := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+# A base model cannot judge: with MODEL it is heard and has no vote, unless RECIPE=g_rar says otherwise.
+RECIPE ?= $(if $(MODEL),g_exact)
 PLACE := $(or $(PROFILE),cpu)
 PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(SEED),--set 'SEED=$(SEED)')
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)

@@ -72,7 +72,7 @@ _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_ran
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048,
               api_dollars=5.0)
 # A small real model in both roles, `realmodel`'s, with its vocabulary whole: the logits of a token take a megabyte, and
-# set the rows of a pass. Of the judge's vote little is to be had, as it is a base model.
+# set the rows of a pass. As a judge it rates a worked solution below a bare answer: take a recipe without its vote.
 _REAL = dict(policy="gemma3-270m", judge="gemma3-270m", lora_rank=16, lora_alpha=32.0, judge_tp=1)
 
 PROFILES = {
