@@ -16,6 +16,8 @@ INSTALL := $(INSTALL_ONLY) -r requirements.txt
 CHECK := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+# A base model cannot judge: with MODEL it is heard and has no vote, unless RECIPE=g_rar says otherwise.
+RECIPE ?= $(if $(MODEL),g_exact)
 PLACE := $(or $(PROFILE),cpu)
 PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(SEED),--set 'SEED=$(SEED)')
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
@@ -84,9 +86,12 @@ preflight: $(VENV)/libtpu
 	PYTHONPATH=$(VENV)/libtpu $(PY) -m reasonkit.forecast $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(MODEL),--model '$(MODEL)') \
 	  $(if $(TOPOLOGY),--topology '$(TOPOLOGY)')
 
-# All but what needs the opt-in model.
-bench: $(DEV_STAMP)
-	for script in $(filter-out benchmarks/realmodel.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(PY) "$$script" || exit 1; done
+# All but what needs the opt-in model; one needs libtpu.
+bench: $(DEV_STAMP) $(VENV)/libtpu
+	for script in $(filter-out benchmarks/realmodel.py benchmarks/plan.py,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$script"; $(PY) "$$script" || exit 1; \
+	done
+	PYTHONPATH=$(VENV)/libtpu $(PY) benchmarks/plan.py
 
 assets: $(RUN_STAMP)
 	$(PY) -m reasonkit.assets.build

@@ -68,13 +68,12 @@ class Recipe:
 
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0,
              judge_max_length=192)
-# Lengths and batches of the winning runs; rows a step sized for eight v5e chips with the weights replicated. With the
-# judge on chips of its own a pass trains while the next is judged; a step is still sampled in one call: each token
-# reads all weights, for few rows as for many.
+# Lengths of the winning runs; rows of a call and of a pass as large as v5e chips take with the weights replicated. With
+# a judge on chips of its own a step is sampled in two calls: the first one's replies are judged beside the second.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048,
               remat=True, api_dollars=5.0)
 # A small real model in both roles, `realmodel`'s, with its vocabulary whole: the logits of a token take a megabyte, and
-# set the rows of a pass. Of the judge's vote little is to be had, as it is a base model.
+# set the rows of a pass. As a judge it rates a worked solution below a bare answer: take a recipe without its vote.
 _REAL = dict(policy="gemma3-270m", judge="gemma3-270m", lora_rank=16, lora_alpha=32.0)
 
 PROFILES = {
