@@ -80,9 +80,11 @@ lora.restore_lora(policy.model, run.stage("sft") / "adapter")
 judge_model = rate = None
 if judged and judge is None:
     judge_model = models.load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
+    if profile.judge_int8:
+        judge_model = models.int8(judge_model, plan.judge)
     rate = readout.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                   batch_size=profile.judge_batch)
-    judge = LocalJudge(rate, profile.judge)
+    judge = LocalJudge(rate, profile.judge + "-int8" * profile.judge_int8)
 if judged:
     judge = Cached(judge, run.stage("grpo") / "verdicts.jsonl")
     print(f"judge: {judge.identity}")

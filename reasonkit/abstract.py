@@ -25,6 +25,7 @@ from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
 from reasonkit.lora import LORA_MODULES
+from reasonkit.models import quantized
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def constraints(mesh: Mesh) -> Iterator[None]:
         sharding_utils.shard, gemma2.shard = kept
 
 
-def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0) -> nnx.Module:
-    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0.
+def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0, int8: bool = False) -> nnx.Module:
+    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0, or with `models.int8`'s matrices.
 
     `dtype` None is the configuration's, bfloat16 where it has none.
     """
@@ -104,7 +105,10 @@ def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 
         return qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(0), **model.get_model_input())
 
     dtype = dtype or getattr(config, "param_dtype", jnp.bfloat16)
-    return placed(nnx.eval_shape(build), mesh, config, dtype)
+    model = nnx.eval_shape(build)
+    if int8:
+        model = nnx.eval_shape(lambda model: quantized(model, mesh.shape["fsdp"]), model)
+    return placed(model, mesh, config, dtype)
 
 
 def placed(node: Any, mesh: Mesh, config: Any, dtype: Any = None) -> Any:
@@ -113,7 +117,8 @@ def placed(node: Any, mesh: Mesh, config: Any, dtype: Any = None) -> Any:
     replicated = "fsdp" not in config.shd_config.emb_vd  # then a single KV head is, too: see `gemma`
 
     def place(leaf: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
-        axes = [None if replicated and axis == "fsdp" else axis for axis in spec]
+        axes = [None if size == 1 or replicated and axis == "fsdp" else axis  # of one scale for a whole column
+                for size, axis in zip(leaf.shape, spec, strict=False)]
         kept = leaf.dtype if dtype is None or not jnp.issubdtype(leaf.dtype, jnp.floating) else dtype
         return array(mesh, leaf.shape, kept, *axes)
 

@@ -33,7 +33,7 @@ from reasonkit.sizes import config_of, plan, shapes_of
 
 EFFICIENCY = 0.4  # of the floor's speed; 0.3 to 0.5 of a chip's peak is usual in training
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
-SOURCES = "gemma", "abstract", "programs", "preflight"
+SOURCES = "gemma", "models", "abstract", "programs", "preflight"
 JUDGED_TOKENS = 256  # of a judge's text beside question and reply: the criterion, what to do, a mark at each line
 
 
@@ -121,14 +121,15 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
         if other and "judge" in made.gathered:
             other = replace(other, shd_config=type(other.shd_config).get_default_sharding())
         depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, shapes, name,
-                   profile.lora_rank, whole,
+                   profile.lora_rank, whole, profile.judge_int8,
                    [Path(__file__).with_name(f"{module}.py").read_text() for module in SOURCES],
                    [importlib.metadata.version(package) for package in ("jax", "flax", "google-tunix", "qwix")])
         path = folder and folder / f"{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}.json"
         if path and path.exists():
             mesh = made.judge if name == "judge" else made.policy
             return [Row(**row, mesh=mesh) for row in json.loads(path.read_text())]
-        rows = preflight(config, other, made, shapes, profile.lora_rank, chip, (name,), jnp.bfloat16, whole).rows
+        rows = preflight(config, other, made, shapes, profile.lora_rank, chip, (name,), jnp.bfloat16, whole,
+                         profile.judge_int8).rows
         if path:
             plain = [{key: value for key, value in vars(row).items() if key != "mesh"} for row in rows]
             write_atomic(path, json.dumps(plain))
@@ -198,6 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         default="kaggle")
     parser.add_argument("--model", help="the policy, instead of the profile's")
     parser.add_argument("--judge", help="the same for the judge")
+    parser.add_argument("--int8", action="store_true", help="the judge's matrices as 8-bit integers")
     parser.add_argument("--topology", default="v5e:2x4", help="of TPU chips, as libtpu names them")
     parser.add_argument("--efficiency", type=float, default=EFFICIENCY)
     parser.add_argument("--whole", action="store_true", help="compile all layers, instead of two shallow models")
@@ -206,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
     profile = PROFILES[options.profile]
-    profile = replace(profile, policy=options.model or profile.policy, judge=options.judge or profile.judge)
+    profile = replace(profile, policy=options.model or profile.policy, judge=options.judge or profile.judge,
+                      judge_int8=options.int8 or profile.judge_int8)
     chip = options.topology.split(":")[0]
     try:
         devices = topology_devices(options.topology)

@@ -258,10 +258,14 @@ def int8(loaded: Loaded, mesh: Mesh) -> Loaded:
     work. Gemma-3-12B takes 12.8 GB in place of 23.5, Gemma-2-9B 10.2 of 18.5, Gemma-3-4B 4.6 of 7.8 (bfloat16). It is
     for a judge, which is not trained. Until `loaded` is let go, both are in memory.
     """
-    rule = qwix.QuantizationRule(module_path=".*", weight_qtype="int8")
     with mesh, jax.default_device(mesh.devices.flat[0]):  # or what is new would begin on the policy's first chip
-        tokens_BT = jnp.ones((mesh.shape["fsdp"], 8), jnp.int32)  # qwix finds the matrices by a pass over anything
-        mask_BT = tokens_BT > 0
-        inputs = tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT)
-        model = qwix.quantize_model(loaded.model, qwix.PtqProvider([rule]), *inputs)
-    return dataclasses.replace(loaded, model=model)
+        return dataclasses.replace(loaded, model=quantized(loaded.model, mesh.shape["fsdp"]))
+
+
+def quantized(model: nnx.Module, rows: int) -> nnx.Module:
+    """The model of `int8`; in shapes, too. qwix finds its matrices by a pass over anything, of so many rows."""
+    tokens_BT = jnp.ones((rows, 8), jnp.int32)
+    mask_BT = tokens_BT > 0
+    inputs = tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT)
+    rule = qwix.QuantizationRule(module_path="layers/.*", weight_qtype="int8")  # not the embedding
+    return qwix.quantize_model(model, qwix.PtqProvider([rule]), *inputs)

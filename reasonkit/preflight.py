@@ -121,14 +121,15 @@ def _number(value: float | None, unit: float) -> str:
 
 def preflight(
     policy_config: Any, judge_config: Any, plan: Plan, shapes: Shapes, lora_rank: int, chip: str,
-    programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None, whole: bool = True,
+    programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None, whole: bool = True, judge_int8: bool = False,
 ) -> Report:
     """Compile the named programs for the plan's devices, and hold them against a chip of CHIPS.
 
     "sft" and "simpo" are their train steps, "grpo" its own and the reference's pass, "rollout" the prefill and one
-    decode step, "judge" its prefill. The configs are Tunix's, with `shd_config` and `remat_config` as in the
-    run; `judge_config` may be None without the judge. `dtype` is the weights', None as in `models.load`. Unless
-    `whole`, models of two `depths` are compiled, and the rows are those of all layers by a straight line.
+    decode step, "judge" its prefill. The configs are Tunix's, with `shd_config` and `remat_config` as in the run;
+    `judge_config` may be None without the judge. `dtype` is the weights', None as in `models.load`; with `judge_int8`
+    the judge's are as in `models.int8`. Unless `whole`, models of two `depths` are compiled, and the rows are those of
+    all layers by a straight line.
 
     Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or no judge.
     """
@@ -140,7 +141,7 @@ def preflight(
     rows = []
     for name in programs:
         role = "judge_config" if name == "judge" else "policy_config"
-        run = Run(policy_config, judge_config, plan, shapes, lora_rank, dtype)
+        run = Run(policy_config, judge_config, plan, shapes, lora_rank, dtype, judge_int8)
         config = getattr(run, role)
         if config is None or whole or depths(config)[1] >= config.num_layers:
             rows += map(compiled, PROGRAMS[name](run))

@@ -63,6 +63,7 @@ class Run:
     shapes: Shapes
     lora_rank: int
     dtype: Any = None
+    judge_int8: bool = False
 
     @cached_property
     def policy(self) -> nnx.Module:
@@ -73,7 +74,7 @@ class Run:
         if self.judge_config is None or self.plan.judge is None:
             raise ValueError("program 'judge' needs a judge_config and a plan with a judge: pass both, or "
                              "leave the program out")
-        return abstract_model(self.judge_config, self.plan.judge, self.dtype)
+        return abstract_model(self.judge_config, self.plan.judge, self.dtype, int8=self.judge_int8)
 
     @cached_property
     def adapter(self) -> nnx.State:

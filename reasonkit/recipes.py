@@ -28,8 +28,8 @@ class Profile:
     """Sizes for one kind of machine. `devices` are virtual CPU devices (0: the machine's own accelerators); `rows` are
     the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need;
     during GRPO the validation problems are answered every `probe_every` steps. `remat` saves
-    memory in training (`models.load`); `api_dollars` is what a judge behind an
-    API may cost, where a secret switches one on (0: never, even then)."""
+    memory in training (`models.load`); `judge_int8` halves a large judge (`models.int8`); `api_dollars` is what a judge
+    behind an API may cost, where a secret switches one on (0: never, even then)."""
 
     name: str
     devices: int
@@ -48,6 +48,7 @@ class Profile:
     judge_batch: int
     judge_max_length: int
     remat: bool = False
+    judge_int8: bool = False
     api_dollars: float = 0.0
 
 

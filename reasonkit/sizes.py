@@ -44,18 +44,18 @@ def shapes_of(profile: Profile) -> Shapes:
                   judge_rows=profile.judge_batch, judge_length=profile.judge_max_length)
 
 
-def _weights(config: Any) -> int:
-    """Parameters: the embedding, and in each layer attention, feed-forward and what is small."""
+def _weights(config: Any) -> tuple[int, int]:
+    """Parameters: of the embedding, and of attention and feed-forward in all layers."""
     heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     layer = config.embed_dim * (heads + 3 * config.hidden_dim)
-    return config.num_embed * config.embed_dim + config.num_layers * layer
+    return config.num_embed * config.embed_dim, config.num_layers * layer
 
 
 def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Need]:
     """Bytes of the roles, estimated for bfloat16: weights, and the largest of what the stages work with.
 
-    A decode step holds the KV cache and the prompts' logits; a train step the logits, each layer's input, and one
-    layer's activations (all layers' without remat); a judge its logits and one layer.
+    A rollout holds the KV cache and one layer's activations of the prompts; a train step the logits, each layer's
+    input, and one layer's activations (all layers' without remat); a judge those of one layer.
     """
     s = shapes_of(profile)
 
@@ -72,14 +72,14 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Nee
         8 * policy.embed_dim + 2 * policy.num_heads * policy.head_dim + 3 * policy.hidden_dim)
     rows, size = s.decode_rows, s.max_prompt_length + s.max_new_tokens
     cache = 4.0 * rows * size * policy.num_layers * policy.num_kv_heads * policy.head_dim
-    working = [cache + 2.0 * rows * s.max_prompt_length * policy.num_embed, train(s.grpo_rows, size, s.max_new_tokens)]
+    working = [cache + layer(policy, rows, s.max_prompt_length), train(s.grpo_rows, size, s.max_new_tokens)]
     if sft:
         working = [train(s.sft_rows, s.sft_length, s.sft_length)]
-    found = {"policy": Need(2.0 * (_weights(policy) + 4 * adapter), max(working), policy.num_kv_heads)}
+    found = {"policy": Need(2.0 * (sum(_weights(policy)) + 4 * adapter), max(working), policy.num_kv_heads)}
     if judge is not None:
-        logits = 2.0 * s.judge_rows * s.judge_length * judge.num_embed
-        found["judge"] = Need(2.0 * _weights(judge), layer(judge, s.judge_rows, s.judge_length) + logits,
-                              judge.num_kv_heads)
+        embedding, matrices = _weights(judge)
+        found["judge"] = Need(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices,
+                              layer(judge, s.judge_rows, s.judge_length), judge.num_kv_heads)
     return found
 
 

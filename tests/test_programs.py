@@ -14,6 +14,7 @@ from reasonkit.abstract import abstract_model, constraints
 from reasonkit.gemma import init
 from reasonkit.lora import add_lora
 from reasonkit.mesh import make_mesh, plan_mesh
+from reasonkit.models import Loaded, int8
 from reasonkit.programs import PROGRAMS, Run, Shapes
 
 SHAPES = Shapes(sft_rows=8, sft_length=12, simpo_rows=8, grpo_rows=8, max_prompt_length=8, max_new_tokens=4,
@@ -41,6 +42,19 @@ def test_the_shapes_are_those_of_the_model_that_runs(fsdp, tp, kv_heads, replica
         real = theirs[path]
         assert (leaf.shape, leaf.dtype) == (real.shape, real.dtype), path
         assert leaf.sharding.is_equivalent_to(real.sharding, real.ndim), (path, leaf.sharding, real.sharding)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_the_shapes_of_a_judge_of_integers_are_those_that_are_read(kv_heads):
+    mesh = make_mesh(jax.devices()[:4], 4 // kv_heads, kv_heads)
+    config = small_config(kv_heads=kv_heads)
+    real = leaves(int8(Loaded(init(config, mesh), None, config, "judge", None), mesh).model)
+    ours = leaves(abstract_model(config, mesh, int8=True))
+    assert ours.keys() == real.keys() and {leaf.dtype.name for leaf in ours.values()} == {"float32", "int8"}
+    for path, leaf in ours.items():
+        assert (leaf.shape, leaf.dtype) == (real[path].shape, real[path].dtype), path
+        shard, theirs = leaf.sharding.shard_shape(leaf.shape), real[path].sharding.shard_shape(leaf.shape)
+        assert shard == theirs, (path, shard, theirs)
 
 
 def test_gemma_2_is_bfloat16_unless_told():

@@ -22,7 +22,7 @@ def test_the_estimate_counts_a_models_parameters(name):
     config = config_of(name)
     model = abstract_model(config, plan(PROFILES["cpu"], jax.devices(), False).policy)
     leaves = jax.tree.leaves(nnx.state(model))
-    assert sizes._weights(config) == pytest.approx(sum(leaf.size for leaf in leaves), rel=0.01)
+    assert sum(sizes._weights(config)) == pytest.approx(sum(leaf.size for leaf in leaves), rel=0.01)
 
 
 def test_the_sizes_of_the_kaggle_profile():
@@ -31,6 +31,8 @@ def test_the_sizes_of_the_kaggle_profile():
     policy, judge = config_of(profile.policy, profile.remat), config_of(profile.judge)
     found = needs(profile, policy, judge, sft=False)
     assert found["judge"].weights == pytest.approx(23.5e9, rel=0.01)
+    halved = needs(replace(profile, judge_int8=True), policy, judge, sft=False)["judge"].weights
+    assert halved == pytest.approx(12.8e9, rel=0.01)  # as `models.int8` has it
     assert set(needs(profile, policy, None, sft=True)) == {"policy"}
     without = needs(profile, config_of(profile.policy, False), None, sft=True)["policy"].working
     assert without > 3 * needs(profile, policy, None, sft=True)["policy"].working  # what remat is for
@@ -39,7 +41,7 @@ def test_the_sizes_of_the_kaggle_profile():
 @pytest.mark.parametrize(
     ("chip", "count", "policy", "judge", "expected"),
     [
-        ("v5e", 8, "gemma2-2b-it", "gemma3-12b-it", ((4, 1), (1, 4))),
+        ("v5e", 8, "gemma2-2b-it", "gemma3-12b-it", ((4, 1), (2, 2))),
         ("v5e", 8, "gemma3-1b-it", None, ((8, 1), None)),
         ("v5e", 1, "gemma3-1b-it", None, ((1, 1), None)),
         ("v6e", 1, "gemma2-2b-it", "gemma3-1b-it", ((1, 1), (1, 1))),
