@@ -121,7 +121,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
         if other and "judge" in made.gathered:
             other = replace(other, shd_config=type(other.shd_config).get_default_sharding())
         depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, shapes, name,
-                   profile.lora_rank, whole, profile.judge_int8,
+                   profile.lora_rank, whole, bool(other) and profile.judge_int8,
                    [Path(__file__).with_name(f"{module}.py").read_text() for module in SOURCES],
                    [importlib.metadata.version(package) for package in ("jax", "flax", "google-tunix", "qwix")])
         path = folder and folder / f"{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}.json"

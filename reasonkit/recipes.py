@@ -94,9 +94,9 @@ PROFILES = {
         "kaggle", devices=0, judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
         sft=SftSettings(steps=1000, batch_size=32, max_length=1024, learning_rate=2e-5),
-        grpo=GrpoSettings(steps=360, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+        grpo=GrpoSettings(steps=320, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=7e-6, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
-        eval_batch=64, probe_every=45, judge_batch=8, **_GEMMA),
+        eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
         rows={"train": 8000, "validation": 200, "test": 400},
