@@ -142,8 +142,8 @@ def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
     names = {"sft": ["SFT train step"], "simpo": ["SimPO train step"], "grpo": ["GRPO train step", "GRPO reference"],
              "rollout": ["rollout prefill", "one decode step"]}
 
-    def fake(config, other, made, shapes, rank, chip, programs, dtype, whole):
-        assert other is None and made.judge is None and not whole
+    def fake(config, other, made, shapes, rank, chip, programs, dtype, whole, int8):
+        assert other is None and made.judge is None and not whole and not int8
         return Report(tuple(Row(name, made.policy, 8, 1.0) for name in names[programs[0]]), chip)
 
     monkeypatch.setattr(module, "preflight", fake)
