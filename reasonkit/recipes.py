@@ -154,10 +154,11 @@ RECIPES = {
 
 
 def fitted(profile: Profile, recipe: Recipe) -> Profile:
-    """The profile as the recipe uses it: without a judge to go on beside it, a step is sampled in one call."""
-    if "rubric" in recipe.rewards:
+    """The profile as the recipe uses it: where a judge would go on beside the sampling and there is none, a step is
+    sampled in one call, and there is time for twice as many."""
+    if "rubric" in recipe.rewards or not profile.grpo.rollout_micro_prompts:
         return profile
-    return replace(profile, grpo=replace(profile.grpo, rollout_micro_prompts=0))
+    return replace(profile, grpo=replace(profile.grpo, steps=2 * profile.grpo.steps, rollout_micro_prompts=0))
 
 
 @dataclass(frozen=True)

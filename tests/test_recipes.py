@@ -29,10 +29,13 @@ def eight_devices(monkeypatch):
 # Choices
 
 
-@pytest.mark.parametrize(("recipe", "prompts"), [("g_rar", 16), ("g_exact", 16), ("idea_e", 0)])
-def test_a_step_is_sampled_in_parts_for_a_judge_alone(tmp_path, recipe, prompts):
-    run = open_run("kaggle", recipe, 0, tmp_path)
-    assert run.profile.grpo == replace(PROFILES["kaggle"].grpo, rollout_micro_prompts=prompts)
+@pytest.mark.parametrize(("profile", "recipe", "changes"), [
+    ("kaggle", "g_rar", {}), ("kaggle", "g_exact", {}), ("cpu", "idea_e", {}),
+    ("kaggle", "idea_e", {"steps": 640, "rollout_micro_prompts": 0})])
+def test_a_step_is_sampled_in_parts_for_a_judge_alone(tmp_path, monkeypatch, profile, recipe, changes):
+    monkeypatch.setattr(recipes, "_virtual_devices", lambda count: None)
+    run = open_run(profile, recipe, 0, tmp_path)
+    assert run.profile.grpo == replace(PROFILES[profile].grpo, **changes)
 
 
 @pytest.mark.parametrize("name", RECIPES)
