@@ -5,7 +5,7 @@ demo, which entrants fork: mesh (1, 4), Tunix's default sharding, 16 rows, half 
 lengths are the same. A floor is the longer of FLOP at the chip's peak and bytes at its bandwidth; the table has it for
 two counts of bytes. "Accessed" are those of XLA's cost analysis, which counts data again when it is copied into the
 chip's scratch memory and read there; the targets are for these. "Crossing" are those that have to cross between memory
-and chip at least once, which favours the demo: what its 400 collectives a step take is in neither count.
+and chip at least once, which favours the demo: what its collectives take is in neither count.
 
 Exits with 1 when a target is missed.
 """
@@ -38,19 +38,16 @@ TARGETS = {"all eight chips": 10.0, "half, the judge on the other": 5.0}
 
 @dataclass(frozen=True)
 class Side:
-    """One way to decode: where, how many rows at once, and whether with Tunix's default sharding."""
+    """One way to decode: where, and how many rows at once."""
 
     name: str
     plan: Plan
     rows: int
-    stock: bool = False
 
 
 def decode(side: Side, model: str, reply: int) -> Row:
     """The decode step of a side, compiled whole."""
-    profile, config = PROFILES["kaggle"], config_of(model)
-    if side.stock or "policy" in side.plan.gathered:
-        config = replace(config, shd_config=type(config.shd_config).get_default_sharding())
+    profile, config = PROFILES["kaggle"], config_of(model, replicated="policy" not in side.plan.gathered)
     shapes = replace(shapes_of(profile), decode_rows=side.rows, max_new_tokens=reply)
     return compiled(rollout_programs(Run(config, None, side.plan, shapes, profile.lora_rank, jnp.bfloat16))[1])
 
@@ -69,7 +66,7 @@ def main() -> int:
     options = parser.parse_args()
     devices, profile = topology_devices("v5e:2x4"), replace(PROFILES["kaggle"], policy=options.model)
     whole, half = plan(profile, devices, judge=False), plan(profile, devices, judge=True)
-    sides = [Side("the demo", Plan(make_mesh(devices[:4], 1, 4), None, {}), 16, stock=True),
+    sides = [Side("the demo", Plan(make_mesh(devices[:4], 1, 4), None, {}, ("policy",)), 16),
              Side("all eight chips", whole, 8 * options.rows),
              Side("half, the judge on the other", half, 4 * options.rows)]
     print(f"{options.model}, one decode step, prompt {profile.grpo.max_prompt_length}, reply {options.reply} tokens\n")

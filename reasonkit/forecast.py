@@ -105,21 +105,20 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
              judge: bool = True) -> Forecast:
     """Compile what a run of the recipe will run on these devices, or read it in `folder` where that was done before.
 
-    `whole` compiles all layers: ten times as long. `simpo` adds a SimPO step with the rows of a pass of GRPO, which is
+    `whole` compiles all layers, which takes longer. `simpo` adds a SimPO step with the rows of a pass of GRPO, which is
     no part of the minutes. Without `judge` the recipe's rubric, if it has one, is rated elsewhere.
     Raises ValueError when a model does not fit, or the chip is not one of CHIPS.
     """
     judged, profile = judge and "rubric" in recipe.rewards, fitted(profile, recipe)
-    policy, rater = config_of(profile.policy, profile.remat), config_of(profile.judge) if judged else None
     alone, together = plan(profile, devices, False), plan(profile, devices, judged)
     shapes = shapes_of(profile)
 
     def compiled(made: Plan, name: str) -> list[Row]:
-        config, other = policy, rater if made.judge and (name == "judge" or _shared(made)) else None
-        if "policy" in made.gathered:
-            config = replace(policy, shd_config=type(policy.shd_config).get_default_sharding())
-        if other and "judge" in made.gathered:
-            other = replace(other, shd_config=type(other.shd_config).get_default_sharding())
+        shared, config, other = made.judge and _shared(made), None, None
+        if name != "judge" or shared:  # a judge on chips of its own is the same for every policy
+            config = config_of(profile.policy, profile.remat, "policy" not in made.gathered)
+        if name == "judge" or shared:
+            other = config_of(profile.judge, replicated="judge" not in made.gathered)
         depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, shapes, name,
                    profile.lora_rank, whole, bool(other) and profile.judge_int8,
                    [Path(__file__).with_name(f"{module}.py").read_text() for module in SOURCES],

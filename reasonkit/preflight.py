@@ -9,7 +9,7 @@ Departs from XLA's cost analysis in the floor's traffic: the bytes that it count
 chip's scratch memory, where data prefetched into it counts thrice, so that no floor follows from them.
 
 A period of local and global layers is to the compiler as the next one, so that all numbers grow by the same for each:
-it is enough to compile two shallow models and to go on in a straight line, which takes a tenth of the time.
+it is enough to compile two shallow models and to go on in a straight line.
 benchmarks/RESULTS.md has the error against whole ones; bytes accessed, which no floor is made of, are the one number
 that does not follow the line. For a run of a recipe and its minutes: `forecast`.
 """

@@ -27,8 +27,8 @@ from reasonkit.tags import TAGS
 class Profile:
     """Sizes for one kind of machine. `devices` are virtual CPU devices (0: the machine's own accelerators); `rows` are
     the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need;
-    during GRPO the validation problems are answered every `probe_every` steps. `remat` saves
-    memory in training (`models.load`); `judge_int8` halves a large judge (`models.int8`); `api_dollars` is what a judge
+    during GRPO the validation problems are answered every `probe_every` steps. `remat` saves memory in training
+    (`models.load`); `judge_int8` halves a large judge (`models.int8`); `api_dollars` is what a judge
     behind an API may cost, where a secret switches one on (0: never, even then)."""
 
     name: str
@@ -69,7 +69,7 @@ class Recipe:
 
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0,
              judge_max_length=192)
-# Lengths of the winning runs; rows of a call and of a pass as large as v5e chips take with the weights replicated. With
+# Lengths of the winning runs; rows of a call and of a pass sized for v5e chips with the weights replicated. With
 # a judge on chips of its own a step is sampled in two calls: the first one's replies are judged beside the second.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048,
               remat=True, api_dollars=5.0)

@@ -21,15 +21,15 @@ from reasonkit.programs import Shapes
 from reasonkit.recipes import Profile
 
 
-def config_of(name: str, remat: bool = False) -> Any:
-    """Tunix's configuration of a named model, weights replicated. Raises ValueError for a name without one."""
+def config_of(name: str, remat: bool = False, replicated: bool = True) -> Any:
+    """Tunix's configuration of a named model, placed as by `models.load`. Raises ValueError for a name without one."""
     source = MODELS.get(name)
     if source is None or not source.config:
         known = ", ".join(key for key, found in MODELS.items() if found.config)
         raise ValueError(f"model {name!r} has no configuration to plan with: choose one of {known}")
     library = LIBRARY[source.family]
     return replace(getattr(library.ModelConfig, source.config)(),
-                   shd_config=library.ShardingConfig.get_default_sharding(is_sampling=True),
+                   shd_config=library.ShardingConfig.get_default_sharding(is_sampling=replicated),
                    remat_config=library.RematConfig["DECODER" if remat else "NONE"])
 
 

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 def small(monkeypatch):
     """Small models under the real names, and a chip's memory for the CPU's devices."""
     for place in (module, sizes):
-        monkeypatch.setattr(place, "config_of", lambda name, remat=False: small_config())
+        monkeypatch.setattr(place, "config_of", lambda name, remat=False, replicated=True: small_config())
     monkeypatch.setattr(sizes, "memory_of", lambda device: CHIPS["v5e"].memory)
 
 
