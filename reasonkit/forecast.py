@@ -27,14 +27,14 @@ from reasonkit.budget import write_atomic
 from reasonkit.data import load_recipe
 from reasonkit.mesh import ROOM, Plan
 from reasonkit.preflight import CHIPS, GIB, KIND_OF, Report, Row, preflight, topology_devices
-from reasonkit.readout import padded_lengths
+from reasonkit.readout import SHARED, padded_lengths
 from reasonkit.recipes import PROFILES, RECIPES, Profile, Recipe, fitted
 from reasonkit.sizes import config_of, plan, shapes_of
 
 EFFICIENCY = 0.4  # of the floor's speed; 0.3 to 0.5 of a chip's peak is usual in training
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
 SOURCES = "gemma", "models", "abstract", "programs", "preflight"
-JUDGED_TOKENS = 256  # of a judge's text beside question and reply: the criterion, what to do, a mark at each line
+FENCE_TOKENS, CRITERION_TOKENS = 128, 72  # of a judge's row beside question and reply: a mark a line and the request
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,8 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
     trained = passes * (seconds["GRPO reference"] + seconds["GRPO train step"])
     step = calls * reply + trained
     if "judge prefill" in seconds:
-        rated = g.prompts_per_step * g.num_generations * len(load_recipe(recipe.data).rubric)
-        longest = min(g.max_prompt_length + g.max_new_tokens + JUDGED_TOKENS, profile.judge_max_length)
-        length = next(n for n in padded_lengths(profile.judge_max_length) if n >= longest)
-        judged = math.ceil(rated / profile.judge_batch) * seconds["judge prefill"] * length / profile.judge_max_length
+        length, rows = _judged(profile, len(load_recipe(recipe.data).rubric))
+        judged = math.ceil(rows / profile.judge_batch) * seconds["judge prefill"] * length / profile.judge_max_length
         step += judged
         if g.rollout_micro_prompts and not _shared(made):  # beside: a call's replies while the next are sampled
             first = judged / passes if calls == 1 else 0.0  # the first pass waits for its scores
@@ -172,6 +170,17 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
     asked = 3 * profile.rows["test"] + profile.rows["validation"] * (g.steps // profile.probe_every)
     return {LOAD: LOAD_MINUTES, "sft": profile.sft.steps * seconds["SFT train step"] / 60,
             "grpo": g.steps * step / 60, "evaluation": math.ceil(asked / profile.eval_batch) * reply / 60}
+
+
+def _judged(profile: Profile, criteria: int) -> tuple[int, int]:
+    """The length of the judge's rows with the longest replies, and how many there are in a step: a reply's criteria
+    share one, as far as they go in (`readout.packed`)."""
+    g, most = profile.grpo, profile.judge_max_length
+    reply = g.max_prompt_length + g.max_new_tokens + FENCE_TOKENS
+    together = min(criteria, SHARED, max(1, (most - reply) // CRITERION_TOKENS))
+    longest = min(reply + together * CRITERION_TOKENS, most)
+    return (next(n for n in padded_lengths(most) if n >= longest),
+            g.prompts_per_step * g.num_generations * math.ceil(criteria / together))
 
 
 def at_hand(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], folder: Path,

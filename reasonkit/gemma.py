@@ -6,10 +6,11 @@ What it is not: a model (those are Tunix's), Hugging Face's files (`hf`), a down
 Departs from Tunix's defaults: weights are replicated over "fsdp" (Tunix shards them there, then gathers
 every weight at every decoded token); a fresh model's feed-forward kernels are drawn (Tunix leaves them at
 zero); Flax checkpoints go onto the mesh array by array (Tunix restores the whole model on the first device,
-and writes Gemma 2 a second time); Gemma 2's local layers see a window of the sequence as Hugging Face's do,
-under left padding too (Tunix counts its keys from the padding's start and its queries from its end); and
-where only what comes next is asked for, the vocabulary's logits are made for the last position alone
-(Tunix's sampler asks for that by a name, `decode_only_last_token`, that its Gemmas don't know).
+and writes Gemma 2 a second time); local layers see a window of the tokens before by their positions, as Hugging
+Face's do, under left padding (Tunix's Gemma 2 counts its keys from the padding's start and its queries from its
+end) and where texts that begin alike share a row (`readout`); and the vocabulary's logits are made where they are
+asked for alone, at the last position (Tunix's sampler asks for that by a name, `decode_only_last_token`, that its
+Gemmas don't know) or at any others (`logits_at`, (B, K)).
 """
 
 from __future__ import annotations
@@ -34,38 +35,48 @@ from tunix.models.gemma3 import model as gemma3
 from reasonkit.hf_config import LIBRARY
 
 _MODEL = {"gemma2": gemma2.Gemma, "gemma3": gemma3.Gemma3}
-_gemma2_attention = gemma2.Attention.block
 
 
-def _windowed_attention(self, x, segment_pos, cache, attn_mask):  # attn_mask (B, T, S): a query's last key is its own
-    if self.attn_type == gemma2.AttentionType.LOCAL_SLIDING:
-        last_BT1 = attn_mask.shape[-1] - 1 - jnp.argmax(attn_mask[..., ::-1], -1, keepdims=True)
-        attn_mask = attn_mask * (jnp.arange(attn_mask.shape[-1]) > last_BT1 - self.sliding_window_size)
-    return _gemma2_attention(self, x, segment_pos, cache, attn_mask)
+def _with_window(block: Callable) -> Callable:
+    def windowed(self, x, segment_pos, cache, attn_mask):  # attn_mask (B, T, S): a query's last key is its own
+        if self.attn_type.name == "LOCAL_SLIDING":
+            length, window = attn_mask.shape[-1], self.sliding_window_size
+            if cache is None:  # by position: pieces of a row may go on from the same one
+                near_BTS = segment_pos[:, :, None] - segment_pos[:, None] < window
+            else:
+                last_BT1 = length - 1 - jnp.argmax(attn_mask[..., ::-1], -1, keepdims=True)
+                near_BTS = jnp.arange(length) > last_BT1 - window
+            self, attn_mask = copy.copy(self), attn_mask * near_BTS
+            self.sliding_window_size = length  # Tunix's own window then hides nothing
+        return block(self, x, segment_pos, cache, attn_mask)
+
+    return windowed
 
 
-gemma2.Attention.block = _windowed_attention
-gemma2._create_sliding_mask = lambda segment_pos, cache_len, sliding_window_size: jnp.ones((1, 1, cache_len), bool)
-
-
-def _with_last_token_alone(call: Callable) -> Callable:
+def _with_chosen_logits(call: Callable) -> Callable:
     signature = inspect.signature(call)
-    option = inspect.Parameter("decode_only_last_token", inspect.Parameter.KEYWORD_ONLY, default=False)
+    options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+               for name, default in (("decode_only_last_token", False), ("logits_at", None))]
 
     @functools.wraps(call)
-    def __call__(self, *args, decode_only_last_token: bool = False, **kwargs):
-        if decode_only_last_token:
+    def __call__(self, *args, decode_only_last_token: bool = False, logits_at: jax.Array | None = None, **kwargs):
+        if decode_only_last_token or logits_at is not None:
+            def chosen(x_BTD: jax.Array) -> jax.Array:
+                return x_BTD[:, -1:] if logits_at is None else jnp.take_along_axis(x_BTD, logits_at[..., None], 1)
+
             self = copy.copy(self)
-            self.final_norm = nnx.Sequential(lambda x_BTD: x_BTD[:, -1:], self.final_norm)
+            self.final_norm = nnx.Sequential(chosen, self.final_norm)
         return call(self, *args, **kwargs)
 
-    # Tunix looks for the option there, and does not look for it in **kwargs
-    __call__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
+    # Tunix looks for its option there, and does not look for it in **kwargs
+    __call__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *options])
     return __call__
 
 
 for _class in _MODEL.values():
-    _class.__call__ = _with_last_token_alone(_class.__call__)
+    _class.__call__ = _with_chosen_logits(_class.__call__)
+for _class in (gemma2.Attention, gemma3.Attention):
+    _class.block = _with_window(_class.block)
 
 
 def tiny_config(vocab: int) -> gemma3.ModelConfig:

@@ -116,6 +116,11 @@ def overall_prompt(question: str, reply: str, rubric: Sequence[Criterion], rever
                  "\n".join(["Criteria:", *lines]))
 
 
+def wording(prompts: Sequence[str]) -> str:
+    """Twelve hex digits that change with the words of a judge's prompts: part of its identity."""
+    return hashlib.sha256("".join(prompts).encode()).hexdigest()[:12]
+
+
 class LocalJudge:
     """A language model that rates a reply 1 to 5, by expectation over its next token.
 

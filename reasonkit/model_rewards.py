@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 
 import jax
@@ -43,30 +44,26 @@ def mean_probability(loaded: Loaded, mesh: Mesh, max_length: int,
     than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR, whose score is this mean, not the product.
     """
 
-    def read(model: nnx.Module, inputs: tuple, tail_BT: jax.Array) -> jax.Array:
+    def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
         logits_BTV = model(*inputs)[0][:, :-1].astype(jnp.float32)
         picked_BT = jnp.take_along_axis(logits_BTV, inputs[0][:, 1:, None], axis=-1)[..., 0]
         p_BT = jnp.exp(picked_BT - jax.nn.logsumexp(logits_BTV, axis=-1))
-        return jnp.mean(p_BT, axis=-1, where=tail_BT[:, 1:])[:, None]
+        return jnp.mean(p_BT, axis=-1, where=piece_BT[:, 1:] == 1)[:, None]
 
     ask = prefill(loaded, mesh, read, 1, max_length, batch_size)
 
     def score(contexts: Sequence[str], targets: Sequence[str]) -> np.ndarray:
-        texts, tails = [], []
-        for context, target in zip(contexts, targets, strict=True):
-            ids, tail = _joined(loaded.tokenizer, context, target)
-            texts.append([*ids, loaded.tokenizer.end_of_turn])
-            tails.append(tail + 1)
-        return ask(texts, tails)[:, 0]
+        texts = [_joined(loaded.tokenizer, *pair) for pair in zip(contexts, targets, strict=True)]
+        return ask([(same, [*tail, loaded.tokenizer.end_of_turn]) for same, tail in texts])[:, 0]
 
     return score
 
 
-def _joined(tokenizer: Tokenizer, context: str, target: str) -> tuple[list[int], int]:
-    """BOS, context and target as they are read in one piece, and how many of the tokens the target changed or added."""
+def _joined(tokenizer: Tokenizer, context: str, target: str) -> tuple[list[int], list[int]]:
+    """BOS, context and target as they are read in one piece, parted before the first token that the target changed."""
     alone, ids = tokenizer.encode(context), tokenizer.encode(context + target)
-    same = next((n for n, (a, b) in enumerate(zip(alone, ids, strict=False)) if a != b), min(len(alone), len(ids)))
-    return [tokenizer.bos_id(), *ids], len(ids) - same
+    same = len(commonprefix([alone, ids]))
+    return [tokenizer.bos_id(), *ids[:same]], ids[same:]
 
 
 def rlpr(policy: Loaded, mesh: Mesh, max_length: int, batch_size: int) -> RewardFn:
@@ -114,17 +111,16 @@ def hidden_means(frozen: Loaded, mesh: Mesh, max_length: int,
         raise ValueError(f"{frozen.name} has an adapter, and features that training moves mean nothing: load the stock "
                          "model without one")
 
-    def read(model: nnx.Module, inputs: tuple, tail_BT: jax.Array) -> jax.Array:
+    def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
         model(*inputs, output_hidden_states=True)
         hidden_BTD = nnx.pop(model, nnx.Intermediate)["all_hidden_states"][-1].astype(jnp.float32)
-        return jnp.mean(hidden_BTD, axis=1, where=tail_BT[..., None])
+        return jnp.mean(hidden_BTD, axis=1, where=piece_BT[..., None] == 1)
 
     ask = prefill(frozen, mesh, read, frozen.config.embed_dim, max_length, batch_size)
 
     def features(questions: Sequence[str], reasonings: Sequence[str]) -> np.ndarray:
-        texts = [_joined(frozen.tokenizer, f"{TAGS.prompt(neutralise(question))}{TAGS.reasoning_start}",
-                         neutralise(reasoning)) for question, reasoning in zip(questions, reasonings, strict=True)]
-        return ask([ids for ids, _ in texts], [tail for _, tail in texts])
+        return ask([_joined(frozen.tokenizer, f"{TAGS.prompt(neutralise(question))}{TAGS.reasoning_start}",
+                            neutralise(reasoning)) for question, reasoning in zip(questions, reasonings, strict=True)])
 
     return features
 

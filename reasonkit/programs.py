@@ -28,6 +28,7 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.abstract import Program, abstract_model, array, placed
 from reasonkit.mesh import Plan
+from reasonkit.readout import last_tokens, piece_mask
 from reasonkit.simpo import SimpoSettings
 from reasonkit.simpo import loss_fn as simpo_loss
 
@@ -207,17 +208,17 @@ def rollout_programs(run: Run) -> list[Program]:
 
 
 def judge_programs(run: Run) -> list[Program]:
-    """The judge's prefill, of which it reads the ratings' log-probabilities."""
+    """The judge's prefill of rows in pieces, of which it reads the ratings' log-probabilities."""
     mesh, rows, (graph, state) = run.plan.judge, run.shapes.judge_rows, nnx.split(run.judge)
 
-    def prefill(state: nnx.State, tokens_BL: jax.Array) -> jax.Array:
-        positions_BL, mask_BLL = _inputs(tokens_BL)
-        logits_B1V, _ = nnx.merge(graph, state)(tokens_BL, positions_BL, None, mask_BLL, decode_only_last_token=True)
-        return jax.nn.log_softmax(logits_B1V[:, 0].astype(jnp.float32))[:, :RATINGS]
+    def prefill(state: nnx.State, tokens_BL: jax.Array, positions_BL: jax.Array, piece_BL: jax.Array) -> jax.Array:
+        logits_BKV, _ = nnx.merge(graph, state)(tokens_BL, positions_BL, None, piece_mask(tokens_BL != 0, piece_BL),
+                                                logits_at=last_tokens(piece_BL))
+        return jax.nn.log_softmax(logits_BKV.astype(jnp.float32))[..., :RATINGS]
 
-    tokens = array(mesh, (rows, run.shapes.judge_length), jnp.int32, "fsdp")
+    inputs = [array(mesh, (rows, run.shapes.judge_length), jnp.int32, "fsdp")] * 3
     resident = (nnx.state(run.policy), run.adapter, nnx.state(run.optimizer)) if run.shared else ()
-    return [Program("judge prefill", mesh, rows, prefill, (state, tokens), resident=resident)]
+    return [Program("judge prefill", mesh, rows, prefill, (state, *inputs), resident=resident)]
 
 
 PROGRAMS = {"sft": sft_programs, "simpo": simpo_programs, "grpo": grpo_programs,

@@ -98,11 +98,11 @@ FLOORS = {"SFT_train_step": 0.5, "rollout_prefill": 0.2, "one_decode_step": 0.01
     [
         # 4 passes of 4 prompts; a reply is 0.2 + 768 x 0.01 = 7.88 s, training 4 x 0.5 s
         ({}, None, 7.88 + 2.0),
-        # 128 replies on two criteria in rows of 8: 32 prefills, three quarters of 2,048 tokens: 24 x 0.1 s
-        ({}, 0.1, 7.88 + 2.4 + 0.5),  # the last pass waits for the last score
-        ({}, 0.01, 7.88 + 0.06 + 2.0),  # the first for the first ones
-        ({"rollout_micro_prompts": 8}, 0.1, 2 * 7.88 + 2.0),  # all but the last half is judged beside the sampling
-        ({"rollout_micro_prompts": 0}, 0.1, 7.88 + 2.0 + 2.4),  # one after the other
+        # 128 replies, two criteria in a row, in batches of 8: 16 prefills of 1,536 tokens of 2,048: 12 x 0.1 s
+        ({}, 0.2, 7.88 + 2.4 + 0.5),  # the last pass waits for the last score
+        ({}, 0.02, 7.88 + 0.06 + 2.0),  # the first for the first ones
+        ({"rollout_micro_prompts": 8}, 0.2, 2 * 7.88 + 2.0),  # all but the last half is judged beside the sampling
+        ({"rollout_micro_prompts": 0}, 0.2, 7.88 + 2.0 + 2.4),  # one after the other
     ],
 )
 def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
@@ -114,9 +114,21 @@ def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
     assert minutes["evaluation"] == pytest.approx(-(-(3000 + 8 * 400) // 64) * 7.88 / 0.5 / 60)
 
 
+@pytest.mark.parametrize(
+    ("most", "criteria", "length", "rows"),
+    [
+        (2048, 1, 1536, 256), (2048, 2, 1536, 256),  # 1,152 tokens of reply, and 72 a criterion
+        (2048, 8, 2048, 256), (2048, 9, 2048, 512),  # eight share a row, a ninth has one of its own
+        (1300, 2, 1300, 256), (1300, 3, 1300, 512),  # two find room
+        (1100, 3, 1100, 768),  # some replies will be too long
+    ])
+def test_the_rows_of_a_judge(most, criteria, length, rows):
+    assert module._judged(replace(PROFILES["kaggle"], judge_max_length=most), criteria) == (length, rows)
+
+
 def test_a_step_on_a_shared_chip_is_judged_in_turn():
     profile = sixteen()
-    _, report = made(**FLOORS, judge_prefill=0.1)
+    _, report = made(**FLOORS, judge_prefill=0.2)
     shared = sizes.plan(PROFILES["cpu"], jax.devices()[:1], True)
     minutes = module._minutes(profile, RECIPES["g_rar"], report, 1.0, shared)
     assert minutes["grpo"] == pytest.approx(800 * (7.88 + 2.0 + 2.4) / 60)

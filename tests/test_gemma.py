@@ -102,7 +102,7 @@ def test_tp_must_divide_the_kv_heads(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("family", ["gemma2", "gemma3"])
-def test_the_last_tokens_logits_are_those_of_all(mesh, family, adapted):
+def test_chosen_tokens_logits_are_those_of_all(mesh, family, adapted):
     """With an adapter the call is qwix's, as in a rollout; the model keeps its norm."""
     tokens_BT = jnp.asarray(TOKENS)
     model = gemma2.Gemma(gemma2_config(), rngs=nnx.Rngs(0)) if family == "gemma2" else init(small_config(), mesh)
@@ -117,5 +117,13 @@ def test_the_last_tokens_logits_are_those_of_all(mesh, family, adapted):
     def last(model):
         return model(*inputs, decode_only_last_token=True)[0]
 
+    @nnx.jit
+    def chosen(model, at_BK):
+        return model(*inputs, logits_at=at_BK)[0]
+
+    every_BTV, at_BK = forward(model, tokens_BT), np.arange(24).reshape(8, 3) % tokens_BT.shape[1]
     assert last(model).shape == (8, 1, model.config.num_embed) and model.final_norm is norm
-    np.testing.assert_allclose(last(model), forward(model, tokens_BT)[:, -1:], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(last(model), every_BTV[:, -1:], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        chosen(model, at_BK), every_BTV[np.arange(8)[:, None], at_BK], rtol=1e-5, atol=1e-5)
+    assert model.final_norm is norm

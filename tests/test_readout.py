@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 import threading
 
 import jax
@@ -9,20 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.interpreters import pxla
 from scipy.stats import spearmanr
-from tiny_gemma import bump, constrain, forward, small_config, train_tokenizer
+from tiny_gemma import bump, constrain, forward, gemma2_hf, small_config, train_tokenizer
 from tunix.utils import sharding_utils
 
-from reasonkit.assets.build import reply
+from reasonkit.assets.build import ASSETS, reply
 from reasonkit.data import load_recipe, rubric_of
 from reasonkit.gemma import init
 from reasonkit.hf import save_hf
 from reasonkit.judge import RATINGS, judge_prompt
 from reasonkit.lora import add_lora
 from reasonkit.mesh import make_mesh
-from reasonkit.models import int8, load
-from reasonkit.readout import rating_logprobs
+from reasonkit.models import Tokenizer, int8, load
+from reasonkit.readout import SHARED, packed, rating_logprobs
 from reasonkit.tags import TAGS
 
 
@@ -77,6 +80,46 @@ def test_ratings_are_the_models_next_token_log_probabilities(loaded, folder, mon
         ids = np.array([[2, *loaded.tokenizer.encode(prompt)]])
         expected = jax.nn.log_softmax(forward(loaded.model, ids)[0, -1])[np.array(columns)]
         np.testing.assert_allclose(row, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_prompts_in_one_row_are_rated_as_each_alone(folder, mesh, tmp_path, family):
+    """Local layers see eight tokens back: those of a text, not those of the row, whatever stands beside it."""
+    if family == "gemma2":
+        shutil.copy(train_tokenizer(tmp_path / "pieces", 107), gemma2_hf(tmp_path / "gemma2"))
+    loaded = load(folder if family == "gemma3" else tmp_path / "gemma2", mesh, jnp.float32)
+    prompts = [f"add {reply} and 5 {criterion}" for reply in ("1 and 2", "1 and 2 and 3 and 4 and 6")
+               for criterion in ("is 7", "plus 8 is 3", "model", "0 and 5 and 5 and 8 and 9")]
+    rows = packed([[2, *loaded.tokenizer.encode(prompt)] for prompt in prompts], 128)
+    assert sum(map(len, rows)) == len(prompts) + len(rows) < 2 * len(prompts), "some share a row"
+    together = rating_logprobs(loaded, mesh, ("1", "2", "3"), 128, batch_size=8)
+    assert np.ptp(together(prompts)[:, 0]) > 1e-3
+    alone = np.concatenate([together([prompt]) for prompt in prompts])
+    np.testing.assert_allclose(together(prompts), alone, atol=1e-5)
+
+
+def test_a_judges_prompts_of_one_reply_share_a_row():
+    tokenizer = Tokenizer(ASSETS / "judge" / "tokenizer.model", "gemma3")
+    recipe, rng = load_recipe("tiny_mix"), random.Random(0)
+    drawn = [reply(recipe, rng, "test") for _ in range(20)]
+    texts = [[2, *tokenizer.encode(judge_prompt(item.question, text, criterion, reverse))] for item, text, _ in drawn
+             for reverse in (False, True) for criterion in rubric_of(recipe, item)]
+    rows = packed(texts, 1024)
+    assert len(rows) == 20 and [len(pieces) for pieces in rows] == [5] * 20
+    assert [[*pieces[0], *piece] for pieces in rows for piece in pieces[1:]] == texts
+    assert sum(len(piece) for pieces in rows for piece in pieces) < 0.5 * sum(map(len, texts))
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=30), st.integers(1, 30))
+@settings(max_examples=200)
+def test_every_text_is_packed_once_whole_and_in_order(texts, max_length):
+    rows = packed(texts, max_length)
+    assert [[*pieces[0], *piece] for pieces in rows for piece in pieces[1:]] == texts
+    for pieces in rows:
+        assert all(pieces[1:]) and 2 <= len(pieces) <= SHARED + 1
+        size = sum(map(len, pieces))
+        assert size <= max_length or len(pieces) == 2
+        assert size <= sum(len(pieces[0]) + len(piece) for piece in pieces[1:])
 
 
 def test_int8_ratings_rank_as_floats_do_in_a_third_of_the_memory():
