@@ -71,10 +71,10 @@ lora.restore_lora(policy.model, run.stage("sft") / "adapter")
 # %% [markdown]
 # ## The judge
 #
-# The judge reads question, reply and one criterion, and rates from 1 to 5. Nothing is generated: the rating is the
-# expectation over the next token's distribution, from a single forward pass. It gives a continuous score, cannot be
-# mis-parsed, and a failure is *no signal*, never a low score. Every verdict is on record in `verdicts.jsonl`, and none is
-# asked for twice.
+# The judge reads question and reply, then a criterion, and rates from 1 to 5. Nothing is generated: the rating is the
+# expectation over the next token's distribution, from a single forward pass, in which a reply is read once for all its
+# criteria. It gives a continuous score, cannot be mis-parsed, and a failure is *no signal*, never a low score. Every
+# verdict is on record in `verdicts.jsonl`, and none is asked for twice.
 
 # %%
 judge_model = rate = None

@@ -110,6 +110,13 @@ def test_a_judges_prompts_of_one_reply_share_a_row():
     assert sum(len(piece) for pieces in rows for piece in pieces) < 0.5 * sum(map(len, texts))
 
 
+@pytest.mark.parametrize(("question", "shared"), [(60, [9]), (4, [3, 3, 3, 3])])
+def test_replies_to_one_question_share_a_row_where_that_is_cheaper(question, shared):
+    """Four replies of ten tokens, on two criteria each."""
+    texts = [[2, *[5] * question, *[10 + n] * 10, 20 + criterion, 30] for n in range(4) for criterion in range(2)]
+    assert [len(pieces) for pieces in packed(texts, 1024)] == shared
+
+
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=30), st.integers(1, 30))
 @settings(max_examples=200)
 def test_every_text_is_packed_once_whole_and_in_order(texts, max_length):
