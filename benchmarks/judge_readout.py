@@ -1,11 +1,12 @@
 """A judge read off or written out: `python benchmarks/judge_readout.py` asks one model for the same ratings both ways.
 
 On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
-(2) the expected rating (`LocalJudge`: one prefill) beside generate-and-parse (the same prompt, greedy, the first digit
-of what is written), with completions a second, Spearman's correlation with the truth and the share without a verdict,
-and (3) how often an injection makes a reply's score rise: one that is no more, and one that talks on already. What is
-written after the digit is not read, but JSON takes some 30 tokens and reasons some 128: both are timed too. Read off,
-replies of the same truth differ by noise; correlation is also given for scores rounded as `rewards.rubric` rounds them.
+(2) the expected rating (`LocalJudge`: one prefill, a reply read once for all its criteria) beside the same with a row
+for each prompt and beside generate-and-parse (the same prompt, greedy, the first digit of what is written), with
+completions a second, Spearman's correlation with the truth and the share without a verdict, and (3) how often an
+injection makes a reply's score rise: one that is no more, and one that talks on already. What is written after the
+digit is not read, but JSON takes some 30 tokens and reasons some 128: both are timed too. Read off, replies of the same
+truth differ by noise; correlation is also given for scores rounded as `rewards.rubric` rounds them.
 
 The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
 folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
@@ -57,6 +58,15 @@ def samples(count: int, **options) -> tuple[list[JudgeItem], np.ndarray]:
 
 def read_off(judge: LocalJudge) -> Score:
     return lambda items: [r if isinstance(r, JudgeVerdict) else None for r in judge.score(items)]
+
+
+def apart(rate: Callable[[list[str]], np.ndarray], criteria: int) -> Callable[[list[str]], np.ndarray]:
+    """The same ratings, asked in an order in which no neighbours begin alike: each prompt has a row of its own."""
+    def rated(prompts: list[str]) -> np.ndarray:
+        order = np.argsort(np.arange(len(prompts)) % criteria, kind="stable")
+        return rate([prompts[n] for n in order])[np.argsort(order)]
+
+    return rated
 
 
 def written(generate: Callable[[list[str]], list[str]]) -> Score:
@@ -163,33 +173,31 @@ def main() -> None:
     # a CPU is slower in bfloat16
     loaded = models.load(options.model, mesh, "float32" if jax.default_backend() == "cpu" else None)
 
-    def rating(max_length: int) -> Callable[[list[str]], np.ndarray]:
-        return rating_logprobs(loaded, mesh, RATINGS, max_length, options.batch)
-
     items, truth_BC = samples(options.replies)
     longest = 1 + max(len(loaded.tokenizer.encode(judge_prompt(item.question, item.reply, c)))
                   for item in items for c in item.rubric)
-    ours = read_off(LocalJudge(rating(options.max_length), options.model))
     endless = copy.copy(loaded.tokenizer)
     endless.stop_ids = tuple(endless.encode("<unused50>"))  # which no Gemma was trained to write
-    ways = {"expected rating, read off": read_off(LocalJudge(rating(longest), options.model))} | {
+    rate = rating_logprobs(loaded, mesh, RATINGS, options.max_length, options.batch)
+    ways = {"expected rating, read off": read_off(LocalJudge(rate, options.model)),
+            "read off, a row a criterion": read_off(LocalJudge(apart(rate, truth_BC.shape[1]), options.model))} | {
         name: written(generator(loaded.model, tokenizer, mesh, max_prompt_length=longest, max_new_tokens=tokens,
                                 batch_size=options.batch))
         for name, tokenizer, tokens in [("written, at most 8 tokens", loaded.tokenizer, 8),
                                         *((f"written, {n} tokens", endless, n) for n in options.tokens)]}
     if not tiny:
-        rate = rating(options.max_length)
         ways |= {"read off in both orders": read_off(LocalJudge(rate, options.model, both_orders=True)),
                  "read off, implicit": read_off(LocalJudge(rate, options.model, mode="implicit"))}
 
     print(f"{options.model}, {DEVICES} {jax.devices()[0].platform} devices, {len(items)} replies, "
           f"{truth_BC.shape[1]} criteria each, prompts of at most {longest} tokens\n")
+    ours = ways["expected rating, read off"]
     areas(ours, items, truth_BC)
     print()
     compare(ways, items, truth_BC)
     print()
     if not tiny:
-        anchors(LocalJudge(rating(options.max_length), options.model))
+        anchors(LocalJudge(rate, options.model))
     for kind, places in (("that are no more", (0,)), ("that talk on already", (1, 2, 3))):
         print(f"\nReplies {kind}:")
         injections(ours, samples(options.attacked, places=places)[0])
