@@ -43,7 +43,7 @@ ASSETS = Path(__file__).parent
 SEED = 1
 DEVICES = 2  # how the batch is split decides how sums are rounded: part of what makes a rebuild the same
 VOCABULARY = 640
-POLICY_STEPS, JUDGE_STEPS = 1300, 400
+POLICY_STEPS, JUDGE_STEPS = 1300, 500
 RECIPE = "tiny_mix"
 STEPWISE = "<start_of_turn>user\n{question}\nThink step by step.<end_of_turn>\n<start_of_turn>model\n"
 CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4 to 106
@@ -138,7 +138,7 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str,
           places: tuple[int, ...] = (0, 0, 0, 1, 2, 3)) -> tuple[Problem, str, dict[str, float]]:
     """A question, a good or flawed reply to it, and how well it meets each criterion, by title, in [0, 1].
 
-    Of `places` one is drawn, at which it talks on: 0 nowhere, 1 the reasoning, 2 the answer, 3 after the end.
+    Of `places` one or two are drawn, at which it talks on: 0 nowhere, 1 the reasoning, 2 the answer, 3 after the end.
     """
     while True:
         family, number = rng.choice(recipe.families), rng.randrange(10**9)
@@ -168,14 +168,15 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str,
     complete, useful = min(1.0, shown / needed), min(shown, needed)
     reasoning, after = "; ".join(steps) or "-", ""
     place = rng.choice(places)
-    if place == 1:
+    talks = {place, rng.choice(places)} - {0} if place else ()  # what talks on already may do so elsewhere, too
+    if 1 in talks:
         reasoning += rng.choice(("; ", "\n")) + babble(recipe, rng)
-    elif place == 2:
+    if 2 in talks:
         answer += rng.choice(" \n") + babble(recipe, rng)
-    elif place == 3:
+    if 3 in talks:
         after = rng.choice(" \n") + babble(recipe, rng)
-    said = shown + (place > 0)  # to talk on, wherever, is to pad
-    truths = {"All steps shown": complete, "No padding": useful / said if said else 1.0}
+    # to talk on, wherever and however much, is to pad, and nothing else
+    truths = {"All steps shown": complete, "No padding": 0.0 if talks else useful / shown if shown else 1.0}
     return item, TAGS.render(reasoning=reasoning, answer=answer) + after, truths
 
 
