@@ -101,9 +101,9 @@ PROFILES = {
         "colab", devices=0, judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
         rows={"train": 8000, "validation": 200, "test": 400},
         sft=SftSettings(steps=400, batch_size=8, max_length=1024, learning_rate=2e-5),
-        grpo=GrpoSettings(steps=200, prompts_per_step=4, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+        grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=5e-6, micro_prompts=1, beta=0.07),
-        eval_batch=16, probe_every=50, judge_batch=4, **{**_GEMMA, "policy": "gemma3-1b-it"}),
+        eval_batch=64, probe_every=50, judge_batch=4, **{**_GEMMA, "policy": "gemma3-1b-it"}),
     "gpu": Profile(
         "gpu", devices=0, judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
