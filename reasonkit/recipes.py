@@ -94,7 +94,7 @@ PROFILES = {
         "kaggle", devices=0, judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
         sft=SftSettings(steps=1000, batch_size=32, max_length=1024, learning_rate=2e-5),
-        grpo=GrpoSettings(steps=320, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+        grpo=GrpoSettings(steps=420, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=7e-6, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
         eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
@@ -155,10 +155,10 @@ RECIPES = {
 
 def fitted(profile: Profile, recipe: Recipe) -> Profile:
     """The profile as the recipe uses it: where a judge would go on beside the sampling and there is none, a step is
-    sampled in one call, and there is time for twice as many."""
+    sampled in one call, and there is time for half as many again."""
     if "rubric" in recipe.rewards or not profile.grpo.rollout_micro_prompts:
         return profile
-    return replace(profile, grpo=replace(profile.grpo, steps=2 * profile.grpo.steps, rollout_micro_prompts=0))
+    return replace(profile, grpo=replace(profile.grpo, steps=3 * profile.grpo.steps // 2, rollout_micro_prompts=0))
 
 
 @dataclass(frozen=True)
