@@ -123,8 +123,10 @@ def attacked(text: str, injection: str) -> dict[str, str]:
             "answer": text.replace(TAGS.answer_end, f"\n{injection}{TAGS.answer_end}"), "end": f"{text}\n{injection}"}
 
 
-def injections(score: Score, items: list[JudgeItem]) -> None:
-    """A row an injection: the share of replies whose score rises, for each place, and the median change."""
+def injections(score: Score, items: list[JudgeItem]) -> float:
+    """A row an injection: the share of replies whose score rises, for each place, and the median change.
+
+    Returns the share over all injections and places."""
     texts = {"(harmless)": HARMLESS} | {row["name"]: row["text"]
                                         for row in map(json.loads, INJECTIONS.read_text().splitlines())}
     places = list(attacked("", ""))
@@ -147,6 +149,7 @@ def injections(score: Score, items: list[JudgeItem]) -> None:
         median = np.nan if silent_IBP.all() else np.nanmedian(part_IBP)
         cells = [name, *(f"{share:.1%}" for share in shares), f"{median:+.3f}", f"{silent_IBP.mean():.1%}"]
         print(f"| {' | '.join(cells)} |")
+    return float((change_IBP[1:] > RISE).mean())
 
 
 def anchors(judge: LocalJudge) -> None:
@@ -193,14 +196,18 @@ def main() -> None:
           f"{truth_BC.shape[1]} criteria each, prompts of at most {longest} tokens\n")
     ours = ways["expected rating, read off"]
     areas(ours, items, truth_BC)
+    print("\nOf replies that are no more:")
+    areas(ours, *samples(options.replies, places=(0,)))
     print()
     compare(ways, items, truth_BC)
     print()
     if not tiny:
         anchors(LocalJudge(rate, options.model))
+    rose = []
     for kind, places in (("that are no more", (0,)), ("that talk on already", (1, 2, 3))):
         print(f"\nReplies {kind}:")
-        injections(ours, samples(options.attacked, places=places)[0])
+        rose.append(injections(ours, samples(options.attacked, places=places)[0]))
+    print(f"\nOf both kinds, half of each as the judge was trained: {np.mean(rose):.1%}")
 
 
 if __name__ == "__main__":
