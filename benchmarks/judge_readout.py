@@ -3,10 +3,11 @@
 On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
 (2) the expected rating (`LocalJudge`: one prefill, a reply read once for all its criteria) beside the same with a row
 for each prompt and beside generate-and-parse (the same prompt, greedy, the first digit of what is written), with
-completions a second, Spearman's correlation with the truth and the share without a verdict, and (3) how often an
+completions a second, correlation with the truth and the share without a verdict, and (3) how often an
 injection makes a reply's score rise: one that is no more, and one that talks on already. What is written after the
-digit is not read, but JSON takes some 30 tokens and reasons some 128: both are timed too. Read off, replies of the same
-truth differ by noise; correlation is also given for scores rounded as `rewards.rubric` rounds them.
+digit is not read, but JSON takes some 30 tokens and reasons some 128: both are timed too. Many replies have the same
+truth, and read off they differ by noise, which counts in Spearman's correlation as much as any difference: it is also
+given for scores rounded as `rewards.rubric` rounds them, beside Pearson's.
 
 The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
 folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
@@ -26,7 +27,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -86,8 +87,8 @@ def written(generate: Callable[[list[str]], list[str]]) -> Score:
 
 def compare(ways: dict[str, Score], items: list[JudgeItem], truth_BC: np.ndarray) -> None:
     truths = np.array([weighed(met_C, item.rubric).score for met_C, item in zip(truth_BC, items, strict=True)])
-    print("| way | completions a second | Spearman with the truth | rounded | without a verdict |")
-    print("|---|---|---|---|---|")
+    print("| way | completions a second | Pearson with the truth | Spearman | rounded | without a verdict |")
+    print("|---|---|---|---|---|---|")
     rates, correlations = [], []
     for name, score in ways.items():
         seconds = []
@@ -98,10 +99,11 @@ def compare(ways: dict[str, Score], items: list[JudgeItem], truth_BC: np.ndarray
         rates.append(len(items) / min(seconds))
         heard = np.array([result is not None for result in results])
         scores = np.array([result.score for result in results if result])
-        exact, rounded = (spearmanr(s, truths[heard]).statistic if len(set(s)) > 1 else np.nan
-                          for s in (scores, scores.round(DECIMALS)))
+        linear, exact, rounded = (
+            measure(told, truths[heard]).statistic if len(set(told)) > 1 else np.nan for measure, told in (
+                (pearsonr, scores), (spearmanr, scores), (spearmanr, scores.round(DECIMALS))))
         correlations.append(rounded)
-        print(f"| {name} | {rates[-1]:.1f} | {exact:.3f} | {rounded:.3f} | {1 - heard.mean():.1%} |")
+        print(f"| {name} | {rates[-1]:.1f} | {linear:.3f} | {exact:.3f} | {rounded:.3f} | {1 - heard.mean():.1%} |")
     for n, name in enumerate(list(ways)[1:], 1):
         print(f"read off ÷ {name}: {rates[0] / rates[n]:.1f} times the completions a second, "
               f"Spearman of rounded scores {correlations[0] - correlations[n]:+.3f}")
