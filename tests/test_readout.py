@@ -137,7 +137,7 @@ def test_int8_ratings_rank_as_floats_do_in_a_third_of_the_memory():
     sizes, rated = [], []
     for judge in (floats, int8(floats, mesh)):
         sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(judge.model))))
-        logprobs_BR = rating_logprobs(judge, mesh, RATINGS, 256, 40)(prompts)
+        logprobs_BR = rating_logprobs(judge, mesh, RATINGS, 1024, 40)(prompts)
         rated.append(np.exp(logprobs_BR) @ np.arange(1, 6) / np.exp(logprobs_BR).sum(-1))
     assert spearmanr(*rated).statistic > 0.98 and not np.array_equal(*rated)
     assert sizes[1] < sizes[0] / 3
