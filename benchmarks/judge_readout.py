@@ -2,12 +2,16 @@
 
 On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
 (2) the expected rating (`LocalJudge`: one prefill, a reply read once for all its criteria) beside the same with a row
-for each prompt and beside generate-and-parse (the same prompt, greedy, the first digit of what is written), with
-completions a second, correlation with the truth and the share without a verdict, and (3) how often an
-injection makes a reply's score rise: one that is no more, and one that talks on already. What is written after the
-digit is not read, but JSON takes some 30 tokens and reasons some 128: both are timed too. Many replies have the same
-truth, and read off they differ by noise, which counts in Spearman's correlation as much as any difference: it is also
-given for scores rounded as `rewards.rubric` rounds them, beside Pearson's.
+for each prompt and beside generate-and-parse (the same prompt, greedy), with completions a second, correlation with the
+truth and the share without a verdict, and (3) how often an injection makes a reply's score rise: one that is no more,
+and one that talks on already.
+
+Every way is timed with each size of batch, and its best counts. A digit that ends the turn is 2 tokens, JSON some 30,
+and reasons some 128: what is written after the digit is not read, only waited for. Of replies of the same truth a
+continuous score differs by noise, which Spearman's correlation takes for any other difference of rank: the table also
+has it for scores rounded as `rewards.rubric` rounds them, Pearson's, and Somers' D (1962), which asks of pairs that the
+truth tells apart alone, and takes a tie for neither right nor wrong. Beside them stands the most that Spearman's can be
+for a score without ties: the truth itself, ties broken at random.
 
 The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
 folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
@@ -27,7 +31,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, somersd, spearmanr
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,7 +39,7 @@ sys.path.insert(0, str(ROOT))
 from reasonkit import models  # noqa: E402
 from reasonkit.assets.build import DEVICES, RECIPE, SEED, auc, reply  # noqa: E402
 from reasonkit.data import load_recipe, rubric_of  # noqa: E402
-from reasonkit.judge import RATINGS, JudgeItem, JudgeVerdict, LocalJudge, judge_prompt, weighed  # noqa: E402
+from reasonkit.judge import RATINGS, JudgeItem, JudgeVerdict, LocalJudge, judge_prompt, weighed, written_ratings  # noqa: E402
 from reasonkit.mesh import make_mesh  # noqa: E402
 from reasonkit.readout import rating_logprobs  # noqa: E402
 from reasonkit.rewards import DECIMALS  # noqa: E402
@@ -57,7 +61,7 @@ def samples(count: int, **options) -> tuple[list[JudgeItem], np.ndarray]:
     return [JudgeItem(item.question, text, rubric_of(recipe, item)) for item, text, _ in drawn], truth_BC
 
 
-def read_off(judge: LocalJudge) -> Score:
+def heard(judge: LocalJudge) -> Score:
     return lambda items: [r if isinstance(r, JudgeVerdict) else None for r in judge.score(items)]
 
 
@@ -70,43 +74,45 @@ def apart(rate: Callable[[list[str]], np.ndarray], criteria: int) -> Callable[[l
     return rated
 
 
-def written(generate: Callable[[list[str]], list[str]]) -> Score:
-    """Generate-and-parse: the first digit of each text, since the tiny judge may write on; no rating is no verdict."""
-    def rating(text: str) -> float:
-        digit = re.search(r"[0-9]", text)
-        return (int(digit[0]) - 1) / 4 if digit and digit[0] in RATINGS else np.nan
-
-    def score(items: list[JudgeItem]) -> list[JudgeVerdict | None]:
-        texts = iter(generate([judge_prompt(item.question, item.reply, c) for item in items for c in item.rubric]))
-        met = [np.array([rating(next(texts)) for _ in item.rubric]) for item in items]
-        return [weighed(met_C, item.rubric) if np.isfinite(met_C).all() else None
-                for met_C, item in zip(met, items, strict=True)]
-
-    return score
+def one_digit(generate: Callable[[list[str]], list[str]]) -> Callable[[list[str]], list[str]]:
+    """Texts up to their first digit: the tiny judge was not taught to stop there, and may go on with another."""
+    return lambda prompts: [re.match("[^0-9]*[0-9]?", text)[0] for text in generate(prompts)]
 
 
-def compare(ways: dict[str, Score], items: list[JudgeItem], truth_BC: np.ndarray) -> None:
+def compare(ways: dict[str, dict[int, Score]], items: list[JudgeItem], truth_BC: np.ndarray) -> None:
     truths = np.array([weighed(met_C, item.rubric).score for met_C, item in zip(truth_BC, items, strict=True)])
-    print("| way | completions a second | Pearson with the truth | Spearman | rounded | without a verdict |")
-    print("|---|---|---|---|---|---|")
-    rates, correlations = [], []
-    for name, score in ways.items():
-        seconds = []
-        for _ in range(3):  # the first compiles every length
-            began = time.perf_counter()
-            results = score(items)
-            seconds.append(time.perf_counter() - began)
-        rates.append(len(items) / min(seconds))
-        heard = np.array([result is not None for result in results])
-        scores = np.array([result.score for result in results if result])
-        linear, exact, rounded = (
-            measure(told, truths[heard]).statistic if len(set(told)) > 1 else np.nan for measure, told in (
-                (pearsonr, scores), (spearmanr, scores), (spearmanr, scores.round(DECIMALS))))
-        correlations.append(rounded)
-        print(f"| {name} | {rates[-1]:.1f} | {linear:.3f} | {exact:.3f} | {rounded:.3f} | {1 - heard.mean():.1%} |")
-    for n, name in enumerate(list(ways)[1:], 1):
-        print(f"read off ÷ {name}: {rates[0] / rates[n]:.1f} times the completions a second, "
-              f"Spearman of rounded scores {correlations[0] - correlations[n]:+.3f}")
+    noise = np.random.default_rng(SEED).random((100, len(truths))) * 1e-9
+    most = np.mean([spearmanr(truths + broken, truths)[0] for broken in noise])
+    print(f"the most that Spearman's can be without ties: {most:.3f}\n")
+    heads = ["way", "completions a second", "with a batch of", "Pearson with the truth", "Spearman", "rounded",
+             "Somers' D", "without a verdict"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    rates, correlations = {}, {}
+    for name, sizes in ways.items():
+        seconds = {}
+        for batch, score in sizes.items():
+            for again in range(3):  # the first compiles every length
+                began = time.perf_counter()
+                results = score(items)
+                if again:
+                    seconds[batch] = min(time.perf_counter() - began, seconds.get(batch, np.inf))
+        best = min(seconds, key=seconds.get)
+        rates[name] = len(items) / seconds[best]
+        told = np.array([result is not None for result in results])
+        scores, known = np.array([result.score for result in results if result]), truths[told]
+        if len(set(scores)) > 1:
+            found = [pearsonr(scores, known)[0], spearmanr(scores, known)[0],
+                     spearmanr(scores.round(DECIMALS), known)[0], somersd(known, scores).statistic]
+        else:
+            found = [np.nan] * 4
+        correlations[name] = found
+        cells = [name, f"{rates[name]:.1f}", str(best), *(f"{one:.3f}" for one in found), f"{1 - told.mean():.1%}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    ours, *others = ways
+    for name in others:
+        _, exact, rounded, pairs = np.subtract(correlations[ours], correlations[name])
+        print(f"{ours} ÷ {name}: {rates[ours] / rates[name]:.1f} times the completions a second; "
+              f"Spearman {exact:+.3f}, rounded {rounded:+.3f}, Somers' D {pairs:+.3f}")
 
 
 def areas(score: Score, items: list[JudgeItem], truth_BC: np.ndarray) -> None:
@@ -158,7 +164,7 @@ def anchors(judge: LocalJudge) -> None:
     told = {}
     for name in sorted(path.stem for path in DOMAINS.glob("*.toml")):
         domain = load_domain(name)
-        good, bad = read_off(judge)([JudgeItem(domain.question, text, domain.rubric)
+        good, bad = heard(judge)([JudgeItem(domain.question, text, domain.rubric)
                                      for text in (domain.good, domain.bad)])
         told[name] = good.score - bad.score if good and bad else np.nan
     print("good anchor less bad one: " + ", ".join(f"{name} {gap:+.2f}" for name, gap in told.items()))
@@ -170,8 +176,8 @@ def main() -> None:
     parser.add_argument("--replies", type=int, default=512)
     parser.add_argument("--attacked", type=int, default=48, help="replies that are injected into")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens of a judge's prompt")
-    parser.add_argument("--batch", type=int, default=64, help="prompts a pass: a real Gemma's logits take 1 MB a token")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[32, 128], help="that a written verdict takes")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8, 16, 64], help="rows a pass, each of them tried")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2, 8, 32, 128], help="that a written verdict takes")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", DEVICES)
     mesh, tiny = make_mesh(jax.devices()[:DEVICES], DEVICES, 1), options.model == "tiny-judge"
@@ -179,31 +185,43 @@ def main() -> None:
     loaded = models.load(options.model, mesh, "float32" if jax.default_backend() == "cpu" else None)
 
     items, truth_BC = samples(options.replies)
+    plain = samples(options.replies, places=(0,))
     longest = 1 + max(len(loaded.tokenizer.encode(judge_prompt(item.question, item.reply, c)))
-                  for item in items for c in item.rubric)
+                      for item in [*items, *plain[0]] for c in item.rubric)
     endless = copy.copy(loaded.tokenizer)
     endless.stop_ids = tuple(endless.encode("<unused50>"))  # which no Gemma was trained to write
-    rate = rating_logprobs(loaded, mesh, RATINGS, options.max_length, options.batch)
-    ways = {"expected rating, read off": read_off(LocalJudge(rate, options.model)),
-            "read off, a row a criterion": read_off(LocalJudge(apart(rate, truth_BC.shape[1]), options.model))} | {
-        name: written(generator(loaded.model, tokenizer, mesh, max_prompt_length=longest, max_new_tokens=tokens,
-                                batch_size=options.batch))
-        for name, tokenizer, tokens in [("written, at most 8 tokens", loaded.tokenizer, 8),
-                                        *((f"written, {n} tokens", endless, n) for n in options.tokens)]}
+
+    def read(batch: int) -> Callable[[list[str]], np.ndarray]:
+        return rating_logprobs(loaded, mesh, RATINGS, options.max_length, batch)
+
+    def write(batch: int, tokens: int) -> Callable[[list[str]], np.ndarray]:
+        generate = generator(loaded.model, endless, mesh, max_prompt_length=longest, max_new_tokens=tokens,
+                             batch_size=batch)
+        return written_ratings(one_digit(generate) if tiny else generate)
+
+    def way(rate: Callable[..., Callable], *details: int, **mode) -> dict[int, Score]:
+        return {batch: heard(LocalJudge(rate(batch, *details), options.model, **mode)) for batch in options.batch}
+
+    ways = {"expected rating, read off": way(read),
+            "read off, a row a criterion": way(lambda batch: apart(read(batch), truth_BC.shape[1])),
+            **{f"written, {tokens} tokens": way(write, tokens) for tokens in options.tokens}}
     if not tiny:
-        ways |= {"read off in both orders": read_off(LocalJudge(rate, options.model, both_orders=True)),
-                 "read off, implicit": read_off(LocalJudge(rate, options.model, mode="implicit"))}
+        ways["read off in both orders"] = way(read, both_orders=True)
+        ways["read off, implicit"] = way(read, mode="implicit")
 
     print(f"{options.model}, {DEVICES} {jax.devices()[0].platform} devices, {len(items)} replies, "
           f"{truth_BC.shape[1]} criteria each, prompts of at most {longest} tokens\n")
-    ours = ways["expected rating, read off"]
+    rate = read(options.batch[0])
+    ours = heard(LocalJudge(rate, options.model))
     areas(ours, items, truth_BC)
-    print("\nOf replies that are no more:")
-    areas(ours, *samples(options.replies, places=(0,)))
     print()
     compare(ways, items, truth_BC)
+    print("\nOf replies that are no more:")
+    areas(ours, *plain)
     print()
-    if not tiny:
+    if tiny:
+        compare({name: ways[name] for name in list(ways)[:3:2]}, *plain)
+    else:
         anchors(LocalJudge(rate, options.model))
     rose = []
     for kind, places in (("that are no more", (0,)), ("that talk on already", (1, 2, 3))):

@@ -15,6 +15,7 @@ A judge that can't tell says so: a `JudgeFailure`, never a low score.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -119,6 +120,20 @@ def overall_prompt(question: str, reply: str, rubric: Sequence[Criterion], rever
 def wording(prompts: Sequence[str]) -> str:
     """Twelve hex digits that change with the words of a judge's prompts: part of its identity."""
     return hashlib.sha256("".join(prompts).encode()).hexdigest()[:12]
+
+
+def written_ratings(generate: Callable[[list[str]], list[str]]) -> Callable[[list[str]], np.ndarray]:
+    """Generate-and-parse, the classic way, for comparison: a `LocalJudge`'s function out of one that writes texts.
+
+    A text's first number is its rating, and all of its probability; a text without one of `RATINGS` there is NaN.
+    """
+    def rate(prompts: list[str]) -> np.ndarray:
+        numbers = [re.search("[0-9]+", text) for text in generate(prompts)]
+        told = [number[0] if number else "" for number in numbers]
+        return np.array([[0.0 if rating == one else -1e9 for one in RATINGS] if rating in RATINGS else
+                         [np.nan] * len(RATINGS) for rating in told])
+
+    return rate
 
 
 class LocalJudge:

@@ -17,6 +17,7 @@ from reasonkit.judge import (
     LocalJudge,
     judge_prompt,
     overall_prompt,
+    written_ratings,
 )
 from reasonkit.rubrics import WEIGHTS, Criterion, Domain
 
@@ -71,6 +72,16 @@ def test_prompt_has_no_turn_but_its_own():
         assert prompt.lower().count("<start_of_turn>") == 2
         assert prompt.lower().replace(" ", "").count("<end_of_turn>") == 1
         assert "<bos>" not in prompt
+
+
+@pytest.mark.parametrize(("text", "score"), [
+    ("4", 0.75), ("**5**", 1.0), ('{"rating": 1}', 0.0), ("The reply earns 3 of 5.", 0.5), (" 2\n5", 0.25),
+    ("", None), ("good", None), ("10", None), ("0", None), ("6/5", None), ("٤", None),  # an Arabic four
+])
+def test_a_written_rating_is_the_first_number_or_no_signal(text, score):
+    judge = LocalJudge(written_ratings(lambda prompts: [text] * len(prompts)), "fake")
+    (result,) = judge.score([JudgeItem("q", "r", (STEPS, CLEAR))])
+    assert (result.cause if score is None else result.score) == ("non_finite" if score is None else score)
 
 
 @given(st.text(), st.text())
