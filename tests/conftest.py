@@ -16,10 +16,27 @@ settings.register_profile("reasonkit", deadline=None)
 settings.load_profile("reasonkit")
 
 
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory):
+    """The folder in which compiled programs are kept: many tests make the same samplers and trainers."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+def compiled(compile_cache):
     """For modules that make many samplers and trainers: what one has compiled, the next one reads."""
     from tiny_run import compiled_once  # it imports jax
 
-    with compiled_once(tmp_path_factory.mktemp("compiled")):
+    with compiled_once(compile_cache):
+        yield compile_cache
+
+
+@pytest.fixture(scope="module")
+def compiled_by_all(compile_cache):
+    """The same for the processes that a module starts."""
+    from tiny_run import kept_in
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in kept_in(compile_cache).items():
+            patch.setenv(name.upper(), str(value))
         yield

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from datasets import Dataset
 from flax import nnx
-from tiny_run import CONFIG, ROWS, compiled_once, new_policy
+from tiny_run import CONFIG, ROWS, new_policy
 
 from reasonkit import _tunix, data
 from reasonkit.budget import TimeBudget
@@ -118,8 +118,7 @@ def main() -> None:
         return done
 
     manager.save, Rollout.generate, Dataset.to_json = save_and_die, generate_and_die, to_json_and_die
-    with compiled_once(Path(os.environ["COMPILED"])):
-        run(folder, Tokenizer(tokenizer, "gemma3"), at)
+    run(folder, Tokenizer(tokenizer, "gemma3"), at)
 
 
 if __name__ == "__main__":

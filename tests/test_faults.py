@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import pytest
 from fault_run import GRPO, PLACES, SFT, run
-from tiny_run import CONFIG, compiled_once, new_policy, short_tokenizer
+from tiny_run import CONFIG, new_policy, short_tokenizer
 
 import reasonkit.sft
 from reasonkit import _tunix, data, safety
@@ -40,13 +40,6 @@ KILLED_AT = PLACES if os.environ.get("FAULTS") == "all" else ("sft save", "grpo 
 
 class Fault(Exception):
     """Ends a run where a test wants it."""
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compiled")
-    with compiled_once(folder):
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +102,9 @@ def check_same(rerun, whole):
 
 
 @pytest.mark.parametrize("place", KILLED_AT)
-def test_a_killed_run_continues(place, whole, compiled, tokenizer, tmp_path):
+def test_a_killed_run_continues(place, whole, compiled, compiled_by_all, tokenizer, tmp_path):
     done = subprocess.run([sys.executable, TESTS / "fault_run.py", tmp_path, tokenizer.path, place], check=False,
-                          env={**os.environ, "COMPILED": str(compiled)}, capture_output=True, text=True)
+                          capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     least = {"curation": 0, "sft": 1, "grpo": SFT.steps + 1, "evaluation": SFT.steps + 1 + GRPO.steps}[place.split()[0]]
     if least:

@@ -78,7 +78,7 @@ def run_in(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(run_in, tmp_path, monkeypatch):
+def test_two_processes_train_as_one(run_in, compiled_by_all, tmp_path, monkeypatch):
     """Up to the order in which eight devices' gradients are added up."""
     longer(monkeypatch)
     stage.curate(run_in(tmp_path / "two"))

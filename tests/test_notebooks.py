@@ -17,7 +17,7 @@ from reasonkit.tags import TAGS
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("data", "sft", "grpo", "evaluation")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_by_all")]
 
 
 def execute(notebook: str, folder: Path, path: Path, recipe: str = "g_rar",
@@ -30,7 +30,7 @@ def execute(notebook: str, folder: Path, path: Path, recipe: str = "g_rar",
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(compiled_by_all, tmp_path_factory):
     """A folder in which notebooks 01 to 04 ran one after the other, each in a kernel of its own."""
     folder = tmp_path_factory.mktemp("run")
     for notebook in sorted(path.name for path in (ROOT / "notebooks").glob("0*.py")):

@@ -58,11 +58,16 @@ class StopAfter:
             self._clock.now += 3600
 
 
+def kept_in(folder: Path) -> dict[str, str | float]:
+    """JAX's settings that keep every compiled program in a folder; in capitals, the environment's names for them."""
+    return {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0,
+            "jax_persistent_cache_min_entry_size_bytes": -1}
+
+
 @contextlib.contextmanager
 def compiled_once(folder: Path) -> Iterator[None]:
     """Keeps compiled programs in a folder: each run makes its own samplers, which would compile them again."""
-    settings = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0,
-                "jax_persistent_cache_min_entry_size_bytes": -1}
+    settings = kept_in(folder)
     before = {name: getattr(jax.config, name) for name in settings}
     try:
         for name, value in settings.items():

@@ -34,16 +34,15 @@ from reasonkit.hf import save_hf
 from reasonkit.judge import RATINGS, judge_prompt, quoted
 from reasonkit.mesh import make_mesh
 from reasonkit.models import Loaded, Tokenizer, load
-from reasonkit.readout import rating_logprobs
+from reasonkit.readout import piece_mask, rating_logprobs
 from reasonkit.rollout import generator
-from reasonkit.sft import model_input
 from reasonkit.tags import TAGS
 
 ASSETS = Path(__file__).parent
 SEED = 1
 DEVICES = 2  # how the batch is split decides how sums are rounded: part of what makes a rebuild the same
 VOCABULARY = 640
-POLICY_STEPS, JUDGE_STEPS = 1300, 500
+POLICY_STEPS, JUDGE_STEPS = 1300, 1800
 RECIPE = "tiny_mix"
 STEPWISE = "<start_of_turn>user\n{question}\nThink step by step.<end_of_turn>\n<start_of_turn>model\n"
 CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4 to 106
@@ -67,17 +66,27 @@ def build_tokenizer(recipe: DataRecipe, path: Path) -> None:
     path.write_bytes(model.getvalue())
 
 
-def rows(texts: Iterator[list[tuple[list[int], float]]], batch_size: int,
-         length: int) -> Iterator[peft_trainer.TrainingInput]:
-    """Batches of texts, each in pieces: token ids and the weight of the loss on them; longer ones are left out."""
+Spans = list[tuple[list[int], float, int]]  # of a row: token ids, the weight of the loss on them, their piece
+
+
+def rows(texts: Iterator[Spans], batch_size: int, length: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of rows, which may be in pieces as `readout.prefill`'s are; longer ones are left out."""
     while True:
-        tokens_BL, mask_BL = np.zeros((batch_size, length), np.int32), np.zeros((batch_size, length), np.float32)
+        tokens_BL, piece_BL = np.zeros((2, batch_size, length), np.int32)
+        mask_BL = np.zeros((batch_size, length), np.float32)
         for row in range(batch_size):
             end = 0
-            for ids, weight in next(text for text in texts if sum(len(ids) for ids, _ in text) <= length):
+            for ids, weight, piece in next(text for text in texts if sum(len(ids) for ids, *_ in text) <= length):
                 start, end = end, end + len(ids)
-                tokens_BL[row, start:end], mask_BL[row, start:end] = ids, weight
-        yield peft_trainer.TrainingInput(input_tokens=tokens_BL, input_mask=mask_BL)
+                tokens_BL[row, start:end], mask_BL[row, start:end], piece_BL[row, start:end] = ids, weight, piece
+        yield {"input_tokens": tokens_BL, "input_mask": mask_BL, "piece": piece_BL}
+
+
+def model_input(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """`sft.model_input` for rows in pieces: a token's position is how many it sees before it."""
+    mask_BLL = piece_mask(batch["input_tokens"] != 0, batch["piece"])
+    return {"input_tokens": batch["input_tokens"], "input_mask": batch["input_mask"],
+            "positions": mask_BLL.sum(-1) - 1, "attention_mask": mask_BLL}
 
 
 def results(item: Problem) -> str:
@@ -85,7 +94,7 @@ def results(item: Problem) -> str:
     return "So " + ", ".join(step.replace("=", " ").split()[-1] for step in item.steps)
 
 
-def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
+def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[Spans]:
     """Of eleven texts, three are chat turns answered directly, four chat turns and four documents with worked steps.
 
     A third of the worked ones give the steps' results alone: the policy is about as good at the one as at the other.
@@ -96,7 +105,7 @@ def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tupl
             (TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn) if number % 11 < 3 else
             (STEPWISE.format(question=item.question), worked, tokenizer.end_of_turn) if number % 11 < 7 else
             (item.question + "\n", worked, tokenizer.eos_id()))
-        yield [([tokenizer.bos_id(), *tokenizer.encode(context)], 0.0), ([*tokenizer.encode(target), stop], 1.0)]
+        yield [([tokenizer.bos_id(), *tokenizer.encode(context)], 0.0, 0), ([*tokenizer.encode(target), stop], 1.0, 0)]
 
 
 def misread(text: str, rng: random.Random) -> str:
@@ -180,17 +189,19 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str,
     return item, TAGS.render(reasoning=reasoning, answer=answer) + after, truths
 
 
-def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[list[tuple[list[int], float]]]:
-    """What the judge is asked, and the rating the truth deserves. A little of the loss is on the reply: to foresee it
-    from the criterion is to learn to compare the two."""
+def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[Spans]:
+    """A reply, and the rating that each criterion's truth deserves, in one row as the judge is read. A little of the
+    loss is on the reply: what a good one says next is what to look for."""
     rng = random.Random(SEED)
     while True:
         item, text, truths = reply(recipe, rng, "train")
-        for criterion in rubric_of(recipe, item):
+        asked = []
+        for piece, criterion in enumerate(rubric_of(recipe, item), 1):
             rating = RATINGS[round(truths[criterion.title] * (len(RATINGS) - 1))]
             before, _, after = judge_prompt(item.question, text, criterion).partition(quoted(text))
-            yield [([tokenizer.bos_id(), *tokenizer.encode(before)], 0.0), (tokenizer.encode(quoted(text)), 0.05),
-                   (tokenizer.encode(after), 0.0), (tokenizer.encode(rating), 1.0)]
+            asked += [(tokenizer.encode(after), 0.0, piece), (tokenizer.encode(rating), 1.0, piece)]
+        yield [([tokenizer.bos_id(), *tokenizer.encode(before)], 0.0, 0), (tokenizer.encode(quoted(text)), 0.01, 0),
+               *asked]
 
 
 def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate: float, what: str) -> None:
@@ -251,7 +262,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
 def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
     """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
     judge = load(policy_folder, mesh, jax.numpy.float32)
-    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 64, 256), steps, 2e-3, "judge")
+    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 32, 320), steps, 2e-3, "judge")
     save_hf(judge.model, judge.tokenizer.path, folder)
     return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
 
