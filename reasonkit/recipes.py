@@ -68,7 +68,7 @@ class Recipe:
 
 
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0,
-             judge_max_length=192)
+             judge_max_length=256)
 # Lengths of the winning runs; rows of a call and of a pass sized for v5e chips with the weights replicated. With
 # a judge on chips of its own a step is sampled in two calls: the first one's replies are judged beside the second.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048,
@@ -83,7 +83,7 @@ PROFILES = {
         sft=SftSettings(steps=120, batch_size=32, max_length=136, learning_rate=2e-3),
         grpo=GrpoSettings(steps=64, prompts_per_step=12, num_generations=8, max_prompt_length=80, max_new_tokens=64,
                           learning_rate=4e-4, beta=0.02),
-        eval_batch=120, probe_every=20, judge_batch=96, **_TINY),
+        eval_batch=120, probe_every=20, judge_batch=16, **_TINY),
     "smoke": Profile(
         "smoke", devices=8, minutes=30, reserve_minutes=1, rows={"train": 64, "validation": 8, "test": 16},
         sft=SftSettings(steps=2, batch_size=8, max_length=136, learning_rate=2e-3),
