@@ -31,6 +31,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from scipy.stats import pearsonr, somersd, spearmanr
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +80,52 @@ def one_digit(generate: Callable[[list[str]], list[str]]) -> Callable[[list[str]
     return lambda prompts: [re.match("[^0-9]*[0-9]?", text)[0] for text in generate(prompts)]
 
 
+def fastest(sizes: dict[int, Score], items: list[JudgeItem]) -> tuple[float, int, list[JudgeVerdict | None]]:
+    """Completions a second with the best size of batch, that size, and its verdicts."""
+    seconds, results = {}, {}
+    for batch, score in sizes.items():
+        score(items)  # compiles every length
+        for _ in range(2):
+            began = time.perf_counter()
+            results[batch] = score(items)
+            seconds[batch] = min(time.perf_counter() - began, seconds.get(batch, np.inf))
+    best = min(seconds, key=seconds.get)
+    return len(items) / seconds[best], best, results[best]
+
+
+def longest(loaded: models.Loaded, items: list[JudgeItem]) -> int:
+    """Tokens of the longest prompt, with BOS."""
+    return 1 + max(len(loaded.tokenizer.encode(judge_prompt(item.question, item.reply, criterion)))
+                   for item in items for criterion in item.rubric)
+
+
+def both_ways(loaded: models.Loaded, mesh: Mesh, criteria: int, length: int, max_length: int, batches: list[int],
+              tokens: list[int]) -> dict[str, dict[int, Score]]:
+    """Read off, and written in so many `tokens`; for each size of batch. `length` is what a written prompt has."""
+    endless = copy.copy(loaded.tokenizer)
+    endless.stop_ids = tuple(endless.encode("<unused50>"))  # which no Gemma was trained to write
+    tiny = loaded.name == "tiny-judge"
+
+    def write(batch: int, new: int) -> Callable[[list[str]], np.ndarray]:
+        generate = generator(loaded.model, endless, mesh, max_prompt_length=length, max_new_tokens=new,
+                             batch_size=batch)
+        return written_ratings(one_digit(generate) if tiny else generate)
+
+    def way(rate: Callable[..., Callable], *details: int, **mode) -> dict[int, Score]:
+        return {batch: heard(LocalJudge(rate(batch, *details), loaded.name, **mode)) for batch in batches}
+
+    def read(batch: int) -> Callable[[list[str]], np.ndarray]:
+        return rating_logprobs(loaded, mesh, RATINGS, max_length, batch)
+
+    ways = {"expected rating, read off": way(read),
+            "read off, a row a criterion": way(lambda batch: apart(read(batch), criteria)),
+            **{f"written, {new} tokens": way(write, new) for new in tokens}}
+    if not tiny:
+        ways["read off in both orders"] = way(read, both_orders=True)
+        ways["read off, implicit"] = way(read, mode="implicit")
+    return ways
+
+
 def compare(ways: dict[str, dict[int, Score]], items: list[JudgeItem], truth_BC: np.ndarray) -> None:
     truths = np.array([weighed(met_C, item.rubric).score for met_C, item in zip(truth_BC, items, strict=True)])
     noise = np.random.default_rng(SEED).random((100, len(truths))) * 1e-9
@@ -89,15 +136,7 @@ def compare(ways: dict[str, dict[int, Score]], items: list[JudgeItem], truth_BC:
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     rates, correlations = {}, {}
     for name, sizes in ways.items():
-        seconds = {}
-        for batch, score in sizes.items():
-            for again in range(3):  # the first compiles every length
-                began = time.perf_counter()
-                results = score(items)
-                if again:
-                    seconds[batch] = min(time.perf_counter() - began, seconds.get(batch, np.inf))
-        best = min(seconds, key=seconds.get)
-        rates[name] = len(items) / seconds[best]
+        rates[name], best, results = fastest(sizes, items)
         told = np.array([result is not None for result in results])
         scores, known = np.array([result.score for result in results if result]), truths[told]
         if len(set(scores)) > 1:
@@ -180,38 +219,19 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[2, 8, 32, 128], help="that a written verdict takes")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", DEVICES)
-    mesh, tiny = make_mesh(jax.devices()[:DEVICES], DEVICES, 1), options.model == "tiny-judge"
+    devices, tiny = jax.devices()[:DEVICES], options.model == "tiny-judge"
+    mesh = make_mesh(devices, len(devices), 1)
     # a CPU is slower in bfloat16
     loaded = models.load(options.model, mesh, "float32" if jax.default_backend() == "cpu" else None)
 
     items, truth_BC = samples(options.replies)
     plain = samples(options.replies, places=(0,))
-    longest = 1 + max(len(loaded.tokenizer.encode(judge_prompt(item.question, item.reply, c)))
-                      for item in [*items, *plain[0]] for c in item.rubric)
-    endless = copy.copy(loaded.tokenizer)
-    endless.stop_ids = tuple(endless.encode("<unused50>"))  # which no Gemma was trained to write
+    length = longest(loaded, [*items, *plain[0]])
+    ways = both_ways(loaded, mesh, truth_BC.shape[1], length, options.max_length, options.batch, options.tokens)
 
-    def read(batch: int) -> Callable[[list[str]], np.ndarray]:
-        return rating_logprobs(loaded, mesh, RATINGS, options.max_length, batch)
-
-    def write(batch: int, tokens: int) -> Callable[[list[str]], np.ndarray]:
-        generate = generator(loaded.model, endless, mesh, max_prompt_length=longest, max_new_tokens=tokens,
-                             batch_size=batch)
-        return written_ratings(one_digit(generate) if tiny else generate)
-
-    def way(rate: Callable[..., Callable], *details: int, **mode) -> dict[int, Score]:
-        return {batch: heard(LocalJudge(rate(batch, *details), options.model, **mode)) for batch in options.batch}
-
-    ways = {"expected rating, read off": way(read),
-            "read off, a row a criterion": way(lambda batch: apart(read(batch), truth_BC.shape[1])),
-            **{f"written, {tokens} tokens": way(write, tokens) for tokens in options.tokens}}
-    if not tiny:
-        ways["read off in both orders"] = way(read, both_orders=True)
-        ways["read off, implicit"] = way(read, mode="implicit")
-
-    print(f"{options.model}, {DEVICES} {jax.devices()[0].platform} devices, {len(items)} replies, "
-          f"{truth_BC.shape[1]} criteria each, prompts of at most {longest} tokens\n")
-    rate = read(options.batch[0])
+    print(f"{options.model}, {len(devices)} {devices[0].platform} devices, {len(items)} replies, "
+          f"{truth_BC.shape[1]} criteria each, prompts of at most {length} tokens\n")
+    rate = rating_logprobs(loaded, mesh, RATINGS, options.max_length, options.batch[0])
     ours = heard(LocalJudge(rate, options.model))
     areas(ours, items, truth_BC)
     print()

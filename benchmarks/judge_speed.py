@@ -1,0 +1,81 @@
+"""A judge's speed at its real size: `python benchmarks/judge_speed.py --model gemma3-1b-it` on all devices there are.
+
+`judge_readout` says how well a judge rates; this says how fast one of a real Gemma's shape reads and writes at a run's
+lengths, with weights drawn at random, for which no download is needed: what a pass costs does not depend on them. The
+rubric is that of mathematics, and question and reply are as long as the profiles for a TPU allow, in tokens of the tiny
+judge's tokenizer. What such a model writes has no meaning: a written way's verdicts are none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import sys
+from pathlib import Path
+
+import jax
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from judge_readout import both_ways, fastest, longest  # noqa: E402
+
+from reasonkit import models  # noqa: E402
+from reasonkit.assets.build import SEED  # noqa: E402
+from reasonkit.gemma import init  # noqa: E402
+from reasonkit.judge import JudgeItem  # noqa: E402
+from reasonkit.mesh import make_mesh  # noqa: E402
+from reasonkit.rubrics import load_domain  # noqa: E402
+from reasonkit.sizes import config_of  # noqa: E402
+
+
+def drawn(name: str, mesh: jax.sharding.Mesh) -> models.Loaded:
+    """A fresh model of the named one's shape, in bfloat16 (float32 on a CPU), with the tiny judge's tokenizer."""
+    folder = models.ASSETS / "judge"
+    dtype = jax.numpy.float32 if jax.default_backend() == "cpu" else jax.numpy.bfloat16
+    config = dataclasses.replace(config_of(name), param_dtype=dtype)
+    tokenizer = models.Tokenizer(folder / "tokenizer.model", "gemma3")
+    return models.Loaded(init(config, mesh), tokenizer, config, f"{name}, at random", folder)
+
+
+def long_items(tokenizer: models.Tokenizer, count: int, asked: int, replied: int) -> list[JudgeItem]:
+    """Questions and replies of so many tokens, no two alike: the domain's anchors, with words in another order."""
+    domain, rng = load_domain("maths"), random.Random(SEED)
+
+    def long(text: str, tokens: int) -> str:
+        words = text.split() * (1 + tokens // len(text.split()))
+        rng.shuffle(words)
+        while len(tokenizer.encode(" ".join(words))) > tokens:
+            words.pop()
+        return " ".join(words)
+
+    return [JudgeItem(long(domain.question, asked), long(domain.good, replied), domain.rubric) for _ in range(count)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="gemma3-1b-it", help="the name of a Gemma 3 of models.MODELS")
+    parser.add_argument("--replies", type=int, default=32)
+    parser.add_argument("--lengths", type=int, nargs=2, default=[256, 768], help="tokens of a question and of a reply")
+    parser.add_argument("--max-length", type=int, default=2048, help="tokens of a row that is read")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8, 64], help="rows a pass, each of them tried")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2, 32, 128], help="that a written verdict takes")
+    options = parser.parse_args()
+    mesh = make_mesh(jax.devices(), jax.device_count(), 1)
+    loaded = drawn(options.model, mesh)
+    items = long_items(loaded.tokenizer, options.replies, *options.lengths)
+    criteria, length = len(items[0].rubric), longest(loaded, items)
+    print(f"{loaded.name}, {jax.device_count()} × {jax.devices()[0].device_kind}, {len(items)} replies, "
+          f"{criteria} criteria each, prompts of at most {length} tokens\n")
+    print("| way | completions a second | with a batch of | over |\n|---|---|---|---|")
+    ways = both_ways(loaded, mesh, criteria, length, options.max_length, options.batch, options.tokens)
+    first = None
+    for name, sizes in ways.items():
+        rate, batch, _ = fastest(sizes, items)
+        first = first or rate
+        print(f"| {name} | {rate:.2f} | {batch} | {first / rate:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
