@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--model", default="gemma3-1b-it", help="the name of a Gemma 3 of models.MODELS")
     parser.add_argument("--replies", type=int, default=32)
     parser.add_argument("--lengths", type=int, nargs=2, default=[256, 768], help="tokens of a question and of a reply")
-    parser.add_argument("--max-length", type=int, default=2048, help="tokens of a row that is read")
+    parser.add_argument("--max-length", type=int, default=3072, help="tokens of a row that is read")
     parser.add_argument("--batch", type=int, nargs="+", default=[8, 64], help="rows a pass, each of them tried")
     parser.add_argument("--tokens", type=int, nargs="+", default=[2, 32, 128], help="that a written verdict takes")
     options = parser.parse_args()
@@ -68,13 +68,14 @@ def main() -> None:
     criteria, length = len(items[0].rubric), longest(loaded, items)
     print(f"{loaded.name}, {jax.device_count()} × {jax.devices()[0].device_kind}, {len(items)} replies, "
           f"{criteria} criteria each, prompts of at most {length} tokens\n")
-    print("| way | completions a second | with a batch of | over |\n|---|---|---|---|")
+    print("| way | completions a second | with a batch of | over | without a verdict |\n|---|---|---|---|---|")
     ways = both_ways(loaded, mesh, criteria, length, options.max_length, options.batch, options.tokens)
     first = None
     for name, sizes in ways.items():
-        rate, batch, _ = fastest(sizes, items)
+        rate, batch, results = fastest(sizes, items)
         first = first or rate
-        print(f"| {name} | {rate:.2f} | {batch} | {first / rate:.1f} |", flush=True)
+        silent = results.count(None) / len(items)
+        print(f"| {name} | {rate:.2f} | {batch} | {first / rate:.1f} | {silent:.0%} |", flush=True)
 
 
 if __name__ == "__main__":
