@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
-from tiny_gemma import TOKENS, bump, equal, forward, gemma2_config, gemma2_hf, small_config
+from tiny_gemma import MERGED, TOKENS, bump, equal, forward, gemma2_config, gemma2_hf, small_config
 from tunix.models.gemma import model as gemma2
 
 from reasonkit.gemma import flax_checkpoint, init
@@ -254,7 +254,7 @@ def test_an_adapter_is_merged_on_its_way_out(mesh, tokenizer, tmp_path, kv_heads
     bump(model)
     folder = save_hf(model, tokenizer, tmp_path, dtype=jnp.float32)
     _, again = from_hf(folder, mesh, None, replicated=True)
-    np.testing.assert_allclose(forward(again, TOKENS), forward(model, TOKENS), atol=1e-4)
+    np.testing.assert_allclose(forward(again, TOKENS), forward(model, TOKENS), atol=MERGED)
 
 
 def test_gemma2_is_written_too(mesh, tokenizer, tmp_path):
