@@ -1,6 +1,6 @@
-"""The only module that bends to Tunix's versions: optimiser, checkpoints, the GRPO cluster and its learner.
+"""What depends on Tunix's version: its private names, the optimiser, checkpoints, GRPO's cluster and learner.
 
-Tested with 0.1.7. Where the next version renames a thing, the name is looked up here and nowhere else.
+Written against 0.1.7, and pyproject.toml allows no other: 0.1.8 changes private names that are used here.
 """
 
 from __future__ import annotations
@@ -18,18 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-import tunix
 from jax.sharding import Mesh
 from tunix.rl import function_registry, rl_cluster
-from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
+from tunix.rl.grpo.grpo_learner import GRPOLearner
 from tunix.rl.rollout.base_rollout import RolloutOutput
 from tunix.rl.utils import merge_micro_batches
 from tunix.sft import checkpoint_manager
 
 from reasonkit.hosts import by_the_first
-from reasonkit.rollout import Rollout
-
-RLCluster = getattr(tunix, "RLEngine", rl_cluster.RLCluster)  # renamed in 0.1.8
+from reasonkit.policy_loss import LossConfig
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,11 @@ def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float,
 
     The warm-up begins one step above zero, so that the first update is not lost. The state has a scalar that `stretch`
     sets: a stage whose time ends after a half of the steps goes through the whole schedule twice as fast. At 1, where
-    it begins, the updates are those of optax's AdamW bit for bit.
+    it begins, the updates are those of optax's AdamW bit for bit. Raises ValueError for a warm-up of all steps.
     """
     rise = max(1, round(warmup * steps))
+    if rise >= max(2, steps):
+        raise ValueError(f"warmup={warmup} of {steps} steps leaves none to train at the full learning rate: take less")
     schedule = optax.warmup_cosine_decay_schedule(learning_rate / (rise + 1), learning_rate, rise, max(2, steps),
                                                   learning_rate / 10)
 
@@ -145,16 +144,64 @@ def latest_step(checkpoints: Path) -> int:
     return max(steps, default=0)
 
 
-def grpo_cluster(actor, reference, tokenizer, mesh: Mesh, rollout_config, training_config: dict):
+def should_save(trainer, step: int) -> bool:
+    """Whether the trainer's checkpoint manager keeps this step, by its `save_every`."""
+    return trainer.checkpoint_manager._checkpoint_manager.should_save(step)
+
+
+def wait_for_saves(trainer) -> None:
+    """Return once no save is under way."""
+    trainer.checkpoint_manager._checkpoint_manager.wait_until_finished()
+
+
+def delete_step(trainer, step: int) -> None:
+    """Delete one saved step of the trainer's checkpoints."""
+    trainer.checkpoint_manager._checkpoint_manager.delete(step)
+
+
+def report_step(trainer) -> None:
+    """Call the hooks for the step just made. Tunix would call them one step late, which may be after its save."""
+    trainer._write_train_metrics()
+
+
+def keep_token_buffer(sampler, keep: Callable[[jax.Array], None]) -> None:
+    """Show `keep` the token buffer (B, T) of each call of the sampler: its own output has no stop tokens."""
+    decode = sampler._compiled_decode_fn
+
+    def decode_and_keep(params, state):
+        state = decode(params, state)
+        keep(state.token_buffer)
+        return state
+
+    sampler._compiled_decode_fn = decode_and_keep
+
+
+def grpo_cluster(actor, reference, tokenizer, mesh: Mesh, rollout: type, rollout_config, training_config: dict):
     """Actor, reference and rollout colocated on one mesh: one base, the rollout reads the weights that are trained."""
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
     config = rl_cluster.ClusterConfig(
-        role_to_mesh=dict.fromkeys(roles, mesh), rollout_engine=Rollout, offload_to_cpu=False,
+        role_to_mesh=dict.fromkeys(roles, mesh), rollout_engine=rollout, offload_to_cpu=False,
         training_config=rl_cluster.RLTrainingConfig(**training_config), rollout_config=rollout_config)
-    return RLCluster(actor=actor, reference=reference, tokenizer=tokenizer, cluster_config=config)
+    return rl_cluster.RLCluster(actor=actor, reference=reference, tokenizer=tokenizer, cluster_config=config)
 
 
-class Overlapped(GRPOLearner):
+class Learner(GRPOLearner):
+    """Tunix's learner with one reward function, the loss's metrics, and truncated completions left out if wanted."""
+
+    def __init__(self, cluster, config: LossConfig, reward: Callable):
+        super().__init__(cluster, config, [reward])
+        cluster.actor_trainer.with_rl_metrics_to_log(dict.fromkeys(("kl", "entropy"), np.mean))
+
+    def _generate_and_compute_advantage(self, training_input, mode=rl_cluster.Mode.TRAIN):
+        example = super()._generate_and_compute_advantage(training_input, mode)
+        if not self.algo_config.mask_truncated:
+            return example
+        stops = jnp.array(self.rl_cluster.get_rollout_config(mode).eos_tokens)
+        ended_B1 = jnp.isin(example.completion_ids, stops).any(-1, keepdims=True)
+        return example.replace(completion_mask=example.completion_mask & ended_B1)
+
+
+class Overlapped(Learner):
     """Tunix's learner with the judge beside the policy, within the step: what is sampled is judged in a thread of its
     own while the next `rollout_micro_prompts` prompts are sampled, and a micro-batch is trained on once it is judged.
 
@@ -164,10 +211,10 @@ class Overlapped(GRPOLearner):
     scores and therefore NaN. Raises ValueError for a reward that is not one of `rewards.compose`.
     """
 
-    def __init__(self, cluster, config: GRPOConfig, reward: Callable, rollout_micro_prompts: int):
+    def __init__(self, cluster, config: LossConfig, reward: Callable, rollout_micro_prompts: int):
         if not hasattr(reward, "in_parts"):
             raise ValueError(f"the reward {reward.__name__!r} can't be asked ahead: pass one of rewards.compose")
-        super().__init__(cluster, config, [reward])
+        super().__init__(cluster, config, reward)
         self.can_enable_async_rollout = True  # the trainer takes each micro-batch as it comes, not all at the end
         self._reward, self._rollout_micro_prompts = reward, rollout_micro_prompts
         self._thread = ThreadPoolExecutor(1, "judge")

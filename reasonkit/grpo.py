@@ -1,8 +1,8 @@
 """GRPO (arXiv 2402.03300) with Tunix's `GRPOLearner`: sample groups, score them, move towards the better ones.
 
-Departs from Tunix's demo: the reference is the adapter as it was when this stage began, on the same frozen base, not a
-second model; a whole step is sampled in one rollout call, unless the judge is to work beside it; one composed reward
-function instead of a list, because Tunix sums a list with missing scores counted as zero.
+Departs from Tunix's demo: the reference is the adapter as it was when this stage began, on the same frozen base; a
+whole step is sampled in one rollout call, unless the judge is to work beside it; there is one composed reward, because
+Tunix counts a missing score as zero. The loss and its dials are in `policy_loss`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from jax.sharding import Mesh
-from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
 
 from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
@@ -22,18 +21,19 @@ from reasonkit.curriculum import Curriculum
 from reasonkit.data import grpo_batches, shuffled
 from reasonkit.lora import base_shared, reference
 from reasonkit.mesh import check_divides
-from reasonkit.rollout import sampling
+from reasonkit.policy_loss import LossSettings, loss_config
+from reasonkit.rollout import Rollout, sampling
 
 
-@dataclass(frozen=True)
-class GrpoSettings:
+@dataclass(frozen=True, kw_only=True)
+class GrpoSettings(LossSettings):
     """`steps` updates, each on `prompts_per_step` prompts with `num_generations` completions of up to `max_new_tokens`.
 
     `micro_prompts` prompts go through one forward and backward pass (0: all). With `rollout_micro_prompts`, a multiple
     of them, that many are sampled in one call; they are judged while the next are sampled, and each pass waits for its
     own scores alone (0: a step is sampled, then judged, then trained on). For a judge on chips of its own. More calls
     decode fewer rows at once, for longer in all, and draw other samples.
-    `beta` is the weight of the KL penalty towards the reference, `epsilon` the clipping range.
+    The fields of the loss are `LossSettings`'s.
     """
 
     steps: int
@@ -44,8 +44,6 @@ class GrpoSettings:
     learning_rate: float
     micro_prompts: int = 0
     rollout_micro_prompts: int = 0
-    beta: float = 0.04
-    epsilon: float = 0.2
     temperature: float = 1.0
     warmup: float = 0.1
     weight_decay: float = 0.0
@@ -77,7 +75,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     optimizer = _tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
                              settings.clip)
     cluster = _tunix.grpo_cluster(
-        policy.model, anchor if settings.beta else None, policy.tokenizer, mesh,
+        policy.model, anchor if settings.beta else None, policy.tokenizer, mesh, Rollout,
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                  temperature=settings.temperature, seed=seed),
         dict(actor_optimizer=optimizer, eval_every_n_steps=settings.steps + start_step + 1,
@@ -92,16 +90,19 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     trainer, rollout = cluster.actor_trainer, cluster.rollout
     done, minutes = trainer.train_steps - start_step, budget.minutes_used
     rollout.calls, reward.calls = done * calls, done  # samples, and weights that follow progress, go on from here
-    config = GRPOConfig(num_generations=settings.num_generations, num_iterations=1, beta=settings.beta,
-                        epsilon=settings.epsilon)
+    config = loss_config(settings, settings.num_generations)
     learner = (_tunix.Overlapped(cluster, config, reward, each) if settings.rollout_micro_prompts
-               else GRPOLearner(cluster, config, [reward]))
+               else _tunix.Learner(cluster, config, reward))
     cluster.global_steps = trainer.train_steps  # a last checkpoint carries none
 
     def extra(ctx, step: int) -> dict:
-        row = {"length": float(np.mean(rollout.mean_lengths[(step - done - 1) * calls:(step - done) * calls]))}
+        of_step = slice((step - done - 1) * calls, (step - done) * calls)
+        history = ctx.metrics_logger.get_metric_history
+        row = {"length": float(np.mean(rollout.mean_lengths[of_step])),
+               "truncated": float(np.mean(rollout.truncated[of_step])),
+               "entropy": float(history("actor", "entropy", "train")[-1])}
         if settings.beta:
-            row["kl"] = float(ctx.metrics_logger.get_metric_history("actor", "kl", "train")[-1])
+            row["kl"] = float(history("actor", "kl", "train")[-1])
         return row
 
     if curriculum:

@@ -21,6 +21,7 @@ from tunix.models.gemma3 import model as gemma3
 from tunix.rl.rollout.base_rollout import RolloutConfig, RolloutOutput
 from tunix.rl.rollout.vanilla_rollout import VanillaRollout
 
+from reasonkit import _tunix
 from reasonkit.hosts import check_one_process
 
 
@@ -74,7 +75,8 @@ class Rollout(VanillaRollout):
 
     Attributes:
         calls: generate calls so far; a resumed stage sets it to where it was.
-        mean_lengths: mean completion length in tokens, one entry a call.
+        mean_lengths: mean completion length in tokens, one entry per call.
+        truncated: share of the completions that reached the limit without a stop token, one entry per call.
         on_output: told what each call has sampled.
     """
 
@@ -84,16 +86,10 @@ class Rollout(VanillaRollout):
         super().__init__(rollout_actor, tokenizer, _cache_config(rollout_actor.config, rollout_config.kv_cache_size))
         self.calls = 0
         self.mean_lengths: list[float] = []
+        self.truncated: list[float] = []
         self.on_output: Callable[[RolloutOutput], None] = lambda output: None
         self._token_buffer = None
-        decode = self._sampler._compiled_decode_fn
-
-        def decode_and_keep(params, state):
-            state = decode(params, state)
-            self._token_buffer = state.token_buffer
-            return state
-
-        self._sampler._compiled_decode_fn = decode_and_keep
+        _tunix.keep_token_buffer(self._sampler, lambda buffer: setattr(self, "_token_buffer", buffer))
 
     def generate(self, prompts: list[str], rollout_config: RolloutConfig, **kwargs) -> RolloutOutput:
         """Sample one completion a prompt; `tokens` end with the stop token where one was drawn."""
@@ -105,6 +101,7 @@ class Rollout(VanillaRollout):
         output.tokens = [row[:min(len(tokens) + 1, length)]
                          for row, tokens in zip(drawn_BL, output.tokens, strict=True)]
         self.mean_lengths.append(float(np.mean([len(tokens) for tokens in output.tokens])))
+        self.truncated.append(float(np.mean(~np.isin(drawn_BL, rollout_config.eos_tokens).any(-1))))
         self.on_output(output)
         return output
 

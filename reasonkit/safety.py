@@ -15,6 +15,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -128,15 +129,15 @@ def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_
     save, event = manager.save, f"{stage}_step"
 
     def checked_save(step, model, optimizer, force=False, **options):
-        if not force and not manager._checkpoint_manager.should_save(step):
+        if not force and not _tunix.should_save(trainer, step):
             return False
-        trainer._write_train_metrics()  # looks at the loss of this step, and has its row in the log, before the save
+        _tunix.report_step(trainer)  # looks at the loss of this step, and has its row in the log, before the save
         adapter = nnx.state(model, nnx.LoRAParam)
         if not _finite(adapter):
             raise DivergedError(f"{event} {step - first_step}: the adapter has weights that are no numbers", since=step)
-        manager._checkpoint_manager.wait_until_finished()  # as orbax would: the step before counts too
+        _tunix.wait_for_saves(trainer)  # as orbax would: the step before counts too
         leaves = jax.tree.leaves((adapter, nnx.state(optimizer, nnx.optimizer.OptState)))
-        check_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), manager._checkpoint_manager.delete)
+        check_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), partial(_tunix.delete_step, trainer))
         return save(step, model, optimizer, force=force, **options)
 
     def numbered(batches: Iterator) -> Iterator:

@@ -16,9 +16,7 @@ from jax.sharding import PartitionSpec
 from tiny_gemma import equal
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
-from tunix.rl.grpo.grpo_learner import GRPOLearner
 
-import reasonkit.grpo
 from reasonkit import _tunix
 from reasonkit.budget import BudgetError, TimeBudget
 from reasonkit.curriculum import Curriculum
@@ -114,16 +112,16 @@ class Watch:
 
     def __init__(self, patch):
         self.rewards, self.calls, self.examples, self.caches, self.clusters = [], [], [], [], []
-        make, generate = _tunix.grpo_cluster, GRPOLearner._generate_and_compute_advantage
+        make, Learner = _tunix.grpo_cluster, _tunix.Learner
         prepare, watch = Sampler.init_sample_state, self
 
-        class Learner(GRPOLearner):
-            def __init__(self, cluster, config, reward_fns):
-                watch.rewards.append(reward_fns)
-                super().__init__(cluster, config, reward_fns)
+        class Seen(Learner):
+            def __init__(self, cluster, config, reward):
+                super().__init__(cluster, config, reward)
+                watch.rewards.append(self.reward_manager.reward_fns)
 
             def _generate_and_compute_advantage(self, batch, mode):
-                watch.examples.append(generate(self, batch, mode))
+                watch.examples.append(super()._generate_and_compute_advantage(batch, mode))
                 return watch.examples[-1]
 
         def cluster(*args):
@@ -140,7 +138,7 @@ class Watch:
             watch.caches += [leaf.sharding for leaf in jax.tree.leaves(state.cache) if leaf.ndim == 4]
             return state
 
-        patch.setattr(reasonkit.grpo, "GRPOLearner", Learner)
+        patch.setattr(_tunix, "Learner", Seen)
         patch.setattr(_tunix, "grpo_cluster", cluster)
         patch.setattr(Sampler, "init_sample_state", cache)
 

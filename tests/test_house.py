@@ -19,7 +19,7 @@ LAYERS = (
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards data curriculum "
      "evaluate monitors"),
     ("jax", "hosts mesh hf_config gemma lora hf models realmodel readout export model_rewards abstract"),
-    ("tunix", "rollout _tunix safety sft simpo grpo distill verify programs preflight"),
+    ("tunix", "policy_loss _tunix rollout safety sft simpo grpo distill verify programs preflight"),
     ("user", "recipes sizes forecast stage dashboard report publish"),
 )
 ORDER = ["", *(name for _, names in LAYERS for name in names.split()), "assets"]

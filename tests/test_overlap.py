@@ -13,7 +13,6 @@ import pytest
 from flax import nnx
 from tiny_gemma import equal
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
-from tunix.rl.grpo.grpo_learner import GRPOLearner
 from tunix.rl.rl_cluster import RLCluster
 
 from reasonkit import _tunix
@@ -46,11 +45,11 @@ def setup(tmp_path_factory):
                            tokenizer=short_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
-class Serial(GRPOLearner):
+class Serial(_tunix.Learner):
     """Tunix's own order, with as many rollout calls: sample the step, score it in one call, train on it."""
 
     def __init__(self, cluster, config, reward, rollout_micro_prompts):
-        super().__init__(cluster, config, [reward])
+        super().__init__(cluster, config, reward)
         self.each = rollout_micro_prompts
         Serial.lengths = cluster.rollout.mean_lengths
 
