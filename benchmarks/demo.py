@@ -1,7 +1,8 @@
-"""The demo over seeds, with and without the judge's vote, as one table: `python benchmarks/demo.py --seeds 0 1 2`.
+"""The demo over seeds, each recipe beside its controls, as one table: `python benchmarks/demo.py --seeds 0 1 2`.
 
-For each seed, notebooks 01 and 02 run once; 03 and 04 then run twice from the same adapter, with recipe g_rar (the
-rubric counts) and g_exact (the rubric is scored and logged, weight 0). The comparisons are paired.
+For each seed, notebooks 01 and 02 run once. 03 and 04 then run from that adapter once per recipe: `g_rar` (the rubric
+votes), `g_exact` (it is scored, but has no vote), and two controls with all the same settings, `constant` (every reply
+earns the same) and `shuffled` (rewards dealt at random). Comparisons are paired.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from reasonkit.evaluate import EvalResult, paired  # noqa: E402
-from reasonkit.recipes import RECIPES  # noqa: E402
 
-WITH, WITHOUT = "g_rar", "g_exact"
+JUDGED, PLAIN, CONSTANT, SHUFFLED = RECIPES = ("g_rar", "g_exact", "constant", "shuffled")
+STAGES = {"constant": "GRPO, constant reward", "shuffled": "GRPO, shuffled rewards",
+          "g_exact": "GRPO, the judge without a vote", "g_rar": "GRPO with the judge"}
 
 
 def notebooks(names: list[str], folder: Path, profile: str, recipe: str, seed: int) -> None:
@@ -32,37 +34,43 @@ def notebooks(names: list[str], folder: Path, profile: str, recipe: str, seed: i
 
 
 def run_seed(out: Path, profile: str, seed: int) -> None:
-    """Both recipes of one seed from one SFT; a folder that has its report already is kept."""
-    judged, plain = out / f"{WITH}-{seed}/artifacts", out / f"{WITHOUT}-{seed}/artifacts"
-    for folder in (judged, plain):
+    """All recipes of one seed from one SFT; a recipe whose report is there already is kept."""
+    folders = {recipe: out / f"{recipe}-{seed}/artifacts" for recipe in RECIPES}
+    first = folders[JUDGED]
+    for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     began = time.time()
-    notebooks(["01_data_curation", "02_sft_warm_start"], judged, profile, WITH, seed)
-    for name in ("data", "sft", "checkpoints"):
-        if not (plain / name).exists():
-            shutil.copytree(judged / name, plain / name)
-    notebooks(["03_grpo_with_judge", "04_evaluation"], judged, profile, WITH, seed)
-    (judged / "minutes").write_text(f"{(time.time() - began) / 60:.1f}")
-    notebooks(["03_grpo_with_judge", "04_evaluation"], plain, profile, WITHOUT, seed)
+    notebooks(["01_data_curation", "02_sft_warm_start"], first, profile, JUDGED, seed)
+    for folder in folders.values():
+        for name in ("data", "sft", "checkpoints"):
+            if not (folder / name).exists():
+                shutil.copytree(first / name, folder / name)
+    for recipe in RECIPES:
+        if not (folders[recipe] / "report.html").exists():
+            notebooks(["03_grpo_with_judge", "04_evaluation"], folders[recipe], profile, recipe, seed)
+        if recipe == JUDGED and not (first / "minutes").exists():
+            (first / "minutes").write_text(f"{(time.time() - began) / 60:.1f}")
 
 
 def table(out: Path, seeds: list[int]) -> str:
-    """A row a seed and stage, then the paired comparisons; rates and steps in per cent with 95 % intervals."""
+    """A row per seed and stage, then the paired comparisons; rates and steps in per cent with 95 % intervals."""
     lines = ["| seed | stage | n | accuracy | form | steps |", "|---|---|---|---|---|---|"]
-    compared = ["| seed | comparison | accuracy | steps |", "|---|---|---|---|"]
+    compared = ["| seed | comparison, paired | accuracy | steps |", "|---|---|---|---|"]
     for seed in seeds:
-        folders = {recipe: out / f"{recipe}-{seed}/artifacts/evaluation" for recipe in (WITH, WITHOUT)}
-        stages = {"stock": folders[WITH] / "stock.json", "after SFT": folders[WITH] / "after_sft.json",
-                  **{f"after GRPO, rubric weight {RECIPES[recipe].rewards['rubric']:g}":
-                     folders[recipe] / "after_grpo.json" for recipe in (WITHOUT, WITH)}}
-        results = {name: EvalResult.from_json(path) for name, path in stages.items()}
-        lines += [f"| {seed} | {name} | {r.n} | {r.accuracy} | {r.format_rate} | {r.step_accuracy} |"
+        of = {recipe: out / f"{recipe}-{seed}/artifacts/evaluation" for recipe in RECIPES}
+        results = {"stock": of[JUDGED] / "stock.json", "SFT": of[JUDGED] / "after_sft.json",
+                   **{recipe: of[recipe] / "after_grpo.json" for recipe in reversed(RECIPES)}}
+        results = {name: EvalResult.from_json(path) for name, path in results.items()}
+        lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.accuracy} | {r.format_rate} | {r.step_accuracy} |"
                   for name, r in results.items()]
-        _, sft, plain, judged = results.values()
-        for name, a, b in (("GRPO with the rubric against SFT", sft, judged),
-                           ("GRPO without it against SFT", sft, plain),
-                           ("with the rubric against without", plain, judged)):
-            compared.append(f"| {seed} | {name} | {paired(a, b)} | {paired(a, b, 'steps')} |")
+        for name, a, b in ((f"{STAGES[CONSTANT]}, against SFT", "SFT", CONSTANT),
+                           (f"{STAGES[SHUFFLED]}, against SFT", "SFT", SHUFFLED),
+                           (f"{STAGES[PLAIN]}, against shuffled", SHUFFLED, PLAIN),
+                           (f"{STAGES[JUDGED]}, against shuffled", SHUFFLED, JUDGED),
+                           (f"{STAGES[JUDGED]}, against SFT", "SFT", JUDGED),
+                           ("the judge's vote, against none", PLAIN, JUDGED)):
+            pair = results[a], results[b]
+            compared.append(f"| {seed} | {name} | {paired(*pair)} | {paired(*pair, 'steps')} |")
     return "\n".join([*lines, "", *compared])
 
 

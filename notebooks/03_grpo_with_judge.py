@@ -113,7 +113,8 @@ for name, reasoning in (("whole", whole), ("terse", data.terse(item)), ("cut sho
 from reasonkit.tfidf import TfIdf
 
 words = TfIdf(train["question"])
-made = [rewards.tag_format, rewards.gate(rewards.exact_answer, rewards.tag_format),
+answered = rewards.gate(rewards.exact_answer, rewards.tag_format)
+made = [rewards.tag_format, answered, rewards.constant, rewards.shuffled(answered, SEED),
         text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold]
 if judged:
     made.append(rewards.rubric(judge))

@@ -1,4 +1,4 @@
-"""GRPO's loss as Tunix 0.1.7 computes it, with every dial named and two mended: `LossSettings`, `loss_config`.
+"""GRPO's loss as Tunix 0.1.7 computes it, with each dial explained and three things mended: `LossSettings`.
 
 Sources: GRPO (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), RLOO (2402.14740).
 The surprise: Tunix's default KL penalty, "kl", does not pull towards the reference. It is refused here.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from tunix.rl import common, function_registry
@@ -36,6 +37,9 @@ class LossSettings:
         "kl", Tunix's default since 0.1.7, is k1, -d. As a value it is unbiased. As a loss its gradient does not
         contain the reference, which is a constant there: what is left changes the length of replies under any reward.
         It is refused. Source: J. Schulman, "Approximating KL divergence", 2020. What is logged is k3 in every case.
+        The penalty counts only for completions with an advantage. Elsewhere it is rounding between two programs at
+        first, and Adam scales any gradient up to a step: under a constant reward the adapter wandered as far as it
+        goes when it learns.
     `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, std with ddof=1; the paper leaves ddof
         open. "drgrpo" leaves the std out, "rloo" takes the mean of the others. Tunix lets rounding pass for an
         advantage in a group of equal rewards; here such a group has exactly 0.
@@ -107,12 +111,14 @@ for _name in CHOICES["advantage_estimator"]:
 
 @function_registry.register_policy_loss_fn("reasonkit")
 def _policy_loss(model, train_example, algo_config, **options):
-    """Tunix's GRPO loss. The "kl" that it reports is k3, a mean over tokens, also where the penalty is k2."""
+    """Tunix's GRPO loss, with its KL penalty only where there is an advantage. The "kl" it reports is k3 over all."""
     divergence, k3_BL = common.compute_kl_divergence, []
 
-    def noted(logps_BL, reference_logps_BL, method, clamp_value=None):
-        k3_BL.append(divergence(logps_BL, reference_logps_BL, "low_var_kl"))
-        return divergence(logps_BL, reference_logps_BL, method, clamp_value)
+    def noted(logps_BL, reference_BL, method, clamp_value=None):
+        k3_BL.append(divergence(logps_BL, reference_BL, "low_var_kl"))
+        pushed_B1 = train_example.advantages[:, None] != 0
+        anchor_BL = jnp.where(pushed_B1, reference_BL, jax.lax.stop_gradient(logps_BL))
+        return divergence(logps_BL, anchor_BL, method, clamp_value)
 
     common.compute_kl_divergence = noted  # only while the loss is traced
     try:

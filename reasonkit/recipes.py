@@ -146,6 +146,15 @@ RECIPES = {
         data="tiny_mix", rewards={"tag_format": 1.0, "exact_answer_if_tag_format": 1.0, "tfidf_relevance": 0.5,
                                   "tfidf_leak": 0.5, "scaffold": 0.5},
         shares={"sft": 0.25, "grpo": 0.75}, curriculum="exact_answer_if_tag_format"),
+    # Two controls: what GRPO gains under them is not the reward's doing. What it would have earned is logged.
+    "constant": Recipe(
+        "constant", "control: every reply earns the same", data="tiny_mix",
+        rewards={"constant": 1.0, "tag_format": 0.0, "exact_answer_if_tag_format": 0.0},
+        shares={"sft": 0.25, "grpo": 0.75}),
+    "shuffled": Recipe(
+        "shuffled", "control: the exact answer's rewards, dealt to the step's replies at random", data="tiny_mix",
+        rewards={"shuffled": 1.0, "tag_format": 0.0, "exact_answer_if_tag_format": 0.0},
+        shares={"sft": 0.25, "grpo": 0.75}),
     "gym": Recipe(
         "gym", "no judge: form and an exact answer, on four families of reasoning-gym (the extra `data`)",
         data="gym_mix", rewards={"tag_format": 1.0, "exact_answer_if_tag_format": 1.0},

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
-from tiny_gemma import equal
+from tiny_gemma import equal, forward
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
 
@@ -27,7 +27,7 @@ from reasonkit.lora import base_shared, fingerprint, restore_lora
 from reasonkit.mesh import make_mesh
 from reasonkit.model_rewards import mean_probability
 from reasonkit.monitors import probe, suspicious, watcher
-from reasonkit.rewards import compose
+from reasonkit.rewards import compose, constant
 from reasonkit.rollout import generator
 from reasonkit.runlog import NullLog, RunLog
 from reasonkit.sft import SftSettings, sft
@@ -267,6 +267,60 @@ def test_a_pass_may_be_the_whole_step_and_the_reference_left_out(start, warm, wa
     assert (result.steps, result.checkpoint_step) == (2, warm.step + 2)
     assert fingerprint(policy.model) != warm.fingerprint and watch.clusters[0].reference is None
     assert "kl" not in log.last("grpo_step")
+
+
+def train(warm, base, mesh, tokenizer, folder, parts, **changes):
+    """A policy trained by these parts of a reward, and the log."""
+    policy, checkpoints = begin(warm, base, mesh, tokenizer, folder / "checkpoints")
+    log = RunLog(folder / "log.jsonl")
+    grpo(policy, mesh, ROWS, compose(parts, log, max_no_signal=1.0), replace(SETTINGS, **changes), TimeBudget(1, 0),
+         log, checkpoints, seed=3, start_step=warm.step)
+    return policy, log
+
+
+def solved(prompts, completions, id, **columns):
+    """Some problems always, the others never: every group is all right or all wrong."""
+    return [float(int(name[0]) % 2) for name in id]
+
+
+def silent(prompts, completions, **columns):
+    """A judge that gives every reply the same, or nothing."""
+    return [None if len(text) % 2 else 0.7 for text in completions]
+
+
+@pytest.mark.parametrize("penalty", [{"beta": 0.0}, {"beta": 0.02}, {"beta": 0.02, "kl_loss_mode": "mse_kl"}], ids=str)
+def test_rewards_that_are_equal_within_each_group_teach_nothing(penalty, warm, base, mesh, tokenizer, tmp_path):
+    parts = [(constant, 1.0), (solved, 1.0), (silent, 0.3)]
+    policy, log = train(warm, base, mesh, tokenizer, tmp_path, parts, **penalty)
+    assert {row["flat_groups"] for row in log.read("reward")} == {1.0}
+    assert all(0 < row["parts"]["solved"]["mean"] < 1 and 0 < row["parts"]["silent"]["no_signal"] < 1
+               for row in log.read("reward")), "no group was right, or none wrong, or the judge said nothing or all"
+    assert fingerprint(policy.model) == warm.fingerprint, "bit for bit"
+
+
+def test_a_large_penalty_holds_the_policy_to_its_reference(warm, base, mesh, tokenizer, tmp_path):
+    """By the exact KL over the vocabulary, at each place of the same replies."""
+    def kl(policy):
+        rows_BT = jax.numpy.asarray(np.random.default_rng(0).integers(4, 300, (8, 24)))
+        p, q = (jax.nn.log_softmax(forward(model, rows_BT)) for model in (policy.model, anchor.model))
+        return float((jax.numpy.exp(p) * (p - q)).sum(-1).mean())
+
+    anchor, _ = begin(warm, base, mesh, tokenizer, tmp_path / "anchor")
+    free, held = (kl(train(warm, base, mesh, tokenizer, tmp_path / str(beta), [(length, 1.0)], steps=8, beta=beta)[0])
+                  for beta in (0.0, 100.0))
+    assert 0 <= held <= free / 10
+
+
+def test_truncated_completions_are_counted_and_may_be_left_out(start, warm, watch, mesh, tokenizer):
+    policy, checkpoints = start
+    log = RunLog(checkpoints.parent / "log.jsonl")
+    grpo(policy, mesh, ROWS, watch.reward(log), replace(SETTINGS, steps=2, beta=0.0, mask_truncated=True),
+         TimeBudget(1, 0), log, checkpoints, seed=3, start_step=warm.step)
+    for example, row in zip(watch.examples, log.read("grpo_step"), strict=True):
+        ended_B = np.isin(example.completion_ids, tokenizer.stop_ids).any(-1)
+        assert row["truncated"] == 1 - ended_B.mean() and 0 < ended_B.mean() < 1
+        mask_BL = np.asarray(example.completion_mask)
+        assert mask_BL[ended_B].any(-1).all() and not mask_BL[~ended_B].any()
 
 
 def test_a_reward_that_asks_the_policy_sees_the_weights_of_the_moment(start, warm, mesh):
