@@ -65,8 +65,8 @@ def neutralise(text: str) -> str:
 class Parsed:
     """A reply as read: `reasoning` (None: unreadable) and `answers` leniently, `defects` as in `DEFECTS`.
 
-    `answers` are the texts of its answer, each once: more than one where several blocks are written differently. Whether
-    those are one answer depends on its kind: see `replies`.
+    `answers` are the texts of its answer, each once: several where blocks are written differently. Whether they are one
+    answer depends on its kind: see `replies`.
     """
 
     reasoning: str | None
@@ -94,7 +94,7 @@ class _Block:
     @property
     def text(self) -> str:
         text = " ".join(filter(None, (piece.strip() for piece in self.pieces)))
-        return "" if _is_blank(text) else text
+        return "" if is_blank(text) else text
 
     @property
     def rank(self) -> tuple[bool, bool, bool]:
@@ -162,7 +162,7 @@ class Tags:
     def render(self, *, reasoning: str, answer: str) -> str:
         """A reply in perfect form. Raises ValueError if a part is blank or contains one of the tags."""
         for name, part in (("reasoning", reasoning), ("answer", answer)):
-            if _is_blank(part):
+            if is_blank(part):
                 raise ValueError(f"{name} is blank: {part!r}; a reply needs both parts")
             if tag := self._tag.search(part):
                 raise ValueError(f"{name} contains the tag {tag[0]!r}; remove it or drop the row")
@@ -196,7 +196,7 @@ class Tags:
         for tag, within in zip(tags, _within(order), strict=True):
             piece, position = text[position : tag.start()], tag.end()
             kind, name = ("reasoning", self.reasoning) if tag["reasoning"] else ("answer", self.answer)
-            closing, blank = bool(tag["slash"]), _is_blank(piece)
+            closing, blank = bool(tag["slash"]), is_blank(piece)
             if tag[0] != f"<{tag['slash']}{name}>":
                 found.add("malformed_tag")
             if opened:
@@ -216,7 +216,7 @@ class Tags:
                 blocks[kind].append(opened[kind])
         if opened:
             next(reversed(opened.values())).pieces.append(text[position:])
-        elif not _is_blank(text[position:]):
+        elif not is_blank(text[position:]):
             found.add("text_outside")
 
         found |= _order_defects(order)
@@ -231,7 +231,8 @@ class Tags:
         )
 
 
-def _is_blank(text: str) -> bool:
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to be seen."""
     return not text.translate(_UNSEEN).strip()
 
 

@@ -146,7 +146,8 @@ def test_parse_refuses_what_is_not_text(text):
 @pytest.mark.parametrize(
     "unit",
     ["<answer>", "</answer>x", "<reasoning>a<answer>b", "<", "<eos> ", " ", "</answer", "< ", "\u200b",
-     "&lt;answer&gt;", "<reasoning>a</reasoning><answer>b</answer>", "<reasoning>", "</reasoning>", "<answer>...</answer>"],
+     "&lt;answer&gt;", "<reasoning>a</reasoning><answer>b</answer>", "<reasoning>", "</reasoning>",
+     "<answer>...</answer>"],
 )
 def test_parse_takes_linear_time(unit):
     def seconds(characters: int) -> float:
