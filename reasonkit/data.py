@@ -77,7 +77,7 @@ def load_recipe(name: str) -> DataRecipe:
     for key, (kind, what) in _NEEDED.items():
         if not isinstance(raw.get(key), kind) or not raw[key]:
             found = repr(raw[key]) if key in raw else "missing"
-            raise ValueError(f"{file}: {key} is {found}, and must be {what}; a key below a [table] belongs to that table")
+            raise ValueError(f"{file}: {key} is {found}, and must be {what}; a key below a [table] belongs to it")
     families = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
     for family in raw["families"]:
         if family not in families:
@@ -88,7 +88,7 @@ def load_recipe(name: str) -> DataRecipe:
         raise ValueError(f"data recipe {name!r}: [split] must give {', '.join(SPLITS)} in per cent, sum 100; "
                          f"it gives {raw['split']}")
     traces = raw.get("traces", {})
-    terse = traces.get("terse", 0.0) if isinstance(traces, dict) else traces
+    terse = traces.get("terse", 0.0) if isinstance(traces, dict) else f"in {traces!r}, no table"
     if not _is_number(terse) or not 0 <= terse <= 1:
         raise ValueError(f"data recipe {name!r}: [traces] terse is {terse!r}, and a share lies between 0 and 1")
     if ("domain" in raw) == ("rubric" in raw):
@@ -161,9 +161,9 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int,
         if len(chosen) < size:
             made = [item.family for item in chosen]
             found = ", ".join(f"{family} {made.count(family)}" for family in recipe.families)
-            raise ValueError(f"data recipe {recipe.name!r} made {len(chosen)} distinct questions ({found}) of the {size} "
-                             f"asked for as {split!r}, and {PATIENCE} more rounds brought no new one: let a family make "
-                             "more, add one to the recipe, or lower the profile's rows (reasonkit/recipes.py)")
+            raise ValueError(f"data recipe {recipe.name!r} made {len(chosen)} distinct questions ({found}) of {size} "
+                             f"asked for in {split!r}, and {PATIENCE} more rounds no new one: let a family make more, "
+                             "add one to the recipe, or lower the profile's rows (reasonkit/recipes.py)")
         splits[split] = Dataset.from_list([
             dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question),
                  reasoning=terse(p) if split == "train" and is_terse(recipe, p) else p.reasoning,

@@ -103,8 +103,8 @@ def screen(splits: Mapping[str, Dataset], tokenizer,
                    for row, fault in zip(rows, faults, strict=True) if fault]
         if len(refused) > MOST * len(rows):
             first = refused[0]
-            raise ValueError(f"{len(refused)} of {len(rows)} rows of {name!r} can't be used, and {MOST:.0%} is the most "
-                             f"that may be left out. The first, {first.id!r}, ends {first.question[-60:]!r}: {first.why}")
+            raise ValueError(f"{len(refused)} of {len(rows)} rows of {name!r} can't be used, more than {MOST:.0%}. The "
+                             f"first, {first.id!r}, ends {first.question[-60:]!r}: {first.why}")
         left_out += refused
     return kept, left_out
 
