@@ -39,9 +39,8 @@ _CONTROL = re.compile(
     r"<\s*+((?:start|end)[\s_]*+of[\s_]*+(?:turn|image|audio)|(?:image|audio)[\s_]*+soft[\s_]*+token|"
     r"bos|eos|pad|mask|2mass|unused\d++)\s*+>", re.IGNORECASE)
 _BRACKETED = re.compile(r"\[\s*+(multimodal|@bos@)\s*+\]", re.IGNORECASE)
-
-
-_MENTION = re.compile(r"[\s`'\"*]*+(?:and|\.\.\.|…)[\s`'\"*]*+", re.IGNORECASE)  # "between `<answer>` and `</answer>`"
+# "between `<answer>` and `</answer>`", and a form without content
+_MENTION = re.compile(r"[\s`'\"*]*+(?:and(?:\s+the)?|\.\.\.|…)[\s`'\"*]*+", re.IGNORECASE)
 
 
 def printable(text: str) -> str:
