@@ -94,10 +94,10 @@ splits = data.curate(recipe, run.profile.rows, SEED, on_split)
 # %% [markdown]
 # ## What can be used
 #
-# A row that no stage can read would stop the run hours from here. So each is tried now. Its gold answer goes through the
-# checker that will grade the replies, and has to be right there. Its prompt has to fit the policy's limit, by the policy's
-# own tokenizer. Test and validation rows need worked reasoning to be compared with; a training row without it is left to
-# GRPO. What fails is left out and shown, and more than half of a split is an error.
+# One row that a later stage cannot use would stop the run hours from now, so every row is tried here. Its gold answer goes
+# through the checker that will grade the replies, and must be right. Its prompt must fit the limit, counted with the
+# policy's own tokenizer. A validation or test row needs worked reasoning to compare with; a training row without it is
+# left to GRPO. Rows that fail are left out and shown. If more than half of a split fails, that is an error.
 
 # %%
 from collections import Counter
