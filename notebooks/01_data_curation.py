@@ -28,7 +28,7 @@ SEED = 0
 # {{setup}}
 
 # %%
-from reasonkit import data, recipes
+from reasonkit import data, models, recipes, screening
 from reasonkit.tags import TAGS
 
 run = recipes.open_run(PROFILE, RECIPE, SEED)
@@ -70,7 +70,8 @@ for criterion in data.rubric_of(recipe, item):
 # ## The splits
 #
 # A question belongs to exactly one split by the hash of its text, whatever the seed, so train, validation and test are
-# disjoint by construction. `curate` proves it anyway, on the questions without case and white space.
+# disjoint by construction. `curate` proves it anyway, and takes two spellings of a question for one: another case,
+# apostrophe, minus sign or final mark does not make it new.
 
 # %%
 from itertools import count
@@ -89,6 +90,28 @@ def on_split(name, rows):
 
 
 splits = data.curate(recipe, run.profile.rows, SEED, on_split)
+
+# %% [markdown]
+# ## What can be used
+#
+# One row that a later stage cannot use would stop the run hours from now, so every row is tried here. Its gold answer goes
+# through the checker that will grade the replies, and must be right. Its prompt must fit the limit, counted with the
+# policy's own tokenizer. A validation or test row needs worked reasoning to compare with; a training row without it is
+# left to GRPO. Rows that fail are left out and shown. If more than half of a split fails, that is an error.
+
+# %%
+from collections import Counter
+
+tokenizer = models.tokenizer(run.profile.policy)
+splits, left_out = screening.screen(splits, tokenizer, run.profile.grpo.max_prompt_length)
+print(f"{len(left_out)} rows left out")
+for (name, cause), times in Counter((row.split, row.cause) for row in left_out).items():
+    print(f"{times:>6} of {name}: {cause}")
+for row in left_out[:5]:
+    print(f"{row.id}, {row.question!r:.100}\n  {row.why}")
+for_sft = screening.sft_pairs(splits["train"], tokenizer, run.profile.sft.max_length)
+print(f"SFT can learn from {len(for_sft)} of {len(splits['train'])} rows: those with reasoning, at most "
+      f"{run.profile.sft.max_length} tokens long")
 
 # %%
 for name, rows in splits.items():

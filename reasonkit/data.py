@@ -11,19 +11,23 @@ import hashlib
 import importlib
 import json
 import random
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 
-from reasonkit.rubrics import Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
+from reasonkit.rubrics import Criterion, criteria, load_domain, read_toml, rubric_from_json, rubric_to_json
+from reasonkit.screening import check_columns, fits, question_key, sft_pairs
 from reasonkit.tags import TAGS, neutralise
 
 RECIPES = Path(__file__).resolve().parents[1] / "data_recipes"
 SPLITS = ("train", "validation", "test")
+PATIENCE = 20_000  # rounds over the families without a new question, after which they count as used up
+_NEEDED = {"title": (str, "a text"), "licence": (str, "a text"), "families": (list, "a list of names"),
+           "split": (dict, "a table, [split], of per cents")}
 
 
 @dataclass(frozen=True)
@@ -62,28 +66,40 @@ class DataRecipe:
 def load_recipe(name: str) -> DataRecipe:
     """Read `data_recipes/<name>.toml`. Its rubric is its own [[rubric]], or that of the `domain` it names.
 
-    Raises ValueError for an unknown name, family or domain, a split that is not 100 %, and a rubric that can't be used.
+    Raises ValueError for an unknown name, family or domain, a file that is no TOML or lacks a key, a split that is not
+    100 %, and a rubric that can't be used.
     """
     known = sorted(path.stem for path in RECIPES.glob("*.toml"))
     if name not in known:
         raise ValueError(f"unknown data recipe {name!r}: choose one of {', '.join(known)} (files in {RECIPES})")
-    raw = tomllib.loads((RECIPES / f"{name}.toml").read_text())
+    file = RECIPES / f"{name}.toml"
+    raw = read_toml(file)
+    for key, (kind, what) in _NEEDED.items():
+        if not isinstance(raw.get(key), kind) or not raw[key]:
+            found = repr(raw[key]) if key in raw else "missing"
+            raise ValueError(f"{file}: {key} is {found}, and must be {what}; a key below a [table] belongs to it")
     families = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
     for family in raw["families"]:
         if family not in families:
             raise ValueError(f"data recipe {name!r} names the unknown family {family!r}: "
                              f"choose from {', '.join(families)}")
-    if tuple(raw["split"]) != SPLITS or sum(raw["split"].values()) != 100:
+    shares = raw["split"].values()
+    if tuple(raw["split"]) != SPLITS or not all(map(_is_number, shares)) or min(shares) < 0 or sum(shares) != 100:
         raise ValueError(f"data recipe {name!r}: [split] must give {', '.join(SPLITS)} in per cent, sum 100; "
                          f"it gives {raw['split']}")
-    terse = raw.get("traces", {}).get("terse", 0.0)
-    if not 0 <= terse <= 1:
-        raise ValueError(f"data recipe {name!r}: [traces] terse is {terse}, and a share lies between 0 and 1")
+    traces = raw.get("traces", {})
+    terse = traces.get("terse", 0.0) if isinstance(traces, dict) else f"in {traces!r}, no table"
+    if not _is_number(terse) or not 0 <= terse <= 1:
+        raise ValueError(f"data recipe {name!r}: [traces] terse is {terse!r}, and a share lies between 0 and 1")
     if ("domain" in raw) == ("rubric" in raw):
         raise ValueError(f"data recipe {name!r} in {RECIPES}: give it either a domain or [[rubric]] entries of its own")
     rubric = (load_domain(raw["domain"]).rubric if "domain" in raw else
-              criteria(raw["rubric"], f"{RECIPES / name}.toml: [[rubric]]"))
+              criteria(raw["rubric"], f"{file}: [[rubric]]"))
     return DataRecipe(name, raw["title"], raw["licence"], tuple(raw["families"]), raw["split"], terse, rubric)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def exact(value: int) -> int:
@@ -92,9 +108,17 @@ def exact(value: int) -> int:
 
 
 def problem(family: str, index: int, seed: int, slip: Callable[[int], int] = exact) -> Problem:
-    """The `index`-th problem of a family: a function of (family, index, seed), whatever was asked before."""
+    """The `index`-th problem of a family: a function of (family, index, seed), whatever was asked before.
+
+    Raises ValueError, naming family and part, for one that is no text.
+    """
     module = importlib.import_module(f"data_recipes.families.{family}")
     question, steps, answer, *rubric = module.make(random.Random(f"{seed}:{family}:{index}"), slip)
+    parts = {"question": (question,), "answer": (answer,), "KIND": (module.KIND,), "rubric": rubric, "steps": steps}
+    for name, texts in parts.items():
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            value, kind = (texts, "a list of str") if name == "steps" else (texts[0], "a str")
+            raise ValueError(f"family {family!r}, problem {index}: {name} is {value!r:.80}, and must be {kind}")
     return Problem(f"{family}-{seed}-{index}", family, question, tuple(steps), answer, module.KIND, *rubric)
 
 
@@ -109,14 +133,15 @@ def split_of(question: str, split: Mapping[str, int]) -> str:
 
 
 def problems(recipe: DataRecipe, split: str, seed: int) -> Iterator[Problem]:
-    """An endless stream of distinct problems of one split, the families in turn."""
+    """A stream of distinct problems of one split, the families in turn, until `PATIENCE` of each bring no new one."""
     seen: set[str] = set()
-    index = 0
-    while True:
+    index = last = 0
+    while index - last < PATIENCE:
         for family in recipe.families:
             item = problem(family, index, seed)
             if item.question not in seen and split_of(item.question, recipe.split) == split:
                 seen.add(item.question)
+                last = index
                 yield item
         index += 1
 
@@ -125,14 +150,20 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int,
            on_split: Callable[[str, Dataset], None] = lambda name, rows: None) -> dict[str, Dataset]:
     """`sizes` rows for each split, each told to `on_split`. Questions are neutralised: none can end a chat turn.
 
-    Raises ValueError for an unknown split or one without rows, and as `assert_disjoint` does.
+    Raises ValueError for an unknown split or one without rows, for families that have too few questions, and as
+    `assert_disjoint` does.
     """
     splits = {}
     for split, size in sizes.items():
         if split not in SPLITS or size < 1:
             raise ValueError(f"split {split!r} of size {size}: need one of {', '.join(SPLITS)} with at least one row")
-        stream = problems(recipe, split, seed)
-        chosen = [next(stream) for _ in range(size)]
+        chosen = list(islice(problems(recipe, split, seed), size))
+        if len(chosen) < size:
+            made = [item.family for item in chosen]
+            found = ", ".join(f"{family} {made.count(family)}" for family in recipe.families)
+            raise ValueError(f"data recipe {recipe.name!r} made {len(chosen)} distinct questions ({found}) of {size} "
+                             f"asked for in {split!r}, and {PATIENCE} more rounds no new one: let a family make more, "
+                             "add one to the recipe, or lower the profile's rows (reasonkit/recipes.py)")
         splits[split] = Dataset.from_list([
             dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question),
                  reasoning=terse(p) if split == "train" and is_terse(recipe, p) else p.reasoning,
@@ -143,11 +174,11 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int,
 
 
 def assert_disjoint(splits: Mapping[str, Dataset]) -> None:
-    """Raises ValueError, with an example, when two splits share a question, compared without case and white space."""
+    """Raises ValueError, with an example, when two splits share a question in any spelling: see `question_key`."""
     owner: dict[str, str] = {}
     for name, rows in splits.items():
         for question in rows["question"]:
-            key = "".join(question.casefold().split())
+            key = question_key(question)
             if owner.setdefault(key, name) != name:
                 raise ValueError(f"the question {question!r} is in both {owner[key]!r} and {name!r}: "
                                  "drop it from one, else the evaluation measures memory")
@@ -178,11 +209,12 @@ def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
 
 
 def save(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
-    """Write one JSONL file a split, atomically; returns their paths."""
+    """Write one JSONL file a split, atomically; returns their paths. Raises ValueError as `read`, before it writes."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
+    paths = {name: folder / f"{name}.jsonl" for name in splits}
     for name, rows in splits.items():
-        paths[name] = folder / f"{name}.jsonl"
+        check_columns(rows.to_list(), str(paths[name]))
+    for name, rows in splits.items():
         partial = paths[name].with_suffix(".partial")
         rows.to_json(str(partial))
         partial.replace(paths[name])
@@ -190,17 +222,18 @@ def save(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
 
 
 def read(path: Path) -> Dataset:
-    """Read one split back. Raises ValueError when the file is missing, empty or damaged."""
+    """Read one split back. Raises ValueError when the file is missing, empty or damaged, and as `check_columns`."""
     if not path.exists() or path.stat().st_size == 0:
         raise ValueError(f"no rows in {path}: run notebook 01 (data curation) first")
     rows = []
-    with path.open() as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
+                rows.append({**json.loads(line)})
+            except (ValueError, TypeError) as error:
                 raise ValueError(f"line {number} of {path} is damaged ({error}): delete the file, and run notebook 01 "
                                  "(data curation) again") from error
+    check_columns(rows, str(path))
     return Dataset.from_list(rows)
 
 
@@ -228,16 +261,13 @@ def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int,
                 seed: int) -> Iterator[dict[str, np.ndarray]]:
     """Endless SFT batches: `tokens_BL` int32, right-padded, and `loss_mask_BL`, 1 on the reply and its stop token.
 
-    The stop token is part of the target: a policy that never learns to stop runs into the token limit. Rows longer than
-    `max_length` are left out, never cut; ValueError when fewer than one batch is left.
+    The stop token is part of the target: a policy that never learns to stop runs into the token limit.
+    Raises ValueError when the rows of `sft_pairs` do not fill one batch.
     """
-    encoded = []
-    for row in rows:
-        prompt = [tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(row["question"]))]
-        text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
-        reply = [*tokenizer.encode(text), tokenizer.end_of_turn]
-        if len(prompt) + len(reply) <= max_length:
-            encoded.append((prompt, reply))
+    encoded = sft_pairs(rows, tokenizer, max_length)
+    if len(encoded) < batch_size:
+        raise ValueError(f"{len(encoded)} rows are fewer than one batch of {batch_size}: add rows or lower the batch "
+                         f"size. Of {len(rows)}, the others have no reasoning or more than {max_length} tokens")
     for numbers in shuffled(encoded, batch_size, seed):
         tokens_BL = np.full((batch_size, max_length), tokenizer.pad_id(), np.int32)
         loss_mask_BL = np.zeros((batch_size, max_length), np.float32)
@@ -259,7 +289,7 @@ def grpo_batches(rows: Dataset, tokenizer, batch_size: int, max_prompt_length: i
     compile anew. `order` gives the row numbers, from the ids of the rows that are left, `batch_size` and `seed`.
     """
     prompts = [TAGS.prompt(question) for question in rows["question"]]
-    kept = [n for n, prompt in enumerate(prompts) if len(tokenizer.encode(prompt)) < max_prompt_length]
+    kept = [n for n, question in enumerate(rows["question"]) if fits(question, tokenizer, max_prompt_length)]
     columns = {name: np.array(rows[name]) for name in GRPO_COLUMNS}
     columns["prompts"] = np.array(prompts)
     for numbers in order(columns["id"][kept], batch_size, seed):

@@ -23,6 +23,7 @@ from scipy import stats
 
 from reasonkit.answers import check
 from reasonkit.budget import write_atomic
+from reasonkit.replies import answer_of
 from reasonkit.tags import TAGS
 
 SAMPLE_KEYS = ("id", "family", "kind", "question", "gold", "completion", "answer",
@@ -235,14 +236,15 @@ def _row(problem: Any) -> dict[str, str]:
 
 def _score(row: dict[str, str], reply: str) -> dict[str, Any]:
     parsed = TAGS.parse(reply)
-    correct = check(parsed.answer, row["answer"], row["kind"]).correct
+    answer = answer_of(parsed, row["answer"], row["kind"])
+    correct = check(answer, row["answer"], row["kind"]).correct
     failures = list(parsed.defects)
     if not correct:
-        failures.append("no answer" if parsed.answer is None else "wrong answer")
-    if "unclosed_answer" in failures or ("unclosed_reasoning" in failures and parsed.answer is None):
+        failures.append("no answer" if answer is None else "wrong answer")
+    if "unclosed_answer" in failures or ("unclosed_reasoning" in failures and answer is None):
         failures.append("runaway")
     return {"id": row["id"], "family": row["family"], "kind": row["kind"], "question": row["question"],
-            "gold": row["answer"], "completion": reply, "answer": parsed.answer, "format_ok": bool(parsed.ok),
+            "gold": row["answer"], "completion": reply, "answer": answer, "format_ok": bool(parsed.ok),
             "correct": bool(correct), "steps": step_accuracy(parsed.reasoning, row["reasoning"]),
             "failures": failures}
 

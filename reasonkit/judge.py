@@ -15,7 +15,6 @@ A judge that can't tell says so: a `JudgeFailure`, never a low score.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from typing import Protocol
 
 import numpy as np
 
+from reasonkit.ratings import read_rating
 from reasonkit.rubrics import Criterion, Domain
 from reasonkit.tags import neutralise, printable
 
@@ -125,13 +125,12 @@ def wording(prompts: Sequence[str]) -> str:
 def written_ratings(generate: Callable[[list[str]], list[str]]) -> Callable[[list[str]], np.ndarray]:
     """Generate-and-parse, the classic way, for comparison: a `LocalJudge`'s function out of one that writes texts.
 
-    A text's first number is its rating, and all of its probability; a text without one of `RATINGS` there is NaN.
+    A text's rating, as `ratings.read_rating` finds it, has all of its probability; a text without one is NaN.
     """
     def rate(prompts: list[str]) -> np.ndarray:
-        numbers = [re.search("[0-9]+", text) for text in generate(prompts)]
-        told = [number[0] if number else "" for number in numbers]
-        return np.array([[0.0 if rating == one else -1e9 for one in RATINGS] if rating in RATINGS else
-                         [np.nan] * len(RATINGS) for rating in told])
+        told = map(read_rating, generate(prompts))
+        return np.array([[np.nan if rating is None else 0.0 if str(rating) == one else -1e9 for one in RATINGS]
+                         for rating in told])
 
     return rate
 

@@ -24,7 +24,7 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.gemma import flax_checkpoint, from_flax
 from reasonkit.hf import from_hf, is_hf
-from reasonkit.hf_config import LIBRARY
+from reasonkit.hf_config import LIBRARY, read_config
 
 ASSETS = Path(__file__).parent / "assets"
 END_OF_TURN = {"gemma2": 107, "gemma3": 106}
@@ -158,6 +158,14 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
     if remat:  # one object for the model and all of its layers
         model.config.remat_config = LIBRARY[family].RematConfig.DECODER
     return Loaded(model, Tokenizer(folder / "tokenizer.model", family), model.config, str(name), folder)
+
+
+def tokenizer(name: str | Path) -> Tokenizer:
+    """The tokenizer of the model that `load` finds by this name, without its weights. Raises as `load`."""
+    folder = _find(str(name))
+    family = (MODELS[name].family if name in MODELS else read_config(folder / "config.json", True)[0] if is_hf(folder)
+              else _flax_source(str(name), flax_checkpoint(folder) or folder).family)
+    return Tokenizer(folder / "tokenizer.model", family)
 
 
 def hf_name(name: str) -> str:

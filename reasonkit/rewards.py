@@ -5,9 +5,8 @@ completion; None means "no signal" and is never a low score. A reward that takes
 read, as in TRL: `log_extra(name, one value a completion)`. What it is not: a judge (`judge`) or an answer
 checker (`answers`). Rewards that read the text alone are in `text_rewards`.
 
-Departure from Tunix: it sums reward functions with `nansum`, so that a None becomes 0, which in a group of
-ones is a punishment. `compose` puts the part's mean over the same group in its place, which carries no
-advantage.
+Departure from Tunix: it sums reward functions with `nansum`, so that a None becomes 0, which in a group of ones is a
+punishment. `compose` puts the part's mean over the same group in its place, which carries no advantage.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import numpy as np
 from reasonkit.answers import check
 from reasonkit.groups import FLAT, check_groups, correlation, group_means
 from reasonkit.judge import Judge, JudgeFailure, JudgeItem
+from reasonkit.replies import answer_of
 from reasonkit.rubrics import rubric_from_json
 from reasonkit.runlog import NullLog, RunLog
 from reasonkit.tags import TAGS
@@ -36,8 +36,7 @@ PROMPT_TAIL = 300  # characters of the sample's prompt that are logged
 # of each row only the worst defect counts: leaving the answer out is never better than starting it
 PENALTIES = (
     {"missing_answer": 0.6, "empty_answer": 0.5, "unclosed_answer": 0.3, "duplicated_answer": 0.3},
-    {"missing_reasoning": 0.4, "empty_reasoning": 0.3, "unclosed_reasoning": 0.2,
-     "duplicated_reasoning": 0.2},
+    {"missing_reasoning": 0.4, "empty_reasoning": 0.3, "unclosed_reasoning": 0.2, "duplicated_reasoning": 0.2},
     {"nested": 0.2, "misordered": 0.2, "text_outside": 0.2, "malformed_tag": 0.1},
 )
 
@@ -79,7 +78,7 @@ def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Seq
     >>> exact_answer(["2+2?"] * 2, ["<answer>4</answer>", "It is 4."], answer=["4", "4"], kind=["number"] * 2)
     [1.0, 0.0]
     """
-    verdicts = [check(TAGS.parse(reply).answer, str(gold), str(k))
+    verdicts = [check(answer_of(TAGS.parse(reply), str(gold), str(k)), str(gold), str(k))
                 for reply, gold, k in zip(completions, answer, kind, strict=True)]
     log_extra("answer_read", [verdict.extracted for verdict in verdicts])
     log_extra("answer_why", [verdict.why for verdict in verdicts])
@@ -126,7 +125,7 @@ def numeric_closeness(
     >>> numeric_closeness(["2+2?"] * 2, ["<answer>4</answer>", "<answer>5</answer>"], ["4", "4"], ["number"] * 2)
     [1.0, 0.75]
     """
-    return [_closeness(TAGS.parse(reply).answer, str(gold)) if str(k) == "number" else None
+    return [_closeness(answer_of(TAGS.parse(reply), str(gold), "number"), str(gold)) if str(k) == "number" else None
             for reply, gold, k in zip(completions, answer, kind, strict=True)]
 
 
@@ -183,7 +182,7 @@ def rubric(judge: Judge) -> RewardFn:
 def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
     """`fn`, without credit where `condition` is below `at_least`: what is above 0.0 there, or None, becomes 0.0.
 
-    A penalty stays. Where `condition` itself is None, so is the value. The name is "<fn>_if_<condition>".
+    A penalty stays. Where `condition` itself is None, so is the value; not finite is None. Named "<fn>_if_<condition>".
 
     >>> paid = gate(exact_answer, tag_format)
     >>> replies = [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"]
@@ -192,7 +191,8 @@ def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
     """
 
     def reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
-        values, keys = (f(prompts=prompts, completions=completions, **columns) for f in (fn, condition))
+        values, keys = ([x if math.isfinite(x) else None for x in _ask(f, prompts, completions, columns)[0].tolist()]
+                        for f in (fn, condition))
         return [None if key is None else value if key >= at_least else min(value or 0.0, 0.0)
                 for value, key in zip(values, keys, strict=True)]
 

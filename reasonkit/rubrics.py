@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # arXiv 2507.17746, explicit aggregation; a pitfall is worded as its avoidance ("Does not ...").
 WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
@@ -95,6 +96,14 @@ def rubric_from_json(text: str) -> tuple[Criterion, ...]:
     return criteria(rows, "the rubric")
 
 
+def read_toml(file: Path) -> dict[str, Any]:
+    """The tables of a file. Raises ValueError, naming it, for what is no TOML."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not TOML: {error}") from error
+
+
 @dataclass(frozen=True)
 class Domain:
     """The rubric of a whole domain, with one question of it, a reply known to be good and one known to be bad."""
@@ -115,10 +124,7 @@ def load_domain(name: str) -> Domain:
     if name not in known:
         raise ValueError(f"unknown domain {name!r}: choose one of {', '.join(known)} (files in {DOMAINS})")
     file = DOMAINS / f"{name}.toml"
-    try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{file} is not TOML: {error}") from error
+    raw = read_toml(file)
     anchor = raw.get("anchor")
     texts = [anchor.get(part) for part in ("question", "good", "bad")] if isinstance(anchor, dict) else [None]
     if not all(isinstance(text, str) and text.strip() for text in texts):

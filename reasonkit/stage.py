@@ -41,7 +41,7 @@ from dataclasses import replace
 
 import jax
 
-from reasonkit import data, hosts, lora, models, recipes, sizes
+from reasonkit import data, hosts, lora, models, recipes, screening, sizes
 from reasonkit.budget import write_atomic
 from reasonkit.sft import sft
 
@@ -51,7 +51,10 @@ NOT_HERE = {"grpo": "03_grpo_with_judge", "evaluation": "04_evaluation"}
 def curate(run: recipes.Run) -> None:
     """Notebook 1: the splits and their manifest."""
     recipe = data.load_recipe(run.recipe.data)
-    splits = data.curate(recipe, run.profile.rows, run.seed)
+    splits, left_out = screening.screen(data.curate(recipe, run.profile.rows, run.seed),
+                                        models.tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
+    for row in left_out:
+        print(f"left out of {row.split}: {row.id}, {row.why}")
     paths = data.save(splits, run.stage("data"))
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
                minutes=run.budget.minutes_used, title=recipe.title, licence=recipe.licence)

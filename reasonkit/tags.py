@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 
 DEFECTS = (
     "missing_reasoning",     # no opening tag
@@ -24,10 +25,12 @@ DEFECTS = (
     "unclosed_answer",
     "empty_reasoning",       # a block with nothing to be seen of its own
     "empty_answer",
-    "text_outside",          # anything but white space around the blocks, a final stop marker aside
+    "text_outside",          # anything to be seen around the blocks, a final stop marker aside
     "malformed_tag",         # upper case or white space inside a tag
 )
-INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # no width; white space to a human, not to `str.strip`
+# No width: white space to a human, not to `str.strip`. Soft hyphen, zero-width space, joiners and direction marks, word
+# joiner, invisible signs of formulas, byte order mark.
+INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"
 STOP_MARKERS = ("<end_of_turn>", "<eos>")
 
 _UNSEEN = dict.fromkeys(map(ord, INVISIBLE))
@@ -36,6 +39,8 @@ _CONTROL = re.compile(
     r"<\s*+((?:start|end)[\s_]*+of[\s_]*+(?:turn|image|audio)|(?:image|audio)[\s_]*+soft[\s_]*+token|"
     r"bos|eos|pad|mask|2mass|unused\d++)\s*+>", re.IGNORECASE)
 _BRACKETED = re.compile(r"\[\s*+(multimodal|@bos@)\s*+\]", re.IGNORECASE)
+# "between `<answer>` and `</answer>`", and a form without content
+_MENTION = re.compile(r"[\s`'\"*]*+(?:and(?:\s+the)?|\.\.\.|…)[\s`'\"*]*+", re.IGNORECASE)
 
 
 def printable(text: str) -> str:
@@ -57,11 +62,20 @@ def neutralise(text: str) -> str:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A reply as read: `reasoning` and `answer` leniently (None: unreadable), `defects` as in `DEFECTS`."""
+    """A reply as read: `reasoning` (None: unreadable) and `answers` leniently, `defects` as in `DEFECTS`.
+
+    `answers` are the texts of its answer, each once: several where blocks are written differently. Whether they are one
+    answer depends on its kind: see `replies`.
+    """
 
     reasoning: str | None
-    answer: str | None
+    answers: tuple[str, ...]
     defects: tuple[str, ...]
+
+    @property
+    def answer(self) -> str | None:
+        """The only text of the answer; None without one, and for several."""
+        return self.answers[0] if len(self.answers) == 1 else None
 
     @property
     def ok(self) -> bool:
@@ -71,6 +85,7 @@ class Parsed:
 
 @dataclass
 class _Block:
+    within: bool            # opened in a reasoning that is closed: a draft, or a mention of the tag
     pieces: list[str] = field(default_factory=list)
     contains: bool = False  # another block was opened inside
     cut: bool = False       # ended by the closing tag of the block around it
@@ -78,7 +93,12 @@ class _Block:
     @property
     def text(self) -> str:
         text = " ".join(filter(None, (piece.strip() for piece in self.pieces)))
-        return "" if _is_blank(text) else text
+        return "" if is_blank(text) else text
+
+    @property
+    def rank(self) -> tuple[bool, bool, bool]:
+        """Of an answer: what counts before what."""
+        return self.within, self.cut, not self.within and _MENTION.fullmatch(self.text) is not None
 
 
 @dataclass(frozen=True)
@@ -141,7 +161,7 @@ class Tags:
     def render(self, *, reasoning: str, answer: str) -> str:
         """A reply in perfect form. Raises ValueError if a part is blank or contains one of the tags."""
         for name, part in (("reasoning", reasoning), ("answer", answer)):
-            if _is_blank(part):
+            if is_blank(part):
                 raise ValueError(f"{name} is blank: {part!r}; a reply needs both parts")
             if tag := self._tag.search(part):
                 raise ValueError(f"{name} contains the tag {tag[0]!r}; remove it or drop the row")
@@ -153,33 +173,36 @@ class Tags:
         """Read a reply, strictly and leniently, in time linear in its length. Never raises on a str.
 
         Lenient: an unclosed block runs to the end of the block around it or of the text, an unopened one
-        begins at the previous tag; several reasonings are joined; several answers are read only if they are
-        the same. An answer tag that is opened, and not closed, within a closed reasoning counts as a mention
-        of the tag if there is another answer.
+        begins at the previous tag; several reasonings are joined. Of the answers count those outside every
+        closed reasoning, else those within: drafts. A tag that a closed reasoning leaves open is a mention, and
+        so are two with the prompt's "and" between them: neither counts where there is another answer.
 
         >>> TAGS.parse("<reasoning>2 + 2</reasoning><answer>4")
-        Parsed(reasoning='2 + 2', answer='4', defects=('unclosed_answer',))
+        Parsed(reasoning='2 + 2', answers=('4',), defects=('unclosed_answer',))
+        >>> TAGS.parse("<reasoning>It goes between <answer> and </answer>.</reasoning><answer>4</answer>").answer
+        '4'
         """
         if not isinstance(text, str):
             raise TypeError(f"a reply must be a str, got {type(text).__name__}: {text!r}")
         text = text[: _reply_end(text)]
         blocks: dict[str, list[_Block]] = {"reasoning": [], "answer": []}
         opened: dict[str, _Block] = {}  # outermost first, at most one of each kind
-        order: list[str] = []           # r, a: opening tags; R, A: closing tags
         found = set()
         position = 0
-        for tag in self._tag.finditer(text):
+        tags = list(self._tag.finditer(text))
+        # r, a: opening tags; R, A: closing tags
+        order = "".join("aArR"[2 * bool(tag["reasoning"]) + bool(tag["slash"])] for tag in tags)
+        for tag, within in zip(tags, _within(order), strict=True):
             piece, position = text[position : tag.start()], tag.end()
             kind, name = ("reasoning", self.reasoning) if tag["reasoning"] else ("answer", self.answer)
-            closing = bool(tag["slash"])
-            order.append(kind[0].upper() if closing else kind[0])
+            closing, blank = bool(tag["slash"]), is_blank(piece)
             if tag[0] != f"<{tag['slash']}{name}>":
                 found.add("malformed_tag")
             if opened:
                 next(reversed(opened.values())).pieces.append(piece)
-            elif piece.strip() and closing:
-                blocks[kind].append(_Block([piece]))
-            elif piece.strip():
+            elif closing and not blank:
+                blocks[kind].append(_Block(within, [piece]))
+            elif not blank:
                 found.add("text_outside")
             if closing and kind in opened:
                 found |= _close(kind, opened)
@@ -188,26 +211,27 @@ class Tags:
                     found.add("nested")
                 for outer in opened.values():
                     outer.contains = True
-                opened[kind] = _Block()
+                opened[kind] = _Block(within)
                 blocks[kind].append(opened[kind])
         if opened:
             next(reversed(opened.values())).pieces.append(text[position:])
-        elif text[position:].strip():
+        elif not is_blank(text[position:]):
             found.add("text_outside")
 
-        found |= _order_defects("".join(order))
+        found |= _order_defects(order)
         found |= {f"empty_{kind}" for kind in blocks for block in blocks[kind] if not block.text}
         reasoning = "\n".join(filter(None, (block.text for block in blocks["reasoning"])))
-        answers = {block.text for block in blocks["answer"] if not block.cut} - {""}
-        answers = answers or {block.text for block in blocks["answer"]} - {""}
+        answers = [block for block in blocks["answer"] if block.text]
+        first = min((block.rank for block in answers), default=None)
         return Parsed(
             reasoning=reasoning or None,
-            answer=answers.pop() if len(answers) == 1 else None,
+            answers=tuple(dict.fromkeys(block.text for block in answers if block.rank == first)),
             defects=tuple(defect for defect in DEFECTS if defect in found),
         )
 
 
-def _is_blank(text: str) -> bool:
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to be seen."""
     return not text.translate(_UNSEEN).strip()
 
 
@@ -220,6 +244,18 @@ def _close(kind: str, opened: dict[str, _Block]) -> set[str]:
         inner.cut = True
         block.pieces += inner.pieces
     return {"nested"} if block.contains else set()
+
+
+def _within(order: str) -> list[bool]:
+    """For each tag, whether it is between the opening and the closing tag of a reasoning."""
+    changes, opened = [0] * len(order), []
+    for number, tag in enumerate(order):
+        if tag == "r":
+            opened.append(number)
+        elif tag == "R" and opened:
+            changes[opened.pop()] += 1
+            changes[number] -= 1
+    return [depth > 0 for depth in accumulate(changes)]
 
 
 def _order_defects(order: str) -> set[str]:
@@ -244,7 +280,7 @@ def _reply_end(text: str) -> int:
     """Where the reply ends, without the stop markers that the sampler may leave at the very end."""
     end = len(text)
     while True:
-        while end and text[end - 1].isspace():
+        while end and (text[end - 1].isspace() or text[end - 1] in INVISIBLE):
             end -= 1
         marker = next((marker for marker in STOP_MARKERS if text.endswith(marker, 0, end)), None)
         if marker is None:

@@ -195,12 +195,50 @@ def test_an_unknown_recipe_is_named():
     ({"first": 'domain = "alchemy"', "rubric": ""}, "unknown domain 'alchemy': choose one of chemistry, "),
     ({"rubric": OWN + OWN.replace("pitfall", "grave")},
      r"mine.toml: \[\[rubric\]\], entry 1: criterion 'a': weight is 'grave'"),
+    ({"families": "[]"}, r"mine.toml: families is \[\], and must be a list of names"),
+    ({"families": '"coins"'}, "mine.toml: families is 'coins', and must be a list of names"),
+    ({"split": "train = '80'\nvalidation = 10\ntest = 10"}, "must give train, validation, test in per cent"),
+    ({"split": "train = 120\nvalidation = -30\ntest = 10"}, "must give train, validation, test in per cent"),
+    ({"first": "traces = 0.5"}, r"\[traces\] terse is 'in 0.5, no table'"),
+    ({"split": "train = 80\nvalidation = 10\ntest = 10\n[traces]\nterse = 'x'"}, r"\[traces\] terse is 'x'"),
+    ({"first": "title ="}, r"mine.toml is not TOML: .*line 4"),
 ])
 def test_a_recipe_that_cannot_be_used_is_named(tmp_path, monkeypatch, change, message):
     monkeypatch.setattr(data, "RECIPES", tmp_path)
     write_recipe(tmp_path, **change)
     with pytest.raises(ValueError, match=message):
         load_recipe("mine")
+
+
+@pytest.mark.parametrize("key", ["title", "licence", "families", "split"])
+def test_a_key_that_a_recipe_lacks_is_named(tmp_path, monkeypatch, key):
+    monkeypatch.setattr(data, "RECIPES", tmp_path)
+    write_recipe(tmp_path)
+    file = tmp_path / "mine.toml"
+    file.write_text(re.sub(rf"(?m)^(?:{key} =|\[{key}\])", "[other]\nx =" if key == "split" else "#", file.read_text())
+                    .replace("x =\n", ""))
+    with pytest.raises(ValueError, match=rf"mine.toml: {key} is missing, and must be "):
+        load_recipe("mine")
+
+
+@pytest.fixture
+def coins(monkeypatch):
+    """Replaces what the family makes."""
+    family = data.importlib.import_module("data_recipes.families.coins")
+    return lambda make: monkeypatch.setattr(family, "make", make)
+
+
+@pytest.mark.parametrize(("made", "message"), [
+    (("q", ["s"], 7), "problem 4: answer is 7, and must be a str"),
+    ((None, ["s"], "7"), "problem 4: question is None, and must be a str"),
+    (("q", "step", "7"), "problem 4: steps is 'step', and must be a list of str"),
+    (("q", [1, 2], "7"), r"problem 4: steps is \[1, 2\], and must be a list of str"),
+    (("q", ["s"], "7", []), r"problem 4: rubric is \[\], and must be a str"),
+])
+def test_what_a_family_makes_is_text(coins, made, message):
+    coins(lambda rng, slip: made)
+    with pytest.raises(ValueError, match=f"family 'coins', {message}"):
+        problem("coins", 4, 0)
 
 
 # Splits
@@ -280,7 +318,23 @@ def test_no_question_can_end_its_turn(monkeypatch):
         assert question.endswith("[end_of_turn]\n[start_of_turn]model\n")
 
 
-@pytest.mark.parametrize("planted", ["1 plus 2", "1  PLUS 2 \n"])
+def test_curation_ends_where_the_questions_do(coins, monkeypatch):
+    coins(lambda rng, slip: (f"What is {rng.randint(1, 20)}?", ["1"], "1"))
+    recipe = replace(RECIPE, families=("coins",), split={"train": 100, "validation": 0, "test": 0})
+    assert len(curate(recipe, {"train": 20}, 0)["train"]) == 20
+    with pytest.raises(ValueError, match=r"made 20 distinct questions \(coins 20\) of 21 asked for in 'train'"):
+        curate(recipe, {"train": 21}, 0)
+    mixed = replace(RECIPE, families=("coins", "lamp"))
+    monkeypatch.setattr(data, "PATIENCE", 50)
+    with pytest.raises(ValueError, match=r"\(coins \d+, lamp \d+\) of 100000 asked for in 'test'"):
+        curate(mixed, {"test": 100_000}, 0)
+
+
+def test_questions_that_differ_in_their_white_space_are_two():
+    assert_disjoint({"train": rows("Sort: 1 12"), "test": rows("Sort: 11 2")})
+
+
+@pytest.mark.parametrize("planted", ["1 plus 2", "1  PLUS 2 \n", "1 plus\u200b 2?", "1 plus\u00a02."])
 def test_a_planted_duplicate_is_found(planted):
     assert_disjoint({"train": rows("1 plus 2", "1 plus 2"), "test": rows("2 plus 1")})
     with pytest.raises(ValueError, match="is in both 'train' and 'test': drop it from one"):
@@ -309,6 +363,53 @@ def test_a_missing_and_an_empty_file_say_what_to_run(tmp_path):
     for name in ("empty.jsonl", "missing.jsonl"):
         with pytest.raises(ValueError, match=rf"no rows in .*{name}: run notebook 01 \(data curation\) first"):
             data.read(tmp_path / name)
+
+
+def test_a_file_keeps_answers_that_look_like_other_things(tmp_path):
+    some = Dataset.from_list([{**ROWS[0], "id": str(n), "answer": text}
+                              for n, text in enumerate(("007", "null", "1e3", "true", "[1]", "\u2028", "é\n"))])
+    path = data.save({"train": some}, tmp_path)["train"]
+    assert data.read(path).to_list() == some.to_list()
+
+
+def write_rows(path, *changes):
+    """A row a change, in which None takes the column away."""
+    path.write_text("".join(json.dumps({key: value for key, value in {**ROWS[0], **change}.items()
+                                        if value is not None}) + "\n" for change in changes))
+    return path
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    (({"rubric": None}, {}), "row 1 of .*t.jsonl has no 'rubric', and others do"),
+    (({}, {"answer": None}), "row 2 of .*t.jsonl has no 'answer', and others do"),
+    (({"rubric": None}, {"rubric": None}), "the rows of .*t.jsonl have no 'rubric': a row needs id, family, "),
+    (({}, {"answer": 7}), "row 2 of .*t.jsonl: 'answer' is 7, and must be of type str, in quotes"),
+    (({"answer": 7}, {}), "row 1 of .*t.jsonl: 'answer' is 7, and must be of type str, in quotes"),
+    (({"reasoning": ["a"]}, {}), r"row 1 of .*t.jsonl: 'reasoning' is \['a'\], and must be of type str"),
+    (({"level": 3}, {"level": "3"}), "row 2 of .*t.jsonl: 'level' is '3', and must be of type int, as in the first"),
+    (({}, {"level": 3}), "row 1 of .*t.jsonl has no 'level', and others do"),
+])
+def test_a_row_unlike_the_others_is_named(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        data.read(write_rows(tmp_path / "t.jsonl", *changes))
+
+
+def test_columns_of_ones_own_are_kept(tmp_path):
+    assert data.read(write_rows(tmp_path / "t.jsonl", {"level": 3}, {"level": 4}))["level"] == [3, 4]
+
+
+@pytest.mark.parametrize("line", ["3", "null", "[1]", '"x"', "", "{", "\udcff"])
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    path = write_rows(tmp_path / "t.jsonl", {})
+    path.write_bytes(path.read_bytes() + line.encode("utf-8", "surrogateescape") + b"\n")
+    with pytest.raises(ValueError, match=r"line 2 of .*t.jsonl is damaged \(.*run notebook 01"):
+        data.read(path)
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match=r"row 1 of .*train.jsonl: 'answer' is 7"):
+        data.save({"train": Dataset.from_list([{**ROWS[0], "answer": 7}])}, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 # Batches
@@ -359,8 +460,19 @@ def test_rows_that_are_too_long_are_left_out_and_never_cut(tokenizer):
     texts = {tokenizer.decode(batch["tokens_BL"][0]) for batch in batches}
     assert len(texts) == 2 and all(text.endswith("</answer><end_of_turn>") for text in texts)
     assert not any("plus 3" in text for text in texts)
-    with pytest.raises(ValueError, match="2 rows are fewer than one batch of 3: add rows or lower the batch size"):
+    with pytest.raises(ValueError, match="2 rows are fewer than one batch of 3: add rows or lower the batch size. "
+                                         f"Of 3, the others have no reasoning or more than {fits} tokens"):
         next(sft_batches(some, tokenizer, 3, fits, 0))
+
+
+def test_rows_without_reasoning_are_left_out_of_sft_and_not_of_grpo(tokenizer):
+    """So is a plan: its gold answer is a problem, and not what a reply should say."""
+    some = Dataset.from_list([{**ROWS[0], "id": "work"}, {**ROWS[1], "id": "none", "reasoning": " \u200b"},
+                              {**ROWS[2], "id": "plan", "kind": "plan"}])
+    texts = {tokenizer.decode(batch["tokens_BL"][0])
+             for batch in itertools.islice(sft_batches(some, tokenizer, 1, 200, 0), 6)}
+    assert len(texts) == 1 and ROWS[0]["reasoning"] in texts.pop()
+    assert set(next(grpo_batches(some, tokenizer, 3, 200, 0))["id"]) == {"work", "none", "plan"}
 
 
 def test_prompts_that_are_too_long_are_left_out(tokenizer):

@@ -77,8 +77,9 @@ def test_prompt_has_no_turn_but_its_own():
 @pytest.mark.parametrize(("text", "score"), [
     ("4", 0.75), ("**5**", 1.0), ('{"rating": 1}', 0.0), ("The reply earns 3 of 5.", 0.5), (" 2\n5", 0.25),
     ("", None), ("good", None), ("10", None), ("0", None), ("6/5", None), ("٤", None),  # an Arabic four
+    ("From 1 to 5, I rate this 4.", 0.75), ("3.5", None),
 ])
-def test_a_written_rating_is_the_first_number_or_no_signal(text, score):
+def test_a_written_rating_is_the_texts_or_no_signal(text, score):
     judge = LocalJudge(written_ratings(lambda prompts: [text] * len(prompts)), "fake")
     (result,) = judge.score([JudgeItem("q", "r", (STEPS, CLEAR))])
     assert (result.cause if score is None else result.score) == ("non_finite" if score is None else score)

@@ -69,6 +69,17 @@ def attach(folder, where):
 # Tokenizer
 
 
+def test_a_tokenizer_is_loaded_without_weights(folder, loaded, inputs, monkeypatch):
+    monkeypatch.setattr(reasonkit.models, "from_hf", None)
+    for name in (folder, str(folder), "gemma3-1b-it"):
+        if name == "gemma3-1b-it":
+            attach(folder, inputs / name)
+        found = reasonkit.models.tokenizer(name)
+        assert (found.family, found.encode("1 and 2")) == ("gemma3", loaded.tokenizer.encode("1 and 2"))
+    with pytest.raises(ValueError, match="neither a folder nor a known name"):
+        reasonkit.models.tokenizer("gemma")
+
+
 def test_control_tokens_are_where_the_family_has_them(loaded):
     tokenizer = loaded.tokenizer
     assert tokenizer.stop_ids == (tokenizer.eos_id(), tokenizer.end_of_turn) == (1, 106)

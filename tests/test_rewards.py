@@ -208,12 +208,22 @@ def test_rubric_refuses_a_judge_that_loses_items():
         rubric(Short())(["p"], ["a"], question=["q"], rubric=[RUBRIC])
 
 
+def test_two_blocks_that_say_the_same_are_one_answer():
+    """In the rewards as in the evaluation; two that differ are none, however near they are."""
+    same, other = ("<answer>20</answer> or in short <answer>20.0</answer>", "<answer>20</answer><answer>21</answer>")
+    columns = {"answer": ["20", "20", "21"], "kind": ["number"] * 3}
+    assert exact_answer(["p"] * 3, [same, other, other], **columns) == [1.0, 0.0, 0.0]
+    assert numeric_closeness(["p"] * 3, [same, other, other], **columns) == [1.0, 0.0, 0.0]
+
+
 # gate
 
 @pytest.mark.parametrize(("value", "key", "expected"), [
     (1.0, 0.0, 1.0), (-0.5, 0.0, -0.5), (None, 0.0, None),       # open
     (1.0, -0.1, 0.0), (-0.5, -0.1, -0.5), (None, -0.1, 0.0),     # closed: no credit, and penalties stay
     (1.0, None, None), (None, None, None),                       # not known
+    (1.0, math.nan, None), (-0.5, math.nan, None), (1.0, math.inf, None), (1.0, -math.inf, None),
+    (math.nan, 0.0, None), (math.inf, 0.0, None), (math.nan, -0.1, 0.0), (-math.inf, -0.1, 0.0),
 ])
 def test_gate(value, key, expected):
     gated = gate(returns([value], "value"), returns([key], "key"))

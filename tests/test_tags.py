@@ -113,8 +113,10 @@ def strictly_ok(text: str) -> bool:
     """The strict form written as one (slow) pattern, as an oracle."""
     tag = r"<\s*/?\s*(?:reasoning|answer)\s*>"
     inside = rf"((?:(?!(?i:{tag})).)*)"
-    stop = r"(?:\s|<end_of_turn>|<eos>)*"
-    match = re.fullmatch(rf"(?s)\s*<reasoning>{inside}</reasoning>\s*<answer>{inside}</answer>{stop}", text)
+    blank = rf"[\s{INVISIBLE}]*"
+    stop = rf"(?:[\s{INVISIBLE}]|<end_of_turn>|<eos>)*"
+    form = rf"(?s){blank}<reasoning>{inside}</reasoning>{blank}<answer>{inside}</answer>{stop}"
+    match = re.fullmatch(form, text)
     return match is not None and all(re.sub(f"[{INVISIBLE}]", "", part).strip() for part in match.groups())
 
 
@@ -144,7 +146,8 @@ def test_parse_refuses_what_is_not_text(text):
 @pytest.mark.parametrize(
     "unit",
     ["<answer>", "</answer>x", "<reasoning>a<answer>b", "<", "<eos> ", " ", "</answer", "< ", "\u200b",
-     "&lt;answer&gt;", "<reasoning>a</reasoning><answer>b</answer>"],
+     "&lt;answer&gt;", "<reasoning>a</reasoning><answer>b</answer>", "<reasoning>", "</reasoning>",
+     "<answer>...</answer>"],
 )
 def test_parse_takes_linear_time(unit):
     def seconds(characters: int) -> float:
