@@ -31,7 +31,7 @@ Row = Mapping[str, Any]
 
 STEP = "_step"  # ends the event of a row that counts as progress
 FIELDS = {"loss": "loss", "accuracy": "accuracy", "margin": "reward margin", "length": "reply length, tokens",
-          "kl": "KL to the reference"}
+          "kl": "KL to the reference", "entropy": "entropy", "truncated": "share of replies cut off at the limit"}
 COLOURS = ("#1f3b57", "#c9822f", "#3b8ea5", "#8a6fa8", "#7a9e4b", "#b2545c")
 EVERY = 2.0  # seconds between two drawings at least,
 SHARE = 0.05  # and at most this share of the time goes into drawing

@@ -35,7 +35,8 @@ TAGS_IN_FORM, STRAY = 4, 1  # tags of a perfect reply, and how many more are a s
 EXAMPLE = 2000  # characters of an example that are kept
 # The share of replies that may show each sign, the growth or shrinkage of replies as a factor, and the rise of the
 # reward in standard errors.
-LIMITS = {"loops": 0.1, "tag_stuffing": 0.1, "judge_words": 0.02, "length_drift": 1.5, "reward_without_accuracy": 3.0}
+LIMITS = {"loops": 0.1, "tag_stuffing": 0.1, "judge_words": 0.02, "truncated": 0.2, "length_drift": 1.5,
+          "reward_without_accuracy": 3.0}
 
 _WORD = re.compile(r"\w{1,16}|[^\w\s]{1,16}")  # a run without spaces is several words, so that it may loop too
 _TAG = re.compile(rf"<\s*+/?+\s*+(?:{TAGS.reasoning}|{TAGS.answer})\s*+>", re.IGNORECASE)
@@ -176,6 +177,11 @@ def _measure(seen: Mapping[str, Sequence[Row]]) -> Iterable[tuple[str, float, st
             share = float(np.mean([row["shares"][name] for row in texts[-WINDOW:]]))
             example = next((row["examples"][name] for row in texts[:-WINDOW - 1:-1] if name in row["examples"]), "")
             yield name, share, f"{share:.1%} of the replies of the last {WINDOW} steps", example
+    truncated = [row["truncated"] for row in steps if "truncated" in row]
+    if len(truncated) >= WINDOW:
+        share = float(np.mean(truncated[-WINDOW:]))
+        yield "truncated", share, (f"{share:.1%} of the replies of the last {WINDOW} steps reached the limit: raise "
+                                   "max_new_tokens, or set mask_truncated"), last
     lengths = [row["length"] for row in steps]
     if len(lengths) >= 2 * WINDOW:
         first, now = (max(1.0, float(np.mean(part))) for part in (lengths[:WINDOW], lengths[-WINDOW:]))

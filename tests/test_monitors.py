@@ -61,13 +61,13 @@ def lambda_length(prompts, completions, **columns):
 
 
 def write_run(log, steps=60, reward=lambda step: 1.0, accuracy=lambda step: 0.5, length=lambda step: 40.0,
-              share=lambda step: {}, first=1, every=5):
+              share=lambda step: {}, first=1, every=5, truncated=lambda step: 0.05):
     """A run as it is logged; the hooks write one step late, which changes nothing here."""
     for step in range(first, first + steps):
         shares = dict.fromkeys((sign.__name__ for sign in SIGNS), 0.0) | share(step)
         log.write("reward", mode="train", mean=reward(step), parts={}, sample={"completion": f"reply {step}"})
         log.write("texts", shares=shares, examples={name: f"{name} {step}" for name, value in shares.items() if value})
-        log.write("grpo_step", step=step, length=length(step))
+        log.write("grpo_step", step=step, length=length(step), truncated=truncated(step))
         if step % every == 0:
             log.write("probe", step=step, mean=accuracy(step), low=0.0, high=1.0, n=64)
 
@@ -93,6 +93,8 @@ RUNS = [
     ({"length": lambda step: 40 + step}, ["length_drift"]),
     ({"length": lambda step: 90 - step}, ["length_drift"]),
     ({"length": lambda step: 40 + step / 4}, []),
+    ({"truncated": lambda step: 0.1 + step % 2 / 10}, []),
+    ({"truncated": lambda step: step / 100}, ["truncated"]),
     ({"share": lambda step: {"loops": 0.08}}, []),
     ({"share": lambda step: {"loops": float(step == 30) / 2}}, []),
     ({"share": lambda step: {"loops": 0.2}}, ["loops"]),
