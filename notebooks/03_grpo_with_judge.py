@@ -29,8 +29,8 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import (data, forecast, judge_api, lora, models, monitors, readout, recipes, rewards, rollout, sizes,
-                       text_rewards)
+from reasonkit import (controls, data, forecast, judge_api, lora, models, monitors, readout, recipes, rewards,
+                       rollout, sizes, text_rewards)
 from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, JudgeItem, LocalJudge
@@ -114,7 +114,7 @@ from reasonkit.tfidf import TfIdf
 
 words = TfIdf(train["question"])
 answered = rewards.gate(rewards.exact_answer, rewards.tag_format)
-made = [rewards.tag_format, answered, rewards.constant, rewards.shuffled(answered, SEED),
+made = [rewards.tag_format, answered, controls.constant, controls.shuffled(answered, SEED),
         text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold]
 if judged:
     made.append(rewards.rubric(judge))

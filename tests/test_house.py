@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A module may import any module of a lower layer, and those named before it in its own.
 LAYERS = (
     ("stdlib", "tags numerals expressions planning isolated answers replies ratings tfidf session budget runlog"),
-    ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards screening data "
-     "curriculum evaluate monitors"),
+    ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards controls text_rewards screening "
+     "data curriculum evaluate monitors"),
     ("jax", "hosts mesh hf_config gemma lora hf models realmodel readout export model_rewards abstract"),
     ("tunix", "policy_loss _tunix rollout safety sft simpo grpo distill verify programs preflight"),
     ("user", "recipes sizes forecast stage dashboard report publish"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import jax
 import pytest
 
-from reasonkit import data, recipes, rewards, text_rewards
+from reasonkit import controls, data, recipes, rewards, text_rewards
 from reasonkit.budget import BudgetError
 from reasonkit.judge import judge_prompt
 from reasonkit.mesh import check_divides, plan_mesh
