@@ -44,8 +44,8 @@ def test_a_recipe_names_what_there_is(name):
     assert recipe.name == name and data.load_recipe(recipe.data).rubric
     words = TfIdf(["any"])
     parts = [rewards.tag_format, rewards.exact_answer, rewards.gate(rewards.exact_answer, rewards.tag_format),
-             rewards.rubric(None), text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
-             text_rewards.scaffold]
+             rewards.rubric(None), controls.constant, controls.shuffled(rewards.exact_answer),
+             text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold]
     assert recipe.rewards.keys() <= {part.__name__ for part in parts} and any(recipe.rewards.values())
     assert recipe.curriculum in {"", *recipe.rewards}
     assert set(recipe.shares) == {"sft", "grpo"} and all(share > 0 for share in recipe.shares.values())
