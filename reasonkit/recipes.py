@@ -18,6 +18,7 @@ import jax
 from reasonkit.budget import TimeBudget, write_atomic
 from reasonkit.grpo import GrpoSettings
 from reasonkit.hosts import agreed_end, is_first
+from reasonkit.outcome import earlier_minutes
 from reasonkit.runlog import NullLog, RunLog, prompt_hash, read_manifest, write_manifest
 from reasonkit.sft import SftSettings
 from reasonkit.tags import TAGS
@@ -200,10 +201,11 @@ class Run:
                              lora=None if stage == "data" else self.lora)
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
-        """Write the stage's manifest: from here on the next notebook can start."""
+        """Write the stage's manifest: from here on the next notebook can start. minutes: of this session; those of
+        earlier sessions that worked on the stage are added."""
         return write_manifest(self.stage(stage), stage, inputs=dict(inputs), metrics=dict(metrics),
                               prompt_sha256=prompt_hash(TAGS.template), lora=None if stage == "data" else self.lora,
-                              minutes=minutes, extra=extra)
+                              minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
 
 
 def _choose(kind: str, table: Mapping, name: str):
