@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("stdlib", "tags numerals expressions planning isolated answers tfidf session budget runlog outcome"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards data curriculum "
-     "intervals evaluate monitors"),
+     "exam intervals evaluate monitors"),
     ("jax", "hosts mesh hf_config gemma lora hf models realmodel readout export model_rewards abstract"),
     ("tunix", "rollout _tunix safety sft simpo grpo distill verify programs preflight"),
     ("user", "recipes sizes forecast stage dashboard report_style report publish"),
