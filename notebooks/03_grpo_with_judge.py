@@ -15,8 +15,8 @@
 # recipe `idea_e` has no rubric and loads no judge: it holds the reasoning to its steps and to the question's words.
 #
 # **What comes in:** notebook 2's adapter. **What comes out:** the adapter to submit.
-# **What to expect:** the reward rises. Watch the length beside the held-out accuracy: it grows where the reward asks for
-# steps, and should level off with them; length that goes on rising while accuracy is flat is a warning.
+# **What to expect:** the reward rises. Watch the length and the held-out accuracy together: replies that get longer while
+# accuracy is flat are a warning, however well the reward does.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu

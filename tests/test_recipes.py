@@ -123,6 +123,13 @@ def test_a_run_is_opened_and_continued(tmp_path, monkeypatch):
     assert again.budget.minutes_reserved == 0.5 + 1.25 * (6 + 0.5), "three stages answer 16 problems, a probe answers 8"
 
 
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_clock_ends_stages_where_somebody_ends_the_session(name, tmp_path, monkeypatch):
+    """Kaggle's nine hours and Colab's; on one's own CPU all steps are made, however slow it is."""
+    monkeypatch.setattr(recipes, "_virtual_devices", lambda count: None)
+    assert open_run(name, "g_exact", 0, tmp_path).budget.grows == name.startswith(("cpu", "smoke"))
+
+
 def test_the_folder_is_named_or_set_or_the_usual_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert open_run("smoke", "g_rar", 0).folder == tmp_path / "artifacts"
