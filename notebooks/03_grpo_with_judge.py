@@ -15,7 +15,8 @@
 # recipe `idea_e` has no rubric and loads no judge: it holds the reasoning to its steps and to the question's words.
 #
 # **What comes in:** notebook 2's adapter. **What comes out:** the adapter to submit.
-# **What to expect:** the reward rises and the length stays put; rising length with flat accuracy would be a warning.
+# **What to expect:** the reward rises. Watch the length and the held-out accuracy together: replies that get longer while
+# accuracy is flat are a warning, however well the reward does.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -33,7 +34,7 @@ from reasonkit import (controls, data, forecast, judge_api, lora, models, monito
                        rollout, sizes, text_rewards)
 from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
-from reasonkit.judge import RATINGS, JudgeItem, LocalJudge
+from reasonkit.judge import RATINGS, LocalJudge
 from reasonkit.judge_cache import Cached
 
 run = recipes.open_run(PROFILE, RECIPE, SEED)
@@ -90,17 +91,14 @@ if judged:
     print(f"judge: {judge.identity}")
 
 # %% [markdown]
-# Before it may teach, the judge must tell a worked solution from its answer alone, from the same one cut short, and from
-# the same one padded.
+# Before it may teach, the judge is examined on the recipe's own problems: it must rate a worked solution above its answer
+# alone, above its last step alone and above itself said twice. A policy would learn what it rewards, so a judge that fails
+# stops the stage here and shows the pair. One without a vote (weight 0) teaches nothing, and it is only said.
 
 # %%
-item = data.problem("coins", 7, SEED)
-rubric = data.rubric_of(data.load_recipe(run.recipe.data), item)
-whole = item.reasoning
-for name, reasoning in (("whole", whole), ("terse", data.terse(item)), ("cut short", item.steps[-1]),
-                        ("padded", f"{whole}; {whole}")):
-    reply = data.TAGS.render(reasoning=reasoning, answer=item.answer)
-    print(f"{name:>9}: {judge.score([JudgeItem(item.question, reply, rubric)])[0] if judged else 'no judge'}  {reply}")
+from reasonkit.exam import anchors, examine
+
+print(examine(judge, anchors(validation), run.recipe.rewards["rubric"]) if judged else "no judge")
 
 # %% [markdown]
 # ## The reward

@@ -30,11 +30,12 @@ from dataclasses import replace
 import jax
 from reasonkit import data, lora, models, recipes, rollout, sizes
 from reasonkit.evaluate import evaluate, paired
+from reasonkit.outcome import cut_short
 
 run = recipes.open_run(PROFILE, RECIPE, SEED)
 profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]
 test = data.read(run.stage("data") / "test.jsonl")
-print(f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left")
+print(*cut_short(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
 
 # %%
 plan = sizes.plan(profile, jax.devices(), judge=False)
@@ -46,8 +47,9 @@ generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_
 # %% [markdown]
 # ## Three stages, one set of questions
 #
-# A fresh adapter is zero, so the first row is the stock model. A right answer behind a broken tag still counts as right:
-# the form is reported apart. *Steps* is the share of worked steps that are right, measured by a program.
+# A fresh adapter is zero, so the first row is the stock model. *Accuracy* wants the answer in its tag; the form around it
+# is reported apart. The stock model was never shown the tags: *by content* counts its bare answers too, by the same rule
+# for all three. *Steps* is the share of worked steps that are right, measured by a program.
 
 # %%
 from itertools import count
@@ -77,10 +79,11 @@ board.figure(run.stage("evaluation") / "curves.png")
 # %% [markdown]
 # ## Is the difference real?
 #
-# On the same questions, so the comparison is paired: a bootstrap interval, and McNemar's exact test for rates.
+# On the same questions, so the comparison is paired. Interval and p-value are of one test: p is below 0.05 exactly when
+# zero lies outside.
 
 # %%
-comparisons = {name: paired(results["after SFT"], results["after GRPO"], field, seed=SEED)
+comparisons = {name: paired(results["after SFT"], results["after GRPO"], field)
                for name, field in (("accuracy, GRPO against SFT", "correct"), ("steps, GRPO against SFT", "steps"))}
 for name, difference in comparisons.items():
     print(f"{name}: {difference}")
@@ -119,10 +122,10 @@ from reasonkit.runlog import RunLog
 
 for name, result in results.items():
     result.to_json(run.stage("evaluation") / f"{name.replace(' ', '_').lower()}.json")
-run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minutes=run.budget.minutes_used,
+run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minutes=run.budget.minutes_here,
            problems=len(test),
-           metrics={name: {"accuracy": result.accuracy, "form": result.format_rate, "steps": result.step_accuracy}
-                    for name, result in results.items()})
+           metrics={name: {"accuracy": result.accuracy, "content": result.content_accuracy, "form": result.format_rate,
+                           "steps": result.step_accuracy} for name, result in results.items()})
 logs = run.log("sft"), run.log("grpo"), RunLog(run.stage("grpo") / "verdicts.jsonl")
 manifests.append(run.manifest("evaluation"))
 path = write_report(run.folder / "report.html", results, comparisons, manifests,

@@ -4,12 +4,9 @@ A `TimeBudget` counts from the session's start, not from the cell that made the 
 between the batches and a trainer and ends the data in time for the last checkpoint: Tunix stops cleanly, and
 saves, when its iterator ends at a full batch.
 
-All times are read off the clock that counts since boot: it is one for all processes, so that a restarted
-kernel goes on with it, and setting the wall clock does not move it.
-
-It is not a scheduler and interrupts nothing (`session` does): work that the consumer still has in flight
-when the guard ends is not counted. A consumer that runs n batches ahead (Tunix's SFT trainer keeps up to two
-steps in flight) passes its deadline by up to n steps; the reserve pays for them.
+All times are read off the clock that counts since boot: it is one for all processes, so that a restarted kernel goes on
+with it, and setting the wall clock does not move it. It interrupts nothing (`session` does). A consumer that runs n
+batches ahead (Tunix's SFT trainer keeps two steps in flight) passes its deadline by up to n steps; the reserve pays.
 """
 
 from __future__ import annotations
@@ -91,6 +88,8 @@ class TimeBudget:
     ledger: JSON file; one of the same boot and younger than `hours` is continued, as after a kernel restart;
     any other belongs to an ended session and is replaced. None keeps the record in memory.
     shares: stage -> positive weight, for the stages that will run under `guard`. clock: seconds since boot.
+    grows: nobody ends the session, as on one's own machine: `hours` is a forecast, which grows with the pace of the
+    first steps, and the clock ends no stage.
     agree: asked before each batch with the reason why the stage should end, or None; what it answers is done.
 
     Raises BudgetError when a number makes no sense, the reserve takes all the time, or the ledger is corrupt.
@@ -105,16 +104,15 @@ class TimeBudget:
         clock: Callable[[], float] = time.monotonic,
         ahead: Mapping[str, int] | None = None,
         agree: Callable[[str | None], str | None] = lambda why: why,
+        grows: bool = False,
     ) -> None:
         if not (math.isfinite(hours) and hours > 0):
             raise BudgetError(f"hours={hours!r}: give the session's length as a positive number")
         if not (math.isfinite(reserve_minutes) and reserve_minutes >= 0):
             raise BudgetError(f"reserve_minutes={reserve_minutes!r}: give zero or more minutes")
         if reserve_minutes >= hours * 60:
-            raise BudgetError(
-                f"reserve_minutes={reserve_minutes:g} takes all of the session's {hours * 60:g} minutes: "
-                "raise hours or lower the reserve"
-            )
+            raise BudgetError(f"reserve_minutes={reserve_minutes:g} takes all of the session's {hours * 60:g} minutes: "
+                              "raise hours or lower the reserve")
         self.shares = dict(shares or {})
         for stage, share in self.shares.items():
             if not (math.isfinite(share) and share > 0):
@@ -122,6 +120,7 @@ class TimeBudget:
         self.hours, self.reserve_minutes = float(hours), float(reserve_minutes)
         self.ledger = Path(ledger) if ledger is not None else None
         self._clock, self._ahead, self._agree = clock, dict(ahead or {}), agree
+        self.grows, self._forecast, self._opened = grows, self.hours, clock()
         self._pace, self._deadline = _Pace(), math.inf  # of the running stage
         self._why: str | None = None
         self.pulse: tuple[str, int] = ("", 0)  # the running stage and the batches it has pulled
@@ -136,6 +135,11 @@ class TimeBudget:
     def minutes_used(self) -> float:
         """Minutes since the session started."""
         return (self._clock() - self._record["started"]) / 60
+
+    @property
+    def minutes_here(self) -> float:
+        """Minutes since this object was made: those of one notebook, or of one command."""
+        return (self._clock() - self._opened) / 60
 
     @property
     def minutes_left(self) -> float:
@@ -159,8 +163,9 @@ class TimeBudget:
 
     @property
     def steps_left(self) -> float:
-        """More steps that fit before the deadline of the running stage, at its mean pace; inf until it has one."""
-        mean = self._pace.mean
+        """More steps that fit before the deadline of the running stage, at its mean pace; inf until it has one, and
+        where the clock ends no stage."""
+        mean = 0.0 if self.grows else self._pace.mean
         return max(0.0, self._deadline - self._clock()) / mean if mean else math.inf
 
     def end(self, why: str | None) -> None:
@@ -172,16 +177,16 @@ class TimeBudget:
 
             time left x its share / sum of the shares of the stages not yet done, itself included.
 
-        Raises BudgetError when nothing is left.
+        Raises BudgetError when nothing is left, if the session does not grow.
         """
+        if self.grows and not self.minutes_left:
+            self._grow(self._forecast * 60)
         left = self.minutes_left
         if left <= 0:
             raise BudgetError(
-                f"stage {stage!r} would begin with 0 minutes: {self.minutes_used:.1f} of "
-                f"{self.hours * 60:g} are used and {self.minutes_reserved:g} reserved "
-                f"(ledger: {self.ledger or 'none, kept in memory'}). Run the stage in a new session; "
-                "if this is one, delete the ledger"
-            )
+                f"stage {stage!r} would begin with 0 minutes: {self.minutes_used:.1f} of {self.hours * 60:g} are used "
+                f"and {self.minutes_reserved:g} reserved (ledger: {self.ledger or 'none, kept in memory'}). Run the "
+                "stage in a new session; if this is one, delete the ledger")
         return left * self._share(stage)
 
     def stopped(self, stage: str) -> str | None:
@@ -190,14 +195,14 @@ class TimeBudget:
         running, or killed."""
         return self._record["stages"].get(stage, {}).get("stopped")
 
-    def guard(self, batches: Iterable[Batch], stage: str) -> Iterator[Batch]:
+    def guard(self, batches: Iterable[Batch], stage: str, steps: int = 0) -> Iterator[Batch]:
         """Pass full batches through, and end before the first that would not be done by the stage's deadline.
 
         The deadline is set by this call, and anew after the first step, which compiles: that is paid for by
         all stages. A step lasts from one pull to the next; the first is timed apart.
         The ledger gets the stage's row every ~5 s and at the end: steps (batches passed, those a resumed
         trainer skips included), seconds, first_seconds, stopped. Steps and seconds add up when the stage runs
-        again in the session. Chain all epochs into one guard.
+        again in the session. Chain all epochs into one guard. steps: how many there are, by which a session grows.
 
         Raises BudgetError, here and not at the first pull, when the stage begins with nothing left.
         """
@@ -207,11 +212,10 @@ class TimeBudget:
         deadline = started + 60 * self.stage_minutes(stage)
         self._begun.add(stage)
         self.pulse = (stage, 0)
-        return self._passed(source, stage, started, deadline)
+        return self._passed(source, stage, started, deadline, steps)
 
-    def _passed(
-        self, source: Iterator[Batch], stage: str, started: float, deadline: float
-    ) -> Iterator[Batch]:
+    def _passed(self, source: Iterator[Batch], stage: str, started: float, deadline: float,
+                steps: int) -> Iterator[Batch]:
         row = self._record["stages"].setdefault(stage, {"steps": 0, "seconds": 0.0})
         row.update(first_seconds=None, stopped=None)
         earlier = row["seconds"]  # of this stage's former runs in the session
@@ -220,10 +224,15 @@ class TimeBudget:
         try:
             while True:
                 pulled = self._clock()
+                needed = pace.predict() * (steps - number)
+                if self.grows and pulled + needed > deadline:
+                    self._grow(MARGIN * needed / 60 / self._share(stage))
+                    deadline = pulled + 60 * self.minutes_left * self._share(stage)
+                    print(f"{stage}: {needed / 60:.0f} minutes to go at this pace; all {steps} steps are made")
                 # the reserve may have grown
                 deadline = min(deadline, self._record["started"] + 60 * (self.hours * 60 - self.minutes_reserved))
                 self._deadline = deadline
-                late = pulled >= deadline or pulled + pace.predict() > deadline
+                late = not self.grows and (pulled >= deadline or pulled + pace.predict() > deadline)
                 if why := self._agree(self._why or ("time" if late else None)):
                     stopped = why
                     return
@@ -247,6 +256,12 @@ class TimeBudget:
             row.update(seconds=earlier + self._clock() - started, stopped=stopped)
             self._save()
 
+    def _grow(self, minutes: float) -> None:
+        """Let the session last until so many minutes are left."""
+        self.hours = max(self.hours, (self.minutes_used + self.minutes_reserved + minutes) / 60)
+        self._record["hours"] = self.hours
+        self._save()
+
     def _share(self, stage: str) -> float:
         """The share of the time left that is the stage's."""
         if stage not in self.shares:
@@ -267,15 +282,15 @@ class TimeBudget:
             for row in record["stages"].values():
                 row["steps"], row["seconds"] = int(row["steps"]), float(row["seconds"])
             record["took"] = {name: float(seconds) for name, seconds in record["took"].items()}
+            grown = float(record["hours"]) if self.grows and "hours" in record else self.hours
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # ledgers are replaced whole, so this is no torn write but another file or a damaged disk
-            raise BudgetError(
-                f"ledger {self.ledger} is corrupt ({type(error).__name__}: {error}): "
-                "delete it to count the session from now"
-            ) from error
+            raise BudgetError(f"ledger {self.ledger} is corrupt ({type(error).__name__}: {error}): delete it to count "
+                              "the session from now") from error
         age = self._clock() - started
-        if boot != boot_id() or not 0 <= age < self.hours * 3600:  # below 0: a later boot, of no known id
+        if boot != boot_id() or not 0 <= age < grown * 3600:  # below 0: a later boot, of no known id
             return None
+        self.hours = grown
         return record
 
     def _save(self) -> None:

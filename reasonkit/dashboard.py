@@ -132,7 +132,8 @@ class Dashboard:
         began = time.monotonic()
         rows = self._log.read()
         done, status = _progress(rows, self._total)
-        left = f"{self._budget.minutes_left:.0f} min left in the session"
+        left = ("all steps are made, however long they take" if self._budget.grows else
+                f"{self._budget.minutes_left:.0f} min left in the session")
         self._progress.value = done
         self._progress.bar_style = "success" if done == self._total else ""
         self._status.value = " · ".join([*map(escape, status), left])

@@ -1,11 +1,9 @@
 """Scores one greedy reply a problem, says how sure the scores are, and compares two results.
 
-A reply is *correct* when its answer, read leniently, is right: a right answer behind a bad tag still counts
-here, and the form is reported apart, as the format rate. Rates carry Wilson intervals, means bootstrap ones.
-
-It is not a benchmark harness (no few-shot prompts, no data sets) and it does not sample: `generate` does, and
-decides how. Sources: Wilson, JASA 22 (1927); pass@k, arXiv 2107.03374; BCa bootstrap, Efron, JASA 82 (1987);
-exact McNemar as the binomial test on discordant pairs. Departure: step accuracy is ours, and programmatic.
+A reply is *correct* when the answer in its tag, read leniently, is right, and right *by content* when that is so or,
+without an answer tag, what it says last is right: how a stock model is scored that was never shown the tags. The form
+is reported apart, as the format rate. `intervals` says how sure a figure is; `generate` decides how replies are made.
+Sources: pass@k, arXiv 2107.03374. Departure: step accuracy is ours, and programmatic.
 """
 
 from __future__ import annotations
@@ -13,23 +11,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from scipy import stats
-
+from reasonkit import intervals
 from reasonkit.answers import check
 from reasonkit.budget import write_atomic
 from reasonkit.replies import answer_of
-from reasonkit.tags import TAGS
+from reasonkit.tags import STOP_MARKERS, TAGS
 
 SAMPLE_KEYS = ("id", "family", "kind", "question", "gold", "completion", "answer",
-               "format_ok", "correct", "steps", "failures")
-_FIELDS = ("correct", "format_ok", "steps")
-_RESAMPLES = 9999
+               "format_ok", "correct", "content", "steps", "failures")
+_FIELDS = ("correct", "content", "format_ok", "steps")
+_TAG = re.compile(rf"<\s*+(/?+)\s*+(?:{TAGS.reasoning}|{TAGS.answer})\s*+>", re.IGNORECASE)
+_NUMBER = re.compile(r"-?[0-9][0-9,]*+(?:[./][0-9]++)?")
 
 
 class Interval(NamedTuple):
@@ -53,16 +51,8 @@ class Difference(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        return (f"{100 * self.mean:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}], "
-                f"p = {self.p_value:.2g}, n = {self.n}")
-
-
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval (low, high) of a rate. ValueError for numbers that make no rate or level."""
-    if n <= 0 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of n={n}: need n > 0 and 0 <= successes <= n")
-    interval = stats.binomtest(successes, n).proportion_ci(_level(level), method="wilson")
-    return float(interval.low), float(interval.high)
+        p_value = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.2g}"
+        return f"{100 * self.mean:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}], {p_value}, n = {self.n}"
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -95,9 +85,10 @@ def step_accuracy(reasoning: str | None, reference: str) -> float:
 class EvalResult:
     """Every scored reply, in order, as dicts with `SAMPLE_KEYS`; all figures are computed from them.
 
-    `answer` is the lenient reading (or None), `steps` the step accuracy in [0, 1], `failures` the names of
-    all that went wrong: the defects of form, "wrong answer" or "no answer", and "runaway" (cut off inside a
-    tag: an answer never closed, or a reasoning never closed and no answer). ValueError without samples.
+    `answer` is the lenient reading (or None), `content` whether the reply is right with or without tags, `steps` the
+    step accuracy in [0, 1], `failures` the names of all that went wrong: the defects of form, "wrong answer" or "no
+    answer", and "runaway" (cut off inside a tag: an answer never closed, or a reasoning never closed and no answer).
+    ValueError without samples.
     """
 
     samples: list[dict[str, Any]] = dataclasses.field(repr=False)
@@ -107,8 +98,8 @@ class EvalResult:
             raise ValueError("no samples: a result needs at least one scored problem")
 
     def __str__(self) -> str:
-        return (f"n = {self.n} · accuracy {self.accuracy} · format {self.format_rate} "
-                f"· step accuracy {self.step_accuracy}")
+        return (f"n = {self.n} · accuracy {self.accuracy} · by content {self.content_accuracy} "
+                f"· format {self.format_rate} · step accuracy {self.step_accuracy}")
 
     @property
     def n(self) -> int:
@@ -116,18 +107,23 @@ class EvalResult:
 
     @property
     def accuracy(self) -> Interval:
-        """The share of problems with a right answer, whatever the reply's form; Wilson interval."""
-        return self._rate("correct")
+        """The share of problems with a right answer in an answer tag, whatever else is wrong with the form."""
+        return self._mean("correct")
+
+    @property
+    def content_accuracy(self) -> Interval:
+        """The share of problems with a right answer, in a tag or, in a reply without one, as what it says last."""
+        return self._mean("content")
 
     @property
     def format_rate(self) -> Interval:
-        """The share of replies of strictly the asked form, whatever they answer; Wilson interval."""
-        return self._rate("format_ok")
+        """The share of replies of strictly the asked form, whatever they answer."""
+        return self._mean("format_ok")
 
     @property
     def step_accuracy(self) -> Interval:
-        """The mean of `steps`; seeded bootstrap interval."""
-        return Interval(*_bootstrap(np.array([sample["steps"] for sample in self.samples]), 0.95, seed=0))
+        """The mean of `steps`."""
+        return self._mean("steps")
 
     @property
     def failures(self) -> dict[str, int]:
@@ -151,16 +147,19 @@ class EvalResult:
         """Reads what `to_json` wrote. ValueError, naming the file, if it holds anything else."""
         try:
             samples = json.loads(Path(path).read_text(encoding="utf-8"))["samples"]
+            for sample in samples:
+                if "content" not in sample:  # an older file has what it is made of
+                    sample["content"] = _content(sample["completion"], sample["gold"], sample["kind"])
             missing = {key for sample in samples for key in SAMPLE_KEYS if key not in sample}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is no evaluation result ({error!r}): evaluate again") from error
         if missing or not samples:
             raise ValueError(f"{path} lacks {sorted(missing) or 'samples'}: evaluate again")
         return cls(samples)
 
-    def _rate(self, name: str) -> Interval:
-        successes = sum(sample[name] for sample in self.samples)
-        return Interval(successes / self.n, *wilson(successes, self.n))
+    def _mean(self, name: str) -> Interval:
+        values = [float(sample[name]) for sample in self.samples]
+        return Interval(math.fsum(values) / self.n, *intervals.interval(values, 0.0, 1.0))
 
 
 def evaluate(
@@ -195,14 +194,12 @@ def evaluate(
     return EvalResult(samples)
 
 
-def paired(
-    a: EvalResult, b: EvalResult, field: str = "correct", level: float = 0.95, seed: int = 0
-) -> Difference:
+def paired(a: EvalResult, b: EvalResult, field: str = "correct", level: float = 0.95) -> Difference:
     """The change from `a` to `b` on the same problems, b - a: positive when b is the better one.
 
-    The interval is a paired bootstrap (BCa; just the point where all differences are equal). The p-value is
-    the exact McNemar test for `correct` and `format_ok`, a sign-flip permutation test for `steps`. ValueError
-    for another field, and for results on other problems (ids, questions or gold answers; any order will do).
+    Interval and p-value are `intervals`', of the changes of the single problems, and of one mind: p is below 1 - level
+    exactly when zero lies outside. ValueError for another field, and for results on other problems (ids, questions or
+    gold answers; any order will do).
     """
     if field not in _FIELDS:
         raise ValueError(f"field {field!r} is not one of {_FIELDS}")
@@ -213,13 +210,9 @@ def paired(
     if other:
         raise ValueError(f"the results are on other problems: {len(other)} of them differ, such as id "
                          f"{min(other)!r}; evaluate both on one test set")
-    change = np.array([float(second[key][field]) - float(first[key][field]) for key in first])
-    if field == "steps":
-        p_value = _sign_flip(change, seed)
-    else:
-        gained, lost = int((change > 0).sum()), int((change < 0).sum())
-        p_value = float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return Difference(*_bootstrap(change, level, seed), p_value, len(change))
+    change = [float(second[key][field]) - float(first[key][field]) for key in first]
+    return Difference(math.fsum(change) / len(change), *intervals.interval(change, -1.0, 1.0, level),
+                      intervals.p_value(change, -1.0, 1.0), len(change))
 
 
 def _row(problem: Any) -> dict[str, str]:
@@ -245,38 +238,27 @@ def _score(row: dict[str, str], reply: str) -> dict[str, Any]:
         failures.append("runaway")
     return {"id": row["id"], "family": row["family"], "kind": row["kind"], "question": row["question"],
             "gold": row["answer"], "completion": reply, "answer": answer, "format_ok": bool(parsed.ok),
-            "correct": bool(correct), "steps": step_accuracy(parsed.reasoning, row["reasoning"]),
-            "failures": failures}
+            "correct": bool(correct), "content": _content(reply, row["answer"], row["kind"]),
+            "steps": step_accuracy(parsed.reasoning, row["reasoning"]), "failures": failures}
+
+
+def _content(reply: str, gold: str, kind: str) -> bool:
+    """Whether the answer is right, in its tag or, where no tag holds one, as the text after the last tag: the whole
+    of it, its last line or, as lm-evaluation-harness's "flexible-extract", its last number. Cut-off reasoning has none.
+    """
+    found = answer_of(TAGS.parse(reply), gold, kind)
+    if found is not None:
+        return check(found, gold, kind).correct
+    *_, last = None, *_TAG.finditer(reply)
+    if last and not last[1]:
+        return False
+    text = reply[last.end():] if last else reply
+    for marker in STOP_MARKERS:
+        text = text.replace(marker, "")
+    lines = [line for line in text.splitlines() if line.strip()]
+    numbers = _NUMBER.findall(text) if kind == "number" else []
+    return any(check(words, gold, kind).correct for words in (text, *lines[-1:], *numbers[-1:]))
 
 
 def _steps(text: str) -> list[str]:
     return [step for part in text.casefold().split(";") if (step := " ".join(part.split()))]
-
-
-def _level(level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"level={level}: must lie between 0 and 1, such as 0.95")
-    return level
-
-
-def _bootstrap(values: np.ndarray, level: float, seed: int) -> tuple[float, float, float]:
-    mean, level = float(values.mean()), _level(level)
-    if np.ptp(values) == 0:
-        return mean, mean, mean  # BCa is undefined; every resample, so every percentile, is this one value
-    found = stats.bootstrap((values,), np.mean, n_resamples=_RESAMPLES, confidence_level=level, method="BCa",
-                            batch=_batch(values), rng=np.random.default_rng(seed))
-    return mean, float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def _sign_flip(change: np.ndarray, seed: int) -> float:
-    """Two-sided p-value of a mean of zero when each difference is as likely as its negative."""
-    if len(change) < 2:
-        return 1.0  # one pair, whichever sign it has, is no evidence
-    test = stats.permutation_test((change,), np.mean, permutation_type="samples", n_resamples=_RESAMPLES,
-                                  batch=_batch(change), rng=np.random.default_rng(seed))
-    return float(test.pvalue)
-
-
-def _batch(values: np.ndarray) -> int:
-    """Resamples drawn at once: about 16 MB of them, however many values there are."""
-    return max(1, 2_000_000 // len(values))

@@ -17,18 +17,17 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from reasonkit.ratings import read_rating
-from reasonkit.rubrics import Criterion, Domain
+from reasonkit.rubrics import Criterion
 from reasonkit.tags import neutralise, printable
 
 RATINGS = ("1", "2", "3", "4", "5")
 SCALE = ("from 1, the worst, to 5, the best", "from 5, the best, to 1, the worst")
-MARGIN = 0.05  # of a good anchor over a bad one: what is closer is noise, and the scale would blow it up
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class LocalJudge:
     A prompt is worth c = (E[rating] - 1) / 4, by a softmax over the five. Mode "explicit": one prompt a criterion, and
     the score is sum(w c) / sum(w). "implicit": one prompt with the whole rubric, and the score is its c. `both_orders`
     asks each prompt a second time in the other order and takes the mean, because judges prefer what stands at certain
-    places of a list of levels or criteria (arXiv 2602.02219): twice the work. `calibrate` fits the scale.
+    places of a list of levels or criteria (arXiv 2602.02219): twice the work.
 
     Raises ValueError for an unknown mode.
     """
@@ -156,38 +155,13 @@ class LocalJudge:
             raise ValueError(f"mode is {mode!r}; give 'explicit' or 'implicit'")
         self.rating_logprobs = rating_logprobs
         self.name, self.mode, self.both_orders = name, mode, both_orders
-        self.scale = (1.0, 0.0)
         self.failures: Counter[str] = Counter()
 
     @property
     def identity(self) -> str:
-        """What a verdict depends on besides the item: name, mode, scale and the prompts, in their order."""
+        """What a verdict depends on besides the item: name, mode and the prompts, in their order."""
         sample = JudgeItem("q", "r", (Criterion("t", "d", 1.0), Criterion("t", "d", 1.0, ("worst", "best"))))
-        return f"{self.name} {self.mode} {self.scale} {wording(self._prompts(sample))}"
-
-    def calibrate(self, domains: Sequence[Domain]) -> tuple[float, float]:
-        """Fit and set `scale`, (gain, offset): from now on a score s is gain s + offset, clipped to [0, 1].
-
-        The mean score of the domains' good replies becomes 1 and that of their bad ones 0; what lies beyond is
-        clipped. The criteria's own values stay as they are. Raises ValueError, and leaves the scale at (1, 0), when a
-        good reply does not beat the bad one of its domain by `MARGIN`, or one of the two gets no verdict.
-        """
-        self.scale = (1.0, 0.0)
-        items = [JudgeItem(domain.question, reply, domain.rubric)
-                 for domain in domains for reply in (domain.good, domain.bad)]
-        results = self.score(items)
-        for domain, pair in zip(domains, zip(results[::2], results[1::2], strict=True), strict=True):
-            if failed := [result for result in pair if isinstance(result, JudgeFailure)]:
-                raise ValueError(f"{self.name} has no verdict on the anchors of {domain.name!r}: {failed[0]}")
-            if pair[0].score < pair[1].score + MARGIN:
-                raise ValueError(
-                    f"{self.name} scores the good anchor of {domain.name!r} {pair[0].score:.3f} and the bad one "
-                    f"{pair[1].score:.3f}, and {MARGIN} more is the least: take a better judge, or mend the anchors")
-        if not results:
-            raise ValueError("no domains to calibrate on; give at least one")
-        good, bad = (float(np.mean([result.score for result in half])) for half in (results[::2], results[1::2]))
-        self.scale = (1.0 / (good - bad), -bad / (good - bad))
-        return self.scale
+        return f"{self.name} {self.mode} {wording(self._prompts(sample))}"
 
     def score(self, items: Sequence[JudgeItem]) -> list[JudgeVerdict | JudgeFailure]:
         """One verdict an item. A backend that raises or returns another shape fails every item; a row that is
@@ -226,9 +200,7 @@ class LocalJudge:
 
     def _verdict(self, item: JudgeItem, logprobs_PR: np.ndarray) -> JudgeVerdict:
         met_C = _expected(logprobs_PR).reshape(1 + self.both_orders, -1).mean(axis=0)
-        verdict = weighed(met_C, item.rubric[:len(met_C)])  # an implicit rating stands alone, whatever its weight
-        gain, offset = self.scale
-        return replace(verdict, score=float(np.clip(gain * verdict.score + offset, 0.0, 1.0)))
+        return weighed(met_C, item.rubric[:len(met_C)])  # an implicit rating stands alone, whatever its weight
 
 
 def _expected(logprobs_PR: np.ndarray) -> np.ndarray:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from reasonkit.budget import write_atomic
+from reasonkit.outcome import cut_short, progress
 from reasonkit.services import secret
 from reasonkit.tags import TAGS, printable
 
 TERMS = "ai.google.dev/gemma/terms"
 # The terms ask for both in what is passed on: this sentence, and that files say they were modified.
 NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found at {TERMS}\n"
-_MEASURES = {"accuracy": "Accuracy", "form": "Form kept", "steps": "Right steps"}
+_MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Form kept", "steps": "Right steps"}
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,48}[a-z0-9]|[a-z0-9]{1,2}")
 _WEIGHTS = ("*.safetensors", "*/_METADATA")
 
@@ -46,9 +47,11 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
         raise ValueError(f"the card needs {error} of the manifests of data and evaluation, and there are "
                          f"{', '.join(stages) or 'none'}: run the notebooks from 01 again") from error
     adapter = scores["lora"] or {}
-    settings = [["stage", "minutes", "settings"], *(
-        [name, f"{manifest['minutes']:.1f}", _words(manifest["extra"].get("settings", {}))]
+    settings = [["stage", "minutes", "steps", "ended by", "settings"], *(
+        [name, f"{manifest['minutes']:.1f}", *(told or "–" for told in progress(manifest)),
+         _words({key: value for key, value in manifest["extra"].get("settings", {}).items() if key != "steps"})]
         for name, manifest in stages.items())]
+    warning = "".join(f"**{_line(sentence)}**\n\n" for sentence in cut_short(manifests))
     versions = {package: version for manifest in manifests for package, version in manifest["versions"].items()}
     text = f"""---
 license: gemma
@@ -58,9 +61,9 @@ tags: [reasoning, grpo, lora, tunix]
 ---
 # {_line(base)} that shows its work
 
-{_line(base)}, modified: one LoRA adapter ({_line(_words(adapter))}) was trained with Tunix on all attention and
-feed-forward matrices. It replies with its reasoning and then its answer, each in a tag of its own, to this prompt, byte
-for byte:
+{warning}{_line(base)}, modified: one LoRA adapter ({_line(_words(adapter))}) was trained with Tunix on all attention
+and feed-forward matrices. It replies with its reasoning and then its answer, each in a tag of its own, to this prompt,
+byte for byte:
 
 {_fenced(TAGS.template)}
 
@@ -68,8 +71,9 @@ for byte:
 
 {_table([["", *_MEASURES.values()], *rows])}
 
-{_line(tested)} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals; an answer in
-broken form still counts as an answer. Nothing else was measured.
+{_line(tested)} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals. Accuracy counts
+answers in their tag, in whatever form; by content, a reply without that tag counts by what it says last, so that the
+stock model is measured too. Nothing else was measured.
 
 ## Data
 

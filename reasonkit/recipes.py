@@ -18,6 +18,7 @@ import jax
 from reasonkit.budget import TimeBudget, write_atomic
 from reasonkit.grpo import GrpoSettings
 from reasonkit.hosts import agreed_end, is_first
+from reasonkit.outcome import earlier_minutes
 from reasonkit.runlog import NullLog, RunLog, prompt_hash, read_manifest, write_manifest
 from reasonkit.sft import SftSettings
 from reasonkit.tags import TAGS
@@ -26,10 +27,11 @@ from reasonkit.tags import TAGS
 @dataclass(frozen=True)
 class Profile:
     """Sizes for one kind of machine. `devices` are virtual CPU devices (0: the machine's own accelerators); `rows` are
-    the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need;
-    during GRPO the validation problems are answered every `probe_every` steps. `remat` saves memory in training
-    (`models.load`); `judge_int8` halves a large judge (`models.int8`); `api_dollars` is what a judge
-    behind an API may cost, where a secret switches one on (0: never, even then)."""
+    the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need; on a
+    machine of one's own the session `grows` with the pace of its steps, and `minutes` is a forecast; during GRPO the
+    validation problems are answered every `probe_every` steps. `remat` saves memory in training (`models.load`);
+    `judge_int8` halves a large judge (`models.int8`); `api_dollars` is what a judge behind an API may cost, where a
+    secret switches one on (0: never, even then)."""
 
     name: str
     devices: int
@@ -49,6 +51,7 @@ class Profile:
     judge_max_length: int
     remat: bool = False
     judge_int8: bool = False
+    grows: bool = False
     api_dollars: float = 0.0
 
 
@@ -68,7 +71,7 @@ class Recipe:
 
 
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0,
-             judge_max_length=256)
+             judge_max_length=256, grows=True)
 # Lengths of the winning runs; rows of a call and of a pass sized for v5e chips with the weights replicated. With
 # a judge on chips of its own a step is sampled in two calls: the first one's replies are judged beside the second.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=64, lora_alpha=64.0, judge_max_length=2048,
@@ -112,7 +115,7 @@ PROFILES = {
                           learning_rate=5e-6, micro_prompts=2, beta=0.07),
         eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
     "cpu-gemma3-270m": Profile(
-        "cpu-gemma3-270m", devices=2, dtype="float32", minutes=360, reserve_minutes=15,
+        "cpu-gemma3-270m", devices=2, dtype="float32", minutes=360, reserve_minutes=15, grows=True,
         rows={"train": 1000, "validation": 32, "test": 96},
         sft=SftSettings(steps=60, batch_size=8, max_length=144, learning_rate=2e-4, save_every=20),
         grpo=GrpoSettings(steps=24, prompts_per_step=4, num_generations=4, max_prompt_length=80, max_new_tokens=80,
@@ -207,10 +210,11 @@ class Run:
                              lora=None if stage == "data" else self.lora)
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
-        """Write the stage's manifest: from here on the next notebook can start."""
+        """Write the stage's manifest: from here on the next notebook can start. minutes: of this session; those of
+        earlier sessions that worked on the stage are added."""
         return write_manifest(self.stage(stage), stage, inputs=dict(inputs), metrics=dict(metrics),
                               prompt_sha256=prompt_hash(TAGS.template), lora=None if stage == "data" else self.lora,
-                              minutes=minutes, extra=extra)
+                              minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
 
 
 def _choose(kind: str, table: Mapping, name: str):
@@ -241,7 +245,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     probes = math.ceil(3 * chosen.rows["test"] / chosen.rows["validation"])
     budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,
                         ledger=folder / "ledger.json" if is_first() else None, shares=plan.shares,
-                        ahead={"save": 1, "probe": probes}, agree=agreed_end)
+                        ahead={"save": 1, "probe": probes}, agree=agreed_end, grows=chosen.grows)
     return Run(chosen, plan, seed, folder, budget)
 
 

@@ -17,73 +17,22 @@ from typing import Any
 from reasonkit.budget import write_atomic
 from reasonkit.dashboard import curves, escape
 from reasonkit.evaluate import Difference, EvalResult, Interval
+from reasonkit.outcome import cut_short, progress
+from reasonkit.report_style import STYLE
 
-MEASURES = (("Accuracy", "accuracy"), ("Format", "format_rate"), ("Step accuracy", "step_accuracy"))
+MEASURES = (("Accuracy", "accuracy"), ("By content", "content_accuracy"), ("Format", "format_rate"),
+            ("Step accuracy", "step_accuracy"))
 MAX_SAMPLES = 10  # problems shown side by side
 MAX_CRITERIA = 12  # a rubric of each problem's own has many
 
-STYLE = """
-:root { --ink: #23262b; --soft: #666b74;
-  --rule: #dcd9d2; --paper: #fdfcf9; --blue: #1f3b57; --warm: #b56a1d; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 3.5rem 1.25rem 5rem; max-width: 54rem; counter-reset: table figure;
-  background: var(--paper); color: var(--ink);
-  font: 1.0625rem/1.6 Charter, "Bitstream Charter", "Iowan Old Style", Georgia, "DejaVu Serif", serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; font-weight: 600; margin: 0 0 .6rem; letter-spacing: -.01em; }
-h2 { font-size: 1.2rem; font-weight: 600; margin: 3.2rem 0 .4rem; }
-p { margin: .5rem 0 1rem; max-width: 42rem; }
-.lede { font-size: 1.2rem; line-height: 1.5; }
-.note, .soft, caption, figcaption, th { color: var(--soft); font-size: .875rem; line-height: 1.5; }
-caption::before { counter-increment: table; content: "Table " counter(table) ". "; color: var(--ink); }
-figcaption::before { counter-increment: figure; content: "Figure " counter(figure) ". "; color: var(--ink); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-numeric: tabular-nums;
-  border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink); }
-caption { caption-side: bottom; text-align: left; padding-top: .6rem; }
-th { font-weight: normal; text-align: left; padding: .45rem 1.2rem .45rem 0; vertical-align: bottom; }
-thead th { border-bottom: 1px solid var(--ink); }
-td { padding: .5rem 1.2rem .5rem 0; vertical-align: top; border-top: 1px solid var(--rule); }
-th:last-child, td:last-child { padding-right: 0; }
-tbody tr:first-child td { border-top: 0; }
-td small { color: var(--soft); font-size: .8125rem; font-weight: normal; margin-left: .3em;
-  white-space: nowrap; }
-td svg { display: block; width: 100%; min-width: 3rem; height: .75rem; }
-tr.last td { color: var(--blue); font-weight: 600; }
-.hash { font: .8125rem/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
-figure { margin: 1.5rem 0; }
-figure img { width: 100%; min-width: 34rem; height: auto; display: block; mix-blend-mode: multiply; }
-figcaption { margin-top: .6rem; }
-.problem { margin: 2rem 0 2.4rem; }
-.problem p { margin: 0; max-width: none; }
-.replies { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .8rem;
-  margin-top: .6rem; }
-.reply { background: #fff; border: 1px solid var(--rule); border-top: 3px solid var(--warm);
-  padding: .5rem .8rem .7rem; font-size: .8125rem; line-height: 1.5; }
-.reply.right { border-top-color: var(--blue); }
-.reply b { font-weight: 600; font-size: 1rem; display: block; }
-.reply span { color: var(--soft); }
-pre { font: .8125rem/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; white-space: pre-wrap;
-  overflow-wrap: anywhere; margin: .4rem 0 0; max-height: 18rem; overflow-y: auto; }
-@media (max-width: 40rem) {
-  body { padding-top: 2rem; font-size: 1rem; }
-  h1 { font-size: 1.5rem; }
-  td, th { padding-right: .5rem; }
-  td { font-size: .9375rem; line-height: 1.4; }
-  td small { display: block; margin: 0; font-size: .75rem; }
-}
-@media print {
-  body { max-width: none; }
-  pre { max-height: none; }
-  .problem, tr, figure { break-inside: avoid; }
-}
-"""
-
 NOTES = """<h2>Notes</h2>
-<p class="note">Every problem was asked once, with the prompt of training. A reply is correct when its answer,
-read leniently from the answer tag, is right; a reply without that tag gives no answer, and is not correct.
-Whether the form was kept is counted apart: each tag once, in order, closed, not empty, nothing around. Step
-accuracy is the share of reasoning steps that equal the worked solution's step at the same place; missing and
-surplus steps count as wrong. No judge takes part in these numbers.</p>"""
+<p class="note">Every problem was asked once, with the prompt of training. A reply is correct when the answer in its
+answer tag, read leniently, is right; a reply without that tag gives no answer, and is not correct. By content, such a
+reply counts as well, by what it says last: a model that was never shown the tags is measured by this figure. Whether
+the form was kept is counted apart: each tag once, in order, closed, not empty, nothing around. Step accuracy is the
+share of reasoning steps that equal the worked solution's step at the same place; missing and surplus steps count as
+wrong. Intervals are those of a bounded mean that keep their word at its ends too: 0 of 25 is no certainty. No judge
+takes part in these numbers.</p>"""
 
 
 class Html(str):
@@ -103,12 +52,13 @@ def write_report(
     results: stage name -> result, in the order of training (stock, after SFT, after GRPO). comparisons: what
     is compared -> `evaluate.paired`. manifests: as `runlog.read_manifest` gives them. log_rows: of the run
     logs and of the judge's record. figures: image files to include. Empty comparisons, manifests, rows and
-    figures leave their section out. ValueError without results, or for a figure that is no image.
+    figures leave their section out; a stage that was cut short is told first. ValueError without results, or for
+    a figure that is no image.
     """
     if not results:
         raise ValueError("no results to report: evaluate at least one stage first")
-    log_rows = list(log_rows)
-    sections = [_head(results), _headline(results), _compared(comparisons), _families(results),
+    log_rows, warnings = list(log_rows), cut_short(manifests)
+    sections = [_head(results, warnings), _headline(results, warnings), _compared(comparisons), _families(results),
                 _training(log_rows, figures), _judge(log_rows), _samples(results), _failures(results),
                 _facts(manifests), NOTES]
     page = ('<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -121,24 +71,27 @@ def write_report(
 
 # -- sections
 
-def _head(results: Mapping[str, EvalResult]) -> str:
+def _head(results: Mapping[str, EvalResult], warnings: Sequence[str]) -> str:
     (first, before), (last, after) = list(results.items())[0], list(results.items())[-1]
-    start = f", up from {_percent(before.accuracy.mean)} for {escape(first)}" if len(results) > 1 else ""
-    if before.accuracy.mean >= after.accuracy.mean:
-        start = start.replace("up from", "against")
-    return (f'<h1>Evaluation report</h1>\n<p class="lede"><strong>{escape(last)}</strong> answers '
+    start = ""
+    if len(results) > 1:
+        start = f", {'against' if before.accuracy.mean >= after.accuracy.mean else 'up from'} "
+        start += f"{_percent(before.accuracy.mean)} for {escape(first)}"
+        if before.content_accuracy != before.accuracy:
+            start += f", {_percent(before.content_accuracy.mean)} when it counts without the tag"
+    told = "".join(f'<p class="lede"><strong>{escape(sentence)}</strong></p>\n' for sentence in warnings)
+    return (f'<h1>Evaluation report</h1>\n{told}<p class="lede"><strong>{escape(last)}</strong> answers '
             f"{_percent(after.accuracy.mean)} of {after.n} test problems correctly{start}. "
             f"{_percent(after.format_rate.mean)} of its replies have exactly the asked form, and "
             f"{_percent(after.step_accuracy.mean)} of its reasoning steps are right.</p>")
 
 
-def _headline(results: Mapping[str, EvalResult]) -> str:
+def _headline(results: Mapping[str, EvalResult], warnings: Sequence[str]) -> str:
     rows = [[name, result.n, *(_interval(getattr(result, attribute)) for _, attribute in MEASURES)]
             for name, result in results.items()]
     return "<h2>Results</h2>" + _table(
         ["", "n", *(title for title, _ in MEASURES)], rows,
-        "Means with 95 % intervals: Wilson for accuracy and format, bootstrap for step accuracy. "
-        "Each scale runs from 0 to 100 %.", mark_last=True)
+        " ".join([*warnings, "Means with 95 % intervals. Each scale runs from 0 to 100 %."]), mark_last=True)
 
 
 def _compared(comparisons: Mapping[str, Difference]) -> str:
@@ -155,8 +108,8 @@ def _compared(comparisons: Mapping[str, Difference]) -> str:
                      Html(f"{ends} <small>{side}</small>"), p_value, change.n])
     return "<h2>Paired differences</h2>" + _table(
         ["", "points", "95 % interval", "p", "n"], rows,
-        "The same problems on both sides. Paired bootstrap intervals (BCa); p-values of the exact McNemar "
-        "test for rates, of a sign-flip test for steps. The tick in the middle of a scale is no difference.")
+        "The same problems on both sides. Interval and p-value are of one test: p is below 0.05 exactly when zero lies "
+        "outside. The tick in the middle of a scale is no difference.")
 
 
 def _families(results: Mapping[str, EvalResult]) -> str:
@@ -166,7 +119,7 @@ def _families(results: Mapping[str, EvalResult]) -> str:
              *(_interval(part[family].accuracy) if family in part else "–" for part in parts.values())]
             for family in families]
     return "<h2>Accuracy by family of problems</h2>" + _table(
-        ["", "n", *results], rows, "Means with 95 % Wilson intervals.")
+        ["", "n", *results], rows, "Means with 95 % intervals.")
 
 
 def _training(log_rows: list[Mapping[str, Any]], figures: Sequence[Path]) -> str:
@@ -240,8 +193,9 @@ def _failures(results: Mapping[str, EvalResult]) -> str:
 def _facts(manifests: Sequence[Mapping[str, Any]]) -> str:
     if not manifests:
         return ""
-    rows = [[manifest["stage"], f"{manifest['minutes']:.1f}", _words(manifest.get("lora")),
-             Html(f'<span class="hash">{escape(manifest["prompt_sha256"][:16])}</span>')]
+    rows = [[manifest["stage"], f"{manifest['minutes']:.1f}",
+             *(told or "–" for told in progress(manifest)), _words(manifest.get("lora")), Html(
+                 f'<span class="hash">{escape(manifest["prompt_sha256"][:16])}</span>')]
             for manifest in manifests]
     versions: dict[str, dict[str, None]] = {}
     for manifest in manifests:
@@ -252,7 +206,7 @@ def _facts(manifests: Sequence[Mapping[str, Any]]) -> str:
                f"{'One prompt' if prompts == 1 else f'{prompts} different prompts'} across the stages. "
                f"{', '.join(f'{name} {chr(47).join(found)}' for name, found in versions.items())}.")
     return "<h2>The run</h2>" + _table(
-        ["stage", "minutes", "adapter", "prompt (SHA-256, first 16 digits)"], rows, caption)
+        ["stage", "minutes", "steps", "ended by", "adapter", "prompt (SHA-256, first 16 digits)"], rows, caption)
 
 
 # -- pieces

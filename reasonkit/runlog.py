@@ -98,8 +98,9 @@ class RunLog:
                     line = b"\n" + line  # keeps what a killed run left half-written off this row
                 file.write(line)
 
-    def read(self, event: str | None = None) -> list[dict[str, Any]]:
-        """All rows that count, or one event's, oldest first. A torn line is skipped; a missing file has no rows."""
+    def read(self, event: str | None = None, every: bool = False) -> list[dict[str, Any]]:
+        """All rows that count, or one event's, oldest first; with `every` also those that came to nothing. A torn line
+        is skipped; a missing file has no rows."""
         if not self.path.exists():
             return []
         rows: list[dict[str, Any]] = []
@@ -109,7 +110,7 @@ class RunLog:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if row["event"] == "start":
+            if row["event"] == "start" and not every:
                 first = began.setdefault(row["stage"], len(rows))
                 rows[first:] = [old for old in rows[first:] if old.get("step", old.get("at", 0)) <= row["step"]]
             rows.append(row)
@@ -129,7 +130,7 @@ class NullLog:
     def write(self, event: str, **fields: Any) -> None:
         """Keep nothing."""
 
-    def read(self, event: str | None = None) -> list[dict[str, Any]]:
+    def read(self, event: str | None = None, every: bool = False) -> list[dict[str, Any]]:
         """No rows."""
         return []
 

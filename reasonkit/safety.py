@@ -153,7 +153,7 @@ def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_
     try:
         with clean_exit(budget.end, lambda: dog.hung), dog:
             try:
-                yield lambda rest: numbered(budget.guard(rest, stage))
+                yield lambda rest: numbered(budget.guard(rest, stage, first_step + steps - begun))
                 ending.close()
             except BaseException:
                 manager.close()  # waits for a save under way

@@ -57,7 +57,7 @@ def curate(run: recipes.Run) -> None:
         print(f"left out of {row.split}: {row.id}, {row.why}")
     paths = data.save(splits, run.stage("data"))
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
-               minutes=run.budget.minutes_used, title=recipe.title, licence=recipe.licence)
+               minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
 
 
 def warm_start(run: recipes.Run) -> None:

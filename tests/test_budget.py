@@ -384,6 +384,72 @@ def test_a_stage_that_is_told_to_end_ends_before_its_next_batch(clock, ledger):
     assert list(budget.guard(range(3), "sft")) == [0, 1, 2]
 
 
+# -- a session that grows
+
+
+def growing(clock, ledger=None, **settings):
+    return TimeBudget(**{"hours": 1 / 3, "reserve_minutes": 2, "shares": {"sft": 1, "grpo": 3}, **settings},
+                      ledger=ledger, clock=clock, grows=True)
+
+
+def test_a_session_that_grows_makes_all_steps_however_slow(clock, ledger):
+    """On a laptop whose steps take five times as long as where the demo's 20 minutes were measured."""
+    budget = growing(clock, ledger)
+    assert budget.minutes_left == 18
+    assert train(budget.guard(range(120), "sft", 120), clock, [90, 15]) == 120
+    assert budget.stopped("sft") == "data" and budget.minutes_left > 3 * 120 * 15 / 60, "GRPO has three times as much"
+    assert train(budget.guard(range(64), "grpo", 64), clock, [120, 60]) == 64
+    assert budget.stopped("grpo") == "data" and row(ledger, "grpo")["steps"] == 64
+
+
+def test_it_grows_with_the_pace_of_the_first_steps(clock, capsys):
+    budget = growing(clock)
+    passed = budget.guard(range(64), "grpo", 64)
+    for seconds in (120, 60):
+        next(passed)
+        clock.now += seconds
+    assert budget.minutes_left < 18 and budget.steps_left == float("inf"), "one pace is not known before its step ends"
+    next(passed)
+    assert capsys.readouterr().out == "grpo: 62 minutes to go at this pace; all 64 steps are made\n"
+    assert budget.minutes_left > 62 and budget.steps_left == float("inf"), "the schedule is not cut to the clock"
+
+
+def test_where_there_is_time_it_does_not_grow(clock):
+    budget = growing(clock)
+    train(budget.guard(range(64), "grpo", 64), clock, [20, 6])
+    assert budget.hours == 1 / 3 and budget.stopped("grpo") == "data"
+
+
+def test_a_restarted_kernel_goes_on_with_the_session_that_grew(clock, ledger):
+    first = growing(clock, ledger)
+    train(first.guard(range(120), "sft", 120), clock, [15])
+    again = growing(clock, ledger)
+    assert again.minutes_used == first.minutes_used == 30 and again.hours == first.hours > 0.5
+    assert TimeBudget(hours=1 / 3, reserve_minutes=2, ledger=ledger, clock=clock).minutes_used == 0, "a limit's"
+
+
+def test_a_stage_that_begins_late_has_the_forecast_anew(clock):
+    budget = growing(clock)
+    clock.minutes(19)
+    assert train(budget.guard(range(64), "grpo", 64), clock, [120, 60]) == 64
+
+
+def test_it_is_told_to_end_as_any_other(clock):
+    budget = growing(clock)
+    passed = budget.guard(range(64), "grpo", 64)
+    next(passed)
+    budget.end("SIGTERM")
+    assert next(passed, "ended") == "ended" and budget.stopped("grpo") == "SIGTERM"
+
+
+def test_the_minutes_here_are_those_of_one_kernel(clock, ledger):
+    TimeBudget(ledger=ledger, clock=clock)
+    clock.minutes(7)
+    second = TimeBudget(ledger=ledger, clock=clock)
+    clock.minutes(2)
+    assert second.minutes_used == 9 and second.minutes_here == 2
+
+
 # -- the session
 
 

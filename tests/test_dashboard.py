@@ -135,6 +135,12 @@ def test_an_empty_log_shows_the_start(board):
     assert bytes(board._plot.value).startswith(PNG) and board._samples.value == ""
 
 
+def test_the_clock_is_shown_where_it_ends_a_stage(log):
+    board = Dashboard(log, TimeBudget(hours=1, reserve_minutes=10, grows=True), "SFT", 40)
+    board.show()
+    assert "all steps are made, however long they take" in board._status.value and "left" not in board._status.value
+
+
 @pytest.mark.parametrize("first", [1, 21])
 def test_progress_is_the_last_step_of_the_stage(log, board, first):
     log.write("sft_step", step=70, loss=1.0)  # an earlier stage in the same log

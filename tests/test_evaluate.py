@@ -3,15 +3,15 @@ from __future__ import annotations
 import doctest
 import json
 import math
-from itertools import combinations, product
+from itertools import combinations
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from datasets import Dataset
 
 from reasonkit import evaluate as module
-from reasonkit.evaluate import SAMPLE_KEYS, EvalResult, evaluate, paired, pass_at_k, step_accuracy, wilson
+from reasonkit.evaluate import SAMPLE_KEYS, EvalResult, evaluate, paired, pass_at_k, step_accuracy
+from reasonkit.intervals import interval, p_value
 from reasonkit.tags import TAGS
 
 
@@ -41,25 +41,6 @@ def result(correct, steps=None) -> EvalResult:
 def test_doctests():
     assert doctest.testmod(module).attempted >= 1
     assert doctest.testmod(module).failed == 0
-
-
-@pytest.mark.parametrize("successes, n", [(0, 10), (3, 10), (10, 10), (172, 400)])
-def test_wilson_is_the_published_formula(successes, n):
-    z, p = 1.959963984540054, successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert wilson(successes, n) == pytest.approx((centre - half, centre + half), abs=1e-12)
-
-
-def test_wilson_widens_with_the_level():
-    low, high = wilson(30, 100, 0.8)
-    assert wilson(30, 100, 0.99)[0] < low < 0.3 < high < wilson(30, 100, 0.99)[1]
-
-
-@pytest.mark.parametrize("arguments", [(1, 0), (-1, 5), (6, 5), (1, 5, 0.0), (1, 5, 1.0)])
-def test_wilson_refuses_numbers_that_make_no_rate(arguments):
-    with pytest.raises(ValueError, match="n=|level="):
-        wilson(*arguments)
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one():
@@ -120,7 +101,9 @@ def test_every_reply_is_scored_and_kept():
     assert failures[2] and not failures[2] & {"wrong answer", "no answer", "runaway"}  # bad form alone
     assert {"no answer", "runaway"} < failures[3]
     assert "no answer" in failures[4] and "runaway" not in failures[4]
-    assert scored.n == 5 and scored.accuracy == (0.4, *wilson(2, 5)) and scored.format_rate[0] == 0.4
+    assert [sample["content"] for sample in scored.samples] == [True, False, True, False, False]
+    assert scored.n == 5 and scored.accuracy == (0.4, *interval([1, 1, 0, 0, 0], 0, 1))
+    assert scored.format_rate[0] == scored.content_accuracy[0] == 0.4
     assert scored.failures["no answer"] == 2 and scored.failures["wrong answer"] == 1
     assert list(scored.failures.values()) == sorted(scored.failures.values(), reverse=True)
     assert "40.0 %" in str(scored) and "n = 5" in str(scored)
@@ -137,6 +120,44 @@ def test_every_reply_is_scored_and_kept():
 def test_a_runaway_is_cut_off_inside_a_tag(reply, runaway):
     failures = evaluate(lambda prompts: [reply], [problem(0)], 1).samples[0]["failures"]
     assert ("runaway" in failures) == runaway
+
+
+@pytest.mark.parametrize("reply, kind, gold, right", [
+    ("12", "number", "12", True),
+    ("12<end_of_turn>", "number", "12", True),
+    ("The answer is **12**.", "number", "12", True),
+    ("7 + 5 = 12", "number", "12", True),
+    ("7 + 5 = 12\n12 apples\n", "number", "12", True),
+    ("It is 12, not 13.", "number", "12", False),  # the last number is what it says
+    ("Of 12 pears, 3 are left.", "number", "12", False),
+    ("1,200 in all", "number", "1200", True),
+    ("x = -1/2", "number", "-1/2", True),
+    ("Let me see.\n\nB) Paris", "choice", "B", True),
+    ("B or C", "choice", "B", False),
+    ("First sort them.\n[1, 2, 3]", "list", "1, 2, 3", True),
+    ("Yes, they are.", "yes_no", "yes", True),
+    ("I can't say.", "number", "12", False),
+    ("", "number", "12", False),
+    ("<reasoning>7 + 5</reasoning>12", "number", "12", True),  # an answer after the form was left
+    ("<reasoning>7 + 5</reasoning>", "number", "5", False),  # steps are no answer
+    ("<reasoning>7 + 5 = 12", "number", "12", False),  # nor is reasoning that was cut off
+    ("< Reasoning >7 + 5 = 12", "number", "12", False),
+    ("<answer>12", "number", "12", True),
+    ("<answer>13</answer> no, 12", "number", "12", False),  # the tag holds the answer, if there is one
+    ("<answer>12</answer><answer>13</answer>", "number", "12", False),
+])
+def test_content_is_what_is_said_last_where_no_tag_holds_an_answer(reply, kind, gold, right):
+    scored = evaluate(lambda prompts: [reply], [problem(0, kind=kind, answer=gold)], 1)
+    assert scored.samples[0]["content"] is right
+    assert scored.content_accuracy.mean == right >= scored.accuracy.mean
+
+
+def test_a_stock_models_bare_answers_count_by_content_and_by_nothing_else():
+    scored = evaluate(lambda prompts: ["1", "2", "7"], [problem(number) for number in range(3)], 8)
+    assert scored.accuracy.mean == scored.format_rate.mean == 0 and scored.content_accuracy.mean == 2 / 3
+    assert "accuracy 0.0 % [0.0, 63.2] · by content 66.7 %" in str(scored)
+    tagged = evaluate(lambda prompts: [good(0), good(1), "7"], [problem(number) for number in range(3)], 8)
+    assert paired(scored, tagged, "content").mean == 0 and paired(scored, tagged).mean == 2 / 3
 
 
 def test_prompts_are_the_one_prompt_in_batches_in_order():
@@ -187,66 +208,72 @@ def test_evaluate_refuses_replies_that_do_not_pair_up():
 
 # -- intervals
 
-def test_step_interval_is_seeded_and_near_the_normal_one():
-    steps = np.random.default_rng(3).beta(2, 1, 500)
-    scored = result([True] * 500, steps.tolist())
-    interval = scored.step_accuracy
-    half = 1.96 * steps.std(ddof=1) / math.sqrt(500)
-    assert interval.mean == pytest.approx(steps.mean())
-    assert interval.low == pytest.approx(steps.mean() - half, abs=0.005)
-    assert interval.high == pytest.approx(steps.mean() + half, abs=0.005)
-    assert scored.step_accuracy == interval
+def test_figures_have_the_intervals_of_their_samples():
+    steps = [1.0, 0.5, 1 / 3, 0.0]
+    scored = result([True, True, False, False], steps)
+    assert scored.step_accuracy == (pytest.approx(sum(steps) / 4), *interval(steps, 0, 1))
+    assert scored.accuracy == scored.content_accuracy == (0.5, *interval([1, 1, 0, 0], 0, 1))
+    assert scored.step_accuracy == scored.step_accuracy
 
 
-def test_intervals_of_equal_values_are_the_point():
-    assert result([True, True]).step_accuracy == (1.0, 1.0, 1.0)
-    assert result([True]).step_accuracy == (1.0, 1.0, 1.0)
+def test_what_was_never_seen_is_not_said_to_be_impossible():
+    none = result([False] * 25, [0.0] * 25)
+    assert none.step_accuracy == none.accuracy == (0.0, 0.0, pytest.approx(0.1129, abs=1e-4))
+    assert result([True]).step_accuracy == (1.0, pytest.approx(0.05), 1.0)
 
 
 # -- paired
 
-def test_mcnemar_is_exact_and_b_minus_a():
+def test_the_change_is_b_minus_a():
     before = result([True] * 20 + [False] * 20)
     after = result([False] * 2 + [True] * 18 + [True] * 11 + [False] * 9)
     change = paired(before, after)
-    table = sum(math.comb(13, k) for k in range(3)) / 2 ** 13  # 11 gained, 2 lost, of 13 discordant
-    assert change.p_value == pytest.approx(2 * table)
-    assert change.mean == pytest.approx(9 / 40) and change.n == 40
+    values = [1.0] * 11 + [-1.0] * 2 + [0.0] * 27
+    assert change == (9 / 40, *interval(values, -1, 1), p_value(values, -1, 1), 40)
+    mcnemar = sum(math.comb(13, k) for k in range(3)) / 2 ** 12 - math.comb(13, 2) / 2 ** 13  # 11 to 2, mid-p
+    assert change.p_value == pytest.approx(mcnemar, abs=0.005)
     assert 0 < change.low < change.mean < change.high
     back = paired(after, before)
-    assert back.mean == -change.mean and back.p_value == change.p_value and back.high < 0
-    assert str(change).startswith("+22.5 points [")
+    assert (-back.mean, -back.high, -back.low, back.p_value) == pytest.approx(change[:4], abs=1e-6)
+    assert str(change).startswith("+22.5 points [") and "p = 0.0" in str(change)
 
 
-def test_bootstrap_is_paired_not_pooled():
-    flags = np.random.default_rng(0).random(300) < 0.5
-    better = flags | (np.random.default_rng(1).random(300) < 0.05)
-    change = paired(result(flags.tolist()), result(better.tolist()))
-    assert 0 < change.low  # two independent samples of 300 could not tell 2 points apart
+def test_the_comparison_is_paired_not_pooled():
+    flags, better = [True, False] * 150, [True, False] * 142 + [True] * 16
+    change = paired(result(flags), result(better))
+    assert 0 < change.low and change.p_value < 0.01  # two independent samples of 300 could not tell 3 points apart
+    assert change.mean == pytest.approx(8 / 300)
     assert change.low == pytest.approx(change.mean - 1.96 * math.sqrt(change.mean / 300), abs=0.01)
 
 
-def test_the_level_and_the_seed_are_heeded():
+def test_five_of_five_gained_is_no_certainty():
+    change = paired(result([False] * 5), result([True] * 5))
+    assert change == (1.0, pytest.approx(0.0986, abs=1e-4), 1.0, pytest.approx(1 / 32), 5)
+    assert str(change) == "+100.0 points [+9.9, +100.0], p = 0.031, n = 5"
+
+
+def test_a_very_small_p_value_is_told_as_such():
+    assert str(paired(result([False] * 40), result([True] * 40))).endswith("p < 0.001, n = 40")
+
+
+def test_the_level_is_heeded():
     a, b = result([True, False] * 30), result([True, True, False] * 20)
     assert paired(a, b) == paired(a, b)
-    assert paired(a, b, seed=1).low == pytest.approx(paired(a, b).low, abs=0.03)
     assert paired(a, b, level=0.5).low > paired(a, b, level=0.99).low
 
 
-def test_steps_use_the_sign_flip_test():
+def test_steps_are_compared_by_their_changes():
     before, after = [0.2, 0.4, 0.4, 0.9], [0.5, 0.5, 0.9, 0.85]
     change = paired(result([True] * 4, before), result([True] * 4, after), field="steps")
-    differences = np.subtract(after, before)
-    flips = [abs(np.dot(signs, differences)) for signs in product((1, -1), repeat=4)]
-    as_far = [flip >= abs(differences.sum()) - 1e-12 for flip in flips]
-    assert change.p_value == pytest.approx(np.mean(as_far))
-    assert change.mean == pytest.approx(differences.mean())
+    values = [b - a for a, b in zip(before, after, strict=True)]
+    assert change == (pytest.approx(sum(values) / 4), *interval(values, -1, 1), p_value(values, -1, 1), 4)
 
 
-@pytest.mark.parametrize("field", ["correct", "format_ok", "steps"])
+@pytest.mark.parametrize("field", ["correct", "content", "format_ok", "steps"])
 def test_no_difference_is_certain_of_nothing(field):
-    for flags in ([True], [True, False, True]):
-        assert paired(result(flags), result(flags), field=field) == (0.0, 0.0, 0.0, 1.0, len(flags))
+    for flags, end in (([True], 0.95), ([True, False, True], 1 - 0.05 ** (1 / 3))):
+        change = paired(result(flags), result(flags), field=field)
+        assert change == (0.0, pytest.approx(-end, abs=1e-4), pytest.approx(end, abs=1e-4), 1.0, len(flags))
 
 
 def test_paired_goes_by_id_not_by_order():
@@ -286,6 +313,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         broken.to_json(path)
     assert EvalResult.from_json(path).accuracy.mean == 1.0
+
+
+def test_a_file_of_before_content_was_scored_is_read(tmp_path):
+    scored = evaluate(lambda prompts: ["1", good(1), "no"], [problem(number) for number in range(3)], 8)
+    path = scored.to_json(tmp_path / "old.json")
+    old = json.loads(path.read_text())
+    for sample in old["samples"]:
+        del sample["content"]
+    path.write_text(json.dumps(old))
+    assert EvalResult.from_json(path).content_accuracy == scored.content_accuracy
 
 
 @pytest.mark.parametrize(

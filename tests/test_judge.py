@@ -19,7 +19,7 @@ from reasonkit.judge import (
     overall_prompt,
     written_ratings,
 )
-from reasonkit.rubrics import WEIGHTS, Criterion, Domain
+from reasonkit.rubrics import WEIGHTS, Criterion
 
 STEPS = Criterion("Steps", "Every step follows.", WEIGHTS["essential"])
 CLEAR = Criterion("Clear", "A reader can follow it.", WEIGHTS["optional"])
@@ -143,45 +143,6 @@ def test_two_orders_are_averaged(mode, expected):
 def test_an_unknown_mode_is_named():
     with pytest.raises(ValueError, match="mode is 'both'; give 'explicit' or 'implicit'"):
         LocalJudge(broken, "fake", mode="both")
-
-
-GOOD_BAD = [Domain(name, (STEPS,), "q", f"good {name}", f"bad {name}") for name in ("maths", "law")]
-
-
-def by_reply(**ratings):
-    """A judge that rates by the reply's first word and domain, as in `maths=(good, bad)`."""
-    def rate(prompts):
-        asked = [prompt.split("Reply:\n> ")[1].split("\n")[0].split() for prompt in prompts]
-        return certain(*(ratings[name][("good", "bad", "so").index(word)] for word, name in asked))
-    return LocalJudge(rate, "fake")
-
-
-def test_calibration_puts_the_anchors_at_the_ends_and_clips():
-    judge = by_reply(maths=(4, 2, 3), law=(4, 3, 5))
-    before = judge.identity
-    assert judge.calibrate(GOOD_BAD) == judge.scale == pytest.approx((1 / 0.375, -1.0))
-    items = [JudgeItem("q", reply, (STEPS,)) for reply in ("so maths", "bad maths", "so law", "good law")]
-    verdicts = judge.score(items)
-    assert [verdict.score for verdict in verdicts] == pytest.approx([0.5 / 0.375 - 1, 0.0, 1.0, 1.0])
-    assert verdicts[0].per_criterion == (0.5,), "the criteria's own values stay as they are"
-    assert judge.identity != before
-    judge.calibrate(GOOD_BAD)
-    assert judge.scale == pytest.approx((1 / 0.375, -1.0)), "a second fit starts anew"
-
-
-@pytest.mark.parametrize("law", [(3, 3), (2, 3)])
-def test_anchors_that_the_judge_mistakes_are_named(law):
-    judge = by_reply(maths=(5, 1), law=law)
-    with pytest.raises(ValueError, match=r"scores the good anchor of 'law' .* and the bad one 0.500, and 0.05 more"):
-        judge.calibrate(GOOD_BAD)
-    assert judge.scale == (1.0, 0.0)
-
-
-def test_calibration_needs_domains_and_verdicts():
-    with pytest.raises(ValueError, match="no domains to calibrate on"):
-        LocalJudge(broken, "fake").calibrate([])
-    with pytest.raises(ValueError, match="fake has no verdict on the anchors of 'maths': .*RESOURCE_EXHAUSTED"):
-        LocalJudge(broken, "fake").calibrate(GOOD_BAD)
 
 
 def test_a_row_that_is_not_finite_fails_its_item_alone():

@@ -93,16 +93,9 @@ def rate(prompts):
     return [[0.0, 0.0, 0.0, 0.0, 9.0]] * len(prompts)
 
 
-def changed(attribute, value):
-    judge = LocalJudge(rate, "tiny")
-    setattr(judge, attribute, value)
-    return judge
-
-
 @pytest.mark.parametrize("other", [
     LocalJudge(rate, "tiny 2"), LocalJudge(rate, "tiny", mode="implicit"), LocalJudge(rate, "tiny", both_orders=True),
-    changed("scale", (2.0, -0.5)),
-], ids=["name", "mode", "orders", "scale"])
+], ids=["name", "mode", "orders"])
 def test_another_judge_finds_nothing(tmp_path, other):
     path = tmp_path / "v.jsonl"
     Cached(LocalJudge(rate, "tiny"), path).score([item("r")])

@@ -23,11 +23,12 @@ def manifests(tmp_path):
     (tmp_path / "train.jsonl").write_text("{}\n")
     common = dict(prompt_sha256=prompt_hash(TAGS.template), minutes=12.5)
     lora = {"rank": 64, "alpha": 64.0}
-    score = {"accuracy": Interval(0.5, 0.4, 0.6), "form": Interval(0.9, 0.8, 0.95), "steps": Interval(0.25, 0.2, 0.3)}
+    score = {"accuracy": Interval(0.5, 0.4, 0.6), "content": Interval(0.75, 0.7, 0.8),
+             "form": Interval(0.9, 0.8, 0.95), "steps": Interval(0.25, 0.2, 0.3)}
     write_manifest(tmp_path / "data", "data", inputs={"train": tmp_path / "train.jsonl"}, metrics={"train": 3000},
                    lora=None, extra={"title": "Tiny mix", "licence": "Apache-2.0"}, **common)
     write_manifest(tmp_path / "sft", "sft", inputs={}, metrics={"steps": 120}, lora=lora,
-                   extra={"settings": {"learning_rate": 2e-05, "steps": 120}}, **common)
+                   extra={"stopped": "data", "settings": {"learning_rate": 2e-05, "steps": 120}}, **common)
     write_manifest(tmp_path / "evaluation", "evaluation", inputs={}, lora=lora, extra={"problems": 600}, **common,
                    metrics={"stock": score | {"accuracy": Interval(0.125, 0.1, 0.15)}, "after SFT": score})
     return [read_manifest(tmp_path / stage, stage=stage) for stage in ("data", "sft", "evaluation")]
@@ -66,11 +67,23 @@ def test_the_card_says_what_the_manifests_say(export):
     card = (export / "README.md").read_text()
     assert card.startswith('---\nlicense: gemma\nbase_model: "google/gemma-2-2b-it"\n')
     for words in ("one LoRA adapter (rank 64, alpha 64.0)", f"````\n{TAGS.template}\n````",
-                  "| stock | 12.5 % \\[10.0, 15.0\\] | 90.0 % \\[80.0, 95.0\\] | 25.0 % \\[20.0, 30.0\\] |",
+                  "| stock | 12.5 % \\[10.0, 15.0\\] | 75.0 % \\[70.0, 80.0\\] | "
+                  "90.0 % \\[80.0, 95.0\\] | 25.0 % \\[20.0, 30.0\\] |",
                   "| after SFT | 50.0 % \\[40.0, 60.0\\] |", "600 test problems", "Tiny mix, Apache-2.0. 3000 train",
-                  "| sft | 12.5 | learning\\_rate 2e-05, steps 120 |", "jax ", NOTICE.strip()):
+                  "| stage | minutes | steps | ended by | settings |",
+                  "| sft | 12.5 | 120 of 120 | its last step | learning\\_rate 2e-05 |",
+                  "| data | 12.5 | – | – | – |", "jax ", NOTICE.strip()):
         assert words in card
     assert (export / "NOTICE").read_text() == NOTICE
+
+
+def test_a_run_that_the_clock_cut_short_says_so_before_any_figure(tmp_path, manifests, export):
+    assert "cut short" not in (export / "README.md").read_text()
+    manifests[1]["metrics"]["steps"], manifests[1]["extra"]["stopped"] = 83, "time"
+    card = write_card(tmp_path / "short", manifests, "base").read_text()
+    said = "**Stage sft was cut short: 83 of 120 steps, ended by the clock. What follows is of that shorter run.**"
+    assert card.split("---\n")[2].splitlines()[2] == said, "right below the title"
+    assert "| sft | 12.5 | 83 of 120 | the clock | learning\\_rate 2e-05 |" in card
 
 
 def test_names_from_files_are_no_markup(tmp_path, manifests):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import pytest
 
-from reasonkit import controls, data, recipes, rewards, text_rewards
+from reasonkit import controls, data, recipes, rewards, runlog, text_rewards
 from reasonkit.budget import BudgetError
 from reasonkit.judge import judge_prompt
 from reasonkit.mesh import check_divides, plan_mesh
@@ -122,6 +123,13 @@ def test_a_run_is_opened_and_continued(tmp_path, monkeypatch):
     assert again.budget.minutes_reserved == 0.5 + 1.25 * (6 + 0.5), "three stages answer 16 problems, a probe answers 8"
 
 
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_clock_ends_stages_where_somebody_ends_the_session(name, tmp_path, monkeypatch):
+    """Kaggle's nine hours and Colab's; on one's own CPU all steps are made, however slow it is."""
+    monkeypatch.setattr(recipes, "_virtual_devices", lambda count: None)
+    assert open_run(name, "g_exact", 0, tmp_path).budget.grows == name.startswith(("cpu", "smoke"))
+
+
 def test_the_folder_is_named_or_set_or_the_usual_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert open_run("smoke", "g_rar", 0).folder == tmp_path / "artifacts"
@@ -177,6 +185,25 @@ def test_a_stage_reads_what_the_last_one_left(tmp_path):
     assert manifest["lora"] == run.lora == {"rank": 16, "alpha": 32.0}
     run.log("sft").write("sft_step", step=1)
     assert (tmp_path / "sft" / "log.jsonl").exists()
+
+
+def test_a_stages_minutes_are_those_of_all_its_sessions(tmp_path, monkeypatch):
+    """GRPO is killed in one session and ends in another, days later; SFT and the evaluation took one each."""
+    clock = SimpleNamespace(now=1e9)
+    monkeypatch.setattr(runlog.time, "time", lambda: clock.now)
+    first = open_run("smoke", "g_rar", 0, tmp_path)
+    first.finish("sft", inputs={}, metrics={}, minutes=8.0)
+    for begun, steps in ((0, 5), (3, 5)):  # killed at step 5; the last checkpoint was of step 3
+        log = open_run("smoke", "g_rar", 0, tmp_path).log("grpo")
+        log.write("start", stage="grpo", step=begun)
+        for step in range(begun + 1, begun + 1 + steps):
+            clock.now += 60
+            log.write("grpo_step", step=step, loss=0.0)
+        clock.now += 86_400
+        log.write("verdict", score=1.0)  # the next session's, before it trains
+    second = open_run("smoke", "g_rar", 0, tmp_path)
+    second.finish("grpo", inputs={}, metrics={}, minutes=5.5)
+    assert [second.manifest(stage)["minutes"] for stage in ("sft", "grpo")] == [8.0, 5 + 5.5]
 
 
 def test_a_missing_or_foreign_manifest_is_named(tmp_path, monkeypatch):

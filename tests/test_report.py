@@ -80,11 +80,11 @@ def write(tmp_path, results, comparisons=None, manifests=(), log_rows=(), figure
 
 def test_the_headline_has_every_stage_with_intervals(tmp_path, results):
     page = write(tmp_path, results)
-    header = page.rows.index(["", "n", "Accuracy", "Format", "Step accuracy"])
+    header = page.rows.index(["", "n", "Accuracy", "By content", "Format", "Step accuracy"])
     table = page.rows[header + 1:header + 4]
     assert [row[:2] for row in table] == [["Stock", "12"], ["After SFT", "12"], ["After GRPO", "12"]]
     for row, result in zip(table, results.values(), strict=True):
-        expected = (result.accuracy, result.format_rate, result.step_accuracy)
+        expected = (result.accuracy, result.content_accuracy, result.format_rate, result.step_accuracy)
         for cell, interval in zip(row[2:], expected, strict=True):
             mean, low, high = (100 * value for value in interval)
             assert cell == f"{mean:.1f} % {low:.1f}–{high:.1f}"
@@ -107,7 +107,7 @@ def test_differences_say_where_zero_lies(tmp_path, results):
     rows = {row[0]: row for row in page.rows if row[0] in ("gain", "loss", "none")}
     assert rows["gain"][1] == "+50.0" and rows["gain"][2].endswith("above zero")
     assert rows["loss"][1] == "-50.0" and rows["loss"][2].endswith("below zero")
-    assert rows["none"][1:] == ["+0.0", "+0.0 to +0.0 zero lies inside", "1.000", "400"]
+    assert rows["none"][1:] == ["+0.0", "-0.7 to +0.7 zero lies inside", "1.000", "400"]
     assert rows["gain"][3] == "< 0.001"
 
 
@@ -187,12 +187,34 @@ def test_the_page_is_self_contained(tmp_path, results):
 
 def test_run_facts(tmp_path, results):
     page = write(tmp_path, results, manifests=MANIFESTS)
-    assert ["data", "0.5", "–", "ab" * 8] in page.rows
-    assert ["sft", "2.0", "rank 16, alpha 16.0", "ab" * 8] in page.rows
+    assert ["data", "0.5", "–", "–", "–", "ab" * 8] in page.rows
+    assert ["sft", "2.0", "–", "–", "rank 16, alpha 16.0", "ab" * 8] in page.rows
     assert "2.5 minutes in all. One prompt across the stages. jax 0.10.2, flax 0.12.8." in page.text
     other = dict(MANIFESTS[1], prompt_sha256="cd" * 32, versions={"jax": "0.11"})
     text = write(tmp_path, results, manifests=[MANIFESTS[0], other]).text
     assert "2 different prompts across the stages. jax 0.10.2/0.11, flax 0.12.8." in text
+
+
+def test_a_run_that_the_clock_cut_short_says_so_before_any_figure(tmp_path, results):
+    def trained(stage, steps, planned, stopped):
+        return dict(MANIFESTS[1], stage=stage, metrics={"steps": steps},
+                    extra={"stopped": stopped, "settings": {"steps": planned}})
+
+    page = write(tmp_path, results, manifests=[trained("sft", 120, 120, "data"), trained("grpo", 17, 64, "time")])
+    said = "Stage grpo was cut short: 17 of 64 steps, ended by the clock. What follows is of that shorter run."
+    words = page.text.split("Evaluation report")[-1].strip()
+    assert words.startswith(said) and words.count(said) == 2, "at the head, and with the table of results"
+    assert [row[:4] for row in page.rows if row[0] in ("sft", "grpo")] == [
+        ["sft", "2.0", "120 of 120", "its last step"], ["grpo", "2.0", "17 of 64", "the clock"]]
+    assert "cut short" not in write(tmp_path, results, manifests=[trained("sft", 120, 120, "data")]).text
+
+
+def test_a_stock_model_is_measured_by_content_too(tmp_path, results):
+    bare = {"id": "p0", "family": "f", "kind": "number", "question": "6 + 6?", "reasoning": "6+6=12", "answer": "12"}
+    stock, after = (evaluate(lambda prompts, reply=reply: [reply], [bare], 1)
+                    for reply in ("12", "<reasoning>6+6=12</reasoning><answer>12</answer>"))
+    text = write(tmp_path, {"Stock": stock, "After": after}).text
+    assert "correctly, up from 0.0 % for Stock, 100.0 % when it counts without the tag." in text
 
 
 def test_empty_inputs_leave_their_sections_out(tmp_path, results):

@@ -164,3 +164,11 @@ def test_a_session_without_time_is_named(policy, mesh, tmp_path):
     clock.now = 45 * 60.0
     with pytest.raises(BudgetError, match=r"stage 'sft' would begin with 0 minutes: 45.0 of 60 .* 20 reserved"):
         sft(policy, mesh, ROWS, SETTINGS, budget, NullLog(), tmp_path, seed=0)
+
+
+def test_a_session_that_grows_makes_all_steps(policy, mesh, tmp_path):
+    """Its twenty minutes are over long before the last, and two minutes pass at each look at the clock."""
+    ticks = iter(range(0, 10 ** 9, 120))
+    budget = TimeBudget(1 / 3, 2, clock=lambda: float(next(ticks)), grows=True)
+    result = sft(policy, mesh, ROWS, SETTINGS, budget, NullLog(), tmp_path, seed=0)
+    assert (result.steps, result.stopped) == (SETTINGS.steps, "data") and budget.minutes_used > 20
