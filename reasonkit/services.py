@@ -17,8 +17,8 @@ from functools import partial
 from time import time
 from typing import Any
 
-_MEND_KAGGLE = ('make a token in your Kaggle settings and set KAGGLE_API_TOKEN, or have {"username": ..., "key": ...} in '
-                "the file as it was downloaded, or delete the file")
+_MEND_KAGGLE = ('make a token in your Kaggle settings and set KAGGLE_API_TOKEN; the file is as it was downloaded, '
+                '{"username": ..., "key": ...}, or is deleted')
 KAGGLE = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")  # the last two are the older way, and go together
 MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no variable names one
 
@@ -168,16 +168,18 @@ def secret(name: str) -> str | None:
 
 @contextlib.contextmanager
 def kaggle_login() -> Iterator[bool]:
-    """For the block, kagglehub has credentials if there are any; yields whether there are.
+    """For the block, kagglehub has credentials if there are any, and waits for nobody; yields whether there are.
 
     They are its own (the environment, ~/.kaggle), else the secrets KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY,
-    which are in the environment for the block alone. kagglehub 1.0 reads no secret of Kaggle's, and of Colab's the older
-    two only where the token is there, too. Raises ValueError, without the key, for one that cannot be sent and for a
-    kaggle.json that cannot be read.
+    which are in the environment for the block alone. kagglehub 1.0 reads no secret of Kaggle's, and of Colab's the
+    older two only where the token is there, too. Raises ValueError, without the key, for one that cannot be sent and
+    for a kaggle.json that cannot be read.
     """
-    before = {name: os.environ.get(name) for name in KAGGLE}
+    before = {name: os.environ.get(name) for name in (*KAGGLE, "DISABLE_KAGGLE_CACHE")}
     try:
         os.environ.update({name: value.strip() for name, value in before.items() if value})
+        # on Kaggle, it would ask the session to attach the input and wait for it without a timeout
+        os.environ["DISABLE_KAGGLE_CACHE"] = "1"
         if not (known := _known_to_kaggle()):
             os.environ.update({name: value for name in KAGGLE if (value := secret(name))})
             known = _known_to_kaggle()
@@ -197,13 +199,14 @@ def _known_to_kaggle() -> bool:
     try:
         found = config.get_kaggle_credentials()
     except Exception as error:  # of json, of the file system, and its own
-        raise ValueError(f"{file} cannot be read as Kaggle's credentials ({type(error).__name__}): {_MEND_KAGGLE}") from None
+        raise ValueError(f"{file} or a variable of Kaggle's cannot be read as credentials ({type(error).__name__}): "
+                         f"{_MEND_KAGGLE}") from None
     if found is None:
         return False
     keys = (found.api_key,) if found.api_key else (found.username, found.key)
     if not all(isinstance(key, str) and re.fullmatch(r"[!-~]+", key) for key in keys):  # it would break the header
-        raise ValueError(f"Kaggle's credentials ({', '.join(KAGGLE)} or {file}) are empty, or hold a space, a line break "
-                         f"or a letter that no key has: {_MEND_KAGGLE}")
+        raise ValueError(f"Kaggle's credentials ({', '.join(KAGGLE)} or {file}) are empty, or hold a space, a line "
+                         f"break or a letter that no key has: {_MEND_KAGGLE}")
     return True
 
 
