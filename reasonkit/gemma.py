@@ -160,7 +160,11 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
             restore = ocp.args.PyTreeRestore(
                 item={key: {leaf: 0}}, restore_args={key: {leaf: ocp.RestoreArgs(restore_type=np.ndarray)}},
                 partial_restore=True)
-            return checkpointer.restore(checkpoint, args=restore)[key][leaf]
+            try:
+                return checkpointer.restore(checkpoint, args=restore)[key][leaf]
+            except (ValueError, OSError) as error:  # of tensorstore, which tells of its own files at length
+                raise ValueError(f"{checkpoint}: {key}/{leaf} cannot be read ({str(error)[:120]}...), the download "
+                                 f"stopped half-way: {mend}") from error
 
         def read(path: tuple) -> np.ndarray:
             key, leaf, part = in_flax(path)

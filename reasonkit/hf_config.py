@@ -98,7 +98,8 @@ def read_config(file: Path, replicated: bool) -> tuple[str, Any]:
                 **common, local_base_frequency=ropes[_LOCAL][0], local_scale_factor=ropes[_LOCAL][1],
                 global_base_frequency=ropes[_GLOBAL][0], global_scale_factor=ropes[_GLOBAL][1])
         if set(ropes.values()) != {(_GEMMA2_ROPE, 1.0)}:
-            raise ValueError(f"rope is {ropes[_GLOBAL]}, and Tunix's gemma2 has {_GEMMA2_ROPE}, unscaled")
+            base, factor = ropes[_GLOBAL]
+            raise ValueError(f"rope is {(float(base), factor)}, and Tunix's gemma2 has {_GEMMA2_ROPE}, unscaled")
         caps = [None if raw[name] is None else _number(raw, name, float)
                 for name in ("final_logit_softcapping", "attn_logit_softcapping")]
         kinds = {_LOCAL: gemma2.AttentionType.LOCAL_SLIDING, _GLOBAL: gemma2.AttentionType.GLOBAL}
