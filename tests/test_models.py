@@ -31,6 +31,7 @@ from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.generate.tokenizer_adapter import TokenizerAdapter
 from tunix.models.gemma3 import model as gemma3
 
+import reasonkit.gemma
 import reasonkit.models
 from reasonkit import services
 from reasonkit.gemma import init
@@ -340,8 +341,7 @@ def test_a_folder_that_was_emptied_beside_its_marker_is_downloaded_again(stock, 
     ("gemma3-1b-it", "holds neither config.json .* only .'tokenizer.model'."),
     ("tokenizer.model", "needs its tokenizer.model"),
     ("gemma3-1b-it/_METADATA", "is no orbax checkpoint, or only a part of one"),
-    ("gemma3-1b-it/d", "is no orbax checkpoint, or only a part of one"),
-    ("gemma3-1b-it/ocdbt.process_0", "transformer/embedder/input_embedding cannot be read"),
+    ("an array", "transformer/embedder/input_embedding cannot be read .FAILED_PRECONDITION: Truncated"),
 ])
 def test_a_part_that_was_deleted_beside_the_marker_names_both(stock, inputs, mesh, offline, monkeypatch, lost, message):
     files, _ = stock["gemma3-1b-it"]
@@ -349,7 +349,15 @@ def test_a_part_that_was_deleted_beside_the_marker_names_both(stock, inputs, mes
     there = offline / "models" / MODELS["gemma3-1b-it"].handle
     shutil.copytree(files, there)
     (there.with_name("1.complete")).touch()
-    shutil.rmtree(there / lost) if (there / lost).is_dir() else (there / lost).unlink()
+    if lost == "an array":  # as tensorstore has it; from a file it also prints, later and from threads of its own
+        def fail(*_, **__):
+            raise ValueError("FAILED_PRECONDITION: Truncated Zstd-compressed stream")
+
+        monkeypatch.setattr(reasonkit.gemma.ocp.Checkpointer, "restore", fail)
+    elif (there / lost).is_dir():
+        shutil.rmtree(there / lost)
+    else:
+        (there / lost).unlink()
     mend = f"delete {there} and {there}.complete, then run this again"
     with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){message}.*{mend}"):
         load("gemma3-1b-it", mesh)
