@@ -21,8 +21,8 @@ RECIPE = "g_rar"  # what is trained: see reasonkit/recipes.py
 SEED = 0
 
 # %% [markdown]
-# The next cell finds the library and installs what is missing, pinned. If it installs something, nothing needs a restart
-# as long as it is the first cell that ran; after a failed import elsewhere, restart the kernel once.
+# The next two cells find the library and install what is missing, pinned. Where that fails they stop and say what to do;
+# where a package was imported before it was replaced, that is to restart the kernel once.
 
 # %%
 # {{setup}}

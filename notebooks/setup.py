@@ -1,15 +1,28 @@
 # %% tags=["setup"]
+import importlib.util
 import sys
-from importlib.metadata import distributions
 from pathlib import Path
+
+here, library = Path.cwd(), "reasonkit/__init__.py"
+homes = [folder for folder in (here, *here.parents) if (folder / library).is_file()]
+homes += [found.parents[1] for found in sorted(here.glob(f"*/{library}"))]  # a clone in this folder, as on Colab
+sys.path[:0] = [str(home) for home in homes[:1]]
+if not hasattr(sys.modules.get("reasonkit"), "__version__"):
+    sys.modules.pop("reasonkit", None)  # the clone's folder, imported as if it were the library
+if not getattr(importlib.util.find_spec("reasonkit"), "origin", None):
+    raise ModuleNotFoundError(f"no {library} in {here}, above it or in a folder of it, and this notebook needs the library. "
+                              "On Kaggle import notebooks/submission.ipynb, which carries it. Elsewhere put a clone here, on "
+                              "Colab by !git clone ADDRESS in a cell above, and run this cell again")
+
+# %% tags=["setup"]
+from reasonkit import pins
 
 PINS = """
 {{pins}}
-""".split()
+scipy matplotlib ipywidgets
+""".split()  # a name alone: in any version
+if "PROFILE" not in globals():
+    raise NameError("PROFILE is not set: run the cell tagged 'parameters' first, or Run all")
 if PROFILE in ("kaggle", "colab"):
     PINS.append("{{libtpu}}")  # the TPU's compiler must match jax
-home = next((folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "reasonkit").is_dir()), Path.cwd())
-sys.path.insert(0, str(home))
-wanted = dict(pin.split("==") for pin in PINS)
-if not all(any(found.version == version for found in distributions(name=name)) for name, version in wanted.items()):
-    get_ipython().run_line_magic("pip", f"install -q {' '.join(PINS)}")
+pins.install(PINS)

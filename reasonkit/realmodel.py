@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
+import sentencepiece
 from flax import nnx
 from safetensors.numpy import save_file
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
@@ -64,6 +65,7 @@ takes some 27 days to go around once. Because it turns on its own axis in the sa
 to the Earth. The pull of the Moon is the main cause of the tides, which raise and lower the level of the sea twice a \
 day. In July 1969, the astronauts Neil Armstrong and Buzz Aldrin became the first people to walk on its surface."""
 PERPLEXITY = 20.0  # of PARAGRAPH, at most: 7.8 was measured, and 3e7 with the norms as they are stored
+FILES = ("NOTICE", "tokenizer.model", "tokenizer_config.json", "model.safetensors", "config.json")
 # Ids that every Gemma 3 has, text and all: of control tokens, and of whole pieces.
 IDS = {"<start_of_turn>user\n": [105, 2364, 107], "<end_of_turn>": [106], "<mask>": [4], "\n\n": [108],
        "<start_of_image>": [255999], "Hello, world!": [9259, 236764, 1902, 236888]}
@@ -87,6 +89,8 @@ def settings_of(reader) -> dict[str, Any]:
         "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "torch_dtype": "bfloat16",
         "vocab_size": len(_value(reader, "tokenizer.ggml.tokens")), "query_pre_attn_scalar": read["head_dim"],
         "sliding_window_pattern": 6, "rope_local_base_freq": 10000, "rope_scaling": None, "rms_norm_eps": 1e-6,
+        # of this layout: without one, transformers 5 takes the tokenizer for one of Mistral's
+        "transformers_version": "4.57.1",
         "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True,
         "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
@@ -134,19 +138,29 @@ def tokenizer_of(reader) -> bytes:
     return model.SerializeToString()
 
 
+def tokenizer_settings(tokenizer: bytes) -> dict[str, Any]:
+    """tokenizer_config.json beside a SentencePiece model: transformers 5 leaves out <bos> without it."""
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
+    special = {name: getattr(pieces, f"{name}_id")() for name in ("bos", "eos", "pad", "unk")}
+    return {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False,
+            "clean_up_tokenization_spaces": False,
+            **{f"{name}_token": pieces.IdToPiece(number) for name, number in special.items()}}
+
+
 def convert(gguf_path: Path, folder: Path) -> None:
-    """Write a GGUF as a Hugging Face folder: weights in bfloat16, config.json, tokenizer.model and the NOTICE.
+    """Write a GGUF as a Hugging Face folder, FILES: weights in bfloat16, their settings, the tokenizer and the NOTICE.
 
     Raises ValueError as `settings_of` and `weights_of`.
     """
     import gguf  # of the extra
 
     reader = gguf.GGUFReader(gguf_path)
-    settings = settings_of(reader)
+    settings, tokenizer = settings_of(reader), tokenizer_of(reader)
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
-    (folder / "tokenizer.model").write_bytes(tokenizer_of(reader))
+    (folder / "tokenizer.model").write_bytes(tokenizer)
     save_file(weights_of(reader), folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    for name, values in (("tokenizer_config.json", tokenizer_settings(tokenizer)), ("config.json", settings)):
+        (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @nnx.jit
@@ -181,6 +195,9 @@ def main() -> int:
     """Make the folder, unless it is there. 0, or 1 with the licence and what to do on standard error."""
     folder = converted(PACKAGED)
     if folder.is_dir():
+        if lost := [name for name in FILES if not (folder / name).is_file()]:
+            print(f"{folder} lacks {', '.join(lost)}: delete the folder and run this again", file=sys.stderr)
+            return 1
         print(f"{PACKAGED} is in {folder}; its terms: {folder / 'NOTICE'}")
         return 0
     print(NOTICE, file=sys.stderr)

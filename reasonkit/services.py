@@ -1,4 +1,4 @@
-"""Models behind an API, one call each: Gemini, and any endpoint that speaks OpenAI's chat completions.
+"""Models behind an API, one call each: Gemini, and any endpoint that speaks OpenAI's chat completions; and secrets.
 
 It is a prompt and a JSON schema to a text and its tokens, by the vendors' own SDKs, and what their errors mean. It is
 not a judge and repeats no call (`judge_api` does): the SDKs' retries are switched off. The SDKs are imported only where
@@ -7,6 +7,7 @@ they are needed, so that nobody has to install them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,6 +17,9 @@ from functools import partial
 from time import time
 from typing import Any
 
+_MEND_KAGGLE = ('make a token in your Kaggle settings and set KAGGLE_API_TOKEN; the file is as it was downloaded, '
+                '{"username": ..., "key": ...}, or is deleted')
+KAGGLE = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")  # the last two are the older way, and go together
 MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no variable names one
 
 
@@ -160,6 +164,50 @@ def _read(source: Callable[[str], str | None], name: str) -> str | None:
 def secret(name: str) -> str | None:
     """A secret from the environment, then from Kaggle's or else Colab's; None when it is nowhere."""
     return next(filter(None, (_read(source, name) for source in _sources())), None)
+
+
+@contextlib.contextmanager
+def kaggle_login() -> Iterator[bool]:
+    """For the block, kagglehub has credentials if there are any, and waits for nobody; yields whether there are.
+
+    They are its own (the environment, ~/.kaggle), else the secrets KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY,
+    which are in the environment for the block alone. kagglehub 1.0 reads no secret of Kaggle's, and of Colab's the
+    older two only where the token is there, too. Raises ValueError, without the key, for one that cannot be sent and
+    for a kaggle.json that cannot be read.
+    """
+    before = {name: os.environ.get(name) for name in (*KAGGLE, "DISABLE_KAGGLE_CACHE")}
+    try:
+        os.environ.update({name: value.strip() for name, value in before.items() if value})
+        # on Kaggle, it would ask the session to attach the input and wait for it without a timeout
+        os.environ["DISABLE_KAGGLE_CACHE"] = "1"
+        if not (known := _known_to_kaggle()):
+            os.environ.update({name: value for name in KAGGLE if (value := secret(name))})
+            known = _known_to_kaggle()
+        yield known
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _known_to_kaggle() -> bool:
+    """Whether kagglehub finds credentials. What it raises may quote them, so that nothing of it is passed on."""
+    from kagglehub import config  # only where it is needed: it reads its settings on import
+
+    file = os.path.join(os.environ.get("KAGGLE_CONFIG_DIR", os.path.expanduser("~/.kaggle")), "kaggle.json")
+    try:
+        found = config.get_kaggle_credentials()
+    except Exception as error:  # of json, of the file system, and its own
+        raise ValueError(f"{file} or a variable of Kaggle's cannot be read as credentials ({type(error).__name__}): "
+                         f"{_MEND_KAGGLE}") from None
+    if found is None:
+        return False
+    keys = (found.api_key,) if found.api_key else (found.username, found.key)
+    if not all(isinstance(key, str) and re.fullmatch(r"[!-~]+", key) for key in keys):  # it would break the header
+        raise ValueError(f"Kaggle's credentials ({', '.join(KAGGLE)} or {file}) are empty, or hold a space, a line "
+                         f"break or a letter that no key has: {_MEND_KAGGLE}")
+    return True
 
 
 def service_from_secrets(max_tokens: int = 4096) -> Service | None:

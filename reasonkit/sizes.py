@@ -95,9 +95,15 @@ def memory_of(device: jax.Device) -> float:
 def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
     """The meshes of a stage: GRPO's with the judge on its own chips, SFT's and the evaluation's without.
 
-    Raises ValueError when a model does not fit on its chips however it is split.
+    Raises ValueError when a model does not fit on its chips however it is split, RuntimeError for a CPU alone where the
+    profile is for an accelerator: it would train for weeks.
     """
     memory = memory_of(devices[0])
+    if math.isinf(memory) and not profile.devices:
+        raise RuntimeError(f"profile {profile.name!r} is for an accelerator, and JAX sees {len(devices)} CPU device"
+                           f"{'s' * (len(devices) > 1)}: choose one and start anew (Kaggle: Settings, Accelerator, TPU "
+                           "v5e-8; Colab: Runtime, Change runtime type; an NVIDIA GPU also needs the jax[cuda13] of "
+                           "requirements.txt), or take PROFILE = \"cpu\" in a clone")
     if math.isinf(memory):
         return plan_mesh(devices, judge=judge)
     policy = config_of(profile.policy, profile.remat)

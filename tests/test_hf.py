@@ -221,6 +221,20 @@ def test_weights_that_do_not_belong_to_the_config_are_refused(mesh, tokenizer, t
     from_hf(folder, mesh, None, replicated=True)  # what is not of the text model is left out
 
 
+def test_an_index_or_a_header_that_is_none_is_named(mesh, sharded):
+    _, folder = sharded
+    index, last = folder / INDEX, sorted(folder.glob("*.safetensors"))[-1]
+    for text, message in (("", "is no JSON, or only its start"), ("[1]", "holds no JSON object"),
+                          ("{}", "has no weight_map"), ('{"weight_map": null}', "has no weight_map")):
+        index.write_text(text)
+        with pytest.raises(ValueError, match=f"{INDEX} {message}"):
+            from_hf(folder, mesh, None, replicated=True)
+    index.unlink()
+    last.write_bytes((8).to_bytes(8, "little") + b"no json!")
+    with pytest.raises(ValueError, match=f"{last.name} has no safetensors header .*: download the model again"):
+        from_hf(folder, mesh, None, replicated=True)
+
+
 # On its way onto the mesh
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first. A module may import any module of a lower layer, and those named before it in its own.
 LAYERS = (
-    ("stdlib", "tags numerals expressions planning isolated answers replies ratings tfidf session budget runlog "
+    ("stdlib", "pins tags numerals expressions planning isolated answers replies ratings tfidf session budget runlog "
      "outcome"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards controls text_rewards screening "
      "data curriculum exam intervals evaluate monitors"),

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import traceback
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import pytest
 import requests
 import sentencepiece
 from flax import nnx
+from kagglehub.config import get_kaggle_credentials
 from kagglehub.exceptions import DataCorruptionError, KaggleApiHTTPError, UnauthenticatedError
 from tiny_gemma import (
     ROWS,
@@ -27,7 +31,9 @@ from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.generate.tokenizer_adapter import TokenizerAdapter
 from tunix.models.gemma3 import model as gemma3
 
+import reasonkit.gemma
 import reasonkit.models
+from reasonkit import services
 from reasonkit.gemma import init
 from reasonkit.hf import from_hf, save_hf
 from reasonkit.mesh import make_mesh, plan_mesh
@@ -289,7 +295,7 @@ def answer(status):
     ],
 )
 def test_what_cannot_be_downloaded_says_what_to_do(inputs, mesh, offline, monkeypatch, error, token, remedy):
-    def fail(handle):
+    def fail(handle, **_):
         raise error
 
     monkeypatch.setattr(kagglehub, "model_download", fail)
@@ -299,6 +305,164 @@ def test_what_cannot_be_downloaded_says_what_to_do(inputs, mesh, offline, monkey
     with pytest.raises(FileNotFoundError, match=f"gemma2-2b-it: {handle} is neither .*{remedy}") as caught:
         load("gemma2-2b-it", mesh)
     assert f"Add Input, Models, {handle}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("attached", "listed"), [
+    ((), "nothing"),
+    (("models/google/gemma-2/flax/gemma2-2b/1/tokenizer.model", "models/google/gemma-2/flax/gemma2-2b/1/2b/_METADATA"),
+     "models/google/gemma-2/flax/gemma2-2b/1"),
+    (("models/keras/gemma2/keras/gemma2_instruct_2b_en/1/model.weights.h5",),
+     r"models/keras/gemma2/keras/gemma2_instruct_2b_en/1 \(no tokenizer.model\)"),
+    (("models/google/gemma-2/flax/gemma2-2b-it/1/gemma2-2b-it/_METADATA",),
+     r"models/google/gemma-2/flax/gemma2-2b-it/1/gemma2-2b-it \(no tokenizer.model\)"),
+    (("some-data/train.csv", "some-data/deep/er/x.csv", "a_model.v2/tokenizer.model"),
+     r"a_model.v2, some-data \(no tokenizer.model\)"),
+    (tuple(f"data{n:02}/x" for n in range(14)), r"data00 .*, data11 \(no tokenizer.model\) and 2 more"),
+])
+def test_what_is_attached_instead_is_listed(inputs, mesh, offline, attached, listed):
+    inputs.mkdir()
+    for name in attached:
+        (inputs / name).parent.mkdir(parents=True, exist_ok=True)
+        (inputs / name).touch()
+    with pytest.raises(FileNotFoundError, match=rf"gemma2-2b-it: .*Attached under {inputs}: {listed}\. \("):
+        load("gemma2-2b-it", mesh)
+
+
+def test_a_folder_that_was_emptied_beside_its_marker_is_downloaded_again(stock, inputs, mesh, offline, monkeypatch):
+    """The real client takes it for whole, until it is told to download."""
+    files, _ = stock["gemma3-1b-it"]
+    monkeypatch.setattr(reasonkit.models.LIBRARY["gemma3"].ModelConfig, "gemma3_1b_it", small_config)
+    there = offline / "models" / MODELS["gemma3-1b-it"].handle
+    there.mkdir(parents=True)
+    there.with_name("1.complete").touch()
+    download, calls = kagglehub.model_download, []
+
+    def served(handle, **options):
+        calls.append(options)
+        if not options:
+            return download(handle)
+        shutil.rmtree(there)
+        return str(attach(files, there))
+
+    monkeypatch.setattr(kagglehub, "model_download", served)
+    assert load("gemma3-1b-it", mesh).folder == there and calls == [{}, {"force_download": True}]
+
+
+@pytest.mark.parametrize(("lost", "message"), [
+    ("gemma3-1b-it", "holds neither config.json .* only .'tokenizer.model'."),
+    ("tokenizer.model", "needs its tokenizer.model"),
+    ("gemma3-1b-it/_METADATA", "is no orbax checkpoint, or only a part of one"),
+    ("an array", "transformer/embedder/input_embedding cannot be read .FAILED_PRECONDITION: Truncated"),
+])
+def test_a_part_that_was_deleted_beside_the_marker_names_both(stock, inputs, mesh, offline, monkeypatch, lost, message):
+    files, _ = stock["gemma3-1b-it"]
+    monkeypatch.setattr(reasonkit.models.LIBRARY["gemma3"].ModelConfig, "gemma3_1b_it", small_config)
+    there = offline / "models" / MODELS["gemma3-1b-it"].handle
+    shutil.copytree(files, there)
+    (there.with_name("1.complete")).touch()
+    if lost == "an array":  # as tensorstore has it; from a file it also prints, later and from threads of its own
+        def fail(*_, **__):
+            raise ValueError("FAILED_PRECONDITION: Truncated Zstd-compressed stream")
+
+        monkeypatch.setattr(reasonkit.gemma.ocp.Checkpointer, "restore", fail)
+    elif (there / lost).is_dir():
+        shutil.rmtree(there / lost)
+    else:
+        (there / lost).unlink()
+    mend = f"delete {there} and {there}.complete, then run this again"
+    with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){message}.*{mend}"):
+        load("gemma3-1b-it", mesh)
+
+
+def test_a_model_of_ones_own_may_have_dots_and_underscores(stock, folder, inputs, mesh, offline, monkeypatch):
+    handle = "some_one/my.model_2/flax/gemma3_1b.it/3"
+    monkeypatch.setitem(MODELS, "mine", reasonkit.models.Source("gemma3", None, handle, "gemma3_1b_it"))
+    monkeypatch.setattr(reasonkit.models.LIBRARY["gemma3"].ModelConfig, "gemma3_1b_it", small_config)
+    files = stock["gemma3-1b-it"][0]
+    for there in (offline / "models" / handle, inputs / "models" / handle):
+        shutil.copytree(files / "gemma3-1b-it", there / "gemma3_1b.it")
+        shutil.copyfile(files / "tokenizer.model", there / "tokenizer.model")
+        there.with_name("3.complete").touch()
+        assert load("mine", mesh).folder == there
+        assert load(there, mesh).folder == there
+
+
+# Credentials
+
+
+@pytest.fixture
+def nobody(offline, monkeypatch):
+    """No secrets and no home with credentials; kagglehub's answer is whom it was asked by."""
+    monkeypatch.setenv("HOME", str(offline.parent))
+    for module in ("kaggle_secrets", "google.colab"):
+        monkeypatch.setitem(sys.modules, module, None)
+    asked = []
+
+    def download(handle, **_):
+        found = get_kaggle_credentials()
+        asked.append(found and (found.api_key or (found.username, found.key)))
+        raise answer(403)
+
+    monkeypatch.setattr(kagglehub, "model_download", download)
+    return asked
+
+
+def keep_secrets(monkeypatch, platform, **secrets):
+    """A platform's module with these secrets; for another name it raises, as both do."""
+    if platform == "kaggle":
+        module = types.ModuleType("kaggle_secrets")
+        module.UserSecretsClient = lambda: types.SimpleNamespace(get_secret=secrets.__getitem__)
+        monkeypatch.setitem(sys.modules, "kaggle_secrets", module)
+    else:
+        module = types.ModuleType("google.colab")
+        module.userdata = types.SimpleNamespace(get=secrets.__getitem__)
+        monkeypatch.setitem(sys.modules, "google.colab", module)
+
+
+@pytest.mark.parametrize("platform", ["kaggle", "colab", "environment"])
+@pytest.mark.parametrize(("secrets", "known"), [
+    ({"KAGGLE_API_TOKEN": "t0ken\n"}, "t0ken"), ({"KAGGLE_USERNAME": "me", "KAGGLE_KEY": " k3y "}, ("me", "k3y")),
+    ({"KAGGLE_USERNAME": "me"}, None),
+])
+def test_a_secret_serves_the_download_and_does_not_stay(inputs, mesh, nobody, monkeypatch, platform, secrets, known):
+    if platform == "environment":
+        for name, value in secrets.items():
+            monkeypatch.setenv(name, value)
+    else:
+        keep_secrets(monkeypatch, platform, **secrets)
+    before = {name: os.environ.get(name) for name in services.KAGGLE}
+    with pytest.raises(FileNotFoundError) as caught:
+        load("gemma2-2b-it", mesh)
+    assert nobody == [known] and {name: os.environ.get(name) for name in services.KAGGLE} == before
+    assert ("Kaggle knows you and refuses" if known else "No credentials") in str(caught.value)
+    assert "t0ken" not in str(caught.value) and "k3y" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"KGAT_s3cret", b"[]", b"null", b"\xff\xfe{}", b'{"username": "me"}',
+                                  b'{"username": "me", "key": null}', b'{"username": "", "key": ""}',
+                                  b'{"username": 5, "key": 6}', b'{"username": "me", "key": "s3cret s3cret"}',
+                                  b'"username key s3cret"', None])
+def test_a_broken_kaggle_json_is_one_error_without_the_key(inputs, mesh, nobody, offline, text):
+    file = offline.parent / "kaggle.json"
+    file.mkdir() if text is None else file.write_bytes(text)
+    with pytest.raises(ValueError, match=f"{file}.* KAGGLE_API_TOKEN; the file is as it was downloaded") as caught:
+        load("gemma2-2b-it", mesh)
+    assert nobody == [] and "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_is_attached_needs_no_credentials(folder, inputs, mesh, nobody, offline):
+    (offline.parent / "kaggle.json").write_text("{")
+    there = attach(folder, inputs / "gemma3-1b-it")
+    assert load("gemma3-1b-it", mesh).folder == there
+
+
+@pytest.mark.parametrize("token", ["s3cret s3cret", "s3cr\u200bet", "s3cret\ns3cret", "s3cret" * 60 + "\t."])
+def test_a_token_that_would_break_the_header_is_not_quoted(inputs, mesh, nobody, monkeypatch, token):
+    """requests and the file system quote it in theirs."""
+    monkeypatch.setenv("KAGGLE_API_TOKEN", token)
+    with pytest.raises(ValueError, match="make a token in your Kaggle settings and set KAGGLE_API_TOKEN") as caught:
+        load("gemma2-2b-it", mesh)
+    assert nobody == [] and "s3cr" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_no_network_is_an_error_at_once(inputs, mesh, offline, monkeypatch):
@@ -314,7 +478,8 @@ def test_names_and_files_that_are_not_there(inputs, mesh, folder, tmp_path):
         ValueError, match="'gemma-9' is neither a folder nor a known name: choose from tiny-policy, "
     ):
         load("gemma-9", mesh)
-    with pytest.raises(FileNotFoundError, match="tiny-policy: .*assets/policy is not there; reinstall"):
+    with pytest.raises(FileNotFoundError, match="tiny-policy: .*assets/policy is not there. The tiny models come with "
+                       "a clone .* not with a submission: choose a profile with a real model .kaggle, colab, gpu."):
         load("tiny-policy", mesh)
     half = tmp_path / "half"
     half.mkdir()

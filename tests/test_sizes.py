@@ -83,3 +83,10 @@ def test_the_memory_of_a_device():
     assert memory_of(SimpleNamespace(platform="tpu", device_kind="TPU v6 lite")) == CHIPS["v6e"].memory
     gpu = SimpleNamespace(platform="gpu", device_kind="NVIDIA L4", memory_stats=lambda: {"bytes_limit": 17e9})
     assert memory_of(gpu) == 17e9
+
+
+@pytest.mark.parametrize(("name", "count"), [("kaggle", 1), ("colab", 1), ("gpu", 8), ("gpu-gemma3-270m", 1)])
+def test_an_accelerators_profile_does_not_train_on_a_cpu(name, count):
+    told = rf"profile '{name}' is for an accelerator, and JAX sees {count} CPU devices?: choose one .*PROFILE = \"cpu\""
+    with pytest.raises(RuntimeError, match=told):
+        plan(PROFILES[name], jax.devices()[:count], judge=False)

@@ -119,6 +119,7 @@ def gemma2_hf(folder):
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 16,
+        "query_pre_attn_scalar": 16,
         "sliding_window": 8,
         "final_logit_softcapping": 30.0,
         "attn_logit_softcapping": 50.0,
