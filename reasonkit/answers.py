@@ -167,12 +167,14 @@ def _read_text(text: str) -> str | None:
 
 
 def _same_expression(found: Expression, expected: Expression) -> bool | None:
+    if found.unit and expected.unit and found.unit != expected.unit:
+        return False
     if found.latex == expected.latex:
         return True
     # A comma may be decimal, unless both are lists.
     if found.number and expected.number and not ("," in found.tokens and "," in expected.tokens):
         return same_number(found.number, expected.number)
-    return may_equal(found, expected) and decide("expression", found.latex, expected.latex)
+    return may_equal(found, expected) and decide("expression", found.spaced, expected.spaced)
 
 
 def _read_quantity(text: str) -> tuple[Number, ...] | None:
