@@ -7,8 +7,8 @@ for 1/2006!; here a difference must vanish relative to its terms, at a precision
 
 from __future__ import annotations
 
-import itertools
 from functools import lru_cache
+from itertools import product, starmap
 
 import sympy
 from sympy import E, Float, I, Integer, Matrix, Rational, Symbol, oo, pi
@@ -23,13 +23,14 @@ from reasonkit.structure import (
     SET_SIGNS,
     candidates,
     is_group,
+    is_related,
     is_variable,
     split,
 )
 
 DIGITS = 10  # of a decimal that stands for a formula
 PRECISION = 300  # digits to which a difference must vanish, and four more for each digit of the numbers in it
-POINTS = tuple(itertools.starmap(Rational, (
+POINTS = tuple(starmap(Rational, (
     (7, 5), (-11, 7), (23, 9), (3, 13), (-5, 17), (19, 11), (-31, 10), (29, 23), (2, 7), (37, 31), (-41, 37))))
 WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for what has meaning between whole numbers only
 
@@ -53,16 +54,32 @@ def same(found: tuple[str, str], expected: tuple[str, str]) -> bool:
     """Whether the answer's values are the gold answer's, or its equation one with the same solutions."""
     (name, tokens), (gold_name, gold) = (map(str.split, side) for side in (found, expected))
     tokens, name = _letters_as_in(tokens, [*gold, *gold_name]), _letters_as_in(name, gold_name)
-    related, gold_related = (not RELATIONS.isdisjoint(side) for side in (tokens, gold))
+    return any(_same_as_read(name, one, gold_name, other) for one, other in product(_readings(tokens), _readings(gold)))
+
+
+def _same_as_read(name: list[str], tokens: list[str], gold_name: list[str], gold: list[str]) -> bool:
+    related, gold_related = is_related(tokens), is_related(gold)
     if not (related or gold_related) and _same_values(tokens, gold):
         return True
-    if name == gold_name and not related and not gold_related:
-        return False
-    sides = [value if is_related else [*title, "=", *value] for title, value, is_related in
-             ((name, tokens, related), (gold_name, gold, gold_related))]
-    if all(is_related or is_variable(title) for title, is_related in ((name, related), (gold_name, gold_related))):
-        return _same_values(*sides)
-    return False
+    if related == gold_related and (related or name == gold_name):
+        return related and _same_values(tokens, gold)
+    titled = (related or is_variable(name)) and (gold_related or is_variable(gold_name))
+    return titled and _same_values(tokens if related else [*name, "=", *tokens],
+                                   gold if gold_related else [*gold_name, "=", *gold])
+
+
+def _readings(tokens: list[str]) -> list[list[str]]:
+    """The tokens with 1/2x as 1/(2x), and as it is often meant, x/2."""
+    meant, at = [], 0
+    while at < len(tokens):
+        first, sign, second, after = (*tokens[at: at + 4], "", "", "", "")[:4]
+        if first.isdecimal() and sign == "/" and second.isdecimal() and (after[:1].isalpha() or after[:1] in ("(", "\\")):
+            meant += ["(", first, "/", second, ")"]
+            at += 3
+        else:
+            meant.append(first)
+            at += 1
+    return [tokens, meant] if len(meant) > len(tokens) else [tokens]
 
 
 def _letters_as_in(tokens: list[str], gold: list[str]) -> list[str]:
@@ -74,7 +91,9 @@ def _letters_as_in(tokens: list[str], gold: list[str]) -> list[str]:
 def _same_values(found: list[str], expected: list[str]) -> bool:
     """Whether each candidate has an equal one on the other side, in any order."""
     if not (SET_SIGNS.isdisjoint(found) and SET_SIGNS.isdisjoint(expected)):
-        return _same_ranges(_ranges(found), _ranges(expected))
+        sides = (side if is_group(side) or not SET_SIGNS.isdisjoint(side) else [r"\{", *side, r"\}"]
+                 for side in (found, expected))
+        return _same_ranges(*map(_ranges, sides))
     left, right = candidates(found), candidates(expected)
     if len(left) != len(right):
         return False
@@ -89,7 +108,7 @@ def _same_values(found: list[str], expected: list[str]) -> bool:
 def _same_value(found: list[str], expected: list[str]) -> bool:
     if found == expected:
         return True
-    if not (RELATIONS.isdisjoint(found) and RELATIONS.isdisjoint(expected)):
+    if is_related(found) or is_related(expected):
         return _same_relation(found, expected)
     if MATRIX in found or MATRIX in expected:
         left, right = _matrix(found), _matrix(expected)
@@ -103,8 +122,8 @@ def _same_value(found: list[str], expected: list[str]) -> bool:
         return len(left) == len(right) and all(map(_same_value, left, right))
     if expected[0] in BRACKETS and is_group(expected) and len(split(expected[1:-1], ",")) > 1:
         return False
-    return any(equal(left, right) for left in _readings(found) for right in _readings(expected)) or _is_rounded(
-        found, expected) or _is_rounded(expected, found)
+    left, right = read(tuple(found)), read(tuple(expected))
+    return equal(left, right) or _is_rounded(found, right) or _is_rounded(expected, left)
 
 
 def _same_relation(found: list[str], expected: list[str]) -> bool:
@@ -247,35 +266,20 @@ def _is_nonzero(value: sympy.Expr) -> bool:
     return any(part != 0 and getattr(part, "_prec", 2) > 1 for part in parts)
 
 
-def _is_rounded(decimal: list[str], formula: list[str]) -> bool:
-    """Whether a decimal of at least `DIGITS` digits is the formula, rounded or cut off at its last one."""
-    sign, digits = (decimal[:1], decimal[1:]) if decimal[:1] == ["-"] else ([], decimal)
-    if len(digits) != 1 or "." not in digits[0] or len(digits[0].replace(".", "").lstrip("0")) < DIGITS:
+def _is_rounded(decimal: list[str], value: sympy.Expr) -> bool:
+    """Whether a decimal of at least `DIGITS` digits is the formula's value, rounded or cut off at its last one."""
+    digits = decimal[-1]
+    if len(decimal) > 2 or "." not in digits or len(digits.replace(".", "").lstrip("0")) < DIGITS:
         return False
-    value = read(tuple(formula))
-    if not value.is_number or value.is_Rational and (value.q == 1 or _is_decimal(formula)):
-        return False
-    step = Rational(1, 10 ** len(digits[0].partition(".")[2]))
-    return bool(abs(value - read(tuple(decimal))) < step)
-
-
-def _is_decimal(tokens: list[str]) -> bool:
-    return any("." in token for token in tokens)
-
-
-def _readings(tokens: list[str]) -> list[sympy.Expr]:
-    """1/2x as 1/(2x), and as it is often meant, x/2."""
-    values = [read(tuple(tokens))]
-    if "/" in tokens:
-        loose = read(tuple(tokens), loose=True)
-        values += [loose] if loose != values[0] else []
-    return values
+    if not value.is_number or value.is_Rational and set(sympy.factorint(value.q)) <= {2, 5}:
+        return False  # a decimal too
+    return bool(abs(value - read(tuple(decimal))) < Rational(1, 10 ** len(digits.partition(".")[2])))
 
 
 @lru_cache(maxsize=512)  # the answers of a group share one gold answer
-def read(tokens: tuple[str, ...], loose: bool = False) -> sympy.Expr:
+def read(tokens: tuple[str, ...]) -> sympy.Expr:
     """The value of one formula's tokens. Raises NotRead where they have no meaning here."""
-    reader = _Reader(tokens, loose)
+    reader = _Reader(tokens)
     value = reader.sum()
     if reader.at < len(tokens):
         raise NotRead(" ".join(tokens))
@@ -285,8 +289,8 @@ def read(tokens: tuple[str, ...], loose: bool = False) -> sympy.Expr:
 class _Reader:
     """A recursive reader: sum, product, quotient, factors side by side, power, atom."""
 
-    def __init__(self, tokens: tuple[str, ...], loose: bool) -> None:
-        self.tokens, self.loose, self.at, self.bars, self.bound = tokens, loose, 0, 0, set()
+    def __init__(self, tokens: tuple[str, ...]) -> None:
+        self.tokens, self.at, self.bars, self.bound = tokens, 0, 0, set()
 
     @property
     def token(self) -> str:
@@ -315,10 +319,7 @@ class _Reader:
             sign = 1
             while self.token in ("+", "-"):
                 sign = -sign if self.next() == "-" else sign
-            other = sign * (self.power() if self.loose and by == "/" and self.token[:1].isdecimal() else self.factors())
-            value = value * other if by == r"\cdot" else value / other
-            if self.loose and self.starts():
-                value = value * self.factors()
+            value = value * sign * self.factors() if by == r"\cdot" else value * sign / self.factors()
         return value
 
     def factors(self) -> sympy.Expr:
@@ -447,7 +448,7 @@ class _Reader:
                 depth += (self.token in BRACKETS) - (self.token in CLOSING)
                 self.next()
             inner = split(self.tokens[start: self.at - 1], ",")
-            return [read(tuple(part), self.loose) for part in inner] if opened else []
+            return [read(tuple(part)) for part in inner] if opened else []
         start = self.at
         value = self.power()
         while self.starts() and self.token not in _FUNCTIONS:
@@ -485,7 +486,7 @@ class _Reader:
             if token == "d" and depth == 0 and (rest[place + 1].isalpha() or _is_letter(rest[place + 1])):
                 self.at += place + 2
                 variable = Symbol(rest[place + 1], real=True)
-                body = read(rest[:place], self.loose) if place else Integer(1)
+                body = read(rest[:place]) if place else Integer(1)
                 limits = (variable, read(tuple(low)), read(tuple(high))) if low else variable
                 return sympy.integrate(body, limits)
         raise NotRead(" ".join(self.tokens))

@@ -167,7 +167,7 @@ def _read_text(text: str) -> str | None:
 
 
 def _same_expression(found: Expression, expected: Expression) -> bool | None:
-    if found.unit and expected.unit and found.unit != expected.unit:
+    if found.measure and expected.measure and found.measure != expected.measure:
         return False
     if found.latex == expected.latex:
         return True

@@ -73,7 +73,7 @@ _WRITINGS = _rules(
     (rf"_\s*+{_TEXT}\{{([^{{}}]*)\}}", r"_{\1}"),                                         # x_\text{max}
     (rf"_\s*+\{{\s*+{_TEXT}\{{([^{{}}]*)\}}([^{{}}]*)\}}", r"_{\1\2}"),
     (rf"\(([0-9A-F]+)\)(?=\s*+_)", r"\1"),                                                # (204)_5
-    (rf"(?<=[0-9])\s?_\s?(?:[{{(]\s?(?:base[\s-]*+)?{_BASE}\s?[}})]|{_BASE})", lambda match: _base(match[1] or match[2])),
+    (rf"(?<=[0-9])\s?_\s?(?:[{{(]\s?\(?(?:base[\s-]*+)?{_BASE}\)?\s?[}})]|{_BASE})", lambda match: _base(match[1] or match[2])),
     (rf"(?<=[A-F])\s?_\s?\{{\s?(?:base[\s-]*+)?({'|'.join(_BASES)})\s?\}}", lambda match: _base(match[1])),
     (rf"(?<=[0-9A-F])[\s,]*+(?:{_TEXT}\{{)?\s*+\(?(?:in\s++)?base[\s-]*+{_BASE}\s*+[)}}]*+\s*\Z",
      lambda match: _base(match[1])),
@@ -127,6 +127,11 @@ class Expression:
     __str__ = latex.fget
 
     @property
+    def measure(self) -> str:
+        """The unit or the percent sign, empty without one."""
+        return self.unit or (self.number.unit or self.number.mark if self.number else "")
+
+    @property
     def spaced(self) -> tuple[str, str]:
         """The name and the tokens, between spaces: what the algebra is asked."""
         return " ".join(self.name), " ".join(self.tokens)
@@ -155,7 +160,7 @@ def read_expression(text: str) -> Expression | None:
     if "," in tokens and (grouped := read_plain(clean(bare))):
         tokens = [str(grouped)]
     if "°" in tokens and _ANGLES.isdisjoint(tokens):
-        tokens = [token for token in tokens if token != "°"]
+        tokens, unit = [token for token in tokens if token != "°"], "°"
         number = _number(bare.replace("°", ""))
     if number and number.unit and not (is_physical(number) and len(number.unit) > 1):
         number = None  # 5a is a product
@@ -187,13 +192,13 @@ def _number(text: str) -> Number | None:
 
 def _spell(text: str) -> Iterator[str | None]:
     """LaTeX tokens of `text`, spaces left out; None for a word, a sign or two numbers that no formula has."""
-    after_number, before = False, ""
+    after_number, before, indexed = False, "", bool(_INDEXED.intersection(re.findall(r"\\[a-z]+", text)))
     for token in _TOKEN.findall(text):
         token = _SIGNS.get(token, token)
         if token in _DROPPED:
             continue
         two_numbers = after_number and token[-1].isdecimal()
-        after_number, before = token[-1].isdecimal() and before != "_", token  # \log_2 3
+        after_number, before = token[-1].isdecimal() and before != "_" and not (indexed and before == "^"), token
         if two_numbers or token in _TEXT_COMMANDS or token in ("?", "`", '"', "$", "#", "\\"):
             yield None
         elif not token.isalpha() or len(token) == 1:
@@ -271,7 +276,7 @@ def _shape(expression: Expression) -> tuple[int, int, str]:
         commas += token == "," and not depth
         relations += token in RELATIONS and not depth
     interval = "," in tokens and tokens[0] in ("(", "[") and tokens[-1] in (")", "]")
-    return commas, relations, tokens[0] + tokens[-1] if interval or MATRIX in tokens else ""
+    return commas, relations, MATRIX if MATRIX in tokens else tokens[0] + tokens[-1] if interval else ""
 
 
 def _is_equation(expression: Expression) -> bool:

@@ -22,7 +22,7 @@ MAX_SIGNS = 4  # a formula with more ± stays as it is
 
 _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 # Of tokens joined by spaces. What stands before "=": a letter, f(x), f^{-1}(x), a_{n}, dy/dx, (x, y), AB, P(A), sin θ.
-_LETTER = r"(?:[A-Za-z]|\\(?!frac|sqrt|infty|pi\b|emptyset|cup|begin|end)[a-z]+)(?: _ \{(?: \w+)+ \})?"
+_LETTER = r"(?:[A-Za-z]|\\(?!frac|sqrt|infty|pi\b|emptyset|cup|begin|end)[a-z]+)(?: _ \{(?: \\?\w+)+ \})?"
 _ARGUMENTS = rf"\( {_LETTER}(?: , {_LETTER})* \)"
 _NAME = re.compile(
     rf"{_LETTER}(?: ')*(?: \^ \{{ - 1 \}})?(?: {_ARGUMENTS})?|{_ARGUMENTS}|\\frac \{{ d [a-z] \}} \{{ d [a-z] \}}|"
@@ -64,6 +64,11 @@ def candidates(tokens: list[str]) -> list[list[str]]:
     if tokens[0] == r"\{" and is_group(tokens):
         tokens = tokens[1:-1]
     return split(tokens, ",") if tokens else []
+
+
+def is_related(tokens: list[str]) -> bool:
+    """Whether there is an equation or another relation among the tokens, outside brackets."""
+    return not RELATIONS.isdisjoint(tokens) and len(split(tokens, *RELATIONS)) > 1
 
 
 def is_name(tokens: list[str]) -> bool:
