@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 
+from reasonkit.notation import AND, OR, rewrite, split_unit
 from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, unwrap
-from reasonkit.structure import AND, BRACKETS, CLOSING, MATRIX, OR, RELATIONS, SET_SIGNS, canonical, is_name, is_variable
+from reasonkit.structure import (
+    BRACKETS,
+    CLOSING,
+    MATRIX,
+    RELATIONS,
+    SET_SIGNS,
+    canonical,
+    is_name,
+    is_variable,
+)
 
 MAX_NESTING = 50
 MAX_TOKENS = 200  # of an answer that is worth the algebra
@@ -47,65 +56,6 @@ _INDEXED = frozenset({r"\sum", r"\prod", r"\int", r"\lim"})
 _UNFINISHED = RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ",", OR, AND}
 _ANGLES = frozenset(rf"\{name}" for name in "sin cos tan cot sec csc".split())
 
-_TEXT = r"\\(?:text(?:rm|bf|it|normal)?|math(?:rm|bf|it|sf)|operatorname|mbox)\s*"
-_BASES = {name: str(base) for base, name in enumerate(
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(), 2)}
-_BASE = rf"([0-9]+|{'|'.join(_BASES)})\b"
-_ROWS = re.compile(r"\[([^][;]*;[^][]*)\]")
-_DECIMAL = re.compile(  # the blocks in braces, in brackets, under strokes, between dots, written three times or twice
-    r"""(?<![\w.}])([0-9]{0,30}+)\.([0-9]{0,12}?)(?:
-        \\(?:overline|bar)\s?(?:\{([0-9]{1,99})\}|([0-9])) | \(([0-9]{1,99})\) | ((?:[0-9][\u0304\u0305]){1,99})
-        | \\dot\s?\{?([0-9])\}?(?:([0-9]{0,99})\\dot\s?\{?([0-9])\}?)?
-        | (?:([0-9])\10{2,40}|([0-9]{2,6}?)\11{1,20})(?:\.\.\.|…|\\[lc]?dots))""", re.VERBOSE)
-
-
-def _rules(*pairs: tuple) -> tuple:
-    return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
-
-
-# Read in this order, before there are tokens.
-_WRITINGS = _rules(
-    ("[₀-₉]+", lambda match: "_{" + match[0].translate(_SUBSCRIPTS) + "}"),
-    (r"\{,\}|,\\!\s*+(?=[0-9])", ""),
-    (r"\\[dt]?frac\s*+([0-9])\s++([0-9])", r"\\frac{\1}{\2}"),
-    (r",?\s*+(?:\\text\s*+\{\s*+or\s*+\}|\bor\b)\s*+,?|\\lor\b|∨", rf" \{OR} "),
-    (r",?\s*+(?:\\text\s*+\{\s*+and\s*+\}|\band\b)\s*+,?|\\land\b|∧", rf" \{AND} "),
-    (rf"_\s*+{_TEXT}\{{([^{{}}]*)\}}", r"_{\1}"),                                         # x_\text{max}
-    (rf"_\s*+\{{\s*+{_TEXT}\{{([^{{}}]*)\}}([^{{}}]*)\}}", r"_{\1\2}"),
-    (rf"\(([0-9A-F]+)\)(?=\s*+_)", r"\1"),                                                # (204)_5
-    (rf"(?<=[0-9])\s?_\s?(?:[{{(]\s?\(?(?:base[\s-]*+)?{_BASE}\)?\s?[}})]|{_BASE})", lambda match: _base(match[1] or match[2])),
-    (rf"(?<=[A-F])\s?_\s?\{{\s?(?:base[\s-]*+)?({'|'.join(_BASES)})\s?\}}", lambda match: _base(match[1])),
-    (rf"(?<=[0-9A-F])[\s,]*+(?:{_TEXT}\{{)?\s*+\(?(?:in\s++)?base[\s-]*+{_BASE}\s*+[)}}]*+\s*\Z",
-     lambda match: _base(match[1])),
-    (rf"(?:\^\s*+(?:\\circ|\{{\s*+\\circ\s*+\}})|\\degree\b|[º˚]|{_TEXT}\{{\s*+deg(?:rees?)?\s*+\}}|"
-     r"(?<=[0-9])\s*+deg(?:rees?)?\b)(?!\s*+(?:\\[a-z]+\{)?\s*+[CFcf](?:\b|elsius|ahrenheit))", "°"),
-    (rf"{_TEXT}\{{\s*+([A-Za-z]|lcm|gcd|a(?:rc)?(?:sin|cos|tan)|[^A-Za-z{{}}]*)\s*+\}}", r" \1 "),
-    (r"(\\log|\blog)\s*+_\s*+([0-9])([0-9]+)(?=\s*+(?:\Z|[-+,)}\]=]))", r"\1_{\2}\3"),    # \log_23
-    (r"(?<![\\A-Za-z])log(2|10)\s*+\(", r"log_{\1}("),
-    (r"\+/-|\bplus[ -](?:or[ -])?minus\b", r"\\pm "),
-    (r"(?<=[\])}])\s*+U\s*+(?=[\[({\\])", r"\\cup "),
-    (r"\\mathbb\s*+\{?\s*+R\s*+\}?|\bR(?=\s*+\\setminus)|\A\s*+all real numbers?\s*+\Z", "ℝ"),
-    (r"\\(begin|end)\s*+\{(?:array|[pbB]?matrix|smallmatrix)\*?\}(?:\s*+\{[clr|\s]*\})?", r"\\\1{pmatrix}"),
-    (r"\\\\\s*+\[[0-9.]+\s*+[a-z]{2}\]", r"\\\\"),
-    (r"\A\s*+(?:np\.array|[Mm]atrix)\s*+\((.*)\)\s*\Z", r"\1"),
-)
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_UNIT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}}|\s([A-Za-z]{{2,}}))(?:\^\{{?([23])\}}?)?\Z")
-
-
-def _base(name: str) -> str:
-    number = _BASES.get(name, name)
-    return "" if number == "10" else f"_{{{number}}}"
-
-
-def _repeating(match: re.Match[str]) -> str:
-    """0.1(6) as the fraction that it is: (16 - 1) / 90."""
-    whole, fixed, *blocks = (group or "" for group in match.groups())
-    block = "".join(digit for digit in "".join(blocks) if digit.isdecimal())
-    short = int(whole + fixed or "0")
-    value = Fraction(int(whole + fixed + block) - short, 10 ** len(fixed) * (10 ** len(block) - 1))
-    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-
 
 @dataclass(frozen=True, slots=True)
 class Expression:
@@ -114,7 +64,7 @@ class Expression:
 
     tokens: tuple[str, ...]
     number: Number | None
-    name: tuple[str, ...] = field(default=(), compare=False)
+    name: tuple[str, ...] = ()
     unit: str = ""
 
     @property
@@ -143,17 +93,10 @@ def read_expression(text: str) -> Expression | None:
     >>> str(read_expression("f(x) = sqrt(x**10)/2"))
     '\\\\sqrt{x^{10}}/2'
     """
-    bare = " ".join(unwrap(text).split())
-    if "." in bare:
-        bare = _DECIMAL.sub(_repeating, bare)
-    bare = bare.rstrip(".,; ")
-    for pattern, replacement in _WRITINGS:
-        bare = pattern.sub(replacement, bare)
+    bare = rewrite(unwrap(text))
     number, unit = _number(bare), ""
-    if number is None and (match := _UNIT.search(bare)):
-        measured = read_number(f"1 {match[1] or match[2]}" + (f"^{match[3]}" if match[3] else ""))
-        if measured and measured.unit and (match[1] or is_physical(measured)):
-            bare, unit = bare[: match.start()], measured.unit
+    if number is None:
+        bare, unit = split_unit(bare)
     tokens = list(_spell(bare))
     if not tokens or None in tokens or not _balanced(tokens) or tokens[-1] in _UNFINISHED:
         return number and Expression((), number)

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable
 from itertools import chain, product
 
+from reasonkit.notation import AND, OR
+
 BRACKETS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
 CLOSING = frozenset(BRACKETS.values())
-OR, AND = r"\lor", r"\land"  # between candidates; they leave `canonical` as a comma, a union or one interval
 RELATIONS = frozenset({"=", "<", ">", r"\le", r"\ge", r"\in", r"\ne", r"\approx", ":"})
 INEQUALITIES = frozenset({"<", ">", r"\le", r"\ge", r"\ne"})
 MATRIX, END_MATRIX, NEW_ROW = r"\begin{pmatrix}", r"\end{pmatrix}", r"\\"
@@ -120,12 +121,12 @@ def _both_signs(value: list[str]) -> list[list[str]]:
     if not count or count > MAX_SIGNS:
         return [value]
     together = r"\mp" in value and r"\pm" in value
-    readings = [("+",) * count, ("-",) * count] if together else product("+-", repeat=count)
+    readings = (("+",) * count, ("-",) * count) if together else product("+-", repeat=count)
+    lower = {"+": "-", "-": "+"}
     every = []
-    for reading in readings:
-        signs = iter(reading)
-        every.append([{(r"\pm", "+"): "+", (r"\pm", "-"): "-", (r"\mp", "+"): "-", (r"\mp", "-"): "+"}[token, next(signs)]
-                      if token in (r"\pm", r"\mp") else token for token in value])
+    for reading in map(iter, readings):
+        every.append([next(reading) if token == r"\pm" else lower[next(reading)] if token == r"\mp" else token
+                      for token in value])
     return every
 
 
@@ -182,6 +183,8 @@ def _combined(parts: list[tuple[list[str], list[str], bool]], joints: list[str])
 def _bare_sets(tokens: list[str]) -> list[str]:
     """Set braces for `{1, 2}`, the condition of `{x | x > 3}`, and ℝ as the interval that it is."""
     tokens = list(chain.from_iterable(REALS if token == "ℝ" else [token] for token in tokens))
+    if tokens == [r"\{", r"\}"]:
+        return [r"\emptyset"]
     if tokens[:1] == ["{"] and is_group(tokens) and len(split(tokens[1:-1], ",")) > 1:
         return [r"\{", *tokens[1:-1], r"\}"]
     if tokens[:1] == [r"\{"] and is_group(tokens):
