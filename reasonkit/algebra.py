@@ -28,7 +28,7 @@ from reasonkit.structure import (
 from reasonkit.symbolic import NotRead, read
 
 DIGITS = 10  # of a decimal that stands for a formula
-LEAST, PRECISION = 30, 1000  # digits of a difference, and to which it must vanish; more for each digit in the numbers
+LEAST, PRECISION = 30, 400  # digits of a difference, and to which it must vanish; more for each digit in the numbers
 POINTS = tuple(starmap(Rational, (
     (7, 5), (-11, 7), (23, 9), (3, 13), (-5, 17), (19, 11), (-31, 10), (29, 23), (2, 7), (37, 31), (-41, 37))))
 WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for what has meaning between whole numbers only
@@ -115,12 +115,14 @@ def _same_relation(found: list[str], expected: list[str]) -> bool:
     (left, sign), (right, gold_sign) = _difference(found), _difference(expected)
     if sign != gold_sign:
         return False
+    if left == right != 0:
+        return True
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
     for start in range(4):
         at = {symbol: POINTS[(start + 3 * place) % len(POINTS)] for place, symbol in enumerate(symbols)}
         here, there = left.subs(at), right.subs(at)
         if _is_nonzero(here) and _is_nonzero(there):
-            return (sign == "=" or bool(here * there > 0)) and equal(left * there, right * here)
+            return (sign in ("=", r"\ne") or bool(here * there > 0)) and equal(left * there, right * here)
     return False
 
 
@@ -242,7 +244,7 @@ def _is_nonzero(value: sympy.Expr) -> bool:
     """Whether a number is certainly not 0: one of its parts has a digit that no cancellation has taken."""
     if value.is_Rational:
         return value != 0
-    size = sum(len(str(abs(number.p))) + len(str(number.q)) for number in value.atoms(Rational))
+    size = sum(number.p.bit_length() + number.q.bit_length() for number in value.atoms(Rational)) * 3 // 10
     for digits in (LEAST + size, PRECISION + 4 * size):
         number = value.evalf(digits, maxn=PRECISION + 4 * size)
         if number != 0:  # an exact 0 is log(1 + 1e-15) at too few digits

@@ -127,10 +127,10 @@ def may_equal(found: Expression, expected: Expression) -> bool:
 def _number(text: str) -> Number | None:
     """The number that text is, or that a name is said to equal."""
     name, equals, value = text.partition("=")
-    if equals and (number := read_number(clean(value))):
+    if equals and "=" not in value and (number := read_number(clean(value))):
         tokens = list(_spell(name))
         return number if tokens and None not in tokens and is_name(list(_group(iter(tokens)))) else None
-    return read_number(clean(text))
+    return None if "=" in value else read_number(clean(text))
 
 
 def _spell(text: str) -> Iterator[str | None]:

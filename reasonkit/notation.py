@@ -20,8 +20,8 @@ _BASE = rf"([0-9]+|{'|'.join(_BASES)})\b"
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _DECIMAL = re.compile(  # the blocks in braces, in brackets, under strokes, between dots, written three times or twice
     r"""(?<![\w.}])([0-9]{0,30}+)\.([0-9]{0,12}?)(?:
-        \\(?:overline|bar) ?(?:\{([0-9]{1,99})\}|([0-9])) | \(([0-9]{1,99})\) | ((?:[0-9][\u0304\u0305]){1,99})
-        | \\dot ?\{?([0-9])\}?(?:([0-9]{0,99})\\dot ?\{?([0-9])\}?)?
+        \\(?:overline|bar)\s?(?:\{([0-9]{1,99})\}|([0-9])) | \(([0-9]{1,99})\) | ((?:[0-9][\u0304\u0305]){1,99})
+        | \\dot\s?\{?([0-9])\}?(?:([0-9]{0,99})\\dot\s?\{?([0-9])\}?)?
         | (?:([0-9])\10{2,40}|([0-9]{2,6}?)\11{1,20})(?:\.\.\.|…|\\[lc]?dots))""", re.VERBOSE)
 
 
@@ -33,6 +33,7 @@ def _base(match: re.Match[str]) -> str:
 
 # (what the text must have, pattern, replacement), read in this order.
 _RULES = tuple((signs, re.compile(pattern), replacement) for signs, pattern, replacement in (
+    ("=", r"(= ?)\\boxed ?\{(.*)\} ?\Z", r"\1\2"),
     ("₀₁₂₃₄₅₆₇₈₉", "[₀-₉]+", lambda match: f"_{{{match[0].translate(_SUBSCRIPTS)}}}"),
     (",", r"\{,\}|,\\! ?(?=[0-9])", ""),
     ("\\", r"\\[dt]?frac ?([0-9]) ([0-9])", r"\\frac{\1}{\2}"),
@@ -43,13 +44,13 @@ _RULES = tuple((signs, re.compile(pattern), replacement) for signs, pattern, rep
     ("_", r"\(([0-9A-F]+)\)(?= ?_)", r"\1"),                                   # (204)_5
     ("_", rf"(?<=[0-9]) ?_ ?(?:[{{(] ?\(?(?:base[ -]*+)?{_BASE}\)? ?[}})]|{_BASE})", _base),
     ("_", rf"(?<=[A-F]) ?_ ?\{{ ?(?:base[ -]*+)?({'|'.join(_BASES)}) ?\}}", _base),
-    ("b", rf"(?<=[0-9A-F])[ ,]*+(?:{_TEXT}\{{)? ?\(?(?:in )?base[ -]*+{_BASE} ?[)}}]*+ ?\Z", _base),
+    ("b", rf"(?<=[0-9A-F])[ ,]*+(?:{_TEXT}\{{)? ?\(?(?:in )?base ?\}}?[ -]*+{_BASE} ?[)}}]*+ ?\Z", _base),
     ("\\dº˚", rf"(?:\^ ?(?:\\circ|\{{ ?\\circ ?\}})|\\degree\b|[º˚]|{_TEXT}\{{ ?deg(?:rees?)? ?\}}|"
      r"(?<=[0-9]) ?deg(?:rees?)?\b)(?! ?(?:\\[a-z]+\{)? ?[CFcf](?:\b|elsius|ahrenheit))", "°"),
     ("\\", rf"{_TEXT}\{{ ?([A-Za-z]|lcm|gcd|a(?:rc)?(?:sin|cos|tan)|[^A-Za-z{{}}]*) ?\}}", r" \1 "),
     ("_", r"(\\log|\blog) ?_ ?([0-9])([0-9]+)(?= ?(?:\Z|[-+,)}\]=]))", r"\1_{\2}\3"),  # \log_23
     ("g", r"(?<![\\A-Za-z])log(2|10) ?\(", r"log_{\1}("),
-    ("+p", r"\+/-|\bplus[ -](?:or[ -])?minus\b", r"\\pm "),
+    ("+p", r"\+/-|\bplus[ -](?:or[ -])?minus\b", r"\\pm"),
     ("U", r"(?<=[\])}]) ?U ?(?=[\[({\\])", r"\\cup "),
     ("R", r"\\mathbb ?\{? ?R ?\}?", "ℝ"),
     ("a", r"\A ?(?:\\text\{)? ?all real numbers? ?\}?\Z", "ℝ"),

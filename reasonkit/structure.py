@@ -177,7 +177,7 @@ def _combined(parts: list[tuple[list[str], list[str], bool]], joints: list[str])
         low, high = sorted(ranges, key=lambda value: value[1:3] == ["-", r"\infty"])
         if low[-2:-1] == [r"\infty"] and high[1:3] == ["-", r"\infty"] and r"\cup" not in low + high:
             return [[*low[:-2], *high[4:]]]
-    return [part for part, _, _ in parts]
+    return [value for _, value, _ in parts]
 
 
 def _bare_sets(tokens: list[str]) -> list[str]:

@@ -95,8 +95,7 @@ class _Reader:
         value = self.atom()
         while True:
             if self.token == "^":
-                self.next()
-                value = value ** self.group()
+                value = value ** self.exponent()
             elif self.token == "!":
                 self.next()
                 double = self.token == "!"
@@ -106,6 +105,12 @@ class _Reader:
                 value = value * (pi / 180 if self.next() == "°" else Rational(1, 100))
             else:
                 return value
+
+    def exponent(self) -> sympy.Expr:
+        """2^3^2 is 2^9."""
+        self.take("^")
+        value = self.group()
+        return value ** self.exponent() if self.token == "^" else value
 
     def group(self) -> sympy.Expr:
         opened = self.next()
@@ -122,7 +127,7 @@ class _Reader:
         if token in ("(", "[", "{"):
             return self.group()
         self.next()
-        if token[:1].isdecimal() or token[:1] == ".":
+        if token[-1:].isdecimal():
             if self.token == "_":  # in another base: not its value, which would be another answer
                 return Symbol(token.lstrip("0") + self.raw())
             return Rational(token)
