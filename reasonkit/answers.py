@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import eq
 
-from reasonkit.expressions import Expression, may_equal, read_expression
+from reasonkit.expressions import Expression, contradict, may_equal, read_expression
 from reasonkit.isolated import decide, start
 from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, same_number
 from reasonkit.planning import Problem, read_problem, read_steps
@@ -167,7 +167,7 @@ def _read_text(text: str) -> str | None:
 
 
 def _same_expression(found: Expression, expected: Expression) -> bool | None:
-    if found.measure and expected.measure and found.measure != expected.measure:
+    if contradict(found, expected):
         return False
     if found.latex == expected.latex:
         return True

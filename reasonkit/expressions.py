@@ -19,6 +19,7 @@ from reasonkit.structure import (
     RELATIONS,
     SET_SIGNS,
     canonical,
+    is_group,
     is_name,
     is_variable,
 )
@@ -52,6 +53,7 @@ _WORDS = frozenset("or and not no is but if by to so of in at as be it its we th
 _TEXT_COMMANDS = {"\\" + name for name in (
     "text textbf textit textrm textnormal mathrm mathbf mathit mbox operatorname boxed").split()}
 _WITH_ARGUMENTS = frozenset({"^", "_", r"\sqrt", r"\frac", r"\binom"})
+_HEXADECIMAL = frozenset("ABCDEF")
 _INDEXED = frozenset({r"\sum", r"\prod", r"\int", r"\lim"})
 _UNFINISHED = RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ",", OR, AND}
 _ANGLES = frozenset(rf"\{name}" for name in "sin cos tan cot sec csc".split())
@@ -111,6 +113,14 @@ def read_expression(text: str) -> Expression | None:
     return Expression(tuple(tokens), number, tuple(name), unit) if tokens else None
 
 
+def contradict(found: Expression, expected: Expression) -> bool:
+    """Whether both have a unit and not the same, or bound another unknown."""
+    bounds = SET_SIGNS | {r"\infty"}
+    if found.name and expected.name and not bounds.isdisjoint(found.tokens) and is_variable(expected.name):
+        return found.name != expected.name
+    return bool(found.measure and expected.measure) and found.measure != expected.measure
+
+
 def may_equal(found: Expression, expected: Expression) -> bool:
     """Whether two formulas that are written differently are worth the algebra."""
     if not (found.tokens and expected.tokens) or len(found.tokens) > MAX_TOKENS:
@@ -148,7 +158,7 @@ def _spell(text: str) -> Iterator[str | None]:
             yield token
         elif token in _FUNCTIONS:
             yield _FUNCTIONS[token]
-        elif token in _WORDS or len(token) > 3:
+        elif token in _WORDS or len(token) > 3 and not _HEXADECIMAL.issuperset(token):
             yield None
         else:
             yield from token  # a product of letters
@@ -218,7 +228,7 @@ def _shape(expression: Expression) -> tuple[int, int, str]:
         depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
         commas += token == "," and not depth
         relations += token in RELATIONS and not depth
-    interval = "," in tokens and tokens[0] in ("(", "[") and tokens[-1] in (")", "]")
+    interval = "," in tokens and tokens[0] in ("(", "[") and is_group(tokens)
     return commas, relations, MATRIX if MATRIX in tokens else tokens[0] + tokens[-1] if interval else ""
 
 

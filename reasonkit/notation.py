@@ -47,7 +47,7 @@ _RULES = tuple((signs, re.compile(pattern), replacement) for signs, pattern, rep
     ("b", rf"(?<=[0-9A-F])[ ,]*+(?:{_TEXT}\{{)? ?\(?(?:in )?base ?\}}?[ -]*+{_BASE} ?[)}}]*+ ?\Z", _base),
     ("\\dº˚", rf"(?:\^ ?(?:\\circ|\{{ ?\\circ ?\}})|\\degree\b|[º˚]|{_TEXT}\{{ ?deg(?:rees?)? ?\}}|"
      r"(?<=[0-9]) ?deg(?:rees?)?\b)(?! ?(?:\\[a-z]+\{)? ?[CFcf](?:\b|elsius|ahrenheit))", "°"),
-    ("\\", rf"{_TEXT}\{{ ?([A-Za-z]|lcm|gcd|a(?:rc)?(?:sin|cos|tan)|[^A-Za-z{{}}]*) ?\}}", r" \1 "),
+    ("\\", rf"{_TEXT}\{{ ?([A-Za-z]|lcm|gcd|[0-9A-F]+|a(?:rc)?(?:sin|cos|tan)|[^A-Za-z{{}}]*) ?\}}", r" \1 "),
     ("_", r"(\\log|\blog) ?_ ?([0-9])([0-9]+)(?= ?(?:\Z|[-+,)}\]=]))", r"\1_{\2}\3"),  # \log_23
     ("g", r"(?<![\\A-Za-z])log(2|10) ?\(", r"log_{\1}("),
     ("+p", r"\+/-|\bplus[ -](?:or[ -])?minus\b", r"\\pm"),

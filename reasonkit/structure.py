@@ -7,7 +7,7 @@ several: ± as two values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, [[1
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain, product
 
 from reasonkit.notation import AND, OR
@@ -50,7 +50,7 @@ def split(tokens: Iterable[str], *separators: str) -> list[list[str]]:
     return parts
 
 
-def is_group(tokens: list[str]) -> bool:
+def is_group(tokens: Sequence[str]) -> bool:
     """Whether the first token opens a bracket that the last one closes."""
     depth = 0
     for token in tokens[:-1]:
@@ -84,14 +84,15 @@ def is_variable(tokens: Iterable[str]) -> bool:
 
 def canonical(tokens: list[str]) -> tuple[list[str], list[str]]:
     """The name before the value or values, empty without one that all share, and the tokens of the values."""
-    tokens = _bare_sets(_matrices(tokens))
+    tokens = _bare_sets(tokens)
     names, parts, joints = [], [], [token for token in _outside(tokens) if token in (",", OR, AND)]
     for part in split(tokens, ",", OR, AND):
         name, value = _solved(part)
+        value = _matrices(value)
         names += [name] if name else []
         parts.append((part, value, bool(name)))
     if len(set(map(tuple, names))) > 1 or any(not named and "=" in part for part, _, named in parts):
-        name, values = [], [part for part, _, _ in parts]
+        name, values = [], [_matrices(part) for part, _, _ in parts]
     else:
         name, values = names[0] if names else [], [value for _, value, _ in parts]
     ranges = name and (INEQUALITIES | SET_SIGNS).intersection(tokens)

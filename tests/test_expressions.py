@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonkit import expressions
-from reasonkit.expressions import may_equal, read_expression
+from reasonkit.expressions import contradict, may_equal, read_expression
 from reasonkit.numerals import Number
 
 PIECES = st.lists(
@@ -104,6 +104,16 @@ def test_a_number_keeps_its_value_behind_a_name(text):
 @pytest.mark.parametrize("text", ["x = 1, y = 5", "x + 1 = 5", "2x = 5", "1 = 5", "x = y = 5"])
 def test_an_equation_is_no_number(text):
     assert read_expression(text).number is None
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "verdict"),
+    [("2π cm", "2π m", True), ("2π cm", "2π", False), ("45°", "45 cm", True), ("45°", "45", False),
+    ("y > 3", "x > 3", True),
+     ("x > 3", "(3, \\infty)", False), ("n = 3", "x = 3", False)],
+)
+def test_contradict(found, expected, verdict):
+    assert contradict(read_expression(found), read_expression(expected)) == verdict
 
 
 @pytest.mark.parametrize(
