@@ -49,7 +49,7 @@ _SIGNS = {
     r"\lbrack": "[", r"\rbrack": "]", r"\prime": "'", r"\rightarrow": r"\to", "⌊": r"\lfloor", "⌋": r"\rfloor",
     "⌈": r"\lceil", "⌉": r"\rceil",
 }
-_WORDS = frozenset("or and not no is but if by to so of in at as be it its we the maybe yes nor for".split())
+_WORDS = frozenset("or and not no is but if to so of in it its we the maybe yes nor for".split())
 _TEXT_COMMANDS = {"\\" + name for name in (
     "text textbf textit textrm textnormal mathrm mathbf mathit mbox operatorname boxed").split()}
 _WITH_ARGUMENTS = frozenset({"^", "_", r"\sqrt", r"\frac", r"\binom"})

@@ -56,6 +56,7 @@ _RULES = tuple((signs, re.compile(pattern), replacement) for signs, pattern, rep
     ("a", r"\A ?(?:\\text\{)? ?all real numbers? ?\}?\Z", "ℝ"),
     ("\\", r"\\(begin|end) ?\{(?:array|[pbB]?matrix|smallmatrix)\*?\}(?: ?\{[clr| ]*\})?", r"\\\1{pmatrix}"),
     ("[", r"\\\\ ?\[[0-9.]+ ?[a-z]{2}\]", r"\\\\"),
+    (";", r"\A\[([^][;]*,[^][;]*(?:;[^][;]*,[^][;]*)+)\]\Z", lambda match: f"[[{match[1].replace(';', '],[')}]]"),
     ("x", r"\A ?[Mm]atrix ?\((.*)\) ?\Z", r"\1"),
 ))
 _UNIT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}}| ([A-Za-z]{{2,}}))(?: ?\^ ?\{{?([23])\}}?)? ?\Z")

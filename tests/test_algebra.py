@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasonkit.algebra import equal, same
+from reasonkit.answers import check
 from reasonkit.expressions import read_expression
 from reasonkit.symbolic import read
+
+TABLE = Path(__file__).parent / "golden" / "formulas.jsonl"  # more rows than the table of every kind has room for
+GOLDEN = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=str(number)) for number, row in enumerate(GOLDEN, 1)])
+def test_golden(row):
+    verdict = check(row["answer"], row["gold"], row["kind"])
+    assert verdict.correct == row["expected"], (row["note"], verdict)
+
+
+def test_a_gold_formula_is_right():
+    for gold in {row["gold"] for row in GOLDEN}:
+        assert check(gold, gold, "expression").correct, gold
+
+
+@pytest.mark.parametrize("answer", ["0", "10^{-400}", "0/0", "\\infty", "x = x", "f(x)", "[[0, 0], [0, 0]]", "x < x"])
+def test_no_answer_is_right_for_many(answer):
+    golds = {row["gold"] for row in GOLDEN} - {"y = 0", "0^\\circ"}
+    assert not [gold for gold in golds if check(answer, gold, "expression").correct]
 
 
 def value(text: str):

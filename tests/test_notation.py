@@ -70,7 +70,8 @@ def test_no_degrees_of_an_angle(text):
      ("(1, 2) U (3, 4)", "(1, 2)\\cup (3, 4)"), ("\\mathbb{R}", "ℝ"), ("All real numbers", "All real numbers"),
      ("all real numbers", "ℝ"), ("\\begin{bmatrix}1\\end{bmatrix}", "\\begin{pmatrix}1\\end{pmatrix}"),
      ("\\begin{array}{c|c}1&2\\\\[4pt]3&4\\end{array}", "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}"),
-     ("Matrix([[1]])", "[[1]]"), ("\\text{5}", " 5"), ("  a \n b ", "a b"), ("x + 1.,", "x + 1")],
+     ("Matrix([[1]])", "[[1]]"), ("[1, 2; 3, 4]", "[[1, 2],[ 3, 4]]"), ("[1; 2]", "[1; 2]"), ("\\text{5}", " 5"),
+     ("  a \n b ", "a b"), ("x + 1.,", "x + 1")],
 )
 def test_other_rules(text, plain):
     assert rewrite(text).strip() == plain.strip()
