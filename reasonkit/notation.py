@@ -17,7 +17,6 @@ _TEXT = r"\\(?:text(?:rm|bf|it|normal)?|math(?:rm|bf|it|sf)|operatorname|mbox) ?
 _BASES = {name: str(base) for base, name in enumerate(
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(), 2)}
 _BASE = rf"([0-9]+|{'|'.join(_BASES)})\b"
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _DECIMAL = re.compile(  # the blocks in braces, in brackets, under strokes, between dots, written three times or twice
     r"""(?<![\w.}])([0-9]{0,30}+)\.([0-9]{0,12}?)(?:
         \\(?:overline|bar)\s?(?:\{([0-9]{1,99})\}|([0-9])) | \(([0-9]{1,99})\) | ((?:[0-9][\u0304\u0305]){1,99})
@@ -31,33 +30,40 @@ def _base(match: re.Match[str]) -> str:
     return "" if number == "10" else f"_{{{number}}}"
 
 
+# Typography that `numerals` leaves: an index, logic and degrees.
+_UNICODE = str.maketrans({"∨": rf" {OR} ", "∧": rf" {AND} ", "º": "°", "˚": "°"}
+                         | {chr(0x2080 + digit): f"_{{{digit}}}" for digit in range(10)})
+_NO_TEMPERATURE = r"(?! ?(?:\\[a-z]+\{)? ?[CFcf](?:\b|elsius|ahrenheit))"
 # (what the text must have, pattern, replacement), read in this order.
-_RULES = tuple((signs, re.compile(pattern), replacement) for signs, pattern, replacement in (
-    ("=", r"(= ?)\\boxed ?\{(.*)\} ?\Z", r"\1\2"),
-    ("₀₁₂₃₄₅₆₇₈₉", "[₀-₉]+", lambda match: f"_{{{match[0].translate(_SUBSCRIPTS)}}}"),
-    (",", r"\{,\}|,\\! ?(?=[0-9])", ""),
-    ("\\", r"\\[dt]?frac ?([0-9]) ([0-9])", r"\\frac{\1}{\2}"),
-    ("r∨", r",? ?(?:\\text ?\{ ?or ?\}|\bor\b) ?,?|\\lor\b|∨", rf" \{OR} "),
-    ("d∧", r",? ?(?:\\text ?\{ ?and ?\}|\band\b) ?,?|\\land\b|∧", rf" \{AND} "),
-    ("_", rf"_ ?{_TEXT}\{{([^{{}}]*)\}}", r"_{\1}"),                            # x_\text{max}
+_RULES = tuple((sign, re.compile(pattern), replacement) for sign, pattern, replacement in (
+    ("\\boxed", r"(= ?)\\boxed ?\{(.*)\} ?\Z", r"\1\2"),
+    ("}_{", r"(?<=[0-9])\}_\{(?=[0-9]\})", ""),                                   # two digits of an index
+    (",\\!", r",\\! ?(?=[0-9])", ""),
+    ("{,}", r"\{,\}", ""),
+    ("frac", r"\\[dt]?frac ?([0-9]) ([0-9])", r"\\frac{\1}{\2}"),
+    ("or", r",? ?(?:\\text ?\{ ?or ?\}|\bor\b) ?,?", rf" \{OR} "),
+    ("and", r",? ?(?:\\text ?\{ ?and ?\}|\band\b) ?,?", rf" \{AND} "),
+    ("_", rf"_ ?{_TEXT}\{{([^{{}}]*)\}}", r"_{\1}"),                               # x_\text{max}
     ("_", rf"_ ?\{{ ?{_TEXT}\{{([^{{}}]*)\}}([^{{}}]*)\}}", r"_{\1\2}"),
-    ("_", r"\(([0-9A-F]+)\)(?= ?_)", r"\1"),                                   # (204)_5
+    (")_", r"\(([0-9A-F]+)\)(?=_)", r"\1"),                                       # (204)_5
     ("_", rf"(?<=[0-9]) ?_ ?(?:[{{(] ?\(?(?:base[ -]*+)?{_BASE}\)? ?[}})]|{_BASE})", _base),
     ("_", rf"(?<=[A-F]) ?_ ?\{{ ?(?:base[ -]*+)?({'|'.join(_BASES)}) ?\}}", _base),
-    ("b", rf"(?<=[0-9A-F])[ ,]*+(?:{_TEXT}\{{)? ?\(?(?:in )?base ?\}}?[ -]*+{_BASE} ?[)}}]*+ ?\Z", _base),
-    ("\\dº˚", rf"(?:\^ ?(?:\\circ|\{{ ?\\circ ?\}})|\\degree\b|[º˚]|{_TEXT}\{{ ?deg(?:rees?)? ?\}}|"
-     r"(?<=[0-9]) ?deg(?:rees?)?\b)(?! ?(?:\\[a-z]+\{)? ?[CFcf](?:\b|elsius|ahrenheit))", "°"),
-    ("\\", rf"{_TEXT}\{{ ?([A-Za-z]|lcm|gcd|[0-9A-F]+|a(?:rc)?(?:sin|cos|tan)|[^A-Za-z{{}}]*) ?\}}", r" \1 "),
-    ("_", r"(\\log|\blog) ?_ ?([0-9])([0-9]+)(?= ?(?:\Z|[-+,)}\]=]))", r"\1_{\2}\3"),  # \log_23
-    ("g", r"(?<![\\A-Za-z])log(2|10) ?\(", r"log_{\1}("),
-    ("+p", r"\+/-|\bplus[ -](?:or[ -])?minus\b", r"\\pm"),
+    ("base", rf"(?<=[0-9A-F])[ ,]*+(?:{_TEXT}\{{)? ?\(?(?:in )?base ?\}}?[ -]*+{_BASE} ?[)}}]*+ ?\Z", _base),
+    ("\\circ", rf"\^ ?(?:\\circ|\{{ ?\\circ ?\}}){_NO_TEMPERATURE}", "°"),
+    ("deg", rf"(?:\\degree\b|{_TEXT}\{{ ?deg(?:rees?)? ?\}}|(?<=[0-9]) ?deg(?:rees?)?\b){_NO_TEMPERATURE}", "°"),
+    ("{", rf"{_TEXT}\{{ ?([A-Za-z]|lcm|gcd|[0-9A-F]+|a(?:rc)?(?:sin|cos|tan)|[^A-Za-z{{}}]*) ?\}}", r" \1 "),
+    ("log_", r"(\\log|\blog)_ ?([0-9])([0-9]+)(?= ?(?:\Z|[-+,)}\]=]))", r"\1_{\2}\3"),  # \log_23
+    ("log", r"(?<![\\A-Za-z])log(2|10) ?\(", r"log_{\1}("),
+    ("+/-", r"\+/-", r"\\pm"),
+    ("plus", r"\bplus[ -](?:or[ -])?minus\b", r"\\pm"),
     ("U", r"(?<=[\])}]) ?U ?(?=[\[({\\])", r"\\cup "),
-    ("R", r"\\mathbb ?\{? ?R ?\}?", "ℝ"),
-    ("a", r"\A ?(?:\\text\{)? ?all real numbers? ?\}?\Z", "ℝ"),
-    ("\\", r"\\(begin|end) ?\{(?:array|[pbB]?matrix|smallmatrix)\*?\}(?: ?\{[clr| ]*\})?", r"\\\1{pmatrix}"),
-    ("[", r"\\\\ ?\[[0-9.]+ ?[a-z]{2}\]", r"\\\\"),
+    ("\\mathbb", r"\\mathbb ?\{? ?R ?\}?", "ℝ"),
+    ("all", r"\A ?(?:\\text\{)? ?all real numbers? ?\}?\Z", "ℝ"),
+    ("\\begin", r"\\begin ?\{(?:array|[pbB]?matrix|smallmatrix)\*?\}(?: ?\{[clr| ]*\})?", r"\\begin{pmatrix}"),
+    ("\\end", r"\\end ?\{(?:array|[pbB]?matrix|smallmatrix)\*?\}", r"\\end{pmatrix}"),
+    ("\\\\", r"\\\\ ?\[[0-9.]+ ?[a-z]{2}\]", r"\\\\"),
     (";", r"\A\[([^][;]*,[^][;]*(?:;[^][;]*,[^][;]*)+)\]\Z", lambda match: f"[[{match[1].replace(';', '],[')}]]"),
-    ("x", r"\A ?[Mm]atrix ?\((.*)\) ?\Z", r"\1"),
+    ("atrix", r"\A ?[Mm]atrix ?\((.*)\) ?\Z", r"\1"),
 ))
 _UNIT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}}| ([A-Za-z]{{2,}}))(?: ?\^ ?\{{?([23])\}}?)? ?\Z")
 
@@ -67,8 +73,10 @@ def rewrite(text: str) -> str:
     text = " ".join(text.split())
     if "." in text:
         text = _DECIMAL.sub(_repeating, text).rstrip(".,; ")
-    for signs, pattern, replacement in _RULES:
-        if any(map(text.__contains__, signs)):
+    if not text.isascii():
+        text = text.translate(_UNICODE)
+    for sign, pattern, replacement in _RULES:
+        if sign in text:
             text = pattern.sub(replacement, text)
     return text.rstrip(".,; ")
 

@@ -17,6 +17,9 @@ CLOSING = frozenset(BRACKETS.values())
 RELATIONS = frozenset({"=", "<", ">", r"\le", r"\ge", r"\in", r"\ne", r"\approx", ":"})
 INEQUALITIES = frozenset({"<", ">", r"\le", r"\ge", r"\ne"})
 MATRIX, END_MATRIX, NEW_ROW = r"\begin{pmatrix}", r"\end{pmatrix}", r"\\"
+_DEPTH = (dict.fromkeys([*BRACKETS, MATRIX, r"\begin{vmatrix}"], 1)
+          | dict.fromkeys([*CLOSING, END_MATRIX, r"\end{vmatrix}"], -1))
+_STRUCTURAL = RELATIONS | {",", OR, AND, r"\pm", r"\mp", "[", r"\{", "ℝ", MATRIX}  # without these, one form
 REALS = ["(", "-", r"\infty", ",", r"\infty", ")"]
 SET_SIGNS = frozenset({r"\cup", r"\setminus", r"\emptyset"})
 MAX_SIGNS = 4  # a formula with more ± stays as it is
@@ -34,15 +37,11 @@ _VARIABLE = re.compile(r"(?:[A-Za-z]|\\(?!pi\b|infty)[a-z]+)(?: _ \{ \w+ \})?")
 _COMMANDS_OF_NUMBERS = frozenset({r"\frac", r"\sqrt", r"\pi", r"\infty", r"\cdot", r"\log", r"\ln", r"\binom"})
 
 
-def _depth(token: str) -> int:
-    return (token in BRACKETS or token.startswith(r"\begin")) - (token in CLOSING or token.startswith(r"\end"))
-
-
 def split(tokens: Iterable[str], *separators: str) -> list[list[str]]:
     """The parts between separators outside brackets; one part where there is none."""
     parts, depth = [[]], 0
     for token in tokens:
-        depth += _depth(token)
+        depth += _DEPTH.get(token, 0)
         if depth == 0 and token in separators:
             parts.append([])
         else:
@@ -54,7 +53,7 @@ def is_group(tokens: Sequence[str]) -> bool:
     """Whether the first token opens a bracket that the last one closes."""
     depth = 0
     for token in tokens[:-1]:
-        depth += _depth(token)
+        depth += _DEPTH.get(token, 0)
         if depth <= 0:
             return False
     return len(tokens) > 1
@@ -84,6 +83,8 @@ def is_variable(tokens: Iterable[str]) -> bool:
 
 def canonical(tokens: list[str]) -> tuple[list[str], list[str]]:
     """The name before the value or values, empty without one that all share, and the tokens of the values."""
+    if _STRUCTURAL.isdisjoint(tokens):
+        return [], _unsigned(tokens)
     tokens = _bare_sets(tokens)
     names, parts, joints = [], [], [token for token in _outside(tokens) if token in (",", OR, AND)]
     for part in split(tokens, ",", OR, AND):
@@ -106,7 +107,7 @@ def canonical(tokens: list[str]) -> tuple[list[str], list[str]]:
 def _outside(tokens: list[str]) -> list[str]:
     depth, found = 0, []
     for token in tokens:
-        depth += _depth(token)
+        depth += _DEPTH.get(token, 0)
         found += [token] if depth == 0 else []
     return found
 
@@ -132,6 +133,8 @@ def _both_signs(value: list[str]) -> list[list[str]]:
 
 
 def _unsigned(value: list[str]) -> list[str]:
+    if "+" not in value:
+        return value
     before = ("(", *value)
     return [token for token, left in zip(value, before, strict=False)
             if token != "+" or left not in BRACKETS and left not in RELATIONS and left != ","]
