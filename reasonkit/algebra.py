@@ -260,7 +260,7 @@ def _is_rounded(decimal: list[str], value: sympy.Expr) -> bool:
     digits = decimal[-1]
     if len(decimal) > 2 or "." not in digits or len(digits.replace(".", "").lstrip("0")) < DIGITS:
         return False
-    if not value.is_number or not value.is_real or value.is_Rational and set(sympy.factorint(value.q)) <= {2, 5}:
+    if not value.is_number or not value.is_real or value.is_Rational and 10 ** value.q.bit_length() % value.q == 0:
         return False  # a decimal too
     missing = (abs(value) - abs(read(tuple(decimal)))) * 10 ** len(digits.partition(".")[2])
     return bool(value * read(tuple(decimal)) > 0 and missing >= -Rational(1, 2) and missing < 1)

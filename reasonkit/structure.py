@@ -147,7 +147,7 @@ def _solved(part: list[str]) -> tuple[list[str], list[str]]:
         (left, right), sign = sides, signs[0]
         if not is_name(left) and is_name(right) and sign in (*_TURNED, "=", r"\ne") and not _is_constant(right):
             left, right, sign = right, left, _TURNED.get(sign, sign)
-        if sign in ("=", r"\in") and is_name(left):
+        if sign in ("=", r"\in") and is_name(left) and (len(left) > 1 or left[0] not in right):
             return left, right
         if sign in INEQUALITIES and is_variable(left) and _is_constant(right):
             return left, _ray(sign, right)

@@ -113,14 +113,24 @@ class _Reader:
         return value ** self.exponent() if self.token == "^" else value
 
     def group(self) -> sympy.Expr:
+        value, *more = self.values()
+        if more:
+            raise NotRead(" ".join(self.tokens))
+        return value
+
+    def values(self) -> list[sympy.Expr]:
+        """The values between commas of a bracket."""
         opened = self.next()
         if opened not in ("(", "[", "{"):
             raise NotRead(" ".join(self.tokens))
         bars, self.bars = self.bars, 0
-        value = self.sum()
+        values = [self.sum()]
+        while self.token == ",":
+            self.next()
+            values.append(self.sum())
         self.bars = bars
         self.take(BRACKETS[opened])
-        return value
+        return values
 
     def atom(self) -> sympy.Expr:
         token = self.token
@@ -186,27 +196,22 @@ class _Reader:
         return sympy.root(value, index)
 
     def function(self, token: str) -> sympy.Expr:
-        called, power = _FUNCTIONS[token], None
-        while self.token in ("^", "_"):
+        base, power = [], None
+        while self.token == "^" or self.token == "_" and token in (r"\log", r"\ln"):
             if self.next() == "_":
-                base = self.group()
-                called = lambda value, base=base: sympy.log(value, base)  # noqa: E731
+                base = [self.group()]
             else:
                 power = self.group()
+        called = _FUNCTIONS[token]
         if power == -1 and token in _INVERSE:
             called, power = _INVERSE[token], None
-        value = called(*self.arguments())
+        value = sympy.log(*self.arguments(), *base) if base else called(*self.arguments())
         return value if power is None else value ** power
 
     def arguments(self) -> list[sympy.Expr]:
         """What a function is of: a bracket, or the factors up to the next function, and in an angle the divisor too."""
         if self.token in ("(", "[", "{"):
-            opened, start, depth = self.next(), self.at, 1
-            while self.at < len(self.tokens) and depth:
-                depth += (self.token in BRACKETS) - (self.token in CLOSING)
-                self.next()
-            inner = split(self.tokens[start: self.at - 1], ",")
-            return [read(tuple(part)) for part in inner] if opened else []
+            return self.values()
         start = self.at
         value = self.power()
         while self.starts() and self.token not in _FUNCTIONS:
@@ -218,13 +223,13 @@ class _Reader:
 
     def bounds(self) -> tuple[list[str], list[str]]:
         """The tokens of the lower and the upper bound."""
-        found = {"_": "{ }", "^": "{ }"}
+        found = {"_": (), "^": ()}
         while self.token in ("_", "^"):
             sign = self.next()
             start = self.at
             self.raw()
-            found[sign] = self.tokens[start: self.at]
-        return list(found["_"])[1:-1], list(found["^"])[1:-1]
+            found[sign] = self.tokens[start + 1: self.at - 1]
+        return list(found["_"]), list(found["^"])
 
     def series(self, made: type) -> sympy.Expr:
         low, high = self.bounds()
@@ -256,7 +261,7 @@ class _Reader:
 
 
 def _is_letter(token: str) -> bool:
-    """Whether a command is a letter: Greek, or one that the reader of tokens does not know."""
+    """Whether a command is a letter, Greek or script."""
     return token[1:] in _GREEK and token[:1] == "\\"
 
 

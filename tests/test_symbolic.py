@@ -33,7 +33,7 @@ def value(text: str):
         ("\\lfloor 2.5 \\rfloor + \\lceil 2.5 \\rceil", 5), ("\\sin 30°", Rational(1, 2)), ("50\\%x", x / 2),
         ("i^2", -1),
         ("e^{i \\pi}", -1), ("exp(x)/e", sympy.exp(x - 1)), ("\\sum_{k=1}^n k", n**2 / 2 + n / 2),
-        ("\\sum_{i=1}^3 i", 6),
+        ("\\sum_{i=1}^3 i", 6), ("\\sum_{i=1}^2 \\ln(i)", log(2)),
         ("\\prod_{k=1}^4 k", 24), ("\\int_0^1 x^2 dx", Rational(1, 3)), ("\\int_0^2 dt", 2),
         ("\\lim_{x \\to 0} \\frac{\\sin x}{x}", 1),
         ("gcd(12, 18)", 6), ("max(1, x, 2)", sympy.Max(2, x)), ("x(x + 1)", x * (x + 1)), ("[x + 1]^2", (x + 1)**2),
