@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import eq
 
-from reasonkit.expressions import Expression, may_equal, read_expression
+from reasonkit.expressions import Expression, contradict, may_equal, read_expression
 from reasonkit.isolated import decide, start
 from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, same_number
 from reasonkit.planning import Problem, read_problem, read_steps
@@ -167,12 +167,14 @@ def _read_text(text: str) -> str | None:
 
 
 def _same_expression(found: Expression, expected: Expression) -> bool | None:
+    if contradict(found, expected):
+        return False
     if found.latex == expected.latex:
         return True
     # A comma may be decimal, unless both are lists.
     if found.number and expected.number and not ("," in found.tokens and "," in expected.tokens):
         return same_number(found.number, expected.number)
-    return may_equal(found, expected) and decide("expression", found.latex, expected.latex)
+    return may_equal(found, expected) and decide("expression", found.spaced, expected.spaced)
 
 
 def _read_quantity(text: str) -> tuple[Number, ...] | None:

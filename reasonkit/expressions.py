@@ -1,9 +1,7 @@
 """A formula in LaTeX or plain ASCII, read into one LaTeX form, so that most equal formulas are equal strings.
 
-What it is: a reader of tokens. `sqrt(2)/2`, `x**10`, `π r²` and `\\dfrac12` become LaTeX with every group in braces; a
-word that is no function, a sentence, open brackets or a hedge make the text no formula. What it is not: algebra. If two
-different forms are equal is left to math-verify, in a process of its own (`isolated`), and `may_equal` first keeps from
-it what it is too kind to: another number of candidates, an equation for a value, m for M.
+Entry points: `read_expression` and `may_equal`, which keeps from the algebra (`algebra`, in a process of its own) what
+is not worth it. A word that is no function, a sentence, open brackets or a hedge make the text no formula.
 """
 
 from __future__ import annotations
@@ -12,17 +10,27 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from reasonkit.notation import AND, OR, rewrite, split_unit
 from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, unwrap
+from reasonkit.structure import (
+    BRACKETS,
+    CLOSING,
+    MATRIX,
+    RELATIONS,
+    SET_SIGNS,
+    canonical,
+    is_group,
+    is_name,
+    is_variable,
+)
 
 MAX_NESTING = 50
 MAX_TOKENS = 200  # of an answer that is worth the algebra
 
 _TOKEN = re.compile(
     r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+|\\.|[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\*\*|[<>!]=|\S", re.DOTALL)
-_NO_COMMA = re.compile(r"\{,\}|,\\!\s*+(?=[0-9])")
-_SPACED_FRACTION = re.compile(r"\\[dt]?frac\s*+([0-9])\s++([0-9])")
-_DROPPED = {r"\left", r"\right", r"\displaystyle", r"\big", r"\Big", r"\bigl", r"\bigr", r"\,", r"\;", r"\:", r"\!",
-            "\\ ", "\\\n", r"\quad"}
+_DROPPED = {r"\left", r"\right", r"\displaystyle", r"\big", r"\Big", r"\bigl", r"\bigr", r"\limits", r"\,", r"\;",
+            r"\:", r"\!", "\\ ", "\\\n", r"\quad", r"\qquad", "~"}
 _FUNCTIONS = {word: "\\" + word for word in (
     "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan ln log exp sqrt min max gcd lcm det "
     "alpha beta gamma delta epsilon theta kappa lambda mu nu rho sigma tau phi chi psi omega pi "
@@ -32,33 +40,34 @@ _FUNCTIONS = {word: "\\" + word for word in (
 _SIGNS = {
     "**": "^", "*": r"\cdot", "·": r"\cdot", "×": r"\cdot", r"\times": r"\cdot", r"\ast": r"\cdot", "÷": "/",
     r"\div": "/", "√": r"\sqrt", "π": r"\pi", "θ": r"\theta", "α": r"\alpha", "β": r"\beta", "λ": r"\lambda",
-    "∞": r"\infty", "±": r"\pm", "∪": r"\cup", "∈": r"\in", "≤": r"\le", r"\leq": r"\le", "<=": r"\le", "≥": r"\ge",
-    r"\geq": r"\ge", ">=": r"\ge", "≠": r"\ne", r"\neq": r"\ne", "!=": r"\ne", r"\lt": "<", r"\gt": ">", ";": ",",
+    "∞": r"\infty", "±": r"\pm", "∓": r"\mp", "∪": r"\cup", r"\bigcup": r"\cup", "∩": r"\cap", "∈": r"\in",
+    "≤": r"\le", r"\leq": r"\le", "<=": r"\le", "≥": r"\ge", r"\geq": r"\ge", ">=": r"\ge", r"\leqslant": r"\le",
+    r"\geqslant": r"\ge", "≠": r"\ne", r"\neq": r"\ne", "!=": r"\ne", r"\lt": "<", r"\gt": ">", ";": ",",
     r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\dbinom": r"\binom", r"\lbrace": r"\{",
-    r"\rbrace": r"\}", r"\lvert": "|", r"\rvert": "|",
+    r"\rbrace": r"\}", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|", r"\colon": ":",
+    r"\varnothing": r"\emptyset", "∅": r"\emptyset", r"\backslash": r"\setminus", "∖": r"\setminus",
+    r"\lbrack": "[", r"\rbrack": "]", r"\prime": "'", r"\rightarrow": r"\to", "⌊": r"\lfloor", "⌋": r"\rfloor",
+    "⌈": r"\lceil", "⌉": r"\rceil",
 }
-_WORDS = frozenset("or and not no is but if by to so of in at as be it its we the maybe yes nor for".split())
+_WORDS = frozenset("or and not no is but if to so of in it its we the maybe yes nor for".split())
 _TEXT_COMMANDS = {"\\" + name for name in (
     "text textbf textit textrm textnormal mathrm mathbf mathit mbox operatorname boxed").split()}
-# Several values may stand in words; how many there are is compared, so that this is no way to hedge.
-_AND = re.compile(r",?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*,?")
-_UPRIGHT = re.compile(r"\\(?:text|mathrm|mathbf|operatorname)\s*\{\s*([A-Za-z]|lcm|gcd)\s*\}")
-_BRACKETS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
-_CLOSING = frozenset(_BRACKETS.values())
 _WITH_ARGUMENTS = frozenset({"^", "_", r"\sqrt", r"\frac", r"\binom"})
+_HEXADECIMAL = frozenset("ABCDEF")
 _INDEXED = frozenset({r"\sum", r"\prod", r"\int", r"\lim"})
-_RELATIONS = frozenset({"=", "<", ">", r"\le", r"\ge", r"\in", r"\ne", r"\approx", ":"})
-_UNFINISHED = _RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ","}
-_NAME = r"(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{\w+\}))?(?:\([A-Za-z]\))?|\([a-z](?:,\s*[a-z])+\)"
-_NAMED = re.compile(rf"(?:\A|(?<=,))\s*({_NAME})\s*(?:=|\\in\b|∈)(?!\s*\Z)")
+_UNFINISHED = RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ",", OR, AND}
+_ANGLES = frozenset(rf"\{name}" for name in "sin cos tan cot sec csc".split())
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """`tokens` of LaTeX in the one form, none if it is only a number with a unit, and that number if it is one."""
+    """`tokens` of LaTeX in the one form, none if it is only a number with a unit, and that number if it is one. `name`
+    are the tokens before its "=", and `unit` what is measured, in normal form; both are empty without one."""
 
     tokens: tuple[str, ...]
     number: Number | None
+    name: tuple[str, ...] = ()
+    unit: str = ""
 
     @property
     def latex(self) -> str:
@@ -69,6 +78,16 @@ class Expression:
 
     __str__ = latex.fget
 
+    @property
+    def measure(self) -> str:
+        """The unit or the percent sign, empty without one."""
+        return self.unit or (self.number.unit or self.number.mark if self.number else "")
+
+    @property
+    def spaced(self) -> tuple[str, str]:
+        """The name and the tokens, between spaces: what the algebra is asked."""
+        return " ".join(self.name), " ".join(self.tokens)
+
 
 def read_expression(text: str) -> Expression | None:
     """The formula that raw text is, without a name before it (`y =`, `x ∈`); None where it is none.
@@ -76,50 +95,70 @@ def read_expression(text: str) -> Expression | None:
     >>> str(read_expression("f(x) = sqrt(x**10)/2"))
     '\\\\sqrt{x^{10}}/2'
     """
-    bare = _AND.sub(",", unwrap(text).rstrip(".,; \n"))
-    names = _NAMED.findall(bare)
-    if len(names) == max(1, bare.count("=")) and len(set(names)) == 1:  # x = 1, x = 2 are values of one name
-        bare = unwrap(_NAMED.sub("", bare))
-    tokens, number = list(_spell(bare)), read_number(clean(bare))
+    bare = rewrite(unwrap(text))
+    number, unit = _number(bare), ""
+    if number is None:
+        bare, unit = split_unit(bare)
+    tokens = list(_spell(bare))
     if not tokens or None in tokens or not _balanced(tokens) or tokens[-1] in _UNFINISHED:
         return number and Expression((), number)
     if "," in tokens and (grouped := read_plain(clean(bare))):
         tokens = [str(grouped)]
+    if "°" in tokens and _ANGLES.isdisjoint(tokens):
+        tokens, unit = [token for token in tokens if token != "°"], "°"
+        number = _number(bare.replace("°", ""))
     if number and number.unit and not (is_physical(number) and len(number.unit) > 1):
         number = None  # 5a is a product
-    return Expression(tuple(_delimit(list(_group(iter(tokens))))), number)
+    name, tokens = canonical(list(_group(iter(tokens))))
+    return Expression(tuple(tokens), number, tuple(name), unit) if tokens else None
+
+
+def contradict(found: Expression, expected: Expression) -> bool:
+    """Whether both have a unit and not the same, or bound another unknown."""
+    bounds = SET_SIGNS | {r"\infty"}
+    if found.name and expected.name and not bounds.isdisjoint(found.tokens) and is_variable(expected.name):
+        return found.name != expected.name
+    return bool(found.measure and expected.measure) and found.measure != expected.measure
 
 
 def may_equal(found: Expression, expected: Expression) -> bool:
     """Whether two formulas that are written differently are worth the algebra."""
-    if not (found.tokens and expected.tokens) or len(found.tokens) > MAX_TOKENS or _shape(found) != _shape(expected):
+    if not (found.tokens and expected.tokens) or len(found.tokens) > MAX_TOKENS:
         return False
-    letters, others = _letters(expected), _letters(found)
-    lower = {letter.casefold() for letter in letters}
-    if len(lower) < len(letters):  # math-verify reads M as m; a formula that has both is another one
-        return others == letters
+    if not (SET_SIGNS.isdisjoint(found.tokens) and SET_SIGNS.isdisjoint(expected.tokens)):
+        return not (_shape(found)[1] or _shape(expected)[1])
+    if _shape(found) != _shape(expected) and not (_is_equation(expected) and ("=" in found.tokens or found.name)):
+        return False
     # Several new letters do not cancel in practice; e may stand for exp, and an index is any letter.
-    new = {letter.casefold() for letter in others} - lower - {"e"}
+    new = _letters(found.tokens) - _letters(expected.tokens + expected.name) - {"e"}
     return len(new) < 2 or not _INDEXED.isdisjoint(found.tokens)
+
+
+def _number(text: str) -> Number | None:
+    """The number that text is, or that a name is said to equal."""
+    name, equals, value = text.partition("=")
+    if equals and "=" not in value and (number := read_number(clean(value))):
+        tokens = list(_spell(name))
+        return number if tokens and None not in tokens and is_name(list(_group(iter(tokens)))) else None
+    return None if "=" in value else read_number(clean(text))
 
 
 def _spell(text: str) -> Iterator[str | None]:
     """LaTeX tokens of `text`, spaces left out; None for a word, a sign or two numbers that no formula has."""
-    after_number = False
-    text = _UPRIGHT.sub(r" \1 ", _SPACED_FRACTION.sub(r"\\frac{\1}{\2}", _NO_COMMA.sub("", text)))
+    after_number, before, indexed = False, "", bool(_INDEXED.intersection(re.findall(r"\\[a-z]+", text)))
     for token in _TOKEN.findall(text):
         token = _SIGNS.get(token, token)
         if token in _DROPPED:
             continue
         two_numbers = after_number and token[-1].isdecimal()
-        after_number = token[-1].isdecimal()
+        after_number, before = token[-1].isdecimal() and before != "_" and not (indexed and before == "^"), token
         if two_numbers or token in _TEXT_COMMANDS or token in ("?", "`", '"', "$", "#", "\\"):
             yield None
         elif not token.isalpha() or len(token) == 1:
             yield token
         elif token in _FUNCTIONS:
             yield _FUNCTIONS[token]
-        elif token in _WORDS or len(token) > 3:
+        elif token in _WORDS or len(token) > 3 and not _HEXADECIMAL.issuperset(token):
             yield None
         else:
             yield from token  # a product of letters
@@ -132,11 +171,12 @@ def _balanced(tokens: list[str]) -> bool:
         run = run + 1 if token in _WITH_ARGUMENTS else 0
         if len(stack) + run > MAX_NESTING:
             return False
-        if token in _BRACKETS:
+        if token in BRACKETS or token.startswith(r"\begin"):
             stack.append(token)
-        elif token in _CLOSING:
+        elif token in CLOSING or token.startswith(r"\end"):
             opened = stack.pop() if stack else ""
-            if _BRACKETS.get(opened) != token and not (opened in "([" and opened and token in ")]"):
+            ends = BRACKETS.get(opened) or opened.replace("begin", "end")
+            if ends != token and not (opened in "([" and opened and token in ")]"):
                 return False
     return not stack
 
@@ -173,39 +213,31 @@ def _braced(first: str, rest: Iterator[str]) -> Iterator[str]:
 def _until_closed(tokens: Iterator[str]) -> list[str]:
     body, depth = [], 1
     for token in tokens:
-        depth += (token in _BRACKETS) - (token in _CLOSING)
+        depth += (token in BRACKETS) - (token in CLOSING)
         if not depth:
             break
         body.append(token)
     return body
 
 
-def _delimit(tokens: list[str]) -> list[str]:
-    """`0 < x < 1` as an interval and `{1, 2}` as a set; other tokens as they are."""
-    if tokens[0] == "{" and "," in tokens and _until_closed(iter(tokens[1:])) == tokens[1:-1]:
-        return [r"\{", *tokens[1:-1], r"\}"]
-    at = [place for place, token in enumerate(tokens) if token in _RELATIONS]
-    if len(at) != 2 or at[1] - at[0] != 2 or "," in tokens or tokens[at[0] + 1][0].isdecimal():
-        return tokens
-    low, high, signs = tokens[: at[0]], tokens[at[1] + 1:], [tokens[place] for place in at]
-    if {">", r"\ge"}.issuperset(signs):
-        low, high, signs = high, low, [{">": "<"}.get(sign, r"\le") for sign in reversed(signs)]
-    if not low or not {"<", r"\le"}.issuperset(signs):
-        return tokens
-    return ["(" if signs[0] == "<" else "[", *low, ",", *high, ")" if signs[1] == "<" else "]"]
-
-
 def _shape(expression: Expression) -> tuple[int, int, str]:
-    """How many candidates it offers (commas outside brackets, ±), how many relations, and an interval's brackets."""
+    """How many candidates it offers (commas outside brackets), how many relations, and an interval's brackets."""
     tokens = expression.tokens
-    depth = candidates = relations = 0
+    depth = commas = relations = 0
     for token in tokens:  # set braces are no depth: \{1, 2\} is two candidates, as 1, 2 is
         depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
-        candidates += token == "," and not depth or token in (r"\pm", r"\mp")
-        relations += token in _RELATIONS and not depth
-    interval = "," in tokens and tokens[0] in ("(", "[") and tokens[-1] in (")", "]")
-    return candidates, relations, tokens[0] + tokens[-1] if interval else ""
+        commas += token == "," and not depth
+        relations += token in RELATIONS and not depth
+    interval = "," in tokens and tokens[0] in ("(", "[") and is_group(tokens)
+    return commas, relations, MATRIX if MATRIX in tokens else tokens[0] + tokens[-1] if interval else ""
 
 
-def _letters(expression: Expression) -> set[str]:
-    return {token for token in expression.tokens if token.isalpha() and len(token) == 1}
+def _is_equation(expression: Expression) -> bool:
+    """Whether it relates several unknowns; `x = 3` is a value."""
+    commas, relations, _ = _shape(expression)
+    named = is_variable(expression.name) and _letters(expression.tokens) and not relations
+    return not commas and bool(named or relations == 1 and "=" in expression.tokens)
+
+
+def _letters(tokens: tuple[str, ...]) -> set[str]:
+    return {token.casefold() for token in tokens if token.isalpha() and len(token) == 1}

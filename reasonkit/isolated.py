@@ -1,11 +1,10 @@
-"""Third parties that read model text, each in a process of its own: math-verify, pint and RDKit.
+"""Third parties that read model text, each in a process of its own: sympy, pint and RDKit.
 
 What it is: `decide(task, answer, gold)`, which works in any thread. A worker (`python -m reasonkit.isolated TASK`)
 imports its library once, outside any limit, and forks a child that answers one line of JSON after another. The child's
 own alarm ends it at the limit, whatever it is computing and in whatever language, its memory is limited, and the worker
 then forks the next one in milliseconds. Worker and child end with the process that asked. What it is not: a sandbox
-against code; no model text is executed in it either. Where it departs from math-verify: its time-outs are alarms that
-work in the main thread only and raise in others; here they are off.
+against code; no model text is executed in it either.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from pathlib import Path
 
 LIMIT_SECONDS = 2.0
 MEMORY_BYTES = 2 * 2**30
-DIGITS = 10      # to which two values that algebra cannot compare must agree
 TOLERANCE = 1e-9  # relative, for the rounding of a unit's conversion
 ENDED = object()  # what a worker that is gone replies
 
@@ -34,7 +32,7 @@ ENDED = object()  # what a worker that is gone replies
 def decide(task: str, answer: object, gold: object, seconds: float = LIMIT_SECONDS) -> bool | None:
     """Whether the two are equal by `task`; None where that is undecided, at the limit or by an error in the library.
 
-    Tasks: "expression" takes two LaTeX formulas, "smiles" two SMILES strings, "quantity" two lists of
+    Tasks: "expression" takes two formulas as in `algebra.same`, "smiles" two SMILES strings, "quantity" two lists of
     [magnitude as a fraction in text, unit]. Raises ImportError if the task's package is missing.
     """
     worker, verdict = start(task), ENDED
@@ -107,21 +105,10 @@ def _close_all() -> None:
 # From here on: what runs in the worker.
 
 
-def _load_expression() -> Callable[[str, str], bool]:
-    import logging
+def _load_expression() -> Callable[[list, list], bool]:
+    from reasonkit.algebra import same
 
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    logging.disable(logging.ERROR)  # that the library's own time-outs are off is meant
-
-    def read(latex: str) -> list:
-        return parse(f"\\boxed{{{latex}}}", extraction_config=[LatexExtractionConfig()], parsing_timeout=None)
-
-    def same(answer: str, gold: str) -> bool:
-        found, expected = read(answer), read(gold)
-        return bool(found and expected) and verify(expected, found, float_rounding=DIGITS, timeout_seconds=None)
-
-    same(r"\frac{x+1}{2}", r"\sqrt{x}")  # the parser builds its tables at the first call, here once for all children
+    same(("", "\\frac { x + 1 } { 2 }"), ("", "\\sqrt { x }"))  # what sympy does once, here for all children
     return same
 
 
@@ -172,7 +159,7 @@ def _load_smiles() -> Callable[[str, str], bool]:
 
 
 TASKS = {
-    "expression": (_load_expression, "math-verify", "verify"),
+    "expression": (_load_expression, "sympy", "verify"),
     "quantity": (_load_quantity, "pint", "verify"),
     "smiles": (_load_smiles, "rdkit", "chem"),
 }

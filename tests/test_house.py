@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first. A module may import any module of a lower layer, and those named before it in its own.
 LAYERS = (
-    ("stdlib", "pins tags numerals expressions planning isolated answers replies ratings tfidf session budget runlog "
-     "outcome"),
+    ("stdlib", "pins tags numerals notation structure expressions symbolic algebra planning isolated answers replies "
+     "ratings tfidf session budget runlog outcome"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards controls text_rewards screening "
      "data curriculum exam intervals evaluate monitors"),
     ("jax", "hosts mesh hf_config gemma lora hf models realmodel readout export model_rewards abstract"),
@@ -27,7 +27,7 @@ ORDER = ["", *(name for _, names in LAYERS for name in names.split()), "assets"]
 FLOOR_OF = {name: layer for layer, names in LAYERS for name in names.split()}
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "qwix", "tunix"}
 # What is below numpy and imports third parties, optional ones: in a process of its own, or a family of problems.
-ISOLATED = {"isolated": {"math_verify", "pint", "rdkit"}, "_gym": {"reasoning_gym"}}
+ISOLATED = {"symbolic": {"sympy"}, "algebra": {"sympy"}, "isolated": {"pint", "rdkit"}, "_gym": {"reasoning_gym"}}
 EXECUTES = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
 WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 
