@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 TRACE = 1e-6  # the share of an end that was not seen: it takes on mass only where a mean can't be had without it
-CELLS = 120  # of the grid on which sums are told apart: even, and halves to sixths of a range are on it
+CELLS = (2, 4, 6, 12, 24, 60, 120)  # of the grid that tells sums apart: the first that has all values, or the last
 
 
 def interval(values: Sequence[float], low: float, high: float, level: float = 0.95) -> tuple[float, float]:
@@ -58,9 +58,10 @@ def _tail(values: Sequence[float], low: float, high: float) -> Callable[[float],
                          f"one, all of them in [{low}, {high}]")
     for end in {low, high} - set(found):
         found, counts = np.append(found, end), np.append(counts, TRACE * n)
-    # a value between two points of the grid is shared out between them, so that its mean stays
-    cells = 2 if set(found) <= {low, (low + high) / 2, high} else CELLS
-    place = (found - low) / (high - low) * cells
+    scaled = (found - low) / (high - low)
+    fitting = (cells for cells in CELLS if np.abs(scaled * cells - np.round(scaled * cells)).max() < 1e-9)
+    cells = next(fitting, CELLS[-1])
+    place = scaled * cells  # a value between two points of the grid is shared out between them, so that its mean stays
     below = np.minimum(place.astype(int), cells - 1)
     part = place - below
     seen = float(np.sum((np.asarray(values, np.float64) - low) / (high - low) * cells))
