@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,8 +183,8 @@ def from_hf(folder: Path, mesh: Mesh, dtype: Any, *, replicated: bool) -> tuple[
 
 
 def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, dtype: Any = ml_dtypes.bfloat16,
-            shard_bytes: int = SHARD_BYTES, stop_ids: tuple[int, ...] = ()) -> Path:
-    """Writes a Gemma 2 or 3 as Hugging Face files: *.safetensors, config.json, tokenizer.model.
+            shard_bytes: int = SHARD_BYTES, stop_ids: tuple[int, ...] = (), besides: Mapping[str, Any] = {}) -> Path:
+    """Writes a Gemma 2 or 3 as Hugging Face files: *.safetensors, config.json (with `besides`), tokenizer.model.
 
     An adapter is merged: W + alpha / rank x A B, summed in float32. Files of more than `shard_bytes` are split, under
     the names that transformers looks for. Each file is written beside its place and moved there, config.json last, and
@@ -193,7 +193,7 @@ def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, d
     Raises ValueError when it is no Gemma 2 or 3.
     """
     family, folder, dtype = family_of(model), Path(folder), np.dtype(dtype)
-    settings = write_config(model, dtype, stop_ids)
+    settings = write_config(model, dtype, stop_ids) | besides
     leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model))}
     shards: list[list[Tensor]] = [[]]
     filled = 0

@@ -18,7 +18,7 @@ LAYERS = (
     ("stdlib", "tags numerals expressions planning isolated answers tfidf session budget runlog"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards data curriculum "
      "evaluate monitors"),
-    ("jax", "hosts mesh hf_config gemma lora hf models realmodel readout export model_rewards abstract"),
+    ("jax", "hosts mesh hf_config gemma lora hf models hf_tokenizer realmodel readout export model_rewards abstract"),
     ("tunix", "rollout _tunix safety sft simpo grpo distill verify programs preflight"),
     ("user", "recipes sizes forecast stage dashboard report publish"),
 )
