@@ -34,7 +34,8 @@ SHARD_BYTES = 5_000_000_000
 _DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 # Names of Gemma3ForCausalLM, of Gemma3ForConditionalGeneration before transformers 4.52, and of it since.
 _PREFIX = re.compile(r"(language_model\.model|model\.language_model|model)\.(?=embed_tokens|layers|norm)")
-_UNUSED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(.*\.)?(lm_head\.weight|rotary_emb\..*)$")
+_UNUSED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(.*\.)?rotary_emb\.")
+_HEAD = "lm_head.weight"
 
 
 class Tensor(NamedTuple):
@@ -147,8 +148,15 @@ def _stored(folder: Path) -> dict[str, _Stored]:
                                  "is not quantised")
             start = 8 + length + entry["data_offsets"][0]
             stored = _Stored(file, _DTYPES[entry["dtype"]], tuple(entry["shape"]), start)
-            out[_PREFIX.sub("model.", name, count=1)] = stored
+            out[_HEAD if name.endswith(_HEAD) else _PREFIX.sub("model.", name, count=1)] = stored
     return out
+
+
+def _equal(one: _Stored, other: _Stored) -> bool:
+    """Some rows at a time: of a 12B each is 2 GB."""
+    rows = [np.memmap(each.file, each.dtype, "r", each.start, each.shape) for each in (one, other)]
+    return one.shape == other.shape and all(
+        np.array_equal(*(each[at: at + 4096] for each in rows)) for at in range(0, one.shape[0], 4096))
 
 
 def from_hf(folder: Path, mesh: Mesh, dtype: Any, *, replicated: bool) -> tuple[str, nnx.Module]:
@@ -161,6 +169,10 @@ def from_hf(folder: Path, mesh: Mesh, dtype: Any, *, replicated: bool) -> tuple[
     """
     family, config = read_config(folder / "config.json", replicated)
     stored, wanted = _stored(folder), {tensor.name: tensor for tensor in tensors(family, config)}
+    head, embedding = stored.pop(_HEAD, None), stored.get("model.embed_tokens.weight")
+    if head and embedding and not _equal(head, embedding):
+        raise ValueError(f"{head.file}: {_HEAD} is not the embedding, and Tunix's {family} has one matrix for both: it "
+                         "cannot run this model")
     for what, names in (("lacks", wanted.keys() - stored.keys()), ("has besides", stored.keys() - wanted.keys())):
         if names:
             raise ValueError(f"{folder} {what} {len(names)} tensors of a {family} of {config.num_layers} layers, such "
