@@ -91,12 +91,12 @@ def _fast(proto: pb.ModelProto) -> dict[str, Any]:
               for at in range(1, len(piece)) if piece[:at] in scores and piece[at:] in scores]
     bos = proto.pieces[spec.bos_id].piece
     first, text, second = ({"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-                           [{"SpecialToken": {"id": bos, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}])
+                           {"Sequence": {"id": "B", "type_id": 1}})
     return {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}, "pre_tokenizer": None,
         "post_processor": {
-            "type": "TemplateProcessing", "single": [first, text], "pair": [first, text, *second],
+            "type": "TemplateProcessing", "single": [first, text], "pair": [first, text, second],
             "special_tokens": {bos: {"id": bos, "ids": [spec.bos_id], "tokens": [bos]}}},
         "decoder": {"type": "Sequence", "decoders": [
             {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}, {"type": "ByteFallback"},
