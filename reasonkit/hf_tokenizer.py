@@ -58,7 +58,8 @@ def write(tokenizer: Tokenizer, folder: Path) -> None:
     Raises ValueError when tokenizer.json does not read one of PROBES as tokenizer.model does.
     """
     proto = pb.ModelProto.FromString(tokenizer.path.read_bytes())
-    text = json.dumps(_fast(proto), ensure_ascii=False, indent=1)
+    fast = _fast(proto)
+    text = json.dumps(fast, ensure_ascii=False)
     made = tokenizers.Tokenizer.from_str(text)
     for probe in PROBES:
         ours, theirs = tokenizer.encode(probe), made.encode(probe, add_special_tokens=False).ids
@@ -72,7 +73,7 @@ def write(tokenizer: Tokenizer, folder: Path) -> None:
         "clean_up_tokenization_spaces": False, **{f"{name}_token": tokenizer.piece(at) for name, at in names.items()},
         "additional_special_tokens": _TURNS, "chat_template": chat_template(),
         # Of transformers 5 these replace tokenizer.json's.
-        "added_tokens_decoder": {token.pop("id"): token for token in json.loads(text)["added_tokens"]}}
+        "added_tokens_decoder": {token.pop("id"): token for token in fast["added_tokens"]}}
     write_atomic(folder / "tokenizer.json", text + "\n")
     write_atomic(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
 

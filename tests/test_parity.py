@@ -1,6 +1,6 @@
 """The same weights, the same logits as Hugging Face's transformers: files in, the cache, adapters and files out.
 
-Needs the extra `parity` (PyTorch and PEFT) and the older transformers that `make test` leaves in .venv. Weights are
+Needs the extra `parity` (PyTorch and PEFT), and the older transformers that `make test` leaves in the venv. Weights are
 random and sizes small, and every feature of the architecture is on: a window shorter than the sequence, soft caps that
 bite, query-key norms, local and global ropes, the global one scaled, grouped queries, tied embeddings. Float32; the
 largest difference of any logit is at most TOLERANCE.
@@ -44,7 +44,7 @@ WINDOW, LENGTH = 8, 24
 PROMPTS = ["<start_of_turn>user\nadd 1 and 2<end_of_turn>\n<start_of_turn>model\n", "7 plus 4", "3",
            "user 1 2 3 4 5 6 7 8 9 0, model add 4 and 5"]
 NEW_TOKENS = 16
-OLDER = Path(__file__).resolve().parents[1] / ".venv" / "transformers4"  # see the Makefile
+OLDER = Path(sys.prefix) / "transformers4"  # see the Makefile
 
 COMMON = dict(vocab_size=ROWS, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
               head_dim=16, query_pre_attn_scalar=16, sliding_window=WINDOW, max_position_embeddings=256,
@@ -219,7 +219,7 @@ def large(tmp_path_factory):
 @pytest.mark.parametrize(("version", "path"), [("5.12.1", None), ("4.57.6", OLDER)])
 def test_transformers_makes_our_prompt_and_reads_our_replies(large, version, path):
     tokenizer, folder = large
-    assert path is None or path.is_dir(), f"{path} is not there: run make .venv/transformers4"
+    assert path is None or path.is_dir(), f"{path} is not there: make test leaves it in the venv"
     asked = TAGS.prompt("1 + 2").removeprefix("<start_of_turn>user\n").partition("<end_of_turn>")[0]
     chats = {
         **{TAGS.prompt(question): user(question) for question in QUESTIONS},
