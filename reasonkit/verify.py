@@ -19,7 +19,7 @@ from typing import Any
 
 INF_TEMPERATURE, INF_TOP_K, INF_TOP_P, SEED = 0, 1, None, 42
 SPARE_CACHE = 256  # the template's cache is prompt + generation + 256
-# Where a merged model says another token than the policy, it may be by rounding: logits of bfloat16 come in steps of 1/8,
+# Where a merged model says another token than the policy, it may be by rounding: bfloat16 has logits in steps of 1/8,
 # and the two were at most one apart where Gemma-3-270M's choice changed. Further apart than this is another model.
 NEAR_TIE = 0.5
 
