@@ -50,8 +50,12 @@ $(addprefix $(VENV)/.installed-,dev data realmodel parity): $(VENV)/.installed-%
 	$(INSTALL) -e ".[$*]"
 	@touch $@
 
-# PyTorch, for tests/test_parity.py alone: neither `dev` nor FAST=1 need it.
-$(VENV)/.installed-parity: $(VENV)/.installed-dev
+# The transformers before the pinned one: what is exported is read by both. A venv holds one, so it has its own folder.
+$(VENV)/transformers4: $(RUN_STAMP)
+	$(INSTALL_ONLY) --no-deps --upgrade --target $@ transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2
+
+# It and PyTorch are for tests/test_parity.py alone: neither `dev` nor FAST=1 need them.
+$(VENV)/.installed-parity: $(VENV)/.installed-dev $(VENV)/transformers4
 
 # The pins hold jax to its version.
 $(VENV)/.installed-cuda: $(RUN_STAMP)

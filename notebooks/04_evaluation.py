@@ -137,12 +137,13 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 #
 # The adapter in PEFT's format, a few megabytes, and a model card written from the manifests. Nothing leaves this machine
 # unless the secret `KAGGLE_MODEL_HANDLE` names a place (`you/gemma2-2b-reasons/flax/2b-it`): then the merged model is
-# written in Flax too, the judges' loader is run on it, and it is uploaded. `export.export_hf` writes it for transformers.
+# written in Flax too, loaded again and compared with what was evaluated here, and uploaded. `export.export_hf` writes it
+# for transformers, with the prompt as its chat template.
 
 # %%
 from reasonkit import export, publish
 
-out, base = run.folder / "export", models.hf_name(policy.name)
+out, base = run.folder / "export", export.base_name(policy)
 print("adapter and card:", publish.write_card(export.export_peft(policy, out / "peft"), manifests, base).parent)
 if handle := publish.handle_from_secrets():
     flax = export.export_flax(policy, out / "flax", manifests[-2]["extra"]["checkpoint_step"])

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,8 @@ SHARD_BYTES = 5_000_000_000
 _DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 # Names of Gemma3ForCausalLM, of Gemma3ForConditionalGeneration before transformers 4.52, and of it since.
 _PREFIX = re.compile(r"(language_model\.model|model\.language_model|model)\.(?=embed_tokens|layers|norm)")
-_UNUSED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(.*\.)?(lm_head\.weight|rotary_emb\..*)$")
+_UNUSED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(.*\.)?rotary_emb\.")
+_HEAD = "lm_head.weight"
 
 
 class Tensor(NamedTuple):
@@ -151,8 +152,15 @@ def _stored(folder: Path) -> dict[str, _Stored]:
                                  "is not quantised")
             start = 8 + length + entry["data_offsets"][0]
             stored = _Stored(file, _DTYPES[entry["dtype"]], tuple(entry["shape"]), start)
-            out[_PREFIX.sub("model.", name, count=1)] = stored
+            out[_HEAD if name.endswith(_HEAD) else _PREFIX.sub("model.", name, count=1)] = stored
     return out
+
+
+def _equal(one: _Stored, other: _Stored) -> bool:
+    """Some rows at a time: of a 12B each is 2 GB."""
+    rows = [np.memmap(each.file, each.dtype, "r", each.start, each.shape) for each in (one, other)]
+    return one.shape == other.shape and all(
+        np.array_equal(*(each[at: at + 4096] for each in rows)) for at in range(0, one.shape[0], 4096))
 
 
 def from_hf(folder: Path, mesh: Mesh, dtype: Any, *, replicated: bool) -> tuple[str, nnx.Module]:
@@ -165,6 +173,10 @@ def from_hf(folder: Path, mesh: Mesh, dtype: Any, *, replicated: bool) -> tuple[
     """
     family, config = read_config(folder / "config.json", replicated)
     stored, wanted = _stored(folder), {tensor.name: tensor for tensor in tensors(family, config)}
+    head, embedding = stored.pop(_HEAD, None), stored.get("model.embed_tokens.weight")
+    if head and embedding and not _equal(head, embedding):
+        raise ValueError(f"{head.file}: {_HEAD} is not the embedding, and Tunix's {family} has one matrix for both: it "
+                         "cannot run this model")
     for what, names in (("lacks", wanted.keys() - stored.keys()), ("has besides", stored.keys() - wanted.keys())):
         if names:
             raise ValueError(f"{folder} {what} {len(names)} tensors of a {family} of {config.num_layers} layers, such "
@@ -187,8 +199,8 @@ def from_hf(folder: Path, mesh: Mesh, dtype: Any, *, replicated: bool) -> tuple[
 
 
 def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, dtype: Any = ml_dtypes.bfloat16,
-            shard_bytes: int = SHARD_BYTES, stop_ids: tuple[int, ...] = ()) -> Path:
-    """Writes a Gemma 2 or 3 as Hugging Face files: *.safetensors, config.json, tokenizer.model.
+            shard_bytes: int = SHARD_BYTES, stop_ids: tuple[int, ...] = (), besides: Mapping[str, Any] = {}) -> Path:
+    """Writes a Gemma 2 or 3 as Hugging Face files: *.safetensors, config.json (with `besides`), tokenizer.model.
 
     An adapter is merged: W + alpha / rank x A B, summed in float32. Files of more than `shard_bytes` are split, under
     the names that transformers looks for. Each file is written beside its place and moved there, config.json last, and
@@ -197,7 +209,7 @@ def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, d
     Raises ValueError when it is no Gemma 2 or 3.
     """
     family, folder, dtype = family_of(model), Path(folder), np.dtype(dtype)
-    settings = write_config(model, dtype, stop_ids)
+    settings = write_config(model, dtype, stop_ids) | besides
     leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model))}
     shards: list[list[Tensor]] = [[]]
     filled = 0

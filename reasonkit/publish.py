@@ -22,7 +22,7 @@ TERMS = "ai.google.dev/gemma/terms"
 # The terms ask for both in what is passed on: this sentence, and that files say they were modified.
 NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found at {TERMS}\n"
 _MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Form kept", "steps": "Right steps"}
-_SLUG = re.compile(r"[a-z0-9][a-z0-9-]{1,48}[a-z0-9]|[a-z0-9]{1,2}")
+_SLUG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,48}[a-z0-9])?")
 _WEIGHTS = ("*.safetensors", "*/_METADATA")
 
 
@@ -109,8 +109,8 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
     Kaggle's list calls it; None leaves the choice to the model's page. Credentials are kagglehub's own, or the secret
     KAGGLE_API_TOKEN; nothing asks for a login. Returns what to do next, in words.
 
-    Raises PublishError: for a handle that is none, a folder without weights, card or NOTICE, missing credentials, and
-    with the cause when the upload fails.
+    Raises PublishError: for a handle that is none, a folder without weights, card or NOTICE, missing or unreadable
+    credentials, and with the cause when the upload fails.
     """
     import kagglehub  # only where it is needed: it reads its settings and credentials on import
     from kagglehub.config import get_kaggle_credentials
@@ -127,15 +127,21 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
         raise PublishError(f"handle {handle!r} names a version: leave it out, Kaggle counts them")
     for slug in (parsed.owner, parsed.model, parsed.variation):
         if not _SLUG.fullmatch(slug):
-            raise PublishError(f"handle {handle!r}: {slug!r} must be small letters, digits and inner hyphens")
+            raise PublishError(f"handle {handle!r}: {slug!r} must be small letters, digits and, inside, hyphens, "
+                               "underscores and dots")
     missing = [name for name in ("README.md", "NOTICE") if not (folder / name).is_file()]
     if missing or not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
                            "card (publish.write_card) first")
-    token = None if get_kaggle_credentials() else secret("KAGGLE_API_TOKEN")
+    try:
+        known = get_kaggle_credentials()
+    except (OSError, TypeError, ValueError) as error:  # of a kaggle.json that is unreadable, no object, no JSON
+        raise PublishError(f"the Kaggle credentials cannot be read ({error}): make kaggle.json anew in your Kaggle "
+                           "settings, or delete it and set the secret or variable KAGGLE_API_TOKEN") from error
+    token = None if known else secret("KAGGLE_API_TOKEN")
     if token:
         os.environ["KAGGLE_API_TOKEN"] = token
-    elif not get_kaggle_credentials():
+    elif not known:
         raise PublishError("no Kaggle credentials: make a token in your Kaggle settings and set it as the secret or "
                            "variable KAGGLE_API_TOKEN")
     try:

@@ -216,7 +216,7 @@ def test_weights_that_do_not_belong_to_the_config_are_refused(mesh, tokenizer, t
     save_file(weights | {"model.norm.weight": np.ones(32, np.int8)}, file)
     with pytest.raises(ValueError, match="model.norm.weight is I8, not BF16, F16, F32: take the model that is not"):
         from_hf(folder, mesh, None, replicated=True)
-    extra = {"vision_tower.patch.weight": np.ones(3, np.int8), "lm_head.weight": weights["model.norm.weight"]}
+    extra = {"vision_tower.patch.weight": np.ones(3, np.int8), "model.rotary_emb.inv_freq": np.ones(3, np.float32)}
     save_file({name.replace("model.", "language_model.model.", 1): weights[name] for name in weights} | extra, file)
     from_hf(folder, mesh, None, replicated=True)  # what is not of the text model is left out
 
@@ -233,6 +233,20 @@ def test_an_index_or_a_header_that_is_none_is_named(mesh, sharded):
     last.write_bytes((8).to_bytes(8, "little") + b"no json!")
     with pytest.raises(ValueError, match=f"{last.name} has no safetensors header .*: download the model again"):
         from_hf(folder, mesh, None, replicated=True)
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "language_model.lm_head.weight"])
+def test_a_head_of_its_own_is_refused_and_a_copy_of_the_embedding_is_not(mesh, tokenizer, tmp_path, name):
+    folder = save_hf(init(small_config(num_embed=5000), mesh), tokenizer, tmp_path)
+    weights, file = load_file(folder / "model.safetensors"), folder / "model.safetensors"
+    head = weights["model.embed_tokens.weight"].copy()
+    save_file(weights | {name: head}, file)
+    from_hf(folder, mesh, None, replicated=True)
+    head[-1, -1] += 1
+    for other in (head, head[:-1]):
+        save_file(weights | {name: np.ascontiguousarray(other)}, file)
+        with pytest.raises(ValueError, match="lm_head.weight is not the embedding, and Tunix's gemma3 has one"):
+            from_hf(folder, mesh, None, replicated=True)
 
 
 # On its way onto the mesh

@@ -19,7 +19,7 @@ LAYERS = (
      "ratings tfidf session budget runlog outcome"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards controls text_rewards screening "
      "data curriculum exam intervals evaluate monitors"),
-    ("jax", "hosts mesh hf_config gemma lora hf models realmodel readout export model_rewards abstract"),
+    ("jax", "hosts mesh hf_config gemma lora hf models hf_tokenizer realmodel readout export model_rewards abstract"),
     ("tunix", "policy_loss _tunix rollout safety sft simpo grpo distill verify programs preflight"),
     ("user", "recipes sizes forecast stage dashboard report_style report publish"),
 )

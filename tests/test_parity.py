@@ -1,14 +1,18 @@
 """The same weights, the same logits as Hugging Face's transformers: files in, the cache, adapters and files out.
 
-Needs the extra `parity` (PyTorch and PEFT). Weights are random and sizes small, and every feature of the architecture
-is on: a window shorter than the sequence, soft caps that bite, query-key norms, local and global ropes, the global one
-scaled, grouped queries, tied embeddings. Float32; the largest difference of any logit is at most TOLERANCE.
+Needs the extra `parity` (PyTorch and PEFT), and the older transformers that `make test` leaves in the venv. Weights are
+random and sizes small, and every feature of the architecture is on: a window shorter than the sequence, soft caps that
+bite, query-key norms, local and global ropes, the global one scaled, grouped queries, tied embeddings. Float32; the
+largest difference of any logit is at most TOLERANCE.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: nothing here is on a hub
@@ -21,15 +25,18 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from tiny_gemma import ROWS, train_tokenizer
+from sentencepiece import sentencepiece_model_pb2 as pb
+from tiny_gemma import ROWS, small_config, train_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.export import export_hf, export_peft
+from reasonkit.gemma import init
 from reasonkit.lora import add_lora
 from reasonkit.mesh import make_mesh
-from reasonkit.models import load
+from reasonkit.models import Loaded, Tokenizer, load
 from reasonkit.rollout import generator, install_sharded_cache
+from reasonkit.tags import TAGS
 
 TOLERANCE = 2e-4
 EAGER = "eager"  # transformers' default, SDPA, leaves Gemma 2's soft cap of the attention out
@@ -37,6 +44,7 @@ WINDOW, LENGTH = 8, 24
 PROMPTS = ["<start_of_turn>user\nadd 1 and 2<end_of_turn>\n<start_of_turn>model\n", "7 plus 4", "3",
            "user 1 2 3 4 5 6 7 8 9 0, model add 4 and 5"]
 NEW_TOKENS = 16
+OLDER = Path(sys.prefix) / "transformers4"  # see the Makefile
 
 COMMON = dict(vocab_size=ROWS, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
               head_dim=16, query_pre_attn_scalar=16, sliding_window=WINDOW, max_position_embeddings=256,
@@ -172,10 +180,67 @@ def test_what_is_exported_gives_our_logits_and_our_text_there(pair, trained, tmp
         assert trained.tokenizer.decode([token for token in out if token not in trained.tokenizer.stop_ids]) == reply
 
 
-def test_peft_puts_our_adapter_on_their_model(pair, trained, tmp_path):
+def test_peft_puts_our_adapter_on_what_their_one_liner_opens(pair, trained, tmp_path):
+    """Of the 4B and 12B that is the class with the vision tower, on which no adapter belongs."""
     folder, tokens_BT = export_peft(trained, tmp_path / "peft"), batch("")
-    exported = export_hf(pair.ours, tmp_path / "base")  # one file; of the multimodal one the text model
-    base = transformers.AutoModelForCausalLM.from_pretrained(exported, dtype="auto", attn_implementation=EAGER)
+    base = transformers.AutoModelForCausalLM.from_pretrained(pair.folder, dtype="auto", attn_implementation=EAGER)
+    assert type(base) is type(pair.theirs)
     there = peft.PeftModel.from_pretrained(base, folder).eval()
+    assert not [name for name, _ in there.named_parameters() if "lora" in name and "vision" in name]
     np.testing.assert_allclose(their_logits(there, tokens_BT), np.asarray(forward(trained.model, tokens_BT)), rtol=0,
                                atol=TOLERANCE)
+
+
+# The exported tokenizer, in the pinned transformers and in the one before
+
+QUESTIONS = ["What is 1 + 2?", " two  spaces,\n{{ braces }} and \"quotes\" ", "数学 \U0001f600\t<reasoning>"]
+REPLIES = [TAGS.render(reasoning="1 + 2 = 3", answer="3"), " two  spaces\n\n", "<unused7>"]
+
+
+def user(text: str | list) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A folder whose vocabulary is large: of a small one transformers does not ask which model it is of."""
+    folder, mesh = tmp_path_factory.mktemp("large"), make_mesh(jax.devices(), 8, 1)
+    file = train_tokenizer(folder / "pieces", symbols=(TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start,
+                                                       TAGS.answer_end))
+    pieces = pb.ModelProto.FromString(file.read_bytes())
+    for number in range(100_000):
+        pieces.pieces.add(piece=f"\u4e00{number:05}", score=-1e4 - number)
+    file.write_bytes(pieces.SerializeToString())
+    config = small_config(num_embed=len(pieces.pieces), embed_dim=8, hidden_dim=8, num_heads=8)
+    tokenizer = Tokenizer(file, "gemma3")
+    return tokenizer, export_hf(Loaded(init(config, mesh), tokenizer, config, "large", folder), folder / "hf")
+
+
+@pytest.mark.parametrize(("version", "path"), [("5.12.1", None), ("4.57.6", OLDER)])
+def test_transformers_makes_our_prompt_and_reads_our_replies(large, version, path):
+    tokenizer, folder = large
+    assert path is None or path.is_dir(), f"{path} is not there: make test leaves it in the venv"
+    asked = TAGS.prompt("1 + 2").removeprefix("<start_of_turn>user\n").partition("<end_of_turn>")[0]
+    chats = {
+        **{TAGS.prompt(question): user(question) for question in QUESTIONS},
+        TAGS.prompt("1 + 2"): user(asked),  # who asks for the tags gets the request once
+        TAGS.prompt("a b"): user([{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]),
+        TAGS.prompt("Be short.\n\n3"): [{"role": "system", "content": "Be short."}, *user("3")],
+        TAGS.prompt("3") + REPLIES[0] + "<end_of_turn>\n" + TAGS.prompt("4"): [
+            *user("3"), {"role": "assistant", "content": REPLIES[0]}, *user("4")],
+    }
+    ids = [tokenizer.encode(reply) for reply in REPLIES]
+    around = [[tokenizer.bos_id(), 105, *reply, *tokenizer.stop_ids, tokenizer.pad_id()] for reply in ids]
+    job = {"folder": str(folder), "chats": list(chats.values()), "texts": [*QUESTIONS, *REPLIES], "replies": around}
+    done = subprocess.run([sys.executable, Path(__file__).with_name("transformers_run.py")], input=json.dumps(job),
+                          text=True, capture_output=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(path or "")})
+    found = json.loads(done.stdout)
+    assert found["version"] == version and "regex" not in done.stderr, done.stderr
+    bos = tokenizer.piece(tokenizer.bos_id())
+    assert found["chats"] == [bos + prompt for prompt in chats]
+    assert found["chat_tokens"] == [[tokenizer.bos_id(), *tokenizer.encode(prompt)] for prompt in chats]
+    assert found["tokens"] == [[tokenizer.bos_id(), *tokenizer.encode(text)] for text in job["texts"]]
+    assert found["decoded"] == [*REPLIES[:2], ""]  # no control token is left
+    assert (found["positions"], found["new_tokens"]) == (32_768, 1024)
+    assert found["multimodal"] == "Gemma3ForConditionalGeneration"

@@ -142,7 +142,9 @@ def test_without_credentials_it_says_what_to_set(export, kaggle):
         (HANDLE + "/x", "Invalid version number: x"),
         ("someone/gemma2-2b-reasons", "Invalid model handle: .*it is owner/model/framework/variation"),
         ("someone/gemma2-2b-reasons/caffe/2b", "'caffe' is not a valid ModelFramework"),
-        ("someone/My Model/flax/2b", "'My Model' must be small letters, digits and inner hyphens"),
+        ("someone/My Model/flax/2b", "'My Model' must be small letters, digits and, inside, hyphens, underscores and"),
+        ("someone/model/flax/.2b", "'.2b' must be small letters"),
+        ("some\none/model/flax/2b", "must be small letters"),
         ("someone//flax/2b", "'' must be small letters"),
     ],
 )
@@ -150,6 +152,21 @@ def test_a_handle_that_is_none_is_named(export, kaggle, monkeypatch, handle, mes
     monkeypatch.setenv("KAGGLE_API_TOKEN", "k")
     with pytest.raises(PublishError, match=message):
         publish(export, handle)
+    assert kaggle == {}
+
+
+def test_dots_and_underscores_are_names_too(export, kaggle, monkeypatch):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "k")
+    publish(export, "some.one_2/gemma-2.1/flax/1.1_2b-it")
+    assert kaggle["handle"] == "some.one_2/gemma-2.1/flax/1.1_2b-it"
+
+
+@pytest.mark.parametrize("content", [b"{", b"7", b'{"username": "someone"}', b"\xff", None])
+def test_a_broken_kaggle_json_is_one_clear_error(export, kaggle, tmp_path, content):
+    file = tmp_path / "kaggle.json"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(PublishError, match="the Kaggle credentials cannot be read .*: make kaggle.json anew .* or del"):
+        publish(export, HANDLE)
     assert kaggle == {}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 import traceback
@@ -14,6 +16,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from tiny_gemma import bump
 from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
@@ -137,8 +140,77 @@ def test_the_job_is_read_as_json(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == {"step": 2, "at": "somewhere"}
 
 
-def test_the_export_for_the_unrestricted_mode_is_read_too(submission, in_this_process, tmp_path):
+# An export for the unrestricted mode
+
+
+@pytest.fixture(scope="module")
+def policy(submission):
     loaded = load(submission.settings["model"], make_mesh(jax.devices()[:4], 4, 1), jnp.float32)
-    folder = export_flax(replace(loaded, model=submission.model), tmp_path / "flax", 10)
-    found = verify_submission(folder, submission.adapter, submission.samples[:1], **submission.settings)
-    assert found == "step 10: the same adapter, the same 1 greedy replies"
+    return replace(loaded, model=submission.model)
+
+
+@pytest.fixture(scope="module")
+def exports(policy, tmp_path_factory):
+    """Of the policy, and of its base with an adapter of zeros."""
+    root, stock = tmp_path_factory.mktemp("exports"), nnx.clone(policy.model)
+    nnx.update(stock, jax.tree.map(jnp.zeros_like, nnx.state(stock, nnx.LoRAParam)))
+    return export_flax(policy, root / "trained", 10), export_flax(replace(policy, model=stock), root / "stock", 10)
+
+
+@pytest.fixture
+def exported(exports, tmp_path):
+    return shutil.copytree(exports[0], tmp_path / "flax")
+
+
+@pytest.fixture
+def stock_exported(exported, exports):
+    """The merged model lacks the adapter, which lies beside it as it should."""
+    shutil.rmtree(exported / "model")
+    shutil.copytree(exports[1] / "model", exported / "model")
+    return exported
+
+
+def test_an_export_is_read_whole(submission, exported, in_this_process):
+    """Rounded to bfloat16 as it is, of a model in float32."""
+    found = verify_submission(exported, submission.adapter, submission.samples, **submission.settings)
+    assert re.fullmatch(r"step 10: the same adapter, the same 3 greedy replies; merged, the same arrays, and alike at "
+                        r"\d\d tokens of replies", found)
+
+
+@pytest.mark.parametrize(("lost", "message"), [("model", "without its merged model"),
+                                               ("tokenizer.model", "without its tokenizer.model"),
+                                               ("model/_METADATA", "failed on .*(?s:.)*is no orbax checkpoint")])
+def test_what_an_export_lacks_is_named(submission, exported, in_this_process, lost, message):
+    gone = exported / lost
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    with pytest.raises(SubmissionError, match=message):
+        verify_submission(exported, submission.adapter, submission.samples, **submission.settings)
+
+
+def test_another_merged_model_is_found_though_the_adapter_is_right(submission, stock_exported, in_this_process):
+    with pytest.raises(SubmissionError, match=r"layers/0/\w+.* of 12 parts of the export .* are not the base with "):
+        verify_submission(stock_exported, submission.adapter, [], **submission.settings)
+
+
+def test_another_tokenizer_is_found(submission, exported, in_this_process):
+    with (exported / "tokenizer.model").open("ab") as file:
+        file.write(b"\x12\x00")  # an empty field: read as before
+    with pytest.raises(SubmissionError, match="tokenizer.model of 1 parts of the export"):
+        verify_submission(exported, submission.adapter, [], **submission.settings)
+
+
+def test_the_policys_replies_are_what_the_merged_model_would_say(submission, policy, stock_exported):
+    """As on an accelerator, where nothing is sampled again: token by token along the evaluated replies."""
+    found = verify._compare(policy, stock_exported, make_mesh(jax.devices()[:4], 4, 1), "float32", submission.samples)
+    assert found["tokens"] == sum(len(policy.tokenizer.encode(reply)) + 1 for _, reply in submission.samples)
+    asked, start, ours, theirs = found["parts"][0]
+    assert asked in QUESTIONS and ours != theirs
+
+
+def test_an_adapter_that_was_lost_in_the_rounding_is_told(submission, exported, in_this_process, monkeypatch):
+    monkeypatch.setattr(verify, "load_as_judges", lambda **_: {
+        "step": 10, "adapter": submission.adapter, "replies": [r for _, r in submission.samples], "arrays": [],
+        "tokens": 9, "parts": [["2 plus 3", "<reasoning>", "2", "I"]]})
+    with pytest.raises(SubmissionError, match="after '<reasoning>', the policy goes on with '2' and the merged model "
+                                              "with 'I': the adapter was lost in the rounding, export with a finer"):
+        verify_submission(exported, submission.adapter, submission.samples, **submission.settings)
