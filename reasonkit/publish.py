@@ -7,7 +7,6 @@ Every figure and setting of the card is read from a manifest; what no manifest h
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from reasonkit.budget import write_atomic
 from reasonkit.outcome import cut_short, progress
-from reasonkit.services import secret
+from reasonkit.services import kaggle_login, secret
 from reasonkit.tags import TAGS, printable
 
 TERMS = "ai.google.dev/gemma/terms"
@@ -106,14 +105,13 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
     """Upload an exported folder as a new version of a Kaggle model, which is made if it is not there.
 
     handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. licence: as
-    Kaggle's list calls it; None leaves the choice to the model's page. Credentials are kagglehub's own, or the secret
-    KAGGLE_API_TOKEN; nothing asks for a login. Returns what to do next, in words.
+    Kaggle's list calls it; None leaves the choice to the model's page. Credentials are as in
+    `services.kaggle_login`; nothing asks for a login. Returns what to do next, in words.
 
     Raises PublishError: for a handle that is none, a folder without weights, card or NOTICE, missing or unreadable
     credentials, and with the cause when the upload fails.
     """
     import kagglehub  # only where it is needed: it reads its settings and credentials on import
-    from kagglehub.config import get_kaggle_credentials
     from kagglehub.handle import parse_model_handle
 
     folder = Path(folder)
@@ -134,27 +132,24 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
         raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
                            "card (publish.write_card) first")
     try:
-        known = get_kaggle_credentials()
-    except (OSError, TypeError, ValueError) as error:  # of a kaggle.json that is unreadable, no object, no JSON
-        raise PublishError(f"the Kaggle credentials cannot be read ({error}): make kaggle.json anew in your Kaggle "
-                           "settings, or delete it and set the secret or variable KAGGLE_API_TOKEN") from error
-    token = None if known else secret("KAGGLE_API_TOKEN")
-    if token:
-        os.environ["KAGGLE_API_TOKEN"] = token
-    elif not known:
-        raise PublishError("no Kaggle credentials: make a token in your Kaggle settings and set it as the secret or "
-                           "variable KAGGLE_API_TOKEN")
+        with kaggle_login() as known:
+            if not known:
+                raise PublishError("no Kaggle credentials: make a token in your Kaggle settings and set it as the "
+                                   "secret or variable KAGGLE_API_TOKEN")
+            _upload(kagglehub, folder, handle, notes, licence)
+    except ValueError as error:  # of kaggle_login
+        raise PublishError(str(error)) from None
+    name = f"{parsed.owner}/{parsed.model}"
+    return (f"published to {handle}. Kaggle makes a new model private: make it public on kaggle.com/models/{name} and "
+            f'choose its licence there; the submission then names it as unrestricted_kaggle_model = "{name}"')
+
+
+def _upload(kagglehub, folder: Path, handle: str, notes: str, licence: str | None) -> None:
     try:
         kagglehub.model_upload(handle, str(folder), license_name=licence, version_notes=notes)
     except Exception as error:  # kagglehub's own, and those of its HTTP client
         raise PublishError(f"the upload to {handle} failed ({type(error).__name__}: {error}); nothing was published, "
                            "or only a part: run it again") from error
-    finally:
-        if token:
-            del os.environ["KAGGLE_API_TOKEN"]
-    name = f"{parsed.owner}/{parsed.model}"
-    return (f"published to {handle}. Kaggle makes a new model private: make it public on kaggle.com/models/{name} and "
-            f'choose its licence there; the submission then names it as unrestricted_kaggle_model = "{name}"')
 
 
 def _interval(values: Sequence[float]) -> str:

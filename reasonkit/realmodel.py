@@ -27,13 +27,13 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
-import sentencepiece
 from flax import nnx
 from safetensors.numpy import save_file
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
+from reasonkit import hf_tokenizer
 from reasonkit.mesh import make_mesh
-from reasonkit.models import PACKAGED, converted, load
+from reasonkit.models import PACKAGED, Tokenizer, converted, load
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 OPT_IN = "ACCEPT_GEMMA_TERMS"
@@ -65,7 +65,7 @@ takes some 27 days to go around once. Because it turns on its own axis in the sa
 to the Earth. The pull of the Moon is the main cause of the tides, which raise and lower the level of the sea twice a \
 day. In July 1969, the astronauts Neil Armstrong and Buzz Aldrin became the first people to walk on its surface."""
 PERPLEXITY = 20.0  # of PARAGRAPH, at most: 7.8 was measured, and 3e7 with the norms as they are stored
-FILES = ("NOTICE", "tokenizer.model", "tokenizer_config.json", "model.safetensors", "config.json")
+FILES = ("NOTICE", "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "config.json")
 # Ids that every Gemma 3 has, text and all: of control tokens, and of whole pieces.
 IDS = {"<start_of_turn>user\n": [105, 2364, 107], "<end_of_turn>": [106], "<mask>": [4], "\n\n": [108],
        "<start_of_image>": [255999], "Hello, world!": [9259, 236764, 1902, 236888]}
@@ -138,15 +138,6 @@ def tokenizer_of(reader) -> bytes:
     return model.SerializeToString()
 
 
-def tokenizer_settings(tokenizer: bytes) -> dict[str, Any]:
-    """tokenizer_config.json beside a SentencePiece model: transformers 5 leaves out <bos> without it."""
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
-    special = {name: getattr(pieces, f"{name}_id")() for name in ("bos", "eos", "pad", "unk")}
-    return {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False,
-            "clean_up_tokenization_spaces": False,
-            **{f"{name}_token": pieces.IdToPiece(number) for name, number in special.items()}}
-
-
 def convert(gguf_path: Path, folder: Path) -> None:
     """Write a GGUF as a Hugging Face folder, FILES: weights in bfloat16, their settings, the tokenizer and the NOTICE.
 
@@ -159,8 +150,8 @@ def convert(gguf_path: Path, folder: Path) -> None:
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
     (folder / "tokenizer.model").write_bytes(tokenizer)
     save_file(weights_of(reader), folder / "model.safetensors", metadata={"format": "pt"})
-    for name, values in (("tokenizer_config.json", tokenizer_settings(tokenizer)), ("config.json", settings)):
-        (folder / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    hf_tokenizer.write(Tokenizer(folder / "tokenizer.model", "gemma3"), folder)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @nnx.jit
