@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, unwrap
+from reasonkit.cleaning import clean, unwrap
+from reasonkit.numerals import Number, is_physical, read_number, read_plain
 
 MAX_NESTING = 50
 MAX_TOKENS = 200  # of an answer that is worth the algebra
