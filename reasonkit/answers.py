@@ -139,9 +139,7 @@ def _cleaned(read: Callable[[str], object | None]) -> Callable[[str], object | N
 def _bare(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
     """The reader of clean text without brackets around it."""
     def read_bare(text: str) -> object | None:
-        text = clean(text)
-        inner = unbracket(text)
-        return read(text if inner == text else clean(inner))
+        return read(unbracket(clean(unbracket(text.strip()))))
     return read_bare
 
 

@@ -18,16 +18,18 @@ _LABEL = re.compile(
     r"(?:\s+is\b|\s*[:=])?\s*(?=[(\[{]?\s?[A-Za-z]\b)", re.IGNORECASE)
 _CHOICE = re.compile(
     r"(?s)(?:[(\[{<]\s?(?P<inner>[A-Za-z])\s?[)\]}>]|(?P<bare>[A-Za-z]))"
-    r"(?:(?P<end>[\s).:,;!]*)|(?P<strong>[).:]+\s*|(?:[).:]|\s)?\s*(?:—|-\s|\|\s)\s*|(?<=[)\]}>])\s+)(?P<text>\S.*)"
+    r"(?:(?P<end>[\s).:,;!]*)|(?P<strong>[).:]+\s*|(?:[).:]|\s)?\s*(?:—|[-|=]\s)\s*|(?<=[)\]}>])\s+)(?P<text>\S.*)"
     r"|(?P<weak>[).:]?\s*[,;\n]\s*|\s+)(?P<rest>\S.*))")
 _AFTER = re.compile(r"(?s)(.+?)\s\(([A-Za-z])\)")
 _LETTER = r"\(?[A-Z]\)?"
 # Letters that one option joins: "Both (A) and (B)", "Hepatitis A, B or C".
-_JOINED = re.compile(rf"(?<![\w(]){_LETTER}(?:(?:\s?,\s?(?:and|or)\s|\s?[,&/]\s?|\s(?:and|or|nor|&)\s){_LETTER}(?!\w))+")
+    r"(?:(?P<end>[\s).:,;!]*)"
+    r"|(?P<strong>[).:]+\s*|(?:[).:]|\s)?\s*(?:—|[-|=]\s)\s*|(?<=[)\]}>])\s+)(?P<text>\S.*)"
 _ANOTHER = re.compile(
     r"\A\W*[A-Za-z]\W*\Z"                                                # B. C.
     r"|(?<![\w(])\(?[A-Za-z]\)(?!\w)"                                    # B) Paris, C) Rome
-    r"|(?:[,;\n]|\s(?:and|or))\s*[A-HJ-Z](?:\.|\s-)\s|(?:\A|\s)[A-HJ-Z]:\s"  # B. Paris, C. Rome; B: Paris C: Rome
+    r"|(?:[,;\n]|\s(?:and|or))\s*[A-HJ-Z](?:\.|\s-)\s"                    # B. Paris, C. Rome
+    r"|(?:\A|\s)[A-HJ-Z]:\s"                                             # B: Paris C: Rome
     r"|(?i:\b(?:or|and|maybe|perhaps|possibly|probably|actually|rather|either|also|alternatively))\W+[A-HJ-Z]\b")
 _HEDGES = frozenset("maybe perhaps probably possibly presumably supposedly arguably unsure uncertain".split())
 
@@ -53,11 +55,11 @@ def read_choice(text: str) -> Choice | None:
     match = _CHOICE.fullmatch(text[label.end():] if label else text)
     if match is None:
         after = _AFTER.fullmatch(text)
-        choice = Choice(after[2].upper(), _option(after[1]), whole, False) if after else Choice(None, None, whole, False)
-        return choice if whole else None
+        letter, rest = (after[2].upper(), _option(after[1])) if after else (None, None)
+        return Choice(letter, rest, whole, False) if whole else None
     letter, rest = (match["inner"] or match["bare"]).upper(), match["text"] or match["rest"] or ""
     offered = _JOINED.sub("", rest) if match["text"] else rest
-    sure = not _ANOTHER.search(offered) and not _ANOTHER.match(rest)
+    sure = not _ANOTHER.search(offered)
     if match["rest"]:
         sure = sure and bool(match["weak"].strip() or "\n" in match["weak"]) and not _doubtful(rest)
     return Choice(letter, _option(rest), whole, sure)
@@ -90,7 +92,8 @@ def _same_option(found: Number | Text | None, expected: Number | Text | None) ->
 
 def _doubtful(rest: str) -> bool:
     words = re.findall(r"\w+", rest.casefold())
-    return not words or words[0] in ("or", "and", "but", "not", "no") or not _HEDGES.isdisjoint(words)
+    return (not words or words[0] in ("or", "and", "but", "not", "no") or not _HEDGES.isdisjoint(words)
+            or re.match(r"\W*[A-HJ-Z]\b(?!')", rest) is not None)
 
 
 _YES_NO = re.compile(r"(?s)(yes|true|no|false)(?:(?:[.,;:!\n—(]|\s[—(-]|\s(?=(?:because|since|it|they|there)\b))(.*))?")
@@ -99,15 +102,18 @@ _OPENERS = frozenset("or and but well wait actually hmm oh sorry rather then so 
 _DENIALS = {"yes": frozenset("no nope nah false incorrect never not wrong".split()),
             "no": frozenset("yes yep yeah yup true correct right".split())}
 _DOUBTS = re.compile(
-    r"\b(?:maybe|perhaps|probably|possibly|presumably|supposedly|arguably|unsure|uncertain|unclear)\b"
-    r"|\bi (?:think|guess|suppose|believe|reckon|assume)\b|\b(?:not|n't) (?:entirely |completely |quite |really )?(?:sure|certain)\b"
-    r"|\bwhether or not\b(*SKIP)|\bor (?:no|not|false|true|yes)\b\W*\Z".replace(r"|\bwhether or not\b(*SKIP)", ""))
+    r"\b(?:maybe|perhaps|probably|possibly|presumably|supposedly|arguably|unsure|uncertain|unclear|more or less)\b"
+    r"|\bi (?:think|guess|suppose|believe|reckon|assume)\b"
+    r"|\b(?:not|n't) (?:entirely |completely |quite |really )?(?:sure|certain)\b"
+    r"|\bor (?:no|not|false|true|yes)\b\W*\Z")
 _DOUBTFUL_CLAUSE = re.compile(
-    r"(?:most |very |quite |more )?(?:likely|unlikely)|(?:it )?(?:all )?depends.*|(?:it )?(?:might|could|may)(?: be)?(?: so)?"
-    r"|sometimes|(?:kind|sort) of|in a way|or (?:no|not).*"
-    r"|not (?:really|exactly|quite|necessarily|always|true|so|at all|entirely|completely|fully|yes|no)"
+    r"(?:most |very |quite |more )?(?:likely|unlikely)|(?:it )?(?:all )?depends.*"
+    r"|(?:it )?(?:might|could|may)(?: be)?(?: so)?|sometimes|(?:kind|sort) of|in a way|or (?:no|not).*"
+    r"|not (?:really|exactly|quite|necessarily|always|entirely|completely|fully)"
+    r"|(?:it|this|that|which|the answer)(?: is not|'s not| isn't) (?P<denied>true|correct|right|so|the case)"
+    r"|not (?P<denial>true|so|at all|correct|right|yes|a chance)"
     r"|(?:no|yes) (?:it|that|this|they|he|she|i|we|you|wait|actually|idea|way|chance|not|the|a|sir|is|sorry)\b.*"
-    r"|(?:it|this|that|which|the answer|answer)(?:'s| is) (?P<said>no|false|yes|true)"
+    r"|(?:it|this|that|which|the answer|answer)(?:'s| is) (?P<said>no|false|yes|true|wrong|right|correct|incorrect)"
     r"|(?:it|this|that|they|there|he|she|we|i) (?P<verb>is|are|was|were|does|do|did|has|have|can|could|will|would)"
     r"(?P<negated>n't| not)?")
 
@@ -139,6 +145,8 @@ def _denies(words: list[str], value: str) -> bool:
         return False
     if match["said"]:
         return match["said"] in denials
+    if match["denied"] or match["denial"]:
+        return value == "yes"
     if match["verb"]:
         return bool(match["negated"]) == (value == "yes")
     return not (words[0] == value)

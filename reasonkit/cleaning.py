@@ -1,7 +1,7 @@
 """Text as a human reads it: without typography, Markdown, LaTeX and phrases around an answer.
 
-Entry points: `clean`, and `unwrap` for formulas, whose LaTeX stays. Text is matched against patterns, never executed, and
-every pattern is linear on any text.
+Entry points: `clean`, and `unwrap` for formulas, whose LaTeX stays. Text is matched against patterns, never executed,
+and every pattern is linear on any text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TYPOGRAPHY = str.maketrans(
     dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63", "-") | {"\u2044": "/"}
     | dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " ")
     | dict.fromkeys(INVISIBLE, "")
-    | dict.fromkeys("\u2018\u2019\u2032", "'") | dict.fromkeys("\u201c\u201d\u2033", '"')
+    | dict.fromkeys("\u2018\u2019\u2032", "'") | dict.fromkeys("\u201c\u201d\u201e\u2033«»", '"')
     | {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F)}
     | {"【": "[", "】": "]", "。": ".", "、": ",", "⋅": "·", "∙": "·", "º": "°", "℃": "°C", "℉": "°F", "\u2126": "Ω"}
     | {c: " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
@@ -43,9 +43,10 @@ _AROUND = _rules(
 )
 _WITHIN = _rules(
     (r"(?<=[0-9}])~(?=[\\A-Za-z])|(?<=\{)~", " "),
-    (r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mathbf|mbox|ce|unit|si)\s*+\{([^{}]*)\}", r" \1"),
-    (r"\\(?:SI|qty)\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r"\1 \2"),
+    (r"\\[,;: ]", " "),
     (r"([\^_])\s*+\{([^{}]*)\}", r"\1\2"),
+    (r"\\(?:SI|qty)\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r"\1 \2"),
+    (r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mathbf|mbox|ce|unit|si)\s*+\{([^{}]*)\}", r" \1"),
     (r"\\[dt]?frac\s*+([0-9])\s*+([0-9])", r" \1/\2"),
     (r"\\[dt]?frac\s*+\{([^{}]*)\}\s*+\{([^{}]*[^\W\d](?:\s*+(?:\\cdot\b|[·×])|\s)\s*+[^\W\d][^{}]*)\}", r" \1/(\2)"),
     (r"\\[dt]?frac\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r" \1/\2"),
@@ -54,9 +55,8 @@ _WITHIN = _rules(
     (r"(?:\{\}\s*)?°\s++(?=[CF]\b)", "°"),
     (r"\\mu(?![A-Za-z])\s*+", "µ"),
     (r"\\(?-i:Omega)\b", "Ω"),
-    (r"\\(?:times|cdot)\b", "×"),
+    (r"\\(?:times|cdot)(?![A-Za-z])", "×"),
     (r"\{,\}", ","),
-    (r"\\[,;: ]", " "),
     (r"\\boxed\s*+\{([^{}]*)\}", r" \1"),
     (r"\\([%${}])", r"\1"),
     (r"<sub>", "_"), (r"<sup>", "^"), (r"</su[bp]>", ""),
@@ -95,20 +95,25 @@ def unbracket(text: str) -> str:
     """`text` without brackets, at most three pairs, that are around all of it."""
     for _ in range(3):
         bare = text.rstrip(".,; \n")
-        if bare[:1] not in _PAIRS or bare[-1:] != _PAIRS[bare[0]]:
-            break
-        depth = 0
-        for place, sign in enumerate(bare):
-            depth += (sign in _PAIRS) - (sign in ")]}")
-            if not depth:
-                break
-        if place < len(bare) - 1:
+        if not closes(bare):
             break
         text = bare[1:-1].strip()
     return text
 
 
-_PAIRS = {"(": ")", "[": "]", "{": "}"}
+def closes(text: str, start: int = 0) -> bool:
+    """Whether the bracket that opens at `start` is closed by the last character."""
+    if text[start:start + 1] not in PAIRS or text[-1] != PAIRS[text[start]]:
+        return False
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] in PAIRS) - (text[place] in ")]}")
+        if not depth:
+            return place == len(text) - 1
+    return False
+
+
+PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
 def typography(text: str) -> str:

@@ -1,8 +1,7 @@
 """A date as people write it: `read_date` reads "March 5th, 2024", 05.03.2024 and 2024年3月5日 as 2024-03-05.
 
-The rule for figures: a year in front is followed by the month; between points the day comes first (DIN 5008); between
-slashes or hyphens month and day are told apart by their size only. 03/05/2024 may be two days, so it is none, unless the
-gold answer is written the same way.
+The rule for figures: after a year comes the month; between points the day comes first (DIN 5008); between slashes or
+hyphens month and day are told apart by their size alone. 03/05/2024 may be two days, so it is no date.
 """
 
 from __future__ import annotations
@@ -13,13 +12,15 @@ from datetime import date
 MAX_DATE_CHARACTERS = 60
 
 _MONTHS = {name: number for number, names in enumerate((
-    "january jan januar janvier enero gennaio janeiro января", "february feb februar février febrero febbraio fevereiro февраля",
+    "january jan januar janvier enero gennaio janeiro января",
+    "february feb februar février febrero febbraio fevereiro февраля",
     "march mar märz mars marzo março марта", "april apr avril abril aprile апреля", "may mai mayo maggio maio мая",
     "june jun juni juin junio giugno junho июня", "july jul juli juillet julio luglio julho июля",
     "august aug août agosto августа", "september sep sept septembre septiembre settembre setembro сентября",
     "october oct oktober octobre octubre ottobre outubro октября", "november nov novembre noviembre novembro ноября",
     "december dec dezember décembre diciembre dicembre dezembro декабря"), 1) for name in names.split()}
-_WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+_WEEKDAYS = "mon tue wed thu fri sat sun".split()
+_WEEKDAY = re.compile(r"\A(mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+|,?\s+\(?(mon|tue|wed|thu|fri|sat|sun)[a-z]*\)?\Z")
 _DAY = r"(?P<day>[0-3]?[0-9])(?:\s?(?:st|nd|rd|th|er|º|°)\b|\.)?"
 _MONTH = r"(?P<month>[^\W\d_]{3,10})\.?"
 _YEAR = r"(?P<year>[0-9]{4}|[0-9]{1,4}(?=\s*(?:a\.?d|b\.?c|c\.?e)))(?:\s*(?P<era>a\.?d\.?|b\.?c\.?(?:e\.?)?|c\.?e\.?))?"
@@ -48,16 +49,15 @@ def read_date(text: str) -> str | None:
     if len(text) > MAX_DATE_CHARACTERS:
         return None
     text = text.casefold().strip(" .,;\n")
-    weekday, _, rest = text.partition(",") if "," in text else text.partition(" ")
-    if weekday.strip() in _WEEKDAYS:
-        text = rest.strip()
+    if weekday := _WEEKDAY.search(text):
+        text = text[:weekday.start()] + text[weekday.end():]
     for form in _FORMS:
         if match := form.fullmatch(text):
             found = _date(**match.groupdict())
             break
     else:
         return None
-    if found and weekday.strip() in _WEEKDAYS and not _falls_on(found, _WEEKDAYS.index(weekday.strip())):
+    if found and weekday and not _falls_on(found, _WEEKDAYS.index(weekday[1] or weekday[2])):
         return None
     return found
 
@@ -75,7 +75,7 @@ def _date(year: str | None = None, month: str | None = None, day: str | None = N
     except ValueError:
         return None
     sign = "-" if era and era.startswith("b") else ""
-    return f"{sign}{int(year):04}" * bool(year) + "-" * (not year) + f"-{number:02}" + (f"-{int(day):02}" if day else "")
+    return (f"{sign}{int(year):04}" if year else "-") + f"-{number:02}" + (f"-{int(day):02}" if day else "")
 
 
 def _falls_on(found: str, weekday: int) -> bool:

@@ -35,8 +35,8 @@ ENDED = object()  # what a worker that is gone replies
 def decide(task: str, answer: object, gold: object, seconds: float = LIMIT_SECONDS) -> bool | None:
     """Whether the two are equal by `task`; None where that is undecided, at the limit or by an error in the library.
 
-    Tasks: "expression" takes two LaTeX formulas, "smiles" two SMILES strings, "quantity" two lists of
-    [magnitude as a fraction in text, unit, unit as it may be meant]. Raises ImportError if the task's package is missing.
+    Tasks: "expression" takes two LaTeX formulas, "smiles" two SMILES strings, "quantity" two lists of [magnitude as a
+    fraction in text, unit, unit as it may be meant]. Raises ImportError if the task's package is missing.
     """
     worker, verdict = start(task), ENDED
     try:

@@ -1,23 +1,27 @@
 """Lists and sets: items between separators, lines or bullets, each read as a number, a tuple or words.
 
-Entry points: `read_list` and `read_set`. Items are split outside brackets only, so that a set of pairs stays one, and a
-name before a value ("x = 2") is left out only where no other name is used. Surprise: a set's round brackets are a tuple.
+Entry points: `read_list` and `read_set`. Items are split outside brackets only, so that a set of pairs stays one. A
+name before a value ("x = 2") is left out only where no other name is used. Surprise: round brackets in a set are a
+tuple, and its order counts.
 """
 
 from __future__ import annotations
 
 import re
 
+from reasonkit.cleaning import PAIRS, closes
 from reasonkit.numerals import read_amount
+from reasonkit.texts import read_formula
 
 MAX_DEPTH = 4
 
-_PAIRS = {"(": ")", "[": "]", "{": "}"}
 _STOPS = re.compile(r"[()\[\]{};,\n]|\s(?:and|&)\s")
 _NAME = r"(?:[^\W\d]\w*|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\))"
 _NAMED = re.compile(rf"\s*[\"']?({_NAME})[\"']?\s*(?:=|∈|\\in\b|\bin\b(?=\s*[{{\[])|:)\s*(?=\S)")
-_BULLETED = re.compile(r"(?:[-*•+–—]\s+|\(?([0-9]{1,3}|[a-z])[.):]\)?\s+)(\S.*)")
+_BULLETED = re.compile(r"(?:[-+—*•◦▪▫●○■‣]\s+|[(\[]?([0-9]{1,3}|[a-z]|[ivx]{2,4})[])}.:]{1,2}\s+)(\S.*)", re.IGNORECASE)
 _NUMBERED = re.compile(r"(?:(?<=[\s,;])|\A)\(?([0-9]{1,3})[.)]\s+(?=\S)")
+_NUMBERS, _LETTERS = [*map(str, range(1, 1000))], [*map(chr, range(97, 123))]
+_ROMANS = "i ii iii iv v vi vii viii ix x xi xii".split()
 _EMPTY = frozenset(("∅", "\\emptyset", "\\varnothing", "empty set", "the empty set"))
 
 
@@ -39,9 +43,9 @@ def read_set(text: str) -> str | None:
 
 def _items(text: str, around: str, depth: int) -> list[str] | None:
     text = text.strip().rstrip(". ")
-    if (name := _NAMED.match(text)) and _closes(text, name.end()):
+    if (name := _NAMED.match(text)) and closes(text, name.end()):
         text = text[name.end():]  # x ∈ {1, 2}
-    bracketed = text[:1] in around and text[:1] != "" and _closes(text, 0)
+    bracketed = text[:1] in around and text[:1] != "" and closes(text, 0)
     if bracketed:
         text = text[1:-1]
     parts = _bullets(text) or _split(text)
@@ -55,36 +59,24 @@ def _items(text: str, around: str, depth: int) -> list[str] | None:
     return items if items or bracketed else None
 
 
-def _closes(text: str, start: int) -> bool:
-    """Whether a bracket opens at `start` and closes at the end."""
-    if text[start:start + 1] not in _PAIRS or text[-1] != _PAIRS[text[start]]:
-        return False
-    depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] in _PAIRS) - (text[place] in ")]}")
-        if not depth:
-            return place == len(text) - 1
-    return False
-
-
 def _bullets(text: str) -> list[str]:
     """The items of lines that all have the same bullet, or are numbered from 1; of numbers within one line too."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = [_BULLETED.fullmatch(line) for line in lines]
-    if lines and all(found) and (len(lines) > 1 or found[0][1] or lines[0][0] in "•*"):
+    marked = list(_NUMBERED.finditer(text))
+    if len(lines) < 2 <= len(marked) and not marked[0].start() and _counts([match[1] for match in marked]):
+        ends = [match.start() for match in marked[1:]] + [len(text)]
+        return [text[match.end():end].strip().rstrip(" ,;") for match, end in zip(marked, ends, strict=True)]
+    if lines and all(found) and (len(lines) > 1 or found[0][1] or lines[0][0] not in "-+—"):
         marks = [match[1] for match in found]
         if marks[0] is None and len({line[0] for line in lines}) == 1 or _counts(marks):
             return [match[2].rstrip(" ,;.") for match in found]
-    marked = list(_NUMBERED.finditer(text))
-    if len(marked) > 1 and not marked[0].start() and _counts([match[1] for match in marked]):
-        ends = [match.start() for match in marked[1:]] + [len(text)]
-        return [text[match.end():end].strip().rstrip(" ,;") for match, end in zip(marked, ends, strict=True)]
     return []
 
 
 def _counts(marks: list[str | None]) -> bool:
-    expected = map(str, range(1, len(marks) + 1)) if marks[0] == "1" else map(chr, range(97, 97 + len(marks)))
-    return marks == [*expected]
+    written = [mark and mark.casefold() for mark in marks]
+    return any(written == counted[:len(marks)] for counted in (_NUMBERS, _LETTERS, _ROMANS))
 
 
 def _split(text: str) -> list[str]:
@@ -92,8 +84,8 @@ def _split(text: str) -> list[str]:
     depth, found = 0, []
     for match in _STOPS.finditer(text):
         sign = match[0]
-        depth = max(0, depth + (sign in _PAIRS) - (sign in ")]}"))
-        if not depth and sign not in _PAIRS and sign not in ")]}":
+        depth = max(0, depth + (sign in PAIRS) - (sign in ")]}"))
+        if not depth and sign not in PAIRS and sign not in ")]}":
             found.append((match.start(), match.end(), sign.strip(" ") or "\n"))
     signs = {sign for *_, sign in found}
     separator = next((sign for sign in ";,\n" if sign in signs), None)
@@ -112,7 +104,7 @@ def _item(text: str, depth: int) -> str:
     number = read_amount(text)
     if number is not None and not number.unit and not number.mark:
         return str(number)
-    if depth < MAX_DEPTH and _closes(text, 0):
+    if depth < MAX_DEPTH and closes(text, 0):
         items = _items(text, "([{", depth + 1) or []
         return f"({', '.join(items)})" if text[0] != "{" else f"{{{', '.join(sorted(set(items)))}}}"
-    return text.strip("\"'. ").casefold()
+    return read_formula(text) or text.strip("\"'. ").casefold()

@@ -1,6 +1,6 @@
 """The number in clean text: `read_number` reads one, exactly, with its percent sign, clock time, currency or unit.
 
-`read_amount` also takes what prose allows and a formula does not: 5k, $3m, 3 pm, 1A_16. Text is matched against patterns,
+`read_amount` also takes what prose allows and a formula does not: 5k, 3 pm, 1A_16. Text is matched against patterns,
 never executed, and no number is built whose size the text could choose. Where it departs from the usual graders: the
 whole text must be the number, so that "288, maybe 3" is none.
 """
@@ -62,20 +62,21 @@ def _table(spellings: dict[int | Fraction, str]) -> dict[str, int | Fraction]:
 
 # Words that multiply, as the languages spell them that write them plainly after digits.
 _MULTIPLIERS = _table({
-    12: "dozen", 100: "hundred", 10**3: "thousand tausend mille mila mil tys tysiąc tysiące tysięcy duizend тысяча тысячи "
-    "тысяч тыс 千", 10**4: "万 萬 만", 10**5: "lakh lac लाख", 10**7: "crore करोड़", 10**8: "億 亿 억",
-    10**6: "million millionen millón millon millones milhão milhões milione milioni miljoen miljon miljoner milion miliony "
-    "milionów milyon миллион миллиона миллионов млн",
-    10**9: "billion milliard milliarde milliarden miliardo miliardi miljard miljarder miliard miliardy miliardów milyar "
-    "bilhão bilhões миллиард миллиарда миллиардов млрд",
+    12: "dozen", 100: "hundred", 10**4: "万 萬 만", 10**5: "lakh lac लाख", 10**7: "crore करोड़", 10**8: "億 亿 억",
+    10**3: "thousand tausend mille mila mil tys tysiąc tysiące tysięcy duizend тысяча тысячи тысяч тыс 千",
+    10**6: "million millionen mio millón millon millones milhão milhões milione milioni miljoen miljon miljoner milion "
+    "miliony milionów milyon миллион миллиона миллионов млн",
+    10**9: "billion milliard milliarde milliarden mrd miliardo miliardi mld miljard miljarder miliard miliardy "
+    "miliardów milyar bilhão bilhões миллиард миллиарда миллиардов млрд",
     10**12: "trillion billionen billón billones триллион триллиона триллионов трлн 兆", 10**15: "quadrillion",
 })
 # In English prose only: in a formula 5k is a product. `m` and `t` multiply money alone, and K is a unit after a space.
-_SHORT = _table({10**3: "k K", 10**6: "M mn mln mio Mio", 10**7: "cr Cr", 10**9: "B b bn Bn mrd Mrd", 10**12: "tn trn"})
+_SHORT = _table({10**3: "k K", 10**6: "M mn mln", 10**7: "cr Cr", 10**9: "B b bn Bn", 10**12: "tn trn"})
 _SHORT_MONEY = _SHORT | _table({10**6: "m MM mm", 10**12: "T t"})
-_ORDINALS = dict(half=2, third=3, quarter=4, fourth=4, fifth=5, sixth=6, seventh=7, eighth=8, ninth=9, tenth=10,
-                 eleventh=11, twelfth=12, twentieth=20, hundredth=100, thousandth=1000, millionth=10**6)
-_PARTS = {"halve" * (name == "half") or name: Fraction(1, parts) for name, parts in _ORDINALS.items()}
+_PARTS = {word: Fraction(1, parts) for word, parts in dict(
+    half=2, halves=2, third=3, quarter=4, fourth=4, fifth=5, sixth=6, seventh=7, eighth=8, ninth=9, tenth=10,
+    eleventh=11, twelfth=12, twentieth=20, hundredth=100, thousandth=1000, millionth=10**6).items()}
+_COUNTRY = re.compile(r"\A(?:u\.?s\.?|american)\s+(?=dollars?\b)|(?<=pounds)\s+sterling\b", re.IGNORECASE)
 _CURRENCY = {name: currency for currency, names in {
     "dollar": "$ US$ USD dollar dollars buck bucks", "euro": "€ EUR euro euros", "pound": "£ GBP pound pounds quid",
     "yen": "¥ JPY yen", "rupee": "₹ INR Rs rupee rupees", "yuan": "CNY RMB yuan", "franc": "CHF franc francs",
@@ -137,7 +138,9 @@ def read_number(text: str, prose: bool = False) -> Number | None:
     text = text.rstrip(".,; \n")
     if len(text) > MAX_NUMBER_CHARACTERS or not text:
         return None
-    return prose and _read_time(text, True) or _read_measure(text, prose) or _read_time(text) or _read_based(text, prose)
+    if prose and (time := _read_time(text, prose=True)):
+        return time
+    return _read_measure(text, prose) or _read_time(text) or _read_based(text, prose)
 
 
 def _read_measure(text: str, prose: bool) -> Number | None:
@@ -174,10 +177,10 @@ def _multiplied(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]
         word = written.casefold()
         factor = _MULTIPLIERS.get(word) or _MULTIPLIERS.get(word.removesuffix("s")) or short.get(written)
         if not factor and (word[-1] == "s" or value == 1):
-            factor = _PARTS.get(word.removesuffix("s")) or (word == "half" and Fraction(1, 2))
+            factor = _PARTS.get(word) or _PARTS.get(word.removesuffix("s"))
         if not factor or written == "K" and tail[0] == " " and short is _SHORT:
             break
-        value, tail = value * factor, tail[match.end():]
+        value, tail = value * factor, tail[match.end():].removeprefix("d'")
     return value, tail.strip()
 
 
@@ -245,7 +248,7 @@ def _numeral(text: str) -> Fraction | None:
 
 def _unit(money: str, tail: str) -> str | None:
     """The unit in normal form, a currency's name first; None if the tail cannot be a unit."""
-    tail = unbracket(tail)
+    tail = _COUNTRY.sub("", unbracket(tail))
     words = re.findall(r"[^\s/·*.-]+", tail)
     # A single letter keeps its case: N and K are units, n and k change the number.
     fits = _UNIT.fullmatch(tail) and not any((w if len(w) == 1 else w.casefold()) in _NOT_UNITS for w in words)
@@ -257,8 +260,6 @@ def _unit(money: str, tail: str) -> str | None:
     for before, word in zip(("", *words), words, strict=False):
         if word.removesuffix("s") in _MULTIPLIERS and before not in _RATES:
             return None
-    if words[:1] in (["us"], ["american"], ["u"]) and words[-1].startswith("dollar"):
-        words = ["dollar"]
     named = [_CURRENCY.get(word, word.removesuffix("s")) for word in (money.casefold().rstrip("."), *words) if word]
     if len(named) > 1 and named[0] == "dollar" and named[1] in ("dollar", "CAD", "AUD"):
         named = named[1:]

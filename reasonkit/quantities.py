@@ -1,6 +1,6 @@
-"""Numbers with units of physics: `read_quantity` reads "5 ft 10 in", 1h30m and 4186 J/(kg·K); pint converts them.
+"""Numbers with units of physics: `read_quantity` reads "5 ft 10 in", 1h30m and 4186 J/(kg·K).
 
-Equal units are compared here, exactly; others in the worker of `isolated`. Surprise: a lone C or F is a degree where the
+Equal units are compared here; others are converted by pint in the worker of `isolated`. Surprise: a lone C or F is a degree where the
 other answer is a temperature.
 """
 
@@ -17,7 +17,8 @@ from reasonkit.units import read_unit, spell
 MAX_PARTS = 3
 
 _BETWEEN = re.compile(r"(?<=[A-WYZa-wyz.])(?<!times)(?<!of)(?<!\d and)(?:\s*,)?\s+(?:and\s+)?(?=[0-9])")
-_DURATION = re.compile(r"(?:([0-9]+)\s*h\w*\s*)?(?:([0-9]+)\s*m(?:in\w*)?\s*)?(?:([0-9.]+)\s*s(?:ec\w*)?)?", re.IGNORECASE)
+_DURATION = re.compile(r"(?:([0-9]+)\s*h(?:rs?|ours?)?\s*)?(?:([0-9]+)\s*m(?:ins?|inutes?)?\s*)?"
+                       r"(?:([0-9.]+)\s*s(?:ecs?|econds?)?)?", re.IGNORECASE)
 _FEET = re.compile(r"([0-9]+)\s*'\s*([0-9.]+)\s*(?:\"|'')")
 _PER = re.compile(r"(?<=[0-9])\s+\(?1\s*/\s*(?=[A-Za-z(])([^()]*)\)?\Z")
 

@@ -18,7 +18,8 @@ _NAMED = r"(?!\s+(?:and|or|nor|minor|major|sharp|flat|positive|negative)\b)"
 _ARTICLE = re.compile(rf"(?<![\w'-])(?:the|an|(?P<letter>a){_NAMED})\s+(?=[\"'(\[]*\w)", re.IGNORECASE)
 _SURE_ARTICLE = re.compile(r"(?<![\w'-])(?:the|an)\s+(?=[\"'(\[]*\w)", re.IGNORECASE)
 _ARROW = re.compile(r"\s*(?:\\(?:long)?rightarrow\b|\\to\b|[→⟶⇒]|-+>|=>)\s*")
-_FORMULA = re.compile(r"(?P<body>(?:[A-Z][a-z]?|_?[0-9]+|[()\[\]·×*•])+)(?P<charge>\^?\(?[0-9]?[+-]{1,3}\)?)?")
+_FORMULA = re.compile(
+    r"(?P<body>(?:[A-Z][a-z]?|_?[0-9]+|[()\[\]·×*•])+)(?P<charge>\^?\([0-9]?[+-]\)|\^?[0-9]?[+-]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Text:
 def read_text(text: str) -> Text | None:
     """The words of clean text without case, articles and punctuation; signs within numbers stay: -3.5 is not 35."""
     text = unicodedata.normalize("NFC", text)
-    if formula := _read_formula(text):
+    if formula := read_formula(text):
         return Text(formula, formula)
     if "_" in text or "^" in text or ">" in text or not text.isascii():
         text = re.sub(r"_([0-9]+)", r"\1", re.sub(r"\^([0-9]*[+-])(?!\w)", r"\1", _ARROW.sub(" -> ", text)))
@@ -61,12 +62,13 @@ def _words(text: str) -> str:
     return " ".join(bare.split())
 
 
-def _read_formula(text: str) -> str | None:
+def read_formula(text: str) -> str | None:
     """A chemical formula in one writing, its charge after ^; None where the text is none.
 
     In SO42- and Ca2+ the digit before the sign is the charge's: the last of two, or the only one after one element.
     """
-    text = unbracket(text.rstrip(". ")) if text[:1] == "(" else text.rstrip(". ")
+    text = text.rstrip(". ")
+    text = unbracket(text) if text[:1] == "(" else text
     if len(text) > 80 or not any(map(str.isdecimal, text)) and text[-1:] not in ("+", "-"):
         return None
     match = _FORMULA.fullmatch("".join(text.split()) if re.search(r"[_^·×•]", text) else text)

@@ -1,8 +1,8 @@
 """A unit as people write it, read into symbols and their powers: `J/(kg·K)`, "per second squared", `s-1`, "sq ft".
 
-Entry points: `read_unit`, and `known` for a reader that must tell "5 km" from "5 apples". A word that no table here has
-is kept as it is, for pint to know or not. Source of the conventions: the SI brochure, 9th edition, sections 5.3 and 5.4.
-Surprise: what follows a slash without a sign belongs below it, so that J/kg K is J/(kg·K).
+Entry points: `read_unit`, and `known` for a reader that must tell "5 km" from "5 apples". A word that no table here
+has is kept as it is, for pint to know or not. Source: the SI brochure, 9th edition, sections 5.3 and 5.4. Surprise:
+what follows a slash without a sign belongs below it, so that J/kg K is J/(kg·K).
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ _PLAIN = {
     "yard": "yd", "mile": "mi", "nautical_mile": "nmi", "ounce": "oz", "pound": "lb", "t": "tonne", "ton": "",
     "degC": "celsius centigrade", "degF": "fahrenheit", "degree": "deg", "rad": "radian", "percent": "", "ppm": "",
     "ppb": "", "gallon": "gal", "quart": "", "pint": "", "hectare": "ha", "acre": "", "atm": "atmosphere", "psi": "",
-    "mmHg": "", "torr": "", "knot": "", "horsepower": "hp", "light_year": "ly", "astronomical_unit": "au", "cd": "candela",
+    "mmHg": "", "torr": "", "knot": "", "horsepower": "hp", "light_year": "ly", "astronomical_unit": "au",
+    "cd": "candela",
     "foot_pound": "", "fluid_ounce": "", "count": "", "mol_percent": "", "mass_percent": "", "volume_percent": "",
     "permille": "", "hPa": "", "hL": "", "M": "molar", "mM": "millimolar", "uM": "micromolar", "nM": "nanomolar",
 }
 # Another unit's spelling or product. Hertz and turns count cycles, so that 60 rpm are 1 Hz.
 _ALIASES = {
-    "mph": "mile h^-1", "kph": "km h^-1", "kmh": "km h^-1", "kmph": "km h^-1", "cc": "cm^3", "Cal": "kcal", "Cals": "kcal",
-    "Calorie": "kcal", "Calories": "kcal", "kCal": "kcal", "rpm": "count min^-1", "RPM": "count min^-1", "rps": "count s^-1",
+    "mph": "mile h^-1", "kph": "km h^-1", "kmh": "km h^-1", "kmph": "km h^-1", "cc": "cm^3", "Cal": "kcal",
+    "Cals": "kcal", "Calorie": "kcal", "Calories": "kcal", "kCal": "kcal", "rpm": "count min^-1", "RPM": "count min^-1",
+    "rps": "count s^-1",
     "rev": "count", "revolution": "count", "revs": "count", "revolutions": "count", "cycle": "count", "cycles": "count",
     "feet": "foot", "inches": "inch", "centuries": "century", "henries": "H", "bps": "bit s^-1", "kbps": "kbit s^-1",
     "Mbps": "Mbit s^-1", "Gbps": "Gbit s^-1", "mcg": "ug", "KB": "kB", "hl": "hL",
-    "l": "L", "Ω": "ohm", "°": "degree", "°C": "degC", "°F": "degF", "°K": "K", "%": "percent", "‰": "permille",
+    "l": "L", "Ω": "ohm", "°": "degree", "°C": "degC", "°F": "degF", "°K": "K",
+    "°c": "degC", "°f": "degF", "°k": "K", "%": "percent", "‰": "permille",
     "mol%": "mol_percent", "wt%": "mass_percent", "mass%": "mass_percent", "vol%": "volume_percent",
     "MHZ": "MHz", "Mhz": "MHz", "mhz": "MHz", "MPA": "MPa", "Mpa": "MPa", "kwh": "kW h", "KWH": "kW h", "Kwh": "kW h",
 }
@@ -64,8 +67,8 @@ _KNOWN = frozenset(_SYMBOLS.values())
 
 _PRODUCT = re.compile(r"([kMGmµun]?)(N|A|V|W|J|Pa|C|T)(m|s|h|A)")  # Nm and As; the capital comes first, so not mA, ms
 _PHRASES = tuple((re.compile(pattern, re.IGNORECASE), name) for pattern, name in (
-    (r"\bdeg(?:rees?)?\.?\s*(c(?:elsius)?|f(?:ahrenheit)?|k(?:elvin)?)\b", r" °\1 "),
-    (r"°\s*([cfk])(?:elsius|ahrenheit|elvin)?\b", r" °\1 "),
+    (r"\bdeg(?:rees?)?\.?\s*(c(?:elsius|entigrade)?|f(?:ahrenheit)?|k(?:elvin)?)\b", r" °\1 "),
+    (r"°\s*([cfk])(?:elsius|entigrade|ahrenheit|elvin)?\b", r" °\1 "),
     (r"\bpounds?(?:-force)? per square inch\b", " psi "),
     (r"\b(?:mole?s?[\s-]*(?:%|per\s?cent\b)|(?:%|per\s?cent\b)\s*(?:by\s+)?mol(?:es?)?\b)", " mol% "),
     (r"\b(?:(?:wt|weight|w|mass)\.?[\s-]*(?:%|per\s?cent\b))|(?:%|per\s?cent\b)\s*(?:\(?w/w\)?|(?:by\s+)?(?:wt|weight|mass)\b)",
@@ -84,6 +87,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?:\^|\*\*)\s*\(?(?P<power>[+-]?[0-9])\)?|(?<=[A-Za-zµΩ)])(?P<compact>[+-]?[0-9])(?![0-9])"
     r"|(?P<below>/|\b(?:per|an?)\b)|(?P<open>[(\[])|(?P<close>[)\]])|(?P<stop>\.(?=\s|\Z))|(?P<times>[*·×•.-])"
     r"|(?P<word>(?:°[A-Za-z]?|[^\W\d_][^\W\d]*)%?|%|‰)|(?P<one>1(?=\s*/))|(?P<other>\S))")
+_COMPACT = re.compile(r"\bms(?=\^?-[0-9])")
 _SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _RAISED = {"squared": 2, "cubed": 3}
 
@@ -92,13 +96,15 @@ _RAISED = {"squared": 2, "cubed": 3}
 def read_unit(text: str, loose: bool = False) -> Unit | None:
     """The unit that clean text is, () for none; None where it is no unit by its form.
 
-    `loose` also takes what a product sign adds after a slash as below it: J/kg·K for J/(kg·K).
+    `loose` also takes what a product sign adds after a slash as below it, J/kg·K for J/(kg·K), and ms⁻¹ for m/s.
 
     >>> read_unit("joules per (kilogram kelvin)")
     (('J', 1), ('K', -1), ('kg', -1))
     """
     if len(text) > MAX_UNIT_CHARACTERS:
         return None
+    if loose:
+        text = _COMPACT.sub("m s", text)
     for pattern, name in _PHRASES:
         text = pattern.sub(name, text)
     factors: list[list] = []   # [symbol, power]

@@ -21,7 +21,7 @@ TABLE = Path(__file__).parent / "golden" / "answers.jsonl"
 GOLDEN = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 PLAN = '{"start": ["a"], "goal": ["b"], "actions": {"go": {"needs": ["a"], "deletes": ["a"], "adds": ["b"]}}}'
 GOLD = {"number": "5", "choice": "B) Paris", "yes_no": "yes", "expression": "x + 1", "list": "1, 2", "set": "1, 2",
-        "text": "on", "quantity": "5 km", "smiles": "CCO", "plan": PLAN}
+        "text": "on", "quantity": "5 km", "smiles": "CCO", "plan": PLAN, "date": "2024-03-05"}
 RIGHT = GOLD | {"plan": "go"}
 FRAGMENTS = [
     "1", "23", "000", ",", ".", "-", "−", "+", "/", " ", "\n", "%", "$", "e", "^", "10^", "×", "=", "½", "²", ":30",

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first. A module may import any module of a lower layer, and those named before it in its own.
 LAYERS = (
-    ("stdlib", "tags cleaning units numerals dates texts choices lists expressions planning isolated quantities answers tfidf "
-     "session budget runlog"),
+    ("stdlib", "tags cleaning units numerals dates texts choices lists expressions planning isolated quantities "
+     "answers tfidf session budget runlog"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards data curriculum "
      "evaluate monitors"),
     ("jax", "hosts mesh hf_config gemma lora hf models realmodel readout export model_rewards abstract"),
