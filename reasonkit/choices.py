@@ -18,13 +18,13 @@ _LABEL = re.compile(
     r"(?:\s+is\b|\s*[:=])?\s*(?=[(\[{]?\s?[A-Za-z]\b)", re.IGNORECASE)
 _CHOICE = re.compile(
     r"(?s)(?:[(\[{<]\s?(?P<inner>[A-Za-z])\s?[)\]}>]|(?P<bare>[A-Za-z]))"
-    r"(?:(?P<end>[\s).:,;!]*)|(?P<strong>[).:]+\s*|(?:[).:]|\s)?\s*(?:—|[-|=]\s)\s*|(?<=[)\]}>])\s+)(?P<text>\S.*)"
+    r"(?:[\s).:,;!]*|(?:[).:]+\s*|(?:[).:]|\s)?\s*(?:—|[-|=]\s)\s*|(?<=[)\]}>])\s+)(?P<text>\S.*)"
     r"|(?P<weak>[).:]?\s*[,;\n]\s*|\s+)(?P<rest>\S.*))")
 _AFTER = re.compile(r"(?s)(.+?)\s\(([A-Za-z])\)")
 _LETTER = r"\(?[A-Z]\)?"
 # Letters that one option joins: "Both (A) and (B)", "Hepatitis A, B or C".
-    r"(?:(?P<end>[\s).:,;!]*)"
-    r"|(?P<strong>[).:]+\s*|(?:[).:]|\s)?\s*(?:—|[-|=]\s)\s*|(?<=[)\]}>])\s+)(?P<text>\S.*)"
+_JOINED = re.compile(
+    rf"(?<![\w(]){_LETTER}(?:(?:\s?,\s?(?:and|or)\s|\s?[,&/]\s?|\s(?:and|or|nor|&)\s){_LETTER}(?!\w))+")
 _ANOTHER = re.compile(
     r"\A\W*[A-Za-z]\W*\Z"                                                # B. C.
     r"|(?<![\w(])\(?[A-Za-z]\)(?!\w)"                                    # B) Paris, C) Rome
