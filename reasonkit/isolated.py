@@ -151,7 +151,7 @@ def _load_quantity() -> Callable[[list, list], bool]:
         return None if not names else names[0] in ("radian", "degree")
 
     def same(answer: list, gold: list) -> bool:
-        for readings in product((1, 2), repeat=2):  # J/kg·K may be meant as J/(kg·K)
+        for readings in product((1, -1), repeat=2):  # J/kg·K may be meant as J/(kg·K)
             found, expected = map(total, (answer, gold), readings)
             if found.is_compatible_with(expected):
                 break
