@@ -22,7 +22,7 @@ from reasonkit.dates import read_date
 from reasonkit.expressions import Expression, may_equal, read_expression
 from reasonkit.isolated import decide, start
 from reasonkit.lists import read_list, read_set
-from reasonkit.numerals import is_physical, read_amount, read_plain, same_number
+from reasonkit.numerals import is_physical, read_amount, read_number, read_plain, same_number
 from reasonkit.planning import Problem, read_problem, read_steps
 from reasonkit.quantities import read_quantity, same_quantity
 from reasonkit.texts import read_text, same_text
@@ -71,14 +71,20 @@ def infer_kind(gold: str) -> str:
 
     >>> [infer_kind(gold) for gold in ("1,200", "5 km", "5 apples", "(B)", "No", "x^2 + 1", "[1, 2]", "CC(=O)O", "on")]
     ['number', 'quantity', 'number', 'choice', 'yes_no', 'expression', 'list', 'smiles', 'text']
+    >>> [infer_kind(gold) for gold in ("3 PM", "204_5", "March 5, 2024", "03/05/2024")]
+    ['number', 'number', 'date', 'text']
     """
     if gold.lstrip().startswith("{") and '"goal"' in gold:
         return "plan"
     text = clean(gold)
     if read_date(text):
         return "date"
-    if number := read_amount(text):
-        return "quantity" if is_physical(number) else "number"
+    if _ONE_OF_TWO_DATES.fullmatch(text):
+        return "text"
+    if (number := read_number(text)) and is_physical(number):
+        return "quantity"
+    if (number or read_amount(text)) and not _PRODUCT.fullmatch(text):
+        return "number"
     if read_yes_no(text):
         return "yes_no"
     if _LETTERED.match(text) and read_gold_choice(text):
@@ -92,6 +98,8 @@ def infer_kind(gold: str) -> str:
 
 _BRACKETS = re.compile(r"\[([^][(){}]*)\]|\(([^][(){}]*)\)|\{([^][(){}]*)\}")
 _LETTERED = re.compile(r"[A-J](?:[).:]|\Z)|[(\[][A-Ja-j][)\]]")
+_ONE_OF_TWO_DATES = re.compile(r"[0-9]{1,2}([/-])[0-9]{1,2}\1[0-9]{4}")  # as `dates` says
+_PRODUCT = re.compile(r"[+-]?[0-9.]+[a-z]")  # 5k, of a formula
 _SMILES = re.compile(r"(?=.*[=#()\[\]1-9])(?:(?:Br|Cl|[BCNOPSFIbcnops]|\[[^]]+\])[-=#:/\\.()1-9]*){3,}")
 _ALGEBRA = re.compile(r"[\\^=+*/√π]|[0-9][a-z]\b|\b[a-z]\(|\b[a-z]\s*-\s*[0-9]|[0-9]\s*-\s*[a-z]\b")
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|exp)\b)[A-Za-z]{3,}")

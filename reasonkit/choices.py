@@ -103,12 +103,15 @@ _DENIALS = {"yes": frozenset("no nope nah false incorrect never not wrong".split
             "no": frozenset("yes yep yeah yup true correct right".split())}
 _DOUBTS = re.compile(
     r"\b(?:maybe|perhaps|probably|possibly|presumably|supposedly|arguably|unsure|uncertain|unclear|more or less)\b"
-    r"|\bi (?:think|guess|suppose|believe|reckon|assume)\b"
+    r"|\bi(?: would|'d)? (?:think|guess|suppose|believe|reckon|assume|say)\b|\bto guess\b|\bguessing\b"
+    r"|\b(?:don't|do not|can't|cannot|hard to) (?:know|say|tell)\b|\bwho knows\b|\bas far as i know\b"
     r"|\b(?:not|n't) (?:entirely |completely |quite |really )?(?:sure|certain)\b"
     r"|\bor (?:no|not|false|true|yes)\b\W*\Z")
 _DOUBTFUL_CLAUSE = re.compile(
-    r"(?:most |very |quite |more )?(?:likely|unlikely)|(?:it )?(?:all )?depends.*"
-    r"|(?:it )?(?:might|could|may)(?: be)?(?: so)?|sometimes|(?:kind|sort) of|in a way|or (?:no|not).*"
+    r"(?:most |very |quite |more |not )?(?:likely|unlikely)|(?:apparently|seemingly|hopefully|it seems)(?: so| not)?"
+    r"|(?:it )?(?:all )?depends.*|(?:it )?(?:might|could|may)(?: be)?(?: so)?|sometimes|usually|often|generally|partly|partially"
+    r"|mostly|somewhat|(?:kind|sort) of|in (?:a way|a sense|part|theory|some cases)|to some (?:extent|degree)"
+    r"|or (?:no|not).*"
     r"|not (?:really|exactly|quite|necessarily|always|entirely|completely|fully)"
     r"|(?:it|this|that|which|the answer)(?: is not|'s not| isn't) (?P<denied>true|correct|right|so|the case)"
     r"|not (?P<denial>true|so|at all|correct|right|yes|a chance)"

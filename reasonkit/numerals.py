@@ -211,8 +211,10 @@ def same_number(found: Number, expected: Number) -> bool:
 
 def is_physical(number: Number) -> bool:
     """Whether the number has a unit of physics."""
-    words = re.findall(r"°?[^\W\d_]+", number.tail.casefold())
-    return bool(words) and (_PHYSICAL.issuperset(words) or len(words) > 1 and known(read_unit(number.tail)))
+    words = re.findall(r"°?[^\W\d_]+|%", number.tail.casefold())
+    if not words or number.mark[:1] == "_":
+        return False
+    return _PHYSICAL.issuperset(words) or len(words) > 1 and known(read_unit(number.tail))
 
 
 def _read_time(text: str, prose: bool = False) -> Number | None:
@@ -251,10 +253,11 @@ def _unit(money: str, tail: str) -> str | None:
     tail = _COUNTRY.sub("", unbracket(tail))
     words = re.findall(r"[^\s/·*.-]+", tail)
     # A single letter keeps its case: N and K are units, n and k change the number.
-    fits = _UNIT.fullmatch(tail) and not any((w if len(w) == 1 else w.casefold()) in _NOT_UNITS for w in words)
-    if not money and known(unit := read_unit(tail)) and unit != (("pound", 1),):
+    changing = [word for word in words if (word if len(word) == 1 else word.casefold()) in _NOT_UNITS]
+    if not (money or any(len(word) == 1 for word in changing)) and known(unit := read_unit(tail)) and (
+            unit != (("pound", 1),)):
         return spell(unit)
-    if not fits:
+    if changing or not _UNIT.fullmatch(tail):
         return None
     words = [word.casefold() for word in words]
     for before, word in zip(("", *words), words, strict=False):

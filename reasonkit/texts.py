@@ -14,7 +14,7 @@ from reasonkit.cleaning import unbracket
 from reasonkit.dates import read_date
 
 # "A minor" is a key, "A positive" a blood group, and "A and B" are two names.
-_NAMED = r"(?!\s+(?:and|or|nor|minor|major|sharp|flat|positive|negative)\b)"
+_NAMED = r"(?!\s+(?:and|or|nor|to|is|was|minor|major|sharp|flat|positive|negative)\b)"
 _ARTICLE = re.compile(rf"(?<![\w'-])(?:the|an|(?P<letter>a){_NAMED})\s+(?=[\"'(\[]*\w)", re.IGNORECASE)
 _SURE_ARTICLE = re.compile(r"(?<![\w'-])(?:the|an)\s+(?=[\"'(\[]*\w)", re.IGNORECASE)
 _ARROW = re.compile(r"\s*(?:\\(?:long)?rightarrow\b|\\to\b|[→⟶⇒]|-+>|=>)\s*")
