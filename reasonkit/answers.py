@@ -175,7 +175,7 @@ KINDS = {
     "text": _Kind(_cleaned(read_text), same_text),
     "quantity": _Kind(_read_quantity, same_quantity, _known(_read_quantity, same_quantity)),
     "smiles": _Kind(_read_smiles, _same_smiles, _known(_read_smiles, _same_smiles)),
-    "plan": _Kind(read_steps, _is_plan, read_problem),
+    "plan": _Kind(lambda text: read_steps(unfence(text)), _is_plan, read_problem),
     "date": _Kind(_bare(read_date)),
 }
 

@@ -109,9 +109,9 @@ _DOUBTS = re.compile(
     r"|\bor (?:no|not|false|true|yes)\b\W*\Z")
 _DOUBTFUL_CLAUSE = re.compile(
     r"(?:most |very |quite |more |not )?(?:likely|unlikely)|(?:apparently|seemingly|hopefully|it seems)(?: so| not)?"
-    r"|(?:it )?(?:all )?depends.*|(?:it )?(?:might|could|may)(?: be)?(?: so)?|sometimes|usually|often|generally|partly|partially"
-    r"|mostly|somewhat|(?:kind|sort) of|in (?:a way|a sense|part|theory|some cases)|to some (?:extent|degree)"
-    r"|or (?:no|not).*"
+    r"|(?:it )?(?:all )?depends.*|(?:it )?(?:might|could|may)(?: be)?(?: so)?|sometimes|usually|often|generally"
+    r"|partly|partially|mostly|somewhat|(?:kind|sort) of|in (?:a way|a sense|part|theory|some cases)"
+    r"|to some (?:extent|degree)|or (?:no|not).*"
     r"|not (?:really|exactly|quite|necessarily|always|entirely|completely|fully)"
     r"|(?:it|this|that|which|the answer)(?: is not|'s not| isn't) (?P<denied>true|correct|right|so|the case)"
     r"|not (?P<denial>true|so|at all|correct|right|yes|a chance)"
