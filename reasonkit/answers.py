@@ -11,16 +11,21 @@ compared when both answers have one; kind "quantity" also asks for one, and conv
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import eq
 
+from reasonkit.choices import read_choice, read_gold_choice, read_yes_no, same_choice
+from reasonkit.cleaning import clean, unbracket, unfence
+from reasonkit.dates import read_date
 from reasonkit.expressions import Expression, contradict, may_equal, read_expression
 from reasonkit.isolated import decide, start
-from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, same_number
+from reasonkit.lists import read_list, read_set
+from reasonkit.numerals import is_physical, read_amount, read_number, read_plain, same_number
 from reasonkit.planning import Problem, read_problem, read_steps
+from reasonkit.quantities import read_quantity, same_quantity
+from reasonkit.texts import read_text, same_text
 
 MAX_CHARACTERS = 10_000
 
@@ -66,104 +71,38 @@ def infer_kind(gold: str) -> str:
 
     >>> [infer_kind(gold) for gold in ("1,200", "5 km", "5 apples", "(B)", "No", "x^2 + 1", "[1, 2]", "CC(=O)O", "on")]
     ['number', 'quantity', 'number', 'choice', 'yes_no', 'expression', 'list', 'smiles', 'text']
+    >>> [infer_kind(gold) for gold in ("3 PM", "204_5", "March 5, 2024", "03/05/2024")]
+    ['number', 'number', 'date', 'text']
     """
     if gold.lstrip().startswith("{") and '"goal"' in gold:
         return "plan"
     text = clean(gold)
-    if number := read_number(text):
-        return "quantity" if is_physical(number) else "number"
-    if _read_yes_no(text):
+    if read_date(text):
+        return "date"
+    if _ONE_OF_TWO_DATES.fullmatch(text):
+        return "text"
+    if (number := read_number(text)) and is_physical(number):
+        return "quantity"
+    if (number or read_amount(text)) and not _PRODUCT.fullmatch(text):
+        return "number"
+    if read_yes_no(text):
         return "yes_no"
-    if _LETTERED.match(text) and _read_choice(text):
+    if _LETTERED.match(text) and read_gold_choice(text):
         return "choice"
     if _SMILES.fullmatch(gold) and all(gold.count(digit) % 2 == 0 for digit in "123456789"):
         return "smiles"
-    if "," in text and (_BRACKETS.fullmatch(text) or all(read_number(part.strip()) for part in text.split(","))):
+    if "," in text and (_BRACKETS.fullmatch(text) or all(read_amount(part.strip()) for part in text.split(","))):
         return "list"
     return "expression" if _ALGEBRA.search(gold) and not _WORD.search(gold) and read_expression(gold) else "text"
 
 
-_CHOICE = re.compile(
-    r"(?ais)(?:(?:option|choice)\s+)?"
-    r"(?:[(\[]([a-z])[)\]](?:[.:]?|[.:]?\s(.*))|([a-z])(?:[.):]?|(?:[.):]|\s-\s)(.*)))"
-)
-_OTHER_CHOICE = re.compile(r"\A[A-Za-z]\Z|(?<![\w(])\(?[A-Za-z]\)(?!\w)|\b(?:or|and)\s\(?[A-HJ-Z]\b")
 _BRACKETS = re.compile(r"\[([^][(){}]*)\]|\(([^][(){}]*)\)|\{([^][(){}]*)\}")
 _LETTERED = re.compile(r"[A-J](?:[).:]|\Z)|[(\[][A-Ja-j][)\]]")
+_ONE_OF_TWO_DATES = re.compile(r"[0-9]{1,2}([/-])[0-9]{1,2}\1[0-9]{4}")  # as `dates` says
+_PRODUCT = re.compile(r"[+-]?[0-9.]+[a-z]")  # 5k, of a formula
 _SMILES = re.compile(r"(?=.*[=#()\[\]1-9])(?:(?:Br|Cl|[BCNOPSFIbcnops]|\[[^]]+\])[-=#:/\\.()1-9]*){3,}")
 _ALGEBRA = re.compile(r"[\\^=+*/√π]|[0-9][a-z]\b|\b[a-z]\(|\b[a-z]\s*-\s*[0-9]|[0-9]\s*-\s*[a-z]\b")
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|exp)\b)[A-Za-z]{3,}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    letter: str | None
-    text: str
-
-    def __str__(self) -> str:
-        return self.letter or self.text
-
-
-def _read_choice(text: str) -> _Choice | None:
-    """The letter of "B", "(B)", "B." or "B) its text", upper case; None if another letter is offered too."""
-    match = _CHOICE.fullmatch(text)
-    rest = (match[2] or match[4] or "").strip(" .") if match else ""
-    if match is None or _OTHER_CHOICE.search(rest):
-        return None
-    return _Choice((match[1] or match[3]).upper(), _option(rest))
-
-
-def _read_any_choice(text: str) -> _Choice | None:
-    return _read_choice(text) or (_Choice(None, _option(text)) if text else None)
-
-
-def _option(text: str) -> str:
-    return str(read_number(text) or _read_text(text) or "")
-
-
-def _same_choice(found: _Choice, expected: _Choice) -> bool:
-    """The letter decides; without one, the text of the gold answer's option does."""
-    return found.letter == expected.letter if found.letter else found.text == expected.text != ""
-
-
-def _read_yes_no(text: str) -> str | None:
-    """Yes or no, true or false; what follows a comma or stop may explain it, not doubt it."""
-    match = re.fullmatch(r"(?s)(yes|true|no|false)(?:(?:[.,;:!\n—]|\s[—-])(.*))?", text.casefold())
-    if match is None:
-        return None
-    value, opposite = ("yes", {"no", "false"}) if match[1] in ("yes", "true") else ("no", {"yes", "true"})
-    doubts = (opposite | {"maybe", "perhaps"}) & set(re.findall(r"\w+", match[2] or ""))
-    return None if doubts else value
-
-
-def _read_list(text: str) -> str | None:
-    """Items between semicolons, else commas, else lines, else spaces; brackets and "and" are optional."""
-    match = _BRACKETS.fullmatch(text.rstrip(". "))
-    text = match[match.lastindex] if match else text
-    text = "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
-    separator = next((sign for sign in ";,\n" if sign in text), " ")
-    items = [_item(part) for part in text.replace(" and ", separator).split(separator) if part.strip()]
-    return "; ".join(items) if items or match else None
-
-
-def _item(text: str) -> str:
-    number = read_number(text.strip())
-    bare = number is not None and not number.mark and not number.unit
-    return str(number) if bare else text.strip(" \n\"'.").casefold()
-
-
-def _read_set(text: str) -> str | None:
-    items = _read_list(text)
-    return None if items is None else "; ".join(sorted(set(items.split("; "))))
-
-
-def _read_text(text: str) -> str | None:
-    """Words without case, articles and punctuation; signs within numbers stay, so that -3.5 is not 35."""
-    text = unicodedata.normalize("NFC", text.casefold())
-    bare = re.sub(r"\.(?!\d)|'", "", text)
-    bare = re.sub(r"(?<!\d)[,:]|[,:](?!\d)|[;!?\"(){}\[\]…«»*_]|(?<=[^\W\d])-(?=[^\W\d])", " ", bare)
-    kept = [word for word in bare.split() if word not in ("a", "an", "the")]
-    return " ".join(kept or bare.split()) or text or None
 
 
 def _same_expression(found: Expression, expected: Expression) -> bool | None:
@@ -177,21 +116,9 @@ def _same_expression(found: Expression, expected: Expression) -> bool | None:
     return may_equal(found, expected) and decide("expression", found.spaced, expected.spaced)
 
 
-def _read_quantity(text: str) -> tuple[Number, ...] | None:
-    """A number with its unit, or up to three that are added: 1 h 30 min."""
-    parts = re.split(r"(?<=[A-WYZa-wyz])(?<!\d and)\s+(?:and\s+)?(?=[0-9])", text)
-    numbers = tuple(map(read_number, parts[:4]))
-    return None if None in numbers or len(numbers) > 3 or any(number.mark == ":" for number in numbers) else numbers
-
-
-def _same_quantity(found: tuple[Number, ...], expected: tuple[Number, ...]) -> bool | None:
-    return decide("quantity", *([[str(number.value), number.tail or number.mark or number.unit] for number in side]
-                                for side in (found, expected)))
-
-
 def _read_smiles(text: str) -> str | None:
     """The one word that raw text is, without quotes or a label: in SMILES a backslash is a bond."""
-    text = _LABEL.sub("", text.strip()).strip("`\"' \n").rstrip(".")
+    text = _LABEL.sub("", unfence(text).strip()).strip("`\"' \n").rstrip(".")
     return text if re.fullmatch(r"\S+", text) else None
 
 
@@ -219,6 +146,13 @@ def _cleaned(read: Callable[[str], object | None]) -> Callable[[str], object | N
     return lambda text: read(clean(text))
 
 
+def _bare(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
+    """The reader of clean text without brackets around it."""
+    def read_bare(text: str) -> object | None:
+        return read(unbracket(clean(unbracket(text.strip()))))
+    return read_bare
+
+
 def _known(read: Callable, same: Callable) -> Callable[[str], object | None]:
     """A gold answer that its library knows, which is one that it finds equal to itself."""
     def read_gold(text: str) -> object | None:
@@ -232,17 +166,19 @@ def _read_gold_expression(text: str) -> Expression | None:
     return read_expression(text)
 
 
+_read_amount, _read_quantity = _bare(read_amount), _bare(read_quantity)
 KINDS = {
-    "number": _Kind(lambda text: read_plain(text) or read_number(clean(text)), same_number),
-    "choice": _Kind(_cleaned(_read_any_choice), _same_choice, _cleaned(_read_choice)),
-    "yes_no": _Kind(_cleaned(_read_yes_no)),
+    "number": _Kind(lambda text: read_plain(text) or _read_amount(text), same_number),
+    "choice": _Kind(_cleaned(read_choice), same_choice, _cleaned(read_gold_choice)),
+    "yes_no": _Kind(_bare(read_yes_no)),
     "expression": _Kind(read_expression, _same_expression, _read_gold_expression),
-    "list": _Kind(_cleaned(_read_list)),
-    "set": _Kind(_cleaned(_read_set)),
-    "text": _Kind(_cleaned(_read_text)),
-    "quantity": _Kind(_cleaned(_read_quantity), _same_quantity, _known(_cleaned(_read_quantity), _same_quantity)),
+    "list": _Kind(_cleaned(read_list)),
+    "set": _Kind(_cleaned(read_set)),
+    "text": _Kind(_cleaned(read_text), same_text),
+    "quantity": _Kind(_read_quantity, same_quantity, _known(_read_quantity, same_quantity)),
     "smiles": _Kind(_read_smiles, _same_smiles, _known(_read_smiles, _same_smiles)),
-    "plan": _Kind(read_steps, _is_plan, read_problem),
+    "plan": _Kind(lambda text: read_steps(unfence(text)), _is_plan, read_problem),
+    "date": _Kind(_bare(read_date)),
 }
 
 

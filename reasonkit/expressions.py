@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from reasonkit.cleaning import clean, unwrap
 from reasonkit.notation import AND, OR, rewrite, split_unit
-from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, unwrap
+from reasonkit.numerals import Number, is_physical, read_number, read_plain
 from reasonkit.structure import (
     BRACKETS,
     CLOSING,

@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -33,7 +34,8 @@ def decide(task: str, answer: object, gold: object, seconds: float = LIMIT_SECON
     """Whether the two are equal by `task`; None where that is undecided, at the limit or by an error in the library.
 
     Tasks: "expression" takes two formulas as in `algebra.same`, "smiles" two SMILES strings, "quantity" two lists of
-    [magnitude as a fraction in text, unit]. Raises ImportError if the task's package is missing.
+    [magnitude as a fraction in text, unit, unit as it may be meant]. Raises ImportError if the task's package is
+    missing.
     """
     worker, verdict = start(task), ENDED
     try:
@@ -113,30 +115,38 @@ def _load_expression() -> Callable[[list, list], bool]:
 
 
 def _load_quantity() -> Callable[[list, list], bool]:
-    from pint import UndefinedUnitError, UnitRegistry
+    from itertools import product
+
+    from pint import UnitRegistry
 
     registry = UnitRegistry(autoconvert_offset_to_baseunit=True)
+    for share in ("mol", "mass", "volume"):  # 5 mol% are not 5 wt%
+        registry.define(f"{share}_percent = [{share}_share]")
 
-    def unit(text: str):
-        text = text.translate({ord("·"): "*", ord("-"): "*"}) if "^-" not in text else text.replace("·", "*")
-        try:
-            return registry.parse_units(text)
-        except UndefinedUnitError:
-            return registry.parse_units(text.lower())
-
-    def total(parts: list):
+    def total(parts: list, reading: int):
         """The sum of "5 ft 10 in": each part less than one of the unit before."""
-        first, *rest = (registry.Quantity(float(Fraction(value)), unit(name)) for value, name in parts)
+        first, *rest = (registry.Quantity(float(Fraction(part[0])), registry.parse_units(part[reading]))
+                        for part in parts)
         for part in rest:
             if not 0 <= part.m_as(first.units) < 1:
                 raise ValueError("the parts are no single quantity")
             first += part
         return first
 
+    def angular(quantity) -> bool | None:
+        """True for an angle or its rate, False for what counts turns, None for others."""
+        names = re.findall(r"hertz|count|radian|degree(?!_)", str(quantity.units))
+        return None if not names else names[0] in ("radian", "degree")
+
     def same(answer: list, gold: list) -> bool:
-        found, expected = total(answer), total(gold)
-        if not found.is_compatible_with(expected):
+        for readings in product((1, -1), repeat=2):  # J/kg·K may be meant as J/(kg·K)
+            found, expected = map(total, (answer, gold), readings)
+            if found.is_compatible_with(expected):
+                break
+        else:
             return False
+        if None is not angular(found) != angular(expected) is not None:  # a turn is 2 pi radians
+            found, expected = (side if angular(side) else side * registry.turn for side in (found, expected))
         return isclose(found.m_as(expected.units), expected.magnitude, rel_tol=TOLERANCE, abs_tol=1e-300)
 
     return same

@@ -1,88 +1,21 @@
-"""Text as a human reads it, and the number in it: what every reader of `answers` begins with.
+"""The number in clean text: `read_number` reads one, exactly, with its percent sign, clock time, currency or unit.
 
-What it is: `clean`, which takes away typography, Markdown, LaTeX and phrases around an answer, and `read_number`, which
-reads one number, exactly, with its percent sign, clock time or unit. What it is not: an evaluator. Text is matched
-against patterns, never executed, and no number is built whose size the text could choose. Where it departs from the
-usual graders: the whole text must be the number, so that "288, maybe 3" is none.
+`read_amount` also takes what prose allows and a formula does not: 5k, 3 pm, 1A_16. Text is matched against patterns,
+never executed, and no number is built whose size the text could choose. Where it departs from the usual graders: the
+whole text must be the number, so that "288, maybe 3" is none.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from reasonkit.tags import INVISIBLE
+from reasonkit.cleaning import unbracket
+from reasonkit.units import known, read_unit, spell
 
 MAX_NUMBER_CHARACTERS = 200
 MAX_EXPONENT = 400
-
-# Typography that stands for ASCII: minus signs, spaces, quotes, the fraction slash, wide digits, vulgar fractions; and
-# what has no width, which stands for nothing.
-_TYPOGRAPHY = str.maketrans(
-    dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-") | {"\u2044": "/"}
-    | dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")
-    | dict.fromkeys(INVISIBLE, "")
-    | dict.fromkeys("\u2018\u2019", "'") | dict.fromkeys("\u201c\u201d", '"')
-    | {chr(0xFF10 + digit): str(digit) for digit in range(10)}
-    | {c: " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
-)
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
-
-
-def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
-    return tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in pairs)
-
-
-# What is written around an answer of any kind, and the LaTeX within one that is no formula.
-_AROUND = _rules(
-    (r"\\[()\[\]]|`", ""),
-    (r"(?<!\w)\*\*([^*]+)\*\*(?!\w)", r"\1"),
-    (r"\$\$?([^$]+)\$\$?", r"\1"),
-    (r"\A\W*+(?:(?:so|the|my|final|correct)\s++)*+answer\s*+(?:is\b|[:=])[\s:]*+(?=\S)", ""),
-    (r"""\A\s*(["'])(.+)\1\s*\Z""", r"\2"),
-)
-_WITHIN = _rules(
-    (r"\\[dt]?frac\s*+([0-9])\s*+([0-9])", r" \1/\2"),
-    (r"\\[dt]?frac\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r" \1/\2"),
-    (r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mathbf|mbox)\s*+\{([^{}]*)\}", r" \1"),
-    (r"\\!\s*+", ""),
-    (r"\^(?:\\circ|\{\\circ\})", "°"),
-    (r"°\s++(?=[CF]\b)", "°"),
-    (r"\^\{([^{}]*)\}", r"^\1"),
-    (r"\\(?:times|cdot)\b", "×"),
-    (r"\{,\}", ","),
-    (r"\\[,;: ]", " "),
-    (r"\\boxed\s*+\{([^{}]*)\}", r" \1"),
-    (r"\\([%${}])", r"\1"),
-)
-_BOXED = re.compile(r"\A\s*\\boxed\s*\{(.*)\}[\s.]*\Z", re.DOTALL)
-
-
-def clean(text: str) -> str:
-    """`text` without typography, Markdown, LaTeX, quotes around it, or a leading "The answer is"."""
-    text = _apply(_WITHIN, _typography(text))
-    return _apply(_AROUND, text).strip()
-
-
-def unwrap(text: str) -> str:
-    """`clean` for formulas: what is around them is taken away, \\boxed{} too, and their LaTeX stays."""
-    text = _apply(_AROUND, _typography(text)).strip()
-    boxed = _BOXED.match(text)
-    return boxed[1].strip() if boxed else text
-
-
-def _typography(text: str) -> str:
-    text = text.translate(_TYPOGRAPHY)
-    return re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+", lambda match: "^" + match[0].translate(_SUPERSCRIPTS), text)
-
-
-def _apply(rules: tuple[tuple[re.Pattern[str], str], ...], text: str) -> str:
-    for pattern, replacement in rules:
-        text = pattern.sub(replacement, text)
-    return text
-
 
 # A shape of digits and its decimal sign; the first shape that fits the whole numeral decides.
 _SHAPES = tuple((re.compile(shape), decimal) for shape, decimal in (
@@ -95,26 +28,68 @@ _SHAPES = tuple((re.compile(shape), decimal) for shape, decimal in (
     (r"[0-9]+,[0-9]+", ","),                                              # 3,14
 ))
 _NUMERAL = r"\.?[0-9](?:[0-9.,' ]*[0-9])?"
+_RAISED = r"\s*(?:\^|\*\*|to\s+the\s+power\s+(?:of\s+)?)\s*"
 _NUMBER = re.compile(
-    rf"""(?:[A-Za-z]?\s*=\s*)?  (?P<sign>[+-]?)\s*  (?P<money>[$€£¥₹]?)\s*  (?P<inner_sign>[+-]?)\s*
-    (?: (?P<whole>[0-9]+)\s+(?:and\s+)?(?=[0-9]+\s*/) )?
-    (?: (?P<power>10)(?=\s*\^\s*[+-]?[0-9]) | (?P<top>{_NUMERAL}) (?:\s*/\s*(?P<bottom>{_NUMERAL}))? )
-    (?: [eE](?P<e>[+-]?[0-9]+) | (?(power)|\s*[x×*]\s*10)\s*\^\s*(?P<exponent>[+-]?[0-9]+) )?
-    (?P<percent>\s*(?:%|per\s?cent\b))?  \s*(?P<tail>.*)""",
-    re.VERBOSE | re.DOTALL,
+    rf"""(?:[A-Za-z]?\s*=\s*)?  (?P<sign>[+-]?)\s*
+    (?P<money>(?:[A-Z]{{0,2}}\$|[€£¥₹₩₽]|(?:USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|KRW|RUB|Rs\.?)(?=[\s0-9.+-]))?)\s*
+    (?P<inner_sign>[+-]?)\s*
+    (?: (?P<whole>[0-9]+)\s+(?:and\s+)?(?=[0-9]+\s*/\s*[0-9]) )?
+    (?: (?P<power>10)(?={_RAISED}\(?[+-]?[0-9]) | (?P<top>{_NUMERAL}) (?:\s*/\s*(?P<bottom>{_NUMERAL}))? )
+    (?: [eE](?P<e>[+-]?[0-9]+)
+      | (?(power)|\s*(?:[xX×*·•]|times\b)\s*10){_RAISED}(?P<bracket>\()?(?P<exponent>[+-]?[0-9]+)(?(bracket)\)) )?
+    (?: \s*(?: (?P<percent>%|per\s?cent\b|pct\b|prozent\b|pour\s?cent\b|por\s?ciento\b|процент\w*)
+             | (?P<permille>‰|per\s?mill?e?\b|promille\b) ) )?
+    (?P<tail>\s*.*)""",
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
 # Most answers are this plain: nothing in them is to be cleaned.
 _PLAIN = re.compile(r"\s*([+-]?(?:[0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.[0-9]+)?)\.?\s*")
-_TIME = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?(?:\s*([ap])\.?m\.?)?", re.IGNORECASE)
-_UNIT = re.compile(r"(?:(?:^|[\s/·*-])(?:[^\W\d_]+\.?(?:\^-?[0-9])?|°[A-Za-z]?|[$€£¥₹])){0,4}")
-_MULTIPLIERS = dict(hundred=100, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, dozen=12)
-_CURRENCY = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
+_TIME = re.compile(
+    r"(?:at\s+)?(?:([01]?[0-9]|2[0-3])(?:(?::|\.(?=[0-9]{2}\s*[ap]))([0-5][0-9])(?::([0-5][0-9]))?)?\s*"
+    r"(?:h|hrs?|hours|uhr|(?P<clock>o'clock))?\s*(?:(?P<half>[ap])\.?\s?m\b\.?|in\s+the\s+(?P<part>morn|aftern|even)\w*)?"
+    r"|(?:12\s+)?(?P<word>noon|midnight))", re.IGNORECASE)
+_BASED = re.compile(
+    r"\(?(?P<digits>[0-9A-Za-z]+)\)?\s*(?:_\s*\{?\(?\s*(?P<base>[0-9]{1,2}|[a-z]{3,7})\s*\)?\}?"
+    r"|\(?\s*(?:in\s+)?base[\s-]+(?P<named>[0-9]{1,2}|[a-z]{3,7})\)?)", re.IGNORECASE)
+_BASES = dict(two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10, eleven=11, twelve=12, sixteen=16)
+_UNIT = re.compile(r"(?:(?:^|[\s/·*-])(?:[^\W\d_]+\.?(?:\^-?[0-9])?|°[A-Za-z]?|[$€£¥₹₩₽¢])){0,4}")
+_WORD = re.compile(r"[\s-]*([^\W\d_]+)\.?(?=$|[^\w])\s*-?|\s*([千万萬億亿兆만억])")
+
+
+def _table(spellings: dict[int | Fraction, str]) -> dict[str, int | Fraction]:
+    return {word: factor for factor, words in spellings.items() for word in words.split()}
+
+
+# Words that multiply, as the languages spell them that write them plainly after digits.
+_MULTIPLIERS = _table({
+    12: "dozen", 100: "hundred", 10**4: "万 萬 만", 10**5: "lakh lac लाख", 10**7: "crore करोड़", 10**8: "億 亿 억",
+    10**3: "thousand tausend mille mila mil tys tysiąc tysiące tysięcy duizend тысяча тысячи тысяч тыс 千",
+    10**6: "million millionen mio millón millon millones milhão milhões milione milioni miljoen miljon miljoner milion "
+    "miliony milionów milyon миллион миллиона миллионов млн",
+    10**9: "billion milliard milliarde milliarden mrd miliardo miliardi mld miljard miljarder miliard miliardy "
+    "miliardów milyar bilhão bilhões миллиард миллиарда миллиардов млрд",
+    10**12: "trillion billionen billón billones триллион триллиона триллионов трлн 兆", 10**15: "quadrillion",
+})
+# In English prose only: in a formula 5k is a product. `m` and `t` multiply money alone, and K is a unit after a space.
+_SHORT = _table({10**3: "k K", 10**6: "M mn mln", 10**7: "cr Cr", 10**9: "B b bn Bn", 10**12: "tn trn"})
+_SHORT_MONEY = _SHORT | _table({10**6: "m MM mm", 10**12: "T t"})
+_PARTS = {word: Fraction(1, parts) for word, parts in dict(
+    half=2, halves=2, third=3, quarter=4, fourth=4, fifth=5, sixth=6, seventh=7, eighth=8, ninth=9, tenth=10,
+    eleventh=11, twelfth=12, twentieth=20, hundredth=100, thousandth=1000, millionth=10**6).items()}
+_COUNTRY = re.compile(r"\A(?:u\.?s\.?|american)\s+(?=dollars?\b)|(?<=pounds)\s+sterling\b", re.IGNORECASE)
+_CURRENCY = {name: currency for currency, names in {
+    "dollar": "$ US$ USD dollar dollars buck bucks", "euro": "€ EUR euro euros", "pound": "£ GBP pound pounds quid",
+    "yen": "¥ JPY yen", "rupee": "₹ INR Rs rupee rupees", "yuan": "CNY RMB yuan", "franc": "CHF franc francs",
+    "CAD": "CAD C$ CA$ CAN$", "AUD": "AUD A$ AU$", "won": "₩ KRW won", "ruble": "₽ RUB ruble rubles rouble roubles",
+    "cent": "¢ cent cents",
+}.items() for name in names.casefold().split()}
 # Words after a number that change it or offer another, so that they cannot be its unit.
 _NOT_UNITS = frozenset(
     "is no and or not but maybe perhaps plus minus over by to below under less negative squared cubed "
     "factorial half halves third thirds quarter quarters pi π k x y z n i e zero one two three four five six "
     "seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety".split()
 )
+_RATES = frozenset("per a an every each in the of".split())  # before a word that multiplies: per million
 # Units of physics by their names, for a reader that has to tell "5 km" from "5 apples".
 _PHYSICAL = frozenset(
     "m mm cm dm km µm nm in inch inches ft foot feet yd yard yards mi mile miles meter meters metre metres centimeter "
@@ -127,8 +102,8 @@ _PHYSICAL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """`mark` is "%" for a percentage, ":" for a clock time (its value in hours), else empty; `unit` is in normal form,
-    empty without one, and `tail` the unit as written."""
+    """`mark` is "%" or "‰", ":" for a clock time (its value in hours), "_5" in base 5, else empty; `unit` is in normal
+    form, empty without one, and `tail` the unit as written."""
 
     value: Fraction
     mark: str = ""
@@ -139,6 +114,8 @@ class Number:
         if self.mark == ":":
             seconds = int(self.value * 3600)
             return f"{seconds // 3600}:{seconds // 60 % 60:02}" + (f":{seconds % 60:02}" if seconds % 60 else "")
+        if self.mark[:1] == "_":
+            return f"{self.tail}{self.mark}"
         return f"{self.value}{self.mark} {self.unit}".strip()
 
 
@@ -150,16 +127,33 @@ def read_plain(text: str) -> Number | None:
     return Number(Fraction(digits) if "." in digits else Fraction(int(digits)))
 
 
-def read_number(text: str) -> Number | None:
-    """The number that clean text is: sign, currency, fraction or mixed number or power of ten, percent, multiplier and
-    unit, or a time of day."""
+def read_amount(text: str) -> Number | None:
+    """`read_number`, or what prose alone may write: 5k, 2.5 M, 3 pm, noon, FF_16."""
+    return read_number(text, prose=True)
+
+
+def read_number(text: str, prose: bool = False) -> Number | None:
+    """The number that clean text is: sign, currency, fraction or mixed number or power of ten, percent, words that
+    multiply and unit; or a time of day; or digits in a base that they name."""
     text = text.rstrip(".,; \n")
+    if len(text) > MAX_NUMBER_CHARACTERS or not text:
+        return None
+    if prose and (time := _read_time(text, prose=True)):
+        return time
+    return _read_measure(text, prose) or _read_time(text) or _read_based(text, prose)
+
+
+def _read_measure(text: str, prose: bool) -> Number | None:
+    number = read_value(text, prose)
+    unit = number and (_unit(number.unit, number.tail) if number.tail or number.unit else "")
+    return None if unit is None else replace(number, unit=unit)
+
+
+def read_value(text: str, prose: bool = False) -> Number | None:
+    """The number that clean text begins with; all that follows is its `tail`, and its `unit` only a currency's sign."""
     match = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER_CHARACTERS else None
     if match is None or match["sign"] and match["inner_sign"]:
         return None
-    words = _unit_words(match["tail"])
-    if words is None:
-        return _read_time(text)
     top = Fraction(1) if match["power"] else _numeral(match["top"])
     bottom = _numeral(match["bottom"]) if match["bottom"] else Fraction(1)
     exponent = int(match["e"] or match["exponent"] or 0)
@@ -168,38 +162,85 @@ def read_number(text: str) -> Number | None:
     if abs(exponent) > MAX_EXPONENT or match["bottom"] and exponent:
         return None
     value = (int(match["whole"] or 0) + top / bottom) * Fraction(10) ** exponent
-    tail = match["tail"].strip()
-    while words and (factor := _MULTIPLIERS.get(words[0].removesuffix("s"))):
-        value, words, tail = value * factor, words[1:], tail[len(words[0]):].lstrip(" -")
-    unit = " ".join(_CURRENCY.get(word, word.removesuffix("s")) for word in (match["money"], *words) if word)
-    negative = "-" in match["sign"] + match["inner_sign"]
-    return Number(-value if negative else value, "%" if match["percent"] else "", unit, tail)
+    money, tail = match["money"], match["tail"]
+    if tail:
+        short = _SHORT_MONEY if money or tail[-1] in "$€£¥₹" else _SHORT if prose else {}
+        value, tail = _multiplied(value, tail, short)
+    mark = "%" if match["percent"] else "‰" if match["permille"] else ""
+    return Number(-value if "-" in match["sign"] + match["inner_sign"] else value, mark, money, tail)
+
+
+def _multiplied(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]:
+    """The value times the words that multiply at the start of the tail, and the rest of the tail."""
+    while match := _WORD.match(tail):
+        written = match[1] or match[2]
+        word = written.casefold()
+        factor = _MULTIPLIERS.get(word) or _MULTIPLIERS.get(word.removesuffix("s")) or short.get(written)
+        if not factor and (word[-1] == "s" or value == 1):
+            factor = _PARTS.get(word) or _PARTS.get(word.removesuffix("s"))
+        if not factor or written == "K" and tail[0] == " " and short is _SHORT:
+            break
+        value, tail = value * factor, tail[match.end():].removeprefix("d'")
+    return value, tail.strip()
+
+
+def value_pairs(found: Number, expected: Number) -> list[tuple[Fraction, Fraction]]:
+    """The values of two numbers as they may be compared: 50% is 50 and 1/2, and 5 cents are $0.05. None are comparable
+    with two different units, or where only one is a time or names a base."""
+    x, y, marks = found.value, expected.value, {found.mark, expected.mark}
+    if found.unit and expected.unit and found.unit != expected.unit:
+        units = {found.unit, expected.unit}
+        if "cent" not in units or units.isdisjoint(("dollar", "euro")):
+            return []
+        x, y = x / (100 if found.unit == "cent" else 1), y / (100 if expected.unit == "cent" else 1)
+    if len(marks) == 1:
+        return [(x, y)]
+    if not marks <= _SCALES.keys():
+        return []
+    scaled = (x * _SCALES[found.mark], y * _SCALES[expected.mark])
+    return [(x, y), scaled] if marks == {"", "%"} else [scaled]
+
+
+_SCALES = {"": 1, "%": Fraction(1, 100), "‰": Fraction(1, 1000)}
 
 
 def same_number(found: Number, expected: Number) -> bool:
     """Equal values, with 50% equal to both 50 and 1/2, no two different units, and a time only equal to a time."""
-    if found.unit and expected.unit and found.unit != expected.unit:
-        return False
-    if found.mark == expected.mark:
-        return found.value == expected.value
-    if ":" in (found.mark, expected.mark):
-        return False
-    percent, plain = (found, expected) if found.mark else (expected, found)
-    return percent.value in (plain.value, plain.value * 100)
+    return any(x == y for x, y in value_pairs(found, expected))
 
 
 def is_physical(number: Number) -> bool:
     """Whether the number has a unit of physics."""
-    words = re.findall(r"°?[^\W\d_]+", number.tail.casefold())
-    return bool(words) and _PHYSICAL.issuperset(words)
+    words = re.findall(r"°?[^\W\d_]+|%", number.tail.casefold())
+    if not words or number.mark[:1] == "_":
+        return False
+    return _PHYSICAL.issuperset(words) or len(words) > 1 and known(read_unit(number.tail))
 
 
-def _read_time(text: str) -> Number | None:
+def _read_time(text: str, prose: bool = False) -> Number | None:
     match = _TIME.fullmatch(text)
-    if match is None or match[4] and not 1 <= int(match[1]) <= 12:
+    if match is None or match["part"] and match["half"]:
         return None
-    hours = int(match[1]) % 12 + 12 * (match[4] in "pP") if match[4] else int(match[1])
-    return Number(hours + Fraction(int(match[2]), 60) + Fraction(int(match[3] or 0), 3600), ":")
+    if match["word"]:
+        return Number(Fraction(12 if match["word"][0] in "nN" else 0), ":") if prose else None
+    half = match["half"] or match["part"] and {"m": "a"}.get(match["part"][0].casefold(), "p")
+    if half and not 1 <= int(match[1]) <= 12 or not match[2] and not (prose and (half or match["clock"])):
+        return None
+    hours = int(match[1]) % 12 + 12 * (half in "pP") if half else int(match[1])
+    return Number(hours + Fraction(int(match[2] or 0), 60) + Fraction(int(match[3] or 0), 3600), ":")
+
+
+def _read_based(text: str, prose: bool) -> Number | None:
+    """Digits with their base as an index: 204_5. Letters are digits in prose alone: in a formula a_11 is a name."""
+    match = _BASED.fullmatch(text)
+    if match is None or not (prose or match["digits"].isdecimal()):
+        return None
+    written = match["base"] or match["named"]
+    base = int(written) if written.isdecimal() else _BASES.get(written.casefold(), 0)
+    digits = match["digits"].upper()
+    if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits):
+        return None
+    return Number(Fraction(int(digits, base)), "" if base == 10 else f"_{base}", "", digits)
 
 
 def _numeral(text: str) -> Fraction | None:
@@ -207,10 +248,22 @@ def _numeral(text: str) -> Fraction | None:
     return decimal and Fraction(re.sub(f"[^0-9{decimal}]", "", text).replace(decimal, "."))
 
 
-def _unit_words(tail: str) -> list[str] | None:
-    """The casefolded words of a unit, none for an empty tail; None if the tail cannot be a unit."""
+def _unit(money: str, tail: str) -> str | None:
+    """The unit in normal form, a currency's name first; None if the tail cannot be a unit."""
+    tail = _COUNTRY.sub("", unbracket(tail))
     words = re.findall(r"[^\s/·*.-]+", tail)
     # A single letter keeps its case: N and K are units, n and k change the number.
-    if not _UNIT.fullmatch(tail) or any((w if len(w) == 1 else w.casefold()) in _NOT_UNITS for w in words):
+    changing = [word for word in words if (word if len(word) == 1 else word.casefold()) in _NOT_UNITS]
+    if not (money or any(len(word) == 1 for word in changing)) and known(unit := read_unit(tail)) and (
+            unit != (("pound", 1),)):
+        return spell(unit)
+    if changing or not _UNIT.fullmatch(tail):
         return None
-    return [word.casefold() for word in words]
+    words = [word.casefold() for word in words]
+    for before, word in zip(("", *words), words, strict=False):
+        if word.removesuffix("s") in _MULTIPLIERS and before not in _RATES:
+            return None
+    named = [_CURRENCY.get(word, word.removesuffix("s")) for word in (money.casefold().rstrip("."), *words) if word]
+    if len(named) > 1 and named[0] == "dollar" and named[1] in ("dollar", "CAD", "AUD"):
+        named = named[1:]
+    return " ".join(named)

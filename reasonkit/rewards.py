@@ -12,16 +12,15 @@ punishment. `compose` puts the part's mean over the same group in its place, whi
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 
 import numpy as np
 
-from reasonkit.answers import check
+from reasonkit.answers import KINDS, check
 from reasonkit.groups import FLAT, check_groups, correlation, group_means
 from reasonkit.judge import Judge, JudgeFailure, JudgeItem
+from reasonkit.numerals import value_pairs
 from reasonkit.replies import answer_of
 from reasonkit.rubrics import rubric_from_json
 from reasonkit.runlog import NullLog, RunLog
@@ -105,16 +104,8 @@ def _closeness(answer: str | None, gold: str) -> float:
     verdict = check(answer, gold, "number")
     if verdict.correct or verdict.extracted is None:
         return 1.0 if verdict.correct else 0.0
-    (x, unit), (expected, gold_unit) = map(_number, (verdict.extracted, check(gold, gold, "number").extracted))
-    if not expected or unit and gold_unit and unit != gold_unit:
-        return 0.0
-    return float(max(0, 1 - abs(x - expected) / abs(expected)))
-
-
-def _number(extracted: str) -> tuple[Fraction, str]:
-    """Value and unit, empty without one, of a number as `check` writes it: "3/2", "50%", "7 apple"."""
-    match = re.match(r"(-?[0-9./]+)(.*)", extracted)
-    return Fraction(match[1]), match[2].strip()
+    pairs = value_pairs(*map(KINDS["number"].read, (answer, gold)))
+    return max((float(max(0, 1 - abs(x - expected) / abs(expected))) for x, expected in pairs if expected), default=0.0)
 
 
 def rubric(judge: Judge) -> RewardFn:

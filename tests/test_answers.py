@@ -21,7 +21,7 @@ TABLE = Path(__file__).parent / "golden" / "answers.jsonl"
 GOLDEN = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 PLAN = '{"start": ["a"], "goal": ["b"], "actions": {"go": {"needs": ["a"], "deletes": ["a"], "adds": ["b"]}}}'
 GOLD = {"number": "5", "choice": "B) Paris", "yes_no": "yes", "expression": "x + 1", "list": "1, 2", "set": "1, 2",
-        "text": "on", "quantity": "5 km", "smiles": "CCO", "plan": PLAN}
+        "text": "on", "quantity": "5 km", "smiles": "CCO", "plan": PLAN, "date": "2024-03-05"}
 RIGHT = GOLD | {"plan": "go"}
 FRAGMENTS = [
     "1", "23", "000", ",", ".", "-", "−", "+", "/", " ", "\n", "%", "$", "e", "^", "10^", "×", "=", "½", "²", ":30",
@@ -86,7 +86,10 @@ def test_unreadable_gold(kind, gold):
         ("x - 1", "expression"), ("f(x) = 2x", "expression"), ("[1, 2]", "list"), ("3, 5, 8", "list"),
         ("(red, blue)", "list"), ("CC(=O)O", "smiles"), ("C1=CC=CC=C1", "smiles"), (PLAN, "plan"),
         ("Paris, France", "text"), ("C++", "text"), ("and/or", "text"), ("well-known", "text"), ("U.S.", "text"),
-        ("R2-D2", "text"), ("CO2", "text"), ("Eiffel Tower", "text"), ("", "text"), ("{", "text"),
+        ("5k", "expression"), ("$20k", "number"), ("9 a.m.", "number"), ("1A_16", "number"), ("0.5 M", "quantity"),
+        ("10 wt%", "quantity"), ("5 J/(kg·K)", "quantity"), ("2024-03-05", "date"), ("July 4", "date"),
+        ("D) Both A and B", "choice"), ("03/05/2024", "text"), ("R2-D2", "text"),
+        ("CO2", "text"), ("Eiffel Tower", "text"), ("", "text"), ("{", "text"),
     ],
 )
 def test_infer_kind(gold, kind):
@@ -97,7 +100,7 @@ def test_infer_kind(gold, kind):
 @given(TEXTS | st.text())
 def test_an_inferred_kind_reads_its_gold_answer(gold):
     kind = infer_kind(gold)
-    if kind in ("number", "choice", "yes_no", "list"):
+    if kind in ("number", "choice", "yes_no", "list", "date"):
         assert check(gold, gold, kind).correct
 
 
@@ -189,7 +192,8 @@ def test_choices(form):
 
 HOSTILE = [
     "1e9", "1,000", "10^10^", "½", "**a", "\\frac{", "answer is ", "(B", "or ", "yes, ", " ", "\n", "move(", "then ",
-    "x^", "{", "5 km ",
+    "x^", "{", "5 km ", "```\n", "_{", "*a", "A and B, ", "1. ", "(1, 2), ", "per second ", "March 5, ", "H_2",
+    "million ", "\\mathrm{", "x = ", "not ",
 ]
 
 

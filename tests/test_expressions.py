@@ -93,7 +93,7 @@ def test_no_text_reaches_out_of_its_braces(text):
 
 def test_a_unit_in_text_makes_it_a_number():
     unit = read_expression("5\\text{ cm}")
-    assert (unit.tokens, str(unit), str(read_expression("5 inches").number)) == ((), "5 cm", "5 inche")
+    assert (unit.tokens, str(unit), str(read_expression("5 inches").number)) == ((), "5 cm", "5 inch")
 
 
 @pytest.mark.parametrize("text", ["x = 5", "\\theta = 5", "AB = 5", "f(x) = 5", "P(A) = 5", "v_{\\text{max}} = 5",

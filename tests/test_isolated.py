@@ -120,9 +120,8 @@ def test_the_worker_ends_with_its_parent():
 
 def test_it_runs_beside_files_in_a_working_folder(tmp_path):
     (tmp_path / "reasonkit").mkdir()
-    for name in ("__init__", "tags", "isolated", "numerals", "notation", "structure", "expressions", "symbolic",
-    "algebra",
-                 "planning", "answers"):
+    for name in ("__init__", "tags", "cleaning", "units", "numerals", "dates", "texts", "choices", "lists", "notation",
+                 "structure", "expressions", "symbolic", "algebra", "planning", "isolated", "quantities", "answers"):
         (tmp_path / "reasonkit" / f"{name}.py").write_bytes((ROOT / "reasonkit" / f"{name}.py").read_bytes())
     code = "from reasonkit.answers import check, __file__ as f; print(check('1+x', 'x+1', 'expression').correct, f)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonkit.numerals import Number, clean, is_physical, read_number, read_plain, same_number, unwrap
+from reasonkit.cleaning import clean, unwrap
+from reasonkit.numerals import Number, is_physical, read_amount, read_number, read_plain, same_number
 
 
 @pytest.mark.parametrize(
@@ -16,8 +17,8 @@ from reasonkit.numerals import Number, clean, is_physical, read_number, read_pla
     [
         ("288", 288, "", "", ""), ("-3 1/2 cups", Fraction(-7, 2), "", "cup", "cups"), ("50 %", 50, "%", "", ""),
         ("$1,200", 1200, "", "dollar", ""), ("2 million km", 2_000_000, "", "km", "km"), ("3 dozen", 36, "", "", ""),
-        ("9.8 m/s^2", Fraction(49, 5), "", "m s^2", "m/s^2"), ("10:30 pm", Fraction(45, 2), ":", "", ""),
-        ("0:00:36", Fraction(1, 100), ":", "", ""), ("12:00 am", 0, ":", "", ""), ("1 MW", 1, "", "mw", "MW"),
+        ("9.8 m/s^2", Fraction(49, 5), "", "m s^-2", "m/s^2"), ("10:30 pm", Fraction(45, 2), ":", "", ""),
+        ("0:00:36", Fraction(1, 100), ":", "", ""), ("12:00 am", 0, ":", "", ""), ("1 MW", 1, "", "MW", "MW"),
     ],
 )
 def test_read_number(text, value, mark, unit, tail):
@@ -70,3 +71,32 @@ def test_clean_and_unwrap(text, cleaned, unwrapped):
 
 def test_a_number_is_compared_by_value_mark_and_unit():
     assert Number(Fraction(1), tail="m") == Number(Fraction(1), tail="M") != Number(Fraction(1), "%")
+
+
+@pytest.mark.parametrize(("text", "value", "mark", "unit"), [
+    ("5k", 5000, "", ""), ("5 K", 5, "", "K"), ("2.5 M", 2_500_000, "", ""), ("3 pm", 15, ":", ""),
+    ("noon", 12, ":", ""),
+    ("FF_16", 255, "_16", ""), ("5 bn euros", 5 * 10**9, "", "euro"),
+])
+def test_read_amount_takes_what_a_formula_does_not_mean(text, value, mark, unit):
+    number = read_amount(text)
+    assert (number.value, number.mark, number.unit) == (value, mark, unit)
+    assert read_number(text) in (None, number) if unit == "K" else read_number(text) != number
+
+
+@pytest.mark.parametrize(("text", "value", "mark", "unit"), [
+    ("$3m", 3_000_000, "", "dollar"), ("US$5", 5, "", "dollar"), ("5 USD", 5, "", "dollar"), ("$5 CAD", 5, "", "CAD"),
+    ("5 sixths", Fraction(5, 6), "", ""), ("1 half", Fraction(1, 2), "", ""),
+    ("5 fifth graders", 5, "", "fifth grader"),
+    ("204_5", 54, "_5", ""), ("204 in base 5", 54, "_5", ""), ("54_{10}", 54, "", ""), ("5‰", 5, "‰", ""),
+    ("5 J/(kg·K)", 5, "", "J K^-1 kg^-1"), ("5 per million", 5, "", "per million"),
+    ("10 ** -2", Fraction(1, 100), "", ""),
+])
+def test_marks_and_words_that_multiply(text, value, mark, unit):
+    number = read_number(text)
+    assert (number.value, number.mark, number.unit) == (value, mark, unit)
+
+
+@pytest.mark.parametrize("text", ["5 fine million", "209_5", "204_1", "204_37", "10^(2", "a_11", "5 lakh million or"])
+def test_what_multiplies_nothing(text):
+    assert read_number(text) is None

@@ -1,0 +1,174 @@
+"""A unit as people write it, read into symbols and their powers: `J/(kg·K)`, "per second squared", `s-1`, "sq ft".
+
+Entry points: `read_unit`, and `known` for a reader that must tell "5 km" from "5 apples". A word that no table here
+has is kept as it is, for pint to know or not. Source: the SI brochure, 9th edition, sections 5.3 and 5.4. Surprise:
+what follows a slash without a sign belongs below it, so that J/kg K is J/(kg·K).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+MAX_UNIT_CHARACTERS = 100
+Unit = tuple[tuple[str, int], ...]  # symbols that pint knows, sorted, and their powers
+
+_PREFIXES = {"k": "kilo", "M": "mega", "G": "giga", "T": "tera", "d": "deci", "c": "centi", "m": "milli", "u": "micro",
+             "n": "nano", "p": "pico", "f": "femto"}
+# What takes a prefix: the symbol, and its names.
+_PREFIXED = {
+    "m": "meter metre", "g": "gram gramme gm", "s": "second sec", "A": "ampere amp", "K": "kelvin", "mol": "mole",
+    "J": "joule", "N": "newton", "W": "watt", "Pa": "pascal", "Hz": "hertz", "V": "volt", "ohm": "ohm", "C": "coulomb",
+    "F": "farad", "T": "tesla", "Wb": "weber", "H": "henry", "S": "siemens", "L": "liter litre", "cal": "calorie",
+    "B": "byte", "bit": "", "bar": "", "eV": "electronvolt", "lm": "lumen", "lx": "lux", "Bq": "becquerel",
+    "Gy": "gray", "Sv": "sievert", "Da": "dalton", "pc": "parsec",
+}
+# What takes none.
+_PLAIN = {
+    "min": "minute", "h": "hour hr", "day": "d", "week": "wk", "month": "", "year": "yr", "inch": "in", "foot": "ft",
+    "yard": "yd", "mile": "mi", "nautical_mile": "nmi", "ounce": "oz", "pound": "lb", "t": "tonne", "ton": "",
+    "degC": "celsius centigrade", "degF": "fahrenheit", "degree": "deg", "rad": "radian", "percent": "", "ppm": "",
+    "ppb": "", "gallon": "gal", "quart": "", "pint": "", "hectare": "ha", "acre": "", "atm": "atmosphere", "psi": "",
+    "mmHg": "", "torr": "", "knot": "", "horsepower": "hp", "light_year": "ly", "astronomical_unit": "au",
+    "cd": "candela",
+    "foot_pound": "", "fluid_ounce": "", "count": "", "mol_percent": "", "mass_percent": "", "volume_percent": "",
+    "permille": "", "hPa": "", "hL": "", "M": "molar", "mM": "millimolar", "uM": "micromolar", "nM": "nanomolar",
+}
+# Another unit's spelling or product. Hertz and turns count cycles, so that 60 rpm are 1 Hz.
+_ALIASES = {
+    "mph": "mile h^-1", "kph": "km h^-1", "kmh": "km h^-1", "kmph": "km h^-1", "cc": "cm^3", "Cal": "kcal",
+    "Cals": "kcal", "Calorie": "kcal", "Calories": "kcal", "kCal": "kcal", "rpm": "count min^-1", "RPM": "count min^-1",
+    "rps": "count s^-1",
+    "rev": "count", "revolution": "count", "revs": "count", "revolutions": "count", "cycle": "count", "cycles": "count",
+    "feet": "foot", "inches": "inch", "centuries": "century", "henries": "H", "bps": "bit s^-1", "kbps": "kbit s^-1",
+    "Mbps": "Mbit s^-1", "Gbps": "Gbit s^-1", "mcg": "ug", "KB": "kB", "hl": "hL",
+    "l": "L", "Ω": "ohm", "°": "degree", "°C": "degC", "°F": "degF", "°K": "K",
+    "°c": "degC", "°f": "degF", "°k": "K", "%": "percent", "‰": "permille",
+    "mol%": "mol_percent", "wt%": "mass_percent", "mass%": "mass_percent", "vol%": "volume_percent",
+    "MHZ": "MHz", "Mhz": "MHz", "mhz": "MHz", "MPA": "MPa", "Mpa": "MPa", "kwh": "kW h", "KWH": "kW h", "Kwh": "kW h",
+}
+_SYMBOLS = {symbol: symbol for symbol in _PLAIN}
+_NAMES = {name: symbol for symbol, names in _PLAIN.items() for name in names.split()}
+for _symbol, _names in _PREFIXED.items():
+    _SYMBOLS[_symbol] = _symbol
+    _NAMES |= dict.fromkeys(_names.split(), _symbol)
+    for _short, _long in _PREFIXES.items():
+        _SYMBOLS.setdefault(_short + _symbol, _short + _symbol)
+        _NAMES |= {_long.removesuffix("o" * (name == "ohm")) + name: _short + _symbol for name in _names.split()}
+for _short in _PREFIXES:
+    _SYMBOLS |= {_short + "l": _short + "L", _short + "Ω": _short + "ohm"}
+_SYMBOLS |= {"µ" + symbol[1:]: name for symbol, name in _SYMBOLS.items() if symbol[0] == "u" and len(symbol) > 1}
+# Capitals where no other unit has the letters: KM, Kg, KHZ; but mW is not MW.
+_folded: dict[str, set[str]] = {}
+for _written, _symbol in _SYMBOLS.items():
+    _folded.setdefault(_written.casefold(), set()).add(_symbol)
+_FOLDED = {folded: min(symbols) for folded, symbols in _folded.items() if len(symbols) == 1}
+_KNOWN = frozenset(_SYMBOLS.values())
+
+_PRODUCT = re.compile(r"([kMGmµun]?)(N|A|V|W|J|Pa|C|T)(m|s|h|A)")  # Nm and As; the capital comes first, so not mA, ms
+_PHRASES = tuple((re.compile(pattern, re.IGNORECASE), name) for pattern, name in (
+    (r"\bdeg(?:rees?)?\.?\s*(c(?:elsius|entigrade)?|f(?:ahrenheit)?|k(?:elvin)?)\b", r" °\1 "),
+    (r"°\s*([cfk])(?:elsius|entigrade|ahrenheit|elvin)?\b", r" °\1 "),
+    (r"\bpounds?(?:-force)? per square inch\b", " psi "),
+    (r"\b(?:mole?s?[\s-]*(?:%|per\s?cent\b)|(?:%|per\s?cent\b)\s*(?:by\s+)?mol(?:es?)?\b)", " mol% "),
+    (r"\b(?:(?:wt|weight|w|mass)\.?[\s-]*(?:%|per\s?cent\b))|(?:%|per\s?cent\b)\s*(?:\(?w/w\)?|(?:by\s+)?(?:wt|weight|mass)\b)",
+     " wt% "),
+    (r"\b(?:(?:vol|volume|v)\.?[\s-]*(?:%|per\s?cent\b))|(?:%|per\s?cent\b)\s*(?:\(?v/v\)?|(?:by\s+)?vol(?:ume)?\b)",
+     " vol% "),
+    (r"\b(?:foot|feet|ft)[\s·*.-]*(?:pounds?|lbs?)(?:[\s-]?force|f)?\b", " foot_pound "),
+    (r"\b(?:pounds?|lbs?)f?[\s·*.-]*(?:foot|feet|ft)\b", " foot_pound "),
+    (r"\bmm\s*hg\b", " mmHg "),
+    (r"\bfl(?:uid|\.)?\s*(?:ounces?|oz)\b", " fluid_ounce "),
+    (r"\bnautical\s+miles?\b", " nautical_mile "), (r"\blight[\s-]?years?\b", " light_year "),
+    (r"\bastronomical\s+units?\b", " astronomical_unit "), (r"\bmetric\s+tons?\b", " t "),
+    (r"\belectron[\s-]volts?\b", " eV "),
+))
+_TOKEN = re.compile(
+    r"\s*(?:(?:\^|\*\*)\s*\(?(?P<power>[+-]?[0-9])\)?|(?<=[A-Za-zµΩ)])(?P<compact>[+-]?[0-9])(?![0-9])"
+    r"|(?P<below>/|\b(?:per|an?)\b)|(?P<open>[(\[])|(?P<close>[)\]])|(?P<stop>\.(?=\s|\Z))|(?P<times>[*·×•.-])"
+    r"|(?P<word>(?:°[A-Za-z]?|[^\W\d_][^\W\d]*)%?|%|‰)|(?P<one>1(?=\s*/))|(?P<other>\S))")
+_COMPACT = re.compile(r"\bms(?=\^?-[0-9])")
+_SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_RAISED = {"squared": 2, "cubed": 3}
+
+
+@lru_cache(maxsize=4096)
+def read_unit(text: str, loose: bool = False) -> Unit | None:
+    """The unit that clean text is, () for none; None where it is no unit by its form.
+
+    `loose` also takes what a product sign adds after a slash as below it, J/kg·K for J/(kg·K), and ms⁻¹ for m/s.
+
+    >>> read_unit("joules per (kilogram kelvin)")
+    (('J', 1), ('K', -1), ('kg', -1))
+    """
+    if len(text) > MAX_UNIT_CHARACTERS:
+        return None
+    if loose:
+        text = _COMPACT.sub("m s", text)
+    for pattern, name in _PHRASES:
+        text = pattern.sub(name, text)
+    factors: list[list] = []   # [symbol, power]
+    last, opened = 0, []       # where the last factor begins; of each open bracket: where, its side, the side before
+    base, side, shape, expecting = 1, 1, 1, False
+    for match in _TOKEN.finditer(text.rstrip()):
+        kind, token = match.lastgroup, match[match.lastgroup]
+        if kind == "word" and token.casefold() in _SHAPES:
+            shape, expecting = _SHAPES[token.casefold()], True
+        elif kind in ("power", "compact") or kind == "word" and token.casefold() in _RAISED:
+            if expecting or last == len(factors):
+                return None
+            for factor in factors[last:]:
+                factor[1] *= _RAISED.get(token.casefold()) or int(token)
+            last = len(factors)
+        elif kind == "word":
+            last = len(factors)
+            factors += [[symbol, power * base * side * shape] for symbol, power in _resolve(token)]
+            shape, expecting = 1, False
+        elif kind == "open":
+            opened.append((len(factors), base, side))
+            base, side, expecting = base * side, 1, True
+        elif kind == "close":
+            if not opened or expecting:
+                return None
+            last, base, side = opened.pop()
+        elif kind == "below":
+            if expecting:
+                return None
+            side, expecting = -1, True
+        elif kind == "times":
+            if expecting or not factors:
+                return None
+            side, expecting = side if loose else 1, True
+        elif kind == "other":
+            return None
+    if opened or expecting or len(factors) > 12:
+        return None
+    powers: dict[str, int] = {}
+    for symbol, power in factors:
+        powers[symbol] = powers.get(symbol, 0) + power
+    return tuple(sorted((symbol, power) for symbol, power in powers.items() if power))
+
+
+def known(unit: Unit | None) -> bool:
+    """Whether it is a unit of physics, and all of it."""
+    return bool(unit) and all(symbol in _KNOWN for symbol, _ in unit)
+
+
+def spell(unit: Unit) -> str:
+    """The unit as pint reads it, and as equal units are equal text."""
+    return " ".join(symbol if power == 1 else f"{symbol}^{power}" for symbol, power in unit)
+
+
+def _resolve(word: str) -> Unit:
+    word = word.replace("μ", "µ")
+    folded = word.casefold()
+    if alias := _ALIASES.get(word) or _ALIASES.get(folded):
+        return tuple((symbol, int(power or 1)) for symbol, _, power in (part.partition("^") for part in alias.split()))
+    if symbol := _SYMBOLS.get(word):
+        return ((symbol, 1),)
+    if product := _PRODUCT.fullmatch(word):
+        return ((product[1].replace("µ", "u") + product[2], 1), (product[3], 1))
+    for name in (folded, folded.removesuffix("s"), folded.removesuffix("es")):
+        if symbol := _NAMES.get(name) or (_PLAIN.keys() & {name} and name):
+            return ((symbol, 1),)
+    return ((_FOLDED.get(folded, folded if len(word) > 3 else word), 1),)
