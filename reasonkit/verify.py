@@ -68,7 +68,9 @@ def verify_submission(ckpt_dir: Path, adapter: str, samples: Sequence[tuple[str,
     """
     import jax
 
-    if not any(path.name.isdigit() for path in (Path(ckpt_dir) / "actor").glob("*")):
+    from reasonkit.lora import steps_in
+
+    if not steps_in(Path(ckpt_dir) / "actor"):
         raise SubmissionError(f"{ckpt_dir}/actor has no step: train, or save the adapter there with lora.save_lora")
     asked = list(samples) if jax.default_backend() == "cpu" else []
     job = dict(model=model, dtype=dtype, rank=rank, alpha=alpha, ckpt_dir=str(Path(ckpt_dir).resolve()),

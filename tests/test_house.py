@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first. A module may import any module of a lower layer, and those named before it in its own.
 LAYERS = (
-    ("stdlib", "tags numerals expressions planning isolated answers tfidf session budget runlog"),
+    ("stdlib", "tags numerals expressions planning isolated answers tfidf session budget runlog reuse"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards text_rewards data curriculum "
      "evaluate monitors"),
     ("jax", "hosts mesh hf_config gemma lora hf models realmodel readout export model_rewards abstract"),
-    ("tunix", "rollout _tunix safety sft simpo grpo distill verify programs preflight"),
+    ("tunix", "rollout _tunix safety handover sft simpo grpo distill verify programs preflight"),
     ("user", "recipes sizes forecast stage dashboard report publish"),
 )
 ORDER = ["", *(name for _, names in LAYERS for name in names.split()), "assets"]
