@@ -89,6 +89,22 @@ def test_the_training_cell_again_has_the_reference_that_was_handed_over(warm_up,
     assert (result.steps, result.stopped) == (3, "data") and practise.anchors == [handed, handed]
 
 
+def test_a_stage_that_was_stopped_is_handed_over_as_it_is(warm_up, practise, tmp_path):
+    """By `budget.end("hand")`, as `Run.manifest` advises."""
+    def stop():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    ended = []
+    for train in (warm_up, lambda **options: practise.run(ended[0].checkpoint_step, **options)):
+        with pytest.raises(KeyboardInterrupt):
+            train(on_step=stop)
+        budget = TimeBudget(1, 0)
+        budget.end("hand")
+        ended.append(train(budget=budget, on_step=stop))
+        assert ended[-1].stopped == "hand" and 0 < ended[-1].steps < 3
+        assert steps_in(tmp_path / "run/actor")[-1] == ended[-1].checkpoint_step
+
+
 def test_an_adapter_that_is_not_the_one_handed_over_is_replaced(warm_up, practise, policy):
     start = warm_up().checkpoint_step
     handed = fingerprint(policy.model)
