@@ -32,6 +32,7 @@ from reasonkit import data, forecast, lora, models, recipes, rollout, sizes
 from reasonkit.sft import sft
 from reasonkit.tags import TAGS
 
+policy = generate = None  # what a run that was stopped in this kernel left: the chips are freed
 run = recipes.open_run(PROFILE, RECIPE, SEED)
 profile, manifest = run.profile, run.manifest("data")
 train, validation = (data.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
@@ -80,7 +81,8 @@ for question, reply in list(zip(asked["question"], generate([TAGS.prompt(q) for 
 # ## Training
 #
 # The loss is on the reply and on its stop token, not on the question. The clock ends the stage in time if the machine is
-# slower than planned. A stage that was finished before is not trained again: its adapter is read back.
+# slower than planned. A stage that was finished before is not trained again: its adapter is read back. With other
+# settings or inputs than it had, the stage is refused, and so is one to be resumed; the message says what differs.
 
 # %%
 from reasonkit.dashboard import Dashboard
@@ -88,12 +90,12 @@ from reasonkit.dashboard import Dashboard
 log = run.log("sft")
 board = Dashboard(log, run.budget, "SFT warm start", profile.sft.steps)
 board.show()
-if run.finished("sft"):
-    lora.restore_lora(policy.model, run.stage("sft") / "adapter")
-else:
+inputs = {"train": run.stage("data") / "train.jsonl"}
+if run.begin("sft", policy.folder, inputs):
     result = sft(policy, plan.policy, train, profile.sft, run.budget, log, run.checkpoints, SEED, board.update)
-    lora.save_lora(policy.model, run.stage("sft") / "adapter", result.checkpoint_step)
-    print(f"{result.steps} steps in {result.minutes:.1f} minutes, ended by {result.stopped}")
+    run.hand_over("sft", policy.model, result, inputs)
+else:
+    lora.restore_lora(policy.model, run.stage("sft") / "adapter")
 
 # %%
 board.figure(run.stage("sft") / "curves.png")
@@ -112,11 +114,11 @@ print(f"form: {form:.0%} of {len(replies)}")
 
 # %% [markdown]
 # ## Hand over
+#
+# Notebook 3 goes on with the adapter. Where the stage was stopped, the next cell says how to go on.
 
 # %%
-if not run.finished("sft"):
-    run.finish("sft", inputs={"train": run.stage("data") / "train.jsonl"}, metrics={"form": form, "steps": result.steps},
-               minutes=result.minutes, checkpoint_step=result.checkpoint_step, stopped=result.stopped,
-               settings=vars(profile.sft))
+warm = run.manifest("sft")
 del policy, generate  # the next stage lays the base out anew: free the chips
-print(f"adapter in {run.stage('sft') / 'adapter'}; {run.budget.minutes_left:.1f} minutes left")
+print(f"adapter of step {warm['extra']['checkpoint_step']} in {run.stage('sft') / 'adapter'}; "
+      f"{run.budget.minutes_left:.1f} minutes left")

@@ -37,6 +37,8 @@ from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, LocalJudge
 from reasonkit.judge_cache import Cached
 
+# what a run that was stopped in this kernel left: the chips are freed
+policy = judge_model = rate = judge = made = parts = reward = generate = probe = None
 run = recipes.open_run(PROFILE, RECIPE, SEED)
 profile, warm = run.profile, run.manifest("sft")
 train, validation = (data.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
@@ -147,13 +149,15 @@ from reasonkit.dashboard import Dashboard
 
 board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
 board.show()
-if run.finished("grpo"):
-    lora.restore_lora(policy.model, run.stage("grpo") / "adapter")
-else:
+inputs = {"train": run.stage("data") / "train.jsonl", "adapter": run.stage("sft") / "adapter"}
+if run.begin("grpo", policy.folder, inputs, rewards=run.recipe.rewards, curriculum=run.recipe.curriculum,
+             judge=judge.identity if judged else None):
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
                   warm["extra"]["checkpoint_step"], on_step, curriculum)
-    lora.save_lora(policy.model, run.stage("grpo") / "adapter", result.checkpoint_step)
-    print(f"{result.steps} steps in {result.minutes:.1f} minutes, ended by {result.stopped}")
+    run.hand_over("grpo", policy.model, result, inputs, reward=(log.last("reward") or {}).get("mean"),
+                  judge_failures=judge.failures if judged else {})
+else:
+    lora.restore_lora(policy.model, run.stage("grpo") / "adapter")
 
 # %%
 board.figure(run.stage("grpo") / "curves.png")
@@ -162,11 +166,7 @@ board.figure(run.stage("grpo") / "curves.png")
 # ## Hand over
 
 # %%
-if not run.finished("grpo"):
-    last = log.last("reward")
-    run.finish("grpo", inputs={"adapter": run.stage("sft") / "adapter"}, minutes=result.minutes, stopped=result.stopped,
-               metrics={"steps": result.steps, "reward": last["mean"] if last else None,
-                        "judge_failures": judge.failures if judged else {}},
-               checkpoint_step=result.checkpoint_step, settings=vars(profile.grpo))
+left = run.manifest("grpo")  # where the stage was stopped, it says how to go on
 del policy, judge_model, rate, judge, made, parts, reward, generate, probe, on_step  # free the chips for evaluation
-print(f"adapter in {run.stage('grpo') / 'adapter'}; {run.budget.minutes_left:.1f} minutes left")
+print(f"adapter of step {left['extra']['checkpoint_step']} in {run.stage('grpo') / 'adapter'}; "
+      f"{run.budget.minutes_left:.1f} minutes left")

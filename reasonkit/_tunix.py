@@ -26,6 +26,7 @@ from tunix.rl.utils import merge_micro_batches
 from tunix.sft import checkpoint_manager
 
 from reasonkit.hosts import by_the_first
+from reasonkit.lora import steps_in
 from reasonkit.policy_loss import LossConfig
 
 
@@ -94,6 +95,14 @@ def take_back(checkpoints: Path, start_step: int) -> None:
         shutil.rmtree(set_aside(checkpoints, step, "copy"))
 
 
+@by_the_first
+def leave_out_optimiser(checkpoints: Path, step: int) -> None:
+    """Keep the adapter of a step alone: the stage that begins there would go on with the last one's moments."""
+    state = checkpoints / "actor" / str(step) / "optimizer_state"
+    if state.is_dir():
+        shutil.rmtree(state.rename(checkpoints / f"{step}.optimizer_state"))
+
+
 def set_aside(checkpoints: Path, step: int, why: str) -> Path:
     """Move a step out of everyone's way, at once: nothing there is loaded."""
     target = checkpoints / "set_aside" / f"{step}-{why}"
@@ -140,8 +149,7 @@ def check_steps(checkpoints: Path, start_step: int, steps: int) -> None:
 
 def latest_step(checkpoints: Path) -> int:
     """The highest step saved in the judges' layout, 0 when there is none."""
-    steps = [int(path.name) for path in (checkpoints / "actor").glob("*") if path.name.isdigit()]
-    return max(steps, default=0)
+    return max(steps_in(checkpoints / "actor"), default=0)
 
 
 def should_save(trainer, step: int) -> bool:

@@ -1,11 +1,8 @@
 """Is this answer right? `check(answer, gold, kind)`, one small reader a kind of answer.
 
-What it is: a cascade in which a later step can only turn wrong into right. Our own readers (`numerals`, `expressions`,
-`planning`) read an answer as a human would and compare exactly; what they cannot decide goes to math-verify, pint or
-RDKit in a process of its own (`isolated`). What it is not: an evaluator; text is matched against patterns, never
-executed. Where it departs from the usual graders: the whole answer must be the answer. Two candidates ("288, maybe 3"),
-a hedge or a leftover digit are wrong, because a policy that earns credit for substrings learns to hedge. Units are
-compared when both answers have one; kind "quantity" also asks for one, and converts it.
+Readers (`numerals`, `choices`, `lists`, `dates`, `expressions`, …) read the whole answer as a person would; what they
+cannot decide goes to sympy, pint or RDKit in a process of its own (`isolated`). Text is matched, never executed. Two
+candidates ("288, maybe 3"), a hedge or a leftover digit are wrong: credit for substrings teaches to hedge.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Curriculum:
         """`fn`, a reward in [0, 1] such as `exact_answer`, whose values are noted as the pass rates of the batch.
 
         Column: `id`. Noted are the calls for the batch that was drawn; a trial before training or an evaluation is
-        not. A problem whose values are all None keeps the rate it had.
+        not. A problem whose values are all None keeps the rate it had. Raises ValueError for a value outside of [0, 1].
 
         >>> from reasonkit.runlog import NullLog
         >>> def right(prompts, completions, **columns): return [float(reply == "4") for reply in completions]
@@ -106,6 +106,8 @@ class Curriculum:
         def reward(prompts: Sequence[str], completions: Sequence[str], id: Sequence[str], mode: str = "train",
                    **columns) -> list[float | None]:
             values = fn(prompts=prompts, completions=completions, id=id, mode=mode, **columns)
+            if odd := [value for value in values if value is not None and np.isfinite(value) and not 0 <= value <= 1]:
+                raise ValueError(f"{fn.__name__} gave {odd[0]}, and a pass rate is from 0 to 1: watch another part")
             if mode == "train":
                 self._note([str(name) for name in id], values)
             return values

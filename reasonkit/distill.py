@@ -26,6 +26,7 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import grpo_batches
+from reasonkit.handover import begin
 from reasonkit.mesh import check_divides
 from reasonkit.rollout import Rollout, sampling
 from reasonkit.tags import TAGS
@@ -86,8 +87,7 @@ def distill(
     check_divides(settings.batch_size, mesh, "distillation batch_size")
     check_divides(settings.batch_size, teacher_mesh, "distillation batch_size, for the teacher,")
     vocabulary = _vocabulary(policy, teacher, [TAGS.prompt(question) for question in rows["question"][:16]])
-    _tunix.take_back(checkpoints, start_step)
-    _tunix.check_steps(checkpoints, start_step, settings.steps)
+    begin(policy.model, checkpoints, "distill", start_step, settings.steps)
     length, last = settings.max_new_tokens, start_step + settings.steps
     trainer = peft_trainer.PeftTrainer(
         policy.model,

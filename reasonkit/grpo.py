@@ -19,6 +19,7 @@ from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.curriculum import Curriculum
 from reasonkit.data import grpo_batches, shuffled
+from reasonkit.handover import begin
 from reasonkit.lora import base_shared, reference
 from reasonkit.mesh import check_divides
 from reasonkit.policy_loss import LossSettings, loss_config
@@ -57,7 +58,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
          on_step: Callable[[], None] = lambda: None, curriculum: Curriculum | None = None) -> _tunix.StageResult:
     """Train the adapter of `policy` by the reward; `start_step` is the step under which the last stage handed it over.
 
-    The adapter in memory must be that of `start_step`: it becomes the reference. Later steps found in `checkpoints` are
+    That adapter becomes the reference, whatever is in memory (`handover.begin`). Later steps found in `checkpoints` are
     resumed from. With a `curriculum` it chooses the problems, and a part of the reward must be its `watch`; without one
     they come in turn. Raises ValueError when the rows of a pass do not divide over the mesh, the prompts of a rollout
     call do not divide a step into passes, the checkpoints are not at a step of this stage, or the curriculum's log does
@@ -70,7 +71,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
                          f"be a multiple of micro_prompts={micro}")
     calls = settings.prompts_per_step // each  # of the rollout, a step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
-    _tunix.check_steps(checkpoints, start_step, settings.steps)
+    begin(policy.model, checkpoints, "grpo", start_step, settings.steps)
     anchor = reference(policy.model)
     optimizer = _tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
                              settings.clip)

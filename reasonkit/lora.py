@@ -104,7 +104,7 @@ def save_lora(model: nnx.Module, ckpt_dir: str | Path, step: int) -> Path:
         ValueError: no adapter, a negative step, or a later step there, which the judges would read instead.
     """
     lora, actor = _lora(model), Path(ckpt_dir).resolve() / "actor"
-    later = [other for other in _steps(actor) if other > step]
+    later = [other for other in steps_in(actor) if other > step]
     if step < 0 or later:
         raise ValueError(
             f"step {step} cannot be saved in {actor}, which has {later}: go on counting, or empty it"
@@ -131,7 +131,7 @@ def restore_lora(model: nnx.Module, ckpt_dir: str | Path, step: int | None = Non
         ValueError: no adapter to restore into, or one of another shape.
     """
     lora, actor = _lora(model), Path(ckpt_dir).resolve() / "actor"
-    steps = _steps(actor)
+    steps = steps_in(actor)
     chosen = max(steps, default=None) if step is None else step
     folder = actor / str(chosen) / "model_params"
     if chosen is None or not folder.is_dir():
@@ -161,5 +161,15 @@ def _lora(model: nnx.Module) -> nnx.State:
     return nnx.state(model, nnx.LoRAParam)
 
 
-def _steps(actor: Path) -> list[int]:
-    return sorted(int(path.name) for path in actor.glob("*") if path.name.isdigit())
+def steps_in(actor: Path) -> list[int]:
+    """The steps saved in a folder, in order.
+
+    Raises:
+        ValueError: something there is named like a step and is none; the judges' loader would take it for the last.
+    """
+    named = [path for path in actor.glob("*") if path.name.isdigit()]
+    for path in named:
+        if not path.is_dir() or not path.name.isdecimal() or path.name != str(int(path.name)):
+            raise ValueError(f"{path} is named like a step and is none, and the judges' loader would take it for one: "
+                             "delete or rename it")
+    return sorted(int(path.name) for path in named)

@@ -1,7 +1,6 @@
 """Gemma by name: the model and its tokenizer.
 
-What it is: the table of names, where their files are found, and the tokenizer with its stop tokens.
-What it is not: file formats (`hf`, `gemma`), the adapter (`lora`), a trainer or a sampler.
+The table of names, where their files are found, and the tokenizer with its stop tokens.
 
 Departs from Tunix's `AutoModel`: kagglehub is called directly, because Tunix may ask for a login, and raises
 for Gemma 3 from Kaggle after the download.

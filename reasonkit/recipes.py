@@ -15,11 +15,16 @@ from pathlib import Path
 
 import jax
 
+from reasonkit import reuse
+from reasonkit._tunix import StageResult, latest_step
 from reasonkit.budget import TimeBudget, write_atomic
 from reasonkit.grpo import GrpoSettings
+from reasonkit.handover import has_steps
 from reasonkit.hosts import agreed_end, is_first
+from reasonkit.lora import save_lora
 from reasonkit.outcome import earlier_minutes
-from reasonkit.runlog import NullLog, RunLog, prompt_hash, read_manifest, write_manifest
+from reasonkit.runlog import NullLog, RunLog, file_sha256, prompt_hash, write_manifest
+from reasonkit.session import release
 from reasonkit.sft import SftSettings
 from reasonkit.tags import TAGS
 
@@ -205,20 +210,48 @@ class Run:
         return (self.stage(stage) / "manifest.json").exists()
 
     def manifest(self, stage: str) -> dict:
-        """What an earlier stage left. Raises ManifestError when it is missing or of another prompt or adapter."""
-        return read_manifest(self.stage(stage), stage=stage, prompt_sha256=prompt_hash(TAGS.template),
-                             lora=None if stage == "data" else self.lora)
+        """What a stage left. Raises ManifestError when it has not ended, is of another prompt or adapter, an input has
+        changed since, or its adapter is gone."""
+        return reuse.left(self.folder, stage, latest_step(self.checkpoints), prompt_sha256=prompt_hash(TAGS.template),
+                          lora=None if stage == "data" else self.lora)
+
+    def begin(self, stage: str, base: Path, inputs: Mapping[str, Path], **choices) -> bool:
+        """Whether the stage is to be trained, from its start or from its last step; False, said in a line, where it is
+        finished. `base` is the model's folder; `choices` are what else the outcome depends on.
+
+        Raises ManifestError when the stage was trained with other settings, inputs or choices or on another base, and
+        as `manifest` does.
+        """
+        settings = {name: value for name, value in vars(getattr(self.profile, stage)).items()
+                    if name not in ("save_every", "keep")}
+        model = {"policy": self.profile.policy, "dtype": self.profile.dtype, "base": file_sha256(base), **self.lora}
+        now = {"model": model, "prompt_sha256": prompt_hash(TAGS.template), "settings": settings,
+               "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
+        finished = self.finished(stage)
+        reuse.check(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), is_first())
+        if finished and is_first():
+            print(reuse.read_back(self.folder, self.manifest(stage)))
+        return not finished
+
+    def hand_over(self, stage: str, model, result: StageResult, inputs: Mapping[str, Path], **metrics) -> None:
+        """Save the adapter of a stage that has ended, and its manifest: from here on the next notebook can start."""
+        save_lora(model, self.stage(stage) / "adapter", result.checkpoint_step)
+        if is_first():
+            settings = getattr(self.profile, stage)
+            self.finish(stage, inputs=inputs, metrics={"steps": result.steps, **metrics}, minutes=result.minutes,
+                        checkpoint_step=result.checkpoint_step, stopped=result.stopped, settings=vars(settings))
+            print(f"{stage}: {result.steps} of {settings.steps} steps in {result.minutes:.1f} minutes, ended by "
+                  f"{result.stopped}")
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
-        """Write the stage's manifest: from here on the next notebook can start. minutes: of this session; those of
-        earlier sessions that worked on the stage are added."""
+        """Write the stage's manifest. minutes: of this session; those of earlier sessions on the stage are added."""
         return write_manifest(self.stage(stage), stage, inputs=dict(inputs), metrics=dict(metrics),
                               prompt_sha256=prompt_hash(TAGS.template), lora=None if stage == "data" else self.lora,
                               minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
 
 
 def _choose(kind: str, table: Mapping, name: str):
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(table)}")
     return table[name]
 
@@ -226,17 +259,21 @@ def _choose(kind: str, table: Mapping, name: str):
 def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None) -> Run:
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
 
-    Raises ValueError for an unknown profile or recipe, and when the folder holds another run: its checkpoints would be
-    resumed in silence.
+    What the last error of this process holds, a stage's model and trainer, is let go. Raises ValueError for an unknown
+    profile or recipe, for a seed that is none, and when the folder holds another run: its checkpoints would be resumed
+    in silence.
     """
     chosen, plan = _choose("profile", PROFILES, profile), _choose("recipe", RECIPES, recipe)
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"SEED={seed!r}: give a whole number from 0 to {2**32 - 1}, without quotes")
+    release()
     chosen = fitted(chosen, plan)
     folder = Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
     identity = {"profile": profile, "recipe": recipe, "seed": seed}
     path = folder / "run.json"
     if path.exists() and (found := json.loads(path.read_text())) != identity:
-        raise ValueError(f"{folder} holds the run {found}, and {identity} was asked for: delete the folder, or set "
-                         "REASONKIT_ARTIFACTS to another one")
+        raise ValueError(f"{folder} holds the run {found}, and {identity} was asked for: go on with that one, or start "
+                         f"{reuse.ELSEWHERE}. The folder holds what was trained: delete it only if nobody needs that")
     if chosen.devices:
         _virtual_devices(chosen.devices)
     if is_first():

@@ -37,7 +37,7 @@ class ManifestError(ValueError):
     """A stage's manifest is missing, unreadable, or of another stage, prompt or adapter."""
 
 
-def _plain(value: Any, name: str) -> Any:
+def plain(value: Any, name: str) -> Any:
     """`value` as strict JSON, NaN and infinities as "nan", "inf", "-inf"; a TypeError names `name`."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -46,11 +46,11 @@ def _plain(value: Any, name: str) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{name}[{key!r}]") for key, item in value.items()}
+        return {str(key): plain(item, f"{name}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
+        return [plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
     if hasattr(value, "tolist"):  # numpy and jax, arrays and scalars
-        return _plain(value.tolist(), name)
+        return plain(value.tolist(), name)
     kind = type(value).__name__
     raise TypeError(f"{name} is a {kind}: give numbers, strings, lists, mappings, paths or arrays")
 
@@ -89,7 +89,7 @@ class RunLog:
         if "t" in fields:
             raise ValueError(f"event {event!r} has a field 't', which is the row's time: rename the field")
         at = {} if self.step is None else {"at": self.step}
-        row = {"t": time.time(), "event": event, **at, **_plain(fields, event)}
+        row = {"t": time.time(), "event": event, **at, **plain(fields, event)}
         line = json.dumps(row).encode("ascii") + b"\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,8 @@ def write_manifest(
 ) -> Path:
     """Write <folder>/manifest.json, whole or not at all, and return its path.
 
-    inputs: name -> file or folder, recorded with its SHA-256. lora: the adapter's shape (rank, alpha,
+    inputs: name -> file or folder, recorded with its SHA-256, and by its path from the run's folder, the one above
+    `folder`, where it lies there: a run may move. lora: the adapter's shape (rank, alpha,
     modules), None for a stage without one. minutes: what the stage took. extra: anything else.
 
     Raises ManifestError for a missing input or a bad stage, hash or time; TypeError for a non-JSON value.
@@ -201,15 +202,21 @@ def write_manifest(
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "minutes": float(minutes),
         "prompt_sha256": prompt_sha256,
-        "lora": _plain(lora, "lora"),
-        "metrics": _plain(metrics, "metrics"),
-        "inputs": {name: {"path": str(path), "sha256": file_sha256(path)} for name, path in inputs.items()},
+        "lora": plain(lora, "lora"),
+        "metrics": plain(metrics, "metrics"),
+        "inputs": {name: {"path": _place(path, Path(folder).parent), "sha256": file_sha256(path)}
+                   for name, path in inputs.items()},
         "versions": _versions(),
-        "extra": _plain(extra or {}, "extra"),
+        "extra": plain(extra or {}, "extra"),
     }
     path = Path(folder) / MANIFEST
     write_atomic(path, json.dumps(manifest, indent=1))
     return path
+
+
+def _place(path: Path, root: Path) -> str:
+    whole, root = Path(path).resolve(), root.resolve()
+    return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else str(path)
 
 
 def read_manifest(
@@ -219,10 +226,11 @@ def read_manifest(
     prompt_sha256: str | None = None,
     lora: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest that `stage` left in `folder`, checked against the prompt and the adapter where given.
+    """The manifest that `stage` left in `folder`, checked against the prompt and the adapter where given, and against
+    its inputs where they lie in the run's folder.
 
     Raises ManifestError, saying what to run first, when it is missing or unreadable, or of another stage,
-    prompt or adapter.
+    prompt or adapter, and when one of its inputs has changed since.
     """
     path = Path(folder) / MANIFEST
     first = f"run notebook {NOTEBOOKS[stage]} first" if stage in NOTEBOOKS else f"run stage {stage!r} first"
@@ -231,6 +239,7 @@ def read_manifest(
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         found, found_prompt, found_lora = manifest["stage"], manifest["prompt_sha256"], manifest["lora"]
+        inputs = [(entry["path"], entry["sha256"]) for entry in manifest["inputs"].values()]
     except (ValueError, KeyError, TypeError) as error:
         raise ManifestError(
             f"{first}: {path} is no manifest ({type(error).__name__}: {error}), delete it"
@@ -242,9 +251,14 @@ def read_manifest(
             f"{path}: stage {stage!r} used another prompt (SHA-256 {str(found_prompt)[:12]}…, now "
             f"{prompt_sha256[:12]}…): restore the prompt, or {first} with this one"
         )
-    if lora is not None and found_lora != (wanted := _plain(lora, "lora")):
+    if lora is not None and found_lora != (wanted := plain(lora, "lora")):
         raise ManifestError(
             f"{path}: stage {stage!r} has the adapter {found_lora}, this run wants {wanted}: "
             f"set the same adapter, or {first} with this one"
         )
+    for place, sha256 in inputs:
+        path = Path(folder).parent / place
+        if not Path(place).is_absolute() and path.exists() and file_sha256(path) != sha256:
+            raise ManifestError(f"{path} has changed since stage {stage!r} was finished with it: put the old one back, "
+                                f"or {first} with this one, and then the stages after it")
     return manifest

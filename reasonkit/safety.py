@@ -25,6 +25,7 @@ from tunix.sft import hooks
 
 from reasonkit import _tunix, hosts
 from reasonkit.budget import TimeBudget
+from reasonkit.lora import steps_in
 from reasonkit.session import Watchdog, clean_exit
 
 LOSS_LIMIT = 100.0  # nats a token: to guess among Gemma's 262,144 tokens costs 12.5
@@ -90,7 +91,7 @@ def check_room(checkpoints: Path, needed: float, delete: Callable[[int], None]) 
     """Make room for `needed` bytes: `delete` all steps but the last. Raises DiskFullError when that is not enough."""
     actor = checkpoints / "actor"
     actor.mkdir(parents=True, exist_ok=True)
-    steps = sorted(int(path.name) for path in actor.iterdir() if path.name.isdigit())
+    steps = steps_in(actor)
     if hosts.agreed(shutil.disk_usage(actor).free) < needed and hosts.is_first():
         shutil.rmtree(checkpoints / "set_aside", ignore_errors=True)
     while (free := hosts.agreed(shutil.disk_usage(actor).free)) < needed:
@@ -103,7 +104,7 @@ def check_room(checkpoints: Path, needed: float, delete: Callable[[int], None]) 
 
 def _keep_good(checkpoints: Path, since: int) -> str:
     """Set aside the steps from `since` on, if there is an older one; says what is left."""
-    steps = sorted(int(path.name) for path in (checkpoints / "actor").glob("*") if path.name.isdigit())
+    steps = steps_in(checkpoints / "actor")
     good = [step for step in steps if step < since]
     for step in steps[len(good):] if good and hosts.is_first() else ():
         _tunix.set_aside(checkpoints, step, "diverged")

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,6 +62,19 @@ def session_age(limit: float) -> float:
     if not os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
         return 0.0
     return max((age for age in (_age("1"), _age("self")) if 0 <= age < limit), default=0.0)
+
+
+def release() -> None:
+    """Let go of what the last error's traceback holds, in a notebook until the next error: every local variable of the
+    stage that it ended, so the model and the trainer. A debugger sees none of them afterwards."""
+    error, seen = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None), set()
+    while error and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            frame.f_locals.keys()  # until Python 3.12 a copy, made when IPython printed: this has it follow
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import sft_batches
+from reasonkit.handover import begin
 from reasonkit.mesh import check_divides, split_rows
 
 
@@ -51,8 +52,7 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
     checkpoints are those of a later stage; and what `safety.kept` raises.
     """
     check_divides(settings.batch_size, mesh, "SFT batch_size")
-    _tunix.take_back(checkpoints, 0)
-    _tunix.check_steps(checkpoints, 0, settings.steps)
+    begin(policy.model, checkpoints, "sft", 0, settings.steps)
     trainer = peft_trainer.PeftTrainer(
         policy.model,
         _tunix.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay, settings.clip),

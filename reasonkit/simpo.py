@@ -26,6 +26,7 @@ from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExampl
 from reasonkit import _tunix, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import shuffled
+from reasonkit.handover import begin
 from reasonkit.hosts import check_one_process
 from reasonkit.mesh import check_divides
 from reasonkit.tags import TAGS, neutralise
@@ -134,8 +135,7 @@ def simpo(
     """
     check_one_process("SimPO")
     check_divides(2 * settings.batch_size, mesh, "SimPO 2 x batch_size")
-    _tunix.take_back(checkpoints, start_step)
-    _tunix.check_steps(checkpoints, start_step, settings.steps)
+    begin(policy.model, checkpoints, "simpo", start_step, settings.steps)
     last = start_step + settings.steps
     trainer = DPOTrainer(
         policy.model, None,

@@ -61,23 +61,20 @@ def curate(run: recipes.Run) -> None:
 
 
 def warm_start(run: recipes.Run) -> None:
-    """Notebook 2 without its samples: checkpoints, adapter and manifest. A stage that is finished is left as it is."""
+    """Notebook 2 without its samples: checkpoints, adapter and manifest. A stage that is finished is left as it is.
+
+    Raises ManifestError as `Run.begin` does."""
     profile, train = run.profile, data.read(run.stage("data") / "train.jsonl")
     run.manifest("data")
-    if hosts.agreed(run.finished("sft")):
-        return
     plan = sizes.plan(profile, jax.devices(), judge=False)
     chips = plan.policy
     policy = models.load(profile.policy, chips, profile.dtype, replicated="policy" not in plan.gathered,
                          remat=profile.remat)
     policy = replace(policy, model=lora.add_lora(policy.model, chips, profile.lora_rank, profile.lora_alpha, run.seed))
-    result = sft(policy, chips, train, profile.sft, run.budget, run.log("sft"), run.checkpoints, run.seed)
-    lora.save_lora(policy.model, run.stage("sft") / "adapter", result.checkpoint_step)
-    if hosts.is_first():
-        run.finish("sft", inputs={"train": run.stage("data") / "train.jsonl"}, metrics={"steps": result.steps},
-                   minutes=result.minutes, checkpoint_step=result.checkpoint_step, stopped=result.stopped,
-                   settings=vars(profile.sft))
-        print(f"{result.steps} steps in {result.minutes:.1f} minutes, ended by {result.stopped}: {run.stage('sft')}")
+    inputs = {"train": run.stage("data") / "train.jsonl"}
+    if hosts.agreed(run.begin("sft", policy.folder, inputs)):
+        result = sft(policy, chips, train, profile.sft, run.budget, run.log("sft"), run.checkpoints, run.seed)
+        run.hand_over("sft", policy.model, result, inputs)
 
 
 def join(profile: recipes.Profile, address: str, processes: int | None, process: int | None) -> None:

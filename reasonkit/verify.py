@@ -129,9 +129,10 @@ def verify_submission(ckpt_dir: Path, adapter: str, samples: Sequence[tuple[str,
     import jax
 
     from reasonkit.gemma import flax_checkpoint
+    from reasonkit.lora import steps_in
 
     ckpt_dir = Path(ckpt_dir).resolve()
-    if not any(path.name.isdigit() for path in (ckpt_dir / "actor").glob("*")):
+    if not steps_in(ckpt_dir / "actor"):
         raise SubmissionError(f"{ckpt_dir}/actor has no step: train, or save the adapter there with lora.save_lora")
     pieces = (ckpt_dir / "tokenizer.model").is_file()
     if (exported := bool(flax_checkpoint(ckpt_dir))) != pieces:

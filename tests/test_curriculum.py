@@ -154,6 +154,16 @@ def test_no_signal_leaves_the_rate_as_it_was(log):
     assert set(log.last(EVENT)["rates"].values()) == {None}
 
 
+@pytest.mark.parametrize("value", [-1.0, 1.5, 5])
+def test_a_part_that_is_no_pass_rate_is_named(log, value):
+    """A penalty, say: all problems would be outside of the band, and drawn alike."""
+    with pytest.raises(ValueError, match=f"penalty gave {value}, and a pass rate is from 0 to 1: watch another part"):
+        def penalty(prompts, completions, id, **columns):
+            return [None, float("nan"), 1.0, value, 0.0][:len(id)] + [0.0] * (len(id) - 5)
+
+        run(log, 1, fn=penalty)
+
+
 def test_what_cannot_be_ordered_is_named(log):
     with pytest.raises(ValueError, match="1 of 3 ids come twice"):
         next(Curriculum(log).order(["a", "a", "b"], 2, 0))

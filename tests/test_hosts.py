@@ -20,8 +20,10 @@ from flax import nnx
 from tunix.sft import sharding_utils
 
 from reasonkit import hosts, lora, models, recipes, rollout, simpo, stage
+from reasonkit._tunix import StageResult
 from reasonkit.budget import TimeBudget
 from reasonkit.mesh import make_mesh, split_rows
+from reasonkit.runlog import ManifestError
 
 TESTS = Path(__file__).parent
 STEPS = 5
@@ -88,7 +90,7 @@ def test_two_processes_train_as_one(run_in, compiled_by_all, tmp_path, monkeypat
     one = run_in(tmp_path / "one")
     stage.main(SFT)
     first, second = ended(both)
-    assert first.startswith(f"{STEPS} steps in") and "steps in" not in second
+    assert first.startswith(f"sft: {STEPS} of {STEPS} steps in") and "steps in" not in second
     two = run_in(tmp_path / "two")
     alone, together = ([(row["step"], row["loss"]) for row in run.log("sft").read("sft_step")] for run in (one, two))
     assert [step for step, _ in together] == [1, 2, 3, 4, 5]
@@ -169,10 +171,16 @@ def test_devices_that_can_not_be_shared_out_are_named(processes):
         stage.join(recipes.PROFILES["smoke"], "localhost:1", processes, 0)
 
 
-def test_a_finished_stage_is_left_alone(run_in, tmp_path):
+def test_a_finished_stage_is_left_alone(run_in, tmp_path, capsys, monkeypatch):
     run = run_in(tmp_path)
     stage.curate(run)
-    (run.stage("sft")).mkdir()
-    (run.stage("sft") / "manifest.json").write_text("{}")
+    monkeypatch.setattr(stage, "sft", lambda *args: StageResult("sft", 2, 3, 0.1, "data"))
     stage.main(SFT)
-    assert not run.checkpoints.exists()
+    before = (run.stage("sft") / "manifest.json").read_bytes()
+    stage.main(SFT)
+    said = capsys.readouterr().out
+    assert re.search("sft: 2 of 2 steps in 0.1 minutes, ended by data\nsft: finished on .* and read back", said)
+    assert (run.stage("sft") / "manifest.json").read_bytes() == before
+    longer(monkeypatch)
+    with pytest.raises(ManifestError, match="settings.steps: 2 then, 5 now"):
+        stage.main(SFT)

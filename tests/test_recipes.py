@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -142,7 +143,9 @@ def test_the_folder_is_named_or_set_or_the_usual_one(tmp_path, monkeypatch):
 def test_the_folder_of_another_run_is_refused(tmp_path, other):
     open_run("smoke", "g_rar", 3, tmp_path)
     held = r"\{'profile': 'smoke', 'recipe': 'g_rar', 'seed': 3\}"
-    with pytest.raises(ValueError, match=f"holds the run {held}, and .* was asked for: delete the folder, or set"):
+    with pytest.raises(ValueError, match=f"holds the run {held}, and .* was asked for: go on with that one, or start "
+                       r'in another folder: `import os; os.environ\["REASONKIT_ARTIFACTS"\] = "artifacts-2"` in the '
+                       "first cell. The folder holds what was trained: delete it only if nobody needs that"):
         open_run(*other, tmp_path)
     assert open_run("smoke", "g_rar", 3, tmp_path).seed == 3, "the refused run took the folder"
 
@@ -150,10 +153,19 @@ def test_the_folder_of_another_run_is_refused(tmp_path, other):
 @pytest.mark.parametrize(("profile", "recipe", "message"), [
     ("tpu", "g_rar", "unknown profile 'tpu': choose one of cpu, smoke, kaggle, colab, gpu"),
     ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of g_rar, g_exact, idea_e"),
+    (None, "g_rar", "unknown profile None: choose one of"), ("cpu", ["g_rar"], r"unknown recipe \['g_rar'\]: choose"),
 ])
 def test_an_unknown_profile_or_recipe_leaves_no_folder(tmp_path, profile, recipe, message):
     with pytest.raises(ValueError, match=message):
         open_run(profile, recipe, 0, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", ["zero", "0", -1, 1.5, 1.0, True, None, 2**32])
+def test_a_seed_that_is_none_is_named_and_leaves_no_folder(tmp_path, seed):
+    """From 2**32 on, JAX would take it for a smaller one."""
+    with pytest.raises(ValueError, match=re.escape(f"SEED={seed!r}: give a whole number from 0 to 4294967295")):
+        open_run("smoke", "g_rar", seed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -179,6 +191,7 @@ def test_a_stage_reads_what_the_last_one_left(tmp_path):
     assert not run.finished("sft")
     run.finish("data", inputs={}, metrics={"rows": 1}, minutes=0.1)
     run.finish("sft", inputs={"train": rows}, metrics={"form": 0.9}, minutes=2.0, checkpoint_step=7)
+    (tmp_path / "sft/adapter/actor/7").mkdir(parents=True)
     assert run.finished("sft") and run.manifest("data")["lora"] is None
     manifest = run.manifest("sft")
     assert manifest["extra"] == {"checkpoint_step": 7} and manifest["metrics"] == {"form": 0.9}

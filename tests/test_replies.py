@@ -50,6 +50,8 @@ def reply(*blocks):
     ("quantity", "5 km", ["5 km", "5 m"], None),
     ("smiles", "CCO", ["CCO", "OCC"], "CCO"),
     ("smiles", "CCO", ["CCO", "CCN"], None),
+    ("date", "2024-03-05", ["March 5, 2024", "5.3.2024"], "March 5, 2024"),
+    ("date", "2024-03-05", ["2024-03-05", "2024-05-03"], None),
     ("plan", PLAN, ["go hall attic", "1. Go hall attic."], "go hall attic"),
     ("plan", PLAN, ["go hall attic", "go hall cellar"], None),
     ("plan", PLAN, ["[" * 5000, "{" * 5000], None),               # model text never raises

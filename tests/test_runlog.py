@@ -257,9 +257,25 @@ def test_a_manifest_comes_back_with_what_went_in(write, tmp_path):
     assert manifest["metrics"] == {"loss": 0.5, "steps": 282}
     assert manifest["lora"] == {"rank": 64, "alpha": 64.0, "modules": ["q_einsum", "kv_einsum"]}
     data = tmp_path / "train.jsonl"
-    assert manifest["inputs"] == {"train": {"path": str(data), "sha256": file_sha256(data)}}
+    assert manifest["inputs"] == {"train": {"path": "train.jsonl", "sha256": file_sha256(data)}}
     assert manifest["extra"] == {"accuracy": "nan"}
     time.strptime(manifest["written"], "%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_an_input_that_has_changed_since_is_named_also_where_the_run_was_moved(write, tmp_path):
+    outside = tmp_path.parent / f"{tmp_path.name}.txt"
+    outside.write_text("1")
+    write(inputs={"train": tmp_path / "train.jsonl", "outside": outside})
+    outside.write_text("2")
+    assert read_manifest(tmp_path / "sft", stage="sft")["inputs"]["outside"]["path"] == str(outside)
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    read_manifest(moved / "sft", stage="sft")
+    (moved / "train.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(ManifestError, match=f"{moved}/train.jsonl has changed since stage 'sft' was finished with it: "
+                       r"put the old one back, or run notebook 02 \(02_sft_warm_start\) first with this one, and then"):
+        read_manifest(moved / "sft", stage="sft")
+    (moved / "train.jsonl").unlink()
+    assert read_manifest(moved / "sft", stage="sft")["stage"] == "sft", "what is not there is not looked at"
 
 
 def test_versions_are_those_installed(write, monkeypatch):
@@ -312,7 +328,9 @@ def test_a_missing_manifest_says_what_to_run(stage, said, tmp_path):
         read_manifest(tmp_path / "absent", stage=stage)
 
 
-@pytest.mark.parametrize("text", ["", '{"stage": "sft"', "[]", "null", '{"stage": "sft"}'])
+@pytest.mark.parametrize("text", [
+    "", '{"stage": "sft"', "[]", "null", '{"stage": "sft"}',
+    '{"stage": "sft", "prompt_sha256": "", "lora": null, "inputs": {"train": "x"}}'])
 def test_a_broken_manifest_says_what_to_do(text, tmp_path):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ManifestError, match=r"run notebook 02 .*manifest\.json is no manifest"):

@@ -59,7 +59,8 @@ def test_two_questions_are_two(one, other):
 @pytest.mark.parametrize(("kind", "right", "wrong"), [
     ("number", "1,200", "about 3"), ("choice", "B) Paris", "Paris"), ("yes_no", "No", "perhaps"),
     ("expression", "x^2+1", "x^^"), ("list", "1, 2", " "), ("set", "{1, 2}", ""), ("text", "on", " "),
-    ("quantity", "5 km", "5 snurg"), ("smiles", "CCO", "C(C"), ("plan", PLAN, "go"),
+    ("quantity", "5 km", "5 snurg"), ("smiles", "CCO", "C(C"), ("date", "5 March 2024", "soon"),
+    ("plan", PLAN, "go"),
 ])
 def test_a_gold_answer_goes_through_its_own_checker(kind, right, wrong):
     assert gold_fault(right, kind) is None
