@@ -54,23 +54,25 @@ def run_seed(out: Path, profile: str, seed: int) -> None:
 
 def table(out: Path, seeds: list[int]) -> str:
     """A row per seed and stage, then the paired comparisons; rates and steps in per cent with 95 % intervals."""
-    lines = ["| seed | stage | n | accuracy | form | steps |", "|---|---|---|---|---|---|"]
+    lines = ["| seed | stage | n | accuracy | by content | form | steps |", "|---|---|---|---|---|---|---|"]
     compared = ["| seed | comparison, paired | accuracy | steps |", "|---|---|---|---|"]
     for seed in seeds:
         of = {recipe: out / f"{recipe}-{seed}/artifacts/evaluation" for recipe in RECIPES}
         results = {"stock": of[JUDGED] / "stock.json", "SFT": of[JUDGED] / "after_sft.json",
                    **{recipe: of[recipe] / "after_grpo.json" for recipe in reversed(RECIPES)}}
         results = {name: EvalResult.from_json(path) for name, path in results.items()}
-        lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.accuracy} | {r.format_rate} | {r.step_accuracy} |"
-                  for name, r in results.items()]
+        lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.accuracy} | {r.content_accuracy} | {r.format_rate} | "
+                  f"{r.step_accuracy} |" for name, r in results.items()]
         for name, a, b in ((f"{STAGES[CONSTANT]}, against SFT", "SFT", CONSTANT),
                            (f"{STAGES[SHUFFLED]}, against SFT", "SFT", SHUFFLED),
                            (f"{STAGES[PLAIN]}, against shuffled", SHUFFLED, PLAIN),
                            (f"{STAGES[JUDGED]}, against shuffled", SHUFFLED, JUDGED),
                            (f"{STAGES[JUDGED]}, against SFT", "SFT", JUDGED),
+                           (f"{STAGES[JUDGED]}, against stock, by content", "stock", JUDGED),
                            ("the judge's vote, against none", PLAIN, JUDGED)):
             pair = results[a], results[b]
-            compared.append(f"| {seed} | {name} | {paired(*pair)} | {paired(*pair, 'steps')} |")
+            accuracy = paired(*pair, "content" if a == "stock" else "correct")
+            compared.append(f"| {seed} | {name} | {accuracy} | {paired(*pair, 'steps')} |")
     return "\n".join([*lines, "", *compared])
 
 
