@@ -61,8 +61,8 @@ def table(out: Path, seeds: list[int]) -> str:
         results = {"stock": of[JUDGED] / "stock.json", "SFT": of[JUDGED] / "after_sft.json",
                    **{recipe: of[recipe] / "after_grpo.json" for recipe in reversed(RECIPES)}}
         results = {name: EvalResult.from_json(path) for name, path in results.items()}
-        lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.accuracy} | {r.content_accuracy} | {r.format_rate} | "
-                  f"{r.step_accuracy} |" for name, r in results.items()]
+        lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.accuracy} | {r.content_accuracy} | "
+                  f"{r.format_rate} | {r.step_accuracy} |" for name, r in results.items()]
         for name, a, b in ((f"{STAGES[CONSTANT]}, against SFT", "SFT", CONSTANT),
                            (f"{STAGES[SHUFFLED]}, against SFT", "SFT", SHUFFLED),
                            (f"{STAGES[PLAIN]}, against shuffled", SHUFFLED, PLAIN),
