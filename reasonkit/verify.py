@@ -27,20 +27,25 @@ class SubmissionError(RuntimeError):
 
 def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: Path, questions: Sequence[str],
                    max_prompt_length: int, max_new_tokens: int) -> dict:
-    """The adapter's fingerprint and the greedy replies to the questions, one prompt at a time, as the template does."""
+    """The adapter's fingerprint and the greedy replies to the questions, one prompt at a time, as the template does.
+
+    Its adapter is qwix's own, of the base's dtype: orbax rounds what was saved to it.
+    """
     import jax
     import orbax.checkpoint as ocp
+    import qwix
     from flax import nnx
     from tunix.generate.sampler import CacheConfig, Sampler
 
-    from reasonkit.lora import add_lora, fingerprint
+    from reasonkit.lora import LORA_MODULES, fingerprint
     from reasonkit.mesh import make_mesh
     from reasonkit.models import load
     from reasonkit.tags import TAGS
 
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     base = load(model, mesh, dtype)
-    lora_policy = add_lora(base.model, mesh, rank, alpha)
+    provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
+    lora_policy = qwix.apply_lora_to_model(base.model, provider, rngs=nnx.Rngs(0), **base.model.get_model_input())
     step = max(int(path.name) for path in (ckpt_dir / "actor").iterdir() if path.name.isdigit())
     state = nnx.state(lora_policy, nnx.LoRAParam)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
