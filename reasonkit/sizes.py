@@ -55,8 +55,9 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Nee
     """Bytes of the roles, estimated for bfloat16: weights, and the largest of what the stages work with.
 
     The policy's weights count with float32 arrays of the adapter's size: itself, its gradients and two moments; in GRPO
-    the reference's adapter and the sum of a step's gradients besides. A rollout holds the KV cache and one layer's activations of the prompts; a train step the logits, each layer's
-    input, and one layer's activations (all layers' without remat); a judge those of one layer.
+    the reference's adapter and the sum of a step's gradients besides. A rollout holds the KV cache and one layer's
+    activations of the prompts; a train step the logits, each layer's input, and one layer's activations (all layers'
+    without remat); a judge those of one layer.
     """
     s = shapes_of(profile)
 

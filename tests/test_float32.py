@@ -8,20 +8,16 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import orbax.checkpoint as ocp
 import pytest
-import qwix
 from flax import nnx
-from tiny_gemma import equal, forward
+from tiny_gemma import equal
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 from tunix.sft.peft_trainer import PeftTrainer
 
-from reasonkit import _tunix
 from reasonkit.budget import TimeBudget
 from reasonkit.gemma import init
 from reasonkit.grpo import GrpoSettings, grpo
-from reasonkit.lora import LORA_MODULES, fingerprint, reference, restore_lora, save_lora
+from reasonkit.lora import reference, restore_lora, save_lora
 from reasonkit.mesh import make_mesh
 from reasonkit.runlog import NullLog
 from reasonkit.sft import SftSettings, sft
