@@ -17,7 +17,7 @@ from tunix.sft.peft_trainer import PeftTrainer
 from reasonkit.budget import TimeBudget
 from reasonkit.gemma import init
 from reasonkit.grpo import GrpoSettings, grpo
-from reasonkit.lora import reference, restore_lora, save_lora
+from reasonkit.lora import reference, restore_lora, rounded, save_lora
 from reasonkit.mesh import make_mesh
 from reasonkit.runlog import NullLog
 from reasonkit.sft import SftSettings, sft
@@ -79,7 +79,8 @@ class Watch:
 
         def watched_make(trainer, *args, **options):
             make(trainer, *args, **options)
-            watch.trainer = trainer
+            watch.trainer, watch.done = trainer, trainer.train_steps
+            watch.begun = jax.tree.map(jnp.copy, adapter(trainer.model))
             watch.note("optimiser", nnx.state(trainer.optimizer, nnx.optimizer.OptState))
 
         patch.setattr(PeftTrainer, "_train_step", watched_step)
@@ -158,3 +159,17 @@ def test_a_stopped_run_goes_on_bit_for_bit(after_sft, base, mesh, tokenizer, tmp
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), adapter(again.policy.model),
                  adapter(after_sft.policy.model))
     assert again.watch.dtypes == after_sft.watch.dtypes
+
+
+@pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types")  # a bfloat16 run's own schedule
+def test_an_older_run_in_bfloat16_is_taken_up_in_float32(base, mesh, tokenizer, tmp_path):
+    """Its adapter and optimiser are widened, which is exact, and what follows is float32."""
+    older, settings, clock = new_policy(base, mesh, tokenizer), replace(SFT, learning_rate=2e-3), StopAfter(3)
+    nnx.update(older.model, rounded(adapter(older.model), jnp.bfloat16))
+    sft(older, mesh, ROWS, settings, clock.budget, NullLog(), tmp_path, seed=3, on_step=clock.on_step)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(adapter(older.model))} == {"bfloat16"}
+    again = trained(base, mesh, tokenizer, tmp_path, replace(settings, steps=9))
+    assert again.watch.dtypes == {("gradient", "float32"), ("optimiser", "float32")}
+    assert again.watch.done > 0, "it began anew"
+    assert equal(again.watch.begun, adapter(older.model))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(again.watch.begun)} == {"float32"}
