@@ -24,7 +24,7 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
-from reasonkit.lora import LORA_MODULES
+from reasonkit.lora import Float32Lora
 from reasonkit.models import quantized
 
 
@@ -93,7 +93,7 @@ def constraints(mesh: Mesh) -> Iterator[None]:
 def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0, int8: bool = False) -> nnx.Module:
     """A Gemma as shapes on the mesh, with an adapter unless the rank is 0, or with `models.int8`'s matrices.
 
-    `dtype` None is the configuration's, bfloat16 where it has none.
+    `dtype` None is the configuration's, bfloat16 where it has none. The adapter is float32, as in a run.
     """
     kind = gemma3.Gemma3 if isinstance(config, gemma3.ModelConfig) else gemma2.Gemma
 
@@ -101,8 +101,7 @@ def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 
         model = kind(config, rngs=nnx.Rngs(0))
         if not lora_rank:
             return model
-        provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=lora_rank, alpha=1.0)
-        return qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(0), **model.get_model_input())
+        return qwix.apply_lora_to_model(model, Float32Lora(lora_rank, 1.0), rngs=nnx.Rngs(0), **model.get_model_input())
 
     dtype = dtype or getattr(config, "param_dtype", jnp.bfloat16)
     model = nnx.eval_shape(build)
@@ -112,17 +111,19 @@ def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 
 
 
 def placed(node: Any, mesh: Mesh, config: Any, dtype: Any = None) -> Any:
-    """The node with the sharding it has in a run; floats as `dtype` where it is given."""
-    graph, state = nnx.split(node)
+    """The node with the sharding it has in a run; floats but the adapter's as `dtype` where it is given."""
+    graph, lora, rest = nnx.split(node, nnx.LoRAParam, ...)
     replicated = "fsdp" not in config.shd_config.emb_vd  # then a single KV head is, too: see `gemma`
 
     def place(leaf: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
         axes = [None if size == 1 or replicated and axis == "fsdp" else axis  # of one scale for a whole column
                 for size, axis in zip(leaf.shape, spec, strict=False)]
-        kept = leaf.dtype if dtype is None or not jnp.issubdtype(leaf.dtype, jnp.floating) else dtype
-        return array(mesh, leaf.shape, kept, *axes)
+        return array(mesh, leaf.shape, leaf.dtype, *axes)
 
-    return nnx.merge(graph, jax.tree.map(place, state, nnx.get_partition_spec(state)))
+    if dtype is not None:
+        rest = jax.tree.map(lambda leaf: leaf.update(dtype=dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+                            rest)
+    return nnx.merge(graph, *(jax.tree.map(place, state, nnx.get_partition_spec(state)) for state in (lora, rest)))
 
 
 def array(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *axes: str | None) -> jax.ShapeDtypeStruct:

@@ -33,7 +33,7 @@ from reasonkit.sizes import config_of, plan, shapes_of
 
 EFFICIENCY = 0.4  # of the floor's speed; 0.3 to 0.5 of a chip's peak is usual in training
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
-SOURCES = "gemma", "models", "readout", "abstract", "programs", "preflight"
+SOURCES = "gemma", "models", "lora", "readout", "abstract", "programs", "preflight"
 # Estimates, of a judge's row beside question and reply: the request and a mark at each line; a criterion.
 FENCE_TOKENS, CRITERION_TOKENS = 128, 72
 

@@ -1,11 +1,8 @@
 """The one LoRA adapter: added, described, copied as a reference, saved where the judges look, restored.
 
-What it is: qwix's LoRA and orbax's checkpoints with their traps closed.
-What it is not: training, merging or export.
-
-Departs from Tunix's notebooks: only LoRA leaves are re-placed after an adapter is added (re-placing the whole
-state copies the base and ends its sharing with the reference); a checkpoint appears complete or not at all,
-because the judges take the highest step folder whatever it holds.
+Departs from qwix, which gives an adapter the base's dtype: here it is float32 on any base, because in bfloat16 most
+updates of a small learning rate round to nothing. Departs from Tunix's notebooks: only LoRA leaves are re-placed (the
+whole state would copy the base), and a checkpoint appears complete or not at all: the judges take the highest step.
 """
 
 from __future__ import annotations
@@ -32,8 +29,40 @@ from reasonkit.hosts import is_first, meet
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*attn_vec_einsum|.*gate_proj|.*up_proj|.*down_proj"
 
 
+class Float32Lora(qwix.LoraProvider):
+    """qwix's LoRA on `LORA_MODULES`, held in float32 whatever the base's dtype, and computed with in the base's.
+
+    Left in float32 there, A and B would promote every activation behind them, and the logits. Rounded, to nearest even
+    as orbax does it, they are what the judges' adapter of the base's dtype holds after a restore. Gradients go through.
+    """
+
+    def __init__(self, rank: int, alpha: float):
+        super().__init__(
+            module_path=LORA_MODULES, rank=rank, alpha=alpha,
+            lora_a_initializer=lambda key, shape, dtype: jax.nn.initializers.he_uniform()(key, shape, jnp.float32),
+            lora_b_initializer=lambda key, shape, dtype: jnp.zeros(shape, jnp.float32))
+
+    def process_model_inputs(self, model: nnx.Module, model_args: Any, model_kwargs: Any) -> tuple:
+        """qwix's hook before each forward pass, which then runs on a copy: what it sows (hidden states) stays there."""
+        graph, lora, rest = nnx.split(model, nnx.LoRAParam, ...)
+        if any(leaf.dtype != compute_dtype(model) for leaf in jax.tree.leaves(lora)):
+            model = nnx.merge(graph, rounded(lora, compute_dtype(model)), rest)
+        return super().process_model_inputs(model, model_args, model_kwargs)
+
+
+def compute_dtype(model: nnx.Module) -> Any:
+    """The dtype that a model computes in, its base's."""
+    return model.embedder.input_embedding.dtype
+
+
+def rounded(lora: nnx.State, dtype: Any) -> nnx.State:
+    """The adapter in `dtype`, to nearest even. `reduce_precision` because XLA may leave out a cast that it undoes."""
+    kind = jnp.finfo(dtype)
+    return jax.tree.map(lambda x: jax.lax.reduce_precision(x, kind.nexp, kind.nmant).astype(dtype), lora)
+
+
 def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int = 0) -> nnx.Module:
-    """A model with a fresh LoRA on all attention and feed-forward matrices, sharing the base's buffers.
+    """A model with a fresh float32 LoRA on all attention and feed-forward matrices, sharing the base's buffers.
 
     Raises:
         ValueError: rank below 1, or the model already has an adapter (one adapter goes through all stages).
@@ -45,8 +74,7 @@ def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int =
         raise ValueError("the model already has a LoRA: train that one on, or load the base again")
     if not pxla.thread_resources.env.physical_mesh.empty:
         raise RuntimeError("add_lora was called inside `with mesh:`: call it before, and pass the mesh")
-    provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
-    adapted = qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(seed), **model.get_model_input())
+    adapted = qwix.apply_lora_to_model(model, Float32Lora(rank, alpha), rngs=nnx.Rngs(seed), **model.get_model_input())
     lora = nnx.state(adapted, nnx.LoRAParam)
     nnx.update(adapted, jax.device_put(lora, nnx.get_named_sharding(lora, mesh)))
     adapted.lora_alpha = float(alpha)  # the arrays tell the rank, but not this
@@ -66,9 +94,11 @@ def lora_signature(model: nnx.Module) -> dict[str, Any]:
 
 
 def fingerprint(model: nnx.Module) -> str:
-    """SHA-256 over the adapter's values: two models with the same one hold the same adapter, bit for bit."""
+    """SHA-256 over the adapter as the model computes with it, in the base's dtype: of two models on one base, those
+    with the same one answer alike, bit for bit, whether their adapters are held in float32 or, as the judges', in it.
+    """
     digest = hashlib.sha256()
-    for path, leaf in sorted(_leaves(_lora(model)).items()):
+    for path, leaf in sorted(_leaves(rounded(_lora(model), compute_dtype(model))).items()):
         digest.update(path.encode() + np.asarray(leaf).tobytes())
     return digest.hexdigest()
 
@@ -125,6 +155,8 @@ def save_lora(model: nnx.Module, ckpt_dir: str | Path, step: int) -> Path:
 
 def restore_lora(model: nnx.Module, ckpt_dir: str | Path, step: int | None = None) -> int:
     """Restores the adapter of a step, by default the highest, as the judges do; returns the step.
+
+    It stays float32: one that was saved in bfloat16 is widened, which is exact.
 
     Raises:
         FileNotFoundError: no such step, or no step at all.

@@ -33,6 +33,7 @@ from reasonkit.simpo import SimpoSettings
 from reasonkit.simpo import loss_fn as simpo_loss
 
 RATINGS = 5  # logits that are read of a judge
+ADAMW = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,15 @@ class Run:
 
     @cached_property
     def optimizer(self) -> nnx.Optimizer:
-        transformation = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))
+        """GRPO's: Tunix adds up the gradients of a step's passes, and also where there is one pass."""
+        return self._optimizer(optax.MultiSteps(ADAMW, 2))
+
+    @cached_property
+    def plain_optimizer(self) -> nnx.Optimizer:
+        """That of SFT and SimPO, which make a step of each batch."""
+        return self._optimizer(ADAMW)
+
+    def _optimizer(self, transformation: Any) -> nnx.Optimizer:
         optimizer = nnx.eval_shape(
             lambda model: nnx.Optimizer(model, transformation, wrt=nnx.LoRAParam), self.policy)
         return placed(optimizer, self.plan.policy, self.policy_config)
@@ -106,9 +115,10 @@ def _inputs(tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
     return build_positions_from_mask(present_BL), make_causal_attn_mask(present_BL)
 
 
-def _train_step(run: Run, title: str, loss: Callable, batch: Any, rows: int, resident: tuple) -> Program:
+def _train_step(run: Run, title: str, loss: Callable, batch: Any, rows: int, optimizer: nnx.Optimizer,
+                resident: tuple = ()) -> Program:
     """As Tunix's trainer: gradients of the adapter, their norm, one update in the optimiser's own memory."""
-    graph, moments, params = nnx.split((run.policy, run.optimizer), nnx.optimizer.OptState, ...)
+    graph, moments, params = nnx.split((run.policy, optimizer), nnx.optimizer.OptState, ...)
 
     def step(moments: nnx.State, params: nnx.State, batch: Any) -> tuple:
         model, optimizer = nnx.merge(graph, moments, params)
@@ -129,7 +139,7 @@ def sft_programs(run: Run) -> list[Program]:
         return sft_loss(model, *batch, *_inputs(batch[0])), None
 
     batch = array(mesh, shape, jnp.int32, "fsdp"), array(mesh, shape, jnp.float32, "fsdp")
-    return [_train_step(run, "SFT train step", loss, batch, shape[0], ())]
+    return [_train_step(run, "SFT train step", loss, batch, shape[0], run.plain_optimizer)]
 
 
 def simpo_programs(run: Run) -> list[Program]:
@@ -143,7 +153,7 @@ def simpo_programs(run: Run) -> list[Program]:
         input_ids=tokens, positions=tokens, attention_mask=array(mesh, (rows, length, length), bool, "fsdp"),
         ref_chosen_logps=None, ref_rejected_logps=None,
         completion_mask=array(mesh, (rows, s.max_new_tokens), bool, "fsdp"), logits_to_keep=s.max_new_tokens)
-    return [_train_step(run, "SimPO train step", loss, batch, rows, ())]
+    return [_train_step(run, "SimPO train step", loss, batch, rows, run.plain_optimizer)]
 
 
 def grpo_programs(run: Run) -> list[Program]:
@@ -170,7 +180,7 @@ def grpo_programs(run: Run) -> list[Program]:
         ref_per_token_logps=tokens(s.grpo_rows, s.max_new_tokens, jnp.float32), old_per_token_logps=None)
     batch = tokens(s.grpo_rows, s.max_prompt_length), tokens(s.grpo_rows, s.max_new_tokens)
     return [
-        _train_step(run, "GRPO train step", loss, example, s.grpo_rows, run.resident(run.adapter)),
+        _train_step(run, "GRPO train step", loss, example, s.grpo_rows, run.optimizer, run.resident(run.adapter)),
         Program("GRPO reference", run.plan.policy, s.grpo_rows, reference, (state, *batch),
                 resident=run.resident(run.adapter, nnx.state(run.optimizer)))]
 

@@ -35,21 +35,25 @@ def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: Pa
     has it: the highest step in `<ckpt_dir>/actor`, `model_params` restored by orbax onto the adapter's state, Tunix's
     sampler with their cache size and their decoding (temperature 0, top_k 1, no top_p, seed 42).
 
+    Its adapter is qwix's own, of the base's dtype: orbax rounds what was saved to it.
     sample: whether to reply. exported: whether to compare the merged model in `ckpt_dir` with it (see `_compare`).
     """
     import jax
     import orbax.checkpoint as ocp
+    import qwix
     from flax import nnx
     from tunix.generate.sampler import CacheConfig, Sampler
 
-    from reasonkit.lora import add_lora, fingerprint
+    from reasonkit.lora import LORA_MODULES, fingerprint
     from reasonkit.mesh import make_mesh
     from reasonkit.models import load
     from reasonkit.tags import TAGS
 
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     base = load(model, mesh, dtype)
-    lora_policy = add_lora(base.model, mesh, rank, alpha)
+    provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
+    lora_policy = qwix.apply_lora_to_model(base.model, provider, rngs=nnx.Rngs(0), **base.model.get_model_input())
+    lora_policy.lora_alpha = float(alpha)  # for `hf.merged`
     step = max(int(path.name) for path in (ckpt_dir / "actor").iterdir() if path.name.isdigit())
     state = nnx.state(lora_policy, nnx.LoRAParam)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)

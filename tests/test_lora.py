@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 
 import jax
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -12,6 +14,7 @@ from jax.sharding import NamedSharding
 from tiny_gemma import TOKENS, bump, constrain, equal, forward, small_config
 from tunix.rl.utils import is_sharing_backbone
 from tunix.sft.checkpoint_manager import CheckpointManager
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from tunix.utils import sharding_utils
 
 from reasonkit import _tunix, safety
@@ -20,9 +23,11 @@ from reasonkit.lora import (
     LORA_MODULES,
     add_lora,
     base_shared,
+    fingerprint,
     lora_signature,
     reference,
     restore_lora,
+    rounded,
     save_lora,
     steps_in,
 )
@@ -213,3 +218,108 @@ def test_what_is_named_like_a_step_and_is_none_is_named(name, tmp_path):
                  lambda: safety.check_room(tmp_path, 1, lambda step: None)):
         with pytest.raises(ValueError, match=f"actor/{name} is named like a step and is none, .*: delete or rename it"):
             read()
+
+
+@pytest.fixture(scope="module")
+def half(mesh):
+    """A base in bfloat16."""
+    return init(small_config(param_dtype=jnp.bfloat16), mesh)
+
+
+@pytest.fixture
+def moved(half, mesh):
+    """Its adapter after an update that bfloat16 cannot hold."""
+    return move(add_lora(half, mesh, 4, 8.0))
+
+
+def move(model):
+    keys = iter(jax.random.split(jax.random.key(1), 999))
+    nnx.update(model, jax.tree.map(lambda x: x + 0.2 * jax.random.normal(next(keys), x.shape), lora(model)))
+    return model
+
+
+def judges_model(base):
+    """As the template makes it: qwix's own adapter, of the base's dtype."""
+    provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=4, alpha=8.0)
+    return qwix.apply_lora_to_model(base, provider, rngs=nnx.Rngs(0), **base.get_model_input())
+
+
+def dtypes(state):
+    return {leaf.dtype.name for leaf in jax.tree.leaves(state)}
+
+
+def test_an_adapter_is_float32_on_any_base_and_the_same_by_its_seed(base, half, mesh):
+    assert dtypes(lora(judges_model(half))) == {"bfloat16"}, "qwix's own is float32: the provider is no longer needed"
+    ours, theirs = lora(add_lora(half, mesh, 4, 8.0, 3)), lora(add_lora(base, mesh, 4, 8.0, 3))
+    assert dtypes(ours) == {"float32"} and equal(ours, theirs)
+    assert dtypes(nnx.state(half)) == {"bfloat16"}
+
+
+def products(jaxpr):
+    """The dtypes that go into and come out of every matrix product, also of those inside."""
+    found = set()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            found |= {var.aval.dtype.name for var in (*equation.invars, *equation.outvars)}
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                found |= products(getattr(inner, "jaxpr", inner))
+    return found
+
+
+def test_the_forward_pass_stays_in_the_bases_dtype(half, moved):
+    """No product in float32, forwards or backwards: one adapter's would make all behind it float32, and the logits."""
+    assert forward(moved, TOKENS).dtype == forward(half, TOKENS).dtype == jnp.bfloat16
+
+    def loss(trained, rest):
+        model, mask_BT = nnx.merge(graph, trained, rest), TOKENS != 0
+        logits_BTV, _ = model(TOKENS, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))
+        return logits_BTV.astype(jnp.float32).std()
+
+    graph, trained, rest = nnx.split(moved, nnx.LoRAParam, ...)
+    assert products(jax.make_jaxpr(jax.grad(loss))(trained, rest).jaxpr) == {"bfloat16"}
+    gradients = jax.jit(jax.grad(loss))(trained, rest)
+    assert dtypes(gradients) == {"float32"} and all(np.any(leaf) for leaf in jax.tree.leaves(gradients))
+    assert dtypes(lora(moved)) == {"float32"}, "the forward pass rounded what is trained"
+
+
+def test_what_the_judges_restore_onto_bfloat16_answers_alike(half, moved, mesh, tmp_path):
+    """Bit for bit: orbax rounds what it restores as our forward pass rounds what it computes with."""
+    leaf = next(iter(jax.tree.leaves(lora(moved))))
+    ties = (np.arange(leaf.size, dtype=np.uint32) << 16 | 0x3F808000).view(np.float32).reshape(leaf.shape) % 2
+    first = jax.tree.map(lambda x: jnp.asarray(ties) if x is leaf else x, lora(moved))
+    nnx.update(moved, jax.device_put(first, jax.tree.map(lambda x: x.sharding, lora(moved))))
+    save_lora(moved, tmp_path, 1)
+    theirs, ours = judges_model(half), add_lora(half, mesh, 4, 8.0, seed=5)
+    assert judges_load(theirs, tmp_path) == restore_lora(ours, tmp_path) == 1
+    assert dtypes(lora(theirs)) == {"bfloat16"} and equal(lora(theirs), rounded(lora(moved), jnp.bfloat16))
+    assert dtypes(lora(ours)) == {"float32"} and equal(lora(ours), lora(moved))
+    assert not equal(lora(ours), lora(theirs))
+    np.testing.assert_array_equal(forward(theirs, TOKENS), forward(moved, TOKENS))
+    assert fingerprint(theirs) == fingerprint(ours) == fingerprint(moved)
+    bump(ours, 0.01)
+    assert fingerprint(ours) != fingerprint(moved)
+
+
+def test_rounding_is_to_nearest_even():
+    found = rounded(jnp.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1.01, 1e-40, 3.4e38]), jnp.bfloat16)
+    wanted = np.array([1.0, 1.0, 1 + 2**-6, -1.01, 1e-40, 3.4e38], np.float32).astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(found, wanted)
+    assert rounded(jnp.float32(0.1), jnp.float32) == np.float32(0.1)
+
+
+def test_a_checkpoint_in_bfloat16_is_widened(half, mesh, tmp_path):
+    """Such as an earlier run's, whose adapter had the base's dtype."""
+    older = move(judges_model(half))
+    nnx.update(older, rounded(lora(older), jnp.bfloat16))
+    assert dtypes(lora(older)) == {"bfloat16"}
+    save_lora(older, tmp_path, 4)
+    ours = add_lora(half, mesh, 4, 8.0)
+    assert restore_lora(ours, tmp_path) == 4
+    assert dtypes(lora(ours)) == {"float32"} and equal(lora(ours), lora(older))
+    np.testing.assert_array_equal(forward(ours, TOKENS), forward(older, TOKENS))
+
+
+def test_a_reference_of_a_bfloat16_base_is_float32_and_shares_it(half, moved):
+    frozen = reference(moved)
+    assert dtypes(lora(frozen)) == {"float32"} and equal(lora(frozen), lora(moved)) and base_shared(frozen, half)

@@ -29,12 +29,12 @@ def run_of(plan, judge=None, **changes):
     return Run(small_config(**changes), judge, plan, SHAPES, lora_rank=4)
 
 
-@pytest.mark.parametrize(("fsdp", "tp", "kv_heads", "replicated"),
-                         [(8, 1, 1, True), (4, 2, 2, False)])
-def test_the_shapes_are_those_of_the_model_that_runs(fsdp, tp, kv_heads, replicated):
+@pytest.mark.parametrize(("fsdp", "tp", "kv_heads", "replicated", "dtype"),
+                         [(8, 1, 1, True, jnp.float32), (4, 2, 2, False, jnp.float32), (8, 1, 1, True, jnp.bfloat16)])
+def test_the_shapes_are_those_of_the_model_that_runs(fsdp, tp, kv_heads, replicated, dtype):
     mesh = make_mesh(jax.devices(), fsdp, tp)
     layout = gemma3.ShardingConfig.get_default_sharding(is_sampling=replicated)
-    config = small_config(kv_heads=kv_heads, shd_config=layout)
+    config = small_config(kv_heads=kv_heads, shd_config=layout, param_dtype=dtype)
     ours, theirs = abstract_model(config, mesh, lora_rank=4), add_lora(init(config, mesh), mesh, 4, 8.0)
     ours, theirs = leaves(ours), leaves(theirs)
     assert ours.keys() == theirs.keys()
@@ -65,8 +65,10 @@ def test_gemma_2_is_bfloat16_unless_told():
         final_logit_softcap=30.0, use_post_attn_norm=True, use_post_ffw_norm=True, sliding_window_size=8,
         attention_types=(gemma2.AttentionType.LOCAL_SLIDING, gemma2.AttentionType.GLOBAL), shd_config=layout)
     for dtype, expected in ((None, jnp.bfloat16), (jnp.float32, jnp.float32)):
-        found = leaves(abstract_model(config, mesh, dtype, lora_rank=2))
-        assert {leaf.dtype for leaf in found.values()} == {jnp.dtype(expected)}
+        model = abstract_model(config, mesh, dtype, lora_rank=2)
+        base, adapter = (jax.tree.leaves(nnx.state(model, kind)) for kind in (nnx.Not(nnx.LoRAParam), nnx.LoRAParam))
+        assert {leaf.dtype for leaf in base} == {jnp.dtype(expected)}
+        assert {leaf.dtype for leaf in adapter} == {jnp.dtype(jnp.float32)}
 
 
 def test_what_else_is_in_memory_counts():
@@ -80,7 +82,8 @@ def test_what_else_is_in_memory_counts():
     assert shared.shared and not apart.shared and not run_of(apart.plan).shared
     adapter, moments = size(apart.adapter), size(nnx.state(apart.optimizer))
     base, other = size(nnx.state(apart.policy)) - adapter, size(nnx.state(apart.judge))
-    assert adapter > 0 and moments > 2 * adapter and other > base > 0
+    assert adapter > 0 and moments > 3 * adapter and other > base > 0  # two moments, and the sum of a step's gradients
+    assert 2 * adapter < size(nnx.state(apart.plain_optimizer)) < 3 * adapter
 
     def beside(run):
         programs = [program for build in PROGRAMS.values() for program in build(run)]
@@ -93,6 +96,22 @@ def test_what_else_is_in_memory_counts():
     expected = {title: held + other for title, held in expected.items()}
     expected |= {"SFT train step": 0, "SimPO train step": 0, "judge prefill": base + 2 * adapter + moments}
     assert beside(shared) == expected
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_all_of_an_adapter_is_float32_on_a_bfloat16_base(name):
+    """Bytes by hand: the base at 2 a weight; the adapter, its moments and the sum of its gradients at 4."""
+    run = run_of(plan_mesh(jax.devices(), judge=False), param_dtype=jnp.bfloat16)
+    program, *_ = PROGRAMS[name](run)
+    moments, params, batch = program.arguments
+    weights = [sum(leaf.size for leaf in jax.tree.leaves(nnx.state(run.policy, kind)))
+               for kind in (nnx.Not(nnx.LoRAParam), nnx.LoRAParam)]
+    arrays = [leaf for leaf in jax.tree.leaves(moments) if leaf.ndim > 1 or leaf.size > 1]
+    assert {leaf.dtype.name for leaf in arrays} == {"float32"}
+    assert sum(leaf.size for leaf in arrays) == {"sft": 2, "grpo": 3}[name] * weights[1]
+    assert sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)) == 2 * weights[0] + 4 * weights[1]
+    (_, _), norm, adapter, _ = jax.eval_shape(program.function, *program.arguments)
+    assert norm.dtype == jnp.float32 and {leaf.dtype.name for leaf in jax.tree.leaves(adapter)} == {"float32"}
 
 
 def test_the_cache_is_written_in_place_and_the_batch_split():

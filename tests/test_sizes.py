@@ -53,12 +53,25 @@ def test_the_sizes_of_the_kaggle_profile():
 def test_the_meshes_of_a_machine(monkeypatch, chip, count, policy, judge, expected):
     """By (fsdp, tp), of policy and judge, with the sizes of Kaggle's profile on eight chips and of Colab's on fewer."""
     monkeypatch.setattr(sizes, "memory_of", lambda device: CHIPS[chip].memory)
-    profile = replace(PROFILES["kaggle" if count == 8 else "colab"], policy=policy, judge=judge or "")
+    profile = replace(PROFILES["kaggle" if count == 8 else "colab"], policy=policy, judge=judge or "", lora_rank=32)
     made = plan(profile, jax.devices()[:count], judge is not None)
     found = tuple(mesh and tuple(mesh.shape.values()) for mesh in (made.policy, made.judge))
     assert found == expected and made.gathered == ()
     used = {device for mesh in (made.policy, made.judge) if mesh for device in mesh.devices.flat}
     assert used == set(jax.devices()[:count]), "chips are idle"
+
+
+@pytest.mark.parametrize(("sft", "arrays"), [(True, 4), (False, 6)])
+def test_what_an_adapter_takes(sft, arrays):
+    """Adapter, gradients and two moments, and in GRPO the reference's and the gradients' sum: 4 bytes a weight each."""
+    profile, found = PROFILES["kaggle"], {}
+    config = config_of(profile.policy)
+    for rank in (32, 64):
+        found[rank] = needs(replace(profile, lora_rank=rank), config, None, sft)["policy"].weights
+    mesh = plan(PROFILES["cpu"], jax.devices(), False).policy
+    adapter = jax.tree.leaves(nnx.state(abstract_model(config, mesh, lora_rank=32), nnx.LoRAParam))
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in adapter)
+    assert found[64] - found[32] == pytest.approx(arrays * held, rel=0.06)
 
 
 def test_a_judge_that_does_not_fit_beside_the_policy_is_named(monkeypatch):

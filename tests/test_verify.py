@@ -41,11 +41,14 @@ QUESTIONS = ROWS["question"][:3]
 @pytest.fixture(scope="module")
 def submission(tmp_path_factory):
     """A trained adapter as the notebooks leave it: steps with growing numbers, the last one evaluated."""
-    root = tmp_path_factory.mktemp("submission")
+    return submit(tmp_path_factory.mktemp("submission"), jnp.float32)
+
+
+def submit(root, dtype):
     mesh = make_mesh(jax.devices()[:4], 4, 1)
     tokenizer = short_tokenizer(root / "pieces")
     folder = save_hf(init(CONFIG, mesh), tokenizer.path, root / "model")
-    policy = new_policy(load(folder, mesh, jnp.float32).model, mesh, tokenizer)
+    policy = new_policy(load(folder, mesh, dtype).model, mesh, tokenizer)
     _tunix.hand_over(policy.model, root / "checkpoints", 9)
     bump(policy.model, 0.05)
     _tunix.hand_over(policy.model, root / "checkpoints", 10)  # a larger number, but not a larger name
@@ -55,7 +58,7 @@ def submission(tmp_path_factory):
     return SimpleNamespace(
         model=policy.model, checkpoints=root / "checkpoints", adapter=fingerprint(policy.model),
         samples=list(zip(QUESTIONS, replies, strict=True)),
-        settings={"model": str(folder), "dtype": "float32", "rank": 4, "alpha": 8.0, **LIMITS})
+        settings={"model": str(folder), "dtype": jnp.dtype(dtype).name, "rank": 4, "alpha": 8.0, **LIMITS})
 
 
 @pytest.fixture
@@ -81,6 +84,14 @@ def in_this_process(monkeypatch):
 def test_what_was_saved_is_what_the_judges_load_in_a_process_of_their_own(submission, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # nothing is found by luck
     found = verify_submission(submission.checkpoints, submission.adapter, submission.samples, **submission.settings)
+    assert found == "step 10: the same adapter, the same 3 greedy replies"
+
+
+def test_onto_the_judges_bfloat16_adapter_comes_what_was_evaluated(in_this_process, tmp_path):
+    """Trained and saved in float32: theirs is rounded by the restore, as ours is where it computes."""
+    made = submit(tmp_path, jnp.bfloat16)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(nnx.state(made.model, nnx.LoRAParam))} == {"float32"}
+    found = verify_submission(made.checkpoints, made.adapter, made.samples, **made.settings)
     assert found == "step 10: the same adapter, the same 3 greedy replies"
 
 
