@@ -80,9 +80,10 @@ for question, reply in list(zip(asked["question"], generate([TAGS.prompt(q) for 
 # %% [markdown]
 # ## Training
 #
-# The loss is on the reply and on its stop token, not on the question. The clock ends the stage in time if the machine is
-# slower than planned. A stage that was finished before is not trained again: its adapter is read back. With other
-# settings or inputs than it had, the stage is refused, and so is one to be resumed; the message says what differs.
+# The loss is on the reply and on its stop token, not on the question. Where nine hours are the limit, the clock ends the
+# stage in time if the machine is slower than planned; on your own machine all steps are made. A stage that was finished
+# before is not trained again: its adapter is read back. If its settings or inputs have changed since, it is refused, and
+# the message says what differs.
 
 # %%
 from reasonkit.dashboard import Dashboard

@@ -36,7 +36,9 @@ from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, LocalJudge
 from reasonkit.judge_cache import Cached
+from reasonkit.policy_loss import CHOICES
 
+# %%
 # what a run that was stopped in this kernel left: the chips are freed
 policy = judge_model = rate = judge = made = parts = reward = generate = probe = None
 run = recipes.open_run(PROFILE, RECIPE, SEED)
@@ -108,6 +110,9 @@ print(examine(judge, anchors(validation), run.recipe.rewards["rubric"]) if judge
 # One function for the learner, composed of named parts. A part with weight 0 is computed and logged, not trained on.
 # What is logged is what is trained on. A recipe with a curriculum draws mostly problems that are solved sometimes: the
 # others teach nothing.
+#
+# Two recipes are controls. `constant` pays every reply the same and `shuffled` deals the rewards at random. What a run
+# gains with one of them in the reward's place is not the reward's doing, so run one before you believe a gain.
 
 # %%
 from reasonkit.tfidf import TfIdf
@@ -119,6 +124,8 @@ made = [rewards.tag_format, answered, controls.constant, controls.shuffled(answe
 if judged:
     made.append(rewards.rubric(judge))
 parts = {part.__name__: part for part in made}
+
+# %%
 log = run.log("grpo")
 curriculum = Curriculum(log) if run.recipe.curriculum else None
 if curriculum:
@@ -126,6 +133,23 @@ if curriculum:
 reward = rewards.compose([(parts[name], weight) for name, weight in run.recipe.rewards.items()]
                          + [(monitors.suspicious(log), 0.0)], log)
 print(run.recipe.rewards)
+
+# %% [markdown]
+# ## The objective
+#
+# For each question the policy writes $G$ replies $o_1 \dots o_G$ with rewards $r_i$. A reply's advantage is its reward
+# against its group, $A_i = (r_i - \bar r) / (s_r + 10^{-6})$, and 0 where all are equal. With one update per rollout the
+# loss is
+#
+# $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t}) - \beta\,(e^{d} - d - 1) \Big],
+# \qquad d = \log \pi_{ref}(o_{i,t}) - \log \pi(o_{i,t}).$$
+#
+# The last term holds the policy to the adapter that SFT left. Tunix's default for it, $-d$, would not: its gradient does
+# not contain the reference, and it makes replies longer under any reward. `reasonkit/policy_loss.py` explains each dial.
+
+# %%
+for name in ("num_generations", "beta", *CHOICES, "learning_rate", "temperature", "mask_truncated"):
+    print(f"{name:>20}: {getattr(profile.grpo, name)}")
 
 # %% [markdown]
 # ## Training
