@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +25,7 @@ STAGES = {"constant": "GRPO, constant reward", "shuffled": "GRPO, shuffled rewar
 
 
 def notebooks(names: list[str], folder: Path, profile: str, recipe: str, seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         subprocess.run([sys.executable, str(ROOT / "notebooks/build.py"), "run", str(ROOT / f"notebooks/{name}.py"),
                         "--cwd", str(folder.parent), "--set", f"PROFILE={profile}", "--set", f"RECIPE={recipe}",
@@ -33,34 +33,35 @@ def notebooks(names: list[str], folder: Path, profile: str, recipe: str, seed: i
                        env={**os.environ, "REASONKIT_ARTIFACTS": str(folder), "PYTHONPATH": str(ROOT)})
 
 
-def run_seed(out: Path, profile: str, seed: int) -> None:
-    """All recipes of one seed from one SFT; a recipe whose report is there already is kept."""
-    folders = {recipe: out / f"{recipe}-{seed}/artifacts" for recipe in RECIPES}
-    first = folders[JUDGED]
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
-    began = time.time()
-    notebooks(["01_data_curation", "02_sft_warm_start"], first, profile, JUDGED, seed)
-    for folder in folders.values():
+def prepare(out: Path, profile: str, seed: int) -> None:
+    """Data and SFT of a seed, once, copied into the folder of each recipe."""
+    folders = [out / f"{recipe}-{seed}/artifacts" for recipe in RECIPES]
+    if all((folder / "checkpoints").exists() for folder in folders):
+        return
+    notebooks(["01_data_curation", "02_sft_warm_start"], folders[0], profile, JUDGED, seed)
+    for folder in folders[1:]:
         for name in ("data", "sft", "checkpoints"):
-            if not (folder / name).exists():
-                shutil.copytree(first / name, folder / name)
-    for recipe in RECIPES:
-        if not (folders[recipe] / "report.html").exists():
-            notebooks(["03_grpo_with_judge", "04_evaluation"], folders[recipe], profile, recipe, seed)
-        if recipe == JUDGED and not (first / "minutes").exists():
-            (first / "minutes").write_text(f"{(time.time() - began) / 60:.1f}")
+            shutil.copytree(folders[0] / name, folder / name, dirs_exist_ok=True)
+
+
+def run(out: Path, profile: str, recipe: str, seed: int) -> None:
+    """GRPO and evaluation of a recipe, unless its report is there."""
+    folder = out / f"{recipe}-{seed}/artifacts"
+    if not (folder / "report.html").exists():
+        notebooks(["03_grpo_with_judge", "04_evaluation"], folder, profile, recipe, seed)
 
 
 def table(out: Path, seeds: list[int]) -> str:
-    """A row per seed and stage, then the paired comparisons; rates and steps in per cent with 95 % intervals."""
+    """A row per seed and stage, then the paired comparisons; rates and steps in per cent with 95 % intervals. What was
+    not run is left out.
+    """
     lines = ["| seed | stage | n | accuracy | by content | form | steps |", "|---|---|---|---|---|---|---|"]
     compared = ["| seed | comparison, paired | accuracy | steps |", "|---|---|---|---|"]
     for seed in seeds:
         of = {recipe: out / f"{recipe}-{seed}/artifacts/evaluation" for recipe in RECIPES}
         results = {"stock": of[JUDGED] / "stock.json", "SFT": of[JUDGED] / "after_sft.json",
                    **{recipe: of[recipe] / "after_grpo.json" for recipe in reversed(RECIPES)}}
-        results = {name: EvalResult.from_json(path) for name, path in results.items()}
+        results = {name: EvalResult.from_json(path) for name, path in results.items() if path.exists()}
         lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.accuracy} | {r.content_accuracy} | "
                   f"{r.format_rate} | {r.step_accuracy} |" for name, r in results.items()]
         for name, a, b in ((f"{STAGES[CONSTANT]}, against SFT", "SFT", CONSTANT),
@@ -70,9 +71,10 @@ def table(out: Path, seeds: list[int]) -> str:
                            (f"{STAGES[JUDGED]}, against SFT", "SFT", JUDGED),
                            (f"{STAGES[JUDGED]}, against stock, by content", "stock", JUDGED),
                            ("the judge's vote, against none", PLAIN, JUDGED)):
-            pair = results[a], results[b]
-            accuracy = paired(*pair, "content" if a == "stock" else "correct")
-            compared.append(f"| {seed} | {name} | {accuracy} | {paired(*pair, 'steps')} |")
+            if a in results and b in results:
+                pair = results[a], results[b]
+                accuracy = paired(*pair, "content" if a == "stock" else "correct")
+                compared.append(f"| {seed} | {name} | {accuracy} | {paired(*pair, 'steps')} |")
     return "\n".join([*lines, "", *compared])
 
 
@@ -83,7 +85,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "benchmark")
     options = parser.parse_args()
     for seed in options.seeds:
-        run_seed(options.out.resolve(), options.profile, seed)
+        prepare(options.out.resolve(), options.profile, seed)
+    for recipe in RECIPES:
+        for seed in options.seeds:
+            run(options.out.resolve(), options.profile, recipe, seed)
     print(table(options.out.resolve(), options.seeds))
 
 
