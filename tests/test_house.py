@@ -29,6 +29,7 @@ ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "qwix", "tunix"}
 # What is below numpy and imports third parties, optional ones: in a process of its own, or a family of problems.
 ISOLATED = {"symbolic": {"sympy"}, "algebra": {"sympy"}, "isolated": {"pint", "rdkit"}, "_gym": {"reasoning_gym"}}
 EXECUTES = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
+PRIVATE = {"_exit", "_asdict", "_replace", "_repr_png_"}  # public in all but name: os, named tuples, IPython
 WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 
 LIBRARY = sorted((ROOT / "reasonkit").rglob("*.py"))
@@ -140,6 +141,29 @@ def test_nothing_is_executed_and_nothing_is_a_stub(path):
             assert node.func.id not in EXECUTES, f"line {node.lineno}: {node.func.id}()"
         if isinstance(node, ast.Raise) and node.exc:
             assert "NotImplemented" not in ast.unparse(node.exc), f"line {node.lineno}: a stub"
+
+
+def borrowed(source: str) -> list[str]:
+    """Private names of other objects that the source reaches for: anything but self, cls and the module `_tunix`."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and re.fullmatch(r"_[a-z]\w*", node.attr) and node.attr not in PRIVATE:
+            owner = ast.unparse(node.value)
+            if owner not in ("self", "cls", "super()") and node.attr != "_tunix":
+                found.append(f"{owner}.{node.attr}")
+    return sorted(found)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=label)
+def test_private_names_of_libraries_stay_in_one_module(path):
+    """What a new version of Tunix may take away is looked up in `_tunix` alone."""
+    assert path.stem == "_tunix" or borrowed(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_borrowed_private_name_is_seen():
+    assert borrowed("manager._checkpoint_manager.save(1); self._sampler._decode()") == [
+        "manager._checkpoint_manager", "self._sampler._decode"]
+    assert borrowed("self._x; _tunix.adamw(1); os._exit(0); row._asdict()") == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=label)
