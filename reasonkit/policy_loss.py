@@ -1,18 +1,20 @@
-"""GRPO's loss as Tunix 0.1.7 computes it, with each dial explained and three things mended: `LossSettings`.
+"""GRPO's loss as Tunix 0.1.7 computes it: `LossSettings` explains each dial, `loss_config` makes Tunix's config of them.
+
+It refuses k1, gives equal rewards no advantage, and penalises only where rewards differ.
 
 Sources: GRPO (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), RLOO (2402.14740).
-The surprise: Tunix's default KL penalty, "kl", does not pull towards the reference. It is refused here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tunix.rl import common, function_registry
+from tunix.rl import algo_core, common, function_registry
 from tunix.rl.grpo.grpo_learner import GRPOConfig
 
 from reasonkit.groups import FLAT
@@ -37,17 +39,19 @@ class LossSettings:
         "kl", Tunix's default since 0.1.7, is k1, -d. As a value it is unbiased. As a loss its gradient does not
         contain the reference, which is a constant there: what is left changes the length of replies under any reward.
         It is refused. Source: J. Schulman, "Approximating KL divergence", 2020. What is logged is k3 in every case.
-        The penalty counts only for completions with an advantage. Elsewhere it is rounding between two programs at
-        first, and Adam scales any gradient up to a step: under a constant reward the adapter wandered as far as it
-        goes when it learns.
+        The penalty counts only in groups whose rewards differ. Where all are equal it would be the only gradient. At
+        first that is rounding noise, but Adam turns any gradient into a full step: under a constant reward the adapter
+        moved as far as in training. The mean runs over all completions, so the pull is beta times the share of groups
+        that vary.
     `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, std with ddof=1; the paper leaves ddof
-        open. "drgrpo" leaves the std out, "rloo" takes the mean of the others. Tunix lets rounding pass for an
+        open. It scales a judge's small differences up; `rewards.rubric` rounds for that. "drgrpo" leaves the std out, "rloo" takes the mean of the others. Tunix lets rounding pass for an
         advantage in a group of equal rewards; here such a group has exactly 0.
     `loss_agg_mode`: how the loss of tokens becomes one number. "sequence-mean-token-mean" is GRPO's: a mean per
         completion, then over completions. A token of a long completion weighs less, so that long wrong replies are
         punished less per token (Dr. GRPO). "sequence-mean-token-scale" divides by the length limit in place of the
-        length: Dr. GRPO's remedy. "seq-mean-token-sum" divides by nothing. "token-mean" is DAPO's, over all tokens,
-        but only within a micro-batch: with `micro_prompts` it is a mean of means. The first three are the same with
+        length: Dr. GRPO's remedy. "seq-mean-token-sum" adds up a completion's tokens, then takes the mean over
+        completions. "token-mean" is DAPO's, over all tokens, but only within a micro-batch: with `micro_prompts` it is
+        a mean of means. The first three are the same with
         and without micro-batches, as long as no completion is masked.
     `loss_algo`, `epsilon`, `epsilon_high`: the ratio of new to old policy per token or per sequence (GSPO), and where
         it is clipped, below and above (DAPO's "clip higher"; None: as below). There is one update per rollout here, so
@@ -56,7 +60,7 @@ class LossSettings:
         their group's mean (DAPO's overlong filtering). Off, because such a reply lacks its last tag, and the penalty
         for that is what teaches to end in time.
 
-    Entropy has no bonus: Tunix's GRPO has none. It is logged. Raises ValueError for a value that is not offered.
+    Entropy has no bonus: Tunix's GRPO has none. It is logged as a mean over tokens. Raises ValueError for a value that is not offered.
     """
 
     beta: float = 0.04
@@ -109,23 +113,39 @@ for _name in CHOICES["advantage_estimator"]:
         _with_flat_groups(function_registry.get_advantage_estimator(_name)))
 
 
+@contextlib.contextmanager
+def _replaced(module, name: str, wrap: Callable) -> Iterator[None]:
+    """One function of Tunix's wrapped, only while the loss is traced: one trace at a time."""
+    original = getattr(module, name)
+    setattr(module, name, wrap(original))
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
 @function_registry.register_policy_loss_fn("reasonkit")
 def _policy_loss(model, train_example, algo_config, **options):
-    """Tunix's GRPO loss, with its KL penalty only where there is an advantage. The "kl" it reports is k3 over all."""
-    divergence, k3_BL = common.compute_kl_divergence, []
+    """Tunix's GRPO loss, with its KL penalty only in groups whose rewards differ.
 
-    def noted(logps_BL, reference_BL, method, clamp_value=None):
-        k3_BL.append(divergence(logps_BL, reference_BL, "low_var_kl"))
-        pushed_B1 = train_example.advantages[:, None] != 0
-        anchor_BL = jnp.where(pushed_B1, reference_BL, jax.lax.stop_gradient(logps_BL))
-        return divergence(logps_BL, anchor_BL, method, clamp_value)
+    What it reports are means over the tokens of all completions: "kl" as k3, and "entropy".
+    """
+    mask_BL, seen_BL = train_example.completion_mask, {}
+    varied_G = (train_example.advantages.reshape(-1, algo_config.num_generations) != 0).any(1)
+    pushed_B1 = varied_G.repeat(algo_config.num_generations)[:, None]
 
-    common.compute_kl_divergence = noted  # only while the loss is traced
-    try:
+    def with_k3(divergence):
+        def noted(logps_BL, reference_BL, method, clamp_value=None):
+            seen_BL["kl"] = divergence(logps_BL, reference_BL, "low_var_kl")
+            anchor_BL = jnp.where(pushed_B1, reference_BL, jax.lax.stop_gradient(logps_BL))
+            return divergence(logps_BL, anchor_BL, method, clamp_value)
+        return noted
+
+    def kept(entropy):
+        return lambda logits_BLV: seen_BL.setdefault("entropy", entropy(logits_BLV))
+
+    with (_replaced(common, "compute_kl_divergence", with_k3),
+          _replaced(algo_core, "compute_entropy_from_logits", kept)):
         loss, aux = function_registry.get_policy_loss_fn("grpo")(model, train_example, algo_config, **options)
-    finally:
-        common.compute_kl_divergence = divergence
-    if k3_BL:
-        mask_BL = train_example.completion_mask
-        aux["kl"] = (k3_BL[0] * mask_BL).sum() / jnp.maximum(mask_BL.sum(), 1)
-    return loss, aux
+    tokens = jnp.maximum(mask_BL.sum(), 1)
+    return loss, aux | {name: (value_BL * mask_BL).sum() / tokens for name, value_BL in seen_BL.items()}

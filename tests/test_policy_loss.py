@@ -77,7 +77,7 @@ def test_two_references_give_two_gradients_and_each_pulls_towards_its_own(mode):
     for seed in (1, 2):
         reference = table(seed)
         reference[PROMPT, 0] = -1e9
-        grads, aux = pull(example([[token] for token in tokens], [1.0] * len(tokens), reference), policy,
+        grads, aux = pull(example([[token] for token in tokens] * 2, [1.0] * 2 * len(tokens), reference), policy,
                           kl_loss_mode=mode)
         ref_V = np.asarray(jax.nn.softmax(reference[PROMPT]))
         log_ratio = np.log(pi_V[1:] / ref_V[1:])
@@ -115,12 +115,24 @@ def test_at_the_reference_the_penalty_pushes_nowhere(mode, temperature):
 
 
 @pytest.mark.parametrize("mode", CHOICES["kl_loss_mode"])
-def test_a_completion_without_an_advantage_is_not_moved_by_the_penalty_but_its_kl_is_logged(mode):
+def test_a_group_of_equal_rewards_is_not_moved_by_the_penalty_but_its_kl_is_logged(mode):
+    """Groups of two. In the first one reply may lie at the group's mean: it is held like its neighbour."""
     far, here = table(1), table(0)
     grads, aux = gradient(example(SIX, [0.0] * 6, far), here, beta=1.0, kl_loss_mode=mode)
     assert (grads == 0).all() and aux["kl"] > 0.1
     only = pull(example(SIX, [1.0, *[0.0] * 5], far), here, kl_loss_mode=mode)[0]
-    np.testing.assert_allclose(only, pull(example(SIX[:1], [1.0], far), here, kl_loss_mode=mode)[0] / 6, atol=1e-6)
+    both = pull(example(SIX[:2], [1.0, -1.0], far), here, kl_loss_mode=mode)[0]
+    np.testing.assert_allclose(only, both / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", CHOICES["loss_agg_mode"])
+def test_what_is_logged_is_a_mean_over_tokens_whatever_the_loss_is(mode):
+    made, logits = example(SIX, ADVANTAGES, table(1)), jax.nn.log_softmax(table(0))
+    entropy_V = -(np.exp(logits) * logits).sum(-1)
+    before = [row for tokens in SIX for row in [PROMPT, *tokens[:-1]]]
+    aux = gradient(made, table(0), beta=0.1, loss_agg_mode=mode)[1]
+    assert aux["entropy"] == pytest.approx(entropy_V[before].mean(), rel=1e-5)
+    assert aux["kl"] == pytest.approx(gradient(made, table(0), beta=0.1)[1]["kl"], rel=1e-5)
 
 
 def test_a_dial_that_is_not_offered_is_named():
