@@ -1,4 +1,4 @@
-"""GRPO's loss as Tunix 0.1.7 computes it: `LossSettings` explains each dial, `loss_config` makes Tunix's config of them.
+"""GRPO's loss as Tunix 0.1.7 computes it: `LossSettings` explains each dial, `loss_config` gives them to Tunix.
 
 It refuses k1, gives equal rewards no advantage, and penalises only where rewards differ.
 
@@ -44,8 +44,9 @@ class LossSettings:
         moved as far as in training. The mean runs over all completions, so the pull is beta times the share of groups
         that vary.
     `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, std with ddof=1; the paper leaves ddof
-        open. It scales a judge's small differences up; `rewards.rubric` rounds for that. "drgrpo" leaves the std out, "rloo" takes the mean of the others. Tunix lets rounding pass for an
-        advantage in a group of equal rewards; here such a group has exactly 0.
+        open. It scales a judge's small differences up; `rewards.rubric` rounds for that. "drgrpo" leaves the std out,
+        "rloo" takes the mean of the others. Tunix lets rounding pass for an advantage in a group of equal rewards; here
+        such a group has exactly 0.
     `loss_agg_mode`: how the loss of tokens becomes one number. "sequence-mean-token-mean" is GRPO's: a mean per
         completion, then over completions. A token of a long completion weighs less, so that long wrong replies are
         punished less per token (Dr. GRPO). "sequence-mean-token-scale" divides by the length limit in place of the
@@ -60,7 +61,8 @@ class LossSettings:
         their group's mean (DAPO's overlong filtering). Off, because such a reply lacks its last tag, and the penalty
         for that is what teaches to end in time.
 
-    Entropy has no bonus: Tunix's GRPO has none. It is logged as a mean over tokens. Raises ValueError for a value that is not offered.
+    Entropy has no bonus: Tunix's GRPO has none. It is logged, as a mean over tokens. Raises ValueError for a value that
+    is not offered.
     """
 
     beta: float = 0.04

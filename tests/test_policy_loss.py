@@ -127,7 +127,7 @@ def test_a_group_of_equal_rewards_is_not_moved_by_the_penalty_but_its_kl_is_logg
 
 @pytest.mark.parametrize("mode", CHOICES["loss_agg_mode"])
 def test_what_is_logged_is_a_mean_over_tokens_whatever_the_loss_is(mode):
-    made, logits = example(SIX, ADVANTAGES, table(1)), jax.nn.log_softmax(table(0))
+    made, logits = example(SIX, ADVANTAGES, table(1)), np.asarray(jax.nn.log_softmax(table(0)))
     entropy_V = -(np.exp(logits) * logits).sum(-1)
     before = [row for tokens in SIX for row in [PROMPT, *tokens[:-1]]]
     aux = gradient(made, table(0), beta=0.1, loss_agg_mode=mode)[1]
