@@ -40,8 +40,9 @@ def prepare(out: Path, profile: str, seed: int) -> None:
         return
     notebooks(["01_data_curation", "02_sft_warm_start"], folders[0], profile, JUDGED, seed)
     for folder in folders[1:]:
-        for name in ("data", "sft", "checkpoints"):
-            shutil.copytree(folders[0] / name, folder / name, dirs_exist_ok=True)
+        for name in ("data", "sft", "copied"):  # the last one tells that all is there
+            shutil.copytree(folders[0] / name.replace("copied", "checkpoints"), folder / name, dirs_exist_ok=True)
+        (folder / "copied").rename(folder / "checkpoints")
 
 
 def run(out: Path, profile: str, recipe: str, seed: int) -> None:

@@ -32,7 +32,7 @@ from reasonkit import data, forecast, lora, models, recipes, rollout, sizes
 from reasonkit.sft import sft
 from reasonkit.tags import TAGS
 
-policy = generate = None  # what a run that was stopped in this kernel left: the chips are freed
+policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = recipes.open_run(PROFILE, RECIPE, SEED)
 profile, manifest = run.profile, run.manifest("data")
 train, validation = (data.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
@@ -81,7 +81,7 @@ for question, reply in list(zip(asked["question"], generate([TAGS.prompt(q) for 
 # ## Training
 #
 # The loss is on the reply and on its stop token, not on the question. Where nine hours are the limit, the clock ends the
-# stage in time if the machine is slower than planned; on your own machine all steps are made. A stage that was finished
+# stage in time if the machine is slower than planned; on your own machine every step is run. A stage that was finished
 # before is not trained again: its adapter is read back. If its settings or inputs have changed since, it is refused, and
 # the message says what differs.
 

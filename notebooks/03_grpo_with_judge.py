@@ -39,7 +39,7 @@ from reasonkit.judge_cache import Cached
 from reasonkit.policy_loss import CHOICES
 
 # %%
-# what a run that was stopped in this kernel left: the chips are freed
+# free the chips of a run that was stopped in this kernel
 policy = judge_model = rate = judge = made = parts = reward = generate = probe = None
 run = recipes.open_run(PROFILE, RECIPE, SEED)
 profile, warm = run.profile, run.manifest("sft")
@@ -111,8 +111,8 @@ print(examine(judge, anchors(validation), run.recipe.rewards["rubric"]) if judge
 # What is logged is what is trained on. A recipe with a curriculum draws mostly problems that are solved sometimes: the
 # others teach nothing.
 #
-# Two recipes are controls. `constant` pays every reply the same and `shuffled` deals the rewards at random. What a run
-# gains with one of them in the reward's place is not the reward's doing, so run one before you believe a gain.
+# Two recipes are controls. `constant` pays every reply the same, and must leave the adapter as it is, bit for bit.
+# `shuffled` deals the rewards at random, and moves it: believe what a recipe gains beyond that one.
 
 # %%
 from reasonkit.tfidf import TfIdf
@@ -139,12 +139,12 @@ print(run.recipe.rewards)
 #
 # For each question the policy writes $G$ replies $o_1 \dots o_G$ with rewards $r_i$. A reply's advantage is its reward
 # against its group, $A_i = (r_i - \bar r) / (s_r + 10^{-6})$, and 0 where all are equal. With one update per rollout the
-# loss is
+# gradient is that of
 #
-# $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t}) - \beta\,(e^{d} - d - 1) \Big],
+# $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t}) - \beta\,m_i\,(e^{d} - d - 1) \Big],
 # \qquad d = \log \pi_{ref}(o_{i,t}) - \log \pi(o_{i,t}).$$
 #
-# The last term holds the policy to the adapter that SFT left. Tunix's default for it, $-d$, would not: its gradient does
+# The last term holds the policy to the adapter that SFT left; $m_i$ is 1 in a group whose rewards differ, else 0. Tunix's default for it, $-d$, would not: its gradient does
 # not contain the reference, and it makes replies longer under any reward. `reasonkit/policy_loss.py` explains each dial.
 
 # %%

@@ -32,7 +32,7 @@ from reasonkit import data, lora, models, recipes, rollout, sizes
 from reasonkit.evaluate import evaluate, paired
 from reasonkit.outcome import cut_short
 
-policy = generate = None  # what a run that was stopped in this kernel left: the chips are freed
+policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = recipes.open_run(PROFILE, RECIPE, SEED)
 profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]
 test = data.read(run.stage("data") / "test.jsonl")

@@ -132,7 +132,7 @@ class Dashboard:
         began = time.monotonic()
         rows = self._log.read()
         done, status = _progress(rows, self._total)
-        left = ("all steps are made, however long they take" if self._budget.grows else
+        left = ("every step will be run, however long it takes" if self._budget.grows else
                 f"{self._budget.minutes_left:.0f} min left in the session")
         self._progress.value = done
         self._progress.bar_style = "success" if done == self._total else ""

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+from reasonkit.intervals import interval
 from reasonkit.judge import Judge, JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.rubrics import Criterion, rubric_from_json
 from reasonkit.tags import TAGS
 
-EACH = 2  # problems of each family
+EACH = 8  # problems of each family
 MARGIN = 0.05  # of a score: what is closer is noise
 
 
@@ -58,8 +59,9 @@ def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
 def examine(judge: Judge, pairs: list[Anchors], vote: float) -> str:
     """How far the judge rates the good replies above each flaw's, and whether it passes, in words.
 
-    It fails when it rates those of one flaw in one family higher, by more than `MARGIN` in the mean; when the good ones
-    are not better by as much over all; and when more than half of the pairs lack a verdict. vote: the rubric's weight
+    It fails when it rates those of one flaw in one family higher, by more than `MARGIN` in the mean and with the whole
+    interval of it below zero; when the good ones are not better by as much over all; and when more than half of the
+    pairs lack a verdict. vote: the rubric's weight
     in the reward. Raises UnfitJudge, with the pair it got most wrong, when a judge with a vote fails; ValueError
     without pairs.
     """
@@ -79,7 +81,7 @@ def examine(judge: Judge, pairs: list[Anchors], vote: float) -> str:
         flaws[gap[1].flaw].append(gap)
     if 2 * len(known) < len(pairs):
         fault, shown = f"{len(pairs) - len(known)} of {len(pairs)} pairs have no verdict", silent
-    elif _mean(lowest := min(families.values(), key=_mean)) < -MARGIN:
+    elif _mean(lowest := min(families.values(), key=_mean)) < -MARGIN and _below_zero(lowest):
         _, *shown = min(lowest, key=itemgetter(0))
         fault = f"{shown[0].flaw} replies of family {shown[0].family} score {-_mean(lowest):.2f} more than whole ones"
     elif _mean(known) < MARGIN:
@@ -94,6 +96,11 @@ def examine(judge: Judge, pairs: list[Anchors], vote: float) -> str:
         raise UnfitJudge(f"the judge can't teach: {fault}\nTake a better judge, or a recipe in which it has no vote, "
                          "such as g_exact")
     return f"The judge fails, and has no vote in this recipe: {fault}"
+
+
+def _below_zero(gaps: list[tuple]) -> bool:
+    """Whether chance alone is no explanation: few pairs of noisy scores fall below by themselves."""
+    return interval([gap[0] for gap in gaps], -1, 1)[1] < 0
 
 
 def _mean(gaps: list[tuple]) -> float:

@@ -23,7 +23,7 @@ from reasonkit.budget import write_atomic
 from reasonkit.gemma import flax_checkpoint, in_flax
 from reasonkit.hf import SHARD_BYTES, merged, save_hf, tensors
 from reasonkit.hf_config import family_of
-from reasonkit.lora import lora_signature, save_lora
+from reasonkit.lora import compute_dtype, lora_signature, save_lora
 from reasonkit.models import MODELS, Loaded, hf_name
 
 # The layout of config.json, and of a version before 4.57.3: of a file without one, or of 4.57.3 to 5, transformers
@@ -116,7 +116,7 @@ def export_peft(policy: Loaded, folder: str | Path) -> Path:
         a, b = (leaves.get((*tensor.path[:-1], tensor.path[-1] + end)) for end in ("_lora_a", "_lora_b"))
         if a is None:
             continue
-        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        a, b = (np.asarray(x.astype(compute_dtype(policy.model)), np.float32) for x in (a, b))  # as it was evaluated
         b = b if tensor.part is None else b[:, tensor.part]
         name = tensor.name.removesuffix(".weight")
         name = f"base_model.model.{name.replace('model.', 'model.language_model.', 1) if pictures else name}"

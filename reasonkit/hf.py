@@ -246,11 +246,12 @@ def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, d
 
 
 def merged(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -> np.ndarray:
-    """The array at `path` with the adapter's part, if it has one: float32, else as it is."""
+    """The array at `path` with the adapter's part, if it has one: float32, else as it is. The adapter is rounded to the
+    base's dtype first, as the policy was evaluated."""
     value, a, b = (leaves.get((*path[:-1], path[-1] + end)) for end in ("", "_lora_a", "_lora_b"))
     if a is None:
         return np.asarray(value)
-    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    a, b = (np.asarray(x.astype(value.dtype), np.float32) for x in (a, b))
     change = np.tensordot(a, b, 1) * (model.lora_alpha / a.shape[-1])
     # qwix has the contracted axes first: of the output's projection they are (heads, head), as here.
     return np.asarray(value, np.float32) + (change if a.ndim == 3 else np.moveaxis(change, 0, -2))

@@ -22,8 +22,8 @@ from reasonkit.grpo import GrpoSettings
 from reasonkit.handover import has_steps
 from reasonkit.hosts import agreed_end, is_first
 from reasonkit.lora import save_lora
-from reasonkit.outcome import earlier_minutes
-from reasonkit.runlog import NullLog, RunLog, file_sha256, prompt_hash, write_manifest
+from reasonkit.outcome import ENDINGS, earlier_minutes
+from reasonkit.runlog import NullLog, RunLog, base_sha256, file_sha256, prompt_hash, write_manifest
 from reasonkit.session import release
 from reasonkit.sft import SftSettings
 from reasonkit.tags import TAGS
@@ -224,7 +224,7 @@ class Run:
         """
         settings = {name: value for name, value in vars(getattr(self.profile, stage)).items()
                     if name not in ("save_every", "keep")}
-        model = {"policy": self.profile.policy, "dtype": self.profile.dtype, "base": file_sha256(base), **self.lora}
+        model = {"policy": self.profile.policy, "dtype": self.profile.dtype, "base": base_sha256(base), **self.lora}
         now = {"model": model, "prompt_sha256": prompt_hash(TAGS.template), "settings": settings,
                "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
         finished = self.finished(stage)
@@ -241,7 +241,7 @@ class Run:
             self.finish(stage, inputs=inputs, metrics={"steps": result.steps, **metrics}, minutes=result.minutes,
                         checkpoint_step=result.checkpoint_step, stopped=result.stopped, settings=vars(settings))
             print(f"{stage}: {result.steps} of {settings.steps} steps in {result.minutes:.1f} minutes, ended by "
-                  f"{result.stopped}")
+                  f"{ENDINGS[result.stopped]}")
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
         """Write the stage's manifest. minutes: of this session; those of earlier sessions on the stage are added."""

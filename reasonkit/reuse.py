@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonkit.budget import write_atomic
+from reasonkit.outcome import ENDINGS
 from reasonkit.runlog import MANIFEST, NOTEBOOKS, ManifestError, plain, read_manifest
 
 ASKED = "asked.json"
@@ -70,7 +71,7 @@ def read_back(run: Path, manifest: Mapping[str, Any]) -> str:
     """What to say of a finished stage that is not trained again."""
     stage, extra = manifest["stage"], manifest["extra"]
     said = (f"{stage}: finished on {manifest['written']} and read back, {manifest['metrics']['steps']} of "
-            f"{extra['settings']['steps']} steps, ended by {extra['stopped']}")
+            f"{extra['settings']['steps']} steps, ended by {ENDINGS[extra['stopped']]}")
     if extra["stopped"] == "data":
         return said
     return f"{said}. To train it on, delete {run / stage / MANIFEST} and run this cell again"

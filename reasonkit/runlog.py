@@ -162,6 +162,22 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def base_sha256(folder: Path) -> str:
+    """SHA-256 over what makes a base model in its folder: settings, tokenizer and weights, of which a large file counts
+    with its size, its first and its last MiB. A card or a helper's file beside them changes nothing."""
+    digest, end = hashlib.sha256(), 1 << 20
+    files = {item.relative_to(folder).as_posix(): item for item in Path(folder).rglob("*") if item.is_file()}
+    for name in sorted(files):
+        path, size = files[name], files[name].stat().st_size
+        if path.suffix in (".md", ".txt") or path.name in ("NOTICE", "tokenizer.json", "tokenizer_config.json"):
+            continue
+        with open(path, "rb") as file:
+            ends = file.read(end)
+            file.seek(max(size - end, 0))
+            digest.update(f"{name}\0{size}\n".encode() + ends + file.read(end))
+    return digest.hexdigest()
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:

@@ -54,9 +54,10 @@ def _weights(config: Any) -> tuple[int, int]:
 def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Need]:
     """Bytes of the roles, estimated for bfloat16: weights, and the largest of what the stages work with.
 
-    The policy's weights count with float32 arrays of the adapter's size: itself, its gradients and two moments; in GRPO
-    the reference's adapter and the sum of a step's gradients besides. A rollout holds the KV cache and one layer's
-    activations of the prompts; a train step the logits, each layer's input, and one layer's activations (all layers'
+    The policy's weights count with float32 arrays of the adapter's size: itself, its gradients, two moments and, in the
+    base's dtype, the copy that it computes with and its gradients; in GRPO the reference's adapter and the sum of a
+    step's gradients besides. A rollout holds the KV cache and one layer's activations of the prompts; a train step the
+    logits, each layer's input, and one layer's activations (all layers'
     without remat); a judge those of one layer.
     """
     s = shapes_of(profile)
@@ -77,7 +78,7 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Nee
     working = [cache + layer(policy, rows, s.max_prompt_length), train(s.grpo_rows, size, s.max_new_tokens)]
     if sft:
         working = [train(s.sft_rows, s.sft_length, s.sft_length)]
-    weights = 2.0 * sum(_weights(policy)) + 4.0 * (4 if sft else 6) * adapter
+    weights = 2.0 * sum(_weights(policy)) + 4.0 * (5 if sft else 7) * adapter
     found = {"policy": Need(weights, max(working), policy.num_kv_heads)}
     if judge is not None:
         embedding, matrices = _weights(judge)

@@ -138,7 +138,7 @@ def test_an_empty_log_shows_the_start(board):
 def test_the_clock_is_shown_where_it_ends_a_stage(log):
     board = Dashboard(log, TimeBudget(hours=1, reserve_minutes=10, grows=True), "SFT", 40)
     board.show()
-    assert "all steps are made, however long they take" in board._status.value and "left" not in board._status.value
+    assert "every step will be run, however long it takes" in board._status.value and "left" not in board._status.value
 
 
 @pytest.mark.parametrize("first", [1, 21])

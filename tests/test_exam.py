@@ -17,7 +17,7 @@ from reasonkit.rubrics import Criterion, rubric_to_json
 from reasonkit.tags import TAGS
 
 RECIPE = data.load_recipe("tiny_mix")
-ROWS = data.curate(RECIPE, {"validation": 30}, 3)["validation"]
+ROWS = data.curate(RECIPE, {"validation": 90}, 3)["validation"]
 PAIRS = anchors(ROWS)
 WHOLE = {pair.good for pair in PAIRS}
 RUBRIC = rubric_to_json((Criterion("Steps", "Every step is shown.", 1.0),))
@@ -97,8 +97,22 @@ def test_a_few_verdicts_may_be_missing_and_not_most():
     said = examine(behind, PAIRS, 1.5)
     assert said.startswith("The judge passes: whole replies score +1.00 over ") and said.count("+1.00 over") == 3
     assert len(behind.asked) == len(set(behind.asked)) == 4 * EACH * len(RECIPE.families), "each reply is asked once"
-    with pytest.raises(UnfitJudge, match=r"30 of 30 pairs have no verdict. Asked .*\n  no verdict \(timeout: no a"):
+    with pytest.raises(UnfitJudge, match=rf"{len(PAIRS)} of {len(PAIRS)} pairs have no verdict. Asked .*\n  no verdict \(timeout: no a"):
         examine(Behind(""), PAIRS, 1.5)
+
+
+def test_chance_alone_stops_no_judge():
+    """One that is 0.1 better on the mean, with a noise of 0.2: some families fall below zero in so few pairs."""
+    stopped = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        noisy = DeterministicJudge([lambda item, rng=rng: float(np.clip(
+            0.5 + 0.1 * (item.reply in WHOLE) + rng.normal(0, 0.14), 0, 1))])
+        try:
+            examine(noisy, PAIRS, 1.5)
+        except UnfitJudge as error:
+            stopped += "more than whole ones" in str(error)
+    assert stopped <= 2
 
 
 def test_without_problems_there_is_no_exam():
