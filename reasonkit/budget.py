@@ -228,7 +228,7 @@ class TimeBudget:
                 if self.grows and pulled + needed > deadline:
                     self._grow(MARGIN * needed / 60 / self._share(stage))
                     deadline = pulled + 60 * self.minutes_left * self._share(stage)
-                    print(f"{stage}: {needed / 60:.0f} minutes to go at this pace; all {steps} steps are made")
+                    print(f"{stage}: {needed / 60:.0f} minutes to go at this pace; all {steps} steps will be run")
                 # the reserve may have grown
                 deadline = min(deadline, self._record["started"] + 60 * (self.hours * 60 - self.minutes_reserved))
                 self._deadline = deadline

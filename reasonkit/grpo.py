@@ -110,9 +110,9 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
         curriculum.resume(done, start_step)
     batches = grpo_batches(rows, policy.tokenizer, settings.prompts_per_step, settings.max_prompt_length, seed,
                            curriculum.order if curriculum else shuffled)
-    longest = settings.max_new_tokens if settings.loss_agg_mode == "seq-mean-token-sum" else 1  # tokens that are added up
+    summed = settings.max_new_tokens if settings.loss_agg_mode == "seq-mean-token-sum" else 1  # tokens in the loss
     with safety.kept(trainer, budget, log, "grpo", checkpoints, start_step, settings.steps, extra, on_step,
-                     safety.LOSS_LIMIT * longest) as guard:
+                     safety.LOSS_LIMIT * summed) as guard:
         learner.train(_tunix.remaining(batches, trainer.train_steps, settings.steps - done, guard))
     return _tunix.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,
                               budget.minutes_used - minutes, budget.stopped("grpo"))

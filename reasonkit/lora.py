@@ -32,9 +32,9 @@ LORA_MODULES = ".*q_einsum|.*kv_einsum|.*attn_vec_einsum|.*gate_proj|.*up_proj|.
 class Float32Lora(qwix.LoraProvider):
     """qwix's LoRA on `LORA_MODULES`, held in float32 whatever the base's dtype, and computed with in the base's.
 
-    Left in float32 there, A and B would promote every activation behind them, and the logits. Rounded, to nearest even
-    as orbax does it, they are what the judges' adapter of the base's dtype holds after a restore. Gradients go through:
-    one batch's comes out of products in the base's dtype, and is float32 from there on, in sums, moments and weights.
+    Left in float32 there, A and B would promote every activation behind them, and the logits. Both are rounded to
+    nearest even before use, as orbax does on restore, so that the judges compute with the same numbers. The gradient
+    passes the rounding: one batch's comes out of products in the base's dtype, and is float32 from there on.
     """
 
     def __init__(self, rank: int, alpha: float):

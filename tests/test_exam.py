@@ -97,7 +97,8 @@ def test_a_few_verdicts_may_be_missing_and_not_most():
     said = examine(behind, PAIRS, 1.5)
     assert said.startswith("The judge passes: whole replies score +1.00 over ") and said.count("+1.00 over") == 3
     assert len(behind.asked) == len(set(behind.asked)) == 4 * EACH * len(RECIPE.families), "each reply is asked once"
-    with pytest.raises(UnfitJudge, match=rf"{len(PAIRS)} of {len(PAIRS)} pairs have no verdict. Asked .*\n  no verdict \(timeout: no a"):
+    silence = rf"{len(PAIRS)} of {len(PAIRS)} pairs have no verdict. Asked .*\n  no verdict \(timeout: no a"
+    with pytest.raises(UnfitJudge, match=silence):
         examine(Behind(""), PAIRS, 1.5)
 
 
