@@ -410,7 +410,7 @@ def test_it_grows_with_the_pace_of_the_first_steps(clock, capsys):
         clock.now += seconds
     assert budget.minutes_left < 18 and budget.steps_left == float("inf"), "one pace is not known before its step ends"
     next(passed)
-    assert capsys.readouterr().out == "grpo: 62 minutes to go at this pace; all 64 steps are made\n"
+    assert capsys.readouterr().out == "grpo: 62 minutes to go at this pace; all 64 steps will be run\n"
     assert budget.minutes_left > 62 and budget.steps_left == float("inf"), "the schedule is not cut to the clock"
 
 

@@ -61,9 +61,10 @@ def test_the_meshes_of_a_machine(monkeypatch, chip, count, policy, judge, expect
     assert used == set(jax.devices()[:count]), "chips are idle"
 
 
-@pytest.mark.parametrize(("sft", "arrays"), [(True, 4), (False, 6)])
+@pytest.mark.parametrize(("sft", "arrays"), [(True, 5), (False, 7)])
 def test_what_an_adapter_takes(sft, arrays):
-    """Adapter, gradients and two moments, and in GRPO the reference's and the gradients' sum: 4 bytes a weight each."""
+    """Adapter, gradients and two moments of 4 bytes per weight, the copy in bfloat16 and its gradients of 2 each; in GRPO
+    the reference's adapter and the gradients' sum besides."""
     profile, found = PROFILES["kaggle"], {}
     config = config_of(profile.policy)
     for rank in (32, 64):
