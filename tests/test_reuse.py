@@ -159,7 +159,8 @@ def test_a_finished_stage_is_said_to_be_read_back(asked, capsys):
     finish(asked, "sft", 3)
     assert not sft(asked)
     out = capsys.readouterr().out
-    assert out.startswith("sft: finished on 20") and out.endswith(" and read back, 2 of 2 steps, ended by its last step\n")
+    assert out.startswith("sft: finished on 20")
+    assert out.endswith(" and read back, 2 of 2 steps, ended by its last step\n")
     assert out.count("\n") == 1
 
 
@@ -169,7 +170,8 @@ def test_a_stage_that_the_clock_cut_short_says_how_to_go_on(asked, capsys):
     finish(asked, "sft", 3, stopped="time")
     assert not sft(asked)
     path = asked.run.stage("sft") / "manifest.json"
-    assert capsys.readouterr().out.endswith(f"ended by the clock. To train it on, delete {path} and run this cell again\n")
+    out = capsys.readouterr().out
+    assert out.endswith(f"ended by the clock. To train it on, delete {path} and run this cell again\n")
     path.unlink()
     assert sft(asked)
 

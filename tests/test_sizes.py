@@ -63,8 +63,8 @@ def test_the_meshes_of_a_machine(monkeypatch, chip, count, policy, judge, expect
 
 @pytest.mark.parametrize(("sft", "arrays"), [(True, 5), (False, 7)])
 def test_what_an_adapter_takes(sft, arrays):
-    """Adapter, gradients and two moments of 4 bytes per weight, the copy in bfloat16 and its gradients of 2 each; in GRPO
-    the reference's adapter and the gradients' sum besides."""
+    """Adapter, gradients and two moments of 4 bytes per weight, the copy in bfloat16 and its gradients of 2 each; in
+    GRPO the reference's adapter and the gradients' sum besides."""
     profile, found = PROFILES["kaggle"], {}
     config = config_of(profile.policy)
     for rank in (32, 64):
