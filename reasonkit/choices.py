@@ -100,6 +100,7 @@ def _same_option(found: Number | Text | None, expected: Number | Text | None) ->
 def _doubtful(rest: str) -> bool:
     words = re.findall(r"\w+", rest.casefold())
     return (not words or words[0] in ("or", "and", "but", "not", "no") or not _HEDGES.isdisjoint(words)
+            or _DOUBTS.search(rest.casefold())
             or re.match(r"\W*[A-HJ-Z]\b(?!')", rest) is not None)
 
 
@@ -112,18 +113,29 @@ _DENIALS = {"yes": frozenset("no nope nah naw false incorrect never not wrong".s
             "no": frozenset("yes yep yeah yup true correct right affirmative".split())}
 _DOUBTS = re.compile(
     r"\b(?:maybe|perhaps|probably|possibly|presumably|supposedly|arguably|unsure|uncertain|unclear|more or less)\b"
-    r"|\bi(?: would|'d)? (?:think|guess|suppose|believe|reckon|assume|say)\b|\bto guess\b|\bguessing\b"
-    r"|\b(?:don't|do not|can't|cannot|hard to) (?:know|say|tell)\b|\bwho knows\b|\bas far as i know\b"
-    r"|\b(?:not|n't) (?:entirely |completely |quite |really )?(?:sure|certain)\b"
+    r"|\bi(?: would|'d)? (?:think|guess|suppose|believe|reckon|assume|say|feel|imagine|suspect|presume|expect|hope)\b"
+    r"|\bi(?:'m| am) (?:leaning|inclined|tempted|hesitant)\b|\bto guess\b|\bguessing\b"
+    r"|\b(?:my best|educated|wild|just a|only a) guess\b|\A\W*best guess\b"
+    r"|\b(?:don't|do not|can't|cannot|hard to) (?:know|say|tell|quote me|be (?:sure|certain))\b|\bwho knows\b"
+    r"|\bas far as i\b|\bto (?:the best of )?my knowledge\b|\bin all (?:likelihood|probability)\b|\bgrain of salt\b"
+    r"|(?:\bnot|n't)(?: [\w%]+){0,2} (?:sure|certain|confident)\b"
     r"|\b(?:fairly|pretty|quite|almost|reasonably|somewhat) (?:sure|certain|confident)\b|\bassuming i\b"
-    r"|\bi (?:could|may|might) be (?:wrong|mistaken)\b|\b(?:if|unless) i(?:'m| am) (?:not )?(?:wrong|mistaken)\b"
+    r"|\bi (?:could|may|might) be (?:wrong|mistaken)\b"
+    r"|\b(?:if|unless) i (?:recall|remember|understand|understood|read)\b"
+    r"|\b(?:if|unless) i(?:'m| am) (?:not )?(?:wrong|mistaken|right|correct|reading)\b"
+    r"|\bwith (?:some|slight|a (?:little|bit of)) (?:doubts?|uncertainty|hesitation)\b"
     r"|\bor (?:no|not|false|true|yes)\b\W*\Z")
 _DOUBTFUL_CLAUSE = re.compile(
-    r"(?:most |very |quite |more |not )?(?:likely|unlikely)(?: so| not)?"
-    r"|(?:apparently|seemingly|hopefully|(?:it )?seems)(?: so| not| likely| to be)?"
-    r"|(?:it )?(?:all )?depends.*|(?:it )?(?:might|could|may)(?: be)?(?: so)?|sometimes|usually|often|generally"
-    r"|partly|partially|mostly|somewhat|(?:kind|sort) of|in (?:a way|a sense|part|theory|some cases)"
-    r"|to some (?:extent|degree)|or (?:no|not).*"
+    r"(?:(?:most|very|quite|more|not|only|just|at least|rather) )?(?:(?:un)?likely|apparently|seemingly|hopefully"
+    r"|potentially|conceivably|plausibly|tentatively|reportedly|allegedly|ostensibly|roughly|approximately|virtually"
+    r"|technically|theoretically|practically|nearly|almost|sometimes|usually|often|occasionally|rarely|generally"
+    r"|typically|normally|largely|mainly|partly|partially|mostly|somewhat|debatable|doubtful)"
+    r"(?: so| not| correct| true)?"
+    r"|(?:it )?seems(?: so| not| likely| to be)?|(?:it )?(?:all )?depend(?:s|ing).*"
+    r"|(?:it )?(?:might|could|may)(?: be)?(?: so)?|(?:kind|sort) of|from memory|with (?:caution|reservations)"
+    r"|(?:only )?(?:in|under|for) (?:a way|a sense|part|theory|principle|(?:some|most|many|certain|a few) \w+)"
+    r"|to (?:some|a certain|a large|a great) (?:extent|degree)|or (?:no|not).*"
+    r"|(?:there's|there is) an? (?:\w+ )?(?:chance|possibility|doubt)"
     r"|not (?:really|exactly|quite|necessarily|always|entirely|completely|fully)"
     r"|(?:it|this|that|which|the answer)(?: is not|'s not| isn't) (?P<denied>true|correct|right|so|the case)"
     r"|not (?P<denial>true|so|at all|correct|right|yes|a chance)"

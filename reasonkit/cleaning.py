@@ -39,7 +39,7 @@ _AROUND = _rules(
     (r"(?<![\w*])\*(?=[^\s*])([^*\n]+)(?<=\S)\*(?![\w*])", r"\1"),
     (r"\A\s*(_{1,2})([^_]+)\1([\s.]*)\Z", r"\2\3"),
     (r"\$\$?([^$]+)\$\$?", r"\1"),
-    (r"\A\W*+(?:(?:so|the|my|final|correct)\s++)*+answer\s*+(?:is\b|[:=])[\s:]*+(?=\S)", ""),
+    (r"\A\W*+(?:(?:so|thus|hence|therefore|the|my|final|correct)[\s,]++)*+answer\s*+(?:is\b|[:=])[\s:]*+(?=\S)", ""),
     (r"""\A\s*(["'])(.+)\1\s*\Z""", r"\2"),
 )
 _WITHIN = _rules(
@@ -62,6 +62,7 @@ _WITHIN = _rules(
     (r"\{,\}", ","),
     (r"\\boxed\s*+\{([^{}]*)\}", r" \1"),
     (r"\\([%${}])", r"\1"),
+    (r"<(b|i|em|strong)>([^<]*)</\1>", r"\2"),
     (r"<sub>", "_"), (r"<sup>", "^"), (r"</su[bp]>", ""),
 )
 _IS_AROUND = re.compile(r"[\\`*_$\"'#]|answer", re.IGNORECASE)
