@@ -35,6 +35,7 @@ _ANOTHER = re.compile(
     r"|(?:[,;\n]|\s(?:and|or|[/|]))\s*[A-HJ-Z](?:\.|\s-)\s"               # B. Paris, C. Rome
     r"|(?:[,;(.]|\b(?:but|and|though))\s*[A-HJ-Z]\s(?:is|seems|looks|(?:could|may|might|would)\sbe)\salso\b"
     r"|(?:\A|\s)[A-HJ-Z]:\s"                                             # B: Paris C: Rome
+    r"|(?i:\b(?:wait|then|no|oops|sorry|hmm|instead))\W+[A-HJ-Z]\W*\Z"
     r"|(?i:\b(?:or|and|maybe|perhaps|possibly|probably|actually|rather|either|also|alternatively))\W+[A-HJ-Z]\b")
 _HEDGES = frozenset("maybe perhaps probably possibly presumably supposedly arguably unsure uncertain".split())
 

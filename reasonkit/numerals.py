@@ -81,6 +81,7 @@ _COUNTRY = re.compile(
     r"\A(?:u\.?s\.?|american|swiss|british|japanese|indian|chinese)\s+(?=(?:dollar|franc|pound|rupee)s?\b|yen\b|yuan\b)"
     r"|(?<=pounds)\s+sterling\b", re.IGNORECASE)
 _ABROAD = re.compile(r"\A(canadian|australian)\s+dollars?\b", re.IGNORECASE)
+_SAID_SIGN = re.compile(r"(?:minus|negative)\s+(?=[0-9.$])", re.IGNORECASE)
 # "three quarters", "a third", "half": digits for the words before a part, in prose only.
 _SAID_PARTS = re.compile(
     rf"(?:(?P<said>an?|{'|'.join(_SAID)})[\s-]+)?(?=(?P<part>{'|'.join(_PARTS)})s?\b)", re.IGNORECASE)
@@ -147,6 +148,8 @@ def read_number(text: str, prose: bool = False) -> Number | None:
         return None
     if prose and (time := _read_time(text, prose=True)):
         return time
+    if prose and (match := _SAID_SIGN.match(text)):
+        text = f"-{text[match.end():]}"
     if prose and (match := _SAID_PARTS.match(text)) and (match["said"] or match["part"].casefold() == "half"):
         rest = re.sub(r"(?<=half) an? ", " ", text[match.end():], flags=re.IGNORECASE)  # half a dozen, half an hour
         text = f"{_SAID.get((match['said'] or '').casefold(), 1)} {rest}"

@@ -38,7 +38,7 @@ _PLAIN = {
 _ALIASES = {
     "mph": "mile h^-1", "kph": "km h^-1", "kmh": "km h^-1", "kmph": "km h^-1", "cc": "cm^3", "Cal": "kcal",
     "Cals": "kcal", "Calorie": "kcal", "Calories": "kcal", "kCal": "kcal", "rpm": "count min^-1", "RPM": "count min^-1",
-    "rps": "count s^-1",
+    "rps": "count s^-1", "rotation": "count", "rotations": "count",
     "bpm": "count min^-1", "beat": "count", "beats": "count", "mpg": "mile gallon^-1", "meq": "mEq", "mosm": "mOsm",
     "mosmol": "mOsm", "diopter": "m^-1", "diopters": "m^-1", "dioptre": "m^-1", "dioptres": "m^-1",
     "rev": "count", "revolution": "count", "revs": "count", "revolutions": "count", "cycle": "count", "cycles": "count",
@@ -89,7 +89,7 @@ _PHRASES = tuple((re.compile(pattern, re.IGNORECASE), name) for pattern, name in
     (r"\belectron[\s-]volts?\b", " eV "),
 ))
 _TOKEN = re.compile(
-    r"\s*(?:(?:\^|\*\*)\s*\(?(?P<power>[+-]?[0-9])\)?|(?<=[A-Za-zµΩ)])(?P<compact>[+-]?[0-9])(?![0-9])"
+    r"\s*(?:(?:\^|\*\*)\s*(?P<around>\()?(?P<power>[+-]?[0-9])(?(around)\))|(?<=[A-Za-zµΩ)])(?P<compact>[+-]?[0-9])(?![0-9])"
     r"|(?P<below>/|\b(?:per|an?)\b)|(?P<open>[(\[])|(?P<close>[)\]])|(?P<stop>\.(?=\s|\Z))|(?P<times>[*·×•.-])"
     r"|(?P<word>(?:°[A-Za-z]?|[^\W\d_][^\W\d]*)%?|%|‰)|(?P<one>1(?=\s*/))|(?P<other>\S))")
 _COMPACT = re.compile(r"\bms(?=\^?-[0-9])")
