@@ -37,7 +37,7 @@ _EMPTY = frozenset(("∅", "\\emptyset", "\\varnothing", "empty set", "the empty
 def read_list(text: str) -> str | None:
     """The items of clean text in one writing, between semicolons; None without any.
 
-    Separators are bullets and numbers, else semicolons, else commas, else lines, else spaces; brackets around all and
+    Separators are bullets and numbers, else semicolons, commas, lines, arrows, spaces; brackets around all and
     "and" are optional.
     """
     items = _items(_THEN.sub(r"\1 ", text), "([{", 0)
