@@ -14,11 +14,15 @@ from reasonkit.numerals import Number, read_amount
 from reasonkit.texts import Text, read_text, same_text
 
 _LABEL = re.compile(
-    r"(?:the\s+)?(?:(?:correct|right|best|final|my)\s+)?(?:answer\s+)?(?:option|choice|answer|letter)"
-    r"(?:\s+is\b|\s*[:=])?\s*(?=[(\[{]?\s?[A-Za-z]\b)", re.IGNORECASE)
+    r"(?:(?:the\s+)?(?:(?:correct|right|best|final|my)\s+)?(?:answer\s+)?(?:option|choice|ans(?:wer|\.)?|letter)"
+    r"(?:\s+is\b|\s*[:=]|\s+-)?|it(?:'s|\s+is)|i(?:'d|\s+would)?\s+(?:choose|pick|select|go\s+with))"
+    r"\s*(?=[(\[{]?\s?[A-Za-z]\b)", re.IGNORECASE)
+_SAID = re.compile(
+    r"([(\[]?[A-Za-z][)\]]?)\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?\W*",
+    re.IGNORECASE)
 _CHOICE = re.compile(
     r"(?s)(?:[(\[{<]\s?(?P<inner>[A-Za-z])\s?[)\]}>]|(?P<bare>[A-Za-z]))"
-    r"(?:[\s).:,;!]*|(?:[).:]+\s*|(?:[).:]|\s)?\s*(?:—|[-|=]\s)\s*|(?<=[)\]}>])\s+)(?P<text>\S.*)"
+    r"(?:[\s).:,;!]*|(?:[).:]+\s*|(?:[).:]|\s)?\s*(?:—|--?\s|[|=]\s)\s*|(?<=[)\]}>])(?:\s+|(?=[A-Z][a-z])))(?P<text>\S.*)"
     r"|(?P<weak>[).:]?\s*[,;\n]\s*|\s+)(?P<rest>\S.*))")
 _AFTER = re.compile(r"(?s)(.+?)\s\(([A-Za-z])\)")
 _LETTER = r"\(?[A-Z]\)?"
@@ -28,8 +32,10 @@ _JOINED = re.compile(
 _ANOTHER = re.compile(
     r"\A\W*[A-Za-z]\W*\Z"                                                # B. C.
     r"|(?<![\w(])\(?[A-Za-z]\)(?!\w)"                                    # B) Paris, C) Rome
-    r"|(?:[,;\n]|\s(?:and|or))\s*[A-HJ-Z](?:\.|\s-)\s"                    # B. Paris, C. Rome
+    r"|(?:[,;\n]|\s(?:and|or|[/|]))\s*[A-HJ-Z](?:\.|\s-)\s"               # B. Paris, C. Rome
+    r"|(?:[,;(.]|\b(?:but|and|though))\s*[A-HJ-Z]\s(?:is|seems|looks|(?:could|may|might|would)\sbe)\salso\b"
     r"|(?:\A|\s)[A-HJ-Z]:\s"                                             # B: Paris C: Rome
+    r"|(?i:\b(?:wait|then|no|oops|sorry|hmm|instead))\W+[A-HJ-Z]\W*\Z"
     r"|(?i:\b(?:or|and|maybe|perhaps|possibly|probably|actually|rather|either|also|alternatively))\W+[A-HJ-Z]\b")
 _HEDGES = frozenset("maybe perhaps probably possibly presumably supposedly arguably unsure uncertain".split())
 
@@ -52,7 +58,9 @@ def read_choice(text: str) -> Choice | None:
     """The letter of "B", "(B)", "B." or "B) its text", else an option's text; None without either."""
     whole = _option(text)
     label = _LABEL.match(text)
-    match = _CHOICE.fullmatch(text[label.end():] if label else text)
+    text = text[label.end():] if label else text
+    said = _SAID.fullmatch(text)
+    match = _CHOICE.fullmatch(said[1] if said else text)
     if match is None:
         after = _AFTER.fullmatch(text)
         letter, rest = (after[2].upper(), _option(after[1])) if after else (None, None)
@@ -93,25 +101,42 @@ def _same_option(found: Number | Text | None, expected: Number | Text | None) ->
 def _doubtful(rest: str) -> bool:
     words = re.findall(r"\w+", rest.casefold())
     return (not words or words[0] in ("or", "and", "but", "not", "no") or not _HEDGES.isdisjoint(words)
+            or _DOUBTS.search(rest.casefold())
             or re.match(r"\W*[A-HJ-Z]\b(?!')", rest) is not None)
 
 
-_YES_NO = re.compile(r"(?s)(yes|true|no|false)(?:(?:[.,;:!\n—(]|\s[—(-]|\s(?=(?:because|since|it|they|there)\b))(.*))?")
+_YES_NO = re.compile(
+    r"(?s)(yes|true|no|false)(?:(?:[.,;:!\n—(]|\s[—(-]|\s(?=(?:because|since|it|they|there|this|that|these|"
+    r"indeed|definitely|absolutely|certainly|of course|way\W*\Z)(?!\w)))(.*))?")
 _CLAUSE = re.compile(r"[.,;:!\n()—]+|\s-+\s|\s(?:but|or|then|because|since)\s")
 _OPENERS = frozenset("or and but well wait actually hmm oh sorry rather then so also ok okay".split())
-_DENIALS = {"yes": frozenset("no nope nah false incorrect never not wrong".split()),
-            "no": frozenset("yes yep yeah yup true correct right".split())}
+_DENIALS = {"yes": frozenset("no nope nah naw false incorrect never not wrong".split()),
+            "no": frozenset("yes yep yeah yup true correct right affirmative".split())}
 _DOUBTS = re.compile(
     r"\b(?:maybe|perhaps|probably|possibly|presumably|supposedly|arguably|unsure|uncertain|unclear|more or less)\b"
-    r"|\bi(?: would|'d)? (?:think|guess|suppose|believe|reckon|assume|say)\b|\bto guess\b|\bguessing\b"
-    r"|\b(?:don't|do not|can't|cannot|hard to) (?:know|say|tell)\b|\bwho knows\b|\bas far as i know\b"
-    r"|\b(?:not|n't) (?:entirely |completely |quite |really )?(?:sure|certain)\b"
+    r"|\bi(?: would|'d)? (?:think|guess|suppose|believe|reckon|assume|say|feel|imagine|suspect|presume|expect|hope)\b"
+    r"|\bi(?:'m| am) (?:leaning|inclined|tempted|hesitant)\b|\bto guess\b|\bguessing\b"
+    r"|\b(?:my best|educated|wild|just a|only a) guess\b|\A\W*best guess\b"
+    r"|\b(?:don't|do not|can't|cannot|hard to) (?:know|say|tell|quote me|be (?:sure|certain))\b|\bwho knows\b"
+    r"|\bas far as i\b|\bto (?:the best of )?my knowledge\b|\bin all (?:likelihood|probability)\b|\bgrain of salt\b"
+    r"|(?:\bnot|n't)(?: [\w%]+){0,2} (?:sure|certain|confident)\b"
+    r"|\b(?:fairly|pretty|quite|almost|reasonably|somewhat) (?:sure|certain|confident)\b|\bassuming i\b"
+    r"|\bi (?:could|may|might) be (?:wrong|mistaken)\b"
+    r"|\b(?:if|unless) i (?:recall|remember|understand|understood|read)\b"
+    r"|\b(?:if|unless) i(?:'m| am) (?:not )?(?:wrong|mistaken|right|correct|reading)\b"
+    r"|\bwith (?:some|slight|a (?:little|bit of)) (?:doubts?|uncertainty|hesitation)\b"
     r"|\bor (?:no|not|false|true|yes)\b\W*\Z")
 _DOUBTFUL_CLAUSE = re.compile(
-    r"(?:most |very |quite |more |not )?(?:likely|unlikely)|(?:apparently|seemingly|hopefully|it seems)(?: so| not)?"
-    r"|(?:it )?(?:all )?depends.*|(?:it )?(?:might|could|may)(?: be)?(?: so)?|sometimes|usually|often|generally"
-    r"|partly|partially|mostly|somewhat|(?:kind|sort) of|in (?:a way|a sense|part|theory|some cases)"
-    r"|to some (?:extent|degree)|or (?:no|not).*"
+    r"(?:(?:most|very|quite|more|not|only|just|at least|rather) )?(?:(?:un)?likely|apparently|seemingly|hopefully"
+    r"|potentially|conceivably|plausibly|tentatively|reportedly|allegedly|ostensibly|roughly|approximately|virtually"
+    r"|technically|theoretically|practically|nearly|almost|sometimes|usually|often|occasionally|rarely|generally"
+    r"|typically|normally|largely|mainly|partly|partially|mostly|somewhat|debatable|doubtful)"
+    r"(?: so| not| correct| true)?"
+    r"|(?:it )?seems(?: so| not| likely| to be)?|(?:it )?(?:all )?depend(?:s|ing).*"
+    r"|(?:it )?(?:might|could|may)(?: be)?(?: so)?|(?:kind|sort) of|from memory|with (?:caution|reservations)"
+    r"|(?:only )?(?:in|under|for) (?:a way|a sense|part|theory|principle|(?:some|most|many|certain|a few) \w+)"
+    r"|to (?:some|a certain|a large|a great) (?:extent|degree)|or (?:no|not).*"
+    r"|(?:there's|there is) an? (?:\w+ )?(?:chance|possibility|doubt)"
     r"|not (?:really|exactly|quite|necessarily|always|entirely|completely|fully)"
     r"|(?:it|this|that|which|the answer)(?: is not|'s not| isn't) (?P<denied>true|correct|right|so|the case)"
     r"|not (?P<denial>true|so|at all|correct|right|yes|a chance)"
@@ -140,8 +165,8 @@ def _denies(words: list[str], value: str) -> bool:
     if not words:
         return False
     denials = _DENIALS[value]
-    if all(word in denials for word in words) or words[-1] in ("no", "nope") and value == "yes" or \
-            words[-1] in ("yes", "yep", "yeah") and value == "no":
+    opposite = all(word in denials for word in words) and not (words[0] == "not" and words[1:])  # not false
+    if opposite or words[-1] in (("no", "nope") if value == "yes" else ("yes", "yep", "yeah")):
         return True
     match = _DOUBTFUL_CLAUSE.fullmatch(" ".join(words))
     if match is None:

@@ -34,16 +34,18 @@ def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
 # What is written around an answer of any kind, and the LaTeX within one that is no formula.
 _AROUND = _rules(
     (r"\\[()\[\]]|`", ""),
+    (r"\A\s*+#{1,6}+\s++", ""),
     (r"(?<!\w)\*\*([^*]+)\*\*(?!\w)", r"\1"),
     (r"(?<![\w*])\*(?=[^\s*])([^*\n]+)(?<=\S)\*(?![\w*])", r"\1"),
     (r"\A\s*(_{1,2})([^_]+)\1([\s.]*)\Z", r"\2\3"),
     (r"\$\$?([^$]+)\$\$?", r"\1"),
-    (r"\A\W*+(?:(?:so|the|my|final|correct)\s++)*+answer\s*+(?:is\b|[:=])[\s:]*+(?=\S)", ""),
+    (r"\A\W*+(?:(?:so|thus|hence|therefore|the|my|final|correct)[\s,]++)*+answer\s*+(?:is\b|[:=])[\s:]*+(?=\S)", ""),
     (r"""\A\s*(["'])(.+)\1\s*\Z""", r"\2"),
 )
 _WITHIN = _rules(
     (r"(?<=[0-9}])~(?=[\\A-Za-z])|(?<=\{)~", " "),
     (r"\\[,;: ]", " "),
+    (r"\{10\}(?=\s*\^)", "10"),
     (r"\\(?:left|right)(?![A-Za-z])", ""),
     (r"([\^_])\s*+\{([^{}]*)\}", r"\1\2"),
     (r"\\(?:SI|qty)\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r"\1 \2"),
@@ -53,19 +55,21 @@ _WITHIN = _rules(
     (r"\\[dt]?frac\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r" \1/\2"),
     (r"\\!\s*+", ""),
     (r"\^?\\(?:circ|degree)\b", "°"),
-    (r"(?:\{\}\s*)?°\s++(?=[CF]\b)", "°"),
+    (r"(?:\{\s*+\}\s*+)?°\s*+(?=[CF]\b)", "°"),
     (r"\\mu(?![A-Za-z])\s*+", "µ"),
-    (r"\\(?-i:Omega)\b", "Ω"),
+    (r"(?:(?<=\b[kMG])\s++)?\\(?-i:Omega)\b", "Ω"),
+    (r"\\(?-i:AA)\b", "Å"),
     (r"\\(?:times|cdot)(?![A-Za-z])", "×"),
     (r"\{,\}", ","),
     (r"\\boxed\s*+\{([^{}]*)\}", r" \1"),
     (r"\\([%${}])", r"\1"),
+    (r"<(b|i|em|strong)>([^<]*)</\1>", r"\2"),
     (r"<sub>", "_"), (r"<sup>", "^"), (r"</su[bp]>", ""),
 )
-_IS_AROUND = re.compile(r"[\\`*_$\"']|answer", re.IGNORECASE)
+_IS_AROUND = re.compile(r"[\\`*_$\"'#]|answer", re.IGNORECASE)
 _IS_WITHIN = re.compile(r"[\\~^_{°<]")
 _BOXED = re.compile(r"\A\s*\\boxed\s*\{(.*)\}[\s.]*\Z", re.DOTALL)
-_FENCED = re.compile(r"```[\w+#.-]*[ \t]*\n")
+_FENCED = re.compile(r"(```+|~~~+)[ \t]*+[\w+#.-]*+[ \t]*+\n")
 
 
 def clean(text: str) -> str:
@@ -85,11 +89,12 @@ def unwrap(text: str) -> str:
 
 def unfence(text: str) -> str:
     """What a Markdown fence holds, without the language that it names; other text as it is."""
-    if "```" not in text:
+    if "```" not in text and "~~~" not in text:
         return text
     stripped = text.strip()
     fence = _FENCED.match(stripped)
-    return stripped[fence.end():-3] if fence and stripped.endswith("```", fence.end()) else text
+    closed = fence and stripped.endswith(fence[1], fence.end())
+    return stripped[fence.end():-len(fence[1])] if closed else text
 
 
 def unbracket(text: str) -> str:

@@ -21,12 +21,13 @@ _MONTHS = {name: number for number, names in enumerate((
     "december dec dezember décembre diciembre dicembre dezembro декабря"), 1) for name in names.split()}
 _WEEKDAYS = "mon tue wed thu fri sat sun".split()
 _WEEKDAY = re.compile(r"\A(mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+|,?\s+\(?(mon|tue|wed|thu|fri|sat|sun)[a-z]*\)?\Z")
+_BEFORE = re.compile(r"\A(?:(?:the\s+)?date\s*(?:is|was|:)\s*)?(?:(?:on|in)\s+)?(?=\w)")
 _DAY = r"(?P<day>[0-3]?[0-9])(?:\s?(?:st|nd|rd|th|er|º|°)\b|\.)?"
 _MONTH = r"(?P<month>[^\W\d_]{3,10})\.?"
 _YEAR = r"(?P<year>[0-9]{4}|[0-9]{1,4}(?=\s*(?:a\.?d|b\.?c|c\.?e)))(?:\s*(?P<era>a\.?d\.?|b\.?c\.?(?:e\.?)?|c\.?e\.?))?"
 _OF = r"(?:\s*-\s*|[\s,]+(?:(?:of|de|del)\s+)?)"
 _FORMS = tuple(re.compile(form) for form in (
-    rf"{_MONTH}(?:\s+the)?[\s-]+{_DAY}(?:(?:,\s*|\s+|-){_YEAR})?",   # March 5th, 2024
+    rf"{_MONTH}(?:\s+the)?[\s-]+{_DAY}(?:(?:\s*,\s*|\s+|-){_YEAR})?",   # March 5th, 2024
     rf"(?:(?:the|le|el)\s+)?{_DAY}{_OF}{_MONTH}(?:{_OF}{_YEAR})?",      # the 5th of March, 2024
     rf"{_MONTH}{_OF}(?P<year>[0-9]{{4}})",                               # March 2024
     rf"(?P<year>[0-9]{{4}})[\s,-]+{_MONTH}[\s-]+{_DAY}",                  # 2024 March 5
@@ -48,7 +49,7 @@ def read_date(text: str) -> str | None:
     """
     if len(text) > MAX_DATE_CHARACTERS:
         return None
-    text = text.casefold().strip(" .,;\n")
+    text = _BEFORE.sub("", text.casefold().strip(" .,;\n"))
     if weekday := _WEEKDAY.search(text):
         text = text[:weekday.start()] + text[weekday.end():]
     for form in _FORMS:

@@ -44,6 +44,7 @@ _SIGNS = {
     "∞": r"\infty", "±": r"\pm", "∓": r"\mp", "∪": r"\cup", r"\bigcup": r"\cup", "∩": r"\cap", "∈": r"\in",
     "≤": r"\le", r"\leq": r"\le", "<=": r"\le", "≥": r"\ge", r"\geq": r"\ge", ">=": r"\ge", r"\leqslant": r"\le",
     r"\geqslant": r"\ge", "≠": r"\ne", r"\neq": r"\ne", "!=": r"\ne", r"\lt": "<", r"\gt": ">", ";": ",",
+    r"\varepsilon": r"\epsilon", r"\varphi": r"\phi", r"\vartheta": r"\theta",
     r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\dbinom": r"\binom", r"\lbrace": r"\{",
     r"\rbrace": r"\}", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|", r"\colon": ":",
     r"\varnothing": r"\emptyset", "∅": r"\emptyset", r"\backslash": r"\setminus", "∖": r"\setminus",
@@ -101,7 +102,9 @@ def read_expression(text: str) -> Expression | None:
     if number is None:
         bare, unit = split_unit(bare)
     tokens = list(_spell(bare))
-    if not tokens or None in tokens or not _balanced(tokens) or tokens[-1] in _UNFINISHED:
+    if number is None:
+        tokens = [token for token in tokens if token != r"\$"]
+    if not tokens or None in tokens or r"\$" in tokens or not _balanced(tokens) or tokens[-1] in _UNFINISHED:
         return number and Expression((), number)
     if "," in tokens and (grouped := read_plain(clean(bare))):
         tokens = [str(grouped)]

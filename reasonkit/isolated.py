@@ -120,8 +120,9 @@ def _load_quantity() -> Callable[[list, list], bool]:
     from pint import UnitRegistry
 
     registry = UnitRegistry(autoconvert_offset_to_baseunit=True)
-    for share in ("mol", "mass", "volume"):  # 5 mol% are not 5 wt%
-        registry.define(f"{share}_percent = [{share}_share]")
+    # 5 mol% are not 5 wt%; what medicine measures in has no fixed worth in moles
+    for name in ("mol_percent", "mass_percent", "volume_percent", "Eq", "Osm", "IU"):
+        registry.define(f"{name} = [{name}]")
 
     def total(parts: list, reading: int):
         """The sum of "5 ft 10 in": each part less than one of the unit before."""

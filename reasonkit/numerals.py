@@ -73,10 +73,18 @@ _MULTIPLIERS = _table({
 # In English prose only: in a formula 5k is a product. `m` and `t` multiply money alone, and K is a unit after a space.
 _SHORT = _table({10**3: "k K", 10**6: "M mn mln", 10**7: "cr Cr", 10**9: "B b bn Bn", 10**12: "tn trn"})
 _SHORT_MONEY = _SHORT | _table({10**6: "m MM mm", 10**12: "T t"})
+_SAID = {word: number for number, word in enumerate("one two three four five six seven eight nine ten".split(), 1)}
 _PARTS = {word: Fraction(1, parts) for word, parts in dict(
     half=2, halves=2, third=3, quarter=4, fourth=4, fifth=5, sixth=6, seventh=7, eighth=8, ninth=9, tenth=10,
     eleventh=11, twelfth=12, twentieth=20, hundredth=100, thousandth=1000, millionth=10**6).items()}
-_COUNTRY = re.compile(r"\A(?:u\.?s\.?|american)\s+(?=dollars?\b)|(?<=pounds)\s+sterling\b", re.IGNORECASE)
+_COUNTRY = re.compile(
+    r"\A(?:u\.?s\.?|american|swiss|british|japanese|indian|chinese)\s+(?=(?:dollar|franc|pound|rupee)s?\b|yen\b|yuan\b)"
+    r"|(?<=pounds)\s+sterling\b", re.IGNORECASE)
+_ABROAD = re.compile(r"\A(canadian|australian)\s+dollars?\b", re.IGNORECASE)
+_SAID_SIGN = re.compile(r"(?:minus|negative)\s+(?=[0-9.$])", re.IGNORECASE)
+# "three quarters", "a third", "half": digits for the words before a part, in prose only.
+_SAID_PARTS = re.compile(
+    rf"(?:(?P<said>an?|{'|'.join(_SAID)})[\s-]+)?(?=(?P<part>{'|'.join(_PARTS)})s?\b)", re.IGNORECASE)
 _CURRENCY = {name: currency for currency, names in {
     "dollar": "$ US$ USD dollar dollars buck bucks", "euro": "€ EUR euro euros", "pound": "£ GBP pound pounds quid",
     "yen": "¥ JPY yen", "rupee": "₹ INR Rs rupee rupees", "yuan": "CNY RMB yuan", "franc": "CHF franc francs",
@@ -140,6 +148,11 @@ def read_number(text: str, prose: bool = False) -> Number | None:
         return None
     if prose and (time := _read_time(text, prose=True)):
         return time
+    if prose and (match := _SAID_SIGN.match(text)):
+        text = f"-{text[match.end():]}"
+    if prose and (match := _SAID_PARTS.match(text)) and (match["said"] or match["part"].casefold() == "half"):
+        rest = re.sub(r"(?<=half) an? ", " ", text[match.end():], flags=re.IGNORECASE)  # half a dozen, half an hour
+        text = f"{_SAID.get((match['said'] or '').casefold(), 1)} {rest}"
     return _read_measure(text, prose) or _read_time(text) or _read_based(text, prose)
 
 
@@ -250,7 +263,8 @@ def _numeral(text: str) -> Fraction | None:
 
 def _unit(money: str, tail: str) -> str | None:
     """The unit in normal form, a currency's name first; None if the tail cannot be a unit."""
-    tail = _COUNTRY.sub("", unbracket(tail))
+    tail = _ABROAD.sub(lambda match: {"c": "CAD", "a": "AUD"}[match[1][0].casefold()], unbracket(tail))
+    tail = _COUNTRY.sub("", tail)
     words = re.findall(r"[^\s/·*.-]+", tail)
     # A single letter keeps its case: N and K are units, n and k change the number.
     changing = [word for word in words if (word if len(word) == 1 else word.casefold()) in _NOT_UNITS]

@@ -19,7 +19,7 @@ MAX_PARTS = 3
 _BETWEEN = re.compile(r"(?<=[A-WYZa-wyz.])(?<!times)(?<!of)(?<!\d and)(?:\s*,)?\s+(?:and\s+)?(?=[0-9])")
 _DURATION = re.compile(r"(?:([0-9]+)\s*h(?:rs?|ours?)?\s*)?(?:([0-9]+)\s*m(?:ins?|inutes?)?\s*)?"
                        r"(?:([0-9.]+)\s*s(?:ecs?|econds?)?)?", re.IGNORECASE)
-_FEET = re.compile(r"([0-9]+)\s*'\s*([0-9.]+)\s*(?:\"|'')")
+_FEET = re.compile(r"([0-9]+)\s*'\s*(?:([0-9.]+)\s*(?:\"|''))?")
 _PER = re.compile(r"(?<=[0-9])\s+\(?1\s*/\s*(?=[A-Za-z(])([^()]*)\)?\Z")
 
 
@@ -43,7 +43,7 @@ def read_quantity(text: str) -> tuple[Part, ...] | None:
     if (match := _DURATION.fullmatch(text)) and sum(map(bool, match.groups())) > 1:
         written = [f"{value} {unit}" for value, unit in zip(match.groups(), ("h", "min", "s"), strict=True) if value]
     elif match := _FEET.fullmatch(text):
-        written = [f"{match[1]} ft", f"{match[2]} in"]
+        written = [f"{match[1]} ft", *([f"{match[2]} in"] if match[2] else [])]
     else:
         written = _BETWEEN.split(_PER.sub(r" /\1", text))
     parts = tuple(map(_read_part, written[:MAX_PARTS + 1]))

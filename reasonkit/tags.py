@@ -30,7 +30,8 @@ DEFECTS = (
 )
 # No width: white space to a human, not to `str.strip`. Soft hyphen, zero-width space, joiners and direction marks, word
 # joiner, invisible signs of formulas, byte order mark.
-INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"
+INVISIBLE = ("\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
+             "\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069\ufeff")
 STOP_MARKERS = ("<end_of_turn>", "<eos>")
 
 _UNSEEN = dict.fromkeys(map(ord, INVISIBLE))

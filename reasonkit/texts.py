@@ -19,7 +19,12 @@ _ARTICLE = re.compile(rf"(?<![\w'-])(?:the|an|(?P<letter>a){_NAMED})\s+(?=[\"'(\
 _SURE_ARTICLE = re.compile(r"(?<![\w'-])(?:the|an)\s+(?=[\"'(\[]*\w)", re.IGNORECASE)
 _ARROW = re.compile(r"\s*(?:\\(?:long)?rightarrow\b|\\to\b|[→⟶⇒]|-+>|=>)\s*")
 _FORMULA = re.compile(
-    r"(?P<body>(?:[A-Z][a-z]?|_?[0-9]+|[()\[\]·×*•])+)(?P<charge>\^?\([0-9]?[+-]\)|\^?[0-9]?[+-]{1,3})?")
+    r"(?P<body>(?:[A-Z][a-z]?|_?[0-9]+|[()\[\]·×*•])+)(?P<charge>\^?\([0-9]?[+-]\)|\^?[0-9]?[+-]{1,3}|\^[+-][0-9])?")
+# What a caret raises in chemistry without making a power of it: a charge, a mass number, an orbital's share.
+_RAISED = re.compile(
+    r"\^([0-9]*[+-])(?!\w)|(?<!\w)\^([0-9]+)\s*(?=[A-Z][a-z]?\b)|(?<=\bsp)\^([23])|(?<=\bsp\^[23]d)\^(2)")
+_COEFFICIENT, _PLUS = re.compile(r"(?<!\w)([0-9]+)\s+(?=[A-Z])"), re.compile(r"(?<=[\w)])\+(?=[0-9]*[A-Z])")
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +43,12 @@ def read_text(text: str) -> Text | None:
     """The words of clean text without case, articles and punctuation; signs within numbers stay: -3.5 is not 35."""
     text = unicodedata.normalize("NFC", text)
     if formula := read_formula(text):
-        return Text(formula, formula)
+        return Text(formula, formula.casefold())
     if "_" in text or "^" in text or ">" in text or not text.isascii():
-        text = re.sub(r"_([0-9]+)", r"\1", re.sub(r"\^([0-9]*[+-])(?!\w)", r"\1", _ARROW.sub(" -> ", text)))
+        text = _RAISED.sub(lambda match: match[match.lastindex], _ARROW.sub(" -> ", text))
+        text = re.sub(r"_([0-9]+)", r"\1", text)
+        if "->" in text:
+            text = _PLUS.sub(" + ", _COEFFICIENT.sub(r"\1", text))
     shouted = text.isupper()
     bare = _ARTICLE.sub(
         lambda match: match[0] if match["letter"] == "A" and match.start() and not shouted else "", text)
@@ -53,7 +61,7 @@ def same_text(found: Text, expected: Text) -> bool:
     """Equal words, or dates; "a" in the answer may be a name where it is one in the gold answer."""
     if found.date and expected.date:
         return found.date == expected.date
-    return expected.words in (found.words, found.full)
+    return expected.words in (found.words, found.full) or found.words == expected.full != expected.words
 
 
 def _words(text: str) -> str:
@@ -71,7 +79,8 @@ def read_formula(text: str) -> str | None:
     text = unbracket(text) if text[:1] == "(" else text
     if len(text) > 80 or not any(map(str.isdecimal, text)) and text[-1:] not in ("+", "-"):
         return None
-    match = _FORMULA.fullmatch("".join(text.split()) if re.search(r"[_^·×•]", text) else text)
+    spaced = re.search(r"[_^·×•]|\w [0-9]?[+-]\Z|\A(?:[A-Z][a-z]?[0-9]+ )+[A-Z][a-z]?[0-9]*\Z", text)
+    match = _FORMULA.fullmatch("".join(text.split()) if spaced else text)
     if match is None or not any(map(str.isalpha, match["body"])):
         return None
     body, charge = re.sub("[×*•]", "·", match["body"]), (match["charge"] or "").strip("()")
@@ -84,4 +93,4 @@ def read_formula(text: str) -> str | None:
     body = body.replace("_", "")
     if body[:1] == "[" and body[-1:] == "]":
         body = unbracket(body)
-    return (body + (f"^{'' if count == '1' else count}{signs[:1]}" if signs else "")).casefold()
+    return body + (f"^{'' if count == '1' else count}{signs[:1]}" if signs else "")

@@ -21,7 +21,7 @@ _PREFIXED = {
     "J": "joule", "N": "newton", "W": "watt", "Pa": "pascal", "Hz": "hertz", "V": "volt", "ohm": "ohm", "C": "coulomb",
     "F": "farad", "T": "tesla", "Wb": "weber", "H": "henry", "S": "siemens", "L": "liter litre", "cal": "calorie",
     "B": "byte", "bit": "", "bar": "", "eV": "electronvolt", "lm": "lumen", "lx": "lux", "Bq": "becquerel",
-    "Gy": "gray", "Sv": "sievert", "Da": "dalton", "pc": "parsec",
+    "Gy": "gray", "Sv": "sievert", "Da": "dalton", "pc": "parsec", "Eq": "equivalent", "Osm": "osmole",
 }
 # What takes none.
 _PLAIN = {
@@ -29,8 +29,8 @@ _PLAIN = {
     "yard": "yd", "mile": "mi", "nautical_mile": "nmi", "ounce": "oz", "pound": "lb", "t": "tonne", "ton": "",
     "degC": "celsius centigrade", "degF": "fahrenheit", "degree": "deg", "rad": "radian", "percent": "", "ppm": "",
     "ppb": "", "gallon": "gal", "quart": "", "pint": "", "hectare": "ha", "acre": "", "atm": "atmosphere", "psi": "",
-    "mmHg": "", "torr": "", "knot": "", "horsepower": "hp", "light_year": "ly", "astronomical_unit": "au",
-    "cd": "candela",
+    "torr": "", "knot": "", "horsepower": "hp", "light_year": "ly", "astronomical_unit": "au",
+    "cd": "candela", "IU": "",
     "foot_pound": "", "fluid_ounce": "", "count": "", "mol_percent": "", "mass_percent": "", "volume_percent": "",
     "permille": "", "hPa": "", "hL": "", "M": "molar", "mM": "millimolar", "uM": "micromolar", "nM": "nanomolar",
 }
@@ -38,10 +38,14 @@ _PLAIN = {
 _ALIASES = {
     "mph": "mile h^-1", "kph": "km h^-1", "kmh": "km h^-1", "kmph": "km h^-1", "cc": "cm^3", "Cal": "kcal",
     "Cals": "kcal", "Calorie": "kcal", "Calories": "kcal", "kCal": "kcal", "rpm": "count min^-1", "RPM": "count min^-1",
-    "rps": "count s^-1",
+    "rps": "count s^-1", "rotation": "count", "rotations": "count",
+    "bpm": "count min^-1", "beat": "count", "beats": "count", "mpg": "mile gallon^-1", "meq": "mEq", "mosm": "mOsm",
+    "mosmol": "mOsm", "diopter": "m^-1", "diopters": "m^-1", "dioptre": "m^-1", "dioptres": "m^-1",
     "rev": "count", "revolution": "count", "revs": "count", "revolutions": "count", "cycle": "count", "cycles": "count",
     "feet": "foot", "inches": "inch", "centuries": "century", "henries": "H", "bps": "bit s^-1", "kbps": "kbit s^-1",
     "Mbps": "Mbit s^-1", "Gbps": "Gbit s^-1", "mcg": "ug", "KB": "kB", "hl": "hL",
+    "Mb": "Mbit", "Gb": "Gbit", "Tb": "Tbit", "kilo": "kg", "kilos": "kg", "kgs": "kg", "gms": "g", "kms": "km",
+    "mgs": "mg", "cms": "cm", "mls": "mL", "mmHg": "torr",
     "l": "L", "Ω": "ohm", "°": "degree", "°C": "degC", "°F": "degF", "°K": "K",
     "°c": "degC", "°f": "degF", "°k": "K", "%": "percent", "‰": "permille",
     "mol%": "mol_percent", "wt%": "mass_percent", "mass%": "mass_percent", "vol%": "volume_percent",
@@ -77,14 +81,15 @@ _PHRASES = tuple((re.compile(pattern, re.IGNORECASE), name) for pattern, name in
      " vol% "),
     (r"\b(?:foot|feet|ft)[\s·*.-]*(?:pounds?|lbs?)(?:[\s-]?force|f)?\b", " foot_pound "),
     (r"\b(?:pounds?|lbs?)f?[\s·*.-]*(?:foot|feet|ft)\b", " foot_pound "),
-    (r"\bmm\s*hg\b", " mmHg "),
+    (r"\bmm\s*hg\b|\bmillimet(?:er|re)s?\s+of\s+mercury\b", " torr "),
+    (r"\b(kilo|mega|milli|micro|nano)-(?=[a-z])", r"\1"),
     (r"\bfl(?:uid|\.)?\s*(?:ounces?|oz)\b", " fluid_ounce "),
     (r"\bnautical\s+miles?\b", " nautical_mile "), (r"\blight[\s-]?years?\b", " light_year "),
     (r"\bastronomical\s+units?\b", " astronomical_unit "), (r"\bmetric\s+tons?\b", " t "),
     (r"\belectron[\s-]volts?\b", " eV "),
 ))
 _TOKEN = re.compile(
-    r"\s*(?:(?:\^|\*\*)\s*\(?(?P<power>[+-]?[0-9])\)?|(?<=[A-Za-zµΩ)])(?P<compact>[+-]?[0-9])(?![0-9])"
+    r"\s*(?:(?:\^|\*\*)\s*(?P<around>\()?(?P<power>[+-]?[0-9])(?(around)\))|(?<=[A-Za-zµΩ)])(?P<compact>[+-]?[0-9])(?![0-9])"
     r"|(?P<below>/|\b(?:per|an?)\b)|(?P<open>[(\[])|(?P<close>[)\]])|(?P<stop>\.(?=\s|\Z))|(?P<times>[*·×•.-])"
     r"|(?P<word>(?:°[A-Za-z]?|[^\W\d_][^\W\d]*)%?|%|‰)|(?P<one>1(?=\s*/))|(?P<other>\S))")
 _COMPACT = re.compile(r"\bms(?=\^?-[0-9])")
