@@ -26,7 +26,7 @@ from reasonkit.tags import TAGS  # noqa: E402
 from reasonkit.tfidf import TfIdf  # noqa: E402
 
 GOLDS = {"number": "20", "choice": "B", "yes_no": "yes", "list": "1, 2", "set": "1, 2", "text": "blue",
-         "expression": "x^2 + 1", "quantity": "5 km", "smiles": "CCO",
+         "expression": "x^2 + 1", "quantity": "5 km", "smiles": "CCO", "date": "2024-03-05",
          "plan": '{"start": ["lamp off"], "goal": ["lamp on"], "actions": {"flip": {"adds": ["lamp on"]}}}'}
 HONEST = TAGS.render(answer="20", reasoning=(
     "Identify: Leo starts with 6 shells and the story changes that number three times.\n"
