@@ -79,8 +79,8 @@ _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_ran
              judge_max_length=256, grows=True)
 # Lengths of the winning runs; rows of a call and of a pass sized for v5e chips with the weights replicated. With
 # a judge on chips of its own a step is sampled in two calls: the first one's replies are judged beside the second.
-# Rank 32 is enough for RL, and a LoRA wants ten times a full fine-tune's rate ("LoRA without regret", TRL: 2e-4 for SFT,
-# from 1e-5 for RL). For SFT half of it: qwix starts A 2.4 times as far out as PEFT. beta is the second winner's, k3 too.
+# Rank 32 is enough for RL, and a LoRA wants ten times a full fine-tune's rate ("LoRA without regret", TRL: 2e-4 in SFT,
+# from 1e-5 in RL). For SFT half of it: qwix starts A 2.4 times as far out as PEFT. beta is the second winner's, of k3.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
               remat=True, api_dollars=5.0)
 # A small real model in both roles, `realmodel`'s, with its vocabulary whole: the logits of a token take a megabyte, and

@@ -53,7 +53,7 @@ def test_the_sizes_of_the_kaggle_profile():
 def test_the_meshes_of_a_machine(monkeypatch, chip, count, policy, judge, expected):
     """By (fsdp, tp), of policy and judge, with the sizes of Kaggle's profile on eight chips and of Colab's on fewer."""
     monkeypatch.setattr(sizes, "memory_of", lambda device: CHIPS[chip].memory)
-    profile = replace(PROFILES["kaggle" if count == 8 else "colab"], policy=policy, judge=judge or "", lora_rank=32)
+    profile = replace(PROFILES["kaggle" if count == 8 else "colab"], policy=policy, judge=judge or "")
     made = plan(profile, jax.devices()[:count], judge is not None)
     found = tuple(mesh and tuple(mesh.shape.values()) for mesh in (made.policy, made.judge))
     assert found == expected and made.gathered == ()
