@@ -22,13 +22,8 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
         problem("gym_sum", 0, 0)
 
 
-@pytest.fixture
-def gym():
-    return pytest.importorskip("reasoning_gym", reason="the extra data is not installed")
-
-
 @pytest.mark.parametrize("family", RECIPE.families)
-def test_the_worked_steps_lead_to_the_gyms_answer(gym, family):
+def test_the_worked_steps_lead_to_the_gyms_answer(family):
     for index in range(100):
         made = problem(family, index, 3)
         found = item(NAMES[family], random.Random(f"3:{family}:{index}"))
@@ -41,7 +36,7 @@ def test_the_worked_steps_lead_to_the_gyms_answer(gym, family):
         assert (slipped.steps == made.steps) == (family == "gym_gsm")
 
 
-def test_the_mix_makes_at_least_500_problems_to_hold_out(gym):
+def test_the_mix_makes_at_least_500_problems_to_hold_out():
     splits = curate(RECIPE, {"train": 40, "test": 500}, 0)
     assert len(set(splits["test"]["question"])) == 500 and set(splits["test"]["family"]) == set(RECIPE.families)
     assert splits["test"][:4] == curate(RECIPE, {"test": 4}, 0)["test"][:4]
