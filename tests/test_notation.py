@@ -80,7 +80,7 @@ def test_other_rules(text, plain):
 @pytest.mark.parametrize(
     ("text", "found"),
     [("2\\pi \\text{ cm}", ("2\\pi ", "cm")), ("2\\pi \\text{ cm}^2", ("2\\pi ", "cm^2")), ("2π cm^2", ("2π", "cm^2")),
-     ("2\\pi\\mathrm{km/h}", ("2\\pi", "km h")), ("2\\pi \\text{ units}", ("2\\pi ", "unit")),
+     ("2\\pi\\mathrm{km/h}", ("2\\pi", "h^-1 km")), ("2\\pi \\text{ units}", ("2\\pi ", "unit")),
      ("2\\pi \\text{ or } 3", ("2\\pi \\text{ or } 3", "")), ("x \\text{ is}", ("x \\text{ is}", "")),
      ("2 ab", ("2 ab", "")),
      ("\\text{cm}", ("\\text{cm}", "")), ("2\\pi", ("2\\pi", ""))],
