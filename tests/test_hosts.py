@@ -179,7 +179,8 @@ def test_a_finished_stage_is_left_alone(run_in, tmp_path, capsys, monkeypatch):
     before = (run.stage("sft") / "manifest.json").read_bytes()
     stage.main(SFT)
     said = capsys.readouterr().out
-    assert re.search("sft: 2 of 2 steps in 0.1 minutes, ended by its last step\nsft: finished on .* and read back", said)
+    assert re.search("sft: 2 of 2 steps in 0.1 minutes, ended by its last step\n"
+                     "sft: finished on .* and read back", said)
     assert (run.stage("sft") / "manifest.json").read_bytes() == before
     longer(monkeypatch)
     with pytest.raises(ManifestError, match="settings.steps: 2 then, 5 now"):
