@@ -112,7 +112,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
                            curriculum.order if curriculum else shuffled)
     summed = settings.max_new_tokens if settings.loss_agg_mode == "seq-mean-token-sum" else 1  # tokens in the loss
     with safety.kept(trainer, budget, log, "grpo", checkpoints, start_step, settings.steps, extra, on_step,
-                     safety.LOSS_LIMIT * summed) as guard:
+                     summed) as guard:
         learner.train(_tunix.remaining(batches, trainer.train_steps, settings.steps - done, guard))
     return _tunix.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,
                               budget.minutes_used - minutes, budget.stopped("grpo"))

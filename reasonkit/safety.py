@@ -52,9 +52,9 @@ class _Steps(hooks.TrainingHooks):
     """
 
     def __init__(self, log, event: str, first_step: int, steps: int, budget: TimeBudget,
-                 extra: Callable[[object, int], dict], on_step: Callable[[], None], loss_limit: float):
+                 extra: Callable[[object, int], dict], on_step: Callable[[], None], summed: int):
         self._log, self._event, self._first, self._steps, self._budget = log, event, first_step, steps, budget
-        self._extra, self._on_step, self._loss_limit = extra, on_step, loss_limit
+        self._extra, self._on_step, self._summed = extra, on_step, summed
         self._last, self._stretch = time.perf_counter(), math.nan  # a resumed optimiser has that of its last session
 
     def on_train_step_start(self, train_ctx):
@@ -70,7 +70,7 @@ class _Steps(hooks.TrainingHooks):
         step = int(train_step) - self._first
         self._log.write(self._event, step=step, loss=loss, seconds=now - self._last, **self._extra(train_ctx, step))
         self._last = now
-        if not abs(loss) <= self._loss_limit:
+        if not abs(loss) <= LOSS_LIMIT * self._summed:
             raise DivergedError(f"{self._event} {step}: the loss is {loss:g}", since=int(train_step) - 1)
         self._on_step()
 
@@ -119,12 +119,12 @@ def _finite(state: nnx.State) -> jax.Array:
 @contextlib.contextmanager
 def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_step: int, steps: int,
          extra: Callable[[object, int], dict] = lambda ctx, step: {}, on_step: Callable[[], None] = lambda: None,
-         loss_limit: float = LOSS_LIMIT) -> Iterator[Callable[[Iterator], Iterator]]:
+         summed: int = 1) -> Iterator[Callable[[Iterator], Iterator]]:
     """Around a stage's training; gives the guard for its batches, and ends with the last step saved.
 
     `trainer` is Tunix's, as it resumed; the stage goes from `first_step` over `steps` steps, and a row "<stage>_step"
-    of the log is written at each, with what `extra(trainer, step)` adds. `loss_limit` is for a loss that is no mean
-    over tokens. Raises DivergedError, DiskFullError and StageHung with the last good checkpoint kept. A signal comes
+    of the log is written at each, with what `extra(trainer, step)` adds. `summed` is how many tokens a
+    loss adds up that is no mean over them. Raises DivergedError, DiskFullError and StageHung with the last good checkpoint kept. A signal comes
     again after the save: the stage is not handed over.
     """
     manager, begun, ending = trainer.checkpoint_manager, trainer.train_steps, contextlib.ExitStack()
@@ -149,7 +149,7 @@ def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_
         ending.enter_context(budget.timed("save"))  # what is in flight, and the last save
 
     manager.save = checked_save
-    trainer.with_training_hooks(_Steps(log, event, first_step, steps, budget, extra, on_step, loss_limit))
+    trainer.with_training_hooks(_Steps(log, event, first_step, steps, budget, extra, on_step, summed))
     log.write("start", stage=stage, step=begun - first_step)
     dog = Watchdog(lambda: budget.pulse, checkpoints / f"hung_{stage}{jax.process_index() or ''}.txt")
     try:
