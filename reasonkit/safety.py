@@ -123,9 +123,9 @@ def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_
     """Around a stage's training; gives the guard for its batches, and ends with the last step saved.
 
     `trainer` is Tunix's, as it resumed; the stage goes from `first_step` over `steps` steps, and a row "<stage>_step"
-    of the log is written at each, with what `extra(trainer, step)` adds. `summed` is how many tokens a
-    loss adds up that is no mean over them. Raises DivergedError, DiskFullError and StageHung with the last good checkpoint kept. A signal comes
-    again after the save: the stage is not handed over.
+    of the log is written at each, with what `extra(trainer, step)` adds. `summed` is how many tokens a loss adds up, 1
+    for a mean over them. Raises DivergedError, DiskFullError and StageHung with the last good checkpoint kept. A signal
+    comes again after the save: the stage is not handed over.
     """
     manager, begun, ending = trainer.checkpoint_manager, trainer.train_steps, contextlib.ExitStack()
     save, event = manager.save, f"{stage}_step"
