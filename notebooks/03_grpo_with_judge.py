@@ -16,7 +16,8 @@
 #
 # **What comes in:** notebook 2's adapter. **What comes out:** the adapter to submit.
 # **What to expect:** the reward rises. Watch the length and the held-out accuracy together: replies that get longer while
-# accuracy is flat are a warning, however well the reward does.
+# accuracy is flat are a warning, however well the reward does. On the demo replies grow from 23 to about 33 tokens, and
+# accuracy from 54 to 73 %.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
