@@ -32,7 +32,7 @@ from dataclasses import replace
 
 import jax
 from reasonkit import (controls, data, forecast, judge_api, lora, models, monitors, readout, recipes, rewards,
-                       rollout, sizes, text_rewards)
+                       reuse, rollout, sizes, text_rewards)
 from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, LocalJudge
@@ -175,7 +175,8 @@ from reasonkit.dashboard import Dashboard
 board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
 board.show()
 inputs = {"train": run.stage("data") / "train.jsonl", "adapter": run.stage("sft") / "adapter"}
-if run.begin("grpo", policy.folder, inputs, rewards=run.recipe.rewards, curriculum=run.recipe.curriculum,
+code = reuse.code_sha256(parts[name] for name in run.recipe.rewards)
+if run.begin("grpo", policy.folder, inputs, rewards=run.recipe.rewards, curriculum=run.recipe.curriculum, code=code,
              judge=judge.identity if judged else None):
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
                   warm["extra"]["checkpoint_step"], on_step, curriculum)

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,20 @@ def read_back(run: Path, manifest: Mapping[str, Any]) -> str:
     if extra["stopped"] == "data":
         return said
     return f"{said}. To train it on, delete {run / stage / MANIFEST} and run this cell again"
+
+
+def code_sha256(functions: Iterable[Callable]) -> str:
+    """SHA-256 over the source of these functions and of those that they close over, wherever they were written: in a
+    module or in a notebook's cell. What they call by name is not looked into."""
+    digest, left, seen = hashlib.sha256(), list(functions), set()
+    while left:
+        function = left.pop(0)
+        if not inspect.isfunction(function) or function in seen:
+            continue
+        seen.add(function)
+        digest.update(inspect.getsource(function).encode() + b"\0")
+        left += inspect.getclosurevars(function).nonlocals.values()
+    return digest.hexdigest()
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> list[str]:

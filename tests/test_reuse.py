@@ -14,7 +14,8 @@ import pytest
 
 from reasonkit import recipes
 from reasonkit.recipes import open_run
-from reasonkit.reuse import ASKED, differences
+from reasonkit.reuse import ASKED, code_sha256, differences
+from reasonkit.rewards import gate, tag_format
 from reasonkit.runlog import ManifestError
 
 TESTS = Path(__file__).parent
@@ -277,3 +278,22 @@ def test_run_all_after_a_stop_begins_with_an_empty_chip(tmp_path, compiled_by_al
     for line in [line for line in done.stdout.splitlines() if line.replace(" ", "").isdigit()][-2:]:
         empty, held, freed = map(int, line.split())
         assert held - empty > 200_000 and freed - empty < 1000, line
+
+
+def before():
+    def reward(prompts, completions, **columns):
+        return [1.0] * len(prompts)
+    return reward
+
+
+def after():
+    def reward(prompts, completions, **columns):
+        return [2.0] * len(prompts)
+    return reward
+
+
+def test_an_edited_reward_has_another_hash():
+    """Its name is the same; so it is within a gate."""
+    assert code_sha256([before()]) == code_sha256([before()]) != code_sha256([after()])
+    one, same, other = (code_sha256([gate(made(), tag_format)]) for made in (before, before, after))
+    assert one == same != other
