@@ -41,8 +41,8 @@ class LossSettings:
         It is refused. Source: J. Schulman, "Approximating KL divergence", 2020. What is logged is k3 in every case.
         The penalty counts only in groups whose rewards differ. Where all are equal it would be the only gradient. At
         first that is rounding noise, but Adam turns any gradient into a full step: under a constant reward the adapter
-        moved two thirds as far as in training. The mean runs over all completions, so the pull is beta times the share of groups
-        that vary.
+        moved two thirds as far as in training. The mean runs over all completions, so the pull is beta times the share
+        of groups that vary.
     `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, std with ddof=1; the paper leaves ddof
         open. It scales a judge's small differences up; `rewards.rubric` rounds for that. "drgrpo" leaves the std out,
         "rloo" takes the mean of the others. Tunix lets rounding pass for an advantage in a group of equal rewards; here
