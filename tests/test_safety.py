@@ -92,7 +92,8 @@ class Budget:
 def test_the_schedule_ends_with_the_steps_that_there_is_time_for(done, left, stretch, monkeypatch):
     set_to = []
     monkeypatch.setattr(_tunix, "stretch", lambda trainer, factor: set_to.append(factor))
-    hooks = safety._Steps(NullLog(), "sft_step", 100, 20, Budget(left, left), lambda ctx, step: {}, lambda: None)
+    hooks = safety._Steps(NullLog(), "sft_step", 100, 20, Budget(left, left), lambda ctx, step: {}, lambda: None,
+                          summed=1)
     for _ in range(2):
         hooks.on_train_step_start(SimpleNamespace(train_steps=100 + done))
     assert set_to == [pytest.approx(stretch)], "set once, also where a resumed optimiser had another"
