@@ -127,7 +127,7 @@ def test_third_parties_stay_in_their_layer(path):
         assert tops & ACCELERATED == set()
 
 
-@pytest.mark.parametrize("path", [*LIBRARY, *RECIPES, ROOT / "notebooks" / "build.py"], ids=label)
+@pytest.mark.parametrize("path", [*LIBRARY, *RECIPES, *(ROOT / "notebooks" / name for name in ("build.py", "runner.py"))], ids=label)
 def test_modules_are_short_and_begin_with_what_they_are(path):
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) < 300
