@@ -178,7 +178,7 @@ def test_submission_holds_the_library_and_the_notebook(root):
     rest = [c.source for c in submission.cells if c not in written]
     assert rest[0] == "# Submission" and rest[1].startswith("PINS") and "mkdir" in rest[2]
     assert rest[3:] == [
-        "# A heading", "%pip --version\nfrom reasonkit import tags", 'print("seed", SEED)', 'print("seed", SEED)', "done = True",
+        "# A heading", "%pip --version\nfrom reasonkit import tags", *['print("seed", SEED)'] * 2, "done = True",
     ]  # fmt: skip
 
 
