@@ -1,8 +1,8 @@
 """The same weights, the same logits as Hugging Face's transformers: files in, the cache, adapters and files out.
 
-Needs the extra `parity` (PyTorch and PEFT), and the older transformers that `make parity` installs. Weights are random and
-sizes small, and every feature of the architecture is on: a window shorter than the sequence, soft caps that
-bite, query-key norms, local and global ropes, the global one scaled, grouped queries, tied embeddings. Float32; the
+Needs the extra `parity` (PyTorch and PEFT), and the older transformers that `make parity` installs. Weights are random
+and sizes small, and every feature of the architecture is on: a window shorter than the sequence, soft caps that bite,
+query-key norms, local and global ropes, the global one scaled, grouped queries, tied embeddings. Float32; the
 largest difference of any logit is at most TOLERANCE.
 """
 
