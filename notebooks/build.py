@@ -131,9 +131,12 @@ def expand(cell: NotebookNode, root: Path) -> list[NotebookNode]:
         case "setup", None:
             return setup_cells(root)
         case "notebook", str(name):
-            cells = read_source(root / "notebooks" / f"{name}.py").cells
-            return [cell for cell in cells if not LEFT_OUT & set(cell.metadata.get("tags", ()))
-                    and cell.source.strip() != "# {{setup}}"]
+            cells = [cell for cell in read_source(root / "notebooks" / f"{name}.py").cells
+                     if not LEFT_OUT & set(cell.metadata.get("tags", ())) and cell.source.strip() != "# {{setup}}"]
+            for cell in cells:
+                if cell.cell_type == "markdown":  # a part of a chapter, whose number is another
+                    cell.source = re.sub(r"^(#+ )(?:\d+ · )?", r"#\1", cell.source, flags=re.MULTILINE)
+            return cells
     raise BuildError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}' or "
                      "'# {{notebook NAME}}'")
 

@@ -16,7 +16,9 @@ import build  # noqa: E402
 
 HEADER = "# ---\n# jupyter:\n#   jupytext:\n#     formats: ipynb,py:percent\n# ---\n\n"
 NOTEBOOK = HEADER + '''# %% [markdown]
-# # A heading
+# # 2 · A heading
+#
+# ## A part
 
 # %% tags=["parameters"]
 PROFILE = "cpu"
@@ -178,7 +180,8 @@ def test_submission_holds_the_library_and_the_notebook(root):
     rest = [c.source for c in submission.cells if c not in written]
     assert rest[0] == "# Submission" and rest[1].startswith("PINS") and "mkdir" in rest[2]
     assert rest[3:] == [
-        "# A heading", "%pip --version\nfrom reasonkit import tags", *['print("seed", SEED)'] * 2, "done = True",
+        "## A heading\n\n### A part", "%pip --version\nfrom reasonkit import tags",
+        *['print("seed", SEED)'] * 2, "done = True",
     ]  # fmt: skip
 
 
