@@ -24,7 +24,7 @@ from reasonkit.services import Answer, CallError, Service, call_error, gemini, o
 STEPS = Criterion("Steps", "Every step follows.", 1.0)
 CLEAR = Criterion("Clear", "A reader can follow it.", 0.3)
 KEY = "sk-very-secret-0123456789"
-QUICK = dict(dollars=1.0, dollars_in=1.0, dollars_out=1.0, backoff_seconds=0.001)
+QUICK = dict(dollars=1.0, prices={"fake": (1.0, 1.0), "some-model": (1.0, 1.0)}, backoff_seconds=0.001)
 
 
 def good(prompt, *, rating=5):
