@@ -63,8 +63,8 @@ BEHAVIOURS = {
 }
 # Numbers of tokens in and out, for a good answer; Gemini's SDK refuses what is no whole number, with the answer.
 CLAIMS = {"-10^9": (-10**9, -10**9), "0": (0, 0), "NaN": (float("nan"), float("nan")), "true": (True, True),
-          "text": ("300", "many"), "lists": ([300], [20]), "10^400": (10**400, 10**400), "1.5": (1.5, 2.5), "null": (None, None),
-          "an object": ({}, {})}
+          "text": ("300", "many"), "lists": ([300], [20]), "10^400": (10**400, 10**400), "1.5": (1.5, 2.5),
+          "null": (None, None), "an object": ({}, {})}
 BEHAVIOURS |= {f"claims {name} tokens": {None, "unparsable"} for name in CLAIMS}
 MIXED = "any of these, by chance"
 
@@ -154,7 +154,9 @@ class Handler(BaseHTTPRequestHandler):
         """What comes in is not shown: the table is."""
 
 
-def measure(server: ThreadingHTTPServer, judge: ApiJudge, name: str, behaviour: str) -> tuple[str, list[str], list[str]]:
+def measure(
+    server: ThreadingHTTPServer, judge: ApiJudge, name: str, behaviour: str,
+) -> tuple[str, list[str], list[str]]:
     """One batch: the table's cells, what is wrong with it, and the details of its failures."""
     server.behaviour, server.sent, server.tries = behaviour, {}, Counter()
     items = [JudgeItem(f"question {q}", f"reply {n} to question {q}", RUBRIC)

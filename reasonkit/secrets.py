@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import quote, quote_plus
 
@@ -121,11 +121,10 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def hide_in_logs(packages: Iterable[str], key: str) -> None:
-    """From now on the loggers that these packages have write without the key: a service repeats it in its headers."""
-    tops = set(packages)
+def hide_in_logs(packages: tuple[str, ...], key: str) -> None:
+    """From now on the loggers whose names begin so write without the key, which a service may repeat in its headers."""
     for name in list(logging.root.manager.loggerDict):
-        if name.split(".")[0] in tops:
+        if name.startswith(packages):
             logging.getLogger(name).addFilter(_Hiding(key))
 
 

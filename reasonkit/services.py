@@ -23,6 +23,7 @@ MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no var
 # Dollars per million tokens of text, in and out, by endpoint and model: ai.google.dev/gemini-api/docs/pricing and
 # openai.com/api/pricing, as they stood in May 2026.
 PRICES = {(GEMINI, "gemini-2.5-flash"): (0.30, 2.50), (OPENAI, "gpt-4.1-mini"): (0.40, 1.60)}
+_LOGGERS = ("google_genai", "openai", "httpx", "httpcore", "aiohttp")
 _REFUSED = r"content.?(filter|policy|management)|usage policy|safety|prohibited"  # what some call a bad request
 MOST_TOKENS = 10**7  # no model has a longer context; what claims more is no count
 
@@ -143,7 +144,7 @@ def gemini(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None
         raise ImportError('a Gemini judge needs google-genai: pip install "reasonkit[judge]"') from error
     options = {"base_url": endpoint, "retry_options": {"attempts": 1}}
     client = genai.Client(api_key=key, vertexai=False, http_options=options)
-    hide_in_logs(("google_genai", "httpx", "httpcore", "aiohttp"), key)
+    hide_in_logs(_LOGGERS, key)
 
     async def call(prompt: str, schema: dict[str, Any]) -> Answer:
         config = {"response_mime_type": "application/json", "response_json_schema": schema,
@@ -167,7 +168,7 @@ def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url:
     except ImportError as error:
         raise ImportError('an OpenAI-compatible judge needs openai: pip install "reasonkit[judge]"') from error
     client = AsyncOpenAI(api_key=key, base_url=endpoint, max_retries=0)
-    hide_in_logs(("openai", "httpx", "httpcore"), key)
+    hide_in_logs(_LOGGERS, key)
 
     async def call(prompt: str, schema: dict[str, Any]) -> Answer:
         form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
