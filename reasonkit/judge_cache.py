@@ -121,7 +121,9 @@ class Cached:
         if not item.rubric or not _fits(self._known[key], item.rubric):
             del self._known[key]
             self.skipped["other_rubric"] += 1
-            print(f"{self._record.path}: the verdict on item {key[1][:12]} does not fit its rubric; it is asked anew")
+            if self.skipped["other_rubric"] == 1:
+                print(f"{self._record.path}: the verdict on item {key[1][:12]} does not fit its rubric; it is asked anew, "
+                      "and so is any other of that kind")
 
     def _load(self) -> None:
         for line in self._lines():
@@ -144,8 +146,7 @@ class Cached:
                 self._keep(key, JudgeVerdict(float(row["score"]), tuple(map(float, met_C))))
         if self.skipped:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.skipped.items()))
-            print(f"{self._record.path}: {self.skipped.total()} lines are no verdicts and were skipped ({causes}); "
-                  "what they were about is asked anew")
+            print(f"{self._record.path}: skipped lines that are no verdicts ({causes}); their items are asked anew")
 
     def _lines(self) -> Iterator[bytes]:
         """The file's lines, one by one: the record may be larger than `limit`, and a line as large as the file."""

@@ -113,7 +113,7 @@ def told(error: BaseException, *keys: str) -> str:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # it cannot say what it is
         text = type(error).__name__
-    return visible(_ADDRESS.sub(r"\1\2", _HEADER.sub(r"\1 [key]", hidden(text, *keys))))
+    return visible(hidden(_ADDRESS.sub(r"\1\2", _HEADER.sub(r"\1 [key]", text)), *keys))
 
 
 def visible(text: str) -> str:

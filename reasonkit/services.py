@@ -8,6 +8,7 @@ Nothing that a service says is believed: `Service.ask` gives a checked `Answer` 
 from __future__ import annotations
 
 import re
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -25,7 +26,8 @@ MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no var
 PRICES = {(GEMINI, "gemini-2.5-flash"): (0.30, 2.50), (OPENAI, "gpt-4.1-mini"): (0.40, 1.60)}
 _LOGGERS = ("google_genai", "openai", "httpx", "httpcore", "aiohttp")
 _REFUSED = r"content.?(filter|policy|management)|usage policy|safety|prohibited"  # what some call a bad request
-MOST_TOKENS = 10**7  # no model has a longer context; what claims more is no count
+MOST_TOKENS = 10**7   # no model has a longer context
+BYTES_PER_TOKEN = 64  # of any text: only runs of one sign have longer pieces
 
 
 class CallError(Exception):
@@ -67,17 +69,20 @@ class Service:
         try:
             answer = await self.call(prompt, schema)
             if isinstance(answer, Answer) and isinstance(answer.text, str):
-                return Answer(answer.text, _count(answer.tokens_in), _count(answer.tokens_out))
+                return Answer(answer.text, _count(answer.tokens_in, prompt), _count(answer.tokens_out, answer.text))
             raise CallError("unparsable", f"no text in {answer!r}")
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # the last two would end the loop of all calls
+        except (CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:  # an exit or an interrupt would end the loop of all calls
             failure = call_error(error)
         # raised here, so that what the SDK raised, with the request and its key, is not even its context
         raise CallError(failure.cause, visible(hidden(str(failure), self.secret)), failure.retry_after)
 
 
-def _count(tokens: object) -> int | None:
-    """A number of tokens of a call that was answered, which is at least one in and one out."""
-    return tokens if type(tokens) is int and 1 <= tokens <= MOST_TOKENS else None
+def _count(tokens: object, text: str = "") -> int | None:
+    """A number of tokens that `text` may have; None for anything else."""
+    least = max(1, len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+    return tokens if type(tokens) is int and least <= tokens <= MOST_TOKENS else None
 
 
 def call_error(error: BaseException) -> CallError:

@@ -18,12 +18,14 @@ from reasonkit.models import ASSETS, Tokenizer
 from reasonkit.rubrics import Criterion
 from reasonkit.tags import TAGS, neutralise
 
-INJECTIONS = {row["name"]: row["text"] for row in map(
-    json.loads, (Path(__file__).parent / "golden" / "injections.jsonl").read_text().splitlines())}
+GOLDEN = Path(__file__).parent / "golden"
+# the first file is measured on judges, too; the second is of what a tokenizer or a score sheet might read
+INJECTIONS = {row["name"]: row["text"] for name in ("injections", "markers") for row in map(
+    json.loads, (GOLDEN / f"{name}.jsonl").read_text().splitlines())}
 RUBRIC = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "Reads well.", 0.3, ("no", "yes")))
 # Every piece of Gemma 3's vocabulary that SentencePiece finds whole, or that stands in brackets (of 256 bytes, some; of
 # <unused0> to <unused6241>, none), by the tokenizer of `realmodel`; and of Gemma 2's and 3n's what that lacks.
-PIECES = [json.loads(line) for line in (Path(__file__).parent / "golden" / "vocabulary.jsonl").read_text().splitlines()]
+PIECES = [json.loads(line) for line in (GOLDEN / "vocabulary.jsonl").read_text().splitlines()]
 BRACKETS = dict.fromkeys(map(ord, "<>[]()"))
 HEAD, TAIL = "<start_of_turn>user\nQuestion:\n> ", "<end_of_turn>\n<start_of_turn>model\n"
 MARKERS = (*dict.fromkeys(row["piece"] for row in PIECES if row["control"]), *(f"<unused{n}>" for n in range(6242)))
