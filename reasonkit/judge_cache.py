@@ -122,8 +122,8 @@ class Cached:
             del self._known[key]
             self.skipped["other_rubric"] += 1
             if self.skipped["other_rubric"] == 1:
-                print(f"{self._record.path}: the verdict on item {key[1][:12]} does not fit its rubric; it is asked anew, "
-                      "and so is any other of that kind")
+                print(f"{self._record.path}: the verdict on item {key[1][:12]} does not fit its rubric; it and "
+                      "any other such are asked anew")
 
     def _load(self) -> None:
         for line in self._lines():

@@ -325,8 +325,9 @@ def test_a_price_belongs_to_one_model(name, endpoint, prices, cost):
         assert judge.spent == pytest.approx(cost / 1e6)
 
 
-HOSTILE = [-1, -10**9, 0, float("nan"), float("inf"), -float("inf"), 1.0, 100.5, True, False, "100", "", "many",
-           None, [], [100], {}, 1, 5, {"total": 100}, (1,), b"1", 10**7 + 1, 10**12, 10**400, -10**400, 1j, object(), int]
+HOSTILE = [-1, -10**9, 0, float("nan"), float("inf"), -float("inf"), 1.0, 100.5, True, False, "100", "",
+           "many", None, [], [100], {}, 1, 5, {"total": 100}, (1,), b"1", 10**7 + 1, 10**12,
+           10**400, -10**400, 1j, object(), int]
 
 
 @pytest.mark.parametrize("place", ["in", "out", "both"])

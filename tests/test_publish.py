@@ -189,7 +189,8 @@ TOLD = {
     "repr": repr({"Authorization": f"Bearer {TOKEN}"}),
     "JSON": json.dumps({"token": TOKEN}), "URL": f"HTTPSConnectionPool: /upload?token={TOKEN}&n=1", "cut": TOKEN[:20],
     "bytes": repr(TOKEN.encode()), "base64": base64.b64encode(f"someone:{TOKEN}".encode()).decode(),
-    "capitals": TOKEN.upper(), "hexadecimal": TOKEN.encode().hex(), "lines": f"{TOKEN[:16]}\n{TOKEN[16:]}", "twice": TOKEN * 2,
+    "capitals": TOKEN.upper(), "hexadecimal": TOKEN.encode().hex(), "lines": f"{TOKEN[:16]}\n{TOKEN[16:]}",
+    "twice": TOKEN * 2,
     "a signed address": "PUT https://u:0a1b2c3d4e5f@storage.example/o/1?X-Signature=0a1b2c3d4e5f failed",
     "another's header": "Authorization: Bearer 0a1b2c3d4e5f.of.another",
 }
