@@ -48,7 +48,7 @@ class Limits:
 
     A batch, which is one `score`, takes at most `batch_seconds` and a few more; `call_seconds` is for one attempt of
     one call. Before a retry: a random time up to backoff_seconds * 2^n, and what the service asks for.
-    Raises ValueError for a number below 0, or one of 0 that is no price and no sum.
+    Raises ValueError for a number below 0, or one of 0 that is no price and no sum, and for prices that are none.
     """
 
     dollars: float
@@ -65,6 +65,8 @@ class Limits:
             value = getattr(self, name)
             if not (_number(value) and (value >= 0 if name == "dollars" else value > 0)):
                 raise ValueError(f"{name}={value!r}: give a number above 0 (the dollars may be 0)")
+        if not isinstance(self.prices, Mapping):
+            raise ValueError(f"prices={self.prices!r}: give them by model, such as {{'gemini-2.5-flash': (0.3, 2.5)}}")
         for model, price in self.prices.items():
             if not (isinstance(price, tuple | list) and len(price) == 2
                     and all(_number(p) and 0 <= p < math.inf for p in price)):

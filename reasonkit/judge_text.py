@@ -108,7 +108,7 @@ class ScoreSheet:
         """
         objects = [o for o in map(_pairs, _FLAT_OBJECT.findall(text)) if ("number", self.number) in o]
         if not objects:
-            return self.fail("unparsable", f"no verdict with number {self.number} in {text[:80]!r}")
+            return self.fail("unparsable", f"no verdict with number {self.number} in {text[:80]!r:.80}")
         readings = [self._read_object(pairs) for pairs in objects]
         if any(reading != readings[0] for reading in readings):
             return self.fail("contradictory", f"{len(objects)} verdicts that differ, the last is {objects[-1]!r:.80}")

@@ -21,8 +21,8 @@ from reasonkit.secrets import checked, hidden, hide_in_logs, read, sources, told
 
 GEMINI, OPENAI = "https://generativelanguage.googleapis.com", "https://api.openai.com/v1"
 MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no variable names one
-# Dollars per million tokens of text, in and out, by endpoint and model: ai.google.dev/gemini-api/docs/pricing and
-# openai.com/api/pricing, as they stood in May 2026.
+# Dollars per million tokens of text, in and out, by endpoint and model, as listed in March 2026 (Gemini) and May 2026
+# (OpenAI). The vendors' own lists: ai.google.dev/gemini-api/docs/pricing and openai.com/api/pricing.
 PRICES = {(GEMINI, "gemini-2.5-flash"): (0.30, 2.50), (OPENAI, "gpt-4.1-mini"): (0.40, 1.60)}
 _LOGGERS = ("google_genai", "openai", "httpx", "httpcore", "aiohttp")
 _REFUSED = r"content.?(filter|policy|management)|usage policy|safety|prohibited"  # what some call a bad request
@@ -74,7 +74,7 @@ class Service:
         except (CancelledError, GeneratorExit):
             raise
         except BaseException as error:  # an exit or an interrupt would end the loop of all calls
-            failure = call_error(error)
+            failure = call_error(error, self.secret)
         # raised here, so that what the SDK raised, with the request and its key, is not even its context
         raise CallError(failure.cause, visible(hidden(str(failure), self.secret)), failure.retry_after)
 
@@ -85,11 +85,11 @@ def _count(tokens: object, text: str = "") -> int | None:
     return tokens if type(tokens) is int and least <= tokens <= MOST_TOKENS else None
 
 
-def call_error(error: BaseException) -> CallError:
+def call_error(error: BaseException, *keys: str) -> CallError:
     """What an SDK, httpx or aiohttp raised, as one of our causes; by name, so that none of them need be there."""
     if isinstance(error, CallError):
         return error
-    detail = told(error)
+    detail = told(error, *keys)
     names = {kind.__name__ for kind in type(error).__mro__}
     status = getattr(error, "status_code", None) or getattr(error, "code", None)  # openai, google-genai
     if isinstance(status, int) and status >= 400:

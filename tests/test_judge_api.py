@@ -288,7 +288,8 @@ def test_score_works_under_a_running_loop():
 
 @pytest.mark.parametrize("wrong", [{"dollars": -1}, {"dollars": float("nan")}, {"dollars": "5"}, {"dollars": True},
                                    {"concurrency": 0}, {"attempts": 0}, {"calls_per_minute": 0}, {"call_seconds": 0},
-                                   {"batch_seconds": -1}, {"batch_seconds": None}])
+                                   {"batch_seconds": -1}, {"batch_seconds": None}, {"prices": 0.4},
+                                   {"prices": (0.4, 2.5)}, {"prices": None}])
 def test_limits_that_make_no_sense_are_named(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
         Limits(**QUICK | wrong)
