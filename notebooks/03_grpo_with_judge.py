@@ -59,8 +59,8 @@ print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 # %%
 judge = None
 if judged and profile.api_dollars:
-    prices = dict(dollars_in=0.40, dollars_out=2.50)  # a million tokens: the dearer of the two default models
-    judge = judge_api.from_secrets(judge_api.Limits(profile.api_dollars, **prices))
+    # the price of another model than the default ones is given by its name: prices={"gemini-x": (0.30, 2.50)}
+    judge = judge_api.from_secrets(judge_api.Limits(profile.api_dollars))
 plan = sizes.plan(profile, jax.devices(), judge=judged and judge is None)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")

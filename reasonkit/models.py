@@ -25,7 +25,7 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from reasonkit.gemma import flax_checkpoint, from_flax
 from reasonkit.hf import from_hf, is_hf
 from reasonkit.hf_config import LIBRARY, again, read_config
-from reasonkit.services import kaggle_login
+from reasonkit.secrets import kaggle_login, told
 
 ASSETS = Path(__file__).parent / "assets"
 END_OF_TURN = {"gemma2": 107, "gemma3": 106}
@@ -246,7 +246,7 @@ def _download(name: str, handle: str, attached: str) -> Path:
             raise FileNotFoundError(
                 f"{name}: {handle} is neither attached nor downloadable. {_remedy(error, handle, known)} Or attach "
                 f"it: on Kaggle choose Add Input, Models, {handle}; or give a folder{made}. {attached} "
-                f"({type(error).__name__}: {error})") from error
+                f"({told(error, *known)})") from None
 
 
 def _remedy(error: Exception, handle: str, known: bool) -> str:

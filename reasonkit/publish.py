@@ -14,7 +14,7 @@ from typing import Any
 
 from reasonkit.budget import write_atomic
 from reasonkit.outcome import cut_short, progress
-from reasonkit.services import kaggle_login, secret
+from reasonkit.secrets import kaggle_login, secret, told
 from reasonkit.tags import TAGS, printable
 
 TERMS = "ai.google.dev/gemma/terms"
@@ -106,7 +106,7 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
 
     handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. licence: as
     Kaggle's list calls it; None leaves the choice to the model's page. Credentials are as in
-    `services.kaggle_login`; nothing asks for a login. Returns what to do next, in words.
+    `secrets.kaggle_login`; nothing asks for a login. Returns what to do next, in words.
 
     Raises PublishError: for a handle that is none, a folder without weights, card or NOTICE, missing or unreadable
     credentials, and with the cause when the upload fails.
@@ -131,25 +131,24 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
     if missing or not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
                            "card (publish.write_card) first")
+    failed = ""
     try:
-        with kaggle_login() as known:
-            if not known:
+        with kaggle_login() as keys:
+            if not keys:
                 raise PublishError("no Kaggle credentials: make a token in your Kaggle settings and set it as the "
                                    "secret or variable KAGGLE_API_TOKEN")
-            _upload(kagglehub, folder, handle, notes, licence)
-    except ValueError as error:  # of kaggle_login
-        raise PublishError(str(error)) from None
+            try:
+                kagglehub.model_upload(handle, str(folder), license_name=licence, version_notes=notes)
+            except Exception as error:  # kagglehub's own, and those of its HTTP client; it may quote the token
+                failed = (f"the upload to {handle} failed ({told(error, *keys)}); nothing was published, or only a "
+                          "part: run it again")
+    except ValueError as error:  # of kaggle_login, which quotes none
+        failed = str(error)
+    if failed:  # raised here, so that what was raised is not even its context
+        raise PublishError(failed)
     name = f"{parsed.owner}/{parsed.model}"
     return (f"published to {handle}. Kaggle makes a new model private: make it public on kaggle.com/models/{name} and "
             f'choose its licence there; the submission then names it as unrestricted_kaggle_model = "{name}"')
-
-
-def _upload(kagglehub, folder: Path, handle: str, notes: str, licence: str | None) -> None:
-    try:
-        kagglehub.model_upload(handle, str(folder), license_name=licence, version_notes=notes)
-    except Exception as error:  # kagglehub's own, and those of its HTTP client
-        raise PublishError(f"the upload to {handle} failed ({type(error).__name__}: {error}); nothing was published, "
-                           "or only a part: run it again") from error
 
 
 def _interval(values: Sequence[float]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import sys
+import traceback
 import types
 
 import kagglehub.models
@@ -180,12 +183,54 @@ def test_a_folder_that_is_no_export_is_not_uploaded(export, kaggle, monkeypatch,
     assert kaggle == {}
 
 
-def test_a_failed_upload_is_told_without_the_token(export, kaggle, monkeypatch):
-    def fail(*_, **__):
-        raise requests.ConnectionError("refused")
+TOKEN = "KGAT_0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+TOLD = {
+    "raw": TOKEN, "header": f"Invalid header value b'Bearer {TOKEN}\\n'",
+    "repr": repr({"Authorization": f"Bearer {TOKEN}"}),
+    "JSON": json.dumps({"token": TOKEN}), "URL": f"HTTPSConnectionPool: /upload?token={TOKEN}&n=1", "cut": TOKEN[:20],
+    "bytes": repr(TOKEN.encode()), "base64": base64.b64encode(f"someone:{TOKEN}".encode()).decode(),
+    "capitals": TOKEN.upper(), "hexadecimal": TOKEN.encode().hex(), "lines": f"{TOKEN[:16]}\n{TOKEN[16:]}",
+    "twice": TOKEN * 2,
+    "a signed address": "PUT https://u:0a1b2c3d4e5f@storage.example/o/1?X-Signature=0a1b2c3d4e5f failed",
+    "another's header": "Authorization: Bearer 0a1b2c3d4e5f.of.another",
+}
 
-    monkeypatch.setenv("KAGGLE_API_TOKEN", "secret-token")
+
+@pytest.mark.parametrize("where", ["token", "pair", "file", "secret"])
+@pytest.mark.parametrize("told", TOLD)
+def test_a_failed_upload_is_told_without_the_token(export, kaggle, monkeypatch, tmp_path, told, where):
+    def fail(*_, **__):
+        try:
+            raise OSError(TOLD[told])
+        except OSError as error:
+            raise requests.ConnectionError(f"refused: {TOLD[told]}") from error
+
+    if where == "file":
+        (tmp_path / "kaggle.json").write_text(json.dumps({"username": "someone", "key": TOKEN}))
+    elif where == "pair":
+        monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+        monkeypatch.setenv("KAGGLE_KEY", TOKEN)
+    elif where == "secret":
+        module = types.ModuleType("kaggle_secrets")
+        module.UserSecretsClient = lambda: types.SimpleNamespace(get_secret={"KAGGLE_API_TOKEN": TOKEN}.__getitem__)
+        monkeypatch.setitem(sys.modules, "kaggle_secrets", module)
+    else:
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     monkeypatch.setattr(kagglehub.models, "upload_files_and_directories", fail)
-    with pytest.raises(PublishError, match="the upload to .* failed .ConnectionError: refused.; nothing") as caught:
+    with pytest.raises(PublishError, match="the upload to .* failed .ConnectionError: refused: .*; nothing") as caught:
         publish(export, HANDLE)
-    assert "secret-token" not in str(caught.value)
+    said = "".join(traceback.format_exception(caught.value)).lower()
+    assert caught.value.__context__ is None and caught.value.__cause__ is None
+    assert not [piece for form in (TOKEN, TOKEN.encode().hex(), "MGExYjJjM2Q0ZTVm") for n in range(len(form) - 7)
+                if (piece := form[n:n + 8].lower()) in said]
+
+
+@pytest.mark.parametrize("token", [
+    "KGAT_0a1b2c\n3d4e5f60", "KGAT_0a1b 2c3d4e5f60", "KGAT_0a1b\x7f2c3d4e", "KGAT_0a1b\u00e42c3d4e",
+    "KGAT_0a1b\u200b2c3d4e", "\x1b[31mKGAT_0a1b2c3d4e"], ids=ascii)
+def test_a_token_that_no_header_carries_is_not_sent(export, kaggle, monkeypatch, token):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", token)
+    with pytest.raises(PublishError, match="hold a space, a line break or a letter that no key has: make a") as caught:
+        publish(export, HANDLE)
+    said = "".join(traceback.format_exception(caught.value))
+    assert kaggle == {} and "0a1b" not in said and "2c3d" not in said and caught.value.__context__ is None
