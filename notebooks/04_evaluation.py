@@ -129,8 +129,8 @@ run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minu
                            "steps": result.step_accuracy} for name, result in results.items()})
 logs = run.log("sft"), run.log("grpo"), RunLog(run.stage("grpo") / "verdicts.jsonl")
 manifests.append(run.manifest("evaluation"))
-path = write_report(run.folder / "report.html", results, comparisons, manifests,
-                    [row for log in logs for row in log.read()], [])
+rows = [row for log in logs for row in log.read()]
+path = write_report(run.folder / "report.html", results, comparisons, manifests, rows, [], sum(log.skipped for log in logs))
 print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonkit import budget as module
-from reasonkit import session
-from reasonkit.budget import BudgetError, TimeBudget, write_atomic
+from reasonkit import files, session
+from reasonkit.budget import BudgetError, TimeBudget
+from reasonkit.files import write_atomic
 from reasonkit.session import boot_id
 
 
@@ -130,7 +131,7 @@ def test_without_a_boot_id_the_age_decides(clock, ledger, monkeypatch, tmp_path)
 def test_a_corrupt_ledger_names_itself_and_the_remedy(text, clock, tmp_path):
     path = tmp_path / "ledger.json"
     path.write_text(text)
-    with pytest.raises(BudgetError, match=r"ledger\.json is corrupt .*delete it"):
+    with pytest.raises(BudgetError, match=r"ledger\.json is no ledger \(.*\): delete it to count"):
         TimeBudget(ledger=path, clock=clock)
     assert path.read_text() == text
 
@@ -146,7 +147,7 @@ def test_a_clock_that_began_anew_is_of_another_boot(clock, ledger, monkeypatch, 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_atomic(path, "old")
-    monkeypatch.setattr(module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_atomic(path, "new")
     assert [item.name for item in tmp_path.iterdir()] == ["a.json"] and path.read_text() == "old"

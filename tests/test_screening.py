@@ -102,7 +102,7 @@ def test_a_row_that_stops_a_stage_is_left_out(tokenizer, split, change, cause, w
     assert kept[split]["id"] == [ROWS[0]["id"], ROWS[2]["id"]]
     assert (left.split, left.id, left.cause) == (split, ROWS[1]["id"], cause)
     assert left.question == change.get("question", ROWS[1]["question"])
-    assert re.match(why, left.why)
+    assert re.match(f"row 2: {why}", left.why)
 
 
 def test_reasoning_may_be_missing_in_training_alone(tokenizer):
