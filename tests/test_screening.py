@@ -138,7 +138,7 @@ def test_a_split_of_which_most_is_refused_is_an_error(tokenizer):
     bad = {"answer": "?"}
     assert len(screen({"test": rows({}, bad)}, tokenizer, 48)[1]) == 1
     with pytest.raises(ValueError, match=r"2 of 3 rows of 'test' can't be used, more than 50%. The first, '0-1', ends "
-                                         r"'0 plus 1': gold answer '\?' cannot be read"):
+                                         r"'0 plus 1': row 2: gold answer '\?' cannot be read"):
         screen({"train": rows({}), "test": rows({}, bad, bad)}, tokenizer, 48)
 
 
