@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from reasonkit.files import RecordError, content, parse_json, parse_toml, shown, writing
-from reasonkit.files import read as read_file
+from reasonkit import files
 from reasonkit.records import RecipeFile
 from reasonkit.rubrics import Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.screening import COLUMNS, check_columns, fits, question_key, sft_pairs
@@ -73,7 +72,7 @@ def load_recipe(name: str) -> DataRecipe:
     if name not in known:
         raise ValueError(f"unknown data recipe {name!r}: choose one of {', '.join(known)} (files in {RECIPES})")
     file = RECIPES / f"{name}.toml"
-    raw = read_file(file, RecipeFile, "mend the file; a key below a [table] belongs to it", parse_toml)
+    raw = files.read(file, RecipeFile, "mend the file; a key below a [table] belongs to it", files.parse_toml)
     families = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
     for family in raw.families:
         if family not in families:
@@ -85,7 +84,10 @@ def load_recipe(name: str) -> DataRecipe:
                          f"it gives {split}")
     if (raw.domain is None) == (raw.rubric is None):
         raise ValueError(f"data recipe {name!r} in {RECIPES}: give it either a domain or [[rubric]] entries of its own")
-    rubric = load_domain(raw.domain).rubric if raw.domain else criteria(raw.rubric, f"{file}: [[rubric]]")
+    try:
+        rubric = load_domain(raw.domain).rubric if raw.domain else criteria(raw.rubric, "[[rubric]]")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     return DataRecipe(name, raw.title, raw.licence, tuple(raw.families), split, raw.traces.terse, rubric)
 
 
@@ -203,7 +205,7 @@ def save(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
         check_columns(rows.to_list(), str(paths[name]))
     for name, rows in splits.items():
         partial = paths[name].with_suffix(".partial")
-        with writing(paths[name], rows.data.nbytes):
+        with files.writing(paths[name], rows.data.nbytes):
             rows.to_json(str(partial))
             partial.replace(paths[name])
     return paths
@@ -214,17 +216,17 @@ def read(path: Path) -> Dataset:
     `check_columns`."""
     again = "run notebook 01 (data curation)"
     try:
-        lines = content(path).splitlines()
-    except RecordError as error:
+        lines = files.content(path).splitlines()
+    except files.RecordError as error:
         raise ValueError(f"no rows in {path}, which is {error}: {again} first") from None
     if not lines:
         raise ValueError(f"no rows in {path}: {again} first")
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            if not isinstance(row := parse_json(line), dict):
-                raise RecordError(f"no row: {shown(row)}")
-        except RecordError as error:
+            if not isinstance(row := files.parse_json(line), dict):
+                raise files.RecordError(f"no row: {files.shown(row)}")
+        except files.RecordError as error:
             raise ValueError(f"line {number} of {path} is damaged ({error}): delete the file, and {again} again"
                              ) from None
         rows.append(row)

@@ -50,7 +50,7 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
             model = {"data": DataManifest, "evaluation": EvaluationManifest}.get(stage, Manifest)
             inputs = check(manifest, model).inputs
         except RecordError as error:
-            raise ValueError(f"the card can't be written, the manifest of {stage!r} is none ({error}): {again}") from None
+            raise ValueError(f"no card: the manifest of {stage!r} is none ({error}), {again}") from None
         for entry in inputs.values():
             if hashes.setdefault(entry.path, entry.sha256) != entry.sha256:
                 raise ValueError(f"{entry.path} has changed between the stages: {stage!r} knew another than those "

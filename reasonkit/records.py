@@ -160,6 +160,12 @@ class Measures(Written):
     steps: Interval
 
 
+class Trained(Manifest):
+    """Of a stage that trains: how many steps it made."""
+
+    metrics: Settings
+
+
 class DataExtra(Extra):
     title: Text
     licence: Text
@@ -220,7 +226,7 @@ class Row(Written):
     """What every row is; of events that are not told apart below, too."""
 
     t: float
-    event: Annotated[str, Field(min_length=1)]
+    event: Text
     at: Count = 0
     step: Count = 0
     sample: Sample | None = None

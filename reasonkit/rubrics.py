@@ -59,14 +59,15 @@ def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
     the fields title, description, weight and, at will, levels.
     """
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{where} is not a non-empty list of criteria: {shown(rows)}")
+        raise ValueError(f"{where} is not a non-empty list of criteria: {shown(rows)}; give it one at least")
     made, needed = [], {"title", "description", "weight"}
+    give = "give it title, description, weight and, at will, levels"
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise ValueError(f"{where}, entry {number} is {shown(row)}, not an object with {sorted(needed)}")
+            raise ValueError(f"{where}, entry {number} is {shown(row)}, not an object: {give}")
         if needed - row.keys() or row.keys() - needed - {"levels"}:
             raise ValueError(f"{where}, entry {number}: missing {sorted(needed - row.keys())}, "
-                             f"unknown {sorted(row.keys() - needed - {'levels'})}")
+                             f"unknown {shown(sorted(row.keys() - needed - {'levels'}))}: {give}")
         weight, levels = row["weight"], row.get("levels", [])
         try:
             made.append(Criterion(row["title"], row["description"],

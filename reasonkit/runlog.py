@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonkit.files import RecordError, full, parse_json, read, write_atomic
-from reasonkit.records import Manifest, is_row
+from reasonkit.records import Manifest, Trained, is_row
 
 MANIFEST = "manifest.json"
 PACKAGES = ("jax", "flax", "google-tunix", "qwix", "reasonkit")
@@ -273,7 +273,8 @@ def read_manifest(
     if not path.exists():
         raise ManifestError(f"{first}: {path} does not exist")
     try:
-        manifest = read(path, Manifest, "delete it").model_dump(exclude_unset=True)
+        model = Manifest if stage in ("data", "evaluation") else Trained
+        manifest = read(path, model, "delete it").model_dump(exclude_unset=True)
     except RecordError as error:
         raise ManifestError(f"{first}: {error}") from None
     found, found_prompt, found_lora = manifest["stage"], manifest["prompt_sha256"], manifest["lora"]

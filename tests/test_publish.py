@@ -100,7 +100,7 @@ def test_a_card_without_its_facts_is_not_written(tmp_path, manifests, without):
     kept = [manifest for manifest in manifests if manifest["stage"] != without]
     missing = {"licence": "extra.licence is missing", "problems": "extra.problems is missing"}.get(
         without, f"the card needs '{without}' of the manifests ")
-    with pytest.raises(ValueError, match=f"{missing}.*: run the notebooks from 01 again"):
+    with pytest.raises(ValueError, match=f"{missing}.*[:,] run the notebooks from 01 again"):
         write_card(tmp_path / "out", kept, "base")
     assert not (tmp_path / "out").exists()
 
