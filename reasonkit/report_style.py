@@ -42,7 +42,7 @@ table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-num
 caption { caption-side: bottom; text-align: left; padding-top: .6rem; }
 th { font-weight: normal; text-align: left; padding: .45rem 1.2rem .45rem 0; vertical-align: bottom; }
 thead th { border-bottom: 1px solid var(--ink); }
-td, th { min-width: 4.5rem; }
+td, th { overflow-wrap: break-word; max-width: 16rem; }
 td { padding: .5rem 1.2rem .5rem 0; vertical-align: top; border-top: 1px solid var(--rule); }
 th:last-child, td:last-child { padding-right: 0; }
 tbody tr:first-child td { border-top: 0; }
