@@ -124,7 +124,7 @@ from reasonkit.runlog import RunLog
 for name, result in results.items():
     result.to_json(run.stage("evaluation") / f"{name.replace(' ', '_').lower()}.json")
 run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minutes=run.budget.minutes_here,
-           problems=len(test),
+           problems=results["stock"].n,
            metrics={name: {"accuracy": result.accuracy, "content": result.content_accuracy, "form": result.format_rate,
                            "steps": result.step_accuracy} for name, result in results.items()})
 logs = run.log("sft"), run.log("grpo"), RunLog(run.stage("grpo") / "verdicts.jsonl")

@@ -23,7 +23,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from reasonkit.budget import TimeBudget
-from reasonkit.files import writing
+from reasonkit.files import replacing
 from reasonkit.report_style import escape, visible
 from reasonkit.runlog import RunLog
 
@@ -39,7 +39,7 @@ SAMPLES = 3
 CLIP = 2000  # characters of one text that are shown
 WRAP = "overflow-wrap:anywhere"
 FRAME = f"border-left:3px solid #bbb;padding:.2em .8em;margin:.8em 0;line-height:1.35;{WRAP}"
-LABEL = 40  # characters of a name that a figure shows
+LABEL = 40  # characters of a name that a figure or the status line shows
 MOST = 1e30  # a value beyond it is a gap, as one that is no number
 
 
@@ -128,11 +128,8 @@ class Dashboard:
     def figure(self, path: Path | str) -> Curves:
         """Draw a last time, write the curves to `path` as PNG, atomically, and return them to show inline."""
         figure, path = curves(self._draw()), Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.tmp")
-        with writing(path):
+        with replacing(path) as partial:
             figure.savefig(partial, format="png", dpi=160)
-            os.replace(partial, path)
         return figure
 
     def _draw(self) -> list[dict[str, Any]]:
@@ -144,7 +141,7 @@ class Dashboard:
         self._progress.value = done
         self._progress.bar_style = "success" if done == self._total else ""
         lost = [f"{self._log.skipped} lines of the log are no rows"] * bool(self._log.skipped)
-        self._status.value = f"<div style='{WRAP}'>{' · '.join([*map(escape, status), left, *lost])}</div>"
+        self._status.value = " · ".join([*map(escape, status), left, *lost])
         self._plot.value = curves(rows)._repr_png_()
         self._flags.value = _flags_html(rows)
         self._samples.value = _samples_html(rows)
@@ -219,7 +216,7 @@ def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
     rewards = [row for row in rows if row["event"] == "reward"]
     parts = rewards[-1].get("parts", {}) if rewards else {}
     silent = {name: part["no_signal"] for name, part in parts.items() if part["no_signal"]}
-    words += [f"no signal from {name}: {share:.0%}" for name, share in silent.items()]
+    words += [f"no signal from {_label(name)}: {share:.0%}" for name, share in silent.items()]
     return done, words
 
 

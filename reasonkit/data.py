@@ -199,15 +199,12 @@ def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
 
 def save(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
     """Write one JSONL file a split, atomically; returns their paths. Raises ValueError as `read`, before it writes."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.jsonl" for name in splits}
     for name, rows in splits.items():
         check_columns(rows.to_list(), str(paths[name]))
     for name, rows in splits.items():
-        partial = paths[name].with_suffix(".partial")
-        with files.writing(paths[name], rows.data.nbytes):
+        with files.replacing(paths[name], rows.data.nbytes) as partial:
             rows.to_json(str(partial))
-            partial.replace(paths[name])
     return paths
 
 

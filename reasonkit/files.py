@@ -121,15 +121,25 @@ def _fault(fault: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: Path, size: int | None = None) -> Iterator[None]:
-    """Name the file, what it needs (`size` in bytes) and the remedy when the disk takes no more: DiskFullError."""
+def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
+    """Give a file to write, which then replaces `path`, whole or not at all; the folder is made if it is missing.
+
+    Raises DiskFullError, with what it needs (`size` in bytes) and the remedy, when the disk takes no more.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise DiskFullError(f"{full(path, error, size)}, or put the run on another one, and run the cell again: what "
                             "was saved before is kept") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def full(path: Path, error: OSError, size: int | None = None) -> str:
@@ -143,20 +153,8 @@ def full(path: Path, error: OSError, size: int | None = None) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` with `text` (UTF-8), whole or not at all; the folder is made if it is missing.
-
-    Raises DiskFullError when the disk takes no more.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    with writing(path, len(text)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())  # else a crash may leave the new name on an empty file
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    """Replace `path` with `text` (UTF-8), as `replacing` does."""
+    with replacing(path, len(text)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else a crash may leave the new name on an empty file

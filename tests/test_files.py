@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from test_runlog import room
 from tiny_run import ROWS
 
 from reasonkit import data, monitors, reuse, rubrics
@@ -16,7 +17,7 @@ from reasonkit.budget import BudgetError, TimeBudget
 from reasonkit.curriculum import Curriculum
 from reasonkit.dashboard import Dashboard
 from reasonkit.evaluate import EvalResult
-from reasonkit.files import RecordError
+from reasonkit.files import DiskFullError, RecordError, shown
 from reasonkit.forecast import Forecast
 from reasonkit.outcome import earlier_minutes
 from reasonkit.report import write_report
@@ -77,6 +78,11 @@ def read(kind, folder, monkeypatch):
         case "domain":
             monkeypatch.setattr(rubrics, "DOMAINS", folder)
             return rubrics.load_domain("mine")
+
+
+@pytest.fixture(scope="module")
+def results():
+    return {"stock": EvalResult([SAMPLE])}
 
 
 def text_of(case) -> bytes:
@@ -155,6 +161,34 @@ def test_what_lies_in_a_files_place_is_told(kind, place, tmp_path, monkeypatch):
         assert found and re.search("folder|link|not there|no plain file|does not exist|not readable", found)
 
 
+@pytest.mark.parametrize("size", [0, 10, 1000])
+def test_a_full_disk_is_told_by_whatever_writes_a_file(size, tmp_path, results):
+    """Rows, a report, results and curves: the old file stays, and nothing half-written beside it."""
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write("sft_step", step=1, loss=1.0)
+    board = Dashboard(log, TimeBudget(), "SFT", 2)
+    writers = {"train.jsonl": lambda folder: data.save({"train": ROWS}, folder),
+               "report.html": lambda folder: write_report(folder / "report.html", results, {}, [], [], []),
+               "stock.json": lambda folder: EvalResult([SAMPLE] * 9).to_json(folder / "stock.json"),
+               "curves.png": lambda folder: board.figure(folder / "curves.png")}
+    for name, write in writers.items():
+        folder = tmp_path / name.split(".")[0]
+        write(folder)
+        before = (folder / name).read_bytes()
+        with room(size), pytest.raises(DiskFullError, match=rf"{name} can't be written \(File too large\)\. .*Make "
+                                       "room on the disk of .*, or put the run on another one, and run the cell again"):
+            write(folder)
+        assert (folder / name).read_bytes() == before and len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (1, "1"), ("a" * 90, f"'{'a' * 79}…"), (2**20000, "a int too large to show"), (None, "None"), (float("nan"), "nan"),
+    ("\ud800", r"'\ud800'"), ([[]], "[[]]"), ({"a": 2**20000}, "a dict too large to show"), (b"\xff", r"b'\xff'"),
+], ids=range(9))
+def test_a_value_is_shown_whatever_it_is(value, text):
+    assert shown(value) == text
+
+
 # -- the log
 
 LINES = [json.loads(line) for line in (Path(__file__).parent / "golden" / "log_rows.jsonl").read_text().splitlines()]
@@ -169,11 +203,6 @@ GOOD = [{"event": "start", "stage": "grpo", "step": 0},
 
 
 FORECAST = Forecast(None, {}, {"sft": 1.0, "grpo": 2.0}, {"sft": 4, "grpo": 4}, 60.0, 0.4)
-
-
-@pytest.fixture(scope="module")
-def results():
-    return {"stock": EvalResult([SAMPLE])}
 
 
 def written(tmp_path, *odd):

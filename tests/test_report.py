@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from reasonkit.budget import TimeBudget
-from reasonkit.dashboard import Dashboard
+from reasonkit.dashboard import LABEL, Dashboard
 from reasonkit.evaluate import EvalResult, evaluate, paired
 from reasonkit.report import MAX_SAMPLES, write_report
 from reasonkit.runlog import RunLog
@@ -317,8 +317,13 @@ def test_no_word_widens_the_page_or_the_live_view(tmp_path, results):
     log.write("reward", mean=1.0, parts={}, sample={"completion": "x" * 9999})
     board = Dashboard(log, TimeBudget(), "x" * 9999, 5)
     board.update()
-    for box in (board.widget.children[0], board._status, board._samples):
+    for box in (board.widget.children[0], board._samples):
         assert "overflow-wrap:anywhere" in box.value.split(">")[0]
+    log.write("grpo_step", step=1)
+    log.write("reward", parts={"x" * 9999: {"no_signal": 1.0}})
+    board._due = 0.0
+    board.update()
+    assert f"no signal from {'x' * LABEL}: 100%" in board._status.value, "a plain line, also where no page shows it"
 
 
 def test_what_was_left_out_is_told(tmp_path, results):
