@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonkit.budget import write_atomic
+from reasonkit.files import RecordError, check, write_atomic
 from reasonkit.outcome import cut_short, progress
+from reasonkit.records import DataManifest, EvaluationManifest, Manifest
+from reasonkit.report_style import visible
 from reasonkit.secrets import kaggle_login, secret, told
 from reasonkit.tags import TAGS, printable
 
@@ -33,18 +35,31 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
     """Write README.md, the model card, and NOTICE into an export's folder; returns the card.
 
     manifests: as `runlog.read_manifest` gives them, of the stages data and evaluation at least. base: the name of the
-    model that was trained on. Raises ValueError when a stage or what the card needs of it is missing.
+    model that was trained on. Raises ValueError when a stage or what the card needs of it is missing, and when two
+    stages knew a file by different hashes.
     """
     stages = {manifest["stage"]: manifest for manifest in manifests}
-    try:
-        data, scores = stages["data"], stages["evaluation"]
-        about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
-        counts = [f"{value} {name}" for name, value in data["metrics"].items()]
-        rows = [[name, *(_interval(score[key]) for key in _MEASURES)] for name, score in scores["metrics"].items()]
-        tested = scores["extra"]["problems"]
-    except KeyError as error:
-        raise ValueError(f"the card needs {error} of the manifests of data and evaluation, and there are "
-                         f"{', '.join(stages) or 'none'}: run the notebooks from 01 again") from error
+    again = "run the notebooks from 01 again"
+    for stage in ("data", "evaluation"):
+        if stage not in stages:
+            raise ValueError(f"the card needs {stage!r} of the manifests of data and evaluation, and there are "
+                             f"{', '.join(stages) or 'none'}: {again}")
+    hashes: dict[str, str] = {}
+    for stage, manifest in stages.items():
+        try:
+            model = {"data": DataManifest, "evaluation": EvaluationManifest}.get(stage, Manifest)
+            inputs = check(manifest, model).inputs
+        except RecordError as error:
+            raise ValueError(f"no card: the manifest of {stage!r} is none ({error}), {again}") from None
+        for entry in inputs.values():
+            if hashes.setdefault(entry.path, entry.sha256) != entry.sha256:
+                raise ValueError(f"{entry.path} has changed between the stages: {stage!r} knew another than those "
+                                 f"before it, and a card would state the hash of another file: {again}")
+    data, scores = stages["data"], stages["evaluation"]
+    about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
+    counts = [f"{value} {name}" for name, value in data["metrics"].items()]
+    rows = [[name, *(_interval(score[key]) for key in _MEASURES)] for name, score in scores["metrics"].items()]
+    tested = scores["extra"]["problems"]
     adapter = scores["lora"] or {}
     settings = [["stage", "minutes", "steps", "ended by", "settings"], *(
         [name, f"{manifest['minutes']:.1f}", *(told or "–" for told in progress(manifest)),
@@ -162,7 +177,7 @@ def _words(fields: Mapping[str, Any]) -> str:
 
 def _line(text: object) -> str:
     """One line that no markup of its own gets out of: it may be a name from a file."""
-    return re.sub(r"([\\`*_{}<>\[\]|#])", r"\\\1", " ".join(printable(str(text)).split()))
+    return re.sub(r"([\\`*_{}<>\[\]|#])", r"\\\1", " ".join(visible(text).split()))
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:

@@ -17,7 +17,8 @@ import jax
 
 from reasonkit import reuse
 from reasonkit._tunix import StageResult, latest_step
-from reasonkit.budget import TimeBudget, write_atomic
+from reasonkit.budget import TimeBudget
+from reasonkit.files import write_atomic
 from reasonkit.grpo import GrpoSettings
 from reasonkit.handover import has_steps
 from reasonkit.hosts import agreed_end, is_first
@@ -211,8 +212,10 @@ class Run:
         return (self.stage(stage) / "manifest.json").exists()
 
     def manifest(self, stage: str) -> dict:
-        """What a stage left. Raises ManifestError when it has not ended, is of another prompt or adapter, an input has
-        changed since, or its adapter is gone."""
+        """What a stage left. Raises ManifestError when it has not ended, is of another prompt or adapter, an input of
+        its own or a file of notebook 1 has changed since, or its adapter is gone."""
+        if stage != "data" and self.finished("data"):
+            self.manifest("data")
         return reuse.left(self.folder, stage, latest_step(self.checkpoints), prompt_sha256=prompt_hash(TAGS.template),
                           lora=None if stage == "data" else self.lora)
 
@@ -242,7 +245,7 @@ class Run:
             self.finish(stage, inputs=inputs, metrics={"steps": result.steps, **metrics}, minutes=result.minutes,
                         checkpoint_step=result.checkpoint_step, stopped=result.stopped, settings=vars(settings))
             print(f"{stage}: {result.steps} of {settings.steps} steps in {result.minutes:.1f} minutes, ended by "
-                  f"{ENDINGS[result.stopped]}")
+                  f"{ENDINGS.get(result.stopped, result.stopped)}")
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
         """Write the stage's manifest. minutes: of this session; those of earlier sessions on the stage are added."""
@@ -271,10 +274,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     chosen = fitted(chosen, plan)
     folder = Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
     identity = {"profile": profile, "recipe": recipe, "seed": seed}
-    path = folder / "run.json"
-    if path.exists() and (found := json.loads(path.read_text())) != identity:
-        raise ValueError(f"{folder} holds the run {found}, and {identity} was asked for: go on with that one, or start "
-                         f"{reuse.ELSEWHERE}. The folder holds what was trained: delete it only if nobody needs that")
+    path = reuse.identify(folder, identity)
     if chosen.devices:
         _virtual_devices(chosen.devices)
     if is_first():

@@ -25,6 +25,7 @@ from tunix.sft import hooks
 
 from reasonkit import _tunix, hosts
 from reasonkit.budget import TimeBudget
+from reasonkit.files import DiskFullError
 from reasonkit.lora import steps_in
 from reasonkit.session import Watchdog, clean_exit
 
@@ -38,10 +39,6 @@ class DivergedError(RuntimeError):
     def __init__(self, message: str, since: int):
         super().__init__(message)
         self.since = since
-
-
-class DiskFullError(OSError):
-    """No room for a checkpoint, with the older ones gone."""
 
 
 class _Steps(hooks.TrainingHooks):
