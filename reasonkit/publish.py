@@ -17,7 +17,7 @@ from reasonkit.outcome import cut_short, progress
 from reasonkit.records import DataManifest, EvaluationManifest, Manifest
 from reasonkit.report_style import visible
 from reasonkit.secrets import kaggle_login, secret, told
-from reasonkit.tags import TAGS, printable
+from reasonkit.tags import TAGS
 
 TERMS = "ai.google.dev/gemma/terms"
 # The terms ask for both in what is passed on: this sentence, and that files say they were modified.
