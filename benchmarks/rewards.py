@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from reasonkit import data, rewards, text_rewards  # noqa: E402
 from reasonkit.answers import KINDS, check  # noqa: E402
+from reasonkit.compose import compose  # noqa: E402
 from reasonkit.models import ASSETS, MODELS, Tokenizer  # noqa: E402
 from reasonkit.runlog import NullLog  # noqa: E402
 from reasonkit.tags import TAGS  # noqa: E402
@@ -142,7 +143,7 @@ def doubling(call: Callable[[str], object], length: int) -> tuple[float, float, 
 
 def throughput(made: list[Callable], count: int, group: int = 8, call: int = 1000) -> float:
     """Seconds for `count` well-formed replies, all different, through one composed reward, `call` at a time."""
-    reward = rewards.compose([(part, 1.0) for part in made], NullLog())
+    reward = compose([(part, 1.0) for part in made], NullLog())
     texts = [HONEST.replace("20", str(number)) for number in range(count)]
     columns = {"question": ["Leo has 6 shells, buys 5, buys 7, finds 2. How many shells now?"] * call,
                "answer": ["20"] * call, "kind": ["number"] * call}

@@ -216,12 +216,12 @@ class Overlapped(Learner):
     Samples, rewards and updates are those of the serial order: a group's advantages need its own rewards alone, and
     weights change after a step's last micro-batch. All sampling, and the reference, come before the first update: the
     policy's chips run one program at a time. Not kept are Tunix's own metrics of rewards, which are made before the
-    scores and therefore NaN. Raises ValueError for a reward that is not one of `rewards.compose`.
+    scores and therefore NaN. Raises ValueError for a reward that is not one of `compose.compose`.
     """
 
     def __init__(self, cluster, config: LossConfig, reward: Callable, rollout_micro_prompts: int):
         if not hasattr(reward, "in_parts"):
-            raise ValueError(f"the reward {reward.__name__!r} can't be asked ahead: pass one of rewards.compose")
+            raise ValueError(f"the reward {reward.__name__!r} can't be asked ahead: pass one of compose.compose")
         super().__init__(cluster, config, reward)
         self.can_enable_async_rollout = True  # the trainer takes each micro-batch as it comes, not all at the end
         self._reward, self._rollout_micro_prompts = reward, rollout_micro_prompts

@@ -17,13 +17,14 @@ from tunix.rl.rl_cluster import RLCluster
 
 from reasonkit import _tunix
 from reasonkit.budget import TimeBudget
+from reasonkit.compose import NoSignalError, compose
 from reasonkit.curriculum import Curriculum
 from reasonkit.gemma import init
 from reasonkit.grpo import GrpoSettings, grpo
 from reasonkit.judge import JudgeFailure, JudgeVerdict
 from reasonkit.mesh import make_mesh
 from reasonkit.monitors import suspicious
-from reasonkit.rewards import NoSignalError, compose, rubric
+from reasonkit.rewards import rubric
 from reasonkit.rollout import Rollout
 from reasonkit.rubrics import Criterion, rubric_to_json
 from reasonkit.runlog import RunLog
@@ -209,6 +210,6 @@ def test_sizes_that_do_not_divide_are_named(setup, tmp_path, changes):
 
 def test_a_reward_that_is_not_composed_is_named(setup, tmp_path):
     policy = new_policy(setup.base, setup.mesh, setup.tokenizer)
-    with pytest.raises(ValueError, match="the reward 'odd' can't be asked ahead: pass one of rewards.compose"):
+    with pytest.raises(ValueError, match="the reward 'odd' can't be asked ahead: pass one of compose.compose"):
         grpo(policy, setup.mesh, JUDGED, odd, SETTINGS, TimeBudget(1, 0), RunLog(tmp_path / "log.jsonl"),
              tmp_path / "checkpoints", seed=3, start_step=0)
