@@ -154,7 +154,7 @@ RECIPES = {
         "idea_e", "no judge: form, an answer that counts in good form only, reasoning in the IDEA-E steps, held by "
         "TF-IDF to the question and off the answer, and problems by pass rate (after the third winning entry)",
         data="tiny_mix", rewards={"tag_format": 1.0, "exact_answer_if_tag_format": 1.0, "tfidf_relevance": 0.5,
-                                  "tfidf_leak": 0.5, "scaffold": 0.5},
+                                  "tfidf_leak": 0.5, "scaffold": 0.5, "work_shown": 0.5},
         shares={"sft": 0.25, "grpo": 0.75}, curriculum="exact_answer_if_tag_format"),
     # Two controls. What a run would have earned is logged.
     "constant": Recipe(
