@@ -41,9 +41,9 @@ class Encoder(Protocol):
 def tfidf_relevance(model: TfIdf) -> RewardFn:
     """0.0 for a reasoning about the question, -1.0 for one that shares no word with it or only copies it.
 
-    By the cosine between the two: rising up to `RELEVANT`, falling from `COPIED` on. Padding with other words lowers
-    it. `model` is fitted on the training questions. Column: `question`; None where that has no words. Source: the
-    TF-IDF reward of the IDEA-E entry, first account (words relevant to the question's context).
+    By the cosine between the two, headings aside: rising up to `RELEVANT`, falling from `COPIED` on. Padding with other
+    words lowers it. `model` is fitted on the training questions. Column: `question`; None where that has no words.
+    Source: the TF-IDF reward of the IDEA-E entry, first account (words relevant to the question's context).
 
     >>> reward = tfidf_relevance(TfIdf(["How many shells has Leo?", "Is the lamp on?"]))
     >>> replies = [f"<reasoning>{r}</reasoning>" for r in ("Leo has 6 shells, buys 5: 11", "Let me think about this")]
@@ -60,7 +60,7 @@ def tfidf_relevance(model: TfIdf) -> RewardFn:
 
 
 def _relevance(model: TfIdf, reply: str, question: str) -> float | None:
-    asked, said = words(question), words(_parse(reply).reasoning or "")
+    asked, said = words(question), [word for word in words(_parse(reply).reasoning or "") if word not in STEPS]
     if not asked:
         return None
     cosine = model.cosine(asked, said) or 0.0

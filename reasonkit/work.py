@@ -22,6 +22,7 @@ ANNOUNCING = frozenset(
     "a am an answer are as be because believe certainly clearly definitely final finally guess hence i is it just "
     "know maybe me must obviously ok okay option perhaps probably result say simply so solution step steps sure "
     "surely that the therefore think this thus us was we well yes".split())
+AGAIN = "one step again and again"
 OWN = 3  # pairs of neighbouring words that the question has not: what says less is no step
 TERMS = 12  # of a sum: a longer one is not read
 CONSTANTS = frozenset((1.0, 24.0, 60.0, 90.0, 100.0, 180.0, 360.0, 365.0, 366.0, 1000.0, 3600.0))  # every problem's
@@ -38,6 +39,7 @@ _EQUALS = frozenset(("=", "equals", "makes", "gives", "is"))
 _TOKEN = re.compile(
     r"(?P<number>[0-9]{1,15}+(?:,[0-9]{3})*+(?:\.[0-9]{1,15}+)?+(?![0-9]))|\\[a-z]++|[^\W\d_]\w*+|[^\w\s]|\w++",
     re.IGNORECASE)
+_ENDS = re.compile(r"[;\n]|[.!?](?=\s)")  # of steps
 _TIMES = re.compile(r"(?<=[0-9])x(?=[0-9])")
 _IDLE = {"+": (0.0,), "-": (0.0,), "*": (0.0, 1.0), "/": (0.0, 1.0), "mod": (0.0, 1.0)}
 _MINUS = ("-", "\u2212", "\u2013")
@@ -67,28 +69,41 @@ class _Sum:
                 product = math.nan if not number else product / number if operator == "/" else product % number
         return total + sign * product
 
-    def is_idle(self, asked: set[float]) -> bool:
-        """Whether it changes nothing: zero is added, or something multiplied by nought or one, which nobody asked for.
-        """
-        return all(number in idle and number not in asked or operator != "-" and before in idle and before not in asked
+    def is_idle(self, asked: Counter[float]) -> bool:
+        """Whether it leads nowhere: zero is added, something multiplied by nought or one, or a number taken from itself
+        or divided by itself, and the question does not have those."""
+        return all(number in idle and not asked[number] or operator != "-" and before in idle and not asked[before]
+                   or before == number and operator in "-/" and asked[number] < 2
                    for before, operator, number in zip(self.numbers, self.operators, self.numbers[1:], strict=False)
                    for idle in [_IDLE[operator]])
+
+    @property
+    def is_common(self) -> bool:
+        """Whether its numbers are every problem's, such as the minutes of a day."""
+        return CONSTANTS.issuperset(self.numbers)
 
     def is_from(self, known: set[float], told: set[float]) -> bool:
         """Whether it starts from `known` numbers. Where one is, others may be `told` by a sum that does not, which is a
         number misread; and in a product they may be new: a half, a rate, a price."""
-        start = [number in known or number in CONSTANTS or number != int(number) for number in self.numbers]
-        fits = (is_known or number in told for is_known, number in zip(start, self.numbers, strict=True))
-        return any(start) and ({*self.operators} <= {*"*/"} or all(fits))
+        start = [number in known or number != int(number) for number in self.numbers]
+        terms = [False]  # whether some factor of each fits
+        for operator, number, is_known in zip(("*", *self.operators), self.numbers, start, strict=True):
+            fits = is_known or number in told or number in CONSTANTS
+            if operator in "*/":
+                terms[-1] |= fits
+            else:
+                terms.append(fits)
+        return any(start) and all(terms)
 
 
 def missing_work(question: str, reply: Parsed) -> str:
     """Why the reply shows no work, in a few fixed words; "" where a program can't deny that there is some.
 
-    Work is either sums, most of them true and from numbers of the question or of earlier ones (one slip is forgiven,
-    unless it is all that there is and nothing builds on it), or at least `OWN` pairs of neighbouring words that the
-    question has not; to a question with numbers and an answer that is one, another number belongs in them. A sum counts
-    once, and one that changes nothing not at all. Linear in the lengths; never raises on a str.
+    Work is either sums, most of them, or the first and half, true and from numbers of the question or of earlier ones
+    (one slip is forgiven, unless it is all that there is and nothing builds on it), or at least `OWN` pairs of
+    neighbouring words that the question has not, with a word that it or the answer has. Where both have numbers, two
+    belong in them, and one that the question has not. A sum counts once, and one that leads nowhere not at all. Linear
+    in the lengths; never raises on a str.
 
     >>> from reasonkit.tags import TAGS
     >>> question = "Leo has 6 shells, buys 5. How many now?"
@@ -104,39 +119,49 @@ def missing_work(question: str, reply: Parsed) -> str:
     """
     text, answer = reply.reasoning or "", " ".join(reply.answers)
     sums, said = _read(text)
-    asked, found = {*_numbers(question)}, _numbers(answer)
+    asked, found = Counter(_numbers(question)), {*_numbers(answer)}
+    if not asked and not found:
+        sums, said = [], text  # they may be of anything
     if any(left and not left.is_idle(asked) for left, _ in sums):
         return _unsound(sums, asked, Counter(map(abs, _numbers(f"{text} {answer}"))))
     if len(_pairs(said, words(answer)) - _pairs(question, ())) < OWN:
         return "no step"
+    steps = [step for step in map(tuple, map(words, _ENDS.split(said))) if step]
+    if len(steps) > 2 * len({*steps}):
+        return AGAIN
     told = _numbers(said)
-    if asked and {*found} - asked and len(words(answer)) <= OWN and len(told) < 2 and {*told} <= {*found}:
-        return "no number but the answer's"
+    if _stems(f"{question} {answer}").isdisjoint(_stems(said)) and asked.keys().isdisjoint(told):
+        return "nothing of the question"
+    if asked and found - asked.keys() and len(words(answer)) <= OWN and (len(told) < 2 or asked.keys() >= {*told}):
+        return "no number of its own"
     return ""
 
 
-def _unsound(sums: list[tuple[_Sum | None, float]], asked: set[float], times: Counter[float]) -> str:
-    """What is wrong with half of the sums or more; "" if nothing is. times: how often text and answer have a number."""
-    known, strange, seen, used = {*asked}, set(), set(), False
+def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], times: Counter[float]) -> str:
+    """What is wrong with too many of the sums, if anything. times: how often text and answer have a number."""
+    known, strange, seen, used, began = {*asked}, set(), set(), False, False
     good = slips = foreign = repeated = 0
     for left, told in sums:
         start = known
         if left and not left.is_idle(asked):
             if (left, told) in seen:
                 repeated += 1
-            elif asked and not left.is_from(known, strange):
+            elif left.is_common and not known.issuperset(left.numbers):
+                pass  # nothing for it, nothing against it
+            elif asked and not left.is_from(known, strange) and not ({*left.operators} == {"*"} and told in asked):
                 foreign, start = foreign + 1, strange
             elif _agree(left, told):
                 good += 1
+                began = began or not foreign
             else:
                 slips, used = slips + 1, used or times[abs(told)] > 1
             seen.add((left, told))
             start.add(left.value)
         start |= {told, -told}
     forgiven = min(slips, 1) if good or used else 0
-    if good + forgiven > repeated + foreign + slips - forgiven:
+    if good + forgiven + began > repeated + foreign + slips - forgiven:  # a good beginning breaks a tie
         return ""
-    return "one step again and again" if repeated > foreign + slips else "false or foreign sums"
+    return AGAIN if repeated > foreign + slips else "false or foreign sums"
 
 
 def _agree(left: _Sum, told: float) -> bool:
@@ -192,8 +217,7 @@ def _chain(tokens: list, place: int) -> tuple[list[_Sum], bool, int]:
         numbers.append(float(tokens[place][0].replace(",", "")) * (-1.0 if negative else 1.0))
         place += 1
         place += tokens[place][1] == "%"
-        if tokens[place][1][:1].isalpha() and not _joins(tokens[place][1]) and _joins(tokens[place + 1][1]):
-            place += 1  # a unit
+        place = _behind_unit(tokens, place)
         word = tokens[place][1]
         if word in _OPERATORS and (tokens[place + 1][0] or tokens[place + 1][1] in _MONEY):
             operators.append(_OPERATORS[word])
@@ -208,8 +232,24 @@ def _chain(tokens: list, place: int) -> tuple[list[_Sum], bool, int]:
     return sides, plain and not numbers, max(place, start + 1)
 
 
+def _behind_unit(tokens: list, place: int) -> int:
+    """The place behind a unit such as shells or km/h, where an operator or equals sign is; else `place`."""
+    end = place
+    while tokens[end][1][:1].isalpha() and not _joins(tokens[end][1]):
+        end += 1
+        if tokens[end][1] != "/" or not tokens[end + 1][1][:1].isalpha():
+            break
+        end += 1
+    return end if _joins(tokens[end][1]) else place
+
+
 def _joins(word: str) -> bool:
     return word in _OPERATORS or word in _EQUALS
+
+
+def _stems(text: str) -> set[str]:
+    """The first letters of its words: an ending makes no other word."""
+    return {word[:4] for word in words(_UNSPACED.sub(r" \g<0> ", text))}
 
 
 def _numbers(text: str) -> list[float]:
@@ -219,11 +259,12 @@ def _numbers(text: str) -> list[float]:
 
 
 def _pairs(text: str, answer: Iterable[str]) -> set[tuple[str, str]]:
-    """The pairs of neighbouring words, but those of numbers or of the answer's words alone.
-
-    Words that announce an answer are left out.
-    """
-    said = [word for word in words(_UNSPACED.sub(r" \g<0> ", text)) if word not in ANNOUNCING and word not in STEPS]
-    empty = {*answer}
+    """The pairs of neighbouring words, but those of numbers or of the answer's words alone."""
+    said, empty = _words(text), {*answer}
     return {pair for pair in zip(said, said[1:], strict=False)
-            if not all(word in empty or word.isdecimal() for word in pair)}
+            if not empty.issuperset(pair) and not all(map(str.isdecimal, pair))}
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text in order, without those that only announce an answer or name a step."""
+    return [word for word in words(_UNSPACED.sub(r" \g<0> ", text)) if word not in ANNOUNCING and word not in STEPS]

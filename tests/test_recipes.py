@@ -63,8 +63,9 @@ def test_the_recipes_differ_by_the_judges_vote_alone():
 
 def test_idea_e_has_no_judge_and_its_text_can_cost_what_a_right_answer_pays():
     weights = RECIPES["idea_e"].rewards
-    text = [weights[name] for name in ("tfidf_relevance", "tfidf_leak", "scaffold", "work_shown")]
+    text = [weights[name] for name in ("tfidf_relevance", "tfidf_leak", "scaffold")]
     assert "rubric" not in weights and max(text) < weights["exact_answer_if_tag_format"] < sum(text)
+    assert weights["work_shown"] == weights["exact_answer_if_tag_format"], "a right answer behind no work earns nothing"
 
 
 @pytest.mark.parametrize("name", PROFILES)
