@@ -38,6 +38,7 @@ from tunix.rl.grpo.grpo_learner import GRPOLearner  # noqa: E402
 from reasonkit import _tunix, data, models, recipes, rewards  # noqa: E402
 from reasonkit._tunix import Overlapped  # noqa: E402
 from reasonkit.budget import TimeBudget  # noqa: E402
+from reasonkit.compose import compose  # noqa: E402
 from reasonkit.grpo import grpo  # noqa: E402
 from reasonkit.judge import RATINGS, JudgeVerdict, LocalJudge  # noqa: E402
 from reasonkit.lora import add_lora  # noqa: E402
@@ -137,7 +138,7 @@ def measure(rounds: int, calls: int) -> dict[Arm, list[float]]:
                        micro_prompts=PROMPTS // calls, rollout_micro_prompts=PROMPTS // calls, save_every=10**6)
     rows = data.curate(data.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
     clock = Clock([*order, NONE])  # the last step only ends the one before
-    reward = rewards.compose([(rewards.rubric(Judge(clock, judge)), 1.0)], NullLog())
+    reward = compose([(rewards.rubric(Judge(clock, judge)), 1.0)], NullLog())
     _tunix.Overlapped = alternating(clock)
     with tempfile.TemporaryDirectory() as folder:
         grpo(policy, plan.policy, rows, reward, settings, TimeBudget(1, 0), NullLog(), Path(folder), 0, 0)

@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from reasonkit import data, rewards, text_rewards  # noqa: E402
 from reasonkit.answers import KINDS, check  # noqa: E402
+from reasonkit.compose import compose  # noqa: E402
 from reasonkit.models import ASSETS, MODELS, Tokenizer  # noqa: E402
 from reasonkit.runlog import NullLog  # noqa: E402
 from reasonkit.tags import TAGS  # noqa: E402
@@ -28,6 +29,7 @@ from reasonkit.tfidf import TfIdf  # noqa: E402
 GOLDS = {"number": "20", "choice": "B", "yes_no": "yes", "list": "1, 2", "set": "1, 2", "text": "blue",
          "expression": "x^2 + 1", "quantity": "5 km", "smiles": "CCO", "date": "2024-03-05",
          "plan": '{"start": ["lamp off"], "goal": ["lamp on"], "actions": {"flip": {"adds": ["lamp on"]}}}'}
+QUESTION = "Leo has 6 shells, buys 5, buys 7, finds 2. How many shells now?"
 HONEST = TAGS.render(answer="20", reasoning=(
     "Identify: Leo starts with 6 shells and the story changes that number three times.\n"
     "Determine: buying and finding both add, so every number is added.\n"
@@ -54,13 +56,13 @@ def parts() -> list[Callable]:
     tokenizer = Tokenizer(ASSETS / model.asset / "tokenizer.model", model.family)
     return [rewards.tag_format, rewards.exact_answer, rewards.gate(rewards.exact_answer, rewards.tag_format),
             rewards.numeric_closeness, text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
-            text_rewards.scaffold, text_rewards.repetition, text_rewards.script("LATIN"),
+            text_rewards.scaffold, text_rewards.work_shown, text_rewards.repetition, text_rewards.script("LATIN"),
             text_rewards.length_band(tokenizer, 20, 400, 20), text_rewards.overlong(tokenizer, 768, 128)]
 
 
 def ask(part: Callable, replies: list[str], kind: str = "number") -> list[float | None]:
     n = len(replies)
-    return part(prompts=["p"] * n, completions=replies, question=["Leo has 6 shells, buys 5. How many shells now?"] * n,
+    return part(prompts=["p"] * n, completions=replies, question=[QUESTION] * n,
                 answer=[GOLDS[kind]] * n, kind=[kind] * n)
 
 
@@ -142,10 +144,9 @@ def doubling(call: Callable[[str], object], length: int) -> tuple[float, float, 
 
 def throughput(made: list[Callable], count: int, group: int = 8, call: int = 1000) -> float:
     """Seconds for `count` well-formed replies, all different, through one composed reward, `call` at a time."""
-    reward = rewards.compose([(part, 1.0) for part in made], NullLog())
+    reward = compose([(part, 1.0) for part in made], NullLog())
     texts = [HONEST.replace("20", str(number)) for number in range(count)]
-    columns = {"question": ["Leo has 6 shells, buys 5, buys 7, finds 2. How many shells now?"] * call,
-               "answer": ["20"] * call, "kind": ["number"] * call}
+    columns = {"question": [QUESTION] * call, "answer": ["20"] * call, "kind": ["number"] * call}
     return seconds(lambda _: [reward(["p"] * call, texts[start:start + call], num_generations=group, **columns)
                               for start in range(0, count, call)])
 
@@ -158,7 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     made = parts()
     recipe = [part for part in made if part.__name__ in (
-        "tag_format", "exact_answer_if_tag_format", "tfidf_relevance", "tfidf_leak", "scaffold")]
+        "tag_format", "exact_answer_if_tag_format", "tfidf_relevance", "tfidf_leak", "scaffold", "work_shown")]
 
     began = time.perf_counter()
     ranges = fuzz(made, options.fuzz)
@@ -172,7 +173,7 @@ def main() -> None:
         seen = f"{low:.2f} to {high:.2f}" if name in ranges else "–"
         print(f"| {name} | {seen} | {ratio:.2f} | {two:.3f} | `{ascii(text)}` |")
     print()
-    for name, chosen in (("idea_e's five parts", recipe), (f"all {len(made)} parts", made)):
+    for name, chosen in (("idea_e's six parts", recipe), (f"all {len(made)} parts", made)):
         print(f"{options.completions} completions of {len(HONEST)} characters, {name}: "
               f"{throughput(chosen, options.completions):.2f} s")
 

@@ -33,6 +33,7 @@ from dataclasses import replace
 import jax
 from reasonkit import (controls, data, forecast, judge_api, lora, models, monitors, readout, recipes, rewards,
                        reuse, rollout, sizes, text_rewards)
+from reasonkit.compose import compose
 from reasonkit.curriculum import Curriculum
 from reasonkit.grpo import grpo
 from reasonkit.judge import RATINGS, LocalJudge
@@ -110,7 +111,9 @@ print(examine(judge, anchors(validation), run.recipe.rewards["rubric"]) if judge
 # ## The reward
 #
 # One function for the learner, composed of named parts. A part with weight 0 is computed and logged, not trained on.
-# What is logged is what is trained on. A recipe with a curriculum draws mostly problems that are solved sometimes: the
+# What is logged is what is trained on. A reasoning that a program can see to be no work (nothing, the question or the
+# answer again, one step over and over, sums that are false or of another problem) is 0 for the rubric, and the judge is
+# not asked. A recipe with a curriculum draws mostly problems that are solved sometimes: the
 # others teach nothing.
 #
 # Two recipes are controls. `constant` pays every reply the same, and must leave the adapter as it is, bit for bit.
@@ -122,7 +125,8 @@ from reasonkit.tfidf import TfIdf
 words = TfIdf(train["question"])
 answered = rewards.gate(rewards.exact_answer, rewards.tag_format)
 made = [rewards.tag_format, answered, controls.constant, controls.shuffled(answered, SEED),
-        text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold]
+        text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold,
+        text_rewards.work_shown]
 if judged:
     made.append(rewards.rubric(judge))
 parts = {part.__name__: part for part in made}
@@ -132,8 +136,8 @@ log = run.log("grpo")
 curriculum = Curriculum(log) if run.recipe.curriculum else None
 if curriculum:
     parts[run.recipe.curriculum] = curriculum.watch(parts[run.recipe.curriculum])
-reward = rewards.compose([(parts[name], weight) for name, weight in run.recipe.rewards.items()]
-                         + [(monitors.suspicious(log), 0.0)], log)
+reward = compose([(parts[name], weight) for name, weight in run.recipe.rewards.items()]
+                 + [(monitors.suspicious(log), 0.0)], log)
 print(run.recipe.rewards)
 
 # %% [markdown]

@@ -8,10 +8,13 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +31,8 @@ from tunix.sft import checkpoint_manager
 from reasonkit.hosts import by_the_first
 from reasonkit.lora import steps_in
 from reasonkit.policy_loss import LossConfig
+
+PATIENCE = 20 * 60  # seconds that a step waits for one answer of the judge, its compilation included
 
 
 @dataclass(frozen=True)
@@ -209,6 +214,27 @@ class Learner(GRPOLearner):
         return example.replace(completion_mask=example.completion_mask & ended_B1)
 
 
+def _answer(asked: SimpleQueue) -> None:
+    """The judge's thread: what is asked, one after the other, until None. A daemon, unlike an executor's: a judge that
+    hangs holds up neither the stage's end nor the interpreter's."""
+    while (task := asked.get()) is not None:
+        future, ask = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(ask())
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the step that waits for it raises it
+                future.set_exception(error)
+
+
+def _told(future: Future):
+    """What the judge answered. Raises what it raised, and TimeoutError when it takes longer than `PATIENCE`."""
+    wait([future], PATIENCE)
+    if not future.done():
+        raise TimeoutError(f"the judge has not answered for {PATIENCE / 60:.0f} minutes. The steps saved so far are "
+                           "kept: restart the kernel and run the notebook again, and it goes on from the last of them")
+    return future.result()
+
+
 class Overlapped(Learner):
     """Tunix's learner with the judge beside the policy, within the step: what is sampled is judged in a thread of its
     own while the next `rollout_micro_prompts` prompts are sampled, and a micro-batch is trained on once it is judged.
@@ -216,23 +242,26 @@ class Overlapped(Learner):
     Samples, rewards and updates are those of the serial order: a group's advantages need its own rewards alone, and
     weights change after a step's last micro-batch. All sampling, and the reference, come before the first update: the
     policy's chips run one program at a time. Not kept are Tunix's own metrics of rewards, which are made before the
-    scores and therefore NaN. Raises ValueError for a reward that is not one of `rewards.compose`.
+    scores and therefore NaN. Raises ValueError for a reward that is not one of `compose.compose`.
     """
 
     def __init__(self, cluster, config: LossConfig, reward: Callable, rollout_micro_prompts: int):
         if not hasattr(reward, "in_parts"):
-            raise ValueError(f"the reward {reward.__name__!r} can't be asked ahead: pass one of rewards.compose")
+            raise ValueError(f"the reward {reward.__name__!r} can't be asked ahead: pass one of compose.compose")
         super().__init__(cluster, config, reward)
         self.can_enable_async_rollout = True  # the trainer takes each micro-batch as it comes, not all at the end
         self._reward, self._rollout_micro_prompts = reward, rollout_micro_prompts
-        self._thread = ThreadPoolExecutor(1, "judge")
+        self._asked, self._judged = SimpleQueue(), []
         cluster.rollout.on_output = self._judge
 
     def train(self, *args, **kwargs) -> None:
+        Thread(target=_answer, args=(self._asked,), name="judge", daemon=True).start()
         try:
             super().train(*args, **kwargs)
         finally:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            for judged in self._judged:
+                judged.cancel()
+            self._asked.put(None)
 
     def _process_accumulated_batches(self, micro_batches, micro_batch_sizes, mode):
         if not micro_batches:
@@ -248,13 +277,14 @@ class Overlapped(Learner):
             judged.result()  # an error ends the step here
         for start in range(0, len(output.text), self._size):
             first = len(self._judged) * self._size
-            self._judged.append(self._thread.submit(
+            self._judged.append(Future())
+            self._asked.put((self._judged[-1], partial(
                 self._reward.ahead, completions=output.text[start:start + self._size], mode=self._mode,
                 num_generations=self._num_generations(),
-                **{name: values[first:first + self._size] for name, values in self._batch.items()}))
+                **{name: values[first:first + self._size] for name, values in self._batch.items()})))
 
     def _compute_rewards(self, prompts, completions, mode, step=None, **columns) -> np.ndarray:
-        self._rewards = self._reward.in_parts([judged.result for judged in self._judged], prompts, completions,
+        self._rewards = self._reward.in_parts([partial(_told, judged) for judged in self._judged], prompts, completions,
                                               self._num_generations(), self._mode, **columns)
         return np.full(len(prompts), np.nan)
 

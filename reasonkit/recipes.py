@@ -150,12 +150,12 @@ RECIPES = {
         "g_exact", "the same without the judge's vote: the rubric is scored and logged, with weight 0",
         data="tiny_mix", rewards={**_JUDGED, "rubric": 0.0},
         shares={"sft": 0.25, "grpo": 0.75}),
-    # The halves make irrelevant, unstructured reasoning cost what a right answer earns.
+    # Irrelevant, unstructured reasoning, by the halves, and none that is work cost what a right answer earns.
     "idea_e": Recipe(
         "idea_e", "no judge: form, an answer that counts in good form only, reasoning in the IDEA-E steps, held by "
         "TF-IDF to the question and off the answer, and problems by pass rate (after the third winning entry)",
         data="tiny_mix", rewards={"tag_format": 1.0, "exact_answer_if_tag_format": 1.0, "tfidf_relevance": 0.5,
-                                  "tfidf_leak": 0.5, "scaffold": 0.5},
+                                  "tfidf_leak": 0.5, "scaffold": 0.5, "work_shown": 1.0},
         shares={"sft": 0.25, "grpo": 0.75}, curriculum="exact_answer_if_tag_format"),
     # Two controls. What a run would have earned is logged.
     "constant": Recipe(

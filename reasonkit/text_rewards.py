@@ -1,4 +1,4 @@
-"""Rewards that read the text alone: TF-IDF relevance and leak, length, repetition, scaffold, script.
+"""Rewards that read the text alone: TF-IDF relevance and leak, length, repetition, scaffold, work, script.
 
 Each is a reward as in `rewards`, and a penalty: 0.0 for nothing to complain about, down to -1.0. What can be read off
 the surface of a text can be written for its own sake, so it must never earn what a right answer does not. What it is
@@ -19,15 +19,13 @@ from typing import Protocol
 from reasonkit.rewards import LogExtra, RewardFn, no_extra
 from reasonkit.tags import TAGS, printable
 from reasonkit.tfidf import TfIdf, words
+from reasonkit.work import ANNOUNCING, STEPS, missing_work
 
 RELEVANT = 0.1  # cosine with the question that is enough: worked solutions lie between 0.1 and 0.75
 COPIED = 0.8  # ... and from which on the reasoning is the question over again
 LEAKED = 0.9  # cosine with the answer from which on the reasoning is the answer over again
-# Words that announce an answer and add nothing to it.
-ANNOUNCING = frozenset("a an answer final hence is it option result so the therefore thus".split())
 NGRAM = 4
-STEPS = ("identify", "determine", "explore", "act", "evaluate")
-STEP_WORDS = 3  # different words that a step needs, to count as filled
+STEP_WORDS, OWN_PAIRS = 3, 2  # different words that a step needs, and neighbours that are none in the question
 
 _parse = lru_cache(maxsize=1024)(TAGS.parse)  # a reply is read once, not once a reward
 
@@ -43,9 +41,9 @@ class Encoder(Protocol):
 def tfidf_relevance(model: TfIdf) -> RewardFn:
     """0.0 for a reasoning about the question, -1.0 for one that shares no word with it or only copies it.
 
-    By the cosine between the two: rising up to `RELEVANT`, falling from `COPIED` on. Padding with other words lowers
-    it. `model` is fitted on the training questions. Column: `question`; None where that has no words. Source: the
-    TF-IDF reward of the IDEA-E entry, first account (words relevant to the question's context).
+    By the cosine between the two, headings aside: rising up to `RELEVANT`, falling from `COPIED` on. Padding with other
+    words lowers it. `model` is fitted on the training questions. Column: `question`; None where that has no words.
+    Source: the TF-IDF reward of the IDEA-E entry, first account (words relevant to the question's context).
 
     >>> reward = tfidf_relevance(TfIdf(["How many shells has Leo?", "Is the lamp on?"]))
     >>> replies = [f"<reasoning>{r}</reasoning>" for r in ("Leo has 6 shells, buys 5: 11", "Let me think about this")]
@@ -62,7 +60,7 @@ def tfidf_relevance(model: TfIdf) -> RewardFn:
 
 
 def _relevance(model: TfIdf, reply: str, question: str) -> float | None:
-    asked, said = words(question), words(_parse(reply).reasoning or "")
+    asked, said = words(question), [word for word in words(_parse(reply).reasoning or "") if word not in STEPS]
     if not asked:
         return None
     cosine = model.cosine(asked, said) or 0.0
@@ -171,37 +169,56 @@ _HEADING = re.compile(
     r"(?:[^\n:]{0,40}:|[^\w\n]{0,8}$)", re.MULTILINE)
 
 
-def scaffold(prompts: Sequence[str], completions: Sequence[str], log_extra: LogExtra = no_extra,
-             **columns) -> list[float | None]:
+def scaffold(prompts: Sequence[str], completions: Sequence[str], question: Sequence[str],
+             log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
     """0.0 for a reasoning in the five steps Identify, Determine, Explore, Act, Evaluate; -0.2 for each that fails.
 
     A step is its name as a heading ("Identify: ...", or on a line of its own). It counts if it comes after the steps
-    before it and has at least three different words of its own, which no step before it had. Source: the IDEA-E
-    entry's scaffold; the five names are those of the ethics framework it seems to follow.
+    before it and has at least three different words, one of them new to the question and the steps before it, and two
+    pairs of neighbours that are none in the question. Column: `question`. Source: the IDEA-E entry's scaffold; the five
+    names are those of the ethics framework it seems to follow.
 
-    >>> steps = "Identify: one lamp, off. Determine: who flips it. Explore: go through the flips. Act: Ann flips, on."
-    >>> scaffold(["p"] * 2, [f"<reasoning>{r}</reasoning>" for r in (steps + " Evaluate: one flip, so on.", steps)])
+    >>> steps = "Identify: a lamp at rest. Determine: who changes it. Explore: go through them. Act: one flip, on."
+    >>> replies = [f"<reasoning>{r}</reasoning>" for r in (steps + " Evaluate: only once, so on.", steps)]
+    >>> scaffold(["p"] * 2, replies, question=["The lamp is off. Ann flips it. Is it on?"] * 2)
     [0.0, -0.2]
     """
-    found = [_steps(_parse(reply).reasoning or "") for reply in completions]
+    found = [_steps(_parse(reply).reasoning or "", str(q)) for reply, q in zip(completions, question, strict=True)]
     log_extra("scaffold", found)
     return [0.0 - (len(STEPS) - len(steps)) / len(STEPS) for steps in found]
 
 
-def _steps(reasoning: str) -> list[str]:
+def _steps(reasoning: str, question: str) -> list[str]:
     """The steps that count, in order."""
     reasoning = reasoning.casefold()
     headings = list(_HEADING.finditer(reasoning))
     ends = [*(heading.start() for heading in headings[1:]), len(reasoning)]
-    steps, contents = [], set()
+    asked = words(question)
+    pairs, steps, had = {*zip(asked, asked[1:], strict=False)}, [], {*asked, *STEPS}
     for heading, end in zip(headings, ends, strict=False):  # without a heading there is an end too many
         name = heading[1]
-        content = frozenset(words(reasoning[heading.end():end])).difference(STEPS)
+        content = [word for word in words(reasoning[heading.end():end]) if word not in STEPS]
         after = not steps or STEPS.index(name) > STEPS.index(steps[-1])
-        if after and len(content) >= STEP_WORDS and content not in contents:
+        own = {*zip(content, content[1:], strict=False)} - pairs
+        if after and len({*content}) >= STEP_WORDS and {*content} - had and len(own) >= OWN_PAIRS:
             steps.append(name)
-            contents.add(content)
+            had.update(content)
     return steps
+
+
+def work_shown(prompts: Sequence[str], completions: Sequence[str], question: Sequence[str],
+               log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
+    """0.0 for a reasoning that is work, as far as a program can tell; -1.0 for one that is none: `work.missing_work`.
+
+    Column: `question`. For recipes without a judge: `rewards.rubric` has the same condition within.
+
+    >>> replies = [TAGS.render(reasoning=r, answer="11") for r in ("6 + 5 = 11", "So the answer is 11.", "0 + 0 = 0")]
+    >>> work_shown(["p"] * 3, replies, question=["Leo has 6 shells and buys 5. How many now?"] * 3)
+    [0.0, -1.0, -1.0]
+    """
+    missing = [missing_work(str(q), _parse(reply)) for reply, q in zip(completions, question, strict=True)]
+    log_extra("work_shown", [why or "work" for why in missing])
+    return [-1.0 if why else 0.0 for why in missing]
 
 
 def script(name: str) -> RewardFn:

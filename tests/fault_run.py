@@ -22,6 +22,7 @@ from tiny_run import CONFIG, ROWS, new_policy
 
 from reasonkit import _tunix, data
 from reasonkit.budget import TimeBudget
+from reasonkit.compose import compose
 from reasonkit.curriculum import Curriculum
 from reasonkit.evaluate import evaluate
 from reasonkit.gemma import init
@@ -29,7 +30,6 @@ from reasonkit.grpo import GrpoSettings, grpo
 from reasonkit.lora import restore_lora, save_lora
 from reasonkit.mesh import make_mesh
 from reasonkit.models import Tokenizer
-from reasonkit.rewards import compose
 from reasonkit.rollout import Rollout, generator
 from reasonkit.runlog import RunLog
 from reasonkit.sft import SftSettings, sft

@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from reasonkit.compose import compose
 from reasonkit.curriculum import BAND, EVENT, Curriculum, _update
-from reasonkit.rewards import compose, exact_answer
+from reasonkit.rewards import exact_answer
 from reasonkit.runlog import NullLog, RunLog
 
 IDS = np.array([f"p{n}" for n in range(30)])

@@ -26,10 +26,10 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 import reasonkit.sft
 from reasonkit import _tunix, data, safety
 from reasonkit.budget import TimeBudget
+from reasonkit.compose import NoSignalError
 from reasonkit.gemma import init
 from reasonkit.lora import restore_lora
 from reasonkit.mesh import make_mesh
-from reasonkit.rewards import NoSignalError
 from reasonkit.runlog import RunLog
 from reasonkit.safety import DiskFullError, DivergedError
 from reasonkit.session import HUNG_EXIT, StageHung, Watchdog, clean_exit

@@ -19,6 +19,7 @@ from tunix.generate.sampler import Sampler
 
 from reasonkit import _tunix
 from reasonkit.budget import BudgetError, TimeBudget
+from reasonkit.compose import compose
 from reasonkit.controls import constant
 from reasonkit.curriculum import Curriculum
 from reasonkit.data import GRPO_COLUMNS
@@ -28,7 +29,6 @@ from reasonkit.lora import base_shared, fingerprint, restore_lora
 from reasonkit.mesh import make_mesh
 from reasonkit.model_rewards import mean_probability
 from reasonkit.monitors import probe, suspicious, watcher
-from reasonkit.rewards import compose
 from reasonkit.rollout import generator
 from reasonkit.runlog import NullLog, RunLog
 from reasonkit.sft import SftSettings, sft

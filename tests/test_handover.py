@@ -17,11 +17,11 @@ from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 
 from reasonkit import _tunix, handover
 from reasonkit.budget import TimeBudget
+from reasonkit.compose import compose
 from reasonkit.gemma import init
 from reasonkit.grpo import grpo
 from reasonkit.lora import fingerprint, restore_lora, steps_in
 from reasonkit.mesh import make_mesh
-from reasonkit.rewards import compose
 from reasonkit.runlog import RunLog
 from reasonkit.sft import sft
 from reasonkit.simpo import SimpoSettings, simpo

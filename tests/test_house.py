@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A module may import any module of a lower layer, and those named before it in its own.
 LAYERS = (
     ("stdlib", "pins tags cleaning units numerals dates texts choices lists notation structure expressions symbolic "
-     "algebra planning isolated quantities answers replies ratings tfidf files records session budget runlog outcome "
-     "reuse"),
-    ("numpy", "secrets rubrics judge judge_cache judge_text services judge_api groups rewards controls text_rewards "
+     "algebra planning isolated quantities answers replies ratings tfidf work files records session budget runlog "
+     "outcome reuse"),
+    ("numpy", "secrets rubrics judge judge_cache judge_text services judge_api groups rewards compose controls "
+     "text_rewards "
      "screening data curriculum intervals exam evaluate monitors"),
     ("jax", "hosts mesh hf_config gemma lora hf models hf_tokenizer realmodel readout export model_rewards abstract"),
     ("tunix", "policy_loss _tunix rollout safety handover sft simpo grpo distill verify programs preflight"),

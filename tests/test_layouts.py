@@ -13,12 +13,12 @@ from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 
 from reasonkit.budget import TimeBudget
+from reasonkit.compose import compose
 from reasonkit.gemma import init
 from reasonkit.grpo import grpo
 from reasonkit.mesh import plan_mesh
 from reasonkit.models import Loaded
 from reasonkit.readout import rating_logprobs
-from reasonkit.rewards import compose
 from reasonkit.runlog import RunLog
 from reasonkit.sft import sft
 

@@ -15,6 +15,7 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.assets.build import auc, reply
+from reasonkit.compose import compose
 from reasonkit.data import load_recipe
 from reasonkit.gemma import init
 from reasonkit.mesh import make_mesh
@@ -28,7 +29,6 @@ from reasonkit.model_rewards import (
     train_teacher,
 )
 from reasonkit.models import load
-from reasonkit.rewards import compose
 from reasonkit.runlog import NullLog
 from reasonkit.tags import TAGS, neutralise
 

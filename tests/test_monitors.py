@@ -9,9 +9,9 @@ import pytest
 
 from reasonkit import monitors
 from reasonkit.budget import TimeBudget
+from reasonkit.compose import compose
 from reasonkit.data import load_recipe, problems
 from reasonkit.monitors import LIMITS, PROBES, SIGNS, WINDOW, flags, probe, suspicious, watcher
-from reasonkit.rewards import compose
 from reasonkit.runlog import RunLog
 from reasonkit.tags import TAGS
 

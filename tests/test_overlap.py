@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -17,15 +19,14 @@ from tunix.rl.rl_cluster import RLCluster
 
 from reasonkit import _tunix
 from reasonkit.budget import TimeBudget
+from reasonkit.compose import NoSignalError, compose
 from reasonkit.curriculum import Curriculum
 from reasonkit.gemma import init
 from reasonkit.grpo import GrpoSettings, grpo
-from reasonkit.judge import JudgeFailure, JudgeVerdict
+from reasonkit.judge import JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.mesh import make_mesh
 from reasonkit.monitors import suspicious
-from reasonkit.rewards import NoSignalError, compose, rubric
 from reasonkit.rollout import Rollout
-from reasonkit.rubrics import Criterion, rubric_to_json
 from reasonkit.runlog import RunLog
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -35,7 +36,7 @@ G = 2
 SETTINGS = GrpoSettings(steps=3, prompts_per_step=8, num_generations=G, max_prompt_length=32, max_new_tokens=16,
                         learning_rate=2e-2, micro_prompts=2, rollout_micro_prompts=4, save_every=50)
 CALLS, PASSES = 2, 4
-JUDGED = ROWS.map(lambda row: {"rubric": rubric_to_json([Criterion("Steps", "Shows the steps.", 1.0)])})
+JUDGED = ROWS.map(lambda row: {"rubric": "of no account here"})
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,17 @@ class Judge:
                 else JudgeVerdict(len(item.reply) % 11 / 10, (0.5,)) for item in items]
 
 
+def scored(judge):
+    """What the judge says of each reply; `rubric` would ask it nothing about what an untrained policy writes."""
+    def rubric(prompts, completions, question, **columns):
+        results = judge.score([JudgeItem(str(q), reply, ()) for q, reply in zip(question, completions, strict=True)])
+        rubric.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
+        return [None if isinstance(result, JudgeFailure) else result.score for result in results]
+
+    rubric.failures, rubric.rowwise = Counter(), True
+    return rubric
+
+
 def odd(prompts, completions, **columns):
     return [float(len(text) % 2) for text in completions]
 
@@ -80,7 +92,7 @@ def train(setup, folder, judge, settings=SETTINGS, budget=None, max_no_signal=1.
     """One run of the stage with everything that reads along: curriculum, monitors, a weight that follows progress."""
     policy, log = new_policy(setup.base, setup.mesh, setup.tokenizer), RunLog(folder / "log.jsonl")
     curriculum = Curriculum(log)
-    reward = compose([(rubric(judge), 1.0), (curriculum.watch(odd), lambda progress: progress), (suspicious(log), 0.0)],
+    reward = compose([(scored(judge), 1.0), (curriculum.watch(odd), lambda progress: progress), (suspicious(log), 0.0)],
                      log, max_no_signal, total_calls=settings.steps)
     result = grpo(policy, setup.mesh, JUDGED, reward, settings, budget or TimeBudget(1, 0), log, folder / "checkpoints",
                   seed=3, start_step=0, curriculum=curriculum, **others)
@@ -175,6 +187,33 @@ def test_an_error_of_the_judge_ends_the_stage_as_itself_before_the_step_is_sampl
     assert all(calls) and len(calls) < 4 and not alive()
 
 
+def test_a_judge_that_hangs_ends_the_stage_with_what_to_do(setup, tmp_path, monkeypatch):
+    free = threading.Event()
+    monkeypatch.setattr(_tunix, "PATIENCE", 0.6)
+    with pytest.raises(TimeoutError, match="the judge has not answered for 0 minutes. The steps saved so far are kept"):
+        train(setup, tmp_path, Judge(lambda number: free.wait(timeout=60)))
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "judge"] == [True]
+    free.set()
+    assert not alive()
+
+
+HANGS = """
+from queue import SimpleQueue
+from concurrent.futures import Future
+from threading import Event, Thread
+from reasonkit import _tunix
+asked, begun = SimpleQueue(), Event()
+Thread(target=_tunix._answer, args=(asked,), name="judge", daemon=True).start()
+asked.put((Future(), lambda: begun.set() or Event().wait()))
+print(begun.wait(60), flush=True)
+"""
+
+
+def test_a_judge_that_hangs_does_not_hold_up_the_interpreter(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
+
+
 def test_too_little_signal_ends_the_stage_after_the_row_is_logged(setup, tmp_path):
     with pytest.raises(NoSignalError, match="rubric: .* of 16 completions"):
         train(setup, tmp_path, Judge(), max_no_signal=0.0)
@@ -209,6 +248,6 @@ def test_sizes_that_do_not_divide_are_named(setup, tmp_path, changes):
 
 def test_a_reward_that_is_not_composed_is_named(setup, tmp_path):
     policy = new_policy(setup.base, setup.mesh, setup.tokenizer)
-    with pytest.raises(ValueError, match="the reward 'odd' can't be asked ahead: pass one of rewards.compose"):
+    with pytest.raises(ValueError, match="the reward 'odd' can't be asked ahead: pass one of compose.compose"):
         grpo(policy, setup.mesh, JUDGED, odd, SETTINGS, TimeBudget(1, 0), RunLog(tmp_path / "log.jsonl"),
              tmp_path / "checkpoints", seed=3, start_step=0)

@@ -48,7 +48,8 @@ def test_a_recipe_names_what_there_is(name):
     words = TfIdf(["any"])
     parts = [rewards.tag_format, rewards.exact_answer, rewards.gate(rewards.exact_answer, rewards.tag_format),
              rewards.rubric(None), controls.constant, controls.shuffled(rewards.exact_answer),
-             text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold]
+             text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold,
+             text_rewards.work_shown]
     assert recipe.rewards.keys() <= {part.__name__ for part in parts} and any(recipe.rewards.values())
     assert recipe.curriculum in {"", *recipe.rewards}
     assert set(recipe.shares) == {"sft", "grpo"} and all(share > 0 for share in recipe.shares.values())
@@ -65,6 +66,7 @@ def test_idea_e_has_no_judge_and_its_text_can_cost_what_a_right_answer_pays():
     weights = RECIPES["idea_e"].rewards
     text = [weights[name] for name in ("tfidf_relevance", "tfidf_leak", "scaffold")]
     assert "rubric" not in weights and max(text) < weights["exact_answer_if_tag_format"] < sum(text)
+    assert weights["work_shown"] == weights["exact_answer_if_tag_format"], "a right answer behind no work earns nothing"
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from reasonkit.tags import TAGS
 from reasonkit.text_rewards import (
-    STEPS,
     length_band,
     overlong,
     repetition,
@@ -19,8 +18,10 @@ from reasonkit.text_rewards import (
     script,
     tfidf_leak,
     tfidf_relevance,
+    work_shown,
 )
 from reasonkit.tfidf import TfIdf
+from reasonkit.work import STEPS
 
 BENCHMARK = runpy.run_path(str(Path(__file__).resolve().parents[1] / "benchmarks/rewards.py"))
 PARTS = BENCHMARK["parts"]()
@@ -161,16 +162,36 @@ def test_repetition(reply, low, high):
     ("6+5=11; 11+2=13", 5),
     ("\u0131dentify: a dotless letter here", 5),
     ("", 5),
+    # headings over the question's words: as it has them, in parts, shuffled, in another case, with one word of its own
+    ("\n".join(f"{step}: {QUESTION}" for step in STEPS), 5),
+    ("\n".join(f"{step}: {part}" for step, part in zip(STEPS, (
+        "Leo has 6 shells", "shells buys 5", "buys 5 and finds 2", "finds 2 how many", "shells now"), strict=True)), 5),
+    ("\n".join(f"{step}: {part}" for step, part in zip(STEPS, (
+        "shells 6 Leo", "now many how", "2 finds and", "buys 5 has", "6 5 2 shells"), strict=True)), 5),
+    ("\n".join(f"{step}: LEO HAS 6 SHELLS {n}" for n, step in enumerate(STEPS)), 5),
+    ("\n".join(f"{step}: Leo has 6 shells, indeed" for step in STEPS), 5),
+    ("\n".join(f"{step}: Leo has shells, indeed there are" for step in STEPS), 4),
+    ("\n".join([*FULL[:4], "Evaluate: six shells at first, 6 + 5 = 11."]), 1),   # what other steps have said
 ])
 def test_scaffold_counts_the_steps_that_fail(reasoning, missing):
-    assert one(scaffold, think(reasoning)) == pytest.approx(-missing / 5)
+    assert one(scaffold, think(reasoning), question=QUESTION) == pytest.approx(-missing / 5)
 
 
 def test_scaffold_reads_the_reasoning_and_tells_what_it_found():
     told = {}
     replies = [think("\n".join(FULL[:2])), "\n".join(FULL)]
-    assert scaffold(["p"] * 2, replies, log_extra=told.__setitem__) == pytest.approx([-0.6, -1.0])
+    assert scaffold(["p"] * 2, replies, [QUESTION] * 2, log_extra=told.__setitem__) == pytest.approx([-0.6, -1.0])
     assert told == {"scaffold": [["identify", "determine"], []]}
+
+
+# work_shown
+
+def test_work_shown_is_a_penalty_and_tells_why():
+    told = {}
+    replies = [think("6 + 5 = 11; 11 + 2 = 13"), think("So 13"), "", think("0+0=0; " * 9), think("7+8=15; 15+9=24")]
+    assert work_shown(["p"] * 5, replies, [QUESTION] * 5, log_extra=told.__setitem__) == [0.0, -1.0, -1.0, -1.0, -1.0]
+    assert told == {"work_shown": ["work", "no step", "no step", "no step", "false or foreign sums"]}
+    assert one(work_shown, replies[0], question=QUESTION) == 0.0
 
 
 # script
@@ -202,7 +223,8 @@ def test_an_unknown_script_is_named(name):
 def test_every_part_has_its_name():
     names = [part.__name__ for part in PARTS]
     assert len(set(names)) == len(names)
-    assert {"tfidf_relevance", "tfidf_leak", "length_band", "overlong", "repetition", "scaffold", "script"} < {*names}
+    assert {"tfidf_relevance", "tfidf_leak", "length_band", "overlong", "repetition", "scaffold", "work_shown",
+            "script"} < {*names}
 
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(BENCHMARK["FRAGMENTS"])).map("".join)))
