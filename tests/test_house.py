@@ -19,7 +19,8 @@ LAYERS = (
      "algebra planning isolated quantities answers replies ratings tfidf session budget runlog outcome reuse"),
     ("numpy", "rubrics judge judge_cache judge_text services judge_api groups rewards controls text_rewards screening "
      "data curriculum intervals exam evaluate monitors"),
-    ("jax", "hosts mesh hf_config gemma lora hf models hf_tokenizer realmodel readout export model_rewards abstract"),
+    ("jax", "hosts mesh hf_files hf_config tokenizer gemma lora hf models hf_tokenizer realmodel readout export "
+     "model_rewards abstract"),
     ("tunix", "policy_loss _tunix rollout safety handover sft simpo grpo distill verify programs preflight"),
     ("user", "recipes sizes forecast stage dashboard report_style report publish"),
 )
