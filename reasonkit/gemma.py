@@ -33,7 +33,7 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 
 from reasonkit.hf_config import LIBRARY
-from reasonkit.hf_files import again, check_finite, file_size
+from reasonkit.hf_files import again, check_files, check_finite
 
 _MODEL = {"gemma2": gemma2.Gemma, "gemma3": gemma3.Gemma3}
 
@@ -192,9 +192,7 @@ def _arrays(checkpoint: Path, mend: str) -> dict[tuple[str, str], Any]:
 
     Raises ValueError when it is no such checkpoint, or holds what is no file.
     """
-    for path in checkpoint.rglob("*"):
-        if not path.is_dir():
-            file_size(path)  # what reads a pipe waits for ever
+    check_files(checkpoint)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             tree = checkpointer.metadata(checkpoint).item_metadata.tree

@@ -56,6 +56,13 @@ def file_size(file: Path, most: int | None = None) -> int:
     return found.st_size
 
 
+def check_files(folder: Path) -> None:
+    """Raises as `file_size` for what is neither folder nor file, at any depth: whoever reads a pipe waits for ever."""
+    for path in folder.rglob("*"):
+        if not path.is_dir():
+            file_size(path)
+
+
 def json_object(text: bytes) -> dict[str, Any]:
     """The JSON object in `text`. Raises ValueError for anything else, also for one that is nested without end."""
     try:
