@@ -25,9 +25,9 @@ from tunix.rl.rollout.base_rollout import RolloutOutput
 from tunix.rl.utils import merge_micro_batches
 from tunix.sft import checkpoint_manager
 
-from reasonkit.hf_files import check_files, check_finite
+from reasonkit.gemma import saved_arrays
 from reasonkit.hosts import by_the_first
-from reasonkit.lora import OtherAdapterError, check_shape, steps_in, strays
+from reasonkit.lora import OtherAdapterError, check_shape, finite, steps_in, strays
 from reasonkit.policy_loss import LossConfig
 
 
@@ -144,23 +144,22 @@ def mend(checkpoints: Path, model) -> None:
 
 
 def _check(folder: Path, model) -> None:
-    """Read every array of a step into host memory, whatever devices it was saved from. Raises when that is not what
-    the model's adapter can go on from."""
+    """Read a step as the judges' loader does, whatever devices it was saved from. Raises when the model's adapter
+    cannot go on from it."""
+    here = ocp.ArrayRestoreArgs(sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     # waits for no other process
     alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="mend")
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    check_files(folder)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         for item in ("model_params", "optimizer_state"):
             if item == "optimizer_state" and not (folder / item).exists():
                 continue
-            saved = checkpointer.metadata(folder / item).item_metadata.tree
+            saved = saved_arrays(checkpointer, folder / item)
             if item == "model_params":
                 check_shape(saved, model, folder / item)
-            to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-            for path, leaf in jax.tree.leaves_with_path(checkpointer.restore(folder / item, restore_args=to_host)):
-                if jnp.issubdtype(leaf.dtype, jnp.floating):
-                    check_finite(leaf, f"{folder / item}: {jax.tree_util.keystr(path)}", "it is not used")
+            args = jax.tree.map(lambda _: here, saved)
+            if not finite(checkpointer.restore(folder / item, restore_args=args)):
+                raise ValueError(f"{item} holds infinities or NaN")
 
 
 def check_steps(checkpoints: Path, start_step: int, steps: int, model) -> None:

@@ -187,15 +187,22 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
         return assemble(family, config, mesh, find, replicated=replicated)
 
 
+def saved_arrays(checkpointer: Any, folder: Path) -> Any:
+    """The tree of what a checkpoint of orbax's holds, in shapes and dtypes. Raises ValueError when it cannot tell."""
+    check_files(folder)
+    if (metadata := checkpointer.metadata(folder).item_metadata) is None:
+        raise ValueError(f"{folder} lacks a part")
+    return metadata.tree
+
+
 def _arrays(checkpoint: Path, mend: str) -> dict[tuple[str, str], Any]:
     """Shape and dtype of each array of a Flax checkpoint, by key and leaf.
 
     Raises ValueError when it is no such checkpoint, or holds what is no file.
     """
-    check_files(checkpoint)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(checkpoint).item_metadata.tree
+            tree = saved_arrays(checkpointer, checkpoint)
         return {(key, leaf): array for key, leaves in tree.items() for leaf, array in leaves.items()
                 if len(array.shape) and array.dtype is not None}
     except Exception as error:  # of orbax and its storage, which raise what they like on damaged files

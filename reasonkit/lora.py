@@ -26,7 +26,7 @@ from jax.interpreters import pxla
 from jax.sharding import Mesh
 from tunix.sft.utils import is_lora_enabled
 
-from reasonkit.hf_files import check_files
+from reasonkit.gemma import saved_arrays
 from reasonkit.hosts import is_first, meet
 
 # Every attention and feed-forward matrix, as in Tunix's GRPO demo; qwix matches the whole module path.
@@ -204,10 +204,9 @@ def _read(folder: Path, model: nnx.Module, lora: nnx.State) -> nnx.State:
     """The adapter in a folder, placed as the model's. Raises ValueError as `restore_lora` does."""
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), lora)
     try:
-        check_files(folder)
         with ocp.StandardCheckpointer() as checkpointer:
             # Compared first, because orbax notices a wrong shape late and leaves its other reads running.
-            check_shape(checkpointer.metadata(folder).item_metadata.tree, model, folder)
+            check_shape(saved_arrays(checkpointer, folder), model, folder)
             found = checkpointer.restore(folder, target)
     except OtherAdapterError:
         raise
