@@ -38,7 +38,7 @@ HUNG_EXIT = 75  # the exit status "temporary failure" of sysexits.h
 LOCK = "kernel.lock"
 CLAIM_SECONDS = 10.0  # for a kernel that was just told to end
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-_claimed: dict[Path, int | None] = {}  # the open lock of each folder; None where another process forked this one off
+_claimed: dict[tuple[int, int], int | None] = {}  # open locks by device and inode; None where a fork's parent has it
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PROC = Path("/proc")
 
@@ -58,11 +58,11 @@ def claim(folder: Path) -> None:
     says no more than whose it was. Asked again, or in a process that was forked off, nothing happens. Raises
     FolderInUseError when another process has it, and still has it after CLAIM_SECONDS.
     """
-    path, own = folder / LOCK, _claimed.get(folder)
-    if folder in _claimed and (own is None or path.exists() and os.path.samestat(os.fstat(own), path.stat())):
+    path, deadline = folder / LOCK, time.monotonic() + CLAIM_SECONDS
+    if path.exists() and _identity(path.stat()) in _claimed:  # not opened: where NFS plays flock, to close it lets go
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock, deadline = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), time.monotonic() + CLAIM_SECONDS
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,17 +85,19 @@ def claim(folder: Path) -> None:
     os.ftruncate(lock, 0)
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
-    if own is not None:  # of a folder that was deleted
-        os.close(own)
-    _claimed[folder] = lock
+    _claimed[_identity(os.fstat(lock))] = lock
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def _disown() -> None:
     """In a process that was forked off: closed there, the locks end with the process that took them."""
-    for folder, lock in _claimed.items():
+    for file, lock in _claimed.items():
         if lock is not None:
             os.close(lock)
-            _claimed[folder] = None
+            _claimed[file] = None
 
 
 os.register_at_fork(after_in_child=_disown)

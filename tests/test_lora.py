@@ -17,7 +17,6 @@ from tunix.sft.checkpoint_manager import CheckpointManager
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from tunix.utils import sharding_utils
 
-from reasonkit import _tunix, safety
 from reasonkit.gemma import init
 from reasonkit.lora import (
     LORA_MODULES,
@@ -29,7 +28,6 @@ from reasonkit.lora import (
     restore_lora,
     rounded,
     save_lora,
-    steps_in,
 )
 from reasonkit.mesh import make_mesh
 

@@ -148,6 +148,13 @@ def test_a_folder_that_was_deleted_and_made_anew_is_taken_anew(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_a_folder_that_was_moved_is_still_ones_own(tmp_path):
+    claim(tmp_path / "here")
+    claim((tmp_path / "here").rename(tmp_path / "there"))
+    with (tmp_path / "there" / LOCK).open("r+b") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_runs_in_other_folders_do_not_meet(tmp_path):
     with other(tmp_path / "one"):
         claim(tmp_path / "two")
