@@ -32,7 +32,7 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
     if copied and _tunix.latest_step(checkpoints) < start_step:  # the steps were deleted, to train the stage anew
         restore_lora(model, own, start_step)
         _tunix.hand_over(model, checkpoints, start_step)
-    _tunix.check_steps(checkpoints, start_step, steps)
+    _tunix.check_steps(checkpoints, start_step, steps, model)
     latest, handed = _tunix.latest_step(checkpoints), checkpoints / "actor" / str(start_step)
     for other, began in _begun(checkpoints).items():
         if other != stage and start_step < began <= latest:

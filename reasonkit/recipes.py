@@ -25,7 +25,7 @@ from reasonkit.hosts import agreed_end, is_first
 from reasonkit.lora import save_lora
 from reasonkit.outcome import ENDINGS, earlier_minutes
 from reasonkit.runlog import NullLog, RunLog, base_sha256, file_sha256, prompt_hash, write_manifest
-from reasonkit.session import release
+from reasonkit.session import claim, release
 from reasonkit.sft import SftSettings
 from reasonkit.tags import TAGS
 
@@ -264,8 +264,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
 
     What the last error of this process holds, a stage's model and trainer, is let go. Raises ValueError for an unknown
-    profile or recipe, for a seed that is none, and when the folder holds another run: its checkpoints would be resumed
-    in silence.
+    profile or recipe, for a seed that is none, and when the folder holds another run; FolderInUseError as `claim`.
     """
     chosen, plan = _choose("profile", PROFILES, profile), _choose("recipe", RECIPES, recipe)
     if type(seed) is not int or not 0 <= seed < 2**32:
@@ -278,6 +277,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     if chosen.devices:
         _virtual_devices(chosen.devices)
     if is_first():
+        claim(folder)
         write_atomic(path, json.dumps(identity))
     # at the end the test problems are answered by the stock model, after SFT and after GRPO
     probes = math.ceil(3 * chosen.rows["test"] / chosen.rows["validation"])

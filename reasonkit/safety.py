@@ -19,13 +19,13 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from tunix.sft import hooks
 
 from reasonkit import _tunix, hosts
 from reasonkit.budget import TimeBudget
 from reasonkit.files import DiskFullError
+from reasonkit.lora import finite as _finite
 from reasonkit.lora import steps_in
 from reasonkit.session import Watchdog, clean_exit
 
@@ -106,11 +106,6 @@ def _keep_good(checkpoints: Path, since: int) -> str:
     for step in steps[len(good):] if good and hosts.is_first() else ():
         _tunix.set_aside(checkpoints, step, "diverged")
     return f"Step {good[-1]} is the last good one" if good else "No step before it was saved"
-
-
-@jax.jit
-def _finite(state: nnx.State) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]))
 
 
 @contextlib.contextmanager

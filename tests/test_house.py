@@ -19,9 +19,9 @@ LAYERS = (
      "algebra planning isolated quantities answers replies ratings tfidf work files records session budget runlog "
      "outcome reuse"),
     ("numpy", "secrets rubrics judge judge_cache judge_text services judge_api groups rewards compose controls "
-     "text_rewards "
-     "screening data curriculum intervals exam evaluate monitors"),
-    ("jax", "hosts mesh hf_config gemma lora hf models hf_tokenizer realmodel readout export model_rewards abstract"),
+     "text_rewards screening data curriculum intervals exam evaluate monitors"),
+    ("jax", "hosts mesh hf_files hf_config tokenizer gemma lora hf models hf_tokenizer realmodel readout export "
+     "model_rewards abstract"),
     ("tunix", "policy_loss _tunix rollout safety handover sft simpo grpo distill verify programs preflight"),
     ("user", "recipes sizes forecast stage report_style dashboard report publish"),
 )
