@@ -16,8 +16,9 @@ from pathlib import Path
 import jax
 
 from reasonkit import reuse
-from reasonkit._tunix import StageResult, latest_step
+from reasonkit._tunix import StageResult
 from reasonkit.budget import TimeBudget
+from reasonkit.checkpoint import latest_step
 from reasonkit.files import write_atomic
 from reasonkit.grpo import GrpoSettings
 from reasonkit.handover import has_steps

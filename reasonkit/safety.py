@@ -22,7 +22,7 @@ import jax
 from flax import nnx
 from tunix.sft import hooks
 
-from reasonkit import _tunix, hosts
+from reasonkit import _tunix, checkpoint, hosts
 from reasonkit.budget import TimeBudget
 from reasonkit.files import DiskFullError
 from reasonkit.lora import finite as _finite
@@ -104,7 +104,7 @@ def _keep_good(checkpoints: Path, since: int) -> str:
     steps = steps_in(checkpoints / "actor")
     good = [step for step in steps if step < since]
     for step in steps[len(good):] if good and hosts.is_first() else ():
-        _tunix.set_aside(checkpoints, step, "diverged")
+        checkpoint.set_aside(checkpoints, step, "diverged")
     return f"Step {good[-1]} is the last good one" if good else "No step before it was saved"
 
 

@@ -22,7 +22,7 @@ LAYERS = (
      "text_rewards screening data curriculum intervals exam evaluate monitors"),
     ("jax", "hosts mesh hf_files hf_config tokenizer gemma lora hf models hf_tokenizer realmodel readout export "
      "model_rewards abstract"),
-    ("tunix", "policy_loss _tunix rollout safety handover sft simpo grpo distill verify programs preflight"),
+    ("tunix", "policy_loss checkpoint _tunix rollout safety handover sft simpo grpo distill verify programs preflight"),
     ("user", "recipes sizes forecast stage report_style dashboard report publish"),
 )
 ORDER = ["", *(name for _, names in LAYERS for name in names.split()), "assets"]

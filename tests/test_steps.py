@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from tiny_gemma import bump, small_config
 
-from reasonkit import _tunix, handover, lora, verify
+from reasonkit import checkpoint, handover, lora, verify
 from reasonkit.gemma import init
 from reasonkit.lora import (
     OtherAdapterError,
@@ -99,7 +99,8 @@ def judges_step(checkpoints):
 def test_what_is_no_step_is_named_and_the_last_step_is_used(name, kind, base, saved, steps):
     path, model = steps / "actor" / name, adapter(base)
     put(path, kind)
-    assert steps_in(steps / "actor") == [5, 6] and _tunix.latest_step(steps) == 6 and strays(steps / "actor") == [path]
+    assert steps_in(steps / "actor") == [5, 6] and checkpoint.latest_step(steps) == 6
+    assert strays(steps / "actor") == [path]
     found, warned = said(lambda: restore_lora(model, steps))
     assert found == 6 and fingerprint(model) == saved[1][6] and warned == [f"{path} is no step, and is passed over"]
     _, warned = said(lambda: handover.begin(model, steps, "sft", 6, 3))
@@ -116,7 +117,7 @@ def test_what_is_no_step_is_named_and_the_last_step_is_used(name, kind, base, sa
 def test_a_saves_own_leftovers_are_not_worth_a_word(name, base, steps):
     (steps / "actor" / name).mkdir()
     assert said(lambda: restore_lora(adapter(base), steps)) == (6, [])
-    assert said(lambda: _tunix.mend(steps, adapter(base))) == (None, [])
+    assert said(lambda: checkpoint.mend(steps, adapter(base))) == (None, [])
 
 
 @pytest.mark.parametrize(("name", "kind"), [("²", "folder"), ("007", "folder"), ("9", "file"), ("9", "link to a step")])
@@ -173,7 +174,7 @@ def test_half_a_step_is_set_aside_and_named(part, how, base, saved, steps):
     if how != "an empty optimizer_state":
         assert restored == 5 and fingerprint(model) == saved[1][5]
         assert len(warned) == 1 and warned[0].startswith(f"step 6 of {steps}/actor is passed over, step 5 is used: ")
-    _, warned = said(lambda: _tunix.mend(steps, model))
+    _, warned = said(lambda: checkpoint.mend(steps, model))
     (warned,) = warned
     assert warned.startswith(f"step 6 in {steps} is damaged, the one before is used; it is now ")
     assert steps_in(steps / "actor") == [5] and (steps / "set_aside/6-damaged").is_dir()
@@ -185,8 +186,8 @@ def test_damage_is_named_where_no_step_is_left(how, base, steps):
         WHOLE[how](steps / "actor" / str(step))
     with pytest.raises((ValueError, FileNotFoundError), match=f"{steps}/actor/6/model_params is (damaged|not there)"):
         restore_lora(adapter(base), steps)
-    _, warned = said(lambda: _tunix.mend(steps, adapter(base)))
-    assert len(warned) == 2 and _tunix.latest_step(steps) == 0
+    _, warned = said(lambda: checkpoint.mend(steps, adapter(base)))
+    assert len(warned) == 2 and checkpoint.latest_step(steps) == 0
 
 
 def change(model, number, leaf):
@@ -208,7 +209,7 @@ def test_an_adapter_of_no_numbers_is_passed_over(number, leaf, base, saved, step
     assert restored == 6 and fingerprint(model) == saved[1][6] and "7/model_params holds an adapter of inf" in warned
     with pytest.raises(ValueError, match="7/model_params holds an adapter of infinities or NaN: delete that step, or"):
         restore_lora(model, steps, 7)
-    _, (warned,) = said(lambda: _tunix.mend(steps, model))
+    _, (warned,) = said(lambda: checkpoint.mend(steps, model))
     assert steps_in(steps / "actor") == [5, 6] and "model_params holds infinities or NaN" in warned
 
 
@@ -217,7 +218,7 @@ def test_moments_of_no_numbers_are_not_gone_on_from(base, steps):
         save_lora(adapter(base), steps, step)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(steps / f"actor/{step}/optimizer_state", {"m": jnp.full(3, number), "n": jnp.int32(4)})
-    _, (warned,) = said(lambda: _tunix.mend(steps, adapter(base)))
+    _, (warned,) = said(lambda: checkpoint.mend(steps, adapter(base)))
     assert steps_in(steps / "actor") == [5, 6, 7] and "optimizer_state holds infinities or NaN" in warned
 
 
@@ -228,13 +229,13 @@ def test_an_adapter_of_another_shape_is_passed_over(rank, base, saved, steps):
     restored, (warned,) = said(lambda: restore_lora(model, steps))
     assert restored == 6 and fingerprint(model) == saved[1][6]
     assert "7/model_params holds an adapter of another shape than {'rank': 2" in warned
-    _, (warned,) = said(lambda: _tunix.mend(steps, model))
+    _, (warned,) = said(lambda: checkpoint.mend(steps, model))
     assert steps_in(steps / "actor") == [5, 6] and "another shape" in warned
 
 
 def test_steps_that_are_all_of_another_shape_are_another_runs_and_stay(base, steps):
     other = adapter(base, 4)
-    for work in (lambda: _tunix.mend(steps, other), lambda: restore_lora(other, steps)):
+    for work in (lambda: checkpoint.mend(steps, other), lambda: restore_lora(other, steps)):
         with pytest.raises(OtherAdapterError, match="6/model_params holds an adapter of another shape than"):
             work()
     assert steps_in(steps / "actor") == [5, 6] and not (steps / "set_aside").exists()
@@ -281,5 +282,5 @@ def test_a_save_of_the_same_step_killed_anywhere_leaves_a_step(function, call, a
 def test_an_optimisers_state_that_a_kill_left_is_no_obstacle(steps):
     (steps / "actor/6/optimizer_state").mkdir()
     (steps / "6.optimizer_state/old").mkdir(parents=True)
-    _tunix.leave_out_optimiser(steps, 6)
+    checkpoint.leave_out_optimiser(steps, 6)
     assert not (steps / "6.optimizer_state").exists() and not (steps / "actor/6/optimizer_state").exists()
