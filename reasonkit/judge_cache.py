@@ -4,9 +4,9 @@ It is a judge around a judge, and its file is both the cache and the record for 
 own, appended and never rewritten, because it outlives the run and a resumed one finds it.
 
 A row has event "verdict" and {"judge", "item", "question", "reply", "titles", "score", "per_criterion"}, and "cause" in
-place of the last two for a failure. `judge` is the judge's identity; `question` and `reply` are the first 16 hex digits
-of the texts' SHA-256, to be joined with; `item` is that of all that was judged. Neither text is in it. A failure is on
-record and never answered from it: the judge may be well again.
+place of the last two for a failure, beside them for a verdict that the reply prevented. `judge` is the judge's identity;
+`question` and `reply` are the first 16 hex digits of the texts' SHA-256, to be joined with; `item` is that of all that
+was judged. Neither text is in it. A failure is on record and never answered from it: the judge may be well again.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Cached:
             raise ValueError(f"the judge gave {len(answers)} results for {len(asked)} items, not one each")
         for (key, item), answer in zip(asked.items(), answers, strict=True):
             results[key] = answer
-            said = {"cause": answer.cause} if isinstance(answer, JudgeFailure) else vars(answer)
+            said = {"cause": answer.cause} if isinstance(answer, JudgeFailure) else {
+                name: value for name, value in vars(answer).items() if value is not None}
             self._record.write("verdict", judge=key[0], item=key[1], question=_hash(item.question)[:16],
                                reply=_hash(item.reply)[:16], titles=[c.title for c in item.rubric], **said)
             if isinstance(answer, JudgeVerdict):
@@ -92,7 +93,7 @@ class Cached:
             for line in file:
                 try:
                     row = json.loads(line)
-                    verdict = JudgeVerdict(float(row["score"]), tuple(map(float, row["per_criterion"])))
+                    verdict = JudgeVerdict(float(row["score"]), tuple(map(float, row["per_criterion"])), row.get("cause"))
                     self._keep((row["judge"], row["item"]), verdict)
                 except (ValueError, KeyError, TypeError):
                     continue  # a failure, or a line that a killed run left half-written

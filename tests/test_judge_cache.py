@@ -53,6 +53,17 @@ def test_a_verdict_is_asked_for_once_and_survives_the_process(tmp_path):
     assert cached.score([]) == []
 
 
+def test_what_a_reply_prevented_is_kept_with_its_cause(tmp_path):
+    judge = LocalJudge(lambda prompts: np.array([[np.nan if "x" * 9 in p else 0.0] * 5 for p in prompts]), "fake")
+    asked = [item("x" * 9), item("fine")]
+    first = Cached(judge, tmp_path / "verdicts.jsonl").score(asked)
+    assert [verdict.cause for verdict in first] == ["reply_unreadable", None] and not judge.failures
+    rows = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [row.get("cause", "none") for row in rows] == ["reply_unreadable", "none"]
+    again = LocalJudge(lambda prompts: None, "fake")
+    assert Cached(again, tmp_path / "verdicts.jsonl").score(asked) == first
+
+
 @pytest.mark.parametrize("other", [
     item("0.1", "q2"), item("0.1", "q", RUBRIC[:1]), item("0.1 "), item("0.1", rubric=RUBRIC[::-1]),
     item("0.1", rubric=(Criterion("Steps", "Every step follows.", 1.0, ("no", "yes")), RUBRIC[1])),
