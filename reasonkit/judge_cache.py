@@ -4,7 +4,7 @@ It is a judge around a judge, and its file is both the cache and the record for 
 own, appended and never rewritten, because it outlives the run and a resumed one finds it.
 
 A row has event "verdict" and {"judge", "item", "question", "reply", "titles", "score", "per_criterion"}, and "cause" in
-place of the last two for a failure, beside them for a verdict that the reply prevented. `judge` is the judge's identity;
+place of the last two for a failure, beside them for a verdict the reply prevented. `judge` is the judge's identity;
 `question` and `reply` are the first 16 hex digits of the texts' SHA-256, to be joined with; `item` is that of all that
 was judged. Neither text is in it. A failure is on record and never answered from it: the judge may be well again.
 """
@@ -93,7 +93,8 @@ class Cached:
             for line in file:
                 try:
                     row = json.loads(line)
-                    verdict = JudgeVerdict(float(row["score"]), tuple(map(float, row["per_criterion"])), row.get("cause"))
+                    met = tuple(map(float, row["per_criterion"]))
+                    verdict = JudgeVerdict(float(row["score"]), met, row.get("cause"))
                     self._keep((row["judge"], row["item"]), verdict)
                 except (ValueError, KeyError, TypeError):
                     continue  # a failure, or a line that a killed run left half-written

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from reasonkit.judge import DeterministicJudge, JudgeFailure, JudgeItem, JudgeVerdict, LocalJudge
@@ -54,8 +55,8 @@ def test_a_verdict_is_asked_for_once_and_survives_the_process(tmp_path):
 
 
 def test_what_a_reply_prevented_is_kept_with_its_cause(tmp_path):
-    judge = LocalJudge(lambda prompts: np.array([[np.nan if "x" * 9 in p else 0.0] * 5 for p in prompts]), "fake")
-    asked = [item("x" * 9), item("fine")]
+    judge = LocalJudge(lambda prompts: np.array([[np.nan if "xyz" in p else 0.0] * 5 for p in prompts]), "fake")
+    asked = [item("xyz"), item("fine")]
     first = Cached(judge, tmp_path / "verdicts.jsonl").score(asked)
     assert [verdict.cause for verdict in first] == ["reply_unreadable", None] and not judge.failures
     rows = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
