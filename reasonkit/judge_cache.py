@@ -4,9 +4,10 @@ It is a judge around a judge, and its file is both the cache and the record for 
 own, appended and never rewritten, because it outlives the run and a resumed one finds it.
 
 A row has event "verdict" and {"judge", "item", "question", "reply", "titles", "score", "per_criterion"}, and "cause" in
-place of the last two for a failure. `judge` is the judge's identity; `question` and `reply` are the first 16 hex digits
-of the texts' SHA-256, to be joined with; `item` is that of all that was judged. Neither text is in it. A failure is on
-record and never answered from it: the judge may be well again. No line of the file is believed unchecked.
+place of the last two for a failure, beside them for a verdict that the reply prevented. `judge` is the judge's
+identity; `question` and `reply` are the first 16 hex digits of the texts' SHA-256, to be joined with; `item` is that
+of all that was judged. Neither text is in it. A failure is on record and never answered from it: the judge may be
+well again. No line of the file is believed unchecked.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class Cached:
             raise ValueError(f"the judge gave {len(answers)} results for {len(asked)} items, not one each")
         for (key, item), answer in zip(asked.items(), answers, strict=True):
             results[key] = answer
-            said = {"cause": answer.cause} if isinstance(answer, JudgeFailure) else vars(answer)
+            said = {"cause": answer.cause} if isinstance(answer, JudgeFailure) else {
+                name: value for name, value in vars(answer).items() if value is not None}
             self._record.write("verdict", judge=key[0], item=key[1], question=_hash(item.question)[:16],
                                reply=_hash(item.reply)[:16], titles=[c.title for c in item.rubric], **said)
             if isinstance(answer, JudgeVerdict):
@@ -143,7 +145,9 @@ class Cached:
                 self.skipped["bad_score"] += 1
             else:
                 self._unproven.add(key)
-                self._keep(key, JudgeVerdict(float(row["score"]), tuple(map(float, met_C))))
+                cause = row.get("cause")
+                self._keep(key, JudgeVerdict(float(row["score"]), tuple(map(float, met_C)),
+                                             cause if isinstance(cause, str) else None))
         if self.skipped:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(self.skipped.items()))
             print(f"{self._record.path}: skipped lines that are no verdicts ({causes}); their items are asked anew")

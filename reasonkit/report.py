@@ -153,7 +153,7 @@ def _judge(log_rows: list[Mapping[str, Any]]) -> str:
                 met[title].append(value)
     rows = [[title, len(values), *(_percent(sum(part) / len(part)) for part in (values[:fifth], values[-fifth:]))]
             for title, values in list(met.items())[:MAX_CRITERIA] for fifth in [-(-len(values) // 5)]]
-    failed = Counter(row["cause"] for row in verdicts if row.get("cause"))
+    failed = Counter(row["cause"] for row in verdicts if row.get("cause") and "score" not in row)
     told = ", ".join(f"{cause} {count}" for cause, count in failed.most_common()) or "none"
     return "<h2>The judge</h2>" + _table(
         ["", "verdicts", "first fifth", "last fifth"], rows, "How far each criterion was met, in training order; a "

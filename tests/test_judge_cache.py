@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from reasonkit.judge import DeterministicJudge, JudgeFailure, JudgeItem, JudgeVerdict, LocalJudge
@@ -54,6 +55,17 @@ def test_a_verdict_is_asked_for_once_and_survives_the_process(tmp_path):
     assert again.score([item("0.2"), item("0.3"), item("0.1")]) == [first[1], JudgeVerdict(0.3, (0.3, 0.3)), first[0]]
     assert judge.asked == ["0.1", "0.2"] and other.asked == ["0.3"]
     assert cached.score([]) == []
+
+
+def test_what_a_reply_prevented_is_kept_with_its_cause(tmp_path):
+    judge = LocalJudge(lambda prompts: np.array([[np.nan if "xyz" in p else 0.0] * 5 for p in prompts]), "fake")
+    asked = [item("xyz"), item("fine")]
+    first = Cached(judge, tmp_path / "verdicts.jsonl").score(asked)
+    assert [verdict.cause for verdict in first] == ["reply_unreadable", None] and not judge.failures
+    rows = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [row.get("cause", "none") for row in rows] == ["reply_unreadable", "none"]
+    again = LocalJudge(lambda prompts: None, "fake")
+    assert Cached(again, tmp_path / "verdicts.jsonl").score(asked) == first
 
 
 @pytest.mark.parametrize("other", [
@@ -213,7 +225,7 @@ def test_a_huge_line_is_not_taken_into_memory(tmp_path, monkeypatch, ended):
 
 def test_a_pipe_is_no_record(tmp_path):
     os.mkfifo(tmp_path / "v.jsonl")
-    with pytest.raises(ValueError, match="v.jsonl is no plain file: move it away"):
+    with pytest.raises(ValueError, match="v.jsonl is a folder or a pipe"):
         Cached(Echo(), tmp_path / "v.jsonl")
 
 
