@@ -20,19 +20,21 @@ from datasets import Dataset
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy
 
-from reasonkit import _tunix, data
-from reasonkit.budget import TimeBudget
-from reasonkit.compose import compose
-from reasonkit.curriculum import Curriculum
-from reasonkit.evaluate import evaluate
-from reasonkit.gemma import init
-from reasonkit.grpo import GrpoSettings, grpo
-from reasonkit.lora import restore_lora, save_lora, steps_in
-from reasonkit.mesh import make_mesh
-from reasonkit.models import Tokenizer
-from reasonkit.rollout import Rollout, generator
-from reasonkit.runlog import RunLog
-from reasonkit.sft import SftSettings, sft
+from reasonkit.config import GrpoSettings, SftSettings
+from reasonkit.data import problems
+from reasonkit.data.curriculum import Curriculum
+from reasonkit.eval.evaluate import evaluate
+from reasonkit.models.gemma import init
+from reasonkit.models.load import Tokenizer
+from reasonkit.models.lora import restore_lora, save_lora, steps_in
+from reasonkit.models.mesh import make_mesh
+from reasonkit.rewards.compose import compose
+from reasonkit.session.run_log import RunLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.train import tunix_compat
+from reasonkit.train.grpo import grpo
+from reasonkit.train.rollout import Rollout, generator
+from reasonkit.train.sft import sft
 
 SFT = SftSettings(steps=3, batch_size=8, max_length=48, learning_rate=2e-2, save_every=1)
 GRPO = GrpoSettings(steps=3, prompts_per_step=4, num_generations=2, max_prompt_length=32, max_new_tokens=16,
@@ -57,8 +59,8 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         budget: TimeBudget | None = None) -> SimpleNamespace:
     """What *Run all* does: curation, SFT and GRPO unless their adapters are there, evaluation. `at` is called wherever
     a fault can come. ROWS stand for what `curate` gives, which is a function of the seed and leaves nothing behind."""
-    data.save({"train": ROWS, "test": ROWS.select(range(24))}, folder / "data")
-    rows = data.read(folder / "data" / "train.jsonl")
+    problems.save({"train": ROWS, "test": ROWS.select(range(24))}, folder / "data")
+    rows = problems.read(folder / "data" / "train.jsonl")
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     policy = new_policy(init(CONFIG, mesh), mesh, tokenizer)
     checkpoints, logs = folder / "checkpoints", {name: RunLog(folder / name / "log.jsonl") for name in ("sft", "grpo")}
@@ -85,7 +87,7 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         save_lora(policy.model, folder / "grpo" / "adapter", last)
     generate = generator(policy.model, tokenizer, mesh, max_prompt_length=GRPO.max_prompt_length,
                          max_new_tokens=GRPO.max_new_tokens, batch_size=8)
-    test = data.read(folder / "data" / "test.jsonl")
+    test = problems.read(folder / "data" / "test.jsonl")
     evaluate(generate, test, 8, lambda so_far: at("evaluation")).to_json(folder / "evaluation.json")
     return SimpleNamespace(sft=after_sft, grpo=weights(policy), logs=logs, checkpoints=checkpoints, budget=budget)
 
@@ -104,7 +106,7 @@ def main() -> None:
         if here == place and seen[here] == PLACES.get(place, 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    manager = _tunix.checkpoint_manager.CheckpointManager
+    manager = tunix_compat.checkpoint_manager.CheckpointManager
     save, generate, to_json, rename = manager.save, Rollout.generate, Dataset.to_json, os.rename
 
     def save_and_die(self, step, *args, **options):
