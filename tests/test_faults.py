@@ -24,6 +24,7 @@ import pytest
 from fault_run import GRPO, PLACES, SFT, TWICE, run
 from tiny_run import CONFIG, new_policy, short_tokenizer
 
+import reasonkit.models.lora
 import reasonkit.train.sft
 from reasonkit.data import problems
 from reasonkit.models.gemma import init
@@ -126,7 +127,9 @@ def test_a_killed_run_continues(place, whole, compiled, compiled_by_all, tokeniz
 def test_a_run_killed_twice_continues(places, whole, compiled, compiled_by_all, tokenizer, tmp_path):
     for place in places:
         killed(tmp_path, tokenizer, place)
-    assert sorted(os.listdir(tmp_path / "checkpoints/begun/sft/actor")) == ["0.replaced", "0.saving"]
+    last = SFT.steps + 1
+    assert sorted(os.listdir(tmp_path / "sft/adapter/actor")) == [f"{last}.replaced", f"{last}.saving"]
+    assert reasonkit.models.lora.steps_in(tmp_path / "sft/adapter/actor") == [last]
     check_same(run(tmp_path, tokenizer), whole)
 
 
@@ -321,11 +324,13 @@ def test_a_corrupt_ledger_is_named_before_anything_is_done(text, compiled, token
 
 
 def test_a_lost_adapter_is_named_and_the_steps_stay(compiled, tokenizer, tmp_path):
-    """The stage before would be trained again, from steps of the one after it."""
     with pytest.raises(Fault):
         run(tmp_path, tokenizer, at("grpo update", 2, fail))
     kept = loadable(tmp_path, tokenizer)
     shutil.rmtree(tmp_path / "sft/adapter")
+    with pytest.raises(FileNotFoundError, match=r"sft/adapter/actor has the steps \[\]: train first, or fix the path"):
+        run(tmp_path, tokenizer)
+    (tmp_path / "sft/manifest.json").unlink()  # the stage anew, from steps of the one after it
     with pytest.raises(ValueError, match=r"is at step \d, and this stage goes from step 0 to 3: give it the step"):
         run(tmp_path, tokenizer)
     assert loadable(tmp_path, tokenizer) == kept
