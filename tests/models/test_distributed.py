@@ -36,7 +36,7 @@ TESTS = Path(__file__).parents[1]
 STEPS = 5
 SFT = ("sft", "--profile", "smoke")
 # the stage as it is run, of more steps
-LONGER = "import test_hosts as t; t.longer(t.pytest.MonkeyPatch()); t.stage.main()"
+LONGER = "import test_distributed as t; t.longer(t.pytest.MonkeyPatch()); t.train_stage.main()"
 
 
 def longer(patch):

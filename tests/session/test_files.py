@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_runlog import room
+from test_run_log import room
 from tiny_run import ROWS
 
 from reasonkit.data import problems
