@@ -1,13 +1,13 @@
 # make demo [RECIPE=name] [SEED=n]   the four notebooks on this machine's CPU, into artifacts/
 # make demo MODEL=gemma3-270m        the same on a small real Gemma: hours; with PROFILE=gpu on a CUDA GPU
-# make test [FAST=1]                 all tests, or only the quick ones
+# make test [FAST=1], make parity    all tests, or only the quick ones; the comparison with transformers and PEFT
 # The first call makes .venv and installs what is pinned; PYTHON=/path/to/python picks the interpreter.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults lint notebooks preflight bench assets clean
+.PHONY: help demo test parity faults lint lines notebooks preflight bench assets clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -23,7 +23,7 @@ PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:
-	@sed -n '1,4s/^# //p' Makefile; echo "also: make faults lint notebooks preflight bench assets clean"
+	@sed -n '1,4s/^# //p' Makefile; echo "also: make faults lint lines notebooks preflight bench assets clean"
 
 # A name on the PATH may be a shim that fails, or another version: the first that runs and fits is taken.
 $(PY):
@@ -54,7 +54,7 @@ $(addprefix $(VENV)/.installed-,dev data realmodel parity): $(VENV)/.installed-%
 $(VENV)/transformers4: $(RUN_STAMP)
 	$(INSTALL_ONLY) --no-deps --upgrade --target $@ transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2
 
-# It and PyTorch are for tests/test_parity.py alone: neither `dev` nor FAST=1 need them.
+# It and PyTorch are for tests/test_parity.py only.
 $(VENV)/.installed-parity: $(VENV)/.installed-dev $(VENV)/transformers4
 
 # The pins hold jax to its version.
@@ -69,8 +69,12 @@ demo: $(RUN_STAMP) $(addprefix $(VENV)/.installed-,$(EXTRAS))
 	$(PY) notebooks/build.py run $(PARAMETERS)
 	@echo "report: $(CURDIR)/artifacts/report.html"
 
-test: $(if $(FAST),$(DEV_STAMP),$(VENV)/.installed-parity)
-	$(PY) -m pytest $(if $(FAST),-m "not slow" --ignore tests/test_parity.py)
+test: $(DEV_STAMP)
+	$(PY) -m pytest --ignore tests/test_parity.py --durations 25 $(if $(FAST),-m "not slow")
+
+# PyTorch is gigabytes where pip finds only CUDA builds of it: pyproject.toml says how to have the CPU build.
+parity: $(VENV)/.installed-parity
+	$(PY) -m pytest tests/test_parity.py
 
 # The tests that put faults into a run, at all places; `make test` takes two of the kills.
 faults: $(DEV_STAMP)
@@ -78,6 +82,9 @@ faults: $(DEV_STAMP)
 
 lint: $(DEV_STAMP)
 	$(PY) -m ruff check .
+
+lines:
+	@python3 benchmarks/lines.py
 
 notebooks: $(RUN_STAMP)
 	$(PY) notebooks/build.py build

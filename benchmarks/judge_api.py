@@ -4,7 +4,8 @@
 generateContent, with the vendors' SDKs in front of it (`pip install "reasonkit[judge]"`), and prints a row for each
 misbehaviour and SDK. It exits with 1 when an item has a score that the server did not send, a cause of failure other
 than the expected ones or no result at all, when a batch takes longer than its bound, or when the key, which the server
-repeats in every body but a good one, shows up in a log (all loggers at DEBUG), in the output or in a failure's detail.
+repeats in every body but a good one and in headers, shows up in a log (all loggers at DEBUG), in the output or in a
+failure's detail, and when what is spent falls or passes its limit, whatever numbers of tokens the server claims.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from reasonkit.rubrics import WEIGHTS, Criterion  # noqa: E402
 from reasonkit.services import gemini, openai_compatible  # noqa: E402
 
 KEY = f"key-{secrets.token_hex(16)}"
-LIMITS = Limits(dollars=1.0, dollars_in=0.3, dollars_out=2.5, concurrency=8, attempts=3, backoff_seconds=0.2,
+LIMITS = Limits(dollars=1.0, prices={"a-model": (0.3, 2.5)}, concurrency=8, attempts=3, backoff_seconds=0.2,
                 call_seconds=2.0, batch_seconds=8.0)
 BOUND = LIMITS.batch_seconds + 3 * GRACE
 RUBRIC = (Criterion("Steps", "Every step follows from the one before.", WEIGHTS["essential"]),)
@@ -55,7 +56,16 @@ BEHAVIOURS = {
     "another call's verdict": {"unparsable"},
     "a rating out of range": {"bad_rating"},
     f"answers after {LATE:.0f} s": {"timeout"},
+    "the key in headers and status line": {None},
+    "one reply of each call refused": {None, "blocked"},
+    "content that is a list": {"unparsable"},
+    "no choices": {"unparsable", "blocked"},
 }
+# Numbers of tokens in and out, for a good answer; Gemini's SDK refuses what is no whole number, with the answer.
+CLAIMS = {"-10^9": (-10**9, -10**9), "0": (0, 0), "NaN": (float("nan"), float("nan")), "true": (True, True),
+          "text": ("300", "many"), "lists": ([300], [20]), "10^400": (10**400, 10**400), "1.5": (1.5, 2.5),
+          "null": (None, None), "an object": ({}, {})}
+BEHAVIOURS |= {f"claims {name} tokens": {None, "unparsable"} for name in CLAIMS}
 MIXED = "any of these, by chance"
 
 
@@ -92,6 +102,10 @@ class Handler(BaseHTTPRequestHandler):
             return None
         if behaviour == "bytes that are no JSON":
             return self.reply(200, b"\xff\x00<html>" + KEY.encode())
+        if behaviour == "one reply of each call refused" and "> reply 1 to" in prompt:
+            return self.reply(200, self.answer(is_gemini, "", 300, 20, refused=True))
+        if behaviour == "no choices":
+            return self.reply(200, {"candidates": None, "choices": None, "told": KEY})
         if behaviour.startswith("answers after"):
             self.server.over.wait(LATE)
         number = int(re.search(r'^\{"number": (\d+)', prompt, re.MULTILINE)[1])
@@ -105,13 +119,22 @@ class Handler(BaseHTTPRequestHandler):
         }.get(behaviour, self.verdict(number, ratings))
         if text == self.verdict(number, ratings) and behaviour != "half a body" and "after" not in behaviour.split():
             self.server.sent.update(zip(replies, ratings, strict=True))
-        usage = {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320}
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP"}
-        answer = ({"candidates": [candidate], "usageMetadata": {"promptTokenCount": 300, "candidatesTokenCount": 20}}
-                  if is_gemini else {"id": "1", "object": "chat.completion", "created": 1, "model": "m",
-                                     "choices": [choice], "usage": usage})
-        return self.reply(200, answer, half=behaviour == "half a body")
+        content = [text] if behaviour == "content that is a list" else text
+        claim = CLAIMS.get(behaviour.removeprefix("claims ").removesuffix(" tokens"), (300, 20))
+        headers = {"X-Told": KEY, "Retry-After": KEY} if behaviour.startswith("the key") else {}
+        return self.reply(200, self.answer(is_gemini, content, *claim), headers, half=behaviour == "half a body")
+
+    @staticmethod
+    def answer(is_gemini: bool, content: object, tokens_in: object, tokens_out: object, refused: bool = False) -> dict:
+        if is_gemini:
+            candidate = {"content": {"role": "model", "parts": [{"text": content}] if content else []},
+                         "finishReason": "SAFETY" if refused else "STOP"}
+            return {"candidates": [candidate],
+                    "usageMetadata": {"promptTokenCount": tokens_in, "candidatesTokenCount": tokens_out}}
+        choice = {"index": 0, "finish_reason": "content_filter" if refused else "stop",
+                  "message": {"role": "assistant", "content": content}}
+        return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice],
+                "usage": {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": 320}}
 
     @staticmethod
     def verdict(number: int, ratings: list[int]) -> str:
@@ -119,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, status: int, body: object, headers: dict[str, str] | None = None, half: bool = False) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
+        self.send_response(status, KEY if "X-Told" in (headers or {}) else None)
         for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
@@ -131,12 +154,14 @@ class Handler(BaseHTTPRequestHandler):
         """What comes in is not shown: the table is."""
 
 
-def measure(server: ThreadingHTTPServer, judge: ApiJudge, behaviour: str) -> tuple[str, list[str], list[str]]:
+def measure(
+    server: ThreadingHTTPServer, judge: ApiJudge, name: str, behaviour: str,
+) -> tuple[str, list[str], list[str]]:
     """One batch: the table's cells, what is wrong with it, and the details of its failures."""
     server.behaviour, server.sent, server.tries = behaviour, {}, Counter()
     items = [JudgeItem(f"question {q}", f"reply {n} to question {q}", RUBRIC)
              for q in range(GROUPS) for n in range(REPLIES)]
-    began = time.perf_counter()
+    began, before = time.perf_counter(), judge.spent
     results = judge.score(items)
     seconds = time.perf_counter() - began
     failures = Counter(result.cause for result in results if isinstance(result, JudgeFailure))
@@ -150,10 +175,12 @@ def measure(server: ThreadingHTTPServer, judge: ApiJudge, behaviour: str) -> tup
         wrong.append(f"{len(unearned)} scores that were not sent")
     if unexpected := {getattr(result, "cause", None) for result in results} - allowed:
         wrong.append(f"unexpected ends: {unexpected}")
+    if not before <= judge.spent <= LIMITS.dollars:
+        wrong.append(f"{judge.spent} dollars are spent, after {before}")
     if seconds > BOUND:
         wrong.append(f"{seconds:.1f} s, past the bound")
     causes = ", ".join(f"{cause} {count}" for cause, count in sorted(failures.items())) or "–"
-    row = f"{judge.name} | {behaviour} | {len(items)} | {len(verdicts)} | {causes} | {seconds:.1f}"
+    row = f"{name} | {behaviour} | {len(items)} | {len(verdicts)} | {causes} | {seconds:.1f}"
     return row, wrong, [result.detail for result in results if isinstance(result, JudgeFailure)]
 
 
@@ -165,8 +192,8 @@ def main() -> int:
     server.rng, server.over = random.Random(0), threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    made = [gemini(KEY, "a-model", max_tokens=500, base_url=address),
-            openai_compatible(KEY, "a-model", max_tokens=500, base_url=f"{address}/v1")]
+    made = {"gemini": gemini(KEY, "a-model", max_tokens=500, base_url=address),
+            "openai": openai_compatible(KEY, "a-model", max_tokens=500, base_url=f"{address}/v1")}
     for name in logging.root.manager.loggerDict:  # the SDKs', whatever level they were given
         logging.getLogger(name).setLevel(logging.DEBUG)
         logging.getLogger(name).propagate = True
@@ -175,13 +202,13 @@ def main() -> int:
           f"{LIMITS.batch_seconds:g} s a batch). {GROUPS} calls of {REPLIES} replies each.\n")
     print("| service | behaviour | items | verdicts | failures by cause | seconds |\n|---|---|---|---|---|---|")
     problems, output, details, began = [], io.StringIO(), [], time.perf_counter()
-    for service in made:
+    for name, service in made.items():
         judge = ApiJudge(service, LIMITS)
         for behaviour in [*BEHAVIOURS, MIXED]:
             with redirect_stdout(output), redirect_stderr(output):
-                row, wrong, more = measure(server, judge, behaviour)
+                row, wrong, more = measure(server, judge, name, behaviour)
             print(f"| {row} |", flush=True)
-            problems += [f"{service.name}, {behaviour}: {problem}" for problem in wrong]
+            problems += [f"{name}, {behaviour}: {problem}" for problem in wrong]
             details += more
     server.over.set()
     server.shutdown()

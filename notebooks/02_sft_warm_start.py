@@ -62,7 +62,7 @@ print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflig
 policy = models.load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
                      remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
-print(f"{policy.name}: adapter {lora.lora_signature(policy.model)}, stops at tokens {policy.tokenizer.stop_ids}")
+print(f"{policy.name}: adapter of rank {profile.lora_rank}, alpha {profile.lora_alpha:g}, on all linear layers")
 
 # %% [markdown]
 # ## What the stock model says

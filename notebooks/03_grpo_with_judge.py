@@ -47,7 +47,7 @@ run = recipes.open_run(PROFILE, RECIPE, SEED)
 profile, warm = run.profile, run.manifest("sft")
 train, validation = (data.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
 judged = "rubric" in run.recipe.rewards
-print(f"starting from step {warm['extra']['checkpoint_step']}; {run.budget.minutes_left:.1f} minutes left")
+print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]
 # ## The chips
@@ -60,8 +60,8 @@ print(f"starting from step {warm['extra']['checkpoint_step']}; {run.budget.minut
 # %%
 judge = None
 if judged and profile.api_dollars:
-    prices = dict(dollars_in=0.40, dollars_out=2.50)  # a million tokens: the dearer of the two default models
-    judge = judge_api.from_secrets(judge_api.Limits(profile.api_dollars, **prices))
+    # the price of another model than the default ones is given by its name: prices={"gemini-x": (0.30, 2.50)}
+    judge = judge_api.from_secrets(judge_api.Limits(profile.api_dollars))
 plan = sizes.plan(profile, jax.devices(), judge=judged and judge is None)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
@@ -73,7 +73,8 @@ print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflig
 policy = models.load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
                      remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
-lora.restore_lora(policy.model, run.stage("sft") / "adapter")
+step = lora.restore_lora(policy.model, run.stage("sft") / "adapter")
+print(f"{policy.name} with the adapter of step {step}")
 
 # %% [markdown]
 # ## The judge
@@ -149,8 +150,9 @@ print(run.recipe.rewards)
 # $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t}) - \beta\,m_i\,(e^{d} - d - 1) \Big],
 # \qquad d = \log \pi_{ref}(o_{i,t}) - \log \pi(o_{i,t}).$$
 #
-# The last term holds the policy to the adapter that SFT left; $m_i$ is 1 in a group whose rewards differ, else 0. Tunix's default for it, $-d$, would not: its gradient does
-# not contain the reference, and it makes replies longer under any reward. `reasonkit/policy_loss.py` explains each dial.
+# The last term holds the policy to the adapter that SFT left; $m_i$ is 1 in a group whose rewards differ, else 0. Tunix's
+# default for it, $-d$, would not: its gradient does not contain the reference, and it makes replies longer under any
+# reward. `reasonkit/policy_loss.py` explains each dial.
 
 # %%
 for name in ("num_generations", "beta", *CHOICES, "learning_rate", "temperature", "mask_truncated"):

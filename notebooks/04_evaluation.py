@@ -124,13 +124,13 @@ from reasonkit.runlog import RunLog
 for name, result in results.items():
     result.to_json(run.stage("evaluation") / f"{name.replace(' ', '_').lower()}.json")
 run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minutes=run.budget.minutes_here,
-           problems=len(test),
+           problems=results["stock"].n,
            metrics={name: {"accuracy": result.accuracy, "content": result.content_accuracy, "form": result.format_rate,
                            "steps": result.step_accuracy} for name, result in results.items()})
 logs = run.log("sft"), run.log("grpo"), RunLog(run.stage("grpo") / "verdicts.jsonl")
 manifests.append(run.manifest("evaluation"))
-path = write_report(run.folder / "report.html", results, comparisons, manifests,
-                    [row for log in logs for row in log.read()], [])
+rows = [row for log in logs for row in log.read()]
+path = write_report(run.folder / "report.html", results, comparisons, manifests, rows, [], sum(log.skipped for log in logs))
 print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]

@@ -2,8 +2,8 @@
 
 The `.py` files (py:percent) are the truth; every `.ipynb` here is generated, the same bytes each time, and
 never edited by hand. A cell `# {{setup}}` stands for `setup.py` with the pins of requirements.txt;
-`submission.ipynb` comes from `submission_template.py`, in which a cell `# {{library}}` stands for the
-library's files and a cell `# {{notebook NAME}}` for the cells of that notebook.
+`submission.ipynb` comes from `submission_template.py`, in which a cell `# {{library}}` stands for those of the
+library's files that the notebook needs, and a cell `# {{notebook NAME}}` for the cells of that notebook.
 
 It is no general notebook runner: `--set` only changes what a notebook's `parameters` cell already assigns.
 
@@ -29,26 +29,23 @@ from tempfile import TemporaryDirectory
 
 import jupytext
 import nbformat
-from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec
-from nbclient import NotebookClient
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
-from traitlets.config import Config
+from runner import Runner
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("01_data_curation", "02_sft_warm_start", "03_grpo_with_judge", "04_evaluation")
 TEMPLATE, SUBMISSION, SETUP = "submission_template", "submission", "setup"
-LIBRARY = ("reasonkit/*.py", "data_recipes/**/*.py", "data_recipes/**/*.toml")
+DATA = ("data_recipes/*.toml", "data_recipes/**/*.py")  # a run names its data and families, nothing imports them
+DOMAIN = re.compile(r'^domain = "(\w+)"', re.M)  # of the rubric that a data recipe takes
 LEFT_OUT = {"parameters", "standalone"}  # tags of cells that a submission has its own form of
 HIDDEN = {"_kg_hide-input": True}  # Kaggle folds the source of such a cell
 KEPT_METADATA = {"tags", *HIDDEN}
 TRAINING = "# Numbers and figures"  # requirements.txt up to here is what a session must have in these versions
 MARKER = re.compile(r"# \{\{(\w+)(?: (\w+))?\}\}")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-QUIET = 10.0  # seconds between two lines of a live view's progress
 
 
 class BuildError(ValueError):
@@ -64,11 +61,40 @@ def read_source(path: Path) -> NotebookNode:
     return jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
 
 
-def library_cells(root: Path) -> list[NotebookNode]:
-    """One cell that makes the folders, then one `%%writefile` cell a file, in the order of their paths."""
-    paths = sorted({path for pattern in LIBRARY for path in root.glob(pattern)})
-    if not paths:
-        raise BuildError(f"no library files under {root}: looked for {', '.join(LIBRARY)}")
+def mentions(source: str) -> set[str]:
+    """The dotted names that a source imports, and its strings, one of which `python -m` may start."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(aliases):
+                names |= {alias.name for alias in aliases}
+            case ast.ImportFrom(str(base), aliases):
+                names |= {base, *(f"{base}.{alias.name}" for alias in aliases)}
+            case ast.Constant(str(text)):
+                names.add(text)
+    return names
+
+
+def library(cells: list[NotebookNode], root: Path) -> list[Path]:
+    """The library's files that the code of `cells` needs, by what it imports, and the data recipes, sorted by path."""
+    shell = TransformerManager()
+    code = [shell.transform_cell(cell.source) for cell in cells if cell.cell_type == "code"]
+    found = {root / "reasonkit/__init__.py", *(path for pattern in DATA for path in root.glob(pattern))}
+    domains = {name for path in root.glob(DATA[0]) for name in DOMAIN.findall(path.read_text(encoding="utf-8"))}
+    found |= {root / f"data_recipes/rubrics/{name}.toml" for name in domains}
+    if missing := [path for path in sorted(found) if not path.is_file()]:
+        raise BuildError(f"{missing[0]} does not exist, and the notebook or a data recipe needs it: restore it")
+    code += [path.read_text(encoding="utf-8") for path in found if path.suffix == ".py"]
+    while code:
+        names = {name for name in mentions(code.pop()) if re.fullmatch(r"reasonkit(\.\w+)+", name)}
+        new = {path for name in names if (path := root / f"{name.replace('.', '/')}.py").is_file()} - found
+        code += [path.read_text(encoding="utf-8") for path in new]
+        found |= new
+    return sorted(found)
+
+
+def library_cells(paths: list[Path], root: Path) -> list[NotebookNode]:
+    """One cell that makes the folders, then one `%%writefile` cell a file."""
     names = [path.relative_to(root).as_posix() for path in paths]
     folders = sorted({str(Path(name).parent) for name in names})
     lines = "".join(f'    "{folder}",\n' for folder in folders)
@@ -97,19 +123,20 @@ def setup_cells(root: Path) -> list[NotebookNode]:
 
 
 def expand(cell: NotebookNode, root: Path) -> list[NotebookNode]:
-    """The cells that a source's cell stands for: itself, unless it is a marker."""
+    """The cells that a source's cell stands for: itself, unless it is a marker. The library's place stays one."""
     marker = MARKER.fullmatch(cell.source.strip()) if cell.cell_type == "code" else None
     match marker and marker.groups():
-        case None:
+        case None | ("library", None):
             return [cell]
         case "setup", None:
             return setup_cells(root)
-        case "library", None:
-            return library_cells(root)
         case "notebook", str(name):
-            cells = read_source(root / "notebooks" / f"{name}.py").cells
-            return [cell for cell in cells if not LEFT_OUT & set(cell.metadata.get("tags", ()))
-                    and cell.source.strip() != "# {{setup}}"]
+            cells = [cell for cell in read_source(root / "notebooks" / f"{name}.py").cells
+                     if not LEFT_OUT & set(cell.metadata.get("tags", ())) and cell.source.strip() != "# {{setup}}"]
+            for cell in cells:
+                if cell.cell_type == "markdown":  # a part of a chapter, whose number is another
+                    cell.source = re.sub(r"^(#+ )(?:\d+ · )?", r"#\1", cell.source, flags=re.MULTILINE)
+            return cells
     raise BuildError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}' or "
                      "'# {{notebook NAME}}'")
 
@@ -136,7 +163,10 @@ def finish(cells: list[NotebookNode]) -> str:
 
 def expanded(path: Path, root: Path = ROOT) -> str:
     """The `.ipynb` text of a source."""
-    return finish([new for cell in read_source(path).cells for new in expand(cell, root)])
+    cells = [new for cell in read_source(path).cells for new in expand(cell, root)]
+    for place in [number for number, cell in enumerate(cells) if cell.source.strip() == "# {{library}}"]:
+        cells[place:place + 1] = library_cells(library(cells, root), root)
+    return finish(cells)
 
 
 def generate(root: Path = ROOT) -> dict[Path, str]:
@@ -180,56 +210,6 @@ def set_parameters(notebook: NotebookNode, values: dict[str, object]) -> None:
             raise BuildError(f"no parameter {name!r} in this notebook; it has {', '.join(found)}")
         found[name].value = ast.Constant(value)
     cells[0].source = ast.unparse(tree)
-
-
-class OwnKernel(AsyncKernelManager):
-    """Starts the kernel with the interpreter that runs this file, whatever kernels are installed."""
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(**get_kernel_dict())
-
-
-class Runner(NotebookClient):
-    """Executes a notebook and shows how it goes: what cells print, how far a live view is, each cell's seconds."""
-
-    def __init__(self, notebook: NotebookNode, name: str, cwd: Path, sockets: str):
-        # Sockets in a folder of our own: no port, and no path too long for a socket.
-        kernel = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}
-        super().__init__(
-            notebook,
-            timeout=None,
-            kernel_manager_class=OwnKernel,
-            config=Config(OwnKernel=kernel),
-            resources={"metadata": {"path": str(cwd)}},
-            on_cell_start=self.start,
-            on_cell_executed=self.done,
-        )
-        self.name, self.started, self.midline, self.told = name, 0.0, False, 0.0
-
-    def start(self, cell: NotebookNode, cell_index: int) -> None:
-        self.started = time.monotonic()
-
-    def done(self, cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
-        seconds = time.monotonic() - self.started
-        above = [c.source for c in self.nb.cells[:cell_index] if c.cell_type == "markdown"]
-        headings = re.findall(r"^#+ +(.+)$", "\n".join(above), flags=re.MULTILINE)
-        end = "\n" if self.midline else ""
-        place = f"cell {cell_index + 1}/{len(self.nb.cells)}"
-        print(f"{end}[{self.name} {place}] {seconds:.1f} s  {headings[-1] if headings else ''}", flush=True)
-        self.midline = False
-
-    def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
-        if msg["msg_type"] == "stream":
-            text = msg["content"]["text"]
-            print(text, end="", flush=True)
-            self.midline = not text.endswith("\n")
-        elif msg["msg_type"] == "comm_msg" and time.monotonic() - self.told > QUIET:
-            status = msg["content"]["data"].get("state", {}).get("value")
-            if isinstance(status, str) and status.startswith("step "):  # the dashboard's line, which no page shows here
-                print(f"[{self.name}] {status}", flush=True)
-                self.told = time.monotonic()
-        return super().process_message(msg, cell, cell_index)
 
 
 def run(path: Path, values: dict[str, object], cwd: Path) -> bool:

@@ -5,14 +5,11 @@ Written against 0.1.7, and pyproject.toml allows no other: 0.1.8 changes private
 
 from __future__ import annotations
 
-import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
@@ -20,16 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from tunix.rl import function_registry, rl_cluster
 from tunix.rl.grpo.grpo_learner import GRPOLearner
 from tunix.rl.rollout.base_rollout import RolloutOutput
 from tunix.rl.utils import merge_micro_batches
-from tunix.sft import checkpoint_manager
 
-from reasonkit.hosts import by_the_first
-from reasonkit.lora import steps_in
 from reasonkit.policy_loss import LossConfig
 
 PATIENCE = 20 * 60  # seconds that a step waits for one answer of the judge, its compilation included
@@ -75,86 +68,9 @@ def stretch(trainer, factor: float) -> None:
     scalar[...] = jax.device_put(jnp.float32(factor), scalar[...].sharding)
 
 
-def checkpoint_options(save_every: int, keep: int) -> ocp.CheckpointManagerOptions:
-    return ocp.CheckpointManagerOptions(save_interval_steps=save_every, max_to_keep=keep)
-
-
 def remaining(batches: Iterator, done: int, steps: int, guard: Callable[[Iterator], Iterator]) -> Iterator:
     """The batches of a stage for Tunix: the `done` ones, which it skips, unguarded; then `steps` under the clock."""
     return chain(islice(batches, done), guard(islice(batches, steps)))
-
-
-def hand_over(model, checkpoints: Path, step: int) -> None:
-    """Save the adapter alone as the next step: the following stage starts from it with a fresh optimiser state."""
-    manager = checkpoint_manager.CheckpointManager(str(checkpoints.resolve() / "actor"), checkpoint_options(1, 3))
-    manager.save(step, model, save_only_lora_params=True, force=True)
-    manager.close()
-
-
-@by_the_first
-def take_back(checkpoints: Path, start_step: int) -> None:
-    """Undo a stage's own `hand_over`: one that the clock ended goes on from its last step with optimiser state."""
-    step, actor = latest_step(checkpoints), checkpoints / "actor"
-    before, last = ((actor / str(number) / "optimizer_state").is_dir() for number in (step - 1, step))
-    if step > start_step and before and not last:
-        shutil.rmtree(set_aside(checkpoints, step, "copy"))
-
-
-@by_the_first
-def leave_out_optimiser(checkpoints: Path, step: int) -> None:
-    """Keep the adapter of a step alone: the stage that begins there would go on with the last one's moments."""
-    state = checkpoints / "actor" / str(step) / "optimizer_state"
-    if state.is_dir():
-        shutil.rmtree(state.rename(checkpoints / f"{step}.optimizer_state"))
-
-
-def set_aside(checkpoints: Path, step: int, why: str) -> Path:
-    """Move a step out of everyone's way, at once: nothing there is loaded."""
-    target = checkpoints / "set_aside" / f"{step}-{why}"
-    shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return (checkpoints / "actor" / str(step)).rename(target)
-
-
-@by_the_first
-def mend(checkpoints: Path) -> None:
-    """Set aside the last steps that cannot be read in full, so that the last good one is the last."""
-    while step := latest_step(checkpoints):
-        folder = checkpoints.resolve() / "actor" / str(step)
-        try:
-            for item in ("model_params", "optimizer_state"):
-                if item == "model_params" or (folder / item).exists():
-                    _read(folder / item)
-            return
-        except Exception as error:  # noqa: BLE001 - orbax and its storage raise what they like on damaged files
-            moved = set_aside(checkpoints, step, "damaged")
-            warnings.warn(f"step {step} in {checkpoints} is damaged, the one before is used; it is now {moved} "
-                          f"({type(error).__name__}: {str(error)[:200]})", stacklevel=2)
-
-
-def _read(folder: Path) -> None:
-    """Every array of one saved item into host memory, whatever devices it was saved from."""
-    # waits for no other process
-    alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="mend")
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        saved = checkpointer.metadata(folder).item_metadata.tree
-        to_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-        checkpointer.restore(folder, restore_args=to_host)
-
-
-def check_steps(checkpoints: Path, start_step: int, steps: int) -> None:
-    """Sets damaged steps aside. Raises ValueError when the last is none of this stage's: Tunix would resume from it."""
-    mend(checkpoints)
-    step = latest_step(checkpoints)
-    if not start_step <= step <= start_step + steps:
-        raise ValueError(f"{checkpoints} is at step {step}, and this stage goes from step {start_step} to "
-                         f"{start_step + steps}: give it the step that was handed over, or another folder")
-
-
-def latest_step(checkpoints: Path) -> int:
-    """The highest step saved in the judges' layout, 0 when there is none."""
-    return max(steps_in(checkpoints / "actor"), default=0)
 
 
 def should_save(trainer, step: int) -> bool:

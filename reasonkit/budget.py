@@ -14,14 +14,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import threading
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from reasonkit.files import RecordError, read, write_atomic
+from reasonkit.records import Ledger
 from reasonkit.session import boot_id, session_age
 
 Batch = TypeVar("Batch")
@@ -33,21 +34,6 @@ MARGIN = 1.25  # on what is measured of what is still to be done after the stage
 
 class BudgetError(ValueError):
     """The session has no time for what was asked, or its ledger can't be read."""
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` with `text` (UTF-8), whole or not at all; the folder is made if it is missing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a crash may leave the new name on an empty file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Pace:
@@ -92,7 +78,8 @@ class TimeBudget:
     first steps, and the clock ends no stage.
     agree: asked before each batch with the reason why the stage should end, or None; what it answers is done.
 
-    Raises BudgetError when a number makes no sense, the reserve takes all the time, or the ledger is corrupt.
+    Raises BudgetError when a number makes no sense, the reserve takes all the time, or the ledger is corrupt;
+    DiskFullError when a new ledger can't be written.
     """
 
     def __init__(
@@ -125,11 +112,12 @@ class TimeBudget:
         self._why: str | None = None
         self.pulse: tuple[str, int] = ("", 0)  # the running stage and the batches it has pulled
         self._begun: set[str] = set()  # by this object; such a stage is over once another begins
+        self._told = False  # that the ledger is not written
         self._record = self._continued()
         if self._record is None:
             started = clock() - session_age(self.hours * 3600)
             self._record = {"started": started, "boot_id": boot_id(), "stages": {}, "took": {}}
-            self._save()
+            self._write()  # a disk that is full is told before anything is trained
 
     @property
     def minutes_used(self) -> float:
@@ -277,22 +265,28 @@ class TimeBudget:
         if self.ledger is None or not self.ledger.exists():
             return None
         try:
-            record = json.loads(self.ledger.read_text(encoding="utf-8"))
-            started, boot = float(record["started"]), record["boot_id"]
-            for row in record["stages"].values():
-                row["steps"], row["seconds"] = int(row["steps"]), float(row["seconds"])
-            record["took"] = {name: float(seconds) for name, seconds in record["took"].items()}
-            grown = float(record["hours"]) if self.grows and "hours" in record else self.hours
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            record = read(self.ledger, Ledger, "delete it to count the session from now").model_dump(exclude_unset=True)
+        except RecordError as error:
             # ledgers are replaced whole, so this is no torn write but another file or a damaged disk
-            raise BudgetError(f"ledger {self.ledger} is corrupt ({type(error).__name__}: {error}): delete it to count "
-                              "the session from now") from error
-        age = self._clock() - started
-        if boot != boot_id() or not 0 <= age < grown * 3600:  # below 0: a later boot, of no known id
+            raise BudgetError(str(error)) from None
+        grown = record.get("hours") or self.hours if self.grows else self.hours
+        age = self._clock() - record["started"]
+        if record["boot_id"] != boot_id() or not 0 <= age < grown * 3600:  # below 0: a later boot, of no known id
             return None
         self.hours = grown
         return record
 
     def _save(self) -> None:
+        """Write the ledger; a disk that does not take it ends no stage, and the next saving tries again."""
+        try:
+            self._write()
+            self._told = False
+        except OSError as error:
+            if not self._told:
+                print(f"{error}. The stage goes on; a kernel that is restarted knows what the last ledger says",
+                      file=sys.stderr)
+            self._told = True
+
+    def _write(self) -> None:
         if self.ledger is not None:
             write_atomic(self.ledger, json.dumps(self._record, indent=1))

@@ -47,13 +47,14 @@ class Curriculum:
         """Go on after `done` steps: what the log holds of later ones was lost with the weights, and comes again.
 
         `earlier` steps were made by the stages before: Tunix skips a batch for each of them too, and sees none.
-        Raises ValueError when the log lacks one of those steps.
+        A step whose row is lost, on a full disk, say, measured nothing, and it is said.
         """
         rows = {row["step"]: row["rates"] for row in self._log.read(EVENT)}  # a repeated step: as it was last
         if missing := [step for step in range(1, done + 1) if step not in rows]:
-            raise ValueError(f"the log has no {EVENT!r} row of step {missing[0]}, and the checkpoints are at step "
-                             f"{done} of this stage: put the log back, or start the stage anew without its checkpoints")
-        self._noted = [rows[step] for step in range(1, done + 1)]
+            print(f"the log has no {EVENT!r} row of {len(missing)} of the {done} steps that are in the weights, step "
+                  f"{missing[0]} for one: their problems keep the pass rates that they had. To have them, put the log "
+                  "back and run this again")
+        self._noted = [rows.get(step, {}) for step in range(1, done + 1)]
         self._drawn, self._earlier = {}, earlier
 
     def order(self, ids: Sequence[str], batch_size: int, seed: int) -> Iterator[np.ndarray]:
@@ -75,7 +76,7 @@ class Curriculum:
                                      "known: wrap one part of the reward in `watch`, and score each batch in one call")
                 _update(rates, self._noted[step - LAG])
             if step < len(self._noted):
-                chosen = list(self._noted[step])
+                chosen = list(self._noted[step]) or [str(name) for name in ids[:batch_size]]  # lost, and seen by nobody
                 if lost := [name for name in chosen if name not in number]:
                     raise ValueError(f"step {step + 1} drew the problem {lost[0]!r}, which is not among the {len(ids)} "
                                      "rows now: resume with the same data, or start the stage anew")

@@ -9,7 +9,6 @@ is chosen and no figure stays open.
 
 from __future__ import annotations
 
-import html
 import io
 import os
 import time
@@ -24,8 +23,9 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from reasonkit.budget import TimeBudget
+from reasonkit.files import replacing
+from reasonkit.report_style import escape, visible
 from reasonkit.runlog import RunLog
-from reasonkit.tags import printable
 
 Row = Mapping[str, Any]
 
@@ -37,12 +37,10 @@ EVERY = 2.0  # seconds between two drawings at least,
 SHARE = 0.05  # and at most this share of the time goes into drawing
 SAMPLES = 3
 CLIP = 2000  # characters of one text that are shown
-FRAME = "border-left:3px solid #bbb;padding:.2em .8em;margin:.8em 0;line-height:1.35"
-
-
-def escape(text: object) -> str:
-    """`text` as HTML that shows it and does nothing else."""
-    return html.escape(printable(str(text)))
+WRAP = "overflow-wrap:anywhere"
+FRAME = f"border-left:3px solid #bbb;padding:.2em .8em;margin:.8em 0;line-height:1.35;{WRAP}"
+LABEL = 40  # characters of a name that a figure or the status line shows
+MOST = 1e30  # a value beyond it is a gap, as one that is no number
 
 
 class Curves(Figure):
@@ -70,9 +68,9 @@ def curves(rows: Iterable[Row]) -> Curves:
             smooth = _running_mean(y)
             if smooth is not y:
                 axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(x, smooth, color=colour, linewidth=1.6, label=printable(str(name)),
+            axes.plot(x, smooth, color=colour, linewidth=1.6, label=_label(name),
                       marker="." if smooth is y else None)
-        axes.set_title(title, loc="left", fontsize=10, color="#222222")
+        axes.set_title(_label(title), loc="left", fontsize=10, color="#222222", parse_math=False)
         axes.set_xlabel(axis, fontsize=8, color="#666666")
         axes.tick_params(labelsize=8, colors="#666666", length=2)
         axes.spines[["top", "right"]].set_visible(False)
@@ -83,10 +81,18 @@ def curves(rows: Iterable[Row]) -> Curves:
         if len(lines) > 1:
             low, high = axes.get_ylim()
             axes.set_ylim(low, high + 0.7 * (high - low))  # room for the legend above the lines
-            axes.legend(fontsize=7, frameon=False, labelcolor="#444444", loc="upper left", ncols=2)
+            legend = axes.legend(fontsize=7, frameon=False, labelcolor="#444444", loc="upper left", ncols=2)
+            for text in legend.get_texts():
+                text.set_parse_math(False)  # a name is no formula
     if not panels:
         figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", color="#666666")
     return figure
+
+
+def _label(name: object) -> str:
+    """A name in a figure, on one line; one that begins with "_" would be left out of a legend."""
+    text = " ".join(visible(name).split())[:LABEL]
+    return f" {text}" if text.startswith("_") or not text else text
 
 
 class Dashboard:
@@ -106,8 +112,8 @@ class Dashboard:
         self._status, self._flags, self._samples = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self._plot = widgets.Image(
             format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
-        self.widget = widgets.VBox([widgets.HTML(f"<b>{escape(title)}</b>"), self._progress, self._status,
-                                    self._flags, self._plot, self._samples])
+        named = widgets.HTML(f"<b style='{WRAP}'>{escape(title)}</b>")
+        self.widget = widgets.VBox([named, self._progress, self._status, self._flags, self._plot, self._samples])
 
     def show(self) -> None:
         """Draw, and display the view in the cell that calls this."""
@@ -122,10 +128,8 @@ class Dashboard:
     def figure(self, path: Path | str) -> Curves:
         """Draw a last time, write the curves to `path` as PNG, atomically, and return them to show inline."""
         figure, path = curves(self._draw()), Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.tmp")
-        figure.savefig(partial, format="png", dpi=160)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png", dpi=160)
         return figure
 
     def _draw(self) -> list[dict[str, Any]]:
@@ -136,7 +140,8 @@ class Dashboard:
                 f"{self._budget.minutes_left:.0f} min left in the session")
         self._progress.value = done
         self._progress.bar_style = "success" if done == self._total else ""
-        self._status.value = " · ".join([*map(escape, status), left])
+        lost = [f"{self._log.skipped} lines of the log are no rows"] * bool(self._log.skipped)
+        self._status.value = " · ".join([*map(escape, status), left, *lost])
         self._plot.value = curves(rows)._repr_png_()
         self._flags.value = _flags_html(rows)
         self._samples.value = _samples_html(rows)
@@ -147,8 +152,9 @@ class Dashboard:
 
 def _panels(rows: list[Row]) -> list[tuple[str, str, dict[str, tuple[np.ndarray, np.ndarray]]]]:
     """Title, x label and lines (x, y) of each panel that has a value to show."""
-    rollouts = [row for row in rows if row["event"] == "reward" and row["mode"] == "train"]
-    parts = {name: [row["parts"].get(name, {}) for row in rollouts] for row in rollouts for name in row["parts"]}
+    rollouts = [row for row in rows if row["event"] == "reward" and row.get("mode", "train") == "train"]
+    scored = [row.get("parts", {}) for row in rollouts]
+    parts = {name: [part.get(name, {}) for part in scored] for part in scored for name in part}
     panels = [("Reward", "rollout", {"total": _by_number(rollouts)}
                | {name: _by_number(values) for name, values in parts.items()}),
               ("Held-out accuracy", "step", {"greedy": _by_step([r for r in rows if r["event"] == "probe"], "mean")})]
@@ -166,7 +172,7 @@ def _panels(rows: list[Row]) -> list[tuple[str, str, dict[str, tuple[np.ndarray,
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else np.nan
+    return float(value) if isinstance(value, (int, float)) and abs(value) < MOST else np.nan
 
 
 def _by_number(rows: list[Row]) -> tuple[np.ndarray, np.ndarray]:
@@ -208,9 +214,9 @@ def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
         if done < total:
             words.append(f"about {minutes:.0f} min to go" if minutes >= 1 else "less than a minute to go")
     rewards = [row for row in rows if row["event"] == "reward"]
-    parts = rewards[-1]["parts"] if rewards else {}
+    parts = rewards[-1].get("parts", {}) if rewards else {}
     silent = {name: part["no_signal"] for name, part in parts.items() if part["no_signal"]}
-    words += [f"no signal from {name}: {share:.0%}" for name, share in silent.items()]
+    words += [f"no signal from {_label(name)}: {share:.0%}" for name, share in silent.items()]
     return done, words
 
 

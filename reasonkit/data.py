@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,15 +18,15 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from reasonkit.rubrics import Criterion, criteria, load_domain, read_toml, rubric_from_json, rubric_to_json
-from reasonkit.screening import check_columns, fits, question_key, sft_pairs
+from reasonkit import files
+from reasonkit.records import RecipeFile
+from reasonkit.rubrics import Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
+from reasonkit.screening import COLUMNS, check_columns, fits, question_key, sft_pairs
 from reasonkit.tags import TAGS, neutralise
 
 RECIPES = Path(__file__).resolve().parents[1] / "data_recipes"
 SPLITS = ("train", "validation", "test")
 PATIENCE = 20_000  # rounds over the families without a new question, after which they count as used up
-_NEEDED = {"title": (str, "a text"), "licence": (str, "a text"), "families": (list, "a list of names"),
-           "split": (dict, "a table, [split], of per cents")}
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class DataRecipe:
     title: str
     licence: str
     families: tuple[str, ...]
-    split: Mapping[str, int]
+    split: Mapping[str, float]
     terse: float
     rubric: tuple[Criterion, ...]
 
@@ -66,40 +65,30 @@ class DataRecipe:
 def load_recipe(name: str) -> DataRecipe:
     """Read `data_recipes/<name>.toml`. Its rubric is its own [[rubric]], or that of the `domain` it names.
 
-    Raises ValueError for an unknown name, family or domain, a file that is no TOML or lacks a key, a split that is not
-    100 %, and a rubric that can't be used.
+    Raises ValueError, naming file and key, for an unknown name, family or domain, a file that is no TOML or not a
+    `RecipeFile`, a split that is not 100 %, and a rubric that can't be used.
     """
     known = sorted(path.stem for path in RECIPES.glob("*.toml"))
     if name not in known:
         raise ValueError(f"unknown data recipe {name!r}: choose one of {', '.join(known)} (files in {RECIPES})")
     file = RECIPES / f"{name}.toml"
-    raw = read_toml(file)
-    for key, (kind, what) in _NEEDED.items():
-        if not isinstance(raw.get(key), kind) or not raw[key]:
-            found = repr(raw[key]) if key in raw else "missing"
-            raise ValueError(f"{file}: {key} is {found}, and must be {what}; a key below a [table] belongs to it")
+    raw = files.read(file, RecipeFile, "mend the file; a key below a [table] belongs to it", files.parse_toml)
     families = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
-    for family in raw["families"]:
+    for family in raw.families:
         if family not in families:
             raise ValueError(f"data recipe {name!r} names the unknown family {family!r}: "
                              f"choose from {', '.join(families)}")
-    shares = raw["split"].values()
-    if tuple(raw["split"]) != SPLITS or not all(map(_is_number, shares)) or min(shares) < 0 or sum(shares) != 100:
+    split = {part: getattr(raw.split, part) for part in SPLITS}
+    if sum(split.values()) != 100:
         raise ValueError(f"data recipe {name!r}: [split] must give {', '.join(SPLITS)} in per cent, sum 100; "
-                         f"it gives {raw['split']}")
-    traces = raw.get("traces", {})
-    terse = traces.get("terse", 0.0) if isinstance(traces, dict) else f"in {traces!r}, no table"
-    if not _is_number(terse) or not 0 <= terse <= 1:
-        raise ValueError(f"data recipe {name!r}: [traces] terse is {terse!r}, and a share lies between 0 and 1")
-    if ("domain" in raw) == ("rubric" in raw):
+                         f"it gives {split}")
+    if (raw.domain is None) == (raw.rubric is None):
         raise ValueError(f"data recipe {name!r} in {RECIPES}: give it either a domain or [[rubric]] entries of its own")
-    rubric = (load_domain(raw["domain"]).rubric if "domain" in raw else
-              criteria(raw["rubric"], f"{file}: [[rubric]]"))
-    return DataRecipe(name, raw["title"], raw["licence"], tuple(raw["families"]), raw["split"], terse, rubric)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        rubric = load_domain(raw.domain).rubric if raw.domain else criteria(raw.rubric, "[[rubric]]")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return DataRecipe(name, raw.title, raw.licence, tuple(raw.families), split, raw.traces.terse, rubric)
 
 
 def exact(value: int) -> int:
@@ -122,7 +111,7 @@ def problem(family: str, index: int, seed: int, slip: Callable[[int], int] = exa
     return Problem(f"{family}-{seed}-{index}", family, question, tuple(steps), answer, module.KIND, *rubric)
 
 
-def split_of(question: str, split: Mapping[str, int]) -> str:
+def split_of(question: str, split: Mapping[str, float]) -> str:
     """The split a question belongs to: its SHA-256, modulo 100, against the recipe's percentages."""
     bucket = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") % 100
     for name, share in split.items():
@@ -210,31 +199,41 @@ def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
 
 def save(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
     """Write one JSONL file a split, atomically; returns their paths. Raises ValueError as `read`, before it writes."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.jsonl" for name in splits}
     for name, rows in splits.items():
         check_columns(rows.to_list(), str(paths[name]))
     for name, rows in splits.items():
-        partial = paths[name].with_suffix(".partial")
-        rows.to_json(str(partial))
-        partial.replace(paths[name])
+        with files.replacing(paths[name], rows.data.nbytes) as partial:
+            rows.to_json(str(partial))
     return paths
 
 
 def read(path: Path) -> Dataset:
-    """Read one split back. Raises ValueError when the file is missing, empty or damaged, and as `check_columns`."""
-    if not path.exists() or path.stat().st_size == 0:
-        raise ValueError(f"no rows in {path}: run notebook 01 (data curation) first")
+    """Read one split back. Raises ValueError, naming line or row, when the file is missing, empty or damaged, and as
+    `check_columns`."""
+    again = "run notebook 01 (data curation)"
+    try:
+        lines = files.content(path).splitlines()
+    except files.RecordError as error:
+        raise ValueError(f"no rows in {path}, which is {error}: {again} first") from None
+    if not lines:
+        raise ValueError(f"no rows in {path}: {again} first")
     rows = []
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                rows.append({**json.loads(line)})
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"line {number} of {path} is damaged ({error}): delete the file, and run notebook 01 "
-                                 "(data curation) again") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            if not isinstance(row := files.parse_json(line), dict):
+                raise files.RecordError(f"no row: {files.shown(row)}")
+        except files.RecordError as error:
+            raise ValueError(f"line {number} of {path} is damaged ({error}): delete the file, and {again} again"
+                             ) from None
+        rows.append(row)
     check_columns(rows, str(path))
-    return Dataset.from_list(rows)
+    try:
+        return Dataset.from_list(rows)
+    except (ValueError, TypeError, ArithmeticError) as error:  # of pyarrow, for columns of one's own
+        others = sorted({name for name in rows[0] if name not in COLUMNS})
+        raise ValueError(f"the rows of {path} make no table ({error}): give each of {', '.join(others)} one type in "
+                         "all rows, with whole numbers below 2**63") from None
 
 
 def check_rows(size: int, batch_size: int) -> None:

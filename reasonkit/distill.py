@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft import peft_trainer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit import _tunix, safety
+from reasonkit import _tunix, checkpoint, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import grpo_batches
 from reasonkit.handover import begin
@@ -96,7 +96,7 @@ def distill(
         peft_trainer.TrainingConfig(
             eval_every_n_steps=last + 1, max_steps=last, data_sharding_axis=("fsdp",), pbar_description=None,
             checkpoint_root_directory=str(checkpoints.resolve() / "actor"),
-            checkpointing_options=_tunix.checkpoint_options(settings.save_every, settings.keep)))
+            checkpointing_options=checkpoint.checkpoint_options(settings.save_every, settings.keep)))
     done, minutes = trainer.train_steps, budget.minutes_used
     config = sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=length,
                       temperature=1.0, seed=seed)
@@ -136,6 +136,6 @@ def distill(
     with safety.kept(trainer, budget, log, "distill", checkpoints, start_step, settings.steps, extra,
                      on_step) as guard, mesh:
         trainer.train(_tunix.remaining(batches, done, max(0, last - done), lambda rest: map(sample, guard(rest))))
-    _tunix.hand_over(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
+    checkpoint.hand_over(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
     return _tunix.StageResult("distill", trainer.train_steps - start_step, trainer.train_steps + 1,
                               budget.minutes_used - minutes, budget.stopped("distill"))

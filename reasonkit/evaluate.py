@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from reasonkit import intervals
 from reasonkit.answers import check
-from reasonkit.budget import write_atomic
+from reasonkit.files import RecordError, read, shown, write_atomic
+from reasonkit.records import Results
 from reasonkit.replies import answer_of
 from reasonkit.tags import STOP_MARKERS, TAGS
 
@@ -88,10 +89,11 @@ class EvalResult:
     `answer` is the lenient reading (or None), `content` whether the reply is right with or without tags, `steps` the
     step accuracy in [0, 1], `failures` the names of all that went wrong: the defects of form, "wrong answer" or "no
     answer", and "runaway" (cut off inside a tag: an answer never closed, or a reasoning never closed and no answer).
-    ValueError without samples.
+    `left_out` problems could not be asked or scored, and count nowhere. ValueError without samples.
     """
 
     samples: list[dict[str, Any]] = dataclasses.field(repr=False)
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -139,23 +141,21 @@ class EvalResult:
     def to_json(self, path: str | Path) -> Path:
         """Writes all samples, atomically; `from_json` gives an equal result back."""
         # ASCII escapes keep any str, lone surrogates included
-        write_atomic(Path(path), json.dumps({"n": self.n, "samples": self.samples}, indent=1))
+        write_atomic(Path(path), json.dumps({"n": self.n, "left_out": self.left_out, "samples": self.samples},
+                                            indent=1))
         return Path(path)
 
     @classmethod
     def from_json(cls, path: str | Path) -> EvalResult:
-        """Reads what `to_json` wrote. ValueError, naming the file, if it holds anything else."""
-        try:
-            samples = json.loads(Path(path).read_text(encoding="utf-8"))["samples"]
-            for sample in samples:
-                if "content" not in sample:  # an older file has what it is made of
-                    sample["content"] = _content(sample["completion"], sample["gold"], sample["kind"])
-            missing = {key for sample in samples for key in SAMPLE_KEYS if key not in sample}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no evaluation result ({error!r}): evaluate again") from error
-        if missing or not samples:
-            raise ValueError(f"{path} lacks {sorted(missing) or 'samples'}: evaluate again")
-        return cls(samples)
+        """Reads what `to_json` wrote. ValueError, naming file, key and value, if it holds anything else."""
+        found = read(Path(path), Results, "evaluate again")
+        samples = [sample.model_dump() for sample in found.samples]
+        if len({sample["id"] for sample in samples}) < len(samples) or found.n not in (None, len(samples)):
+            raise RecordError(f"{path} has {len(samples)} samples, some with one id or not {found.n}: evaluate again")
+        for sample in samples:
+            if sample["content"] is None:  # an older file has what it is made of
+                sample["content"] = _content(sample["completion"], sample["gold"], sample["kind"])
+        return cls(samples, found.left_out)
 
     def _mean(self, name: str) -> Interval:
         values = [float(sample[name]) for sample in self.samples]
@@ -170,13 +170,22 @@ def evaluate(
 
     `problems` are objects or mappings (rows of a `datasets.Dataset` will do) with id, family, kind, question,
     answer and reasoning. `generate` gets `batch_size` prompts, the last time maybe fewer, and returns as many
-    replies, greedy ones for a result that can be repeated. `on_batch` gets what is scored so far. ValueError:
-    no problems, a field that is missing or blank, an id that comes twice, a batch size below 1, another
-    number of replies than prompts.
+    replies, greedy ones for a result that can be repeated. `on_batch` gets what is scored so far. A problem with a
+    field that is missing or blank, or a gold answer that can't be read, is left out, counted and told. ValueError:
+    no problem that can be scored, an id that comes twice, a batch size below 1, another number of replies than prompts.
     """
-    rows = [_row(problem) for problem in problems]
+    rows, faults = [], []
+    for number, problem in enumerate(problems, 1):
+        try:
+            rows.append(_row(problem))
+        except ValueError as error:
+            faults.append(f"row {number}: {error}")
     if not rows:
-        raise ValueError("no problems to evaluate: the data set is empty; check the split and its size")
+        raise ValueError(faults[0] if faults else
+                         "no problems to evaluate: the data set is empty; check the split and its size")
+    if faults:
+        print(f"{len(faults)} of {len(rows) + len(faults)} problems can't be scored and are left out. The first, "
+              f"{faults[0]}")
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
         raise ValueError(f"{len(twice)} problem ids come twice, {twice[0]!r} first: results are paired by id")
@@ -191,7 +200,7 @@ def evaluate(
                              f"from problem {start}: it must return one each")
         samples += [_score(row, reply) for row, reply in zip(batch, replies, strict=True)]
         on_batch(EvalResult(samples))
-    return EvalResult(samples)
+    return EvalResult(samples, len(faults))
 
 
 def paired(a: EvalResult, b: EvalResult, field: str = "correct", level: float = 0.95) -> Difference:
@@ -220,10 +229,11 @@ def _row(problem: Any) -> dict[str, str]:
     try:
         row = {name: get(name) for name in ("id", "family", "kind", "question", "answer", "reasoning")}
     except (KeyError, AttributeError) as error:
-        raise ValueError(f"a problem lacks a field ({error}): {problem!r:.200}") from error
+        raise ValueError(f"a problem lacks a field ({error}): {shown(problem, 200)}") from error
     for name in row:
-        if not isinstance(row[name], str) or not row[name].strip():
-            raise ValueError(f"problem {row['id']!r}: {name} is {row[name]!r}, must be a str, not blank")
+        if not isinstance(row[name], str) or not (_steps(row[name]) if name == "reasoning" else row[name].strip()):
+            raise ValueError(f"problem {shown(row['id'])}: {name} is {shown(row[name])}, must be a str, not blank")
+    check(None, row["answer"], row["kind"])  # refuses a gold answer that it can't read, and an unknown kind
     return row
 
 

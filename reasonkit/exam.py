@@ -40,17 +40,21 @@ class Anchors:
 
 def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
     """The worked solution against its answer alone, its last step alone and itself said twice, for the first `EACH`
-    problems of each family. rows: with family, question, reasoning, answer and rubric, as `data.curate` makes them."""
+    problems of each family that have a rubric and worked steps. rows: with family, question, reasoning, answer and
+    rubric, as `data.curate` makes them."""
     taken: Counter[str] = Counter()
     made = []
     for row in rows:
+        whole = row["reasoning"]
+        flawed = {"terse": f"So {row['answer']}", "cut short": whole.split("; ")[-1], "padded": f"{whole}; {whole}"}
+        try:
+            good, *bad = (TAGS.render(reasoning=text, answer=row["answer"]) for text in (whole, *flawed.values()))
+            rubric = rubric_from_json(row["rubric"])
+        except ValueError:
+            continue  # `screen` names such a row
         taken[row["family"]] += 1
         if taken[row["family"]] > EACH:
             continue
-        whole = row["reasoning"]
-        flawed = {"terse": f"So {row['answer']}", "cut short": whole.split("; ")[-1], "padded": f"{whole}; {whole}"}
-        good, *bad = (TAGS.render(reasoning=text, answer=row["answer"]) for text in (whole, *flawed.values()))
-        rubric = rubric_from_json(row["rubric"])
         made += [Anchors(row["family"], flaw, row["question"], rubric, good, text)
                  for flaw, text in zip(flawed, bad, strict=True) if text != good]
     return made

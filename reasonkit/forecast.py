@@ -10,6 +10,7 @@ What it is not: a promise. `EFFICIENCY` is a guess until a stage of the run has 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -23,8 +24,8 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 
-from reasonkit.budget import write_atomic
 from reasonkit.data import load_recipe
+from reasonkit.files import RecordError, content, parse_json, write_atomic
 from reasonkit.mesh import ROOM, Plan
 from reasonkit.preflight import CHIPS, GIB, KIND_OF, Report, Row, preflight, topology_devices
 from reasonkit.readout import SHARED, padded_lengths
@@ -74,7 +75,8 @@ class Forecast:
         """
         measured, efficiency = {}, self.efficiency
         for stage, steps in self.steps.items():
-            times = [row["seconds"] for row in log_rows if row.get("event") == f"{stage}_step"][3:]
+            seconds = [row.get("seconds") for row in log_rows if row.get("event") == f"{stage}_step"]
+            times = [value for value in seconds if isinstance(value, int | float) and value > 0][3:]
             if len(times) >= 5:
                 measured[stage] = steps * median(times) / 60
                 efficiency = self.efficiency * self.minutes[stage] / measured[stage]
@@ -127,7 +129,8 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
         path = folder and folder / f"{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}.json"
         if path and path.exists():
             mesh = made.judge if name == "judge" else made.policy
-            return [Row(**row, mesh=mesh) for row in json.loads(path.read_text())]
+            with contextlib.suppress(RecordError, TypeError):  # another file, or half of one: compiled again
+                return [Row(**row, mesh=mesh) for row in parse_json(content(path))]
         rows = preflight(config, other, made, shapes, profile.lora_rank, chip, (name,), jnp.bfloat16, whole,
                          profile.judge_int8).rows
         if path:

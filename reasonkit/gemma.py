@@ -32,7 +32,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 
-from reasonkit.hf_config import LIBRARY, again
+from reasonkit.hf_config import LIBRARY
+from reasonkit.hf_files import again, check_files, check_finite
 
 _MODEL = {"gemma2": gemma2.Gemma, "gemma3": gemma3.Gemma3}
 
@@ -135,46 +136,78 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
     """A model from a checkpoint in google-deepmind/gemma's layout; `dtype` None means bfloat16.
 
     Raises:
-        ValueError: tp does not divide the model, or the checkpoint lacks an array or has one of another shape.
+        ValueError: tp does not divide the model, or the checkpoint lacks an array, or has one of another shape, of
+            whole numbers or of what is no number.
     """
     config = dataclasses.replace(config, shd_config=LIBRARY[family].ShardingConfig.get_default_sharding(
         is_sampling=replicated))
     mend, checkpoint, dtype = again(checkpoint), checkpoint.resolve(), np.dtype(dtype or jnp.bfloat16)
     _check_tp(config, mesh)
-    with ocp.StandardCheckpointer() as checkpointer:
-        metadata = checkpointer.metadata(checkpoint).item_metadata
-    if metadata is None:
-        raise ValueError(f"{checkpoint} is no orbax checkpoint, or only a part of one: {mend}")
-    there = metadata.tree
-    if "w" in there.get("transformer/layer_0/mlp/linear", ()):
-        # Tunix 0.1.7 has twice Gemma 2 9B's hidden_dim: take the file's word
-        config = dataclasses.replace(config, hidden_dim=there["transformer/layer_0/mlp/linear"]["w"].shape[0])
+    there = _arrays(checkpoint, mend)
+    found = getattr(there.get(("transformer/layer_0/mlp/linear", "w")), "shape", (0,))[0]
+    if 2 * found == config.hidden_dim:  # Tunix 0.1.7 has twice Gemma 2 9B's: take the file's word
+        config = dataclasses.replace(config, hidden_dim=found)
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
 
         @functools.lru_cache(maxsize=1)  # two arrays of the model are one in the file
         def raw(key: str, leaf: str) -> np.ndarray:
-            if leaf not in there.get(key, ()):
-                raise ValueError(f"{checkpoint} lacks {key}/{leaf} of a {family} of {config.num_layers} layers, the "
-                                 f"download stopped half-way or it is another model: {mend}")
             restore = ocp.args.PyTreeRestore(
                 item={key: {leaf: 0}}, restore_args={key: {leaf: ocp.RestoreArgs(restore_type=np.ndarray)}},
                 partial_restore=True)
             try:
-                return checkpointer.restore(checkpoint, args=restore)[key][leaf]
+                value = checkpointer.restore(checkpoint, args=restore)[key][leaf]
             except (ValueError, OSError) as error:  # of tensorstore, which tells of its own files at length
                 raise ValueError(f"{checkpoint}: {key}/{leaf} cannot be read ({str(error)[:120]}...), the download "
                                  f"stopped half-way: {mend}") from error
+            check_finite(value, f"{checkpoint}: {key}/{leaf}", mend)
+            return value
 
-        def read(path: tuple) -> np.ndarray:
+        def find(path: tuple, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
             key, leaf, part = in_flax(path)
-            value = raw(key, leaf)
-            if part is not None:
-                # Gemma 2 2B keeps this matrix as (2, embed, hidden); larger ones and Gemma 3 as (2, hidden, embed).
-                value = value[part] if value.shape[1] == config.embed_dim else value[part].T
-            return np.ascontiguousarray(value, dtype)
+            if (key, leaf) not in there:
+                raise ValueError(f"{checkpoint} lacks {key}/{leaf} of a {family} of {config.num_layers} layers, the "
+                                 f"download stopped half-way or it is another model: {mend}")
+            array = there[key, leaf]
+            # Gemma 2 2B keeps this matrix as (2, embed, hidden); larger ones and Gemma 3 as (2, hidden, embed).
+            shapes = [shape] if part is None else [(2, *shape), (2, *shape[::-1])]
+            if array.shape not in shapes or not jnp.issubdtype(array.dtype, jnp.floating):
+                raise ValueError(f"{checkpoint}: {key}/{leaf} is {array.dtype} of shape {array.shape}, and this "
+                                 f"{family}'s configuration says floats of {shapes[-1]}: the weights are another "
+                                 f"model's, or quantised: {mend}")
 
-        return assemble(family, config, mesh, read, replicated=replicated)
+            def read() -> np.ndarray:
+                value = raw(key, leaf)
+                if part is not None:
+                    value = value[part] if array.shape == shapes[0] else value[part].T
+                return np.ascontiguousarray(value, dtype)
+
+            return read
+
+        return assemble(family, config, mesh, find, replicated=replicated)
+
+
+def saved_arrays(checkpointer: Any, folder: Path) -> Any:
+    """The tree of what a checkpoint of orbax's holds, in shapes and dtypes. Raises ValueError when it cannot tell."""
+    check_files(folder)
+    if (metadata := checkpointer.metadata(folder).item_metadata) is None:
+        raise ValueError(f"{folder} lacks a part")
+    return metadata.tree
+
+
+def _arrays(checkpoint: Path, mend: str) -> dict[tuple[str, str], Any]:
+    """Shape and dtype of each array of a Flax checkpoint, by key and leaf.
+
+    Raises ValueError when it is no such checkpoint, or holds what is no file.
+    """
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            tree = saved_arrays(checkpointer, checkpoint)
+        return {(key, leaf): array for key, leaves in tree.items() for leaf, array in leaves.items()
+                if len(array.shape) and array.dtype is not None}
+    except Exception as error:  # of orbax and its storage, which raise what they like on damaged files
+        raise ValueError(f"{checkpoint} is no orbax checkpoint, or only a part of one "
+                         f"({type(error).__name__}: {str(error)[:120]}): {mend}") from error
 
 
 def in_flax(path: tuple) -> tuple[str, str, int | None]:
@@ -191,14 +224,16 @@ def in_flax(path: tuple) -> tuple[str, str, int | None]:
     return f"transformer/layer_{layer}/{name}", leaf, None
 
 
-def assemble(family: str, config: Any, mesh: Mesh, read: Callable[[tuple], np.ndarray], *, replicated: bool,
-             ) -> nnx.Module:
-    """A model from `read(path)`, the whole array of a leaf of its state, on the host; one at a time, the largest first.
+def assemble(family: str, config: Any, mesh: Mesh,
+             find: Callable[[tuple, tuple[int, ...]], Callable[[], np.ndarray]], *, replicated: bool) -> nnx.Module:
+    """A model whose arrays are read and placed one at a time, the largest first.
 
-    The host then never holds more than one array besides what is placed, and no device more than its share.
+    `find(path, shape)` is asked for every leaf of its state before the first is read: it raises, or gives what reads
+    the whole array onto the host. The host then never holds more than one array besides what is placed, and no device
+    more than its share.
 
     Raises:
-        ValueError: tp does not divide the model, or an array has another shape than the model's.
+        ValueError: tp does not divide the model; as `find` and what it gives.
     """
     _check_tp(config, mesh)
     model = nnx.eval_shape(lambda: _MODEL[family](config, rngs=nnx.Rngs(0)))
@@ -206,14 +241,12 @@ def assemble(family: str, config: Any, mesh: Mesh, read: Callable[[tuple], np.nd
         _replicate_single_kv_head(model, mesh)
     state = nnx.to_flat_state(nnx.state(model))
     shardings = dict(nnx.to_flat_state(nnx.get_named_sharding(nnx.state(model), mesh)))
+    found = [(path, leaf, find(path, leaf.get_value().shape))
+             for path, leaf in sorted(state, key=lambda item: -item[1].get_value().size)]
     placed = []
-    for path, leaf in sorted(state, key=lambda item: -item[1].get_value().size):
-        value = read(path)
-        if value.shape != leaf.get_value().shape:
-            raise ValueError(f"{'.'.join(map(str, path))} is {value.shape}, and this {family}'s configuration says "
-                             f"{leaf.get_value().shape}: the weights are another model's")
-        placed.append((path, leaf.replace(jax.block_until_ready(jax.device_put(value, shardings[path].get_value())))))
-        del value
+    for path, leaf, read in found:
+        value = jax.block_until_ready(jax.device_put(read(), shardings[path].get_value()))
+        placed.append((path, leaf.replace(value)))
     nnx.update(model, nnx.from_flat_state(placed))
     return model
 

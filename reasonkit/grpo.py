@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset
 from jax.sharding import Mesh
 
-from reasonkit import _tunix, safety
+from reasonkit import _tunix, checkpoint, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.curriculum import Curriculum
 from reasonkit.data import grpo_batches, shuffled
@@ -85,7 +85,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
              rollout_micro_batch_size=settings.prompts_per_step,
              compute_logps_micro_batch_size=micro,
              checkpoint_root_directory=str(checkpoints.resolve()),
-             checkpointing_options=_tunix.checkpoint_options(settings.save_every, settings.keep)))
+             checkpointing_options=checkpoint.checkpoint_options(settings.save_every, settings.keep)))
     if not base_shared(cluster.actor_trainer.model, anchor):
         raise RuntimeError("the actor and its reference hold two copies of the base: the policy is on another mesh")
     trainer, rollout = cluster.actor_trainer, cluster.rollout

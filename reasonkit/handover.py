@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flax import nnx
 
-from reasonkit import _tunix
+from reasonkit import checkpoint
 from reasonkit.hosts import by_the_first
 from reasonkit.lora import restore_lora, save_lora
 
@@ -28,12 +28,12 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
     own = checkpoints / BEGUN / stage
     copied = (own / "actor" / str(start_step)).is_dir()
     if copied:
-        _tunix.take_back(checkpoints, start_step)
-    if copied and _tunix.latest_step(checkpoints) < start_step:  # the steps were deleted, to train the stage anew
+        checkpoint.take_back(checkpoints, start_step)
+    if copied and checkpoint.latest_step(checkpoints) < start_step:  # the steps were deleted, to train the stage anew
         restore_lora(model, own, start_step)
-        _tunix.hand_over(model, checkpoints, start_step)
-    _tunix.check_steps(checkpoints, start_step, steps)
-    latest, handed = _tunix.latest_step(checkpoints), checkpoints / "actor" / str(start_step)
+        checkpoint.hand_over(model, checkpoints, start_step)
+    checkpoint.check_steps(checkpoints, start_step, steps, model)
+    latest, handed = checkpoint.latest_step(checkpoints), checkpoints / "actor" / str(start_step)
     for other, began in _begun(checkpoints).items():
         if other != stage and start_step < began <= latest:
             raise ValueError(f"stage {other!r} began at step {began} of {checkpoints}, and stage {stage!r}, which "
@@ -49,19 +49,19 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
     if latest == start_step:
         _forget(checkpoints, start_step)
         save_lora(model, own, start_step)
-        _tunix.leave_out_optimiser(checkpoints, start_step)
+        checkpoint.leave_out_optimiser(checkpoints, start_step)
 
 
 def has_steps(checkpoints: Path, stage: str) -> bool:
     """Whether there are steps that the stage, asked for again, would resume from."""
     began = _begun(checkpoints).get(stage)
-    return began is not None and _tunix.latest_step(checkpoints) > began
+    return began is not None and checkpoint.latest_step(checkpoints) > began
 
 
 def _begun(checkpoints: Path) -> dict[str, int]:
     """Each stage that has a copy, and the step at which it began."""
     copies = (actor.parent for actor in (checkpoints / BEGUN).glob("*/actor"))
-    return {copy.name: _tunix.latest_step(copy) for copy in copies}
+    return {copy.name: checkpoint.latest_step(copy) for copy in copies}
 
 
 @by_the_first

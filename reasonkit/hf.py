@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +27,10 @@ from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from reasonkit.gemma import assemble
-from reasonkit.hf_config import again, family_of, read_config, read_json, write_config
+from reasonkit.hf_config import family_of, read_config, write_config
+from reasonkit.hf_files import HEAD, INDEX, Stored, again, check_finite, stored_in
 
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
-_DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
-# Names of Gemma3ForCausalLM, of Gemma3ForConditionalGeneration before transformers 4.52, and of it since.
-_PREFIX = re.compile(r"(language_model\.model|model\.language_model|model)\.(?=embed_tokens|layers|norm)")
-_UNUSED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(.*\.)?rotary_emb\.")
-_HEAD = "lm_head.weight"
 
 
 class Tensor(NamedTuple):
@@ -96,106 +91,59 @@ def tensors(family: str, config: Any) -> Iterator[Tensor]:
 
 
 def is_hf(folder: Path) -> bool:
-    """Whether the folder holds Hugging Face files."""
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    """Whether the folder holds Hugging Face files, whole or not."""
+    return os.path.lexists(folder / "config.json") and any(folder.glob("*.safetensors"))
 
 
-class _Stored(NamedTuple):
-    file: Path
-    dtype: Any
-    shape: tuple[int, ...]
-    start: int
-
-    def read(self) -> np.ndarray:
-        """Into memory of its own: pages of a mapped file would count as the process's until the file is let go."""
-        width = np.dtype(self.dtype).itemsize
-        raw = np.fromfile(self.file, np.uint8, math.prod(self.shape) * width, offset=self.start)
-        return raw.view(self.dtype).reshape(self.shape)
-
-
-def _stored(folder: Path) -> dict[str, _Stored]:
-    """The tensors of all files by the name that a model for text alone gives them.
-
-    Raises FileNotFoundError for a file that the index names and is not there; ValueError for one that is cut short, no
-    safetensors file, or of quantised numbers, and for an index that is none.
-    """
-    if (folder / INDEX).is_file():
-        if not isinstance(where := read_json(folder / INDEX).get("weight_map"), dict):
-            raise ValueError(f"{folder / INDEX} has no weight_map: {again(folder)}")
-        named = set(where.values())
-        if missing := sorted(name for name in named if not (folder / name).is_file()):
-            raise FileNotFoundError(f"{folder} lacks {', '.join(missing)} of {len(named)} weight files: the download "
-                                    f"stopped half-way, {again(folder)}")
-        files = sorted(folder / name for name in named)
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    out = {}
-    for file in files:
-        size = file.stat().st_size
-        with open(file, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 8 < length + 8 <= size:
-                raise ValueError(f"{file} ({size} bytes) is no safetensors file, or only its start: {again(folder)}")
-            try:
-                header = json.loads(stream.read(length))
-            except ValueError as error:
-                raise ValueError(f"{file} has no safetensors header ({error}): {again(folder)}") from error
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        if size < end:
-            raise ValueError(f"{file} has {size} of {end} bytes: the download stopped half-way, {again(folder)}")
-        for name, entry in entries.items():
-            if _UNUSED.match(name):
-                continue
-            if entry["dtype"] not in _DTYPES:
-                raise ValueError(f"{file}: {name} is {entry['dtype']}, not {', '.join(_DTYPES)}: take the model that "
-                                 "is not quantised")
-            start = 8 + length + entry["data_offsets"][0]
-            stored = _Stored(file, _DTYPES[entry["dtype"]], tuple(entry["shape"]), start)
-            out[_HEAD if name.endswith(_HEAD) else _PREFIX.sub("model.", name, count=1)] = stored
-    return out
-
-
-def _equal(one: _Stored, other: _Stored) -> bool:
+def _equal(one: Stored, other: Stored) -> bool:
     """Some rows at a time: of a 12B each is 2 GB."""
+    if one.shape != other.shape:
+        return False
     rows = [np.memmap(each.file, each.dtype, "r", each.start, each.shape) for each in (one, other)]
-    return one.shape == other.shape and all(
-        np.array_equal(*(each[at: at + 4096] for each in rows)) for at in range(0, one.shape[0], 4096))
+    return all(np.array_equal(*(each[at: at + 4096] for each in rows)) for at in range(0, one.shape[0], 4096))
 
 
 def from_hf(folder: Path, mesh: Mesh, dtype: Any, *, replicated: bool) -> tuple[str, nnx.Module]:
     """Family and model from config.json and *.safetensors; `dtype` None keeps the file's.
 
+    All but the numbers themselves is looked at before the first of them is read.
+
     Raises:
-        ValueError: config.json names another model, or files that are broken, or tensors that do not belong; tp does
-            not divide the model.
+        ValueError: config.json names another model, or files that are broken, or tensors that do not belong or hold
+            what is no number; tp does not divide the model.
         FileNotFoundError: a weight file is missing.
     """
     family, config = read_config(folder / "config.json", replicated)
-    stored, wanted = _stored(folder), {tensor.name: tensor for tensor in tensors(family, config)}
-    head, embedding = stored.pop(_HEAD, None), stored.get("model.embed_tokens.weight")
-    if head and embedding and not _equal(head, embedding):
-        raise ValueError(f"{head.file}: {_HEAD} is not the embedding, and Tunix's {family} has one matrix for both: it "
-                         "cannot run this model")
+    stored, wanted = stored_in(folder), {tensor.name: tensor for tensor in tensors(family, config)}
+    head = stored.pop(HEAD, None)
     for what, names in (("lacks", wanted.keys() - stored.keys()), ("has besides", stored.keys() - wanted.keys())):
         if names:
             raise ValueError(f"{folder} {what} {len(names)} tensors of a {family} of {config.num_layers} layers, such "
                              f"as {min(names)}: config.json and weights do not belong together, {again(folder)}")
-    if family == "gemma3":
-        config.param_dtype = dtype or stored["model.embed_tokens.weight"].dtype
     parts: dict[tuple, list[Tensor]] = defaultdict(list)
     for name, tensor in wanted.items():
         if stored[name].shape != tensor.shape:
             raise ValueError(f"{stored[name].file}: {name} is {stored[name].shape}, and config.json says "
                              f"{tensor.shape}: {again(folder)}")
         parts[tensor.path].append(tensor)
+    embedding = stored["model.embed_tokens.weight"]
+    if head and not _equal(head, embedding):
+        raise ValueError(f"{head.file}: {HEAD} is not the embedding, and Tunix's {family} has one matrix for both: it "
+                         "cannot run this model")
+    if family == "gemma3":
+        config.param_dtype = dtype or embedding.dtype
+
+    def part(tensor: Tensor) -> np.ndarray:
+        value = stored[tensor.name].read()
+        check_finite(value, f"{stored[tensor.name].file}: {tensor.name}", again(folder))
+        return tensor.ours(value)
 
     def read(path: tuple) -> np.ndarray:
-        values = [tensor.ours(stored[tensor.name].read()) for tensor in parts[path]]
+        values = [part(tensor) for tensor in parts[path]]
         value = values[0] if parts[path][0].part is None else np.stack(values)
         return np.ascontiguousarray(value, dtype and np.dtype(dtype))
 
-    return family, assemble(family, config, mesh, read, replicated=replicated)
+    return family, assemble(family, config, mesh, lambda path, shape: partial(read, path), replicated=replicated)
 
 
 def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, dtype: Any = ml_dtypes.bfloat16,

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
+
+from reasonkit.hf_files import again, read_json
 
 LIBRARY = {"gemma2": gemma2, "gemma3": gemma3}
 _FAMILY = {"gemma2": "gemma2", "gemma3_text": "gemma3", "gemma3": "gemma3"}  # by Hugging Face model_type
@@ -34,25 +36,8 @@ _NULLABLE = {"use_bidirectional_attention", "layer_types"}  # of those, where nu
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 _CYCLE = {"gemma2": (_LOCAL, _GLOBAL), "gemma3": (_LOCAL,) * 5 + (_GLOBAL,)}
 _GEMMA2_ROPE = 10_000.0
-
-
-def again(path: Path) -> str:
-    """How to have a model's file or folder downloaded once more: kagglehub does not while its marker is beside it."""
-    for folder in (path, *path.parents):
-        if (marker := folder.parent / f"{folder.name}.complete").is_file():
-            return f"delete {folder} and {marker}, then run this again to download the model once more"
-    return "download the model again"
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in one of a model's JSON files. Raises ValueError naming the file when there is none."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the text's encoding, too
-        raise ValueError(f"{file} is no JSON, or only its start ({error}): {again(file)}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} holds no JSON object: {again(file)}")
-    return found
+_MOST = {"num_hidden_layers": 1024}  # Gemma's largest has 62
+_LARGEST = 2**31 - 1  # of any other whole number: JAX counts in int32
 
 
 def layer_types(family: str, layers: int) -> list[str]:
@@ -74,16 +59,17 @@ def read_config(file: Path, replicated: bool) -> tuple[str, Any]:
     Raises ValueError for another model_type, a setting that is missing or null, or one that Tunix's models do not have.
     """
     raw = read_json(file)
-    family = _FAMILY.get(raw.get("model_type"))
-    if family is None:
-        raise ValueError(f"{file}: model_type {raw.get('model_type')!r} is not one of {', '.join(_FAMILY)}")
-    if "text_config" in raw:
-        tied = {"tie_word_embeddings": raw.get("tie_word_embeddings", True)}
-        raw = _SIZES | tied | (raw["text_config"] or {})
-    if lacking := sorted(_SIZES.keys() - raw.keys()):
+    kind = raw.get("model_type")
+    if not isinstance(kind, str) or kind not in _FAMILY:
+        raise ValueError(f"{file}: model_type {_short(kind)} is not one of {', '.join(_FAMILY)}")
+    family = _FAMILY[kind]
+    if lacking := sorted(_SIZES.keys() - raw.keys() if "text_config" not in raw else ()):
         raise ValueError(f"{file} lacks {lacking[0]!r}: {again(file)}")
-    raw = _DEFAULTS[family] | raw
     try:
+        if "text_config" in raw:
+            tied = {"tie_word_embeddings": raw.get("tie_word_embeddings", True)}
+            raw = _SIZES | tied | _object(raw, "text_config")
+        raw = _DEFAULTS[family] | raw
         common = {
             "num_layers": _number(raw, "num_hidden_layers"), "num_embed": _number(raw, "vocab_size"),
             "embed_dim": _number(raw, "hidden_size"), "hidden_dim": _number(raw, "intermediate_size"),
@@ -91,6 +77,10 @@ def read_config(file: Path, replicated: bool) -> tuple[str, Any]:
             "num_kv_heads": _number(raw, "num_key_value_heads"), "sliding_window_size": _number(raw, "sliding_window"),
             "shd_config": LIBRARY[family].ShardingConfig.get_default_sharding(is_sampling=replicated),
         }
+        for name, per in (("num_attention_heads", common["num_kv_heads"]), ("head_dim", 2)):
+            if raw[name] % per:
+                raise ValueError(f"{name} is {raw[name]}, and must be a multiple of {per}: the heads share those of "
+                                 "the keys evenly, and each turns its numbers by pairs")
         _check_fixed(raw, family, common["head_dim"], common["num_layers"])
         ropes = _ropes(raw, family)
         if family == "gemma3":
@@ -111,11 +101,25 @@ def read_config(file: Path, replicated: bool) -> tuple[str, Any]:
         raise ValueError(f"{file}: {error}") from None
 
 
-def _number(settings: dict[str, Any], name: str, kind: type = int) -> Any:
-    """A setting above 0 that `kind` holds exactly. Raises ValueError naming it, for null too."""
+def _short(value: Any, show: Callable[[Any], str] = repr) -> str:
+    text = show(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _object(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part that is an object; null is an empty one. Raises ValueError for anything else."""
     value = settings.get(name)
-    if type(value) not in (int, float) or not 0 < value < math.inf or kind(value) != value:
-        raise ValueError(f"{name} is {json.dumps(value)}, and must be a {'whole ' * (kind is int)}number above 0")
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{name} is {_short(value)}, and must be an object")
+    return value or {}
+
+
+def _number(settings: dict[str, Any], name: str, kind: type = int) -> Any:
+    """A setting above 0 that `kind` holds exactly, within reason. Raises ValueError naming it, for null too."""
+    value, most = settings.get(name), _MOST.get(name, _LARGEST)
+    if type(value) not in (int, float) or not 0 < value <= most or kind(value) != value:
+        raise ValueError(f"{name} is {_short(value, json.dumps)}, and must be a {'whole ' * (kind is int)}number above "
+                         f"0, at most {most}")
     return kind(value)
 
 
@@ -129,7 +133,7 @@ def _check_fixed(raw: dict[str, Any], family: str, head_dim: int, layers: int) -
     for name, value in wanted.items():
         found = raw.get(name, value)
         if found != value and not (found is None and name in _NULLABLE):
-            raise ValueError(f"{name} is {found!r}, and Tunix's {family} has {value!r}: it cannot run this model")
+            raise ValueError(f"{name} is {_short(found)}, and Tunix's {family} has {value!r}: it cannot run this model")
 
 
 def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
@@ -138,8 +142,8 @@ def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
     In `rope_parameters` a Gemma 3 has a part for each kind of layer, and transformers reads nothing that stands beside
     them: 5.12 writes "rope_theta": null there for fewer than six layers. A Gemma 2 has one part for all.
     """
-    given = raw.get("rope_parameters") or {}
-    parts = {kind: given.get(kind) or {} for kind in (_LOCAL, _GLOBAL)}
+    given = _object(raw, "rope_parameters")
+    parts = {kind: _object(given, kind) for kind in (_LOCAL, _GLOBAL)}
     if family == "gemma2" and not given.keys() & parts.keys():
         parts = dict.fromkeys(parts, given)
     elif given and not given.keys() & parts.keys():
@@ -148,10 +152,10 @@ def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
     out = {}
     for kind, part in parts.items():
         base = "rope_local_base_freq" if family == "gemma3" and kind == _LOCAL else "rope_theta"
-        part = {"rope_theta": raw[base]} | part | ((raw.get("rope_scaling") or {}) if kind in scaled else {})
+        part = {"rope_theta": raw[base]} | part | (_object(raw, "rope_scaling") if kind in scaled else {})
         rope = part.get("rope_type", part.get("type", "default"))
         if rope not in ("default", "linear"):
-            raise ValueError(f"rope_type {rope!r}: Tunix's {family} has only linear scaling")
+            raise ValueError(f"rope_type {_short(rope)}: Tunix's {family} has only linear scaling")
         try:
             out[kind] = _number(part, "rope_theta"), 1.0 if rope == "default" else _number(part, "factor", float)
             if out[kind][1] < 1:

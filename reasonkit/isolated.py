@@ -27,6 +27,8 @@ from pathlib import Path
 LIMIT_SECONDS = 2.0
 MEMORY_BYTES = 2 * 2**30
 TOLERANCE = 1e-9  # relative, for the rounding of a unit's conversion
+# What a worker gets of the environment, to find its programs and packages: no key, token or password.
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUSERBASE")
 ENDED = object()  # what a worker that is gone replies
 
 
@@ -64,7 +66,8 @@ class _Worker:
         _, package, extra = TASKS[task]
         path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
         # Only a process with a single thread is safe to fork.
-        env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        env = {**passed, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._lock = threading.Lock()
         self._process = subprocess.Popen([sys.executable, "-m", "reasonkit.isolated", task], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, env=env)

@@ -7,15 +7,16 @@ over a network. For a local model the expected rating (`judge.LocalJudge`) needs
 Source: explicit and implicit aggregation of Rubrics as Rewards (arXiv 2507.17746). Departures: explicit criteria are
 met by degree, 1 to 5, where the paper takes a binary verdict, and one call may rate the replies of a whole group.
 
-A verdict bears the number of its sheet, made from a hash of all that the sheet shows. Nobody who wrote a reply knows
-it, so a verdict that a reply contains, and the judge quotes, is never taken for the judge's own.
+A verdict bears the number of its sheet, made from all that the sheet shows and a secret of this process. Nobody who
+wrote a reply knows it, so a verdict that a reply contains, and the judge quotes, is never taken for the judge's own.
 """
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import json
 import re
+import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ _TASKS = {
     "implicit": "Rate every reply as a whole, from 1 (worst) to 10 (best), by all criteria together, each by its "
                 "weight. A reply's rating is a list with one whole number.",
 }
+_SECRET = secrets.token_bytes(32)
+# What one reply may do to all of its call: it is refused, it has the judge talk too long or out of form.
+SHARED_CAUSES = {"blocked", "too_long", "unparsable", "contradictory", "miscounted"}
 _FLAT_OBJECT = re.compile(r"\{[^{}]*+\}")  # a verdict has no braces inside; possessive, so linear on any text
 
 
@@ -63,8 +67,9 @@ class ScoreSheet:
 
     @cached_property
     def number(self) -> int:
-        """Six digits that depend on all that is shown; a verdict must repeat them."""
-        digest = hashlib.sha256(self._shown.encode()).digest()
+        """Six digits that depend on all that is shown, the same throughout a process and others in the next; a verdict
+        must repeat them."""
+        digest = hmac.digest(_SECRET, self._shown.encode(), "sha256")
         return 100_000 + int.from_bytes(digest[:8], "big") % 900_000
 
     @property
@@ -103,7 +108,7 @@ class ScoreSheet:
         """
         objects = [o for o in map(_pairs, _FLAT_OBJECT.findall(text)) if ("number", self.number) in o]
         if not objects:
-            return self.fail("unparsable", f"no verdict with number {self.number} in {text[:80]!r}")
+            return self.fail("unparsable", f"no verdict with number {self.number} in {text[:80]!r:.80}")
         readings = [self._read_object(pairs) for pairs in objects]
         if any(reading != readings[0] for reading in readings):
             return self.fail("contradictory", f"{len(objects)} verdicts that differ, the last is {objects[-1]!r:.80}")
@@ -143,7 +148,8 @@ def score_sheets(
     items: Sequence[JudgeItem], ask: Callable[[list[ScoreSheet]], list[list[Result]]], mode: str,
     replies_per_call: int, both_orders: bool,
 ) -> list[Result]:
-    """One result an item, by one `ask` of all sheets. Consecutive items of one question and rubric share a sheet.
+    """One result an item, by one `ask` of all sheets. Consecutive items of one question and rubric share a sheet. Items
+    that have no verdict because a sheet of several failed as a whole (`SHARED_CAUSES`) are asked once more, each alone.
 
     both_orders: each sheet is asked a second time with its replies reversed, against position bias, and an item's
     verdict is the mean over the sheets that gave it one. Raises ValueError for an unknown mode, fewer than one reply a
@@ -163,9 +169,16 @@ def score_sheets(
                 orders.append(seen)
                 sheets.append(ScoreSheet(question, tuple(items[n].reply for n in seen), rubric, mode))
     by_item: list[list[Result]] = [[] for _ in items]
+    silenced: set[int] = set()
     for order, results in zip(orders, ask(sheets) if sheets else [], strict=True):
         for n, result in zip(order, results, strict=True):
             by_item[n].append(result)
+        causes = {getattr(result, "cause", None) for result in results}
+        silenced |= set(order) if len(order) > 1 and len(causes) == 1 and causes <= SHARED_CAUSES else set()
+    alone = [n for n in sorted(silenced) if not any(isinstance(result, JudgeVerdict) for result in by_item[n])]
+    again = [ScoreSheet(items[n].question, (items[n].reply,), items[n].rubric, mode) for n in alone]
+    for n, results in zip(alone, ask(again) if again else [], strict=True):
+        by_item[n] = results
     return [_mean(results) for results in by_item]
 
 
@@ -180,8 +193,8 @@ def _mean(results: list[Result]) -> Result:
 def identity(name: str, form: tuple[str, int, bool]) -> str:
     """What a written verdict depends on besides the item: the model's name, the form (mode, replies a call, both
     orders) and the prompt's wording."""
-    prompt = ScoreSheet("q", ("r",), (Criterion("t", "d", 1.0),), form[0]).prompt
-    return f"{name} {form} {wording([prompt])}"
+    sheet = ScoreSheet("q", ("r",), (Criterion("t", "d", 1.0),), form[0])
+    return f"{name} {form} {wording([sheet.prompt.replace(str(sheet.number), '?')])}"
 
 
 class WrittenJudge:

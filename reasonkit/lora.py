@@ -7,9 +7,12 @@ whole state would copy the base), and a checkpoint appears complete or not at al
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,16 @@ from jax.interpreters import pxla
 from jax.sharding import Mesh
 from tunix.sft.utils import is_lora_enabled
 
+from reasonkit.gemma import saved_arrays
 from reasonkit.hosts import is_first, meet
 
 # Every attention and feed-forward matrix, as in Tunix's GRPO demo; qwix matches the whole module path.
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*attn_vec_einsum|.*gate_proj|.*up_proj|.*down_proj"
+_SAVES_OWN = re.compile(r"\d+\.(saving|replaced)|.*\.orbax-checkpoint-tmp.*|\..*")  # and what a desktop leaves, hidden
+
+
+class OtherAdapterError(ValueError):
+    """A checkpoint holds an adapter of another shape than the model's."""
 
 
 class Float32Lora(qwix.LoraProvider):
@@ -131,6 +140,8 @@ def base_shared(a: nnx.Module, b: nnx.Module) -> bool:
 def save_lora(model: nnx.Module, ckpt_dir: str | Path, step: int) -> Path:
     """Saves the adapter where the judges look, <ckpt_dir>/actor/<step>/model_params, replacing the same step.
 
+    A kill at any moment leaves that step, the one before or the new one (`steps_in`).
+
     Raises:
         ValueError: no adapter, a negative step, or a later step there, which the judges would read instead.
     """
@@ -140,7 +151,7 @@ def save_lora(model: nnx.Module, ckpt_dir: str | Path, step: int) -> Path:
         raise ValueError(
             f"step {step} cannot be saved in {actor}, which has {later}: go on counting, or empty it"
         )
-    staging, final = actor / f"{step}.saving", actor / str(step)
+    staging, before, final = (actor / f"{step}{end}" for end in (".saving", ".replaced", ""))
     if is_first():
         shutil.rmtree(staging, ignore_errors=True)
     meet("save_lora")
@@ -148,38 +159,78 @@ def save_lora(model: nnx.Module, ckpt_dir: str | Path, step: int) -> Path:
         checkpointer.save(staging / "model_params", lora)
         checkpointer.wait_until_finished()
     if is_first():
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(staging, final)
+        shutil.rmtree(before, ignore_errors=True)
+        if final.is_dir():
+            os.rename(final, before)
+        os.rename(staging, final)
+        shutil.rmtree(before, ignore_errors=True)
     meet("save_lora")
     return final
 
 
 def restore_lora(model: nnx.Module, ckpt_dir: str | Path, step: int | None = None) -> int:
-    """Restores the adapter of a step, by default the highest, as the judges do; returns the step.
+    """Restores the adapter of a step, by default the last good one; returns the step.
 
-    It stays float32: one that was saved in bfloat16 is widened, which is exact.
+    It stays float32: one that was saved in bfloat16 is widened, which is exact. A warning names what is passed over:
+    `strays`, and later steps that are damaged, of another shape or hold NaN.
 
     Raises:
         FileNotFoundError: no such step, or no step at all.
-        ValueError: no adapter to restore into, or one of another shape.
+        ValueError: no adapter to restore into, or none in the checkpoint that is whole, finite and of the same shape.
     """
     lora, actor = _lora(model), Path(ckpt_dir).resolve() / "actor"
-    steps = steps_in(actor)
-    chosen = max(steps, default=None) if step is None else step
-    folder = actor / str(chosen) / "model_params"
-    if chosen is None or not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is not there; {actor} has the steps {steps}: train first, or fix the path"
-        )
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), lora)
-    with ocp.StandardCheckpointer() as checkpointer:
-        # Compared first, because orbax notices a wrong shape late and leaves its other reads running.
-        saved = jax.tree.leaves(checkpointer.metadata(folder).item_metadata.tree)
-        shapes = sorted(leaf.shape for leaf in jax.tree.leaves(lora))
-        if sorted(tuple(leaf.shape) for leaf in saved) != shapes:
-            raise ValueError(f"{folder} holds an adapter of another shape than {lora_signature(model)}")
-        nnx.update(model, checkpointer.restore(folder, target))
+    steps, passed = steps_in(actor), {}
+    for chosen in reversed(steps) if step is None and steps else [step]:
+        folder = actor / str(chosen) / "model_params"
+        if not folder.is_dir():
+            passed[chosen] = FileNotFoundError(f"{folder} is not there; {actor} has the steps {steps}: train first, or "
+                                               "fix the path")
+            continue
+        try:
+            nnx.update(model, _read(folder, model, lora))
+            break
+        except ValueError as error:
+            passed[chosen] = error
+    else:
+        raise next(iter(passed.values()))
+    for path in strays(actor) if step is None else ():
+        warnings.warn(f"{path} is no step, and is passed over", stacklevel=2)
+    for later, error in passed.items():
+        warnings.warn(f"step {later} of {actor} is passed over, step {chosen} is used: {error}", stacklevel=2)
     return chosen
+
+
+def _read(folder: Path, model: nnx.Module, lora: nnx.State) -> nnx.State:
+    """The adapter in a folder, placed as the model's. Raises ValueError as `restore_lora` does."""
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), lora)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            # Compared first, because orbax notices a wrong shape late and leaves its other reads running.
+            check_shape(saved_arrays(checkpointer, folder), model, folder)
+            found = checkpointer.restore(folder, target)
+    except OtherAdapterError:
+        raise
+    except Exception as error:  # orbax and its storage raise what they like on damaged files
+        raise ValueError(f"{folder} is damaged ({type(error).__name__}: {str(error)[:200]}): delete that step, or run "
+                         "the stage again") from error
+    if not finite(found):
+        raise ValueError(f"{folder} holds an adapter of infinities or NaN: delete that step, or run the stage again")
+    return found
+
+
+def check_shape(saved: Any, model: nnx.Module, folder: Path) -> None:
+    """Raises OtherAdapterError when the arrays that are `saved` in a folder have other shapes than the adapter's."""
+    found, ours = (sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (saved, _lora(model)))
+    if found != ours:
+        raise OtherAdapterError(f"{folder} holds an adapter of another shape than {lora_signature(model)}: "
+                                f"{len(found)} arrays, the smallest {found[:1]}, for {len(ours)}, the smallest "
+                                f"{ours[:1]}")
+
+
+@jax.jit
+def finite(state: nnx.State) -> jax.Array:
+    """Whether all numbers of all arrays are finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]))
 
 
 def _leaves(state: nnx.State) -> dict[str, jax.Array]:
@@ -195,14 +246,22 @@ def _lora(model: nnx.Module) -> nnx.State:
 
 
 def steps_in(actor: Path) -> list[int]:
-    """The steps saved in a folder, in order.
+    """The steps saved in a folder, in order; what else is there, `strays` has.
 
-    Raises:
-        ValueError: something there is named like a step and is none; the judges' loader would take it for the last.
+    A step that `save_lora` had moved away to replace it, and was killed before it did, is put back first.
     """
-    named = [path for path in actor.glob("*") if path.name.isdigit()]
-    for path in named:
-        if not path.is_dir() or not path.name.isdecimal() or path.name != str(int(path.name)):
-            raise ValueError(f"{path} is named like a step and is none, and the judges' loader would take it for one: "
-                             "delete or rename it")
-    return sorted(int(path.name) for path in named)
+    for kept in actor.glob("*.replaced"):
+        with contextlib.suppress(OSError):  # the new one is there, or another process was quicker
+            kept.rename(kept.with_suffix(""))
+    return sorted(int(path.name) for path in actor.glob("*") if _is_step(path))
+
+
+def _is_step(path: Path) -> bool:
+    name = path.name
+    return name.isascii() and name.isdigit() and name == str(int(name)) and path.is_dir() and not path.is_symlink()
+
+
+def strays(actor: Path) -> list[Path]:
+    """What lies among the steps and is none, nor a save's own work. The judges' loader takes whatever `str.isdigit`
+    calls a number for a step: "007", "²", a file, a link."""
+    return sorted(path for path in actor.glob("*") if not _is_step(path) and not _SAVES_OWN.fullmatch(path.name))

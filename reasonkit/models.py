@@ -1,6 +1,6 @@
 """Gemma by name: the model and its tokenizer.
 
-The table of names, where their files are found, and the tokenizer with its stop tokens.
+The table of names, and where their files are found.
 
 Departs from Tunix's `AutoModel`: kagglehub is called directly, because Tunix may ask for a login, and raises
 for Gemma 3 from Kaggle after the download.
@@ -17,18 +17,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import qwix
-import sentencepiece
 from flax import nnx
 from jax.sharding import Mesh
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.gemma import flax_checkpoint, from_flax
 from reasonkit.hf import from_hf, is_hf
-from reasonkit.hf_config import LIBRARY, again, read_config
-from reasonkit.services import kaggle_login
+from reasonkit.hf_config import LIBRARY, read_config
+from reasonkit.hf_files import again
+from reasonkit.secrets import kaggle_login, told
+from reasonkit.tokenizer import Tokenizer
 
 ASSETS = Path(__file__).parent / "assets"
-END_OF_TURN = {"gemma2": 107, "gemma3": 106}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,56 +62,6 @@ PACKAGED = "gemma3-270m"  # the one that `realmodel` makes a folder of
 def converted(name: str) -> Path:
     """The folder in the cache ($XDG_CACHE_HOME, default ~/.cache) where `realmodel` leaves a model."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasonkit" / name
-
-
-class Tokenizer:
-    """A SentencePiece model as Tunix wants it: no BOS added, decoding that never raises.
-
-    Tunix's own `Tokenizer` sets options that sentencepiece 0.2.3 rejects; its sampler adds BOS itself.
-    `end_of_turn` is the id of <end_of_turn>; `stop_ids` is (end of sequence, end of turn).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: an unknown family, or <end_of_turn> is not the one token that the family has for it.
-    """
-
-    def __init__(self, path: str | Path, family: str):
-        if family not in END_OF_TURN:
-            raise ValueError(f"family {family!r} is unknown: choose from {', '.join(END_OF_TURN)}")
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist: a model's folder needs its tokenizer.model, "
-                                    f"{again(Path(path).parent)}")
-        self.path, self.family = Path(path), family
-        self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        self.vocab_size = self._pieces.GetPieceSize()
-        ids, self.end_of_turn = self.encode("<end_of_turn>"), END_OF_TURN[family]
-        if ids != [self.end_of_turn]:
-            raise ValueError(
-                f"{path} reads <end_of_turn> as {ids}, but {family} has it at {self.end_of_turn}: "
-                "the tokenizer belongs to another model, take the one beside the weights"
-            )
-        self.stop_ids = (self.eos_id(), self.end_of_turn)
-
-    def encode(self, text: str, **_: Any) -> list[int]:
-        """Ids of `text` without BOS. Turn markers become control tokens: see tags.neutralise."""
-        return self._pieces.EncodeAsIds(text)
-
-    def decode(self, ids: Any, **_: Any) -> str:
-        """Text of the ids, skipping those past the vocabulary: embeddings may have more rows."""
-        return self._pieces.DecodeIds([int(i) for i in ids if 0 <= int(i) < self.vocab_size])
-
-    def piece(self, number: int) -> str:
-        """What the SentencePiece model calls the token."""
-        return self._pieces.IdToPiece(number)
-
-    def bos_id(self) -> int:
-        return self._pieces.bos_id()
-
-    def eos_id(self) -> int:
-        return self._pieces.eos_id()
-
-    def pad_id(self) -> int:
-        return self._pieces.pad_id()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,19 +98,26 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
     """
     folder = _find(str(name))
     if is_hf(folder):
-        family, model = from_hf(folder, mesh, dtype, replicated=replicated)
+        family, config = read_config(folder / "config.json", replicated)
     elif checkpoint := flax_checkpoint(folder):
         source = _flax_source(str(name), checkpoint)
         family, config = source.family, getattr(LIBRARY[source.family].ModelConfig, source.config)()
-        model = from_flax(checkpoint, family, config, mesh, dtype, replicated=replicated)
     else:
         raise FileNotFoundError(
             f"{folder} holds neither config.json with *.safetensors nor a Flax checkpoint, only "
             f"{sorted(path.name for path in folder.iterdir())}: {again(folder)}"
         )
+    pieces = Tokenizer(folder / "tokenizer.model", family)
+    if pieces.vocab_size > config.num_embed:
+        raise ValueError(f"{pieces.path} has {pieces.vocab_size} pieces, and the model's embedding {config.num_embed} "
+                         f"rows: they do not belong together, {again(folder)}")
+    if is_hf(folder):
+        _, model = from_hf(folder, mesh, dtype, replicated=replicated)
+    else:
+        model = from_flax(checkpoint, family, config, mesh, dtype, replicated=replicated)
     if remat:  # one object for the model and all of its layers
         model.config.remat_config = LIBRARY[family].RematConfig.DECODER
-    return Loaded(model, Tokenizer(folder / "tokenizer.model", family), model.config, str(name), folder)
+    return Loaded(model, pieces, model.config, str(name), folder)
 
 
 def tokenizer(name: str | Path) -> Tokenizer:
@@ -246,7 +203,7 @@ def _download(name: str, handle: str, attached: str) -> Path:
             raise FileNotFoundError(
                 f"{name}: {handle} is neither attached nor downloadable. {_remedy(error, handle, known)} Or attach "
                 f"it: on Kaggle choose Add Input, Models, {handle}; or give a folder{made}. {attached} "
-                f"({type(error).__name__}: {error})") from error
+                f"({told(error, *known)})") from None
 
 
 def _remedy(error: Exception, handle: str, known: bool) -> str:

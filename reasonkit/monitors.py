@@ -114,8 +114,8 @@ def probe(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], b
     problems = list(problems)
 
     def on_step() -> None:
-        step = log.last("grpo_step")["step"]
-        if step % every == 0:
+        step = (log.last("grpo_step") or {"step": 0})["step"]
+        if step and step % every == 0:
             with timed("probe"):
                 accuracy = evaluate(generate, problems, batch_size).accuracy
             log.write("probe", step=step, n=len(problems), **accuracy._asdict())
@@ -171,25 +171,26 @@ def flags(rows: Iterable[Row]) -> list[Flag]:
 def _measure(seen: Mapping[str, Sequence[Row]]) -> Iterable[tuple[str, float, str, str]]:
     """Name, value, reason and example of every sign that the rows so far say something about."""
     texts, steps, probes = (seen[event] for event in ("texts", "grpo_step", "probe"))
-    last = seen["reward"][-1]["sample"]["completion"][:EXAMPLE] if seen["reward"] else ""
+    sample = (seen["reward"][-1].get("sample") or {}) if seen["reward"] else {}
+    last = str(sample.get("completion", ""))[:EXAMPLE]
     if len(texts) >= WINDOW:
         for name in (sign.__name__ for sign in SIGNS):
-            share = float(np.mean([row["shares"][name] for row in texts[-WINDOW:]]))
+            share = float(np.mean([row["shares"].get(name, 0.0) for row in texts[-WINDOW:]]))
             example = next((row["examples"][name] for row in texts[:-WINDOW - 1:-1] if name in row["examples"]), "")
             yield name, share, f"{share:.1%} of the replies of the last {WINDOW} steps", example
-    truncated = [row["truncated"] for row in steps if "truncated" in row]
+    truncated = _numbers(steps, "truncated")
     if len(truncated) >= WINDOW:
         share = float(np.mean(truncated[-WINDOW:]))
         yield "truncated", share, (f"{share:.1%} of the replies of the last {WINDOW} steps reached the limit: raise "
                                    "max_new_tokens, or set mask_truncated"), last
-    lengths = [row["length"] for row in steps]
+    lengths = _numbers(steps, "length")
     if len(lengths) >= 2 * WINDOW:
         first, now = (max(1.0, float(np.mean(part))) for part in (lengths[:WINDOW], lengths[-WINDOW:]))
         yield "length_drift", max(first / now, now / first), f"replies went from {first:.0f} to {now:.0f} tokens", last
     if len(probes) >= PROBES:
         older, newer = probes[-PROBES:-PROBES // 2], probes[-PROBES // 2:]
         was, now = (np.mean([row["mean"] for row in part]) for part in (older, newer))
-        before, after = (np.array([row["mean"] for row in seen["reward"][part[0]["rewards"]:part[-1]["rewards"]]])
+        before, after = (np.array(_numbers(seen["reward"][part[0]["rewards"]:part[-1]["rewards"]], "mean"))
                          for part in (older, newer))
         if min(len(before), len(after)) > 1:
             rise = after.mean() - before.mean()
@@ -197,3 +198,8 @@ def _measure(seen: Mapping[str, Sequence[Row]]) -> Iterable[tuple[str, float, st
             value = float(rise / max(error, 1e-9)) if now <= was else 0.0
             yield ("reward_without_accuracy", value, f"reward {before.mean():.2f} to {after.mean():.2f}, "
                    f"held-out accuracy {was:.1%} to {now:.1%}", last)
+
+
+def _numbers(rows: Sequence[Row], name: str) -> list[float]:
+    """A field of the rows where it is a number: no mean, say, was logged where nobody heard a signal."""
+    return [row[name] for row in rows if isinstance(row.get(name), int | float)]

@@ -50,6 +50,7 @@ def earlier_minutes(log: RunLog | NullLog, stage: str) -> float:
 
 
 def _steps(manifest: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """The steps that were made and those that the settings ask for."""
+    """The steps that were made and those that the settings ask for; None for what is no number of steps."""
     settings = manifest.get("extra", {}).get("settings", {})
-    return manifest.get("metrics", {}).get("steps"), settings.get("steps")
+    made, planned = manifest.get("metrics", {}).get("steps"), settings.get("steps")
+    return (made if type(made) is int else None), planned

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonkit.budget import write_atomic
+from reasonkit.files import RecordError, check, write_atomic
 from reasonkit.outcome import cut_short, progress
-from reasonkit.services import kaggle_login, secret
-from reasonkit.tags import TAGS, printable
+from reasonkit.records import DataManifest, EvaluationManifest, Manifest
+from reasonkit.report_style import visible
+from reasonkit.secrets import kaggle_login, secret, told
+from reasonkit.tags import TAGS
 
 TERMS = "ai.google.dev/gemma/terms"
 # The terms ask for both in what is passed on: this sentence, and that files say they were modified.
@@ -33,18 +35,31 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
     """Write README.md, the model card, and NOTICE into an export's folder; returns the card.
 
     manifests: as `runlog.read_manifest` gives them, of the stages data and evaluation at least. base: the name of the
-    model that was trained on. Raises ValueError when a stage or what the card needs of it is missing.
+    model that was trained on. Raises ValueError when a stage or what the card needs of it is missing, and when two
+    stages knew a file by different hashes.
     """
     stages = {manifest["stage"]: manifest for manifest in manifests}
-    try:
-        data, scores = stages["data"], stages["evaluation"]
-        about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
-        counts = [f"{value} {name}" for name, value in data["metrics"].items()]
-        rows = [[name, *(_interval(score[key]) for key in _MEASURES)] for name, score in scores["metrics"].items()]
-        tested = scores["extra"]["problems"]
-    except KeyError as error:
-        raise ValueError(f"the card needs {error} of the manifests of data and evaluation, and there are "
-                         f"{', '.join(stages) or 'none'}: run the notebooks from 01 again") from error
+    again = "run the notebooks from 01 again"
+    for stage in ("data", "evaluation"):
+        if stage not in stages:
+            raise ValueError(f"the card needs {stage!r} of the manifests of data and evaluation, and there are "
+                             f"{', '.join(stages) or 'none'}: {again}")
+    hashes: dict[str, str] = {}
+    for stage, manifest in stages.items():
+        try:
+            model = {"data": DataManifest, "evaluation": EvaluationManifest}.get(stage, Manifest)
+            inputs = check(manifest, model).inputs
+        except RecordError as error:
+            raise ValueError(f"no card: the manifest of {stage!r} is none ({error}), {again}") from None
+        for entry in inputs.values():
+            if hashes.setdefault(entry.path, entry.sha256) != entry.sha256:
+                raise ValueError(f"{entry.path} has changed between the stages: {stage!r} knew another than those "
+                                 f"before it, and a card would state the hash of another file: {again}")
+    data, scores = stages["data"], stages["evaluation"]
+    about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
+    counts = [f"{value} {name}" for name, value in data["metrics"].items()]
+    rows = [[name, *(_interval(score[key]) for key in _MEASURES)] for name, score in scores["metrics"].items()]
+    tested = scores["extra"]["problems"]
     adapter = scores["lora"] or {}
     settings = [["stage", "minutes", "steps", "ended by", "settings"], *(
         [name, f"{manifest['minutes']:.1f}", *(told or "–" for told in progress(manifest)),
@@ -106,7 +121,7 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
 
     handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. licence: as
     Kaggle's list calls it; None leaves the choice to the model's page. Credentials are as in
-    `services.kaggle_login`; nothing asks for a login. Returns what to do next, in words.
+    `secrets.kaggle_login`; nothing asks for a login. Returns what to do next, in words.
 
     Raises PublishError: for a handle that is none, a folder without weights, card or NOTICE, missing or unreadable
     credentials, and with the cause when the upload fails.
@@ -131,25 +146,24 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
     if missing or not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
                            "card (publish.write_card) first")
+    failed = ""
     try:
-        with kaggle_login() as known:
-            if not known:
+        with kaggle_login() as keys:
+            if not keys:
                 raise PublishError("no Kaggle credentials: make a token in your Kaggle settings and set it as the "
                                    "secret or variable KAGGLE_API_TOKEN")
-            _upload(kagglehub, folder, handle, notes, licence)
-    except ValueError as error:  # of kaggle_login
-        raise PublishError(str(error)) from None
+            try:
+                kagglehub.model_upload(handle, str(folder), license_name=licence, version_notes=notes)
+            except Exception as error:  # kagglehub's own, and those of its HTTP client; it may quote the token
+                failed = (f"the upload to {handle} failed ({told(error, *keys)}); nothing was published, or only a "
+                          "part: run it again")
+    except ValueError as error:  # of kaggle_login, which quotes none
+        failed = str(error)
+    if failed:  # raised here, so that what was raised is not even its context
+        raise PublishError(failed)
     name = f"{parsed.owner}/{parsed.model}"
     return (f"published to {handle}. Kaggle makes a new model private: make it public on kaggle.com/models/{name} and "
             f'choose its licence there; the submission then names it as unrestricted_kaggle_model = "{name}"')
-
-
-def _upload(kagglehub, folder: Path, handle: str, notes: str, licence: str | None) -> None:
-    try:
-        kagglehub.model_upload(handle, str(folder), license_name=licence, version_notes=notes)
-    except Exception as error:  # kagglehub's own, and those of its HTTP client
-        raise PublishError(f"the upload to {handle} failed ({type(error).__name__}: {error}); nothing was published, "
-                           "or only a part: run it again") from error
 
 
 def _interval(values: Sequence[float]) -> str:
@@ -163,7 +177,7 @@ def _words(fields: Mapping[str, Any]) -> str:
 
 def _line(text: object) -> str:
     """One line that no markup of its own gets out of: it may be a name from a file."""
-    return re.sub(r"([\\`*_{}<>\[\]|#])", r"\\\1", " ".join(printable(str(text)).split()))
+    return re.sub(r"([\\`*_{}<>\[\]|#])", r"\\\1", " ".join(visible(text).split()))
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:

@@ -16,15 +16,17 @@ from pathlib import Path
 import jax
 
 from reasonkit import reuse
-from reasonkit._tunix import StageResult, latest_step
-from reasonkit.budget import TimeBudget, write_atomic
+from reasonkit._tunix import StageResult
+from reasonkit.budget import TimeBudget
+from reasonkit.checkpoint import latest_step
+from reasonkit.files import write_atomic
 from reasonkit.grpo import GrpoSettings
 from reasonkit.handover import has_steps
 from reasonkit.hosts import agreed_end, is_first
 from reasonkit.lora import save_lora
 from reasonkit.outcome import ENDINGS, earlier_minutes
 from reasonkit.runlog import NullLog, RunLog, base_sha256, file_sha256, prompt_hash, write_manifest
-from reasonkit.session import release
+from reasonkit.session import claim, release
 from reasonkit.sft import SftSettings
 from reasonkit.tags import TAGS
 
@@ -211,8 +213,10 @@ class Run:
         return (self.stage(stage) / "manifest.json").exists()
 
     def manifest(self, stage: str) -> dict:
-        """What a stage left. Raises ManifestError when it has not ended, is of another prompt or adapter, an input has
-        changed since, or its adapter is gone."""
+        """What a stage left. Raises ManifestError when it has not ended, is of another prompt or adapter, an input of
+        its own or a file of notebook 1 has changed since, or its adapter is gone."""
+        if stage != "data" and self.finished("data"):
+            self.manifest("data")
         return reuse.left(self.folder, stage, latest_step(self.checkpoints), prompt_sha256=prompt_hash(TAGS.template),
                           lora=None if stage == "data" else self.lora)
 
@@ -242,7 +246,7 @@ class Run:
             self.finish(stage, inputs=inputs, metrics={"steps": result.steps, **metrics}, minutes=result.minutes,
                         checkpoint_step=result.checkpoint_step, stopped=result.stopped, settings=vars(settings))
             print(f"{stage}: {result.steps} of {settings.steps} steps in {result.minutes:.1f} minutes, ended by "
-                  f"{ENDINGS[result.stopped]}")
+                  f"{ENDINGS.get(result.stopped, result.stopped)}")
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
         """Write the stage's manifest. minutes: of this session; those of earlier sessions on the stage are added."""
@@ -261,8 +265,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
 
     What the last error of this process holds, a stage's model and trainer, is let go. Raises ValueError for an unknown
-    profile or recipe, for a seed that is none, and when the folder holds another run: its checkpoints would be resumed
-    in silence.
+    profile or recipe, for a seed that is none, and when the folder holds another run; FolderInUseError as `claim`.
     """
     chosen, plan = _choose("profile", PROFILES, profile), _choose("recipe", RECIPES, recipe)
     if type(seed) is not int or not 0 <= seed < 2**32:
@@ -271,13 +274,11 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     chosen = fitted(chosen, plan)
     folder = Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
     identity = {"profile": profile, "recipe": recipe, "seed": seed}
-    path = folder / "run.json"
-    if path.exists() and (found := json.loads(path.read_text())) != identity:
-        raise ValueError(f"{folder} holds the run {found}, and {identity} was asked for: go on with that one, or start "
-                         f"{reuse.ELSEWHERE}. The folder holds what was trained: delete it only if nobody needs that")
+    path = reuse.identify(folder, identity)
     if chosen.devices:
         _virtual_devices(chosen.devices)
     if is_first():
+        claim(folder)
         write_atomic(path, json.dumps(identity))
     # at the end the test problems are answered by the stock model, after SFT and after GRPO
     probes = math.ceil(3 * chosen.rows["test"] / chosen.rows["validation"])

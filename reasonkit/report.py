@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonkit.budget import write_atomic
-from reasonkit.dashboard import curves, escape
+from reasonkit.dashboard import curves
 from reasonkit.evaluate import Difference, EvalResult, Interval
+from reasonkit.files import write_atomic
 from reasonkit.outcome import cut_short, progress
-from reasonkit.report_style import STYLE
+from reasonkit.records import is_row
+from reasonkit.report_style import STYLE, escape
 
 MEASURES = (("Accuracy", "accuracy"), ("By content", "content_accuracy"), ("Format", "format_rate"),
             ("Step accuracy", "step_accuracy"))
@@ -46,20 +47,24 @@ def write_report(
     manifests: Sequence[Mapping[str, Any]],
     log_rows: Iterable[Mapping[str, Any]],
     figures: Sequence[Path],
+    skipped: int = 0,
 ) -> Path:
     """Write the page to `path`, atomically, and return it.
 
     results: stage name -> result, in the order of training (stock, after SFT, after GRPO). comparisons: what
     is compared -> `evaluate.paired`. manifests: as `runlog.read_manifest` gives them. log_rows: of the run
-    logs and of the judge's record. figures: image files to include. Empty comparisons, manifests, rows and
+    logs and of the judge's record; what is no row is counted, with `skipped`, and passed over. figures: image files to
+    include. Empty comparisons, manifests, rows and
     figures leave their section out; a stage that was cut short is told first. ValueError without results, or for
     a figure that is no image.
     """
     if not results:
         raise ValueError("no results to report: evaluate at least one stage first")
-    log_rows, warnings = list(log_rows), cut_short(manifests)
+    given, warnings = list(log_rows), cut_short(manifests)
+    log_rows = [row for row in given if is_row({"t": 0.0, **row} if isinstance(row, Mapping) else row)]
+    skipped += len(given) - len(log_rows)
     sections = [_head(results, warnings), _headline(results, warnings), _compared(comparisons), _families(results),
-                _training(log_rows, figures), _judge(log_rows), _samples(results), _failures(results),
+                _training(log_rows, figures, skipped), _judge(log_rows), _samples(results), _failures(results),
                 _facts(manifests), NOTES]
     page = ('<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -87,11 +92,13 @@ def _head(results: Mapping[str, EvalResult], warnings: Sequence[str]) -> str:
 
 
 def _headline(results: Mapping[str, EvalResult], warnings: Sequence[str]) -> str:
+    left_out = [f"{result.left_out} problems could not be scored, and {name} was not asked them."
+                for name, result in results.items() if result.left_out]
     rows = [[name, result.n, *(_interval(getattr(result, attribute)) for _, attribute in MEASURES)]
             for name, result in results.items()]
     return "<h2>Results</h2>" + _table(
         ["", "n", *(title for title, _ in MEASURES)], rows,
-        " ".join([*warnings, "Means with 95 % intervals. Each scale runs from 0 to 100 %."]), mark_last=True)
+        " ".join([*warnings, "Means with 95 % intervals. Each scale runs from 0 to 100 %.", *left_out]), mark_last=True)
 
 
 def _compared(comparisons: Mapping[str, Difference]) -> str:
@@ -122,8 +129,8 @@ def _families(results: Mapping[str, EvalResult]) -> str:
         ["", "n", *results], rows, "Means with 95 % intervals.")
 
 
-def _training(log_rows: list[Mapping[str, Any]], figures: Sequence[Path]) -> str:
-    shown = []
+def _training(log_rows: list[Mapping[str, Any]], figures: Sequence[Path], skipped: int) -> str:
+    shown = [f'<p class="note">{skipped} lines of the logs are no rows, and are left out.</p>'] if skipped else []
     drawn = curves(log_rows)
     if drawn.axes:
         shown.append(_figure(drawn._repr_png_(), "image/png",
@@ -138,14 +145,15 @@ def _training(log_rows: list[Mapping[str, Any]], figures: Sequence[Path]) -> str
 
 def _judge(log_rows: list[Mapping[str, Any]]) -> str:
     verdicts, met = [row for row in log_rows if row["event"] == "verdict"], defaultdict(list)
-    for row in (row for row in verdicts if "score" in row):
+    for row in (row for row in verdicts if row.get("score") is not None):
         met["the score"].append(row["score"])
-        if len(row["titles"]) == len(row["per_criterion"]):  # else all criteria were rated as one
-            for title, value in zip(row["titles"], row["per_criterion"], strict=True):
+        titles, values = row.get("titles", []), row.get("per_criterion", [])
+        if len(titles) == len(values):  # else all criteria were rated as one
+            for title, value in zip(titles, values, strict=True):
                 met[title].append(value)
     rows = [[title, len(values), *(_percent(sum(part) / len(part)) for part in (values[:fifth], values[-fifth:]))]
             for title, values in list(met.items())[:MAX_CRITERIA] for fifth in [-(-len(values) // 5)]]
-    failed = Counter(row["cause"] for row in verdicts if "score" not in row)
+    failed = Counter(row["cause"] for row in verdicts if row.get("cause") and "score" not in row)
     told = ", ".join(f"{cause} {count}" for cause, count in failed.most_common()) or "none"
     return "<h2>The judge</h2>" + _table(
         ["", "verdicts", "first fifth", "last fifth"], rows, "How far each criterion was met, in training order; a "
@@ -164,8 +172,8 @@ def _samples(results: Mapping[str, EvalResult]) -> str:
             if not sample["correct"]:
                 wrongs.setdefault(sample["family"], sample)
     chosen = {sample["id"]: sample for sample in (*firsts.values(), *wrongs.values())}
-    blocks = [f'<section class="problem"><p class="soft">{escape(sample["family"])} · right answer: '
-              f'{escape(sample["gold"])}</p><p>{escape(sample["question"])}</p><div class="replies">'
+    blocks = [f'<section class="problem"><p class="soft"><bdi>{escape(sample["family"])}</bdi> · right answer: '
+              f'<bdi>{escape(sample["gold"])}</bdi></p><p>{escape(sample["question"])}</p><div class="replies">'
               + "".join(_reply(name, stage[number]) for name, stage in replies.items()) + "</div></section>"
               for number, sample in list(chosen.items())[:MAX_SAMPLES]]
     rule = (f"Chosen by rule: the first problem of each family, then the first of each with a wrong reply in "

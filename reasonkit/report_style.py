@@ -1,11 +1,33 @@
-"""The style sheet of the report: a page to be read, and to be printed."""
+"""How pages look and what is let into them: the report's style sheet, and `escape` for all that comes from outside."""
+
+from __future__ import annotations
+
+import html
+import re
+
+from reasonkit.tags import printable
+
+# Marks, embeddings, overrides and isolates: they turn the text around them round.
+_DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: object) -> str:
+    """`text` with signs that change the direction of writing written out, as [U+202E]."""
+    return _DIRECTIONS.sub(lambda sign: f"[U+{ord(sign[0]):04X}]", printable(str(text)))
+
+
+def escape(text: object) -> str:
+    """`text` as HTML that shows it and does nothing else."""
+    return html.escape(visible(text))
+
 
 STYLE = """
 :root { --ink: #23262b; --soft: #666b74;
   --rule: #dcd9d2; --paper: #fdfcf9; --blue: #1f3b57; --warm: #b56a1d; }
 * { box-sizing: border-box; }
+b, strong, span, small, caption, bdi { unicode-bidi: isolate; }
 body { margin: 0 auto; padding: 3.5rem 1.25rem 5rem; max-width: 54rem; counter-reset: table figure;
-  background: var(--paper); color: var(--ink);
+  background: var(--paper); color: var(--ink); overflow-wrap: anywhere;
   font: 1.0625rem/1.6 Charter, "Bitstream Charter", "Iowan Old Style", Georgia, "DejaVu Serif", serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; font-weight: 600; margin: 0 0 .6rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; font-weight: 600; margin: 3.2rem 0 .4rem; }
@@ -20,6 +42,7 @@ table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-num
 caption { caption-side: bottom; text-align: left; padding-top: .6rem; }
 th { font-weight: normal; text-align: left; padding: .45rem 1.2rem .45rem 0; vertical-align: bottom; }
 thead th { border-bottom: 1px solid var(--ink); }
+td, th { overflow-wrap: break-word; max-width: 16rem; }
 td { padding: .5rem 1.2rem .5rem 0; vertical-align: top; border-top: 1px solid var(--rule); }
 th:last-child, td:last-child { padding-right: 0; }
 tbody tr:first-child td { border-top: 0; }
@@ -41,7 +64,7 @@ figcaption { margin-top: .6rem; }
 .reply b { font-weight: 600; font-size: 1rem; display: block; }
 .reply span { color: var(--soft); }
 pre { font: .8125rem/1.5 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; white-space: pre-wrap;
-  overflow-wrap: anywhere; margin: .4rem 0 0; max-height: 18rem; overflow-y: auto; }
+  margin: .4rem 0 0; max-height: 18rem; overflow-y: auto; }
 @media (max-width: 40rem) {
   body { padding-top: 2rem; font-size: 1rem; }
   h1 { font-size: 1.5rem; }

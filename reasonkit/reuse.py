@@ -14,14 +14,25 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reasonkit.budget import write_atomic
-from reasonkit.outcome import ENDINGS
+from reasonkit.files import RecordError, read, write_atomic
+from reasonkit.outcome import progress
+from reasonkit.records import Asked, RunFile
 from reasonkit.runlog import MANIFEST, NOTEBOOKS, ManifestError, plain, read_manifest
 
 ASKED = "asked.json"
 ELSEWHERE = """in another folder: `import os; os.environ["REASONKIT_ARTIFACTS"] = "artifacts-2"` in the first cell"""
 # What to move away to train a stage anew here; the adapter that GRPO begins with stays in checkpoints/begun.
 REMOVED = {"sft": "sft, grpo, evaluation and checkpoints", "grpo": "grpo, evaluation and checkpoints/actor"}
+
+
+def identify(folder: Path, identity: Mapping[str, Any]) -> Path:
+    """The file that says which run a folder holds. Raises ValueError when it holds another, or what is no such file."""
+    path = folder / "run.json"
+    if path.exists() and (found := read(path, RunFile, f"put the old one back, or start {ELSEWHERE}").model_dump()
+                          ) != identity:
+        raise ValueError(f"{folder} holds the run {found}, and {identity} was asked for: go on with that one, or start "
+                         f"{ELSEWHERE}. The folder holds what was trained: delete it only if nobody needs that")
+    return path
 
 
 def check(run: Path, stage: str, now: Mapping[str, Any], taken_up: bool, write: bool = True) -> None:
@@ -32,7 +43,11 @@ def check(run: Path, stage: str, now: Mapping[str, Any], taken_up: bool, write: 
     """
     now = json.loads(json.dumps(plain(now, "now")))
     anew = f"train anew {ELSEWHERE}; or here, once {REMOVED.get(stage, stage)} are moved out of {run}"
-    begun = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.glob(f"*/{ASKED}"))}
+    try:
+        begun = {path.parent.name: read(path, Asked, f"put the old one back, or {anew}").model_dump()
+                 for path in sorted(run.glob(f"*/{ASKED}"))}
+    except RecordError as error:
+        raise ManifestError(str(error)) from None
     then = begun.pop(stage, None)
     if taken_up and then is None:
         raise ManifestError(f"{run / stage / ASKED} is not there, and without it nobody knows what stage {stage!r} was "
@@ -71,10 +86,10 @@ def left(run: Path, stage: str, step: int, **checks) -> dict[str, Any]:
 
 def read_back(run: Path, manifest: Mapping[str, Any]) -> str:
     """What to say of a finished stage that is not trained again."""
-    stage, extra = manifest["stage"], manifest["extra"]
-    said = (f"{stage}: finished on {manifest['written']} and read back, {manifest['metrics']['steps']} of "
-            f"{extra['settings']['steps']} steps, ended by {ENDINGS[extra['stopped']]}")
-    if extra["stopped"] == "data":
+    stage, (made, ending) = manifest["stage"], progress(manifest)
+    said = (f"{stage}: finished on {manifest['written']} and read back, {made or 'nobody knows how many'} steps, ended "
+            f"by {ending or 'nobody knows what'}")
+    if manifest["extra"].get("stopped") == "data":
         return said
     return f"{said}. To train it on, delete {run / stage / MANIFEST} and run this cell again"
 

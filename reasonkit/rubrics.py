@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from reasonkit.files import RecordError, parse_json, parse_toml, read, shown
+from reasonkit.records import DomainFile
 
 # arXiv 2507.17746, explicit aggregation; a pitfall is worded as its avoidance ("Does not ...").
 WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
@@ -40,14 +41,14 @@ class Criterion:
         for name in ("title", "description"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
-                raise ValueError(f"criterion {self.title!r}: {name} is {value!r}; give it some text")
+                raise ValueError(f"criterion {shown(self.title)}: {name} is {shown(value)}; give it some text")
         number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
         if not number or not 0 < self.weight <= sys.float_info.max:
-            raise ValueError(f"criterion {self.title!r}: weight is {str(self.weight)[:80]!r}; give it a "
+            raise ValueError(f"criterion {shown(self.title)}: weight is {shown(self.weight)}; give it a "
                              f"finite number above 0, such as one of {WEIGHTS}")
         texts = isinstance(self.levels, tuple) and all(isinstance(text, str) and text.strip() for text in self.levels)
         if not texts or len(self.levels) == 1:
-            raise ValueError(f"criterion {self.title!r}: levels are {str(self.levels)[:80]!r}; give at least two "
+            raise ValueError(f"criterion {shown(self.title)}: levels are {shown(self.levels)}; give at least two "
                              "texts, from the worst to the best, or leave them out")
 
 
@@ -58,14 +59,15 @@ def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
     the fields title, description, weight and, at will, levels.
     """
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{where} is not a non-empty list of criteria: {str(rows)[:80]}")
+        raise ValueError(f"{where} is not a non-empty list of criteria: {shown(rows)}; give it one at least")
     made, needed = [], {"title", "description", "weight"}
+    give = "give it title, description, weight and, at will, levels"
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise ValueError(f"{where}, entry {number} is {str(row)[:80]}, not an object with {sorted(needed)}")
+            raise ValueError(f"{where}, entry {number} is {shown(row)}, not an object: {give}")
         if needed - row.keys() or row.keys() - needed - {"levels"}:
             raise ValueError(f"{where}, entry {number}: missing {sorted(needed - row.keys())}, "
-                             f"unknown {sorted(row.keys() - needed - {'levels'})}")
+                             f"unknown {shown(sorted(row.keys() - needed - {'levels'}))}: {give}")
         weight, levels = row["weight"], row.get("levels", [])
         try:
             made.append(Criterion(row["title"], row["description"],
@@ -88,20 +90,12 @@ def rubric_to_json(rubric: Sequence[Criterion]) -> str:
 
 
 def rubric_from_json(text: str) -> tuple[Criterion, ...]:
-    """The inverse of `rubric_to_json`. Raises ValueError for text that is not JSON, and as `criteria`."""
+    """The inverse of `rubric_to_json`. Raises ValueError for what is not JSON, and as `criteria`."""
     try:
-        rows = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"the rubric {str(text)[:80]!r} is not JSON: {error}") from error
+        rows = parse_json(text) if isinstance(text, str) else text
+    except RecordError as error:
+        raise ValueError(f"the rubric {shown(text)} is {error}") from None
     return criteria(rows, "the rubric")
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """The tables of a file. Raises ValueError, naming it, for what is no TOML."""
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not TOML: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -124,9 +118,6 @@ def load_domain(name: str) -> Domain:
     if name not in known:
         raise ValueError(f"unknown domain {name!r}: choose one of {', '.join(known)} (files in {DOMAINS})")
     file = DOMAINS / f"{name}.toml"
-    raw = read_toml(file)
-    anchor = raw.get("anchor")
-    texts = [anchor.get(part) for part in ("question", "good", "bad")] if isinstance(anchor, dict) else [None]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"{file}: [anchor] is {str(anchor)[:80]}; give it a question, a good reply and a bad one")
-    return Domain(name, criteria(raw.get("rubric"), f"{file}: [[rubric]]"), *(text.strip() for text in texts))
+    raw = read(file, DomainFile, "mend the file", parse_toml)
+    return Domain(name, criteria(raw.rubric, f"{file}: [[rubric]]"),
+                  *(text.strip() for text in (raw.anchor.question, raw.anchor.good, raw.anchor.bad)))

@@ -4,24 +4,27 @@ The log is append-only: one object a line, written whole and flushed, so a kille
 it was writing. The manifest is how a stage hands over to the next one: what went in, what came out, and
 whether the prompt and the adapter are still the same.
 
-It is not a metrics backend (nothing is averaged or plotted here) and not a checkpoint: weights lie beside it.
+A disk that takes no more does not end a stage: rows wait in memory, and are written once it does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from reasonkit.budget import write_atomic
+from reasonkit.files import RecordError, full, parse_json, read, write_atomic
+from reasonkit.records import Manifest, Trained, is_row
 
 MANIFEST = "manifest.json"
 PACKAGES = ("jax", "flax", "google-tunix", "qwix", "reasonkit")
@@ -55,28 +58,23 @@ def plain(value: Any, name: str) -> Any:
     raise TypeError(f"{name} is a {kind}: give numbers, strings, lists, mappings, paths or arrays")
 
 
-def _torn(file: BinaryIO) -> bool:
-    """Whether the file ends inside a line."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"
-
-
 class RunLog:
     """An append-only JSON lines file; every row has "t" (epoch seconds) and "event". Threads may share it.
 
     A stage sets `step` to what it works on, and rows get it as "at". It writes a row "start" (its stage, the step it
     begins after): rows of later steps that the stage wrote before came to nothing with the weights, and are not read.
 
-    Raises ValueError when `path` is a folder.
+    What is no row, a line that a killed run left half-written, say, is passed over: `skipped` counts the lines of the
+    last reading. Raises ValueError when `path` is a folder or a pipe.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        if self.path.is_dir():
-            raise ValueError(f"run log {self.path} is a folder: give a file in it, such as run.jsonl")
+        if self.path.is_dir() or self.path.is_fifo():
+            raise ValueError(f"run log {self.path} is a folder or a pipe: give a file, such as run.jsonl")
         self.step: int | None = None
+        self.skipped = 0
+        self._waiting = b""  # rows that the disk did not take
         self._lock = threading.Lock()
 
     def write(self, event: str, **fields: Any) -> None:
@@ -90,25 +88,46 @@ class RunLog:
             raise ValueError(f"event {event!r} has a field 't', which is the row's time: rename the field")
         at = {} if self.step is None else {"at": self.step}
         row = {"t": time.time(), "event": event, **at, **plain(fields, event)}
-        line = json.dumps(row).encode("ascii") + b"\n"
         with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab+") as file:
-                if _torn(file):
-                    line = b"\n" + line  # keeps what a killed run left half-written off this row
-                file.write(line)
+            told, self._waiting = bool(self._waiting), self._waiting + json.dumps(row).encode("ascii") + b"\n"
+            try:
+                self._append()
+                self._waiting = b""
+            except OSError as error:
+                if not told:
+                    print(f"{full(self.path, error, len(self._waiting))}: until then its rows wait in memory, and the "
+                          "stage goes on", file=sys.stderr)
+
+    def _append(self) -> None:
+        """Write all that waits, or nothing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab+", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - 1, 0))
+            torn = file.read(1) not in (b"", b"\n")  # keeps what a killed run left half-written off these rows
+            left = memoryview(b"\n" * torn + self._waiting)
+            try:
+                while left:
+                    left = left[file.write(left):]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
+                raise
 
     def read(self, event: str | None = None, every: bool = False) -> list[dict[str, Any]]:
-        """All rows that count, or one event's, oldest first; with `every` also those that came to nothing. A torn line
-        is skipped; a missing file has no rows."""
-        if not self.path.exists():
-            return []
+        """All rows that count, or one event's, oldest first; with `every` also those that came to nothing. A missing
+        file has no rows."""
+        data = self.path.read_bytes() if self.path.is_file() else b""
         rows: list[dict[str, Any]] = []
         began: dict[str, int] = {}  # stage -> the number of rows before its own
-        for line in self.path.read_bytes().split(b"\n"):
+        self.skipped = 0
+        for line in filter(None, [*data.split(b"\n"), *self._waiting.split(b"\n")]):
             try:
-                row = json.loads(line)
-            except ValueError:
+                row = parse_json(line)
+            except RecordError:
+                row = None
+            if not is_row(row):
+                self.skipped += 1
                 continue
             if row["event"] == "start" and not every:
                 first = began.setdefault(row["stage"], len(rows))
@@ -126,6 +145,7 @@ class NullLog:
     """A log that keeps nothing, for callers that want none."""
 
     step: int | None = None
+    skipped = 0
 
     def write(self, event: str, **fields: Any) -> None:
         """Keep nothing."""
@@ -250,16 +270,14 @@ def read_manifest(
     """
     path = Path(folder) / MANIFEST
     first = f"run notebook {NOTEBOOKS[stage]} first" if stage in NOTEBOOKS else f"run stage {stage!r} first"
-    if not path.is_file():
+    if not path.exists():
         raise ManifestError(f"{first}: {path} does not exist")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        found, found_prompt, found_lora = manifest["stage"], manifest["prompt_sha256"], manifest["lora"]
-        inputs = [(entry["path"], entry["sha256"]) for entry in manifest["inputs"].values()]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ManifestError(
-            f"{first}: {path} is no manifest ({type(error).__name__}: {error}), delete it"
-        ) from error
+        model = Manifest if stage in ("data", "evaluation") else Trained
+        manifest = read(path, model, "delete it").model_dump(exclude_unset=True)
+    except RecordError as error:
+        raise ManifestError(f"{first}: {error}") from None
+    found, found_prompt, found_lora = manifest["stage"], manifest["prompt_sha256"], manifest["lora"]
     if found != stage:
         raise ManifestError(f"{first}: {path} was written by stage {found!r}, not by {stage!r}")
     if prompt_sha256 is not None and found_prompt != prompt_sha256:
@@ -272,9 +290,10 @@ def read_manifest(
             f"{path}: stage {stage!r} has the adapter {found_lora}, this run wants {wanted}: "
             f"set the same adapter, or {first} with this one"
         )
-    for place, sha256 in inputs:
-        path = Path(folder).parent / place
-        if not Path(place).is_absolute() and path.exists() and file_sha256(path) != sha256:
+    for entry in manifest["inputs"].values():
+        path = Path(folder).parent / entry["path"]
+        inside = not Path(entry["path"]).is_absolute()
+        if inside and path.exists() and file_sha256(path) != entry["sha256"]:
             raise ManifestError(f"{path} has changed since stage {stage!r} was finished with it: put the old one back, "
                                 f"or {first} with this one, and then the stages after it")
     return manifest

@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from tunix.sft import hooks
 
-from reasonkit import _tunix, hosts
+from reasonkit import _tunix, checkpoint, hosts
 from reasonkit.budget import TimeBudget
+from reasonkit.files import DiskFullError
+from reasonkit.lora import finite as _finite
 from reasonkit.lora import steps_in
 from reasonkit.session import Watchdog, clean_exit
 
@@ -38,10 +39,6 @@ class DivergedError(RuntimeError):
     def __init__(self, message: str, since: int):
         super().__init__(message)
         self.since = since
-
-
-class DiskFullError(OSError):
-    """No room for a checkpoint, with the older ones gone."""
 
 
 class _Steps(hooks.TrainingHooks):
@@ -107,13 +104,8 @@ def _keep_good(checkpoints: Path, since: int) -> str:
     steps = steps_in(checkpoints / "actor")
     good = [step for step in steps if step < since]
     for step in steps[len(good):] if good and hosts.is_first() else ():
-        _tunix.set_aside(checkpoints, step, "diverged")
+        checkpoint.set_aside(checkpoints, step, "diverged")
     return f"Step {good[-1]} is the last good one" if good else "No step before it was saved"
-
-
-@jax.jit
-def _finite(state: nnx.State) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""The process that a run lives in: how old its session is, how it is told to stop, and what becomes of a hung step.
+"""The process that a run lives in: whether it is alone, how old its session is, how it is told to stop, and what
+becomes of a hung step.
 
 A stage is stopped by its data alone, at the boundary of a step: only there are weights and optimiser state whole. So a
 SIGTERM or an interrupt (Ctrl-C, the notebook's stop button) is noted, the stage ends and saves, and the signal then
@@ -14,10 +15,13 @@ lock, which JAX's do not, the watchdog cannot run either.
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
+import fcntl
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,12 +35,72 @@ LEAST_SECONDS = 600.0  # no step is hung before, whatever the others took
 FACTOR = 10.0  # times the longest step so far
 GRACE_SECONDS = 60.0  # for the main thread to come back
 HUNG_EXIT = 75  # the exit status "temporary failure" of sysexits.h
+LOCK = "kernel.lock"
+CLAIM_SECONDS = 10.0  # for a kernel that was just told to end
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_claimed: dict[tuple[int, int], int | None] = {}  # open locks by device and inode; None where a fork's parent has it
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PROC = Path("/proc")
 
 
 class StageHung(RuntimeError):
     """A step did not end; names the report of what is known."""
+
+
+class FolderInUseError(RuntimeError):
+    """Another process works on the run."""
+
+
+def claim(folder: Path) -> None:
+    """Make this process the only one that works on a run, until it ends, however it ends.
+
+    The lock is the operating system's (flock), on the file LOCK in the folder: it goes with the process, and the file
+    says no more than whose it was. Asked again, or in a process that was forked off, nothing happens. Raises
+    FolderInUseError when another process has it, and still has it after CLAIM_SECONDS.
+    """
+    path, deadline = folder / LOCK, time.monotonic() + CLAIM_SECONDS
+    if path.exists() and _identity(path.stat()) in _claimed:  # not opened: where NFS plays flock, to close it lets go
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                os.close(lock)
+                print(f"{folder} cannot be locked ({error.strerror}): see to it that no second kernel works on it")
+                return
+            if not isinstance(error, BlockingIOError):
+                raise
+            if time.monotonic() > deadline:
+                other = os.read(lock, 200).decode(errors="replace")
+                os.close(lock)
+                raise FolderInUseError(
+                    f"{folder} is in use by {other or 'another process'}: two kernels would write over each other's "
+                    "steps. Shut that one down (Jupyter: Running Terminals and Kernels; elsewhere: kill it by its "
+                    "number), or set REASONKIT_ARTIFACTS to another folder, and run this cell again") from None
+            time.sleep(0.1)
+    os.ftruncate(lock, 0)
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
+    _claimed[_identity(os.fstat(lock))] = lock
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _disown() -> None:
+    """In a process that was forked off: closed there, the locks end with the process that took them."""
+    for file, lock in _claimed.items():
+        if lock is not None:
+            os.close(lock)
+            _claimed[file] = None
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 def boot_id() -> str:

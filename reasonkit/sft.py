@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from tunix.sft import peft_trainer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit import _tunix, safety
+from reasonkit import _tunix, checkpoint, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import sft_batches
 from reasonkit.handover import begin
@@ -59,7 +59,7 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
         peft_trainer.TrainingConfig(
             eval_every_n_steps=settings.steps + 1, max_steps=settings.steps, data_sharding_axis=("fsdp",),
             pbar_description=None, checkpoint_root_directory=str(checkpoints.resolve() / "actor"),
-            checkpointing_options=_tunix.checkpoint_options(settings.save_every, settings.keep)),
+            checkpointing_options=checkpoint.checkpoint_options(settings.save_every, settings.keep)),
     ).with_gen_model_input_fn(model_input)
     done, minutes = trainer.train_steps, budget.minutes_used
     batches = (peft_trainer.TrainingInput(input_tokens=split_rows(batch["tokens_BL"], mesh),
@@ -68,6 +68,6 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
     # Tunix reads only the context of `with mesh`: under jax.set_mesh its data sharding silently vanishes
     with safety.kept(trainer, budget, log, "sft", checkpoints, 0, settings.steps, on_step=on_step) as guard, mesh:
         trainer.train(_tunix.remaining(batches, done, max(0, settings.steps - done), guard))
-    _tunix.hand_over(policy.model, checkpoints, trainer.train_steps + 1)
+    checkpoint.hand_over(policy.model, checkpoints, trainer.train_steps + 1)
     return _tunix.StageResult("sft", trainer.train_steps, trainer.train_steps + 1, budget.minutes_used - minutes,
                               budget.stopped("sft"))

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from tunix.rl.common import get_per_token_logps
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
-from reasonkit import _tunix, safety
+from reasonkit import _tunix, checkpoint, safety
 from reasonkit.budget import TimeBudget
 from reasonkit.data import shuffled
 from reasonkit.handover import begin
@@ -144,7 +144,7 @@ def simpo(
         DPOTrainingConfig(
             eval_every_n_steps=last + 1, max_steps=last, data_sharding_axis=("fsdp",), pbar_description=None,
             checkpoint_root_directory=str(checkpoints.resolve() / "actor"),
-            checkpointing_options=_tunix.checkpoint_options(settings.save_every, settings.keep)))
+            checkpointing_options=checkpoint.checkpoint_options(settings.save_every, settings.keep)))
     trainer.with_loss_fn(loss_fn(settings), has_aux=True)
     trainer.with_gen_model_input_fn(lambda example: {"train_example": example})
 
@@ -158,6 +158,6 @@ def simpo(
     with safety.kept(trainer, budget, log, "simpo", checkpoints, start_step, settings.steps, extra,
                      on_step) as guard, mesh:
         trainer.train(_tunix.remaining(batches, done, max(0, last - done), guard))
-    _tunix.hand_over(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
+    checkpoint.hand_over(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
     return _tunix.StageResult("simpo", trainer.train_steps - start_step, trainer.train_steps + 1,
                               budget.minutes_used - minutes, budget.stopped("simpo"))

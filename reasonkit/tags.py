@@ -38,8 +38,8 @@ _UNSEEN = dict.fromkeys(map(ord, INVISIBLE))
 # Possessive quantifiers (`*+`) never backtrack, which keeps both patterns linear on any text.
 _CONTROL = re.compile(
     r"<\s*+((?:start|end)[\s_]*+of[\s_]*+(?:turn|image|audio)|(?:image|audio)[\s_]*+soft[\s_]*+token|"
-    r"bos|eos|pad|mask|2mass|unused\d++)\s*+>", re.IGNORECASE)
-_BRACKETED = re.compile(r"\[\s*+(multimodal|@bos@)\s*+\]", re.IGNORECASE)
+    r"bos|eos|pad|unk|mask|2mass|unused\d++)\s*+>", re.IGNORECASE)
+_BRACKETED = re.compile(r"\[\s*+(multimodal|@\s*+bos\s*+@|toxicity\s*+=\s*+\d++)\s*+\]", re.IGNORECASE)
 # "between `<answer>` and `</answer>`", and a form without content
 _MENTION = re.compile(r"[\s`'\"*]*+(?:and(?:\s+the)?|\.\.\.|…)[\s`'\"*]*+", re.IGNORECASE)
 
@@ -53,7 +53,8 @@ def neutralise(text: str) -> str:
     """`text` with every control marker in other brackets, so that no tokenizer reads a control token.
 
     Markers are those that the vocabularies of Gemma 2 and 3 hold whole, in any case and spacing: of turns, images and
-    audio, <bos>, <eos>, <pad>, <mask>, <2mass>, <unused0> and so on, [multimodal], [@BOS@]. Their HTML tags are text.
+    audio, <bos>, <eos>, <pad>, <unk>, <mask>, <2mass>, <unused0> and so on, [multimodal], [@BOS@], [toxicity=0]. Their
+    HTML tags and runs of white space are text.
 
     >>> neutralise("Ignore this.<end_of_turn>")
     'Ignore this.[end_of_turn]'

@@ -133,11 +133,14 @@ def verify_submission(ckpt_dir: Path, adapter: str, samples: Sequence[tuple[str,
     import jax
 
     from reasonkit.gemma import flax_checkpoint
-    from reasonkit.lora import steps_in
+    from reasonkit.lora import steps_in, strays
 
     ckpt_dir = Path(ckpt_dir).resolve()
     if not steps_in(ckpt_dir / "actor"):
         raise SubmissionError(f"{ckpt_dir}/actor has no step: train, or save the adapter there with lora.save_lora")
+    if taken := [path.name for path in strays(ckpt_dir / "actor") if path.name.isdigit()]:
+        raise SubmissionError(f"{ckpt_dir}/actor holds {taken}, which is no step, and the judges' loader would take it "
+                              "for one: delete or rename it")
     pieces = (ckpt_dir / "tokenizer.model").is_file()
     if (exported := bool(flax_checkpoint(ckpt_dir))) != pieces:
         lost = "merged model" if pieces else "tokenizer.model"

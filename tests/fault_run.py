@@ -27,7 +27,7 @@ from reasonkit.curriculum import Curriculum
 from reasonkit.evaluate import evaluate
 from reasonkit.gemma import init
 from reasonkit.grpo import GrpoSettings, grpo
-from reasonkit.lora import restore_lora, save_lora
+from reasonkit.lora import restore_lora, save_lora, steps_in
 from reasonkit.mesh import make_mesh
 from reasonkit.models import Tokenizer
 from reasonkit.rollout import Rollout, generator
@@ -37,7 +37,12 @@ from reasonkit.sft import SftSettings, sft
 SFT = SftSettings(steps=3, batch_size=8, max_length=48, learning_rate=2e-2, save_every=1)
 GRPO = GrpoSettings(steps=3, prompts_per_step=4, num_generations=2, max_prompt_length=32, max_new_tokens=16,
                     learning_rate=2e-2, save_every=1, beta=0.0)
-PLACES = ("curation", "sft update", "sft save", "grpo rollout", "grpo judge", "grpo update", "grpo save", "evaluation")
+# Where a run can be killed, and at which time that it comes there: at the third update the first save is over.
+PLACES = {"curation": 2, "sft before a save": 2, "sft update": 3, "sft save": 2, "sft copy before a save": 1,
+          "sft copy save": 1, "sft adapter": 1, "grpo begun": 1, "grpo rollout": 2, "grpo judge": 2, "grpo update": 2,
+          "grpo before a save": 2, "grpo save": 2, "grpo adapter": 1, "evaluation": 2}
+# A stage that begins again replaces the copy of its first adapter: killed before the first save, then between renames.
+TWICE = ("sft before the first save", "sft begun replaced")
 
 
 def nothing(place: str) -> None:
@@ -58,7 +63,7 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
     policy = new_policy(init(CONFIG, mesh), mesh, tokenizer)
     checkpoints, logs = folder / "checkpoints", {name: RunLog(folder / name / "log.jsonl") for name in ("sft", "grpo")}
     budget = budget or TimeBudget(1, 0)
-    if (folder / "sft" / "adapter" / "actor").exists():
+    if steps_in(folder / "sft" / "adapter" / "actor"):
         handed = restore_lora(policy.model, folder / "sft" / "adapter")
     else:
         handed = sft(policy, mesh, rows, SFT, budget, logs["sft"], checkpoints, 3,
@@ -72,7 +77,7 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         return judge(prompts, completions, **columns)
 
     reward = compose([(curriculum.watch(scored), 1.0)], logs["grpo"])
-    if (folder / "grpo" / "adapter" / "actor").exists():
+    if steps_in(folder / "grpo" / "adapter" / "actor"):
         restore_lora(policy.model, folder / "grpo" / "adapter")
     else:
         last = grpo(policy, mesh, rows, reward, GRPO, budget, logs["grpo"], checkpoints, 3, handed,
@@ -94,19 +99,31 @@ def main() -> None:
     seen: Counter[str] = Counter()
 
     def at(here: str) -> None:
-        """Kills at the second time that the place is come to; at the third update, where the first save is over."""
-        if here == place:
-            seen[here.split()[0]] += 1
-            if seen[here.split()[0]] == (3 if here == "sft update" else 2):
-                os.kill(os.getpid(), signal.SIGKILL)
+        """Kills where and when PLACES says, and at the first time anywhere else."""
+        seen[here] += 1
+        if here == place and seen[here] == PLACES.get(place, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     manager = _tunix.checkpoint_manager.CheckpointManager
-    save, generate, to_json = manager.save, Rollout.generate, Dataset.to_json
+    save, generate, to_json, rename = manager.save, Rollout.generate, Dataset.to_json, os.rename
 
     def save_and_die(self, step, *args, **options):
+        stage = "sft" if step <= SFT.steps else "sft copy" if step == SFT.steps + 1 else "grpo"
+        at(f"{stage} before the first save")
+        at(f"{stage} before a save")
         done = save(self, step, *args, **options)  # goes on in the background
-        at("sft save" if step <= SFT.steps else "grpo save")
+        at(f"{stage} save")
         return done
+
+    def rename_and_die(one, other):
+        """Of `save_lora`: what is saved is named <stage>/adapter/actor/<step> or begun/<stage>/actor/<step>."""
+        *_, owner, kind, actor, name = Path(other).parts
+        place = f"{kind} {owner}" if owner == "begun" else f"{owner} {kind}"
+        if actor == "actor" and name.isdigit():
+            at(place)
+        rename(one, other)
+        if name.endswith(".replaced"):
+            at(f"{place} replaced")
 
     def generate_and_die(self, *args, **options):
         at("grpo rollout")
@@ -118,6 +135,7 @@ def main() -> None:
         return done
 
     manager.save, Rollout.generate, Dataset.to_json = save_and_die, generate_and_die, to_json_and_die
+    os.rename = rename_and_die
     run(folder, Tokenizer(tokenizer, "gemma3"), at)
 
 

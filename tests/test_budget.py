@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonkit import budget as module
-from reasonkit import session
-from reasonkit.budget import BudgetError, TimeBudget, write_atomic
+from reasonkit import files, session
+from reasonkit.budget import BudgetError, TimeBudget
+from reasonkit.files import write_atomic
 from reasonkit.session import boot_id
 
 
@@ -130,7 +133,7 @@ def test_without_a_boot_id_the_age_decides(clock, ledger, monkeypatch, tmp_path)
 def test_a_corrupt_ledger_names_itself_and_the_remedy(text, clock, tmp_path):
     path = tmp_path / "ledger.json"
     path.write_text(text)
-    with pytest.raises(BudgetError, match=r"ledger\.json is corrupt .*delete it"):
+    with pytest.raises(BudgetError, match=r"ledger\.json is no ledger \(.*\): delete it to count"):
         TimeBudget(ledger=path, clock=clock)
     assert path.read_text() == text
 
@@ -146,10 +149,43 @@ def test_a_clock_that_began_anew_is_of_another_boot(clock, ledger, monkeypatch, 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_atomic(path, "old")
-    monkeypatch.setattr(module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_atomic(path, "new")
     assert [item.name for item in tmp_path.iterdir()] == ["a.json"] and path.read_text() == "old"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_ledger_that_is_not_written_ends_no_stage(number, clock, ledger, monkeypatch, capsys):
+    budget = TimeBudget(ledger=ledger, clock=clock)
+    before = ledger.read_text()
+
+    def refuse(*args, **options):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open", refuse, raising=False)
+        for _ in budget.guard(range(5), "sft"):
+            clock.minutes(1)
+        with budget.timed("save"):
+            clock.minutes(1)
+    told = capsys.readouterr().err
+    assert told.count("The stage goes on") == 1 and os.strerror(number) in told and ledger.read_text() == before
+    assert budget.stopped("sft") == "data" and budget.minutes_used == 6
+    with budget.timed("save"):
+        clock.minutes(2)
+    assert row(ledger, "sft") == {"steps": 5, "seconds": 300.0, "first_seconds": 60.0, "stopped": "data"}
+    assert json.loads(ledger.read_text())["took"] == {"save": 120.0}, "written once the disk takes it"
+
+
+def test_a_full_disk_is_told_before_anything_is_trained(clock, ledger, monkeypatch):
+    def refuse(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "open", refuse, raising=False)
+    with pytest.raises(files.DiskFullError, match=r"ledger.json can't be written \(No space left on device\). It needs "
+                                                  ".*Make room on the disk of .*, and run the cell again"):
+        TimeBudget(ledger=ledger, clock=clock)
 
 
 # -- stages and shares

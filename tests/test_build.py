@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,13 +11,14 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 ROOT = Path(__file__).resolve().parents[1]
-SPEC = importlib.util.spec_from_file_location("notebook_build", ROOT / "notebooks" / "build.py")
-build = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(build)
+sys.path.insert(0, str(ROOT / "notebooks"))
+import build  # noqa: E402
 
 HEADER = "# ---\n# jupyter:\n#   jupytext:\n#     formats: ipynb,py:percent\n# ---\n\n"
 NOTEBOOK = HEADER + '''# %% [markdown]
-# # A heading
+# # 2 · A heading
+#
+# ## A part
 
 # %% tags=["parameters"]
 PROFILE = "cpu"
@@ -32,6 +32,7 @@ WIDE = (
 
 # %% _kg_hide-input=true
 # %pip --version
+from reasonkit import tags
 
 # %%
 print("seed", SEED)
@@ -73,16 +74,22 @@ done = True
 
 @pytest.fixture
 def root(tmp_path):
-    """A small repository: four notebooks, a template and a library of five files."""
+    """A small repository: four notebooks, a template and a library, of which a submission needs eight files."""
     files = {f"notebooks/{name}.py": NOTEBOOK for name in build.NOTEBOOKS}
     files["notebooks/submission_template.py"] = TEMPLATE
     files["notebooks/setup.py"], files["requirements.txt"] = SETUP, REQUIREMENTS
     files["reasonkit/__init__.py"] = '"""Doc."""\n'
     files["reasonkit/tags.py"] = '"""Tags: \\n {braces} é."""\n\n\nTEXT = """\n%%bash\n  !ls $HOME {x}\n"""\n'
+    files["reasonkit/tags.py"] += "def f():\n    run('python', '-m', 'reasonkit.worker')\n"
+    files["reasonkit/worker.py"] = '"""Started."""\n'
+    files["reasonkit/sums.py"] = '"""Imported by a family, as `reasonkit.stage` is not."""\n'
+    files["reasonkit/stage.py"] = '"""Imports what others need, and nobody needs it."""\nfrom reasonkit import tags\n'
     files["reasonkit/assets/__init__.py"] = '"""Not in a submission."""\n'
     files["data_recipes/__init__.py"] = '"""Doc."""\n'
-    files["data_recipes/mix.toml"] = 'licence = "MIT"\n\n'
-    files["data_recipes/families/coins.py"] = '"""No newline at the end."""'
+    files["data_recipes/mix.toml"] = 'licence = "MIT"\ndomain = "maths"\n\n'
+    files["data_recipes/families/coins.py"] = '"""No newline at the end."""\nimport reasonkit.sums'
+    files["data_recipes/rubrics/maths.toml"] = 'title = "Maths"\n'
+    files["data_recipes/rubrics/law.toml"] = 'title = "Law"\n'
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +159,7 @@ def test_metadata_and_magics_survive(root):
         {"tags": ["setup"]},
         {"_kg_hide-input": True},
     ]
-    assert cells[3]["source"] == ["%pip --version"]
+    assert cells[3]["source"] == ["%pip --version\n", "from reasonkit import tags"]
 
 
 def test_submission_holds_the_library_and_the_notebook(root):
@@ -163,14 +170,18 @@ def test_submission_holds_the_library_and_the_notebook(root):
         "data_recipes/__init__.py",
         "data_recipes/families/coins.py",
         "data_recipes/mix.toml",
+        "data_recipes/rubrics/maths.toml",
         "reasonkit/__init__.py",
+        "reasonkit/sums.py",
         "reasonkit/tags.py",
+        "reasonkit/worker.py",
     ]
     assert all(cell.metadata == {"_kg_hide-input": True} for cell in written)
     rest = [c.source for c in submission.cells if c not in written]
     assert rest[0] == "# Submission" and rest[1].startswith("PINS") and "mkdir" in rest[2]
     assert rest[3:] == [
-        "# A heading", "%pip --version", 'print("seed", SEED)', 'print("seed", SEED)', "done = True",
+        "## A heading\n\n### A part", "%pip --version\nfrom reasonkit import tags",
+        *['print("seed", SEED)'] * 2, "done = True",
     ]  # fmt: skip
 
 
@@ -178,10 +189,11 @@ def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, 
     empty = tmp_path_factory.mktemp("empty")
     monkeypatch.chdir(empty)
     shell = InteractiveShell()
-    for cell in build.library_cells(root):
+    needed = build.library(build.read_source(root / "notebooks/01_data_curation.py").cells, root)
+    for cell in build.library_cells(needed, root):
         shell.run_cell(cell.source).raise_error()
     files = [path for path in empty.rglob("*") if path.is_file()]
-    assert len(files) == 5
+    assert len(files) == 8
     for path in files:
         original = (root / path.relative_to(empty)).read_bytes()
         assert path.read_bytes() == original.rstrip(b"\n") + b"\n"
@@ -202,9 +214,11 @@ def test_bad_sources_are_named(root, file, text, message):
         build.generate(root)
 
 
-def test_a_library_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(build.BuildError, match=r"no library files under .*reasonkit/\*\.py"):
-        build.library_cells(tmp_path)
+@pytest.mark.parametrize("file", ["reasonkit/__init__.py", "data_recipes/rubrics/maths.toml"])
+def test_a_library_file_that_is_not_there_is_named(root, file):
+    (root / file).unlink()
+    with pytest.raises(build.BuildError, match=rf"{file} does not exist"):
+        build.generate(root)
 
 
 # -- parameters

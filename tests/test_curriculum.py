@@ -114,11 +114,18 @@ def test_killed_twice_and_started_anew_over_an_old_log(log, whole):
     assert run(log, 40) == ([], whole)
 
 
-def test_a_torn_row_of_a_step_that_is_in_the_weights_is_named(log):
+@pytest.mark.parametrize("lost", [[5], [1], [2, 3], [1, 2, 3, 4, 5]])
+def test_a_step_whose_row_is_lost_measured_nothing_and_the_stage_goes_on(log, whole, lost, capsys):
     run(log, 5)
-    log.path.write_bytes(log.path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match="no 'pass_rates' row of step 5, and the checkpoints are at step 5"):
-        Curriculum(log).resume(5)
+    kept = [line if number not in lost else line[:-9]
+            for number, line in enumerate(log.path.read_text().splitlines(), 1)]
+    log.path.write_text("\n".join(kept) + "\n")
+    replayed, seen = run(log, 8, done=5)
+    assert len(replayed) == 5 and [replayed[n - 1] == whole[n - 1] for n in range(1, 6)] == [
+        n not in lost for n in range(1, 6)]
+    assert len(seen) == 3 and all(len(set(batch)) == SIZE for batch in seen)
+    assert f"no 'pass_rates' row of {len(lost)} of the 5 steps that are in the weights, step {lost[0]}" in (
+        capsys.readouterr().out)
 
 
 def test_only_the_training_of_the_drawn_batch_is_noted(log):

@@ -201,6 +201,27 @@ def test_evaluate_refuses_bad_problems(problems, batch_size, match):
         evaluate(lambda prompts: ["<answer>1</answer>"] * len(prompts), problems, batch_size)
 
 
+@pytest.mark.parametrize("changed", [
+    {"answer": None}, {"answer": ""}, {"answer": "abc"}, {"answer": "1 or 2"}, {"answer": 7}, {"answer": ["1"]},
+    {"kind": "riddle"}, {"kind": ""}, {"kind": None}, {"kind": "plan"}, {"kind": "date"}, {"reasoning": ""},
+    {"reasoning": ";"}, {"reasoning": " ; ; "}, {"reasoning": None}, {"question": " "}, {"question": None},
+    {"id": ""}, {"id": None}, {"id": 3}, {"family": None}, {"family": "\n"}, {"answer": "9" * 40000},
+])
+def test_a_problem_that_cannot_be_scored_is_left_out_and_counted(changed, capsys):
+    rows = [problem(0), problem(1, **changed), problem(2)]
+    scored = evaluate(lambda prompts: [good(0), good(2)][:len(prompts)], rows, 8)
+    assert [sample["id"] for sample in scored.samples] == ["sum-0", "sum-2"]
+    assert (scored.n, scored.left_out, scored.accuracy.mean) == (2, 1, 1.0)
+    told = capsys.readouterr().out
+    assert told.startswith("1 of 3 problems can't be scored and are left out. The first, row 2: ") and len(told) < 400
+
+
+def test_what_was_left_out_is_in_the_file(tmp_path):
+    scored = evaluate(lambda prompts: [good(0)], [problem(0), problem(1, answer=None)], 8)
+    again = EvalResult.from_json(scored.to_json(tmp_path / "r.json"))
+    assert again == scored and again.left_out == 1
+
+
 def test_evaluate_refuses_replies_that_do_not_pair_up():
     with pytest.raises(ValueError, match="1 replies to 2 prompts"):
         evaluate(lambda prompts: prompts[1:], [problem(1), problem(2)], 2)

@@ -1,10 +1,11 @@
 """Faults put into a small run: what is kept, and that the rerun ends where an undisturbed run does, bit for bit.
 
-`make faults` kills it at all eight places; otherwise two stand for them.
+`make faults` does all of it; otherwise two kills and three kinds of damage stand for the others.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -20,22 +21,24 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from fault_run import GRPO, PLACES, SFT, run
+from fault_run import GRPO, PLACES, SFT, TWICE, run
 from tiny_run import CONFIG, new_policy, short_tokenizer
 
 import reasonkit.sft
-from reasonkit import _tunix, data, safety
-from reasonkit.budget import TimeBudget
+from reasonkit import _tunix, data, safety, session
+from reasonkit.budget import BudgetError, TimeBudget
 from reasonkit.compose import NoSignalError
 from reasonkit.gemma import init
-from reasonkit.lora import restore_lora
+from reasonkit.lora import add_lora, restore_lora
 from reasonkit.mesh import make_mesh
+from reasonkit.recipes import open_run
 from reasonkit.runlog import RunLog
 from reasonkit.safety import DiskFullError, DivergedError
 from reasonkit.session import HUNG_EXIT, StageHung, Watchdog, clean_exit
 
 TESTS = Path(__file__).parent
-KILLED_AT = PLACES if os.environ.get("FAULTS") == "all" else ("sft save", "grpo judge")
+ALL = os.environ.get("FAULTS") == "all"
+KILLED_AT = list(PLACES) if ALL else ["sft save", "grpo judge"]
 
 
 class Fault(Exception):
@@ -101,15 +104,27 @@ def check_same(rerun, whole):
     assert steps_in(rerun.checkpoints)[-1] == steps_in(whole.checkpoints)[-1] == SFT.steps + 1 + GRPO.steps
 
 
-@pytest.mark.parametrize("place", KILLED_AT)
-def test_a_killed_run_continues(place, whole, compiled, compiled_by_all, tokenizer, tmp_path):
-    done = subprocess.run([sys.executable, TESTS / "fault_run.py", tmp_path, tokenizer.path, place], check=False,
+def killed(folder, tokenizer, place):
+    done = subprocess.run([sys.executable, TESTS / "fault_run.py", folder, tokenizer.path, place], check=False,
                           capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("place", KILLED_AT)
+def test_a_killed_run_continues(place, whole, compiled, compiled_by_all, tokenizer, tmp_path):
+    killed(tmp_path, tokenizer, place)
     least = {"curation": 0, "sft": 1, "grpo": SFT.steps + 1, "evaluation": SFT.steps + 1 + GRPO.steps}[place.split()[0]]
     if least:
         assert loadable(tmp_path, tokenizer) >= least
     assert (tmp_path / "sft").exists() == bool(least) and not (tmp_path / "evaluation.json").exists()
+    check_same(run(tmp_path, tokenizer), whole)
+
+
+@pytest.mark.parametrize("places", [TWICE] if ALL else [])
+def test_a_run_killed_twice_continues(places, whole, compiled, compiled_by_all, tokenizer, tmp_path):
+    for place in places:
+        killed(tmp_path, tokenizer, place)
+    assert sorted(os.listdir(tmp_path / "checkpoints/begun/sft/actor")) == ["0.replaced", "0.saving"]
     check_same(run(tmp_path, tokenizer), whole)
 
 
@@ -236,27 +251,93 @@ class SimpleDisk:
         return Usage(10**12, 0, 0 if full else 10**12)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "half deleted"])
+def rewrite(step, tokenizer, rank=4, number=0.0):
+    """Puts an adapter of that number, or of another rank, in the place of a step's."""
+    mesh = make_mesh(jax.devices()[:1], 1, 1)
+    model = add_lora(init(CONFIG, mesh), mesh, rank, 8.0)
+    state = jax.tree.map(lambda leaf: leaf + number, safety.nnx.state(model, safety.nnx.LoRAParam))
+    with _tunix.ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(step / "model_params", state, force=True)
+
+
+def truncate(step, tokenizer):
+    for path in (step / "model_params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+DAMAGE = {
+    "truncated": truncate,
+    "emptied": lambda step, tokenizer: (shutil.rmtree(step), step.mkdir()),
+    "half deleted": lambda step, tokenizer: shutil.rmtree(step / "model_params"),
+    "of NaN": partial(rewrite, number=np.nan),
+    "of infinity": partial(rewrite, number=np.inf),
+    "of another shape": partial(rewrite, rank=2),
+    "without its moments' numbers": lambda step, tokenizer: (step / "optimizer_state/_METADATA").write_bytes(b"{"),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE) if ALL else list(DAMAGE)[:3])
 def test_a_damaged_checkpoint_is_not_the_last(damage, whole, compiled, tokenizer, tmp_path):
     with pytest.raises(Fault):
         run(tmp_path, tokenizer, at("grpo update", 2, fail))
     last = steps_in(tmp_path / "checkpoints")[-1]
-    step = tmp_path / f"checkpoints/actor/{last}"
-    if damage == "truncated":
-        for path in (step / "model_params").rglob("*"):
-            if path.is_file():
-                path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-    elif damage == "emptied":
-        shutil.rmtree(step)
-        step.mkdir()
-    else:
-        shutil.rmtree(step / "model_params")
-    with warnings.catch_warnings(record=True) as caught:  # pytest.warns would make errors of Tunix's own
-        warnings.simplefilter("always")
-        rerun = run(tmp_path, tokenizer)
-    (said,) = (str(warning.message) for warning in caught if "damaged" in str(warning.message))
+    DAMAGE[damage](tmp_path / f"checkpoints/actor/{last}", tokenizer)
+    rerun, said = warned(lambda: run(tmp_path, tokenizer))
+    (said,) = (line for line in said if "damaged" in line)
     assert said.startswith(f"step {last} in ") and f"set_aside/{last}-damaged" in said
     check_same(rerun, whole)
+
+
+def warned(work):
+    with warnings.catch_warnings(record=True) as caught:  # pytest.warns would make errors of Tunix's own
+        warnings.simplefilter("always")
+        found = work()
+    return found, [str(warning.message) for warning in caught]
+
+
+def test_what_is_no_step_among_the_steps_changes_nothing(whole, compiled, tokenizer, tmp_path):
+    with pytest.raises(Fault):
+        run(tmp_path, tokenizer, at("grpo update", 2, fail))
+    actor = tmp_path / "checkpoints/actor"
+    shutil.copytree(actor / str(steps_in(tmp_path / "checkpoints")[-1]), actor / "099")
+    (actor / "²").mkdir()
+    (actor / "98").write_text("a step")
+    (actor / "97").symlink_to("/nowhere")
+    rerun, said = warned(lambda: run(tmp_path, tokenizer))
+    for name in ("²", "099", "98", "97"):
+        assert [line for line in said if f"actor/{name} is no step: it is now " in line]
+    check_same(rerun, whole)
+
+
+@pytest.mark.parametrize("text", [b"", b'{"started": 1', b"\xff\xfe", b"[]"])
+def test_a_corrupt_ledger_is_named_before_anything_is_done(text, compiled, tokenizer, tmp_path):
+    (tmp_path / "ledger.json").write_bytes(text)
+    with pytest.raises(BudgetError, match="ledger.json is corrupt .*: delete it"):
+        run(tmp_path, tokenizer, budget=TimeBudget(1, 0, tmp_path / "ledger.json"))
+    assert (tmp_path / "ledger.json").read_bytes() == text and os.listdir(tmp_path) == ["ledger.json"]
+
+
+def test_a_lost_adapter_is_named_and_the_steps_stay(compiled, tokenizer, tmp_path):
+    """The stage before would be trained again, from steps of the one after it."""
+    with pytest.raises(Fault):
+        run(tmp_path, tokenizer, at("grpo update", 2, fail))
+    kept = loadable(tmp_path, tokenizer)
+    shutil.rmtree(tmp_path / "sft/adapter")
+    with pytest.raises(ValueError, match=r"is at step \d, and this stage goes from step 0 to 3: give it the step"):
+        run(tmp_path, tokenizer)
+    assert loadable(tmp_path, tokenizer) == kept
+
+
+def test_a_second_kernel_is_told_and_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "CLAIM_SECONDS", 0.2)
+    with (tmp_path / session.LOCK).open("w") as lock:  # of another process, for all that flock knows
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(session.FolderInUseError, match=f"{tmp_path} is in use by another process: two kernels"):
+            open_run("smoke", "g_rar", 0, tmp_path)
+        assert os.listdir(tmp_path) == [session.LOCK]
+    open_run("smoke", "g_rar", 0, tmp_path)
+    assert (tmp_path / "run.json").is_file()
 
 
 def test_a_jump_of_the_wall_clock_is_not_seen(whole, compiled, tokenizer, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from tiny_gemma import equal, forward
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
 
-from reasonkit import _tunix
+from reasonkit import _tunix, checkpoint
 from reasonkit.budget import BudgetError, TimeBudget
 from reasonkit.compose import compose
 from reasonkit.controls import constant
@@ -373,7 +373,7 @@ def test_a_killed_run_practises_the_same_problems_and_is_probed(warm, watch, bas
     def kill():
         if not next(left):
             deadline = time.monotonic() + 60  # the save runs in the background
-            while _tunix.latest_step(tmp_path / "killed/checkpoints") < 6 and time.monotonic() < deadline:
+            while checkpoint.latest_step(tmp_path / "killed/checkpoints") < 6 and time.monotonic() < deadline:
                 time.sleep(0.1)
             raise Killed
 
@@ -436,10 +436,10 @@ def test_batches_that_are_skipped_cost_no_time():
 
 
 def test_the_latest_step_is_the_highest_number(tmp_path):
-    assert _tunix.latest_step(tmp_path) == 0
+    assert checkpoint.latest_step(tmp_path) == 0
     for name in ("9", "10", "11.orbax-checkpoint-tmp", "x"):
         (tmp_path / "actor" / name).mkdir(parents=True)
-    assert _tunix.latest_step(tmp_path) == 10
+    assert checkpoint.latest_step(tmp_path) == 10
 
 
 def test_only_a_stages_own_copy_is_taken_back(tmp_path):
@@ -454,9 +454,9 @@ def test_only_a_stages_own_copy_is_taken_back(tmp_path):
         (0, [(3, True), (5, False)], [3, 5]), (5, [(4, True), (5, False)], [4, 5]),
     ):
         leave(*before)
-        _tunix.take_back(tmp_path, start_step)
+        checkpoint.take_back(tmp_path, start_step)
         assert steps_in(tmp_path) == after
-    _tunix.take_back(tmp_path / "empty", 0)
+    checkpoint.take_back(tmp_path / "empty", 0)
 
 
 def test_the_learning_rate_warms_up_and_decays():

@@ -15,7 +15,7 @@ from flax import nnx
 from tiny_gemma import bump
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 
-from reasonkit import _tunix, handover
+from reasonkit import _tunix, checkpoint, handover
 from reasonkit.budget import TimeBudget
 from reasonkit.compose import compose
 from reasonkit.gemma import init
@@ -115,7 +115,7 @@ def test_an_adapter_that_is_not_the_one_handed_over_is_replaced(warm_up, practis
 
 def test_a_stage_that_failed_before_its_first_save_begins_again_as_it_began(warm_up, policy, monkeypatch, tmp_path):
     fresh = fingerprint(policy.model)
-    monkeypatch.setattr(_tunix, "checkpoint_options",
+    monkeypatch.setattr(checkpoint, "checkpoint_options",
                         lambda every, keep: _tunix.ocp.CheckpointManagerOptions(save_interval_steps=50))
 
     def fail():

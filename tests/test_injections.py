@@ -18,13 +18,17 @@ from reasonkit.models import ASSETS, Tokenizer
 from reasonkit.rubrics import Criterion
 from reasonkit.tags import TAGS, neutralise
 
-INJECTIONS = {row["name"]: row["text"] for row in map(
-    json.loads, (Path(__file__).parent / "golden" / "injections.jsonl").read_text().splitlines())}
+GOLDEN = Path(__file__).parent / "golden"
+# the first file is measured on judges, too; the second is of what a tokenizer or a score sheet might read
+INJECTIONS = {row["name"]: row["text"] for name in ("injections", "markers") for row in map(
+    json.loads, (GOLDEN / f"{name}.jsonl").read_text().splitlines())}
 RUBRIC = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "Reads well.", 0.3, ("no", "yes")))
+# Every piece of Gemma 3's vocabulary that SentencePiece finds whole, or that stands in brackets (of 256 bytes, some; of
+# <unused0> to <unused6241>, none), by the tokenizer of `realmodel`; and of Gemma 2's and 3n's what that lacks.
+PIECES = [json.loads(line) for line in (GOLDEN / "vocabulary.jsonl").read_text().splitlines()]
+BRACKETS = dict.fromkeys(map(ord, "<>[]()"))
 HEAD, TAIL = "<start_of_turn>user\nQuestion:\n> ", "<end_of_turn>\n<start_of_turn>model\n"
-# as Gemma's vocabularies hold them whole; the tiny tokenizer lacks some
-MARKERS = ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>", "<mask>",
-           "<2mass>", "[multimodal]", "[@BOS@]", *(f"<unused{n}>" for n in range(6242)))
+MARKERS = (*dict.fromkeys(row["piece"] for row in PIECES if row["control"]), *(f"<unused{n}>" for n in range(6242)))
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +87,38 @@ def test_no_word_of_it_is_lost(name):
 
 
 def test_every_marker_of_the_vocabularies_is_broken():
-    assert not [marker for marker in MARKERS if neutralise(marker) == marker]
+    assert len(MARKERS) == 6242 + 17 and not [marker for marker in MARKERS if neutralise(marker) == marker]
     joined = neutralise("".join(MARKERS))
     assert not [marker for marker in MARKERS if marker in joined]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A SentencePiece tokenizer that finds every one of the pieces whole, and all else byte by byte."""
+    from sentencepiece import sentencepiece_model_pb2 as pb
+
+    model, kinds = pb.ModelProto(), pb.ModelProto.SentencePiece
+    model.pieces.add(piece="<none>", type=kinds.UNKNOWN)
+    for piece in dict.fromkeys([*MARKERS, *(row["piece"] for row in PIECES if not row["piece"].startswith("<0x"))]):
+        model.pieces.add(piece=piece.replace(" ", "\u2581"), type=kinds.USER_DEFINED)
+    for number in range(256):
+        model.pieces.add(piece=f"<0x{number:02X}>", type=kinds.BYTE)
+    model.trainer_spec.model_type, model.trainer_spec.byte_fallback = pb.TrainerSpec.BPE, True
+    model.trainer_spec.unk_id, model.trainer_spec.unk_piece, model.trainer_spec.bos_id = 0, "<none>", -1
+    model.trainer_spec.eos_id = model.trainer_spec.pad_id = -1
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = model.normalizer_spec.remove_extra_whitespaces = False
+    return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+
+
+@pytest.mark.parametrize("row", PIECES, ids=lambda row: f"{row['gemma']}-{row['piece']!r}")
+def test_a_control_piece_is_broken_and_any_other_is_text(whole, row):
+    piece, controls = row["piece"], set(map(whole.PieceToId, MARKERS))
+    for text in (piece, f"a{piece}b", f"<{piece}>", f"[{piece}]", piece * 2, f"{piece[:-1]}{piece}{piece[-1]}"):
+        found, kept = controls & set(whole.encode(text)), neutralise(text)
+        assert not controls & set(whole.encode(kept))
+        assert (kept != text) == row["control"] == bool(found)
+        assert kept.translate(BRACKETS) == text.translate(BRACKETS), "nothing but its brackets"
 
 
 def test_the_tiny_tokenizer_would_read_them(tokenizer):
@@ -98,7 +131,7 @@ def test_the_tiny_tokenizer_would_read_them(tokenizer):
 
 
 @given(st.lists(st.sampled_from([*MARKERS[:20], "<", ">", "[", "]", "\n", "\u2028", "_", " ", "turn", "end_of_",
-                                 "\ud800", "@BOS@", "multimodal", "x"])).map("".join))
+                                 "\ud800", "@BOS@", "multimodal", "toxicity", "=", "0", "x"])).map("".join))
 def test_no_mixture_of_them_does(tokenizer, text):
     for prompt in prompts(text, text):
         assert control_ids(tokenizer, prompt) == [105, 106, 105]

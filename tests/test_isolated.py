@@ -51,6 +51,39 @@ def test_the_limit_is_hard_and_the_next_answer_comes_at_once():
     assert decide("expression", ("", "1 + x"), SUM) is True
 
 
+SECRETS = ("KAGGLE_API_TOKEN", "KAGGLE_KEY", "KAGGLE_USERNAME", "GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY",
+           "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "WANDB_API_KEY", "DB_PASSWORD", "SSH_AUTH_SOCK",
+           "GOOGLE_APPLICATION_CREDENTIALS", "HTTPS_PROXY", "PIP_INDEX_URL", "something_of_the_users", "PYTHONSTARTUP")
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """What a worker and its child have of an environment with secrets."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SECRETS:
+            patch.setenv(name, f"s3cret of {name}")
+        patch.setenv("LANG", "C.UTF-8")
+        worker = isolated._Worker("smiles")
+        assert worker.ask(["OCC", "CCO", 2]) is True
+        pid = worker._process.pid
+        child = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        found = [Path(f"/proc/{number}/environ").read_bytes().decode().split("\0") for number in (pid, child)]
+        worker.close()
+    return found
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_worker_has_no_secret(environment, name):
+    for entries in environment:
+        assert not [entry for entry in entries if entry.startswith(f"{name}=") or f"s3cret of {name}" in entry]
+
+
+def test_a_worker_has_what_it_needs(environment):
+    names = {entry.split("=")[0] for entry in environment[0] if entry}
+    assert {"PATH", "LANG", "PYTHONPATH"} <= names <= {*isolated.PASSED_ON, "PYTHONPATH", "OMP_NUM_THREADS",
+                                                       "OPENBLAS_NUM_THREADS"}
+
+
 def test_memory_is_limited():
     code = "from reasonkit.isolated import _serve; _serve(lambda size, gold: len(bytes(size)) == gold, 1)"
     lines = "[9, 9, 2]\n[4294967296, 4294967296, 2]\n[9, 8, 2]\n"

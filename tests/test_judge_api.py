@@ -24,7 +24,7 @@ from reasonkit.services import Answer, CallError, Service, call_error, gemini, o
 STEPS = Criterion("Steps", "Every step follows.", 1.0)
 CLEAR = Criterion("Clear", "A reader can follow it.", 0.3)
 KEY = "sk-very-secret-0123456789"
-QUICK = dict(dollars=1.0, dollars_in=1.0, dollars_out=1.0, backoff_seconds=0.001)
+QUICK = dict(dollars=1.0, prices={"fake": (1.0, 1.0), "some-model": (1.0, 1.0)}, backoff_seconds=0.001)
 
 
 def good(prompt, *, rating=5):
@@ -102,8 +102,11 @@ def test_answers_belong_to_their_items_whatever_their_order():
     (ConnectionResetError(), "connection", 5), (TimeoutError(), "timeout", 5), (Status(400), "request", 1),
     (Status(404), "request", 1), (Status(401), "auth", 1), (Status(403), "auth", 1),
     (Status(400, "reason: API_KEY_INVALID"), "auth", 1), (RuntimeError("?"), "backend", 1),
-    (json.JSONDecodeError("Expecting value", "<html>", 0), "unparsable", 1), ("I'd say 5.", "unparsable", 1),
-    (CallError("blocked", "no text"), "blocked", 1),
+    (json.JSONDecodeError("Expecting value", "<html>", 0), "unparsable", 3), ("I'd say 5.", "unparsable", 3),
+    (CallError("blocked", "no text"), "blocked", 3), (CallError("too_long", "cut"), "too_long", 3),
+    (Status(400, "code: content_filter"), "blocked", 3), (SystemExit(), "backend", 1),
+    (KeyboardInterrupt(), "backend", 1), (RecursionError(), "backend", 1), (Answer(None, 1, 1), "unparsable", 3),
+    (Answer(["5"], 1, 1), "unparsable", 3),
     (asyncio.CancelledError(), "timeout", 1)])
 def test_what_ends_in_which_cause_after_how_many_calls(step, cause, calls):
     judge, asked = made(step)
@@ -283,11 +286,202 @@ def test_score_works_under_a_running_loop():
     assert causes(asyncio.run(cell())) == [None] * 2
 
 
-@pytest.mark.parametrize("wrong", [{"dollars": -1}, {"dollars_in": float("nan")}, {"concurrency": 0}, {"attempts": 0},
-                                   {"calls_per_minute": 0}, {"call_seconds": 0}, {"batch_seconds": -1}])
+@pytest.mark.parametrize("wrong", [{"dollars": -1}, {"dollars": float("nan")}, {"dollars": "5"}, {"dollars": True},
+                                   {"concurrency": 0}, {"attempts": 0}, {"calls_per_minute": 0}, {"call_seconds": 0},
+                                   {"batch_seconds": -1}, {"batch_seconds": None}, {"prices": 0.4},
+                                   {"prices": (0.4, 2.5)}, {"prices": None}])
 def test_limits_that_make_no_sense_are_named(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
         Limits(**QUICK | wrong)
+
+
+@pytest.mark.parametrize("price", [
+    (1.0,), (1.0, 1.0, 1.0), (), 1.0, None, "1.0 2.0", "12", (-1, 1), (1, -0.1), (float("nan"), 1), (1, float("inf")),
+    ("1", "2"), (None, None), (True, True), ([1], [2])])
+def test_a_price_that_is_none_is_named(price):
+    with pytest.raises(ValueError, match=r"prices\['a-model'\]=.*: give dollars per million tokens, in and out"):
+        Limits(1.0, {"a-model": price})
+
+
+@pytest.mark.parametrize(("name", "endpoint", "prices", "cost"), [
+    ("gemini-2.5-flash", services.GEMINI, {}, 0.3 * 100 + 2.5 * 10),
+    ("gpt-4.1-mini", services.OPENAI, {}, 0.4 * 100 + 1.6 * 10),
+    ("gpt-4.1-mini", services.OPENAI, {"gpt-4.1-mini": (1, 2)}, 120), ("other", "", {"other": (0, 0)}, 0),
+    ("other", services.GEMINI, {"other": (2, 3), "gemini-2.5-flash": (1, 1)}, 230),
+    ("gpt-4.1-mini", "https://other.example/v1", {}, None), ("gemini-2.5-flash", services.OPENAI, {}, None),
+    ("gemini-2.5-pro", services.GEMINI, {}, None), ("gemini-2.5-flash-lite", services.GEMINI, {}, None),
+    ("models/gemini-2.5-flash", services.GEMINI, {}, None), ("Gemini-2.5-Flash", services.GEMINI, {}, None),
+    ("gpt-5", services.OPENAI, {"gpt-4.1-mini": (1, 1)}, None), ("", services.OPENAI, {}, None)])
+def test_a_price_belongs_to_one_model(name, endpoint, prices, cost):
+    async def call(prompt, schema):
+        return Answer(good(prompt), 100, 10)
+
+    service = Service(name, call, 10, endpoint=endpoint)
+    if cost is None:
+        with pytest.raises(ValueError, match=f"no price is known for model '{name}' .*prices={{'{name}': "):
+            ApiJudge(service, Limits(1.0, prices))
+    else:
+        judge = ApiJudge(service, Limits(1.0, prices))
+        judge.score(items("a"))
+        assert judge.spent == pytest.approx(cost / 1e6)
+
+
+HOSTILE = [-1, -10**9, 0, float("nan"), float("inf"), -float("inf"), 1.0, 100.5, True, False, "100", "",
+           "many", None, [], [100], {}, 1, 5, {"total": 100}, (1,), b"1", 10**7 + 1, 10**12,
+           10**400, -10**400, 1j, object(), int]
+
+
+@pytest.mark.parametrize("place", ["in", "out", "both"])
+@pytest.mark.parametrize("claim", HOSTILE, ids=lambda value: repr(value)[:20].split(" at ")[0])
+def test_a_number_of_tokens_that_cannot_be_true_leaves_the_worst_case(claim, place):
+    answer = Answer("?" * 400, *{"in": (claim, 10), "out": (100, claim), "both": (claim, claim)}[place])
+    judge, _ = made(None, answer)
+    judge.score(items("a"))
+    before = judge.spent
+    assert causes(judge.score(items("b"))) == ["unparsable"]
+    assert before + 1000e-6 < judge.spent < before + 3000e-6 and judge.usage["tokens_in"] == 100
+    assert causes(judge.score(items("c"))) == ["unparsable"] and judge.spent > before + 2000e-6
+
+
+def test_a_hostile_number_spoils_no_verdict():
+    async def call(prompt, schema):
+        return Answer(good(prompt), "free", -1)
+
+    judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK))
+    assert causes(judge.score(items("a", "b"))) == [None] * 2 and judge.spent > 0
+
+
+def test_what_is_spent_never_falls_not_by_a_rounding():
+    judge, _ = made(Status(500), Answer("?", 1, 1), Answer("?", -5, 3), Status(400), ConnectionResetError(), "?",
+                    limits=QUICK | dict(attempts=1, prices={"fake": (0.1, 0.7)}))
+    spent = [0.0]
+    for number in range(12):
+        judge.score(items(str(number)))
+        spent.append(judge.spent)
+    assert spent == sorted(spent) and spent[1] == 0.0 and spent[4] == spent[3]
+
+
+@pytest.mark.parametrize("answer", [None, "text", 5, [], {}, Answer(None, 1, 1), Answer(5, 1, 1), Answer(b"5", 1, 1),
+                                    Answer([{"type": "text", "text": "5"}], 1, 1), Answer({}, 1, 1),
+                                    Answer(True, 1, 1)], ids=repr)
+def test_an_answer_that_is_none_is_a_typed_failure(answer):
+    async def call(prompt, schema):
+        return answer
+
+    judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK))
+    assert causes(judge.score(items("a"))) == ["unparsable"] and judge.spent > 0
+
+
+class Odd(Exception):
+    """With attributes that no SDK's errors have."""
+
+    def __init__(self, **more):
+        super().__init__("odd")
+        vars(self).update(more)
+
+
+@pytest.mark.parametrize("error", [
+    Odd(status_code="500"), Odd(status_code=True), Odd(status_code=-1), Odd(code=None), Odd(status_code=10**30),
+    Odd(code=[429]), Odd(status_code=429, response=5),
+    Odd(status_code=429, response=types.SimpleNamespace(headers=[1])),
+    Odd(status_code=429, response=types.SimpleNamespace(headers={"retry-after": None})),
+    Odd(status_code=429, response=types.SimpleNamespace(headers={"retry-after": "Mon, 01 Jan 0001 00:00:00 GMT"})),
+    Odd(status_code=429, response=types.SimpleNamespace(headers={"retry-after": "9" * 400})),
+    Odd(status_code=429, response=types.SimpleNamespace(headers={"retry-after": "-inf"})),
+    BaseExceptionGroup("many", [KeyboardInterrupt()]), ExceptionGroup("many", [ValueError()]), StopAsyncIteration(),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), AttributeError(), MemoryError(), AssertionError()],
+    ids=lambda error: f"{type(error).__name__} {vars(error)}")
+def test_any_exception_is_a_typed_failure(error):
+    judge, _ = made(error, None, limits=QUICK | dict(attempts=1))
+    (failure,) = judge.score(items("a"))
+    assert isinstance(failure, JudgeFailure) and failure.cause and len(failure.detail) < 400
+    assert causes(judge.score(items("a"))) == [None], "and the loop of all calls runs on"
+
+
+def test_a_failure_is_one_visible_line_and_holds_no_exception():
+    async def call(prompt, schema):
+        raise ValueError(f"\x1b[2J{KEY}\n\u202e\ud800{KEY!r}")
+
+    service = Service("fake", call, 10, KEY)
+    with pytest.raises(CallError) as caught:
+        asyncio.run(service.ask("", {}))
+    assert caught.value.__context__ is None and caught.value.__cause__ is None
+    assert str(caught.value).isprintable() and "sk-v" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cause", ["blocked", "too_long", "unparsable", "contradictory", "miscounted"])
+@pytest.mark.parametrize("place", range(4))
+def test_one_reply_does_not_silence_the_others(cause, place):
+    bad, asked = "bcde"[place], []
+
+    async def call(prompt, schema):
+        asked.append(prompt)
+        if f"> {bad}" not in prompt:
+            return Answer(good(prompt), 1, 1)
+        if cause in ("blocked", "too_long"):
+            raise CallError(cause, "")
+        text = {"unparsable": "no", "contradictory": good(prompt) + good(prompt, rating=1),
+                "miscounted": good(prompt).replace("reply_1", "reply_9")}[cause]
+        return Answer(text, 1, 1)
+
+    judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK))
+    results = judge.score(items(*"bcde"))
+    assert causes(results) == [cause if reply == bad else None for reply in "bcde"]
+    assert len(asked) == 5 and judge.failures == {cause: 1}
+
+
+def test_asking_each_alone_keeps_to_money_and_time():
+    judge, asked = made(CallError("blocked", ""), None, limits=QUICK | dict(dollars=4500e-6))
+    found = causes(judge.score(items(*"abcdefgh")))
+    assert len(asked) < 8 and found.count("spending_limit") >= 4 and judge.spent <= 4500e-6
+    judge, asked = made(CallError("blocked", ""), 9.0, limits=QUICK | dict(batch_seconds=0.3))
+    started = time.perf_counter()
+    assert causes(judge.score(items("a", "b"))) == ["timeout"] * 2 and time.perf_counter() - started < 3
+
+
+def test_both_orders_of_a_refused_call_are_asked_alone_once():
+    judge, asked = made(CallError("blocked", ""), CallError("blocked", ""), None, both_orders=True)
+    assert causes(judge.score(items("a", "b"))) == [None] * 2 and len(asked) == 4
+
+
+def test_the_endpoint_is_part_of_the_identity():
+    judges = [ApiJudge(Service("m", None, 10, KEY, endpoint), Limits(1.0, {"m": (1, 1)}))
+              for endpoint in ("https://a.example/v1", "https://b.example/v1", "http://a.example/v1", "")]
+    assert len({judge.identity for judge in judges}) == 4 and KEY not in judges[0].identity
+
+
+@pytest.mark.parametrize("make", [gemini, openai_compatible])
+@pytest.mark.parametrize("address", [
+    "https://user:passw0rd@h.example/v1", "https://t0ken@h.example/v1", "https://h.example/v1?key=t0ken",
+    "https://h.example/v1#t0ken", "ftp://h.example/t0ken", "h.example/t0ken", "t0ken", "https://", "https:///t0ken",
+    "https://h.example:t0ken/", "https://h.example:99999/t0ken", "https://h.example/t0ken\n",
+    "https://h. example/t0ken", "javascript:t0ken", "file:///t0ken", "https://h\u00e4.example/t0ken", "https://[::1/t0ken"])
+def test_an_address_that_is_none_is_refused_and_not_shown(make, address):
+    with pytest.raises(ValueError, match="the base URL of the judge's service must be http:// or https://") as caught:
+        make(KEY, "model", base_url=address)
+    assert "t0ken" not in str(caught.value) and "passw0rd" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [gemini, openai_compatible])
+@pytest.mark.parametrize(("address", "endpoint"), [
+    (None, None), ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"), ("https://h.example/v1/", "https://h.example/v1"),
+    ("http://[::1]:80", "http://[::1]:80"), ("https://h.example", "https://h.example")])
+def test_an_endpoint_is_named(make, address, endpoint, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://elsewhere.example/v1")  # which the SDK would take
+    vendors = {gemini: services.GEMINI, openai_compatible: services.OPENAI}[make]
+    assert make(KEY, "model", base_url=address).endpoint == (endpoint or vendors)
+
+
+BROKEN = ["sk-0123\n456789", "sk-0123\r\n456789", "sk-0123 456789", "sk-0123\x00456789", "sk-0123\u200b456789",
+          "schl\u00fcssel-456789", "\x1b[31msk-456789"]
+
+
+@pytest.mark.parametrize("key", BROKEN, ids=ascii)
+@pytest.mark.parametrize("make", [gemini, openai_compatible])
+def test_a_key_that_would_break_the_header_is_refused_before_use(make, key):
+    with pytest.raises(ValueError, match="the (Gemini|OpenAI) key is empty, or holds") as caught:
+        make(key, "model")
+    assert "456789" not in str(caught.value)
 
 
 def test_an_empty_rubric_is_a_programming_error():
@@ -319,16 +513,38 @@ def test_without_a_secret_there_is_no_judge(nowhere, monkeypatch):
     assert from_secrets(Limits(**QUICK)) is None and nowhere == []
 
 
+@pytest.mark.parametrize("key", BROKEN[:2] + BROKEN[4:], ids=ascii)
+@pytest.mark.parametrize("name", ["GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY"])
+def test_a_broken_secret_is_named_and_not_shown(nowhere, monkeypatch, name, key):
+    monkeypatch.setenv(name, "sk-\x7f456789" if "\0" in key else key)
+    with pytest.raises(ValueError, match=f"{name} is empty, or holds") as caught:
+        from_secrets(NAMED)
+    assert "456789" not in str(caught.value) and nowhere == []
+
+
+def test_a_secret_that_names_another_model_needs_its_price(monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("GEMINI_MODEL", "gemini-3-ultra")
+    with pytest.raises(ValueError, match="no price is known for model 'gemini-3-ultra' .https.*another model, such"):
+        from_secrets(Limits(5.0))
+    assert from_secrets(Limits(5.0, {"gemini-3-ultra": (2.0, 12.0)})).name == "gemini-3-ultra"
+    monkeypatch.delenv("GEMINI_MODEL")
+    assert from_secrets(Limits(5.0)).name == services.MODELS["gemini"]
+
+
+NAMED = Limits(1.0, {"gemini": (1, 1), "openai_compatible": (1, 1)})  # as the fixture calls its services
+
+
 def test_secrets_of_the_environment(nowhere, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://here/v1")
-    judge = from_secrets(Limits(**QUICK), mode="implicit", max_tokens=7)
+    judge = from_secrets(NAMED, mode="implicit", max_tokens=7)
     assert nowhere == [("openai_compatible", KEY, services.MODELS["openai"],
                         {"max_tokens": 7, "base_url": "http://here/v1"})]
     assert judge.form[0] == "implicit" and judge.service.secret == KEY
     monkeypatch.setenv("GOOGLE_API_KEY", "google")
     monkeypatch.setenv("GEMINI_MODEL", "gemini-x")
-    from_secrets(Limits(**QUICK))
+    from_secrets(NAMED)
     assert nowhere[1][:3] == ("gemini", "google", "gemini-x")
 
 
@@ -341,15 +557,15 @@ def test_secrets_of_kaggle_then_colab(nowhere, monkeypatch):
     colab = types.ModuleType("google.colab")
     colab.userdata = types.SimpleNamespace(get=get)
     monkeypatch.setitem(sys.modules, "google.colab", colab)
-    from_secrets(Limits(**QUICK))
+    from_secrets(NAMED)
     assert nowhere == [("gemini", KEY, services.MODELS["gemini"], {"max_tokens": 4096})]
     kaggle = types.ModuleType("kaggle_secrets")
     kaggle.UserSecretsClient = lambda: types.SimpleNamespace(get_secret={"OPENAI_API_KEY": "k"}.__getitem__)
     monkeypatch.setitem(sys.modules, "kaggle_secrets", kaggle)
-    from_secrets(Limits(**QUICK))
+    from_secrets(NAMED)
     assert nowhere[1][:2] == ("openai_compatible", "k")
     kaggle.UserSecretsClient = {}.__getitem__  # which raises, as without a token
-    assert from_secrets(Limits(**QUICK)) is None  # Colab's module is on Kaggle too, and hangs there
+    assert from_secrets(NAMED) is None  # Colab's module is on Kaggle too, and hangs there
 
 
 @pytest.mark.parametrize(("make", "package"), [(gemini, "google-genai"), (openai_compatible, "openai")])
@@ -449,6 +665,40 @@ def test_sdk_errors_have_our_causes_and_no_retries_but_ours(sdk, status, headers
         results = judge.score(items("a"))
     assert (causes(results), len(seen)) == ([cause], calls)
     assert "sk-v" not in results[0].detail
+
+
+@pytest.mark.parametrize("claim", [-10**9, 0, "many", [300], {}, True, 1.5, 10**400, None, float("nan")], ids=ascii)
+def test_sdk_numbers_of_tokens_are_not_believed(sdk, claim):
+    make, answer, prompt = sdk
+
+    def respond(body):
+        reply = answer(good(prompt(body)))
+        for used in (reply.get("usage"), reply.get("usageMetadata")):
+            (used or {}).update(dict.fromkeys(used or {}, claim))
+        return 200, {}, reply
+
+    with server(respond) as (address, _):
+        judge = make(address)
+        (result,) = judge.score(items("a"))
+    assert getattr(result, "cause", None) in (None, "unparsable")  # Gemini's SDK refuses the whole answer
+    assert judge.spent > 500e-6 and judge.usage["tokens_in"] == 0
+
+
+@pytest.mark.parametrize("reply", [
+    None, [], "text", 5, {}, {"choices": None}, {"choices": []}, {"choices": {}}, {"choices": "abc"},
+    {"choices": [None]}, {"choices": [[]]}, {"choices": ["text"]}, {"choices": [{}]}, {"choices": [{"message": None}]},
+    {"choices": [{"message": "text"}]}, {"choices": [{"message": {}}]}, {"choices": [{"message": {"content": None}}]},
+    {"choices": [{"message": {"content": 5}}]}, {"choices": [{"message": {"content": ["5"]}}]},
+    {"choices": [{"message": {"content": {"text": "5"}}}]}, {"choices": [{"message": {"content": "5"}}], "usage": []},
+    {"choices": [{"message": {"content": "5"}}], "usage": "x"},
+    {"candidates": None}, {"candidates": [None]}, {"candidates": [{}]}, {"candidates": [{"content": None}]},
+    {"candidates": [{"content": {"parts": None}}]}, {"candidates": [{"content": {"parts": [{"text": None}]}}]},
+    {"candidates": [{"content": {"parts": [{"text": ["5"]}]}}]}, {"candidates": [{"content": "5"}]},
+    {"promptFeedback": {"blockReason": "SAFETY"}}, {"promptFeedback": 5}, {"usageMetadata": []}], ids=ascii)
+def test_sdk_answers_of_any_shape_are_typed_failures(sdk, reply):
+    with server(lambda body: (200, {}, reply)) as (address, _):
+        judge = sdk[0](address, attempts=1)
+        assert causes(judge.score(items("a")))[0] in {"unparsable", "blocked", "backend"} and judge.spent > 0
 
 
 def test_sdk_without_a_server_is_a_connection_failure(sdk):

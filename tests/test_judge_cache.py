@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 from reasonkit.judge import DeterministicJudge, JudgeFailure, JudgeItem, JudgeVerdict, LocalJudge
+from reasonkit.judge_api import ApiJudge, Limits
 from reasonkit.judge_cache import Cached
 from reasonkit.rubrics import Criterion
+from reasonkit.services import Service
 
 RUBRIC = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "Reads well.", 0.3))
 
@@ -143,6 +146,100 @@ def test_a_judge_that_answers_short_is_an_error(tmp_path):
     judge.score = lambda items: []
     with pytest.raises(ValueError, match="0 results for 1 items"):
         Cached(judge, tmp_path / "v.jsonl").score([item("0.1")])
+
+
+def line(path, **changes):
+    """The row that Echo's verdict 0.4 on this item leaves, with these changes (None: left out)."""
+    Cached(Echo(), path).score([item("0.4")])
+    row = json.loads(path.read_text()) | changes
+    return json.dumps({name: value for name, value in row.items() if value is not Ellipsis})
+
+
+NAN, INF = float("nan"), float("inf")
+UNBELIEVED = {
+    "bad_score": [*({"score": s} for s in (NAN, INF, -INF, -0.1, 1.1, 7, -1, 1e400, True, False, "0.4", "", None, [0.4],
+                                           {}, ..., 10**400)),
+                  *({"per_criterion": c} for c in ([], [NAN, 0.4], [0.4, INF], [0.4, -0.1], [0.4, 1.0001], [0.4, True],
+                                                   ["0.4", "0.4"], [0.4, None], [[0.4], [0.4]], 0.4, "0.4", None, {},
+                                                   {"0": 0.4, "1": 0.4}, ...))],
+    "bad_key": [*({"judge": j} for j in (None, 5, ["echo 1"], {}, True, ...)),
+                *({"item": i} for i in (None, 5, [], {}, "", "0" * 63, "0" * 65, "G" * 64, "0" * 63 + "\n", True,
+                                         ...))],
+    "other_rubric": [{"per_criterion": [0.4] * 3}, {"per_criterion": [0.4] * 7}, {"score": 0.9}, {"score": 0.0},
+                     {"per_criterion": [0.4, 0.5]}, {"per_criterion": [0.0, 1.0], "score": 1.0},
+                     {"per_criterion": [0.9]}, {"per_criterion": [1.0, 0.0], "score": 0.0}, {"score": 0.41},
+                     {"score": 1, "per_criterion": [0, 0]}],
+}
+
+
+@pytest.mark.parametrize(("cause", "changes"), [(cause, change) for cause, changes in UNBELIEVED.items()
+                                                for change in changes], ids=repr)
+def test_no_row_is_believed_unchecked(tmp_path, capsys, cause, changes):
+    path = tmp_path / "v.jsonl"
+    path.write_text(line(path, **changes) + "\n")
+    cached = Cached(judge := Echo(), path)
+    assert cached.score([item("0.4")]) == [JudgeVerdict(0.4, (0.4, 0.4))] and judge.asked == ["0.4"]
+    assert cached.skipped == {cause: 1} and f"{path}: " in capsys.readouterr().out
+    Cached(last := Echo(), path).score([item("0.4")])
+    assert last.asked == [], "what was asked anew is on record"
+
+
+@pytest.mark.parametrize("changes", [
+    {"score": 0, "per_criterion": [0, 0]}, {"score": 1, "per_criterion": [1, 1]}, {"per_criterion": [0.4]},
+    {"per_criterion": [0.5, 0.3], "score": (0.5 + 0.3 * 0.3) / 1.3}, {"per_criterion": [0.5, 0.3], "score": 0.4},
+    {"titles": ...}, {"event": ...}, {"t": "yesterday"}, {"more": [[{}]]}, {"question": None, "reply": 5}], ids=repr)
+def test_a_row_that_can_be_true_is_used(tmp_path, capsys, changes):
+    path = tmp_path / "v.jsonl"
+    path.write_text(line(path, **changes) + "\n")
+    cached = Cached(judge := Echo(), path)
+    (verdict,) = cached.score([item("0.4")])
+    assert judge.asked == [] and verdict.score == pytest.approx(changes.get("score", 0.4))
+    assert not cached.skipped and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("text", [
+    b"null", b"[]", b"7", b'"text"', b"true", b"NaN", b"{", b"}", b"", b" ", b"\xff\xfe", b"\x00" * 9, b"[" * 100_000,
+    b'{"a":' * 5_000, b"9" * 5_000, b"{'score': 0.4}", b'{"score": 0.4', b"\xef\xbb\xbf[]", b"# a comment", b"<html>"],
+    ids=lambda text: repr(text[:12]))
+def test_a_line_that_is_no_row_is_counted_and_told(tmp_path, capsys, text):
+    path = tmp_path / "v.jsonl"
+    good = line(path).encode()
+    path.write_bytes(text + b"\n" + good + b"\n")
+    cached = Cached(judge := Echo(), path)
+    cached.score([item("0.4")])
+    assert judge.asked == [] and cached.skipped == {"not_a_row": 1}
+    said = f"{path}: skipped lines that are no verdicts (not_a_row 1); their items are asked anew\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize("ended", [b"\n", b""])
+def test_a_huge_line_is_not_taken_into_memory(tmp_path, monkeypatch, ended):
+    monkeypatch.setattr("reasonkit.judge_cache.LINE", 1000)
+    path = tmp_path / "v.jsonl"
+    good = line(path).encode() + b"\n"
+    path.write_bytes(good + b"x" * 5000 + (b"\n" + good + good[:-1] + b" " * 2000 if ended else b""))
+    cached = Cached(judge := Echo(), path)
+    cached.score([item("0.4")])
+    assert judge.asked == [] and cached.skipped == {"too_long": 2 if ended else 1}
+
+
+def test_a_pipe_is_no_record(tmp_path):
+    os.mkfifo(tmp_path / "v.jsonl")
+    with pytest.raises(ValueError, match="v.jsonl is no plain file: move it away"):
+        Cached(Echo(), tmp_path / "v.jsonl")
+
+
+def test_a_verdict_of_another_endpoint_is_not_used(tmp_path):
+    async def call(prompt, schema):
+        raise AssertionError("nobody is asked")
+
+    def judge(endpoint):
+        return ApiJudge(Service("m", call, 10, endpoint=endpoint), Limits(1.0, {"m": (1, 1)}, attempts=1))
+
+    path = tmp_path / "v.jsonl"
+    path.write_text(line(path, judge=judge("https://a.example/v1").identity) + "\n")
+    assert Cached(judge("https://a.example/v1"), path).score([item("0.4")]) == [JudgeVerdict(0.4, (0.4, 0.4))]
+    assert isinstance(Cached(judge("https://b.example/v1"), path).score([item("0.4")])[0], JudgeFailure)
 
 
 @pytest.mark.parametrize("torn", [b'{"judge": "echo 1", "item": "', b'{"score": 1}\n[]\nnull\n\xff\n7'])

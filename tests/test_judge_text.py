@@ -1,7 +1,12 @@
 """Written verdicts: the prompt byte for byte, the arithmetic by hand, and that no text fools the reader."""
 
+import hashlib
 import json
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -12,6 +17,7 @@ from reasonkit.judge import JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.judge_text import ScoreSheet, WrittenJudge
 from reasonkit.rubrics import Criterion
 
+ROOT = Path(__file__).resolve().parents[1]
 STEPS = Criterion("Steps", "Every step follows.", 1.0)
 CLEAR = Criterion("Clear", "A reader\ncan follow it.", 0.3)
 EXPLICIT = ScoreSheet("1+1?\nThink.", ("2", "3"), (STEPS, CLEAR), "explicit")
@@ -61,6 +67,50 @@ def test_number_depends_on_all_that_is_shown():
     assert len({sheet.number for sheet in sheets}) == 4
 
 
+ELSEWHERE = """
+from reasonkit.judge_text import ScoreSheet, WrittenJudge
+from reasonkit.rubrics import Criterion
+rubric = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "A reader\\ncan follow it.", 0.3))
+sheets = [ScoreSheet(f"1+1? {n}", ("2", "3"), rubric, "explicit") for n in range(5)]
+print(*[sheet.number for sheet in sheets], WrittenJudge(None, "gemma").identity, sep="|")
+"""
+
+
+def test_number_is_of_this_process_and_identity_is_not():
+    """Who knows all that a sheet shows, and this code, cannot reckon its number; and a cache outlives the process."""
+    sheets = [ScoreSheet(f"1+1? {n}", ("2", "3"), (STEPS, CLEAR), "explicit") for n in range(5)]
+    numbers = [str(sheet.number) for sheet in sheets]
+    assert numbers == [str(fresh(sheet).number) for sheet in sheets], "asked again"
+    first, second = (subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=True,
+                                    cwd=ROOT).stdout.strip().split("|") for _ in range(2))
+    assert len({tuple(numbers), tuple(first[:5]), tuple(second[:5])}) == 3
+    assert first[5] == second[5] == WrittenJudge(None, "gemma").identity
+    plain = [100_000 + int.from_bytes(hashlib.sha256(s._shown.encode()).digest()[:8], "big") % 900_000 for s in sheets]
+    assert [str(number) for number in plain] != numbers
+
+
+def fresh(sheet):
+    return ScoreSheet(sheet.question, sheet.replies, sheet.rubric, sheet.mode)
+
+
+@pytest.mark.parametrize("cause", ["unparsable", "contradictory", "miscounted"])
+@pytest.mark.parametrize("bad", "abcd")
+def test_a_reply_that_spoils_its_sheet_spoils_no_other(cause, bad):
+    def generate(prompts):
+        for prompt in prompts:
+            good = re.search(r'^{"number".*}$', prompt, re.MULTILINE)[0].replace("?", "5")
+            spoilt = {"unparsable": "I refuse.", "contradictory": good + good.replace("[5", "[1"),
+                      "miscounted": good.replace("reply_1", "reply_0")}[cause]
+            asked.append(prompt)
+            yield spoilt if f"> {bad}\n" in prompt else good
+
+    asked = []
+    judge = WrittenJudge(generate, "fake", replies_per_call=4)
+    results = judge.score(items(*"abcd"))
+    assert causes(results) == [cause if reply == bad else None for reply in "abcd"]
+    assert len(asked) == 5 and judge.failures.total() == 1
+
+
 def test_schema_describes_the_verdict_and_nothing_of_the_data():
     for sheet, good in ((EXPLICIT, [[5, 2], [1, 1]]), (IMPLICIT, [[10]])):
         jsonschema.validate(json.loads(verdict(sheet, *good)), sheet.schema)
@@ -98,6 +148,7 @@ def test_text_around_the_verdict_is_looked_past(text):
     ('{"reply_1": [5, 5], "reply_2": [5, 5]}', "unparsable"),
     (f'{GOOD[:-1]}, "x": {"[" * 100_000}}}', "unparsable"),
     (GOOD.replace("[1, 1]", f"[{'9' * 5000}, 1]"), "unparsable"),
+    ("\U000e0001" * 200, "unparsable"),  # ten characters each where it is quoted
     (f"{GOOD} no: {verdict(EXPLICIT, [1, 1], [1, 1])}", "contradictory"),
     (f'{GOOD[:-1]}, "reply_2": [5, 5]}}', "contradictory"),
     (verdict(EXPLICIT, [5, 5]), "miscounted"),
@@ -106,7 +157,8 @@ def test_text_around_the_verdict_is_looked_past(text):
     (verdict(EXPLICIT), "miscounted"),
 ])
 def test_a_verdict_in_bad_form_fails_every_reply(text, cause):
-    assert causes(EXPLICIT.read(text)) == [cause, cause]
+    results = EXPLICIT.read(text)
+    assert causes(results) == [cause, cause] and len(results[0].detail) < 200
 
 
 @pytest.mark.parametrize("row", ["[]", "[5]", "[5, 5, 5]", "5", "null", '"5"', "[5, 0]", "[6, 5]", "[5, -1]",

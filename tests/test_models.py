@@ -33,7 +33,7 @@ from tunix.models.gemma3 import model as gemma3
 
 import reasonkit.gemma
 import reasonkit.models
-from reasonkit import services
+from reasonkit import secrets as keys
 from reasonkit.gemma import init
 from reasonkit.hf import from_hf, save_hf
 from reasonkit.mesh import make_mesh, plan_mesh
@@ -430,10 +430,10 @@ def test_a_secret_serves_the_download_and_does_not_stay(inputs, mesh, nobody, mo
             monkeypatch.setenv(name, value)
     else:
         keep_secrets(monkeypatch, platform, **secrets)
-    before = {name: os.environ.get(name) for name in services.KAGGLE}
+    before = {name: os.environ.get(name) for name in keys.KAGGLE}
     with pytest.raises(FileNotFoundError) as caught:
         load("gemma2-2b-it", mesh)
-    assert nobody == [known] and {name: os.environ.get(name) for name in services.KAGGLE} == before
+    assert nobody == [known] and {name: os.environ.get(name) for name in keys.KAGGLE} == before
     assert ("Kaggle knows you and refuses" if known else "No credentials") in str(caught.value)
     assert "t0ken" not in str(caught.value) and "k3y" not in str(caught.value)
 

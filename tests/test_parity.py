@@ -1,8 +1,8 @@
 """The same weights, the same logits as Hugging Face's transformers: files in, the cache, adapters and files out.
 
-Needs the extra `parity` (PyTorch and PEFT), and the older transformers that `make test` leaves in the venv. Weights are
-random and sizes small, and every feature of the architecture is on: a window shorter than the sequence, soft caps that
-bite, query-key norms, local and global ropes, the global one scaled, grouped queries, tied embeddings. Float32; the
+Needs the extra `parity` (PyTorch and PEFT), and the older transformers that `make parity` installs. Weights are random
+and sizes small, and every feature of the architecture is on: a window shorter than the sequence, soft caps that bite,
+query-key norms, local and global ropes, the global one scaled, grouped queries, tied embeddings. Float32; the
 largest difference of any logit is at most TOLERANCE.
 """
 
@@ -219,7 +219,7 @@ def large(tmp_path_factory):
 @pytest.mark.parametrize(("version", "path"), [("5.12.1", None), ("4.57.6", OLDER)])
 def test_transformers_makes_our_prompt_and_reads_our_replies(large, version, path):
     tokenizer, folder = large
-    assert path is None or path.is_dir(), f"{path} is not there: make test leaves it in the venv"
+    assert path is None or path.is_dir(), f"{path} is not there: make parity leaves it in the venv"
     asked = TAGS.prompt("1 + 2").removeprefix("<start_of_turn>user\n").partition("<end_of_turn>")[0]
     chats = {
         **{TAGS.prompt(question): user(question) for question in QUESTIONS},

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import sys
+import traceback
 import types
 
 import kagglehub.models
@@ -15,6 +18,7 @@ from reasonkit.publish import NOTICE, PublishError, handle_from_secrets, publish
 from reasonkit.runlog import prompt_hash, read_manifest, write_manifest
 from reasonkit.tags import TAGS
 
+DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 HANDLE = "someone/gemma2-2b-reasons/flax/2b-it"
 
 
@@ -86,6 +90,12 @@ def test_a_run_that_the_clock_cut_short_says_so_before_any_figure(tmp_path, mani
     assert "| sft | 12.5 | 83 of 120 | the clock | learning\\_rate 2e-05 |" in card
 
 
+def test_no_name_turns_the_card_round(tmp_path, manifests):
+    manifests[0]["extra"]["title"] = "\u202eevil\u2066"
+    card = write_card(tmp_path, manifests, "base").read_text()
+    assert "\\[U+202E\\]evil\\[U+2066\\]" in card and not set(card) & set(DIRECTIONS)
+
+
 def test_names_from_files_are_no_markup(tmp_path, manifests):
     manifests[0]["extra"]["title"] = "a | b\n# <script>[x](y)"
     card = write_card(tmp_path, manifests, "x: y\n---\n# z").read_text()
@@ -98,8 +108,49 @@ def test_a_card_without_its_facts_is_not_written(tmp_path, manifests, without):
     for manifest in manifests:
         manifest["extra"].pop(without, None)
     kept = [manifest for manifest in manifests if manifest["stage"] != without]
-    with pytest.raises(ValueError, match=f"the card needs '{without}' of the manifests .*run the notebooks from 01"):
+    missing = {"licence": "extra.licence is missing", "problems": "extra.problems is missing"}.get(
+        without, f"the card needs '{without}' of the manifests ")
+    with pytest.raises(ValueError, match=f"{missing}.*[:,] run the notebooks from 01 again"):
         write_card(tmp_path / "out", kept, "base")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("stage", "key", "value", "told"), [
+    ("data", "extra.title", " ", "extra.title is ' ', and must be a text"),
+    ("data", "extra.licence", None, "extra.licence is None"), ("data", "metrics.train", "30", "metrics.train is '30'"),
+    ("data", "metrics", [], "metrics is .., and"), ("data", "inputs.train", {}, "inputs.train.path is missing"),
+    ("data", "inputs.train.sha256", "", "inputs.train.sha256 is ''"), ("data", "prompt_sha256", "x", "prompt_sha256 "),
+    ("sft", "minutes", "2", "minutes is '2'"), ("sft", "minutes", float("nan"), "minutes is nan"),
+    ("sft", "extra", None, "extra is None"), ("sft", "versions.jax", 3, "versions.jax is 3"),
+    ("evaluation", "extra.problems", 0.5, "extra.problems is 0.5"),
+    ("evaluation", "metrics.stock", None, "metrics.stock is None"),
+    ("evaluation", "metrics.stock.form", None, "metrics.stock.form is None"),
+    ("evaluation", "metrics.stock.form", [1.0], "metrics.stock.form is .1.0."),
+    ("evaluation", "metrics.stock.form", [0.5, "0.4", 0.6], r"metrics.stock.form.1. is '0.4'"),
+    ("evaluation", "metrics.stock.steps", [0.5, float("inf"), 0.6], r"metrics.stock.steps.1. is inf"),
+])
+def test_a_card_of_a_manifest_that_is_none_is_not_written(tmp_path, manifests, stage, key, value, told):
+    place = next(manifest for manifest in manifests if manifest["stage"] == stage)
+    *way, last = key.split(".")
+    for name in way:
+        place = place[name]
+    place[last] = value
+    with pytest.raises(ValueError, match=f"no card: the manifest of '{stage}' is none .{told}.*, run the notebook"):
+        write_card(tmp_path / "out", manifests, "base")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["sft", "evaluation"])
+@pytest.mark.parametrize("name", ["train", "test", "another name"])
+def test_a_card_states_no_hash_of_another_file(tmp_path, manifests, stage, name):
+    """The stages knew another file by that path than notebook 1 wrote."""
+    other = next(manifest for manifest in manifests if manifest["stage"] == stage)
+    other["inputs"] = {name: dict(manifests[0]["inputs"]["train"])}
+    write_card(tmp_path / "same", manifests, "base")
+    other["inputs"][name]["sha256"] = "0" * 64
+    with pytest.raises(ValueError, match=f"train.jsonl has changed between the stages: '{stage}' knew another than "
+                                         "those before it, and a card would state the hash of another file: run the"):
+        write_card(tmp_path / "out", manifests, "base")
     assert not (tmp_path / "out").exists()
 
 
@@ -180,12 +231,54 @@ def test_a_folder_that_is_no_export_is_not_uploaded(export, kaggle, monkeypatch,
     assert kaggle == {}
 
 
-def test_a_failed_upload_is_told_without_the_token(export, kaggle, monkeypatch):
-    def fail(*_, **__):
-        raise requests.ConnectionError("refused")
+TOKEN = "KGAT_0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+TOLD = {
+    "raw": TOKEN, "header": f"Invalid header value b'Bearer {TOKEN}\\n'",
+    "repr": repr({"Authorization": f"Bearer {TOKEN}"}),
+    "JSON": json.dumps({"token": TOKEN}), "URL": f"HTTPSConnectionPool: /upload?token={TOKEN}&n=1", "cut": TOKEN[:20],
+    "bytes": repr(TOKEN.encode()), "base64": base64.b64encode(f"someone:{TOKEN}".encode()).decode(),
+    "capitals": TOKEN.upper(), "hexadecimal": TOKEN.encode().hex(), "lines": f"{TOKEN[:16]}\n{TOKEN[16:]}",
+    "twice": TOKEN * 2,
+    "a signed address": "PUT https://u:0a1b2c3d4e5f@storage.example/o/1?X-Signature=0a1b2c3d4e5f failed",
+    "another's header": "Authorization: Bearer 0a1b2c3d4e5f.of.another",
+}
 
-    monkeypatch.setenv("KAGGLE_API_TOKEN", "secret-token")
+
+@pytest.mark.parametrize("where", ["token", "pair", "file", "secret"])
+@pytest.mark.parametrize("told", TOLD)
+def test_a_failed_upload_is_told_without_the_token(export, kaggle, monkeypatch, tmp_path, told, where):
+    def fail(*_, **__):
+        try:
+            raise OSError(TOLD[told])
+        except OSError as error:
+            raise requests.ConnectionError(f"refused: {TOLD[told]}") from error
+
+    if where == "file":
+        (tmp_path / "kaggle.json").write_text(json.dumps({"username": "someone", "key": TOKEN}))
+    elif where == "pair":
+        monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+        monkeypatch.setenv("KAGGLE_KEY", TOKEN)
+    elif where == "secret":
+        module = types.ModuleType("kaggle_secrets")
+        module.UserSecretsClient = lambda: types.SimpleNamespace(get_secret={"KAGGLE_API_TOKEN": TOKEN}.__getitem__)
+        monkeypatch.setitem(sys.modules, "kaggle_secrets", module)
+    else:
+        monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     monkeypatch.setattr(kagglehub.models, "upload_files_and_directories", fail)
-    with pytest.raises(PublishError, match="the upload to .* failed .ConnectionError: refused.; nothing") as caught:
+    with pytest.raises(PublishError, match="the upload to .* failed .ConnectionError: refused: .*; nothing") as caught:
         publish(export, HANDLE)
-    assert "secret-token" not in str(caught.value)
+    said = "".join(traceback.format_exception(caught.value)).lower()
+    assert caught.value.__context__ is None and caught.value.__cause__ is None
+    assert not [piece for form in (TOKEN, TOKEN.encode().hex(), "MGExYjJjM2Q0ZTVm") for n in range(len(form) - 7)
+                if (piece := form[n:n + 8].lower()) in said]
+
+
+@pytest.mark.parametrize("token", [
+    "KGAT_0a1b2c\n3d4e5f60", "KGAT_0a1b 2c3d4e5f60", "KGAT_0a1b\x7f2c3d4e", "KGAT_0a1b\u00e42c3d4e",
+    "KGAT_0a1b\u200b2c3d4e", "\x1b[31mKGAT_0a1b2c3d4e"], ids=ascii)
+def test_a_token_that_no_header_carries_is_not_sent(export, kaggle, monkeypatch, token):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", token)
+    with pytest.raises(PublishError, match="hold a space, a line break or a letter that no key has: make a") as caught:
+        publish(export, HANDLE)
+    said = "".join(traceback.format_exception(caught.value))
+    assert kaggle == {} and "0a1b" not in said and "2c3d" not in said and caught.value.__context__ is None

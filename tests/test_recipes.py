@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from reasonkit import controls, data, recipes, rewards, runlog, text_rewards
@@ -163,7 +164,8 @@ def test_an_unknown_profile_or_recipe_leaves_no_folder(tmp_path, profile, recipe
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("seed", ["zero", "0", -1, 1.5, 1.0, True, None, 2**32])
+@pytest.mark.parametrize("seed", ["zero", "0", -1, 1.5, 1.0, True, False, None, 2**32, 10**30, float("nan"), [0], (1,),
+                                  1j, b"1", np.int64(-1), np.float64(1.0), np.bool_(True), {}, range(1), -(10**30)])
 def test_a_seed_that_is_none_is_named_and_leaves_no_folder(tmp_path, seed):
     """From 2**32 on, JAX would take it for a smaller one."""
     with pytest.raises(ValueError, match=re.escape(f"SEED={seed!r}: give a whole number from 0 to 4294967295")):

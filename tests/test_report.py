@@ -5,8 +5,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from reasonkit.budget import TimeBudget
+from reasonkit.dashboard import LABEL, Dashboard
 from reasonkit.evaluate import EvalResult, evaluate, paired
 from reasonkit.report import MAX_SAMPLES, write_report
+from reasonkit.runlog import RunLog
 from reasonkit.tags import TAGS
 
 NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)></pre>\"'&\ud800"
@@ -245,3 +248,85 @@ def test_no_results_is_an_error(tmp_path):
 def test_a_figure_must_be_an_image(tmp_path, results):
     with pytest.raises(ValueError, match="page.html is of type text/html"):
         write_report(tmp_path / "report.html", results, {}, [], [], [tmp_path / "page.html"])
+
+
+# -- what text from outside may not do
+
+DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+FORMULAS = ("$\\frac$", "$", "$$", "$x$", "\\$", "$\\frac{1}{2}$", "$^$", "$_{$", "a$b", "$\\notacommand$", "\\frac",
+            "${", "}$", "_hidden", "__", "_", "", " ", "\n", "a\nb", "\t", "x" * 5000, "$" * 999, "%", "{x}", "%s",
+            "<b>", "&amp;")
+
+
+def hostile(results, text):
+    """Every name and text of a report."""
+    for sample in results["After GRPO"].samples:
+        sample.update(family=text or "f", gold=text, question=text, completion=text, failures=[text])
+    manifest = {"stage": text, "minutes": 1.0, "prompt_sha256": "ab" * 32, "lora": {text: text},
+                "versions": {text: text}, "metrics": {"steps": 1}, "extra": {"stopped": text, "settings": {"steps": 2}}}
+    rows = [{"t": 0.0, "event": "reward", "mode": "train", "mean": 1.0, "sample": {text: text, "parts": {text: 1.0}},
+             "parts": {text: {"mean": 1.0, "no_signal": 1.0}, "b": {"mean": 0.5, "no_signal": 0.0}}},
+            {"t": 0.0, "event": "verdict", "titles": [text], "score": 0.5, "per_criterion": [0.5]},
+            {"t": 0.0, "event": "verdict", "cause": text},
+            {"t": 0.0, "event": "flag", "name": text, "step": 1, "value": 1.0, "limit": 0.5, "why": text,
+             "example": text}]
+    rows += [{"t": 0.0, "event": f"{text}_step", "step": step, "series": name, "loss": 1.0}
+             for step, name in ((1, text), (2, "b"))]
+    return {text: results["After GRPO"]}, {text: paired(results["Stock"], results["Stock"])}, [manifest], rows
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_name_is_no_formula_and_ends_no_page(tmp_path, results, text):
+    page = write(tmp_path, *hostile(results, text))
+    assert page.tags.count("img") == 1 and "Training" in page.texts
+    log = RunLog(tmp_path / "log.jsonl")
+    for row in hostile(results, text)[-1]:
+        log.write(row["event"], **{name: value for name, value in row.items() if name not in ("t", "event")})
+    board = Dashboard(log, TimeBudget(), text, 5)
+    board.update()
+    assert bytes(board._plot.value).startswith(PNG[:8]) and log.skipped == 0
+    labels = [label.get_text() for axes in board.figure(tmp_path / "curves.png").axes if axes.get_legend()
+              for label in axes.get_legend().get_texts()]
+    assert "b" in labels and len(labels) in (4, 5), "no name is left out of a legend"
+
+
+@pytest.mark.parametrize("sign", DIRECTIONS)
+def test_no_text_turns_the_page_round(tmp_path, results, sign):
+    text = f"a{sign}b"
+    write(tmp_path, *hostile(results, text))
+    raw, shown = (tmp_path / "report.html").read_text(), f"a[U+{ord(sign):04X}]b"
+    assert sign not in raw and raw.count(shown) >= 10
+    log = RunLog(tmp_path / "log.jsonl")
+    for row in hostile(results, text)[-1]:
+        log.write(row["event"], **{name: value for name, value in row.items() if name not in ("t", "event")})
+    board = Dashboard(log, TimeBudget(), text, 5)
+    board.update()
+    for box in (board.widget.children[0], board._status, board._flags, board._samples):
+        assert sign not in box.value and shown in box.value
+
+
+def test_no_word_widens_the_page_or_the_live_view(tmp_path, results):
+    """All text inherits that it may be broken anywhere; a cell is bounded, and breaks what is wider than that."""
+    write(tmp_path, results)
+    style = (tmp_path / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    rules = dict(rule.split("{") for rule in style.replace("\n", " ").split("}") if rule.count("{") == 1)
+    assert "overflow-wrap: anywhere" in next(rule for name, rule in rules.items() if name.strip() == "body")
+    assert "td, th { overflow-wrap: break-word; max-width: 16rem; }" in style and style.count("overflow-wrap") == 2
+    assert style.count("white-space: nowrap") == 1 and "word-break" not in style
+    log = RunLog(tmp_path / "log.jsonl")
+    log.write("reward", mean=1.0, parts={}, sample={"completion": "x" * 9999})
+    board = Dashboard(log, TimeBudget(), "x" * 9999, 5)
+    board.update()
+    for box in (board.widget.children[0], board._samples):
+        assert "overflow-wrap:anywhere" in box.value.split(">")[0]
+    log.write("grpo_step", step=1)
+    log.write("reward", parts={"x" * 9999: {"no_signal": 1.0}})
+    board._due = 0.0
+    board.update()
+    assert f"no signal from {'x' * LABEL}: 100%" in board._status.value, "a plain line, also where no page shows it"
+
+
+def test_what_was_left_out_is_told(tmp_path, results):
+    some = {"Stock": EvalResult(results["Stock"].samples, 3)}
+    assert "3 problems could not be scored, and Stock was not asked them." in write(tmp_path, some).text
+    assert "could not be scored" not in write(tmp_path, results).text

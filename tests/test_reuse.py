@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reasonkit import recipes
+from reasonkit import data, recipes
 from reasonkit.recipes import open_run
 from reasonkit.reuse import ASKED, code_sha256, differences
 from reasonkit.rewards import gate, tag_format
@@ -221,6 +221,35 @@ def test_an_input_that_was_rewritten_is_seen_by_the_next_notebook(asked):
         moved.manifest("data")
 
 
+@pytest.mark.parametrize("changed", ["train", "validation", "test"])
+@pytest.mark.parametrize("stage", ["data", "sft", "grpo", "evaluation"])
+def test_data_changed_since_notebook_1_is_told_by_every_later_notebook(asked, stage, changed):
+    """Also where the stage itself did not read that file."""
+    run, paths = asked.run, {}
+    for name in data.SPLITS:
+        paths[name] = run.stage("data") / f"{name}.jsonl"
+        paths[name].write_text("{}\n")
+    run.finish("data", inputs=paths, metrics={}, minutes=0.1)
+    if stage != "data":
+        run.finish(stage, inputs={}, metrics={}, minutes=0.1)
+    run.manifest(stage)
+    paths[changed].write_text("{}\n{}\n")
+    with pytest.raises(ManifestError, match=f"{paths[changed]} has changed since stage 'data' was finished with it: "
+                                            r"put the old one back, or run notebook 01 \(01_data_curation\) first"):
+        run.manifest(stage)
+
+
+def test_a_manifest_without_its_figures_is_read_back_all_the_same(asked, capsys):
+    assert sft(asked)
+    finish(asked, "sft", 3, stopped="hand")
+    path = asked.run.stage("sft") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["metrics"], manifest["extra"]["settings"] = {}, {}
+    path.write_text(json.dumps(manifest))
+    assert not sft(asked)
+    assert "and read back, nobody knows how many steps, ended by nobody knows what" in capsys.readouterr().out
+
+
 def test_differences_go_both_ways_and_down():
     assert differences({"a": {"b": 1, "c": None}}, {"a": {"b": 1.0}, "d": []}) == [
         "a.c: None then, absent now", "d: absent then, [] now"]
@@ -251,7 +280,7 @@ assert shell.run_cell('''
 import jax, os, signal
 from fault_run import *
 from tiny_run import short_tokenizer
-from reasonkit import recipes
+from reasonkit import data, recipes
 from reasonkit.mesh import make_mesh
 jax.config.update("jax_num_cpu_devices", 8)
 mesh = make_mesh(jax.devices()[:1], 1, 1)

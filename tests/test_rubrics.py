@@ -42,10 +42,10 @@ def test_rubric_json_round_trip():
 
 
 @pytest.mark.parametrize(("text", "named"), [
-    ("", "not JSON"),
+    ("", "the rubric '' is empty"),
     ("{", "not JSON"),
-    ("[" * 100_000, "not JSON"),
-    (None, "not JSON"),
+    ("[" * 100_000, "not JSON: nested too deeply"),
+    (None, "non-empty list"),
     ("[]", "non-empty list"),
     ('{"title": "t"}', "non-empty list"),
     ('["t"]', "entry 0"),
@@ -53,8 +53,8 @@ def test_rubric_json_round_trip():
      "entry 1.*description"),
     ('[{"title": "t", "description": "d", "weight": 1, "extra": 1}]', "unknown.*extra"),
     ('[{"title": "t", "description": "d", "weight": "high"}]', "'t'.*weight is 'high'"),
-    ('[{"title": "t", "description": "d", "weight": NaN}]', "weight is 'nan'"),
-    ('[{"title": "t", "description": "d", "weight": 0}]', "weight is '0'"),
+    ('[{"title": "t", "description": "d", "weight": NaN}]', "not JSON: 'NaN' is no finite number"),
+    ('[{"title": "t", "description": "d", "weight": 0}]', "weight is 0"),
 ])
 def test_bad_rubric_json_is_named(text, named):
     with pytest.raises(ValueError, match=named):
@@ -116,16 +116,16 @@ ENTRY = '[[rubric]]\ntitle = "t"\ndescription = "d"\nweight = "pitfall"\n'
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    (ANCHOR, r"mine.toml: \[\[rubric\]\] is not a non-empty list of criteria: None"),
+    (ANCHOR, r"mine.toml is no domain \(rubric is missing\): mend the file"),
     (f"rubric = 3\n{ANCHOR}", r"mine.toml: .* is not a non-empty list of criteria: 3"),
-    (ENTRY, r"mine.toml: \[anchor\] is None; give it a question, a good reply and a bad one"),
-    (ENTRY + '[anchor]\nquestion = "q"\ngood = " "\nbad = "b"\n', r"\[anchor\] is .*give it a question"),
+    (ENTRY, r"mine.toml is no domain \(anchor is missing\)"),
+    (ENTRY + '[anchor]\nquestion = "q"\ngood = " "\nbad = "b"\n', "anchor.good is ' ', and must be a text, not blank"),
     (ENTRY + ENTRY.replace("pitfall", "grave") + ANCHOR,
      r"mine.toml: \[\[rubric\]\], entry 1: criterion 't': weight is 'grave'; give it .* such as one of .*essential"),
     (ENTRY + 'level = ["a", "b"]\n' + ANCHOR, r"entry 0: missing \[\], unknown \['level'\]"),
     (ENTRY + 'levels = ["a"]\n' + ANCHOR, "entry 0: criterion 't': levels are .*give at least two texts"),
     (ENTRY + 'levels = "worst"\n' + ANCHOR, "entry 0: criterion 't': levels are 'worst'"),
-    ("[[rubric", "mine.toml is not TOML: "),
+    ("[[rubric", r"mine.toml is no domain \(not TOML: "),
 ])
 def test_a_file_that_cannot_be_used_is_named(tmp_path, monkeypatch, text, message):
     monkeypatch.setattr(rubrics, "DOMAINS", tmp_path)

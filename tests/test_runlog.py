@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import resource
 import threading
 import time
 from pathlib import Path
@@ -12,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reasonkit import runlog as module
+from reasonkit.files import DiskFullError
 from reasonkit.runlog import (
     ManifestError,
     NullLog,
@@ -197,9 +203,11 @@ def test_rows_that_cannot_be_read_back_are_refused_and_not_written(event, fields
     assert not log.path.exists()
 
 
-def test_a_folder_is_no_log(tmp_path):
-    with pytest.raises(ValueError, match="is a folder"):
-        RunLog(tmp_path)
+def test_a_folder_or_a_pipe_is_no_log(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match="is a folder or a pipe"):
+            RunLog(path)
 
 
 def test_the_null_log_takes_everything_and_keeps_nothing(tmp_path, monkeypatch):
@@ -208,6 +216,75 @@ def test_the_null_log_takes_everything_and_keeps_nothing(tmp_path, monkeypatch):
     log.write("step", loss=1.0)
     assert log.read() == log.read("step") == [] and log.last("step") is None
     assert list(tmp_path.iterdir()) == []
+
+
+# -- a disk that takes no more
+
+
+@contextlib.contextmanager
+def room(size):
+    """Files of this process may have so many bytes: beyond them a write is cut short, and the next one fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("left", [0, 1, 20, 59, 150])
+@pytest.mark.parametrize("torn", [b"", b'{"t": 1.0, "ev'])
+def test_rows_wait_while_the_disk_is_full_and_are_written_when_it_is_not(left, torn, log, capsys):
+    log.write("step", index=0)
+    with log.path.open("ab") as file:
+        file.write(torn)
+    before = log.path.read_bytes()
+    with room(len(before) + left):
+        for index in range(1, 5):
+            log.write("step", index=index)
+        assert [row["index"] for row in log.read()] == [0, 1, 2, 3, 4] and log.last("step")["index"] == 4
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and f"{log.path} can't be written (File too large). It needs 0.000 MB" in told
+    assert "Make room on the disk of" in told and "its rows wait in memory, and the stage goes on" in told
+    assert log.path.read_bytes().startswith(before) and len(log.path.read_bytes()) <= len(before) + left
+    log.write("step", index=5)
+    assert [row["index"] for row in RunLog(log.path).read()] == [0, 1, 2, 3, 4, 5]
+    assert log.skipped == bool(torn) == len(log.path.read_bytes().splitlines()) - 6, "none twice, none torn"
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT])
+@pytest.mark.parametrize("where", ["open", "mkdir"])
+def test_a_disk_that_says_no_ends_no_stage(number, where, log, monkeypatch, capsys):
+    def refuse(*args, **options):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((module, "open") if where == "open" else (Path, "mkdir")), refuse, raising=where != "open")
+        log.write("step", index=1)
+        log.write("step", index=2)
+    assert os.strerror(number) in capsys.readouterr().err and not log.path.exists()
+    assert [row["index"] for row in log.read()] == [1, 2]
+    log.write("step", index=3)
+    assert [row["index"] for row in RunLog(log.path).read()] == [1, 2, 3]
+
+
+def test_a_device_without_room_ends_no_stage(log, capsys):
+    log.path = Path("/dev/full")
+    log.write("step", index=1)
+    assert "/dev/full can't be written (No space left on device)" in capsys.readouterr().err
+    assert log.last("step")["index"] == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_a_manifest_that_does_not_fit_names_itself_and_keeps_the_old_one(size, write, tmp_path):
+    path = write(minutes=1)
+    with room(size), pytest.raises(DiskFullError, match=rf"{path} can't be written \(File too large\). It needs 0.00\d "
+                                   r"MB, [\d.]+ MB are free. Make room on the disk of .*sft, or put the run on another "
+                                   "one, and run the cell again: what was saved before is kept"):
+        write(minutes=2)
+    assert read_manifest(tmp_path / "sft", stage="sft")["minutes"] == 1
+    assert [item.name for item in path.parent.iterdir()] == ["manifest.json"]
 
 
 # -- hashes

@@ -15,6 +15,7 @@ from reasonkit import models, recipes, screening
 from reasonkit.answers import KINDS, Verdict
 from reasonkit.data import SPLITS, curate, grpo_batches, load_recipe, sft_batches
 from reasonkit.evaluate import evaluate
+from reasonkit.exam import anchors
 from reasonkit.rewards import exact_answer
 from reasonkit.screening import gold_fault, question_key, screen, sft_pairs
 from reasonkit.tags import TAGS
@@ -91,6 +92,27 @@ FAULTS = [
     ({"answer": ""}, "gold answer refused", "gold answer ''"),
     ({"question": " \u200b"}, "no question", "the question is blank"),
     ({"reasoning": "see <answer>"}, "tag inside", "reasoning contains the tag '<answer>'"),
+    ({"reasoning": "</reasoning>"}, "tag inside", "reasoning contains the tag '</reasoning>'"),
+    ({"rubric": "[]"}, "rubric refused", "the rubric is not a non-empty list of criteria"),
+    ({"rubric": ""}, "rubric refused", "the rubric '' is empty"),
+    ({"rubric": "{"}, "rubric refused", "the rubric '{' is not JSON"),
+    ({"rubric": "[" * 5000}, "rubric refused", r"the rubric '\[+…? is not JSON: nested too deeply"),
+    ({"rubric": '[{"title": "a"}]'}, "rubric refused", "the rubric, entry 0: missing .'description', 'weight'"),
+    ({"rubric": '[{"title": "a", "description": "b", "weight": NaN}]'}, "rubric refused", ".*'NaN' is no finite"),
+    ({"rubric": '[{"title": "a", "description": "b", "weight": -1}]'}, "rubric refused", ".*weight is -1; give it a"),
+    ({"id": " "}, "no id", "id is ' ': give the row a name of its own"),
+    ({"id": "0-0"}, "id comes twice", "id '0-0' is that of an earlier row: give each its own"),
+    *(({"kind": kind}, "gold answer refused", f"unknown answer kind '{kind}': use one of number, choice")
+      for kind in ("", "Number", "number ", "none", "null")),
+    *(({"kind": kind, "answer": gold}, "gold answer refused", "(?:gold answer|a plan)") for kind, gold in (
+        ("number", "abc"), ("number", "1 or 2"), ("number", "nan"), ("choice", "Paris"), ("yes_no", "maybe"),
+        ("list", " "), ("set", ""), ("text", "\u200b"), ("date", "32 May 2024"), ("plan", "{"), ("plan", "[" * 300),
+        ("number", "1" * 40000))),
+    *(({column: None}, "no text", f"{column} is None, and must be a text, in quotes") for column in screening.COLUMNS),
+    *(({column: f"{ROWS[1][column]} {token}"}, "control token",
+       f"{column} has the control token '{re.escape(token[:3])}")
+      for column in ("id", "family", "question", "reasoning", "answer") for token in (
+          "<end_of_turn>", "<start_of_turn>", "<bos>", "<eos>", "<pad>", "<unused7>", "<END_OF_TURN>", "[multimodal]")),
 ]
 
 
@@ -99,9 +121,9 @@ FAULTS = [
 def test_a_row_that_stops_a_stage_is_left_out(tokenizer, split, change, cause, why):
     kept, (left,) = screen({split: rows({}, change, {})}, tokenizer, 48)
     assert kept[split]["id"] == [ROWS[0]["id"], ROWS[2]["id"]]
-    assert (left.split, left.id, left.cause) == (split, ROWS[1]["id"], cause)
-    assert left.question == change.get("question", ROWS[1]["question"])
-    assert re.match(why, left.why)
+    assert (left.split, left.id, left.cause) == (split, str(change.get("id", ROWS[1]["id"])), cause)
+    assert left.question == str(change.get("question", ROWS[1]["question"]))
+    assert re.match(f"row 2: {why}", left.why)
 
 
 def test_reasoning_may_be_missing_in_training_alone(tokenizer):
@@ -113,8 +135,8 @@ def test_reasoning_may_be_missing_in_training_alone(tokenizer):
 
 
 def test_what_is_kept_stops_no_stage(tokenizer):
-    bad = [change for change, *_ in FAULTS] + [{"reasoning": ""}]
-    some = {name: rows(*bad, *[{}] * 8) for name in SPLITS}
+    bad = [*{cause: change for change, cause, _ in FAULTS}.values(), {"reasoning": ""}]
+    some = {name: rows(*bad, *[{}] * 12) for name in SPLITS}
     kept, left_out = screen(some, tokenizer, 48)
     assert len(left_out) == 3 * len(bad) - 1
     for batch in itertools.islice(sft_batches(kept["train"], tokenizer, 4, 100, 0), 4):
@@ -122,7 +144,7 @@ def test_what_is_kept_stops_no_stage(tokenizer):
     for batch in itertools.islice(grpo_batches(kept["train"], tokenizer, 9, 48, 0), 2):
         assert exact_answer(batch["prompts"], [""] * 9, answer=batch["answer"], kind=batch["kind"]) == [0.0] * 9
     for name in ("validation", "test"):
-        assert evaluate(lambda texts: [""] * len(texts), kept[name], batch_size=3).n == 8
+        assert evaluate(lambda texts: [""] * len(texts), kept[name], batch_size=3).n == 12
         assert all(len(tokenizer.encode(TAGS.prompt(question))) < 48 for question in kept[name]["question"])
 
 
@@ -137,7 +159,7 @@ def test_a_split_of_which_most_is_refused_is_an_error(tokenizer):
     bad = {"answer": "?"}
     assert len(screen({"test": rows({}, bad)}, tokenizer, 48)[1]) == 1
     with pytest.raises(ValueError, match=r"2 of 3 rows of 'test' can't be used, more than 50%. The first, '0-1', ends "
-                                         r"'0 plus 1': gold answer '\?' cannot be read"):
+                                         r"'0 plus 1': row 2: gold answer '\?' cannot be read"):
         screen({"train": rows({}), "test": rows({}, bad, bad)}, tokenizer, 48)
 
 
@@ -152,3 +174,18 @@ def test_the_shipped_mix_loses_no_row():
 def test_doctests():
     result = doctest.testmod(screening)
     assert result.attempted and not result.failed
+
+
+def test_a_column_that_is_not_there_is_named(tokenizer):
+    for name in screening.COLUMNS:
+        with pytest.raises(ValueError, match=f"the rows of 'train' have no '{name}': a row needs id, family, kind"):
+            screen({"train": rows({}, {}).remove_columns(name)}, tokenizer, 48)
+
+
+@pytest.mark.parametrize("change", [{"answer": "abc"}, {"kind": "riddle"}, {"rubric": "[]"}, {"reasoning": "<eos>"},
+                                    {"question": "<bos>"}, {"reasoning": "<answer>"}])
+def test_a_row_that_slips_through_teaches_nothing_and_ends_nothing(tokenizer, change):
+    some = rows({}, change, {})
+    assert len(sft_pairs(some, tokenizer, 200)) == 2
+    examined = 2 if "rubric" in change or "<answer>" in change.values() else 3  # two flaws of each
+    assert len(anchors(some)) == 2 * examined

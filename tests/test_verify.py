@@ -21,7 +21,7 @@ from tiny_gemma import bump
 from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
 
-from reasonkit import _tunix, verify
+from reasonkit import checkpoint, verify
 from reasonkit.export import export_flax
 from reasonkit.gemma import init
 from reasonkit.hf import save_hf
@@ -49,9 +49,9 @@ def submit(root, dtype):
     tokenizer = short_tokenizer(root / "pieces")
     folder = save_hf(init(CONFIG, mesh), tokenizer.path, root / "model")
     policy = new_policy(load(folder, mesh, dtype).model, mesh, tokenizer)
-    _tunix.hand_over(policy.model, root / "checkpoints", 9)
+    checkpoint.hand_over(policy.model, root / "checkpoints", 9)
     bump(policy.model, 0.05)
-    _tunix.hand_over(policy.model, root / "checkpoints", 10)  # a larger number, but not a larger name
+    checkpoint.hand_over(policy.model, root / "checkpoints", 10)  # a larger number, but not a larger name
     replies = generator(policy.model, tokenizer, mesh, batch_size=4, **LIMITS)(
         [TAGS.prompt(question) for question in QUESTIONS])
     assert len(set(replies)) > 1 and all(replies)

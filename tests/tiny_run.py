@@ -16,14 +16,16 @@ from tiny_gemma import small_config, train_tokenizer
 from reasonkit.budget import TimeBudget
 from reasonkit.lora import add_lora
 from reasonkit.models import Loaded, Tokenizer
+from reasonkit.rubrics import Criterion, rubric_to_json
 
 # The template's words as single tokens, else the small tokenizer spells it in 300.
 WORDS = ("Show your work between ", "<reasoning>", "</reasoning>", " and ", ", then give the final answer between ",
          "<answer>", "</answer>", " plus ")
+RUBRIC = rubric_to_json((Criterion("Steps", "Every step is shown", 1.0),))
 CONFIG = small_config(sliding_window_size=512)
 ROWS = Dataset.from_list([
     {"id": f"{a}-{b}", "family": "sum", "kind": "number", "question": f"{a} plus {b}", "reasoning": f"{a}+{b}={a + b}",
-     "answer": str(a + b), "rubric": "[]"} for a in range(6) for b in range(5)])
+     "answer": str(a + b), "rubric": RUBRIC} for a in range(6) for b in range(5)])
 
 
 def short_tokenizer(folder: Path) -> Tokenizer:
