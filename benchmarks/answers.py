@@ -35,7 +35,7 @@ Check = Callable[[str, str, str], bool | None]
 
 
 def load_ours() -> Check:
-    from reasonkit.answers import check
+    from reasonkit.text.answers import check
 
     return lambda answer, gold, kind: check(answer, gold, kind).correct
 

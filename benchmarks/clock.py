@@ -1,9 +1,11 @@
 """Nine hours of many kinds: does a session ever pass its limit, and how much of it is left over?
 
-`python benchmarks/clock.py` plays random sessions against `budget.TimeBudget` on a clock of its own: SFT of limited
-steps, then GRPO for as long as there is time, then the last save, the evaluation and the export. Steps take what they
-take with noise, GRPO's longer and longer; the first compiles; some stall; kernels die, lose the steps since the last
-save, load and compile again. Exit status 1 when a session passes its limit, or `LEFT` of the time is unused on average.
+`python benchmarks/clock.py` plays random sessions against `time_budget.TimeBudget` on a clock of its own: SFT of
+limited steps, then GRPO for as long as there is time, then the last save, the evaluation and the export. Steps take
+what they take with noise, GRPO's longer and longer; the first compiles; some stall; kernels die, lose the steps since
+the last save, load and compile again. Exit status 1 when a session passes its limit, or `LEFT` of the time is unused on
+average.
+
 
 No kernel dies in the last hour here: it has its checkpoint, but no reserve pays for a second loading and evaluation.
 """
@@ -23,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reasonkit import budget as budgets  # noqa: E402
+from reasonkit.session import time_budget as budgets  # noqa: E402
 
 HOURS, RESERVE_MINUTES, SHARES = 9.0, 20.0, {"sft": 0.25, "grpo": 0.75}  # those of the kaggle profile and g_rar
 PROBES = 8  # of the evaluation, as `recipes.open_run` counts them

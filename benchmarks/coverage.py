@@ -22,7 +22,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reasonkit.intervals import interval  # noqa: E402
+from reasonkit.eval.intervals import interval  # noqa: E402
 
 FLOOR = 0.935
 

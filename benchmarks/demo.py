@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reasonkit.evaluate import EvalResult, paired  # noqa: E402
+from reasonkit.eval.evaluate import EvalResult, paired  # noqa: E402
 
 JUDGED, PLAIN, CONSTANT, SHUFFLED = RECIPES = ("g_rar", "g_exact", "constant", "shuffled")
 STAGES = {"constant": "GRPO, constant reward", "shuffled": "GRPO, shuffled rewards",

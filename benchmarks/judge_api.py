@@ -27,10 +27,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reasonkit.judge import JudgeFailure, JudgeItem, JudgeVerdict  # noqa: E402
-from reasonkit.judge_api import GRACE, ApiJudge, Limits  # noqa: E402
-from reasonkit.rubrics import WEIGHTS, Criterion  # noqa: E402
-from reasonkit.services import gemini, openai_compatible  # noqa: E402
+from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict  # noqa: E402
+from reasonkit.judge.rubric import WEIGHTS, Criterion  # noqa: E402
+from recipes.judges.api_client import gemini, openai_compatible  # noqa: E402
+from recipes.judges.api_judge import GRACE, ApiJudge, Limits  # noqa: E402
 
 KEY = f"key-{secrets.token_hex(16)}"
 LIMITS = Limits(dollars=1.0, prices={"a-model": (0.3, 2.5)}, concurrency=8, attempts=3, backoff_seconds=0.2,

@@ -1,9 +1,9 @@
 """What a step of GRPO costs when the judge works beside the policy: `python benchmarks/judge_overlap.py`.
 
 One run of Tunix's trainer on eight virtual CPU devices, policy on four, judge on four. The steps take turns: no judge,
-a judge beside the policy (`_tunix.Overlapped`), and one in Tunix's own order (sample, judge, train). All sample in the
-same number of calls, so that the judge is the only difference. Tunix's order is not quite serial: it does not wait for
-the reference's pass and the last update when it turns to the judge. One kind of step does, and is.
+a judge beside the policy (`tunix_compat.Overlapped`), and one in Tunix's own order (sample, judge, train). All sample
+in the same number of calls, so that the judge is the only difference. Tunix's order is not quite serial: it does not
+wait for the reference's pass and the last update when it turns to the judge. One kind of step does, and is.
 
 Virtual devices share the cores of this machine, so a real second half can't be had. The judge of equal work
 therefore sleeps: in all, as long as the step without a judge has just taken (sampling, reference and updates), which is
@@ -35,16 +35,21 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np  # noqa: E402
 from tunix.rl.grpo.grpo_learner import GRPOLearner  # noqa: E402
 
-from reasonkit import _tunix, data, models, recipes, rewards  # noqa: E402
-from reasonkit._tunix import Overlapped  # noqa: E402
-from reasonkit.budget import TimeBudget  # noqa: E402
-from reasonkit.compose import compose  # noqa: E402
-from reasonkit.grpo import grpo  # noqa: E402
-from reasonkit.judge import RATINGS, JudgeVerdict, LocalJudge  # noqa: E402
-from reasonkit.lora import add_lora  # noqa: E402
-from reasonkit.mesh import plan_mesh  # noqa: E402
-from reasonkit.readout import rating_logprobs  # noqa: E402
-from reasonkit.runlog import NullLog  # noqa: E402
+# noqa: E402
+from reasonkit.config import PROFILES  # noqa: E402
+from reasonkit.data import problems  # noqa: E402
+from reasonkit.judge.judge import RATINGS, JudgeVerdict, LocalJudge  # noqa: E402
+from reasonkit.models import load as models  # noqa: E402
+from reasonkit.models.logprobs import rating_logprobs  # noqa: E402
+from reasonkit.models.lora import add_lora  # noqa: E402
+from reasonkit.models.mesh import plan_mesh  # noqa: E402
+from reasonkit.rewards import rules  # noqa: E402
+from reasonkit.rewards.compose import compose  # noqa: E402
+from reasonkit.session.run_log import NullLog  # noqa: E402
+from reasonkit.session.time_budget import TimeBudget  # noqa: E402
+from reasonkit.train import tunix_compat  # noqa: E402
+from reasonkit.train.grpo import grpo  # noqa: E402
+from reasonkit.train.tunix_compat import Overlapped  # noqa: E402
 
 PROMPTS, GROUP = 16, 4
 AT_MOST, AT_LEAST = 1.15, 1.8  # of the step without a judge: with one of equal work beside it, and after it
@@ -128,7 +133,7 @@ def alternating(clock: Clock) -> type:
 
 def measure(rounds: int, calls: int) -> dict[Arm, list[float]]:
     """Seconds of the measured steps of each arm."""
-    profile, plan = recipes.PROFILES["cpu"], plan_mesh(jax.devices(), judge=True)
+    profile, plan = PROFILES["cpu"], plan_mesh(jax.devices(), judge=True)
     policy, tiny = models.load(profile.policy, plan.policy), models.load(profile.judge, plan.judge)
     policy = replace(policy, model=add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, 0))
     judge = LocalJudge(rating_logprobs(tiny, plan.judge, RATINGS, max_length=profile.judge_max_length,
@@ -136,10 +141,10 @@ def measure(rounds: int, calls: int) -> dict[Arm, list[float]]:
     order = [*WARM_UP, *ARMS * rounds]
     settings = replace(profile.grpo, steps=len(order) + 1, prompts_per_step=PROMPTS, num_generations=GROUP,
                        micro_prompts=PROMPTS // calls, rollout_micro_prompts=PROMPTS // calls, save_every=10**6)
-    rows = data.curate(data.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
+    rows = problems.curate(problems.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
     clock = Clock([*order, NONE])  # the last step only ends the one before
-    reward = compose([(rewards.rubric(Judge(clock, judge)), 1.0)], NullLog())
-    _tunix.Overlapped = alternating(clock)
+    reward = compose([(rules.rubric(Judge(clock, judge)), 1.0)], NullLog())
+    tunix_compat.Overlapped = alternating(clock)
     with tempfile.TemporaryDirectory() as folder:
         grpo(policy, plan.policy, rows, reward, settings, TimeBudget(1, 0), NullLog(), Path(folder), 0, 0)
     return {arm: seconds[-rounds:] for arm, seconds in clock.seconds.items()}

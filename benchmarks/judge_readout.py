@@ -37,16 +37,16 @@ from scipy.stats import pearsonr, somersd, spearmanr
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reasonkit import models  # noqa: E402
-from reasonkit.assets.build import DEVICES, RECIPE, SEED, auc, reply  # noqa: E402
-from reasonkit.data import load_recipe, rubric_of  # noqa: E402
-from reasonkit.judge import RATINGS, JudgeItem, JudgeVerdict, LocalJudge, judge_prompt, weighed, written_ratings  # noqa: E402
-from reasonkit.mesh import make_mesh  # noqa: E402
-from reasonkit.readout import rating_logprobs  # noqa: E402
-from reasonkit.rewards import DECIMALS  # noqa: E402
-from reasonkit.rollout import generator  # noqa: E402
-from reasonkit.rubrics import DOMAINS, load_domain  # noqa: E402
-from reasonkit.tags import TAGS  # noqa: E402
+from reasonkit.data.problems import load_recipe, rubric_of  # noqa: E402
+from reasonkit.judge.judge import RATINGS, JudgeItem, JudgeVerdict, LocalJudge, judge_prompt, weighed, written_ratings  # noqa: E402
+from reasonkit.judge.rubric import DOMAINS, load_domain  # noqa: E402
+from reasonkit.models import load as models  # noqa: E402
+from reasonkit.models.logprobs import rating_logprobs  # noqa: E402
+from reasonkit.models.mesh import make_mesh  # noqa: E402
+from reasonkit.rewards.rules import DECIMALS  # noqa: E402
+from reasonkit.text.tags import TAGS  # noqa: E402
+from reasonkit.train.rollout import generator  # noqa: E402
+from tools.build_tiny_models import DEVICES, RECIPE, SEED, auc, reply  # noqa: E402
 
 INJECTIONS = ROOT / "tests" / "golden" / "injections.jsonl"
 RISE = 0.05  # of a score, and more

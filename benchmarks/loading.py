@@ -43,8 +43,9 @@ def write(folder: Path) -> None:
     """Both checkpoints, from the same random arrays."""
     import jax
 
-    from reasonkit import export, gemma, hf, lora, mesh
-    from reasonkit.models import Loaded, Tokenizer
+    from reasonkit.models import gemma, hf, lora, mesh
+    from reasonkit.models.load import Loaded, Tokenizer
+    from tools import export
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
     place = mesh.make_mesh(jax.devices(), DEVICES, 1)
@@ -60,7 +61,7 @@ def load(folder: Path, kind: str) -> dict:
     import jax
     from flax import nnx
 
-    from reasonkit import gemma, hf, mesh
+    from reasonkit.models import gemma, hf, mesh
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
     place = mesh.make_mesh(jax.devices(), DEVICES, 1)

@@ -26,11 +26,11 @@ jax.config.update("jax_platforms", "cpu")
 
 import jax.numpy as jnp  # noqa: E402
 
-from reasonkit.mesh import Plan, make_mesh  # noqa: E402
-from reasonkit.preflight import CHIPS, GIB, Row, compiled, topology_devices  # noqa: E402
-from reasonkit.programs import Run, rollout_programs  # noqa: E402
-from reasonkit.recipes import PROFILES  # noqa: E402
-from reasonkit.sizes import config_of, plan, shapes_of  # noqa: E402
+from reasonkit.config import PROFILES  # noqa: E402
+from reasonkit.models.mesh import Plan, make_mesh  # noqa: E402
+from reasonkit.models.placement import CHIPS, GIB, config_of, plan, shapes_of  # noqa: E402
+from tools.preflight.compiled import Row, compiled, topology_devices  # noqa: E402
+from tools.preflight.programs import Run, rollout_programs  # noqa: E402
 
 CHIP = CHIPS["v5e"]
 TARGETS = {"all eight chips": 10.0, "half, the judge on the other": 5.0}

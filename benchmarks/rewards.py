@@ -18,13 +18,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reasonkit import data, rewards, text_rewards  # noqa: E402
-from reasonkit.answers import KINDS, check  # noqa: E402
-from reasonkit.compose import compose  # noqa: E402
-from reasonkit.models import ASSETS, MODELS, Tokenizer  # noqa: E402
-from reasonkit.runlog import NullLog  # noqa: E402
-from reasonkit.tags import TAGS  # noqa: E402
-from reasonkit.tfidf import TfIdf  # noqa: E402
+from reasonkit.data import problems  # noqa: E402
+from reasonkit.models.load import ASSETS, MODELS, Tokenizer  # noqa: E402
+from reasonkit.rewards import rules  # noqa: E402
+from reasonkit.rewards.compose import compose  # noqa: E402
+from reasonkit.session.run_log import NullLog  # noqa: E402
+from reasonkit.text.answers import KINDS, check  # noqa: E402
+from reasonkit.text.tags import TAGS  # noqa: E402
+from reasonkit.text.tfidf import TfIdf  # noqa: E402
+from recipes.rewards import text as text_rewards  # noqa: E402
 
 GOLDS = {"number": "20", "choice": "B", "yes_no": "yes", "list": "1, 2", "set": "1, 2", "text": "blue",
          "expression": "x^2 + 1", "quantity": "5 km", "smiles": "CCO", "date": "2024-03-05",
@@ -50,12 +52,12 @@ SLACK = 2.5  # times as long for a text twice as long
 
 def parts() -> list[Callable]:
     """Every reward that asks no model."""
-    questions = list(data.curate(data.load_recipe("tiny_mix"), {"train": 300}, 0)["train"]["question"])
+    questions = list(problems.curate(problems.load_recipe("tiny_mix"), {"train": 300}, 0)["train"]["question"])
     words = TfIdf(questions)
     model = MODELS["tiny-policy"]
     tokenizer = Tokenizer(ASSETS / model.asset / "tokenizer.model", model.family)
-    return [rewards.tag_format, rewards.exact_answer, rewards.gate(rewards.exact_answer, rewards.tag_format),
-            rewards.numeric_closeness, text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
+    return [rules.tag_format, rules.exact_answer, rules.gate(rules.exact_answer, rules.tag_format),
+            rules.numeric_closeness, text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
             text_rewards.scaffold, text_rewards.work_shown, text_rewards.repetition, text_rewards.script("LATIN"),
             text_rewards.length_band(tokenizer, 20, 400, 20), text_rewards.overlong(tokenizer, 768, 128)]
 

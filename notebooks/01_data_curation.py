@@ -17,7 +17,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
-RECIPE = "g_rar"  # what is trained: see reasonkit/recipes.py
+RECIPE = "g_rar"  # what is trained: see recipes/catalogue.py
 SEED = 0
 
 # %% [markdown]
@@ -28,11 +28,13 @@ SEED = 0
 # {{setup}}
 
 # %%
-from reasonkit import data, models, recipes, screening
-from reasonkit.tags import TAGS
+from reasonkit.data import problems, screening
+from reasonkit.models import load
+from reasonkit.run import open_run
+from reasonkit.text.tags import TAGS
 
-run = recipes.open_run(PROFILE, RECIPE, SEED)
-recipe = data.load_recipe(run.recipe.data)
+run = open_run(PROFILE, RECIPE, SEED)
+recipe = problems.load_recipe(run.recipe.data)
 print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence}\n"
       f"{run.budget.minutes_left:.0f} minutes left")
 
@@ -53,7 +55,7 @@ print(TAGS.template)
 
 # %%
 for family in recipe.families:
-    item = data.problem(family, 0, SEED)
+    item = problems.problem(family, 0, SEED)
     print(f"{family} ({item.kind})\n  {item.question}\n  {TAGS.render(reasoning=item.reasoning, answer=item.answer)}\n")
 
 # %% [markdown]
@@ -63,7 +65,7 @@ for family in recipe.families:
 # criteria are written for each problem from its reference solution; a fixed generic rubric does worse.
 
 # %%
-for criterion in data.rubric_of(recipe, item):
+for criterion in problems.rubric_of(recipe, item):
     print(f"{criterion.weight:.1f}  {criterion.title}: {criterion.description}")
 
 # %% [markdown]
@@ -76,7 +78,7 @@ for criterion in data.rubric_of(recipe, item):
 # %%
 from itertools import count
 
-from reasonkit.dashboard import Dashboard
+from reasonkit.show.dashboard import Dashboard
 
 log, steps = run.log("data"), count(1)
 board = Dashboard(log, run.budget, "Data curation", len(run.profile.rows))
@@ -89,7 +91,7 @@ def on_split(name, rows):
     board.update()
 
 
-splits = data.curate(recipe, run.profile.rows, SEED, on_split)
+splits = problems.curate(recipe, run.profile.rows, SEED, on_split)
 
 # %% [markdown]
 # ## What can be used
@@ -102,7 +104,7 @@ splits = data.curate(recipe, run.profile.rows, SEED, on_split)
 # %%
 from collections import Counter
 
-tokenizer = models.tokenizer(run.profile.policy)
+tokenizer = load.tokenizer(run.profile.policy)
 splits, left_out = screening.screen(splits, tokenizer, run.profile.grpo.max_prompt_length)
 print(f"{len(left_out)} rows left out")
 for (name, cause), times in Counter((row.split, row.cause) for row in left_out).items():
@@ -141,7 +143,7 @@ plt.show()
 # The manifest carries the hashes of the files and of the prompt: the next notebook refuses another prompt.
 
 # %%
-paths = data.save(splits, run.stage("data"))
+paths = problems.save(splits, run.stage("data"))
 run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
            minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
 print(f"wrote {run.stage('data')}; {run.budget.minutes_left:.1f} minutes left")

@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
-RECIPE = "g_rar"  # what is trained: see reasonkit/recipes.py
+RECIPE = "g_rar"  # what is trained: see recipes/catalogue.py
 SEED = 0
 
 # %%
@@ -28,14 +28,19 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, forecast, lora, models, recipes, rollout, sizes
-from reasonkit.sft import sft
-from reasonkit.tags import TAGS
+from reasonkit.data import problems
+from reasonkit.models import lora, placement
+from reasonkit.models.load import load
+from reasonkit.run import open_run
+from reasonkit.text.tags import TAGS
+from reasonkit.train import rollout
+from reasonkit.train.sft import sft
+from tools.preflight import forecast
 
 policy = generate = None  # free the chips of a run that was stopped in this kernel
-run = recipes.open_run(PROFILE, RECIPE, SEED)
+run = open_run(PROFILE, RECIPE, SEED)
 profile, manifest = run.profile, run.manifest("data")
-train, validation = (data.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
+train, validation = (problems.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
 print(f"{len(train)} problems to learn from; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]
@@ -48,7 +53,7 @@ print(f"{len(train)} problems to learn from; {run.budget.minutes_left:.1f} minut
 # chip's memory, by how much, and how many minutes the stages will take. Some minutes now, against hours later.
 
 # %%
-plan = sizes.plan(profile, jax.devices(), judge=False)
+plan = placement.plan(profile, jax.devices(), judge=False)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
 print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflight"))
@@ -59,7 +64,7 @@ print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflig
 # The base is loaded once and never changes. The adapter starts at zero, so at this point the model is the stock model.
 
 # %%
-policy = models.load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
+policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
                      remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 print(f"{policy.name}: adapter of rank {profile.lora_rank}, alpha {profile.lora_alpha:g}, on all linear layers")
@@ -86,7 +91,7 @@ for question, reply in list(zip(asked["question"], generate([TAGS.prompt(q) for 
 # the message says what differs.
 
 # %%
-from reasonkit.dashboard import Dashboard
+from reasonkit.show.dashboard import Dashboard
 
 log = run.log("sft")
 board = Dashboard(log, run.budget, "SFT warm start", profile.sft.steps)

@@ -21,7 +21,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
-RECIPE = "g_rar"  # what is trained: see reasonkit/recipes.py
+RECIPE = "g_rar"  # what is trained: see recipes/catalogue.py
 SEED = 0
 
 # %%
@@ -31,21 +31,31 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import (controls, data, forecast, judge_api, lora, models, monitors, readout, recipes, rewards,
-                       reuse, rollout, sizes, text_rewards)
-from reasonkit.compose import compose
-from reasonkit.curriculum import Curriculum
-from reasonkit.grpo import grpo
-from reasonkit.judge import RATINGS, LocalJudge
-from reasonkit.judge_cache import Cached
-from reasonkit.policy_loss import CHOICES
+from reasonkit.config import CHOICES
+from reasonkit.data import problems
+from reasonkit.data.curriculum import Curriculum
+from reasonkit.models import logprobs, lora, placement
+from reasonkit.models.load import int8, load
+from reasonkit.run import open_run
+from reasonkit.session import reuse
+from reasonkit.train import rollout
+from reasonkit.train.grpo import grpo
+from tools.preflight import forecast
+
+# %%
+from reasonkit.judge.cache import Cached
+from reasonkit.judge.judge import RATINGS, LocalJudge
+from reasonkit.rewards import controls, monitors, rules
+from reasonkit.rewards.compose import compose
+from recipes.judges import api_judge
+from recipes.rewards import text
 
 # %%
 # free the chips of a run that was stopped in this kernel
 policy = judge_model = rate = judge = made = parts = reward = generate = probe = None
-run = recipes.open_run(PROFILE, RECIPE, SEED)
+run = open_run(PROFILE, RECIPE, SEED)
 profile, warm = run.profile, run.manifest("sft")
-train, validation = (data.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
+train, validation = (problems.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
 judged = "rubric" in run.recipe.rewards
 print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 
@@ -61,8 +71,8 @@ print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 judge = None
 if judged and profile.api_dollars:
     # the price of another model than the default ones is given by its name: prices={"gemini-x": (0.30, 2.50)}
-    judge = judge_api.from_secrets(judge_api.Limits(profile.api_dollars))
-plan = sizes.plan(profile, jax.devices(), judge=judged and judge is None)
+    judge = api_judge.from_secrets(api_judge.Limits(profile.api_dollars))
+plan = placement.plan(profile, jax.devices(), judge=judged and judge is None)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
 # at the speed that SFT had, and GRPO if it goes on from an earlier session
@@ -70,7 +80,7 @@ done = [*run.log("sft").read(), *run.log("grpo").read()]
 print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflight", done, judge is None))
 
 # %%
-policy = models.load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
+policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
                      remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 step = lora.restore_lora(policy.model, run.stage("sft") / "adapter")
@@ -87,10 +97,10 @@ print(f"{policy.name} with the adapter of step {step}")
 # %%
 judge_model = rate = None
 if judged and judge is None:
-    judge_model = models.load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
+    judge_model = load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
     if profile.judge_int8:
-        judge_model = models.int8(judge_model, plan.judge)
-    rate = readout.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
+        judge_model = int8(judge_model, plan.judge)
+    rate = logprobs.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                   batch_size=profile.judge_batch)
     judge = LocalJudge(rate, profile.judge + "-int8" * profile.judge_int8)
 if judged:
@@ -103,7 +113,7 @@ if judged:
 # stops the stage here and shows the pair. One without a vote (weight 0) teaches nothing, and it is only said.
 
 # %%
-from reasonkit.exam import anchors, examine
+from reasonkit.judge.exam import anchors, examine
 
 print(examine(judge, anchors(validation), run.recipe.rewards["rubric"]) if judged else "no judge")
 
@@ -120,15 +130,15 @@ print(examine(judge, anchors(validation), run.recipe.rewards["rubric"]) if judge
 # `shuffled` deals the rewards at random, and moves it: believe what a recipe gains beyond that one.
 
 # %%
-from reasonkit.tfidf import TfIdf
+from reasonkit.text.tfidf import TfIdf
 
 words = TfIdf(train["question"])
-answered = rewards.gate(rewards.exact_answer, rewards.tag_format)
-made = [rewards.tag_format, answered, controls.constant, controls.shuffled(answered, SEED),
-        text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold,
-        text_rewards.work_shown]
+answered = rules.gate(rules.exact_answer, rules.tag_format)
+made = [rules.tag_format, answered, controls.constant, controls.shuffled(answered, SEED),
+        text.tfidf_relevance(words), text.tfidf_leak(words), text.scaffold,
+        text.work_shown]
 if judged:
-    made.append(rewards.rubric(judge))
+    made.append(rules.rubric(judge))
 parts = {part.__name__: part for part in made}
 
 # %%
@@ -152,7 +162,7 @@ print(run.recipe.rewards)
 #
 # The last term holds the policy to the adapter that SFT left; $m_i$ is 1 in a group whose rewards differ, else 0. Tunix's
 # default for it, $-d$, would not: its gradient does not contain the reference, and it makes replies longer under any
-# reward. `reasonkit/policy_loss.py` explains each dial.
+# reward. `reasonkit/train/policy_loss.py` explains each dial.
 
 # %%
 for name in ("num_generations", "beta", *CHOICES, "learning_rate", "temperature", "mask_truncated"):
@@ -176,7 +186,7 @@ def on_step():
         look()
 
 # %%
-from reasonkit.dashboard import Dashboard
+from reasonkit.show.dashboard import Dashboard
 
 board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
 board.show()

@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
-RECIPE = "g_rar"  # what is trained: see reasonkit/recipes.py
+RECIPE = "g_rar"  # what is trained: see recipes/catalogue.py
 SEED = 0
 
 # %%
@@ -28,19 +28,23 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit import data, lora, models, recipes, rollout, sizes
-from reasonkit.evaluate import evaluate, paired
-from reasonkit.outcome import cut_short
+from reasonkit.data import problems
+from reasonkit.eval.evaluate import evaluate, paired
+from reasonkit.models import lora, placement
+from reasonkit.models.load import load
+from reasonkit.run import open_run
+from reasonkit.session.outcome import cut_short
+from reasonkit.train import rollout
 
 policy = generate = None  # free the chips of a run that was stopped in this kernel
-run = recipes.open_run(PROFILE, RECIPE, SEED)
+run = open_run(PROFILE, RECIPE, SEED)
 profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]
-test = data.read(run.stage("data") / "test.jsonl")
+test = problems.read(run.stage("data") / "test.jsonl")
 print(*cut_short(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
 
 # %%
-plan = sizes.plan(profile, jax.devices(), judge=False)
-policy = models.load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
+plan = placement.plan(profile, jax.devices(), judge=False)
+policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
@@ -55,7 +59,7 @@ generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_
 # %%
 from itertools import count
 
-from reasonkit.dashboard import Dashboard
+from reasonkit.show.dashboard import Dashboard
 
 log, steps, results = run.log("evaluation"), count(1), {}
 board = Dashboard(log, run.budget, "Evaluation", 3 * -(-len(test) // profile.eval_batch))
@@ -108,7 +112,7 @@ for sample in [row for row in results["after GRPO"].samples if not row["correct"
 # step, the adapter alone, their sampler and cache, their decoding. It must be the adapter that was evaluated above.
 
 # %%
-from reasonkit.verify import verify_submission
+from reasonkit.models.submission_check import verify_submission
 
 pairs = [(row["question"], row["completion"]) for row in results["after GRPO"].samples[:8]]
 print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, model=str(policy.folder),
@@ -118,8 +122,8 @@ print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, 
 # ## The report
 
 # %%
-from reasonkit.report import write_report
-from reasonkit.runlog import RunLog
+from reasonkit.show.report import write_report
+from reasonkit.session.run_log import RunLog
 
 for name, result in results.items():
     result.to_json(run.stage("evaluation") / f"{name.replace(' ', '_').lower()}.json")
@@ -142,7 +146,7 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 # for transformers, with the prompt as its chat template.
 
 # %%
-from reasonkit import export, publish
+from tools import export, publish
 
 out, base = run.folder / "export", export.base_name(policy)
 print("adapter and card:", publish.write_card(export.export_peft(policy, out / "peft"), manifests, base).parent)

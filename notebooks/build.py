@@ -79,15 +79,17 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
     """The library's files that the code of `cells` needs, by what it imports, and the data recipes, sorted by path."""
     shell = TransformerManager()
     code = [shell.transform_cell(cell.source) for cell in cells if cell.cell_type == "code"]
-    found = {root / "reasonkit/__init__.py", *(path for pattern in DATA for path in root.glob(pattern))}
+    found = {root / "reasonkit/__init__.py", root / "recipes/__init__.py",
+             *(path for pattern in DATA for path in root.glob(pattern))}
     domains = {name for path in root.glob(DATA[0]) for name in DOMAIN.findall(path.read_text(encoding="utf-8"))}
     found |= {root / f"data_recipes/rubrics/{name}.toml" for name in domains}
     if missing := [path for path in sorted(found) if not path.is_file()]:
         raise BuildError(f"{missing[0]} does not exist, and the notebook or a data recipe needs it: restore it")
     code += [path.read_text(encoding="utf-8") for path in found if path.suffix == ".py"]
     while code:
-        names = {name for name in mentions(code.pop()) if re.fullmatch(r"reasonkit(\.\w+)+", name)}
-        new = {path for name in names if (path := root / f"{name.replace('.', '/')}.py").is_file()} - found
+        names = {name for name in mentions(code.pop()) if re.fullmatch(r"(reasonkit|recipes|tools)(\.\w+)+", name)}
+        new = {path for name in names if (path := root / f"{name.replace('.', '/')}.py").is_file()}
+        new = {*new, *(path.with_name("__init__.py") for path in new)} - found
         code += [path.read_text(encoding="utf-8") for path in new]
         found |= new
     return sorted(found)

@@ -15,7 +15,7 @@ if not getattr(importlib.util.find_spec("reasonkit"), "origin", None):
                               "Colab by !git clone ADDRESS in a cell above, and run this cell again")
 
 # %% tags=["setup"]
-from reasonkit import pins
+from reasonkit.session import pins
 
 PINS = """
 {{pins}}

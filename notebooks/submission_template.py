@@ -50,10 +50,10 @@ SEED = 42  # the judges decode with seed 42; the run uses the same
 # The prompt and the limits are those of training, byte for byte: the assertions hold them to it.
 
 # %%
-from reasonkit import recipes
-from reasonkit.tags import TAGS
+from reasonkit.run import open_run
+from reasonkit.text.tags import TAGS
 
-run = recipes.open_run(PROFILE, RECIPE, SEED)
+run = open_run(PROFILE, RECIPE, SEED)
 REASONING_START, REASONING_END = "<reasoning>", "</reasoning>"
 SOLUTION_START, SOLUTION_END = "<answer>", "</answer>"
 PROMPT_TEMPLATE = TAGS.template

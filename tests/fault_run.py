@@ -20,29 +20,33 @@ from datasets import Dataset
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy
 
-from reasonkit import _tunix, data
-from reasonkit.budget import TimeBudget
-from reasonkit.compose import compose
-from reasonkit.curriculum import Curriculum
-from reasonkit.evaluate import evaluate
-from reasonkit.gemma import init
-from reasonkit.grpo import GrpoSettings, grpo
-from reasonkit.lora import restore_lora, save_lora, steps_in
-from reasonkit.mesh import make_mesh
-from reasonkit.models import Tokenizer
-from reasonkit.rollout import Rollout, generator
-from reasonkit.runlog import RunLog
-from reasonkit.sft import SftSettings, sft
+from reasonkit.config import GrpoSettings, SftSettings
+from reasonkit.data import problems
+from reasonkit.data.curriculum import Curriculum
+from reasonkit.eval.evaluate import evaluate
+from reasonkit.models.gemma import init
+from reasonkit.models.load import Tokenizer
+from reasonkit.models.lora import restore_lora, save_lora
+from reasonkit.models.mesh import make_mesh
+from reasonkit.rewards.compose import compose
+from reasonkit.session.run_log import RunLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.train import tunix_compat
+from reasonkit.train.grpo import grpo
+from reasonkit.train.rollout import Rollout, generator
+from reasonkit.train.sft import sft
 
 SFT = SftSettings(steps=3, batch_size=8, max_length=48, learning_rate=2e-2, save_every=1)
 GRPO = GrpoSettings(steps=3, prompts_per_step=4, num_generations=2, max_prompt_length=32, max_new_tokens=16,
                     learning_rate=2e-2, save_every=1, beta=0.0)
 # Where a run can be killed, and at which time that it comes there: at the third update the first save is over.
 PLACES = {"curation": 2, "sft before a save": 2, "sft update": 3, "sft save": 2, "sft copy before a save": 1,
-          "sft copy save": 1, "sft adapter": 1, "grpo begun": 1, "grpo rollout": 2, "grpo judge": 2, "grpo update": 2,
-          "grpo before a save": 2, "grpo save": 2, "grpo adapter": 1, "evaluation": 2}
-# A stage that begins again replaces the copy of its first adapter: killed before the first save, then between renames.
-TWICE = ("sft before the first save", "sft begun replaced")
+          "sft copy save": 1, "sft adapter": 1, "sft manifest": 1, "grpo begun": 1, "grpo rollout": 2, "grpo judge": 2,
+          "grpo update": 2, "grpo before a save": 2, "grpo save": 2, "grpo adapter": 1, "grpo manifest": 1,
+          "evaluation": 2}
+# A stage that was handed over without a manifest is handed over again: the second kill is between the two renames that
+# replace the adapter.
+TWICE = ("sft manifest", "sft adapter replaced")
 
 
 def nothing(place: str) -> None:
@@ -55,20 +59,22 @@ def odd(prompts, completions, **columns):
 
 def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing, judge: Callable = odd,
         budget: TimeBudget | None = None) -> SimpleNamespace:
-    """What *Run all* does: curation, SFT and GRPO unless their adapters are there, evaluation. `at` is called wherever
+    """What *Run all* does: curation, SFT and GRPO unless their manifests are there, evaluation. `at` is called wherever
     a fault can come. ROWS stand for what `curate` gives, which is a function of the seed and leaves nothing behind."""
-    data.save({"train": ROWS, "test": ROWS.select(range(24))}, folder / "data")
-    rows = data.read(folder / "data" / "train.jsonl")
+    problems.save({"train": ROWS, "test": ROWS.select(range(24))}, folder / "data")
+    rows = problems.read(folder / "data" / "train.jsonl")
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     policy = new_policy(init(CONFIG, mesh), mesh, tokenizer)
     checkpoints, logs = folder / "checkpoints", {name: RunLog(folder / name / "log.jsonl") for name in ("sft", "grpo")}
     budget = budget or TimeBudget(1, 0)
-    if steps_in(folder / "sft" / "adapter" / "actor"):
+    if (folder / "sft" / "manifest.json").exists():
         handed = restore_lora(policy.model, folder / "sft" / "adapter")
     else:
         handed = sft(policy, mesh, rows, SFT, budget, logs["sft"], checkpoints, 3,
                      on_step=lambda: at("sft update")).checkpoint_step
         save_lora(policy.model, folder / "sft" / "adapter", handed)
+        at("sft manifest")
+        (folder / "sft" / "manifest.json").touch()
     after_sft = weights(policy)
     curriculum = Curriculum(logs["grpo"])
 
@@ -77,15 +83,17 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         return judge(prompts, completions, **columns)
 
     reward = compose([(curriculum.watch(scored), 1.0)], logs["grpo"])
-    if steps_in(folder / "grpo" / "adapter" / "actor"):
+    if (folder / "grpo" / "manifest.json").exists():
         restore_lora(policy.model, folder / "grpo" / "adapter")
     else:
         last = grpo(policy, mesh, rows, reward, GRPO, budget, logs["grpo"], checkpoints, 3, handed,
                     lambda: at("grpo update"), curriculum).checkpoint_step
         save_lora(policy.model, folder / "grpo" / "adapter", last)
+        at("grpo manifest")
+        (folder / "grpo" / "manifest.json").touch()
     generate = generator(policy.model, tokenizer, mesh, max_prompt_length=GRPO.max_prompt_length,
                          max_new_tokens=GRPO.max_new_tokens, batch_size=8)
-    test = data.read(folder / "data" / "test.jsonl")
+    test = problems.read(folder / "data" / "test.jsonl")
     evaluate(generate, test, 8, lambda so_far: at("evaluation")).to_json(folder / "evaluation.json")
     return SimpleNamespace(sft=after_sft, grpo=weights(policy), logs=logs, checkpoints=checkpoints, budget=budget)
 
@@ -104,12 +112,11 @@ def main() -> None:
         if here == place and seen[here] == PLACES.get(place, 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    manager = _tunix.checkpoint_manager.CheckpointManager
+    manager = tunix_compat.checkpoint_manager.CheckpointManager
     save, generate, to_json, rename = manager.save, Rollout.generate, Dataset.to_json, os.rename
 
     def save_and_die(self, step, *args, **options):
         stage = "sft" if step <= SFT.steps else "sft copy" if step == SFT.steps + 1 else "grpo"
-        at(f"{stage} before the first save")
         at(f"{stage} before a save")
         done = save(self, step, *args, **options)  # goes on in the background
         at(f"{stage} save")

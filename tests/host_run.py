@@ -13,9 +13,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from reasonkit import hosts, recipes, stage
-from reasonkit.budget import TimeBudget, write_atomic
-from reasonkit.session import clean_exit
+from reasonkit.config import PROFILES
+from reasonkit.models import distributed
+from reasonkit.run import open_run
+from reasonkit.session.interrupts import clean_exit
+from reasonkit.session.run_log import RunLog
+from reasonkit.session.time_budget import TimeBudget, write_atomic
+from tools import train_stage
 
 BATCHES = 5
 
@@ -37,7 +41,7 @@ class Late:
 
 def passed(clock: Late, on_batch=lambda number: None) -> tuple[int, str]:
     """How many batches the guard let through, and why it ended."""
-    budget, number = TimeBudget(1, 0, clock=clock, agree=hosts.agreed_end), 0
+    budget, number = TimeBudget(1, 0, clock=clock, agree=distributed.agreed_end), 0
     with clean_exit(budget.end):
         for number in budget.guard(iter(range(1, BATCHES + 1)), "sft"):
             clock.batch()
@@ -47,15 +51,15 @@ def passed(clock: Late, on_batch=lambda number: None) -> tuple[int, str]:
 
 def main() -> None:
     port, process, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    stage.join(recipes.PROFILES["smoke"], f"localhost:{port}", 2, process)
-    run = recipes.open_run("smoke", "g_rar", 0, folder / "shared")
-    seen, signals = {"first": hosts.is_first(), "agreed": hosts.agreed(process + 0.5)}, []
+    train_stage.join(PROFILES["smoke"], f"localhost:{port}", 2, process)
+    run = open_run("smoke", "g_rar", 0, folder / "shared")
+    seen, signals = {"first": distributed.is_first(), "agreed": distributed.agreed(process + 0.5)}, []
 
     def end(number: int) -> None:
         if number == 2 and process == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    @hosts.by_the_first
+    @distributed.by_the_first
     def once() -> None:
         (folder / f"written by {process}").touch()
 
@@ -68,13 +72,13 @@ def main() -> None:
     seen["came again"] = signals
     seen["ledger"] = run.budget.ledger is not None
     run.log("sft").write("who", process=process)
-    hosts.meet("log")
-    seen["log"] = [row["process"] for row in recipes.RunLog(run.stage("sft") / "log.jsonl").read("who")]
-    stage.check_shared(run)
+    distributed.meet("log")
+    seen["log"] = [row["process"] for row in RunLog(run.stage("sft") / "log.jsonl").read("who")]
+    train_stage.check_shared(run)
     write_atomic(folder / str(process) / "shared_by_hosts", "0.5")  # of another run
-    for name, work in (("apart", lambda: stage.check_shared(replace(run, folder=folder / str(process)))),
-                       ("other seed", lambda: stage.check_shared(replace(run, seed=process))),
-                       ("sampling", lambda: hosts.check_one_process("sampling"))):
+    for name, work in (("apart", lambda: train_stage.check_shared(replace(run, folder=folder / str(process)))),
+                       ("other seed", lambda: train_stage.check_shared(replace(run, seed=process))),
+                       ("sampling", lambda: distributed.check_one_process("sampling"))):
         try:
             work()
             seen[name] = None

@@ -8,7 +8,12 @@ import random
 import jax
 import pytest
 
-from reasonkit.assets.build import (
+from reasonkit.data.problems import load_recipe
+from reasonkit.models.gemma import init, tiny_config
+from reasonkit.models.hf import save_hf
+from reasonkit.models.load import Tokenizer, load
+from reasonkit.models.mesh import make_mesh
+from tools.build_tiny_models import (
     ASSETS,
     RECIPE,
     SEED,
@@ -20,11 +25,6 @@ from reasonkit.assets.build import (
     rows,
     train,
 )
-from reasonkit.data import load_recipe
-from reasonkit.gemma import init, tiny_config
-from reasonkit.hf import save_hf
-from reasonkit.mesh import make_mesh
-from reasonkit.models import Tokenizer, load
 
 
 def test_they_are_small():

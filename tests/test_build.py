@@ -79,11 +79,11 @@ def root(tmp_path):
     files["notebooks/submission_template.py"] = TEMPLATE
     files["notebooks/setup.py"], files["requirements.txt"] = SETUP, REQUIREMENTS
     files["reasonkit/__init__.py"] = '"""Doc."""\n'
-    files["reasonkit/tags.py"] = '"""Tags: \\n {braces} é."""\n\n\nTEXT = """\n%%bash\n  !ls $HOME {x}\n"""\n'
-    files["reasonkit/tags.py"] += "def f():\n    run('python', '-m', 'reasonkit.worker')\n"
+    files["reasonkit/text/tags.py"] = '"""Tags: \\n {braces} é."""\n\n\nTEXT = """\n%%bash\n  !ls $HOME {x}\n"""\n'
+    files["reasonkit/text/tags.py"] += "def f():\n    run('python', '-m', 'reasonkit.worker')\n"
     files["reasonkit/worker.py"] = '"""Started."""\n'
-    files["reasonkit/sums.py"] = '"""Imported by a family, as `reasonkit.stage` is not."""\n'
-    files["reasonkit/stage.py"] = '"""Imports what others need, and nobody needs it."""\nfrom reasonkit import tags\n'
+    files["reasonkit/sums.py"] = '"""Imported by a family, as `tools.train_stage` is not."""\n'
+    files["tools/train_stage.py"] = '"""Imports what others need, and nobody needs it."""\nfrom reasonkit import tags\n'
     files["reasonkit/assets/__init__.py"] = '"""Not in a submission."""\n'
     files["data_recipes/__init__.py"] = '"""Doc."""\n'
     files["data_recipes/mix.toml"] = 'licence = "MIT"\ndomain = "maths"\n\n'
@@ -173,7 +173,7 @@ def test_submission_holds_the_library_and_the_notebook(root):
         "data_recipes/rubrics/maths.toml",
         "reasonkit/__init__.py",
         "reasonkit/sums.py",
-        "reasonkit/tags.py",
+        "reasonkit/text/tags.py",
         "reasonkit/worker.py",
     ]
     assert all(cell.metadata == {"_kg_hide-input": True} for cell in written)
@@ -205,7 +205,7 @@ def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, 
         ("notebooks/submission_template.py", "# %%\n# {{libary}}\n", "unknown marker '# {{libary}}'"),
         ("notebooks/submission_template.py", "# %%\n# {{notebook}}\n", "unknown marker"),
         ("notebooks/submission_template.py", "# %%\n# {{notebook 09_none}}\n", "09_none.py does not exist"),
-        ("reasonkit/tags.py", "\n", "reasonkit/tags.py is empty"),
+        ("reasonkit/text/tags.py", "\n", "reasonkit/text/tags.py is empty"),
     ],
 )
 def test_bad_sources_are_named(root, file, text, message):

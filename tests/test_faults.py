@@ -24,17 +24,20 @@ import pytest
 from fault_run import GRPO, PLACES, SFT, TWICE, run
 from tiny_run import CONFIG, new_policy, short_tokenizer
 
-import reasonkit.sft
-from reasonkit import _tunix, data, safety, session
-from reasonkit.budget import BudgetError, TimeBudget
-from reasonkit.compose import NoSignalError
-from reasonkit.gemma import init
-from reasonkit.lora import add_lora, restore_lora
-from reasonkit.mesh import make_mesh
-from reasonkit.recipes import open_run
-from reasonkit.runlog import RunLog
-from reasonkit.safety import DiskFullError, DivergedError
-from reasonkit.session import HUNG_EXIT, StageHung, Watchdog, clean_exit
+import reasonkit.models.lora
+import reasonkit.train.sft
+from reasonkit.data import problems
+from reasonkit.models.gemma import init
+from reasonkit.models.lora import add_lora, restore_lora
+from reasonkit.models.mesh import make_mesh
+from reasonkit.rewards.compose import NoSignalError
+from reasonkit.run import open_run
+from reasonkit.session import interrupts
+from reasonkit.session.interrupts import HUNG_EXIT, StageHung, Watchdog, clean_exit
+from reasonkit.session.run_log import RunLog
+from reasonkit.session.time_budget import BudgetError, TimeBudget
+from reasonkit.train import loop, tunix_compat
+from reasonkit.train.loop import DiskFullError, DivergedError
 
 TESTS = Path(__file__).parent
 ALL = os.environ.get("FAULTS") == "all"
@@ -82,7 +85,7 @@ def loadable(folder, tokenizer):
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     policy = new_policy(init(CONFIG, mesh), mesh, tokenizer, seed=9)
     step = restore_lora(policy.model, folder / "checkpoints")
-    assert safety._finite(safety.nnx.state(policy.model, safety.nnx.LoRAParam))
+    assert loop._finite(loop.nnx.state(policy.model, loop.nnx.LoRAParam))
     return step
 
 
@@ -124,7 +127,9 @@ def test_a_killed_run_continues(place, whole, compiled, compiled_by_all, tokeniz
 def test_a_run_killed_twice_continues(places, whole, compiled, compiled_by_all, tokenizer, tmp_path):
     for place in places:
         killed(tmp_path, tokenizer, place)
-    assert sorted(os.listdir(tmp_path / "checkpoints/begun/sft/actor")) == ["0.replaced", "0.saving"]
+    last = SFT.steps + 1
+    assert sorted(os.listdir(tmp_path / "sft/adapter/actor")) == [f"{last}.replaced", f"{last}.saving"]
+    assert reasonkit.models.lora.steps_in(tmp_path / "sft/adapter/actor") == [last]
     check_same(run(tmp_path, tokenizer), whole)
 
 
@@ -171,11 +176,11 @@ def test_other_threads_leave_the_signals_alone():
 
 def test_a_loss_that_is_no_number_is_not_saved(whole, compiled, tokenizer, tmp_path, monkeypatch):
     def broken(*args):
-        for number, batch in enumerate(data.sft_batches(*args), 1):
+        for number, batch in enumerate(problems.sft_batches(*args), 1):
             yield batch if number < 3 else {**batch, "loss_mask_BL": batch["loss_mask_BL"] * np.nan}
 
     with monkeypatch.context() as patch:
-        patch.setattr(reasonkit.sft, "sft_batches", broken)
+        patch.setattr(reasonkit.train.sft, "sft_batches", broken)
         with pytest.raises(DivergedError, match=r"sft_step 3: the loss is nan. Step 1 is the last good one in .*"
                                                 "Lower learning_rate or clip, or look at the data of that step"):
             run(tmp_path, tokenizer)
@@ -185,7 +190,7 @@ def test_a_loss_that_is_no_number_is_not_saved(whole, compiled, tokenizer, tmp_p
 
 
 def test_an_exploding_loss_ends_the_stage(compiled, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(safety, "LOSS_LIMIT", 1.0)
+    monkeypatch.setattr(loop, "LOSS_LIMIT", 1.0)
     with pytest.raises(DivergedError, match=r"sft_step 1: the loss is \d.*No step before it was saved"):
         run(tmp_path, tokenizer)
     assert not steps_in(tmp_path / "checkpoints")
@@ -193,7 +198,7 @@ def test_an_exploding_loss_ends_the_stage(compiled, tokenizer, tmp_path, monkeyp
 
 def test_weights_that_are_no_numbers_are_not_saved(compiled, tokenizer, tmp_path, monkeypatch):
     answers = iter([True, True, False])
-    monkeypatch.setattr(safety, "_finite", lambda state: next(answers))
+    monkeypatch.setattr(loop, "_finite", lambda state: next(answers))
     with pytest.raises(DivergedError, match="sft_step 3: the adapter has weights that are no numbers. Step 2 is the"):
         run(tmp_path, tokenizer)
     assert steps_in(tmp_path / "checkpoints") == [1, 2]
@@ -201,9 +206,9 @@ def test_weights_that_are_no_numbers_are_not_saved(compiled, tokenizer, tmp_path
 
 def test_finite_is_all_of_them():
     good = {"a": np.ones(3, np.float32), "b": np.zeros((2, 2), np.float32)}
-    assert safety._finite(good)
+    assert loop._finite(good)
     for bad in (np.nan, np.inf):
-        assert not safety._finite({**good, "b": np.array([[0, 1], [bad, 2]], np.float32)})
+        assert not loop._finite({**good, "b": np.array([[0, 1], [bad, 2]], np.float32)})
 
 
 def test_a_judge_that_is_down_ends_the_stage(whole, compiled, tokenizer, tmp_path):
@@ -227,7 +232,7 @@ def test_a_full_disk_is_noticed_and_old_steps_make_room(whole, compiled, tokeniz
     """First a disk that holds two steps, then one that holds none more."""
     disk = SimpleDisk(tmp_path / "checkpoints", holds=2)
     with monkeypatch.context() as patch:
-        patch.setattr(safety.shutil, "disk_usage", disk)
+        patch.setattr(loop.shutil, "disk_usage", disk)
         with pytest.raises(Fault):
             run(tmp_path, tokenizer, at("grpo update", 1, fail))
         assert disk.full, "the disk was never full"
@@ -255,8 +260,8 @@ def rewrite(step, tokenizer, rank=4, number=0.0):
     """Puts an adapter of that number, or of another rank, in the place of a step's."""
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     model = add_lora(init(CONFIG, mesh), mesh, rank, 8.0)
-    state = jax.tree.map(lambda leaf: leaf + number, safety.nnx.state(model, safety.nnx.LoRAParam))
-    with _tunix.ocp.StandardCheckpointer() as checkpointer:
+    state = jax.tree.map(lambda leaf: leaf + number, loop.nnx.state(model, loop.nnx.LoRAParam))
+    with tunix_compat.ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(step / "model_params", state, force=True)
 
 
@@ -319,23 +324,25 @@ def test_a_corrupt_ledger_is_named_before_anything_is_done(text, compiled, token
 
 
 def test_a_lost_adapter_is_named_and_the_steps_stay(compiled, tokenizer, tmp_path):
-    """The stage before would be trained again, from steps of the one after it."""
     with pytest.raises(Fault):
         run(tmp_path, tokenizer, at("grpo update", 2, fail))
     kept = loadable(tmp_path, tokenizer)
     shutil.rmtree(tmp_path / "sft/adapter")
+    with pytest.raises(FileNotFoundError, match=r"sft/adapter/actor has the steps \[\]: train first, or fix the path"):
+        run(tmp_path, tokenizer)
+    (tmp_path / "sft/manifest.json").unlink()  # the stage anew, from steps of the one after it
     with pytest.raises(ValueError, match=r"is at step \d, and this stage goes from step 0 to 3: give it the step"):
         run(tmp_path, tokenizer)
     assert loadable(tmp_path, tokenizer) == kept
 
 
 def test_a_second_kernel_is_told_and_changes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "CLAIM_SECONDS", 0.2)
-    with (tmp_path / session.LOCK).open("w") as lock:  # of another process, for all that flock knows
+    monkeypatch.setattr(interrupts, "CLAIM_SECONDS", 0.2)
+    with (tmp_path / interrupts.LOCK).open("w") as lock:  # of another process, for all that flock knows
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(session.FolderInUseError, match=f"{tmp_path} is in use by another process: two kernels"):
+        with pytest.raises(interrupts.FolderInUseError, match=f"{tmp_path} is in use by another process: two kernels"):
             open_run("smoke", "g_rar", 0, tmp_path)
-        assert os.listdir(tmp_path) == [session.LOCK]
+        assert os.listdir(tmp_path) == [interrupts.LOCK]
     open_run("smoke", "g_rar", 0, tmp_path)
     assert (tmp_path / "run.json").is_file()
 
@@ -352,7 +359,7 @@ def test_a_jump_of_the_wall_clock_is_not_seen(whole, compiled, tokenizer, tmp_pa
 
 
 def test_a_hung_step_ends_with_a_report(whole, compiled, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(safety, "Watchdog", partial(Watchdog, first=300.0, least=2.0))
+    monkeypatch.setattr(loop, "Watchdog", partial(Watchdog, first=300.0, least=2.0))
     released, calls = threading.Event(), []
 
     def never_answers(prompts, completions, **columns):
@@ -405,11 +412,11 @@ def test_slow_steps_do_not_hang(tmp_path):
 def test_a_damaged_row_of_data_is_named(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"id": 1}\n{"id": 2, "questi')
     with pytest.raises(ValueError, match=r"line 2 of .*train\.jsonl is damaged .*run notebook 01"):
-        data.read(tmp_path / "train.jsonl")
+        problems.read(tmp_path / "train.jsonl")
 
 
 def test_the_trainer_has_what_is_used_of_it():
     """Private names of Tunix and of its manager; another version may have others."""
     from tunix.sft.peft_trainer import PeftTrainer
     assert callable(PeftTrainer._write_train_metrics)
-    assert callable(_tunix.ocp.CheckpointManager.should_save)
+    assert callable(tunix_compat.ocp.CheckpointManager.should_save)

@@ -14,13 +14,14 @@ from tiny_gemma import equal
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 from tunix.sft.peft_trainer import PeftTrainer
 
-from reasonkit.budget import TimeBudget
-from reasonkit.gemma import init
-from reasonkit.grpo import GrpoSettings, grpo
-from reasonkit.lora import reference, restore_lora, rounded, save_lora
-from reasonkit.mesh import make_mesh
-from reasonkit.runlog import NullLog
-from reasonkit.sft import SftSettings, sft
+from reasonkit.config import GrpoSettings, SftSettings
+from reasonkit.models.gemma import init
+from reasonkit.models.lora import reference, restore_lora, rounded, save_lora
+from reasonkit.models.mesh import make_mesh
+from reasonkit.session.run_log import NullLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.train.grpo import grpo
+from reasonkit.train.sft import sft
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

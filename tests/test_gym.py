@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from data_recipes.families._gym import item
-from reasonkit.answers import check
-from reasonkit.data import curate, load_recipe, problem
-from reasonkit.tags import TAGS
+from reasonkit.data.problems import curate, load_recipe, problem
+from reasonkit.text.answers import check
+from reasonkit.text.tags import TAGS
 
 RECIPE = load_recipe("gym_mix")
 NAMES = {"gym_gcd": "gcd", "gym_gsm": "gsm_symbolic", "gym_letters": "letter_counting", "gym_sum": "chain_sum"}

@@ -13,10 +13,10 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonkit.judge import judge_prompt, overall_prompt, quoted
-from reasonkit.models import ASSETS, Tokenizer
-from reasonkit.rubrics import Criterion
-from reasonkit.tags import TAGS, neutralise
+from reasonkit.judge.judge import judge_prompt, overall_prompt, quoted
+from reasonkit.judge.rubric import Criterion
+from reasonkit.models.load import ASSETS, Tokenizer
+from reasonkit.text.tags import TAGS, neutralise
 
 GOLDEN = Path(__file__).parent / "golden"
 # the first file is measured on judges, too; the second is of what a tokenizer or a score sheet might read
@@ -24,7 +24,7 @@ INJECTIONS = {row["name"]: row["text"] for name in ("injections", "markers") for
     json.loads, (GOLDEN / f"{name}.jsonl").read_text().splitlines())}
 RUBRIC = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "Reads well.", 0.3, ("no", "yes")))
 # Every piece of Gemma 3's vocabulary that SentencePiece finds whole, or that stands in brackets (of 256 bytes, some; of
-# <unused0> to <unused6241>, none), by the tokenizer of `realmodel`; and of Gemma 2's and 3n's what that lacks.
+# <unused0> to <unused6241>, none), by the tokenizer of `gemma_from_gguf`; and of Gemma 2's and 3n's what that lacks.
 PIECES = [json.loads(line) for line in (GOLDEN / "vocabulary.jsonl").read_text().splitlines()]
 BRACKETS = dict.fromkeys(map(ord, "<>[]()"))
 HEAD, TAIL = "<start_of_turn>user\nQuestion:\n> ", "<end_of_turn>\n<start_of_turn>model\n"

@@ -12,15 +12,15 @@ from fault_run import GRPO, SFT
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 
-from reasonkit.budget import TimeBudget
-from reasonkit.compose import compose
-from reasonkit.gemma import init
-from reasonkit.grpo import grpo
-from reasonkit.mesh import plan_mesh
-from reasonkit.models import Loaded
-from reasonkit.readout import rating_logprobs
-from reasonkit.runlog import RunLog
-from reasonkit.sft import sft
+from reasonkit.models.gemma import init
+from reasonkit.models.load import Loaded
+from reasonkit.models.logprobs import rating_logprobs
+from reasonkit.models.mesh import plan_mesh
+from reasonkit.rewards.compose import compose
+from reasonkit.session.run_log import RunLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.train.grpo import grpo
+from reasonkit.train.sft import sft
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from reasonkit.recipes import RECIPES
-from reasonkit.tags import TAGS
+from reasonkit.text.tags import TAGS
+from recipes.catalogue import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("data", "sft", "grpo", "evaluation")

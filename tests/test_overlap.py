@@ -17,17 +17,18 @@ from tiny_gemma import equal
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 from tunix.rl.rl_cluster import RLCluster
 
-from reasonkit import _tunix
-from reasonkit.budget import TimeBudget
-from reasonkit.compose import NoSignalError, compose
-from reasonkit.curriculum import Curriculum
-from reasonkit.gemma import init
-from reasonkit.grpo import GrpoSettings, grpo
-from reasonkit.judge import JudgeFailure, JudgeItem, JudgeVerdict
-from reasonkit.mesh import make_mesh
-from reasonkit.monitors import suspicious
-from reasonkit.rollout import Rollout
-from reasonkit.runlog import RunLog
+from reasonkit.config import GrpoSettings
+from reasonkit.data.curriculum import Curriculum
+from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict
+from reasonkit.models.gemma import init
+from reasonkit.models.mesh import make_mesh
+from reasonkit.rewards.compose import NoSignalError, compose
+from reasonkit.rewards.monitors import suspicious
+from reasonkit.session.run_log import RunLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.train import tunix_compat
+from reasonkit.train.grpo import grpo
+from reasonkit.train.rollout import Rollout
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -46,7 +47,7 @@ def setup(tmp_path_factory):
                            tokenizer=short_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
-class Serial(_tunix.Learner):
+class Serial(tunix_compat.Learner):
     """Tunix's own order, with as many rollout calls: sample the step, score it in one call, train on it."""
 
     def __init__(self, cluster, config, reward, rollout_micro_prompts):
@@ -111,7 +112,7 @@ def overlapped(setup, tmp_path_factory):
 
 
 def test_the_serial_order_gives_the_same_weights_bit_for_bit(overlapped, setup, tmp_path, monkeypatch):
-    monkeypatch.setattr(_tunix, "Overlapped", Serial)
+    monkeypatch.setattr(tunix_compat, "Overlapped", Serial)
     serial = train(setup, tmp_path, Judge())
     assert len(serial.judge.items) == 3 and len(overlapped.judge.items) == 3 * PASSES
     assert sum(overlapped.judge.items, []) == sum(serial.judge.items, []), "samples"
@@ -189,7 +190,7 @@ def test_an_error_of_the_judge_ends_the_stage_as_itself_before_the_step_is_sampl
 
 def test_a_judge_that_hangs_ends_the_stage_with_what_to_do(setup, tmp_path, monkeypatch):
     free = threading.Event()
-    monkeypatch.setattr(_tunix, "PATIENCE", 0.6)
+    monkeypatch.setattr(tunix_compat, "PATIENCE", 0.6)
     with pytest.raises(TimeoutError, match="the judge has not answered for 0 minutes. The steps saved so far are kept"):
         train(setup, tmp_path, Judge(lambda number: free.wait(timeout=60)))
     assert [thread.daemon for thread in threading.enumerate() if thread.name == "judge"] == [True]

@@ -30,13 +30,13 @@ from tiny_gemma import ROWS, small_config, train_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.export import export_hf, export_peft
-from reasonkit.gemma import init
-from reasonkit.lora import add_lora
-from reasonkit.mesh import make_mesh
-from reasonkit.models import Loaded, Tokenizer, load
-from reasonkit.rollout import generator, install_sharded_cache
-from reasonkit.tags import TAGS
+from reasonkit.models.gemma import init
+from reasonkit.models.load import Loaded, Tokenizer, load
+from reasonkit.models.lora import add_lora
+from reasonkit.models.mesh import make_mesh
+from reasonkit.text.tags import TAGS
+from reasonkit.train.rollout import generator, install_sharded_cache
+from tools.export import export_hf, export_peft
 
 TOLERANCE = 2e-4
 EAGER = "eager"  # transformers' default, SDPA, leaves Gemma 2's soft cap of the attention out

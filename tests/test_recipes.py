@@ -11,16 +11,22 @@ import jax
 import numpy as np
 import pytest
 
-from reasonkit import controls, data, recipes, rewards, runlog, text_rewards
-from reasonkit.budget import BudgetError
-from reasonkit.judge import judge_prompt
-from reasonkit.mesh import check_divides, plan_mesh
-from reasonkit.models import ASSETS, MODELS, Tokenizer
-from reasonkit.recipes import PROFILES, RECIPES, open_run
-from reasonkit.rubrics import rubric_from_json
-from reasonkit.runlog import ManifestError
-from reasonkit.tags import TAGS
-from reasonkit.tfidf import TfIdf
+from reasonkit import run as recipes
+from reasonkit.config import PROFILES
+from reasonkit.data import problems
+from reasonkit.judge.judge import judge_prompt
+from reasonkit.judge.rubric import rubric_from_json
+from reasonkit.models.load import ASSETS, MODELS, Tokenizer
+from reasonkit.models.mesh import check_divides, plan_mesh
+from reasonkit.rewards import controls, rules
+from reasonkit.run import open_run
+from reasonkit.session import run_log
+from reasonkit.session.run_log import ManifestError
+from reasonkit.session.time_budget import BudgetError
+from reasonkit.text.tags import TAGS
+from reasonkit.text.tfidf import TfIdf
+from recipes.catalogue import RECIPES
+from recipes.rewards import text as text_rewards
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +50,10 @@ def test_a_step_is_sampled_in_parts_for_a_judge_alone(tmp_path, monkeypatch, pro
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_names_what_there_is(name):
     recipe = RECIPES[name]
-    assert recipe.name == name and data.load_recipe(recipe.data).rubric
+    assert recipe.name == name and problems.load_recipe(recipe.data).rubric
     words = TfIdf(["any"])
-    parts = [rewards.tag_format, rewards.exact_answer, rewards.gate(rewards.exact_answer, rewards.tag_format),
-             rewards.rubric(None), controls.constant, controls.shuffled(rewards.exact_answer),
+    parts = [rules.tag_format, rules.exact_answer, rules.gate(rules.exact_answer, rules.tag_format),
+             rules.rubric(None), controls.constant, controls.shuffled(rules.exact_answer),
              text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold,
              text_rewards.work_shown]
     assert recipe.rewards.keys() <= {part.__name__ for part in parts} and any(recipe.rewards.values())
@@ -74,7 +80,7 @@ def test_a_profile_is_consistent(name):
     profile = PROFILES[name]
     assert profile.name == name and {profile.policy, profile.judge} <= set(MODELS)
     assert profile.minutes > profile.reserve_minutes > 0
-    assert set(profile.rows) == set(data.SPLITS)
+    assert set(profile.rows) == set(problems.SPLITS)
     assert profile.rows["train"] >= max(profile.sft.batch_size, profile.grpo.prompts_per_step)
     assert profile.grpo.prompts_per_step % (profile.grpo.micro_prompts or profile.grpo.prompts_per_step) == 0
 
@@ -97,10 +103,10 @@ def test_the_batches_of_a_profile_divide_over_its_chips(name, count):
 @pytest.mark.parametrize("name", ["cpu", "smoke"])
 def test_every_problem_fits_the_limits_of_its_profile(name):
     """Rows that are too long are left out in silence, so the demo must have none."""
-    profile, recipe = PROFILES[name], replace(data.load_recipe("tiny_mix"), terse=0.0)
+    profile, recipe = PROFILES[name], replace(problems.load_recipe("tiny_mix"), terse=0.0)
     folder = ASSETS / MODELS[profile.policy].asset
     tokenizer = Tokenizer(folder / "tokenizer.model", MODELS[profile.policy].family)
-    for row in data.curate(recipe, {"train": 500}, 0)["train"]:
+    for row in problems.curate(recipe, {"train": 500}, 0)["train"]:
         prompt = 1 + len(tokenizer.encode(TAGS.prompt(row["question"])))
         reply = len(tokenizer.encode(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))) + 1
         assert prompt <= profile.grpo.max_prompt_length and reply <= profile.grpo.max_new_tokens, row
@@ -207,7 +213,7 @@ def test_a_stage_reads_what_the_last_one_left(tmp_path):
 def test_a_stages_minutes_are_those_of_all_its_sessions(tmp_path, monkeypatch):
     """GRPO is killed in one session and ends in another, days later; SFT and the evaluation took one each."""
     clock = SimpleNamespace(now=1e9)
-    monkeypatch.setattr(runlog.time, "time", lambda: clock.now)
+    monkeypatch.setattr(run_log.time, "time", lambda: clock.now)
     first = open_run("smoke", "g_rar", 0, tmp_path)
     first.finish("sft", inputs={}, metrics={}, minutes=8.0)
     for begun, steps in ((0, 5), (3, 5)):  # killed at step 5; the last checkpoint was of step 3

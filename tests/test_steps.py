@@ -15,9 +15,9 @@ import pytest
 from flax import nnx
 from tiny_gemma import bump, small_config
 
-from reasonkit import checkpoint, handover, lora, verify
-from reasonkit.gemma import init
-from reasonkit.lora import (
+from reasonkit.models import lora, submission_check
+from reasonkit.models.gemma import init
+from reasonkit.models.lora import (
     OtherAdapterError,
     add_lora,
     fingerprint,
@@ -27,7 +27,8 @@ from reasonkit.lora import (
     steps_in,
     strays,
 )
-from reasonkit.mesh import make_mesh
+from reasonkit.models.mesh import make_mesh
+from reasonkit.train import checkpoint, handover
 
 pytestmark = [pytest.mark.usefixtures("compiled"),
               # tensorstore's threads end after orbax has given up on a damaged file, and find nobody to tell
@@ -123,9 +124,10 @@ def test_a_saves_own_leftovers_are_not_worth_a_word(name, base, steps):
 @pytest.mark.parametrize(("name", "kind"), [("²", "folder"), ("007", "folder"), ("9", "file"), ("9", "link to a step")])
 def test_what_the_judges_would_take_for_a_step_is_not_submitted(name, kind, steps):
     put(steps / "actor" / name, kind)
-    with pytest.raises(verify.SubmissionError, match=rf"actor holds \['{name}'\], which is no step, and the judges'"):
-        verify.verify_submission(steps, "", [], model="", dtype="float32", rank=2, alpha=8.0, max_prompt_length=1,
-                                 max_new_tokens=1)
+    refused = rf"actor holds \['{name}'\], which is no step, and the judges'"
+    with pytest.raises(submission_check.SubmissionError, match=refused):
+        submission_check.verify_submission(steps, "", [], model="", dtype="float32", rank=2, alpha=8.0,
+                                           max_prompt_length=1, max_new_tokens=1)
 
 
 # Half a step

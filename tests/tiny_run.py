@@ -13,10 +13,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from tiny_gemma import small_config, train_tokenizer
 
-from reasonkit.budget import TimeBudget
-from reasonkit.lora import add_lora
-from reasonkit.models import Loaded, Tokenizer
-from reasonkit.rubrics import Criterion, rubric_to_json
+from reasonkit.judge.rubric import Criterion, rubric_to_json
+from reasonkit.models.load import Loaded, Tokenizer
+from reasonkit.models.lora import add_lora
+from reasonkit.session.time_budget import TimeBudget
 
 # The template's words as single tokens, else the small tokenizer spells it in 300.
 WORDS = ("Show your work between ", "<reasoning>", "</reasoning>", " and ", ", then give the final answer between ",

@@ -1,6 +1,6 @@
 """Procedural problem families: one small file each.
 
-A family is a module with `KIND` (an answer kind of `reasonkit.answers`) and
+A family is a module with `KIND` (an answer kind of `reasonkit.text.answers`) and
 
     make(rng: random.Random, slip: Callable[[int], int]) -> (question, steps, answer)
 

@@ -1,0 +1,232 @@
+"""What is trained (`Recipe`), where it runs (`Profile`), and the settings of each stage: the choices of a run.
+
+Recipes are in `recipes/`; `run.open_run` turns the three choices of a notebook into a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+CHOICES = {
+    "kl_loss_mode": ("low_var_kl", "mse_kl"),
+    "advantage_estimator": ("grpo", "rloo", "drgrpo"),
+    "loss_agg_mode": ("sequence-mean-token-mean", "sequence-mean-token-scale", "seq-mean-token-sum", "token-mean"),
+    "loss_algo": ("grpo", "gspo-token"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The dials of GRPO's loss. For each: what Tunix 0.1.7 does, what the papers do, and what is chosen here.
+
+    `beta`: weight of the KL penalty; 0 leaves the reference's forward pass out. GRPO's paper has 0.04, DAPO and
+        Dr. GRPO have 0.
+    `kl_loss_mode`: how a token's KL is estimated, with d = log p_ref - log p of the sampled token.
+        "low_var_kl" is k3, exp(d) - d - 1: GRPO's own (its equation 4), and what Tunix had until 0.1.6. Its gradient is
+        that of KL(reference || policy). "mse_kl" is k2, d^2 / 2: its gradient is that of KL(policy || reference).
+        "kl", Tunix's default since 0.1.7, is k1, -d. As a value it is unbiased. As a loss its gradient does not
+        contain the reference, which is a constant there: what is left changes the length of replies under any reward.
+        It is refused. Source: J. Schulman, "Approximating KL divergence", 2020. What is logged is k3 in every case.
+        The penalty counts only in groups whose rewards differ. Where all are equal it would be the only gradient. At
+        first that is rounding noise, but Adam turns any gradient into a full step: under a constant reward the adapter
+        moved two thirds as far as in training. The mean runs over all completions, so the pull is beta times the share
+        of groups that vary.
+    `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, std with ddof=1; the paper leaves ddof
+        open. It scales a judge's small differences up; `rewards.rubric` rounds for that. "drgrpo" leaves the std out,
+        "rloo" takes the mean of the others. Tunix lets rounding pass for an advantage in a group of equal rewards; here
+        such a group has exactly 0.
+    `loss_agg_mode`: how the loss of tokens becomes one number. "sequence-mean-token-mean" is GRPO's: a mean per
+        completion, then over completions. A token of a long completion weighs less, so that long wrong replies are
+        punished less per token (Dr. GRPO). "sequence-mean-token-scale" divides by the length limit in place of the
+        length: Dr. GRPO's remedy. "seq-mean-token-sum" adds up a completion's tokens, then takes the mean over
+        completions. "token-mean" is DAPO's, over all tokens, but only within a micro-batch: with `micro_prompts` it is
+        a mean of means. The first three are the same with
+        and without micro-batches, as long as no completion is masked.
+    `loss_algo`, `epsilon`, `epsilon_high`: the ratio of new to old policy per token or per sequence (GSPO), and where
+        it is clipped, below and above (DAPO's "clip higher"; None: as below). There is one update per rollout here, so
+        the ratio is 1: these three act only where that changes, and a test shows that they do nothing.
+    `mask_truncated`: leaves completions that reached the limit without a stop token out of the loss, but not out of
+        their group's mean (DAPO's overlong filtering). Off, because such a reply lacks its last tag, and the penalty
+        for that is what teaches to end in time.
+
+    Entropy has no bonus: Tunix's GRPO has none. It is logged, as a mean over tokens. Raises ValueError for a value that
+    is not offered.
+    """
+
+    beta: float = 0.04
+    kl_loss_mode: str = "low_var_kl"
+    advantage_estimator: str = "grpo"
+    loss_agg_mode: str = "sequence-mean-token-mean"
+    loss_algo: str = "grpo"
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    mask_truncated: bool = False
+
+    def __post_init__(self):
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                why = (": its gradient does not contain the reference, and it changes the length of replies instead"
+                       if (name, value) == ("kl_loss_mode", "kl") else "")
+                raise ValueError(f"{name}={value!r} is not offered{why}; choose one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class SftSettings:
+    """`steps` optimiser steps of `batch_size` rows, each padded to `max_length` tokens."""
+
+    steps: int
+    batch_size: int
+    max_length: int
+    learning_rate: float
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    save_every: int = 100
+    keep: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoSettings(LossSettings):
+    """`steps` updates, each on `prompts_per_step` prompts with `num_generations` completions of up to `max_new_tokens`.
+
+    `micro_prompts` prompts go through one forward and backward pass (0: all). With `rollout_micro_prompts`, a multiple
+    of them, that many are sampled in one call; they are judged while the next are sampled, and each pass waits for its
+    own scores alone (0: a step is sampled, then judged, then trained on). For a judge on chips of its own. More calls
+    decode fewer rows at once, for longer in all, and draw other samples.
+    The fields of the loss are `LossSettings`'s.
+    """
+
+    steps: int
+    prompts_per_step: int
+    num_generations: int
+    max_prompt_length: int
+    max_new_tokens: int
+    learning_rate: float
+    micro_prompts: int = 0
+    rollout_micro_prompts: int = 0
+    temperature: float = 1.0
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    save_every: int = 50
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes for one kind of machine. `devices` are virtual CPU devices (0: the machine's own accelerators); `rows` are
+    the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need; on a
+    machine of one's own the session `grows` with the pace of its steps, and `minutes` is a forecast; during GRPO the
+    validation problems are answered every `probe_every` steps. `remat` saves memory in training (`models.load`);
+    `judge_int8` halves a large judge (`models.int8`); `api_dollars` is what a judge behind an API may cost, where a
+    secret switches one on (0: never, even then)."""
+
+    name: str
+    devices: int
+    policy: str
+    judge: str
+    dtype: str
+    minutes: float
+    reserve_minutes: float
+    rows: Mapping[str, int]
+    lora_rank: int
+    lora_alpha: float
+    sft: SftSettings
+    grpo: GrpoSettings
+    eval_batch: int
+    probe_every: int
+    judge_batch: int
+    judge_max_length: int
+    remat: bool = False
+    judge_int8: bool = False
+    grows: bool = False
+    api_dollars: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained: the data, the weight of each part of the reward (0: logged only), each stage's share of time.
+
+    `curriculum` names the part of the reward whose pass rates choose GRPO's problems; without one they come in turn.
+    """
+
+    name: str
+    summary: str
+    data: str
+    rewards: Mapping[str, float]
+    shares: Mapping[str, float]
+    curriculum: str = ""
+
+_TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0,
+             judge_max_length=256, grows=True)
+
+# Lengths of the winning runs; rows of a call and of a pass sized for v5e chips with the weights replicated. With
+# a judge on chips of its own a step is sampled in two calls: the first one's replies are judged beside the second.
+# Rank 32 is enough for RL, and a LoRA wants ten times a full fine-tune's rate ("LoRA without regret", TRL: 2e-4 in SFT,
+# from 1e-5 in RL). For SFT half of it: qwix starts A 2.4 times as far out as PEFT. beta is the second winner's, of k3.
+_GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
+              remat=True, api_dollars=5.0)
+
+# A small real model in both roles, `gemma_from_gguf`'s, with its vocabulary whole: the logits of a token take a
+# megabyte and set the rows of a pass. As a judge it rates a worked solution below a bare answer: take a recipe without
+# its vote.
+_REAL = dict(policy="gemma3-270m", judge="gemma3-270m", lora_rank=16, lora_alpha=32.0)
+
+PROFILES = {
+    "cpu": Profile(
+        "cpu", devices=8, minutes=20, reserve_minutes=2, rows={"train": 3000, "validation": 240, "test": 600},
+        sft=SftSettings(steps=120, batch_size=32, max_length=136, learning_rate=2e-3),
+        grpo=GrpoSettings(steps=64, prompts_per_step=12, num_generations=8, max_prompt_length=80, max_new_tokens=64,
+                          learning_rate=4e-4, beta=0.02),
+        eval_batch=120, probe_every=20, judge_batch=16, **_TINY),
+    "smoke": Profile(
+        "smoke", devices=8, minutes=30, reserve_minutes=1, rows={"train": 64, "validation": 8, "test": 16},
+        sft=SftSettings(steps=2, batch_size=8, max_length=136, learning_rate=2e-3),
+        grpo=GrpoSettings(steps=2, prompts_per_step=4, num_generations=4, max_prompt_length=80, max_new_tokens=64,
+                          learning_rate=4e-4, beta=0.02),
+        eval_batch=16, probe_every=1, judge_batch=16, **_TINY),
+    "kaggle": Profile(
+        "kaggle", devices=0, judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
+        rows={"train": 33000, "validation": 400, "test": 1000},
+        sft=SftSettings(steps=1000, batch_size=32, max_length=1024, learning_rate=1e-4),
+        grpo=GrpoSettings(steps=420, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+                          learning_rate=2e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
+        eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
+    "colab": Profile(
+        "colab", devices=0, judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
+        rows={"train": 8000, "validation": 200, "test": 400},
+        sft=SftSettings(steps=400, batch_size=8, max_length=1024, learning_rate=1e-4),
+        grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+                          learning_rate=1e-5, micro_prompts=1, beta=0.07),
+        eval_batch=64, probe_every=50, judge_batch=4, **{**_GEMMA, "policy": "gemma3-1b-it"}),
+    "gpu": Profile(
+        "gpu", devices=0, judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
+        rows={"train": 33000, "validation": 400, "test": 1000},
+        sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=1e-4),
+        grpo=GrpoSettings(steps=800, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+                          learning_rate=1e-5, micro_prompts=2, beta=0.07),
+        eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
+    "cpu-gemma3-270m": Profile(
+        "cpu-gemma3-270m", devices=2, dtype="float32", minutes=360, reserve_minutes=15, grows=True,
+        rows={"train": 1000, "validation": 32, "test": 96},
+        sft=SftSettings(steps=60, batch_size=8, max_length=144, learning_rate=2e-4, save_every=20),
+        grpo=GrpoSettings(steps=24, prompts_per_step=4, num_generations=4, max_prompt_length=80, max_new_tokens=80,
+                          learning_rate=5e-5, micro_prompts=1, save_every=8),
+        eval_batch=16, probe_every=12, judge_batch=4, judge_max_length=256, **_REAL),
+    "gpu-gemma3-270m": Profile(
+        "gpu-gemma3-270m", devices=0, dtype="bfloat16", minutes=120, reserve_minutes=10,
+        rows={"train": 8000, "validation": 256, "test": 1000},
+        sft=SftSettings(steps=500, batch_size=8, max_length=512, learning_rate=1e-4),
+        grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=256,
+                          learning_rate=2e-5, micro_prompts=1),
+        eval_batch=32, probe_every=50, judge_batch=8, judge_max_length=1024, **_REAL),
+}
+
+
+def fitted(profile: Profile, recipe: Recipe) -> Profile:
+    """The profile as the recipe uses it: where a judge would go on beside the sampling and there is none, a step is
+    sampled in one call, and there is time for half as many again."""
+    if "rubric" in recipe.rewards or not profile.grpo.rollout_micro_prompts:
+        return profile
+    return replace(profile, grpo=replace(profile.grpo, steps=3 * profile.grpo.steps // 2, rollout_micro_prompts=0))

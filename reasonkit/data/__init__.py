@@ -1,0 +1,1 @@
+"""Questions: recipes of data, splits, screening, batches. Read `problems`, `screening`, `curriculum`."""

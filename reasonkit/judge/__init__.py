@@ -1,0 +1,1 @@
+"""Rubric judges: criteria, prompts, verdicts. Read `rubric`, `judge`, `cache`, `exam`."""

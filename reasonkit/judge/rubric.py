@@ -1,0 +1,123 @@
+"""Rubrics: what a good reply to one question shows, as criteria with weights.
+
+It is the criterion, the form in which a rubric travels in a batch, and the rubrics of whole domains
+(`data_recipes/rubrics/*.toml`). It is not a judge: who says how far a criterion is met is in `judge`.
+
+Source: the criteria and weights of Rubrics as Rewards (arXiv 2507.17746). Departure: a criterion may have `levels`,
+because it is met by degree there and the judge should know what the ends of its scale stand for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reasonkit.session.files import RecordError, parse_json, parse_toml, read, shown
+from reasonkit.session.records import DomainFile
+
+# arXiv 2507.17746, explicit aggregation; a pitfall is worded as its avoidance ("Does not ...").
+WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
+DOMAINS = Path(__file__).resolve().parents[2] / "data_recipes" / "rubrics"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One line of a rubric. `weight` is relative to the other criteria's; see `WEIGHTS` for the usual four.
+
+    `levels` are the answers a judge may give, worst first: none, or at least two.
+    Raises ValueError for a title, description or level that is not text or is blank, for a weight that is not a finite
+    number above 0, and for a single level.
+    """
+
+    title: str
+    description: str
+    weight: float
+    levels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("title", "description"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"criterion {shown(self.title)}: {name} is {shown(value)}; give it some text")
+        number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
+        if not number or not 0 < self.weight <= sys.float_info.max:
+            raise ValueError(f"criterion {shown(self.title)}: weight is {shown(self.weight)}; give it a "
+                             f"finite number above 0, such as one of {WEIGHTS}")
+        texts = isinstance(self.levels, tuple) and all(isinstance(text, str) and text.strip() for text in self.levels)
+        if not texts or len(self.levels) == 1:
+            raise ValueError(f"criterion {shown(self.title)}: levels are {shown(self.levels)}; give at least two "
+                             "texts, from the worst to the best, or leave them out")
+
+
+def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
+    """The criteria that `rows`, read from the JSON or TOML at `where`, stand for; a weight may go by its name.
+
+    Raises ValueError, naming `where`, the entry and the field, for anything else than a non-empty list of objects with
+    the fields title, description, weight and, at will, levels.
+    """
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{where} is not a non-empty list of criteria: {shown(rows)}; give it one at least")
+    made, needed = [], {"title", "description", "weight"}
+    give = "give it title, description, weight and, at will, levels"
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}, entry {number} is {shown(row)}, not an object: {give}")
+        if needed - row.keys() or row.keys() - needed - {"levels"}:
+            raise ValueError(f"{where}, entry {number}: missing {sorted(needed - row.keys())}, "
+                             f"unknown {shown(sorted(row.keys() - needed - {'levels'}))}: {give}")
+        weight, levels = row["weight"], row.get("levels", [])
+        try:
+            made.append(Criterion(row["title"], row["description"],
+                                  WEIGHTS.get(weight, weight) if isinstance(weight, str) else weight,
+                                  tuple(levels) if isinstance(levels, list) else levels))
+        except ValueError as error:
+            raise ValueError(f"{where}, entry {number}: {error}") from error
+    return tuple(made)
+
+
+def rubric_to_json(rubric: Sequence[Criterion]) -> str:
+    """The rubric as a JSON list of {title, description, weight, and levels where there are some}.
+
+    It is the form in which a rubric travels in a batch. Raises ValueError for an empty rubric.
+    """
+    if not rubric:
+        raise ValueError("the rubric is empty; give it at least one criterion")
+    return json.dumps([{name: value for name, value in vars(criterion).items() if value != ()} for criterion in rubric],
+                      ensure_ascii=False)
+
+
+def rubric_from_json(text: str) -> tuple[Criterion, ...]:
+    """The inverse of `rubric_to_json`. Raises ValueError for what is not JSON, and as `criteria`."""
+    try:
+        rows = parse_json(text) if isinstance(text, str) else text
+    except RecordError as error:
+        raise ValueError(f"the rubric {shown(text)} is {error}") from None
+    return criteria(rows, "the rubric")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The rubric of a whole domain, with one question of it, a reply known to be good and one known to be bad."""
+
+    name: str
+    rubric: tuple[Criterion, ...]
+    question: str
+    good: str
+    bad: str
+
+
+def load_domain(name: str) -> Domain:
+    """Read `data_recipes/rubrics/<name>.toml`.
+
+    Raises ValueError, naming file and entry, for an unknown name and for what can't be used.
+    """
+    known = sorted(path.stem for path in DOMAINS.glob("*.toml"))
+    if name not in known:
+        raise ValueError(f"unknown domain {name!r}: choose one of {', '.join(known)} (files in {DOMAINS})")
+    file = DOMAINS / f"{name}.toml"
+    raw = read(file, DomainFile, "mend the file", parse_toml)
+    return Domain(name, criteria(raw.rubric, f"{file}: [[rubric]]"),
+                  *(text.strip() for text in (raw.anchor.question, raw.anchor.good, raw.anchor.bad)))

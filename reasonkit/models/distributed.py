@@ -1,0 +1,79 @@
+"""Several processes as one: who writes what they share, and what they must decide alike.
+
+JAX's own runtime is the distributed engine: each process runs the same program over the same data, a mesh spans the
+devices of all, and XLA does the rest. Left to do is what a program does outside of its arrays. Files are written by the
+first process. A decision that the others would take differently, or a moment later, is taken for all: one that trains
+a step more than the rest waits for them for ever.
+
+In a program of one process, nothing here does anything; before JAX has looked for devices, nothing makes it look.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Callable
+from typing import ParamSpec
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from reasonkit.session.interrupts import STOPS
+
+Arguments = ParamSpec("Arguments")
+
+
+def several() -> bool:
+    """Whether there are other processes."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process writes the files that all share."""
+    return not several() or jax.process_index() == 0
+
+
+def check_one_process(what: str) -> None:
+    """Raises RuntimeError where there are several: for what would fail there, or train on rows twice."""
+    if several():
+        raise RuntimeError(f"{what} runs in one process, and this is one of {jax.process_count()}: Tunix would fetch "
+                           "rows of others, or train twice on the same. Run it on one host; only SFT runs on several")
+
+
+def meet(where: str) -> None:
+    """Wait until all processes are here."""
+    if several():
+        multihost_utils.sync_global_devices(where)
+
+
+def by_the_first(work: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Work on shared files: the first process does it, and all wait until it is done."""
+
+    @functools.wraps(work)
+    def once(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        if is_first():
+            work(*args, **kwargs)
+        meet(work.__name__)
+
+    return once
+
+
+def agreed(value: float) -> float:
+    """The first process's value, as float32 where there are several."""
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value))) if several() else value
+
+
+def agreed_end(why: str | None) -> str | None:
+    """Why a stage ends before its next batch, for `TimeBudget`: a signal that any process has had, else what the first
+    one has found. The others are then sent the signal too, so that all end as the one that had it."""
+    if not several():
+        return why
+    mine = next((number for number in STOPS if number.name == why), 0)
+    heard_P, ends_P = multihost_utils.process_allgather(np.array([mine, bool(why)], np.int32)).T
+    if not heard_P.any():
+        return (why or "time") if ends_P[0] else None
+    heard = signal.Signals(heard_P.max())
+    if not mine:
+        signal.raise_signal(heard)
+    return heard.name

@@ -1,0 +1,190 @@
+"""config.json of Hugging Face's Gemma 2 and 3 (text) to Tunix's configuration, and back.
+
+What it is: which settings mean the same on both sides, and a refusal of every setting that Tunix's models do not have.
+A key that is absent means what transformers (4.57 and 5.12 were read) takes for it; null is no number.
+What it is not: weights (`hf`). A setting that is read over would load without a word and answer wrongly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from tunix.models.gemma import model as gemma2
+from tunix.models.gemma3 import model as gemma3
+
+from reasonkit.models.hf_files import again, read_json
+
+LIBRARY = {"gemma2": gemma2, "gemma3": gemma3}
+_FAMILY = {"gemma2": "gemma2", "gemma3_text": "gemma3", "gemma3": "gemma3"}  # by Hugging Face model_type
+# Of Hugging Face's Gemma2Config and Gemma3TextConfig. A model's own config.json has the sizes, always; the text part of
+# a multimodal Gemma 3's leaves out whatever is as here.
+_SIZES = {"num_hidden_layers": 26, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8,
+          "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208}
+_DEFAULTS = {
+    "gemma2": {"sliding_window": 4096, "query_pre_attn_scalar": 256, "final_logit_softcapping": 30.0,
+               "attn_logit_softcapping": 50.0, "rope_theta": 1e4},
+    "gemma3": {"sliding_window": 4096, "query_pre_attn_scalar": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4},
+}
+_FIXED = {"hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "attention_bias": False,
+          "tie_word_embeddings": True, "use_bidirectional_attention": False}  # in Tunix's code, not in its settings
+_NULLABLE = {"use_bidirectional_attention", "layer_types"}  # of those, where null is the same as absent
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+_CYCLE = {"gemma2": (_LOCAL, _GLOBAL), "gemma3": (_LOCAL,) * 5 + (_GLOBAL,)}
+_GEMMA2_ROPE = 10_000.0
+_MOST = {"num_hidden_layers": 1024}  # Gemma's largest has 62
+_LARGEST = 2**31 - 1  # of any other whole number: JAX counts in int32
+
+
+def layer_types(family: str, layers: int) -> list[str]:
+    """Which layers attend to all tokens, in Hugging Face's words."""
+    return list(itertools.islice(itertools.cycle(_CYCLE[family]), layers))
+
+
+def family_of(model: Any) -> str:
+    """ "gemma2" or "gemma3", by the class of the model. Raises ValueError for another."""
+    for family, library in LIBRARY.items():
+        if isinstance(model, getattr(library, "Gemma" if family == "gemma2" else "Gemma3")):
+            return family
+    raise ValueError(f"{type(model).__name__} is neither a Gemma 2 nor a Gemma 3 of Tunix's")
+
+
+def read_config(file: Path, replicated: bool) -> tuple[str, Any]:
+    """Family and Tunix's configuration; `replicated` as in `models.load`.
+
+    Raises ValueError for another model_type, a setting that is missing or null, or one that Tunix's models do not have.
+    """
+    raw = read_json(file)
+    kind = raw.get("model_type")
+    if not isinstance(kind, str) or kind not in _FAMILY:
+        raise ValueError(f"{file}: model_type {_short(kind)} is not one of {', '.join(_FAMILY)}")
+    family = _FAMILY[kind]
+    if lacking := sorted(_SIZES.keys() - raw.keys() if "text_config" not in raw else ()):
+        raise ValueError(f"{file} lacks {lacking[0]!r}: {again(file)}")
+    try:
+        if "text_config" in raw:
+            tied = {"tie_word_embeddings": raw.get("tie_word_embeddings", True)}
+            raw = _SIZES | tied | _object(raw, "text_config")
+        raw = _DEFAULTS[family] | raw
+        common = {
+            "num_layers": _number(raw, "num_hidden_layers"), "num_embed": _number(raw, "vocab_size"),
+            "embed_dim": _number(raw, "hidden_size"), "hidden_dim": _number(raw, "intermediate_size"),
+            "num_heads": _number(raw, "num_attention_heads"), "head_dim": _number(raw, "head_dim"),
+            "num_kv_heads": _number(raw, "num_key_value_heads"), "sliding_window_size": _number(raw, "sliding_window"),
+            "shd_config": LIBRARY[family].ShardingConfig.get_default_sharding(is_sampling=replicated),
+        }
+        for name, per in (("num_attention_heads", common["num_kv_heads"]), ("head_dim", 2)):
+            if raw[name] % per:
+                raise ValueError(f"{name} is {raw[name]}, and must be a multiple of {per}: the heads share those of "
+                                 "the keys evenly, and each turns its numbers by pairs")
+        _check_fixed(raw, family, common["head_dim"], common["num_layers"])
+        ropes = _ropes(raw, family)
+        if family == "gemma3":
+            return family, gemma3.ModelConfig(
+                **common, local_base_frequency=ropes[_LOCAL][0], local_scale_factor=ropes[_LOCAL][1],
+                global_base_frequency=ropes[_GLOBAL][0], global_scale_factor=ropes[_GLOBAL][1])
+        if set(ropes.values()) != {(_GEMMA2_ROPE, 1.0)}:
+            base, factor = ropes[_GLOBAL]
+            raise ValueError(f"rope is {(float(base), factor)}, and Tunix's gemma2 has {_GEMMA2_ROPE}, unscaled")
+        caps = [None if raw[name] is None else _number(raw, name, float)
+                for name in ("final_logit_softcapping", "attn_logit_softcapping")]
+        kinds = {_LOCAL: gemma2.AttentionType.LOCAL_SLIDING, _GLOBAL: gemma2.AttentionType.GLOBAL}
+        return family, gemma2.ModelConfig(
+            **common, final_logit_softcap=caps[0], attn_logits_soft_cap=caps[1],
+            use_post_attn_norm=True, use_post_ffw_norm=True,
+            attention_types=tuple(kinds[kind] for kind in layer_types(family, common["num_layers"])))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _short(value: Any, show: Callable[[Any], str] = repr) -> str:
+    text = show(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _object(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part that is an object; null is an empty one. Raises ValueError for anything else."""
+    value = settings.get(name)
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{name} is {_short(value)}, and must be an object")
+    return value or {}
+
+
+def _number(settings: dict[str, Any], name: str, kind: type = int) -> Any:
+    """A setting above 0 that `kind` holds exactly, within reason. Raises ValueError naming it, for null too."""
+    value, most = settings.get(name), _MOST.get(name, _LARGEST)
+    if type(value) not in (int, float) or not 0 < value <= most or kind(value) != value:
+        raise ValueError(f"{name} is {_short(value, json.dumps)}, and must be a {'whole ' * (kind is int)}number above "
+                         f"0, at most {most}")
+    return kind(value)
+
+
+def _check_fixed(raw: dict[str, Any], family: str, head_dim: int, layers: int) -> None:
+    """Raises ValueError for a setting that Tunix has in its code, with another value."""
+    wanted = _FIXED | {"query_pre_attn_scalar": head_dim, "layer_types": layer_types(family, layers)}
+    if family == "gemma3":
+        wanted |= {"final_logit_softcapping": None, "attn_logit_softcapping": None}
+        if raw.get("layer_types") is None:  # else nobody reads it
+            wanted |= {"sliding_window_pattern": len(_CYCLE[family])}
+    for name, value in wanted.items():
+        found = raw.get(name, value)
+        if found != value and not (found is None and name in _NULLABLE):
+            raise ValueError(f"{name} is {_short(found)}, and Tunix's {family} has {value!r}: it cannot run this model")
+
+
+def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
+    """(base frequency, factor) of the local and the global layers, as transformers 5 writes them or as 4 did.
+
+    In `rope_parameters` a Gemma 3 has a part for each kind of layer, and transformers reads nothing that stands beside
+    them: 5.12 writes "rope_theta": null there for fewer than six layers. A Gemma 2 has one part for all.
+    """
+    given = _object(raw, "rope_parameters")
+    parts = {kind: _object(given, kind) for kind in (_LOCAL, _GLOBAL)}
+    if family == "gemma2" and not given.keys() & parts.keys():
+        parts = dict.fromkeys(parts, given)
+    elif given and not given.keys() & parts.keys():
+        raise ValueError(f"rope_parameters has {', '.join(given)}, and neither {_LOCAL} nor {_GLOBAL}")
+    scaled = (_GLOBAL,) if family == "gemma3" else (_LOCAL, _GLOBAL)
+    out = {}
+    for kind, part in parts.items():
+        base = "rope_local_base_freq" if family == "gemma3" and kind == _LOCAL else "rope_theta"
+        part = {"rope_theta": raw[base]} | part | (_object(raw, "rope_scaling") if kind in scaled else {})
+        rope = part.get("rope_type", part.get("type", "default"))
+        if rope not in ("default", "linear"):
+            raise ValueError(f"rope_type {_short(rope)}: Tunix's {family} has only linear scaling")
+        try:
+            out[kind] = _number(part, "rope_theta"), 1.0 if rope == "default" else _number(part, "factor", float)
+            if out[kind][1] < 1:
+                raise ValueError(f"factor is {out[kind][1]}, and Tunix has none below 1")
+        except ValueError as error:
+            raise ValueError(f"the rope of {kind}: {error}") from None
+    return out
+
+
+def write_config(model: Any, dtype: Any, stop_ids: tuple[int, ...] = ()) -> dict[str, Any]:
+    """The settings of config.json for a Gemma 2 or 3; readable by transformers 4 and 5."""
+    config, family = model.config, family_of(model)
+    scale = getattr(config, "global_scale_factor", 1.0)
+    own = {
+        "layer_types": layer_types(family, config.num_layers), "rope_theta": _GEMMA2_ROPE,
+        "final_logit_softcapping": config.final_logit_softcap, "attn_logit_softcapping": config.attn_logits_soft_cap,
+    } if family == "gemma2" else {
+        "sliding_window_pattern": len(_CYCLE[family]), "rope_theta": config.global_base_frequency,
+        "rope_local_base_freq": config.local_base_frequency,
+        "rope_scaling": None if scale == 1.0 else {"rope_type": "linear", "factor": scale},
+    }
+    return {
+        "architectures": ["Gemma2ForCausalLM" if family == "gemma2" else "Gemma3ForCausalLM"],
+        "model_type": "gemma2" if family == "gemma2" else "gemma3_text",
+        "num_hidden_layers": config.num_layers, "vocab_size": config.num_embed, "hidden_size": config.embed_dim,
+        "intermediate_size": config.hidden_dim, "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim,
+        "query_pre_attn_scalar": config.head_dim, "sliding_window": config.sliding_window_size, **own,
+        "hidden_activation": _FIXED["hidden_activation"], "rms_norm_eps": _FIXED["rms_norm_eps"],
+        "tie_word_embeddings": True, "torch_dtype": jnp.dtype(dtype).name,
+        "pad_token_id": 0, "eos_token_id": list(stop_ids) or 1, "bos_token_id": 2,
+    }

@@ -1,0 +1,109 @@
+"""A Gemma's SentencePiece model as the files that Hugging Face's tokenizers read, with the chat template of our prompt.
+
+`write` is the one entry. transformers would convert tokenizer.model itself, and differently by its version: without
+<bos> where no tokenizer_config.json stands beside it, and with the turn markers as plain text, which then stay in what
+it decodes. BPE merges are ranked by the score of what they make, as SentencePiece ranks them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from sentencepiece import sentencepiece_model_pb2 as pb  # needs protobuf, which orbax brings
+
+from reasonkit.models.load import Tokenizer
+from reasonkit.session.time_budget import write_atomic
+from reasonkit.text.tags import TAGS, neutralise
+
+_TURNS = ["<start_of_turn>", "<end_of_turn>"]
+_SPACE = "\u2581"  # SentencePiece's
+# What tokenizer.json must read as tokenizer.model does before it is kept.
+PROBES = (TAGS.prompt("What is 12 + 7,\nand why?"), TAGS.render(reasoning="12 + 7 = 19", answer="19"),
+          " two  spaces,\tthen a tab\n\n\nand lines ", "3.14159 − x² ≤ 10⁶; naïve café, 数学 \U0001f600")
+
+
+def chat_template() -> str:
+    """Jinja that renders a user's question as <bos> and `TAGS.prompt(question)`, byte for byte.
+
+    The request for the tags is added to each user turn that does not end with it. A system turn goes before the first
+    user turn, as in Gemma's own template; contents may be a text or a list of parts, of which the texts count.
+    """
+    head, tail = TAGS.template.split("{question}")
+    request, _, opened = tail.partition("<end_of_turn>\n")
+    user, model, ask = (json.dumps(text, ensure_ascii=False) for text in (head, opened, request))
+    return (
+        "{{ bos_token }}{% set ns = namespace(system='') %}"
+        "{% for message in messages %}"
+        "{% if message['content'] is string %}{% set text = message['content'] %}"
+        "{% else %}{% set text = message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text')"
+        " | join('') %}{% endif %}"
+        "{% if message['role'] == 'system' %}{% set ns.system = text + '\\n\\n' %}"
+        f"{{% elif message['role'] == 'user' %}}{{{{ {user} + ns.system + text }}}}"
+        f"{{% if not text.endswith({ask}) %}}{{{{ {ask} }}}}{{% endif %}}"
+        "{{ '<end_of_turn>\\n' }}{% set ns.system = '' %}"
+        f"{{% else %}}{{{{ {model} + text + '<end_of_turn>\\n' }}}}{{% endif %}}"
+        "{% endfor %}"
+        f"{{% if add_generation_prompt %}}{{{{ {model} }}}}{{% endif %}}")
+
+
+def write(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json into a folder.
+
+    Control tokens (`tags.neutralise` has the list, and SentencePiece its own) are special: left out where a text is
+    decoded with skip_special_tokens.
+
+    Raises ValueError when tokenizer.json does not read one of PROBES as tokenizer.model does.
+    """
+    proto = pb.ModelProto.FromString(tokenizer.path.read_bytes())
+    fast = _fast(proto)
+    text = json.dumps(fast, ensure_ascii=False)
+    made = tokenizers.Tokenizer.from_str(text)
+    for probe in PROBES:
+        ours, theirs = tokenizer.encode(probe), made.encode(probe, add_special_tokens=False).ids
+        if ours != theirs:
+            raise ValueError(f"{tokenizer.path} reads {probe!r} as {ours}, and as a tokenizer.json it would be "
+                             f"{theirs}: only Gemma's kind can be exported, BPE without normalisation")
+    names = {"bos": tokenizer.bos_id(), "eos": tokenizer.eos_id(), "pad": tokenizer.pad_id(),
+             "unk": proto.trainer_spec.unk_id}
+    settings = {
+        "tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False,
+        "clean_up_tokenization_spaces": False, **{f"{name}_token": tokenizer.piece(at) for name, at in names.items()},
+        "additional_special_tokens": _TURNS, "chat_template": chat_template(),
+        # Of transformers 5 these replace tokenizer.json's.
+        "added_tokens_decoder": {token.pop("id"): token for token in fast["added_tokens"]}}
+    write_atomic(folder / "tokenizer.json", text + "\n")
+    write_atomic(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+
+
+def _fast(proto: pb.ModelProto) -> dict[str, Any]:
+    """tokenizer.json of a SentencePiece BPE without normalisation."""
+    kinds, spec, added = pb.ModelProto.SentencePiece, proto.trainer_spec, []
+    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == kinds.NORMAL}
+    for number, piece in enumerate(proto.pieces):
+        special = piece.type in (kinds.CONTROL, kinds.UNKNOWN) or neutralise(piece.piece) != piece.piece
+        if special or piece.type == kinds.USER_DEFINED:
+            # Normalised: found after spaces have become "▁", as SentencePiece finds them.
+            added.append({"id": number, "content": piece.piece, "single_word": False, "lstrip": False, "rstrip": False,
+                          "normalized": not special, "special": special})
+    merges = [(-score, len(piece) - at, piece[:at], piece[at:]) for piece, score in scores.items()
+              for at in range(1, len(piece)) if piece[:at] in scores and piece[at:] in scores]
+    bos = proto.pieces[spec.bos_id].piece
+    first, text, second = ({"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                           {"Sequence": {"id": "B", "type_id": 1}})
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}, "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing", "single": [first, text], "pair": [first, text, second],
+            "special_tokens": {bos: {"id": bos, "ids": [spec.bos_id], "tokens": [bos]}}},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}]},
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": proto.pieces[spec.unk_id].piece,
+            "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True,
+            "ignore_merges": False, "vocab": {piece.piece: number for number, piece in enumerate(proto.pieces)},
+            "merges": [[left, right] for *_, left, right in sorted(merges)]}}

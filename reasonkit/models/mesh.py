@@ -1,0 +1,152 @@
+"""Devices to meshes: who sits on which chips, and why.
+
+What it is: `make_mesh`, the only place a mesh is made, and `plan_mesh`, policy and judge on one set of chips.
+What it is not: it does not place weights (`models`) nor count bytes (`placement` estimates, `preflight` compiles).
+
+Weights are replicated where they fit: then no token waits for another chip. Else each copy is split over tp, which
+exchanges activations at each layer; over fsdp, which gathers all weights at each token, only when that is not enough.
+
+Departs from `jax.make_mesh`, whose axes are Explicit and make Tunix's forward pass raise a
+ShardingTypeError: the axes here are Auto. They are named ("fsdp", "tp"), as in Tunix's configurations.
+Enter a mesh with `with mesh:`; Tunix does not see one set by `jax.set_mesh`, and then shards nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("fsdp", "tp")
+
+
+ROOM = 0.9  # of a chip's memory is planned with: an estimate errs, and a preflight wants a tenth free
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of a role: one copy of its `weights`, and what it is `working` with for all its rows; its KV heads."""
+
+    weights: float
+    working: float
+    kv_heads: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Meshes by role, and why: `reasons` has a sentence for each of "policy", "judge" and "idle" there is.
+
+    The weights of the roles in `gathered` are split over fsdp too: `models.load(..., replicated=False)`.
+    """
+
+    policy: Mesh
+    judge: Mesh | None
+    reasons: dict[str, str]
+    gathered: tuple[str, ...] = ()
+
+
+def make_mesh(devices: Sequence[jax.Device], fsdp: int, tp: int) -> Mesh:
+    """A (fsdp, tp) mesh with Auto axes over exactly these devices, in their order.
+
+    Raises:
+        ValueError: an axis is below 1, or fsdp x tp is not the number of devices.
+    """
+    if fsdp < 1 or tp < 1 or fsdp * tp != len(devices):
+        raise ValueError(
+            f"fsdp={fsdp} x tp={tp} does not make {len(devices)} devices: "
+            f"choose fsdp x tp = {len(devices)}, or pass {fsdp * tp} devices"
+        )
+    return Mesh(np.asarray(devices).reshape(fsdp, tp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def plan_mesh(devices: Sequence[jax.Device], *, judge: bool, tp: int | None = None, judge_tp: int | None = None,
+              needs: Mapping[str, Need] | None = None, memory: float = math.inf) -> Plan:
+    """Splits devices between policy and judge, and each role's weights over its devices.
+
+    Without a judge the policy has them all. With one, the policy has the first half and the judge the second,
+    so that both work at once; a single device is shared; the last of an odd number stays idle.
+
+    Args:
+        devices: in the order of `jax.devices()`.
+        judge: whether a local judge model needs a mesh.
+        tp: chips over which each copy of the policy's weights is split; None chooses by `needs`, 1 without.
+        judge_tp: the same for the judge.
+        needs: of "policy" and "judge", in bytes.
+        memory: of one device, in bytes.
+
+    Raises:
+        ValueError: no devices, tp does not divide a role's share of them, or a role does not fit however it is split.
+    """
+    if not devices:
+        raise ValueError("no devices: pass jax.devices()")
+    needs = dict(needs or {})
+    half = len(devices) // 2
+    if not judge:
+        shares, why = {"policy": devices}, {"policy": "there is no local judge"}
+    elif half == 0:
+        shares, why = {"policy": devices, "judge": devices}, dict.fromkeys(
+            ("policy", "judge"), "one device, so policy and judge share it and take turns")
+        if needs:  # each finds the other's weights there
+            needs = {role: replace(need, working=need.working + needs[other].weights)
+                     for (role, need), other in zip(needs.items(), reversed(needs), strict=True)}
+    else:
+        shares = {"policy": devices[:half], "judge": devices[half : 2 * half]}
+        why = {"policy": "the first half, so that it generates while the judge scores",
+               "judge": "the second half, so that it scores while the policy generates"}
+    meshes, gathered = {}, []
+    for role, share in shares.items():
+        meshes[role], text, split = _role(role, share, tp if role == "policy" else judge_tp, needs.get(role), memory)
+        why[role] = f"{text}: {why[role]}"
+        gathered += [role] * split
+    if judge and half and len(devices) % 2:
+        why["idle"] = f"device {devices[-1].id} is idle: {len(devices)} devices do not split into equal halves"
+    return Plan(meshes["policy"], meshes.get("judge"), why, tuple(gathered))
+
+
+def check_divides(rows: int, mesh: Mesh, what: str) -> None:
+    """Raises ValueError when `rows` cannot be split over fsdp: Tunix would silently replicate the batch."""
+    fsdp = mesh.shape["fsdp"]
+    if rows < 1 or rows % fsdp:
+        below, above = rows // fsdp * fsdp, (max(rows, 0) // fsdp + 1) * fsdp
+        choices = f"{below} or {above}" if below > 0 else str(above)
+        raise ValueError(f"{what} = {rows} rows cannot be split over fsdp={fsdp} chips: make it {choices}")
+
+
+def split_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """The rows of an array over fsdp. Of several processes, each has the whole array and places the rows of its chips;
+    Tunix would take it for its own rows only, and train on it once more for each process."""
+    return jax.make_array_from_callback(array.shape, NamedSharding(mesh, PartitionSpec("fsdp")), array.__getitem__)
+
+
+def _role(role: str, devices: Sequence[jax.Device], tp: int | None, need: Need | None,
+          memory: float) -> tuple[Mesh, str, bool]:
+    """Its mesh, what it looks like, and whether its weights are split over fsdp too."""
+    count = len(devices)
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    if tp is not None and tp not in divisors:
+        raise ValueError(f"tp={tp} does not divide the {role}'s {count} devices: choose tp from "
+                         f"{', '.join(map(str, divisors))}")
+    choices, split = [tp or 1], False
+    if need and tp is None:
+        choices = [n for n in divisors if need.kv_heads % n == 0]
+    if need:
+        fitting = [n for n in choices if need.weights / n + need.working / count <= ROOM * memory]
+        least = (need.weights + need.working) / count
+        if not fitting and least > ROOM * memory:
+            raise ValueError(
+                f"the {role} needs {least / 1e9:.1f} GB of each of its {count} devices, its weights split over "
+                f"all of them, and {ROOM * memory / 1e9:.1f} are planned with: take a smaller model or fewer rows")
+        choices, split = fitting or choices[:1], not fitting
+    fsdp, tp = count // choices[0], choices[0]
+    ids = ", ".join(str(device.id) for device in devices)
+    text = f"devices {ids} as fsdp={fsdp}, tp={tp}"
+    if need and memory < math.inf:
+        parts = count if split else tp
+        each = (need.weights / parts + need.working / count) / 1e9
+        how = "gathered over fsdp, as nothing else fits" if split else "replicated" if tp == 1 else f"split by {tp}"
+        text += f", weights {how}, about {each:.1f} of {memory / 1e9:.1f} GB each"
+    return make_mesh(devices, fsdp, tp), text, split

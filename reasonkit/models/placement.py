@@ -1,0 +1,151 @@
+"""The meshes of a profile, chosen by an estimate of bytes: nothing is compiled, so that it is there at once.
+
+What it is: the sizes of a profile's models and batches, what they need of a chip, and the plan that follows.
+What it is not: exact. `forecast` compiles the programs for these meshes, and says what they really need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+
+from reasonkit.config import Profile
+from reasonkit.models.hf_config import LIBRARY
+from reasonkit.models.load import MODELS
+from reasonkit.models.mesh import Need, Plan, plan_mesh
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Peak bfloat16 FLOP/s, peak memory bytes/s, and the bytes of memory that programs may use."""
+
+    flops: float
+    bandwidth: float
+    memory: float
+
+
+# Peaks as Google publishes them; memory as libtpu grants it, of 16, 32, 32 and 95 GiB.
+CHIPS = {"v5e": Chip(197e12, 819e9, 15.75 * GIB), "v6e": Chip(918e12, 1640e9, 31.25 * GIB),
+         "v4": Chip(275e12, 1228e9, 30.75 * GIB), "v5p": Chip(459e12, 2765e9, 95.74 * GIB)}
+
+
+KIND_OF = {"TPU v5 lite": "v5e", "TPU v6 lite": "v6e", "TPU v4": "v4", "TPU v5": "v5p"}  # JAX's names
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a run: rows of one pass over all devices of a mesh, lengths in tokens.
+
+    `simpo_rows` are two for each pair; `grpo_rows` are the completions of a micro batch, which is one pass of the
+    reference too; `decode_rows` those of one call of the rollout.
+    """
+
+    sft_rows: int = 32
+    sft_length: int = 1024
+    simpo_rows: int = 32
+    grpo_rows: int = 32
+    max_prompt_length: int = 256
+    max_new_tokens: int = 768
+    decode_rows: int = 128
+    judge_rows: int = 8
+    judge_length: int = 2048
+
+
+def config_of(name: str, remat: bool = False, replicated: bool = True) -> Any:
+    """Tunix's configuration of a named model, placed as by `models.load`. Raises ValueError for a name without one."""
+    source = MODELS.get(name)
+    if source is None or not source.config:
+        known = ", ".join(key for key, found in MODELS.items() if found.config)
+        raise ValueError(f"model {name!r} has no configuration to plan with: choose one of {known}")
+    library = LIBRARY[source.family]
+    return replace(getattr(library.ModelConfig, source.config)(),
+                   shd_config=library.ShardingConfig.get_default_sharding(is_sampling=replicated),
+                   remat_config=library.RematConfig["DECODER" if remat else "NONE"])
+
+
+def shapes_of(profile: Profile) -> Shapes:
+    """The sizes of the programs of a profile's stages."""
+    g = profile.grpo
+    micro = g.micro_prompts or g.prompts_per_step
+    return Shapes(sft_rows=profile.sft.batch_size, sft_length=profile.sft.max_length,
+                  simpo_rows=micro * g.num_generations, grpo_rows=micro * g.num_generations,
+                  max_prompt_length=g.max_prompt_length, max_new_tokens=g.max_new_tokens,
+                  decode_rows=(g.rollout_micro_prompts or g.prompts_per_step) * g.num_generations,
+                  judge_rows=profile.judge_batch, judge_length=profile.judge_max_length)
+
+
+def _weights(config: Any) -> tuple[int, int]:
+    """Parameters: of the embedding, and of attention and feed-forward in all layers."""
+    heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    layer = config.embed_dim * (heads + 3 * config.hidden_dim)
+    return config.num_embed * config.embed_dim, config.num_layers * layer
+
+
+def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Need]:
+    """Bytes of the roles, estimated for bfloat16: weights, and the largest of what the stages work with.
+
+    The policy's weights count with float32 arrays of the adapter's size: itself, its gradients, two moments and, in the
+    base's dtype, the copy that it computes with and its gradients; in GRPO the reference's adapter and the sum of a
+    step's gradients besides. A rollout holds the KV cache and one layer's activations of the prompts; a train step the
+    logits, each layer's input, and one layer's activations (all layers'
+    without remat); a judge those of one layer.
+    """
+    s = shapes_of(profile)
+
+    def layer(config: Any, rows: int, length: int) -> float:
+        wide = 12 * config.embed_dim + 3 * config.hidden_dim + 3 * config.num_heads * length
+        return 2.0 * rows * length * wide
+
+    def train(rows: int, length: int, replied: int) -> float:
+        deep = 1 if policy.remat_config.name != "NONE" else policy.num_layers
+        inputs = 2.0 * rows * length * policy.embed_dim * policy.num_layers
+        return deep * layer(policy, rows, length) + inputs + 4.0 * rows * replied * policy.num_embed
+
+    adapter = policy.num_layers * profile.lora_rank * (
+        8 * policy.embed_dim + 2 * policy.num_heads * policy.head_dim + 3 * policy.hidden_dim)
+    rows, size = s.decode_rows, s.max_prompt_length + s.max_new_tokens
+    cache = 4.0 * rows * size * policy.num_layers * policy.num_kv_heads * policy.head_dim
+    working = [cache + layer(policy, rows, s.max_prompt_length), train(s.grpo_rows, size, s.max_new_tokens)]
+    if sft:
+        working = [train(s.sft_rows, s.sft_length, s.sft_length)]
+    weights = 2.0 * sum(_weights(policy)) + 4.0 * (5 if sft else 7) * adapter
+    found = {"policy": Need(weights, max(working), policy.num_kv_heads)}
+    if judge is not None:
+        embedding, matrices = _weights(judge)
+        found["judge"] = Need(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices,
+                              layer(judge, s.judge_rows, s.judge_length), judge.num_kv_heads)
+    return found
+
+
+def memory_of(device: jax.Device) -> float:
+    """Bytes that programs may use on a device; infinite on a CPU, where virtual devices share the machine's."""
+    if device.platform == "cpu":
+        return math.inf
+    if device.device_kind in KIND_OF:
+        return CHIPS[KIND_OF[device.device_kind]].memory
+    return float(device.memory_stats()["bytes_limit"])
+
+
+def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
+    """The meshes of a stage: GRPO's with the judge on its own chips, SFT's and the evaluation's without.
+
+    Raises ValueError when a model does not fit on its chips however it is split, RuntimeError for a CPU alone where the
+    profile is for an accelerator: it would train for weeks.
+    """
+    memory = memory_of(devices[0])
+    if math.isinf(memory) and not profile.devices:
+        raise RuntimeError(f"profile {profile.name!r} is for an accelerator, and JAX sees {len(devices)} CPU device"
+                           f"{'s' * (len(devices) > 1)}: choose one and start anew (Kaggle: Settings, Accelerator, TPU "
+                           "v5e-8; Colab: Runtime, Change runtime type; an NVIDIA GPU also needs the jax[cuda13] of "
+                           "requirements.txt), or take PROFILE = \"cpu\" in a clone")
+    if math.isinf(memory):
+        return plan_mesh(devices, judge=judge)
+    policy = config_of(profile.policy, profile.remat)
+    found = needs(profile, policy, config_of(profile.judge) if judge else None, sft=not judge)
+    return plan_mesh(devices, judge=judge, needs=found, memory=memory)

@@ -1,0 +1,37 @@
+"""Rewards that can teach nothing: a gain counts only beyond what a run gains with these in the reward's place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from reasonkit.rewards.rules import RewardFn
+
+
+def constant(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
+    """1.0 for every reply: the control. What a run gains with it is not the reward's doing.
+
+    >>> constant(["2+2?"] * 2, ["4", ""])
+    [1.0, 1.0]
+    """
+    return [1.0] * len(completions)
+
+
+def shuffled(fn: RewardFn, seed: int = 0) -> RewardFn:
+    """The rewards of `fn`, dealt to the completions of a call at random: the same spread, and no information.
+
+    The name is "shuffled". Source of the control: "Spurious rewards" (arXiv 2506.10947), where random rewards taught.
+
+    >>> def brief(prompts, completions, **columns): return [1.0 if len(c) < 3 else 0.0 for c in completions]
+    >>> sorted(shuffled(brief)(["a?"] * 3, ["yes", "no", "I do not know"]))
+    [0.0, 0.0, 1.0]
+    """
+    rng = np.random.default_rng(seed)
+
+    def reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
+        values = fn(prompts=prompts, completions=completions, **columns)
+        return [values[n] for n in rng.permutation(len(values))]
+
+    reward.__name__ = "shuffled"
+    return reward

@@ -1,0 +1,270 @@
+"""Whether a reasoning is work at all, as far as a program can tell: steps of its own, from the question's numbers.
+
+Entry point: `missing_work`. It finds nothing, the answer again, the question again, one step over and over, and sums
+that are false or of another problem; whether work is good is for a judge. Source: our own rules. What it cannot read,
+such as algebra, units and letters, it takes for prose, and prose in words of its own passes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reasonkit.text.tags import Parsed
+from reasonkit.text.tfidf import words
+
+STEPS = ("identify", "determine", "explore", "act", "evaluate")  # the IDEA-E headings, which say nothing by themselves
+# Words that announce an answer and add nothing to it.
+ANNOUNCING = frozenset(
+    "a am an answer are as be because believe certainly clearly definitely final finally guess hence i is it just "
+    "know maybe me must obviously ok okay option perhaps probably result say simply so solution step steps sure "
+    "surely that the therefore think this thus us was we well yes".split())
+AGAIN = "one step again and again"
+OWN = 3  # pairs of neighbouring words that the question has not: what says less is no step
+TERMS = 12  # of a sum: a longer one is not read
+CONSTANTS = frozenset((1.0, 24.0, 60.0, 90.0, 100.0, 180.0, 360.0, 365.0, 366.0, 1000.0, 3600.0))  # every problem's
+
+_SAID = {word: float(n) for n, word in enumerate(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty".split())} | {
+    word: 10.0 * n for n, word in enumerate("thirty forty fifty sixty seventy eighty ninety hundred".split(), 3)} | {
+    "dozen": 12.0, "half": 0.5, "twice": 2.0, "double": 2.0, "pair": 2.0, "couple": 2.0, "triple": 3.0, "quarter": 0.25}
+_OPERATORS = {"+": "+", "plus": "+", "-": "-", "\u2212": "-", "\u2013": "-", "minus": "-", "*": "*", "\u00d7": "*",
+              "\u00b7": "*", "x": "*", "times": "*", "\\times": "*", "\\cdot": "*", "/": "/", "\u00f7": "/",
+              "\\div": "/", "mod": "mod"}
+_EQUALS = frozenset(("=", "equals", "makes", "gives", "is"))
+_TOKEN = re.compile(
+    r"(?P<number>[0-9]{1,15}+(?:,[0-9]{3})*+(?:\.[0-9]{1,15}+)?+(?![0-9]))|\\[a-z]++|[^\W\d_]\w*+|[^\w\s]|\w++",
+    re.IGNORECASE)
+_ENDS = re.compile(r"[;\n]|[.!?](?=\s)")  # of steps
+_TIMES = re.compile(r"(?<=[0-9])x(?=[0-9])")
+_IDLE = {"+": (0.0,), "-": (0.0,), "*": (0.0, 1.0), "/": (0.0, 1.0), "mod": (0.0, 1.0)}
+_MINUS = ("-", "\u2212", "\u2013")
+_MONEY = ("$", "\u20ac", "\u00a3")
+_AFTER, _BEFORE = frozenset("([{^!|"), frozenset(")]}^|")  # a number next to one of these is part of algebra
+# Letters of scripts that are written without spaces: each is a word.
+_UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """One side of an equation: numbers, and the operators between them."""
+
+    numbers: tuple[float, ...]
+    operators: tuple[str, ...]
+
+    @property
+    def value(self) -> float:
+        """By the usual precedence; NaN for a division by zero."""
+        total, sign, product = 0.0, 1.0, self.numbers[0]
+        for operator, number in zip(self.operators, self.numbers[1:], strict=True):
+            if operator in "+-":
+                total, sign, product = total + sign * product, 1.0 if operator == "+" else -1.0, number
+            elif operator == "*":
+                product *= number
+            else:
+                product = math.nan if not number else product / number if operator == "/" else product % number
+        return total + sign * product
+
+    def is_idle(self, asked: Counter[float]) -> bool:
+        """Whether it leads nowhere: zero is added, something multiplied by nought or one, or a number taken from itself
+        or divided by itself, and the question does not have those."""
+        return all(number in idle and not asked[number] or operator != "-" and before in idle and not asked[before]
+                   or before == number and operator in "-/" and asked[number] < 2
+                   for before, operator, number in zip(self.numbers, self.operators, self.numbers[1:], strict=False)
+                   for idle in [_IDLE[operator]])
+
+    @property
+    def is_common(self) -> bool:
+        """Whether its numbers are every problem's, such as the minutes of a day."""
+        return CONSTANTS.issuperset(self.numbers)
+
+    def is_from(self, known: set[float], told: set[float]) -> bool:
+        """Whether it starts from `known` numbers. Where one is, others may be `told` by a sum that does not, which is a
+        number misread; and in a product they may be new: a half, a rate, a price."""
+        start = [number in known or number != int(number) for number in self.numbers]
+        terms = [False]  # whether some factor of each fits
+        for operator, number, is_known in zip(("*", *self.operators), self.numbers, start, strict=True):
+            fits = is_known or number in told or number in CONSTANTS
+            if operator in "*/":
+                terms[-1] |= fits
+            else:
+                terms.append(fits)
+        return any(start) and all(terms)
+
+
+def missing_work(question: str, reply: Parsed) -> str:
+    """Why the reply shows no work, in a few fixed words; "" where a program can't deny that there is some.
+
+    Work is either sums, most of them, or the first and half, true and from numbers of the question or of earlier ones
+    (one slip is forgiven, unless it is all that there is and nothing builds on it), or at least `OWN` pairs of
+    neighbouring words that the question has not, with a word that it or the answer has. Where both have numbers, two
+    belong in them, and one that the question has not. A sum counts once, and one that leads nowhere not at all. Linear
+    in the lengths; never raises on a str.
+
+    >>> from reasonkit.tags import TAGS
+    >>> question = "Leo has 6 shells, buys 5. How many now?"
+    >>> for text in ("6 + 5 = 11", "6 + 5 = 12", ".", "So 12", "0 + 0 = 0", "9 + 4 = 13", "Leo has 6 shells, buys 5"):
+    ...     print(missing_work(question, TAGS.parse(f"<reasoning>{text}</reasoning><answer>12</answer>")) or "work")
+    work
+    work
+    no step
+    no step
+    no step
+    false or foreign sums
+    no step
+    """
+    text, answer = reply.reasoning or "", " ".join(reply.answers)
+    sums, said = _read(text)
+    asked, found = Counter(_numbers(question)), {*_numbers(answer)}
+    if answer and not asked and not found:
+        sums, said = [], text  # they may be of anything
+    if any(left and not left.is_idle(asked) for left, _ in sums):
+        return _unsound(sums, asked, Counter(map(abs, _numbers(f"{text} {answer}"))))
+    if len(_pairs(said, words(answer)) - _pairs(question, ())) < OWN:
+        return "no step"
+    steps = [step for step in map(tuple, map(words, _ENDS.split(said))) if step]
+    if len(steps) > 2 * len({*steps}):
+        return AGAIN
+    told = _numbers(said)
+    if _stems(f"{question} {answer}").isdisjoint(_stems(said)) and asked.keys().isdisjoint(told):
+        return "nothing of the question"
+    if asked and found - asked.keys() and len(words(answer)) <= OWN and (len(told) < 2 or asked.keys() >= {*told}):
+        return "no number of its own"
+    return ""
+
+
+def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], times: Counter[float]) -> str:
+    """What is wrong with too many of the sums, if anything. times: how often text and answer have a number."""
+    known, strange, seen, used, began = {*asked}, set(), set(), False, False
+    good = slips = foreign = repeated = 0
+    for left, told in sums:
+        start = known
+        if left and not left.is_idle(asked):
+            if (left, told) in seen:
+                repeated += 1
+            elif left.is_common and not known.issuperset(left.numbers):
+                pass  # nothing for it, nothing against it
+            elif asked and not left.is_from(known, strange) and not ({*left.operators} == {"*"} and told in asked):
+                foreign, start = foreign + 1, strange
+            elif _agree(left, told):
+                good += 1
+                began = began or not foreign
+            else:
+                slips, used = slips + 1, used or times[abs(told)] > 1
+            seen.add((left, told))
+            start.add(left.value)
+        start |= {told, -told}
+    forgiven = min(slips, 1) if good or used else 0
+    if good + forgiven + began > repeated + foreign + slips - forgiven:  # a good beginning breaks a tie
+        return ""
+    return AGAIN if repeated > foreign + slips else "false or foreign sums"
+
+
+def _agree(left: _Sum, told: float) -> bool:
+    """Whether `told` is the sum, exactly or, of a division or with decimals, rounded in its last place shown."""
+    value = left.value
+    if math.isclose(value, told, rel_tol=1e-9, abs_tol=1e-9):
+        return True
+    rounded = "/" in left.operators or any(number != int(number) for number in left.numbers)
+    return rounded and abs(value - told) < max(0.006 * abs(value), 0.006 if told != int(told) else 1.0)
+
+
+def _read(text: str) -> tuple[list[tuple[_Sum | None, float]], str]:
+    """The sums of a text, each with what it is said to make, in order, and the text without them.
+
+    None for the sum stands for one that can't be read, and "6 + 5 = 11 + 7 = 18" for two sums.
+    """
+    text = _TIMES.sub("*", text.replace("**", " "))  # bold
+    found: list[tuple[_Sum | None, float]] = []
+    rest, end, place = [], 0, 0
+    tokens = [(match["number"], match[0].casefold(), *match.span()) for match in _TOKEN.finditer(text)]
+    tokens += [(None, "", len(text), len(text))] * 2
+    while place < len(tokens) - 2:
+        sides, plain, after = _chain(tokens, place)
+        if plain and len(sides) == 2 and sides[1].operators and not sides[0].operators:
+            sides.reverse()  # 11 = 6 + 5
+        elif sides and place and tokens[place - 1][1] in _EQUALS:
+            found.append((None, sides[0].numbers[0]))
+        for left, right in zip(sides, sides[1:], strict=False):
+            told = right.numbers[0] if _agree(left, right.numbers[0]) else right.value
+            if math.isfinite(told):
+                found.append((left if plain and left.operators else None, told))
+        if plain and any(side.operators for side in sides) and len(sides) > 1:
+            rest.append(text[end:tokens[place][2]])
+            end = tokens[after - 1][3]
+        place = after
+    return found, " ".join([*rest, text[end:]])
+
+
+def _chain(tokens: list, place: int) -> tuple[list[_Sum], bool, int]:
+    """The sides of the chain of equations that begins at `place`, whether they are whole, and where to go on.
+
+    They are not where a bracket, a power, or an operator without its number is next to them: that is algebra.
+    """
+    start = place
+    before, close = (tokens[place - 1][1], tokens[place - 1][3] == tokens[place][2]) if place else ("", False)
+    plain = not (before in _BEFORE and close) and (before in _MINUS or before not in _OPERATORS)
+    sides, numbers, operators = [], [], []
+    while True:
+        negative = not operators and tokens[place][1] in _MINUS and tokens[place][3] == tokens[place + 1][2]
+        place += bool(tokens[place + 1][0] and (negative or tokens[place][1] in _MONEY))
+        if tokens[place][0] is None:
+            break
+        numbers.append(float(tokens[place][0].replace(",", "")) * (-1.0 if negative else 1.0))
+        place += 1
+        place += tokens[place][1] == "%"
+        place = _behind_unit(tokens, place)
+        word = tokens[place][1]
+        if word in _OPERATORS and (tokens[place + 1][0] or tokens[place + 1][1] in _MONEY):
+            operators.append(_OPERATORS[word])
+            place += 1
+            continue
+        plain &= word not in _AFTER and word not in _OPERATORS and len(numbers) <= TERMS
+        sides.append(_Sum(tuple(numbers), tuple(operators)))
+        numbers, operators = [], []
+        if word not in _EQUALS:
+            break
+        place += 1
+    return sides, plain and not numbers, max(place, start + 1)
+
+
+def _behind_unit(tokens: list, place: int) -> int:
+    """The place behind a unit such as shells or km/h, where an operator or equals sign is; else `place`."""
+    end = place
+    while tokens[end][1][:1].isalpha() and not _joins(tokens[end][1]):
+        end += 1
+        if tokens[end][1] != "/" or not tokens[end + 1][1][:1].isalpha():
+            break
+        end += 1
+    return end if _joins(tokens[end][1]) else place
+
+
+def _joins(word: str) -> bool:
+    return word in _OPERATORS or word in _EQUALS
+
+
+def _stems(text: str) -> set[str]:
+    """The first letters of its words: an ending makes no other word."""
+    return {word[:4] for word in words(_UNSPACED.sub(r" \g<0> ", text))}
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers that a text has, in digits and then in words."""
+    found = [float(match["number"].replace(",", "")) for match in _TOKEN.finditer(text) if match["number"]]
+    return found + [_SAID[word] for word in words(text) if word in _SAID]
+
+
+def _pairs(text: str, answer: Iterable[str]) -> set[tuple[str, str]]:
+    """The pairs of neighbouring words, but those of numbers or of the answer's words alone."""
+    said, empty = _words(text), {*answer}
+    return {pair for pair in zip(said, said[1:], strict=False)
+            if not empty.issuperset(pair) and not all(map(str.isdecimal, pair))}
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text in order, without those that only announce an answer or name a step."""
+    return [word for word in words(_UNSPACED.sub(r" \g<0> ", text)) if word not in ANNOUNCING and word not in STEPS]

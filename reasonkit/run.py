@@ -1,0 +1,151 @@
+"""One run: `open_run` makes it of a profile, a recipe and a seed; it is a folder of artifacts and a clock."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from reasonkit.config import PROFILES, Profile, Recipe, fitted
+from reasonkit.models.distributed import agreed_end, is_first
+from reasonkit.models.lora import save_lora
+from reasonkit.session import reuse
+from reasonkit.session.files import write_atomic
+from reasonkit.session.interrupts import claim, release
+from reasonkit.session.outcome import ENDINGS, earlier_minutes
+from reasonkit.session.run_log import NullLog, RunLog, base_sha256, file_sha256, prompt_hash, write_manifest
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.text.tags import TAGS
+from reasonkit.train.checkpoint import latest_step
+from reasonkit.train.handover import has_steps
+from reasonkit.train.tunix_compat import StageResult
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its choices, its folder of artifacts and its clock."""
+
+    profile: Profile
+    recipe: Recipe
+    seed: int
+    folder: Path
+    budget: TimeBudget
+
+    @property
+    def checkpoints(self) -> Path:
+        """The judges' CKPT_DIR: all stages save here, under growing step numbers."""
+        return self.folder / "checkpoints"
+
+    @property
+    def lora(self) -> dict:
+        """The adapter's shape, which every stage must share."""
+        return {"rank": self.profile.lora_rank, "alpha": self.profile.lora_alpha}
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage's artifacts."""
+        return self.folder / name
+
+    def log(self, stage: str) -> RunLog | NullLog:
+        """The log of a stage, appended to by every session that works on it; of several processes, by the first."""
+        return RunLog(self.stage(stage) / "log.jsonl") if is_first() else NullLog()
+
+    def finished(self, stage: str) -> bool:
+        return (self.stage(stage) / "manifest.json").exists()
+
+    def manifest(self, stage: str) -> dict:
+        """What a stage left. Raises ManifestError when it has not ended, is of another prompt or adapter, an input of
+        its own or a file of notebook 1 has changed since, or its adapter is gone."""
+        if stage != "data" and self.finished("data"):
+            self.manifest("data")
+        return reuse.left(self.folder, stage, latest_step(self.checkpoints), prompt_sha256=prompt_hash(TAGS.template),
+                          lora=None if stage == "data" else self.lora)
+
+    def begin(self, stage: str, base: Path, inputs: Mapping[str, Path], **choices) -> bool:
+        """Whether the stage is to be trained, from its start or from its last step; False, said in a line, where it is
+        finished. `base` is the model's folder; `choices` are what else the outcome depends on.
+
+        Raises ManifestError when the stage was trained with other settings, inputs or choices or on another base, and
+        as `manifest` does.
+        """
+        settings = {name: value for name, value in vars(getattr(self.profile, stage)).items()
+                    if name not in ("save_every", "keep")}
+        model = {"policy": self.profile.policy, "dtype": self.profile.dtype, "base": base_sha256(base), **self.lora}
+        now = {"model": model, "prompt_sha256": prompt_hash(TAGS.template), "settings": settings,
+               "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
+        finished = self.finished(stage)
+        reuse.check(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), is_first())
+        if finished and is_first():
+            print(reuse.read_back(self.folder, self.manifest(stage)))
+        return not finished
+
+    def hand_over(self, stage: str, model, result: StageResult, inputs: Mapping[str, Path], **metrics) -> None:
+        """Save the adapter of a stage that has ended, and its manifest: from here on the next notebook can start."""
+        save_lora(model, self.stage(stage) / "adapter", result.checkpoint_step)
+        if is_first():
+            settings = getattr(self.profile, stage)
+            self.finish(stage, inputs=inputs, metrics={"steps": result.steps, **metrics}, minutes=result.minutes,
+                        checkpoint_step=result.checkpoint_step, stopped=result.stopped, settings=vars(settings))
+            print(f"{stage}: {result.steps} of {settings.steps} steps in {result.minutes:.1f} minutes, ended by "
+                  f"{ENDINGS.get(result.stopped, result.stopped)}")
+
+    def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
+        """Write the stage's manifest. minutes: of this session; those of earlier sessions on the stage are added."""
+        return write_manifest(self.stage(stage), stage, inputs=dict(inputs), metrics=dict(metrics),
+                              prompt_sha256=prompt_hash(TAGS.template), lora=None if stage == "data" else self.lora,
+                              minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
+
+
+def _choose(kind: str, table: Mapping, name: str):
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(table)}")
+    return table[name]
+
+
+def recipes() -> Mapping[str, Recipe]:
+    """All recipes by name. They stand above the library, as what a user changes, so that they are looked up here."""
+    return importlib.import_module("recipes.catalogue").RECIPES
+
+
+def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None) -> Run:
+    """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
+
+    What the last error of this process holds, a stage's model and trainer, is let go. Raises ValueError for an unknown
+    profile or recipe, for a seed that is none, and when the folder holds another run; FolderInUseError as `claim`.
+    """
+    chosen, plan = _choose("profile", PROFILES, profile), _choose("recipe", recipes(), recipe)
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"SEED={seed!r}: give a whole number from 0 to {2**32 - 1}, without quotes")
+    release()
+    chosen = fitted(chosen, plan)
+    folder = Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
+    identity = {"profile": profile, "recipe": recipe, "seed": seed}
+    path = reuse.identify(folder, identity)
+    if chosen.devices:
+        _virtual_devices(chosen.devices)
+    if is_first():
+        claim(folder)
+        write_atomic(path, json.dumps(identity))
+    # at the end the test problems are answered by the stock model, after SFT and after GRPO
+    probes = math.ceil(3 * chosen.rows["test"] / chosen.rows["validation"])
+    budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,
+                        ledger=folder / "ledger.json" if is_first() else None, shares=plan.shares,
+                        ahead={"save": 1, "probe": probes}, agree=agreed_end, grows=chosen.grows)
+    return Run(chosen, plan, seed, folder, budget)
+
+
+def _virtual_devices(count: int) -> None:
+    """Let the CPU play `count` devices; only possible before JAX has looked for any."""
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        pass  # JAX has started: the check below decides
+    if len(jax.devices()) != count:
+        raise RuntimeError(f"this profile needs {count} virtual CPU devices and JAX runs with {len(jax.devices())}: "
+                           "restart the kernel and run the notebook from its first cell")

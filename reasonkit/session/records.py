@@ -1,0 +1,269 @@
+"""What the kit's own files may hold, as typed models for `files.read`, and which rows of a run log are rows: `is_row`.
+
+Strict: no text stands for a number, no True for 1, and every number is finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+
+
+class Record(BaseModel):
+    """Of a file that is written by hand: a key that is not known is a slip. `what` is what an error calls the file."""
+
+    what: ClassVar[str] = "record"
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="forbid")
+
+
+class Written(Record):
+    """Of a file that the kit writes: a newer kit may write more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def _seen(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must be a text, not blank")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_seen)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Logged = float | Literal["nan", "inf", "-inf"] | None  # as `run_log.plain` writes a number
+
+
+class Split(Record):
+    """Per cents, in the order in which a question's hash is looked up."""
+
+    train: Annotated[float, Field(ge=0, le=100)]
+    validation: Annotated[float, Field(ge=0, le=100)]
+    test: Annotated[float, Field(ge=0, le=100)]
+
+
+class Traces(Record):
+    terse: Share = 0.0
+
+
+class RecipeFile(Record):
+    """data_recipes/<name>.toml; who makes the criteria of `rubric` checks them."""
+
+    what = "data recipe"
+    title: Text
+    source: str = ""
+    licence: Text
+    families: Annotated[list[Text], Field(min_length=1)]
+    split: Split
+    traces: Traces = Traces()
+    domain: Text | None = None
+    rubric: Any = None
+
+
+class Anchor(Record):
+    question: Text
+    good: Text
+    bad: Text
+
+
+class DomainFile(Record):
+    """data_recipes/rubrics/<name>.toml."""
+
+    what = "domain"
+    anchor: Anchor
+    rubric: Any
+
+
+class RunFile(Record):
+    """<run>/run.json."""
+
+    what = "run"
+    profile: str
+    recipe: str
+    seed: Count
+
+
+class Asked(Written):
+    """<run>/<stage>/asked.json."""
+
+    what = "record of what a stage was begun with"
+    model_config = ConfigDict(extra="allow")
+    model: dict[str, Any]
+
+
+class StageTime(Written):
+    steps: Count
+    seconds: Seconds
+    first_seconds: Seconds | None = None
+    stopped: str | None = None
+
+
+class Ledger(Written):
+    """<run>/ledger.json. `started` is on the clock since boot, and a session that began before it is below 0."""
+
+    what = "ledger"
+    started: float
+    boot_id: str
+    stages: dict[str, StageTime]
+    took: dict[str, Seconds]
+    hours: Annotated[float, Field(gt=0, lt=1e9)] | None = None
+
+
+class Input(Written):
+    path: Text
+    sha256: Sha256
+
+
+class Settings(Written):
+    model_config = ConfigDict(extra="allow")
+    steps: Count | None = None
+
+
+class Extra(Written):
+    """What a stage adds to its manifest: data its title and licence, a training stage how far it came."""
+
+    model_config = ConfigDict(extra="allow")
+    title: str | None = None
+    licence: str | None = None
+    problems: Count | None = None
+    checkpoint_step: Count | None = None
+    stopped: str | None = None
+    settings: Settings = Settings()
+
+
+class Manifest(Written):
+    """<run>/<stage>/manifest.json."""
+
+    what = "manifest"
+    stage: Text
+    written: str
+    minutes: Seconds
+    prompt_sha256: Sha256
+    lora: dict[str, Any] | None
+    metrics: dict[str, Any]
+    inputs: dict[str, Input]
+    versions: dict[str, str]
+    extra: Extra
+
+
+Interval = Annotated[list[float], Field(min_length=3, max_length=3)]  # mean, low, high
+
+
+class Measures(Written):
+    accuracy: Interval
+    content: Interval
+    form: Interval
+    steps: Interval
+
+
+class Trained(Manifest):
+    """Of a stage that trains: how many steps it made."""
+
+    metrics: Settings
+
+
+class DataExtra(Extra):
+    title: Text
+    licence: Text
+
+
+class DataManifest(Manifest):
+    """What a model's card says of the data."""
+
+    metrics: dict[str, Count]
+    extra: DataExtra
+
+
+class EvaluationExtra(Extra):
+    problems: Count
+
+
+class EvaluationManifest(Manifest):
+    """What a model's card says of the scores."""
+
+    metrics: dict[str, Measures]
+    extra: EvaluationExtra
+
+
+class Scored(Written):
+    """One sample of an evaluation's results; `content` is missing in older files."""
+
+    id: Text
+    family: str
+    kind: str
+    question: str
+    gold: str
+    completion: str
+    answer: str | None
+    format_ok: bool
+    correct: bool
+    content: bool | None = None
+    steps: Share
+    failures: list[str]
+
+
+class Results(Written):
+    """<run>/evaluation/<stage>.json."""
+
+    what = "evaluation result"
+    n: Count | None = None
+    left_out: Count = 0
+    samples: Annotated[list[Scored], Field(min_length=1)]
+
+
+# -- rows of a run log, by their event
+
+
+class Sample(Written):
+    parts: dict[str, Logged] = {}
+
+
+class Row(Written):
+    """What every row is; of events that are not told apart below, too."""
+
+    t: float
+    event: Text
+    at: Count = 0
+    step: Count = 0
+    sample: Sample | None = None
+
+
+class Part(Written):
+    mean: Logged = None
+    no_signal: Share
+
+
+def _row(**fields: Any) -> type[Row]:
+    """A row with these fields; where a default is given with the type, the field may be missing."""
+    return create_model("Row", __base__=Row, **{name: kind if isinstance(kind, tuple) else (kind, ...)
+                                                for name, kind in fields.items()})
+
+
+STEP = _row(step=Count, series=(str | None, None), **dict.fromkeys(
+    ("loss", "accuracy", "margin", "length", "kl", "entropy", "truncated", "seconds"), (Logged, None)))
+EVENTS = {
+    "start": _row(stage=Text, step=Count),
+    "reward": _row(mode=(str, "train"), mean=(Logged, None), parts=(dict[str, Part], {})),
+    "probe": _row(step=Count, mean=Share),
+    "flag": _row(name=str, step=Count, value=Logged, limit=Logged, why=str, example=str),
+    "texts": _row(shares=dict[str, Share], examples=dict[str, str]),
+    "pass_rates": _row(step=Annotated[Count, Field(ge=1)], rates=dict[str, Share | None]),
+    "verdict": _row(cause=(str | None, None), score=(Share | None, None), titles=(list[str], []),
+                    per_criterion=(list[Share], [])),
+}
+
+
+def is_row(value: object) -> bool:
+    """Whether a value is a row of a run log, with the fields of its event."""
+    event = value.get("event") if isinstance(value, Mapping) else None
+    if not isinstance(event, str):
+        return False
+    try:
+        EVENTS.get(event, STEP if event.endswith("_step") else Row).model_validate(value)
+    except ValidationError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""What a reader sees: the live view and the report. Read `dashboard`, `report`."""

@@ -1,0 +1,1 @@
+"""Text in and out: tags, and answers by kind. Read `tags`, `answers`, then the readers it names."""

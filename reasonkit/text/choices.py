@@ -1,0 +1,180 @@
+"""One of a few: the letter of a choice, or yes and no, with what may be written around them.
+
+Entry points: `read_choice` and `same_choice`, `read_yes_no`. What follows may be the option's text or a reason. It may
+not offer a second letter, deny or doubt: a policy that earns credit for both learns to hedge. Surprise: "Both A and B"
+offers no letter, and "there are no leftovers" denies nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from reasonkit.text.numbers import Number, read_amount
+from reasonkit.text.texts import Text, read_text, same_text
+
+_LABEL = re.compile(
+    r"(?:(?:the\s+)?(?:(?:correct|right|best|final|my)\s+)?(?:answer\s+)?(?:option|choice|ans(?:wer|\.)?|letter)"
+    r"(?:\s+is\b|\s*[:=]|\s+-)?|it(?:'s|\s+is)|i(?:'d|\s+would)?\s+(?:choose|pick|select|go\s+with))"
+    r"\s*(?=[(\[{]?\s?[A-Za-z]\b)", re.IGNORECASE)
+_SAID = re.compile(
+    r"([(\[]?[A-Za-z][)\]]?)\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?\W*",
+    re.IGNORECASE)
+_CHOICE = re.compile(
+    r"(?s)(?:[(\[{<]\s?(?P<inner>[A-Za-z])\s?[)\]}>]|(?P<bare>[A-Za-z]))"
+    r"(?:[\s).:,;!]*|(?:[).:]+\s*|(?:[).:]|\s)?\s*(?:—|--?\s|[|=]\s)\s*|(?<=[)\]}>])(?:\s+|(?=[A-Z][a-z])))(?P<text>\S.*)"
+    r"|(?P<weak>[).:]?\s*[,;\n]\s*|\s+)(?P<rest>\S.*))")
+_AFTER = re.compile(r"(?s)(.+?)\s\(([A-Za-z])\)")
+_LETTER = r"\(?[A-Z]\)?"
+# Letters that one option joins: "Both (A) and (B)", "Hepatitis A, B or C".
+_JOINED = re.compile(
+    rf"(?<![\w(]){_LETTER}(?:(?:\s?,\s?(?:and|or)\s|\s?[,&/]\s?|\s(?:and|or|nor|&)\s){_LETTER}(?!\w))+")
+_ANOTHER = re.compile(
+    r"\A\W*[A-Za-z]\W*\Z"                                                # B. C.
+    r"|(?<![\w(])\(?[A-Za-z]\)(?!\w)"                                    # B) Paris, C) Rome
+    r"|(?:[,;\n]|\s(?:and|or|[/|]))\s*[A-HJ-Z](?:\.|\s-)\s"               # B. Paris, C. Rome
+    r"|(?:[,;(.]|\b(?:but|and|though))\s*[A-HJ-Z]\s(?:is|seems|looks|(?:could|may|might|would)\sbe)\salso\b"
+    r"|(?:\A|\s)[A-HJ-Z]:\s"                                             # B: Paris C: Rome
+    r"|(?i:\b(?:wait|then|no|oops|sorry|hmm|instead))\W+[A-HJ-Z]\W*\Z"
+    r"|(?i:\b(?:or|and|maybe|perhaps|possibly|probably|actually|rather|either|also|alternatively))\W+[A-HJ-Z]\b")
+_HEDGES = frozenset("maybe perhaps probably possibly presumably supposedly arguably unsure uncertain".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The letter in upper case, the option's text after it, and the whole answer as a text; `sure` that the letter is
+    meant as one, and the only one."""
+
+    letter: str | None
+    text: Number | Text | None
+    whole: Number | Text | None
+    sure: bool
+
+    def __str__(self) -> str:
+        return self.letter if self.letter and self.sure else str(self.whole)
+
+
+def read_choice(text: str) -> Choice | None:
+    """The letter of "B", "(B)", "B." or "B) its text", else an option's text; None without either."""
+    whole = _option(text)
+    label = _LABEL.match(text)
+    text = text[label.end():] if label else text
+    said = _SAID.fullmatch(text)
+    match = _CHOICE.fullmatch(said[1] if said else text)
+    if match is None:
+        after = _AFTER.fullmatch(text)
+        letter, rest = (after[2].upper(), _option(after[1])) if after else (None, None)
+        return Choice(letter, rest, whole, False) if whole else None
+    letter, rest = (match["inner"] or match["bare"]).upper(), match["text"] or match["rest"] or ""
+    offered = _JOINED.sub("", rest) if match["text"] else rest
+    sure = not _ANOTHER.search(offered)
+    if match["rest"]:
+        sure = sure and bool(match["weak"].strip() or "\n" in match["weak"]) and not _doubtful(rest)
+    return Choice(letter, _option(rest), whole, sure)
+
+
+def read_gold_choice(text: str) -> Choice | None:
+    """A choice whose letter is plain."""
+    choice = read_choice(text)
+    plain = choice and choice.letter and (choice.sure or _CHOICE.fullmatch(text) and _CHOICE.fullmatch(text)["text"])
+    return choice if plain else None
+
+
+def same_choice(found: Choice, expected: Choice) -> bool:
+    """The letter decides; without one that is meant as such, the text of the gold answer's option does."""
+    if found.letter == expected.letter and (found.sure or _same_option(found.text, expected.text)):
+        return True
+    return not found.sure and _same_option(found.whole, expected.text)
+
+
+def _option(text: str) -> Number | Text | None:
+    text = text.strip(" .")
+    return (read_amount(text) or read_text(text)) if text else None
+
+
+def _same_option(found: Number | Text | None, expected: Number | Text | None) -> bool:
+    if isinstance(found, Text) and isinstance(expected, Text):
+        return same_text(found, expected)
+    return found is not None and found == expected
+
+
+def _doubtful(rest: str) -> bool:
+    words = re.findall(r"\w+", rest.casefold())
+    return (not words or words[0] in ("or", "and", "but", "not", "no") or not _HEDGES.isdisjoint(words)
+            or _DOUBTS.search(rest.casefold())
+            or re.match(r"\W*[A-HJ-Z]\b(?!')", rest) is not None)
+
+
+_YES_NO = re.compile(
+    r"(?s)(yes|true|no|false)(?:(?:[.,;:!\n—(]|\s[—(-]|\s(?=(?:because|since|it|they|there|this|that|these|"
+    r"indeed|definitely|absolutely|certainly|of course|way\W*\Z)(?!\w)))(.*))?")
+_CLAUSE = re.compile(r"[.,;:!\n()—]+|\s-+\s|\s(?:but|or|then|because|since)\s")
+_OPENERS = frozenset("or and but well wait actually hmm oh sorry rather then so also ok okay".split())
+_DENIALS = {"yes": frozenset("no nope nah naw false incorrect never not wrong".split()),
+            "no": frozenset("yes yep yeah yup true correct right affirmative".split())}
+_DOUBTS = re.compile(
+    r"\b(?:maybe|perhaps|probably|possibly|presumably|supposedly|arguably|unsure|uncertain|unclear|more or less)\b"
+    r"|\bi(?: would|'d)? (?:think|guess|suppose|believe|reckon|assume|say|feel|imagine|suspect|presume|expect|hope)\b"
+    r"|\bi(?:'m| am) (?:leaning|inclined|tempted|hesitant)\b|\bto guess\b|\bguessing\b"
+    r"|\b(?:my best|educated|wild|just a|only a) guess\b|\A\W*best guess\b"
+    r"|\b(?:don't|do not|can't|cannot|hard to) (?:know|say|tell|quote me|be (?:sure|certain))\b|\bwho knows\b"
+    r"|\bas far as i\b|\bto (?:the best of )?my knowledge\b|\bin all (?:likelihood|probability)\b|\bgrain of salt\b"
+    r"|(?:\bnot|n't)(?: [\w%]+){0,2} (?:sure|certain|confident)\b"
+    r"|\b(?:fairly|pretty|quite|almost|reasonably|somewhat) (?:sure|certain|confident)\b|\bassuming i\b"
+    r"|\bi (?:could|may|might) be (?:wrong|mistaken)\b"
+    r"|\b(?:if|unless) i (?:recall|remember|understand|understood|read)\b"
+    r"|\b(?:if|unless) i(?:'m| am) (?:not )?(?:wrong|mistaken|right|correct|reading)\b"
+    r"|\bwith (?:some|slight|a (?:little|bit of)) (?:doubts?|uncertainty|hesitation)\b"
+    r"|\bor (?:no|not|false|true|yes)\b\W*\Z")
+_DOUBTFUL_CLAUSE = re.compile(
+    r"(?:(?:most|very|quite|more|not|only|just|at least|rather) )?(?:(?:un)?likely|apparently|seemingly|hopefully"
+    r"|potentially|conceivably|plausibly|tentatively|reportedly|allegedly|ostensibly|roughly|approximately|virtually"
+    r"|technically|theoretically|practically|nearly|almost|sometimes|usually|often|occasionally|rarely|generally"
+    r"|typically|normally|largely|mainly|partly|partially|mostly|somewhat|debatable|doubtful)"
+    r"(?: so| not| correct| true)?"
+    r"|(?:it )?seems(?: so| not| likely| to be)?|(?:it )?(?:all )?depend(?:s|ing).*"
+    r"|(?:it )?(?:might|could|may)(?: be)?(?: so)?|(?:kind|sort) of|from memory|with (?:caution|reservations)"
+    r"|(?:only )?(?:in|under|for) (?:a way|a sense|part|theory|principle|(?:some|most|many|certain|a few) \w+)"
+    r"|to (?:some|a certain|a large|a great) (?:extent|degree)|or (?:no|not).*"
+    r"|(?:there's|there is) an? (?:\w+ )?(?:chance|possibility|doubt)"
+    r"|not (?:really|exactly|quite|necessarily|always|entirely|completely|fully)"
+    r"|(?:it|this|that|which|the answer)(?: is not|'s not| isn't) (?P<denied>true|correct|right|so|the case)"
+    r"|not (?P<denial>true|so|at all|correct|right|yes|a chance)"
+    r"|(?:no|yes) (?:it|that|this|they|he|she|i|we|you|wait|actually|idea|way|chance|not|the|a|sir|is|sorry)\b.*"
+    r"|(?:it|this|that|which|the answer|answer)(?:'s| is) (?P<said>no|false|yes|true|wrong|right|correct|incorrect)"
+    r"|(?:it|this|that|they|there|he|she|we|i) (?P<verb>is|are|was|were|does|do|did|has|have|can|could|will|would)"
+    r"(?P<negated>n't| not)?")
+
+
+def read_yes_no(text: str) -> str | None:
+    """Yes or no, true or false, as "yes" or "no"; what follows may explain it, not deny or doubt it."""
+    match = _YES_NO.fullmatch(text.casefold())
+    if match is None:
+        return None
+    value = "yes" if match[1] in ("yes", "true") else "no"
+    rest = match[2] or ""
+    if rest.rstrip().endswith("?") or _DOUBTS.search(rest):
+        return None
+    return None if any(_denies(clause.split(), value) for clause in _CLAUSE.split(rest)) else value
+
+
+def _denies(words: list[str], value: str) -> bool:
+    """Whether a clause takes back or doubts the value: the opposite alone or at its end, "not really", "it isn't"."""
+    while words and words[0] in _OPENERS and words[:2] not in (["or", "no"], ["or", "not"]):
+        words = words[1:]
+    if not words:
+        return False
+    denials = _DENIALS[value]
+    opposite = all(word in denials for word in words) and not (words[0] == "not" and words[1:])  # not false
+    if opposite or words[-1] in (("no", "nope") if value == "yes" else ("yes", "yep", "yeah")):
+        return True
+    match = _DOUBTFUL_CLAUSE.fullmatch(" ".join(words))
+    if match is None:
+        return False
+    if match["said"]:
+        return match["said"] in denials
+    if match["denied"] or match["denial"]:
+        return value == "yes"
+    if match["verb"]:
+        return bool(match["negated"]) == (value == "yes")
+    return not (words[0] == value)

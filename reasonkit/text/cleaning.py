@@ -1,0 +1,140 @@
+"""Text as a human reads it: without typography, Markdown, LaTeX and phrases around an answer.
+
+Entry points: `clean`, and `unwrap` for formulas, whose LaTeX stays. Text is matched against patterns, never executed,
+and every pattern is linear on any text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from reasonkit.text.tags import INVISIBLE
+
+# Typography that stands for ASCII: minus signs, spaces, quotes, the fraction slash, full width, vulgar fractions; and
+# what has no width, which stands for nothing.
+_TYPOGRAPHY = str.maketrans(
+    dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63", "-") | {"\u2044": "/"}
+    | dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " ")
+    | dict.fromkeys(INVISIBLE, "")
+    | dict.fromkeys("\u2018\u2019\u2032", "'") | dict.fromkeys("\u201c\u201d\u201e\u2033«»", '"')
+    | {chr(0xFEE0 + code): chr(code) for code in range(0x21, 0x7F)}
+    | {"【": "[", "】": "]", "。": ".", "、": ",", "⋅": "·", "∙": "·", "º": "°", "℃": "°C", "℉": "°F", "\u2126": "Ω"}
+    | {c: " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
+)
+_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "₀₁₂₃₄₅₆₇₈₉₊₋"
+_SCRIPTS = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
+_PLAIN_SIZE = str.maketrans(_RAISED + _LOWERED, "0123456789+-" * 2)
+
+
+def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in pairs)
+
+
+# What is written around an answer of any kind, and the LaTeX within one that is no formula.
+_AROUND = _rules(
+    (r"\\[()\[\]]|`", ""),
+    (r"\A\s*+#{1,6}+\s++", ""),
+    (r"(?<!\w)\*\*([^*]+)\*\*(?!\w)", r"\1"),
+    (r"(?<![\w*])\*(?=[^\s*])([^*\n]+)(?<=\S)\*(?![\w*])", r"\1"),
+    (r"\A\s*(_{1,2})([^_]+)\1([\s.]*)\Z", r"\2\3"),
+    (r"\$\$?([^$]+)\$\$?", r"\1"),
+    (r"\A\W*+(?:(?:so|thus|hence|therefore|the|my|final|correct)[\s,]++)*+answer\s*+(?:is\b|[:=])[\s:]*+(?=\S)", ""),
+    (r"""\A\s*(["'])(.+)\1\s*\Z""", r"\2"),
+)
+_WITHIN = _rules(
+    (r"(?<=[0-9}])~(?=[\\A-Za-z])|(?<=\{)~", " "),
+    (r"\\[,;: ]", " "),
+    (r"\{10\}(?=\s*\^)", "10"),
+    (r"\\(?:left|right)(?![A-Za-z])", ""),
+    (r"([\^_])\s*+\{([^{}]*)\}", r"\1\2"),
+    (r"\\(?:SI|qty)\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r"\1 \2"),
+    (r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mathbf|mbox|ce|unit|si)\s*+\{([^{}]*)\}", r" \1"),
+    (r"\\[dt]?frac\s*+([0-9])\s*+([0-9])", r" \1/\2"),
+    (r"\\[dt]?frac\s*+\{([^{}]*)\}\s*+\{([^{}]*[^\W\d](?:\s*+(?:\\cdot\b|[·×])|\s)\s*+[^\W\d][^{}]*)\}", r" \1/(\2)"),
+    (r"\\[dt]?frac\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r" \1/\2"),
+    (r"\\!\s*+", ""),
+    (r"\^?\\(?:circ|degree)\b", "°"),
+    (r"(?:\{\s*+\}\s*+)?°\s*+(?=[CF]\b)", "°"),
+    (r"\\mu(?![A-Za-z])\s*+", "µ"),
+    (r"(?:(?<=\b[kMG])\s++)?\\(?-i:Omega)\b", "Ω"),
+    (r"\\(?-i:AA)\b", "Å"),
+    (r"\\(?:times|cdot)(?![A-Za-z])", "×"),
+    (r"\{,\}", ","),
+    (r"\\boxed\s*+\{([^{}]*)\}", r" \1"),
+    (r"\\([%${}])", r"\1"),
+    (r"<(b|i|em|strong)>([^<]*)</\1>", r"\2"),
+    (r"<sub>", "_"), (r"<sup>", "^"), (r"</su[bp]>", ""),
+)
+_IS_AROUND = re.compile(r"[\\`*_$\"'#]|answer", re.IGNORECASE)
+_IS_WITHIN = re.compile(r"[\\~^_{°<]")
+_BOXED = re.compile(r"\A\s*\\boxed\s*\{(.*)\}[\s.]*\Z", re.DOTALL)
+_FENCED = re.compile(r"(```+|~~~+)[ \t]*+[\w+#.-]*+[ \t]*+\n")
+
+
+def clean(text: str) -> str:
+    """`text` without typography, Markdown, LaTeX, quotes around it, or a leading "The answer is"."""
+    text = typography(unfence(text))
+    if _IS_WITHIN.search(text):
+        text = _apply(_WITHIN, text)
+    return _unwrap(text).strip()
+
+
+def unwrap(text: str) -> str:
+    """`clean` for formulas: what is around them is taken away, \\boxed{} too, and their LaTeX stays."""
+    text = _unwrap(typography(unfence(text))).strip()
+    boxed = _BOXED.match(text)
+    return boxed[1].strip() if boxed else text
+
+
+def unfence(text: str) -> str:
+    """What a Markdown fence holds, without the language that it names; other text as it is."""
+    if "```" not in text and "~~~" not in text:
+        return text
+    stripped = text.strip()
+    fence = _FENCED.match(stripped)
+    closed = fence and stripped.endswith(fence[1], fence.end())
+    return stripped[fence.end():-len(fence[1])] if closed else text
+
+
+def unbracket(text: str) -> str:
+    """`text` without brackets, at most three pairs, that are around all of it."""
+    for _ in range(3):
+        bare = text.rstrip(".,; \n")
+        if not closes(bare):
+            break
+        text = bare[1:-1].strip()
+    return text
+
+
+def closes(text: str, start: int = 0) -> bool:
+    """Whether the bracket that opens at `start` is closed by the last character."""
+    if text[start:start + 1] not in PAIRS or text[-1] != PAIRS[text[start]]:
+        return False
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] in PAIRS) - (text[place] in ")]}")
+        if not depth:
+            return place == len(text) - 1
+    return False
+
+
+PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def typography(text: str) -> str:
+    """`text` with ASCII where typography stands for it: x² as x^2, H₂O as H_2O, ５ as 5, and nothing without width."""
+    if text.isascii():
+        return text
+    return _SCRIPTS.sub(lambda match: "^_"[match[0][0] in _LOWERED] + match[0].translate(_PLAIN_SIZE),
+                        text.translate(_TYPOGRAPHY))
+
+
+def _unwrap(text: str) -> str:
+    return _apply(_AROUND, text) if _IS_AROUND.search(text) else text
+
+
+def _apply(rules: tuple[tuple[re.Pattern[str], str], ...], text: str) -> str:
+    for pattern, replacement in rules:
+        text = pattern.sub(replacement, text)
+    return text

@@ -1,0 +1,127 @@
+"""Lists and sets: items between separators, lines or bullets, each read as a number, a tuple or words.
+
+Entry points: `read_list` and `read_set`. Items are split outside brackets only, so that a set of pairs stays one. A
+name before a value ("x = 2") is left out only where no other name is used. Surprise: round brackets in a set are a
+tuple, and its order counts.
+"""
+
+from __future__ import annotations
+
+import re
+
+from reasonkit.text.cleaning import PAIRS, closes
+from reasonkit.text.numbers import read_amount
+from reasonkit.text.texts import read_formula
+
+MAX_DEPTH = 4
+
+_STOPS = re.compile(r"[()\[\]{};,\n]|\s(?:and|&)\s|[→⇒]|[-=]>")
+_NAME = r"(?:[^\W\d]\w*|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\))"
+_NAMED = re.compile(rf"\s*[\"']?({_NAME})[\"']?\s*(?:=|∈|\\in\b|\bin\b(?=\s*[{{\[])|:)\s*(?=\S)")
+_BULLETED = re.compile(
+    r"(?:[-+—*•◦▪▫●○■‣]\s+|[(\[]?([0-9]{1,3}|[a-z]|[ivx]{2,4})[])}.:]{1,2}(?:\s+|(?<=[0-9].)(?=[^\W\d])))(\S.*)",
+    re.IGNORECASE)
+_NUMBERED = re.compile(
+    r"(?:(?<=[\s,;])|\A)(?:[•◦▪●‣]|\(?([0-9]{1,3}(?=[.)])|(?<=\()(?:[a-z]|[ivx]{2,4})(?=\)))[.)])\s+(?=\S)",
+    re.IGNORECASE)
+_ALONE = re.compile(r"[0-9(\[*•◦▪▫●○■‣]|[-+—]\s+[^\W\d]{2}")  # of one line: "- 7" is -7, "A. Lee" a name
+_TUPLES = re.compile(r"(?<=[)\]}])\s+(?=[(\[{])")
+_ARROWS = ("→", "⇒", "->", "=>")
+_NUMBERS, _LETTERS = [*map(str, range(1, 1000))], [*map(chr, range(97, 123))]
+_ROMANS = "i ii iii iv v vi vii viii ix x xi xii".split()
+_THEN, _BOTH = re.compile(r"(,|\sand)\s+then\s"), re.compile(r"(?is)both\s+(?=.*\sand\s)")
+_OR_NAMED = re.compile(r"\sor\s+(?=[A-Za-z]\w*\s*=)")  # "x = 2 or x = 3" are both; any other "or" is a hedge
+_EMPTY = frozenset(("∅", "\\emptyset", "\\varnothing", "empty set", "the empty set"))
+
+
+def read_list(text: str) -> str | None:
+    """The items of clean text in one writing, between semicolons; None without any.
+
+    Separators are bullets and numbers, else semicolons, commas, lines, arrows, spaces; brackets around all and
+    "and" are optional.
+    """
+    items = _items(_THEN.sub(r"\1 ", text), "([{", 0)
+    return None if items is None else "; ".join(items)
+
+
+def read_set(text: str) -> str | None:
+    """`read_list` without order or repetition, where round brackets make a tuple, which has both."""
+    items = [] if text.strip(" .$").casefold() in _EMPTY else _items(_OR_NAMED.sub(" and ", text), "[{", 0)
+    return None if items is None else "; ".join(sorted(set(items)))
+
+
+def _items(text: str, around: str, depth: int) -> list[str] | None:
+    text = text.strip().rstrip(". ")
+    if both := _BOTH.match(text):
+        text = text[both.end():]
+    if (name := _NAMED.match(text)) and closes(text, name.end()):
+        text = text[name.end():]  # x ∈ {1, 2}
+    bracketed = text[:1] in around and text[:1] != "" and closes(text, 0)
+    if bracketed:
+        text = text[1:-1]
+    parts = _bullets(text) or _split(text)
+    parts = [part for part in parts if part.strip()]
+    named = [_NAMED.match(part) for part in parts]
+    names = {match[1] for match in named if match}
+    items = []
+    for part, match in zip(parts, named, strict=True):
+        name = f"{match[1].casefold()} = " if match and len(names) > 1 else ""
+        items.append(name + _item(part[match.end():] if match else part, depth))
+    return items if items or bracketed else None
+
+
+def _bullets(text: str) -> list[str]:
+    """The items of lines that all have the same bullet, or are numbered from 1; of numbers within one line too."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0][-1] == ":":
+        lines = lines[1:]  # "The cities are:"
+    found = [_BULLETED.fullmatch(line) for line in lines]
+    marked = list(_NUMBERED.finditer(text))
+    if len(lines) < 2 <= len(marked) and not marked[0].start() and (
+            _counts([match[1] for match in marked]) or {match[0][0] for match in marked} == {text[0]}):
+        ends = [match.start() for match in marked[1:]] + [len(text)]
+        return [text[match.end():end].strip().rstrip(" ,;") for match, end in zip(marked, ends, strict=True)]
+    if lines and all(found) and (len(lines) > 1 or _ALONE.match(lines[0])):
+        marks = [match[1] for match in found]
+        if marks[0] is None and len({line[0] for line in lines}) == 1 or _counts(marks):
+            return [match[2].rstrip(" ,;.") for match in found]
+    return []
+
+
+def _counts(marks: list[str | None]) -> bool:
+    written = [mark and mark.casefold() for mark in marks]
+    return any(written == counted[:len(marks)] for counted in (_NUMBERS, _LETTERS, _ROMANS))
+
+
+def _split(text: str) -> list[str]:
+    """Parts between the separators that are outside all brackets."""
+    depth, found = 0, []
+    for match in _STOPS.finditer(text):
+        sign = match[0]
+        depth = max(0, depth + (sign in PAIRS) - (sign in ")]}"))
+        if not depth and sign not in PAIRS and sign not in ")]}":
+            found.append((match.start(), match.end(), "→" if sign in _ARROWS else sign.strip(" ") or "\n"))
+    signs = {sign for *_, sign in found}
+    separator = next((sign for sign in ";,\n→" if sign in signs), None)
+    if separator is None and "and" not in signs and "&" not in signs:
+        if not any(bracket in text for bracket in "([{"):
+            return text.split(" ")
+        parts = _TUPLES.split(text)
+        return parts if all(map(closes, parts)) else [text]
+    parts, start = [], 0
+    for begin, end, sign in found:
+        if sign in (separator, "and", "&"):
+            parts.append(text[start:begin])
+            start = end
+    return [*parts, text[start:]]
+
+
+def _item(text: str, depth: int) -> str:
+    text = " ".join(text.split())
+    number = read_amount(text)
+    if number is not None and not number.unit and not number.mark:
+        return str(number)
+    if depth < MAX_DEPTH and closes(text, 0):
+        items = _items(text, "([{", depth + 1) or []
+        return f"({', '.join(items)})" if text[0] != "{" else f"{{{', '.join(sorted(set(items)))}}}"
+    return (read_formula(text) or text.strip("\"'. ")).casefold()

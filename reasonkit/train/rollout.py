@@ -1,0 +1,135 @@
+"""From prompts to completions: the policy's rollout in training and its greedy replies in evaluation.
+
+Decoding is Tunix's vanilla sampler. Three things are mended here: the KV cache is created sharded (Tunix puts it on the
+first device), every rollout call draws new samples (Tunix starts each from the same key), and a completion keeps the
+token it stopped with (Tunix strips it, so a policy would never be trained to stop).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.interpreters import pxla
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tunix.generate.sampler import CacheConfig, Sampler
+from tunix.models.gemma import model as gemma2
+from tunix.models.gemma3 import model as gemma3
+from tunix.rl.rollout.base_rollout import RolloutConfig, RolloutOutput
+from tunix.rl.rollout.vanilla_rollout import VanillaRollout
+
+from reasonkit.models.distributed import check_one_process
+from reasonkit.train import tunix_compat
+
+
+def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
+    """A KV cache laid out over the mesh of the calling context: rows over fsdp, KV heads over tp, where they divide."""
+    config, mesh = self.config, pxla.thread_resources.env.physical_mesh
+    layout = ends = None
+    if not mesh.empty:
+        rows = "fsdp" if batch_size % mesh.shape["fsdp"] == 0 else None
+        heads = "tp" if config.num_kv_heads % mesh.shape["tp"] == 0 else None
+        layout, ends = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((rows, None, heads, None), (rows,)))
+    shape = (batch_size, cache_size, config.num_kv_heads, config.head_dim)
+    return {f"layer_{layer}": {"k": jnp.zeros(shape, dtype, device=layout), "v": jnp.zeros(shape, dtype, device=layout),
+                               "end_index": jnp.zeros((batch_size,), jnp.int32, device=ends)}
+            for layer in range(config.num_layers)}
+
+
+def install_sharded_cache() -> None:
+    """Give both Gemma classes of Tunix a cache that is created sharded."""
+    gemma3.Gemma3.init_cache = _init_cache
+    gemma2.Gemma.init_cache = _init_cache
+
+
+def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperature: float, top_p: float | None = 1.0,
+             top_k: int | None = None, seed: int = 0) -> RolloutConfig:
+    """Tunix's rollout settings, without their traps.
+
+    Temperature 0 means greedy (Tunix divides by it when top_p is set). The cache holds prompt and completion exactly:
+    attention spans all of it at every token. Raises ValueError for top_p < 1 without top_k, which would sort the whole
+    vocabulary at every token, and for a temperature above 0 without top_p, which Tunix would silently decode greedily.
+    """
+    if temperature < 0 or (temperature > 0 and top_p is None):
+        raise ValueError(f"temperature {temperature} with top_p {top_p}: sampling needs temperature > 0 and a top_p; "
+                         "greedy decoding is temperature 0")
+    if top_p is not None and top_p < 1 and not top_k:
+        raise ValueError(f"top_p {top_p} without top_k sorts the whole vocabulary at every token: set top_k too")
+    return RolloutConfig(
+        max_tokens_to_generate=max_new_tokens, max_prompt_length=max_prompt_length,
+        kv_cache_size=max_prompt_length + max_new_tokens, temperature=temperature,
+        top_p=top_p if temperature > 0 else None, top_k=top_k, seed=jax.random.PRNGKey(seed),
+        eos_tokens=list(tokenizer.stop_ids))
+
+
+def _cache_config(config, size: int) -> CacheConfig:
+    return CacheConfig(cache_size=size, num_layers=config.num_layers, num_kv_heads=config.num_kv_heads,
+                       head_dim=config.head_dim)
+
+
+class Rollout(VanillaRollout):
+    """The rollout worker: its samples are a function of (seed, number of the call), so a resumed run draws the same.
+
+    Attributes:
+        calls: generate calls so far; a resumed stage sets it to where it was.
+        mean_lengths: mean completion length in tokens, one entry per call.
+        truncated: share of the completions that reached the limit without a stop token, one entry per call.
+        on_output: told what each call has sampled.
+    """
+
+    def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig):
+        check_one_process("sampling")
+        install_sharded_cache()
+        super().__init__(rollout_actor, tokenizer, _cache_config(rollout_actor.config, rollout_config.kv_cache_size))
+        self.calls = 0
+        self.mean_lengths: list[float] = []
+        self.truncated: list[float] = []
+        self.on_output: Callable[[RolloutOutput], None] = lambda output: None
+        self._token_buffer = None
+        tunix_compat.keep_token_buffer(self._sampler, lambda buffer: setattr(self, "_token_buffer", buffer))
+
+    def generate(self, prompts: list[str], rollout_config: RolloutConfig, **kwargs) -> RolloutOutput:
+        """Sample one completion a prompt; `tokens` end with the stop token where one was drawn."""
+        key = jax.random.fold_in(rollout_config.seed, self.calls)
+        self.calls += 1
+        output = super().generate(prompts, dataclasses.replace(rollout_config, seed=key), **kwargs)
+        length = rollout_config.max_tokens_to_generate
+        drawn_BL = np.asarray(self._token_buffer)[:, -length:]
+        output.tokens = [row[:min(len(tokens) + 1, length)]
+                         for row, tokens in zip(drawn_BL, output.tokens, strict=True)]
+        self.mean_lengths.append(float(np.mean([len(tokens) for tokens in output.tokens])))
+        self.truncated.append(float(np.mean(~np.isin(drawn_BL, rollout_config.eos_tokens).any(-1))))
+        self.on_output(output)
+        return output
+
+
+def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
+              ) -> Callable[[list[str]], list[str]]:
+    """A function from prompts to greedy completions, as the judges decode (temperature 0, no top_p).
+
+    The weights are those of the moment of the call, also while the model is trained. The last batch is filled up, so
+    that one program serves all. Raises ValueError for a prompt that does not fit.
+    """
+    check_one_process("sampling")
+    install_sharded_cache()
+    sampler = Sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
+
+    def generate(prompts: list[str]) -> list[str]:
+        longest = max(prompts, key=lambda prompt: len(tokenizer.encode(prompt)), default="")
+        if len(tokenizer.encode(longest)) >= max_prompt_length:
+            raise ValueError(f"a prompt has {len(tokenizer.encode(longest))} tokens, and with <bos> max_prompt_length "
+                             f"{max_prompt_length} is too short: filter it or raise the limit. Ends {longest[-40:]!r}")
+        completions: list[str] = []
+        for start in range(0, len(prompts), batch_size):
+            batch = prompts[start:start + batch_size]
+            filled = batch + [batch[-1]] * (batch_size - len(batch))
+            with mesh:
+                output = sampler(filled, max_generation_steps=max_new_tokens, max_prompt_length=max_prompt_length,
+                                 temperature=0.0, top_p=None, top_k=None, eos_tokens=list(tokenizer.stop_ids))
+            completions += output.text[:len(batch)]
+        return completions
+
+    return generate

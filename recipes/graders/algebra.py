@@ -1,0 +1,266 @@
+"""Whether two formulas are equal, decided by sympy: numbers exactly, formulas in unknowns at several points.
+
+Entry point: `same`, of two pairs (name, tokens between spaces) in the one form of `latex`. It runs in a process
+of its own with limits (`worker`): sympy never ends on some input. Surprise: `(a - b).evalf(chop=True)` takes 1/2004!
+for 1/2006!; here a difference must vanish relative to its terms, at a precision that grows with the numbers in it.
+"""
+
+from __future__ import annotations
+
+from itertools import product, starmap
+
+import sympy
+from sympy import Integer, Rational, oo
+
+from recipes.graders.structure import (
+    BRACKETS,
+    END_MATRIX,
+    MATRIX,
+    NEW_ROW,
+    RELATIONS,
+    SET_SIGNS,
+    candidates,
+    is_group,
+    is_related,
+    is_variable,
+    split,
+)
+from recipes.graders.symbolic import NotRead, read
+
+DIGITS = 10  # of a decimal that stands for a formula
+LEAST, PRECISION = 30, 400  # digits of a difference, and to which it must vanish; more for each digit in the numbers
+POINTS = tuple(starmap(Rational, (
+    (7, 5), (-11, 7), (23, 9), (3, 13), (-5, 17), (19, 11), (-31, 10), (29, 23), (2, 7), (37, 31), (-41, 37))))
+WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for what has meaning between whole numbers only
+
+def same(found: tuple[str, str], expected: tuple[str, str]) -> bool:
+    """Whether the answer's values are the gold answer's, or its equation one with the same solutions."""
+    (name, tokens), (gold_name, gold) = (map(str.split, side) for side in (found, expected))
+    tokens, name = _letters_as_in(tokens, [*gold, *gold_name]), _letters_as_in(name, gold_name)
+    return any(_same_as_read(name, one, gold_name, other) for one, other in product(_readings(tokens), _readings(gold)))
+
+
+def _same_as_read(name: list[str], tokens: list[str], gold_name: list[str], gold: list[str]) -> bool:
+    related, gold_related = is_related(tokens), is_related(gold)
+    if not (related or gold_related) and _same_values(tokens, gold):
+        return True
+    if related == gold_related and (related or name == gold_name):
+        return related and _same_values(tokens, gold)
+    titled = (related or is_variable(name)) and (gold_related or is_variable(gold_name))
+    return titled and _same_values(tokens if related else [*name, "=", *tokens],
+                                   gold if gold_related else [*gold_name, "=", *gold])
+
+
+def _readings(tokens: list[str]) -> list[list[str]]:
+    """The tokens with 1/2x as 1/(2x), and as it is often meant, x/2."""
+    meant, at = [], 0
+    while at < len(tokens):
+        first, sign, second, after = (*tokens[at: at + 4], "", "", "", "")[:4]
+        factor = after[:1].isalpha() or after[:1] in ("(", "\\") and after != r"\cdot"
+        if first.isdecimal() and sign == "/" and second.isdecimal() and factor:
+            meant += ["(", first, "/", second, ")"]
+            at += 3
+        else:
+            meant.append(first)
+            at += 1
+    return [tokens, meant] if len(meant) > len(tokens) else [tokens]
+
+
+def _letters_as_in(tokens: list[str], gold: list[str]) -> list[str]:
+    """`X + 1` with the letters of `x + 1`; a gold answer that has both cases keeps them apart."""
+    return [token.swapcase() if len(token) == 1 and token not in gold and token.swapcase() in gold else token
+            for token in tokens]
+
+
+def _same_values(found: list[str], expected: list[str]) -> bool:
+    """Whether each candidate has an equal one on the other side, in any order."""
+    if not (SET_SIGNS.isdisjoint(found) and SET_SIGNS.isdisjoint(expected)):
+        sides = (side if is_group(side) or not SET_SIGNS.isdisjoint(side) else [r"\{", *side, r"\}"]
+                 for side in (found, expected))
+        return _same_ranges(*map(_ranges, sides))
+    left, right = candidates(found), candidates(expected)
+    if len(left) != len(right):
+        return False
+    for value in left:
+        match = next((number for number, other in enumerate(right) if _same_value(value, other)), None)
+        if match is None:
+            return False
+        del right[match]
+    return True
+
+
+def _same_value(found: list[str], expected: list[str]) -> bool:
+    if found == expected:
+        return True
+    if is_related(found) or is_related(expected):
+        return _same_relation(found, expected)
+    if MATRIX in found or MATRIX in expected:
+        left, right = _matrix(found), _matrix(expected)
+        return left.shape == right.shape and all(map(equal, left, right))
+    if found[0] in BRACKETS and is_group(found) and len(split(found[1:-1], ",")) > 1:
+        if (found[0], found[-1]) != (expected[0], expected[-1]) or not is_group(expected):
+            return False
+        if found[0] == r"\{":
+            return _same_values(found, expected)
+        left, right = split(found[1:-1], ","), split(expected[1:-1], ",")
+        return len(left) == len(right) and all(map(_same_value, left, right))
+    if expected[0] in BRACKETS and is_group(expected) and len(split(expected[1:-1], ",")) > 1:
+        return False
+    left, right = read(tuple(found)), read(tuple(expected))
+    return equal(left, right) or _is_rounded(found, right) or _is_rounded(expected, left)
+
+
+def _same_relation(found: list[str], expected: list[str]) -> bool:
+    """Whether both sides' differences are proportional: by a nonzero constant, or a positive one for < and ≤."""
+    (left, sign), (right, gold_sign) = _difference(found), _difference(expected)
+    if sign != gold_sign:
+        return False
+    if left == right != 0:
+        return True
+    symbols = sorted(left.free_symbols | right.free_symbols, key=str)
+    for start in range(4):
+        at = {symbol: POINTS[(start + 3 * place) % len(POINTS)] for place, symbol in enumerate(symbols)}
+        here, there = left.subs(at), right.subs(at)
+        if _is_nonzero(here) and _is_nonzero(there):
+            return (sign in ("=", r"\ne") or bool(here * there > 0)) and equal(left * there, right * here)
+    return False
+
+
+def _difference(tokens: list[str]) -> tuple[sympy.Expr, str]:
+    """Left minus right, turned so that only =, ≠, > and ≥ are left; without denominators in an equation."""
+    sides = split(tokens, *RELATIONS)
+    sign = next(token for token in tokens if token in RELATIONS)
+    if len(sides) != 2 or sign not in ("=", r"\ne", "<", ">", r"\le", r"\ge"):
+        raise NotRead(" ".join(tokens))
+    left, right = map(read, map(tuple, sides))
+    if sign in ("<", r"\le"):
+        left, right, sign = right, left, {"<": ">", r"\le": r"\ge"}[sign]
+    return (sympy.fraction(sympy.together(left - right))[0], sign) if sign in ("=", r"\ne") else (left - right, sign)
+
+
+def _matrix(tokens: list[str]) -> sympy.Matrix:
+    """A matrix, with a factor before it and a transposition after it."""
+    start, end = tokens.index(MATRIX), tokens.index(END_MATRIX)
+    rows = [[read(tuple(entry)) for entry in split(row, "&")] for row in split(tokens[start + 1: end], NEW_ROW)]
+    before, after = [token for token in tokens[:start] if token != r"\cdot"], tokens[end + 1:]
+    factor = Integer(-1) if before == ["-"] else read(tuple(before)) if before else Integer(1)
+    if after and after not in (["^", "{", "T", "}"], ["^", "{", r"\top", "}"]):
+        raise NotRead(" ".join(tokens))
+    return factor * (sympy.Matrix(rows).T if after else sympy.Matrix(rows))
+
+
+def _ranges(tokens: list[str]) -> list[tuple]:
+    """The intervals of a union as (low, closed, high, closed), in order and without overlap; a point is one too."""
+    kept, *without = split(tokens, r"\setminus")
+    pieces = []
+    for part in split(kept, r"\cup"):
+        pieces += _pieces(part)
+    pieces.sort(key=lambda piece: (_order(piece[0]), not piece[1]))
+    merged = pieces[:1]
+    for low, low_closed, high, high_closed in pieces[1:]:
+        first, first_closed, last, last_closed = merged[-1]
+        touching = equal(low, last)
+        if touching and (low_closed or last_closed) or not touching and _order(low) < _order(last):
+            further = not equal(high, last) and _order(high) > _order(last)
+            closed = high_closed if further else last_closed or high_closed and equal(high, last)
+            merged[-1] = first, first_closed, high if further else last, closed
+        else:
+            merged.append((low, low_closed, high, high_closed))
+    for point in (point for part in without for point, *_ in _pieces(part)):
+        merged = [piece for whole in merged for piece in _punctured(whole, point)]
+    return merged
+
+
+def _pieces(part: list[str]) -> list[tuple]:
+    if part == [r"\emptyset"]:
+        return []
+    inner = split(part[1:-1], ",")
+    if part[0] == r"\{" and is_group(part):
+        return [(point, True, point, True) for point in (read(tuple(value)) for value in inner)]
+    if part[0] in ("(", "[") and is_group(part) and len(inner) == 2:
+        low, high = (read(tuple(value)) for value in inner)
+        if _order(low) < _order(high):
+            return [(low, part[0] == "[", high, part[-1] == "]")]
+    raise NotRead(" ".join(part))
+
+
+def _punctured(piece: tuple, point: sympy.Expr) -> list[tuple]:
+    low, low_closed, high, high_closed = piece
+    if equal(low, high):
+        return [] if equal(low, point) else [piece]
+    if equal(point, low) or equal(point, high):
+        return [(low, low_closed and not equal(point, low), high, high_closed and not equal(point, high))]
+    if _order(low) < _order(point) < _order(high):
+        return [(low, low_closed, point, False), (point, False, high, high_closed)]
+    return [piece]
+
+
+def _same_ranges(found: list[tuple], expected: list[tuple]) -> bool:
+    return len(found) == len(expected) and all(
+        a[1] == b[1] and a[3] == b[3] and equal(a[0], b[0]) and equal(a[2], b[2])
+        for a, b in zip(found, expected, strict=True))
+
+
+def _order(value: sympy.Expr) -> sympy.Expr:
+    number = value.evalf(30)
+    if not number.is_extended_real or not (number.is_Number or number.is_infinite):
+        raise NotRead(str(number))
+    return number
+
+
+def equal(a: sympy.Expr, b: sympy.Expr) -> bool:
+    """Whether two values are equal wherever both are real, or both are complex, at several points."""
+    if a == b:
+        return a is not sympy.nan
+    if a.has(oo, -oo, sympy.zoo, sympy.nan) or b.has(oo, -oo, sympy.zoo, sympy.nan):
+        return False
+    difference = a - b
+    symbols = sorted(difference.free_symbols, key=str)
+    if difference == 0 or not symbols:
+        return not _is_nonzero(difference)
+    whole = difference.has(sympy.Sum, sympy.Product, sympy.factorial, sympy.factorial2, sympy.binomial)
+    compared = 0
+    for start in range(7):
+        values = WHOLE if whole else POINTS
+        at = {symbol: values[(start + 3 * place) % len(values)] for place, symbol in enumerate(symbols)}
+        left, right = (side.subs(at).doit() for side in (a, b))
+        if left.has(oo, -oo, sympy.zoo, sympy.nan) or right.has(oo, -oo, sympy.zoo, sympy.nan):
+            continue
+        if _is_real(left) != _is_real(right):
+            continue
+        if _is_nonzero(left - right):
+            return False
+        compared += 1
+        if compared == 5:
+            break
+    return compared >= 2
+
+
+def _is_real(value: sympy.Expr) -> bool:
+    return bool(value.is_real) or sympy.im(value.evalf(15, chop=True)) == 0
+
+
+def _is_nonzero(value: sympy.Expr) -> bool:
+    """Whether a number is certainly not 0: one of its parts has a digit that no cancellation has taken."""
+    if value.is_Rational:
+        return value != 0
+    size = sum(number.p.bit_length() + number.q.bit_length() for number in value.atoms(Rational)) * 3 // 10
+    for digits in (LEAST + size, PRECISION + 4 * size):
+        number = value.evalf(digits, maxn=PRECISION + 4 * size)
+        if number != 0:  # an exact 0 is log(1 + 1e-15) at too few digits
+            break
+    parts = number.as_real_imag()
+    if not all(part.is_Float or part.is_Integer for part in parts):
+        raise NotRead(str(number))
+    return any(part != 0 and getattr(part, "_prec", 2) > 1 for part in parts)
+
+
+def _is_rounded(decimal: list[str], value: sympy.Expr) -> bool:
+    """Whether a decimal of at least `DIGITS` digits is the formula's value, rounded or cut off at its last one."""
+    digits = decimal[-1]
+    if len(decimal) > 2 or "." not in digits or len(digits.replace(".", "").lstrip("0")) < DIGITS:
+        return False
+    if not value.is_number or not value.is_real or value.is_Rational and 10 ** value.q.bit_length() % value.q == 0:
+        return False  # a decimal too
+    missing = (abs(value) - abs(read(tuple(decimal)))) * 10 ** len(digits.partition(".")[2])
+    return bool(value * read(tuple(decimal)) > 0 and missing >= -Rational(1, 2) and missing < 1)

@@ -1,0 +1,225 @@
+"""What a formula's tokens are made of: candidates, brackets, relations, intervals, sets and matrices.
+
+Entry points: `split` and `is_group` for any reader of tokens, `canonical`, which gives one form to what is written in
+several: ± as two values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, [[1, 2], [3, 4]] as a matrix. No algebra.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import chain, product
+
+from recipes.graders.notation import AND, OR
+
+BRACKETS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
+CLOSING = frozenset(BRACKETS.values())
+RELATIONS = frozenset({"=", "<", ">", r"\le", r"\ge", r"\in", r"\ne", r"\approx", ":"})
+INEQUALITIES = frozenset({"<", ">", r"\le", r"\ge", r"\ne"})
+MATRIX, END_MATRIX, NEW_ROW = r"\begin{pmatrix}", r"\end{pmatrix}", r"\\"
+_DEPTH = (dict.fromkeys([*BRACKETS, MATRIX, r"\begin{vmatrix}"], 1)
+          | dict.fromkeys([*CLOSING, END_MATRIX, r"\end{vmatrix}"], -1))
+_STRUCTURAL = RELATIONS | {",", OR, AND, r"\pm", r"\mp", "[", r"\{", "ℝ", MATRIX}  # without these, one form
+REALS = ["(", "-", r"\infty", ",", r"\infty", ")"]
+SET_SIGNS = frozenset({r"\cup", r"\setminus", r"\emptyset"})
+MAX_SIGNS = 4  # a formula with more ± stays as it is
+
+_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
+# Of tokens joined by spaces. What stands before "=": a letter, f(x), f^{-1}(x), a_{n}, dy/dx, (x, y), AB, P(A), sin θ.
+_LETTER = r"(?:[A-Za-z]|\\(?!frac|sqrt|infty|pi\b|emptyset|cup|begin|end)[a-z]+)(?: _ \{(?: \\?\w+)+ \})?"
+_ARGUMENTS = rf"\( {_LETTER}(?: , {_LETTER})* \)"
+_NAME = re.compile(
+    rf"{_LETTER}(?: ')*(?: \^ \{{ - 1 \}})?(?: {_ARGUMENTS})?|{_ARGUMENTS}|\\frac \{{ d [a-z] \}} \{{ d [a-z] \}}|"
+    r"d [a-z] / d [a-z]|(?:\\angle |\\triangle )?[A-Z](?: [A-Z]){1,3}|\\angle [A-Z]|\| [a-z] \||"
+    rf"\\(?:vec|hat|bar|overline|mathbf|overrightarrow) (?:\{{ [A-Za-z](?: [A-Za-z])? \}}|[A-Za-z])|"
+    rf"\\(?:sin|cos|tan|cot|sec|csc|det) {_LETTER}")
+_VARIABLE = re.compile(r"(?:[A-Za-z]|\\(?!pi\b|infty)[a-z]+)(?: _ \{ \w+ \})?")
+_COMMANDS_OF_NUMBERS = frozenset({r"\frac", r"\sqrt", r"\pi", r"\infty", r"\cdot", r"\log", r"\ln", r"\binom"})
+
+
+def split(tokens: Iterable[str], *separators: str) -> list[list[str]]:
+    """The parts between separators outside brackets; one part where there is none."""
+    parts, depth = [[]], 0
+    for token in tokens:
+        depth += _DEPTH.get(token, 0)
+        if depth == 0 and token in separators:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def is_group(tokens: Sequence[str]) -> bool:
+    """Whether the first token opens a bracket that the last one closes."""
+    depth = 0
+    for token in tokens[:-1]:
+        depth += _DEPTH.get(token, 0)
+        if depth <= 0:
+            return False
+    return len(tokens) > 1
+
+
+def candidates(tokens: list[str]) -> list[list[str]]:
+    """The values that are offered, in or without set braces."""
+    if tokens[0] == r"\{" and is_group(tokens):
+        tokens = tokens[1:-1]
+    return split(tokens, ",") if tokens else []
+
+
+def is_related(tokens: list[str]) -> bool:
+    """Whether there is an equation or another relation among the tokens, outside brackets."""
+    return not RELATIONS.isdisjoint(tokens) and len(split(tokens, *RELATIONS)) > 1
+
+
+def is_name(tokens: list[str]) -> bool:
+    """Whether the tokens can stand before "=" as the name of a value."""
+    return len(tokens) < 20 and _NAME.fullmatch(" ".join(tokens)) is not None
+
+
+def is_variable(tokens: Iterable[str]) -> bool:
+    """Whether the tokens are one unknown, which an inequality may be solved for."""
+    return _VARIABLE.fullmatch(" ".join(tokens)) is not None
+
+
+def canonical(tokens: list[str]) -> tuple[list[str], list[str]]:
+    """The name before the value or values, empty without one that all share, and the tokens of the values."""
+    if _STRUCTURAL.isdisjoint(tokens):
+        return [], _unsigned(tokens)
+    tokens = _bare_sets(tokens)
+    names, parts, joints = [], [], [token for token in _outside(tokens) if token in (",", OR, AND)]
+    for part in split(tokens, ",", OR, AND):
+        name, value = _solved(part)
+        value = _matrices(value)
+        names += [name] if name else []
+        parts.append((part, value, bool(name)))
+    if len(set(map(tuple, names))) > 1 or any(not named and "=" in part for part, _, named in parts):
+        name, values = [], [_matrices(part) for part, _, _ in parts]
+    else:
+        name, values = names[0] if names else [], [value for _, value, _ in parts]
+    ranges = name and (INEQUALITIES | SET_SIGNS).intersection(tokens)
+    if ranges and len(values) > 1 and "," not in joints:
+        values = _combined(parts, joints)
+    if not ranges and len(values) == 1 and values[0][:1] == [r"\{"] and is_group(values[0]):
+        return name, [r"\{", *listed(split(values[0][1:-1], ",")), r"\}"]
+    return name, listed(values)
+
+
+def _outside(tokens: list[str]) -> list[str]:
+    depth, found = 0, []
+    for token in tokens:
+        depth += _DEPTH.get(token, 0)
+        found += [token] if depth == 0 else []
+    return found
+
+
+def listed(values: Iterable[list[str]]) -> list[str]:
+    """Values between commas, each ± written out and no + before the first term."""
+    return _joined((_unsigned(one) for value in values for one in _both_signs(value)), ",")
+
+
+def _both_signs(value: list[str]) -> list[list[str]]:
+    """One value for each reading of ±: upper or lower signs together where there is a ∓, else each for itself."""
+    count = value.count(r"\pm") + value.count(r"\mp")
+    if not count or count > MAX_SIGNS:
+        return [value]
+    together = r"\mp" in value and r"\pm" in value
+    readings = (("+",) * count, ("-",) * count) if together else product("+-", repeat=count)
+    lower = {"+": "-", "-": "+"}
+    every = []
+    for reading in map(iter, readings):
+        every.append([next(reading) if token == r"\pm" else lower[next(reading)] if token == r"\mp" else token
+                      for token in value])
+    return every
+
+
+def _unsigned(value: list[str]) -> list[str]:
+    if "+" not in value:
+        return value
+    before = ("(", *value)
+    return [token for token, left in zip(value, before, strict=False)
+            if token != "+" or left not in BRACKETS and left not in RELATIONS and left != ","]
+
+
+def _solved(part: list[str]) -> tuple[list[str], list[str]]:
+    """The name and the value of `x = 3`, `3 = x`, `x ∈ A`; of an inequality that is solved, its interval or union."""
+    sides, signs = split(part, *RELATIONS), [token for token in _outside(part) if token in RELATIONS]
+    if len(sides) == 2 and all(sides):
+        (left, right), sign = sides, signs[0]
+        if not is_name(left) and is_name(right) and sign in (*_TURNED, "=", r"\ne") and not _is_constant(right):
+            left, right, sign = right, left, _TURNED.get(sign, sign)
+        if sign in ("=", r"\in") and is_name(left) and (len(left) > 1 or left[0] not in right):
+            return left, right
+        if sign in INEQUALITIES and is_variable(left) and _is_constant(right):
+            return left, _ray(sign, right)
+    if len(sides) == 3 and all(sides) and "," not in part and not sides[1][0][0].isdecimal():
+        (low, name, high), (first, second) = sides, signs
+        if {">", r"\ge"}.issuperset(signs):
+            low, high, first, second = high, low, _TURNED[second], _TURNED[first]
+        if {"<", r"\le"}.issuperset((first, second)):
+            return name, ["(" if first == "<" else "[", *low, ",", *high, ")" if second == "<" else "]"]
+    return [], part
+
+
+def _ray(sign: str, bound: list[str]) -> list[str]:
+    below = ["(", "-", r"\infty", ",", *bound, "]" if sign == r"\le" else ")"]
+    above = ["[" if sign == r"\ge" else "(", *bound, ",", r"\infty", ")"]
+    return [*below, r"\cup", *above] if sign == r"\ne" else below if sign in ("<", r"\le") else above
+
+
+def _is_constant(tokens: list[str]) -> bool:
+    return not any(token.isalpha() and token != "e" or token[0] == "\\" and token[1:].isalpha()
+                   and token not in _COMMANDS_OF_NUMBERS for token in tokens)
+
+
+def _combined(parts: list[tuple[list[str], list[str], bool]], joints: list[str]) -> list[list[str]]:
+    """`x < 2 or x = 3` as a union; `x > 1 and x < 4` as one interval."""
+    ranges = [value if INEQUALITIES.intersection(part) or r"\in" in part or not named else [r"\{", *value, r"\}"]
+              for part, value, named in parts]
+    if set(joints) == {OR}:
+        return [_joined(ranges, r"\cup")]
+    if set(joints) == {AND} and len(ranges) == 2:
+        low, high = sorted(ranges, key=lambda value: value[1:3] == ["-", r"\infty"])
+        if low[-2:-1] == [r"\infty"] and high[1:3] == ["-", r"\infty"] and r"\cup" not in low + high:
+            return [[*low[:-2], *high[4:]]]
+    return [value for _, value, _ in parts]
+
+
+def _bare_sets(tokens: list[str]) -> list[str]:
+    """Set braces for `{1, 2}`, the condition of `{x | x > 3}`, and ℝ as the interval that it is."""
+    tokens = list(chain.from_iterable(REALS if token == "ℝ" else [token] for token in tokens))
+    if tokens == [r"\{", r"\}"]:
+        return [r"\emptyset"]
+    if tokens[:1] == ["{"] and is_group(tokens) and len(split(tokens[1:-1], ",")) > 1:
+        return [r"\{", *tokens[1:-1], r"\}"]
+    if tokens[:1] == [r"\{"] and is_group(tokens):
+        sides = split(tokens[1:-1], "|", ":")
+        if len(sides) == 2 and is_name(split(sides[0], r"\in")[0]) and sides[1]:
+            return sides[1]
+    return tokens
+
+
+def _matrices(tokens: list[str]) -> list[str]:
+    """One form for rows in brackets, and no brackets around a matrix."""
+    if tokens[:2] == ["[", "["] and is_group(tokens):
+        rows = split(tokens[1:-1], ",")
+        if all(row[:1] == ["["] and is_group(row) for row in rows):
+            entries = (split(row[1:-1], ",") for row in rows)
+            return [MATRIX, *_joined((_joined(row, "&") for row in entries), NEW_ROW), END_MATRIX]
+    if MATRIX in tokens:
+        bare, opened = [], []
+        for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
+            if token in ("(", "[") and after == MATRIX:
+                opened.append(len(bare))
+                bare.append(token)
+            elif token in (")", "]") and opened and bare[-1:] == [END_MATRIX] and MATRIX not in bare[opened[-1] + 2:]:
+                del bare[opened.pop()]
+            elif token == END_MATRIX and bare[-1:] == [NEW_ROW]:
+                bare[-1] = token
+            else:
+                bare.append(token)
+        return bare
+    return tokens
+
+
+def _joined(parts: Iterable[list[str]], separator: str) -> list[str]:
+    return list(chain.from_iterable([separator, *part] for part in parts))[1:]

@@ -1,0 +1,270 @@
+"""The sympy value of one formula's tokens, in the one form of `latex`.
+
+Entry point: `read`. Decimals become fractions, a number with an index stays a numeral of that base, log without a base
+is to 10, 2x in "1/2x" is one factor, `f(x)` is a call for f, g and h alone, and i is the imaginary unit.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import sympy
+from sympy import E, I, Integer, Rational, Symbol, oo, pi
+
+from recipes.graders.structure import BRACKETS, CLOSING, split
+
+_NAMED = {r"\pi": pi, r"\infty": oo, "e": E, "i": I}
+_FUNCTIONS = {"\\" + name: getattr(sympy, name) for name in
+              "sin cos tan cot sec csc sinh cosh tanh coth exp gcd lcm".split()} | {
+    r"\arcsin": sympy.asin, r"\arccos": sympy.acos, r"\arctan": sympy.atan, r"\ln": sympy.log, r"\max": sympy.Max,
+    r"\min": sympy.Min, r"\log": lambda value: sympy.log(value, 10), r"\lg": lambda value: sympy.log(value, 10)}
+_INVERSE = {r"\sin": sympy.asin, r"\cos": sympy.acos, r"\tan": sympy.atan}
+_SUMS = {r"\sum": sympy.Sum, r"\prod": sympy.Product}
+_SPECIAL = frozenset({r"\frac", r"\sqrt", r"\binom", r"\int", r"\lim", r"\lfloor", r"\lceil", "(", "[", "{"})
+_ACCENTS = frozenset("\\" + name for name in "vec hat bar overline tilde mathbf mathbb mathcal overrightarrow".split())
+_CALLED = frozenset("fghFGH")
+
+
+class NotRead(ValueError):
+    """Tokens that this reader knows no meaning of."""
+
+
+@lru_cache(maxsize=512)  # the answers of a group share one gold answer
+def read(tokens: tuple[str, ...]) -> sympy.Expr:
+    """The value of one formula's tokens. Raises NotRead where they have no meaning here."""
+    reader = _Reader(tokens)
+    value = reader.sum()
+    if reader.at < len(tokens):
+        raise NotRead(" ".join(tokens))
+    return value
+
+
+class _Reader:
+    """A recursive reader: sum, product, quotient, factors side by side, power, atom."""
+
+    def __init__(self, tokens: tuple[str, ...]) -> None:
+        self.tokens, self.at, self.bars, self.bound = tokens, 0, 0, set()
+
+    @property
+    def token(self) -> str:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ""
+
+    def next(self) -> str:
+        self.at += 1
+        return self.tokens[self.at - 1] if self.at <= len(self.tokens) else ""
+
+    def take(self, token: str) -> None:
+        if self.next() != token:
+            raise NotRead(" ".join(self.tokens))
+
+    def sum(self) -> sympy.Expr:
+        total = self.product()
+        while self.token in ("+", "-"):
+            total = total + self.product() if self.next() == "+" else total - self.product()
+        return total
+
+    def product(self) -> sympy.Expr:
+        if self.token in ("+", "-"):
+            return self.product() if self.next() == "+" else -self.product()
+        value = self.factors()
+        while self.token in (r"\cdot", "/"):
+            by = self.next()
+            sign = 1
+            while self.token in ("+", "-"):
+                sign = -sign if self.next() == "-" else sign
+            value = value * sign * self.factors() if by == r"\cdot" else value * sign / self.factors()
+        return value
+
+    def factors(self) -> sympy.Expr:
+        """Factors side by side; a number before a fraction of numbers is a mixed number."""
+        first = self.token
+        value = self.power()
+        if first.isdecimal() and self.token == r"\frac" and self.tokens[self.at - 1] == first:
+            fraction = self.power()
+            value = value + fraction if fraction.is_Rational and fraction > 0 else value * fraction
+        while self.starts():
+            value = value * self.power()
+        return value
+
+    def starts(self) -> bool:
+        token = self.token
+        return (token[:1].isalnum() or token in _NAMED or token in _FUNCTIONS or token in _SUMS or token in _SPECIAL
+                or token == "|" and not self.bars or token in _ACCENTS or _is_letter(token))
+
+    def power(self) -> sympy.Expr:
+        value = self.atom()
+        while True:
+            if self.token == "^":
+                value = value ** self.exponent()
+            elif self.token == "!":
+                self.next()
+                double = self.token == "!"
+                self.at += double
+                value = sympy.factorial2(value) if double else sympy.factorial(value)
+            elif self.token in ("°", r"\%", "%"):
+                value = value * (pi / 180 if self.next() == "°" else Rational(1, 100))
+            else:
+                return value
+
+    def exponent(self) -> sympy.Expr:
+        """2^3^2 is 2^9."""
+        self.take("^")
+        value = self.group()
+        return value ** self.exponent() if self.token == "^" else value
+
+    def group(self) -> sympy.Expr:
+        value, *more = self.values()
+        if more:
+            raise NotRead(" ".join(self.tokens))
+        return value
+
+    def values(self) -> list[sympy.Expr]:
+        """The values between commas of a bracket."""
+        opened = self.next()
+        if opened not in ("(", "[", "{"):
+            raise NotRead(" ".join(self.tokens))
+        bars, self.bars = self.bars, 0
+        values = [self.sum()]
+        while self.token == ",":
+            self.next()
+            values.append(self.sum())
+        self.bars = bars
+        self.take(BRACKETS[opened])
+        return values
+
+    def atom(self) -> sympy.Expr:
+        token = self.token
+        if token in ("(", "[", "{"):
+            return self.group()
+        self.next()
+        if token[-1:].isdecimal():
+            if self.token == "_":  # in another base: not its value, which would be another answer
+                return Symbol(token.lstrip("0") + self.raw())
+            return Rational(token)
+        if token == "|":
+            self.bars += 1
+            value = self.sum()
+            self.bars -= 1
+            self.take("|")
+            return sympy.Abs(value)
+        if token in (r"\lfloor", r"\lceil"):
+            value = self.sum()
+            self.take({r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}[token])
+            return sympy.floor(value) if token == r"\lfloor" else sympy.ceiling(value)
+        if token == r"\frac":
+            return self.group() / self.group()
+        if token == r"\binom":
+            return sympy.binomial(self.group(), self.group())
+        if token == r"\sqrt":
+            return self.root()
+        if token in _SUMS:
+            return self.series(_SUMS[token])
+        if token == r"\int":
+            return self.integral()
+        if token == r"\lim":
+            return self.limit()
+        if token in _FUNCTIONS and not (token == r"\exp" and not self.starts()):
+            return self.function(token)
+        if token in _ACCENTS:
+            return Symbol(token + self.raw(), real=True)
+        return self.symbol(token)
+
+    def symbol(self, token: str) -> sympy.Expr:
+        if not (token.isalpha() and len(token) == 1 or token in _NAMED or _is_letter(token)):
+            raise NotRead(token)
+        name = token + (self.raw() if self.token == "_" else "")
+        while self.token == "'":
+            name += self.next()
+        if name in _CALLED and self.token == "(":
+            return sympy.Function(name)(self.group())
+        return Symbol(name, real=True) if name in self.bound else _NAMED.get(name) or Symbol(name, real=True)
+
+    def raw(self) -> str:
+        """The text of an index or of what is under an accent, not read."""
+        start, depth = self.at, 0
+        while self.at < len(self.tokens):
+            depth += (self.token in BRACKETS) - (self.token in CLOSING)
+            if self.next() != "_" and depth == 0:
+                break
+        return "".join(self.tokens[start: self.at])
+
+    def root(self) -> sympy.Expr:
+        index = self.group() if self.token == "[" else Integer(2)
+        value = self.group()
+        if index.is_Integer and index % 2 and value.is_number and value.is_negative:
+            return -sympy.root(-value, index)
+        return sympy.root(value, index)
+
+    def function(self, token: str) -> sympy.Expr:
+        base, power = [], None
+        while self.token == "^" or self.token == "_" and token in (r"\log", r"\ln"):
+            if self.next() == "_":
+                base = [self.group()]
+            else:
+                power = self.group()
+        called = _FUNCTIONS[token]
+        if power == -1 and token in _INVERSE:
+            called, power = _INVERSE[token], None
+        value = sympy.log(*self.arguments(), *base) if base else called(*self.arguments())
+        return value if power is None else value ** power
+
+    def arguments(self) -> list[sympy.Expr]:
+        """What a function is of: a bracket, or the factors up to the next function, and in an angle the divisor too."""
+        if self.token in ("(", "[", "{"):
+            return self.values()
+        start = self.at
+        value = self.power()
+        while self.starts() and self.token not in _FUNCTIONS:
+            value = value * self.power()
+        if self.token == "/" and r"\pi" in self.tokens[start: self.at]:
+            self.next()
+            value = value / self.power()
+        return [value]
+
+    def bounds(self) -> tuple[list[str], list[str]]:
+        """The tokens of the lower and the upper bound."""
+        found = {"_": (), "^": ()}
+        while self.token in ("_", "^"):
+            sign = self.next()
+            start = self.at
+            self.raw()
+            found[sign] = self.tokens[start + 1: self.at - 1]
+        return list(found["_"]), list(found["^"])
+
+    def series(self, made: type) -> sympy.Expr:
+        low, high = self.bounds()
+        index, first = split(low, "=")
+        name = "".join(index)
+        self.bound.add(name)
+        body = self.product()
+        self.bound.discard(name)
+        return made(body, (Symbol(name, real=True), read(tuple(first)), read(tuple(high)))).doit()
+
+    def integral(self) -> sympy.Expr:
+        low, high = self.bounds()
+        rest = self.tokens[self.at:]
+        depth = 0
+        for place, token in enumerate(rest[:-1]):
+            depth += (token in BRACKETS) - (token in CLOSING)
+            if token == "d" and depth == 0 and (rest[place + 1].isalpha() or _is_letter(rest[place + 1])):
+                self.at += place + 2
+                variable = Symbol(rest[place + 1], real=True)
+                body = read(rest[:place]) if place else Integer(1)
+                limits = (variable, read(tuple(low)), read(tuple(high))) if low else variable
+                return sympy.integrate(body, limits)
+        raise NotRead(" ".join(self.tokens))
+
+    def limit(self) -> sympy.Expr:
+        low, _ = self.bounds()
+        variable, value = split(low, r"\to")
+        return sympy.limit(self.product(), Symbol("".join(variable), real=True), read(tuple(value)))
+
+
+def _is_letter(token: str) -> bool:
+    """Whether a command is a letter, Greek or script."""
+    return token[1:] in _GREEK and token[:1] == "\\"
+
+
+_GREEK = frozenset(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell".split())

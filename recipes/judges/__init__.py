@@ -1,0 +1,1 @@
+"""Judges behind an API. Read `score_sheet`, `api_client`, `api_judge`."""

@@ -1,0 +1,209 @@
+"""Models behind an API, one call each: Gemini, and any endpoint that speaks OpenAI's chat completions.
+
+It is a prompt and a JSON schema to a text and its tokens, by the vendors' own SDKs, what their errors mean, and what
+the default models cost. It is not a judge and repeats no call (`api_judge` does): the SDKs' retries are switched off.
+Nothing that a service says is believed: `Service.ask` gives a checked `Answer` or raises a `CallError` without the key.
+"""
+
+from __future__ import annotations
+
+import re
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from functools import partial
+from time import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from reasonkit.session.secrets import checked, hidden, hide_in_logs, read, sources, told, visible
+
+GEMINI, OPENAI = "https://generativelanguage.googleapis.com", "https://api.openai.com/v1"
+MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no variable names one
+# Dollars per million tokens of text, in and out, by endpoint and model, as listed in March 2026 (Gemini) and May 2026
+# (OpenAI). The vendors' own lists: ai.google.dev/gemini-api/docs/pricing and openai.com/api/pricing.
+PRICES = {(GEMINI, "gemini-2.5-flash"): (0.30, 2.50), (OPENAI, "gpt-4.1-mini"): (0.40, 1.60)}
+_LOGGERS = ("google_genai", "openai", "httpx", "httpcore", "aiohttp")
+_REFUSED = r"content.?(filter|policy|management)|usage policy|safety|prohibited"  # what some call a bad request
+MOST_TOKENS = 10**7   # no model has a longer context
+BYTES_PER_TOKEN = 64  # of any text: only runs of one sign have longer pieces
+
+
+class CallError(Exception):
+    """A call without an answer. `retry_after`: seconds that the service asks to wait before the next."""
+
+    def __init__(self, cause: str, detail: str, retry_after: float = 0.0) -> None:
+        super().__init__(detail)
+        self.cause, self.retry_after = cause, retry_after
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The text, and the tokens that are billed; None where the service doesn't say."""
+
+    text: str
+    tokens_in: int | None
+    tokens_out: int | None
+
+
+@dataclass(frozen=True)
+class Service:
+    """One model behind an API: `call(prompt, schema)`, where `schema` is the JSON schema of the answer's text.
+
+    name: the model's, as the vendor calls it. max_tokens: the most that an answer may have, thinking included, which
+    `call` sees to. secret: cut out of all that is told. endpoint: the address that is called.
+    """
+
+    name: str
+    call: Callable[[str, dict[str, Any]], Awaitable[Answer]]
+    max_tokens: int
+    secret: str = field(default="", repr=False)
+    endpoint: str = ""
+
+    async def ask(self, prompt: str, schema: dict[str, Any]) -> Answer:
+        """What `call` answers; a number of tokens that cannot be true is None.
+
+        Raises CallError, whatever `call` raises or returns, in one line without the secret.
+        """
+        try:
+            answer = await self.call(prompt, schema)
+            if isinstance(answer, Answer) and isinstance(answer.text, str):
+                return Answer(answer.text, _count(answer.tokens_in, prompt), _count(answer.tokens_out, answer.text))
+            raise CallError("unparsable", f"no text in {answer!r}")
+        except (CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:  # an exit or an interrupt would end the loop of all calls
+            failure = call_error(error, self.secret)
+        # raised here, so that what the SDK raised, with the request and its key, is not even its context
+        raise CallError(failure.cause, visible(hidden(str(failure), self.secret)), failure.retry_after)
+
+
+def _count(tokens: object, text: str = "") -> int | None:
+    """A number of tokens that `text` may have; None for anything else."""
+    least = max(1, len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+    return tokens if type(tokens) is int and least <= tokens <= MOST_TOKENS else None
+
+
+def call_error(error: BaseException, *keys: str) -> CallError:
+    """What an SDK, httpx or aiohttp raised, as one of our causes; by name, so that none of them need be there."""
+    if isinstance(error, CallError):
+        return error
+    detail = told(error, *keys)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    status = getattr(error, "status_code", None) or getattr(error, "code", None)  # openai, google-genai
+    if isinstance(status, int) and status >= 400:
+        # Gemini answers 400 to a key that is none
+        special = {401: "auth", 403: "auth", 408: "timeout", 429: "rate_limit"}
+        cause = "auth" if "API_KEY_INVALID" in detail else special.get(status, "server" if status >= 500 else "request")
+        if cause == "request" and re.search(_REFUSED, detail, re.I):
+            cause = "blocked"
+        return CallError(cause, detail, _retry_after(getattr(error, "response", None), detail))
+    if names & {"TimeoutError", "TimeoutException", "APITimeoutError"}:
+        return CallError("timeout", detail)
+    if names & {"OSError", "TransportError", "APIConnectionError", "ClientError"}:
+        return CallError("connection", detail)
+    return CallError("unparsable" if isinstance(error, ValueError) else "backend", detail)
+
+
+def _retry_after(response: Any, detail: str) -> float:
+    """Seconds, from the header (a number or a date) or from Gemini's RetryInfo; 0 without either."""
+    headers = getattr(response, "headers", None)
+    value = str(headers.get("retry-after", "")) if hasattr(headers, "get") else ""
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except (ValueError, OverflowError, OSError):
+        found = re.search(r"retryDelay\W{1,9}(\d{1,9}(\.\d{1,9})?)s", detail)
+        return float(found[1]) if found else 0.0
+
+
+def _whole(text: Any, ended: Any, tokens_in: Any, tokens_out: Any) -> Answer:
+    if any(word in str(ended).upper() for word in ("MAX_TOKENS", "LENGTH")):
+        raise CallError("too_long", f"cut at max_tokens ({ended}); thinking counts, give it more")
+    if not text:
+        raise CallError("blocked", f"no text, ended by {ended}")
+    return Answer(text, tokens_in, tokens_out)
+
+
+def _address(base_url: str) -> str:
+    """Raises ValueError, without it, for an address that is none or may hold a secret: it is told and written down."""
+    try:
+        parts = urlsplit(checked(base_url, "the address"))
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("the base URL of the judge's service must be http:// or https://, a host, and perhaps a port "
+                         "and a path, such as https://api.example.com/v1, without a user, a password or a query")
+    return base_url.rstrip("/")
+
+
+def gemini(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None = None) -> Service:
+    """A Gemini model. Raises ImportError without google-genai, ValueError for a key or address that cannot be used."""
+    key, endpoint = checked(key, "the Gemini key"), _address(base_url or GEMINI)
+    try:
+        from google import genai
+    except ImportError as error:
+        raise ImportError('a Gemini judge needs google-genai: pip install "reasonkit[judge]"') from error
+    options = {"base_url": endpoint, "retry_options": {"attempts": 1}}
+    client = genai.Client(api_key=key, vertexai=False, http_options=options)
+    hide_in_logs(_LOGGERS, key)
+
+    async def call(prompt: str, schema: dict[str, Any]) -> Answer:
+        config = {"response_mime_type": "application/json", "response_json_schema": schema,
+                  "max_output_tokens": max_tokens}
+        reply = await client.aio.models.generate_content(model=model, contents=prompt, config=config)
+        ended = reply.candidates[0].finish_reason if reply.candidates else reply.prompt_feedback
+        used = reply.usage_metadata
+        written, thought = (getattr(used, f"{kind}_token_count", None) for kind in ("candidates", "thoughts"))
+        out = None if _count(written) is None or thought and _count(thought) is None else written + (thought or 0)
+        return _whole(reply.text, ended, getattr(used, "prompt_token_count", None), out)
+
+    return Service(model, call, max_tokens, key, endpoint)
+
+
+def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None = None) -> Service:
+    """A model behind OpenAI's chat completions; `base_url` for another endpoint. Raises ImportError without openai,
+    ValueError for a key or address that cannot be used."""
+    key, endpoint = checked(key, "the OpenAI key"), _address(base_url or OPENAI)
+    try:
+        from openai import AsyncOpenAI
+    except ImportError as error:
+        raise ImportError('an OpenAI-compatible judge needs openai: pip install "reasonkit[judge]"') from error
+    client = AsyncOpenAI(api_key=key, base_url=endpoint, max_retries=0)
+    hide_in_logs(_LOGGERS, key)
+
+    async def call(prompt: str, schema: dict[str, Any]) -> Answer:
+        form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
+        reply = await client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": prompt}], max_completion_tokens=max_tokens,
+            response_format=form)
+        choices = getattr(reply, "choices", None)  # the SDK passes on whatever is not JSON as text, and checks no type
+        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+        if not hasattr(message, "content"):
+            raise CallError("unparsable", f"no message in {reply!r}")
+        used = getattr(reply, "usage", None)
+        counts = (getattr(used, f"{kind}_tokens", None) for kind in ("prompt", "completion"))
+        return _whole(message.content, getattr(choices[0], "finish_reason", None), *counts)
+
+    return Service(model, call, max_tokens, key, endpoint)
+
+
+def service_from_secrets(max_tokens: int = 4096) -> Service | None:
+    """The service that a secret switches on, or None without one.
+
+    Looked for in the environment, then in Kaggle's secrets or else Colab's: GEMINI_API_KEY or GOOGLE_API_KEY (model:
+    GEMINI_MODEL), else OPENAI_API_KEY (OPENAI_MODEL, OPENAI_BASE_URL). The models default to `MODELS`. Raises
+    ImportError for a key whose SDK is missing, ValueError for a key or address that cannot be used.
+    """
+    for source in sources():
+        secret = partial(read, source)
+        for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY"):
+            if key := secret(name):
+                return gemini(checked(key, name), secret("GEMINI_MODEL") or MODELS["gemini"], max_tokens=max_tokens)
+        if key := secret("OPENAI_API_KEY"):
+            return openai_compatible(checked(key, "OPENAI_API_KEY"), secret("OPENAI_MODEL") or MODELS["openai"],
+                                     max_tokens=max_tokens, base_url=secret("OPENAI_BASE_URL"))
+    return None

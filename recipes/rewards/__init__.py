@@ -1,0 +1,1 @@
+"""Rewards that only some recipes take."""

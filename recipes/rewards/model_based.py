@@ -1,0 +1,207 @@
+"""Rewards that ask a model: RLPR, and a reward model of our own that scores the flow of the reasoning.
+
+Each is a reward as in `rewards`, from forward passes alone (`logprobs.prefill`): nothing is generated or parsed.
+What it is not: a judge that reads a rubric (`judge`). A text that is too long for the model is None, never cut.
+
+Sources: RLPR (arXiv 2506.18254), with two departures: the answer's closing tag and the stop token count among its
+tokens, so that the beginning of a longer answer is not as good as the answer, and there is no filter by deviation, as
+groups without a spread carry no advantage anyway. The reward model follows the idea of the ThoughtTeacher in the
+Gemma2-Deep entry, of which no code is public: a logistic regression on the mean hidden state of the reasoning.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os.path import commonprefix
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from reasonkit.models.load import Loaded, Tokenizer
+from reasonkit.models.logprobs import prefill
+from reasonkit.rewards.rules import RewardFn
+from reasonkit.text.tags import TAGS, neutralise
+
+FLATTEN = 1e-3  # the weight of |w|^2 / 2 against the mean loss, for features of unit variance
+
+
+def mean_probability(loaded: Loaded, mesh: Mesh, max_length: int,
+                     batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
+    """(contexts, targets) -> float32 (texts,): the mean over the target's tokens of the probability of each.
+
+    The target is teacher-forced after its context and ends with the stop token, which counts. Its tokens are those of
+    context and target read as one text, from the first on that the context alone has not. NaN where the whole is longer
+    than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR, whose score is this mean, not the product.
+    """
+
+    def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
+        logits_BTV = model(*inputs)[0][:, :-1].astype(jnp.float32)
+        picked_BT = jnp.take_along_axis(logits_BTV, inputs[0][:, 1:, None], axis=-1)[..., 0]
+        p_BT = jnp.exp(picked_BT - jax.nn.logsumexp(logits_BTV, axis=-1))
+        return jnp.mean(p_BT, axis=-1, where=piece_BT[:, 1:] == 1)[:, None]
+
+    ask = prefill(loaded, mesh, read, 1, max_length, batch_size)
+
+    def score(contexts: Sequence[str], targets: Sequence[str]) -> np.ndarray:
+        texts = [_joined(loaded.tokenizer, *pair) for pair in zip(contexts, targets, strict=True)]
+        return ask([(same, [*tail, loaded.tokenizer.end_of_turn]) for same, tail in texts])[:, 0]
+
+    return score
+
+
+def _joined(tokenizer: Tokenizer, context: str, target: str) -> tuple[list[int], list[int]]:
+    """BOS, context and target as they are read in one piece, parted before the first token that the target changed."""
+    alone, ids = tokenizer.encode(context), tokenizer.encode(context + target)
+    same = len(commonprefix([alone, ids]))
+    return [tokenizer.bos_id(), *ids[:same]], ids[same:]
+
+
+def rlpr(policy: Loaded, mesh: Mesh, max_length: int, batch_size: int) -> RewardFn:
+    """How much the reply's own reasoning helps the policy to the reference answer: clip(p - p0, 0, 1).
+
+    p is the mean probability of the reference answer's tokens after the prompt and the reasoning, p0 the same after the
+    prompt alone, both under the weights of the moment. A reply without reasoning helps nothing: 0.0. None where prompt,
+    reasoning and answer are longer than `max_length` tokens. Columns: `answer`. Raises ValueError as `prefill`. Source:
+    RLPR, its debiased reward.
+    """
+    probability = mean_probability(policy, mesh, max_length, batch_size)
+
+    def reward(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str],
+               **columns) -> list[float | None]:
+        reasonings = [TAGS.parse(reply).reasoning for reply in completions]
+        targets = [f"{gold}{TAGS.answer_end}" for gold in answer]
+        contexts = [f"{prompt}{_reasoned(text)}" for prompt, text in zip(prompts, reasonings, strict=True)]
+        bare = dict.fromkeys(zip((f"{prompt}{TAGS.answer_start}" for prompt in prompts), targets, strict=True))
+        p = probability([*contexts, *(context for context, _ in bare)], [*targets, *(target for _, target in bare)])
+        p_B, p0 = p[:len(contexts)], dict(zip(bare, p[len(contexts):], strict=True))
+        gains = [float(with_it - p0[f"{prompt}{TAGS.answer_start}", target])
+                 for with_it, prompt, target in zip(p_B, prompts, targets, strict=True)]
+        return [0.0 if text is None else None if np.isnan(gain) else min(1.0, max(0.0, gain))
+                for text, gain in zip(reasonings, gains, strict=True)]
+
+    reward.__name__ = "rlpr"
+    return reward
+
+
+def _reasoned(reasoning: str | None) -> str:
+    """What stands before the answer in a reply of perfect form; a reasoning can't end the turn."""
+    if reasoning is None:
+        return TAGS.answer_start
+    return f"{TAGS.reasoning_start}{neutralise(reasoning)}{TAGS.reasoning_end}\n{TAGS.answer_start}"
+
+
+def hidden_means(frozen: Loaded, mesh: Mesh, max_length: int,
+                 batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
+    """(questions, reasonings) -> float32 (texts, D): the mean last hidden state of the reasoning's tokens.
+
+    The reasoning is read after the prompt of its question, as the policy writes it. NaN where the two are longer than
+    `max_length` tokens. Raises ValueError as `prefill`, and when the model has an adapter, which training would move.
+    """
+    if jax.tree.leaves(nnx.state(frozen.model, nnx.LoRAParam)):
+        raise ValueError(f"{frozen.name} has an adapter, and features that training moves mean nothing: load the stock "
+                         "model without one")
+
+    def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
+        model(*inputs, output_hidden_states=True)
+        hidden_BTD = nnx.pop(model, nnx.Intermediate)["all_hidden_states"][-1].astype(jnp.float32)
+        return jnp.mean(hidden_BTD, axis=1, where=piece_BT[..., None] == 1)
+
+    ask = prefill(frozen, mesh, read, frozen.config.embed_dim, max_length, batch_size)
+
+    def features(questions: Sequence[str], reasonings: Sequence[str]) -> np.ndarray:
+        return ask([_joined(frozen.tokenizer, f"{TAGS.prompt(neutralise(question))}{TAGS.reasoning_start}",
+                            neutralise(reasoning)) for question, reasoning in zip(questions, reasonings, strict=True)])
+
+    return features
+
+
+@dataclass(frozen=True)
+class ThoughtTeacher:
+    """A trained head on `hidden_means` of the model named `model`: P(good) = sigmoid(features . weights_D + bias)."""
+
+    model: str
+    weights_D: np.ndarray
+    bias: float
+
+    def score(self, features_ND: np.ndarray) -> np.ndarray:
+        """Scores in [0, 1], float64 (N,); NaN for features that are. ValueError for features of another width."""
+        if features_ND.shape[1:] != self.weights_D.shape:
+            raise ValueError(f"features of shape {features_ND.shape} for a head of {self.weights_D.shape[0]} weights, "
+                             f"trained on {self.model}: use the model that it was trained on")
+        return expit(features_ND.astype(np.float64) @ self.weights_D + self.bias)
+
+    def save(self, path: Path | str) -> None:
+        """Write it to `path` as safetensors, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.tmp")
+        save_file({"weights_D": self.weights_D, "bias": np.array([self.bias])}, partial, metadata={"model": self.model})
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> ThoughtTeacher:
+        """Read it back. Raises FileNotFoundError when there is none."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no reward model at {path}: train one with `train_teacher` and save it there")
+        with safe_open(path, "numpy") as file:
+            return cls(file.metadata()["model"], file.get_tensor("weights_D"), float(file.get_tensor("bias")[0]))
+
+
+def train_teacher(model: str, features_ND: np.ndarray, good_N: np.ndarray) -> ThoughtTeacher:
+    """Logistic regression with a ridge (`FLATTEN`) on `hidden_means` of good and bad traces, by SciPy's L-BFGS.
+
+    Rows that are NaN (too long) are left out. Raises ValueError when the rest are not of both kinds.
+
+    >>> features = np.array([[0.0, 5.0], [1.0, 5.0], [9.0, 5.0], [10.0, 5.0]])
+    >>> teacher = train_teacher("toy", features, np.array([False, False, True, True]))
+    >>> (teacher.score(features) > 0.5).tolist()
+    [False, False, True, True]
+    """
+    kept_N = np.isfinite(features_ND).all(axis=1)
+    x_ND, y_N = features_ND[kept_N].astype(np.float64), np.asarray(good_N, np.float64)[kept_N]
+    if not 0 < y_N.sum() < len(y_N):
+        raise ValueError(f"{int(y_N.sum())} good traces of {len(y_N)} that fit: give some of both kinds")
+    mean_D = x_ND.mean(axis=0)
+    scale_D = np.maximum(x_ND.std(axis=0), 1e-6)
+    z_ND = (x_ND - mean_D) / scale_D
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        logit_N = z_ND @ w[:-1] + w[-1]
+        slope_N = (expit(logit_N) - y_N) / len(y_N)
+        value = np.mean(np.logaddexp(0.0, logit_N) - y_N * logit_N) + FLATTEN / 2 * w[:-1] @ w[:-1]
+        return float(value), np.append(slope_N @ z_ND + FLATTEN * w[:-1], slope_N.sum())
+
+    fit = minimize(loss, np.zeros(z_ND.shape[1] + 1), jac=True, method="L-BFGS-B")
+    weights_D = fit.x[:-1] / scale_D
+    return ThoughtTeacher(model, weights_D, float(fit.x[-1] - mean_D @ weights_D))
+
+
+def thought_teacher(teacher: ThoughtTeacher, frozen: Loaded, mesh: Mesh, max_length: int, batch_size: int) -> RewardFn:
+    """The teacher's score in [0, 1] of each reply's reasoning; 0.0 without one, None for one that is too long.
+
+    Column: `question`. Raises ValueError when the teacher was trained on another model, and as `hidden_means`.
+    """
+    if teacher.model != frozen.name:
+        raise ValueError(f"the reward model was trained on {teacher.model} and is given {frozen.name}: load that one")
+    features = hidden_means(frozen, mesh, max_length, batch_size)
+
+    def reward(prompts: Sequence[str], completions: Sequence[str], question: Sequence[str],
+               **columns) -> list[float | None]:
+        reasonings = [TAGS.parse(reply).reasoning for reply in completions]
+        asked = [(str(q), text) for q, text in zip(question, reasonings, strict=True) if text is not None]
+        scores = iter(teacher.score(features([q for q, _ in asked], [text for _, text in asked])))
+        values = [0.0 if text is None else float(next(scores)) for text in reasonings]
+        return [None if np.isnan(value) else value for value in values]
+
+    reward.__name__ = "thought_teacher"
+    return reward

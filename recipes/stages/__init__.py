@@ -1,0 +1,1 @@
+"""Stages beside SFT and GRPO."""

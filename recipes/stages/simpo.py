@@ -1,0 +1,163 @@
+"""SimPO (arXiv 2405.14734): the adapter learns to prefer one reply to another, with Tunix's `DPOTrainer`.
+
+What it is: a stage on pairs, each a question with a chosen and a rejected reply. The implicit reward of a
+reply is beta times its mean log-probability a token.
+What it is not: it samples nothing and needs no reference model.
+
+Departs from code in the wild: gamma is the paper's, in units of the reward; beta x (difference - gamma) would
+ask for a margin beta times as wide. Departs from Tunix's string inputs, which put <bos> before each reply and
+no stop token after it: inputs are ids, and the stop token is part of the reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from datasets import Dataset
+from jax.sharding import Mesh
+from tunix.rl.common import get_per_token_logps
+from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
+
+from reasonkit.data.problems import shuffled
+from reasonkit.models.distributed import check_one_process
+from reasonkit.models.mesh import check_divides
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.text.tags import TAGS, neutralise
+from reasonkit.train import checkpoint, loop, tunix_compat
+from reasonkit.train.handover import begin
+
+COLUMNS = ("question", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class SimpoSettings:
+    """`steps` updates of `batch_size` pairs, twice as many rows; lengths in tokens, <bos> and stop included.
+
+    `beta` scales the mean log-probabilities and `gamma` is the margin aimed at: the paper has beta 2 to 2.5
+    and gamma around half of it. `label_smoothing` is the share of pairs taken to be labelled the wrong way
+    round.
+    """
+
+    steps: int
+    batch_size: int
+    max_prompt_length: int
+    max_reply_length: int
+    learning_rate: float
+    beta: float = 2.0
+    gamma: float = 1.0
+    label_smoothing: float = 0.0
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    save_every: int = 100
+    keep: int = 2
+
+
+def pair_batches(
+    pairs: Dataset, tokenizer, batch_size: int, max_prompt_length: int, max_reply_length: int, seed: int
+) -> Iterator[TrainingInput]:
+    """Endless batches of pairs: prompts left-padded, replies right-padded and ended by their stop token.
+
+    Pairs that are too long are left out, never cut. Raises ValueError when one of `COLUMNS` is missing, or
+    fewer than one batch is left.
+    """
+    if missing := [name for name in COLUMNS if name not in pairs.column_names]:
+        raise ValueError(f"the pairs have no column {', '.join(missing)}, only "
+                         f"{', '.join(pairs.column_names)}: a pair is {', '.join(COLUMNS)}")
+    encoded = []
+    for row in pairs:
+        prompt = [tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(row["question"]))]
+        chosen, rejected = ([*tokenizer.encode(neutralise(row[name])), tokenizer.end_of_turn]
+                            for name in COLUMNS[1:])
+        if len(prompt) <= max_prompt_length and max(len(chosen), len(rejected)) <= max_reply_length:
+            encoded.append((prompt, chosen, rejected))
+
+    def padded(rows: tuple[list[int], ...], length: int, left: bool) -> tuple[np.ndarray, np.ndarray]:
+        ids_BL = np.full((batch_size, length), tokenizer.pad_id(), np.int32)
+        mask_BL = np.zeros((batch_size, length), bool)
+        for number, row in enumerate(rows):
+            here = slice(length - len(row), None) if left else slice(len(row))
+            ids_BL[number, here], mask_BL[number, here] = row, True
+        return ids_BL, mask_BL
+
+    for numbers in shuffled(encoded, batch_size, seed):
+        prompts, chosen, rejected = zip(*(encoded[number] for number in numbers), strict=True)
+        yield TrainingInput(*padded(prompts, max_prompt_length, left=True),
+                            *padded(chosen, max_reply_length, left=False),
+                            *padded(rejected, max_reply_length, left=False))
+
+
+def pair_loss(chosen_B, rejected_B, beta: float, gamma: float, label_smoothing: float) -> jax.Array:
+    """The loss of each pair, from the mean log-probabilities a token of its two replies.
+
+    -log sigmoid(z) with z = beta (chosen - rejected) - gamma, equation 6 of the paper; with a share
+    `label_smoothing` of -log sigmoid(-z), as in its authors' code.
+    """
+    z_B = beta * (chosen_B - rejected_B) - gamma
+    return -(1 - label_smoothing) * jax.nn.log_sigmoid(z_B) - label_smoothing * jax.nn.log_sigmoid(-z_B)
+
+
+def loss_fn(settings: SimpoSettings) -> Callable[..., tuple[jax.Array, dict[str, jax.Array]]]:
+    """The loss of a batch as Tunix calls it, (model, train_example), with the six metrics that it logs."""
+    beta, gamma, smoothing = settings.beta, settings.gamma, settings.label_smoothing
+
+    def loss(model, train_example: TrainExample) -> tuple[jax.Array, dict[str, jax.Array]]:
+        logps_RL = get_per_token_logps(
+            model, input_tokens=train_example.input_ids, positions=train_example.positions,
+            attn_mask=train_example.attention_mask, logits_to_keep=train_example.logits_to_keep)
+        mask_RL = train_example.completion_mask.astype(jnp.float32)
+        mean_R = (logps_RL * mask_RL).sum(-1) / mask_RL.sum(-1)  # never 0: a reply has its stop token
+        chosen_B, rejected_B = jnp.split(mean_R, 2)  # Tunix stacks the chosen over the rejected replies
+        metrics = {
+            "rewards/chosen": beta * chosen_B, "rewards/rejected": beta * rejected_B,
+            "rewards/margin": beta * (chosen_B - rejected_B), "rewards/accuracy": chosen_B > rejected_B,
+            "log_probs/chosen": chosen_B, "log_probs/rejected": rejected_B}
+        return (pair_loss(chosen_B, rejected_B, beta, gamma, smoothing).mean(),
+                {name: value_B.mean() for name, value_B in metrics.items()})
+
+    return loss
+
+
+def simpo(
+    policy, mesh: Mesh, pairs: Dataset, settings: SimpoSettings, budget: TimeBudget, log, checkpoints: Path,
+    seed: int, start_step: int, on_step: Callable[[], None] = lambda: None,
+) -> tunix_compat.StageResult:
+    """Train the adapter of `policy` on the pairs, from the step under which the last stage left it (or 0).
+
+    Later steps found in `checkpoints` are resumed from. Rows "simpo_step" of the log have the mean margin,
+    beta x (chosen - rejected), and the share of pairs where it is above zero. Raises ValueError when the rows
+    do not divide over the mesh, and as `pair_batches` does.
+    """
+    check_one_process("SimPO")
+    check_divides(2 * settings.batch_size, mesh, "SimPO 2 x batch_size")
+    begin(policy.model, checkpoints, "simpo", start_step, settings.steps)
+    last = start_step + settings.steps
+    trainer = DPOTrainer(
+        policy.model, None,
+        tunix_compat.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
+                     settings.clip),
+        DPOTrainingConfig(
+            eval_every_n_steps=last + 1, max_steps=last, data_sharding_axis=("fsdp",), pbar_description=None,
+            checkpoint_root_directory=str(checkpoints.resolve() / "actor"),
+            checkpointing_options=checkpoint.checkpoint_options(settings.save_every, settings.keep)))
+    trainer.with_loss_fn(loss_fn(settings), has_aux=True)
+    trainer.with_gen_model_input_fn(lambda example: {"train_example": example})
+
+    def extra(ctx, step: int) -> dict:
+        return {name: float(ctx.metrics_logger.get_metric_history("", f"rewards/{name}", "train")[-1])
+                for name in ("margin", "accuracy")}
+
+    done, minutes = trainer.train_steps, budget.minutes_used
+    batches = pair_batches(pairs, policy.tokenizer, settings.batch_size, settings.max_prompt_length,
+                           settings.max_reply_length, seed)
+    with loop.kept(trainer, budget, log, "simpo", checkpoints, start_step, settings.steps, extra,
+                     on_step) as guard, mesh:
+        trainer.train(tunix_compat.remaining(batches, done, max(0, last - done), guard))
+    checkpoint.hand_over(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
+    return tunix_compat.StageResult("simpo", trainer.train_steps - start_step, trainer.train_steps + 1,
+                              budget.minutes_used - minutes, budget.stopped("simpo"))

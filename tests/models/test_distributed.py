@@ -1,0 +1,197 @@
+"""Two processes of four CPU devices each, against one of eight; and what they decide and write as one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from tunix.sft import sharding_utils
+
+from reasonkit import run as recipes
+from reasonkit.config import PROFILES
+from reasonkit.models import distributed, lora
+from reasonkit.models import load as models
+from reasonkit.models.mesh import make_mesh, split_rows
+from reasonkit.run import open_run
+from reasonkit.session.run_log import ManifestError
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.train import rollout
+from reasonkit.train.tunix_compat import StageResult
+from recipes.stages import simpo
+from tools import train_stage
+
+TESTS = Path(__file__).parents[1]
+STEPS = 5
+SFT = ("sft", "--profile", "smoke")
+# the stage as it is run, of more steps
+LONGER = "import test_hosts as t; t.longer(t.pytest.MonkeyPatch()); t.stage.main()"
+
+
+def longer(patch):
+    """More steps than the profile has; every batch once; and all but the first process would hurry."""
+    smoke, shard = PROFILES["smoke"], sharding_utils.shard_input
+
+    def once(*args):
+        placed = shard(*args)
+        assert placed.input_tokens.shape[0] == smoke.sft.batch_size
+        return placed
+
+    patch.setitem(PROFILES, "smoke", replace(smoke, sft=replace(smoke.sft, steps=STEPS)))
+    patch.setattr(sharding_utils, "shard_input", once)
+    patch.setattr(TimeBudget, "steps_left", property(lambda budget: math.inf if distributed.is_first() else 1.0))
+
+
+def pair(*command, **environment):
+    """Two processes of a command, in which PORT and PROCESS stand for a free port and 0 or 1."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    return [subprocess.Popen([sys.executable, *(word.replace("PORT", port).replace("PROCESS", process)
+                                                for word in map(str, command))],
+                             env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            for process in "01"]
+
+
+def ended(processes):
+    """What they printed. Neither outlives the test."""
+    try:
+        outputs = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [output.splitlines()[-1] for output, _ in outputs]
+
+
+@pytest.fixture
+def run_in(monkeypatch):
+    monkeypatch.setattr(recipes, "claim", lambda folder: None)  # this process looks on: others train
+
+    def run(folder):
+        monkeypatch.setenv("REASONKIT_ARTIFACTS", str(folder))
+        return open_run("smoke", "g_rar", 0)
+
+    return run
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(run_in, compiled_by_all, tmp_path, monkeypatch):
+    """Up to the order in which eight devices' gradients are added up."""
+    longer(monkeypatch)
+    train_stage.curate(run_in(tmp_path / "two"))
+    shutil.copytree(tmp_path / "two", tmp_path / "one", ignore=shutil.ignore_patterns("ledger.json"))
+    both = pair("-c", LONGER, *SFT, "--hosts", "localhost:PORT", "--processes", 2, "--process", "PROCESS",
+                REASONKIT_ARTIFACTS=str(tmp_path / "two"))
+    one = run_in(tmp_path / "one")
+    train_stage.main(SFT)
+    first, second = ended(both)
+    assert first.startswith(f"sft: {STEPS} of {STEPS} steps in") and "steps in" not in second
+    two = run_in(tmp_path / "two")
+    alone, together = ([(row["step"], row["loss"]) for row in run.log("sft").read("sft_step")] for run in (one, two))
+    assert [step for step, _ in together] == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+    chips = make_mesh(jax.devices()[:1], 1, 1)
+    base = models.load("tiny-policy", chips, "float32").model
+    adapters = []
+    for run in (one, two):
+        model = lora.add_lora(base, chips, run.profile.lora_rank, run.profile.lora_alpha, seed=9)
+        assert lora.restore_lora(model, run.checkpoints) == run.manifest("sft")["extra"]["checkpoint_step"] == STEPS + 1
+        handed = lora.fingerprint(model)
+        assert lora.restore_lora(model, run.stage("sft") / "adapter") == STEPS + 1 and lora.fingerprint(model) == handed
+        adapters.append([np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model, nnx.LoRAParam))])
+    for a, b in zip(*adapters, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)  # a tenth of the learning rate: Adam's first steps are near signs
+    record = json.loads((tmp_path / "two/ledger.json").read_text())
+    assert record["stages"]["sft"]["steps"] == STEPS and record["stages"]["sft"]["stopped"] == "data"
+
+
+@pytest.mark.slow
+def test_two_processes_decide_and_write_as_one(tmp_path):
+    first, second = map(json.loads, ended(pair(TESTS / "host_run.py", "PORT", "PROCESS", tmp_path)))
+    for name in ("first", "ledger"):
+        assert (first.pop(name), second.pop(name)) == (True, False)
+    for name, folder in (("apart", tmp_path / "1"), ("other seed", tmp_path / "shared")):
+        assert first.pop(name) is None
+        assert second.pop(name).startswith("process 1 is not in one run with process 0: give both the same arguments, "
+                                           f"and set REASONKIT_ARTIFACTS, here {folder}, to")
+    assert first == second
+    assert first["sampling"].startswith("sampling runs in one process, and this is one of 2: Tunix")
+    assert first == first | {"agreed": 0.5, "written": ["written by 0"], "clock of the first": [3, "time"],
+                             "clock of the other": [5, "data"], "signal": [2, "SIGTERM"], "came again": [15],
+                             "log": [0]}
+
+
+def test_one_process_asks_nobody():
+    assert distributed.is_first() and not distributed.several()
+    assert distributed.agreed(0.1) == 0.1
+    assert distributed.agreed_end("why") == "why" and distributed.agreed_end(None) is None
+    distributed.meet("nowhere")
+    distributed.check_one_process("sampling")
+
+
+def test_what_needs_one_process_says_so(monkeypatch):
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    mesh = make_mesh(jax.devices(), 8, 1)
+    with pytest.raises(RuntimeError, match="SimPO runs in one process"):
+        simpo.simpo(None, mesh, None, None, None, None, None, 0, 0)
+    for sampler in (lambda: rollout.generator(None, None, mesh, max_prompt_length=8, max_new_tokens=8, batch_size=8),
+                    lambda: rollout.Rollout(None, None, mesh, None)):
+        with pytest.raises(RuntimeError, match="sampling runs in one process"):
+            sampler()
+
+
+def test_rows_are_split_over_the_chips():
+    mesh, rows_BL = make_mesh(jax.devices(), 4, 2), np.arange(24).reshape(8, 3)
+    placed = split_rows(rows_BL, mesh)
+    np.testing.assert_array_equal(placed, rows_BL)
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 3)}
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (("grpo",), "grpo runs in one process.*Run notebook 03_grpo_with_judge, which goes on from the same folder"),
+    (("evaluation", "--hosts", "auto"), "Run notebook 04_evaluation"),
+    (("data", "--hosts", "auto"), "data is curated by one process"),
+    (("sft", "--process", "1"), "--processes and --process go with --hosts"),
+    (("sft", "--profile", "nope"), "invalid choice: 'nope'"),
+])
+def test_a_command_that_can_not_be_is_refused(words, message, capsys):
+    with pytest.raises(SystemExit):
+        train_stage.main(words)
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+@pytest.mark.parametrize("processes", [None, 3])
+def test_devices_that_can_not_be_shared_out_are_named(processes):
+    with pytest.raises(ValueError, match=f"--processes {processes}: the profile's 8 virtual devices"):
+        train_stage.join(PROFILES["smoke"], "localhost:1", processes, 0)
+
+
+def test_a_finished_stage_is_left_alone(run_in, tmp_path, capsys, monkeypatch):
+    run = run_in(tmp_path)
+    train_stage.curate(run)
+    monkeypatch.setattr(train_stage, "sft", lambda *args: StageResult("sft", 2, 3, 0.1, "data"))
+    train_stage.main(SFT)
+    before = (run.stage("sft") / "manifest.json").read_bytes()
+    train_stage.main(SFT)
+    said = capsys.readouterr().out
+    assert re.search("sft: 2 of 2 steps in 0.1 minutes, ended by its last step\n"
+                     "sft: finished on .* and read back", said)
+    assert (run.stage("sft") / "manifest.json").read_bytes() == before
+    longer(monkeypatch)
+    with pytest.raises(ManifestError, match="settings.steps: 2 then, 5 now"):
+        train_stage.main(SFT)

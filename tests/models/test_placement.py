@@ -1,0 +1,105 @@
+"""What a profile's models need by estimate, and the meshes that follow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import pytest
+from flax import nnx
+
+from reasonkit.config import PROFILES
+from reasonkit.models import placement
+from reasonkit.models.placement import CHIPS, config_of, memory_of, needs, plan, shapes_of
+from tools.preflight.abstract import abstract_model
+
+
+@pytest.mark.parametrize("name", ["gemma2-2b-it", "gemma3-1b-it", "gemma3-12b-it"])
+def test_the_estimate_counts_a_models_parameters(name):
+    """Within 1 % of the model as Tunix makes it."""
+    config = config_of(name)
+    model = abstract_model(config, plan(PROFILES["cpu"], jax.devices(), False).policy)
+    leaves = jax.tree.leaves(nnx.state(model))
+    assert sum(placement._weights(config)) == pytest.approx(sum(leaf.size for leaf in leaves), rel=0.01)
+
+
+def test_the_sizes_of_the_kaggle_profile():
+    shapes, profile = shapes_of(PROFILES["kaggle"]), PROFILES["kaggle"]
+    assert (shapes.sft_rows, shapes.grpo_rows, shapes.decode_rows, shapes.judge_rows) == (32, 32, 128, 8)
+    policy, judge = config_of(profile.policy, profile.remat), config_of(profile.judge)
+    found = needs(profile, policy, judge, sft=False)
+    assert found["judge"].weights == pytest.approx(23.5e9, rel=0.01)
+    halved = needs(replace(profile, judge_int8=True), policy, judge, sft=False)["judge"].weights
+    assert halved == pytest.approx(12.8e9, rel=0.01)  # as `models.int8` has it
+    assert set(needs(profile, policy, None, sft=True)) == {"policy"}
+    without = needs(profile, config_of(profile.policy, False), None, sft=True)["policy"].working
+    assert without > 3 * needs(profile, policy, None, sft=True)["policy"].working  # what remat is for
+
+
+@pytest.mark.parametrize(
+    ("chip", "count", "policy", "judge", "expected"),
+    [
+        ("v5e", 8, "gemma2-2b-it", "gemma3-12b-it", ((4, 1), (2, 2))),
+        ("v5e", 8, "gemma3-1b-it", None, ((8, 1), None)),
+        ("v5e", 1, "gemma3-1b-it", None, ((1, 1), None)),
+        ("v6e", 1, "gemma2-2b-it", "gemma3-1b-it", ((1, 1), (1, 1))),
+        ("v6e", 4, "gemma2-2b-it", "gemma3-12b-it", ((2, 1), (2, 1))),
+        ("v4", 4, "gemma3-4b-it", None, ((4, 1), None)),
+        ("v5p", 4, "gemma2-2b-it", "gemma3-12b-it", ((2, 1), (2, 1))),
+    ],
+)
+def test_the_meshes_of_a_machine(monkeypatch, chip, count, policy, judge, expected):
+    """By (fsdp, tp), of policy and judge, with the sizes of Kaggle's profile on eight chips and of Colab's on fewer."""
+    monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS[chip].memory)
+    profile = replace(PROFILES["kaggle" if count == 8 else "colab"], policy=policy, judge=judge or "")
+    made = plan(profile, jax.devices()[:count], judge is not None)
+    found = tuple(mesh and tuple(mesh.shape.values()) for mesh in (made.policy, made.judge))
+    assert found == expected and made.gathered == ()
+    used = {device for mesh in (made.policy, made.judge) if mesh for device in mesh.devices.flat}
+    assert used == set(jax.devices()[:count]), "chips are idle"
+
+
+@pytest.mark.parametrize(("sft", "arrays"), [(True, 5), (False, 7)])
+def test_what_an_adapter_takes(sft, arrays):
+    """Adapter, gradients and two moments of 4 bytes per weight, the copy in bfloat16 and its gradients of 2 each; in
+    GRPO the reference's adapter and the gradients' sum besides."""
+    profile, found = PROFILES["kaggle"], {}
+    config = config_of(profile.policy)
+    for rank in (32, 64):
+        found[rank] = needs(replace(profile, lora_rank=rank), config, None, sft)["policy"].weights
+    mesh = plan(PROFILES["cpu"], jax.devices(), False).policy
+    adapter = jax.tree.leaves(nnx.state(abstract_model(config, mesh, lora_rank=32), nnx.LoRAParam))
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in adapter)
+    assert found[64] - found[32] == pytest.approx(arrays * held, rel=0.06)
+
+
+def test_a_judge_that_does_not_fit_beside_the_policy_is_named(monkeypatch):
+    monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS["v5e"].memory)
+    profile = replace(PROFILES["colab"], judge="gemma3-12b-it")
+    with pytest.raises(ValueError, match="needs .* take a smaller model or fewer rows"):
+        plan(profile, jax.devices()[:1], judge=True)
+    assert plan(replace(profile, judge="gemma3-1b-it"), jax.devices()[:1], judge=True).judge.size == 1
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_any_number_of_devices_is_used_or_named(count):
+    made = plan(PROFILES["cpu"], jax.devices()[:count], judge=True)
+    used = {device for mesh in (made.policy, made.judge) for device in mesh.devices.flat}
+    idle = set(jax.devices()[:count]) - used
+    assert ("idle" in made.reasons) == bool(idle)
+    assert all(f"device {device.id} is idle" in made.reasons["idle"] for device in idle)
+
+
+def test_the_memory_of_a_device():
+    assert memory_of(jax.devices()[0]) == float("inf")
+    assert memory_of(SimpleNamespace(platform="tpu", device_kind="TPU v6 lite")) == CHIPS["v6e"].memory
+    gpu = SimpleNamespace(platform="gpu", device_kind="NVIDIA L4", memory_stats=lambda: {"bytes_limit": 17e9})
+    assert memory_of(gpu) == 17e9
+
+
+@pytest.mark.parametrize(("name", "count"), [("kaggle", 1), ("colab", 1), ("gpu", 8), ("gpu-gemma3-270m", 1)])
+def test_an_accelerators_profile_does_not_train_on_a_cpu(name, count):
+    told = rf"profile '{name}' is for an accelerator, and JAX sees {count} CPU devices?: choose one .*PROFILE = \"cpu\""
+    with pytest.raises(RuntimeError, match=told):
+        plan(PROFILES[name], jax.devices()[:count], judge=False)

@@ -1,0 +1,83 @@
+"""Planning: steps as they are written, the world they change, and problems that are none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipes.graders.strips import read_problem, read_steps
+
+WORLD = {
+    "start": ["at a", "road a b", "road b c"], "goal": ["at c"],
+    "actions": {"go ?x ?y": {"needs": ["at ?x", "road ?x ?y"], "deletes": ["at ?x"], "adds": ["at ?y"]},
+                "rest": {}},
+}
+
+
+def world(**changes):
+    return json.dumps(WORLD | changes)
+
+
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        (["go a b", "go b c"], None), (["rest", "go a b", "rest", "go b c"], None),
+        ([], "the goal 'at c' is not reached"), (["go a b"], "the goal 'at c' is not reached"),
+        (["go a c"], "step 1 needs 'road a c'"), (["go a b", "go a b"], "step 2 needs 'at a'"),
+        (["go a b", "fly b c"], "step 2 is no action"), (["go a"], "step 1 is no action"),
+    ],
+)
+def test_reached_by(steps, why):
+    assert read_problem(world()).reached_by(steps) == why
+
+
+def test_a_fact_that_is_deleted_and_added_holds():
+    text = world(goal=["at a"], actions={"turn": {"needs": ["at a"], "deletes": ["at a"], "adds": ["at a"]}})
+    assert read_problem(text).reached_by(["turn"]) is None
+
+
+def test_a_variable_stands_for_one_word():
+    text = world(goal=["done"], actions={"pair ?x ?x": {"adds": ["done"]}})
+    assert read_problem(text).reached_by(["pair a a"]) is None
+    assert read_problem(text).reached_by(["pair a b"]) == "step 1 is no action"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["go a b, go b c", "go a b\ngo b c", "1. Go a b\n2. go b c.", "Step 1: go a b; step 2: go b c", "go a b -> go b c",
+     "go(a, b), go(b, c)", "(go a b)\n(go b c)", '["go a b", "go b c"]', "- go a b\n* go b c", "go a b and then go b c",
+     "`go a b`, then `go b c`", "1) go a b 2) go b c".replace(" 2)", "\n2)")],
+)
+def test_read_steps(text):
+    assert read_steps(text) == ("go a b", "go b c")
+
+
+@pytest.mark.parametrize(("text", "steps"), [("", None), (" \n", None), ("[]", ()), ("[ ]", ()), ("...", None)])
+def test_no_steps(text, steps):
+    assert read_steps(text) == steps
+
+
+@given(st.text())
+def test_any_text_is_simulated(text):
+    steps = read_steps(text)
+    assert steps is None or read_problem(world()).reached_by(steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("go a b", "is JSON with start, goal and actions"), ("[]", "has exactly start, goal"),
+        ('{"start": [], "goal": ["a"]}', "has exactly start, goal"), (world(goal=[]), "goal .not empty"),
+        (world(actions={}), "actions are an object"), (world(actions=["go"]), "actions are an object"),
+        (world(actions={"go": {"pre": []}}), "may have needs, deletes, adds"),
+        (world(actions={"go": {"adds": ["at ?y"]}}), r"\['\?y'\] in its facts"),
+        (world(actions={" ": {}}), "name them all"), (world(start="at a"), "start is a list of facts"),
+        (world(goal=[" "]), "goal is a list of facts"), (world(goal=[1]), "goal is a list of facts"),
+    ],
+)
+def test_bad_problems(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_problem(text)

@@ -1,0 +1,183 @@
+"""Isolated: any thread, a hard limit, other processes, and packages that are not there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from recipes.graders import worker as isolated
+from recipes.graders.worker import TASKS, decide, start
+
+ROOT = Path(__file__).resolve().parents[3]
+TOWER = ("", "10 ^ { 10 ^ { 10 } }")
+FIVE, SUM = ("", "5"), ("", "x + 1")
+
+
+def seconds(call) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "gold", "verdict"),
+    [
+        ("expression", ("", "1 + x"), SUM, True), ("expression", ("", "x"), SUM, False),
+        ("expression", ("", "} {"), SUM, None), ("expression", ("y", "1 + x"), ("", "y - x = 1"), True),
+        ("smiles", "OCC", "CCO", True), ("smiles", "C(", "C(", False),
+        ("quantity", [["5000", "m"]], [["5", "km"]], True), ("quantity", [["5", "m"]], [["5", "kg"]], False),
+        ("quantity", [["1", "h"], ["30", "min"]], [["3/2", "hours"]], True),
+        ("quantity", [["5", "apples"]], [["5", "km"]], None),
+        ("quantity", [["1", "h"], ["1", "h"]], [["2", "h"]], None),
+    ],
+)
+def test_decide(task, answer, gold, verdict):
+    assert decide(task, answer, gold) is verdict
+
+
+def test_the_limit_is_hard_and_the_next_answer_comes_at_once():
+    start("expression")
+    assert seconds(lambda: decide("expression", TOWER, FIVE, seconds=0.3)) < 2
+    assert seconds(lambda: decide("expression", ("", "1 + x"), SUM)) < 1
+    assert decide("expression", FIVE, TOWER, seconds=0.3) is None
+    assert decide("expression", ("", "1 + x"), SUM) is True
+
+
+SECRETS = ("KAGGLE_API_TOKEN", "KAGGLE_KEY", "KAGGLE_USERNAME", "GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY",
+           "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "WANDB_API_KEY", "DB_PASSWORD", "SSH_AUTH_SOCK",
+           "GOOGLE_APPLICATION_CREDENTIALS", "HTTPS_PROXY", "PIP_INDEX_URL", "something_of_the_users", "PYTHONSTARTUP")
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """What a worker and its child have of an environment with secrets."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SECRETS:
+            patch.setenv(name, f"s3cret of {name}")
+        patch.setenv("LANG", "C.UTF-8")
+        worker = isolated._Worker("smiles")
+        assert worker.ask(["OCC", "CCO", 2]) is True
+        pid = worker._process.pid
+        child = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        found = [Path(f"/proc/{number}/environ").read_bytes().decode().split("\0") for number in (pid, child)]
+        worker.close()
+    return found
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_worker_has_no_secret(environment, name):
+    for entries in environment:
+        assert not [entry for entry in entries if entry.startswith(f"{name}=") or f"s3cret of {name}" in entry]
+
+
+def test_a_worker_has_what_it_needs(environment):
+    names = {entry.split("=")[0] for entry in environment[0] if entry}
+    assert {"PATH", "LANG", "PYTHONPATH"} <= names <= {*isolated.PASSED_ON, "PYTHONPATH", "OMP_NUM_THREADS",
+                                                       "OPENBLAS_NUM_THREADS"}
+
+
+def test_memory_is_limited():
+    code = "from reasonkit.isolated import _serve; _serve(lambda size, gold: len(bytes(size)) == gold, 1)"
+    lines = "[9, 9, 2]\n[4294967296, 4294967296, 2]\n[9, 8, 2]\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=lines, stdout=subprocess.PIPE, text=True,
+                          check=True)
+    assert done.stdout == "true\nnull\nfalse\n"
+
+
+def test_any_thread():
+    cases = [("1 + x", True), ("x + 2", False), ("x + \\frac { 2 } { 2 }", True), (TOWER[1], None)] * 3
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda case: decide("expression", ("", case[0]), SUM, seconds=0.5), cases))
+    assert found == [verdict for _, verdict in cases]
+
+
+def test_a_killed_worker_is_replaced():
+    worker = start("smiles")
+    os.kill(worker._process.pid, signal.SIGKILL)
+    worker._process.wait()
+    verdicts = [decide("smiles", "OCC", "CCO") for _ in range(3)]
+    assert set(verdicts[:2]) <= {True, None} and verdicts[2] is True
+
+
+def test_an_interrupted_wait_leaves_no_stale_reply(monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    start("expression")
+    with monkeypatch.context() as patch:
+        patch.setattr(isolated._Worker, "_reply", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            decide("expression", ("", "1 + x"), SUM)
+    assert decide("expression", ("", "x + 2"), SUM) is False
+
+
+def _in_child(queue):
+    queue.put([decide("smiles", "OCC", "CCO"), start("smiles")._process.pid])
+    isolated._close_all()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")  # to fork with threads about is what some loaders do
+def test_a_forked_process_has_a_worker_of_its_own():
+    pid = start("smiles")._process.pid
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_in_child, args=[queue])
+    child.start()
+    verdict, other = queue.get()
+    child.join()
+    assert verdict is True and other != pid
+    assert decide("smiles", "OCC", "CCO") is True
+
+
+def test_the_worker_ends_with_its_parent():
+    code = ("import os; from reasonkit.isolated import start; "
+            "print(start('smiles')._process.pid, flush=True); os._exit(1)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    pid, deadline = int(done.stdout), time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"worker {pid} outlived its parent")
+
+
+def test_it_runs_beside_files_in_a_working_folder(tmp_path):
+    (tmp_path / "reasonkit").mkdir()
+    for name in ("__init__", "tags", "cleaning", "units", "numerals", "dates", "texts", "choices", "lists", "notation",
+                 "structure", "expressions", "symbolic", "algebra", "planning", "isolated", "quantities", "answers"):
+        (tmp_path / "reasonkit" / f"{name}.py").write_bytes((ROOT / "reasonkit" / f"{name}.py").read_bytes())
+    code = "from reasonkit.answers import check, __file__ as f; print(check('1+x', 'x+1', 'expression').correct, f)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+                          env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"})
+    assert done.stdout.split() == ["True", str(tmp_path / "reasonkit" / "answers.py")]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("task", "gold", "module", "extra"),
+    [("expression", "x", "sympy", "verify"), ("quantity", "5 km", "pint", "verify"),
+     ("smiles", "C", "rdkit", "chem")],
+)
+def test_a_missing_package_names_its_extra_at_the_first_check(task, gold, module, extra, tmp_path):
+    (tmp_path / f"{module}.py").write_text(f"raise ImportError('no {module} here')")
+    code = f"from reasonkit.answers import check; check({gold!r}, {gold!r}, {task!r})"
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": path})
+    need = f"ImportError: answers of kind '{task}' need {TASKS[task][1]}: pip install 'reasonkit[{extra}]'"
+    assert f"{need} (no {module} here)" in done.stderr
+
+
+def test_an_unknown_task():
+    with pytest.raises(KeyError, match="algebra"):
+        decide("algebra", "1", "1")

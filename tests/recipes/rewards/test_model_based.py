@@ -1,0 +1,204 @@
+"""Probabilities and hidden states against plain forward passes, and a reward model that tells good traces from bad."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from sklearn.linear_model import LogisticRegression
+from tiny_gemma import bump, forward
+from tiny_run import CONFIG, new_policy, short_tokenizer
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
+
+from reasonkit.data.problems import load_recipe
+from reasonkit.models.gemma import init
+from reasonkit.models.load import load
+from reasonkit.models.mesh import make_mesh
+from reasonkit.rewards.compose import compose
+from reasonkit.session.run_log import NullLog
+from reasonkit.text.tags import TAGS, neutralise
+from recipes.rewards.model_based import (
+    FLATTEN,
+    ThoughtTeacher,
+    hidden_means,
+    mean_probability,
+    rlpr,
+    thought_teacher,
+    train_teacher,
+)
+from tools.build_tiny_models import auc, reply
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+LENGTH = 64
+PROMPT = TAGS.prompt("3 plus 4")
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(jax.devices()[:2], 2, 1)
+
+
+@pytest.fixture(scope="module")
+def policy(mesh, tmp_path_factory):
+    return new_policy(init(CONFIG, mesh), mesh, short_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+@pytest.fixture(scope="module")
+def stock(policy, mesh):
+    return dataclasses.replace(policy, model=init(CONFIG, mesh))
+
+
+@pytest.fixture(scope="module")
+def probability(policy, mesh):
+    return mean_probability(policy, mesh, LENGTH, 4)
+
+
+def by_hand(policy, context, target):
+    """The mean of the probabilities of the target's tokens and the stop token, read off one forward pass."""
+    tokenizer = policy.tokenizer
+    before, after = ([tokenizer.bos_id(), *tokenizer.encode(text)] for text in (context, context + target))
+    assert after[:len(before)] == before, "no token spans the two"
+    ids = [*after, tokenizer.end_of_turn]
+    p_TV = jax.nn.softmax(forward(policy.model, np.array([ids + [0] * (LENGTH - len(ids))]))[0])
+    return np.mean([p_TV[n - 1, ids[n]] for n in range(len(before), len(ids))])
+
+
+TARGETS = ["7</answer>", "42</answer>", "7", "1 2 3 4 5</answer>", "x</answer>"]
+
+
+def test_probabilities_are_the_models_own(policy, probability):
+    contexts = [PROMPT + "<answer>", PROMPT + "<reasoning>3+4=7</reasoning>\n<answer>", "1", "add 1 and", PROMPT]
+    got = probability(contexts, TARGETS)
+    assert got.shape == (5,) and got.dtype == np.float32
+    np.testing.assert_allclose(got, [by_hand(policy, *pair) for pair in zip(contexts, TARGETS, strict=True)], rtol=1e-4)
+
+
+def test_what_is_too_long_is_no_signal_and_what_just_fits_is_one(policy, probability):
+    fits, too_long = "1" * (LENGTH - 3), "1" * (LENGTH - 2)  # with BOS, a target of one token, and the stop token
+    got = probability([too_long, fits, "1"], ["7", "7", "7"])
+    assert np.isnan(got).tolist() == [True, False, False]
+    assert got[2] == pytest.approx(probability(["1"], ["7"])[0]) and probability([], []).shape == (0,)
+
+
+def test_rlpr_is_the_gain_over_the_bare_prompt(policy, mesh):
+    """Under the weights of the moment, and nothing where it can't be known."""
+    reward = rlpr(policy, mesh, LENGTH, 4)
+    thoughts = ["3+4=7", "1 2 3", None, "9" * LENGTH, "the answer is 7<end_of_turn>"]
+    completions = [f"<reasoning>{text}</reasoning>\n<answer>1</answer>" if text else "<answer>7</answer>"
+                   for text in thoughts]
+
+    def expected(text):
+        if text is None:
+            return 0.0
+        if len(text) >= LENGTH:
+            return None
+        written = neutralise(text)
+        p, p0 = (by_hand(policy, PROMPT + before + "<answer>", "7</answer>")
+                 for before in (f"<reasoning>{written}</reasoning>\n", ""))
+        return float(np.clip(p - p0, 0, 1))
+
+    seen = []
+    for _ in range(2):
+        got = reward([PROMPT] * 5, completions, answer=np.array(["7"] * 5))
+        assert got == [pytest.approx(value, abs=1e-6) if value else value for value in map(expected, thoughts)]
+        seen.append(got)
+        bump(policy.model, 0.3)
+    assert seen[0] != seen[1] and any(value for value in seen[0] + seen[1])
+    assert reward.__name__ == "rlpr" and reward([PROMPT], completions[2:3], ["7"]) == [0.0]
+    assert len(compose([(reward, 1.0)], NullLog())([PROMPT] * 2, completions[:2], 2, answer=["7"] * 2)) == 2
+
+
+def test_hidden_states_are_averaged_over_the_reasoning(stock, mesh):
+    questions, thoughts = ["3 plus 4", "1 plus 2", "5 plus 5"], ["3+4=7", "9" * LENGTH, "x"]
+    got = hidden_means(stock, mesh, LENGTH, 4)(questions, thoughts)
+    assert got.shape == (3, CONFIG.embed_dim) and np.isnan(got[1]).all()
+    for n in (0, 2):
+        before = [2, *stock.tokenizer.encode(TAGS.prompt(questions[n]) + "<reasoning>")]
+        ids = np.array([[*before, *stock.tokenizer.encode(thoughts[n])]])
+        mask = np.ones_like(ids, bool)
+        graph, state = nnx.split(stock.model)
+        model = nnx.merge(graph, state)
+        model(ids, build_positions_from_mask(mask), None, make_causal_attn_mask(mask), output_hidden_states=True)
+        (hidden_BTD,) = jax.tree.leaves(nnx.pop(model, nnx.Intermediate))
+        np.testing.assert_allclose(got[n], hidden_BTD[0, len(before):].mean(0), atol=1e-4)
+
+
+def test_features_that_training_moves_are_refused(policy, mesh):
+    with pytest.raises(ValueError, match="small has an adapter, and features that training moves mean nothing"):
+        hidden_means(policy, mesh, LENGTH, 4)
+
+
+# The reward model
+
+
+@pytest.fixture(scope="module")
+def toy():
+    rng = np.random.default_rng(0)
+    features_ND = rng.normal(size=(200, 5)).astype(np.float32) * [1, 10, 0.1, 1, 1] + [0, 3, 0, 0, 0]
+    good_N = features_ND[:, 0] + 5 * features_ND[:, 2] + rng.normal(size=200) > 0
+    return features_ND, good_N
+
+
+def test_the_fit_is_that_of_scikit_learn(toy):
+    features_ND, good_N = toy
+    features_ND = np.vstack([features_ND, np.full(5, np.nan)])
+    teacher = train_teacher("toy", features_ND, np.append(good_N, True))
+    z_ND = (toy[0] - toy[0].mean(0)) / toy[0].std(0)
+    oracle = LogisticRegression(C=1 / (FLATTEN * len(z_ND)), tol=1e-8, max_iter=1000).fit(z_ND, good_N)
+    got = teacher.score(features_ND)
+    np.testing.assert_allclose(got[:-1], oracle.predict_proba(z_ND)[:, 1], atol=1e-3)
+    assert np.isnan(got[-1]) and auc(got[:-1], good_N) > 0.75
+
+
+def test_it_is_saved_whole_and_read_back(toy, tmp_path):
+    teacher = train_teacher("toy", *toy)
+    path = tmp_path / "deep" / "teacher.safetensors"
+    teacher.save(path)
+    teacher.save(path)
+    again = ThoughtTeacher.load(path)
+    assert (again.model, again.bias) == ("toy", teacher.bias) and [p.name for p in path.parent.iterdir()] == [path.name]
+    np.testing.assert_array_equal(again.score(toy[0]), teacher.score(toy[0]))
+    with pytest.raises(FileNotFoundError, match="no reward model at .*none: train one"):
+        ThoughtTeacher.load(tmp_path / "none")
+
+
+def test_what_cannot_be_trained_or_scored_is_named(toy, stock, mesh):
+    with pytest.raises(ValueError, match="200 good traces of 200 that fit: give some of both kinds"):
+        train_teacher("toy", toy[0], np.ones(200, bool))
+    teacher = train_teacher("toy", *toy)
+    with pytest.raises(ValueError, match=r"features of shape \(2, 3\) for a head of 5 weights, trained on toy"):
+        teacher.score(np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="the reward model was trained on toy and is given small: load that one"):
+        thought_teacher(teacher, stock, mesh, LENGTH, 4)
+
+
+def test_a_teacher_rates_the_reasoning_alone(stock, mesh):
+    teacher = ThoughtTeacher("small", np.linspace(-1, 1, CONFIG.embed_dim), 0.1)
+    reward = thought_teacher(teacher, stock, mesh, LENGTH, 4)
+    replies = [f"<reasoning>{text}</reasoning><answer>1</answer>" for text in ("3+4=7", "9" * LENGTH, "3+4=7")]
+    got = reward([PROMPT] * 4, [*replies, "<answer>7</answer>"], question=np.array(["3 plus 4"] * 4))
+    expected = teacher.score(hidden_means(stock, mesh, LENGTH, 4)(["3 plus 4"], ["3+4=7"]))[0]
+    score = pytest.approx(expected, abs=1e-5)
+    assert got == [score, None, score, 0.0] and 0 < got[0] < 1
+    assert reward.__name__ == "thought_teacher" and reward([PROMPT], ["nothing"], question=["3 plus 4"]) == [0.0]
+
+
+def test_it_tells_good_traces_from_bad_ones_on_questions_it_never_saw():
+    """Good: all steps shown, none of them padding. 0.77 with 3,000 training traces."""
+    recipe, mesh = load_recipe("tiny_mix"), make_mesh(jax.devices()[:2], 2, 1)
+    judge = load("tiny-judge", mesh, "float32")
+    features, sides = hidden_means(judge, mesh, 192, 64), []
+    for seed, (split, size) in enumerate((("train", 500), ("test", 300))):
+        rng = random.Random(seed)
+        items, texts, truths = zip(*(reply(recipe, rng, split, places=(0,)) for _ in range(size)), strict=True)
+        thoughts = [TAGS.parse(text).reasoning for text in texts]
+        sides.append((features([item.question for item in items], thoughts),
+                      np.array([min(truth.values()) == 1.0 for truth in truths])))
+    (train, good), (test, held_out) = sides
+    teacher = train_teacher(judge.name, train, good)
+    assert auc(teacher.score(test), held_out) > 0.65

@@ -1,0 +1,255 @@
+"""The pinned packages, by pip and wheels made here, into a folder of the test's own; and the notebooks' setup cells."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from test_build import ROOT, build
+
+from reasonkit.session import pins
+
+OFFLINE = "No package index was reached .PIP_NO_INDEX is set.: turn Internet on, on Kaggle .* PIP_FIND_LINKS='/kaggle"
+
+
+# Stands in for pip where it is about what comes after it: the pins and what they need, from the wheels to the target.
+PIP = """
+import os, pathlib, shutil, sys, zipfile
+wheels, target = pathlib.Path(os.environ["TOY_WHEELS"]), pathlib.Path(os.environ["TOY_TARGET"])
+for pin in [word for word in sys.argv if "==" in word]:
+    name, version = pin.replace("-", "_").split("==")
+    for name, version in [(name, version)] + [("toy_needed", "2.0")] * (name == "toy_needing"):
+        for old in target.glob(f"{name}*"):
+            shutil.rmtree(old)
+        zipfile.ZipFile(next(wheels.glob(f"{name}-{version}*"))).extractall(target)
+"""
+
+
+def wheel(folder: Path, name: str, version: str) -> None:
+    """A package of one module that states its version."""
+    info = f"{name}-{version}.dist-info"
+    texts = {f"{name}/__init__.py": f"__version__ = {version!r}\n",
+             f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+             + "Requires-Dist: toy_needed==2.0\n" * (name == "toy_needing"),
+             f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    texts[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in texts)
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        for path, text in texts.items():
+            archive.writestr(path, text)
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheels")
+    for name, version in (("toy_pinned", "1.0"), ("toy_pinned", "2.0"), ("toy_needed", "1.0"), ("toy_needed", "2.0"),
+                          ("toy_needing", "1.0"), ("toy_built", "1.0+cuda12")):
+        wheel(folder, name, version)
+    return folder
+
+
+@pytest.fixture
+def real(tmp_path, monkeypatch, wheels):
+    """The real pip, which finds only the wheels that were made here, and installs into a folder."""
+    for name in [name for name in os.environ if name.startswith(("PIP_", "KAGGLE"))]:
+        monkeypatch.delenv(name)
+    for name, value in {"NO_INDEX": "1", "FIND_LINKS": wheels, "TARGET": tmp_path / "target", "CONFIG_FILE": os.devnull,
+                        }.items():
+        monkeypatch.setenv(f"PIP_{name}", str(value))
+    (tmp_path / "target").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "target")
+    monkeypatch.setattr(pins, "_REPLACED", set())
+    yield tmp_path / "target"
+    for name in [name for name in sys.modules if name.startswith("toy_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def place(real, tmp_path, monkeypatch, wheels):
+    """The same folder with the stand-in."""
+    (tmp_path / "fake" / "pip").mkdir(parents=True)
+    (tmp_path / "fake" / "pip" / "__init__.py").touch()
+    (tmp_path / "fake" / "pip" / "__main__.py").write_text(PIP)
+    for name, value in {"PYTHONPATH": tmp_path / "fake", "TOY_WHEELS": wheels, "TOY_TARGET": real}.items():
+        monkeypatch.setenv(name, str(value))
+    return real
+
+
+def test_a_name_alone_is_any_version(place, capsys):
+    for pins_now in (["toy-pinned==1.0"], ["toy-pinned", "toy-needing==1.0"], ["toy-pinned", "toy-needing"]):
+        pins.install(pins_now)
+        importlib.import_module("toy_pinned")
+    assert capsys.readouterr().out.count("installing") == 2
+    with pytest.raises(RuntimeError, match="would still not find toy-none .missing.: uninstall"):
+        pins.install(["toy-none"])
+
+
+def test_real_pip_installs_a_wheel_that_is_attached(real):
+    pins.install(["toy-pinned==1.0"])
+    assert importlib.import_module("toy_pinned").__version__ == "1.0"
+
+
+def test_what_is_missing_is_installed_once(place, capsys, monkeypatch):
+    pins.install(["toy-pinned==1.0"])
+    assert "installing toy-pinned 1.0 (missing)" in capsys.readouterr().out
+    assert importlib.import_module("toy_pinned").__version__ == "1.0"
+    monkeypatch.setattr(subprocess, "run", None)
+    pins.install(["toy-pinned==1.0"])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_version_that_was_not_imported_is_replaced(place, capsys):
+    pins.install(["toy-pinned==1.0"])
+    pins.install(["toy-pinned==2.0"])
+    assert f"toy-pinned 2.0 (there is 1.0 in {place})" in capsys.readouterr().out
+    assert importlib.import_module("toy_pinned").__version__ == "2.0"
+
+
+def test_a_build_of_the_version_is_the_version(place, monkeypatch):
+    pins.install(["toy-built==1.0"])
+    importlib.import_module("toy_built")
+    monkeypatch.setattr(subprocess, "run", None)
+    pins.install(["toy-built==1.0"])
+
+
+def test_a_version_that_was_replaced_after_its_import_needs_a_restart_until_there_is_one(place):
+    pins.install(["toy-pinned==1.0"])
+    importlib.import_module("toy_pinned")
+    for _ in range(2):  # the second time, all files are right, and what is in memory is not
+        with pytest.raises(RuntimeError, match="toy-pinned: imported before .* Restart the kernel .* then Run all"):
+            pins.install(["toy-pinned==2.0"])
+    del sys.modules["toy_pinned"]
+    pins._REPLACED.clear()
+    pins.install(["toy-pinned==2.0"])
+
+
+def test_so_does_one_that_the_user_replaced(place):
+    pins.install(["toy-pinned==1.0"])
+    importlib.import_module("toy_pinned")
+    subprocess.run([sys.executable, "-m", "pip", "toy-pinned==2.0"], check=True)
+    importlib.invalidate_caches()
+    with pytest.raises(RuntimeError, match="toy-pinned: imported before"):
+        pins.install(["toy-pinned==2.0"])
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_so_does_what_a_pinned_package_needs(place, monkeypatch, batch):
+    """But for a session without a user, which can't restart: what is in memory there is the kernel's own."""
+    pins.install(["toy-needed==1.0"])
+    importlib.import_module("toy_needed")
+    if batch:
+        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+        pins.install(["toy-needing==1.0"])
+    else:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="toy-needed: imported before"):
+                pins.install(["toy-needing==1.0"])
+
+
+def test_the_first_copy_on_the_path_counts(place, tmp_path, monkeypatch, wheels):
+    pins.install(["toy-pinned==2.0"])
+    first = tmp_path / "first"
+    zipfile.ZipFile(wheels / "toy_pinned-1.0-py3-none-any.whl").extractall(first)
+    monkeypatch.syspath_prepend(first)
+    with pytest.raises(RuntimeError, match=rf"still not find toy-pinned 2.0 .there is 1.0 in {first}.: uninstall"):
+        pins.install(["toy-pinned==2.0"])
+
+
+@pytest.mark.parametrize(("pin", "environment", "message"), [
+    ("toy-none==1.0", {}, rf"could not install toy-none 1.0 .missing.\. {OFFLINE}"),
+    ("toy-pinned==3.0", {}, r"could not install toy-pinned 3.0 .missing.(.|\n)*from versions: 1.0, 2.0"),
+    ("toy-pinned==3.0", {"PIP_NO_INDEX": "", "PIP_INDEX_URL": "http://localhost:9", "PIP_RETRIES": "1"},
+     "No package index was reached: turn Internet on"),
+    ("toy-needed==1.0 toy-needing==1.0", {}, r"Mend what it names(.|\n)*ResolutionImpossible"),
+])
+def test_pips_failure_is_one_error(real, monkeypatch, pin, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if environment:
+        monkeypatch.delenv("PIP_FIND_LINKS")
+    with pytest.raises(RuntimeError, match=message):
+        pins.install(pin.split())
+    assert list(real.iterdir()) == []
+
+
+def test_a_wheel_that_there_is_not_for_this_python_is_named(real, monkeypatch):
+    """An index that answers: for pip, a folder is one."""
+    index = real.parent / "index" / "toy-none"
+    index.mkdir(parents=True)
+    (index / "index.html").write_text('<a href="toy_none-1.0-cp27-cp27m-win32.whl">of another machine</a>')
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", f"file://{real.parent / 'index'}")
+    with pytest.raises(RuntimeError, match=r"There is no wheel for Python 3\.\d+\.\d+ .*take Python 3.11, 3.12 or"):
+        pins.install(["toy-none==1.0"])
+
+
+def test_all_pins_state_the_version_that_is_installed():
+    """What is in memory is compared by that."""
+    for cell in build.setup_cells(ROOT):
+        for name, version in re.findall(r"^([\w-]+)==(\S+)", "\n".join(cell.source.split()), re.M):
+            module = {"google-tunix": "tunix", "orbax-checkpoint": "orbax.checkpoint"}.get(name, name)
+            assert getattr(importlib.import_module(module), "__version__", version) == version
+
+
+# The setup cells, as a kernel in `cwd` runs them
+
+
+def set_up(cwd: Path, before: str = 'PROFILE = "cpu"', after: str = "", **environment: str):
+    """A process that runs the cells with every pin in force but those of `before`."""
+    cells = "\n".join(cell.source for cell in build.setup_cells(ROOT))
+    report = "\nimport reasonkit, json; print(json.dumps(reasonkit.__file__))"
+    done = subprocess.run([sys.executable, "-c", f"{before}\n{cells}\n{after}{report}"], cwd=cwd, capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": "", **environment}, check=False)
+    last = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()[-1]
+    return json.loads(last) if done.returncode == 0 else last
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """What a clone has that matters here, in a folder named as the repository is."""
+    (tmp_path / "content" / "reasonkit" / "notebooks").mkdir(parents=True)
+    (tmp_path / "content" / "reasonkit" / "reasonkit").symlink_to(ROOT / "reasonkit")
+    return tmp_path / "content" / "reasonkit"
+
+
+# An installed reasonkit would be found anyway: hide it.
+ALONE = 'PROFILE = "cpu"\nimport sys\nsys.meta_path[:] = [f for f in sys.meta_path if "editable" not in repr(f)]'
+
+
+@pytest.mark.parametrize("where", [".", "notebooks", "..", "../elsewhere/../.."])
+def test_the_library_is_found_in_a_clone(clone, where):
+    (clone.parent / "elsewhere").mkdir()
+    found = set_up(clone / where, ALONE)
+    if where.endswith("../.."):
+        assert "ModuleNotFoundError" in found  # two folders down
+    else:
+        assert found == str(clone / "reasonkit" / "__init__.py")
+
+
+def test_the_clones_own_folder_is_not_taken_for_the_library(clone):
+    """Beside a clone named reasonkit, `import reasonkit` finds a package without a file, and it stays."""
+    before = ALONE + "\nimport reasonkit\nassert reasonkit.__file__ is None"
+    found = set_up(clone.parent, before, "from reasonkit import data")
+    assert found == str(clone / "reasonkit" / "__init__.py")
+
+
+def test_a_notebook_alone_says_what_to_do(tmp_path):
+    said = set_up(tmp_path, ALONE)
+    assert said.startswith(f"ModuleNotFoundError: no reasonkit/__init__.py in {tmp_path}, above it")
+    assert "On Kaggle import notebooks/submission.ipynb, which carries it." in said and "!git clone" in said
+
+
+def test_cells_that_were_left_out_are_named():
+    assert set_up(ROOT, "") == ("NameError: PROFILE is not set: run the cell tagged 'parameters' first, or Run all")
+
+
+def test_a_kaggle_session_without_network_stops_in_the_setup(tmp_path):
+    """There, libtpu is missing: it is pinned for TPUs alone."""
+    said = set_up(ROOT, 'PROFILE = "kaggle"', PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
+    assert "libtpu" in said and said.startswith("ERROR")  # pip's own line is the last

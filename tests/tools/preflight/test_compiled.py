@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import pytest
+from tiny_gemma import small_config
+
+from reasonkit.models.logprobs import SHARED
+from reasonkit.models.mesh import plan_mesh
+from reasonkit.models.placement import CHIPS, GIB, Shapes, config_of
+from tools.preflight import compiled as module
+from tools.preflight.compiled import Report, Row, compiled, depths, preflight, topology_devices
+
+SHAPES = Shapes(sft_rows=8, sft_length=12, simpo_rows=8, grpo_rows=8, max_prompt_length=8, max_new_tokens=4,
+                decode_rows=16, judge_rows=8, judge_length=10)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return plan_mesh(jax.devices(), judge=True)
+
+
+@pytest.fixture(scope="module")
+def report(plan):
+    return preflight(small_config(), small_config(), plan, SHAPES, lora_rank=4, chip="v5e")
+
+
+def test_every_program_is_compiled_in_the_order_asked_for(report, plan):
+    assert [row.program for row in report.rows] == [
+        "SFT train step", "SimPO train step", "GRPO train step", "GRPO reference", "rollout prefill",
+        "one decode step", "judge prefill"]
+    assert [row.rows for row in report.rows] == [8, 8, 8, 8, 16, 16, 8]
+    assert [row.mesh for row in report.rows] == [plan.policy] * 6 + [plan.judge]
+    assert report.fits and report.table().count("  yes  ") == 7
+
+
+def test_the_numbers_are_those_of_one_device(report):
+    """The judge by hand: 400 x 32 embedding, 2 layers of 4 heads (2 for keys and values) and 48 hidden."""
+    row = report.rows[-1]
+    layer = 32 * 64 * 2 + 2 * 32 * 32 + 3 * 32 * 48 + 4 * 32 + 2 * 16
+    weights, tokens = 400 * 32 + 2 * layer + 32, 2 * 10  # of 8 rows, 2 are on each of 4 devices
+    assert row.arguments == 4 * weights + 4 * 3 * tokens  # ids, positions and pieces
+    matmuls = tokens * 2 * (layer - 4 * 32 - 2 * 16) + 2 * SHARED * 400 * 32  # logits of so many positions a row
+    assert 2 * matmuls < row.flops < 2 * matmuls * 1.3
+    assert row.needed == row.arguments + row.temporaries + row.outputs
+    assert row.traffic == row.needed + row.temporaries and row.bytes > row.arguments
+
+
+def test_gradients_are_summed_over_the_devices_and_nothing_else_is(report):
+    sft, simpo, grpo, reference, prefill, decode, judge = report.rows
+    assert all(row.collectives.keys() == {"all-reduce"} for row in (sft, grpo))
+    assert "all-reduce" in simpo.collectives  # and, to pair the chosen with the rejected, others
+    assert not reference.collectives and not judge.collectives
+    assert prefill.collectives == decode.collectives == {"all-reduce": 1}  # where the cache ends: one number
+
+
+def test_sharded_weights_are_gathered_in_every_decode_step():
+    config = small_config()
+    config.shd_config = type(config.shd_config).get_default_sharding()
+    plan = plan_mesh(jax.devices(), judge=False)
+    prefill, decode = preflight(config, None, plan, SHAPES, 4, "v5e", ("rollout",)).rows
+    assert decode.collectives["all-gather"] > 4 and prefill.collectives["all-gather"] > 4
+
+
+def row(plan, **numbers):
+    return Row("program", plan.policy, 8, **{"needed": GIB, **numbers})
+
+
+def test_the_floor_is_the_longer_of_compute_and_memory(plan):
+    chip = CHIPS["v5e"]
+    assert row(plan, flops=197e12, traffic=409.5e9).floor(chip) == (1.0, "compute")
+    assert row(plan, flops=19.7e12, traffic=409.5e9).floor(chip) == (0.5, "memory")
+    assert row(plan).floor(chip) is None
+
+
+def test_what_does_not_fit_says_by_how_much(plan):
+    small, large = row(plan), row(plan, needed=17 * GIB, collectives={"all-gather": 3, "all-reduce": 1})
+    report = Report((small, large), "v5e")
+    assert not report.fits and Report((small,), "v5e").fits and Report((small, large), "v6e").fits
+    head, names, first, second = report.table().splitlines()
+    assert "one v5e chip, which has 15.75" in head and names.startswith("program")
+    assert "  yes  " in first and "  no: 1.25 over  " in second
+    assert second.endswith("3 all-gather, 1 all-reduce")
+
+
+class Refused:
+    """A program that the compiler answers with an error."""
+
+    title, rows, resident_bytes, argument_bytes, fixed_bytes = "program", 8, 0, 2 * GIB, GIB
+
+    def __init__(self, plan, message):
+        self.mesh, self.message = plan.policy, message
+
+    def lower(self):
+        return self
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(self.message)
+
+
+@pytest.mark.parametrize(
+    ("message", "needed"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+         "(29.26G) exceeds available HBM (15.75G).", 31.26 * GIB),
+        ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used "
+         "16.44G of 15.75G hbm. Exceeded hbm capacity by 704.00M.", 16.44 * GIB),
+    ],
+)
+def test_a_program_that_the_compiler_refuses_is_a_row(plan, message, needed):
+    found = compiled(Refused(plan, message))
+    assert found.needed == pytest.approx(needed) and found.flops is None and found.fixed == GIB
+    report = Report((found,), "v5e")
+    assert not report.fits and f"no: {needed / GIB - 15.75:.2f} over" in report.table()
+
+
+def test_other_errors_of_the_compiler_are_raised(plan):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: out of luck"):
+        compiled(Refused(plan, "INTERNAL: out of luck"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chip": "v9"}, "chip 'v9' is unknown: choose from v5e, v6e, v4, v5p"),
+        ({"programs": ("sft", "dpo")}, "program 'dpo' is unknown: choose from sft, simpo, grpo, rollout, judge"),
+        ({"shapes": replace(SHAPES, sft_rows=6)}, "SFT train step = 6 rows cannot be split over fsdp=4"),
+        ({"judge_config": None, "programs": ("judge",)}, "program 'judge' needs a judge_config"),
+    ],
+)
+def test_what_cannot_be_compiled_is_named(plan, changes, message):
+    configs = {"policy_config": small_config(), "judge_config": small_config()}
+    with pytest.raises(ValueError, match=message):
+        preflight(**{**configs, "plan": plan, "shapes": SHAPES, "lora_rank": 4, "chip": "v5e", **changes})
+
+
+def test_an_unknown_topology_says_what_it_takes():
+    with pytest.raises(RuntimeError, match=r"(?s)no TPU topology 'w5:2x4'.*pip install libtpu"):
+        topology_devices("w5:2x4")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("v5e:2x4", {}),
+        ("v6e:1x1", {"chips_per_host_bounds": (1, 1, 1)}),
+        ("v4:2x2x1", {"chip_config_name": "megacore"}),
+    ],
+)
+def test_a_topology_is_asked_for_as_libtpu_wants_it(monkeypatch, name, options):
+    monkeypatch.setattr(module.topologies, "get_topology_desc", lambda **asked: SimpleNamespace(devices=[asked]))
+    assert topology_devices(name) == [{"platform": "tpu", "topology_name": name, **options}]
+
+
+def test_a_deep_model_lies_on_the_line_of_two_shallow_ones(plan, monkeypatch):
+    """Arguments, work and what is fixed exactly; the compiler's temporaries nearly."""
+    monkeypatch.setattr(module, "depths", lambda config: (1, 3))
+    deep = small_config(num_layers=5)  # all local
+    names = "grpo", "rollout"
+    whole = preflight(deep, None, plan, SHAPES, 4, "v5e", names).rows
+    line = preflight(deep, None, plan, SHAPES, 4, "v5e", names, whole=False).rows
+    for a, b in zip(whole, line, strict=True):
+        assert (a.program, a.rows, a.arguments, a.fixed, a.collectives) == (
+            b.program, b.rows, b.arguments, b.fixed, b.collectives)
+        assert b.flops == pytest.approx(a.flops, rel=0.01), a.program
+        assert b.needed == pytest.approx(a.needed, rel=0.05), a.program
+
+
+def test_the_depths_leave_whole_periods_of_attention():
+    assert depths(config_of("gemma2-2b-it")) == (2, 4)
+    assert depths(config_of("gemma3-1b-it")) == (2, 8)
+    assert depths(config_of("gemma3-12b-it")) == (6, 12)
+
+
+def test_in_one_memory_the_other_model_keeps_its_layers(monkeypatch):
+    """Shallow is only the model that the program runs."""
+    seen = []
+
+    def fake(program):
+        seen.append((program.title, program.resident_bytes))
+        return Row(program.title, program.mesh, program.rows, 1.0)
+
+    monkeypatch.setattr(module, "compiled", fake)
+    monkeypatch.setattr(module, "depths", lambda config: (1, 2))
+    shared, deep = plan_mesh(jax.devices()[:1], judge=True), small_config(num_layers=3)
+    for whole in (True, False):
+        preflight(deep, deep, shared, SHAPES, 4, "v5e", ("judge",), whole=whole)
+    assert seen == [("judge prefill", seen[0][1])] * 3 and seen[0][1] > 0

@@ -1,0 +1,178 @@
+"""The forecast of a run: its sizes, what it says, its cache, and the command."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import pytest
+from tiny_gemma import small_config
+
+from reasonkit.config import PROFILES
+from reasonkit.models import placement
+from reasonkit.models.mesh import ROOM, make_mesh
+from reasonkit.models.placement import CHIPS, config_of
+from recipes.catalogue import RECIPES
+from tools.preflight import forecast as module
+from tools.preflight.compiled import Report, Row
+from tools.preflight.forecast import Forecast, at_hand, forecast, main
+
+SMALL = replace(PROFILES["kaggle"], sft=replace(PROFILES["kaggle"].sft, batch_size=8, max_length=12), lora_rank=4,
+                grpo=replace(PROFILES["kaggle"].grpo, prompts_per_step=8, num_generations=2, max_prompt_length=8,
+                             max_new_tokens=4, rollout_micro_prompts=8), judge_max_length=10)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One for all, because to compile takes time."""
+    return tmp_path_factory.mktemp("preflight")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Small models under the real names, and a chip's memory for the CPU's devices."""
+    for place in (module, placement):
+        monkeypatch.setattr(place, "config_of", lambda name, remat=False, replicated=True: small_config())
+    monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS["v5e"].memory)
+
+
+def test_a_run_is_compiled_once_and_read_the_next_time(small, folder, monkeypatch):
+    first = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder)
+    assert [row.program for row in first.report.rows] == [
+        "SFT train step", "rollout prefill", "one decode step", "GRPO train step", "GRPO reference", "judge prefill"]
+    assert first.fits and len(list(folder.glob("*.json"))) == 4  # a part of the run each
+    monkeypatch.setattr(module, "preflight", None)  # compiles nothing more
+    again = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder)
+    assert again == first and again.text() == first.text()
+    text = first.text()
+    assert "policy: devices 0, 1, 2, 3 as fsdp=4, tp=1, weights replicated" in text
+    assert "SFT, evaluation: devices 0, 1, 2, 3, 4, 5, 6, 7 as fsdp=8, tp=1, weights replicated" in text
+    assert "of 520, which fits" in text and "largest rows" in text
+    half = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder, efficiency=0.2)
+    assert half.minutes["grpo"] == pytest.approx(2 * first.minutes["grpo"])
+    alone = SMALL.sft.steps * first.report.rows[0].floor(CHIPS["v5e"])[0] / 0.4 / 60
+    assert first.minutes["sft"] == pytest.approx(alone)
+
+
+def test_the_largest_batch_fits_and_one_more_of_each_chip_does_not(small, folder):
+    found = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder)
+    for row in found.report.rows:
+        rows, fsdp = found.largest()[row.program], row.mesh.shape["fsdp"]
+
+        def needed(rows, row=row):
+            return row.fixed + (row.needed - row.fixed) * rows / row.rows
+
+        assert rows % fsdp == 0 and needed(rows) <= ROOM * CHIPS["v5e"].memory < needed(rows + fsdp)
+
+
+def test_a_run_that_does_not_fit_is_stopped_before_it_loads(small, folder, monkeypatch):
+    assert "no forecast for 'cpu'" in at_hand(SMALL, RECIPES["g_rar"], jax.devices(), folder)
+    monkeypatch.setattr(module, "KIND_OF", {"cpu": "v5e"})
+    log = [{"event": "sft_step", "seconds": 1.0}] * 9
+    assert "minutes at" in at_hand(SMALL, RECIPES["g_rar"], jax.devices(), folder, log)
+    monkeypatch.setattr(placement, "memory_of", lambda device: 1e9)  # the estimate is content, the compiler is not
+    monkeypatch.setitem(CHIPS, "v5e", replace(CHIPS["v5e"], memory=1e4))
+    with pytest.raises(ValueError, match="SFT train step needs .* in profile 'kaggle', give it 0 rows instead of 8"):
+        at_hand(SMALL, RECIPES["g_rar"], jax.devices(), folder)
+
+
+def made(**seconds):
+    """A forecast from floors alone: program -> seconds of a v5e chip."""
+    mesh = make_mesh(jax.devices(), 8, 1)
+    rows = [Row(name.replace("_", " "), mesh, 8, 1.0, traffic=0.0, flops=time * CHIPS["v5e"].flops)
+            for name, time in seconds.items()]
+    return rows, Report(tuple(rows), "v5e")
+
+
+def sixteen(**changes):
+    """Kaggle's profile with 800 steps of 16 prompts, 4 of them a pass, probed eight times."""
+    made = replace(PROFILES["kaggle"].grpo, steps=800, prompts_per_step=16, micro_prompts=4, rollout_micro_prompts=16)
+    return replace(PROFILES["kaggle"], grpo=replace(made, **changes), probe_every=100)
+
+
+FLOORS = {"SFT_train_step": 0.5, "rollout_prefill": 0.2, "one_decode_step": 0.01, "GRPO_train_step": 0.4,
+          "GRPO_reference": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "judge", "seconds"),
+    [
+        # 4 passes of 4 prompts; a reply is 0.2 + 768 x 0.01 = 7.88 s, training 4 x 0.5 s
+        ({}, None, 7.88 + 2.0),
+        # 128 replies, two criteria in a row, in batches of 8: 16 prefills of 1,536 tokens of 2,048: 12 x 0.1 s
+        ({}, 0.2, 7.88 + 2.4 + 0.5),  # the last pass waits for the last score
+        ({}, 0.02, 7.88 + 0.06 + 2.0),  # the first for the first ones
+        ({"rollout_micro_prompts": 8}, 0.2, 2 * 7.88 + 2.0),  # all but the last half is judged beside the sampling
+        ({"rollout_micro_prompts": 0}, 0.2, 7.88 + 2.0 + 2.4),  # one after the other
+    ],
+)
+def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
+    profile = sixteen(**changes)
+    _, report = made(**FLOORS, **({"judge_prefill": judge} if judge else {}))
+    meshes = placement.plan(PROFILES["cpu"], jax.devices(), True)
+    minutes = module._minutes(profile, RECIPES["g_rar"], report, 0.5, meshes)
+    assert minutes["grpo"] == pytest.approx(800 * seconds / 0.5 / 60)
+    assert minutes["sft"] == pytest.approx(1000 * 0.5 / 0.5 / 60)
+    assert minutes["evaluation"] == pytest.approx(-(-(3000 + 8 * 400) // 64) * 7.88 / 0.5 / 60)
+
+
+@pytest.mark.parametrize(
+    ("most", "criteria", "length", "rows"),
+    [
+        (2048, 1, 1536, 256), (2048, 2, 1536, 256),  # 1,152 tokens of reply, and 72 a criterion
+        (2048, 8, 2048, 256), (2048, 9, 2048, 512),  # eight share a row, a ninth has one of its own
+        (1300, 2, 1300, 256), (1300, 3, 1300, 512),  # two find room
+        (1100, 3, 1100, 768),  # some replies will be too long
+    ])
+def test_the_rows_of_a_judge(most, criteria, length, rows):
+    assert module._judged(replace(PROFILES["kaggle"], judge_max_length=most), criteria) == (length, rows)
+
+
+def test_a_step_on_a_shared_chip_is_judged_in_turn():
+    profile = sixteen()
+    _, report = made(**FLOORS, judge_prefill=0.2)
+    shared = placement.plan(PROFILES["cpu"], jax.devices()[:1], True)
+    minutes = module._minutes(profile, RECIPES["g_rar"], report, 1.0, shared)
+    assert minutes["grpo"] == pytest.approx(800 * (7.88 + 2.0 + 2.4) / 60)
+
+
+def test_measured_steps_correct_the_minutes():
+    rows, report = made(**FLOORS)
+    first = Forecast(report, {}, {module.LOAD: 25.0, "sft": 30.0, "grpo": 300.0, "evaluation": 10.0},
+                     {"sft": 100, "grpo": 200}, 365.0, 0.4)
+    assert "365 of 365, which fits" in first.text() and first.corrected([]) == first
+    sft = [{"event": "start"}, *({"event": "sft_step", "seconds": time} for time in (600.0, 90.0, 50.0, *[36.0] * 5))]
+    assert first.corrected(sft[:-1]) == first, "too few to tell"
+    later = first.corrected(sft)  # twice as long as planned: so is all that the chips do
+    assert later.minutes == pytest.approx({module.LOAD: 25.0, "sft": 60.0, "grpo": 600.0, "evaluation": 20.0})
+    assert later.efficiency == pytest.approx(0.2)
+    assert "does not fit: GRPO has time for about 86 of its 200 steps" in later.text()  # 260 minutes of 600
+    grpo = [{"event": "grpo_step", "seconds": 120.0}] * 8
+    assert first.corrected(sft + grpo).minutes == pytest.approx(
+        {module.LOAD: 25.0, "sft": 60.0, "grpo": 400.0, "evaluation": 40 / 3})
+
+
+def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
+    names = {"sft": ["SFT train step"], "simpo": ["SimPO train step"], "grpo": ["GRPO train step", "GRPO reference"],
+             "rollout": ["rollout prefill", "one decode step"]}
+
+    def fake(config, other, made, shapes, rank, chip, programs, dtype, whole, int8):
+        assert other is None and made.judge is None and not whole and not int8
+        return Report(tuple(Row(name, made.policy, 8, 1.0) for name in names[programs[0]]), chip)
+
+    monkeypatch.setattr(module, "preflight", fake)
+    found = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", simpo=True, judge=False)
+    assert [row.mesh.shape["fsdp"] for row in found.report.rows] == [8] * 6
+    assert set(found.reasons) == {"policy"}
+
+
+def test_the_command(small, folder, monkeypatch, capsys):
+    monkeypatch.setattr(module, "topology_devices", lambda name: jax.devices())
+    monkeypatch.setitem(module.PROFILES, "kaggle", SMALL)
+    line = ["--recipe", "g_rar", "--model", "gemma2-2b", "--cache", str(folder)]
+    assert main(line) == 0
+    assert "recipe g_rar, profile kaggle: gemma2-2b, judge gemma3-12b-it, v5e:2x4" in capsys.readouterr().out
+    monkeypatch.setattr(module, "config_of", config_of)
+    with pytest.raises(SystemExit):
+        main(["--model", "gemma9"])
+    assert "model 'gemma9' has no configuration" in capsys.readouterr().err

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_gemma import small_config
+from tunix.models.gemma import model as gemma2
+from tunix.models.gemma3 import model as gemma3
+from tunix.utils import sharding_utils
+
+from reasonkit.models.gemma import init
+from reasonkit.models.load import Loaded, int8
+from reasonkit.models.lora import add_lora
+from reasonkit.models.mesh import make_mesh, plan_mesh
+from reasonkit.models.placement import Shapes
+from tools.preflight.abstract import abstract_model, constraints
+from tools.preflight.programs import PROGRAMS, Run
+
+SHAPES = Shapes(sft_rows=8, sft_length=12, simpo_rows=8, grpo_rows=8, max_prompt_length=8, max_new_tokens=4,
+                decode_rows=16, judge_rows=8, judge_length=10)
+
+
+def leaves(node):
+    return dict(jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(node))))
+
+
+def run_of(plan, judge=None, **changes):
+    return Run(small_config(**changes), judge, plan, SHAPES, lora_rank=4)
+
+
+@pytest.mark.parametrize(("fsdp", "tp", "kv_heads", "replicated", "dtype"),
+                         [(8, 1, 1, True, jnp.float32), (4, 2, 2, False, jnp.float32), (8, 1, 1, True, jnp.bfloat16)])
+def test_the_shapes_are_those_of_the_model_that_runs(fsdp, tp, kv_heads, replicated, dtype):
+    mesh = make_mesh(jax.devices(), fsdp, tp)
+    layout = gemma3.ShardingConfig.get_default_sharding(is_sampling=replicated)
+    config = small_config(kv_heads=kv_heads, shd_config=layout, param_dtype=dtype)
+    ours, theirs = abstract_model(config, mesh, lora_rank=4), add_lora(init(config, mesh), mesh, 4, 8.0)
+    ours, theirs = leaves(ours), leaves(theirs)
+    assert ours.keys() == theirs.keys()
+    for path, leaf in ours.items():
+        real = theirs[path]
+        assert (leaf.shape, leaf.dtype) == (real.shape, real.dtype), path
+        assert leaf.sharding.is_equivalent_to(real.sharding, real.ndim), (path, leaf.sharding, real.sharding)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_the_shapes_of_a_judge_of_integers_are_those_that_are_read(kv_heads):
+    mesh = make_mesh(jax.devices()[:4], 4 // kv_heads, kv_heads)
+    config = small_config(kv_heads=kv_heads)
+    real = leaves(int8(Loaded(init(config, mesh), None, config, "judge", None), mesh).model)
+    ours = leaves(abstract_model(config, mesh, int8=True))
+    assert ours.keys() == real.keys() and {leaf.dtype.name for leaf in ours.values()} == {"float32", "int8"}
+    for path, leaf in ours.items():
+        assert (leaf.shape, leaf.dtype) == (real[path].shape, real[path].dtype), path
+        shard, theirs = leaf.sharding.shard_shape(leaf.shape), real[path].sharding.shard_shape(leaf.shape)
+        assert shard == theirs, (path, shard, theirs)
+
+
+def test_gemma_2_is_bfloat16_unless_told():
+    mesh = make_mesh(jax.devices(), 8, 1)
+    layout = gemma2.ShardingConfig.get_default_sharding(is_sampling=True)
+    config = gemma2.ModelConfig(
+        num_layers=2, num_embed=40, embed_dim=16, hidden_dim=24, num_heads=2, head_dim=8, num_kv_heads=1,
+        final_logit_softcap=30.0, use_post_attn_norm=True, use_post_ffw_norm=True, sliding_window_size=8,
+        attention_types=(gemma2.AttentionType.LOCAL_SLIDING, gemma2.AttentionType.GLOBAL), shd_config=layout)
+    for dtype, expected in ((None, jnp.bfloat16), (jnp.float32, jnp.float32)):
+        model = abstract_model(config, mesh, dtype, lora_rank=2)
+        base, adapter = (jax.tree.leaves(nnx.state(model, kind)) for kind in (nnx.Not(nnx.LoRAParam), nnx.LoRAParam))
+        assert {leaf.dtype for leaf in base} == {jnp.dtype(expected)}
+        assert {leaf.dtype for leaf in adapter} == {jnp.dtype(jnp.float32)}
+
+
+def test_what_else_is_in_memory_counts():
+    """Beside each program: the reference's adapter, the optimiser, and the other model on a shared device."""
+    def size(*trees):
+        return sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
+
+    judge = small_config(embed_dim=48)
+    apart = run_of(plan_mesh(jax.devices(), judge=True), judge)
+    shared = run_of(plan_mesh(jax.devices()[:1], judge=True), judge)
+    assert shared.shared and not apart.shared and not run_of(apart.plan).shared
+    adapter, moments = size(apart.adapter), size(nnx.state(apart.optimizer))
+    base, other = size(nnx.state(apart.policy)) - adapter, size(nnx.state(apart.judge))
+    assert adapter > 0 and moments > 3 * adapter and other > base > 0  # two moments, and the sum of a step's gradients
+    assert 2 * adapter < size(nnx.state(apart.plain_optimizer)) < 3 * adapter
+
+    def beside(run):
+        programs = [program for build in PROGRAMS.values() for program in build(run)]
+        return {program.title: program.resident_bytes for program in programs}
+
+    expected = {"SFT train step": 0, "SimPO train step": 0, "GRPO train step": adapter,
+                "GRPO reference": adapter + moments, "rollout prefill": adapter + moments,
+                "one decode step": adapter + moments, "judge prefill": 0}
+    assert beside(apart) == expected
+    expected = {title: held + other for title, held in expected.items()}
+    expected |= {"SFT train step": 0, "SimPO train step": 0, "judge prefill": base + 2 * adapter + moments}
+    assert beside(shared) == expected
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_all_of_an_adapter_is_float32_on_a_bfloat16_base(name):
+    """Bytes by hand: the base at 2 a weight; the adapter, its moments and the sum of its gradients at 4."""
+    run = run_of(plan_mesh(jax.devices(), judge=False), param_dtype=jnp.bfloat16)
+    program, *_ = PROGRAMS[name](run)
+    moments, params, batch = program.arguments
+    weights = [sum(leaf.size for leaf in jax.tree.leaves(nnx.state(run.policy, kind)))
+               for kind in (nnx.Not(nnx.LoRAParam), nnx.LoRAParam)]
+    arrays = [leaf for leaf in jax.tree.leaves(moments) if leaf.ndim > 1 or leaf.size > 1]
+    assert {leaf.dtype.name for leaf in arrays} == {"float32"}
+    assert sum(leaf.size for leaf in arrays) == {"sft": 2, "grpo": 3}[name] * weights[1]
+    assert sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)) == 2 * weights[0] + 4 * weights[1]
+    (_, _), norm, adapter, _ = jax.eval_shape(program.function, *program.arguments)
+    assert norm.dtype == jnp.float32 and {leaf.dtype.name for leaf in jax.tree.leaves(adapter)} == {"float32"}
+
+
+def test_the_cache_is_written_in_place_and_the_batch_split():
+    run = run_of(plan_mesh(jax.devices(), judge=False))
+    prefill, decode = PROGRAMS["rollout"](run)
+    for program in (prefill, decode):
+        cache = program.arguments[program.donated[0]]
+        assert cache["layer_1"]["k"].shape == (16, 12, 2, 16)
+        assert cache["layer_1"]["k"].sharding.shard_shape((16, 12, 2, 16)) == (2, 12, 2, 16)
+    memory = decode.lower().compile().memory_analysis()
+    assert memory.alias_size_in_bytes >= 2 * 2 * (2 * 12 * 2 * 16) * 4  # k and v of two layers, on one device
+
+
+def test_constraints_reach_the_trace_and_are_taken_back():
+    mesh = make_mesh(jax.devices(), 8, 1)
+    before = sharding_utils.shard, gemma2.shard
+
+    def trace():
+        def shard(x):  # a new function each time: JAX keeps the trace of one it has seen
+            return gemma2.shard(sharding_utils.shard(x, ("fsdp", None)), ("fsdp", "tp"))
+
+        with mesh:
+            return str(jax.make_jaxpr(shard)(jnp.zeros((8, 4)))).count("sharding_constraint[")
+
+    assert trace() == 0, "Tunix constrains on a CPU by itself: the context is no longer needed"
+    with pytest.raises(ZeroDivisionError), constraints(mesh):
+        assert trace() == 2
+        raise ZeroDivisionError
+    assert (sharding_utils.shard, gemma2.shard) == before
+
+
+def test_a_judges_program_needs_a_judge():
+    plan = plan_mesh(jax.devices(), judge=True)
+    for run in (run_of(plan), run_of(plan_mesh(jax.devices(), judge=False), small_config())):
+        with pytest.raises(ValueError, match="needs a judge_config and a plan with a judge: pass both"):
+            PROGRAMS["judge"](run)

@@ -1,0 +1,289 @@
+"""Rebuild the tiny stock policy and the tiny judge from nothing: `python -m tools.build_tiny_models`.
+
+Both are Gemma-3-shaped, about 1 M parameters, and share one SentencePiece tokenizer with Gemma 3's ids for the control
+tokens. The policy reads worked solutions as plain documents, writes them when it is asked to think step by step, and
+answers our prompt directly, without tags: it knows more than it shows, as a stock model does. The judge goes on from
+the policy's weights and learns to rate a reply on one criterion; its labels are programmatic. Only training-split
+questions are seen. Everything is a function of SEED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import string
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import sentencepiece
+from flax import nnx
+from scipy.stats import rankdata
+from tunix.sft import peft_trainer
+
+from reasonkit.data.problems import DataRecipe, Problem, load_recipe, problem, problems, rubric_of, split_of
+from reasonkit.judge.judge import RATINGS, judge_prompt, quoted
+from reasonkit.models.gemma import init, tiny_config
+from reasonkit.models.hf import save_hf
+from reasonkit.models.load import Loaded, Tokenizer, load
+from reasonkit.models.logprobs import piece_mask, rating_logprobs
+from reasonkit.models.mesh import make_mesh
+from reasonkit.session.time_budget import write_atomic
+from reasonkit.text.tags import TAGS
+from reasonkit.train.rollout import generator
+
+ASSETS = Path(__file__).parents[1] / "reasonkit" / "assets"
+SEED = 1
+DEVICES = 2  # how the batch is split decides how sums are rounded: part of what makes a rebuild the same
+VOCABULARY = 640
+POLICY_STEPS, JUDGE_STEPS = 1300, 1800
+RECIPE = "tiny_mix"
+STEPWISE = "<start_of_turn>user\n{question}\nThink step by step.<end_of_turn>\n<start_of_turn>model\n"
+CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4 to 106
+SYMBOLS = [TAGS.reasoning_start, TAGS.reasoning_end, TAGS.answer_start, TAGS.answer_end, "\n", *"0123456789+-=;:,.()"]
+
+
+def build_tokenizer(recipe: DataRecipe, path: Path) -> None:
+    """Train a BPE tokenizer with byte fallback on the words of the problems and prompts."""
+    rubrics = [judge_prompt("", "", criterion) for criterion in recipe.rubric]
+    texts = ([TAGS.prompt("")] * 2 + [STEPWISE] + rubrics) * 200
+    for number in range(400):
+        for family in recipe.families:
+            item = problem(family, number, SEED)
+            texts += [item.question, item.reasoning, item.answer]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(text.replace("<start_of_turn>", "").replace("<end_of_turn>", "") for text in texts),
+        model_writer=model, vocab_size=VOCABULARY, model_type="bpe", byte_fallback=True, character_coverage=1.0,
+        pad_id=0, eos_id=1, bos_id=2, unk_id=3, user_defined_symbols=CONTROL + SYMBOLS, add_dummy_prefix=False,
+        remove_extra_whitespaces=False, normalization_rule_name="identity", num_threads=1, minloglevel=2)
+    path.write_bytes(model.getvalue())
+
+
+Spans = list[tuple[list[int], float, int]]  # of a row: token ids, the weight of the loss on them, their piece
+
+
+def rows(texts: Iterator[Spans], batch_size: int, length: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of rows, which may be in pieces as `logprobs.prefill`'s are; longer ones are left out."""
+    while True:
+        tokens_BL, piece_BL = np.zeros((2, batch_size, length), np.int32)
+        mask_BL = np.zeros((batch_size, length), np.float32)
+        for row in range(batch_size):
+            end = 0
+            for ids, weight, piece in next(text for text in texts if sum(len(ids) for ids, *_ in text) <= length):
+                start, end = end, end + len(ids)
+                tokens_BL[row, start:end], mask_BL[row, start:end], piece_BL[row, start:end] = ids, weight, piece
+        yield {"input_tokens": tokens_BL, "input_mask": mask_BL, "piece": piece_BL}
+
+
+def model_input(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """`sft.model_input` for rows in pieces: a token's position is how many it sees before it."""
+    mask_BLL = piece_mask(batch["input_tokens"] != 0, batch["piece"])
+    return {"input_tokens": batch["input_tokens"], "input_mask": batch["input_mask"],
+            "positions": mask_BLL.sum(-1) - 1, "attention_mask": mask_BLL}
+
+
+def results(item: Problem) -> str:
+    """The result of each step, and not how it came about."""
+    return "So " + ", ".join(step.replace("=", " ").split()[-1] for step in item.steps)
+
+
+def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[Spans]:
+    """Of eleven texts, three are chat turns answered directly, four chat turns and four documents with worked steps.
+
+    A third of the worked ones give the steps' results alone: the policy is about as good at the one as at the other.
+    """
+    for number, item in enumerate(problems(recipe, "train", SEED)):
+        worked = f"{item.reasoning if number // 11 % 3 else results(item)}\n{item.answer}"
+        context, target, stop = (
+            (TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn) if number % 11 < 3 else
+            (STEPWISE.format(question=item.question), worked, tokenizer.end_of_turn) if number % 11 < 7 else
+            (item.question + "\n", worked, tokenizer.eos_id()))
+        yield [([tokenizer.bos_id(), *tokenizer.encode(context)], 0.0, 0), ([*tokenizer.encode(target), stop], 1.0, 0)]
+
+
+def misread(text: str, rng: random.Random) -> str:
+    """The text with its last digit, letter or word changed to another of its kind."""
+    for one, other in (("on", "off"), ("off", "on"), ("yes", "no"), ("no", "yes")):
+        if text.endswith(one):
+            return text.removesuffix(one) + other
+    alphabet = "0123456789" if text[-1].isdigit() else "ABC"
+    return text[:-1] + rng.choice([symbol for symbol in alphabet if symbol != text[-1]])
+
+
+def babble(recipe: DataRecipe, rng: random.Random) -> str:
+    """Characters that mean nothing, the judge's own words at random, or one of these over and over: what a reply may
+    talk on with."""
+    kind, repeated = rng.randrange(4), 1
+    if kind == 3:
+        kind, repeated = rng.randrange(3), rng.randint(4, 40)
+    few = 3 if repeated > 1 else 14
+    if kind == 0:
+        text = "".join(rng.choices(string.printable, k=rng.randint(1, 3 * few)))
+    elif kind == 1:  # of one script, as a rule
+        start = rng.randint(0xA0, 0xFF00)
+        text = "".join(c if (c := chr(start + rng.randint(0, 60))).isprintable() else " "
+                       for _ in range(rng.randint(1, few)))
+    else:
+        prompt = judge_prompt("", "", rng.choice(recipe.rubric)).replace("_", " ")
+        words = [*prompt.split(), "Rating:", "perfect", *RATINGS * 4, *rng.choices(CONTROL, k=4), *MARKS]
+        text = rng.choice(SEPARATORS).join(rng.choices(words, k=rng.randint(1, few)))
+    return rng.choice(SEPARATORS).join([text] * repeated)[:TALK]
+
+
+SEPARATORS = ("", " ", " ", "\n", "\u2028", "\x0b", "\\u003c", ">", '", "')
+MARKS = string.punctuation.replace("<", "")  # which would open one of the reply's own tags
+TALK = 60  # characters
+FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "results")
+
+
+def reply(recipe: DataRecipe, rng: random.Random, split: str,
+          places: tuple[int, ...] = (0, 0, 0, 1, 2, 3)) -> tuple[Problem, str, dict[str, float]]:
+    """A question, a good or flawed reply to it, and how well it meets each criterion, by title, in [0, 1].
+
+    Of `places` one or two are drawn, at which it talks on: 0 nowhere, 1 the reasoning, 2 the answer, 3 after the end.
+    """
+    while True:
+        family, number = rng.choice(recipe.families), rng.randrange(10**9)
+        item = problem(family, number, SEED)
+        if split_of(item.question, recipe.split) == split:
+            break
+    steps, answer, flaw = list(item.steps), item.answer, rng.choice(FLAWS)
+    at = rng.randrange(len(steps))
+    if flaw == "slip":  # one result is wrong, and what follows builds on it
+        error, count = rng.choice((-10, -2, -1, 1, 2, 10, rng.randint(3, 9))), iter(range(99))
+        slipped = problem(family, number, SEED, lambda value: value + error * (next(count) == at))
+        steps, answer = list(slipped.steps), slipped.answer
+    elif flaw == "misread":  # one result is wrong, and nothing builds on it
+        steps[at] = misread(steps[at], rng)
+    elif flaw == "drop":
+        del steps[at]
+    elif flaw == "pad":  # a step twice, or one of another problem
+        for _ in range(rng.randint(1, 2)):
+            steps.insert(at, rng.choice([*steps, *problem(family, number + 1, SEED).steps]))
+    elif flaw == "cut":
+        steps = steps[:at]
+    elif flaw == "answer":
+        answer = misread(answer, rng)
+    shown, needed = len(steps), len(item.steps)
+    if flaw == "results":
+        shown, steps = 0, [results(item)]
+    complete, useful = min(1.0, shown / needed), min(shown, needed)
+    reasoning, after = "; ".join(steps) or "-", ""
+    place = rng.choice(places)
+    talks = {place, rng.choice(places)} - {0} if place else ()  # what talks on already may do so elsewhere, too
+    if 1 in talks:
+        reasoning += rng.choice(("; ", "\n")) + babble(recipe, rng)
+    if 2 in talks:
+        answer += rng.choice(" \n") + babble(recipe, rng)
+    if 3 in talks:
+        after = rng.choice(" \n") + babble(recipe, rng)
+    # to talk on, wherever and however much, is to pad, and nothing else
+    truths = {"All steps shown": complete, "No padding": 0.0 if talks else useful / shown if shown else 1.0}
+    return item, TAGS.render(reasoning=reasoning, answer=answer) + after, truths
+
+
+def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[Spans]:
+    """A reply, and the rating that each criterion's truth deserves, in one row as the judge is read. A little of the
+    loss is on the reply: what a good one says next is what to look for."""
+    rng = random.Random(SEED)
+    while True:
+        item, text, truths = reply(recipe, rng, "train")
+        asked = []
+        for piece, criterion in enumerate(rubric_of(recipe, item), 1):
+            rating = RATINGS[round(truths[criterion.title] * (len(RATINGS) - 1))]
+            before, _, after = judge_prompt(item.question, text, criterion).partition(quoted(text))
+            asked += [(tokenizer.encode(after), 0.0, piece), (tokenizer.encode(rating), 1.0, piece)]
+        yield [([tokenizer.bos_id(), *tokenizer.encode(before)], 0.0, 0), (tokenizer.encode(quoted(text)), 0.01, 0),
+               *asked]
+
+
+def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate: float, what: str) -> None:
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(50, steps // 2), steps, learning_rate / 20)
+    trainer = peft_trainer.PeftTrainer(model, optax.adamw(schedule, weight_decay=0.01), peft_trainer.TrainingConfig(
+        eval_every_n_steps=steps + 1, max_steps=steps, data_sharding_axis=("fsdp",), pbar_description=None,
+    )).with_gen_model_input_fn(model_input)
+    began = time.perf_counter()
+
+    def shown() -> Iterator:
+        for step in range(steps):
+            if step % 100 == 50:
+                loss = trainer.metrics_logger.get_metric_history("", "loss", "train")[-10:].mean()
+                print(f"{what}: step {step}/{steps}, loss {loss:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
+            yield next(batches)
+
+    with mesh:
+        trainer.train(shown())
+
+
+def auc(scores: np.ndarray, good: np.ndarray) -> float:
+    """Area under the ROC curve: the probability that a good reply scores above a bad one (Mann and Whitney 1947)."""
+    ranks = rankdata(scores)
+    positive = int(good.sum())
+    return float((ranks[good].sum() - positive * (positive + 1) / 2) / (positive * (len(good) - positive)))
+
+
+def measure_judge(recipe: DataRecipe, judge: Loaded, mesh, size: int) -> dict[str, float]:
+    """AUC per criterion on replies to test-split questions, against the programmatic truth (criterion fully met)."""
+    rng = random.Random(SEED + 1)
+    samples = [reply(recipe, rng, "test") for _ in range(size)]
+    rate = rating_logprobs(judge, mesh, RATINGS, max_length=1024, batch_size=64)  # some of what is said is long
+    measured = {}
+    for number, criterion in enumerate(recipe.rubric):
+        logprobs_BR = rate([judge_prompt(item.question, text, rubric_of(recipe, item)[number])
+                            for item, text, _ in samples])
+        expected_B = np.exp(logprobs_BR) @ np.arange(1, len(RATINGS) + 1) / np.exp(logprobs_BR).sum(-1)
+        good_B = np.array([truths[criterion.title] == 1.0 for *_, truths in samples])
+        measured[criterion.title] = auc(expected_B, good_B)
+    return measured
+
+
+def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
+    """Train the stock policy; returns its measured accuracy on test-split questions, answered without tags."""
+    folder.mkdir(parents=True, exist_ok=True)
+    build_tokenizer(recipe, folder / "tokenizer.model")
+    tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
+    model = init(tiny_config(VOCABULARY), mesh, SEED)
+    train(model, mesh, rows(policy_texts(recipe, tokenizer), 64, 104), steps, 3e-3, "policy")
+    policy = load(save_hf(model, tokenizer.path, folder), mesh, jax.numpy.float32)
+    generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=64)
+    asked = list(islice(problems(recipe, "test", SEED), 500))
+    replies = generate([TAGS.prompt(item.question) for item in asked])
+    right = np.mean([text.strip() == item.answer for text, item in zip(replies, asked, strict=True)])
+    return {"steps": steps, "right_without_tags": float(right), "example": replies[0]}
+
+
+def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
+    """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
+    judge = load(policy_folder, mesh, jax.numpy.float32)
+    train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 32, 320), steps, 2e-3, "judge")
+    save_hf(judge.model, judge.tokenizer.path, folder)
+    return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=["policy", "judge"], help="only one; the judge needs the policy")
+    parser.add_argument("--out", type=Path, default=ASSETS)
+    parser.add_argument("--steps", type=int, help="fewer steps, to try the command")
+    options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    recipe, mesh = load_recipe(RECIPE), make_mesh(jax.devices("cpu"), DEVICES, 1)
+    if options.what != "judge":
+        facts = build_policy(recipe, mesh, options.out / "policy", options.steps or POLICY_STEPS)
+        write_atomic(options.out / "policy" / "measured.json", json.dumps(facts, indent=2) + "\n")
+        print(facts, flush=True)
+    if options.what != "policy":
+        facts = build_judge(recipe, mesh, options.out / "policy", options.out / "judge", options.steps or JUDGE_STEPS)
+        write_atomic(options.out / "judge" / "measured.json", json.dumps(facts, indent=2) + "\n")
+        print(facts, flush=True)
+
+
+if __name__ == "__main__":
+    main()

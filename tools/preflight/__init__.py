@@ -1,0 +1,1 @@
+"""Does a run fit the chips and the hours? Read `forecast`, `compiled`, `programs`."""

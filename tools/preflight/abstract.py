@@ -1,0 +1,130 @@
+"""Models and programs as shapes: what a run would place on its devices, without placing it.
+
+What it is: a Gemma of `jax.ShapeDtypeStruct`s with the sharding it has in a run, and a program that can be lowered on
+such shapes.
+What it is not: the programs of a run (`programs`), nor their compilation (`preflight`).
+
+Tunix leaves out its activation constraints where JAX runs on a CPU; compiled for another chip they are put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import qwix
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tunix.models.gemma import model as gemma2
+from tunix.models.gemma3 import model as gemma3
+from tunix.utils import sharding_utils
+
+from reasonkit.models.load import quantized
+from reasonkit.models.lora import Float32Lora
+
+
+@dataclass(frozen=True)
+class Program:
+    """`function(*arguments)`, arguments as shapes; those numbered in `donated` are reused for outputs.
+
+    `resident` are shapes that other programs keep in the same memory meanwhile: they count as arguments.
+    """
+
+    title: str
+    mesh: Mesh
+    rows: int
+    function: Callable
+    arguments: tuple
+    donated: tuple[int, ...] = ()
+    resident: tuple = ()
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of one device."""
+        return sum(map(_bytes, jax.tree.leaves(self.resident)))
+
+    @property
+    def argument_bytes(self) -> int:
+        """Of one device, with what is resident."""
+        return sum(map(_bytes, jax.tree.leaves((self.resident, self.arguments))))
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Of one device, all that is not a row of the batch or the cache."""
+        return sum(_bytes(leaf) for leaf in jax.tree.leaves((self.resident, self.arguments))
+                   if not (leaf.shape[:1] == (self.rows,) and leaf.sharding.spec[:1] == ("fsdp",)))
+
+    def lower(self) -> jax.stages.Lowered:
+        """Traced for the devices of its mesh, ready to be compiled."""
+
+        def function(resident: tuple, *arguments: Any) -> Any:
+            return self.function(*arguments)
+
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"  # there the run has no constraints either
+        with self.mesh, contextlib.nullcontext() if on_cpu else constraints(self.mesh):
+            return jax.jit(function, keep_unused=True, donate_argnums=[n + 1 for n in self.donated]).lower(
+                self.resident, *self.arguments)
+
+
+def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+@contextlib.contextmanager
+def constraints(mesh: Mesh) -> Iterator[None]:
+    """While it lasts, Tunix constrains activations to the mesh, whatever JAX itself runs on."""
+    kept = sharding_utils.shard, gemma2.shard
+
+    def shard(x: jax.Array, spec: tuple, eager: bool = False) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    sharding_utils.shard = gemma2.shard = shard
+    try:
+        yield
+    finally:
+        sharding_utils.shard, gemma2.shard = kept
+
+
+def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0, int8: bool = False) -> nnx.Module:
+    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0, or with `models.int8`'s matrices.
+
+    `dtype` None is the configuration's, bfloat16 where it has none. The adapter is float32, as in a run.
+    """
+    kind = gemma3.Gemma3 if isinstance(config, gemma3.ModelConfig) else gemma2.Gemma
+
+    def build() -> nnx.Module:
+        model = kind(config, rngs=nnx.Rngs(0))
+        if not lora_rank:
+            return model
+        return qwix.apply_lora_to_model(model, Float32Lora(lora_rank, 1.0), rngs=nnx.Rngs(0), **model.get_model_input())
+
+    dtype = dtype or getattr(config, "param_dtype", jnp.bfloat16)
+    model = nnx.eval_shape(build)
+    if int8:
+        model = nnx.eval_shape(lambda model: quantized(model, mesh.shape["fsdp"]), model)
+    return placed(model, mesh, config, dtype)
+
+
+def placed(node: Any, mesh: Mesh, config: Any, dtype: Any = None) -> Any:
+    """The node with the sharding it has in a run; floats but the adapter's as `dtype` where it is given."""
+    graph, lora, rest = nnx.split(node, nnx.LoRAParam, ...)
+    replicated = "fsdp" not in config.shd_config.emb_vd  # then a single KV head is, too: see `gemma`
+
+    def place(leaf: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        axes = [None if size == 1 or replicated and axis == "fsdp" else axis  # of one scale for a whole column
+                for size, axis in zip(leaf.shape, spec, strict=False)]
+        return array(mesh, leaf.shape, leaf.dtype, *axes)
+
+    if dtype is not None:
+        rest = jax.tree.map(lambda leaf: leaf.update(dtype=dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+                            rest)
+    return nnx.merge(graph, *(jax.tree.map(place, state, nnx.get_partition_spec(state)) for state in (lora, rest)))
+
+
+def array(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *axes: str | None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))

@@ -1,0 +1,205 @@
+"""Preflight: compile the programs of a run before the run, and hold what each needs against the chip.
+
+What it is: for the devices at hand or a named TPU topology, the bytes and FLOP of one device, collectives,
+the floor in seconds, and whether everything fits. Nothing is loaded and nothing runs.
+What it is not: a forecast. The floor is what arithmetic or memory traffic takes at the chip's peak; how much
+slower a program is, only a run can tell. What is compiled is in `programs`.
+
+Departs from XLA's cost analysis in the floor's traffic: the bytes that it counts as accessed include the
+chip's scratch memory, where data prefetched into it counts thrice, so that no floor follows from them.
+
+A period of local and global layers is to the compiler as the next one, so that all numbers grow by the same for each:
+it is enough to compile two shallow models and to go on in a straight line.
+benchmarks/RESULTS.md has the error against whole ones; bytes accessed, which no floor is made of, are the one number
+that does not follow the line. For a run of a recipe and its minutes: `forecast`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from tunix.models.gemma3 import model as gemma3
+
+from reasonkit.models.mesh import Plan, check_divides
+from reasonkit.models.placement import CHIPS, GIB, Chip, Shapes
+from tools.preflight.abstract import Program
+from tools.preflight.programs import PROGRAMS, Run
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+COLLECTIVE = re.compile(rf"\b({'|'.join(KINDS)})(?:-start)?\(")
+REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # libtpu, of a program that is too large
+
+
+@dataclass(frozen=True)
+class Row:
+    """A compiled program; bytes and FLOP are one device's. None: the compiler refused it and does not say.
+
+    `fixed` bytes of the arguments are there however few the rows. `needed` bytes are in memory at once: arguments with
+    what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` bytes must cross between
+    memory and chip: its own arguments and those outputs once, temporaries twice. `bytes` are those that XLA counts as
+    accessed, in any memory.
+    """
+
+    program: str
+    mesh: Mesh
+    rows: int
+    needed: float
+    arguments: float | None = None
+    temporaries: float | None = None
+    outputs: float | None = None
+    traffic: float | None = None
+    flops: float | None = None
+    bytes: float | None = None
+    collectives: dict[str, int] = field(default_factory=dict)
+    fixed: float | None = None
+
+    def floor(self, chip: Chip) -> tuple[float, str] | None:
+        """Seconds at the chip's peak, and what takes them: "compute" or "memory"."""
+        if self.flops is None:
+            return None
+        return max((self.flops / chip.flops, "compute"), (self.traffic / chip.bandwidth, "memory"))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the programs need, beside what the chip has."""
+
+    rows: tuple[Row, ...]
+    chip: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether every program finds the memory it needs."""
+        return all(row.needed <= CHIPS[self.chip].memory for row in self.rows)
+
+    def table(self) -> str:
+        """One line a program."""
+        chip = CHIPS[self.chip]
+        lines = [("program", "fsdp,tp", "rows", "arguments", "temporaries", "outputs", "needed", "fits",
+                  "TFLOP", "GB crossing", "floor", "collectives")]
+        for row in self.rows:
+            sizes = (row.arguments, row.temporaries, row.outputs, row.needed)
+            over, floor = row.needed - chip.memory, row.floor(chip)
+            lines.append((
+                row.program, "{fsdp},{tp}".format(**row.mesh.shape), str(row.rows),
+                *(_number(size, GIB) for size in sizes),
+                "yes" if over <= 0 else f"no: {over / GIB:.2f} over",
+                _number(row.flops, 1e12), _number(row.traffic, 1e9),
+                "-" if floor is None else f"{1000 * floor[0]:.3g} ms, {floor[1]}",
+                ", ".join(f"{count} {kind}" for kind, count in row.collectives.items()) or "-"))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        head = f"sizes in GiB of one {self.chip} chip, which has {chip.memory / GIB:g}"
+        return "\n".join([head, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)])
+
+
+def _number(value: float | None, unit: float) -> str:
+    return "-" if value is None else f"{value / unit:.3g}"
+
+
+def preflight(
+    policy_config: Any, judge_config: Any, plan: Plan, shapes: Shapes, lora_rank: int, chip: str,
+    programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None, whole: bool = True, judge_int8: bool = False,
+) -> Report:
+    """Compile the named programs for the plan's devices, and hold them against a chip of CHIPS.
+
+    "sft" and "simpo" are their train steps, "grpo" its own and the reference's pass, "rollout" the prefill and one
+    decode step, "judge" its prefill. The configs are Tunix's, with `shd_config` and `remat_config` as in the run;
+    `judge_config` may be None without the judge. `dtype` is the weights', None as in `models.load`; with `judge_int8`
+    the judge's are as in `models.int8`. Unless `whole`, models of two `depths` are compiled, and the rows are those of
+    all layers by a straight line.
+
+    Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or no judge.
+    """
+    if chip not in CHIPS:
+        raise ValueError(f"chip {chip!r} is unknown: choose from {', '.join(CHIPS)}")
+    for name in programs:
+        if name not in PROGRAMS:
+            raise ValueError(f"program {name!r} is unknown: choose from {', '.join(PROGRAMS)}")
+    rows = []
+    for name in programs:
+        role = "judge_config" if name == "judge" else "policy_config"
+        run = Run(policy_config, judge_config, plan, shapes, lora_rank, dtype, judge_int8)
+        config = getattr(run, role)
+        if config is None or whole or depths(config)[1] >= config.num_layers:
+            rows += map(compiled, PROGRAMS[name](run))
+            continue
+        # the other model, if it is in the same memory, keeps all its layers
+        shallow = [replace(run, **{role: replace(config, num_layers=depth)}) for depth in depths(config)]
+        rows += [extended(compiled(low), compiled(high), depths(config), config.num_layers)
+                 for low, high in zip(*map(PROGRAMS[name], shallow), strict=True)]
+    return Report(tuple(rows), chip)
+
+
+def depths(config: Any) -> tuple[int, int]:
+    """Two numbers of layers, one period of local and global attention apart, from which whole periods make all."""
+    period = len(gemma3.GEMMA3_ATTENTION_PATTERN) if isinstance(config, gemma3.ModelConfig) else 2
+    low = config.num_layers % period or period
+    return low, low + period
+
+
+def extended(low: Row, high: Row, at: tuple[int, int], layers: int) -> Row:
+    """The row of a model of so many layers, on the line through those of two shallower ones."""
+    steps = (layers - at[0]) / (at[1] - at[0])
+
+    def line(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else a + steps * (b - a)
+
+    numbers = {name: line(getattr(low, name), getattr(high, name)) for name in
+               ("needed", "arguments", "temporaries", "outputs", "traffic", "flops", "bytes", "fixed")}
+    kinds = {kind: round(line(low.collectives.get(kind, 0), high.collectives.get(kind, 0)))
+             for kind in {**low.collectives, **high.collectives}}
+    return replace(high, **numbers, collectives=kinds)
+
+
+def compiled(program: Program) -> Row:
+    """Compile a program and read what it needs, or what the compiler says it would need."""
+    check_divides(program.rows, program.mesh, program.title)
+    lowered = program.lower()
+    try:
+        executable = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if (found := REFUSED.search(str(error))) is None:
+            raise
+        needed = float(found[2]) * {"M": 2**20, "G": GIB, "T": 2**40}[found[3]]
+        if found[1] != "Used ":
+            needed += program.argument_bytes
+        return Row(program.title, program.mesh, program.rows, needed, fixed=program.fixed_bytes)
+    memory, cost = executable.memory_analysis(), executable.cost_analysis()
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    needed = arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Row(
+        program.title, program.mesh, program.rows, needed,
+        arguments, temporaries, memory.output_size_in_bytes,
+        needed + temporaries - program.resident_bytes, cost["flops"], cost["bytes accessed"],
+        dict(Counter(COLLECTIVE.findall(executable.as_text()))), program.fixed_bytes)
+
+
+def topology_devices(name: str) -> list[jax.Device]:
+    """The devices of a TPU topology such as "v5e:2x4", to compile for only: no TPU is needed.
+
+    Raises RuntimeError when libtpu is missing, or does not know the topology.
+    """
+    # Else libtpu asks a cloud machine's metadata server what it is, and complains where there is none.
+    local = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+             "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
+             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # nothing takes hold of a chip
+    for variable, value in local.items():
+        os.environ.setdefault(variable, value)
+    chip, _, grid = name.partition(":")
+    options = {"chip_config_name": "megacore"} if chip == "v4" else {}  # as on a host: a chip's two cores, one device
+    if set(grid.split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
+    except RuntimeError as error:  # JAX's own errors are RuntimeErrors too
+        raise RuntimeError(
+            f"no TPU topology {name!r}: {error}\nIt takes a name such as v5e:2x4, and libtpu; "
+            "beside jax 0.10.2: pip install libtpu==0.0.42.1") from error

@@ -1,0 +1,243 @@
+"""A run held against its chips and its hours before it begins: does it fit, and how long will it take?
+
+    python -m tools.preflight.forecast --recipe g_rar --model gemma2-2b-it --topology v5e:2x4
+
+What it is: the programs of a profile's stages, compiled (`compiled`) for the meshes that `placement` plans; and
+minutes, of floors and an efficiency. What was compiled is kept on disk, under a hash of all that it depends on. What it
+is not: a promise. `EFFICIENCY` is a guess until a stage of the run has been timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import jax
+import jax.numpy as jnp
+
+from reasonkit.config import PROFILES, Profile, Recipe, fitted
+from reasonkit.data.problems import load_recipe
+from reasonkit.models.logprobs import SHARED, padded_lengths
+from reasonkit.models.mesh import ROOM, Plan
+from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan, shapes_of
+from reasonkit.session.files import RecordError, content, parse_json, write_atomic
+from recipes.catalogue import RECIPES
+from tools.preflight.compiled import Report, Row, preflight, topology_devices
+
+EFFICIENCY = 0.4  # of the floor's speed; 0.3 to 0.5 of a chip's peak is usual in training
+LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
+SOURCES = ("reasonkit/models/gemma.py", "reasonkit/models/load.py", "reasonkit/models/lora.py",
+           "reasonkit/models/logprobs.py", "tools/preflight/abstract.py", "tools/preflight/programs.py",
+           "tools/preflight/compiled.py")
+# Estimates, of a judge's row beside question and reply: the request and a mark at each line; a criterion.
+FENCE_TOKENS, CRITERION_TOKENS = 128, 72
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The compiled programs of a run and what follows: `minutes` by stage, against the `limit` of the session.
+
+    `steps` are those of the training stages that have been planned.
+    """
+
+    report: Report
+    reasons: dict[str, str]
+    minutes: dict[str, float]
+    steps: dict[str, int]
+    limit: float
+    efficiency: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether every program leaves a tenth of the memory free."""
+        return all(row.needed <= ROOM * CHIPS[self.report.chip].memory for row in self.report.rows)
+
+    def largest(self) -> dict[str, int]:
+        """Program -> about how many rows would still leave a tenth of the memory free, as its mesh divides them."""
+        found = {}
+        for row in self.report.rows:
+            if row.fixed is not None and row.needed > row.fixed:
+                room = ROOM * CHIPS[self.report.chip].memory - row.fixed
+                rows = max(0.0, room / (row.needed - row.fixed)) * row.rows
+                found[row.program] = int(rows // row.mesh.shape["fsdp"] * row.mesh.shape["fsdp"])
+        return found
+
+    def corrected(self, log_rows: Sequence[dict]) -> Forecast:
+        """At the speed that steps in the log had: each stage's own, the last one's for those without.
+
+        A stage's first three steps compile and don't count; with fewer than five others it has no speed yet.
+        """
+        measured, efficiency = {}, self.efficiency
+        for stage, steps in self.steps.items():
+            seconds = [row.get("seconds") for row in log_rows if row.get("event") == f"{stage}_step"]
+            times = [value for value in seconds if isinstance(value, int | float) and value > 0][3:]
+            if len(times) >= 5:
+                measured[stage] = steps * median(times) / 60
+                efficiency = self.efficiency * self.minutes[stage] / measured[stage]
+        scaled = {stage: minutes * (1 if stage == LOAD else self.efficiency / efficiency)
+                  for stage, minutes in self.minutes.items()}
+        return replace(self, minutes={**scaled, **measured}, efficiency=efficiency)
+
+    def text(self) -> str:
+        """All of it, for a person."""
+        total, grpo = sum(self.minutes.values()), self.minutes["grpo"]
+        verdict = "which fits"
+        if total > self.limit:
+            left = 0.0 if math.isinf(total) else max(0.0, self.limit - total + grpo) / grpo
+            verdict = (f"which does not fit: GRPO has time for about {int(left * self.steps['grpo'])} of its "
+                       f"{self.steps['grpo']} steps, and its schedule will be fitted to them")
+        free = min(1 - row.needed / CHIPS[self.report.chip].memory for row in self.report.rows)
+        return "\n".join([
+            *(f"{role}: {reason}" for role, reason in self.reasons.items()), "", self.report.table(), "",
+            "largest rows that leave a tenth free, about: " + ", ".join(
+                f"{program} {rows}" for program, rows in self.largest().items()),
+            f"the fullest program leaves {free:.0%} of a chip free" + ("" if self.fits else ": less than a tenth"),
+            f"minutes at {self.efficiency:.0%} of the floor's speed, all replies as long as they may be: " + ", ".join(
+                f"{stage} {minutes:.0f}" for stage, minutes in self.minutes.items())
+            + f"; {total:.0f} of {self.limit:.0f}, {verdict}"])
+
+
+def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], chip: str, folder: Path | None = None,
+             efficiency: float = EFFICIENCY, whole: bool = False, simpo: bool = False,
+             judge: bool = True) -> Forecast:
+    """Compile what a run of the recipe will run on these devices, or read it in `folder` where that was done before.
+
+    `whole` compiles all layers, which takes longer. `simpo` adds a SimPO step with the rows of a pass of GRPO, which is
+    no part of the minutes. Without `judge` the recipe's rubric, if it has one, is rated elsewhere.
+    Raises ValueError when a model does not fit, or the chip is not one of CHIPS.
+    """
+    judged, profile = judge and "rubric" in recipe.rewards, fitted(profile, recipe)
+    alone, together = plan(profile, devices, False), plan(profile, devices, judged)
+    shapes = shapes_of(profile)
+
+    def compiled(made: Plan, name: str) -> list[Row]:
+        shared, config, other = made.judge and _shared(made), None, None
+        if name != "judge" or shared:  # a judge on chips of its own is the same for every policy
+            config = config_of(profile.policy, profile.remat, "policy" not in made.gathered)
+        if name == "judge" or shared:
+            other = config_of(profile.judge, replicated="judge" not in made.gathered)
+        depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, shapes, name,
+                   profile.lora_rank, whole, bool(other) and profile.judge_int8,
+                   [(Path(__file__).parents[2] / source).read_text() for source in SOURCES],
+                   [importlib.metadata.version(package) for package in ("jax", "flax", "google-tunix", "qwix")])
+        path = folder and folder / f"{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}.json"
+        if path and path.exists():
+            mesh = made.judge if name == "judge" else made.policy
+            with contextlib.suppress(RecordError, TypeError):  # another file, or half of one: compiled again
+                return [Row(**row, mesh=mesh) for row in parse_json(content(path))]
+        rows = preflight(config, other, made, shapes, profile.lora_rank, chip, (name,), jnp.bfloat16, whole,
+                         profile.judge_int8).rows
+        if path:
+            plain = [{key: value for key, value in vars(row).items() if key != "mesh"} for row in rows]
+            write_atomic(path, json.dumps(plain))
+        return list(rows)
+
+    wanted = [(alone, "sft"), *[(alone, "simpo")] * simpo, (together, "rollout"), (together, "grpo"),
+              *[(together, "judge")] * judged]
+    report = Report(tuple(row for made, name in wanted for row in compiled(made, name)), chip)
+    reasons = {"SFT, evaluation": alone.reasons["policy"], **together.reasons} if judged else together.reasons
+    return Forecast(report, reasons, _minutes(profile, recipe, report, efficiency, together),
+                    {"sft": profile.sft.steps, "grpo": profile.grpo.steps}, profile.minutes - profile.reserve_minutes,
+                    efficiency)
+
+
+def _shared(made: Plan) -> bool:
+    return bool(set(made.judge.devices.flat) & set(made.policy.devices.flat))
+
+
+def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float, made: Plan) -> dict[str, float]:
+    """Of each stage, at this share of the floor's speed. A program that was refused counts as endless."""
+    seconds = {}
+    for row in report.rows:
+        floor = row.floor(CHIPS[report.chip])
+        seconds[row.program] = math.inf if floor is None else floor[0] / efficiency
+    g = profile.grpo
+    passes = g.prompts_per_step // (g.micro_prompts or g.prompts_per_step)
+    calls = g.prompts_per_step // (g.rollout_micro_prompts or g.prompts_per_step)
+    reply = seconds["rollout prefill"] + g.max_new_tokens * seconds["one decode step"]
+    trained = passes * (seconds["GRPO reference"] + seconds["GRPO train step"])
+    step = calls * reply + trained
+    if "judge prefill" in seconds:
+        length, rows = _judged(profile, len(load_recipe(recipe.data).rubric))
+        judged = math.ceil(rows / profile.judge_batch) * seconds["judge prefill"] * length / profile.judge_max_length
+        step += judged
+        if g.rollout_micro_prompts and not _shared(made):  # beside: a call's replies while the next are sampled
+            first = judged / passes if calls == 1 else 0.0  # the first pass waits for its scores
+            last = max(calls * reply + judged / calls, reply + judged)  # when the last score is there
+            step = max(calls * reply + first + trained, last + trained / passes)
+    asked = 3 * profile.rows["test"] + profile.rows["validation"] * (g.steps // profile.probe_every)
+    return {LOAD: LOAD_MINUTES, "sft": profile.sft.steps * seconds["SFT train step"] / 60,
+            "grpo": g.steps * step / 60, "evaluation": math.ceil(asked / profile.eval_batch) * reply / 60}
+
+
+def _judged(profile: Profile, criteria: int) -> tuple[int, int]:
+    """The length of the judge's rows with the longest replies, and how many there are in a step: a reply's criteria
+    share one, as far as they go in (`logprobs.packed`)."""
+    g, most = profile.grpo, profile.judge_max_length
+    reply = g.max_prompt_length + g.max_new_tokens + FENCE_TOKENS
+    together = min(criteria, SHARED, max(1, (most - reply) // CRITERION_TOKENS))
+    longest = min(reply + together * CRITERION_TOKENS, most)
+    return (next(n for n in padded_lengths(most) if n >= longest),
+            g.prompts_per_step * g.num_generations * math.ceil(criteria / together))
+
+
+def at_hand(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], folder: Path,
+            log_rows: Sequence[dict] = (), judge: bool = True) -> str:
+    """What a notebook says before it loads anything: the forecast for its own chips, at the speed of the steps among
+    `log_rows`, or why there is none. Raises ValueError when a program will not fit, with what to change."""
+    chip = KIND_OF.get(devices[0].device_kind)
+    if chip is None:
+        return f"no forecast for {devices[0].device_kind!r}: peaks are known for {', '.join(KIND_OF)}"
+    found = forecast(profile, recipe, devices, chip, folder, judge=judge).corrected(log_rows)
+    for row in found.report.rows:
+        if row.needed > CHIPS[chip].memory:
+            raise ValueError(f"{row.program} needs {row.needed / GIB:.1f} GiB of a {chip} chip's "
+                             f"{CHIPS[chip].memory / GIB:g}: in profile {profile.name!r}, give it "
+                             f"{found.largest().get(row.program, 0)} rows instead of {row.rows}\n{found.text()}")
+    return found.text()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 0 when all fits in memory with a tenth free, 1 when something does not."""
+    parser = argparse.ArgumentParser("tools.preflight.forecast", description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", choices=RECIPES, default="g_rar")
+    parser.add_argument("--profile", choices=[name for name in PROFILES if not PROFILES[name].devices],
+                        default="kaggle")
+    parser.add_argument("--model", help="the policy, instead of the profile's")
+    parser.add_argument("--judge", help="the same for the judge")
+    parser.add_argument("--int8", action="store_true", help="the judge's matrices as 8-bit integers")
+    parser.add_argument("--topology", default="v5e:2x4", help="of TPU chips, as libtpu names them")
+    parser.add_argument("--efficiency", type=float, default=EFFICIENCY)
+    parser.add_argument("--whole", action="store_true", help="compile all layers, instead of two shallow models")
+    parser.add_argument("--simpo", action="store_true", help="a SimPO step, too")
+    parser.add_argument("--cache", type=Path, default=Path("artifacts/preflight"))
+    options = parser.parse_args(arguments)
+    jax.config.update("jax_platforms", "cpu")
+    profile = PROFILES[options.profile]
+    profile = replace(profile, policy=options.model or profile.policy, judge=options.judge or profile.judge,
+                      judge_int8=options.int8 or profile.judge_int8)
+    chip = options.topology.split(":")[0]
+    try:
+        devices = topology_devices(options.topology)
+        print(f"compiling for {options.topology}: some minutes, unless it was done before", file=sys.stderr)
+        found = forecast(profile, RECIPES[options.recipe], devices, chip, options.cache, options.efficiency,
+                         options.whole, options.simpo)
+    except (RuntimeError, ValueError) as error:
+        parser.error(str(error))
+    print(f"recipe {options.recipe}, profile {options.profile}: {profile.policy}"
+          + (f", judge {profile.judge}" if found.report.rows[-1].program.startswith("judge") else "")
+          + f", {options.topology}\n{found.text()}")
+    return 0 if found.fits else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""The programs of a run as shapes: what `preflight` compiles, without weights, data or devices' memory.
+
+What it is: the calls into Tunix that the stages make, on models, batches and caches that are shapes, with the
+sharding they have in a run.
+What it is not: anything that runs.
+
+Departs from the run in its constant learning rate, and in that of the rollout's loop there is one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from tunix.generate.sampler import sample_top_p
+from tunix.generate.utils import compute_attention_masks
+from tunix.rl import algo_core, common
+from tunix.rl.grpo.grpo_learner import GRPOConfig, TrainExample
+from tunix.sft.dpo.dpo_trainer import TrainExample as PairExample
+from tunix.sft.peft_trainer import _default_loss_fn as sft_loss  # Tunix has no public name for it
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
+
+from reasonkit.models.logprobs import last_tokens, piece_mask
+from reasonkit.models.mesh import Plan
+from reasonkit.models.placement import Shapes
+from recipes.stages.simpo import SimpoSettings
+from recipes.stages.simpo import loss_fn as simpo_loss
+from tools.preflight.abstract import Program, abstract_model, array, placed
+
+RATINGS = 5  # logits that are read of a judge
+ADAMW = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))
+
+
+@dataclass(frozen=True)
+class Run:
+    """The models of a run as shapes, each made when a program first asks for it. `dtype` is the weights'."""
+
+    policy_config: Any
+    judge_config: Any
+    plan: Plan
+    shapes: Shapes
+    lora_rank: int
+    dtype: Any = None
+    judge_int8: bool = False
+
+    @cached_property
+    def policy(self) -> nnx.Module:
+        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.lora_rank)
+
+    @cached_property
+    def judge(self) -> nnx.Module:
+        if self.judge_config is None or self.plan.judge is None:
+            raise ValueError("program 'judge' needs a judge_config and a plan with a judge: pass both, or "
+                             "leave the program out")
+        return abstract_model(self.judge_config, self.plan.judge, self.dtype, int8=self.judge_int8)
+
+    @cached_property
+    def adapter(self) -> nnx.State:
+        """The trained one; the reference's is another of the same shape."""
+        return nnx.state(self.policy, nnx.LoRAParam)
+
+    @cached_property
+    def optimizer(self) -> nnx.Optimizer:
+        """GRPO's: Tunix adds up the gradients of a step's passes, and also where there is one pass."""
+        return self._optimizer(optax.MultiSteps(ADAMW, 2))
+
+    @cached_property
+    def plain_optimizer(self) -> nnx.Optimizer:
+        """That of SFT and SimPO, which make a step of each batch."""
+        return self._optimizer(ADAMW)
+
+    def _optimizer(self, transformation: Any) -> nnx.Optimizer:
+        optimizer = nnx.eval_shape(
+            lambda model: nnx.Optimizer(model, transformation, wrt=nnx.LoRAParam), self.policy)
+        return placed(optimizer, self.plan.policy, self.policy_config)
+
+    @property
+    def shared(self) -> bool:
+        """Whether policy and judge are in the same devices' memory."""
+        judge = self.judge_config and self.plan.judge
+        return bool(judge and set(judge.devices.flat) & set(self.plan.policy.devices.flat))
+
+    def resident(self, *trees: Any) -> tuple:
+        """These trees, and the judge where it shares the policy's devices."""
+        return (*trees, nnx.state(self.judge)) if self.shared else trees
+
+
+def _inputs(tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Positions and causal mask of padded rows (id 0)."""
+    present_BL = tokens_BL != 0
+    return build_positions_from_mask(present_BL), make_causal_attn_mask(present_BL)
+
+
+def _train_step(run: Run, title: str, loss: Callable, batch: Any, rows: int, optimizer: nnx.Optimizer,
+                resident: tuple = ()) -> Program:
+    """As Tunix's trainer: gradients of the adapter, their norm, one update in the optimiser's own memory."""
+    graph, moments, params = nnx.split((run.policy, optimizer), nnx.optimizer.OptState, ...)
+
+    def step(moments: nnx.State, params: nnx.State, batch: Any) -> tuple:
+        model, optimizer = nnx.merge(graph, moments, params)
+        diff = nnx.DiffState(0, nnx.LoRAParam)
+        out, grads = nnx.value_and_grad(loss, argnums=diff, has_aux=True)(model, batch)
+        optimizer.update(model, grads)
+        adapter, moments = nnx.state(model, nnx.LoRAParam), nnx.state(optimizer, nnx.optimizer.OptState)
+        return out, optax.global_norm(grads), adapter, moments
+
+    return Program(title, run.plan.policy, rows, step, (moments, params, batch), (0,), resident)
+
+
+def sft_programs(run: Run) -> list[Program]:
+    """The train step of SFT."""
+    mesh, shape = run.plan.policy, (run.shapes.sft_rows, run.shapes.sft_length)
+
+    def loss(model: nnx.Module, batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return sft_loss(model, *batch, *_inputs(batch[0])), None
+
+    batch = array(mesh, shape, jnp.int32, "fsdp"), array(mesh, shape, jnp.float32, "fsdp")
+    return [_train_step(run, "SFT train step", loss, batch, shape[0], run.plain_optimizer)]
+
+
+def simpo_programs(run: Run) -> list[Program]:
+    """The train step of SimPO, on replies of up to `max_new_tokens`."""
+    mesh, s, rows = run.plan.policy, run.shapes, run.shapes.simpo_rows
+    length, loss = s.max_prompt_length + s.max_new_tokens, simpo_loss(SimpoSettings(
+        steps=1, batch_size=rows // 2, max_prompt_length=s.max_prompt_length, max_reply_length=s.max_new_tokens,
+        learning_rate=1e-5))
+    tokens = array(mesh, (rows, length), jnp.int32, "fsdp")
+    batch = PairExample(
+        input_ids=tokens, positions=tokens, attention_mask=array(mesh, (rows, length, length), bool, "fsdp"),
+        ref_chosen_logps=None, ref_rejected_logps=None,
+        completion_mask=array(mesh, (rows, s.max_new_tokens), bool, "fsdp"), logits_to_keep=s.max_new_tokens)
+    return [_train_step(run, "SimPO train step", loss, batch, rows, run.plain_optimizer)]
+
+
+def grpo_programs(run: Run) -> list[Program]:
+    """The train step of GRPO, and the reference's log-probabilities of its completions."""
+    s, (graph, state) = run.shapes, nnx.split(run.policy)
+    config = GRPOConfig(num_generations=2)
+    config.temperature = 1.0  # as the learner sets it
+
+    def tokens(rows: int, length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return array(run.plan.policy, (rows, length), dtype, "fsdp")
+
+    def loss(model: nnx.Module, example: TrainExample) -> tuple:
+        return algo_core.grpo_loss_fn(model, example, config, pad_id=0, eos_id=1)
+
+    def reference(state: nnx.State, prompts_BP: jax.Array, completions_BC: jax.Array) -> jax.Array:
+        return common.compute_per_token_logps(graph, state, prompts_BP, completions_BC, pad_id=0, eos_id=1)
+
+    example = TrainExample(
+        prompt_ids=tokens(s.grpo_rows, s.max_prompt_length),
+        prompt_mask=tokens(s.grpo_rows, s.max_prompt_length, bool),
+        completion_ids=tokens(s.grpo_rows, s.max_new_tokens),
+        completion_mask=tokens(s.grpo_rows, s.max_new_tokens, bool),
+        advantages=array(run.plan.policy, (s.grpo_rows,), jnp.float32, "fsdp"),
+        ref_per_token_logps=tokens(s.grpo_rows, s.max_new_tokens, jnp.float32), old_per_token_logps=None)
+    batch = tokens(s.grpo_rows, s.max_prompt_length), tokens(s.grpo_rows, s.max_new_tokens)
+    return [
+        _train_step(run, "GRPO train step", loss, example, s.grpo_rows, run.optimizer, run.resident(run.adapter)),
+        Program("GRPO reference", run.plan.policy, s.grpo_rows, reference, (state, *batch),
+                resident=run.resident(run.adapter, nnx.state(run.optimizer)))]
+
+
+def rollout_programs(run: Run) -> list[Program]:
+    """The prefill of a step's prompts and one decode step, sampled at temperature 1, with their KV cache."""
+    mesh, s, config, (graph, state) = run.plan.policy, run.shapes, run.policy_config, nnx.split(run.policy)
+    rows, size = s.decode_rows, s.max_prompt_length + s.max_new_tokens
+    shape = (rows, size, config.num_kv_heads, config.head_dim)
+    entry = array(mesh, shape, run.policy.embedder.input_embedding.dtype, "fsdp", None, "tp")
+    cache = {f"layer_{layer}": {"k": entry, "v": entry, "end_index": array(mesh, (rows,), jnp.int32, "fsdp")}
+             for layer in range(config.num_layers)}
+
+    def draw(key: jax.Array, logits_BLV: jax.Array, cache: dict) -> tuple[jax.Array, dict]:
+        return sample_top_p(logits_BLV[:, -1:], key, temperature=1.0, top_p=1.0, top_k=None)[0], cache
+
+    def prefill(state: nnx.State, cache: dict, key: jax.Array, tokens_BP: jax.Array) -> tuple:
+        positions_BP, mask_BPP = _inputs(tokens_BP)
+        mask_BPS = jnp.pad(mask_BPP, ((0, 0), (0, 0), (0, s.max_new_tokens)))
+        return draw(key, *nnx.merge(graph, state)(
+            tokens_BP, positions_BP, cache, mask_BPS, decode_only_last_token=True))
+
+    def decode(state: nnx.State, cache: dict, key: jax.Array, tokens_BS, positions_BS, step: jax.Array) -> tuple:
+        token_B1, position_B1 = (x_BS[:, step][:, None] for x_BS in (tokens_BS, positions_BS))
+        mask_B1S = compute_attention_masks(step, size, tokens_BS == 0)  # inside, as in the sampler: half the traffic
+        return draw(key, *nnx.merge(graph, state)(token_B1, position_B1, cache, mask_B1S))
+
+    shared = state, cache, array(mesh, (2,), jnp.uint32)
+    resident = run.resident(run.adapter, nnx.state(run.optimizer))
+    prompts = array(mesh, (rows, s.max_prompt_length), jnp.int32, "fsdp")
+    buffer = array(mesh, (rows, size), jnp.int32, "fsdp")
+    return [Program("rollout prefill", mesh, rows, prefill, (*shared, prompts), (1,), resident),
+            Program("one decode step", mesh, rows, decode, (*shared, buffer, buffer, array(mesh, (), jnp.int32)), (1,),
+                    resident)]
+
+
+def judge_programs(run: Run) -> list[Program]:
+    """The judge's prefill of rows in pieces, of which it reads the ratings' log-probabilities."""
+    mesh, rows, (graph, state) = run.plan.judge, run.shapes.judge_rows, nnx.split(run.judge)
+
+    def prefill(state: nnx.State, tokens_BL: jax.Array, positions_BL: jax.Array, piece_BL: jax.Array) -> jax.Array:
+        logits_BKV, _ = nnx.merge(graph, state)(tokens_BL, positions_BL, None, piece_mask(tokens_BL != 0, piece_BL),
+                                                logits_at=last_tokens(piece_BL))
+        return jax.nn.log_softmax(logits_BKV.astype(jnp.float32))[..., :RATINGS]
+
+    inputs = [array(mesh, (rows, run.shapes.judge_length), jnp.int32, "fsdp")] * 3
+    resident = (nnx.state(run.policy), run.adapter, nnx.state(run.optimizer)) if run.shared else ()
+    return [Program("judge prefill", mesh, rows, prefill, (state, *inputs), resident=resident)]
+
+
+PROGRAMS = {"sft": sft_programs, "simpo": simpo_programs, "grpo": grpo_programs,
+            "rollout": rollout_programs, "judge": judge_programs}

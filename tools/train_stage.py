@@ -1,0 +1,146 @@
+"""A stage as a command, on one host or on several, for what has no notebook: a multi-host TPU slice, a cluster.
+
+    python -m tools.train_stage data --profile kaggle              # one process: the splits (notebook 1)
+    python -m tools.train_stage sft --profile kaggle --hosts auto  # on each host, all at once (notebook 2)
+
+What lies in the folder of artifacts ($REASONKIT_ARTIFACTS, default ./artifacts) afterwards is what the notebooks leave,
+and notebooks 3 and 4 go on from it, on one host. It must be a folder that all hosts share (NFS, Filestore). The same
+command again continues from the last checkpoint. A signal to one process ends the stage in all, with a checkpoint; when
+a process fails or dies, JAX ends the others, in at most two minutes.
+
+On a TPU slice of several hosts, say a v5litepod-16 (4 hosts of 4 chips), each with the package and the folder, gcloud
+starts the command on all of them, and JAX finds the others by itself:
+
+    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0 --command="cd /mnt/shared && \\
+        python -m tools.train_stage data --profile kaggle"
+    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command="cd /mnt/shared && \\
+        python -m tools.train_stage sft --profile kaggle --hosts auto"
+
+`auto` also finds the processes of GKE, Slurm and Open MPI. Elsewhere each is told: `--hosts` is the address of the
+first, `--processes` how many there are and `--process` which one this is. Two processes of four virtual CPU devices
+each, in two terminals, train as one process with eight:
+
+    python -m tools.train_stage sft --profile cpu --hosts localhost:7777 --processes 2 --process 0  # and: --process 1
+
+**Across hosts there is SFT, and nothing else.** Tunix 0.1.7 has an SFT trainer for many processes; its RL wants one for
+all chips. There the sampler fetches every row's tokens, which JAX refuses for rows on another host's chips; the
+same prompts and completions in every process are taken for so many different ones; and each process would ask the judge
+anew. Across hosts Tunix's RL is for Pathways (JAX_PLATFORMS=proxy, on GKE), where one Python process sees all chips as
+its own: this kit would be there what it is on one host, which was not tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+
+from reasonkit.config import PROFILES, Profile
+from reasonkit.data import problems, screening
+from reasonkit.models import distributed as hosts
+from reasonkit.models import load as models
+from reasonkit.models import lora, placement
+from reasonkit.run import Run, open_run
+from reasonkit.session.time_budget import write_atomic
+from reasonkit.train.sft import sft
+from recipes.catalogue import RECIPES
+
+NOT_HERE = {"grpo": "03_grpo_with_judge", "evaluation": "04_evaluation"}
+
+
+def curate(run: Run) -> None:
+    """Notebook 1: the splits and their manifest."""
+    recipe = problems.load_recipe(run.recipe.data)
+    splits, left_out = screening.screen(problems.curate(recipe, run.profile.rows, run.seed),
+                                        models.tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
+    for row in left_out:
+        print(f"left out of {row.split}: {row.id}, {row.why}")
+    paths = problems.save(splits, run.stage("data"))
+    run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
+               minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
+
+
+def warm_start(run: Run) -> None:
+    """Notebook 2 without its samples: checkpoints, adapter and manifest. A stage that is finished is left as it is.
+
+    Raises ManifestError as `Run.begin` does."""
+    profile, train = run.profile, problems.read(run.stage("data") / "train.jsonl")
+    run.manifest("data")
+    plan = placement.plan(profile, jax.devices(), judge=False)
+    chips = plan.policy
+    policy = models.load(profile.policy, chips, profile.dtype, replicated="policy" not in plan.gathered,
+                         remat=profile.remat)
+    policy = replace(policy, model=lora.add_lora(policy.model, chips, profile.lora_rank, profile.lora_alpha, run.seed))
+    inputs = {"train": run.stage("data") / "train.jsonl"}
+    if hosts.agreed(run.begin("sft", policy.folder, inputs)):
+        result = sft(policy, chips, train, profile.sft, run.budget, run.log("sft"), run.checkpoints, run.seed)
+        run.hand_over("sft", policy.model, result, inputs)
+
+
+def join(profile: Profile, address: str, processes: int | None, process: int | None) -> None:
+    """Become one of several processes. Raises ValueError when virtual devices are to be shared out, and can't be."""
+    jax.config.update("jax_enable_preemption_service", False)  # its handler would swallow a SIGTERM before training
+    if profile.devices:
+        if not processes or profile.devices % processes:
+            raise ValueError(f"--processes {processes}: the profile's {profile.devices} virtual devices are shared out "
+                             "among the processes, so give a number that divides them")
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", profile.devices // processes)
+    jax.distributed.initialize(None if address == "auto" else address, processes, process)
+    jax.devices()  # starts JAX with them
+
+
+def check_shared(run: Run) -> None:
+    """Raises ValueError when this is not the first process's run, or its folder another: nothing later would tell."""
+    if not hosts.several():
+        return
+    path, number = run.folder / "shared_by_hosts", hosts.agreed(random.getrandbits(20))
+    mark = f"{number:.0f} {run.profile.name} {run.recipe.name} {run.seed}"
+    if hosts.is_first():
+        write_atomic(path, mark)
+    hosts.meet("check_shared")
+    if not path.exists() or path.read_text() != mark:
+        raise ValueError(f"process {jax.process_index()} is not in one run with process 0: give both the same "
+                         f"arguments, and set REASONKIT_ARTIFACTS, here {run.folder}, to a folder that all hosts share")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.train_stage", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("data", "sft", *NOT_HERE))
+    parser.add_argument("--profile", choices=PROFILES, default="cpu")
+    parser.add_argument("--recipe", choices=RECIPES, default="g_rar")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hosts", metavar="auto|ADDRESS", help="several processes, and how to find them")
+    parser.add_argument("--processes", type=int, help="how many there are, where JAX can't tell")
+    parser.add_argument("--process", type=int, help="which one this is, from 0")
+    args = parser.parse_args(argv)
+    if args.stage in NOT_HERE:
+        parser.error(f"{args.stage} runs in one process, for all chips of one host: sampling needs every row there "
+                     f"(see --help). Run notebook {NOT_HERE[args.stage]}, which goes on from the same folder")
+    if args.stage == "data" and args.hosts:
+        parser.error("data is curated by one process: leave out --hosts, and run it on one host")
+    if not args.hosts and (args.processes, args.process) != (None, None):
+        parser.error("--processes and --process go with --hosts: without it, each would be a run of its own")
+    if args.hosts:
+        join(PROFILES[args.profile], args.hosts, args.processes, args.process)
+    try:
+        run = open_run(args.profile, args.recipe, args.seed)
+        check_shared(run)
+        curate(run) if args.stage == "data" else warm_start(run)
+    except BaseException:
+        if not hosts.several():
+            raise
+        traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(1)  # to leave in order is to wait for the others, who wait for this one
+
+
+if __name__ == "__main__":
+    main()
