@@ -120,7 +120,7 @@ def missing_work(question: str, reply: Parsed) -> str:
     text, answer = reply.reasoning or "", " ".join(reply.answers)
     sums, said = _read(text)
     asked, found = Counter(_numbers(question)), {*_numbers(answer)}
-    if not asked and not found:
+    if answer and not asked and not found:
         sums, said = [], text  # they may be of anything
     if any(left and not left.is_idle(asked) for left, _ in sums):
         return _unsound(sums, asked, Counter(map(abs, _numbers(f"{text} {answer}"))))
