@@ -202,9 +202,9 @@ HANGS = """
 from queue import SimpleQueue
 from concurrent.futures import Future
 from threading import Event, Thread
-from reasonkit import _tunix
+from reasonkit.train import tunix_compat as t
 asked, begun = SimpleQueue(), Event()
-Thread(target=_tunix._answer, args=(asked,), name="judge", daemon=True).start()
+Thread(target=t._answer, args=(asked,), name="judge", daemon=True).start()
 asked.put((Future(), lambda: begun.set() or Event().wait()))
 print(begun.wait(60), flush=True)
 """
