@@ -37,6 +37,7 @@ from reasonkit.train import rollout
 from reasonkit.train.sft import sft
 from tools.preflight import forecast
 
+# %%
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED)
 profile, manifest = run.profile, run.manifest("data")

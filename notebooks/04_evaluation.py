@@ -36,6 +36,7 @@ from reasonkit.run import open_run
 from reasonkit.session.outcome import cut_short
 from reasonkit.train import rollout
 
+# %%
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED)
 profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]

@@ -83,8 +83,12 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
              *(path for pattern in DATA for path in root.glob(pattern))}
     domains = {name for path in root.glob(DATA[0]) for name in DOMAIN.findall(path.read_text(encoding="utf-8"))}
     found |= {root / f"data_recipes/rubrics/{name}.toml" for name in domains}
+    kinds = {kind for path in found if path.suffix == ".py" and path.is_file()
+             for kind in re.findall(r'^KIND = "(\w+)"', path.read_text(encoding="utf-8"), re.M)}
+    found |= {path for kind in kinds if (path := root / f"recipes/graders/{kind}.py").is_file()}
     if missing := [path for path in sorted(found) if not path.is_file()]:
         raise BuildError(f"{missing[0]} does not exist, and the notebook or a data recipe needs it: restore it")
+    found |= {path.with_name("__init__.py") for path in found if path.suffix == ".py"}
     code += [path.read_text(encoding="utf-8") for path in found if path.suffix == ".py"]
     while code:
         names = {name for name in mentions(code.pop()) if re.fullmatch(r"(reasonkit|recipes|tools)(\.\w+)+", name)}
@@ -96,14 +100,17 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
 
 
 def library_cells(paths: list[Path], root: Path) -> list[NotebookNode]:
-    """One cell that makes the folders, then one `%%writefile` cell a file."""
-    names = [path.relative_to(root).as_posix() for path in paths]
-    folders = sorted({str(Path(name).parent) for name in names})
-    lines = "".join(f'    "{folder}",\n' for folder in folders)
-    loop = f"for folder in (\n{lines}):\n    Path(folder).mkdir(parents=True, exist_ok=True)"
-    sources = [f"from pathlib import Path\n\n{loop}"]
-    for name, path in zip(names, paths, strict=True):
-        text = path.read_text(encoding="utf-8")
+    """One cell that makes the folders, and in each package its `__init__.py`; then one `%%writefile` cell per file."""
+    texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+    folders = {str(Path(name).parent): "" for name in texts}
+    folders |= {str(Path(name).parent): text for name, text in texts.items() if name.endswith("__init__.py")}
+    lines = "".join(f"    {folder!r}: {folders[folder]!r},\n" for folder in sorted(folders))
+    sources = [f"from pathlib import Path\n\nfor folder, text in {{\n{lines}}}.items():\n"
+               "    Path(folder).mkdir(parents=True, exist_ok=True)\n"
+               "    if text:\n        Path(folder, '__init__.py').write_text(text, encoding='utf-8')"]
+    for name, text in texts.items():
+        if name.endswith("__init__.py"):
+            continue
         if not text.strip():
             raise BuildError(f"{name} is empty, and %%writefile writes no empty file: give it a docstring")
         # The magic ends the file with one newline, so none belongs in the cell.

@@ -74,20 +74,24 @@ done = True
 
 @pytest.fixture
 def root(tmp_path):
-    """A small repository: four notebooks, a template and a library, of which a submission needs eight files."""
+    """A small repository: four notebooks, a template and a library, of which a submission needs 12 files."""
     files = {f"notebooks/{name}.py": NOTEBOOK for name in build.NOTEBOOKS}
     files["notebooks/submission_template.py"] = TEMPLATE
     files["notebooks/setup.py"], files["requirements.txt"] = SETUP, REQUIREMENTS
     files["reasonkit/__init__.py"] = '"""Doc."""\n'
-    files["reasonkit/text/tags.py"] = '"""Tags: \\n {braces} é."""\n\n\nTEXT = """\n%%bash\n  !ls $HOME {x}\n"""\n'
-    files["reasonkit/text/tags.py"] += "def f():\n    run('python', '-m', 'reasonkit.worker')\n"
+    files["reasonkit/tags.py"] = '"""Tags: \\n {braces} é."""\n\n\nTEXT = """\n%%bash\n  !ls $HOME {x}\n"""\n'
+    files["reasonkit/tags.py"] += "def f():\n    run('python', '-m', 'reasonkit.worker')\n"
     files["reasonkit/worker.py"] = '"""Started."""\n'
-    files["reasonkit/sums.py"] = '"""Imported by a family, as `tools.train_stage` is not."""\n'
-    files["tools/train_stage.py"] = '"""Imports what others need, and nobody needs it."""\nfrom reasonkit import tags\n'
+    files["reasonkit/sums.py"] = '"""Imported by a family, as `reasonkit.stage` is not."""\n'
+    files["reasonkit/stage.py"] = '"""Imports what others need, and nobody needs it."""\nfrom reasonkit import tags\n'
     files["reasonkit/assets/__init__.py"] = '"""Not in a submission."""\n'
     files["data_recipes/__init__.py"] = '"""Doc."""\n'
     files["data_recipes/mix.toml"] = 'licence = "MIT"\ndomain = "maths"\n\n'
-    files["data_recipes/families/coins.py"] = '"""No newline at the end."""\nimport reasonkit.sums'
+    files["data_recipes/families/__init__.py"] = files["recipes/__init__.py"] = '"""Doc."""\n'
+    files["data_recipes/families/coins.py"] = '"""No newline at the end."""\nimport reasonkit.sums\nKIND = "plan"'
+    files["recipes/graders/__init__.py"] = '"""Grader\'s "doc"."""\n'
+    files["recipes/graders/plan.py"] = '"""A kind that a family has."""\n'
+    files["recipes/graders/smiles.py"] = '"""A kind that none has."""\n'
     files["data_recipes/rubrics/maths.toml"] = 'title = "Maths"\n'
     files["data_recipes/rubrics/law.toml"] = 'title = "Law"\n'
     for name, text in files.items():
@@ -167,14 +171,13 @@ def test_submission_holds_the_library_and_the_notebook(root):
     submission = nbformat.read(root / "notebooks" / "submission.ipynb", as_version=4)
     written = [c for c in submission.cells if c.source.startswith("%%writefile")]
     assert [c.source.split("\n")[0].split()[1] for c in written] == [
-        "data_recipes/__init__.py",
         "data_recipes/families/coins.py",
         "data_recipes/mix.toml",
         "data_recipes/rubrics/maths.toml",
-        "reasonkit/__init__.py",
         "reasonkit/sums.py",
-        "reasonkit/text/tags.py",
+        "reasonkit/tags.py",
         "reasonkit/worker.py",
+        "recipes/graders/plan.py",
     ]
     assert all(cell.metadata == {"_kg_hide-input": True} for cell in written)
     rest = [c.source for c in submission.cells if c not in written]
@@ -193,7 +196,7 @@ def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, 
     for cell in build.library_cells(needed, root):
         shell.run_cell(cell.source).raise_error()
     files = [path for path in empty.rglob("*") if path.is_file()]
-    assert len(files) == 8
+    assert len(files) == 12
     for path in files:
         original = (root / path.relative_to(empty)).read_bytes()
         assert path.read_bytes() == original.rstrip(b"\n") + b"\n"
@@ -205,7 +208,7 @@ def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, 
         ("notebooks/submission_template.py", "# %%\n# {{libary}}\n", "unknown marker '# {{libary}}'"),
         ("notebooks/submission_template.py", "# %%\n# {{notebook}}\n", "unknown marker"),
         ("notebooks/submission_template.py", "# %%\n# {{notebook 09_none}}\n", "09_none.py does not exist"),
-        ("reasonkit/text/tags.py", "\n", "reasonkit/text/tags.py is empty"),
+        ("reasonkit/tags.py", "\n", "reasonkit/tags.py is empty"),
     ],
 )
 def test_bad_sources_are_named(root, file, text, message):
@@ -275,9 +278,9 @@ def test_run_streams_reports_and_keeps_the_copy(tmp_path, capsys, monkeypatch):
 def test_a_live_view_is_told_without_a_page(tmp_path, capsys, monkeypatch):
     """A training cell prints nothing for minutes: its live view's status line does instead."""
     path = notebook(tmp_path, """
-from reasonkit.budget import TimeBudget
-from reasonkit.dashboard import Dashboard
-from reasonkit.runlog import RunLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.show.dashboard import Dashboard
+from reasonkit.session.run_log import RunLog
 log = RunLog("run.jsonl")
 for step, seconds in ((1, 9.0), (2, 0.1), (3, 0.1)):  # the first one compiles
     log.write("sft_step", step=step, loss=1.0, seconds=seconds)

@@ -382,7 +382,7 @@ def test_a_hung_step_ends_with_a_report(whole, compiled, tokenizer, tmp_path, mo
 
 HANGS = """
 import pathlib, signal, sys, time
-from reasonkit.session import Watchdog
+from reasonkit.session.interrupts import Watchdog
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # as in a call into C that never returns
 with Watchdog(lambda: ("sft", 3), pathlib.Path(sys.argv[1]), first=0.5, least=0.5, grace=0.5):
     time.sleep(60)

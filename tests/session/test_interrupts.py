@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from reasonkit.session import claim
+from reasonkit.session.interrupts import claim
 claim(Path(sys.argv[1]))
 """
 WAIT = "print('held', flush=True); time.sleep({})"
@@ -183,8 +183,9 @@ def test_another_error_of_the_file_system_is_not_hidden(tmp_path, monkeypatch):
 
 def test_two_that_come_at_once_are_one_and_one(tmp_path):
     """Each of ten processes takes the folder, or is told."""
-    code = HOLDER.replace("from reasonkit.session import claim", "from reasonkit import session; "
-                          "from reasonkit.session import claim; session.CLAIM_SECONDS = 0.2") + "time.sleep(3)"
+    line = "from reasonkit.session.interrupts import claim"
+    hasty = f"from reasonkit.session import interrupts; {line}; interrupts.CLAIM_SECONDS = 0.2"
+    code = HOLDER.replace(line, hasty) + "time.sleep(3)"
     began = time.monotonic()
     many = [subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stderr=subprocess.PIPE, text=True)
             for _ in range(10)]

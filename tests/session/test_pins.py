@@ -235,7 +235,7 @@ def test_the_library_is_found_in_a_clone(clone, where):
 def test_the_clones_own_folder_is_not_taken_for_the_library(clone):
     """Beside a clone named reasonkit, `import reasonkit` finds a package without a file, and it stays."""
     before = ALONE + "\nimport reasonkit\nassert reasonkit.__file__ is None"
-    found = set_up(clone.parent, before, "from reasonkit import data")
+    found = set_up(clone.parent, before, "from reasonkit.data import problems as data")
     assert found == str(clone / "reasonkit" / "__init__.py")
 
 

@@ -282,11 +282,11 @@ assert shell.run_cell('''
 import jax, os, signal
 from fault_run import *
 from tiny_run import short_tokenizer
-from reasonkit import data
+from reasonkit.data import problems as data
 from reasonkit import run as recipes
 from reasonkit.config import PROFILES
 from reasonkit.run import open_run
-from reasonkit.mesh import make_mesh
+from reasonkit.models.mesh import make_mesh
 jax.config.update("jax_num_cpu_devices", 8)
 mesh = make_mesh(jax.devices()[:1], 1, 1)
 tokenizer = short_tokenizer(folder)

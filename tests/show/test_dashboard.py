@@ -248,9 +248,9 @@ def test_a_stage_has_steps(log, total):
 
 
 CELL = """
-from reasonkit.budget import TimeBudget
-from reasonkit.dashboard import Dashboard
-from reasonkit.runlog import RunLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.show.dashboard import Dashboard
+from reasonkit.session.run_log import RunLog
 log = RunLog("run.jsonl")
 board = Dashboard(log, TimeBudget(), "SFT", 2)
 board.show()

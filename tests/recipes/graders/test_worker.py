@@ -85,7 +85,7 @@ def test_a_worker_has_what_it_needs(environment):
 
 
 def test_memory_is_limited():
-    code = "from reasonkit.isolated import _serve; _serve(lambda size, gold: len(bytes(size)) == gold, 1)"
+    code = "from recipes.graders.worker import _serve; _serve(lambda size, gold: len(bytes(size)) == gold, 1)"
     lines = "[9, 9, 2]\n[4294967296, 4294967296, 2]\n[9, 8, 2]\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=lines, stdout=subprocess.PIPE, text=True,
                           check=True)
@@ -138,7 +138,7 @@ def test_a_forked_process_has_a_worker_of_its_own():
 
 
 def test_the_worker_ends_with_its_parent():
-    code = ("import os; from reasonkit.isolated import start; "
+    code = ("import os; from recipes.graders.worker import start; "
             "print(start('smiles')._process.pid, flush=True); os._exit(1)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     pid, deadline = int(done.stdout), time.monotonic() + 10
@@ -152,14 +152,14 @@ def test_the_worker_ends_with_its_parent():
 
 
 def test_it_runs_beside_files_in_a_working_folder(tmp_path):
-    (tmp_path / "reasonkit").mkdir()
-    for name in ("__init__", "tags", "cleaning", "units", "numerals", "dates", "texts", "choices", "lists", "notation",
-                 "structure", "expressions", "symbolic", "algebra", "planning", "isolated", "quantities", "answers"):
-        (tmp_path / "reasonkit" / f"{name}.py").write_bytes((ROOT / "reasonkit" / f"{name}.py").read_bytes())
-    code = "from reasonkit.answers import check, __file__ as f; print(check('1+x', 'x+1', 'expression').correct, f)"
+    for package in ("reasonkit", "reasonkit/text", "recipes", "recipes/graders"):
+        (tmp_path / package).mkdir()
+        for path in (ROOT / package).glob("*.py"):
+            (tmp_path / package / path.name).write_bytes(path.read_bytes())
+    code = "from reasonkit.text import answers as a; print(a.check('1+x', 'x+1', 'expression').correct, a.__file__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
                           env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"})
-    assert done.stdout.split() == ["True", str(tmp_path / "reasonkit" / "answers.py")]
+    assert done.stdout.split() == ["True", str(tmp_path / "reasonkit" / "text" / "answers.py")]
     assert done.stderr == ""
 
 
@@ -170,7 +170,7 @@ def test_it_runs_beside_files_in_a_working_folder(tmp_path):
 )
 def test_a_missing_package_names_its_extra_at_the_first_check(task, gold, module, extra, tmp_path):
     (tmp_path / f"{module}.py").write_text(f"raise ImportError('no {module} here')")
-    code = f"from reasonkit.answers import check; check({gold!r}, {gold!r}, {task!r})"
+    code = f"from reasonkit.text.answers import check; check({gold!r}, {gold!r}, {task!r})"
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": path})

@@ -68,8 +68,8 @@ def test_number_depends_on_all_that_is_shown():
 
 
 ELSEWHERE = """
-from reasonkit.judge_text import ScoreSheet, WrittenJudge
-from reasonkit.rubrics import Criterion
+from recipes.judges.score_sheet import ScoreSheet, WrittenJudge
+from reasonkit.judge.rubric import Criterion
 rubric = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "A reader\\ncan follow it.", 0.3))
 sheets = [ScoreSheet(f"1+1? {n}", ("2", "3"), rubric, "explicit") for n in range(5)]
 print(*[sheet.number for sheet in sheets], WrittenJudge(None, "gemma").identity, sep="|")
