@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = """
 stdlib reasonkit: config
 stdlib reasonkit.session: pins files records secrets interrupts time_budget run_log outcome reuse
-stdlib reasonkit.text: tags cleaning units numbers dates texts choices lists answers replies tfidf
+stdlib reasonkit.text: tags cleaning hedges units numbers dates texts choices lists allowance answers replies tfidf
 numpy reasonkit.eval: intervals evaluate
 numpy reasonkit.judge: rubric ratings judge cache exam
 numpy reasonkit.rewards: groups work rules compose controls monitors
@@ -28,8 +28,8 @@ jax reasonkit.models: submission_check
 tunix reasonkit.train: policy_loss checkpoint tunix_compat rollout handover loop sft grpo
 user reasonkit.show: report_style dashboard report
 jax reasonkit: run
-stdlib recipes.graders: notation structure latex symbolic algebra strips worker quantities expression quantity
-stdlib recipes.graders: smiles plan
+stdlib recipes.graders: notation structure operations latex symbolic algebra strips worker
+stdlib recipes.graders: quantities expression quantity smiles plan
 numpy recipes.judges: score_sheet api_client api_judge
 numpy recipes.rewards: text
 jax recipes.rewards: model_based

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 from reasonkit.eval import intervals
 from reasonkit.session.files import RecordError, read, shown, write_atomic
 from reasonkit.session.records import Results
+from reasonkit.text.allowance import allow
 from reasonkit.text.answers import check
-from reasonkit.text.replies import answer_of
+from reasonkit.text.replies import REPLY_SECONDS, answer_of
 from reasonkit.text.tags import STOP_MARKERS, TAGS
 
 SAMPLE_KEYS = ("id", "family", "kind", "question", "gold", "completion", "answer",
@@ -237,6 +238,7 @@ def _row(problem: Any) -> dict[str, str]:
     return row
 
 
+@allow(REPLY_SECONDS)
 def _score(row: dict[str, str], reply: str) -> dict[str, Any]:
     parsed = TAGS.parse(reply)
     answer = answer_of(parsed, row["answer"], row["kind"])

@@ -19,9 +19,9 @@ import numpy as np
 from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.rewards.work import missing_work
-from reasonkit.text.answers import Verdict, check, kind_of
+from reasonkit.text.answers import kind_of
 from reasonkit.text.numbers import value_pairs
-from reasonkit.text.replies import answer_of
+from reasonkit.text.replies import answer_of, grade
 from reasonkit.text.tags import TAGS
 
 RewardFn = Callable[..., list[float | None]]
@@ -100,21 +100,12 @@ def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Seq
     >>> exact_answer(["2+2?"] * 2, ["<answer>4</answer>", "It is 4."], answer=["4", "4"], kind=["number"] * 2)
     [1.0, 0.0]
     """
-    verdicts = [_checked(*row, exact_answer) for row in zip(completions, answer, kind, strict=True)]
+    verdicts = grade(completions, answer, kind)
+    exact_answer.failures["unusable_gold"] += verdicts.count(None)
     log_extra("answer_read", [verdict and verdict.extracted for verdict in verdicts])
     log_extra("answer_why", ["the gold answer can't be used" if verdict is None else verdict.why
                              for verdict in verdicts])
     return [None if verdict is None else 1.0 if verdict.correct else 0.0 for verdict in verdicts]
-
-
-def _checked(reply: str, gold: str | None, kind: str, fn: RewardFn) -> Verdict | None:
-    try:
-        if gold is None:
-            raise ValueError("no gold answer")
-        return check(answer_of(TAGS.parse(reply), str(gold), str(kind)), str(gold), str(kind))
-    except ValueError:
-        fn.failures["unusable_gold"] += 1
-        return None
 
 
 exact_answer.failures = Counter()
@@ -132,15 +123,17 @@ def numeric_closeness(
     >>> numeric_closeness(["2+2?"] * 2, ["<answer>4</answer>", "<answer>5</answer>"], ["4", "4"], ["number"] * 2)
     [1.0, 0.75]
     """
-    return [_closeness(reply, gold, k) if str(k) == "number" else None
+    return [_closeness(reply, gold) if str(k) == "number" else None
             for reply, gold, k in zip(completions, answer, kind, strict=True)]
 
 
-def _closeness(reply: str, gold: str | None, kind: str) -> float | None:
-    verdict = _checked(reply, gold, kind, numeric_closeness)
+def _closeness(reply: str, gold: str | None) -> float | None:
+    (verdict,) = grade([reply], [gold], ["number"])
+    if verdict is None:
+        numeric_closeness.failures["unusable_gold"] += 1
     if verdict is None or verdict.correct or verdict.extracted is None:
         return None if verdict is None else float(verdict.correct)
-    pairs = value_pairs(*map(kind_of("number").read, (answer_of(TAGS.parse(reply), gold, kind), gold)))
+    pairs = value_pairs(*map(kind_of("number").read, (answer_of(TAGS.parse(reply), gold, "number"), gold)))
     return max((float(max(0, 1 - abs(x - expected) / abs(expected))) for x, expected in pairs if expected), default=0.0)
 
 

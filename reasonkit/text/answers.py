@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import eq
 
+from reasonkit.text.allowance import LIMIT_SECONDS, allow, is_spent
 from reasonkit.text.choices import read_choice, read_gold_choice, read_yes_no, same_choice
 from reasonkit.text.cleaning import clean, unbracket
 from reasonkit.text.dates import read_date
+from reasonkit.text.hedges import is_withdrawn
 from reasonkit.text.lists import read_list, read_set
 from reasonkit.text.numbers import is_physical, read_amount, read_number, read_plain, same_number
 from reasonkit.text.texts import read_text, same_text
@@ -52,12 +54,16 @@ def check(answer: str | None, gold: str, kind: str) -> Verdict:
     if answer is not None and len(answer) > MAX_CHARACTERS:
         return Verdict(False, None, f"longer than {MAX_CHARACTERS} characters")
     expected = _read_gold(gold, kind)
+    if answer and is_withdrawn(answer, gold):
+        return Verdict(False, None, "asked back or struck out")
     found = kind_of(kind).read(answer) if answer else None
     if found is None:
         return Verdict(False, None, f"not read as {kind}" if answer and answer.strip() else "no answer")
     correct = kind_of(kind).same(found, expected)
     extracted = "; ".join(map(str, found)) if isinstance(found, tuple) else str(found)
-    return Verdict(bool(correct), extracted, "undecided" if correct is None else "equal" if correct else "different")
+    if correct is None:
+        return Verdict(False, extracted, "out of time" if is_spent() else "undecided")
+    return Verdict(correct, extracted, "equal" if correct else "different")
 
 
 def infer_kind(gold: str) -> str:
@@ -124,7 +130,8 @@ def known(read: Callable, same: Callable) -> Callable[[str], object | None]:
     """A gold answer that its library knows, which is one that it finds equal to itself."""
     def read_gold(text: str) -> object | None:
         gold = read(text)
-        return gold if gold and same(gold, gold) else None
+        with allow(LIMIT_SECONDS):  # its own time, not the reply's
+            return gold if gold and same(gold, gold) else None
     return read_gold
 
 

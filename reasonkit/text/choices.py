@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from reasonkit.text.hedges import HEDGES, LINKS, NEUTRAL, bare, is_doubt, only_links
 from reasonkit.text.numbers import Number, read_amount
 from reasonkit.text.texts import Text, read_text, same_text
 
@@ -37,7 +38,19 @@ _ANOTHER = re.compile(
     r"|(?:\A|\s)[A-HJ-Z]:\s"                                             # B: Paris C: Rome
     r"|(?i:\b(?:wait|then|no|oops|sorry|hmm|instead))\W+[A-HJ-Z]\W*\Z"
     r"|(?i:\b(?:or|and|maybe|perhaps|possibly|probably|actually|rather|either|also|alternatively))\W+[A-HJ-Z]\b")
-_HEDGES = frozenset("maybe perhaps probably possibly presumably supposedly arguably unsure uncertain".split())
+# How a second answer, or a doubt of the first, begins; an option's own text rarely does.
+_OPENERS_OF_ANOTHER = frozenset(
+    "or vs versus xor alternatively otherwise else oops actually hmm hm um uh er err unless nope nah oder ou или aka "
+    "maybe perhaps possibly probably dunno idk approx".split())
+_OPENS_ANOTHER = re.compile(
+    r"(?:and|but|also|i meant?|i also|my (?:bad|other)|make (?:that|it)|on second thoughts?|failing that|no wait"
+    r"|as well as|if not|changed? to|earlier i said|another option|as an alternative|second (?:guess|choice)|then again"
+    r"|(?:it )?(?:could|may|might|should|would) (?:also )?be)(?!\w)")
+# What an option's text rarely has: "I think", "scratch that", "never mind".
+_SPEAKER = frozenset("i my mine that this mind".split())
+_SIGN_BEFORE_WORD = re.compile(r"\s*(?:[/&|→⇒≠∨]|->|=>|!=)+\s*[^\W\d]")
+_CONTRAST = frozenset("not than opposed unlike nor".split())  # A, not B
+_PARTS_OF_TEXT = re.compile(r"[,;:!\n()\[\]{}—…]+|\.{2,}|(?<!\b[A-H])\.(?=\s|\Z)|\s-+\s")  # E. coli is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,7 @@ def read_choice(text: str) -> Choice | None:
         return Choice(letter, rest, whole, False) if whole else None
     letter, rest = (match["inner"] or match["bare"]).upper(), match["text"] or match["rest"] or ""
     offered = _JOINED.sub("", rest) if match["text"] else rest
-    sure = not _ANOTHER.search(offered)
+    sure = not (_ANOTHER.search(offered) or _leads_on(offered, match["text"] is not None))
     if match["rest"]:
         sure = sure and bool(match["weak"].strip() or "\n" in match["weak"]) and not _doubtful(rest)
     return Choice(letter, _option(rest), whole, sure)
@@ -98,9 +111,35 @@ def _same_option(found: Number | Text | None, expected: Number | Text | None) ->
     return found is not None and found == expected
 
 
+def _leads_on(text: str, option: bool) -> bool:
+    """Whether what follows a letter opens with a word for another answer, or has a part that is but a doubt ("I think")
+    or leads over to another letter ("on second thought B"). An option's text may be a doubt itself: "not possible"."""
+    if _SIGN_BEFORE_WORD.match(text):
+        return True
+    parts = [words for words in map(bare, map(str.split, _PARTS_OF_TEXT.split(text))) if words]
+    for number, words in enumerate(parts):
+        lower = [word.casefold() for word in words]
+        if not number and (lower[0] in _OPENERS_OF_ANOTHER or _OPENS_ANOTHER.match(" ".join(lower))):
+            return True
+        text_itself = option and not number and not (parts[1:] and len(words) == 1) and _SPEAKER.isdisjoint(lower)
+        if is_doubt(lower) and not text_itself:
+            return True
+        if number and len(words) == 1 and _is_letter(words[0]):
+            return True
+        letters = [at for at, word in enumerate(words) if at and _is_letter(word)]
+        if letters and _CONTRAST.isdisjoint(lower[:letters[-1]]) and only_links(lower[:letters[-1]]) and (
+                all(word in NEUTRAL or word in LINKS or word in HEDGES for word in lower[letters[-1] + 1:])):
+            return True
+    return False
+
+
+def _is_letter(word: str) -> bool:
+    return len(word) == 1 and "A" <= word <= "H"
+
+
 def _doubtful(rest: str) -> bool:
     words = re.findall(r"\w+", rest.casefold())
-    return (not words or words[0] in ("or", "and", "but", "not", "no") or not _HEDGES.isdisjoint(words)
+    return (not words or words[0] in ("or", "and", "but", "not", "no") or not _OPENERS_OF_ANOTHER.isdisjoint(words)
             or _DOUBTS.search(rest.casefold())
             or re.match(r"\W*[A-HJ-Z]\b(?!')", rest) is not None)
 
@@ -125,7 +164,10 @@ _DOUBTS = re.compile(
     r"|\b(?:if|unless) i (?:recall|remember|understand|understood|read)\b"
     r"|\b(?:if|unless) i(?:'m| am) (?:not )?(?:wrong|mistaken|right|correct|reading)\b"
     r"|\bwith (?:some|slight|a (?:little|bit of)) (?:doubts?|uncertainty|hesitation)\b"
-    r"|\bor (?:no|not|false|true|yes)\b\W*\Z")
+    r"|\bor (?:no|not|false|true|yes|so)\b\W*\Z|\bgive or take\b|\bas if\W*\Z"
+    r"|\bor (?:more|less|fewer|other|another)\W*\Z|\band (?:more|so on)\W*\Z|\bsomething like that\b|\bseems like it\b"
+    r"|\bn/a\b|\b50[/-]50\b|\bfifty[- ]fifty\b|[0-9]% (?:sure|certain)|\bsubject to change\b|\bunder protest\b"
+    r"|\bto be (?:confirmed|checked)\b|\bcrossed out\b|\bif correct\b")
 _DOUBTFUL_CLAUSE = re.compile(
     r"(?:(?:most|very|quite|more|not|only|just|at least|rather) )?(?:(?:un)?likely|apparently|seemingly|hopefully"
     r"|potentially|conceivably|plausibly|tentatively|reportedly|allegedly|ostensibly|roughly|approximately|virtually"
@@ -133,13 +175,15 @@ _DOUBTFUL_CLAUSE = re.compile(
     r"|typically|normally|largely|mainly|partly|partially|mostly|somewhat|debatable|doubtful)"
     r"(?: so| not| correct| true)?"
     r"|(?:it )?seems(?: so| not| likely| to be)?|(?:it )?(?:all )?depend(?:s|ing).*"
-    r"|(?:it )?(?:might|could|may)(?: be)?(?: so)?|(?:kind|sort) of|from memory|with (?:caution|reservations)"
+    r"|(?:it )?(?:might|could|may)(?: be)?(?: so)?|(?:should|would) be|(?:kind|sort) of|from memory"
+    r"|with (?:caution|reservations)"
     r"|(?:only )?(?:in|under|for) (?:a way|a sense|part|theory|principle|(?:some|most|many|certain|a few) \w+)"
     r"|to (?:some|a certain|a large|a great) (?:extent|degree)|or (?:no|not).*"
     r"|(?:there's|there is) an? (?:\w+ )?(?:chance|possibility|doubt)"
     r"|not (?:really|exactly|quite|necessarily|always|entirely|completely|fully)"
     r"|(?:it|this|that|which|the answer)(?: is not|'s not| isn't) (?P<denied>true|correct|right|so|the case)"
-    r"|not (?P<denial>true|so|at all|correct|right|yes|a chance)"
+    r"|(?:is|isn't|are|aren't|was|wasn't|do|don't|does|doesn't) (?:it|that|this|they)"
+    r"|not (?P<denial>true|so|at all|correct|right|yes|a chance|the answer)"
     r"|(?:no|yes) (?:it|that|this|they|he|she|i|we|you|wait|actually|idea|way|chance|not|the|a|sir|is|sorry)\b.*"
     r"|(?:it|this|that|which|the answer|answer)(?:'s| is) (?P<said>no|false|yes|true|wrong|right|correct|incorrect)"
     r"|(?:it|this|that|they|there|he|she|we|i) (?P<verb>is|are|was|were|does|do|did|has|have|can|could|will|would)"
@@ -155,16 +199,20 @@ def read_yes_no(text: str) -> str | None:
     rest = match[2] or ""
     if rest.rstrip().endswith("?") or _DOUBTS.search(rest):
         return None
-    return None if any(_denies(clause.split(), value) for clause in _CLAUSE.split(rest)) else value
+    return None if any(_denies(bare(clause.split()), value) for clause in _CLAUSE.split(rest)) else value
 
 
 def _denies(words: list[str], value: str) -> bool:
     """Whether a clause takes back or doubts the value: the opposite alone or at its end, "not really", "it isn't"."""
+    said = words
     while words and words[0] in _OPENERS and words[:2] not in (["or", "no"], ["or", "not"]):
         words = words[1:]
     if not words:
-        return False
+        return not HEDGES.isdisjoint(said)
     denials = _DENIALS[value]
+    doubts = [word for word in words if word not in _DENIALS["no" if value == "yes" else "yes"]]  # "that is right"
+    if _CONTRAST.isdisjoint(words[:-1]) and (is_doubt(doubts) or words[-1] in denials and only_links(words[:-1])):
+        return True
     opposite = all(word in denials for word in words) and not (words[0] == "not" and words[1:])  # not false
     if opposite or words[-1] in (("no", "nope") if value == "yes" else ("yes", "yep", "yeah")):
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 from reasonkit.text.tags import INVISIBLE
 
@@ -27,8 +28,19 @@ _SCRIPTS = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
 _PLAIN_SIZE = str.maketrans(_RAISED + _LOWERED, "0123456789+-" * 2)
 
 
-def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
+Replacement = str | Callable[[re.Match[str]], str]
+
+
+def _rules(*pairs: tuple[str, Replacement]) -> tuple[tuple[re.Pattern[str], Replacement], ...]:
     return tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in pairs)
+
+
+_PRODUCT = re.compile(r"[^\W\d](?:\s*+(?:\\cdot\b|[·×])|\s)\s*+[^\W\d]", re.IGNORECASE)
+
+
+def _below(divisor: str) -> str:
+    """A divisor as it may stand after a slash: a product of units in brackets."""
+    return f"({divisor})" if _PRODUCT.search(divisor) else divisor
 
 
 # What is written around an answer of any kind, and the LaTeX within one that is no formula.
@@ -51,8 +63,7 @@ _WITHIN = _rules(
     (r"\\(?:SI|qty)\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r"\1 \2"),
     (r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mathbf|mbox|ce|unit|si)\s*+\{([^{}]*)\}", r" \1"),
     (r"\\[dt]?frac\s*+([0-9])\s*+([0-9])", r" \1/\2"),
-    (r"\\[dt]?frac\s*+\{([^{}]*)\}\s*+\{([^{}]*[^\W\d](?:\s*+(?:\\cdot\b|[·×])|\s)\s*+[^\W\d][^{}]*)\}", r" \1/(\2)"),
-    (r"\\[dt]?frac\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r" \1/\2"),
+    (r"\\[dt]?frac\s*+\{([^{}]*+)\}\s*+\{([^{}]*+)\}", lambda match: f" {match[1]}/{_below(match[2])}"),
     (r"\\!\s*+", ""),
     (r"\^?\\(?:circ|degree)\b", "°"),
     (r"(?:\{\s*+\}\s*+)?°\s*+(?=[CF]\b)", "°"),
@@ -134,7 +145,7 @@ def _unwrap(text: str) -> str:
     return _apply(_AROUND, text) if _IS_AROUND.search(text) else text
 
 
-def _apply(rules: tuple[tuple[re.Pattern[str], str], ...], text: str) -> str:
+def _apply(rules: tuple[tuple[re.Pattern[str], Replacement], ...], text: str) -> str:
     for pattern, replacement in rules:
         text = pattern.sub(replacement, text)
     return text

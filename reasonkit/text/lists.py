@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from reasonkit.text.cleaning import PAIRS, closes
+from reasonkit.text.hedges import changes
 from reasonkit.text.numbers import read_amount
 from reasonkit.text.texts import read_formula
 
@@ -54,7 +55,7 @@ def _items(text: str, around: str, depth: int) -> list[str] | None:
     text = text.strip().rstrip(". ")
     if both := _BOTH.match(text):
         text = text[both.end():]
-    if (name := _NAMED.match(text)) and closes(text, name.end()):
+    if (name := _NAMED.match(text)) and closes(text, name.end()) and not changes(name[1]):
         text = text[name.end():]  # x ∈ {1, 2}
     bracketed = text[:1] in around and text[:1] != "" and closes(text, 0)
     if bracketed:
@@ -62,6 +63,7 @@ def _items(text: str, around: str, depth: int) -> list[str] | None:
     parts = _bullets(text) or _split(text)
     parts = [part for part in parts if part.strip()]
     named = [_NAMED.match(part) for part in parts]
+    named = [match if match and not changes(match[1]) else None for match in named]
     names = {match[1] for match in named if match}
     items = []
     for part, match in zip(parts, named, strict=True):
@@ -119,7 +121,7 @@ def _split(text: str) -> list[str]:
 def _item(text: str, depth: int) -> str:
     text = " ".join(text.split())
     number = read_amount(text)
-    if number is not None and not number.unit and not number.mark:
+    if number is not None and not (number.unit or number.mark or number.quotient):
         return str(number)
     if depth < MAX_DEPTH and closes(text, 0):
         items = _items(text, "([{", depth + 1) or []

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from reasonkit.text.cleaning import unbracket
+from reasonkit.text.hedges import NUMERALS, changes
 from reasonkit.text.units import known, read_unit, spell
 
 MAX_NUMBER_CHARACTERS = 200
@@ -91,12 +92,10 @@ _CURRENCY = {name: currency for currency, names in {
     "CAD": "CAD C$ CA$ CAN$", "AUD": "AUD A$ AU$", "won": "₩ KRW won", "ruble": "₽ RUB ruble rubles rouble roubles",
     "cent": "¢ cent cents",
 }.items() for name in names.casefold().split()}
-# Words after a number that change it or offer another, so that they cannot be its unit.
-_NOT_UNITS = frozenset(
-    "is no and or not but maybe perhaps plus minus over by to below under less negative squared cubed "
-    "factorial half halves third thirds quarter quarters pi π k x y z n i e zero one two three four five six "
-    "seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety".split()
-)
+# Letters and words after a number that make a product or a power of it, so that they cannot be its unit.
+_NOT_UNITS = frozenset("x y z n i e k pi π by over under below less negative squared cubed factorial half halves third "
+                       "thirds quarter quarters".split())
+_GLUED = tuple(NUMERALS - {"one", "ten", "nil"})  # 20ornineteen; but 12stone
 _RATES = frozenset("per a an every each in the of".split())  # before a word that multiplies: per million
 # Units of physics by their names, for a reader that has to tell "5 km" from "5 apples".
 _PHYSICAL = frozenset(
@@ -111,12 +110,13 @@ _PHYSICAL = frozenset(
 @dataclass(frozen=True, slots=True)
 class Number:
     """`mark` is "%" or "‰", ":" for a clock time (its value in hours), "_5" in base 5, else empty; `unit` is in normal
-    form, empty without one, and `tail` the unit as written."""
+    form, empty without one, and `tail` the unit as written. `quotient`: written as one to be divided, 70/2 for 35."""
 
     value: Fraction
     mark: str = ""
     unit: str = ""
     tail: str = field(default="", compare=False)
+    quotient: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         if self.mark == ":":
@@ -177,10 +177,14 @@ def read_value(text: str, prose: bool = False) -> Number | None:
     value = (int(match["whole"] or 0) + top / bottom) * Fraction(10) ** exponent
     money, tail = match["money"], match["tail"]
     if tail:
+        if tail[0].isalpha() and tail.casefold().endswith(_GLUED):
+            return None
         short = _SHORT_MONEY if money or tail[-1] in "$€£¥₹" else _SHORT if prose else {}
         value, tail = _multiplied(value, tail, short)
     mark = "%" if match["percent"] else "‰" if match["permille"] else ""
-    return Number(-value if "-" in match["sign"] + match["inner_sign"] else value, mark, money, tail)
+    whole = top.denominator == bottom.denominator == 1
+    quotient = bool(match["bottom"]) and (not whole or top % bottom == 0)
+    return Number(-value if "-" in match["sign"] + match["inner_sign"] else value, mark, money, tail, quotient)
 
 
 def _multiplied(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]:
@@ -199,7 +203,9 @@ def _multiplied(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]
 
 def value_pairs(found: Number, expected: Number) -> list[tuple[Fraction, Fraction]]:
     """The values of two numbers as they may be compared: 50% is 50 and 1/2, and 5 cents are $0.05. None are comparable
-    with two different units, or where only one is a time or names a base."""
+    with two different units, where only one is a time or names a base, or where 35 is asked for and found as 70/2."""
+    if found.quotient and not expected.quotient:
+        return []
     x, y, marks = found.value, expected.value, {found.mark, expected.mark}
     if found.unit and expected.unit and found.unit != expected.unit:
         units = {found.unit, expected.unit}
@@ -267,7 +273,8 @@ def _unit(money: str, tail: str) -> str | None:
     tail = _COUNTRY.sub("", tail)
     words = re.findall(r"[^\s/·*.-]+", tail)
     # A single letter keeps its case: N and K are units, n and k change the number.
-    changing = [word for word in words if (word if len(word) == 1 else word.casefold()) in _NOT_UNITS]
+    changing = [word for word, after in zip(words, [*words, ""][1:], strict=True)
+                if (word in _NOT_UNITS if len(word) == 1 else word.casefold() in _NOT_UNITS or changes(word, after))]
     if not (money or any(len(word) == 1 for word in changing)) and known(unit := read_unit(tail)) and (
             unit != (("pound", 1),)):
         return spell(unit)

@@ -1,17 +1,48 @@
 """The one answer of a reply: two blocks that say the same, each in its way, are one; two that differ are none.
 
-Entry point: `answer_of`, for everything that checks a reply against a gold answer. `tags` finds the blocks and knows no
-kinds, `answers` knows the kinds and no replies.
+Entry points: `answer_of`, for everything that checks a reply against a gold answer, and `grade`, for a step's replies
+within a time. `tags` finds the blocks and knows no kinds, `answers` knows the kinds and no replies.
 """
 
 from __future__ import annotations
 
-from reasonkit.text.answers import check
-from reasonkit.text.tags import Parsed
+from collections.abc import Sequence
+
+from reasonkit.text.allowance import allow
+from reasonkit.text.answers import Verdict, check
+from reasonkit.text.tags import TAGS, Parsed
+
+MAX_BLOCKS = 8  # answers written differently; more are no one answer, and each costs a comparison
+REPLY_SECONDS = 4.0  # two decisions of a library at their limit
+BATCH_SECONDS = 120.0  # a fifth of the shortest time after which a step counts as hung (`session.LEAST_SECONDS`)
+
+
+def grade(replies: Sequence[str], golds: Sequence[str | None], kinds: Sequence[str],
+          seconds: float = BATCH_SECONDS) -> list[Verdict | None]:
+    """The verdicts on a step's replies, whose decisions by a library take at most `seconds` together; None where a kind
+    is unknown or a gold answer is not of its kind.
+
+    Each reply has an equal share of what the ones before have left, at most REPLY_SECONDS, so that no reply takes
+    another's. A reply that needs more is wrong, and says "out of time".
+    """
+    verdicts, left = [], seconds
+    for number, (reply, gold, kind) in enumerate(zip(replies, golds, kinds, strict=True)):
+        share = min(REPLY_SECONDS, left / (len(replies) - number))
+        with allow(share) as allowance:
+            verdicts.append(None if gold is None else _graded(reply, str(gold), str(kind)))
+        left -= share - max(0.0, allowance.left)
+    return verdicts
+
+
+def _graded(reply: str, gold: str, kind: str) -> Verdict | None:
+    try:
+        return check(answer_of(TAGS.parse(reply), gold, kind), gold, kind)
+    except ValueError:
+        return None
 
 
 def answer_of(reply: Parsed, gold: str, kind: str) -> str | None:
-    """The answer to be checked: the only one, or the first of several that `check` calls equal to it; else None.
+    """The answer to be checked: the only one, or the first of at most MAX_BLOCKS that `check` calls equal; else None.
 
     Raises ValueError, where there are several, for an unknown kind and for a gold answer that is not of its kind.
 
@@ -21,6 +52,8 @@ def answer_of(reply: Parsed, gold: str, kind: str) -> str | None:
     (None, '4')
     """
     first, *others = reply.answers or (None,)
+    if len(others) >= MAX_BLOCKS:
+        return None
     return first if all(_same(first, other, gold, kind) for other in others) else None
 
 

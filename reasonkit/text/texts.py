@@ -17,7 +17,7 @@ from reasonkit.text.dates import read_date
 _NAMED = r"(?!\s+(?:and|or|nor|to|is|was|minor|major|sharp|flat|positive|negative)\b)"
 _ARTICLE = re.compile(rf"(?<![\w'-])(?:the|an|(?P<letter>a){_NAMED})\s+(?=[\"'(\[]*\w)", re.IGNORECASE)
 _SURE_ARTICLE = re.compile(r"(?<![\w'-])(?:the|an)\s+(?=[\"'(\[]*\w)", re.IGNORECASE)
-_ARROW = re.compile(r"\s*(?:\\(?:long)?rightarrow\b|\\to\b|[→⟶⇒]|-+>|=>)\s*")
+_ARROW = re.compile(r" ?(?:\\(?:long)?rightarrow\b|\\to\b|[→⟶⇒]|(?<!-)-++>|=>) ?")
 _FORMULA = re.compile(
     r"(?P<body>(?:[A-Z][a-z]?|_?[0-9]+|[()\[\]·×*•])+)(?P<charge>\^?\([0-9]?[+-]\)|\^?[0-9]?[+-]{1,3}|\^[+-][0-9])?")
 # What a caret raises in chemistry without making a power of it: a charge, a mass number, an orbital's share.
@@ -41,7 +41,7 @@ class Text:
 
 def read_text(text: str) -> Text | None:
     """The words of clean text without case, articles and punctuation; signs within numbers stay: -3.5 is not 35."""
-    text = unicodedata.normalize("NFC", text)
+    text = " ".join(unicodedata.normalize("NFC", text).split())  # one space each, or a pattern reads a long run again
     if formula := read_formula(text):
         return Text(formula, formula.casefold())
     if "_" in text or "^" in text or ">" in text or not text.isascii():
@@ -66,7 +66,7 @@ def same_text(found: Text, expected: Text) -> bool:
 
 def _words(text: str) -> str:
     bare = re.sub(r"\.(?!\d)|'", "", text.casefold())
-    bare = re.sub(r"(?<!\d)[,:]|[,:](?!\d)|[;!?\"(){}\[\]…«»*_]|(?<=[^\W\d])-(?=[^\W\d])", " ", bare)
+    bare = re.sub(r"(?<!\d)[,:]|[,:](?!\d)|!(?!\w)|[;?\"(){}\[\]…«»*_]|(?<=[^\W\d])-(?=[^\W\d])", " ", bare)
     return " ".join(bare.split())
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from reasonkit.text.answers import Kind
 from reasonkit.text.numbers import same_number
 from recipes.graders.latex import Expression, contradict, may_equal, read_expression
+from recipes.graders.operations import leaves_work
 from recipes.graders.worker import decide, start
+
+# Relations that no algebra here decides: an answer has them only as the gold answer does.
+_OTHER_RELATIONS = frozenset("≡ ≅ ∼ ≃ ≈ ∝ ≐ ⇔ ⇒ → ↔ ¬ ∨ ∧ ⊕ ≪ ≫ ∣ ∥ ⟂".split()) | {"\\" + name for name in (
+    "equiv cong sim simeq approx propto doteq iff implies Rightarrow Leftrightarrow leftrightarrow longrightarrow neg "
+    "lnot not lor land vee wedge oplus ll gg models vdash parallel perp mapsto to asymp").split()}
 
 
 def _same_expression(found: Expression, expected: Expression) -> bool | None:
@@ -16,7 +22,11 @@ def _same_expression(found: Expression, expected: Expression) -> bool | None:
     # A comma may be decimal, unless both are lists.
     if found.number and expected.number and not ("," in found.tokens and "," in expected.tokens):
         return same_number(found.number, expected.number)
-    return may_equal(found, expected) and decide("expression", found.spaced, expected.spaced)
+    if not _OTHER_RELATIONS.isdisjoint(set(found.tokens) - set(expected.tokens)):
+        return False
+    if not may_equal(found, expected) or not found.number and leaves_work(found.tokens, expected.tokens):
+        return False
+    return decide("expression", found.spaced, expected.spaced)
 
 
 def _read_gold_expression(text: str) -> Expression | None:

@@ -7,7 +7,7 @@ is not worth it. A word that is no function, a sentence, open brackets or a hedg
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reasonkit.text.cleaning import clean, unwrap
@@ -54,7 +54,6 @@ _SIGNS = {
 _WORDS = frozenset("or and not no is but if to so of in it its we the maybe yes nor for".split())
 _TEXT_COMMANDS = {"\\" + name for name in (
     "text textbf textit textrm textnormal mathrm mathbf mathit mbox operatorname boxed").split()}
-_WITH_ARGUMENTS = frozenset({"^", "_", r"\sqrt", r"\frac", r"\binom"})
 _HEXADECIMAL = frozenset("ABCDEF")
 _INDEXED = frozenset({r"\sum", r"\prod", r"\int", r"\lim"})
 _UNFINISHED = RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ",", OR, AND}
@@ -98,6 +97,8 @@ def read_expression(text: str) -> Expression | None:
     '\\\\sqrt{x^{10}}/2'
     """
     bare = rewrite(unwrap(text))
+    if bare[:1] == "~":  # "about", not a space
+        return None
     number, unit = _number(bare), ""
     if number is None:
         bare, unit = split_unit(bare)
@@ -113,7 +114,9 @@ def read_expression(text: str) -> Expression | None:
         number = _number(bare.replace("°", ""))
     if number and number.unit and not (is_physical(number) and len(number.unit) > 1):
         number = None  # 5a is a product
-    name, tokens = canonical(list(_group(iter(tokens))))
+    if (grouped := _grouped(tokens)) is None:
+        return None
+    name, tokens = canonical(grouped)
     return Expression(tuple(tokens), number, tuple(name), unit) if tokens else None
 
 
@@ -143,7 +146,7 @@ def _number(text: str) -> Number | None:
     name, equals, value = text.partition("=")
     if equals and "=" not in value and (number := read_number(clean(value))):
         tokens = list(_spell(name))
-        return number if tokens and None not in tokens and is_name(list(_group(iter(tokens)))) else None
+        return number if tokens and None not in tokens and is_name(_grouped(tokens) or []) else None
     return None if "=" in value else read_number(clean(text))
 
 
@@ -170,10 +173,9 @@ def _spell(text: str) -> Iterator[str | None]:
 
 def _balanced(tokens: list[str]) -> bool:
     """Every brace closed, and every bracket, none too deep; a half-open interval may close ( with ] and [ with )."""
-    stack, run = [], 0
+    stack = []
     for token in tokens:
-        run = run + 1 if token in _WITH_ARGUMENTS else 0
-        if len(stack) + run > MAX_NESTING:
+        if len(stack) > MAX_NESTING:
             return False
         if token in BRACKETS or token.startswith(r"\begin"):
             stack.append(token)
@@ -185,32 +187,50 @@ def _balanced(tokens: list[str]) -> bool:
     return not stack
 
 
-def _group(tokens: Iterator[str]) -> Iterator[str]:
-    """The tokens with the arguments of ^, _, \\sqrt and \\frac in braces: `x^10` is x to the tenth."""
+class _Malformed(ValueError):
+    """An argument is missing, or arguments are within arguments deeper than in any formula."""
+
+
+def _grouped(tokens: Iterable[str]) -> list[str] | None:
+    """The tokens with the arguments of ^, _, \\sqrt and \\frac in braces, x^10 as x^{10}; None if malformed."""
+    try:
+        return list(_group(iter(tokens), 0))
+    except _Malformed:
+        return None
+
+
+def _group(tokens: Iterator[str], depth: int) -> Iterator[str]:
+    if depth > MAX_NESTING:
+        raise _Malformed
     for token in tokens:
-        yield from _operand(token, tokens)
+        yield from _operand(token, tokens, depth)
 
 
-def _operand(token: str, rest: Iterator[str]) -> Iterator[str]:
+def _operand(token: str, rest: Iterator[str], depth: int) -> Iterator[str]:
     yield token
     if token in (r"\frac", r"\binom"):
         first = next(rest, "")
         if first.isdecimal() and len(first) == 2:  # \frac12
             yield from ("{", first[0], "}", "{", first[1], "}")
         else:
-            yield from (*_braced(first, rest), *_braced(next(rest, ""), rest))
+            yield from (*_braced(first, rest, depth + 1), *_braced(next(rest, ""), rest, depth + 1))
     elif token in ("^", "_", r"\sqrt"):
         first = next(rest, "")
         if token == r"\sqrt" and first == "[":  # the index of a root stays in its brackets
-            yield from ("[", *_group(iter(_until_closed(rest))), "]")
+            yield from ("[", *_group(iter(_until_closed(rest)), depth + 1), "]")
             first = next(rest, "")
-        yield from _braced(first, rest)
+        yield from _braced(first, rest, depth + 1)
 
 
-def _braced(first: str, rest: Iterator[str]) -> Iterator[str]:
+def _braced(first: str, rest: Iterator[str], depth: int) -> Iterator[str]:
+    if depth > MAX_NESTING:
+        raise _Malformed
     sign = [first] if first in ("+", "-") else []
     first = next(rest, "") if sign else first
-    body = _group(iter(_until_closed(rest))) if first in ("{", "(") else _operand(first, rest)
+    if not first:
+        raise _Malformed
+    bracketed = first in ("{", "(")
+    body = _group(iter(_until_closed(rest)), depth) if bracketed else _operand(first, rest, depth)
     yield from ("{", *sign, *body, "}")
 
 

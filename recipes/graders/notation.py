@@ -97,4 +97,4 @@ def _repeating(match: re.Match[str]) -> str:
     block = "".join(digit for digit in "".join(blocks) if digit.isdecimal())
     short = int(whole + fixed or "0")
     value = Fraction(int(whole + fixed + block) - short, 10 ** len(fixed) * (10 ** len(block) - 1))
-    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"

@@ -7,7 +7,7 @@ degree where the other answer is a temperature.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from reasonkit.text.numbers import read_value
@@ -25,11 +25,13 @@ _PER = re.compile(r"(?<=[0-9])\s+\(?1\s*/\s*(?=[A-Za-z(])([^()]*)\)?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A value with its unit as pint reads it; `loose` where a product after a slash is meant to be below it."""
+    """A value with its unit as pint reads it; `loose` where a product after a slash is meant to be below it.
+    `quotient`: as of a number."""
 
     value: Fraction
     unit: str
     loose: str
+    quotient: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.value} {self.unit}".strip()
@@ -55,11 +57,14 @@ def _read_part(text: str) -> Part | None:
     if number is None or number.unit:
         return None
     unit, loose = (read_unit(number.mark + number.tail, loose) for loose in (False, True))
-    return None if unit is None or loose is None else Part(number.value, spell(unit), spell(loose))
+    return None if unit is None or loose is None else Part(
+        number.value, spell(unit), spell(loose), number.quotient)
 
 
 def same_quantity(found: tuple[Part, ...], expected: tuple[Part, ...]) -> bool | None:
     """Whether the two are equal once converted, to within the rounding of a unit's conversion; None where undecided."""
+    if any(part.quotient for part in found) and not any(part.quotient for part in expected):
+        return False
     units = [part.unit for part in expected]
     if len(found) == 1 and found[0].unit in ("C", "F") and units in (["degC"], ["degF"], ["K"]):
         found = (Part(found[0].value, *["deg" + found[0].unit] * 2),)

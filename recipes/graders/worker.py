@@ -19,12 +19,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from math import isclose
 from pathlib import Path
 
-LIMIT_SECONDS = 2.0
+from reasonkit.text.allowance import LIMIT_SECONDS, current, is_spent
+
 MEMORY_BYTES = 2 * 2**30
 TOLERANCE = 1e-9  # relative, for the rounding of a unit's conversion
 # What a worker gets of the environment, to find its programs and packages: no key, token or password.
@@ -33,21 +35,27 @@ ENDED = object()  # what a worker that is gone replies
 
 
 def decide(task: str, answer: object, gold: object, seconds: float = LIMIT_SECONDS) -> bool | None:
-    """Whether the two are equal by `task`; None where that is undecided, at the limit or by an error in the library.
+    """Whether the two are equal by `task`; None where that is undecided, at the limit, by an error in the library or
+    because the reply's allowance is spent (see `allow`).
 
     Tasks: "expression" takes two formulas as in `algebra.same`, "smiles" two SMILES strings, "quantity" two lists of
     [magnitude as a fraction in text, unit, unit as it may be meant]. Raises ImportError if the task's package is
     missing.
     """
-    worker, verdict = start(task), ENDED
+    worker, verdict, allowance = start(task), ENDED, current()
+    if is_spent():
+        return None
+    began = time.monotonic()
     try:
-        verdict = worker.ask([answer, gold, seconds])
+        verdict = worker.ask([answer, gold, min(seconds, allowance.left) if allowance else seconds])
     finally:  # killed from outside, or its reply not waited for: the next call starts another
         if verdict is ENDED:
             with _LOCK:
                 if _WORKERS.get((os.getpid(), task)) is worker:
                     del _WORKERS[os.getpid(), task]
             worker.close()
+        if allowance:
+            allowance.left -= time.monotonic() - began
     return None if verdict is ENDED else verdict
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ from reasonkit.eval.evaluate import evaluate
 from reasonkit.rewards.rules import exact_answer
 from reasonkit.text import replies
 from reasonkit.text.answers import KINDS
-from reasonkit.text.replies import answer_of
+from reasonkit.text.replies import MAX_BLOCKS, answer_of, grade
 from reasonkit.text.tags import TAGS
 
 PLAN = json.dumps({"start": ["in hall"], "goal": ["in attic"], "actions": {
@@ -81,6 +82,31 @@ def test_the_reward_and_the_evaluation_read_the_same():
     assert [sample["answer"] for sample in samples] == ["4", None, "5", None]
     assert [sample["failures"][-1] for sample in samples] == ["duplicated_answer", "no answer", "wrong answer",
                                                               "no answer"]
+
+
+SLOW = [f"10^{{10^{{1{n}}}}}" for n in range(9)]  # no library ends on these
+
+
+def test_a_reply_that_takes_too_long_is_wrong_and_takes_no_other_replys_time():
+    grade([reply("1+x")], ["x+1"], ["expression"])  # what starts once is not timed
+    texts = [reply(SLOW[0]), reply("x+1"), reply(*SLOW[:MAX_BLOCKS]), reply("10^{20}"), reply("5000 m")]
+    golds, kinds = ["10^{20}", "1 + x", "10^{20}", "10^{20}", "5 km"], ["expression"] * 4 + ["quantity"]
+    began = time.monotonic()
+    found = grade(texts, golds, kinds, seconds=3.0)
+    assert time.monotonic() - began < 9  # three seconds, and as much again on a loaded machine
+    assert [verdict.correct for verdict in found] == [False, True, False, True, True]
+    assert found[0].why == "out of time"
+
+
+@pytest.mark.parametrize("count", [MAX_BLOCKS, MAX_BLOCKS + 1])
+def test_a_reply_has_few_blocks(count):
+    blocks = ["4", *(f"4.{'0' * zeros}" for zeros in range(1, count))]
+    assert answer_of(TAGS.parse(reply(*blocks)), "4", "number") == ("4" if count == MAX_BLOCKS else None)
+
+
+def test_replies_golds_and_kinds_are_as_many():
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        grade([reply("4"), reply("4")], ["4"], ["number", "number"])
 
 
 def test_doctests():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from reasonkit.text.numbers import Number
 from recipes.graders import latex as expressions
-from recipes.graders.latex import contradict, may_equal, read_expression
+from recipes.graders.latex import MAX_NESTING, contradict, may_equal, read_expression
 
 PIECES = st.lists(
     st.sampled_from(["x", "12", "^", "_", "{", "}", "(", ")", "[", "\\{", "\\frac", "\\sqrt", "sqrt", "-", "+", ",",
@@ -55,6 +55,7 @@ def test_one_form(text, latex):
 @pytest.mark.parametrize(
     "text",
     ["", " ", "x+1 or x-1, maybe", "(x", "x)", "{x", "x}{", "(0, 1}", "x +", "x =", "2 3", "x?", "the answer",
+     "x < \\frac", "x <_", "\\frac1", "\\binom{5}", "\\sqrt[3]",
      "\\text{no}", "\\boxed{1} \\boxed{2}", "C++", "5, maybe", "\\", "$", "import os"],
 )
 def test_no_formula(text):
@@ -124,6 +125,15 @@ def test_contradict(found, expected, verdict):
 )
 def test_measure(text, measure):
     assert read_expression(text).measure == measure
+
+
+@pytest.mark.parametrize("times", [MAX_NESTING, 2000])
+@pytest.mark.parametrize("unit", ["^+", "^-", "_+", "\\frac{1}", "\\frac x", "\\sqrt[3]", "\\binom1", "^\\frac1",
+                                  "_\\sqrt", "^^", "\\sqrt\\frac2", "\\frac-"])
+def test_arguments_without_brackets_nest_no_deeper(unit, times):
+    for end in ("x", "", "}", "=5", "{1}{2}"):
+        expression = read_expression(unit * times + end)
+        assert expression is None or times == MAX_NESTING
 
 
 @pytest.mark.parametrize(
