@@ -46,7 +46,7 @@ def answer_of(reply: Parsed, gold: str, kind: str) -> str | None:
 
     Raises ValueError, where there are several, for an unknown kind and for a gold answer that is not of its kind.
 
-    >>> from reasonkit.tags import TAGS
+    >>> from reasonkit.text.tags import TAGS
     >>> reply = TAGS.parse("<answer>4</answer> in short, <answer>4.0</answer>")
     >>> reply.answer, answer_of(reply, "5", "number")
     (None, '4')
