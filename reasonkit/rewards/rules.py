@@ -156,7 +156,7 @@ def rubric(judge: Judge) -> RewardFn:
     >>> rubrics = [rubric_to_json([Criterion("Reasons", "Gives a reason.", 1.0)])] * 3
     >>> replies = [f"<reasoning>{text}</reasoning>" for text in
     ...            ("wet, because rain fell all night", "wet, rain fell all night", "because")]
-    >>> reward(["Why?"] * 3, replies, question=["Why?"] * 3, rubric=rubrics)
+    >>> reward(["Why is it wet?"] * 3, replies, question=["Why is it wet?"] * 3, rubric=rubrics)
     [1.0, 0.0, 0.0]
     """
 
