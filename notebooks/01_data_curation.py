@@ -147,3 +147,4 @@ paths = problems.save(splits, run.stage("data"))
 run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
            minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
 print(f"wrote {run.stage('data')}; {run.budget.minutes_left:.1f} minutes left")
+run.close()  # the next notebook has a kernel of its own

@@ -129,3 +129,4 @@ warm = run.manifest("sft")
 del policy, generate  # the next stage lays the base out anew: free the chips
 print(f"adapter of step {warm['extra']['checkpoint_step']} in {run.stage('sft') / 'adapter'}; "
       f"{run.budget.minutes_left:.1f} minutes left")
+run.close()

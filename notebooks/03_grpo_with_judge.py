@@ -212,3 +212,4 @@ left = run.manifest("grpo")  # where the stage was stopped, it says how to go on
 del policy, judge_model, rate, judge, made, parts, reward, generate, probe, on_step  # free the chips for evaluation
 print(f"adapter of step {left['extra']['checkpoint_step']} in {run.stage('grpo') / 'adapter'}; "
       f"{run.budget.minutes_left:.1f} minutes left")
+run.close()

@@ -157,3 +157,4 @@ if handle := publish.handle_from_secrets():
                             rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
     publish.write_card(flax, manifests, base)
     print(publish.publish(flax, handle))
+run.close()

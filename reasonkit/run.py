@@ -17,7 +17,7 @@ from reasonkit.models.distributed import agreed_end, is_first
 from reasonkit.models.lora import save_lora
 from reasonkit.session import reuse
 from reasonkit.session.files import write_atomic
-from reasonkit.session.interrupts import claim, release
+from reasonkit.session.interrupts import claim, release, unclaim
 from reasonkit.session.outcome import ENDINGS, earlier_minutes
 from reasonkit.session.run_log import NullLog, RunLog, base_sha256, file_sha256, prompt_hash, write_manifest
 from reasonkit.session.time_budget import TimeBudget
@@ -66,6 +66,10 @@ class Run:
         return reuse.left(self.folder, stage, latest_step(self.checkpoints), prompt_sha256=prompt_hash(TAGS.template),
                           lora=None if stage == "data" else self.lora)
 
+    def close(self) -> None:
+        """Let the kernel of the next notebook have the run, while this one may stay open."""
+        unclaim(self.folder)
+
     def begin(self, stage: str, base: Path, inputs: Mapping[str, Path], **choices) -> bool:
         """Whether the stage is to be trained, from its start or from its last step; False, said in a line, where it is
         finished. `base` is the model's folder; `choices` are what else the outcome depends on.
@@ -73,6 +77,8 @@ class Run:
         Raises ManifestError when the stage was trained with other settings, inputs or choices or on another base, and
         as `manifest` does.
         """
+        if is_first():
+            claim(self.folder)  # `close` may have let it go
         settings = {name: value for name, value in vars(getattr(self.profile, stage)).items()
                     if name not in ("save_every", "keep")}
         model = {"policy": self.profile.policy, "dtype": self.profile.dtype, "base": base_sha256(base), **self.lora}

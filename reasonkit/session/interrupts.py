@@ -52,7 +52,7 @@ class FolderInUseError(RuntimeError):
 
 
 def claim(folder: Path) -> None:
-    """Make this process the only one that works on a run, until it ends, however it ends.
+    """Make this process the only one that works on a run, until `unclaim` or until it ends, however it ends.
 
     The lock is the operating system's (flock), on the file LOCK in the folder: it goes with the process, and the file
     says no more than whose it was. Asked again, or in a process that was forked off, nothing happens. Raises
@@ -79,13 +79,21 @@ def claim(folder: Path) -> None:
                 os.close(lock)
                 raise FolderInUseError(
                     f"{folder} is in use by {other or 'another process'}: two kernels would write over each other's "
-                    "steps. Shut that one down (Jupyter: Running Terminals and Kernels; elsewhere: kill it by its "
-                    "number), or set REASONKIT_ARTIFACTS to another folder, and run this cell again") from None
+                    "steps. Run its last cell, or shut it down (Jupyter: Running Terminals and Kernels; "
+                    "elsewhere: kill it by its number), or set REASONKIT_ARTIFACTS to another folder, and run this cell again") from None
             time.sleep(0.1)
     os.ftruncate(lock, 0)
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
     _claimed[_identity(os.fstat(lock))] = lock
+
+
+def unclaim(folder: Path) -> None:
+    """Let another process have the run. Nothing happens where this one has not claimed it."""
+    path = folder / LOCK
+    lock = _claimed.pop(_identity(path.stat()), None) if path.exists() else None
+    if lock is not None:
+        os.close(lock)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

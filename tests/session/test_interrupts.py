@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from reasonkit.session import interrupts
-from reasonkit.session.interrupts import LOCK, FolderInUseError, claim
+from reasonkit.session.interrupts import LOCK, FolderInUseError, claim, unclaim
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -64,8 +64,20 @@ def test_the_second_process_is_told_whose_the_folder_is(tmp_path):
     with other(tmp_path) as (holder, _), pytest.raises(FolderInUseError) as caught:
         claim(tmp_path)
     since = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
-    assert re.match(rf"{tmp_path} is in use by process {holder.pid} on \S+ since {since}: two kernels would write over "
-                    "each other's steps. Shut that one down .*, or set REASONKIT_ARTIFACTS to ", str(caught.value))
+    assert re.match(rf"{tmp_path} is in use by process {holder.pid} on \S+ since {since}: two kernels would write "
+                    "over each other's steps. Run its last cell, or shut it down .*, or set REASONKIT_ARTIFACTS to ", str(caught.value))
+
+
+def test_a_process_that_lets_go_holds_nothing(tmp_path):
+    """As a notebook's kernel that is done, and stays open."""
+    code = f"from reasonkit.session.interrupts import unclaim; unclaim(Path(sys.argv[1])); {LONG}"
+    with other(tmp_path, code) as (holder, _):
+        claim(tmp_path)
+        assert holder.poll() is None
+    unclaim(tmp_path)
+    unclaim(tmp_path)  # it is nobody's
+    with other(tmp_path), pytest.raises(FolderInUseError):
+        claim(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGABRT])
