@@ -80,7 +80,8 @@ def claim(folder: Path) -> None:
                 raise FolderInUseError(
                     f"{folder} is in use by {other or 'another process'}: two kernels would write over each other's "
                     "steps. Run its last cell, or shut it down (Jupyter: Running Terminals and Kernels; "
-                    "elsewhere: kill it by its number), or set REASONKIT_ARTIFACTS to another folder, and run this cell again") from None
+                    "elsewhere: kill it by its number), or set REASONKIT_ARTIFACTS to another folder, and run this "
+                    "cell again") from None
             time.sleep(0.1)
     os.ftruncate(lock, 0)
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())

@@ -65,7 +65,8 @@ def test_the_second_process_is_told_whose_the_folder_is(tmp_path):
         claim(tmp_path)
     since = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
     assert re.match(rf"{tmp_path} is in use by process {holder.pid} on \S+ since {since}: two kernels would write "
-                    "over each other's steps. Run its last cell, or shut it down .*, or set REASONKIT_ARTIFACTS to ", str(caught.value))
+                    "over each other's steps. Run its last cell, or shut it down .*, or set REASONKIT_ARTIFACTS to ",
+                    str(caught.value))
 
 
 def test_a_process_that_lets_go_holds_nothing(tmp_path):
