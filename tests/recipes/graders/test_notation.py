@@ -21,7 +21,7 @@ def test_a_third(text):
     ("text", "fraction"),
     [("0.1(6)", "\\frac{1}{6}"), ("0.1666...", "\\frac{1}{6}"), ("1.\\overline{27}", "\\frac{14}{11}"),
      ("0.2727...", "\\frac{3}{11}"), ("0.\\dot{1}4285\\dot{7}", "\\frac{1}{7}"), ("-0.(6)", "-\\frac{2}{3}"),
-     ("0.\\overline{9}", "\\frac{1}{1}"), ("0.(3)x", "\\frac{1}{3}x")],
+     ("0.\\overline{9}", "1"), ("0.(3)x", "\\frac{1}{3}x")],
 )
 def test_repeating_decimals(text, fraction):
     assert rewrite(text) == fraction
