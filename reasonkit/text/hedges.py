@@ -74,7 +74,7 @@ _SIGNS = re.compile(r"\A[\W_]+|[\W_]+\Z")
 _ASKED = re.compile(r"[?¿؟？‽⁇⁈⁉❓❔]")
 _STRUCK = re.compile(
     r"(?<!~)~~(?=[^\s~])[^~]*~~(?!~)|(?<![\w~}{\\])~(?=[^\s~])[^~\n]*[^\s~]~(?![\w~\\{])"
-    r"|<\s*(?:s|del|strike)\b[^<>]*>|line-through|\[(?:s|strike)\].*?\[/"
+    r"|<\s*(?:s|del|strike)\b[^<>]*>|line-through|\[/(?:s|del|strike)\]"
     r"|\\(?:[bxh]?cancel(?:to)?|x?sout|st|strikeout|xout)(?![A-Za-z])\s*\{|\\enclose\s*\{[^{}]*strike"
     r"|[\u0335-\u0338\u20d2\u20d3\u20d8-\u20da\u20e5\u20e6\u20ea\u20eb]", re.IGNORECASE)
 
