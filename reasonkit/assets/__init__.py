@@ -1,1 +1,1 @@
-"""The tiny stand-ins: a stock policy and a judge, with the tokenizer they share. `tools/build_tiny_models.py` makes them again."""
+"""The tiny stand-ins: a stock policy and a judge, and their tokenizer; `tools/build_tiny_models.py` makes them."""

@@ -92,7 +92,7 @@ class Curriculum:
         Column: `id`. Noted are the calls for the batch that was drawn; a trial before training or an evaluation is
         not. A problem whose values are all None keeps the rate it had. Raises ValueError for a value outside of [0, 1].
 
-        >>> from reasonkit.runlog import NullLog
+        >>> from reasonkit.session.run_log import NullLog
         >>> def right(prompts, completions, **columns): return [float(reply == "4") for reply in completions]
         >>> curriculum = Curriculum(NullLog())
         >>> next(curriculum.order(["two and two"], batch_size=1, seed=0))

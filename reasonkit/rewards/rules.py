@@ -150,13 +150,13 @@ def rubric(judge: Judge) -> RewardFn:
     of verdicts that the reply itself prevented. Raises ValueError for a judge that does not answer one to one. Source:
     Rubrics as Rewards (arXiv 2507.17746).
 
-    >>> from reasonkit.judge import DeterministicJudge
-    >>> from reasonkit.rubrics import Criterion, rubric_to_json
+    >>> from reasonkit.judge.judge import DeterministicJudge
+    >>> from reasonkit.judge.rubric import Criterion, rubric_to_json
     >>> reward = rubric(DeterministicJudge([lambda item: float("because" in item.reply)]))
     >>> rubrics = [rubric_to_json([Criterion("Reasons", "Gives a reason.", 1.0)])] * 3
     >>> replies = [f"<reasoning>{text}</reasoning>" for text in
     ...            ("wet, because rain fell all night", "wet, rain fell all night", "because")]
-    >>> reward(["Why?"] * 3, replies, question=["Why?"] * 3, rubric=rubrics)
+    >>> reward(["Why is it wet?"] * 3, replies, question=["Why is it wet?"] * 3, rubric=rubrics)
     [1.0, 0.0, 0.0]
     """
 

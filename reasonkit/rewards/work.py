@@ -105,7 +105,7 @@ def missing_work(question: str, reply: Parsed) -> str:
     belong in them, and one that the question has not. A sum counts once, and one that leads nowhere not at all. Linear
     in the lengths; never raises on a str.
 
-    >>> from reasonkit.tags import TAGS
+    >>> from reasonkit.text.tags import TAGS
     >>> question = "Leo has 6 shells, buys 5. How many now?"
     >>> for text in ("6 + 5 = 11", "6 + 5 = 12", ".", "So 12", "0 + 0 = 0", "9 + 4 = 13", "Leo has 6 shells, buys 5"):
     ...     print(missing_work(question, TAGS.parse(f"<reasoning>{text}</reasoning><answer>12</answer>")) or "work")

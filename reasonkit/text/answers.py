@@ -145,11 +145,12 @@ _COMMON = {
     "text": Kind(_cleaned(read_text), same_text),
     "date": Kind(bare(read_date)),
 }
-KINDS = (*_COMMON, "expression", "quantity", "smiles", "plan")  # the last four: modules of `recipes.graders`
+KINDS = ("number", "choice", "yes_no", "expression", "list", "set", "text", "quantity", "smiles", "plan", "date")
 
 
 def kind_of(name: str) -> Kind:
-    """How answers of a kind in `KINDS` are read and compared. What few data sets have is imported when it is needed."""
+    """How answers of a kind in `KINDS` are read and compared. A kind that is not here is a module of `recipes.graders`,
+    imported when it is needed."""
     return _COMMON.get(name) or importlib.import_module(f"recipes.graders.{name}").KIND
 
 

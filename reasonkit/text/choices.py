@@ -43,9 +43,9 @@ _OPENERS_OF_ANOTHER = frozenset(
     "or vs versus xor alternatively otherwise else oops actually hmm hm um uh er err unless nope nah oder ou или aka "
     "maybe perhaps possibly probably dunno idk approx".split())
 _OPENS_ANOTHER = re.compile(
-    r"(?:and|but|also|i meant?|i also|my (?:bad|other)|make (?:that|it)|on second thoughts?|failing that|no wait"
+    r"(?:and|but|also|i meant?|i also|my (?:bad|other|second)|make (?:that|it)|on second thoughts?|failing that|no wait"
     r"|as well as|if not|changed? to|earlier i said|another option|as an alternative|second (?:guess|choice)|then again"
-    r"|(?:it )?(?:could|may|might|should|would) (?:also )?be)(?!\w)")
+    r"|the answer is|(?:although |though )?(?:it )?(?:could|may|might|should|would) (?:also )?be)(?!\w)")
 # What an option's text rarely has: "I think", "scratch that", "never mind".
 _SPEAKER = frozenset("i my mine that this mind".split())
 _SIGN_BEFORE_WORD = re.compile(r"\s*(?:[/&|→⇒≠∨]|->|=>|!=)+\s*[^\W\d]")
@@ -121,6 +121,10 @@ def _leads_on(text: str, option: bool) -> bool:
         lower = [word.casefold() for word in words]
         if not number and (lower[0] in _OPENERS_OF_ANOTHER or _OPENS_ANOTHER.match(" ".join(lower))):
             return True
+        if lower == ["not"] and number:
+            return True
+        if not number and parts[1:] and NEUTRAL.issuperset(lower) and ("final" in lower or "answer" in lower[1:]):
+            return True
         text_itself = option and not number and not (parts[1:] and len(words) == 1) and _SPEAKER.isdisjoint(lower)
         if is_doubt(lower) and not text_itself:
             return True
@@ -151,6 +155,8 @@ _CLAUSE = re.compile(r"[.,;:!\n()—]+|\s-+\s|\s(?:but|or|then|because|since)\s"
 _OPENERS = frozenset("or and but well wait actually hmm oh sorry rather then so also ok okay".split())
 _DENIALS = {"yes": frozenset("no nope nah naw false incorrect never not wrong".split()),
             "no": frozenset("yes yep yeah yup true correct right affirmative".split())}
+_STATED = frozenset("it he she they we that this these those there".split())  # a reason: "it is possible"
+_OF_ANSWERS = frozenset("guess estimate unsure retracted withdrawn".split())
 _DOUBTS = re.compile(
     r"\b(?:maybe|perhaps|probably|possibly|presumably|supposedly|arguably|unsure|uncertain|unclear|more or less)\b"
     r"|\bi(?: would|'d)? (?:think|guess|suppose|believe|reckon|assume|say|feel|imagine|suspect|presume|expect|hope)\b"
@@ -167,6 +173,7 @@ _DOUBTS = re.compile(
     r"|\bor (?:no|not|false|true|yes|so)\b\W*\Z|\bgive or take\b|\bas if\W*\Z"
     r"|\bor (?:more|less|fewer|other|another)\W*\Z|\band (?:more|so on)\W*\Z|\bsomething like that\b|\bseems like it\b"
     r"|\bn/a\b|\b50[/-]50\b|\bfifty[- ]fifty\b|[0-9]% (?:sure|certain)|\bsubject to change\b|\bunder protest\b"
+    r"|\bon the other hand\b|\bfailing that\b|\bor thereabouts\b"
     r"|\bto be (?:confirmed|checked)\b|\bcrossed out\b|\bif correct\b")
 _DOUBTFUL_CLAUSE = re.compile(
     r"(?:(?:most|very|quite|more|not|only|just|at least|rather) )?(?:(?:un)?likely|apparently|seemingly|hopefully"
@@ -211,6 +218,8 @@ def _denies(words: list[str], value: str) -> bool:
         return not HEDGES.isdisjoint(said)
     denials = _DENIALS[value]
     doubts = [word for word in words if word not in _DENIALS["no" if value == "yes" else "yes"]]  # "that is right"
+    if _STATED.issuperset(words[:1]) and words[1:] and _OF_ANSWERS.isdisjoint(words):
+        doubts = []
     if _CONTRAST.isdisjoint(words[:-1]) and (is_doubt(doubts) or words[-1] in denials and only_links(words[:-1])):
         return True
     opposite = all(word in denials for word in words) and not (words[0] == "not" and words[1:])  # not false

@@ -16,26 +16,27 @@ def _words(*classes: str) -> frozenset[str]:
     return frozenset(" ".join(classes).split())
 
 
-# What links an answer with a second one or with a doubt.
-LINKS = _words(
-    # Conjunctions, and adverbs and prepositions that serve as such: they open another answer or a condition.
-    "or and nor xor vs versus aka alias but yet though although however still unless except if whether when while than "
-    "else otherwise alternatively instead rather either neither both then again also besides plus minus between "
-    "through until to upto so well",
-    # Auxiliaries: they open a statement about the answer.
-    "is are was were be been am isn't aren't wasn't it's that's do does did has have had can could may might must "
-    "shall should will would",
-    # Pronouns: so does the speaker, or what speaks of the answer.
-    "i i'm i'd i'll me my mine we you your he she it its this that these those they who which what whichever",
-    # Negations and affirmations: they take back one answer, or say another.
-    "no not nope nah never none yes yep yeah",
-    # Verbs of saying and changing, and the order of answers: "make that", "my second choice".
-    "say said mean meant make made fix let change changed considered another second secondly previously formerly "
-    "earlier now",
+_NEGATIONS = _words("no not nope nah nay never none isn't aren't wasn't")
+# What links two answers, or an answer and a condition, wherever it stands.
+_JOINS = _NEGATIONS | _words(
+    # Conjunctions, and adverbs that serve as such.
+    "or and nor xor vs versus aka alias but yet though although however unless except if whether when while than "
+    "else otherwise alternatively instead rather either neither both then also plus minus",
     # Signs in words: an equation has two sides.
-    "equals equal equiv",
+    "equals equiv",
     # "Or", "but" and "no" of the languages that answers come in besides English.
     "oder ou или aber mais pero però sondern sino doch nein non нет но")
+# What links them where no noun comes before: "20 is wrong", but "5 apples are left".
+LINKS = _JOINS | _words(
+    # Auxiliaries open a statement about the answer.
+    "is are was were be been am it's that's do does did has have had can could may might must shall should will would",
+    # Pronouns: so does the speaker, or what speaks of the answer.
+    "i i'm i'd i'll i've me my we you your he she it its this that these those they who which what whichever",
+    # Verbs of saying and changing, and the order of answers: "make that", "my second choice".
+    "say said thought mean meant make made fix let changed considered another second secondly previously formerly "
+    "earlier now",
+    # Prepositions, adverbs and the like that lead over to another.
+    "equal still again besides between through until to upto so well yes yep yeah")
 # What doubts, denies or withdraws. Adverbs in -ly ("possibly", "roughly") need no list: see `is_adverb`.
 HEDGES = _words(
     # How sure or how near: no answer needs them, as its value is exact.
@@ -48,23 +49,28 @@ HEDGES = _words(
     # Judgements that an answer passes on itself.
     "wrong incorrect false untrue invalid fake bad mistake mistaken typo lie lying joke joking kidding",
     # Withdrawals and replacements.
-    "withdraw withdrawn retract retracted reject rejected denied crossed scratch strike ignore disregard forget "
-    "nevermind mind correct correction corrected right edit edited update updated revise revised revision rephrase "
-    "backup fallback alternative alternate placeholder tbd todo tba",
+    "withdraw withdrawn retract retracted reject rejected deleted denied crossed struck void scratch scrap strike "
+    "ignore disregard forget nevermind mind correct correction corrected right edit edited update updated revise "
+    "revised revision rephrase backup fallback alternative alternate placeholder tbd todo tba",
     # Interjections, which announce them.
     "sorry oops whoops wait hmm hm err er um uh erm please lol jk",
     # "Perhaps" and "about" of other languages.
     "vielleicht peut-être quizás talvez forse возможно ungefähr environ aproximadamente примерно")
-# Articles, prepositions, adjectives and names of an answer: they may stand between the words above, and mean nothing by
-# themselves.
+# Articles, prepositions, adjectives and names of an answer: they may stand between the words above, and mean nothing
+# alone.
 NEUTRAL = _words("a an the of in on at for with from by as per each every other very just only even too up "
                  "first last final new old good best next 1st 2nd 3rd plan option choice answer letter")
 NUMERALS = _words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety nought naught nil")
-# Of the words above, those that may describe what is counted: "3 wrong answers".
-_ADJECTIVES = _words("right wrong incorrect correct false invalid fake equal similar unknown possible probable likely "
-                     "unlikely bad estimated alternative alternate rejected mistaken earlier considered")
+# Of the words above, those that may describe what is counted, as any in -ed may: "3 wrong answers".
+_ADJECTIVES = _words("right wrong incorrect correct false invalid fake similar unknown possible probable likely "
+                     "unlikely bad alternative alternate mistaken most least")
+# And those that may be what is counted: "1 typo".
+_COUNTED = _words("mistake idea typo lie joke alternative strike edit update correction revision possibility")
+_AFFIRMATIONS = _words("right correct true")  # "this is the right answer"
+_DOUBTING_ADVERBS = ("bly", "edly", "ingly")  # "probably", "supposedly", "seemingly"; "lonely people" are not in doubt
+_PLURALS = ("s", "people", "men", "children", "geese", "mice", "feet", "teeth", "fish", "sheep")
 # Words in -ly that are nouns, adjectives of time, or adverbs without doubt.
 _NO_ADVERBS = _words(
     "family assembly supply fly butterfly dragonfly jelly july italy lily belly reply monopoly anomaly bully ally "
@@ -75,7 +81,7 @@ _ASKED = re.compile(r"[?¿؟？‽⁇⁈⁉❓❔]")
 _STRUCK = re.compile(
     r"(?<!~)~~(?=[^\s~])[^~]*~~(?!~)|(?<![\w~}{\\])~(?=[^\s~])[^~\n]*[^\s~]~(?![\w~\\{])"
     r"|<\s*(?:s|del|strike)\b[^<>]*>|line-through|\[/(?:s|del|strike)\]"
-    r"|\\(?:[bxh]?cancel(?:to)?|x?sout|st|strikeout|xout)(?![A-Za-z])\s*\{|\\enclose\s*\{[^{}]*strike"
+    r"|\\(?:[bxh]?cancel(?:to)?|x?sout|st|strikeout|xout)(?![A-Za-z])|\\enclose\s*\{[^{}]*strike"
     r"|[\u0335-\u0338\u20d2\u20d3\u20d8-\u20da\u20e5\u20e6\u20ea\u20eb]", re.IGNORECASE)
 
 
@@ -92,13 +98,27 @@ def bare(words: Iterable[str]) -> list[str]:
     return [word for word in (_SIGNS.sub("", word) for word in words) if word]
 
 
-def changes(word: str, after: str = "") -> bool:
-    """Whether a word beside a number is none of its unit's: it links, doubts or counts, or is such an adverb. An
-    adjective before a plural is the noun's: "3 wrong answers"."""
-    word = word.casefold().replace("’", "'")
-    if word in _ADJECTIVES and after.casefold().endswith(("s", "people", "men", "children")):
-        return False
-    return word in LINKS or word in HEDGES or word in NUMERALS or is_adverb(word)
+def changes(words: Sequence[str], singular: bool = False) -> bool:
+    """Whether words after a number are none of its unit's: one links, doubts or counts, or is such an adverb.
+
+    What comes before a plural, or after 1 a `singular`, may be the noun's ("3 wrong answers"), and a statement may
+    follow it ("5 apples are left").
+    """
+    counted = _COUNTED if singular else frozenset()
+    words = [word.casefold().replace("’", "'") for word in words]
+    plural = max((at for at, word in enumerate(words) if word in counted or not _links(word) and (
+        word.endswith(_PLURALS) or singular and at == len(words) - 1)), default=0)
+    for at, word in enumerate(words):
+        if word in counted:
+            continue
+        if word in _JOINS or word in NUMERALS or is_adverb(word) and (
+                at >= plural or word.endswith(_DOUBTING_ADVERBS)):
+            return True
+        if word in HEDGES and not (at < plural and (word in _ADJECTIVES or word.endswith("ed"))):
+            return True
+        if word in LINKS and at >= plural and (not at or _links(words[0])):
+            return True
+    return False
 
 
 def is_adverb(word: str) -> bool:
@@ -112,6 +132,8 @@ def only_links(words: Sequence[str]) -> bool:
 
 def is_doubt(words: Sequence[str]) -> bool:
     """Whether lower-case words say nothing but a doubt or a denial."""
+    if _NEGATIONS.isdisjoint(words):
+        words = [word for word in words if word not in _AFFIRMATIONS]
     return only_links(words) and any(word in HEDGES for word in words)
 
 

@@ -56,7 +56,7 @@ def _items(text: str, around: str, depth: int) -> list[str] | None:
     text = text.strip().rstrip(". ")
     if both := _BOTH.match(text):
         text = text[both.end():]
-    if (name := _NAMED.match(text)) and closes(text, name.end()) and not changes(name[1]):
+    if (name := _NAMED.match(text)) and closes(text, name.end()) and not changes([name[1]]):
         text = text[name.end():]  # x ∈ {1, 2}
     bracketed = text[:1] in around and text[:1] != "" and closes(text, 0)
     if bracketed:
@@ -64,7 +64,7 @@ def _items(text: str, around: str, depth: int) -> list[str] | None:
     parts = _bullets(text) or _split(text)
     parts = [part for part in parts if part.strip()]
     named = [_NAMED.match(part) for part in parts]
-    named = [match if match and not changes(match[1]) else None for match in named]
+    named = [match if match and not changes([match[1]]) else None for match in named]
     names = {match[1] for match in named if match}
     items = []
     for part, match in zip(parts, named, strict=True):

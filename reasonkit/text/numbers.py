@@ -158,7 +158,7 @@ def read_number(text: str, prose: bool = False) -> Number | None:
 
 def _read_measure(text: str, prose: bool) -> Number | None:
     number = read_value(text, prose)
-    unit = number and (_unit(number.unit, number.tail) if number.tail or number.unit else "")
+    unit = number and (_unit(number) if number.tail or number.unit else "")
     return None if unit is None else replace(number, unit=unit)
 
 
@@ -267,18 +267,19 @@ def _numeral(text: str) -> Fraction | None:
     return decimal and Fraction(re.sub(f"[^0-9{decimal}]", "", text).replace(decimal, "."))
 
 
-def _unit(money: str, tail: str) -> str | None:
+def _unit(number: Number) -> str | None:
     """The unit in normal form, a currency's name first; None if the tail cannot be a unit."""
+    money, tail = number.unit, number.tail
     tail = _ABROAD.sub(lambda match: {"c": "CAD", "a": "AUD"}[match[1][0].casefold()], unbracket(tail))
     tail = _COUNTRY.sub("", tail)
     words = re.findall(r"[^\s/·*.-]+", tail)
     # A single letter keeps its case: N and K are units, n and k change the number.
-    changing = [word for word, after in zip(words, [*words, ""][1:], strict=True)
-                if (word in _NOT_UNITS if len(word) == 1 else word.casefold() in _NOT_UNITS or changes(word, after))]
+    changing = [word for word in words if (word if len(word) == 1 else word.casefold()) in _NOT_UNITS]
     if not (money or any(len(word) == 1 for word in changing)) and known(unit := read_unit(tail)) and (
             unit != (("pound", 1),)):
         return spell(unit)
-    if changing or not _UNIT.fullmatch(tail):
+    if changing or not _UNIT.fullmatch(tail) or changes(
+            [word for word in words if len(word) > 1], singular=abs(number.value) == 1):
         return None
     words = [word.casefold() for word in words]
     for before, word in zip(("", *words), words, strict=False):

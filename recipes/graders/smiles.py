@@ -12,7 +12,7 @@ from recipes.graders.worker import decide
 def _read_smiles(text: str) -> str | None:
     """The one word that raw text is, without quotes or a label: in SMILES a backslash is a bond."""
     text = _LABEL.sub("", unfence(text).strip()).strip("`\"' \n").rstrip(".")
-    return text if re.fullmatch(r"\S+", text) else None
+    return text if re.fullmatch(r"[!-~]+", text) else None
 
 
 _LABEL = re.compile(r"\A\W*+(?:the\s++)?+(?:smiles|answer)\s*+(?:is\b|[:=])\s*+", re.IGNORECASE)

@@ -202,7 +202,7 @@ def test_choices(form):
 HOSTILE = [
     "1e9", "1,000", "10^10^", "½", "**a", "\\frac{", "answer is ", "(B", "or ", "yes, ", " ", "\n", "move(", "then ",
     "x^", "{", "5 km ", "```\n", "_{", "*a", "A and B, ", "1. ", "(1, 2), ", "per second ", "March 5, ", "H_2",
-    "million ", "\\mathrm{", "x = ", "not ",
+    "million ", "\\mathrm{", "x = ", "not ", "~a ", "[s]", "<s ", "maybe, ",
 ]
 
 
