@@ -46,6 +46,10 @@ _OPENS_ANOTHER = re.compile(
     r"(?:and|but|also|i meant?|i also|my (?:bad|other|second)|make (?:that|it)|on second thoughts?|failing that|no wait"
     r"|as well as|if not|changed? to|earlier i said|another option|as an alternative|second (?:guess|choice)|then again"
     r"|the answer is|(?:although |though )?(?:it )?(?:could|may|might|should|would) (?:also )?be)(?!\w)")
+# A part that is nothing else is no option's text either.
+_IS_DOUBT = re.compile(r"(?:not (?:so )?sure|who knows|(?:just )?a guess|in your dreams|as if|forget it|please check"
+                       r"|low confidence|something like that|not really|(?:sort|kind) of|roughly|approximately|apparently"
+                       r"|seemingly|hopefully|allegedly|tentatively|[a-h] is also (?:right|correct|possible))")
 # What an option's text rarely has: "I think", "scratch that", "never mind".
 _SPEAKER = frozenset("i my mine that this mind".split())
 _SIGN_BEFORE_WORD = re.compile(r"\s*(?:[/&|→⇒≠∨]|->|=>|!=)+\s*[^\W\d]")
@@ -79,7 +83,7 @@ def read_choice(text: str) -> Choice | None:
         letter, rest = (after[2].upper(), _option(after[1])) if after else (None, None)
         return Choice(letter, rest, whole, False) if whole else None
     letter, rest = (match["inner"] or match["bare"]).upper(), match["text"] or match["rest"] or ""
-    offered = _JOINED.sub("", rest) if match["text"] else rest
+    offered = _JOINED.sub("them", rest) if match["text"] else rest
     sure = not (_ANOTHER.search(offered) or _leads_on(offered, match["text"] is not None))
     if match["rest"]:
         sure = sure and bool(match["weak"].strip() or "\n" in match["weak"]) and not _doubtful(rest)
@@ -121,7 +125,7 @@ def _leads_on(text: str, option: bool) -> bool:
         lower = [word.casefold() for word in words]
         if not number and (lower[0] in _OPENERS_OF_ANOTHER or _OPENS_ANOTHER.match(" ".join(lower))):
             return True
-        if lower == ["not"] and number:
+        if _IS_DOUBT.fullmatch(" ".join(lower)) or lower == ["not"] and number:
             return True
         if not number and parts[1:] and NEUTRAL.issuperset(lower) and ("final" in lower or "answer" in lower[1:]):
             return True
@@ -170,7 +174,7 @@ _DOUBTS = re.compile(
     r"|\b(?:if|unless) i (?:recall|remember|understand|understood|read)\b"
     r"|\b(?:if|unless) i(?:'m| am) (?:not )?(?:wrong|mistaken|right|correct|reading)\b"
     r"|\bwith (?:some|slight|a (?:little|bit of)) (?:doubts?|uncertainty|hesitation)\b"
-    r"|\bor (?:no|not|false|true|yes|so)\b\W*\Z|\bgive or take\b|\bas if\W*\Z"
+    r"|\bor (?:no|not|false|true|yes|so)\b\W*\Z|\bgive or take\b|\bas if\W*\Z|\bin your dreams\b|\b(?:low confidence|please check)\W*\Z"
     r"|\bor (?:more|less|fewer|other|another)\W*\Z|\band (?:more|so on)\W*\Z|\bsomething like that\b|\bseems like it\b"
     r"|\bn/a\b|\b50[/-]50\b|\bfifty[- ]fifty\b|[0-9]% (?:sure|certain)|\bsubject to change\b|\bunder protest\b"
     r"|\bon the other hand\b|\bfailing that\b|\bor thereabouts\b"

@@ -45,7 +45,7 @@ HEDGES = _words(
     "least most sometimes similar something whatever etc confidence",
     # Verbs of opinion, of seeming and of guessing.
     "might could seems seem depends depending think believe suppose reckon assume suspect imagine hope feel know idea "
-    "guess guessing guessed dunno idk estimate estimated estimation unverified unconfirmed unproven verify",
+    "guess guessing guessed knows dunno idk estimate estimated estimation unverified unconfirmed unproven verify",
     # Judgements that an answer passes on itself.
     "wrong incorrect false untrue invalid fake bad mistake mistaken typo lie lying joke joking kidding",
     # Withdrawals and replacements.
@@ -53,7 +53,7 @@ HEDGES = _words(
     "ignore disregard forget nevermind mind correct correction corrected right edit edited update updated revise "
     "revised revision rephrase backup fallback alternative alternate placeholder tbd todo tba",
     # Interjections, which announce them.
-    "sorry oops whoops wait hmm hm err er um uh erm please lol jk",
+    "sorry oops whoops wait hmm hm err er um uh erm please lol jk psych",
     # "Perhaps" and "about" of other languages.
     "vielleicht peut-être quizás talvez forse возможно ungefähr environ aproximadamente примерно")
 # Articles, prepositions, adjectives and names of an answer: they may stand between the words above, and mean nothing

@@ -8,10 +8,11 @@ tuple, and its order counts.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from reasonkit.text.cleaning import PAIRS, closes
 from reasonkit.text.hedges import changes
-from reasonkit.text.numbers import read_amount
+from reasonkit.text.numbers import read_amount, read_plain
 from reasonkit.text.texts import read_formula
 
 MAX_DEPTH = 4
@@ -118,9 +119,10 @@ def _split(text: str) -> list[str]:
     return [*parts, text[start:]]
 
 
+@lru_cache(maxsize=512)  # the answers of a group share their items, and a hostile one repeats a single item
 def _item(text: str, depth: int) -> str:
     text = " ".join(text.split())
-    number = read_amount(text)
+    number = read_plain(text) or read_amount(text)
     if number is not None and not (number.unit or number.mark or number.quotient):
         return str(number)
     if depth < MAX_DEPTH and closes(text, 0):

@@ -36,9 +36,13 @@ def grade(replies: Sequence[str], golds: Sequence[str | None], kinds: Sequence[s
 
 def _graded(reply: str, gold: str, kind: str) -> Verdict | None:
     try:
-        return check(answer_of(TAGS.parse(reply), gold, kind), gold, kind)
+        check(None, gold, kind)
     except ValueError:
         return None
+    try:
+        return check(answer_of(TAGS.parse(reply), gold, kind), gold, kind)
+    except (ValueError, ArithmeticError, LookupError, RecursionError) as error:  # a reply that blinds its own judgement
+        return Verdict(False, None, f"not read ({type(error).__name__})")
 
 
 def answer_of(reply: Parsed, gold: str, kind: str) -> str | None:

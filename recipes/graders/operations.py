@@ -42,6 +42,8 @@ class _Group:
     nodes: list[Node]
 
 
+MAX_DIGITS = 1000  # of a quotient that is divided here; Python reads no longer numerals than 4,300 digits
+
 Node = str | _Group
 
 
@@ -259,6 +261,8 @@ def _is_numeral(node: Node) -> bool:
 def _is_whole(above: list[str], below: list[str]) -> bool:
     """Whether a quotient of numerals is to be divided: it comes out whole, or has a decimal."""
     top, bottom = (above or ["1"])[0], below[0]
+    if len(top + bottom) > MAX_DIGITS:
+        return False
     return "." in top + bottom or not int(bottom) or int(top) % int(bottom) == 0
 
 
