@@ -31,7 +31,7 @@ from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import compose
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.train import tunix_compat
+from reasonkit.train import checkpoint
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import Rollout, generator
 from reasonkit.train.sft import sft
@@ -112,7 +112,7 @@ def main() -> None:
         if here == place and seen[here] == PLACES.get(place, 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    manager = tunix_compat.checkpoint_manager.CheckpointManager
+    manager = checkpoint.checkpoint_manager.CheckpointManager
     save, generate, to_json, rename = manager.save, Rollout.generate, Dataset.to_json, os.rename
 
     def save_and_die(self, step, *args, **options):

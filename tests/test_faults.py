@@ -36,7 +36,7 @@ from reasonkit.session import interrupts
 from reasonkit.session.interrupts import HUNG_EXIT, StageHung, Watchdog, clean_exit
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
-from reasonkit.train import loop, tunix_compat
+from reasonkit.train import checkpoint, loop
 from reasonkit.train.loop import DiskFullError, DivergedError
 
 TESTS = Path(__file__).parent
@@ -261,7 +261,7 @@ def rewrite(step, tokenizer, rank=4, number=0.0):
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     model = add_lora(init(CONFIG, mesh), mesh, rank, 8.0)
     state = jax.tree.map(lambda leaf: leaf + number, loop.nnx.state(model, loop.nnx.LoRAParam))
-    with tunix_compat.ocp.StandardCheckpointer() as checkpointer:
+    with checkpoint.ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(step / "model_params", state, force=True)
 
 
@@ -419,4 +419,4 @@ def test_the_trainer_has_what_is_used_of_it():
     """Private names of Tunix and of its manager; another version may have others."""
     from tunix.sft.peft_trainer import PeftTrainer
     assert callable(PeftTrainer._write_train_metrics)
-    assert callable(tunix_compat.ocp.CheckpointManager.should_save)
+    assert callable(checkpoint.ocp.CheckpointManager.should_save)

@@ -116,7 +116,7 @@ def test_an_adapter_that_is_not_the_one_handed_over_is_replaced(warm_up, practis
 def test_a_stage_that_failed_before_its_first_save_begins_again_as_it_began(warm_up, policy, monkeypatch, tmp_path):
     fresh = fingerprint(policy.model)
     monkeypatch.setattr(checkpoint, "checkpoint_options",
-                        lambda every, keep: tunix_compat.ocp.CheckpointManagerOptions(save_interval_steps=50))
+                        lambda every, keep: checkpoint.ocp.CheckpointManagerOptions(save_interval_steps=50))
 
     def fail():
         raise RuntimeError("the disk of the log is full")
@@ -185,7 +185,7 @@ def test_a_stage_after_grpo_has_an_optimiser_of_its_own(warm_up, practise, polic
     pairs = Dataset.from_list([{"question": row["question"], "chosen": row["answer"], "rejected": "no"}
                                for row in ROWS])
     settings = SimpoSettings(steps=2, batch_size=4, max_prompt_length=32, max_reply_length=8, learning_rate=2e-2)
-    counts, trainer = [], tunix_compat.checkpoint_manager.CheckpointManager.maybe_restore
+    counts, trainer = [], checkpoint.checkpoint_manager.CheckpointManager.maybe_restore
 
     def restore(self, model, optimizer=None, **options):
         found = trainer(self, model, optimizer, **options)
@@ -193,7 +193,7 @@ def test_a_stage_after_grpo_has_an_optimiser_of_its_own(warm_up, practise, polic
         counts.extend(int(leaf[...]) for path, leaf in flat if path[-1] == "count")
         return found
 
-    monkeypatch.setattr(tunix_compat.checkpoint_manager.CheckpointManager, "maybe_restore", restore)
+    monkeypatch.setattr(checkpoint.checkpoint_manager.CheckpointManager, "maybe_restore", restore)
     handed = fingerprint(policy.model)
     other = new_policy(setup.base, setup.mesh, setup.tokenizer, seed=9)
     result = simpo(other, setup.mesh, pairs, settings, TimeBudget(1, 0), RunLog(tmp_path / "simpo.jsonl"),
