@@ -47,9 +47,10 @@ _OPENS_ANOTHER = re.compile(
     r"|as well as|if not|changed? to|earlier i said|another option|as an alternative|second (?:guess|choice)|then again"
     r"|the answer is|(?:although |though )?(?:it )?(?:could|may|might|should|would) (?:also )?be)(?!\w)")
 # A part that is nothing else is no option's text either.
-_IS_DOUBT = re.compile(r"(?:not (?:so )?sure|who knows|(?:just )?a guess|in your dreams|as if|forget it|please check"
-                       r"|low confidence|something like that|not really|(?:sort|kind) of|roughly|approximately|apparently"
-                       r"|seemingly|hopefully|allegedly|tentatively|[a-h] is also (?:right|correct|possible))")
+_IS_DOUBT = re.compile(
+    r"(?:not (?:so )?sure|who knows|(?:just )?a guess|in your dreams|as if|forget it|please check"
+    r"|low confidence|something like that|not really|(?:sort|kind) of|roughly|approximately|apparently"
+    r"|seemingly|hopefully|allegedly|tentatively|[a-h] is also (?:right|correct|possible))")
 # What an option's text rarely has: "I think", "scratch that", "never mind".
 _SPEAKER = frozenset("i my mine that this mind".split())
 _SIGN_BEFORE_WORD = re.compile(r"\s*(?:[/&|→⇒≠∨]|->|=>|!=)+\s*[^\W\d]")
@@ -174,7 +175,8 @@ _DOUBTS = re.compile(
     r"|\b(?:if|unless) i (?:recall|remember|understand|understood|read)\b"
     r"|\b(?:if|unless) i(?:'m| am) (?:not )?(?:wrong|mistaken|right|correct|reading)\b"
     r"|\bwith (?:some|slight|a (?:little|bit of)) (?:doubts?|uncertainty|hesitation)\b"
-    r"|\bor (?:no|not|false|true|yes|so)\b\W*\Z|\bgive or take\b|\bas if\W*\Z|\bin your dreams\b|\b(?:low confidence|please check)\W*\Z"
+    r"|\bor (?:no|not|false|true|yes|so)\b\W*\Z|\bgive or take\b|\bas if\W*\Z"
+    r"|\bin your dreams\b|\b(?:low confidence|please check)\W*\Z"
     r"|\bor (?:more|less|fewer|other|another)\W*\Z|\band (?:more|so on)\W*\Z|\bsomething like that\b|\bseems like it\b"
     r"|\bn/a\b|\b50[/-]50\b|\bfifty[- ]fifty\b|[0-9]% (?:sure|certain)|\bsubject to change\b|\bunder protest\b"
     r"|\bon the other hand\b|\bfailing that\b|\bor thereabouts\b"

@@ -255,7 +255,7 @@ def _size(first: Node, rest: list[Node]) -> int:
 
 
 def _is_numeral(node: Node) -> bool:
-    return isinstance(node, str) and node[-1:].isdecimal()
+    return isinstance(node, str) and node[-1:].isdecimal() and node[0] != "\\"
 
 
 def _is_whole(above: list[str], below: list[str]) -> bool:

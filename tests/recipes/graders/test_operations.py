@@ -11,7 +11,7 @@ from recipes.graders.operations import _operations, _tree, leaves_work
 
 PIECES = ["\\frac", "{", "}", "(", ")", "[", "]", "x", "d", "1", "2.5", "+", "-", "\\cdot ", "/", "^", "_", "|", "!",
           "'", "\\sqrt", "\\sin", "\\sum", "\\lfloor", "\\rfloor", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "\\\\",
-          ",", "=", "<", "\\pm", "\\cup", "\\{", "\\}", "e", "i", "\\pi", "%", "°", "\\int", "10"]
+          ",", "=", "<", "\\pm", "\\cup", "\\{", "\\}", "e", "i", "\\pi", "%", "°", "\\int", "10", "\\1"]
 
 
 @pytest.mark.parametrize(
