@@ -76,22 +76,7 @@ for criterion in problems.rubric_of(recipe, item):
 # apostrophe, minus sign or final mark does not make it new.
 
 # %%
-from itertools import count
-
-from reasonkit.show.dashboard import Dashboard
-
-log, steps = run.log("data"), count(1)
-board = Dashboard(log, run.budget, "Data curation", len(run.profile.rows))
-board.show()
-
-# %%
-def on_split(name, rows):
-    first = {key: rows[0][key] for key in ("question", "reasoning", "answer")}
-    log.write("data_step", step=next(steps), sample={"split": name, **first})
-    board.update()
-
-
-splits = problems.curate(recipe, run.profile.rows, SEED, on_split)
+splits = problems.curate(recipe, run.profile.rows, SEED)
 
 # %% [markdown]
 # ## What can be used
@@ -131,8 +116,8 @@ import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(figsize=(7, 2.4))
 for family in recipe.families:
-    rows = splits["train"].filter(lambda row, wanted=family: row["family"] == wanted)
-    axes.hist([len(reasoning) for reasoning in rows["reasoning"]], bins=30, alpha=0.6, label=family)
+    lengths = [len(row["reasoning"]) for row in splits["train"] if row["family"] == family]
+    axes.hist(lengths, bins=30, alpha=0.6, label=family)
 axes.set(xlabel="characters of reasoning", ylabel="problems")
 axes.legend(frameon=False)
 plt.show()

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 
 from reasonkit.data.screening import COLUMNS, check_columns, fits, question_key, sft_pairs
 from reasonkit.judge.rubric import Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
@@ -24,6 +24,7 @@ from reasonkit.session import files
 from reasonkit.session.records import RecipeFile
 from reasonkit.text.tags import TAGS, neutralise
 
+disable_progress_bars()  # of each split and file, for a second of work
 RECIPES = Path(__file__).resolve().parents[2] / "data_recipes"
 SPLITS = ("train", "validation", "test")
 PATIENCE = 20_000  # rounds over the families without a new question, after which they count as used up
@@ -135,9 +136,8 @@ def problems(recipe: DataRecipe, split: str, seed: int) -> Iterator[Problem]:
         index += 1
 
 
-def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int,
-           on_split: Callable[[str, Dataset], None] = lambda name, rows: None) -> dict[str, Dataset]:
-    """`placement` rows for each split, each told to `on_split`. Questions are neutralised: none can end a chat turn.
+def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str, Dataset]:
+    """`sizes` rows for each split. Questions are neutralised: none can end a chat turn.
 
     Raises ValueError for an unknown split or one without rows, for families that have too few questions, and as
     `assert_disjoint` does.
@@ -157,7 +157,6 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int,
             dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question),
                  reasoning=terse(p) if split == "train" and is_terse(recipe, p) else p.reasoning,
                  answer=p.answer, rubric=rubric_to_json(rubric_of(recipe, p))) for p in chosen])
-        on_split(split, splits[split])
     assert_disjoint(splits)
     return splits
 

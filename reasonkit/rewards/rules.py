@@ -4,7 +4,7 @@ A reward is a plain function `(prompts, completions, **columns) -> list[float | 
 completion; None means "no signal" and is never a low score. A reward that takes `log_extra` may tell it what it
 read, as in TRL: `log_extra(name, one value a completion)`. One that knows why a value is None counts it, by cause, in
 its `failures`; why a value is low though nothing was scored, in its `faults`. Rewards that read the text alone are in
-`text`; `compose` makes one of several.
+`recipes/rewards`; `compose` makes one of several.
 """
 
 from __future__ import annotations

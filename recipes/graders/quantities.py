@@ -1,7 +1,7 @@
 """Numbers with units of physics: `read_quantity` reads "5 ft 10 in", 1h30m and 4186 J/(kg·K).
 
-Equal units are compared here; others are converted by pint in the worker of `worker`. Surprise: a lone C or F is a
-degree where the other answer is a temperature.
+Equal units are compared here; others are converted by pint in a process of its own (`worker`). Surprise: a lone C or
+F is a degree where the other answer is a temperature.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A judge behind an API: score sheets of `score_sheet`, asked of one of `api_client`.
+"""A judge behind an API: score sheets, asked of a service of `api_client`.
 
 It is what stands between the sheets and a network that fails: how many calls at once, how fast, how often again, how
 long, and for how much money.
