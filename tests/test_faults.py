@@ -318,7 +318,7 @@ def test_what_is_no_step_among_the_steps_changes_nothing(whole, compiled, tokeni
 @pytest.mark.parametrize("text", [b"", b'{"started": 1', b"\xff\xfe", b"[]"])
 def test_a_corrupt_ledger_is_named_before_anything_is_done(text, compiled, tokenizer, tmp_path):
     (tmp_path / "ledger.json").write_bytes(text)
-    with pytest.raises(BudgetError, match="ledger.json is corrupt .*: delete it"):
+    with pytest.raises(BudgetError, match="ledger.json is no ledger .*: delete it"):
         run(tmp_path, tokenizer, budget=TimeBudget(1, 0, tmp_path / "ledger.json"))
     assert (tmp_path / "ledger.json").read_bytes() == text and os.listdir(tmp_path) == ["ledger.json"]
 
