@@ -40,6 +40,9 @@ _TOKEN = re.compile(
     r"(?P<number>[0-9]{1,15}+(?:,[0-9]{3})*+(?:\.[0-9]{1,15}+)?+(?![0-9]))|\\[a-z]++|[^\W\d_]\w*+|[^\w\s]|\w++",
     re.IGNORECASE)
 _ENDS = re.compile(r"[;\n]|[.!?](?=\s)")  # of steps
+_GLUED = re.compile(r"(?<=[0-9])([a-z])\b")
+_ALONE = re.compile(r"(?<![\w.])([a-z])(?=\s*[-+*/=^])|(?<=[-+*/=(])\s*([a-z])\b")
+_BRACKETED = re.compile(r"[)}^!\u221a][^=\n]*=\s*\S|\\[a-z]+\{[^=\n]*=\s*\S")
 _TIMES = re.compile(r"(?<=[0-9])x(?=[0-9])")
 _IDLE = {"+": (0.0,), "-": (0.0,), "*": (0.0, 1.0), "/": (0.0, 1.0), "mod": (0.0, 1.0)}
 _MINUS = ("-", "\u2212", "\u2013")
@@ -102,8 +105,9 @@ def missing_work(question: str, reply: Parsed) -> str:
     Work is either sums, most of them, or the first and half, true and from numbers of the question or of earlier ones
     (one slip is forgiven, unless it is all that there is and nothing builds on it), or at least `OWN` pairs of
     neighbouring words that the question has not, with a word that it or the answer has. Where both have numbers, two
-    belong in them, and one that the question has not. A sum counts once, and one that leads nowhere not at all. Linear
-    in the lengths; never raises on a str.
+    belong in them, and one that the question has not. A sum counts once, and one that leads nowhere not at all. True
+    sums from other numbers count where words stand beside them, as they may say where those are from; algebra is words.
+    Linear in the lengths; never raises on a str.
 
     >>> from reasonkit.text.tags import TAGS
     >>> question = "Leo has 6 shells, buys 5. How many now?"
@@ -120,10 +124,20 @@ def missing_work(question: str, reply: Parsed) -> str:
     text, answer = reply.reasoning or "", " ".join(reply.answers)
     sums, said = _read(text)
     asked, found = Counter(_numbers(question)), {*_numbers(answer)}
-    if answer and not asked and not found:
+    if answer and not asked and not found or _is_algebra(text):
         sums, said = [], text  # they may be of anything
+    fault = _fault_of_words(question, answer, said, asked, found)
     if any(left and not left.is_idle(asked) for left, _ in sums):
-        return _unsound(sums, asked, Counter(map(abs, _numbers(f"{text} {answer}"))))
+        why, wrong = _unsound(sums, asked, found, Counter(map(abs, _numbers(f"{text} {answer}"))))
+        own = {word for word in words(said) if word.isalpha() and len(word) > 2} - {*words(question)}
+        said_where = len(own) > OWN and fault in ("", "no number of its own")  # the numbers of true sums are from
+        return why if wrong or not said_where else ""
+    if fault == "no step" and _BRACKETED.search(text) and not (asked and asked.keys().isdisjoint(_numbers(text))):
+        return ""  # a calculation that is not read here
+    return fault
+
+
+def _fault_of_words(question: str, answer: str, said: str, asked: Counter[float], found: set[float]) -> str:
     if len(_pairs(said, words(answer)) - _pairs(question, ())) < OWN:
         return "no step"
     steps = [step for step in map(tuple, map(words, _ENDS.split(said))) if step]
@@ -137,10 +151,18 @@ def missing_work(question: str, reply: Parsed) -> str:
     return ""
 
 
-def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], times: Counter[float]) -> str:
-    """What is wrong with too many of the sums, if anything. times: how often text and answer have a number."""
+def _is_algebra(text: str) -> bool:
+    """Whether a letter is a number's neighbour, as in 3m, and alone beside an operator: a variable, and no unit."""
+    return not {*_GLUED.findall(text)}.isdisjoint(a or b for a, b in _ALONE.findall(text))
+
+
+def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], found: set[float],
+             times: Counter[float]) -> tuple[str, bool]:
+    """What is wrong with too many of the sums, if anything, and whether that is more than numbers from elsewhere.
+    found: the answer's numbers. times: how often text and answer have a number."""
     known, strange, seen, used, began = {*asked}, set(), set(), False, False
     good = slips = foreign = repeated = 0
+    ends = False
     for left, told in sums:
         start = known
         if left and not left.is_idle(asked):
@@ -151,7 +173,7 @@ def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], times
             elif asked and not left.is_from(known, strange) and not ({*left.operators} == {"*"} and told in asked):
                 foreign, start = foreign + 1, strange
             elif _agree(left, told):
-                good += 1
+                good, ends = good + 1, told in found
                 began = began or not foreign
             else:
                 slips, used = slips + 1, used or times[abs(told)] > 1
@@ -159,9 +181,12 @@ def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], times
             start.add(left.value)
         start |= {told, -told}
     forgiven = min(slips, 1) if good or used else 0
-    if good + forgiven + began > repeated + foreign + slips - forgiven:  # a good beginning breaks a tie
-        return ""
-    return AGAIN if repeated > foreign + slips else "false or foreign sums"
+    # a good beginning breaks a tie, and so does an end that is the answer
+    if good + forgiven + (began or ends) > repeated + foreign + slips - forgiven:
+        return "", False
+    if not good + slips + foreign + repeated and sums[-1][1] in found:
+        return "", False  # of every problem's constants only, and what they make is the answer
+    return AGAIN if repeated > foreign + slips else "false or foreign sums", slips + repeated > 0
 
 
 def _agree(left: _Sum, told: float) -> bool:
@@ -190,6 +215,8 @@ def _read(text: str) -> tuple[list[tuple[_Sum | None, float]], str]:
         elif sides and place and tokens[place - 1][1] in _EQUALS:
             found.append((None, sides[0].numbers[0]))
         for left, right in zip(sides, sides[1:], strict=False):
+            if left.operators and sorted(left.numbers) == sorted(right.numbers):
+                continue  # the same again
             told = right.numbers[0] if _agree(left, right.numbers[0]) else right.value
             if math.isfinite(told):
                 found.append((left if plain and left.operators else None, told))
