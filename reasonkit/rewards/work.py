@@ -41,8 +41,8 @@ _TOKEN = re.compile(
     re.IGNORECASE)
 _ENDS = re.compile(r"[;\n]|[.!?](?=\s)")  # of steps
 _GLUED = re.compile(r"(?<=[0-9])([a-z])\b")
-_ALONE = re.compile(r"(?<![\w.])([a-z])(?=\s*[-+*/=^])|(?<=[-+*/=(])\s*([a-z])\b")
-_BRACKETED = re.compile(r"[)}^!\u221a][^=\n]*=\s*\S|\\[a-z]+\{[^=\n]*=\s*\S")
+_ALONE = re.compile(r"(?<![\w.])([a-z])(?=\s{0,9}[-+*/=^])|(?<=[-+*/=(])\s{0,9}([a-z])\b")
+_BRACKETED = re.compile(r"(?:[)}^!\u221a]|\\[a-z]{1,20}\{)[^=\n]{0,100}=\s{0,9}\S")
 _TIMES = re.compile(r"(?<=[0-9])x(?=[0-9])")
 _IDLE = {"+": (0.0,), "-": (0.0,), "*": (0.0, 1.0), "/": (0.0, 1.0), "mod": (0.0, 1.0)}
 _MINUS = ("-", "\u2212", "\u2013")
