@@ -31,9 +31,9 @@ _SHAPES = tuple((re.compile(shape), decimal) for shape, decimal in (
 _NUMERAL = r"\.?[0-9](?:[0-9.,' ]*[0-9])?"
 _RAISED = r"\s*(?:\^|\*\*|to\s+the\s+power\s+(?:of\s+)?)\s*"
 _NUMBER = re.compile(
-    rf"""(?:[A-Za-z]?\s*=\s*)?  (?P<sign>[+-]?)\s*
-    (?P<money>(?:[A-Z]{{0,2}}\$|[€£¥₹₩₽]|(?:USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|KRW|RUB|Rs\.?)(?=[\s0-9.+-]))?)\s*
-    (?P<inner_sign>[+-]?)\s*
+    rf"""(?:[A-Za-z]?\s*+=\s*+)?+  (?P<sign>[+-]?)\s*+
+    (?P<money>(?:[A-Z]{{0,2}}\$|[€£¥₹₩₽]|(?:USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|KRW|RUB|Rs\.?)(?=[\s0-9.+-]))?)\s*+
+    (?P<inner_sign>[+-]?)\s*+
     (?: (?P<whole>[0-9]+)\s+(?:and\s+)?(?=[0-9]+\s*/\s*[0-9]) )?
     (?: (?P<power>10)(?={_RAISED}\(?[+-]?[0-9]) | (?P<top>{_NUMERAL}) (?:\s*/\s*(?P<bottom>{_NUMERAL}))? )
     (?: [eE](?P<e>[+-]?[0-9]+)

@@ -19,7 +19,7 @@ _ARTICLE = re.compile(rf"(?<![\w'-])(?:the|an|(?P<letter>a){_NAMED})\s+(?=[\"'(\
 _SURE_ARTICLE = re.compile(r"(?<![\w'-])(?:the|an)\s+(?=[\"'(\[]*\w)", re.IGNORECASE)
 _ARROW = re.compile(r" ?(?:\\(?:long)?rightarrow\b|\\to\b|[→⟶⇒]|(?<!-)-++>|=>) ?")
 _FORMULA = re.compile(
-    r"(?P<body>(?:[A-Z][a-z]?|_?[0-9]+|[()\[\]·×*•])+)(?P<charge>\^?\([0-9]?[+-]\)|\^?[0-9]?[+-]{1,3}|\^[+-][0-9])?")
+    r"(?P<body>(?:[A-Z][a-z]?|_?[0-9]++|[()\[\]·×*•])+)(?P<charge>\^?\([0-9]?[+-]\)|\^?[0-9]?[+-]{1,3}|\^[+-][0-9])?")
 # What a caret raises in chemistry without making a power of it: a charge, a mass number, an orbital's share.
 _RAISED = re.compile(
     r"\^([0-9]*[+-])(?!\w)|(?<!\w)\^([0-9]+)\s*(?=[A-Z][a-z]?\b)|(?<=\bsp)\^([23])|(?<=\bsp\^[23]d)\^(2)")

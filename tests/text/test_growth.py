@@ -66,3 +66,15 @@ def test_no_numeral_is_too_long_to_be_wrong(form, digits):
     replies = [f"<answer>{answer}</answer>"] * len(KINDS)
     for verdict in grade(replies, [GOLD[kind] for kind in KINDS], [*KINDS]):
         assert verdict is not None and not verdict.correct and not verdict.why.startswith("not read (")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("unit", [*UNITS, "H", "A1", "_1", "1.", "1 ", "(1", "1)", "5 km ", "x^",
+                                  "10^", "+", "•", "₂", "iv "])
+def test_a_short_answer_takes_no_time(kind, unit):
+    """A pattern within a pattern doubles its time with every character, where a limit of length comes too late."""
+    check(None, GOLD[kind], kind)
+    start = time.process_time()
+    for first, last in (("", "x"), ("A ", "^"), ("(", "!"), ("1 ", "}"), ("5", " y z")):
+        check(f"{first}{(unit * 22)[:22]}{last}", GOLD[kind], kind)
+    assert time.process_time() - start < 0.25
