@@ -16,9 +16,10 @@ from pathlib import Path
 from reasonkit.config import PROFILES
 from reasonkit.models import distributed
 from reasonkit.run import open_run
+from reasonkit.session.files import write_atomic
 from reasonkit.session.interrupts import clean_exit
 from reasonkit.session.run_log import RunLog
-from reasonkit.session.time_budget import TimeBudget, write_atomic
+from reasonkit.session.time_budget import TimeBudget
 from tools import train_stage
 
 BATCHES = 5

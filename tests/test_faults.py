@@ -85,7 +85,7 @@ def loadable(folder, tokenizer):
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     policy = new_policy(init(CONFIG, mesh), mesh, tokenizer, seed=9)
     step = restore_lora(policy.model, folder / "checkpoints")
-    assert loop._finite(loop.nnx.state(policy.model, loop.nnx.LoRAParam))
+    assert loop.finite(loop.nnx.state(policy.model, loop.nnx.LoRAParam))
     return step
 
 
@@ -198,7 +198,7 @@ def test_an_exploding_loss_ends_the_stage(compiled, tokenizer, tmp_path, monkeyp
 
 def test_weights_that_are_no_numbers_are_not_saved(compiled, tokenizer, tmp_path, monkeypatch):
     answers = iter([True, True, False])
-    monkeypatch.setattr(loop, "_finite", lambda state: next(answers))
+    monkeypatch.setattr(loop, "finite", lambda state: next(answers))
     with pytest.raises(DivergedError, match="sft_step 3: the adapter has weights that are no numbers. Step 2 is the"):
         run(tmp_path, tokenizer)
     assert steps_in(tmp_path / "checkpoints") == [1, 2]
@@ -206,9 +206,9 @@ def test_weights_that_are_no_numbers_are_not_saved(compiled, tokenizer, tmp_path
 
 def test_finite_is_all_of_them():
     good = {"a": np.ones(3, np.float32), "b": np.zeros((2, 2), np.float32)}
-    assert loop._finite(good)
+    assert loop.finite(good)
     for bad in (np.nan, np.inf):
-        assert not loop._finite({**good, "b": np.array([[0, 1], [bad, 2]], np.float32)})
+        assert not loop.finite({**good, "b": np.array([[0, 1], [bad, 2]], np.float32)})
 
 
 def test_a_judge_that_is_down_ends_the_stage(whole, compiled, tokenizer, tmp_path):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from reasonkit import run as recipes
+from reasonkit import run as run_module
 from reasonkit.config import PROFILES
 from reasonkit.data import problems
 from reasonkit.judge.judge import judge_prompt
@@ -42,7 +42,7 @@ def eight_devices(monkeypatch):
     ("kaggle", "g_rar", {}), ("kaggle", "g_exact", {}), ("cpu", "idea_e", {}),
     ("kaggle", "idea_e", {"steps": 630, "rollout_micro_prompts": 0})])
 def test_a_step_is_sampled_in_parts_for_a_judge_alone(tmp_path, monkeypatch, profile, recipe, changes):
-    monkeypatch.setattr(recipes, "_virtual_devices", lambda count: None)
+    monkeypatch.setattr(run_module, "_virtual_devices", lambda count: None)
     run = open_run(profile, recipe, 0, tmp_path)
     assert run.profile.grpo == replace(PROFILES[profile].grpo, **changes)
 
@@ -136,7 +136,7 @@ def test_a_run_is_opened_and_continued(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_clock_ends_stages_where_somebody_ends_the_session(name, tmp_path, monkeypatch):
     """Kaggle's nine hours and Colab's; on one's own CPU all steps are made, however slow it is."""
-    monkeypatch.setattr(recipes, "_virtual_devices", lambda count: None)
+    monkeypatch.setattr(run_module, "_virtual_devices", lambda count: None)
     assert open_run(name, "g_exact", 0, tmp_path).budget.grows == name.startswith(("cpu", "smoke"))
 
 
@@ -237,6 +237,6 @@ def test_a_missing_or_foreign_manifest_is_named(tmp_path, monkeypatch):
     other = replace(run, profile=replace(run.profile, lora_rank=8))
     with pytest.raises(ManifestError, match="has the adapter {'rank': 16, 'alpha': 32.0}, this run wants {'rank': 8"):
         other.manifest("sft")
-    monkeypatch.setattr(recipes, "prompt_hash", lambda template: "0" * 64)
+    monkeypatch.setattr(run_module, "prompt_hash", lambda template: "0" * 64)
     with pytest.raises(ManifestError, match="used another prompt"):
         run.manifest("sft")

@@ -34,7 +34,7 @@ from reasonkit.models.hf import save_hf
 from reasonkit.models.load import Loaded, Tokenizer, load
 from reasonkit.models.logprobs import piece_mask, rating_logprobs
 from reasonkit.models.mesh import make_mesh
-from reasonkit.session.time_budget import write_atomic
+from reasonkit.session.files import write_atomic
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
 

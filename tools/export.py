@@ -24,7 +24,7 @@ from reasonkit.models.hf import SHARD_BYTES, merged, save_hf, tensors
 from reasonkit.models.hf_config import family_of
 from reasonkit.models.load import MODELS, Loaded, hf_name
 from reasonkit.models.lora import compute_dtype, lora_signature, save_lora
-from reasonkit.session.time_budget import write_atomic
+from reasonkit.session.files import write_atomic
 
 # The layout of config.json, and of a version before 4.57.3: of a file without one, or of 4.57.3 to 5, transformers
 # believes that its tokenizer needs a regular expression of Mistral's, and says so.

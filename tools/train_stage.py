@@ -43,11 +43,10 @@ import jax
 
 from reasonkit.config import PROFILES, Profile
 from reasonkit.data import problems, screening
-from reasonkit.models import distributed as hosts
-from reasonkit.models import load as models
-from reasonkit.models import lora, placement
+from reasonkit.models import distributed, lora, placement
+from reasonkit.models.load import load, tokenizer
 from reasonkit.run import Run, open_run
-from reasonkit.session.time_budget import write_atomic
+from reasonkit.session.files import write_atomic
 from reasonkit.train.sft import sft
 from recipes.catalogue import RECIPES
 
@@ -58,7 +57,7 @@ def curate(run: Run) -> None:
     """Notebook 1: the splits and their manifest."""
     recipe = problems.load_recipe(run.recipe.data)
     splits, left_out = screening.screen(problems.curate(recipe, run.profile.rows, run.seed),
-                                        models.tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
+                                        tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
     for row in left_out:
         print(f"left out of {row.split}: {row.id}, {row.why}")
     paths = problems.save(splits, run.stage("data"))
@@ -74,11 +73,11 @@ def warm_start(run: Run) -> None:
     run.manifest("data")
     plan = placement.plan(profile, jax.devices(), judge=False)
     chips = plan.policy
-    policy = models.load(profile.policy, chips, profile.dtype, replicated="policy" not in plan.gathered,
+    policy = load(profile.policy, chips, profile.dtype, replicated="policy" not in plan.gathered,
                          remat=profile.remat)
     policy = replace(policy, model=lora.add_lora(policy.model, chips, profile.lora_rank, profile.lora_alpha, run.seed))
     inputs = {"train": run.stage("data") / "train.jsonl"}
-    if hosts.agreed(run.begin("sft", policy.folder, inputs)):
+    if distributed.agreed(run.begin("sft", policy.folder, inputs)):
         result = sft(policy, chips, train, profile.sft, run.budget, run.log("sft"), run.checkpoints, run.seed)
         run.hand_over("sft", policy.model, result, inputs)
 
@@ -98,13 +97,13 @@ def join(profile: Profile, address: str, processes: int | None, process: int | N
 
 def check_shared(run: Run) -> None:
     """Raises ValueError when this is not the first process's run, or its folder another: nothing later would tell."""
-    if not hosts.several():
+    if not distributed.several():
         return
-    path, number = run.folder / "shared_by_hosts", hosts.agreed(random.getrandbits(20))
+    path, number = run.folder / "shared_by_hosts", distributed.agreed(random.getrandbits(20))
     mark = f"{number:.0f} {run.profile.name} {run.recipe.name} {run.seed}"
-    if hosts.is_first():
+    if distributed.is_first():
         write_atomic(path, mark)
-    hosts.meet("check_shared")
+    distributed.meet("check_shared")
     if not path.exists() or path.read_text() != mark:
         raise ValueError(f"process {jax.process_index()} is not in one run with process 0: give both the same "
                          f"arguments, and set REASONKIT_ARTIFACTS, here {run.folder}, to a folder that all hosts share")
@@ -135,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_shared(run)
         curate(run) if args.stage == "data" else warm_start(run)
     except BaseException:
-        if not hosts.several():
+        if not distributed.several():
             raise
         traceback.print_exc()
         sys.stdout.flush()

@@ -15,7 +15,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2 as pb  # needs protobuf, which orbax brings
 
 from reasonkit.models.load import Tokenizer
-from reasonkit.session.time_budget import write_atomic
+from reasonkit.session.files import write_atomic
 from reasonkit.text.tags import TAGS, neutralise
 
 _TURNS = ["<start_of_turn>", "<end_of_turn>"]

@@ -130,8 +130,8 @@ def missing_work(question: str, reply: Parsed) -> str:
     if any(left and not left.is_idle(asked) for left, _ in sums):
         why, wrong = _unsound(sums, asked, found, Counter(map(abs, _numbers(f"{text} {answer}"))))
         own = {word for word in words(said) if word.isalpha() and len(word) > 2} - {*words(question)}
-        said_where = len(own) > OWN and fault in ("", "no number of its own")  # the numbers of true sums are from
-        return why if wrong or not said_where else ""
+        explained = len(own) > OWN and fault in ("", "no number of its own")  # words may say where numbers come from
+        return why if wrong or not explained else ""
     if fault == "no step" and _BRACKETED.search(text) and not (asked and asked.keys().isdisjoint(_numbers(text))):
         return ""  # a calculation that is not read here
     return fault
@@ -160,9 +160,9 @@ def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], found
              times: Counter[float]) -> tuple[str, bool]:
     """What is wrong with too many of the sums, if anything, and whether that is more than numbers from elsewhere.
     found: the answer's numbers. times: how often text and answer have a number."""
-    known, strange, seen, used, began = {*asked}, set(), set(), False, False
+    known, strange, seen = {*asked}, set(), set()
+    used = began = ends = False
     good = slips = foreign = repeated = 0
-    ends = False
     for left, told in sums:
         start = known
         if left and not left.is_idle(asked):

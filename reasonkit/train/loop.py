@@ -23,8 +23,7 @@ from flax import nnx
 from tunix.sft import hooks
 
 from reasonkit.models import distributed
-from reasonkit.models.lora import finite as _finite
-from reasonkit.models.lora import steps_in
+from reasonkit.models.lora import finite, steps_in
 from reasonkit.session.files import DiskFullError
 from reasonkit.session.interrupts import Watchdog, clean_exit
 from reasonkit.session.time_budget import TimeBudget
@@ -128,7 +127,7 @@ def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_
             return False
         tunix_compat.report_step(trainer)  # looks at the loss of this step, and has its row in the log, before the save
         adapter = nnx.state(model, nnx.LoRAParam)
-        if not _finite(adapter):
+        if not finite(adapter):
             raise DivergedError(f"{event} {step - first_step}: the adapter has weights that are no numbers", since=step)
         tunix_compat.wait_for_saves(trainer)  # as orbax would: the step before counts too
         leaves = jax.tree.leaves((adapter, nnx.state(optimizer, nnx.optimizer.OptState)))

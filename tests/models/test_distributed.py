@@ -19,7 +19,7 @@ import pytest
 from flax import nnx
 from tunix.sft import sharding_utils
 
-from reasonkit import run as recipes
+from reasonkit import run as run_module
 from reasonkit.config import PROFILES
 from reasonkit.models import distributed, lora
 from reasonkit.models import load as models
@@ -79,7 +79,7 @@ def ended(processes):
 
 @pytest.fixture
 def run_in(monkeypatch):
-    monkeypatch.setattr(recipes, "claim", lambda folder: None)  # this process looks on: others train
+    monkeypatch.setattr(run_module, "claim", lambda folder: None)  # this process looks on: others train
 
     def run(folder):
         monkeypatch.setenv("REASONKIT_ARTIFACTS", str(folder))

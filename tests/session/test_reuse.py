@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reasonkit import run as recipes
+from reasonkit import run as run_module
 from reasonkit.config import PROFILES
 from reasonkit.data import problems
 from reasonkit.rewards.rules import gate, tag_format
@@ -67,7 +67,7 @@ def finish(asked, stage, step, stopped="data"):
 
 
 def other_prompt(asked, monkeypatch):
-    monkeypatch.setattr(recipes, "prompt_hash", lambda template: "0" * 64)
+    monkeypatch.setattr(run_module, "prompt_hash", lambda template: "0" * 64)
     return sft(asked)
 
 
@@ -282,9 +282,8 @@ assert shell.run_cell('''
 import jax, os, signal
 from fault_run import *
 from tiny_run import short_tokenizer
-from reasonkit.data import problems as data
-from reasonkit import run as recipes
 from reasonkit.config import PROFILES
+from reasonkit.data import problems as data
 from reasonkit.run import open_run
 from reasonkit.models.mesh import make_mesh
 jax.config.update("jax_num_cpu_devices", 8)
