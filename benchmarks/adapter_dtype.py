@@ -29,9 +29,9 @@ from flax import nnx  # noqa: E402
 # noqa: E402
 from reasonkit.config import PROFILES  # noqa: E402
 from reasonkit.data import problems as data  # noqa: E402
-from reasonkit.eval.evaluate import evaluate, paired  # noqa: E402
+from reasonkit.eval.evaluate import compare_paired, evaluate  # noqa: E402
 from reasonkit.models import load as models  # noqa: E402
-from reasonkit.models.lora import add_lora, rounded  # noqa: E402
+from reasonkit.models.lora import add_lora, round_to_compute_dtype  # noqa: E402
 from reasonkit.models.mesh import make_mesh  # noqa: E402
 from reasonkit.session.run_log import RunLog  # noqa: E402
 from reasonkit.session.time_budget import TimeBudget  # noqa: E402
@@ -70,7 +70,7 @@ def main() -> int:
         for dtype in DTYPES:
             began = time.perf_counter()
             model = add_lora(loaded.model, mesh, PROFILE.lora_rank, PROFILE.lora_alpha, options.seed)
-            nnx.update(model, rounded(nnx.state(model, nnx.LoRAParam), dtype))
+            nnx.update(model, round_to_compute_dtype(nnx.state(model, nnx.LoRAParam), dtype))
             before = ends(model, "a")
             with tempfile.TemporaryDirectory() as folder:
                 log = RunLog(Path(folder) / "log.jsonl")
@@ -85,7 +85,7 @@ def main() -> int:
             print(f"| {rate:g} | {jnp.dtype(dtype).name} | {np.mean(before != ends(model, 'a')):.1%} | "
                   f"{np.linalg.norm(ends(model, 'b')):.3f} | {loss:.3f} | {found.accuracy} | {found.format_rate} | "
                   f"{found.step_accuracy} | {(time.perf_counter() - began) / 60:.1f} |", flush=True)
-        compared += [f"{rate:g}, {field}, float32 against bfloat16: {paired(*results, field)}"
+        compared += [f"{rate:g}, {field}, float32 against bfloat16: {compare_paired(*results, field)}"
                      for field in ("correct", "steps")]
     print("", *compared, sep="\n")
     return 0

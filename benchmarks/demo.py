@@ -2,7 +2,7 @@
 
 For each seed, notebooks 01 and 02 run once. 03 and 04 then run from that adapter once per recipe: `g_rar` (the rubric
 votes), `g_exact` (it is scored, but has no vote), and two controls with all the same settings, `constant` (every reply
-earns the same) and `shuffled` (rewards dealt at random). Comparisons are paired.
+earns the same) and `shuffle_rows` (rewards dealt at random). Comparisons are paired.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reasonkit.eval.evaluate import EvalResult, paired  # noqa: E402
+from reasonkit.eval.evaluate import EvalResult, compare_paired  # noqa: E402
 
 JUDGED, PLAIN, CONSTANT, SHUFFLED = RECIPES = ("g_rar", "g_exact", "constant", "shuffled")
 STAGES = {"constant": "GRPO, constant reward", "shuffled": "GRPO, shuffled rewards",
@@ -74,8 +74,8 @@ def table(out: Path, seeds: list[int]) -> str:
                            ("the judge's vote, against none", PLAIN, JUDGED)):
             if a in results and b in results:
                 pair = results[a], results[b]
-                accuracy = paired(*pair, "content" if a == "stock" else "correct")
-                compared.append(f"| {seed} | {name} | {accuracy} | {paired(*pair, 'steps')} |")
+                accuracy = compare_paired(*pair, "content" if a == "stock" else "correct")
+                compared.append(f"| {seed} | {name} | {accuracy} | {compare_paired(*pair, 'steps')} |")
     return "\n".join([*lines, "", *compared])
 
 

@@ -30,10 +30,10 @@ sys.path.insert(0, str(ROOT))
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict  # noqa: E402
 from reasonkit.judge.rubric import WEIGHTS, Criterion  # noqa: E402
 from recipes.judges.api_client import gemini, openai_compatible  # noqa: E402
-from recipes.judges.api_judge import GRACE, ApiJudge, Limits  # noqa: E402
+from recipes.judges.api_judge import GRACE, ApiJudge, ApiLimits  # noqa: E402
 
 KEY = f"key-{secrets.token_hex(16)}"
-LIMITS = Limits(dollars=1.0, prices={"a-model": (0.3, 2.5)}, concurrency=8, attempts=3, backoff_seconds=0.2,
+LIMITS = ApiLimits(dollars=1.0, prices={"a-model": (0.3, 2.5)}, concurrency=8, attempts=3, backoff_seconds=0.2,
                 call_seconds=2.0, batch_seconds=8.0)
 BOUND = LIMITS.batch_seconds + 3 * GRACE
 RUBRIC = (Criterion("Steps", "Every step follows from the one before.", WEIGHTS["essential"]),)

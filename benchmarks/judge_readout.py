@@ -38,7 +38,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from reasonkit.data.problems import load_recipe, rubric_of  # noqa: E402
-from reasonkit.judge.judge import RATINGS, JudgeItem, JudgeVerdict, LocalJudge, judge_prompt, weighed, written_ratings  # noqa: E402
+from reasonkit.judge.judge import (  # noqa: E402
+    RATINGS,
+    JudgeItem,
+    JudgeVerdict,
+    LocalJudge,
+    judge_prompt,
+    weighted_score,
+    written_ratings,
+)
 from reasonkit.judge.rubric import DOMAINS, load_domain  # noqa: E402
 from reasonkit.models import load as models  # noqa: E402
 from reasonkit.models.logprobs import rating_logprobs  # noqa: E402
@@ -93,13 +101,13 @@ def fastest(sizes: dict[int, Score], items: list[JudgeItem]) -> tuple[float, int
     return len(items) / seconds[best], best, results[best]
 
 
-def longest(loaded: models.Loaded, items: list[JudgeItem]) -> int:
+def longest(loaded: models.LoadedModel, items: list[JudgeItem]) -> int:
     """Tokens of the longest prompt, with BOS."""
     return 1 + max(len(loaded.tokenizer.encode(judge_prompt(item.question, item.reply, criterion)))
                    for item in items for criterion in item.rubric)
 
 
-def both_ways(loaded: models.Loaded, mesh: Mesh, criteria: int, length: int, max_length: int, batches: list[int],
+def both_ways(loaded: models.LoadedModel, mesh: Mesh, criteria: int, length: int, max_length: int, batches: list[int],
               tokens: list[int]) -> dict[str, dict[int, Score]]:
     """Read off, and written in so many `tokens`; for each size of batch. `length` is what a written prompt has."""
     endless = copy.copy(loaded.tokenizer)
@@ -127,7 +135,7 @@ def both_ways(loaded: models.Loaded, mesh: Mesh, criteria: int, length: int, max
 
 
 def compare(ways: dict[str, dict[int, Score]], items: list[JudgeItem], truth_BC: np.ndarray) -> None:
-    truths = np.array([weighed(met_C, item.rubric).score for met_C, item in zip(truth_BC, items, strict=True)])
+    truths = np.array([weighted_score(met_C, item.rubric).score for met_C, item in zip(truth_BC, items, strict=True)])
     noise = np.random.default_rng(SEED).random((100, len(truths))) * 1e-9
     most = np.mean([spearmanr(truths + broken, truths)[0] for broken in noise])
     print(f"the most that Spearman's can be without ties: {most:.3f}\n")

@@ -24,19 +24,19 @@ from judge_readout import both_ways, fastest, longest  # noqa: E402
 from reasonkit.judge.judge import JudgeItem  # noqa: E402
 from reasonkit.judge.rubric import load_domain  # noqa: E402
 from reasonkit.models import load  # noqa: E402
-from reasonkit.models.gemma import init  # noqa: E402
+from reasonkit.models.gemma import init_random  # noqa: E402
 from reasonkit.models.mesh import make_mesh  # noqa: E402
 from reasonkit.models.placement import config_of  # noqa: E402
 from tools.build_tiny_models import SEED  # noqa: E402
 
 
-def drawn(name: str, mesh: jax.sharding.Mesh) -> load.Loaded:
+def drawn(name: str, mesh: jax.sharding.Mesh) -> load.LoadedModel:
     """A fresh model of the named one's shape, in bfloat16 (float32 on a CPU), with the tiny judge's tokenizer."""
     folder = load.ASSETS / "judge"
     dtype = jax.numpy.float32 if jax.default_backend() == "cpu" else jax.numpy.bfloat16
     config = dataclasses.replace(config_of(name), param_dtype=dtype)
     tokenizer = load.Tokenizer(folder / "tokenizer.model", "gemma3")
-    return load.Loaded(init(config, mesh), tokenizer, config, f"{name}, at random", folder)
+    return load.LoadedModel(init_random(config, mesh), tokenizer, config, f"{name}, at random", folder)
 
 
 def long_items(tokenizer: load.Tokenizer, count: int, asked: int, replied: int) -> list[JudgeItem]:

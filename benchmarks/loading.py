@@ -44,16 +44,16 @@ def write(folder: Path) -> None:
     import jax
 
     from reasonkit.models import gemma, hf, lora, mesh
-    from reasonkit.models.load import Loaded, Tokenizer
+    from reasonkit.models.load import LoadedModel, Tokenizer
     from tools import export
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
     place = mesh.make_mesh(jax.devices(), DEVICES, 1)
-    model = gemma.init(config(), place)
+    model = gemma.init_random(config(), place)
     tokenizer = Tokenizer(ROOT / "reasonkit/assets/policy/tokenizer.model", "gemma3")
     hf.save_hf(model, tokenizer.path, folder / "hf", shard_bytes=SHARD)
     adapted = lora.add_lora(model, place, 1, 1.0)
-    export.export_flax(Loaded(adapted, tokenizer, model.config, "synthetic", folder), folder / "flax", 0)
+    export.export_flax(LoadedModel(adapted, tokenizer, model.config, "synthetic", folder), folder / "flax", 0)
 
 
 def load(folder: Path, kind: str) -> dict:

@@ -29,7 +29,7 @@ import jax.numpy as jnp  # noqa: E402
 from reasonkit.config import PROFILES  # noqa: E402
 from reasonkit.models.mesh import Plan, make_mesh  # noqa: E402
 from reasonkit.models.placement import CHIPS, GIB, config_of, plan, shapes_of  # noqa: E402
-from tools.preflight.compiled import Row, compiled, topology_devices  # noqa: E402
+from tools.preflight.compiled import ProgramStats, compile_program, topology_devices  # noqa: E402
 from tools.preflight.programs import Run, rollout_programs  # noqa: E402
 
 CHIP = CHIPS["v5e"]
@@ -45,14 +45,14 @@ class Side:
     rows: int
 
 
-def decode(side: Side, model: str, reply: int) -> Row:
+def decode(side: Side, model: str, reply: int) -> ProgramStats:
     """The decode step of a side, compiled whole."""
     profile, config = PROFILES["kaggle"], config_of(model, replicated="policy" not in side.plan.gathered)
     shapes = replace(shapes_of(profile), decode_rows=side.rows, max_new_tokens=reply)
-    return compiled(rollout_programs(Run(config, None, side.plan, shapes, profile.lora_rank, jnp.bfloat16))[1])
+    return compile_program(rollout_programs(Run(config, None, side.plan, shapes, profile.lora_rank, jnp.bfloat16))[1])
 
 
-def speeds(row: Row) -> tuple[float, float]:
+def speeds(row: ProgramStats) -> tuple[float, float]:
     """Tokens a second at the floor, by bytes accessed and by bytes that cross."""
     compute = row.flops / CHIP.flops
     return tuple(row.rows / max(compute, count / CHIP.bandwidth) for count in (row.bytes, row.traffic))

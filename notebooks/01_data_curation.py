@@ -55,7 +55,7 @@ print(TAGS.template)
 
 # %%
 for family in recipe.families:
-    item = problems.problem(family, 0, SEED)
+    item = problems.make_problem(family, 0, SEED)
     print(f"{family} ({item.kind})\n  {item.question}\n  {TAGS.render(reasoning=item.reasoning, answer=item.answer)}\n")
 
 # %% [markdown]
@@ -128,7 +128,7 @@ plt.show()
 # The manifest carries the hashes of the files and of the prompt: the next notebook refuses another prompt.
 
 # %%
-paths = problems.save(splits, run.stage("data"))
+paths = problems.save_splits(splits, run.stage("data"))
 run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
            minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
 print(f"wrote {run.stage('data')}; {run.budget.minutes_left:.1f} minutes left")

@@ -41,7 +41,7 @@ from tools.preflight import forecast
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED)
 profile, manifest = run.profile, run.manifest("data")
-train, validation = (problems.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
+train, validation = (problems.read_rows(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
 print(f"{len(train)} problems to learn from; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]

@@ -35,7 +35,7 @@ from reasonkit.config import CHOICES
 from reasonkit.data import problems
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.models import logprobs, lora, placement
-from reasonkit.models.load import int8, load
+from reasonkit.models.load import quantize_int8, load
 from reasonkit.run import open_run
 from reasonkit.session import reuse
 from reasonkit.train import rollout
@@ -43,7 +43,7 @@ from reasonkit.train.grpo import grpo
 from tools.preflight import forecast
 
 # %%
-from reasonkit.judge.cache import Cached
+from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.judge import RATINGS, LocalJudge
 from reasonkit.rewards import controls, monitors, rules
 from reasonkit.rewards.compose import compose
@@ -55,7 +55,7 @@ from recipes.rewards import text
 policy = judge_model = rate = judge = made = parts = reward = generate = probe = None
 run = open_run(PROFILE, RECIPE, SEED)
 profile, warm = run.profile, run.manifest("sft")
-train, validation = (problems.read(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
+train, validation = (problems.read_rows(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
 judged = "rubric" in run.recipe.rewards
 print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 
@@ -71,7 +71,7 @@ print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 judge = None
 if judged and profile.api_dollars:
     # the price of another model than the default ones is given by its name: prices={"gemini-x": (0.30, 2.50)}
-    judge = api_judge.from_secrets(api_judge.Limits(profile.api_dollars))
+    judge = api_judge.from_secrets(api_judge.ApiLimits(profile.api_dollars))
 plan = placement.plan(profile, jax.devices(), judge=judged and judge is None)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
@@ -99,12 +99,12 @@ judge_model = rate = None
 if judged and judge is None:
     judge_model = load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
     if profile.judge_int8:
-        judge_model = int8(judge_model, plan.judge)
+        judge_model = quantize_int8(judge_model, plan.judge)
     rate = logprobs.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                   batch_size=profile.judge_batch)
     judge = LocalJudge(rate, profile.judge + "-int8" * profile.judge_int8)
 if judged:
-    judge = Cached(judge, run.stage("grpo") / "verdicts.jsonl")
+    judge = CachedJudge(judge, run.stage("grpo") / "verdicts.jsonl")
     print(f"judge: {judge.identity}")
 
 # %% [markdown]
@@ -127,7 +127,7 @@ print(examine(judge, anchors(validation), run.recipe.rewards["rubric"]) if judge
 # others teach nothing.
 #
 # Two recipes are controls. `constant` pays every reply the same, and must leave the adapter as it is, bit for bit.
-# `shuffled` deals the rewards at random, and moves it: believe what a recipe gains beyond that one.
+# `shuffle_rows` deals the rewards at random, and moves it: believe what a recipe gains beyond that one.
 
 # %%
 from reasonkit.text.tfidf import TfIdf

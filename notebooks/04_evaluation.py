@@ -29,7 +29,7 @@ from dataclasses import replace
 
 import jax
 from reasonkit.data import problems
-from reasonkit.eval.evaluate import evaluate, paired
+from reasonkit.eval.evaluate import evaluate, compare_paired
 from reasonkit.models import lora, placement
 from reasonkit.models.load import load
 from reasonkit.run import open_run
@@ -40,7 +40,7 @@ from reasonkit.train import rollout
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED)
 profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]
-test = problems.read(run.stage("data") / "test.jsonl")
+test = problems.read_rows(run.stage("data") / "test.jsonl")
 print(*cut_short(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
 
 # %%
@@ -89,7 +89,7 @@ board.figure(run.stage("evaluation") / "curves.png")
 # zero lies outside.
 
 # %%
-comparisons = {name: paired(results["after SFT"], results["after GRPO"], field)
+comparisons = {name: compare_paired(results["after SFT"], results["after GRPO"], field)
                for name, field in (("accuracy, GRPO against SFT", "correct"), ("steps, GRPO against SFT", "steps"))}
 for name, difference in comparisons.items():
     print(f"{name}: {difference}")

@@ -119,7 +119,8 @@ class Profile:
     the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need; on a
     machine of one's own the session `grows` with the pace of its steps, and `minutes` is a forecast; during GRPO the
     validation problems are answered every `probe_every` steps. `remat` saves memory in training (`models.load`);
-    `judge_int8` halves a large judge (`models.int8`); `api_dollars` is what a judge behind an API may cost, where a
+    `judge_int8` halves a large judge (`models.quantize_int8`); `api_dollars` is what a judge behind an API may cost,
+    where a
     secret switches one on (0: never, even then)."""
 
     name: str
@@ -224,7 +225,7 @@ PROFILES = {
 }
 
 
-def fitted(profile: Profile, recipe: Recipe) -> Profile:
+def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
     """The profile as the recipe uses it: where a judge would go on beside the sampling and there is none, a step is
     sampled in one call, and there is time for half as many again."""
     if "rubric" in recipe.rewards or not profile.grpo.rollout_micro_prompts:

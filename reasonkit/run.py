@@ -12,12 +12,12 @@ from pathlib import Path
 
 import jax
 
-from reasonkit.config import PROFILES, Profile, Recipe, fitted
-from reasonkit.models.distributed import agreed_end, is_first
+from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_recipe
+from reasonkit.models.distributed import agree_on_end, is_main_process
 from reasonkit.models.lora import save_lora
 from reasonkit.session import reuse
 from reasonkit.session.files import write_atomic
-from reasonkit.session.interrupts import claim, release, unclaim
+from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
 from reasonkit.session.outcome import ENDINGS, earlier_minutes
 from reasonkit.session.run_log import NullLog, RunLog, base_sha256, file_sha256, prompt_hash, write_manifest
 from reasonkit.session.time_budget import TimeBudget
@@ -53,7 +53,7 @@ class Run:
 
     def log(self, stage: str) -> RunLog | NullLog:
         """The log of a stage, appended to by every session that works on it; of several processes, by the first."""
-        return RunLog(self.stage(stage) / "log.jsonl") if is_first() else NullLog()
+        return RunLog(self.stage(stage) / "log.jsonl") if is_main_process() else NullLog()
 
     def finished(self, stage: str) -> bool:
         return (self.stage(stage) / "manifest.json").exists()
@@ -63,12 +63,13 @@ class Run:
         its own or a file of notebook 1 has changed since, or its adapter is gone."""
         if stage != "data" and self.finished("data"):
             self.manifest("data")
-        return reuse.left(self.folder, stage, latest_step(self.checkpoints), prompt_sha256=prompt_hash(TAGS.template),
-                          lora=None if stage == "data" else self.lora)
+        return reuse.read_finished(self.folder, stage, latest_step(self.checkpoints),
+                                   prompt_sha256=prompt_hash(TAGS.template),
+                                   lora=None if stage == "data" else self.lora)
 
     def close(self) -> None:
         """Let the kernel of the next notebook have the run, while this one may stay open."""
-        unclaim(self.folder)
+        unlock_run(self.folder)
 
     def begin(self, stage: str, base: Path, inputs: Mapping[str, Path], **choices) -> bool:
         """Whether the stage is to be trained, from its start or from its last step; False, said in a line, where it is
@@ -77,23 +78,23 @@ class Run:
         Raises ManifestError when the stage was trained with other settings, inputs or choices or on another base, and
         as `manifest` does.
         """
-        if is_first():
-            claim(self.folder)  # `close` may have let it go
+        if is_main_process():
+            lock_run(self.folder)  # `close` may have let it go
         settings = {name: value for name, value in vars(getattr(self.profile, stage)).items()
                     if name not in ("save_every", "keep")}
         model = {"policy": self.profile.policy, "dtype": self.profile.dtype, "base": base_sha256(base), **self.lora}
         now = {"model": model, "prompt_sha256": prompt_hash(TAGS.template), "settings": settings,
                "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
         finished = self.finished(stage)
-        reuse.check(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), is_first())
-        if finished and is_first():
+        reuse.check(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), is_main_process())
+        if finished and is_main_process():
             print(reuse.read_back(self.folder, self.manifest(stage)))
         return not finished
 
     def hand_over(self, stage: str, model, result: StageResult, inputs: Mapping[str, Path], **metrics) -> None:
         """Save the adapter of a stage that has ended, and its manifest: from here on the next notebook can start."""
         save_lora(model, self.stage(stage) / "adapter", result.checkpoint_step)
-        if is_first():
+        if is_main_process():
             settings = getattr(self.profile, stage)
             self.finish(stage, inputs=inputs, metrics={"steps": result.steps, **metrics}, minutes=result.minutes,
                         checkpoint_step=result.checkpoint_step, stopped=result.stopped, settings=vars(settings))
@@ -122,26 +123,26 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
 
     What the last error of this process holds, a stage's model and trainer, is let go. Raises ValueError for an unknown
-    profile or recipe, for a seed that is none, and when the folder holds another run; FolderInUseError as `claim`.
+    profile or recipe, for a seed that is none, and when the folder holds another run; FolderInUseError as `lock_run`.
     """
     chosen, plan = _choose("profile", PROFILES, profile), _choose("recipe", recipes(), recipe)
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ValueError(f"SEED={seed!r}: give a whole number from 0 to {2**32 - 1}, without quotes")
-    release()
-    chosen = fitted(chosen, plan)
+    free_last_error()
+    chosen = adapt_to_recipe(chosen, plan)
     folder = Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
     identity = {"profile": profile, "recipe": recipe, "seed": seed}
     path = reuse.identify(folder, identity)
     if chosen.devices:
         _virtual_devices(chosen.devices)
-    if is_first():
-        claim(folder)
+    if is_main_process():
+        lock_run(folder)
         write_atomic(path, json.dumps(identity))
     # at the end the test problems are answered by the stock model, after SFT and after GRPO
     probes = math.ceil(3 * chosen.rows["test"] / chosen.rows["validation"])
     budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,
-                        ledger=folder / "ledger.json" if is_first() else None, shares=plan.shares,
-                        ahead={"save": 1, "probe": probes}, agree=agreed_end, grows=chosen.grows)
+                        ledger=folder / "ledger.json" if is_main_process() else None, shares=plan.shares,
+                        ahead={"save": 1, "probe": probes}, agree=agree_on_end, grows=chosen.grows)
     return Run(chosen, plan, seed, folder, budget)
 
 

@@ -24,7 +24,7 @@ from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.data import problems
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.eval.evaluate import evaluate
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.load import Tokenizer
 from reasonkit.models.lora import restore_lora, save_lora
 from reasonkit.models.mesh import make_mesh
@@ -61,10 +61,10 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         budget: TimeBudget | None = None) -> SimpleNamespace:
     """What *Run all* does: curation, SFT and GRPO unless their manifests are there, evaluation. `at` is called wherever
     a fault can come. ROWS stand for what `curate` gives, which is a function of the seed and leaves nothing behind."""
-    problems.save({"train": ROWS, "test": ROWS.select(range(24))}, folder / "data")
-    rows = problems.read(folder / "data" / "train.jsonl")
+    problems.save_splits({"train": ROWS, "test": ROWS.select(range(24))}, folder / "data")
+    rows = problems.read_rows(folder / "data" / "train.jsonl")
     mesh = make_mesh(jax.devices()[:1], 1, 1)
-    policy = new_policy(init(CONFIG, mesh), mesh, tokenizer)
+    policy = new_policy(init_random(CONFIG, mesh), mesh, tokenizer)
     checkpoints, logs = folder / "checkpoints", {name: RunLog(folder / name / "log.jsonl") for name in ("sft", "grpo")}
     budget = budget or TimeBudget(1, 0)
     if (folder / "sft" / "manifest.json").exists():
@@ -93,7 +93,7 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         (folder / "grpo" / "manifest.json").touch()
     generate = generator(policy.model, tokenizer, mesh, max_prompt_length=GRPO.max_prompt_length,
                          max_new_tokens=GRPO.max_new_tokens, batch_size=8)
-    test = problems.read(folder / "data" / "test.jsonl")
+    test = problems.read_rows(folder / "data" / "test.jsonl")
     evaluate(generate, test, 8, lambda so_far: at("evaluation")).to_json(folder / "evaluation.json")
     return SimpleNamespace(sft=after_sft, grpo=weights(policy), logs=logs, checkpoints=checkpoints, budget=budget)
 

@@ -42,7 +42,7 @@ class Late:
 
 def passed(clock: Late, on_batch=lambda number: None) -> tuple[int, str]:
     """How many batches the guard let through, and why it ended."""
-    budget, number = TimeBudget(1, 0, clock=clock, agree=distributed.agreed_end), 0
+    budget, number = TimeBudget(1, 0, clock=clock, agree=distributed.agree_on_end), 0
     with clean_exit(budget.end):
         for number in budget.guard(iter(range(1, BATCHES + 1)), "sft"):
             clock.batch()
@@ -54,13 +54,14 @@ def main() -> None:
     port, process, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     train_stage.join(PROFILES["smoke"], f"localhost:{port}", 2, process)
     run = open_run("smoke", "g_rar", 0, folder / "shared")
-    seen, signals = {"first": distributed.is_first(), "agreed": distributed.agreed(process + 0.5)}, []
+    seen = {"first": distributed.is_main_process(), "agreed": distributed.broadcast_from_main(process + 0.5)}
+    signals = []
 
     def end(number: int) -> None:
         if number == 2 and process == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    @distributed.by_the_first
+    @distributed.on_main_process
     def once() -> None:
         (folder / f"written by {process}").touch()
 
@@ -73,7 +74,7 @@ def main() -> None:
     seen["came again"] = signals
     seen["ledger"] = run.budget.ledger is not None
     run.log("sft").write("who", process=process)
-    distributed.meet("log")
+    distributed.barrier("log")
     seen["log"] = [row["process"] for row in RunLog(run.stage("sft") / "log.jsonl").read("who")]
     train_stage.check_shared(run)
     write_atomic(folder / str(process) / "shared_by_hosts", "0.5")  # of another run

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from reasonkit.data.problems import load_recipe
-from reasonkit.models.gemma import init, tiny_config
+from reasonkit.models.gemma import init_random, tiny_config
 from reasonkit.models.hf import save_hf
 from reasonkit.models.load import Tokenizer, load
 from reasonkit.models.mesh import make_mesh
@@ -61,7 +61,8 @@ def test_training_them_again_gives_the_same_bytes(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         build_tokenizer(recipe, folder / "tokenizer.model")
-        tokenizer, model = Tokenizer(folder / "tokenizer.model", "gemma3"), init(tiny_config(VOCABULARY), mesh, SEED)
+        tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
+        model = init_random(tiny_config(VOCABULARY), mesh, SEED)
         train(model, mesh, rows(policy_texts(recipe, tokenizer), 8, 104), 3, 3e-3, "policy")
         save_hf(model, tokenizer.path, folder)
     for file in ("model.safetensors", "tokenizer.model", "config.json"):

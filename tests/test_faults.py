@@ -27,7 +27,7 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 import reasonkit.models.lora
 import reasonkit.train.sft
 from reasonkit.data import problems
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import add_lora, restore_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import NoSignalError
@@ -83,7 +83,7 @@ def steps_in(checkpoints):
 def loadable(folder, tokenizer):
     """The step that the judges would load; it is finite."""
     mesh = make_mesh(jax.devices()[:1], 1, 1)
-    policy = new_policy(init(CONFIG, mesh), mesh, tokenizer, seed=9)
+    policy = new_policy(init_random(CONFIG, mesh), mesh, tokenizer, seed=9)
     step = restore_lora(policy.model, folder / "checkpoints")
     assert loop.finite(loop.nnx.state(policy.model, loop.nnx.LoRAParam))
     return step
@@ -259,7 +259,7 @@ class SimpleDisk:
 def rewrite(step, tokenizer, rank=4, number=0.0):
     """Puts an adapter of that number, or of another rank, in the place of a step's."""
     mesh = make_mesh(jax.devices()[:1], 1, 1)
-    model = add_lora(init(CONFIG, mesh), mesh, rank, 8.0)
+    model = add_lora(init_random(CONFIG, mesh), mesh, rank, 8.0)
     state = jax.tree.map(lambda leaf: leaf + number, loop.nnx.state(model, loop.nnx.LoRAParam))
     with checkpoint.ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(step / "model_params", state, force=True)
@@ -412,7 +412,7 @@ def test_slow_steps_do_not_hang(tmp_path):
 def test_a_damaged_row_of_data_is_named(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"id": 1}\n{"id": 2, "questi')
     with pytest.raises(ValueError, match=r"line 2 of .*train\.jsonl is damaged .*run notebook 01"):
-        problems.read(tmp_path / "train.jsonl")
+        problems.read_rows(tmp_path / "train.jsonl")
 
 
 def test_the_trainer_has_what_is_used_of_it():

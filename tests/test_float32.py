@@ -15,8 +15,8 @@ from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 from tunix.sft.peft_trainer import PeftTrainer
 
 from reasonkit.config import GrpoSettings, SftSettings
-from reasonkit.models.gemma import init
-from reasonkit.models.lora import reference, restore_lora, rounded, save_lora
+from reasonkit.models.gemma import init_random
+from reasonkit.models.lora import reference, restore_lora, round_to_compute_dtype, save_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog
 from reasonkit.session.time_budget import TimeBudget
@@ -37,7 +37,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def base(mesh):
-    return init(replace(CONFIG, param_dtype=jnp.bfloat16), mesh)
+    return init_random(replace(CONFIG, param_dtype=jnp.bfloat16), mesh)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_sft_at_a_small_learning_rate_moves_every_weight(after_sft):
 
 def test_b_goes_where_it_goes_on_a_float32_base(after_sft, base, mesh, tokenizer, tmp_path):
     """The same weights, widened, and the same A: the adapter is drawn in float32 on either base."""
-    wide = init(CONFIG, mesh)
+    wide = init_random(CONFIG, mesh)
     nnx.update(wide, jax.tree.map(lambda x: x.astype(jnp.float32), nnx.state(base)))
     there = trained(wide, mesh, tokenizer, tmp_path)
     assert equal(there.begun, after_sft.begun)
@@ -166,7 +166,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(after_sft, base, mesh, tokenizer, tmp
 def test_an_older_run_in_bfloat16_is_taken_up_in_float32(base, mesh, tokenizer, tmp_path):
     """Its adapter and optimiser are widened, which is exact, and what follows is float32."""
     older, settings, clock = new_policy(base, mesh, tokenizer), replace(SFT, learning_rate=2e-3), StopAfter(3)
-    nnx.update(older.model, rounded(adapter(older.model), jnp.bfloat16))
+    nnx.update(older.model, round_to_compute_dtype(adapter(older.model), jnp.bfloat16))
     sft(older, mesh, ROWS, settings, clock.budget, NullLog(), tmp_path, seed=3, on_step=clock.on_step)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(adapter(older.model))} == {"bfloat16"}
     again = trained(base, mesh, tokenizer, tmp_path, replace(settings, steps=9))

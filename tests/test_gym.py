@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from data_recipes.families._gym import item
-from reasonkit.data.problems import curate, load_recipe, problem
+from reasonkit.data.problems import curate, load_recipe, make_problem
 from reasonkit.text.answers import check
 from reasonkit.text.tags import TAGS
 
@@ -19,19 +19,19 @@ NAMES = {"gym_gcd": "gcd", "gym_gsm": "gsm_symbolic", "gym_letters": "letter_cou
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(ImportError, match=r"need reasoning_gym: pip install 'reasonkit\[data\]'"):
-        problem("gym_sum", 0, 0)
+        make_problem("gym_sum", 0, 0)
 
 
 @pytest.mark.parametrize("family", RECIPE.families)
 def test_the_worked_steps_lead_to_the_gyms_answer(family):
     for index in range(100):
-        made = problem(family, index, 3)
+        made = make_problem(family, index, 3)
         found = item(NAMES[family], random.Random(f"3:{family}:{index}"))
         assert made.question == found["question"].strip() and made.answer == found["answer"]
         assert made.steps and check(made.answer, made.answer, made.kind).correct
         reply = TAGS.parse(TAGS.render(reasoning=made.reasoning, answer=made.answer))
         assert reply.ok and made.reasoning.count(";") == len(made.steps) - 1
-        slipped = problem(family, index, 3, lambda value: value + 3)
+        slipped = make_problem(family, index, 3, lambda value: value + 3)
         assert slipped.question == made.question
         assert (slipped.steps == made.steps) == (family == "gym_gsm")
 

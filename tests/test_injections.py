@@ -13,7 +13,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonkit.judge.judge import judge_prompt, overall_prompt, quoted
+from reasonkit.judge.judge import judge_prompt, overall_prompt, quote_block
 from reasonkit.judge.rubric import Criterion
 from reasonkit.models.load import ASSETS, Tokenizer
 from reasonkit.text.tags import TAGS, neutralise
@@ -82,7 +82,7 @@ def test_no_injection_changes_the_prompts_structure(tokenizer, name):
 @pytest.mark.parametrize("name", INJECTIONS)
 def test_no_word_of_it_is_lost(name):
     """It is fenced, not censored: a reply about such markers can still be judged."""
-    text, kept = INJECTIONS[name], quoted(INJECTIONS[name])
+    text, kept = INJECTIONS[name], quote_block(INJECTIONS[name])
     assert [c for c in text if c.isalnum()] == [c for c in kept if c.isalnum()]
 
 
@@ -135,5 +135,5 @@ def test_the_tiny_tokenizer_would_read_them(tokenizer):
 def test_no_mixture_of_them_does(tokenizer, text):
     for prompt in prompts(text, text):
         assert control_ids(tokenizer, prompt) == [105, 106, 105]
-        assert all(line.startswith("> ") for line in quoted(text).splitlines())
+        assert all(line.startswith("> ") for line in quote_block(text).splitlines())
     assert neutralise(neutralise(text)) == neutralise(text)

@@ -12,8 +12,8 @@ from fault_run import GRPO, SFT
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 
-from reasonkit.models.gemma import init
-from reasonkit.models.load import Loaded
+from reasonkit.models.gemma import init_random
+from reasonkit.models.load import LoadedModel
 from reasonkit.models.logprobs import rating_logprobs
 from reasonkit.models.mesh import plan_mesh
 from reasonkit.rewards.compose import compose
@@ -41,13 +41,13 @@ def train(layout, tokenizer, folder):
     devices, judged = LAYOUTS[layout]
     plan = plan_mesh(jax.devices()[:devices], judge=judged)
     judge_mesh = plan.judge or plan.policy
-    judge = Loaded(init(CONFIG, judge_mesh, seed=1), tokenizer, CONFIG, "judge", folder)
+    judge = LoadedModel(init_random(CONFIG, judge_mesh, seed=1), tokenizer, CONFIG, "judge", folder)
     rate = rating_logprobs(judge, judge_mesh, ("1", "5"), max_length=64, batch_size=8)
 
     def rated(prompts, completions, **columns):
         return [round(float(low - high), 3) for low, high in rate(completions)]
 
-    policy, log = new_policy(init(CONFIG, plan.policy), plan.policy, tokenizer), RunLog(folder / "log.jsonl")
+    policy, log = new_policy(init_random(CONFIG, plan.policy), plan.policy, tokenizer), RunLog(folder / "log.jsonl")
     budget = TimeBudget(1, 0)
     start = sft(policy, plan.policy, ROWS, replace(SFT, save_every=50), budget, log, folder / "checkpoints", 3)
     after_sft = weights(policy)

@@ -20,7 +20,7 @@ from tunix.rl.rl_cluster import RLCluster
 from reasonkit.config import GrpoSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import NoSignalError, compose
 from reasonkit.rewards.monitors import suspicious
@@ -43,7 +43,7 @@ JUDGED = ROWS.map(lambda row: {"rubric": "of no account here"})
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
     mesh = make_mesh(jax.devices()[:4], 4, 1)
-    return SimpleNamespace(mesh=mesh, base=init(CONFIG, mesh),
+    return SimpleNamespace(mesh=mesh, base=init_random(CONFIG, mesh),
                            tokenizer=short_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 

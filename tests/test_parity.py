@@ -30,8 +30,8 @@ from tiny_gemma import ROWS, small_config, train_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.models.gemma import init
-from reasonkit.models.load import Loaded, Tokenizer, load
+from reasonkit.models.gemma import init_random
+from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
@@ -213,7 +213,8 @@ def large(tmp_path_factory):
     file.write_bytes(pieces.SerializeToString())
     config = small_config(num_embed=len(pieces.pieces), embed_dim=8, hidden_dim=8, num_heads=8)
     tokenizer = Tokenizer(file, "gemma3")
-    return tokenizer, export_hf(Loaded(init(config, mesh), tokenizer, config, "large", folder), folder / "hf")
+    loaded = LoadedModel(init_random(config, mesh), tokenizer, config, "large", folder)
+    return tokenizer, export_hf(loaded, folder / "hf")
 
 
 @pytest.mark.parametrize(("version", "path"), [("5.12.1", None), ("4.57.6", OLDER)])

@@ -16,7 +16,7 @@ from flax import nnx
 from tiny_gemma import bump, small_config
 
 from reasonkit.models import lora, submission_check
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import (
     OtherAdapterError,
     add_lora,
@@ -42,7 +42,7 @@ KINDS = ("folder", "file", "link to a step", "link to nothing", "pipe")
 
 @pytest.fixture(scope="module")
 def base():
-    return init(small_config(), make_mesh(jax.devices()[:1], 1, 1))
+    return init_random(small_config(), make_mesh(jax.devices()[:1], 1, 1))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_what_is_no_step_is_named_and_the_last_step_is_used(name, kind, base, sa
 def test_a_saves_own_leftovers_are_not_worth_a_word(name, base, steps):
     (steps / "actor" / name).mkdir()
     assert said(lambda: restore_lora(adapter(base), steps)) == (6, [])
-    assert said(lambda: checkpoint.mend(steps, adapter(base))) == (None, [])
+    assert said(lambda: checkpoint.quarantine_damaged(steps, adapter(base))) == (None, [])
 
 
 @pytest.mark.parametrize(("name", "kind"), [("²", "folder"), ("007", "folder"), ("9", "file"), ("9", "link to a step")])
@@ -176,7 +176,7 @@ def test_half_a_step_is_set_aside_and_named(part, how, base, saved, steps):
     if how != "an empty optimizer_state":
         assert restored == 5 and fingerprint(model) == saved[1][5]
         assert len(warned) == 1 and warned[0].startswith(f"step 6 of {steps}/actor is passed over, step 5 is used: ")
-    _, warned = said(lambda: checkpoint.mend(steps, model))
+    _, warned = said(lambda: checkpoint.quarantine_damaged(steps, model))
     (warned,) = warned
     assert warned.startswith(f"step 6 in {steps} is damaged, the one before is used; it is now ")
     assert steps_in(steps / "actor") == [5] and (steps / "set_aside/6-damaged").is_dir()
@@ -188,7 +188,7 @@ def test_damage_is_named_where_no_step_is_left(how, base, steps):
         WHOLE[how](steps / "actor" / str(step))
     with pytest.raises((ValueError, FileNotFoundError), match=f"{steps}/actor/6/model_params is (damaged|not there)"):
         restore_lora(adapter(base), steps)
-    _, warned = said(lambda: checkpoint.mend(steps, adapter(base)))
+    _, warned = said(lambda: checkpoint.quarantine_damaged(steps, adapter(base)))
     assert len(warned) == 2 and checkpoint.latest_step(steps) == 0
 
 
@@ -211,7 +211,7 @@ def test_an_adapter_of_no_numbers_is_passed_over(number, leaf, base, saved, step
     assert restored == 6 and fingerprint(model) == saved[1][6] and "7/model_params holds an adapter of inf" in warned
     with pytest.raises(ValueError, match="7/model_params holds an adapter of infinities or NaN: delete that step, or"):
         restore_lora(model, steps, 7)
-    _, (warned,) = said(lambda: checkpoint.mend(steps, model))
+    _, (warned,) = said(lambda: checkpoint.quarantine_damaged(steps, model))
     assert steps_in(steps / "actor") == [5, 6] and "model_params holds infinities or NaN" in warned
 
 
@@ -220,7 +220,7 @@ def test_moments_of_no_numbers_are_not_gone_on_from(base, steps):
         save_lora(adapter(base), steps, step)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(steps / f"actor/{step}/optimizer_state", {"m": jnp.full(3, number), "n": jnp.int32(4)})
-    _, (warned,) = said(lambda: checkpoint.mend(steps, adapter(base)))
+    _, (warned,) = said(lambda: checkpoint.quarantine_damaged(steps, adapter(base)))
     assert steps_in(steps / "actor") == [5, 6, 7] and "optimizer_state holds infinities or NaN" in warned
 
 
@@ -231,13 +231,13 @@ def test_an_adapter_of_another_shape_is_passed_over(rank, base, saved, steps):
     restored, (warned,) = said(lambda: restore_lora(model, steps))
     assert restored == 6 and fingerprint(model) == saved[1][6]
     assert "7/model_params holds an adapter of another shape than {'rank': 2" in warned
-    _, (warned,) = said(lambda: checkpoint.mend(steps, model))
+    _, (warned,) = said(lambda: checkpoint.quarantine_damaged(steps, model))
     assert steps_in(steps / "actor") == [5, 6] and "another shape" in warned
 
 
 def test_steps_that_are_all_of_another_shape_are_another_runs_and_stay(base, steps):
     other = adapter(base, 4)
-    for work in (lambda: checkpoint.mend(steps, other), lambda: restore_lora(other, steps)):
+    for work in (lambda: checkpoint.quarantine_damaged(steps, other), lambda: restore_lora(other, steps)):
         with pytest.raises(OtherAdapterError, match="6/model_params holds an adapter of another shape than"):
             work()
     assert steps_in(steps / "actor") == [5, 6] and not (steps / "set_aside").exists()

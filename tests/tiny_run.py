@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from tiny_gemma import small_config, train_tokenizer
 
 from reasonkit.judge.rubric import Criterion, rubric_to_json
-from reasonkit.models.load import Loaded, Tokenizer
+from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.lora import add_lora
 from reasonkit.session.time_budget import TimeBudget
 
@@ -32,9 +32,9 @@ def short_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer(train_tokenizer(folder, symbols=tuple(word.replace(" ", "\u2581") for word in WORDS)), "gemma3")
 
 
-def new_policy(base: nnx.Module, mesh: Mesh, tokenizer: Tokenizer, seed: int = 0) -> Loaded:
+def new_policy(base: nnx.Module, mesh: Mesh, tokenizer: Tokenizer, seed: int = 0) -> LoadedModel:
     """The base with a fresh adapter, as a notebook has it before it trains."""
-    return Loaded(add_lora(base, mesh, 4, 8.0, seed), tokenizer, base.config, "small", tokenizer.path.parent)
+    return LoadedModel(add_lora(base, mesh, 4, 8.0, seed), tokenizer, base.config, "small", tokenizer.path.parent)
 
 
 class Clock:

@@ -27,11 +27,11 @@ from flax import nnx
 from scipy.stats import rankdata
 from tunix.sft import peft_trainer
 
-from reasonkit.data.problems import DataRecipe, Problem, load_recipe, problem, problems, rubric_of, split_of
-from reasonkit.judge.judge import RATINGS, judge_prompt, quoted
-from reasonkit.models.gemma import init, tiny_config
+from reasonkit.data.problems import DataRecipe, Problem, load_recipe, make_problem, make_problems, rubric_of, split_of
+from reasonkit.judge.judge import RATINGS, judge_prompt, quote_block
+from reasonkit.models.gemma import init_random, tiny_config
 from reasonkit.models.hf import save_hf
-from reasonkit.models.load import Loaded, Tokenizer, load
+from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.logprobs import piece_mask, rating_logprobs
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.files import write_atomic
@@ -55,7 +55,7 @@ def build_tokenizer(recipe: DataRecipe, path: Path) -> None:
     texts = ([TAGS.prompt("")] * 2 + [STEPWISE] + rubrics) * 200
     for number in range(400):
         for family in recipe.families:
-            item = problem(family, number, SEED)
+            item = make_problem(family, number, SEED)
             texts += [item.question, item.reasoning, item.answer]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -99,7 +99,7 @@ def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[Spans]:
 
     A third of the worked ones give the steps' results alone: the policy is about as good at the one as at the other.
     """
-    for number, item in enumerate(problems(recipe, "train", SEED)):
+    for number, item in enumerate(make_problems(recipe, "train", SEED)):
         worked = f"{item.reasoning if number // 11 % 3 else results(item)}\n{item.answer}"
         context, target, stop = (
             (TAGS.prompt(item.question), item.answer, tokenizer.end_of_turn) if number % 11 < 3 else
@@ -151,14 +151,14 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str,
     """
     while True:
         family, number = rng.choice(recipe.families), rng.randrange(10**9)
-        item = problem(family, number, SEED)
+        item = make_problem(family, number, SEED)
         if split_of(item.question, recipe.split) == split:
             break
     steps, answer, flaw = list(item.steps), item.answer, rng.choice(FLAWS)
     at = rng.randrange(len(steps))
     if flaw == "slip":  # one result is wrong, and what follows builds on it
         error, count = rng.choice((-10, -2, -1, 1, 2, 10, rng.randint(3, 9))), iter(range(99))
-        slipped = problem(family, number, SEED, lambda value: value + error * (next(count) == at))
+        slipped = make_problem(family, number, SEED, lambda value: value + error * (next(count) == at))
         steps, answer = list(slipped.steps), slipped.answer
     elif flaw == "misread":  # one result is wrong, and nothing builds on it
         steps[at] = misread(steps[at], rng)
@@ -166,7 +166,7 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str,
         del steps[at]
     elif flaw == "pad":  # a step twice, or one of another problem
         for _ in range(rng.randint(1, 2)):
-            steps.insert(at, rng.choice([*steps, *problem(family, number + 1, SEED).steps]))
+            steps.insert(at, rng.choice([*steps, *make_problem(family, number + 1, SEED).steps]))
     elif flaw == "cut":
         steps = steps[:at]
     elif flaw == "answer":
@@ -198,10 +198,10 @@ def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[Spans]:
         asked = []
         for piece, criterion in enumerate(rubric_of(recipe, item), 1):
             rating = RATINGS[round(truths[criterion.title] * (len(RATINGS) - 1))]
-            before, _, after = judge_prompt(item.question, text, criterion).partition(quoted(text))
+            before, _, after = judge_prompt(item.question, text, criterion).partition(quote_block(text))
             asked += [(tokenizer.encode(after), 0.0, piece), (tokenizer.encode(rating), 1.0, piece)]
-        yield [([tokenizer.bos_id(), *tokenizer.encode(before)], 0.0, 0), (tokenizer.encode(quoted(text)), 0.01, 0),
-               *asked]
+        yield [([tokenizer.bos_id(), *tokenizer.encode(before)], 0.0, 0),
+               (tokenizer.encode(quote_block(text)), 0.01, 0), *asked]
 
 
 def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate: float, what: str) -> None:
@@ -229,7 +229,7 @@ def auc(scores: np.ndarray, good: np.ndarray) -> float:
     return float((ranks[good].sum() - positive * (positive + 1) / 2) / (positive * (len(good) - positive)))
 
 
-def measure_judge(recipe: DataRecipe, judge: Loaded, mesh, size: int) -> dict[str, float]:
+def measure_judge(recipe: DataRecipe, judge: LoadedModel, mesh, size: int) -> dict[str, float]:
     """AUC per criterion on replies to test-split questions, against the programmatic truth (criterion fully met)."""
     rng = random.Random(SEED + 1)
     samples = [reply(recipe, rng, "test") for _ in range(size)]
@@ -249,11 +249,11 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer(recipe, folder / "tokenizer.model")
     tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
-    model = init(tiny_config(VOCABULARY), mesh, SEED)
+    model = init_random(tiny_config(VOCABULARY), mesh, SEED)
     train(model, mesh, rows(policy_texts(recipe, tokenizer), 64, 104), steps, 3e-3, "policy")
     policy = load(save_hf(model, tokenizer.path, folder), mesh, jax.numpy.float32)
     generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=64)
-    asked = list(islice(problems(recipe, "test", SEED), 500))
+    asked = list(islice(make_problems(recipe, "test", SEED), 500))
     replies = generate([TAGS.prompt(item.question) for item in asked])
     right = np.mean([text.strip() == item.answer for text, item in zip(replies, asked, strict=True)])
     return {"steps": steps, "right_without_tags": float(right), "example": replies[0]}

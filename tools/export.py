@@ -19,10 +19,10 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from reasonkit.models import hf_tokenizer
-from reasonkit.models.gemma import flax_checkpoint, in_flax
-from reasonkit.models.hf import SHARD_BYTES, merged, save_hf, tensors
+from reasonkit.models.gemma import as_flax, flax_checkpoint
+from reasonkit.models.hf import SHARD_BYTES, merge_lora, save_hf, tensors
 from reasonkit.models.hf_config import family_of
-from reasonkit.models.load import MODELS, Loaded, hf_name
+from reasonkit.models.load import MODELS, LoadedModel, hf_name
 from reasonkit.models.lora import compute_dtype, lora_signature, save_lora
 from reasonkit.session.files import write_atomic
 
@@ -37,7 +37,7 @@ _WITH_PICTURES = ("gemma3-4b-it", "gemma3-12b-it")  # transformers opens them as
 _BESIDES = ("actor", "tokenizer.model", "README.md", "NOTICE")  # in a Flax export, beside the model's folder
 
 
-def stock_name(policy: Loaded) -> str | None:
+def stock_name(policy: LoadedModel) -> str | None:
     """The name in MODELS of the model that was trained, found by its folder too where Kaggle or a hub's cache laid it
     out; None for any other, such as one that was trained before."""
     if policy.name in MODELS:
@@ -52,13 +52,13 @@ def stock_name(policy: Loaded) -> str | None:
     return None
 
 
-def base_name(policy: Loaded) -> str:
+def base_name(policy: LoadedModel) -> str:
     """What to call the model that was trained: as on Hugging Face, else by its short name or its folder's, no path."""
     stock = stock_name(policy)
     return hf_name(stock) if stock else policy.folder.resolve().name or "model"
 
 
-def export_hf(policy: Loaded, folder: str | Path, dtype: Any = None, shard_bytes: int = SHARD_BYTES) -> Path:
+def export_hf(policy: LoadedModel, folder: str | Path, dtype: Any = None, shard_bytes: int = SHARD_BYTES) -> Path:
     """The model with its adapter merged, as transformers and its kin read it; `dtype` None keeps the base's.
 
     Besides `hf.save_hf`: the tokenizer's files with the chat template of our prompt (`hf_tokenizer`), and
@@ -79,7 +79,7 @@ def export_hf(policy: Loaded, folder: str | Path, dtype: Any = None, shard_bytes
     return save_hf(policy.model, tokenizer.path, folder, dtype, shard_bytes, tokenizer.stop_ids, settings)
 
 
-def _positions(policy: Loaded) -> int:
+def _positions(policy: LoadedModel) -> int:
     """How many tokens the base was made for: as its own config.json says, else as its family has it."""
     said = _settings(policy).get("max_position_embeddings")
     family = family_of(policy.model)
@@ -87,19 +87,19 @@ def _positions(policy: Loaded) -> int:
     return said or _POSITIONS[family + scaled]
 
 
-def _settings(policy: Loaded) -> dict[str, Any]:
+def _settings(policy: LoadedModel) -> dict[str, Any]:
     """The text model's settings in the base's config.json, and `model_type` of the whole; empty without the file."""
     file = policy.folder / "config.json"
     whole = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return whole | whole.get("text_config", {}) | {"model_type": whole.get("model_type")}
 
 
-def _refuse_own(folder: Path, policy: Loaded) -> None:
+def _refuse_own(folder: Path, policy: LoadedModel) -> None:
     if policy.folder.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} is or holds the folder that the policy was loaded from: export into another one")
 
 
-def export_peft(policy: Loaded, folder: str | Path) -> Path:
+def export_peft(policy: LoadedModel, folder: str | Path) -> Path:
     """The adapter alone, as PEFT keeps it: adapter_model.safetensors (float32) and adapter_config.json.
 
     It goes onto what AutoModelForCausalLM makes of the base: Gemma2ForCausalLM, Gemma3ForCausalLM, or of a base that
@@ -138,7 +138,7 @@ def export_peft(policy: Loaded, folder: str | Path) -> Path:
     return folder
 
 
-def export_flax(policy: Loaded, folder: str | Path, step: int, dtype: Any = jnp.bfloat16) -> Path:
+def export_flax(policy: LoadedModel, folder: str | Path, step: int, dtype: Any = jnp.bfloat16) -> Path:
     """What the unrestricted mode names: the merged model in google-deepmind/gemma's layout, as Kaggle has the stock one
     (<variation>/, tokenizer.model), and the adapter as the judges restore it (actor/<step>/model_params). Check both
     with `submission_check.verify_submission`.
@@ -155,8 +155,8 @@ def export_flax(policy: Loaded, folder: str | Path, step: int, dtype: Any = jnp.
     leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(policy.model))}
     tree: dict[str, dict[str, Any]] = {}
     for path in dict.fromkeys(tensor.path for tensor in tensors(family, policy.model.config)):
-        key, leaf, part = in_flax(path)
-        value = merged(leaves, path, policy.model).astype(dtype)
+        key, leaf, part = as_flax(path)
+        value = merge_lora(leaves, path, policy.model).astype(dtype)
         if part is None:
             tree.setdefault(key, {})[leaf] = value
         else:
@@ -178,7 +178,7 @@ def export_flax(policy: Loaded, folder: str | Path, step: int, dtype: Any = jnp.
     return folder
 
 
-def _variation(policy: Loaded) -> str:
+def _variation(policy: LoadedModel) -> str:
     """The name of the model's folder in a Flax export: one component, and none that an export has besides."""
     stock = stock_name(policy)
     handle = MODELS[stock].handle if stock else None

@@ -60,7 +60,7 @@ def curate(run: Run) -> None:
                                         tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
     for row in left_out:
         print(f"left out of {row.split}: {row.id}, {row.why}")
-    paths = problems.save(splits, run.stage("data"))
+    paths = problems.save_splits(splits, run.stage("data"))
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
                minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
 
@@ -69,7 +69,7 @@ def warm_start(run: Run) -> None:
     """Notebook 2 without its samples: checkpoints, adapter and manifest. A stage that is finished is left as it is.
 
     Raises ManifestError as `Run.begin` does."""
-    profile, train = run.profile, problems.read(run.stage("data") / "train.jsonl")
+    profile, train = run.profile, problems.read_rows(run.stage("data") / "train.jsonl")
     run.manifest("data")
     plan = placement.plan(profile, jax.devices(), judge=False)
     chips = plan.policy
@@ -77,7 +77,7 @@ def warm_start(run: Run) -> None:
                          remat=profile.remat)
     policy = replace(policy, model=lora.add_lora(policy.model, chips, profile.lora_rank, profile.lora_alpha, run.seed))
     inputs = {"train": run.stage("data") / "train.jsonl"}
-    if distributed.agreed(run.begin("sft", policy.folder, inputs)):
+    if distributed.broadcast_from_main(run.begin("sft", policy.folder, inputs)):
         result = sft(policy, chips, train, profile.sft, run.budget, run.log("sft"), run.checkpoints, run.seed)
         run.hand_over("sft", policy.model, result, inputs)
 
@@ -97,13 +97,13 @@ def join(profile: Profile, address: str, processes: int | None, process: int | N
 
 def check_shared(run: Run) -> None:
     """Raises ValueError when this is not the first process's run, or its folder another: nothing later would tell."""
-    if not distributed.several():
+    if not distributed.is_multiprocess():
         return
-    path, number = run.folder / "shared_by_hosts", distributed.agreed(random.getrandbits(20))
+    path, number = run.folder / "shared_by_hosts", distributed.broadcast_from_main(random.getrandbits(20))
     mark = f"{number:.0f} {run.profile.name} {run.recipe.name} {run.seed}"
-    if distributed.is_first():
+    if distributed.is_main_process():
         write_atomic(path, mark)
-    distributed.meet("check_shared")
+    distributed.barrier("check_shared")
     if not path.exists() or path.read_text() != mark:
         raise ValueError(f"process {jax.process_index()} is not in one run with process 0: give both the same "
                          f"arguments, and set REASONKIT_ARTIFACTS, here {run.folder}, to a folder that all hosts share")
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_shared(run)
         curate(run) if args.stage == "data" else warm_start(run)
     except BaseException:
-        if not distributed.several():
+        if not distributed.is_multiprocess():
             raise
         traceback.print_exc()
         sys.stdout.flush()

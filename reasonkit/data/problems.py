@@ -97,7 +97,7 @@ def exact(value: int) -> int:
     return value
 
 
-def problem(family: str, index: int, seed: int, slip: Callable[[int], int] = exact) -> Problem:
+def make_problem(family: str, index: int, seed: int, slip: Callable[[int], int] = exact) -> Problem:
     """The `index`-th problem of a family: a function of (family, index, seed), whatever was asked before.
 
     Raises ValueError, naming family and part, for one that is no text.
@@ -122,13 +122,13 @@ def split_of(question: str, split: Mapping[str, float]) -> str:
     raise ValueError(f"the split {dict(split)} does not cover 100 %")
 
 
-def problems(recipe: DataRecipe, split: str, seed: int) -> Iterator[Problem]:
+def make_problems(recipe: DataRecipe, split: str, seed: int) -> Iterator[Problem]:
     """A stream of distinct problems of one split, the families in turn, until `PATIENCE` of each bring no new one."""
     seen: set[str] = set()
     index = last = 0
     while index - last < PATIENCE:
         for family in recipe.families:
-            item = problem(family, index, seed)
+            item = make_problem(family, index, seed)
             if item.question not in seen and split_of(item.question, recipe.split) == split:
                 seen.add(item.question)
                 last = index
@@ -146,7 +146,7 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str,
     for split, size in sizes.items():
         if split not in SPLITS or size < 1:
             raise ValueError(f"split {split!r} of size {size}: need one of {', '.join(SPLITS)} with at least one row")
-        chosen = list(islice(problems(recipe, split, seed), size))
+        chosen = list(islice(make_problems(recipe, split, seed), size))
         if len(chosen) < size:
             made = [item.family for item in chosen]
             found = ", ".join(f"{family} {made.count(family)}" for family in recipe.families)
@@ -155,7 +155,7 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str,
                              "add one to the recipe, or lower the profile's rows (reasonkit/config.py)")
         splits[split] = Dataset.from_list([
             dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question),
-                 reasoning=terse(p) if split == "train" and is_terse(recipe, p) else p.reasoning,
+                 reasoning=shorten_trace(p) if split == "train" and is_terse(recipe, p) else p.reasoning,
                  answer=p.answer, rubric=rubric_to_json(rubric_of(recipe, p))) for p in chosen])
     assert_disjoint(splits)
     return splits
@@ -177,7 +177,7 @@ def is_terse(recipe: DataRecipe, item: Problem) -> bool:
     return random.Random(item.id).random() < recipe.terse
 
 
-def terse(item: Problem) -> str:
+def shorten_trace(item: Problem) -> str:
     """The reasoning of a trace that shows no step."""
     return f"So {item.answer}"
 
@@ -196,7 +196,7 @@ def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
                  for criterion in recipe.rubric)
 
 
-def save(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
+def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
     """Write one JSONL file a split, atomically; returns their paths. Raises ValueError as `read`, before it writes."""
     paths = {name: folder / f"{name}.jsonl" for name in splits}
     for name, rows in splits.items():
@@ -207,12 +207,12 @@ def save(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
     return paths
 
 
-def read(path: Path) -> Dataset:
+def read_rows(path: Path) -> Dataset:
     """Read one split back. Raises ValueError, naming line or row, when the file is missing, empty or damaged, and as
     `check_columns`."""
     again = "run notebook 01 (data curation)"
     try:
-        lines = files.content(path).splitlines()
+        lines = files.read_file(path).splitlines()
     except files.RecordError as error:
         raise ValueError(f"no rows in {path}, which is {error}: {again} first") from None
     if not lines:
@@ -221,7 +221,7 @@ def read(path: Path) -> Dataset:
     for number, line in enumerate(lines, 1):
         try:
             if not isinstance(row := files.parse_json(line), dict):
-                raise files.RecordError(f"no row: {files.shown(row)}")
+                raise files.RecordError(f"no row: {files.preview(row)}")
         except files.RecordError as error:
             raise ValueError(f"line {number} of {path} is damaged ({error}): delete the file, and {again} again"
                              ) from None
@@ -241,7 +241,7 @@ def check_rows(size: int, batch_size: int) -> None:
         raise ValueError(f"{size} rows are fewer than one batch of {batch_size}: add rows or lower the batch size")
 
 
-def shuffled(rows: Sequence, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+def shuffle_rows(rows: Sequence, batch_size: int, seed: int) -> Iterator[np.ndarray]:
     """Endless batches of row numbers: a new permutation each epoch, a function of (seed, epoch) alone.
 
     Raises ValueError as `check_rows`.
@@ -266,7 +266,7 @@ def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int,
     if len(encoded) < batch_size:
         raise ValueError(f"{len(encoded)} rows are fewer than one batch of {batch_size}: add rows or lower the batch "
                          f"size. Of {len(rows)}, the others have no reasoning or more than {max_length} tokens")
-    for numbers in shuffled(encoded, batch_size, seed):
+    for numbers in shuffle_rows(encoded, batch_size, seed):
         tokens_BL = np.full((batch_size, max_length), tokenizer.pad_id(), np.int32)
         loss_mask_BL = np.zeros((batch_size, max_length), np.float32)
         for row, (prompt, reply) in enumerate(encoded[number] for number in numbers):
@@ -279,7 +279,7 @@ GRPO_COLUMNS = ("id", "question", "answer", "kind", "rubric")
 
 
 def grpo_batches(rows: Dataset, tokenizer, batch_size: int, max_prompt_length: int, seed: int,
-                 order: Callable[[Sequence[str], int, int], Iterator[np.ndarray]] = shuffled,
+                 order: Callable[[Sequence[str], int, int], Iterator[np.ndarray]] = shuffle_rows,
                  ) -> Iterator[dict[str, np.ndarray]]:
     """Endless GRPO batches of `batch_size` prompts: 1-D numpy arrays of str, the only columns Tunix handles safely.
 

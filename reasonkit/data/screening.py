@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 
 from reasonkit.judge.rubric import rubric_from_json
-from reasonkit.session.files import shown
+from reasonkit.session.files import preview
 from reasonkit.text.answers import check
 from reasonkit.text.tags import INVISIBLE, TAGS, is_blank, neutralise, printable
 
@@ -68,10 +68,10 @@ def check_columns(rows: Sequence[Mapping[str, Any]], where: str) -> None:
                 raise ValueError(f"row {number} of {where} has no {name!r}, and others do: give all rows the same keys")
             kind = str if name in COLUMNS else type(rows[0][name])
             if not isinstance(row[name], kind):
-                raise ValueError(f"row {number} of {where}: {name!r} is {shown(row[name])}, and must be of type "
+                raise ValueError(f"row {number} of {where}: {name!r} is {preview(row[name])}, and must be of type "
                                  f"{kind.__name__}, " + ("in quotes" if kind is str else "as in the first row"))
             if kind is str and printable(row[name]) != row[name]:
-                raise ValueError(f"row {number} of {where}: {name!r} is {shown(row[name])}, and half of a surrogate "
+                raise ValueError(f"row {number} of {where}: {name!r} is {preview(row[name])}, and half of a surrogate "
                                  "pair is no character: write the whole one, or take it out")
     if missing := [name for name in COLUMNS if name not in union]:
         raise ValueError(f"the rows of {where} have no {missing[0]!r}: a row needs {', '.join(COLUMNS)}")
@@ -110,7 +110,7 @@ def screen(splits: Mapping[str, Dataset], tokenizer,
         for number, row in enumerate(rows, 1):
             fault = row_fault(row) or _misfit(row, name == "train", tokenizer, max_prompt_length)
             if not fault and row["id"] in known:
-                fault = "id comes twice", f"id {shown(row['id'])} is that of an earlier row: give each its own"
+                fault = "id comes twice", f"id {preview(row['id'])} is that of an earlier row: give each its own"
             known.add(row["id"])
             faults.append((fault[0], f"row {number}: {fault[1]}") if fault else None)
         kept[name] = rows.select([n for n, fault in enumerate(faults) if not fault])
@@ -129,15 +129,15 @@ def row_fault(row: Mapping[str, Any]) -> tuple[str, str] | None:
     for name in COLUMNS:
         text = row[name]
         if not isinstance(text, str):
-            return "no text", f"{name} is {shown(text)}, and must be a text, in quotes"
+            return "no text", f"{name} is {preview(text)}, and must be a text, in quotes"
         if printable(text) != text:
-            return "no text", f"{name} is {shown(text)}, with half of a surrogate pair: write the whole character"
+            return "no text", f"{name} is {preview(text)}, with half of a surrogate pair: write the whole character"
         if name not in ("kind", "rubric") and (other := neutralise(text)) != text:
             at = next(n for n, (one, two) in enumerate(zip(text, other, strict=False)) if one != two)
-            return "control token", (f"{name} has the control token {shown(text[at:], 24)}, which ends or opens a "
+            return "control token", (f"{name} has the control token {preview(text[at:], 24)}, which ends or opens a "
                                      "turn for a model: write it in other words")
     if is_blank(row["id"]):
-        return "no id", f"id is {shown(row['id'])}: give the row a name of its own"
+        return "no id", f"id is {preview(row['id'])}: give the row a name of its own"
     if is_blank(row["question"]):
         return "no question", "the question is blank"
     if fault := gold_fault(row["answer"], row["kind"]):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reasonkit.eval import intervals
-from reasonkit.session.files import RecordError, read, shown, write_atomic
+from reasonkit.session.files import RecordError, preview, read, write_atomic
 from reasonkit.session.records import Results
 from reasonkit.text.allowance import allow
 from reasonkit.text.answers import check
@@ -204,7 +204,7 @@ def evaluate(
     return EvalResult(samples, len(faults))
 
 
-def paired(a: EvalResult, b: EvalResult, field: str = "correct", level: float = 0.95) -> Difference:
+def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct", level: float = 0.95) -> Difference:
     """The change from `a` to `b` on the same problems, b - a: positive when b is the better one.
 
     Interval and p-value are `intervals`', of the changes of the single problems, and of one mind: p is below 1 - level
@@ -230,10 +230,10 @@ def _row(problem: Any) -> dict[str, str]:
     try:
         row = {name: get(name) for name in ("id", "family", "kind", "question", "answer", "reasoning")}
     except (KeyError, AttributeError) as error:
-        raise ValueError(f"a problem lacks a field ({error}): {shown(problem, 200)}") from error
+        raise ValueError(f"a problem lacks a field ({error}): {preview(problem, 200)}") from error
     for name in row:
         if not isinstance(row[name], str) or not (_steps(row[name]) if name == "reasoning" else row[name].strip()):
-            raise ValueError(f"problem {shown(row['id'])}: {name} is {shown(row[name])}, must be a str, not blank")
+            raise ValueError(f"problem {preview(row['id'])}: {name} is {preview(row[name])}, must be a str, not blank")
     check(None, row["answer"], row["kind"])  # refuses a gold answer that it can't read, and an unknown kind
     return row
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem, JudgeVerdict, weighed
+from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem, JudgeVerdict, weighted_score
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.session.run_log import RunLog
 
@@ -47,11 +47,11 @@ def _fits(verdict: JudgeVerdict, rubric: Sequence[Criterion]) -> bool:
     met_C = verdict.per_criterion
     if len(met_C) not in (1, len(rubric)):
         return False
-    means = (sum(met_C) / len(met_C), weighed(np.array(met_C), rubric[:len(met_C)]).score)
+    means = (sum(met_C) / len(met_C), weighted_score(np.array(met_C), rubric[:len(met_C)]).score)
     return any(math.isclose(verdict.score, mean, abs_tol=1e-6) for mean in means)
 
 
-class Cached:
+class CachedJudge:
     """`judge`, asked once for each question, reply and rubric, with its verdicts in the file at `path`.
 
     `identity` names all that a verdict depends on besides the item, such as model, mode and prompt: verdicts of another

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reasonkit.session.files import RecordError, parse_json, parse_toml, read, shown
+from reasonkit.session.files import RecordError, parse_json, parse_toml, preview, read
 from reasonkit.session.records import DomainFile
 
 # arXiv 2507.17746, explicit aggregation; a pitfall is worded as its avoidance ("Does not ...").
@@ -41,14 +41,14 @@ class Criterion:
         for name in ("title", "description"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
-                raise ValueError(f"criterion {shown(self.title)}: {name} is {shown(value)}; give it some text")
+                raise ValueError(f"criterion {preview(self.title)}: {name} is {preview(value)}; give it some text")
         number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
         if not number or not 0 < self.weight <= sys.float_info.max:
-            raise ValueError(f"criterion {shown(self.title)}: weight is {shown(self.weight)}; give it a "
+            raise ValueError(f"criterion {preview(self.title)}: weight is {preview(self.weight)}; give it a "
                              f"finite number above 0, such as one of {WEIGHTS}")
         texts = isinstance(self.levels, tuple) and all(isinstance(text, str) and text.strip() for text in self.levels)
         if not texts or len(self.levels) == 1:
-            raise ValueError(f"criterion {shown(self.title)}: levels are {shown(self.levels)}; give at least two "
+            raise ValueError(f"criterion {preview(self.title)}: levels are {preview(self.levels)}; give at least two "
                              "texts, from the worst to the best, or leave them out")
 
 
@@ -59,15 +59,15 @@ def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
     the fields title, description, weight and, at will, levels.
     """
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{where} is not a non-empty list of criteria: {shown(rows)}; give it one at least")
+        raise ValueError(f"{where} is not a non-empty list of criteria: {preview(rows)}; give it one at least")
     made, needed = [], {"title", "description", "weight"}
     give = "give it title, description, weight and, at will, levels"
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise ValueError(f"{where}, entry {number} is {shown(row)}, not an object: {give}")
+            raise ValueError(f"{where}, entry {number} is {preview(row)}, not an object: {give}")
         if needed - row.keys() or row.keys() - needed - {"levels"}:
             raise ValueError(f"{where}, entry {number}: missing {sorted(needed - row.keys())}, "
-                             f"unknown {shown(sorted(row.keys() - needed - {'levels'}))}: {give}")
+                             f"unknown {preview(sorted(row.keys() - needed - {'levels'}))}: {give}")
         weight, levels = row["weight"], row.get("levels", [])
         try:
             made.append(Criterion(row["title"], row["description"],
@@ -94,7 +94,7 @@ def rubric_from_json(text: str) -> tuple[Criterion, ...]:
     try:
         rows = parse_json(text) if isinstance(text, str) else text
     except RecordError as error:
-        raise ValueError(f"the rubric {shown(text)} is {error}") from None
+        raise ValueError(f"the rubric {preview(text)} is {error}") from None
     return criteria(rows, "the rubric")
 
 

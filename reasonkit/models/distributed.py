@@ -24,50 +24,50 @@ from reasonkit.session.interrupts import STOPS
 Arguments = ParamSpec("Arguments")
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether there are other processes."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes the files that all share."""
-    return not several() or jax.process_index() == 0
+    return not is_multiprocess() or jax.process_index() == 0
 
 
 def check_one_process(what: str) -> None:
     """Raises RuntimeError where there are several: for what would fail there, or train on rows twice."""
-    if several():
+    if is_multiprocess():
         raise RuntimeError(f"{what} runs in one process, and this is one of {jax.process_count()}: Tunix would fetch "
                            "rows of others, or train twice on the same. Run it on one host; only SFT runs on several")
 
 
-def meet(where: str) -> None:
+def barrier(where: str) -> None:
     """Wait until all processes are here."""
-    if several():
+    if is_multiprocess():
         multihost_utils.sync_global_devices(where)
 
 
-def by_the_first(work: Callable[Arguments, None]) -> Callable[Arguments, None]:
+def on_main_process(work: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Work on shared files: the first process does it, and all wait until it is done."""
 
     @functools.wraps(work)
     def once(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        if is_first():
+        if is_main_process():
             work(*args, **kwargs)
-        meet(work.__name__)
+        barrier(work.__name__)
 
     return once
 
 
-def agreed(value: float) -> float:
+def broadcast_from_main(value: float) -> float:
     """The first process's value, as float32 where there are several."""
-    return float(multihost_utils.broadcast_one_to_all(np.float32(value))) if several() else value
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value))) if is_multiprocess() else value
 
 
-def agreed_end(why: str | None) -> str | None:
+def agree_on_end(why: str | None) -> str | None:
     """Why a stage ends before its next batch, for `TimeBudget`: a signal that any process has had, else what the first
     one has found. The others are then sent the signal too, so that all end as the one that had it."""
-    if not several():
+    if not is_multiprocess():
         return why
     mine = next((number for number in STOPS if number.name == why), 0)
     heard_P, ends_P = multihost_utils.process_allgather(np.array([mine, bool(why)], np.int32)).T

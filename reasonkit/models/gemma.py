@@ -97,7 +97,7 @@ def tiny_config(vocab: int) -> gemma3.ModelConfig:
     )
 
 
-def init(config: gemma3.ModelConfig, mesh: Mesh, seed: int = 0) -> gemma3.Gemma3:
+def init_random(config: gemma3.ModelConfig, mesh: Mesh, seed: int = 0) -> gemma3.Gemma3:
     """A fresh Gemma 3 on the mesh: matrices normal with standard deviation 1/sqrt(fan-in), norms at one.
 
     Raises:
@@ -164,7 +164,7 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
             return value
 
         def find(path: tuple, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
-            key, leaf, part = in_flax(path)
+            key, leaf, part = as_flax(path)
             if (key, leaf) not in there:
                 raise ValueError(f"{checkpoint} lacks {key}/{leaf} of a {family} of {config.num_layers} layers, the "
                                  f"download stopped half-way or it is another model: {mend}")
@@ -210,7 +210,7 @@ def _arrays(checkpoint: Path, mend: str) -> dict[tuple[str, str], Any]:
                          f"({type(error).__name__}: {str(error)[:120]}): {mend}") from error
 
 
-def in_flax(path: tuple) -> tuple[str, str, int | None]:
+def as_flax(path: tuple) -> tuple[str, str, int | None]:
     """Where the upstream checkpoint keeps Tunix's array at `path`: key, leaf, and its place where two are stacked."""
     *module, leaf = path
     if module[0] != "layers":

@@ -182,7 +182,7 @@ def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, d
         return lambda path: path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
     for name, shard in zip(names, shards, strict=True):
-        weights = {t.name: t.theirs(merged(leaves, t.path, model).astype(dtype)) for t in shard}
+        weights = {t.name: t.theirs(merge_lora(leaves, t.path, model).astype(dtype)) for t in shard}
         put(name, lambda path, weights=weights: save_file(weights, path, metadata={"format": "pt"}))
     if len(shards) > 1:
         total = sum(math.prod(t.shape) for shard in shards for t in shard) * dtype.itemsize
@@ -193,7 +193,7 @@ def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, d
     return folder
 
 
-def merged(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -> np.ndarray:
+def merge_lora(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -> np.ndarray:
     """The array at `path` with the adapter's part, if it has one: float32, else as it is. The adapter is rounded to the
     base's dtype first, as the policy was evaluated."""
     value, a, b = (leaves.get((*path[:-1], path[-1] + end)) for end in ("", "_lora_a", "_lora_b"))

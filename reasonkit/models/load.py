@@ -32,7 +32,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a named model comes from: an asset's folder, or a pinned Kaggle handle with Tunix's config."""
 
     family: str
@@ -44,17 +44,17 @@ class Source:
 # Variations as on Kaggle's model pages and in google-deepmind/gemma's list of checkpoints; version 1 was seen in use
 # for gemma2-2b(-it), gemma3-1b-it and gemma3-4b-it, and is assumed for the others.
 MODELS = {
-    "tiny-policy": Source("gemma3", asset="policy"),
-    "tiny-judge": Source("gemma3", asset="judge"),
-    "gemma2-2b": Source("gemma2", None, "google/gemma-2/flax/gemma2-2b/1", "gemma2_2b"),
-    "gemma2-2b-it": Source("gemma2", None, "google/gemma-2/flax/gemma2-2b-it/1", "gemma2_2b_it"),
-    "gemma2-9b-it": Source("gemma2", None, "google/gemma-2/flax/gemma2-9b-it/1", "gemma2_9b_it"),
-    "gemma3-270m": Source("gemma3", None, "google/gemma-3/flax/gemma-3-270m/1", "gemma3_270m"),
-    "gemma3-270m-it": Source("gemma3", None, "google/gemma-3/flax/gemma-3-270m-it/1", "gemma3_270m_it"),
-    "gemma3-1b": Source("gemma3", None, "google/gemma-3/flax/gemma3-1b/1", "gemma3_1b_pt"),
-    "gemma3-1b-it": Source("gemma3", None, "google/gemma-3/flax/gemma3-1b-it/1", "gemma3_1b_it"),
-    "gemma3-4b-it": Source("gemma3", None, "google/gemma-3/flax/gemma3-4b-it/1", "gemma3_4b_it"),
-    "gemma3-12b-it": Source("gemma3", None, "google/gemma-3/flax/gemma3-12b-it/1", "gemma3_12b_it"),
+    "tiny-policy": ModelSource("gemma3", asset="policy"),
+    "tiny-judge": ModelSource("gemma3", asset="judge"),
+    "gemma2-2b": ModelSource("gemma2", None, "google/gemma-2/flax/gemma2-2b/1", "gemma2_2b"),
+    "gemma2-2b-it": ModelSource("gemma2", None, "google/gemma-2/flax/gemma2-2b-it/1", "gemma2_2b_it"),
+    "gemma2-9b-it": ModelSource("gemma2", None, "google/gemma-2/flax/gemma2-9b-it/1", "gemma2_9b_it"),
+    "gemma3-270m": ModelSource("gemma3", None, "google/gemma-3/flax/gemma-3-270m/1", "gemma3_270m"),
+    "gemma3-270m-it": ModelSource("gemma3", None, "google/gemma-3/flax/gemma-3-270m-it/1", "gemma3_270m_it"),
+    "gemma3-1b": ModelSource("gemma3", None, "google/gemma-3/flax/gemma3-1b/1", "gemma3_1b_pt"),
+    "gemma3-1b-it": ModelSource("gemma3", None, "google/gemma-3/flax/gemma3-1b-it/1", "gemma3_1b_it"),
+    "gemma3-4b-it": ModelSource("gemma3", None, "google/gemma-3/flax/gemma3-4b-it/1", "gemma3_4b_it"),
+    "gemma3-12b-it": ModelSource("gemma3", None, "google/gemma-3/flax/gemma3-12b-it/1", "gemma3_12b_it"),
 }
 PACKAGED = "gemma3-270m"  # the one that `gemma_from_gguf` makes a folder of
 
@@ -65,7 +65,7 @@ def converted(name: str) -> Path:
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model on its mesh with what belongs to it; `folder` is where its files were found."""
 
     model: nnx.Module
@@ -75,7 +75,8 @@ class Loaded:
     folder: Path
 
 
-def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = True, remat: bool = False) -> Loaded:
+def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = True,
+         remat: bool = False) -> LoadedModel:
     """Loads a model by short name or from a folder, and places it on the mesh.
 
     A name of MODELS is looked for among the attached inputs ($REASONKIT_INPUTS, default /kaggle/input), then
@@ -117,7 +118,7 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
         model = from_flax(checkpoint, family, config, mesh, dtype, replicated=replicated)
     if remat:  # one object for the model and all of its layers
         model.config.remat_config = LIBRARY[family].RematConfig.DECODER
-    return Loaded(model, pieces, model.config, str(name), folder)
+    return LoadedModel(model, pieces, model.config, str(name), folder)
 
 
 def tokenizer(name: str | Path) -> Tokenizer:
@@ -225,7 +226,7 @@ def _remedy(error: Exception, handle: str, known: bool) -> str:
     return "Its files could not be had."
 
 
-def _flax_source(name: str, checkpoint: Path) -> Source:
+def _flax_source(name: str, checkpoint: Path) -> ModelSource:
     """A Flax checkpoint carries no configuration: the short name or the checkpoint's folder name decides."""
     for key, source in MODELS.items():
         if source.handle and (name == key or checkpoint.name == source.handle.split("/")[3]):
@@ -236,7 +237,7 @@ def _flax_source(name: str, checkpoint: Path) -> Source:
     )
 
 
-def int8(loaded: Loaded, mesh: Mesh) -> Loaded:
+def quantize_int8(loaded: LoadedModel, mesh: Mesh) -> LoadedModel:
     """The same model with the matrices of its layers as 8-bit integers (qwix), a scale for each output.
 
     They stay where they were on the mesh; activations and embedding stay as they are: what is saved is memory, not
@@ -248,7 +249,8 @@ def int8(loaded: Loaded, mesh: Mesh) -> Loaded:
 
 
 def quantized(model: nnx.Module, rows: int) -> nnx.Module:
-    """The model of `int8`; in shapes, too. qwix finds its matrices by a pass over anything, of so many rows."""
+    """The model of `quantize_int8`; in shapes, too. qwix finds its matrices by a pass over anything, of so many
+    rows."""
     tokens_BT = jnp.ones((rows, 8), jnp.int32)
     mask_BT = tokens_BT > 0
     inputs = tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT)

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft.utils import make_causal_attn_mask
 
-from reasonkit.models.load import Loaded
+from reasonkit.models.load import LoadedModel
 from reasonkit.models.mesh import check_divides
 
 SHARED = 8  # texts in one row, at most: their logits are read whether there are so many or not
@@ -30,8 +30,8 @@ def padded_lengths(max_length: int) -> list[int]:
 
 
 def prefill(
-    loaded: Loaded, mesh: Mesh, read: Callable[[nnx.Module, tuple, jax.Array], jax.Array], width: int, max_length: int,
-    batch_size: int,
+    loaded: LoadedModel, mesh: Mesh, read: Callable[[nnx.Module, tuple, jax.Array], jax.Array], width: int,
+    max_length: int, batch_size: int,
 ) -> Callable[[Sequence[Pieces]], np.ndarray]:
     """Forward passes over texts of any length: rows of token ids in pieces -> float32 (rows, width).
 
@@ -90,7 +90,7 @@ def last_tokens(piece_BT: jax.Array) -> jax.Array:
     return piece_BT.shape[1] - 1 - jnp.argmax(its_BKT[..., ::-1], axis=-1)
 
 
-def packed(texts: Sequence[Sequence[int]], max_length: int) -> list[Pieces]:
+def pack_shared_prefixes(texts: Sequence[Sequence[int]], max_length: int) -> list[Pieces]:
     """Neighbours that begin alike, as rows in pieces: the pieces after the first end the texts, in their order.
 
     A text joins the row before it where that spares at least half of its tokens, up to `SHARED` texts and `max_length`
@@ -116,12 +116,13 @@ def packed(texts: Sequence[Sequence[int]], max_length: int) -> list[Pieces]:
 
 
 def rating_logprobs(
-    loaded: Loaded, mesh: Mesh, ratings: Sequence[str], max_length: int, batch_size: int
+    loaded: LoadedModel, mesh: Mesh, ratings: Sequence[str], max_length: int, batch_size: int
 ) -> Callable[[list[str]], np.ndarray]:
     """A judge's reading: prompts -> float32 (prompts, ratings), log-probability of each as next token.
 
     One `prefill`, in which neighbouring prompts that begin alike, such as those of a reply's criteria, are read in one
-    row (`packed`); `batch_size` is of rows. A prompt of more than `max_length` tokens (with BOS) is not cut: its row is
+    row (`pack_shared_prefixes`); `batch_size` is of rows. A prompt of more than `max_length` tokens (with BOS) is not
+    cut: its row is
     NaN.
 
     Raises:
@@ -142,7 +143,7 @@ def rating_logprobs(
     ask = prefill(loaded, mesh, read, SHARED * len(columns), max_length, batch_size)
 
     def rate(prompts: list[str]) -> np.ndarray:
-        rows = packed([[tokenizer.bos_id(), *tokenizer.encode(prompt)] for prompt in prompts], max_length)
+        rows = pack_shared_prefixes([[tokenizer.bos_id(), *tokenizer.encode(prompt)] for prompt in prompts], max_length)
         read_RKN = ask(rows).reshape(len(rows), SHARED, len(columns))
         return np.concatenate([np.zeros((0, len(columns)), np.float32), *(
             read_KN[: len(pieces) - 1] for read_KN, pieces in zip(read_RKN, rows, strict=True))])

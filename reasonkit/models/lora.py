@@ -26,7 +26,7 @@ from jax.interpreters import pxla
 from jax.sharding import Mesh
 from tunix.sft.utils import is_lora_enabled
 
-from reasonkit.models.distributed import is_first, meet
+from reasonkit.models.distributed import barrier, is_main_process
 from reasonkit.models.gemma import saved_arrays
 
 # Every attention and feed-forward matrix, as in Tunix's GRPO demo; qwix matches the whole module path.
@@ -56,7 +56,7 @@ class Float32Lora(qwix.LoraProvider):
         """qwix's hook before each forward pass, which then runs on a copy: what it sows (hidden states) stays there."""
         graph, lora, rest = nnx.split(model, nnx.LoRAParam, ...)
         if any(leaf.dtype != compute_dtype(model) for leaf in jax.tree.leaves(lora)):
-            model = nnx.merge(graph, rounded(lora, compute_dtype(model)), rest)
+            model = nnx.merge(graph, round_to_compute_dtype(lora, compute_dtype(model)), rest)
         return super().process_model_inputs(model, model_args, model_kwargs)
 
 
@@ -65,7 +65,7 @@ def compute_dtype(model: nnx.Module) -> Any:
     return model.embedder.input_embedding.dtype
 
 
-def rounded(lora: nnx.State, dtype: Any) -> nnx.State:
+def round_to_compute_dtype(lora: nnx.State, dtype: Any) -> nnx.State:
     """The adapter in `dtype`, to nearest even. `reduce_precision` because XLA may leave out a cast that it undoes."""
     kind = jnp.finfo(dtype)
     return jax.tree.map(lambda x: jax.lax.reduce_precision(x, kind.nexp, kind.nmant).astype(dtype), lora)
@@ -108,7 +108,7 @@ def fingerprint(model: nnx.Module) -> str:
     with the same one answer alike, bit for bit, whether their adapters are held in float32 or, as the judges', in it.
     """
     digest = hashlib.sha256()
-    for path, leaf in sorted(_leaves(rounded(_lora(model), compute_dtype(model))).items()):
+    for path, leaf in sorted(_leaves(round_to_compute_dtype(_lora(model), compute_dtype(model))).items()):
         digest.update(path.encode() + np.asarray(leaf).tobytes())
     return digest.hexdigest()
 
@@ -152,19 +152,19 @@ def save_lora(model: nnx.Module, ckpt_dir: str | Path, step: int) -> Path:
             f"step {step} cannot be saved in {actor}, which has {later}: go on counting, or empty it"
         )
     staging, before, final = (actor / f"{step}{end}" for end in (".saving", ".replaced", ""))
-    if is_first():
+    if is_main_process():
         shutil.rmtree(staging, ignore_errors=True)
-    meet("save_lora")
+    barrier("save_lora")
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(staging / "model_params", lora)
         checkpointer.wait_until_finished()
-    if is_first():
+    if is_main_process():
         shutil.rmtree(before, ignore_errors=True)
         if final.is_dir():
             os.rename(final, before)
         os.rename(staging, final)
         shutil.rmtree(before, ignore_errors=True)
-    meet("save_lora")
+    barrier("save_lora")
     return final
 
 

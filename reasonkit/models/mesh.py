@@ -28,7 +28,7 @@ ROOM = 0.9  # of a chip's memory is planned with: an estimate errs, and a prefli
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """Bytes of a role: one copy of its `weights`, and what it is `working` with for all its rows; its KV heads."""
 
     weights: float
@@ -64,7 +64,7 @@ def make_mesh(devices: Sequence[jax.Device], fsdp: int, tp: int) -> Mesh:
 
 
 def plan_mesh(devices: Sequence[jax.Device], *, judge: bool, tp: int | None = None, judge_tp: int | None = None,
-              needs: Mapping[str, Need] | None = None, memory: float = math.inf) -> Plan:
+              needs: Mapping[str, MemoryNeed] | None = None, memory: float = math.inf) -> Plan:
     """Splits devices between policy and judge, and each role's weights over its devices.
 
     Without a judge the policy has them all. With one, the policy has the first half and the judge the second,
@@ -122,7 +122,7 @@ def split_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
     return jax.make_array_from_callback(array.shape, NamedSharding(mesh, PartitionSpec("fsdp")), array.__getitem__)
 
 
-def _role(role: str, devices: Sequence[jax.Device], tp: int | None, need: Need | None,
+def _role(role: str, devices: Sequence[jax.Device], tp: int | None, need: MemoryNeed | None,
           memory: float) -> tuple[Mesh, str, bool]:
     """Its mesh, what it looks like, and whether its weights are split over fsdp too."""
     count = len(devices)

@@ -16,7 +16,7 @@ import jax
 from reasonkit.config import Profile
 from reasonkit.models.hf_config import LIBRARY
 from reasonkit.models.load import MODELS
-from reasonkit.models.mesh import Need, Plan, plan_mesh
+from reasonkit.models.mesh import MemoryNeed, Plan, plan_mesh
 
 GIB = 2**30
 
@@ -87,7 +87,7 @@ def _weights(config: Any) -> tuple[int, int]:
     return config.num_embed * config.embed_dim, config.num_layers * layer
 
 
-def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Need]:
+def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, MemoryNeed]:
     """Bytes of the roles, estimated for bfloat16: weights, and the largest of what the stages work with.
 
     The policy's weights count with float32 arrays of the adapter's size: itself, its gradients, two moments and, in the
@@ -115,10 +115,10 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Nee
     if sft:
         working = [train(s.sft_rows, s.sft_length, s.sft_length)]
     weights = 2.0 * sum(_weights(policy)) + 4.0 * (5 if sft else 7) * adapter
-    found = {"policy": Need(weights, max(working), policy.num_kv_heads)}
+    found = {"policy": MemoryNeed(weights, max(working), policy.num_kv_heads)}
     if judge is not None:
         embedding, matrices = _weights(judge)
-        found["judge"] = Need(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices,
+        found["judge"] = MemoryNeed(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices,
                               layer(judge, s.judge_rows, s.judge_length), judge.num_kv_heads)
     return found
 

@@ -54,7 +54,7 @@ def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: Pa
     base = load(model, mesh, dtype)
     provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
     lora_policy = qwix.apply_lora_to_model(base.model, provider, rngs=nnx.Rngs(0), **base.model.get_model_input())
-    lora_policy.lora_alpha = float(alpha)  # for `hf.merged`
+    lora_policy.lora_alpha = float(alpha)  # for `hf.merge_lora`
     step = max(int(path.name) for path in (ckpt_dir / "actor").iterdir() if path.name.isdigit())
     state = nnx.state(lora_policy, nnx.LoRAParam)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
@@ -86,7 +86,7 @@ def _compare(policy: Any, folder: Path, mesh: Any, dtype: str, samples: Sequence
     from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
     from reasonkit.models.gemma import flax_checkpoint, from_flax
-    from reasonkit.models.hf import merged
+    from reasonkit.models.hf import merge_lora
     from reasonkit.models.load import Tokenizer
     from reasonkit.text.tags import TAGS
 
@@ -95,7 +95,8 @@ def _compare(policy: Any, folder: Path, mesh: Any, dtype: str, samples: Sequence
     ours = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(policy.model))}
     arrays = [] if tokenizer.path.read_bytes() == policy.tokenizer.path.read_bytes() else [tokenizer.path.name]
     for path, leaf in nnx.to_flat_state(nnx.state(there)):
-        want, got = (np.asarray(value, np.float32) for value in (merged(ours, path, policy.model), leaf.get_value()))
+        want, got = (np.asarray(value, np.float32)
+                     for value in (merge_lora(ours, path, policy.model), leaf.get_value()))
         if not np.allclose(got, want, rtol=2**-7, atol=2**-9 * np.abs(want).max()):
             arrays.append("/".join(map(str, path)))
 

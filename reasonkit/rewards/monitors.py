@@ -124,7 +124,7 @@ def probe(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], b
 
 
 @dataclass(frozen=True)
-class Flag:
+class RewardHackingFlag:
     """One episode: the sign, the step at which its value passed the limit, what was seen, and a reply to look at."""
 
     name: str
@@ -148,7 +148,7 @@ def watcher(log: RunLog) -> Callable[[], None]:
     return on_step
 
 
-def flags(rows: Iterable[Row]) -> list[Flag]:
+def flags(rows: Iterable[Row]) -> list[RewardHackingFlag]:
     """The flags of a whole run log, oldest first: a function of its rows, so that a resumed run repeats none."""
     seen: dict[str, list[Row]] = {"reward": [], "texts": [], "grpo_step": [], "probe": []}
     found, raised = [], set()
@@ -163,7 +163,7 @@ def flags(rows: Iterable[Row]) -> list[Flag]:
             limit = LIMITS[name]
             over = value > (limit * OVER if name in raised else limit)
             if over and name not in raised:
-                found.append(Flag(name, row["step"], value, limit, why, example))
+                found.append(RewardHackingFlag(name, row["step"], value, limit, why, example))
             (raised.add if over else raised.discard)(name)
     return found
 

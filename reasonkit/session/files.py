@@ -32,7 +32,7 @@ class DiskFullError(OSError):
     """A file, or a checkpoint with the older ones gone, has no room on its disk, or the disk takes no more."""
 
 
-def shown(value: object, length: int = 80) -> str:
+def preview(value: object, length: int = 80) -> str:
     """The beginning of a value, as Python writes it, whatever it is."""
     try:
         text = repr(value)
@@ -68,17 +68,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} comes twice")
+        raise ValueError(f"the key {preview(next(key for key in keys if keys.count(key) > 1))} comes twice")
     return found
 
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{shown(text)} is no finite number")
+        raise ValueError(f"{preview(text)} is no finite number")
     return value
 
 
-def content(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """What a plain file holds. Raises RecordError, which says what is in its place, for anything else."""
     try:
         if path.is_file():
@@ -96,7 +96,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def read(path: Path, model: type[Model], remedy: str, parse: Callable[[bytes], Any] = parse_json) -> Model:
     """What the file at `path` holds; `model.what` is its name. Raises RecordError, with the `remedy`."""
     try:
-        return check(parse(content(path)), model)
+        return check(parse(read_file(path)), model)
     except RecordError as error:
         raise RecordError(f"{path} is no {model.what} ({error}): {remedy}") from None
 
@@ -117,7 +117,7 @@ def _fault(fault: Mapping[str, Any]) -> str:
     if fault["type"] in ("missing", "extra_forbidden"):
         return f"{place} is {'missing' if fault['type'] == 'missing' else 'no key that is known here'}"
     asked = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{place} is {shown(fault['input'])}, and {asked}"
+    return f"{place} is {preview(fault['input'])}, and {asked}"
 
 
 @contextlib.contextmanager
@@ -135,14 +135,14 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise DiskFullError(f"{full(path, error, size)}, or put the run on another one, and run the cell again: what "
-                            "was saved before is kept") from error
+        raise DiskFullError(f"{disk_full_message(path, error, size)}, or put the run on another one, and run the cell "
+                            "again: what was saved before is kept") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def full(path: Path, error: OSError, size: int | None = None) -> str:
+def disk_full_message(path: Path, error: OSError, size: int | None = None) -> str:
     """Which file was not written and why, what it needs, and to make room."""
     try:
         free = f", {shutil.disk_usage(path.parent).free / 1e6:.3f} MB are free"

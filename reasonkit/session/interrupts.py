@@ -51,8 +51,8 @@ class FolderInUseError(RuntimeError):
     """Another process works on the run."""
 
 
-def claim(folder: Path) -> None:
-    """Make this process the only one that works on a run, until `unclaim` or until it ends, however it ends.
+def lock_run(folder: Path) -> None:
+    """Make this process the only one that works on a run, until `unlock_run` or until it ends, however it ends.
 
     The lock is the operating system's (flock), on the file LOCK in the folder: it goes with the process, and the file
     says no more than whose it was. Asked again, or in a process that was forked off, nothing happens. Raises
@@ -89,7 +89,7 @@ def claim(folder: Path) -> None:
     _claimed[_identity(os.fstat(lock))] = lock
 
 
-def unclaim(folder: Path) -> None:
+def unlock_run(folder: Path) -> None:
     """Let another process have the run. Nothing happens where this one has not claimed it."""
     path = folder / LOCK
     lock = _claimed.pop(_identity(path.stat()), None) if path.exists() else None
@@ -137,7 +137,7 @@ def session_age(limit: float) -> float:
     return max((age for age in (_age("1"), _age("self")) if 0 <= age < limit), default=0.0)
 
 
-def release() -> None:
+def free_last_error() -> None:
     """Let go of what the last error's traceback holds, in a notebook until the next error: every local variable of the
     stage that it ended, so the model and the trainer. A debugger sees none of them afterwards."""
     error, seen = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None), set()

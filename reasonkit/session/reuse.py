@@ -64,7 +64,7 @@ def check(run: Path, stage: str, now: Mapping[str, Any], taken_up: bool, write: 
         write_atomic(run / stage / ASKED, json.dumps(now, indent=1))
 
 
-def left(run: Path, stage: str, step: int, **checks) -> dict[str, Any]:
+def read_finished(run: Path, stage: str, step: int, **checks) -> dict[str, Any]:
     """The manifest of a stage that has ended, read with `run_log.read_manifest` and its `checks`; the checkpoints are
     at `step`. Raises ManifestError as that does, when the stage was begun and has not ended, and when its adapter is
     gone."""

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reasonkit.session.files import RecordError, full, parse_json, read, write_atomic
+from reasonkit.session.files import RecordError, disk_full_message, parse_json, read, write_atomic
 from reasonkit.session.records import Manifest, Trained, is_row
 
 MANIFEST = "manifest.json"
@@ -95,8 +95,8 @@ class RunLog:
                 self._waiting = b""
             except OSError as error:
                 if not told:
-                    print(f"{full(self.path, error, len(self._waiting))}: until then its rows wait in memory, and the "
-                          "stage goes on", file=sys.stderr)
+                    print(f"{disk_full_message(self.path, error, len(self._waiting))}: until then its rows wait in "
+                          "memory, and the stage goes on", file=sys.stderr)
 
     def _append(self) -> None:
         """Write all that waits, or nothing."""

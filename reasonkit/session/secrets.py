@@ -1,8 +1,9 @@
 """Keys: where they are looked for, what may be sent as one, and how they are kept out of all that is told.
 
-Entry points: `secret`, `kaggle_login`, `checked`, `hidden` and `told`. A key that is no single line of visible ASCII is
+Entry points: `secret`, `kaggle_login`, `check_key`, `redact` and `told`. A key that is no single line of visible ASCII
+is
 refused before use, because what it breaks (a header) is then reported with the key in it. Whatever a service or its SDK
-says goes through `hidden`, which looks for the key's pieces in their usual disguises, not for the key alone.
+says goes through `redact`, which looks for the key's pieces in their usual disguises, not for the key alone.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def secret(name: str) -> str | None:
     return next(filter(None, (read(source, name) for source in sources())), None)
 
 
-def checked(key: object, name: str) -> str:
+def check_key(key: object, name: str) -> str:
     """`key`, which is called `name`. Raises ValueError, without the key, for one that no header can carry."""
     if not _sendable(key):
         raise ValueError(f"{name} is empty, or holds a space, a line break or a letter that no key has: copy it again, "
@@ -70,7 +71,7 @@ def _sendable(key: object) -> bool:
     return isinstance(key, str) and re.fullmatch(r"[!-~]+", key) is not None
 
 
-def hidden(text: str, *keys: str) -> str:
+def redact(text: str, *keys: str) -> str:
     """`text` with "[key]" in place of every key, and of every 8 characters or more that it shares with one.
 
     A key is found raw, escaped as in Python, JSON, HTML and URLs, in hexadecimal and base64, in upper and lower case,
@@ -113,10 +114,10 @@ def told(error: BaseException, *keys: str) -> str:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # it cannot say what it is
         text = type(error).__name__
-    return visible(hidden(_ADDRESS.sub(r"\1\2", _HEADER.sub(r"\1 [key]", text)), *keys))
+    return printable_ascii(redact(_ADDRESS.sub(r"\1\2", _HEADER.sub(r"\1 [key]", text)), *keys))
 
 
-def visible(text: str) -> str:
+def printable_ascii(text: str) -> str:
     """`text` in one line, with a space for all that is not printable: a service may send what moves a cursor."""
     return "".join(c if c.isprintable() else " " for c in text)
 
@@ -135,9 +136,9 @@ class _Hiding:
     key: str = field(repr=False)
 
     def __call__(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = hidden(record.getMessage(), self.key), ()
+        record.msg, record.args = redact(record.getMessage(), self.key), ()
         if record.exc_info:
-            record.exc_text = hidden(logging.Formatter().formatException(record.exc_info), self.key)
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info), self.key)
             record.exc_info = None
         return True
 

@@ -13,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from tunix.sft import checkpoint_manager
 
-from reasonkit.models.distributed import by_the_first
+from reasonkit.models.distributed import on_main_process
 from reasonkit.models.gemma import saved_arrays
 from reasonkit.models.lora import OtherAdapterError, check_shape, finite, steps_in, strays
 
@@ -22,23 +22,24 @@ def checkpoint_options(save_every: int, keep: int) -> ocp.CheckpointManagerOptio
     return ocp.CheckpointManagerOptions(save_interval_steps=save_every, max_to_keep=keep)
 
 
-def hand_over(model, checkpoints: Path, step: int) -> None:
+def save_for_next_stage(model, checkpoints: Path, step: int) -> None:
     """Save the adapter alone as the next step: the following stage starts from it with a fresh optimiser state."""
     manager = checkpoint_manager.CheckpointManager(str(checkpoints.resolve() / "actor"), checkpoint_options(1, 3))
     manager.save(step, model, save_only_lora_params=True, force=True)
     manager.close()
 
 
-@by_the_first
-def take_back(checkpoints: Path, start_step: int) -> None:
-    """Undo a stage's own `hand_over`: one that the clock ended goes on from its last step with optimiser state."""
+@on_main_process
+def undo_handover(checkpoints: Path, start_step: int) -> None:
+    """Undo a stage's own `save_for_next_stage`: one that the clock ended goes on from its last step with optimiser
+    state."""
     step, actor = latest_step(checkpoints), checkpoints / "actor"
     before, last = ((actor / str(number) / "optimizer_state").is_dir() for number in (step - 1, step))
     if step > start_step and before and not last:
-        shutil.rmtree(set_aside(checkpoints, step, "copy"))
+        shutil.rmtree(quarantine_step(checkpoints, step, "copy"))
 
 
-@by_the_first
+@on_main_process
 def leave_out_optimiser(checkpoints: Path, step: int) -> None:
     """Keep the adapter of a step alone: the stage that begins there would go on with the last one's moments."""
     state = checkpoints / "actor" / str(step) / "optimizer_state"
@@ -48,7 +49,7 @@ def leave_out_optimiser(checkpoints: Path, step: int) -> None:
         shutil.rmtree(state.rename(aside))
 
 
-def set_aside(checkpoints: Path, step: int | str, why: str) -> Path:
+def quarantine_step(checkpoints: Path, step: int | str, why: str) -> Path:
     """Move a step, or what is named like one, out of everyone's way, at once: nothing there is loaded."""
     target = checkpoints / "set_aside" / f"{step}-{why}"
     shutil.rmtree(target, ignore_errors=True)
@@ -57,8 +58,8 @@ def set_aside(checkpoints: Path, step: int | str, why: str) -> Path:
     return (checkpoints / "actor" / str(step)).rename(target)
 
 
-@by_the_first
-def mend(checkpoints: Path, model) -> None:
+@on_main_process
+def quarantine_damaged(checkpoints: Path, model) -> None:
     """Set aside what is named like a step and is none, and the last steps that are damaged, hold NaN or an adapter of
     another shape, so that the last good one is the last. A warning names each.
 
@@ -67,7 +68,7 @@ def mend(checkpoints: Path, model) -> None:
     actor, bad = checkpoints.resolve() / "actor", {}
     for path in strays(actor):
         taken = path.name.strip().isdigit()
-        where = f"it is now {set_aside(checkpoints, path.name, 'stray')}" if taken else "nothing there is read"
+        where = f"it is now {quarantine_step(checkpoints, path.name, 'stray')}" if taken else "nothing there is read"
         warnings.warn(f"{path} is no step: {where}", stacklevel=2)
     for step in reversed(steps_in(actor)):
         try:
@@ -80,7 +81,7 @@ def mend(checkpoints: Path, model) -> None:
             if isinstance(error, OtherAdapterError):
                 raise error
     for step, error in bad.items():
-        moved = set_aside(checkpoints, step, "damaged")
+        moved = quarantine_step(checkpoints, step, "damaged")
         warnings.warn(f"step {step} in {checkpoints} is damaged, the one before is used; it is now {moved} "
                       f"({type(error).__name__}: {str(error)[:200]})", stacklevel=2)
 
@@ -106,8 +107,8 @@ def _check(folder: Path, model) -> None:
 
 def check_steps(checkpoints: Path, start_step: int, steps: int, model) -> None:
     """Sets damaged steps aside. Raises ValueError when the last is none of this stage's: Tunix would resume from it;
-    as `mend`, too."""
-    mend(checkpoints, model)
+    as `quarantine_damaged`, too."""
+    quarantine_damaged(checkpoints, model)
     step = latest_step(checkpoints)
     if not start_step <= step <= start_step + steps:
         raise ValueError(f"{checkpoints} is at step {step}, and this stage goes from step {start_step} to "

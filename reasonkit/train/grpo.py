@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from reasonkit.config import GrpoSettings
 from reasonkit.data.curriculum import Curriculum
-from reasonkit.data.problems import grpo_batches, shuffled
+from reasonkit.data.problems import grpo_batches, shuffle_rows
 from reasonkit.models.lora import base_shared, reference
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
@@ -82,10 +82,10 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     if curriculum:
         curriculum.resume(done, start_step)
     batches = grpo_batches(rows, policy.tokenizer, settings.prompts_per_step, settings.max_prompt_length, seed,
-                           curriculum.order if curriculum else shuffled)
+                           curriculum.order if curriculum else shuffle_rows)
     summed = settings.max_new_tokens if settings.loss_agg_mode == "seq-mean-token-sum" else 1  # tokens in the loss
-    with loop.kept(trainer, budget, log, "grpo", checkpoints, start_step, settings.steps, extra, on_step,
+    with loop.resilient_training(trainer, budget, log, "grpo", checkpoints, start_step, settings.steps, extra, on_step,
                      summed) as guard:
-        learner.train(tunix_compat.remaining(batches, trainer.train_steps, settings.steps - done, guard))
+        learner.train(tunix_compat.remaining_steps(batches, trainer.train_steps, settings.steps - done, guard))
     return tunix_compat.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,
                               budget.minutes_used - minutes, budget.stopped("grpo"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flax import nnx
 
-from reasonkit.models.distributed import by_the_first
+from reasonkit.models.distributed import on_main_process
 from reasonkit.models.lora import restore_lora, save_lora
 from reasonkit.train import checkpoint
 
@@ -28,10 +28,10 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
     own = checkpoints / BEGUN / stage
     copied = (own / "actor" / str(start_step)).is_dir()
     if copied:
-        checkpoint.take_back(checkpoints, start_step)
+        checkpoint.undo_handover(checkpoints, start_step)
     if copied and checkpoint.latest_step(checkpoints) < start_step:  # the steps were deleted, to train the stage anew
         restore_lora(model, own, start_step)
-        checkpoint.hand_over(model, checkpoints, start_step)
+        checkpoint.save_for_next_stage(model, checkpoints, start_step)
     checkpoint.check_steps(checkpoints, start_step, steps, model)
     latest, handed = checkpoint.latest_step(checkpoints), checkpoints / "actor" / str(start_step)
     for other, began in _begun(checkpoints).items():
@@ -64,7 +64,7 @@ def _begun(checkpoints: Path) -> dict[str, int]:
     return {copy.name: checkpoint.latest_step(copy) for copy in copies}
 
 
-@by_the_first
+@on_main_process
 def _forget(checkpoints: Path, start_step: int) -> None:
     """Delete the copies of stages of which no step is left."""
     for stage, began in _begun(checkpoints).items():

@@ -56,11 +56,11 @@ class _Steps(hooks.TrainingHooks):
 
     def on_train_step_start(self, train_ctx):
         """Fit the schedule to the steps that there is time for; a run with time for all keeps the factor 1."""
-        done, left = train_ctx.train_steps - self._first, distributed.agreed(self._budget.steps_left)
+        done, left = train_ctx.train_steps - self._first, distributed.broadcast_from_main(self._budget.steps_left)
         reached = self._steps if left >= self._steps - done else done + max(1, int(left))
         if self._steps / reached != self._stretch:
             self._stretch = self._steps / reached
-            tunix_compat.stretch(train_ctx, self._stretch)
+            tunix_compat.scale_schedule(train_ctx, self._stretch)
 
     def on_train_step_end(self, train_ctx, train_step, train_loss):
         now, loss = time.perf_counter(), float(train_loss)
@@ -89,9 +89,9 @@ def check_room(checkpoints: Path, needed: float, delete: Callable[[int], None]) 
     actor = checkpoints / "actor"
     actor.mkdir(parents=True, exist_ok=True)
     steps = steps_in(actor)
-    if distributed.agreed(shutil.disk_usage(actor).free) < needed and distributed.is_first():
+    if distributed.broadcast_from_main(shutil.disk_usage(actor).free) < needed and distributed.is_main_process():
         shutil.rmtree(checkpoints / "set_aside", ignore_errors=True)
-    while (free := distributed.agreed(shutil.disk_usage(actor).free)) < needed:
+    while (free := distributed.broadcast_from_main(shutil.disk_usage(actor).free)) < needed:
         if len(steps) < 2:
             raise DiskFullError(f"a checkpoint needs {needed / 1e6:.0f} MB in {actor}, and {free / 1e6:.0f} MB are "
                                 f"free: step {steps[-1] if steps else 'none'} is kept; delete what is not needed, and "
@@ -103,13 +103,13 @@ def _keep_good(checkpoints: Path, since: int) -> str:
     """Set aside the steps from `since` on, if there is an older one; says what is left."""
     steps = steps_in(checkpoints / "actor")
     good = [step for step in steps if step < since]
-    for step in steps[len(good):] if good and distributed.is_first() else ():
-        checkpoint.set_aside(checkpoints, step, "diverged")
+    for step in steps[len(good):] if good and distributed.is_main_process() else ():
+        checkpoint.quarantine_step(checkpoints, step, "diverged")
     return f"Step {good[-1]} is the last good one" if good else "No step before it was saved"
 
 
 @contextlib.contextmanager
-def kept(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_step: int, steps: int,
+def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_step: int, steps: int,
          extra: Callable[[object, int], dict] = lambda ctx, step: {}, on_step: Callable[[], None] = lambda: None,
          summed: int = 1) -> Iterator[Callable[[Iterator], Iterator]]:
     """Around a stage's training; gives the guard for its batches, and ends with the last step saved.

@@ -31,7 +31,8 @@ def model_input(batch: peft_trainer.TrainingInput) -> dict:
 
 def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBudget, log, checkpoints: Path, seed: int,
         on_step: Callable[[], None] = lambda: None) -> tunix_compat.StageResult:
-    """Train the adapter of `policy` (a `models.Loaded` with LoRA) on `rows`; resumes from the checkpoints' last step.
+    """Train the adapter of `policy` (a `models.LoadedModel` with LoRA) on `rows`; resumes from the checkpoints' last
+    step.
 
     Raises ValueError when the batch does not divide over the mesh, no rows are left that fit `max_length`, or the
     checkpoints are those of a later stage; and what `loop.kept` raises.
@@ -52,8 +53,9 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
                                           input_mask=split_rows(batch["loss_mask_BL"], mesh))
                for batch in sft_batches(rows, policy.tokenizer, settings.batch_size, settings.max_length, seed))
     # Tunix reads only the context of `with mesh`: under jax.set_mesh its data sharding silently vanishes
-    with loop.kept(trainer, budget, log, "sft", checkpoints, 0, settings.steps, on_step=on_step) as guard, mesh:
-        trainer.train(tunix_compat.remaining(batches, done, max(0, settings.steps - done), guard))
-    checkpoint.hand_over(policy.model, checkpoints, trainer.train_steps + 1)
+    with loop.resilient_training(trainer, budget, log, "sft", checkpoints, 0, settings.steps,
+                                 on_step=on_step) as guard, mesh:
+        trainer.train(tunix_compat.remaining_steps(batches, done, max(0, settings.steps - done), guard))
+    checkpoint.save_for_next_stage(policy.model, checkpoints, trainer.train_steps + 1)
     return tunix_compat.StageResult("sft", trainer.train_steps, trainer.train_steps + 1, budget.minutes_used - minutes,
                               budget.stopped("sft"))

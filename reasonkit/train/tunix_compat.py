@@ -44,7 +44,8 @@ def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float,
           clip: float) -> optax.GradientTransformation:
     """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine to a tenth.
 
-    The warm-up begins one step above zero, so that the first update is not lost. The state has a scalar that `stretch`
+    The warm-up begins one step above zero, so that the first update is not lost. The state has a scalar that
+    `scale_schedule`
     sets: a stage whose time ends after a half of the steps goes through the whole schedule twice as fast. At 1, where
     it begins, the updates are those of optax's AdamW bit for bit. Raises ValueError for a warm-up of all steps.
     """
@@ -60,7 +61,7 @@ def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float,
     return optax.chain(optax.clip_by_global_norm(clip), optax.inject_hyperparams(stretched)(stretch=1.0))
 
 
-def stretch(trainer, factor: float) -> None:
+def scale_schedule(trainer, factor: float) -> None:
     """Let the learning rate of `adamw` follow `factor` times the steps made, from the trainer's next step on."""
     state = trainer.optimizer.opt_state
     state = getattr(state, "inner_opt_state", state)  # with micro-batches it is wrapped
@@ -68,7 +69,7 @@ def stretch(trainer, factor: float) -> None:
     scalar[...] = jax.device_put(jnp.float32(factor), scalar[...].sharding)
 
 
-def remaining(batches: Iterator, done: int, steps: int, guard: Callable[[Iterator], Iterator]) -> Iterator:
+def remaining_steps(batches: Iterator, done: int, steps: int, guard: Callable[[Iterator], Iterator]) -> Iterator:
     """The batches of a stage for Tunix: the `done` ones, which it skips, unguarded; then `steps` under the clock."""
     return chain(islice(batches, done), guard(islice(batches, steps)))
 

@@ -17,7 +17,7 @@ from time import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from reasonkit.session.secrets import checked, hidden, hide_in_logs, read, sources, told, visible
+from reasonkit.session.secrets import check_key, hide_in_logs, printable_ascii, read, redact, sources, told
 
 GEMINI, OPENAI = "https://generativelanguage.googleapis.com", "https://api.openai.com/v1"
 MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no variable names one
@@ -76,7 +76,7 @@ class Service:
         except BaseException as error:  # an exit or an interrupt would end the loop of all calls
             failure = call_error(error, self.secret)
         # raised here, so that what the SDK raised, with the request and its key, is not even its context
-        raise CallError(failure.cause, visible(hidden(str(failure), self.secret)), failure.retry_after)
+        raise CallError(failure.cause, printable_ascii(redact(str(failure), self.secret)), failure.retry_after)
 
 
 def _count(tokens: object, text: str = "") -> int | None:
@@ -130,7 +130,7 @@ def _whole(text: Any, ended: Any, tokens_in: Any, tokens_out: Any) -> Answer:
 def _address(base_url: str) -> str:
     """Raises ValueError, without it, for an address that is none or may hold a secret: it is told and written down."""
     try:
-        parts = urlsplit(checked(base_url, "the address"))
+        parts = urlsplit(check_key(base_url, "the address"))
         right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         right = False
@@ -142,7 +142,7 @@ def _address(base_url: str) -> str:
 
 def gemini(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None = None) -> Service:
     """A Gemini model. Raises ImportError without google-genai, ValueError for a key or address that cannot be used."""
-    key, endpoint = checked(key, "the Gemini key"), _address(base_url or GEMINI)
+    key, endpoint = check_key(key, "the Gemini key"), _address(base_url or GEMINI)
     try:
         from google import genai
     except ImportError as error:
@@ -167,7 +167,7 @@ def gemini(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None
 def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None = None) -> Service:
     """A model behind OpenAI's chat completions; `base_url` for another endpoint. Raises ImportError without openai,
     ValueError for a key or address that cannot be used."""
-    key, endpoint = checked(key, "the OpenAI key"), _address(base_url or OPENAI)
+    key, endpoint = check_key(key, "the OpenAI key"), _address(base_url or OPENAI)
     try:
         from openai import AsyncOpenAI
     except ImportError as error:
@@ -202,8 +202,8 @@ def service_from_secrets(max_tokens: int = 4096) -> Service | None:
         secret = partial(read, source)
         for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY"):
             if key := secret(name):
-                return gemini(checked(key, name), secret("GEMINI_MODEL") or MODELS["gemini"], max_tokens=max_tokens)
+                return gemini(check_key(key, name), secret("GEMINI_MODEL") or MODELS["gemini"], max_tokens=max_tokens)
         if key := secret("OPENAI_API_KEY"):
-            return openai_compatible(checked(key, "OPENAI_API_KEY"), secret("OPENAI_MODEL") or MODELS["openai"],
+            return openai_compatible(check_key(key, "OPENAI_API_KEY"), secret("OPENAI_MODEL") or MODELS["openai"],
                                      max_tokens=max_tokens, base_url=secret("OPENAI_BASE_URL"))
     return None

@@ -31,7 +31,7 @@ from tenacity import (
 )
 
 from reasonkit.judge.judge import JudgeFailure, JudgeItem
-from reasonkit.session.secrets import hidden
+from reasonkit.session.secrets import redact
 from recipes.judges.api_client import PRICES, CallError, Service, service_from_secrets
 from recipes.judges.score_sheet import Result, ScoreSheet, identity, score_sheets
 
@@ -42,7 +42,7 @@ GRACE = 1.0     # seconds that calls get to end after they were cancelled
 
 
 @dataclass(frozen=True)
-class Limits:
+class ApiLimits:
     """What a judge may use. `dollars`: in its life. `prices`: by model, dollars per million tokens, in and out, for a
     model that `api_client.PRICES` lacks or has wrong.
 
@@ -94,7 +94,7 @@ class ApiJudge:
     Raises ValueError for a model whose price is neither in `limits` nor in `api_client.PRICES`.
     """
 
-    def __init__(self, service: Service, limits: Limits, *, mode: str = "explicit", replies_per_call: int = 8,
+    def __init__(self, service: Service, limits: ApiLimits, *, mode: str = "explicit", replies_per_call: int = 8,
                  both_orders: bool = False) -> None:
         self.service, self.limits = service, limits
         self.name = service.name
@@ -167,7 +167,7 @@ class ApiJudge:
                 return self._failed(sheet, error.cause, str(error))
         results = sheet.read(text)
         if any(isinstance(result, JudgeFailure) for result in results):  # which quote the text, and cut it
-            told = sheet.read(hidden(text, self.service.secret))
+            told = sheet.read(redact(text, self.service.secret))
             results = [JudgeFailure(r.cause, getattr(t, "detail", "")) if isinstance(r, JudgeFailure) else r
                        for r, t in zip(results, told, strict=True)]
         return results
@@ -224,7 +224,7 @@ def _background_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def from_secrets(limits: Limits, *, max_tokens: int = 4096, **form: Any) -> ApiJudge | None:
+def from_secrets(limits: ApiLimits, *, max_tokens: int = 4096, **form: Any) -> ApiJudge | None:
     """The judge that a secret switches on, or None without one; see `api_client.service_from_secrets`.
 
     form: as for `ApiJudge`. Raises ValueError for a model without a price, besides what that raises.

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict, one_line, quoted, weighed, wording
+from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict, one_line, quote_block, weighted_score, wording
 from reasonkit.judge.rubric import Criterion
 from reasonkit.text.tags import printable
 
@@ -49,7 +49,8 @@ _FLAT_OBJECT = re.compile(r"\{[^{}]*+\}")  # a verdict has no braces inside; pos
 class ScoreSheet:
     """One call: `replies` to one question, rated by a rubric. The object that asks is the one that reads the answer.
 
-    mode: "explicit", a rating from 1 to 5 for each criterion, aggregated as `judge.weighed`; or "implicit", one overall
+    mode: "explicit", a rating from 1 to 5 for each criterion, aggregated as `judge.weighted_score`; or "implicit", one
+    overall
     rating from 1 to 10. A rating r of highest h counts (r - 1) / (h - 1).
     """
 
@@ -61,8 +62,8 @@ class ScoreSheet:
     @cached_property
     def _shown(self) -> str:
         criteria = [f"{n}. {one_line(c)} (weight {c.weight:g})" for n, c in enumerate(self.rubric, 1)]
-        replies = [f"Reply {n}:\n{quoted(reply)}" for n, reply in enumerate(self.replies, 1)]
-        text = "\n".join(["Criteria:", *criteria, "Question:", quoted(self.question), *replies])
+        replies = [f"Reply {n}:\n{quote_block(reply)}" for n, reply in enumerate(self.replies, 1)]
+        text = "\n".join(["Criteria:", *criteria, "Question:", quote_block(self.question), *replies])
         return printable(text)
 
     @cached_property
@@ -133,7 +134,7 @@ class ScoreSheet:
         if len(ratings) != self._width or not all(numbers):
             return JudgeFailure("bad_rating", f"{row!r:.80}, expected {self._width} numbers from 1 to {highest}")
         met_C = (np.array(ratings, np.float64) - 1) / (highest - 1)
-        return weighed(met_C, self.rubric[:self._width])  # of one overall rating, any weight is the whole
+        return weighted_score(met_C, self.rubric[:self._width])  # of one overall rating, any weight is the whole
 
 
 def _pairs(text: str) -> list[tuple[str, Any]]:

@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from reasonkit.models.load import Loaded, Tokenizer
+from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.logprobs import prefill
 from reasonkit.rewards.rules import RewardFn
 from reasonkit.text.tags import TAGS, neutralise
@@ -35,7 +35,7 @@ from reasonkit.text.tags import TAGS, neutralise
 FLATTEN = 1e-3  # the weight of |w|^2 / 2 against the mean loss, for features of unit variance
 
 
-def mean_probability(loaded: Loaded, mesh: Mesh, max_length: int,
+def mean_probability(loaded: LoadedModel, mesh: Mesh, max_length: int,
                      batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
     """(contexts, targets) -> float32 (texts,): the mean over the target's tokens of the probability of each.
 
@@ -66,7 +66,7 @@ def _joined(tokenizer: Tokenizer, context: str, target: str) -> tuple[list[int],
     return [tokenizer.bos_id(), *ids[:same]], ids[same:]
 
 
-def rlpr(policy: Loaded, mesh: Mesh, max_length: int, batch_size: int) -> RewardFn:
+def rlpr(policy: LoadedModel, mesh: Mesh, max_length: int, batch_size: int) -> RewardFn:
     """How much the reply's own reasoning helps the policy to the reference answer: clip(p - p0, 0, 1).
 
     p is the mean probability of the reference answer's tokens after the prompt and the reasoning, p0 the same after the
@@ -100,7 +100,7 @@ def _reasoned(reasoning: str | None) -> str:
     return f"{TAGS.reasoning_start}{neutralise(reasoning)}{TAGS.reasoning_end}\n{TAGS.answer_start}"
 
 
-def hidden_means(frozen: Loaded, mesh: Mesh, max_length: int,
+def hidden_means(frozen: LoadedModel, mesh: Mesh, max_length: int,
                  batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
     """(questions, reasonings) -> float32 (texts, D): the mean last hidden state of the reasoning's tokens.
 
@@ -186,7 +186,8 @@ def train_teacher(model: str, features_ND: np.ndarray, good_N: np.ndarray) -> Th
     return ThoughtTeacher(model, weights_D, float(fit.x[-1] - mean_D @ weights_D))
 
 
-def thought_teacher(teacher: ThoughtTeacher, frozen: Loaded, mesh: Mesh, max_length: int, batch_size: int) -> RewardFn:
+def thought_teacher(teacher: ThoughtTeacher, frozen: LoadedModel, mesh: Mesh, max_length: int,
+                    batch_size: int) -> RewardFn:
     """The teacher's score in [0, 1] of each reply's reasoning; 0.0 without one, None for one that is too long.
 
     Column: `question`. Raises ValueError when the teacher was trained on another model, and as `hidden_means`.

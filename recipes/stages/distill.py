@@ -79,7 +79,7 @@ def distill(
 ) -> tunix_compat.StageResult:
     """Move the adapter of `policy` towards `teacher`, on its own completions of the questions in `rows`.
 
-    Both are `models.Loaded`. Starts from the step under which the last stage left the adapter (or 0); later
+    Both are `models.LoadedModel`. Starts from the step under which the last stage left the adapter (or 0); later
     steps found in `checkpoints` are resumed from. Rows "distill_step" of the log have the KL as loss, in nats
     a token, and the mean length of the completions. Raises ValueError when the batch does not divide over a
     mesh, or the two models read text as different tokens.
@@ -133,9 +133,10 @@ def distill(
         return jax.device_put({"tokens_BL": tokens_BL, "teacher_BLV": teacher_BLV}, here)
 
     batches = grpo_batches(rows, policy.tokenizer, settings.batch_size, settings.max_prompt_length, seed)
-    with loop.kept(trainer, budget, log, "distill", checkpoints, start_step, settings.steps, extra,
+    with loop.resilient_training(trainer, budget, log, "distill", checkpoints, start_step, settings.steps, extra,
                      on_step) as guard, mesh:
-        trainer.train(tunix_compat.remaining(batches, done, max(0, last - done), lambda rest: map(sample, guard(rest))))
-    checkpoint.hand_over(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
+        trainer.train(tunix_compat.remaining_steps(batches, done, max(0, last - done),
+                                                   lambda rest: map(sample, guard(rest))))
+    checkpoint.save_for_next_stage(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
     return tunix_compat.StageResult("distill", trainer.train_steps - start_step, trainer.train_steps + 1,
                               budget.minutes_used - minutes, budget.stopped("distill"))

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from tunix.rl.common import get_per_token_logps
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
-from reasonkit.data.problems import shuffled
+from reasonkit.data.problems import shuffle_rows
 from reasonkit.models.distributed import check_one_process
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
@@ -85,7 +85,7 @@ def pair_batches(
             ids_BL[number, here], mask_BL[number, here] = row, True
         return ids_BL, mask_BL
 
-    for numbers in shuffled(encoded, batch_size, seed):
+    for numbers in shuffle_rows(encoded, batch_size, seed):
         prompts, chosen, rejected = zip(*(encoded[number] for number in numbers), strict=True)
         yield TrainingInput(*padded(prompts, max_prompt_length, left=True),
                             *padded(chosen, max_reply_length, left=False),
@@ -155,9 +155,9 @@ def simpo(
     done, minutes = trainer.train_steps, budget.minutes_used
     batches = pair_batches(pairs, policy.tokenizer, settings.batch_size, settings.max_prompt_length,
                            settings.max_reply_length, seed)
-    with loop.kept(trainer, budget, log, "simpo", checkpoints, start_step, settings.steps, extra,
+    with loop.resilient_training(trainer, budget, log, "simpo", checkpoints, start_step, settings.steps, extra,
                      on_step) as guard, mesh:
-        trainer.train(tunix_compat.remaining(batches, done, max(0, last - done), guard))
-    checkpoint.hand_over(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
+        trainer.train(tunix_compat.remaining_steps(batches, done, max(0, last - done), guard))
+    checkpoint.save_for_next_stage(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
     return tunix_compat.StageResult("simpo", trainer.train_steps - start_step, trainer.train_steps + 1,
                               budget.minutes_used - minutes, budget.stopped("simpo"))

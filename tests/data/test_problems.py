@@ -19,8 +19,8 @@ from reasonkit.data.problems import (
     curate,
     grpo_batches,
     load_recipe,
-    problem,
-    problems,
+    make_problem,
+    make_problems,
     rubric_of,
     sft_batches,
     split_of,
@@ -86,7 +86,7 @@ SOLVE = {"above": solve_above, "coins": solve_coins, "lamp": solve_lamp, "larges
 
 def test_the_recipe_has_families_of_several_answer_kinds():
     assert len(RECIPE.families) >= 4 and set(RECIPE.families) == set(SOLVE)
-    kinds = {problem(family, 0, 0).kind for family in RECIPE.families}
+    kinds = {make_problem(family, 0, 0).kind for family in RECIPE.families}
     assert len(kinds) >= 3 and kinds <= set(KINDS)
     assert {criterion.weight for criterion in RECIPE.rubric} <= set(WEIGHTS.values())
 
@@ -95,7 +95,7 @@ def test_the_recipe_has_families_of_several_answer_kinds():
 def test_gold_answers_are_right_and_follow_from_their_steps(family):
     arithmetic = 0
     for index in range(200):
-        item = problem(family, index, seed=3)
+        item = make_problem(family, index, seed=3)
         assert item.answer == SOLVE[family](item.question), item
         assert check(item.answer, item.answer, item.kind).correct, item
         assert item.reasoning.split("; ") == list(item.steps)
@@ -115,7 +115,7 @@ def test_gold_answers_are_right_and_follow_from_their_steps(family):
 def test_lamps_and_chains_say_each_state(family):
     """The steps that are no sums: each state of the lamp, and the comparison of the last sum."""
     for index in range(50):
-        item = problem(family, index, seed=4)
+        item = make_problem(family, index, seed=4)
         if family == "lamp":
             on, moves = "is on" in item.question.split(".")[0], re.findall(r"(\w+) (flips|leaves) it", item.question)
             for step, (name, move) in zip(item.steps, moves, strict=True):
@@ -131,7 +131,7 @@ def test_lamps_and_chains_say_each_state(family):
 def test_a_slip_changes_the_reply_and_never_the_question(family):
     flawed = 0
     for index in range(50):
-        right, wrong = problem(family, index, 1), problem(family, index, 1, lambda value: value + 3)
+        right, wrong = make_problem(family, index, 1), make_problem(family, index, 1, lambda value: value + 3)
         assert (right.id, right.question, right.kind) == (wrong.id, wrong.question, wrong.kind)
         assert right.steps != wrong.steps and len(right.steps) == len(wrong.steps)
         flawed += right.answer != wrong.answer
@@ -141,16 +141,16 @@ def test_a_slip_changes_the_reply_and_never_the_question(family):
 
 @pytest.mark.parametrize("family", RECIPE.families)
 def test_problems_are_a_function_of_family_index_and_seed(family):
-    first = [problem(family, index, 5) for index in range(20)]
-    assert first == [problem(family, index, 5) for index in reversed(range(20))][::-1]
+    first = [make_problem(family, index, 5) for index in range(20)]
+    assert first == [make_problem(family, index, 5) for index in reversed(range(20))][::-1]
     assert len({item.question for item in first}) > 15
-    assert first[0].question != problem(family, 0, 6).question
+    assert first[0].question != make_problem(family, 0, 6).question
     assert first[7].id == f"{family}-5-7"
 
 
 def test_an_unknown_family_is_no_problem():
     with pytest.raises(ModuleNotFoundError, match="data_recipes.families.riddles"):
-        problem("riddles", 0, 0)
+        make_problem("riddles", 0, 0)
 
 
 # Recipes
@@ -238,14 +238,14 @@ def coins(monkeypatch):
 def test_what_a_family_makes_is_text(coins, made, message):
     coins(lambda rng, slip: made)
     with pytest.raises(ValueError, match=f"family 'coins', {message}"):
-        problem("coins", 4, 0)
+        make_problem("coins", 4, 0)
 
 
 # Splits
 
 
 def test_a_question_belongs_to_one_split_whatever_the_seed():
-    questions = [problem(family, index, seed).question for family in RECIPE.families for index in range(60)
+    questions = [make_problem(family, index, seed).question for family in RECIPE.families for index in range(60)
                  for seed in range(4)]
     found = [split_of(question, RECIPE.split) for question in questions]
     shares = {name: found.count(name) / len(found) for name in SPLITS}
@@ -255,7 +255,7 @@ def test_a_question_belongs_to_one_split_whatever_the_seed():
 
 
 def test_a_stream_has_one_split_and_no_question_twice():
-    chosen = list(itertools.islice(problems(RECIPE, "validation", 0), 100))
+    chosen = list(itertools.islice(make_problems(RECIPE, "validation", 0), 100))
     assert {split_of(item.question, RECIPE.split) for item in chosen} == {"validation"}
     assert len({item.question for item in chosen}) == 100
     assert {item.family for item in chosen} == set(RECIPE.families)
@@ -352,9 +352,9 @@ def test_a_split_that_cannot_be_drawn_is_named(split, size):
 
 def test_splits_survive_their_files(tmp_path):
     splits = curate(RECIPE, {"train": 5, "test": 2}, 0)
-    paths = data.save(splits, tmp_path / "data")
+    paths = data.save_splits(splits, tmp_path / "data")
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"train.jsonl", "test.jsonl"}
-    assert all(data.read(paths[name]).to_list() == splits[name].to_list() for name in splits)
+    assert all(data.read_rows(paths[name]).to_list() == splits[name].to_list() for name in splits)
     assert len([json.loads(line) for line in paths["train"].read_text().splitlines()]) == 5
 
 
@@ -362,14 +362,14 @@ def test_a_missing_and_an_empty_file_say_what_to_run(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     for name in ("empty.jsonl", "missing.jsonl"):
         with pytest.raises(ValueError, match=rf"no rows in .*{name}.*: run notebook 01 \(data curation\) first"):
-            data.read(tmp_path / name)
+            data.read_rows(tmp_path / name)
 
 
 def test_a_file_keeps_answers_that_look_like_other_things(tmp_path):
     some = Dataset.from_list([{**ROWS[0], "id": str(n), "answer": text}
                               for n, text in enumerate(("007", "null", "1e3", "true", "[1]", "\u2028", "é\n"))])
-    path = data.save({"train": some}, tmp_path)["train"]
-    assert data.read(path).to_list() == some.to_list()
+    path = data.save_splits({"train": some}, tmp_path)["train"]
+    assert data.read_rows(path).to_list() == some.to_list()
 
 
 def write_rows(path, *changes):
@@ -391,11 +391,11 @@ def write_rows(path, *changes):
 ])
 def test_a_row_unlike_the_others_is_named(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        data.read(write_rows(tmp_path / "t.jsonl", *changes))
+        data.read_rows(write_rows(tmp_path / "t.jsonl", *changes))
 
 
 def test_columns_of_ones_own_are_kept(tmp_path):
-    assert data.read(write_rows(tmp_path / "t.jsonl", {"level": 3}, {"level": 4}))["level"] == [3, 4]
+    assert data.read_rows(write_rows(tmp_path / "t.jsonl", {"level": 3}, {"level": 4}))["level"] == [3, 4]
 
 
 @pytest.mark.parametrize("line", ["3", "null", "[1]", '"x"', "", "{", "\udcff"])
@@ -403,12 +403,12 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line):
     path = write_rows(tmp_path / "t.jsonl", {})
     path.write_bytes(path.read_bytes() + line.encode("utf-8", "surrogateescape") + b"\n")
     with pytest.raises(ValueError, match=r"line 2 of .*t.jsonl is damaged \(.*run notebook 01"):
-        data.read(path)
+        data.read_rows(path)
 
 
 def test_what_could_not_be_read_back_is_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"row 1 of .*train.jsonl: 'answer' is 7"):
-        data.save({"train": Dataset.from_list([{**ROWS[0], "answer": 7}])}, tmp_path)
+        data.save_splits({"train": Dataset.from_list([{**ROWS[0], "answer": 7}])}, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from reasonkit.eval import evaluate as module
-from reasonkit.eval.evaluate import SAMPLE_KEYS, EvalResult, evaluate, paired, pass_at_k, step_accuracy
+from reasonkit.eval.evaluate import SAMPLE_KEYS, EvalResult, compare_paired, evaluate, pass_at_k, step_accuracy
 from reasonkit.eval.intervals import interval, p_value
 from reasonkit.text.tags import TAGS
 
@@ -157,7 +157,7 @@ def test_a_stock_models_bare_answers_count_by_content_and_by_nothing_else():
     assert scored.accuracy.mean == scored.format_rate.mean == 0 and scored.content_accuracy.mean == 2 / 3
     assert "accuracy 0.0 % [0.0, 63.2] · by content 66.7 %" in str(scored)
     tagged = evaluate(lambda prompts: [good(0), good(1), "7"], [problem(number) for number in range(3)], 8)
-    assert paired(scored, tagged, "content").mean == 0 and paired(scored, tagged).mean == 2 / 3
+    assert compare_paired(scored, tagged, "content").mean == 0 and compare_paired(scored, tagged).mean == 2 / 3
 
 
 def test_prompts_are_the_one_prompt_in_batches_in_order():
@@ -248,44 +248,44 @@ def test_what_was_never_seen_is_not_said_to_be_impossible():
 def test_the_change_is_b_minus_a():
     before = result([True] * 20 + [False] * 20)
     after = result([False] * 2 + [True] * 18 + [True] * 11 + [False] * 9)
-    change = paired(before, after)
+    change = compare_paired(before, after)
     values = [1.0] * 11 + [-1.0] * 2 + [0.0] * 27
     assert change == (9 / 40, *interval(values, -1, 1), p_value(values, -1, 1), 40)
     mcnemar = sum(math.comb(13, k) for k in range(3)) / 2 ** 12 - math.comb(13, 2) / 2 ** 13  # 11 to 2, mid-p
     assert change.p_value == pytest.approx(mcnemar, abs=0.005)
     assert 0 < change.low < change.mean < change.high
-    back = paired(after, before)
+    back = compare_paired(after, before)
     assert (-back.mean, -back.high, -back.low, back.p_value) == pytest.approx(change[:4], abs=1e-6)
     assert str(change).startswith("+22.5 points [") and "p = 0.0" in str(change)
 
 
 def test_the_comparison_is_paired_not_pooled():
     flags, better = [True, False] * 150, [True, False] * 142 + [True] * 16
-    change = paired(result(flags), result(better))
+    change = compare_paired(result(flags), result(better))
     assert 0 < change.low and change.p_value < 0.01  # two independent samples of 300 could not tell 3 points apart
     assert change.mean == pytest.approx(8 / 300)
     assert change.low == pytest.approx(change.mean - 1.96 * math.sqrt(change.mean / 300), abs=0.01)
 
 
 def test_five_of_five_gained_is_no_certainty():
-    change = paired(result([False] * 5), result([True] * 5))
+    change = compare_paired(result([False] * 5), result([True] * 5))
     assert change == (1.0, pytest.approx(0.0986, abs=1e-4), 1.0, pytest.approx(1 / 32), 5)
     assert str(change) == "+100.0 points [+9.9, +100.0], p = 0.031, n = 5"
 
 
 def test_a_very_small_p_value_is_told_as_such():
-    assert str(paired(result([False] * 40), result([True] * 40))).endswith("p < 0.001, n = 40")
+    assert str(compare_paired(result([False] * 40), result([True] * 40))).endswith("p < 0.001, n = 40")
 
 
 def test_the_level_is_heeded():
     a, b = result([True, False] * 30), result([True, True, False] * 20)
-    assert paired(a, b) == paired(a, b)
-    assert paired(a, b, level=0.5).low > paired(a, b, level=0.99).low
+    assert compare_paired(a, b) == compare_paired(a, b)
+    assert compare_paired(a, b, level=0.5).low > compare_paired(a, b, level=0.99).low
 
 
 def test_steps_are_compared_by_their_changes():
     before, after = [0.2, 0.4, 0.4, 0.9], [0.5, 0.5, 0.9, 0.85]
-    change = paired(result([True] * 4, before), result([True] * 4, after), field="steps")
+    change = compare_paired(result([True] * 4, before), result([True] * 4, after), field="steps")
     values = [b - a for a, b in zip(before, after, strict=True)]
     assert change == (pytest.approx(sum(values) / 4), *interval(values, -1, 1), p_value(values, -1, 1), 4)
 
@@ -293,29 +293,29 @@ def test_steps_are_compared_by_their_changes():
 @pytest.mark.parametrize("field", ["correct", "content", "format_ok", "steps"])
 def test_no_difference_is_certain_of_nothing(field):
     for flags, end in (([True], 0.95), ([True, False, True], 1 - 0.05 ** (1 / 3))):
-        change = paired(result(flags), result(flags), field=field)
+        change = compare_paired(result(flags), result(flags), field=field)
         assert change == (0.0, pytest.approx(-end, abs=1e-4), pytest.approx(end, abs=1e-4), 1.0, len(flags))
 
 
 def test_paired_goes_by_id_not_by_order():
     a, b = result([True, False, True, True]), result([True, True, True, False])
     shuffled = EvalResult(b.samples[::-1])
-    assert paired(a, shuffled) == paired(a, b)
+    assert compare_paired(a, shuffled) == compare_paired(a, b)
 
 
 @pytest.mark.parametrize("field", ["accuracy", "id", ""])
 def test_paired_refuses_an_unknown_field(field):
     with pytest.raises(ValueError, match="is not one of"):
-        paired(result([True]), result([True]), field=field)
+        compare_paired(result([True]), result([True]), field=field)
 
 
 def test_paired_refuses_other_problems():
     a = result([True, False, True])
     with pytest.raises(ValueError, match="other problems: 1 .*'sum-2'"):
-        paired(a, result([True, False]))
+        compare_paired(a, result([True, False]))
     other = [dict(sample, gold="999") if sample["id"] == "sum-1" else sample for sample in a.samples]
     with pytest.raises(ValueError, match="'sum-1'"):
-        paired(a, EvalResult(other))
+        compare_paired(a, EvalResult(other))
 
 
 # -- on disk

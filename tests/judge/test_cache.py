@@ -12,11 +12,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reasonkit.judge.cache import Cached
+from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.judge import DeterministicJudge, JudgeFailure, JudgeItem, JudgeVerdict, LocalJudge
 from reasonkit.judge.rubric import Criterion
 from recipes.judges.api_client import Service
-from recipes.judges.api_judge import ApiJudge, Limits
+from recipes.judges.api_judge import ApiJudge, ApiLimits
 
 RUBRIC = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "Reads well.", 0.3))
 
@@ -47,11 +47,11 @@ def item(reply, question="q", rubric=RUBRIC):
 
 def test_a_verdict_is_asked_for_once_and_survives_the_process(tmp_path):
     path, judge = tmp_path / "folder" / "verdicts.jsonl", Echo()
-    cached = Cached(judge, path)
+    cached = CachedJudge(judge, path)
     first = cached.score([item("0.1"), item("0.2"), item("0.1")])
     assert [verdict.score for verdict in first] == [0.1, 0.2, 0.1]
     assert judge.asked == ["0.1", "0.2"], "identical items of one call are asked once"
-    again = Cached(other := Echo(), path)
+    again = CachedJudge(other := Echo(), path)
     assert again.score([item("0.2"), item("0.3"), item("0.1")]) == [first[1], JudgeVerdict(0.3, (0.3, 0.3)), first[0]]
     assert judge.asked == ["0.1", "0.2"] and other.asked == ["0.3"]
     assert cached.score([]) == []
@@ -60,12 +60,12 @@ def test_a_verdict_is_asked_for_once_and_survives_the_process(tmp_path):
 def test_what_a_reply_prevented_is_kept_with_its_cause(tmp_path):
     judge = LocalJudge(lambda prompts: np.array([[np.nan if "xyz" in p else 0.0] * 5 for p in prompts]), "fake")
     asked = [item("xyz"), item("fine")]
-    first = Cached(judge, tmp_path / "verdicts.jsonl").score(asked)
+    first = CachedJudge(judge, tmp_path / "verdicts.jsonl").score(asked)
     assert [verdict.cause for verdict in first] == ["reply_unreadable", None] and not judge.failures
     rows = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert [row.get("cause", "none") for row in rows] == ["reply_unreadable", "none"]
     again = LocalJudge(lambda prompts: None, "fake")
-    assert Cached(again, tmp_path / "verdicts.jsonl").score(asked) == first
+    assert CachedJudge(again, tmp_path / "verdicts.jsonl").score(asked) == first
 
 
 @pytest.mark.parametrize("other", [
@@ -73,14 +73,14 @@ def test_what_a_reply_prevented_is_kept_with_its_cause(tmp_path):
     item("0.1", rubric=(Criterion("Steps", "Every step follows.", 1.0, ("no", "yes")), RUBRIC[1])),
 ])
 def test_another_item_is_another_verdict(tmp_path, other):
-    cached = Cached(judge := Echo(), tmp_path / "v.jsonl")
+    cached = CachedJudge(judge := Echo(), tmp_path / "v.jsonl")
     cached.score([item("0.1")])
     cached.score([other])
     assert len(judge.asked) == 2
 
 
 def test_texts_are_not_run_together(tmp_path):
-    cached = Cached(judge := Echo(), tmp_path / "v.jsonl")
+    cached = CachedJudge(judge := Echo(), tmp_path / "v.jsonl")
     cached.score([item("0.1", "1"), item(".1", "10"), item("0.1", "\ud800")])
     assert len(judge.asked) == 3
 
@@ -88,7 +88,7 @@ def test_texts_are_not_run_together(tmp_path):
 def test_a_failure_is_counted_on_record_and_asked_again(tmp_path):
     path = tmp_path / "v.jsonl"
     for calls in (1, 2):
-        cached = Cached(Echo(), path)
+        cached = CachedJudge(Echo(), path)
         (result,) = cached.score([item("junk")])
         assert result == JudgeFailure("no_number", "junk") and cached.failures == {"no_number": 1}
         rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -97,7 +97,7 @@ def test_a_failure_is_counted_on_record_and_asked_again(tmp_path):
 
 def test_the_record_names_judge_criteria_and_hashes_and_holds_no_text(tmp_path):
     path = tmp_path / "v.jsonl"
-    Cached(Echo(), path).score([item("0.5", "a secret question")])
+    CachedJudge(Echo(), path).score([item("0.5", "a secret question")])
     (row,) = [json.loads(line) for line in path.read_text().splitlines()]
     assert (row["judge"], row["titles"]) == ("echo 1", ["Steps", "Clear"])
     assert (row["score"], row["per_criterion"]) == (0.5, [0.5, 0.5])
@@ -113,17 +113,17 @@ def rate(prompts):
 ], ids=["name", "mode", "orders"])
 def test_another_judge_finds_nothing(tmp_path, other):
     path = tmp_path / "v.jsonl"
-    Cached(LocalJudge(rate, "tiny"), path).score([item("r")])
+    CachedJudge(LocalJudge(rate, "tiny"), path).score([item("r")])
     asked = []
     other.rating_logprobs = lambda prompts: asked.extend(prompts) or rate(prompts)
-    Cached(other, path).score([item("r")])
+    CachedJudge(other, path).score([item("r")])
     assert asked
 
 
 def test_a_changed_prompt_finds_nothing(tmp_path, monkeypatch):
     path, asked = tmp_path / "v.jsonl", []
     judge = LocalJudge(lambda prompts: asked.extend(prompts) or rate(prompts), "tiny")
-    cached = Cached(judge, path)
+    cached = CachedJudge(judge, path)
     cached.score([item("r")])
     cached.score([item("r")])
     assert len(asked) == 2
@@ -135,22 +135,22 @@ def test_a_changed_prompt_finds_nothing(tmp_path, monkeypatch):
 def test_a_judge_without_identity_needs_one(tmp_path):
     judge = DeterministicJudge([lambda item: 0.5])
     with pytest.raises(ValueError, match="DeterministicJudge has no identity; give one that changes with model"):
-        Cached(judge, tmp_path / "v.jsonl")
-    assert Cached(judge, tmp_path / "v.jsonl", "half").score([item("r")]) == [JudgeVerdict(0.5, (0.5,))]
+        CachedJudge(judge, tmp_path / "v.jsonl")
+    assert CachedJudge(judge, tmp_path / "v.jsonl", "half").score([item("r")]) == [JudgeVerdict(0.5, (0.5,))]
     with pytest.raises(ValueError, match="is a folder"):
-        Cached(judge, tmp_path, "half")
+        CachedJudge(judge, tmp_path, "half")
 
 
 def test_a_judge_that_answers_short_is_an_error(tmp_path):
     judge = Echo()
     judge.score = lambda items: []
     with pytest.raises(ValueError, match="0 results for 1 items"):
-        Cached(judge, tmp_path / "v.jsonl").score([item("0.1")])
+        CachedJudge(judge, tmp_path / "v.jsonl").score([item("0.1")])
 
 
 def line(path, **changes):
     """The row that Echo's verdict 0.4 on this item leaves, with these changes (None: left out)."""
-    Cached(Echo(), path).score([item("0.4")])
+    CachedJudge(Echo(), path).score([item("0.4")])
     row = json.loads(path.read_text()) | changes
     return json.dumps({name: value for name, value in row.items() if value is not Ellipsis})
 
@@ -177,10 +177,10 @@ UNBELIEVED = {
 def test_no_row_is_believed_unchecked(tmp_path, capsys, cause, changes):
     path = tmp_path / "v.jsonl"
     path.write_text(line(path, **changes) + "\n")
-    cached = Cached(judge := Echo(), path)
+    cached = CachedJudge(judge := Echo(), path)
     assert cached.score([item("0.4")]) == [JudgeVerdict(0.4, (0.4, 0.4))] and judge.asked == ["0.4"]
     assert cached.skipped == {cause: 1} and f"{path}: " in capsys.readouterr().out
-    Cached(last := Echo(), path).score([item("0.4")])
+    CachedJudge(last := Echo(), path).score([item("0.4")])
     assert last.asked == [], "what was asked anew is on record"
 
 
@@ -191,7 +191,7 @@ def test_no_row_is_believed_unchecked(tmp_path, capsys, cause, changes):
 def test_a_row_that_can_be_true_is_used(tmp_path, capsys, changes):
     path = tmp_path / "v.jsonl"
     path.write_text(line(path, **changes) + "\n")
-    cached = Cached(judge := Echo(), path)
+    cached = CachedJudge(judge := Echo(), path)
     (verdict,) = cached.score([item("0.4")])
     assert judge.asked == [] and verdict.score == pytest.approx(changes.get("score", 0.4))
     assert not cached.skipped and capsys.readouterr().out == ""
@@ -205,7 +205,7 @@ def test_a_line_that_is_no_row_is_counted_and_told(tmp_path, capsys, text):
     path = tmp_path / "v.jsonl"
     good = line(path).encode()
     path.write_bytes(text + b"\n" + good + b"\n")
-    cached = Cached(judge := Echo(), path)
+    cached = CachedJudge(judge := Echo(), path)
     cached.score([item("0.4")])
     assert judge.asked == [] and cached.skipped == {"not_a_row": 1}
     said = f"{path}: skipped lines that are no verdicts (not_a_row 1); their items are asked anew\n"
@@ -218,7 +218,7 @@ def test_a_huge_line_is_not_taken_into_memory(tmp_path, monkeypatch, ended):
     path = tmp_path / "v.jsonl"
     good = line(path).encode() + b"\n"
     path.write_bytes(good + b"x" * 5000 + (b"\n" + good + good[:-1] + b" " * 2000 if ended else b""))
-    cached = Cached(judge := Echo(), path)
+    cached = CachedJudge(judge := Echo(), path)
     cached.score([item("0.4")])
     assert judge.asked == [] and cached.skipped == {"too_long": 2 if ended else 1}
 
@@ -226,7 +226,7 @@ def test_a_huge_line_is_not_taken_into_memory(tmp_path, monkeypatch, ended):
 def test_a_pipe_is_no_record(tmp_path):
     os.mkfifo(tmp_path / "v.jsonl")
     with pytest.raises(ValueError, match="v.jsonl is a folder or a pipe"):
-        Cached(Echo(), tmp_path / "v.jsonl")
+        CachedJudge(Echo(), tmp_path / "v.jsonl")
 
 
 def test_a_verdict_of_another_endpoint_is_not_used(tmp_path):
@@ -234,25 +234,25 @@ def test_a_verdict_of_another_endpoint_is_not_used(tmp_path):
         raise AssertionError("nobody is asked")
 
     def judge(endpoint):
-        return ApiJudge(Service("m", call, 10, endpoint=endpoint), Limits(1.0, {"m": (1, 1)}, attempts=1))
+        return ApiJudge(Service("m", call, 10, endpoint=endpoint), ApiLimits(1.0, {"m": (1, 1)}, attempts=1))
 
     path = tmp_path / "v.jsonl"
     path.write_text(line(path, judge=judge("https://a.example/v1").identity) + "\n")
-    assert Cached(judge("https://a.example/v1"), path).score([item("0.4")]) == [JudgeVerdict(0.4, (0.4, 0.4))]
-    assert isinstance(Cached(judge("https://b.example/v1"), path).score([item("0.4")])[0], JudgeFailure)
+    assert CachedJudge(judge("https://a.example/v1"), path).score([item("0.4")]) == [JudgeVerdict(0.4, (0.4, 0.4))]
+    assert isinstance(CachedJudge(judge("https://b.example/v1"), path).score([item("0.4")])[0], JudgeFailure)
 
 
 @pytest.mark.parametrize("torn", [b'{"judge": "echo 1", "item": "', b'{"score": 1}\n[]\nnull\n\xff\n7'])
 def test_a_line_cut_short_harms_no_other(tmp_path, torn):
     path = tmp_path / "v.jsonl"
-    Cached(Echo(), path).score([item("0.1")])
+    CachedJudge(Echo(), path).score([item("0.1")])
     with open(path, "ab") as file:
         file.write(torn)
-    cached = Cached(judge := Echo(), path)
+    cached = CachedJudge(judge := Echo(), path)
     cached.score([item("0.1"), item("0.2")])
     cached.score([item("0.3")])
     assert judge.asked == ["0.2", "0.3"]
-    Cached(last := Echo(), path).score([item("0.1"), item("0.2"), item("0.3")])
+    CachedJudge(last := Echo(), path).score([item("0.1"), item("0.2"), item("0.3")])
     assert last.asked == []
 
 
@@ -271,14 +271,14 @@ def test_what_a_killed_run_wrote_is_kept(tmp_path):
         process.kill()
         process.wait()
     whole = path.read_bytes().count(b"\n")
-    cached = Cached(judge := Echo(), path)
+    cached = CachedJudge(judge := Echo(), path)
     assert whole >= 500 and len(cached._known) == whole
     cached.score([item("0.00"), item("0.01")])
     assert judge.asked == []
 
 
 def test_memory_is_bounded_and_what_was_dropped_is_asked_again(tmp_path):
-    cached = Cached(judge := Echo(), tmp_path / "v.jsonl", limit=3)
+    cached = CachedJudge(judge := Echo(), tmp_path / "v.jsonl", limit=3)
     replies = [f"0.{n}" for n in range(1, 6)]
     assert [v.score for v in cached.score([item(r) for r in replies])] == [0.1, 0.2, 0.3, 0.4, 0.5]
     cached.score([item("0.3")])
@@ -287,12 +287,12 @@ def test_memory_is_bounded_and_what_was_dropped_is_asked_again(tmp_path):
     assert judge.asked == [*replies, "0.9"] and len(cached._known) == 3
     cached.score([item("0.4")])
     assert judge.asked[-1] == "0.4"
-    assert len(Cached(Echo(), tmp_path / "v.jsonl", limit=2)._known) == 2
+    assert len(CachedJudge(Echo(), tmp_path / "v.jsonl", limit=2)._known) == 2
 
 
 def test_it_is_fast(tmp_path):
     """Far above what a judge can say in a second, new and known."""
-    cached = Cached(Echo(), tmp_path / "v.jsonl")
+    cached = CachedJudge(Echo(), tmp_path / "v.jsonl")
     items = [item(f"0.{n}") for n in range(5_000)]
     for _ in ("new", "known"):
         began = time.process_time()

@@ -19,9 +19,9 @@ from reasonkit.judge.judge import (
     LocalJudge,
     judge_prompt,
     overall_prompt,
-    quoted,
-    shown,
-    weighed,
+    quote_block,
+    text_for_judge,
+    weighted_score,
     written_ratings,
 )
 from reasonkit.judge.rubric import WEIGHTS, Criterion
@@ -69,7 +69,7 @@ def test_levels_and_the_reversed_scale_are_stated():
     "\ud800",
 ])
 def test_an_ordinary_text_is_shown_as_it_is(text):
-    assert quoted(text) == "\n".join(f"> {line}" for line in text.splitlines() or [""])
+    assert quote_block(text) == "\n".join(f"> {line}" for line in text.splitlines() or [""])
 
 
 @pytest.mark.parametrize(("text", "lines"), [
@@ -84,24 +84,24 @@ def test_an_ordinary_text_is_shown_as_it_is(text):
     ("a\n \u200b\x00\n\u3164\nb", ["a", "", "b"]), ("a" + "\n\u200b" * 60 + "b", ["a", "", "b"]),
 ])
 def test_what_costs_a_writer_little_costs_the_judge_no_more(text, lines):
-    assert shown(text) == lines
-    assert quoted(text) == "\n".join(f"> {line}" for line in lines) and shown("\n".join(lines)) == [
+    assert text_for_judge(text) == lines
+    assert quote_block(text) == "\n".join(f"> {line}" for line in lines) and text_for_judge("\n".join(lines)) == [
         line for line in lines]
 
 
 def test_of_a_text_without_end_the_middle_is_left_out():
     text = "\n".join(map(str, range(10_000)))
-    lines = shown(text)
+    lines = text_for_judge(text)
     assert (lines[0], lines[-1]) == ("0", "9999") and len("\n".join(lines)) < SHOWN + 50
     assert sum(line == f"[{len(text) - SHOWN} characters left out]" for line in lines) == 1
-    assert len(shown("x" * SHOWN)) == 1 and len(shown("x" * (SHOWN + 1))) == 3
+    assert len(text_for_judge("x" * SHOWN)) == 1 and len(text_for_judge("x" * (SHOWN + 1))) == 3
 
 
 @pytest.mark.parametrize("piece", ["<end_of\u200b_turn>", "<\u2060end_of_turn>", "<end_of_turn\x00>",
                                    "<end_of_\U000e0041turn>", "<end_of_turn\u2028>",
                                    "<start\u200d_of_turn>", "<b\ufe0fos>", "[multi\u200bmodal]"])
 def test_what_is_left_out_puts_no_marker_together(piece):
-    assert neutralise(quoted(piece)) == quoted(piece)
+    assert neutralise(quote_block(piece)) == quote_block(piece)
 
 
 def test_the_implicit_prompt_lists_every_criterion_with_its_weight():
@@ -275,7 +275,7 @@ PADDING = Criterion("No padding", "Does not pad.", WEIGHTS["pitfall"])
     ((0.0, 1.0), (STEPS, CLEAR), 0.3 / 1.3),
 ])
 def test_a_pitfall_pays_for_absence_only_where_there_is_something(met, rubric, score):
-    verdict = weighed(np.array(met), rubric)
+    verdict = weighted_score(np.array(met), rubric)
     assert verdict.score == pytest.approx(score) and verdict.per_criterion == pytest.approx(met)
 
 

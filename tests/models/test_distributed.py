@@ -50,7 +50,7 @@ def longer(patch):
 
     patch.setitem(PROFILES, "smoke", replace(smoke, sft=replace(smoke.sft, steps=STEPS)))
     patch.setattr(sharding_utils, "shard_input", once)
-    patch.setattr(TimeBudget, "steps_left", property(lambda budget: math.inf if distributed.is_first() else 1.0))
+    patch.setattr(TimeBudget, "steps_left", property(lambda budget: math.inf if distributed.is_main_process() else 1.0))
 
 
 def pair(*command, **environment):
@@ -79,7 +79,7 @@ def ended(processes):
 
 @pytest.fixture
 def run_in(monkeypatch):
-    monkeypatch.setattr(run_module, "claim", lambda folder: None)  # this process looks on: others train
+    monkeypatch.setattr(run_module, "lock_run", lambda folder: None)  # this process looks on: others train
 
     def run(folder):
         monkeypatch.setenv("REASONKIT_ARTIFACTS", str(folder))
@@ -137,15 +137,15 @@ def test_two_processes_decide_and_write_as_one(tmp_path):
 
 
 def test_one_process_asks_nobody():
-    assert distributed.is_first() and not distributed.several()
-    assert distributed.agreed(0.1) == 0.1
-    assert distributed.agreed_end("why") == "why" and distributed.agreed_end(None) is None
-    distributed.meet("nowhere")
+    assert distributed.is_main_process() and not distributed.is_multiprocess()
+    assert distributed.broadcast_from_main(0.1) == 0.1
+    assert distributed.agree_on_end("why") == "why" and distributed.agree_on_end(None) is None
+    distributed.barrier("nowhere")
     distributed.check_one_process("sampling")
 
 
 def test_what_needs_one_process_says_so(monkeypatch):
-    monkeypatch.setattr(distributed, "several", lambda: True)
+    monkeypatch.setattr(distributed, "is_multiprocess", lambda: True)
     mesh = make_mesh(jax.devices(), 8, 1)
     with pytest.raises(RuntimeError, match="SimPO runs in one process"):
         simpo.simpo(None, mesh, None, None, None, None, None, 0, 0)

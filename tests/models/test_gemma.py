@@ -12,7 +12,7 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.models.gemma import flax_checkpoint, from_flax, init, tiny_config
+from reasonkit.models.gemma import flax_checkpoint, from_flax, init_random, tiny_config
 from reasonkit.models.hf import from_hf, save_hf
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
@@ -38,7 +38,7 @@ def specs(model):
 def test_a_fresh_models_feed_forward_trains(mesh):
     """Tunix's own initialisation leaves these kernels at zero, where no gradient gets through."""
     assert not np.any(gemma3.Gemma3(small_config(), rngs=nnx.Rngs(0)).layers[0].mlp.down_proj.kernel[...])
-    model = init(small_config(), mesh)
+    model = init_random(small_config(), mesh)
     gradients = nnx.to_pure_dict(nnx.grad(lambda m: forward(m, TOKENS).std())(model))
     for layer in gradients["layers"].values():
         for part in layer["mlp"].values():
@@ -46,12 +46,12 @@ def test_a_fresh_models_feed_forward_trains(mesh):
 
 
 def test_fresh_models_are_a_function_of_the_seed(mesh):
-    one, same, other = (nnx.state(init(small_config(), mesh, seed)) for seed in (1, 1, 2))
+    one, same, other = (nnx.state(init_random(small_config(), mesh, seed)) for seed in (1, 1, 2))
     assert equal(one, same) and not equal(one, other)
 
 
 def test_the_tiny_model_is_tiny(mesh):
-    sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(init(tiny_config(512), mesh)))]
+    sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(init_random(tiny_config(512), mesh)))]
     assert 0.8e6 < sum(sizes) - 512 * 128 < 1.2e6
 
 
@@ -77,7 +77,7 @@ def test_gemma2_from_flax_in_both_orders_of_the_gating_matrix(mesh, tmp_path, tr
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_gemma3_from_flax(mesh, tmp_path, kv_heads):
-    model = init(small_config(kv_heads), mesh)
+    model = init_random(small_config(kv_heads), mesh)
     checkpoint = save_flax(model, "gemma3", True, tmp_path / "gemma3-1b-it")
     again = from_flax(checkpoint, "gemma3", small_config(kv_heads), mesh, jnp.float32, replicated=True)
     assert equal(nnx.state(model), nnx.state(again)) and "fsdp" not in specs(again)
@@ -88,9 +88,9 @@ def test_gemma3_from_flax(mesh, tmp_path, kv_heads):
 
 def test_tp_must_divide_the_kv_heads(tokenizer, tmp_path):
     one, two = (make_mesh(jax.devices(), 8 // tp, tp) for tp in (1, 2))
-    folder = save_hf(init(small_config(1), one), tokenizer, tmp_path)
+    folder = save_hf(init_random(small_config(1), one), tokenizer, tmp_path)
     for call in (
-        lambda: init(small_config(1), two),
+        lambda: init_random(small_config(1), two),
         lambda: from_hf(folder, two, None, replicated=True),
         lambda: from_flax(folder, "gemma3", small_config(1), two, None, replicated=True),
     ):
@@ -105,7 +105,7 @@ def test_tp_must_divide_the_kv_heads(tokenizer, tmp_path):
 def test_chosen_tokens_logits_are_those_of_all(mesh, family, adapted):
     """With an adapter the call is qwix's, as in a rollout; the model keeps its norm."""
     tokens_BT = jnp.asarray(TOKENS)
-    model = gemma2.Gemma(gemma2_config(), rngs=nnx.Rngs(0)) if family == "gemma2" else init(small_config(), mesh)
+    model = gemma2.Gemma(gemma2_config(), rngs=nnx.Rngs(0)) if family == "gemma2" else init_random(small_config(), mesh)
     if adapted:
         model = add_lora(model, mesh, 4, 4.0)
         bump(model)

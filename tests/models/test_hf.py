@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_gemma import MERGED, TOKENS, bump, equal, forward, gemma2_config, gemma2_hf, small_config
 from tunix.models.gemma import model as gemma2
 
-from reasonkit.models.gemma import flax_checkpoint, init
+from reasonkit.models.gemma import flax_checkpoint, init_random
 from reasonkit.models.hf import INDEX, from_hf, is_hf, save_hf
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
@@ -38,7 +38,7 @@ def specs(model):
 def test_written_and_read_again(mesh, tokenizer, tmp_path, kv_heads):
     """One, some and as many KV heads as heads are three layouts of the same projections."""
     config = small_config(kv_heads, param_dtype=jnp.bfloat16, global_scale_factor=8.0)
-    model = init(config, mesh)
+    model = init_random(config, mesh)
     family, again = from_hf(save_hf(model, tokenizer, tmp_path / "a"), mesh, None, replicated=True)
     assert family == "gemma3" and again.config == config
     assert equal(nnx.state(model), nnx.state(again))
@@ -48,7 +48,7 @@ def test_written_and_read_again(mesh, tokenizer, tmp_path, kv_heads):
 
 
 def test_files_follow_the_names_and_shapes_of_hugging_face(mesh, tokenizer, tmp_path):
-    weights = load_file(save_hf(init(small_config(), mesh), tokenizer, tmp_path) / "model.safetensors")
+    weights = load_file(save_hf(init_random(small_config(), mesh), tokenizer, tmp_path) / "model.safetensors")
     assert len(weights) == 2 + 2 * 13
     assert {str(weight.dtype) for weight in weights.values()} == {"bfloat16"}
     assert weights["model.layers.1.self_attn.q_proj.weight"].shape == (4 * 16, 32)
@@ -63,7 +63,7 @@ def test_files_follow_the_names_and_shapes_of_hugging_face(mesh, tokenizer, tmp_
 
 
 def test_dtype_is_the_files_or_the_one_asked_for(mesh, tokenizer, tmp_path):
-    folder = save_hf(init(small_config(), mesh), tokenizer, tmp_path)
+    folder = save_hf(init_random(small_config(), mesh), tokenizer, tmp_path)
     for dtype, expected in {None: jnp.bfloat16, jnp.float32: jnp.float32}.items():
         _, model = from_hf(folder, mesh, dtype, replicated=True)
         assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype(expected)}
@@ -73,7 +73,7 @@ def test_dtype_is_the_files_or_the_one_asked_for(mesh, tokenizer, tmp_path):
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_weights_are_replicated_unless_asked_otherwise(mesh, tokenizer, tmp_path, kv_heads):
     """The single KV head is the case that Tunix's sampling configuration does not cover."""
-    model = init(small_config(kv_heads), mesh)
+    model = init_random(small_config(kv_heads), mesh)
     folder = save_hf(model, tokenizer, tmp_path)
     _, replicated = from_hf(folder, mesh, None, replicated=True)
     _, sharded = from_hf(folder, mesh, None, replicated=False)
@@ -94,7 +94,7 @@ def test_gemma2_from_hugging_face(mesh, tmp_path):
 
 def test_a_multimodal_config_nests_the_text_model_and_leaves_defaults_out(mesh, tokenizer, tmp_path):
     config = small_config(4, num_heads=8, head_dim=256)
-    folder = save_hf(init(config, mesh), tokenizer, tmp_path)
+    folder = save_hf(init_random(config, mesh), tokenizer, tmp_path)
     text = json.loads((folder / "config.json").read_text())
     for default in ("num_attention_heads", "num_key_value_heads", "head_dim"):
         del text[default]
@@ -105,7 +105,7 @@ def test_a_multimodal_config_nests_the_text_model_and_leaves_defaults_out(mesh, 
 
 def test_rotary_settings_of_newer_configs_are_read(mesh, tokenizer, tmp_path):
     config = small_config(global_scale_factor=8.0, global_base_frequency=500_000, local_base_frequency=5_000)
-    folder = save_hf(init(config, mesh), tokenizer, tmp_path)
+    folder = save_hf(init_random(config, mesh), tokenizer, tmp_path)
     settings = json.loads((folder / "config.json").read_text())
     for old in ("rope_theta", "rope_local_base_freq", "rope_scaling"):
         del settings[old]
@@ -139,7 +139,7 @@ def test_a_folder_without_weights_is_not_taken_for_a_model(tmp_path):
     ],
 )
 def test_a_config_that_cannot_be_read_is_named(mesh, tokenizer, tmp_path, change, message):
-    folder = save_hf(init(small_config(), mesh), tokenizer, tmp_path)
+    folder = save_hf(init_random(small_config(), mesh), tokenizer, tmp_path)
     settings = json.loads((folder / "config.json").read_text()) | change
     settings = {key: value for key, value in settings.items() if value is not None or key == "rope_scaling"}
     (folder / "config.json").write_text(json.dumps(settings))
@@ -161,7 +161,7 @@ def test_gemma2_has_one_rope_that_its_code_knows(mesh, tmp_path):
 @pytest.fixture
 def sharded(mesh, tokenizer, tmp_path):
     """A model in files of at most 20 kB, but for the embedding."""
-    model = init(small_config(param_dtype=jnp.bfloat16), mesh)
+    model = init_random(small_config(param_dtype=jnp.bfloat16), mesh)
     return model, save_hf(model, tokenizer, tmp_path / "sharded", shard_bytes=20_000)
 
 
@@ -178,7 +178,7 @@ def test_weights_split_over_files_are_one_model(mesh, sharded):
 
 def test_a_later_save_leaves_no_weights_of_an_earlier_one(mesh, tokenizer, sharded):
     _, folder = sharded
-    other = init(small_config(param_dtype=jnp.bfloat16), mesh, seed=1)
+    other = init_random(small_config(param_dtype=jnp.bfloat16), mesh, seed=1)
     save_hf(other, tokenizer, folder)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.model"]
     assert equal(nnx.state(from_hf(folder, mesh, None, replicated=True)[1]), nnx.state(other))
@@ -205,7 +205,7 @@ def test_half_a_download_is_named(mesh, sharded):
 
 
 def test_weights_that_do_not_belong_to_the_config_are_refused(mesh, tokenizer, tmp_path):
-    folder = save_hf(init(small_config(), mesh), tokenizer, tmp_path)
+    folder = save_hf(init_random(small_config(), mesh), tokenizer, tmp_path)
     weights, file = load_file(folder / "model.safetensors"), folder / "model.safetensors"
     save_file(weights | {"model.layers.0.mlp.up_proj.bias": weights["model.norm.weight"]}, file)
     with pytest.raises(ValueError, match="has besides 1 tensors .* such as model.layers.0.mlp.up_proj.bias"):
@@ -237,7 +237,7 @@ def test_an_index_or_a_header_that_is_none_is_named(mesh, sharded):
 
 @pytest.mark.parametrize("name", ["lm_head.weight", "language_model.lm_head.weight"])
 def test_a_head_of_its_own_is_refused_and_a_copy_of_the_embedding_is_not(mesh, tokenizer, tmp_path, name):
-    folder = save_hf(init(small_config(num_embed=5000), mesh), tokenizer, tmp_path)
+    folder = save_hf(init_random(small_config(num_embed=5000), mesh), tokenizer, tmp_path)
     weights, file = load_file(folder / "model.safetensors"), folder / "model.safetensors"
     head = weights["model.embed_tokens.weight"].copy()
     save_file(weights | {name: head}, file)
@@ -278,7 +278,7 @@ def test_a_model_is_placed_array_by_array_on_its_own_devices(mesh, sharded, monk
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_an_adapter_is_merged_on_its_way_out(mesh, tokenizer, tmp_path, kv_heads):
-    model = add_lora(init(small_config(kv_heads), mesh), mesh, 4, 8.0)
+    model = add_lora(init_random(small_config(kv_heads), mesh), mesh, 4, 8.0)
     bump(model)
     folder = save_hf(model, tokenizer, tmp_path, dtype=jnp.float32)
     _, again = from_hf(folder, mesh, None, replicated=True)

@@ -17,7 +17,7 @@ from tiny_gemma import save_flax, small_config, train_tokenizer
 
 import reasonkit.models.gemma
 import reasonkit.models.load
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.hf import INDEX, save_hf
 from reasonkit.models.hf_files import JSON_BYTES, check_finite, file_size
 from reasonkit.models.load import load
@@ -38,7 +38,7 @@ def mesh():
 def made(mesh, tmp_path_factory):
     """A small model, whole: as one file, in several with an index, and as a Flax checkpoint."""
     root = tmp_path_factory.mktemp("made")
-    pieces, model = train_tokenizer(root / "pieces"), init(small_config(), mesh)
+    pieces, model = train_tokenizer(root / "pieces"), init_random(small_config(), mesh)
     save_hf(model, pieces, root / "one")
     save_hf(model, pieces, root / "many", shard_bytes=20_000)
     (root / "flax").mkdir()
@@ -401,7 +401,7 @@ def test_a_tokenizer_without_one_of_gemmas_tokens(lost, folder, refused):
 @pytest.mark.parametrize("rows", [1, 107, 300])
 def test_an_embedding_smaller_than_its_tokenizer(rows, mesh, made, tmp_path, refused):
     config = small_config(num_embed=rows)
-    folder = save_hf(init(config, mesh), made / "one/tokenizer.model", tmp_path / "model")
+    folder = save_hf(init_random(config, mesh), made / "one/tokenizer.model", tmp_path / "model")
     refused(folder, f"{folder}/tokenizer.model has ", f"and the model's embedding {rows} rows: they do not belong")
 
 

@@ -33,9 +33,9 @@ from tunix.models.gemma3 import model as gemma3
 
 import reasonkit.models.gemma
 import reasonkit.models.load
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.hf import from_hf, save_hf
-from reasonkit.models.load import MODELS, Tokenizer, hf_name, int8, load
+from reasonkit.models.load import MODELS, Tokenizer, hf_name, load, quantize_int8
 from reasonkit.models.mesh import make_mesh, plan_mesh
 from reasonkit.session import secrets as keys
 from reasonkit.text.tags import TAGS, neutralise
@@ -49,7 +49,7 @@ def mesh():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, mesh):
     root = tmp_path_factory.mktemp("tiny")
-    return save_hf(init(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
+    return save_hf(init_random(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_attached_inputs_come_before_assets(folder, inputs, mesh, tmp_path):
 
 
 def test_a_flax_checkpoint_gets_its_configuration_from_the_name(folder, inputs, mesh, tmp_path, monkeypatch):
-    model = init(small_config(), mesh)
+    model = init_random(small_config(), mesh)
     handle = inputs / "models" / "google/gemma-3/flax/gemma3-1b-it/1"
     save_flax(model, "gemma3", True, handle / "gemma3-1b-it")
     (handle / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
@@ -209,7 +209,7 @@ def offline(tmp_path, monkeypatch):
 def stock(tmp_path_factory, mesh, folder):
     """Every named model's files as Kaggle has them, in Flax, at small sizes: name -> (folder, model)."""
     root, files = tmp_path_factory.mktemp("stock"), {}
-    models = {"gemma3": init(small_config(), mesh), "gemma2": from_hf(gemma2_hf(root / "hf2"), mesh, None,
+    models = {"gemma3": init_random(small_config(), mesh), "gemma2": from_hf(gemma2_hf(root / "hf2"), mesh, None,
                                                                       replicated=True)[1]}
     tokenizers = {"gemma3": folder / "tokenizer.model", "gemma2": train_tokenizer(root / "pieces", 107)}
     for name, source in MODELS.items():
@@ -376,7 +376,7 @@ def test_a_part_that_was_deleted_beside_the_marker_names_both(stock, inputs, mes
 
 def test_a_model_of_ones_own_may_have_dots_and_underscores(stock, folder, inputs, mesh, offline, monkeypatch):
     handle = "some_one/my.model_2/flax/gemma3_1b.it/3"
-    monkeypatch.setitem(MODELS, "mine", reasonkit.models.load.Source("gemma3", None, handle, "gemma3_1b_it"))
+    monkeypatch.setitem(MODELS, "mine", reasonkit.models.load.ModelSource("gemma3", None, handle, "gemma3_1b_it"))
     monkeypatch.setattr(reasonkit.models.load.LIBRARY["gemma3"].ModelConfig, "gemma3_1b_it", small_config)
     files = stock["gemma3-1b-it"][0]
     for there in (offline / "models" / handle, inputs / "models" / handle):
@@ -517,7 +517,7 @@ def test_a_judge_is_loaded_without_touching_the_policys_half(stock, inputs, monk
     plan = plan_mesh(jax.devices(), judge=True, judge_tp=4)
     monkeypatch.setattr(reasonkit.models.load.LIBRARY["gemma3"].ModelConfig, "gemma3_12b_it", lambda: config)
     files = inputs / "gemma3-12b-it"
-    save_flax(init(config, plan.policy), "gemma3", True, files / "gemma3-12b-it")
+    save_flax(init_random(config, plan.policy), "gemma3", True, files / "gemma3-12b-it")
     shutil.copyfile(stock["gemma3-12b-it"][0] / "tokenizer.model", files / "tokenizer.model")
     seen, before = set(), {id(array) for array in jax.live_arrays()}
     put = jax.device_put
@@ -530,7 +530,7 @@ def test_a_judge_is_loaded_without_touching_the_policys_half(stock, inputs, monk
     monkeypatch.setattr(jax, "device_put", watch)
     judge = load("gemma3-12b-it", plan.judge)
     if quantised:
-        judge = int8(judge, plan.judge)
+        judge = quantize_int8(judge, plan.judge)
     new = [array for array in jax.live_arrays() if id(array) not in before]
     assert seen | {device.id for array in new for device in array.devices()} == {4, 5, 6, 7}
     leaves = jax.tree.leaves(nnx.state(judge.model))

@@ -19,10 +19,10 @@ from tunix.utils import sharding_utils
 
 from reasonkit.data.problems import load_recipe, rubric_of
 from reasonkit.judge.judge import RATINGS, judge_prompt
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.hf import save_hf
-from reasonkit.models.load import Tokenizer, int8, load
-from reasonkit.models.logprobs import SHARED, packed, rating_logprobs
+from reasonkit.models.load import Tokenizer, load, quantize_int8
+from reasonkit.models.logprobs import SHARED, pack_shared_prefixes, rating_logprobs
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
@@ -37,7 +37,7 @@ def mesh():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, mesh):
     root = tmp_path_factory.mktemp("tiny")
-    return save_hf(init(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
+    return save_hf(init_random(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_prompts_in_one_row_are_rated_as_each_alone(folder, mesh, tmp_path, fami
     loaded = load(folder if family == "gemma3" else tmp_path / "gemma2", mesh, jnp.float32)
     prompts = [f"add {reply} and 5 {criterion}" for reply in ("1 and 2", "1 and 2 and 3 and 4 and 6")
                for criterion in ("is 7", "plus 8 is 3", "model", "0 and 5 and 5 and 8 and 9")]
-    rows = packed([[2, *loaded.tokenizer.encode(prompt)] for prompt in prompts], 128)
+    rows = pack_shared_prefixes([[2, *loaded.tokenizer.encode(prompt)] for prompt in prompts], 128)
     assert sum(map(len, rows)) == len(prompts) + len(rows) < 2 * len(prompts), "some share a row"
     together = rating_logprobs(loaded, mesh, ("1", "2", "3"), 128, batch_size=8)
     assert np.ptp(together(prompts)[:, 0]) > 1e-3
@@ -104,7 +104,7 @@ def test_a_judges_prompts_of_one_reply_share_a_row():
     drawn = [reply(recipe, rng, "test") for _ in range(20)]
     texts = [[2, *tokenizer.encode(judge_prompt(item.question, text, criterion, reverse))] for item, text, _ in drawn
              for reverse in (False, True) for criterion in rubric_of(recipe, item)]
-    rows = packed(texts, 1024)
+    rows = pack_shared_prefixes(texts, 1024)
     assert len(rows) == 20 and [len(pieces) for pieces in rows] == [5] * 20
     assert [[*pieces[0], *piece] for pieces in rows for piece in pieces[1:]] == texts
     assert sum(len(piece) for pieces in rows for piece in pieces) < 0.5 * sum(map(len, texts))
@@ -114,13 +114,13 @@ def test_a_judges_prompts_of_one_reply_share_a_row():
 def test_replies_to_one_question_share_a_row_where_that_is_cheaper(question, shared):
     """Four replies of ten tokens, on two criteria each."""
     texts = [[2, *[5] * question, *[10 + n] * 10, 20 + criterion, 30] for n in range(4) for criterion in range(2)]
-    assert [len(pieces) for pieces in packed(texts, 1024)] == shared
+    assert [len(pieces) for pieces in pack_shared_prefixes(texts, 1024)] == shared
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), max_size=30), st.integers(1, 30))
 @settings(max_examples=200)
 def test_every_text_is_packed_once_whole_and_in_order(texts, max_length):
-    rows = packed(texts, max_length)
+    rows = pack_shared_prefixes(texts, max_length)
     assert [[*pieces[0], *piece] for pieces in rows for piece in pieces[1:]] == texts
     for pieces in rows:
         assert all(pieces[1:]) and 2 <= len(pieces) <= SHARED + 1
@@ -135,7 +135,7 @@ def test_int8_ratings_rank_as_floats_do_in_a_third_of_the_memory():
         reply(recipe, rng, "test") for _ in range(60)) for criterion in rubric_of(recipe, item)]
     floats = load("tiny-judge", mesh, jnp.float32)
     sizes, rated = [], []
-    for judge in (floats, int8(floats, mesh)):
+    for judge in (floats, quantize_int8(floats, mesh)):
         sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(judge.model))))
         logprobs_BR = rating_logprobs(judge, mesh, RATINGS, 1024, 40)(prompts)
         rated.append(np.exp(logprobs_BR) @ np.arange(1, 6) / np.exp(logprobs_BR).sum(-1))

@@ -17,7 +17,7 @@ from tunix.sft.checkpoint_manager import CheckpointManager
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from tunix.utils import sharding_utils
 
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import (
     LORA_MODULES,
     add_lora,
@@ -26,7 +26,7 @@ from reasonkit.models.lora import (
     lora_signature,
     reference,
     restore_lora,
-    rounded,
+    round_to_compute_dtype,
     save_lora,
 )
 from reasonkit.models.mesh import make_mesh
@@ -39,7 +39,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def base(mesh):
-    return init(small_config(), mesh)
+    return init_random(small_config(), mesh)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_reference_stays_while_the_model_moves(base, adapted):
 
 
 def test_models_with_their_own_weights_share_nothing(base, mesh):
-    assert not base_shared(base, init(small_config(), mesh))
+    assert not base_shared(base, init_random(small_config(), mesh))
 
 
 def judges_load(model, ckpt_dir):
@@ -206,7 +206,7 @@ def test_what_cannot_be_restored_is_named(base, adapted, mesh, tmp_path):
 @pytest.fixture(scope="module")
 def half(mesh):
     """A base in bfloat16."""
-    return init(small_config(param_dtype=jnp.bfloat16), mesh)
+    return init_random(small_config(param_dtype=jnp.bfloat16), mesh)
 
 
 @pytest.fixture
@@ -275,7 +275,8 @@ def test_what_the_judges_restore_onto_bfloat16_answers_alike(half, moved, mesh, 
     save_lora(moved, tmp_path, 1)
     theirs, ours = judges_model(half), add_lora(half, mesh, 4, 8.0, seed=5)
     assert judges_load(theirs, tmp_path) == restore_lora(ours, tmp_path) == 1
-    assert dtypes(lora(theirs)) == {"bfloat16"} and equal(lora(theirs), rounded(lora(moved), jnp.bfloat16))
+    assert dtypes(lora(theirs)) == {"bfloat16"}
+    assert equal(lora(theirs), round_to_compute_dtype(lora(moved), jnp.bfloat16))
     assert dtypes(lora(ours)) == {"float32"} and equal(lora(ours), lora(moved))
     assert not equal(lora(ours), lora(theirs))
     np.testing.assert_array_equal(forward(theirs, TOKENS), forward(moved, TOKENS))
@@ -285,16 +286,16 @@ def test_what_the_judges_restore_onto_bfloat16_answers_alike(half, moved, mesh, 
 
 
 def test_rounding_is_to_nearest_even():
-    found = rounded(jnp.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1.01, 1e-40, 3.4e38]), jnp.bfloat16)
+    found = round_to_compute_dtype(jnp.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1.01, 1e-40, 3.4e38]), jnp.bfloat16)
     wanted = np.array([1.0, 1.0, 1 + 2**-6, -1.01, 1e-40, 3.4e38], np.float32).astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(found, wanted)
-    assert rounded(jnp.float32(0.1), jnp.float32) == np.float32(0.1)
+    assert round_to_compute_dtype(jnp.float32(0.1), jnp.float32) == np.float32(0.1)
 
 
 def test_a_checkpoint_in_bfloat16_is_widened(half, mesh, tmp_path):
     """Such as an earlier run's, whose adapter had the base's dtype."""
     older = move(judges_model(half))
-    nnx.update(older, rounded(lora(older), jnp.bfloat16))
+    nnx.update(older, round_to_compute_dtype(lora(older), jnp.bfloat16))
     assert dtypes(lora(older)) == {"bfloat16"}
     save_lora(older, tmp_path, 4)
     ours = add_lora(half, mesh, 4, 8.0)

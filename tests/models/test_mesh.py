@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import AxisType
 from tiny_gemma import TOKENS, forward, small_config
 
-from reasonkit.models.gemma import init
-from reasonkit.models.mesh import Need, check_divides, make_mesh, plan_mesh
+from reasonkit.models.gemma import init_random
+from reasonkit.models.mesh import MemoryNeed, check_divides, make_mesh, plan_mesh
 
 
 def ids(mesh):
@@ -25,13 +25,13 @@ def test_axes_are_auto_so_that_a_forward_pass_runs():
     mesh = make_mesh(jax.devices(), 4, 2)
     assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
     with mesh:
-        assert np.isfinite(forward(init(small_config(), mesh), TOKENS)).all()
+        assert np.isfinite(forward(init_random(small_config(), mesh), TOKENS)).all()
 
 
 def test_jax_make_mesh_would_not_do():
     mesh = jax.make_mesh((4, 2), ("fsdp", "tp"))
     with pytest.raises(Exception, match="(?i)sharding"):
-        forward(init(small_config(), mesh), TOKENS)
+        forward(init_random(small_config(), mesh), TOKENS)
 
 
 @pytest.mark.parametrize(("fsdp", "tp"), [(3, 3), (4, 1), (0, 8), (-2, -4)])
@@ -112,7 +112,7 @@ def test_batches_must_divide_over_fsdp():
 )
 def test_weights_are_replicated_where_they_fit_then_split_then_gathered(count, weights, working, heads, fsdp, tp,
                                                                         gathered):
-    need = {"policy": Need(weights, working, heads)}
+    need = {"policy": MemoryNeed(weights, working, heads)}
     plan = plan_mesh(jax.devices()[:count], judge=False, needs=need, memory=16.0)
     assert dict(plan.policy.shape) == {"fsdp": fsdp, "tp": tp} and plan.gathered == gathered
     assert ("gathered" in plan.reasons["policy"]) == bool(gathered)
@@ -120,11 +120,11 @@ def test_weights_are_replicated_where_they_fit_then_split_then_gathered(count, w
 
 
 def test_a_choice_is_overridden_and_what_fits_nowhere_is_an_error():
-    needs = {"policy": Need(5.0, 8.0, 4), "judge": Need(40.0, 4.0, 8)}
+    needs = {"policy": MemoryNeed(5.0, 8.0, 4), "judge": MemoryNeed(40.0, 4.0, 8)}
     plan = plan_mesh(jax.devices(), judge=True, needs=needs, memory=16.0)
     assert dict(plan.policy.shape) == {"fsdp": 4, "tp": 1} and dict(plan.judge.shape) == {"fsdp": 1, "tp": 4}
     assert plan_mesh(jax.devices(), judge=True, tp=2, needs=needs, memory=16.0).policy.shape["tp"] == 2
     with pytest.raises(ValueError, match="the judge needs .* of each of its 4 devices, .* take a smaller model"):
-        plan_mesh(jax.devices(), judge=True, needs={**needs, "judge": Need(60.0, 4.0, 8)}, memory=16.0)
+        plan_mesh(jax.devices(), judge=True, needs={**needs, "judge": MemoryNeed(60.0, 4.0, 8)}, memory=16.0)
     with pytest.raises(ValueError, match="the policy needs"):  # both in one memory
         plan_mesh(jax.devices()[:1], judge=True, needs=needs, memory=16.0)

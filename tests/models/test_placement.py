@@ -31,7 +31,7 @@ def test_the_sizes_of_the_kaggle_profile():
     found = needs(profile, policy, judge, sft=False)
     assert found["judge"].weights == pytest.approx(23.5e9, rel=0.01)
     halved = needs(replace(profile, judge_int8=True), policy, judge, sft=False)["judge"].weights
-    assert halved == pytest.approx(12.8e9, rel=0.01)  # as `models.int8` has it
+    assert halved == pytest.approx(12.8e9, rel=0.01)  # as `models.quantize_int8` has it
     assert set(needs(profile, policy, None, sft=True)) == {"policy"}
     without = needs(profile, config_of(profile.policy, False), None, sft=True)["policy"].working
     assert without > 3 * needs(profile, policy, None, sft=True)["policy"].working  # what remat is for

@@ -22,7 +22,7 @@ from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
 
 from reasonkit.models import submission_check
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.hf import save_hf
 from reasonkit.models.load import load
 from reasonkit.models.lora import add_lora, fingerprint, save_lora
@@ -48,11 +48,11 @@ def submission(tmp_path_factory):
 def submit(root, dtype):
     mesh = make_mesh(jax.devices()[:4], 4, 1)
     tokenizer = short_tokenizer(root / "pieces")
-    folder = save_hf(init(CONFIG, mesh), tokenizer.path, root / "model")
+    folder = save_hf(init_random(CONFIG, mesh), tokenizer.path, root / "model")
     policy = new_policy(load(folder, mesh, dtype).model, mesh, tokenizer)
-    checkpoint.hand_over(policy.model, root / "checkpoints", 9)
+    checkpoint.save_for_next_stage(policy.model, root / "checkpoints", 9)
     bump(policy.model, 0.05)
-    checkpoint.hand_over(policy.model, root / "checkpoints", 10)  # a larger number, but not a larger name
+    checkpoint.save_for_next_stage(policy.model, root / "checkpoints", 10)  # a larger number, but not a larger name
     replies = generator(policy.model, tokenizer, mesh, batch_size=4, **LIMITS)(
         [TAGS.prompt(question) for question in QUESTIONS])
     assert len(set(replies)) > 1 and all(replies)

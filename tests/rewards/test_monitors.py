@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonkit.data.problems import load_recipe, problems
+from reasonkit.data.problems import load_recipe, make_problems
 from reasonkit.rewards import monitors
 from reasonkit.rewards.compose import compose
 from reasonkit.rewards.monitors import LIMITS, PROBES, SIGNS, WINDOW, flags, probe, suspicious, watcher
@@ -32,7 +32,7 @@ def test_signs(row):
 
 
 def test_worked_solutions_show_no_sign():
-    for item, _ in zip(problems(load_recipe("tiny_mix"), "train", 0), range(300), strict=False):
+    for item, _ in zip(make_problems(load_recipe("tiny_mix"), "train", 0), range(300), strict=False):
         text = TAGS.render(reasoning=item.reasoning, answer=item.answer)
         assert not any(sign(text) for sign in SIGNS), text
 
@@ -137,7 +137,7 @@ def test_each_flag_is_written_once_also_by_a_resumed_run(log):
 
 
 def test_a_probe_asks_every_few_steps(log):
-    asked, item = [], next(problems(load_recipe("tiny_mix"), "validation", 0))
+    asked, item = [], next(make_problems(load_recipe("tiny_mix"), "validation", 0))
 
     def generate(prompts):
         asked.append(prompts)

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from reasonkit.judge.judge import DeterministicJudge, JudgeVerdict, LocalJudge
 from reasonkit.judge.rubric import Criterion, rubric_to_json
-from reasonkit.rewards.rules import LARGEST, PENALTIES, ask, exact_answer, gate, numeric_closeness, rubric, tag_format
+from reasonkit.rewards.rules import (
+    LARGEST,
+    PENALTIES,
+    ask,
+    exact_answer,
+    gate,
+    numeric_closeness,
+    rubric,
+    tag_format,
+)
 from reasonkit.text.tags import DEFECTS, TAGS, Parsed
 
 GOOD = TAGS.render(reasoning="2 + 2 = 4", answer="4")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasonkit.data.problems import load_recipe, problem
+from reasonkit.data.problems import load_recipe, make_problem
 from reasonkit.judge.rubric import DOMAINS, load_domain
 from reasonkit.rewards.work import missing_work
 from reasonkit.text.tags import TAGS
@@ -28,11 +28,11 @@ def why(question, reasoning, answer):
 def test_the_worked_steps_of_a_family_are_work_with_a_slip_too(family):
     rng = random.Random(family)
     for number in range(120):
-        item, count, at = problem(family, number, 3), iter(range(99)), rng.randrange(2)
+        item, count, at = make_problem(family, number, 3), iter(range(99)), rng.randrange(2)
         assert why(item.question, item.reasoning, item.answer) == "", item
         if family in FAMILIES:
             error = rng.choice((-2, -1, 1, 2))
-            slipped = problem(family, number, 3, lambda value: value + error * (next(count) == at))  # noqa: B023
+            slipped = make_problem(family, number, 3, lambda value: value + error * (next(count) == at))  # noqa: B023
             assert why(item.question, slipped.reasoning, slipped.answer) == "", slipped
 
 
@@ -52,7 +52,7 @@ def test_changed_digits_and_other_problems_are_seen_almost_always(family):
     """Now and then a changed or foreign step fits the question by chance: its numbers are small."""
     seen, n = {"digits": 0, "other": 0, "results": 0, "first step": 0}, 150
     for number in range(n):
-        item, other = problem(family, number, 5), problem(family, number + 10**6, 5)
+        item, other = make_problem(family, number, 5), make_problem(family, number + 10**6, 5)
         texts = {"digits": item.reasoning.translate(str.maketrans("0123456789", "3456789012")),
                  "other": other.reasoning,
                  "results": "So " + ", ".join(step.replace("=", " ").split()[-1] for step in item.steps),

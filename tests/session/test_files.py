@@ -18,7 +18,7 @@ from reasonkit.eval.evaluate import EvalResult
 from reasonkit.judge import rubric
 from reasonkit.rewards import monitors
 from reasonkit.session import reuse
-from reasonkit.session.files import DiskFullError, RecordError, shown
+from reasonkit.session.files import DiskFullError, RecordError, preview
 from reasonkit.session.outcome import earlier_minutes
 from reasonkit.session.run_log import ManifestError, RunLog, read_manifest
 from reasonkit.session.time_budget import BudgetError, TimeBudget
@@ -72,7 +72,7 @@ def read(kind, folder, monkeypatch):
         case "results":
             return EvalResult.from_json(path)
         case "rows":
-            return problems.read(path)
+            return problems.read_rows(path)
         case "recipe":
             (folder / "families").mkdir(exist_ok=True)
             (folder / "families" / "coins.py").touch()
@@ -170,7 +170,7 @@ def test_a_full_disk_is_told_by_whatever_writes_a_file(size, tmp_path, results):
     log = RunLog(tmp_path / "log.jsonl")
     log.write("sft_step", step=1, loss=1.0)
     board = Dashboard(log, TimeBudget(), "SFT", 2)
-    writers = {"train.jsonl": lambda folder: problems.save({"train": ROWS}, folder),
+    writers = {"train.jsonl": lambda folder: problems.save_splits({"train": ROWS}, folder),
                "report.html": lambda folder: write_report(folder / "report.html", results, {}, [], [], []),
                "stock.json": lambda folder: EvalResult([SAMPLE] * 9).to_json(folder / "stock.json"),
                "curves.png": lambda folder: board.figure(folder / "curves.png")}
@@ -189,7 +189,7 @@ def test_a_full_disk_is_told_by_whatever_writes_a_file(size, tmp_path, results):
     ("\ud800", r"'\ud800'"), ([[]], "[[]]"), ({"a": 2**20000}, "a dict too large to show"), (b"\xff", r"b'\xff'"),
 ], ids=range(9))
 def test_a_value_is_shown_whatever_it_is(value, text):
-    assert shown(value) == text
+    assert preview(value) == text
 
 
 # -- the log

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from reasonkit.session import interrupts
-from reasonkit.session.interrupts import LOCK, FolderInUseError, claim, unclaim
+from reasonkit.session.interrupts import LOCK, FolderInUseError, lock_run, unlock_run
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -62,7 +62,7 @@ def other(folder, code=LONG):
 
 def test_the_second_process_is_told_whose_the_folder_is(tmp_path):
     with other(tmp_path) as (holder, _), pytest.raises(FolderInUseError) as caught:
-        claim(tmp_path)
+        lock_run(tmp_path)
     since = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
     assert re.match(rf"{tmp_path} is in use by process {holder.pid} on \S+ since {since}: two kernels would write "
                     "over each other's steps. Run its last cell, or shut it down .*, or set REASONKIT_ARTIFACTS to ",
@@ -73,12 +73,12 @@ def test_a_process_that_lets_go_holds_nothing(tmp_path):
     """As a notebook's kernel that is done, and stays open."""
     code = f"from reasonkit.session.interrupts import unclaim; unclaim(Path(sys.argv[1])); {LONG}"
     with other(tmp_path, code) as (holder, _):
-        claim(tmp_path)
+        lock_run(tmp_path)
         assert holder.poll() is None
-    unclaim(tmp_path)
-    unclaim(tmp_path)  # it is nobody's
+    unlock_run(tmp_path)
+    unlock_run(tmp_path)  # it is nobody's
     with other(tmp_path), pytest.raises(FolderInUseError):
-        claim(tmp_path)
+        lock_run(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGABRT])
@@ -86,7 +86,7 @@ def test_a_process_that_was_ended_holds_nothing(tmp_path, number):
     with other(tmp_path) as (holder, _):
         holder.send_signal(number)
         holder.wait()
-        claim(tmp_path)
+        lock_run(tmp_path)
     assert f"process {os.getpid()} on" in (tmp_path / LOCK).read_text()
 
 
@@ -95,7 +95,7 @@ def test_a_process_that_was_ended_holds_nothing(tmp_path, number):
 def test_a_process_that_came_to_its_end_holds_nothing(tmp_path, code):
     with other(tmp_path, code) as (holder, _):
         holder.wait()
-        claim(tmp_path)
+        lock_run(tmp_path)
 
 
 @pytest.mark.parametrize("code", [FORKED, STARTED], ids=["forked", "started"])
@@ -103,24 +103,24 @@ def test_a_child_that_outlives_the_holder_holds_nothing(tmp_path, code):
     """A worker of a pool, or a judge's server."""
     with other(tmp_path, code + LONG) as (holder, child):
         with pytest.raises(FolderInUseError):
-            claim(tmp_path)
+            lock_run(tmp_path)
         holder.kill()
         holder.wait()
         os.kill(child, 0)
-        claim(tmp_path)
+        lock_run(tmp_path)
 
 
 def test_one_that_is_just_ending_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(interrupts, "CLAIM_SECONDS", 20.0)
     with other(tmp_path, WAIT.format(0.5)):
-        claim(tmp_path)
+        lock_run(tmp_path)
 
 
-@pytest.mark.parametrize("again", [lambda folder: claim(folder), lambda folder: [claim(folder) for _ in range(9)],
-                                   lambda folder: threading.Thread(target=claim, args=(folder,)).run()],
+@pytest.mark.parametrize("again", [lambda folder: lock_run(folder), lambda folder: [lock_run(folder) for _ in range(9)],
+                                   lambda folder: threading.Thread(target=lock_run, args=(folder,)).run()],
                          ids=["again", "often", "in a thread"])
 def test_asked_again_nothing_happens(tmp_path, again):
-    claim(tmp_path)
+    lock_run(tmp_path)
     text, files = (tmp_path / LOCK).read_text(), len(os.listdir("/proc/self/fd"))
     again(tmp_path)
     assert (tmp_path / LOCK).read_text() == text and len(os.listdir("/proc/self/fd")) == files
@@ -130,13 +130,13 @@ def test_a_process_that_was_forked_off_may_ask_and_takes_nothing_away(tmp_path):
     code = (f"pid = os.fork()\nif pid == 0:\n    claim(Path(sys.argv[1])); os._exit(7)\n"
             f"assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\n{LONG}")
     with other(tmp_path, code), pytest.raises(FolderInUseError):
-        claim(tmp_path)
+        lock_run(tmp_path)
 
 
 @pytest.mark.parametrize("text", [b"", b"process 1 on elsewhere since 2020-01-01 00:00:00 UTC", b"\xff\x00" * 300])
 def test_what_an_earlier_session_left_locks_nothing(tmp_path, text):
     (tmp_path / LOCK).write_bytes(text)
-    claim(tmp_path)
+    lock_run(tmp_path)
     assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
 
 
@@ -148,29 +148,29 @@ def test_a_lock_that_does_not_say_whose_it_is_is_a_lock(tmp_path, text, said):
     with path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(FolderInUseError, match=f"is in use by {said}") as caught:
-            claim(tmp_path)
+            lock_run(tmp_path)
     assert len(str(caught.value)) < 600 + len(str(tmp_path))
-    claim(tmp_path)
+    lock_run(tmp_path)
 
 
 def test_a_folder_that_was_deleted_and_made_anew_is_taken_anew(tmp_path):
-    claim(tmp_path)
+    lock_run(tmp_path)
     (tmp_path / LOCK).unlink()
-    claim(tmp_path)
+    lock_run(tmp_path)
     with (tmp_path / LOCK).open("r+b") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_a_folder_that_was_moved_is_still_ones_own(tmp_path):
-    claim(tmp_path / "here")
-    claim((tmp_path / "here").rename(tmp_path / "there"))
+    lock_run(tmp_path / "here")
+    lock_run((tmp_path / "here").rename(tmp_path / "there"))
     with (tmp_path / "there" / LOCK).open("r+b") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_runs_in_other_folders_do_not_meet(tmp_path):
     with other(tmp_path / "one"):
-        claim(tmp_path / "two")
+        lock_run(tmp_path / "two")
     assert (tmp_path / "two" / LOCK).is_file()
 
 
@@ -180,7 +180,7 @@ def test_a_file_system_without_locks_is_named_and_used(tmp_path, monkeypatch, ca
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(interrupts.fcntl, "flock", flock)
-    claim(tmp_path)
+    lock_run(tmp_path)
     assert capsys.readouterr().out == (f"{tmp_path} cannot be locked ({os.strerror(number)}): see to it that no second "
                                        "kernel works on it\n")
 
@@ -191,7 +191,7 @@ def test_another_error_of_the_file_system_is_not_hidden(tmp_path, monkeypatch):
 
     monkeypatch.setattr(interrupts.fcntl, "flock", flock)
     with pytest.raises(OSError, match="Input/output error"):
-        claim(tmp_path)
+        lock_run(tmp_path)
 
 
 def test_two_that_come_at_once_are_one_and_one(tmp_path):

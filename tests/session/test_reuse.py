@@ -56,7 +56,7 @@ def steps(run, stage, begun, *numbers):
 
 
 def finish(asked, stage, step, stopped="data"):
-    """As `Run.hand_over`, with an adapter that is none."""
+    """As `Run.save_for_next_stage`, with an adapter that is none."""
     adapter = asked.run.stage(stage) / "adapter/actor" / str(step)
     adapter.mkdir(parents=True)
     (adapter / "model_params").write_text(stage)

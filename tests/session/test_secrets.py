@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonkit.session.secrets import _forms, checked, hidden, hide_in_logs, told
+from reasonkit.session.secrets import _forms, check_key, hide_in_logs, redact, told
 
 KEYS = ("sk-very-secret-0123456789", "AIzaSyD-9tSrke72PouQMnMX-a7eZSW0jkFMBWY", "KGAT_0a1b2c3d4e5f60718293a4b5c6d7e8f9",
         "k3y/with+signs=&%\"'<>\\n", "first-line-of-it\nsecond-line-of-it", "schl\u00fcssel-\u2028-geheim-\U0001f511")
@@ -49,7 +49,7 @@ def shown(text: str, key: str) -> list[str]:
 @pytest.mark.parametrize("key", KEYS, ids=range(len(KEYS)))
 def test_a_key_is_hidden_in_any_disguise(key, disguise):
     text = f"before {DISGUISES[disguise](key)} after"
-    found = hidden(text, "another-key-0123", key)
+    found = redact(text, "another-key-0123", key)
     assert shown(text, key) and not shown(found, key)
     assert found.startswith("before ") and found.endswith(" after") and "[key]" in found
 
@@ -57,14 +57,14 @@ def test_a_key_is_hidden_in_any_disguise(key, disguise):
 @pytest.mark.parametrize("text", [
     "", "key", "very", "the quick brown fox", "\u0130 \ud800 \x00", "sk-very", "0" * 10_000])
 def test_other_text_stays_as_it_is(text):
-    assert hidden(text, *KEYS[:3]) == text == hidden(text) == hidden(text, "")
+    assert redact(text, *KEYS[:3]) == text == redact(text) == redact(text, "")
 
 
 @pytest.mark.parametrize(("key", "found"), [
     ("abcd", "x [key] y [key]"), ("abc", "x ABCD y abcd"), ("a", "x ABCD y abcd")])
 def test_a_key_of_a_few_letters(key, found):
     """One of three letters guards nothing, and without it a text could not be read."""
-    assert hidden("x ABCD y abcd", key) == found
+    assert redact("x ABCD y abcd", key) == found
 
 
 @given(st.text(min_size=8, max_size=60), st.text(max_size=40), st.text(max_size=40), st.sampled_from(list(DISGUISES)))
@@ -74,13 +74,13 @@ def test_no_key_is_left(key, before, after, disguise):
     except UnicodeEncodeError:  # a lone surrogate has no bytes
         text = before + key + after
     if key.isascii():  # case and bytes of other letters have forms of their own
-        assert not shown(hidden(text, key), key)
+        assert not shown(redact(text, key), key)
 
 
 @pytest.mark.parametrize("piece", ["x", "sk-very-", KEYS[0], KEYS[0][:-1], "[key]", "\n", "%73k", "\\n"])
 def test_hiding_is_linear(piece):
     began = time.perf_counter()
-    hidden(piece * (200_000 // len(piece)), KEYS[0])
+    redact(piece * (200_000 // len(piece)), KEYS[0])
     assert time.perf_counter() - began < 5
 
 
@@ -92,14 +92,14 @@ def test_hiding_is_linear(piece):
     "sk-0123456789\u2026", "sk-\u201301234567", None, 12345678, b"sk-0123456789", ["sk-0123456789"]])
 def test_a_key_that_no_header_carries_is_refused_and_not_shown(key):
     with pytest.raises(ValueError, match="MY_KEY is empty, or holds a space, a line break .* copy it again") as caught:
-        checked(key, "MY_KEY")
+        check_key(key, "MY_KEY")
     said = "".join(traceback.format_exception(caught.value))
     assert "345678" not in said and "sk-0" not in said
 
 
 @pytest.mark.parametrize("key", ["x", *KEYS[:4], "a" * 5000, "".join(map(chr, range(33, 127)))])
 def test_a_key_is_any_line_of_visible_ascii(key):
-    assert checked(key, "MY_KEY") == key
+    assert check_key(key, "MY_KEY") == key
 
 
 class Mute(Exception):

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from reasonkit.eval.evaluate import EvalResult, evaluate, paired
+from reasonkit.eval.evaluate import EvalResult, compare_paired, evaluate
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.show.dashboard import LABEL, Dashboard
@@ -106,7 +106,8 @@ def test_one_stage_alone_will_do(tmp_path):
 
 def test_differences_say_where_zero_lies(tmp_path, results):
     a, b = stage(100, n=400), stage(300, n=400)
-    page = write(tmp_path, results, {"gain": paired(a, b), "loss": paired(b, a), "none": paired(a, a)})
+    page = write(tmp_path, results, {"gain": compare_paired(a, b), "loss": compare_paired(b, a),
+                                     "none": compare_paired(a, a)})
     rows = {row[0]: row for row in page.rows if row[0] in ("gain", "loss", "none")}
     assert rows["gain"][1] == "+50.0" and rows["gain"][2].endswith("above zero")
     assert rows["loss"][1] == "-50.0" and rows["loss"][2].endswith("below zero")
@@ -168,7 +169,7 @@ def test_nothing_that_comes_from_outside_is_markup(tmp_path, results):
                 "versions": {NASTY: NASTY}}
     rows = [{"event": "reward", "mode": "train", "mean": 1.0, "parts": {NASTY: {"mean": 1.0, "no_signal": 0.0}},
              "sample": {"completion": NASTY}}]
-    same = paired(results["Stock"], results["Stock"])
+    same = compare_paired(results["Stock"], results["Stock"])
     page = write(tmp_path, {NASTY: results["After GRPO"]}, {NASTY: same}, [manifest], rows, [figure])
     assert page.tags.count("img") == 2 and "script" not in page.tags  # the curves and the figure
     assert not [name for name, _ in page.attributes if name.startswith("on")]
@@ -272,7 +273,7 @@ def hostile(results, text):
              "example": text}]
     rows += [{"t": 0.0, "event": f"{text}_step", "step": step, "series": name, "loss": 1.0}
              for step, name in ((1, text), (2, "b"))]
-    return {text: results["After GRPO"]}, {text: paired(results["Stock"], results["Stock"])}, [manifest], rows
+    return {text: results["After GRPO"]}, {text: compare_paired(results["Stock"], results["Stock"])}, [manifest], rows
 
 
 @pytest.mark.parametrize("text", FORMULAS)

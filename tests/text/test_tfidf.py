@@ -18,7 +18,7 @@ RECIPE = data.load_recipe("tiny_mix")
 
 def test_the_cosines_are_those_of_scikit_learn():
     """Given every word as its vocabulary, scikit-learn weighs an unseen word as `TfIdf` does."""
-    problems = list(itertools.islice(data.problems(RECIPE, "train", 0), 200))
+    problems = list(itertools.islice(data.make_problems(RECIPE, "train", 0), 200))
     questions = [problem.question for problem in problems]
     others = [problem.reasoning + " Therefore the lamp" for problem in problems]
     vocabulary = sorted({word for text in questions + others for word in words(text)})

@@ -32,9 +32,9 @@ from tunix.models.gemma import params as tunix_gemma2_params
 from tunix.models.gemma3 import params as tunix_gemma3_params
 
 from reasonkit.models import hf_tokenizer
-from reasonkit.models.gemma import flax_checkpoint, from_flax, init
+from reasonkit.models.gemma import flax_checkpoint, from_flax, init_random
 from reasonkit.models.hf import from_hf
-from reasonkit.models.load import Loaded, Tokenizer, load
+from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora, fingerprint, restore_lora
 from reasonkit.models.mesh import make_mesh
 from tools.export import base_name, export_flax, export_hf, export_peft
@@ -52,19 +52,19 @@ def policy(request, mesh, tmp_path_factory):
     if family2 := name.startswith("gemma2"):
         _, base = from_hf(gemma2_hf(root / "hf"), mesh, jnp.float32, replicated=True)
     else:
-        base = init(small_config(1), mesh)
+        base = init_random(small_config(1), mesh)
     tokenizer = Tokenizer(train_tokenizer(root, 107 if family2 else 106), "gemma2" if family2 else "gemma3")
     model = add_lora(base, mesh, 4, 8.0)
     bump(model)
     assert np.abs(forward(model, TOKENS) - forward(base, TOKENS)).max() > 0.1
-    return Loaded(model, tokenizer, base.config, name, root)
+    return LoadedModel(model, tokenizer, base.config, name, root)
 
 
 def base_of(policy, mesh):
     """A model of the same shapes without adapter."""
     if policy.tokenizer.family == "gemma2":
         return from_hf(policy.folder / "hf", mesh, jnp.float32, replicated=True)[1]
-    return init(policy.config, mesh)
+    return init_random(policy.config, mesh)
 
 
 def test_the_merged_model_loads_here_again(policy, mesh, tmp_path):
@@ -260,9 +260,9 @@ def test_without_an_adapter_there_is_nothing_to_export_but_the_model(policy, mes
 
 def test_a_float32_adapter_on_a_bfloat16_base_is_exported_as_it_was_evaluated(mesh, tmp_path):
     """PEFT's file and the merged sum have it rounded, as the policy computes; the Flax one's is rounded on restore."""
-    base, name = init(small_config(1, param_dtype=jnp.bfloat16), mesh), "gemma3-1b-it"
+    base, name = init_random(small_config(1, param_dtype=jnp.bfloat16), mesh), "gemma3-1b-it"
     tokenizer = Tokenizer(train_tokenizer(tmp_path / "pieces", 106), "gemma3")
-    policy = Loaded(add_lora(base, mesh, 4, 8.0), tokenizer, base.config, name, tmp_path)
+    policy = LoadedModel(add_lora(base, mesh, 4, 8.0), tokenizer, base.config, name, tmp_path)
     bump(policy.model, 0.1001)  # between two bfloat16 numbers
     attn = policy.model.layers[0].attn.attn_vec_einsum
     a, b = (np.asarray(x[...].astype(jnp.bfloat16), np.float32) for x in (attn.w_lora_a, attn.w_lora_b))

@@ -20,7 +20,7 @@ from tunix.generate.sampler import Sampler
 from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.problems import GRPO_COLUMNS
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import base_shared, fingerprint, restore_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import compose
@@ -50,7 +50,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def base(mesh):
-    return init(CONFIG, mesh)
+    return init_random(CONFIG, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -433,7 +433,7 @@ def test_batches_that_are_skipped_cost_no_time():
             guarded.append(batch)
             yield batch
 
-    assert list(tunix_compat.remaining(iter("abcdefg"), 2, 3, guard)) == list("abcde") and guarded == list("cde")
+    assert list(tunix_compat.remaining_steps(iter("abcdefg"), 2, 3, guard)) == list("abcde") and guarded == list("cde")
 
 
 def test_the_latest_step_is_the_highest_number(tmp_path):
@@ -455,9 +455,9 @@ def test_only_a_stages_own_copy_is_taken_back(tmp_path):
         (0, [(3, True), (5, False)], [3, 5]), (5, [(4, True), (5, False)], [4, 5]),
     ):
         leave(*before)
-        checkpoint.take_back(tmp_path, start_step)
+        checkpoint.undo_handover(tmp_path, start_step)
         assert steps_in(tmp_path) == after
-    checkpoint.take_back(tmp_path / "empty", 0)
+    checkpoint.undo_handover(tmp_path / "empty", 0)
 
 
 def test_the_learning_rate_warms_up_and_decays():

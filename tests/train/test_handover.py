@@ -15,7 +15,7 @@ from flax import nnx
 from tiny_gemma import bump
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import fingerprint, restore_lora, steps_in
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import compose
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("compiled")
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
     mesh = make_mesh(jax.devices()[:1], 1, 1)
-    return SimpleNamespace(mesh=mesh, base=init(CONFIG, mesh),
+    return SimpleNamespace(mesh=mesh, base=init_random(CONFIG, mesh),
                            tokenizer=short_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 

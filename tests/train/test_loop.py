@@ -16,7 +16,7 @@ from fault_run import SFT
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog
 from reasonkit.session.time_budget import TimeBudget
@@ -30,7 +30,7 @@ class Weights(nnx.Module):
 
 
 def trainer(steps, micro_batches=1):
-    """What `stretch` needs of Tunix's trainer."""
+    """What `scale_schedule` needs of Tunix's trainer."""
     optimizer = tunix_compat.adamw(0.1, steps, warmup=0.25, weight_decay=0.01, clip=1.0)
     if micro_batches > 1:
         optimizer = optax.MultiSteps(optimizer, micro_batches)
@@ -67,10 +67,10 @@ def test_a_stretched_schedule_runs_through_faster_in_a_compiled_step(micro_batch
             step()
         return float((before - made.model.w[...]).mean())
 
-    tunix_compat.stretch(made, 1.0)
+    tunix_compat.scale_schedule(made, 1.0)
     sizes = [size() for _ in range(10)]
     assert sizes[5] == pytest.approx(0.1, rel=2e-2)
-    tunix_compat.stretch(made, 2.0)
+    tunix_compat.scale_schedule(made, 2.0)
     assert size() == pytest.approx(0.01, rel=5e-2)
 
 
@@ -91,7 +91,7 @@ class Budget:
 ])
 def test_the_schedule_ends_with_the_steps_that_there_is_time_for(done, left, stretch, monkeypatch):
     set_to = []
-    monkeypatch.setattr(tunix_compat, "stretch", lambda trainer, factor: set_to.append(factor))
+    monkeypatch.setattr(tunix_compat, "scale_schedule", lambda trainer, factor: set_to.append(factor))
     hooks = loop._Steps(NullLog(), "sft_step", 100, 20, Budget(left, left), lambda ctx, step: {}, lambda: None,
                           summed=1)
     for _ in range(2):
@@ -102,16 +102,16 @@ def test_the_schedule_ends_with_the_steps_that_there_is_time_for(done, left, str
 @pytest.mark.parametrize(("left", "stretches"), [((9.0, 9.0, 9.0), [1.0]), ((np.inf, 1.2, 0.4), [1.0, 1.5, 1.0])])
 def test_a_stage_tells_its_optimiser_how_many_steps_fit(left, stretches, monkeypatch, tmp_path):
     """Three steps: there is time for all, or it looks at the second as if that were the last."""
-    told, set_to, stretch = iter(left), [], tunix_compat.stretch
+    told, set_to, stretch = iter(left), [], tunix_compat.scale_schedule
 
     def noted(trainer, factor):
         set_to.append(factor)
         stretch(trainer, factor)
 
-    monkeypatch.setattr(tunix_compat, "stretch", noted)
+    monkeypatch.setattr(tunix_compat, "scale_schedule", noted)
     monkeypatch.setattr(TimeBudget, "steps_left", property(lambda budget: next(told)))
     mesh = make_mesh(jax.devices()[:1], 1, 1)
-    policy = new_policy(init(CONFIG, mesh), mesh, short_tokenizer(tmp_path))
+    policy = new_policy(init_random(CONFIG, mesh), mesh, short_tokenizer(tmp_path))
     sft(policy, mesh, ROWS, SFT, TimeBudget(1, 0), NullLog(), tmp_path / "checkpoints", seed=0)
     assert set_to == stretches
 

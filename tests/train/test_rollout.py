@@ -11,7 +11,7 @@ from tiny_gemma import forward
 from tiny_run import CONFIG, ROWS, short_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import Rollout, generator, install_sharded_cache, sampling
@@ -29,7 +29,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def model(mesh):
-    return init(CONFIG, mesh)
+    return init_random(CONFIG, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def one():
 
 @pytest.fixture(scope="module")
 def small(one):
-    return init(CONFIG, one)
+    return init_random(CONFIG, one)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_greedy_decoding_is_the_argmax(model, tokenizer, mesh, by_hand):
 
 
 def test_weights_that_are_trained_meanwhile_are_read_anew(tokenizer, one, by_hand):
-    model = init(CONFIG, one)
+    model = init_random(CONFIG, one)
     generate = generator(model, tokenizer, one, max_prompt_length=PROMPT, max_new_tokens=NEW, batch_size=8)
     expected = [tokenizer.decode(tokens) for tokens in by_hand]
     assert generate(PROMPTS) == expected

@@ -18,7 +18,7 @@ from tunix.sft import sharding_utils
 
 from reasonkit.config import SftSettings
 from reasonkit.data.problems import sft_batches
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import restore_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog, RunLog
@@ -38,7 +38,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def base(mesh):
-    return init(CONFIG, mesh)
+    return init_random(CONFIG, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_a_run_that_the_clock_stopped_ends_as_one_without_a_break(whole, policy,
 
 def test_checkpoints_of_a_later_stage_are_refused(policy, mesh, tmp_path):
     """Tunix would resume from them, and their adapter would be handed over as the result of SFT."""
-    checkpoint.hand_over(policy.model, tmp_path, 9)
+    checkpoint.save_for_next_stage(policy.model, tmp_path, 9)
     with pytest.raises(ValueError, match=r"is at step 9, and this stage goes from step 0 to 6: .* another folder"):
         sft(policy, mesh, ROWS, SETTINGS, TimeBudget(1, 0), NullLog(), tmp_path, seed=0)
     assert steps_in(tmp_path) == [9]

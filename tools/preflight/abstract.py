@@ -91,7 +91,7 @@ def constraints(mesh: Mesh) -> Iterator[None]:
 
 
 def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0, int8: bool = False) -> nnx.Module:
-    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0, or with `models.int8`'s matrices.
+    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0, or with `models.quantize_int8`'s matrices.
 
     `dtype` None is the configuration's, bfloat16 where it has none. The adapter is float32, as in a run.
     """
@@ -107,10 +107,10 @@ def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 
     model = nnx.eval_shape(build)
     if int8:
         model = nnx.eval_shape(lambda model: quantized(model, mesh.shape["fsdp"]), model)
-    return placed(model, mesh, config, dtype)
+    return with_shardings(model, mesh, config, dtype)
 
 
-def placed(node: Any, mesh: Mesh, config: Any, dtype: Any = None) -> Any:
+def with_shardings(node: Any, mesh: Mesh, config: Any, dtype: Any = None) -> Any:
     """The node with the sharding it has in a run; floats but the adapter's as `dtype` where it is given."""
     graph, lora, rest = nnx.split(node, nnx.LoRAParam, ...)
     replicated = "fsdp" not in config.shd_config.emb_vd  # then a single KV head is, too: see `gemma`

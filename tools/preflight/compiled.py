@@ -39,7 +39,7 @@ REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # libtpu, of a p
 
 
 @dataclass(frozen=True)
-class Row:
+class ProgramStats:
     """A compiled program; bytes and FLOP are one device's. None: the compiler refused it and does not say.
 
     `fixed` bytes of the arguments are there however few the rows. `needed` bytes are in memory at once: arguments with
@@ -72,7 +72,7 @@ class Row:
 class Report:
     """What the programs need, beside what the chip has."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ProgramStats, ...]
     chip: str
 
     @property
@@ -113,7 +113,8 @@ def preflight(
     "sft" and "simpo" are their train steps, "grpo" its own and the reference's pass, "rollout" the prefill and one
     decode step, "judge" its prefill. The configs are Tunix's, with `shd_config` and `remat_config` as in the run;
     `judge_config` may be None without the judge. `dtype` is the weights', None as in `models.load`; with `judge_int8`
-    the judge's are as in `models.int8`. Unless `whole`, models of two `depths` are compiled, and the rows are those of
+    the judge's are as in `models.quantize_int8`. Unless `whole`, models of two `depths` are compiled, and the rows are
+    those of
     all layers by a straight line.
 
     Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or no judge.
@@ -129,11 +130,11 @@ def preflight(
         run = Run(policy_config, judge_config, plan, shapes, lora_rank, dtype, judge_int8)
         config = getattr(run, role)
         if config is None or whole or depths(config)[1] >= config.num_layers:
-            rows += map(compiled, PROGRAMS[name](run))
+            rows += map(compile_program, PROGRAMS[name](run))
             continue
         # the other model, if it is in the same memory, keeps all its layers
         shallow = [replace(run, **{role: replace(config, num_layers=depth)}) for depth in depths(config)]
-        rows += [extended(compiled(low), compiled(high), depths(config), config.num_layers)
+        rows += [extrapolate_layers(compile_program(low), compile_program(high), depths(config), config.num_layers)
                  for low, high in zip(*map(PROGRAMS[name], shallow), strict=True)]
     return Report(tuple(rows), chip)
 
@@ -145,7 +146,7 @@ def depths(config: Any) -> tuple[int, int]:
     return low, low + period
 
 
-def extended(low: Row, high: Row, at: tuple[int, int], layers: int) -> Row:
+def extrapolate_layers(low: ProgramStats, high: ProgramStats, at: tuple[int, int], layers: int) -> ProgramStats:
     """The row of a model of so many layers, on the line through those of two shallower ones."""
     steps = (layers - at[0]) / (at[1] - at[0])
 
@@ -159,7 +160,7 @@ def extended(low: Row, high: Row, at: tuple[int, int], layers: int) -> Row:
     return replace(high, **numbers, collectives=kinds)
 
 
-def compiled(program: Program) -> Row:
+def compile_program(program: Program) -> ProgramStats:
     """Compile a program and read what it needs, or what the compiler says it would need."""
     check_divides(program.rows, program.mesh, program.title)
     lowered = program.lower()
@@ -171,11 +172,11 @@ def compiled(program: Program) -> Row:
         needed = float(found[2]) * {"M": 2**20, "G": GIB, "T": 2**40}[found[3]]
         if found[1] != "Used ":
             needed += program.argument_bytes
-        return Row(program.title, program.mesh, program.rows, needed, fixed=program.fixed_bytes)
+        return ProgramStats(program.title, program.mesh, program.rows, needed, fixed=program.fixed_bytes)
     memory, cost = executable.memory_analysis(), executable.cost_analysis()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     needed = arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return Row(
+    return ProgramStats(
         program.title, program.mesh, program.rows, needed,
         arguments, temporaries, memory.output_size_in_bytes,
         needed + temporaries - program.resident_bytes, cost["flops"], cost["bytes accessed"],

@@ -2,7 +2,7 @@
 
     python -m tools.preflight.forecast --recipe g_rar --model gemma2-2b-it --topology v5e:2x4
 
-What it is: the programs of a profile's stages, compiled (`compiled`) for the meshes that `placement` plans; and
+What it is: the programs of a profile's stages, compiled (`compile_program`) for the meshes that `placement` plans; and
 minutes, of floors and an efficiency. What was compiled is kept on disk, under a hash of all that it depends on. What it
 is not: a promise. `EFFICIENCY` is a guess until a stage of the run has been timed.
 """
@@ -24,14 +24,14 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 
-from reasonkit.config import PROFILES, Profile, Recipe, fitted
+from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_recipe
 from reasonkit.data.problems import load_recipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
 from reasonkit.models.mesh import ROOM, Plan
 from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan, shapes_of
-from reasonkit.session.files import RecordError, content, parse_json, write_atomic
+from reasonkit.session.files import RecordError, parse_json, read_file, write_atomic
 from recipes.catalogue import RECIPES
-from tools.preflight.compiled import Report, Row, preflight, topology_devices
+from tools.preflight.compiled import ProgramStats, Report, preflight, topology_devices
 
 EFFICIENCY = 0.4  # of the floor's speed; 0.3 to 0.5 of a chip's peak is usual in training
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
@@ -115,11 +115,11 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     no part of the minutes. Without `judge` the recipe's rubric, if it has one, is rated elsewhere.
     Raises ValueError when a model does not fit, or the chip is not one of CHIPS.
     """
-    judged, profile = judge and "rubric" in recipe.rewards, fitted(profile, recipe)
+    judged, profile = judge and "rubric" in recipe.rewards, adapt_to_recipe(profile, recipe)
     alone, together = plan(profile, devices, False), plan(profile, devices, judged)
     shapes = shapes_of(profile)
 
-    def compiled(made: Plan, name: str) -> list[Row]:
+    def compiled(made: Plan, name: str) -> list[ProgramStats]:
         shared, config, other = made.judge and _shared(made), None, None
         if name != "judge" or shared:  # a judge on chips of its own is the same for every policy
             config = config_of(profile.policy, profile.remat, "policy" not in made.gathered)
@@ -133,7 +133,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
         if path and path.exists():
             mesh = made.judge if name == "judge" else made.policy
             with contextlib.suppress(RecordError, TypeError):  # another file, or half of one: compiled again
-                return [Row(**row, mesh=mesh) for row in parse_json(content(path))]
+                return [ProgramStats(**row, mesh=mesh) for row in parse_json(read_file(path))]
         rows = preflight(config, other, made, shapes, profile.lora_rank, chip, (name,), jnp.bfloat16, whole,
                          profile.judge_int8).rows
         if path:
@@ -181,7 +181,7 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
 
 def _judged(profile: Profile, criteria: int) -> tuple[int, int]:
     """The length of the judge's rows with the longest replies, and how many there are in a step: a reply's criteria
-    share one, as far as they go in (`logprobs.packed`)."""
+    share one, as far as they go in (`logprobs.pack_shared_prefixes`)."""
     g, most = profile.grpo, profile.judge_max_length
     reply = g.max_prompt_length + g.max_new_tokens + FENCE_TOKENS
     together = min(criteria, SHARED, max(1, (most - reply) // CRITERION_TOKENS))

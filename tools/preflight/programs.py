@@ -31,7 +31,7 @@ from reasonkit.models.mesh import Plan
 from reasonkit.models.placement import Shapes
 from recipes.stages.simpo import SimpoSettings
 from recipes.stages.simpo import loss_fn as simpo_loss
-from tools.preflight.abstract import Program, abstract_model, array, placed
+from tools.preflight.abstract import Program, abstract_model, array, with_shardings
 
 RATINGS = 5  # logits that are read of a judge
 ADAMW = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))
@@ -78,7 +78,7 @@ class Run:
     def _optimizer(self, transformation: Any) -> nnx.Optimizer:
         optimizer = nnx.eval_shape(
             lambda model: nnx.Optimizer(model, transformation, wrt=nnx.LoRAParam), self.policy)
-        return placed(optimizer, self.plan.policy, self.policy_config)
+        return with_shardings(optimizer, self.plan.policy, self.policy_config)
 
     @property
     def shared(self) -> bool:

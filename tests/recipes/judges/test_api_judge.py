@@ -19,7 +19,7 @@ from reasonkit.judge.judge import JudgeFailure, JudgeItem
 from reasonkit.judge.rubric import Criterion
 from recipes.judges import api_client
 from recipes.judges.api_client import Answer, CallError, Service, call_error, gemini, openai_compatible
-from recipes.judges.api_judge import ApiJudge, Limits, from_secrets
+from recipes.judges.api_judge import ApiJudge, ApiLimits, from_secrets
 
 STEPS = Criterion("Steps", "Every step follows.", 1.0)
 CLEAR = Criterion("Clear", "A reader can follow it.", 0.3)
@@ -54,7 +54,7 @@ def made(*script, limits=QUICK, secret=KEY, max_tokens=1000, **form):
             await asyncio.sleep(step)
         return step if isinstance(step, Answer) else Answer(step if isinstance(step, str) else good(prompt), 100, 10)
 
-    return ApiJudge(Service("fake", call, max_tokens, secret), Limits(**limits), **form), asked
+    return ApiJudge(Service("fake", call, max_tokens, secret), ApiLimits(**limits), **form), asked
 
 
 def items(*replies, question="q", rubric=(STEPS, CLEAR)):
@@ -92,7 +92,7 @@ def test_answers_belong_to_their_items_whatever_their_order():
         await asyncio.sleep(0.02 * (5 - n))
         return Answer(good(prompt, rating=n), 1, 1)
 
-    judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK))
+    judge = ApiJudge(Service("fake", call, 10), ApiLimits(**QUICK))
     batch = [item for n in (3, 1, 5, 2) for item in items(str(n), question=f"is {n} good?")]
     assert [result.score for result in judge.score(batch)] == [0.5, 0.0, 1.0, 0.25]
 
@@ -160,7 +160,7 @@ def test_a_hanging_service_cannot_hold_a_batch():
                 pass
 
     for call in (stubborn, made(60.0)[0].service.call):
-        judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK, batch_seconds=0.2, concurrency=2))
+        judge = ApiJudge(Service("fake", call, 10), ApiLimits(**QUICK, batch_seconds=0.2, concurrency=2))
         started = time.perf_counter()
         assert causes(judge.score(apart(5))) == ["timeout"] * 5
         assert time.perf_counter() - started < 2.5
@@ -171,7 +171,7 @@ def test_what_came_in_time_counts():
         await asyncio.sleep(0 if "> 0" in prompt else 60)
         return Answer(good(prompt), 1, 1)
 
-    judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK, batch_seconds=0.5))
+    judge = ApiJudge(Service("fake", call, 10), ApiLimits(**QUICK, batch_seconds=0.5))
     assert causes(judge.score(apart(3))) == [None, "timeout", "timeout"]
 
 
@@ -181,7 +181,7 @@ def test_a_service_that_blocks_the_loop_cannot_hold_a_batch():
     async def call(prompt, schema):
         released.wait(30)
 
-    judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK, batch_seconds=0.1))
+    judge = ApiJudge(Service("fake", call, 10), ApiLimits(**QUICK, batch_seconds=0.1))
     started = time.perf_counter()
     assert causes(judge.score(items("a"))) == ["timeout"]
     assert time.perf_counter() - started < 6
@@ -199,7 +199,7 @@ def test_no_more_calls_at_once_than_allowed():
         running -= 1
         return Answer(good(prompt), 1, 1)
 
-    judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK, concurrency=3))
+    judge = ApiJudge(Service("fake", call, 10), ApiLimits(**QUICK, concurrency=3))
     threads = [threading.Thread(target=judge.score, args=[apart(10)]) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -292,7 +292,7 @@ def test_score_works_under_a_running_loop():
                                    {"prices": (0.4, 2.5)}, {"prices": None}])
 def test_limits_that_make_no_sense_are_named(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
-        Limits(**QUICK | wrong)
+        ApiLimits(**QUICK | wrong)
 
 
 @pytest.mark.parametrize("price", [
@@ -300,7 +300,7 @@ def test_limits_that_make_no_sense_are_named(wrong):
     ("1", "2"), (None, None), (True, True), ([1], [2])])
 def test_a_price_that_is_none_is_named(price):
     with pytest.raises(ValueError, match=r"prices\['a-model'\]=.*: give dollars per million tokens, in and out"):
-        Limits(1.0, {"a-model": price})
+        ApiLimits(1.0, {"a-model": price})
 
 
 @pytest.mark.parametrize(("name", "endpoint", "prices", "cost"), [
@@ -319,9 +319,9 @@ def test_a_price_belongs_to_one_model(name, endpoint, prices, cost):
     service = Service(name, call, 10, endpoint=endpoint)
     if cost is None:
         with pytest.raises(ValueError, match=f"no price is known for model '{name}' .*prices={{'{name}': "):
-            ApiJudge(service, Limits(1.0, prices))
+            ApiJudge(service, ApiLimits(1.0, prices))
     else:
-        judge = ApiJudge(service, Limits(1.0, prices))
+        judge = ApiJudge(service, ApiLimits(1.0, prices))
         judge.score(items("a"))
         assert judge.spent == pytest.approx(cost / 1e6)
 
@@ -347,7 +347,7 @@ def test_a_hostile_number_spoils_no_verdict():
     async def call(prompt, schema):
         return Answer(good(prompt), "free", -1)
 
-    judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK))
+    judge = ApiJudge(Service("fake", call, 10), ApiLimits(**QUICK))
     assert causes(judge.score(items("a", "b"))) == [None] * 2 and judge.spent > 0
 
 
@@ -368,7 +368,7 @@ def test_an_answer_that_is_none_is_a_typed_failure(answer):
     async def call(prompt, schema):
         return answer
 
-    judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK))
+    judge = ApiJudge(Service("fake", call, 10), ApiLimits(**QUICK))
     assert causes(judge.score(items("a"))) == ["unparsable"] and judge.spent > 0
 
 
@@ -424,7 +424,7 @@ def test_one_reply_does_not_silence_the_others(cause, place):
                 "miscounted": good(prompt).replace("reply_1", "reply_9")}[cause]
         return Answer(text, 1, 1)
 
-    judge = ApiJudge(Service("fake", call, 10), Limits(**QUICK))
+    judge = ApiJudge(Service("fake", call, 10), ApiLimits(**QUICK))
     results = judge.score(items(*"bcde"))
     assert causes(results) == [cause if reply == bad else None for reply in "bcde"]
     assert len(asked) == 5 and judge.failures == {cause: 1}
@@ -445,7 +445,7 @@ def test_both_orders_of_a_refused_call_are_asked_alone_once():
 
 
 def test_the_endpoint_is_part_of_the_identity():
-    judges = [ApiJudge(Service("m", None, 10, KEY, endpoint), Limits(1.0, {"m": (1, 1)}))
+    judges = [ApiJudge(Service("m", None, 10, KEY, endpoint), ApiLimits(1.0, {"m": (1, 1)}))
               for endpoint in ("https://a.example/v1", "https://b.example/v1", "http://a.example/v1", "")]
     assert len({judge.identity for judge in judges}) == 4 and KEY not in judges[0].identity
 
@@ -508,9 +508,9 @@ def nowhere(monkeypatch):
 
 
 def test_without_a_secret_there_is_no_judge(nowhere, monkeypatch):
-    assert from_secrets(Limits(**QUICK)) is None
+    assert from_secrets(ApiLimits(**QUICK)) is None
     monkeypatch.setenv("GEMINI_API_KEY", " \n")
-    assert from_secrets(Limits(**QUICK)) is None and nowhere == []
+    assert from_secrets(ApiLimits(**QUICK)) is None and nowhere == []
 
 
 @pytest.mark.parametrize("key", BROKEN[:2] + BROKEN[4:], ids=ascii)
@@ -526,13 +526,13 @@ def test_a_secret_that_names_another_model_needs_its_price(monkeypatch):
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     monkeypatch.setenv("GEMINI_MODEL", "gemini-3-ultra")
     with pytest.raises(ValueError, match="no price is known for model 'gemini-3-ultra' .https.*another model, such"):
-        from_secrets(Limits(5.0))
-    assert from_secrets(Limits(5.0, {"gemini-3-ultra": (2.0, 12.0)})).name == "gemini-3-ultra"
+        from_secrets(ApiLimits(5.0))
+    assert from_secrets(ApiLimits(5.0, {"gemini-3-ultra": (2.0, 12.0)})).name == "gemini-3-ultra"
     monkeypatch.delenv("GEMINI_MODEL")
-    assert from_secrets(Limits(5.0)).name == api_client.MODELS["gemini"]
+    assert from_secrets(ApiLimits(5.0)).name == api_client.MODELS["gemini"]
 
 
-NAMED = Limits(1.0, {"gemini": (1, 1), "openai_compatible": (1, 1)})  # as the fixture calls its services
+NAMED = ApiLimits(1.0, {"gemini": (1, 1), "openai_compatible": (1, 1)})  # as the fixture calls its services
 
 
 def test_secrets_of_the_environment(nowhere, monkeypatch):
@@ -628,7 +628,7 @@ def sdk(request, monkeypatch):
 
     def judge(address, **limits):
         base_url = address if make is gemini else f"{address}/v1"
-        return ApiJudge(make(KEY, "some-model", max_tokens=500, base_url=base_url), Limits(**QUICK | limits))
+        return ApiJudge(make(KEY, "some-model", max_tokens=500, base_url=base_url), ApiLimits(**QUICK | limits))
 
     def answer(text, ended=None):
         reply = json.loads(json.dumps(template).replace('"?"', json.dumps(text)))

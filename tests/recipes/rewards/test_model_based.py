@@ -15,7 +15,7 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.data.problems import load_recipe
-from reasonkit.models.gemma import init
+from reasonkit.models.gemma import init_random
 from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import compose
@@ -45,12 +45,12 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def policy(mesh, tmp_path_factory):
-    return new_policy(init(CONFIG, mesh), mesh, short_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+    return new_policy(init_random(CONFIG, mesh), mesh, short_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
 @pytest.fixture(scope="module")
 def stock(policy, mesh):
-    return dataclasses.replace(policy, model=init(CONFIG, mesh))
+    return dataclasses.replace(policy, model=init_random(CONFIG, mesh))
 
 
 @pytest.fixture(scope="module")

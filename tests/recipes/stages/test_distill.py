@@ -10,8 +10,8 @@ from datasets import Dataset
 from flax import nnx
 from tiny_gemma import ROWS, TOKENS, equal, forward, small_config, train_tokenizer
 
-from reasonkit.models.gemma import init
-from reasonkit.models.load import Loaded, Tokenizer
+from reasonkit.models.gemma import init_random
+from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.lora import add_lora, restore_lora
 from reasonkit.models.mesh import plan_mesh
 from reasonkit.session.run_log import RunLog
@@ -38,18 +38,18 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(plan, tokenizer):
-    model = init(small_config(embed_dim=48, num_embed=ROWS + 8), plan.judge, seed=5)
-    return Loaded(model, tokenizer, model.config, "teacher", None)
+    model = init_random(small_config(embed_dim=48, num_embed=ROWS + 8), plan.judge, seed=5)
+    return LoadedModel(model, tokenizer, model.config, "teacher", None)
 
 
 @pytest.fixture(scope="module")
 def base(plan):
-    return init(small_config(), plan.policy)
+    return init_random(small_config(), plan.policy)
 
 
 @pytest.fixture
 def policy(base, plan, tokenizer):
-    return Loaded(add_lora(base, plan.policy, 8, 16.0), tokenizer, base.config, "student", None)
+    return LoadedModel(add_lora(base, plan.policy, 8, 16.0), tokenizer, base.config, "student", None)
 
 
 def test_the_reverse_kl_is_by_hand():

@@ -10,8 +10,8 @@ from flax import nnx
 from tiny_gemma import bump, equal, forward, small_config, train_tokenizer
 from tunix.sft.dpo.dpo_trainer import DPOTrainer
 
-from reasonkit.models.gemma import init
-from reasonkit.models.load import Loaded, Tokenizer
+from reasonkit.models.gemma import init_random
+from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.lora import add_lora, restore_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import RunLog
@@ -39,13 +39,13 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(mesh):
-    return init(small_config(), mesh)
+    return init_random(small_config(), mesh)
 
 
 @pytest.fixture
 def policy(base, mesh, tokenizer, tmp_path):
     model = add_lora(base, mesh, 4, 8.0)
-    return Loaded(model, tokenizer, model.config, "small", tmp_path)
+    return LoadedModel(model, tokenizer, model.config, "small", tmp_path)
 
 
 def batches(tokenizer, pairs=PAIRS, batch_size=4, prompt=PROMPT, reply=REPLY, seed=0):
@@ -139,7 +139,7 @@ def test_the_margin_rises_and_the_adapter_is_handed_over(policy, base, mesh, tmp
     assert (result.stage, result.steps, result.checkpoint_step, result.stopped) == ("simpo", 6, 7, "data")
     assert equal(before, nnx.state(base)), "the base moved"
 
-    again = Loaded(add_lora(base, mesh, 4, 8.0), policy.tokenizer, policy.config, "small", tmp_path)
+    again = LoadedModel(add_lora(base, mesh, 4, 8.0), policy.tokenizer, policy.config, "small", tmp_path)
     assert restore_lora(again.model, tmp_path / "run") == 7
     lora = nnx.state(policy.model, nnx.LoRAParam)
     assert equal(nnx.state(again.model, nnx.LoRAParam), lora)

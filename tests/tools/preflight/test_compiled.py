@@ -11,7 +11,7 @@ from reasonkit.models.logprobs import SHARED
 from reasonkit.models.mesh import plan_mesh
 from reasonkit.models.placement import CHIPS, GIB, Shapes, config_of
 from tools.preflight import compiled as module
-from tools.preflight.compiled import Report, Row, compiled, depths, preflight, topology_devices
+from tools.preflight.compiled import ProgramStats, Report, compile_program, depths, preflight, topology_devices
 
 SHAPES = Shapes(sft_rows=8, sft_length=12, simpo_rows=8, grpo_rows=8, max_prompt_length=8, max_new_tokens=4,
                 decode_rows=16, judge_rows=8, judge_length=10)
@@ -65,7 +65,7 @@ def test_sharded_weights_are_gathered_in_every_decode_step():
 
 
 def row(plan, **numbers):
-    return Row("program", plan.policy, 8, **{"needed": GIB, **numbers})
+    return ProgramStats("program", plan.policy, 8, **{"needed": GIB, **numbers})
 
 
 def test_the_floor_is_the_longer_of_compute_and_memory(plan):
@@ -110,7 +110,7 @@ class Refused:
     ],
 )
 def test_a_program_that_the_compiler_refuses_is_a_row(plan, message, needed):
-    found = compiled(Refused(plan, message))
+    found = compile_program(Refused(plan, message))
     assert found.needed == pytest.approx(needed) and found.flops is None and found.fixed == GIB
     report = Report((found,), "v5e")
     assert not report.fits and f"no: {needed / GIB - 15.75:.2f} over" in report.table()
@@ -118,7 +118,7 @@ def test_a_program_that_the_compiler_refuses_is_a_row(plan, message, needed):
 
 def test_other_errors_of_the_compiler_are_raised(plan):
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: out of luck"):
-        compiled(Refused(plan, "INTERNAL: out of luck"))
+        compile_program(Refused(plan, "INTERNAL: out of luck"))
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_in_one_memory_the_other_model_keeps_its_layers(monkeypatch):
 
     def fake(program):
         seen.append((program.title, program.resident_bytes))
-        return Row(program.title, program.mesh, program.rows, 1.0)
+        return ProgramStats(program.title, program.mesh, program.rows, 1.0)
 
-    monkeypatch.setattr(module, "compiled", fake)
+    monkeypatch.setattr(module, "compile_program", fake)
     monkeypatch.setattr(module, "depths", lambda config: (1, 2))
     shared, deep = plan_mesh(jax.devices()[:1], judge=True), small_config(num_layers=3)
     for whole in (True, False):

@@ -14,7 +14,7 @@ from reasonkit.models.mesh import ROOM, make_mesh
 from reasonkit.models.placement import CHIPS, config_of
 from recipes.catalogue import RECIPES
 from tools.preflight import forecast as module
-from tools.preflight.compiled import Report, Row
+from tools.preflight.compiled import ProgramStats, Report
 from tools.preflight.forecast import Forecast, at_hand, forecast, main
 
 SMALL = replace(PROFILES["kaggle"], sft=replace(PROFILES["kaggle"].sft, batch_size=8, max_length=12), lora_rank=4,
@@ -79,7 +79,7 @@ def test_a_run_that_does_not_fit_is_stopped_before_it_loads(small, folder, monke
 def made(**seconds):
     """A forecast from floors alone: program -> seconds of a v5e chip."""
     mesh = make_mesh(jax.devices(), 8, 1)
-    rows = [Row(name.replace("_", " "), mesh, 8, 1.0, traffic=0.0, flops=time * CHIPS["v5e"].flops)
+    rows = [ProgramStats(name.replace("_", " "), mesh, 8, 1.0, traffic=0.0, flops=time * CHIPS["v5e"].flops)
             for name, time in seconds.items()]
     return rows, Report(tuple(rows), "v5e")
 
@@ -158,7 +158,7 @@ def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
 
     def fake(config, other, made, shapes, rank, chip, programs, dtype, whole, int8):
         assert other is None and made.judge is None and not whole and not int8
-        return Report(tuple(Row(name, made.policy, 8, 1.0) for name in names[programs[0]]), chip)
+        return Report(tuple(ProgramStats(name, made.policy, 8, 1.0) for name in names[programs[0]]), chip)
 
     monkeypatch.setattr(module, "preflight", fake)
     found = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", simpo=True, judge=False)

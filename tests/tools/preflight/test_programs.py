@@ -10,8 +10,8 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
-from reasonkit.models.gemma import init
-from reasonkit.models.load import Loaded, int8
+from reasonkit.models.gemma import init_random
+from reasonkit.models.load import LoadedModel, quantize_int8
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh, plan_mesh
 from reasonkit.models.placement import Shapes
@@ -36,7 +36,7 @@ def test_the_shapes_are_those_of_the_model_that_runs(fsdp, tp, kv_heads, replica
     mesh = make_mesh(jax.devices(), fsdp, tp)
     layout = gemma3.ShardingConfig.get_default_sharding(is_sampling=replicated)
     config = small_config(kv_heads=kv_heads, shd_config=layout, param_dtype=dtype)
-    ours, theirs = abstract_model(config, mesh, lora_rank=4), add_lora(init(config, mesh), mesh, 4, 8.0)
+    ours, theirs = abstract_model(config, mesh, lora_rank=4), add_lora(init_random(config, mesh), mesh, 4, 8.0)
     ours, theirs = leaves(ours), leaves(theirs)
     assert ours.keys() == theirs.keys()
     for path, leaf in ours.items():
@@ -49,7 +49,7 @@ def test_the_shapes_are_those_of_the_model_that_runs(fsdp, tp, kv_heads, replica
 def test_the_shapes_of_a_judge_of_integers_are_those_that_are_read(kv_heads):
     mesh = make_mesh(jax.devices()[:4], 4 // kv_heads, kv_heads)
     config = small_config(kv_heads=kv_heads)
-    real = leaves(int8(Loaded(init(config, mesh), None, config, "judge", None), mesh).model)
+    real = leaves(quantize_int8(LoadedModel(init_random(config, mesh), None, config, "judge", None), mesh).model)
     ours = leaves(abstract_model(config, mesh, int8=True))
     assert ours.keys() == real.keys() and {leaf.dtype.name for leaf in ours.values()} == {"float32", "int8"}
     for path, leaf in ours.items():
