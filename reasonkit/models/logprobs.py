@@ -96,7 +96,7 @@ def pack_shared_prefixes(texts: Sequence[Sequence[int]], max_length: int) -> lis
     A text joins the row before it where that spares at least half of its tokens, up to `SHARED` texts and `max_length`
     tokens a row.
 
-    >>> packed([[2, 5, 5, 5, 6], [2, 5, 5, 5, 7, 8], [2, 9]], 9)
+    >>> pack_shared_prefixes([[2, 5, 5, 5, 6], [2, 5, 5, 5, 7, 8], [2, 9]], 9)
     [[[2, 5, 5, 5], [6], [7, 8]], [[2], [9]]]
     """
     rows: list[list[Sequence[int]]] = []  # of whole texts

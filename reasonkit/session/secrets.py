@@ -77,7 +77,7 @@ def redact(text: str, *keys: str) -> str:
     A key is found raw, escaped as in Python, JSON, HTML and URLs, in hexadecimal and base64, in upper and lower case,
     cut short, and line by line. Time is linear in the text's length.
 
-    >>> hidden("Invalid header b'Bearer sk-0123456789'", "sk-0123456789")
+    >>> redact("Invalid header b'Bearer sk-0123456789'", "sk-0123456789")
     "Invalid header b'Bearer [key]'"
     """
     forms = {form.translate(_LOWER) for key in keys for form in _forms(key)}

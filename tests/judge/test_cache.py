@@ -127,7 +127,7 @@ def test_a_changed_prompt_finds_nothing(tmp_path, monkeypatch):
     cached.score([item("r")])
     cached.score([item("r")])
     assert len(asked) == 2
-    monkeypatch.setattr("reasonkit.judge.judge.quoted", lambda text: f"| {text}")
+    monkeypatch.setattr("reasonkit.judge.judge.quote_block", lambda text: f"| {text}")
     cached.score([item("r")])
     assert len(asked) == 4
 
@@ -260,7 +260,7 @@ def test_what_a_killed_run_wrote_is_kept(tmp_path):
     """A process is killed while it writes; the next one reads all its whole lines and asks only for the rest."""
     path = tmp_path / "v.jsonl"
     code = ("import sys; sys.path[:0] = sys.argv[2:]\nfrom pathlib import Path\n"
-            "from test_cache import Cached, Echo, item\ncached = Cached(Echo(), Path(sys.argv[1]))\n"
+            "from test_cache import CachedJudge, Echo, item\ncached = CachedJudge(Echo(), Path(sys.argv[1]))\n"
             "for n in range(10**9): cached.score([item(f'0.{n}{m}') for m in range(50)])\n")
     process = subprocess.Popen([sys.executable, "-c", code, str(path), *sys.path])
     try:

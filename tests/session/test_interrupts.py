@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from reasonkit.session.interrupts import claim
-claim(Path(sys.argv[1]))
+from reasonkit.session.interrupts import lock_run
+lock_run(Path(sys.argv[1]))
 """
 WAIT = "print('held', flush=True); time.sleep({})"
 LONG = WAIT.format(60)
@@ -71,7 +71,7 @@ def test_the_second_process_is_told_whose_the_folder_is(tmp_path):
 
 def test_a_process_that_lets_go_holds_nothing(tmp_path):
     """As a notebook's kernel that is done, and stays open."""
-    code = f"from reasonkit.session.interrupts import unclaim; unclaim(Path(sys.argv[1])); {LONG}"
+    code = f"from reasonkit.session.interrupts import unlock_run; unlock_run(Path(sys.argv[1])); {LONG}"
     with other(tmp_path, code) as (holder, _):
         lock_run(tmp_path)
         assert holder.poll() is None
@@ -127,7 +127,7 @@ def test_asked_again_nothing_happens(tmp_path, again):
 
 
 def test_a_process_that_was_forked_off_may_ask_and_takes_nothing_away(tmp_path):
-    code = (f"pid = os.fork()\nif pid == 0:\n    claim(Path(sys.argv[1])); os._exit(7)\n"
+    code = (f"pid = os.fork()\nif pid == 0:\n    lock_run(Path(sys.argv[1])); os._exit(7)\n"
             f"assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\n{LONG}")
     with other(tmp_path, code), pytest.raises(FolderInUseError):
         lock_run(tmp_path)
@@ -196,7 +196,7 @@ def test_another_error_of_the_file_system_is_not_hidden(tmp_path, monkeypatch):
 
 def test_two_that_come_at_once_are_one_and_one(tmp_path):
     """Each of ten processes takes the folder, or is told."""
-    line = "from reasonkit.session.interrupts import claim"
+    line = "from reasonkit.session.interrupts import lock_run"
     hasty = f"from reasonkit.session import interrupts; {line}; interrupts.CLAIM_SECONDS = 0.2"
     code = HOLDER.replace(line, hasty) + "time.sleep(3)"
     began = time.monotonic()
