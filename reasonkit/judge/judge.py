@@ -97,7 +97,7 @@ def text_for_judge(text: str) -> list[str]:
 
 
 def quote_block(text: str) -> str:
-    """`text` as data: as `text_for_judge` gives it, markers neutralised, and each line, by any of Unicode's line breaks, behind "> ".
+    """`text` as `text_for_judge` gives it, markers neutralised, each line (by any Unicode line break) behind "> ".
 
     Nothing in it can end the quotation: whatever it closes, the next line is quoted again.
 

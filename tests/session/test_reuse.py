@@ -269,7 +269,7 @@ LOAD = '''
 policy = None
 run = open_run("smoke", "g_rar", 0, folder)
 freed = sum(array.nbytes for array in jax.live_arrays())
-policy = new_policy(init(CONFIG, mesh), mesh, tokenizer)
+policy = new_policy(init_random(CONFIG, mesh), mesh, tokenizer)
 '''
 TRAIN = '''
 sft(policy, mesh, ROWS, SFT, TimeBudget(1, 0), RunLog(folder / "log.jsonl"), folder / "checkpoints", 3,
