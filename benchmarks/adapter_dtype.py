@@ -1,9 +1,9 @@
 """What a float32 adapter is worth on a bfloat16 base: `python benchmarks/adapter_dtype.py`.
 
-The tiny policy in bfloat16 is warm-started by SFT twice at each learning rate, from the same adapter and on the same
-batches: once with it in bfloat16, as qwix makes one, and once in float32, as `lora.add_lora` does. The rates are the
-profile's own, and one at which a step is as small against a weight's spacing in bfloat16 as those of large models. Then
-the validation problems are answered, and the two are compared question by question.
+The tiny policy in bfloat16 is trained by SFT twice per learning rate, from the same adapter on the same batches: once
+with a bfloat16 adapter, as qwix makes one, and once in float32, as `lora.add_lora` does. One rate is the profile's. At
+the other, a step is as small against a weight's spacing in bfloat16 as in large models. Both then answer the
+validation problems and are compared question by question.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The answer checker against its peers, on the same golden cases in one run: `python benchmarks/answers.py`.
+"""The answer grader against its peers on the same golden cases: `python benchmarks/answers.py`.
 
-Each peer runs in a process of its own, which is killed when a case takes longer than LIMIT_SECONDS. Optional installs,
-each named in the table if it is missing: `pip install 'reasonkit[verify,chem]' trl verifiers` (TRL is imported without
-torch). open-r1 is on no package index: its published rule is written out in `load_open_r1`, as is the rule of the stock
-Tunix demo in `load_stock`. What asks for a boxed answer gets the answer in \\boxed{}. A verdict of None (no signal)
-agrees with nothing. The time of a check is the median over the golden cases, warm; of a plain number over PLAIN other
-cases. The expressions are checked once more outside the main thread, where a reward may well run.
+Each peer runs in its own process, which is killed when a case takes longer than LIMIT_SECONDS. Optional installs:
+`pip install 'reasonkit[verify,chem]' trl verifiers`. The table names a peer that is missing. TRL is imported without
+torch. open-r1 is on no package index, so `load_open_r1` spells out its published rule, and `load_stock` that of the
+Tunix demo. A peer that expects a boxed answer gets it in \\boxed{}. A verdict of None counts as wrong. Times are the
+median over the golden cases, warm, and over PLAIN other cases for a plain number. The expressions are graded once more
+outside the main thread, where a reward may run.
 """
 
 from __future__ import annotations

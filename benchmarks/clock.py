@@ -1,13 +1,12 @@
-"""Nine hours of many kinds: does a session ever pass its limit, and how much of it is left over?
+"""Random nine-hour sessions: does one ever pass its limit, and how much time stays unused?
 
-`python benchmarks/clock.py` plays random sessions against `time_budget.TimeBudget` on a clock of its own: SFT of
-limited steps, then GRPO for as long as there is time, then the last save, the evaluation and the export. Steps take
-what they take with noise, GRPO's longer and longer; the first compiles; some stall; kernels die, lose the steps since
-the last save, load and compile again. Exit status 1 when a session passes its limit, or `LEFT` of the time is unused on
-average.
+`python benchmarks/clock.py` plays them against `time_budget.TimeBudget` on a simulated clock: SFT of limited steps,
+GRPO for as long as there is time, then the last save, the evaluation and the export. Steps take a noisy time, and
+GRPO's get longer. The first step compiles, some steps stall, and kernels die. A dead kernel loses the steps since the
+last save, then loads and compiles again. Exits with 1 when a session passes its limit, or when more than `LEFT` of the
+time is unused on average.
 
-
-No kernel dies in the last hour here: it has its checkpoint, but no reserve pays for a second loading and evaluation.
+No kernel dies in the last hour. It would have its checkpoint, but no reserve pays for loading and evaluating again.
 """
 
 from __future__ import annotations

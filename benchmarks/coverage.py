@@ -1,11 +1,9 @@
-"""Do the 95 % intervals hold what they say? `python benchmarks/coverage.py`: how often they hold the true mean.
+"""How often the 95 % intervals contain the true mean: `python benchmarks/coverage.py`.
 
-Of each kind of figure in a result, true means at the ends of the range, near them and between: rates, the share of
-right steps (fractions), the paired change of a rate (gained and lost) and that of the right steps. Where every draw is
-the same, at a rate of 0 or 1, an interval that is honest covers always. Where few sums are likely, a coverage of 95 %
-can't be had: of 5 replies at a rate of 0.02 it is 90.4, 99.6 or 100 %.
-
-Exits with 1 when a coverage is below 93.5 % by more than two standard errors of the simulation.
+It covers each kind of figure in a result, at true means in the middle of the range, near its ends and at them: rates,
+step accuracy, and paired changes of both. At a rate of 0 or 1 every draw is the same, so an honest interval always
+contains the mean. With few possible sums a coverage of 95 % does not exist: for 5 completions at a rate of 0.02 it is
+90.4, 99.6 or 100 %. Exits with 1 when a coverage is below 93.5 % by more than two standard errors of the simulation.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The demo over seeds, each recipe beside its controls, as one table: `python benchmarks/demo.py --seeds 0 1 2`.
+"""The demo over seeds, each recipe with its controls, as one table: `python benchmarks/demo.py --seeds 0 1 2`.
 
-For each seed, notebooks 01 and 02 run once. 03 and 04 then run from that adapter once per recipe: `g_rar` (the rubric
-votes), `g_exact` (it is scored, but has no vote), and two controls with all the same settings, `constant` (every reply
-earns the same) and `shuffle_rows` (rewards dealt at random). Comparisons are paired.
+Notebooks 01 and 02 run once per seed. From that adapter, 03 and 04 run once per recipe: `g_rar` (trained on the
+rubric), `g_exact` (rubric logged at weight 0), and two controls with the same settings, `constant` (every completion
+earns the same) and `shuffled` (rewards dealt out at random). Comparisons are paired.
 """
 
 from __future__ import annotations

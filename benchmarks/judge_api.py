@@ -1,11 +1,13 @@
-"""An API judge against a service that misbehaves: does every item end, in time, with nothing it did not earn?
+"""An API judge against a service that misbehaves: `python benchmarks/judge_api.py`.
 
-`python benchmarks/judge_api.py` starts a server on the loopback that speaks OpenAI's chat completions and Gemini's
-generateContent, with the vendors' SDKs in front of it (`pip install "reasonkit[judge]"`), and prints a row for each
-misbehaviour and SDK. It exits with 1 when an item has a score that the server did not send, a cause of failure other
-than the expected ones or no result at all, when a batch takes longer than its bound, or when the key, which the server
-repeats in every body but a good one and in headers, shows up in a log (all loggers at DEBUG), in the output or in a
-failure's detail, and when what is spent falls or passes its limit, whatever numbers of tokens the server claims.
+A local server speaks OpenAI's chat completions and Gemini's generateContent. The vendors' SDKs talk to it
+(`pip install "reasonkit[judge]"`), and each misbehaviour and SDK gives one row. Exits with 1 in any of these cases:
+
+- an item has no result, a score that the server did not send, or an unexpected cause of failure
+- a batch takes longer than its bound
+- the key shows up in a log (all loggers at DEBUG), in the output or in a failure's detail. The server repeats it in
+  headers and in every body but a good one
+- the money spent falls or passes its limit, whatever numbers of tokens the server claims
 """
 
 from __future__ import annotations

@@ -1,17 +1,15 @@
-"""What a step of GRPO costs when the judge works beside the policy: `python benchmarks/judge_overlap.py`.
+"""What a GRPO step costs when judge and rollout overlap: `python benchmarks/judge_overlap.py`.
 
-One run of Tunix's trainer on eight virtual CPU devices, policy on four, judge on four. The steps take turns: no judge,
-a judge beside the policy (`tunix_compat.Overlapped`), and one in Tunix's own order (sample, judge, train). All sample
-in the same number of calls, so that the judge is the only difference. Tunix's order is not quite serial: it does not
-wait for the reference's pass and the last update when it turns to the judge. One kind of step does, and is.
+One run of Tunix's trainer on eight virtual CPU devices, four for the policy and four for the judge. Three kinds of step
+alternate: no judge, overlapped (`tunix_compat.Overlapped`), and sequential, which is Tunix's own order (sample, judge,
+train). That order is not quite serial, because Tunix does not wait for the reference pass and the last update before it
+calls the judge. A fourth kind waits for both. All sample in the same number of calls.
 
-Virtual devices share the cores of this machine, so a real second half can't be had. The judge of equal work
-therefore sleeps: in all, as long as the step without a judge has just taken (sampling, reference and updates), which is
-equal work for both halves. For information, the last two rows have the tiny judge itself, which takes its time from the
-same cores. Sampling in one call instead is what `--calls 1` measures.
-
-The best that can be had is 1 + 1 / calls: the judge has nothing to do while the first part is sampled, and the last
-part is trained on when it is through. Exits with 1 when a target is missed.
+Virtual devices share this machine's cores, so a judge cannot really have its own half. The judge of equal work
+therefore sleeps for as long as the step without a judge took (sampling, reference and updates). The last two rows
+use the tiny judge, which competes for the cores. The best possible factor is 1 + 1 / calls: the judge idles while the
+first part is sampled, and the last part is trained on after it is judged. `--calls 1` samples in one call. Exits with 1
+when a target is missed.
 """
 
 from __future__ import annotations

@@ -1,20 +1,21 @@
-"""A judge read off or written out: `python benchmarks/judge_readout.py` asks one model for the same ratings both ways.
+"""One judge, log-prob scored and generated: `python benchmarks/judge_readout.py`.
 
-On replies to held-out questions, of which the truth is known by construction, it prints (1) the AUC of each criterion,
-(2) the expected rating (`LocalJudge`: one prefill, a reply read once for all its criteria) beside the same with a row
-for each prompt and beside generate-and-parse (the same prompt, greedy), with completions a second, correlation with the
-truth and the share without a verdict, and (3) how often an injection makes a reply's score rise: one that is no more,
-and one that talks on already.
+On completions to held-out questions, whose truth is known by construction, it prints three tables:
 
-Every way is timed with each size of batch, and its best counts. A digit that ends the turn is 2 tokens, JSON some 30,
-and reasons some 128: what is written after the digit is not read, only waited for. Of replies of the same truth a
-continuous score differs by noise, which Spearman's correlation takes for any other difference of rank: the table also
-has it for scores rounded as `rewards.rubric` rounds them, Pearson's, and Somers' D (1962), which asks of pairs that the
-truth tells apart alone, and takes a tie for neither right nor wrong. Beside them stands the most that Spearman's can be
-for a score without ties: the truth itself, ties broken at random.
+1. the AUC of each criterion
+2. the expected rating (`LocalJudge`: one prefill, all criteria of a completion in one row), the same with one row per
+   criterion, and generate-and-parse (same prompt, greedy), with completions per second, correlation with the truth and
+   the share without a verdict. Each uses its fastest batch size
+3. how often an injection raises the score, for clean completions and for those with trailing text
 
-The judge is the tiny one that ships with the package, whose ratings are single digits; `--model` takes any name or
-folder that `models.load` does, such as a real Gemma, and adds both orders, the implicit mode and the domains' anchors.
+A digit that ends the turn is 2 tokens, JSON about 30, and reasons about 128. Tokens after the digit are not read but
+still cost decoding time. The truth takes few values, so Spearman penalises the noise of any continuous score. The table
+therefore also has Spearman of the scores rounded as `rewards.rubric` rounds them, Pearson, and Somers' D (1962), which
+counts only pairs that the truth tells apart and takes a tie for neither right nor wrong. The best Spearman that an
+untied score can reach is printed too: that of the truth with its ties broken at random.
+
+The default is the tiny judge, whose ratings are single digits. `--model` takes any name or folder that `models.load`
+does, and adds both orders, the implicit mode and the domains' anchors.
 """
 
 from __future__ import annotations

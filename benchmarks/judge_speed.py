@@ -1,9 +1,9 @@
-"""A judge's speed at its real size: `python benchmarks/judge_speed.py --model gemma3-1b-it` on all devices there are.
+"""A judge's speed at its real size: `python benchmarks/judge_speed.py --model gemma3-1b-it`, on all devices.
 
-`judge_readout` says how well a judge rates; this says how fast one of a real Gemma's shape reads and writes at a run's
-lengths, with weights drawn at random, for which no download is needed: what a pass costs does not depend on them. The
-rubric is that of mathematics, and question and reply are as long as the profiles for a TPU allow, in tokens of the tiny
-judge's tokenizer. What such a model writes has no meaning: a written way's verdicts are none.
+`judge_readout` measures how well a judge rates. This measures how fast one of a real Gemma's shape reads and writes at
+a run's lengths. Its weights are random, because the cost does not depend on them and no download is needed. The rubric
+is that of mathematics. Question and completion are as long as the TPU profiles allow, in tokens of the tiny judge's
+tokenizer. What such a model generates has no meaning, so its generated verdicts are none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How large the house is: files, lines, and lines of code, by room; and the submission's cells: `make lines`."""
+"""The size of the project: files, lines and lines of code per package, and the submission's cells: `make lines`."""
 
 from __future__ import annotations
 

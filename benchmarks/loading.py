@@ -1,12 +1,11 @@
-"""What a host needs to load a model: the peak of its memory over the size of the file, and each device's share.
+"""Host memory for loading a model, and each device's share: `python benchmarks/loading.py`.
 
-`python benchmarks/loading.py` writes a Gemma-3-shaped checkpoint of 1 GB (bfloat16, the real vocabulary of 262,144: six
-tenths of the bytes are the embedding, as in the 270M) as Hugging Face's files and as Flax, and loads each in a fresh
-process onto 8 virtual devices, sharded over all of them. The peak is what the process held at most (VmHWM) over what it
-held before. Here the devices' memory is the host's too, so the whole model once is part of it, and the peak cannot be
-under 1.0; "host alone" leaves out what was on the devices in the end, which is what a TPU's or GPU's host would hold.
-Peaks are over the bytes of the weights, which are the file's but for Flax: orbax compresses.
-Exit status 1 when a peak passes LIMIT, or a device holds over SPREAD of its even share.
+It writes a Gemma-3-shaped checkpoint of 1 GB as Hugging Face files and as Flax, then loads each in a fresh process,
+sharded over 8 virtual devices. The vocabulary is the real one (262,144), so six tenths of the bytes are the embedding,
+as in the 270M. The peak is the process's maximum (VmHWM) minus what it held before, divided by the bytes of the
+weights. On a CPU the devices' memory is the host's, so the peak is at least 1.0. "Host alone" leaves out what lies
+on the devices in the end, so it is what the host of a TPU or GPU would hold. The Flax file is smaller, because orbax
+compresses. Exits with 1 when a peak passes LIMIT, or when a device holds more than SPREAD of its even share.
 """
 
 from __future__ import annotations

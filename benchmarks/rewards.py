@@ -1,8 +1,8 @@
-"""Rewards on text that nobody wrote kindly: do they ever raise, do they stay linear, are they fast enough?
+"""Rewards on hostile text: do they raise, are they linear, are they fast? `python benchmarks/rewards.py`.
 
-`python benchmarks/rewards.py` prints the three answers: (1) random and mutated replies through tags, answers and every
-rule-based reward, (2) the time for hostile replies of double length over that of single length, (3) seconds for
-well-formed replies through one composed reward, on one core. No model is asked, so a judge's time is not in it.
+It prints (1) whether random and mutated completions make tags, answers or any rule-based reward raise, (2) the time for
+hostile text of double length over that of single length, and (3) the seconds for well-formed completions through one
+composed reward on one core. No model is called, so a judge's time is not included.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A cached model whose files were deleted is returned as an empty folder, and is not downloaded again.
+# kagglehub returns a cached model as an empty folder after its files were deleted, and does not download it again.
 #
-# Guess:     `kagglehub.model_download` looks whether the files are there, so that deleting them fetches them anew.
+# Guess:     `kagglehub.model_download` checks that the files exist, so deleting them triggers a new download.
 # Versions:  kagglehub 1.0.2.
-# Behaviour: it looks for a marker beside the version's folder, `<version>.complete`, alone. To free the disk or to mend a
-#            broken download by emptying the folder changes nothing until the marker is deleted too, or
-#            force_download=True is passed. No network is asked, so no error tells of it.
+# Behaviour: it only checks for a marker next to the version's folder, `<version>.complete`. Emptying the folder to free
+#            disk space or to repair a broken download changes nothing until the marker is deleted too, or
+#            force_download=True is passed. No network call is made, so no error appears.
 # Output:    the folder that was returned holds []
-# Fails when that changes.
+# Fails when the behaviour changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -22,7 +22,7 @@ import kagglehub
 handle = "google/gemma-3/flax/gemma3-1b-it/1"
 version = Path(os.environ["KAGGLEHUB_CACHE"], "models", handle)
 version.mkdir(parents=True)
-version.with_name("1.complete").touch()  # what a whole download leaves
+version.with_name("1.complete").touch()  # as after a complete download
 found = os.listdir(kagglehub.model_download(handle))
 print("the folder that was returned holds", found)
 assert found == []

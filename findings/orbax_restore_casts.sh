@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A checkpoint is restored in the dtype of the target, whatever was saved, without a word.
+# orbax restores a checkpoint in the dtype of the target and silently casts what was saved.
 #
 # Guess:     float32 arrays restored onto a bfloat16 target raise, as arrays of another shape do, or stay float32.
 # Versions:  orbax-checkpoint 0.12.8, jax 0.10.2.
-# Behaviour: `StandardCheckpointer.restore` rounds them to bfloat16, to nearest even, and widens bfloat16 to float32.
-#            So an adapter trained in float32 and read by a program whose adapter is bfloat16 is another one: evaluate
-#            what is rounded.
+# Behaviour: `StandardCheckpointer.restore` rounds them to bfloat16, to nearest even. It widens bfloat16 to float32.
+#            So an adapter trained in float32 changes when a program with a bfloat16 adapter reads it. Evaluate the
+#            rounded one.
 # Output:    float32 onto bfloat16: bfloat16, rounded to nearest even
 #            bfloat16 onto float32: float32, exact
-# Fails when that changes.
+# Fails when the behaviour changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

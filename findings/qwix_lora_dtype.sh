@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # A LoRA adapter on a bfloat16 model hardly moves at the learning rates of large models.
 #
-# Guess:     the frozen base's dtype is a matter of memory; what is trained is kept in float32, as PEFT keeps it.
+# Guess:     the frozen base's dtype only affects memory, and the trained weights stay in float32, as in PEFT.
 # Versions:  qwix 0.1.8, flax 0.12.8, jax 0.10.2, optax 0.2.8.
-# Behaviour: `qwix.LoraProvider` gives A and B the dtype of the weight they stand beside, and Adam's moments follow. An
-#            update below half the spacing of a bfloat16 number rounds to nothing, and so do most of A's. There is no
-#            dtype argument; initialisers that draw float32 do it, but then the forward pass is float32 behind them.
+# Behaviour: `qwix.LoraProvider` gives A and B the dtype of the weight that they adapt, and Adam's moments follow. An
+#            update below half the spacing of a bfloat16 number rounds to nothing, as most of A's do. There is no dtype
+#            argument. Initialisers that draw float32 make the adapter float32, but also the forward pass after it.
 # Output:    own initialisers: A bfloat16, moments bfloat16, 5.7% of A changed in 100 steps at 2e-5; outputs bfloat16
 #            float32 initialisers: A float32, moments float32, 100.0% of A changed in 100 steps at 2e-5; outputs float32
-# Fails when that changes.
+# Fails when the behaviour changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# `evalf` of a small non-zero value can be an exact zero: it is no test of whether two formulas are equal.
+# sympy's `evalf` of a small non-zero value can be exactly zero, so it cannot test whether two formulas are equal.
 #
-# Guess:     sympy raises its working precision until the digits asked for are right, so that x.evalf(5) is 0 only where
-#            x is 0. Graders of mathematics compare (answer - gold).evalf() with 0.
+# Guess:     sympy raises its working precision until the requested digits are right, so x.evalf(5) is 0 only where x
+#            is 0. Graders of mathematics compare (answer - gold).evalf() with 0.
 # Versions:  sympy 1.14.0.
-# Behaviour: the argument of a function is not computed more exactly than the result is asked for. log(1 + 10**-15) has
-#            five good digits, and evalf(5) gives Zero, without a precision or a mark; evalf(15) gives them. acos(1 - 10**-30)
-#            does the same.
+# Behaviour: a function's argument is computed no more exactly than the result. log(1 + 10**-15) has five good digits,
+#            but evalf(5) gives Zero, without a precision or a warning. evalf(15) gives the digits. acos(1 - 10**-30)
+#            behaves alike.
 # Output:    log(1 + 1/10**15): evalf(5) is 0, evalf(15) is 9.999999999999995e-16
 #            acos(1 - 1/10**30): evalf(5) is 0, evalf(40) is 1.414213562373091e-15
-# Fails when that changes.
+# Fails when the behaviour changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# The guess, written down first: with beta > 0, Tunix's GRPO at its default settings pulls the policy back towards the
-# reference. So two different references give two different gradients, and descending the penalty alone lowers the KL.
+# Tunix's default KL penalty does not pull the policy towards the reference.
 #
-# What happens (google-tunix 0.1.7, jax 0.10.2, flax 0.12.8, Python 3.11, CPU): GRPOConfig.kl_loss_mode is "kl", which
-# is log p - log p_ref of the sampled token. Its derivative by the policy does not contain the reference. Two references
-# give gradients that are equal bit for bit, and they are not zero: under the default mean per sequence they change how
-# long completions are. With "low_var_kl", the default until 0.1.6, the gradients differ as expected.
-#
-#   default mode: kl
-#   kl: largest difference between the gradients of two references 0, largest entry 0.22
-#   low_var_kl: largest difference between the gradients of two references 0.371, largest entry 0.52
+# Guess:     with beta > 0, Tunix's GRPO at its default settings pulls the policy back towards the reference. So two
+#            references give two gradients, and descending the penalty lowers the KL.
+# Versions:  google-tunix 0.1.7, jax 0.10.2, flax 0.12.8, Python 3.11, CPU.
+# Behaviour: GRPOConfig.kl_loss_mode is "kl": log p - log p_ref of the sampled token. Its derivative with respect to
+#            the policy does not contain the reference. Two references give gradients that are equal bit for bit and
+#            not zero. With the default mean per sequence they change the length of completions. With "low_var_kl", the
+#            default until 0.1.6, the gradients differ as expected.
+# Output:    default mode: kl
+#            kl: largest difference between the gradients of two references 0, largest entry 0.22
+#            low_var_kl: largest difference between the gradients of two references 0.371, largest entry 0.52
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
