@@ -69,8 +69,14 @@ demo: $(RUN_STAMP) $(addprefix $(VENV)/.installed-,$(EXTRAS))
 	$(PY) notebooks/build.py run $(PARAMETERS)
 	@echo "report: $(CURDIR)/artifacts/report.html"
 
+# A test file stays in one process, because its tests share models and compiled programs. WORKERS=0 runs them in this one.
+WORKERS := 2
+PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
+# What needs neither a trained model nor a notebook.
+QUICK := $(addprefix tests/,text recipes/graders eval judge rewards data session test_house.py test_build.py)
+
 test: $(DEV_STAMP)
-	$(PY) -m pytest --ignore tests/test_parity.py --durations 25 $(if $(FAST),-m "not slow")
+	$(PYTEST) $(if $(FAST),-m "not slow" $(QUICK),--ignore tests/test_parity.py)
 
 # Where pip finds only CUDA builds, PyTorch is gigabytes. pyproject.toml says how to get the CPU build.
 parity: $(VENV)/.installed-parity

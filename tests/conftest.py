@@ -16,6 +16,17 @@ settings.register_profile("reasonkit", deadline=None)
 settings.load_profile("reasonkit")
 
 
+# They take minutes each. Begun first, they do not keep one process busy when the others have nothing left.
+LONGEST = ("test_notebooks", "test_distributed", "test_grpo", "test_faults", "test_compiled", "test_forecast", "test_handover",
+           "test_float32", "test_layouts", "test_overlap", "test_simpo", "test_distill", "test_interrupts")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first, in the order of LONGEST."""
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def compile_cache(tmp_path_factory):
     """The folder in which compiled programs are kept: many tests make the same samplers and trainers."""

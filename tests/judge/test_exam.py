@@ -57,6 +57,7 @@ def test_a_solution_of_one_step_or_of_none_has_fewer_flaws():
     assert [pair.flaw for pair in anchors(rows)] == ["terse", "padded", "padded"]
 
 
+@pytest.mark.slow
 def test_the_shipped_judge_passes_and_inverted_it_stops_the_stage():
     mesh = make_mesh(jax.devices()[:2], 2, 1)
     rate = logprobs.rating_logprobs(load("tiny-judge", mesh, "float32"), mesh, RATINGS, max_length=256, batch_size=16)

@@ -302,6 +302,7 @@ for _ in range(2):
 """
 
 
+@pytest.mark.slow
 def test_run_all_after_a_stop_begins_with_an_empty_chip(tmp_path, compiled_by_all):
     """IPython keeps the last traceback, and with it the frames of the stage: policy, trainer and moments."""
     done = subprocess.run([sys.executable, "-c", KERNEL, tmp_path / "run"], check=False, capture_output=True, text=True,
