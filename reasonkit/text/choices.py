@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from reasonkit.text.hedges import HEDGES, LINKS, NEUTRAL, bare, is_doubt, only_links
 from reasonkit.text.numbers import Number, read_amount
-from reasonkit.text.texts import Text, read_text, same_text
+from reasonkit.text.words import Text, read_text, same_text
 
 _LABEL = re.compile(
     r"(?:(?:the\s+)?(?:(?:correct|right|best|final|my)\s+)?(?:answer\s+)?(?:option|choice|ans(?:wer|\.)?|letter)"

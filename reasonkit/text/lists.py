@@ -13,7 +13,7 @@ from functools import lru_cache
 from reasonkit.text.cleaning import PAIRS, closes
 from reasonkit.text.hedges import changes
 from reasonkit.text.numbers import read_amount, read_plain
-from reasonkit.text.texts import read_formula
+from reasonkit.text.words import read_formula
 
 MAX_DEPTH = 4
 

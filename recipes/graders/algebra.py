@@ -7,6 +7,7 @@ for 1/2006!; here a difference must vanish relative to its terms, at a precision
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product, starmap
 
 import sympy
@@ -32,6 +33,13 @@ LEAST, PRECISION = 30, 400  # digits of a difference, and to which it must vanis
 POINTS = tuple(starmap(Rational, (
     (7, 5), (-11, 7), (23, 9), (3, 13), (-5, 17), (19, 11), (-31, 10), (29, 23), (2, 7), (37, 31), (-41, 37))))
 WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for what has meaning between whole numbers only
+
+
+def load() -> Callable[[tuple[str, str], tuple[str, str]], bool]:
+    """`same`, after what sympy does once."""
+    same(("", "\\frac { x + 1 } { 2 }"), ("", "\\sqrt { x }"))
+    return same
+
 
 def same(found: tuple[str, str], expected: tuple[str, str]) -> bool:
     """Whether the answer's values are the gold answer's, or its equation one with the same solutions."""

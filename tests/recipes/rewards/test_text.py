@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reasonkit.rewards.work import STEPS
 from reasonkit.text.tags import TAGS
-from reasonkit.text.tfidf import TfIdf
+from recipes.rewards.tfidf import TfIdf
 from recipes.rewards.text import (
     length_band,
     overlong,
