@@ -42,8 +42,8 @@ _ALIASES = {
     "Gbps": "Gbit s^-1", "kwh": "kW h", "Cal": "kcal", "Cals": "kcal", "Calorie": "kcal", "Calories": "kcal",
     "kCal": "kcal", "centuries": "century", "henries": "H", "kgs": "kg", "gms": "g", "kms": "km", "mgs": "mg",
     "cms": "cm", "mcg": "ug", "KB": "kB", "Mb": "Mbit", "Gb": "Gbit", "Tb": "Tbit", "MHZ": "MHz", "Mhz": "MHz",
-    "mhz": "MHz", "MPA": "MPa", "Mpa": "MPa", "meq": "mEq", "mosm": "mOsm", "mosmol": "mOsm", "l": "L", "Ω": "ohm", "°K": "K",
-    "°k": "K",
+    "mhz": "MHz", "MPA": "MPa", "Mpa": "MPa", "meq": "mEq", "mosm": "mOsm", "mosmol": "mOsm", "l": "L", "Ω": "ohm",
+    "°K": "K", "°k": "K",
 }
 _SYMBOLS = {symbol: symbol for symbol in _PLAIN}
 _NAMES = {name: symbol for symbol, names in _PLAIN.items() for name in names.split()}
