@@ -28,7 +28,7 @@ jax reasonkit.models: submission_check
 tunix reasonkit.train: policy_loss checkpoint tunix_compat rollout handover loop sft grpo
 user reasonkit.show: report_style dashboard report
 jax reasonkit: run
-stdlib recipes.graders: worker notation structure operations latex symbolic algebra expression quantity smiles plan
+stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
 numpy recipes.judges: score_sheet api_client api_judge
 numpy recipes.rewards: tfidf text
 jax recipes.rewards: model_based

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonkit.text.numbers import Number
-from recipes.graders import latex as expressions
-from recipes.graders.latex import MAX_NESTING, contradict, may_equal, read_expression
+from recipes.graders import expression as expressions
+from recipes.graders.expression import MAX_NESTING, contradict, may_equal, read_expression
 
 PIECES = st.lists(
     st.sampled_from(["x", "12", "^", "_", "{", "}", "(", ")", "[", "\\{", "\\frac", "\\sqrt", "sqrt", "-", "+", ",",
