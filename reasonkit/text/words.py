@@ -41,7 +41,7 @@ def words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """`words` as compared, `full` with every "a" that might be a name, and the `date` that the text is."""
+    """`words` as compared, `full` with every "a" that may be a name, and the `date` if the text is one."""
 
     words: str
     full: str
@@ -52,15 +52,14 @@ class Text:
 
 
 def read_text(text: str) -> Text | None:
-    """The words of clean text without case, articles and punctuation; signs within numbers stay: -3.5 is not 35."""
+    """The words of clean text without case, articles and punctuation, but with the signs of numbers: -3.5 is not 35."""
     text = " ".join(unicodedata.normalize("NFC", text).split())  # one space each, or a pattern reads a long run again
     if formula := read_formula(text):
         return Text(formula, formula.casefold())
-    if "_" in text or "^" in text or ">" in text or not text.isascii():
-        text = _RAISED.sub(lambda match: match[match.lastindex], _ARROW.sub(" -> ", text))
-        text = re.sub(r"_([0-9]+)", r"\1", text)
-        if "->" in text:
-            text = _PLUS.sub(" + ", _COEFFICIENT.sub(r"\1", text))
+    text = _RAISED.sub(lambda match: match[match.lastindex], _ARROW.sub(" -> ", text))
+    text = re.sub(r"_([0-9]+)", r"\1", text)
+    if "->" in text:
+        text = _PLUS.sub(" + ", _COEFFICIENT.sub(r"\1", text))
     shouted = text.isupper()
     bare = _ARTICLE.sub(
         lambda match: match[0] if match["letter"] == "A" and match.start() and not shouted else "", text)
@@ -70,7 +69,7 @@ def read_text(text: str) -> Text | None:
 
 
 def same_text(found: Text, expected: Text) -> bool:
-    """Equal words, or dates; "a" in the answer may be a name where it is one in the gold answer."""
+    """Equal dates or words, where "a" in the answer may be a name if it is one in the gold answer."""
     if found.date and expected.date:
         return found.date == expected.date
     return expected.words in (found.words, found.full) or found.words == expected.full != expected.words
@@ -141,9 +140,8 @@ _FORMS = tuple(re.compile(form) for form in (
 
 
 def read_date(text: str) -> str | None:
-    """The date that clean text is, as ISO 8601: "2024-03-05", without the day "2024-03", without the year "--03-05".
-
-    None where it is no date, or might be two.
+    """The date that clean text is, as ISO 8601, or None: "2024-03-05", without the day "2024-03", without the year
+    "--03-05". Between points the day comes first (DIN 5008). Between slashes or hyphens only its size tells it.
 
     >>> [read_date(text) for text in ("Mar. 5, 2024", "5th of March", "25/03/2024", "03/05/2024")]
     ['2024-03-05', '--03-05', '2024-03-25', None]
@@ -153,12 +151,8 @@ def read_date(text: str) -> str | None:
     text = _BEFORE.sub("", text.casefold().strip(" .,;\n"))
     if weekday := _WEEKDAY.search(text):
         text = text[:weekday.start()] + text[weekday.end():]
-    for form in _FORMS:
-        if match := form.fullmatch(text):
-            found = _date(**match.groupdict())
-            break
-    else:
-        return None
+    match = next(filter(None, (form.fullmatch(text) for form in _FORMS)), None)
+    found = _date(**match.groupdict()) if match else None
     if found and weekday and not _falls_on(found, _WEEKDAYS.index(weekday[1] or weekday[2])):
         return None
     return found
