@@ -216,11 +216,6 @@ def same_number(found: Number, expected: Number) -> bool:
     return any(x == y for x, y in value_pairs(found, expected))
 
 
-def is_physical(number: Number) -> bool:
-    """Whether the number has a unit of physics."""
-    return number.mark[:1] != "_" and known(read_unit(number.tail))
-
-
 def _read_time(text: str, prose: bool = False) -> Number | None:
     match = _TIME.fullmatch(text)
     if match is None or match["part"] and match["half"]:

@@ -1,8 +1,8 @@
 """Whether two formulas are equal, decided by sympy: numbers exactly, formulas in unknowns at several points.
 
-Entry point: `same`, of two pairs (name, tokens between spaces) in the one form of `latex`. It runs in a process
-of its own with limits (`worker`): sympy never ends on some input. Surprise: `(a - b).evalf(chop=True)` takes 1/2004!
-for 1/2006!; here a difference must vanish relative to its terms, at a precision that grows with the numbers in it.
+Entry point: `same`, of two pairs (name, tokens between spaces), in the worker, because sympy never ends on some input.
+Surprise: `(a - b).evalf(chop=True)` takes 1/2004! for 1/2006!. Here a difference must vanish at a precision that grows
+with the numbers in it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from recipes.graders.structure import (
 from recipes.graders.symbolic import NotRead, read
 
 DIGITS = 10  # of a decimal that stands for a formula
-LEAST, PRECISION = 30, 400  # digits of a difference, and to which it must vanish; more for each digit in the numbers
+LEAST, PRECISION = 30, 400  # digits at which a difference is tried, and at which it must vanish; more for long numbers
 POINTS = tuple(starmap(Rational, (
     (7, 5), (-11, 7), (23, 9), (3, 13), (-5, 17), (19, 11), (-31, 10), (29, 23), (2, 7), (37, 31), (-41, 37))))
-WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for what has meaning between whole numbers only
+WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for sums, factorials and the like
 
 
 def load() -> Callable[[tuple[str, str], tuple[str, str]], bool]:
@@ -42,7 +42,7 @@ def load() -> Callable[[tuple[str, str], tuple[str, str]], bool]:
 
 
 def same(found: tuple[str, str], expected: tuple[str, str]) -> bool:
-    """Whether the answer's values are the gold answer's, or its equation one with the same solutions."""
+    """Whether the values are equal, or the equations have the same solutions."""
     (name, tokens), (gold_name, gold) = (map(str.split, side) for side in (found, expected))
     tokens, name = _letters_as_in(tokens, [*gold, *gold_name]), _letters_as_in(name, gold_name)
     return any(_same_as_read(name, one, gold_name, other) for one, other in product(_readings(tokens), _readings(gold)))
@@ -135,7 +135,7 @@ def _same_relation(found: list[str], expected: list[str]) -> bool:
 
 
 def _difference(tokens: list[str]) -> tuple[sympy.Expr, str]:
-    """Left minus right, turned so that only =, ≠, > and ≥ are left; without denominators in an equation."""
+    """Left minus right, and the sign, turned into =, ≠, > or ≥. An equation's difference is only the numerator."""
     sides = split(tokens, *RELATIONS)
     sign = next(token for token in tokens if token in RELATIONS)
     if len(sides) != 2 or sign not in ("=", r"\ne", "<", ">", r"\le", r"\ge"):
@@ -223,7 +223,7 @@ def _is_real(value: sympy.Expr) -> bool:
 
 
 def _is_nonzero(value: sympy.Expr) -> bool:
-    """Whether a number is certainly not 0: one of its parts has a digit that no cancellation has taken."""
+    """Whether a number is certainly not 0: its real or imaginary part has a digit that did not cancel."""
     if value.is_Rational:
         return value != 0
     size = sum(number.p.bit_length() + number.q.bit_length() for number in value.atoms(Rational)) * 3 // 10

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 
 from reasonkit.text.answers import Kind
 from reasonkit.text.cleaning import clean, unwrap
-from reasonkit.text.numbers import Number, is_physical, read_number, read_plain, same_number
-from recipes.graders.notation import AND, OR, rewrite, split_unit
+from reasonkit.text.numbers import Number, read_number, read_plain, same_number
+from recipes.graders.notation import AND, OR, is_physical, rewrite, split_unit
 from recipes.graders.operations import leaves_work
 from recipes.graders.structure import (
     BRACKETS,
     CLOSING,
-    MATRIX,
     RELATIONS,
     SET_SIGNS,
     canonical,
-    is_group,
     is_name,
     is_variable,
 )
@@ -136,16 +134,9 @@ def contradict(found: Expression, expected: Expression) -> bool:
 
 
 def may_equal(found: Expression, expected: Expression) -> bool:
-    """Whether two formulas that are written differently are worth the algebra."""
-    if not (found.tokens and expected.tokens) or len(found.tokens) > MAX_TOKENS:
-        return False
-    if not (SET_SIGNS.isdisjoint(found.tokens) and SET_SIGNS.isdisjoint(expected.tokens)):
-        return not (_shape(found)[1] or _shape(expected)[1])
-    if _shape(found) != _shape(expected) and not (_is_equation(expected) and ("=" in found.tokens or found.name)):
-        return False
-    # Several new letters do not cancel in practice; e may stand for exp, and an index is any letter.
-    new = _letters(found.tokens) - _letters(expected.tokens + expected.name) - {"e"}
-    return len(new) < 2 or not _INDEXED.isdisjoint(found.tokens)
+    """Whether the algebra may decide: not where a long formula, or an equation to be solved, is found for a value."""
+    unsolved = "=" in found.tokens and expected.name and not any(map(str.isalpha, expected.tokens))
+    return bool(found.tokens and expected.tokens) and len(found.tokens) <= MAX_TOKENS and not unsolved
 
 
 def _number(text: str) -> Number | None:
@@ -249,29 +240,6 @@ def _until_closed(tokens: Iterator[str]) -> list[str]:
             break
         body.append(token)
     return body
-
-
-def _shape(expression: Expression) -> tuple[int, int, str]:
-    """How many candidates it offers (commas outside brackets), how many relations, and an interval's brackets."""
-    tokens = expression.tokens
-    depth = commas = relations = 0
-    for token in tokens:  # set braces are no depth: \{1, 2\} is two candidates, as 1, 2 is
-        depth += (token in ("(", "[", "{")) - (token in (")", "]", "}"))
-        commas += token == "," and not depth
-        relations += token in RELATIONS and not depth
-    interval = "," in tokens and tokens[0] in ("(", "[") and is_group(tokens)
-    return commas, relations, MATRIX if MATRIX in tokens else tokens[0] + tokens[-1] if interval else ""
-
-
-def _is_equation(expression: Expression) -> bool:
-    """Whether it relates several unknowns; `x = 3` is a value."""
-    commas, relations, _ = _shape(expression)
-    named = is_variable(expression.name) and _letters(expression.tokens) and not relations
-    return not commas and bool(named or relations == 1 and "=" in expression.tokens)
-
-
-def _letters(tokens: tuple[str, ...]) -> set[str]:
-    return {token.casefold() for token in tokens if token.isalpha() and len(token) == 1}
 
 
 def _same_expression(found: Expression, expected: Expression) -> bool | None:

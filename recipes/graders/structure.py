@@ -1,7 +1,7 @@
 """What a formula's tokens are made of: candidates, brackets, relations, intervals, sets and matrices.
 
-Entry points: `split` and `is_group` for any reader of tokens, `canonical`, which gives one form to what is written in
-several: ± as two values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, [[1, 2], [3, 4]] as a matrix. No algebra.
+Entry points: `split` and `is_group` for any reader of tokens; `canonical` for one form of what is written in several: ±
+as two values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, [[1, 2], [3, 4]] as a matrix.
 """
 
 from __future__ import annotations
@@ -118,16 +118,15 @@ def listed(values: Iterable[list[str]]) -> list[str]:
 
 
 def _both_signs(value: list[str]) -> list[list[str]]:
-    """One value for each reading of ±: upper or lower signs together where there is a ∓, else each for itself."""
+    """One value per reading of ±: upper and lower signs together where there is a ∓, else each sign by itself."""
     count = value.count(r"\pm") + value.count(r"\mp")
     if not count or count > MAX_SIGNS:
         return [value]
     together = r"\mp" in value and r"\pm" in value
-    readings = (("+",) * count, ("-",) * count) if together else product("+-", repeat=count)
-    lower = {"+": "-", "-": "+"}
-    every = []
-    for reading in map(iter, readings):
-        every.append([next(reading) if token == r"\pm" else lower[next(reading)] if token == r"\mp" else token
+    lower, every = {"+": "-", "-": "+"}, []
+    for signs in ("+" * count, "-" * count) if together else product("+-", repeat=count):
+        sign = iter(signs)
+        every.append([next(sign) if token == r"\pm" else lower[next(sign)] if token == r"\mp" else token
                       for token in value])
     return every
 
