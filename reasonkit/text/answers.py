@@ -156,12 +156,12 @@ def seconds_left() -> float:
     return _DEADLINE.get() - time.monotonic()
 
 
-def bare(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
+def unbracketed_reader(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
     """The reader of clean text without brackets around it."""
     return lambda text: read(unbracket(clean(unbracket(text.strip()))))
 
 
-def known(read: Callable, same: Callable) -> Callable[[str], object | None]:
+def gold_reader(read: Callable, same: Callable) -> Callable[[str], object | None]:
     """The reader of a gold answer that its library knows: one that it finds equal to itself."""
     def read_gold(text: str) -> object | None:
         gold = read(text)
@@ -170,15 +170,15 @@ def known(read: Callable, same: Callable) -> Callable[[str], object | None]:
     return read_gold
 
 
-_read_amount = bare(read_amount)
+_read_amount = unbracketed_reader(read_amount)
 _COMMON = {
     "number": Kind(lambda text: read_plain(text) or _read_amount(text), same_number),
     "choice": Kind(lambda text: read_choice(clean(text)), same_choice, lambda text: read_gold_choice(clean(text))),
-    "yes_no": Kind(bare(read_yes_no)),
+    "yes_no": Kind(unbracketed_reader(read_yes_no)),
     "list": Kind(lambda text: read_list(clean(text))),
     "set": Kind(lambda text: read_set(clean(text))),
     "text": Kind(lambda text: read_text(clean(text)), same_text),
-    "date": Kind(bare(read_date)),
+    "date": Kind(unbracketed_reader(read_date)),
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from reasonkit.text.hedges import HEDGES, LINKS, NEUTRAL, bare, is_doubt, only_links
+from reasonkit.text.hedges import HEDGES, LINKS, NEUTRAL, is_doubt, only_links, strip_signs
 from reasonkit.text.numbers import Number, read_amount
 from reasonkit.text.words import Text, read_text, same_text
 
@@ -85,7 +85,7 @@ def read_choice(text: str) -> Choice | None:
         return Choice(letter, rest, whole, False) if whole else None
     letter, rest = (match["inner"] or match["bare"]).upper(), match["text"] or match["rest"] or ""
     offered = _JOINED.sub("them", rest) if match["text"] else rest
-    sure = not (_ANOTHER.search(offered) or _leads_on(offered, match["text"] is not None))
+    sure = not (_ANOTHER.search(offered) or _opens_another(offered, match["text"] is not None))
     if match["rest"]:
         sure = sure and bool(match["weak"].strip() or "\n" in match["weak"]) and not _doubtful(rest)
     return Choice(letter, _option(rest), whole, sure)
@@ -115,12 +115,12 @@ def _same_option(found: Number | Text | None, expected: Number | Text | None) ->
     return found is not None and found == expected
 
 
-def _leads_on(text: str, option: bool) -> bool:
+def _opens_another(text: str, option: bool) -> bool:
     """Whether what follows a letter opens with a word for another answer, or has a part that is but a doubt ("I think")
     or leads over to another letter ("on second thought B"). An option's text may be a doubt itself: "not possible"."""
     if _SIGN_BEFORE_WORD.match(text):
         return True
-    parts = [words for words in map(bare, map(str.split, _PARTS_OF_TEXT.split(text))) if words]
+    parts = [words for words in map(strip_signs, map(str.split, _PARTS_OF_TEXT.split(text))) if words]
     for number, words in enumerate(parts):
         lower = [word.casefold() for word in words]
         if not number and (lower[0] in _OPENERS_OF_ANOTHER or _OPENS_ANOTHER.match(" ".join(lower))):
@@ -204,11 +204,11 @@ def read_yes_no(text: str) -> str | None:
         return None
     value = "yes" if match[1] in ("yes", "true") else "no"
     rest = match[2] or ""
-    denied = _DOUBTS.search(rest) or any(_denies(bare(clause.split()), value) for clause in _CLAUSE.split(rest))
-    return None if denied else value
+    clauses = (strip_signs(clause.split()) for clause in _CLAUSE.split(rest))
+    return None if _DOUBTS.search(rest) or any(_takes_back(words, value) for words in clauses) else value
 
 
-def _denies(words: list[str], value: str) -> bool:
+def _takes_back(words: list[str], value: str) -> bool:
     """Whether a clause takes back or doubts the value: the opposite alone or at its end, "not really", "it isn't"."""
     said = words
     while words and words[0] in _OPENERS and words[:2] not in (["or", "no"], ["or", "not"]):

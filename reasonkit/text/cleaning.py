@@ -82,7 +82,7 @@ _FENCED = re.compile(r"(```+|~~~+)[ \t]*+[\w+#.-]*+[ \t]*+\n")
 
 def clean(text: str) -> str:
     """`text` without typography, Markdown, LaTeX, quotes around it, or a leading "The answer is"."""
-    text = typography(unfence(text))
+    text = to_ascii(unfence(text))
     if _IS_WITHIN.search(text):
         text = _apply(_WITHIN, text)
     return _unwrap(text)
@@ -90,7 +90,7 @@ def clean(text: str) -> str:
 
 def unwrap(text: str) -> str:
     """A formula without what is around it, \\boxed{} too, and with its LaTeX."""
-    text = _unwrap(typography(unfence(text)))
+    text = _unwrap(to_ascii(unfence(text)))
     boxed = _BOXED.match(text)
     return boxed[1].strip() if boxed else text
 
@@ -107,13 +107,13 @@ def unbracket(text: str) -> str:
     """`text` without the brackets around all of it, at most three pairs."""
     for _ in range(3):
         bare = text.rstrip(".,; \n")
-        if not closes(bare):
+        if not is_bracketed(bare):
             break
         text = bare[1:-1].strip()
     return text
 
 
-def closes(text: str, start: int = 0) -> bool:
+def is_bracketed(text: str, start: int = 0) -> bool:
     """Whether the bracket that opens at `start` is closed by the last character."""
     if text[start:start + 1] not in PAIRS or text[-1] != PAIRS[text[start]]:
         return False
@@ -128,7 +128,7 @@ def closes(text: str, start: int = 0) -> bool:
 PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
-def typography(text: str) -> str:
+def to_ascii(text: str) -> str:
     """`text` with ASCII for typography: x² as x^2, H₂O as H_2O, ５ as 5, and without what has no width."""
     if text.isascii():
         return text

@@ -93,12 +93,12 @@ def is_withdrawn(answer: str, gold: str) -> bool:
     return _STRUCK.search(answer) is not None and not _STRUCK.search(gold)
 
 
-def bare(words: Iterable[str]) -> list[str]:
+def strip_signs(words: Iterable[str]) -> list[str]:
     """The words without the signs around them. Signs only are left out."""
     return [word for word in (_SIGNS.sub("", word) for word in words) if word]
 
 
-def changes(words: Sequence[str], singular: bool = False) -> bool:
+def has_hedge(words: Sequence[str], singular: bool = False) -> bool:
     """Whether a word after a number links, doubts or counts, and so cannot belong to a unit.
 
     What comes before a plural, or after 1 a `singular`, may describe it ("3 wrong answers"), and a statement may follow

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from reasonkit.text.cleaning import PAIRS, closes
-from reasonkit.text.hedges import changes
+from reasonkit.text.cleaning import PAIRS, is_bracketed
+from reasonkit.text.hedges import has_hedge
 from reasonkit.text.numbers import read_amount, read_plain
 from reasonkit.text.words import read_formula
 
@@ -54,15 +54,15 @@ def _items(text: str, around: str, depth: int) -> list[str] | None:
     text = text.strip(" .\n")
     if both := _BOTH.match(text):
         text = text[both.end():]
-    if (name := _NAMED.match(text)) and closes(text, name.end()) and not changes([name[1]]):
+    if (name := _NAMED.match(text)) and is_bracketed(text, name.end()) and not has_hedge([name[1]]):
         text = text[name.end():]  # x ∈ {1, 2}
-    bracketed = closes(text) and text[0] in around
+    bracketed = is_bracketed(text) and text[0] in around
     if bracketed:
         text = text[1:-1]
     items, names = [], set()
     for part in _bullets(text) or _split(text):
         match = _NAMED.match(part)
-        name = match[1] if match and not changes([match[1]]) else ""
+        name = match[1] if match and not has_hedge([match[1]]) else ""
         names |= {name} - {""}
         if part.strip():
             items.append((name, _item(part[match.end():] if name else part, depth)))
@@ -107,7 +107,7 @@ def _split(text: str) -> list[str]:
         if not any(bracket in text for bracket in "([{"):
             return text.split(" ")
         parts = _TUPLES.split(text)
-        return parts if all(map(closes, parts)) else [text]
+        return parts if all(map(is_bracketed, parts)) else [text]
     parts, start = [], 0
     for begin, end, sign in found:
         if sign in (separator, "and", "&"):
@@ -122,7 +122,7 @@ def _item(text: str, depth: int) -> str:
     number = read_plain(text) or read_amount(text)
     if number is not None and not (number.unit or number.mark or number.quotient):
         return str(number)
-    if depth < MAX_DEPTH and closes(text, 0):
+    if depth < MAX_DEPTH and is_bracketed(text, 0):
         items = _items(text, "([{", depth + 1) or []
         return f"({', '.join(items)})" if text[0] != "{" else f"{{{', '.join(sorted(set(items)))}}}"
     return (read_formula(text) or text.strip("\"'. ")).casefold()

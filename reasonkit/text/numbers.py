@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from reasonkit.text.cleaning import unbracket
-from reasonkit.text.hedges import NUMERALS, changes
-from reasonkit.text.units import known, read_unit, spell
+from reasonkit.text.hedges import NUMERALS, has_hedge
+from reasonkit.text.units import format_unit, is_known, read_unit
 
 MAX_NUMBER_CHARACTERS = 200
 MAX_EXPONENT = 400
@@ -168,14 +168,14 @@ def read_value(text: str, prose: bool = False) -> Number | None:
         if tail[0].isalpha() and tail.casefold().endswith(_GLUED):
             return None
         short = _SHORT_MONEY if money or tail[-1] in "$€£¥₹" else _SHORT if prose else {}
-        value, tail = _multiplied(value, tail, short)
+        value, tail = _multiply(value, tail, short)
     mark = "%" if match["percent"] else "‰" if match["permille"] else ""
     whole = top.denominator == bottom.denominator == 1
     quotient = bool(match["bottom"]) and (not whole or top % bottom == 0)
     return Number(-value if "-" in match["sign"] + match["inner_sign"] else value, mark, money, tail, quotient)
 
 
-def _multiplied(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]:
+def _multiply(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]:
     """The value times the words that multiply at the start of the tail, and the rest of the tail."""
     while match := _WORD.match(tail):
         written = match[1] or match[2]
@@ -257,10 +257,10 @@ def _unit(number: Number) -> str | None:
     words = re.findall(r"[^\s/·*.-]+", tail)
     # A single letter keeps its case: N and K are units, n and k change the number.
     changing = [word for word in words if (word if len(word) == 1 else word.casefold()) in _NOT_UNITS]
-    if not (money or any(len(word) == 1 for word in changing)) and known(unit := read_unit(tail)) and (
+    if not (money or any(len(word) == 1 for word in changing)) and is_known(unit := read_unit(tail)) and (
             unit != (("pound", 1),)):
-        return spell(unit)
-    if changing or not _UNIT.fullmatch(tail) or changes(
+        return format_unit(unit)
+    if changing or not _UNIT.fullmatch(tail) or has_hedge(
             [word for word in words if len(word) > 1], singular=abs(number.value) == 1):
         return None
     words = [word.casefold() for word in words]

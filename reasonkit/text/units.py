@@ -1,8 +1,8 @@
 """A unit as people write it, read into symbols and their powers: `J/(kg·K)`, "per second squared", `s-1`, "sq ft".
 
-Entry points: `read_unit`, and `known` to tell "5 km" from "5 apples". A word of no table is kept for pint. Source: the
-SI brochure, 9th edition, sections 5.3 and 5.4. Surprise: what follows a slash without a sign belongs below it, J/kg K
-is J/(kg·K).
+Entry points: `read_unit`, and `is_known` to tell "5 km" from "5 apples". A word of no table is kept for pint. Source:
+the SI brochure, 9th edition, sections 5.3 and 5.4. Surprise: J/kg K is J/(kg·K), because what follows a slash without a
+sign belongs below it.
 """
 
 from __future__ import annotations
@@ -143,12 +143,12 @@ def read_unit(text: str, loose: bool = False) -> Unit | None:
     return tuple(sorted((symbol, power) for symbol, power in powers.items() if power))
 
 
-def known(unit: Unit | None) -> bool:
+def is_known(unit: Unit | None) -> bool:
     """Whether it is a unit of physics, and all of it."""
     return bool(unit) and all(symbol in _KNOWN for symbol, _ in unit)
 
 
-def spell(unit: Unit) -> str:
+def format_unit(unit: Unit) -> str:
     """The unit as pint reads it, and as equal units are equal text."""
     return " ".join(symbol if power == 1 else f"{symbol}^{power}" for symbol, power in unit)
 

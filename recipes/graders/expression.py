@@ -110,7 +110,7 @@ def read_expression(text: str) -> Expression | None:
     tokens = list(_spell(bare))
     if number is None:
         tokens = [token for token in tokens if token != r"\$"]
-    if not tokens or None in tokens or r"\$" in tokens or not _balanced(tokens) or tokens[-1] in _UNFINISHED:
+    if not tokens or None in tokens or r"\$" in tokens or not _is_balanced(tokens) or tokens[-1] in _UNFINISHED:
         return number and Expression((), number)
     if "," in tokens and (grouped := read_plain(clean(bare))):
         tokens = [str(grouped)]
@@ -119,7 +119,7 @@ def read_expression(text: str) -> Expression | None:
         number = _number(bare.replace("°", ""))
     if number and number.unit and not (is_physical(number) and len(number.unit) > 1):
         number = None  # 5a is a product
-    if (grouped := _grouped(tokens)) is None:
+    if (grouped := _group_arguments(tokens)) is None:
         return None
     name, tokens = canonical(grouped)
     return Expression(tuple(tokens), number, tuple(name), unit) if tokens else None
@@ -144,7 +144,7 @@ def _number(text: str) -> Number | None:
     name, equals, value = text.partition("=")
     if equals and "=" not in value and (number := read_number(clean(value))):
         tokens = list(_spell(name))
-        return number if tokens and None not in tokens and is_name(_grouped(tokens) or []) else None
+        return number if tokens and None not in tokens and is_name(_group_arguments(tokens) or []) else None
     return None if "=" in value else read_number(clean(text))
 
 
@@ -169,7 +169,7 @@ def _spell(text: str) -> Iterator[str | None]:
             yield from token  # a product of letters
 
 
-def _balanced(tokens: list[str]) -> bool:
+def _is_balanced(tokens: list[str]) -> bool:
     """Every brace closed, and every bracket, none too deep; a half-open interval may close ( with ] and [ with )."""
     stack = []
     for token in tokens:
@@ -189,7 +189,7 @@ class _Malformed(ValueError):
     """An argument is missing, or arguments are within arguments deeper than in any formula."""
 
 
-def _grouped(tokens: Iterable[str]) -> list[str] | None:
+def _group_arguments(tokens: Iterable[str]) -> list[str] | None:
     """The tokens with the arguments of ^, _, \\sqrt and \\frac in braces, x^10 as x^{10}; None if malformed."""
     try:
         return list(_group(iter(tokens), 0))
@@ -211,16 +211,16 @@ def _operand(token: str, rest: Iterator[str], depth: int) -> Iterator[str]:
         if first.isdecimal() and len(first) == 2:  # \frac12
             yield from ("{", first[0], "}", "{", first[1], "}")
         else:
-            yield from (*_braced(first, rest, depth + 1), *_braced(next(rest, ""), rest, depth + 1))
+            yield from (*_brace(first, rest, depth + 1), *_brace(next(rest, ""), rest, depth + 1))
     elif token in ("^", "_", r"\sqrt"):
         first = next(rest, "")
         if token == r"\sqrt" and first == "[":  # the index of a root stays in its brackets
             yield from ("[", *_group(iter(_until_closed(rest)), depth + 1), "]")
             first = next(rest, "")
-        yield from _braced(first, rest, depth + 1)
+        yield from _brace(first, rest, depth + 1)
 
 
-def _braced(first: str, rest: Iterator[str], depth: int) -> Iterator[str]:
+def _brace(first: str, rest: Iterator[str], depth: int) -> Iterator[str]:
     if depth > MAX_NESTING:
         raise _Malformed
     sign = [first] if first in ("+", "-") else []

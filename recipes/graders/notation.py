@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 
 from reasonkit.text.numbers import Number, read_number
-from reasonkit.text.units import known, read_unit
+from reasonkit.text.units import is_known, read_unit
 
 OR, AND = r"\lor", r"\land"  # between candidates
 
@@ -83,7 +83,7 @@ def is_physical(number: Number) -> bool:
     """Whether the number has a unit of physics: one of those, or a product of units."""
     words = re.findall(r"°?[^\W\d_]+|%", number.tail.casefold())
     return bool(words) and number.mark[:1] != "_" and (
-        _PHYSICAL.issuperset(words) or len(words) > 1 and known(read_unit(number.tail)))
+        _PHYSICAL.issuperset(words) or len(words) > 1 and is_known(read_unit(number.tail)))
 
 
 def rewrite(text: str) -> str:

@@ -13,9 +13,9 @@ from fractions import Fraction
 from itertools import product
 from math import isclose
 
-from reasonkit.text.answers import Kind, bare, known
+from reasonkit.text.answers import Kind, gold_reader, unbracketed_reader
 from reasonkit.text.numbers import read_value
-from reasonkit.text.units import read_unit, spell
+from reasonkit.text.units import format_unit, read_unit
 from recipes.graders.worker import decide
 
 MAX_PARTS = 3
@@ -64,7 +64,7 @@ def _read_part(text: str) -> Part | None:
     unit, loose = (read_unit(number.mark + number.tail, loose) for loose in (False, True))
     if unit is None or loose is None:
         return None
-    return Part(number.value, spell(unit), spell(loose), number.quotient)
+    return Part(number.value, format_unit(unit), format_unit(loose), number.quotient)
 
 
 def same_quantity(found: tuple[Part, ...], expected: tuple[Part, ...]) -> bool | None:
@@ -119,5 +119,5 @@ def load() -> Callable[[list, list], bool]:
     return same
 
 
-_read = bare(read_quantity)
-KIND = Kind(_read, same_quantity, known(_read, same_quantity))
+_read = unbracketed_reader(read_quantity)
+KIND = Kind(_read, same_quantity, gold_reader(_read, same_quantity))

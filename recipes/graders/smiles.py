@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from reasonkit.text.answers import Kind, known
+from reasonkit.text.answers import Kind, gold_reader
 from reasonkit.text.cleaning import unfence
 from recipes.graders.worker import decide
 
@@ -35,4 +35,4 @@ def load() -> Callable[[str, str], bool]:
     return same
 
 
-KIND = Kind(_read, _same, known(_read, _same))
+KIND = Kind(_read, _same, gold_reader(_read, _same))

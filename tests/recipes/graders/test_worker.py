@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.graders import worker as isolated
+from recipes.graders import worker as worker_module
 from recipes.graders.worker import TASKS, decide, start
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -63,7 +63,7 @@ def environment():
         for name in SECRETS:
             patch.setenv(name, f"s3cret of {name}")
         patch.setenv("LANG", "C.UTF-8")
-        worker = isolated._Worker("smiles")
+        worker = worker_module._Worker("smiles")
         assert worker.ask(["OCC", "CCO", 2]) is True
         found = Path(f"/proc/{worker._process.pid}/environ").read_bytes().decode().split("\0")
         worker.close()
@@ -77,7 +77,7 @@ def test_a_worker_has_no_secret(environment, name):
 
 def test_a_worker_has_what_it_needs(environment):
     names = {entry.split("=")[0] for entry in environment if entry}
-    assert {"PATH", "LANG", "PYTHONPATH"} <= names <= {*isolated.PASSED_ON, "PYTHONPATH", "OMP_NUM_THREADS",
+    assert {"PATH", "LANG", "PYTHONPATH"} <= names <= {*worker_module.PASSED_ON, "PYTHONPATH", "OMP_NUM_THREADS",
                                                        "OPENBLAS_NUM_THREADS"}
 
 
@@ -110,7 +110,7 @@ def test_an_interrupted_wait_leaves_no_stale_reply(monkeypatch):
 
     start("expression")
     with monkeypatch.context() as patch:
-        patch.setattr(isolated._Worker, "_reply", interrupt)
+        patch.setattr(worker_module._Worker, "_reply", interrupt)
         with pytest.raises(KeyboardInterrupt):
             decide("expression", ("", "1 + x"), SUM)
     assert decide("expression", ("", "x + 2"), SUM) is False
