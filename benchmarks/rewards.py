@@ -25,8 +25,8 @@ from reasonkit.rewards.compose import compose  # noqa: E402
 from reasonkit.session.run_log import NullLog  # noqa: E402
 from reasonkit.text.answers import KINDS, check  # noqa: E402
 from reasonkit.text.tags import TAGS  # noqa: E402
-from reasonkit.text.tfidf import TfIdf  # noqa: E402
 from recipes.rewards import text as text_rewards  # noqa: E402
+from recipes.rewards.tfidf import TfIdf  # noqa: E402
 
 GOLDS = {"number": "20", "choice": "B", "yes_no": "yes", "list": "1, 2", "set": "1, 2", "text": "blue",
          "expression": "x^2 + 1", "quantity": "5 km", "smiles": "CCO", "date": "2024-03-05",

@@ -130,7 +130,7 @@ print(examine(judge, anchors(validation), run.recipe.rewards["rubric"]) if judge
 # `shuffle_rows` deals the rewards at random, and moves it: believe what a recipe gains beyond that one.
 
 # %%
-from reasonkit.text.tfidf import TfIdf
+from recipes.rewards.tfidf import TfIdf
 
 words = TfIdf(train["question"])
 answered = rules.gate(rules.exact_answer, rules.tag_format)

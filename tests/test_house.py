@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = """
 stdlib reasonkit: config
 stdlib reasonkit.session: pins files records secrets interrupts time_budget run_log outcome reuse
-stdlib reasonkit.text: tags cleaning hedges units numbers dates texts choices lists allowance answers replies tfidf
+stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists answers
 numpy reasonkit.eval: intervals evaluate
 numpy reasonkit.judge: rubric ratings judge cache exam
 numpy reasonkit.rewards: groups work rules compose controls monitors
@@ -28,10 +28,9 @@ jax reasonkit.models: submission_check
 tunix reasonkit.train: policy_loss checkpoint tunix_compat rollout handover loop sft grpo
 user reasonkit.show: report_style dashboard report
 jax reasonkit: run
-stdlib recipes.graders: notation structure operations latex symbolic algebra strips worker
-stdlib recipes.graders: quantities expression quantity smiles plan
+stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
 numpy recipes.judges: score_sheet api_client api_judge
-numpy recipes.rewards: text
+numpy recipes.rewards: tfidf text
 jax recipes.rewards: model_based
 tunix recipes.stages: simpo distill
 stdlib recipes: catalogue
@@ -47,7 +46,7 @@ ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "qwix", "tunix"}
 # What is below numpy and imports third parties: what reads files; optional ones, in a process of its own or a family.
 ISOLATED = {"reasonkit.session.files": {"pydantic"}, "reasonkit.session.records": {"pydantic"},
             "recipes.graders.symbolic": {"sympy"}, "recipes.graders.algebra": {"sympy"},
-            "recipes.graders.worker": {"pint", "rdkit"}, "_gym": {"reasoning_gym"},
+            "recipes.graders.quantity": {"pint"}, "recipes.graders.smiles": {"rdkit"}, "_gym": {"reasoning_gym"},
             "reasonkit.session.secrets": {"google", "kaggle_secrets", "kagglehub"}}  # each only on its platform
 LOOKED_UP = {"reasonkit.run": {"recipes.catalogue"}}  # by name: what a user changes stands above the library
 EXECUTES = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}

@@ -24,9 +24,9 @@ from reasonkit.session import run_log
 from reasonkit.session.run_log import ManifestError
 from reasonkit.session.time_budget import BudgetError
 from reasonkit.text.tags import TAGS
-from reasonkit.text.tfidf import TfIdf
 from recipes.catalogue import RECIPES
 from recipes.rewards import text as text_rewards
+from recipes.rewards.tfidf import TfIdf
 
 
 @pytest.fixture(autouse=True)

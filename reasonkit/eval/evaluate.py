@@ -20,9 +20,7 @@ from typing import Any, NamedTuple
 from reasonkit.eval import intervals
 from reasonkit.session.files import RecordError, preview, read, write_atomic
 from reasonkit.session.records import Results
-from reasonkit.text.allowance import allow
-from reasonkit.text.answers import check
-from reasonkit.text.replies import REPLY_SECONDS, answer_of
+from reasonkit.text.answers import COMPLETION_SECONDS, answer_of, check, time_limit
 from reasonkit.text.tags import STOP_MARKERS, TAGS
 
 SAMPLE_KEYS = ("id", "family", "kind", "question", "gold", "completion", "answer",
@@ -238,7 +236,7 @@ def _row(problem: Any) -> dict[str, str]:
     return row
 
 
-@allow(REPLY_SECONDS)
+@time_limit(COMPLETION_SECONDS)
 def _score(row: dict[str, str], reply: str) -> dict[str, Any]:
     parsed = TAGS.parse(reply)
     answer = answer_of(parsed, row["answer"], row["kind"])

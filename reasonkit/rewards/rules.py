@@ -19,9 +19,8 @@ import numpy as np
 from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.rewards.work import missing_work
-from reasonkit.text.answers import kind_of
+from reasonkit.text.answers import answer_of, grade, kind_of
 from reasonkit.text.numbers import value_pairs
-from reasonkit.text.replies import answer_of, grade
 from reasonkit.text.tags import TAGS
 
 RewardFn = Callable[..., list[float | None]]

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from reasonkit.text.tags import Parsed
-from reasonkit.text.tfidf import words
+from reasonkit.text.words import words
 
 STEPS = ("identify", "determine", "explore", "act", "evaluate")  # the IDEA-E headings, which say nothing by themselves
 # Words that announce an answer and add nothing to it.

@@ -1,46 +1,62 @@
-"""Is this answer right? `check(answer, gold, kind)`, one small reader a kind of answer.
+"""Is this answer right? `check` compares one answer with the gold answer, `grade` a batch of completions with theirs.
 
-Readers (`numbers`, `choices`, `lists`, `dates`, `latex`, …) read the whole answer as a person would; what they
-cannot decide goes to sympy, pint or RDKit in a process of its own (`worker`). Text is matched, never executed. Two
-candidates ("288, maybe 3"), a hedge or a leftover digit are wrong: credit for substrings teaches to hedge.
+The readers (`numbers`, `choices`, `lists`, `words`) read the whole answer as a person would. Kinds that only some data
+has are modules of `recipes.graders`. Two candidates ("288, maybe 3"), a hedge or a leftover digit are wrong, because
+credit for substrings teaches to hedge. Model text is matched against patterns, never executed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import re
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import eq
 
-from reasonkit.text.allowance import LIMIT_SECONDS, allow, is_spent
 from reasonkit.text.choices import read_choice, read_gold_choice, read_yes_no, same_choice
 from reasonkit.text.cleaning import clean, unbracket
-from reasonkit.text.dates import read_date
 from reasonkit.text.hedges import is_withdrawn
 from reasonkit.text.lists import read_list, read_set
-from reasonkit.text.numbers import is_physical, read_amount, read_number, read_plain, same_number
-from reasonkit.text.texts import read_text, same_text
+from reasonkit.text.numbers import read_amount, read_plain, same_number
+from reasonkit.text.tags import TAGS, Parsed
+from reasonkit.text.words import read_date, read_text, same_text
 
+KINDS = ("number", "choice", "yes_no", "expression", "list", "set", "text", "quantity", "smiles", "plan", "date")
 MAX_CHARACTERS = 10_000
+MAX_BLOCKS = 8  # answers of one completion that are written differently; each costs a comparison
+LIMIT_SECONDS = 2.0  # for one comparison by a library
+COMPLETION_SECONDS = 4.0  # two such comparisons
+BATCH_SECONDS = 120.0  # a fifth of the shortest time after which a step counts as hung (`session.LEAST_SECONDS`)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`extracted` is the answer as read, None when it cannot be read; `why` is a phrase for logs."""
+    """`extracted` is the answer as read, None when it cannot be read. `why` is a phrase for logs."""
 
     correct: bool
     extracted: str | None
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`read` raw text, None if that is no answer of this kind; `same(found, expected)`, None if that is undecided."""
+
+    read: Callable[[str], object | None]
+    same: Callable[..., bool | None] = eq
+    read_gold: Callable[[str], object | None] | None = None
+
+
 def check(answer: str | None, gold: str, kind: str) -> Verdict:
     """Compare a model's answer, any text or None, with the gold answer.
 
-    Kinds: `KINDS`. The gold answer of a choice may bring its text ("B) Paris"), which is then right too; that of a plan
-    is the problem (see `planning`). Raises ValueError for an unknown kind, and for a gold answer that cannot be read as
-    its kind; ImportError, at the first check, if the package of an expression, a quantity or a SMILES is missing.
+    The kinds are in `KINDS`. The gold answer of a choice may have its text ("B) Paris"), which is then right too. That
+    of a plan is the problem (see `recipes.graders.plan`). Raises ValueError for an unknown kind and for a gold answer
+    that cannot be read as its kind, and ImportError if the package of an expression, a quantity or a SMILES is missing.
 
     >>> check("1,200 apples.", "1200", "number").correct
     True
@@ -62,95 +78,113 @@ def check(answer: str | None, gold: str, kind: str) -> Verdict:
     correct = kind_of(kind).same(found, expected)
     extracted = "; ".join(map(str, found)) if isinstance(found, tuple) else str(found)
     if correct is None:
-        return Verdict(False, extracted, "out of time" if is_spent() else "undecided")
+        return Verdict(False, extracted, "undecided" if seconds_left() > 0 else "out of time")
     return Verdict(correct, extracted, "equal" if correct else "different")
 
 
-def infer_kind(gold: str) -> str:
-    """The kind that a gold answer is written as; "text" where no other fits. A set is not told from a list.
+def grade(completions: Sequence[str], golds: Sequence[str | None], kinds: Sequence[str],
+          seconds: float = BATCH_SECONDS) -> list[Verdict | None]:
+    """The verdicts on a step's completions; None where a kind is unknown or a gold answer is not of its kind.
 
-    >>> [infer_kind(gold) for gold in ("1,200", "5 km", "5 apples", "(B)", "No", "x^2 + 1", "[1, 2]", "CC(=O)O", "on")]
-    ['number', 'quantity', 'number', 'choice', 'yes_no', 'expression', 'list', 'smiles', 'text']
-    >>> [infer_kind(gold) for gold in ("3 PM", "204_5", "March 5, 2024", "03/05/2024")]
-    ['number', 'number', 'date', 'text']
+    Libraries may take `seconds` in all. Each completion has an equal share of what the ones before have left, at most
+    COMPLETION_SECONDS. One that needs more is wrong, because it is "out of time".
     """
-    if gold.lstrip().startswith("{") and '"goal"' in gold:
-        return "plan"
-    text = clean(gold)
-    if read_date(text):
-        return "date"
-    if _ONE_OF_TWO_DATES.fullmatch(text):
-        return "text"
-    if (number := read_number(text)) and is_physical(number):
-        return "quantity"
-    if (number or read_amount(text)) and not _PRODUCT.fullmatch(text):
-        return "number"
-    if read_yes_no(text):
-        return "yes_no"
-    if _LETTERED.match(text) and read_gold_choice(text):
-        return "choice"
-    if _SMILES.fullmatch(gold) and all(gold.count(digit) % 2 == 0 for digit in "123456789"):
-        return "smiles"
-    if "," in text and (_BRACKETS.fullmatch(text) or all(read_amount(part.strip()) for part in text.split(","))):
-        return "list"
-    formula = _ALGEBRA.search(gold) and not _WORD.search(gold) and kind_of("expression").read(gold)
-    return "expression" if formula else "text"
+    end, verdicts = time.monotonic() + seconds, []
+    for number, (completion, gold, kind) in enumerate(zip(completions, golds, kinds, strict=True)):
+        share = (end - time.monotonic()) / (len(completions) - number)
+        verdicts.append(None if gold is None else
+                        _grade_one(completion, str(gold), str(kind), min(COMPLETION_SECONDS, share)))
+    return verdicts
 
 
-_BRACKETS = re.compile(r"\[([^][(){}]*)\]|\(([^][(){}]*)\)|\{([^][(){}]*)\}")
-_LETTERED = re.compile(r"[A-J](?:[).:]|\Z)|[(\[][A-Ja-j][)\]]")
-_ONE_OF_TWO_DATES = re.compile(r"[0-9]{1,2}([/-])[0-9]{1,2}\1[0-9]{4}")  # as `dates` says
-_PRODUCT = re.compile(r"[+-]?[0-9.]+[a-z]")  # 5k, of a formula
-_SMILES = re.compile(r"(?=.*[=#()\[\]1-9])(?:(?:Br|Cl|[BCNOPSFIbcnops]|\[[^]]+\])[-=#:/\\.()1-9]*){3,}")
-_ALGEBRA = re.compile(r"[\\^=+*/√π]|[0-9][a-z]\b|\b[a-z]\(|\b[a-z]\s*-\s*[0-9]|[0-9]\s*-\s*[a-z]\b")
-_WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:sqrt|sin|cos|tan|log|exp)\b)[A-Za-z]{3,}")
+def _grade_one(completion: str, gold: str, kind: str, seconds: float) -> Verdict | None:
+    try:
+        check(None, gold, kind)
+    except ValueError:
+        return None
+    try:
+        with time_limit(seconds):
+            return check(answer_of(TAGS.parse(completion), gold, kind), gold, kind)
+    except (ValueError, ArithmeticError, LookupError, RecursionError) as error:  # what blinds its own grader is wrong
+        return Verdict(False, None, f"not read ({type(error).__name__})")
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """`read` raw text, None if that is no answer of this kind; `same(found, expected)`, None if that is undecided."""
+def answer_of(completion: Parsed, gold: str, kind: str) -> str | None:
+    """The answer to be checked: the only one, or the first of at most MAX_BLOCKS that say the same; else None.
 
-    read: Callable[[str], object | None]
-    same: Callable[..., bool | None] = eq
-    read_gold: Callable[[str], object | None] | None = None
+    Raises ValueError, where there are several, for an unknown kind and for a gold answer that is not of its kind.
+
+    >>> completion = TAGS.parse("<answer>4</answer> in short, <answer>4.0</answer>")
+    >>> completion.answer, answer_of(completion, "5", "number")
+    (None, '4')
+    """
+    first, *others = completion.answers or (None,)
+    if len(others) >= MAX_BLOCKS:
+        return None
+    return first if all(_says_the_same(first, other, gold, kind) for other in others) else None
 
 
-def _cleaned(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
-    return lambda text: read(clean(text))
+def _says_the_same(a: str, b: str, gold: str, kind: str) -> bool:
+    """Whether both are read as the same, or one is right where the other is the gold answer."""
+    read = check(a, gold, kind).extracted
+    alike = read is not None and read == check(b, gold, kind).extracted
+    return alike or _is_right(a, b, kind) or _is_right(b, a, kind)
 
 
-def bare(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
+def _is_right(answer: str, gold: str, kind: str) -> bool:
+    try:
+        return check(answer, gold, kind).correct
+    except (ValueError, RecursionError):  # model text that can't be a gold answer: a plan, an option's text
+        return False
+
+
+_DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Give the libraries that this block asks, in this thread, so many seconds together. Later ones do not decide."""
+    token = _DEADLINE.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)
+
+
+def seconds_left() -> float:
+    """The seconds until this thread's time limit; infinite without one."""
+    return _DEADLINE.get() - time.monotonic()
+
+
+def unbracketed_reader(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
     """The reader of clean text without brackets around it."""
-    def read_bare(text: str) -> object | None:
-        return read(unbracket(clean(unbracket(text.strip()))))
-    return read_bare
+    return lambda text: read(unbracket(clean(unbracket(text.strip()))))
 
 
-def known(read: Callable, same: Callable) -> Callable[[str], object | None]:
-    """A gold answer that its library knows, which is one that it finds equal to itself."""
+def gold_reader(read: Callable, same: Callable) -> Callable[[str], object | None]:
+    """The reader of a gold answer that its library knows: one that it finds equal to itself."""
     def read_gold(text: str) -> object | None:
         gold = read(text)
-        with allow(LIMIT_SECONDS):  # its own time, not the reply's
+        with time_limit(LIMIT_SECONDS):  # its own time, not the completion's
             return gold if gold and same(gold, gold) else None
     return read_gold
 
 
-_read_amount = bare(read_amount)
+_read_amount = unbracketed_reader(read_amount)
 _COMMON = {
     "number": Kind(lambda text: read_plain(text) or _read_amount(text), same_number),
-    "choice": Kind(_cleaned(read_choice), same_choice, _cleaned(read_gold_choice)),
-    "yes_no": Kind(bare(read_yes_no)),
-    "list": Kind(_cleaned(read_list)),
-    "set": Kind(_cleaned(read_set)),
-    "text": Kind(_cleaned(read_text), same_text),
-    "date": Kind(bare(read_date)),
+    "choice": Kind(lambda text: read_choice(clean(text)), same_choice, lambda text: read_gold_choice(clean(text))),
+    "yes_no": Kind(unbracketed_reader(read_yes_no)),
+    "list": Kind(lambda text: read_list(clean(text))),
+    "set": Kind(lambda text: read_set(clean(text))),
+    "text": Kind(lambda text: read_text(clean(text)), same_text),
+    "date": Kind(unbracketed_reader(read_date)),
 }
-KINDS = ("number", "choice", "yes_no", "expression", "list", "set", "text", "quantity", "smiles", "plan", "date")
 
 
 def kind_of(name: str) -> Kind:
-    """How answers of a kind in `KINDS` are read and compared. A kind that is not here is a module of `recipes.graders`,
-    imported when it is needed."""
+    """How answers of a kind in `KINDS` are read and compared. Those that are not here are modules of
+    `recipes.graders`, imported when they are needed."""
     return _COMMON.get(name) or importlib.import_module(f"recipes.graders.{name}").KIND
 
 

@@ -1,8 +1,8 @@
-"""One of a few: the letter of a choice, or yes and no, with what may be written around them.
+"""The letter of a choice, or yes and no, with the option's text or a reason after it.
 
-Entry points: `read_choice` and `same_choice`, `read_yes_no`. What follows may be the option's text or a reason. It may
-not offer a second letter, deny or doubt: a policy that earns credit for both learns to hedge. Surprise: "Both A and B"
-offers no letter, and "there are no leftovers" denies nothing.
+Entry points: `read_choice` and `same_choice`, `read_yes_no`. What follows may not offer a second letter, deny or doubt,
+because a policy that earns credit for both learns to hedge. Surprise: "Both A and B" offers no letter, and "there are
+no leftovers" denies nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from reasonkit.text.hedges import HEDGES, LINKS, NEUTRAL, bare, is_doubt, only_links
+from reasonkit.text.hedges import HEDGES, LINKS, NEUTRAL, is_doubt, only_links, strip_signs
 from reasonkit.text.numbers import Number, read_amount
-from reasonkit.text.texts import Text, read_text, same_text
+from reasonkit.text.words import Text, read_text, same_text
 
 _LABEL = re.compile(
     r"(?:(?:the\s+)?(?:(?:correct|right|best|final|my)\s+)?(?:answer\s+)?(?:option|choice|ans(?:wer|\.)?|letter)"
@@ -44,8 +44,8 @@ _OPENERS_OF_ANOTHER = frozenset(
     "maybe perhaps possibly probably dunno idk approx".split())
 _OPENS_ANOTHER = re.compile(
     r"(?:and|but|also|i meant?|i also|my (?:bad|other|second)|make (?:that|it)|on second thoughts?|failing that|no wait"
-    r"|as well as|if not|changed? to|earlier i said|another option|as an alternative|second (?:guess|choice)|then again"
-    r"|the answer is|(?:although |though )?(?:it )?(?:could|may|might|should|would) (?:also )?be)(?!\w)")
+    r"|as well as|if not|changed? to|another option|as an alternative|then again|the answer is"
+    r"|(?:although |though )?(?:it )?(?:could|may|might|should|would) (?:also )?be)(?!\w)")
 # A part that is nothing else is no option's text either.
 _IS_DOUBT = re.compile(
     r"(?:not (?:so )?sure|who knows|(?:just )?a guess|in your dreams|as if|forget it|please check"
@@ -85,7 +85,7 @@ def read_choice(text: str) -> Choice | None:
         return Choice(letter, rest, whole, False) if whole else None
     letter, rest = (match["inner"] or match["bare"]).upper(), match["text"] or match["rest"] or ""
     offered = _JOINED.sub("them", rest) if match["text"] else rest
-    sure = not (_ANOTHER.search(offered) or _leads_on(offered, match["text"] is not None))
+    sure = not (_ANOTHER.search(offered) or _opens_another(offered, match["text"] is not None))
     if match["rest"]:
         sure = sure and bool(match["weak"].strip() or "\n" in match["weak"]) and not _doubtful(rest)
     return Choice(letter, _option(rest), whole, sure)
@@ -106,8 +106,7 @@ def same_choice(found: Choice, expected: Choice) -> bool:
 
 
 def _option(text: str) -> Number | Text | None:
-    text = text.strip(" .")
-    return (read_amount(text) or read_text(text)) if text else None
+    return read_amount(text) or read_text(text)
 
 
 def _same_option(found: Number | Text | None, expected: Number | Text | None) -> bool:
@@ -116,19 +115,17 @@ def _same_option(found: Number | Text | None, expected: Number | Text | None) ->
     return found is not None and found == expected
 
 
-def _leads_on(text: str, option: bool) -> bool:
+def _opens_another(text: str, option: bool) -> bool:
     """Whether what follows a letter opens with a word for another answer, or has a part that is but a doubt ("I think")
     or leads over to another letter ("on second thought B"). An option's text may be a doubt itself: "not possible"."""
     if _SIGN_BEFORE_WORD.match(text):
         return True
-    parts = [words for words in map(bare, map(str.split, _PARTS_OF_TEXT.split(text))) if words]
+    parts = [words for words in map(strip_signs, map(str.split, _PARTS_OF_TEXT.split(text))) if words]
     for number, words in enumerate(parts):
         lower = [word.casefold() for word in words]
         if not number and (lower[0] in _OPENERS_OF_ANOTHER or _OPENS_ANOTHER.match(" ".join(lower))):
             return True
         if _IS_DOUBT.fullmatch(" ".join(lower)) or lower == ["not"] and number:
-            return True
-        if not number and parts[1:] and NEUTRAL.issuperset(lower) and ("final" in lower or "answer" in lower[1:]):
             return True
         text_itself = option and not number and not (parts[1:] and len(words) == 1) and _SPEAKER.isdisjoint(lower)
         if is_doubt(lower) and not text_itself:
@@ -137,7 +134,7 @@ def _leads_on(text: str, option: bool) -> bool:
             return True
         letters = [at for at, word in enumerate(words) if at and _is_letter(word)]
         if letters and _CONTRAST.isdisjoint(lower[:letters[-1]]) and only_links(lower[:letters[-1]]) and (
-                all(word in NEUTRAL or word in LINKS or word in HEDGES for word in lower[letters[-1] + 1:])):
+                not set(lower[letters[-1] + 1:]) - NEUTRAL - LINKS - HEDGES):
             return True
     return False
 
@@ -148,8 +145,7 @@ def _is_letter(word: str) -> bool:
 
 def _doubtful(rest: str) -> bool:
     words = re.findall(r"\w+", rest.casefold())
-    return (not words or words[0] in ("or", "and", "but", "not", "no") or not _OPENERS_OF_ANOTHER.isdisjoint(words)
-            or _DOUBTS.search(rest.casefold())
+    return (words[:1] in ([], ["or"], ["and"], ["but"], ["not"], ["no"]) or _DOUBTS.search(rest.casefold())
             or re.match(r"\W*[A-HJ-Z]\b(?!')", rest) is not None)
 
 
@@ -165,22 +161,20 @@ _OF_ANSWERS = frozenset("guess estimate unsure retracted withdrawn".split())
 _DOUBTS = re.compile(
     r"\b(?:maybe|perhaps|probably|possibly|presumably|supposedly|arguably|unsure|uncertain|unclear|more or less)\b"
     r"|\bi(?: would|'d)? (?:think|guess|suppose|believe|reckon|assume|say|feel|imagine|suspect|presume|expect|hope)\b"
-    r"|\bi(?:'m| am) (?:leaning|inclined|tempted|hesitant)\b|\bto guess\b|\bguessing\b"
-    r"|\b(?:my best|educated|wild|just a|only a) guess\b|\A\W*best guess\b"
-    r"|\b(?:don't|do not|can't|cannot|hard to) (?:know|say|tell|quote me|be (?:sure|certain))\b|\bwho knows\b"
-    r"|\bas far as i\b|\bto (?:the best of )?my knowledge\b|\bin all (?:likelihood|probability)\b|\bgrain of salt\b"
-    r"|(?:\bnot|n't)(?: [\w%]+){0,2} (?:sure|certain|confident)\b"
-    r"|\b(?:fairly|pretty|quite|almost|reasonably|somewhat) (?:sure|certain|confident)\b|\bassuming i\b"
-    r"|\bi (?:could|may|might) be (?:wrong|mistaken)\b"
-    r"|\b(?:if|unless) i (?:recall|remember|understand|understood|read)\b"
-    r"|\b(?:if|unless) i(?:'m| am) (?:not )?(?:wrong|mistaken|right|correct|reading)\b"
-    r"|\bwith (?:some|slight|a (?:little|bit of)) (?:doubts?|uncertainty|hesitation)\b"
-    r"|\bor (?:no|not|false|true|yes|so)\b\W*\Z|\bgive or take\b|\bas if\W*\Z"
-    r"|\bin your dreams\b|\b(?:low confidence|please check)\W*\Z"
-    r"|\bor (?:more|less|fewer|other|another)\W*\Z|\band (?:more|so on)\W*\Z|\bsomething like that\b|\bseems like it\b"
-    r"|\bn/a\b|\b50[/-]50\b|\bfifty[- ]fifty\b|[0-9]% (?:sure|certain)|\bsubject to change\b|\bunder protest\b"
-    r"|\bon the other hand\b|\bfailing that\b|\bor thereabouts\b"
-    r"|\bto be (?:confirmed|checked)\b|\bcrossed out\b|\bif correct\b")
+    r"|\bi(?:'m| am) (?:leaning|inclined|tempted|hesitant)\b|\bto guess\b|\bguessing\b|\bwho knows\b"
+    r"|\b(?:my best|educated|wild|just a|only a) guess\b|\A\W*best guess\b|\bas far as i\b"
+    r"|\b(?:don't|do not|can't|cannot|hard to) (?:know|say|tell|quote me|be (?:sure|certain))\b"
+    r"|\bto (?:the best of )?my knowledge\b|\bin all (?:likelihood|probability)\b|\bgrain of salt\b"
+    r"|(?:(?:\bnot|n't)(?: [\w%]+){0,2}|\b(?:fairly|pretty|quite|almost|reasonably|somewhat)|[0-9]%)"
+    r" (?:sure|certain|confident)\b"
+    r"|\bi (?:could|may|might) be (?:wrong|mistaken)\b|\bassuming i\b"
+    r"|\b(?:if|unless) i(?:(?:'m| am) (?:not )?(?:wrong|mistaken|right|correct|reading)"
+    r"| (?:recall|remember|understand|understood|read))\b"
+    r"|\bwith (?:some|slight|a (?:little|bit of)) (?:doubts?|uncertainty|hesitation)\b|\bsubject to change\b"
+    r"|\b(?:low confidence|please check|as if|and (?:more|so on))\W*\Z|\bin your dreams\b|\bunder protest\b"
+    r"|\bor (?:no|not|false|true|yes|so|more|less|fewer|other|another)\b\W*\Z|\bor thereabouts\b|\bgive or take\b"
+    r"|\bsomething like that\b|\bseems like it\b|\bn/a\b|\b50[/-]50\b|\bfifty[- ]fifty\b|\bif correct\b"
+    r"|\bon the other hand\b|\bfailing that\b|\bto be (?:confirmed|checked)\b|\bcrossed out\b")
 _DOUBTFUL_CLAUSE = re.compile(
     r"(?:(?:most|very|quite|more|not|only|just|at least|rather) )?(?:(?:un)?likely|apparently|seemingly|hopefully"
     r"|potentially|conceivably|plausibly|tentatively|reportedly|allegedly|ostensibly|roughly|approximately|virtually"
@@ -210,12 +204,11 @@ def read_yes_no(text: str) -> str | None:
         return None
     value = "yes" if match[1] in ("yes", "true") else "no"
     rest = match[2] or ""
-    if rest.rstrip().endswith("?") or _DOUBTS.search(rest):
-        return None
-    return None if any(_denies(bare(clause.split()), value) for clause in _CLAUSE.split(rest)) else value
+    clauses = (strip_signs(clause.split()) for clause in _CLAUSE.split(rest))
+    return None if _DOUBTS.search(rest) or any(_takes_back(words, value) for words in clauses) else value
 
 
-def _denies(words: list[str], value: str) -> bool:
+def _takes_back(words: list[str], value: str) -> bool:
     """Whether a clause takes back or doubts the value: the opposite alone or at its end, "not really", "it isn't"."""
     said = words
     while words and words[0] in _OPENERS and words[:2] not in (["or", "no"], ["or", "not"]):
@@ -224,11 +217,11 @@ def _denies(words: list[str], value: str) -> bool:
         return not HEDGES.isdisjoint(said)
     denials = _DENIALS[value]
     doubts = [word for word in words if word not in _DENIALS["no" if value == "yes" else "yes"]]  # "that is right"
-    if _STATED.issuperset(words[:1]) and words[1:] and _OF_ANSWERS.isdisjoint(words):
+    if words[0] in _STATED and _OF_ANSWERS.isdisjoint(words):
         doubts = []
     if _CONTRAST.isdisjoint(words[:-1]) and (is_doubt(doubts) or words[-1] in denials and only_links(words[:-1])):
         return True
-    opposite = all(word in denials for word in words) and not (words[0] == "not" and words[1:])  # not false
+    opposite = denials.issuperset(words) and (words[0] != "not" or len(words) == 1)  # "not false" is yes
     if opposite or words[-1] in (("no", "nope") if value == "yes" else ("yes", "yep", "yeah")):
         return True
     match = _DOUBTFUL_CLAUSE.fullmatch(" ".join(words))
@@ -240,4 +233,4 @@ def _denies(words: list[str], value: str) -> bool:
         return value == "yes"
     if match["verb"]:
         return bool(match["negated"]) == (value == "yes")
-    return not (words[0] == value)
+    return words[0] != value

@@ -1,7 +1,6 @@
 """Text as a human reads it: without typography, Markdown, LaTeX and phrases around an answer.
 
-Entry points: `clean`, and `unwrap` for formulas, whose LaTeX stays. Text is matched against patterns, never executed,
-and every pattern is linear on any text.
+Entry points: `clean`, and `unwrap` for formulas, whose LaTeX stays. Every pattern is linear on any text.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ from collections.abc import Callable
 
 from reasonkit.text.tags import INVISIBLE
 
-# Typography that stands for ASCII: minus signs, spaces, quotes, the fraction slash, full width, vulgar fractions; and
-# what has no width, which stands for nothing.
+# Typography that stands for ASCII: minus signs, spaces, quotes, full width, vulgar fractions; and what has no width.
 _TYPOGRAPHY = str.maketrans(
     dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63", "-") | {"\u2044": "/"}
     | dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " ")
@@ -26,7 +24,6 @@ _TYPOGRAPHY = str.maketrans(
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "₀₁₂₃₄₅₆₇₈₉₊₋"
 _SCRIPTS = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
 _PLAIN_SIZE = str.maketrans(_RAISED + _LOWERED, "0123456789+-" * 2)
-
 
 Replacement = str | Callable[[re.Match[str]], str]
 
@@ -85,23 +82,21 @@ _FENCED = re.compile(r"(```+|~~~+)[ \t]*+[\w+#.-]*+[ \t]*+\n")
 
 def clean(text: str) -> str:
     """`text` without typography, Markdown, LaTeX, quotes around it, or a leading "The answer is"."""
-    text = typography(unfence(text))
+    text = to_ascii(unfence(text))
     if _IS_WITHIN.search(text):
         text = _apply(_WITHIN, text)
-    return _unwrap(text).strip()
+    return _unwrap(text)
 
 
 def unwrap(text: str) -> str:
-    """`clean` for formulas: what is around them is taken away, \\boxed{} too, and their LaTeX stays."""
-    text = _unwrap(typography(unfence(text))).strip()
+    """A formula without what is around it, \\boxed{} too, and with its LaTeX."""
+    text = _unwrap(to_ascii(unfence(text)))
     boxed = _BOXED.match(text)
     return boxed[1].strip() if boxed else text
 
 
 def unfence(text: str) -> str:
     """What a Markdown fence holds, without the language that it names; other text as it is."""
-    if "```" not in text and "~~~" not in text:
-        return text
     stripped = text.strip()
     fence = _FENCED.match(stripped)
     closed = fence and stripped.endswith(fence[1], fence.end())
@@ -109,16 +104,16 @@ def unfence(text: str) -> str:
 
 
 def unbracket(text: str) -> str:
-    """`text` without brackets, at most three pairs, that are around all of it."""
+    """`text` without the brackets around all of it, at most three pairs."""
     for _ in range(3):
         bare = text.rstrip(".,; \n")
-        if not closes(bare):
+        if not is_bracketed(bare):
             break
         text = bare[1:-1].strip()
     return text
 
 
-def closes(text: str, start: int = 0) -> bool:
+def is_bracketed(text: str, start: int = 0) -> bool:
     """Whether the bracket that opens at `start` is closed by the last character."""
     if text[start:start + 1] not in PAIRS or text[-1] != PAIRS[text[start]]:
         return False
@@ -133,8 +128,8 @@ def closes(text: str, start: int = 0) -> bool:
 PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
-def typography(text: str) -> str:
-    """`text` with ASCII where typography stands for it: x² as x^2, H₂O as H_2O, ５ as 5, and nothing without width."""
+def to_ascii(text: str) -> str:
+    """`text` with ASCII for typography: x² as x^2, H₂O as H_2O, ５ as 5, and without what has no width."""
     if text.isascii():
         return text
     return _SCRIPTS.sub(lambda match: "^_"[match[0][0] in _LOWERED] + match[0].translate(_PLAIN_SIZE),
@@ -142,7 +137,7 @@ def typography(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    return _apply(_AROUND, text) if _IS_AROUND.search(text) else text
+    return (_apply(_AROUND, text) if _IS_AROUND.search(text) else text).strip()
 
 
 def _apply(rules: tuple[tuple[re.Pattern[str], Replacement], ...], text: str) -> str:

@@ -1,8 +1,8 @@
 """The words and signs by which an answer offers a second one, doubts itself or is taken back.
 
-Entry points: `is_withdrawn`, for struck-out text and questions in any kind of answer, and the sets of words, for the
-readers that allow words beside the answer. They are closed classes of English (conjunctions, pronouns, auxiliaries,
-numerals) and what is said of answers; a noun is in none, so "5 apples" and "Vitamin D" stay what they are.
+Entry points: `is_withdrawn`, for any kind of answer, and the sets of words, for readers that allow words beside the
+answer. They are closed classes of English (conjunctions, pronouns, auxiliaries, numerals) and what is said of answers.
+No noun is in them, and "5 apples" and "Vitamin D" stay what they are.
 """
 
 from __future__ import annotations
@@ -86,23 +86,23 @@ _STRUCK = re.compile(
 
 
 def is_withdrawn(answer: str, gold: str) -> bool:
-    """Whether an answer asks back, or has text struck out in Markdown, HTML, LaTeX or Unicode, as the gold has not."""
+    """Whether an answer asks back or strikes text out, in Markdown, HTML, LaTeX or Unicode, and the gold does not."""
     if _ASKED.search(answer) and not _ASKED.search(gold):
         return True
     answer = answer if answer.isascii() else unicodedata.normalize("NFC", answer)  # ≠ is = with a stroke
     return _STRUCK.search(answer) is not None and not _STRUCK.search(gold)
 
 
-def bare(words: Iterable[str]) -> list[str]:
-    """Words without the signs around them, and no signs alone."""
+def strip_signs(words: Iterable[str]) -> list[str]:
+    """The words without the signs around them. Signs only are left out."""
     return [word for word in (_SIGNS.sub("", word) for word in words) if word]
 
 
-def changes(words: Sequence[str], singular: bool = False) -> bool:
-    """Whether words after a number are none of its unit's: one links, doubts or counts, or is such an adverb.
+def has_hedge(words: Sequence[str], singular: bool = False) -> bool:
+    """Whether a word after a number links, doubts or counts, and so cannot belong to a unit.
 
-    What comes before a plural, or after 1 a `singular`, may be the noun's ("3 wrong answers"), and a statement may
-    follow it ("5 apples are left").
+    What comes before a plural, or after 1 a `singular`, may describe it ("3 wrong answers"), and a statement may follow
+    it ("5 apples are left").
     """
     counted = _COUNTED if singular else frozenset()
     words = [word.casefold().replace("’", "'") for word in words]

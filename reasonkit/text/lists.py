@@ -1,8 +1,7 @@
 """Lists and sets: items between separators, lines or bullets, each read as a number, a tuple or words.
 
-Entry points: `read_list` and `read_set`. Items are split outside brackets only, so that a set of pairs stays one. A
-name before a value ("x = 2") is left out only where no other name is used. Surprise: round brackets in a set are a
-tuple, and its order counts.
+Entry points: `read_list` and `read_set`. Items are split outside brackets only. A name before a value ("x = 2") is left
+out unless another name is used. Surprise: round brackets in a set are a tuple, and its order counts.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from reasonkit.text.cleaning import PAIRS, closes
-from reasonkit.text.hedges import changes
+from reasonkit.text.cleaning import PAIRS, is_bracketed
+from reasonkit.text.hedges import has_hedge
 from reasonkit.text.numbers import read_amount, read_plain
-from reasonkit.text.texts import read_formula
+from reasonkit.text.words import read_formula
 
 MAX_DEPTH = 4
 
@@ -39,8 +38,7 @@ _EMPTY = frozenset(("∅", "\\emptyset", "\\varnothing", "empty set", "the empty
 def read_list(text: str) -> str | None:
     """The items of clean text in one writing, between semicolons; None without any.
 
-    Separators are bullets and numbers, else semicolons, commas, lines, arrows, spaces; brackets around all and
-    "and" are optional.
+    Separators are bullets and numbers, else semicolons, commas, lines, arrows or spaces.
     """
     items = _items(_THEN.sub(r"\1 ", text), "([{", 0)
     return None if items is None else "; ".join(items)
@@ -53,28 +51,27 @@ def read_set(text: str) -> str | None:
 
 
 def _items(text: str, around: str, depth: int) -> list[str] | None:
-    text = text.strip().rstrip(". ")
+    text = text.strip(" .\n")
     if both := _BOTH.match(text):
         text = text[both.end():]
-    if (name := _NAMED.match(text)) and closes(text, name.end()) and not changes([name[1]]):
+    if (name := _NAMED.match(text)) and is_bracketed(text, name.end()) and not has_hedge([name[1]]):
         text = text[name.end():]  # x ∈ {1, 2}
-    bracketed = text[:1] in around and text[:1] != "" and closes(text, 0)
+    bracketed = is_bracketed(text) and text[0] in around
     if bracketed:
         text = text[1:-1]
-    parts = _bullets(text) or _split(text)
-    parts = [part for part in parts if part.strip()]
-    named = [_NAMED.match(part) for part in parts]
-    named = [match if match and not changes([match[1]]) else None for match in named]
-    names = {match[1] for match in named if match}
-    items = []
-    for part, match in zip(parts, named, strict=True):
-        name = f"{match[1].casefold()} = " if match and len(names) > 1 else ""
-        items.append(name + _item(part[match.end():] if match else part, depth))
+    items, names = [], set()
+    for part in _bullets(text) or _split(text):
+        match = _NAMED.match(part)
+        name = match[1] if match and not has_hedge([match[1]]) else ""
+        names |= {name} - {""}
+        if part.strip():
+            items.append((name, _item(part[match.end():] if name else part, depth)))
+    items = [f"{name.casefold()} = {item}" if name and len(names) > 1 else item for name, item in items]
     return items if items or bracketed else None
 
 
 def _bullets(text: str) -> list[str]:
-    """The items of lines that all have the same bullet, or are numbered from 1; of numbers within one line too."""
+    """The items of lines with one bullet or numbered from 1, and of a line with such numbers; [] for other text."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[0][-1] == ":":
         lines = lines[1:]  # "The cities are:"
@@ -102,7 +99,7 @@ def _split(text: str) -> list[str]:
     for match in _STOPS.finditer(text):
         sign = match[0]
         depth = max(0, depth + (sign in PAIRS) - (sign in ")]}"))
-        if not depth and sign not in PAIRS and sign not in ")]}":
+        if not depth and sign not in ")]}":
             found.append((match.start(), match.end(), "→" if sign in _ARROWS else sign.strip(" ") or "\n"))
     signs = {sign for *_, sign in found}
     separator = next((sign for sign in ";,\n→" if sign in signs), None)
@@ -110,7 +107,7 @@ def _split(text: str) -> list[str]:
         if not any(bracket in text for bracket in "([{"):
             return text.split(" ")
         parts = _TUPLES.split(text)
-        return parts if all(map(closes, parts)) else [text]
+        return parts if all(map(is_bracketed, parts)) else [text]
     parts, start = [], 0
     for begin, end, sign in found:
         if sign in (separator, "and", "&"):
@@ -119,13 +116,13 @@ def _split(text: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-@lru_cache(maxsize=512)  # the answers of a group share their items, and a hostile one repeats a single item
+@lru_cache(maxsize=512)  # a group's answers share their items
 def _item(text: str, depth: int) -> str:
     text = " ".join(text.split())
     number = read_plain(text) or read_amount(text)
     if number is not None and not (number.unit or number.mark or number.quotient):
         return str(number)
-    if depth < MAX_DEPTH and closes(text, 0):
+    if depth < MAX_DEPTH and is_bracketed(text, 0):
         items = _items(text, "([{", depth + 1) or []
         return f"({', '.join(items)})" if text[0] != "{" else f"{{{', '.join(sorted(set(items)))}}}"
     return (read_formula(text) or text.strip("\"'. ")).casefold()

@@ -1,8 +1,8 @@
-"""The number in clean text: `read_number` reads one, exactly, with its percent sign, clock time, currency or unit.
+"""The number in clean text, read exactly, with its percent sign, clock time, currency or unit.
 
-`read_amount` also takes what prose allows and a formula does not: 5k, 3 pm, 1A_16. Text is matched against patterns,
-never executed, and no number is built whose size the text could choose. Where it departs from the usual graders: the
-whole text must be the number, so that "288, maybe 3" is none.
+Entry points: `read_number`, and `read_amount`, which also takes what prose allows and a formula does not: 5k, 3 pm,
+1A_16. Text is matched, never executed, and no number is built whose size the text could choose. Surprise: the whole
+text must be the number, and "288, maybe 3" is none.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from reasonkit.text.cleaning import unbracket
-from reasonkit.text.hedges import NUMERALS, changes
-from reasonkit.text.units import known, read_unit, spell
+from reasonkit.text.hedges import NUMERALS, has_hedge
+from reasonkit.text.units import format_unit, is_known, read_unit
 
 MAX_NUMBER_CHARACTERS = 200
 MAX_EXPONENT = 400
@@ -97,20 +97,12 @@ _NOT_UNITS = frozenset("x y z n i e k pi π by over under below less negative sq
                        "thirds quarter quarters".split())
 _GLUED = tuple(NUMERALS - {"one", "ten", "nil"})  # 20ornineteen; but 12stone
 _RATES = frozenset("per a an every each in the of".split())  # before a word that multiplies: per million
-# Units of physics by their names, for a reader that has to tell "5 km" from "5 apples".
-_PHYSICAL = frozenset(
-    "m mm cm dm km µm nm in inch inches ft foot feet yd yard yards mi mile miles meter meters metre metres centimeter "
-    "centimeters kilometer kilometers kilometre kilometres g mg kg µg t ton tons gram grams kilogram kilograms lb lbs "
-    "pound pounds oz ounce ounces s sec second seconds ms min minute minutes h hr hour hours day days l ml cl liter "
-    "liters litre litres n j kj cal kcal joule joules newton newtons w kw mw watt watts v kv volt volts a amp amps ω "
-    "ohm ohms hz khz mhz ghz pa kpa mpa bar atm k °c °f °k mol moles mph kph ev kev mev kwh".split()
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """`mark` is "%" or "‰", ":" for a clock time (its value in hours), "_5" in base 5, else empty; `unit` is in normal
-    form, empty without one, and `tail` the unit as written. `quotient`: written as one to be divided, 70/2 for 35."""
+    """`mark` is "%" or "‰", ":" for a clock time (its value in hours), "_5" in base 5, else empty. `unit` is in normal
+    form and `tail` as written, both empty without one. A `quotient` is left to be divided: 70/2 for 35."""
 
     value: Fraction
     mark: str = ""
@@ -128,7 +120,7 @@ class Number:
 
 
 def read_plain(text: str) -> Number | None:
-    """The number of raw text that is digits with a sign, a decimal point or thousands commas; None for any other."""
+    """The number of raw text that is only digits, a sign, a decimal point and thousands commas, else None."""
     if len(text) > MAX_NUMBER_CHARACTERS or not (match := _PLAIN.fullmatch(text)):
         return None
     digits = match[1].replace(",", "")
@@ -136,15 +128,15 @@ def read_plain(text: str) -> Number | None:
 
 
 def read_amount(text: str) -> Number | None:
-    """`read_number`, or what prose alone may write: 5k, 2.5 M, 3 pm, noon, FF_16."""
+    """`read_number`, or what only prose writes: 5k, 2.5 M, 3 pm, noon, FF_16."""
     return read_number(text, prose=True)
 
 
 def read_number(text: str, prose: bool = False) -> Number | None:
-    """The number that clean text is: sign, currency, fraction or mixed number or power of ten, percent, words that
-    multiply and unit; or a time of day; or digits in a base that they name."""
+    """The number that clean text is: a sign, currency, fraction, mixed number or power of ten, percent, words that
+    multiply and a unit; or a time of day; or digits in a base that they name. None for any other text."""
     text = text.rstrip(".,; \n")
-    if len(text) > MAX_NUMBER_CHARACTERS or not text:
+    if len(text) > MAX_NUMBER_CHARACTERS:
         return None
     if prose and (time := _read_time(text, prose=True)):
         return time
@@ -153,17 +145,13 @@ def read_number(text: str, prose: bool = False) -> Number | None:
     if prose and (match := _SAID_PARTS.match(text)) and (match["said"] or match["part"].casefold() == "half"):
         rest = re.sub(r"(?<=half) an? ", " ", text[match.end():], flags=re.IGNORECASE)  # half a dozen, half an hour
         text = f"{_SAID.get((match['said'] or '').casefold(), 1)} {rest}"
-    return _read_measure(text, prose) or _read_time(text) or _read_based(text, prose)
-
-
-def _read_measure(text: str, prose: bool) -> Number | None:
-    number = read_value(text, prose)
-    unit = number and (_unit(number) if number.tail or number.unit else "")
-    return None if unit is None else replace(number, unit=unit)
+    if (number := read_value(text, prose)) and (unit := _unit(number)) is not None:
+        return replace(number, unit=unit)
+    return _read_time(text) or _read_based(text, prose)
 
 
 def read_value(text: str, prose: bool = False) -> Number | None:
-    """The number that clean text begins with; all that follows is its `tail`, and its `unit` only a currency's sign."""
+    """The number that clean text begins with. All that follows is its `tail`, its `unit` only a currency's sign."""
     match = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER_CHARACTERS else None
     if match is None or match["sign"] and match["inner_sign"]:
         return None
@@ -180,14 +168,14 @@ def read_value(text: str, prose: bool = False) -> Number | None:
         if tail[0].isalpha() and tail.casefold().endswith(_GLUED):
             return None
         short = _SHORT_MONEY if money or tail[-1] in "$€£¥₹" else _SHORT if prose else {}
-        value, tail = _multiplied(value, tail, short)
+        value, tail = _multiply(value, tail, short)
     mark = "%" if match["percent"] else "‰" if match["permille"] else ""
     whole = top.denominator == bottom.denominator == 1
     quotient = bool(match["bottom"]) and (not whole or top % bottom == 0)
     return Number(-value if "-" in match["sign"] + match["inner_sign"] else value, mark, money, tail, quotient)
 
 
-def _multiplied(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]:
+def _multiply(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]:
     """The value times the words that multiply at the start of the tail, and the rest of the tail."""
     while match := _WORD.match(tail):
         written = match[1] or match[2]
@@ -202,8 +190,8 @@ def _multiplied(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]
 
 
 def value_pairs(found: Number, expected: Number) -> list[tuple[Fraction, Fraction]]:
-    """The values of two numbers as they may be compared: 50% is 50 and 1/2, and 5 cents are $0.05. None are comparable
-    with two different units, where only one is a time or names a base, or where 35 is asked for and found as 70/2."""
+    """The values of two numbers as they may be compared: 50% is 50 and 1/2, and 5 cents are $0.05. There are none for
+    two different units, where only one is a time or names a base, and where 35 is asked for and found as 70/2."""
     if found.quotient and not expected.quotient:
         return []
     x, y, marks = found.value, expected.value, {found.mark, expected.mark}
@@ -211,7 +199,7 @@ def value_pairs(found: Number, expected: Number) -> list[tuple[Fraction, Fractio
         units = {found.unit, expected.unit}
         if "cent" not in units or units.isdisjoint(("dollar", "euro")):
             return []
-        x, y = x / (100 if found.unit == "cent" else 1), y / (100 if expected.unit == "cent" else 1)
+        x, y = (x / 100, y) if found.unit == "cent" else (x, y / 100)
     if len(marks) == 1:
         return [(x, y)]
     if not marks <= _SCALES.keys():
@@ -224,16 +212,8 @@ _SCALES = {"": 1, "%": Fraction(1, 100), "‰": Fraction(1, 1000)}
 
 
 def same_number(found: Number, expected: Number) -> bool:
-    """Equal values, with 50% equal to both 50 and 1/2, no two different units, and a time only equal to a time."""
+    """Whether two numbers have equal `value_pairs`."""
     return any(x == y for x, y in value_pairs(found, expected))
-
-
-def is_physical(number: Number) -> bool:
-    """Whether the number has a unit of physics."""
-    words = re.findall(r"°?[^\W\d_]+|%", number.tail.casefold())
-    if not words or number.mark[:1] == "_":
-        return False
-    return _PHYSICAL.issuperset(words) or len(words) > 1 and known(read_unit(number.tail))
 
 
 def _read_time(text: str, prose: bool = False) -> Number | None:
@@ -250,7 +230,7 @@ def _read_time(text: str, prose: bool = False) -> Number | None:
 
 
 def _read_based(text: str, prose: bool) -> Number | None:
-    """Digits with their base as an index: 204_5. Letters are digits in prose alone: in a formula a_11 is a name."""
+    """Digits with their base as an index: 204_5. Letters are digits only in prose: in a formula a_11 is a name."""
     match = _BASED.fullmatch(text)
     if match is None or not (prose or match["digits"].isdecimal()):
         return None
@@ -270,15 +250,17 @@ def _numeral(text: str) -> Fraction | None:
 def _unit(number: Number) -> str | None:
     """The unit in normal form, a currency's name first; None if the tail cannot be a unit."""
     money, tail = number.unit, number.tail
+    if not tail and not money:
+        return ""
     tail = _ABROAD.sub(lambda match: {"c": "CAD", "a": "AUD"}[match[1][0].casefold()], unbracket(tail))
     tail = _COUNTRY.sub("", tail)
     words = re.findall(r"[^\s/·*.-]+", tail)
     # A single letter keeps its case: N and K are units, n and k change the number.
     changing = [word for word in words if (word if len(word) == 1 else word.casefold()) in _NOT_UNITS]
-    if not (money or any(len(word) == 1 for word in changing)) and known(unit := read_unit(tail)) and (
+    if not (money or any(len(word) == 1 for word in changing)) and is_known(unit := read_unit(tail)) and (
             unit != (("pound", 1),)):
-        return spell(unit)
-    if changing or not _UNIT.fullmatch(tail) or changes(
+        return format_unit(unit)
+    if changing or not _UNIT.fullmatch(tail) or has_hedge(
             [word for word in words if len(word) > 1], singular=abs(number.value) == 1):
         return None
     words = [word.casefold() for word in words]
@@ -286,6 +268,4 @@ def _unit(number: Number) -> str | None:
         if word.removesuffix("s") in _MULTIPLIERS and before not in _RATES:
             return None
     named = [_CURRENCY.get(word, word.removesuffix("s")) for word in (money.casefold().rstrip("."), *words) if word]
-    if len(named) > 1 and named[0] == "dollar" and named[1] in ("dollar", "CAD", "AUD"):
-        named = named[1:]
-    return " ".join(named)
+    return " ".join(named[1:] if named[1:2] in (["dollar"], ["CAD"], ["AUD"]) else named)  # $5 CAD

@@ -1,9 +1,7 @@
-"""The one prompt and the one reply format: render them, parse them, name every defect.
+"""The one prompt and the one format of a completion: render them, parse them, name every defect.
 
-What it is: `TAGS`, the object that writes the prompt for training, evaluation and the judges alike, writes
-reference replies, and reads replies back. What it is not: a score (see `rewards`) or a reader of answers
-(see `answers`). Where it departs from an XML parser: a reply is model text, so nothing is an error. Each
-reply gets a strict verdict (`Parsed.defects`, empty when the form is perfect) and, beside it, what a human
+Entry point: `TAGS`, which writes the prompt for training, evaluation and the judges alike. Completions are model text,
+so nothing is an error: each gets a strict verdict (`Parsed.defects`, empty when the format is perfect) and what a human
 would still read.
 """
 
@@ -28,8 +26,8 @@ DEFECTS = (
     "text_outside",          # anything to be seen around the blocks, a final stop marker aside
     "malformed_tag",         # upper case or white space inside a tag
 )
-# No width: white space to a human, not to `str.strip`. Soft hyphen, zero-width space, joiners and direction marks, word
-# joiner, invisible signs of formulas, byte order mark.
+# White space to a human, not to `str.strip`: soft hyphen, zero-width space, joiners and direction marks, word joiner,
+# invisible signs of formulas, byte order mark.
 INVISIBLE = ("\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
              "\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069\ufeff")
 STOP_MARKERS = ("<end_of_turn>", "<eos>")
@@ -40,7 +38,7 @@ _CONTROL = re.compile(
     r"<\s*+((?:start|end)[\s_]*+of[\s_]*+(?:turn|image|audio)|(?:image|audio)[\s_]*+soft[\s_]*+token|"
     r"bos|eos|pad|unk|mask|2mass|unused\d++)\s*+>", re.IGNORECASE)
 _BRACKETED = re.compile(r"\[\s*+(multimodal|@\s*+bos\s*+@|toxicity\s*+=\s*+\d++)\s*+\]", re.IGNORECASE)
-# "between `<answer>` and `</answer>`", and a form without content
+# "between `<answer>` and `</answer>`", and a format without content
 _MENTION = re.compile(r"[\s`'\"*]*+(?:and(?:\s+the)?|\.\.\.|…)[\s`'\"*]*+", re.IGNORECASE)
 
 
@@ -50,11 +48,10 @@ def printable(text: str) -> str:
 
 
 def neutralise(text: str) -> str:
-    """`text` with every control marker in other brackets, so that no tokenizer reads a control token.
+    """`text` with other brackets around every control marker, which no tokenizer then reads as a control token.
 
-    Markers are those that the vocabularies of Gemma 2 and 3 hold whole, in any case and spacing: of turns, images and
-    audio, <bos>, <eos>, <pad>, <unk>, <mask>, <2mass>, <unused0> and so on, [multimodal], [@BOS@], [toxicity=0]. Their
-    HTML tags and runs of white space are text.
+    Markers are those that the vocabularies of Gemma 2 and 3 hold whole, in any case and spacing, such as <eos>,
+    <start_of_image>, <unused0> and [multimodal]. Their HTML tags and runs of white space are text.
 
     >>> neutralise("Ignore this.<end_of_turn>")
     'Ignore this.[end_of_turn]'
@@ -64,10 +61,9 @@ def neutralise(text: str) -> str:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A reply as read: `reasoning` (None: unreadable) and `answers` leniently, `defects` as in `DEFECTS`.
+    """A completion as read: `reasoning` (None: unreadable) and `answers` leniently, `defects` as in `DEFECTS`.
 
-    `answers` are the texts of its answer, each once: several where blocks are written differently. Whether they are one
-    answer depends on its kind: see `replies`.
+    There are several `answers` where blocks are written differently: see `answers.answer_of`.
     """
 
     reasoning: str | None
@@ -76,12 +72,12 @@ class Parsed:
 
     @property
     def answer(self) -> str | None:
-        """The only text of the answer; None without one, and for several."""
+        """The only one of the answers; None where there is none or several."""
         return self.answers[0] if len(self.answers) == 1 else None
 
     @property
     def ok(self) -> bool:
-        """Strict: each tag once, in order, closed, with contents, and nothing but white space around."""
+        """Each tag is there once, in order, closed, with contents, and nothing but white space is around."""
         return not self.defects
 
 
@@ -105,10 +101,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class Tags:
-    """The names of the two tags, and everything that depends on them.
-
-    Raises ValueError if a name is not letters, digits or underscores, or if the two are the same.
-    """
+    """The names of the two tags. Raises ValueError if they are equal or are not letters, digits and underscores."""
 
     reasoning: str
     answer: str
@@ -138,7 +131,7 @@ class Tags:
 
     @property
     def template(self) -> str:
-        """The judges' PROMPT_TEMPLATE: a user turn with exactly one `{question}`, the model's opened."""
+        """The judges' PROMPT_TEMPLATE: a user turn with one `{question}`, then the model's turn, opened."""
         return (
             "<start_of_turn>user\n{question}\n"
             f"Show your work between {self.reasoning_start} and {self.reasoning_end}, "
@@ -152,32 +145,26 @@ class Tags:
         return re.compile(rf"<\s*+(?P<slash>/?+)\s*+(?:{names})\s*+>", re.IGNORECASE)
 
     def prompt(self, question: str) -> str:
-        """The prompt for `question`, byte for byte `template.format(question=question)`.
-
-        Raises TypeError if `question` is not a str.
-        """
+        """`template.format(question=question)`. Raises TypeError if `question` is not a str."""
         if not isinstance(question, str):
             raise TypeError(f"question must be a str, got {type(question).__name__}: {question!r}")
         return self.template.format(question=question)
 
     def render(self, *, reasoning: str, answer: str) -> str:
-        """A reply in perfect form. Raises ValueError if a part is blank or contains one of the tags."""
+        """A completion in perfect format. Raises ValueError if a part is blank or contains one of the tags."""
         for name, part in (("reasoning", reasoning), ("answer", answer)):
             if is_blank(part):
-                raise ValueError(f"{name} is blank: {part!r}; a reply needs both parts")
+                raise ValueError(f"{name} is blank: {part!r}; a completion needs both parts")
             if tag := self._tag.search(part):
                 raise ValueError(f"{name} contains the tag {tag[0]!r}; remove it or drop the row")
-        return (
-            f"{self.reasoning_start}{reasoning}{self.reasoning_end}\n{self.answer_start}{answer}{self.answer_end}"
-        )
+        return f"{self.reasoning_start}{reasoning}{self.reasoning_end}\n{self.answer_start}{answer}{self.answer_end}"
 
     def parse(self, text: str) -> Parsed:
-        """Read a reply, strictly and leniently, in time linear in its length. Never raises on a str.
+        """Read a completion, strictly and leniently, in time linear in its length. Never raises on a str.
 
-        Lenient: an unclosed block runs to the end of the block around it or of the text, an unopened one
-        begins at the previous tag; several reasonings are joined. Of the answers count those outside every
-        closed reasoning, else those within: drafts. A tag that a closed reasoning leaves open is a mention, and
-        so are two with the prompt's "and" between them: neither counts where there is another answer.
+        An unclosed block runs to the end of the block around it or of the text, an unopened one begins at the previous
+        tag, and several reasonings are joined. Answers within a closed reasoning are drafts, which count only where no
+        other is. So do mentions: a tag that a closed reasoning leaves open, and two with the prompt's "and" between.
 
         >>> TAGS.parse("<reasoning>2 + 2</reasoning><answer>4")
         Parsed(reasoning='2 + 2', answers=('4',), defects=('unclosed_answer',))
@@ -185,8 +172,8 @@ class Tags:
         '4'
         """
         if not isinstance(text, str):
-            raise TypeError(f"a reply must be a str, got {type(text).__name__}: {text!r}")
-        text = text[: _reply_end(text)]
+            raise TypeError(f"a completion must be a str, got {type(text).__name__}: {text!r}")
+        text = text[: _completion_end(text)]
         blocks: dict[str, list[_Block]] = {"reasoning": [], "answer": []}
         opened: dict[str, _Block] = {}  # outermost first, at most one of each kind
         found = set()
@@ -233,12 +220,12 @@ class Tags:
 
 
 def is_blank(text: str) -> bool:
-    """Whether there is nothing to be seen."""
+    """Whether no character of `text` can be seen."""
     return not text.translate(_UNSEEN).strip()
 
 
 def _close(kind: str, opened: dict[str, _Block]) -> set[str]:
-    """Close the open block of this kind, and cut the other one if still open inside. Returns defects."""
+    """Close the open block of this kind, and cut the other one if it is still open inside. Returns defects."""
     is_outermost = next(iter(opened)) == kind
     block = opened.pop(kind)
     if opened and is_outermost:
@@ -261,7 +248,7 @@ def _within(order: str) -> list[bool]:
 
 
 def _order_defects(order: str) -> set[str]:
-    """Defects that the sequence of tags alone shows; `order` has a letter a tag, upper case for closing."""
+    """The defects that the sequence of tags shows. `order` has a letter per tag, upper case for closing tags."""
     found = set()
     for kind, start, end in (("reasoning", "r", "R"), ("answer", "a", "A")):
         starts, ends = order.count(start), order.count(end)
@@ -278,8 +265,8 @@ def _order_defects(order: str) -> set[str]:
     return found
 
 
-def _reply_end(text: str) -> int:
-    """Where the reply ends, without the stop markers that the sampler may leave at the very end."""
+def _completion_end(text: str) -> int:
+    """Where the completion ends, without the stop markers that the sampler may leave at the very end."""
     end = len(text)
     while True:
         while end and (text[end - 1].isspace() or text[end - 1] in INVISIBLE):

@@ -1,8 +1,8 @@
 """A unit as people write it, read into symbols and their powers: `J/(kg·K)`, "per second squared", `s-1`, "sq ft".
 
-Entry points: `read_unit`, and `known` for a reader that must tell "5 km" from "5 apples". A word that no table here
-has is kept as it is, for pint to know or not. Source: the SI brochure, 9th edition, sections 5.3 and 5.4. Surprise:
-what follows a slash without a sign belongs below it, so that J/kg K is J/(kg·K).
+Entry points: `read_unit`, and `is_known` to tell "5 km" from "5 apples". A word of no table is kept for pint. Source:
+the SI brochure, 9th edition, sections 5.3 and 5.4. Surprise: J/kg K is J/(kg·K), because what follows a slash without a
+sign belongs below it.
 """
 
 from __future__ import annotations
@@ -23,33 +23,27 @@ _PREFIXED = {
     "B": "byte", "bit": "", "bar": "", "eV": "electronvolt", "lm": "lumen", "lx": "lux", "Bq": "becquerel",
     "Gy": "gray", "Sv": "sievert", "Da": "dalton", "pc": "parsec", "Eq": "equivalent", "Osm": "osmole",
 }
-# What takes none.
+# What takes none. Hertz and turns count cycles, and 60 rpm are 1 Hz.
 _PLAIN = {
-    "min": "minute", "h": "hour hr", "day": "d", "week": "wk", "month": "", "year": "yr", "inch": "in", "foot": "ft",
-    "yard": "yd", "mile": "mi", "nautical_mile": "nmi", "ounce": "oz", "pound": "lb", "t": "tonne", "ton": "",
-    "degC": "celsius centigrade", "degF": "fahrenheit", "degree": "deg", "rad": "radian", "percent": "", "ppm": "",
-    "ppb": "", "gallon": "gal", "quart": "", "pint": "", "hectare": "ha", "acre": "", "atm": "atmosphere", "psi": "",
-    "torr": "", "knot": "", "horsepower": "hp", "light_year": "ly", "astronomical_unit": "au",
-    "cd": "candela", "IU": "",
-    "foot_pound": "", "fluid_ounce": "", "count": "", "mol_percent": "", "mass_percent": "", "volume_percent": "",
-    "permille": "", "hPa": "", "hL": "", "M": "molar", "mM": "millimolar", "uM": "micromolar", "nM": "nanomolar",
+    "min": "minute", "h": "hour hr", "day": "d", "week": "wk", "month": "", "year": "yr", "century": "", "inch": "in",
+    "foot": "ft feet", "yard": "yd", "mile": "mi", "nautical_mile": "nmi", "ounce": "oz", "pound": "lb", "t": "tonne",
+    "ton": "", "degC": "°c celsius centigrade", "degF": "°f fahrenheit", "degree": "° deg", "rad": "radian",
+    "percent": "%", "permille": "‰", "ppm": "", "ppb": "", "gallon": "gal", "quart": "", "pint": "", "hectare": "ha",
+    "acre": "", "atm": "atmosphere", "psi": "", "torr": "mmhg", "knot": "", "horsepower": "hp", "light_year": "ly",
+    "astronomical_unit": "au", "cd": "candela", "IU": "", "foot_pound": "", "fluid_ounce": "", "mol_percent": "mol%",
+    "mass_percent": "wt% mass%", "volume_percent": "vol%", "hPa": "", "hL": "hl", "M": "molar", "mM": "millimolar",
+    "uM": "micromolar", "nM": "nanomolar", "count": "rotation revolution rev cycle beat", "kg": "kilo", "mL": "ml",
 }
-# Another unit's spelling or product. Hertz and turns count cycles, so that 60 rpm are 1 Hz.
+# A product, or a spelling that the tables do not derive.
 _ALIASES = {
-    "mph": "mile h^-1", "kph": "km h^-1", "kmh": "km h^-1", "kmph": "km h^-1", "cc": "cm^3", "Cal": "kcal",
-    "Cals": "kcal", "Calorie": "kcal", "Calories": "kcal", "kCal": "kcal", "rpm": "count min^-1", "RPM": "count min^-1",
-    "rps": "count s^-1", "rotation": "count", "rotations": "count",
-    "bpm": "count min^-1", "beat": "count", "beats": "count", "mpg": "mile gallon^-1", "meq": "mEq", "mosm": "mOsm",
-    "mosmol": "mOsm", "diopter": "m^-1", "diopters": "m^-1", "dioptre": "m^-1", "dioptres": "m^-1",
-    "rev": "count", "revolution": "count", "revs": "count", "revolutions": "count", "cycle": "count", "cycles": "count",
-    "feet": "foot", "inches": "inch", "centuries": "century", "henries": "H", "bps": "bit s^-1", "kbps": "kbit s^-1",
-    "Mbps": "Mbit s^-1", "Gbps": "Gbit s^-1", "mcg": "ug", "KB": "kB", "hl": "hL",
-    "Mb": "Mbit", "Gb": "Gbit", "Tb": "Tbit", "kilo": "kg", "kilos": "kg", "kgs": "kg", "gms": "g", "kms": "km",
-    "mgs": "mg", "cms": "cm", "mls": "mL", "mmHg": "torr",
-    "l": "L", "Ω": "ohm", "°": "degree", "°C": "degC", "°F": "degF", "°K": "K",
-    "°c": "degC", "°f": "degF", "°k": "K", "%": "percent", "‰": "permille",
-    "mol%": "mol_percent", "wt%": "mass_percent", "mass%": "mass_percent", "vol%": "volume_percent",
-    "MHZ": "MHz", "Mhz": "MHz", "mhz": "MHz", "MPA": "MPa", "Mpa": "MPa", "kwh": "kW h", "KWH": "kW h", "Kwh": "kW h",
+    "mph": "mile h^-1", "kph": "km h^-1", "kmh": "km h^-1", "kmph": "km h^-1", "mpg": "mile gallon^-1", "cc": "cm^3",
+    "rpm": "count min^-1", "rps": "count s^-1", "bpm": "count min^-1", "diopter": "m^-1", "diopters": "m^-1",
+    "dioptre": "m^-1", "dioptres": "m^-1", "bps": "bit s^-1", "kbps": "kbit s^-1", "Mbps": "Mbit s^-1",
+    "Gbps": "Gbit s^-1", "kwh": "kW h", "Cal": "kcal", "Cals": "kcal", "Calorie": "kcal", "Calories": "kcal",
+    "kCal": "kcal", "centuries": "century", "henries": "H", "kgs": "kg", "gms": "g", "kms": "km", "mgs": "mg",
+    "cms": "cm", "mcg": "ug", "KB": "kB", "Mb": "Mbit", "Gb": "Gbit", "Tb": "Tbit", "MHZ": "MHz", "Mhz": "MHz",
+    "mhz": "MHz", "MPA": "MPa", "Mpa": "MPa", "meq": "mEq", "mosm": "mOsm", "mosmol": "mOsm", "l": "L", "Ω": "ohm",
+    "°K": "K", "°k": "K",
 }
 _SYMBOLS = {symbol: symbol for symbol in _PLAIN}
 _NAMES = {name: symbol for symbol, names in _PLAIN.items() for name in names.split()}
@@ -71,22 +65,17 @@ _KNOWN = frozenset(_SYMBOLS.values())
 
 _PRODUCT = re.compile(r"([kMGmµun]?)(N|A|V|W|J|Pa|C|T)(m|s|h|A)")  # Nm and As; the capital comes first, so not mA, ms
 _PHRASES = tuple((re.compile(pattern, re.IGNORECASE), name) for pattern, name in (
-    (r"\bdeg(?:rees?)?\.?\s*(c(?:elsius|entigrade)?|f(?:ahrenheit)?|k(?:elvin)?)\b", r" °\1 "),
-    (r"°\s*([cfk])(?:elsius|entigrade|ahrenheit|elvin)?\b", r" °\1 "),
+    (r"(?:\bdeg(?:rees?)?\.?|°)\s*([cfk])(?:elsius|entigrade|ahrenheit|elvin)?\b", r" °\1 "),
     (r"\bpounds?(?:-force)? per square inch\b", " psi "),
-    (r"\b(?:mole?s?[\s-]*(?:%|per\s?cent\b)|(?:%|per\s?cent\b)\s*(?:by\s+)?mol(?:es?)?\b)", " mol% "),
-    (r"\b(?:(?:wt|weight|w|mass)\.?[\s-]*(?:%|per\s?cent\b))|(?:%|per\s?cent\b)\s*(?:\(?w/w\)?|(?:by\s+)?(?:wt|weight|mass)\b)",
-     " wt% "),
-    (r"\b(?:(?:vol|volume|v)\.?[\s-]*(?:%|per\s?cent\b))|(?:%|per\s?cent\b)\s*(?:\(?v/v\)?|(?:by\s+)?vol(?:ume)?\b)",
-     " vol% "),
+    *((rf"\b(?:{name})\.?[\s-]*(?:%|per\s?cent\b)|(?:%|per\s?cent\b)\s*(?:by\s+|\(?[wv]/)?(?:{name})\b\)?",
+       f" {unit} ")
+      for name, unit in ((r"mol(?:es?)?", "mol%"), (r"wt|weight|w|mass", "wt%"), (r"vol|volume|v", "vol%"))),
     (r"\b(?:foot|feet|ft)[\s·*.-]*(?:pounds?|lbs?)(?:[\s-]?force|f)?\b", " foot_pound "),
     (r"\b(?:pounds?|lbs?)f?[\s·*.-]*(?:foot|feet|ft)\b", " foot_pound "),
     (r"\bmm\s*hg\b|\bmillimet(?:er|re)s?\s+of\s+mercury\b", " torr "),
     (r"\b(kilo|mega|milli|micro|nano)-(?=[a-z])", r"\1"),
-    (r"\bfl(?:uid|\.)?\s*(?:ounces?|oz)\b", " fluid_ounce "),
-    (r"\bnautical\s+miles?\b", " nautical_mile "), (r"\blight[\s-]?years?\b", " light_year "),
-    (r"\bastronomical\s+units?\b", " astronomical_unit "), (r"\bmetric\s+tons?\b", " t "),
-    (r"\belectron[\s-]volts?\b", " eV "),
+    (r"\bfl(?:uid|\.)?\s*(?:ounces?|oz)\b", " fluid_ounce "), (r"\belectron[\s-]volts?\b", " eV "),
+    (r"\b(nautical|light|astronomical)[\s-]*(mile|year|unit)s?\b", r" \1_\2 "), (r"\bmetric\s+tons?\b", " t "),
 ))
 _TOKEN = re.compile(
     r"\s*(?:(?:\^|\*\*)\s*(?P<around>\()?(?P<power>[+-]?[0-9])(?(around)\))|(?<=[A-Za-zµΩ)])(?P<compact>[+-]?[0-9])(?![0-9])"
@@ -154,12 +143,12 @@ def read_unit(text: str, loose: bool = False) -> Unit | None:
     return tuple(sorted((symbol, power) for symbol, power in powers.items() if power))
 
 
-def known(unit: Unit | None) -> bool:
+def is_known(unit: Unit | None) -> bool:
     """Whether it is a unit of physics, and all of it."""
     return bool(unit) and all(symbol in _KNOWN for symbol, _ in unit)
 
 
-def spell(unit: Unit) -> str:
+def format_unit(unit: Unit) -> str:
     """The unit as pint reads it, and as equal units are equal text."""
     return " ".join(symbol if power == 1 else f"{symbol}^{power}" for symbol, power in unit)
 

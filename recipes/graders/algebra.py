@@ -1,12 +1,13 @@
 """Whether two formulas are equal, decided by sympy: numbers exactly, formulas in unknowns at several points.
 
-Entry point: `same`, of two pairs (name, tokens between spaces) in the one form of `latex`. It runs in a process
-of its own with limits (`worker`): sympy never ends on some input. Surprise: `(a - b).evalf(chop=True)` takes 1/2004!
-for 1/2006!; here a difference must vanish relative to its terms, at a precision that grows with the numbers in it.
+Entry point: `same`, of two pairs (name, tokens between spaces), in the worker, because sympy never ends on some input.
+Surprise: `(a - b).evalf(chop=True)` takes 1/2004! for 1/2006!. Here a difference must vanish at a precision that grows
+with the numbers in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product, starmap
 
 import sympy
@@ -28,13 +29,20 @@ from recipes.graders.structure import (
 from recipes.graders.symbolic import NotRead, read
 
 DIGITS = 10  # of a decimal that stands for a formula
-LEAST, PRECISION = 30, 400  # digits of a difference, and to which it must vanish; more for each digit in the numbers
+LEAST, PRECISION = 30, 400  # digits at which a difference is tried, and at which it must vanish; more for long numbers
 POINTS = tuple(starmap(Rational, (
     (7, 5), (-11, 7), (23, 9), (3, 13), (-5, 17), (19, 11), (-31, 10), (29, 23), (2, 7), (37, 31), (-41, 37))))
-WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for what has meaning between whole numbers only
+WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for sums, factorials and the like
+
+
+def load() -> Callable[[tuple[str, str], tuple[str, str]], bool]:
+    """`same`, after what sympy does once."""
+    same(("", "\\frac { x + 1 } { 2 }"), ("", "\\sqrt { x }"))
+    return same
+
 
 def same(found: tuple[str, str], expected: tuple[str, str]) -> bool:
-    """Whether the answer's values are the gold answer's, or its equation one with the same solutions."""
+    """Whether the values are equal, or the equations have the same solutions."""
     (name, tokens), (gold_name, gold) = (map(str.split, side) for side in (found, expected))
     tokens, name = _letters_as_in(tokens, [*gold, *gold_name]), _letters_as_in(name, gold_name)
     return any(_same_as_read(name, one, gold_name, other) for one, other in product(_readings(tokens), _readings(gold)))
@@ -77,7 +85,7 @@ def _same_values(found: list[str], expected: list[str]) -> bool:
     if not (SET_SIGNS.isdisjoint(found) and SET_SIGNS.isdisjoint(expected)):
         sides = (side if is_group(side) or not SET_SIGNS.isdisjoint(side) else [r"\{", *side, r"\}"]
                  for side in (found, expected))
-        return _same_ranges(*map(_ranges, sides))
+        return _same_set(*sides)
     left, right = candidates(found), candidates(expected)
     if len(left) != len(right):
         return False
@@ -127,7 +135,7 @@ def _same_relation(found: list[str], expected: list[str]) -> bool:
 
 
 def _difference(tokens: list[str]) -> tuple[sympy.Expr, str]:
-    """Left minus right, turned so that only =, ≠, > and ≥ are left; without denominators in an equation."""
+    """Left minus right, and the sign, turned into =, ≠, > or ≥. An equation's difference is only the numerator."""
     sides = split(tokens, *RELATIONS)
     sign = next(token for token in tokens if token in RELATIONS)
     if len(sides) != 2 or sign not in ("=", r"\ne", "<", ">", r"\le", r"\ge"):
@@ -149,63 +157,37 @@ def _matrix(tokens: list[str]) -> sympy.Matrix:
     return factor * (sympy.Matrix(rows).T if after else sympy.Matrix(rows))
 
 
+def _same_set(found: list[str], expected: list[str]) -> bool:
+    """Whether two unions have the same intervals and points. Values that sympy writes differently may be equal."""
+    left, right = _ranges(found), _ranges(expected)
+    return len(left) == len(right) and all(
+        a[2:] == b[2:] and equal(a[0], b[0]) and equal(a[1], b[1]) for a, b in zip(left, right, strict=True))
+
+
 def _ranges(tokens: list[str]) -> list[tuple]:
-    """The intervals of a union as (low, closed, high, closed), in order and without overlap; a point is one too."""
+    """The intervals of a union as (low, high, low open, high open), in order; a point is one too."""
     kept, *without = split(tokens, r"\setminus")
-    pieces = []
-    for part in split(kept, r"\cup"):
-        pieces += _pieces(part)
-    pieces.sort(key=lambda piece: (_order(piece[0]), not piece[1]))
-    merged = pieces[:1]
-    for low, low_closed, high, high_closed in pieces[1:]:
-        first, first_closed, last, last_closed = merged[-1]
-        touching = equal(low, last)
-        if touching and (low_closed or last_closed) or not touching and _order(low) < _order(last):
-            further = not equal(high, last) and _order(high) > _order(last)
-            closed = high_closed if further else last_closed or high_closed and equal(high, last)
-            merged[-1] = first, first_closed, high if further else last, closed
-        else:
-            merged.append((low, low_closed, high, high_closed))
-    for point in (point for part in without for point, *_ in _pieces(part)):
-        merged = [piece for whole in merged for piece in _punctured(whole, point)]
-    return merged
+    whole = sympy.Union(*map(_piece, split(kept, r"\cup"))) - sympy.Union(*map(_piece, without))
+    found = []
+    for part in whole.args if isinstance(whole, sympy.Union) else [whole]:
+        if isinstance(part, sympy.Interval):
+            found.append((part.start, part.end, part.left_open, part.right_open))
+        elif isinstance(part, sympy.FiniteSet):
+            found += [(point, point, False, False) for point in part]
+        elif part is not sympy.S.EmptySet:
+            raise NotRead(" ".join(tokens))
+    return sorted(found, key=lambda piece: piece[0].evalf(30))
 
 
-def _pieces(part: list[str]) -> list[tuple]:
+def _piece(part: list[str]) -> sympy.Set:
     if part == [r"\emptyset"]:
-        return []
-    inner = split(part[1:-1], ",")
+        return sympy.S.EmptySet
+    inner = [read(tuple(value)) for value in split(part[1:-1], ",")]
     if part[0] == r"\{" and is_group(part):
-        return [(point, True, point, True) for point in (read(tuple(value)) for value in inner)]
-    if part[0] in ("(", "[") and is_group(part) and len(inner) == 2:
-        low, high = (read(tuple(value)) for value in inner)
-        if _order(low) < _order(high):
-            return [(low, part[0] == "[", high, part[-1] == "]")]
+        return sympy.FiniteSet(*inner)
+    if part[0] in ("(", "[") and is_group(part) and len(inner) == 2 and inner[0] < inner[1]:
+        return sympy.Interval(*inner, part[0] == "(", part[-1] == ")")
     raise NotRead(" ".join(part))
-
-
-def _punctured(piece: tuple, point: sympy.Expr) -> list[tuple]:
-    low, low_closed, high, high_closed = piece
-    if equal(low, high):
-        return [] if equal(low, point) else [piece]
-    if equal(point, low) or equal(point, high):
-        return [(low, low_closed and not equal(point, low), high, high_closed and not equal(point, high))]
-    if _order(low) < _order(point) < _order(high):
-        return [(low, low_closed, point, False), (point, False, high, high_closed)]
-    return [piece]
-
-
-def _same_ranges(found: list[tuple], expected: list[tuple]) -> bool:
-    return len(found) == len(expected) and all(
-        a[1] == b[1] and a[3] == b[3] and equal(a[0], b[0]) and equal(a[2], b[2])
-        for a, b in zip(found, expected, strict=True))
-
-
-def _order(value: sympy.Expr) -> sympy.Expr:
-    number = value.evalf(30)
-    if not number.is_extended_real or not (number.is_Number or number.is_infinite):
-        raise NotRead(str(number))
-    return number
 
 
 def equal(a: sympy.Expr, b: sympy.Expr) -> bool:
@@ -241,7 +223,7 @@ def _is_real(value: sympy.Expr) -> bool:
 
 
 def _is_nonzero(value: sympy.Expr) -> bool:
-    """Whether a number is certainly not 0: one of its parts has a digit that no cancellation has taken."""
+    """Whether a number is certainly not 0: its real or imaginary part has a digit that did not cancel."""
     if value.is_Rational:
         return value != 0
     size = sum(number.p.bit_length() + number.q.bit_length() for number in value.atoms(Rational)) * 3 // 10

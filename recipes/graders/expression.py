@@ -1,17 +1,245 @@
-"""The kind "expression": formulas, compared as written, then as algebra."""
+"""The kind "expression": a formula in LaTeX or ASCII, read into one LaTeX form. Most equal formulas are equal strings.
+
+What is not goes to `algebra`, in a process of its own, if `may_equal` finds it worth the time. A word that is no
+function, a sentence, open brackets or a hedge make the text no formula.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 from reasonkit.text.answers import Kind
-from reasonkit.text.numbers import same_number
-from recipes.graders.latex import Expression, contradict, may_equal, read_expression
+from reasonkit.text.cleaning import clean, unwrap
+from reasonkit.text.numbers import Number, read_number, read_plain, same_number
+from recipes.graders.notation import AND, OR, is_physical, rewrite, split_unit
 from recipes.graders.operations import leaves_work
+from recipes.graders.structure import (
+    BRACKETS,
+    CLOSING,
+    RELATIONS,
+    SET_SIGNS,
+    canonical,
+    is_name,
+    is_variable,
+)
 from recipes.graders.worker import decide, start
 
+MAX_NESTING = 50
+MAX_TOKENS = 200  # of an answer that is worth the algebra
+
+_TOKEN = re.compile(
+    r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+|\\.|[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\*\*|[<>!]=|\S", re.DOTALL)
+_DROPPED = {r"\left", r"\right", r"\displaystyle", r"\big", r"\Big", r"\bigl", r"\bigr", r"\limits", r"\,", r"\;",
+            r"\:", r"\!", "\\ ", "\\\n", r"\quad", r"\qquad", "~"}
+_FUNCTIONS = {word: "\\" + word for word in (
+    "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan ln log exp sqrt min max gcd lcm det "
+    "alpha beta gamma delta epsilon theta kappa lambda mu nu rho sigma tau phi chi psi omega pi "
+    "Gamma Delta Theta Lambda Sigma Phi Psi Omega pm le ge infty binom"
+).split()} | {"asin": r"\arcsin", "acos": r"\arccos", "atan": r"\arctan", "inf": r"\infty", "infinity": r"\infty",
+              "oo": r"\infty"}
+_SIGNS = {
+    "**": "^", "*": r"\cdot", "·": r"\cdot", "×": r"\cdot", r"\times": r"\cdot", r"\ast": r"\cdot", "÷": "/",
+    r"\div": "/", "√": r"\sqrt", "π": r"\pi", "θ": r"\theta", "α": r"\alpha", "β": r"\beta", "λ": r"\lambda",
+    "∞": r"\infty", "±": r"\pm", "∓": r"\mp", "∪": r"\cup", r"\bigcup": r"\cup", "∩": r"\cap", "∈": r"\in",
+    "≤": r"\le", r"\leq": r"\le", "<=": r"\le", "≥": r"\ge", r"\geq": r"\ge", ">=": r"\ge", r"\leqslant": r"\le",
+    r"\geqslant": r"\ge", "≠": r"\ne", r"\neq": r"\ne", "!=": r"\ne", r"\lt": "<", r"\gt": ">", ";": ",",
+    r"\varepsilon": r"\epsilon", r"\varphi": r"\phi", r"\vartheta": r"\theta",
+    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\dbinom": r"\binom", r"\lbrace": r"\{",
+    r"\rbrace": r"\}", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\mid": "|", r"\colon": ":",
+    r"\varnothing": r"\emptyset", "∅": r"\emptyset", r"\backslash": r"\setminus", "∖": r"\setminus",
+    r"\lbrack": "[", r"\rbrack": "]", r"\prime": "'", r"\rightarrow": r"\to", "⌊": r"\lfloor", "⌋": r"\rfloor",
+    "⌈": r"\lceil", "⌉": r"\rceil",
+}
+_WORDS = frozenset("or and not no is but if to so of in it its we the maybe yes nor for".split())
+_TEXT_COMMANDS = {"\\" + name for name in (
+    "text textbf textit textrm textnormal mathrm mathbf mathit mbox operatorname boxed").split()}
+_HEXADECIMAL = frozenset("ABCDEF")
+_INDEXED = frozenset({r"\sum", r"\prod", r"\int", r"\lim"})
+_UNFINISHED = RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ",", OR, AND}
+_ANGLES = frozenset(rf"\{name}" for name in "sin cos tan cot sec csc".split())
 # Relations that no algebra here decides: an answer has them only as the gold answer does.
 _OTHER_RELATIONS = frozenset("≡ ≅ ∼ ≃ ≈ ∝ ≐ ⇔ ⇒ → ↔ ¬ ∨ ∧ ⊕ ≪ ≫ ∣ ∥ ⟂".split()) | {"\\" + name for name in (
     "equiv cong sim simeq approx propto doteq iff implies Rightarrow Leftrightarrow leftrightarrow longrightarrow neg "
     "lnot not lor land vee wedge oplus ll gg models vdash parallel perp mapsto to asymp").split()}
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """`tokens` of LaTeX in the one form, none for a number with a unit; the `number` if it is one; the tokens of its
+    `name` before "=", and its `unit` in normal form, both empty without one."""
+
+    tokens: tuple[str, ...]
+    number: Number | None
+    name: tuple[str, ...] = ()
+    unit: str = ""
+
+    @property
+    def latex(self) -> str:
+        return str(self.number) if not self.tokens else "".join(
+            # a command would run into a letter
+            f" {token}" if token[:1].isalpha() and before[1:].isalpha() and before[0] == "\\" else token
+            for before, token in zip(("", *self.tokens), self.tokens, strict=False))
+
+    __str__ = latex.fget
+
+    @property
+    def measure(self) -> str:
+        """The unit or the percent sign, empty without one."""
+        return self.unit or (self.number.unit or self.number.mark if self.number else "")
+
+    @property
+    def spaced(self) -> tuple[str, str]:
+        """The name and the tokens, between spaces, for the algebra."""
+        return " ".join(self.name), " ".join(self.tokens)
+
+
+def read_expression(text: str) -> Expression | None:
+    """The formula that raw text is, without a name before it (`y =`, `x ∈`); None where it is none.
+
+    >>> str(read_expression("f(x) = sqrt(x**10)/2"))
+    '\\\\sqrt{x^{10}}/2'
+    """
+    bare = rewrite(unwrap(text))
+    if bare[:1] == "~":  # "about", not a space
+        return None
+    number, unit = _number(bare), ""
+    if number is None:
+        bare, unit = split_unit(bare)
+    tokens = list(_spell(bare))
+    if number is None:
+        tokens = [token for token in tokens if token != r"\$"]
+    if not tokens or None in tokens or r"\$" in tokens or not _is_balanced(tokens) or tokens[-1] in _UNFINISHED:
+        return number and Expression((), number)
+    if "," in tokens and (grouped := read_plain(clean(bare))):
+        tokens = [str(grouped)]
+    if "°" in tokens and _ANGLES.isdisjoint(tokens):
+        tokens, unit = [token for token in tokens if token != "°"], "°"
+        number = _number(bare.replace("°", ""))
+    if number and number.unit and not (is_physical(number) and len(number.unit) > 1):
+        number = None  # 5a is a product
+    if (grouped := _group_arguments(tokens)) is None:
+        return None
+    name, tokens = canonical(grouped)
+    return Expression(tuple(tokens), number, tuple(name), unit) if tokens else None
+
+
+def contradict(found: Expression, expected: Expression) -> bool:
+    """Whether both have a unit and not the same, or bound another unknown."""
+    bounds = SET_SIGNS | {r"\infty"}
+    if found.name and expected.name and not bounds.isdisjoint(found.tokens) and is_variable(expected.name):
+        return found.name != expected.name
+    return bool(found.measure and expected.measure) and found.measure != expected.measure
+
+
+def may_equal(found: Expression, expected: Expression) -> bool:
+    """Whether the algebra may decide: not where a long formula, or an equation to be solved, is found for a value."""
+    unsolved = "=" in found.tokens and expected.name and not any(map(str.isalpha, expected.tokens))
+    return bool(found.tokens and expected.tokens) and len(found.tokens) <= MAX_TOKENS and not unsolved
+
+
+def _number(text: str) -> Number | None:
+    """The number that text is, or that a name is said to equal."""
+    name, equals, value = text.partition("=")
+    if equals and "=" not in value and (number := read_number(clean(value))):
+        tokens = list(_spell(name))
+        return number if tokens and None not in tokens and is_name(_group_arguments(tokens) or []) else None
+    return None if "=" in value else read_number(clean(text))
+
+
+def _spell(text: str) -> Iterator[str | None]:
+    """LaTeX tokens of `text`, spaces left out; None for a word, a sign or two numbers that no formula has."""
+    after_number, before, indexed = False, "", bool(_INDEXED.intersection(re.findall(r"\\[a-z]+", text)))
+    for token in _TOKEN.findall(text):
+        token = _SIGNS.get(token, token)
+        if token in _DROPPED:
+            continue
+        two_numbers = after_number and token[-1].isdecimal()
+        after_number, before = token[-1].isdecimal() and before != "_" and not (indexed and before == "^"), token
+        if two_numbers or token in _TEXT_COMMANDS or token in ("?", "`", '"', "$", "#", "\\"):
+            yield None
+        elif not token.isalpha() or len(token) == 1:
+            yield token
+        elif token in _FUNCTIONS:
+            yield _FUNCTIONS[token]
+        elif token in _WORDS or len(token) > 3 and not _HEXADECIMAL.issuperset(token):
+            yield None
+        else:
+            yield from token  # a product of letters
+
+
+def _is_balanced(tokens: list[str]) -> bool:
+    """Every brace closed, and every bracket, none too deep; a half-open interval may close ( with ] and [ with )."""
+    stack = []
+    for token in tokens:
+        if len(stack) > MAX_NESTING:
+            return False
+        if token in BRACKETS or token.startswith(r"\begin"):
+            stack.append(token)
+        elif token in CLOSING or token.startswith(r"\end"):
+            opened = stack.pop() if stack else ""
+            ends = BRACKETS.get(opened) or opened.replace("begin", "end")
+            if ends != token and not (opened in "([" and opened and token in ")]"):
+                return False
+    return not stack
+
+
+class _Malformed(ValueError):
+    """An argument is missing, or arguments are within arguments deeper than in any formula."""
+
+
+def _group_arguments(tokens: Iterable[str]) -> list[str] | None:
+    """The tokens with the arguments of ^, _, \\sqrt and \\frac in braces, x^10 as x^{10}; None if malformed."""
+    try:
+        return list(_group(iter(tokens), 0))
+    except _Malformed:
+        return None
+
+
+def _group(tokens: Iterator[str], depth: int) -> Iterator[str]:
+    if depth > MAX_NESTING:
+        raise _Malformed
+    for token in tokens:
+        yield from _operand(token, tokens, depth)
+
+
+def _operand(token: str, rest: Iterator[str], depth: int) -> Iterator[str]:
+    yield token
+    if token in (r"\frac", r"\binom"):
+        first = next(rest, "")
+        if first.isdecimal() and len(first) == 2:  # \frac12
+            yield from ("{", first[0], "}", "{", first[1], "}")
+        else:
+            yield from (*_brace(first, rest, depth + 1), *_brace(next(rest, ""), rest, depth + 1))
+    elif token in ("^", "_", r"\sqrt"):
+        first = next(rest, "")
+        if token == r"\sqrt" and first == "[":  # the index of a root stays in its brackets
+            yield from ("[", *_group(iter(_until_closed(rest)), depth + 1), "]")
+            first = next(rest, "")
+        yield from _brace(first, rest, depth + 1)
+
+
+def _brace(first: str, rest: Iterator[str], depth: int) -> Iterator[str]:
+    if depth > MAX_NESTING:
+        raise _Malformed
+    sign = [first] if first in ("+", "-") else []
+    first = next(rest, "") if sign else first
+    if not first:
+        raise _Malformed
+    bracketed = first in ("{", "(")
+    body = _group(iter(_until_closed(rest)), depth) if bracketed else _operand(first, rest, depth)
+    yield from ("{", *sign, *body, "}")
+
+
+def _until_closed(tokens: Iterator[str]) -> list[str]:
+    body, depth = [], 1
+    for token in tokens:
+        depth += (token in BRACKETS) - (token in CLOSING)
+        if not depth:
+            break
+        body.append(token)
+    return body
 
 
 def _same_expression(found: Expression, expected: Expression) -> bool | None:

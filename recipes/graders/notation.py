@@ -1,7 +1,7 @@
-"""How formulas are written: rules from text to text, which leave fewer ways of writing one.
+"""Rules from text to text that leave fewer ways of writing a formula.
 
-Entry points: `rewrite`, for repeating decimals, numerals of other bases, degrees, "or" and "and", matrices, words in
-\\text{}, and `split_unit`. Each rule is linear on any text, because runs of white space are one space first.
+Entry points: `rewrite`, for repeating decimals, bases, degrees, "or" and "and", matrices and words in \\text{}; and
+`split_unit`. Each rule is linear on any text, because runs of white space are one space first.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from reasonkit.text.numbers import is_physical, read_number
+from reasonkit.text.numbers import Number, read_number
+from reasonkit.text.units import is_known, read_unit
 
 OR, AND = r"\lor", r"\land"  # between candidates
 
@@ -68,6 +69,23 @@ _RULES = tuple((sign, re.compile(pattern), replacement) for sign, pattern, repla
 _UNIT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}}| ([A-Za-z]{{2,}}))(?: ?\^ ?\{{?([23])\}}?)? ?\Z")
 
 
+# Units by their names that a formula may end with: "x cd" is a product, not candelas.
+_PHYSICAL = frozenset(
+    "m mm cm dm km µm nm in inch inches ft foot feet yd yard yards mi mile miles meter meters metre metres centimeter "
+    "centimeters kilometer kilometers kilometre kilometres g mg kg µg t ton tons gram grams kilogram kilograms lb lbs "
+    "pound pounds oz ounce ounces s sec second seconds ms min minute minutes h hr hour hours day days l ml cl liter "
+    "liters litre litres n j kj cal kcal joule joules newton newtons w kw mw watt watts v kv volt volts a amp amps ω "
+    "ohm ohms hz khz mhz ghz pa kpa mpa bar atm k °c °f °k mol moles mph kph ev kev mev kwh".split()
+)
+
+
+def is_physical(number: Number) -> bool:
+    """Whether the number has a unit of physics: one of those, or a product of units."""
+    words = re.findall(r"°?[^\W\d_]+|%", number.tail.casefold())
+    return bool(words) and number.mark[:1] != "_" and (
+        _PHYSICAL.issuperset(words) or len(words) > 1 and is_known(read_unit(number.tail)))
+
+
 def rewrite(text: str) -> str:
     """The formula's text in fewer ways of writing, without a stop at its end."""
     text = " ".join(text.split())
@@ -82,7 +100,7 @@ def rewrite(text: str) -> str:
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """A formula and the unit behind it in normal form, empty without one: in \\text{}, or a unit of physics."""
+    """A formula and the unit behind it, in \\text{} or one of physics; the unit in normal form, empty without one."""
     if (match := _UNIT.search(text)) and match.start():
         power = f"^{match[3]}" if match[3] else ""
         measured = read_number(f"1 {match[1] or match[2]}{power}")

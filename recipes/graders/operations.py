@@ -1,8 +1,8 @@
 """Which operations a formula leaves to be done: the question's own formula is no answer to it.
 
-Entry point: `leaves_work`, for two formulas' tokens in the one form of `structure`. An answer may leave no operation
-that the gold answer lacks: a number asks for a number. Free are order, factoring and expanding, a fraction that is not
-reduced, and, where the gold answer itself leaves a function, a factorial or a series, all arithmetic.
+Entry point: `leaves_work`, for the tokens of two formulas. An answer may leave no operation that the gold answer lacks.
+Free are order, factoring, expanding, unreduced fractions and, where the gold answer itself leaves a function, a
+factorial or a series, all arithmetic.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CONSTANTS = frozenset({"e", "i"})
 _UNKNOWNS = frozenset("\\" + name for name in (
     "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta "
     "Theta Lambda Sigma Phi Psi Omega ell vec hat bar overline").split())
-_PLAIN = ("(", "[", "{")
+MAX_DIGITS = 1000  # of a quotient that is divided here; Python reads no numerals of more than 4,300 digits
 
 
 @dataclass(eq=False, slots=True)
@@ -41,8 +41,6 @@ class _Group:
     sign: str
     nodes: list[Node]
 
-
-MAX_DIGITS = 1000  # of a quotient that is divided here; Python reads no longer numerals than 4,300 digits
 
 Node = str | _Group
 
@@ -162,21 +160,16 @@ class _Term:
         return left
 
     def _read(self, nodes: list[Node], below: bool, within: bool = False) -> None:
-        """Read factors side by side, `below` the line or above; `within` a fraction another one is left to be done."""
+        """Read factors side by side, `below` the line or above it. `within` a fraction another one is left to do."""
         at, lower = 0, below
         while at < len(nodes):
             node, rest = nodes[at], nodes[at + 1:]
+            if node in _FUNCTIONS or _is_derivative(nodes[at:]):
+                self.left.add(_FUNCTIONS.get(node, "derivative"))
+                self._keep(nodes[at:], lower)
+                return
             at += 1
-            if isinstance(node, _Group) or not (node in _AFTER or node in (r"\cdot", "/", "_", r"\frac")):
-                if isinstance(node, str) and node in _FUNCTIONS or _is_derivative(nodes[at - 1:]):
-                    self.left.add(_FUNCTIONS.get(node, "derivative"))
-                    self._keep(nodes[at - 1:], lower)
-                    return
-                size = _size(node, rest)
-                power = rest[size + 1] if rest[size: size + 1] == ["^"] and len(rest) > size + 1 else None
-                self._base([node, *rest[:size]], power, lower, within)
-                at, lower = at + size + 2 * (power is not None), below
-            elif node == r"\cdot":
+            if node == r"\cdot":
                 lower = below
             elif node == "/":
                 lower = not below
@@ -188,15 +181,17 @@ class _Term:
                 self.left.add(_AFTER[node])
                 self.key += [node, *numerals[-1:]]
                 del numerals[-1:]
-            elif _is_derivative(nodes[at - 1:]):
-                self.left.add("derivative")
-                self._keep(rest, lower)
-                return
+            elif node != r"\frac":
+                size = _size(node, rest)
+                power = rest[size + 1] if rest[size: size + 1] == ["^"] and len(rest) > size + 1 else None
+                self._base([node, *rest[:size]], power, lower, within)
+                at, lower = at + size + 2 * (power is not None), below
             elif len(rest) > 1 and all(isinstance(part, _Group) for part in rest[:2]):
                 top, bottom = rest[0].nodes, rest[1].nodes
+                is_mixed = at > 1 and _is_numeral(nodes[at - 2]) and all(map(_is_numeral, (*top, *bottom)))  # 3 1/2
                 at += 2
                 self._nest(within)
-                if not (at > 3 and _is_numeral(nodes[at - 4]) and all(map(_is_numeral, (*top, *bottom)))):  # 3 1/2
+                if not is_mixed:
                     self._factor(top, lower, True)
                     self._factor(bottom, not lower, True)
                 lower = below
@@ -268,8 +263,8 @@ def _is_whole(above: list[str], below: list[str]) -> bool:
 
 def _is_derivative(nodes: list[Node]) -> bool:
     """Whether they begin with d/dx, as a fraction or with a slash."""
-    if nodes[0] == r"\frac" and all(isinstance(node, _Group) for node in nodes[1:3]):
-        top, bottom = ([*nodes, _Group("", []), _Group("", [])][at].nodes for at in (1, 2))
+    if nodes[0] == r"\frac" and len(nodes) > 2 and all(isinstance(node, _Group) for node in nodes[1:3]):
+        top, bottom = nodes[1].nodes, nodes[2].nodes
     else:
         top, bottom = nodes[:1], nodes[2:4] if nodes[1:2] == ["/"] else []
     return top[:1] == ["d"] == bottom[:1] and len(bottom) > 1 and bottom[1] not in ("+", "-")

@@ -1,10 +1,115 @@
-"""The kind "plan": steps that reach the goal of a STRIPS problem, which is the gold answer."""
+"""The kind "plan": any steps that reach the goal of a STRIPS problem are right.
+
+STRIPS (Fikes and Nilsson 1971) without types or negation: a state is a set of facts, and an action needs some, deletes
+some and adds some. The gold answer is the problem, as JSON:
+
+    {"start": ["robot in hall", "door shut"], "goal": ["robot in kitchen"],
+     "actions": {"open door": {"needs": ["robot in hall"], "deletes": ["door shut"], "adds": ["door open"]},
+                 "go ?a ?b": {"needs": ["robot in ?a", "door open"], "deletes": ["robot in ?a"],
+                              "adds": ["robot in ?b"]}}}
+
+A step is an action's name with its arguments.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 from reasonkit.text.answers import Kind
 from reasonkit.text.cleaning import unfence
-from recipes.graders.strips import Problem, read_problem, read_steps
+
+_PARTS = ("needs", "deletes", "adds")
+_CALL = re.compile(r"(?<![\w-])([\w-]++)\s*+\(([^()]*+)\)")  # move(a, b), of which the commas are no separators
+_SEPARATOR = re.compile(r"[\n;,→\[\]()]|->|\b(?:and\s+)?then\b")
+_BULLET = re.compile(r"^\s*+(?:[-*•]\s++)?+(?:(?:step\s++)?+[0-9]++\s*+[.):]\s*+)?+", re.MULTILINE)
+
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Facts are tuples of lower-case words; an action is (name with its ?variables, needs, deletes, adds)."""
+
+    start: frozenset[Words]
+    goal: frozenset[Words]
+    actions: tuple[tuple[Words, frozenset[Words], frozenset[Words], frozenset[Words]], ...]
+
+    def reached_by(self, steps: Sequence[str]) -> str | None:
+        """None if the steps can be taken in this order and lead to the goal, else what is wrong, for logs."""
+        state = self.start
+        for number, step in enumerate(steps, 1):
+            words = tuple(step.split())
+            why = f"step {number} is no action"
+            for name, needs, deletes, adds in self.actions:
+                binding = _bind(name, words)
+                if binding is None:
+                    continue
+                if missing := _fill(needs, binding) - state:
+                    why = f"step {number} needs {' '.join(min(missing))!r}"
+                    continue
+                state = state - _fill(deletes, binding) | _fill(adds, binding)
+                break
+            else:
+                return why
+        missing = self.goal - state
+        return f"the goal {' '.join(min(missing))!r} is not reached" if missing else None
+
+
+def read_problem(text: str) -> Problem:
+    """The problem of a gold answer. Raises ValueError that names what its JSON lacks."""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"a plan's gold answer is JSON with start, goal and actions; got {text[:80]!r}") from error
+    if not isinstance(raw, Mapping) or set(raw) != {"start", "goal", "actions"} or not raw["goal"]:
+        raise ValueError(f"a plan's gold answer has exactly start, goal (not empty) and actions; got {text[:80]!r}")
+    if not isinstance(raw["actions"], Mapping) or not raw["actions"]:
+        raise ValueError("a plan's actions are an object: name -> {needs, deletes, adds}; got none")
+    actions = []
+    for name, action in raw["actions"].items():
+        if not isinstance(action, Mapping) or set(action) - set(_PARTS):
+            raise ValueError(f"action {name!r} may have {', '.join(_PARTS)}, each a list of facts; got {action!r}")
+        words = tuple(name.casefold().split())
+        parts = [_facts(action.get(part, []), f"{part} of {name!r}") for part in _PARTS]
+        loose = {word for part in parts for fact in part for word in fact if word[0] == "?"} - set(words)
+        if loose or not words:
+            raise ValueError(f"action {name!r} has {sorted(loose)} in its facts, which its name lacks: name them all")
+        actions.append((words, *parts))
+    return Problem(_facts(raw["start"], "start"), _facts(raw["goal"], "goal"), tuple(actions))
+
+
+def read_steps(text: str) -> tuple[str, ...] | None:
+    """The steps of a plan, one a line or between commas, semicolons, arrows or "then", numbered or not, as a JSON list,
+    as `move(a, b)` or `(move a b)`; None for a blank text."""
+    plain = _BULLET.sub("", text.casefold().replace("`", ""))
+    spaced = _CALL.sub(lambda call: f"{call[1]} {call[2].replace(',', ' ')};", plain)
+    parts = (_BULLET.sub("", part).strip(" .\"'") for part in _SEPARATOR.split(spaced))
+    steps = tuple(" ".join(part.split()) for part in parts if part)
+    return steps if steps or re.fullmatch(r"\s*\[\s*\]\s*", text) else None
+
+
+def _facts(raw: object, where: str) -> frozenset[Words]:
+    if not isinstance(raw, list) or not all(isinstance(fact, str) and fact.split() for fact in raw):
+        raise ValueError(f"{where} is a list of facts, each of words; got {raw!r}")
+    return frozenset(tuple(fact.casefold().split()) for fact in raw)
+
+
+def _bind(name: Words, words: Words) -> dict[str, str] | None:
+    """What the ?variables of an action's name stand for in a step; None if it is not this action."""
+    if len(name) != len(words):
+        return None
+    binding: dict[str, str] = {}
+    for expected, word in zip(name, words, strict=True):
+        if word != (binding.setdefault(expected, word) if expected[0] == "?" else expected):
+            return None
+    return binding
+
+
+def _fill(facts: frozenset[Words], binding: Mapping[str, str]) -> frozenset[Words]:
+    return frozenset(tuple(binding.get(word, word) for word in fact) for fact in facts)
 
 
 def _is_plan(found: tuple[str, ...], problem: Problem) -> bool:

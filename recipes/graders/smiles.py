@@ -1,25 +1,38 @@
-"""The kind "smiles": molecules, compared by RDKit."""
+"""The kind "smiles": molecules, compared by RDKit's canonical SMILES."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from reasonkit.text.answers import Kind, known
+from reasonkit.text.answers import Kind, gold_reader
 from reasonkit.text.cleaning import unfence
 from recipes.graders.worker import decide
-
-
-def _read_smiles(text: str) -> str | None:
-    """The one word that raw text is, without quotes or a label: in SMILES a backslash is a bond."""
-    text = _LABEL.sub("", unfence(text).strip()).strip("`\"' \n").rstrip(".")
-    return text if re.fullmatch(r"[!-~]+", text) else None
-
 
 _LABEL = re.compile(r"\A\W*+(?:the\s++)?+(?:smiles|answer)\s*+(?:is\b|[:=])\s*+", re.IGNORECASE)
 
 
-def _same_smiles(found: str, expected: str) -> bool | None:
+def _read(text: str) -> str | None:
+    """The one word of raw text, without quotes or a label. It is not cleaned: in SMILES a backslash is a bond."""
+    text = _LABEL.sub("", unfence(text).strip()).strip("`\"' \n").rstrip(".")
+    return text if re.fullmatch(r"[!-~]+", text) else None
+
+
+def _same(found: str, expected: str) -> bool | None:
     return decide("smiles", found, expected)
 
 
-KIND = Kind(_read_smiles, _same_smiles, known(_read_smiles, _same_smiles))
+def load() -> Callable[[str, str], bool]:
+    """In the worker: whether two SMILES are one molecule."""
+    from rdkit import Chem, RDLogger
+
+    RDLogger.DisableLog("rdApp.*")
+
+    def same(answer: str, gold: str) -> bool:
+        molecules = [Chem.MolFromSmiles(smiles) for smiles in (answer, gold)]
+        return None not in molecules and len(set(map(Chem.MolToSmiles, molecules))) == 1
+
+    return same
+
+
+KIND = Kind(_read, _same, gold_reader(_read, _same))

@@ -1,7 +1,7 @@
 """What a formula's tokens are made of: candidates, brackets, relations, intervals, sets and matrices.
 
-Entry points: `split` and `is_group` for any reader of tokens, `canonical`, which gives one form to what is written in
-several: ± as two values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, [[1, 2], [3, 4]] as a matrix. No algebra.
+Entry points: `split` and `is_group` for any reader of tokens; `canonical` for one form of what is written in several: ±
+as two values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, [[1, 2], [3, 4]] as a matrix.
 """
 
 from __future__ import annotations
@@ -84,27 +84,27 @@ def is_variable(tokens: Iterable[str]) -> bool:
 def canonical(tokens: list[str]) -> tuple[list[str], list[str]]:
     """The name before the value or values, empty without one that all share, and the tokens of the values."""
     if _STRUCTURAL.isdisjoint(tokens):
-        return [], _unsigned(tokens)
-    tokens = _bare_sets(tokens)
-    names, parts, joints = [], [], [token for token in _outside(tokens) if token in (",", OR, AND)]
+        return [], _drop_plus(tokens)
+    tokens = _unwrap_sets(tokens)
+    names, parts, joints = [], [], [token for token in _tokens_outside(tokens) if token in (",", OR, AND)]
     for part in split(tokens, ",", OR, AND):
-        name, value = _solved(part)
-        value = _matrices(value)
+        name, value = _solve(part)
+        value = _unify_matrices(value)
         names += [name] if name else []
         parts.append((part, value, bool(name)))
     if len(set(map(tuple, names))) > 1 or any(not named and "=" in part for part, _, named in parts):
-        name, values = [], [_matrices(part) for part, _, _ in parts]
+        name, values = [], [_unify_matrices(part) for part, _, _ in parts]
     else:
         name, values = names[0] if names else [], [value for _, value, _ in parts]
     ranges = name and (INEQUALITIES | SET_SIGNS).intersection(tokens)
     if ranges and len(values) > 1 and "," not in joints:
-        values = _combined(parts, joints)
+        values = _combine_ranges(parts, joints)
     if not ranges and len(values) == 1 and values[0][:1] == [r"\{"] and is_group(values[0]):
-        return name, [r"\{", *listed(split(values[0][1:-1], ",")), r"\}"]
-    return name, listed(values)
+        return name, [r"\{", *list_values(split(values[0][1:-1], ",")), r"\}"]
+    return name, list_values(values)
 
 
-def _outside(tokens: list[str]) -> list[str]:
+def _tokens_outside(tokens: list[str]) -> list[str]:
     depth, found = 0, []
     for token in tokens:
         depth += _DEPTH.get(token, 0)
@@ -112,27 +112,26 @@ def _outside(tokens: list[str]) -> list[str]:
     return found
 
 
-def listed(values: Iterable[list[str]]) -> list[str]:
+def list_values(values: Iterable[list[str]]) -> list[str]:
     """Values between commas, each ± written out and no + before the first term."""
-    return _joined((_unsigned(one) for value in values for one in _both_signs(value)), ",")
+    return _join((_drop_plus(one) for value in values for one in _both_signs(value)), ",")
 
 
 def _both_signs(value: list[str]) -> list[list[str]]:
-    """One value for each reading of ±: upper or lower signs together where there is a ∓, else each for itself."""
+    """One value per reading of ±: upper and lower signs together where there is a ∓, else each sign by itself."""
     count = value.count(r"\pm") + value.count(r"\mp")
     if not count or count > MAX_SIGNS:
         return [value]
     together = r"\mp" in value and r"\pm" in value
-    readings = (("+",) * count, ("-",) * count) if together else product("+-", repeat=count)
-    lower = {"+": "-", "-": "+"}
-    every = []
-    for reading in map(iter, readings):
-        every.append([next(reading) if token == r"\pm" else lower[next(reading)] if token == r"\mp" else token
+    lower, every = {"+": "-", "-": "+"}, []
+    for signs in ("+" * count, "-" * count) if together else product("+-", repeat=count):
+        sign = iter(signs)
+        every.append([next(sign) if token == r"\pm" else lower[next(sign)] if token == r"\mp" else token
                       for token in value])
     return every
 
 
-def _unsigned(value: list[str]) -> list[str]:
+def _drop_plus(value: list[str]) -> list[str]:
     if "+" not in value:
         return value
     before = ("(", *value)
@@ -140,9 +139,9 @@ def _unsigned(value: list[str]) -> list[str]:
             if token != "+" or left not in BRACKETS and left not in RELATIONS and left != ","]
 
 
-def _solved(part: list[str]) -> tuple[list[str], list[str]]:
+def _solve(part: list[str]) -> tuple[list[str], list[str]]:
     """The name and the value of `x = 3`, `3 = x`, `x ∈ A`; of an inequality that is solved, its interval or union."""
-    sides, signs = split(part, *RELATIONS), [token for token in _outside(part) if token in RELATIONS]
+    sides, signs = split(part, *RELATIONS), [token for token in _tokens_outside(part) if token in RELATIONS]
     if len(sides) == 2 and all(sides):
         (left, right), sign = sides, signs[0]
         if not is_name(left) and is_name(right) and sign in (*_TURNED, "=", r"\ne") and not _is_constant(right):
@@ -171,12 +170,12 @@ def _is_constant(tokens: list[str]) -> bool:
                    and token not in _COMMANDS_OF_NUMBERS for token in tokens)
 
 
-def _combined(parts: list[tuple[list[str], list[str], bool]], joints: list[str]) -> list[list[str]]:
+def _combine_ranges(parts: list[tuple[list[str], list[str], bool]], joints: list[str]) -> list[list[str]]:
     """`x < 2 or x = 3` as a union; `x > 1 and x < 4` as one interval."""
     ranges = [value if INEQUALITIES.intersection(part) or r"\in" in part or not named else [r"\{", *value, r"\}"]
               for part, value, named in parts]
     if set(joints) == {OR}:
-        return [_joined(ranges, r"\cup")]
+        return [_join(ranges, r"\cup")]
     if set(joints) == {AND} and len(ranges) == 2:
         low, high = sorted(ranges, key=lambda value: value[1:3] == ["-", r"\infty"])
         if low[-2:-1] == [r"\infty"] and high[1:3] == ["-", r"\infty"] and r"\cup" not in low + high:
@@ -184,7 +183,7 @@ def _combined(parts: list[tuple[list[str], list[str], bool]], joints: list[str])
     return [value for _, value, _ in parts]
 
 
-def _bare_sets(tokens: list[str]) -> list[str]:
+def _unwrap_sets(tokens: list[str]) -> list[str]:
     """Set braces for `{1, 2}`, the condition of `{x | x > 3}`, and ℝ as the interval that it is."""
     tokens = list(chain.from_iterable(REALS if token == "ℝ" else [token] for token in tokens))
     if tokens == [r"\{", r"\}"]:
@@ -198,13 +197,13 @@ def _bare_sets(tokens: list[str]) -> list[str]:
     return tokens
 
 
-def _matrices(tokens: list[str]) -> list[str]:
+def _unify_matrices(tokens: list[str]) -> list[str]:
     """One form for rows in brackets, and no brackets around a matrix."""
     if tokens[:2] == ["[", "["] and is_group(tokens):
         rows = split(tokens[1:-1], ",")
         if all(row[:1] == ["["] and is_group(row) for row in rows):
             entries = (split(row[1:-1], ",") for row in rows)
-            return [MATRIX, *_joined((_joined(row, "&") for row in entries), NEW_ROW), END_MATRIX]
+            return [MATRIX, *_join((_join(row, "&") for row in entries), NEW_ROW), END_MATRIX]
     if MATRIX in tokens:
         bare, opened = [], []
         for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
@@ -221,5 +220,5 @@ def _matrices(tokens: list[str]) -> list[str]:
     return tokens
 
 
-def _joined(parts: Iterable[list[str]], separator: str) -> list[str]:
+def _join(parts: Iterable[list[str]], separator: str) -> list[str]:
     return list(chain.from_iterable([separator, *part] for part in parts))[1:]

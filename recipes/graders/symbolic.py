@@ -1,7 +1,7 @@
-"""The sympy value of one formula's tokens, in the one form of `latex`.
+"""The sympy value of the tokens of an `Expression`.
 
-Entry point: `read`. Decimals become fractions, a number with an index stays a numeral of that base, log without a base
-is to 10, 2x in "1/2x" is one factor, `f(x)` is a call for f, g and h alone, and i is the imaginary unit.
+Entry point: `read`. Decimals become fractions, log without a base is to 10, 2x in "1/2x" is one factor, only f, g and h
+are called, and i is the imaginary unit. Surprise: 204_5 is a symbol, because its value would be another answer.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ _SUMS = {r"\sum": sympy.Sum, r"\prod": sympy.Product}
 _SPECIAL = frozenset({r"\frac", r"\sqrt", r"\binom", r"\int", r"\lim", r"\lfloor", r"\lceil", "(", "[", "{"})
 _ACCENTS = frozenset("\\" + name for name in "vec hat bar overline tilde mathbf mathbb mathcal overrightarrow".split())
 _CALLED = frozenset("fghFGH")
+_LETTERS = frozenset("\\" + name for name in (
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell").split())
 
 
 class NotRead(ValueError):
-    """Tokens that this reader knows no meaning of."""
+    """The tokens have no meaning here."""
 
 
 @lru_cache(maxsize=512)  # the answers of a group share one gold answer
@@ -64,16 +67,15 @@ class _Reader:
         return total
 
     def product(self) -> sympy.Expr:
-        if self.token in ("+", "-"):
-            return self.product() if self.next() == "+" else -self.product()
-        value = self.factors()
+        value = self.signed()
         while self.token in (r"\cdot", "/"):
-            by = self.next()
-            sign = 1
-            while self.token in ("+", "-"):
-                sign = -sign if self.next() == "-" else sign
-            value = value * sign * self.factors() if by == r"\cdot" else value * sign / self.factors()
+            value = value * self.signed() if self.next() == r"\cdot" else value / self.signed()
         return value
+
+    def signed(self) -> sympy.Expr:
+        if self.token in ("+", "-"):
+            return self.signed() if self.next() == "+" else -self.signed()
+        return self.factors()
 
     def factors(self) -> sympy.Expr:
         """Factors side by side; a number before a fraction of numbers is a mixed number."""
@@ -89,7 +91,7 @@ class _Reader:
     def starts(self) -> bool:
         token = self.token
         return (token[:1].isalnum() or token in _NAMED or token in _FUNCTIONS or token in _SUMS or token in _SPECIAL
-                or token == "|" and not self.bars or token in _ACCENTS or _is_letter(token))
+                or token == "|" and not self.bars or token in _ACCENTS or token in _LETTERS)
 
     def power(self) -> sympy.Expr:
         value = self.atom()
@@ -138,7 +140,7 @@ class _Reader:
             return self.group()
         self.next()
         if token[-1:].isdecimal():
-            if self.token == "_":  # in another base: not its value, which would be another answer
+            if self.token == "_":  # a numeral of another base
                 return Symbol(token.lstrip("0") + self.raw())
             return Rational(token)
         if token == "|":
@@ -170,7 +172,7 @@ class _Reader:
         return self.symbol(token)
 
     def symbol(self, token: str) -> sympy.Expr:
-        if not (token.isalpha() and len(token) == 1 or token in _NAMED or _is_letter(token)):
+        if not (token.isalpha() and len(token) == 1 or token in _NAMED or token in _LETTERS):
             raise NotRead(token)
         name = token + (self.raw() if self.token == "_" else "")
         while self.token == "'":
@@ -180,7 +182,7 @@ class _Reader:
         return Symbol(name, real=True) if name in self.bound else _NAMED.get(name) or Symbol(name, real=True)
 
     def raw(self) -> str:
-        """The text of an index or of what is under an accent, not read."""
+        """The text of an index, or of what is under an accent."""
         start, depth = self.at, 0
         while self.at < len(self.tokens):
             depth += (self.token in BRACKETS) - (self.token in CLOSING)
@@ -209,7 +211,7 @@ class _Reader:
         return value if power is None else value ** power
 
     def arguments(self) -> list[sympy.Expr]:
-        """What a function is of: a bracket, or the factors up to the next function, and in an angle the divisor too."""
+        """A bracket, or the factors up to the next function and the divisor of an angle."""
         if self.token in ("(", "[", "{"):
             return self.values()
         start = self.at
@@ -246,7 +248,7 @@ class _Reader:
         depth = 0
         for place, token in enumerate(rest[:-1]):
             depth += (token in BRACKETS) - (token in CLOSING)
-            if token == "d" and depth == 0 and (rest[place + 1].isalpha() or _is_letter(rest[place + 1])):
+            if token == "d" and depth == 0 and (rest[place + 1].isalpha() or rest[place + 1] in _LETTERS):
                 self.at += place + 2
                 variable = Symbol(rest[place + 1], real=True)
                 body = read(rest[:place]) if place else Integer(1)
@@ -258,13 +260,3 @@ class _Reader:
         low, _ = self.bounds()
         variable, value = split(low, r"\to")
         return sympy.limit(self.product(), Symbol("".join(variable), real=True), read(tuple(value)))
-
-
-def _is_letter(token: str) -> bool:
-    """Whether a command is a letter, Greek or script."""
-    return token[1:] in _GREEK and token[:1] == "\\"
-
-
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
-    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell".split())

@@ -19,7 +19,8 @@ from typing import Protocol
 from reasonkit.rewards.rules import LogExtra, RewardFn, no_extra
 from reasonkit.rewards.work import ANNOUNCING, STEPS, missing_work
 from reasonkit.text.tags import TAGS, printable
-from reasonkit.text.tfidf import TfIdf, words
+from reasonkit.text.words import words
+from recipes.rewards.tfidf import TfIdf
 
 RELEVANT = 0.1  # cosine with the question that is enough: worked solutions lie between 0.1 and 0.75
 COPIED = 0.8  # ... and from which on the reasoning is the question over again

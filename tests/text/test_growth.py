@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from reasonkit.text.answers import KINDS, MAX_CHARACTERS, check
-from reasonkit.text.replies import grade
+from reasonkit.text.answers import KINDS, MAX_CHARACTERS, check, grade
 from reasonkit.text.tags import TAGS
 
 PLAN = json.dumps({"start": ["a"], "goal": ["b"], "actions": {"go": {"needs": ["a"], "deletes": ["a"], "adds": ["b"]}}})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reasonkit.text.answers import check
-from reasonkit.text.hedges import changes, is_doubt, is_withdrawn, only_links
+from reasonkit.text.hedges import has_hedge, is_doubt, is_withdrawn, only_links
 
 TABLE = Path(__file__).parents[1] / "golden" / "hedges.jsonl"
 GOLDEN = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
@@ -34,8 +34,8 @@ def test_every_kind_has_hedges_and_honest_siblings():
      ("or nineteen", True), ("lonely people", False), ("possibly apples", True), ("Alternatively nineteen", True),
      ("assembly lines", False), ("revised plans", False), ("revised", True), ("apples though", True)],
 )
-def test_changes(words, changed):
-    assert changes(words.split()) is changed
+def test_has_hedge(words, changed):
+    assert has_hedge(words.split()) is changed
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_changes(words, changed):
     [("mistake", False), ("wrong answer", False), ("revised plan", False), ("wrong", True), ("possibly", True),
      ("or mistake", True), ("maybe apple", True), ("or so", True)],
 )
-def test_changes_after_one(words, changed):
-    assert changes(words.split(), singular=True) is changed
-    assert changes(words.split())  # the same after 20
+def test_has_hedge_after_one(words, changed):
+    assert has_hedge(words.split(), singular=True) is changed
+    assert has_hedge(words.split())  # the same after 20
 
 
 @pytest.mark.parametrize(

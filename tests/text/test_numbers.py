@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonkit.text.cleaning import clean, unwrap
-from reasonkit.text.numbers import Number, is_physical, read_amount, read_number, read_plain, same_number
+from reasonkit.text.numbers import Number, read_amount, read_number, read_plain, same_number
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,6 @@ def test_same_number():
     assert same_number(number["50%"], number["50"]) and same_number(number["0.5"], number["50%"])
     assert same_number(number["5"], number["5 km"]) and not same_number(number["5 mi"], number["5 km"])
     assert not same_number(number["0:30"], number["0.5"]) and not same_number(number["50"], number["0.5"])
-
-
-@pytest.mark.parametrize(("text", "expected"), [("5 km", True), ("9.8 m/s^2", True), ("5 apples", False), ("5", False),
-                                                ("5 km per apple", False), ("$5", False)])
-def test_is_physical(text, expected):
-    assert is_physical(read_number(text)) == expected
 
 
 @pytest.mark.parametrize(

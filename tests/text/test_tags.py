@@ -139,7 +139,7 @@ def test_a_perfect_reply_with_anything_else_around_it_is_not_ok(extra, noise):
 
 @pytest.mark.parametrize("text", [None, 4, b"<answer>4</answer>", ["x"]])
 def test_parse_refuses_what_is_not_text(text):
-    with pytest.raises(TypeError, match="reply must be a str"):
+    with pytest.raises(TypeError, match="completion must be a str"):
         TAGS.parse(text)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonkit.text import units
-from reasonkit.text.units import MAX_UNIT_CHARACTERS, known, read_unit, spell
+from reasonkit.text.units import MAX_UNIT_CHARACTERS, format_unit, is_known, read_unit
 
 FRAGMENTS = ["m", "s", "kg", "J", "per ", "square ", "squared", "/", "(", ")", "·", "^", "-1", "2", " ", "%", "deg "]
 
@@ -30,8 +30,8 @@ FRAGMENTS = ["m", "s", "kg", "J", "per ", "square ", "squared", "/", "(", ")", "
     ],
 )
 def test_read_unit(written, spelled):
-    assert spell(read_unit(written)) == spelled
-    assert known(read_unit(written)) == (spelled not in ("", "apples"))
+    assert format_unit(read_unit(written)) == spelled
+    assert is_known(read_unit(written)) == (spelled not in ("", "apples"))
 
 
 @pytest.mark.parametrize("text", [
@@ -39,18 +39,18 @@ def test_read_unit(written, spelled):
     "m" * (MAX_UNIT_CHARACTERS + 1), "m " * 13,
 ])
 def test_what_is_no_unit(text):
-    assert read_unit(text) is None and not known(None)
+    assert read_unit(text) is None and not is_known(None)
 
 
 @pytest.mark.parametrize(("written", "spelled"), [("J/kg·K", "J K^-1 kg^-1"), ("ms^-2", "m s^-2"), ("ms", "ms")])
 def test_a_loose_reading(written, spelled):
-    assert spell(read_unit(written, loose=True)) == spelled
+    assert format_unit(read_unit(written, loose=True)) == spelled
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=2), max_size=10).map("".join))
 def test_what_is_read_is_read_again(text):
     unit = read_unit(text)
-    assert unit is None or not known(unit) or read_unit(spell(unit)) == unit
+    assert unit is None or not is_known(unit) or read_unit(format_unit(unit)) == unit
 
 
 def test_doctests():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reasonkit.text.answers import check
 from recipes.graders.algebra import equal, same
-from recipes.graders.latex import read_expression
+from recipes.graders.expression import read_expression
 from recipes.graders.symbolic import read
 
 TABLE = Path(__file__).parents[2] / "golden" / "formulas.jsonl"  # more rows than the table of every kind has room for

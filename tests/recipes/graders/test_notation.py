@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from recipes.graders.notation import rewrite, split_unit
+from reasonkit.text.numbers import read_number
+from recipes.graders.notation import is_physical, rewrite, split_unit
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,9 @@ def test_other_rules(text, plain):
 )
 def test_split_unit(text, found):
     assert split_unit(text) == found
+
+
+@pytest.mark.parametrize(("text", "expected"), [("5 km", True), ("9.8 m/s^2", True), ("5 apples", False), ("5", False),
+                                                ("5 km per apple", False), ("$5", False)])
+def test_is_physical(text, expected):
+    assert is_physical(read_number(text)) == expected

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.graders.latex import read_expression
+from recipes.graders.expression import read_expression
 from recipes.graders.operations import _operations, _tree, leaves_work
 
 PIECES = ["\\frac", "{", "}", "(", ")", "[", "]", "x", "d", "1", "2.5", "+", "-", "\\cdot ", "/", "^", "_", "|", "!",

@@ -6,7 +6,7 @@ import pytest
 import sympy
 from sympy import Rational, Symbol, log, pi, sqrt
 
-from recipes.graders.latex import read_expression
+from recipes.graders.expression import read_expression
 from recipes.graders.symbolic import NotRead, read
 
 x, y, n = (Symbol(name, real=True) for name in "xyn")

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from reasonkit.rewards.work import STEPS
 from reasonkit.text.tags import TAGS
-from reasonkit.text.tfidf import TfIdf
 from recipes.rewards.text import (
     length_band,
     overlong,
@@ -22,6 +21,7 @@ from recipes.rewards.text import (
     tfidf_relevance,
     work_shown,
 )
+from recipes.rewards.tfidf import TfIdf
 
 BENCHMARK = runpy.run_path(str(Path(__file__).resolve().parents[3] / "benchmarks/rewards.py"))
 PARTS = BENCHMARK["parts"]()

@@ -1,29 +1,17 @@
-"""TF-IDF vectors of texts and the cosine between two of them, in one dictionary a text.
+"""TF-IDF vectors of texts and the cosine between two of them, with scikit-learn's default formulas.
 
-What it is not: a search index or a vectoriser for many texts at once. The formulas are scikit-learn's defaults, which
-is the oracle of the tests. It departs from scikit-learn in two points: a word is any run of letters, digits and
-underscores, a single one too, because a question's numbers are often one digit; and a word that no fitted text has is
-kept, with the weight of a word in none of them, because dropping it would make padding free. In scripts written
-without spaces a whole clause is one word: there the cosine says little.
+Two differences from scikit-learn: a single digit is a word, because a question's numbers often are, and a word of no
+fitted text counts as one in none of them, because dropping it would make padding free. In scripts that are written
+without spaces a whole clause is one word, and the cosine says little.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable
 
-_WORD = re.compile(r"\w+")
-
-
-def words(text: str) -> list[str]:
-    """The words of `text` in order, without case. Linear in its length.
-
-    >>> words("Leo has 6 shells.")
-    ['leo', 'has', '6', 'shells']
-    """
-    return _WORD.findall(text.casefold())
+from reasonkit.text.words import words
 
 
 class TfIdf:

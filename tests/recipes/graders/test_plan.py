@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.graders.strips import read_problem, read_steps
+from recipes.graders.plan import read_problem, read_steps
 
 WORLD = {
     "start": ["at a", "road a b", "road b c"], "goal": ["at c"],

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonkit.text import dates
-from reasonkit.text.dates import MAX_DATE_CHARACTERS, read_date
+from reasonkit.text import words
+from reasonkit.text.words import MAX_DATE_CHARACTERS, read_date
 
 
 @pytest.mark.parametrize(
@@ -50,5 +50,5 @@ def test_every_day_in_every_writing(day):
 
 
 def test_doctests():
-    result = doctest.testmod(dates)
+    result = doctest.testmod(words)
     assert result.attempted and not result.failed

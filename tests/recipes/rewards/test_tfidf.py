@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from reasonkit.data import problems as data
-from reasonkit.text.tfidf import TfIdf, words
+from reasonkit.text.words import words
+from recipes.rewards.tfidf import TfIdf
 
 RECIPE = data.load_recipe("tiny_mix")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import time
 
@@ -10,9 +9,7 @@ import pytest
 
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.rewards.rules import exact_answer
-from reasonkit.text import replies
-from reasonkit.text.answers import KINDS
-from reasonkit.text.replies import MAX_BLOCKS, answer_of, grade
+from reasonkit.text.answers import KINDS, MAX_BLOCKS, answer_of, grade
 from reasonkit.text.tags import TAGS
 
 PLAN = json.dumps({"start": ["in hall"], "goal": ["in attic"], "actions": {
@@ -107,8 +104,3 @@ def test_a_reply_has_few_blocks(count):
 def test_replies_golds_and_kinds_are_as_many():
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         grade([reply("4"), reply("4")], ["4"], ["number", "number"])
-
-
-def test_doctests():
-    result = doctest.testmod(replies)
-    assert result.attempted and not result.failed
