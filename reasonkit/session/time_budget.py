@@ -110,7 +110,6 @@ class TimeBudget:
         self.grows, self._forecast, self._opened = grows, self.hours, clock()
         self._pace, self._deadline = _Pace(), math.inf  # of the running stage
         self._why: str | None = None
-        self.pulse: tuple[str, int] = ("", 0)  # the running stage and the batches it has pulled
         self._begun: set[str] = set()  # by this object; such a stage is over once another begins
         self._told = False  # that the ledger is not written
         self._record = self._continued()
@@ -199,7 +198,6 @@ class TimeBudget:
         source, started = iter(batches), self._clock()
         deadline = started + 60 * self.stage_minutes(stage)
         self._begun.add(stage)
-        self.pulse = (stage, 0)
         return self._passed(source, stage, started, deadline, steps)
 
     def _passed(self, source: Iterator[Batch], stage: str, started: float, deadline: float,
@@ -230,7 +228,6 @@ class TimeBudget:
                     stopped = "data"
                     return
                 row["steps"], number = row["steps"] + 1, number + 1
-                self.pulse = (stage, number)
                 yield batch
                 now = self._clock()
                 pace.add(now - pulled)
