@@ -37,7 +37,7 @@ from reasonkit.data.curriculum import Curriculum
 from reasonkit.models import logprobs, lora, placement
 from reasonkit.models.load import quantize_int8, load
 from reasonkit.run import open_run
-from reasonkit.session import reuse
+from reasonkit.session.manifest import code_sha256
 from reasonkit.train import rollout
 from reasonkit.train.grpo import grpo
 from tools.preflight import forecast
@@ -191,7 +191,7 @@ from reasonkit.show.dashboard import Dashboard
 board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
 board.show()
 inputs = {"train": run.stage("data") / "train.jsonl", "adapter": run.stage("sft") / "adapter"}
-code = reuse.code_sha256(parts[name] for name in run.recipe.rewards)
+code = code_sha256(parts[name] for name in run.recipe.rewards)
 if run.begin("grpo", policy.folder, inputs, rewards=run.recipe.rewards, curriculum=run.recipe.curriculum, code=code,
              judge=judge.identity if judged else None):
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,

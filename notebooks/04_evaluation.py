@@ -33,7 +33,7 @@ from reasonkit.eval.evaluate import evaluate, compare_paired
 from reasonkit.models import lora, placement
 from reasonkit.models.load import load
 from reasonkit.run import open_run
-from reasonkit.session.outcome import cut_short
+from reasonkit.session.manifest import cut_short
 from reasonkit.train import rollout
 
 # %%

@@ -1,4 +1,4 @@
-"""One run: `open_run` makes it of a profile, a recipe and a seed; it is a folder of artifacts and a clock."""
+"""One run: `open_run` makes it from a profile, a recipe and a seed. It has a folder of artifacts and a clock."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import jax
 from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_recipe
 from reasonkit.models.distributed import agree_on_end, is_main_process
 from reasonkit.models.lora import save_lora
-from reasonkit.session import reuse
+from reasonkit.session import manifest as manifests
 from reasonkit.session.files import write_atomic
 from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
-from reasonkit.session.outcome import ENDINGS, earlier_minutes
-from reasonkit.session.run_log import NullLog, RunLog, base_sha256, file_sha256, prompt_hash, write_manifest
+from reasonkit.session.manifest import base_sha256, file_sha256, prompt_hash
+from reasonkit.session.run_log import NullLog, RunLog, earlier_minutes
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
 from reasonkit.train.checkpoint import latest_step
@@ -51,32 +51,33 @@ class Run:
         """The folder of a stage's artifacts."""
         return self.folder / name
 
-    def log(self, stage: str) -> RunLog | NullLog:
-        """The log of a stage, appended to by every session that works on it; of several processes, by the first."""
+    def log(self, stage: str) -> RunLog:
+        """The log of a stage, which every session appends to. Of several processes, only the first one writes."""
         return RunLog(self.stage(stage) / "log.jsonl") if is_main_process() else NullLog()
 
     def finished(self, stage: str) -> bool:
-        return (self.stage(stage) / "manifest.json").exists()
+        return (self.stage(stage) / manifests.MANIFEST).exists()
 
     def manifest(self, stage: str) -> dict:
-        """What a stage left. Raises ManifestError when it has not ended, is of another prompt or adapter, an input of
-        its own or a file of notebook 1 has changed since, or its adapter is gone."""
+        """What a stage left. Raises ManifestError as `read_manifest` and `check_adapter` do, and when a file of
+        notebook 1 has changed."""
         if stage != "data" and self.finished("data"):
             self.manifest("data")
-        return reuse.read_finished(self.folder, stage, latest_step(self.checkpoints),
-                                   prompt_sha256=prompt_hash(TAGS.template),
-                                   lora=None if stage == "data" else self.lora)
+        found = manifests.read_manifest(self.stage(stage), stage=stage, prompt_sha256=prompt_hash(TAGS.template),
+                                        lora=None if stage == "data" else self.lora,
+                                        step=latest_step(self.checkpoints))
+        manifests.check_adapter(self.folder, found)
+        return found
 
     def close(self) -> None:
         """Let the kernel of the next notebook have the run, while this one may stay open."""
         unlock_run(self.folder)
 
     def begin(self, stage: str, base: Path, inputs: Mapping[str, Path], **choices) -> bool:
-        """Whether the stage is to be trained, from its start or from its last step; False, said in a line, where it is
-        finished. `base` is the model's folder; `choices` are what else the outcome depends on.
+        """Whether the stage is to be trained, from its start or its last step. A finished one is reported in a line.
 
-        Raises ManifestError when the stage was trained with other settings, inputs or choices or on another base, and
-        as `manifest` does.
+        `base` is the model's folder; `choices` are what else the result depends on. Raises ManifestError as
+        `check_begun` and `manifest` do.
         """
         if is_main_process():
             lock_run(self.folder)  # `close` may have let it go
@@ -86,9 +87,10 @@ class Run:
         now = {"model": model, "prompt_sha256": prompt_hash(TAGS.template), "settings": settings,
                "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
         finished = self.finished(stage)
-        reuse.check(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), is_main_process())
+        manifests.check_begun(self.folder, stage, now, finished or has_steps(self.checkpoints, stage),
+                              write=is_main_process())
         if finished and is_main_process():
-            print(reuse.read_back(self.folder, self.manifest(stage)))
+            print(manifests.describe_finished(self.folder, self.manifest(stage)))
         return not finished
 
     def hand_over(self, stage: str, model, result: StageResult, inputs: Mapping[str, Path], **metrics) -> None:
@@ -99,13 +101,14 @@ class Run:
             self.finish(stage, inputs=inputs, metrics={"steps": result.steps, **metrics}, minutes=result.minutes,
                         checkpoint_step=result.checkpoint_step, stopped=result.stopped, settings=vars(settings))
             print(f"{stage}: {result.steps} of {settings.steps} steps in {result.minutes:.1f} minutes, ended by "
-                  f"{ENDINGS.get(result.stopped, result.stopped)}")
+                  f"{manifests.ENDINGS.get(result.stopped, result.stopped)}")
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
-        """Write the stage's manifest. minutes: of this session; those of earlier sessions on the stage are added."""
-        return write_manifest(self.stage(stage), stage, inputs=dict(inputs), metrics=dict(metrics),
-                              prompt_sha256=prompt_hash(TAGS.template), lora=None if stage == "data" else self.lora,
-                              minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
+        """Write the stage's manifest. minutes: of this session; those of its earlier sessions are added."""
+        return manifests.write_manifest(self.stage(stage), stage, inputs=inputs, metrics=metrics,
+                                        prompt_sha256=prompt_hash(TAGS.template),
+                                        lora=None if stage == "data" else self.lora,
+                                        minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
 
 
 def _choose(kind: str, table: Mapping, name: str):
@@ -122,8 +125,8 @@ def recipes() -> Mapping[str, Recipe]:
 def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None) -> Run:
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
 
-    What the last error of this process holds, a stage's model and trainer, is let go. Raises ValueError for an unknown
-    profile or recipe, for a seed that is none, and when the folder holds another run; FolderInUseError as `lock_run`.
+    Frees what the last error of this process holds, such as a stage's model and trainer. Raises ValueError for an
+    unknown profile or recipe, a bad seed, and a folder that holds another run; FolderInUseError as `lock_run`.
     """
     chosen, plan = _choose("profile", PROFILES, profile), _choose("recipe", recipes(), recipe)
     if type(seed) is not int or not 0 <= seed < 2**32:
@@ -132,7 +135,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     chosen = adapt_to_recipe(chosen, plan)
     folder = Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
     identity = {"profile": profile, "recipe": recipe, "seed": seed}
-    path = reuse.identify(folder, identity)
+    path = manifests.check_identity(folder, identity)
     if chosen.devices:
         _virtual_devices(chosen.devices)
     if is_main_process():

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # package may import of third parties: nothing, what runs without an accelerator, JAX, Tunix, or what shows things.
 HOUSE = """
 stdlib reasonkit: config
-stdlib reasonkit.session: pins files records secrets interrupts time_budget run_log outcome reuse
+stdlib reasonkit.session: pins files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists answers
 numpy reasonkit.eval: intervals evaluate
 numpy reasonkit.judge: rubric ratings judge cache exam

@@ -21,7 +21,7 @@ from reasonkit.models.mesh import check_divides, plan_mesh
 from reasonkit.rewards import controls, rules
 from reasonkit.run import open_run
 from reasonkit.session import run_log
-from reasonkit.session.run_log import ManifestError
+from reasonkit.session.manifest import ManifestError
 from reasonkit.session.time_budget import BudgetError
 from reasonkit.text.tags import TAGS
 from recipes.catalogue import RECIPES

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonkit.session.files import RecordError, check, write_atomic
-from reasonkit.session.outcome import cut_short, progress
+from reasonkit.session.manifest import cut_short, progress
 from reasonkit.session.records import DataManifest, EvaluationManifest, Manifest
 from reasonkit.session.secrets import kaggle_login, secret, told
 from reasonkit.show.report_style import visible
@@ -34,7 +34,7 @@ class PublishError(RuntimeError):
 def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str) -> Path:
     """Write README.md, the model card, and NOTICE into an export's folder; returns the card.
 
-    manifests: as `run_log.read_manifest` gives them, of the stages data and evaluation at least. base: the name of the
+    manifests: as `manifest.read_manifest` gives them, of the stages data and evaluation at least. base: the name of the
     model that was trained on. Raises ValueError when a stage or what the card needs of it is missing, and when two
     stages knew a file by different hashes.
     """

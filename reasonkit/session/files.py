@@ -1,8 +1,7 @@
-"""One way to read a file and one to write it: `read`, `check`, `write_atomic`.
+"""One reader and one writer for every file of a run: `read` with a model of `records`, and `write_atomic`.
 
-What is wrong with a file is a RecordError, which names the file, the line or key, the value and the remedy; a disk that
-takes no more is a DiskFullError. The models are in `records`. Departure from Python's JSON: NaN, infinities and a key
-that comes twice are refused.
+A file whose content is wrong raises a RecordError that names the file, the line or key, the value and the remedy. A
+full disk raises a DiskFullError. Unlike Python's JSON, this one refuses NaN, infinities and a key that comes twice.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)  # what a disk says that takes no more
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)  # errors of a disk that takes no more
 
 
 class RecordError(ValueError):
-    """What a file holds is not what it should hold."""
+    """A file's content is not what it should be."""
 
 
 class DiskFullError(OSError):
-    """A file, or a checkpoint with the older ones gone, has no room on its disk, or the disk takes no more."""
+    """The disk has no room for a file or a checkpoint, or takes no more."""
 
 
 def preview(value: object, length: int = 80) -> str:
-    """The beginning of a value, as Python writes it, whatever it is."""
+    """The first `length` characters of a value's `repr`."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # deeply nested, or a number of thousands of digits
@@ -42,33 +41,33 @@ def preview(value: object, length: int = 80) -> str:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """The value that strict JSON stands for; a byte order mark is passed over. Raises RecordError for what is none."""
-    return _parsed(data, lambda text: json.loads(text, object_pairs_hook=_once, parse_constant=_finite,
-                                                 parse_float=_finite), "JSON")
+    """The value of a strict JSON text, with or without a byte order mark. Raises RecordError for anything else."""
+    return _parse(data, lambda text: json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_finite,
+                                                parse_float=_finite), "JSON")
 
 
 def parse_toml(data: bytes | str) -> dict[str, Any]:
     """As `parse_json`, for TOML."""
-    return _parsed(data, lambda text: tomllib.loads(text.replace("\r\n", "\n")), "TOML")
+    return _parse(data, lambda text: tomllib.loads(text.replace("\r\n", "\n")), "TOML")
 
 
-def _parsed(data: bytes | str, parse: Callable[[str], Any], form: str) -> Any:
+def _parse(data: bytes | str, parse: Callable[[str], Any], format: str) -> Any:
     try:
-        text = data.removeprefix("\ufeff") if isinstance(data, str) else data.decode("utf-8-sig")
-        return parse(text)
+        return parse(data.removeprefix("\ufeff") if isinstance(data, str) else data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise RecordError(f"no UTF-8 (byte {error.start} is {data[error.start]:#04x}): save it as UTF-8") from None
     except RecursionError:
-        raise RecordError(f"not {form}: nested too deeply") from None
+        raise RecordError(f"not {format}: nested too deeply") from None
     except ValueError as error:
-        raise RecordError(f"not {form}: {error}" if data.strip() else "empty") from None
+        raise RecordError(f"not {format}: {error}" if data.strip() else "empty") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {preview(next(key for key in keys if keys.count(key) > 1))} comes twice")
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {preview(key)} comes twice")
+        found[key] = value
     return found
 
 
@@ -79,12 +78,11 @@ def _finite(text: str) -> float:
 
 
 def read_file(path: Path) -> bytes:
-    """What a plain file holds. Raises RecordError, which says what is in its place, for anything else."""
+    """The bytes of a plain file. Raises RecordError, with what is there instead, for anything else."""
     try:
         if path.is_file():
             return path.read_bytes()
-        found = ("a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else
-                 "no plain file" if path.exists() else "not there")
+        found = "a folder" if path.is_dir() else "no plain file" if path.exists() else "not there"
     except OSError as error:
         found = f"not readable ({error.strerror})"
     raise RecordError(found)
@@ -94,7 +92,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read(path: Path, model: type[Model], remedy: str, parse: Callable[[bytes], Any] = parse_json) -> Model:
-    """What the file at `path` holds; `model.what` is its name. Raises RecordError, with the `remedy`."""
+    """The file at `path` as a `model`. Raises RecordError, which calls the file a `model.what` and ends in `remedy`."""
     try:
         return check(parse(read_file(path)), model)
     except RecordError as error:
@@ -102,29 +100,31 @@ def read(path: Path, model: type[Model], remedy: str, parse: Callable[[bytes], A
 
 
 def check(value: object, model: type[Model]) -> Model:
-    """`value` as a `model`. Raises RecordError, which names key and value of at most three faults."""
+    """`value` as a `model`. Raises RecordError with key and value of up to three faults."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
         more = f"; {len(faults) - 3} more" * (len(faults) > 3)
-        raise RecordError("; ".join(map(_fault, faults[:3])) + more) from None
+        raise RecordError("; ".join(map(_describe, faults[:3])) + more) from None
 
 
-def _fault(fault: Mapping[str, Any]) -> str:
+def _describe(fault: Mapping[str, Any]) -> str:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])[1:] or "the whole"
     place = place if len(place) <= 80 else f"{place[:80]}…"
-    if fault["type"] in ("missing", "extra_forbidden"):
-        return f"{place} is {'missing' if fault['type'] == 'missing' else 'no key that is known here'}"
-    asked = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{place} is {preview(fault['input'])}, and {asked}"
+    if fault["type"] == "missing":
+        return f"{place} is missing"
+    if fault["type"] == "extra_forbidden":
+        return f"{place} is no key that is known here"
+    expected = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{place} is {preview(fault['input'])}, and {expected}"
 
 
 @contextlib.contextmanager
 def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
-    """Give a file to write, which then replaces `path`, whole or not at all; the folder is made if it is missing.
+    """Give a temporary file to write, which then replaces `path` at once. Makes the folder.
 
-    Raises DiskFullError, with what it needs (`size` in bytes) and the remedy, when the disk takes no more.
+    Raises DiskFullError when the disk takes no more; `size` is what the file needs, in bytes.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
@@ -143,7 +143,7 @@ def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
 
 
 def disk_full_message(path: Path, error: OSError, size: int | None = None) -> str:
-    """Which file was not written and why, what it needs, and to make room."""
+    """Which file was not written, why, how much room it needs, and the remedy."""
     try:
         free = f", {shutil.disk_usage(path.parent).free / 1e6:.3f} MB are free"
     except OSError:
@@ -153,7 +153,7 @@ def disk_full_message(path: Path, error: OSError, size: int | None = None) -> st
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` with `text` (UTF-8), as `replacing` does."""
+    """Replace `path` with `text` in UTF-8, whole or not at all. Raises DiskFullError as `replacing`."""
     with replacing(path, len(text)) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -1,9 +1,8 @@
-"""Keys: where they are looked for, what may be sent as one, and how they are kept out of all that is told.
+"""Keys: where they are found, which of them can be sent, and how they stay out of errors and logs.
 
-Entry points: `secret`, `kaggle_login`, `check_key`, `redact` and `told`. A key that is no single line of visible ASCII
-is
-refused before use, because what it breaks (a header) is then reported with the key in it. Whatever a service or its SDK
-says goes through `redact`, which looks for the key's pieces in their usual disguises, not for the key alone.
+Entry points: `secret`, `kaggle_login`, `check_key`, `redact`, `told`. A key that is not one line of visible ASCII is
+refused before use: an HTTP header would fail on it with an error that quotes the key. What a service or its SDK says
+goes through `redact`, which also finds parts of a key and its usual encodings.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _ADDRESS = re.compile(r"(https?://)(?:[^\s/?#@'\"]*+@)?([^\s?#'\"]*+)(?:\?[^\s'\
 
 
 def sources() -> Iterator[Callable[[str], str | None]]:
-    """Where secrets are, as functions from a name to its value; one that isn't there may raise anything."""
+    """Where secrets are, as functions from a name to its value, which may raise anything."""
     yield os.environ.get
     try:
         from kaggle_secrets import UserSecretsClient
@@ -39,15 +38,13 @@ def sources() -> Iterator[Callable[[str], str | None]]:
         return  # Kaggle's image has Colab's modules too, and they wait for ever for a front end that isn't there
     except ImportError:
         pass
-    try:
+    with contextlib.suppress(ImportError):
         from google.colab import userdata
         yield userdata.get
-    except ImportError:
-        pass
 
 
 def read(source: Callable[[str], str | None], name: str) -> str | None:
-    """The secret of this name from one of `sources`, without white space around it; None where it isn't."""
+    """The secret of this name from one of `sources`, stripped; None where it isn't."""
     try:
         return (source(name) or "").strip() or None
     except Exception:  # no such secret, no access to it, no network: each platform has its own
@@ -55,12 +52,12 @@ def read(source: Callable[[str], str | None], name: str) -> str | None:
 
 
 def secret(name: str) -> str | None:
-    """A secret from the environment, then from Kaggle's or else Colab's; None when it is nowhere."""
+    """A secret from the environment, else Kaggle's, else Colab's; None when it is nowhere."""
     return next(filter(None, (read(source, name) for source in sources())), None)
 
 
 def check_key(key: object, name: str) -> str:
-    """`key`, which is called `name`. Raises ValueError, without the key, for one that no header can carry."""
+    """`key`. Raises ValueError, with its `name` only, for a key that no header can carry."""
     if not _sendable(key):
         raise ValueError(f"{name} is empty, or holds a space, a line break or a letter that no key has: copy it again, "
                          "whole and on one line")
@@ -74,23 +71,23 @@ def _sendable(key: object) -> bool:
 def redact(text: str, *keys: str) -> str:
     """`text` with "[key]" in place of every key, and of every 8 characters or more that it shares with one.
 
-    A key is found raw, escaped as in Python, JSON, HTML and URLs, in hexadecimal and base64, in upper and lower case,
-    cut short, and line by line. Time is linear in the text's length.
+    A key is found raw, as Python, JSON, HTML and URLs escape it, in hexadecimal and base64, in upper and lower case,
+    cut short, and line by line. The time is linear in the text's length.
 
     >>> redact("Invalid header b'Bearer sk-0123456789'", "sk-0123456789")
     "Invalid header b'Bearer [key]'"
     """
     forms = {form.translate(_LOWER) for key in keys for form in _forms(key)}
-    pieces = {form[n:n + PIECE] for form in forms for n in range(len(form) - PIECE + 1)}
-    short = [re.escape(form) for form in forms if SHORTEST <= len(form) < PIECE]
-    low, marks = text.translate(_LOWER), bytearray(len(text))
-    for n in range(len(text) - PIECE + 1 if pieces else 0):
-        if low[n:n + PIECE] in pieces:
-            marks[n:n + PIECE] = b"\x01" * PIECE
-    for found in re.finditer("|".join(short), low) if short else ():
-        marks[found.start():found.end()] = b"\x01" * len(found[0])
+    pieces = {form[n:n + PIECE] for form in forms if len(form) >= SHORTEST
+              for n in range(max(1, len(form) - PIECE + 1))}
+    sizes = {len(piece) for piece in pieces}
+    low, hidden = text.translate(_LOWER), bytearray(len(text))
+    for n in range(len(text)):
+        for size in sizes:
+            if low[n:n + size] in pieces:
+                hidden[n:n + size] = b"\x01" * len(low[n:n + size])
     out, end = [], 0
-    for run in re.finditer(rb"\x01+", marks):
+    for run in re.finditer(rb"\x01+", hidden):
         out += [text[end:run.start()], "[key]"]
         end = run.end()
     return "".join([*out, text[end:]])
@@ -108,8 +105,8 @@ def _forms(key: str) -> Iterator[str]:
 
 
 def told(error: BaseException, *keys: str) -> str:
-    """An exception as one line of visible text, its kind first, without the keys, and without what looks like one of
-    others: credentials of a header, the user and the query of an address."""
+    """An exception as one line of visible text: its kind, then its message without the keys, without credentials of a
+    header, and without the user and query of an address."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # it cannot say what it is
@@ -118,12 +115,12 @@ def told(error: BaseException, *keys: str) -> str:
 
 
 def printable_ascii(text: str) -> str:
-    """`text` in one line, with a space for all that is not printable: a service may send what moves a cursor."""
+    """`text` in one line, with spaces for control characters, because a service may send some."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def hide_in_logs(packages: tuple[str, ...], key: str) -> None:
-    """From now on the loggers whose names begin so write without the key, which a service may repeat in its headers."""
+    """Keep the key out of what the packages' loggers write, such as headers that a service repeats."""
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(packages):
             logging.getLogger(name).addFilter(_Hiding(key))
@@ -145,12 +142,11 @@ class _Hiding:
 
 @contextlib.contextmanager
 def kaggle_login() -> Iterator[tuple[str, ...]]:
-    """For the block, kagglehub has credentials if there are any, and waits for nobody; yields the keys, to be hidden.
+    """Within the block, kagglehub has credentials if there are any. Yields the keys, for `redact`.
 
-    They are its own (the environment, ~/.kaggle), else the secrets KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY,
-    which are in the environment for the block alone. kagglehub 1.0 reads no secret of Kaggle's, and of Colab's the
-    older two only where the token is there, too. Raises ValueError, without the key, for one that cannot be sent and
-    for a kaggle.json that cannot be read.
+    They are kagglehub's own (environment, ~/.kaggle), else the secrets KAGGLE_API_TOKEN, or KAGGLE_USERNAME and
+    KAGGLE_KEY, put into the environment: kagglehub 1.0 does not read Kaggle's secrets. Raises ValueError, without the
+    key, for a key that cannot be sent and for a kaggle.json that cannot be read.
     """
     before = {name: os.environ.get(name) for name in (*KAGGLE, "DISABLE_KAGGLE_CACHE")}
     try:
@@ -169,7 +165,7 @@ def kaggle_login() -> Iterator[tuple[str, ...]]:
 
 
 def _known_to_kaggle() -> tuple[str, ...]:
-    """The keys that kagglehub finds. What it raises may quote them, so that nothing of it is passed on."""
+    """The keys that kagglehub finds. Its own errors may quote them, so they are not passed on."""
     from kagglehub import config  # only where it is needed: it reads its settings on import
 
     file = os.path.join(os.environ.get("KAGGLE_CONFIG_DIR", os.path.expanduser("~/.kaggle")), "kaggle.json")

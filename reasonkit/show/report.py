@@ -16,7 +16,7 @@ from typing import Any
 
 from reasonkit.eval.evaluate import Difference, EvalResult, Interval
 from reasonkit.session.files import write_atomic
-from reasonkit.session.outcome import cut_short, progress
+from reasonkit.session.manifest import cut_short, progress
 from reasonkit.session.records import is_row
 from reasonkit.show.dashboard import curves
 from reasonkit.show.report_style import STYLE, escape
@@ -52,7 +52,7 @@ def write_report(
     """Write the page to `path`, atomically, and return it.
 
     results: stage name -> result, in the order of training (stock, after SFT, after GRPO). comparisons: what
-    is compared -> `evaluate.compare_paired`. manifests: as `run_log.read_manifest` gives them. log_rows: of the run
+    is compared -> `evaluate.compare_paired`. manifests: as `manifest.read_manifest` gives them. log_rows: of the run
     logs and of the judge's record; what is no row is counted, with `skipped`, and passed over. figures: image files to
     include. Empty comparisons, manifests, rows and
     figures leave their section out; a stage that was cut short is told first. ValueError without results, or for

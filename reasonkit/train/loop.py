@@ -1,7 +1,7 @@
 """Training with nothing lost: what stands around Tunix's loop in every stage.
 
 A loss that is no number, or beyond `LOSS_LIMIT`, ends the stage; weights that are not finite are never saved. A save
-has room on the disk before it begins. A signal ends the stage at a step's boundary, and a hung step too (`session`).
+has room on the disk before it begins. A signal ends the stage at a step's boundary; a hung step ends the process.
 Each step has one row in the log, also after a kill, and the learning rate comes to its end with the time.
 
 Tunix reports a step only after the next one, which may be after its save; here a save reports first. It looks at no
@@ -116,8 +116,8 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
 
     `trainer` is Tunix's, as it resumed; the stage goes from `first_step` over `steps` steps, and a row "<stage>_step"
     of the log is written at each, with what `extra(trainer, step)` adds. `summed` is how many tokens a loss adds up, 1
-    for a mean over them. Raises DivergedError, DiskFullError and StageHung with the last good checkpoint kept. A signal
-    comes again after the save: the stage is not handed over.
+    for a mean over them. Raises DivergedError and DiskFullError with the last good checkpoint kept. A signal comes
+    again after the save: the stage is not handed over.
     """
     manager, begun, ending = trainer.checkpoint_manager, trainer.train_steps, contextlib.ExitStack()
     save, event = manager.save, f"{stage}_step"
@@ -137,15 +137,16 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
     def numbered(batches: Iterator) -> Iterator:
         for number, batch in enumerate(batches, begun - first_step + 1):
             log.step = number
+            watchdog.step_begins()
             yield batch
         ending.enter_context(budget.timed("save"))  # what is in flight, and the last save
 
     manager.save = checked_save
     trainer.with_training_hooks(_Steps(log, event, first_step, steps, budget, extra, on_step, summed))
     log.write("start", stage=stage, step=begun - first_step)
-    dog = Watchdog(lambda: budget.pulse, checkpoints / f"hung_{stage}{jax.process_index() or ''}.txt")
+    watchdog = Watchdog(checkpoints / f"hung_{stage}{jax.process_index() or ''}.txt")
     try:
-        with clean_exit(budget.end, lambda: dog.hung), dog:
+        with clean_exit(budget.end), watchdog:
             try:
                 yield lambda rest: numbered(budget.guard(rest, stage, first_step + steps - begun))
                 ending.close()

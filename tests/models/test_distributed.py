@@ -25,7 +25,7 @@ from reasonkit.models import distributed, lora
 from reasonkit.models import load as models
 from reasonkit.models.mesh import make_mesh, split_rows
 from reasonkit.run import open_run
-from reasonkit.session.run_log import ManifestError
+from reasonkit.session.manifest import ManifestError
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import rollout
 from reasonkit.train.tunix_compat import StageResult

@@ -17,10 +17,9 @@ from reasonkit.data.curriculum import Curriculum
 from reasonkit.eval.evaluate import EvalResult
 from reasonkit.judge import rubric
 from reasonkit.rewards import monitors
-from reasonkit.session import reuse
 from reasonkit.session.files import DiskFullError, RecordError, preview
-from reasonkit.session.outcome import earlier_minutes
-from reasonkit.session.run_log import ManifestError, RunLog, read_manifest
+from reasonkit.session.manifest import ManifestError, check_begun, check_identity, read_manifest
+from reasonkit.session.run_log import RunLog, earlier_minutes
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.show.dashboard import Dashboard
 from reasonkit.show.report import write_report
@@ -64,9 +63,9 @@ def read(kind, folder, monkeypatch):
         case "manifest":
             return read_manifest(path.parent, stage="sft")
         case "run":
-            return reuse.identify(folder, WHOLE["run"])
+            return check_identity(folder, WHOLE["run"])
         case "asked":
-            return reuse.check(folder, "sft", WHOLE["asked"], taken_up=True, write=False)
+            return check_begun(folder, "sft", WHOLE["asked"], resumes=True, write=False)
         case "ledger":
             return TimeBudget(hours=2, ledger=path, clock=lambda: 100.0, grows=True)
         case "results":

@@ -17,8 +17,7 @@ from reasonkit.config import PROFILES
 from reasonkit.data import problems
 from reasonkit.rewards.rules import gate, tag_format
 from reasonkit.run import open_run
-from reasonkit.session.reuse import ASKED, code_sha256, differences
-from reasonkit.session.run_log import ManifestError
+from reasonkit.session.manifest import ASKED, ManifestError, code_sha256, differences
 
 TESTS = Path(__file__).parents[1]
 REWARDS = {"exact_answer": 1.0, "rubric": 1.5}

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from reasonkit.eval.evaluate import Interval
-from reasonkit.session.run_log import prompt_hash, read_manifest, write_manifest
+from reasonkit.session.manifest import prompt_hash, read_manifest, write_manifest
 from reasonkit.text.tags import TAGS
 from tools.publish import NOTICE, PublishError, handle_from_secrets, publish, write_card
 
