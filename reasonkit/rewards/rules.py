@@ -160,6 +160,9 @@ def rubric(judge: Judge) -> RewardFn:
     [1.0, 0.0, 0.0]
     """
 
+    if judge is None:
+        raise ValueError("the rubric has no judge: give the recipe uses_judge=True")
+
     def reward(
         prompts: Sequence[str], completions: Sequence[str], question: Sequence[str], rubric: Sequence[str],
         log_extra: LogExtra = no_extra, **columns,

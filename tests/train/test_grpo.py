@@ -24,7 +24,6 @@ from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import base_shared, fingerprint, restore_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import compose
-from reasonkit.rewards.controls import constant
 from reasonkit.rewards.monitors import probe, suspicious, watcher
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
@@ -33,6 +32,7 @@ from reasonkit.train import checkpoint, tunix_compat
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
+from recipes.rewards.controls import constant
 from recipes.rewards.model_based import mean_probability
 
 pytestmark = pytest.mark.usefixtures("compiled")
