@@ -47,7 +47,7 @@ from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.exam import anchors, examine
 from reasonkit.judge.judge import RATINGS, LocalJudge
 from reasonkit.rewards import monitors
-from reasonkit.rewards.compose import compose
+from reasonkit.rewards.mix import RewardMix
 from recipes.judges import api_judge
 
 # %%
@@ -109,7 +109,7 @@ if recipe.uses_judge:
 # %% [markdown]
 # ## The reward
 #
-# The recipe returns the reward functions, each with its weight, and `compose` makes one function of them for the learner. A
+# The recipe returns the reward functions, each with its weight, and `RewardMix` makes one of them for the learner. A
 # part with weight 0 is computed and logged, not trained on. What is logged is what is trained on. The rubric is 0, and the
 # judge is not asked, where a program can see that the reasoning is no work: it is empty, it repeats the question, the answer
 # or one step, or its sums are false or of another problem. A recipe with a curriculum draws mostly problems that are solved
@@ -127,7 +127,7 @@ for name, weight in weights.items():
 curriculum = Curriculum(log) if recipe.curriculum else None
 if curriculum:  # pass rates are read off one part
     parts = [(curriculum.watch(part) if part.__name__ == recipe.curriculum else part, weight) for part, weight in parts]
-reward = compose([*parts, (monitors.suspicious(log), 0.0)], log)
+reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
 # %% [markdown]
 # Before it may teach, the judge is examined on the recipe's own problems: it must rate a worked solution above its answer

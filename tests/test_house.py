@@ -21,7 +21,7 @@ stdlib reasonkit.session: pins files records secrets interrupts time_budget run_
 stdlib reasonkit.text: tags cleaning hedges units numbers dates texts choices lists allowance answers replies tfidf
 numpy reasonkit.eval: intervals evaluate
 numpy reasonkit.judge: rubric ratings judge cache exam
-numpy reasonkit.rewards: groups work rules compose monitors
+numpy reasonkit.rewards: work rules mix monitors
 numpy reasonkit.data: screening problems curriculum
 jax reasonkit.models: distributed mesh hf_files hf_config tokenizer gemma lora hf load hf_tokenizer logprobs placement
 jax reasonkit.models: submission_check
