@@ -42,7 +42,7 @@ from reasonkit.models.logprobs import rating_logprobs  # noqa: E402
 from reasonkit.models.lora import add_lora  # noqa: E402
 from reasonkit.models.mesh import plan_mesh  # noqa: E402
 from reasonkit.rewards import rules  # noqa: E402
-from reasonkit.rewards.compose import compose  # noqa: E402
+from reasonkit.rewards.mix import RewardMix  # noqa: E402
 from reasonkit.session.run_log import NullLog  # noqa: E402
 from reasonkit.session.time_budget import TimeBudget  # noqa: E402
 from reasonkit.train import tunix_compat  # noqa: E402
@@ -141,7 +141,7 @@ def measure(rounds: int, calls: int) -> dict[Arm, list[float]]:
                        micro_prompts=PROMPTS // calls, rollout_micro_prompts=PROMPTS // calls, save_every=10**6)
     rows = problems.curate(problems.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
     clock = Clock([*order, NONE])  # the last step only ends the one before
-    reward = compose([(rules.rubric(Judge(clock, judge)), 1.0)], NullLog())
+    reward = RewardMix([(rules.rubric(Judge(clock, judge)), 1.0)], NullLog())
     tunix_compat.Overlapped = alternating(clock)
     with tempfile.TemporaryDirectory() as folder:
         grpo(policy, plan.policy, rows, reward, settings, TimeBudget(1, 0), NullLog(), Path(folder), 0, 0)

@@ -24,8 +24,7 @@ from build import NOTEBOOKS, read_source  # noqa: E402
 
 from reasonkit.config import PROFILES, Profile  # noqa: E402
 from reasonkit.eval.evaluate import EvalResult  # noqa: E402
-from reasonkit.run import Run  # noqa: E402
-from recipes.catalogue import RECIPES  # noqa: E402
+from reasonkit.run import Run, recipe_names  # noqa: E402
 
 STAGES = ("stock", "after_sft", "after_grpo")
 
@@ -76,7 +75,7 @@ def table(run: Run) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="gpu-gemma3-270m", choices=PROFILES)
-    parser.add_argument("--recipe", default="gym", choices=RECIPES)
+    parser.add_argument("--recipe", default="gym", choices=recipe_names())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--two-steps", action="store_true")
     options = parser.parse_args()

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from reasonkit.data import problems  # noqa: E402
 from reasonkit.models.load import ASSETS, MODELS, Tokenizer  # noqa: E402
 from reasonkit.rewards import rules  # noqa: E402
-from reasonkit.rewards.compose import compose  # noqa: E402
+from reasonkit.rewards.mix import RewardMix  # noqa: E402
 from reasonkit.session.run_log import NullLog  # noqa: E402
 from reasonkit.text.answers import KINDS, check  # noqa: E402
 from reasonkit.text.tags import TAGS  # noqa: E402
@@ -146,7 +146,7 @@ def doubling(call: Callable[[str], object], length: int) -> tuple[float, float, 
 
 def throughput(made: list[Callable], count: int, group: int = 8, call: int = 1000) -> float:
     """Seconds for `count` well-formed replies, all different, through one composed reward, `call` at a time."""
-    reward = compose([(part, 1.0) for part in made], NullLog())
+    reward = RewardMix([(part, 1.0) for part in made], NullLog())
     texts = [HONEST.replace("20", str(number)) for number in range(count)]
     columns = {"question": [QUESTION] * call, "answer": ["20"] * call, "kind": ["number"] * call}
     return seconds(lambda _: [reward(["p"] * call, texts[start:start + call], num_generations=group, **columns)

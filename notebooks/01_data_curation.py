@@ -17,7 +17,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
-RECIPE = "g_rar"  # what is trained: see recipes/catalogue.py
+RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
 
 # %% [markdown]
@@ -34,7 +34,7 @@ from reasonkit.run import open_run
 from reasonkit.text.tags import TAGS
 
 run = open_run(PROFILE, RECIPE, SEED)
-recipe = problems.load_recipe(run.recipe.data)
+recipe = problems.load_recipe(run.recipe.data_for(run.profile))
 print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence}\n"
       f"{run.budget.minutes_left:.0f} minutes left")
 

@@ -21,7 +21,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
-RECIPE = "g_rar"  # what is trained: see recipes/catalogue.py
+RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
 
 # %%
@@ -44,19 +44,18 @@ from tools.preflight import forecast
 
 # %%
 from reasonkit.judge.cache import CachedJudge
+from reasonkit.judge.exam import anchors, examine
 from reasonkit.judge.judge import RATINGS, LocalJudge
-from reasonkit.rewards import controls, monitors, rules
-from reasonkit.rewards.compose import compose
+from reasonkit.rewards import monitors
+from reasonkit.rewards.mix import RewardMix
 from recipes.judges import api_judge
-from recipes.rewards import text
 
 # %%
 # free the chips of a run that was stopped in this kernel
-policy = judge_model = rate = judge = made = parts = reward = generate = probe = None
+policy = judge_model = rate = judge = parts = reward = generate = probe = None
 run = open_run(PROFILE, RECIPE, SEED)
-profile, warm = run.profile, run.manifest("sft")
+profile, recipe, warm = run.profile, run.recipe, run.manifest("sft")
 train, validation = (problems.read_rows(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
-judged = "rubric" in run.recipe.rewards
 print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]
@@ -69,15 +68,15 @@ print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 
 # %%
 judge = None
-if judged and profile.api_dollars:
+if recipe.uses_judge and profile.api_dollars:
     # the price of another model than the default ones is given by its name: prices={"gemini-x": (0.30, 2.50)}
     judge = api_judge.from_secrets(api_judge.ApiLimits(profile.api_dollars))
-plan = placement.plan(profile, jax.devices(), judge=judged and judge is None)
+plan = placement.plan(profile, jax.devices(), judge=recipe.uses_judge and judge is None)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
 # at the speed that SFT had, and GRPO if it goes on from an earlier session
 done = [*run.log("sft").read(), *run.log("grpo").read()]
-print(forecast.at_hand(profile, run.recipe, jax.devices(), run.folder / "preflight", done, judge is None))
+print(forecast.at_hand(profile, recipe, jax.devices(), run.folder / "preflight", done, judge is None))
 
 # %%
 policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
@@ -89,66 +88,55 @@ print(f"{policy.name} with the adapter of step {step}")
 # %% [markdown]
 # ## The judge
 #
-# The judge reads question and reply, then a criterion, and rates from 1 to 5. Nothing is generated: the rating is the
-# expectation over the next token's distribution, from a single forward pass, in which a reply is read once for all its
-# criteria. It gives a continuous score, cannot be mis-parsed, and a failure is *no signal*, never a low score. Every
-# verdict is on record in `verdicts.jsonl`, and none is asked for twice.
+# The judge reads question and completion, then a criterion, and scores from 1 to 5. Nothing is generated: the score is the
+# expectation over the next token's distribution, from a single forward pass that reads a completion once for all its
+# criteria. It is continuous and cannot be mis-parsed. A failure is *no signal*, never a low score. Every verdict is recorded
+# in `verdicts.jsonl`, and none is asked for twice.
 
 # %%
 judge_model = rate = None
-if judged and judge is None:
+if recipe.uses_judge and judge is None:
     judge_model = load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
     if profile.judge_int8:
         judge_model = quantize_int8(judge_model, plan.judge)
     rate = logprobs.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                   batch_size=profile.judge_batch)
     judge = LocalJudge(rate, profile.judge + "-int8" * profile.judge_int8)
-if judged:
+if recipe.uses_judge:
     judge = CachedJudge(judge, run.stage("grpo") / "verdicts.jsonl")
     print(f"judge: {judge.identity}")
 
 # %% [markdown]
-# Before it may teach, the judge is examined on the recipe's own problems: it must rate a worked solution above its answer
-# alone, above its last step alone and above itself said twice. A policy would learn what it rewards, so a judge that fails
-# stops the stage here and shows the pair. One without a vote (weight 0) teaches nothing, and it is only said.
-
-# %%
-from reasonkit.judge.exam import anchors, examine
-
-print(examine(judge, anchors(validation), run.recipe.rewards["rubric"]) if judged else "no judge")
-
-# %% [markdown]
 # ## The reward
 #
-# One function for the learner, composed of named parts. A part with weight 0 is computed and logged, not trained on.
-# What is logged is what is trained on. A reasoning that a program can see to be no work (nothing, the question or the
-# answer again, one step over and over, sums that are false or of another problem) is 0 for the rubric, and the judge is
-# not asked. A recipe with a curriculum draws mostly problems that are solved sometimes: the
-# others teach nothing.
+# The recipe returns the reward functions, each with its weight, and `RewardMix` makes one of them for the learner. A
+# part with weight 0 is computed and logged, not trained on. What is logged is what is trained on. The rubric is 0, and the
+# judge is not asked, where a program can see that the reasoning is no work: it is empty, it repeats the question, the answer
+# or one step, or its sums are false or of another problem. A recipe with a curriculum draws mostly problems that are solved
+# sometimes, because the others teach nothing.
 #
-# Two recipes are controls. `constant` pays every reply the same, and must leave the adapter as it is, bit for bit.
-# `shuffle_rows` deals the rewards at random, and moves it: believe what a recipe gains beyond that one.
-
-# %%
-from recipes.rewards.tfidf import TfIdf
-
-words = TfIdf(train["question"])
-answered = rules.gate(rules.exact_answer, rules.tag_format)
-made = [rules.tag_format, answered, controls.constant, controls.shuffled(answered, SEED),
-        text.tfidf_relevance(words), text.tfidf_leak(words), text.scaffold,
-        text.work_shown]
-if judged:
-    made.append(rules.rubric(judge))
-parts = {part.__name__: part for part in made}
+# Two recipes are controls. `constant` pays every completion the same, and must leave the adapter as it is, bit for bit.
+# `shuffled` deals the rewards at random, and moves the adapter: believe only what a recipe gains beyond that one.
 
 # %%
 log = run.log("grpo")
-curriculum = Curriculum(log) if run.recipe.curriculum else None
-if curriculum:
-    parts[run.recipe.curriculum] = curriculum.watch(parts[run.recipe.curriculum])
-reward = compose([(parts[name], weight) for name, weight in run.recipe.rewards.items()]
-                 + [(monitors.suspicious(log), 0.0)], log)
-print(run.recipe.rewards)
+parts = recipe.rewards(judge, train["question"])
+weights = {part.__name__: weight for part, weight in parts}
+for name, weight in weights.items():
+    print(f"{weight:>5}  {name}")
+curriculum = Curriculum(log) if recipe.curriculum else None
+if curriculum:  # pass rates are read off one part
+    parts = [(curriculum.watch(part) if part.__name__ == recipe.curriculum else part, weight) for part, weight in parts]
+reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
+
+# %% [markdown]
+# Before it may teach, the judge is examined on the recipe's own problems: it must rate a worked solution above its answer
+# alone, above its last step alone and above itself said twice. A policy would learn what it rewards, so a judge that fails
+# stops the stage here and shows the pair. A judge with weight 0 teaches nothing: there the failure is only printed.
+
+# %%
+weight = sum(value for name, value in weights.items() if "rubric" in name)
+print(examine(judge, anchors(validation), weight) if recipe.uses_judge else "no judge")
 
 # %% [markdown]
 # ## The objective
@@ -191,13 +179,13 @@ from reasonkit.show.dashboard import Dashboard
 board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
 board.show()
 inputs = {"train": run.stage("data") / "train.jsonl", "adapter": run.stage("sft") / "adapter"}
-code = code_sha256(parts[name] for name in run.recipe.rewards)
-if run.begin("grpo", policy.folder, inputs, rewards=run.recipe.rewards, curriculum=run.recipe.curriculum, code=code,
-             judge=judge.identity if judged else None):
+code = code_sha256(part for part, _ in parts)
+if run.begin("grpo", policy.folder, inputs, rewards=weights, curriculum=recipe.curriculum, code=code,
+             judge=judge.identity if judge else None):
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
                   warm["extra"]["checkpoint_step"], on_step, curriculum)
     run.hand_over("grpo", policy.model, result, inputs, reward=(log.last("reward") or {}).get("mean"),
-                  judge_failures=judge.failures if judged else {})
+                  judge_failures=judge.failures if judge else {})
 else:
     lora.restore_lora(policy.model, run.stage("grpo") / "adapter")
 
@@ -209,7 +197,7 @@ board.figure(run.stage("grpo") / "curves.png")
 
 # %%
 left = run.manifest("grpo")  # where the stage was stopped, it says how to go on
-del policy, judge_model, rate, judge, made, parts, reward, generate, probe, on_step  # free the chips for evaluation
+del policy, judge_model, rate, judge, parts, reward, generate, probe, on_step  # free the chips for evaluation
 print(f"adapter of step {left['extra']['checkpoint_step']} in {run.stage('grpo') / 'adapter'}; "
       f"{run.budget.minutes_left:.1f} minutes left")
 run.close()

@@ -18,7 +18,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
-RECIPE = "g_rar"  # what is trained: see recipes/catalogue.py
+RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
 
 # %%

@@ -79,12 +79,14 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
     """The library's files that the code of `cells` needs, by what it imports, and the data recipes, sorted by path."""
     shell = TransformerManager()
     code = [shell.transform_cell(cell.source) for cell in cells if cell.cell_type == "code"]
+    recipes = [name for source in code for name in re.findall(r'^RECIPE = "(\w+)"', source, re.M)]
     found = {root / "reasonkit/__init__.py", root / "recipes/__init__.py",
              *(path for pattern in DATA for path in root.glob(pattern))}
     domains = {name for path in root.glob(DATA[0]) for name in DOMAIN.findall(path.read_text(encoding="utf-8"))}
     found |= {root / f"data_recipes/rubrics/{name}.toml" for name in domains}
     kinds = {kind for path in found if path.suffix == ".py" and path.is_file()
              for kind in re.findall(r'^KIND = "(\w+)"', path.read_text(encoding="utf-8"), re.M)}
+    found |= {path for name in recipes if (path := root / f"recipes/{name}.py").is_file()}
     found |= {path for kind in kinds if (path := root / f"recipes/graders/{kind}.py").is_file()}
     if missing := [path for path in sorted(found) if not path.is_file()]:
         raise BuildError(f"{missing[0]} does not exist, and the notebook or a data recipe needs it: restore it")

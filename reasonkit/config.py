@@ -5,8 +5,9 @@ Recipes are in `recipes/`; `run.open_run` turns the three choices of a notebook 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 CHOICES = {
     "kl_loss_mode": ("low_var_kl", "mse_kl"),
@@ -120,8 +121,7 @@ class Profile:
     machine of one's own the session `grows` with the pace of its steps, and `minutes` is a forecast; during GRPO the
     validation problems are answered every `probe_every` steps. `remat` saves memory in training (`models.load`);
     `judge_int8` halves a large judge (`models.quantize_int8`); `api_dollars` is what a judge behind an API may cost,
-    where a
-    secret switches one on (0: never, even then)."""
+    where a secret switches one on (0: never, even then). `toy`: the model is too small for real data."""
 
     name: str
     devices: int
@@ -143,24 +143,41 @@ class Profile:
     judge_int8: bool = False
     grows: bool = False
     api_dollars: float = 0.0
+    toy: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is trained: the data, the weight of each part of the reward (0: logged only), each stage's share of time.
+    """What is trained: a file in `recipes/`, in which it is called RECIPE.
 
-    `curriculum` names the part of the reward whose pass rates choose GRPO's problems; without one they come in turn.
+    `data` names a file in data_recipes/, and `toy_data` one for the profiles with a tiny model.
+    `shares` has each stage's share of the time, in order.
+    `rewards(judge, questions)` returns (reward function, weight) pairs; a weight of 0 is logged only. The judge is None
+    unless `uses_judge`, and the questions are those of the training split.
+    `curriculum` is the `__name__` of the reward function whose pass rates choose GRPO's problems. Without one they come
+    in turn.
+    `sft` and `grpo` are settings that replace the profile's.
+    `name` and `summary` are the file's name and the first line of its docstring: `run.find_recipe` fills them in.
     """
 
-    name: str
-    summary: str
     data: str
-    rewards: Mapping[str, float]
+    toy_data: str
     shares: Mapping[str, float]
+    rewards: Callable[[Any, Sequence[str]], list[tuple[Callable, float]]]
+    uses_judge: bool = False
     curriculum: str = ""
+    sft: Mapping[str, Any] = field(default_factory=dict)
+    grpo: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    summary: str = ""
+
+    def data_for(self, profile: Profile) -> str:
+        """The name of the data for the profile's model."""
+        return self.toy_data if profile.toy else self.data
+
 
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0,
-             judge_max_length=256, grows=True)
+             judge_max_length=256, grows=True, toy=True)
 
 # Lengths of the winning runs; rows of a call and of a pass sized for v5e chips with the weights replicated. With
 # a judge on chips of its own a step is sampled in two calls: the first one's replies are judged beside the second.
@@ -172,7 +189,7 @@ _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=
 # A small real model in both roles, `gemma_from_gguf`'s, with its vocabulary whole: the logits of a token take a
 # megabyte and set the rows of a pass. As a judge it rates a worked solution below a bare answer: take a recipe without
 # its vote.
-_REAL = dict(policy="gemma3-270m", judge="gemma3-270m", lora_rank=16, lora_alpha=32.0)
+_REAL = dict(policy="gemma3-270m", judge="gemma3-270m", lora_rank=16, lora_alpha=32.0, toy=True)
 
 PROFILES = {
     "cpu": Profile(
@@ -226,8 +243,9 @@ PROFILES = {
 
 
 def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
-    """The profile as the recipe uses it: where a judge would go on beside the sampling and there is none, a step is
-    sampled in one call, and there is time for half as many again."""
-    if "rubric" in recipe.rewards or not profile.grpo.rollout_micro_prompts:
-        return profile
-    return replace(profile, grpo=replace(profile.grpo, steps=3 * profile.grpo.steps // 2, rollout_micro_prompts=0))
+    """The profile with the recipe's settings. A profile that overlaps sampling with a judge has nothing to overlap in a
+    recipe without one: each step is sampled in one call, and there is time for half as many steps again."""
+    sft, grpo = replace(profile.sft, **recipe.sft), profile.grpo
+    if grpo.rollout_micro_prompts and not recipe.uses_judge:
+        grpo = replace(grpo, steps=3 * grpo.steps // 2, rollout_micro_prompts=0)
+    return replace(profile, sft=sft, grpo=replace(grpo, **recipe.grpo))

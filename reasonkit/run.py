@@ -6,8 +6,9 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import pkgutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -111,15 +112,23 @@ class Run:
                                         minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
 
 
-def _choose(kind: str, table: Mapping, name: str):
-    if not isinstance(name, str) or name not in table:
-        raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(table)}")
-    return table[name]
+def _check_choice(kind: str, names: Collection[str], name: str) -> str:
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(names)}")
+    return name
 
 
-def recipes() -> Mapping[str, Recipe]:
-    """All recipes by name. They stand above the library, as what a user changes, so that they are looked up here."""
-    return importlib.import_module("recipes.catalogue").RECIPES
+def recipe_names() -> list[str]:
+    """The names of the files in `recipes/`. Recipes are what a user changes, so they stand above the library and are
+    looked up by name."""
+    folder = importlib.import_module("recipes").__path__
+    return [module.name for module in pkgutil.iter_modules(folder) if not module.ispkg]
+
+
+def find_recipe(name: str) -> Recipe:
+    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name."""
+    module = importlib.import_module(f"recipes.{_check_choice('recipe', recipe_names(), name)}")
+    return replace(module.RECIPE, name=name, summary=(module.__doc__ or "").partition("\n")[0])
 
 
 def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None) -> Run:
@@ -128,7 +137,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     Frees what the last error of this process holds, such as a stage's model and trainer. Raises ValueError for an
     unknown profile or recipe, a bad seed, and a folder that holds another run; FolderInUseError as `lock_run`.
     """
-    chosen, plan = _choose("profile", PROFILES, profile), _choose("recipe", recipes(), recipe)
+    chosen, plan = PROFILES[_check_choice("profile", PROFILES, profile)], find_recipe(recipe)
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ValueError(f"SEED={seed!r}: give a whole number from 0 to {2**32 - 1}, without quotes")
     free_last_error()

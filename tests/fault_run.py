@@ -28,7 +28,7 @@ from reasonkit.models.gemma import init_random
 from reasonkit.models.load import Tokenizer
 from reasonkit.models.lora import restore_lora, save_lora
 from reasonkit.models.mesh import make_mesh
-from reasonkit.rewards.compose import compose
+from reasonkit.rewards.mix import RewardMix
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import checkpoint
@@ -82,7 +82,7 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         at("grpo judge")
         return judge(prompts, completions, **columns)
 
-    reward = compose([(curriculum.watch(scored), 1.0)], logs["grpo"])
+    reward = RewardMix([(curriculum.watch(scored), 1.0)], logs["grpo"])
     if (folder / "grpo" / "manifest.json").exists():
         restore_lora(policy.model, folder / "grpo" / "adapter")
     else:

@@ -30,7 +30,7 @@ from reasonkit.data import problems
 from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import add_lora, restore_lora
 from reasonkit.models.mesh import make_mesh
-from reasonkit.rewards.compose import NoSignalError
+from reasonkit.rewards.mix import NoSignalError
 from reasonkit.run import open_run
 from reasonkit.session import interrupts
 from reasonkit.session.interrupts import Watchdog, clean_exit

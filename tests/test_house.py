@@ -21,7 +21,7 @@ stdlib reasonkit.session: pins files records secrets interrupts time_budget run_
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists answers
 numpy reasonkit.eval: intervals evaluate
 numpy reasonkit.judge: rubric ratings judge cache exam
-numpy reasonkit.rewards: groups work rules compose controls monitors
+numpy reasonkit.rewards: work rules mix monitors
 numpy reasonkit.data: screening problems curriculum
 jax reasonkit.models: distributed mesh hf_files hf_config tokenizer gemma lora hf load hf_tokenizer logprobs placement
 jax reasonkit.models: submission_check
@@ -30,10 +30,10 @@ user reasonkit.show: report_style dashboard report
 jax reasonkit: run
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
 numpy recipes.judges: score_sheet api_client api_judge
-numpy recipes.rewards: tfidf text
+numpy recipes.rewards: tfidf text controls
 jax recipes.rewards: model_based
 tunix recipes.stages: simpo distill
-stdlib recipes: catalogue
+numpy recipes: g_rar g_exact idea_e gym constant shuffled
 tunix tools.preflight: abstract programs compiled forecast
 user tools: gemma_from_gguf export publish train_stage build_tiny_models
 """
@@ -48,7 +48,7 @@ ISOLATED = {"reasonkit.session.files": {"pydantic"}, "reasonkit.session.records"
             "recipes.graders.symbolic": {"sympy"}, "recipes.graders.algebra": {"sympy"},
             "recipes.graders.quantity": {"pint"}, "recipes.graders.smiles": {"rdkit"}, "_gym": {"reasoning_gym"},
             "reasonkit.session.secrets": {"google", "kaggle_secrets", "kagglehub"}}  # each only on its platform
-LOOKED_UP = {"reasonkit.run": {"recipes.catalogue"}}  # by name: what a user changes stands above the library
+LOOKED_UP = {"reasonkit.run": {"recipes"}}  # by name: what a user changes stands above the library
 EXECUTES = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
 PRIVATE = {"_exit", "_asdict", "_replace", "_repr_png_"}  # public in all but name: os, named tuples, IPython
 WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
@@ -109,7 +109,7 @@ def test_imports_point_downwards(path):
         ("reasonkit.text.tags", "def f():\n    from reasonkit.text.answers import check", ["reasonkit.text.answers"]),
         ("reasonkit.text.tags", "from reasonkit.text import tags", ["reasonkit.text.tags"]),
         ("reasonkit.data.problems", "import importlib\nimportlib.import_module('tools.export')", ["tools.export"]),
-        ("reasonkit.config", "from recipes.catalogue import RECIPES", ["recipes.catalogue"]),
+        ("reasonkit.config", "from recipes.g_rar import RECIPE", ["recipes.g_rar"]),
         ("reasonkit.text", "from reasonkit.text import tags", ["reasonkit.text.tags"]),
         ("reasonkit.models.mesh", "from reasonkit.models import unheard_of", ["reasonkit.models"]),
         ("reasonkit.models.mesh", "import reasonkit.unheard_of", ["reasonkit.unheard_of"]),

@@ -16,7 +16,7 @@ from reasonkit.models.gemma import init_random
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.logprobs import rating_logprobs
 from reasonkit.models.mesh import plan_mesh
-from reasonkit.rewards.compose import compose
+from reasonkit.rewards.mix import RewardMix
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train.grpo import grpo
@@ -52,7 +52,7 @@ def train(layout, tokenizer, folder):
     start = sft(policy, plan.policy, ROWS, replace(SFT, save_every=50), budget, log, folder / "checkpoints", 3)
     after_sft = weights(policy)
     settings = replace(GRPO, beta=0.04, save_every=50, rollout_micro_prompts=4 if layout == "split" else 0)
-    grpo(policy, plan.policy, ROWS, compose([(rated, 1.0)], log), settings, budget, log, folder / "checkpoints", 3,
+    grpo(policy, plan.policy, ROWS, RewardMix([(rated, 1.0)], log), settings, budget, log, folder / "checkpoints", 3,
          start.checkpoint_step)
     return SimpleNamespace(log=log, sft=after_sft, grpo=weights(policy), chips=(
         chips(policy.model, nnx.LoRAParam), chips(judge.model, nnx.Param)))

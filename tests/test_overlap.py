@@ -22,7 +22,7 @@ from reasonkit.data.curriculum import Curriculum
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.models.gemma import init_random
 from reasonkit.models.mesh import make_mesh
-from reasonkit.rewards.compose import NoSignalError, compose
+from reasonkit.rewards.mix import NoSignalError, RewardMix
 from reasonkit.rewards.monitors import suspicious
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
@@ -90,11 +90,11 @@ def odd(prompts, completions, **columns):
 
 
 def train(setup, folder, judge, settings=SETTINGS, budget=None, max_no_signal=1.0, **others):
-    """One run of the stage with everything that reads along: curriculum, monitors, a weight that follows progress."""
+    """One run of the stage with everything that reads along: curriculum, monitors, and a second part."""
     policy, log = new_policy(setup.base, setup.mesh, setup.tokenizer), RunLog(folder / "log.jsonl")
     curriculum = Curriculum(log)
-    reward = compose([(scored(judge), 1.0), (curriculum.watch(odd), lambda progress: progress), (suspicious(log), 0.0)],
-                     log, max_no_signal, total_calls=settings.steps)
+    reward = RewardMix([(scored(judge), 1.0), (curriculum.watch(odd), 0.5), (suspicious(log), 0.0)],
+                     log, max_no_signal)
     result = grpo(policy, setup.mesh, JUDGED, reward, settings, budget or TimeBudget(1, 0), log, folder / "checkpoints",
                   seed=3, start_step=0, curriculum=curriculum, **others)
     return SimpleNamespace(policy=policy, log=log, result=result, reward=reward, judge=judge,
@@ -120,7 +120,6 @@ def test_the_serial_order_gives_the_same_weights_bit_for_bit(overlapped, setup, 
         assert rows(overlapped, event) == rows(serial, event) and len(rows(serial, event)) == 3, "a row a step"
     assert [row["length"] for row in rows(serial, "grpo_step")] == [
         sum(Serial.lengths[n:n + CALLS]) / CALLS for n in range(0, 3 * CALLS, CALLS)]
-    assert overlapped.reward.calls == serial.reward.calls == 3
     assert any(row["parts"]["rubric"]["no_signal"] for row in rows(serial, "reward")), "no score was missing"
     assert len({json.dumps(row["parts"]) for row in rows(serial, "reward")}) == 3
     assert equal(overlapped.adapter, serial.adapter), "weights"
@@ -166,7 +165,7 @@ def test_a_stopped_run_draws_the_same_samples_when_it_goes_on(overlapped, setup,
     first = train(setup, tmp_path, judge, budget=clock.budget, on_step=clock.on_step)
     assert first.result.stopped == "time" and 0 < first.result.steps < 3
     second = train(setup, tmp_path, judge)
-    assert (second.result.stopped, second.reward.calls) == ("data", 3)
+    assert (second.result.stopped, second.result.steps) == ("data", 3)
     assert sum(judge.items, []) == sum(overlapped.judge.items, [])
     assert rows(second, "grpo_step") == rows(overlapped, "grpo_step")
 
@@ -249,6 +248,6 @@ def test_sizes_that_do_not_divide_are_named(setup, tmp_path, changes):
 
 def test_a_reward_that_is_not_composed_is_named(setup, tmp_path):
     policy = new_policy(setup.base, setup.mesh, setup.tokenizer)
-    with pytest.raises(ValueError, match="the reward 'odd' can't be asked ahead: pass one of compose.compose"):
+    with pytest.raises(ValueError, match="the reward 'odd' can't be asked ahead: pass a RewardMix"):
         grpo(policy, setup.mesh, JUDGED, odd, SETTINGS, TimeBudget(1, 0), RunLog(tmp_path / "log.jsonl"),
              tmp_path / "checkpoints", seed=3, start_step=0)

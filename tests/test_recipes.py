@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from dataclasses import replace
@@ -18,15 +19,11 @@ from reasonkit.judge.judge import judge_prompt
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.models.load import ASSETS, MODELS, Tokenizer
 from reasonkit.models.mesh import check_divides, plan_mesh
-from reasonkit.rewards import controls, rules
-from reasonkit.run import open_run
+from reasonkit.run import find_recipe, open_run, recipe_names
 from reasonkit.session import run_log
 from reasonkit.session.manifest import ManifestError
 from reasonkit.session.time_budget import BudgetError
 from reasonkit.text.tags import TAGS
-from recipes.catalogue import RECIPES
-from recipes.rewards import text as text_rewards
-from recipes.rewards.tfidf import TfIdf
 
 
 @pytest.fixture(autouse=True)
@@ -47,29 +44,54 @@ def test_a_step_is_sampled_in_parts_for_a_judge_alone(tmp_path, monkeypatch, pro
     assert run.profile.grpo == replace(PROFILES[profile].grpo, **changes)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def weights_of(recipe):
+    judge = SimpleNamespace() if recipe.uses_judge else None
+    return {part.__name__: weight for part, weight in recipe.rewards(judge, ["How many shells has Leo?"])}
+
+
+@pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_names_what_there_is(name):
-    recipe = RECIPES[name]
-    assert recipe.name == name and problems.load_recipe(recipe.data).rubric
-    words = TfIdf(["any"])
-    parts = [rules.tag_format, rules.exact_answer, rules.gate(rules.exact_answer, rules.tag_format),
-             rules.rubric(None), controls.constant, controls.shuffled(rules.exact_answer),
-             text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words), text_rewards.scaffold,
-             text_rewards.work_shown]
-    assert recipe.rewards.keys() <= {part.__name__ for part in parts} and any(recipe.rewards.values())
-    assert recipe.curriculum in {"", *recipe.rewards}
+    recipe = find_recipe(name)
+    weights = weights_of(recipe)
+    assert recipe.name == name and recipe.summary.endswith(".")
+    assert problems.load_recipe(recipe.data).rubric and problems.load_recipe(recipe.toy_data).rubric
+    assert any(weights.values()) and recipe.uses_judge == ("rubric" in weights)
+    assert recipe.curriculum in {"", *weights}
     assert set(recipe.shares) == {"sft", "grpo"} and all(share > 0 for share in recipe.shares.values())
 
 
-def test_the_recipes_differ_by_the_judges_vote_alone():
-    with_vote, without = (replace(RECIPES[name], name="", summary="") for name in ("g_rar", "g_exact"))
-    vote = with_vote.rewards["rubric"]
-    assert vote > 0 == without.rewards["rubric"]
-    assert replace(without, rewards={**without.rewards, "rubric": vote}) == with_vote
+def test_the_recipes_are_the_files():
+    assert {"g_rar", "g_exact", "idea_e", "gym", "constant", "shuffled"} <= set(recipe_names())
+
+
+def test_two_recipes_differ_only_by_the_judges_weight():
+    with_judge, without = find_recipe("g_rar"), find_recipe("g_exact")
+    assert replace(without, name="", summary="", rewards=None) == replace(with_judge, name="", summary="", rewards=None)
+    weight = weights_of(with_judge)["rubric"]
+    assert weight > 0 == weights_of(without)["rubric"]
+    assert weights_of(without) | {"rubric": weight} == weights_of(with_judge)
+
+
+def test_the_rubric_without_a_judge_is_refused():
+    with pytest.raises(ValueError, match="give the recipe uses_judge=True"):
+        find_recipe("g_rar").rewards(None, [])
+
+
+def test_a_recipe_is_a_file_that_changes_settings(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text('"""Mine. Nothing else.\n\nMore."""\nfrom recipes import gym\nfrom dataclasses '
+                                      'import replace\nRECIPE = replace(gym.RECIPE, sft={"steps": 7}, '
+                                      'grpo={"beta": 0.0}, toy_data="tiny_mix", data="gym_mix")\n')
+    monkeypatch.setattr("recipes.__path__", [*importlib.import_module("recipes").__path__, str(tmp_path)])
+    run = open_run("smoke", "mine", 0, tmp_path / "run")
+    assert (run.recipe.name, run.recipe.summary) == ("mine", "Mine. Nothing else.")
+    assert (run.profile.sft.steps, run.profile.grpo.beta) == (7, 0.0)
+    assert replace(run.profile, sft=PROFILES["smoke"].sft, grpo=PROFILES["smoke"].grpo) == PROFILES["smoke"]
+    found = {name: run.recipe.data_for(profile) for name, profile in PROFILES.items()}
+    assert [name for name in found if found[name] == "gym_mix"] == ["kaggle", "colab", "gpu"]
 
 
 def test_idea_e_has_no_judge_and_its_text_can_cost_what_a_right_answer_pays():
-    weights = RECIPES["idea_e"].rewards
+    weights = weights_of(find_recipe("idea_e"))
     text = [weights[name] for name in ("tfidf_relevance", "tfidf_leak", "scaffold")]
     assert "rubric" not in weights and max(text) < weights["exact_answer_if_tag_format"] < sum(text)
     assert weights["work_shown"] == weights["exact_answer_if_tag_format"], "a right answer behind no work earns nothing"
@@ -124,8 +146,8 @@ def test_a_run_is_opened_and_continued(tmp_path, monkeypatch):
     run = open_run("smoke", "g_rar", 3, "mine")
     assert run.folder == tmp_path / "mine" and run.checkpoints.is_absolute(), "orbax takes no relative folder"
     assert json.loads((run.folder / "run.json").read_text()) == {"profile": "smoke", "recipe": "g_rar", "seed": 3}
-    assert (run.profile, run.recipe, run.seed) == (PROFILES["smoke"], RECIPES["g_rar"], 3)
-    assert run.budget.shares == RECIPES["g_rar"].shares and 28 < run.budget.minutes_left <= 29
+    assert (run.profile, run.recipe, run.seed) == (PROFILES["smoke"], find_recipe("g_rar"), 3)
+    assert run.budget.shares == find_recipe("g_rar").shares and 28 < run.budget.minutes_left <= 29
     started = json.loads((run.folder / "ledger.json").read_text())["started"]
     again = open_run("smoke", "g_rar", 3, "mine")
     assert json.loads((again.folder / "ledger.json").read_text())["started"] == started, "the clock began anew"
@@ -161,7 +183,7 @@ def test_the_folder_of_another_run_is_refused(tmp_path, other):
 
 @pytest.mark.parametrize(("profile", "recipe", "message"), [
     ("tpu", "g_rar", "unknown profile 'tpu': choose one of cpu, smoke, kaggle, colab, gpu"),
-    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of g_rar, g_exact, idea_e"),
+    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of constant, g_exact, g_rar, gym"),
     (None, "g_rar", "unknown profile None: choose one of"), ("cpu", ["g_rar"], r"unknown recipe \['g_rar'\]: choose"),
 ])
 def test_an_unknown_profile_or_recipe_leaves_no_folder(tmp_path, profile, recipe, message):

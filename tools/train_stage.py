@@ -45,17 +45,16 @@ from reasonkit.config import PROFILES, Profile
 from reasonkit.data import problems, screening
 from reasonkit.models import distributed, lora, placement
 from reasonkit.models.load import load, tokenizer
-from reasonkit.run import Run, open_run
+from reasonkit.run import Run, open_run, recipe_names
 from reasonkit.session.files import write_atomic
 from reasonkit.train.sft import sft
-from recipes.catalogue import RECIPES
 
 NOT_HERE = {"grpo": "03_grpo_with_judge", "evaluation": "04_evaluation"}
 
 
 def curate(run: Run) -> None:
     """Notebook 1: the splits and their manifest."""
-    recipe = problems.load_recipe(run.recipe.data)
+    recipe = problems.load_recipe(run.recipe.data_for(run.profile))
     splits, left_out = screening.screen(problems.curate(recipe, run.profile.rows, run.seed),
                                         tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
     for row in left_out:
@@ -114,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=("data", "sft", *NOT_HERE))
     parser.add_argument("--profile", choices=PROFILES, default="cpu")
-    parser.add_argument("--recipe", choices=RECIPES, default="g_rar")
+    parser.add_argument("--recipe", choices=recipe_names(), default="g_rar")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hosts", metavar="auto|ADDRESS", help="several processes, and how to find them")
     parser.add_argument("--processes", type=int, help="how many there are, where JAX can't tell")

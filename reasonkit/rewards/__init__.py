@@ -1,1 +1,1 @@
-"""Rewards and how they become one. Read `rules`, `compose`, `monitors`, `controls`."""
+"""Rewards and how they become one. Read `rules`, `mix`, `monitors`."""

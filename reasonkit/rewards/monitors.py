@@ -4,7 +4,7 @@ Five of them: the reward rises and held-out accuracy does not; replies get longe
 stuffed with tags; they speak to the judge. Each begins an episode when its value passes a limit, and is written to the
 log once an episode, as a "flag" row. Nothing is stopped and nothing is punished: a person looks.
 
-What it reads: "reward" rows (`compose.compose`), "grpo_step" rows, "texts" rows (the reward part `suspicious`, of all
+What it reads: "reward" rows (`mix.RewardMix`), "grpo_step" rows, "texts" rows (the reward part `suspicious`, of all
 completions) and "probe" rows (`probe`, greedy accuracy on held-out problems). Sources: our own limits, chosen wide; the
 kinds are those of the notes on entrants (loops, runaways, length drift), and of reward hacking by praise of oneself.
 """

@@ -4,7 +4,7 @@ A reward is a plain function `(prompts, completions, **columns) -> list[float | 
 completion; None means "no signal" and is never a low score. A reward that takes `log_extra` may tell it what it
 read, as in TRL: `log_extra(name, one value a completion)`. One that knows why a value is None counts it, by cause, in
 its `failures`; why a value is low though nothing was scored, in its `faults`. Rewards that read the text alone are in
-`recipes/rewards`; `compose` makes one of several.
+`recipes/rewards`; `mix.RewardMix` makes one of several.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def numeric_closeness(
     """1 - |x - gold| / |gold| for an answer x, at least 0.0, and 1.0 wherever `exact_answer` is.
 
     Another unit than the gold answer's, and no readable number, are 0.0. None for a gold answer of another kind than
-    "number": in a mix with few of those, raise `compose`'s max_no_signal. Columns, and None with a cause, as in
+    "number": in a mix with few of those, raise `RewardMix`'s max_no_signal. Columns, and None with a cause, as in
     `exact_answer`. Source: the ratio steps of the answer reward in Tunix's GRPO demo, made continuous.
 
     >>> numeric_closeness(["2+2?"] * 2, ["<answer>4</answer>", "<answer>5</answer>"], ["4", "4"], ["number"] * 2)
@@ -158,6 +158,9 @@ def rubric(judge: Judge) -> RewardFn:
     >>> reward(["Why is it wet?"] * 3, replies, question=["Why is it wet?"] * 3, rubric=rubrics)
     [1.0, 0.0, 0.0]
     """
+
+    if judge is None:
+        raise ValueError("the rubric has no judge: give the recipe uses_judge=True")
 
     def reward(
         prompts: Sequence[str], completions: Sequence[str], question: Sequence[str], rubric: Sequence[str],

@@ -1,1 +1,1 @@
-"""The session a run lives in: its clock, signals, log, manifests. Read `time_budget`, `run_log`, `reuse`."""
+"""The session a run lives in: its clock, signals, log, manifests. Read `time_budget`, `run_log`, `manifest`."""

@@ -63,7 +63,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
         raise RuntimeError("the actor and its reference hold two copies of the base: the policy is on another mesh")
     trainer, rollout = cluster.actor_trainer, cluster.rollout
     done, minutes = trainer.train_steps - start_step, budget.minutes_used
-    rollout.calls, reward.calls = done * calls, done  # samples, and weights that follow progress, go on from here
+    rollout.calls = done * calls  # samples go on from here
     config = loss_config(settings, settings.num_generations)
     learner = (tunix_compat.Overlapped(cluster, config, reward, each) if settings.rollout_micro_prompts
                else tunix_compat.Learner(cluster, config, reward))

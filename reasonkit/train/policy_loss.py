@@ -18,7 +18,7 @@ from tunix.rl import algo_core, common, function_registry
 from tunix.rl.grpo.grpo_learner import GRPOConfig
 
 from reasonkit.config import CHOICES, LossSettings
-from reasonkit.rewards.groups import FLAT
+from reasonkit.rewards.mix import FLAT
 
 
 @dataclass(kw_only=True)

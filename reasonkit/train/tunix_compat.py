@@ -23,6 +23,7 @@ from tunix.rl.grpo.grpo_learner import GRPOLearner
 from tunix.rl.rollout.base_rollout import RolloutOutput
 from tunix.rl.utils import merge_micro_batches
 
+from reasonkit.rewards.mix import RewardMix
 from reasonkit.train.policy_loss import LossConfig
 
 PATIENCE = 20 * 60  # seconds that a step waits for one answer of the judge, its compilation included
@@ -159,12 +160,12 @@ class Overlapped(Learner):
     Samples, rewards and updates are those of the serial order: a group's advantages need its own rewards alone, and
     weights change after a step's last micro-batch. All sampling, and the reference, come before the first update: the
     policy's chips run one program at a time. Not kept are Tunix's own metrics of rewards, which are made before the
-    scores and therefore NaN. Raises ValueError for a reward that is not one of `compose.compose`.
+    scores and therefore NaN. Raises ValueError for a reward that is not a `RewardMix`.
     """
 
     def __init__(self, cluster, config: LossConfig, reward: Callable, rollout_micro_prompts: int):
-        if not hasattr(reward, "in_parts"):
-            raise ValueError(f"the reward {reward.__name__!r} can't be asked ahead: pass one of compose.compose")
+        if not isinstance(reward, RewardMix):
+            raise ValueError(f"the reward {reward.__name__!r} can't be asked ahead: pass a RewardMix")
         super().__init__(cluster, config, reward)
         self.can_enable_async_rollout = True  # the trainer takes each micro-batch as it comes, not all at the end
         self._reward, self._rollout_micro_prompts = reward, rollout_micro_prompts
@@ -196,7 +197,7 @@ class Overlapped(Learner):
             first = len(self._judged) * self._size
             self._judged.append(Future())
             self._asked.put((self._judged[-1], partial(
-                self._reward.ahead, completions=output.text[start:start + self._size], mode=self._mode,
+                self._reward.ask_ahead, completions=output.text[start:start + self._size], mode=self._mode,
                 num_generations=self._num_generations(),
                 **{name: values[first:first + self._size] for name, values in self._batch.items()})))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reasonkit.data.curriculum import BAND, EVENT, Curriculum, _update
-from reasonkit.rewards.compose import compose
+from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.rules import exact_answer
 from reasonkit.session.run_log import NullLog, RunLog
 
@@ -139,7 +139,7 @@ def test_only_the_training_of_the_drawn_batch_is_noted(log):
     reward(**trial, id=np.repeat(batch, 2), mode="eval")
     reward(**trial, id=["another"] * 2, mode="train")
     assert log.read() == []
-    compose([(reward, 1.0)], NullLog())(**trial, id=np.repeat(batch, 2), num_generations=2)
+    RewardMix([(reward, 1.0)], NullLog())(**trial, id=np.repeat(batch, 2), num_generations=2)
     assert [(row["step"], row["rates"]) for row in log.read()] == [(1, {batch[0]: 0.5})]
 
 
@@ -149,9 +149,9 @@ def test_a_watched_judge_is_asked_for_the_whole_batch_at_once(log):
         return [1.0] * len(completions)
 
     judged.rowwise = True
-    reward, watched = (compose([(fn, 1.0)], log) for fn in (judged, Curriculum(log).watch(judged)))
-    assert list(reward.ahead(["a"], ["b"], id=["p0"])[0]) == ["judged"]
-    assert list(watched.ahead(["a"], ["b"], id=["p0"])[0]) == []
+    reward, watched = (RewardMix([(fn, 1.0)], log) for fn in (judged, Curriculum(log).watch(judged)))
+    assert list(reward.ask_ahead(["a"], ["b"], id=["p0"]).values) == ["judged"]
+    assert list(watched.ask_ahead(["a"], ["b"], id=["p0"]).values) == []
 
 
 def test_no_signal_leaves_the_rate_as_it_was(log):

@@ -31,7 +31,7 @@ def board(log):
 
 
 def write_stage(log, steps=30, first=1):
-    """A stage as `rewards.compose` and the training loop log it."""
+    """A stage as `RewardMix` and the training loop log it."""
     for step in range(first, first + steps):
         log.write("reward", mode="train", completions=8, mean=1.0 + step / 100, mean_length=60.0,
                   parts={"tag_format": {"weight": 0.5, "mean": -0.1, "no_signal": 0.0, "causes": {}},

@@ -18,7 +18,7 @@ from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import fingerprint, restore_lora, steps_in
 from reasonkit.models.mesh import make_mesh
-from reasonkit.rewards.compose import compose
+from reasonkit.rewards.mix import RewardMix
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import checkpoint, handover, tunix_compat
@@ -64,7 +64,7 @@ def practise(setup, policy, tmp_path, monkeypatch):
     log = RunLog(tmp_path / "grpo.jsonl")
 
     def practise(start_step, budget=None, **options):
-        return grpo(policy, setup.mesh, ROWS, compose([(odd, 1.0)], log), replace(GRPO, beta=0.1),
+        return grpo(policy, setup.mesh, ROWS, RewardMix([(odd, 1.0)], log), replace(GRPO, beta=0.1),
                     budget or TimeBudget(1, 0), log, tmp_path / "run", 3, start_step, **options)
 
     return SimpleNamespace(run=practise, anchors=anchors)

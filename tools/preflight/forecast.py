@@ -29,8 +29,8 @@ from reasonkit.data.problems import load_recipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
 from reasonkit.models.mesh import ROOM, Plan
 from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan, shapes_of
+from reasonkit.run import find_recipe, recipe_names
 from reasonkit.session.files import RecordError, parse_json, read_file, write_atomic
-from recipes.catalogue import RECIPES
 from tools.preflight.compiled import ProgramStats, Report, preflight, topology_devices
 
 EFFICIENCY = 0.4  # of the floor's speed; 0.3 to 0.5 of a chip's peak is usual in training
@@ -112,10 +112,10 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     """Compile what a run of the recipe will run on these devices, or read it in `folder` where that was done before.
 
     `whole` compiles all layers, which takes longer. `simpo` adds a SimPO step with the rows of a pass of GRPO, which is
-    no part of the minutes. Without `judge` the recipe's rubric, if it has one, is rated elsewhere.
+    no part of the minutes. Without `judge` the recipe's judge, if it has one, is elsewhere.
     Raises ValueError when a model does not fit, or the chip is not one of CHIPS.
     """
-    judged, profile = judge and "rubric" in recipe.rewards, adapt_to_recipe(profile, recipe)
+    judged, profile = judge and recipe.uses_judge, adapt_to_recipe(profile, recipe)
     alone, together = plan(profile, devices, False), plan(profile, devices, judged)
     shapes = shapes_of(profile)
 
@@ -167,7 +167,7 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
     trained = passes * (seconds["GRPO reference"] + seconds["GRPO train step"])
     step = calls * reply + trained
     if "judge prefill" in seconds:
-        length, rows = _judged(profile, len(load_recipe(recipe.data).rubric))
+        length, rows = _judged(profile, len(load_recipe(recipe.data_for(profile)).rubric))
         judged = math.ceil(rows / profile.judge_batch) * seconds["judge prefill"] * length / profile.judge_max_length
         step += judged
         if g.rollout_micro_prompts and not _shared(made):  # beside: a call's replies while the next are sampled
@@ -209,7 +209,7 @@ def at_hand(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], fol
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0 when all fits in memory with a tenth free, 1 when something does not."""
     parser = argparse.ArgumentParser("tools.preflight.forecast", description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", choices=RECIPES, default="g_rar")
+    parser.add_argument("--recipe", choices=recipe_names(), default="g_rar")
     parser.add_argument("--profile", choices=[name for name in PROFILES if not PROFILES[name].devices],
                         default="kaggle")
     parser.add_argument("--model", help="the policy, instead of the profile's")
@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         devices = topology_devices(options.topology)
         print(f"compiling for {options.topology}: some minutes, unless it was done before", file=sys.stderr)
-        found = forecast(profile, RECIPES[options.recipe], devices, chip, options.cache, options.efficiency,
+        found = forecast(profile, find_recipe(options.recipe), devices, chip, options.cache, options.efficiency,
                          options.whole, options.simpo)
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))

@@ -18,7 +18,7 @@ from reasonkit.data.problems import load_recipe
 from reasonkit.models.gemma import init_random
 from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
-from reasonkit.rewards.compose import compose
+from reasonkit.rewards.mix import RewardMix
 from reasonkit.session.run_log import NullLog
 from reasonkit.text.tags import TAGS, neutralise
 from recipes.rewards.model_based import (
@@ -110,7 +110,7 @@ def test_rlpr_is_the_gain_over_the_bare_prompt(policy, mesh):
         bump(policy.model, 0.3)
     assert seen[0] != seen[1] and any(value for value in seen[0] + seen[1])
     assert reward.__name__ == "rlpr" and reward([PROMPT], completions[2:3], ["7"]) == [0.0]
-    assert len(compose([(reward, 1.0)], NullLog())([PROMPT] * 2, completions[:2], 2, answer=["7"] * 2)) == 2
+    assert len(RewardMix([(reward, 1.0)], NullLog())([PROMPT] * 2, completions[:2], 2, answer=["7"] * 2)) == 2
 
 
 def test_hidden_states_are_averaged_over_the_reasoning(stock, mesh):

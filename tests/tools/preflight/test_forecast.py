@@ -12,7 +12,7 @@ from reasonkit.config import PROFILES
 from reasonkit.models import placement
 from reasonkit.models.mesh import ROOM, make_mesh
 from reasonkit.models.placement import CHIPS, config_of
-from recipes.catalogue import RECIPES
+from reasonkit.run import find_recipe
 from tools.preflight import forecast as module
 from tools.preflight.compiled import ProgramStats, Report
 from tools.preflight.forecast import Forecast, at_hand, forecast, main
@@ -37,25 +37,25 @@ def small(monkeypatch):
 
 
 def test_a_run_is_compiled_once_and_read_the_next_time(small, folder, monkeypatch):
-    first = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder)
+    first = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder)
     assert [row.program for row in first.report.rows] == [
         "SFT train step", "rollout prefill", "one decode step", "GRPO train step", "GRPO reference", "judge prefill"]
     assert first.fits and len(list(folder.glob("*.json"))) == 4  # a part of the run each
     monkeypatch.setattr(module, "preflight", None)  # compiles nothing more
-    again = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder)
+    again = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder)
     assert again == first and again.text() == first.text()
     text = first.text()
     assert "policy: devices 0, 1, 2, 3 as fsdp=4, tp=1, weights replicated" in text
     assert "SFT, evaluation: devices 0, 1, 2, 3, 4, 5, 6, 7 as fsdp=8, tp=1, weights replicated" in text
     assert "of 520, which fits" in text and "largest rows" in text
-    half = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder, efficiency=0.2)
+    half = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder, efficiency=0.2)
     assert half.minutes["grpo"] == pytest.approx(2 * first.minutes["grpo"])
     alone = SMALL.sft.steps * first.report.rows[0].floor(CHIPS["v5e"])[0] / 0.4 / 60
     assert first.minutes["sft"] == pytest.approx(alone)
 
 
 def test_the_largest_batch_fits_and_one_more_of_each_chip_does_not(small, folder):
-    found = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", folder)
+    found = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder)
     for row in found.report.rows:
         rows, fsdp = found.largest()[row.program], row.mesh.shape["fsdp"]
 
@@ -66,14 +66,14 @@ def test_the_largest_batch_fits_and_one_more_of_each_chip_does_not(small, folder
 
 
 def test_a_run_that_does_not_fit_is_stopped_before_it_loads(small, folder, monkeypatch):
-    assert "no forecast for 'cpu'" in at_hand(SMALL, RECIPES["g_rar"], jax.devices(), folder)
+    assert "no forecast for 'cpu'" in at_hand(SMALL, find_recipe("g_rar"), jax.devices(), folder)
     monkeypatch.setattr(module, "KIND_OF", {"cpu": "v5e"})
     log = [{"event": "sft_step", "seconds": 1.0}] * 9
-    assert "minutes at" in at_hand(SMALL, RECIPES["g_rar"], jax.devices(), folder, log)
+    assert "minutes at" in at_hand(SMALL, find_recipe("g_rar"), jax.devices(), folder, log)
     monkeypatch.setattr(placement, "memory_of", lambda device: 1e9)  # the estimate is content, the compiler is not
     monkeypatch.setitem(CHIPS, "v5e", replace(CHIPS["v5e"], memory=1e4))
     with pytest.raises(ValueError, match="SFT train step needs .* in profile 'kaggle', give it 0 rows instead of 8"):
-        at_hand(SMALL, RECIPES["g_rar"], jax.devices(), folder)
+        at_hand(SMALL, find_recipe("g_rar"), jax.devices(), folder)
 
 
 def made(**seconds):
@@ -110,7 +110,7 @@ def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
     profile = sixteen(**changes)
     _, report = made(**FLOORS, **({"judge_prefill": judge} if judge else {}))
     meshes = placement.plan(PROFILES["cpu"], jax.devices(), True)
-    minutes = module._minutes(profile, RECIPES["g_rar"], report, 0.5, meshes)
+    minutes = module._minutes(profile, find_recipe("g_rar"), report, 0.5, meshes)
     assert minutes["grpo"] == pytest.approx(800 * seconds / 0.5 / 60)
     assert minutes["sft"] == pytest.approx(1000 * 0.5 / 0.5 / 60)
     assert minutes["evaluation"] == pytest.approx(-(-(3000 + 8 * 400) // 64) * 7.88 / 0.5 / 60)
@@ -132,7 +132,7 @@ def test_a_step_on_a_shared_chip_is_judged_in_turn():
     profile = sixteen()
     _, report = made(**FLOORS, judge_prefill=0.2)
     shared = placement.plan(PROFILES["cpu"], jax.devices()[:1], True)
-    minutes = module._minutes(profile, RECIPES["g_rar"], report, 1.0, shared)
+    minutes = module._minutes(profile, find_recipe("g_rar"), report, 1.0, shared)
     assert minutes["grpo"] == pytest.approx(800 * (7.88 + 2.0 + 2.4) / 60)
 
 
@@ -161,7 +161,7 @@ def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
         return Report(tuple(ProgramStats(name, made.policy, 8, 1.0) for name in names[programs[0]]), chip)
 
     monkeypatch.setattr(module, "preflight", fake)
-    found = forecast(SMALL, RECIPES["g_rar"], jax.devices(), "v5e", simpo=True, judge=False)
+    found = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", simpo=True, judge=False)
     assert [row.mesh.shape["fsdp"] for row in found.report.rows] == [8] * 6
     assert set(found.reasons) == {"policy"}
 

@@ -1,4 +1,4 @@
-"""`compose`: what is trained on and logged, whatever its parts do."""
+"""`RewardMix`: what is trained on and logged, whatever its parts do."""
 
 import inspect
 import json
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from reasonkit.judge.judge import JudgeFailure, JudgeVerdict, LocalJudge
 from reasonkit.judge.rubric import Criterion, rubric_to_json
-from reasonkit.rewards.compose import NoSignalError, compose
+from reasonkit.rewards.mix import NoSignalError, RewardMix
 from reasonkit.rewards.rules import LARGEST, exact_answer, gate, rubric, tag_format
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.text.tags import TAGS
@@ -34,14 +34,14 @@ def returns(values, name="part"):
 def total(values, num_generations, weight=1.0, **settings):
     n = len(values)
     prompts = [f"p{i // num_generations}" for i in range(n)]
-    return compose([(returns(values), weight)], NullLog(), **settings)(
+    return RewardMix([(returns(values), weight)], NullLog(), **settings)(
         prompts=prompts, completions=["c"] * n, num_generations=num_generations)
 
 
 def test_gate_hands_on_columns_failures_and_what_was_read(tmp_path):
     log = RunLog(tmp_path / "run.jsonl")
     judge = LocalJudge(lambda prompts: np.array([[math.nan] * 5, [0.0] * 5]), "fake")
-    reward = compose([(gate(rubric(judge), tag_format), 1.0), (gate(exact_answer, tag_format), 2.0)], log)
+    reward = RewardMix([(gate(rubric(judge), tag_format), 1.0), (gate(exact_answer, tag_format), 2.0)], log)
     columns = {"question": ["q"] * 2, "rubric": [RUBRIC] * 2, "answer": ["4"] * 2, "kind": ["number"] * 2}
     assert reward(["p"] * 2, [GOOD, GOOD], num_generations=2, **columns) == [2.5, 2.5]
     row = log.last("reward")
@@ -78,7 +78,7 @@ def test_no_signal_leaves_its_completion_without_advantage(groups):
 
 def test_the_sum_is_weighted_and_weight_0_is_only_logged(tmp_path):
     log = RunLog(tmp_path / "run.jsonl")
-    reward = compose([(returns([1.0, 0.0], "a"), 1.0), (returns([0.0, 4.0], "b"), 0.5),
+    reward = RewardMix([(returns([1.0, 0.0], "a"), 1.0), (returns([0.0, 4.0], "b"), 0.5),
                       (returns([7.0, 9.0], "c"), 0.0)], log)
     assert reward(["p"] * 2, ["c"] * 2, num_generations=2) == [1.0, 2.0]
     assert log.last("reward")["parts"]["c"]["mean"] == 8.0
@@ -87,7 +87,7 @@ def test_the_sum_is_weighted_and_weight_0_is_only_logged(tmp_path):
 def test_the_log_row_is_what_was_trained_on(tmp_path):
     log = RunLog(tmp_path / "run.jsonl")
     judge = LocalJudge(lambda prompts: np.array([[math.nan] * 5, [0.0] * 5, [0.0] * 5, [0.0] * 5]), "fake")
-    reward = compose([(rubric(judge), 1.0), (returns([None, 1.0, math.inf, 1.0], "odd"), 0.5)], log)
+    reward = RewardMix([(rubric(judge), 1.0), (returns([None, 1.0, math.inf, 1.0], "odd"), 0.5)], log)
     prompts = ["x" * 1000 + "first?"] * 2 + ["second?"] * 2
     columns = {"question": np.array(["q"] * 4), "rubric": np.array([RUBRIC] * 4), "trajectory_ids": ["0"] * 4}
     replies = [WORK + text for text in ("a", "bcd", "e", "f")]
@@ -108,7 +108,7 @@ def test_the_log_row_is_what_was_trained_on(tmp_path):
 def test_what_the_parts_read_in_the_sample_is_logged(tmp_path):
     log = RunLog(tmp_path / "run.jsonl")
     columns = {"answer": ["4"] * 2, "kind": ["number"] * 2}
-    compose([(tag_format, 1.0), (exact_answer, 0.0), (tag_format_twin(), 0.0)], log)(
+    RewardMix([(tag_format, 1.0), (exact_answer, 0.0), (tag_format_twin(), 0.0)], log)(
         ["p"] * 2, ["<answer>5</answer>", GOOD], num_generations=2, **columns)
     assert log.last("reward")["sample"]["extra"] == {"answer_read": "5", "answer_why": "different"}
 
@@ -127,7 +127,7 @@ def test_the_correlation_with_length_is_within_groups(tmp_path):
     parts = {"falls": [3.0, 2.0, 1.0, 13.0, 12.0, 11.0], "rises": [1.0, 2.0, 3.0, 1.0, None, 3.0], "flat": [1.0] * 6,
              "groups": [1.0] * 3 + [2.0] * 3, "none": [None] * 6, "mixed": [1.0, 0.0, 0.5, 1.0, 0.0, 0.0],
              "one": [None, 5.0, None, None, 7.0, math.inf]}
-    compose([(returns(values, name), float(name == "falls")) for name, values in parts.items()], log)(
+    RewardMix([(returns(values, name), float(name == "falls")) for name, values in parts.items()], log)(
         list("aaabbb"), ["c" * length for length in lengths], num_generations=3)
     found = log.last("reward")["length_correlation"]
     deviations = np.array([1.0, 0.0, 0.5]) - 0.5, np.array([1.0, 0.0, 0.0]) - 1 / 3
@@ -154,18 +154,18 @@ def test_the_rewards_of_a_call_in_parts_are_those_of_the_call(tmp_path):
         seen.append(len(completions))
         return [float(len(completions[0]) > len(WORK) + 3)] * len(completions)
 
-    once, ahead = (compose([(whole, 0.1), (rubric(Lengths()), 0.7), (curious(), 0.0)], log, 0.5) for log in logs)
+    once, ahead = (RewardMix([(whole, 0.1), (rubric(Lengths()), 0.7), (curious(), 0.0)], log, 0.5) for log in logs)
     prompts, completions = list("aaabbb"), [WORK + "c" * length for length in (5, 3, 2, 4, 1, 9)]
     columns = {"question": np.array(prompts), "rubric": np.array([RUBRIC] * 6), "num_generations": 3, "mode": "train"}
     answers = []
     for rows in (slice(0, 3), slice(3, 6)):
         part = {name: values if isinstance(values, int | str) else values[rows] for name, values in columns.items()}
-        answers.append(partial(ahead.ahead, prompts[rows], completions[rows], **part))
+        answers.append(partial(ahead.ask_ahead, prompts[rows], completions[rows], **part))
     found = ahead.in_parts(answers, prompts, completions, **columns)
     first = next(found)
-    assert ahead.calls == 0 and not logs[1].read(), "half a call is no call"
+    assert not logs[1].read(), "half a call is logged"
     assert [*first, *next(found)] == once(prompts, completions, **columns)
-    assert once.calls == ahead.calls == 1 and seen == [6, 6]
+    assert seen == [6, 6]
     rows = [{name: value for name, value in log.last("reward").items() if name != "t"} for log in logs]
     assert rows[0] == rows[1] and len(logs[1].read()) == 1
     assert rows[0]["sample"]["extra"] == {"rubric": [0.5], "curious": WORK + "ccccc"}
@@ -181,53 +181,19 @@ def curious():
 
 def test_too_little_signal_is_told_in_place_of_the_last_part(tmp_path):
     log = RunLog(tmp_path / "run.jsonl")
-    reward = compose([(rubric(Lengths()), 1.0)], log, max_no_signal=0.5)
+    reward = RewardMix([(rubric(Lengths()), 1.0)], log, max_no_signal=0.5)
     columns, four = {"question": ["q"] * 2, "rubric": [RUBRIC] * 2}, [WORK + text for text in ("aa", "bb", "a", "bb")]
-    answers = [partial(reward.ahead, ["p"] * 2, replies, **columns) for replies in (four[:2], four[2:])]
+    answers = [partial(reward.ask_ahead, ["p"] * 2, replies, **columns) for replies in (four[:2], four[2:])]
     found = reward.in_parts(answers, ["p"] * 4, four, 2, question=["q"] * 4, rubric=[RUBRIC] * 4)
     assert next(found) == [0.0, 0.0], "a part is not judged alone"
     with pytest.raises(NoSignalError, match="rubric: 75% of 4 completions"):
         next(found)
-    assert log.last("reward")["parts"]["rubric"]["no_signal"] == 0.75 and reward.calls == 0
-
-
-def test_a_weight_follows_progress_and_goes_on_where_it_is_told(tmp_path):
-    log = RunLog(tmp_path / "run.jsonl")
-
-    def made():
-        return compose([(returns([1.0, 0.0], "a"), lambda progress: progress), (returns([0.0, 1.0], "b"), 0.5)], log,
-                       total_calls=4)
-
-    reward, arguments = made(), (["p"] * 2, ["c"] * 2, 2)
-    assert [reward(*arguments)[0] for _ in range(3)] == [0.0, 0.25, 0.5]
-    assert reward(*arguments, mode="eval") == [0.75, 0.5]  # counts for nothing
-    assert reward.calls == 3
-    resumed = made()
-    resumed.calls = reward.calls
-    assert [resumed(*arguments)[0] for _ in range(3)] == [0.75, 1.0, 1.0]
-    assert [row["parts"]["a"]["weight"] for row in log.read("reward")] == [0.0, 0.25, 0.5, 0.75, 0.75, 1.0, 1.0]
-    assert {row["parts"]["b"]["weight"] for row in log.read("reward")} == {0.5}
-
-
-def test_a_part_whose_weight_is_0_for_now_may_be_silent():
-    parts = [(returns([None, None]), lambda progress: float(progress >= 0.5)), (returns([1.0, 2.0], "other"), 1.0)]
-    reward = compose(parts, NullLog(), total_calls=2)
-    assert reward(["p"] * 2, ["c"] * 2, num_generations=2) == [1.0, 2.0]
-    with pytest.raises(NoSignalError, match="part: 100%"):
-        reward(["p"] * 2, ["c"] * 2, num_generations=2)
-
-
-def test_a_schedule_that_is_not_finite_is_named():
-    reward = compose([(returns([1.0]), lambda progress: math.inf if progress else 1.0)], NullLog(), total_calls=3)
-    reward(["p"], ["c"], num_generations=1)
-    told = "the weight of part is inf at progress 0.333; make it finite on .0, 1., and at most 1e.09"
-    with pytest.raises(ValueError, match=told):
-        reward(["p"], ["c"], num_generations=1)
+    assert log.last("reward")["parts"]["rubric"]["no_signal"] == 0.75
 
 
 def test_flat_groups_are_counted(tmp_path):
     log = RunLog(tmp_path / "run.jsonl")
-    compose([(returns([0.0, 0.0, 0.0, 1.0]), 1.0)], log)(list("aabb"), list("cccc"), num_generations=2)
+    RewardMix([(returns([0.0, 0.0, 0.0, 1.0]), 1.0)], log)(list("aabb"), list("cccc"), num_generations=2)
     assert log.last("reward")["flat_groups"] == 0.5
 
 
@@ -238,12 +204,12 @@ def test_a_deaf_judge_stops_the_run_after_logging(tmp_path):
         raise ConnectionError("no route")
 
     columns = {"question": ["q"] * 2, "rubric": [RUBRIC] * 2, "num_generations": 2}
-    reward = compose([(tag_format, 1.0), (rubric(LocalJudge(down, "fake")), 1.0)], log)
+    reward = RewardMix([(tag_format, 1.0), (rubric(LocalJudge(down, "fake")), 1.0)], log)
     for calls in (1, 2):  # the causes are this call's, not the run's
         with pytest.raises(NoSignalError, match=r"rubric: 100% of 2 completions \(\{'backend': 2\}\).*50%"):
             reward(["p"] * 2, [WORK, WORK + "b"], **columns)
         assert len(log.read("reward")) == calls
-    watched = compose([(tag_format, 1.0), (rubric(LocalJudge(down, "fake")), 0.0)], log)
+    watched = RewardMix([(tag_format, 1.0), (rubric(LocalJudge(down, "fake")), 0.0)], log)
     assert watched(["p"] * 2, ["a", GOOD], **columns) == [-1.0, 0.0]
 
 
@@ -263,7 +229,7 @@ def test_max_no_signal_is_a_limit_not_a_trigger():
 ])
 def test_a_batch_that_is_not_made_of_groups_is_refused(prompts, completions, num_generations, message):
     with pytest.raises(ValueError, match=message):
-        compose([(tag_format, 1.0)], NullLog())(prompts, completions, num_generations=num_generations)
+        RewardMix([(tag_format, 1.0)], NullLog())(prompts, completions, num_generations=num_generations)
 
 
 @pytest.mark.parametrize(("parts", "limit", "message"), [
@@ -279,17 +245,12 @@ def test_a_batch_that_is_not_made_of_groups_is_refused(prompts, completions, num
 ])
 def test_unusable_parts_are_refused(parts, limit, message):
     with pytest.raises(ValueError, match=message):
-        compose(parts, NullLog(), max_no_signal=limit)
-
-
-def test_a_weight_that_follows_progress_needs_the_number_of_calls():
-    with pytest.raises(ValueError, match="total_calls is 0; a weight that follows progress needs"):
-        compose([(tag_format, lambda progress: 1.0)], NullLog())
+        RewardMix(parts, NullLog(), max_no_signal=limit)
 
 
 def test_a_part_must_give_one_value_a_completion():
     with pytest.raises(ValueError, match="part gave 1 values for 2 completions"):
-        compose([(returns([1.0]), 1.0)], NullLog())(["p"] * 2, ["c"] * 2, num_generations=2)
+        RewardMix([(returns([1.0]), 1.0)], NullLog())(["p"] * 2, ["c"] * 2, num_generations=2)
 
 
 def test_tunix_calls_it_and_passes_the_group_size(tmp_path):
@@ -297,7 +258,7 @@ def test_tunix_calls_it_and_passes_the_group_size(tmp_path):
     from tunix.rl.reward_manager import SequenceRewardManager
 
     log = RunLog(tmp_path / "run.jsonl")
-    reward = compose([(tag_format, 0.5), (exact_answer, 1.0)], log)
+    reward = RewardMix([(tag_format, 0.5), (exact_answer, 1.0)], log)
     config = GRPOConfig(num_generations=2)
     assert set(inspect.signature(reward).parameters) & set(vars(config)) == {"num_generations"}
     info = SequenceRewardManager([reward], config)(
@@ -313,7 +274,7 @@ def test_tunix_calls_it_and_passes_the_group_size(tmp_path):
 def test_no_value_overflows_what_is_trained_on(tmp_path, huge, weight):
     """All that is handed on is finite, in the learner's float32 too, and the row is JSON that others read."""
     log = RunLog(tmp_path / "run.jsonl")
-    rewards = compose([(returns([huge, 1.0, 0.5, LARGEST]), weight), (returns([huge] * 4, "watched"), 0.0)], log)(
+    rewards = RewardMix([(returns([huge, 1.0, 0.5, LARGEST]), weight), (returns([huge] * 4, "watched"), 0.0)], log)(
         ["p"] * 4, ["c"] * 4, num_generations=4)
     assert np.isfinite(np.square(np.array(rewards, np.float32))).all()
     assert rewards[0] == pytest.approx(sum(rewards[1:]) / 3), "no advantage for what can't be used"
@@ -346,7 +307,7 @@ def test_what_a_part_does_to_its_arguments_no_other_part_sees(tmp_path, wrap, pl
     parts.insert(place, (made(), 0.0))
     prompts, completions, answer = ["p"] * 2, ["c1", GOOD], wrap(["4", "4"])
     columns = {"answer": answer, "kind": wrap(["number"] * 2)}
-    assert compose(parts, log)(prompts, completions, num_generations=2, **columns) == [1.0, 1.0]
+    assert RewardMix(parts, log)(prompts, completions, num_generations=2, **columns) == [1.0, 1.0]
     assert seen == [(["p"] * 2, ["c1", GOOD], ["4", "4"])]
     assert (prompts, completions, list(answer)) == (["p"] * 2, ["c1", GOOD], ["4", "4"])
     assert log.last("reward")["sample"]["completion"] == "c1"
@@ -356,7 +317,7 @@ def test_a_row_that_slipped_through_ends_no_stage(tmp_path):
     """A gold answer and a rubric that can't be read: no signal for their group, counted, at every rerun."""
     log = RunLog(tmp_path / "run.jsonl")
     judge = LocalJudge(lambda prompts: np.zeros((len(prompts), 5)), "fake")
-    reward = compose([(exact_answer, 1.0), (rubric(judge), 1.0)], log)
+    reward = RewardMix([(exact_answer, 1.0), (rubric(judge), 1.0)], log)
     columns = {"question": ["q"] * 6, "answer": ["4"] * 2 + [None] * 2 + ["4"] * 2, "kind": ["number"] * 6,
                "rubric": [RUBRIC] * 4 + ["{"] * 2}
     for _ in range(2):
@@ -364,4 +325,4 @@ def test_a_row_that_slipped_through_ends_no_stage(tmp_path):
         assert log.last("reward")["parts"]["exact_answer"]["causes"] == {"unusable_gold": 2}
         assert log.last("reward")["parts"]["rubric"]["causes"] == {"unusable_rubric": 2}
     with pytest.raises(NoSignalError, match="exact_answer: 33% of 6 completions .*'unusable_gold': 2"):
-        compose([(exact_answer, 1.0)], NullLog(), 0.3)(list("aabbcc"), [GOOD, WORK] * 3, num_generations=2, **columns)
+        RewardMix([(exact_answer, 1.0)], NullLog(), 0.3)(list("aabbcc"), [GOOD, WORK] * 3, num_generations=2, **columns)

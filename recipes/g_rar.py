@@ -1,0 +1,28 @@
+"""G-RaR: GRPO on format, exact answer and a rubric judge, after an SFT warm start.
+
+Source: the winning G-RaR entry; Rubrics as Rewards (arXiv 2507.17746).
+Expect in the demo: accuracy from 54 to about 73 %, right steps from 12 to about 89 %, completions from 25 to 35 tokens.
+To make a recipe of your own, copy this file: RECIPE in the notebooks takes the name of the file.
+"""
+
+from __future__ import annotations
+
+from reasonkit.config import Recipe
+from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
+
+
+def rewards(judge, questions):
+    return [
+        (tag_format, 1.0),
+        (gate(exact_answer, tag_format), 1.0),  # a right answer counts only in the right format
+        (rubric(judge), 1.5),  # worked steps with a wrong answer earn more than a right answer without steps
+    ]
+
+
+RECIPE = Recipe(
+    data="tiny_mix",
+    toy_data="tiny_mix",
+    shares={"sft": 0.25, "grpo": 0.75},  # the stages in order, each with its share of the time
+    rewards=rewards,
+    uses_judge=True,
+)

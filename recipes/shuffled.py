@@ -1,0 +1,28 @@
+"""Control: the rewards of the exact answer, dealt to the step's completions at random.
+
+Source: "Spurious rewards" (arXiv 2506.10947), where random rewards taught.
+Expect: accuracy moves by a few points either way. Believe only what another recipe gains beyond that.
+"""
+
+from __future__ import annotations
+
+from reasonkit.config import Recipe
+from reasonkit.rewards.rules import exact_answer, gate, tag_format
+from recipes.rewards.controls import shuffled
+
+
+def rewards(judge, questions):
+    answered = gate(exact_answer, tag_format)
+    return [
+        (shuffled(answered), 1.0),
+        (tag_format, 0.0),
+        (answered, 0.0),
+    ]
+
+
+RECIPE = Recipe(
+    data="tiny_mix",
+    toy_data="tiny_mix",
+    shares={"sft": 0.25, "grpo": 0.75},
+    rewards=rewards,
+)
