@@ -27,7 +27,6 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 import reasonkit.models.lora
 import reasonkit.train.sft
 from reasonkit.data import problems
-from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import add_lora, restore_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import NoSignalError
@@ -38,6 +37,7 @@ from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.train import checkpoint, loop
 from reasonkit.train.loop import DiskFullError, DivergedError
+from tools.flax import init_random
 
 TESTS = Path(__file__).parent
 ALL = os.environ.get("FAULTS") == "all"

@@ -20,7 +20,6 @@ from tunix.rl.rl_cluster import RLCluster
 from reasonkit.config import GrpoSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict
-from reasonkit.models.gemma import init_random
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import NoSignalError, compose
 from reasonkit.rewards.monitors import suspicious
@@ -29,6 +28,7 @@ from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import tunix_compat
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import Rollout
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

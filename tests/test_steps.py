@@ -16,7 +16,6 @@ from flax import nnx
 from tiny_gemma import bump, small_config
 
 from reasonkit.models import lora, submission_check
-from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import (
     OtherAdapterError,
     add_lora,
@@ -29,6 +28,7 @@ from reasonkit.models.lora import (
 )
 from reasonkit.models.mesh import make_mesh
 from reasonkit.train import checkpoint, handover
+from tools.flax import init_random
 
 pytestmark = [pytest.mark.usefixtures("compiled"),
               # tensorstore's threads end after orbax has given up on a damaged file, and find nobody to tell

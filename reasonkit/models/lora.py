@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from tunix.sft.utils import is_lora_enabled
 
 from reasonkit.models.distributed import barrier, is_main_process
-from reasonkit.models.gemma import saved_arrays
+from reasonkit.models.gemma import array_metadata, finite
 
 # Every attention and feed-forward matrix, as in Tunix's GRPO demo; qwix matches the whole module path.
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*attn_vec_einsum|.*gate_proj|.*up_proj|.*down_proj"
@@ -137,6 +137,21 @@ def base_shared(a: nnx.Module, b: nnx.Module) -> bool:
     return buffers(a) == buffers(b)
 
 
+def merge_lora(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -> np.ndarray:
+    """The array at `path` of `leaves` with the adapter merged, if it has one: W + alpha / rank x A B in float32.
+
+    The adapter is rounded to the base's dtype first, because the policy was evaluated so. An array without an adapter
+    keeps its dtype.
+    """
+    value, a, b = (leaves.get((*path[:-1], path[-1] + end)) for end in ("", "_lora_a", "_lora_b"))
+    if a is None:
+        return np.asarray(value)
+    a, b = (np.asarray(x.astype(value.dtype), np.float32) for x in (a, b))
+    change = np.tensordot(a, b, 1) * (model.lora_alpha / a.shape[-1])
+    # qwix has the contracted axes first: of the output's projection they are (heads, head), as here.
+    return np.asarray(value, np.float32) + (change if a.ndim == 3 else np.moveaxis(change, 0, -2))
+
+
 def save_lora(model: nnx.Module, ckpt_dir: str | Path, step: int) -> Path:
     """Saves the adapter where the judges look, <ckpt_dir>/actor/<step>/model_params, replacing the same step.
 
@@ -206,7 +221,7 @@ def _read(folder: Path, model: nnx.Module, lora: nnx.State) -> nnx.State:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             # Compared first, because orbax notices a wrong shape late and leaves its other reads running.
-            check_shape(saved_arrays(checkpointer, folder), model, folder)
+            check_shape(array_metadata(checkpointer, folder), model, folder)
             found = checkpointer.restore(folder, target)
     except OtherAdapterError:
         raise
@@ -225,12 +240,6 @@ def check_shape(saved: Any, model: nnx.Module, folder: Path) -> None:
         raise OtherAdapterError(f"{folder} holds an adapter of another shape than {lora_signature(model)}: "
                                 f"{len(found)} arrays, the smallest {found[:1]}, for {len(ours)}, the smallest "
                                 f"{ours[:1]}")
-
-
-@jax.jit
-def finite(state: nnx.State) -> jax.Array:
-    """Whether all numbers of all arrays are finite."""
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]))
 
 
 def _leaves(state: nnx.State) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from reasonkit.config import Profile
-from reasonkit.models.hf_config import LIBRARY
+from reasonkit.models.gemma import LIBRARY
 from reasonkit.models.load import MODELS
 from reasonkit.models.mesh import MemoryNeed, Plan, plan_mesh
 

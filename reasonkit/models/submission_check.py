@@ -54,7 +54,7 @@ def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: Pa
     base = load(model, mesh, dtype)
     provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
     lora_policy = qwix.apply_lora_to_model(base.model, provider, rngs=nnx.Rngs(0), **base.model.get_model_input())
-    lora_policy.lora_alpha = float(alpha)  # for `hf.merge_lora`
+    lora_policy.lora_alpha = float(alpha)  # for `merge_lora`
     step = max(int(path.name) for path in (ckpt_dir / "actor").iterdir() if path.name.isdigit())
     state = nnx.state(lora_policy, nnx.LoRAParam)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
@@ -86,8 +86,8 @@ def _compare(policy: Any, folder: Path, mesh: Any, dtype: str, samples: Sequence
     from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
     from reasonkit.models.gemma import flax_checkpoint, from_flax
-    from reasonkit.models.hf import merge_lora
     from reasonkit.models.load import Tokenizer
+    from reasonkit.models.lora import merge_lora
     from reasonkit.text.tags import TAGS
 
     family, tokenizer = policy.tokenizer.family, Tokenizer(folder / "tokenizer.model", policy.tokenizer.family)

@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 from tunix.sft import checkpoint_manager
 
 from reasonkit.models.distributed import on_main_process
-from reasonkit.models.gemma import saved_arrays
-from reasonkit.models.lora import OtherAdapterError, check_shape, finite, steps_in, strays
+from reasonkit.models.gemma import array_metadata, finite
+from reasonkit.models.lora import OtherAdapterError, check_shape, steps_in, strays
 
 
 def checkpoint_options(save_every: int, keep: int) -> ocp.CheckpointManagerOptions:
@@ -97,7 +97,7 @@ def _check(folder: Path, model) -> None:
         for item in ("model_params", "optimizer_state"):
             if item == "optimizer_state" and not (folder / item).exists():
                 continue
-            saved = saved_arrays(checkpointer, folder / item)
+            saved = array_metadata(checkpointer, folder / item)
             if item == "model_params":
                 check_shape(saved, model, folder / item)
             args = jax.tree.map(lambda _: here, saved)

@@ -23,7 +23,8 @@ from flax import nnx
 from tunix.sft import hooks
 
 from reasonkit.models import distributed
-from reasonkit.models.lora import finite, steps_in
+from reasonkit.models.gemma import finite
+from reasonkit.models.lora import steps_in
 from reasonkit.session.files import DiskFullError
 from reasonkit.session.interrupts import Watchdog, clean_exit
 from reasonkit.session.time_budget import TimeBudget

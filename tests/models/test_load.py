@@ -21,9 +21,10 @@ from tiny_gemma import (
     TOKENS,
     equal,
     forward,
+    from_hf,
     gemma2_config,
     gemma2_hf,
-    save_flax,
+    save_kaggle_flax,
     small_config,
     train_tokenizer,
 )
@@ -33,12 +34,13 @@ from tunix.models.gemma3 import model as gemma3
 
 import reasonkit.models.gemma
 import reasonkit.models.load
-from reasonkit.models.gemma import init_random
-from reasonkit.models.hf import from_hf, save_hf
-from reasonkit.models.load import MODELS, Tokenizer, hf_name, load, quantize_int8
+from reasonkit.models.load import MODELS, Tokenizer, load, quantize_int8
 from reasonkit.models.mesh import make_mesh, plan_mesh
 from reasonkit.session import secrets as keys
 from reasonkit.text.tags import TAGS, neutralise
+from tools.export import hf_name
+from tools.flax import init_random
+from tools.hf.weights import save_hf
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +182,7 @@ def test_attached_inputs_come_before_assets(folder, inputs, mesh, tmp_path):
 def test_a_flax_checkpoint_gets_its_configuration_from_the_name(folder, inputs, mesh, tmp_path, monkeypatch):
     model = init_random(small_config(), mesh)
     handle = inputs / "models" / "google/gemma-3/flax/gemma3-1b-it/1"
-    save_flax(model, "gemma3", True, handle / "gemma3-1b-it")
+    save_kaggle_flax(model, "gemma3", True, handle / "gemma3-1b-it")
     (handle / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     monkeypatch.setattr(gemma3.ModelConfig, "gemma3_1b_it", classmethod(lambda cls: small_config()))
     for name in ("gemma3-1b-it", handle):  # a folder is recognised by the name of the checkpoint in it
@@ -216,7 +218,7 @@ def stock(tmp_path_factory, mesh, folder):
         if source.handle:
             files[name] = root / name, models[source.family]
             variation = source.handle.split("/")[3]
-            save_flax(models[source.family], source.family, name != "gemma2-2b-it", root / name / variation)
+            save_kaggle_flax(models[source.family], source.family, name != "gemma2-2b-it", root / name / variation)
             shutil.copyfile(tokenizers[source.family], root / name / "tokenizer.model")
     return files
 
@@ -517,7 +519,7 @@ def test_a_judge_is_loaded_without_touching_the_policys_half(stock, inputs, monk
     plan = plan_mesh(jax.devices(), judge=True, judge_tp=4)
     monkeypatch.setattr(reasonkit.models.load.LIBRARY["gemma3"].ModelConfig, "gemma3_12b_it", lambda: config)
     files = inputs / "gemma3-12b-it"
-    save_flax(init_random(config, plan.policy), "gemma3", True, files / "gemma3-12b-it")
+    save_kaggle_flax(init_random(config, plan.policy), "gemma3", True, files / "gemma3-12b-it")
     shutil.copyfile(stock["gemma3-12b-it"][0] / "tokenizer.model", files / "tokenizer.model")
     seen, before = set(), {id(array) for array in jax.live_arrays()}
     put = jax.device_put

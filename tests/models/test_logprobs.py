@@ -19,14 +19,13 @@ from tunix.utils import sharding_utils
 
 from reasonkit.data.problems import load_recipe, rubric_of
 from reasonkit.judge.judge import RATINGS, judge_prompt
-from reasonkit.models.gemma import init_random
-from reasonkit.models.hf import save_hf
 from reasonkit.models.load import Tokenizer, load, quantize_int8
 from reasonkit.models.logprobs import SHARED, pack_shared_prefixes, rating_logprobs
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from tools.build_tiny_models import ASSETS, reply
+from tools.flax import init_random, save_flax
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def mesh():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, mesh):
     root = tmp_path_factory.mktemp("tiny")
-    return save_hf(init_random(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
+    return save_flax(init_random(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
 
 
 @pytest.fixture(scope="module")

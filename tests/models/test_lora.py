@@ -17,7 +17,6 @@ from tunix.sft.checkpoint_manager import CheckpointManager
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from tunix.utils import sharding_utils
 
-from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import (
     LORA_MODULES,
     add_lora,
@@ -30,6 +29,7 @@ from reasonkit.models.lora import (
     save_lora,
 )
 from reasonkit.models.mesh import make_mesh
+from tools.flax import init_random
 
 
 @pytest.fixture(scope="module")

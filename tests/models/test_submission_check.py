@@ -22,8 +22,6 @@ from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
 
 from reasonkit.models import submission_check
-from reasonkit.models.gemma import init_random
-from reasonkit.models.hf import save_hf
 from reasonkit.models.load import load
 from reasonkit.models.lora import add_lora, fingerprint, save_lora
 from reasonkit.models.mesh import make_mesh
@@ -32,6 +30,7 @@ from reasonkit.text.tags import TAGS
 from reasonkit.train import checkpoint
 from reasonkit.train.rollout import generator
 from tools.export import export_flax
+from tools.flax import init_random, save_flax
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -48,7 +47,7 @@ def submission(tmp_path_factory):
 def submit(root, dtype):
     mesh = make_mesh(jax.devices()[:4], 4, 1)
     tokenizer = short_tokenizer(root / "pieces")
-    folder = save_hf(init_random(CONFIG, mesh), tokenizer.path, root / "model")
+    folder = save_flax(init_random(CONFIG, mesh), tokenizer.path, root / "base")
     policy = new_policy(load(folder, mesh, dtype).model, mesh, tokenizer)
     checkpoint.save_for_next_stage(policy.model, root / "checkpoints", 9)
     bump(policy.model, 0.05)
@@ -177,8 +176,8 @@ def exported(exports, tmp_path):
 @pytest.fixture
 def stock_exported(exported, exports):
     """The merged model lacks the adapter, which lies beside it as it should."""
-    shutil.rmtree(exported / "model")
-    shutil.copytree(exports[1] / "model", exported / "model")
+    shutil.rmtree(exported / "base")
+    shutil.copytree(exports[1] / "base", exported / "base")
     return exported
 
 
@@ -189,9 +188,9 @@ def test_an_export_is_read_whole(submission, exported, in_this_process):
                         r"\d\d tokens of replies", found)
 
 
-@pytest.mark.parametrize(("lost", "message"), [("model", "without its merged model"),
+@pytest.mark.parametrize(("lost", "message"), [("base", "without its merged model"),
                                                ("tokenizer.model", "without its tokenizer.model"),
-                                               ("model/_METADATA", "failed on .*(?s:.)*is no orbax checkpoint")])
+                                               ("base/_METADATA", "failed on .*(?s:.)*is no orbax checkpoint")])
 def test_what_an_export_lacks_is_named(submission, exported, in_this_process, lost, message):
     gone = exported / lost
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()

@@ -22,6 +22,7 @@ from tiny_gemma import (
     bump,
     equal,
     forward,
+    from_hf,
     gemma2_config,
     gemma2_hf,
     small_config,
@@ -32,12 +33,12 @@ from tunix.models.gemma import params as tunix_gemma2_params
 from tunix.models.gemma3 import params as tunix_gemma3_params
 
 from reasonkit.models import hf_tokenizer
-from reasonkit.models.gemma import flax_checkpoint, from_flax, init_random
-from reasonkit.models.hf import from_hf
+from reasonkit.models.gemma import flax_checkpoint, from_flax
 from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora, fingerprint, restore_lora
 from reasonkit.models.mesh import make_mesh
 from tools.export import base_name, export_flax, export_hf, export_peft
+from tools.flax import init_random
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2 as pb
 from tiny_gemma import TOKENS, forward
 
-from reasonkit.models.load import ASSETS, PACKAGED, Tokenizer, converted, load
+from reasonkit.models.load import ASSETS, PACKAGED, Tokenizer, cache_folder, load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from tools import gemma_from_gguf
@@ -210,7 +210,7 @@ def test_it_is_made_once_and_found_by_its_short_name(package, monkeypatch, capsy
     assert main() == 0
     captured = capsys.readouterr()
     assert "Gemma Terms of Use" in captured.err and "perplexity" in captured.out
-    assert converted(PACKAGED) == package / PACKAGED and [path.name for path in package.iterdir()] == [PACKAGED]
+    assert cache_folder(PACKAGED) == package / PACKAGED and [path.name for path in package.iterdir()] == [PACKAGED]
     loaded = load(PACKAGED, mesh, jnp.float32)
     assert (loaded.folder, loaded.name, loaded.config.num_layers) == (package / PACKAGED, PACKAGED, 4)
     monkeypatch.delenv(gemma_from_gguf.OPT_IN)

@@ -20,7 +20,6 @@ from tunix.generate.sampler import Sampler
 from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.problems import GRPO_COLUMNS
-from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import base_shared, fingerprint, restore_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import compose
@@ -34,6 +33,7 @@ from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
 from recipes.rewards.model_based import mean_probability
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

@@ -15,7 +15,6 @@ from flax import nnx
 from tiny_gemma import bump
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 
-from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import fingerprint, restore_lora, steps_in
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import compose
@@ -25,6 +24,7 @@ from reasonkit.train import checkpoint, handover, tunix_compat
 from reasonkit.train.grpo import grpo
 from reasonkit.train.sft import sft
 from recipes.stages.simpo import SimpoSettings, simpo
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

@@ -16,12 +16,12 @@ from fault_run import SFT
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 
-from reasonkit.models.gemma import init_random
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import loop, tunix_compat
 from reasonkit.train.sft import sft
+from tools.flax import init_random
 
 
 class Weights(nnx.Module):

@@ -18,13 +18,13 @@ from tunix.sft import sharding_utils
 
 from reasonkit.config import SftSettings
 from reasonkit.data.problems import sft_batches
-from reasonkit.models.gemma import init_random
 from reasonkit.models.lora import restore_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.train import checkpoint
 from reasonkit.train.sft import sft
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

@@ -24,7 +24,7 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
-from reasonkit.models.load import quantized
+from reasonkit.models.gemma import quantize_layers
 from reasonkit.models.lora import Float32Lora
 
 
@@ -106,7 +106,7 @@ def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 
     dtype = dtype or getattr(config, "param_dtype", jnp.bfloat16)
     model = nnx.eval_shape(build)
     if int8:
-        model = nnx.eval_shape(lambda model: quantized(model, mesh.shape["fsdp"]), model)
+        model = nnx.eval_shape(lambda model: quantize_layers(model, mesh.shape["fsdp"]), model)
     return with_shardings(model, mesh, config, dtype)
 
 
