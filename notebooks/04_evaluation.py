@@ -30,7 +30,7 @@ from dataclasses import replace
 import jax
 from reasonkit.data import problems
 from reasonkit.eval.evaluate import evaluate, compare_paired
-from reasonkit.models import lora, placement
+from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
 from reasonkit.run import open_run
 from reasonkit.session.outcome import cut_short
@@ -78,7 +78,7 @@ def score(name):
 # %%
 score("stock")
 for name, stage in (("after SFT", "sft"), ("after GRPO", "grpo")):
-    lora.restore_lora(policy.model, run.stage(stage) / "adapter")
+    checkpoints.restore_lora(policy.model, run.stage(stage) / "adapter")
     score(name)
 board.figure(run.stage("evaluation") / "curves.png")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 
 from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_recipe
+from reasonkit.models.checkpoints import latest_step, save_lora
 from reasonkit.models.distributed import agree_on_end, is_main_process
-from reasonkit.models.lora import save_lora
 from reasonkit.session import reuse
 from reasonkit.session.files import write_atomic
 from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
@@ -22,9 +22,7 @@ from reasonkit.session.outcome import ENDINGS, earlier_minutes
 from reasonkit.session.run_log import NullLog, RunLog, base_sha256, file_sha256, prompt_hash, write_manifest
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
-from reasonkit.train.checkpoint import latest_step
-from reasonkit.train.handover import has_steps
-from reasonkit.train.tunix_compat import StageResult
+from reasonkit.train.loop import StageResult, has_steps
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.data import problems
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.eval.evaluate import evaluate
+from reasonkit.models import checkpoints
+from reasonkit.models.checkpoints import restore_lora, save_lora
 from reasonkit.models.load import Tokenizer
-from reasonkit.models.lora import restore_lora, save_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import compose
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.train import checkpoint
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import Rollout, generator
 from reasonkit.train.sft import sft
@@ -112,7 +112,7 @@ def main() -> None:
         if here == place and seen[here] == PLACES.get(place, 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    manager = checkpoint.checkpoint_manager.CheckpointManager
+    manager = checkpoints.checkpoint_manager.CheckpointManager
     save, generate, to_json, rename = manager.save, Rollout.generate, Dataset.to_json, os.rename
 
     def save_and_die(self, step, *args, **options):

@@ -23,9 +23,8 @@ numpy reasonkit.eval: intervals evaluate
 numpy reasonkit.judge: rubric ratings judge cache exam
 numpy reasonkit.rewards: groups work rules compose controls monitors
 numpy reasonkit.data: screening problems curriculum
-jax reasonkit.models: distributed mesh hf_files hf_config tokenizer gemma lora hf load hf_tokenizer logprobs placement
-jax reasonkit.models: submission_check
-tunix reasonkit.train: policy_loss checkpoint tunix_compat rollout handover loop sft grpo
+jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
+tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
 user reasonkit.show: report_style dashboard report
 jax reasonkit: run
 stdlib recipes.graders: notation structure operations latex symbolic algebra strips worker
@@ -36,6 +35,8 @@ jax recipes.rewards: model_based
 tunix recipes.stages: simpo distill
 stdlib recipes: catalogue
 tunix tools.preflight: abstract programs compiled forecast
+tunix tools: flax
+tunix tools.hf: config weights tokenizer __main__
 user tools: gemma_from_gguf export publish train_stage build_tiny_models
 """
 FLOORS = [(floor, package, names.split()) for line in HOUSE.strip().splitlines()

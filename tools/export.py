@@ -17,9 +17,10 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
+from reasonkit.models.checkpoints import save_lora
 from reasonkit.models.gemma import flax_checkpoint
 from reasonkit.models.load import MODELS, SIZES, LoadedModel
-from reasonkit.models.lora import compute_dtype, lora_signature, save_lora
+from reasonkit.models.lora import compute_dtype, lora_signature
 from reasonkit.session.files import parse_json, read_file, write_atomic
 from tools.flax import family_of, save_flax
 from tools.hf.tokenizer import write_tokenizer

@@ -28,8 +28,7 @@ from reasonkit.models.distributed import check_one_process
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS, neutralise
-from reasonkit.train import checkpoint, loop, tunix_compat
-from reasonkit.train.handover import begin
+from reasonkit.train import loop, tunix_compat
 
 COLUMNS = ("question", "chosen", "rejected")
 
@@ -126,7 +125,7 @@ def loss_fn(settings: SimpoSettings) -> Callable[..., tuple[jax.Array, dict[str,
 def simpo(
     policy, mesh: Mesh, pairs: Dataset, settings: SimpoSettings, budget: TimeBudget, log, checkpoints: Path,
     seed: int, start_step: int, on_step: Callable[[], None] = lambda: None,
-) -> tunix_compat.StageResult:
+) -> loop.StageResult:
     """Train the adapter of `policy` on the pairs, from the step under which the last stage left it (or 0).
 
     Later steps found in `checkpoints` are resumed from. Rows "simpo_step" of the log have the mean margin,
@@ -135,16 +134,10 @@ def simpo(
     """
     check_one_process("SimPO")
     check_divides(2 * settings.batch_size, mesh, "SimPO 2 x batch_size")
-    begin(policy.model, checkpoints, "simpo", start_step, settings.steps)
-    last = start_step + settings.steps
+    loop.begin(policy.model, checkpoints, "simpo", start_step, settings.steps)
     trainer = DPOTrainer(
-        policy.model, None,
-        tunix_compat.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
-                     settings.clip),
-        DPOTrainingConfig(
-            eval_every_n_steps=last + 1, max_steps=last, data_sharding_axis=("fsdp",), pbar_description=None,
-            checkpoint_root_directory=str(checkpoints.resolve() / "actor"),
-            checkpointing_options=checkpoint.checkpoint_options(settings.save_every, settings.keep)))
+        policy.model, None, tunix_compat.adamw_of(settings),
+        DPOTrainingConfig(**tunix_compat.trainer_options(settings, checkpoints, start_step + settings.steps)))
     trainer.with_loss_fn(loss_fn(settings), has_aux=True)
     trainer.with_gen_model_input_fn(lambda example: {"train_example": example})
 
@@ -152,12 +145,7 @@ def simpo(
         return {name: float(ctx.metrics_logger.get_metric_history("", f"rewards/{name}", "train")[-1])
                 for name in ("margin", "accuracy")}
 
-    done, minutes = trainer.train_steps, budget.minutes_used
     batches = pair_batches(pairs, policy.tokenizer, settings.batch_size, settings.max_prompt_length,
                            settings.max_reply_length, seed)
-    with loop.resilient_training(trainer, budget, log, "simpo", checkpoints, start_step, settings.steps, extra,
-                     on_step) as guard, mesh:
-        trainer.train(tunix_compat.remaining_steps(batches, done, max(0, last - done), guard))
-    checkpoint.save_for_next_stage(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
-    return tunix_compat.StageResult("simpo", trainer.train_steps - start_step, trainer.train_steps + 1,
-                              budget.minutes_used - minutes, budget.stopped("simpo"))
+    return loop.train_stage(trainer, mesh, batches, "simpo", settings, budget, log, checkpoints, start_step, extra,
+                            on_step)

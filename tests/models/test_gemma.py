@@ -159,7 +159,7 @@ def test_weights_are_replicated_unless_asked_otherwise(mesh, tmp_path, kv_heads)
 def test_how_to_download_again_names_kagglehubs_marker(tmp_path):
     folder = tmp_path / "models" / "someone" / "some.model_2" / "flax" / "it" / "1"
     (folder / "checkpoint").mkdir(parents=True)
-    assert download_again(folder / "checkpoint") == "download the model download_again"
+    assert download_again(folder / "checkpoint") == "download the model again"
     folder.with_name("1.complete").touch()
     for path in (folder, folder / "checkpoint", folder / "config.json"):
         assert download_again(path) == (f"delete {folder} and {folder.with_name('1.complete')}, then run this again to "

@@ -38,9 +38,7 @@ from reasonkit.models.load import MODELS, Tokenizer, load, quantize_int8
 from reasonkit.models.mesh import make_mesh, plan_mesh
 from reasonkit.session import secrets as keys
 from reasonkit.text.tags import TAGS, neutralise
-from tools.export import hf_name
-from tools.flax import init_random
-from tools.hf.weights import save_hf
+from tools.flax import init_random, save_flax
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,7 @@ def mesh():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, mesh):
     root = tmp_path_factory.mktemp("tiny")
-    return save_hf(init_random(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
+    return save_flax(init_random(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +76,7 @@ def attach(folder, where):
 
 
 def test_a_tokenizer_is_loaded_without_weights(folder, loaded, inputs, monkeypatch):
-    monkeypatch.setattr(reasonkit.models.load, "from_hf", None)
+    monkeypatch.setattr(reasonkit.models.load, "from_flax", None)
     for name in (folder, str(folder), "gemma3-1b-it"):
         if name == "gemma3-1b-it":
             attach(folder, inputs / name)
@@ -159,9 +157,6 @@ def test_a_folder_loads_with_what_belongs_to_it(loaded, folder, mesh):
         ("gemma3-1b-it", "gemma-3/flax/gemma3-1b-it/1"),
         ("gemma3-1b-it", "models/google/gemma-3/flax/gemma3-1b-it/2"),
         ("gemma3-1b-it", "gemma-3/flax/gemma3-1b-it/2"),
-        ("gemma3-1b-it", "models/google/gemma-3/transformers/gemma-3-1b-it/1"),
-        ("gemma3-1b-it", "gemma-3/transformers/gemma-3-1b-it/1"),
-        ("gemma3-1b", "models/google/gemma-3/transformers/gemma-3-1b-pt/1"),
         ("gemma3-1b-it", "gemma3-1b-it"),
         ("gemma3-1b-it", "datasets/someone/gemma3-1b-it"),
     ],
@@ -248,7 +243,7 @@ def test_every_named_model_loads_in_kaggles_layout(stock, inputs, mesh, offline,
     assert "DISABLE_KAGGLE_CACHE" not in os.environ
 
 
-def test_hugging_faces_files_load_from_kagglehubs_cache(folder, inputs, mesh, offline):
+def test_a_folder_with_its_own_sizes_loads_from_kagglehubs_cache(folder, inputs, mesh, offline):
     cached = attach(folder, offline / "models" / MODELS["gemma3-270m"].handle)
     cached.with_name("1.complete").touch()
     assert load("gemma3-270m", mesh).folder == cached
@@ -351,7 +346,7 @@ def test_a_folder_that_was_emptied_beside_its_marker_is_downloaded_again(stock, 
 
 
 @pytest.mark.parametrize(("lost", "message"), [
-    ("gemma3-1b-it", "holds neither config.json .* only .'tokenizer.model'."),
+    ("gemma3-1b-it", "holds no Flax checkpoint, only .'tokenizer.model'."),
     ("tokenizer.model", "needs its tokenizer.model"),
     ("gemma3-1b-it/_METADATA", "is no orbax checkpoint, or only a part of one"),
     ("an array", "transformer/embedder/input_embedding cannot be read .FAILED_PRECONDITION: Truncated"),
@@ -485,20 +480,12 @@ def test_names_and_files_that_are_not_there(inputs, mesh, folder, tmp_path):
         load("tiny-policy", mesh)
     half = tmp_path / "half"
     half.mkdir()
-    (half / "config.json").write_bytes((folder / "config.json").read_bytes())
-    with pytest.raises(
-        FileNotFoundError, match=r"neither config.json with .* only \['config.json'\]: download"
-    ):
+    (half / "model.json").write_bytes((folder / "model.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"holds no Flax checkpoint, only \['model.json'\]: download"):
         load(half, mesh)
-    (half / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    shutil.copytree(folder / "model", half / "model")
     with pytest.raises(FileNotFoundError, match="half/tokenizer.model does not exist"):
         load(half, mesh)
-
-
-def test_hugging_face_has_names_of_its_own():
-    assert [hf_name(name) for name in ("gemma2-2b", "gemma2-2b-it", "gemma3-270m", "gemma3-1b", "gemma3-1b-it")] == [
-        f"google/{name}" for name in ("gemma-2-2b", "gemma-2-2b-it", "gemma-3-270m", "gemma-3-1b-pt", "gemma-3-1b-it")]
-    assert hf_name("tiny-policy") == "tiny-policy" and hf_name("/some/folder") == "/some/folder"
 
 
 def test_the_table_names_configurations_that_tunix_has():

@@ -26,6 +26,7 @@ from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from tools.build_tiny_models import ASSETS, reply
 from tools.flax import init_random, save_flax
+from tools.hf.__main__ import convert
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,8 @@ def test_ratings_are_the_models_next_token_log_probabilities(loaded, folder, mon
 def test_prompts_in_one_row_are_rated_as_each_alone(folder, mesh, tmp_path, family):
     """Local layers see eight tokens back: those of a text, not those of the row, whatever stands beside it."""
     if family == "gemma2":
-        shutil.copy(train_tokenizer(tmp_path / "pieces", 107), gemma2_hf(tmp_path / "gemma2"))
+        shutil.copy(train_tokenizer(tmp_path / "pieces", 107), gemma2_hf(tmp_path / "hf"))
+        convert(tmp_path / "hf", tmp_path / "gemma2")
     loaded = load(folder if family == "gemma3" else tmp_path / "gemma2", mesh, jnp.float32)
     prompts = [f"add {reply} and 5 {criterion}" for reply in ("1 and 2", "1 and 2 and 3 and 4 and 6")
                for criterion in ("is 7", "plus 8 is 3", "model", "0 and 5 and 5 and 8 and 9")]

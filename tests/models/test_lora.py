@@ -17,6 +17,7 @@ from tunix.sft.checkpoint_manager import CheckpointManager
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from tunix.utils import sharding_utils
 
+from reasonkit.models.checkpoints import restore_lora, save_lora
 from reasonkit.models.lora import (
     LORA_MODULES,
     add_lora,
@@ -24,9 +25,7 @@ from reasonkit.models.lora import (
     fingerprint,
     lora_signature,
     reference,
-    restore_lora,
     round_to_compute_dtype,
-    save_lora,
 )
 from reasonkit.models.mesh import make_mesh
 from tools.flax import init_random

@@ -164,7 +164,7 @@ def test_a_flax_checkpoint_of_no_numbers(key, leaf, number, flax, refused):
 
 
 @pytest.mark.parametrize(("text", "word"), [
-    (b"", "empty"), (b"{", "not JSON"), (b"[]", "has no attribute"), (b"{}", "'family'"),
+    (b"", "empty"), (b"{", "not JSON"), (b"null", "has no attribute"), (b"{}", "'family'"),
     (b'{"family": "gemma1"}', "'gemma1'"), (b'{"family": "gemma3", "num_layers": 2}', "missing 6 required")])
 def test_a_model_json_that_is_none(text, word, folder, refused):
     (folder / "model.json").write_bytes(text)

@@ -23,12 +23,12 @@ from tunix.generate.utils import compute_attention_masks
 from tunix.rl import algo_core, common
 from tunix.rl.grpo.grpo_learner import GRPOConfig, TrainExample
 from tunix.sft.dpo.dpo_trainer import TrainExample as PairExample
-from tunix.sft.peft_trainer import _default_loss_fn as sft_loss  # Tunix has no public name for it
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
 from reasonkit.models.placement import Shapes
+from reasonkit.train.tunix_compat import sft_loss
 from recipes.stages.simpo import SimpoSettings
 from recipes.stages.simpo import loss_fn as simpo_loss
 from tools.preflight.abstract import Program, abstract_model, array, with_shardings

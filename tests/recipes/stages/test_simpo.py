@@ -10,8 +10,9 @@ from flax import nnx
 from tiny_gemma import bump, equal, forward, small_config, train_tokenizer
 from tunix.sft.dpo.dpo_trainer import DPOTrainer
 
+from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.load import LoadedModel, Tokenizer
-from reasonkit.models.lora import add_lora, restore_lora
+from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
