@@ -36,8 +36,10 @@ tunix recipes.stages: simpo distill
 stdlib recipes: catalogue
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
-tunix tools.hf: config weights tokenizer __main__
-user tools: gemma_from_gguf export publish train_stage build_tiny_models
+tunix tools.hf: names
+tunix tools: export
+tunix tools.hf: config weights tokenizer export __main__
+user tools: gemma_from_gguf publish train_stage build_tiny_models
 """
 FLOORS = [(floor, package, names.split()) for line in HOUSE.strip().splitlines()
           for floor, package, names in [re.fullmatch(r"(\w+) ([\w.]+): (.+)", line).groups()]]

@@ -1,7 +1,7 @@
-"""A trained policy as files that other tools read: Hugging Face's, PEFT's, and Flax for the unrestricted mode.
+"""A trained policy as files that other tools read: `export_peft`, and `export_flax` for the unrestricted mode.
 
-`export_hf`, `export_peft` and `export_flax`; loaded again, each gives the policy's own logits (tests/test_parity.py).
-The model card and the upload are in `publish`, checkpoints to train on from in `lora`.
+Loaded again, each gives the policy's own logits (tests/test_parity.py). `tools.hf.export` writes Hugging Face's merged
+model, `tools.publish` the card.
 """
 
 from __future__ import annotations
@@ -23,16 +23,8 @@ from reasonkit.models.load import MODELS, SIZES, LoadedModel
 from reasonkit.models.lora import compute_dtype, lora_signature
 from reasonkit.session.files import parse_json, read_file, write_atomic
 from tools.flax import family_of, save_flax
-from tools.hf.tokenizer import write_tokenizer
-from tools.hf.weights import SHARD_BYTES, save_hf, tensors
+from tools.hf.names import tensors
 
-# The layout of config.json, and of a version before 4.57.3: of a file without one, or of 4.57.3 to 5, transformers
-# believes that its tokenizer needs a regular expression of Mistral's, and says so.
-_LAYOUT = "4.57.1"
-_NEW_TOKENS = 1024  # without a length transformers stops after 20; the longest reply that the competition allows
-# Gemma 3 has a scaled rope where it was made for 128k tokens; technical reports of Gemma 2 and 3, arXiv 2408.00118 and
-# 2503.19786.
-_POSITIONS = {"gemma2": 8192, "gemma3": 32_768, "gemma3 scaled": 131_072}
 _WITH_PICTURES = ("gemma3-4b-it", "gemma3-12b-it")  # transformers opens them as Gemma3ForConditionalGeneration
 _BESIDES = ("actor", SIZES, "tokenizer.model", "README.md", "NOTICE")  # in a Flax export, beside the model's folder
 
@@ -60,42 +52,13 @@ def base_name(policy: LoadedModel) -> str:
     return hf_name(known) if known else policy.folder.resolve().name or "model"
 
 
-def export_hf(policy: LoadedModel, folder: str | Path, dtype: Any = None, shard_bytes: int = SHARD_BYTES) -> Path:
-    """The model with its adapter merged, as transformers and its kin read it; `dtype` None keeps the base's.
-
-    Besides `save_hf`'s files: the tokenizer's with the chat template of our prompt (`tools.hf.tokenizer`), and
-    generation_config.json with the stop tokens, a length and greedy decoding, as it was evaluated. Of Gemma 2,
-    transformers' default attention (SDPA) leaves out the soft cap: load it with attn_implementation="eager".
-
-    Raises ValueError when `folder` is the one that the policy was loaded from.
-    """
-    folder, tokenizer = Path(folder), policy.tokenizer
-    _refuse_own(folder, policy)
-    dtype = dtype or policy.model.embedder.input_embedding.dtype
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(tokenizer, folder)
-    generation = {"bos_token_id": tokenizer.bos_id(), "eos_token_id": list(tokenizer.stop_ids),
-                  "pad_token_id": tokenizer.pad_id(), "do_sample": False, "max_new_tokens": _NEW_TOKENS}
-    write_atomic(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
-    settings = {"max_position_embeddings": _positions(policy), "transformers_version": _LAYOUT}
-    return save_hf(policy.model, tokenizer.path, folder, dtype, shard_bytes, tokenizer.stop_ids, settings)
-
-
-def _positions(policy: LoadedModel) -> int:
-    """How many tokens the base was made for: as its model.json says, else by its family."""
-    said = _settings(policy).get("max_position_embeddings")
-    family = family_of(policy.model)
-    scaled = " scaled" if getattr(policy.config, "global_scale_factor", 1.0) != 1.0 else ""
-    return said or _POSITIONS[family + scaled]
-
-
-def _settings(policy: LoadedModel) -> dict[str, Any]:
+def model_settings(policy: LoadedModel) -> dict[str, Any]:
     """The base's model.json, in which `tools.hf` notes what Hugging Face's config.json said; empty without the file."""
     file = policy.folder / SIZES
     return parse_json(read_file(file)) if file.is_file() else {}
 
 
-def _refuse_own(folder: Path, policy: LoadedModel) -> None:
+def refuse_own_folder(folder: Path, policy: LoadedModel) -> None:
     if policy.folder.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{folder} is or holds the folder that the policy was loaded from: export into another one")
 
@@ -112,7 +75,7 @@ def export_peft(policy: LoadedModel, folder: str | Path) -> Path:
     signature, folder, known = lora_signature(policy.model), Path(folder), known_name(policy)
     leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(policy.model, nnx.LoRAParam))}
     rank, weights = signature["rank"], {}
-    pictures = known in _WITH_PICTURES or _settings(policy).get("model_type") == "gemma3"
+    pictures = known in _WITH_PICTURES or model_settings(policy).get("model_type") == "gemma3"
     for tensor in tensors(family_of(policy.model), policy.model.config):
         a, b = (leaves.get((*tensor.path[:-1], tensor.path[-1] + end)) for end in ("_lora_a", "_lora_b"))
         if a is None:
@@ -149,7 +112,7 @@ def export_flax(policy: LoadedModel, folder: str | Path, step: int, dtype: Any =
     """
     lora_signature(policy.model)
     folder = Path(folder).resolve()
-    _refuse_own(folder, policy)
+    refuse_own_folder(folder, policy)
     _refuse_others(folder)
     made, old = (folder.with_name(f".{folder.name}.{what}") for what in ("saving", "old"))
     shutil.rmtree(made, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""The one LoRA adapter: added, described, copied as a reference, saved where the judges look, restored.
+"""The one LoRA adapter: added, described, copied as a reference, merged.
 
-Departs from qwix, which gives an adapter the base's dtype: here it is float32 on any base, because in bfloat16 most
-updates of a small learning rate round to nothing. Departs from Tunix's notebooks: only LoRA leaves are re-placed (the
-whole state would copy the base), and a checkpoint appears complete or not at all: the judges take the highest step.
+qwix gives an adapter the base's dtype. Here it is float32 on any base, because in bfloat16 most updates of a small
+learning rate round to nothing. Only LoRA leaves are re-placed: Tunix's notebooks re-place the whole state, which copies
+the base.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LORA_MODULES = ".*q_einsum|.*kv_einsum|.*attn_vec_einsum|.*gate_proj|.*up_proj|.
 
 
 class Float32Lora(qwix.LoraProvider):
-    """qwix's LoRA on `LORA_MODULES`, held in float32 whatever the base's dtype, and computed with in the base's.
+    """qwix's LoRA on `LORA_MODULES`, held in float32 whatever the base's dtype, and used in the base's.
 
-    Left in float32 there, A and B would promote every activation behind them, and the logits. Both are rounded to
-    nearest even before use, as orbax does on restore, so that the judges compute with the same numbers. The gradient
-    passes the rounding: one batch's comes out of products in the base's dtype, and is float32 from there on.
+    In float32, A and B would promote every activation behind them, and the logits. Both are rounded to nearest even
+    before use, as orbax does on restore, so the judges compute with the same numbers. The gradient passes through the
+    rounding: one batch's is computed in the base's dtype, and is float32 from there on.
     """
 
     def __init__(self, rank: int, alpha: float):
@@ -38,7 +38,7 @@ class Float32Lora(qwix.LoraProvider):
             lora_b_initializer=lambda key, shape, dtype: jnp.zeros(shape, jnp.float32))
 
     def process_model_inputs(self, model: nnx.Module, model_args: Any, model_kwargs: Any) -> tuple:
-        """qwix's hook before each forward pass, which then runs on a copy: what it sows (hidden states) stays there."""
+        """qwix's hook before each forward pass. The pass runs on a copy, where the hidden states that it sows stay."""
         graph, lora, rest = nnx.split(model, nnx.LoRAParam, ...)
         if any(leaf.dtype != compute_dtype(model) for leaf in jax.tree.leaves(lora)):
             model = nnx.merge(graph, round_to_compute_dtype(lora, compute_dtype(model)), rest)
@@ -46,7 +46,7 @@ class Float32Lora(qwix.LoraProvider):
 
 
 def compute_dtype(model: nnx.Module) -> Any:
-    """The dtype that a model computes in, its base's."""
+    """The dtype that a model computes in: its base's."""
     return model.embedder.input_embedding.dtype
 
 
@@ -77,7 +77,7 @@ def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int =
 
 
 def lora_signature(model: nnx.Module) -> dict[str, Any]:
-    """What interchangeable adapters agree on, for manifests: rank, alpha, and a hash of paths and shapes.
+    """An adapter's rank, alpha, and a hash of paths and shapes, for manifests: equal for interchangeable adapters.
 
     Raises:
         ValueError: the model has no adapter.
@@ -89,8 +89,10 @@ def lora_signature(model: nnx.Module) -> dict[str, Any]:
 
 
 def fingerprint(model: nnx.Module) -> str:
-    """SHA-256 over the adapter as the model computes with it, in the base's dtype: of two models on one base, those
-    with the same one answer alike, bit for bit, whether their adapters are held in float32 or, as the judges', in it.
+    """SHA-256 over the adapter as the model computes with it, in the base's dtype.
+
+    Two models on one base with the same fingerprint answer alike, bit for bit, whether their adapters are held in
+    float32 or, as the judges', in the base's dtype.
     """
     digest = hashlib.sha256()
     for path, leaf in sorted(_leaves(round_to_compute_dtype(lora_state(model), compute_dtype(model))).items()):
