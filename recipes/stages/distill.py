@@ -1,10 +1,7 @@
 """On-policy distillation (GKD, arXiv 2306.13649): the student samples, a larger teacher scores every token.
 
-What it is: Tunix's `PeftTrainer` with a loss of its own, the reverse KL from student to teacher at each token
-of the student's completions; no gradient goes through the sampling. Each model has its own mesh.
-What it is not: GKD's mixture with fixed replies, or its other divergences.
-
-The teacher's distribution crosses over whole, at completion tokens only and in the teacher's dtype: batch x
+Tunix's `PeftTrainer` minimises the reverse KL from student to teacher at each token of the student's completions. No
+gradient goes through the sampling. Each model has its own mesh. The teacher's distribution crosses whole: batch x
 max_new_tokens x vocabulary, 1.6 GB for 4 x 768 x 262,144 in bfloat16. Choose `batch_size` by it.
 """
 
@@ -62,11 +59,11 @@ def reverse_kl(student_BLV: jax.Array, teacher_BLV: jax.Array, mask_BL: jax.Arra
 
 
 def _vocabulary(policy, teacher, texts: list[str]) -> int:
-    """The rows of the embedding that both have; ValueError when their tokenizers differ."""
+    """How many embedding rows both have. Raises ValueError when their tokenizers differ."""
     ours, theirs = policy.tokenizer, teacher.tokenizer
     same = ours.vocab_size == theirs.vocab_size and [*map(ours.encode, texts)] == [*map(theirs.encode, texts)]
     if not same:
-        raise ValueError(f"{teacher.name} reads text as other tokens than {policy.name}, so that their "
+        raise ValueError(f"{teacher.name} reads text as other tokens than {policy.name}, and their "
                          "distributions cannot be compared: take a teacher of the same family")
     return min(policy.config.num_embed, teacher.config.num_embed)  # some files have unused rows at the end
 
@@ -78,10 +75,10 @@ def distill(
 ) -> loop.StageResult:
     """Move the adapter of `policy` towards `teacher`, on its own completions of the questions in `rows`.
 
-    Both are `models.LoadedModel`. Starts from the step under which the last stage left the adapter (or 0); later
-    steps found in `checkpoints` are resumed from. Rows "distill_step" of the log have the KL as loss, in nats
-    a token, and the mean length of the completions. Raises ValueError when the batch does not divide over a
-    mesh, or the two models read text as different tokens.
+    Both are a `LoadedModel`. Starts from the step under which the last stage left the adapter (or 0), and resumes from
+    later steps in `checkpoints`. Rows "distill_step" of the log have the KL as loss, in nats per token, and the mean
+    length of the completions. Raises ValueError when the batch does not divide over a mesh, or the two models read
+    text as different tokens.
     """
     check_divides(settings.batch_size, mesh, "distillation batch_size")
     check_divides(settings.batch_size, teacher_mesh, "distillation batch_size, for the teacher,")

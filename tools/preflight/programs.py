@@ -1,10 +1,7 @@
-"""The programs of a run as shapes: what `preflight` compiles, without weights, data or devices' memory.
+"""The programs of a run as shapes, which `preflight` compiles without weights, data or devices' memory.
 
-What it is: the calls into Tunix that the stages make, on models, batches and caches that are shapes, with the
-sharding they have in a run.
-What it is not: anything that runs.
-
-Departs from the run in its constant learning rate, and in that of the rollout's loop there is one step.
+They are the calls into Tunix that the stages make, on models, batches and caches with the sharding of a run. They
+depart from the run in a constant learning rate, and in having one step of the rollout's loop.
 """
 
 from __future__ import annotations
