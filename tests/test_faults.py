@@ -34,11 +34,12 @@ from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import NoSignalError
 from reasonkit.run import open_run
 from reasonkit.session import interrupts
+from reasonkit.session.files import DiskFullError
 from reasonkit.session.interrupts import HUNG_EXIT, StageHung, Watchdog, clean_exit
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.train import loop
-from reasonkit.train.loop import DiskFullError, DivergedError
+from reasonkit.train.loop import DivergedError
 from tools.flax import init_random
 
 TESTS = Path(__file__).parent

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from tiny_gemma import bump, small_config
 
-from reasonkit.models import checkpoints, lora, submission_check
+from reasonkit.models import checkpoints, submission_check
 from reasonkit.models.checkpoints import OtherAdapterError, restore_lora, save_lora, steps_in, strays
 from reasonkit.models.lora import add_lora, fingerprint, reference
 from reasonkit.models.mesh import make_mesh
@@ -239,7 +239,8 @@ def test_steps_that_are_all_of_another_shape_are_another_runs_and_stay(base, ste
 
 def killed_at(monkeypatch, name, call):
     """Lets the `call`-th of the calls of os.rename or shutil.rmtree that concern the step be the process's last."""
-    seen, (owner, function) = [], {"rename": (lora.os, os.rename), "rmtree": (lora.shutil, shutil.rmtree)}[name]
+    seen, (owner, function) = [], {"rename": (checkpoints.os, os.rename),
+                                   "rmtree": (checkpoints.shutil, shutil.rmtree)}[name]
 
     def dies(path, *args, **options):
         if Path(path).parent.name == "actor":

@@ -195,7 +195,11 @@ def _read_array(checkpointer: ocp.Checkpointer, checkpoint: Path, remedy: str, k
 
 
 def array_metadata(checkpointer: ocp.Checkpointer, folder: Path) -> Any:
-    """The tree of an orbax checkpoint's shapes and dtypes. Raises ValueError when orbax has none."""
+    """The tree of an orbax checkpoint's shapes and dtypes. Raises ValueError when orbax has none, and for a pipe or a
+    device in the folder, which orbax would read without end."""
+    for path in folder.rglob("*"):
+        if not path.is_dir() and not path.is_file():
+            raise ValueError(f"{path} is no file")
     if (metadata := checkpointer.metadata(folder).item_metadata) is None:
         raise ValueError(f"{folder} lacks a part")
     return metadata.tree

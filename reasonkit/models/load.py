@@ -77,8 +77,8 @@ class Tokenizer:
             raise ValueError(f"family {family!r} is unknown: choose from {', '.join(END_OF_TURN)}")
         self.path, self.family = Path(path), family
         if not self.path.is_file():
-            raise FileNotFoundError(f"{path} does not exist: a model's folder needs its {self.path.name}, "
-                                    f"{download_again(self.path.parent)}")
+            raise FileNotFoundError(f"{path} does not exist or is no file: a model's folder needs its "
+                                    f"{self.path.name}, {download_again(self.path.parent)}")
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import time
 
 import jax
@@ -178,15 +180,43 @@ def test_hugging_faces_files_name_the_command(folder, refused):
     refused(folder, "holds Hugging Face's files", f"`python -m tools.hf {folder} OUT`")
 
 
-@pytest.mark.parametrize("what", ["nothing", "a folder", "a link to nothing"])
-def test_a_tokenizer_that_is_not_there(what, folder, refused):
+def socket_at(path):
+    here = os.getcwd()
+    os.chdir(path.parent)  # a socket's path has at most 107 bytes
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)
+    os.chdir(here)
+
+
+STANDING = {
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": os.mkfifo,
+    "a socket": socket_at,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a device that takes all": lambda path: path.symlink_to("/dev/null"),
+    "a link to nothing": lambda path: path.symlink_to("/nowhere/at/all"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to the folder": lambda path: path.symlink_to("."),
+}
+
+
+@pytest.mark.parametrize("what", STANDING)
+def test_what_stands_in_the_tokenizers_place(what, folder, refused):
     path = folder / "tokenizer.model"
     path.unlink()
-    if what == "a folder":
-        path.mkdir()
-    elif what == "a link to nothing":
-        path.symlink_to("/nowhere/at/all")
-    refused(folder, f"{path} does not exist")
+    STANDING[what](path)
+    refused(folder, f"{path} does not exist or is no file")
+
+
+@pytest.mark.parametrize("what", STANDING)
+@pytest.mark.parametrize("name", ["_METADATA", "_CHECKPOINT_METADATA"])
+def test_what_stands_in_a_flax_checkpoint(name, what, flax, refused):
+    if what in ("a folder", "a link to the folder"):
+        name = "_METADATA"  # of the other, orbax reads nothing then
+    path = flax / "gemma3-1b-it" / name
+    path.unlink()
+    STANDING[what](path)
+    refused(flax, "is no orbax checkpoint, or only a part of one")
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b'{"tree_metadata": 7}', b"\xff\xfe", b"[" * 100_000,

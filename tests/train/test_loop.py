@@ -134,7 +134,7 @@ def test_old_steps_make_room(free, left, monkeypatch, tmp_path):
 
 
 def test_no_room_is_named_and_the_last_step_stays(monkeypatch, tmp_path):
-    with pytest.raises(loop.DiskFullError, match="a checkpoint needs 0 MB in .*: step 10 is kept"):
+    with pytest.raises(checkpoints.DiskFullError, match="a checkpoint needs 0 MB in .*: step 10 is kept"):
         room(monkeypatch, tmp_path, 4)
     assert (tmp_path / "actor/10").is_dir()
 
