@@ -111,19 +111,6 @@ def reference(model: nnx.Module) -> nnx.Module:
     return nnx.merge(graph, jax.tree.map(jnp.copy, lora), base)
 
 
-def base_shared(a: nnx.Module, b: nnx.Module) -> bool:
-    """Whether two models keep their base weights, all but LoRA, in the same buffers of the same devices."""
-
-    def buffers(model: nnx.Module) -> dict[str, list[int]]:
-        leaves = _leaves(nnx.state(model, nnx.Not(nnx.LoRAParam)))
-        return {
-            path: [shard.data.unsafe_buffer_pointer() for shard in leaf.addressable_shards]
-            for path, leaf in leaves.items()
-        }
-
-    return buffers(a) == buffers(b)
-
-
 def merge_lora(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -> np.ndarray:
     """The array at `path` of `leaves` with the adapter merged, if it has one: W + alpha / rank x A B in float32.
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from jax.sharding import Mesh
+from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.config import GrpoSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.problems import grpo_batches, shuffle_rows
 from reasonkit.models.checkpoints import checkpoint_options
-from reasonkit.models.lora import base_shared, reference
+from reasonkit.models.lora import reference
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import loop, overlap, tunix_compat
@@ -57,7 +58,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
              compute_logps_micro_batch_size=micro,
              checkpoint_root_directory=str(checkpoints.resolve()),
              checkpointing_options=checkpoint_options(settings.save_every, settings.keep)))
-    if not base_shared(cluster.actor_trainer.model, anchor):
+    if not is_sharing_backbone(cluster.actor_trainer.model, anchor):
         raise RuntimeError("the actor and its reference hold two copies of the base: the policy is on another mesh")
     trainer, rollout = cluster.actor_trainer, cluster.rollout
     done, minutes = trainer.train_steps - start_step, budget.minutes_used

@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -176,18 +175,18 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
     checkpoint kept. A signal ends the stage at a step's boundary and comes again after the save, before the handover.
     """
     manager, begun, ending = trainer.checkpoint_manager, trainer.train_steps, contextlib.ExitStack()
-    save, event = manager.save, f"{stage}_step"
+    save, event, orbax = manager.save, f"{stage}_step", tunix_compat.orbax_manager(trainer)
 
     def checked_save(step, model, optimizer, force=False, **options):
-        if not force and not tunix_compat.should_save(trainer, step):
+        if not force and not orbax.should_save(step):
             return False
         tunix_compat.report_step(trainer)  # checks and logs this step's loss before the save
         adapter = nnx.state(model, nnx.LoRAParam)
         if not finite(adapter):
             raise DivergedError(f"{event} {step - first_step}: the adapter has weights that are no numbers", since=step)
-        tunix_compat.wait_for_saves(trainer)  # as orbax would: the step before counts too
+        orbax.wait_until_finished()  # as its save would: the step before counts too
         leaves = jax.tree.leaves((adapter, nnx.state(optimizer, nnx.optimizer.OptState)))
-        make_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), partial(tunix_compat.delete_step, trainer))
+        make_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), orbax.delete)
         return save(step, model, optimizer, force=force, **options)
 
     def numbered(batches: Iterator) -> Iterator:

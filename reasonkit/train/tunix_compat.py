@@ -64,19 +64,9 @@ def remaining_steps(batches: Iterator, done: int, steps: int, guard: Callable[[I
     return chain(islice(batches, done), guard(islice(batches, steps)))
 
 
-def should_save(trainer, step: int) -> bool:
-    """Whether the trainer's checkpoint manager keeps this step, by its `save_every`."""
-    return trainer.checkpoint_manager._checkpoint_manager.should_save(step)
-
-
-def wait_for_saves(trainer) -> None:
-    """Return once no save is under way."""
-    trainer.checkpoint_manager._checkpoint_manager.wait_until_finished()
-
-
-def delete_step(trainer, step: int) -> None:
-    """Delete one saved step of the trainer's checkpoints."""
-    trainer.checkpoint_manager._checkpoint_manager.delete(step)
+def orbax_manager(trainer):
+    """The orbax manager behind the trainer's checkpoint manager."""
+    return trainer.checkpoint_manager._checkpoint_manager
 
 
 def report_step(trainer) -> None:

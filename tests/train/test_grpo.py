@@ -16,13 +16,14 @@ from jax.sharding import PartitionSpec
 from tiny_gemma import equal, forward
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
+from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.problems import GRPO_COLUMNS
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
-from reasonkit.models.lora import base_shared, fingerprint
+from reasonkit.models.lora import fingerprint
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.compose import compose
 from reasonkit.rewards.controls import constant
@@ -192,7 +193,8 @@ def test_the_reference_is_the_adapter_as_it_was_handed_over(whole, warm):
     assert cluster.anchor == cluster.adapter == warm.fingerprint
     assert fingerprint(cluster.reference) == warm.fingerprint, "the reference moved"
     assert fingerprint(cluster.actor) == fingerprint(whole.policy.model) != warm.fingerprint
-    assert base_shared(cluster.reference, cluster.actor) and base_shared(cluster.actor, whole.policy.model)
+    assert is_sharing_backbone(cluster.reference, cluster.actor)
+    assert is_sharing_backbone(cluster.actor, whole.policy.model)
 
 
 def test_tunix_gets_one_reward_function_and_every_column(whole):
