@@ -1,11 +1,11 @@
 """Host memory for loading a model, and each device's share: `python benchmarks/loading.py`.
 
-It writes a Gemma-3-shaped checkpoint of 1 GB as Hugging Face files and as Flax, then loads each in a fresh process,
-sharded over 8 virtual devices. The vocabulary is the real one (262,144), so six tenths of the bytes are the embedding,
-as in the 270M. The peak is the process's maximum (VmHWM) minus what it held before, divided by the bytes of the
-weights. On a CPU the devices' memory is the host's, so the peak is at least 1.0. "Host alone" leaves out what lies
-on the devices in the end, so it is what the host of a TPU or GPU would hold. The Flax file is smaller, because orbax
-compresses. Exits with 1 when a peak passes LIMIT, or when a device holds more than SPREAD of its even share.
+It writes a Gemma-3-shaped checkpoint of 1 GB as Flax, then loads it in a fresh process, sharded over 8 virtual
+devices. The vocabulary is the real one (262,144), so six tenths of the bytes are the embedding, as in the 270M. The
+peak is the process's maximum (VmHWM) minus what it held before, divided by the bytes of the weights. On a CPU the
+devices' memory is the host's, so the peak is at least 1.0. "Host alone" leaves out what lies on the devices in the end,
+so it is what the host of a TPU or GPU would hold. The file is smaller, because orbax compresses. Exits with 1 when a
+peak passes LIMIT, or when a device holds more than SPREAD of its even share.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-LIMIT, SPREAD, DEVICES, LAYERS, SHARD = 1.3, 1.02, 8, 7, 150_000_000
-FORMATS = ("hf", "flax")
+LIMIT, SPREAD, DEVICES, LAYERS = 1.3, 1.02, 8, 7
 
 
 def held(field: str) -> int:
@@ -39,36 +38,28 @@ def config():
 
 
 def write(folder: Path) -> None:
-    """Both checkpoints, from the same random arrays."""
+    """The checkpoint, of random arrays."""
     import jax
 
-    from reasonkit.models import gemma, hf, lora, mesh
-    from reasonkit.models.load import LoadedModel, Tokenizer
-    from tools import export
+    from reasonkit.models import mesh
+    from tools.flax import init_random, save_flax
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
-    place = mesh.make_mesh(jax.devices(), DEVICES, 1)
-    model = gemma.init_random(config(), place)
-    tokenizer = Tokenizer(ROOT / "reasonkit/assets/policy/tokenizer.model", "gemma3")
-    hf.save_hf(model, tokenizer.path, folder / "hf", shard_bytes=SHARD)
-    adapted = lora.add_lora(model, place, 1, 1.0)
-    export.export_flax(LoadedModel(adapted, tokenizer, model.config, "synthetic", folder), folder / "flax", 0)
+    model = init_random(config(), mesh.make_mesh(jax.devices(), DEVICES, 1))
+    save_flax(model, ROOT / "reasonkit/assets/policy/tokenizer.model", folder, "synthetic")
 
 
-def load(folder: Path, kind: str) -> dict:
+def load(folder: Path) -> dict:
     """Peak and shares in bytes, and seconds."""
     import jax
     from flax import nnx
 
-    from reasonkit.models import gemma, hf, mesh
+    from reasonkit.models import gemma, mesh
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
     place = mesh.make_mesh(jax.devices(), DEVICES, 1)
     before, start = held("VmRSS"), time.perf_counter()
-    if kind == "hf":
-        _, model = hf.from_hf(folder / kind, place, None, replicated=False)
-    else:
-        model = gemma.from_flax(folder / kind / "synthetic", "gemma3", config(), place, None, replicated=False)
+    model = gemma.from_flax(folder / "synthetic", "gemma3", config(), place, None, replicated=False)
     seconds, peak = time.perf_counter() - start, held("VmHWM") - before
     share = dict.fromkeys(jax.devices(), 0)
     for leaf in jax.tree.leaves(nnx.state(model)):
@@ -82,7 +73,7 @@ def main() -> int:
     parser.add_argument("--child", nargs=2, metavar=("FOLDER", "WHAT"), help=argparse.SUPPRESS)
     if child := parser.parse_args().child:
         folder, what = Path(child[0]), child[1]
-        print(json.dumps(write(folder) if what == "write" else load(folder, what)))
+        print(json.dumps(write(folder) if what == "write" else load(folder)))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         def run(what: str) -> dict:
@@ -91,18 +82,14 @@ def main() -> int:
             return json.loads(done.stdout.splitlines()[-1])
 
         run("write")
-        good = True
-        for kind in FORMATS:
-            files = Path(folder) / kind
-            size = sum(file.stat().st_size for file in (files if kind == "hf" else files / "synthetic").rglob("*")
-                       if file.is_file() and file.name != "tokenizer.model")
-            found = run(kind)
-            placed, even = sum(found["share"]), sum(found["share"]) / DEVICES
-            good &= found["peak"] <= LIMIT * placed and max(found["share"]) <= SPREAD * even
-            print(f"{kind}: file {size / 1e9:.2f} GB, weights {placed / 1e9:.2f} GB, in {found['seconds']:.1f} s; peak "
-                  f"{found['peak'] / 1e9:.2f} GB, {found['peak'] / placed:.2f} of the weights (limit {LIMIT}), host "
-                  f"alone {found['peak'] / placed - 1:.2f}; a device {min(found['share']) / 1e6:.1f} to "
-                  f"{max(found['share']) / 1e6:.1f} MB, even {even / 1e6:.1f}")
+        size = sum(file.stat().st_size for file in (Path(folder) / "synthetic").rglob("*") if file.is_file())
+        found = run("load")
+        placed, even = sum(found["share"]), sum(found["share"]) / DEVICES
+        good = found["peak"] <= LIMIT * placed and max(found["share"]) <= SPREAD * even
+        print(f"file {size / 1e9:.2f} GB, weights {placed / 1e9:.2f} GB, in {found['seconds']:.1f} s; peak "
+              f"{found['peak'] / 1e9:.2f} GB, {found['peak'] / placed:.2f} of the weights (limit {LIMIT}), host "
+              f"alone {found['peak'] / placed - 1:.2f}; a device {min(found['share']) / 1e6:.1f} to "
+              f"{max(found['share']) / 1e6:.1f} MB, even {even / 1e6:.1f}")
     return 0 if good else 1
 
 

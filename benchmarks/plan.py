@@ -51,7 +51,7 @@ def decode(side: Side, model: str, reply: int) -> ProgramStats:
 
 
 def speeds(row: ProgramStats) -> tuple[float, float]:
-    """Tokens a second at the floor, by bytes accessed and by bytes that cross."""
+    """Tokens per second at the roofline, by bytes accessed and by HBM traffic."""
     compute = row.flops / CHIP.flops
     return tuple(row.rows / max(compute, count / CHIP.bandwidth) for count in (row.bytes, row.traffic))
 
@@ -68,8 +68,8 @@ def main() -> int:
              Side("all eight chips", whole, 8 * options.rows),
              Side("half, the judge on the other", half, 4 * options.rows)]
     print(f"{options.model}, one decode step, prompt {profile.grpo.max_prompt_length}, reply {options.reply} tokens\n")
-    print("| | fsdp,tp | rows | GiB a chip | accessed, GB | crossing, GB | collectives | tokens/s by accessed | ratio "
-          "| by crossing | ratio |\n|---|---|---|---|---|---|---|---|---|---|---|")
+    print("| | fsdp,tp | rows | GiB a chip | accessed, GB | HBM, GB | collectives | tokens/s by accessed | ratio "
+          "| by HBM traffic | ratio |\n|---|---|---|---|---|---|---|---|---|---|---|")
     stock, missed = None, False
     for side in sides:
         row = decode(side, options.model, options.reply)

@@ -29,7 +29,7 @@ from dataclasses import replace
 
 import jax
 from reasonkit.data import problems
-from reasonkit.models import lora, placement
+from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
 from reasonkit.run import open_run
 from reasonkit.text.tags import TAGS
@@ -102,7 +102,7 @@ if run.begin("sft", policy.folder, inputs):
     result = sft(policy, plan.policy, train, profile.sft, run.budget, log, run.checkpoints, SEED, board.update)
     run.hand_over("sft", policy.model, result, inputs)
 else:
-    lora.restore_lora(policy.model, run.stage("sft") / "adapter")
+    checkpoints.restore_lora(policy.model, run.stage("sft") / "adapter")
 
 # %%
 board.figure(run.stage("sft") / "curves.png")

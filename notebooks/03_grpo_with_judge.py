@@ -34,7 +34,7 @@ import jax
 from reasonkit.config import CHOICES
 from reasonkit.data import problems
 from reasonkit.data.curriculum import Curriculum
-from reasonkit.models import logprobs, lora, placement
+from reasonkit.models import checkpoints, logprobs, lora, placement
 from reasonkit.models.load import quantize_int8, load
 from reasonkit.run import open_run
 from reasonkit.session.manifest import code_sha256
@@ -82,7 +82,7 @@ print(forecast.at_hand(profile, recipe, jax.devices(), run.folder / "preflight",
 policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
                      remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
-step = lora.restore_lora(policy.model, run.stage("sft") / "adapter")
+step = checkpoints.restore_lora(policy.model, run.stage("sft") / "adapter")
 print(f"{policy.name} with the adapter of step {step}")
 
 # %% [markdown]
@@ -187,7 +187,7 @@ if run.begin("grpo", policy.folder, inputs, rewards=weights, curriculum=recipe.c
     run.hand_over("grpo", policy.model, result, inputs, reward=(log.last("reward") or {}).get("mean"),
                   judge_failures=judge.failures if judge else {})
 else:
-    lora.restore_lora(policy.model, run.stage("grpo") / "adapter")
+    checkpoints.restore_lora(policy.model, run.stage("grpo") / "adapter")
 
 # %%
 board.figure(run.stage("grpo") / "curves.png")

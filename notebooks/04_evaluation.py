@@ -30,7 +30,7 @@ from dataclasses import replace
 import jax
 from reasonkit.data import problems
 from reasonkit.eval.evaluate import evaluate, compare_paired
-from reasonkit.models import lora, placement
+from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
 from reasonkit.run import open_run
 from reasonkit.session.manifest import cut_short
@@ -78,7 +78,7 @@ def score(name):
 # %%
 score("stock")
 for name, stage in (("after SFT", "sft"), ("after GRPO", "grpo")):
-    lora.restore_lora(policy.model, run.stage(stage) / "adapter")
+    checkpoints.restore_lora(policy.model, run.stage(stage) / "adapter")
     score(name)
 board.figure(run.stage("evaluation") / "curves.png")
 
@@ -143,8 +143,8 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 #
 # The adapter in PEFT's format, a few megabytes, and a model card written from the manifests. Nothing leaves this machine
 # unless the secret `KAGGLE_MODEL_HANDLE` names a place (`you/gemma2-2b-reasons/flax/2b-it`): then the merged model is
-# written in Flax too, loaded again and compared with what was evaluated here, and uploaded. `export.export_hf` writes it
-# for transformers, with the prompt as its chat template.
+# written in Flax too, loaded again and compared with what was evaluated here, and uploaded. `tools.hf.export`
+# writes it for transformers, with the prompt as its chat template.
 
 # %%
 from tools import export, publish

@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 
 from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_recipe
+from reasonkit.models.checkpoints import latest_step, save_lora
 from reasonkit.models.distributed import agree_on_end, is_main_process
-from reasonkit.models.lora import save_lora
 from reasonkit.session import manifest as manifests
 from reasonkit.session.files import write_atomic
 from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
@@ -23,9 +23,7 @@ from reasonkit.session.manifest import base_sha256, file_sha256, prompt_hash
 from reasonkit.session.run_log import NullLog, RunLog, earlier_minutes
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
-from reasonkit.train.checkpoint import latest_step
-from reasonkit.train.handover import has_steps
-from reasonkit.train.tunix_compat import StageResult
+from reasonkit.train.loop import StageResult, has_steps
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ settings.load_profile("reasonkit")
 
 # They take minutes each. Begun first, they do not keep one process busy when the others have nothing left.
 LONGEST = ("test_notebooks", "test_distributed", "test_grpo", "test_faults", "test_compiled", "test_forecast",
-           "test_handover", "test_float32", "test_layouts", "test_overlap", "test_simpo", "test_distill",
+           "test_begin", "test_float32", "test_layouts", "test_overlap", "test_simpo", "test_distill",
            "test_interrupts")
 
 

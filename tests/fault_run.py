@@ -24,17 +24,17 @@ from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.data import problems
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.eval.evaluate import evaluate
-from reasonkit.models.gemma import init_random
+from reasonkit.models import checkpoints
+from reasonkit.models.checkpoints import restore_lora, save_lora
 from reasonkit.models.load import Tokenizer
-from reasonkit.models.lora import restore_lora, save_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.train import checkpoint
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import Rollout, generator
 from reasonkit.train.sft import sft
+from tools.flax import init_random
 
 SFT = SftSettings(steps=3, batch_size=8, max_length=48, learning_rate=2e-2, save_every=1)
 GRPO = GrpoSettings(steps=3, prompts_per_step=4, num_generations=2, max_prompt_length=32, max_new_tokens=16,
@@ -112,7 +112,7 @@ def main() -> None:
         if here == place and seen[here] == PLACES.get(place, 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    manager = checkpoint.checkpoint_manager.CheckpointManager
+    manager = checkpoints.checkpoint_manager.CheckpointManager
     save, generate, to_json, rename = manager.save, Rollout.generate, Dataset.to_json, os.rename
 
     def save_and_die(self, step, *args, **options):

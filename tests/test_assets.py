@@ -7,10 +7,10 @@ import random
 
 import jax
 import pytest
+from flax import nnx
+from tiny_gemma import equal
 
 from reasonkit.data.problems import load_recipe
-from reasonkit.models.gemma import init_random, tiny_config
-from reasonkit.models.hf import save_hf
 from reasonkit.models.load import Tokenizer, load
 from reasonkit.models.mesh import make_mesh
 from tools.build_tiny_models import (
@@ -25,6 +25,7 @@ from tools.build_tiny_models import (
     rows,
     train,
 )
+from tools.flax import init_random, save_flax, tiny_config
 
 
 def test_they_are_small():
@@ -64,6 +65,8 @@ def test_training_them_again_gives_the_same_bytes(tmp_path):
         tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
         model = init_random(tiny_config(VOCABULARY), mesh, SEED)
         train(model, mesh, rows(policy_texts(recipe, tokenizer), 8, 104), 3, 3e-3, "policy")
-        save_hf(model, tokenizer.path, folder)
-    for file in ("model.safetensors", "tokenizer.model", "config.json"):
+        save_flax(model, tokenizer.path, folder)
+    for file in ("tokenizer.model", "model.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    one, two = (nnx.state(load(tmp_path / name, mesh, "float32").model) for name in ("one", "two"))
+    assert equal(one, two)

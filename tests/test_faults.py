@@ -27,17 +27,20 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 import reasonkit.models.lora
 import reasonkit.train.sft
 from reasonkit.data import problems
-from reasonkit.models.gemma import init_random
-from reasonkit.models.lora import add_lora, restore_lora
+from reasonkit.models import checkpoints
+from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import NoSignalError
 from reasonkit.run import open_run
 from reasonkit.session import interrupts
+from reasonkit.session.files import DiskFullError
 from reasonkit.session.interrupts import Watchdog, clean_exit
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
-from reasonkit.train import checkpoint, loop
-from reasonkit.train.loop import DiskFullError, DivergedError
+from reasonkit.train import loop
+from reasonkit.train.loop import DivergedError
+from tools.flax import init_random
 
 TESTS = Path(__file__).parent
 ALL = os.environ.get("FAULTS") == "all"
@@ -129,7 +132,7 @@ def test_a_run_killed_twice_continues(whole, compiled, compiled_by_all, tokenize
         killed(tmp_path, tokenizer, place)
     last = SFT.steps + 1
     assert sorted(os.listdir(tmp_path / "sft/adapter/actor")) == [f"{last}.replaced", f"{last}.saving"]
-    assert reasonkit.models.lora.steps_in(tmp_path / "sft/adapter/actor") == [last]
+    assert reasonkit.models.checkpoints.steps_in(tmp_path / "sft/adapter") == [last]
     check_same(run(tmp_path, tokenizer), whole)
 
 
@@ -232,7 +235,7 @@ def test_a_full_disk_is_noticed_and_old_steps_make_room(whole, compiled, tokeniz
     """First a disk that holds two steps, then one that holds none more."""
     disk = SimpleDisk(tmp_path / "checkpoints", holds=2)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.shutil, "disk_usage", disk)
+        patch.setattr(checkpoints.shutil, "disk_usage", disk)
         with pytest.raises(Fault):
             run(tmp_path, tokenizer, at("grpo update", 1, fail))
         assert disk.full, "the disk was never full"
@@ -261,7 +264,7 @@ def rewrite(step, tokenizer, rank=4, number=0.0):
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     model = add_lora(init_random(CONFIG, mesh), mesh, rank, 8.0)
     state = jax.tree.map(lambda leaf: leaf + number, loop.nnx.state(model, loop.nnx.LoRAParam))
-    with checkpoint.ocp.StandardCheckpointer() as checkpointer:
+    with checkpoints.ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(step / "model_params", state, force=True)
 
 
@@ -422,4 +425,4 @@ def test_the_trainer_has_what_is_used_of_it():
     """Private names of Tunix and of its manager; another version may have others."""
     from tunix.sft.peft_trainer import PeftTrainer
     assert callable(PeftTrainer._write_train_metrics)
-    assert callable(checkpoint.ocp.CheckpointManager.should_save)
+    assert callable(checkpoints.ocp.CheckpointManager.should_save)

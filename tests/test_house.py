@@ -23,9 +23,8 @@ numpy reasonkit.eval: intervals evaluate
 numpy reasonkit.judge: rubric ratings judge cache exam
 numpy reasonkit.rewards: work rules mix monitors
 numpy reasonkit.data: screening problems curriculum
-jax reasonkit.models: distributed mesh hf_files hf_config tokenizer gemma lora hf load hf_tokenizer logprobs placement
-jax reasonkit.models: submission_check
-tunix reasonkit.train: policy_loss checkpoint tunix_compat rollout handover loop sft grpo
+jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
+tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
 user reasonkit.show: report_style dashboard report
 jax reasonkit: run
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
@@ -35,7 +34,11 @@ jax recipes.rewards: model_based
 tunix recipes.stages: simpo distill
 numpy recipes: g_rar g_exact idea_e gym constant shuffled
 tunix tools.preflight: abstract programs compiled forecast
-user tools: gemma_from_gguf export publish train_stage build_tiny_models
+tunix tools: flax
+tunix tools.hf: names
+tunix tools: export
+tunix tools.hf: config weights tokenizer export __main__
+user tools: gemma_from_gguf publish train_stage build_tiny_models
 """
 FLOORS = [(floor, package, names.split()) for line in HOUSE.strip().splitlines()
           for floor, package, names in [re.fullmatch(r"(\w+) ([\w.]+): (.+)", line).groups()]]

@@ -12,7 +12,6 @@ from fault_run import GRPO, SFT
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 
-from reasonkit.models.gemma import init_random
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.logprobs import rating_logprobs
 from reasonkit.models.mesh import plan_mesh
@@ -21,6 +20,7 @@ from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train.grpo import grpo
 from reasonkit.train.sft import sft
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

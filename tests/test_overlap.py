@@ -20,15 +20,15 @@ from tunix.rl.rl_cluster import RLCluster
 from reasonkit.config import GrpoSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict
-from reasonkit.models.gemma import init_random
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import NoSignalError, RewardMix
 from reasonkit.rewards.monitors import suspicious
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.train import tunix_compat
+from reasonkit.train import overlap
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import Rollout
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -47,7 +47,7 @@ def setup(tmp_path_factory):
                            tokenizer=short_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
-class Serial(tunix_compat.Learner):
+class Serial(overlap.Learner):
     """Tunix's own order, with as many rollout calls: sample the step, score it in one call, train on it."""
 
     def __init__(self, cluster, config, reward, rollout_micro_prompts):
@@ -112,7 +112,7 @@ def overlapped(setup, tmp_path_factory):
 
 
 def test_the_serial_order_gives_the_same_weights_bit_for_bit(overlapped, setup, tmp_path, monkeypatch):
-    monkeypatch.setattr(tunix_compat, "Overlapped", Serial)
+    monkeypatch.setattr(overlap, "Overlapped", Serial)
     serial = train(setup, tmp_path, Judge())
     assert len(serial.judge.items) == 3 and len(overlapped.judge.items) == 3 * PASSES
     assert sum(overlapped.judge.items, []) == sum(serial.judge.items, []), "samples"
@@ -189,7 +189,7 @@ def test_an_error_of_the_judge_ends_the_stage_as_itself_before_the_step_is_sampl
 
 def test_a_judge_that_hangs_ends_the_stage_with_what_to_do(setup, tmp_path, monkeypatch):
     free = threading.Event()
-    monkeypatch.setattr(tunix_compat, "PATIENCE", 0.6)
+    monkeypatch.setattr(overlap, "PATIENCE", 0.6)
     with pytest.raises(TimeoutError, match="the judge has not answered for 0 minutes. The steps saved so far are kept"):
         train(setup, tmp_path, Judge(lambda number: free.wait(timeout=60)))
     assert [thread.daemon for thread in threading.enumerate() if thread.name == "judge"] == [True]
@@ -201,9 +201,9 @@ HANGS = """
 from queue import SimpleQueue
 from concurrent.futures import Future
 from threading import Event, Thread
-from reasonkit.train import tunix_compat as t
+from reasonkit.train import overlap as t
 asked, begun = SimpleQueue(), Event()
-Thread(target=t._answer, args=(asked,), name="judge", daemon=True).start()
+Thread(target=t._answer_all, args=(asked,), name="judge", daemon=True).start()
 asked.put((Future(), lambda: begun.set() or Event().wait()))
 print(begun.wait(60), flush=True)
 """

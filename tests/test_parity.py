@@ -30,13 +30,15 @@ from tiny_gemma import ROWS, small_config, train_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.models.gemma import init_random
 from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator, install_sharded_cache
-from tools.export import export_hf, export_peft
+from tools.export import export_peft
+from tools.flax import init_random
+from tools.hf.__main__ import convert
+from tools.hf.export import export_hf
 
 TOLERANCE = 2e-4
 EAGER = "eager"  # transformers' default, SDPA, leaves Gemma 2's soft cap of the attention out
@@ -99,8 +101,8 @@ def pair(request, tmp_path_factory) -> Pair:
     model.save_pretrained(folder, max_shard_size="60KB")  # several files
     assert len(list(folder.glob("*.safetensors"))) > 1
     train_tokenizer(folder, 107 if request.param == "gemma2" else 106)
-    mesh = make_mesh(jax.devices(), 8, 1)
-    return Pair(model, folder, load(folder, mesh, jnp.float32), mesh)
+    mesh, flax = make_mesh(jax.devices(), 8, 1), tmp_path_factory.mktemp("ours")
+    return Pair(model, folder, load(convert(folder, flax), mesh, jnp.float32), mesh)
 
 
 @nnx.jit

@@ -15,20 +15,12 @@ import pytest
 from flax import nnx
 from tiny_gemma import bump, small_config
 
-from reasonkit.models import lora, submission_check
-from reasonkit.models.gemma import init_random
-from reasonkit.models.lora import (
-    OtherAdapterError,
-    add_lora,
-    fingerprint,
-    reference,
-    restore_lora,
-    save_lora,
-    steps_in,
-    strays,
-)
+from reasonkit.models import checkpoints, submission_check
+from reasonkit.models.checkpoints import OtherAdapterError, restore_lora, save_lora, steps_in, strays
+from reasonkit.models.lora import add_lora, fingerprint, reference
 from reasonkit.models.mesh import make_mesh
-from reasonkit.train import checkpoint, handover
+from reasonkit.train import loop
+from tools.flax import init_random
 
 pytestmark = [pytest.mark.usefixtures("compiled"),
               # tensorstore's threads end after orbax has given up on a damaged file, and find nobody to tell
@@ -100,14 +92,14 @@ def judges_step(checkpoints):
 def test_what_is_no_step_is_named_and_the_last_step_is_used(name, kind, base, saved, steps):
     path, model = steps / "actor" / name, adapter(base)
     put(path, kind)
-    assert steps_in(steps / "actor") == [5, 6] and checkpoint.latest_step(steps) == 6
-    assert strays(steps / "actor") == [path]
+    assert steps_in(steps) == [5, 6] and checkpoints.latest_step(steps) == 6
+    assert strays(steps) == [path]
     found, warned = said(lambda: restore_lora(model, steps))
     assert found == 6 and fingerprint(model) == saved[1][6] and warned == [f"{path} is no step, and is passed over"]
-    _, warned = said(lambda: handover.begin(model, steps, "sft", 6, 3))
+    _, warned = said(lambda: loop.begin(model, steps, "sft", 6, 3))
     (warned,) = warned
     assert warned.startswith(f"{path} is no step: ")
-    assert judges_step(steps) == 6 and steps_in(steps / "actor") == [5, 6]
+    assert judges_step(steps) == 6 and steps_in(steps) == [5, 6]
     if name.strip().isdigit():
         assert os.path.lexists(steps / f"set_aside/{name}-stray") and not os.path.lexists(path)
     else:
@@ -118,7 +110,7 @@ def test_what_is_no_step_is_named_and_the_last_step_is_used(name, kind, base, sa
 def test_a_saves_own_leftovers_are_not_worth_a_word(name, base, steps):
     (steps / "actor" / name).mkdir()
     assert said(lambda: restore_lora(adapter(base), steps)) == (6, [])
-    assert said(lambda: checkpoint.quarantine_damaged(steps, adapter(base))) == (None, [])
+    assert said(lambda: checkpoints.quarantine_damaged(steps, adapter(base))) == (None, [])
 
 
 @pytest.mark.parametrize(("name", "kind"), [("²", "folder"), ("007", "folder"), ("9", "file"), ("9", "link to a step")])
@@ -176,10 +168,10 @@ def test_half_a_step_is_set_aside_and_named(part, how, base, saved, steps):
     if how != "an empty optimizer_state":
         assert restored == 5 and fingerprint(model) == saved[1][5]
         assert len(warned) == 1 and warned[0].startswith(f"step 6 of {steps}/actor is passed over, step 5 is used: ")
-    _, warned = said(lambda: checkpoint.quarantine_damaged(steps, model))
+    _, warned = said(lambda: checkpoints.quarantine_damaged(steps, model))
     (warned,) = warned
     assert warned.startswith(f"step 6 in {steps} is damaged, the one before is used; it is now ")
-    assert steps_in(steps / "actor") == [5] and (steps / "set_aside/6-damaged").is_dir()
+    assert steps_in(steps) == [5] and (steps / "set_aside/6-damaged").is_dir()
 
 
 @pytest.mark.parametrize("how", ["nothing in it", "no model_params", "no _METADATA"])
@@ -188,8 +180,8 @@ def test_damage_is_named_where_no_step_is_left(how, base, steps):
         WHOLE[how](steps / "actor" / str(step))
     with pytest.raises((ValueError, FileNotFoundError), match=f"{steps}/actor/6/model_params is (damaged|not there)"):
         restore_lora(adapter(base), steps)
-    _, warned = said(lambda: checkpoint.quarantine_damaged(steps, adapter(base)))
-    assert len(warned) == 2 and checkpoint.latest_step(steps) == 0
+    _, warned = said(lambda: checkpoints.quarantine_damaged(steps, adapter(base)))
+    assert len(warned) == 2 and checkpoints.latest_step(steps) == 0
 
 
 def change(model, number, leaf):
@@ -211,8 +203,8 @@ def test_an_adapter_of_no_numbers_is_passed_over(number, leaf, base, saved, step
     assert restored == 6 and fingerprint(model) == saved[1][6] and "7/model_params holds an adapter of inf" in warned
     with pytest.raises(ValueError, match="7/model_params holds an adapter of infinities or NaN: delete that step, or"):
         restore_lora(model, steps, 7)
-    _, (warned,) = said(lambda: checkpoint.quarantine_damaged(steps, model))
-    assert steps_in(steps / "actor") == [5, 6] and "model_params holds infinities or NaN" in warned
+    _, (warned,) = said(lambda: checkpoints.quarantine_damaged(steps, model))
+    assert steps_in(steps) == [5, 6] and "model_params holds infinities or NaN" in warned
 
 
 def test_moments_of_no_numbers_are_not_gone_on_from(base, steps):
@@ -220,8 +212,8 @@ def test_moments_of_no_numbers_are_not_gone_on_from(base, steps):
         save_lora(adapter(base), steps, step)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(steps / f"actor/{step}/optimizer_state", {"m": jnp.full(3, number), "n": jnp.int32(4)})
-    _, (warned,) = said(lambda: checkpoint.quarantine_damaged(steps, adapter(base)))
-    assert steps_in(steps / "actor") == [5, 6, 7] and "optimizer_state holds infinities or NaN" in warned
+    _, (warned,) = said(lambda: checkpoints.quarantine_damaged(steps, adapter(base)))
+    assert steps_in(steps) == [5, 6, 7] and "optimizer_state holds infinities or NaN" in warned
 
 
 @pytest.mark.parametrize("rank", [1, 3, 4])
@@ -231,23 +223,24 @@ def test_an_adapter_of_another_shape_is_passed_over(rank, base, saved, steps):
     restored, (warned,) = said(lambda: restore_lora(model, steps))
     assert restored == 6 and fingerprint(model) == saved[1][6]
     assert "7/model_params holds an adapter of another shape than {'rank': 2" in warned
-    _, (warned,) = said(lambda: checkpoint.quarantine_damaged(steps, model))
-    assert steps_in(steps / "actor") == [5, 6] and "another shape" in warned
+    _, (warned,) = said(lambda: checkpoints.quarantine_damaged(steps, model))
+    assert steps_in(steps) == [5, 6] and "another shape" in warned
 
 
 def test_steps_that_are_all_of_another_shape_are_another_runs_and_stay(base, steps):
     other = adapter(base, 4)
-    for work in (lambda: checkpoint.quarantine_damaged(steps, other), lambda: restore_lora(other, steps)):
+    for work in (lambda: checkpoints.quarantine_damaged(steps, other), lambda: restore_lora(other, steps)):
         with pytest.raises(OtherAdapterError, match="6/model_params holds an adapter of another shape than"):
             work()
-    assert steps_in(steps / "actor") == [5, 6] and not (steps / "set_aside").exists()
+    assert steps_in(steps) == [5, 6] and not (steps / "set_aside").exists()
 
 
 # A save of the same step
 
 def killed_at(monkeypatch, name, call):
     """Lets the `call`-th of the calls of os.rename or shutil.rmtree that concern the step be the process's last."""
-    seen, (owner, function) = [], {"rename": (lora.os, os.rename), "rmtree": (lora.shutil, shutil.rmtree)}[name]
+    seen, (owner, function) = [], {"rename": (checkpoints.os, os.rename),
+                                   "rmtree": (checkpoints.shutil, shutil.rmtree)}[name]
 
     def dies(path, *args, **options):
         if Path(path).parent.name == "actor":
@@ -273,16 +266,16 @@ def test_a_save_of_the_same_step_killed_anywhere_leaves_a_step(function, call, a
         save_lora(model, steps, 6)
     replaced = function == "rmtree" and call == 3
     for _ in range(2):
-        assert steps_in(steps / "actor")[-1] == judges_step(steps) == 6
+        assert steps_in(steps)[-1] == judges_step(steps) == 6
         assert restore_lora(model, steps) == 6 and fingerprint(model) == (new if replaced else saved[1][6])
     bump(model)
     save_lora(model, steps, 6)
-    assert [path.name for path in sorted((steps / "actor").iterdir())][-1] == "6" and not strays(steps / "actor")
+    assert [path.name for path in sorted((steps / "actor").iterdir())][-1] == "6" and not strays(steps)
     assert not list((steps / "actor").glob("6.*"))
 
 
 def test_an_optimisers_state_that_a_kill_left_is_no_obstacle(steps):
     (steps / "actor/6/optimizer_state").mkdir()
     (steps / "6.optimizer_state/old").mkdir(parents=True)
-    checkpoint.leave_out_optimiser(steps, 6)
+    checkpoints.drop_optimiser_state(steps, 6)
     assert not (steps / "6.optimizer_state").exists() and not (steps / "actor/6/optimizer_state").exists()

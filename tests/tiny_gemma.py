@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import jax
@@ -18,6 +19,10 @@ from safetensors.numpy import save_file
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
+
+from reasonkit.models.gemma import from_flax
+from tools.flax import flax_tree
+from tools.hf.weights import read_arrays
 
 ROWS = 400  # embedding rows: more than the tokenizer has pieces, as in Gemma 2
 
@@ -128,6 +133,16 @@ def gemma2_hf(folder):
     return folder
 
 
+def from_hf(folder, mesh, dtype=None, replicated=True):
+    """Family and model of a folder of Hugging Face's, by way of Flax as `python -m tools.hf` and `load` make it."""
+    family, config, arrays = read_arrays(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "flax"
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path, flax_tree(family, arrays))
+        return family, from_flax(path, family, config, mesh, dtype, replicated=replicated)
+
+
 def _draw(rng, *shape):
     return (0.05 * rng.standard_normal(shape)).astype(ml_dtypes.bfloat16)
 
@@ -184,7 +199,8 @@ def flax_layout(model, family, transposed):
     return jax.tree.map(np.asarray, flat)
 
 
-def save_flax(model, family, transposed, folder):
+def save_kaggle_flax(model, family, transposed, folder):
+    """A checkpoint as Kaggle has it, written without our code."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.resolve(), flax_layout(model, family, transposed))
     return folder

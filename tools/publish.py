@@ -1,7 +1,6 @@
-"""What goes with an exported model: its card, written from the run's manifests, and the upload to Kaggle.
+"""What goes with an exported model: `write_card`, from the run's manifests, and `publish`, the upload to Kaggle.
 
-What it is: `write_card`, and `publish` around kagglehub with its traps closed. What it is not: an export (`export`).
-Every figure and setting of the card is read from a manifest; what no manifest holds, it does not say.
+Every figure and setting of the card comes from a manifest. The exports themselves are in `export`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from reasonkit.text.tags import TAGS
 TERMS = "ai.google.dev/gemma/terms"
 # The terms ask for both in what is passed on: this sentence, and that files say they were modified.
 NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found at {TERMS}\n"
-_MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Form kept", "steps": "Right steps"}
+_MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Format kept", "steps": "Step accuracy"}
 _SLUG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,48}[a-z0-9])?")
 _WEIGHTS = ("*.safetensors", "*/_METADATA")
 
@@ -34,9 +33,9 @@ class PublishError(RuntimeError):
 def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str) -> Path:
     """Write README.md, the model card, and NOTICE into an export's folder; returns the card.
 
-    manifests: as `manifest.read_manifest` gives them, of the stages data and evaluation at least. base: the name of the
-    model that was trained on. Raises ValueError when a stage or what the card needs of it is missing, and when two
-    stages knew a file by different hashes.
+    manifests: as `manifest.read_manifest` returns them, of the stages data and evaluation at least. base: the name of
+    the base model. Raises ValueError when a stage or what the card needs of it is missing, and when two stages knew a
+    file by different hashes.
     """
     stages = {manifest["stage"]: manifest for manifest in manifests}
     again = "run the notebooks from 01 again"
@@ -86,8 +85,8 @@ byte for byte:
 {_table([["", *_MEASURES.values()], *rows])}
 
 {_line(tested)} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals. Accuracy counts
-answers in their tag, in whatever form; by content, a reply without that tag counts by what it says last, so that the
-stock model is measured too. Nothing else was measured.
+answers in their tag, in whatever format. By content, a completion without that tag counts by what it says last, which
+measures the base model too. Nothing else was measured.
 
 ## Data
 
@@ -112,18 +111,18 @@ Prompt SHA-256 {_line(scores["prompt_sha256"])}. {_line(_words(versions))}.
 
 
 def handle_from_secrets() -> str | None:
-    """Where to publish: the secret or variable KAGGLE_MODEL_HANDLE; None without one, and nothing is published."""
+    """Where to publish: the secret or variable KAGGLE_MODEL_HANDLE; None without one."""
     return secret("KAGGLE_MODEL_HANDLE")
 
 
 def publish(folder: str | Path, handle: str, notes: str = "", licence: str | None = None) -> str:
     """Upload an exported folder as a new version of a Kaggle model, which is made if it is not there.
 
-    handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. licence: as
-    Kaggle's list calls it; None leaves the choice to the model's page. Credentials are as in
-    `secrets.kaggle_login`; nothing asks for a login. Returns what to do next, in words.
+    handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. licence: its
+    name in Kaggle's list; None leaves the choice to the model's page. Credentials are as in `secrets.kaggle_login`.
+    Returns what to do next, in words.
 
-    Raises PublishError: for a handle that is none, a folder without weights, card or NOTICE, missing or unreadable
+    Raises PublishError for a malformed handle, a folder without weights, card or NOTICE, missing or unreadable
     credentials, and with the cause when the upload fails.
     """
     import kagglehub  # only where it is needed: it reads its settings and credentials on import
@@ -176,7 +175,7 @@ def _words(fields: Mapping[str, Any]) -> str:
 
 
 def _line(text: object) -> str:
-    """One line that no markup of its own gets out of: it may be a name from a file."""
+    """One line with its markup escaped: it may be a name from a file."""
     return re.sub(r"([\\`*_{}<>\[\]|#])", r"\\\1", " ".join(visible(text).split()))
 
 

@@ -1,11 +1,8 @@
-"""Several processes as one: who writes what they share, and what they must decide alike.
+"""Several processes as one: who writes the shared files, and the decisions that all must take alike.
 
-JAX's own runtime is the distributed engine: each process runs the same program over the same data, a mesh spans the
-devices of all, and XLA does the rest. Left to do is what a program does outside of its arrays. Files are written by the
-first process. A decision that the others would take differently, or a moment later, is taken for all: one that trains
-a step more than the rest waits for them for ever.
-
-In a program of one process, nothing here does anything; before JAX has looked for devices, nothing makes it look.
+Each process runs the same program over the same data, a mesh spans the devices of all, and XLA does the rest. A process
+that trains a step more than the others waits for them for ever, so one decision is taken for all. With one process
+every function here is a no-op, and none makes JAX look for devices.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ def is_main_process() -> bool:
 
 
 def check_one_process(what: str) -> None:
-    """Raises RuntimeError where there are several: for what would fail there, or train on rows twice."""
+    """Raises RuntimeError where there are several processes, for what would fail there or train on rows twice."""
     if is_multiprocess():
         raise RuntimeError(f"{what} runs in one process, and this is one of {jax.process_count()}: Tunix would fetch "
                            "rows of others, or train twice on the same. Run it on one host; only SFT runs on several")
@@ -48,7 +45,7 @@ def barrier(where: str) -> None:
 
 
 def on_main_process(work: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Work on shared files: the first process does it, and all wait until it is done."""
+    """For work on shared files: the first process does it, and all wait until it is done."""
 
     @functools.wraps(work)
     def once(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
@@ -65,8 +62,8 @@ def broadcast_from_main(value: float) -> float:
 
 
 def agree_on_end(why: str | None) -> str | None:
-    """Why a stage ends before its next batch, for `TimeBudget`: a signal that any process has had, else what the first
-    one has found. The others are then sent the signal too, so that all end as the one that had it."""
+    """Why a stage ends before its next batch, for `TimeBudget`: a signal that any process received, else the first
+    process's reason. The other processes are sent the signal too, and end as the one that received it."""
     if not is_multiprocess():
         return why
     mine = next((number for number in STOPS if number.name == why), 0)

@@ -1,9 +1,8 @@
-"""Gemma by name: the model and its tokenizer.
+"""Gemma by name: `load` finds a model's files, places it on a mesh and returns it with its tokenizer.
 
-The table of names, and where their files are found.
-
-Departs from Tunix's `AutoModel`: kagglehub is called directly, because Tunix may ask for a login, and raises
-for Gemma 3 from Kaggle after the download.
+The core reads one format: a folder with tokenizer.model and a Flax checkpoint, as Kaggle ships it. `model.json` beside
+them holds the sizes of a model that MODELS does not name. `python -m tools.hf` converts Hugging Face's files.
+kagglehub is called directly, because Tunix's `AutoModel` may ask for a login.
 """
 
 from __future__ import annotations
@@ -15,20 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import qwix
+import sentencepiece
 from flax import nnx
 from jax.sharding import Mesh
-from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
+from tunix.models.gemma.model import AttentionType
 
-from reasonkit.models.gemma import flax_checkpoint, from_flax
-from reasonkit.models.hf import from_hf, is_hf
-from reasonkit.models.hf_config import LIBRARY, read_config
-from reasonkit.models.hf_files import again
-from reasonkit.models.tokenizer import Tokenizer
+from reasonkit.models.gemma import LIBRARY, download_again, flax_checkpoint, from_flax, quantize_layers
+from reasonkit.session.files import parse_json, read_file
 from reasonkit.session.secrets import kaggle_login, told
 
 ASSETS = Path(__file__).parents[1] / "assets"
+SIZES = "model.json"  # of a folder: the family, and the fields of Tunix's ModelConfig that are numbers
+END_OF_TURN = {"gemma2": 107, "gemma3": 106}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +53,74 @@ MODELS = {
     "gemma3-4b-it": ModelSource("gemma3", None, "google/gemma-3/flax/gemma3-4b-it/1", "gemma3_4b_it"),
     "gemma3-12b-it": ModelSource("gemma3", None, "google/gemma-3/flax/gemma3-12b-it/1", "gemma3_12b_it"),
 }
-PACKAGED = "gemma3-270m"  # the one that `gemma_from_gguf` makes a folder of
+PACKAGED = "gemma3-270m"  # `tools.gemma_from_gguf` makes its folder
 
 
-def converted(name: str) -> Path:
-    """The folder in the cache ($XDG_CACHE_HOME, default ~/.cache) where `gemma_from_gguf` leaves a model."""
+def cache_folder(name: str) -> Path:
+    """The folder in the cache ($XDG_CACHE_HOME, default ~/.cache) where `tools.gemma_from_gguf` leaves a model."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasonkit" / name
+
+
+class Tokenizer:
+    """A SentencePiece model as Tunix wants it: no BOS added, because Tunix's sampler adds it; decoding never raises.
+
+    `end_of_turn` is the id of <end_of_turn>; `stop_ids` is (end of sequence, end of turn).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown family, no SentencePiece model, or one without a Gemma's tokens: <end_of_turn> must be
+            the one that the family has for it.
+    """
+
+    def __init__(self, path: str | Path, family: str):
+        if family not in END_OF_TURN:
+            raise ValueError(f"family {family!r} is unknown: choose from {', '.join(END_OF_TURN)}")
+        self.path, self.family = Path(path), family
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{path} does not exist or is no file: a model's folder needs its "
+                                    f"{self.path.name}, {download_again(self.path.parent)}")
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"{path} is no SentencePiece model ({str(error)[:120]}): "
+                             f"{download_again(self.path)}") from error
+        self.vocab_size = self._pieces.GetPieceSize()
+        for name, number in (("padding", self.pad_id()), ("end of sequence", self.eos_id()), ("start", self.bos_id())):
+            if number < 0:
+                raise ValueError(f"{path} has no token for the {name}: it is no Gemma's, {download_again(self.path)}")
+        ids, self.end_of_turn = self.encode("<end_of_turn>"), END_OF_TURN[family]
+        if ids != [self.end_of_turn]:
+            raise ValueError(
+                f"{path} reads <end_of_turn> as {ids}, but {family} has it at {self.end_of_turn}: "
+                "the tokenizer belongs to another model, take the one beside the weights"
+            )
+        self.stop_ids = (self.eos_id(), self.end_of_turn)
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        """Ids of `text` without BOS. Turn markers become control tokens: see tags.neutralise."""
+        return self._pieces.EncodeAsIds(text)
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        """Text of the ids, skipping those past the vocabulary: embeddings may have more rows."""
+        return self._pieces.DecodeIds([int(i) for i in ids if 0 <= int(i) < self.vocab_size])
+
+    def piece(self, number: int) -> str:
+        """The SentencePiece model's text for the token."""
+        return self._pieces.IdToPiece(number)
+
+    def bos_id(self) -> int:
+        return self._pieces.bos_id()
+
+    def eos_id(self) -> int:
+        return self._pieces.eos_id()
+
+    def pad_id(self) -> int:
+        return self._pieces.pad_id()
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model on its mesh with what belongs to it; `folder` is where its files were found."""
+    """A model on its mesh with its tokenizer and configuration; `folder` is where its files were found."""
 
     model: nnx.Module
     tokenizer: Tokenizer
@@ -79,43 +133,31 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
          remat: bool = False) -> LoadedModel:
     """Loads a model by short name or from a folder, and places it on the mesh.
 
-    A name of MODELS is looked for among the attached inputs ($REASONKIT_INPUTS, default /kaggle/input), then
-    in the package's assets or what `gemma_from_gguf` made, then through kagglehub's cache or download; nothing asks
-    for a login. A folder holds tokenizer.model, and Hugging Face files (config.json, *.safetensors) or a Kaggle
-    Flax checkpoint.
+    A name of MODELS is looked for among the attached inputs ($REASONKIT_INPUTS, default /kaggle/input), then in the
+    package's assets or the folder of `tools.gemma_from_gguf`, then in kagglehub's cache, then downloaded. Nothing asks
+    for a login.
 
     Args:
         name: a key of MODELS or a folder.
         mesh: axes ("fsdp", "tp"), see `mesh.make_mesh`.
-        dtype: of the weights; None keeps a Hugging Face file's and means bfloat16 for a Flax checkpoint.
+        dtype: of the weights; None means bfloat16.
         replicated: each fsdp row holds all weights; False shards them over fsdp too.
-        remat: keep each layer's input alone for the gradients and compute the rest again: a third more work, and the
-            memory of one layer instead of all.
+        remat: keep only each layer's input for the gradients and compute the rest again. It takes a third more work,
+            and the memory of one layer instead of all.
 
     Raises:
-        ValueError: unknown name or model_type, a tokenizer of another family, tp that does not divide, broken files or
-            Kaggle credentials.
+        ValueError: unknown name, a folder of Hugging Face's files, a tokenizer of another family, tp that does not
+            divide, broken files or Kaggle credentials.
         FileNotFoundError: the files are not there; says what to attach or download.
     """
     folder = _find(str(name))
-    if is_hf(folder):
-        family, config = read_config(folder / "config.json", replicated)
-    elif checkpoint := flax_checkpoint(folder):
-        source = _flax_source(str(name), checkpoint)
-        family, config = source.family, getattr(LIBRARY[source.family].ModelConfig, source.config)()
-    else:
-        raise FileNotFoundError(
-            f"{folder} holds neither config.json with *.safetensors nor a Flax checkpoint, only "
-            f"{sorted(path.name for path in folder.iterdir())}: {again(folder)}"
-        )
+    checkpoint = _checkpoint(folder)
+    family, config = _configuration(str(name), folder, checkpoint)
     pieces = Tokenizer(folder / "tokenizer.model", family)
     if pieces.vocab_size > config.num_embed:
         raise ValueError(f"{pieces.path} has {pieces.vocab_size} pieces, and the model's embedding {config.num_embed} "
-                         f"rows: they do not belong together, {again(folder)}")
-    if is_hf(folder):
-        _, model = from_hf(folder, mesh, dtype, replicated=replicated)
-    else:
-        model = from_flax(checkpoint, family, config, mesh, dtype, replicated=replicated)
+                         f"rows: they do not belong together, {download_again(folder)}")
+    model = from_flax(checkpoint, family, config, mesh, dtype, replicated=replicated)
     if remat:  # one object for the model and all of its layers
         model.config.remat_config = LIBRARY[family].RematConfig.DECODER
     return LoadedModel(model, pieces, model.config, str(name), folder)
@@ -124,18 +166,41 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
 def tokenizer(name: str | Path) -> Tokenizer:
     """The tokenizer of the model that `load` finds by this name, without its weights. Raises as `load`."""
     folder = _find(str(name))
-    family = (MODELS[name].family if name in MODELS else read_config(folder / "config.json", True)[0] if is_hf(folder)
-              else _flax_source(str(name), flax_checkpoint(folder) or folder).family)
+    family = MODELS[name].family if name in MODELS else _configuration(str(name), folder, _checkpoint(folder))[0]
     return Tokenizer(folder / "tokenizer.model", family)
 
 
-def hf_name(name: str) -> str:
-    """What Hugging Face calls a model of MODELS: google/gemma-3-1b-pt for gemma3-1b. Other names stay as they are."""
-    source = MODELS.get(name)
-    if source is None or source.handle is None:
-        return name
-    stock = "-pt" if source.config.endswith("_pt") else ""
-    return f"google/{name.replace(source.family, source.family.replace('gemma', 'gemma-'))}{stock}"
+def _checkpoint(folder: Path) -> Path:
+    if found := flax_checkpoint(folder):
+        return found
+    if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} holds Hugging Face's files: convert them once, in a clone of the repository, with "
+                         f"`python -m tools.hf {folder} OUT`, and load OUT")
+    raise FileNotFoundError(f"{folder} holds no Flax checkpoint, only {sorted(path.name for path in folder.iterdir())}"
+                            f": {download_again(folder)}")
+
+
+def _configuration(name: str, folder: Path, checkpoint: Path) -> tuple[str, Any]:
+    """Family and Tunix's configuration: by the folder's SIZES, else by the short name or the checkpoint's name."""
+    file = folder / SIZES
+    if file.is_file():
+        try:
+            settings = parse_json(read_file(file))
+            family = settings.pop("family")
+            if family == "gemma2":
+                kinds = AttentionType.LOCAL_SLIDING, AttentionType.GLOBAL
+                settings["attention_types"] = tuple(kinds[layer % 2] for layer in range(settings["num_layers"]))
+            known = {field.name for field in dataclasses.fields(LIBRARY[family].ModelConfig)}
+            return family, LIBRARY[family].ModelConfig(
+                **{field: value for field, value in settings.items() if field in known})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} is no model's configuration ({error}): {download_again(folder)}") from error
+    for key, source in MODELS.items():
+        if source.handle and (name == key or checkpoint.name == source.handle.split("/")[3]):
+            return source.family, getattr(LIBRARY[source.family].ModelConfig, source.config)()
+    known = ", ".join(key for key, source in MODELS.items() if source.handle)
+    raise ValueError(f"{checkpoint} is a Flax checkpoint of an unknown model: load it by one of the names {known}, or "
+                     f"put its {SIZES} beside it")
 
 
 def _find(name: str) -> Path:
@@ -143,22 +208,18 @@ def _find(name: str) -> Path:
     if source is None:
         if Path(name).is_dir():
             return Path(name).resolve()
-        raise ValueError(
-            f"model {name!r} is neither a folder nor a known name: choose from {', '.join(MODELS)}"
-        )
+        raise ValueError(f"model {name!r} is neither a folder nor a known name: choose from {', '.join(MODELS)}")
     inputs = Path(os.environ.get("REASONKIT_INPUTS", "/kaggle/input"))
     patterns = [name, f"datasets/*/{name}", f"models/*/{name}/*/*/*", f"{name}/*/*/*"]
     if source.handle:  # where models are mounted now and where they were; the pinned version first
-        owner, model, _, variation, _ = source.handle.split("/")
-        of_hf = f"{owner}/{model}/transformers/{hf_name(name).split('/')[1]}/*"
-        versions = source.handle, f"{owner}/{model}/flax/{variation}/*", of_hf
-        handles = [f"models/{handle}" for handle in versions]
-        patterns = [*handles, *(handle.split("/", 2)[2] for handle in handles), *patterns]
+        handles = source.handle, f"{source.handle.rpartition('/')[0]}/*"
+        patterns = [*(f"models/{handle}" for handle in handles), *(handle.split("/", 1)[1] for handle in handles),
+                    *patterns]
     for folder in (folder for pattern in patterns for folder in sorted(inputs.glob(pattern))):
         if (folder / "tokenizer.model").is_file():
             return folder
     if source.handle:
-        made = converted(name)
+        made = cache_folder(name)
         return made if (made / "tokenizer.model").is_file() else _download(name, source.handle, _attached(inputs))
     folder = ASSETS / source.asset
     if not folder.is_dir():
@@ -226,33 +287,12 @@ def _remedy(error: Exception, handle: str, known: bool) -> str:
     return "Its files could not be had."
 
 
-def _flax_source(name: str, checkpoint: Path) -> ModelSource:
-    """A Flax checkpoint carries no configuration: the short name or the checkpoint's folder name decides."""
-    for key, source in MODELS.items():
-        if source.handle and (name == key or checkpoint.name == source.handle.split("/")[3]):
-            return source
-    known = ", ".join(key for key, source in MODELS.items() if source.handle)
-    raise ValueError(
-        f"{checkpoint} is a Flax checkpoint of an unknown model: load it by one of the names {known}"
-    )
-
-
 def quantize_int8(loaded: LoadedModel, mesh: Mesh) -> LoadedModel:
-    """The same model with the matrices of its layers as 8-bit integers (qwix), a scale for each output.
+    """The same model with the matrices of its layers as 8-bit integers (qwix), with a scale per output.
 
-    They stay where they were on the mesh; activations and embedding stay as they are: what is saved is memory, not
-    work. Gemma-3-12B takes 12.8 GB in place of 23.5, Gemma-2-9B 10.2 of 18.5, Gemma-3-4B 4.6 of 7.8 (bfloat16). It is
-    for a judge, which is not trained. Until `loaded` is let go, both are in memory.
+    They stay in place on the mesh. Activations and embedding stay as they are, so this saves memory and no work:
+    Gemma-3-12B takes 12.8 GB instead of 23.5, Gemma-2-9B 10.2 instead of 18.5, Gemma-3-4B 4.6 instead of 7.8
+    (bfloat16). It is for a judge, because a judge is not trained. Both models are in memory until `loaded` is freed.
     """
     with mesh, jax.default_device(mesh.devices.flat[0]):  # or what is new would begin on the policy's first chip
-        return dataclasses.replace(loaded, model=quantized(loaded.model, mesh.shape["fsdp"]))
-
-
-def quantized(model: nnx.Module, rows: int) -> nnx.Module:
-    """The model of `quantize_int8`; in shapes, too. qwix finds its matrices by a pass over anything, of so many
-    rows."""
-    tokens_BT = jnp.ones((rows, 8), jnp.int32)
-    mask_BT = tokens_BT > 0
-    inputs = tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT)
-    rule = qwix.QuantizationRule(module_path="layers/.*", weight_qtype="int8")  # not the embedding
-    return qwix.quantize_model(model, qwix.PtqProvider([rule]), *inputs)
+        return dataclasses.replace(loaded, model=quantize_layers(loaded.model, mesh.shape["fsdp"]))

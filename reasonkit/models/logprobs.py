@@ -1,8 +1,6 @@
-"""What a loaded model reads in texts, by forward passes alone: nothing is generated and nothing parsed.
+"""Log-probabilities by forward passes: `prefill` over texts of any length, and a judge's `rating_logprobs`.
 
-What it is: a pass over texts of any length (`prefill`), in which texts that begin alike can share a row, and a judge's
-ratings as next-token probabilities.
-What it is not: prompts and verdicts (`judge`), or rewards (`model_based`).
+Texts that begin alike, such as the criteria of one completion, can share a row: the common prefix is computed once.
 """
 
 from __future__ import annotations
@@ -20,11 +18,12 @@ from tunix.sft.utils import make_causal_attn_mask
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.mesh import check_divides
 
-SHARED = 8  # texts in one row, at most: their logits are read whether there are so many or not
+SHARED = 8  # texts in one row, at most; so many logits are computed however few texts there are
 Pieces = Sequence[Sequence[int]]
 
+
 def padded_lengths(max_length: int) -> list[int]:
-    """The lengths that rows are padded to: powers of two and 1.5 times those, from 64, and `max_length`."""
+    """The lengths that rows are padded to: powers of two from 64, 1.5 times those, and `max_length`."""
     steps = (n * 2**k for k in range(5, max_length.bit_length()) for n in (2, 3))
     return [n for n in steps if n < max_length] + [max_length]
 
@@ -35,12 +34,12 @@ def prefill(
 ) -> Callable[[Sequence[Pieces]], np.ndarray]:
     """Forward passes over texts of any length: rows of token ids in pieces -> float32 (rows, width).
 
-    A row's first piece, with BOS, is what all of its others begin with: each goes on from its end, and sees it and
-    itself. A row of two pieces is a plain text. `read(model, inputs, piece_BT)` gives `width` numbers a row,
-    (B, width): `model(*inputs)` are the logits and no cache, and `piece_BT` is the number of each token's piece, 0 for
-    the first and for padding. Rows are left-padded, so that each ends in its last column, to a power of two or 1.5
-    times one, so that it compiles once a length. The weights are those of the moment of the call. A row of more than
-    `max_length` tokens is not cut: it is NaN, no signal. May be called from any thread.
+    A row's first piece, with BOS, is the common prefix of the others. Each of these continues from its end, and attends
+    to the prefix and itself. A row of two pieces is a plain text. `read(model, inputs, piece_BT)` gives `width` numbers
+    per row, (B, width): `model(*inputs)` returns the logits and no cache, and `piece_BT` is the number of each token's
+    piece, 0 for the first and for padding. Rows are left-padded to one of `padded_lengths`, each of which compiles
+    once. The weights are those at the time of the call. A row of more than `max_length` tokens is not cut: it is NaN,
+    no signal. May be called from any thread.
 
     Raises ValueError when batch_size does not divide over fsdp.
     """
@@ -70,7 +69,7 @@ def prefill(
                     tokens_BT[row, columns], piece_BT[row, columns] = ids, number
                     positions_BT[row, columns] = np.arange(begins, begins + len(ids))
                     here += len(ids)
-            with mesh:  # here, because a mesh is entered per thread and Tunix calls rewards from its own
+            with mesh:  # a mesh is entered per thread, and Tunix calls rewards from its own thread
                 arrays = jax.device_put((tokens_BT, positions_BT, piece_BT), sharding)
                 out[chunk] = np.asarray(forward(state, *arrays))[: len(chunk)]
         return out
@@ -79,22 +78,22 @@ def prefill(
 
 
 def piece_mask(present_BT: jax.Array, piece_BT: jax.Array) -> jax.Array:
-    """The attention mask of rows in pieces, (B, T, T): causal, of the first piece and a token's own."""
+    """The attention mask of rows in pieces, (B, T, T): causal, over the first piece and the token's own."""
     key_B1T = piece_BT[:, None]
     return make_causal_attn_mask(present_BT) & ((key_B1T == 0) | (key_B1T == piece_BT[..., None]))
 
 
 def last_tokens(piece_BT: jax.Array) -> jax.Array:
-    """The columns of the last tokens of the pieces 1 to `SHARED`, (B, SHARED); any column for a piece that is none."""
+    """The columns of the last tokens of the pieces 1 to `SHARED`, (B, SHARED); any column for a missing piece."""
     its_BKT = piece_BT[:, None] == jnp.arange(1, SHARED + 1)[:, None]
     return piece_BT.shape[1] - 1 - jnp.argmax(its_BKT[..., ::-1], axis=-1)
 
 
 def pack_shared_prefixes(texts: Sequence[Sequence[int]], max_length: int) -> list[Pieces]:
-    """Neighbours that begin alike, as rows in pieces: the pieces after the first end the texts, in their order.
+    """Neighbours that begin alike as rows in pieces: the common prefix, then the rest of each text in order.
 
-    A text joins the row before it where that spares at least half of its tokens, up to `SHARED` texts and `max_length`
-    tokens a row.
+    A text joins the row before it where that saves at least half of its tokens, up to `SHARED` texts and `max_length`
+    tokens per row.
 
     >>> pack_shared_prefixes([[2, 5, 5, 5, 6], [2, 5, 5, 5, 7, 8], [2, 9]], 9)
     [[[2, 5, 5, 5], [6], [7, 8]], [[2], [9]]]
@@ -118,12 +117,10 @@ def pack_shared_prefixes(texts: Sequence[Sequence[int]], max_length: int) -> lis
 def rating_logprobs(
     loaded: LoadedModel, mesh: Mesh, ratings: Sequence[str], max_length: int, batch_size: int
 ) -> Callable[[list[str]], np.ndarray]:
-    """A judge's reading: prompts -> float32 (prompts, ratings), log-probability of each as next token.
+    """A judge's scores: prompts -> float32 (prompts, ratings), the log-probability of each rating as next token.
 
-    One `prefill`, in which neighbouring prompts that begin alike, such as those of a reply's criteria, are read in one
-    row (`pack_shared_prefixes`); `batch_size` is of rows. A prompt of more than `max_length` tokens (with BOS) is not
-    cut: its row is
-    NaN.
+    Neighbouring prompts that begin alike share a row (`pack_shared_prefixes`); `batch_size` counts rows. A prompt of
+    more than `max_length` tokens, with BOS, is not cut: its log-probabilities are NaN.
 
     Raises:
         ValueError: batch_size does not divide over fsdp, or a rating is not one token.

@@ -1,49 +1,34 @@
-"""The one LoRA adapter: added, described, copied as a reference, saved where the judges look, restored.
+"""The one LoRA adapter: added, described, copied as a reference, merged.
 
-Departs from qwix, which gives an adapter the base's dtype: here it is float32 on any base, because in bfloat16 most
-updates of a small learning rate round to nothing. Departs from Tunix's notebooks: only LoRA leaves are re-placed (the
-whole state would copy the base), and a checkpoint appears complete or not at all: the judges take the highest step.
+qwix gives an adapter the base's dtype. Here it is float32 on any base, because in bfloat16 most updates of a small
+learning rate round to nothing. Only LoRA leaves are re-placed: Tunix's notebooks re-place the whole state, which copies
+the base.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import re
-import shutil
-import warnings
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import qwix
 from flax import nnx
 from jax.interpreters import pxla
 from jax.sharding import Mesh
 from tunix.sft.utils import is_lora_enabled
 
-from reasonkit.models.distributed import barrier, is_main_process
-from reasonkit.models.gemma import saved_arrays
-
 # Every attention and feed-forward matrix, as in Tunix's GRPO demo; qwix matches the whole module path.
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*attn_vec_einsum|.*gate_proj|.*up_proj|.*down_proj"
-_SAVES_OWN = re.compile(r"\d+\.(saving|replaced)|.*\.orbax-checkpoint-tmp.*|\..*")  # and what a desktop leaves, hidden
-
-
-class OtherAdapterError(ValueError):
-    """A checkpoint holds an adapter of another shape than the model's."""
 
 
 class Float32Lora(qwix.LoraProvider):
-    """qwix's LoRA on `LORA_MODULES`, held in float32 whatever the base's dtype, and computed with in the base's.
+    """qwix's LoRA on `LORA_MODULES`, held in float32 whatever the base's dtype, and used in the base's.
 
-    Left in float32 there, A and B would promote every activation behind them, and the logits. Both are rounded to
-    nearest even before use, as orbax does on restore, so that the judges compute with the same numbers. The gradient
-    passes the rounding: one batch's comes out of products in the base's dtype, and is float32 from there on.
+    In float32, A and B would promote every activation behind them, and the logits. Both are rounded to nearest even
+    before use, as orbax does on restore, so the judges compute with the same numbers. The gradient passes through the
+    rounding: one batch's is computed in the base's dtype, and is float32 from there on.
     """
 
     def __init__(self, rank: int, alpha: float):
@@ -53,7 +38,7 @@ class Float32Lora(qwix.LoraProvider):
             lora_b_initializer=lambda key, shape, dtype: jnp.zeros(shape, jnp.float32))
 
     def process_model_inputs(self, model: nnx.Module, model_args: Any, model_kwargs: Any) -> tuple:
-        """qwix's hook before each forward pass, which then runs on a copy: what it sows (hidden states) stays there."""
+        """qwix's hook before each forward pass. The pass runs on a copy, where the hidden states that it sows stay."""
         graph, lora, rest = nnx.split(model, nnx.LoRAParam, ...)
         if any(leaf.dtype != compute_dtype(model) for leaf in jax.tree.leaves(lora)):
             model = nnx.merge(graph, round_to_compute_dtype(lora, compute_dtype(model)), rest)
@@ -61,7 +46,7 @@ class Float32Lora(qwix.LoraProvider):
 
 
 def compute_dtype(model: nnx.Module) -> Any:
-    """The dtype that a model computes in, its base's."""
+    """The dtype that a model computes in: its base's."""
     return model.embedder.input_embedding.dtype
 
 
@@ -92,23 +77,25 @@ def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int =
 
 
 def lora_signature(model: nnx.Module) -> dict[str, Any]:
-    """What interchangeable adapters agree on, for manifests: rank, alpha, and a hash of paths and shapes.
+    """An adapter's rank, alpha, and a hash of paths and shapes, for manifests: equal for interchangeable adapters.
 
     Raises:
         ValueError: the model has no adapter.
     """
-    shapes = {path: leaf.shape for path, leaf in _leaves(_lora(model)).items()}
+    shapes = {path: leaf.shape for path, leaf in _leaves(lora_state(model)).items()}
     ranks = {shape[-1] for path, shape in shapes.items() if path.endswith("_lora_a']")}
     digest = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()
     return {"rank": ranks.pop(), "alpha": model.lora_alpha, "paths": digest}
 
 
 def fingerprint(model: nnx.Module) -> str:
-    """SHA-256 over the adapter as the model computes with it, in the base's dtype: of two models on one base, those
-    with the same one answer alike, bit for bit, whether their adapters are held in float32 or, as the judges', in it.
+    """SHA-256 over the adapter as the model computes with it, in the base's dtype.
+
+    Two models on one base with the same fingerprint answer alike, bit for bit, whether their adapters are held in
+    float32 or, as the judges', in the base's dtype.
     """
     digest = hashlib.sha256()
-    for path, leaf in sorted(_leaves(round_to_compute_dtype(_lora(model), compute_dtype(model))).items()):
+    for path, leaf in sorted(_leaves(round_to_compute_dtype(lora_state(model), compute_dtype(model))).items()):
         digest.update(path.encode() + np.asarray(leaf).tobytes())
     return digest.hexdigest()
 
@@ -119,118 +106,24 @@ def reference(model: nnx.Module) -> nnx.Module:
     Raises:
         ValueError: the model has no adapter.
     """
-    _lora(model)
+    lora_state(model)
     graph, lora, base = nnx.split(model, nnx.LoRAParam, ...)
     return nnx.merge(graph, jax.tree.map(jnp.copy, lora), base)
 
 
-def base_shared(a: nnx.Module, b: nnx.Module) -> bool:
-    """Whether two models keep their base weights, all but LoRA, in the same buffers of the same devices."""
+def merge_lora(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -> np.ndarray:
+    """The array at `path` of `leaves` with the adapter merged, if it has one: W + alpha / rank x A B in float32.
 
-    def buffers(model: nnx.Module) -> dict[str, list[int]]:
-        leaves = _leaves(nnx.state(model, nnx.Not(nnx.LoRAParam)))
-        return {
-            path: [shard.data.unsafe_buffer_pointer() for shard in leaf.addressable_shards]
-            for path, leaf in leaves.items()
-        }
-
-    return buffers(a) == buffers(b)
-
-
-def save_lora(model: nnx.Module, ckpt_dir: str | Path, step: int) -> Path:
-    """Saves the adapter where the judges look, <ckpt_dir>/actor/<step>/model_params, replacing the same step.
-
-    A kill at any moment leaves that step, the one before or the new one (`steps_in`).
-
-    Raises:
-        ValueError: no adapter, a negative step, or a later step there, which the judges would read instead.
+    The adapter is rounded to the base's dtype first, because the policy was evaluated so. An array without an adapter
+    keeps its dtype.
     """
-    lora, actor = _lora(model), Path(ckpt_dir).resolve() / "actor"
-    later = [other for other in steps_in(actor) if other > step]
-    if step < 0 or later:
-        raise ValueError(
-            f"step {step} cannot be saved in {actor}, which has {later}: go on counting, or empty it"
-        )
-    staging, before, final = (actor / f"{step}{end}" for end in (".saving", ".replaced", ""))
-    if is_main_process():
-        shutil.rmtree(staging, ignore_errors=True)
-    barrier("save_lora")
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(staging / "model_params", lora)
-        checkpointer.wait_until_finished()
-    if is_main_process():
-        shutil.rmtree(before, ignore_errors=True)
-        if final.is_dir():
-            os.rename(final, before)
-        os.rename(staging, final)
-        shutil.rmtree(before, ignore_errors=True)
-    barrier("save_lora")
-    return final
-
-
-def restore_lora(model: nnx.Module, ckpt_dir: str | Path, step: int | None = None) -> int:
-    """Restores the adapter of a step, by default the last good one; returns the step.
-
-    It stays float32: one that was saved in bfloat16 is widened, which is exact. A warning names what is passed over:
-    `strays`, and later steps that are damaged, of another shape or hold NaN.
-
-    Raises:
-        FileNotFoundError: no such step, or no step at all.
-        ValueError: no adapter to restore into, or none in the checkpoint that is whole, finite and of the same shape.
-    """
-    lora, actor = _lora(model), Path(ckpt_dir).resolve() / "actor"
-    steps, passed = steps_in(actor), {}
-    for chosen in reversed(steps) if step is None and steps else [step]:
-        folder = actor / str(chosen) / "model_params"
-        if not folder.is_dir():
-            passed[chosen] = FileNotFoundError(f"{folder} is not there; {actor} has the steps {steps}: train first, or "
-                                               "fix the path")
-            continue
-        try:
-            nnx.update(model, _read(folder, model, lora))
-            break
-        except ValueError as error:
-            passed[chosen] = error
-    else:
-        raise next(iter(passed.values()))
-    for path in strays(actor) if step is None else ():
-        warnings.warn(f"{path} is no step, and is passed over", stacklevel=2)
-    for later, error in passed.items():
-        warnings.warn(f"step {later} of {actor} is passed over, step {chosen} is used: {error}", stacklevel=2)
-    return chosen
-
-
-def _read(folder: Path, model: nnx.Module, lora: nnx.State) -> nnx.State:
-    """The adapter in a folder, placed as the model's. Raises ValueError as `restore_lora` does."""
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), lora)
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            # Compared first, because orbax notices a wrong shape late and leaves its other reads running.
-            check_shape(saved_arrays(checkpointer, folder), model, folder)
-            found = checkpointer.restore(folder, target)
-    except OtherAdapterError:
-        raise
-    except Exception as error:  # orbax and its storage raise what they like on damaged files
-        raise ValueError(f"{folder} is damaged ({type(error).__name__}: {str(error)[:200]}): delete that step, or run "
-                         "the stage again") from error
-    if not finite(found):
-        raise ValueError(f"{folder} holds an adapter of infinities or NaN: delete that step, or run the stage again")
-    return found
-
-
-def check_shape(saved: Any, model: nnx.Module, folder: Path) -> None:
-    """Raises OtherAdapterError when the arrays that are `saved` in a folder have other shapes than the adapter's."""
-    found, ours = (sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (saved, _lora(model)))
-    if found != ours:
-        raise OtherAdapterError(f"{folder} holds an adapter of another shape than {lora_signature(model)}: "
-                                f"{len(found)} arrays, the smallest {found[:1]}, for {len(ours)}, the smallest "
-                                f"{ours[:1]}")
-
-
-@jax.jit
-def finite(state: nnx.State) -> jax.Array:
-    """Whether all numbers of all arrays are finite."""
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]))
+    value, a, b = (leaves.get((*path[:-1], path[-1] + end)) for end in ("", "_lora_a", "_lora_b"))
+    if a is None:
+        return np.asarray(value)
+    a, b = (np.asarray(x.astype(value.dtype), np.float32) for x in (a, b))
+    change = np.tensordot(a, b, 1) * (model.lora_alpha / a.shape[-1])
+    # qwix has the contracted axes first: of the output's projection they are (heads, head), as here.
+    return np.asarray(value, np.float32) + (change if a.ndim == 3 else np.moveaxis(change, 0, -2))
 
 
 def _leaves(state: nnx.State) -> dict[str, jax.Array]:
@@ -239,29 +132,7 @@ def _leaves(state: nnx.State) -> dict[str, jax.Array]:
     }
 
 
-def _lora(model: nnx.Module) -> nnx.State:
+def lora_state(model: nnx.Module) -> nnx.State:
     if not is_lora_enabled(model):
         raise ValueError("the model has no LoRA: add one with add_lora")
     return nnx.state(model, nnx.LoRAParam)
-
-
-def steps_in(actor: Path) -> list[int]:
-    """The steps saved in a folder, in order; what else is there, `strays` has.
-
-    A step that `save_lora` had moved away to replace it, and was killed before it did, is put back first.
-    """
-    for kept in actor.glob("*.replaced"):
-        with contextlib.suppress(OSError):  # the new one is there, or another process was quicker
-            kept.rename(kept.with_suffix(""))
-    return sorted(int(path.name) for path in actor.glob("*") if _is_step(path))
-
-
-def _is_step(path: Path) -> bool:
-    name = path.name
-    return name.isascii() and name.isdigit() and name == str(int(name)) and path.is_dir() and not path.is_symlink()
-
-
-def strays(actor: Path) -> list[Path]:
-    """What lies among the steps and is none, nor a save's own work. The judges' loader takes whatever `str.isdigit`
-    calls a number for a step: "007", "²", a file, a link."""
-    return sorted(path for path in actor.glob("*") if not _is_step(path) and not _SAVES_OWN.fullmatch(path.name))

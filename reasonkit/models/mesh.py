@@ -1,14 +1,9 @@
-"""Devices to meshes: who sits on which chips, and why.
+"""Devices to meshes: `make_mesh` makes each mesh, and `plan_mesh` says who sits on which chips, and why.
 
-What it is: `make_mesh`, the only place a mesh is made, and `plan_mesh`, policy and judge on one set of chips.
-What it is not: it does not place weights (`models`) nor count bytes (`placement` estimates, `preflight` compiles).
-
-Weights are replicated where they fit: then no token waits for another chip. Else each copy is split over tp, which
-exchanges activations at each layer; over fsdp, which gathers all weights at each token, only when that is not enough.
-
-Departs from `jax.make_mesh`, whose axes are Explicit and make Tunix's forward pass raise a
-ShardingTypeError: the axes here are Auto. They are named ("fsdp", "tp"), as in Tunix's configurations.
-Enter a mesh with `with mesh:`; Tunix does not see one set by `jax.set_mesh`, and then shards nothing.
+Weights are replicated where they fit, so no token waits for another chip. Else each copy is split over tp, which
+exchanges activations at each layer, and over fsdp, which gathers all weights at each token, only as a last resort.
+Axes are Auto: `jax.make_mesh` makes Explicit ones, with which Tunix's forward pass raises ShardingTypeError. Enter a
+mesh with `with mesh:`, because Tunix does not see one set by `jax.set_mesh`.
 """
 
 from __future__ import annotations
@@ -22,14 +17,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("fsdp", "tp")
-
-
-ROOM = 0.9  # of a chip's memory is planned with: an estimate errs, and a preflight wants a tenth free
+ROOM = 0.9  # of a chip's memory is planned with, because an estimate errs
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes of a role: one copy of its `weights`, and what it is `working` with for all its rows; its KV heads."""
+    """Bytes of a role: one copy of its `weights`, and the `working` memory of all its rows; its KV heads."""
 
     weights: float
     working: float
@@ -38,9 +31,9 @@ class MemoryNeed:
 
 @dataclass(frozen=True)
 class Plan:
-    """Meshes by role, and why: `reasons` has a sentence for each of "policy", "judge" and "idle" there is.
+    """Meshes by role. `reasons` has a sentence for each of "policy", "judge" and "idle" that there is.
 
-    The weights of the roles in `gathered` are split over fsdp too: `models.load(..., replicated=False)`.
+    The weights of the roles in `gathered` are split over fsdp too: `load(..., replicated=False)`.
     """
 
     policy: Mesh
@@ -67,16 +60,16 @@ def plan_mesh(devices: Sequence[jax.Device], *, judge: bool, tp: int | None = No
               needs: Mapping[str, MemoryNeed] | None = None, memory: float = math.inf) -> Plan:
     """Splits devices between policy and judge, and each role's weights over its devices.
 
-    Without a judge the policy has them all. With one, the policy has the first half and the judge the second,
-    so that both work at once; a single device is shared; the last of an odd number stays idle.
+    Without a judge the policy has them all. With one, the policy has the first half and the judge the second, and both
+    work at once. A single device is shared. The last of an odd number stays idle.
 
     Args:
         devices: in the order of `jax.devices()`.
         judge: whether a local judge model needs a mesh.
         tp: chips over which each copy of the policy's weights is split; None chooses by `needs`, 1 without.
         judge_tp: the same for the judge.
-        needs: of "policy" and "judge", in bytes.
-        memory: of one device, in bytes.
+        needs: by role, "policy" and "judge".
+        memory: bytes of one device.
 
     Raises:
         ValueError: no devices, tp does not divide a role's share of them, or a role does not fit however it is split.
@@ -117,14 +110,14 @@ def check_divides(rows: int, mesh: Mesh, what: str) -> None:
 
 
 def split_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """The rows of an array over fsdp. Of several processes, each has the whole array and places the rows of its chips;
-    Tunix would take it for its own rows only, and train on it once more for each process."""
+    """The rows of an array over fsdp. Each of several processes has the whole array and places the rows of its chips.
+    Tunix would take the array for the process's own rows, and train on it once per process."""
     return jax.make_array_from_callback(array.shape, NamedSharding(mesh, PartitionSpec("fsdp")), array.__getitem__)
 
 
 def _role(role: str, devices: Sequence[jax.Device], tp: int | None, need: MemoryNeed | None,
           memory: float) -> tuple[Mesh, str, bool]:
-    """Its mesh, what it looks like, and whether its weights are split over fsdp too."""
+    """A role's mesh, its description, and whether its weights are split over fsdp too."""
     count = len(devices)
     divisors = [n for n in range(1, count + 1) if count % n == 0]
     if tp is not None and tp not in divisors:

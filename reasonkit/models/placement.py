@@ -1,7 +1,7 @@
-"""The meshes of a profile, chosen by an estimate of bytes: nothing is compiled, so that it is there at once.
+"""The meshes of a profile, chosen by an estimate of bytes: `plan`. Nothing is compiled, so it takes no time.
 
-What it is: the sizes of a profile's models and batches, what they need of a chip, and the plan that follows.
-What it is not: exact. `forecast` compiles the programs for these meshes, and says what they really need.
+It holds the sizes of a profile's models and batches, and the chips' memory. `tools.preflight` compiles the programs for
+these meshes and reports what they really need.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from reasonkit.config import Profile
-from reasonkit.models.hf_config import LIBRARY
+from reasonkit.models.gemma import LIBRARY
 from reasonkit.models.load import MODELS
 from reasonkit.models.mesh import MemoryNeed, Plan, plan_mesh
 
@@ -23,7 +23,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """Peak bfloat16 FLOP/s, peak memory bytes/s, and the bytes of memory that programs may use."""
+    """Peak bfloat16 FLOP/s, peak HBM bytes/s, and the bytes of HBM that programs may use."""
 
     flops: float
     bandwidth: float
@@ -34,7 +34,6 @@ class Chip:
 CHIPS = {"v5e": Chip(197e12, 819e9, 15.75 * GIB), "v6e": Chip(918e12, 1640e9, 31.25 * GIB),
          "v4": Chip(275e12, 1228e9, 30.75 * GIB), "v5p": Chip(459e12, 2765e9, 95.74 * GIB)}
 
-
 KIND_OF = {"TPU v5 lite": "v5e", "TPU v6 lite": "v6e", "TPU v4": "v4", "TPU v5": "v5p"}  # JAX's names
 
 
@@ -42,8 +41,8 @@ KIND_OF = {"TPU v5 lite": "v5e", "TPU v6 lite": "v6e", "TPU v4": "v4", "TPU v5":
 class Shapes:
     """Sizes of a run: rows of one pass over all devices of a mesh, lengths in tokens.
 
-    `simpo_rows` are two for each pair; `grpo_rows` are the completions of a micro batch, which is one pass of the
-    reference too; `decode_rows` those of one call of the rollout.
+    `simpo_rows` are two per pair. `grpo_rows` are the completions of a micro-batch, which is also one pass of the
+    reference. `decode_rows` are the completions of one call of the rollout.
     """
 
     sft_rows: int = 32
@@ -88,13 +87,13 @@ def _weights(config: Any) -> tuple[int, int]:
 
 
 def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, MemoryNeed]:
-    """Bytes of the roles, estimated for bfloat16: weights, and the largest of what the stages work with.
+    """Bytes of the roles, estimated for bfloat16: weights, and the largest working memory of the stages.
 
-    The policy's weights count with float32 arrays of the adapter's size: itself, its gradients, two moments and, in the
-    base's dtype, the copy that it computes with and its gradients; in GRPO the reference's adapter and the sum of a
-    step's gradients besides. A rollout holds the KV cache and one layer's activations of the prompts; a train step the
-    logits, each layer's input, and one layer's activations (all layers'
-    without remat); a judge those of one layer.
+    The policy's weights include arrays of the adapter's size in float32: the adapter, its gradients, two moments, and
+    in the base's dtype the copy that computes and its gradients; in GRPO also the reference's adapter and the sum of a
+    step's gradients. A rollout holds the KV cache and one layer's activations of the prompts. A train step holds the
+    logits, each layer's input, and the activations of one layer, or of all layers without remat. A judge holds one
+    layer's activations.
     """
     s = shapes_of(profile)
 
@@ -135,8 +134,8 @@ def memory_of(device: jax.Device) -> float:
 def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
     """The meshes of a stage: GRPO's with the judge on its own chips, SFT's and the evaluation's without.
 
-    Raises ValueError when a model does not fit on its chips however it is split, RuntimeError for a CPU alone where the
-    profile is for an accelerator: it would train for weeks.
+    Raises ValueError when a model does not fit on its chips however it is split. Raises RuntimeError for a profile of
+    an accelerator on a CPU, which would train for weeks.
     """
     memory = memory_of(devices[0])
     if math.isinf(memory) and not profile.devices:

@@ -1,14 +1,12 @@
 """The judges' way into a checkpoint, in a fresh process: what they will load is what was trained.
 
-`verify_submission` runs `python -m reasonkit.models.submission_check`, which does what the competition's template does,
-and compares the adapter and, where the notebook runs on the CPU too, the replies. Of an export for the unrestricted
-mode it loads the merged model as well. The process stays off the accelerator: one process holds it, and another chip
-rounds otherwise.
+`verify_submission` runs `python -m reasonkit.models.submission_check`, which does what the competition's template does.
+It compares the adapter, the replies where the notebook runs on a CPU too, and the merged model of an export. The
+process stays on the CPU, because another process holds the accelerator.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -16,12 +14,27 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import qwix
+from flax import nnx
+from jax.sharding import Mesh
+from tunix.generate.sampler import CacheConfig, Sampler
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
+
+from reasonkit.models.checkpoints import steps_in, strays
+from reasonkit.models.gemma import flax_checkpoint, from_flax
+from reasonkit.models.load import LoadedModel, Tokenizer, load
+from reasonkit.models.lora import LORA_MODULES, fingerprint, merge_lora
+from reasonkit.models.mesh import make_mesh
+from reasonkit.text.tags import TAGS
 
 INF_TEMPERATURE, INF_TOP_K, INF_TOP_P, SEED = 0, 1, None, 42
 SPARE_CACHE = 256  # the template's cache is prompt + generation + 256
-# Where a merged model says another token than the policy, it may be by rounding: bfloat16 has logits in steps of 1/8,
-# and the two were at most one apart where Gemma-3-270M's choice changed. Further apart than this is another model.
+# In nats of a logit. A merged model may choose another token by rounding: in bfloat16, Gemma-3-270M's choice changed
+# where the two logits were at most one step of 1/8 apart. Further apart than this is another model.
 NEAR_TIE = 0.5
 
 
@@ -29,37 +42,24 @@ class SubmissionError(RuntimeError):
     """The judges' loader failed on the checkpoint, or its replies are not the notebook's."""
 
 
-def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: Path,
+def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: str,
                    samples: Sequence[tuple[str, str]], max_prompt_length: int, max_new_tokens: int, sample: bool,
                    exported: bool) -> dict:
-    """The adapter's fingerprint and the greedy replies to the samples' questions, one prompt at a time, as the template
-    has it: the highest step in `<ckpt_dir>/actor`, `model_params` restored by orbax onto the adapter's state, Tunix's
-    sampler with their cache size and their decoding (temperature 0, top_k 1, no top_p, seed 42).
+    """The adapter's fingerprint and, with `sample`, the greedy replies to the samples' questions, as the template has
+    it: the highest step, restored by orbax onto the state of an adapter that is qwix's own, of the base's dtype; then
+    Tunix's sampler on one prompt at a time, with the template's cache size and decoding.
 
-    Its adapter is qwix's own, of the base's dtype: orbax rounds what was saved to it.
-    sample: whether to reply. exported: whether to compare the merged model in `ckpt_dir` with it (see `_compare`).
+    With `exported`, also how the merged model in `ckpt_dir` differs from it (see `_compare`).
     """
-    import jax
-    import orbax.checkpoint as ocp
-    import qwix
-    from flax import nnx
-    from tunix.generate.sampler import CacheConfig, Sampler
-
-    from reasonkit.models.load import load
-    from reasonkit.models.lora import LORA_MODULES, fingerprint
-    from reasonkit.models.mesh import make_mesh
-    from reasonkit.text.tags import TAGS
-
-    mesh = make_mesh(jax.devices()[:1], 1, 1)
+    mesh, actor = make_mesh(jax.devices()[:1], 1, 1), Path(ckpt_dir) / "actor"
     base = load(model, mesh, dtype)
     provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
     lora_policy = qwix.apply_lora_to_model(base.model, provider, rngs=nnx.Rngs(0), **base.model.get_model_input())
-    lora_policy.lora_alpha = float(alpha)  # for `hf.merge_lora`
-    step = max(int(path.name) for path in (ckpt_dir / "actor").iterdir() if path.name.isdigit())
+    lora_policy.lora_alpha = float(alpha)  # for `merge_lora`
+    step = max(int(path.name) for path in actor.iterdir() if path.name.isdigit())
     state = nnx.state(lora_policy, nnx.LoRAParam)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-    restored = ocp.StandardCheckpointer().restore(ckpt_dir / "actor" / str(step) / "model_params", target=abstract)
-    nnx.update(lora_policy, restored)
+    nnx.update(lora_policy, ocp.StandardCheckpointer().restore(actor / str(step) / "model_params", target=abstract))
     config, tokenizer = base.config, base.tokenizer
     sampler = Sampler(lora_policy, tokenizer, CacheConfig(
         cache_size=max_prompt_length + max_new_tokens + SPARE_CACHE, num_layers=config.num_layers,
@@ -70,26 +70,18 @@ def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: Pa
                            top_p=INF_TOP_P, seed=SEED, eos_tokens=list(tokenizer.stop_ids)).text[0]
                    for question, _ in (samples if sample else ())]
     found = {"step": step, "adapter": fingerprint(lora_policy), "replies": replies}
-    return found | (_compare(replace(base, model=lora_policy), ckpt_dir, mesh, dtype, samples) if exported else {})
+    if exported:
+        found |= _compare(replace(base, model=lora_policy), Path(ckpt_dir), mesh, dtype, samples)
+    return found
 
 
-def _compare(policy: Any, folder: Path, mesh: Any, dtype: str, samples: Sequence[tuple[str, str]]) -> dict:
+def _compare(policy: LoadedModel, folder: Path, mesh: Mesh, dtype: str, samples: Sequence[tuple[str, str]]) -> dict:
     """How the merged model of an export differs from the policy.
 
     arrays: those that are not base and adapter merged, up to the file's rounding. tokens: how many the samples' replies
-    have. parts: where the two would go on from a reply's start with different tokens, though the policy is no nearer
-    than NEAR_TIE to saying the merged model's.
+    have. parts: where the two models would continue the start of a reply with different tokens, and the policy's two
+    logits are more than NEAR_TIE apart.
     """
-    import jax.numpy as jnp
-    import numpy as np
-    from flax import nnx
-    from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
-
-    from reasonkit.models.gemma import flax_checkpoint, from_flax
-    from reasonkit.models.hf import merge_lora
-    from reasonkit.models.load import Tokenizer
-    from reasonkit.text.tags import TAGS
-
     family, tokenizer = policy.tokenizer.family, Tokenizer(folder / "tokenizer.model", policy.tokenizer.family)
     there = from_flax(flax_checkpoint(folder), family, policy.config, mesh, dtype, replicated=True)
     ours = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(policy.model))}
@@ -101,7 +93,7 @@ def _compare(policy: Any, folder: Path, mesh: Any, dtype: str, samples: Sequence
             arrays.append("/".join(map(str, path)))
 
     @nnx.jit
-    def logits(model: nnx.Module, tokens_BT: jnp.ndarray) -> jnp.ndarray:
+    def logits(model: nnx.Module, tokens_BT: jax.Array) -> jax.Array:
         mask_BT = tokens_BT != tokenizer.pad_id()
         return model(tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))[0]
 
@@ -126,21 +118,16 @@ def verify_submission(ckpt_dir: Path, adapter: str, samples: Sequence[tuple[str,
     """Load `ckpt_dir` as the judges do, in a fresh process. `adapter` is the evaluated adapter's `lora.fingerprint`,
     `samples` are (question, reply) pairs of the evaluation.
 
-    A folder that `export.export_flax` made holds the merged model too, and what is uploaded must be what was evaluated:
-    the arrays are base and adapter merged, and at each token of the samples' replies both models go on alike.
+    Of an export for the unrestricted mode, which holds the merged model too, the arrays must be base and adapter
+    merged, and both models must continue alike at each token of the samples' replies.
 
-    Returns what was found equal, in words. Raises SubmissionError with the process's last words when the loader fails,
-    or with what differs.
+    Returns in words what is equal. Raises SubmissionError with the end of the process's error output when the loader
+    fails, or with what differs.
     """
-    import jax
-
-    from reasonkit.models.gemma import flax_checkpoint
-    from reasonkit.models.lora import steps_in, strays
-
     ckpt_dir = Path(ckpt_dir).resolve()
-    if not steps_in(ckpt_dir / "actor"):
-        raise SubmissionError(f"{ckpt_dir}/actor has no step: train, or save the adapter there with lora.save_lora")
-    if taken := [path.name for path in strays(ckpt_dir / "actor") if path.name.isdigit()]:
+    if not steps_in(ckpt_dir):
+        raise SubmissionError(f"{ckpt_dir}/actor has no step: train, or save the adapter there with save_lora")
+    if taken := [path.name for path in strays(ckpt_dir) if path.name.isdigit()]:
         raise SubmissionError(f"{ckpt_dir}/actor holds {taken}, which is no step, and the judges' loader would take it "
                               "for one: delete or rename it")
     pieces = (ckpt_dir / "tokenizer.model").is_file()
@@ -178,10 +165,8 @@ def verify_submission(ckpt_dir: Path, adapter: str, samples: Sequence[tuple[str,
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                            epilog="Reads the arguments of load_as_judges as JSON on standard input.").parse_args()
-    job = json.load(sys.stdin)
-    print(json.dumps(load_as_judges(**{**job, "ckpt_dir": Path(job["ckpt_dir"])})))
+    """Reads the arguments of `load_as_judges` as JSON on standard input, and prints its result."""
+    print(json.dumps(load_as_judges(**json.load(sys.stdin))))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """GRPO (arXiv 2402.03300) with Tunix's `GRPOLearner`: sample groups, score them, move towards the better ones.
 
-Departs from Tunix's demo: the reference is the adapter as it was when this stage began, on the same frozen base; a
-whole step is sampled in one rollout call, unless the judge is to work beside it; there is one composed reward, because
+Departs from Tunix's demo: the reference is the adapter as it was when this stage began, on the same frozen base. A
+whole step is sampled in one rollout call, unless the judge overlaps with it. There is one composed reward, because
 Tunix counts a missing score as zero. The loss and its dials are in `policy_loss`.
 """
 
@@ -13,26 +13,27 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from jax.sharding import Mesh
+from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.config import GrpoSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.problems import grpo_batches, shuffle_rows
-from reasonkit.models.lora import base_shared, reference
+from reasonkit.models.checkpoints import checkpoint_options
+from reasonkit.models.lora import reference
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.train import checkpoint, loop, tunix_compat
-from reasonkit.train.handover import begin
+from reasonkit.train import loop, overlap, tunix_compat
 from reasonkit.train.policy_loss import loss_config
 from reasonkit.train.rollout import Rollout, sampling
 
 
 def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSettings, budget: TimeBudget, log,
          checkpoints: Path, seed: int, start_step: int,
-         on_step: Callable[[], None] = lambda: None, curriculum: Curriculum | None = None) -> tunix_compat.StageResult:
+         on_step: Callable[[], None] = lambda: None, curriculum: Curriculum | None = None) -> loop.StageResult:
     """Train the adapter of `policy` by the reward; `start_step` is the step under which the last stage handed it over.
 
-    That adapter becomes the reference, whatever is in memory (`handover.begin`). Later steps found in `checkpoints` are
-    resumed from. With a `curriculum` it chooses the problems, and a part of the reward must be its `watch`; without one
+    That adapter becomes the reference, whatever is in memory (`loop.begin`). A run resumes from later steps in
+    `checkpoints`. A `curriculum` chooses the problems, and a part of the reward must be its `watch`; without one
     they come in turn. Raises ValueError when the rows of a pass do not divide over the mesh, the prompts of a rollout
     call do not divide a step into passes, the checkpoints are not at a step of this stage, or the curriculum's log does
     not reach it.
@@ -44,29 +45,27 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
                          f"be a multiple of micro_prompts={micro}")
     calls = settings.prompts_per_step // each  # of the rollout, a step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
-    begin(policy.model, checkpoints, "grpo", start_step, settings.steps)
+    loop.begin(policy.model, checkpoints, "grpo", start_step, settings.steps)
     anchor = reference(policy.model)
-    optimizer = tunix_compat.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
-                             settings.clip)
     cluster = tunix_compat.grpo_cluster(
         policy.model, anchor if settings.beta else None, policy.tokenizer, mesh, Rollout,
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                  temperature=settings.temperature, seed=seed),
-        dict(actor_optimizer=optimizer, eval_every_n_steps=settings.steps + start_step + 1,
+        dict(actor_optimizer=tunix_compat.adamw_of(settings), eval_every_n_steps=settings.steps + start_step + 1,
              max_steps=settings.steps + start_step + 1,  # not reached: the stage ends with its batches
              mini_batch_size=settings.prompts_per_step, train_micro_batch_size=micro,
              rollout_micro_batch_size=settings.prompts_per_step,
              compute_logps_micro_batch_size=micro,
              checkpoint_root_directory=str(checkpoints.resolve()),
-             checkpointing_options=checkpoint.checkpoint_options(settings.save_every, settings.keep)))
-    if not base_shared(cluster.actor_trainer.model, anchor):
+             checkpointing_options=checkpoint_options(settings.save_every, settings.keep)))
+    if not is_sharing_backbone(cluster.actor_trainer.model, anchor):
         raise RuntimeError("the actor and its reference hold two copies of the base: the policy is on another mesh")
     trainer, rollout = cluster.actor_trainer, cluster.rollout
     done, minutes = trainer.train_steps - start_step, budget.minutes_used
     rollout.calls = done * calls  # samples go on from here
     config = loss_config(settings, settings.num_generations)
-    learner = (tunix_compat.Overlapped(cluster, config, reward, each) if settings.rollout_micro_prompts
-               else tunix_compat.Learner(cluster, config, reward))
+    learner = (overlap.Overlapped(cluster, config, reward, each) if settings.rollout_micro_prompts
+               else overlap.Learner(cluster, config, reward))
     cluster.global_steps = trainer.train_steps  # a last checkpoint carries none
 
     def extra(ctx, step: int) -> dict:
@@ -85,7 +84,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
                            curriculum.order if curriculum else shuffle_rows)
     summed = settings.max_new_tokens if settings.loss_agg_mode == "seq-mean-token-sum" else 1  # tokens in the loss
     with loop.resilient_training(trainer, budget, log, "grpo", checkpoints, start_step, settings.steps, extra, on_step,
-                     summed) as guard:
+                                 summed) as guard:
         learner.train(tunix_compat.remaining_steps(batches, trainer.train_steps, settings.steps - done, guard))
-    return tunix_compat.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,
-                              budget.minutes_used - minutes, budget.stopped("grpo"))
+    return loop.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,
+                            budget.minutes_used - minutes, budget.stopped("grpo"))

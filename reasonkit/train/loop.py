@@ -1,11 +1,8 @@
-"""Training with nothing lost: what stands around Tunix's loop in every stage.
+"""What every stage does around Tunix's loop: `begin`, `resilient_training` and, for most, `train_stage`.
 
-A loss that is no number, or beyond `LOSS_LIMIT`, ends the stage; weights that are not finite are never saved. A save
-has room on the disk before it begins. A signal ends the stage at a step's boundary; a hung step ends the process.
-Each step has one row in the log, also after a kill, and the learning rate comes to its end with the time.
-
-Tunix reports a step only after the next one, which may be after its save; here a save reports first. It looks at no
-loss at all.
+Tunix trains the adapter in memory, resumes from the highest step there is, and never looks at a loss. Here a stage
+always begins with the same adapter, steps of another stage are refused, a diverged loss ends the stage, weights that
+are not finite are never saved, a save has room on the disk, and each step has one row in the log, also after a kill.
 """
 
 from __future__ import annotations
@@ -15,26 +12,107 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 from tunix.sft import hooks
 
 from reasonkit.models import distributed
-from reasonkit.models.lora import finite, steps_in
-from reasonkit.session.files import DiskFullError
+from reasonkit.models.checkpoints import (
+    drop_optimiser_state,
+    has_step,
+    latest_step,
+    make_room,
+    quarantine_damaged,
+    quarantine_diverged,
+    restore_lora,
+    save_for_next_stage,
+    save_lora,
+    undo_handover,
+)
+from reasonkit.models.gemma import finite
 from reasonkit.session.interrupts import Watchdog, clean_exit
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.train import checkpoint, tunix_compat
+from reasonkit.train import tunix_compat
 
-LOSS_LIMIT = 100.0  # nats per token: to guess among Gemma's 262,144 tokens costs 12.5
-ROOM = 1.2  # bytes on disk for each byte of a checkpoint: its files, and what the log writes meanwhile
+LOSS_LIMIT = 100.0  # nats per token: guessing among Gemma's 262,144 tokens costs 12.5
+ROOM = 1.2  # bytes on disk for each byte of a checkpoint, for its files and what the log writes meanwhile
+BEGUN = "begun"  # <checkpoints>/begun/<stage> keeps each stage's first adapter, because orbax deletes old steps
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a training stage leaves: `steps` optimiser steps in `minutes`; the adapter is `checkpoint_step` of the run's
+    checkpoints; `stopped` is "data" (all steps done) or "time" (the clock ended it)."""
+
+    stage: str
+    steps: int
+    checkpoint_step: int
+    minutes: float
+    stopped: str
+
+
+def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, steps: int) -> None:
+    """Put the adapter with which `stage` begins into `model`: that of `start_step`. At step 0, which has none, it is
+    the one in memory when the stage began for the first time. The stage's own later steps stay, and the trainer resumes
+    from them. Damaged steps are set aside.
+
+    Raises ValueError when the checkpoints are not at a step of this stage, or later steps are not its own.
+    """
+    own = checkpoints / BEGUN / stage
+    copied = has_step(own, start_step)
+    if copied:
+        undo_handover(checkpoints, start_step)
+    if copied and latest_step(checkpoints) < start_step:  # the steps were deleted, to train the stage anew
+        restore_lora(model, own, start_step)
+        save_for_next_stage(model, checkpoints, start_step)
+    quarantine_damaged(checkpoints, model)
+    latest = latest_step(checkpoints)
+    if not start_step <= latest <= start_step + steps:
+        raise ValueError(f"{checkpoints} is at step {latest}, and this stage goes from step {start_step} to "
+                         f"{start_step + steps}: give it the step that was handed over, or another folder")
+    for other, began in _begun(checkpoints).items():
+        if other != stage and start_step < began <= latest:
+            raise ValueError(f"stage {other!r} began at step {began} of {checkpoints}, and stage {stage!r}, which "
+                             "comes before it, would resume from its steps: start anew in another folder")
+    if latest > start_step and not copied:
+        raise ValueError(f"{checkpoints} is at step {latest}, and stage {stage!r} has not begun at step {start_step} "
+                         f"there: these steps are another stage's. Give it the step that was handed over, or another "
+                         "folder")
+    if latest == start_step and has_step(checkpoints, start_step):
+        restore_lora(model, checkpoints, start_step)
+    elif copied:
+        restore_lora(model, own, start_step)
+    if latest == start_step:
+        _forget(checkpoints, start_step)
+        save_lora(model, own, start_step)
+        drop_optimiser_state(checkpoints, start_step)
+
+
+def has_steps(checkpoints: Path, stage: str) -> bool:
+    """Whether the stage, asked for again, would resume from steps of its own."""
+    began = _begun(checkpoints).get(stage)
+    return began is not None and latest_step(checkpoints) > began
+
+
+def _begun(checkpoints: Path) -> dict[str, int]:
+    """Each stage that has a copy, and the step at which it began."""
+    return {copy.name: latest_step(copy) for copy in (checkpoints / BEGUN).glob("*")}
+
+
+@distributed.on_main_process
+def _forget(checkpoints: Path, start_step: int) -> None:
+    """Delete the copies of stages that have no step left."""
+    for stage, began in _begun(checkpoints).items():
+        if began >= start_step:
+            shutil.rmtree(checkpoints / BEGUN / stage)
 
 
 class DivergedError(RuntimeError):
-    """A loss or a weight that is no number, or far from all sense: the weights from step `since` on are bad."""
+    """A loss beyond LOSS_LIMIT or NaN, or a weight that is not finite: the weights from step `since` on are bad."""
 
     def __init__(self, message: str, since: int):
         super().__init__(message)
@@ -42,10 +120,10 @@ class DivergedError(RuntimeError):
 
 
 class _Steps(hooks.TrainingHooks):
-    """One row a step in the run log: loss, seconds, and what `extra(ctx, step)` adds.
+    """One row per step in the run log: loss, seconds, and what `extra(ctx, step)` adds.
 
-    Hooks, not a metrics backend: Tunix's backends listen globally and are never removed, so the log of a stage that is
-    over would go on receiving the scalars of the next.
+    These are hooks and not a metrics backend, because Tunix's backends listen globally and are never removed: the log
+    of a finished stage would receive the scalars of the next.
     """
 
     def __init__(self, log, event: str, first_step: int, steps: int, budget: TimeBudget,
@@ -55,7 +133,7 @@ class _Steps(hooks.TrainingHooks):
         self._last, self._stretch = time.perf_counter(), math.nan  # a resumed optimiser has that of its last session
 
     def on_train_step_start(self, train_ctx):
-        """Fit the schedule to the steps that there is time for; a run with time for all keeps the factor 1."""
+        """Fit the schedule to the steps that there is time for. A run with time for all keeps the factor 1."""
         done, left = train_ctx.train_steps - self._first, distributed.broadcast_from_main(self._budget.steps_left)
         reached = self._steps if left >= self._steps - done else done + max(1, int(left))
         if self._steps / reached != self._stretch:
@@ -84,54 +162,31 @@ class _Steps(hooks.TrainingHooks):
         pass
 
 
-def check_room(checkpoints: Path, needed: float, delete: Callable[[int], None]) -> None:
-    """Make room for `needed` bytes: `delete` all steps but the last. Raises DiskFullError when that is not enough."""
-    actor = checkpoints / "actor"
-    actor.mkdir(parents=True, exist_ok=True)
-    steps = steps_in(actor)
-    if distributed.broadcast_from_main(shutil.disk_usage(actor).free) < needed and distributed.is_main_process():
-        shutil.rmtree(checkpoints / "set_aside", ignore_errors=True)
-    while (free := distributed.broadcast_from_main(shutil.disk_usage(actor).free)) < needed:
-        if len(steps) < 2:
-            raise DiskFullError(f"a checkpoint needs {needed / 1e6:.0f} MB in {actor}, and {free / 1e6:.0f} MB are "
-                                f"free: step {steps[-1] if steps else 'none'} is kept; delete what is not needed, and "
-                                "run the stage again")
-        delete(steps.pop(0))
-
-
-def _keep_good(checkpoints: Path, since: int) -> str:
-    """Set aside the steps from `since` on, if there is an older one; says what is left."""
-    steps = steps_in(checkpoints / "actor")
-    good = [step for step in steps if step < since]
-    for step in steps[len(good):] if good and distributed.is_main_process() else ():
-        checkpoint.quarantine_step(checkpoints, step, "diverged")
-    return f"Step {good[-1]} is the last good one" if good else "No step before it was saved"
-
-
 @contextlib.contextmanager
 def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_step: int, steps: int,
-         extra: Callable[[object, int], dict] = lambda ctx, step: {}, on_step: Callable[[], None] = lambda: None,
-         summed: int = 1) -> Iterator[Callable[[Iterator], Iterator]]:
-    """Around a stage's training; gives the guard for its batches, and ends with the last step saved.
+                       extra: Callable[[object, int], dict] = lambda ctx, step: {},
+                       on_step: Callable[[], None] = lambda: None,
+                       summed: int = 1) -> Iterator[Callable[[Iterator], Iterator]]:
+    """Around a stage's training: gives the guard for its batches, and ends with the last step saved.
 
-    `trainer` is Tunix's, as it resumed; the stage goes from `first_step` over `steps` steps, and a row "<stage>_step"
-    of the log is written at each, with what `extra(trainer, step)` adds. `summed` is how many tokens a loss adds up, 1
-    for a mean over them. Raises DivergedError and DiskFullError with the last good checkpoint kept. A signal comes
-    again after the save: the stage is not handed over.
+    `trainer` is Tunix's, resumed. The stage goes from `first_step` over `steps` steps. Each writes a row "<stage>_step"
+    to the log, with what `extra(trainer, step)` adds. `summed` is how many tokens a loss adds up, 1 for a mean. The
+    learning rate follows the time that is left. Raises DivergedError and DiskFullError with the last good
+    checkpoint kept. A signal ends the stage at a step's boundary and comes again after the save, before the handover.
     """
     manager, begun, ending = trainer.checkpoint_manager, trainer.train_steps, contextlib.ExitStack()
-    save, event = manager.save, f"{stage}_step"
+    save, event, orbax = manager.save, f"{stage}_step", tunix_compat.orbax_manager(trainer)
 
     def checked_save(step, model, optimizer, force=False, **options):
-        if not force and not tunix_compat.should_save(trainer, step):
+        if not force and not orbax.should_save(step):
             return False
-        tunix_compat.report_step(trainer)  # looks at the loss of this step, and has its row in the log, before the save
+        tunix_compat.report_step(trainer)  # checks and logs this step's loss before the save
         adapter = nnx.state(model, nnx.LoRAParam)
         if not finite(adapter):
             raise DivergedError(f"{event} {step - first_step}: the adapter has weights that are no numbers", since=step)
-        tunix_compat.wait_for_saves(trainer)  # as orbax would: the step before counts too
+        orbax.wait_until_finished()  # as its save would: the step before counts too
         leaves = jax.tree.leaves((adapter, nnx.state(optimizer, nnx.optimizer.OptState)))
-        check_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), partial(tunix_compat.delete_step, trainer))
+        make_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), orbax.delete)
         return save(step, model, optimizer, force=force, **options)
 
     def numbered(batches: Iterator) -> Iterator:
@@ -154,6 +209,28 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
                 manager.close()  # waits for a save under way
                 raise
     except DivergedError as error:
-        raise DivergedError(f"{error}. {_keep_good(checkpoints, error.since)} in {checkpoints}. Lower learning_rate or "
-                            "clip, or look at the data of that step, and run the stage again", error.since) from error
+        left = quarantine_diverged(checkpoints, error.since)
+        raise DivergedError(f"{error}. {left} in {checkpoints}. Lower learning_rate or clip, or look at the data of "
+                            "that step, and run the stage again", error.since) from error
     log.step = None  # not after an error: what a thread left behind still writes is of a step that is done again
+
+
+def train_stage(trainer, mesh: Mesh, batches: Iterator, stage: str, settings, budget: TimeBudget, log,
+                checkpoints: Path, start_step: int, extra: Callable[[object, int], dict] = lambda ctx, step: {},
+                on_step: Callable[[], None] = lambda: None,
+                prepare: Callable[[dict], dict] | None = None) -> StageResult:
+    """Train up to the stage's last step, and hand the adapter over as one more step, without optimiser state.
+
+    `trainer` is Tunix's SFT trainer or one like it. `batches` are those of the whole stage; `prepare` makes what is
+    trained on of each one that a resumed stage does not skip. Raises as `resilient_training` does.
+    """
+    done, minutes, last = trainer.train_steps, budget.minutes_used, start_step + settings.steps
+    # Tunix reads only the context of `with mesh`. Under jax.set_mesh its data sharding silently vanishes.
+    with resilient_training(trainer, budget, log, stage, checkpoints, start_step, settings.steps, extra,
+                            on_step) as guard, mesh:
+        trainer.train(tunix_compat.remaining_steps(
+            batches, done, max(0, last - done),
+            guard if prepare is None else lambda rest: map(prepare, guard(rest))))
+    save_for_next_stage(trainer.model, checkpoints, trainer.train_steps + 1)
+    return StageResult(stage, trainer.train_steps - start_step, trainer.train_steps + 1,
+                       budget.minutes_used - minutes, budget.stopped(stage))

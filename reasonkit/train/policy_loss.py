@@ -1,7 +1,6 @@
-"""GRPO's loss as Tunix 0.1.7 computes it: `LossSettings` explains each dial, `loss_config` gives them to Tunix.
+"""GRPO's loss as Tunix 0.1.7 computes it: `loss_config` gives Tunix the dials of `config.LossSettings`.
 
-It refuses k1, gives equal rewards no advantage, and penalises only where rewards differ.
-
+It refuses k1, gives equal rewards no advantage, and penalises KL only where rewards differ.
 Sources: GRPO (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), RLOO (2402.14740).
 """
 
@@ -23,14 +22,14 @@ from reasonkit.rewards.mix import FLAT
 
 @dataclass(kw_only=True)
 class LossConfig(GRPOConfig):
-    """Tunix's config with two dials that are no fields of it; its loss looks for `epsilon_high` all the same."""
+    """Tunix's config with two more dials. Its loss looks for `epsilon_high`, although it is no field of Tunix's."""
 
     epsilon_high: float
     mask_truncated: bool
 
 
 def loss_config(settings: LossSettings, num_generations: int) -> LossConfig:
-    """Tunix's config for one update per rollout, so that the samples are the policy's own."""
+    """Tunix's config for one update per rollout: the samples are the policy's own."""
     return LossConfig(
         num_generations=num_generations, num_iterations=1, policy_loss_fn="reasonkit", beta=settings.beta,
         kl_loss_mode=settings.kl_loss_mode, advantage_estimator=f"reasonkit_{settings.advantage_estimator}",
@@ -40,7 +39,7 @@ def loss_config(settings: LossSettings, num_generations: int) -> LossConfig:
 
 
 def _with_flat_groups(estimate: Callable) -> Callable:
-    """The estimator with 0 for a group of equal rewards: Adam would scale the rounding of their mean up to a step."""
+    """The estimator with 0 for a group of equal rewards. Adam would scale the rounding of their mean up to a step."""
 
     def advantages(rewards: np.ndarray, num_generations: int) -> np.ndarray:
         flat_G = np.ptp(np.reshape(rewards, (-1, num_generations)), axis=1) < FLAT
@@ -56,7 +55,7 @@ for _name in CHOICES["advantage_estimator"]:
 
 @contextlib.contextmanager
 def _replaced(module, name: str, wrap: Callable) -> Iterator[None]:
-    """One function of Tunix's wrapped, only while the loss is traced: one trace at a time."""
+    """One function of Tunix's, wrapped only while the loss is traced."""
     original = getattr(module, name)
     setattr(module, name, wrap(original))
     try:
@@ -69,24 +68,24 @@ def _replaced(module, name: str, wrap: Callable) -> Iterator[None]:
 def _policy_loss(model, train_example, algo_config, **options):
     """Tunix's GRPO loss, with its KL penalty only in groups whose rewards differ.
 
-    What it reports are means over the tokens of all completions: "kl" as k3, and "entropy".
+    It reports means over the tokens of all completions: "kl" as k3, and "entropy".
     """
     mask_BL, seen_BL = train_example.completion_mask, {}
     varied_G = (train_example.advantages.reshape(-1, algo_config.num_generations) != 0).any(1)
     pushed_B1 = varied_G.repeat(algo_config.num_generations)[:, None]
 
     def with_k3(divergence):
-        def noted(logps_BL, reference_BL, method, clamp_value=None):
+        def record_k3(logps_BL, reference_BL, method, clamp_value=None):
             seen_BL["kl"] = divergence(logps_BL, reference_BL, "low_var_kl")
             anchor_BL = jnp.where(pushed_B1, reference_BL, jax.lax.stop_gradient(logps_BL))
             return divergence(logps_BL, anchor_BL, method, clamp_value)
-        return noted
+        return record_k3
 
-    def kept(entropy):
+    def record_entropy(entropy):
         return lambda logits_BLV: seen_BL.setdefault("entropy", entropy(logits_BLV))
 
     with (_replaced(common, "compute_kl_divergence", with_k3),
-          _replaced(algo_core, "compute_entropy_from_logits", kept)):
+          _replaced(algo_core, "compute_entropy_from_logits", record_entropy)):
         loss, aux = function_registry.get_policy_loss_fn("grpo")(model, train_example, algo_config, **options)
     tokens = jnp.maximum(mask_BL.sum(), 1)
     return loss, aux | {name: (value_BL * mask_BL).sum() / tokens for name, value_BL in seen_BL.items()}

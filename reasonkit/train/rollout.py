@@ -1,8 +1,8 @@
-"""From prompts to completions: the policy's rollout in training and its greedy replies in evaluation.
+"""From prompts to completions: the policy's `Rollout` in training, and greedy decoding for evaluation (`generator`).
 
-Decoding is Tunix's vanilla sampler. Three things are mended here: the KV cache is created sharded (Tunix puts it on the
-first device), every rollout call draws new samples (Tunix starts each from the same key), and a completion keeps the
-token it stopped with (Tunix strips it, so a policy would never be trained to stop).
+Decoding is Tunix's vanilla sampler with three fixes. The KV cache is created sharded (Tunix puts it on the first
+device). Every rollout call draws new samples (Tunix starts each from the same key). A completion keeps the token it
+stopped with (Tunix strips it, so a policy would never be trained to stop).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reasonkit.train import tunix_compat
 
 
 def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
-    """A KV cache laid out over the mesh of the calling context: rows over fsdp, KV heads over tp, where they divide."""
+    """A KV cache laid out over the mesh of the calling context: rows over fsdp and KV heads over tp, if they divide."""
     config, mesh = self.config, pxla.thread_resources.env.physical_mesh
     layout = ends = None
     if not mesh.empty:
@@ -49,9 +49,10 @@ def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperat
              top_k: int | None = None, seed: int = 0) -> RolloutConfig:
     """Tunix's rollout settings, without their traps.
 
-    Temperature 0 means greedy (Tunix divides by it when top_p is set). The cache holds prompt and completion exactly:
-    attention spans all of it at every token. Raises ValueError for top_p < 1 without top_k, which would sort the whole
-    vocabulary at every token, and for a temperature above 0 without top_p, which Tunix would silently decode greedily.
+    Temperature 0 means greedy (Tunix divides by it when top_p is set). The cache has exactly the size of prompt and
+    completion, because attention spans all of it at every token. Raises ValueError for top_p < 1 without top_k, which
+    would sort the whole vocabulary at every token, and for a temperature above 0 without top_p, which Tunix would
+    silently decode greedily.
     """
     if temperature < 0 or (temperature > 0 and top_p is None):
         raise ValueError(f"temperature {temperature} with top_p {top_p}: sampling needs temperature > 0 and a top_p; "
@@ -71,13 +72,13 @@ def _cache_config(config, size: int) -> CacheConfig:
 
 
 class Rollout(VanillaRollout):
-    """The rollout worker: its samples are a function of (seed, number of the call), so a resumed run draws the same.
+    """The rollout worker. Its samples depend only on the seed and the number of the call: a resumed run draws the same.
 
     Attributes:
-        calls: generate calls so far; a resumed stage sets it to where it was.
+        calls: generate calls so far; a resumed stage sets it.
         mean_lengths: mean completion length in tokens, one entry per call.
         truncated: share of the completions that reached the limit without a stop token, one entry per call.
-        on_output: told what each call has sampled.
+        on_output: called with what each call has sampled.
     """
 
     def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig):
@@ -92,7 +93,7 @@ class Rollout(VanillaRollout):
         tunix_compat.keep_token_buffer(self._sampler, lambda buffer: setattr(self, "_token_buffer", buffer))
 
     def generate(self, prompts: list[str], rollout_config: RolloutConfig, **kwargs) -> RolloutOutput:
-        """Sample one completion a prompt; `tokens` end with the stop token where one was drawn."""
+        """Sample one completion per prompt; `tokens` end with the stop token where one was drawn."""
         key = jax.random.fold_in(rollout_config.seed, self.calls)
         self.calls += 1
         output = super().generate(prompts, dataclasses.replace(rollout_config, seed=key), **kwargs)
@@ -110,8 +111,8 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
               ) -> Callable[[list[str]], list[str]]:
     """A function from prompts to greedy completions, as the judges decode (temperature 0, no top_p).
 
-    The weights are those of the moment of the call, also while the model is trained. The last batch is filled up, so
-    that one program serves all. Raises ValueError for a prompt that does not fit.
+    The weights are those at the time of the call, also while the model is trained. The last batch is filled up, because
+    another batch size would compile another program. Raises ValueError for a prompt that does not fit.
     """
     check_one_process("sampling")
     install_sharded_cache()

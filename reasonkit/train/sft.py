@@ -1,7 +1,6 @@
 """Supervised fine-tuning: one LoRA adapter learns the tags from worked solutions, with Tunix's `PeftTrainer`.
 
-The loss is on the reply and its stop token only. Checkpoints go to the judges' layout from the first save on. The stage
-ends by handing the adapter over as one more step, without optimiser state: that is what the next stage starts from.
+The loss is only on the completion and its stop token.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from reasonkit.config import SftSettings
 from reasonkit.data.problems import sft_batches
 from reasonkit.models.mesh import check_divides, split_rows
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.train import checkpoint, loop, tunix_compat
-from reasonkit.train.handover import begin
+from reasonkit.train import loop, tunix_compat
 
 
 def model_input(batch: peft_trainer.TrainingInput) -> dict:
@@ -30,32 +28,19 @@ def model_input(batch: peft_trainer.TrainingInput) -> dict:
 
 
 def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBudget, log, checkpoints: Path, seed: int,
-        on_step: Callable[[], None] = lambda: None) -> tunix_compat.StageResult:
-    """Train the adapter of `policy` (a `models.LoadedModel` with LoRA) on `rows`; resumes from the checkpoints' last
-    step.
+        on_step: Callable[[], None] = lambda: None) -> loop.StageResult:
+    """Train the adapter of `policy` (a `LoadedModel` with LoRA) on `rows`, resuming from the checkpoints' last step.
 
     Raises ValueError when the batch does not divide over the mesh, no rows are left that fit `max_length`, or the
-    checkpoints are those of a later stage; and what `loop.kept` raises.
+    checkpoints are those of a later stage; and as `loop.resilient_training` does.
     """
     check_divides(settings.batch_size, mesh, "SFT batch_size")
-    begin(policy.model, checkpoints, "sft", 0, settings.steps)
+    loop.begin(policy.model, checkpoints, "sft", 0, settings.steps)
     trainer = peft_trainer.PeftTrainer(
-        policy.model,
-        tunix_compat.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
-                           settings.clip),
-        peft_trainer.TrainingConfig(
-            eval_every_n_steps=settings.steps + 1, max_steps=settings.steps, data_sharding_axis=("fsdp",),
-            pbar_description=None, checkpoint_root_directory=str(checkpoints.resolve() / "actor"),
-            checkpointing_options=checkpoint.checkpoint_options(settings.save_every, settings.keep)),
+        policy.model, tunix_compat.adamw_of(settings),
+        peft_trainer.TrainingConfig(**tunix_compat.trainer_options(settings, checkpoints, settings.steps)),
     ).with_gen_model_input_fn(model_input)
-    done, minutes = trainer.train_steps, budget.minutes_used
     batches = (peft_trainer.TrainingInput(input_tokens=split_rows(batch["tokens_BL"], mesh),
                                           input_mask=split_rows(batch["loss_mask_BL"], mesh))
                for batch in sft_batches(rows, policy.tokenizer, settings.batch_size, settings.max_length, seed))
-    # Tunix reads only the context of `with mesh`: under jax.set_mesh its data sharding silently vanishes
-    with loop.resilient_training(trainer, budget, log, "sft", checkpoints, 0, settings.steps,
-                                 on_step=on_step) as guard, mesh:
-        trainer.train(tunix_compat.remaining_steps(batches, done, max(0, settings.steps - done), guard))
-    checkpoint.save_for_next_stage(policy.model, checkpoints, trainer.train_steps + 1)
-    return tunix_compat.StageResult("sft", trainer.train_steps, trainer.train_steps + 1, budget.minutes_used - minutes,
-                              budget.stopped("sft"))
+    return loop.train_stage(trainer, mesh, batches, "sft", settings, budget, log, checkpoints, 0, on_step=on_step)

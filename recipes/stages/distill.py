@@ -1,10 +1,7 @@
 """On-policy distillation (GKD, arXiv 2306.13649): the student samples, a larger teacher scores every token.
 
-What it is: Tunix's `PeftTrainer` with a loss of its own, the reverse KL from student to teacher at each token
-of the student's completions; no gradient goes through the sampling. Each model has its own mesh.
-What it is not: GKD's mixture with fixed replies, or its other divergences.
-
-The teacher's distribution crosses over whole, at completion tokens only and in the teacher's dtype: batch x
+Tunix's `PeftTrainer` minimises the reverse KL from student to teacher at each token of the student's completions. No
+gradient goes through the sampling. Each model has its own mesh. The teacher's distribution crosses whole: batch x
 max_new_tokens x vocabulary, 1.6 GB for 4 x 768 x 262,144 in bfloat16. Choose `batch_size` by it.
 """
 
@@ -27,8 +24,7 @@ from reasonkit.data.problems import grpo_batches
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
-from reasonkit.train import checkpoint, loop, tunix_compat
-from reasonkit.train.handover import begin
+from reasonkit.train import loop, tunix_compat
 from reasonkit.train.rollout import Rollout, sampling
 
 
@@ -63,11 +59,11 @@ def reverse_kl(student_BLV: jax.Array, teacher_BLV: jax.Array, mask_BL: jax.Arra
 
 
 def _vocabulary(policy, teacher, texts: list[str]) -> int:
-    """The rows of the embedding that both have; ValueError when their tokenizers differ."""
+    """How many embedding rows both have. Raises ValueError when their tokenizers differ."""
     ours, theirs = policy.tokenizer, teacher.tokenizer
     same = ours.vocab_size == theirs.vocab_size and [*map(ours.encode, texts)] == [*map(theirs.encode, texts)]
     if not same:
-        raise ValueError(f"{teacher.name} reads text as other tokens than {policy.name}, so that their "
+        raise ValueError(f"{teacher.name} reads text as other tokens than {policy.name}, and their "
                          "distributions cannot be compared: take a teacher of the same family")
     return min(policy.config.num_embed, teacher.config.num_embed)  # some files have unused rows at the end
 
@@ -76,32 +72,27 @@ def distill(
     policy, teacher, mesh: Mesh, teacher_mesh: Mesh, rows: Dataset, settings: DistillSettings,
     budget: TimeBudget, log, checkpoints: Path, seed: int, start_step: int,
     on_step: Callable[[], None] = lambda: None,
-) -> tunix_compat.StageResult:
+) -> loop.StageResult:
     """Move the adapter of `policy` towards `teacher`, on its own completions of the questions in `rows`.
 
-    Both are `models.LoadedModel`. Starts from the step under which the last stage left the adapter (or 0); later
-    steps found in `checkpoints` are resumed from. Rows "distill_step" of the log have the KL as loss, in nats
-    a token, and the mean length of the completions. Raises ValueError when the batch does not divide over a
-    mesh, or the two models read text as different tokens.
+    Both are a `LoadedModel`. Starts from the step under which the last stage left the adapter (or 0), and resumes from
+    later steps in `checkpoints`. Rows "distill_step" of the log have the KL as loss, in nats per token, and the mean
+    length of the completions. Raises ValueError when the batch does not divide over a mesh, or the two models read
+    text as different tokens.
     """
     check_divides(settings.batch_size, mesh, "distillation batch_size")
     check_divides(settings.batch_size, teacher_mesh, "distillation batch_size, for the teacher,")
     vocabulary = _vocabulary(policy, teacher, [TAGS.prompt(question) for question in rows["question"][:16]])
-    begin(policy.model, checkpoints, "distill", start_step, settings.steps)
-    length, last = settings.max_new_tokens, start_step + settings.steps
+    loop.begin(policy.model, checkpoints, "distill", start_step, settings.steps)
     trainer = peft_trainer.PeftTrainer(
-        policy.model,
-        tunix_compat.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
-                     settings.clip),
+        policy.model, tunix_compat.adamw_of(settings),
         peft_trainer.TrainingConfig(
-            eval_every_n_steps=last + 1, max_steps=last, data_sharding_axis=("fsdp",), pbar_description=None,
-            checkpoint_root_directory=str(checkpoints.resolve() / "actor"),
-            checkpointing_options=checkpoint.checkpoint_options(settings.save_every, settings.keep)))
-    done, minutes = trainer.train_steps, budget.minutes_used
+            **tunix_compat.trainer_options(settings, checkpoints, start_step + settings.steps)))
+    done, length = trainer.train_steps - start_step, settings.max_new_tokens
     config = sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=length,
                       temperature=1.0, seed=seed)
     rollout = Rollout(policy.model, policy.tokenizer, mesh, config)  # reads the weights that are trained
-    rollout.calls = done - start_step
+    rollout.calls = done
 
     def loss(model, tokens_BL: jax.Array, teacher_BLV: jax.Array) -> jax.Array:
         student_BLV = completion_logprobs(model, tokens_BL, length, vocabulary)
@@ -110,7 +101,7 @@ def distill(
     trainer.with_loss_fn(loss).with_gen_model_input_fn(lambda example: example)
 
     def extra(ctx, step: int) -> dict:
-        return {"length": rollout.mean_lengths[step - (done - start_step) - 1]}
+        return {"length": rollout.mean_lengths[step - done - 1]}
 
     graph, state = nnx.split(teacher.model)
 
@@ -133,10 +124,5 @@ def distill(
         return jax.device_put({"tokens_BL": tokens_BL, "teacher_BLV": teacher_BLV}, here)
 
     batches = grpo_batches(rows, policy.tokenizer, settings.batch_size, settings.max_prompt_length, seed)
-    with loop.resilient_training(trainer, budget, log, "distill", checkpoints, start_step, settings.steps, extra,
-                     on_step) as guard, mesh:
-        trainer.train(tunix_compat.remaining_steps(batches, done, max(0, last - done),
-                                                   lambda rest: map(sample, guard(rest))))
-    checkpoint.save_for_next_stage(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
-    return tunix_compat.StageResult("distill", trainer.train_steps - start_step, trainer.train_steps + 1,
-                              budget.minutes_used - minutes, budget.stopped("distill"))
+    return loop.train_stage(trainer, mesh, batches, "distill", settings, budget, log, checkpoints, start_step, extra,
+                            on_step, prepare=sample)

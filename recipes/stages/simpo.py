@@ -1,12 +1,8 @@
-"""SimPO (arXiv 2405.14734): the adapter learns to prefer one reply to another, with Tunix's `DPOTrainer`.
+"""SimPO (arXiv 2405.14734): the adapter learns to prefer one completion to another, with Tunix's `DPOTrainer`.
 
-What it is: a stage on pairs, each a question with a chosen and a rejected reply. The implicit reward of a
-reply is beta times its mean log-probability a token.
-What it is not: it samples nothing and needs no reference model.
-
-Departs from code in the wild: gamma is the paper's, in units of the reward; beta x (difference - gamma) would
-ask for a margin beta times as wide. Departs from Tunix's string inputs, which put <bos> before each reply and
-no stop token after it: inputs are ids, and the stop token is part of the reply.
+A stage on pairs, each a question with a chosen and a rejected completion. The implicit reward is beta times the mean
+log-probability per token; there is no reference model. gamma is the paper's, in units of the reward. Inputs are ids,
+because Tunix's string inputs put <bos> before each completion and no stop token after it.
 """
 
 from __future__ import annotations
@@ -28,8 +24,7 @@ from reasonkit.models.distributed import check_one_process
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS, neutralise
-from reasonkit.train import checkpoint, loop, tunix_compat
-from reasonkit.train.handover import begin
+from reasonkit.train import loop, tunix_compat
 
 COLUMNS = ("question", "chosen", "rejected")
 
@@ -61,7 +56,7 @@ class SimpoSettings:
 def pair_batches(
     pairs: Dataset, tokenizer, batch_size: int, max_prompt_length: int, max_reply_length: int, seed: int
 ) -> Iterator[TrainingInput]:
-    """Endless batches of pairs: prompts left-padded, replies right-padded and ended by their stop token.
+    """Endless batches of pairs: prompts left-padded, completions right-padded and ended by their stop token.
 
     Pairs that are too long are left out, never cut. Raises ValueError when one of `COLUMNS` is missing, or
     fewer than one batch is left.
@@ -93,7 +88,7 @@ def pair_batches(
 
 
 def pair_loss(chosen_B, rejected_B, beta: float, gamma: float, label_smoothing: float) -> jax.Array:
-    """The loss of each pair, from the mean log-probabilities a token of its two replies.
+    """The loss of each pair, from the mean log-probabilities per token of its two completions.
 
     -log sigmoid(z) with z = beta (chosen - rejected) - gamma, equation 6 of the paper; with a share
     `label_smoothing` of -log sigmoid(-z), as in its authors' code.
@@ -111,8 +106,8 @@ def loss_fn(settings: SimpoSettings) -> Callable[..., tuple[jax.Array, dict[str,
             model, input_tokens=train_example.input_ids, positions=train_example.positions,
             attn_mask=train_example.attention_mask, logits_to_keep=train_example.logits_to_keep)
         mask_RL = train_example.completion_mask.astype(jnp.float32)
-        mean_R = (logps_RL * mask_RL).sum(-1) / mask_RL.sum(-1)  # never 0: a reply has its stop token
-        chosen_B, rejected_B = jnp.split(mean_R, 2)  # Tunix stacks the chosen over the rejected replies
+        mean_R = (logps_RL * mask_RL).sum(-1) / mask_RL.sum(-1)  # never 0: a completion has its stop token
+        chosen_B, rejected_B = jnp.split(mean_R, 2)  # Tunix stacks the chosen over the rejected
         metrics = {
             "rewards/chosen": beta * chosen_B, "rewards/rejected": beta * rejected_B,
             "rewards/margin": beta * (chosen_B - rejected_B), "rewards/accuracy": chosen_B > rejected_B,
@@ -126,25 +121,19 @@ def loss_fn(settings: SimpoSettings) -> Callable[..., tuple[jax.Array, dict[str,
 def simpo(
     policy, mesh: Mesh, pairs: Dataset, settings: SimpoSettings, budget: TimeBudget, log, checkpoints: Path,
     seed: int, start_step: int, on_step: Callable[[], None] = lambda: None,
-) -> tunix_compat.StageResult:
+) -> loop.StageResult:
     """Train the adapter of `policy` on the pairs, from the step under which the last stage left it (or 0).
 
-    Later steps found in `checkpoints` are resumed from. Rows "simpo_step" of the log have the mean margin,
-    beta x (chosen - rejected), and the share of pairs where it is above zero. Raises ValueError when the rows
-    do not divide over the mesh, and as `pair_batches` does.
+    It resumes from later steps in `checkpoints`. Rows "simpo_step" of the log have the mean margin, beta x (chosen -
+    rejected), and the share of pairs where it is above zero. Raises ValueError when the rows do not divide over the
+    mesh, and as `pair_batches` does.
     """
     check_one_process("SimPO")
     check_divides(2 * settings.batch_size, mesh, "SimPO 2 x batch_size")
-    begin(policy.model, checkpoints, "simpo", start_step, settings.steps)
-    last = start_step + settings.steps
+    loop.begin(policy.model, checkpoints, "simpo", start_step, settings.steps)
     trainer = DPOTrainer(
-        policy.model, None,
-        tunix_compat.adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay,
-                     settings.clip),
-        DPOTrainingConfig(
-            eval_every_n_steps=last + 1, max_steps=last, data_sharding_axis=("fsdp",), pbar_description=None,
-            checkpoint_root_directory=str(checkpoints.resolve() / "actor"),
-            checkpointing_options=checkpoint.checkpoint_options(settings.save_every, settings.keep)))
+        policy.model, None, tunix_compat.adamw_of(settings),
+        DPOTrainingConfig(**tunix_compat.trainer_options(settings, checkpoints, start_step + settings.steps)))
     trainer.with_loss_fn(loss_fn(settings), has_aux=True)
     trainer.with_gen_model_input_fn(lambda example: {"train_example": example})
 
@@ -152,12 +141,7 @@ def simpo(
         return {name: float(ctx.metrics_logger.get_metric_history("", f"rewards/{name}", "train")[-1])
                 for name in ("margin", "accuracy")}
 
-    done, minutes = trainer.train_steps, budget.minutes_used
     batches = pair_batches(pairs, policy.tokenizer, settings.batch_size, settings.max_prompt_length,
                            settings.max_reply_length, seed)
-    with loop.resilient_training(trainer, budget, log, "simpo", checkpoints, start_step, settings.steps, extra,
-                     on_step) as guard, mesh:
-        trainer.train(tunix_compat.remaining_steps(batches, done, max(0, last - done), guard))
-    checkpoint.save_for_next_stage(policy.model, checkpoints.resolve(), trainer.train_steps + 1)
-    return tunix_compat.StageResult("simpo", trainer.train_steps - start_step, trainer.train_steps + 1,
-                              budget.minutes_used - minutes, budget.stopped("simpo"))
+    return loop.train_stage(trainer, mesh, batches, "simpo", settings, budget, log, checkpoints, start_step, extra,
+                            on_step)

@@ -23,12 +23,13 @@ from reasonkit import run as run_module
 from reasonkit.config import PROFILES
 from reasonkit.models import distributed, lora
 from reasonkit.models import load as models
+from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.mesh import make_mesh, split_rows
 from reasonkit.run import open_run
 from reasonkit.session.manifest import ManifestError
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import rollout
-from reasonkit.train.tunix_compat import StageResult
+from reasonkit.train.loop import StageResult
 from recipes.stages import simpo
 from tools import train_stage
 
@@ -110,9 +111,9 @@ def test_two_processes_train_as_one(run_in, compiled_by_all, tmp_path, monkeypat
     adapters = []
     for run in (one, two):
         model = lora.add_lora(base, chips, run.profile.lora_rank, run.profile.lora_alpha, seed=9)
-        assert lora.restore_lora(model, run.checkpoints) == run.manifest("sft")["extra"]["checkpoint_step"] == STEPS + 1
+        assert restore_lora(model, run.checkpoints) == run.manifest("sft")["extra"]["checkpoint_step"] == STEPS + 1
         handed = lora.fingerprint(model)
-        assert lora.restore_lora(model, run.stage("sft") / "adapter") == STEPS + 1 and lora.fingerprint(model) == handed
+        assert restore_lora(model, run.stage("sft") / "adapter") == STEPS + 1 and lora.fingerprint(model) == handed
         adapters.append([np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model, nnx.LoRAParam))])
     for a, b in zip(*adapters, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)  # a tenth of the learning rate: Adam's first steps are near signs

@@ -7,28 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_gemma import TOKENS, bump, equal, forward, gemma2_config, gemma2_hf, save_flax, small_config
+from tiny_gemma import TOKENS, bump, equal, forward, from_hf, gemma2_config, gemma2_hf, save_kaggle_flax, small_config
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.models.gemma import flax_checkpoint, from_flax, init_random, tiny_config
-from reasonkit.models.hf import from_hf, save_hf
+from reasonkit.models.gemma import download_again, flax_checkpoint, from_flax
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
+from tools.flax import init_random, tiny_config
 
 
 @pytest.fixture(scope="module")
 def mesh():
     return make_mesh(jax.devices(), 8, 1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    """save_hf copies the file without reading it."""
-    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    file.write_bytes(b"pieces")
-    return file
 
 
 def specs(model):
@@ -59,7 +51,7 @@ def test_the_checkpoint_knows_its_hidden_size(mesh, tmp_path):
     """Tunix's configuration of Gemma 2 9B has twice the size of the model's own."""
     assert gemma2.ModelConfig.gemma2_9b_it().hidden_dim == 28672, "mended in Tunix: drop the correction in from_flax"
     _, model = from_hf(gemma2_hf(tmp_path / "hf"), mesh, None, replicated=True)
-    checkpoint = save_flax(model, "gemma2", True, tmp_path / "gemma2-9b-it")
+    checkpoint = save_kaggle_flax(model, "gemma2", True, tmp_path / "gemma2-9b-it")
     doubled = dataclasses.replace(gemma2_config(), hidden_dim=96)
     again = from_flax(checkpoint, "gemma2", doubled, mesh, None, replicated=True)
     assert again.config == gemma2_config()
@@ -69,7 +61,7 @@ def test_the_checkpoint_knows_its_hidden_size(mesh, tmp_path):
 @pytest.mark.parametrize("transposed", [False, True])
 def test_gemma2_from_flax_in_both_orders_of_the_gating_matrix(mesh, tmp_path, transposed):
     _, model = from_hf(gemma2_hf(tmp_path / "hf"), mesh, None, replicated=True)
-    checkpoint = save_flax(model, "gemma2", transposed, tmp_path / "flax" / "gemma2-2b-it")
+    checkpoint = save_kaggle_flax(model, "gemma2", transposed, tmp_path / "flax" / "gemma2-2b-it")
     assert flax_checkpoint(tmp_path / "flax") == flax_checkpoint(checkpoint) == checkpoint
     again = from_flax(checkpoint, "gemma2", gemma2_config(), mesh, None, replicated=True)
     assert equal(nnx.state(model), nnx.state(again)) and "fsdp" not in specs(again)
@@ -78,7 +70,7 @@ def test_gemma2_from_flax_in_both_orders_of_the_gating_matrix(mesh, tmp_path, tr
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_gemma3_from_flax(mesh, tmp_path, kv_heads):
     model = init_random(small_config(kv_heads), mesh)
-    checkpoint = save_flax(model, "gemma3", True, tmp_path / "gemma3-1b-it")
+    checkpoint = save_kaggle_flax(model, "gemma3", True, tmp_path / "gemma3-1b-it")
     again = from_flax(checkpoint, "gemma3", small_config(kv_heads), mesh, jnp.float32, replicated=True)
     assert equal(nnx.state(model), nnx.state(again)) and "fsdp" not in specs(again)
     sharded = from_flax(checkpoint, "gemma3", small_config(kv_heads), mesh, None, replicated=False)
@@ -86,13 +78,11 @@ def test_gemma3_from_flax(mesh, tmp_path, kv_heads):
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(sharded))} == {jnp.dtype(jnp.bfloat16)}
 
 
-def test_tp_must_divide_the_kv_heads(tokenizer, tmp_path):
-    one, two = (make_mesh(jax.devices(), 8 // tp, tp) for tp in (1, 2))
-    folder = save_hf(init_random(small_config(1), one), tokenizer, tmp_path)
+def test_tp_must_divide_the_kv_heads(tmp_path):
+    two = make_mesh(jax.devices(), 4, 2)
     for call in (
         lambda: init_random(small_config(1), two),
-        lambda: from_hf(folder, two, None, replicated=True),
-        lambda: from_flax(folder, "gemma3", small_config(1), two, None, replicated=True),
+        lambda: from_flax(tmp_path, "gemma3", small_config(1), two, None, replicated=True),
     ):
         with pytest.raises(
             ValueError, match=r"tp=2 does not divide the model's num_kv_heads=1: take a smaller"
@@ -127,3 +117,50 @@ def test_chosen_tokens_logits_are_those_of_all(mesh, family, adapted):
     np.testing.assert_allclose(
         chosen(model, at_BK), every_BTV[np.arange(8)[:, None], at_BK], rtol=1e-5, atol=1e-5)
     assert model.final_norm is norm
+
+
+# On its way onto the mesh
+
+
+def test_a_model_is_placed_array_by_array_on_its_own_devices(mesh, tmp_path, monkeypatch):
+    """Half the chips: the other half is never touched, no chip holds another's share, the host holds one array."""
+    saved = save_kaggle_flax(init_random(small_config(), mesh), "gemma3", True, tmp_path / "gemma3-1b-it")
+    half, put, places = make_mesh(jax.devices()[4:], 4, 1), jax.device_put, []
+    monkeypatch.setattr(jax, "device_put", lambda value, place: places.append(value) or put(value, place))
+    before = {id(array) for array in jax.live_arrays()}
+    model = from_flax(saved, "gemma3", small_config(), half, None, replicated=False)
+    new = [array for array in jax.live_arrays() if id(array) not in before]
+    leaves = jax.tree.leaves(nnx.state(model))
+    assert {device.id for array in new for device in array.devices()} == {4, 5, 6, 7}
+    assert len(places) == len(leaves) and all(isinstance(value, np.ndarray) for value in places)
+    sizes = [value.size for value in places]
+    assert sizes == sorted(sizes, reverse=True)
+    share = {device: 0 for device in half.devices.flat}
+    for leaf in leaves:
+        for shard in leaf.addressable_shards:
+            share[shard.device] += shard.data.nbytes
+    total = sum(leaf.nbytes for leaf in leaves)
+    assert len(set(share.values())) == 1 and max(share.values()) < 1.05 * total / 4
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_weights_are_replicated_unless_asked_otherwise(mesh, tmp_path, kv_heads):
+    """The single KV head is the case that Tunix's sampling configuration does not cover."""
+    config = small_config(kv_heads)
+    model = init_random(config, mesh)
+    saved = save_kaggle_flax(model, "gemma3", True, tmp_path / "gemma3-1b-it")
+    replicated, sharded = (from_flax(saved, "gemma3", config, mesh, None, replicated=yes) for yes in (True, False))
+    assert "fsdp" not in specs(model) | specs(replicated)
+    assert "fsdp" in specs(sharded)
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(nnx.state(replicated)))
+    assert "fsdp" not in specs(add_lora(replicated, mesh, 4, 4.0))
+
+
+def test_how_to_download_again_names_kagglehubs_marker(tmp_path):
+    folder = tmp_path / "models" / "someone" / "some.model_2" / "flax" / "it" / "1"
+    (folder / "checkpoint").mkdir(parents=True)
+    assert download_again(folder / "checkpoint") == "download the model again"
+    folder.with_name("1.complete").touch()
+    for path in (folder, folder / "checkpoint", folder / "config.json"):
+        assert download_again(path) == (f"delete {folder} and {folder.with_name('1.complete')}, then run this again to "
+                                        "download the model once more")

@@ -21,9 +21,10 @@ from tiny_gemma import (
     TOKENS,
     equal,
     forward,
+    from_hf,
     gemma2_config,
     gemma2_hf,
-    save_flax,
+    save_kaggle_flax,
     small_config,
     train_tokenizer,
 )
@@ -33,12 +34,11 @@ from tunix.models.gemma3 import model as gemma3
 
 import reasonkit.models.gemma
 import reasonkit.models.load
-from reasonkit.models.gemma import init_random
-from reasonkit.models.hf import from_hf, save_hf
-from reasonkit.models.load import MODELS, Tokenizer, hf_name, load, quantize_int8
+from reasonkit.models.load import MODELS, Tokenizer, load, quantize_int8
 from reasonkit.models.mesh import make_mesh, plan_mesh
 from reasonkit.session import secrets as keys
 from reasonkit.text.tags import TAGS, neutralise
+from tools.flax import init_random, save_flax
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def mesh():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, mesh):
     root = tmp_path_factory.mktemp("tiny")
-    return save_hf(init_random(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
+    return save_flax(init_random(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def attach(folder, where):
 
 
 def test_a_tokenizer_is_loaded_without_weights(folder, loaded, inputs, monkeypatch):
-    monkeypatch.setattr(reasonkit.models.load, "from_hf", None)
+    monkeypatch.setattr(reasonkit.models.load, "from_flax", None)
     for name in (folder, str(folder), "gemma3-1b-it"):
         if name == "gemma3-1b-it":
             attach(folder, inputs / name)
@@ -157,9 +157,6 @@ def test_a_folder_loads_with_what_belongs_to_it(loaded, folder, mesh):
         ("gemma3-1b-it", "gemma-3/flax/gemma3-1b-it/1"),
         ("gemma3-1b-it", "models/google/gemma-3/flax/gemma3-1b-it/2"),
         ("gemma3-1b-it", "gemma-3/flax/gemma3-1b-it/2"),
-        ("gemma3-1b-it", "models/google/gemma-3/transformers/gemma-3-1b-it/1"),
-        ("gemma3-1b-it", "gemma-3/transformers/gemma-3-1b-it/1"),
-        ("gemma3-1b", "models/google/gemma-3/transformers/gemma-3-1b-pt/1"),
         ("gemma3-1b-it", "gemma3-1b-it"),
         ("gemma3-1b-it", "datasets/someone/gemma3-1b-it"),
     ],
@@ -180,7 +177,7 @@ def test_attached_inputs_come_before_assets(folder, inputs, mesh, tmp_path):
 def test_a_flax_checkpoint_gets_its_configuration_from_the_name(folder, inputs, mesh, tmp_path, monkeypatch):
     model = init_random(small_config(), mesh)
     handle = inputs / "models" / "google/gemma-3/flax/gemma3-1b-it/1"
-    save_flax(model, "gemma3", True, handle / "gemma3-1b-it")
+    save_kaggle_flax(model, "gemma3", True, handle / "gemma3-1b-it")
     (handle / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     monkeypatch.setattr(gemma3.ModelConfig, "gemma3_1b_it", classmethod(lambda cls: small_config()))
     for name in ("gemma3-1b-it", handle):  # a folder is recognised by the name of the checkpoint in it
@@ -216,7 +213,7 @@ def stock(tmp_path_factory, mesh, folder):
         if source.handle:
             files[name] = root / name, models[source.family]
             variation = source.handle.split("/")[3]
-            save_flax(models[source.family], source.family, name != "gemma2-2b-it", root / name / variation)
+            save_kaggle_flax(models[source.family], source.family, name != "gemma2-2b-it", root / name / variation)
             shutil.copyfile(tokenizers[source.family], root / name / "tokenizer.model")
     return files
 
@@ -246,7 +243,7 @@ def test_every_named_model_loads_in_kaggles_layout(stock, inputs, mesh, offline,
     assert "DISABLE_KAGGLE_CACHE" not in os.environ
 
 
-def test_hugging_faces_files_load_from_kagglehubs_cache(folder, inputs, mesh, offline):
+def test_a_folder_with_its_own_sizes_loads_from_kagglehubs_cache(folder, inputs, mesh, offline):
     cached = attach(folder, offline / "models" / MODELS["gemma3-270m"].handle)
     cached.with_name("1.complete").touch()
     assert load("gemma3-270m", mesh).folder == cached
@@ -349,7 +346,7 @@ def test_a_folder_that_was_emptied_beside_its_marker_is_downloaded_again(stock, 
 
 
 @pytest.mark.parametrize(("lost", "message"), [
-    ("gemma3-1b-it", "holds neither config.json .* only .'tokenizer.model'."),
+    ("gemma3-1b-it", "holds no Flax checkpoint, only .'tokenizer.model'."),
     ("tokenizer.model", "needs its tokenizer.model"),
     ("gemma3-1b-it/_METADATA", "is no orbax checkpoint, or only a part of one"),
     ("an array", "transformer/embedder/input_embedding cannot be read .FAILED_PRECONDITION: Truncated"),
@@ -483,20 +480,12 @@ def test_names_and_files_that_are_not_there(inputs, mesh, folder, tmp_path):
         load("tiny-policy", mesh)
     half = tmp_path / "half"
     half.mkdir()
-    (half / "config.json").write_bytes((folder / "config.json").read_bytes())
-    with pytest.raises(
-        FileNotFoundError, match=r"neither config.json with .* only \['config.json'\]: download"
-    ):
+    (half / "model.json").write_bytes((folder / "model.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"holds no Flax checkpoint, only \['model.json'\]: download"):
         load(half, mesh)
-    (half / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    shutil.copytree(folder / "model", half / "model")
     with pytest.raises(FileNotFoundError, match="half/tokenizer.model does not exist"):
         load(half, mesh)
-
-
-def test_hugging_face_has_names_of_its_own():
-    assert [hf_name(name) for name in ("gemma2-2b", "gemma2-2b-it", "gemma3-270m", "gemma3-1b", "gemma3-1b-it")] == [
-        f"google/{name}" for name in ("gemma-2-2b", "gemma-2-2b-it", "gemma-3-270m", "gemma-3-1b-pt", "gemma-3-1b-it")]
-    assert hf_name("tiny-policy") == "tiny-policy" and hf_name("/some/folder") == "/some/folder"
 
 
 def test_the_table_names_configurations_that_tunix_has():
@@ -517,7 +506,7 @@ def test_a_judge_is_loaded_without_touching_the_policys_half(stock, inputs, monk
     plan = plan_mesh(jax.devices(), judge=True, judge_tp=4)
     monkeypatch.setattr(reasonkit.models.load.LIBRARY["gemma3"].ModelConfig, "gemma3_12b_it", lambda: config)
     files = inputs / "gemma3-12b-it"
-    save_flax(init_random(config, plan.policy), "gemma3", True, files / "gemma3-12b-it")
+    save_kaggle_flax(init_random(config, plan.policy), "gemma3", True, files / "gemma3-12b-it")
     shutil.copyfile(stock["gemma3-12b-it"][0] / "tokenizer.model", files / "tokenizer.model")
     seen, before = set(), {id(array) for array in jax.live_arrays()}
     put = jax.device_put

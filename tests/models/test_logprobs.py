@@ -19,14 +19,14 @@ from tunix.utils import sharding_utils
 
 from reasonkit.data.problems import load_recipe, rubric_of
 from reasonkit.judge.judge import RATINGS, judge_prompt
-from reasonkit.models.gemma import init_random
-from reasonkit.models.hf import save_hf
 from reasonkit.models.load import Tokenizer, load, quantize_int8
 from reasonkit.models.logprobs import SHARED, pack_shared_prefixes, rating_logprobs
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from tools.build_tiny_models import ASSETS, reply
+from tools.flax import init_random, save_flax
+from tools.hf.__main__ import convert
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def mesh():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, mesh):
     root = tmp_path_factory.mktemp("tiny")
-    return save_hf(init_random(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
+    return save_flax(init_random(small_config(), mesh), train_tokenizer(root / "pieces"), root / "model")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,8 @@ def test_ratings_are_the_models_next_token_log_probabilities(loaded, folder, mon
 def test_prompts_in_one_row_are_rated_as_each_alone(folder, mesh, tmp_path, family):
     """Local layers see eight tokens back: those of a text, not those of the row, whatever stands beside it."""
     if family == "gemma2":
-        shutil.copy(train_tokenizer(tmp_path / "pieces", 107), gemma2_hf(tmp_path / "gemma2"))
+        shutil.copy(train_tokenizer(tmp_path / "pieces", 107), gemma2_hf(tmp_path / "hf"))
+        convert(tmp_path / "hf", tmp_path / "gemma2")
     loaded = load(folder if family == "gemma3" else tmp_path / "gemma2", mesh, jnp.float32)
     prompts = [f"add {reply} and 5 {criterion}" for reply in ("1 and 2", "1 and 2 and 3 and 4 and 6")
                for criterion in ("is 7", "plus 8 is 3", "model", "0 and 5 and 5 and 8 and 9")]

@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import AxisType
 from tiny_gemma import TOKENS, forward, small_config
 
-from reasonkit.models.gemma import init_random
 from reasonkit.models.mesh import MemoryNeed, check_divides, make_mesh, plan_mesh
+from tools.flax import init_random
 
 
 def ids(mesh):

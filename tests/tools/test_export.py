@@ -22,6 +22,7 @@ from tiny_gemma import (
     bump,
     equal,
     forward,
+    from_hf,
     gemma2_config,
     gemma2_hf,
     small_config,
@@ -31,13 +32,16 @@ from tunix.models.gemma import model as tunix_gemma2
 from tunix.models.gemma import params as tunix_gemma2_params
 from tunix.models.gemma3 import params as tunix_gemma3_params
 
-from reasonkit.models import hf_tokenizer
-from reasonkit.models.gemma import flax_checkpoint, from_flax, init_random
-from reasonkit.models.hf import from_hf
+from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.gemma import flax_checkpoint, from_flax
 from reasonkit.models.load import LoadedModel, Tokenizer, load
-from reasonkit.models.lora import add_lora, fingerprint, restore_lora
+from reasonkit.models.lora import add_lora, fingerprint
 from reasonkit.models.mesh import make_mesh
-from tools.export import base_name, export_flax, export_hf, export_peft
+from tools.export import base_name, export_flax, export_peft, hf_name
+from tools.flax import init_random
+from tools.hf.__main__ import convert
+from tools.hf.export import export_hf
+from tools.hf.tokenizer import chat_template
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def base_of(policy, mesh):
 
 def test_the_merged_model_loads_here_again(policy, mesh, tmp_path):
     folder = export_hf(policy, tmp_path / "out", shard_bytes=30_000)
-    again = load(folder, mesh)
+    again = load(convert(folder, tmp_path / "flax"), mesh, jnp.float32)
     assert again.tokenizer.stop_ids == policy.tokenizer.stop_ids
     np.testing.assert_allclose(forward(again.model, TOKENS), forward(policy.model, TOKENS), atol=MERGED)
     settings = json.loads((folder / "config.json").read_text())
@@ -87,17 +91,16 @@ def test_how_many_tokens_it_was_made_for_is_read_from_the_base_or_known(policy, 
 
     if policy.tokenizer.family == "gemma3":  # a scaled rope: the 4B's and the 12B's
         assert positions(config=dataclasses.replace(policy.config, global_scale_factor=8.0)) == 131_072
-    for settings in ({"max_position_embeddings": 512}, {"text_config": {"max_position_embeddings": 512}}):
-        (tmp_path / "base").mkdir(exist_ok=True)
-        (tmp_path / "base" / "config.json").write_text(json.dumps(settings))
-        assert positions(folder=tmp_path / "base") == 512
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model.json").write_text(json.dumps({"max_position_embeddings": 512}))
+    assert positions(folder=tmp_path / "base") == 512
 
 
 def test_ggufs_converter_finds_the_special_tokens_and_the_template(policy, tmp_path, caplog):
     vocabulary = gguf.SpecialVocab(export_hf(policy, tmp_path / "out"), load_merges=True, n_vocab=ROWS)
     assert vocabulary.special_token_ids == {"bos": 2, "eos": 1, "unk": 3, "pad": 0}
     assert vocabulary.add_special_token == {"bos": True, "eos": False}
-    assert vocabulary.chat_template == hf_tokenizer.chat_template() and vocabulary.merges
+    assert vocabulary.chat_template == chat_template() and vocabulary.merges
     assert not caplog.records
 
 
@@ -135,6 +138,12 @@ def test_the_adapter_has_pefts_names_and_shapes_and_makes_up_the_difference(poli
         np.testing.assert_allclose(stock[name] + change, value, atol=1e-5)
 
 
+def test_hugging_face_has_names_of_its_own():
+    assert [hf_name(name) for name in ("gemma2-2b", "gemma2-2b-it", "gemma3-270m", "gemma3-1b", "gemma3-1b-it")] == [
+        f"google/{name}" for name in ("gemma-2-2b", "gemma-2-2b-it", "gemma-3-270m", "gemma-3-1b-pt", "gemma-3-1b-it")]
+    assert hf_name("tiny-policy") == "tiny-policy" and hf_name("/some/folder") == "/some/folder"
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "base", "stock"),
     [
@@ -143,8 +152,6 @@ def test_the_adapter_has_pefts_names_and_shapes_and_makes_up_the_difference(poli
         ("..", "runs/first", "first", None),
         ("/home/me/gemma-3-1b-it", "me/gemma-3-1b-it", "gemma-3-1b-it", None),  # who knows what it is
         ("x", "gemma-3/flax/gemma3-1b-it/1", "google/gemma-3-1b-it", "google/gemma-3-1b-it"),
-        ("x", "gemma-3/transformers/gemma-3-1b-it/2", "google/gemma-3-1b-it", "google/gemma-3-1b-it"),
-        ("x", "hub/models--google--gemma-2-2b-it/snapshots/0af1", "google/gemma-2-2b-it", "google/gemma-2-2b-it"),
         ("x", "hub/models--me--gemma-2-2b-it/snapshots/0af1", "0af1", None),
     ],
 )
@@ -155,12 +162,12 @@ def test_the_base_is_named_as_others_know_it_and_never_by_a_path(policy, tmp_pat
     assert str(tmp_path) not in json.dumps(settings)
 
 
-@pytest.mark.parametrize("how", ["by name", "by the folder's config.json"])
+@pytest.mark.parametrize("how", ["by name", "by the folder's model.json"])
 def test_of_a_base_that_sees_pictures_the_adapter_goes_onto_the_text_model_within(policy, tmp_path, how):
     """transformers opens such a base, by AutoModelForCausalLM too, as Gemma3ForConditionalGeneration."""
     named = dataclasses.replace(policy, name="gemma3-4b-it")
     if how != "by name":
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": {"model_type": "x"}}))
+        (tmp_path / "model.json").write_text(json.dumps({"model_type": "gemma3"}))
         named = dataclasses.replace(policy, name="y", folder=tmp_path)
     weights = load_file(export_peft(named, tmp_path / "peft") / "adapter_model.safetensors")
     settings = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
@@ -198,7 +205,7 @@ def test_flax_has_the_adapter_where_the_judges_look(policy, mesh, tmp_path):
     with ocp.StandardCheckpointer() as checkpointer:
         tree = checkpointer.metadata(folder / policy.name).item_metadata.tree
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} == {"bfloat16"}
-    assert {path.name for path in folder.iterdir()} == {"actor", policy.name, "tokenizer.model"}
+    assert {path.name for path in folder.iterdir()} == {"actor", policy.name, "model.json", "tokenizer.model"}
 
 
 # What an export may remove
@@ -216,7 +223,7 @@ def test_whatever_the_policys_folder_nothing_outside_the_export_goes(policy, tmp
     named = dataclasses.replace(policy, name=name, folder=Path(name).resolve())
     for _ in range(2):
         folder = export_flax(named, run / "checkpoints" / "flax", 12)
-    assert {path.name for path in folder.iterdir()} == {"actor", variation, "tokenizer.model"}
+    assert {path.name for path in folder.iterdir()} == {"actor", variation, "model.json", "tokenizer.model"}
     assert flax_checkpoint(folder) == folder / variation
     assert sorted(tmp_path.rglob("kept")) == kept and len(kept) == 3
     assert {path.name for path in folder.parent.iterdir()} == {"actor", "flax"}
@@ -242,11 +249,12 @@ def test_an_earlier_export_goes_whole_and_only_for_a_whole_one(policy, tmp_path,
     monkeypatch.setattr("tools.export.save_lora", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_flax(policy, folder, 2)
-    assert {path.name for path in folder.iterdir()} == {"README.md", "actor", policy.name, "tokenizer.model"}
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md", "actor", policy.name, "model.json", "tokenizer.model"}
     assert (folder / "actor" / "1").is_dir()
     monkeypatch.undo()
     export_flax(dataclasses.replace(policy, name="x", folder=tmp_path / "other"), folder, 2)
-    assert {path.name for path in folder.iterdir()} == {"actor", "other", "tokenizer.model"}
+    assert {path.name for path in folder.iterdir()} == {"actor", "other", "model.json", "tokenizer.model"}
     assert {path.name for path in tmp_path.iterdir()} == {"flax"}
 
 

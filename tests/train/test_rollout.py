@@ -11,10 +11,10 @@ from tiny_gemma import forward
 from tiny_run import CONFIG, ROWS, short_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 
-from reasonkit.models.gemma import init_random
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import Rollout, generator, install_sharded_cache, sampling
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

@@ -18,13 +18,13 @@ from tunix.sft import sharding_utils
 
 from reasonkit.config import SftSettings
 from reasonkit.data.problems import sft_batches
-from reasonkit.models.gemma import init_random
-from reasonkit.models.lora import restore_lora
+from reasonkit.models import checkpoints
+from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
-from reasonkit.train import checkpoint
 from reasonkit.train.sft import sft
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -111,7 +111,7 @@ def test_each_step_is_logged_once_as_it_learns(whole):
 def test_a_relative_folder_gets_the_adapter_as_one_more_step(whole, base, mesh, tokenizer):
     result = whole.result
     assert (result.stage, result.steps, result.checkpoint_step, result.stopped) == ("sft", 6, 7, "data")
-    assert steps_in(whole.checkpoints)[-2:] == [6, 7] and checkpoint.latest_step(whole.checkpoints) == 7
+    assert steps_in(whole.checkpoints)[-2:] == [6, 7] and checkpoints.latest_step(whole.checkpoints) == 7
     assert (whole.checkpoints / "actor/6/optimizer_state").is_dir()
     assert not (whole.checkpoints / "actor/7/optimizer_state").exists(), "the next stage would go on with SFT's"
     judged = new_policy(base, mesh, tokenizer, seed=9)
@@ -142,7 +142,7 @@ def test_a_run_that_the_clock_stopped_ends_as_one_without_a_break(whole, policy,
 
 def test_checkpoints_of_a_later_stage_are_refused(policy, mesh, tmp_path):
     """Tunix would resume from them, and their adapter would be handed over as the result of SFT."""
-    checkpoint.save_for_next_stage(policy.model, tmp_path, 9)
+    checkpoints.save_for_next_stage(policy.model, tmp_path, 9)
     with pytest.raises(ValueError, match=r"is at step 9, and this stage goes from step 0 to 6: .* another folder"):
         sft(policy, mesh, ROWS, SETTINGS, TimeBudget(1, 0), NullLog(), tmp_path, seed=0)
     assert steps_in(tmp_path) == [9]
@@ -156,7 +156,7 @@ def test_checkpoints_of_a_later_stage_are_refused(policy, mesh, tmp_path):
 def test_settings_that_cannot_be_trained_are_named(policy, mesh, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         sft(policy, mesh, ROWS, replace(SETTINGS, **changes), TimeBudget(1, 0), NullLog(), tmp_path, seed=0)
-    assert checkpoint.latest_step(tmp_path) == 0
+    assert checkpoints.latest_step(tmp_path) == 0
 
 
 def test_a_session_without_time_is_named(policy, mesh, tmp_path):

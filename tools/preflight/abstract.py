@@ -1,10 +1,7 @@
 """Models and programs as shapes: what a run would place on its devices, without placing it.
 
-What it is: a Gemma of `jax.ShapeDtypeStruct`s with the sharding it has in a run, and a program that can be lowered on
-such shapes.
-What it is not: the programs of a run (`programs`), nor their compilation (`preflight`).
-
-Tunix leaves out its activation constraints where JAX runs on a CPU; compiled for another chip they are put back.
+`abstract_model` is a Gemma of `jax.ShapeDtypeStruct`s with the sharding of a run, `Program` a function to lower on such
+shapes. Tunix leaves out its activation constraints where JAX runs on a CPU; for another chip they are put back.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
-from reasonkit.models.load import quantized
+from reasonkit.models.gemma import quantize_layers
 from reasonkit.models.lora import Float32Lora
 
 
@@ -45,17 +42,17 @@ class Program:
 
     @property
     def resident_bytes(self) -> int:
-        """Of one device."""
+        """On one device."""
         return sum(map(_bytes, jax.tree.leaves(self.resident)))
 
     @property
     def argument_bytes(self) -> int:
-        """Of one device, with what is resident."""
+        """On one device, with what is resident."""
         return sum(map(_bytes, jax.tree.leaves((self.resident, self.arguments))))
 
     @property
     def fixed_bytes(self) -> int:
-        """Of one device, all that is not a row of the batch or the cache."""
+        """On one device, all that is not a row of the batch or the cache."""
         return sum(_bytes(leaf) for leaf in jax.tree.leaves((self.resident, self.arguments))
                    if not (leaf.shape[:1] == (self.rows,) and leaf.sharding.spec[:1] == ("fsdp",)))
 
@@ -77,7 +74,7 @@ def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
 
 @contextlib.contextmanager
 def constraints(mesh: Mesh) -> Iterator[None]:
-    """While it lasts, Tunix constrains activations to the mesh, whatever JAX itself runs on."""
+    """Inside it, Tunix constrains activations to the mesh, whatever JAX itself runs on."""
     kept = sharding_utils.shard, gemma2.shard
 
     def shard(x: jax.Array, spec: tuple, eager: bool = False) -> jax.Array:
@@ -91,7 +88,7 @@ def constraints(mesh: Mesh) -> Iterator[None]:
 
 
 def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0, int8: bool = False) -> nnx.Module:
-    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0, or with `models.quantize_int8`'s matrices.
+    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0, or with `quantize_int8`'s matrices.
 
     `dtype` None is the configuration's, bfloat16 where it has none. The adapter is float32, as in a run.
     """
@@ -106,7 +103,7 @@ def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 
     dtype = dtype or getattr(config, "param_dtype", jnp.bfloat16)
     model = nnx.eval_shape(build)
     if int8:
-        model = nnx.eval_shape(lambda model: quantized(model, mesh.shape["fsdp"]), model)
+        model = nnx.eval_shape(lambda model: quantize_layers(model, mesh.shape["fsdp"]), model)
     return with_shardings(model, mesh, config, dtype)
 
 

@@ -1,17 +1,8 @@
-"""Preflight: compile the programs of a run before the run, and hold what each needs against the chip.
+"""Compile the programs of a run before the run: `preflight` gives bytes, FLOP, collectives and the roofline.
 
-What it is: for the devices at hand or a named TPU topology, the bytes and FLOP of one device, collectives,
-the floor in seconds, and whether everything fits. Nothing is loaded and nothing runs.
-What it is not: a forecast. The floor is what arithmetic or memory traffic takes at the chip's peak; how much
-slower a program is, only a run can tell. What is compiled is in `programs`.
-
-Departs from XLA's cost analysis in the floor's traffic: the bytes that it counts as accessed include the
-chip's scratch memory, where data prefetched into it counts thrice, so that no floor follows from them.
-
-A period of local and global layers is to the compiler as the next one, so that all numbers grow by the same for each:
-it is enough to compile two shallow models and to go on in a straight line.
-benchmarks/RESULTS.md has the error against whole ones; bytes accessed, which no floor is made of, are the one number
-that does not follow the line. For a run of a recipe and its minutes: `forecast`.
+Nothing is loaded and nothing runs. The roofline counts HBM traffic; XLA's "bytes accessed" also counts on-chip memory,
+where prefetched data appears three times. Numbers grow linearly with each period of local and global layers, so it is
+enough to compile two shallow models and extrapolate (benchmarks/RESULTS.md has the error against whole models).
 """
 
 from __future__ import annotations
@@ -40,12 +31,11 @@ REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # libtpu, of a p
 
 @dataclass(frozen=True)
 class ProgramStats:
-    """A compiled program; bytes and FLOP are one device's. None: the compiler refused it and does not say.
+    """A compiled program; bytes and FLOP are one device's. None means that the compiler refused it without saying.
 
-    `fixed` bytes of the arguments are there however few the rows. `needed` bytes are in memory at once: arguments with
-    what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` bytes must cross between
-    memory and chip: its own arguments and those outputs once, temporaries twice. `bytes` are those that XLA counts as
-    accessed, in any memory.
+    `fixed` are the bytes of the arguments that do not depend on the rows. `needed` bytes are in HBM at once: arguments,
+    what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` is the HBM traffic: its
+    own arguments and those outputs once, temporaries twice. `bytes` are XLA's "bytes accessed", in any memory.
     """
 
     program: str
@@ -61,8 +51,8 @@ class ProgramStats:
     collectives: dict[str, int] = field(default_factory=dict)
     fixed: float | None = None
 
-    def floor(self, chip: Chip) -> tuple[float, str] | None:
-        """Seconds at the chip's peak, and what takes them: "compute" or "memory"."""
+    def roofline(self, chip: Chip) -> tuple[float, str] | None:
+        """Seconds at the chip's peak, and what limits them: "compute" or "memory"."""
         if self.flops is None:
             return None
         return max((self.flops / chip.flops, "compute"), (self.traffic / chip.bandwidth, "memory"))
@@ -70,7 +60,7 @@ class ProgramStats:
 
 @dataclass(frozen=True)
 class Report:
-    """What the programs need, beside what the chip has."""
+    """What the programs need, compared with what the chip has."""
 
     rows: tuple[ProgramStats, ...]
     chip: str
@@ -81,19 +71,19 @@ class Report:
         return all(row.needed <= CHIPS[self.chip].memory for row in self.rows)
 
     def table(self) -> str:
-        """One line a program."""
+        """One line per program."""
         chip = CHIPS[self.chip]
         lines = [("program", "fsdp,tp", "rows", "arguments", "temporaries", "outputs", "needed", "fits",
-                  "TFLOP", "GB crossing", "floor", "collectives")]
+                  "TFLOP", "HBM GB", "roofline", "collectives")]
         for row in self.rows:
             sizes = (row.arguments, row.temporaries, row.outputs, row.needed)
-            over, floor = row.needed - chip.memory, row.floor(chip)
+            over, roofline = row.needed - chip.memory, row.roofline(chip)
             lines.append((
                 row.program, "{fsdp},{tp}".format(**row.mesh.shape), str(row.rows),
                 *(_number(size, GIB) for size in sizes),
                 "yes" if over <= 0 else f"no: {over / GIB:.2f} over",
                 _number(row.flops, 1e12), _number(row.traffic, 1e9),
-                "-" if floor is None else f"{1000 * floor[0]:.3g} ms, {floor[1]}",
+                "-" if roofline is None else f"{1000 * roofline[0]:.3g} ms, {roofline[1]}",
                 ", ".join(f"{count} {kind}" for kind, count in row.collectives.items()) or "-"))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         head = f"sizes in GiB of one {self.chip} chip, which has {chip.memory / GIB:g}"
@@ -108,14 +98,12 @@ def preflight(
     policy_config: Any, judge_config: Any, plan: Plan, shapes: Shapes, lora_rank: int, chip: str,
     programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None, whole: bool = True, judge_int8: bool = False,
 ) -> Report:
-    """Compile the named programs for the plan's devices, and hold them against a chip of CHIPS.
+    """Compile the named programs for the plan's devices, and compare them with a chip of CHIPS.
 
     "sft" and "simpo" are their train steps, "grpo" its own and the reference's pass, "rollout" the prefill and one
     decode step, "judge" its prefill. The configs are Tunix's, with `shd_config` and `remat_config` as in the run;
-    `judge_config` may be None without the judge. `dtype` is the weights', None as in `models.load`; with `judge_int8`
-    the judge's are as in `models.quantize_int8`. Unless `whole`, models of two `depths` are compiled, and the rows are
-    those of
-    all layers by a straight line.
+    `judge_config` may be None without the judge. `dtype` is the weights', None as in `load`; with `judge_int8` the
+    judge's are as in `quantize_int8`. Unless `whole`, models of two `depths` are compiled and extrapolated.
 
     Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or no judge.
     """
@@ -140,14 +128,14 @@ def preflight(
 
 
 def depths(config: Any) -> tuple[int, int]:
-    """Two numbers of layers, one period of local and global attention apart, from which whole periods make all."""
+    """Two numbers of layers, one period of local and global attention apart; whole periods more make all layers."""
     period = len(gemma3.GEMMA3_ATTENTION_PATTERN) if isinstance(config, gemma3.ModelConfig) else 2
     low = config.num_layers % period or period
     return low, low + period
 
 
 def extrapolate_layers(low: ProgramStats, high: ProgramStats, at: tuple[int, int], layers: int) -> ProgramStats:
-    """The row of a model of so many layers, on the line through those of two shallower ones."""
+    """The row of a model of `layers` layers, on the line through those of two shallower ones."""
     steps = (layers - at[0]) / (at[1] - at[0])
 
     def line(a: float | None, b: float | None) -> float | None:

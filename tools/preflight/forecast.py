@@ -1,10 +1,9 @@
-"""A run held against its chips and its hours before it begins: does it fit, and how long will it take?
+"""Does a run fit its chips and its hours? `forecast` compiles a profile's programs and estimates the minutes.
 
     python -m tools.preflight.forecast --recipe g_rar --model gemma2-2b-it --topology v5e:2x4
 
-What it is: the programs of a profile's stages, compiled (`compile_program`) for the meshes that `placement` plans; and
-minutes, of floors and an efficiency. What was compiled is kept on disk, under a hash of all that it depends on. What it
-is not: a promise. `EFFICIENCY` is a guess until a stage of the run has been timed.
+The minutes are rooflines divided by `EFFICIENCY`, which is a guess until a stage of the run has been timed. What was
+compiled is kept on disk under a hash of all that it depends on.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from reasonkit.run import find_recipe, recipe_names
 from reasonkit.session.files import RecordError, parse_json, read_file, write_atomic
 from tools.preflight.compiled import ProgramStats, Report, preflight, topology_devices
 
-EFFICIENCY = 0.4  # of the floor's speed; 0.3 to 0.5 of a chip's peak is usual in training
+EFFICIENCY = 0.4  # of the roofline's speed; 0.3 to 0.5 of a chip's peak is usual in training
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
 SOURCES = ("reasonkit/models/gemma.py", "reasonkit/models/load.py", "reasonkit/models/lora.py",
            "reasonkit/models/logprobs.py", "tools/preflight/abstract.py", "tools/preflight/programs.py",
@@ -101,8 +100,8 @@ class Forecast:
             "largest rows that leave a tenth free, about: " + ", ".join(
                 f"{program} {rows}" for program, rows in self.largest().items()),
             f"the fullest program leaves {free:.0%} of a chip free" + ("" if self.fits else ": less than a tenth"),
-            f"minutes at {self.efficiency:.0%} of the floor's speed, all replies as long as they may be: " + ", ".join(
-                f"{stage} {minutes:.0f}" for stage, minutes in self.minutes.items())
+            f"minutes at {self.efficiency:.0%} of the roofline's speed, all completions as long as they may be: "
+            + ", ".join(f"{stage} {minutes:.0f}" for stage, minutes in self.minutes.items())
             + f"; {total:.0f} of {self.limit:.0f}, {verdict}"])
 
 
@@ -155,11 +154,11 @@ def _shared(made: Plan) -> bool:
 
 
 def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float, made: Plan) -> dict[str, float]:
-    """Of each stage, at this share of the floor's speed. A program that was refused counts as endless."""
+    """Of each stage, at this share of the roofline's speed. A program that was refused takes infinitely long."""
     seconds = {}
     for row in report.rows:
-        floor = row.floor(CHIPS[report.chip])
-        seconds[row.program] = math.inf if floor is None else floor[0] / efficiency
+        roofline = row.roofline(CHIPS[report.chip])
+        seconds[row.program] = math.inf if roofline is None else roofline[0] / efficiency
     g = profile.grpo
     passes = g.prompts_per_step // (g.micro_prompts or g.prompts_per_step)
     calls = g.prompts_per_step // (g.rollout_micro_prompts or g.prompts_per_step)

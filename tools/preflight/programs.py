@@ -1,10 +1,7 @@
-"""The programs of a run as shapes: what `preflight` compiles, without weights, data or devices' memory.
+"""The programs of a run as shapes, which `preflight` compiles without weights, data or devices' memory.
 
-What it is: the calls into Tunix that the stages make, on models, batches and caches that are shapes, with the
-sharding they have in a run.
-What it is not: anything that runs.
-
-Departs from the run in its constant learning rate, and in that of the rollout's loop there is one step.
+They are the calls into Tunix that the stages make, on models, batches and caches with the sharding of a run. They
+depart from the run in a constant learning rate, and in having one step of the rollout's loop.
 """
 
 from __future__ import annotations
@@ -23,12 +20,12 @@ from tunix.generate.utils import compute_attention_masks
 from tunix.rl import algo_core, common
 from tunix.rl.grpo.grpo_learner import GRPOConfig, TrainExample
 from tunix.sft.dpo.dpo_trainer import TrainExample as PairExample
-from tunix.sft.peft_trainer import _default_loss_fn as sft_loss  # Tunix has no public name for it
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
 from reasonkit.models.placement import Shapes
+from reasonkit.train.tunix_compat import sft_loss
 from recipes.stages.simpo import SimpoSettings
 from recipes.stages.simpo import loss_fn as simpo_loss
 from tools.preflight.abstract import Program, abstract_model, array, with_shardings

@@ -15,7 +15,6 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.data.problems import load_recipe
-from reasonkit.models.gemma import init_random
 from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import RewardMix
@@ -31,6 +30,7 @@ from recipes.rewards.model_based import (
     train_teacher,
 )
 from tools.build_tiny_models import auc, reply
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

@@ -10,14 +10,15 @@ from datasets import Dataset
 from flax import nnx
 from tiny_gemma import ROWS, TOKENS, equal, forward, small_config, train_tokenizer
 
-from reasonkit.models.gemma import init_random
+from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.load import LoadedModel, Tokenizer
-from reasonkit.models.lora import add_lora, restore_lora
+from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import plan_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train.rollout import Rollout
 from recipes.stages.distill import DistillSettings, completion_logprobs, distill, reverse_kl
+from tools.flax import init_random
 
 SETTINGS = DistillSettings(steps=6, batch_size=8, max_prompt_length=320, max_new_tokens=8, learning_rate=3e-2,
                            warmup=0.0)

@@ -10,14 +10,15 @@ from flax import nnx
 from tiny_gemma import bump, equal, forward, small_config, train_tokenizer
 from tunix.sft.dpo.dpo_trainer import DPOTrainer
 
-from reasonkit.models.gemma import init_random
+from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.load import LoadedModel, Tokenizer
-from reasonkit.models.lora import add_lora, restore_lora
+from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
 from recipes.stages.simpo import SimpoSettings, loss_fn, pair_batches, pair_loss, simpo
+from tools.flax import init_random
 
 PROMPT, REPLY = 320, 12  # tokens; the small tokenizer spells most of the prompt in bytes
 SETTINGS = SimpoSettings(steps=6, batch_size=4, max_prompt_length=PROMPT, max_reply_length=REPLY,

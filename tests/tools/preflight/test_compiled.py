@@ -68,11 +68,11 @@ def row(plan, **numbers):
     return ProgramStats("program", plan.policy, 8, **{"needed": GIB, **numbers})
 
 
-def test_the_floor_is_the_longer_of_compute_and_memory(plan):
+def test_the_roofline_is_the_longer_of_compute_and_memory(plan):
     chip = CHIPS["v5e"]
-    assert row(plan, flops=197e12, traffic=409.5e9).floor(chip) == (1.0, "compute")
-    assert row(plan, flops=19.7e12, traffic=409.5e9).floor(chip) == (0.5, "memory")
-    assert row(plan).floor(chip) is None
+    assert row(plan, flops=197e12, traffic=409.5e9).roofline(chip) == (1.0, "compute")
+    assert row(plan, flops=19.7e12, traffic=409.5e9).roofline(chip) == (0.5, "memory")
+    assert row(plan).roofline(chip) is None
 
 
 def test_what_does_not_fit_says_by_how_much(plan):

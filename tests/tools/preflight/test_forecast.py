@@ -50,7 +50,7 @@ def test_a_run_is_compiled_once_and_read_the_next_time(small, folder, monkeypatc
     assert "of 520, which fits" in text and "largest rows" in text
     half = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder, efficiency=0.2)
     assert half.minutes["grpo"] == pytest.approx(2 * first.minutes["grpo"])
-    alone = SMALL.sft.steps * first.report.rows[0].floor(CHIPS["v5e"])[0] / 0.4 / 60
+    alone = SMALL.sft.steps * first.report.rows[0].roofline(CHIPS["v5e"])[0] / 0.4 / 60
     assert first.minutes["sft"] == pytest.approx(alone)
 
 
@@ -77,7 +77,7 @@ def test_a_run_that_does_not_fit_is_stopped_before_it_loads(small, folder, monke
 
 
 def made(**seconds):
-    """A forecast from floors alone: program -> seconds of a v5e chip."""
+    """A forecast from rooflines only: program -> seconds of a v5e chip."""
     mesh = make_mesh(jax.devices(), 8, 1)
     rows = [ProgramStats(name.replace("_", " "), mesh, 8, 1.0, traffic=0.0, flops=time * CHIPS["v5e"].flops)
             for name, time in seconds.items()]

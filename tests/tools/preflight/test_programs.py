@@ -10,11 +10,11 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
-from reasonkit.models.gemma import init_random
 from reasonkit.models.load import LoadedModel, quantize_int8
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh, plan_mesh
 from reasonkit.models.placement import Shapes
+from tools.flax import init_random
 from tools.preflight.abstract import abstract_model, constraints
 from tools.preflight.programs import PROGRAMS, Run
 

@@ -1,8 +1,8 @@
-"""A Gemma's SentencePiece model as the files that Hugging Face's tokenizers read, with the chat template of our prompt.
+"""A Gemma's SentencePiece model as the files that Hugging Face's tokenizers read, with our prompt as chat template.
 
-`write` is the one entry. transformers would convert tokenizer.model itself, and differently by its version: without
-<bos> where no tokenizer_config.json stands beside it, and with the turn markers as plain text, which then stay in what
-it decodes. BPE merges are ranked by the score of what they make, as SentencePiece ranks them.
+`write_tokenizer` is the entry point. transformers can convert tokenizer.model itself, but differently by its version:
+without <bos> where there is no tokenizer_config.json, and with the turn markers as plain text that stays in what it
+decodes. BPE merges are ranked by the score of the merged piece, as SentencePiece ranks them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def chat_template() -> str:
         f"{{% if add_generation_prompt %}}{{{{ {model} }}}}{{% endif %}}")
 
 
-def write(tokenizer: Tokenizer, folder: Path) -> None:
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json into a folder.
 
     Control tokens (`tags.neutralise` has the list, and SentencePiece its own) are special: left out where a text is

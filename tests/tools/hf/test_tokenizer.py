@@ -12,9 +12,9 @@ from sentencepiece import sentencepiece_model_pb2 as pb
 from tiny_gemma import train_tokenizer
 from tiny_run import short_tokenizer
 
-from reasonkit.models import hf_tokenizer
 from reasonkit.models.load import ASSETS, Tokenizer
 from reasonkit.text.tags import TAGS, neutralise
+from tools.hf.tokenizer import chat_template, write_tokenizer
 
 
 @pytest.fixture(scope="module", params=["trained", "with spaces in its symbols"])
@@ -23,7 +23,7 @@ def both(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     ours = (Tokenizer(ASSETS / "policy" / "tokenizer.model", "gemma3") if request.param == "trained"
             else short_tokenizer(folder))
-    hf_tokenizer.write(ours, folder)
+    write_tokenizer(ours, folder)
     return ours, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
@@ -51,11 +51,11 @@ def test_a_tokenizer_of_another_kind_is_refused(tmp_path):
     model.normalizer_spec.remove_extra_whitespaces = True
     file.write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match="tokenizer.model reads .* and as a tokenizer.json it would be .*: only Gemma"):
-        hf_tokenizer.write(Tokenizer(file, "gemma3"), tmp_path / "out")
+        write_tokenizer(Tokenizer(file, "gemma3"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_template_is_made_of_our_prompt():
     head, tail = TAGS.template.split("{question}")
     for part in (head, tail.partition("<end_of_turn>")[0], "<start_of_turn>model\n"):
-        assert json.dumps(part) in hf_tokenizer.chat_template()
+        assert json.dumps(part) in chat_template()

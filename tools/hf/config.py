@@ -1,8 +1,7 @@
-"""config.json of Hugging Face's Gemma 2 and 3 (text) to Tunix's configuration, and back.
+"""config.json of Hugging Face's Gemma 2 and 3 (text) to Tunix's configuration, and back: `read_config`, `write_config`.
 
-What it is: which settings mean the same on both sides, and a refusal of every setting that Tunix's models do not have.
-A key that is absent means what transformers (4.57 and 5.12 were read) takes for it; null is no number.
-What it is not: weights (`hf`). A setting that is read over would load without a word and answer wrongly.
+A setting that Tunix's models do not have is refused, because the model would load and answer wrongly. An absent key
+means what transformers (4.57 and 5.12 were read) takes for it. null is no number.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ import jax.numpy as jnp
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 
-from reasonkit.models.hf_files import again, read_json
+from reasonkit.models.gemma import download_again
+from reasonkit.session.files import RecordError, parse_json, read_file
+from tools.flax import family_of
 
-LIBRARY = {"gemma2": gemma2, "gemma3": gemma3}
 _FAMILY = {"gemma2": "gemma2", "gemma3_text": "gemma3", "gemma3": "gemma3"}  # by Hugging Face model_type
 # Of Hugging Face's Gemma2Config and Gemma3TextConfig. A model's own config.json has the sizes, always; the text part of
 # a multimodal Gemma 3's leaves out whatever is as here.
@@ -45,16 +45,19 @@ def layer_types(family: str, layers: int) -> list[str]:
     return list(itertools.islice(itertools.cycle(_CYCLE[family]), layers))
 
 
-def family_of(model: Any) -> str:
-    """ "gemma2" or "gemma3", by the class of the model. Raises ValueError for another."""
-    for family, library in LIBRARY.items():
-        if isinstance(model, getattr(library, "Gemma" if family == "gemma2" else "Gemma3")):
-            return family
-    raise ValueError(f"{type(model).__name__} is neither a Gemma 2 nor a Gemma 3 of Tunix's")
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in one of a model's JSON files. Raises ValueError when there is none."""
+    try:
+        found = parse_json(read_file(file))
+    except RecordError as error:
+        raise ValueError(f"{file} is {error}: {download_again(file)}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no JSON object: {download_again(file)}")
+    return found
 
 
-def read_config(file: Path, replicated: bool) -> tuple[str, Any]:
-    """Family and Tunix's configuration; `replicated` as in `models.load`.
+def read_config(file: Path) -> tuple[str, Any]:
+    """Family and Tunix's configuration.
 
     Raises ValueError for another model_type, a setting that is missing or null, or one that Tunix's models do not have.
     """
@@ -64,7 +67,7 @@ def read_config(file: Path, replicated: bool) -> tuple[str, Any]:
         raise ValueError(f"{file}: model_type {_short(kind)} is not one of {', '.join(_FAMILY)}")
     family = _FAMILY[kind]
     if lacking := sorted(_SIZES.keys() - raw.keys() if "text_config" not in raw else ()):
-        raise ValueError(f"{file} lacks {lacking[0]!r}: {again(file)}")
+        raise ValueError(f"{file} lacks {lacking[0]!r}: {download_again(file)}")
     try:
         if "text_config" in raw:
             tied = {"tie_word_embeddings": raw.get("tie_word_embeddings", True)}
@@ -75,7 +78,6 @@ def read_config(file: Path, replicated: bool) -> tuple[str, Any]:
             "embed_dim": _number(raw, "hidden_size"), "hidden_dim": _number(raw, "intermediate_size"),
             "num_heads": _number(raw, "num_attention_heads"), "head_dim": _number(raw, "head_dim"),
             "num_kv_heads": _number(raw, "num_key_value_heads"), "sliding_window_size": _number(raw, "sliding_window"),
-            "shd_config": LIBRARY[family].ShardingConfig.get_default_sharding(is_sampling=replicated),
         }
         for name, per in (("num_attention_heads", common["num_kv_heads"]), ("head_dim", 2)):
             if raw[name] % per:

@@ -15,16 +15,18 @@ from flax import nnx
 from tiny_gemma import bump
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 
-from reasonkit.models.gemma import init_random
-from reasonkit.models.lora import fingerprint, restore_lora, steps_in
+from reasonkit.models import checkpoints
+from reasonkit.models.checkpoints import restore_lora, steps_in
+from reasonkit.models.lora import fingerprint
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.train import checkpoint, handover, tunix_compat
+from reasonkit.train import loop, tunix_compat
 from reasonkit.train.grpo import grpo
 from reasonkit.train.sft import sft
 from recipes.stages.simpo import SimpoSettings, simpo
+from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -84,7 +86,7 @@ def test_the_training_cell_again_has_the_reference_that_was_handed_over(warm_up,
 
     with pytest.raises(KeyboardInterrupt):
         practise.run(start, on_step=stop)
-    assert fingerprint(policy.model) != handed and start not in steps_in(tmp_path / "run/actor")
+    assert fingerprint(policy.model) != handed and start not in steps_in(tmp_path / "run")
     result = practise.run(start)
     assert (result.steps, result.stopped) == (3, "data") and practise.anchors == [handed, handed]
 
@@ -102,7 +104,7 @@ def test_a_stage_that_was_stopped_is_handed_over_as_it_is(warm_up, practise, tmp
         budget.end("hand")
         ended.append(train(budget=budget, on_step=stop))
         assert ended[-1].stopped == "hand" and 0 < ended[-1].steps < 3
-        assert steps_in(tmp_path / "run/actor")[-1] == ended[-1].checkpoint_step
+        assert steps_in(tmp_path / "run")[-1] == ended[-1].checkpoint_step
 
 
 def test_an_adapter_that_is_not_the_one_handed_over_is_replaced(warm_up, practise, policy):
@@ -115,16 +117,16 @@ def test_an_adapter_that_is_not_the_one_handed_over_is_replaced(warm_up, practis
 
 def test_a_stage_that_failed_before_its_first_save_begins_again_as_it_began(warm_up, policy, monkeypatch, tmp_path):
     fresh = fingerprint(policy.model)
-    monkeypatch.setattr(checkpoint, "checkpoint_options",
-                        lambda every, keep: checkpoint.ocp.CheckpointManagerOptions(save_interval_steps=50))
+    monkeypatch.setattr(tunix_compat, "checkpoint_options",
+                        lambda every, keep: checkpoints.ocp.CheckpointManagerOptions(save_interval_steps=50))
 
     def fail():
         raise RuntimeError("the disk of the log is full")
 
     with pytest.raises(RuntimeError, match="the disk of the log"):
         warm_up(on_step=fail)
-    assert fingerprint(policy.model) != fresh and not steps_in(tmp_path / "run/actor")
-    handover.begin(policy.model, tmp_path / "run", "sft", 0, SFT.steps)
+    assert fingerprint(policy.model) != fresh and not steps_in(tmp_path / "run")
+    loop.begin(policy.model, tmp_path / "run", "sft", 0, SFT.steps)
     assert fingerprint(policy.model) == fresh
 
 
@@ -171,7 +173,7 @@ def test_a_stage_is_trained_anew_when_its_steps_are_deleted(warm_up, practise, p
     handed = fingerprint(policy.model)
     practise.run(start)
     one = fingerprint(policy.model)
-    assert start not in steps_in(tmp_path / "run/actor")
+    assert start not in steps_in(tmp_path / "run")
     (tmp_path / "run/actor").rename(tmp_path / "deleted")
     (tmp_path / "grpo.jsonl").unlink()
     assert practise.run(start).checkpoint_step == start + GRPO.steps
@@ -185,7 +187,7 @@ def test_a_stage_after_grpo_has_an_optimiser_of_its_own(warm_up, practise, polic
     pairs = Dataset.from_list([{"question": row["question"], "chosen": row["answer"], "rejected": "no"}
                                for row in ROWS])
     settings = SimpoSettings(steps=2, batch_size=4, max_prompt_length=32, max_reply_length=8, learning_rate=2e-2)
-    counts, trainer = [], checkpoint.checkpoint_manager.CheckpointManager.maybe_restore
+    counts, trainer = [], checkpoints.checkpoint_manager.CheckpointManager.maybe_restore
 
     def restore(self, model, optimizer=None, **options):
         found = trainer(self, model, optimizer, **options)
@@ -193,7 +195,7 @@ def test_a_stage_after_grpo_has_an_optimiser_of_its_own(warm_up, practise, polic
         counts.extend(int(leaf[...]) for path, leaf in flat if path[-1] == "count")
         return found
 
-    monkeypatch.setattr(checkpoint.checkpoint_manager.CheckpointManager, "maybe_restore", restore)
+    monkeypatch.setattr(checkpoints.checkpoint_manager.CheckpointManager, "maybe_restore", restore)
     handed = fingerprint(policy.model)
     other = new_policy(setup.base, setup.mesh, setup.tokenizer, seed=9)
     result = simpo(other, setup.mesh, pairs, settings, TimeBudget(1, 0), RunLog(tmp_path / "simpo.jsonl"),

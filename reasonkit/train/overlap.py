@@ -1,0 +1,121 @@
+"""GRPO's learner, and `Overlapped`: the judge scores completions while the policy samples the next of the same step.
+
+Samples, rewards and updates are those of the sequential order. A group's advantages need only its own rewards, and
+weights change after a step's last micro-batch. All sampling, and the reference, come before the first update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tunix.rl import function_registry, rl_cluster
+from tunix.rl.grpo.grpo_learner import GRPOLearner
+from tunix.rl.rollout.base_rollout import RolloutOutput
+from tunix.rl.utils import merge_micro_batches
+
+from reasonkit.rewards.mix import RewardMix
+from reasonkit.train.policy_loss import LossConfig
+
+PATIENCE = 20 * 60  # seconds that a step waits for one answer of the judge, its compilation included
+
+
+class Learner(GRPOLearner):
+    """Tunix's learner with one reward function, the loss's metrics, and truncated completions left out if wanted."""
+
+    def __init__(self, cluster, config: LossConfig, reward: Callable):
+        super().__init__(cluster, config, [reward])
+        cluster.actor_trainer.with_rl_metrics_to_log(dict.fromkeys(("kl", "entropy"), np.mean))
+
+    def _generate_and_compute_advantage(self, training_input, mode=rl_cluster.Mode.TRAIN):
+        example = super()._generate_and_compute_advantage(training_input, mode)
+        if not self.algo_config.mask_truncated:
+            return example
+        stops = jnp.array(self.rl_cluster.get_rollout_config(mode).eos_tokens)
+        ended_B1 = jnp.isin(example.completion_ids, stops).any(-1, keepdims=True)
+        return example.replace(completion_mask=example.completion_mask & ended_B1)
+
+
+def _answer_all(asked: SimpleQueue) -> None:
+    """The judge's thread: answers in order, until None. It is a daemon, unlike an executor's, because a hanging judge
+    must not hold up the end of the stage or of the interpreter."""
+    while (task := asked.get()) is not None:
+        future, ask = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(ask())
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the step that waits for it raises it
+                future.set_exception(error)
+
+
+def _result(future: Future):
+    """The judge's answer. Raises what it raised, and TimeoutError when it takes longer than `PATIENCE`."""
+    wait([future], PATIENCE)
+    if not future.done():
+        raise TimeoutError(f"the judge has not answered for {PATIENCE / 60:.0f} minutes. The steps saved so far are "
+                           "kept: restart the kernel and run the notebook again, and it goes on from the last of them")
+    return future.result()
+
+
+class Overlapped(Learner):
+    """Tunix's learner with the judge overlapped within the step: a thread scores what is sampled while the next
+    `rollout_micro_prompts` prompts are sampled, and a micro-batch is trained on once it is scored.
+
+    Tunix's own metrics of rewards are NaN, because it computes them before the scores are there. Raises ValueError for
+    a reward that is not a `RewardMix`.
+    """
+
+    def __init__(self, cluster, config: LossConfig, reward: Callable, rollout_micro_prompts: int):
+        if not isinstance(reward, RewardMix):
+            raise ValueError(f"the reward {reward.__name__!r} can't be asked ahead: pass a RewardMix")
+        super().__init__(cluster, config, reward)
+        self.can_enable_async_rollout = True  # the trainer takes each micro-batch as it comes, not all at the end
+        self._reward, self._rollout_micro_prompts = reward, rollout_micro_prompts
+        self._asked, self._judged = SimpleQueue(), []
+        cluster.rollout.on_output = self._judge
+
+    def train(self, *args, **kwargs) -> None:
+        Thread(target=_answer_all, args=(self._asked,), name="judge", daemon=True).start()
+        try:
+            super().train(*args, **kwargs)
+        finally:
+            for judged in self._judged:
+                judged.cancel()
+            self._asked.put(None)
+
+    def _process_accumulated_batches(self, micro_batches, micro_batch_sizes, mode):
+        if not micro_batches:
+            return []
+        self._rollout_micro_batch_size = self._rollout_micro_prompts  # set earlier, it would cut the step itself
+        self._batch, self._size, self._mode = merge_micro_batches(micro_batches), micro_batch_sizes[0], str(mode)
+        self._judged: list[Future] = []
+        examples = super()._process_accumulated_batches(micro_batches, micro_batch_sizes, mode)
+        return map(self._with_advantages, examples, self._rewards)  # lazy: waits for the scores of each in turn
+
+    def _judge(self, output: RolloutOutput) -> None:
+        for judged in filter(Future.done, self._judged):
+            judged.result()  # an error ends the step here
+        for start in range(0, len(output.text), self._size):
+            first = len(self._judged) * self._size
+            self._judged.append(Future())
+            self._asked.put((self._judged[-1], partial(
+                self._reward.ask_ahead, completions=output.text[start:start + self._size], mode=self._mode,
+                num_generations=self._num_generations(),
+                **{name: values[first:first + self._size] for name, values in self._batch.items()})))
+
+    def _compute_rewards(self, prompts, completions, mode, step=None, **columns) -> np.ndarray:
+        answers = [partial(_result, judged) for judged in self._judged]
+        self._rewards = self._reward.in_parts(answers, prompts, completions, self._num_generations(), self._mode,
+                                              **columns)
+        return np.full(len(prompts), np.nan)
+
+    def _with_advantages(self, example, rewards: list[float]):
+        estimate = function_registry.get_advantage_estimator(self.algo_config.advantage_estimator)
+        advantages_B = estimate(rewards=np.array(rewards), num_generations=self._num_generations())
+        return example.replace(advantages=jax.device_put(advantages_B))

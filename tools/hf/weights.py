@@ -1,0 +1,162 @@
+"""Gemma 2 and 3 as Hugging Face's safetensors: `read_arrays` reads a folder, `save_hf` writes one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from reasonkit.models.gemma import download_again
+from reasonkit.models.lora import merge_lora
+from tools.flax import family_of
+from tools.hf.config import read_config, read_json, write_config
+from tools.hf.names import Tensor, tensors
+
+SHARD_BYTES = 5_000_000_000
+INDEX = "model.safetensors.index.json"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+DTYPES = ("BF16", "F16", "F32")
+# Names of Gemma3ForCausalLM, of Gemma3ForConditionalGeneration before transformers 4.52, and of it since.
+_PREFIX = re.compile(r"(language_model\.model|model\.language_model|model)\.(?=embed_tokens|layers|norm)")
+_UNUSED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(.*\.)?rotary_emb\.")
+
+
+def to_tunix(family: str, config: Any, read: Callable[[str], np.ndarray]) -> dict[tuple, np.ndarray]:
+    """Tunix's arrays by their path, made of the tensors that `read(name)` gives."""
+    arrays: dict[tuple, np.ndarray] = {}
+    stacks: dict[tuple, list[np.ndarray]] = defaultdict(list)
+    for tensor in tensors(family, config):
+        value = tensor.ours(read(tensor.name))
+        if tensor.part is None:
+            arrays[tensor.path] = value
+        else:
+            stacks[tensor.path].append(value)
+    return arrays | {path: np.stack(values) for path, values in stacks.items()}
+
+
+def _files(folder: Path) -> list[Path]:
+    """The weight files: those of the index, or all. Raises as `read_arrays`."""
+    there = {path.name: path for path in folder.glob("*.safetensors")}
+    if not (folder / INDEX).exists():
+        return [there[name] for name in sorted(there)]
+    if not isinstance(where := read_json(folder / INDEX).get("weight_map"), dict):
+        raise ValueError(f"{folder / INDEX} has no weight_map: {download_again(folder)}")
+    named = sorted({str(name) for name in where.values()})
+    if missing := [name for name in named if name not in there]:
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing[:9])[:500]} of {len(named)} weight files: the "
+                                f"download stopped half-way, {download_again(folder)}")
+    return [there[name] for name in named]
+
+
+def _tensors_in(folder: Path) -> dict[str, tuple[Path, str, tuple[int, ...]]]:
+    """File, name there and shape of each tensor, by the name that a model for text only gives it. Raises as
+    `read_arrays`."""
+    found: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
+    for file in _files(folder):
+        try:
+            with safe_open(file, "numpy") as opened:
+                entries = {name: opened.get_slice(name) for name in opened.keys() if not _UNUSED.match(name)}
+                entries = {name: (entry.get_dtype(), tuple(entry.get_shape())) for name, entry in entries.items()}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is no safetensors file, or only a part of one ({str(error)[:200]}): "
+                             f"{download_again(file)}") from error
+        for name, (dtype, shape) in entries.items():
+            if dtype not in DTYPES:
+                raise ValueError(f"{file}: {name} is {dtype}, not {', '.join(DTYPES)}: take the model that is not "
+                                 "quantised")
+            ours = HEAD if name.endswith(HEAD) else _PREFIX.sub("model.", name, count=1)
+            if ours in found:
+                raise ValueError(f"{file}: {name} is in {found[ours][0]} too: delete the file that does not belong, or "
+                                 f"{download_again(folder)}")
+            found[ours] = file, name, shape
+    return found
+
+
+def read_arrays(folder: Path) -> tuple[str, Any, dict[tuple, np.ndarray]]:
+    """Family, Tunix's configuration and the arrays by their path in Tunix's state, in the file's dtype.
+
+    Raises:
+        ValueError: config.json names another model, a file is damaged, a tensor is missing, quantised, twice there or
+            of another shape, or the model has an output matrix of its own.
+        FileNotFoundError: a weight file is missing.
+    """
+    family, config = read_config(folder / "config.json")
+    stored, wanted = _tensors_in(folder), {tensor.name: tensor for tensor in tensors(family, config)}
+
+    def read(name: str) -> np.ndarray:
+        file, there, _ = stored[name]
+        with safe_open(file, "numpy") as opened:
+            return opened.get_tensor(there)
+
+    for what, names in (("lacks", wanted.keys() - stored.keys()),
+                        ("has besides", stored.keys() - wanted.keys() - {HEAD})):
+        if names:
+            raise ValueError(f"{folder} {what} {len(names)} tensors of a {family} of {config.num_layers} layers, such "
+                             f"as {min(names)}: config.json and weights do not belong together, "
+                             f"{download_again(folder)}")
+    for name, tensor in wanted.items():
+        if stored[name][2] != tensor.shape:
+            raise ValueError(f"{stored[name][0]}: {name} is {stored[name][2]}, and config.json says "
+                             f"{tensor.shape}: {download_again(folder)}")
+    if HEAD in stored and not np.array_equal(read(HEAD), read(EMBEDDING)):
+        raise ValueError(f"{stored[HEAD][0]}: {HEAD} is not the embedding, and Tunix's {family} has one matrix for "
+                         "both: it cannot run this model")
+    return family, config, to_tunix(family, config, read)
+
+
+def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, dtype: Any = ml_dtypes.bfloat16,
+            shard_bytes: int = SHARD_BYTES, stop_ids: tuple[int, ...] = (), extra: Mapping[str, Any] = {}) -> Path:
+    """Writes a Gemma 2 or 3 as Hugging Face files: *.safetensors, config.json (with `extra`), tokenizer.model.
+
+    An adapter is merged. Files of more than `shard_bytes` are split, under the names that transformers looks for.
+    Weights of an earlier save are removed, because they would be read too. config.json is written last.
+
+    Raises ValueError when it is no Gemma 2 or 3.
+    """
+    family, folder, dtype = family_of(model), Path(folder), np.dtype(dtype)
+    settings = write_config(model, dtype, stop_ids) | extra
+    leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model))}
+    shards: list[list[Tensor]] = [[]]
+    filled = 0
+    for tensor in tensors(family, model.config):
+        size = math.prod(tensor.shape) * dtype.itemsize
+        if filled and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += size
+    names = (["model.safetensors"] if len(shards) == 1 else
+             [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))])
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - {folder / name for name in names}:
+        stale.unlink(missing_ok=True)
+
+    def put(name: str, write: Any) -> None:
+        write(folder / f".{name}.tmp")
+        os.replace(folder / f".{name}.tmp", folder / name)
+
+    def text(value: dict) -> Any:
+        return lambda path: path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+    for name, shard in zip(names, shards, strict=True):
+        weights = {t.name: t.theirs(merge_lora(leaves, t.path, model).astype(dtype)) for t in shard}
+        put(name, lambda path, weights=weights: save_file(weights, path, metadata={"format": "pt"}))
+    if len(shards) > 1:
+        total = sum(math.prod(t.shape) for shard in shards for t in shard) * dtype.itemsize
+        where = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
+        put(INDEX, text({"metadata": {"total_size": total}, "weight_map": where}))
+    put("tokenizer.model", lambda path: shutil.copyfile(tokenizer_path, path))
+    put("config.json", text(settings))
+    return folder
