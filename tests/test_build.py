@@ -287,7 +287,7 @@ for step, seconds in ((1, 9.0), (2, 0.1), (3, 0.1)):  # the first one compiles
 Dashboard(log, TimeBudget(), "SFT", 7).show()""")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert build.main(["run", str(path), "--cwd", str(tmp_path)]) == 0
-    assert "[small] step 3 of 7 · 0.1 s a step" in capsys.readouterr().out
+    assert "[small] step 3 of 7 · 0.1 s per step" in capsys.readouterr().out
 
 
 def test_a_failing_cell_stops_the_run(tmp_path, capsys):

@@ -26,7 +26,7 @@ numpy reasonkit.data: screening problems curriculum
 jax reasonkit.models: distributed mesh hf_files hf_config tokenizer gemma lora hf load hf_tokenizer logprobs placement
 jax reasonkit.models: submission_check
 tunix reasonkit.train: policy_loss checkpoint tunix_compat rollout handover loop sft grpo
-user reasonkit.show: report_style dashboard report
+user reasonkit.show: figures dashboard report
 jax reasonkit: run
 stdlib recipes.graders: notation structure operations latex symbolic algebra strips worker
 stdlib recipes.graders: quantities expression quantity smiles plan
