@@ -53,12 +53,13 @@ body.report { margin: 0 auto; padding: 3rem 1.25rem; max-width: 54rem; }
 }
 """
 
-NOTES = Markup("""<p class="note">Every problem was asked once, with the prompt of training. A completion is correct when
-the answer in its answer tag, read leniently, is right; a completion without that tag gives no answer, and is not
+NOTES = Markup("""<p class="note">Every problem was asked once, with the prompt of training. A completion is correct
+when the answer in its answer tag, read leniently, is right; a completion without that tag gives no answer, and is not
 correct. By content, it counts by what it says last, because the base model was never shown the tags. Format is the
-share of completions with each tag once, in order, closed, not empty, and nothing around them. Step accuracy is the share
-of reasoning steps that equal the worked solution's step at the same place; missing and surplus steps count as wrong.
-Intervals are for the mean of bounded values: 0 of 25 does not exclude a rate above 0. No judge is involved.</p>""")
+share of completions with each tag once, in order, closed, not empty, and nothing around them. Step accuracy is the
+share of reasoning steps that equal the worked solution's step at the same place; missing and surplus steps count as
+wrong. Intervals are for the mean of bounded values: 0 of 25 does not exclude a rate above 0. No judge is involved.
+</p>""")
 
 TEMPLATES = {
     "scale": '{{ text }} <small>{{ note }}</small><svg viewBox="-1 0 102 12" preserveAspectRatio="none">'
@@ -72,11 +73,12 @@ TEMPLATES = {
 {% endfor %}</tbody></table></div>""",
     "samples": """<p class="note">Chosen by rule: the first problem of each family, then the first of each with a wrong
 completion in the last column, {{ last }}; at most {{ most }}.</p>
-{% for problem in problems %}<p class="note"><bdi>{{ problem.family }}</bdi> · right answer: <bdi>{{ problem.gold }}</bdi>
-</p><p>{{ problem.question }}</p><div class="completions">{% for name, sample in problem.stages.items() %}
+{% for problem in problems %}
+<p class="note"><bdi>{{ problem.family }}</bdi> · right answer: <bdi>{{ problem.gold }}</bdi></p>
+<p>{{ problem.question }}</p><div class="completions">{% for name, sample in problem.stages.items() %}
 <div class="completion{% if sample.correct %} right{% endif %}"><b>{{ name }}</b>
-<small>{{ sample.verdict }} · {{ sample.form }} · steps {{ sample.steps }}</small><pre>{{ sample.completion }}</pre></div>
-{% endfor %}</div>{% endfor %}""",
+<small>{{ sample.verdict }} · {{ sample.form }} · steps {{ sample.steps }}</small>
+<pre>{{ sample.completion }}</pre></div>{% endfor %}</div>{% endfor %}""",
     "page": """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Evaluation report</title><style>{{ style }}</style></head>

@@ -5,6 +5,7 @@ Written against 0.1.7, and pyproject.toml allows no other: 0.1.8 changes private
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ from tunix.rl.utils import merge_micro_batches
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.train.policy_loss import LossConfig
 
+# Two warnings that tell the reader nothing: orbax looks for the metadata of a step inside one of its items, and Tunix
+# asks a CPU for its HBM.
+HARMLESS = ("Metadata file does not exist", "Skipping non-TPU device")
+logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith(HARMLESS))
 PATIENCE = 20 * 60  # seconds that a step waits for one answer of the judge, its compilation included
 
 
@@ -88,6 +93,20 @@ def wait_for_saves(trainer) -> None:
 def delete_step(trainer, step: int) -> None:
     """Delete one saved step of the trainer's checkpoints."""
     trainer.checkpoint_manager._checkpoint_manager.delete(step)
+
+
+class _NoBar:
+    """Stands for Tunix's progress bar."""
+
+    def update_metrics(self, *args, **kwargs) -> None:
+        pass
+
+    update = close = update_metrics
+
+
+def hide_progress_bar(trainer) -> None:
+    """Let the trainer draw no progress bar: `show.dashboard` has the stage's."""
+    trainer._pbar = _NoBar()
 
 
 def report_step(trainer) -> None:
