@@ -70,10 +70,12 @@ generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_
 # - **Step accuracy:** the share of reasoning steps that equal the worked solution's, as a program counts them.
 
 # %%
-results = {"base model": evaluate(generate, test, profile.eval_batch)}
-for name, stage in (("after SFT", "sft"), ("after GRPO", "grpo")):
-    lora.restore_lora(policy.model, run.stage(stage) / "adapter")
+results = {}
+for name, stage in (("base model", None), ("after SFT", "sft"), ("after GRPO", "grpo")):
+    if stage:
+        lora.restore_lora(policy.model, run.stage(stage) / "adapter")
     results[name] = evaluate(generate, test, profile.eval_batch)
+    print(f"{name}: {results[name]}")
 report.results_table(results, cut_short(manifests))
 
 # %% [markdown]
@@ -135,9 +137,9 @@ run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minu
            problems=len(test),
            metrics={name: {"accuracy": result.accuracy, "content": result.content_accuracy, "form": result.format_rate,
                            "steps": result.step_accuracy} for name, result in results.items()})
+manifests.append(run.manifest("evaluation"))
 
 # %%
-manifests.append(run.manifest("evaluation"))
 logs = run.log("sft"), run.log("grpo"), RunLog(run.stage("grpo") / "verdicts.jsonl")
 rows = [row for log in logs for row in log.read()]
 path = report.write_report(run.folder / "report.html", results, comparisons, manifests, rows,

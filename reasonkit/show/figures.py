@@ -24,7 +24,7 @@ Line = tuple[np.ndarray, np.ndarray]  # x, y
 
 STEP = "_step"  # how the event of a training step ends
 FIELDS = {"loss": "loss", "margin": "reward margin", "length": "completion length, tokens",
-          "kl": "KL to the reference", "entropy": "entropy", "truncated": "share of completions cut off at the limit"}
+          "kl": "KL to the reference", "entropy": "entropy", "truncated": "share cut off at the limit"}
 COLOURS = ("#1f3b57", "#c9822f", "#3b8ea5", "#8a6fa8", "#7a9e4b", "#b2545c")
 LABEL = 40  # characters of a name in a figure
 LARGEST = 1e30  # larger values are drawn as gaps

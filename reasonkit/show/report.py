@@ -28,7 +28,8 @@ MAX_CRITERIA = 12  # a problem's own rubric may have many
 
 STYLE = """
 .report { --ink: #23262b; --soft: #666b74; --rule: #dcd9d2; --blue: #1f3b57; --warm: #b56a1d;
-  background: #fdfcf9; color: var(--ink); overflow-wrap: anywhere; font: 1rem/1.6 Charter, Georgia, serif; }
+  padding: .5rem 1rem; background: #fdfcf9; color: var(--ink); overflow-wrap: anywhere;
+  font: 1rem/1.6 Charter, Georgia, serif; }
 body.report { margin: 0 auto; padding: 3rem 1.25rem; max-width: 54rem; }
 .report {
   h2 { font-size: 1.2rem; margin: 3rem 0 .4rem; }
@@ -155,7 +156,7 @@ def comparison_table(comparisons: Mapping[str, Difference]) -> Html:
     for name, change in comparisons.items():
         side = "above zero" if change.low > 0 else "below zero" if change.high < 0 else "zero lies inside"
         ends = f"{100 * change.low:+.1f} to {100 * change.high:+.1f}"
-        low, mean, high = (50 + 50 * value / reach for value in change[:3])
+        low, mean, high = (50 + 50 * value / reach for value in (change.low, change.mean, change.high))
         p_value = "<\N{NO-BREAK SPACE}0.001" if change.p_value < 0.001 else f"{change.p_value:.3f}"
         rows.append([name, _scale(f"{100 * change.mean:+.1f}", f"{ends}, {side}", low, mean, high, origin=50), p_value,
                      change.n])
@@ -212,7 +213,7 @@ def _summary(results: Mapping[str, EvalResult]) -> str:
         start = f", {'up from' if rise else 'against'} {_percent(before.accuracy.mean)} for {first}"
         if before.content_accuracy != before.accuracy:
             start += f", {_percent(before.content_accuracy.mean)} when it counts without the tag"
-    return (f"{last} answers {_percent(after.accuracy.mean)} of {after.n} test problems correctly{start}. "
+    return (f"{last[:1].upper()}{last[1:]} answers {_percent(after.accuracy.mean)} of {after.n} test problems correctly{start}. "
             f"{_percent(after.format_rate.mean)} of its completions have exactly the requested format, and "
             f"{_percent(after.step_accuracy.mean)} of its reasoning steps are right.")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -132,6 +133,15 @@ def test_differences_say_where_zero_lies(tmp_path, results):
     assert rows["loss"][1].startswith("-50.0 ") and rows["loss"][1].endswith("below zero")
     assert rows["none"][1:] == ["+0.0 -0.7 to +0.7, zero lies inside", "1.000", "400"]
     assert rows["gain"][2] == "< 0.001"
+
+
+def test_a_scale_has_its_mean_inside_its_interval(results):
+    a, b = stage(100, n=400), stage(300, n=400)
+    tables = results_table(results), comparison_table({"gain": compare_paired(a, b), "loss": compare_paired(b, a)})
+    scales = re.findall(r'"range" x1="([\d.]+)" x2="([\d.]+)".*?"mean" x1="([\d.]+)"', "".join(tables))
+    assert len(scales) == 3 * 4 + 2
+    for low, high, mean in (map(float, scale) for scale in scales):
+        assert 0 <= low <= mean <= high <= 100
 
 
 def test_families_are_apart(tmp_path, results):
