@@ -76,10 +76,14 @@ TEMPLATES = {
 completion in the last column, {{ last }}; at most {{ most }}.</p>
 {% for problem in problems %}
 <p class="note"><bdi>{{ problem.family }}</bdi> · right answer: <bdi>{{ problem.gold }}</bdi></p>
-<p>{{ problem.question }}</p><div class="completions">{% for name, sample in problem.stages.items() %}
-<div class="completion{% if sample.correct %} right{% endif %}"><b>{{ name }}</b>
-<small>{{ sample.verdict }} · {{ sample.form }} · steps {{ sample.steps }}</small>
+<p>{{ problem.question }}</p><div class="completions">{% for name, stage in stages.items() %}
+{% set sample = stage[problem.id] %}<div class="completion{{ " right" if sample.correct }}"><b>{{ name }}</b>
+<small>{{ "right" if sample.correct else "no answer" if sample.answer is none else "wrong" }} ·
+format {{ "kept" if sample.format_ok else "broken" }} · steps {{ "%.0f" % (100 * sample.steps) }} %</small>
 <pre>{{ sample.completion }}</pre></div>{% endfor %}</div>{% endfor %}""",
+    "training": """{% if skipped %}<p class="note">{{ skipped }} lines of the logs are no rows, and are left out.</p>
+{% endif %}{% if image %}<img alt="Training as logged (faint) and its running mean (bold)." src="data:image/png;base64,
+{{- image }}">{% endif %}""",
     "page": """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Evaluation report</title><style>{{ style }}</style></head>
@@ -193,15 +197,8 @@ def side_by_side(results: Mapping[str, EvalResult]) -> Html:
     for samples in (common, [sample for sample in common if not sample["correct"]]):
         firsts = {sample["family"]: sample for sample in reversed(samples)}
         chosen |= {sample["id"]: sample for sample in reversed(firsts.values())}
-    problems = [{**sample, "stages": {name: _shown(stage[key]) for name, stage in stages.items()}}
-                for key, sample in list(chosen.items())[:MAX_SAMPLES]]
-    return _render("samples", last=last, most=MAX_SAMPLES, problems=problems) if problems else Html()
-
-
-def _shown(sample: Mapping[str, Any]) -> dict[str, Any]:
-    verdict = "right" if sample["correct"] else "wrong" if sample["answer"] is not None else "no answer"
-    form = "format kept" if sample["format_ok"] else "format broken"
-    return {**sample, "verdict": verdict, "form": form, "steps": f"{100 * sample['steps']:.0f}\N{NO-BREAK SPACE}%"}
+    problems = list(chosen.values())[:MAX_SAMPLES]
+    return _render("samples", last=last, most=MAX_SAMPLES, problems=problems, stages=stages) if problems else Html()
 
 
 def _summary(results: Mapping[str, EvalResult]) -> str:
@@ -213,17 +210,15 @@ def _summary(results: Mapping[str, EvalResult]) -> str:
         start = f", {'up from' if rise else 'against'} {_percent(before.accuracy.mean)} for {first}"
         if before.content_accuracy != before.accuracy:
             start += f", {_percent(before.content_accuracy.mean)} when it counts without the tag"
-    return (f"{last[:1].upper()}{last[1:]} answers {_percent(after.accuracy.mean)} of {after.n} test problems correctly{start}. "
-            f"{_percent(after.format_rate.mean)} of its completions have exactly the requested format, and "
-            f"{_percent(after.step_accuracy.mean)} of its reasoning steps are right.")
+    return (f"{last[:1].upper()}{last[1:]} answers {_percent(after.accuracy.mean)} of {after.n} test problems "
+            f"correctly{start}. {_percent(after.format_rate.mean)} of its completions have exactly the requested "
+            f"format, and {_percent(after.step_accuracy.mean)} of its reasoning steps are right.")
 
 
 def _training(rows: list[Mapping[str, Any]], skipped: int) -> Html:
-    note = Html('<p class="note">{} lines of the logs are no rows, and are left out.</p>').format(skipped)
     figure = curves(rows)
-    image = Html('<img alt="Training as logged (faint) and its running mean (bold)." src="data:image/png;base64,{}">')
-    image = image.format(base64.b64encode(figure._repr_png_()).decode())
-    return (note if skipped else Html()) + (image if figure.axes else Html())
+    image = base64.b64encode(figure._repr_png_()).decode() if figure.axes else ""
+    return _render("training", skipped=skipped, image=image)
 
 
 def _judge_table(rows: list[Mapping[str, Any]]) -> Html:
