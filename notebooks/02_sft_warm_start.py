@@ -99,13 +99,23 @@ for question, completion in list(zip(questions, before))[:3]:
 # %% [markdown]
 # ## Training
 #
-# The loss is the mean negative log-likelihood of the completion $y$ with its stop token, given the prompt $x$:
+# The loss is the mean negative log-likelihood of the completions' tokens, over the prompts $x$ and completions $y$ of a
+# batch $B$. The stop token belongs to the completion.
 #
-# $$L(\theta) = -\frac{1}{|y|}\sum_t \log \pi_\theta(y_t \mid x, y_{<t}).$$
+# $$L(\theta) = -\frac{1}{\sum_{B} |y|}\,\sum_{(x, y) \in B}\;\sum_t \log \pi_\theta(y_t \mid x, y_{<t})$$
 #
-# The prompt itself has no loss. If the session's clock runs out, the stage stops early and saves what it has. If you
-# run this notebook again, a finished stage is read back instead of trained again. A stage whose settings or data have
-# changed since is refused, and the message says what differs.
+# The prompt has no loss. The stop token has one, because a policy that never learns to stop runs into the token
+# limit. Here is one training row:
+
+# %%
+row = next(row for row in train if row["reasoning"])
+print(f"without loss:\n{TAGS.prompt(row['question'])}\n")
+print(f"with loss:\n{TAGS.render(reasoning=row['reasoning'], answer=row['answer'])}<end_of_turn>")
+
+# %% [markdown]
+# If the session's clock runs out, the stage stops early and saves what it has. If you run this notebook again, a
+# finished stage is read back instead of trained again. A stage whose settings or data have changed since is refused,
+# and the message says what differs.
 
 # %%
 for name in ("steps", "batch_size", "max_length", "learning_rate", "warmup", "clip"):
