@@ -60,7 +60,7 @@ def table(out: Path, seeds: list[int]) -> str:
     compared = ["| seed | comparison, paired | accuracy | steps |", "|---|---|---|---|"]
     for seed in seeds:
         of = {recipe: out / f"{recipe}-{seed}/artifacts/evaluation" for recipe in RECIPES}
-        results = {"stock": of[JUDGED] / "stock.json", "SFT": of[JUDGED] / "after_sft.json",
+        results = {"stock": of[JUDGED] / "base_model.json", "SFT": of[JUDGED] / "after_sft.json",
                    **{recipe: of[recipe] / "after_grpo.json" for recipe in reversed(RECIPES)}}
         results = {name: EvalResult.from_json(path) for name, path in results.items() if path.exists()}
         lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.accuracy} | {r.content_accuracy} | "

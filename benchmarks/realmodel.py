@@ -26,7 +26,7 @@ from reasonkit.config import PROFILES, Profile  # noqa: E402
 from reasonkit.eval.evaluate import EvalResult  # noqa: E402
 from reasonkit.run import Run, recipe_names  # noqa: E402
 
-STAGES = ("stock", "after_sft", "after_grpo")
+STAGES = ("base_model", "after_sft", "after_grpo")
 
 
 def two_steps(profile: Profile) -> Profile:

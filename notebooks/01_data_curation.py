@@ -9,20 +9,22 @@
 # %% [markdown]
 # # 1 · Data curation
 #
-# A reasoning model is taught by three things: questions, worked solutions in the form we want, and a way to tell a good
-# reply from a bad one. This notebook makes all three and splits them so that no test question can have been trained on.
-#
-# **What comes out:** `artifacts/data/{train,validation,test}.jsonl` and a manifest that notebook 2 reads.
-# **How long:** under a minute. **What to change:** the two lines below.
+# Training needs three things: questions, worked solutions in our format, and a way to check completions. This chapter
+# makes all three. It splits the questions into train, validation and test, and no question is in two of them.
+
+# %% [markdown] tags=["clone"]
+# - **Output:** `artifacts/data/{train,validation,test}.jsonl`, and a manifest that notebook 2 reads.
+# - **Time:** under a minute.
+# - **What to change:** `RECIPE` is a file in `recipes/`. It names its data, a file in `data_recipes/`.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
 
-# %% [markdown]
-# The next two cells find the library and install what is missing, pinned. Where that fails they stop and say what to do;
-# where a package was imported before it was replaced, that is to restart the kernel once.
+# %% [markdown] tags=["clone"]
+# The next two cells find the library and install missing packages at pinned versions. If a package was imported before
+# it was replaced, they ask you to restart the kernel once.
 
 # %%
 # {{setup}}
@@ -39,10 +41,10 @@ print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence
       f"{run.budget.minutes_left:.0f} minutes left")
 
 # %% [markdown]
-# ## The form
+# ## The prompt
 #
-# Training, rollout, evaluation and the judges all use **one prompt**, byte for byte. A difference of a single space
-# between training and evaluation has cost an entrant 40 points of format; here there is only one template to differ from.
+# SFT, GRPO, evaluation and the competition's judges all use **one prompt**, byte for byte. A small difference is enough
+# to lose the format: one entrant's format rate fell from 94 % to 55 % because of white space.
 
 # %%
 print(TAGS.template)
@@ -50,8 +52,8 @@ print(TAGS.template)
 # %% [markdown]
 # ## The problems
 #
-# Every problem is a function of its family, its number and the seed. The worked steps are canonical, one operation each,
-# so that a program can later tell how many of a reply's steps are right, not only whether the answer is.
+# Below is one problem of each family, with its type of answer and its worked solution. The solution has one operation
+# per step. A program can therefore count how many steps of a completion are right, and not only check the answer.
 
 # %%
 for family in recipe.families:
@@ -61,8 +63,9 @@ for family in recipe.families:
 # %% [markdown]
 # ## The rubric
 #
-# What a judge model is asked about each reply, with the weights of *Rubrics as Rewards* (arXiv 2507.17746). As there, the
-# criteria are written for each problem from its reference solution; a fixed generic rubric does worse.
+# A judge model scores each completion by these criteria. The weights are those of *Rubrics as Rewards* (arXiv
+# 2507.17746): essential 1.0, important 0.7, optional 0.3, pitfall 0.9. A criterion may quote the reference solution of
+# its problem. The paper found such criteria better than one fixed generic rubric.
 
 # %%
 for criterion in problems.rubric_of(recipe, item):
@@ -71,20 +74,24 @@ for criterion in problems.rubric_of(recipe, item):
 # %% [markdown]
 # ## The splits
 #
-# A question belongs to exactly one split by the hash of its text, whatever the seed, so train, validation and test are
-# disjoint by construction. `curate` proves it anyway, and takes two spellings of a question for one: another case,
-# apostrophe, minus sign or final mark does not make it new.
+# The hash of a question's text decides its split, for every seed. `curate` also checks that the splits share no
+# question. Two spellings of a question count as one question if they differ only in case, apostrophes, minus signs or
+# the final mark.
 
 # %%
 splits = problems.curate(recipe, run.profile.rows, SEED)
 
 # %% [markdown]
-# ## What can be used
+# ## Screening
 #
-# One row that a later stage cannot use would stop the run hours from now, so every row is tried here. Its gold answer goes
-# through the checker that will grade the replies, and must be right. Its prompt must fit the limit, counted with the
-# policy's own tokenizer. A validation or test row needs worked reasoning to compare with; a training row without it is
-# left to GRPO. Rows that fail are left out and shown. If more than half of a split fails, that is an error.
+# A single unusable row could stop a later stage after hours, so every row is tested here:
+#
+# - Its gold answer must be right by the checker that will grade the completions.
+# - Its prompt must fit the limit, counted with the policy's own tokenizer.
+# - In validation and test it must have worked steps, because the evaluation compares with them. A training row without
+#   steps is used by GRPO only.
+#
+# Rows that fail are left out and shown. If more than half of a split fails, this cell raises an error.
 
 # %%
 from collections import Counter
@@ -92,44 +99,47 @@ from collections import Counter
 tokenizer = load.tokenizer(run.profile.policy)
 splits, left_out = screening.screen(splits, tokenizer, run.profile.grpo.max_prompt_length)
 print(f"{len(left_out)} rows left out")
-for (name, cause), times in Counter((row.split, row.cause) for row in left_out).items():
-    print(f"{times:>6} of {name}: {cause}")
+for (name, cause), count in Counter((row.split, row.cause) for row in left_out).items():
+    print(f"{count:>6} of {name}: {cause}")
 for row in left_out[:5]:
     print(f"{row.id}, {row.question!r:.100}\n  {row.why}")
-for_sft = screening.sft_pairs(splits["train"], tokenizer, run.profile.sft.max_length)
-print(f"SFT can learn from {len(for_sft)} of {len(splits['train'])} rows: those with reasoning, at most "
-      f"{run.profile.sft.max_length} tokens long")
 
 # %%
 for name, rows in splits.items():
-    counts = {family: rows["family"].count(family) for family in recipe.families}
-    print(f"{name:>10}: {len(rows):>6} rows  {counts}")
+    counts = Counter(rows["family"])
+    print(f"{name:>10}: {len(rows):>6} rows  {dict(sorted(counts.items()))}")
 
 # %% [markdown]
-# A look at lengths: rows that do not fit a stage's token limit are left out, never cut, so a long tail here would be a
-# loss. The hump on the left are terse traces, which show no step at all: distilled traces are uneven, and SFT learns
-# that habit too. Where such a reply is right as often as a full one, the answer cannot tell them apart: to prefer the full
-# reasoning is what the judge is for.
+# ## Lengths
+#
+# SFT leaves out rows that are longer than its limit. It never cuts them, because a cut row would teach the model not to
+# stop. A long tail beyond the limit is therefore lost data.
+#
+# In the demo you see two groups. The short rows are terse traces that show no step, as distilled data has them, and SFT
+# learns this habit too. The answer alone cannot correct it, because a terse completion may be right. That is the
+# judge's job.
 
 # %%
 import matplotlib.pyplot as plt
 
+limit, pairs = run.profile.sft.max_length, screening.sft_pairs(splits["train"], tokenizer, run.profile.sft.max_length)
 figure, axes = plt.subplots(figsize=(7, 2.4))
-for family in recipe.families:
-    lengths = [len(row["reasoning"]) for row in splits["train"] if row["family"] == family]
-    axes.hist(lengths, bins=30, alpha=0.6, label=family)
-axes.set(xlabel="characters of reasoning", ylabel="problems")
+axes.hist([len(prompt) + len(completion) for prompt, completion in pairs], bins=40, color="#3b8ea5")
+axes.axvline(limit, color="#c9822f", label=f"limit of SFT, {limit} tokens")
+axes.set(xlabel="tokens of prompt and completion", ylabel="training rows",
+         title=f"SFT can use {len(pairs)} of {len(splits['train'])} rows")
 axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# ## Hand over
+# ## Save
 #
-# The manifest carries the hashes of the files and of the prompt: the next notebook refuses another prompt.
+# The manifest records the hashes of the files and of the prompt. A later stage refuses files or a prompt that have
+# changed.
 
 # %%
 paths = problems.save_splits(splits, run.stage("data"))
 run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
            minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
-print(f"wrote {run.stage('data')}; {run.budget.minutes_left:.1f} minutes left")
+print(f"wrote {', '.join(path.name for path in paths.values())} to {run.stage('data')}")
 run.close()  # the next notebook has a kernel of its own

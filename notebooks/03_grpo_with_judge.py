@@ -40,7 +40,6 @@ from reasonkit.run import open_run
 from reasonkit.session.manifest import code_sha256
 from reasonkit.train import rollout
 from reasonkit.train.grpo import grpo
-from tools.preflight import forecast
 
 # %%
 from reasonkit.judge.cache import CachedJudge
@@ -48,7 +47,6 @@ from reasonkit.judge.exam import anchors, examine
 from reasonkit.judge.judge import RATINGS, LocalJudge
 from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
-from recipes.judges import api_judge
 
 # %%
 # free the chips of a run that was stopped in this kernel
@@ -61,22 +59,37 @@ print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 # %% [markdown]
 # ## The chips
 #
-# Policy, reference and rollout share one half, the judge has the other. The reference costs no second copy of the base:
-# it is the adapter as it is now, on the same frozen weights. Without a judge the policy has all the chips, and with one
-# behind an API, too: the secret `GEMINI_API_KEY` switches it on, for no more dollars than the profile allows. A key of
-# OpenAI's, or of an endpoint that speaks its language, does as well; the competition may allow Google's alone.
+# Policy, reference and rollout share one half of the chips, and the judge has the other half. The reference costs no
+# second copy of the base model, because it is the adapter that SFT left, on the same frozen weights. Without a local
+# judge the policy has all the chips.
+
+# %% [markdown] tags=["clone"]
+# A judge behind an API is an alternative. The secret `GEMINI_API_KEY` switches it on, within the profile's limit in
+# dollars (`api_dollars`). Other providers with an OpenAI-compatible API work too, but the competition may allow only
+# Google's.
+
+# %% tags=["clone"]
+from recipes.judges import api_judge
+
+if recipe.uses_judge and profile.api_dollars:
+    # for a model without a known price, add its dollars per million tokens: prices={"gemini-x": (0.30, 2.50)}
+    judge = api_judge.from_secrets(api_judge.ApiLimits(profile.api_dollars))
 
 # %%
-judge = None
-if recipe.uses_judge and profile.api_dollars:
-    # the price of another model than the default ones is given by its name: prices={"gemini-x": (0.30, 2.50)}
-    judge = api_judge.from_secrets(api_judge.ApiLimits(profile.api_dollars))
 plan = placement.plan(profile, jax.devices(), judge=recipe.uses_judge and judge is None)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
-# at the speed that SFT had, and GRPO if it goes on from an earlier session
-done = [*run.log("sft").read(), *run.log("grpo").read()]
-print(forecast.at_hand(profile, recipe, jax.devices(), run.folder / "preflight", done, judge is None))
+
+# %% [markdown] tags=["clone"]
+# On a TPU, the next cell repeats the forecast of notebook 2 at the measured speed of SFT, and of GRPO if this run
+# resumes it.
+
+# %% tags=["clone"]
+from tools.preflight import forecast
+
+if jax.default_backend() == "tpu":
+    measured = [*run.log("sft").read(), *run.log("grpo").read()]
+    print(forecast.at_hand(profile, recipe, jax.devices(), run.folder / "preflight", measured, judge is None))
 
 # %%
 policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,

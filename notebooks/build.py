@@ -1,14 +1,10 @@
-"""Notebooks from their sources: `build`, `check` and `run`.
+"""Notebooks from their sources: `build` and `run`.
 
-The `.py` files (py:percent) are the truth; every `.ipynb` here is generated, the same bytes each time, and
-never edited by hand. A cell `# {{setup}}` stands for `setup.py` with the pins of requirements.txt;
-`submission.ipynb` comes from `submission_template.py`, in which a cell `# {{library}}` stands for those of the
-library's files that the notebook needs, and a cell `# {{notebook NAME}}` for the cells of that notebook.
+The `.py` files (py:percent) are the truth. Every `.ipynb` is generated, with the same bytes each time. A cell
+`# {{setup}}` stands for `setup.py` with the pins of requirements.txt, `# {{library}}` for the files that the notebook
+and its recipe need, and `# {{notebook NAME}}` for that notebook's cells, without those that are tagged `clone`.
 
-It is no general notebook runner: `--set` only changes what a notebook's `parameters` cell already assigns.
-
-    python notebooks/build.py                      # write the five notebooks
-    python notebooks/build.py check                # exit 1 and name the stale ones
+    python notebooks/build.py build                # write the five notebooks
     python notebooks/build.py run --set SEED=1     # execute 01 to 04 in order
     python notebooks/build.py run notebooks/submission.ipynb --cwd /tmp/empty
 """
@@ -18,7 +14,6 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
-import os
 import re
 import sys
 import textwrap
@@ -38,12 +33,14 @@ from runner import Runner
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("01_data_curation", "02_sft_warm_start", "03_grpo_with_judge", "04_evaluation")
 TEMPLATE, SUBMISSION, SETUP = "submission_template", "submission", "setup"
-DATA = ("data_recipes/*.toml", "data_recipes/**/*.py")  # a run names its data and families, nothing imports them
-DOMAIN = re.compile(r'^domain = "(\w+)"', re.M)  # of the rubric that a data recipe takes
-LEFT_OUT = {"parameters", "standalone"}  # tags of cells that a submission has its own form of
+LEFT_OUT = {"parameters", "clone"}  # tags of cells that a submission does without
 HIDDEN = {"_kg_hide-input": True}  # Kaggle folds the source of such a cell
 KEPT_METADATA = {"tags", *HIDDEN}
 TRAINING = "# Numbers and figures"  # requirements.txt up to here is what a session must have in these versions
+MODULE = re.compile(r"(?:reasonkit|recipes|data_recipes|tools)(?:\.\w+)+")
+# A recipe names its data in a string, and the data their families, rubrics and kinds of answers: nothing imports them.
+BY_NAME = ("data_recipes/{}.toml", "data_recipes/rubrics/{}.toml", "data_recipes/families/{}.py",
+           "recipes/graders/{}.py")
 MARKER = re.compile(r"# \{\{(\w+)(?: (\w+))?\}\}")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -53,7 +50,7 @@ class BuildError(ValueError):
 
 
 def read_source(path: Path) -> NotebookNode:
-    """The notebook of a py:percent file, or of an `.ipynb`, without outputs. BuildError if it is missing."""
+    """The notebook of a py:percent file or of an `.ipynb`. BuildError if it is missing."""
     if not path.is_file():
         raise BuildError(f"{path} does not exist: notebooks are written as py:percent files beside build.py")
     if path.suffix == ".ipynb":
@@ -61,8 +58,8 @@ def read_source(path: Path) -> NotebookNode:
     return jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
 
 
-def mentions(source: str) -> set[str]:
-    """The dotted names that a source imports, and its strings, one of which `python -m` may start."""
+def modules(source: str) -> set[str]:
+    """The dotted names that Python code imports or holds in a string, because `python -m` may start one."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -72,51 +69,52 @@ def mentions(source: str) -> set[str]:
                 names |= {base, *(f"{base}.{alias.name}" for alias in aliases)}
             case ast.Constant(str(text)):
                 names.add(text)
-    return names
+    return set(filter(MODULE.fullmatch, names))
+
+
+def needs(path: Path, text: str, root: Path) -> set[Path]:
+    """The files that a file of the library needs: those it imports, and those that a recipe or its data name."""
+    found = set()
+    if path.suffix == ".py":
+        found = {root / f"{name.replace('.', '/')}.py" for name in modules(text)}
+        found |= {folder / "__init__.py" for folder in path.parents if root in folder.parents}
+    if path.parent == root / "recipes" or root / "data_recipes" in path.parents:
+        found |= {root / place.format(word) for word in re.findall(r'"(\w+)"', text) for place in BY_NAME}
+    found = {path for path in found if path.is_file()}
+    return found | {root / f"data_recipes/rubrics/{name}.toml" for name in re.findall(r'^domain = "(\w+)"', text, re.M)}
 
 
 def library(cells: list[NotebookNode], root: Path) -> list[Path]:
-    """The library's files that the code of `cells` needs, by what it imports, and the data recipes, sorted by path."""
+    """The files that the code of `cells` and the recipe it names need, sorted by path. BuildError if one is missing."""
     shell = TransformerManager()
-    code = [shell.transform_cell(cell.source) for cell in cells if cell.cell_type == "code"]
-    recipes = [name for source in code for name in re.findall(r'^RECIPE = "(\w+)"', source, re.M)]
-    found = {root / "reasonkit/__init__.py", root / "recipes/__init__.py",
-             *(path for pattern in DATA for path in root.glob(pattern))}
-    domains = {name for path in root.glob(DATA[0]) for name in DOMAIN.findall(path.read_text(encoding="utf-8"))}
-    found |= {root / f"data_recipes/rubrics/{name}.toml" for name in domains}
-    kinds = {kind for path in found if path.suffix == ".py" and path.is_file()
-             for kind in re.findall(r'^KIND = "(\w+)"', path.read_text(encoding="utf-8"), re.M)}
-    found |= {path for name in recipes if (path := root / f"recipes/{name}.py").is_file()}
-    found |= {path for kind in kinds if (path := root / f"recipes/graders/{kind}.py").is_file()}
-    if missing := [path for path in sorted(found) if not path.is_file()]:
-        raise BuildError(f"{missing[0]} does not exist, and the notebook or a data recipe needs it: restore it")
-    found |= {path.with_name("__init__.py") for path in found if path.suffix == ".py"}
-    code += [path.read_text(encoding="utf-8") for path in found if path.suffix == ".py"]
-    while code:
-        names = {name for name in mentions(code.pop()) if re.fullmatch(r"(reasonkit|recipes|tools)(\.\w+)+", name)}
-        new = {path for name in names if (path := root / f"{name.replace('.', '/')}.py").is_file()}
-        new = {*new, *(path.with_name("__init__.py") for path in new)} - found
-        code += [path.read_text(encoding="utf-8") for path in new]
-        found |= new
+    code = "\n".join(shell.transform_cell(cell.source) for cell in cells if cell.cell_type == "code")
+    recipes = re.findall(r'^RECIPE = "(\w+)"', code, re.M)
+    wanted = {root / "reasonkit/__init__.py", *(root / f"recipes/{name}.py" for name in recipes)}
+    wanted |= needs(root / "notebook.py", code, root)
+    found: set[Path] = set()
+    while wanted:
+        path = wanted.pop()
+        if not path.is_file():
+            raise BuildError(f"{path} does not exist, and the notebook, its recipe or its data need it: restore it")
+        found.add(path)
+        wanted |= needs(path, path.read_text(encoding="utf-8"), root) - found
     return sorted(found)
 
 
 def library_cells(paths: list[Path], root: Path) -> list[NotebookNode]:
     """One cell that makes the folders, and in each package its `__init__.py`; then one `%%writefile` cell per file."""
-    texts = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
-    folders = {str(Path(name).parent): "" for name in texts}
-    folders |= {str(Path(name).parent): text for name, text in texts.items() if name.endswith("__init__.py")}
+    texts = {path.relative_to(root): path.read_text(encoding="utf-8") for path in paths}
+    folders = {name.parent.as_posix(): "" for name in texts}
+    folders |= {name.parent.as_posix(): text for name, text in texts.items() if name.stem == "__init__"}
     lines = "".join(f"    {folder!r}: {folders[folder]!r},\n" for folder in sorted(folders))
     sources = [f"from pathlib import Path\n\nfor folder, text in {{\n{lines}}}.items():\n"
                "    Path(folder).mkdir(parents=True, exist_ok=True)\n"
                "    if text:\n        Path(folder, '__init__.py').write_text(text, encoding='utf-8')"]
     for name, text in texts.items():
-        if name.endswith("__init__.py"):
-            continue
         if not text.strip():
             raise BuildError(f"{name} is empty, and %%writefile writes no empty file: give it a docstring")
-        # The magic ends the file with one newline, so none belongs in the cell.
-        sources.append(f"%%writefile {name}\n" + text.rstrip("\n"))
+        if name.stem != "__init__":  # the magic ends the file with one newline, so none belongs in the cell
+            sources.append(f"%%writefile {name.as_posix()}\n" + text.rstrip("\n"))
     return [new_code_cell(source, metadata=dict(HIDDEN)) for source in sources]
 
 
@@ -162,17 +160,14 @@ def finish(cells: list[NotebookNode]) -> str:
         cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k in KEPT_METADATA})
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata = NotebookNode(
-        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
-        language_info={"name": "python"},
-    )
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = nbformat.v4.new_notebook(
+        cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}}, nbformat_minor=5)
     nbformat.validate(notebook)
     return nbformat.writes(notebook) + "\n"
 
 
-def expanded(path: Path, root: Path = ROOT) -> str:
+def notebook_text(path: Path, root: Path = ROOT) -> str:
     """The `.ipynb` text of a source."""
     cells = [new for cell in read_source(path).cells for new in expand(cell, root)]
     for place in [number for number, cell in enumerate(cells) if cell.source.strip() == "# {{library}}"]:
@@ -180,33 +175,21 @@ def expanded(path: Path, root: Path = ROOT) -> str:
     return finish(cells)
 
 
-def generate(root: Path = ROOT) -> dict[Path, str]:
-    """Path and text of every generated notebook."""
+def find_stale(root: Path = ROOT) -> dict[Path, str]:
+    """The generated notebooks that are missing or differ from what their sources give, with their new text."""
     folder = root / "notebooks"
-    names = {name: name for name in NOTEBOOKS} | {SUBMISSION: TEMPLATE}
-    return {folder / f"{name}.ipynb": expanded(folder / f"{source}.py", root) for name, source in names.items()}
-
-
-def stale(texts: dict[Path, str]) -> list[Path]:
-    """The notebooks that are missing or differ from what their sources generate."""
-    return [p for p, text in texts.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+    sources = {name: name for name in NOTEBOOKS} | {SUBMISSION: TEMPLATE}
+    texts = {folder / f"{name}.ipynb": notebook_text(folder / f"{source}.py", root) for name, source in sources.items()}
+    return {path: text for path, text in texts.items()
+            if not path.is_file() or path.read_text(encoding="utf-8") != text}
 
 
 def build(root: Path = ROOT) -> list[Path]:
     """Writes the notebooks that are stale and returns their paths."""
-    texts = generate(root)
-    changed = stale(texts)
-    for path in changed:
-        write(path, texts[path])
-    return changed
-
-
-def write(path: Path, text: str) -> None:
-    """Writes the whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    texts = find_stale(root)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    return list(texts)
 
 
 def set_parameters(notebook: NotebookNode, values: dict[str, object]) -> None:
@@ -225,25 +208,24 @@ def set_parameters(notebook: NotebookNode, values: dict[str, object]) -> None:
 
 def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
     """Executes one notebook in `cwd`; True if every cell ran. The executed copy is written either way."""
-    notebook = nbformat.reads(expanded(path), as_version=4)
+    notebook = nbformat.reads(notebook_text(path), as_version=4)
     if values:
         set_parameters(notebook, values)
     started = time.monotonic()
     try:
         with TemporaryDirectory() as sockets:
             Runner(notebook, path.stem, cwd, sockets).execute()
+        return True
     except CellExecutionError as error:
-        text = str(error)
-        print(text if sys.stdout.isatty() else ANSI.sub("", text), flush=True)
-        return False
+        print(ANSI.sub("", str(error)), flush=True)
     except DeadKernelError:
         print(f"{path.name}: the kernel died (is the machine out of memory?)", flush=True)
-        return False
     finally:
         copy = cwd / "artifacts" / "notebooks" / f"{path.stem}.ipynb"
-        write(copy, nbformat.writes(notebook) + "\n")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
         print(f"[{path.stem}] {time.monotonic() - started:.0f} s, executed copy: {copy}", flush=True)
-    return True
+    return False
 
 
 def parameter(text: str) -> tuple[str, object]:
@@ -258,11 +240,9 @@ def parameter(text: str) -> tuple[str, object]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    commands = parser.add_subparsers(dest="command")
-    commands.add_parser("build", help="write the stale notebooks (the default)")
-    commands.add_parser("check", help="exit 1 and name the stale notebooks")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="write the stale notebooks")
     runs = commands.add_parser("run", help="execute the four notebooks, or one")
     runs.add_argument("path", nargs="?", type=Path, help="a .py or .ipynb; default: the four in order")
     runs.add_argument("--set", action="append", type=parameter, default=[], metavar="NAME=VALUE")
@@ -272,10 +252,6 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "run":
             paths = [args.path] if args.path else [ROOT / "notebooks" / f"{name}.py" for name in NOTEBOOKS]
             return 0 if all(run(path, dict(args.set), args.cwd.resolve()) for path in paths) else 1
-        if args.command == "check":
-            names = [path.name for path in stale(generate())]
-            print(f"stale: {', '.join(names)}; run `make notebooks`" if names else "all up to date")
-            return 1 if names else 0
         names = [path.name for path in build()]
         print(f"written: {', '.join(names)}" if names else "all up to date")
     except BuildError as error:

@@ -1,4 +1,4 @@
-"""Executes a notebook headless, and shows how it goes."""
+"""Executes a notebook without a front end and prints its progress."""
 
 from __future__ import annotations
 
@@ -25,32 +25,25 @@ class OwnKernel(AsyncKernelManager):
 
 
 class Runner(NotebookClient):
-    """Executes a notebook and shows how it goes: what cells print, how far a live view is, each cell's seconds."""
+    """Prints what the cells print, the status line of a live view, and each cell's seconds."""
 
     def __init__(self, notebook: NotebookNode, name: str, cwd: Path, sockets: str):
-        # Sockets in a folder of our own: no port, and no path too long for a socket.
+        # sockets in a folder of their own: they need no port, and the path of a socket must be short
         kernel = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}
-        super().__init__(
-            notebook,
-            timeout=None,
-            kernel_manager_class=OwnKernel,
-            config=Config(OwnKernel=kernel),
-            resources={"metadata": {"path": str(cwd)}},
-            on_cell_start=self.start,
-            on_cell_executed=self.done,
-        )
-        self.name, self.started, self.midline, self.told = name, 0.0, False, 0.0
+        super().__init__(notebook, timeout=None, kernel_manager_class=OwnKernel, config=Config(OwnKernel=kernel),
+                         resources={"metadata": {"path": str(cwd)}}, on_cell_start=self.start_clock,
+                         on_cell_executed=self.print_seconds)
+        self.name, self.started, self.last_status, self.midline = name, 0.0, 0.0, False
 
-    def start(self, cell: NotebookNode, cell_index: int) -> None:
+    def start_clock(self, cell: NotebookNode, cell_index: int) -> None:
         self.started = time.monotonic()
 
-    def done(self, cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
+    def print_seconds(self, cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
         seconds = time.monotonic() - self.started
         above = [c.source for c in self.nb.cells[:cell_index] if c.cell_type == "markdown"]
-        headings = re.findall(r"^#+ +(.+)$", "\n".join(above), flags=re.MULTILINE)
-        end = "\n" if self.midline else ""
+        *_, heading = ["", *re.findall(r"^#+ +(.+)$", "\n".join(above), flags=re.MULTILINE)]
         place = f"cell {cell_index + 1}/{len(self.nb.cells)}"
-        print(f"{end}[{self.name} {place}] {seconds:.1f} s  {headings[-1] if headings else ''}", flush=True)
+        print("\n" * self.midline + f"[{self.name} {place}] {seconds:.1f} s  {heading}", flush=True)
         self.midline = False
 
     def process_message(self, msg: dict, cell: NotebookNode, cell_index: int) -> NotebookNode | None:
@@ -58,9 +51,9 @@ class Runner(NotebookClient):
             text = msg["content"]["text"]
             print(text, end="", flush=True)
             self.midline = not text.endswith("\n")
-        elif msg["msg_type"] == "comm_msg" and time.monotonic() - self.told > QUIET:
+        elif msg["msg_type"] == "comm_msg" and time.monotonic() - self.last_status > QUIET:
             status = msg["content"]["data"].get("state", {}).get("value")
-            if isinstance(status, str) and status.startswith("step "):  # the dashboard's line, which no page shows here
+            if isinstance(status, str) and status.startswith("step "):  # the live view's, which nobody sees here
                 print(f"[{self.name}] {status}", flush=True)
-                self.told = time.monotonic()
+                self.last_status = time.monotonic()
         return super().process_message(msg, cell, cell_index)

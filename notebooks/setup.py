@@ -19,7 +19,7 @@ from reasonkit.session import pins
 
 PINS = """
 {{pins}}
-scipy matplotlib ipywidgets
+scipy matplotlib ipywidgets jinja2
 """.split()  # a name alone: in any version
 if "PROFILE" not in globals():
     raise NameError("PROFILE is not set: run the cell tagged 'parameters' first, or Run all")

@@ -9,34 +9,49 @@
 # %% [markdown]
 # # A small Gemma that shows its work
 #
-# One session, one notebook: problems with worked solutions, a supervised warm start of one LoRA adapter, reinforcement
-# learning with a rubric judge on the other half of the chips, and an evaluation with intervals. The library it uses is
-# written out below, readable, so nothing is downloaded but the models attached as inputs.
+# One notebook, one session: it makes problems with worked solutions, teaches the format with a short supervised run,
+# improves the reasoning by reinforcement learning with a rubric judge, and measures every stage on unseen questions.
+# The library is written out below in readable cells. Nothing is downloaded but the models that are attached as inputs.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained
-SEED = 42  # the judges decode with seed 42; the run uses the same
+SEED = 42  # the judges decode with seed 42, and this run uses the same
 
 # %% [markdown]
 # # 1 · Overall training and evaluation strategy
 #
-# 1. **Data.** Procedural problems with canonical worked steps, so that form, answer *and* reasoning can be checked by a
-#    program. Splits are disjoint by the hash of the question.
-# 2. **SFT warm start.** One LoRA adapter on all attention and feed-forward matrices learns the tags. The loss includes the
-#    stop token.
-# 3. **GRPO.** The reward is a penalty for broken form, the exact answer, and a rubric scored by a second Gemma: the
-#    expectation over its rating tokens, from one forward pass. A judge that fails gives no signal, never a low score. The
-#    reference is the adapter as GRPO began, on the same base.
-# 4. **Evaluation.** Greedy, as the judges decode; stock, after SFT and after GRPO on the same unseen questions, with 95 %
-#    intervals and paired comparisons.
+# 1. **Data.** Problems with worked solutions, one operation per step. A program can check the format, the answer *and*
+#    the steps. The hash of a question decides its split, so no test question is trained on.
+# 2. **SFT warm start.** One LoRA adapter on all attention and feed-forward matrices learns the tags. The loss includes
+#    the stop token.
+# 3. **GRPO.** The reward has three parts: a penalty for a broken format, the exact answer, and a rubric that a second
+#    Gemma scores on the other half of the chips. Its score is the expectation over its rating tokens, from one forward
+#    pass. If the judge fails, that part gives no signal instead of a low score. The reference is the adapter that SFT
+#    left, on the same base model.
+# 4. **Evaluation.** The base model, the model after SFT and the model after GRPO answer the same unseen questions
+#    greedily. Every figure has a 95 % interval, and comparisons are paired.
 #
-# A clock counts from the start of the session and ends each stage in time for its last checkpoint. All stages save into one
-# folder in the judges' layout, under growing step numbers, so whatever stops the run, what lies there can be loaded.
+# A clock counts from the start of the session and stops each stage in time for its last checkpoint. All stages save
+# into one folder in the judges' layout, with rising step numbers. Whenever the run stops, the last checkpoint there can
+# be loaded.
+#
+# ## Choices and reasons
+#
+# | Choice | Reason |
+# |---|---|
+# | one LoRA adapter through all stages | the judges load one adapter, so every checkpoint can be submitted |
+# | the base model replicated on the policy's chips | it fits, and no token waits for weights from another chip |
+# | KL estimate k3 against the SFT adapter | its gradient contains the reference; that of Tunix's default does not |
+# | a right answer counts only in the right format | format is a condition and cannot be traded for answers |
+# | a completion without work gets nothing from the rubric | a program sees it, so the judge cannot be talked into it |
+#
+# References: GRPO, arXiv 2402.03300; Rubrics as Rewards, arXiv 2507.17746; scores from token probabilities, G-Eval,
+# arXiv 2303.16634.
 #
 # ## The library
 #
-# Folded here; open any cell to read it. The cells after it install the packages that are missing, pinned.
+# These cells are folded; open any of them to read it. The cells after them install missing packages at pinned versions.
 
 # %%
 # {{library}}
@@ -47,7 +62,7 @@ SEED = 42  # the judges decode with seed 42; the run uses the same
 # %% [markdown]
 # ## What the judges read
 #
-# The prompt and the limits are those of training, byte for byte: the assertions hold them to it.
+# The prompt and the limits are those of training. The assertions fail if the tags differ by a byte.
 
 # %%
 from reasonkit.run import open_run
@@ -85,7 +100,7 @@ assert (SOLUTION_START, SOLUTION_END) == (TAGS.answer_start, TAGS.answer_end)
 # %% [markdown]
 # ## What the judges load
 #
-# The adapter's module, its tokenizer and the model's configuration, under the names the template asks for.
+# The policy with its adapter, its tokenizer and its configuration, under the names that the template asks for.
 
 # %%
 lora_policy, tokenizer, model_config = policy.model, policy.tokenizer, policy.config
@@ -94,8 +109,8 @@ print(f"checkpoints in {CKPT_DIR}, generation of up to {MAX_GENERATION_STEPS} to
 # %% [markdown]
 # # 4 · Unrestricted mode
 #
-# Not entered. To enter, publish a model in Flax format on the same base and name it here as `"user/model"`. Notebook 4's
-# last cell publishes this one where the secret `KAGGLE_MODEL_HANDLE` says so.
+# Not entered. To enter, publish a model in Flax format on the same base model and name it here as `"user/model"`.
+# Notebook 4 of the kit uploads such a model when the secret `KAGGLE_MODEL_HANDLE` is set.
 
 # %%
 unrestricted_kaggle_model = None
@@ -103,7 +118,6 @@ unrestricted_kaggle_model = None
 # %% [markdown]
 # # 5 · Other things to know
 #
-# - Only the frozen base and one adapter are held on the policy's chips; weights are replicated, so that no token waits for
-#   a gather.
-# - Nothing here needs a key. Nothing a model writes is executed.
-# - Run it again after an interruption: finished stages are read back, an unfinished one resumes from its last checkpoint.
+# - No cell needs a key, and nothing that a model writes is executed.
+# - After an interruption, run the notebook again. It reads finished stages back and resumes an unfinished one from its
+#   last checkpoint.

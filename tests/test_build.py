@@ -40,8 +40,9 @@ print("seed", SEED)
 # %%
 print("seed", SEED)
 
-# %% tags=["standalone"]
-print("standalone")
+# %% tags=["clone"]
+from tools import upload
+print("only where the clone is at hand")
 '''
 SETUP = """# %% tags=["setup"]
 PINS = '''
@@ -57,6 +58,9 @@ numpy==2.4.6
 """
 TEMPLATE = """# %% [markdown]
 # # Submission
+
+# %% tags=["parameters"]
+RECIPE = "mine"
 
 # %%
 # {{setup}}
@@ -74,7 +78,7 @@ done = True
 
 @pytest.fixture
 def root(tmp_path):
-    """A small repository: four notebooks, a template and a library, of which a submission needs 12 files."""
+    """A small repository: four notebooks, a template and a library, of which a submission needs 13 files."""
     files = {f"notebooks/{name}.py": NOTEBOOK for name in build.NOTEBOOKS}
     files["notebooks/submission_template.py"] = TEMPLATE
     files["notebooks/setup.py"], files["requirements.txt"] = SETUP, REQUIREMENTS
@@ -86,7 +90,11 @@ def root(tmp_path):
     files["reasonkit/stage.py"] = '"""Imports what others need, and nobody needs it."""\nfrom reasonkit import tags\n'
     files["reasonkit/assets/__init__.py"] = '"""Not in a submission."""\n'
     files["data_recipes/__init__.py"] = '"""Doc."""\n'
-    files["data_recipes/mix.toml"] = 'licence = "MIT"\ndomain = "maths"\n\n'
+    files["data_recipes/mix.toml"] = 'licence = "MIT"\nfamilies = ["coins"]\ndomain = "maths"\n\n'
+    files["data_recipes/other.toml"] = 'families = ["lamp"]\ndomain = "law"\n'
+    files["data_recipes/families/lamp.py"] = '"""Of the other mix."""\nKIND = "smiles"\n'
+    files["recipes/mine.py"], files["recipes/other.py"] = 'DATA = "mix"\n', 'DATA = "other"\n'
+    files["tools/__init__.py"] = files["tools/upload.py"] = '"""Not in a submission."""\n'
     files["data_recipes/families/__init__.py"] = files["recipes/__init__.py"] = '"""Doc."""\n'
     files["data_recipes/families/coins.py"] = '"""No newline at the end."""\nimport reasonkit.sums\nKIND = "plan"'
     files["recipes/graders/__init__.py"] = '"""Grader\'s "doc"."""\n'
@@ -117,16 +125,16 @@ def notebook(tmp_path: Path, *cells: str, name: str = "small") -> Path:
 def test_build_writes_what_check_then_finds_up_to_date(root):
     names = {f"{name}.ipynb" for name in (*build.NOTEBOOKS, "submission")}
     assert {path.name for path in build.build(root)} == names
-    assert build.stale(build.generate(root)) == [] and build.build(root) == []
+    assert build.find_stale(root) == {} and build.build(root) == []
 
     (root / "reasonkit" / "tags.py").write_text('"""Other."""\n')
     (root / "notebooks" / "04_evaluation.ipynb").unlink()
-    stale = [path.name for path in build.stale(build.generate(root))]
+    stale = [path.name for path in build.find_stale(root)]
     assert stale == ["04_evaluation.ipynb", "submission.ipynb"]
 
 
 def test_the_same_bytes_every_time(root):
-    first, second = build.generate(root), build.generate(root)
+    first, second = build.find_stale(root), build.find_stale(root)
     assert first == second
     for text in first.values():
         parsed = json.loads(text)
@@ -147,16 +155,16 @@ def test_a_new_cell_leaves_the_other_ids_alone(root):
 
 def test_the_setup_cell_has_the_pins_of_the_requirements(root):
     for name in ("01_data_curation", "submission"):
-        cells = nbformat.reads(build.generate(root)[root / "notebooks" / f"{name}.ipynb"], as_version=4).cells
+        cells = nbformat.reads(build.find_stale(root)[root / "notebooks" / f"{name}.ipynb"], as_version=4).cells
         setups = [cell.source for cell in cells if "PINS" in cell.source]
         assert setups == ["PINS = '''\ngoogle-tunix==0.1.7 jax==0.10.2\n''' + \" libtpu==0.0.42.1\""]
     (root / "requirements.txt").write_text("jax==0.10.2\n")
     with pytest.raises(build.BuildError, match="no libtpu"):
-        build.generate(root)
+        build.find_stale(root)
 
 
 def test_metadata_and_magics_survive(root):
-    cells = json.loads(build.generate(root)[root / "notebooks" / "01_data_curation.ipynb"])["cells"]
+    cells = json.loads(build.find_stale(root)[root / "notebooks" / "01_data_curation.ipynb"])["cells"]
     assert [cell["metadata"] for cell in cells[:4]] == [
         {},
         {"tags": ["parameters"]},
@@ -178,11 +186,13 @@ def test_submission_holds_the_library_and_the_notebook(root):
         "reasonkit/tags.py",
         "reasonkit/worker.py",
         "recipes/graders/plan.py",
+        "recipes/mine.py",
     ]
     assert all(cell.metadata == {"_kg_hide-input": True} for cell in written)
     rest = [c.source for c in submission.cells if c not in written]
-    assert rest[0] == "# Submission" and rest[1].startswith("PINS") and "mkdir" in rest[2]
-    assert rest[3:] == [
+    assert rest[:2] == ["# Submission", 'RECIPE = "mine"']
+    assert rest[2].startswith("PINS") and "mkdir" in rest[3]
+    assert rest[4:] == [
         "## A heading\n\n### A part", "%pip --version\nfrom reasonkit import tags",
         *['print("seed", SEED)'] * 2, "done = True",
     ]  # fmt: skip
@@ -192,11 +202,13 @@ def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, 
     empty = tmp_path_factory.mktemp("empty")
     monkeypatch.chdir(empty)
     shell = InteractiveShell()
-    needed = build.library(build.read_source(root / "notebooks/01_data_curation.py").cells, root)
+    cells = [cell for name in ("01_data_curation", "submission_template")
+             for cell in build.read_source(root / f"notebooks/{name}.py").cells if "upload" not in cell.source]
+    needed = build.library(cells, root)
     for cell in build.library_cells(needed, root):
         shell.run_cell(cell.source).raise_error()
     files = [path for path in empty.rglob("*") if path.is_file()]
-    assert len(files) == 12
+    assert len(files) == 13
     for path in files:
         original = (root / path.relative_to(empty)).read_bytes()
         assert path.read_bytes() == original.rstrip(b"\n") + b"\n"
@@ -214,14 +226,14 @@ def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, 
 def test_bad_sources_are_named(root, file, text, message):
     (root / file).write_text(text)
     with pytest.raises(build.BuildError, match=message):
-        build.generate(root)
+        build.find_stale(root)
 
 
-@pytest.mark.parametrize("file", ["reasonkit/__init__.py", "data_recipes/rubrics/maths.toml"])
+@pytest.mark.parametrize("file", ["reasonkit/__init__.py", "recipes/mine.py", "data_recipes/rubrics/maths.toml"])
 def test_a_library_file_that_is_not_there_is_named(root, file):
     (root / file).unlink()
     with pytest.raises(build.BuildError, match=rf"{file} does not exist"):
-        build.generate(root)
+        build.find_stale(root)
 
 
 # -- parameters
@@ -287,7 +299,7 @@ for step, seconds in ((1, 9.0), (2, 0.1), (3, 0.1)):  # the first one compiles
 Dashboard(log, TimeBudget(), "SFT", 7).show()""")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert build.main(["run", str(path), "--cwd", str(tmp_path)]) == 0
-    assert "[small] step 3 of 7 · 0.1 s a step" in capsys.readouterr().out
+    assert "[small] step 3 of 7 · 0.1 s per step" in capsys.readouterr().out
 
 
 def test_a_failing_cell_stops_the_run(tmp_path, capsys):
@@ -314,7 +326,7 @@ def test_a_path_that_is_not_there_is_named(tmp_path, capsys):
 
 
 def test_generated_notebooks_are_up_to_date():
-    stale = [path.name for path in build.stale(build.generate())]
+    stale = [path.name for path in build.find_stale()]
     assert stale == [], "run `make notebooks` and commit the result"
 
 

@@ -25,7 +25,7 @@ numpy reasonkit.rewards: work rules mix monitors
 numpy reasonkit.data: screening problems curriculum
 jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
-user reasonkit.show: report_style dashboard report
+user reasonkit.show: figures dashboard report
 jax reasonkit: run
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
 numpy recipes.judges: score_sheet api_client api_judge

@@ -15,7 +15,7 @@ from reasonkit.session.files import RecordError, check, write_atomic
 from reasonkit.session.manifest import cut_short, progress
 from reasonkit.session.records import DataManifest, EvaluationManifest, Manifest
 from reasonkit.session.secrets import kaggle_login, secret, told
-from reasonkit.show.report_style import visible
+from reasonkit.show.figures import visible
 from reasonkit.text.tags import TAGS
 
 TERMS = "ai.google.dev/gemma/terms"

@@ -1,9 +1,8 @@
-"""Scores one greedy reply a problem, says how sure the scores are, and compares two results.
+"""Scores one greedy completion per problem, says how sure the scores are, and compares two results.
 
-A reply is *correct* when the answer in its tag, read leniently, is right, and right *by content* when that is so or,
-without an answer tag, what it says last is right: how a stock model is scored that was never shown the tags. The form
-is reported apart, as the format rate. `intervals` says how sure a figure is; `generate` decides how replies are made.
-Sources: pass@k, arXiv 2107.03374. Departure: step accuracy is ours, and programmatic.
+Entry points: `evaluate`, `compare_paired`, `EvalResult`. `intervals` has the statistics. A completion is *correct* when
+the answer in its tag is right, and right *by content* when that is so or, without an answer tag, what it says last is.
+Step accuracy is our own measure, and a program takes it.
 """
 
 from __future__ import annotations
@@ -55,21 +54,11 @@ class Difference(NamedTuple):
         return f"{100 * self.mean:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}], {p_value}, n = {self.n}"
 
 
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """The chance that one of k samples is right, unbiased, from c right ones of n: 1 - C(n-c, k) / C(n, k).
-
-    ValueError unless 0 <= c <= n and 1 <= k <= n. Source: arXiv 2107.03374, section 2.1.
-    """
-    if not 0 <= c <= n or not 1 <= k <= n:
-        raise ValueError(f"pass_at_k(n={n}, c={c}, k={k}): need 0 <= c <= n and 1 <= k <= n")
-    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
-
-
 def step_accuracy(reasoning: str | None, reference: str) -> float:
-    """The share of steps, parted by ';', that equal the reference's step at the same place.
+    """The share of steps, separated by ';', that equal the reference's step at the same place.
 
-    The longer of the two counts, so missing and surplus steps cost alike. Case and the width of white space
-    don't matter. No reasoning is 0.0. ValueError if the reference has no step.
+    It is a share of the longer of the two, so missing and surplus steps cost alike. Case and the width of white space
+    are ignored. No reasoning is 0.0. ValueError if the reference has no step.
 
     >>> step_accuracy("2 + 3 = 5; 5 * 4 = 21", "2 + 3 = 5; 5 * 4 = 20")
     0.5
@@ -83,12 +72,12 @@ def step_accuracy(reasoning: str | None, reference: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class EvalResult:
-    """Every scored reply, in order, as dicts with `SAMPLE_KEYS`; all figures are computed from them.
+    """Every scored completion, in order, as dicts with `SAMPLE_KEYS`. All figures are computed from them.
 
-    `answer` is the lenient reading (or None), `content` whether the reply is right with or without tags, `steps` the
-    step accuracy in [0, 1], `failures` the names of all that went wrong: the defects of form, "wrong answer" or "no
-    answer", and "runaway" (cut off inside a tag: an answer never closed, or a reasoning never closed and no answer).
-    `left_out` problems could not be asked or scored, and count nowhere. ValueError without samples.
+    In a sample, `answer` is the lenient reading or None, `content` is whether the completion is right with or without
+    tags, and `steps` is its step accuracy. `failures` are its format defects, "wrong answer" or "no answer", and
+    "runaway" where it was cut off in its answer, or in its reasoning before any answer. `left_out` counts problems that
+    could not be scored. ValueError without samples.
     """
 
     samples: list[dict[str, Any]] = dataclasses.field(repr=False)
@@ -108,17 +97,17 @@ class EvalResult:
 
     @property
     def accuracy(self) -> Interval:
-        """The share of problems with a right answer in an answer tag, whatever else is wrong with the form."""
+        """The share of problems with a right answer in an answer tag, in whatever format."""
         return self._mean("correct")
 
     @property
     def content_accuracy(self) -> Interval:
-        """The share of problems with a right answer, in a tag or, in a reply without one, as what it says last."""
+        """The share of problems with a right answer in a tag or, without one, as what the completion says last."""
         return self._mean("content")
 
     @property
     def format_rate(self) -> Interval:
-        """The share of replies of strictly the asked form, whatever they answer."""
+        """The share of completions in exactly the requested format, whatever they answer."""
         return self._mean("format_ok")
 
     @property
@@ -128,20 +117,19 @@ class EvalResult:
 
     @property
     def failures(self) -> dict[str, int]:
-        """How many replies show each kind of failure, most frequent first; one reply may show several."""
+        """How many completions show each kind of failure, most frequent first. One may show several."""
         counts = Counter(kind for sample in self.samples for kind in set(sample["failures"]))
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def by_family(self) -> dict[str, EvalResult]:
-        """One result a family, by name."""
+        """One result per family, by name."""
         names = sorted({sample["family"] for sample in self.samples})
         return {name: EvalResult([s for s in self.samples if s["family"] == name]) for name in names}
 
     def to_json(self, path: str | Path) -> Path:
-        """Writes all samples, atomically; `from_json` gives an equal result back."""
-        # ASCII escapes keep any str, lone surrogates included
-        write_atomic(Path(path), json.dumps({"n": self.n, "left_out": self.left_out, "samples": self.samples},
-                                            indent=1))
+        """Writes all samples, atomically. `from_json` gives an equal result back."""
+        found = {"n": self.n, "left_out": self.left_out, "samples": self.samples}
+        write_atomic(Path(path), json.dumps(found, indent=1))  # its ASCII escapes keep lone surrogates, too
         return Path(path)
 
     @classmethod
@@ -161,17 +149,14 @@ class EvalResult:
         return Interval(math.fsum(values) / self.n, *intervals.interval(values, 0.0, 1.0))
 
 
-def evaluate(
-    generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int,
-    on_batch: Callable[[EvalResult], None] = lambda so_far: None,
-) -> EvalResult:
-    """Asks every problem once, through `TAGS.prompt`, and scores the replies.
+def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int) -> EvalResult:
+    """Asks every problem once, through `TAGS.prompt`, and scores the completions.
 
-    `problems` are objects or mappings (rows of a `datasets.Dataset` will do) with id, family, kind, question,
-    answer and reasoning. `generate` gets `batch_size` prompts, the last time maybe fewer, and returns as many
-    replies, greedy ones for a result that can be repeated. `on_batch` gets what is scored so far. A problem with a
-    field that is missing or blank, or a gold answer that can't be read, is left out, counted and told. ValueError:
-    no problem that can be scored, an id that comes twice, a batch size below 1, another number of replies than prompts.
+    `problems` are objects or mappings, such as rows of a `datasets.Dataset`, with id, family, kind, question, answer
+    and reasoning. `generate` gets up to `batch_size` prompts and returns as many completions, greedy ones for a result
+    that can be repeated. A problem with a missing or blank field or an unreadable gold answer is left out, counted and
+    printed. ValueError for no problem that can be scored, a repeated id, a batch size below 1, and another number of
+    completions than prompts.
     """
     rows, faults = [], []
     for number, problem in enumerate(problems, 1):
@@ -193,21 +178,20 @@ def evaluate(
     samples = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start:start + batch_size]
-        replies = generate([TAGS.prompt(row["question"]) for row in batch])
-        if len(replies) != len(batch):
-            raise ValueError(f"generate returned {len(replies)} replies to {len(batch)} prompts, "
+        completions = generate([TAGS.prompt(row["question"]) for row in batch])
+        if len(completions) != len(batch):
+            raise ValueError(f"generate returned {len(completions)} completions to {len(batch)} prompts, "
                              f"from problem {start}: it must return one each")
-        samples += [_score(row, reply) for row, reply in zip(batch, replies, strict=True)]
-        on_batch(EvalResult(samples))
+        samples += [_score(row, completion) for row, completion in zip(batch, completions, strict=True)]
     return EvalResult(samples, len(faults))
 
 
-def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct", level: float = 0.95) -> Difference:
-    """The change from `a` to `b` on the same problems, b - a: positive when b is the better one.
+def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct") -> Difference:
+    """The change from `a` to `b` on the same problems, b - a: positive when b is better.
 
-    Interval and p-value are `intervals`', of the changes of the single problems, and of one mind: p is below 1 - level
-    exactly when zero lies outside. ValueError for another field, and for results on other problems (ids, questions or
-    gold answers; any order will do).
+    The interval and the p-value of `intervals` are computed from the changes per problem. They agree: p is below 0.05
+    exactly when the interval excludes zero. ValueError for an unknown field, and for results on other problems, by
+    their ids, questions or gold answers. Their order does not matter.
     """
     if field not in _FIELDS:
         raise ValueError(f"field {field!r} is not one of {_FIELDS}")
@@ -219,7 +203,7 @@ def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct", level: 
         raise ValueError(f"the results are on other problems: {len(other)} of them differ, such as id "
                          f"{min(other)!r}; evaluate both on one test set")
     change = [float(second[key][field]) - float(first[key][field]) for key in first]
-    return Difference(math.fsum(change) / len(change), *intervals.interval(change, -1.0, 1.0, level),
+    return Difference(math.fsum(change) / len(change), *intervals.interval(change, -1.0, 1.0),
                       intervals.p_value(change, -1.0, 1.0), len(change))
 
 
@@ -237,8 +221,8 @@ def _row(problem: Any) -> dict[str, str]:
 
 
 @time_limit(COMPLETION_SECONDS)
-def _score(row: dict[str, str], reply: str) -> dict[str, Any]:
-    parsed = TAGS.parse(reply)
+def _score(row: dict[str, str], completion: str) -> dict[str, Any]:
+    parsed = TAGS.parse(completion)
     answer = answer_of(parsed, row["answer"], row["kind"])
     correct = check(answer, row["answer"], row["kind"]).correct
     failures = list(parsed.defects)
@@ -247,22 +231,22 @@ def _score(row: dict[str, str], reply: str) -> dict[str, Any]:
     if "unclosed_answer" in failures or ("unclosed_reasoning" in failures and answer is None):
         failures.append("runaway")
     return {"id": row["id"], "family": row["family"], "kind": row["kind"], "question": row["question"],
-            "gold": row["answer"], "completion": reply, "answer": answer, "format_ok": bool(parsed.ok),
-            "correct": bool(correct), "content": _content(reply, row["answer"], row["kind"]),
+            "gold": row["answer"], "completion": completion, "answer": answer, "format_ok": bool(parsed.ok),
+            "correct": bool(correct), "content": _content(completion, row["answer"], row["kind"]),
             "steps": step_accuracy(parsed.reasoning, row["reasoning"]), "failures": failures}
 
 
-def _content(reply: str, gold: str, kind: str) -> bool:
-    """Whether the answer is right, in its tag or, where no tag holds one, as the text after the last tag: the whole
-    of it, its last line or, as lm-evaluation-harness's "flexible-extract", its last number. Cut-off reasoning has none.
+def _content(completion: str, gold: str, kind: str) -> bool:
+    """Whether the answer in the tag is right or, where no tag holds one, the text after the last tag: all of it, its
+    last line or its last number, as "flexible-extract" of lm-evaluation-harness. Reasoning that was cut off has none.
     """
-    found = answer_of(TAGS.parse(reply), gold, kind)
+    found = answer_of(TAGS.parse(completion), gold, kind)
     if found is not None:
         return check(found, gold, kind).correct
-    *_, last = None, *_TAG.finditer(reply)
+    *_, last = None, *_TAG.finditer(completion)
     if last and not last[1]:
         return False
-    text = reply[last.end():] if last else reply
+    text = completion[last.end():] if last else completion
     for marker in STOP_MARKERS:
         text = text.replace(marker, "")
     lines = [line for line in text.splitlines() if line.strip()]

@@ -1,9 +1,8 @@
-"""How sure a mean of bounded values is: `interval`, and `p_value` for a mean that was supposed beforehand.
+"""How sure a mean of bounded values is: `interval`, and `p_value` for a hypothesis about the mean.
 
-Both ask one question: if the mean were m, how likely is a sum as far off as the one seen? The values are then taken to
-be drawn from the likeliest distribution of mean m that has mass on the values seen and on the two ends of their range
-(Efron, Canadian J. Statistics 9, 1981, nonparametric tilting; Owen, Biometrika 75, 1988, for its weights; Honda and
-Takemura, COLT 2010, for the ends, without which equal values would be certain of their mean).
+Both ask: if the mean were m, how likely is a sum at least as far off as the one seen? The values then follow the most
+likely distribution of mean m on the values seen and the two ends of their range. Sources: Efron, Canadian J. Statistics
+9, 1981 (nonparametric tilting); Owen, Biometrika 75, 1988 (its weights); Honda and Takemura, COLT 2010 (the ends).
 """
 
 from __future__ import annotations
@@ -14,20 +13,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.optimize import brentq
 
-TRACE = 1e-6  # the share of an end that was not seen: it takes on mass only where a mean can't be had without it
-CELLS = (2, 4, 6, 12, 24, 60, 120)  # of the grid that tells sums apart: the first that has all values, or the last
+TRACE = 1e-6  # prior share of an end that was not seen: it gains mass only where the mean needs it
+CELLS = (2, 4, 6, 12, 24, 60, 120)  # sizes of the grid for sums: the first that holds all values is used, or the last
 
 
 def interval(values: Sequence[float], low: float, high: float, level: float = 0.95) -> tuple[float, float]:
-    """The ends of an interval for the mean of independent `values`, which lie in [low, high].
+    """The ends of an interval for the mean of independent `values` in [low, high].
 
-    It holds the means m under which neither tail of the sum, half of the sum's own mass included, is below
-    (1 - level) / 2: the mid-p of Lancaster, JASA 56 (1961), by which it covers `level` on average, where an exact test
-    covers more. For zeros and ones the distribution of mean m is the Bernoulli one, and this the mid-p interval of a
-    rate: 0 of 25 is [0, 1 - 0.05^(1/25)]. For changes of -1, 0 and 1 the weights are the likeliest ones of a matched
-    pair under a given difference (Tango, Statistics in Medicine 17, 1998).
-
-    Raises ValueError without values, for one outside the range, and for a level that does not lie between 0 and 1.
+    It holds each mean m under which both tails of the sum are at least (1 - level) / 2. Half of the probability of the
+    sum itself counts as tail: the mid-p of Lancaster, JASA 56, 1961, which covers `level` on average, where an exact
+    test covers more. For zeros and ones this is the mid-p interval of a rate. For changes of -1, 0 and 1 the weights
+    are those of Tango, Statistics in Medicine 17, 1998. ValueError without values, for one outside the range, and for
+    a level that is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level}: must lie between 0 and 1, such as 0.95")
@@ -41,16 +38,16 @@ def interval(values: Sequence[float], low: float, high: float, level: float = 0.
 
 
 def p_value(values: Sequence[float], low: float, high: float, mean: float = 0.0) -> float:
-    """Twice the smaller tail under this mean, at most 1: below 1 - level exactly if `interval` leaves the mean out.
+    """Twice the smaller tail under this mean: below 1 - level exactly if `interval` excludes the mean.
 
-    It is right to twelve places. Raises ValueError as `interval`.
+    Rounded to twelve places. ValueError as for `interval`.
     """
     upper = _tail(values, low, high)(mean)
     return abs(round(2 * min(upper, 1 - upper), 12))
 
 
 def _tail(values: Sequence[float], low: float, high: float) -> Callable[[float], float]:
-    """A function of the mean: the chance of a larger sum, and half of that of the same one."""
+    """A function of the mean: the probability of a larger sum, and half of that of the same sum."""
     found, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
     n = int(counts.sum())
     if n == 0 or not (low <= found[0] and found[-1] <= high):
@@ -61,12 +58,12 @@ def _tail(values: Sequence[float], low: float, high: float) -> Callable[[float],
     scaled = (found - low) / (high - low)
     fitting = (cells for cells in CELLS if np.abs(scaled * cells - np.round(scaled * cells)).max() < 1e-9)
     cells = next(fitting, CELLS[-1])
-    place = scaled * cells  # a value between two points of the grid is shared out between them, so that its mean stays
+    place = scaled * cells  # a value between two grid points is split between them, which keeps its mean
     below = np.minimum(place.astype(int), cells - 1)
     part = place - below
     seen = float(np.sum((np.asarray(values, np.float64) - low) / (high - low) * cells))
     size = n * cells + 1
-    # further from their mean than 5 cells sqrt(n) lie less than 1e-21 of all sums (Hoeffding, JASA 58, 1963)
+    # less than 1e-21 of all sums are further than 5 cells sqrt(n) from their mean (Hoeffding, JASA 58, 1963)
     length = 1 << (min(size, math.ceil(10 * cells * math.sqrt(n))) - 1).bit_length()
 
     def tail(mean: float) -> float:
@@ -86,7 +83,7 @@ def _tail(values: Sequence[float], low: float, high: float) -> Callable[[float],
 
 
 def _weights(values: np.ndarray, shares: np.ndarray, mean: float) -> np.ndarray:
-    """The likeliest weights of this mean: share / (1 + t (value - mean)), with the t under which they have it."""
+    """The most likely weights of this mean, share / (1 + t (value - mean)), with the t that gives them this mean."""
     away = values - mean
     ends = -1 / away.max(), -1 / away.min()
     t = brentq(lambda t: np.sum(shares * away / (1 + t * away)), *(end * (1 - 1e-12) for end in ends))

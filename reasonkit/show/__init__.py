@@ -1,1 +1,1 @@
-"""What a reader sees: the live view and the report. Read `dashboard`, `report`."""
+"""What a reader sees: curves, the live view and the report. Read `figures`, `dashboard`, `report`."""

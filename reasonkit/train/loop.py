@@ -197,6 +197,7 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
         ending.enter_context(budget.timed("save"))  # what is in flight, and the last save
 
     manager.save = checked_save
+    tunix_compat.hide_progress_bar(trainer)
     trainer.with_training_hooks(_Steps(log, event, first_step, steps, budget, extra, on_step, summed))
     log.write("start", stage=stage, step=begun - first_step)
     watchdog = Watchdog(checkpoints / f"hung_{stage}{jax.process_index() or ''}.txt")

@@ -5,6 +5,7 @@ Written for 0.1.7. pyproject.toml allows no other, because 0.1.8 changes private
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -17,6 +18,11 @@ from tunix.rl import rl_cluster
 from tunix.sft.peft_trainer import _default_loss_fn as sft_loss  # noqa: F401 - for tools.preflight
 
 from reasonkit.models.checkpoints import actor, checkpoint_options
+
+# Two warnings that tell the reader nothing: orbax looks for the metadata of a step inside one of its items, and Tunix
+# asks a CPU for its HBM.
+HARMLESS = ("Metadata file does not exist", "Skipping non-TPU device")
+logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith(HARMLESS))
 
 
 def trainer_options(settings, checkpoints: Path, last_step: int) -> dict:
@@ -67,6 +73,20 @@ def remaining_steps(batches: Iterator, done: int, steps: int, guard: Callable[[I
 def orbax_manager(trainer):
     """The orbax manager behind the trainer's checkpoint manager."""
     return trainer.checkpoint_manager._checkpoint_manager
+
+
+class _NoBar:
+    """Stands for Tunix's progress bar."""
+
+    def update_metrics(self, *args, **kwargs) -> None:
+        pass
+
+    update = close = update_metrics
+
+
+def hide_progress_bar(trainer) -> None:
+    """Let the trainer draw no progress bar: `show.dashboard` has the stage's."""
+    trainer._pbar = _NoBar()
 
 
 def report_step(trainer) -> None:

@@ -170,7 +170,7 @@ def test_a_full_disk_is_told_by_whatever_writes_a_file(size, tmp_path, results):
     log.write("sft_step", step=1, loss=1.0)
     board = Dashboard(log, TimeBudget(), "SFT", 2)
     writers = {"train.jsonl": lambda folder: problems.save_splits({"train": ROWS}, folder),
-               "report.html": lambda folder: write_report(folder / "report.html", results, {}, [], [], []),
+               "report.html": lambda folder: write_report(folder / "report.html", results, {}, [], []),
                "stock.json": lambda folder: EvalResult([SAMPLE] * 9).to_json(folder / "stock.json"),
                "curves.png": lambda folder: board.figure(folder / "curves.png")}
     for name, write in writers.items():
@@ -244,8 +244,8 @@ def test_the_live_view_and_the_report_show_what_odd_rows_hold(event, tmp_path, r
     rows, board = log.read(), Dashboard(log, TimeBudget(), "GRPO", 20)
     board.update()
     assert log.skipped and f"{log.skipped} lines of the log are no rows" in board._status.value
-    page = write_report(tmp_path / "report.html", results, {}, [], rows, [], log.skipped).read_text()
+    page = write_report(tmp_path / "report.html", results, {}, [], rows, log.skipped).read_text()
     assert f"{log.skipped} lines of the logs are no rows, and are left out." in page
     odd = [None, 3, [], {}, {"event": 3}, {"event": "grpo_step"}, {"event": "reward", "parts": 1}]
-    page = write_report(tmp_path / "report.html", results, {}, [], [*rows, *odd], []).read_text()
+    page = write_report(tmp_path / "report.html", results, {}, [], [*rows, *odd]).read_text()
     assert f"{len(odd)} lines of the logs are no rows" in page

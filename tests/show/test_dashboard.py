@@ -14,7 +14,8 @@ from nbclient import NotebookClient
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.show import dashboard as module
-from reasonkit.show.dashboard import Dashboard, curves, escape
+from reasonkit.show.dashboard import Dashboard
+from reasonkit.show.figures import curves, escape
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NASTY = "<img src=x onerror=alert(1)> & \"</pre>'<script>\ud800"
@@ -64,16 +65,9 @@ def test_each_logged_quantity_has_a_panel(log):
     write_stage(log)
     figure = curves(log.read())
     assert titles(figure) == [
-        "Reward", "SFT loss", "GRPO loss", "GRPO reply length, tokens", "GRPO KL to the reference"]
+        "Reward", "SFT loss", "GRPO loss", "GRPO completion length, tokens", "GRPO KL to the reference"]
     assert set(lines(figure, "Reward")) == {"total", "tag_format", "rubric"}
     assert lines(figure, "Reward")["rubric"] == pytest.approx([0.5] * 30)
-
-
-def test_series_share_a_panel(log):
-    """An evaluation scores several models one after the other; their steps are one count."""
-    for step, (series, accuracy) in enumerate([("stock", 0.0), ("stock", 0.1), ("after SFT", 0.5)], 1):
-        log.write("evaluation_step", step=step, series=series, accuracy=accuracy)
-    assert lines(curves(log.read()), "Evaluation accuracy") == {"stock": [0.0, 0.1], "after SFT": [0.5]}
 
 
 def test_missing_fields_are_not_plotted_and_nan_is_a_gap(log):
@@ -147,7 +141,7 @@ def test_progress_is_the_last_step_of_the_stage(log, board, first):
     write_stage(log, steps=31 - first, first=first)  # from 21 on: resumed, with a new log
     board.update()
     assert board._progress.value == 30 and board._progress.bar_style == ""
-    assert "step 30 of 40 · 30 s a step · about 5 min to go" in board._status.value
+    assert "step 30 of 40 · 30 s per step · about 5 min to go" in board._status.value
     assert "no signal from rubric: 25%" in board._status.value
     assert "tag_format" not in board._status.value
 
@@ -231,14 +225,6 @@ def test_figure_is_written_whole_and_returned(log, board, tmp_path):
     assert path.read_bytes().startswith(PNG)
     assert [entry.name for entry in path.parent.iterdir()] == ["curves.png"]
     assert board._progress.value == 30  # the live view shows the end as well
-
-
-def test_a_path_will_do_for_the_log(log):
-    log.write("sft_step", step=1, loss=1.0)
-    for where in (log.path, str(log.path)):
-        board = Dashboard(where, TimeBudget(), "SFT", 4)
-        board.update()
-        assert board._progress.value == 1
 
 
 @pytest.mark.parametrize("total", [0, -3])

@@ -1,25 +1,35 @@
 from __future__ import annotations
 
 import base64
+import re
 from html.parser import HTMLParser
 
 import pytest
 
-from reasonkit.eval.evaluate import EvalResult, compare_paired, evaluate
+from reasonkit.eval.evaluate import Difference, EvalResult, compare_paired, evaluate
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.show.dashboard import LABEL, Dashboard
-from reasonkit.show.report import MAX_SAMPLES, write_report
+from reasonkit.show.dashboard import Dashboard
+from reasonkit.show.figures import LABEL
+from reasonkit.show.report import (
+    MAX_SAMPLES,
+    comparison_table,
+    failure_table,
+    family_table,
+    results_table,
+    side_by_side,
+    write_report,
+)
 from reasonkit.text.tags import TAGS
 
 NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)></pre>\"'&\ud800"
-PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5E"
-                       "rkJggg==")
+PNG = b"\x89PNG\r\n\x1a\n"
 MANIFESTS = [
     {"stage": stage, "minutes": minutes, "prompt_sha256": "ab" * 32, "lora": lora, "metrics": {},
      "inputs": {}, "versions": {"jax": "0.10.2", "flax": "0.12.8"}}
     for stage, minutes, lora in [("data", 0.5, None), ("sft", 2.0, {"rank": 16, "alpha": 16.0})]
 ]
+DIFFERENCE = Difference(0.0, -0.1, 0.1, 1.0, 40)
 VOID = {"meta", "img", "line", "br"}
 
 
@@ -76,9 +86,8 @@ def results():
     return {"Stock": stage(3, broken=True), "After SFT": stage(6), "After GRPO": stage(9)}
 
 
-def write(tmp_path, results, comparisons=None, manifests=(), log_rows=(), figures=()):
-    return Page(write_report(tmp_path / "report.html", results, comparisons or {}, list(manifests),
-                             list(log_rows), list(figures)))
+def write(tmp_path, results, comparisons=None, manifests=(), log_rows=()):
+    return Page(write_report(tmp_path / "report.html", results, comparisons or {}, list(manifests), list(log_rows)))
 
 
 def test_the_headline_has_every_stage_with_intervals(tmp_path, results):
@@ -99,6 +108,17 @@ def test_the_lede_does_not_call_a_loss_a_gain(tmp_path, results):
     assert "answers 25.0 % of 12 test problems correctly, against 75.0 % for After GRPO" in page.text
 
 
+def test_a_notebook_shows_the_same_tables_with_their_style(tmp_path, results):
+    page = (tmp_path / "report.html").read_text() if write(tmp_path, results, {"same": DIFFERENCE}) else ""
+    for part in (results_table(results), comparison_table({"same": DIFFERENCE}), family_table(results),
+                 failure_table(results), side_by_side(results)):
+        assert part in page and part in part._repr_html_() and "<style>" in part._repr_html_()
+    for sample in results["After GRPO"].samples:
+        sample.update(family=NASTY, question=NASTY, completion=NASTY, failures=[NASTY])
+    for part in (family_table(results), failure_table(results), side_by_side(results)):
+        assert "<script" not in part and "&lt;script&gt;" in part
+
+
 def test_one_stage_alone_will_do(tmp_path):
     page = write(tmp_path, {"Stock": stage(3)})
     assert "Stock answers 25.0 % of 12 test problems correctly. " in page.text
@@ -109,10 +129,19 @@ def test_differences_say_where_zero_lies(tmp_path, results):
     page = write(tmp_path, results, {"gain": compare_paired(a, b), "loss": compare_paired(b, a),
                                      "none": compare_paired(a, a)})
     rows = {row[0]: row for row in page.rows if row[0] in ("gain", "loss", "none")}
-    assert rows["gain"][1] == "+50.0" and rows["gain"][2].endswith("above zero")
-    assert rows["loss"][1] == "-50.0" and rows["loss"][2].endswith("below zero")
-    assert rows["none"][1:] == ["+0.0", "-0.7 to +0.7 zero lies inside", "1.000", "400"]
-    assert rows["gain"][3] == "< 0.001"
+    assert rows["gain"][1].startswith("+50.0 ") and rows["gain"][1].endswith("above zero")
+    assert rows["loss"][1].startswith("-50.0 ") and rows["loss"][1].endswith("below zero")
+    assert rows["none"][1:] == ["+0.0 -0.7 to +0.7, zero lies inside", "1.000", "400"]
+    assert rows["gain"][2] == "< 0.001"
+
+
+def test_a_scale_has_its_mean_inside_its_interval(results):
+    a, b = stage(100, n=400), stage(300, n=400)
+    tables = results_table(results), comparison_table({"gain": compare_paired(a, b), "loss": compare_paired(b, a)})
+    scales = re.findall(r'"range" x1="([\d.]+)" x2="([\d.]+)".*?"mean" x1="([\d.]+)"', "".join(tables))
+    assert len(scales) == 3 * 4 + 2
+    for low, high, mean in (map(float, scale) for scale in scales):
+        assert 0 <= low <= mean <= high <= 100
 
 
 def test_families_are_apart(tmp_path, results):
@@ -148,8 +177,9 @@ def test_samples_follow_the_stated_rule(tmp_path, results):
     page = write(tmp_path, results)
     asked = [text for text in page.texts if text.startswith("What is ")]
     assert asked == [f"What is {number} + 1?" for number in (0, 1, 2, 9, 10, 11)]
-    assert "the first problem of each family, then the first of each with a wrong reply" in page.text
-    assert page.text.count("right · form kept · steps 100 %") == 3 * 3
+    words = " ".join(page.text.split())
+    assert "the first problem of each family, then the first of each with a wrong completion" in words
+    assert words.count("right · format kept · steps 100 %") == 3 * 3
     many = write(tmp_path, {"Stock": stage(0, n=60, families=30)})
     assert sum(text.startswith("What is ") for text in many.texts) == MAX_SAMPLES
 
@@ -163,36 +193,32 @@ def test_nothing_that_comes_from_outside_is_markup(tmp_path, results):
     for sample in results["After GRPO"].samples:
         sample.update(id=NASTY + sample["id"], family=NASTY, gold=NASTY, question=NASTY, completion=NASTY,
                       failures=[NASTY])
-    figure = tmp_path / '<img>" onload="alert(1).png'
-    figure.write_bytes(PNG)
     manifest = {"stage": NASTY, "minutes": 1.0, "prompt_sha256": NASTY, "lora": {NASTY: NASTY},
                 "versions": {NASTY: NASTY}}
     rows = [{"event": "reward", "mode": "train", "mean": 1.0, "parts": {NASTY: {"mean": 1.0, "no_signal": 0.0}},
              "sample": {"completion": NASTY}}]
     same = compare_paired(results["Stock"], results["Stock"])
-    page = write(tmp_path, {NASTY: results["After GRPO"]}, {NASTY: same}, [manifest], rows, [figure])
-    assert page.tags.count("img") == 2 and "script" not in page.tags  # the curves and the figure
+    page = write(tmp_path, {NASTY: results["After GRPO"]}, {NASTY: same}, [manifest], rows)
+    assert page.tags.count("img") == 1 and "script" not in page.tags  # the curves
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert page.text.count("<script>alert(1)</script>") >= 10  # shown, as text
 
 
 def test_the_page_is_self_contained(tmp_path, results):
-    figure = tmp_path / "reward_curves.png"
-    figure.write_bytes(PNG)
     rows = [{"event": "sft_step", "step": step, "loss": 1.0 / step} for step in range(1, 30)]
-    page = write(tmp_path, results, log_rows=rows, figures=[figure])
-    sources = [value for name, value in page.attributes if name in ("src", "href")]
-    assert len(sources) == 2 and all(source.startswith("data:image/png;base64,") for source in sources)
-    assert base64.b64decode(sources[1].split(",")[1]) == PNG
-    assert ("alt", "reward curves") in page.attributes
+    page = write(tmp_path, results, log_rows=rows)
+    [source] = [value for name, value in page.attributes if name in ("src", "href")]
+    assert source.startswith("data:image/png;base64,")
+    assert base64.b64decode(source.split(",")[1]).startswith(PNG)
+    assert ("alt", "Training as logged (faint) and its running mean (bold).") in page.attributes
     raw = (tmp_path / "report.html").read_text()
     assert "http" not in raw and "@import" not in raw and "url(" not in raw
 
 
 def test_run_facts(tmp_path, results):
     page = write(tmp_path, results, manifests=MANIFESTS)
-    assert ["data", "0.5", "–", "–", "–", "ab" * 8] in page.rows
-    assert ["sft", "2.0", "–", "–", "rank 16, alpha 16.0", "ab" * 8] in page.rows
+    assert ["data", "0.5", "–", "–", "–"] in page.rows
+    assert ["sft", "2.0", "–", "–", "rank 16, alpha 16.0"] in page.rows
     assert "2.5 minutes in all. One prompt across the stages. jax 0.10.2, flax 0.12.8." in page.text
     other = dict(MANIFESTS[1], prompt_sha256="cd" * 32, versions={"jax": "0.11"})
     text = write(tmp_path, results, manifests=[MANIFESTS[0], other]).text
@@ -230,25 +256,17 @@ def test_empty_inputs_leave_their_sections_out(tmp_path, results):
 
 def test_notes_say_what_correct_means(tmp_path, results):
     text = " ".join(write(tmp_path, results).text.split())
-    assert "a reply without that tag gives no answer, and is not correct" in text
+    assert "a completion without that tag gives no answer, and is not correct" in text
 
 
 def test_the_file_is_written_whole(tmp_path, results):
-    path = write_report(tmp_path / "deep" / "report.html", results, {}, [], [], [])
+    path = write_report(tmp_path / "deep" / "report.html", results, {}, [], [])
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
-    with pytest.raises(FileNotFoundError, match="gone.png"):
-        write_report(path, {"Other": stage(1)}, {}, [], [], [tmp_path / "gone.png"])
-    assert "After GRPO" in path.read_text()
 
 
 def test_no_results_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no results"):
-        write_report(tmp_path / "report.html", {}, {}, [], [], [])
-
-
-def test_a_figure_must_be_an_image(tmp_path, results):
-    with pytest.raises(ValueError, match="page.html is of type text/html"):
-        write_report(tmp_path / "report.html", results, {}, [], [], [tmp_path / "page.html"])
+        write_report(tmp_path / "report.html", {}, {}, [], [])
 
 
 # -- what text from outside may not do
@@ -271,8 +289,7 @@ def hostile(results, text):
             {"t": 0.0, "event": "verdict", "cause": text},
             {"t": 0.0, "event": "flag", "name": text, "step": 1, "value": 1.0, "limit": 0.5, "why": text,
              "example": text}]
-    rows += [{"t": 0.0, "event": f"{text}_step", "step": step, "series": name, "loss": 1.0}
-             for step, name in ((1, text), (2, "b"))]
+    rows += [{"t": 0.0, "event": f"{text}_step", "step": step, "loss": 1.0} for step in (1, 2)]
     return {text: results["After GRPO"]}, {text: compare_paired(results["Stock"], results["Stock"])}, [manifest], rows
 
 
@@ -285,10 +302,10 @@ def test_a_name_is_no_formula_and_ends_no_page(tmp_path, results, text):
         log.write(row["event"], **{name: value for name, value in row.items() if name not in ("t", "event")})
     board = Dashboard(log, TimeBudget(), text, 5)
     board.update()
-    assert bytes(board._plot.value).startswith(PNG[:8]) and log.skipped == 0
+    assert bytes(board._plot.value).startswith(PNG) and log.skipped == 0
     labels = [label.get_text() for axes in board.figure(tmp_path / "curves.png").axes if axes.get_legend()
               for label in axes.get_legend().get_texts()]
-    assert "b" in labels and len(labels) in (4, 5), "no name is left out of a legend"
+    assert "b" in labels and len(labels) == 3, "no name is left out of a legend"
 
 
 @pytest.mark.parametrize("sign", DIRECTIONS)
@@ -311,7 +328,7 @@ def test_no_word_widens_the_page_or_the_live_view(tmp_path, results):
     write(tmp_path, results)
     style = (tmp_path / "report.html").read_text().split("<style>")[1].split("</style>")[0]
     rules = dict(rule.split("{") for rule in style.replace("\n", " ").split("}") if rule.count("{") == 1)
-    assert "overflow-wrap: anywhere" in next(rule for name, rule in rules.items() if name.strip() == "body")
+    assert "overflow-wrap: anywhere" in next(rule for name, rule in rules.items() if name.strip() == ".report")
     assert "td, th { overflow-wrap: break-word; max-width: 16rem; }" in style and style.count("overflow-wrap") == 2
     assert style.count("white-space: nowrap") == 1 and "word-break" not in style
     log = RunLog(tmp_path / "log.jsonl")
