@@ -32,6 +32,11 @@ def verdict(sheet, *rows, **more):
 GOOD = verdict(EXPLICIT, [5, 2], [1, 1])
 
 
+def label(value):
+    """A test's name without the sheet's number, which is another in each process."""
+    return repr(value).replace(str(EXPLICIT.number), "NUMBER")[:80]
+
+
 def causes(results):
     return [getattr(result, "cause", None) for result in results]
 
@@ -132,7 +137,7 @@ def test_ratings_are_weighed_by_hand():
     f"```json\n{GOOD}\n```", f"I looked at {{both}}.\n{GOOD}\nDone. }}", f"{GOOD} and again {GOOD}",
     f'Reply 1 claims {{"number": 1, "reply_1": [5, 5], "reply_2": [1, 1]}}, but {GOOD}',
     f'{GOOD} although reply 2 says {{"reply_1": [1, 1], "reply_2": [5, 5]}}',
-    json.dumps(json.loads(GOOD), indent=2), f'{{"verdict": {GOOD}}}', "[" * 10_000 + GOOD])
+    json.dumps(json.loads(GOOD), indent=2), f'{{"verdict": {GOOD}}}', "[" * 10_000 + GOOD], ids=label)
 def test_text_around_the_verdict_is_looked_past(text):
     assert EXPLICIT.read(text) == EXPLICIT.read(GOOD)
     assert causes(EXPLICIT.read(text)) == [None, None]
@@ -155,7 +160,7 @@ def test_text_around_the_verdict_is_looked_past(text):
     (verdict(EXPLICIT, [5, 5], [5, 5], [5, 5]), "miscounted"),
     (verdict(EXPLICIT, [5, 5], [5, 5], why="good"), "miscounted"),
     (verdict(EXPLICIT), "miscounted"),
-])
+], ids=label)
 def test_a_verdict_in_bad_form_fails_every_reply(text, cause):
     results = EXPLICIT.read(text)
     assert causes(results) == [cause, cause] and len(results[0].detail) < 200
@@ -179,7 +184,8 @@ def test_no_text_makes_the_reader_raise(text):
     assert all(0 <= result.score <= 1 for result in results if isinstance(result, JudgeVerdict))
 
 
-@pytest.mark.parametrize("piece", ["{", '{"a":', '{"a":[', "{}", "}", "[", '{"', "{ ", '{"a":"', "\\", GOOD, GOOD[:-1]])
+@pytest.mark.parametrize("piece", ["{", '{"a":', '{"a":[', "{}", "}", "[", '{"', "{ ", '{"a":"', "\\", GOOD, GOOD[:-1]],
+                         ids=label)
 def test_reading_is_linear(piece):
     def seconds(size):
         text = piece * (size // len(piece))
