@@ -1,1 +1,2 @@
-"""Kinds of answer that only some data has. `answers.check` looks a kind up here by its name."""
+"""Kinds of answer that only some data has: `expression`, `quantity`, `smiles`, `plan`, imported by name in `answers`. The
+formulas' modules in reading order: `notation`, `structure`, `operations`, `expression`, `symbolic`, `algebra`."""
