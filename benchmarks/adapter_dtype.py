@@ -63,7 +63,9 @@ def main() -> int:
     rows = data.curate(data.load_recipe("tiny_mix"), {"train": PROFILE.rows["train"], "validation": options.problems},
                        options.seed)
     print(f"SFT of {options.steps} steps, then {options.problems} problems\n\n| learning rate | adapter | A changed | "
-          "B, length | loss | accuracy | form | steps | minutes |\n|---|---|---|---|---|---|---|---|---|", flush=True)
+          "B, length | loss | accuracy | format rate | step accuracy | minutes |\n"
+          "|---|---|---|---|---|---|---|---|---|",
+          flush=True)
     compared = []
     for rate in options.rates:
         results = []

@@ -105,7 +105,7 @@ PEERS = {  # name: how it is loaded, and the distribution whose version is print
     "TRL accuracy_reward": (load_trl, "trl"),
     "open-r1 accuracy_reward (rule)": (load_open_r1, None),
     "verifiers": (load_verifiers, "verifiers"),
-    "stock Tunix demo (rule)": (load_stock, None),
+    "Tunix demo's rule": (load_stock, None),
 }
 
 
@@ -196,12 +196,12 @@ def table(rows: list[dict], found: dict[str, dict]) -> str:
     for kind, total in totals.items():
         lines.append(f"| {kind} | {total} | " + " | ".join(str(r["agree"][kind]) for r in ran.values()) + " |")
     for label, cell in (("all", lambda r: f"{r['agree'].total()} ({100 * r['agree'].total() / len(rows):.1f} %)"),
-                        ("wrong taken for right", lambda r: r["taken"]),
-                        ("right taken for wrong", lambda r: r["refused"]),
+                        ("wrong answers accepted", lambda r: r["taken"]),
+                        ("right answers rejected", lambda r: r["refused"]),
                         ("expression, in a thread", lambda r: r["outside"]["right"]),
                         ("hangs in a thread", lambda r: r["outside"]["hang"]),
                         ("crashes", lambda r: r["crash"]), ("hangs", lambda r: r["hang"]),
-                        ("µs a check", lambda r: f"{r['us']:,.1f}"),
+                        ("µs per check", lambda r: f"{r['us']:,.1f}"),
                         ("µs a plain number", lambda r: f"{r['plain_us']:,.1f}")):
         lines.append(f"| {label} | {len(rows) if label == 'all' else ''} | "
                      + " | ".join(str(cell(result)) for result in ran.values()) + " |")

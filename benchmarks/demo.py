@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))
 from reasonkit.eval.evaluate import EvalResult, compare_paired  # noqa: E402
 
 JUDGED, PLAIN, CONSTANT, SHUFFLED = RECIPES = ("g_rar", "g_exact", "constant", "shuffled")
-STAGES = {"constant": "GRPO, constant reward", "shuffled": "GRPO, shuffled rewards",
-          "g_exact": "GRPO, the judge without a vote", "g_rar": "GRPO with the judge"}
+STAGES = {"constant": "GRPO, `constant` (control)", "shuffled": "GRPO, `shuffled` (control)",
+          "g_exact": "GRPO, `g_exact` (rubric at weight 0)", "g_rar": "GRPO, `g_rar` (rubric trained on)"}
 
 
 def notebooks(names: list[str], folder: Path, profile: str, recipe: str, seed: int) -> None:
@@ -56,26 +56,21 @@ def table(out: Path, seeds: list[int]) -> str:
     """A row per seed and stage, then the paired comparisons; rates and steps in per cent with 95 % intervals. What was
     not run is left out.
     """
-    lines = ["| seed | stage | n | accuracy | by content | form | steps |", "|---|---|---|---|---|---|---|"]
-    compared = ["| seed | comparison, paired | accuracy | steps |", "|---|---|---|---|"]
+    lines = ["| seed | stage | n | content accuracy | accuracy | format rate | step accuracy |",
+             "|---|---|---|---|---|---|---|"]
+    compared = ["| seed | comparison, paired | content accuracy | step accuracy |", "|---|---|---|---|"]
     for seed in seeds:
         of = {recipe: out / f"{recipe}-{seed}/artifacts/evaluation" for recipe in RECIPES}
-        results = {"stock": of[JUDGED] / "base_model.json", "SFT": of[JUDGED] / "after_sft.json",
+        results = {"base model": of[JUDGED] / "base_model.json", "SFT": of[JUDGED] / "after_sft.json",
                    **{recipe: of[recipe] / "after_grpo.json" for recipe in reversed(RECIPES)}}
         results = {name: EvalResult.from_json(path) for name, path in results.items() if path.exists()}
-        lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.accuracy} | {r.content_accuracy} | "
+        lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.content_accuracy} | {r.accuracy} | "
                   f"{r.format_rate} | {r.step_accuracy} |" for name, r in results.items()]
-        for name, a, b in ((f"{STAGES[CONSTANT]}, against SFT", "SFT", CONSTANT),
-                           (f"{STAGES[SHUFFLED]}, against SFT", "SFT", SHUFFLED),
-                           (f"{STAGES[PLAIN]}, against shuffled", SHUFFLED, PLAIN),
-                           (f"{STAGES[JUDGED]}, against shuffled", SHUFFLED, JUDGED),
-                           (f"{STAGES[JUDGED]}, against SFT", "SFT", JUDGED),
-                           (f"{STAGES[JUDGED]}, against stock, by content", "stock", JUDGED),
-                           ("the judge's vote, against none", PLAIN, JUDGED)):
+        for a, b in (("SFT", CONSTANT), ("SFT", SHUFFLED), (SHUFFLED, PLAIN), (SHUFFLED, JUDGED), ("SFT", JUDGED),
+                     ("base model", JUDGED), (PLAIN, JUDGED)):
             if a in results and b in results:
-                pair = results[a], results[b]
-                accuracy = compare_paired(*pair, "content" if a == "stock" else "correct")
-                compared.append(f"| {seed} | {name} | {accuracy} | {compare_paired(*pair, 'steps')} |")
+                content, steps = (compare_paired(results[a], results[b], measure) for measure in ("content", "steps"))
+                compared.append(f"| {seed} | `{b}` against {f'`{a}`' if a in RECIPES else a} | {content} | {steps} |")
     return "\n".join([*lines, "", *compared])
 
 

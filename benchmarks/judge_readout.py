@@ -126,12 +126,12 @@ def both_ways(loaded: models.LoadedModel, mesh: Mesh, criteria: int, length: int
     def read(batch: int) -> Callable[[list[str]], np.ndarray]:
         return rating_logprobs(loaded, mesh, RATINGS, max_length, batch)
 
-    ways = {"expected rating, read off": way(read),
-            "read off, a row a criterion": way(lambda batch: apart(read(batch), criteria)),
-            **{f"written, {new} tokens": way(write, new) for new in tokens}}
+    ways = {"expected rating, log-prob scored": way(read),
+            "the same, one row per criterion": way(lambda batch: apart(read(batch), criteria)),
+            **{f"generated, {new} tokens": way(write, new) for new in tokens}}
     if not tiny:
-        ways["read off in both orders"] = way(read, both_orders=True)
-        ways["read off, implicit"] = way(read, mode="implicit")
+        ways["log-prob scored in both orders"] = way(read, both_orders=True)
+        ways["log-prob scored, implicit"] = way(read, mode="implicit")
     return ways
 
 
@@ -245,7 +245,7 @@ def main() -> None:
     areas(ours, items, truth_BC)
     print()
     compare(ways, items, truth_BC)
-    print("\nOf replies that are no more:")
+    print("\nClean completions only:")
     areas(ours, *plain)
     print()
     if tiny:
@@ -253,8 +253,8 @@ def main() -> None:
     else:
         anchors(LocalJudge(rate, options.model))
     rose = []
-    for kind, places in (("that are no more", (0,)), ("that talk on already", (1, 2, 3))):
-        print(f"\nReplies {kind}:")
+    for kind, places in (("clean", (0,)), ("with trailing text", (1, 2, 3))):
+        print(f"\nCompletions, {kind}:")
         rose.append(injections(ours, samples(options.attacked, places=places)[0]))
     print(f"\nOf both kinds, half of each as the judge was trained: {np.mean(rose):.1%}")
 

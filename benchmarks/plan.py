@@ -59,7 +59,7 @@ def speeds(row: ProgramStats) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="gemma2-2b-it")
-    parser.add_argument("--rows", type=int, default=32, help="of the plan's, a chip")
+    parser.add_argument("--rows", type=int, default=32, help="of the plan's, per chip")
     parser.add_argument("--reply", type=int, default=PROFILES["kaggle"].grpo.max_new_tokens, help="its tokens")
     options = parser.parse_args()
     devices, profile = topology_devices("v5e:2x4"), replace(PROFILES["kaggle"], policy=options.model)
@@ -68,7 +68,7 @@ def main() -> int:
              Side("all eight chips", whole, 8 * options.rows),
              Side("half, the judge on the other", half, 4 * options.rows)]
     print(f"{options.model}, one decode step, prompt {profile.grpo.max_prompt_length}, reply {options.reply} tokens\n")
-    print("| | fsdp,tp | rows | GiB a chip | accessed, GB | HBM, GB | collectives | tokens/s by accessed | ratio "
+    print("| | fsdp,tp | rows | GiB per chip | accessed, GB | HBM, GB | collectives | tokens/s by accessed | ratio "
           "| by HBM traffic | ratio |\n|---|---|---|---|---|---|---|---|---|---|---|")
     stock, missed = None, False
     for side in sides:

@@ -59,7 +59,7 @@ def table(run: Run) -> str:
     probes = [row for row in run.log("grpo").read() if row["event"] == "probe"]
     lines += ["", f"held-out probes, {probes[0]['n'] if probes else 0} problems (step: accuracy): "
               + ", ".join(f"{row['step']}: {row['mean']:.1%}" for row in probes), "",
-              "| | n | accuracy | form | steps |", "|---|---|---|---|---|"]
+              "| | n | accuracy | format rate | step accuracy |", "|---|---|---|---|---|"]
     for stage in STAGES:
         found = EvalResult.from_json(run.stage("evaluation") / f"{stage}.json")
         lines.append(f"| {stage.replace('_', ' ')} | {found.n} | {found.accuracy} | {found.format_rate} | "

@@ -1,3 +1,3 @@
-"""reasonkit: turn a stock Gemma into a model that shows its work, and prove it on held-out questions."""
+"""reasonkit: train a Gemma to show its work, and measure it on held-out questions."""
 
 __version__ = "0.1.0"
