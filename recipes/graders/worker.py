@@ -7,6 +7,7 @@ unguarded script again in each worker, and hand it the environment with its keys
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -98,6 +99,13 @@ class _Worker:
 
 _LOCK = threading.Lock()
 _WORKERS: dict[tuple[int, str], _Worker] = {}
+
+
+@atexit.register
+def _close_all() -> None:
+    for (pid, _), worker in _WORKERS.items():
+        if pid == os.getpid():
+            worker.close()
 
 
 # From here on: what runs in the worker.

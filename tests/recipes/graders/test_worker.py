@@ -118,6 +118,7 @@ def test_an_interrupted_wait_leaves_no_stale_reply(monkeypatch):
 
 def _in_child(queue):
     queue.put([decide("smiles", "OCC", "CCO"), start("smiles")._process.pid])
+    worker_module._close_all()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*")  # to fork with threads about is what some loaders do
