@@ -193,7 +193,7 @@ def test_nothing_that_comes_from_outside_is_markup(tmp_path, results):
     for sample in results["After GRPO"].samples:
         sample.update(id=NASTY + sample["id"], family=NASTY, gold=NASTY, question=NASTY, completion=NASTY,
                       failures=[NASTY])
-    manifest = {"stage": NASTY, "minutes": 1.0, "prompt_sha256": NASTY, "lora": {NASTY: NASTY},
+    manifest = {"stage": NASTY, "minutes": 1.0, "prompt_sha256": NASTY, "lora": {NASTY: NASTY}, "metrics": {},
                 "versions": {NASTY: NASTY}}
     rows = [{"event": "reward", "mode": "train", "mean": 1.0, "parts": {NASTY: {"mean": 1.0, "no_signal": 0.0}},
              "sample": {"completion": NASTY}}]
