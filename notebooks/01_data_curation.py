@@ -113,21 +113,23 @@ for name, rows in splits.items():
 # ## Lengths
 #
 # SFT leaves out rows that are longer than its limit. It never cuts them, because a cut row would teach the model not to
-# stop. A long tail beyond the limit is therefore lost data.
+# stop. Rows to the right of the line are therefore lost to SFT.
 #
-# In the demo you see two groups. The short rows are terse traces that show no step, as distilled data has them, and SFT
-# learns this habit too. The answer alone cannot correct it, because a terse completion may be right. That is the
-# judge's job.
+# Many training rows of the demo are terse on purpose: their trace shows no step. Traces distilled from a larger model
+# are uneven in the same way, and SFT learns the habit. A right answer alone cannot correct it, because a terse
+# completion may be right. That is the judge's job.
 
 # %%
 import matplotlib.pyplot as plt
 
-limit, pairs = run.profile.sft.max_length, screening.sft_pairs(splits["train"], tokenizer, run.profile.sft.max_length)
+limit = run.profile.sft.max_length
+pairs = screening.sft_pairs(splits["train"], tokenizer, max_length=10**6)
+lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
 figure, axes = plt.subplots(figsize=(7, 2.4))
-axes.hist([len(prompt) + len(completion) for prompt, completion in pairs], bins=40, color="#3b8ea5")
+axes.hist(lengths, bins=40, color="#3b8ea5")
 axes.axvline(limit, color="#c9822f", label=f"limit of SFT, {limit} tokens")
 axes.set(xlabel="tokens of prompt and completion", ylabel="training rows",
-         title=f"SFT can use {len(pairs)} of {len(splits['train'])} rows")
+         title=f"SFT can use {sum(length <= limit for length in lengths)} of {len(splits['train'])} rows")
 axes.legend(frameon=False)
 plt.show()
 

@@ -62,8 +62,18 @@ def test_report_and_curves_are_left(finished):
 def test_the_live_view_is_in_the_executed_copy(finished):
     notebook = nbformat.read(finished / "artifacts/notebooks/03_grpo_with_judge.ipynb", as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
+    views = [output for output in outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
+    assert len(views) == 1, "Tunix draws no bar of its own"
     assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not [output.text for output in outputs if "absl" in output.get("text", "")]
+
+
+def test_the_tables_of_the_report_are_in_the_executed_copy(finished):
+    notebook = nbformat.read(finished / "artifacts/notebooks/04_evaluation.ipynb", as_version=4)
+    shown = [output.data["text/html"] for cell in notebook.cells for output in cell.get("outputs", [])
+             if "text/html" in output.get("data", {})]
+    for text in ("Step accuracy", "GRPO against SFT", "coins", "right answer", "Completions with each failure"):
+        assert any(text in html for html in shown), text
 
 
 def test_the_log_has_every_step_once_and_the_reward_that_was_trained_on(finished):
