@@ -9,15 +9,16 @@
 # %% [markdown]
 # # 3 · GRPO with a judge
 #
-# The model now has the form. Here it practises: it writes a group of replies to each question, a reward compares them,
-# and the adapter moves towards the better ones (GRPO, arXiv 2402.03300). The reward has three parts: **form** (a penalty,
-# never a bonus), the **exact answer**, and a **rubric** that a second model scores on the other half of the chips. The
-# recipe `idea_e` has no rubric and loads no judge: it holds the reasoning to its steps and to the question's words.
+# After notebook 2 the model keeps the format. Now it practises. For each question it generates a group of completions, a
+# reward scores them, and the adapter moves towards the better ones (GRPO, arXiv 2402.03300). The recipe `g_rar` has three
+# rewards: the **format** (a penalty, never a bonus), the **exact answer**, and a **rubric** that a second model scores on
+# the other half of the chips. The recipe `idea_e` needs no judge: it compares the words of the reasoning with the question.
 #
 # **What comes in:** notebook 2's adapter. **What comes out:** the adapter to submit.
-# **What to expect:** the reward rises. Watch the length and the held-out accuracy together: replies that get longer while
-# accuracy is flat are a warning, however well the reward does. On the demo replies grow from 23 to about 33 tokens, and
-# accuracy from 54 to 73 %.
+#
+# **What to expect:** the reward rises. In the demo, completions grow from 23 to about 33 tokens and accuracy rises from
+# 54 to about 75 %. Watch length and held-out accuracy together. If completions grow and accuracy does not, the policy is
+# gaming the reward, however high it is.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -35,7 +36,7 @@ from reasonkit.config import CHOICES
 from reasonkit.data import problems
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.models import checkpoints, logprobs, lora, placement
-from reasonkit.models.load import quantize_int8, load
+from reasonkit.models.load import load, quantize_int8
 from reasonkit.run import open_run
 from reasonkit.session.manifest import code_sha256
 from reasonkit.train import rollout
@@ -49,7 +50,7 @@ from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
 
 # %%
-# free the chips of a run that was stopped in this kernel
+# frees the chips if an earlier run was stopped in this kernel
 policy = judge_model = rate = judge = parts = reward = generate = probe = None
 run = open_run(PROFILE, RECIPE, SEED)
 profile, recipe, warm = run.profile, run.recipe, run.manifest("sft")
@@ -93,7 +94,7 @@ if jax.default_backend() == "tpu":
 
 # %%
 policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
-                     remat=profile.remat)
+              remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 step = checkpoints.restore_lora(policy.model, run.stage("sft") / "adapter")
 print(f"{policy.name} with the adapter of step {step}")
@@ -101,10 +102,10 @@ print(f"{policy.name} with the adapter of step {step}")
 # %% [markdown]
 # ## The judge
 #
-# The judge reads question and completion, then a criterion, and scores from 1 to 5. Nothing is generated: the score is the
-# expectation over the next token's distribution, from a single forward pass that reads a completion once for all its
-# criteria. It is continuous and cannot be mis-parsed. A failure is *no signal*, never a low score. Every verdict is recorded
-# in `verdicts.jsonl`, and none is asked for twice.
+# The judge reads the question, the completion and one criterion, and rates from 1 to 5. It generates nothing. The score is
+# the expected rating under the next token's distribution (G-Eval, arXiv 2303.16634), so it is continuous and can't be
+# misread. One forward pass reads a completion once for all its criteria. A judge that fails gives *no signal*, never a
+# low score. Every verdict is recorded in `verdicts.jsonl`, and the same question is never asked twice.
 
 # %%
 judge_model = rate = None
@@ -122,14 +123,15 @@ if recipe.uses_judge:
 # %% [markdown]
 # ## The reward
 #
-# The recipe returns the reward functions, each with its weight, and `RewardMix` makes one of them for the learner. A
-# part with weight 0 is computed and logged, not trained on. What is logged is what is trained on. The rubric is 0, and the
-# judge is not asked, where a program can see that the reasoning is no work: it is empty, it repeats the question, the answer
-# or one step, or its sums are false or of another problem. A recipe with a curriculum draws mostly problems that are solved
-# sometimes, because the others teach nothing.
+# The recipe returns the reward functions, each with its weight. `RewardMix` adds them up into the one reward that the
+# learner sees, and logs every part. A part with weight 0 is only logged.
 #
-# Two recipes are controls. `constant` pays every completion the same, and must leave the adapter as it is, bit for bit.
-# `shuffled` deals the rewards at random, and moves the adapter: believe only what a recipe gains beyond that one.
+# The rubric is 0, and the judge is not asked, if a program can see that a completion shows no work. Such reasoning is
+# empty, repeats the question, the answer or one step, or has sums that are false or belong to another problem. A recipe
+# with a curriculum draws mostly problems that are solved sometimes, because the others teach nothing.
+#
+# Two recipes are controls. `constant` pays every completion the same and must leave the adapter unchanged, bit for bit.
+# `shuffled` deals the rewards out at random, which moves the adapter. Believe only what a recipe gains beyond that.
 
 # %%
 log = run.log("grpo")
@@ -138,14 +140,14 @@ weights = {part.__name__: weight for part, weight in parts}
 for name, weight in weights.items():
     print(f"{weight:>5}  {name}")
 curriculum = Curriculum(log) if recipe.curriculum else None
-if curriculum:  # pass rates are read off one part
+if curriculum:  # it reads its pass rates from one part
     parts = [(curriculum.watch(part) if part.__name__ == recipe.curriculum else part, weight) for part, weight in parts]
 reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
 # %% [markdown]
-# Before it may teach, the judge is examined on the recipe's own problems: it must rate a worked solution above its answer
-# alone, above its last step alone and above itself said twice. A policy would learn what it rewards, so a judge that fails
-# stops the stage here and shows the pair. A judge with weight 0 teaches nothing: there the failure is only printed.
+# A policy learns whatever its judge rewards, so the judge is examined first, on the recipe's own problems. It must rate a
+# worked solution above the bare answer, above the last step only, and above the same solution written twice. A judge that
+# fails stops the stage here and shows the pair it got wrong. With weight 0 the failure is only printed.
 
 # %%
 weight = sum(value for name, value in weights.items() if "rubric" in name)
@@ -154,16 +156,17 @@ print(examine(judge, anchors(validation), weight) if recipe.uses_judge else "no 
 # %% [markdown]
 # ## The objective
 #
-# For each question the policy writes $G$ replies $o_1 \dots o_G$ with rewards $r_i$. A reply's advantage is its reward
-# against its group, $A_i = (r_i - \bar r) / (s_r + 10^{-6})$, and 0 where all are equal. With one update per rollout the
-# gradient is that of
+# For each question the policy generates $G$ completions $o_1 \dots o_G$ with rewards $r_i$. The advantage of a completion
+# compares it with its group: $A_i = (r_i - \bar r) / (s_r + 10^{-6})$, or 0 if all rewards of the group are equal. With
+# one update per rollout, the gradient is that of
 #
 # $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t}) - \beta\,m_i\,(e^{d} - d - 1) \Big],
 # \qquad d = \log \pi_{ref}(o_{i,t}) - \log \pi(o_{i,t}).$$
 #
-# The last term holds the policy to the adapter that SFT left; $m_i$ is 1 in a group whose rewards differ, else 0. Tunix's
-# default for it, $-d$, would not: its gradient does not contain the reference, and it makes replies longer under any
-# reward. `reasonkit/train/policy_loss.py` explains each dial.
+# The last term keeps the policy close to the reference, the adapter that SFT left. $m_i$ is 1 in a group whose rewards
+# differ and 0 otherwise. Tunix's default for this term is $-d$, which does not do that: its gradient does not contain the
+# reference, and it makes completions longer under any reward. `LossSettings` in `reasonkit/config.py` explains each
+# setting.
 
 # %%
 for name in ("num_generations", "beta", *CHOICES, "learning_rate", "temperature", "mask_truncated"):
@@ -172,8 +175,9 @@ for name in ("num_generations", "beta", *CHOICES, "learning_rate", "temperature"
 # %% [markdown]
 # ## Training
 #
-# Between steps the policy answers validation problems greedily, and monitors look for a reward that rises alone, drifting
-# lengths, loops, stuffed tags and replies that speak to the judge. What they find is flagged below, with an example.
+# Between steps the policy answers validation problems greedily. Monitors look for signs of reward hacking: a reward that
+# rises while accuracy does not, drifting lengths, loops, stuffed tags, and completions that address the judge. They flag
+# what they find below, with an example.
 
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
@@ -209,8 +213,8 @@ board.figure(run.stage("grpo") / "curves.png")
 # ## Hand over
 
 # %%
-left = run.manifest("grpo")  # where the stage was stopped, it says how to go on
-del policy, judge_model, rate, judge, parts, reward, generate, probe, on_step  # free the chips for evaluation
+left = run.manifest("grpo")  # if the stage was stopped early, this says how to go on
+del policy, judge_model, rate, judge, parts, reward, generate, probe, on_step  # frees the chips for evaluation
 print(f"adapter of step {left['extra']['checkpoint_step']} in {run.stage('grpo') / 'adapter'}; "
       f"{run.budget.minutes_left:.1f} minutes left")
 run.close()
