@@ -9,11 +9,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from reasonkit.session.files import RecordError, check, write_atomic
 from reasonkit.session.manifest import cut_short, progress
-from reasonkit.session.records import DataManifest, EvaluationManifest, Manifest
+from reasonkit.session.records import Count, Extra, Manifest, Text, Written
 from reasonkit.session.secrets import kaggle_login, secret, told
 from reasonkit.show.figures import visible
 from reasonkit.text.tags import TAGS
@@ -24,6 +26,39 @@ NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found a
 _MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Format kept", "steps": "Step accuracy"}
 _SLUG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,48}[a-z0-9])?")
 _WEIGHTS = ("*.safetensors", "*/_METADATA")
+
+
+Interval = Annotated[list[float], Field(min_length=3, max_length=3)]  # mean, low, high
+
+
+class _DataExtra(Extra):
+    title: Text
+    licence: Text
+
+
+class _DataManifest(Manifest):
+    """What the card says of the data."""
+
+    metrics: dict[str, Count]
+    extra: _DataExtra
+
+
+class _Measures(Written):
+    accuracy: Interval
+    content: Interval
+    form: Interval
+    steps: Interval
+
+
+class _EvaluationExtra(Extra):
+    problems: Count
+
+
+class _EvaluationManifest(Manifest):
+    """What the card says of the scores."""
+
+    metrics: dict[str, _Measures]
+    extra: _EvaluationExtra
 
 
 class PublishError(RuntimeError):
@@ -46,7 +81,7 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
     hashes: dict[str, str] = {}
     for stage, manifest in stages.items():
         try:
-            model = {"data": DataManifest, "evaluation": EvaluationManifest}.get(stage, Manifest)
+            model = {"data": _DataManifest, "evaluation": _EvaluationManifest}.get(stage, Manifest)
             inputs = check(manifest, model).inputs
         except RecordError as error:
             raise ValueError(f"no card: the manifest of {stage!r} is none ({error}), {again}") from None

@@ -1,6 +1,6 @@
-"""What the kit's own files may hold, as typed models for `files.read`, and which rows of a run log are rows: `is_row`.
+"""Typed models of the kit's own files, for `files.read`, and of the rows of a run log, for `is_row`.
 
-Strict: no text stands for a number, no True for 1, and every number is finite.
+They are strict: a text or True is not a number, and every number is finite.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 
 class Record(BaseModel):
-    """Of a file that is written by hand: a key that is not known is a slip. `what` is what an error calls the file."""
+    """A file written by hand, so an unknown key is a slip. `what` is what an error calls the file."""
 
     what: ClassVar[str] = "record"
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="forbid")
 
 
 class Written(Record):
-    """Of a file that the kit writes: a newer kit may write more."""
+    """A file that the kit writes. A newer kit may write more keys."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -34,16 +34,15 @@ Text = Annotated[str, AfterValidator(_seen)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PerCent = Annotated[float, Field(ge=0, le=100)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Logged = float | Literal["nan", "inf", "-inf"] | None  # as `run_log.plain` writes a number
 
 
 class Split(Record):
-    """Per cents, in the order in which a question's hash is looked up."""
-
-    train: Annotated[float, Field(ge=0, le=100)]
-    validation: Annotated[float, Field(ge=0, le=100)]
-    test: Annotated[float, Field(ge=0, le=100)]
+    train: PerCent
+    validation: PerCent
+    test: PerCent
 
 
 class Traces(Record):
@@ -51,7 +50,7 @@ class Traces(Record):
 
 
 class RecipeFile(Record):
-    """data_recipes/<name>.toml; who makes the criteria of `rubric` checks them."""
+    """data_recipes/<name>.toml. `judge.rubric.criteria` checks the rubric."""
 
     what = "data recipe"
     title: Text
@@ -103,7 +102,7 @@ class StageTime(Written):
 
 
 class Ledger(Written):
-    """<run>/ledger.json. `started` is on the clock since boot, and a session that began before it is below 0."""
+    """<run>/ledger.json. `started` is in seconds since boot, below 0 for a session that began earlier."""
 
     what = "ledger"
     started: float
@@ -124,7 +123,7 @@ class Settings(Written):
 
 
 class Extra(Written):
-    """What a stage adds to its manifest: data its title and licence, a training stage how far it came."""
+    """What a stage adds to its manifest."""
 
     model_config = ConfigDict(extra="allow")
     title: str | None = None
@@ -150,47 +149,14 @@ class Manifest(Written):
     extra: Extra
 
 
-Interval = Annotated[list[float], Field(min_length=3, max_length=3)]  # mean, low, high
-
-
-class Measures(Written):
-    accuracy: Interval
-    content: Interval
-    form: Interval
-    steps: Interval
-
-
 class Trained(Manifest):
     """Of a stage that trains: how many steps it made."""
 
     metrics: Settings
 
 
-class DataExtra(Extra):
-    title: Text
-    licence: Text
-
-
-class DataManifest(Manifest):
-    """What a model's card says of the data."""
-
-    metrics: dict[str, Count]
-    extra: DataExtra
-
-
-class EvaluationExtra(Extra):
-    problems: Count
-
-
-class EvaluationManifest(Manifest):
-    """What a model's card says of the scores."""
-
-    metrics: dict[str, Measures]
-    extra: EvaluationExtra
-
-
 class Scored(Written):
-    """One sample of an evaluation's results; `content` is missing in older files."""
+    """One sample of an evaluation. `content` is missing in older files."""
 
     id: Text
     family: str
@@ -215,15 +181,12 @@ class Results(Written):
     samples: Annotated[list[Scored], Field(min_length=1)]
 
 
-# -- rows of a run log, by their event
-
-
 class Sample(Written):
     parts: dict[str, Logged] = {}
 
 
 class Row(Written):
-    """What every row is; of events that are not told apart below, too."""
+    """What every row of a run log has. EVENTS has the further fields of some events."""
 
     t: float
     event: Text
@@ -238,7 +201,7 @@ class Part(Written):
 
 
 def _row(**fields: Any) -> type[Row]:
-    """A row with these fields; where a default is given with the type, the field may be missing."""
+    """A row with these fields, as types, or as (type, default) where the field may be missing."""
     return create_model("Row", __base__=Row, **{name: kind if isinstance(kind, tuple) else (kind, ...)
                                                 for name, kind in fields.items()})
 
