@@ -16,7 +16,7 @@ from pydantic import Field
 from reasonkit.session.files import RecordError, check, write_atomic
 from reasonkit.session.manifest import cut_short, progress
 from reasonkit.session.records import Count, Extra, Manifest, Text, Written
-from reasonkit.session.secrets import kaggle_login, secret, told
+from reasonkit.session.secrets import describe_error, kaggle_login, secret
 from reasonkit.show.figures import visible
 from reasonkit.text.tags import TAGS
 
@@ -189,8 +189,8 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
             try:
                 kagglehub.model_upload(handle, str(folder), license_name=licence, version_notes=notes)
             except Exception as error:  # kagglehub's own, and those of its HTTP client; it may quote the token
-                failed = (f"the upload to {handle} failed ({told(error, *keys)}); nothing was published, or only a "
-                          "part: run it again")
+                failed = (f"the upload to {handle} failed ({describe_error(error, *keys)}); nothing was published, or "
+                          "only a part: run it again")
     except ValueError as error:  # of kaggle_login, which quotes none
         failed = str(error)
     if failed:  # raised here, so that what was raised is not even its context

@@ -21,7 +21,7 @@ from tunix.models.gemma.model import AttentionType
 
 from reasonkit.models.gemma import LIBRARY, download_again, flax_checkpoint, from_flax, quantize_layers
 from reasonkit.session.files import parse_json, read_file
-from reasonkit.session.secrets import kaggle_login, told
+from reasonkit.session.secrets import describe_error, kaggle_login
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SIZES = "model.json"  # of a folder: the family, and the fields of Tunix's ModelConfig that are numbers
@@ -265,7 +265,7 @@ def _download(name: str, handle: str, attached: str) -> Path:
             raise FileNotFoundError(
                 f"{name}: {handle} is neither attached nor downloadable. {_remedy(error, handle, known)} Or attach "
                 f"it: on Kaggle choose Add Input, Models, {handle}; or give a folder{made}. {attached} "
-                f"({told(error, *known)})") from None
+                f"({describe_error(error, *known)})") from None
 
 
 def _remedy(error: Exception, handle: str, known: bool) -> str:

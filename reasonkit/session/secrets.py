@@ -1,8 +1,8 @@
 """Keys: where they are found, which of them can be sent, and how they stay out of errors and logs.
 
-Entry points: `secret`, `kaggle_login`, `check_key`, `redact`, `told`. A key that is not one line of visible ASCII is
-refused before use: an HTTP header would fail on it with an error that quotes the key. What a service or its SDK says
-goes through `redact`, which also finds parts of a key and its usual encodings.
+Entry points: `secret`, `kaggle_login`, `check_key`, `redact`, `describe_error`. A key that is not one line of visible
+ASCII is refused before use: an HTTP header would fail on it with an error that quotes the key. What a service or its
+SDK says goes through `redact`, which also finds parts of a key and its usual encodings.
 """
 
 from __future__ import annotations
@@ -104,17 +104,17 @@ def _forms(key: str) -> Iterator[str]:
                 yield coded[-(-8 * before // 6):8 * (before + len(data)) // 6]
 
 
-def told(error: BaseException, *keys: str) -> str:
+def describe_error(error: BaseException, *keys: str) -> str:
     """An exception as one line of visible text: its kind, then its message without the keys, without credentials of a
     header, and without the user and query of an address."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # it cannot say what it is
         text = type(error).__name__
-    return printable_ascii(redact(_ADDRESS.sub(r"\1\2", _HEADER.sub(r"\1 [key]", text)), *keys))
+    return printable_line(redact(_ADDRESS.sub(r"\1\2", _HEADER.sub(r"\1 [key]", text)), *keys))
 
 
-def printable_ascii(text: str) -> str:
+def printable_line(text: str) -> str:
     """`text` in one line, with spaces for control characters, because a service may send some."""
     return "".join(c if c.isprintable() else " " for c in text)
 

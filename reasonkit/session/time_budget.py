@@ -94,7 +94,7 @@ class TimeBudget:
         self._why: str | None = None  # the running stage is to end
         self._begun: set[str] = set()  # by this object; such a stage is over once another begins
         self._reported = False  # that the ledger is not written
-        self._record = self._continued()
+        self._record = self._read_ledger()
         if self._record is None:
             started = clock() - session_age(self.hours * 3600)
             self._record = {"started": started, "boot_id": boot_id(), "stages": {}, "took": {}}
@@ -231,7 +231,7 @@ class TimeBudget:
         return self.shares[stage] / sum(share for name, share in self.shares.items() if name == stage
                                         or name not in self._begun and self.stopped(name) is None)
 
-    def _continued(self) -> dict[str, Any] | None:
+    def _read_ledger(self) -> dict[str, Any] | None:
         """The ledger's record if this session wrote it, else None."""
         if self.ledger is None or not self.ledger.exists():
             return None

@@ -17,7 +17,7 @@ from time import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from reasonkit.session.secrets import check_key, hide_in_logs, printable_ascii, read, redact, sources, told
+from reasonkit.session.secrets import check_key, describe_error, hide_in_logs, printable_line, read, redact, sources
 
 GEMINI, OPENAI = "https://generativelanguage.googleapis.com", "https://api.openai.com/v1"
 MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no variable names one
@@ -76,7 +76,7 @@ class Service:
         except BaseException as error:  # an exit or an interrupt would end the loop of all calls
             failure = call_error(error, self.secret)
         # raised here, so that what the SDK raised, with the request and its key, is not even its context
-        raise CallError(failure.cause, printable_ascii(redact(str(failure), self.secret)), failure.retry_after)
+        raise CallError(failure.cause, printable_line(redact(str(failure), self.secret)), failure.retry_after)
 
 
 def _count(tokens: object, text: str = "") -> int | None:
@@ -89,7 +89,7 @@ def call_error(error: BaseException, *keys: str) -> CallError:
     """What an SDK, httpx or aiohttp raised, as one of our causes; by name, so that none of them need be there."""
     if isinstance(error, CallError):
         return error
-    detail = told(error, *keys)
+    detail = describe_error(error, *keys)
     names = {kind.__name__ for kind in type(error).__mro__}
     status = getattr(error, "status_code", None) or getattr(error, "code", None)  # openai, google-genai
     if isinstance(status, int) and status >= 400:

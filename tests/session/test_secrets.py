@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonkit.session.secrets import _forms, check_key, hide_in_logs, redact, told
+from reasonkit.session.secrets import _forms, check_key, describe_error, hide_in_logs, redact
 
 KEYS = ("sk-very-secret-0123456789", "AIzaSyD-9tSrke72PouQMnMX-a7eZSW0jkFMBWY", "KGAT_0a1b2c3d4e5f60718293a4b5c6d7e8f9",
         "k3y/with+signs=&%\"'<>\\n", "first-line-of-it\nsecond-line-of-it", "schl\u00fcssel-\u2028-geheim-\U0001f511")
@@ -118,7 +118,7 @@ class Mute(Exception):
     (ValueError(f"https://h.org/{KEYS[0]}/x"), "ValueError: https://h.org/[key]/x"),
     (KeyboardInterrupt(), "KeyboardInterrupt: ")])
 def test_an_exception_is_told_in_one_visible_line(error, said):
-    assert told(error, KEYS[0]) == said
+    assert describe_error(error, KEYS[0]) == said
 
 
 def test_logs_are_written_without_the_key(caplog):
