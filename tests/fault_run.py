@@ -94,7 +94,12 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
     generate = generator(policy.model, tokenizer, mesh, max_prompt_length=GRPO.max_prompt_length,
                          max_new_tokens=GRPO.max_new_tokens, batch_size=8)
     test = problems.read_rows(folder / "data" / "test.jsonl")
-    evaluate(generate, test, 8, lambda so_far: at("evaluation")).to_json(folder / "evaluation.json")
+
+    def answer(prompts):
+        at("evaluation")
+        return generate(prompts)
+
+    evaluate(answer, test, 8).to_json(folder / "evaluation.json")
     return SimpleNamespace(sft=after_sft, grpo=weights(policy), logs=logs, checkpoints=checkpoints, budget=budget)
 
 
