@@ -31,6 +31,7 @@ SEED = 0
 
 # %%
 from reasonkit.data import problems, screening
+from reasonkit.data.rows import save_splits, sft_pairs
 from reasonkit.models import load
 from reasonkit.run import open_run
 from reasonkit.text.tags import TAGS
@@ -123,7 +124,7 @@ for name, rows in splits.items():
 import matplotlib.pyplot as plt
 
 limit = run.profile.sft.max_length
-pairs = screening.sft_pairs(splits["train"], tokenizer, max_length=10**6)
+pairs = sft_pairs(splits["train"], tokenizer, max_length=10**6)
 lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
 figure, axes = plt.subplots(figsize=(7, 2.4))
 axes.hist(lengths, bins=40, color="#3b8ea5")
@@ -140,7 +141,7 @@ plt.show()
 # changed.
 
 # %%
-paths = problems.save_splits(splits, run.stage("data"))
+paths = save_splits(splits, run.stage("data"))
 run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
            minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
 print(f"wrote {', '.join(path.name for path in paths.values())} to {run.stage('data')}")

@@ -33,7 +33,7 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit.data import problems
+from reasonkit.data.rows import read_rows
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
 from reasonkit.run import open_run
@@ -46,7 +46,7 @@ from reasonkit.train.sft import sft
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED)
 profile, manifest = run.profile, run.manifest("data")
-train, validation = (problems.read_rows(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
+train, validation = (read_rows(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
 print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]

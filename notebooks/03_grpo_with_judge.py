@@ -33,7 +33,7 @@ from dataclasses import replace
 
 import jax
 from reasonkit.config import CHOICES
-from reasonkit.data import problems
+from reasonkit.data.rows import read_rows
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.models import checkpoints, logprobs, lora, placement
 from reasonkit.models.load import load, quantize_int8
@@ -54,7 +54,7 @@ from reasonkit.rewards.mix import RewardMix
 policy = judge_model = rate = judge = parts = reward = generate = probe = None
 run = open_run(PROFILE, RECIPE, SEED)
 profile, recipe, warm = run.profile, run.recipe, run.manifest("sft")
-train, validation = (problems.read_rows(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
+train, validation = (read_rows(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
 print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]

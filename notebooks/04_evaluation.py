@@ -33,7 +33,7 @@ SEED = 0
 from dataclasses import replace
 
 import jax
-from reasonkit.data import problems
+from reasonkit.data.rows import read_rows
 from reasonkit.eval.evaluate import compare_paired, evaluate
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
@@ -48,7 +48,7 @@ from reasonkit.train import rollout
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED)
 profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]
-test = problems.read_rows(run.stage("data") / "test.jsonl")
+test = read_rows(run.stage("data") / "test.jsonl")
 print(*cut_short(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
 
 # %%

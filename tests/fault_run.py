@@ -21,8 +21,8 @@ from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy
 
 from reasonkit.config import GrpoSettings, SftSettings
-from reasonkit.data import problems
 from reasonkit.data.curriculum import Curriculum
+from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora, save_lora
@@ -61,8 +61,8 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         budget: TimeBudget | None = None) -> SimpleNamespace:
     """What *Run all* does: curation, SFT and GRPO unless their manifests are there, evaluation. `at` is called wherever
     a fault can come. ROWS stand for what `curate` gives, which is a function of the seed and leaves nothing behind."""
-    problems.save_splits({"train": ROWS, "test": ROWS.select(range(24))}, folder / "data")
-    rows = problems.read_rows(folder / "data" / "train.jsonl")
+    save_splits({"train": ROWS, "test": ROWS.select(range(24))}, folder / "data")
+    rows = read_rows(folder / "data" / "train.jsonl")
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     policy = new_policy(init_random(CONFIG, mesh), mesh, tokenizer)
     checkpoints, logs = folder / "checkpoints", {name: RunLog(folder / name / "log.jsonl") for name in ("sft", "grpo")}
@@ -93,7 +93,7 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         (folder / "grpo" / "manifest.json").touch()
     generate = generator(policy.model, tokenizer, mesh, max_prompt_length=GRPO.max_prompt_length,
                          max_new_tokens=GRPO.max_new_tokens, batch_size=8)
-    test = problems.read_rows(folder / "data" / "test.jsonl")
+    test = read_rows(folder / "data" / "test.jsonl")
 
     def answer(prompts):
         at("evaluation")

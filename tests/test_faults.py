@@ -26,7 +26,7 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 
 import reasonkit.models.lora
 import reasonkit.train.sft
-from reasonkit.data import problems
+from reasonkit.data.rows import read_rows, sft_batches
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.lora import add_lora
@@ -179,7 +179,7 @@ def test_other_threads_leave_the_signals_alone():
 
 def test_a_loss_that_is_no_number_is_not_saved(whole, compiled, tokenizer, tmp_path, monkeypatch):
     def broken(*args):
-        for number, batch in enumerate(problems.sft_batches(*args), 1):
+        for number, batch in enumerate(sft_batches(*args), 1):
             yield batch if number < 3 else {**batch, "loss_mask_BL": batch["loss_mask_BL"] * np.nan}
 
     with monkeypatch.context() as patch:
@@ -418,7 +418,7 @@ def test_slow_steps_do_not_hang(tmp_path):
 def test_a_damaged_row_of_data_is_named(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"id": 1}\n{"id": 2, "questi')
     with pytest.raises(ValueError, match=r"line 2 of .*train\.jsonl is damaged .*run notebook 01"):
-        problems.read_rows(tmp_path / "train.jsonl")
+        read_rows(tmp_path / "train.jsonl")
 
 
 def test_the_trainer_has_what_is_used_of_it():

@@ -43,6 +43,7 @@ import jax
 
 from reasonkit.config import PROFILES, Profile
 from reasonkit.data import problems, screening
+from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.models import distributed, lora, placement
 from reasonkit.models.load import load, tokenizer
 from reasonkit.run import Run, open_run, recipe_names
@@ -59,7 +60,7 @@ def curate(run: Run) -> None:
                                         tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
     for row in left_out:
         print(f"left out of {row.split}: {row.id}, {row.why}")
-    paths = problems.save_splits(splits, run.stage("data"))
+    paths = save_splits(splits, run.stage("data"))
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
                minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
 
@@ -68,7 +69,7 @@ def warm_start(run: Run) -> None:
     """Notebook 2 without its samples: checkpoints, adapter and manifest. A stage that is finished is left as it is.
 
     Raises ManifestError as `Run.begin` does."""
-    profile, train = run.profile, problems.read_rows(run.stage("data") / "train.jsonl")
+    profile, train = run.profile, read_rows(run.stage("data") / "train.jsonl")
     run.manifest("data")
     plan = placement.plan(profile, jax.devices(), judge=False)
     chips = plan.policy

@@ -1,1 +1,1 @@
-"""Questions: recipes of data, splits, screening, batches. Read `problems`, `screening`, `curriculum`."""
+"""Questions. Read `screening`, `problems`, `rows`, `curriculum`: which rows are usable, who makes them, batches, order."""

@@ -1,16 +1,8 @@
 """Which problems GRPO practises next: those that the policy solves sometimes.
 
-A problem that is always solved, or never, has a group of equal rewards and teaches nothing. A `Curriculum` keeps the
-pass rate of each problem over the run and draws mostly those in `BAND`. Pass rates are read off a part of the reward,
-so that no extra sampling is needed. It is not a filter: the others keep a small chance, because the policy changes.
-
-Tunix resumes by iterating the data again from its start, so what was drawn must come out again. Each step appends one
-row to a log, the problems it drew and their rates; a resumed run replays these rows and goes on from the rates they
-give. The draw of step t is a function of the seed, t, and the rates of steps up to t - `LAG`: those are certain to be
-known when a batch is drawn while the one before is still being scored.
-
-Sources: DAPO (arXiv 2503.14476) for dropping groups without a spread; the band is that of the project's notes on
-curricula. Departure: problems are favoured before they are sampled, and no sample is thrown away.
+A problem that is always or never solved gives a group of equal rewards and teaches nothing. `Curriculum` keeps each
+problem's pass rate, read from a part of the reward, and draws mostly those within `BAND`. A resumed run replays the
+log. Source: DAPO (arXiv 2503.14476), but problems are favoured before sampling and no sample is thrown away.
 """
 
 from __future__ import annotations
@@ -21,35 +13,36 @@ from itertools import count, repeat
 
 import numpy as np
 
-from reasonkit.data.problems import check_rows
+from reasonkit.data.rows import check_rows
 from reasonkit.session.run_log import RunLog
 
-BAND = (0.2, 0.8)  # pass rates worth practising; a problem never seen counts as one of them
-ELSE = 0.1  # the chance of any other problem, against 1
-KEEP = 0.5  # how much of a problem's rate is what was measured before
-LAG = 2
+BAND = (0.2, 0.8)  # pass rates worth practising. A problem never seen counts as within.
+OUTSIDE_WEIGHT = 0.1  # the weight of a problem outside the band, against 1, because the policy changes
+KEEP = 0.5  # the share of earlier measurements in a problem's rate
+LAG = 2  # step t is drawn from the rates up to step t - LAG, all known while step t - 1 is still being scored
 EVENT = "pass_rates"
 
 
 class Curriculum:
-    """Pass rates kept in `log`, the stage's own or one beside it, and the order of problems that follows from them.
+    """The pass rates in `log` and the order of problems that follows from them.
 
-    Wrap one part of the reward in `watch`, hand the object to `grpo`, and the rest is done.
+    Wrap one part of the reward in `watch` and hand the object to `grpo`. The draw of a step is a function of the seed,
+    the step and the logged rates.
     """
 
     def __init__(self, log: RunLog) -> None:
         self._log = log
-        self._noted: list[dict[str, float | None]] = []  # one a step: id -> pass rate, in the order of the batch
+        self._noted: list[dict[str, float | None]] = []  # per step: id -> pass rate, in batch order
         self._drawn: dict[int, list[str]] = {}
         self._earlier = 0
 
     def resume(self, done: int, earlier: int = 0) -> None:
-        """Go on after `done` steps: what the log holds of later ones was lost with the weights, and comes again.
+        """Go on after `done` steps. Later rows of the log are ignored: their weights were lost, and they come again.
 
-        `earlier` steps were made by the stages before: Tunix skips a batch for each of them too, and sees none.
-        A step whose row is lost, on a full disk, say, measured nothing, and it is said.
+        `earlier` steps were made by the stages before, and Tunix skips a batch for each of them. A step whose row was
+        lost (a full disk) counts as not measured, with a message.
         """
-        rows = {row["step"]: row["rates"] for row in self._log.read(EVENT)}  # a repeated step: as it was last
+        rows = {row["step"]: row["rates"] for row in self._log.read(EVENT)}  # the last row of a repeated step
         if missing := [step for step in range(1, done + 1) if step not in rows]:
             print(f"the log has no {EVENT!r} row of {len(missing)} of the {done} steps that are in the weights, step "
                   f"{missing[0]} for one: their problems keep the pass rates that they had. To have them, put the log "
@@ -58,10 +51,10 @@ class Curriculum:
         self._drawn, self._earlier = {}, earlier
 
     def order(self, ids: Sequence[str], batch_size: int, seed: int) -> Iterator[np.ndarray]:
-        """Endless batches of row numbers, none twice in a batch; steps that are noted come out as they were.
+        """Endless batches of distinct row numbers. Logged steps come out as they were drawn.
 
-        Raises ValueError for ids that come twice, fewer rows than a batch, a noted id that is not among `ids`, and a
-        step whose rates are needed and were not noted.
+        Raises ValueError for ids that come twice, for fewer rows than a batch, for a logged id that is not among
+        `ids`, and for a step that needs rates which were not measured.
         """
         check_rows(len(ids), batch_size)
         number = {str(name): n for n, name in enumerate(ids)}
@@ -76,7 +69,7 @@ class Curriculum:
                                      "known: wrap one part of the reward in `watch`, and score each batch in one call")
                 _update(rates, self._noted[step - LAG])
             if step < len(self._noted):
-                chosen = list(self._noted[step]) or [str(name) for name in ids[:batch_size]]  # lost, and seen by nobody
+                chosen = list(self._noted[step]) or [str(name) for name in ids[:batch_size]]  # the row was lost
                 if lost := [name for name in chosen if name not in number]:
                     raise ValueError(f"step {step + 1} drew the problem {lost[0]!r}, which is not among the {len(ids)} "
                                      "rows now: resume with the same data, or start the stage anew")
@@ -87,10 +80,10 @@ class Curriculum:
             yield drawn_B
 
     def watch(self, fn: Callable[..., list[float | None]]) -> Callable[..., list[float | None]]:
-        """`fn`, a reward in [0, 1] such as `exact_answer`, whose values are noted as the pass rates of the batch.
+        """`fn`, a reward in [0, 1] such as `exact_answer`, with its values recorded as the batch's pass rates.
 
-        Column: `id`. Noted are the calls for the batch that was drawn; a trial before training or an evaluation is
-        not. A problem whose values are all None keeps the rate it had. Raises ValueError for a value outside of [0, 1].
+        Column: `id`. Only the calls for the drawn batch count, not a trial before training or an evaluation. A problem
+        whose values are all None keeps its rate. The reward raises ValueError for a value outside of [0, 1].
 
         >>> from reasonkit.session.run_log import NullLog
         >>> def right(prompts, completions, **columns): return [float(reply == "4") for reply in completions]
@@ -113,7 +106,7 @@ class Curriculum:
                 self._note([str(name) for name in id], values)
             return values
 
-        reward.rowwise = False  # a batch is noted whole
+        reward.rowwise = False  # a batch is recorded whole
         return reward
 
     def _note(self, ids: Sequence[str], values: Sequence[float | None]) -> None:
@@ -131,7 +124,7 @@ class Curriculum:
 
 
 def _update(rates: dict[str, float], measured: dict[str, float | None]) -> None:
-    """A running mean that halves the weight of what is older: the policy that earned it is gone."""
+    """A running mean that halves the weight of older measurements, because the policy that earned them is gone."""
     for name, rate in measured.items():
         if rate is not None:
             rates[name] = KEEP * rates[name] + (1 - KEEP) * rate if name in rates else rate
@@ -139,5 +132,5 @@ def _update(rates: dict[str, float], measured: dict[str, float | None]) -> None:
 
 def _draw(names: Iterable[str], rates: dict[str, float], size: int, rng: np.random.Generator) -> np.ndarray:
     low, high = BAND
-    weights_N = np.array([1.0 if low <= rates.get(name, low) <= high else ELSE for name in names])
+    weights_N = np.array([1.0 if low <= rates.get(name, low) <= high else OUTSIDE_WEIGHT for name in names])
     return rng.choice(len(weights_N), size, replace=False, p=weights_N / weights_N.sum())

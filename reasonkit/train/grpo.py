@@ -17,7 +17,7 @@ from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.config import GrpoSettings
 from reasonkit.data.curriculum import Curriculum
-from reasonkit.data.problems import grpo_batches, shuffle_rows
+from reasonkit.data.rows import grpo_batches, shuffle_rows
 from reasonkit.models.checkpoints import checkpoint_options
 from reasonkit.models.lora import reference
 from reasonkit.models.mesh import check_divides

@@ -14,7 +14,7 @@ from tunix.sft import peft_trainer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.config import SftSettings
-from reasonkit.data.problems import sft_batches
+from reasonkit.data.rows import sft_batches
 from reasonkit.models.mesh import check_divides, split_rows
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import loop, tunix_compat

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft import peft_trainer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.data.problems import grpo_batches
+from reasonkit.data.rows import grpo_batches
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from tunix.rl.common import get_per_token_logps
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
-from reasonkit.data.problems import shuffle_rows
+from reasonkit.data.rows import shuffle_rows
 from reasonkit.models.distributed import check_one_process
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget

@@ -17,14 +17,13 @@ from reasonkit.data.problems import (
     SPLITS,
     assert_disjoint,
     curate,
-    grpo_batches,
     load_recipe,
     make_problem,
     make_problems,
     rubric_of,
-    sft_batches,
     split_of,
 )
+from reasonkit.data.rows import grpo_batches, read_rows, save_splits, sft_batches
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.judge.rubric import WEIGHTS, Criterion, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.text.answers import KINDS, check
@@ -352,9 +351,9 @@ def test_a_split_that_cannot_be_drawn_is_named(split, size):
 
 def test_splits_survive_their_files(tmp_path):
     splits = curate(RECIPE, {"train": 5, "test": 2}, 0)
-    paths = data.save_splits(splits, tmp_path / "data")
+    paths = save_splits(splits, tmp_path / "data")
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"train.jsonl", "test.jsonl"}
-    assert all(data.read_rows(paths[name]).to_list() == splits[name].to_list() for name in splits)
+    assert all(read_rows(paths[name]).to_list() == splits[name].to_list() for name in splits)
     assert len([json.loads(line) for line in paths["train"].read_text().splitlines()]) == 5
 
 
@@ -362,14 +361,14 @@ def test_a_missing_and_an_empty_file_say_what_to_run(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     for name in ("empty.jsonl", "missing.jsonl"):
         with pytest.raises(ValueError, match=rf"no rows in .*{name}.*: run notebook 01 \(data curation\) first"):
-            data.read_rows(tmp_path / name)
+            read_rows(tmp_path / name)
 
 
 def test_a_file_keeps_answers_that_look_like_other_things(tmp_path):
     some = Dataset.from_list([{**ROWS[0], "id": str(n), "answer": text}
                               for n, text in enumerate(("007", "null", "1e3", "true", "[1]", "\u2028", "é\n"))])
-    path = data.save_splits({"train": some}, tmp_path)["train"]
-    assert data.read_rows(path).to_list() == some.to_list()
+    path = save_splits({"train": some}, tmp_path)["train"]
+    assert read_rows(path).to_list() == some.to_list()
 
 
 def write_rows(path, *changes):
@@ -391,11 +390,11 @@ def write_rows(path, *changes):
 ])
 def test_a_row_unlike_the_others_is_named(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        data.read_rows(write_rows(tmp_path / "t.jsonl", *changes))
+        read_rows(write_rows(tmp_path / "t.jsonl", *changes))
 
 
 def test_columns_of_ones_own_are_kept(tmp_path):
-    assert data.read_rows(write_rows(tmp_path / "t.jsonl", {"level": 3}, {"level": 4}))["level"] == [3, 4]
+    assert read_rows(write_rows(tmp_path / "t.jsonl", {"level": 3}, {"level": 4}))["level"] == [3, 4]
 
 
 @pytest.mark.parametrize("line", ["3", "null", "[1]", '"x"', "", "{", "\udcff"])
@@ -403,12 +402,12 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line):
     path = write_rows(tmp_path / "t.jsonl", {})
     path.write_bytes(path.read_bytes() + line.encode("utf-8", "surrogateescape") + b"\n")
     with pytest.raises(ValueError, match=r"line 2 of .*t.jsonl is damaged \(.*run notebook 01"):
-        data.read_rows(path)
+        read_rows(path)
 
 
 def test_what_could_not_be_read_back_is_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"row 1 of .*train.jsonl: 'answer' is 7"):
-        data.save_splits({"train": Dataset.from_list([{**ROWS[0], "answer": 7}])}, tmp_path)
+        save_splits({"train": Dataset.from_list([{**ROWS[0], "answer": 7}])}, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -13,8 +13,9 @@ from tiny_run import ROWS, short_tokenizer
 
 from reasonkit.config import PROFILES
 from reasonkit.data import screening
-from reasonkit.data.problems import SPLITS, curate, grpo_batches, load_recipe, sft_batches
-from reasonkit.data.screening import gold_fault, question_key, screen, sft_pairs
+from reasonkit.data.problems import SPLITS, curate, load_recipe
+from reasonkit.data.rows import grpo_batches, sft_batches, sft_pairs
+from reasonkit.data.screening import gold_fault, question_key, screen
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.judge.exam import anchors
 from reasonkit.models import load

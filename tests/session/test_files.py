@@ -14,6 +14,7 @@ from tiny_run import ROWS
 
 from reasonkit.data import problems
 from reasonkit.data.curriculum import Curriculum
+from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.eval.evaluate import EvalResult
 from reasonkit.judge import rubric
 from reasonkit.rewards import monitors
@@ -71,7 +72,7 @@ def read(kind, folder, monkeypatch):
         case "results":
             return EvalResult.from_json(path)
         case "rows":
-            return problems.read_rows(path)
+            return read_rows(path)
         case "recipe":
             (folder / "families").mkdir(exist_ok=True)
             (folder / "families" / "coins.py").touch()
@@ -169,7 +170,7 @@ def test_a_full_disk_is_told_by_whatever_writes_a_file(size, tmp_path, results):
     log = RunLog(tmp_path / "log.jsonl")
     log.write("sft_step", step=1, loss=1.0)
     board = Dashboard(log, TimeBudget(), "SFT", 2)
-    writers = {"train.jsonl": lambda folder: problems.save_splits({"train": ROWS}, folder),
+    writers = {"train.jsonl": lambda folder: save_splits({"train": ROWS}, folder),
                "report.html": lambda folder: write_report(folder / "report.html", results, {}, [], []),
                "stock.json": lambda folder: EvalResult([SAMPLE] * 9).to_json(folder / "stock.json"),
                "curves.png": lambda folder: board.figure(folder / "curves.png")}

@@ -20,7 +20,7 @@ from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.data.curriculum import Curriculum
-from reasonkit.data.problems import GRPO_COLUMNS
+from reasonkit.data.rows import GRPO_COLUMNS
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.lora import fingerprint

@@ -17,7 +17,7 @@ from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.sft import sharding_utils
 
 from reasonkit.config import SftSettings
-from reasonkit.data.problems import sft_batches
+from reasonkit.data.rows import sft_batches
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.mesh import make_mesh

@@ -1,0 +1,153 @@
+"""Rows on disk and in batches: `save_splits`, `read_rows`, `sft_batches`, `grpo_batches`.
+
+Batches are functions of (rows, seed), so a resumed run sees the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from reasonkit.data.screening import COLUMNS, POSED, prompt_length, row_fault
+from reasonkit.session import files
+from reasonkit.session.files import preview
+from reasonkit.text.tags import TAGS, is_blank, printable
+
+GRPO_COLUMNS = ("id", "question", "answer", "kind", "rubric")
+
+
+def check_columns(rows: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Raises ValueError, naming row and column, unless all rows have the same columns, `COLUMNS` among them as text.
+
+    Further columns need one type each, because `datasets` drops, blanks or converts what differs.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    for number, row in enumerate(rows, 1):
+        for name in names:
+            if name not in row:
+                raise ValueError(f"row {number} of {where} has no {name!r}, and others do: give all rows the same keys")
+            kind = str if name in COLUMNS else type(rows[0][name])
+            if not isinstance(row[name], kind):
+                raise ValueError(f"row {number} of {where}: {name!r} is {preview(row[name])}, and must be of type "
+                                 f"{kind.__name__}, " + ("in quotes" if kind is str else "as in the first row"))
+            if kind is str and printable(row[name]) != row[name]:
+                raise ValueError(f"row {number} of {where}: {name!r} is {preview(row[name])}, and half of a surrogate "
+                                 "pair is no character: write the whole one, or take it out")
+    if missing := [name for name in COLUMNS if name not in names]:
+        raise ValueError(f"the rows of {where} have no {missing[0]!r}: a row needs {', '.join(COLUMNS)}")
+
+
+def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
+    """Write one JSONL file per split, atomically, and return the paths. Raises ValueError as `check_columns`, before
+    anything is written."""
+    paths = {name: folder / f"{name}.jsonl" for name in splits}
+    for name, rows in splits.items():
+        check_columns(rows.to_list(), str(paths[name]))
+    for name, rows in splits.items():
+        with files.replacing(paths[name], rows.data.nbytes) as partial:
+            rows.to_json(str(partial))
+    return paths
+
+
+def read_rows(path: Path) -> Dataset:
+    """Read one split. Raises ValueError, naming the line or row, when the file is missing, empty or damaged, and as
+    `check_columns`."""
+    again = "run notebook 01 (data curation)"
+    try:
+        lines = files.read_file(path).splitlines()
+    except files.RecordError as error:
+        raise ValueError(f"no rows in {path}, which is {error}: {again} first") from None
+    if not lines:
+        raise ValueError(f"no rows in {path}: {again} first")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if not isinstance(row := files.parse_json(line), dict):
+                raise files.RecordError(f"no row: {preview(row)}")
+        except files.RecordError as error:
+            raise ValueError(f"line {number} of {path} is damaged ({error}): delete the file, and {again} again"
+                             ) from None
+        rows.append(row)
+    check_columns(rows, str(path))
+    try:
+        return Dataset.from_list(rows)
+    except (ValueError, TypeError, ArithmeticError) as error:  # from pyarrow, for the user's own columns
+        others = sorted({name for name in rows[0] if name not in COLUMNS})
+        raise ValueError(f"the rows of {path} make no table ({error}): give each of {', '.join(others)} one type in "
+                         "all rows, with whole numbers below 2**63") from None
+
+
+def check_rows(size: int, batch_size: int) -> None:
+    """Raises ValueError when `size` rows do not fill one batch."""
+    if size < batch_size:
+        raise ValueError(f"{size} rows are fewer than one batch of {batch_size}: add rows or lower the batch size")
+
+
+def shuffle_rows(rows: Sequence, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Endless batches of row numbers, in a new order each epoch. Raises ValueError as `check_rows`."""
+    check_rows(len(rows), batch_size)
+    epoch = 0
+    while True:
+        order = np.random.default_rng([seed, epoch]).permutation(len(rows))
+        for start in range(0, len(rows) - batch_size + 1, batch_size):
+            yield order[start:start + batch_size]
+        epoch += 1
+
+
+def sft_pairs(rows: Dataset, tokenizer, max_length: int) -> list[tuple[list[int], list[int]]]:
+    """The token ids of prompt and completion, stop token included, of each row that SFT can imitate.
+
+    Left out, never cut: rows without reasoning, rows of a kind in `POSED`, rows with a `row_fault`, and rows of more
+    than `max_length` tokens.
+    """
+    pairs = []
+    for row in rows:
+        if row_fault(row) or is_blank(row["reasoning"]) or row["kind"] in POSED:
+            continue
+        prompt = [tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(row["question"]))]
+        text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
+        completion = [*tokenizer.encode(text), tokenizer.end_of_turn]
+        if len(prompt) + len(completion) <= max_length:
+            pairs.append((prompt, completion))
+    return pairs
+
+
+def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int,
+                seed: int) -> Iterator[dict[str, np.ndarray]]:
+    """Endless SFT batches: `tokens_BL` int32, right-padded, and `loss_mask_BL`, 1 on the completion and its stop token.
+
+    The stop token is part of the target because a policy that never learns to stop runs into the token limit.
+    Raises ValueError when the rows of `sft_pairs` do not fill one batch.
+    """
+    pairs = sft_pairs(rows, tokenizer, max_length)
+    if len(pairs) < batch_size:
+        raise ValueError(f"{len(pairs)} rows are fewer than one batch of {batch_size}: add rows or lower the batch "
+                         f"size. Of {len(rows)}, the others have no reasoning or more than {max_length} tokens")
+    for numbers in shuffle_rows(pairs, batch_size, seed):
+        tokens_BL = np.full((batch_size, max_length), tokenizer.pad_id(), np.int32)
+        loss_mask_BL = np.zeros((batch_size, max_length), np.float32)
+        for row, (prompt, completion) in enumerate(pairs[number] for number in numbers):
+            stop = len(prompt) + len(completion)
+            tokens_BL[row, :stop] = prompt + completion
+            loss_mask_BL[row, len(prompt):stop] = 1.0
+        yield {"tokens_BL": tokens_BL, "loss_mask_BL": loss_mask_BL}
+
+
+def grpo_batches(rows: Dataset, tokenizer, batch_size: int, max_prompt_length: int, seed: int,
+                 order: Callable[[Sequence[str], int, int], Iterator[np.ndarray]] = shuffle_rows,
+                 ) -> Iterator[dict[str, np.ndarray]]:
+    """Endless GRPO batches of `batch_size` prompts: 1-D numpy arrays of str, the only columns Tunix handles safely.
+
+    Longer prompts than `max_prompt_length` tokens are left out, because Tunix would pad the batch to the next power of
+    two and compile anew. `order(ids, batch_size, seed)` yields row numbers among the rows that are left.
+    """
+    fitting = [n for n, question in enumerate(rows["question"])
+               if prompt_length(question, tokenizer) <= max_prompt_length]
+    columns = {name: np.array(rows[name])[fitting] for name in GRPO_COLUMNS}
+    columns["prompts"] = np.array([TAGS.prompt(question) for question in columns["question"].tolist()])
+    for numbers in order(columns["id"], batch_size, seed):
+        yield {name: values[numbers] for name, values in columns.items()}
