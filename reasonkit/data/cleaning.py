@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reasonkit.data.screening import row_fault
-from reasonkit.text.replies import grade
+from reasonkit.data.screening import OPEN, row_fault
+from reasonkit.text.answers import grade
 from reasonkit.text.tags import INVISIBLE, TAGS
 
 GRAM, SIMILAR = 3, 0.8  # words of a shingle, and the Jaccard similarity from which two questions are one
@@ -103,7 +103,7 @@ def gold_row_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
     """As `row_fault`. The rendered gold completion must also earn full marks from the grader of the rewards."""
     if fault := row_fault(row):
         return fault
-    if row["kind"] in ("open", "plan"):
+    if row["kind"] in (OPEN, "plan"):
         return None
     gold = TAGS.render(reasoning=row["reasoning"] or "none", answer=row["answer"])
     (verdict,) = grade([gold], [row["answer"]], [row["kind"]])

@@ -111,9 +111,9 @@ def screen(splits: Mapping[str, Dataset], tokenizer,
            max_prompt_length: int) -> tuple[dict[str, Dataset], list[LeftOut]]:
     """The usable rows of each split, and the rows that were left out.
 
-    A row needs its own id, a prompt within the limit, and what `row_fault` asks for. Outside "train" it also needs
-    worked reasoning. In "train" a row without reasoning serves GRPO alone. Raises ValueError, with a row and its fault,
-    for a missing column and when more than `MAX_LEFT_OUT` of a split would go.
+    A row needs its own id, a prompt within the limit, and what `row_fault` asks for. A row without reasoning serves
+    GRPO and evaluation, not SFT. Outside "train" a row needs a gold answer, because a program scores it. Raises
+    ValueError, with a row and its fault, for a missing column and when more than `MAX_LEFT_OUT` of a split would go.
     """
     usable, left_out = {}, []
     for name, rows in splits.items():
@@ -145,6 +145,6 @@ def _misfit(row: Mapping[str, str], trains: bool, tokenizer, max_prompt_length: 
         return "prompt too long", (f"the prompt has {tokens - 1} tokens, and with <bos> max_prompt_length "
                                    f"{max_prompt_length} is too short: shorten the question, or raise the limit in the "
                                    "profile")
-    if not trains and is_blank(row["reasoning"].replace(";", "")):
-        return "no reasoning", "the reasoning is blank, and an evaluation compares its steps: write them, one after ';'"
+    if not trains and row["kind"] == OPEN:
+        return "no gold answer", "the kind is open, and an evaluation checks answers: leave such rows to training"
     return None

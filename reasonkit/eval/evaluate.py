@@ -145,8 +145,10 @@ class EvalResult:
         return cls(samples, found.left_out)
 
     def _mean(self, name: str) -> Interval:
-        values = [float(sample[name]) for sample in self.samples]
-        return Interval(math.fsum(values) / self.n, *intervals.interval(values, 0.0, 1.0))
+        values = [float(sample[name]) for sample in self.samples if sample[name] is not None]
+        if not values:
+            return Interval(0.0, 0.0, 1.0)  # nothing was measured
+        return Interval(math.fsum(values) / len(values), *intervals.interval(values, 0.0, 1.0))
 
 
 def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int) -> EvalResult:
@@ -202,7 +204,7 @@ def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct") -> Diff
     if other:
         raise ValueError(f"the results are on other problems: {len(other)} of them differ, such as id "
                          f"{min(other)!r}; evaluate both on one test set")
-    change = [float(second[key][field]) - float(first[key][field]) for key in first]
+    change = [float(second[key][field]) - float(first[key][field]) for key in first if first[key][field] is not None]
     return Difference(math.fsum(change) / len(change), *intervals.interval(change, -1.0, 1.0),
                       intervals.p_value(change, -1.0, 1.0), len(change))
 
@@ -214,7 +216,7 @@ def _row(problem: Any) -> dict[str, str]:
     except (KeyError, AttributeError) as error:
         raise ValueError(f"a problem lacks a field ({error}): {preview(problem, 200)}") from error
     for name in row:
-        if not isinstance(row[name], str) or not (_steps(row[name]) if name == "reasoning" else row[name].strip()):
+        if not isinstance(row[name], str) or not (name == "reasoning" or row[name].strip()):
             raise ValueError(f"problem {preview(row['id'])}: {name} is {preview(row[name])}, must be a str, not blank")
     check(None, row["answer"], row["kind"])  # refuses a gold answer that it can't read, and an unknown kind
     return row
@@ -233,7 +235,8 @@ def _score(row: dict[str, str], completion: str) -> dict[str, Any]:
     return {"id": row["id"], "family": row["family"], "kind": row["kind"], "question": row["question"],
             "gold": row["answer"], "completion": completion, "answer": answer, "format_ok": bool(parsed.ok),
             "correct": bool(correct), "content": _content(completion, row["answer"], row["kind"]),
-            "steps": step_accuracy(parsed.reasoning, row["reasoning"]), "failures": failures}
+            "steps": step_accuracy(parsed.reasoning, row["reasoning"]) if _steps(row["reasoning"]) else None,
+            "failures": failures}
 
 
 def _content(completion: str, gold: str, kind: str) -> bool:

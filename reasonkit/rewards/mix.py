@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonkit.rewards.rules import LARGEST, RewardFn, ask
+from reasonkit.rewards.rules import LARGEST, NOT_OWED, RewardFn, ask
 from reasonkit.session.run_log import NullLog, RunLog
 
 FLAT = 1e-9  # a spread below this is rounding, not a preference
@@ -51,7 +51,8 @@ class RewardMix:
     (`rubric` is) about a few groups, in any one thread. `in_parts` takes its answers and yields the rewards.
 
     Raises ValueError for unusable parts and for a batch that is not made of groups. Raises NoSignalError, after
-    logging, when a part with a weight has no signal for more than the share `max_no_signal` of a call's completions.
+    logging, when a part with a weight has no signal for more than the share `max_no_signal` of a call's completions,
+    without those that owe none (`rules.NOT_OWED`).
 
     >>> def brief(prompts, completions, **columns): return [1.0 if len(c) < 3 else 0.0 for c in completions]
     >>> def shy(prompts, completions, **columns): return [4.0 if c == "yes" else None for c in completions]
@@ -128,7 +129,9 @@ class RewardMix:
                           "no_signal": no_signal, "causes": causes}
             correlations[name] = correlation(values_B, lengths_B, num_generations)
             sample[name] = float(values_B[0]) if heard_B[0] else None
-            if weight and no_signal > self.max_no_signal:
+            not_owed = causes.get(NOT_OWED, 0)
+            missing, owed = (~heard_B).sum() - not_owed, len(prompts) - not_owed
+            if weight and missing > self.max_no_signal * owed:
                 too_few.append(f"{name}: {no_signal:.0%} of {len(prompts)} completions ({causes})")
         self.log.write(
             "reward", mode=mode, completions=len(prompts), mean=float(total_B.mean()), parts=rows,

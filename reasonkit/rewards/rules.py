@@ -25,6 +25,7 @@ from reasonkit.text.tags import TAGS
 
 RewardFn = Callable[..., list[float | None]]
 LogExtra = Callable[[str, Sequence], None]
+NOT_OWED = "open"  # the cause of no signal where none is owed, and the kind of such rows
 DECIMALS = 1  # of a judge's score: the finer ones are its noise, which a group's normalisation would blow up
 LARGEST = 1e9  # of a value or a weight: the squares of their products are still float32, as the learner has them
 # of each row only the worst defect counts: leaving the answer out is never better than starting it
@@ -93,14 +94,17 @@ def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Seq
 
     The tags are read leniently, as bad form is `tag_format`'s to punish. Columns: `answer` (the gold answers)
     and `kind` (of `answers.KINDS`). None, with the cause "unusable_gold", for a row whose kind is unknown or whose gold
-    answer is not of its kind: notebook 1 leaves such rows out. Source: the correctness reward of DeepSeek-R1 (arXiv
+    answer is not of its kind: notebook 1 leaves such rows out. None by design, with the cause `NOT_OWED`, for the kind
+    "open", which has no gold answer. Source: the correctness reward of DeepSeek-R1 (arXiv
     2501.12948), with typed answers.
 
     >>> exact_answer(["2+2?"] * 2, ["<answer>4</answer>", "It is 4."], answer=["4", "4"], kind=["number"] * 2)
     [1.0, 0.0]
     """
     verdicts = grade(completions, answer, kind)
-    exact_answer.failures["unusable_gold"] += verdicts.count(None)
+    not_owed = sum(str(k) == NOT_OWED for k in kind)
+    exact_answer.failures[NOT_OWED] += not_owed
+    exact_answer.failures["unusable_gold"] += verdicts.count(None) - not_owed
     log_extra("answer_read", [verdict and verdict.extracted for verdict in verdicts])
     log_extra("answer_why", ["the gold answer can't be used" if verdict is None else verdict.why
                              for verdict in verdicts])

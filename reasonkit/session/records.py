@@ -168,7 +168,7 @@ class Scored(Written):
     format_ok: bool
     correct: bool
     content: bool | None = None
-    steps: Share
+    steps: Share | None  # None: the problem has no worked steps to compare with
     failures: list[str]
 
 

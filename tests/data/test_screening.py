@@ -129,19 +129,32 @@ def test_a_row_that_stops_a_stage_is_left_out(tokenizer, split, change, cause, w
     assert re.match(f"row 2: {why}", left.why)
 
 
-def test_reasoning_may_be_missing_in_training_alone(tokenizer):
+def test_a_row_without_reasoning_serves_all_but_sft(tokenizer):
     some = {name: rows({}, {"reasoning": "\ufeff "}, {}) for name in SPLITS}
     kept, left_out = screen(some, tokenizer, 48)
-    assert [(row.split, row.cause) for row in left_out] == [("validation", "no reasoning"), ("test", "no reasoning")]
-    assert [len(kept[name]) for name in SPLITS] == [3, 2, 2]
+    assert not left_out and [len(kept[name]) for name in SPLITS] == [3, 3, 3]
     assert len(sft_pairs(kept["train"], tokenizer, 200)) == 2
+    assert evaluate(lambda texts: [""] * len(texts), kept["test"], batch_size=3).n == 3
+
+
+def test_an_open_row_is_for_training_alone(tokenizer):
+    """It needs no gold answer there, and SFT learns from it where it has both reasoning and a reference."""
+    some = {name: rows({}, {"kind": "open", "answer": ""}, {"kind": "open"}, {}) for name in SPLITS}
+    kept, left_out = screen(some, tokenizer, 48)
+    assert [(row.split, row.cause) for row in left_out] == [("validation", "no gold answer")] * 2 + [
+        ("test", "no gold answer")] * 2
+    assert len(kept["train"]) == 4 and len(sft_pairs(kept["train"], tokenizer, 200)) == 3
+    batch = next(grpo_batches(kept["train"], tokenizer, 4, 48, 0))
+    values = exact_answer(batch["prompts"], ["<answer>1</answer>"] * 4, answer=batch["answer"], kind=batch["kind"])
+    assert [value is None for value in values] == [kind == "open" for kind in batch["kind"]]
+
 
 
 def test_what_is_kept_stops_no_stage(tokenizer):
-    bad = [*{cause: change for change, cause, _ in FAULTS}.values(), {"reasoning": ""}]
+    bad = [*{cause: change for change, cause, _ in FAULTS}.values()]
     some = {name: rows(*bad, *[{}] * 12) for name in SPLITS}
     kept, left_out = screen(some, tokenizer, 48)
-    assert len(left_out) == 3 * len(bad) - 1
+    assert len(left_out) == 3 * len(bad)
     for batch in itertools.islice(sft_batches(kept["train"], tokenizer, 4, 100, 0), 4):
         assert batch["tokens_BL"].shape == (4, 100)
     for batch in itertools.islice(grpo_batches(kept["train"], tokenizer, 9, 48, 0), 2):

@@ -177,7 +177,7 @@ def test_by_family_parts_the_samples():
     ([{"id": "x", "question": "?"}], 4, "family"),
     ([SimpleNamespace(id="x")], 4, "family"),
     ([problem(1, answer=None)], 4, "'sum-1'.*answer is None"),
-    ([problem(1, reasoning=" ")], 4, "'sum-1'.*reasoning"),
+    ([problem(1, reasoning=None)], 4, "'sum-1'.*reasoning is None"),
     ([problem(1)], 0, "batch_size=0"),
     ([problem(1, kind="riddle")], 4, "riddle"),
 ])
@@ -186,10 +186,21 @@ def test_evaluate_refuses_bad_problems(problems, batch_size, match):
         evaluate(lambda prompts: ["<answer>1</answer>"] * len(prompts), problems, batch_size)
 
 
+def test_a_problem_without_worked_steps_is_scored_by_its_answer_alone(tmp_path):
+    rows = [problem(1), problem(2, reasoning=" ")]
+    result = evaluate(lambda prompts: [TAGS.render(reasoning="1 + 1 = 2", answer="2")] * len(prompts), rows, 2)
+    assert [sample["steps"] is None for sample in result.samples] == [False, True]
+    assert result.n == 2 and result.step_accuracy.mean == result.samples[0]["steps"]
+    assert EvalResult.from_json(result.to_json(tmp_path / "r.json")) == result
+    assert compare_paired(result, result, "steps").n == 1
+    alone = evaluate(lambda prompts: [""] * len(prompts), rows[1:], 2)
+    assert alone.step_accuracy == (0.0, 0.0, 1.0), "nothing was measured"
+
+
 @pytest.mark.parametrize("changed", [
     {"answer": None}, {"answer": ""}, {"answer": "abc"}, {"answer": "1 or 2"}, {"answer": 7}, {"answer": ["1"]},
-    {"kind": "riddle"}, {"kind": ""}, {"kind": None}, {"kind": "plan"}, {"kind": "date"}, {"reasoning": ""},
-    {"reasoning": ";"}, {"reasoning": " ; ; "}, {"reasoning": None}, {"question": " "}, {"question": None},
+    {"kind": "riddle"}, {"kind": ""}, {"kind": None}, {"kind": "plan"}, {"kind": "date"}, {"kind": "open"},
+    {"reasoning": None}, {"question": " "}, {"question": None},
     {"id": ""}, {"id": None}, {"id": 3}, {"family": None}, {"family": "\n"}, {"answer": "9" * 40000},
 ])
 def test_a_problem_that_cannot_be_scored_is_left_out_and_counted(changed, capsys):

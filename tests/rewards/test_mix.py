@@ -213,6 +213,18 @@ def test_a_deaf_judge_stops_the_run_after_logging(tmp_path):
     assert watched(["p"] * 2, ["a", GOOD], **columns) == [-1.0, 0.0]
 
 
+def test_open_rows_owe_the_exact_answer_no_signal():
+    """Three groups of four are open: the limit counts the fourth alone, and the rubric trains all of them."""
+    kinds = ["open"] * 6 + ["number"] * 2
+    prompts = [f"p{n // 2}" for n in range(8)]
+    reward = RewardMix([(gate(exact_answer, tag_format), 1.0), (returns([0.5, 1.0] * 4, "rubric"), 1.0)], NullLog(),
+                       max_no_signal=0.1)
+    assert reward(prompts, [GOOD, GOOD] * 4, num_generations=2, answer=["", "a long reference"] * 3 + ["4", "4"],
+                  kind=kinds) == [0.5, 1.0] * 3 + [1.5, 2.0]
+    with pytest.raises(NoSignalError, match="exact_answer_if_tag_format: 100% of 8 completions"):
+        reward(prompts, [GOOD, GOOD] * 4, num_generations=2, answer=["x"] * 8, kind=kinds)
+
+
 def test_max_no_signal_is_a_limit_not_a_trigger():
     assert total([None, 1.0], 2) == [1.0, 1.0]
     with pytest.raises(NoSignalError, match="part: 50%"):

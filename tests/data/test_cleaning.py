@@ -1,0 +1,120 @@
+"""Cleaning: planted faults are found by name, and what only looks like one stays."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reasonkit.data.cleaning import (
+    GRAM,
+    Ledger,
+    contaminated,
+    gold_row_fault,
+    near_duplicates,
+    repair,
+    shingles,
+    text_fault,
+)
+from reasonkit.judge.rubric import Criterion, rubric_to_json
+
+RUBRIC = rubric_to_json([Criterion("Steps", "Every step follows.", 1.0)])
+WORDS = ["".join(letters) for letters in itertools.product("abcdefgh", repeat=3)]
+
+
+def row(**changes):
+    return {"id": "s-1", "family": "f", "kind": "number", "question": "2+2?", "reasoning": "2+2=4", "answer": "4",
+            "rubric": RUBRIC, "source": "s", **changes}
+
+
+def test_text_is_repaired():
+    mended = repair(row(question="cafe\u0301\r\n\u200bis\u00a0it?<br/>No", reasoning="<think>a</think>\n\n\n\nb"))
+    assert mended["question"] == "caf\u00e9\nis it?\nNo" and mended["reasoning"] == "a\n\nb"
+    assert repair(mended) == mended
+
+
+@pytest.mark.parametrize(("changes", "cause"), [
+    ({"reasoning": "As an AI language model, I have no opinion."}, "refusal"),
+    ({"answer": "I'm sorry, but I cannot do that."}, "refusal"),
+    ({"question": "2+2? Answer: 4"}, "answer in the question"),
+    ({"question": "The answer is 4. What is 2+2?"}, "answer in the question"),
+    ({"question": "\u4e8c\u52a0\u4e8c\u7b49\u4e8e\u51e0\uff1f", "reasoning": ""}, "another language"),
+    ({}, None), ({"question": "Is \u03b1 the angle?"}, None), ({"question": "Answer: yes or no"}, None),
+    ({"reasoning": "AI models help."}, None),
+])
+def test_text_that_teaches_the_wrong_thing_is_named(changes, cause):
+    found = text_fault(row(**changes))
+    assert (found and found[0]) == cause
+
+
+@pytest.mark.parametrize(("changes", "cause"), [
+    ({"answer": "four, or five"}, "gold answer refused"), ({"kind": "riddle"}, "gold answer refused"),
+    ({"reasoning": "</answer>"}, "tag inside"), ({"question": " "}, "no question"),
+    ({"rubric": "[]"}, "rubric refused"),
+    ({"kind": "open", "answer": ""}, None), ({"reasoning": ""}, None), ({}, None),
+])
+def test_the_gold_completion_must_earn_full_marks(changes, cause):
+    found = gold_row_fault(row(**changes))
+    assert (found and found[0]) == cause
+
+
+def test_the_ledger_adds_up_and_shows_an_example():
+    ledger = Ledger()
+    left = ledger.keep("odd", [row(id=str(n)) for n in range(5)],
+                       lambda number, row: ("odd number", row["id"]) if number % 2 else None)
+    assert [r["id"] for r in left] == ["0", "2", "4"] and ledger.steps == [("odd", 5, 3)]
+    assert "2 odd: odd number, as 1: '1'" in str(ledger)
+
+
+def text(rng, length=40):
+    return " ".join(rng.choices(WORDS, k=length))
+
+
+def test_planted_near_duplicates_are_found_and_others_are_not():
+    rng = random.Random(0)
+    texts = [text(rng) for _ in range(300)]
+    planted = [one.replace(one.split()[20], "changed", 1) for one in texts[:100]]
+    assert near_duplicates(texts + planted, ["4"] * 400) == {300 + n: n for n in range(100)}
+
+
+def test_another_number_or_answer_makes_another_question():
+    one = text(random.Random(1))
+    assert near_duplicates([one + " 5", one + " 6"], ["a", "a"]) == {}
+    assert near_duplicates([one + " hotter", one + " colder"], ["a", "b"]) == {}
+    assert near_duplicates([one + " hotter", one + " colder"], ["a", "a"]) == {1: 0}
+    assert near_duplicates([], []) == {}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30).map(" ".join), min_size=1, max_size=12))
+def test_every_pair_that_is_found_is_similar_and_every_equal_text_is_found(texts):
+    found = near_duplicates(texts, [""] * len(texts))
+    grams = [{tuple(words[n:n + GRAM]) for n in range(max(1, len(words) - GRAM + 1))}
+             for words in map(str.split, texts)]
+    for later, earlier in found.items():
+        a, b = grams[later], grams[earlier]
+        assert earlier < later and len(a & b) / len(a | b) >= 0.8
+    for a, b in itertools.combinations(range(len(texts)), 2):
+        assert texts[a] != texts[b] or b in found
+
+
+def test_shingles_are_those_of_each_text_alone():
+    runs, owner = shingles(["a b c", "a b c d", "x"], 3)
+    assert np.bincount(owner).tolist() == [1, 2, 1]
+    assert runs[0] in runs[owner == 1]
+    assert shingles(["A, b! C"], 3)[0].tolist() == runs[:1].tolist()
+
+
+def test_contamination_needs_thirteen_words_in_a_row():
+    rng = random.Random(2)
+    asked = [text(rng) for _ in range(20)]
+    words = asked[7].split()
+    train = [text(rng), text(rng, 5) + " " + " ".join(words[10:23]) + " " + text(rng, 5),
+             text(rng, 9) + " " + " ".join(words[10:22]) + " " + text(rng, 9)]
+    assert contaminated(train, asked) == {1: 7}
+    assert contaminated(train, []) == {} and contaminated([], asked) == {}
+    assert contaminated(["what is it"], ["What is it?"]) == {0: 0}, "a short question counts whole"

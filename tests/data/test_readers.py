@@ -1,0 +1,54 @@
+"""Readers: rows in the shapes of real sets, each with what is read from it or why it is left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reasonkit.data.readers import READERS, Refused, read_row
+from reasonkit.data.screening import COLUMNS, row_fault
+from reasonkit.data.sources import File
+
+GOLDEN = [json.loads(line) for line in
+          (Path(__file__).parents[1] / "golden" / "readers.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def source(**more):
+    return File.model_validate({"name": "s", "from": "file", "path": "x.jsonl", "domain": "science", "licence": "MIT",
+                                "address": "https://example.org", **more})
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: f"{case['reader']}-{GOLDEN.index(case)}")
+def test_golden_rows(case):
+    chosen = source(reader=case["reader"], columns=case["columns"])
+    if "refused" in case:
+        with pytest.raises(Refused, match=f"^{case['refused']}$"):
+            read_row(chosen, 1, case["raw"])
+        return
+    row = read_row(chosen, 1, case["raw"])
+    if "rubric" in case:
+        assert json.loads(row["rubric"]) == case["rubric"]
+    want = {name: case[name] for name in row if name in case and name != "rubric"}
+    assert {name: row[name] for name in want} == want
+    assert set(COLUMNS) <= set(row) and all(isinstance(text, str) for text in row.values())
+    assert row_fault({**row, "rubric": '[{"title": "t", "description": "d", "weight": 1}]'}) is None
+
+
+def test_every_reader_has_rows_it_reads_and_rows_it_refuses():
+    assert {case["reader"] for case in GOLDEN if "refused" in case} == set(READERS)
+    assert {case["reader"] for case in GOLDEN if "refused" not in case} == set(READERS)
+
+
+def test_options_are_shuffled_by_the_row_alone():
+    chosen = source(shuffle=True, columns={"question": "{q}", "options": ["{a}", "{b}", "{c}"], "answer": "{a}"})
+    raw = {"q": "Which?", "a": "right", "b": "wrong", "c": "odd"}
+    rows = [read_row(chosen, number, raw) for number in range(40)]
+    assert rows == [read_row(chosen, number, raw) for number in range(40)]
+    assert {row["answer"] for row in rows} == {"(A) right", "(B) right", "(C) right"}
+
+
+def test_a_renamed_column_stops_the_run_and_is_named():
+    with pytest.raises(KeyError, match=r"source 's', row 7 has no column 'question', only Question, answer: mend"):
+        read_row(source(columns={"question": "{question}"}), 7, {"Question": "?", "answer": "4"})
