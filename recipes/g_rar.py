@@ -20,7 +20,7 @@ def rewards(judge, questions):
 
 
 RECIPE = Recipe(
-    data="tiny_mix",
+    data="g_rar",
     toy_data="tiny_mix",
     shares={"sft": 0.25, "grpo": 0.75},  # the stages in order, each with its share of the time
     rewards=rewards,

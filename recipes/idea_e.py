@@ -27,7 +27,7 @@ def rewards(judge, questions):
 
 
 RECIPE = Recipe(
-    data="tiny_mix",
+    data="idea_e",
     toy_data="tiny_mix",
     shares={"sft": 0.25, "grpo": 0.75},
     rewards=rewards,

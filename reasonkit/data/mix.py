@@ -25,7 +25,7 @@ from reasonkit.data.cleaning import (
 from reasonkit.data.loading import Raw, SourceError, open_rows, reach
 from reasonkit.data.problems import SPLITS, DataRecipe, assert_disjoint, make_problem, split_of
 from reasonkit.data.readers import Refused, read_row
-from reasonkit.data.screening import COLUMNS, question_key
+from reasonkit.data.screening import COLUMNS, OPEN, question_key
 from reasonkit.data.sources import Family, Hub, Source
 from reasonkit.judge.rubric import DOMAINS, load_domain, rubric_to_json
 
@@ -148,7 +148,10 @@ def deal(recipe: DataRecipe, rows: list[Row], sizes: Mapping[str, int], seed: in
     for row in rows:
         use = uses[row["source"]].use
         key = f"{row['source']}:{row['group']}" if row["group"] else question_key(row["question"])
-        pools["train" if row["kind"] == "open" else split_of(key, recipe.split) if use == "any" else use].append(row)
+        split = "test" if use == "test" else split_of(key, recipe.split)
+        if row["kind"] == OPEN or (use, split) == ("train", "test"):
+            split = "train"
+        pools[split].append(row)
     rng = random.Random(seed)
     dealt = {}
     for name in reversed(SPLITS):

@@ -65,7 +65,7 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
     if kind != "open" and is_blank(made["answer"]):
         raise Refused("no answer")
     if kind == "yes_no":
-        made["answer"] = read_yes_no(made["answer"]) or made["answer"]
+        made["answer"] = read_yes_no(made["answer"]) or {"0": "no", "1": "yes"}.get(made["answer"], made["answer"])
     rubric = read_rubric(fields["rubric"]) if fields.get("rubric") else ""
     return {"id": f"{source.name}-{number}", "family": source.domain, "kind": kind, **made, "rubric": rubric,
             "domain": source.domain, "task": source.task or kind, "source": source.name, "licence": source.licence}

@@ -11,6 +11,7 @@ from reasonkit.data.loading import SourceError
 from reasonkit.data.mix import EXTRA, share_out
 from reasonkit.data.problems import load_recipe
 from reasonkit.data.screening import COLUMNS, question_key
+from reasonkit.data.sources import Family, Wheel
 
 SIZES = {"train": 60, "validation": 10, "test": 20}
 HEAD = '''title = "Mine"
@@ -129,8 +130,9 @@ def test_rows_are_filtered_capped_and_used_as_stated(recipe_of):
                        "at_most = {level = 1}"}, s1={"more": 'use = "test"'}, s2={"more": 'use = "train"'})
     splits, ledger = mix.curate(recipe, {"train": 500, "validation": 500, "test": 500}, 0)
     assert ledger.steps[0] == ("read", 360, 360)
-    assert mix.count_by(splits["train"], "source") == {"s2": 60, "s0": 30}
-    assert mix.count_by(splits["validation"], "source") == {"s0": 30}
+    assert splits["train"]["source"].count("s2") + splits["validation"]["source"].count("s2") == 60
+    assert splits["train"]["source"].count("s0") == splits["validation"]["source"].count("s0") == 30
+    assert {*splits["train"]["source"], *splits["validation"]["source"]} == {"s0", "s2"}
     assert mix.count_by(splits["test"], "source") == {"s1": 100, "s0": 30}
     with pytest.raises(SourceError, match="'s0' has no column 'grade' to filter by, only q, a, r"):
         mix.curate(recipe_of(sums(100), s0={"more": "at_most = {grade = 1}"}), SIZES, 0)
@@ -161,6 +163,16 @@ cap = 80
     assert mix.count_by(splits["train"], "source").keys() == {"s0", "toys"}
     assert sum(rows["source"].count("toys") for rows in splits.values()) == 80
     assert not ledger.dropped
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in problems.RECIPES.glob("*.toml")))
+def test_a_shipped_recipe_can_be_read(name):
+    """Each source has its licence, each column its template, and something is left without `other_licences`."""
+    recipe = load_recipe(name)
+    assert not recipe.sources or any(source.is_open and source.use != "test" for source in recipe.sources)
+    assert all(source.columns or isinstance(source, Family) for source in recipe.sources)
+    if name == "packaged":
+        assert all(source.is_open and isinstance(source, Family | Wheel) for source in recipe.sources)
 
 
 @pytest.mark.parametrize(("more", "message"), [

@@ -22,7 +22,8 @@ def source(**more):
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: f"{case['reader']}-{GOLDEN.index(case)}")
 def test_golden_rows(case):
-    chosen = source(reader=case["reader"], columns=case["columns"])
+    chosen = source(reader=case["reader"], columns=case["columns"],
+                    kind="yes_no" if case.get("kind") == "yes_no" else "")
     if "refused" in case:
         with pytest.raises(Refused, match=f"^{case['refused']}$"):
             read_row(chosen, 1, case["raw"])
