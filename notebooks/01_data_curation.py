@@ -30,7 +30,7 @@ SEED = 0
 # {{setup}}
 
 # %%
-from reasonkit.data import problems, screening
+from reasonkit.data import mix, problems, screening
 from reasonkit.data.rows import save_splits, sft_pairs
 from reasonkit.models import load
 from reasonkit.run import open_run
@@ -53,10 +53,15 @@ print(TAGS.template)
 # %% [markdown]
 # ## The problems
 #
-# Below is one problem of each family, with its type of answer and its worked solution. The solution has one operation
-# per step. A program can therefore count how many steps of a completion are right, and not only check the answer.
+# The questions come from problem families, which a program makes, or from the sources that the data recipe lists:
+# data sets on the hub or Kaggle, data files inside of Python wheels, files of your own. Each source is tried first. One
+# that can't be reached stops the run here, with what to do, unless the recipe calls it optional.
 
 # %%
+from reasonkit.data.loading import reach
+
+for source in reach(recipe.sources):
+    print(f"{source.name:<20} {source.kind:<7} {source.licence:<20} {source.problem or source.where}")
 for family in recipe.families:
     item = problems.make_problem(family, 0, SEED)
     print(f"{family} ({item.kind})\n  {item.question}\n  {TAGS.render(reasoning=item.reasoning, answer=item.answer)}\n")
@@ -69,7 +74,7 @@ for family in recipe.families:
 # its problem. The paper found such criteria better than one fixed generic rubric.
 
 # %%
-for criterion in problems.rubric_of(recipe, item):
+for criterion in recipe.rubric:
     print(f"{criterion.weight:.1f}  {criterion.title}: {criterion.description}")
 
 # %% [markdown]
@@ -78,9 +83,14 @@ for criterion in problems.rubric_of(recipe, item):
 # The hash of a question's text decides its split, for every seed. `curate` also checks that the splits share no
 # question. Two spellings of a question count as one question if they differ only in case, apostrophes, minus signs or
 # the final mark.
+#
+# Rows of sources are cleaned before: text is repaired, refusals, told answers and other languages go, and so do exact
+# and near duplicates, and training rows with 13 words in a row of a test question. The table counts the rows before and
+# after each step and has an example of each cause.
 
 # %%
-splits = problems.curate(recipe, run.profile.rows, SEED)
+splits, ledger = mix.curate(recipe, run.profile.rows, SEED)
+print(ledger)
 
 # %% [markdown]
 # ## Screening
@@ -89,8 +99,8 @@ splits = problems.curate(recipe, run.profile.rows, SEED)
 #
 # - Its gold answer must be right by the checker that will grade the completions.
 # - Its prompt must fit the limit, counted with the policy's own tokenizer.
-# - In validation and test it must have worked steps, because the evaluation compares with them. A training row without
-#   steps is used by GRPO only.
+# - In validation and test it must have a gold answer, because a program scores it. A row without worked steps is used
+#   by GRPO and evaluation only.
 #
 # Rows that fail are left out and shown. If more than half of a split fails, this cell raises an error.
 

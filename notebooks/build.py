@@ -81,7 +81,8 @@ def needs(path: Path, text: str, root: Path) -> set[Path]:
     if path.parent == root / "recipes" or root / "data_recipes" in path.parents:
         found |= {root / place.format(word) for word in re.findall(r'"(\w+)"', text) for place in BY_NAME}
     found = {path for path in found if path.is_file()}
-    return found | {root / f"data_recipes/rubrics/{name}.toml" for name in re.findall(r'^domain = "(\w+)"', text, re.M)}
+    top = text.split("[[sources]]")[0]  # the domain of a source may have no rubric of its own
+    return found | {root / f"data_recipes/rubrics/{name}.toml" for name in re.findall(r'^domain = "(\w+)"', top, re.M)}
 
 
 def library(cells: list[NotebookNode], root: Path) -> list[Path]:
