@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +29,11 @@ FOREIGN = 0.3  # share of letters outside of the Latin script
 Row = dict[str, str]
 _TEXTS = ("question", "reasoning", "answer")
 _UNSEEN = str.maketrans(dict.fromkeys(INVISIBLE, "") | {"\u00a0": " ", "\r": "\n", "\u2028": "\n", "\u2029": "\n"})
-_REFUSAL = re.compile(r"(?i)\bas an ai(?: language)? model\b|\bi(?:'m| am) sorry,? but i\b|\bi (?:cannot|can't) "
-                      r"(?:help|assist|fulfil)")
+REFUSALS = ("as an ai model", "as an ai language model", "i'm sorry, but i", "i am sorry, but i", "i'm sorry but i",
+            "i cannot help", "i can't help", "i cannot assist", "i can't assist", "i cannot fulfil", "i can't fulfil")
 _TOLD = re.compile(r"(?i)\banswer\s*(?:is|:|=)\s*")
+_WORD = re.compile(r"\w+")
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, to mix bits
 _MARKUP = re.compile(r"(?i)</?think>|<br\s*/?>|<newline>")
 
 
@@ -86,8 +90,10 @@ def repair(row: Row) -> Row:
 def text_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
     """A refusal in place of an answer, an answer told in the question, or another script than Latin."""
     said = row["reasoning"] + "\n" + row["answer"]
-    if match := _REFUSAL.search(said):
-        return "refusal", said[match.start():match.start() + 80]
+    low = said.casefold()
+    for phrase in REFUSALS:
+        if phrase in low:
+            return "refusal", low[low.index(phrase):][:80]
     for match in _TOLD.finditer(row["question"]):
         if row["answer"] and row["question"].startswith(row["answer"], match.end()):
             return "answer in the question", row["question"][match.start():match.end() + 40]
@@ -114,33 +120,26 @@ def gold_row_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def shingles(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of each text's distinct runs of `size` words and the number of its text, sorted by text and hash.
-
-    A shorter text is one run.
-    """
-    vocabulary: dict[str, int] = {}
-    flat: list[int] = []
+    """The hashes of each text's runs of `size` words and the number of its text. A shorter text is one run."""
+    vocabulary: defaultdict[str, int] = defaultdict(count(1).__next__)
+    flat = array("q")
     lengths = np.zeros(len(texts), np.int64)
     for number, text in enumerate(texts):
-        words = re.findall(r"\w+", text.casefold())
-        ids = [vocabulary.setdefault(word, len(vocabulary) + 1) for word in words] + [0] * (size - len(words))
-        flat += ids
-        lengths[number] = len(ids)
-    codes = np.array([0, *map(hash_word, vocabulary)], np.uint64)[np.array(flat, np.int64)]
+        words = _WORD.findall(text.casefold())
+        flat.extend(map(vocabulary.__getitem__, words))
+        flat.extend([0] * (size - len(words)))
+        lengths[number] = max(size, len(words))
+    codes = np.array([0, *map(hash_word, vocabulary)], np.uint64)[np.frombuffer(flat, np.int64)]
     runs = np.zeros(max(0, len(codes) - size + 1), np.uint64)
     with np.errstate(over="ignore"):
         for place in range(size):
-            runs = runs * np.uint64(0x9E3779B97F4A7C15) + codes[place:place + len(runs)]
-        runs = (runs ^ (runs >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+            runs *= _ODD
+            runs += codes[place:place + len(runs)]
+        runs = (runs ^ (runs >> np.uint64(31))) * _ODD
         runs ^= runs >> np.uint64(29)
-    owner = np.repeat(np.arange(len(texts)), lengths)[:len(runs)]
-    inside = np.repeat(np.cumsum(lengths), lengths)[:len(runs)] - np.arange(len(runs)) >= size
-    owner, runs = owner[inside], runs[inside]
-    order = np.lexsort((runs, owner))
-    owner, runs = owner[order], runs[order]
-    new = np.ones(len(runs), bool)
-    new[1:] = (owner[1:] != owner[:-1]) | (runs[1:] != runs[:-1])
-    return runs[new], owner[new]
+    owner = np.repeat(np.arange(len(texts)), lengths - size + 1)
+    inside = np.arange(len(owner)) + owner * (size - 1)  # places of the runs that do not reach into the next text
+    return runs[inside], owner
 
 
 def hash_word(word: str) -> int:
@@ -157,6 +156,11 @@ def near_duplicates(texts: Sequence[str], answers: Sequence[str]) -> dict[int, i
     Another answer makes it another question: "hotter" for "colder" changes one word.
     """
     runs, owner = shingles(texts, GRAM)
+    order = np.lexsort((runs, owner))
+    runs = runs[order]
+    new = np.ones(len(runs), bool)
+    new[1:] = (owner[1:] != owner[:-1]) | (runs[1:] != runs[:-1])
+    runs, owner = runs[new], owner[new]
     bounds = np.searchsorted(owner, np.arange(len(texts) + 1))
     signatures = _signatures(runs, owner, len(texts))
     pairs = [_candidates(signatures[:, start:start + ROWS]) for start in range(0, BINS, ROWS)]
@@ -193,7 +197,7 @@ def _candidates(band: np.ndarray) -> np.ndarray:
     key = np.zeros(len(band), np.uint64)
     with np.errstate(over="ignore"):
         for column in band.T:
-            key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
+            key = (key ^ column) * _ODD
             key ^= key >> np.uint64(32)
     order = np.argsort(key, kind="stable")
     same = np.zeros(len(order), bool)

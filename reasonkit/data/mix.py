@@ -148,10 +148,7 @@ def deal(recipe: DataRecipe, rows: list[Row], sizes: Mapping[str, int], seed: in
     for row in rows:
         use = uses[row["source"]].use
         key = f"{row['source']}:{row['group']}" if row["group"] else question_key(row["question"])
-        split = "test" if use == "test" else split_of(key, recipe.split)
-        if row["kind"] == OPEN or (use, split) == ("train", "test"):
-            split = "train"
-        pools[split].append(row)
+        pools["train" if row["kind"] == OPEN else split_of(key, recipe.split) if use == "any" else use].append(row)
     rng = random.Random(seed)
     dealt = {}
     for name in reversed(SPLITS):

@@ -26,8 +26,8 @@ class Source(Record):
     `licence`: its SPDX name where it has one. `address`: where it is stated. `columns`: our fields as templates of the
     source's columns. `kind`: "" infers it from each gold answer. `rows`: how many the source has, within `tolerance`.
     `cap`: the most rows to take. `weight`: its share of the mix. `optional`: the run goes on without it. `use`: "any"
-    deals rows to the splits by their hash, "train" to all but the test split. `keep`, `at_most`: filters on raw
-    columns. `rubric`: the domain whose rubric is used, by default `domain`. `shuffle`: the options.
+    deals rows to the splits by their hash. `keep`, `at_most`: filters on raw columns. `rubric`: the domain whose
+    rubric is used, by default `domain`. `shuffle`: the options.
     """
 
     name: Text
