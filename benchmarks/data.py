@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reasonkit.data.cleaning import RUN, contaminated, near_duplicates, repair, text_fault  # noqa: E402
+from reasonkit.data.filters import RUN, contaminated, near_duplicates, repair, text_fault  # noqa: E402
 from reasonkit.data.screening import question_key  # noqa: E402
 
 LENGTH = (20, 80)  # words of a question

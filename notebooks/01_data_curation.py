@@ -30,7 +30,7 @@ SEED = 0
 # {{setup}}
 
 # %%
-from reasonkit.data import mix, problems, screening
+from reasonkit.data import curation, problems, screening
 from reasonkit.data.rows import save_splits, sft_pairs
 from reasonkit.models import load
 from reasonkit.run import open_run
@@ -89,7 +89,7 @@ for criterion in recipe.rubric:
 # after each step and has an example of each cause.
 
 # %%
-splits, ledger = mix.curate(recipe, run.profile.rows, SEED)
+splits, ledger = curation.curate(recipe, run.profile.rows, SEED)
 print(ledger)
 
 # %% [markdown]

@@ -42,7 +42,7 @@ from dataclasses import replace
 import jax
 
 from reasonkit.config import PROFILES, Profile
-from reasonkit.data import mix, problems, screening
+from reasonkit.data import curation, problems, screening
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.models import distributed, lora, placement
 from reasonkit.models.load import load, tokenizer
@@ -56,7 +56,7 @@ NOT_HERE = {"grpo": "03_grpo_with_judge", "evaluation": "04_evaluation"}
 def curate(run: Run) -> None:
     """Notebook 1: the splits and their manifest."""
     recipe = problems.load_recipe(run.recipe.data_for(run.profile))
-    splits, ledger = mix.curate(recipe, run.profile.rows, run.seed)
+    splits, ledger = curation.curate(recipe, run.profile.rows, run.seed)
     print(ledger)
     splits, left_out = screening.screen(splits, tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
     for row in left_out:

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from reasonkit.data import mix, problems
+from reasonkit.data import curation, problems
+from reasonkit.data.curation import EXTRA, share_out
 from reasonkit.data.loading import SourceError
-from reasonkit.data.mix import EXTRA, share_out
 from reasonkit.data.problems import load_recipe
 from reasonkit.data.screening import COLUMNS, question_key
 from reasonkit.data.sources import Family, Wheel
@@ -64,16 +64,16 @@ def sums(count, start=0, **changes):
 
 def test_rows_are_dealt_and_accounted_for(recipe_of):
     recipe = recipe_of(sums(120), [*sums(40, 1000), *sums(5)])
-    splits, ledger = mix.curate(recipe, SIZES, 0)
+    splits, ledger = curation.curate(recipe, SIZES, 0)
     assert {name: len(rows) for name, rows in splits.items()} == SIZES
     assert set(splits["train"].column_names) == {*COLUMNS, *EXTRA}
     assert ledger.steps[0] == ("read", 165, 165) and ("exact duplicates", 165, 160) in ledger.steps
     for (_, _, after), (name, before, _) in zip(ledger.steps[:4], ledger.steps[1:5], strict=True):
         assert after == before, name
     assert {row.source for row in ledger.dropped} == {"s1"} and ledger.dropped[0].example.startswith("s0-1: What is 0")
-    again, _ = mix.curate(recipe, SIZES, 0)
+    again, _ = curation.curate(recipe, SIZES, 0)
     assert all(again[name].to_list() == splits[name].to_list() for name in SIZES)
-    assert mix.curate(recipe, SIZES, 1)[0]["train"].to_list() != splits["train"].to_list()
+    assert curation.curate(recipe, SIZES, 1)[0]["train"].to_list() != splits["train"].to_list()
     keys = {name: set(map(question_key, rows["question"])) for name, rows in splits.items()}
     assert not keys["train"] & keys["test"]
 
@@ -83,7 +83,7 @@ def test_a_group_stays_in_one_split_and_open_rows_train(recipe_of):
     opened = [{"q": f"Write a poem about the number {n}.", "a": "", "r": ""} for n in range(20)]
     recipe = recipe_of(grouped, opened, s0={"more": ""}, s1={"more": 'kind = "open"\nrubric = "creative"'})
     recipe.sources[0].columns["group"] = "{g}"
-    splits, _ = mix.curate(recipe, {"train": 200, "validation": 50, "test": 50}, 0)
+    splits, _ = curation.curate(recipe, {"train": 200, "validation": 50, "test": 50}, 0)
     where = {}
     for name, rows in splits.items():
         for row in rows:
@@ -97,12 +97,12 @@ def test_a_group_stays_in_one_split_and_open_rows_train(recipe_of):
 
 def test_a_licence_that_is_not_open_is_off_until_one_line_switches_it_on(recipe_of):
     closed = {"s1": {"licence": "CC-BY-NC-4.0"}}
-    splits, ledger = mix.curate(recipe_of(sums(100), sums(50, 500), **closed), SIZES, 0)
+    splits, ledger = curation.curate(recipe_of(sums(100), sums(50, 500), **closed), SIZES, 0)
     assert set(splits["train"]["source"]) == {"s0"}
     told = "off: s1, licence 'CC-BY-NC-4.0' (https://example.org). To use it, write `other_licences = true`"
     assert told in str(ledger)
     recipe = recipe_of(sums(100), sums(50, 500), top="other_licences = true", **closed)
-    assert set(mix.curate(recipe, SIZES, 0)[0]["train"]["source"]) == {"s0", "s1"}
+    assert set(curation.curate(recipe, SIZES, 0)[0]["train"]["source"]) == {"s0", "s1"}
 
 
 def test_a_missing_source_stops_the_run_unless_it_is_optional(recipe_of, tmp_path):
@@ -110,31 +110,31 @@ def test_a_missing_source_stops_the_run_unless_it_is_optional(recipe_of, tmp_pat
         recipe = recipe_of(sums(150), sums(3, 500), s1={"more": more})
         (tmp_path / "1.jsonl").unlink()
         if reached:
-            splits, ledger = mix.curate(recipe, SIZES, 0)
+            splits, ledger = curation.curate(recipe, SIZES, 0)
             assert len(splits["train"]) == 60, "its share goes to the others"
             assert "left out: source 's1' can't be opened" in ledger.notes[0]
         else:
             with pytest.raises(SourceError, match="source 's1' can't be opened .*give the path"):
-                mix.curate(recipe, SIZES, 0)
+                curation.curate(recipe, SIZES, 0)
 
 
 def test_another_number_of_rows_than_stated_stops_the_run(recipe_of):
     with pytest.raises(SourceError, match="'s0' has 100 rows, and the recipe states 110 within 2%: look into what"):
-        mix.curate(recipe_of(sums(100), s0={"more": "rows = 110"}), SIZES, 0)
-    mix.curate(recipe_of(sums(100), s0={"more": "rows = 110\ntolerance = 0.1"}), SIZES, 0)
+        curation.curate(recipe_of(sums(100), s0={"more": "rows = 110"}), SIZES, 0)
+    curation.curate(recipe_of(sums(100), s0={"more": "rows = 110\ntolerance = 0.1"}), SIZES, 0)
 
 
 def test_rows_are_filtered_capped_and_used_as_stated(recipe_of):
     rows = [{**row, "level": n % 3, "split": "x"} for n, row in enumerate(sums(300))]
     recipe = recipe_of(rows, sums(100, 1000), sums(60, 2000), s0={"more": "cap = 30\nkeep = {split = [\"x\"]}\n"
                        "at_most = {level = 1}"}, s1={"more": 'use = "test"'}, s2={"more": 'use = "train"'})
-    splits, ledger = mix.curate(recipe, {"train": 500, "validation": 500, "test": 500}, 0)
+    splits, ledger = curation.curate(recipe, {"train": 500, "validation": 500, "test": 500}, 0)
     assert ledger.steps[0] == ("read", 360, 360)
-    assert mix.count_by(splits["train"], "source") == {"s2": 60, "s0": 30}
-    assert mix.count_by(splits["validation"], "source") == {"s0": 30}
-    assert mix.count_by(splits["test"], "source") == {"s1": 100, "s0": 30}
+    assert curation.count_by(splits["train"], "source") == {"s2": 60, "s0": 30}
+    assert curation.count_by(splits["validation"], "source") == {"s0": 30}
+    assert curation.count_by(splits["test"], "source") == {"s1": 100, "s0": 30}
     with pytest.raises(SourceError, match="'s0' has no column 'grade' to filter by, only q, a, r"):
-        mix.curate(recipe_of(sums(100), s0={"more": "at_most = {grade = 1}"}), SIZES, 0)
+        curation.curate(recipe_of(sums(100), s0={"more": "at_most = {grade = 1}"}), SIZES, 0)
 
 
 def test_a_training_row_that_tells_a_test_question_is_dropped(recipe_of):
@@ -142,7 +142,7 @@ def test_a_training_row_that_tells_a_test_question_is_dropped(recipe_of):
     train = [{"q": passage.format("Monday") + f" Case {n}", "a": "4", "r": "4"} for n in range(3)]
     test = [{"q": passage.format("Sunday") + " Tell.", "a": "4", "r": "4"}]
     recipe = recipe_of(sums(100), train, test, s1={"more": 'use = "train"'}, s2={"more": 'use = "test"'})
-    splits, ledger = mix.curate(recipe, {"train": 500, "validation": 50, "test": 500}, 0)
+    splits, ledger = curation.curate(recipe, {"train": 500, "validation": 50, "test": 500}, 0)
     assert "s1" not in splits["train"]["source"] and "s2" in splits["test"]["source"]
     assert [(row.step, row.cause) for row in ledger.dropped] == [("decontamination", "13 words of a test question")] * 3
 
@@ -158,8 +158,8 @@ licence = "Apache-2.0"
 address = "https://example.org"
 cap = 80
 '''
-    splits, ledger = mix.curate(recipe_of(sums(50), tail=tail), {"train": 500, "validation": 50, "test": 50}, 0)
-    assert mix.count_by(splits["train"], "source").keys() == {"s0", "toys"}
+    splits, ledger = curation.curate(recipe_of(sums(50), tail=tail), {"train": 500, "validation": 50, "test": 50}, 0)
+    assert curation.count_by(splits["train"], "source").keys() == {"s0", "toys"}
     assert sum(rows["source"].count("toys") for rows in splits.values()) == 80
     assert not ledger.dropped
 
@@ -210,6 +210,6 @@ def test_shares_follow_weights_and_what_there_is():
 
 def test_a_recipe_of_families_alone_is_made_as_before():
     recipe = load_recipe("tiny_mix")
-    splits, ledger = mix.curate(recipe, {"train": 20, "test": 5}, 0)
+    splits, ledger = curation.curate(recipe, {"train": 20, "test": 5}, 0)
     want = problems.curate(recipe, {"train": 20, "test": 5}, 0)
     assert all(splits[name].to_list() == want[name].to_list() for name in want) and not ledger.steps

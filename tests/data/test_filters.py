@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasonkit.data.cleaning import (
+from reasonkit.data.filters import (
     GRAM,
     Ledger,
     contaminated,

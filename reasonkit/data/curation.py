@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from datasets import Dataset
 
 from reasonkit.data import problems
-from reasonkit.data.cleaning import (
+from reasonkit.data.filters import (
     Ledger,
     Row,
     contaminated,

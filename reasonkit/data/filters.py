@@ -1,4 +1,4 @@
-"""Cleaning rows: `repair`, `text_fault`, `near_duplicates`, `contaminated`; a `Ledger` keeps what each step dropped.
+"""Cleaning rows: `repair`, `text_fault`, `near_duplicates`, `contaminated`. A `Ledger` keeps what each step dropped.
 
 Near-duplicates share 80 % of their word triples, their numbers and the answer: a MinHash finds candidates, which are
 compared exactly. A training row with 13 words in a row of a test question is contaminated. Shorter runs flag exam
