@@ -39,30 +39,6 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Logged = float | Literal["nan", "inf", "-inf"] | None  # as `run_log.plain` writes a number
 
 
-class Split(Record):
-    train: PerCent
-    validation: PerCent
-    test: PerCent
-
-
-class Traces(Record):
-    terse: Share = 0.0
-
-
-class RecipeFile(Record):
-    """data_recipes/<name>.toml. `judge.rubric.criteria` checks the rubric."""
-
-    what = "data recipe"
-    title: Text
-    source: str = ""
-    licence: Text
-    families: Annotated[list[Text], Field(min_length=1)]
-    split: Split
-    traces: Traces = Traces()
-    domain: Text | None = None
-    rubric: Any = None
-
-
 class Anchor(Record):
     question: Text
     good: Text
