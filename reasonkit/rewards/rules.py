@@ -149,9 +149,10 @@ def rubric(judge: Judge) -> RewardFn:
     of verdicts that the reply itself prevented. Raises ValueError for a judge that does not answer one to one. Source:
     Rubrics as Rewards (arXiv 2507.17746).
 
-    >>> from reasonkit.judge.judge import DeterministicJudge
     >>> from reasonkit.judge.rubric import Criterion, rubric_to_json
-    >>> reward = rubric(DeterministicJudge([lambda item: float("because" in item.reply)]))
+    >>> class Because:
+    ...     def score(self, items): return [JudgeVerdict(float("because" in item.reply), ()) for item in items]
+    >>> reward = rubric(Because())
     >>> rubrics = [rubric_to_json([Criterion("Reasons", "Gives a reason.", 1.0)])] * 3
     >>> replies = [f"<reasoning>{text}</reasoning>" for text in
     ...            ("wet, because rain fell all night", "wet, rain fell all night", "because")]

@@ -26,7 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict, one_line, quote_block, weighted_score, wording
+from reasonkit.judge.judge import (
+    JudgeFailure,
+    JudgeItem,
+    JudgeVerdict,
+    one_line,
+    quote_block,
+    weighted_score,
+    wording_hash,
+)
 from reasonkit.judge.rubric import Criterion
 from reasonkit.text.tags import printable
 
@@ -195,7 +203,7 @@ def identity(name: str, form: tuple[str, int, bool]) -> str:
     """What a written verdict depends on besides the item: the model's name, the form (mode, replies a call, both
     orders) and the prompt's wording."""
     sheet = ScoreSheet("q", ("r",), (Criterion("t", "d", 1.0),), form[0])
-    return f"{name} {form} {wording([sheet.prompt.replace(str(sheet.number), '?')])}"
+    return f"{name} {form} {wording_hash([sheet.prompt.replace(str(sheet.number), '?')])}"
 
 
 class WrittenJudge:
