@@ -26,6 +26,7 @@ from reasonkit.session.run_log import NullLog  # noqa: E402
 from reasonkit.text.answers import KINDS, check  # noqa: E402
 from reasonkit.text.tags import TAGS  # noqa: E402
 from recipes.rewards import text as text_rewards  # noqa: E402
+from recipes.rewards.closeness import numeric_closeness  # noqa: E402
 from recipes.rewards.tfidf import TfIdf  # noqa: E402
 
 GOLDS = {"number": "20", "choice": "B", "yes_no": "yes", "list": "1, 2", "set": "1, 2", "text": "blue",
@@ -57,7 +58,7 @@ def parts() -> list[Callable]:
     model = MODELS["tiny-policy"]
     tokenizer = Tokenizer(ASSETS / model.asset / "tokenizer.model", model.family)
     return [rules.tag_format, rules.exact_answer, rules.gate(rules.exact_answer, rules.tag_format),
-            rules.numeric_closeness, text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
+            numeric_closeness, text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
             text_rewards.scaffold, text_rewards.work_shown, text_rewards.repetition, text_rewards.script("LATIN"),
             text_rewards.length_band(tokenizer, 20, 400, 20), text_rewards.overlong(tokenizer, 768, 128)]
 

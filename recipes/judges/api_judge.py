@@ -97,8 +97,8 @@ class ApiJudge:
         if self._prices is None:
             raise ValueError(f"no price is known for model {service.name!r} ({service.endpoint or 'no endpoint'}), "
                              "and without one no spending limit holds: look it up and give it, as in ApiLimits("
-                             f"dollars, prices={{{service.name!r}: (0.3, 2.5)}}), dollars per million tokens in and out; "
-                             f"or name another model, such as {', '.join(model for _, model in PRICES)}")
+                             f"dollars, prices={{{service.name!r}: (0.3, 2.5)}}), dollars per million tokens in and "
+                             f"out; or name another model, such as {', '.join(model for _, model in PRICES)}")
         self._spent = Fraction(0)  # exact: reserving and settling leave no rounding
         self._counting = threading.Lock()
         self._slots = asyncio.Semaphore(limits.concurrency)

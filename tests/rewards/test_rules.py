@@ -17,11 +17,11 @@ from reasonkit.rewards.rules import (
     ask,
     exact_answer,
     gate,
-    numeric_closeness,
     rubric,
     tag_format,
 )
 from reasonkit.text.tags import DEFECTS, TAGS, Parsed
+from recipes.rewards.closeness import numeric_closeness
 
 GOOD = TAGS.render(reasoning="2 + 2 = 4", answer="4")
 RUBRIC = rubric_to_json([Criterion("Steps", "Every step follows.", 1.0)])
