@@ -29,7 +29,7 @@ user reasonkit.show: figures dashboard report
 jax reasonkit: run
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
 numpy recipes.judges: local_variants score_sheet api_client api_judge
-numpy recipes.rewards: tfidf text closeness controls
+numpy recipes.rewards: text extra controls
 jax recipes.rewards: model_based
 tunix recipes.stages: simpo distill
 numpy recipes: g_rar g_exact idea_e gym constant shuffled

@@ -176,8 +176,8 @@ def _measure(seen: Mapping[str, Sequence[Row]]) -> Iterable[tuple[str, float, st
     truncated = _numbers(steps, "truncated")
     if len(truncated) >= WINDOW:
         share = float(np.mean(truncated[-WINDOW:]))
-        yield "truncated", share, (f"{share:.1%} of the completions of the last {WINDOW} steps reached the limit: raise "
-                                   "max_new_tokens, or set mask_truncated"), last
+        yield "truncated", share, (f"{share:.1%} of the completions of the last {WINDOW} steps reached the limit: "
+                                   "raise max_new_tokens, or set mask_truncated"), last
     lengths = _numbers(steps, "length")
     if len(lengths) >= 2 * WINDOW:
         first, now = (max(1.0, float(np.mean(part))) for part in (lengths[:WINDOW], lengths[-WINDOW:]))

@@ -114,9 +114,9 @@ def rubric(judge: Judge) -> RewardFn:
     Columns: `question`, and `rubric` as the JSON of `rubric.rubric_to_json`. Reasoning without work
     (`work.missing_work`) scores 0.0 and is not judged, because a judge may make up for one criterion with another.
     `failures` are the judge's causes, "out_of_range" (a score outside [0, 1]), "no_verdict" (neither a verdict nor a
-    failure) and "unusable_rubric". `faults` are "no_work" and the causes of verdicts that the completion itself prevented. Raises
-    ValueError without a judge, and if it does not give one result per item. Source: Rubrics as Rewards (arXiv
-    2507.17746).
+    failure) and "unusable_rubric". `faults` are "no_work" and the causes of verdicts that the completion itself
+    prevented. Raises ValueError without a judge, and if it does not give one result per item. Source: Rubrics as
+    Rewards (arXiv 2507.17746).
 
     >>> from reasonkit.judge.rubric import Criterion, rubric_to_json
     >>> class Because:

@@ -21,7 +21,7 @@ from reasonkit.rewards.rules import (
     tag_format,
 )
 from reasonkit.text.tags import DEFECTS, TAGS, Parsed
-from recipes.rewards.closeness import numeric_closeness
+from recipes.rewards.extra import numeric_closeness
 
 GOOD = TAGS.render(reasoning="2 + 2 = 4", answer="4")
 RUBRIC = rubric_to_json([Criterion("Steps", "Every step follows.", 1.0)])
