@@ -1,8 +1,8 @@
 """Rewards from forward passes of a model: RLPR, and a reward model of our own that scores the flow of the reasoning.
 
-Entry points: `rlpr`, and `hidden_means`, `train_teacher`, `thought_teacher`. Nothing is generated or parsed. A text that
-is too long for the model is None, never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because
-groups without a spread carry no advantage anyway; the idea of ThoughtTeacher in the Gemma2-Deep entry.
+Entry points: `rlpr`, and `hidden_means`, `train_teacher`, `thought_teacher`. A text that is too long for the model is
+None, never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because groups without a spread
+carry no advantage anyway; the idea of ThoughtTeacher in the Gemma2-Deep entry.
 """
 
 from __future__ import annotations
