@@ -80,11 +80,6 @@ class _Sum:
                    for before, operator, number in zip(self.numbers, self.operators, self.numbers[1:], strict=False)
                    for idle in [_IDLE[operator]])
 
-    @property
-    def is_common(self) -> bool:
-        """Whether all its numbers are constants such as the minutes of an hour."""
-        return CONSTANTS.issuperset(self.numbers)
-
     def is_from(self, known: set[float], told: set[float]) -> bool:
         """Whether it starts from `known` numbers. If one is known, others may be results (`told`) of a sum that does
         not, because that is a number misread, and in a product they may be new: a half, a rate, a price."""
@@ -171,7 +166,7 @@ def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], found
         if left and not left.is_idle(asked):
             if (left, told) in seen:
                 repeated += 1
-            elif left.is_common and not known.issuperset(left.numbers):
+            elif CONSTANTS.issuperset(left.numbers) and not known.issuperset(left.numbers):
                 pass  # it counts neither way
             elif asked and not left.is_from(known, strange) and not ({*left.operators} == {"*"} and told in asked):
                 foreign, start = foreign + 1, strange
