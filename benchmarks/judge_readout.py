@@ -38,6 +38,7 @@ from scipy.stats import pearsonr, somersd, spearmanr
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.written_ratings import written_ratings  # noqa: E402
 from reasonkit.data.problems import load_recipe, rubric_of  # noqa: E402
 from reasonkit.judge.judge import (  # noqa: E402
     RATINGS,
@@ -46,7 +47,6 @@ from reasonkit.judge.judge import (  # noqa: E402
     LocalJudge,
     judge_prompt,
     weighted_score,
-    written_ratings,
 )
 from reasonkit.judge.rubric import DOMAINS, load_domain  # noqa: E402
 from reasonkit.models import load as models  # noqa: E402
@@ -55,6 +55,7 @@ from reasonkit.models.mesh import make_mesh  # noqa: E402
 from reasonkit.rewards.rules import DECIMALS  # noqa: E402
 from reasonkit.text.tags import TAGS  # noqa: E402
 from reasonkit.train.rollout import generator  # noqa: E402
+from recipes.judges.local_variants import LocalVariant  # noqa: E402
 from tools.build_tiny_models import DEVICES, RECIPE, SEED, auc, reply  # noqa: E402
 
 INJECTIONS = ROOT / "tests" / "golden" / "injections.jsonl"
@@ -121,7 +122,8 @@ def both_ways(loaded: models.LoadedModel, mesh: Mesh, criteria: int, length: int
         return written_ratings(one_digit(generate) if tiny else generate)
 
     def way(rate: Callable[..., Callable], *details: int, **mode) -> dict[int, Score]:
-        return {batch: heard(LocalJudge(rate(batch, *details), loaded.name, **mode)) for batch in batches}
+        return {batch: heard(LocalVariant(rate(batch, *details), loaded.name, **{"mode": "explicit"} | mode))
+                for batch in batches}
 
     def read(batch: int) -> Callable[[list[str]], np.ndarray]:
         return rating_logprobs(loaded, mesh, RATINGS, max_length, batch)

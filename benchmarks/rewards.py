@@ -25,8 +25,8 @@ from reasonkit.rewards.mix import RewardMix  # noqa: E402
 from reasonkit.session.run_log import NullLog  # noqa: E402
 from reasonkit.text.answers import KINDS, check  # noqa: E402
 from reasonkit.text.tags import TAGS  # noqa: E402
+from recipes.rewards import extra  # noqa: E402
 from recipes.rewards import text as text_rewards  # noqa: E402
-from recipes.rewards.tfidf import TfIdf  # noqa: E402
 
 GOLDS = {"number": "20", "choice": "B", "yes_no": "yes", "list": "1, 2", "set": "1, 2", "text": "blue",
          "expression": "x^2 + 1", "quantity": "5 km", "smiles": "CCO", "date": "2024-03-05",
@@ -53,13 +53,13 @@ SLACK = 2.5  # times as long for a text twice as long
 def parts() -> list[Callable]:
     """Every reward that asks no model."""
     questions = list(problems.curate(problems.load_recipe("tiny_mix"), {"train": 300}, 0)["train"]["question"])
-    words = TfIdf(questions)
+    words = text_rewards.TfIdf(questions)
     model = MODELS["tiny-policy"]
     tokenizer = Tokenizer(ASSETS / model.asset / "tokenizer.model", model.family)
     return [rules.tag_format, rules.exact_answer, rules.gate(rules.exact_answer, rules.tag_format),
-            rules.numeric_closeness, text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
-            text_rewards.scaffold, text_rewards.work_shown, text_rewards.repetition, text_rewards.script("LATIN"),
-            text_rewards.length_band(tokenizer, 20, 400, 20), text_rewards.overlong(tokenizer, 768, 128)]
+            extra.numeric_closeness, text_rewards.tfidf_relevance(words), text_rewards.tfidf_leak(words),
+            text_rewards.scaffold, text_rewards.work_shown, extra.repetition, extra.script("LATIN"),
+            extra.length_band(tokenizer, 20, 400, 20), extra.overlong(tokenizer, 768, 128)]
 
 
 def ask(part: Callable, replies: list[str], kind: str = "number") -> list[float | None]:

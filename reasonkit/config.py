@@ -19,40 +19,38 @@ CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """The dials of GRPO's loss. For each: what Tunix 0.1.7 does, what the papers do, and what is chosen here.
+    """The settings of GRPO's loss. For each: what Tunix 0.1.7 does, what the papers do, and what is chosen here.
 
-    `beta`: weight of the KL penalty; 0 leaves the reference's forward pass out. GRPO's paper has 0.04, DAPO and
+    `beta`: weight of the KL penalty. With 0 there is no forward pass of the reference. GRPO's paper has 0.04, DAPO and
         Dr. GRPO have 0.
     `kl_loss_mode`: how a token's KL is estimated, with d = log p_ref - log p of the sampled token.
-        "low_var_kl" is k3, exp(d) - d - 1: GRPO's own (its equation 4), and what Tunix had until 0.1.6. Its gradient is
-        that of KL(reference || policy). "mse_kl" is k2, d^2 / 2: its gradient is that of KL(policy || reference).
-        "kl", Tunix's default since 0.1.7, is k1, -d. As a value it is unbiased. As a loss its gradient does not
-        contain the reference, which is a constant there: what is left changes the length of replies under any reward.
-        It is refused. Source: J. Schulman, "Approximating KL divergence", 2020. What is logged is k3 in every case.
-        The penalty counts only in groups whose rewards differ. Where all are equal it would be the only gradient. At
-        first that is rounding noise, but Adam turns any gradient into a full step: under a constant reward the adapter
-        moved two thirds as far as in training. The mean runs over all completions, so the pull is beta times the share
-        of groups that vary.
-    `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, std with ddof=1; the paper leaves ddof
-        open. It scales a judge's small differences up; `rewards.rubric` rounds for that. "drgrpo" leaves the std out,
-        "rloo" takes the mean of the others. Tunix lets rounding pass for an advantage in a group of equal rewards; here
-        such a group has exactly 0.
+        "low_var_kl" is k3, exp(d) - d - 1: GRPO's own (its equation 4), and Tunix's until 0.1.6. Its gradient is that
+        of KL(reference || policy). "mse_kl" is k2, d^2 / 2: its gradient is that of KL(policy || reference). "kl",
+        Tunix's default since 0.1.7, is k1, -d. It is unbiased as a value. As a loss its gradient does not contain the
+        reference, which is a constant there, and it changes the length of completions under any reward. It is refused.
+        Source: J. Schulman, "Approximating KL divergence", 2020. k3 is logged in every case. The penalty counts only in
+        groups whose rewards differ. Where all are equal it would be the only gradient. At first that is rounding noise,
+        but Adam turns any gradient into a full step: under a constant reward the adapter moved two thirds as far as in
+        training. The mean is over all completions, so the pull is beta times the share of groups that vary.
+    `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, std with ddof=1, which the paper leaves
+        open. It enlarges a judge's small differences, and `rules.rubric` rounds because of that. "drgrpo" leaves the
+        std out, "rloo" takes the mean of the others. In Tunix a group of equal rewards may get an advantage by
+        rounding. Here it has exactly 0.
     `loss_agg_mode`: how the loss of tokens becomes one number. "sequence-mean-token-mean" is GRPO's: a mean per
-        completion, then over completions. A token of a long completion weighs less, so that long wrong replies are
-        punished less per token (Dr. GRPO). "sequence-mean-token-scale" divides by the length limit in place of the
+        completion, then over completions. A token of a long completion weighs less, so long wrong completions are
+        punished less per token (Dr. GRPO). "sequence-mean-token-scale" divides by the length limit instead of the
         length: Dr. GRPO's remedy. "seq-mean-token-sum" adds up a completion's tokens, then takes the mean over
         completions. "token-mean" is DAPO's, over all tokens, but only within a micro-batch: with `micro_prompts` it is
-        a mean of means. The first three are the same with
-        and without micro-batches, as long as no completion is masked.
+        a mean of means. The first three do not depend on micro-batches, as long as no completion is masked.
     `loss_algo`, `epsilon`, `epsilon_high`: the ratio of new to old policy per token or per sequence (GSPO), and where
         it is clipped, below and above (DAPO's "clip higher"; None: as below). There is one update per rollout here, so
-        the ratio is 1: these three act only where that changes, and a test shows that they do nothing.
+        the ratio is 1 and these three do nothing, as a test shows.
     `mask_truncated`: leaves completions that reached the limit without a stop token out of the loss, but not out of
-        their group's mean (DAPO's overlong filtering). Off, because such a reply lacks its last tag, and the penalty
-        for that is what teaches to end in time.
+        their group's mean (DAPO's overlong filtering). It is off, because such a completion lacks its last tag, and the
+        penalty for that teaches the policy to end in time.
 
-    Entropy has no bonus: Tunix's GRPO has none. It is logged, as a mean over tokens. Raises ValueError for a value that
-    is not offered.
+    There is no bonus for entropy, because Tunix's GRPO has none. It is logged as a mean over tokens. Raises ValueError
+    for a value that is not offered.
     """
 
     beta: float = 0.04
@@ -72,13 +70,12 @@ class LossSettings:
                 raise ValueError(f"{name}={value!r} is not offered{why}; choose one of {', '.join(choices)}")
 
 
-@dataclass(frozen=True)
-class SftSettings:
-    """`steps` optimiser steps of `batch_size` rows, each padded to `max_length` tokens."""
+@dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """What every training stage has: `steps` optimiser steps, `warmup` as a share of them, the gradient norm at which
+    it is clipped, and the steps between checkpoints, of which the last `keep` stay."""
 
     steps: int
-    batch_size: int
-    max_length: int
     learning_rate: float
     warmup: float = 0.1
     weight_decay: float = 0.0
@@ -88,40 +85,44 @@ class SftSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrpoSettings(LossSettings):
-    """`steps` updates, each on `prompts_per_step` prompts with `num_generations` completions of up to `max_new_tokens`.
+class SftSettings(StageSettings):
+    """Each step takes `batch_size` rows, padded to `max_length` tokens."""
+
+    batch_size: int
+    max_length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoSettings(LossSettings, StageSettings):
+    """Each step updates on `prompts_per_step` prompts, each with `num_generations` completions of `max_new_tokens`.
 
     `micro_prompts` prompts go through one forward and backward pass (0: all). With `rollout_micro_prompts`, a multiple
-    of them, that many are sampled in one call; they are judged while the next are sampled, and each pass waits for its
-    own scores alone (0: a step is sampled, then judged, then trained on). For a judge on chips of its own. More calls
-    decode fewer rows at once, for longer in all, and draw other samples.
-    The fields of the loss are `LossSettings`'s.
+    of them, that many are sampled in one call. They are judged while the next are sampled, and each pass waits only for
+    its own scores (0: a step is sampled, then judged, then trained on). That is for a judge on chips of its own. More
+    calls decode fewer rows at once, take longer in all, and draw other samples.
     """
 
-    steps: int
     prompts_per_step: int
     num_generations: int
     max_prompt_length: int
     max_new_tokens: int
-    learning_rate: float
     micro_prompts: int = 0
     rollout_micro_prompts: int = 0
     temperature: float = 1.0
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    clip: float = 1.0
     save_every: int = 50
-    keep: int = 2
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Sizes for one kind of machine. `devices` are virtual CPU devices (0: the machine's own accelerators); `rows` are
-    the problems of each split; `minutes` is the session's limit and `reserve_minutes` what the last save may need; on a
-    machine of one's own the session `grows` with the pace of its steps, and `minutes` is a forecast; during GRPO the
-    validation problems are answered every `probe_every` steps. `remat` saves memory in training (`models.load`);
-    `judge_int8` halves a large judge (`models.quantize_int8`); `api_dollars` is what a judge behind an API may cost,
-    where a secret switches one on (0: never, even then). `toy`: the model is too small for real data."""
+    """Sizes for one kind of machine.
+
+    `devices` are virtual CPU devices (0: the machine's own accelerators). `rows` are the problems per split. `minutes`
+    is the session's limit, and `reserve_minutes` is for the last save. On a machine of one's own the session `grows`
+    with the pace of its steps, and `minutes` is a forecast. During GRPO the validation problems are answered every
+    `probe_every` steps. `remat` saves memory in training (`models.load`), and `judge_int8` halves a large judge
+    (`models.quantize_int8`). `api_dollars` is what a judge behind an API may cost, if a secret switches one on. With 0
+    none is used. `toy`: the model is too small for real data.
+    """
 
     name: str
     devices: int
@@ -179,16 +180,17 @@ class Recipe:
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0,
              judge_max_length=256, grows=True, toy=True)
 
-# Lengths of the winning runs; rows of a call and of a pass sized for v5e chips with the weights replicated. With
-# a judge on chips of its own a step is sampled in two calls: the first one's replies are judged beside the second.
-# Rank 32 is enough for RL, and a LoRA wants ten times a full fine-tune's rate ("LoRA without regret", TRL: 2e-4 in SFT,
-# from 1e-5 in RL). For SFT half of it: qwix starts A 2.4 times as far out as PEFT. beta is the second winner's, of k3.
+# Lengths are those of the winning runs. Rows per call and per pass fit v5e chips with replicated weights. With a judge
+# on chips of its own a step is sampled in two calls, and the first call's completions are judged during the second.
+# Rank 32 is enough for RL, and a LoRA needs ten times the learning rate of a full fine-tune ("LoRA without regret",
+# TRL: 2e-4 in SFT, from 1e-5 in RL). SFT has half of it, because qwix starts A 2.4 times as far out as PEFT. beta is
+# the second winner's, for k3.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
               remat=True, api_dollars=5.0)
 
-# A small real model in both roles, `gemma_from_gguf`'s, with its vocabulary whole: the logits of a token take a
-# megabyte and set the rows of a pass. As a judge it rates a worked solution below a bare answer: take a recipe without
-# its vote.
+# A small real model in both roles, from `gemma_from_gguf`, with its whole vocabulary: the logits of a token take a
+# megabyte and limit the rows of a pass. As a judge it scores a worked solution below a bare answer: take a recipe in
+# which it has weight 0.
 _REAL = dict(policy="gemma3-270m", judge="gemma3-270m", lora_rank=16, lora_alpha=32.0, toy=True)
 
 PROFILES = {
@@ -243,8 +245,8 @@ PROFILES = {
 
 
 def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
-    """The profile with the recipe's settings. A profile that overlaps sampling with a judge has nothing to overlap in a
-    recipe without one: each step is sampled in one call, and there is time for half as many steps again."""
+    """The profile with the recipe's settings. If the profile overlaps sampling with a judge and the recipe has none,
+    each step is sampled in one call, and there is time for half as many steps again."""
     sft, grpo = replace(profile.sft, **recipe.sft), profile.grpo
     if grpo.rollout_micro_prompts and not recipe.uses_judge:
         grpo = replace(grpo, steps=3 * grpo.steps // 2, rollout_micro_prompts=0)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from reasonkit.config import Recipe
 from reasonkit.rewards.rules import exact_answer, gate, tag_format
-from recipes.rewards.text import scaffold, tfidf_leak, tfidf_relevance, work_shown
-from recipes.rewards.tfidf import TfIdf
+from recipes.rewards.text import TfIdf, scaffold, tfidf_leak, tfidf_relevance, work_shown
 
 
 def rewards(judge, questions):

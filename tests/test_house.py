@@ -20,7 +20,7 @@ stdlib reasonkit: config
 stdlib reasonkit.session: pins files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists answers
 numpy reasonkit.eval: intervals evaluate
-numpy reasonkit.judge: rubric ratings judge cache exam
+numpy reasonkit.judge: rubric judge cache exam
 numpy reasonkit.rewards: work rules mix monitors
 numpy reasonkit.data: screening sources problems rows loading options readers filters curation curriculum
 jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
@@ -28,8 +28,8 @@ tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
 user reasonkit.show: figures dashboard report
 jax reasonkit: run
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
-numpy recipes.judges: score_sheet api_client api_judge
-numpy recipes.rewards: tfidf text controls
+numpy recipes.judges: local_variants score_sheet api_client api_judge
+numpy recipes.rewards: text extra controls
 jax recipes.rewards: model_based
 tunix recipes.stages: simpo distill
 numpy recipes: g_rar g_exact idea_e gym constant shuffled

@@ -13,10 +13,11 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonkit.judge.judge import judge_prompt, overall_prompt, quote_block
+from reasonkit.judge.judge import judge_prompt, quote_block
 from reasonkit.judge.rubric import Criterion
 from reasonkit.models.load import ASSETS, Tokenizer
 from reasonkit.text.tags import TAGS, neutralise
+from recipes.judges.local_variants import overall_prompt
 
 GOLDEN = Path(__file__).parent / "golden"
 # the first file is measured on judges, too; the second is of what a tokenizer or a score sheet might read

@@ -1,34 +1,32 @@
-"""The judge's exam: before it may teach, it must rate worked solutions above flawed ones, on the run's own problems.
+"""The judge's exam: before it may teach, it must score worked solutions above flawed ones, on the run's own problems.
 
-`examine` asks any judge, through `score`. A judge with a vote that fails stops the stage: to go on without its vote
-would be another recipe than the one asked for, and nobody might look for hours. One without a vote teaches nothing, and
-what it got wrong is said.
+Entry points: `anchors`, `examine`. A judge with a weight that fails stops the stage, because to go on without it would
+be another recipe. For a judge with weight 0 the failure is only reported.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from reasonkit.eval.intervals import interval
-from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem, JudgeVerdict
+from reasonkit.judge.judge import Judge, JudgeItem, JudgeVerdict, Result
 from reasonkit.judge.rubric import Criterion, rubric_from_json
 from reasonkit.text.tags import TAGS
 
-EACH = 8  # problems of each family
-MARGIN = 0.05  # of a score: what is closer is noise
+EACH = 8  # problems per family
+MARGIN = 0.05  # of a score: a smaller difference is noise
 
 
 class UnfitJudge(ValueError):
-    """The judge rates flawed work above good work, does not tell the two apart, or has no verdict."""
+    """The judge scores flawed work above good work, does not tell the two apart, or gives no verdicts."""
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """Two replies to one question, of which the good one is better by construction."""
+    """Two completions for one question, of which the good one is better by construction."""
 
     family: str
     flaw: str
@@ -38,10 +36,23 @@ class Anchors:
     bad: str
 
 
+class _Mark(NamedTuple):
+    pair: Anchors
+    good: Result
+    bad: Result
+
+    @property
+    def gap(self) -> float | None:
+        scored = isinstance(self.good, JudgeVerdict) and isinstance(self.bad, JudgeVerdict)
+        return self.good.score - self.bad.score if scored else None
+
+
 def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
-    """The worked solution against its answer alone, its last step alone and itself said twice, for the first `EACH`
-    problems of each family that have a rubric and worked steps. rows: with family, question, reasoning, answer and
-    rubric, as `data.curate` makes them."""
+    """The worked solution against its answer only, its last step only, and itself written twice.
+
+    Of the first `EACH` problems of each family that have a rubric and worked steps. rows: with family, question,
+    reasoning, answer and rubric, as `data.curate` makes them.
+    """
     taken: Counter[str] = Counter()
     made = []
     for row in rows:
@@ -53,63 +64,65 @@ def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
         except ValueError:
             continue  # `screen` names such a row
         taken[row["family"]] += 1
-        if taken[row["family"]] > EACH:
-            continue
-        made += [Anchors(row["family"], flaw, row["question"], rubric, good, text)
-                 for flaw, text in zip(flawed, bad, strict=True) if text != good]
+        if taken[row["family"]] <= EACH:
+            made += [Anchors(row["family"], flaw, row["question"], rubric, good, text)
+                     for flaw, text in zip(flawed, bad, strict=True) if text != good]
     return made
 
 
-def examine(judge: Judge, pairs: list[Anchors], vote: float) -> str:
-    """How far the judge rates the good replies above each flaw's, and whether it passes, in words.
+def examine(judge: Judge, pairs: list[Anchors], weight: float) -> str:
+    """How far the judge scores good completions above those with each flaw, and whether it passes, in words.
 
-    It fails when it rates those of one flaw in one family higher, by more than `MARGIN` in the mean and with the whole
-    interval of it below zero; when the good ones are not better by as much over all; and when more than half of the
-    pairs lack a verdict. vote: the rubric's weight
-    in the reward. Raises UnfitJudge, with the pair it got most wrong, when a judge with a vote fails; ValueError
-    without pairs.
+    It fails in three cases. More than half of the pairs lack a verdict. One flaw in one family scores higher than the
+    good completions, by more than `MARGIN` in the mean and with the whole interval below zero. Over all pairs the good
+    ones are not better by `MARGIN`.
+
+    weight: the rubric's in the reward. Raises UnfitJudge, with the pair that the judge got most wrong, if a judge with
+    a weight fails, and ValueError without pairs.
     """
     if not pairs:
         raise ValueError("no pairs of replies to examine the judge by: give rows with worked solutions")
-    items = [JudgeItem(pair.question, reply, pair.rubric) for pair in pairs for reply in (pair.good, pair.bad)]
-    unlike = list(dict.fromkeys(items))
-    verdicts = dict(zip(unlike, judge.score(unlike), strict=True))
-    marked = [(pair, verdicts[good], verdicts[bad])
-              for pair, good, bad in zip(pairs, items[::2], items[1::2], strict=True)]
-    known = [(good.score - bad.score, pair, good, bad) for pair, good, bad in marked
-             if isinstance(good, JudgeVerdict) and isinstance(bad, JudgeVerdict)]
-    silent = next((mark for mark in marked if JudgeFailure in map(type, mark)), None)
+    items = [(JudgeItem(pair.question, pair.good, pair.rubric), JudgeItem(pair.question, pair.bad, pair.rubric))
+             for pair in pairs]
+    distinct = list(dict.fromkeys(item for both in items for item in both))
+    results = dict(zip(distinct, judge.score(distinct), strict=True))
+    marks = [_Mark(pair, results[good], results[bad]) for pair, (good, bad) in zip(pairs, items, strict=True)]
+    scored = [mark for mark in marks if mark.gap is not None]
     families, flaws = defaultdict(list), defaultdict(list)
-    for gap in known:
-        families[gap[1].family, gap[1].flaw].append(gap)
-        flaws[gap[1].flaw].append(gap)
-    if 2 * len(known) < len(pairs):
-        fault, shown = f"{len(pairs) - len(known)} of {len(pairs)} pairs have no verdict", silent
-    elif _mean(lowest := min(families.values(), key=_mean)) < -MARGIN and _below_zero(lowest):
-        _, *shown = min(lowest, key=itemgetter(0))
-        fault = f"{shown[0].flaw} replies of family {shown[0].family} score {-_mean(lowest):.2f} more than whole ones"
-    elif _mean(known) < MARGIN:
-        _, *shown = min(known, key=itemgetter(0))
-        fault = f"whole replies score {_mean(known):+.2f} over flawed ones, and {MARGIN} is the least"
+    for mark in scored:
+        families[mark.pair.family, mark.pair.flaw].append(mark)
+        flaws[mark.pair.flaw].append(mark)
+    if 2 * len(scored) < len(pairs):
+        shown = next(mark for mark in marks if mark.gap is None)
+        fault = f"{len(pairs) - len(scored)} of {len(pairs)} pairs have no verdict"
+    elif _mean(lowest := min(families.values(), key=_mean)) < -MARGIN and _is_below_zero(lowest):
+        shown = min(lowest, key=lambda mark: mark.gap)
+        fault = (f"{shown.pair.flaw} replies of family {shown.pair.family} score {-_mean(lowest):.2f} more than whole "
+                 "ones")
+    elif _mean(scored) < MARGIN:
+        shown = min(scored, key=lambda mark: mark.gap)
+        fault = f"whole replies score {_mean(scored):+.2f} over flawed ones, and {MARGIN} is the least"
     else:
         return "The judge passes: whole replies score " + ", ".join(
             f"{_mean(part):+.2f} over {flaw}" for flaw, part in flaws.items())
-    pair, good, bad = shown
-    fault += f". Asked {pair.question!r}, it has\n  {_words(good)} for {pair.good!r}\n  {_words(bad)} for {pair.bad!r}"
-    if vote:
-        raise UnfitJudge(f"the judge can't teach: {fault}\nTake a better judge, or a recipe in which it has no vote, "
+    fault += (f". Asked {shown.pair.question!r}, it has\n  {_describe(shown.good)} for {shown.pair.good!r}\n"
+              f"  {_describe(shown.bad)} for {shown.pair.bad!r}")
+    if weight:
+        raise UnfitJudge(f"the judge can't teach: {fault}\nTake a better judge, or a recipe in which it has weight 0, "
                          "such as g_exact")
-    return f"The judge fails, and has no vote in this recipe: {fault}"
+    return f"The judge fails, and has weight 0 in this recipe: {fault}"
 
 
-def _below_zero(gaps: list[tuple]) -> bool:
-    """Whether chance alone is no explanation: few pairs of noisy scores fall below by themselves."""
-    return interval([gap[0] for gap in gaps], -1, 1)[1] < 0
+def _mean(marks: Sequence[_Mark]) -> float:
+    return sum(mark.gap for mark in marks) / len(marks)
 
 
-def _mean(gaps: list[tuple]) -> float:
-    return sum(gap[0] for gap in gaps) / len(gaps)
+def _is_below_zero(marks: Sequence[_Mark]) -> bool:
+    """Whether it is more than chance: a few pairs of noisy scores fall below zero by themselves."""
+    return interval([mark.gap for mark in marks], -1, 1)[1] < 0
 
 
-def _words(mark: JudgeVerdict | JudgeFailure) -> str:
-    return f"{mark.score:.2f}" if isinstance(mark, JudgeVerdict) else f"no verdict ({mark.cause}: {mark.detail:.200})"
+def _describe(result: Result) -> str:
+    if isinstance(result, JudgeVerdict):
+        return f"{result.score:.2f}"
+    return f"no verdict ({result.cause}: {result.detail:.200})"

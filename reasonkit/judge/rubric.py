@@ -1,10 +1,8 @@
-"""Rubrics: what a good reply to one question shows, as criteria with weights.
+"""Rubrics: criteria with weights, their JSON in a row of data, and the rubrics of whole domains.
 
-It is the criterion, the form in which a rubric travels in a batch, and the rubrics of whole domains
-(`data_recipes/rubrics/*.toml`). It is not a judge: who says how far a criterion is met is in `judge`.
-
-Source: the criteria and weights of Rubrics as Rewards (arXiv 2507.17746). Departure: a criterion may have `levels`,
-because it is met by degree there and the judge should know what the ends of its scale stand for.
+Entry points: `Criterion`, `criteria`, `rubric_to_json`, `rubric_from_json`, `load_domain`. Source: Rubrics as Rewards
+(arXiv 2507.17746). A criterion may also have `levels`, because here it is met by degree, and the judge should know what
+the ends of its scale stand for.
 """
 
 from __future__ import annotations
@@ -25,11 +23,10 @@ DOMAINS = Path(__file__).resolve().parents[2] / "data_recipes" / "rubrics"
 
 @dataclass(frozen=True)
 class Criterion:
-    """One line of a rubric. `weight` is relative to the other criteria's; see `WEIGHTS` for the usual four.
+    """One line of a rubric. `weight` is relative to those of the other criteria, and `WEIGHTS` has the usual four.
 
-    `levels` are the answers a judge may give, worst first: none, or at least two.
-    Raises ValueError for a title, description or level that is not text or is blank, for a weight that is not a finite
-    number above 0, and for a single level.
+    `levels` are what the judge's scale stands for, worst first: none, or at least two.
+    Raises ValueError for a blank text, a weight that is not a finite number above 0, and a single level.
     """
 
     title: str
@@ -39,29 +36,38 @@ class Criterion:
 
     def __post_init__(self) -> None:
         for name in ("title", "description"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not value.strip():
-                raise ValueError(f"criterion {preview(self.title)}: {name} is {preview(value)}; give it some text")
+            if not _is_text(getattr(self, name)):
+                raise ValueError(f"criterion {preview(self.title)}: {name} is {preview(getattr(self, name))}; give it "
+                                 "some text")
         number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
         if not number or not 0 < self.weight <= sys.float_info.max:
             raise ValueError(f"criterion {preview(self.title)}: weight is {preview(self.weight)}; give it a "
                              f"finite number above 0, such as one of {WEIGHTS}")
-        texts = isinstance(self.levels, tuple) and all(isinstance(text, str) and text.strip() for text in self.levels)
+        texts = isinstance(self.levels, tuple) and all(map(_is_text, self.levels))
         if not texts or len(self.levels) == 1:
             raise ValueError(f"criterion {preview(self.title)}: levels are {preview(self.levels)}; give at least two "
                              "texts, from the worst to the best, or leave them out")
 
+    @property
+    def is_pitfall(self) -> bool:
+        """Whether it rewards avoiding something. It is known by its weight, because a row's JSON has no other mark."""
+        return self.weight == WEIGHTS["pitfall"]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
 
 def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
-    """The criteria that `rows`, read from the JSON or TOML at `where`, stand for; a weight may go by its name.
+    """The criteria in `rows`, which were read from the JSON or TOML named `where`. A weight may be given by its name.
 
-    Raises ValueError, naming `where`, the entry and the field, for anything else than a non-empty list of objects with
-    the fields title, description, weight and, at will, levels.
+    Raises ValueError, naming `where`, entry and field, for anything but a non-empty list of objects with the fields
+    title, description, weight and, if wanted, levels.
     """
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{where} is not a non-empty list of criteria: {preview(rows)}; give it one at least")
+        raise ValueError(f"{where} is not a non-empty list of criteria: {preview(rows)}; give at least one")
     made, needed = [], {"title", "description", "weight"}
-    give = "give it title, description, weight and, at will, levels"
+    give = "give it title, description, weight and, if wanted, levels"
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ValueError(f"{where}, entry {number} is {preview(row)}, not an object: {give}")
@@ -79,9 +85,9 @@ def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
 
 
 def rubric_to_json(rubric: Sequence[Criterion]) -> str:
-    """The rubric as a JSON list of {title, description, weight, and levels where there are some}.
+    """The rubric as it stands in a row of data: a JSON list of {title, description, weight, and levels if any}.
 
-    It is the form in which a rubric travels in a batch. Raises ValueError for an empty rubric.
+    Raises ValueError for an empty rubric.
     """
     if not rubric:
         raise ValueError("the rubric is empty; give it at least one criterion")
@@ -90,7 +96,7 @@ def rubric_to_json(rubric: Sequence[Criterion]) -> str:
 
 
 def rubric_from_json(text: str) -> tuple[Criterion, ...]:
-    """The inverse of `rubric_to_json`. Raises ValueError for what is not JSON, and as `criteria`."""
+    """The inverse of `rubric_to_json`. Raises ValueError for anything but JSON, and as `criteria`."""
     try:
         rows = parse_json(text) if isinstance(text, str) else text
     except RecordError as error:
@@ -100,7 +106,7 @@ def rubric_from_json(text: str) -> tuple[Criterion, ...]:
 
 @dataclass(frozen=True)
 class Domain:
-    """The rubric of a whole domain, with one question of it, a reply known to be good and one known to be bad."""
+    """The rubric of a whole domain, with a question, a completion known to be good and one known to be bad."""
 
     name: str
     rubric: tuple[Criterion, ...]
@@ -112,7 +118,7 @@ class Domain:
 def load_domain(name: str) -> Domain:
     """Read `data_recipes/rubrics/<name>.toml`.
 
-    Raises ValueError, naming file and entry, for an unknown name and for what can't be used.
+    Raises ValueError for an unknown name, and, naming file and entry, for a file that can't be used.
     """
     known = sorted(path.stem for path in DOMAINS.glob("*.toml"))
     if name not in known:

@@ -1,10 +1,9 @@
-"""Reward functions for GRPO: form, the exact answer, closeness, a rubric, and `gate`, which makes one of two.
+"""Reward functions for GRPO: format, exact answer, rubric, and `gate`, which makes one of two.
 
-A reward is a plain function `(prompts, completions, **columns) -> list[float | None]`, one value a
-completion; None means "no signal" and is never a low score. A reward that takes `log_extra` may tell it what it
-read, as in TRL: `log_extra(name, one value a completion)`. One that knows why a value is None counts it, by cause, in
-its `failures`; why a value is low though nothing was scored, in its `faults`. Rewards that read the text alone are in
-`recipes/rewards`; `mix.RewardMix` makes one of several.
+A reward is a function `(prompts, completions, **columns) -> list[float | None]` with one value per completion. None
+means "no signal", never a low score. As in TRL, a reward that takes `log_extra` may report what it read:
+`log_extra(name, one value per completion)`. It counts why values are None, by cause, in `failures`, and why a value is
+low though nothing was scored in `faults`. Others are in `recipes/rewards`, and `mix.RewardMix` combines several.
 """
 
 from __future__ import annotations
@@ -16,19 +15,18 @@ from copy import copy
 
 import numpy as np
 
-from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem, JudgeVerdict
+from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem, JudgeVerdict, Result
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.rewards.work import missing_work
-from reasonkit.text.answers import answer_of, grade, kind_of
-from reasonkit.text.numbers import value_pairs
+from reasonkit.text.answers import grade
 from reasonkit.text.tags import TAGS
 
 RewardFn = Callable[..., list[float | None]]
 LogExtra = Callable[[str, Sequence], None]
 NOT_OWED = "open"  # the cause of no signal where none is owed, and the kind of such rows
-DECIMALS = 1  # of a judge's score: the finer ones are its noise, which a group's normalisation would blow up
-LARGEST = 1e9  # of a value or a weight: the squares of their products are still float32, as the learner has them
-# of each row only the worst defect counts: leaving the answer out is never better than starting it
+DECIMALS = 1  # of a judge's score: finer ones are noise, which normalising by the group's std would blow up
+LARGEST = 1e9  # of a value or a weight: the squares of their products still fit the learner's float32
+# Of each row only the worst defect counts, so leaving the answer out is never better than starting it.
 PENALTIES = (
     {"missing_answer": 0.6, "empty_answer": 0.5, "unclosed_answer": 0.3, "duplicated_answer": 0.3},
     {"missing_reasoning": 0.4, "empty_reasoning": 0.3, "unclosed_reasoning": 0.2, "duplicated_reasoning": 0.2},
@@ -37,15 +35,15 @@ PENALTIES = (
 
 
 def no_extra(name: str, values: Sequence) -> None:
-    """The `log_extra` of a reward that is called without a log."""
+    """The `log_extra` for a call without a log."""
 
 
 def ask(fn: RewardFn, prompts: Sequence[str], completions: Sequence[str],
         columns: dict) -> tuple[np.ndarray, Counter[str]]:
-    """The values of `fn`, NaN for no signal, and how many of them there are by cause, those of its `faults` too.
+    """The values of `fn`, float64 (B,), NaN for no signal, and the counts of its failures and faults by cause.
 
-    It is given copies: what it does to its arguments, no other part sees. A value that is not finite or beyond
-    `LARGEST` is no signal. Raises ValueError for anything but one value a completion.
+    A value that is not finite or beyond `LARGEST` is no signal. `fn` gets copies, so other parts see no change that it
+    makes to its arguments. Raises ValueError for anything but one value per completion.
     """
     known = [Counter(getattr(fn, name, {})) for name in ("failures", "faults")]
     values = fn(prompts=list(prompts), completions=list(completions),
@@ -71,31 +69,31 @@ def _float(value) -> float:
 
 
 def tag_format(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
-    """0.0 for a reply in perfect form, else down to -1.0 by `PENALTIES`: good form pays nothing.
+    """0.0 for a completion in perfect format, else down to -1.0 by `PENALTIES`. More defects never score higher.
 
-    More defects never score higher. Source: the format reward of DeepSeek-R1 (arXiv 2501.12948), graded, and
-    turned into a penalty so that form can't be collected in place of a right answer.
+    Source: the format reward of DeepSeek-R1 (arXiv 2501.12948), graded, and turned into a penalty, because a policy
+    could collect a bonus for format in place of right answers.
 
     >>> right = TAGS.render(reasoning="2 + 2 = 4", answer="4")
     >>> tag_format(["2+2?"] * 2, [right, "<reasoning>2 + 2 = 4</reasoning>"])
     [0.0, -0.6]
     """
-    return [_form(TAGS.parse(reply).defects) for reply in completions]
+    return [_penalty(TAGS.parse(completion).defects) for completion in completions]
 
 
-def _form(defects: Sequence[str]) -> float:
+def _penalty(defects: Sequence[str]) -> float:
     worst = (max((row[defect] for defect in defects if defect in row), default=0.0) for row in PENALTIES)
     return 0.0 - min(1.0, sum(worst))
 
 
 def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
                  log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
-    """1.0 where the answer is right, else 0.0; no readable answer is a wrong one.
+    """1.0 where the answer is right, else 0.0, also for an answer that can't be read.
 
-    The tags are read leniently, as bad form is `tag_format`'s to punish. Columns: `answer` (the gold answers)
-    and `kind` (of `answers.KINDS`). None, with the cause "unusable_gold", for a row whose kind is unknown or whose gold
-    answer is not of its kind: notebook 1 leaves such rows out. None by design, with the cause `NOT_OWED`, for the kind
-    "open", which has no gold answer. Source: the correctness reward of DeepSeek-R1 (arXiv
+NOT_OWED = "open"  # the cause of no signal where none is owed, and the kind of such rows
+    The tags are read leniently, because `tag_format` punishes bad format. Columns: `answer` (the gold answers) and
+    `kind` (of `answers.KINDS`). None, with the cause "unusable_gold", for a row whose kind is unknown or whose gold
+    answer is not of its kind. Notebook 1 drops such rows. Source: the correctness reward of DeepSeek-R1 (arXiv
     2501.12948), with typed answers.
 
     >>> exact_answer(["2+2?"] * 2, ["<answer>4</answer>", "It is 4."], answer=["4", "4"], kind=["number"] * 2)
@@ -114,55 +112,26 @@ def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Seq
 exact_answer.failures = Counter()
 
 
-def numeric_closeness(
-    prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str], **columns
-) -> list[float | None]:
-    """1 - |x - gold| / |gold| for an answer x, at least 0.0, and 1.0 wherever `exact_answer` is.
-
-    Another unit than the gold answer's, and no readable number, are 0.0. None for a gold answer of another kind than
-    "number": in a mix with few of those, raise `RewardMix`'s max_no_signal. Columns, and None with a cause, as in
-    `exact_answer`. Source: the ratio steps of the answer reward in Tunix's GRPO demo, made continuous.
-
-    >>> numeric_closeness(["2+2?"] * 2, ["<answer>4</answer>", "<answer>5</answer>"], ["4", "4"], ["number"] * 2)
-    [1.0, 0.75]
-    """
-    return [_closeness(reply, gold) if str(k) == "number" else None
-            for reply, gold, k in zip(completions, answer, kind, strict=True)]
-
-
-def _closeness(reply: str, gold: str | None) -> float | None:
-    (verdict,) = grade([reply], [gold], ["number"])
-    if verdict is None:
-        numeric_closeness.failures["unusable_gold"] += 1
-    if verdict is None or verdict.correct or verdict.extracted is None:
-        return None if verdict is None else float(verdict.correct)
-    pairs = value_pairs(*map(kind_of("number").read, (answer_of(TAGS.parse(reply), gold, "number"), gold)))
-    return max((float(max(0, 1 - abs(x - expected) / abs(expected))) for x, expected in pairs if expected), default=0.0)
-
-
-numeric_closeness.failures = Counter()
-
-
 def rubric(judge: Judge) -> RewardFn:
-    """The judge's score in [0, 1] of each whole raw completion, to `DECIMALS`; None where the judge failed.
+    """The judge's score in [0, 1] of each whole raw completion, rounded to `DECIMALS`, or None where the judge failed.
 
-    Columns: `question`, and `rubric` as the JSON of `judge.rubric_to_json`. A reasoning that is no work
-    (`work.missing_work`) is 0.0 and no question to a judge, who may forgive one criterion for another. Its `failures`
-    are the judge's by cause, "out_of_range" for a score outside [0, 1], "no_verdict" for anything else than a verdict
-    or a failure, and "unusable_rubric" for a row whose rubric can't be read. Its `faults` are "no_work", and the causes
-    of verdicts that the reply itself prevented. Raises ValueError for a judge that does not answer one to one. Source:
-    Rubrics as Rewards (arXiv 2507.17746).
+    Columns: `question`, and `rubric` as the JSON of `rubric.rubric_to_json`. Reasoning without work
+    (`work.missing_work`) scores 0.0 and is not judged, because a judge may make up for one criterion with another.
+    `failures` are the judge's causes, "out_of_range" (a score outside [0, 1]), "no_verdict" (neither a verdict nor a
+    failure) and "unusable_rubric". `faults` are "no_work" and the causes of verdicts that the completion itself
+    prevented. Raises ValueError without a judge, and if it does not give one result per item. Source: Rubrics as
+    Rewards (arXiv 2507.17746).
 
-    >>> from reasonkit.judge.judge import DeterministicJudge
     >>> from reasonkit.judge.rubric import Criterion, rubric_to_json
-    >>> reward = rubric(DeterministicJudge([lambda item: float("because" in item.reply)]))
+    >>> class Because:
+    ...     def score(self, items): return [JudgeVerdict(float("because" in item.reply), ()) for item in items]
+    >>> reward = rubric(Because())
     >>> rubrics = [rubric_to_json([Criterion("Reasons", "Gives a reason.", 1.0)])] * 3
     >>> replies = [f"<reasoning>{text}</reasoning>" for text in
     ...            ("wet, because rain fell all night", "wet, rain fell all night", "because")]
     >>> reward(["Why is it wet?"] * 3, replies, question=["Why is it wet?"] * 3, rubric=rubrics)
     [1.0, 0.0, 0.0]
     """
-
     if judge is None:
         raise ValueError("the rubric has no judge: give the recipe uses_judge=True")
 
@@ -170,12 +139,12 @@ def rubric(judge: Judge) -> RewardFn:
         prompts: Sequence[str], completions: Sequence[str], question: Sequence[str], rubric: Sequence[str],
         log_extra: LogExtra = no_extra, **columns,
     ) -> list[float | None]:
-        results = [_unjudged(*row) for row in zip(question, completions, rubric, strict=True)]
+        results = [_judge_item(*row) for row in zip(question, completions, rubric, strict=True)]
         items = [item for item in results if isinstance(item, JudgeItem)]
-        told = judge.score(items) if items else []
-        if len(told) != len(items):
-            raise ValueError(f"the judge gave {len(told)} results for {len(items)} items, not one each")
-        verdicts = map(_usable, told)
+        answers = judge.score(items) if items else []
+        if len(answers) != len(items):
+            raise ValueError(f"the judge gave {len(answers)} results for {len(items)} items, not one each")
+        verdicts = map(_check_score, answers)
         results = [next(verdicts) if isinstance(result, JudgeItem) else result for result in results]
         reward.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
         reward.faults.update(result.cause for result in results if isinstance(result, JudgeVerdict) and result.cause)
@@ -188,8 +157,8 @@ def rubric(judge: Judge) -> RewardFn:
     return reward
 
 
-def _unjudged(question: str, reply: str, rubric: str) -> JudgeItem | JudgeVerdict | JudgeFailure:
-    """What there is to ask a judge, or why nothing is."""
+def _judge_item(question: str, reply: str, rubric: str) -> JudgeItem | Result:
+    """What to ask the judge, or the result if there is nothing to ask."""
     try:
         item = JudgeItem(str(question), reply, rubric_from_json(rubric))
     except ValueError as error:
@@ -199,7 +168,8 @@ def _unjudged(question: str, reply: str, rubric: str) -> JudgeItem | JudgeVerdic
     return item
 
 
-def _usable(result) -> JudgeVerdict | JudgeFailure:
+def _check_score(result) -> Result:
+    """`result`, or a failure in place of what is not a result or has a score outside [0, 1]."""
     if not isinstance(result, JudgeVerdict):
         return result if isinstance(result, JudgeFailure) else JudgeFailure("no_verdict", f"{result!r:.80}")
     if isinstance(result.score, int | float | np.number) and 0.0 <= result.score <= 1.0:
@@ -208,9 +178,9 @@ def _usable(result) -> JudgeVerdict | JudgeFailure:
 
 
 def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
-    """`fn`, without credit where `condition` is below `at_least`: what is above 0.0 there, or None, becomes 0.0.
+    """`fn`, with at most 0.0 where `condition` is below `at_least`. A penalty stays, and None becomes 0.0 there.
 
-    A penalty stays. Where `condition` itself is None, so is the value; not finite is None. Named "<fn>_if_<condition>".
+    None where `condition` is. A value that is not finite counts as None. The name is "<fn>_if_<condition>".
 
     >>> paid = gate(exact_answer, tag_format)
     >>> replies = [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"]

@@ -1,8 +1,8 @@
-"""Whether a reasoning is work at all, as far as a program can tell: steps of its own, from the question's numbers.
+"""Whether reasoning shows any work, as far as a program can tell: `missing_work`.
 
-Entry point: `missing_work`. It finds nothing, the answer again, the question again, one step over and over, and sums
-that are false or of another problem; whether work is good is for a judge. Source: our own rules. What it cannot read,
-such as algebra, units and letters, it takes for prose, and prose in words of its own passes.
+It finds empty reasoning, the answer again, the question again, one step repeated, and sums that are false or belong to
+another problem. Whether work is good is for a judge. What it can't read, such as algebra, counts as prose, and prose in
+words of its own passes. Source: our own rules, with golden/work.jsonl as their record.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from reasonkit.text.tags import Parsed
 from reasonkit.text.words import words
 
-STEPS = ("identify", "determine", "explore", "act", "evaluate")  # the IDEA-E headings, which say nothing by themselves
+STEPS = ("identify", "determine", "explore", "act", "evaluate")  # IDEA-E's headings, which say nothing alone
 # Words that announce an answer and add nothing to it.
 ANNOUNCING = frozenset(
     "a am an answer are as be because believe certainly clearly definitely final finally guess hence i is it just "
     "know maybe me must obviously ok okay option perhaps probably result say simply so solution step steps sure "
     "surely that the therefore think this thus us was we well yes".split())
 AGAIN = "one step again and again"
-OWN = 3  # pairs of neighbouring words that the question has not: what says less is no step
-TERMS = 12  # of a sum: a longer one is not read
-CONSTANTS = frozenset((1.0, 24.0, 60.0, 90.0, 100.0, 180.0, 360.0, 365.0, 366.0, 1000.0, 3600.0))  # every problem's
+OWN = 3  # pairs of neighbouring words that are not in the question: a step has at least this many
+TERMS = 12  # the most numbers of a sum that is read
+CONSTANTS = frozenset((1.0, 24.0, 60.0, 90.0, 100.0, 180.0, 360.0, 365.0, 366.0, 1000.0, 3600.0))  # in any problem
 
 _SAID = {word: float(n) for n, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -73,21 +73,16 @@ class _Sum:
         return total + sign * product
 
     def is_idle(self, asked: Counter[float]) -> bool:
-        """Whether it leads nowhere: zero is added, something multiplied by nought or one, or a number taken from itself
-        or divided by itself, and the question does not have those."""
+        """Whether it leads nowhere: it adds 0, multiplies by 0 or 1, or takes a number from itself or divides it by
+        itself, and the question does not have those numbers."""
         return all(number in idle and not asked[number] or operator != "-" and before in idle and not asked[before]
                    or before == number and operator in "-/" and asked[number] < 2
                    for before, operator, number in zip(self.numbers, self.operators, self.numbers[1:], strict=False)
                    for idle in [_IDLE[operator]])
 
-    @property
-    def is_common(self) -> bool:
-        """Whether its numbers are every problem's, such as the minutes of a day."""
-        return CONSTANTS.issuperset(self.numbers)
-
     def is_from(self, known: set[float], told: set[float]) -> bool:
-        """Whether it starts from `known` numbers. Where one is, others may be `told` by a sum that does not, which is a
-        number misread; and in a product they may be new: a half, a rate, a price."""
+        """Whether it starts from `known` numbers. If one is known, others may be results (`told`) of a sum that does
+        not, because that is a number misread, and in a product they may be new: a half, a rate, a price."""
         start = [number in known or number != int(number) for number in self.numbers]
         terms = [False]  # whether some factor of each fits
         for operator, number, is_known in zip(("*", *self.operators), self.numbers, start, strict=True):
@@ -100,14 +95,15 @@ class _Sum:
 
 
 def missing_work(question: str, reply: Parsed) -> str:
-    """Why the reply shows no work, in a few fixed words; "" where a program can't deny that there is some.
+    """Why the completion shows no work, in a few fixed words, or "" if it may show some.
 
-    Work is either sums, most of them, or the first and half, true and from numbers of the question or of earlier ones
-    (one slip is forgiven, unless it is all that there is and nothing builds on it), or at least `OWN` pairs of
-    neighbouring words that the question has not, with a word that it or the answer has. Where both have numbers, two
-    belong in them, and one that the question has not. A sum counts once, and one that leads nowhere not at all. True
-    sums from other numbers count where words stand beside them, as they may say where those are from; algebra is words.
-    Linear in the lengths; never raises on a str.
+    Work is either sums or words. Most sums, or the first and half, must be true and start from numbers of the question
+    or of earlier sums. One slip is forgiven, unless it is the only sum and nothing builds on it. A sum counts once, and
+    not if it leads nowhere. True sums from other numbers count if there are words with them, which may say where the
+    numbers are from. Words need at least `OWN` pairs of neighbouring words that are not in the question, and a word
+    that question or answer has. If both have numbers, the words need two, and one that the question has not.
+
+    Linear in the lengths. Never raises for a str.
 
     >>> from reasonkit.text.tags import TAGS
     >>> question = "Leo has 6 shells, buys 5. How many now?"
@@ -152,14 +148,16 @@ def _fault_of_words(question: str, answer: str, said: str, asked: Counter[float]
 
 
 def _is_algebra(text: str) -> bool:
-    """Whether a letter is a number's neighbour, as in 3m, and alone beside an operator: a variable, and no unit."""
+    """Whether a letter is both next to a number, as in 3m, and next to an operator: it is a variable, not a unit."""
     return not {*_GLUED.findall(text)}.isdisjoint(a or b for a, b in _ALONE.findall(text))
 
 
 def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], found: set[float],
              times: Counter[float]) -> tuple[str, bool]:
-    """What is wrong with too many of the sums, if anything, and whether that is more than numbers from elsewhere.
-    found: the answer's numbers. times: how often text and answer have a number."""
+    """What is wrong with too many of the sums, or "", and whether it is more than numbers from elsewhere.
+
+    found: the answer's numbers. times: how often text and answer have each number.
+    """
     known, strange, seen = {*asked}, set(), set()
     used = began = ends = False
     good = slips = foreign = repeated = 0
@@ -168,8 +166,8 @@ def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], found
         if left and not left.is_idle(asked):
             if (left, told) in seen:
                 repeated += 1
-            elif left.is_common and not known.issuperset(left.numbers):
-                pass  # nothing for it, nothing against it
+            elif CONSTANTS.issuperset(left.numbers) and not known.issuperset(left.numbers):
+                pass  # it counts neither way
             elif asked and not left.is_from(known, strange) and not ({*left.operators} == {"*"} and told in asked):
                 foreign, start = foreign + 1, strange
             elif _agree(left, told):
@@ -181,16 +179,16 @@ def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], found
             start.add(left.value)
         start |= {told, -told}
     forgiven = min(slips, 1) if good or used else 0
-    # a good beginning breaks a tie, and so does an end that is the answer
+    # a good beginning breaks a tie, and so does ending with the answer
     if good + forgiven + (began or ends) > repeated + foreign + slips - forgiven:
         return "", False
     if not good + slips + foreign + repeated and sums[-1][1] in found:
-        return "", False  # of every problem's constants only, and what they make is the answer
+        return "", False  # they have only constants, and make the answer
     return AGAIN if repeated > foreign + slips else "false or foreign sums", slips + repeated > 0
 
 
 def _agree(left: _Sum, told: float) -> bool:
-    """Whether `told` is the sum, exactly or, of a division or with decimals, rounded in its last place shown."""
+    """Whether `told` is the sum, exactly, or rounded if it is a division or has decimals."""
     value = left.value
     if math.isclose(value, told, rel_tol=1e-9, abs_tol=1e-9):
         return True
@@ -199,9 +197,9 @@ def _agree(left: _Sum, told: float) -> bool:
 
 
 def _read(text: str) -> tuple[list[tuple[_Sum | None, float]], str]:
-    """The sums of a text, each with what it is said to make, in order, and the text without them.
+    """The sums of a text in order, each with its stated result, and the text without them.
 
-    None for the sum stands for one that can't be read, and "6 + 5 = 11 + 7 = 18" for two sums.
+    A sum that can't be read is None. "6 + 5 = 11 + 7 = 18" is two sums.
     """
     text = _TIMES.sub("*", text.replace("**", " "))  # bold
     found: list[tuple[_Sum | None, float]] = []
@@ -228,9 +226,9 @@ def _read(text: str) -> tuple[list[tuple[_Sum | None, float]], str]:
 
 
 def _chain(tokens: list, place: int) -> tuple[list[_Sum], bool, int]:
-    """The sides of the chain of equations that begins at `place`, whether they are whole, and where to go on.
+    """The sides of the chain of equations that begins at `place`, whether it is whole, and where to go on.
 
-    They are not where a bracket, a power, or an operator without its number is next to them: that is algebra.
+    It is not whole next to a bracket, a power, or an operator without its number: that is algebra.
     """
     start = place
     before, close = (tokens[place - 1][1], tokens[place - 1][3] == tokens[place][2]) if place else ("", False)
@@ -260,7 +258,7 @@ def _chain(tokens: list, place: int) -> tuple[list[_Sum], bool, int]:
 
 
 def _behind_unit(tokens: list, place: int) -> int:
-    """The place behind a unit such as shells or km/h, where an operator or equals sign is; else `place`."""
+    """The place after a unit such as shells or km/h if an operator or equals sign is there, else `place`."""
     end = place
     while tokens[end][1][:1].isalpha() and not _joins(tokens[end][1]):
         end += 1
@@ -275,23 +273,23 @@ def _joins(word: str) -> bool:
 
 
 def _stems(text: str) -> set[str]:
-    """The first letters of its words: an ending makes no other word."""
+    """The first letters of each word, because another ending is not another word."""
     return {word[:4] for word in words(_UNSPACED.sub(r" \g<0> ", text))}
 
 
 def _numbers(text: str) -> list[float]:
-    """The numbers that a text has, in digits and then in words."""
+    """The numbers in a text: those in digits, then those in words."""
     found = [float(match["number"].replace(",", "")) for match in _TOKEN.finditer(text) if match["number"]]
     return found + [_SAID[word] for word in words(text) if word in _SAID]
 
 
 def _pairs(text: str, answer: Iterable[str]) -> set[tuple[str, str]]:
-    """The pairs of neighbouring words, but those of numbers or of the answer's words alone."""
+    """The pairs of neighbouring words, except for those with only numbers or only words of the answer."""
     said, empty = _words(text), {*answer}
     return {pair for pair in zip(said, said[1:], strict=False)
             if not empty.issuperset(pair) and not all(map(str.isdecimal, pair))}
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text in order, without those that only announce an answer or name a step."""
+    """The words of a text in order, without those that announce an answer or name a step."""
     return [word for word in words(_UNSPACED.sub(r" \g<0> ", text)) if word not in ANNOUNCING and word not in STEPS]

@@ -157,6 +157,16 @@ class Results(Written):
     samples: Annotated[list[Scored], Field(min_length=1)]
 
 
+class VerdictRow(Written):
+    """A row of <run>/grpo/verdicts.jsonl that has a score."""
+
+    judge: Text
+    item: Sha256
+    score: Share
+    per_criterion: Annotated[list[Share], Field(min_length=1)]
+    cause: str | None = None
+
+
 class Sample(Written):
     parts: dict[str, Logged] = {}
 

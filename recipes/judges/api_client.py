@@ -1,8 +1,8 @@
-"""Models behind an API, one call each: Gemini, and any endpoint that speaks OpenAI's chat completions.
+"""Models behind an API: Gemini, and any endpoint with OpenAI's chat completions, by the vendors' own SDKs.
 
-It is a prompt and a JSON schema to a text and its tokens, by the vendors' own SDKs, what their errors mean, and what
-the default models cost. It is not a judge and repeats no call (`api_judge` does): the SDKs' retries are switched off.
-Nothing that a service says is believed: `Service.ask` gives a checked `Answer` or raises a `CallError` without the key.
+Entry points: `service_from_secrets`, `gemini`, `openai_compatible`. A `Service` makes one call and retries nothing
+(`api_judge` does). It believes nothing that it is told: `Service.ask` gives a checked `Answer` or raises a `CallError`
+without the key.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CallError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The text, and the tokens that are billed; None where the service doesn't say."""
+    """The text, and the tokens that are billed, or None if the service doesn't say."""
 
     text: str
     tokens_in: int | None
@@ -49,10 +49,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Service:
-    """One model behind an API: `call(prompt, schema)`, where `schema` is the JSON schema of the answer's text.
+    """One model behind an API. `call(prompt, schema)` takes the JSON schema of the answer's text.
 
-    name: the model's, as the vendor calls it. max_tokens: the most that an answer may have, thinking included, which
-    `call` sees to. secret: cut out of all that is told. endpoint: the address that is called.
+    name: the model's, as the vendor calls it. max_tokens: the most that an answer may have, with thinking, by `call`.
+    secret: removed from every message. endpoint: the address that is called.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Service:
     endpoint: str = ""
 
     async def ask(self, prompt: str, schema: dict[str, Any]) -> Answer:
-        """What `call` answers; a number of tokens that cannot be true is None.
+        """The answer of `call`, with None for a number of tokens that can't be true.
 
-        Raises CallError, whatever `call` raises or returns, in one line without the secret.
+        Raises CallError, in one line without the secret, whatever `call` raises or returns otherwise.
         """
         try:
             answer = await self.call(prompt, schema)
@@ -80,13 +80,13 @@ class Service:
 
 
 def _count(tokens: object, text: str = "") -> int | None:
-    """A number of tokens that `text` may have; None for anything else."""
+    """`tokens` if `text` may have that many, else None."""
     least = max(1, len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
     return tokens if type(tokens) is int and least <= tokens <= MOST_TOKENS else None
 
 
 def call_error(error: BaseException, *keys: str) -> CallError:
-    """What an SDK, httpx or aiohttp raised, as one of our causes; by name, so that none of them need be there."""
+    """What an SDK, httpx or aiohttp raised, as one of our causes. Classes go by name: none must be installed."""
     if isinstance(error, CallError):
         return error
     detail = describe_error(error, *keys)
@@ -128,7 +128,7 @@ def _whole(text: Any, ended: Any, tokens_in: Any, tokens_out: Any) -> Answer:
 
 
 def _address(base_url: str) -> str:
-    """Raises ValueError, without it, for an address that is none or may hold a secret: it is told and written down."""
+    """Raises ValueError, which does not quote it, for a bad address or one that may hold a secret: it is logged."""
     try:
         parts = urlsplit(check_key(base_url, "the address"))
         right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

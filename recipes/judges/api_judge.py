@@ -1,12 +1,8 @@
-"""A judge behind an API: score sheets, asked of a service of `api_client`.
+"""`ApiJudge`: a judge behind an API. It asks score sheets of an `api_client.Service`, within limits of money and time.
 
-It is what stands between the sheets and a network that fails: how many calls at once, how fast, how often again, how
-long, and for how much money.
-
-Every item ends as a verdict or as a `JudgeFailure` with one of these causes, besides those of `ScoreSheet.read`:
-"timeout", "connection", "rate_limit" (429) and "server" (5xx), each after retries; "auth" (401, 403: no further call in
-that batch); "request" (any other 4xx); "blocked" (no text); "too_long" (cut at `max_tokens`); "spending_limit"; and
-"backend", anything else that the service's `call` raises.
+Every item ends as a verdict or as a `JudgeFailure`, whose cause is one of `ScoreSheet.read` or one of these: "timeout",
+"connection", "rate_limit" (429) and "server" (5xx), each after retries; "auth" (401, 403: no further call in that
+batch), "request" (any other 4xx), "blocked" (no text), "too_long" (cut at `max_tokens`), "spending_limit", "backend".
 """
 
 from __future__ import annotations
@@ -30,10 +26,10 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from reasonkit.judge.judge import JudgeFailure, JudgeItem
+from reasonkit.judge.judge import JudgeFailure, JudgeItem, Result
 from reasonkit.session.secrets import redact
 from recipes.judges.api_client import PRICES, CallError, Service, service_from_secrets
-from recipes.judges.score_sheet import Result, ScoreSheet, identity, score_sheets
+from recipes.judges.score_sheet import ScoreSheet, score_sheets, sheet_identity
 
 RETRIED = {"timeout", "connection", "rate_limit", "server"}
 UNBILLED = {"rate_limit", "server", "auth", "request"}  # answered with an error status
@@ -43,18 +39,17 @@ GRACE = 1.0     # seconds that calls get to end after they were cancelled
 
 @dataclass(frozen=True)
 class ApiLimits:
-    """What a judge may use. `dollars`: in its life. `prices`: by model, dollars per million tokens, in and out, for a
-    model that `api_client.PRICES` lacks or has wrong.
+    """What a judge may use: `dollars` in its life, and `prices` by model, in dollars per million tokens in and out, for
+    a model that `api_client.PRICES` lacks or has wrong.
 
-    A batch, which is one `score`, takes at most `batch_seconds` and a few more; `call_seconds` is for one attempt of
-    one call. Before a retry: a random time up to backoff_seconds * 2^n, and what the service asks for.
-    Raises ValueError for a number below 0, or one of 0 that is no price and no sum, and for prices that are none.
+    `call_seconds` is for one attempt. A batch, which is one `score`, takes at most `batch_seconds` and a few more.
+    Before a retry it waits a random time up to backoff_seconds * 2^n, and as long as the service asks.
+    Raises ValueError for numbers that are out of range and for unusable prices.
     """
 
     dollars: float
     prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     concurrency: int = 8
-    calls_per_minute: float = math.inf
     attempts: int = 5
     backoff_seconds: float = 1.0
     call_seconds: float = 60.0
@@ -79,52 +74,51 @@ def _number(value: object) -> bool:
 
 
 class ApiJudge:
-    """A judge that asks `service`. One call rates up to `replies_per_call` replies of consecutive items that share
-    question and rubric; where it fails for a reply's sake, each is asked alone. mode, both_orders: see `ScoreSheet` and
-    `score_sheets`.
+    """A judge that asks `service`. One call rates up to `replies_per_call` completions of consecutive items that share
+    question and rubric. If it fails because of one of them, each is asked alone. mode: see `ScoreSheet`.
 
-    Safe in any thread, and under a running event loop, which `score` blocks: the calls run in a loop of their own.
+    Threads may share it, and it works under a running event loop, because the calls run in a loop of their own.
 
-    spent: dollars, never less than the service bills. Each attempt reserves its worst case before it is sent (a token
-    for each byte of the prompt, `max_tokens` out) and is not sent where that would pass `limits.dollars`. An answer
-    puts the real cost in its place, an error status 0; where nobody knows (no answer, no usage, numbers that cannot be
-    true) the worst case stands, so that nothing that a service says lowers it.
+    spent: dollars, never less than the service bills. Each attempt first reserves its worst case, which is a token per
+    byte of the prompt and `max_tokens` out, and is not sent if that would pass `limits.dollars`. An answer replaces it
+    by the real cost, and an error status by 0. Without an answer, or with token counts that can't be true, it stands.
     usage: calls sent, and tokens_in and tokens_out of those answered.
 
     Raises ValueError for a model whose price is neither in `limits` nor in `api_client.PRICES`.
     """
 
-    def __init__(self, service: Service, limits: ApiLimits, *, mode: str = "explicit", replies_per_call: int = 8,
-                 both_orders: bool = False) -> None:
+    def __init__(self, service: Service, limits: ApiLimits, *, mode: str = "explicit",
+                 replies_per_call: int = 8) -> None:
         self.service, self.limits = service, limits
-        self.name = service.name
-        self.form = (mode, replies_per_call, both_orders)
+        self.name, self.mode, self.replies_per_call = service.name, mode, replies_per_call
         self.failures: Counter[str] = Counter()
         self.usage: Counter[str] = Counter()
         self._prices = limits.prices.get(service.name) or PRICES.get((service.endpoint, service.name))
         if self._prices is None:
             raise ValueError(f"no price is known for model {service.name!r} ({service.endpoint or 'no endpoint'}), "
-                             "and without one no spending limit holds: look it up and give it, as in Limits(dollars, "
-                             f"prices={{{service.name!r}: (0.3, 2.5)}}), dollars per million tokens in and out; or "
-                             f"name another model, such as {', '.join(model for _, model in PRICES)}")
-        self._spent = Fraction(0)  # exact: what is reserved and settled leaves no rounding
+                             "and without one no spending limit holds: look it up and give it, as in ApiLimits("
+                             f"dollars, prices={{{service.name!r}: (0.3, 2.5)}}), dollars per million tokens in and "
+                             f"out; or name another model, such as {', '.join(model for _, model in PRICES)}")
+        self._spent = Fraction(0)  # exact: reserving and settling leave no rounding
         self._counting = threading.Lock()
         self._slots = asyncio.Semaphore(limits.concurrency)
-        self._next_call = 0.0  # by the loop's clock
         self._loop = _background_loop()
 
     @property
     def identity(self) -> str:
-        return identity(f"{self.service.endpoint} {self.name}", self.form)
+        """What a verdict depends on besides the item."""
+        return sheet_identity(f"{self.service.endpoint} {self.name}", self.mode, self.replies_per_call)
 
     @property
     def spent(self) -> float:
+        """Dollars so far."""
         return float(self._spent)
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
-        """One result an item, within `limits.batch_seconds` and a few more. Raises ValueError as `score_sheets`."""
+        """One result per item, within `limits.batch_seconds` and a few more. Raises ValueError as `score_sheets`."""
         deadline, denied = self._loop.time() + self.limits.batch_seconds, []
-        results = score_sheets(items, lambda sheets: self._ask(sheets, deadline, denied), *self.form)
+        results = score_sheets(items, lambda sheets: self._ask(sheets, deadline, denied), self.mode,
+                               self.replies_per_call)
         with self._counting:
             self.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
         return results
@@ -165,22 +159,17 @@ class ApiJudge:
                 text = await retrying(self._attempt, sheet, denied)
             except CallError as error:
                 return self._failed(sheet, error.cause, str(error))
-        results = sheet.read(text)
-        if any(isinstance(result, JudgeFailure) for result in results):  # which quote the text, and cut it
-            told = sheet.read(redact(text, self.service.secret))
-            results = [JudgeFailure(r.cause, getattr(t, "detail", "")) if isinstance(r, JudgeFailure) else r
-                       for r, t in zip(results, told, strict=True)]
-        return results
+        return sheet.read(redact(text, self.service.secret))  # a failure quotes the text
 
     async def _attempt(self, sheet: ScoreSheet, denied: list[CallError]) -> str:
         prompt, schema = sheet.prompt, sheet.schema
         most_in = len(prompt.encode()) + len(json.dumps(schema)) + OVERHEAD
         reserved = self._dollars(most_in, self.service.max_tokens)
-        self._refuse(reserved, denied)  # what can't be sent need not wait for its turn
-        start = self._next_call = max(self._loop.time(), self._next_call)
-        self._next_call += 60 / self.limits.calls_per_minute
-        await asyncio.sleep(start - self._loop.time())
-        self._refuse(reserved, denied)
+        if denied:
+            raise denied[0]
+        if self._spent + reserved > self.limits.dollars:
+            raise CallError("spending_limit", f"{self.spent:.6f} of {self.limits.dollars:g} dollars are spent or "
+                            f"reserved, and this call may cost {float(reserved):.6f}")
         self._spent += reserved
         cost = reserved
         self.usage["calls"] += 1
@@ -202,13 +191,6 @@ class ApiJudge:
         finally:
             self._spent += cost - reserved
 
-    def _refuse(self, reserved: float, denied: list[CallError]) -> None:
-        if denied:
-            raise denied[0]
-        if self._spent + reserved > self.limits.dollars:
-            raise CallError("spending_limit", f"{self.spent:.6f} of {self.limits.dollars:g} dollars are spent or "
-                            f"reserved, and this call may cost {float(reserved):.6f}")
-
     def _dollars(self, tokens_in: int, tokens_out: int) -> Fraction:
         price_in, price_out = map(Fraction, self._prices)
         return (tokens_in * price_in + tokens_out * price_out) / 10**6
@@ -224,10 +206,10 @@ def _background_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def from_secrets(limits: ApiLimits, *, max_tokens: int = 4096, **form: Any) -> ApiJudge | None:
+def from_secrets(limits: ApiLimits, *, max_tokens: int = 4096, **options: Any) -> ApiJudge | None:
     """The judge that a secret switches on, or None without one; see `api_client.service_from_secrets`.
 
-    form: as for `ApiJudge`. Raises ValueError for a model without a price, besides what that raises.
+    options: as for `ApiJudge`. Raises ValueError for a model without a price, and as `service_from_secrets`.
     """
     service = service_from_secrets(max_tokens)
-    return ApiJudge(service, limits, **form) if service else None
+    return ApiJudge(service, limits, **options) if service else None

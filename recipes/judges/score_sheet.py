@@ -1,14 +1,9 @@
-"""Judges that write their verdict: what they are asked, how the text is read, and a local judge that generates it.
+"""`ScoreSheet`: what a judge that generates its verdict is asked, and how its text is read.
 
-It is the form of a written verdict, a `ScoreSheet`, which local models and APIs share: one question, its rubric and
-one or more replies. It is not a transport: `WrittenJudge` is handed a function from prompts to texts; `api_judge` asks
-over a network. For a local model the expected rating (`judge.LocalJudge`) needs no decoding and nothing to be parsed.
-
-Source: explicit and implicit aggregation of Rubrics as Rewards (arXiv 2507.17746). Departures: explicit criteria are
-met by degree, 1 to 5, where the paper takes a binary verdict, and one call may rate the replies of a whole group.
-
-A verdict bears the number of its sheet, made from all that the sheet shows and a secret of this process. Nobody who
-wrote a reply knows it, so a verdict that a reply contains, and the judge quotes, is never taken for the judge's own.
+A sheet has one question, its rubric and one or more completions, and asks for one JSON object. Source: explicit and
+implicit aggregation of Rubrics as Rewards (arXiv 2507.17746), here with ratings in place of binary verdicts. A verdict
+must repeat the sheet's number, which depends on a secret of this process, so a verdict that is quoted from a completion
+is never taken for the judge's own.
 """
 
 from __future__ import annotations
@@ -17,7 +12,6 @@ import hmac
 import json
 import re
 import secrets
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,11 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict, one_line, quote_block, weighted_score, wording
+from reasonkit.judge.judge import (
+    JudgeFailure,
+    JudgeItem,
+    Result,
+    one_line,
+    quote_block,
+    weighted_score,
+    wording_hash,
+)
 from reasonkit.judge.rubric import Criterion
 from reasonkit.text.tags import printable
-
-Result = JudgeVerdict | JudgeFailure
 
 HIGHEST = {"explicit": 5, "implicit": 10}  # by mode, the best rating; the worst is 1
 _TASKS = {
@@ -40,18 +40,17 @@ _TASKS = {
                 "weight. A reply's rating is a list with one whole number.",
 }
 _SECRET = secrets.token_bytes(32)
-# What one reply may do to all of its call: it is refused, it has the judge talk too long or out of form.
+# How one completion may spoil its whole call: it is refused, or makes the judge write too much or in another format.
 SHARED_CAUSES = {"blocked", "too_long", "unparsable", "contradictory", "miscounted"}
 _FLAT_OBJECT = re.compile(r"\{[^{}]*+\}")  # a verdict has no braces inside; possessive, so linear on any text
 
 
 @dataclass(frozen=True)
 class ScoreSheet:
-    """One call: `replies` to one question, rated by a rubric. The object that asks is the one that reads the answer.
+    """One call: `replies` to one question, rated by a rubric. The object that asks also reads the answer.
 
-    mode: "explicit", a rating from 1 to 5 for each criterion, aggregated as `judge.weighted_score`; or "implicit", one
-    overall
-    rating from 1 to 10. A rating r of highest h counts (r - 1) / (h - 1).
+    mode: "explicit", a rating from 1 to 5 per criterion, combined by `judge.weighted_score`, or "implicit", one overall
+    rating from 1 to 10. A rating r counts as (r - 1) / (highest - 1).
     """
 
     question: str
@@ -68,8 +67,7 @@ class ScoreSheet:
 
     @cached_property
     def number(self) -> int:
-        """Six digits that depend on all that is shown, the same throughout a process and others in the next; a verdict
-        must repeat them."""
+        """Six digits that a verdict must repeat. They depend on all that is shown and on the process."""
         digest = hmac.digest(_SECRET, self._shown.encode(), "sha256")
         return 100_000 + int.from_bytes(digest[:8], "big") % 900_000
 
@@ -93,19 +91,18 @@ class ScoreSheet:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """JSON schema of the answer. It depends on mode and counts alone: services prepare each schema but once."""
+        """JSON schema of the answer. It depends only on mode and counts, because a service prepares each one once."""
         rating = {"type": "integer", "minimum": 1, "maximum": HIGHEST[self.mode]}
         row = {"type": "array", "items": rating, "minItems": self._width, "maxItems": self._width}
         properties = {"number": {"type": "integer"}, **dict.fromkeys(self._names, row)}
         return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
     def read(self, text: str) -> list[Result]:
-        """One result a reply, in time linear in the text's length; never raises on a str.
+        """One result per completion, in time linear in the text's length. Never raises for a str.
 
-        Text around the object, code fences and objects without the sheet's number are looked past. Causes of failure:
-        "unparsable", no object bears the number; "contradictory", several do and differ, or a name stands twice;
-        "miscounted", replies missing or too many; and for a reply alone "bad_rating", a list of another length, or
-        anything in it that is no number in range.
+        Text around the object and objects without the sheet's number are ignored. Causes of failure: "unparsable" (no
+        object has the number), "contradictory" (several have it and differ, or a name comes twice), "miscounted" (too
+        few or too many completions), and for one completion "bad_rating" (not the right count of numbers in range).
         """
         objects = [o for o in map(_pairs, _FLAT_OBJECT.findall(text)) if ("number", self.number) in o]
         if not objects:
@@ -116,7 +113,7 @@ class ScoreSheet:
         return readings[0]
 
     def fail(self, cause: str, detail: str) -> list[Result]:
-        """The same failure for every reply."""
+        """The same failure for every completion."""
         return [JudgeFailure(cause, detail)] * len(self.replies)
 
     def _read_object(self, pairs: list[tuple[str, Any]]) -> list[Result]:
@@ -145,92 +142,44 @@ def _pairs(text: str) -> list[tuple[str, Any]]:
         return []
 
 
-def score_sheets(
-    items: Sequence[JudgeItem], ask: Callable[[list[ScoreSheet]], list[list[Result]]], mode: str,
-    replies_per_call: int, both_orders: bool,
-) -> list[Result]:
-    """One result an item, by one `ask` of all sheets. Consecutive items of one question and rubric share a sheet. Items
-    that have no verdict because a sheet of several failed as a whole (`SHARED_CAUSES`) are asked once more, each alone.
+def score_sheets(items: Sequence[JudgeItem], ask: Callable[[list[ScoreSheet]], list[list[Result]]], mode: str,
+                 replies_per_call: int) -> list[Result]:
+    """One result per item, by one `ask` of all sheets. Consecutive items of one question and rubric share a sheet.
 
-    both_orders: each sheet is asked a second time with its replies reversed, against position bias, and an item's
-    verdict is the mean over the sheets that gave it one. Raises ValueError for an unknown mode, fewer than one reply a
-    call, and an item without criteria.
+    If a sheet of several fails as a whole for one of `SHARED_CAUSES`, its items are asked once more, each alone. Raises
+    ValueError for an unknown mode, fewer than one completion per call, and an item without criteria.
     """
     if mode not in HIGHEST or replies_per_call < 1:
         raise ValueError(f"mode={mode!r}, replies_per_call={replies_per_call!r}: give one of {list(HIGHEST)}, and a "
                          "number above 0")
-    orders, sheets = [], []
-    for (question, rubric), same in groupby(range(len(items)), lambda n: (items[n].question, items[n].rubric)):
+    shares = []  # the numbers of the items on each sheet
+    for (_, rubric), same in groupby(range(len(items)), lambda n: (items[n].question, items[n].rubric)):
         numbers = list(same)
         if not rubric:
             raise ValueError(f"item {numbers[0]} has an empty rubric; a judge needs at least one criterion")
-        for start in range(0, len(numbers), replies_per_call):
-            order = numbers[start:start + replies_per_call]
-            for seen in [order, order[::-1]] if both_orders and len(order) > 1 else [order]:
-                orders.append(seen)
-                sheets.append(ScoreSheet(question, tuple(items[n].reply for n in seen), rubric, mode))
-    by_item: list[list[Result]] = [[] for _ in items]
-    silenced: set[int] = set()
-    for order, results in zip(orders, ask(sheets) if sheets else [], strict=True):
-        for n, result in zip(order, results, strict=True):
-            by_item[n].append(result)
-        causes = {getattr(result, "cause", None) for result in results}
-        silenced |= set(order) if len(order) > 1 and len(causes) == 1 and causes <= SHARED_CAUSES else set()
-    alone = [n for n in sorted(silenced) if not any(isinstance(result, JudgeVerdict) for result in by_item[n])]
-    again = [ScoreSheet(items[n].question, (items[n].reply,), items[n].rubric, mode) for n in alone]
-    for n, results in zip(alone, ask(again) if again else [], strict=True):
-        by_item[n] = results
-    return [_mean(results) for results in by_item]
+        shares += [numbers[start:start + replies_per_call] for start in range(0, len(numbers), replies_per_call)]
+    results: dict[int, Result] = {}
+
+    def ask_about(shares: list[list[int]]) -> None:
+        firsts = [items[share[0]] for share in shares]
+        sheets = [ScoreSheet(first.question, tuple(items[n].reply for n in share), first.rubric, mode)
+                  for first, share in zip(firsts, shares, strict=True)]
+        for share, answers in zip(shares, ask(sheets) if sheets else [], strict=True):
+            results.update(zip(share, answers, strict=True))
+
+    ask_about(shares)
+    failed = [share for share in shares if len(share) > 1 and len({_cause(results[n]) for n in share}) == 1
+              and _cause(results[share[0]]) in SHARED_CAUSES]
+    ask_about([[n] for share in failed for n in share])
+    return [results[n] for n in range(len(items))]
 
 
-def _mean(results: list[Result]) -> Result:
-    verdicts = [result for result in results if isinstance(result, JudgeVerdict)]
-    if len(verdicts) < 2:
-        return (verdicts or results)[0]
-    met_C = np.mean([verdict.per_criterion for verdict in verdicts], axis=0)
-    return JudgeVerdict(float(np.mean([verdict.score for verdict in verdicts])), tuple(met_C.tolist()))
+def _cause(result: Result) -> str | None:
+    return result.cause if isinstance(result, JudgeFailure) else None
 
 
-def identity(name: str, form: tuple[str, int, bool]) -> str:
-    """What a written verdict depends on besides the item: the model's name, the form (mode, replies a call, both
-    orders) and the prompt's wording."""
-    sheet = ScoreSheet("q", ("r",), (Criterion("t", "d", 1.0),), form[0])
-    return f"{name} {form} {wording([sheet.prompt.replace(str(sheet.number), '?')])}"
-
-
-class WrittenJudge:
-    """A local Gemma that writes its verdict: the classic generate-and-parse judge.
-
-    `generate(prompts)` returns one text a prompt, each prompt a user turn with the model's turn opened. It is called
-    once a `score`, with all prompts. mode, replies_per_call, both_orders: see `ScoreSheet` and `score_sheets`.
-    """
-
-    def __init__(self, generate: Callable[[list[str]], Sequence[str]], name: str, *, mode: str = "explicit",
-                 replies_per_call: int = 1, both_orders: bool = False) -> None:
-        self.generate = generate
-        self.name = name
-        self.form = (mode, replies_per_call, both_orders)
-        self.failures: Counter[str] = Counter()
-
-    @property
-    def identity(self) -> str:
-        return identity(self.name, self.form)
-
-    def score(self, items: Sequence[JudgeItem]) -> list[Result]:
-        """One result an item; causes as `ScoreSheet.read`, "backend" when it raises, "shape" when it returns anything
-        but one str a prompt. Raises ValueError as `score_sheets`."""
-        results = score_sheets(items, self._ask, *self.form)
-        self.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
-        return results
-
-    def _ask(self, sheets: list[ScoreSheet]) -> list[list[Result]]:
-        prompts = [f"<start_of_turn>user\n{s.prompt}<end_of_turn>\n<start_of_turn>model\n" for s in sheets]
-        try:
-            texts = list(self.generate(prompts))
-        except Exception as error:  # whatever goes wrong is no signal, as with LocalJudge
-            return [sheet.fail("backend", f"{self.name}: {type(error).__name__}: {error}") for sheet in sheets]
-        if len(texts) != len(sheets) or not all(isinstance(text, str) for text in texts):
-            kinds = sorted({type(text).__name__ for text in texts})
-            detail = f"{self.name}: {len(texts)} texts of {kinds}, expected {len(sheets)} of str"
-            return [sheet.fail("shape", detail) for sheet in sheets]
-        return [sheet.read(text) for sheet, text in zip(sheets, texts, strict=True)]
+def sheet_identity(name: str, mode: str, replies_per_call: int) -> str:
+    """What a verdict depends on besides the item: the model's name, mode, completions per call, and the prompt."""
+    sheet = ScoreSheet("q", ("r",), (Criterion("t", "d", 1.0),), mode)
+    wording = wording_hash([sheet.prompt.replace(str(sheet.number), "?")])
+    return f"{name} {mode} {replies_per_call} {wording}"

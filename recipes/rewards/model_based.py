@@ -1,17 +1,12 @@
-"""Rewards that ask a model: RLPR, and a reward model of our own that scores the flow of the reasoning.
+"""Rewards from forward passes of a model: RLPR, and a reward model of our own that scores the flow of the reasoning.
 
-Each is a reward as in `rewards`, from forward passes alone (`logprobs.prefill`): nothing is generated or parsed.
-What it is not: a judge that reads a rubric (`judge`). A text that is too long for the model is None, never cut.
-
-Sources: RLPR (arXiv 2506.18254), with two departures: the answer's closing tag and the stop token count among its
-tokens, so that the beginning of a longer answer is not as good as the answer, and there is no filter by deviation, as
-groups without a spread carry no advantage anyway. The reward model follows the idea of the ThoughtTeacher in the
-Gemma2-Deep entry, of which no code is public: a logistic regression on the mean hidden state of the reasoning.
+Entry points: `rlpr`, and `hidden_means`, `train_teacher`, `thought_teacher`. A text that is too long for the model is
+None, never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because groups without a spread
+carry no advantage anyway; the idea of ThoughtTeacher in the Gemma2-Deep entry.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
@@ -30,6 +25,7 @@ from scipy.special import expit
 from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.logprobs import prefill
 from reasonkit.rewards.rules import RewardFn
+from reasonkit.session.files import replacing
 from reasonkit.text.tags import TAGS, neutralise
 
 FLATTEN = 1e-3  # the weight of |w|^2 / 2 against the mean loss, for features of unit variance
@@ -37,11 +33,11 @@ FLATTEN = 1e-3  # the weight of |w|^2 / 2 against the mean loss, for features of
 
 def mean_probability(loaded: LoadedModel, mesh: Mesh, max_length: int,
                      batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
-    """(contexts, targets) -> float32 (texts,): the mean over the target's tokens of the probability of each.
+    """(contexts, targets) -> float32 (texts,): the mean probability of the target's tokens after its context.
 
-    The target is teacher-forced after its context and ends with the stop token, which counts. Its tokens are those of
-    context and target read as one text, from the first on that the context alone has not. NaN where the whole is longer
-    than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR, whose score is this mean, not the product.
+    Context and target are tokenised as one text, and the target begins with the first token that the context alone does
+    not have. The stop token counts, because otherwise the beginning of a longer answer would be as good as the answer.
+    NaN where the whole is longer than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR.
     """
 
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
@@ -60,19 +56,18 @@ def mean_probability(loaded: LoadedModel, mesh: Mesh, max_length: int,
 
 
 def _joined(tokenizer: Tokenizer, context: str, target: str) -> tuple[list[int], list[int]]:
-    """BOS, context and target as they are read in one piece, parted before the first token that the target changed."""
+    """The tokens of BOS, context and target as one text, split before the first token that the target changed."""
     alone, ids = tokenizer.encode(context), tokenizer.encode(context + target)
     same = len(commonprefix([alone, ids]))
     return [tokenizer.bos_id(), *ids[:same]], ids[same:]
 
 
 def rlpr(policy: LoadedModel, mesh: Mesh, max_length: int, batch_size: int) -> RewardFn:
-    """How much the reply's own reasoning helps the policy to the reference answer: clip(p - p0, 0, 1).
+    """How much the completion's reasoning helps the policy to the reference answer: clip(p - p0, 0, 1).
 
-    p is the mean probability of the reference answer's tokens after the prompt and the reasoning, p0 the same after the
-    prompt alone, both under the weights of the moment. A reply without reasoning helps nothing: 0.0. None where prompt,
-    reasoning and answer are longer than `max_length` tokens. Columns: `answer`. Raises ValueError as `prefill`. Source:
-    RLPR, its debiased reward.
+    p is the mean probability of the reference answer's tokens after prompt and reasoning, and p0 the same after the
+    prompt only, both under the current weights. 0.0 without reasoning. None where prompt, reasoning and answer are
+    longer than `max_length` tokens. Columns: `answer`. Raises ValueError as `prefill`. Source: RLPR's debiased reward.
     """
     probability = mean_probability(policy, mesh, max_length, batch_size)
 
@@ -94,7 +89,7 @@ def rlpr(policy: LoadedModel, mesh: Mesh, max_length: int, batch_size: int) -> R
 
 
 def _reasoned(reasoning: str | None) -> str:
-    """What stands before the answer in a reply of perfect form; a reasoning can't end the turn."""
+    """What comes before the answer in a completion of perfect format. The reasoning can't end the turn."""
     if reasoning is None:
         return TAGS.answer_start
     return f"{TAGS.reasoning_start}{neutralise(reasoning)}{TAGS.reasoning_end}\n{TAGS.answer_start}"
@@ -108,7 +103,7 @@ def hidden_means(frozen: LoadedModel, mesh: Mesh, max_length: int,
     `max_length` tokens. Raises ValueError as `prefill`, and when the model has an adapter, which training would move.
     """
     if jax.tree.leaves(nnx.state(frozen.model, nnx.LoRAParam)):
-        raise ValueError(f"{frozen.name} has an adapter, and features that training moves mean nothing: load the stock "
+        raise ValueError(f"{frozen.name} has an adapter, and features that training moves mean nothing: load the base "
                          "model without one")
 
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
@@ -142,11 +137,9 @@ class ThoughtTeacher:
 
     def save(self, path: Path | str) -> None:
         """Write it to `path` as safetensors, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.tmp")
-        save_file({"weights_D": self.weights_D, "bias": np.array([self.bias])}, partial, metadata={"model": self.model})
-        os.replace(partial, path)
+        arrays = {"weights_D": self.weights_D, "bias": np.array([self.bias])}
+        with replacing(path) as temporary:
+            save_file(arrays, temporary, metadata={"model": self.model})
 
     @classmethod
     def load(cls, path: Path | str) -> ThoughtTeacher:
@@ -188,9 +181,9 @@ def train_teacher(model: str, features_ND: np.ndarray, good_N: np.ndarray) -> Th
 
 def thought_teacher(teacher: ThoughtTeacher, frozen: LoadedModel, mesh: Mesh, max_length: int,
                     batch_size: int) -> RewardFn:
-    """The teacher's score in [0, 1] of each reply's reasoning; 0.0 without one, None for one that is too long.
+    """The teacher's score in [0, 1] of each completion's reasoning, 0.0 without one, None for one that is too long.
 
-    Column: `question`. Raises ValueError when the teacher was trained on another model, and as `hidden_means`.
+    Column: `question`. Raises ValueError if the teacher was trained on another model, and as `hidden_means`.
     """
     if teacher.model != frozen.name:
         raise ValueError(f"the reward model was trained on {teacher.model} and is given {frozen.name}: load that one")

@@ -7,10 +7,11 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from plain_judge import PlainJudge
 
 from reasonkit.data import problems
 from reasonkit.judge.exam import EACH, UnfitJudge, anchors, examine
-from reasonkit.judge.judge import RATINGS, DeterministicJudge, JudgeFailure, JudgeVerdict, LocalJudge
+from reasonkit.judge.judge import RATINGS, JudgeFailure, JudgeVerdict, LocalJudge
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.models import logprobs
 from reasonkit.models.load import load
@@ -27,7 +28,7 @@ RUBRIC = rubric_to_json((Criterion("Steps", "Every step is shown.", 1.0),))
 def judge(good=1.0, bad=0.0, **families):
     """A judge that knows the whole replies; `families` turns the two round in those."""
     turned = {pair.question for pair in PAIRS if pair.family in families}
-    return DeterministicJudge([lambda item: good if (item.reply in WHOLE) != (item.question in turned) else bad])
+    return PlainJudge([lambda item: good if (item.reply in WHOLE) != (item.question in turned) else bad])
 
 
 class Behind:
@@ -88,9 +89,9 @@ def test_a_judge_that_tells_nothing_apart_can_not_teach(good, bad):
 
 @pytest.mark.parametrize(("examined", "told"), [(judge(0.2, 0.9), "more than whole ones"),
                                                 (judge(1, 1), "is the least"), (Behind(""), "have no verdict")])
-def test_a_judge_without_a_vote_stops_nothing_and_it_is_said(examined, told):
+def test_a_judge_without_a_weight_stops_nothing_and_it_is_said(examined, told):
     said = examine(examined, PAIRS, 0.0)
-    assert said.startswith("The judge fails, and has no vote in this recipe: ") and told in said and "Asked" in said
+    assert said.startswith("The judge fails, and has weight 0 in this recipe: ") and told in said and "Asked" in said
     assert examine(judge(), PAIRS, 0.0).startswith("The judge passes")
 
 
@@ -109,7 +110,7 @@ def test_chance_alone_stops_no_judge():
     stopped = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        noisy = DeterministicJudge([lambda item, rng=rng: float(np.clip(
+        noisy = PlainJudge([lambda item, rng=rng: float(np.clip(
             0.5 + 0.1 * (item.reply in WHOLE) + rng.normal(0, 0.14), 0, 1))])
         try:
             examine(noisy, PAIRS, 1.5)

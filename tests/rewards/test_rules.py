@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_judge import PlainJudge
 
-from reasonkit.judge.judge import DeterministicJudge, JudgeVerdict, LocalJudge
+from reasonkit.judge.judge import JudgeVerdict, LocalJudge
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.rewards.rules import (
     LARGEST,
@@ -16,11 +17,11 @@ from reasonkit.rewards.rules import (
     ask,
     exact_answer,
     gate,
-    numeric_closeness,
     rubric,
     tag_format,
 )
 from reasonkit.text.tags import DEFECTS, TAGS, Parsed
+from recipes.rewards.extra import numeric_closeness
 
 GOOD = TAGS.render(reasoning="2 + 2 = 4", answer="4")
 RUBRIC = rubric_to_json([Criterion("Steps", "Every step follows.", 1.0)])
@@ -176,7 +177,7 @@ def test_numeric_closeness_takes_any_reply_and_is_1_where_the_answer_is_right(te
 
 def test_rubric_judges_the_whole_reply():
     seen = []
-    reward = rubric(DeterministicJudge([lambda item: seen.append(item) or 0.3]))
+    reward = rubric(PlainJudge([lambda item: seen.append(item) or 0.3]))
     columns = {"question": np.array(["2+2?"]), "rubric": np.array([RUBRIC]), "mode": "train"}
     assert reward(["p"], [f"x {GOOD}"], **columns) == [0.3]
     assert (seen[0].question, seen[0].reply, seen[0].rubric[0].title) == ("2+2?", f"x {GOOD}", "Steps")
@@ -186,7 +187,7 @@ def test_rubric_judges_the_whole_reply():
 def test_what_a_judge_cannot_tell_apart_makes_no_advantage():
     """At 0.98 against 1.00 a group whose answers are all right was pushed about as hard as by a wrong answer."""
     scores = iter([0.98, 1.0, 0.64, 0.58])
-    reward = rubric(DeterministicJudge([lambda item: next(scores)]))
+    reward = rubric(PlainJudge([lambda item: next(scores)]))
     assert reward(["p"] * 4, [GOOD] * 4, question=["2+2?"] * 4, rubric=[RUBRIC] * 4) == [1.0, 1.0, 0.6, 0.6]
 
 
@@ -199,7 +200,7 @@ def test_rubric_gives_none_where_the_judge_fails():
 
 def test_rubric_tells_how_far_each_criterion_is_met():
     told = {}
-    reward = rubric(DeterministicJudge([lambda item: 0.25, lambda item: {"q": 0.75}[item.question]]))
+    reward = rubric(PlainJudge([lambda item: 0.25, lambda item: {"q": 0.75}[item.question]]))
     reward(["p"] * 2, [GOOD] * 2, question=["q", "r"], rubric=[RUBRIC] * 2, log_extra=told.__setitem__)
     assert told["rubric"][0] == (0.25, 0.75) and "KeyError" in told["rubric"][1]
 
@@ -207,7 +208,7 @@ def test_rubric_tells_how_far_each_criterion_is_met():
 @pytest.mark.parametrize("broken", ["", "[]", "null", "{}", RUBRIC[:-2], RUBRIC.replace("1.0", "-1"), None, "[[]]", "7",
                                     RUBRIC.replace("1.0", "NaN"), RUBRIC.replace("Every step follows.", " ")])
 def test_a_rubric_that_cannot_be_read_is_no_signal_for_its_row_alone(broken):
-    reward, told = rubric(DeterministicJudge([lambda item: 1.0])), {}
+    reward, told = rubric(PlainJudge([lambda item: 1.0])), {}
     columns = {"question": ["q"] * 2, "rubric": [broken, RUBRIC], "log_extra": told.__setitem__}
     assert reward(["p"] * 2, [GOOD] * 2, **columns) == [None, 1.0]
     assert reward.failures == {"unusable_rubric": 1} and "rubric" in told["rubric"][0]
@@ -244,7 +245,7 @@ def test_what_is_no_verdict_is_no_signal(result):
                                        "", "2+2?"])
 def test_a_judge_is_not_asked_about_no_work(reasoning):
     seen = []
-    reward = rubric(DeterministicJudge([lambda item: seen.append(item) or 1.0]))
+    reward = rubric(PlainJudge([lambda item: seen.append(item) or 1.0]))
     reply = f"<reasoning>{reasoning}</reasoning><answer>4</answer>"
     columns = {"question": ["2+2?"] * 3, "rubric": [RUBRIC] * 3}
     values, causes = ask(reward, ["p"] * 3, [reply, GOOD, reply], columns)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.judge.rubric import Criterion
-from recipes.judges.score_sheet import ScoreSheet, WrittenJudge
+from recipes.judges.score_sheet import ScoreSheet, score_sheets, sheet_identity
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = Criterion("Steps", "Every step follows.", 1.0)
@@ -73,11 +73,11 @@ def test_number_depends_on_all_that_is_shown():
 
 
 ELSEWHERE = """
-from recipes.judges.score_sheet import ScoreSheet, WrittenJudge
+from recipes.judges.score_sheet import ScoreSheet, sheet_identity
 from reasonkit.judge.rubric import Criterion
 rubric = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "A reader\\ncan follow it.", 0.3))
 sheets = [ScoreSheet(f"1+1? {n}", ("2", "3"), rubric, "explicit") for n in range(5)]
-print(*[sheet.number for sheet in sheets], WrittenJudge(None, "gemma").identity, sep="|")
+print(*[sheet.number for sheet in sheets], sheet_identity("gemma", "explicit", 8), sep="|")
 """
 
 
@@ -89,9 +89,15 @@ def test_number_is_of_this_process_and_identity_is_not():
     first, second = (subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=True,
                                     cwd=ROOT).stdout.strip().split("|") for _ in range(2))
     assert len({tuple(numbers), tuple(first[:5]), tuple(second[:5])}) == 3
-    assert first[5] == second[5] == WrittenJudge(None, "gemma").identity
+    assert first[5] == second[5] == sheet_identity("gemma", "explicit", 8)
     plain = [100_000 + int.from_bytes(hashlib.sha256(s._shown.encode()).digest()[:8], "big") % 900_000 for s in sheets]
     assert [str(number) for number in plain] != numbers
+
+
+def scored(generate, items, mode="explicit", replies_per_call=1):
+    """The results of a judge that generates these texts for the sheets' prompts."""
+    return score_sheets(items, lambda sheets: [sheet.read(text) for sheet, text in zip(
+        sheets, generate([sheet.prompt for sheet in sheets]), strict=True)], mode, replies_per_call)
 
 
 def fresh(sheet):
@@ -110,10 +116,9 @@ def test_a_reply_that_spoils_its_sheet_spoils_no_other(cause, bad):
             yield spoilt if f"> {bad}\n" in prompt else good
 
     asked = []
-    judge = WrittenJudge(generate, "fake", replies_per_call=4)
-    results = judge.score(items(*"abcd"))
+    results = scored(generate, items(*"abcd"), replies_per_call=4)
     assert causes(results) == [cause if reply == bad else None for reply in "abcd"]
-    assert len(asked) == 5 and judge.failures.total() == 1
+    assert len(asked) == 5
 
 
 def test_schema_describes_the_verdict_and_nothing_of_the_data():
@@ -214,63 +219,29 @@ def items(*replies, question="q", rubric=(STEPS, CLEAR)):
     return [JudgeItem(question, reply, rubric) for reply in replies]
 
 
-def test_identity_names_model_form_and_wording():
-    one = WrittenJudge(lambda prompts: [], "gemma")
-    others = [WrittenJudge(lambda prompts: [], "other"), WrittenJudge(lambda prompts: [], "gemma", mode="implicit"),
-              WrittenJudge(lambda prompts: [], "gemma", both_orders=True)]
-    assert one.identity == WrittenJudge(lambda prompts: [""], "gemma").identity and one.identity.startswith("gemma ")
-    assert len({one.identity, *(other.identity for other in others)}) == 4
+def test_identity_names_model_mode_and_wording():
+    one = sheet_identity("gemma", "explicit", 8)
+    others = [sheet_identity("other", "explicit", 8), sheet_identity("gemma", "implicit", 8),
+              sheet_identity("gemma", "explicit", 1)]
+    assert one == sheet_identity("gemma", "explicit", 8) and one.startswith("gemma ")
+    assert len({one, *others}) == 4
 
 
-def test_a_written_judge_asks_for_each_reply_in_a_turn_of_its_own():
+def test_each_reply_may_have_a_call_of_its_own():
     generate = answering([5, 5])
-    judge = WrittenJudge(generate, "fake")
-    assert [result.score for result in judge.score(items("a", "b"))] == [1.0, 1.0]
-    assert generate.asked == [
-        f"<start_of_turn>user\n{ScoreSheet('q', (reply,), (STEPS, CLEAR), 'explicit').prompt}<end_of_turn>\n"
-        "<start_of_turn>model\n" for reply in "ab"]
-    assert judge.score([]) == [] and not judge.failures
+    assert [result.score for result in scored(generate, items("a", "b"))] == [1.0, 1.0]
+    assert generate.asked == [ScoreSheet("q", (reply,), (STEPS, CLEAR), "explicit").prompt for reply in "ab"]
+    assert scored(generate, []) == []
 
 
 def test_consecutive_items_of_one_question_share_a_call_up_to_the_limit():
     generate = answering([2], [10])
-    judge = WrittenJudge(generate, "fake", mode="implicit", replies_per_call=2)
     batch = items("a", "b", "c") + items("d", "e", question="other") + items("f", "g", rubric=(CLEAR,))
-    results = judge.score(batch)
+    results = scored(generate, batch, "implicit", 2)
     assert ["".join(line[2] for line in p.splitlines() if line.startswith("> "))[1:] for p in generate.asked] == [
         "ab", "c", "de", "fg"]
     assert causes(results) == [None, None, "miscounted", None, None, None, None]
     assert [result.score for result in results[3:5]] == pytest.approx([1 / 9, 1.0])
-    assert judge.failures == {"miscounted": 1}
-
-
-def test_both_orders_take_a_taste_for_the_first_place_away():
-    judge = WrittenJudge(answering([5, 5], [3, 1]), "fake", replies_per_call=8, both_orders=True)
-    a, b = judge.score(items("a", "b"))
-    assert a == b and a.per_criterion == (0.75, 0.5)
-    assert a.score == pytest.approx((1.0 + (1.0 * 0.5) / 1.3) / 2)
-
-
-def test_the_order_that_answered_is_the_verdict():
-    good = answering([5, 5], [1, 1])
-    judge = WrittenJudge(lambda prompts: [good(prompts[:1])[0], "?"], "fake", replies_per_call=2, both_orders=True)
-    assert [result.score for result in judge.score(items("a", "b"))] == [1.0, 0.0]
-    judge = WrittenJudge(lambda prompts: ["?", "?"], "fake", replies_per_call=2, both_orders=True)
-    assert causes(judge.score(items("a", "b"))) == ["unparsable"] * 2 and judge.failures == {"unparsable": 2}
-
-
-def broken(prompts):
-    raise RuntimeError("RESOURCE_EXHAUSTED")
-
-
-@pytest.mark.parametrize(("generate", "cause", "detail"), [
-    (broken, "backend", "fake: RuntimeError: RESOURCE_EXHAUSTED"), (lambda prompts: [GOOD], "shape", "1 texts of"),
-    (lambda prompts: [GOOD, None], "shape", "NoneType"), (lambda prompts: None, "backend", "TypeError")])
-def test_a_backend_that_fails_is_no_signal(generate, cause, detail):
-    judge = WrittenJudge(generate, "fake")
-    results = judge.score(items("a", "b"))
-    assert causes(results) == [cause] * 2 and detail in results[0].detail
-    assert judge.failures == {cause: 2}
 
 
 @pytest.mark.parametrize(("options", "rubric", "named"), [
@@ -278,4 +249,4 @@ def test_a_backend_that_fails_is_no_signal(generate, cause, detail):
     ({}, (), "item 0 has an empty rubric")])
 def test_programming_errors_are_named(options, rubric, named):
     with pytest.raises(ValueError, match=named):
-        WrittenJudge(answering([5]), "fake", **options).score(items("a", rubric=rubric))
+        scored(answering([5]), items("a", rubric=rubric), **options)

@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 
 from reasonkit.rewards.work import STEPS
 from reasonkit.text.tags import TAGS
-from recipes.rewards.text import (
-    length_band,
-    overlong,
-    repetition,
-    scaffold,
-    script,
-    tfidf_leak,
-    tfidf_relevance,
-    work_shown,
-)
-from recipes.rewards.tfidf import TfIdf
+from recipes.rewards.extra import length_band, overlong, repetition, script
+from recipes.rewards.text import TfIdf, scaffold, tfidf_leak, tfidf_relevance, work_shown
 
 BENCHMARK = runpy.run_path(str(Path(__file__).resolve().parents[3] / "benchmarks/rewards.py"))
 PARTS = BENCHMARK["parts"]()

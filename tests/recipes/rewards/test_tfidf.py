@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from reasonkit.data import problems as data
 from reasonkit.text.words import words
-from recipes.rewards.tfidf import TfIdf
+from recipes.rewards.text import TfIdf
 
 RECIPE = data.load_recipe("tiny_mix")
 

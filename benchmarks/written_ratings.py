@@ -1,12 +1,17 @@
-"""The rating from 1 to 5 that a judge's free text gives, told from the scale that it repeats.
+"""The rating from 1 to 5 in a judge's generated text, and a `LocalJudge`'s function out of one that generates.
 
-Entry point: `read_rating`. A number that may be the scale's, a step's or another rating is no rating: no signal costs a
-judge's voice once, a wrong one trains on it.
+A number that may belong to the scale, a step or another rating is not a rating: no signal costs the judge one verdict,
+and a wrong one would be trained on.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+
+import numpy as np
+
+from reasonkit.judge.judge import RATINGS
 
 _END = (r"(?:(?:the|an?|very)\s+)*+(?:best|worst|highest|lowest|max(?:imum)?|min(?:imum)?|perfect|excellent|good|poor|"
         r"bad|terrible|(?:not|fully)\s+(?:at\s+all\s+)?met)\b")
@@ -49,3 +54,14 @@ def read_rating(text: str) -> int | None:
     ratings = {int(value) if re.fullmatch("[1-5]", value) and (highest or "5") in ("5", "five") else None
                for value, highest in told}
     return ratings.pop() if len(ratings) == 1 else None
+
+
+def written_ratings(generate: Callable[[list[str]], list[str]]) -> Callable[[list[str]], np.ndarray]:
+    """Prompts to log-probabilities (prompts, 5): all on the rating that `read_rating` finds in the generated text, and
+    NaN for a text without one."""
+    def rate(prompts: list[str]) -> np.ndarray:
+        found = map(read_rating, generate(prompts))
+        return np.array([[np.nan if rating is None else 0.0 if str(rating) == one else -1e9 for one in RATINGS]
+                         for rating in found])
+
+    return rate

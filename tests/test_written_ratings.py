@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasonkit.judge import ratings
-from reasonkit.judge.ratings import read_rating
+from benchmarks import written_ratings as ratings
+from benchmarks.written_ratings import read_rating, written_ratings
+from reasonkit.judge.judge import JudgeItem, LocalJudge
+from reasonkit.judge.rubric import Criterion
 
 
 @pytest.mark.parametrize(("text", "rating"), [
@@ -63,6 +65,17 @@ def test_a_text_is_read_in_linear_time(unit):
 
     # Four times the text may take four times the time; a quadratic reader would take 16. Between is room for noise.
     assert min(seconds(200_000), seconds(200_000)) < 8 * min(seconds(50_000), seconds(50_000)) + 0.01
+
+
+@pytest.mark.parametrize(("text", "score"), [
+    ("4", 0.75), ("**5**", 1.0), ('{"rating": 1}', 0.0), ("The reply earns 3 of 5.", 0.5), (" 2\n5", 0.25),
+    ("", None), ("good", None), ("10", None), ("0", None), ("6/5", None), ("٤", None),  # an Arabic four
+    ("From 1 to 5, I rate this 4.", 0.75), ("3.5", None),
+])
+def test_a_written_rating_is_the_texts_or_no_signal(text, score):
+    judge = LocalJudge(written_ratings(lambda prompts: [text] * len(prompts)), "fake")
+    (result,) = judge.score([JudgeItem("q", "r", (Criterion("Steps", "d", 1.0), Criterion("Clear", "d", 0.3)))])
+    assert (result.cause if score is None else result.score) == ("non_finite" if score is None else score)
 
 
 def test_doctests():

@@ -1,0 +1,60 @@
+"""Two other ways to ask a local judge: one rating for the whole rubric, and every prompt in both orders.
+
+Sources: implicit aggregation of Rubrics as Rewards (arXiv 2507.17746), here from 1 to 5, because its 10 is two tokens.
+Judges prefer certain places in a list of levels or criteria (arXiv 2602.02219), which both orders average out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from reasonkit.judge.judge import (
+    SCALE,
+    JudgeItem,
+    JudgeVerdict,
+    LocalJudge,
+    judge_prompt,
+    judge_turn,
+    one_line,
+    weighted_score,
+)
+from reasonkit.judge.rubric import Criterion
+
+
+def overall_prompt(question: str, reply: str, rubric: Sequence[Criterion], reverse: bool = False) -> str:
+    """The implicit prompt: one rating for all criteria together, each listed with its weight.
+
+    With `reverse`, criteria, levels and scale are in the opposite order.
+    """
+    lines = [f"- {one_line(c, reverse)} (weight {c.weight:g})" for c in rubric[::-1 if reverse else 1]]
+    return judge_turn(question, reply, f"all criteria together, by their weights, {SCALE[reverse]}",
+                      "\n".join(["Criteria:", *lines]))
+
+
+class LocalVariant(LocalJudge):
+    """A `LocalJudge` with mode "explicit" (one prompt per criterion) or "implicit" (one prompt, whose rating is the
+    score). `both_orders` asks each prompt a second time in the opposite order and takes the mean, for twice the work.
+
+    Raises ValueError for an unknown mode.
+    """
+
+    def __init__(self, rating_logprobs: Callable[[list[str]], np.ndarray], name: str, *, mode: str = "implicit",
+                 both_orders: bool = False) -> None:
+        if mode not in ("explicit", "implicit"):
+            raise ValueError(f"mode is {mode!r}; give 'explicit' or 'implicit'")
+        super().__init__(rating_logprobs, name)
+        self.mode, self.both_orders = mode, both_orders
+
+    def prompts(self, item: JudgeItem) -> list[str]:
+        """In the usual order, then in the opposite one."""
+        orders = (False, True) if self.both_orders else (False,)
+        if self.mode == "implicit":
+            return [overall_prompt(item.question, item.reply, item.rubric, reverse) for reverse in orders]
+        return [judge_prompt(item.question, item.reply, c, reverse) for reverse in orders for c in item.rubric]
+
+    def verdict(self, item: JudgeItem, met_P: np.ndarray) -> JudgeVerdict:
+        """The mean over the orders, then weighted. An implicit rating is the score."""
+        met_C = met_P.reshape(1 + self.both_orders, -1).mean(axis=0)
+        return weighted_score(met_C, item.rubric[:len(met_C)])
