@@ -65,7 +65,7 @@ def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
     title, description, weight and, if wanted, levels.
     """
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{where} is not a non-empty list of criteria: {preview(rows)}; give at least one")
+        raise ValueError(f"{where} is not a non-empty list of criteria: {preview(rows)}; give it one or more")
     made, needed = [], {"title", "description", "weight"}
     give = "give it title, description, weight and, if wanted, levels"
     for number, row in enumerate(rows):
