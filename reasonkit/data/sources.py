@@ -14,6 +14,7 @@ from reasonkit.session.records import Count, Record, Sha256, Share, Text
 # SPDX names of licences that allow training and sharing what is trained. Others need `other_licences = true`.
 OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0",
                  "CC-BY-SA-4.0", "ODC-By-1.0", "CDLA-Permissive-2.0")
+OWN = "your own"  # the licence of a file that states none
 FIELDS = ("question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group")
 Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group"]
 Reader = Literal["plain", "gsm8k", "boxed", "think", "tagged", "worked"]
@@ -51,7 +52,7 @@ class Source(Record):
 
     @property
     def is_open(self) -> bool:
-        return self.licence in OPEN_LICENCES
+        return self.licence in (*OPEN_LICENCES, OWN)
 
 
 class Hub(Source):
@@ -91,6 +92,8 @@ class File(Source):
 
     kind_of: Literal["file"] = Field(alias="from")
     path: Text
+    licence: Text = OWN
+    address: str = ""
     rows_at: str = ""
 
 

@@ -1,0 +1,61 @@
+"""A file of one's own: columns and kinds are recognised, and what can't be used is named."""
+
+import csv
+import json
+
+import pytest
+
+from reasonkit.data.curation import curate, load_data
+from reasonkit.data.loading import SourceError
+
+SIZES = {"train": 100, "validation": 100, "test": 100}
+
+
+def write_csv(path, header, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return str(path)
+
+
+def test_fifty_rows_of_a_csv_are_split_by_kind(tmp_path):
+    rows = [(f"A box holds {n} rows of 7 pens. How many pens are in {n} rows?", f"{n} * 7 = {7 * n}", str(7 * n))
+            for n in range(2, 52)]
+    recipe = load_data(write_csv(tmp_path / "mine.csv", ("Prompt", "rationale", "Target"), rows))
+    assert recipe.title == "mine.csv (question from {Prompt}, answer from {Target}, reasoning from {rationale})"
+    splits, ledger = curate(recipe, SIZES, 0)
+    assert {name: len(some) > 0 for name, some in splits.items()} == dict.fromkeys(SIZES, True)
+    assert sum(map(len, splits.values())) == 50, str(ledger)
+    row = splits["train"][0]
+    assert row["kind"] == "number" and row["reasoning"].endswith(f"= {row['answer']}") and row["source"] == "mine"
+    assert row["licence"] == "your own"
+
+
+def test_kinds_come_from_the_answers_and_open_rows_are_trained_on(tmp_path):
+    kinds = {"yes": "yes_no", "12": "number", "Paris": "text", "": "open"}
+    rows = [{"question": f"Question {n} about {word * 3}, said in the words of topic {n * n}?", "answer": answer}
+            for n, (word, answer) in enumerate((word, answer) for word in ("sun", "moon", "tree", "iron", "salt")
+                                               for answer in kinds for _ in range(6))]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits, _ = curate(load_data(str(path)), SIZES, 0)
+    for name, some in splits.items():
+        assert all(row["kind"] == kinds[row["answer"]] for row in some)
+        assert ("open" in some["kind"]) is (name == "train")
+
+
+@pytest.mark.parametrize(("name", "header", "rows", "message"), [
+    ("mine.csv", ("text", "label"), [("a", "b")], "has the columns text, label, and none is a question"),
+    ("mine.csv", ("question", "answer"), [], "has no row"),
+    ("mine.txt", ("question", "answer"), [("a", "b")], "save it as one of them"),
+])
+def test_a_file_that_cannot_be_used_is_named(tmp_path, name, header, rows, message):
+    path = write_csv(tmp_path / name, header, rows)
+    with pytest.raises(SourceError, match=message):
+        load_data(path)
+
+
+def test_a_missing_file_and_an_unknown_recipe_are_named(tmp_path):
+    with pytest.raises(SourceError, match="can't be opened"):
+        load_data(str(tmp_path / "gone.csv"))
+    with pytest.raises(ValueError, match="unknown data recipe 'gone'"):
+        load_data("gone")
