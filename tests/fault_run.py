@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # a script's own folder comes first, and has a folder `tools`
+
 import jax
 import numpy as np
 from datasets import Dataset

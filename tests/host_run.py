@@ -13,6 +13,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # a script's own folder comes first, and has a folder `tools`
+
 from reasonkit.config import PROFILES
 from reasonkit.models import distributed
 from reasonkit.run import open_run
