@@ -39,6 +39,7 @@ from reasonkit.models.load import load
 from reasonkit.run import open_run
 from reasonkit.show.dashboard import Dashboard
 from reasonkit.text.tags import TAGS
+from reasonkit.show.figures import chips
 from reasonkit.train import rollout
 from reasonkit.train.sft import sft
 
@@ -59,6 +60,7 @@ print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes le
 plan = placement.plan(profile, jax.devices(), judge=False)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
+chips(plan)
 
 # %% [markdown] tags=["clone"]
 # On a TPU, the next cell compiles every program of the whole run before it loads any weights. It tells whether each one

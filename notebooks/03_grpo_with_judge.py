@@ -39,6 +39,7 @@ from reasonkit.models import checkpoints, logprobs, lora, placement
 from reasonkit.models.load import load, quantize_int8
 from reasonkit.run import open_run
 from reasonkit.session.manifest import code_sha256
+from reasonkit.show.figures import chips
 from reasonkit.train import rollout
 from reasonkit.train.grpo import grpo
 
@@ -80,6 +81,7 @@ if recipe.uses_judge and profile.api_dollars:
 plan = placement.plan(profile, jax.devices(), judge=recipe.uses_judge and judge is None)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
+chips(plan)
 
 # %% [markdown] tags=["clone"]
 # On a TPU, the next cell repeats the forecast of notebook 2 at the measured speed of SFT, and of GRPO if this run
@@ -152,6 +154,15 @@ reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 # %%
 weight = sum(value for name, value in weights.items() if "rubric" in name)
 print(examine(judge, anchors(validation), weight) if recipe.uses_judge else "no judge")
+
+# %% [markdown]
+# Here is what each part of the reward pays for a worked solution and for its bare answer.
+
+# %%
+from reasonkit.show.completions import reward_example
+
+shown = next((row for row in validation if row["reasoning"] and row["answer"]), None)
+reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "no problem has a worked solution"
 
 # %% [markdown]
 # ## The objective

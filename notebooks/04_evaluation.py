@@ -146,6 +146,18 @@ path = report.write_report(run.folder / "report.html", results, comparisons, man
                            sum(log.skipped for log in logs))
 print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 
+# %% [markdown]
+# ## Ask your model
+#
+# The base model and the trained one answer the same question side by side. In a live session there is also a box for
+# your own questions. `compare_checkpoints` in the same module compares two adapters on a set of problems.
+
+# %%
+from reasonkit.show.completions import Ask
+
+ask = Ask(policy.model, generate, {"base model": None, "trained": run.stage("grpo") / "adapter"})
+ask.show(test["question"][0])
+
 # %% [markdown] tags=["clone"]
 # ## Sharing the model
 #

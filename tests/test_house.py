@@ -25,7 +25,7 @@ numpy reasonkit.rewards: work rules mix monitors
 numpy reasonkit.data: screening sources problems rows loading options readers filters curation curriculum
 jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
-user reasonkit.show: figures dashboard report
+user reasonkit.show: figures dashboard report completions
 jax reasonkit: run
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
 numpy recipes.judges: local_variants score_sheet api_client api_judge
@@ -53,7 +53,7 @@ ISOLATED = {"reasonkit.session.files": {"pydantic"}, "reasonkit.session.records"
             "reasonkit.session.secrets": {"google", "kaggle_secrets", "kagglehub"}}  # each only on its platform
 LOOKED_UP = {"reasonkit.run": {"recipes"}}  # by name: what a user changes stands above the library
 EXECUTES = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
-PRIVATE = {"_exit", "_asdict", "_replace", "_repr_png_"}  # public in all but name: os, named tuples, IPython
+PRIVATE = {"_exit", "_asdict", "_replace", "_repr_png_", "_repr_html_"}  # public: os, named tuples, IPython
 WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 
 LIBRARY = sorted(path for root in ROOTS for path in (ROOT / root).rglob("*.py"))

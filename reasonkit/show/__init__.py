@@ -1,1 +1,2 @@
-"""What a reader sees: curves, the live view and the report. Read `figures`, `dashboard`, `report`."""
+"""What a reader sees: curves, the live view, the report, single completions. Read `figures`, `dashboard`, `report`,
+`completions`."""

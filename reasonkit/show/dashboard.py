@@ -17,7 +17,7 @@ from IPython.display import display
 from reasonkit.session.files import replacing
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.show.figures import STEP, Curves, Row, curves, escape, label, number
+from reasonkit.show.figures import STEP, Curves, Row, colour_tags, curves, escape, label, number
 
 EVERY = 2.0  # seconds between two drawings at least
 SHARE = 0.05  # of the time, at most, goes into drawing
@@ -119,6 +119,6 @@ def _sample_html(sample: Row) -> str:
     line = " · ".join(f"{escape(name)} –" if value is None else f"{escape(name)} {number(value):.2f}"
                       for name, value in (numbers | sample.get("parts", {})).items())
     body = "".join(f"<div style='opacity:.6'>{escape(name)}</div>"
-                   f"<pre style='white-space:pre-wrap;margin:0 0 .5em'>{escape(text[:CLIP])}</pre>"
+                   f"<pre style='white-space:pre-wrap;margin:0 0 .5em'>{colour_tags(text[:CLIP])}</pre>"
                    for name, text in texts.items())
     return f"<div style='{FRAME}'><div>{line}</div>{body}</div>"

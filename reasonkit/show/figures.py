@@ -1,7 +1,7 @@
-"""Training curves of a run log, and text from outside made safe to show.
+"""Training curves of a run log, a picture of the chips, and text from outside made safe to show.
 
-Entry points: `curves`, `escape`, `visible`. Figures are made without pyplot, so that no backend is chosen and no
-figure stays open. Names from a log are drawn as they are, never as formulas.
+Entry points: `curves`, `chips`, `escape`, `colour_tags`. Figures are made without pyplot, which would choose a backend
+and keep figures open. Names from a log are drawn as they are, never as formulas.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reasonkit.text.tags import printable
+from reasonkit.models.mesh import Plan
+from reasonkit.text.tags import TAGS, printable
 
 Row = Mapping[str, Any]
 Line = tuple[np.ndarray, np.ndarray]  # x, y
@@ -26,10 +29,12 @@ STEP = "_step"  # how the event of a training step ends
 FIELDS = {"loss": "loss", "margin": "reward margin", "length": "completion length, tokens",
           "kl": "KL to the reference", "entropy": "entropy", "truncated": "share cut off at the limit"}
 COLOURS = ("#1f3b57", "#c9822f", "#3b8ea5", "#8a6fa8", "#7a9e4b", "#b2545c")
+TAG_COLOURS = {TAGS.reasoning: COLOURS[2], TAGS.answer: COLOURS[1]}
 LABEL = 40  # characters of a name in a figure
 LARGEST = 1e30  # larger values are drawn as gaps
 SMOOTHED = 15  # a shorter curve is drawn without a running mean
 
+_TAG = re.compile(f"&lt;/?({TAGS.reasoning}|{TAGS.answer})&gt;")  # as `escape` writes it
 # Marks, embeddings, overrides and isolates: they change the direction of the text around them.
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -42,6 +47,15 @@ def visible(text: object) -> str:
 def escape(text: object) -> str:
     """`text` as HTML that shows it and does nothing else."""
     return html.escape(visible(text))
+
+
+def colour_tags(text: object) -> Markup:
+    """`text` as HTML, escaped, with its tags coloured. A misspelt tag stays as it is.
+
+    >>> colour_tags("<answer><b>")
+    Markup('<b style="color:#c9822f">&lt;answer&gt;</b>&lt;b&gt;')
+    """
+    return Markup(_TAG.sub(lambda tag: f'<b style="color:{TAG_COLOURS[tag[1]]}">{tag[0]}</b>', escape(text)))
 
 
 def label(name: object) -> str:
@@ -79,6 +93,34 @@ def curves(rows: Iterable[Row]) -> Curves:
     if not panels:
         figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", color="#666666")
     return figure
+
+
+def chips(plan: Plan) -> Curves:
+    """Which chips hold the policy and which the judge: a row of boxes per role, one per chip, with what it holds."""
+    roles = {"policy": plan.policy} | ({"judge": plan.judge} if plan.judge else {})
+    width = max(mesh.size for mesh in roles.values())
+    figure = Curves(figsize=(max(4.0, 1.05 * width), 0.95 * len(roles)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, (role, mesh) in enumerate(roles.items()):
+        axes.text(-0.1, -row, role, ha="right", va="center", fontsize=10)
+        for column, (device, part) in enumerate(zip(mesh.devices.flat, _parts(mesh, role in plan.gathered),
+                                                    strict=True)):
+            axes.barh(-row, 0.94, 0.86, left=column, color=COLOURS[row])
+            axes.text(column + 0.47, -row, f"chip {device.id}\n{part}", ha="center", va="center", fontsize=8,
+                      color="white")
+    axes.set_xlim(-0.9, width)
+    axes.set_ylim(-len(roles) + 0.5, 0.5)
+    axes.set_axis_off()
+    return figure
+
+
+def _parts(mesh: Mesh, gathered: bool) -> list[str]:
+    """What each chip of a mesh holds of the model's weights, in the mesh's order."""
+    rows, columns = mesh.devices.shape
+    if gathered:
+        return [f"part {number} of {mesh.size}" for number in range(1, mesh.size + 1)]
+    return [f"copy {row}" + f"\npart {part} of {columns}" * (columns > 1)
+            for row in range(1, rows + 1) for part in range(1, columns + 1)]
 
 
 def _draw(axes: Axes, title: str, axis: str, lines: Mapping[str, Line]) -> None:

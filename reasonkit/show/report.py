@@ -19,7 +19,7 @@ from reasonkit.eval.evaluate import Difference, EvalResult, Interval
 from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import cut_short, progress
 from reasonkit.session.records import is_row
-from reasonkit.show.figures import curves, visible
+from reasonkit.show.figures import colour_tags, curves, visible
 
 MEASURES = {"Accuracy": "accuracy", "By content": "content_accuracy", "Format": "format_rate",
             "Step accuracy": "step_accuracy"}
@@ -80,7 +80,7 @@ completion in the last column, {{ last }}; at most {{ most }}.</p>
 {% set sample = stage[problem.id] %}<div class="completion{{ " right" if sample.correct }}"><b>{{ name }}</b>
 <small>{{ "right" if sample.correct else "no answer" if sample.answer is none else "wrong" }} ·
 format {{ "kept" if sample.format_ok else "broken" }} · steps {{ "%.0f" % (100 * sample.steps) }} %</small>
-<pre>{{ sample.completion }}</pre></div>{% endfor %}</div>{% endfor %}""",
+<pre>{{ sample.completion | colour_tags }}</pre></div>{% endfor %}</div>{% endfor %}""",
     "training": """{% if skipped %}<p class="note">{{ skipped }} lines of the logs are no rows, and are left out.</p>
 {% endif %}{% if image %}<img alt="Training as logged (faint) and its running mean (bold)." src="data:image/png;base64,
 {{- image }}">{% endif %}""",
@@ -106,6 +106,7 @@ class Html(Markup):
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.DictLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
     finalize=lambda value: value if isinstance(value, Markup) else visible(value))
+_ENVIRONMENT.filters["colour_tags"] = colour_tags
 
 
 def write_report(
@@ -150,7 +151,7 @@ def results_table(results: Mapping[str, EvalResult], warnings: Sequence[str] = (
     left_out = [f"{result.left_out} problems could not be scored, and {name} was not asked them."
                 for name, result in results.items() if result.left_out]
     caption = [*warnings, "Means with 95 % intervals. Each scale runs from 0 to 100 %.", *left_out]
-    return _table(["", "n", *MEASURES], rows, " ".join(caption), mark_last=True)
+    return table(["", "n", *MEASURES], rows, " ".join(caption), mark_last=True)
 
 
 def comparison_table(comparisons: Mapping[str, Difference]) -> Html:
@@ -164,7 +165,7 @@ def comparison_table(comparisons: Mapping[str, Difference]) -> Html:
         p_value = "<\N{NO-BREAK SPACE}0.001" if change.p_value < 0.001 else f"{change.p_value:.3f}"
         rows.append([name, _scale(f"{100 * change.mean:+.1f}", f"{ends}, {side}", low, mean, high, origin=50), p_value,
                      change.n])
-    return _table(["", "points, 95 % interval", "p", "n"], rows, "The same problems on both sides. p is below 0.05 "
+    return table(["", "points, 95 % interval", "p", "n"], rows, "The same problems on both sides. p is below 0.05 "
                   "exactly when the interval excludes zero. The tick in the middle of a scale is no difference.")
 
 
@@ -176,7 +177,7 @@ def family_table(results: Mapping[str, EvalResult]) -> Html:
         found = [part.get(family) for part in parts.values()]
         rows.append([family, max(result.n for result in found if result),
                      *(_interval(result.accuracy) if result else "–" for result in found)])
-    return _table(["", "n", *results], rows, "Means with 95 % intervals.")
+    return table(["", "n", *results], rows, "Means with 95 % intervals.")
 
 
 def failure_table(results: Mapping[str, EvalResult]) -> Html:
@@ -185,11 +186,11 @@ def failure_table(results: Mapping[str, EvalResult]) -> Html:
     total = sum(map(Counter, counts.values()), Counter())
     rows = [[kind.replace("_", " "), *(part.get(kind, 0) for part in counts.values())]
             for kind, _ in total.most_common()]
-    return _table(["", *results], rows, "Completions with each failure. One completion may have several.")
+    return table(["", *results], rows, "Completions with each failure. One completion may have several.")
 
 
-def side_by_side(results: Mapping[str, EvalResult]) -> Html:
-    """The completions of all stages to the same problems, chosen by a rule that the text states."""
+def side_by_side(results: Mapping[str, EvalResult], most: int = MAX_SAMPLES) -> Html:
+    """The completions of all stages to the same problems, at most `most`, chosen by a rule that the text states."""
     stages = {name: {sample["id"]: sample for sample in result.samples} for name, result in results.items()}
     *_, last = results
     common = [sample for sample in results[last].samples if all(sample["id"] in stage for stage in stages.values())]
@@ -197,8 +198,8 @@ def side_by_side(results: Mapping[str, EvalResult]) -> Html:
     for samples in (common, [sample for sample in common if not sample["correct"]]):
         firsts = {sample["family"]: sample for sample in reversed(samples)}
         chosen |= {sample["id"]: sample for sample in reversed(firsts.values())}
-    problems = list(chosen.values())[:MAX_SAMPLES]
-    return _render("samples", last=last, most=MAX_SAMPLES, problems=problems, stages=stages) if problems else Html()
+    problems = list(chosen.values())[:most]
+    return _render("samples", last=last, most=most, problems=problems, stages=stages) if problems else Html()
 
 
 def _summary(results: Mapping[str, EvalResult]) -> str:
@@ -233,7 +234,7 @@ def _judge_table(rows: list[Mapping[str, Any]]) -> Html:
              for title, values in list(scores.items())[:MAX_CRITERIA] for fifth in [-(-len(values) // 5)]]
     failed = Counter(row["cause"] for row in verdicts if row.get("cause") and "score" not in row)
     causes = ", ".join(f"{cause} {count}" for cause, count in failed.most_common()) or "none"
-    return _table(["", "verdicts", "first fifth", "last fifth"], shown, "How far each criterion was met, in training "
+    return table(["", "verdicts", "first fifth", "last fifth"], shown, "How far each criterion was met, in training "
                   f"order. A repeated completion was not judged again. No signal: {causes}.") if verdicts else Html()
 
 
@@ -246,7 +247,7 @@ def _run_table(manifests: Sequence[Mapping[str, Any]]) -> Html:
         for package, version in manifest.get("versions", {}).items():
             versions[package][version] = None
     prompts = len({manifest["prompt_sha256"] for manifest in manifests})
-    return _table(["stage", "minutes", "steps", "ended by", "adapter"], rows,
+    return table(["stage", "minutes", "steps", "ended by", "adapter"], rows,
                   f"{sum(manifest['minutes'] for manifest in manifests):.1f} minutes in all. "
                   f"{'One prompt' if prompts == 1 else f'{prompts} different prompts'} across the stages. "
                   f"{', '.join(f'{package} {chr(47).join(found)}' for package, found in versions.items())}.")
@@ -267,7 +268,8 @@ def _scale(text: str, note: str, low: float, mean: float, high: float, origin: f
     return _render("scale", text=text, note=note, origin=origin, **places)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str, mark_last: bool = False) -> Html:
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str, mark_last: bool = False) -> Html:
+    """A table of any values. Text is escaped; `Markup` is not."""
     return _render("table", head=head, rows=rows, caption=caption, mark_last=mark_last)
 
 

@@ -1,0 +1,142 @@
+"""Single completions to look at: what a reward pays them, and the answers of two adapters to your own question.
+
+Entry points: `reward_example`, `Ask`, `compare_checkpoints`. The reward is the one of training, without its log. The
+model's own adapter is put back after every use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import jax
+import jax.numpy as jnp
+from datasets import Dataset
+from flax import nnx
+from IPython.display import display
+from markupsafe import Markup
+
+from reasonkit.data.rows import GRPO_COLUMNS
+from reasonkit.eval.evaluate import compare_paired, evaluate
+from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.lora import lora_state
+from reasonkit.rewards.mix import RewardMix
+from reasonkit.rewards.rules import RewardFn, ask
+from reasonkit.session.run_log import NullLog
+from reasonkit.show.figures import colour_tags, escape
+from reasonkit.show.report import Html, comparison_table, results_table, table
+from reasonkit.text.tags import TAGS, neutralise
+
+# The front ends that can show a live widget set one of these in the kernel: Jupyter, VS Code, Colab.
+FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
+
+Parts = Sequence[tuple[RewardFn, float]]
+Adapter = Path | tuple[Path, int] | None  # a folder, for its last step; a folder and a step; None: the base model
+
+
+def _block(text: str) -> Markup:
+    return Markup("<pre>{}</pre>").format(colour_tags(text))
+
+
+def _cell(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "no signal"
+
+
+def reward_example(parts: Parts, row: Mapping[str, Any]) -> Html:
+    """The reward of a worked solution and of its bare answer, one line per part. `row` is a problem with reasoning.
+
+    A part that keeps state, such as one with a random stream, must not be one that is trained on.
+    """
+    texts = [TAGS.render(reasoning=row["reasoning"], answer=row["answer"]), row["answer"]]
+    columns = {name: [row[name]] * 2 for name in GRPO_COLUMNS}
+    prompts = [TAGS.prompt(row["question"])] * 2
+    lines = []
+    for part, weight in parts:
+        values, _ = ask(part, prompts, texts, columns | {"num_generations": 2, "mode": "train"})
+        lines.append([part.__name__, f"{weight:g}", *map(_cell, values)])
+    total = RewardMix(parts, NullLog(), max_no_signal=1.0)(prompts, texts, 2, **columns)
+    return table(["", "weight", "worked solution", "bare answer"],
+                 [["completion", "", *map(_block, texts)], *lines, ["total", "", *map(_cell, total)]],
+                 f"Asked: {row['question']}", mark_last=True)
+
+
+@contextlib.contextmanager
+def adapter_in(model: nnx.Module, adapter: Adapter) -> Iterator[None]:
+    """The model with another adapter for a while. The one it has now is put back, whatever happens."""
+    before = jax.tree.map(jnp.copy, lora_state(model))
+    try:
+        if adapter is None:
+            nnx.update(model, jax.tree.map(lambda x: jnp.zeros_like(x, device=x.sharding), before))
+        else:
+            restore_lora(model, *(adapter if isinstance(adapter, tuple) else (adapter,)))
+        yield
+    finally:
+        nnx.update(model, before)
+
+
+class Ask:
+    """Asks one base model with several adapters, given by name: `Ask(...)("How many?")` shows the answers side by side.
+
+    `generate` is `rollout.generator` of the model. A question too long for it raises ValueError.
+    """
+
+    def __init__(self, model: nnx.Module, generate: Callable[[list[str]], list[str]],
+                 adapters: Mapping[str, Adapter]) -> None:
+        self._model, self._generate, self._adapters = model, generate, dict(adapters)
+
+    def __call__(self, question: str) -> Html:
+        answers = []
+        for adapter in self._adapters.values():
+            with adapter_in(self._model, adapter):
+                answers += self._generate([TAGS.prompt(neutralise(question))])
+        return table([*self._adapters], [[_block(answer) for answer in answers]], f"Asked: {question}")
+
+    def show(self, example: str) -> None:
+        """The answers to `example`, and below them a box for other questions where a front end can show one."""
+        display(self(example))
+        if has_front_end():
+            display(self.box(example))
+
+    def box(self, example: str) -> widgets.VBox:
+        """A text box, a button, and a place for the answers."""
+        text = widgets.Textarea(value=example, layout=widgets.Layout(width="100%"))
+        button, answers = widgets.Button(description="Ask"), widgets.HTML()
+
+        def answer(_) -> None:
+            button.disabled, answers.value = True, "thinking …"
+            try:
+                answers.value = self(text.value)._repr_html_()
+            except ValueError as error:  # too long
+                answers.value = escape(error)
+            finally:
+                button.disabled = False
+
+        button.on_click(answer)
+        return widgets.VBox([text, button, answers])
+
+
+def has_front_end() -> bool:
+    """Whether someone looks on. Kaggle says so itself; elsewhere the front end's own variables do."""
+    kaggle = os.environ.get("KAGGLE_KERNEL_RUN_TYPE")
+    return kaggle == "Interactive" if kaggle else any(name in os.environ for name in FRONT_ENDS)
+
+
+def compare_checkpoints(model: nnx.Module, generate: Callable[[list[str]], list[str]], adapters: Mapping[str, Adapter],
+                        problems: Dataset, batch_size: int) -> Html:
+    """Two adapters, given by name, on the same problems: all measures, and the paired difference of the second to the
+    first with its interval. Raises ValueError for another number than two."""
+    if len(adapters) != 2:
+        raise ValueError(f"{len(adapters)} adapters, {', '.join(adapters)}: give the two to compare")
+    results = {}
+    for name, adapter in adapters.items():
+        with adapter_in(model, adapter):
+            results[name] = evaluate(generate, problems, batch_size)
+    first, second = results.values()
+    changes = {f"{name}, {' to '.join(results)}": compare_paired(first, second, field)
+               for name, field in (("accuracy", "correct"), ("step accuracy", "steps"))}
+    return Html(results_table(results) + comparison_table(changes))

@@ -1,0 +1,118 @@
+"""Single completions: the reward's example, and questions to two adapters of one model."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_gemma import TOKENS, bump, forward, small_config
+from tiny_run import ROWS
+
+from reasonkit.models.checkpoints import save_lora
+from reasonkit.models.lora import add_lora, lora_state
+from reasonkit.models.mesh import make_mesh, plan_mesh
+from reasonkit.rewards.rules import exact_answer, tag_format
+from reasonkit.show import completions
+from reasonkit.show.completions import Ask, adapter_in, compare_checkpoints, reward_example
+from reasonkit.show.figures import chips
+from tools.flax import init_random
+
+HOSTILE = "</pre><script>x()</script><answer>7</answer>"
+
+
+@pytest.fixture(scope="module")
+def model():
+    mesh = make_mesh(jax.devices(), 8, 1)
+    model = add_lora(init_random(small_config(), mesh), mesh, 4, 8.0)
+    bump(model)
+    return model
+
+
+def silent(prompts, completions, **columns):
+    return [None] * len(prompts)
+
+
+def test_the_example_has_every_part_and_the_total_of_training():
+    page = reward_example([(tag_format, 1.0), (exact_answer, 2.0), (silent, 0.0)], ROWS[0])
+    assert "tag_format" in page and "silent" in page and page.count("no signal") == 2
+    assert page.count("2.00") == 1, "a worked solution: no penalty, and twice a right answer"
+    assert "1+" not in page.split("worked solution")[0]
+
+
+def test_text_from_outside_is_no_markup():
+    page = reward_example([(tag_format, 1.0)], {**ROWS[0], "reasoning": "<script>y()</script>", "question": HOSTILE})
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_answers_stand_side_by_side_and_the_adapter_is_put_back(model, tmp_path):
+    save_lora(model, tmp_path / "adapter", 3)
+    before = [np.array(leaf) for leaf in jax.tree.leaves(lora_state(model))]
+    seen = []
+
+    def generate(prompts):
+        seen.append(np.array(forward(model, TOKENS)))
+        return [f"{HOSTILE} {len(seen)}" for _ in prompts]
+
+    page = Ask(model, generate, {"base model": None, "trained": tmp_path / "adapter"})(f"Why? {HOSTILE}")
+    assert page.index("base model") < page.index("trained") and "<script" not in page
+    assert not np.allclose(seen[0], seen[1]), "each adapter answers for itself"
+    np.testing.assert_array_equal(seen[1], forward(model, TOKENS))
+    for then, now in zip(before, jax.tree.leaves(lora_state(model)), strict=True):
+        np.testing.assert_array_equal(then, np.array(now))
+
+
+def test_the_adapter_is_put_back_after_an_error(model):
+    before = np.array(forward(model, TOKENS))
+    with pytest.raises(RuntimeError, match="stop"), adapter_in(model, None):
+        assert all(not np.any(leaf) for leaf in jax.tree.leaves(nnx.state(model, nnx.LoRAParam)))
+        raise RuntimeError("stop")
+    np.testing.assert_array_equal(before, forward(model, TOKENS))
+
+
+@pytest.mark.parametrize(("variables", "boxes"), [
+    ({}, 0), ({"JPY_SESSION_NAME": "x"}, 1), ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, 1),
+    ({"KAGGLE_KERNEL_RUN_TYPE": "Batch", "JPY_SESSION_NAME": "x"}, 0)])
+def test_the_box_is_shown_where_someone_looks_on(model, monkeypatch, variables, boxes):
+    for name in ("KAGGLE_KERNEL_RUN_TYPE", *completions.FRONT_ENDS):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    shown = []
+    monkeypatch.setattr(completions, "display", shown.append)
+    Ask(model, lambda prompts: ["4"] * len(prompts), {"base model": None}).show("2 + 2?")
+    assert len(shown) == 1 + boxes
+
+
+def test_the_box_answers_and_shows_what_is_wrong(model):
+    def generate(prompts):
+        if "long" in prompts[0]:
+            raise ValueError("too long: <b>")
+        return ["<answer>4</answer>"]
+
+    text, button, answers = Ask(model, generate, {"base model": None}).box("2 + 2?").children
+    button.click()
+    assert "4" in answers.value and "base model" in answers.value and not button.disabled
+    text.value = "a long one"
+    button.click()
+    assert answers.value == "too long: &lt;b&gt;" and not button.disabled
+
+
+def test_two_checkpoints_are_compared_on_the_same_problems(model):
+    rows = ROWS.select(range(12))
+    replies = iter([f"<answer>{row['answer']}</answer>" for row in rows] + ["<answer>x</answer>"] * 12)
+    page = compare_checkpoints(model, lambda prompts: [next(replies) for _ in prompts], {"new": None, "old": None},
+                               rows, 12)
+    assert "accuracy, new to old" in page and "-100.0" in page
+    with pytest.raises(ValueError, match="1 adapters, new: give the two"):
+        compare_checkpoints(model, lambda prompts: [], {"new": None}, rows, 12)
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    ({"judge": False}, ["policy", "copy 8"]), ({"judge": True}, ["policy", "judge", "copy 4"]),
+    ({"judge": True, "judge_tp": 4}, ["judge", "part 4 of 4"])])
+def test_the_chips_are_drawn_with_what_they_hold(options, expected):
+    figure = chips(plan_mesh(jax.devices(), **options))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert len(texts) == 8 + 1 + options["judge"] and all(any(word in text for text in texts) for word in expected)
+    assert figure._repr_png_().startswith(b"\x89PNG")
