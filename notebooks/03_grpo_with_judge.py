@@ -17,8 +17,8 @@
 # **What comes in:** notebook 2's adapter. **What comes out:** the adapter to submit.
 #
 # **What to expect:** the reward rises. In the demo, completions grow from 23 to about 33 tokens and accuracy rises from
-# 54 to about 75 %. Watch length and held-out accuracy together. If completions grow and accuracy does not, the policy is
-# gaming the reward, however high it is.
+# 54 to about 75 %. Watch length and held-out accuracy together. If completions grow and accuracy does not, the policy may
+# be gaming the reward: read some completions before you trust a high reward.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -63,7 +63,7 @@ print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 #
 # Policy, reference and rollout share one half of the chips, and the judge has the other half. The reference costs no
 # second copy of the base model, because it is the adapter that SFT left, on the same frozen weights. Without a local
-# judge the policy has all the chips.
+# judge the policy has all the chips. On a single chip they take turns.
 
 # %% [markdown] tags=["clone"]
 # A judge behind an API is an alternative. The secret `GEMINI_API_KEY` switches it on, within the profile's limit in
@@ -105,9 +105,10 @@ print(f"{policy.name} with the adapter of step {step}")
 # ## The judge
 #
 # The judge reads the question, the completion and one criterion, and rates from 1 to 5. It generates nothing. The score is
-# the expected rating under the next token's distribution (G-Eval, arXiv 2303.16634), so it is continuous and can't be
-# misread. One forward pass reads a completion once for all its criteria. A judge that fails gives *no signal*, never a
-# low score. Every verdict is recorded in `verdicts.jsonl`, and the same question is never asked twice.
+# the expected rating under the next token's distribution (G-Eval, arXiv 2303.16634), so there is no text to
+# parse. The reward rounds it to 0.1, because GRPO would magnify smaller differences. One forward pass reads a completion
+# once for all its criteria. A judge that fails gives *no signal*, never a low score. Every verdict is recorded in
+# `verdicts.jsonl`, and no completion is judged twice by the same rubric.
 
 # %%
 judge_model = rate = None
@@ -147,9 +148,9 @@ if curriculum:  # it reads its pass rates from one part
 reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
 # %% [markdown]
-# A policy learns whatever its judge rewards, so the judge is examined first, on the recipe's own problems. It must rate a
-# worked solution above the bare answer, above the last step only, and above the same solution written twice. A judge that
-# fails stops the stage here and shows the pair it got wrong. With weight 0 the failure is only printed.
+# A policy learns whatever its judge rewards, so the judge is examined first, on the recipe's own problems. On
+# average it must rate worked solutions clearly above flawed ones: the bare answer, the last step only, and the same
+# solution written twice. A judge that fails stops the stage here and shows the pair it got wrong. With weight 0 the failure is only printed.
 
 # %%
 weight = sum(value for name, value in weights.items() if "rubric" in name)
@@ -169,7 +170,8 @@ reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "n
 #
 # For each question the policy generates $G$ completions $o_1 \dots o_G$ with rewards $r_i$. The advantage of a completion
 # compares it with its group: $A_i = (r_i - \bar r) / (s_r + 10^{-6})$, or 0 if all rewards of the group are equal. With
-# one update per rollout, the gradient is that of
+# one update per rollout over $N$ completions, and with $\bar r$ and $s_r$ the mean and the $(n-1)$ standard deviation of
+# the group, the gradient is that of
 #
 # $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t}) - \beta\,m_i\,(e^{d} - d - 1) \Big],
 # \qquad d = \log \pi_{ref}(o_{i,t}) - \log \pi(o_{i,t}).$$
@@ -186,7 +188,7 @@ for name in ("num_generations", "beta", *CHOICES, "learning_rate", "temperature"
 # %% [markdown]
 # ## Training
 #
-# Between steps the policy answers validation problems greedily. Monitors look for signs of reward hacking: a reward that
+# Every `probe_every` steps the policy answers validation problems greedily. Monitors look for signs of reward hacking: a reward that
 # rises while accuracy does not, drifting lengths, loops, stuffed tags, and completions that address the judge. They flag
 # what they find below, with an example.
 

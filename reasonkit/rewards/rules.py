@@ -90,7 +90,6 @@ def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Seq
                  log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
     """1.0 where the answer is right, else 0.0, also for an answer that can't be read.
 
-NOT_OWED = "open"  # the cause of no signal where none is owed, and the kind of such rows
     The tags are read leniently, because `tag_format` punishes bad format. Columns: `answer` (the gold answers) and
     `kind` (of `answers.KINDS`). None, with the cause "unusable_gold", for a row whose kind is unknown or whose gold
     answer is not of its kind. Notebook 1 drops such rows. Source: the correctness reward of DeepSeek-R1 (arXiv

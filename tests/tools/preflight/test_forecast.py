@@ -110,7 +110,7 @@ def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
     profile = sixteen(**changes)
     _, report = made(**FLOORS, **({"judge_prefill": judge} if judge else {}))
     meshes = placement.plan(PROFILES["cpu"], jax.devices(), True)
-    minutes = module._minutes(profile, find_recipe("g_rar"), report, 0.5, meshes)
+    minutes = module._minutes(profile, replace(find_recipe("g_rar"), data="tiny_mix"), report, 0.5, meshes)
     assert minutes["grpo"] == pytest.approx(800 * seconds / 0.5 / 60)
     assert minutes["sft"] == pytest.approx(1000 * 0.5 / 0.5 / 60)
     assert minutes["evaluation"] == pytest.approx(-(-(3000 + 8 * 400) // 64) * 7.88 / 0.5 / 60)
@@ -132,7 +132,7 @@ def test_a_step_on_a_shared_chip_is_judged_in_turn():
     profile = sixteen()
     _, report = made(**FLOORS, judge_prefill=0.2)
     shared = placement.plan(PROFILES["cpu"], jax.devices()[:1], True)
-    minutes = module._minutes(profile, find_recipe("g_rar"), report, 1.0, shared)
+    minutes = module._minutes(profile, replace(find_recipe("g_rar"), data="tiny_mix"), report, 1.0, shared)
     assert minutes["grpo"] == pytest.approx(800 * (7.88 + 2.0 + 2.4) / 60)
 
 
