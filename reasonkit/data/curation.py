@@ -27,7 +27,7 @@ from reasonkit.data.loading import Raw, SourceError, open_rows, reach
 from reasonkit.data.problems import SPLITS, DataRecipe, assert_disjoint, load_recipe, make_problem, split_of
 from reasonkit.data.readers import Refused, read_row
 from reasonkit.data.screening import COLUMNS, OPEN, question_key
-from reasonkit.data.sources import OWN, Family, File, Hub, Source
+from reasonkit.data.sources import OWN, Family, Hub, OwnFile, Source
 from reasonkit.judge.rubric import DOMAINS, load_domain, rubric_to_json
 
 EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
@@ -56,8 +56,8 @@ def own_recipe(path: Path) -> DataRecipe:
 
     Raises SourceError for a file that can't be read, has no row, or has no column for the question.
     """
-    first = next(open_rows(File.model_validate({"name": "own", "from": "file", "path": str(path), "domain": "own"}))[0],
-                 None)
+    given = {"name": path.stem, "from": "file", "path": str(path), "domain": path.stem}
+    first = next(open_rows(OwnFile.model_validate(given))[0], None)
     if first is None:
         raise SourceError(f"{path} has no row: give it at least one")
     found = {name.strip().lower(): name for name in first}
@@ -66,8 +66,7 @@ def own_recipe(path: Path) -> DataRecipe:
     if "question" not in columns:
         raise SourceError(f"{path} has the columns {', '.join(first)}, and none is a question: rename one to 'question'"
                           ", and the right answer's to 'answer'")
-    source = File.model_validate({"name": path.stem, "from": "file", "path": str(path), "domain": path.stem,
-                                  "columns": columns})
+    source = OwnFile.model_validate({**given, "columns": columns})
     mapping = ", ".join(f"{ours} from {column}" for ours, column in columns.items())
     return DataRecipe(path.stem, f"{path.name} ({mapping})", OWN, (), {"train": 80, "validation": 10, "test": 10}, 0.0,
                       load_domain("science").rubric, (source,))

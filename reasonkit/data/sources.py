@@ -92,9 +92,14 @@ class File(Source):
 
     kind_of: Literal["file"] = Field(alias="from")
     path: Text
+    rows_at: str = ""
+
+
+class OwnFile(File):
+    """A file that no recipe lists (`curation.own_recipe`)."""
+
     licence: Text = OWN
     address: str = ""
-    rows_at: str = ""
 
 
 class Family(Source):
