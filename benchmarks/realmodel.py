@@ -36,7 +36,8 @@ def two_steps(profile: Profile) -> Profile:
 
 
 def notebooks(profile: str, recipe: str, seed: int) -> Run:
-    """Every code cell of the four, as a session that runs them in one kernel would."""
+    """Every code cell of the four, as a session that runs them in one kernel would. They run in this process, because
+    it then reads its own peak memory and its devices'."""
     names = {"PROFILE": profile, "RECIPE": recipe, "SEED": seed}
     for notebook in NOTEBOOKS:
         for number, cell in enumerate(read_source(ROOT / "notebooks" / f"{notebook}.py").cells):

@@ -153,7 +153,7 @@ reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 # solution written twice. A judge that fails stops the stage here and shows the pair it got wrong. With weight 0 the failure is only printed.
 
 # %%
-weight = sum(value for name, value in weights.items() if "rubric" in name)
+weight = sum(weight for part, weight in parts if getattr(part, "rowwise", False))  # of what a judge scores
 print(examine(judge, anchors(validation), weight) if recipe.uses_judge else "no judge")
 
 # %% [markdown]

@@ -7,7 +7,7 @@ give the same rows. Open rows have no gold answer. They are for training only, b
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -24,11 +24,19 @@ from reasonkit.data.filters import (
     text_fault,
 )
 from reasonkit.data.loading import Raw, SourceError, open_rows, reach
-from reasonkit.data.problems import SPLITS, DataRecipe, assert_disjoint, load_recipe, make_problem, split_of
+from reasonkit.data.problems import (
+    SPLITS,
+    DataRecipe,
+    assert_disjoint,
+    fill_rubric,
+    load_recipe,
+    make_problem,
+    split_of,
+)
 from reasonkit.data.readers import Refused, read_row
 from reasonkit.data.screening import COLUMNS, OPEN, question_key
 from reasonkit.data.sources import OWN, Family, Hub, OwnFile, Source
-from reasonkit.judge.rubric import DOMAINS, load_domain, rubric_to_json
+from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
 
 EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
 MADE = 1000  # rows of a source of families without a cap
@@ -117,7 +125,7 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
         rubric = _rubric_of(recipe, source)
         made = _family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused)
         for row in made:
-            row["rubric"] = row["rubric"] or rubric
+            row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(rubric, row["reasoning"]))
             count += 1
             yield row
     ledger.keep("read", [row for row, _ in refused], lambda number, row: (refused[number][1], row["question"]))
@@ -156,10 +164,10 @@ def _family_rows(source: Family, seed: int) -> Iterator[Row]:
                "licence": source.licence, "made": "yes"}
 
 
-def _rubric_of(recipe: DataRecipe, source: Source) -> str:
+def _rubric_of(recipe: DataRecipe, source: Source) -> tuple[Criterion, ...]:
     name = source.rubric or source.domain
     known = source.rubric or (DOMAINS / f"{name}.toml").is_file()
-    return rubric_to_json(load_domain(name).rubric if known else recipe.rubric)
+    return load_domain(name).rubric if known else recipe.rubric
 
 
 def clean(rows: list[Row], ledger: Ledger) -> list[Row]:
@@ -236,7 +244,3 @@ def share_out(available: Mapping[str, int], weights: Mapping[str, float], total:
         counts[name] = min(available[name], round(left * weights[name] / weight))
     return counts
 
-
-def count_by(rows: Dataset, column: str) -> dict[str, int]:
-    """How many rows have each value of a column, most frequent first."""
-    return dict(Counter(rows[column]).most_common())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -208,5 +208,10 @@ def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
             return rubric_from_json(item.rubric)
         except ValueError as error:
             raise ValueError(f"problem {item.id}: {error}") from error
-    return tuple(replace(criterion, description=criterion.description.replace("{reasoning}", item.reasoning))
-                 for criterion in recipe.rubric)
+    return fill_rubric(recipe.rubric, item.reasoning)
+
+
+def fill_rubric(rubric: Sequence[Criterion], reasoning: str) -> tuple[Criterion, ...]:
+    """The criteria with the worked steps in place of `{reasoning}`."""
+    return tuple(replace(criterion, description=criterion.description.replace("{reasoning}", reasoning))
+                 for criterion in rubric)

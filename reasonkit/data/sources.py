@@ -15,7 +15,6 @@ from reasonkit.session.records import Count, Record, Sha256, Share, Text
 OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0",
                  "CC-BY-SA-4.0", "ODC-By-1.0", "CDLA-Permissive-2.0")
 OWN = "your own"  # the licence of a file that states none
-FIELDS = ("question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group")
 Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group"]
 Reader = Literal["plain", "gsm8k", "boxed", "think", "tagged", "worked"]
 Template = str | list[str]  # "{column}" and text; a list has one template per option or step

@@ -34,7 +34,6 @@ Text = Annotated[str, AfterValidator(_seen)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
-PerCent = Annotated[float, Field(ge=0, le=100)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Logged = float | Literal["nan", "inf", "-inf"] | None  # as `run_log.plain` writes a number
 

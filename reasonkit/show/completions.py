@@ -7,9 +7,9 @@ model's own adapter is put back after every use.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from reasonkit.eval.evaluate import compare_paired, evaluate
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.lora import lora_state
 from reasonkit.rewards.mix import RewardMix
-from reasonkit.rewards.rules import RewardFn, ask
+from reasonkit.rewards.rules import RewardFn
 from reasonkit.session.run_log import NullLog
 from reasonkit.show.figures import colour_tags, escape
 from reasonkit.show.report import Html, comparison_table, results_table, table
@@ -43,8 +43,8 @@ def _block(text: str) -> Markup:
     return Markup("<pre>{}</pre>").format(colour_tags(text))
 
 
-def _cell(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "no signal"
+def _cell(value: float | None) -> str:
+    return "no signal" if value is None else f"{value:.2f}"
 
 
 def reward_example(parts: Parts, row: Mapping[str, Any]) -> Html:
@@ -55,11 +55,18 @@ def reward_example(parts: Parts, row: Mapping[str, Any]) -> Html:
     texts = [TAGS.render(reasoning=row["reasoning"], answer=row["answer"]), row["answer"]]
     columns = {name: [row[name]] * 2 for name in GRPO_COLUMNS}
     prompts = [TAGS.prompt(row["question"])] * 2
-    lines = []
-    for part, weight in parts:
-        values, _ = ask(part, prompts, texts, columns | {"num_generations": 2, "mode": "train"})
-        lines.append([part.__name__, f"{weight:g}", *map(_cell, values)])
-    total = RewardMix(parts, NullLog(), max_no_signal=1.0)(prompts, texts, 2, **columns)
+    found: dict[str, list[float | None]] = {}
+
+    def record(part: RewardFn) -> RewardFn:
+        @wraps(part)
+        def recorded(**given) -> list[float | None]:
+            found[part.__name__] = part(**given)
+            return found[part.__name__]
+        return recorded
+
+    total = RewardMix([(record(part), weight) for part, weight in parts], NullLog(),
+                      max_no_signal=1.0)(prompts, texts, 2, **columns)
+    lines = [[part.__name__, f"{weight:g}", *map(_cell, found[part.__name__])] for part, weight in parts]
     return table(["", "weight", "worked solution", "bare answer"],
                  [["completion", "", *map(_block, texts)], *lines, ["total", "", *map(_cell, total)]],
                  f"Asked: {row['question']}", mark_last=True)

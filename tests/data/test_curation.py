@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -12,6 +13,7 @@ from reasonkit.data.loading import SourceError
 from reasonkit.data.problems import load_recipe
 from reasonkit.data.screening import COLUMNS, question_key
 from reasonkit.data.sources import Family, Wheel
+from reasonkit.judge.rubric import Criterion
 
 SIZES = {"train": 60, "validation": 10, "test": 20}
 HEAD = '''title = "Mine"
@@ -130,9 +132,9 @@ def test_rows_are_filtered_capped_and_used_as_stated(recipe_of):
                        "at_most = {level = 1}"}, s1={"more": 'use = "test"'}, s2={"more": 'use = "train"'})
     splits, ledger = curation.curate(recipe, {"train": 500, "validation": 500, "test": 500}, 0)
     assert ledger.steps[0] == ("read", 360, 360)
-    assert curation.count_by(splits["train"], "source") == {"s2": 60, "s0": 30}
-    assert curation.count_by(splits["validation"], "source") == {"s0": 30}
-    assert curation.count_by(splits["test"], "source") == {"s1": 100, "s0": 30}
+    assert Counter(splits["train"]["source"]) == {"s2": 60, "s0": 30}
+    assert Counter(splits["validation"]["source"]) == {"s0": 30}
+    assert Counter(splits["test"]["source"]) == {"s1": 100, "s0": 30}
     with pytest.raises(SourceError, match="'s0' has no column 'grade' to filter by, only q, a, r"):
         curation.curate(recipe_of(sums(100), s0={"more": "at_most = {grade = 1}"}), SIZES, 0)
 
@@ -159,7 +161,7 @@ address = "https://example.org"
 cap = 80
 '''
     splits, ledger = curation.curate(recipe_of(sums(50), tail=tail), {"train": 500, "validation": 50, "test": 50}, 0)
-    assert curation.count_by(splits["train"], "source").keys() == {"s0", "toys"}
+    assert Counter(splits["train"]["source"]).keys() == {"s0", "toys"}
     assert sum(rows["source"].count("toys") for rows in splits.values()) == 80
     assert not ledger.dropped
 
@@ -213,3 +215,9 @@ def test_a_recipe_of_families_alone_is_made_as_before():
     splits, ledger = curation.curate(recipe, {"train": 20, "test": 5}, 0)
     want = problems.curate(recipe, {"train": 20, "test": 5}, 0)
     assert all(splits[name].to_list() == want[name].to_list() for name in want) and not ledger.steps
+
+
+def test_a_rubric_of_ones_own_holds_the_worked_steps():
+    rubric = (Criterion("Steps", "As in: {reasoning}", 1.0), Criterion("Clear", "Is clear.", 0.3))
+    filled = problems.fill_rubric(rubric, "1+1=2")
+    assert [criterion.description for criterion in filled] == ["As in: 1+1=2", "Is clear."]
