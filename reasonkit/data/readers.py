@@ -14,7 +14,7 @@ from typing import Any
 from reasonkit.data.options import Refused, as_text, pose_choice, split_options
 from reasonkit.data.screening import gold_fault
 from reasonkit.data.sources import Source
-from reasonkit.judge.rubric import Criterion, rubric_to_json
+from reasonkit.judge.rubric import WEIGHTS, Criterion, rubric_to_json
 from reasonkit.text.choices import read_yes_no
 from reasonkit.text.tags import TAGS, is_blank, neutralise, printable
 
@@ -27,6 +27,7 @@ _SOLUTION = re.compile(r"<\|(?:begin|end)_of_solution\|>")
 _OPENING = re.compile(r"^Let's think step by step\.?\s*|^We refer to Wikipedia articles? on .{0,80}? for help\.\s*"
                       r"|^Let[’']s solve this problem step by step\.?\s*")
 _CLOSING = re.compile(r"\*\*Final Answer\*\*:|[Tt]he (?:correct |final )*(?:answer|option) is:?")
+_NAMED_WEIGHT = re.compile(r"(Essential|Important|Optional|Pitfall)(?: Criteria)?:\s*")
 _LEADING = re.compile(r"(?:\b(?:So|Therefore|Thus|Hence)\b,?)\s*$")
 
 
@@ -200,7 +201,8 @@ READERS: dict[str, Callable[[dict], None]] = {"plain": lambda fields: None, "gsm
 def read_rubric(value: Any) -> str:
     """Our rubric as JSON, of a list of {title, description, weight} or {criterion, points} or texts.
 
-    Negative points are of a fault, which becomes a pitfall to avoid. Weights are divided by the largest.
+    Negative points are of a fault, which becomes a pitfall to avoid. A text that opens with the name of its weight, as
+    in *Rubrics as Rewards*, has that weight. Other points are divided by the largest.
     """
     made = []
     for number, entry in enumerate(value if isinstance(value, list) else [value], 1):
@@ -211,11 +213,14 @@ def read_rubric(value: Any) -> str:
         points = entry.get("weight", entry.get("points", 1))
         if is_blank(text) or isinstance(points, bool) or not isinstance(points, int | float) or not points:
             raise Refused("rubric of another shape")
-        text = re.sub(r"^(?:Essential|Important|Optional|Pitfall)(?: Criteria)?:\s*", "", text)
+        named = _NAMED_WEIGHT.match(text)
+        name, text = (named[1].lower(), text[named.end():]) if named else ("", text)
         title = as_text(entry.get("title") or entry.get("name") or f"Criterion {number}")
-        made.append((title, f"Avoids this fault: {text}" if points < 0 else text, abs(float(points))))
-    largest = max(points for _, _, points in made)
-    return rubric_to_json([Criterion(printable(neutralise(title)), printable(neutralise(text)), points / largest)
-                           for title, text, points in made])
+        made.append((title, f"Avoids this fault: {text}" if points < 0 else text, abs(float(points)), name,
+                     points < 0 or name == "pitfall"))
+    largest = max(points for _, _, points, _, _ in made)
+    return rubric_to_json([Criterion(printable(neutralise(title)), printable(neutralise(text)),
+                                     WEIGHTS.get(name, points / largest), pitfall=pitfall)
+                           for title, text, points, name, pitfall in made])
 
 

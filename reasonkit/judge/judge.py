@@ -147,7 +147,7 @@ def weighted_score(met_C: np.ndarray, rubric: Sequence[Criterion]) -> JudgeVerdi
     # weights may be as large as floats go: scaled first, their sum stays finite
     weights_C = np.array([criterion.weight for criterion in rubric], np.float64)
     weights_C /= weights_C.max()
-    pitfall_C = np.array([criterion.is_pitfall for criterion in rubric])
+    pitfall_C = np.array([criterion.pitfall for criterion in rubric])
     limit = 1.0 if pitfall_C.all() else met_C[~pitfall_C].max() / PRESENT
     score = weights_C @ np.where(pitfall_C, np.minimum(met_C, limit), met_C) / weights_C.sum()
     return JudgeVerdict(float(np.clip(score, 0.0, 1.0)), tuple(float(c) for c in np.clip(met_C, 0.0, 1.0)))

@@ -25,14 +25,17 @@ DOMAINS = Path(__file__).resolve().parents[2] / "data_recipes" / "rubrics"
 class Criterion:
     """One line of a rubric. `weight` is relative to those of the other criteria, and `WEIGHTS` has the usual four.
 
-    `levels` are what the judge's scale stands for, worst first: none, or at least two.
-    Raises ValueError for a blank text, a weight that is not a finite number above 0, and a single level.
+    `levels` are what the judge's scale stands for, worst first: none, or at least two. A `pitfall` rewards avoiding
+    something, which a completion that says nothing does too: `judge.weighted_score` limits what it counts.
+    Raises ValueError for a blank text, a weight that is not a finite number above 0, a single level, and a `pitfall`
+    that is not true or false.
     """
 
     title: str
     description: str
     weight: float
     levels: tuple[str, ...] = ()
+    pitfall: bool = False
 
     def __post_init__(self) -> None:
         for name in ("title", "description"):
@@ -47,11 +50,9 @@ class Criterion:
         if not texts or len(self.levels) == 1:
             raise ValueError(f"criterion {preview(self.title)}: levels are {preview(self.levels)}; give at least two "
                              "texts, from the worst to the best, or leave them out")
-
-    @property
-    def is_pitfall(self) -> bool:
-        """Whether it rewards avoiding something. It is known by its weight, because a row's JSON has no other mark."""
-        return self.weight == WEIGHTS["pitfall"]
+        if not isinstance(self.pitfall, bool):
+            raise ValueError(f"criterion {preview(self.title)}: pitfall is {preview(self.pitfall)}; give it true or "
+                             "false")
 
 
 def _is_text(value: object) -> bool:
@@ -59,40 +60,43 @@ def _is_text(value: object) -> bool:
 
 
 def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
-    """The criteria in `rows`, which were read from the JSON or TOML named `where`. A weight may be given by its name.
+    """The criteria in `rows`, which were read from the JSON or TOML named `where`. A weight may be given by its name,
+    and the name "pitfall" makes a pitfall.
 
     Raises ValueError, naming `where`, entry and field, for anything but a non-empty list of objects with the fields
-    title, description, weight and, if wanted, levels.
+    title, description, weight and, if wanted, levels and pitfall.
     """
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{where} is not a non-empty list of criteria: {preview(rows)}; give it one or more")
     made, needed = [], {"title", "description", "weight"}
-    give = "give it title, description, weight and, if wanted, levels"
+    give = "give it title, description, weight and, if wanted, levels and pitfall"
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ValueError(f"{where}, entry {number} is {preview(row)}, not an object: {give}")
-        if needed - row.keys() or row.keys() - needed - {"levels"}:
+        if needed - row.keys() or row.keys() - needed - {"levels", "pitfall"}:
             raise ValueError(f"{where}, entry {number}: missing {sorted(needed - row.keys())}, "
-                             f"unknown {preview(sorted(row.keys() - needed - {'levels'}))}: {give}")
+                             f"unknown {preview(sorted(row.keys() - needed - {'levels', 'pitfall'}))}: {give}")
         weight, levels = row["weight"], row.get("levels", [])
         try:
             made.append(Criterion(row["title"], row["description"],
                                   WEIGHTS.get(weight, weight) if isinstance(weight, str) else weight,
-                                  tuple(levels) if isinstance(levels, list) else levels))
+                                  tuple(levels) if isinstance(levels, list) else levels,
+                                  row.get("pitfall", weight == "pitfall")))
         except ValueError as error:
             raise ValueError(f"{where}, entry {number}: {error}") from error
     return tuple(made)
 
 
 def rubric_to_json(rubric: Sequence[Criterion]) -> str:
-    """The rubric as it stands in a row of data: a JSON list of {title, description, weight, and levels if any}.
+    """The rubric as it stands in a row of data: a JSON list of {title, description, weight, levels if any, and pitfall
+    if true}.
 
     Raises ValueError for an empty rubric.
     """
     if not rubric:
         raise ValueError("the rubric is empty; give it at least one criterion")
-    return json.dumps([{name: value for name, value in vars(criterion).items() if value != ()} for criterion in rubric],
-                      ensure_ascii=False)
+    return json.dumps([{name: value for name, value in vars(criterion).items() if value not in ((), False)}
+                       for criterion in rubric], ensure_ascii=False)
 
 
 def rubric_from_json(text: str) -> tuple[Criterion, ...]:

@@ -204,7 +204,7 @@ def test_what_question_or_rubric_cause_is_no_signal(item):
     assert failed.cause == "non_finite" and judge.failures == {"non_finite": 1} and fine.score == 0.5
 
 
-PADDING = Criterion("No padding", "Does not pad.", WEIGHTS["pitfall"])
+PADDING = Criterion("No padding", "Does not pad.", WEIGHTS["pitfall"], pitfall=True)
 
 
 @pytest.mark.parametrize(("met", "rubric", "score"), [

@@ -81,6 +81,15 @@ def test_levels_are_two_texts_or_more(levels):
 def test_every_kind_of_weight_goes_by_its_name():
     rows = [{"title": name, "description": "d", "weight": name} for name in WEIGHTS]
     assert {c.title: c.weight for c in criteria(rows, "here")} == WEIGHTS
+    assert [c.title for c in criteria(rows, "here") if c.pitfall] == ["pitfall"]
+
+
+def test_a_pitfall_is_marked_and_not_known_by_its_weight():
+    rubric = (Criterion("Has a plot", "d", 0.9), Criterion("Pads", "d", 0.2, pitfall=True))
+    assert rubric_from_json(rubric_to_json(rubric)) == rubric
+    assert rubric_to_json(rubric).count("pitfall") == 1
+    with pytest.raises(ValueError, match="entry 0: criterion 't': pitfall is 1; give it true or false"):
+        rubric_from_json('[{"title": "t", "description": "d", "weight": 0.9, "pitfall": 1}]')
 
 
 # Domains
