@@ -1,4 +1,4 @@
-# make demo [RECIPE=name] [SEED=n]   the four notebooks on this machine's CPU, into artifacts/
+# make demo [RECIPE=name] [SEED=n] [DATA=name]   the four notebooks on this machine's CPU, into artifacts/
 # make demo MODEL=gemma3-270m        the same on a small real Gemma (hours), with PROFILE=gpu on a CUDA GPU
 # make test [FAST=1], make parity    all tests or only the quick ones, and the comparison with transformers and PEFT
 # The first call creates .venv and installs the pinned packages. PYTHON=/path/to/python picks the interpreter.
@@ -19,7 +19,8 @@ DEV_STAMP := $(VENV)/.installed-dev
 # A small base model cannot judge, so with MODEL the rubric has weight 0 (g_exact) unless RECIPE says otherwise.
 RECIPE ?= $(if $(MODEL),g_exact)
 PLACE := $(or $(PROFILE),cpu)
-PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(SEED),--set 'SEED=$(SEED)')
+PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(SEED),--set 'SEED=$(SEED)') \
+  $(if $(DATA),--set 'DATA=$(DATA)')
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:

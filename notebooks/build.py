@@ -193,18 +193,32 @@ def build(root: Path = ROOT) -> list[Path]:
     return list(texts)
 
 
-def set_parameters(notebook: NotebookNode, values: dict[str, object]) -> None:
-    """Replaces values in the cell tagged `parameters`. BuildError for a name that it does not assign."""
+def parameters(notebook: NotebookNode) -> tuple[NotebookNode, ast.Module, dict[str, ast.Assign]]:
+    """The cell tagged `parameters`, its syntax tree, and the assignment of each name in it."""
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     if len(cells) != 1:
         raise BuildError(f"{len(cells)} cells are tagged 'parameters'; a notebook has exactly one")
     tree = ast.parse(cells[0].source)
-    found = {node.targets[0].id: node for node in tree.body if isinstance(node, ast.Assign)}
+    return cells[0], tree, {node.targets[0].id: node for node in tree.body if isinstance(node, ast.Assign)}
+
+
+def set_parameters(notebook: NotebookNode, values: dict[str, object]) -> None:
+    """Replaces values in the cell tagged `parameters`. BuildError for a name that it does not assign."""
+    cell, tree, found = parameters(notebook)
     for name, value in values.items():
         if name not in found:
             raise BuildError(f"no parameter {name!r} in this notebook; it has {', '.join(found)}")
         found[name].value = ast.Constant(value)
-    cells[0].source = ast.unparse(tree)
+    cell.source = ast.unparse(tree)
+
+
+def set_of_each(paths: list[Path], values: dict[str, object]) -> dict[Path, dict[str, object]]:
+    """The values that each notebook has a parameter for. BuildError for a name that none of them has."""
+    names = {path: set(parameters(read_source(path))[2]) for path in paths}
+    if unknown := values.keys() - set().union(*names.values()):
+        raise BuildError(f"no parameter {', '.join(sorted(unknown))} in the notebooks: they have "
+                         f"{', '.join(sorted(set().union(*names.values())))}")
+    return {path: {name: value for name, value in values.items() if name in names[path]} for path in paths}
 
 
 def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
@@ -251,8 +265,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.command == "run":
-            paths = [args.path] if args.path else [ROOT / "notebooks" / f"{name}.py" for name in NOTEBOOKS]
-            return 0 if all(run(path, dict(args.set), args.cwd.resolve()) for path in paths) else 1
+            if args.path:
+                return 0 if run(args.path, dict(args.set), args.cwd.resolve()) else 1
+            values = set_of_each([ROOT / "notebooks" / f"{name}.py" for name in NOTEBOOKS], dict(args.set))
+            return 0 if all(run(path, some, args.cwd.resolve()) for path, some in values.items()) else 1
         names = [path.name for path in build()]
         print(f"written: {', '.join(names)}" if names else "all up to date")
     except BuildError as error:

@@ -250,6 +250,14 @@ def test_bad_parameters_are_named(root):
         build.set_parameters(build.read_source(root / "notebooks" / "01_data_curation.py"), {"SEEDS": 7})
 
 
+def test_each_notebook_gets_the_values_it_has_a_parameter_for():
+    paths = [ROOT / "notebooks" / f"{name}.py" for name in build.NOTEBOOKS]
+    first, *others = build.set_of_each(paths, {"SEED": 7, "DATA": "packaged"}).values()
+    assert first == {"SEED": 7, "DATA": "packaged"} and others == [{"SEED": 7}] * 3
+    with pytest.raises(build.BuildError, match="no parameter SEEDS in the notebooks: they have DATA, .*SEED"):
+        build.set_of_each(paths, {"SEEDS": 7})
+
+
 def test_a_notebook_without_parameters_is_refused(tmp_path):
     with pytest.raises(build.BuildError, match="0 cells are tagged 'parameters'"):
         build.set_parameters(build.read_source(notebook(tmp_path, "\nx = 1")), {"x": 2})
