@@ -229,11 +229,11 @@ PROFILES = {
         eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
     "cpu-gemma3-270m": Profile(
         "cpu-gemma3-270m", devices=2, dtype="float32", minutes=360, reserve_minutes=15, grows=True,
-        rows={"train": 1000, "validation": 32, "test": 96},
-        sft=SftSettings(steps=60, batch_size=8, max_length=144, learning_rate=2e-4, save_every=20),
-        grpo=GrpoSettings(steps=24, prompts_per_step=4, num_generations=4, max_prompt_length=80, max_new_tokens=80,
+        rows={"train": 8000, "validation": 32, "test": 300},
+        sft=SftSettings(steps=60, batch_size=8, max_length=192, learning_rate=2e-4, save_every=20),
+        grpo=GrpoSettings(steps=24, prompts_per_step=4, num_generations=4, max_prompt_length=128, max_new_tokens=96,
                           learning_rate=5e-5, micro_prompts=1, save_every=8),
-        eval_batch=16, probe_every=12, judge_batch=4, judge_max_length=256, **_REAL),
+        eval_batch=20, probe_every=12, judge_batch=4, judge_max_length=256, **_REAL),
     "gpu-gemma3-270m": Profile(
         "gpu-gemma3-270m", devices=0, dtype="bfloat16", minutes=120, reserve_minutes=10,
         rows={"train": 8000, "validation": 256, "test": 1000},

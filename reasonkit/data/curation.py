@@ -122,7 +122,7 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
     refused: list[tuple[Row, str]] = []
     count = 0
     for source in used_sources(recipe, ledger):
-        rubric = _rubric_of(recipe, source)
+        rubric = rubric_of(recipe, source)
         made = _family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused)
         for row in made:
             row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(rubric, row["reasoning"]))
@@ -164,7 +164,8 @@ def _family_rows(source: Family, seed: int) -> Iterator[Row]:
                "licence": source.licence, "made": "yes"}
 
 
-def _rubric_of(recipe: DataRecipe, source: Source) -> tuple[Criterion, ...]:
+def rubric_of(recipe: DataRecipe, source: Source) -> tuple[Criterion, ...]:
+    """The rubric of a source's rows that have none of their own: of the domain it names, else the recipe's."""
     name = source.rubric or source.domain
     known = source.rubric or (DOMAINS / f"{name}.toml").is_file()
     return load_domain(name).rubric if known else recipe.rubric

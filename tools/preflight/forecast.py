@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_recipe
-from reasonkit.data.problems import load_recipe
+from reasonkit.data.curation import rubric_of
+from reasonkit.data.problems import DataRecipe, load_recipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
 from reasonkit.models.mesh import ROOM, Plan
 from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan, shapes_of
@@ -166,7 +167,7 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
     trained = passes * (seconds["GRPO reference"] + seconds["GRPO train step"])
     step = calls * reply + trained
     if "judge prefill" in seconds:
-        length, rows = _judged(profile, len(load_recipe(recipe.data_for(profile)).rubric))
+        length, rows = _judged(profile, criteria_of(load_recipe(recipe.data_for(profile))))
         judged = math.ceil(rows / profile.judge_batch) * seconds["judge prefill"] * length / profile.judge_max_length
         step += judged
         if g.rollout_micro_prompts and not _shared(made):  # beside: a call's replies while the next are sampled
@@ -176,6 +177,11 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
     asked = 3 * profile.rows["test"] + profile.rows["validation"] * (g.steps // profile.probe_every)
     return {LOAD: LOAD_MINUTES, "sft": profile.sft.steps * seconds["SFT train step"] / 60,
             "grpo": g.steps * step / 60, "evaluation": math.ceil(asked / profile.eval_batch) * reply / 60}
+
+
+def criteria_of(data: DataRecipe) -> int:
+    """How many criteria the longest rubric of a data recipe has. A data set may bring longer ones in its rows."""
+    return max([len(data.rubric), *(len(rubric_of(data, source)) for source in data.sources)])
 
 
 def _judged(profile: Profile, criteria: int) -> tuple[int, int]:

@@ -1,0 +1,43 @@
+"""The pages run: their Python blocks work in order, their links lead somewhere, and the files they name are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "RESULTS.md"]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TOML = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+NAMED = re.compile(r"`((?:reasonkit|recipes|tools|notebooks|data_recipes|benchmarks|docs|findings|tests)/[\w./]+)`")
+WRITTEN = ("recipes/mine.py",)  # files that a page tells the reader to make
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))],
+                         ids=lambda page: page.name)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in LINK.findall(text) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [name for name in NAMED.findall(text) if name not in WRITTEN and not (ROOT / name).exists()] == []
+
+
+def test_the_rubric_on_its_page_is_one(tmp_path, monkeypatch):
+    from reasonkit.judge import rubric
+
+    (block,) = TOML.findall((ROOT / "docs" / "your_rubric.md").read_text(encoding="utf-8"))
+    (tmp_path / "mine.toml").write_text(block)
+    monkeypatch.setattr(rubric, "DOMAINS", tmp_path)
+    made = rubric.load_domain("mine")
+    assert [criterion.pitfall for criterion in made.rubric] == [False, True]
