@@ -35,7 +35,7 @@ class ProgramStats:
 
     `fixed` are the bytes of the arguments that do not depend on the rows. `needed` bytes are in HBM at once: arguments,
     what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` is the HBM traffic: its
-    own arguments and those outputs once, temporaries twice. `bytes` are XLA's "bytes accessed", in any memory.
+    own arguments and those outputs once, temporaries twice.
     """
 
     program: str
@@ -47,7 +47,6 @@ class ProgramStats:
     outputs: float | None = None
     traffic: float | None = None
     flops: float | None = None
-    bytes: float | None = None
     collectives: dict[str, int] = field(default_factory=dict)
     fixed: float | None = None
 
@@ -167,7 +166,7 @@ def compile_program(program: Program) -> ProgramStats:
     return ProgramStats(
         program.title, program.mesh, program.rows, needed,
         arguments, temporaries, memory.output_size_in_bytes,
-        needed + temporaries - program.resident_bytes, cost["flops"], cost["bytes accessed"],
+        needed + temporaries - program.resident_bytes, cost["flops"],
         dict(Counter(COLLECTIVE.findall(executable.as_text()))), program.fixed_bytes)
 
 

@@ -45,7 +45,7 @@ def test_the_numbers_are_those_of_one_device(report):
     matmuls = tokens * 2 * (layer - 4 * 32 - 2 * 16) + 2 * SHARED * 400 * 32  # logits of so many positions a row
     assert 2 * matmuls < row.flops < 2 * matmuls * 1.3
     assert row.needed == row.arguments + row.temporaries + row.outputs
-    assert row.traffic == row.needed + row.temporaries and row.bytes > row.arguments
+    assert row.traffic == row.needed + row.temporaries > row.arguments
 
 
 def test_gradients_are_summed_over_the_devices_and_nothing_else_is(report):
