@@ -141,7 +141,7 @@ def extrapolate_layers(low: ProgramStats, high: ProgramStats, at: tuple[int, int
         return None if a is None or b is None else a + steps * (b - a)
 
     numbers = {name: line(getattr(low, name), getattr(high, name)) for name in
-               ("needed", "arguments", "temporaries", "outputs", "traffic", "flops", "bytes", "fixed")}
+               ("needed", "arguments", "temporaries", "outputs", "traffic", "flops", "fixed")}
     kinds = {kind: round(line(low.collectives.get(kind, 0), high.collectives.get(kind, 0)))
              for kind in {**low.collectives, **high.collectives}}
     return replace(high, **numbers, collectives=kinds)
