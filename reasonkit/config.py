@@ -86,10 +86,16 @@ class StageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SftSettings(StageSettings):
-    """Each step takes `batch_size` rows, padded to `max_length` tokens."""
+    """Each step takes `batch_size` sequences of `max_length` tokens.
+
+    A sequence is one row and padding. With `pack` it has as many rows as fit, each of which sees only itself, so a step
+    has more rows: `max_length` divided by their mean length, times `batch_size`. That pays where most rows are much
+    shorter than the longest.
+    """
 
     batch_size: int
     max_length: int
+    pack: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,21 +215,21 @@ PROFILES = {
     "kaggle": Profile(
         "kaggle", devices=0, judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
-        sft=SftSettings(steps=1000, batch_size=32, max_length=1024, learning_rate=1e-4),
+        sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=420, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=2e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
         eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
         rows={"train": 8000, "validation": 200, "test": 400},
-        sft=SftSettings(steps=400, batch_size=8, max_length=1024, learning_rate=1e-4),
+        sft=SftSettings(steps=400, batch_size=4, max_length=1024, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=1e-5, micro_prompts=1, beta=0.07),
         eval_batch=64, probe_every=50, judge_batch=4, **{**_GEMMA, "policy": "gemma3-1b-it"}),
     "gpu": Profile(
         "gpu", devices=0, judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
-        sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=1e-4),
+        sft=SftSettings(steps=1000, batch_size=8, max_length=1024, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=800, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=1e-5, micro_prompts=2, beta=0.07),
         eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
