@@ -186,11 +186,12 @@ class Recipe:
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0,
              judge_max_length=256, grows=True, toy=True)
 
-# Lengths are those of the winning runs. Rows per call and per pass fit v5e chips with replicated weights. With a judge
-# on chips of its own a step is sampled in two calls, and the first call's completions are judged during the second.
-# Rank 32 is enough for RL, and a LoRA needs ten times the learning rate of a full fine-tune ("LoRA without regret",
-# TRL: 2e-4 in SFT, from 1e-5 in RL). SFT has half of it, because qwix starts A 2.4 times as far out as PEFT. beta is
-# the second winner's, for k3.
+# Lengths are those of the winning runs. SFT packs: Kaggle's 16 sequences hold 30 to 50 worked solutions of 300 to 500
+# tokens. On a CPU a sequence holds only 1.1 or 1.2 toy problems, so there the rows stay padded. Rows per call and per
+# pass fit v5e chips with replicated weights. With a judge on chips of its own a step is sampled in two calls, and the
+# first call's completions are judged during the second. Rank 32 is enough for RL, and a LoRA needs ten times the
+# learning rate of a full fine-tune ("LoRA without regret", TRL: 2e-4 in SFT, from 1e-5 in RL). SFT has half of it,
+# because qwix starts A 2.4 times as far out as PEFT. beta is the second winner's, for k3.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
               remat=True, api_dollars=5.0)
 
@@ -243,7 +244,7 @@ PROFILES = {
     "gpu-gemma3-270m": Profile(
         "gpu-gemma3-270m", devices=0, dtype="bfloat16", minutes=120, reserve_minutes=10,
         rows={"train": 8000, "validation": 256, "test": 1000},
-        sft=SftSettings(steps=500, batch_size=8, max_length=512, learning_rate=1e-4),
+        sft=SftSettings(steps=500, batch_size=2, max_length=512, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=256,
                           learning_rate=2e-5, micro_prompts=1),
         eval_batch=32, probe_every=50, judge_batch=8, judge_max_length=1024, **_REAL),
