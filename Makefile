@@ -104,12 +104,13 @@ preflight: $(VENV)/libtpu
 	PYTHONPATH=$(VENV)/libtpu $(PY) -m tools.preflight.forecast $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(MODEL),--model '$(MODEL)') \
 	  $(if $(TOPOLOGY),--topology '$(TOPOLOGY)')
 
-# All benchmarks but the one that needs the opt-in model. plan.py needs libtpu.
+# All benchmarks but the one that needs the opt-in model. plan.py and packing.py need libtpu.
 bench: $(DEV_STAMP) $(VENV)/libtpu
-	for script in $(filter-out benchmarks/realmodel.py benchmarks/plan.py,$(wildcard benchmarks/*.py)); do \
+	for script in $(filter-out benchmarks/realmodel.py benchmarks/plan.py benchmarks/packing.py,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; $(PY) "$$script" || exit 1; \
 	done
 	PYTHONPATH=$(VENV)/libtpu $(PY) benchmarks/plan.py
+	PYTHONPATH=$(VENV)/libtpu $(PY) benchmarks/packing.py
 
 assets: $(RUN_STAMP)
 	$(PY) -m tools.build_tiny_models

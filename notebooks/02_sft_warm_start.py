@@ -120,7 +120,7 @@ print(f"with loss:\n{TAGS.render(reasoning=row['reasoning'], answer=row['answer'
 # and the message says what differs.
 
 # %%
-for name in ("steps", "batch_size", "max_length", "learning_rate", "warmup", "clip"):
+for name in ("steps", "batch_size", "max_length", "pack", "learning_rate", "warmup", "clip"):
     print(f"{name:>14}: {getattr(profile.sft, name)}")
 
 # %%

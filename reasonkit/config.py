@@ -86,10 +86,16 @@ class StageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SftSettings(StageSettings):
-    """Each step takes `batch_size` rows, padded to `max_length` tokens."""
+    """Each step takes `batch_size` sequences of `max_length` tokens.
+
+    A sequence is one row and padding. With `pack` it has as many rows as fit, each of which sees only itself, so a step
+    has more rows: `max_length` divided by their mean length, times `batch_size`. That pays where most rows are much
+    shorter than the longest.
+    """
 
     batch_size: int
     max_length: int
+    pack: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +186,13 @@ class Recipe:
 _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_rank=16, lora_alpha=32.0,
              judge_max_length=256, grows=True, toy=True)
 
-# Lengths are those of the winning runs. Rows per call and per pass fit v5e chips with replicated weights. With a judge
-# on chips of its own a step is sampled in two calls, and the first call's completions are judged during the second.
-# Rank 32 is enough for RL, and a LoRA needs ten times the learning rate of a full fine-tune ("LoRA without regret",
-# TRL: 2e-4 in SFT, from 1e-5 in RL). SFT has half of it, because qwix starts A 2.4 times as far out as PEFT. beta is
-# the second winner's, for k3.
+# Lengths are those of the winning runs. SFT packs: Kaggle's 16 sequences hold 30 to 50 worked solutions of 300 to 500
+# tokens. On a CPU it does not: the tiny model's sequences hold only 1.2 toy problems, and the 270M's results were
+# measured on padded rows. Rows per call and per pass fit v5e chips with replicated weights. With a judge on chips of
+# its own a step is sampled in two calls, and the first call's completions are judged during the second. Rank 32 is
+# enough for RL, and a LoRA needs ten times the learning rate of a full fine-tune ("LoRA without regret", TRL: 2e-4 in
+# SFT, from 1e-5 in RL). SFT has half of it, because qwix starts A 2.4 times as far out as PEFT. beta is the second
+# winner's, for k3.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
               remat=True, api_dollars=5.0)
 
@@ -209,21 +217,21 @@ PROFILES = {
     "kaggle": Profile(
         "kaggle", devices=0, judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
-        sft=SftSettings(steps=1000, batch_size=32, max_length=1024, learning_rate=1e-4),
+        sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=420, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=2e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
         eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
         rows={"train": 8000, "validation": 200, "test": 400},
-        sft=SftSettings(steps=400, batch_size=8, max_length=1024, learning_rate=1e-4),
+        sft=SftSettings(steps=400, batch_size=4, max_length=1024, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=1e-5, micro_prompts=1, beta=0.07),
         eval_batch=64, probe_every=50, judge_batch=4, **{**_GEMMA, "policy": "gemma3-1b-it"}),
     "gpu": Profile(
         "gpu", devices=0, judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
-        sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=1e-4),
+        sft=SftSettings(steps=1000, batch_size=8, max_length=1024, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=800, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=1e-5, micro_prompts=2, beta=0.07),
         eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
@@ -237,7 +245,7 @@ PROFILES = {
     "gpu-gemma3-270m": Profile(
         "gpu-gemma3-270m", devices=0, dtype="bfloat16", minutes=120, reserve_minutes=10,
         rows={"train": 8000, "validation": 256, "test": 1000},
-        sft=SftSettings(steps=500, batch_size=8, max_length=512, learning_rate=1e-4),
+        sft=SftSettings(steps=500, batch_size=2, max_length=512, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=256,
                           learning_rate=2e-5, micro_prompts=1),
         eval_batch=32, probe_every=50, judge_batch=8, judge_max_length=1024, **_REAL),

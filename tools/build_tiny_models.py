@@ -30,11 +30,12 @@ from tunix.sft import peft_trainer
 from reasonkit.data.problems import DataRecipe, Problem, load_recipe, make_problem, make_problems, rubric_of, split_of
 from reasonkit.judge.judge import RATINGS, judge_prompt, quote_block
 from reasonkit.models.load import LoadedModel, Tokenizer, load
-from reasonkit.models.logprobs import piece_mask, rating_logprobs
+from reasonkit.models.logprobs import rating_logprobs
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.files import write_atomic
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
+from reasonkit.train.sft import model_input
 from tools.flax import init_random, save_flax, tiny_config
 
 ASSETS = Path(__file__).parents[1] / "reasonkit" / "assets"
@@ -78,14 +79,7 @@ def rows(texts: Iterator[Spans], batch_size: int, length: int) -> Iterator[dict[
             for ids, weight, piece in next(text for text in texts if sum(len(ids) for ids, *_ in text) <= length):
                 start, end = end, end + len(ids)
                 tokens_BL[row, start:end], mask_BL[row, start:end], piece_BL[row, start:end] = ids, weight, piece
-        yield {"input_tokens": tokens_BL, "input_mask": mask_BL, "piece": piece_BL}
-
-
-def model_input(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """`sft.model_input` for rows in pieces: a token's position is how many it sees before it."""
-    mask_BLL = piece_mask(batch["input_tokens"] != 0, batch["piece"])
-    return {"input_tokens": batch["input_tokens"], "input_mask": batch["input_mask"],
-            "positions": mask_BLL.sum(-1) - 1, "attention_mask": mask_BLL}
+        yield {"tokens_BL": tokens_BL, "loss_mask_BL": mask_BL, "piece_BL": piece_BL}
 
 
 def results(item: Problem) -> str:

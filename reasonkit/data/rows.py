@@ -5,7 +5,9 @@ Batches are functions of (rows, seed), so a resumed run sees the same order.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from reasonkit.session import files
 from reasonkit.session.files import preview
 from reasonkit.text.tags import TAGS, is_blank, printable
 
+WINDOW = 4096  # rows that are packed together
 GRPO_COLUMNS = ("id", "question", "answer", "kind", "rubric")
 
 
@@ -116,25 +119,53 @@ def sft_pairs(rows: Dataset, tokenizer, max_length: int) -> list[tuple[list[int]
     return pairs
 
 
-def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int,
-                seed: int) -> Iterator[dict[str, np.ndarray]]:
-    """Endless SFT batches: `tokens_BL` int32, right-padded, and `loss_mask_BL`, 1 on the completion and its stop token.
+def pack_rows(sizes: Sequence[int], max_length: int, seed: int) -> Iterator[list[int]]:
+    """Endless sequences as lists of row numbers. The `sizes` of the rows of one add up to at most `max_length`.
 
+    Each epoch has every row once, in a new order, and no sequence has rows of two epochs. Best fit decreasing, among
+    `WINDOW` shuffled rows at a time: the longest first, each into the fullest sequence with room for it, or a new one.
+    Sequences come in random order, because the first ones have the longest rows.
+    """
+    epoch = 0
+    while True:
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(sizes)).tolist()
+        for start in range(0, len(order), WINDOW):
+            made: list[tuple[int, int, list[int]]] = []  # room, when it was begun, rows: the fullest first
+            for begun, number in enumerate(sorted(order[start:start + WINDOW], key=lambda number: -sizes[number])):
+                at = bisect_left(made, (sizes[number],))
+                room, first, numbers = made.pop(at) if at < len(made) else (max_length, begun, [])
+                insort(made, (room - sizes[number], first, [*numbers, number]))
+            yield from (made[place][-1] for place in rng.permutation(len(made)))
+        epoch += 1
+
+
+def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int, seed: int,
+                pack: bool = False) -> Iterator[dict[str, np.ndarray]]:
+    """Endless SFT batches of `batch_size` right-padded sequences: `tokens_BL` int32, `loss_mask_BL`, 1 on completions
+    and their stop tokens, and `piece_BL`, the number of a token's row in its sequence from 1, or 0 for padding.
+
+    A sequence is one row or, with `pack`, those of `pack_rows`. Then a batch may end one epoch and begin the next.
     The stop token is part of the target because a policy that never learns to stop runs into the token limit.
-    Raises ValueError when the rows of `sft_pairs` do not fill one batch.
+    Raises ValueError when the rows of `sft_pairs` are fewer than `batch_size`.
     """
     pairs = sft_pairs(rows, tokenizer, max_length)
     if len(pairs) < batch_size:
         raise ValueError(f"{len(pairs)} rows are fewer than one batch of {batch_size}: add rows or lower the batch "
                          f"size. Of {len(rows)}, the others have no reasoning or more than {max_length} tokens")
-    for numbers in shuffle_rows(pairs, batch_size, seed):
+    sequences = (pack_rows([len(prompt) + len(completion) for prompt, completion in pairs], max_length, seed) if pack
+                 else ([number] for numbers in shuffle_rows(pairs, batch_size, seed) for number in numbers))
+    while True:
         tokens_BL = np.full((batch_size, max_length), tokenizer.pad_id(), np.int32)
-        loss_mask_BL = np.zeros((batch_size, max_length), np.float32)
-        for row, (prompt, completion) in enumerate(pairs[number] for number in numbers):
-            stop = len(prompt) + len(completion)
-            tokens_BL[row, :stop] = prompt + completion
-            loss_mask_BL[row, len(prompt):stop] = 1.0
-        yield {"tokens_BL": tokens_BL, "loss_mask_BL": loss_mask_BL}
+        loss_mask_BL, piece_BL = np.zeros((batch_size, max_length), np.float32), np.zeros_like(tokens_BL)
+        for sequence, numbers in enumerate(islice(sequences, batch_size)):
+            end = 0
+            for piece, (prompt, completion) in enumerate((pairs[number] for number in numbers), 1):
+                start, replied, end = end, end + len(prompt), end + len(prompt) + len(completion)
+                tokens_BL[sequence, start:end] = prompt + completion
+                loss_mask_BL[sequence, replied:end] = 1.0
+                piece_BL[sequence, start:end] = piece
+        yield {"tokens_BL": tokens_BL, "loss_mask_BL": loss_mask_BL, "piece_BL": piece_BL}
 
 
 def grpo_batches(rows: Dataset, tokenizer, batch_size: int, max_prompt_length: int, seed: int,

@@ -39,7 +39,7 @@ KIND_OF = {"TPU v5 lite": "v5e", "TPU v6 lite": "v6e", "TPU v4": "v4", "TPU v5":
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes of a run: rows of one pass over all devices of a mesh, lengths in tokens.
+    """Sizes of a run: rows of one pass over all devices of a mesh, lengths in tokens. A packed sequence is one row.
 
     `simpo_rows` are two per pair. `grpo_rows` are the completions of a micro-batch, which is also one pass of the
     reference. `decode_rows` are the completions of one call of the rollout.

@@ -421,7 +421,8 @@ def test_the_prompt_is_one_everywhere(tokenizer):
     template = [TAGS.template.format(question=question) for question in questions]
 
     batch = next(sft_batches(some, tokenizer, 2, 200, 0))
-    prompts = [tokens_L[:int(np.argmax(mask_L))] for tokens_L, mask_L in zip(*batch.values(), strict=True)]
+    prompts = [tokens_L[:int(np.argmax(mask_L))]
+               for tokens_L, mask_L in zip(batch["tokens_BL"], batch["loss_mask_BL"], strict=True)]
     assert all(prompt[0] == tokenizer.bos_id() for prompt in prompts)
     assert {tokenizer.decode(prompt[1:]) for prompt in prompts} == set(template)
     assert {tuple(prompt[1:]) for prompt in prompts} == {tuple(tokenizer.encode(text)) for text in template}

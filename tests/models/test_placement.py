@@ -26,7 +26,7 @@ def test_the_estimate_counts_a_models_parameters(name):
 
 def test_the_sizes_of_the_kaggle_profile():
     shapes, profile = shapes_of(PROFILES["kaggle"]), PROFILES["kaggle"]
-    assert (shapes.sft_rows, shapes.grpo_rows, shapes.decode_rows, shapes.judge_rows) == (32, 32, 128, 8)
+    assert (shapes.sft_rows, shapes.grpo_rows, shapes.decode_rows, shapes.judge_rows) == (16, 32, 128, 8)
     policy, judge = config_of(profile.policy, profile.remat), config_of(profile.judge)
     found = needs(profile, policy, judge, sft=False)
     assert found["judge"].weights == pytest.approx(23.5e9, rel=0.01)

@@ -12,23 +12,28 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from tiny_gemma import equal, forward
+from tiny_gemma import bump, equal, forward, gemma2_config, small_config
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
+from tunix.models.gemma import model as gemma2
 from tunix.sft import sharding_utils
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.config import SftSettings
 from reasonkit.data.rows import sft_batches
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
-from reasonkit.train.sft import sft
+from reasonkit.train.sft import model_input, sft
+from reasonkit.train.tunix_compat import sft_loss
 from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
 SETTINGS = SftSettings(steps=6, batch_size=8, max_length=48, learning_rate=2e-2, save_every=4)
+PACKED = replace(SETTINGS, batch_size=4, max_length=100, save_every=2, pack=True)
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +143,72 @@ def test_a_run_that_the_clock_stopped_ends_as_one_without_a_break(whole, policy,
     result = sft(third, mesh, ROWS, SETTINGS, TimeBudget(1, 0), log, tmp_path, seed=3)
     assert (result.checkpoint_step, len(log.read("sft_step"))) == (7, 6)
     assert equal(adapter(third), adapter(again)) and steps_in(tmp_path)[-1] == 7
+
+
+def test_a_packed_run_that_is_taken_up_again_sees_the_same_rows(base, mesh, tokenizer, tmp_path):
+    """Step by step: the same rows in the same order, so the same loss, and at the end the same adapter."""
+    ended = {}
+    for name, stops in (("whole", 99), ("broken", 3)):
+        policy, log, clock = new_policy(base, mesh, tokenizer), RunLog(tmp_path / f"{name}.jsonl"), StopAfter(stops)
+        result = sft(policy, mesh, ROWS, PACKED, clock.budget, log, tmp_path / name, seed=3, on_step=clock.on_step)
+        if result.stopped == "time":
+            policy = new_policy(base, mesh, tokenizer, seed=9)
+            sft(policy, mesh, ROWS, PACKED, TimeBudget(1, 0), log, tmp_path / name, seed=3)
+        ended[name] = policy, log.read("sft_step"), result.stopped
+    (policy, steps, _), (again, resumed, stopped) = ended.values()
+    assert stopped == "time" and len(resumed) == len(steps) == PACKED.steps
+    for name in ("step", "rows", "tokens"):
+        assert [row[name] for row in resumed] == [row[name] for row in steps]
+    assert all(PACKED.batch_size < row["rows"] and row["tokens"] <= 400 for row in steps)
+    np.testing.assert_allclose([row["loss"] for row in resumed], [row["loss"] for row in steps], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), adapter(again), adapter(policy))
+
+
+def unpack(batch):
+    """The same rows, each in a sequence of its own: tokens and the mask of the loss."""
+    rows = [(tokens_L[piece_L == piece], mask_L[piece_L == piece])
+            for tokens_L, mask_L, piece_L in zip(*batch.values(), strict=True) for piece in range(1, piece_L.max() + 1)]
+    tokens_BL, mask_BL = np.zeros((len(rows), 48), np.int32), np.zeros((len(rows), 48), np.float32)
+    for number, (tokens, mask) in enumerate(rows):
+        tokens_BL[number, :len(tokens)], mask_BL[number, :len(mask)] = tokens, mask
+    return tokens_BL, mask_BL
+
+
+def plain_input(batch):
+    """Without our masks: Tunix's own, of right-padded rows."""
+    tokens_BL, mask_BL = batch
+    present_BL = tokens_BL != 0
+    return {"input_tokens": tokens_BL, "input_mask": mask_BL, "positions": build_positions_from_mask(present_BL),
+            "attention_mask": make_causal_attn_mask(present_BL)}
+
+
+@nnx.jit
+def loss_and_gradients(model, inputs):
+    """The loss of SFT, and its gradients by all weights, the base's too."""
+    return nnx.value_and_grad(lambda model: sft_loss(model, **inputs), argnums=nnx.DiffState(0, nnx.Param))(model)
+
+
+def difference(one, other):
+    """The largest relative one, of the losses and of all gradients, each relative to the largest of its array."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(np.abs(a - b).max() / max(np.abs(b).max(), 1e-9) for a, b in pairs)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_packed_rows_have_the_loss_and_the_gradients_of_plain_ones(family, mesh, tokenizer):
+    """In local and global layers, with a window of 8 tokens in rows of 40 and sequences of 200. The control lets a row
+    see those before it."""
+    model = (gemma2.Gemma(gemma2_config(), rngs=nnx.Rngs(0)) if family == "gemma2"
+             else init_random(small_config(num_layers=6), mesh))
+    model = add_lora(model, mesh, 4, 8.0)
+    bump(model, 0.01)
+    batch = next(sft_batches(ROWS, tokenizer, 2, 200, 0, pack=True))
+    tokens_BL, mask_BL = unpack(batch)
+    assert len(tokens_BL) > 4 and {kind.attn.attn_type.name for kind in model.layers} == {"LOCAL_SLIDING", "GLOBAL"}
+    plain = loss_and_gradients(model, plain_input((tokens_BL, mask_BL)))
+    assert difference(loss_and_gradients(model, model_input(batch)), plain) < 2e-5
+    merged = {**batch, "piece_BL": np.minimum(batch["piece_BL"], 1)}
+    assert difference(loss_and_gradients(model, model_input(merged)), plain) > 0.1
 
 
 def test_checkpoints_of_a_later_stage_are_refused(policy, mesh, tmp_path):

@@ -25,6 +25,7 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
 from reasonkit.models.placement import Shapes
+from reasonkit.train.sft import model_input
 from reasonkit.train.tunix_compat import sft_loss
 from recipes.stages.simpo import SimpoSettings
 from recipes.stages.simpo import loss_fn as simpo_loss
@@ -114,10 +115,11 @@ def sft_programs(run: Run) -> list[Program]:
     """The train step of SFT."""
     mesh, shape = run.plan.policy, (run.shapes.sft_rows, run.shapes.sft_length)
 
-    def loss(model: nnx.Module, batch: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return sft_loss(model, *batch, *_inputs(batch[0])), None
+    def loss(model: nnx.Module, batch: dict[str, jax.Array]) -> tuple[jax.Array, None]:
+        return sft_loss(model, **model_input(batch)), None
 
-    batch = array(mesh, shape, jnp.int32, "fsdp"), array(mesh, shape, jnp.float32, "fsdp")
+    tokens = array(mesh, shape, jnp.int32, "fsdp")
+    batch = {"tokens_BL": tokens, "loss_mask_BL": array(mesh, shape, jnp.float32, "fsdp"), "piece_BL": tokens}
     return [_train_step(run, "SFT train step", loss, batch, shape[0], run.plain_optimizer)]
 
 

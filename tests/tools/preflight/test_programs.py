@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from tiny_gemma import small_config
+from tiny_run import ROWS, short_tokenizer
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
+from reasonkit.data.rows import sft_batches
 from reasonkit.models.load import LoadedModel, quantize_int8
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh, plan_mesh
@@ -142,6 +144,14 @@ def test_constraints_reach_the_trace_and_are_taken_back():
         assert trace() == 2
         raise ZeroDivisionError
     assert (sharding_utils.shard, gemma2.shard) == before
+
+
+def test_the_batch_of_sft_is_that_of_a_run(tmp_path):
+    (program,) = PROGRAMS["sft"](run_of(plan_mesh(jax.devices(), judge=False)))
+    *_, batch = program.arguments
+    real = next(sft_batches(ROWS, short_tokenizer(tmp_path), 8, 100, 0, pack=True))
+    assert {name: (leaf.shape[:1], leaf.dtype) for name, leaf in batch.items()} == {
+        name: (array.shape[:1], array.dtype) for name, array in real.items()}
 
 
 def test_a_judges_program_needs_a_judge():

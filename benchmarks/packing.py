@@ -1,0 +1,146 @@
+"""What packing is worth in SFT: `python benchmarks/packing.py`, with libtpu on the path (see `make preflight`).
+
+The worked rows of the mix `packaged`, with and without those that a program makes, in sequences of Kaggle's length: one
+row each as in Tunix's examples, and packed. The tiny policy is trained on both on this machine's CPU: useful tokens are
+those of an epoch per sequence, over the time of a step. Then both programs are compiled for a v5e-8. The tiny tokenizer
+cuts real text into twice as many tokens as Gemma's, so rows are longer and packing gains less than with Gemma's tokens.
+Exits with 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from unittest.mock import patch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+
+jax.config.update("jax_platforms", "cpu")
+
+import jax.numpy as jnp  # noqa: E402
+from datasets import Dataset, disable_progress_bars  # noqa: E402
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask  # noqa: E402
+
+import reasonkit.train.sft as stage  # noqa: E402
+import tools.preflight.programs as programs  # noqa: E402
+from reasonkit.config import PROFILES  # noqa: E402
+from reasonkit.data.curation import curate, load_data  # noqa: E402
+from reasonkit.data.rows import sft_batches, sft_pairs  # noqa: E402
+from reasonkit.models.load import LoadedModel, load  # noqa: E402
+from reasonkit.models.lora import add_lora  # noqa: E402
+from reasonkit.models.mesh import make_mesh  # noqa: E402
+from reasonkit.models.placement import CHIPS, GIB, config_of, plan, shapes_of  # noqa: E402
+from reasonkit.session.run_log import NullLog  # noqa: E402
+from reasonkit.session.time_budget import TimeBudget  # noqa: E402
+from tools.preflight.compiled import ProgramStats, preflight, topology_devices  # noqa: E402
+
+PROFILE = PROFILES["kaggle"]
+LENGTH = PROFILE.sft.max_length
+PADDING, FASTER = 0.05, 2.0  # targets: at most, at least
+
+
+def tunix_input(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """`sft.model_input` for one row per sequence, as in Tunix's examples."""
+    present_BL = batch["tokens_BL"] != 0
+    return {"input_tokens": batch["tokens_BL"], "input_mask": batch["loss_mask_BL"],
+            "positions": build_positions_from_mask(present_BL), "attention_mask": make_causal_attn_mask(present_BL)}
+
+
+def input_of(pack: bool):
+    return stage.model_input if pack else tunix_input
+
+
+def epoch(rows: Dataset, tokenizer, pack: bool) -> tuple[int, int, int]:
+    """Rows, tokens without padding, and sequences of an epoch."""
+    count, seen, tokens, sequences = len(sft_pairs(rows, tokenizer, LENGTH)), 0, 0, 0
+    for batch in sft_batches(rows, tokenizer, 1, LENGTH, 0, pack):
+        seen, tokens = seen + int(batch["piece_BL"].max()), tokens + int((batch["piece_BL"] > 0).sum())
+        sequences += 1
+        if seen == count:
+            return count, tokens, sequences
+
+
+def step_seconds(base: LoadedModel, mesh, rows: Dataset, pack: bool, steps: int, size: int) -> tuple[float, float]:
+    """Of the median step, by the clock and of processor time. The first two compile and do not count."""
+    settings = replace(PROFILE.sft, steps=steps, batch_size=size, save_every=10 * steps, pack=pack)
+    policy = replace(base, model=add_lora(base.model, mesh, PROFILE.lora_rank, PROFILE.lora_alpha))
+    with tempfile.TemporaryDirectory() as folder, patch.object(stage, "model_input", input_of(pack)):
+        times: list[tuple[float, float]] = []
+        stage.sft(policy, mesh, rows, settings, TimeBudget(9, 0), NullLog(), Path(folder) / "checkpoints", seed=0,
+                  on_step=lambda: times.append((time.perf_counter(), time.process_time())))
+    return tuple(median(after - before for before, after in pairwise(clock)) for clock in zip(*times[1:], strict=True))
+
+
+def compiled(model: str, pack: bool, sequences: int) -> ProgramStats:
+    """The train step for a v5e-8, of two shallow models, extrapolated."""
+    profile = replace(PROFILE, policy=model)
+    made = plan(profile, topology_devices("v5e:2x4"), judge=False)
+    shapes = replace(shapes_of(profile), sft_rows=sequences)
+    with patch.object(programs, "model_input", input_of(pack)):
+        return preflight(config_of(model, profile.remat, "policy" not in made.gathered), None, made, shapes,
+                         profile.lora_rank, "v5e", ("sft",), jnp.bfloat16, whole=False).rows[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=PROFILE.policy, help="compiled for v5e")
+    parser.add_argument("--rows", type=int, default=8000, help="of the mix, worked or not")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--size", type=int, default=2, help="sequences of a step on the CPU")
+    options = parser.parse_args()
+    disable_progress_bars()
+    mesh = make_mesh(jax.devices()[:1], 1, 1)
+    base = load("tiny-policy", mesh, jnp.float32)
+    recipe = load_data("packaged")
+    train = curate(recipe, {"train": options.rows, "validation": 1, "test": 1}, 0)[0]["train"]
+    made = {source.name for source in recipe.sources if source.kind_of == "family"}
+    mixes = {"packaged": train, "its real rows": train.filter(lambda row: row["source"] not in made)}
+
+    missed, filled = False, {}
+    print("| mix | rows | tokens per row | | rows per sequence | padding | tokens/s | ratio | tokens per processor "
+          "second | ratio |\n|---|---|---|---|---|---|---|---|---|---|")
+    for name, rows in mixes.items():
+        first = None
+        for pack in (False, True):
+            count, tokens, sequences = epoch(rows, base.tokenizer, pack)
+            filled[name, pack] = tokens / sequences
+            padding = 1 - tokens / (sequences * LENGTH)
+            speeds = [options.size * tokens / sequences / seconds
+                      for seconds in step_seconds(base, mesh, rows, pack, options.steps, options.size)]
+            first = first or speeds
+            ratios = [ours / theirs for ours, theirs in zip(speeds, first, strict=True)]
+            cells = [f"{speed:,.0f} | {ratio:.2f}" for speed, ratio in zip(speeds, ratios, strict=True)]
+            print(f"| {name} | {count} | {tokens / count:.0f} | {'packed' if pack else 'padded'} | "
+                  f"{count / sequences:.2f} | {padding:.1%} | {' | '.join(cells)} |", flush=True)
+        missed |= padding > PADDING or name == "packaged" and ratios[0] < FASTER
+
+    print(f"\n{options.model}, an SFT step compiled for v5e-8. Per useful token, over all chips:\n")
+    print("| mix | | sequences | GiB per chip | GFLOP | ratio | HBM MB | ratio | roofline, us | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    steps = {pack: compiled(options.model, pack, size) for pack, size in
+             ((False, 2 * PROFILE.sft.batch_size), (True, PROFILE.sft.batch_size))}
+    for name in mixes:
+        first = None
+        for pack, row in steps.items():
+            tokens = row.rows * filled[name, pack] / row.mesh.size  # of one chip
+            each = [row.flops / tokens / 1e9, row.traffic / tokens / 1e6,
+                    row.roofline(CHIPS["v5e"])[0] / tokens * 1e6 / row.mesh.size]
+            first = first or each
+            cells = [f"{ours:.3g} | {theirs / ours:.2f}" for ours, theirs in zip(each, first, strict=True)]
+            print(f"| {name} | {'packed' if pack else 'padded'} | {row.rows} | {row.needed / GIB:.2f} | "
+                  f"{' | '.join(cells)} |", flush=True)
+    print(f"\ntargets: padding at most {PADDING:.0%}, useful tokens per second of the mix at least {FASTER:g} times")
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
