@@ -28,7 +28,7 @@ tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
 user reasonkit.show: figures dashboard report completions
 jax reasonkit: run
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
-numpy recipes.judges: local_variants score_sheet api_client api_judge
+numpy recipes.judges: local_variants score_sheet api_client api_calls api_judge
 numpy recipes.rewards: text extra controls
 jax recipes.rewards: model_based
 tunix recipes.stages: simpo distill
