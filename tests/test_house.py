@@ -31,7 +31,7 @@ stdlib recipes.graders: worker notation structure operations symbolic algebra ex
 numpy recipes.judges: local_variants score_sheet api_client api_calls api_judge
 numpy recipes.rewards: text extra controls
 jax recipes.rewards: model_based
-tunix recipes.stages: simpo distill
+tunix recipes.stages: simpo distill traces teacher
 numpy recipes: g_rar g_exact idea_e gym constant shuffled
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
