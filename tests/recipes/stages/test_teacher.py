@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from loopback import KEY, OPENAI, PROXIES, server
 
+from reasonkit.data import problems
+from reasonkit.data.curation import curate, load_data
 from reasonkit.judge.judge import JudgeFailure, JudgeVerdict
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.session.run_log import RunLog
@@ -102,6 +104,37 @@ def test_a_teacher_who_is_always_wrong_leaves_an_error_with_the_counts(ask):
                                          r".*24 completions: wrong answer, as s-1\d: \"'\d+' for '\d+'\""):
         traces(samples, teacher.provenance)
     assert pairs(samples) == []
+
+
+def test_traces_are_a_source_like_any_other(ask, tmp_path):
+    """Of a question in both sources the worked one stays, with its kind, domain and rubric."""
+    rows = [row(n, domain="law" if n % 2 else "maths", task="word") for n in range(10, 60)]
+    samples, teacher, _ = ask(rows=rows)
+    made, _ = traces(samples, teacher.provenance)
+    path = tmp_path / "traces.jsonl"
+    path.write_text("".join(json.dumps(trace) + "\n" for trace in made))
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("".join(json.dumps({"question": r["question"], "answer": r["answer"]}) + "\n" for r in rows))
+
+    recipe = tmp_path / "mix.toml"
+    common = 'licence = "MIT"\naddress = "https://example.org"\ndomain = "science"\n'
+    recipe.write_text(
+        'title = "Mix"\nlicence = "MIT"\ndomain = "science"\n[split]\ntrain = 80\nvalidation = 10\ntest = 10\n'
+        f'[[sources]]\nname = "bare"\nfrom = "file"\npath = "{bare}"\n{common}'
+        '[sources.columns]\nquestion = "{question}"\nanswer = "{answer}"\n'
+        f'[[sources]]\nname = "taught"\nfrom = "teacher"\npath = "{path}"\nweight = 2.0\n{common}')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(problems, "RECIPES", tmp_path)
+        mix = load_data("mix")
+    for data, name in ((mix, "taught"), (load_data(str(path)), "traces")):
+        splits, ledger = curate(data, {"train": 50, "validation": 50, "test": 50}, 0)
+        found = [trace for split in splits.values() for trace in split]
+        assert len(found) == 50 and {trace["source"] for trace in found} == {name}, str(ledger)
+        for trace in found:
+            assert trace["reasoning"].endswith(f"= {trace['answer']}") and trace["rubric"] == RUBRIC
+            assert (trace["kind"], trace["task"]) == ("number", "word")
+        assert Counter(trace["domain"] for trace in found) == {"law": 25, "maths": 25}
+    assert ("read", 100, 100) in curate(mix, {"train": 1, "validation": 1, "test": 1}, 0)[1].steps
 
 
 # What a killed, throttled or ruined run leaves
