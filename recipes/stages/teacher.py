@@ -26,7 +26,7 @@ from reasonkit.session.run_log import RunLog
 from reasonkit.text.tags import TAGS, neutralise, printable
 from reasonkit.train.rollout import generator
 from recipes.judges.api_calls import ApiCalls, ApiLimits
-from recipes.judges.api_client import CallError, Service
+from recipes.judges.api_client import CallError, Service, service_from_secrets
 from recipes.stages.traces import Sample, examine, score
 
 START, END = "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"
@@ -70,6 +70,17 @@ def api_teacher(service: Service, limits: ApiLimits, log: RunLog) -> Teacher:
     sampling = {"temperature": service.temperature, "max_tokens": service.max_tokens}
     return Teacher(service.name, urlsplit(service.endpoint).netloc, sampling, 4 * limits.concurrency, ask,
                    spent=lambda: calls.spent)
+
+
+def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog, *, max_tokens: int = 4096,
+                         temperature: float = 1.0) -> Teacher:
+    """The API that a secret switches on; see `api_client.service_from_secrets`. `price`: dollars per million tokens in
+    and out, for a model without a known price. Raises ValueError without a key, and as `api_teacher`."""
+    service = service_from_secrets(max_tokens=max_tokens, temperature=temperature)
+    if service is None:
+        raise ValueError("no teacher: set the secret GEMINI_API_KEY, or OPENAI_API_KEY with OPENAI_MODEL and "
+                         "OPENAI_BASE_URL, or name a local model as TEACHER")
+    return api_teacher(service, ApiLimits(dollars, {service.name: price} if price else {}), log)
 
 
 def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
@@ -139,11 +150,15 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
     if settings.tries > 1 and teacher.sampling["temperature"] == 0:
         raise ValueError(f"temperature 0 gives {settings.tries} equal completions: raise it, or set tries=1")
     identity = json.dumps(teacher.provenance, sort_keys=True)
-    asked = {}  # by the prompt's hash
+    asked, skipped = {}, 0  # asked: by the prompt's hash
     for row in rows:
         request = request_for(row, settings)
         if row["kind"] not in POSED and (judge or row["kind"] != OPEN) and teacher.fits(request):
             asked.setdefault(hashlib.sha256(request.encode()).hexdigest(), (row, request))
+        else:
+            skipped += 1
+    if skipped:
+        print(f"{skipped} questions are not asked: too long for the teacher, plans, or without an answer or a judge")
     found: dict[str, list[Sample]] = {key: [] for key in asked}
 
     def add(completions: Iterable[tuple[str, str, float]]) -> None:

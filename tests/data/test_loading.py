@@ -76,7 +76,8 @@ PROVENANCE = {"teacher": "gemma3-12b-it", "endpoint": "local", "prompt_sha256": 
 @pytest.mark.parametrize(("changes", "fault"), [
     ({}, None), ({"more": "said"}, None), ({"teacher": " "}, "teacher is ' ', and must be a text"),
     ({"date": "yesterday"}, "date is 'yesterday'"), ({"tries": 0}, "tries is 0"),
-    ({"gold_told": "no"}, "gold_told is 'no'"), ({"prompt_sha256": None}, "prompt_sha256 is None"), ({"endpoint": ...}, "endpoint is missing")])
+    ({"gold_told": "no"}, "gold_told is 'no'"),
+    ({"prompt_sha256": None}, "prompt_sha256 is None"), ({"endpoint": ...}, "endpoint is missing")])
 def test_every_trace_of_a_teacher_says_where_it_comes_from(tmp_path, changes, fault):
     second = {name: value for name, value in {**ROWS[0], **PROVENANCE, **changes}.items() if value is not ...}
     path = write_jsonl(tmp_path / "traces.jsonl", [{**ROWS[0], **PROVENANCE}, second])
