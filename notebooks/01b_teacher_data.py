@@ -35,7 +35,7 @@ KEEP = 1  # kept completions that are wanted of one question: the judge takes th
 REJECT = 0  # rejected completions that are wanted of one question: 1 makes pairs for SimPO
 TELL_ANSWER = False  # tell the teacher the right answer (recorded in every row)
 JUDGE = ""  # "local" or "api": scores completions, and decides where there is no right answer
-DOLLARS = 5.0  # what the API may cost in all
+DOLLARS = 5.0  # what the API may cost in all, and as much again if it is the judge
 PRICE = None  # of a model without a known price: (0.30, 2.50) dollars per million tokens in and out
 MINUTES = 60.0
 
@@ -46,12 +46,12 @@ MINUTES = 60.0
 from dataclasses import replace
 
 from reasonkit.data import curation
-from reasonkit.data.sources import Teacher
+from reasonkit.data.sources import TeacherFile
 from reasonkit.run import open_run
 
 run = open_run(PROFILE, RECIPE, SEED)
 recipe = curation.load_data(DATA or run.recipe.data_for(run.profile))
-named = [source.name for source in recipe.sources if isinstance(source, Teacher)]
+named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
 who = TEACHER or ("api" if named else "")
 print(f"{recipe.title}\nteacher: {who}" if who else
       f"{recipe.title}: these data need no teacher, so the cells below do nothing. To ask one, set TEACHER.")
@@ -117,7 +117,8 @@ from reasonkit.models import logprobs
 from recipes.judges import api_judge
 
 if who and JUDGE == "api":
-    judge = api_judge.from_secrets(api_judge.ApiLimits(DOLLARS))
+    limits = api_judge.ApiLimits(DOLLARS, {teacher.name: PRICE} if PRICE else {})
+    judge = api_judge.from_secrets(limits, log=RunLog(run.stage("teacher") / "judge.jsonl"))
 elif who and JUDGE == "local":
     rater = load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
     rater = quantize_int8(rater, plan.judge) if profile.judge_int8 else rater

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from datasets import load_dataset
 
-from reasonkit.data.sources import Family, File, Hub, Kaggle, Provenance, Source, Teacher, Wheel
+from reasonkit.data.sources import Family, File, Hub, Kaggle, Provenance, Source, TeacherFile, Wheel
 from reasonkit.session.files import RecordError, check, preview
 
 WHEELS = Path(os.environ.get("REASONKIT_WHEELS", Path.home() / ".cache" / "reasonkit" / "wheels"))
@@ -63,7 +63,7 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
         if isinstance(source, File):
             path = Path(source.path).expanduser()
             rows = _table(path.name, path.read_bytes(), source.rows_at)
-            return _traces(source, rows) if isinstance(source, Teacher) else rows, str(path)
+            return _traces(source, rows) if isinstance(source, TeacherFile) else rows, str(path)
         if isinstance(source, Wheel):
             path = find_wheel(source)
             return _wheel_rows(source, path), str(path)
@@ -78,14 +78,14 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
 def _remedy(source: Source) -> str:
     if isinstance(source, Kaggle):
         return f"click Add Input, Datasets, and attach {source.handle}, or turn Internet on"
-    if isinstance(source, Teacher):
+    if isinstance(source, TeacherFile):
         return "run notebook 1b, or give the path of its traces.jsonl"
     if isinstance(source, File):
         return "give the path of a CSV, JSONL, JSON or Parquet file"
     return "turn Internet on, or set `optional = true` in its table to go on without it"
 
 
-def _traces(source: Teacher, rows: Iterator[Raw]) -> Iterator[Raw]:
+def _traces(source: TeacherFile, rows: Iterator[Raw]) -> Iterator[Raw]:
     """The rows. Raises SourceError for one that does not say where it comes from."""
     for number, row in enumerate(rows, 1):
         try:

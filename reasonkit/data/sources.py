@@ -96,7 +96,7 @@ class File(Source):
     rows_at: str = ""
 
 
-class Teacher(File):
+class TeacherFile(File):
     """Traces that notebook 1b wrote. Each row must have the keys of `Provenance`."""
 
     kind_of: Literal["teacher"] = Field(alias="from")
@@ -152,7 +152,7 @@ class RecipeFile(Record):
     source: str = ""
     licence: Text
     families: Annotated[list[Text], Field(min_length=1)] | None = None
-    sources: list[Annotated[Hub | Kaggle | Wheel | File | Teacher | Family, Field(discriminator="kind_of")]] = []
+    sources: list[Annotated[Hub | Kaggle | Wheel | File | TeacherFile | Family, Field(discriminator="kind_of")]] = []
     other_licences: bool = False
     split: Split
     traces: Traces = Traces()

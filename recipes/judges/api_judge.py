@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, Result
+from reasonkit.session.run_log import RunLog
 from recipes.judges.api_calls import ApiCalls, ApiLimits
 from recipes.judges.api_client import CallError, Service, service_from_secrets
 from recipes.judges.score_sheet import ScoreSheet, score_sheets, sheet_identity
@@ -23,9 +24,9 @@ class ApiJudge(ApiCalls):
     Raises ValueError as `ApiCalls`.
     """
 
-    def __init__(self, service: Service, limits: ApiLimits, *, mode: str = "explicit",
-                 replies_per_call: int = 8) -> None:
-        super().__init__(service, limits)
+    def __init__(self, service: Service, limits: ApiLimits, *, mode: str = "explicit", replies_per_call: int = 8,
+                 log: RunLog | None = None) -> None:
+        super().__init__(service, limits, log)
         self.name, self.mode, self.replies_per_call = service.name, mode, replies_per_call
         self.failures: Counter[str] = Counter()
         self._counting = threading.Lock()

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +37,7 @@ STYLES = {
                 "Determine: what is known. Explore: the ways to solve it. Act: solve it. Evaluate: check the result.",
     "steps": "Think step by step.",  # for a small model that knows no tags: its last line is taken as the answer
 }
+QUIET = 60.0  # seconds between two lines about the progress
 FINAL = {"auth", "spending_limit"}  # causes after which nothing more is asked
 
 
@@ -72,7 +73,7 @@ def api_teacher(service: Service, limits: ApiLimits, log: RunLog) -> Teacher:
                    spent=lambda: calls.spent)
 
 
-def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog, *, max_tokens: int = 4096,
+def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog, *, max_tokens: int = 8192,
                          temperature: float = 1.0) -> Teacher:
     """The API that a secret switches on; see `api_client.service_from_secrets`. `price`: dollars per million tokens in
     and out, for a model without a known price. Raises ValueError without a key, and as `api_teacher`."""
@@ -80,7 +81,8 @@ def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log:
     if service is None:
         raise ValueError("no teacher: set the secret GEMINI_API_KEY, or OPENAI_API_KEY with OPENAI_MODEL and "
                          "OPENAI_BASE_URL, or name a local model as TEACHER")
-    return api_teacher(service, ApiLimits(dollars, {service.name: price} if price else {}), log)
+    limits = ApiLimits(dollars, {service.name: price} if price else {}, call_seconds=180, batch_seconds=900)
+    return api_teacher(service, limits, log)
 
 
 def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
@@ -177,6 +179,11 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
         return len(found[key]) < settings.tries and (
             kept < settings.keep or len(found[key]) - kept < settings.reject)
 
+    def batches() -> Iterator[list[str]]:
+        for _ in range(settings.tries):
+            left = [key for key in asked if is_open(key)]
+            yield from (left[start:start + teacher.batch] for start in range(0, len(left), teacher.batch))
+
     def ask(keys: list[str], seed: int) -> str:
         """Ask once more about these prompts. Returns why nothing more should be asked, or ""."""
         new: dict[int, tuple[str, str, float]] = {}
@@ -198,13 +205,14 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
     earlier = [row for row in log.read("completion") if row["teacher"] == identity]
     add((row["prompt"], row["text"], row["t"]) for row in earlier if row["prompt"] in asked)
     end = time.monotonic() + 60 * minutes
-    for _ in range(settings.tries):
-        left = [key for key in asked if is_open(key)]
-        for start in range(0, len(left), teacher.batch):
-            seed = len(earlier) + sum(map(len, found.values()))  # grows with the log: no samples come twice
-            why = ask(left[start:start + teacher.batch], seed)
-            if why or time.monotonic() > end:
-                print(f"stopped early ({why or f'the {minutes:g} minutes are over'}). Run this again to ask the rest: "
-                      "what was answered is kept")
-                return [sample for samples in found.values() for sample in samples]
+    printed = time.monotonic()
+    for keys in batches():
+        seed = len(earlier) + sum(map(len, found.values()))  # grows with the log: no samples come twice
+        if why := f"the {minutes:g} minutes are over" if time.monotonic() > end else ask(keys, seed):
+            print(f"stopped early ({why}). Run this again to ask the rest: what was answered is kept")
+            break
+        if time.monotonic() > printed + QUIET:
+            printed = time.monotonic()
+            print(f"{sum(map(len, found.values()))} completions, {sum(map(is_open, asked))} of {len(asked)} questions "
+                  f"are open, {teacher.spent():.4f} dollars so far")
     return [sample for samples in found.values() for sample in samples]

@@ -26,6 +26,8 @@ COLUMNS = ("id", "question", "reasoning", "answer", "kind", "rubric", "source", 
            "difficulty", "prompt_sha256", "gold_told", "date", "score")
 _MENTIONED = re.compile(r"(?i)\b(?:given|provided|stated|told|known)\b[^.\n]{0,20}\banswer\b")
 
+_THOUGHT = re.compile(r"(?s)\A\s*<think>.*?</think>\s*")
+
 Sample = dict[str, Any]  # a row with one completion, its score by a judge, and why it is rejected ("cause", "example")
 
 
@@ -33,9 +35,10 @@ def examine(row: Mapping[str, str], text: str, style: str, told: bool) -> Sample
     """The row with a completion in our tags, and with its reasoning and answer. `cause` is "" for a right one, and for
     a well-formed one without a gold answer.
 
-    In the style "steps" the last line of `text` is the answer. `told`: the teacher knew the gold answer.
+    In the style "steps" the last line of `text` is the answer. `told`: the teacher knew the gold answer. A thought in
+    <think> tags before the completion, as some services leave it there, is no part of it.
     """
-    text = printable(text)
+    text = _THOUGHT.sub("", printable(text))
     if style == "steps":
         steps, _, last = text.strip().rpartition("\n")
         text = f"{TAGS.reasoning_start}{steps}{TAGS.reasoning_end}\n{TAGS.answer_start}{last}{TAGS.answer_end}"

@@ -17,7 +17,7 @@ from kagglehub.handle import parse_dataset_handle
 
 from reasonkit.data import loading
 from reasonkit.data.loading import SourceError, open_rows, reach
-from reasonkit.data.sources import Family, File, Hub, Kaggle, Teacher, Wheel
+from reasonkit.data.sources import Family, File, Hub, Kaggle, TeacherFile, Wheel
 
 COMMON = {"name": "s", "domain": "science", "licence": "MIT", "address": "https://example.org",
           "columns": {"question": "{q}"}}
@@ -81,7 +81,7 @@ PROVENANCE = {"teacher": "gemma3-12b-it", "endpoint": "local", "prompt_sha256": 
 def test_every_trace_of_a_teacher_says_where_it_comes_from(tmp_path, changes, fault):
     second = {name: value for name, value in {**ROWS[0], **PROVENANCE, **changes}.items() if value is not ...}
     path = write_jsonl(tmp_path / "traces.jsonl", [{**ROWS[0], **PROVENANCE}, second])
-    source = Teacher.model_validate({**COMMON, "from": "teacher", "path": str(path)})
+    source = TeacherFile.model_validate({**COMMON, "from": "teacher", "path": str(path)})
     if fault is None:
         assert list(open_rows(source)[0])[1] == second
     else:
@@ -90,7 +90,7 @@ def test_every_trace_of_a_teacher_says_where_it_comes_from(tmp_path, changes, fa
 
 
 def test_a_teacher_who_was_not_asked_yet_is_told_where(tmp_path):
-    (row,) = reach([Teacher.model_validate({**COMMON, "from": "teacher", "path": str(tmp_path / "traces.jsonl")})])
+    (row,) = reach([TeacherFile.model_validate({**COMMON, "from": "teacher", "path": str(tmp_path / "traces.jsonl")})])
     assert "run notebook 1b, or give the path" in row.problem and row.kind == "teacher"
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,16 @@ from reasonkit.session.run_log import RunLog
 from reasonkit.text.tags import TAGS
 from recipes.judges.api_client import openai_compatible
 from recipes.judges.api_judge import ApiLimits
-from recipes.stages.teacher import END, START, TeacherSettings, api_teacher, collect, request_for
+from recipes.stages.teacher import (
+    END,
+    START,
+    Teacher,
+    TeacherSettings,
+    api_teacher,
+    collect,
+    request_for,
+    teacher_from_secrets,
+)
 from recipes.stages.traces import examine, pairs, traces
 
 RUBRIC = rubric_to_json([Criterion("Steps", "Every step follows.", 1.0)])
@@ -57,6 +67,15 @@ class Server:
             return found
         self.answered[prompt] += 1
         return 200, {}, json.loads(json.dumps(OPENAI).replace('"?"', json.dumps(found)))
+
+
+def fake(reply, batch=4, temperature=1.0, fits=lambda request: True):
+    def ask(requests, seed, on_text):
+        texts = [reply(request) for request in requests]
+        for number, text in enumerate(texts):
+            on_text(number, text)
+        return texts
+    return Teacher("fake", "local", {"temperature": temperature}, batch, ask, fits)
 
 
 @pytest.fixture
@@ -215,16 +234,25 @@ def test_a_service_that_refuses_is_left_alone(ask, capsys, reply, why, calls):
         traces(samples, teacher.provenance)
 
 
-def test_the_pace_and_the_time_are_kept(ask, capsys):
+def test_the_pace_is_kept(ask):
     started = time.monotonic()
     ask(rows=ROWS[:4], limits={"calls_per_minute": 600})
     assert time.monotonic() - started >= 0.3
-    service = Server()
-    with server(service) as (address, _):
-        log = RunLog(Path("/dev/null").parent / "null")
-        teacher = api_teacher(openai_compatible(KEY, "some-model", base_url=address), ApiLimits(**LIMITS), log)
-        assert len(collect(ROWS, teacher, TeacherSettings(), log, minutes=0)) == teacher.batch
-    assert "the 0 minutes are over" in capsys.readouterr().out
+
+
+def test_the_time_is_kept_and_progress_is_told(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("recipes.stages.teacher.time.monotonic", lambda: now[0])
+
+    def reply(request):
+        now[0] += 10
+        return solve(request)
+
+    samples = collect(ROWS, fake(reply), TeacherSettings(), RunLog(tmp_path / "asked.jsonl"), minutes=1.2)
+    assert len(samples) == 8, "the third batch would begin after 80 seconds"
+    assert capsys.readouterr().out.splitlines() == [
+        "8 completions, 4 of 12 questions are open, 0.0000 dollars so far",
+        "stopped early (the 1.2 minutes are over). Run this again to ask the rest: what was answered is kept"]
 
 
 def test_the_key_is_nowhere(ask, tmp_path, capsys):
@@ -275,6 +303,7 @@ def tagged(reasoning, answer="15"):
     (tagged("By the given answer, " + GOOD), "tags", True, "tells that it was told"),
     (tagged("By the given answer, " + GOOD), "tags", False, ""),
     (tagged(FIVE), "scaffold", False, ""), (tagged(GOOD), "scaffold", False, "scaffold broken"),
+    ("<think>So 16?\nNo.</think>\n" + tagged(GOOD), "tags", False, ""),
     (GOOD + "\n15", "steps", False, ""), ("15", "steps", False, "format: empty_reasoning"),
     (GOOD + "\n<answer>15</answer>", "steps", False, "format: duplicated_answer"),
 ])
@@ -357,7 +386,46 @@ def test_a_question_cannot_end_its_turn():
     assert f"{START}{request_for(row(1), TeacherSettings())}{END}" == TAGS.prompt(row(1)["question"])
 
 
-def test_settings_that_make_no_sense_are_named(ask):
+def test_what_cannot_be_asked_is_counted_and_a_question_is_asked_once(tmp_path, capsys):
+    rows = [*ROWS[:3], {**ROWS[0], "id": "again"}, row(13, kind="plan"), row(14, kind="open", answer="")]
+    samples = collect(rows, fake(solve, fits=lambda request: "has 11" not in request), TeacherSettings(),
+                      RunLog(tmp_path / "asked.jsonl"))
+    assert [sample["id"] for sample in samples] == ["s-10", "s-12"]
+    assert capsys.readouterr().out.startswith("3 questions are not asked: ")
+
+
+def test_a_greedy_teacher_is_not_asked_twice(tmp_path):
+    teacher, log = fake(solve, temperature=0), RunLog(tmp_path / "asked.jsonl")
+    with pytest.raises(ValueError, match="temperature 0 gives 4 equal completions"):
+        collect(ROWS, teacher, TeacherSettings(), log)
+    assert len(collect(ROWS, teacher, TeacherSettings(tries=1), log)) == 12
+
+
+def test_another_teacher_or_sampling_is_asked_anew(tmp_path):
+    log = RunLog(tmp_path / "asked.jsonl")
+    for temperature in (1.0, 0.5, 1.0):
+        collect(ROWS[:2], fake(solve, temperature=temperature), TeacherSettings(), log)
+    assert [json.loads(row["teacher"])["sampling"] for row in log.read("completion")] == (
+        [{"temperature": 1.0}] * 2 + [{"temperature": 0.5}] * 2)
+
+
+def test_no_two_calls_have_the_same_seed(tmp_path):
+    seeds, log = [], RunLog(tmp_path / "asked.jsonl")
+    teacher = fake(lambda request: "?")
+    spy = replace(teacher, ask=lambda requests, seed, on_text: (seeds.append(seed), teacher.ask(
+        requests, seed, on_text))[1])
+    for tries, rows in ((1, ROWS), (2, ROWS[:6]), (3, ROWS)):
+        collect(rows, spy, TeacherSettings(tries=tries), log)
+    assert len(seeds) == len({*seeds}) == 3 + 2 + (3 + 2)
+
+
+def test_without_a_key_or_a_model_the_error_says_what_to_set(tmp_path, monkeypatch):
+    monkeypatch.setattr("recipes.stages.teacher.service_from_secrets", lambda **options: None)
+    with pytest.raises(ValueError, match="no teacher: set the secret GEMINI_API_KEY"):
+        teacher_from_secrets(1.0, None, RunLog(tmp_path / "asked.jsonl"))
+
+
+def test_settings_that_make_no_sense_are_named():
     for wrong in ({"style": "prose"}, {"tries": 0}, {"keep": 0}):
         with pytest.raises(ValueError, match="give one of tags, scaffold, steps, and numbers above 0"):
             TeacherSettings(**wrong)
