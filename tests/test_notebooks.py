@@ -86,12 +86,12 @@ def test_the_policy_itself_may_be_the_teacher(finished, tmp_path):
     parameters = ("TEACHER=policy", "QUESTIONS=16", "TRIES=1")
     done = execute("01b_teacher_data.py", tmp_path, ROOT, parameters=parameters)
     assert done.returncode == 1
-    assert "tiny-policy with the adapter of step 2 gave 16 completions to 16 questions, and none can be" in done.stdout
+    assert "tiny-policy with the adapter of step 3 gave 16 completions to 16 questions, and none can be" in done.stdout
     assert "16 completions: format: missing_reasoning, as " in done.stdout
     done = execute("01b_teacher_data.py", tmp_path, ROOT, parameters=(*parameters, "STYLE=steps"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     traces = [json.loads(line) for line in (tmp_path / "artifacts/teacher/traces.jsonl").read_text().splitlines()]
-    assert {row["teacher"] for row in traces} == {"tiny-policy with the adapter of step 2"}
+    assert {row["teacher"] for row in traces} == {"tiny-policy with the adapter of step 3"}
 
 
 def test_the_key_of_an_api_teacher_is_in_no_file(tmp_path):

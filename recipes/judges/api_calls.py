@@ -172,10 +172,13 @@ class ApiCalls:
             raise CallError("spending_limit", f"{self.spent:.6f} of {self.limits.dollars:g} dollars are spent or "
                             f"reserved, and this call may cost {float(reserved):.6f}")
         self._pay(reserved)
-        cost = reserved
-        self.usage["calls"] += 1
+        cost = Fraction(0)
         try:
             await self._turn()
+            if denied:
+                raise denied[0]
+            cost = reserved  # from here on it may be billed
+            self.usage["calls"] += 1
             async with asyncio.timeout(self.limits.call_seconds):
                 answer = await self.service.ask(prompt, schema)
             if answer.tokens_in and answer.tokens_out:

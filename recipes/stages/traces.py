@@ -21,7 +21,7 @@ from reasonkit.text.answers import grade
 from reasonkit.text.tags import TAGS, Parsed, printable
 from recipes.rewards.text import scaffold
 
-WRONG, LOW = "wrong answer", "low score"
+WRONG, LOW, UNJUDGED = "wrong answer", "low score", "not judged"
 COLUMNS = ("id", "question", "reasoning", "answer", "kind", "rubric", "source", "licence", "domain", "task",
            "difficulty", "prompt_sha256", "gold_told", "date", "score")
 _MENTIONED = re.compile(r"(?i)\b(?:given|provided|stated|told|known)\b[^.\n]{0,20}\banswer\b")
@@ -43,6 +43,8 @@ def examine(row: Mapping[str, str], text: str, style: str, told: bool) -> Sample
         steps, _, last = text.strip().rpartition("\n")
         text = f"{TAGS.reasoning_start}{steps}{TAGS.reasoning_end}\n{TAGS.answer_start}{last}{TAGS.answer_end}"
     parsed = TAGS.parse(text)
+    if parsed.ok:  # without white space around, and stop markers after it
+        text = TAGS.render(reasoning=parsed.reasoning, answer=parsed.answer)
     answer = parsed.answer or "" if row["kind"] == OPEN else row["answer"]
     made = repair({**row, "reasoning": parsed.reasoning or "", "answer": answer})
     cause, example = _fault(made, text, parsed, style, told) or ("", "")
@@ -75,7 +77,7 @@ def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:
     items = [JudgeItem(row["question"], row["completion"], rubric_from_json(row["rubric"])) for row in left]
     for sample, result in zip(left, judge.score(items) if items else [], strict=True):
         if isinstance(result, JudgeFailure):
-            fault = "not judged", f"{result.cause}: {result.detail[:80]}"
+            fault = UNJUDGED, f"{result.cause}: {result.detail[:80]}"
         else:
             sample["score"] = result.score
             fault = (LOW, f"{result.score:.2f}") if result.score < least_score else ("", "")
@@ -119,7 +121,7 @@ def pairs(samples: Sequence[Sample]) -> list[dict[str, str]]:
     best, made = _best(samples), {}
     for sample in sorted(samples, key=lambda sample: sample["cause"] not in (WRONG, LOW)):
         chosen = best.get(sample["prompt_sha256"])
-        if sample["cause"] and chosen and sample["completion"].strip():
+        if chosen and sample["cause"] not in ("", UNJUDGED) and sample["completion"].strip():
             made.setdefault(chosen["prompt_sha256"], {
                 "question": chosen["question"], "chosen": chosen["completion"], "rejected": sample["completion"],
                 "cause": sample["cause"]})

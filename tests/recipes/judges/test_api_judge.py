@@ -235,6 +235,12 @@ def test_calls_cut_at_the_deadline_are_paid():
     assert 1000e-6 < judge.spent < 3000e-6
 
 
+def test_calls_that_still_wait_for_their_turn_at_the_deadline_are_not_paid():
+    judge, asked = made(None, limits=QUICK | dict(calls_per_minute=60, batch_seconds=0.3))
+    assert causes(judge.score(apart(3))) == [None, "timeout", "timeout"]
+    assert len(asked) == judge.usage["calls"] == 1 and judge.spent == pytest.approx(110e-6)
+
+
 def test_a_denied_key_ends_the_batch_but_not_the_judge():
     judge, asked = made(Status(401), None, limits=QUICK | dict(concurrency=1))
     assert causes(judge.score(apart(6))) == ["auth"] * 6 and len(asked) == 1

@@ -22,6 +22,7 @@ from reasonkit.session.run_log import RunLog
 from reasonkit.text.tags import TAGS
 from recipes.judges.api_client import openai_compatible
 from recipes.judges.api_judge import ApiLimits
+from recipes.stages import simpo
 from recipes.stages.teacher import (
     END,
     START,
@@ -313,6 +314,11 @@ def test_what_is_rejected_has_a_cause(text, style, told, cause):
     assert json.dumps(sample, ensure_ascii=False).encode()
 
 
+def test_a_kept_completion_has_nothing_around_it():
+    sample = examine(row(10), f" <think>?</think> {tagged(GOOD)} <end_of_turn>\n", "tags", False)
+    assert sample["cause"] == "" and sample["completion"] == tagged(GOOD)
+
+
 class FakeJudge:
     """Scores a completion by the number of its words; fails on those that say "fail"."""
 
@@ -352,6 +358,7 @@ def test_without_a_gold_answer_the_judge_decides_and_without_a_judge_nothing_is_
     assert ask(reply, rows=rows)[2].asked == {}
     samples, teacher, _ = ask(reply, rows=rows, judge=FakeJudge(), tries=2)
     assert [sample["cause"] for sample in samples] == ["", "low score", "low score", "not judged", "not judged"]
+    assert pairs([*samples[:1], {**samples[3], "prompt_sha256": samples[0]["prompt_sha256"]}]) == [], "no verdict"
     (kept,) = traces(samples, teacher.provenance)[0]
     assert (kept["answer"], kept["kind"], kept["score"]) == ("Fifteen pens.", "open", 1.0)
 
@@ -362,7 +369,7 @@ def test_pairs_differ_in_their_verdict(ask):
 
     samples, _, service = ask(reply, tries=3, reject=2)
     found = pairs(samples)
-    assert set(service.asked.values()) == {3} and len(found) == 12
+    assert set(service.asked.values()) == {3} and len(found) == 12 and found[0].keys() >= {*simpo.COLUMNS}
     for pair, asked in zip(found, ROWS, strict=True):
         assert pair["question"] == asked["question"] and pair["cause"] == "wrong answer"
         right, wrong = (TAGS.parse(pair[name]).answer for name in ("chosen", "rejected"))
