@@ -4,7 +4,7 @@ The `.py` files (py:percent) are the truth. Every `.ipynb` is generated, with th
 `# {{setup}}` stands for `setup.py` with the pins of requirements.txt, `# {{library}}` for the files that the notebook
 and its recipe need, and `# {{notebook NAME}}` for that notebook's cells, without those that are tagged `clone`.
 
-    python notebooks/build.py build                # write the five notebooks
+    python notebooks/build.py build                # write all notebooks
     python notebooks/build.py run --set SEED=1     # execute 01 to 04 in order
     python notebooks/build.py run notebooks/submission.ipynb --cwd /tmp/empty
 """
@@ -32,6 +32,7 @@ from runner import Runner
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("01_data_curation", "02_sft_warm_start", "03_grpo_with_judge", "04_evaluation")
+OPTIONAL = ("01b_teacher_data",)  # stages that only some recipes have: built, and run by name
 TEMPLATE, SUBMISSION, SETUP = "submission_template", "submission", "setup"
 LEFT_OUT = {"parameters", "clone"}  # tags of cells that a submission does without
 HIDDEN = {"_kg_hide-input": True}  # Kaggle folds the source of such a cell
@@ -179,7 +180,7 @@ def notebook_text(path: Path, root: Path = ROOT) -> str:
 def find_stale(root: Path = ROOT) -> dict[Path, str]:
     """The generated notebooks that are missing or differ from what their sources give, with their new text."""
     folder = root / "notebooks"
-    sources = {name: name for name in NOTEBOOKS} | {SUBMISSION: TEMPLATE}
+    sources = {name: name for name in (*NOTEBOOKS, *OPTIONAL)} | {SUBMISSION: TEMPLATE}
     texts = {folder / f"{name}.ipynb": notebook_text(folder / f"{source}.py", root) for name, source in sources.items()}
     return {path: text for path, text in texts.items()
             if not path.is_file() or path.read_text(encoding="utf-8") != text}

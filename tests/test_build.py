@@ -79,7 +79,7 @@ done = True
 @pytest.fixture
 def root(tmp_path):
     """A small repository: four notebooks, a template and a library, of which a submission needs 13 files."""
-    files = {f"notebooks/{name}.py": NOTEBOOK for name in build.NOTEBOOKS}
+    files = {f"notebooks/{name}.py": NOTEBOOK for name in (*build.NOTEBOOKS, *build.OPTIONAL)}
     files["notebooks/submission_template.py"] = TEMPLATE
     files["notebooks/setup.py"], files["requirements.txt"] = SETUP, REQUIREMENTS
     files["reasonkit/__init__.py"] = '"""Doc."""\n'
@@ -123,7 +123,7 @@ def notebook(tmp_path: Path, *cells: str, name: str = "small") -> Path:
 
 
 def test_build_writes_what_check_then_finds_up_to_date(root):
-    names = {f"{name}.ipynb" for name in (*build.NOTEBOOKS, "submission")}
+    names = {f"{name}.ipynb" for name in (*build.NOTEBOOKS, *build.OPTIONAL, "submission")}
     assert {path.name for path in build.build(root)} == names
     assert build.find_stale(root) == {} and build.build(root) == []
 
@@ -338,7 +338,7 @@ def test_generated_notebooks_are_up_to_date():
     assert stale == [], "run `make notebooks` and commit the result"
 
 
-@pytest.mark.parametrize("name", build.NOTEBOOKS)
+@pytest.mark.parametrize("name", [*build.NOTEBOOKS, *build.OPTIONAL])
 def test_notebooks_stay_readable(name):
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]

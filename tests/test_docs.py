@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def test_links_and_files_are_there(page):
     links = [link for link in LINK.findall(text) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
     assert [name for name in NAMED.findall(text) if name not in WRITTEN and not (ROOT / name).exists()] == []
+
+
+def test_the_source_on_the_page_of_the_teacher_is_one():
+    from reasonkit.data.sources import RecipeFile
+
+    text = (ROOT / "docs" / "teacher.md").read_text(encoding="utf-8").replace("\n   ", "\n")
+    split = {"train": 80, "validation": 10, "test": 10}
+    recipe = RecipeFile.model_validate({"title": "t", "licence": "per source", "split": split, "domain": "science",
+                                        **tomllib.loads(TOML.findall(text)[0])})
+    assert [source.kind_of for source in recipe.sources] == ["teacher"] and recipe.sources[0].weight == 2.0
 
 
 def test_the_rubric_on_its_page_is_one(tmp_path, monkeypatch):

@@ -28,10 +28,10 @@ tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
 user reasonkit.show: figures dashboard report completions
 jax reasonkit: run
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
-numpy recipes.judges: local_variants score_sheet api_client api_judge
+numpy recipes.judges: local_variants score_sheet api_client api_calls api_judge
 numpy recipes.rewards: text extra controls
 jax recipes.rewards: model_based
-tunix recipes.stages: simpo distill
+tunix recipes.stages: simpo distill traces teacher
 numpy recipes: g_rar g_exact idea_e gym constant shuffled
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax

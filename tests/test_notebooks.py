@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import nbformat
 import pytest
+from loopback import KEY, OPENAI, PROXIES, server
 
+from reasonkit.data import problems
 from reasonkit.run import find_recipe
 from reasonkit.text.tags import TAGS
 
@@ -20,18 +23,19 @@ STAGES = ("data", "sft", "grpo", "evaluation")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_by_all")]
 
 
-def execute(notebook: str, folder: Path, path: Path, recipe: str = "g_rar",
+def execute(notebook: str, folder: Path, path: Path, recipe: str = "g_rar", parameters: tuple[str, ...] = (),
             **environment: str) -> subprocess.CompletedProcess:
     """Run a notebook with the two-step profile, with `path` on the module path."""
+    values = [part for value in ("PROFILE=smoke", f"RECIPE={recipe}", *parameters) for part in ("--set", value)]
     return subprocess.run(
         [sys.executable, str(ROOT / "notebooks/build.py"), "run", str(ROOT / "notebooks" / notebook),
-         "--cwd", str(folder), "--set", "PROFILE=smoke", "--set", f"RECIPE={recipe}"],
+         "--cwd", str(folder), *values],
         env={**os.environ, "PYTHONPATH": str(path), **environment}, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def finished(compiled_by_all, tmp_path_factory):
-    """A folder in which notebooks 01 to 04 ran one after the other, each in a kernel of its own."""
+    """A folder in which all notebooks ran one after the other, each in a kernel of its own."""
     folder = tmp_path_factory.mktemp("run")
     for notebook in sorted(path.name for path in (ROOT / "notebooks").glob("0*.py")):
         done = execute(notebook, folder, ROOT)
@@ -44,6 +48,75 @@ def test_the_four_hand_over_through_manifests(finished):
     assert len({manifest["prompt_sha256"] for manifest in manifests}) == 1
     assert manifests[1]["lora"] == manifests[2]["lora"] is not None
     assert manifests[1]["extra"]["checkpoint_step"] < manifests[2]["extra"]["checkpoint_step"]
+
+
+def test_a_recipe_without_a_teacher_has_nothing_done_for_it(finished):
+    notebook = nbformat.read(finished / "artifacts/notebooks/01b_teacher_data.ipynb", as_version=4)
+    told = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "these data need no teacher, so the cells below do nothing" in told
+    assert not (finished / "artifacts/teacher").exists()
+
+
+def test_a_tiny_teacher_writes_traces_that_notebook_1_reads(tmp_path):
+    """Offline. The second time everything is there, and nothing is asked."""
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests/offline'}"
+    parameters = ("TEACHER=tiny-policy", "STYLE=steps", "QUESTIONS=48", "REJECT=1", "KEEP=2", "JUDGE=local")
+    asked = []
+    for _ in range(2):
+        done = execute("01b_teacher_data.py", tmp_path, path, parameters=parameters)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+        asked.append((tmp_path / "artifacts/teacher/asked.jsonl").read_bytes())
+    assert asked[0] == asked[1]
+    left = tmp_path / "artifacts/teacher"
+    kept, pairs = ([json.loads(line) for line in (left / f"{name}.jsonl").read_text().splitlines()]
+                   for name in ("traces", "pairs"))
+    assert len(kept) > 30 and len(pairs) > 20 and {row["endpoint"] for row in kept} == {"local"}
+    notebook = nbformat.read(tmp_path / "artifacts/notebooks/01b_teacher_data.ipynb", as_version=4)
+    shown = [output.data["text/html"] for cell in notebook.cells for output in cell.get("outputs", [])
+             if "text/html" in output.get("data", {})]
+    assert any('">&lt;reasoning&gt;</b>' in html for html in shown), "the tags are coloured, and text is escaped"
+    done = execute("01_data_curation.py", tmp_path, path, parameters=("DATA=artifacts/teacher/traces.jsonl",))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert f"read{len(kept):>26}{len(kept):>8}" in done.stdout
+
+
+def test_the_policy_itself_may_be_the_teacher(finished, tmp_path):
+    """After SFT, for on-policy pairs. After two steps it knows no tags yet, and the error counts what it did."""
+    shutil.copytree(finished / "artifacts", tmp_path / "artifacts")
+    parameters = ("TEACHER=policy", "QUESTIONS=16", "TRIES=1")
+    done = execute("01b_teacher_data.py", tmp_path, ROOT, parameters=parameters)
+    assert done.returncode == 1
+    assert "tiny-policy with the adapter of step 3 gave 16 completions to 16 questions, and none can be" in done.stdout
+    assert "16 completions: format: missing_reasoning, as " in done.stdout
+    done = execute("01b_teacher_data.py", tmp_path, ROOT, parameters=(*parameters, "STYLE=steps"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    traces = [json.loads(line) for line in (tmp_path / "artifacts/teacher/traces.jsonl").read_text().splitlines()]
+    assert {row["teacher"] for row in traces} == {"tiny-policy with the adapter of step 3"}
+
+
+def test_the_key_of_an_api_teacher_is_in_no_file(tmp_path):
+    """The service repeats the key in an error and in every text."""
+    worked = islice(problems.make_problems(problems.load_recipe("tiny_mix"), "train", 0), 20)
+    gold = {item.question: TAGS.render(reasoning=f"{item.reasoning}; {KEY}", answer=item.answer) for item in worked}
+    times = []
+
+    def respond(body):
+        times.append(body)
+        if len(times) == 1:
+            return 429, {"Retry-After": "0.01", "X-Echo": KEY}, {"error": {"message": f"slow down, {KEY}"}}
+        question = body["messages"][0]["content"].split("\n")[0]
+        return 200, {}, json.loads(json.dumps(OPENAI).replace('"?"', json.dumps(gold[question])))
+
+    with server(respond) as (address, _):
+        done = execute("01b_teacher_data.py", tmp_path, ROOT, parameters=(
+            "TEACHER=api", "QUESTIONS=20", "PRICE=(1.0, 1.0)"), OPENAI_API_KEY=KEY, OPENAI_MODEL="some-model",
+            OPENAI_BASE_URL=f"{address}/v1", GEMINI_API_KEY="", GOOGLE_API_KEY="", **dict.fromkeys(PROXIES, ""))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "20 completions to 20 of 20 questions, 0.0020 dollars so far" in done.stdout, done.stdout
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"asked.jsonl", "traces.jsonl", "01b_teacher_data.ipynb"} <= {path.name for path in files}
+    for text in (done.stdout, done.stderr, *(path.read_text(errors="replace") for path in files)):
+        assert KEY not in text and "very-secret" not in text
 
 
 def test_the_judges_find_the_last_stage(finished):

@@ -47,6 +47,7 @@ OWN_COLUMNS = {
     "reasoning": ("reasoning", "rationale", "explanation", "solution", "steps"),
     "options": ("options", "choices"),
     "difficulty": ("difficulty", "level"),
+    **{name: (name,) for name in ("kind", "domain", "task", "rubric")},  # as in the files that the kit writes
 }
 
 

@@ -32,6 +32,9 @@ _UNSEEN = str.maketrans(dict.fromkeys(INVISIBLE, "") | {"\u00a0": " ", "\r": "\n
 REFUSALS = ("as an ai model", "as an ai language model", "i'm sorry, but i", "i am sorry, but i", "i'm sorry but i",
             "i cannot help", "i can't help", "i cannot assist", "i can't assist", "i cannot fulfil", "i can't fulfil")
 _TOLD = re.compile(r"(?i)\banswer\s*(?:is|:|=)\s*")
+_OPENING = re.compile(r"(?i)\W*(?:(?:so|thus|hence|therefore|the|my|final|right|correct),?\s+){0,4}"
+                      r"(?:answer|option|choice)\s*(?:is|:|=)[\s(\['\"$*]*")
+_GOES_ON = re.compile(r"\w|[.,]\d|\s*[-+*/^=\u00d7\u00f7]\s*\w")
 _WORD = re.compile(r"\w+")
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, to mix bits
 _MARKUP = re.compile(r"(?i)</?think>|<br\s*/?>|<newline>")
@@ -88,7 +91,8 @@ def repair(row: Row) -> Row:
 
 
 def text_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
-    """A refusal in place of an answer, an answer told in the question, or another script than Latin."""
+    """A refusal in place of an answer, an answer told in the question or before any reasoning, or another script than
+    Latin."""
     said = row["reasoning"] + "\n" + row["answer"]
     low = said.casefold()
     for phrase in REFUSALS:
@@ -97,6 +101,11 @@ def text_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
     for match in _TOLD.finditer(row["question"]):
         if row["answer"] and row["question"].startswith(row["answer"], match.end()):
             return "answer in the question", row["question"][match.start():match.end() + 40]
+    if (opening := _OPENING.match(row["reasoning"])) and row["answer"]:
+        first = row["reasoning"][opening.end():].casefold()
+        answer = row["answer"].casefold().lstrip("([$")[:1 if row["kind"] == "choice" else None]
+        if first.startswith(answer) and not _GOES_ON.match(first, len(answer)):
+            return "answer before the reasoning", row["reasoning"][:80]
     text = row["question"] + said
     if not text.isascii():
         letters = [sign for sign in text if sign.isalpha()]

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 from datasets import load_dataset
 
-from reasonkit.data.sources import Family, File, Hub, Kaggle, Source, Wheel
-from reasonkit.session.files import preview
+from reasonkit.data.sources import Family, File, Hub, Kaggle, Provenance, Source, TeacherFile, Wheel
+from reasonkit.session.files import RecordError, check, preview
 
 WHEELS = Path(os.environ.get("REASONKIT_WHEELS", Path.home() / ".cache" / "reasonkit" / "wheels"))
 ATTACHED = Path("/kaggle/input")
@@ -62,7 +62,8 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
             return _table(path.name, path.read_bytes(), ""), str(path)
         if isinstance(source, File):
             path = Path(source.path).expanduser()
-            return _table(path.name, path.read_bytes(), source.rows_at), str(path)
+            rows = _table(path.name, path.read_bytes(), source.rows_at)
+            return _traces(source, rows) if isinstance(source, TeacherFile) else rows, str(path)
         if isinstance(source, Wheel):
             path = find_wheel(source)
             return _wheel_rows(source, path), str(path)
@@ -77,9 +78,22 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
 def _remedy(source: Source) -> str:
     if isinstance(source, Kaggle):
         return f"click Add Input, Datasets, and attach {source.handle}, or turn Internet on"
+    if isinstance(source, TeacherFile):
+        return "run notebook 1b, or give the path of its traces.jsonl"
     if isinstance(source, File):
         return "give the path of a CSV, JSONL, JSON or Parquet file"
     return "turn Internet on, or set `optional = true` in its table to go on without it"
+
+
+def _traces(source: TeacherFile, rows: Iterator[Raw]) -> Iterator[Raw]:
+    """The rows. Raises SourceError for one that does not say where it comes from."""
+    for number, row in enumerate(rows, 1):
+        try:
+            check(row, Provenance)
+        except RecordError as error:
+            raise SourceError(f"source {source.name!r}: row {number} of {source.path} has no provenance ({error}): "
+                              "use the file as notebook 1b wrote it, or take it as a `file`") from None
+        yield row
 
 
 def _hub_rows(source: Hub) -> Iterator[Raw]:

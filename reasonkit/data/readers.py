@@ -14,12 +14,14 @@ from typing import Any
 from reasonkit.data.options import Refused, as_text, pose_choice, split_options
 from reasonkit.data.screening import gold_fault
 from reasonkit.data.sources import Source
-from reasonkit.judge.rubric import WEIGHTS, Criterion, rubric_to_json
+from reasonkit.judge.rubric import WEIGHTS, Criterion, rubric_from_json, rubric_to_json
+from reasonkit.text.answers import KINDS
 from reasonkit.text.choices import read_yes_no
 from reasonkit.text.tags import TAGS, is_blank, neutralise, printable
 
 MAX_CHARACTERS = 100_000  # of a row's question, reasoning and answer together
 SHORT_ANSWER = 60  # characters. A longer one without a kind is a reference for a judge.
+_TEXTS = ("question", "answer", "reasoning", "difficulty", "group", "kind", "domain", "task")
 _COLUMN = re.compile(r"\{([^{}]+)\}")
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _THOUGHT = re.compile(r"(?s)\s*(?:<think>|<\|begin_of_thought\|>)(.*?)(?:</think>|<\|end_of_thought\|>)(.*)")
@@ -37,7 +39,7 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
     Raises Refused for a row to leave out, and KeyError, naming source, row and column, for a column that is not there.
     """
     where = f"source {source.name!r}, row {number}"
-    fields: dict[str, Any] = {name: "" for name in ("question", "answer", "reasoning", "reply", "difficulty", "group")}
+    fields: dict[str, Any] = dict.fromkeys((*_TEXTS, "reply"), "")
     for name, template in source.columns.items():
         fields[name] = ([fill(part, raw, where) for part in template] if isinstance(template, list)
                         else fill(template, raw, where))
@@ -52,24 +54,27 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
     if isinstance(fields["reasoning"], list):  # facts, one per step
         fields["reasoning"] = "; ".join(as_text(step).strip(" ;") for step in fields["reasoning"] if step)
     READERS[source.reader](fields)
-    kind = source.kind
     if fields.get("options"):
-        kind = "choice"
+        fields["kind"] = "choice"
         pose_choice(fields, random.Random(f"{source.name}-{number}") if source.shuffle else None)
     made = {name: printable(neutralise(as_text(fields[name]))).strip()
-            for name in ("question", "answer", "reasoning", "difficulty", "group")}
+            for name in _TEXTS}
     if is_blank(made["question"]):
         raise Refused("no question")
     if sum(map(len, made.values())) > MAX_CHARACTERS:
         raise Refused("row too long")
-    kind = kind or answer_kind(made["answer"])
+    kind = made["kind"] = made["kind"] or source.kind or answer_kind(made["answer"])
+    if kind not in ("open", *KINDS):
+        raise Refused("unknown kind")
     if kind != "open" and is_blank(made["answer"]):
         raise Refused("no answer")
     if kind == "yes_no":
         made["answer"] = read_yes_no(made["answer"]) or {"0": "no", "1": "yes"}.get(made["answer"], made["answer"])
     rubric = read_rubric(fields["rubric"]) if fields.get("rubric") else ""
-    return {"id": f"{source.name}-{number}", "family": source.domain, "kind": kind, **made, "rubric": rubric,
-            "domain": source.domain, "task": source.task or kind, "source": source.name, "licence": source.licence}
+    domain = made["domain"] or source.domain
+    return {"id": f"{source.name}-{number}", **made, "family": domain, "domain": domain,
+            "task": made["task"] or source.task or kind, "rubric": rubric, "source": source.name,
+            "licence": source.licence}
 
 
 def fill(template: str, raw: Mapping[str, Any], where: str) -> Any:
@@ -199,11 +204,16 @@ READERS: dict[str, Callable[[dict], None]] = {"plain": lambda fields: None, "gsm
 
 
 def read_rubric(value: Any) -> str:
-    """Our rubric as JSON, of a list of {title, description, weight} or {criterion, points} or texts.
+    """Our rubric as JSON, of a list of {title, description, weight} or {criterion, points} or texts, or of our JSON.
 
     Negative points are of a fault, which becomes a pitfall to avoid. A text that opens with the name of its weight, as
     in *Rubrics as Rewards*, has that weight. Other points are divided by the largest.
     """
+    if isinstance(value, str) and value.startswith('[{"title"'):
+        try:
+            return rubric_to_json(rubric_from_json(value))
+        except ValueError:
+            raise Refused("rubric of another shape") from None
     made = []
     for number, entry in enumerate(value if isinstance(value, list) else [value], 1):
         entry = {"description": entry} if isinstance(entry, str) else entry

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from reasonkit.session.records import Count, Record, Sha256, Share, Text
+from reasonkit.session.records import Count, Record, Sha256, Share, Text, Written
 
 # SPDX names of licences that allow training and sharing what is trained. Others need `other_licences = true`.
 OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0",
                  "CC-BY-SA-4.0", "ODC-By-1.0", "CDLA-Permissive-2.0")
 OWN = "your own"  # the licence of a file that states none
-Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group"]
+Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group",
+                 "kind", "domain", "task"]
 Reader = Literal["plain", "gsm8k", "boxed", "think", "tagged", "worked"]
 Template = str | list[str]  # "{column}" and text; a list has one template per option or step
 
@@ -24,7 +25,8 @@ class Source(Record):
     """The keys that all sources share.
 
     `licence`: its SPDX name where it has one. `address`: where it is stated. `columns`: our fields as templates of the
-    source's columns. `kind`: "" infers it from each gold answer. `rows`: how many the source has, within `tolerance`.
+    source's columns. `kind`: "" infers it from each gold answer. A column may give kind, domain and task of each row
+    instead. `rows`: how many the source has, within `tolerance`.
     `cap`: the most rows to take. `weight`: its share of the mix. `optional`: the run goes on without it. `use`: "any"
     deals rows to the splits by their hash. `keep`, `at_most`: filters on raw columns. `rubric`: the domain whose
     rubric is used, by default `domain`. `shuffle`: the options.
@@ -94,6 +96,28 @@ class File(Source):
     rows_at: str = ""
 
 
+class TeacherFile(File):
+    """Traces that notebook 1b wrote. Each row must have the keys of `Provenance`."""
+
+    kind_of: Literal["teacher"] = Field(alias="from")
+    path: Text = "artifacts/teacher/traces.jsonl"
+    columns: dict[Field_, Template] = {name: f"{{{name}}}" for name in (
+        "question", "answer", "reasoning", "rubric", "difficulty", "kind", "domain", "task")}
+
+
+class Provenance(Written):
+    """Where a trace comes from: the teacher's name, the host that was called or "local", the hash of the prompt, the
+    settings of sampling, how many completions were asked for, the day, and whether the prompt had the gold answer."""
+
+    teacher: Text
+    endpoint: Text
+    prompt_sha256: Sha256
+    sampling: dict[str, Any]
+    tries: Annotated[int, Field(ge=1)]
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+    gold_told: bool
+
+
 class OwnFile(File):
     """A file that no recipe lists (`curation.own_recipe`)."""
 
@@ -128,7 +152,7 @@ class RecipeFile(Record):
     source: str = ""
     licence: Text
     families: Annotated[list[Text], Field(min_length=1)] | None = None
-    sources: list[Annotated[Hub | Kaggle | Wheel | File | Family, Field(discriminator="kind_of")]] = []
+    sources: list[Annotated[Hub | Kaggle | Wheel | File | TeacherFile | Family, Field(discriminator="kind_of")]] = []
     other_licences: bool = False
     split: Split
     traces: Traces = Traces()

@@ -200,6 +200,8 @@ EVENTS = {
     "flag": _row(name=str, step=Count, value=Logged, limit=Logged, why=str, example=str),
     "texts": _row(shares=dict[str, Share], examples=dict[str, str]),
     "pass_rates": _row(step=Annotated[Count, Field(ge=1)], rates=dict[str, Share | None]),
+    "paid": _row(dollars=float),
+    "completion": _row(teacher=Text, prompt=Sha256, text=str),
     "verdict": _row(cause=(str | None, None), score=(Share | None, None), titles=(list[str], []),
                     per_criterion=(list[Share], [])),
 }

@@ -1,4 +1,4 @@
-"""From prompts to completions: the policy's `Rollout` in training, and greedy decoding for evaluation (`generator`).
+"""From prompts to completions: the policy's `Rollout` in training, and `generator` for evaluation, greedy by default.
 
 Decoding is Tunix's vanilla sampler with three fixes. The KV cache is created sharded (Tunix puts it on the first
 device). Every rollout call draws new samples (Tunix starts each from the same key). A completion keeps the token it
@@ -108,17 +108,18 @@ class Rollout(VanillaRollout):
 
 
 def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
-              ) -> Callable[[list[str]], list[str]]:
-    """A function from prompts to greedy completions, as the judges decode (temperature 0, no top_p).
+              temperature: float = 0.0) -> Callable[..., list[str]]:
+    """A function from prompts to completions: greedy ones, as the judges decode, or sampled ones above temperature 0.
 
-    The weights are those at the time of the call, also while the model is trained. The last batch is filled up, because
-    another batch size would compile another program. Raises ValueError for a prompt that does not fit.
+    Samples depend on the prompts and on the function's second argument, `seed`. The weights are those at the time of
+    the call, also while the model is trained. The last batch is filled up, because another batch size would compile
+    another program. Raises ValueError for a prompt that does not fit.
     """
     check_one_process("sampling")
     install_sharded_cache()
     sampler = Sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
 
-    def generate(prompts: list[str]) -> list[str]:
+    def generate(prompts: list[str], seed: int = 0) -> list[str]:
         longest = max(prompts, key=lambda prompt: len(tokenizer.encode(prompt)), default="")
         if len(tokenizer.encode(longest)) >= max_prompt_length:
             raise ValueError(f"a prompt has {len(tokenizer.encode(longest))} tokens, and with <bos> max_prompt_length "
@@ -129,7 +130,9 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
             filled = batch + [batch[-1]] * (batch_size - len(batch))
             with mesh:
                 output = sampler(filled, max_generation_steps=max_new_tokens, max_prompt_length=max_prompt_length,
-                                 temperature=0.0, top_p=None, top_k=None, eos_tokens=list(tokenizer.stop_ids))
+                                 temperature=temperature, top_p=1.0 if temperature > 0 else None, top_k=None,
+                                 seed=jax.random.fold_in(jax.random.PRNGKey(seed), start),
+                                 eos_tokens=list(tokenizer.stop_ids))
             completions += output.text[:len(batch)]
         return completions
 

@@ -1,7 +1,7 @@
 """Models behind an API: Gemini, and any endpoint with OpenAI's chat completions, by the vendors' own SDKs.
 
 Entry points: `service_from_secrets`, `gemini`, `openai_compatible`. A `Service` makes one call and retries nothing
-(`api_judge` does). It believes nothing that it is told: `Service.ask` gives a checked `Answer` or raises a `CallError`
+(`api_calls` does). It believes nothing that it is told: `Service.ask` gives a checked `Answer` or raises a `CallError`
 without the key.
 """
 
@@ -49,19 +49,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Service:
-    """One model behind an API. `call(prompt, schema)` takes the JSON schema of the answer's text.
+    """One model behind an API. `call(prompt, schema)` takes the JSON schema of the answer's text, None for free text.
 
     name: the model's, as the vendor calls it. max_tokens: the most that an answer may have, with thinking, by `call`.
-    secret: removed from every message. endpoint: the address that is called.
+    secret: removed from every message. endpoint: the address that is called. temperature: None is the vendor's.
     """
 
     name: str
-    call: Callable[[str, dict[str, Any]], Awaitable[Answer]]
+    call: Callable[[str, dict[str, Any] | None], Awaitable[Answer]]
     max_tokens: int
     secret: str = field(default="", repr=False)
     endpoint: str = ""
+    temperature: float | None = None
 
-    async def ask(self, prompt: str, schema: dict[str, Any]) -> Answer:
+    async def ask(self, prompt: str, schema: dict[str, Any] | None) -> Answer:
         """The answer of `call`, with None for a number of tokens that can't be true.
 
         Raises CallError, in one line without the secret, whatever `call` raises or returns otherwise.
@@ -135,25 +136,27 @@ def _address(base_url: str) -> str:
     except ValueError:
         right = False
     if not right or "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("the base URL of the judge's service must be http:// or https://, a host, and perhaps a port "
+        raise ValueError("the base URL of the service must be http:// or https://, a host, and perhaps a port "
                          "and a path, such as https://api.example.com/v1, without a user, a password or a query")
     return base_url.rstrip("/")
 
 
-def gemini(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None = None) -> Service:
+def gemini(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None = None,
+           temperature: float | None = None) -> Service:
     """A Gemini model. Raises ImportError without google-genai, ValueError for a key or address that cannot be used."""
     key, endpoint = check_key(key, "the Gemini key"), _address(base_url or GEMINI)
     try:
         from google import genai
     except ImportError as error:
-        raise ImportError('a Gemini judge needs google-genai: pip install "reasonkit[judge]"') from error
+        raise ImportError('Gemini needs google-genai: pip install "reasonkit[judge]"') from error
     options = {"base_url": endpoint, "retry_options": {"attempts": 1}}
     client = genai.Client(api_key=key, vertexai=False, http_options=options)
     hide_in_logs(_LOGGERS, key)
 
-    async def call(prompt: str, schema: dict[str, Any]) -> Answer:
-        config = {"response_mime_type": "application/json", "response_json_schema": schema,
-                  "max_output_tokens": max_tokens}
+    async def call(prompt: str, schema: dict[str, Any] | None) -> Answer:
+        config = {"max_output_tokens": max_tokens, "temperature": temperature}
+        if schema is not None:
+            config |= {"response_mime_type": "application/json", "response_json_schema": schema}
         reply = await client.aio.models.generate_content(model=model, contents=prompt, config=config)
         ended = reply.candidates[0].finish_reason if reply.candidates else reply.prompt_feedback
         used = reply.usage_metadata
@@ -161,25 +164,28 @@ def gemini(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None
         out = None if _count(written) is None or thought and _count(thought) is None else written + (thought or 0)
         return _whole(reply.text, ended, getattr(used, "prompt_token_count", None), out)
 
-    return Service(model, call, max_tokens, key, endpoint)
+    return Service(model, call, max_tokens, key, endpoint, temperature)
 
 
-def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None = None) -> Service:
+def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None = None,
+                      temperature: float | None = None) -> Service:
     """A model behind OpenAI's chat completions; `base_url` for another endpoint. Raises ImportError without openai,
     ValueError for a key or address that cannot be used."""
     key, endpoint = check_key(key, "the OpenAI key"), _address(base_url or OPENAI)
     try:
         from openai import AsyncOpenAI
     except ImportError as error:
-        raise ImportError('an OpenAI-compatible judge needs openai: pip install "reasonkit[judge]"') from error
+        raise ImportError('an OpenAI-compatible service needs openai: pip install "reasonkit[judge]"') from error
     client = AsyncOpenAI(api_key=key, base_url=endpoint, max_retries=0)
     hide_in_logs(_LOGGERS, key)
 
-    async def call(prompt: str, schema: dict[str, Any]) -> Answer:
-        form = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
+    async def call(prompt: str, schema: dict[str, Any] | None) -> Answer:
+        more = {} if temperature is None else {"temperature": temperature}
+        if schema is not None:
+            form = {"name": "verdict", "strict": True, "schema": schema}
+            more["response_format"] = {"type": "json_schema", "json_schema": form}
         reply = await client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": prompt}], max_completion_tokens=max_tokens,
-            response_format=form)
+            model=model, messages=[{"role": "user", "content": prompt}], max_completion_tokens=max_tokens, **more)
         choices = getattr(reply, "choices", None)  # the SDK passes on whatever is not JSON as text, and checks no type
         message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
         if not hasattr(message, "content"):
@@ -188,11 +194,11 @@ def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url:
         counts = (getattr(used, f"{kind}_tokens", None) for kind in ("prompt", "completion"))
         return _whole(message.content, getattr(choices[0], "finish_reason", None), *counts)
 
-    return Service(model, call, max_tokens, key, endpoint)
+    return Service(model, call, max_tokens, key, endpoint, temperature)
 
 
-def service_from_secrets(max_tokens: int = 4096) -> Service | None:
-    """The service that a secret switches on, or None without one.
+def service_from_secrets(**options: Any) -> Service | None:
+    """The service that a secret switches on, or None without one. options: `max_tokens` and `temperature`.
 
     Looked for in the environment, then in Kaggle's secrets or else Colab's: GEMINI_API_KEY or GOOGLE_API_KEY (model:
     GEMINI_MODEL), else OPENAI_API_KEY (OPENAI_MODEL, OPENAI_BASE_URL). The models default to `MODELS`. Raises
@@ -202,8 +208,8 @@ def service_from_secrets(max_tokens: int = 4096) -> Service | None:
         secret = partial(read, source)
         for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY"):
             if key := secret(name):
-                return gemini(check_key(key, name), secret("GEMINI_MODEL") or MODELS["gemini"], max_tokens=max_tokens)
+                return gemini(check_key(key, name), secret("GEMINI_MODEL") or MODELS["gemini"], **options)
         if key := secret("OPENAI_API_KEY"):
             return openai_compatible(check_key(key, "OPENAI_API_KEY"), secret("OPENAI_MODEL") or MODELS["openai"],
-                                     max_tokens=max_tokens, base_url=secret("OPENAI_BASE_URL"))
+                                     base_url=secret("OPENAI_BASE_URL"), **options)
     return None

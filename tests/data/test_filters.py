@@ -43,6 +43,12 @@ def test_text_is_repaired():
     ({"question": "2+2? Answer: 4"}, "answer in the question"),
     ({"question": "The answer is 4. What is 2+2?"}, "answer in the question"),
     ({"question": "\u4e8c\u52a0\u4e8c\u7b49\u4e8e\u51e0\uff1f", "reasoning": ""}, "another language"),
+    ({"reasoning": "The answer is 4. 2+2=4"}, "answer before the reasoning"),
+    ({"reasoning": "So, the final answer: **4** because 2+2=4"}, "answer before the reasoning"),
+    ({"reasoning": "The correct option is (B): it is a town", "answer": "(B) Paris", "kind": "choice"},
+     "answer before the reasoning"),
+    ({"reasoning": "The answer is 4 - 0, so 4"}, None), ({"reasoning": "The answer is 42 or so; 2+2=4"}, None),
+    ({"reasoning": "The answer is a number. 2+2=4"}, None), ({"reasoning": "2+2=4, so the answer is 4"}, None),
     ({}, None), ({"question": "Is \u03b1 the angle?"}, None), ({"question": "Answer: yes or no"}, None),
     ({"reasoning": "AI models help."}, None),
 ])

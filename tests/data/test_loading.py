@@ -17,7 +17,7 @@ from kagglehub.handle import parse_dataset_handle
 
 from reasonkit.data import loading
 from reasonkit.data.loading import SourceError, open_rows, reach
-from reasonkit.data.sources import Family, File, Hub, Kaggle, Wheel
+from reasonkit.data.sources import Family, File, Hub, Kaggle, TeacherFile, Wheel
 
 COMMON = {"name": "s", "domain": "science", "licence": "MIT", "address": "https://example.org",
           "columns": {"question": "{q}"}}
@@ -67,6 +67,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, data, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SourceError, match=r"source 's' can't be opened \(FileNotFoundError: .*none.csv.*give the path"):
         open_rows(file_of(tmp_path / "none.csv"))
+
+
+PROVENANCE = {"teacher": "gemma3-12b-it", "endpoint": "local", "prompt_sha256": "0" * 64,
+              "sampling": {"temperature": 1.0}, "tries": 2, "date": "2026-11-28", "gold_told": False}
+
+
+@pytest.mark.parametrize(("changes", "fault"), [
+    ({}, None), ({"more": "said"}, None), ({"teacher": " "}, "teacher is ' ', and must be a text"),
+    ({"date": "yesterday"}, "date is 'yesterday'"), ({"tries": 0}, "tries is 0"),
+    ({"gold_told": "no"}, "gold_told is 'no'"),
+    ({"prompt_sha256": None}, "prompt_sha256 is None"), ({"endpoint": ...}, "endpoint is missing")])
+def test_every_trace_of_a_teacher_says_where_it_comes_from(tmp_path, changes, fault):
+    second = {name: value for name, value in {**ROWS[0], **PROVENANCE, **changes}.items() if value is not ...}
+    path = write_jsonl(tmp_path / "traces.jsonl", [{**ROWS[0], **PROVENANCE}, second])
+    source = TeacherFile.model_validate({**COMMON, "from": "teacher", "path": str(path)})
+    if fault is None:
+        assert list(open_rows(source)[0])[1] == second
+    else:
+        with pytest.raises(SourceError, match=f"source 's': row 2 of .*traces.jsonl has no provenance .{fault}"):
+            list(open_rows(source)[0])
+
+
+def test_a_teacher_who_was_not_asked_yet_is_told_where(tmp_path):
+    (row,) = reach([TeacherFile.model_validate({**COMMON, "from": "teacher", "path": str(tmp_path / "traces.jsonl")})])
+    assert "run notebook 1b, or give the path" in row.problem and row.kind == "teacher"
 
 
 # Wheels

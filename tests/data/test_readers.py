@@ -10,6 +10,7 @@ import pytest
 from reasonkit.data.readers import READERS, Refused, read_row
 from reasonkit.data.screening import COLUMNS, row_fault
 from reasonkit.data.sources import File
+from reasonkit.judge.rubric import Criterion, rubric_to_json
 
 GOLDEN = [json.loads(line) for line in
           (Path(__file__).parents[1] / "golden" / "readers.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -53,3 +54,18 @@ def test_options_are_shuffled_by_the_row_alone():
 def test_a_renamed_column_stops_the_run_and_is_named():
     with pytest.raises(KeyError, match=r"source 's', row 7 has no column 'question', only Question, answer: mend"):
         read_row(source(columns={"question": "{question}"}), 7, {"Question": "?", "answer": "4"})
+
+
+def test_rows_may_bring_their_kind_domain_task_and_our_rubric():
+    columns = {name: f"{{{name}}}" for name in ("question", "answer", "kind", "domain", "task", "rubric")}
+    rubric = rubric_to_json([Criterion("Steps", "Every step follows.", 0.9, ("none", "all"))])
+    raw = {"question": "List 3 primes.", "answer": "2, 3, 5", "kind": "list", "domain": "maths", "task": "",
+           "rubric": rubric}
+    row = read_row(source(columns=columns), 1, raw)
+    assert (row["kind"], row["domain"], row["family"], row["task"], row["rubric"]) == (
+        "list", "maths", "maths", "list", rubric)
+    empty = read_row(source(columns=columns, kind="set", task="drill"), 1, {**raw, "kind": None, "domain": ""})
+    assert (empty["kind"], empty["domain"], empty["task"]) == ("set", "science", "drill")
+    for wrong, cause in (({"kind": "riddle"}, "unknown kind"), ({"rubric": rubric[:-1]}, "rubric of another shape")):
+        with pytest.raises(Refused, match=cause):
+            read_row(source(columns=columns), 1, {**raw, **wrong})

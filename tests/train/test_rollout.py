@@ -151,6 +151,15 @@ def test_a_last_batch_is_filled_up(small, tokenizer, one, by_hand, monkeypatch):
     assert sizes == [3, 3] and generate([]) == []
 
 
+def test_samples_depend_on_the_seed_alone(small, tokenizer, one):
+    generate = generator(small, tokenizer, one, max_prompt_length=PROMPT, max_new_tokens=NEW, batch_size=3,
+                         temperature=1.0)
+    asked = PROMPTS[:1] * 6
+    first = generate(asked, 1)
+    assert generate(asked, 1) == first != generate(asked, 2)
+    assert len({*first}) == 6, "neither rows nor batches repeat each other"
+
+
 def test_prompts_that_are_too_long_are_refused_and_never_padded(small, tokenizer, one, monkeypatch):
     length = len(tokenizer.encode(PROMPTS[0]))
 

@@ -8,12 +8,11 @@ import sys
 import threading
 import time
 import types
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from loopback import GEMINI, KEY, OPENAI, PROXIES, server
 
 from reasonkit.judge.judge import JudgeFailure, JudgeItem
 from reasonkit.judge.rubric import Criterion
@@ -23,7 +22,6 @@ from recipes.judges.api_judge import ApiJudge, ApiLimits, from_secrets
 
 STEPS = Criterion("Steps", "Every step follows.", 1.0)
 CLEAR = Criterion("Clear", "A reader can follow it.", 0.3)
-KEY = "sk-very-secret-0123456789"
 QUICK = dict(dollars=1.0, prices={"fake": (1.0, 1.0), "some-model": (1.0, 1.0)}, backoff_seconds=0.001)
 
 
@@ -237,6 +235,12 @@ def test_calls_cut_at_the_deadline_are_paid():
     assert 1000e-6 < judge.spent < 3000e-6
 
 
+def test_calls_that_still_wait_for_their_turn_at_the_deadline_are_not_paid():
+    judge, asked = made(None, limits=QUICK | dict(calls_per_minute=60, batch_seconds=0.3))
+    assert causes(judge.score(apart(3))) == [None, "timeout", "timeout"]
+    assert len(asked) == judge.usage["calls"] == 1 and judge.spent == pytest.approx(110e-6)
+
+
 def test_a_denied_key_ends_the_batch_but_not_the_judge():
     judge, asked = made(Status(401), None, limits=QUICK | dict(concurrency=1))
     assert causes(judge.score(apart(6))) == ["auth"] * 6 and len(asked) == 1
@@ -444,7 +448,7 @@ def test_the_endpoint_is_part_of_the_identity():
     "https://h.example:t0ken/", "https://h.example:99999/t0ken", "https://h.example/t0ken\n",
     "https://h. example/t0ken", "javascript:t0ken", "file:///t0ken", "https://h\u00e4.example/t0ken", "https://[::1/t0ken"])
 def test_an_address_that_is_none_is_refused_and_not_shown(make, address):
-    with pytest.raises(ValueError, match="the base URL of the judge's service must be http:// or https://") as caught:
+    with pytest.raises(ValueError, match="the base URL of the service must be http:// or https://") as caught:
         make(KEY, "model", base_url=address)
     assert "t0ken" not in str(caught.value) and "passw0rd" not in str(caught.value)
 
@@ -569,44 +573,10 @@ def test_a_missing_sdk_is_named(monkeypatch, make, package):
         make(KEY, "model")
 
 
-GEMINI = {"candidates": [{"content": {"parts": [{"text": "?"}], "role": "model"}, "finishReason": "STOP"}],
-          "usageMetadata": {"promptTokenCount": 90, "candidatesTokenCount": 7, "thoughtsTokenCount": 3}}
-OPENAI = {"id": "1", "object": "chat.completion", "created": 1, "model": "m",
-          "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "?"}}],
-          "usage": {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}}
-
-
-@contextmanager
-def server(respond):
-    """A loopback server; `respond(body)` gives (status, headers, object or bytes). Yields its address and requests."""
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append((self.path, dict(self.headers), body))
-            status, headers, reply = respond(body)
-            data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-            self.send_response(status)
-            for name, value in ({"Content-Type": "application/json", "Connection": "close"} | headers).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}", seen
-        http.shutdown()
-
-
 @pytest.fixture(params=["gemini", "openai"])
 def sdk(request, monkeypatch):
     """(make a judge for an address, an answer of this text, the prompt in a request's body) for each real SDK."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
     if request.param == "gemini":
         template, prompt, make = GEMINI, (lambda body: body["contents"][0]["parts"][0]["text"]), gemini

@@ -1,0 +1,184 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1b · Teacher data
+#
+# Many sets of questions have right answers and no worked solutions, and SFT needs worked solutions. This notebook asks a
+# stronger model for them. Each completion is tested: format, refusals, leaked answers, work shown, and the right answer
+# by the checker of its kind. What fails is asked again, up to a limit. This is rejection sampling (RFT, arXiv
+# 2308.01825).
+#
+# - **Input:** the training questions of a data recipe or of your own file.
+# - **Output:** `artifacts/teacher/traces.jsonl`, a source of data like any other, and `pairs.jsonl` for SimPO.
+# - **Is it needed?** Only if the data recipe has a source `from = "teacher"`, or if you set `TEACHER`. Otherwise it says
+#   so and changes nothing.
+#
+# Every question, answer and payment is recorded in `asked.jsonl` as it comes. Stop this notebook whenever you like and
+# run it again: nothing that was answered is asked or paid for again.
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
+RECIPE = "g_rar"  # what is trained: a file in recipes/
+SEED = 0
+DATA = ""  # a mix in data_recipes/, or your own file; "" is the recipe's own
+TEACHER = ""  # "api"; "policy", this run's own model after SFT; or a local model such as "gemma3-12b-it"
+STYLE = "tags"  # "scaffold": IDEA-E's five steps; "steps": for a small model that knows no tags
+QUESTIONS = 500
+TRIES = 4  # completions of one question at most
+KEEP = 1  # kept completions that are wanted of one question: the judge takes the best of them
+REJECT = 0  # rejected completions that are wanted of one question: 1 makes pairs for SimPO
+TELL_ANSWER = False  # tell the teacher the right answer (recorded in every row)
+JUDGE = ""  # "local" or "api": scores completions, and decides where there is no right answer
+DOLLARS = 5.0  # what the API may cost in all, and as much again if it is the judge
+PRICE = None  # of a model without a known price: (0.30, 2.50) dollars per million tokens in and out
+MINUTES = 60.0
+
+# %%
+# {{setup}}
+
+# %%
+from dataclasses import replace
+
+from reasonkit.data import curation
+from reasonkit.data.sources import TeacherFile
+from reasonkit.run import open_run
+
+run = open_run(PROFILE, RECIPE, SEED)
+recipe = curation.load_data(DATA or run.recipe.data_for(run.profile))
+named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
+who = TEACHER or ("api" if named else "")
+print(f"{recipe.title}\nteacher: {who}" if who else
+      f"{recipe.title}: these data need no teacher, so the cells below do nothing. To ask one, set TEACHER.")
+
+# %% [markdown]
+# ## The questions
+#
+# They are training questions only, of the same splits as in notebook 1. The sources that a teacher writes are left out.
+
+# %%
+rows = []
+if who:
+    others = replace(recipe, sources=tuple(source for source in recipe.sources if source.name not in named))
+    splits, _ = curation.curate(others, {**run.profile.rows, "train": QUESTIONS}, SEED)
+    rows = splits["train"].to_list()
+    print(f"{len(rows)} questions, {sum(row['kind'] == 'open' for row in rows)} of them without a right answer")
+
+# %% [markdown]
+# ## The teacher
+#
+# An API is switched on by a secret: `GEMINI_API_KEY`, or `OPENAI_API_KEY` with `OPENAI_MODEL` and `OPENAI_BASE_URL` for
+# any endpoint that speaks OpenAI's chat completions. Read the terms of its vendor: some forbid training on answers. A
+# local model runs on this machine's chips. With `TEACHER = "policy"` the run's own model answers after SFT, which makes
+# *on-policy* pairs for SimPO.
+
+# %%
+import jax
+from reasonkit.models import checkpoints, lora, placement
+from reasonkit.models.load import load, quantize_int8
+from reasonkit.session.run_log import RunLog
+from recipes.stages.teacher import TeacherSettings, collect, local_teacher, request_for, teacher_from_secrets
+
+settings = TeacherSettings(TRIES, KEEP, REJECT, STYLE, TELL_ANSWER)
+log = RunLog(run.stage("teacher") / "asked.jsonl")
+profile = replace(run.profile, policy=who) if who not in ("", "api", "policy") else run.profile
+local = who not in ("", "api")
+plan = placement.plan(profile, jax.devices(), judge=JUDGE == "local") if local or JUDGE == "local" else None
+
+# %%
+model = teacher = judge = rater = None
+if local:
+    model = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
+if who == "policy":
+    adapted = lora.add_lora(model.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED)
+    step = checkpoints.restore_lora(adapted, run.stage("sft") / "adapter")
+    model = replace(model, model=adapted, name=f"{model.name} with the adapter of step {step}")
+if local:
+    teacher = local_teacher(model, plan.policy, max_prompt_length=profile.grpo.max_prompt_length + 128,
+                            max_new_tokens=profile.grpo.max_new_tokens, batch_size=profile.eval_batch)
+elif who:
+    teacher = teacher_from_secrets(DOLLARS, PRICE, log)
+if who:
+    print(f"{teacher.name} ({teacher.endpoint}), {teacher.sampling}\n\n{request_for(rows[0], settings)}")
+
+# %% [markdown]
+# A judge is needed only for questions without a right answer, and to choose the best of several right completions. Its
+# verdicts are recorded, too.
+
+# %%
+from reasonkit.judge.cache import CachedJudge
+from reasonkit.judge.judge import RATINGS, LocalJudge
+from reasonkit.models import logprobs
+from recipes.judges import api_judge
+
+if who and JUDGE == "api":
+    limits = api_judge.ApiLimits(DOLLARS, {teacher.name: PRICE} if PRICE else {})
+    judge = api_judge.from_secrets(limits, log=RunLog(run.stage("teacher") / "judge.jsonl"))
+elif who and JUDGE == "local":
+    rater = load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
+    rater = quantize_int8(rater, plan.judge) if profile.judge_int8 else rater
+    judge = LocalJudge(logprobs.rating_logprobs(rater, plan.judge, RATINGS, max_length=profile.judge_max_length,
+                                                batch_size=profile.judge_batch), profile.judge + "-int8" * profile.judge_int8)
+judge = judge and CachedJudge(judge, run.stage("teacher") / "verdicts.jsonl")
+
+# %% [markdown]
+# ## Asking
+
+# %%
+samples = []
+if who:
+    samples = collect(rows, teacher, settings, log, judge, min(MINUTES, run.budget.minutes_left))
+    print(f"{len(samples)} completions to {len({sample['prompt_sha256'] for sample in samples})} of {len(rows)} "
+          f"questions, {teacher.spent():.4f} dollars so far")
+
+# %% [markdown]
+# ## What is kept
+#
+# The table counts every completion that was left out, with its cause and an example. Read the examples: if most have
+# one cause, the prompt or the teacher is at fault. `wrong answer` is the price of hard questions.
+
+# %%
+from recipes.stages.traces import pairs, traces
+
+kept = []
+if who:
+    kept, ledger = traces(samples, teacher.provenance)
+    print(ledger)
+
+# %% [markdown]
+# Five of the traces, as SFT will see them:
+
+# %%
+from markupsafe import Markup
+from reasonkit.show.figures import colour_tags
+from reasonkit.show.report import table
+from reasonkit.text.tags import TAGS
+
+shown = [[row["question"], Markup("<pre>{}</pre>").format(colour_tags(TAGS.render(
+    reasoning=row["reasoning"], answer=row["answer"]))), row["tries"]] for row in kept[:5]]
+table(["question", "trace", "tries"], shown, f"{len(kept)} traces in all") if shown else "no traces"
+
+# %% [markdown]
+# ## Hand over
+#
+# Notebook 1 reads the traces as your own file, `DATA = "artifacts/teacher/traces.jsonl"`, or as one source of a mix in
+# `data_recipes/`. It cleans them like any other rows.
+
+# %%
+import json
+from reasonkit.session.files import write_atomic
+
+if who:
+    for name, found in {"traces": kept, "pairs": pairs(samples)}.items():
+        if found:
+            write_atomic(run.stage("teacher") / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in found))
+        print(f"{len(found)} {name} in {run.stage('teacher') / name}.jsonl" if found else f"no {name}")
+    print('\n[[sources]]\nname = "taught"\nfrom = "teacher"\nweight = 1.0\ndomain = "science"\n'
+          'licence = "…"  # of the questions, as far as the terms of the teacher allow\naddress = "https://…"')
+del model, teacher, judge, rater  # frees the chips
+run.close()

@@ -1,0 +1,128 @@
+"""What is kept of a teacher's completions: `examine` finds why one is rejected, `traces` and `pairs` are for training.
+
+A completion goes through the tests of the data room (`data.filters`), and then the checker of its kind decides, or the
+judge where there is no gold answer. Source: rejection sampling, RFT (arXiv 2308.01825).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from reasonkit.data.filters import Ledger, gold_row_fault, repair, text_fault
+from reasonkit.data.readers import MAX_CHARACTERS
+from reasonkit.data.screening import OPEN
+from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem
+from reasonkit.judge.rubric import rubric_from_json
+from reasonkit.rewards.work import missing_work
+from reasonkit.text.answers import grade
+from reasonkit.text.tags import TAGS, Parsed, printable
+from recipes.rewards.text import scaffold
+
+WRONG, LOW, UNJUDGED = "wrong answer", "low score", "not judged"
+COLUMNS = ("id", "question", "reasoning", "answer", "kind", "rubric", "source", "licence", "domain", "task",
+           "difficulty", "prompt_sha256", "gold_told", "date", "score")
+_MENTIONED = re.compile(r"(?i)\b(?:given|provided|stated|told|known)\b[^.\n]{0,20}\banswer\b")
+
+_THOUGHT = re.compile(r"(?s)\A\s*<think>.*?</think>\s*")
+
+Sample = dict[str, Any]  # a row with one completion, its score by a judge, and why it is rejected ("cause", "example")
+
+
+def examine(row: Mapping[str, str], text: str, style: str, told: bool) -> Sample:
+    """The row with a completion in our tags, and with its reasoning and answer. `cause` is "" for a right one, and for
+    a well-formed one without a gold answer.
+
+    In the style "steps" the last line of `text` is the answer. `told`: the teacher knew the gold answer. A thought in
+    <think> tags before the completion, as some services leave it there, is no part of it.
+    """
+    text = _THOUGHT.sub("", printable(text))
+    if style == "steps":
+        steps, _, last = text.strip().rpartition("\n")
+        text = f"{TAGS.reasoning_start}{steps}{TAGS.reasoning_end}\n{TAGS.answer_start}{last}{TAGS.answer_end}"
+    parsed = TAGS.parse(text)
+    if parsed.ok:  # without white space around, and stop markers after it
+        text = TAGS.render(reasoning=parsed.reasoning, answer=parsed.answer)
+    answer = parsed.answer or "" if row["kind"] == OPEN else row["answer"]
+    made = repair({**row, "reasoning": parsed.reasoning or "", "answer": answer})
+    cause, example = _fault(made, text, parsed, style, told) or ("", "")
+    return {"source": row["family"], "domain": row["family"], "licence": "", "task": "", "difficulty": "", **made,
+            "completion": text, "score": None, "cause": cause, "example": example}
+
+
+def _fault(made: Mapping[str, str], text: str, parsed: Parsed, style: str, told: bool) -> tuple[str, str] | None:
+    if len(text) > MAX_CHARACTERS:
+        return "row too long", text[:80]
+    if parsed.defects:
+        refused = text_fault({**made, "reasoning": text, "answer": ""})
+        return refused or (f"format: {parsed.defects[0]}", text[:80])
+    if fault := text_fault(made) or gold_row_fault(made):
+        return fault
+    if why := missing_work(made["question"], parsed):
+        return "no work", f"{why}: {made['reasoning'][:80]}"
+    if told and (said := _MENTIONED.search(made["reasoning"])):
+        return "tells that it was told", said[0]
+    if style == "scaffold" and scaffold([""], [text], question=[made["question"]]) != [0.0]:
+        return "scaffold broken", text[:80]
+    if made["kind"] != OPEN and not grade([text], [made["answer"]], [made["kind"]])[0].correct:
+        return WRONG, f"{parsed.answer!r:.40} for {made['answer']!r:.40}"
+    return None
+
+
+def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:
+    """Score what is not rejected. Where there is no gold answer, a low score or none rejects it."""
+    left = [sample for sample in samples if not sample["cause"]]
+    items = [JudgeItem(row["question"], row["completion"], rubric_from_json(row["rubric"])) for row in left]
+    for sample, result in zip(left, judge.score(items) if items else [], strict=True):
+        if isinstance(result, JudgeFailure):
+            fault = UNJUDGED, f"{result.cause}: {result.detail[:80]}"
+        else:
+            sample["score"] = result.score
+            fault = (LOW, f"{result.score:.2f}") if result.score < least_score else ("", "")
+        if sample["kind"] == OPEN:
+            sample["cause"], sample["example"] = fault
+
+
+def traces(samples: Sequence[Sample], provenance: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Ledger]:
+    """The best kept completion of each question as a row that says where it comes from, and the ledger of the others.
+
+    The best has the highest score of the judge, and is the first of equals. Raises ValueError, with the counts, where
+    none is kept.
+    """
+    ledger, best = Ledger(), _best(samples)
+    tries = Counter(sample["prompt_sha256"] for sample in samples)
+    ledger.keep("completions", samples, lambda number, row: (row["cause"], row["example"]) if row["cause"] else None)
+    kept = [sample for sample in samples if not sample["cause"]]
+    kept = ledger.keep("best of its question", kept, lambda number, row: (
+        None if best[row["prompt_sha256"]] is row else ("another one is better", row["completion"][:80])))
+    if not kept:
+        raise ValueError(f"{provenance['teacher']} gave {len(samples)} completions to {len(tries)} questions, and none "
+                         f"can be used: change the teacher, the style or the questions. The causes:\n{ledger}")
+    return [{**{name: row[name] for name in COLUMNS}, **provenance, "tries": tries[row["prompt_sha256"]]}
+            for row in kept], ledger
+
+
+def _best(samples: Iterable[Sample]) -> dict[str, Sample]:
+    best: dict[str, Sample] = {}
+    for sample in samples:
+        key = sample["prompt_sha256"]
+        if not sample["cause"] and (key not in best or (sample["score"] or 0.0) > (best[key]["score"] or 0.0)):
+            best[key] = sample
+    return best
+
+
+def pairs(samples: Sequence[Sample]) -> list[dict[str, str]]:
+    """For `stages.simpo`, one pair per question that has both: the best kept completion, and a rejected one.
+
+    One with a wrong answer or a low score is taken before one with another fault.
+    """
+    best, made = _best(samples), {}
+    for sample in sorted(samples, key=lambda sample: sample["cause"] not in (WRONG, LOW)):
+        chosen = best.get(sample["prompt_sha256"])
+        if chosen and sample["cause"] not in ("", UNJUDGED) and sample["completion"].strip():
+            made.setdefault(chosen["prompt_sha256"], {
+                "question": chosen["question"], "chosen": chosen["completion"], "rejected": sample["completion"],
+                "cause": sample["cause"]})
+    return list(made.values())
