@@ -60,7 +60,7 @@ LIBRARY = sorted(path for root in ROOTS for path in (ROOT / root).rglob("*.py"))
 DATA_RECIPES = sorted((ROOT / "data_recipes").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
-BUILD = [path for path in NOTEBOOKS if path.stem in ("build", "runner")]
+BUILD = [path for path in NOTEBOOKS if path.stem in ("build", "runner", "kaggle_folder")]
 SOURCES = [*LIBRARY, *DATA_RECIPES, *NOTEBOOKS, *TESTS, *sorted((ROOT / "benchmarks").glob("*.py"))]
 
 
