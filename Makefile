@@ -56,8 +56,17 @@ $(addprefix $(VENV)/.installed-,dev data realmodel parity): $(VENV)/.installed-%
 $(VENV)/transformers4: $(RUN_STAMP)
 	$(INSTALL_ONLY) --no-deps --upgrade --target $@ transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2
 
-# Only tests/test_parity.py needs it, and PyTorch.
-$(VENV)/.installed-parity: $(VENV)/.installed-dev $(VENV)/transformers4
+# llama.cpp's converter is in no wheel, only in the source of its Python bindings.
+LLAMA_SOURCE := llama_cpp_python-0.3.36
+$(VENV)/llama.cpp: $(RUN_STAMP)
+	rm -rf $@ $@.tmp && mkdir -p $@.tmp
+	$(PY) -m pip --disable-pip-version-check download --no-deps --no-binary llama-cpp-python -d $@.tmp llama-cpp-python==0.3.36
+	tar -xzf $@.tmp/$(LLAMA_SOURCE).tar.gz -C $@.tmp $(addprefix $(LLAMA_SOURCE)/vendor/llama.cpp/,convert_hf_to_gguf.py conversion gguf-py)
+	mv $@.tmp/$(LLAMA_SOURCE)/vendor/llama.cpp $@ && rm -r $@.tmp
+
+# What compares with other programs needs them, and PyTorch.
+PARITY := tests/test_parity.py tests/test_stranger.py
+$(VENV)/.installed-parity: $(VENV)/.installed-dev $(VENV)/transformers4 $(VENV)/llama.cpp
 
 # The pins keep jax at its version.
 $(VENV)/.installed-cuda: $(RUN_STAMP)
@@ -78,11 +87,11 @@ PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadsco
 QUICK := $(addprefix tests/,text recipes/graders eval judge rewards data session test_house.py test_build.py)
 
 test: $(DEV_STAMP)
-	$(PYTEST) $(if $(FAST),-m "not slow" $(QUICK),--ignore tests/test_parity.py)
+	$(PYTEST) $(if $(FAST),-m "not slow" $(QUICK),$(addprefix --ignore ,$(PARITY)))
 
 # Where pip finds only CUDA builds, PyTorch is gigabytes. pyproject.toml says how to get the CPU build.
 parity: $(VENV)/.installed-parity
-	$(PY) -m pytest tests/test_parity.py
+	$(PY) -m pytest $(PARITY)
 
 # The fault tests, at all places. `make test` runs only two of the kills.
 faults: $(DEV_STAMP)

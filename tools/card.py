@@ -22,7 +22,8 @@ from reasonkit.text.tags import TAGS
 TERMS = "ai.google.dev/gemma/terms"
 # The terms ask for both in what is passed on: this sentence, and that files say they were modified.
 NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found at {TERMS}\n"
-# How to ask each kind of export, by a file that it holds; BASE is the base model's name as a literal.
+# How to ask each kind of export, by a file that it holds; BASE is the base model's name as a literal. A pipeline of
+# transformers samples unless it is told not to, whatever generation_config.json says.
 _ASK = '[{"role": "user", "content": "What is 12 + 7?"}]'
 _USES = {
     "config.json": f'''With transformers:
@@ -30,7 +31,7 @@ _USES = {
 ```python
 from transformers import pipeline
 ask = pipeline("text-generation", ".", model_kwargs={{"attn_implementation": "eager"}})
-print(ask({_ASK})[0]["generated_text"][-1]["content"])
+print(ask({_ASK}, do_sample=False, max_new_tokens=1024)[0]["generated_text"][-1]["content"])
 ```
 
 With vLLM:

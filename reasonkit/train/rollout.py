@@ -108,9 +108,10 @@ class Rollout(VanillaRollout):
 
 
 def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
-              ) -> Callable[[list[str]], list[str]]:
+              temperature: float = 0.0, seed: int = 0) -> Callable[[list[str]], list[str]]:
     """A function from prompts to greedy completions, as the judges decode (temperature 0, no top_p).
 
+    With a temperature it samples. Each batch of a call has its own key, and a second call draws the same again.
     The weights are those at the time of the call, also while the model is trained. The last batch is filled up, because
     another batch size would compile another program. Raises ValueError for a prompt that does not fit.
     """
@@ -129,7 +130,9 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
             filled = batch + [batch[-1]] * (batch_size - len(batch))
             with mesh:
                 output = sampler(filled, max_generation_steps=max_new_tokens, max_prompt_length=max_prompt_length,
-                                 temperature=0.0, top_p=None, top_k=None, eos_tokens=list(tokenizer.stop_ids))
+                                 temperature=temperature, top_p=1.0 if temperature else None, top_k=None,
+                                 seed=jax.random.fold_in(jax.random.PRNGKey(seed), start),
+                                 eos_tokens=list(tokenizer.stop_ids))
             completions += output.text[:len(batch)]
         return completions
 

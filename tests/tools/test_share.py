@@ -1,6 +1,6 @@
 """What is written for others to read, GGUF included, with a converter that only notes what it is asked for.
 
-What transformers, PEFT and llama.cpp make of it is in test_parity, and the command on a real run in test_notebooks.
+What transformers, PEFT and llama.cpp make of a real run is in test_stranger.
 """
 
 from __future__ import annotations
