@@ -65,7 +65,7 @@ $(VENV)/llama.cpp: $(RUN_STAMP)
 	mv $@.tmp/$(LLAMA_SOURCE)/vendor/llama.cpp $@ && rm -r $@.tmp
 
 # What compares with other programs needs them, and PyTorch.
-PARITY := tests/test_parity.py tests/test_stranger.py
+PARITY := tests/test_parity.py tests/test_stranger.py tests/test_lm_eval.py
 $(VENV)/.installed-parity: $(VENV)/.installed-dev $(VENV)/transformers4 $(VENV)/llama.cpp
 
 # The pins keep jax at its version.

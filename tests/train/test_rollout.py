@@ -182,6 +182,16 @@ def test_every_call_draws_other_samples_and_every_seed_its_own(small, tokenizer,
     assert len({tuple(tokens) for tokens in first}) > 1, "the rows of a batch are all alike"
 
 
+def test_a_generator_with_a_temperature_repeats_itself_and_draws_each_batch_anew(small, tokenizer, one):
+    def build(**how):
+        return generator(small, tokenizer, one, max_prompt_length=PROMPT, max_new_tokens=NEW, batch_size=2, **how)
+
+    sampled, prompts = build(temperature=1.0, seed=4), [PROMPTS[0]] * 4
+    first = sampled(prompts)
+    assert sampled(prompts) == first and len(set(first)) == 4
+    assert not {*build(temperature=1.0, seed=5)(prompts)} & {*first} and len({*build()(prompts)}) == 1
+
+
 def test_completions_end_with_the_stop_token_that_was_drawn(small, tokenizer, one):
     length, prompts = 48, [PROMPTS[0]] * 64
     worker, draw = rollout(small, tokenizer, one, max_new_tokens=length)

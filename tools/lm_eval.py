@@ -1,0 +1,131 @@
+"""The trained policy under EleutherAI's lm-eval: `Policy`, `make_tasks`, and a command on a finished run.
+
+    python -m tools.lm_eval                                    # the run's test problems
+    python -m tools.lm_eval --data packaged --temperature 1    # those of another mix, sampled
+
+Numbers are asked and scored as in GSM8K, choices as in ARC, in our prompt and in theirs. Needs the extra `eval`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import make_table
+
+from reasonkit.data import curation, screening
+from reasonkit.data.options import LETTERS, Refused, find_option, split_options
+from reasonkit.data.rows import read_rows
+from reasonkit.text.tags import TAGS
+from reasonkit.train.rollout import generator
+from tools.trained import load_trained, scorer
+
+ROWS = 200  # of another mix
+THEIRS = "Question: {{question}}\nAnswer:"
+# What counts as the answer of a completion: our tag's, GSM8K's mark, or the last number of all (lm-eval's pattern).
+IN_TAG, MARKED, LAST = r"<answer>\s*\(?([^<]*?)\)?\s*</answer>", r"#### (\-?[0-9\.\,]+)", r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
+
+
+class Policy(LM):
+    """A model as lm-eval asks it: by `rollout.generator` and `trained.scorer` of it.
+
+    With lm-eval's apply_chat_template it is asked in our prompt, which takes any of lm-eval's own tasks.
+    """
+
+    tokenizer_name = "reasonkit"
+
+    def __init__(self, generate: Callable[[list[str]], list[str]],
+                 score: Callable[[Sequence[tuple[str, str]]], list[tuple[float, bool]]]) -> None:
+        super().__init__()
+        self._generate, self._score = generate, score
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return TAGS.prompt(chat_history[-1]["content"])  # the model was trained on single questions
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Completions of the generator's length, each up to the first of its stop texts."""
+        texts = self._generate([request.args[0] for request in requests])
+        return [min((text.partition(stop)[0] for stop in request.args[1]["until"]), key=len, default=text)
+                for request, text in zip(requests, texts, strict=True)]
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        return self._score([request.args for request in requests])
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        return [total for total, _ in self._score([("", *request.args) for request in requests])]
+
+
+def make_tasks(problems: Iterable[Mapping[str, Any]], ours: bool) -> list[dict[str, Any]]:
+    """lm-eval's tasks of the problems of the kinds number and choice. In their prompt, the choice is the option of the
+    highest log-probability; in ours, what the completion answers. Raises ValueError when there is no such problem."""
+    rows: dict[str, list[dict]] = {"numbers": [], "choices": []}
+    for row in problems:
+        if row["kind"] == "number":
+            rows["numbers"].append({"question": row["question"], "answer": row["answer"]})
+        elif row["kind"] == "choice":
+            try:
+                stem, texts = split_options(row["question"])
+                label = find_option(row["answer"], texts, list(LETTERS))
+            except Refused:
+                continue
+            rows["choices"].append({"question": row["question"] if ours else stem, "answer": LETTERS[label],
+                                    "label": label, "choices": texts})
+    tasks = [_task(name, there, ours) for name, there in rows.items() if there]
+    if not tasks:
+        raise ValueError("no problem of the kinds number and choice: give --data another mix")
+    return tasks
+
+
+def _task(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:
+    common = {"task": name, "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "test_split": "test",
+              "doc_to_text": "{{question}}" if ours else THEIRS}
+    mean = {"aggregation": "mean", "higher_is_better": True}
+    if name == "choices" and not ours:
+        return common | {"output_type": "multiple_choice", "doc_to_target": "label", "doc_to_choice": "choices",
+                         "metric_list": [{"metric": "acc", **mean}, {"metric": "acc_norm", **mean}]}
+    strict, last = (IN_TAG if ours else MARKED, 0), [("flexible-extract", (LAST, -1))] * (name == "numbers")
+    filters = [{"name": title, "filter": [{"function": "regex", "regex_pattern": pattern, "group_select": group},
+                                          {"function": "take_first"}]}
+               for title, (pattern, group) in [("strict-match", strict), *last]]
+    exact = {"metric": "exact_match", **mean, "ignore_case": True, "ignore_punctuation": False,
+             "regexes_to_ignore": [",", r"\$", r"(?s).*#### ", r"\.$", r"(?s)(?<=^[A-J])\).*"]}
+    return common | {"output_type": "generate_until", "doc_to_target": "{{answer}}", "filter_list": filters,
+                     "generation_kwargs": {"until": ["Question:"], "do_sample": False}, "metric_list": [exact]}
+
+
+def run_tasks(policy: Policy, problems: Iterable[Mapping[str, Any]], ours: bool) -> dict[str, Any]:
+    """What lm-eval's `simple_evaluate` returns for the tasks, without its samples."""
+    return simple_evaluate(policy, tasks=make_tasks(problems, ours), apply_chat_template=ours, log_samples=False,
+                           bootstrap_iters=1, task_manager=TaskManager(include_defaults=False))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.lm_eval", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("artifacts"), help="a run's folder of artifacts")
+    parser.add_argument("--data", help="a mix in data_recipes/, or a file (default: the run's test problems)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+    options = parser.parse_args(arguments)
+    trained = load_trained(options.folder)
+    run, policy, limits = trained.run, trained.policy, trained.run.profile.grpo
+    test = read_rows(run.stage("data") / "test.jsonl")
+    if options.data:
+        splits, _ = curation.curate(curation.load_data(options.data), {"test": ROWS}, run.seed)
+        test = screening.screen(splits, policy.tokenizer, limits.max_prompt_length)[0]["test"]
+    sizes = {"max_prompt_length": limits.max_prompt_length, "max_new_tokens": limits.max_new_tokens}
+    generate = generator(policy.model, policy.tokenizer, trained.mesh, batch_size=run.profile.eval_batch,
+                         temperature=options.temperature, seed=run.seed, **sizes)
+    for prompt, ours in (("our", True), ("their", False)):
+        asked = Policy(generate, scorer(policy, trained.mesh, sum(sizes.values())))
+        print(f"in {prompt} prompt\n{make_table(run_tasks(asked, test, ours))}")
+
+
+if __name__ == "__main__":
+    main()
