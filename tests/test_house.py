@@ -38,7 +38,7 @@ tunix tools: flax
 tunix tools.hf: names
 tunix tools: export
 tunix tools.hf: config weights tokenizer export __main__
-user tools: llama_cpp trained card publish share lm_eval gemma_from_gguf train_stage build_tiny_models
+user tools: llama_cpp trained card publish share lm_tasks lm_eval gemma_from_gguf train_stage build_tiny_models
 """
 FLOORS = [(floor, package, names.split()) for line in HOUSE.strip().splitlines()
           for floor, package, names in [re.fullmatch(r"(\w+) ([\w.]+): (.+)", line).groups()]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from datasets import Dataset
 from lm_eval.api.instance import Instance
 from tiny_gemma import forward
 
@@ -14,7 +15,8 @@ from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
-from tools.lm_eval import Policy, make_tasks, run_tasks
+from tools.lm_eval import Policy, run_tasks, unseen
+from tools.lm_tasks import make_tasks
 from tools.trained import scorer
 
 
@@ -105,3 +107,10 @@ def test_items_of_other_kinds_and_choices_that_cannot_be_read_are_left_out():
     with pytest.raises(ValueError, match="no problem of the kinds number and choice: give --data another mix"):
         make_tasks(others, ours=True)
     assert [task["task"] for task in make_tasks([*others, *CHOICES], ours=False)] == ["choices"]
+
+
+def test_what_the_model_was_trained_on_is_left_out():
+    long = "A farmer has twelve hens and each of them lays exactly one egg on every single day"
+    train = Dataset.from_list([{"question": f"Hello. {long}. How many eggs?"}, {"question": "What is 1 + 1?"}])
+    test = [{"question": f"{long}. How many in a week?"}, {"question": "what is 1 + 1"}, {"question": "What is 1 + 2?"}]
+    assert unseen(test, train) == test[2:]

@@ -19,6 +19,7 @@ import nbformat
 import pytest
 
 from reasonkit.data.problems import make_problem
+from reasonkit.eval.evaluate import EvalResult
 from reasonkit.models.load import load
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
@@ -109,3 +110,12 @@ def test_llama_cpp_says_the_same(ask, folder):
            "prompts": [TAGS.prompt(question) for question in questions]}
     said = json.loads(command(folder, str(ROOT / "tests/llama_run.py"), input=json.dumps(job)).splitlines()[-1])
     assert said["prompts"] == said["chats"] == ask[1](job["prompts"])
+
+
+def test_lm_eval_says_the_same_as_notebook_4(path, folder):
+    """On the run's test problems, in our prompt, to the four digits that its table has."""
+    ours = EvalResult.from_json(folder / "artifacts/evaluation/after_grpo.json")
+    table = command(folder, "-m", "tools.lm_eval").split("in their prompt")[0]
+    found = {name: float(value) for name, value in re.findall(r"(\w+-\w+) .*?↑ +\|([\d.]+)", table)}
+    assert found == {"flexible-extract": pytest.approx(ours.content_accuracy.mean, abs=1e-4),
+                     "strict-match": pytest.approx(ours.accuracy.mean, abs=1e-4)}

@@ -1,4 +1,4 @@
-"""The trained policy under EleutherAI's lm-eval: `Policy`, `make_tasks`, and a command on a finished run.
+"""The trained policy under EleutherAI's lm-eval: `Policy`, and a command on a finished run.
 
     python -m tools.lm_eval                                    # the run's test problems
     python -m tools.lm_eval --data packaged --temperature 1    # those of another mix, sampled
@@ -21,16 +21,15 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
 from reasonkit.data import curation, screening
-from reasonkit.data.options import LETTERS, Refused, find_option, split_options
+from reasonkit.data.filters import contaminated
 from reasonkit.data.rows import read_rows
+from reasonkit.data.screening import question_key
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
+from tools.lm_tasks import make_tasks
 from tools.trained import load_trained, scorer
 
 ROWS = 200  # of another mix
-THEIRS = "Question: {{question}}\nAnswer:"
-# What counts as the answer of a completion: our tag's, GSM8K's mark, or the last number of all (lm-eval's pattern).
-IN_TAG, MARKED, LAST = r"<answer>\s*\(?([^<]*?)\)?\s*</answer>", r"#### (\-?[0-9\.\,]+)", r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
 
 
 class Policy(LM):
@@ -62,42 +61,11 @@ class Policy(LM):
         return [total for total, _ in self._score([("", *request.args) for request in requests])]
 
 
-def make_tasks(problems: Iterable[Mapping[str, Any]], ours: bool) -> list[dict[str, Any]]:
-    """lm-eval's tasks of the problems of the kinds number and choice. In their prompt, the choice is the option of the
-    highest log-probability; in ours, what the completion answers. Raises ValueError when there is no such problem."""
-    rows: dict[str, list[dict]] = {"numbers": [], "choices": []}
-    for row in problems:
-        if row["kind"] == "number":
-            rows["numbers"].append({"question": row["question"], "answer": row["answer"]})
-        elif row["kind"] == "choice":
-            try:
-                stem, texts = split_options(row["question"])
-                label = find_option(row["answer"], texts, list(LETTERS))
-            except Refused:
-                continue
-            rows["choices"].append({"question": row["question"] if ours else stem, "answer": LETTERS[label],
-                                    "label": label, "choices": texts})
-    tasks = [_task(name, there, ours) for name, there in rows.items() if there]
-    if not tasks:
-        raise ValueError("no problem of the kinds number and choice: give --data another mix")
-    return tasks
-
-
-def _task(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:
-    common = {"task": name, "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "test_split": "test",
-              "doc_to_text": "{{question}}" if ours else THEIRS}
-    mean = {"aggregation": "mean", "higher_is_better": True}
-    if name == "choices" and not ours:
-        return common | {"output_type": "multiple_choice", "doc_to_target": "label", "doc_to_choice": "choices",
-                         "metric_list": [{"metric": "acc", **mean}, {"metric": "acc_norm", **mean}]}
-    strict, last = (IN_TAG if ours else MARKED, 0), [("flexible-extract", (LAST, -1))] * (name == "numbers")
-    filters = [{"name": title, "filter": [{"function": "regex", "regex_pattern": pattern, "group_select": group},
-                                          {"function": "take_first"}]}
-               for title, (pattern, group) in [("strict-match", strict), *last]]
-    exact = {"metric": "exact_match", **mean, "ignore_case": True, "ignore_punctuation": False,
-             "regexes_to_ignore": [",", r"\$", r"(?s).*#### ", r"\.$", r"(?s)(?<=^[A-J])\).*"]}
-    return common | {"output_type": "generate_until", "doc_to_target": "{{answer}}", "filter_list": filters,
-                     "generation_kwargs": {"until": ["Question:"], "do_sample": False}, "metric_list": [exact]}
+def unseen(test: Iterable[Mapping[str, Any]], train: Dataset) -> list[Mapping[str, Any]]:
+    """The test problems that the model was not trained on: not the same question, and no 13 words in a row shared."""
+    test, asked = list(test), {question_key(question) for question in train["question"]}
+    shared = contaminated([row["question"] for row in test], train["question"])
+    return [row for n, row in enumerate(test) if n not in shared and question_key(row["question"]) not in asked]
 
 
 def run_tasks(policy: Policy, problems: Iterable[Mapping[str, Any]], ours: bool) -> dict[str, Any]:
@@ -118,7 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test = read_rows(run.stage("data") / "test.jsonl")
     if options.data:
         splits, _ = curation.curate(curation.load_data(options.data), {"test": ROWS}, run.seed)
-        test = screening.screen(splits, policy.tokenizer, limits.max_prompt_length)[0]["test"]
+        fitting = screening.screen(splits, policy.tokenizer, limits.max_prompt_length)[0]["test"]
+        test = unseen(fitting, read_rows(run.stage("data") / "train.jsonl"))
+        print(f"{len(fitting) - len(test)} of {len(fitting)} problems left out: the training data has them")
     sizes = {"max_prompt_length": limits.max_prompt_length, "max_new_tokens": limits.max_new_tokens}
     generate = generator(policy.model, policy.tokenizer, trained.mesh, batch_size=run.profile.eval_batch,
                          temperature=options.temperature, seed=run.seed, **sizes)
