@@ -34,8 +34,9 @@ PROBLEMS = [make_problem("coins", number, seed=7) for number in range(50)]
 
 
 def command(folder: Path, *arguments: str, **given) -> str:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, *arguments], cwd=folder, text=True, capture_output=True, check=False,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}, **given)
+                          env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}, **given)
     assert not done.returncode, done.stdout[-3000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -71,9 +72,9 @@ def path(folder):
 def ask(path, folder):
     """The trained policy, loaded again by reasonkit, as a function from prompts to greedy completions; and the run."""
     trained = load_trained(folder / "artifacts")
-    yield trained, generator(trained.policy.model, trained.policy.tokenizer, trained.mesh, max_prompt_length=128,
-                             max_new_tokens=NEW_TOKENS, batch_size=8)
-    trained.run.close()
+    trained.run.close()  # for the commands of other tests
+    return trained, generator(trained.policy.model, trained.policy.tokenizer, trained.mesh, max_prompt_length=128,
+                              max_new_tokens=NEW_TOKENS, batch_size=8)
 
 
 def test_from_a_file_of_questions_to_a_reply_in_transformers(path, ask, folder, capsys):
@@ -116,6 +117,6 @@ def test_lm_eval_says_the_same_as_notebook_4(path, folder):
     """On the run's test problems, in our prompt, to the four digits that its table has."""
     ours = EvalResult.from_json(folder / "artifacts/evaluation/after_grpo.json")
     table = command(folder, "-m", "tools.lm_eval").split("in their prompt")[0]
-    found = {name: float(value) for name, value in re.findall(r"(\w+-\w+) .*?↑ +\|([\d.]+)", table)}
+    found = {name: float(value) for name, value in re.findall(r"(\w+-\w+)\b.*?↑ +\|([\d.]+)", table)}
     assert found == {"flexible-extract": pytest.approx(ours.content_accuracy.mean, abs=1e-4),
                      "strict-match": pytest.approx(ours.accuracy.mean, abs=1e-4)}
