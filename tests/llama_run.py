@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import sys
 
-import xllamacpp
-
 
 def main() -> None:
+    import xllamacpp  # here, because pytest imports this file where it is not installed
+
     job = json.load(sys.stdin)
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel = job["file"], 1024, 1
