@@ -1,5 +1,6 @@
 # make demo [RECIPE=name] [SEED=n] [DATA=name]   the four notebooks on this machine's CPU, into artifacts/
 # make demo MODEL=gemma3-270m        the same on a small real Gemma (hours), with PROFILE=gpu on a CUDA GPU
+# make kaggle OWNER=you [RECIPE=name] a folder for the Kaggle CLI: a short notebook, and the library as a data set
 # make test [FAST=1], make parity    all tests or only the quick ones, and the comparison with transformers and PEFT
 # The first call creates .venv and installs the pinned packages. PYTHON=/path/to/python picks the interpreter.
 
@@ -7,7 +8,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test parity faults lint lines notebooks preflight bench assets clean
+.PHONY: help demo kaggle test parity faults lint lines notebooks preflight bench assets clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -24,7 +25,7 @@ PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:
-	@sed -n '1,4s/^# //p' Makefile; echo "also: make faults lint lines notebooks preflight bench assets clean"
+	@sed -n '1,5s/^# //p' Makefile; echo "also: make faults lint lines notebooks preflight bench assets clean"
 
 # A name on the PATH may be a broken shim or another version, so take the first that runs and fits.
 $(PY):
@@ -55,8 +56,17 @@ $(addprefix $(VENV)/.installed-,dev data realmodel parity): $(VENV)/.installed-%
 $(VENV)/transformers4: $(RUN_STAMP)
 	$(INSTALL_ONLY) --no-deps --upgrade --target $@ transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2
 
-# Only tests/test_parity.py needs it, and PyTorch.
-$(VENV)/.installed-parity: $(VENV)/.installed-dev $(VENV)/transformers4
+# llama.cpp's converter is in no wheel, only in the source of its Python bindings.
+LLAMA_SOURCE := llama_cpp_python-0.3.36
+$(VENV)/llama.cpp: $(RUN_STAMP)
+	rm -rf $@ $@.tmp && mkdir -p $@.tmp
+	$(PY) -m pip --disable-pip-version-check download --no-deps --no-binary llama-cpp-python -d $@.tmp llama-cpp-python==0.3.36
+	tar -xzf $@.tmp/$(LLAMA_SOURCE).tar.gz -C $@.tmp $(addprefix $(LLAMA_SOURCE)/vendor/llama.cpp/,convert_hf_to_gguf.py conversion gguf-py)
+	mv $@.tmp/$(LLAMA_SOURCE)/vendor/llama.cpp $@ && rm -r $@.tmp
+
+# What compares with other programs needs them, and PyTorch.
+PARITY := tests/test_parity.py tests/test_stranger.py tests/test_lm_eval.py
+$(VENV)/.installed-parity: $(VENV)/.installed-dev $(VENV)/transformers4 $(VENV)/llama.cpp
 
 # The pins keep jax at its version.
 $(VENV)/.installed-cuda: $(RUN_STAMP)
@@ -77,11 +87,11 @@ PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadsco
 QUICK := $(addprefix tests/,text recipes/graders eval judge rewards data session test_house.py test_build.py)
 
 test: $(DEV_STAMP)
-	$(PYTEST) $(if $(FAST),-m "not slow" $(QUICK),--ignore tests/test_parity.py)
+	$(PYTEST) $(if $(FAST),-m "not slow" $(QUICK),$(addprefix --ignore ,$(PARITY)))
 
 # Where pip finds only CUDA builds, PyTorch is gigabytes. pyproject.toml says how to get the CPU build.
 parity: $(VENV)/.installed-parity
-	$(PY) -m pytest tests/test_parity.py
+	$(PY) -m pytest $(PARITY)
 
 # The fault tests, at all places. `make test` runs only two of the kills.
 faults: $(DEV_STAMP)
@@ -95,6 +105,9 @@ lines:
 
 notebooks: $(RUN_STAMP)
 	$(PY) notebooks/build.py build
+
+kaggle: $(RUN_STAMP)
+	$(PY) notebooks/kaggle_folder.py --owner '$(OWNER)' $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(DATA),--set 'DATA=$(DATA)')
 
 # libtpu compiles for a named TPU without having one. It gets its own folder, because JAX in .venv would look for TPUs.
 $(VENV)/libtpu: $(RUN_STAMP)

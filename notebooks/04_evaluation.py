@@ -161,22 +161,36 @@ ask.show(test["question"][0])
 # %% [markdown] tags=["clone"]
 # ## Sharing the model
 #
-# The next cell writes the adapter in PEFT's format, a few megabytes, with a model card made from the manifests. It
-# uploads nothing unless the secret `KAGGLE_MODEL_HANDLE` is set (`you/gemma2-2b-reasons/flax/2b-it`). In that case it
-# also writes the merged model in Flax format, loads it again, compares its completions with those above, and uploads
-# it.
+# The next cell writes the adapter in PEFT's format, a few megabytes, with a model card made from the manifests. With
+# `MERGED = True` it also writes the whole model for transformers and vLLM, and as GGUF for Ollama if llama.cpp's
+# converter is on the PATH. Each card has the code that asks the model.
 
 # %% tags=["clone"]
-from tools import export, publish
+from tools import share
 
-out, base = run.folder / "export", export.base_name(policy)
-print("adapter and card:", publish.write_card(export.export_peft(policy, out / "peft"), manifests, base).parent)
-if handle := publish.handle_from_secrets():
-    flax = export.export_flax(policy, out / "flax", manifests[-2]["extra"]["checkpoint_step"])
+MERGED = False
+share.share(policy, manifests, run.folder / "export", MERGED)
+
+# %% [markdown] tags=["clone"]
+# Nothing is uploaded unless a secret says where:
+#
+# - `HF_MODEL` (`you/gemma-2-2b-reasons`): the folder of the last cell goes to the Hugging Face hub, with the token
+#   `HF_TOKEN`.
+# - `KAGGLE_MODEL_HANDLE` (`you/gemma2-2b-reasons/flax/2b-it`): the merged model goes to Kaggle in Flax format. It is
+#   loaded again first, and its completions are compared with those above.
+
+# %% tags=["clone"]
+from reasonkit.session.secrets import secret
+from tools import card, export, publish
+
+if name := secret("HF_MODEL"):
+    print(publish.publish_hub(run.folder / "export" / ("hf" if MERGED else "peft"), name))
+if handle := secret("KAGGLE_MODEL_HANDLE"):
+    flax = export.export_flax(policy, run.folder / "export" / "flax", manifests[-2]["extra"]["checkpoint_step"])
     print(verify_submission(flax, lora.fingerprint(policy.model), pairs, model=str(policy.folder), dtype=profile.dtype,
                             rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
-    publish.write_card(flax, manifests, base)
-    print(publish.publish(flax, handle))
+    card.write_card(flax, manifests, export.base_name(policy))
+    print(publish.publish_kaggle(flax, handle))
 
 # %%
 run.close()  # another notebook may have the run now

@@ -33,7 +33,7 @@ from runner import Runner
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("01_data_curation", "02_sft_warm_start", "03_grpo_with_judge", "04_evaluation")
 OPTIONAL = ("01b_teacher_data",)  # stages that only some recipes have: built, and run by name
-TEMPLATE, SUBMISSION, SETUP = "submission_template", "submission", "setup"
+TEMPLATE, SUBMISSION, SETUP, ATTACHED = "submission_template", "submission", "setup", "attached"
 LEFT_OUT = {"parameters", "clone"}  # tags of cells that a submission does without
 HIDDEN = {"_kg_hide-input": True}  # Kaggle folds the source of such a cell
 KEPT_METADATA = {"tags", *HIDDEN}
@@ -169,11 +169,13 @@ def finish(cells: list[NotebookNode]) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def notebook_text(path: Path, root: Path = ROOT) -> str:
-    """The `.ipynb` text of a source."""
-    cells = [new for cell in read_source(path).cells for new in expand(cell, root)]
+def notebook_text(path: Path, root: Path = ROOT, attached: bool = False) -> str:
+    """The `.ipynb` text of a source. `attached`: the library is a data set, and its place is that of `attached.py`."""
+    cells = [new for cell in read_source(path).cells for new in expand(cell, root)
+             if not (attached and "library" in cell.metadata.get("tags", ()))]
     for place in [number for number, cell in enumerate(cells) if cell.source.strip() == "# {{library}}"]:
-        cells[place:place + 1] = library_cells(library(cells, root), root)
+        cells[place:place + 1] = (read_source(root / "notebooks" / f"{ATTACHED}.py").cells if attached else
+                                  library_cells(library(cells, root), root))
     return finish(cells)
 
 

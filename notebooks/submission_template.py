@@ -11,8 +11,7 @@
 #
 # One notebook, one session: it makes problems with worked solutions, teaches the format with a short supervised run,
 # improves the reasoning by reinforcement learning with a rubric judge, and measures every stage on unseen questions.
-# The library is written out below in readable cells. The models are attached as inputs. The questions are downloaded
-# from the Hugging Face hub, so turn *Internet* on.
+# The models are attached as inputs. The questions are downloaded from the Hugging Face hub, so turn *Internet* on.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
@@ -50,10 +49,12 @@ DATA = ""  # your own file of questions (CSV, JSONL, JSON, Parquet); "" is the r
 #
 # References: GRPO, arXiv 2402.03300; Rubrics as Rewards, arXiv 2507.17746; scores from token probabilities, G-Eval,
 # arXiv 2303.16634.
-#
+
+# %% [markdown] tags=["library"]
 # ## The library
 #
-# These cells are folded; open any of them to read it. The cells after them install missing packages at pinned versions.
+# It is written out in these cells. They are folded; open any of them to read it. The cells after them install missing
+# packages at pinned versions.
 
 # %%
 # {{library}}

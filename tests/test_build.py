@@ -13,6 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
 import build  # noqa: E402
+import kaggle_folder  # noqa: E402
 
 HEADER = "# ---\n# jupyter:\n#   jupytext:\n#     formats: ipynb,py:percent\n# ---\n\n"
 NOTEBOOK = HEADER + '''# %% [markdown]
@@ -347,3 +348,62 @@ def test_notebooks_stay_readable(name):
     for cell in code:
         assert len(cell.source.splitlines()) <= 15, cell.source
         assert "input(" not in cell.source and "login(" not in cell.source, cell.source
+
+
+# The folder for the Kaggle CLI
+
+
+@pytest.fixture(scope="module")
+def kaggle(tmp_path_factory):
+    out = tmp_path_factory.mktemp("kaggle") / "made"
+    kaggle_folder.write_folder("someone", out, {})
+    return out
+
+
+def metadata(out: Path, name: str) -> dict:
+    return json.loads((out / f"{name}-metadata.json").read_text())
+
+
+def test_the_folder_for_kaggle_names_what_to_attach(kaggle, tmp_path):
+    kernel, data = metadata(kaggle / "notebook", "kernel"), metadata(kaggle / "library", "dataset")
+    assert kernel["dataset_sources"] == [data["id"]] == ["someone/reasonkit-library"]
+    assert kernel["model_sources"] == ["google/gemma-2/flax/gemma2-2b-it/1", "google/gemma-3/flax/gemma3-12b-it/1"]
+    assert kernel["enable_tpu"] and kernel["enable_internet"] and kernel["is_private"] and not kernel["enable_gpu"]
+    for about in (kernel, data):  # Kaggle makes the slug of the title
+        assert about["id"] == f"someone/{about['title'].replace(' ', '-')}" and 6 <= len(about["title"]) <= 50
+    assert (kaggle / "notebook" / kernel["code_file"]).is_file()
+    kaggle_folder.write_folder("someone", tmp_path, {"RECIPE": "idea_e"})  # without a judge
+    assert metadata(tmp_path / "notebook", "kernel")["model_sources"] == ["google/gemma-2/flax/gemma2-2b-it/1"]
+
+
+def test_the_short_notebook_is_the_submission_without_its_library(kaggle):
+    short = sources(kaggle / "notebook/show-your-work.ipynb")
+    whole = sources(ROOT / "notebooks/submission.ipynb")
+    assert not [cell for cell in short if cell.startswith("%%writefile")]
+    other = [cell for cell in short if cell not in whole]
+    assert len(other) == 2 and "## The library" in other[0] and "sys.path.insert" in other[1]
+    library = "%%writefile", "## The library", "from pathlib import Path\n\nfor"
+    assert [cell for cell in short if cell in whole] == [cell for cell in whole if not cell.startswith(library)]
+
+
+def test_the_data_set_holds_the_packages_and_no_models(kaggle):
+    packages = kaggle / "library/packages"
+    assert {path.name for path in packages.iterdir()} == {*kaggle_folder.PACKAGES}
+    assert not list(packages.rglob("__pycache__")) and not list(packages.rglob("tokenizer.model"))
+    for path in packages.rglob("*.py"):
+        assert path.read_bytes() == (ROOT / path.relative_to(packages)).read_bytes()
+
+
+def test_what_kaggle_could_not_run_is_refused_and_no_folder_but_its_own_is_removed(kaggle, tmp_path, capsys):
+    wrong = [("", {}, "owner ''"), ("a/b", {}, "owner 'a/b'"), ("me", {"RECIPES": "x"}, "RECIPES"),
+             ("me", {"PROFILE": "cpu"}, "no models on Kaggle"), ("me", {"RECIPE": "x"}, "recipe 'x'")]
+    for owner, values, told in wrong:
+        options = [text for name, value in values.items() for text in ("--set", f"{name}={value}")]
+        assert kaggle_folder.main(["--owner", owner, "--out", str(tmp_path / "out"), *options]) == 2
+        assert told in capsys.readouterr().err and not (tmp_path / "out").exists()
+    (tmp_path / "mine").write_text("kept")
+    assert kaggle_folder.main(["--owner", "me", "--out", str(tmp_path)]) == 2
+    assert (tmp_path / "mine").read_text() == "kept"
+    assert kaggle_folder.main(["--owner", "me", "--out", str(kaggle)]) == 0  # made anew
+    assert metadata(kaggle / "notebook", "kernel")["id"] == "me/show-your-work"
+    assert f"kaggle kernels push -p {kaggle}/notebook" in capsys.readouterr().out

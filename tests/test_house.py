@@ -38,7 +38,7 @@ tunix tools: flax
 tunix tools.hf: names
 tunix tools: export
 tunix tools.hf: config weights tokenizer export __main__
-user tools: gemma_from_gguf publish train_stage build_tiny_models
+user tools: llama_cpp trained card publish share lm_tasks lm_eval gemma_from_gguf train_stage build_tiny_models
 """
 FLOORS = [(floor, package, names.split()) for line in HOUSE.strip().splitlines()
           for floor, package, names in [re.fullmatch(r"(\w+) ([\w.]+): (.+)", line).groups()]]
@@ -60,7 +60,7 @@ LIBRARY = sorted(path for root in ROOTS for path in (ROOT / root).rglob("*.py"))
 DATA_RECIPES = sorted((ROOT / "data_recipes").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
-BUILD = [path for path in NOTEBOOKS if path.stem in ("build", "runner")]
+BUILD = [path for path in NOTEBOOKS if path.stem in ("build", "runner", "kaggle_folder")]
 SOURCES = [*LIBRARY, *DATA_RECIPES, *NOTEBOOKS, *TESTS, *sorted((ROOT / "benchmarks").glob("*.py"))]
 
 

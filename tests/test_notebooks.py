@@ -19,11 +19,15 @@ from reasonkit.run import find_recipe
 from reasonkit.text.tags import TAGS
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+from build import notebook_text  # noqa: E402
+from kaggle_folder import write_folder  # noqa: E402
+
 STAGES = ("data", "sft", "grpo", "evaluation")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_by_all")]
 
 
-def execute(notebook: str, folder: Path, path: Path, recipe: str = "g_rar", parameters: tuple[str, ...] = (),
+def execute(notebook: str | Path, folder: Path, path: Path, recipe: str = "g_rar", parameters: tuple[str, ...] = (),
             **environment: str) -> subprocess.CompletedProcess:
     """Run a notebook with the two-step profile, with `path` on the module path."""
     values = [part for value in ("PROFILE=smoke", f"RECIPE={recipe}", *parameters) for part in ("--set", value)]
@@ -196,8 +200,27 @@ def test_the_submission_runs_alone_offline_with_attached_models(tmp_path):
     assert (folder / "artifacts/report.html").exists()
 
 
-def test_the_submission_has_the_judges_names_and_sections():
-    notebook = nbformat.read(ROOT / "notebooks/submission.ipynb", as_version=4)
+def test_the_short_notebook_runs_with_the_library_attached(tmp_path):
+    """`make kaggle`, as Kaggle mounts it: the data set, unpacked, and the models."""
+    inputs, folder = tmp_path / "input", tmp_path / "working"
+    folder.mkdir()
+    write_folder("someone", tmp_path / "kaggle", {})
+    shutil.copytree(tmp_path / "kaggle/library", inputs / "datasets/someone/reasonkit-library")
+    for name in ("policy", "judge"):
+        shutil.copytree(ROOT / "reasonkit/assets" / name, inputs / f"tiny-{name}")
+    done = execute(tmp_path / "kaggle/notebook/show-your-work.ipynb", folder, ROOT / "tests/offline",
+                   REASONKIT_INPUTS=str(inputs))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "the same adapter, the same" in done.stdout  # the judges' loader
+    assert {path.name for path in folder.iterdir()} == {"artifacts"}
+    manifest = json.loads((folder / "artifacts/evaluation/manifest.json").read_text())
+    assert manifest["stage"] == "evaluation"
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_the_submission_has_the_judges_names_and_sections(attached):
+    notebook = nbformat.reads(notebook_text(ROOT / "notebooks/submission_template.py", attached=attached), as_version=4)
+    assert ("%%writefile" in "".join(cell.source for cell in notebook.cells)) is not attached
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     names: dict = {}
     for line in code.splitlines():

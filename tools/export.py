@@ -1,7 +1,7 @@
 """A trained policy as files that other tools read: `export_peft`, and `export_flax` for the unrestricted mode.
 
 Loaded again, each gives the policy's own logits (tests/test_parity.py). `tools.hf.export` writes Hugging Face's merged
-model, `tools.publish` the card.
+model, `tools.card` the card.
 """
 
 from __future__ import annotations

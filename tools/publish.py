@@ -1,156 +1,21 @@
-"""What goes with an exported model: `write_card`, from the run's manifests, and `publish`, the upload to Kaggle.
-
-Every figure and setting of the card comes from a manifest. The exports themselves are in `export`.
-"""
+"""Uploads of an exported folder: `publish_kaggle` to Kaggle, `publish_hub` to the Hugging Face hub."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import Field
+from reasonkit.session.secrets import check_key, describe_error, kaggle_login, secret
 
-from reasonkit.session.files import RecordError, check, write_atomic
-from reasonkit.session.manifest import cut_short, progress
-from reasonkit.session.records import Count, Extra, Manifest, Text, Written
-from reasonkit.session.secrets import describe_error, kaggle_login, secret
-from reasonkit.show.figures import visible
-from reasonkit.text.tags import TAGS
-
-TERMS = "ai.google.dev/gemma/terms"
-# The terms ask for both in what is passed on: this sentence, and that files say they were modified.
-NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found at {TERMS}\n"
-_MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Format kept", "steps": "Step accuracy"}
 _SLUG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,48}[a-z0-9])?")
 _WEIGHTS = ("*.safetensors", "*/_METADATA")
-
-
-Interval = Annotated[list[float], Field(min_length=3, max_length=3)]  # mean, low, high
-
-
-class _DataExtra(Extra):
-    title: Text
-    licence: Text
-
-
-class _DataManifest(Manifest):
-    """What the card says of the data."""
-
-    metrics: dict[str, Count]
-    extra: _DataExtra
-
-
-class _Measures(Written):
-    accuracy: Interval
-    content: Interval
-    form: Interval
-    steps: Interval
-
-
-class _EvaluationExtra(Extra):
-    problems: Count
-
-
-class _EvaluationManifest(Manifest):
-    """What the card says of the scores."""
-
-    metrics: dict[str, _Measures]
-    extra: _EvaluationExtra
 
 
 class PublishError(RuntimeError):
     """Nothing was published; says why, and what to set or click."""
 
 
-def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str) -> Path:
-    """Write README.md, the model card, and NOTICE into an export's folder; returns the card.
-
-    manifests: as `manifest.read_manifest` returns them, of the stages data and evaluation at least. base: the name of
-    the base model. Raises ValueError when a stage or what the card needs of it is missing, and when two stages knew a
-    file by different hashes.
-    """
-    stages = {manifest["stage"]: manifest for manifest in manifests}
-    again = "run the notebooks from 01 again"
-    for stage in ("data", "evaluation"):
-        if stage not in stages:
-            raise ValueError(f"the card needs {stage!r} of the manifests of data and evaluation, and there are "
-                             f"{', '.join(stages) or 'none'}: {again}")
-    hashes: dict[str, str] = {}
-    for stage, manifest in stages.items():
-        try:
-            model = {"data": _DataManifest, "evaluation": _EvaluationManifest}.get(stage, Manifest)
-            inputs = check(manifest, model).inputs
-        except RecordError as error:
-            raise ValueError(f"no card: the manifest of {stage!r} is none ({error}), {again}") from None
-        for entry in inputs.values():
-            if hashes.setdefault(entry.path, entry.sha256) != entry.sha256:
-                raise ValueError(f"{entry.path} has changed between the stages: {stage!r} knew another than those "
-                                 f"before it, and a card would state the hash of another file: {again}")
-    data, scores = stages["data"], stages["evaluation"]
-    about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
-    counts = [f"{value} {name}" for name, value in data["metrics"].items()]
-    rows = [[name, *(_interval(score[key]) for key in _MEASURES)] for name, score in scores["metrics"].items()]
-    tested = scores["extra"]["problems"]
-    adapter = scores["lora"] or {}
-    settings = [["stage", "minutes", "steps", "ended by", "settings"], *(
-        [name, f"{manifest['minutes']:.1f}", *(told or "–" for told in progress(manifest)),
-         _words({key: value for key, value in manifest["extra"].get("settings", {}).items() if key != "steps"})]
-        for name, manifest in stages.items())]
-    warning = "".join(f"**{_line(sentence)}**\n\n" for sentence in cut_short(manifests))
-    versions = {package: version for manifest in manifests for package, version in manifest["versions"].items()}
-    text = f"""---
-license: gemma
-base_model: {json.dumps(base)}
-pipeline_tag: text-generation
-tags: [reasoning, grpo, lora, tunix]
----
-# {_line(base)} that shows its work
-
-{warning}{_line(base)}, modified: one LoRA adapter ({_line(_words(adapter))}) was trained with Tunix on all attention
-and feed-forward matrices. It replies with its reasoning and then its answer, each in a tag of its own, to this prompt,
-byte for byte:
-
-{_fenced(TAGS.template)}
-
-## Scores
-
-{_table([["", *_MEASURES.values()], *rows])}
-
-{_line(tested)} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals. Accuracy counts
-answers in their tag, in whatever format. By content, a completion without that tag counts by what it says last, which
-measures the base model too. Nothing else was measured.
-
-## Data
-
-{_line(' '.join(about))} {_line(', '.join(counts))} problems; SHA-256 of the files:
-
-{_table([["file", "SHA-256"], *([name, entry["sha256"]] for name, entry in data["inputs"].items())])}
-
-## Training
-
-{_table(settings)}
-
-Prompt SHA-256 {_line(scores["prompt_sha256"])}. {_line(_words(versions))}.
-
-## Licence and limits
-
-{NOTICE.strip()}. This is a small model, trained on the problems above: elsewhere its reasoning may be fluent and wrong.
-"""
-    folder = Path(folder)
-    write_atomic(folder / "NOTICE", NOTICE)
-    write_atomic(folder / "README.md", text)
-    return folder / "README.md"
-
-
-def handle_from_secrets() -> str | None:
-    """Where to publish: the secret or variable KAGGLE_MODEL_HANDLE; None without one."""
-    return secret("KAGGLE_MODEL_HANDLE")
-
-
-def publish(folder: str | Path, handle: str, notes: str = "", licence: str | None = None) -> str:
+def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: str | None = None) -> str:
     """Upload an exported folder as a new version of a Kaggle model, which is made if it is not there.
 
     handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. licence: its
@@ -176,10 +41,7 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
         if not _SLUG.fullmatch(slug):
             raise PublishError(f"handle {handle!r}: {slug!r} must be small letters, digits and, inside, hyphens, "
                                "underscores and dots")
-    missing = [name for name in ("README.md", "NOTICE") if not (folder / name).is_file()]
-    if missing or not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
-        raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
-                           "card (publish.write_card) first")
+    _check_export(folder)
     failed = ""
     try:
         with kaggle_login() as keys:
@@ -200,24 +62,42 @@ def publish(folder: str | Path, handle: str, notes: str = "", licence: str | Non
             f'choose its licence there; the submission then names it as unrestricted_kaggle_model = "{name}"')
 
 
-def _interval(values: Sequence[float]) -> str:
-    mean, low, high = (100 * value for value in values)
-    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
+    """Upload an exported folder to a model repository on the Hugging Face hub, which is made, private, if it is not
+    there.
+
+    name: owner/repository. The token is the secret HF_TOKEN, and must allow writing. $HF_ENDPOINT is another hub's
+    address. Returns what to do next, in words.
+
+    Raises PublishError for a folder without weights, card or NOTICE, a missing or unreadable token, and with the cause
+    when the upload fails, the name's faults included.
+    """
+    from huggingface_hub import HfApi  # only where it is needed: it reads its settings on import
+
+    folder, failed = Path(folder), ""
+    _check_export(folder)
+    if not (token := secret("HF_TOKEN")):
+        raise PublishError("no token for the Hugging Face hub: make one that can write in your settings there, and set "
+                           "it as the secret or variable HF_TOKEN")
+    try:
+        check_key(token, "HF_TOKEN")
+    except ValueError as error:
+        raise PublishError(str(error)) from None
+    try:
+        hub = HfApi(token=token)
+        hub.create_repo(name, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message=notes)
+    except Exception as error:  # huggingface_hub's own, and those of its HTTP client; they may quote the token
+        failed = (f"the upload to {name} failed ({describe_error(error, token)}); nothing was published, or only a "
+                  "part: run it again")
+    if failed:  # raised here, so that what was raised is not even its context
+        raise PublishError(failed)
+    return f"published to {hub.endpoint}/{name}. A new repository is private: make it public in its settings there"
 
 
-def _words(fields: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in fields.items()) or "–"
-
-
-def _line(text: object) -> str:
-    """One line with its markup escaped: it may be a name from a file."""
-    return re.sub(r"([\\`*_{}<>\[\]|#])", r"\\\1", " ".join(visible(text).split()))
-
-
-def _table(rows: Sequence[Sequence[object]]) -> str:
-    head, *body = [f"| {' | '.join(_line(cell) for cell in row)} |" for row in rows]
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
-
-
-def _fenced(text: str) -> str:
-    return f"````\n{text}\n````"
+def _check_export(folder: Path) -> None:
+    """Raises PublishError for a folder without weights, card or NOTICE."""
+    missing = [name for name in ("README.md", "NOTICE") if not (folder / name).is_file()]
+    if missing or not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
+                           "card (card.write_card) first")

@@ -1,4 +1,4 @@
-"""The card from manifests as the notebooks write them, and the upload through the real kagglehub, less its wire."""
+"""Uploads: to Kaggle through the real kagglehub, less its wire, and to a Hugging Face hub on this machine."""
 
 from __future__ import annotations
 
@@ -8,42 +8,19 @@ import os
 import sys
 import traceback
 import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import kagglehub.models
 import pytest
 import requests
+from huggingface_hub import constants
 
-from reasonkit.eval.evaluate import Interval
-from reasonkit.session.manifest import prompt_hash, read_manifest, write_manifest
-from reasonkit.text.tags import TAGS
-from tools.publish import NOTICE, PublishError, handle_from_secrets, publish, write_card
+from reasonkit.session.secrets import secret
+from tools.publish import PublishError, publish_hub, publish_kaggle
 
-DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+FILES = ["NOTICE", "README.md", "adapter_config.json", "adapter_model.safetensors"]
 HANDLE = "someone/gemma2-2b-reasons/flax/2b-it"
-
-
-@pytest.fixture
-def manifests(tmp_path):
-    (tmp_path / "train.jsonl").write_text("{}\n")
-    common = dict(prompt_sha256=prompt_hash(TAGS.template), minutes=12.5)
-    lora = {"rank": 64, "alpha": 64.0}
-    score = {"accuracy": Interval(0.5, 0.4, 0.6), "content": Interval(0.75, 0.7, 0.8),
-             "form": Interval(0.9, 0.8, 0.95), "steps": Interval(0.25, 0.2, 0.3)}
-    write_manifest(tmp_path / "data", "data", inputs={"train": tmp_path / "train.jsonl"}, metrics={"train": 3000},
-                   lora=None, extra={"title": "Tiny mix", "licence": "Apache-2.0"}, **common)
-    write_manifest(tmp_path / "sft", "sft", inputs={}, metrics={"steps": 120}, lora=lora,
-                   extra={"stopped": "data", "settings": {"learning_rate": 2e-05, "steps": 120}}, **common)
-    write_manifest(tmp_path / "evaluation", "evaluation", inputs={}, lora=lora, extra={"problems": 600}, **common,
-                   metrics={"stock": score | {"accuracy": Interval(0.125, 0.1, 0.15)}, "after SFT": score})
-    return [read_manifest(tmp_path / stage, stage=stage) for stage in ("data", "sft", "evaluation")]
-
-
-@pytest.fixture
-def export(tmp_path, manifests):
-    folder = tmp_path / "export"
-    write_card(folder, manifests, "google/gemma-2-2b-it")
-    (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    return folder
 
 
 @pytest.fixture
@@ -64,105 +41,12 @@ def kaggle(monkeypatch, tmp_path):
     return sent
 
 
-# The card
-
-
-def test_the_card_says_what_the_manifests_say(export):
-    card = (export / "README.md").read_text()
-    assert card.startswith('---\nlicense: gemma\nbase_model: "google/gemma-2-2b-it"\n')
-    for words in ("one LoRA adapter (rank 64, alpha 64.0)", f"````\n{TAGS.template}\n````",
-                  "| stock | 12.5 % \\[10.0, 15.0\\] | 75.0 % \\[70.0, 80.0\\] | "
-                  "90.0 % \\[80.0, 95.0\\] | 25.0 % \\[20.0, 30.0\\] |",
-                  "| after SFT | 50.0 % \\[40.0, 60.0\\] |", "600 test problems", "Tiny mix, Apache-2.0. 3000 train",
-                  "| stage | minutes | steps | ended by | settings |",
-                  "| sft | 12.5 | 120 of 120 | its last step | learning\\_rate 2e-05 |",
-                  "| data | 12.5 | – | – | – |", "jax ", NOTICE.strip()):
-        assert words in card
-    assert (export / "NOTICE").read_text() == NOTICE
-
-
-def test_a_run_that_the_clock_cut_short_says_so_before_any_figure(tmp_path, manifests, export):
-    assert "cut short" not in (export / "README.md").read_text()
-    manifests[1]["metrics"]["steps"], manifests[1]["extra"]["stopped"] = 83, "time"
-    card = write_card(tmp_path / "short", manifests, "base").read_text()
-    said = "**Stage sft was cut short: 83 of 120 steps, ended by the clock. What follows is of that shorter run.**"
-    assert card.split("---\n")[2].splitlines()[2] == said, "right below the title"
-    assert "| sft | 12.5 | 83 of 120 | the clock | learning\\_rate 2e-05 |" in card
-
-
-def test_no_name_turns_the_card_round(tmp_path, manifests):
-    manifests[0]["extra"]["title"] = "\u202eevil\u2066"
-    card = write_card(tmp_path, manifests, "base").read_text()
-    assert "\\[U+202E\\]evil\\[U+2066\\]" in card and not set(card) & set(DIRECTIONS)
-
-
-def test_names_from_files_are_no_markup(tmp_path, manifests):
-    manifests[0]["extra"]["title"] = "a | b\n# <script>[x](y)"
-    card = write_card(tmp_path, manifests, "x: y\n---\n# z").read_text()
-    assert "a \\| b \\# \\<script\\>\\[x\\](y), Apache-2.0." in card and "<script>" not in card
-    assert card.splitlines()[2] == 'base_model: "x: y\\n---\\n# z"' and "\n# z" not in card
-
-
-@pytest.mark.parametrize("without", ["data", "evaluation", "licence", "problems"])
-def test_a_card_without_its_facts_is_not_written(tmp_path, manifests, without):
-    for manifest in manifests:
-        manifest["extra"].pop(without, None)
-    kept = [manifest for manifest in manifests if manifest["stage"] != without]
-    missing = {"licence": "extra.licence is missing", "problems": "extra.problems is missing"}.get(
-        without, f"the card needs '{without}' of the manifests ")
-    with pytest.raises(ValueError, match=f"{missing}.*[:,] run the notebooks from 01 again"):
-        write_card(tmp_path / "out", kept, "base")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("stage", "key", "value", "told"), [
-    ("data", "extra.title", " ", "extra.title is ' ', and must be a text"),
-    ("data", "extra.licence", None, "extra.licence is None"), ("data", "metrics.train", "30", "metrics.train is '30'"),
-    ("data", "metrics", [], "metrics is .., and"), ("data", "inputs.train", {}, "inputs.train.path is missing"),
-    ("data", "inputs.train.sha256", "", "inputs.train.sha256 is ''"), ("data", "prompt_sha256", "x", "prompt_sha256 "),
-    ("sft", "minutes", "2", "minutes is '2'"), ("sft", "minutes", float("nan"), "minutes is nan"),
-    ("sft", "extra", None, "extra is None"), ("sft", "versions.jax", 3, "versions.jax is 3"),
-    ("evaluation", "extra.problems", 0.5, "extra.problems is 0.5"),
-    ("evaluation", "metrics.stock", None, "metrics.stock is None"),
-    ("evaluation", "metrics.stock.form", None, "metrics.stock.form is None"),
-    ("evaluation", "metrics.stock.form", [1.0], "metrics.stock.form is .1.0."),
-    ("evaluation", "metrics.stock.form", [0.5, "0.4", 0.6], r"metrics.stock.form.1. is '0.4'"),
-    ("evaluation", "metrics.stock.steps", [0.5, float("inf"), 0.6], r"metrics.stock.steps.1. is inf"),
-])
-def test_a_card_of_a_manifest_that_is_none_is_not_written(tmp_path, manifests, stage, key, value, told):
-    place = next(manifest for manifest in manifests if manifest["stage"] == stage)
-    *way, last = key.split(".")
-    for name in way:
-        place = place[name]
-    place[last] = value
-    with pytest.raises(ValueError, match=f"no card: the manifest of '{stage}' is none .{told}.*, run the notebook"):
-        write_card(tmp_path / "out", manifests, "base")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("stage", ["sft", "evaluation"])
-@pytest.mark.parametrize("name", ["train", "test", "another name"])
-def test_a_card_states_no_hash_of_another_file(tmp_path, manifests, stage, name):
-    """The stages knew another file by that path than notebook 1 wrote."""
-    other = next(manifest for manifest in manifests if manifest["stage"] == stage)
-    other["inputs"] = {name: dict(manifests[0]["inputs"]["train"])}
-    write_card(tmp_path / "same", manifests, "base")
-    other["inputs"][name]["sha256"] = "0" * 64
-    with pytest.raises(ValueError, match=f"train.jsonl has changed between the stages: '{stage}' knew another than "
-                                         "those before it, and a card would state the hash of another file: run the"):
-        write_card(tmp_path / "out", manifests, "base")
-    assert not (tmp_path / "out").exists()
-
-
-# The upload
-
-
 def test_what_is_sent(export, kaggle, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "k")
-    said = publish(export, HANDLE, "step 12", "Gemma")
+    said = publish_kaggle(export, HANDLE, "step 12", "Gemma")
     assert kaggle == {"model": ("someone", "gemma2-2b-reasons"), "handle": HANDLE, "licence": "Gemma",
                       "notes": "step 12", "token": "k",
-                      "files": ["NOTICE", "README.md", "adapter_model.safetensors"]}
+                      "files": FILES}
     assert 'unrestricted_kaggle_model = "someone/gemma2-2b-reasons"' in said and "make it public" in said
 
 
@@ -171,17 +55,13 @@ def test_a_platforms_secret_serves_and_does_not_stay(export, kaggle, monkeypatch
     secrets = {"KAGGLE_API_TOKEN": "k", "KAGGLE_MODEL_HANDLE": HANDLE}
     module.UserSecretsClient = lambda: types.SimpleNamespace(get_secret=secrets.__getitem__)
     monkeypatch.setitem(sys.modules, "kaggle_secrets", module)
-    publish(export, handle_from_secrets())
+    publish_kaggle(export, secret("KAGGLE_MODEL_HANDLE"))
     assert kaggle["token"] == "k" and kaggle["handle"] == HANDLE and "KAGGLE_API_TOKEN" not in os.environ
-
-
-def test_without_a_secret_nothing_is_published(kaggle):
-    assert handle_from_secrets() is None
 
 
 def test_without_credentials_it_says_what_to_set(export, kaggle):
     with pytest.raises(PublishError, match="no Kaggle credentials: make a token .* KAGGLE_API_TOKEN"):
-        publish(export, HANDLE)
+        publish_kaggle(export, HANDLE)
     assert kaggle == {}
 
 
@@ -202,13 +82,13 @@ def test_without_credentials_it_says_what_to_set(export, kaggle):
 def test_a_handle_that_is_none_is_named(export, kaggle, monkeypatch, handle, message):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "k")
     with pytest.raises(PublishError, match=message):
-        publish(export, handle)
+        publish_kaggle(export, handle)
     assert kaggle == {}
 
 
 def test_dots_and_underscores_are_names_too(export, kaggle, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "k")
-    publish(export, "some.one_2/gemma-2.1/flax/1.1_2b-it")
+    publish_kaggle(export, "some.one_2/gemma-2.1/flax/1.1_2b-it")
     assert kaggle["handle"] == "some.one_2/gemma-2.1/flax/1.1_2b-it"
 
 
@@ -217,7 +97,7 @@ def test_a_broken_kaggle_json_is_one_clear_error(export, kaggle, tmp_path, conte
     file = tmp_path / "kaggle.json"
     file.mkdir() if content is None else file.write_bytes(content)
     with pytest.raises(PublishError, match="kaggle.json.* (cannot be read as credentials|are empty, or hold)"):
-        publish(export, HANDLE)
+        publish_kaggle(export, HANDLE)
     assert kaggle == {}
 
 
@@ -227,7 +107,7 @@ def test_a_folder_that_is_no_export_is_not_uploaded(export, kaggle, monkeypatch,
     monkeypatch.setenv("KAGGLE_API_TOKEN", "k")
     (export / lost).unlink()
     with pytest.raises(PublishError, match=f"{message}: export the model there"):
-        publish(export, HANDLE)
+        publish_kaggle(export, HANDLE)
     assert kaggle == {}
 
 
@@ -266,7 +146,7 @@ def test_a_failed_upload_is_told_without_the_token(export, kaggle, monkeypatch, 
         monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     monkeypatch.setattr(kagglehub.models, "upload_files_and_directories", fail)
     with pytest.raises(PublishError, match="the upload to .* failed .ConnectionError: refused: .*; nothing") as caught:
-        publish(export, HANDLE)
+        publish_kaggle(export, HANDLE)
     said = "".join(traceback.format_exception(caught.value)).lower()
     assert caught.value.__context__ is None and caught.value.__cause__ is None
     assert not [piece for form in (TOKEN, TOKEN.encode().hex(), "MGExYjJjM2Q0ZTVm") for n in range(len(form) - 7)
@@ -279,6 +159,96 @@ def test_a_failed_upload_is_told_without_the_token(export, kaggle, monkeypatch, 
 def test_a_token_that_no_header_carries_is_not_sent(export, kaggle, monkeypatch, token):
     monkeypatch.setenv("KAGGLE_API_TOKEN", token)
     with pytest.raises(PublishError, match="hold a space, a line break or a letter that no key has: make a") as caught:
-        publish(export, HANDLE)
+        publish_kaggle(export, HANDLE)
     said = "".join(traceback.format_exception(caught.value))
     assert kaggle == {} and "0a1b" not in said and "2c3d" not in said and caught.value.__context__ is None
+
+
+# The Hugging Face hub
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Takes a model as the hub does: the repository, which files are large (none), then the commit with the rest."""
+
+    refuses = ""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
+        self.server.heard.append((self.path, self.headers["Authorization"], body))
+        if self.refuses:
+            return self.answer(403, {"error": self.refuses})
+        if self.path.endswith("/preupload/main"):
+            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                     for file in json.loads(body)["files"]]
+            return self.answer(200, {"files": files})
+        self.answer(200, {"url": f"{self.server.address}/you/model", "commitUrl": f"{self.server.address}/c/0af1",
+                          "commitOid": "0af1", "id": "you/model", "name": "you/model", "private": True})
+
+    def do_GET(self):
+        self.answer(200, {"id": "you/model", "modelId": "you/model", "sha": "0af1", "siblings": [], "private": True})
+
+    def answer(self, status: int, content: dict) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on this machine; gives what was posted: (path, authorization, body)."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.heard, server.address = [], f"http://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield server.heard
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_hub_gets_every_file_in_a_private_repository(export, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    said = publish_hub(export, "you/model", "step 12")
+    (made, key, body), *_, (committed, last_key, commit) = hub
+    assert made == "/api/repos/create" and json.loads(body)["visibility"] == "private"
+    assert key == last_key == "Bearer hf_0123456789" and committed.startswith("/api/models/you/model/commit/main")
+    head, *files = (json.loads(line) for line in commit.splitlines())
+    assert head["value"]["summary"] == "step 12"
+    assert sorted(file["value"]["path"] for file in files) == FILES
+    sent = {file["value"]["path"]: base64.b64decode(file["value"]["content"]) for file in files}
+    assert sent["README.md"] == (export / "README.md").read_bytes()
+    assert "/you/model. A new repository is private" in said
+
+
+@pytest.mark.parametrize(("token", "told"), [("", "no token for the Hugging Face hub: make one"),
+                                             ("hf_0 1", "HF_TOKEN is empty, or holds a space")])
+def test_the_hub_is_not_asked_without_a_token_that_can_be_sent(export, hub, monkeypatch, token, told):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(PublishError, match=told):
+        publish_hub(export, "you/model")
+    assert hub == []
+
+
+def test_the_hub_gets_no_folder_that_is_no_export(export, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    (export / "NOTICE").unlink()
+    with pytest.raises(PublishError, match="lacks NOTICE"):
+        publish_hub(export, "you/model")
+    assert hub == []
+
+
+@pytest.mark.parametrize(("name", "refusal"), [("you/model", TOKEN), ("you/a model", ""), ("you/model", "no access")])
+def test_a_refusal_of_the_hub_is_told_without_the_token(export, hub, monkeypatch, name, refusal):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(Hub, "refuses", refusal)
+    with pytest.raises(PublishError, match=f"the upload to {name} failed .H.*: run it again") as caught:
+        publish_hub(export, name)
+    said = "".join(traceback.format_exception(caught.value))
+    assert TOKEN[5:] not in said and caught.value.__context__ is None and caught.value.__cause__ is None

@@ -191,6 +191,7 @@ def test_every_call_draws_other_samples_and_every_seed_its_own(small, tokenizer,
     assert len({tuple(tokens) for tokens in first}) > 1, "the rows of a batch are all alike"
 
 
+
 def test_completions_end_with_the_stop_token_that_was_drawn(small, tokenizer, one):
     length, prompts = 48, [PROMPTS[0]] * 64
     worker, draw = rollout(small, tokenizer, one, max_new_tokens=length)

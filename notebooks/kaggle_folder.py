@@ -1,0 +1,88 @@
+"""A folder for the Kaggle CLI: the library as a data set, and the submission's notebook, which uses it.
+
+    python notebooks/kaggle_folder.py --owner YOU [--set RECIPE=idea_e]    # build/kaggle
+
+The command prints what uploads the folder. Entry point: `write_folder`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+from build import ROOT, TEMPLATE, BuildError, notebook_text, parameter, parameters, set_parameters
+
+from reasonkit.config import PROFILES
+from reasonkit.models.load import MODELS
+from reasonkit.run import find_recipe
+
+PACKAGES = ("reasonkit", "recipes", "data_recipes", "tools")
+NOTEBOOK, LIBRARY = "show-your-work", "reasonkit-library"  # the slugs, which Kaggle makes of the titles
+OWNER = re.compile(r"[a-z0-9][a-z0-9_-]*", re.IGNORECASE)
+
+
+def write_folder(owner: str, out: Path, values: dict[str, object]) -> None:
+    """Write `out`/library and `out`/notebook. values: parameters of the notebook that differ from the template's.
+
+    Raises BuildError for a name that is no owner's, an unknown parameter, and a profile without models on Kaggle;
+    ValueError for an unknown recipe.
+    """
+    if not OWNER.fullmatch(owner):
+        raise BuildError(f"owner {owner!r}: give your Kaggle user name, as in kaggle.com/NAME")
+    notebook = nbformat.reads(notebook_text(ROOT / "notebooks" / f"{TEMPLATE}.py", attached=True), as_version=4)
+    if values:
+        set_parameters(notebook, values)
+    chosen = {name: ast.literal_eval(node.value) for name, node in parameters(notebook)[2].items()}
+    profile, recipe = PROFILES.get(chosen["PROFILE"]), find_recipe(chosen["RECIPE"])
+    names = [profile.policy, profile.judge][:1 + recipe.uses_judge] if profile else ["tiny-policy"]
+    handles = [MODELS[name].handle for name in names]
+    if None in handles:
+        raise BuildError(f"PROFILE={chosen['PROFILE']!r} has no models on Kaggle: leave it at kaggle")
+    code = out / "notebook" / f"{NOTEBOOK}.ipynb"
+    if out.is_dir() and any(out.iterdir()) and not code.is_file():
+        raise BuildError(f"{out} is not empty and was not made by this command: give a new folder")
+    shutil.rmtree(out, ignore_errors=True)
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, out / "library/packages" / package,
+                        ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    shutil.copyfile(ROOT / "LICENSE", out / "library/LICENSE")
+    _write(out / "library/dataset-metadata.json", {
+        "title": LIBRARY.replace("-", " "), "id": f"{owner}/{LIBRARY}", "licenses": [{"name": "apache-2.0"}]})
+    code.parent.mkdir()
+    code.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    _write(out / "notebook/kernel-metadata.json", {
+        "id": f"{owner}/{NOTEBOOK}", "title": NOTEBOOK.replace("-", " "), "code_file": code.name, "language": "python",
+        "kernel_type": "notebook", "is_private": True, "enable_gpu": False, "enable_tpu": True,
+        "machine_shape": "TpuV5E8", "enable_internet": True, "model_sources": handles,
+        "dataset_sources": [f"{owner}/{LIBRARY}"], "competition_sources": [], "kernel_sources": []})
+
+
+def _write(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--owner", required=True, help="your Kaggle user name")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/kaggle", help="made anew (default: build/kaggle)")
+    parser.add_argument("--set", action="append", type=parameter, default=[], metavar="NAME=VALUE")
+    args = parser.parse_args(argv)
+    try:
+        write_folder(args.owner, args.out, dict(args.set))
+    except (BuildError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"pip install kaggle\n"
+          f"kaggle datasets create --dir-mode zip -p {args.out}/library   # later: kaggle datasets version -m new ...\n"
+          f"kaggle kernels push -p {args.out}/notebook   # uploads the notebook and runs it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The card from manifests as the notebooks write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from reasonkit.text.tags import TAGS
+from tools.card import NOTICE, write_card
+
+DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+def test_the_card_says_what_the_manifests_say(export):
+    card = (export / "README.md").read_text()
+    assert card.startswith('---\nlicense: gemma\nbase_model: "google/gemma-2-2b-it"\n')
+    for words in ("one LoRA adapter (rank 64, alpha 64.0)", f"````\n{TAGS.template}\n````",
+                  "| stock | 12.5 % \\[10.0, 15.0\\] | 75.0 % \\[70.0, 80.0\\] | "
+                  "90.0 % \\[80.0, 95.0\\] | 25.0 % \\[20.0, 30.0\\] |",
+                  "| after SFT | 50.0 % \\[40.0, 60.0\\] |", "600 test problems", "Tiny mix, Apache-2.0. 3000 train",
+                  "| stage | minutes | steps | ended by | settings |",
+                  "| sft | 12.5 | 120 of 120 | its last step | learning\\_rate 2e-05 |",
+                  "| data | 12.5 | – | – | – |", "jax ", NOTICE.strip()):
+        assert words in card
+    assert (export / "NOTICE").read_text() == NOTICE
+
+
+def test_a_run_that_the_clock_cut_short_says_so_before_any_figure(tmp_path, manifests, export):
+    assert "cut short" not in (export / "README.md").read_text()
+    manifests[1]["metrics"]["steps"], manifests[1]["extra"]["stopped"] = 83, "time"
+    card = write_card(tmp_path / "short", manifests, "base").read_text()
+    said = "**Stage sft was cut short: 83 of 120 steps, ended by the clock. What follows is of that shorter run.**"
+    assert card.split("---\n")[2].splitlines()[2] == said, "right below the title"
+    assert "| sft | 12.5 | 83 of 120 | the clock | learning\\_rate 2e-05 |" in card
+
+
+def test_no_name_turns_the_card_round(tmp_path, manifests):
+    manifests[0]["extra"]["title"] = "\u202eevil\u2066"
+    card = write_card(tmp_path, manifests, "base").read_text()
+    assert "\\[U+202E\\]evil\\[U+2066\\]" in card and not set(card) & set(DIRECTIONS)
+
+
+def test_names_from_files_are_no_markup(tmp_path, manifests):
+    manifests[0]["extra"]["title"] = "a | b\n# <script>[x](y)"
+    card = write_card(tmp_path, manifests, "x: y\n---\n# z").read_text()
+    assert "a \\| b \\# \\<script\\>\\[x\\](y), Apache-2.0." in card and "<script>" not in card
+    assert card.splitlines()[2] == 'base_model: "x: y\\n---\\n# z"' and "\n# z" not in card
+
+
+@pytest.mark.parametrize("without", ["data", "evaluation", "licence", "problems"])
+def test_a_card_without_its_facts_is_not_written(tmp_path, manifests, without):
+    for manifest in manifests:
+        manifest["extra"].pop(without, None)
+    kept = [manifest for manifest in manifests if manifest["stage"] != without]
+    missing = {"licence": "extra.licence is missing", "problems": "extra.problems is missing"}.get(
+        without, f"the card needs '{without}' of the manifests ")
+    with pytest.raises(ValueError, match=f"{missing}.*[:,] run the notebooks from 01 again"):
+        write_card(tmp_path / "out", kept, "base")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("stage", "key", "value", "told"), [
+    ("data", "extra.title", " ", "extra.title is ' ', and must be a text"),
+    ("data", "extra.licence", None, "extra.licence is None"), ("data", "metrics.train", "30", "metrics.train is '30'"),
+    ("data", "metrics", [], "metrics is .., and"), ("data", "inputs.train", {}, "inputs.train.path is missing"),
+    ("data", "inputs.train.sha256", "", "inputs.train.sha256 is ''"), ("data", "prompt_sha256", "x", "prompt_sha256 "),
+    ("sft", "minutes", "2", "minutes is '2'"), ("sft", "minutes", float("nan"), "minutes is nan"),
+    ("sft", "extra", None, "extra is None"), ("sft", "versions.jax", 3, "versions.jax is 3"),
+    ("evaluation", "extra.problems", 0.5, "extra.problems is 0.5"),
+    ("evaluation", "metrics.stock", None, "metrics.stock is None"),
+    ("evaluation", "metrics.stock.form", None, "metrics.stock.form is None"),
+    ("evaluation", "metrics.stock.form", [1.0], "metrics.stock.form is .1.0."),
+    ("evaluation", "metrics.stock.form", [0.5, "0.4", 0.6], r"metrics.stock.form.1. is '0.4'"),
+    ("evaluation", "metrics.stock.steps", [0.5, float("inf"), 0.6], r"metrics.stock.steps.1. is inf"),
+])
+def test_a_card_of_a_manifest_that_is_none_is_not_written(tmp_path, manifests, stage, key, value, told):
+    place = next(manifest for manifest in manifests if manifest["stage"] == stage)
+    *way, last = key.split(".")
+    for name in way:
+        place = place[name]
+    place[last] = value
+    with pytest.raises(ValueError, match=f"no card: the manifest of '{stage}' is none .{told}.*, run the notebook"):
+        write_card(tmp_path / "out", manifests, "base")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["sft", "evaluation"])
+@pytest.mark.parametrize("name", ["train", "test", "another name"])
+def test_a_card_states_no_hash_of_another_file(tmp_path, manifests, stage, name):
+    """The stages knew another file by that path than notebook 1 wrote."""
+    other = next(manifest for manifest in manifests if manifest["stage"] == stage)
+    other["inputs"] = {name: dict(manifests[0]["inputs"]["train"])}
+    write_card(tmp_path / "same", manifests, "base")
+    other["inputs"][name]["sha256"] = "0" * 64
+    with pytest.raises(ValueError, match=f"train.jsonl has changed between the stages: '{stage}' knew another than "
+                                         "those before it, and a card would state the hash of another file: run the"):
+        write_card(tmp_path / "out", manifests, "base")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("file", "told", "count"), [
+    ("config.json", 'pipeline("text-generation", "."', 2), ("Modelfile", "ollama create reasoner -f Modelfile", 1),
+    ("adapter_config.json", 'from_pretrained("a \\"b\\"\\n```"', 1), ("gemma/_METADATA", 'load(".", mesh)', 1)])
+def test_the_card_has_the_code_for_what_the_folder_holds(tmp_path, manifests, file, told, count):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("")
+    card = write_card(tmp_path, manifests, 'a "b"\n```').read_text()
+    asked = card.split("## Ask it")[1].split("## Scores")[0]
+    assert told in asked and asked.count("\n```\n") == count

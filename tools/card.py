@@ -1,0 +1,221 @@
+"""The model card of an export: `write_card`, from the run's manifests, with code that asks the model.
+
+Every figure and setting of the card comes from a manifest. The exports themselves are in `export`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from reasonkit.session.files import RecordError, check, write_atomic
+from reasonkit.session.manifest import cut_short, progress
+from reasonkit.session.records import Count, Extra, Manifest, Text, Written
+from reasonkit.show.figures import visible
+from reasonkit.text.tags import TAGS
+
+TERMS = "ai.google.dev/gemma/terms"
+# The terms ask for both in what is passed on: this sentence, and that files say they were modified.
+NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found at {TERMS}\n"
+# How to ask each kind of export, by a file that it holds; BASE is the base model's name as a literal. A pipeline of
+# transformers samples unless it is told not to, whatever generation_config.json says.
+_ASK = '[{"role": "user", "content": "What is 12 + 7?"}]'
+_USES = {
+    "config.json": f'''With transformers:
+
+```python
+from transformers import pipeline
+ask = pipeline("text-generation", ".", model_kwargs={{"attn_implementation": "eager"}})
+print(ask({_ASK}, do_sample=False, max_new_tokens=1024)[0]["generated_text"][-1]["content"])
+```
+
+With vLLM:
+
+```python
+from vllm import LLM, SamplingParams
+print(LLM(".").chat({_ASK}, SamplingParams(temperature=0, max_tokens=1024))[0].outputs[0].text)
+```
+''',
+    "Modelfile": '''With Ollama:
+
+```bash
+ollama create reasoner -f Modelfile && ollama run reasoner "What is 12 + 7?"
+```
+''',
+    "adapter_config.json": f'''With PEFT:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+base = AutoModelForCausalLM.from_pretrained(BASE, attn_implementation="eager")
+model, tokenizer = PeftModel.from_pretrained(base, "."), AutoTokenizer.from_pretrained(".")
+prompt = tokenizer.apply_chat_template({_ASK}, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+reply = model.generate(**prompt, generation_config=GenerationConfig.from_pretrained("."))
+print(tokenizer.decode(reply[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+''',
+    "*/_METADATA": '''With reasonkit, in Flax:
+
+```python
+import jax
+from reasonkit.models.load import load
+from reasonkit.models.mesh import make_mesh
+from reasonkit.text.tags import TAGS
+from reasonkit.train.rollout import generator
+mesh = make_mesh(jax.devices()[:1], 1, 1)
+model = load(".", mesh)
+ask = generator(model.model, model.tokenizer, mesh, max_prompt_length=256, max_new_tokens=768, batch_size=1)
+print(*ask([TAGS.prompt("What is 12 + 7?")]))
+```
+''',
+}
+_MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Format kept", "steps": "Step accuracy"}
+
+
+Interval = Annotated[list[float], Field(min_length=3, max_length=3)]  # mean, low, high
+
+
+class _DataExtra(Extra):
+    title: Text
+    licence: Text
+
+
+class _DataManifest(Manifest):
+    """What the card says of the data."""
+
+    metrics: dict[str, Count]
+    extra: _DataExtra
+
+
+class _Measures(Written):
+    accuracy: Interval
+    content: Interval
+    form: Interval
+    steps: Interval
+
+
+class _EvaluationExtra(Extra):
+    problems: Count
+
+
+class _EvaluationManifest(Manifest):
+    """What the card says of the scores."""
+
+    metrics: dict[str, _Measures]
+    extra: _EvaluationExtra
+
+
+def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str) -> Path:
+    """Write README.md, the model card, and NOTICE into an export's folder; returns the card.
+
+    The card has code that asks the model, of the kinds that the folder's files are for.
+
+    manifests: as `manifest.read_manifest` returns them, of the stages data and evaluation at least. base: the name of
+    the base model. Raises ValueError when a stage or what the card needs of it is missing, and when two stages knew a
+    file by different hashes.
+    """
+    stages = {manifest["stage"]: manifest for manifest in manifests}
+    again = "run the notebooks from 01 again"
+    for stage in ("data", "evaluation"):
+        if stage not in stages:
+            raise ValueError(f"the card needs {stage!r} of the manifests of data and evaluation, and there are "
+                             f"{', '.join(stages) or 'none'}: {again}")
+    hashes: dict[str, str] = {}
+    for stage, manifest in stages.items():
+        try:
+            model = {"data": _DataManifest, "evaluation": _EvaluationManifest}.get(stage, Manifest)
+            inputs = check(manifest, model).inputs
+        except RecordError as error:
+            raise ValueError(f"no card: the manifest of {stage!r} is none ({error}), {again}") from None
+        for entry in inputs.values():
+            if hashes.setdefault(entry.path, entry.sha256) != entry.sha256:
+                raise ValueError(f"{entry.path} has changed between the stages: {stage!r} knew another than those "
+                                 f"before it, and a card would state the hash of another file: {again}")
+    data, scores = stages["data"], stages["evaluation"]
+    about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
+    counts = [f"{value} {name}" for name, value in data["metrics"].items()]
+    rows = [[name, *(_interval(score[key]) for key in _MEASURES)] for name, score in scores["metrics"].items()]
+    tested = scores["extra"]["problems"]
+    adapter = scores["lora"] or {}
+    settings = [["stage", "minutes", "steps", "ended by", "settings"], *(
+        [name, f"{manifest['minutes']:.1f}", *(told or "–" for told in progress(manifest)),
+         _words({key: value for key, value in manifest["extra"].get("settings", {}).items() if key != "steps"})]
+        for name, manifest in stages.items())]
+    warning = "".join(f"**{_line(sentence)}**\n\n" for sentence in cut_short(manifests))
+    versions = {package: version for manifest in manifests for package, version in manifest["versions"].items()}
+    folder = Path(folder)
+    uses = "\n".join(use.replace("BASE", json.dumps(base)) for file, use in _USES.items() if any(folder.glob(file)))
+    text = f"""---
+license: gemma
+base_model: {json.dumps(base)}
+pipeline_tag: text-generation
+tags: [reasoning, grpo, lora, tunix]
+---
+# {_line(base)} that shows its work
+
+{warning}{_line(base)}, modified: one LoRA adapter ({_line(_words(adapter))}) was trained with Tunix on all attention
+and feed-forward matrices. It replies with its reasoning and then its answer, each in a tag of its own, to this prompt,
+byte for byte:
+
+{_fenced(TAGS.template)}
+
+## Ask it
+
+In this folder, or with the repository's name in place of `"."`. Decoding is greedy, as below.
+
+{uses}
+## Scores
+
+{_table([["", *_MEASURES.values()], *rows])}
+
+{_line(tested)} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals. Accuracy counts
+answers in their tag, in whatever format. By content, a completion without that tag counts by what it says last, which
+measures the base model too. Nothing else was measured.
+
+## Data
+
+{_line(' '.join(about))} {_line(', '.join(counts))} problems; SHA-256 of the files:
+
+{_table([["file", "SHA-256"], *([name, entry["sha256"]] for name, entry in data["inputs"].items())])}
+
+## Training
+
+{_table(settings)}
+
+Prompt SHA-256 {_line(scores["prompt_sha256"])}. {_line(_words(versions))}.
+
+## Licence and limits
+
+{NOTICE.strip()}. This is a small model, trained on the problems above: elsewhere its reasoning may be fluent and wrong.
+"""
+    write_atomic(folder / "NOTICE", NOTICE)
+    write_atomic(folder / "README.md", text)
+    return folder / "README.md"
+
+
+def _interval(values: Sequence[float]) -> str:
+    mean, low, high = (100 * value for value in values)
+    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def _words(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items()) or "–"
+
+
+def _line(text: object) -> str:
+    """One line with its markup escaped: it may be a name from a file."""
+    return re.sub(r"([\\`*_{}<>\[\]|#])", r"\\\1", " ".join(visible(text).split()))
+
+
+def _table(rows: Sequence[Sequence[object]]) -> str:
+    head, *body = [f"| {' | '.join(_line(cell) for cell in row)} |" for row in rows]
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
+
+
+def _fenced(text: str) -> str:
+    return f"````\n{text}\n````"

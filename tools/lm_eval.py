@@ -1,0 +1,102 @@
+"""The trained policy under EleutherAI's lm-eval: `Policy`, and a command on a finished run.
+
+    python -m tools.lm_eval                                    # the run's test problems
+    python -m tools.lm_eval --data packaged --temperature 1    # those of another mix, sampled
+
+Numbers are asked and scored as in GSM8K, choices as in ARC, in our prompt and in theirs. Needs the extra `eval`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import make_table
+
+from reasonkit.data import curation, screening
+from reasonkit.data.filters import contaminated
+from reasonkit.data.rows import read_rows
+from reasonkit.data.screening import question_key
+from reasonkit.text.tags import TAGS
+from reasonkit.train.rollout import generator
+from tools.lm_tasks import make_tasks
+from tools.trained import load_trained, scorer
+
+ROWS = 200  # of another mix
+
+
+class Policy(LM):
+    """A model as lm-eval asks it: by `rollout.generator` and `trained.scorer` of it.
+
+    With lm-eval's apply_chat_template it is asked in our prompt, which takes any of lm-eval's own tasks.
+    """
+
+    tokenizer_name = "reasonkit"
+
+    def __init__(self, generate: Callable[[list[str]], list[str]],
+                 score: Callable[[Sequence[tuple[str, str]]], list[tuple[float, bool]]]) -> None:
+        super().__init__()
+        self._generate, self._score = generate, score
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return TAGS.prompt(chat_history[-1]["content"])  # the model was trained on single questions
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Completions of the generator's length, each up to the first of its stop texts."""
+        texts = self._generate([request.args[0] for request in requests])
+        return [min((text.partition(stop)[0] for stop in request.args[1]["until"]), key=len, default=text)
+                for request, text in zip(requests, texts, strict=True)]
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        return self._score([request.args for request in requests])
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        return [total for total, _ in self._score([("", *request.args) for request in requests])]
+
+
+def unseen(test: Iterable[Mapping[str, Any]], train: Dataset) -> list[Mapping[str, Any]]:
+    """The test problems that the model was not trained on: not the same question, and no 13 words in a row shared."""
+    test, asked = list(test), {question_key(question) for question in train["question"]}
+    shared = contaminated([row["question"] for row in test], train["question"])
+    return [row for n, row in enumerate(test) if n not in shared and question_key(row["question"]) not in asked]
+
+
+def run_tasks(policy: Policy, problems: Iterable[Mapping[str, Any]], ours: bool) -> dict[str, Any]:
+    """What lm-eval's `simple_evaluate` returns for the tasks, without its samples."""
+    return simple_evaluate(policy, tasks=make_tasks(problems, ours), apply_chat_template=ours, log_samples=False,
+                           bootstrap_iters=1, task_manager=TaskManager(include_defaults=False))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.lm_eval", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("artifacts"), help="a run's folder of artifacts")
+    parser.add_argument("--data", help="a mix in data_recipes/, or a file (default: the run's test problems)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+    options = parser.parse_args(arguments)
+    trained = load_trained(options.folder)
+    run, policy, limits = trained.run, trained.policy, trained.run.profile.grpo
+    test = read_rows(run.stage("data") / "test.jsonl")
+    if options.data:
+        splits, _ = curation.curate(curation.load_data(options.data), {"test": ROWS}, run.seed)
+        fitting = screening.screen(splits, policy.tokenizer, limits.max_prompt_length)[0]["test"]
+        test = unseen(fitting, read_rows(run.stage("data") / "train.jsonl"))
+        print(f"{len(fitting) - len(test)} of {len(fitting)} problems left out: the training data has them")
+    sizes = {"max_prompt_length": limits.max_prompt_length, "max_new_tokens": limits.max_new_tokens}
+    generate = generator(policy.model, policy.tokenizer, trained.mesh, batch_size=run.profile.eval_batch,
+                         temperature=options.temperature, **sizes)
+    for prompt, ours in (("our", True), ("their", False)):
+        asked = Policy(partial(generate, seed=run.seed), scorer(policy, trained.mesh, sum(sizes.values())))
+        print(f"in {prompt} prompt\n{make_table(run_tasks(asked, test, ours))}")
+
+
+if __name__ == "__main__":
+    main()

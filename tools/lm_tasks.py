@@ -1,0 +1,52 @@
+"""Problems as tasks for EleutherAI's lm-eval, in the shapes of its GSM8K and its ARC: `make_tasks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datasets import Dataset
+
+from reasonkit.data.options import LETTERS, Refused, find_option, split_options
+
+THEIRS = "Question: {{question}}\nAnswer:"
+# What counts as the answer of a completion: our tag's, GSM8K's mark, or the last number of all (lm-eval's pattern).
+IN_TAG, MARKED, LAST = r"<answer>\s*\(?([^<]*?)\)?\s*</answer>", r"#### (\-?[0-9\.\,]+)", r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
+
+
+def make_tasks(problems: Iterable[Mapping[str, Any]], ours: bool) -> list[dict[str, Any]]:
+    """lm-eval's tasks of the problems of the kinds number and choice. In their prompt, the choice is the option of the
+    highest log-probability; in ours, what the completion answers. Raises ValueError when there is no such problem."""
+    rows: dict[str, list[dict]] = {"numbers": [], "choices": []}
+    for row in problems:
+        if row["kind"] == "number":
+            rows["numbers"].append({"question": row["question"], "answer": row["answer"]})
+        elif row["kind"] == "choice":
+            try:
+                stem, texts = split_options(row["question"])
+                label = find_option(row["answer"], texts, list(LETTERS))
+            except Refused:
+                continue
+            rows["choices"].append({"question": row["question"] if ours else stem, "answer": LETTERS[label],
+                                    "label": label, "choices": texts})
+    tasks = [_task(name, there, ours) for name, there in rows.items() if there]
+    if not tasks:
+        raise ValueError("no problem of the kinds number and choice: give --data another mix")
+    return tasks
+
+
+def _task(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:
+    common = {"task": name, "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "test_split": "test",
+              "doc_to_text": "{{question}}" if ours else THEIRS}
+    mean = {"aggregation": "mean", "higher_is_better": True}
+    if name == "choices" and not ours:
+        return common | {"output_type": "multiple_choice", "doc_to_target": "label", "doc_to_choice": "choices",
+                         "metric_list": [{"metric": "acc", **mean}, {"metric": "acc_norm", **mean}]}
+    strict, last = (IN_TAG if ours else MARKED, 0), [("flexible-extract", (LAST, -1))] * (name == "numbers")
+    filters = [{"name": title, "filter": [{"function": "regex", "regex_pattern": pattern, "group_select": group},
+                                          {"function": "take_first"}]}
+               for title, (pattern, group) in [("strict-match", strict), *last]]
+    exact = {"metric": "exact_match", **mean, "ignore_case": True, "ignore_punctuation": False,
+             "regexes_to_ignore": [",", r"\$", r"(?s).*#### ", r"\.$", r"(?s)(?<=^[A-J])\).*"]}
+    return common | {"output_type": "generate_until", "doc_to_target": "{{answer}}", "filter_list": filters,
+                     "generation_kwargs": {"until": ["Question:"], "do_sample": False}, "metric_list": [exact]}

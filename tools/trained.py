@@ -1,0 +1,78 @@
+"""The model of a finished run, to be used where its notebooks are not: `load_trained`, `scorer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.load import LoadedModel, load
+from reasonkit.models.logprobs import prefill
+from reasonkit.models.lora import add_lora
+from reasonkit.models.mesh import make_mesh
+from reasonkit.run import Run, open_run
+from reasonkit.session.files import read
+from reasonkit.session.records import RunFile
+
+STAGES = ("data", "sft", "grpo", "evaluation")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: its policy after GRPO on one device, and the manifests of its stages."""
+
+    run: Run
+    policy: LoadedModel
+    mesh: Mesh
+    manifests: list[dict[str, Any]]
+
+
+def load_trained(folder: str | Path) -> Trained:
+    """The run in a folder of artifacts. The base model is looked for as `load` does.
+
+    Raises RecordError when there is no run, ManifestError when a stage is not finished or its files have changed, and
+    as `open_run` and `load`.
+    """
+    folder = Path(folder).resolve()
+    choices = read(folder / "run.json", RunFile, "name a run's folder of artifacts")
+    run = open_run(**choices.model_dump(), folder=folder)
+    manifests, profile = [run.manifest(stage) for stage in STAGES], run.profile
+    mesh = make_mesh(jax.devices()[:1], 1, 1)
+    policy = load(profile.policy, mesh, profile.dtype)
+    policy = replace(policy, model=add_lora(policy.model, mesh, profile.lora_rank, profile.lora_alpha, run.seed))
+    restore_lora(policy.model, run.stage("grpo") / "adapter")
+    return Trained(run, policy, mesh, manifests)
+
+
+def scorer(policy: LoadedModel, mesh: Mesh, max_length: int,
+           ) -> Callable[[Sequence[tuple[str, str]]], list[tuple[float, bool]]]:
+    """A function from (context, continuation) pairs to the continuation's log-probability and whether greedy decoding
+    would choose it. ValueError for a pair of more than `max_length` tokens."""
+    tokenizer = policy.tokenizer
+
+    def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
+        logp_BTV = jax.nn.log_softmax(model(*inputs)[0][:, :-1].astype(jnp.float32))
+        next_BT, own_BT = inputs[0][:, 1:], piece_BT[:, 1:] == 1
+        logp_BT = jnp.take_along_axis(logp_BTV, next_BT[..., None], -1)[..., 0]
+        greedy_B = jnp.where(own_BT, logp_BTV.argmax(-1) == next_BT, True).all(-1)
+        return jnp.stack([jnp.where(own_BT, logp_BT, 0).sum(-1), greedy_B], -1)
+
+    ask = prefill(policy, mesh, read, 2, max_length, 8)
+
+    def score(pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        rows = []
+        for context, continuation in pairs:
+            whole, begin = tokenizer.encode(context + continuation), len(tokenizer.encode(context))
+            rows.append([[tokenizer.bos_id(), *whole[:begin]], whole[begin:]])
+            if 1 + len(whole) > max_length:
+                raise ValueError(f"{1 + len(whole)} tokens in {context[-60:]!r}, and {max_length} fit: leave it out")
+        return [(float(total), bool(greedy)) for total, greedy in ask(rows)]
+
+    return score
