@@ -13,7 +13,7 @@
 # makes all three. It splits the questions into train, validation and test, and no question is in two of them.
 
 # %% [markdown] tags=["clone"]
-# - **Output:** `artifacts/data/{train,validation,test}.jsonl`, and a manifest that notebook 2 reads.
+# - **Output:** `artifacts/data/{train,validation,test}.parquet`, and a manifest that notebook 2 reads.
 # - **Time:** under a minute.
 # - **What to change:** `RECIPE` is a file in `recipes/`. It names its data, a file in `data_recipes/`.
 

@@ -48,7 +48,7 @@ from reasonkit.train import rollout
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED)
 profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]
-test = read_rows(run.stage("data") / "test.jsonl")
+test = read_rows(run.stage("data") / "test.parquet")
 print(*cut_short(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
 
 # %%
@@ -133,7 +133,7 @@ print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, 
 # %%
 for name, result in results.items():
     result.to_json(run.stage("evaluation") / f"{name.replace(' ', '_').lower()}.json")
-run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minutes=run.budget.minutes_here,
+run.finish("evaluation", inputs={"test": run.stage("data") / "test.parquet"}, minutes=run.budget.minutes_here,
            problems=len(test),
            metrics={name: {"accuracy": result.accuracy, "content": result.content_accuracy, "form": result.format_rate,
                            "steps": result.step_accuracy} for name, result in results.items()})
