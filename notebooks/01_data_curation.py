@@ -111,6 +111,7 @@ from collections import Counter
 
 tokenizer = load.tokenizer(run.profile.policy)
 splits, left_out = screening.screen(splits, tokenizer, run.profile.grpo.max_prompt_length)
+ledger.add_screening(splits, left_out)
 print(f"{len(left_out)} rows left out")
 for (name, cause), count in Counter((row.split, row.cause) for row in left_out).items():
     print(f"{count:>6} of {name}: {cause}")
@@ -149,12 +150,16 @@ plt.show()
 # %% [markdown]
 # ## Save
 #
-# The manifest records the hashes of the files and of the prompt. A later stage refuses files or a prompt that have
-# changed.
+# Each split is a Parquet file. The manifest records the hashes of the files and of the prompt. A later stage refuses
+# files or a prompt that have changed. `README.md` beside the files is a data card: sources and licences, the counts
+# above, and the hashes. The folder can be uploaded to the Hugging Face hub as it is.
 
 # %%
+from reasonkit.show.data_card import write_data_card
+
 paths = save_splits(splits, run.stage("data"))
+card = write_data_card(recipe, splits, paths, ledger, SEED)
 run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
            minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
-print(f"wrote {', '.join(path.name for path in paths.values())} to {run.stage('data')}")
+print(f"wrote {', '.join(path.name for path in [*paths.values(), card])} to {run.stage('data')}")
 run.close()  # the next notebook has a kernel of its own

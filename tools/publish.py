@@ -17,7 +17,7 @@ from reasonkit.session.files import RecordError, check, write_atomic
 from reasonkit.session.manifest import cut_short, progress
 from reasonkit.session.records import Count, Extra, Manifest, Text, Written
 from reasonkit.session.secrets import describe_error, kaggle_login, secret
-from reasonkit.show.figures import visible
+from reasonkit.show.data_card import markdown_line, markdown_table
 from reasonkit.text.tags import TAGS
 
 TERMS = "ai.google.dev/gemma/terms"
@@ -99,7 +99,8 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
         [name, f"{manifest['minutes']:.1f}", *(told or "–" for told in progress(manifest)),
          _words({key: value for key, value in manifest["extra"].get("settings", {}).items() if key != "steps"})]
         for name, manifest in stages.items())]
-    warning = "".join(f"**{_line(sentence)}**\n\n" for sentence in cut_short(manifests))
+    name = markdown_line(base)
+    warning = "".join(f"**{markdown_line(sentence)}**\n\n" for sentence in cut_short(manifests))
     versions = {package: version for manifest in manifests for package, version in manifest["versions"].items()}
     text = f"""---
 license: gemma
@@ -107,33 +108,33 @@ base_model: {json.dumps(base)}
 pipeline_tag: text-generation
 tags: [reasoning, grpo, lora, tunix]
 ---
-# {_line(base)} that shows its work
+# {name} that shows its work
 
-{warning}{_line(base)}, modified: one LoRA adapter ({_line(_words(adapter))}) was trained with Tunix on all attention
-and feed-forward matrices. It replies with its reasoning and then its answer, each in a tag of its own, to this prompt,
-byte for byte:
+{warning}{name}, modified: one LoRA adapter ({markdown_line(_words(adapter))}) was trained with Tunix on all
+attention and feed-forward matrices. It replies with its reasoning and then its answer, each in a tag of its own, to
+this prompt, byte for byte:
 
 {_fenced(TAGS.template)}
 
 ## Scores
 
-{_table([["", *_MEASURES.values()], *rows])}
+{markdown_table([["", *_MEASURES.values()], *rows])}
 
-{_line(tested)} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals. Accuracy counts
+{tested} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals. Accuracy counts
 answers in their tag, in whatever format. By content, a completion without that tag counts by what it says last, which
 measures the base model too. Nothing else was measured.
 
 ## Data
 
-{_line(' '.join(about))} {_line(', '.join(counts))} problems; SHA-256 of the files:
+{markdown_line(' '.join(about))} {markdown_line(', '.join(counts))} problems; SHA-256 of the files:
 
-{_table([["file", "SHA-256"], *([name, entry["sha256"]] for name, entry in data["inputs"].items())])}
+{markdown_table([["file", "SHA-256"], *([name, entry["sha256"]] for name, entry in data["inputs"].items())])}
 
 ## Training
 
-{_table(settings)}
+{markdown_table(settings)}
 
-Prompt SHA-256 {_line(scores["prompt_sha256"])}. {_line(_words(versions))}.
+Prompt SHA-256 {markdown_line(scores["prompt_sha256"])}. {markdown_line(_words(versions))}.
 
 ## Licence and limits
 
@@ -207,16 +208,6 @@ def _interval(values: Sequence[float]) -> str:
 
 def _words(fields: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in fields.items()) or "–"
-
-
-def _line(text: object) -> str:
-    """One line with its markup escaped: it may be a name from a file."""
-    return re.sub(r"([\\`*_{}<>\[\]|#])", r"\\\1", " ".join(visible(text).split()))
-
-
-def _table(rows: Sequence[Sequence[object]]) -> str:
-    head, *body = [f"| {' | '.join(_line(cell) for cell in row)} |" for row in rows]
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
 
 
 def _fenced(text: str) -> str:
