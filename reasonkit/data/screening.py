@@ -107,6 +107,13 @@ def prompt_length(question: str, tokenizer) -> int:
     return 1 + len(tokenizer.encode(TAGS.prompt(question)))
 
 
+def completion_length(row: Mapping[str, str], tokenizer) -> int:
+    """Tokens of the completion that SFT imitates, with its stop token. 0 for a row that it leaves out."""
+    if is_blank(row["reasoning"]) or is_blank(row["answer"]) or row["kind"] in POSED:
+        return 0
+    return len(tokenizer.encode(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))) + 1
+
+
 def screen(splits: Mapping[str, Dataset], tokenizer,
            max_prompt_length: int) -> tuple[dict[str, Dataset], list[LeftOut]]:
     """The usable rows of each split, and the rows that were left out.

@@ -58,21 +58,21 @@ def write_data_card(recipe: DataRecipe, splits: Mapping[str, Dataset], paths: Ma
     return folder / CARD
 
 
-def rows_by(rows: Dataset, column: str) -> Counter[str]:
-    """How many rows there are for each value. Rows that only families made have their family for domain and source."""
-    return Counter(rows[column if column in rows.column_names else "family"])
+def values_of(rows: Dataset, column: str) -> list[str]:
+    """A column. Rows of families alone have no domain and no source, and their family stands for both."""
+    return rows[column if column in rows.column_names else "family"]
 
 
 def _hub_licences(recipe: DataRecipe, splits: Mapping[str, Dataset]) -> list[str]:
     """The hub's names of the licences of all rows; "other" for what it has no name for."""
     found = {recipe.licence} if not recipe.sources else {
-        licence for rows in splits.values() for licence in rows_by(rows, "licence")}
+        licence for rows in splits.values() for licence in values_of(rows, "licence")}
     return sorted({name.lower().replace("odc-by-1.0", "odc-by") if name in OPEN_LICENCES else "other"
                    for name in found})
 
 
 def _sources(recipe: DataRecipe, splits: Mapping[str, Dataset]) -> list[list[object]]:
-    counts = {name: rows_by(rows, "source") for name, rows in splits.items()}
+    counts = {name: Counter(values_of(rows, "source")) for name, rows in splits.items()}
     listed = [[source.name, _place(source), source.domain, _licence(source)] for source in recipe.sources] or [
         [family, "made by a program", family, recipe.licence] for family in recipe.families]
     return [[*line, *(found[line[0]] for found in counts.values())] for line in listed]
