@@ -35,10 +35,10 @@ from reasonkit.data import curation, problems, screening
 from reasonkit.data.rows import save_splits
 from reasonkit.models import load
 from reasonkit.run import open_run
-from reasonkit.show import curation as show
+from reasonkit.show import data_view as show
 from reasonkit.text.tags import TAGS
 
-run = open_run(PROFILE, RECIPE, SEED)
+run = open_run(PROFILE, RECIPE, SEED, data=DATA)
 recipe = curation.load_data(DATA or run.recipe.data_for(run.profile))
 print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence}\n"
       f"{run.budget.minutes_left:.0f} minutes left")
@@ -164,6 +164,6 @@ from reasonkit.show.data_card import write_data_card
 paths = save_splits(splits, run.stage("data"))
 card = write_data_card(recipe, splits, paths, ledger, SEED)
 run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
-           minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
+           minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths)
 print(f"wrote {', '.join(path.name for path in [*paths.values(), card])} to {run.stage('data')}")
 run.close()  # the next notebook has a kernel of its own

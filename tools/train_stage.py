@@ -66,7 +66,7 @@ def curate(run: Run) -> None:
     paths = save_splits(splits, run.stage("data"))
     write_data_card(recipe, splits, paths, ledger, run.seed)
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
-               minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
+               minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths)
 
 
 def warm_start(run: Run) -> None:
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.hosts:
         join(PROFILES[args.profile], args.hosts, args.processes, args.process)
     try:
-        run = open_run(args.profile, args.recipe, args.seed)
+        run = open_run(args.profile, args.recipe, args.seed, data="" if args.stage == "data" else None)
         check_shared(run)
         curate(run) if args.stage == "data" else warm_start(run)
     except BaseException:

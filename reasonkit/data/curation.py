@@ -6,35 +6,18 @@ give the same rows. Open rows have no gold answer. They are for training only, b
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from datasets import Dataset
 
 from reasonkit.data import problems
-from reasonkit.data.filters import (
-    Ledger,
-    Row,
-    contaminated,
-    gold_row_fault,
-    near_duplicates,
-    repair,
-    text_fault,
-)
+from reasonkit.data.dealing import deal
+from reasonkit.data.filters import Ledger, Row, gold_row_fault, near_duplicates, repair, text_fault
 from reasonkit.data.loading import Raw, SourceError, open_rows, reach
-from reasonkit.data.problems import (
-    SPLITS,
-    DataRecipe,
-    assert_disjoint,
-    fill_rubric,
-    load_recipe,
-    make_problem,
-    split_of,
-)
+from reasonkit.data.problems import DataRecipe, assert_disjoint, fill_rubric, load_recipe, make_problem
 from reasonkit.data.readers import Refused, read_row
-from reasonkit.data.screening import COLUMNS, OPEN, question_key
+from reasonkit.data.screening import COLUMNS, question_key
 from reasonkit.data.sources import OWN, Family, Hub, OwnFile, Source
 from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
 
@@ -185,63 +168,3 @@ def clean(rows: list[Row], ledger: Ledger) -> list[Row]:
     near = {n: other for n, other in near_duplicates(texts, [row["answer"] for row in rows]).items() if texts[n]}
     return ledger.keep("near duplicates", rows, lambda number, row: (
         ("nearly the same question", f"{rows[near[number]]['id']}: {row['question']}") if number in near else None))
-
-
-def deal(recipe: DataRecipe, rows: list[Row], sizes: Mapping[str, int], seed: int,
-         ledger: Ledger) -> dict[str, list[Row]]:
-    """The rows of each split: by the hash of the group or question, without training rows that the other splits ask,
-    and of each source its share by weight, at most its cap."""
-    uses = {source.name: source for source in recipe.sources}
-    pools: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for row in rows:
-        use = uses[row["source"]].use
-        key = f"{row['source']}:{row['group']}" if row["group"] else question_key(row["question"])
-        pools["train" if row["kind"] == OPEN else split_of(key, recipe.split) if use == "any" else use].append(row)
-    rng = random.Random(seed)
-    dealt = {}
-    for name in reversed(SPLITS):
-        if name == "train":
-            others = [row for part in dealt.values() for row in part]
-            pools[name] = decontaminate(pools[name], others, ledger)
-        by_source = defaultdict(list)
-        for row in pools[name]:
-            by_source[row["source"]].append(row)
-        for some in by_source.values():
-            rng.shuffle(some)
-        available = {source: min(len(some), uses[source].cap or len(some)) for source, some in by_source.items()}
-        counts = share_out(available, {source: uses[source].weight for source in available}, sizes.get(name, 0))
-        dealt[name] = [row for source, count in counts.items() for row in by_source[source][:count]]
-        rng.shuffle(dealt[name])
-        ledger.steps.append((f"dealt to {name}", len(pools[name]), len(dealt[name])))
-    return {name: dealt[name] for name in SPLITS if name in sizes}
-
-
-def decontaminate(train: list[Row], others: list[Row], ledger: Ledger) -> list[Row]:
-    """The training rows that share no 13 words in a row with a question of another split. Rows that a program made
-    are not compared, because their templates are shared."""
-    asked = [_stem(row) for row in others if "made" not in row]
-    hits = contaminated(["" if "made" in row else _stem(row) for row in train], asked)
-    return ledger.keep("decontamination", train, lambda number, row: (
-        ("13 words of a test question", f"{asked[hits[number]][:80]} | {_stem(row)[:80]}")
-        if number in hits and "made" not in row else None))
-
-
-def _stem(row: Row) -> str:
-    """The question without its options, because many questions share "True, True", "True, False" and so on."""
-    return row["question"].split("\n(A) ")[0]
-
-
-def share_out(available: Mapping[str, int], weights: Mapping[str, float], total: int) -> dict[str, int]:
-    """How many rows each source gives: by weight, none more than it has. What one lacks, the others give.
-
-    >>> share_out({"a": 10, "b": 100, "c": 100}, {"a": 1, "b": 1, "c": 2}, 100)
-    {'a': 10, 'b': 30, 'c': 60}
-    """
-    counts = dict.fromkeys(available, 0)
-    open_ones = sorted(available, key=lambda name: available[name] / weights[name])  # those that run out come first
-    for place, name in enumerate(open_ones):
-        left = total - sum(counts.values())
-        weight = sum(weights[other] for other in open_ones[place:])
-        counts[name] = min(available[name], round(left * weights[name] / weight))
-    return counts
-

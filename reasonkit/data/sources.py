@@ -120,6 +120,22 @@ class Traces(Record):
     terse: Share = 0.0
 
 
+class Balance(Record):
+    """`long`: the largest share of the worked training rows whose reasoning has `words` words or more. `domains`: the
+    weights of domains, in place of the sum of their sources' weights."""
+
+    long: Share | None = None
+    words: Annotated[int, Field(ge=1)] = 200
+    domains: dict[Text, Annotated[float, Field(gt=0)]] = {}
+
+
+class Lengths(Record):
+    """Tokens that the rows need, in place of the profile's limits: of a prompt with <bos>, and of a completion."""
+
+    prompt: Annotated[int, Field(ge=16, le=8192)] | None = None
+    completion: Annotated[int, Field(ge=16, le=8192)] | None = None
+
+
 class RecipeFile(Record):
     """A whole recipe: `families` alone, or `[[sources]]`. `problems.load_recipe` checks what is in `rubric`."""
 
@@ -132,5 +148,7 @@ class RecipeFile(Record):
     other_licences: bool = False
     split: Split
     traces: Traces = Traces()
+    lengths: Lengths = Lengths()
+    balance: Balance = Balance()
     domain: Text | None = None
     rubric: Any = None

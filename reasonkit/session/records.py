@@ -107,6 +107,7 @@ class Extra(Written):
     checkpoint_step: Count | None = None
     stopped: str | None = None
     settings: Settings = Settings()
+    lengths: dict[Literal["prompt", "completion"], Annotated[int, Field(ge=16, le=8192)]] = {}
 
 
 class Manifest(Written):

@@ -13,7 +13,7 @@ from reasonkit.data.loading import Reached
 from reasonkit.data.screening import prompt_length
 from reasonkit.data.sources import File, OwnFile
 from reasonkit.models import load
-from reasonkit.show.curation import (
+from reasonkit.show.data_view import (
     Length,
     domain_table,
     example_table,
@@ -28,8 +28,8 @@ from reasonkit.show.curation import (
 )
 
 EVIL = "</td><script>alert(1)</script> $x_1$ \u202e"
-ROW = {"id": "a", "family": "f", "kind": "number", "question": "2+2?", "reasoning": "2+2=4", "answer": "4", "rubric": "",
-       "domain": "maths"}
+ROW = {"id": "a", "family": "f", "kind": "number", "question": "2+2?", "reasoning": "2+2=4", "answer": "4",
+       "rubric": "", "domain": "maths"}
 
 
 def cells(html):
@@ -44,16 +44,17 @@ def rows(*changes):
 
 @pytest.fixture
 def ledger():
-    return Ledger([("read", 10, 7), ("near duplicates", 7, 6)],
-                  [Dropped("read", "s", "no answer", f"s-{n}", f"row {n}") for n in range(3)]
-                  + [Dropped("near duplicates", "s", "nearly the same question", "s-9", "s-1: what is it?")], ["off: x"])
+    dropped = [Dropped("read", "s", "no answer", f"s-{n}", f"row {n}") for n in range(3)]
+    dropped.append(Dropped("near duplicates", "s", "nearly the same question", "s-9", "s-1: what is it?"))
+    return Ledger([("read", 10, 7), ("near duplicates", 7, 6)], dropped, ["off: x"])
 
 
 def test_steps_and_examples_are_those_of_the_ledger(ledger):
     assert cells(step_table(ledger)) == [["read", "10", "7", "no answer 3"],
                                          ["near duplicates", "7", "6", "nearly the same question 1"]]
     assert "off: x" in step_table(ledger)
-    assert cells(example_table(ledger, ["read"])) == [["read", "no answer (3)", "s-0", "row 0"], ["", "", "s-1", "row 1"]]
+    assert cells(example_table(ledger, ["read"])) == [["read", "no answer (3)", "s-0", "row 0"],
+                                                      ["", "", "s-1", "row 1"]]
     assert cells(example_table(ledger, ["near duplicates"]))[0][2:] == ["s-9", "s-1: what is it?"]
     assert "gold: no row." in example_table(ledger, ["gold"])
     (axes,) = step_figure(ledger).axes
@@ -61,7 +62,8 @@ def test_steps_and_examples_are_those_of_the_ledger(ledger):
 
 
 def test_domains_are_counted_by_split():
-    splits = {"train": rows({}, {"reasoning": " "}, {"domain": "law", "reasoning": ""}), "test": rows({"domain": "law"})}
+    splits = {"train": rows({}, {"reasoning": " "}, {"domain": "law", "reasoning": ""}),
+              "test": rows({"domain": "law"})}
     assert cells(domain_table(splits)) == [["law", "1", "1", "0", "33.3%"], ["maths", "2", "0", "1", "66.7%"],
                                            ["all", "3", "1", "1", ""]]
     made = problems.curate(problems.load_recipe("tiny_mix"), {"train": 10, "test": 5}, 0)
@@ -79,9 +81,10 @@ def test_lengths_are_those_of_the_tokenizer_and_a_limit_costs_what_is_longer():
         ["maths", "4", "0", "40", "4", "4 (100.0%)", "200", "0"],
         ["all", "8", "1 (12.5%)", "300", "5", "4 (80.0%)", "200", "1 (20.0%)"]]
     assert cells(length_table([Length("law", 9, 0)], 256, 100, 330))[0][4:] == ["0", "0", "–", "0"]
-    left, right = length_figure(lengths, 256, 100).axes
-    assert [[line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2]
-            for axes in (left, right)] == [[40, 256], [200, 50, 100]]
+    for axes, medians, limit in zip(length_figure(lengths, 256, 100).axes, ([40, 100], [200, 50]), (256, 100),
+                                    strict=True):
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"] == medians
+        assert list(axes.lines[-1].get_xdata()) == [limit, limit]
 
 
 @pytest.mark.parametrize(("lengths", "share", "limit"), [
