@@ -17,11 +17,13 @@ from reasonkit.data.filters import Ledger, Row, gold_row_fault, near_duplicates,
 from reasonkit.data.loading import Raw, SourceError, open_rows, reach
 from reasonkit.data.problems import DataRecipe, assert_disjoint, fill_rubric, load_recipe, make_problem
 from reasonkit.data.readers import Refused, read_row
+from reasonkit.data.router import route
 from reasonkit.data.screening import COLUMNS, question_key
-from reasonkit.data.sources import OWN, Family, Hub, OwnFile, Source
+from reasonkit.data.sources import OWN, ROUTED, Family, Hub, OwnFile, Source
 from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
 
 EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
+GENERAL = "general"  # the domain of a question that belongs to no other
 MADE = 1000  # rows of a source of families without a cap
 # What the columns of a file of one's own may be called, in lower case. The first one that is there is taken.
 OWN_COLUMNS = {
@@ -43,11 +45,13 @@ def load_data(data: str) -> DataRecipe:
 
 def own_recipe(path: Path) -> DataRecipe:
     """A data recipe for a file of your own. Columns are recognised by their names (`OWN_COLUMNS`), and the kind of each
-    answer by its text. 80 % of the questions are for training, 10 % each for validation and test.
+    answer by its text. The domain of each question is found by its words, unless a rubric has the file's name. 80 % of
+    the questions are for training, 10 % each for validation and test.
 
     Raises SourceError for a file that can't be read, has no row, or has no column for the question.
     """
-    given = {"name": path.stem, "from": "file", "path": str(path), "domain": path.stem}
+    domain = path.stem if (DOMAINS / f"{path.stem}.toml").is_file() else ROUTED
+    given = {"name": path.stem, "from": "file", "path": str(path), "domain": domain}
     first = next(open_rows(OwnFile.model_validate(given))[0], None)
     if first is None:
         raise SourceError(f"{path} has no row: give it at least one")
@@ -60,7 +64,7 @@ def own_recipe(path: Path) -> DataRecipe:
     source = OwnFile.model_validate({**given, "columns": columns})
     mapping = ", ".join(f"{ours} from {column}" for ours, column in columns.items())
     return DataRecipe(path.stem, f"{path.name} ({mapping})", OWN, (), {"train": 80, "validation": 10, "test": 10}, 0.0,
-                      load_domain("science").rubric, (source,))
+                      load_domain(GENERAL).rubric, (source,))
 
 
 def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> tuple[dict[str, Dataset], Ledger]:
@@ -103,12 +107,17 @@ def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
 def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]:
     """The rows of all sources in our schema, each with the rubric of its own or of its domain."""
     refused: list[tuple[Row, str]] = []
+    rubrics: dict[str, tuple[Criterion, ...]] = {}
     count = 0
     for source in used_sources(recipe, ledger):
-        rubric = rubric_of(recipe, source)
         made = _family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused)
         for row in made:
-            row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(rubric, row["reasoning"]))
+            if source.domain == ROUTED:
+                row["family"] = row["domain"] = route(row["question"]) or GENERAL
+            name = source.rubric or row["domain"]
+            if name not in rubrics:
+                rubrics[name] = rubric_of(recipe, name)
+            row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(rubrics[name], row["reasoning"]))
             count += 1
             yield row
     ledger.keep("read", [row for row, _ in refused], lambda number, row: (refused[number][1], row["question"]))
@@ -147,11 +156,9 @@ def _family_rows(source: Family, seed: int) -> Iterator[Row]:
                "licence": source.licence, "made": "yes"}
 
 
-def rubric_of(recipe: DataRecipe, source: Source) -> tuple[Criterion, ...]:
-    """The rubric of a source's rows that have none of their own: of the domain it names, else the recipe's."""
-    name = source.rubric or source.domain
-    known = source.rubric or (DOMAINS / f"{name}.toml").is_file()
-    return load_domain(name).rubric if known else recipe.rubric
+def rubric_of(recipe: DataRecipe, name: str) -> tuple[Criterion, ...]:
+    """The rubric of the rows of a domain that have none of their own: of the file of its name, else the recipe's."""
+    return load_domain(name).rubric if (DOMAINS / f"{name}.toml").is_file() else recipe.rubric
 
 
 def clean(rows: list[Row], ledger: Ledger) -> list[Row]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from datasets import Dataset, disable_progress_bars
 
 from reasonkit.data.screening import question_key
-from reasonkit.data.sources import Balance, Family, RecipeFile, Source
+from reasonkit.data.sources import ROUTED, Balance, Family, RecipeFile, Source
 from reasonkit.judge.rubric import Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.session import files
 from reasonkit.text.answers import KINDS
@@ -88,8 +88,9 @@ def load_recipe(name: str) -> DataRecipe:
             raise ValueError(f"data recipe {name!r} names the unknown family {family!r}: choose from "
                              f"{', '.join(known)}")
     _check_sources(file, raw.sources)
+    known = sorted({source.domain for source in raw.sources})
     for domain in raw.balance.domains:
-        if domain not in (known := sorted({source.domain for source in raw.sources})):
+        if domain not in known and ROUTED not in known:
             raise ValueError(f"{file}: [balance] domains names {domain!r}, and the sources have {', '.join(known)}")
     split = {part: getattr(raw.split, part) for part in SPLITS}
     if sum(split.values()) != 100:

@@ -14,6 +14,7 @@ from reasonkit.session.records import Count, Record, Sha256, Share, Text
 # SPDX names of licences that allow training and sharing what is trained. Others need `other_licences = true`.
 OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0",
                  "CC-BY-SA-4.0", "ODC-By-1.0", "CDLA-Permissive-2.0")
+ROUTED = "auto"  # the domain of a source whose questions `router.route` tells apart
 OWN = "your own"  # the licence of a file that states none
 Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group"]
 Reader = Literal["plain", "gsm8k", "boxed", "think", "tagged", "worked"]
@@ -23,11 +24,12 @@ Template = str | list[str]  # "{column}" and text; a list has one template per o
 class Source(Record):
     """The keys that all sources share.
 
-    `licence`: its SPDX name where it has one. `address`: where it is stated. `columns`: our fields as templates of the
-    source's columns. `kind`: "" infers it from each gold answer. `rows`: how many the source has, within `tolerance`.
-    `cap`: the most rows to take. `weight`: its share of the mix. `optional`: the run goes on without it. `use`: "any"
-    deals rows to the splits by their hash. `keep`, `at_most`: filters on raw columns. `rubric`: the domain whose
-    rubric is used, by default `domain`. `shuffle`: the options.
+    `domain`: "auto" finds that of each question by its words. `licence`: its SPDX name where it has one. `address`:
+    where it is stated. `columns`: our fields as templates of the source's columns. `kind`: "" infers it from each gold
+    answer. `rows`: how many the source has, within `tolerance`. `cap`: the most rows to take. `weight`: its share of
+    the mix. `optional`: the run goes on without it. `use`: "any" deals rows to the splits by their hash. `keep`,
+    `at_most`: filters on raw columns. `rubric`: the domain whose rubric is used, by default `domain`. `shuffle`: the
+    options.
     """
 
     name: Text

@@ -50,6 +50,7 @@ class DomainFile(Record):
     what = "domain"
     anchor: Anchor
     rubric: Any
+    words: list[Text] = []
 
 
 class RunFile(Record):

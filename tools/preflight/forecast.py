@@ -181,7 +181,7 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
 
 def criteria_of(data: DataRecipe) -> int:
     """How many criteria the longest rubric of a data recipe has. A data set may bring longer ones in its rows."""
-    return max([len(data.rubric), *(len(rubric_of(data, source)) for source in data.sources)])
+    return max([len(data.rubric), *(len(rubric_of(data, source.rubric or source.domain)) for source in data.sources)])
 
 
 def _judged(profile: Profile, criteria: int) -> tuple[int, int]:
