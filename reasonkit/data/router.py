@@ -1,7 +1,7 @@
 """The domain of a question that has none: `route`, by the words that the rubrics list for their domains.
 
 The lists are written by hand. A TF-IDF classifier knows the questions of the sources that it is fitted on, and sends
-those of others to wrong domains five times as often, because it learns how a source words them (`benchmarks/router.py`).
+those of others to wrong domains five times as often: it learns how a source words them (`benchmarks/router.py`).
 """
 
 from __future__ import annotations
