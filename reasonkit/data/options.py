@@ -79,7 +79,7 @@ def split_options(text: str) -> tuple[str, list[str]]:
         if len(marks) >= 2:
             ends = [mark.start() for mark in marks[1:]] + [len(text)]
             texts = [text[mark.end():end].strip(" ,\n\t") for mark, end in zip(marks, ends, strict=True)]
-            return text[:marks[0].start()].strip(), [*(re.sub(r",?\s+or$", "", one) for one in texts[:-1]), texts[-1]]
+            return text[:marks[0].start()].strip(), [re.sub(r",?\s+or$", "", one) for one in texts]
     raise Refused("options of another shape")
 
 
