@@ -169,13 +169,13 @@ ask.show(test["question"][0])
 # %% tags=["clone"]
 from tools import export, publish
 
-out, base = run.folder / "export", export.base_name(policy)
-print("adapter and card:", publish.write_card(export.export_peft(policy, out / "peft"), manifests, base).parent)
+out, about = run.folder / "export", (manifests, export.base_name(policy), run.stage("data") / "README.md")
+print("adapter and card:", publish.write_card(export.export_peft(policy, out / "peft"), *about).parent)
 if handle := publish.handle_from_secrets():
     flax = export.export_flax(policy, out / "flax", manifests[-2]["extra"]["checkpoint_step"])
     print(verify_submission(flax, lora.fingerprint(policy.model), pairs, model=str(policy.folder), dtype=profile.dtype,
                             rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
-    publish.write_card(flax, manifests, base)
+    publish.write_card(flax, *about)
     print(publish.publish(flax, handle))
 
 # %%

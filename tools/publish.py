@@ -65,12 +65,13 @@ class PublishError(RuntimeError):
     """Nothing was published; says why, and what to set or click."""
 
 
-def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str) -> Path:
+def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str,
+               data_card: Path | None = None) -> Path:
     """Write README.md, the model card, and NOTICE into an export's folder; returns the card.
 
     manifests: as `manifest.read_manifest` returns them, of the stages data and evaluation at least. base: the name of
-    the base model. Raises ValueError when a stage or what the card needs of it is missing, and when two stages knew a
-    file by different hashes.
+    the base model. data_card: that of notebook 1, which is copied along as DATA.md. Raises ValueError when a stage or
+    what the card needs of it is missing, and when two stages knew a file by different hashes.
     """
     stages = {manifest["stage"]: manifest for manifest in manifests}
     again = "run the notebooks from 01 again"
@@ -143,6 +144,8 @@ Prompt SHA-256 {markdown_line(scores["prompt_sha256"])}. {markdown_line(_words(v
     folder = Path(folder)
     write_atomic(folder / "NOTICE", NOTICE)
     write_atomic(folder / "README.md", text)
+    if data_card:
+        write_atomic(folder / "DATA.md", data_card.read_text(encoding="utf-8"))
     return folder / "README.md"
 
 

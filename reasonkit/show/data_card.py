@@ -42,6 +42,9 @@ def write_data_card(recipe: DataRecipe, splits: Mapping[str, Dataset], paths: Ma
     causes = Counter((row.step, row.cause) for row in ledger.dropped).most_common()
     cleaning = [["step", "rows before", "rows after"], *ledger.steps]
     left_out = [["step", "left out because of", "rows"], *([*key, count] for key, count in causes)]
+    domains = {name: Counter(values_of(rows, "domain")) for name, rows in splits.items()}
+    counts = [["domain", *splits], *([domain, *(found[domain] for found in domains.values())]
+                                     for domain in sorted(set().union(*domains.values())))]
     text = "\n\n".join([
         f"---\n{data.to_yaml()}\n---\n# {markdown_line(recipe.title)}",
         f"Data recipe {markdown_line(recipe.name)}, seed {seed}. Licence: {markdown_line(recipe.licence)}. The same "
@@ -50,8 +53,9 @@ def write_data_card(recipe: DataRecipe, splits: Mapping[str, Dataset], paths: Ma
         "An open row has no gold answer. Only a judge can score it, so it is for training. A question is in one split, "
         "which its hash decides.",
         "## Sources", markdown_table([["source", "from", "domain", "licence", *splits], *_sources(recipe, splits)]),
-        "## Cleaning", markdown_table(cleaning), markdown_table(left_out),
-        "\n".join(f"- {markdown_line(note)}" for note in ledger.notes),
+        "## Domains", markdown_table(counts),
+        "## Cleaning", markdown_table(cleaning), *[markdown_table(left_out)] * bool(causes),
+        *["\n".join(f"- {markdown_line(note)}" for note in ledger.notes)] * bool(ledger.notes),
         "## Columns", "`question`, `reasoning`, `answer`, its `kind`, and the `rubric` of a judge as JSON. A model is "
         "asked with this prompt:", f"````\n{TAGS.template}\n````", ""])
     write_atomic(folder / CARD, text)

@@ -74,7 +74,8 @@ def example_table(ledger: Ledger, steps: Sequence[str], most: int = 2) -> Html:
     rows = [[step if number == 0 else "", f"{cause} ({len(found):,})" if number == 0 else "", row.id,
              row.example[:SHOWN]]
             for (step, cause), found in shown.items() for number, row in enumerate(found[:most])]
-    return table(["step", "cause (rows)", "row", "example"], rows, "" if rows else f"{', '.join(steps)}: no row.")
+    return table(["step", "cause (rows)", "row", "example"], rows,
+                 "" if rows else "No row was left out.")
 
 
 def domain_table(splits: Mapping[str, Dataset]) -> Html:

@@ -56,7 +56,7 @@ def test_steps_and_examples_are_those_of_the_ledger(ledger):
     assert cells(example_table(ledger, ["read"])) == [["read", "no answer (3)", "s-0", "row 0"],
                                                       ["", "", "s-1", "row 1"]]
     assert cells(example_table(ledger, ["near duplicates"]))[0][2:] == ["s-9", "s-1: what is it?"]
-    assert "gold: no row." in example_table(ledger, ["gold"])
+    assert "No row was left out." in example_table(ledger, ["gold"])
     (axes,) = step_figure(ledger).axes
     assert [bar.get_width() for bar in axes.patches] == [10, 7, 7, 6]
 
