@@ -150,8 +150,8 @@ def _misfit(row: Mapping[str, str], trains: bool, tokenizer, max_prompt_length: 
     tokens = prompt_length(row["question"], tokenizer)
     if tokens > max_prompt_length:
         return "prompt too long", (f"the prompt has {tokens - 1} tokens, and with <bos> max_prompt_length "
-                                   f"{max_prompt_length} is too short: shorten the question, or raise the limit in the "
-                                   "profile")
+                                   f"{max_prompt_length} is too short: shorten the question, or raise the limit, by "
+                                   "[lengths] in the data recipe or in the profile")
     if not trains and row["kind"] == OPEN:
         return "no gold answer", "the kind is open, and an evaluation checks answers: leave such rows to training"
     return None
