@@ -131,5 +131,6 @@ def load_domain(name: str) -> Domain:
         raise ValueError(f"unknown domain {name!r}: choose one of {', '.join(known)} (files in {DOMAINS})")
     file = DOMAINS / f"{name}.toml"
     raw = read(file, DomainFile, "mend the file", parse_toml)
+    words = tuple(word.strip() for word in raw.words.split(",") if word.strip())
     return Domain(name, criteria(raw.rubric, f"{file}: [[rubric]]"),
-                  *(text.strip() for text in (raw.anchor.question, raw.anchor.good, raw.anchor.bad)), tuple(raw.words))
+                  *(text.strip() for text in (raw.anchor.question, raw.anchor.good, raw.anchor.bad)), words)

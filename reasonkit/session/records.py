@@ -50,7 +50,7 @@ class DomainFile(Record):
     what = "domain"
     anchor: Anchor
     rubric: Any
-    words: list[Text] = []
+    words: str = ""  # separated by commas
 
 
 class RunFile(Record):

@@ -44,7 +44,7 @@ def test_a_domain_of_ones_own_is_found(tmp_path, monkeypatch):
     for name in ("maths", "law"):
         (tmp_path / f"{name}.toml").write_text((DOMAINS / f"{name}.toml").read_text())
     text = (DOMAINS / "law.toml").read_text()
-    (tmp_path / "cooking.toml").write_text('words = ["boil", "simmer", "oven"]\n' + text[text.index("[[rubric]]"):])
+    (tmp_path / "cooking.toml").write_text('words = "boil, simmer, oven"\n' + text[text.index("[[rubric]]"):])
     monkeypatch.setattr(router, "DOMAINS", tmp_path)
     monkeypatch.setattr("reasonkit.judge.rubric.DOMAINS", tmp_path)
     router._domains.cache_clear()
