@@ -13,7 +13,7 @@
 # makes all three. It splits the questions into train, validation and test, and no question is in two of them.
 
 # %% [markdown] tags=["clone"]
-# - **Output:** `artifacts/data/{train,validation,test}.parquet`, and a manifest that notebook 2 reads.
+# - **Output:** `artifacts/data/{train,validation,test}.parquet` with a data card, and a manifest that notebook 2 reads.
 # - **Time:** under a minute.
 # - **What to change:** `RECIPE` is a file in `recipes/`. It names its data, a file in `data_recipes/`.
 
@@ -132,8 +132,8 @@ show.step_table(ledger)
 show.step_figure(ledger)
 
 # %% [markdown]
-# Examples of what was left out, with the text that decided it. A duplicate names the row that stays. A contaminated row
-# stands beside the test question that it shares 13 words with.
+# Examples of what was left out, with the text that decided it. A duplicate names the row that stays, and a near one
+# shows both. A contaminated row stands behind the test question that it shares 13 words with.
 
 # %%
 show.example_table(ledger, [step for step, _, _ in ledger.steps])

@@ -174,4 +174,5 @@ def clean(rows: list[Row], ledger: Ledger) -> list[Row]:
     texts = ["" if "made" in row else row["question"] for row in rows]
     near = {n: other for n, other in near_duplicates(texts, [row["answer"] for row in rows]).items() if texts[n]}
     return ledger.keep("near duplicates", rows, lambda number, row: (
-        ("nearly the same question", f"{rows[near[number]]['id']}: {row['question']}") if number in near else None))
+        ("nearly the same question", f"{rows[near[number]]['id']}: {rows[near[number]]['question'][:140]} | "
+                                     f"{row['question'][:140]}") if number in near else None))

@@ -18,7 +18,7 @@ from huggingface_hub import DatasetCardData
 from reasonkit.data.filters import Ledger
 from reasonkit.data.problems import DataRecipe
 from reasonkit.data.screening import OPEN
-from reasonkit.data.sources import OPEN_LICENCES, Family, Hub, Kaggle, Source, Wheel
+from reasonkit.data.sources import OPEN_LICENCES, Family, File, Hub, Kaggle, Source, Wheel
 from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import file_sha256
 from reasonkit.show.figures import visible
@@ -93,7 +93,9 @@ def _place(source: Source) -> str:
             return f"PyPI {source.package}=={source.version}, {source.member}"
         case Family():
             return f"made by a program: {', '.join(source.families)}"
-    return f"{source.kind_of} {Path(source.path).name}"
+        case File():
+            return f"file {Path(source.path).name}"
+    return source.kind_of
 
 
 class Link(str):
