@@ -13,7 +13,7 @@
 # makes all three. It splits the questions into train, validation and test, and no question is in two of them.
 
 # %% [markdown] tags=["clone"]
-# - **Output:** `artifacts/data/{train,validation,test}.jsonl`, and a manifest that notebook 2 reads.
+# - **Output:** `artifacts/data/{train,validation,test}.parquet` with a data card, and a manifest that notebook 2 reads.
 # - **Time:** under a minute.
 # - **What to change:** `RECIPE` is a file in `recipes/`. It names its data, a file in `data_recipes/`.
 
@@ -32,12 +32,13 @@ DATA = ""  # a mix in data_recipes/, or your own file (CSV, JSONL, JSON, Parquet
 
 # %%
 from reasonkit.data import curation, problems, screening
-from reasonkit.data.rows import save_splits, sft_pairs
+from reasonkit.data.rows import save_splits
 from reasonkit.models import load
 from reasonkit.run import open_run
+from reasonkit.show import data_view as show
 from reasonkit.text.tags import TAGS
 
-run = open_run(PROFILE, RECIPE, SEED)
+run = open_run(PROFILE, RECIPE, SEED, data=DATA)
 recipe = curation.load_data(DATA or run.recipe.data_for(run.profile))
 print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence}\n"
       f"{run.budget.minutes_left:.0f} minutes left")
@@ -61,8 +62,8 @@ print(TAGS.template)
 # %%
 from reasonkit.data.loading import reach
 
-for source in reach(recipe.sources):
-    print(f"{source.name:<20} {source.kind:<7} {source.licence:<20} {source.problem or source.where}")
+if recipe.sources:
+    display(show.source_table(recipe.sources, reach(recipe.sources)))
 for family in recipe.families:
     item = problems.make_problem(family, 0, SEED)
     print(f"{family} ({item.kind})\n  {item.question}\n  {TAGS.render(reasoning=item.reasoning, answer=item.answer)}\n")
@@ -87,12 +88,28 @@ for criterion in recipe.rubric:
 #
 # Rows of sources are cleaned first. The text is repaired. Rows are dropped if they refuse, give the answer away in the
 # question, are in another language, or repeat an earlier row exactly or nearly. A training row is also dropped if it
-# shares 13 words in a row with a test question. The table counts the rows before and after each step, with an example
-# of each cause.
+# shares 13 words in a row with a test question.
 
 # %%
 splits, ledger = curation.curate(recipe, run.profile.rows, SEED)
-print(ledger)
+print(", ".join(f"{name}: {len(rows):,} rows" for name, rows in splits.items()))
+
+# %% [markdown]
+# ## Lengths
+#
+# Every stage has limits in tokens. They fix the shapes that the chips compile, so a longer row is lost: it is never
+# cut, because a cut row would teach the model not to stop. Here is what the limits cost, before any hour is spent. The
+# tokens are those of the policy's own tokenizer. If a domain loses too much, choose a data recipe with longer
+# `[lengths]`, or shorten the questions.
+
+# %%
+tokenizer = load.tokenizer(run.profile.policy)
+lengths = show.measure_lengths(splits, tokenizer)
+limits = run.profile.grpo.max_prompt_length, run.profile.grpo.max_new_tokens
+show.length_table(lengths, *limits, run.profile.sft.max_length)
+
+# %%
+show.length_figure(lengths, *limits)
 
 # %% [markdown]
 # ## Screening
@@ -100,61 +117,53 @@ print(ledger)
 # A single unusable row could stop a later stage after hours, so every row is tested here:
 #
 # - Its gold answer must be right by the checker that will grade the completions.
-# - Its prompt must fit the limit, counted with the policy's own tokenizer.
+# - Its prompt must fit the limit.
 # - In validation and test it must have a gold answer, because a program scores it. A row without worked steps is used
 #   by GRPO and evaluation only.
 #
-# Rows that fail are left out and shown. If more than half of a split fails, this cell raises an error.
+# Rows that fail are left out and counted. If more than half of a split fails, this cell raises an error.
 
 # %%
-from collections import Counter
-
-tokenizer = load.tokenizer(run.profile.policy)
 splits, left_out = screening.screen(splits, tokenizer, run.profile.grpo.max_prompt_length)
-print(f"{len(left_out)} rows left out")
-for (name, cause), count in Counter((row.split, row.cause) for row in left_out).items():
-    print(f"{count:>6} of {name}: {cause}")
-for row in left_out[:5]:
-    print(f"{row.id}, {row.question!r:.100}\n  {row.why}")
+ledger.add_screening(splits, left_out)
+show.step_table(ledger)
 
 # %%
-for name, rows in splits.items():
-    counts = Counter(rows["family"])
-    print(f"{name:>10}: {len(rows):>6} rows  {dict(sorted(counts.items()))}")
+show.step_figure(ledger)
 
 # %% [markdown]
-# ## Lengths
-#
-# SFT leaves out rows that are longer than its limit. It never cuts them, because a cut row would teach the model not to
-# stop. Rows to the right of the line are therefore lost to SFT.
+# Examples of what was left out, with the text that decided it. A duplicate names the row that stays, and a near one
+# shows both. A contaminated row stands behind the test question that it shares 13 words with.
+
+# %%
+show.example_table(ledger, [step for step, _, _ in ledger.steps])
+
+# %% [markdown]
+# ## The rows
 #
 # Many training rows of the demo are terse on purpose: their trace shows no step. Traces distilled from a larger model
 # are uneven in the same way, and SFT learns the habit. A right answer alone cannot correct it, because a terse
 # completion may be right. That is the judge's job.
 
 # %%
-import matplotlib.pyplot as plt
+show.domain_table(splits)
 
-limit = run.profile.sft.max_length
-pairs = sft_pairs(splits["train"], tokenizer, max_length=10**6)
-lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
-figure, axes = plt.subplots(figsize=(7, 2.4))
-axes.hist(lengths, bins=40, color="#3b8ea5")
-axes.axvline(limit, color="#c9822f", label=f"limit of SFT, {limit} tokens")
-axes.set(xlabel="tokens of prompt and completion", ylabel="training rows",
-         title=f"SFT can use {sum(length <= limit for length in lengths)} of {len(splits['train'])} rows")
-axes.legend(frameon=False)
-plt.show()
+# %%
+show.row_table(splits["train"])
 
 # %% [markdown]
 # ## Save
 #
-# The manifest records the hashes of the files and of the prompt. A later stage refuses files or a prompt that have
-# changed.
+# Each split is a Parquet file. The manifest records the hashes of the files and of the prompt. A later stage refuses
+# files or a prompt that have changed. `README.md` beside the files is a data card: sources and licences, the counts
+# above, and the hashes. The folder can be uploaded to the Hugging Face hub as it is.
 
 # %%
+from reasonkit.show.data_card import write_data_card
+
 paths = save_splits(splits, run.stage("data"))
+card = write_data_card(recipe, splits, paths, ledger, SEED)
 run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
-           minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
-print(f"wrote {', '.join(path.name for path in paths.values())} to {run.stage('data')}")
+           minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths)
+print(f"wrote {', '.join(path.name for path in [*paths.values(), card])} to {run.stage('data')}")
 run.close()  # the next notebook has a kernel of its own

@@ -47,7 +47,7 @@ from reasonkit.train.sft import sft
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED)
 profile, manifest = run.profile, run.manifest("data")
-train, validation = (read_rows(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
+train, validation = (read_rows(run.stage("data") / f"{name}.parquet") for name in ("train", "validation"))
 print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]
@@ -127,7 +127,7 @@ for name in ("steps", "batch_size", "max_length", "pack", "learning_rate", "warm
 log = run.log("sft")
 board = Dashboard(log, run.budget, "SFT warm start", profile.sft.steps)
 board.show()
-inputs = {"train": run.stage("data") / "train.jsonl"}
+inputs = {"train": run.stage("data") / "train.parquet"}
 if run.begin("sft", policy.folder, inputs):
     result = sft(policy, plan.policy, train, profile.sft, run.budget, log, run.checkpoints, SEED, board.update)
     run.hand_over("sft", policy.model, result, inputs)

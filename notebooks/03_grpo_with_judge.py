@@ -55,7 +55,7 @@ from reasonkit.rewards.mix import RewardMix
 policy = judge_model = rate = judge = parts = reward = generate = probe = None
 run = open_run(PROFILE, RECIPE, SEED)
 profile, recipe, warm = run.profile, run.recipe, run.manifest("sft")
-train, validation = (read_rows(run.stage("data") / f"{name}.jsonl") for name in ("train", "validation"))
+train, validation = (read_rows(run.stage("data") / f"{name}.parquet") for name in ("train", "validation"))
 print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]
@@ -208,7 +208,7 @@ from reasonkit.show.dashboard import Dashboard
 
 board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
 board.show()
-inputs = {"train": run.stage("data") / "train.jsonl", "adapter": run.stage("sft") / "adapter"}
+inputs = {"train": run.stage("data") / "train.parquet", "adapter": run.stage("sft") / "adapter"}
 code = code_sha256(part for part, _ in parts)
 if run.begin("grpo", policy.folder, inputs, rewards=weights, curriculum=recipe.curriculum, code=code,
              judge=judge.identity if judge else None):

@@ -48,7 +48,7 @@ from reasonkit.train import rollout
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED)
 profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]
-test = read_rows(run.stage("data") / "test.jsonl")
+test = read_rows(run.stage("data") / "test.parquet")
 print(*cut_short(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
 
 # %%
@@ -133,7 +133,7 @@ print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, 
 # %%
 for name, result in results.items():
     result.to_json(run.stage("evaluation") / f"{name.replace(' ', '_').lower()}.json")
-run.finish("evaluation", inputs={"test": run.stage("data") / "test.jsonl"}, minutes=run.budget.minutes_here,
+run.finish("evaluation", inputs={"test": run.stage("data") / "test.parquet"}, minutes=run.budget.minutes_here,
            problems=len(test),
            metrics={name: {"accuracy": result.accuracy, "content": result.content_accuracy, "form": result.format_rate,
                            "steps": result.step_accuracy} for name, result in results.items()})
@@ -189,7 +189,7 @@ if handle := secret("KAGGLE_MODEL_HANDLE"):
     flax = export.export_flax(policy, run.folder / "export" / "flax", manifests[-2]["extra"]["checkpoint_step"])
     print(verify_submission(flax, lora.fingerprint(policy.model), pairs, model=str(policy.folder), dtype=profile.dtype,
                             rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
-    card.write_card(flax, manifests, export.base_name(policy))
+    card.write_card(flax, manifests, export.base_name(policy), run.stage("data") / "README.md")
     print(publish.publish_kaggle(flax, handle))
 
 # %%

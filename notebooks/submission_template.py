@@ -71,7 +71,7 @@ DATA = ""  # your own file of questions (CSV, JSONL, JSON, Parquet); "" is the r
 from reasonkit.run import open_run
 from reasonkit.text.tags import TAGS
 
-run = open_run(PROFILE, RECIPE, SEED)
+run = open_run(PROFILE, RECIPE, SEED, data=DATA)
 REASONING_START, REASONING_END = "<reasoning>", "</reasoning>"
 SOLUTION_START, SOLUTION_END = "<answer>", "</answer>"
 PROMPT_TEMPLATE = TAGS.template

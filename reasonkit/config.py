@@ -259,3 +259,13 @@ def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
     if grpo.rollout_micro_prompts and not recipe.uses_judge:
         grpo = replace(grpo, steps=3 * grpo.steps // 2, rollout_micro_prompts=0)
     return replace(profile, sft=sft, grpo=replace(grpo, **recipe.grpo))
+
+
+def adapt_to_lengths(profile: Profile, lengths: Mapping[str, int]) -> Profile:
+    """The profile with the tokens of `prompt` and `completion` that a data recipe asks for, in place of its own. Rows
+    of SFT and of the judge hold both, so their limits change by as many tokens."""
+    grpo = replace(profile.grpo, max_prompt_length=lengths.get("prompt", profile.grpo.max_prompt_length),
+                   max_new_tokens=lengths.get("completion", profile.grpo.max_new_tokens))
+    more = grpo.max_prompt_length + grpo.max_new_tokens - profile.grpo.max_prompt_length - profile.grpo.max_new_tokens
+    return replace(profile, grpo=grpo, sft=replace(profile.sft, max_length=profile.sft.max_length + more),
+                   judge_max_length=profile.judge_max_length + more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import math
@@ -13,13 +14,15 @@ from pathlib import Path
 
 import jax
 
-from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_recipe
+from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
+from reasonkit.data.curation import load_data
 from reasonkit.models.checkpoints import latest_step, save_lora
 from reasonkit.models.distributed import agree_on_end, is_main_process
 from reasonkit.session import manifest as manifests
-from reasonkit.session.files import write_atomic
+from reasonkit.session.files import RecordError, read, write_atomic
 from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
 from reasonkit.session.manifest import base_sha256, file_sha256, prompt_hash
+from reasonkit.session.records import Manifest
 from reasonkit.session.run_log import NullLog, RunLog, earlier_minutes
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
@@ -129,8 +132,11 @@ def find_recipe(name: str) -> Recipe:
     return replace(module.RECIPE, name=name, summary=(module.__doc__ or "").partition("\n")[0])
 
 
-def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None) -> Run:
+def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None, data: str | None = None) -> Run:
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
+
+    The profile's lengths become those that its data ask for. `data` is a mix or a file, "" for the recipe's own mix,
+    and None for what notebook 1 has taken.
 
     Frees what the last error of this process holds, such as a stage's model and trainer. Raises ValueError for an
     unknown profile or recipe, a bad seed, and a folder that holds another run; FolderInUseError as `lock_run`.
@@ -139,8 +145,8 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ValueError(f"SEED={seed!r}: give a whole number from 0 to {2**32 - 1}, without quotes")
     free_last_error()
-    chosen = adapt_to_recipe(chosen, plan)
     folder = Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
+    chosen = adapt_to_lengths(adapt_to_recipe(chosen, plan), _lengths(folder, data, plan.data_for(chosen)))
     identity = {"profile": profile, "recipe": recipe, "seed": seed}
     path = manifests.check_identity(folder, identity)
     if chosen.devices:
@@ -154,6 +160,14 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
                         ledger=folder / "ledger.json" if is_main_process() else None, shares=plan.shares,
                         ahead={"save": 1, "probe": probes}, agree=agree_on_end, grows=chosen.grows)
     return Run(chosen, plan, seed, folder, budget)
+
+
+def _lengths(folder: Path, data: str | None, own: str) -> Mapping[str, int]:
+    path = folder / "data" / manifests.MANIFEST
+    if data is None and path.is_file():
+        with contextlib.suppress(RecordError):  # `Run.manifest` says what is wrong with it
+            return read(path, Manifest, "").extra.lengths
+    return load_data(data or own).lengths
 
 
 def _virtual_devices(count: int) -> None:

@@ -64,7 +64,7 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
     """What *Run all* does: curation, SFT and GRPO unless their manifests are there, evaluation. `at` is called wherever
     a fault can come. ROWS stand for what `curate` gives, which is a function of the seed and leaves nothing behind."""
     save_splits({"train": ROWS, "test": ROWS.select(range(24))}, folder / "data")
-    rows = read_rows(folder / "data" / "train.jsonl")
+    rows = read_rows(folder / "data" / "train.parquet")
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     policy = new_policy(init_random(CONFIG, mesh), mesh, tokenizer)
     checkpoints, logs = folder / "checkpoints", {name: RunLog(folder / name / "log.jsonl") for name in ("sft", "grpo")}
@@ -95,7 +95,7 @@ def run(folder: Path, tokenizer: Tokenizer, at: Callable[[str], None] = nothing,
         (folder / "grpo" / "manifest.json").touch()
     generate = generator(policy.model, tokenizer, mesh, max_prompt_length=GRPO.max_prompt_length,
                          max_new_tokens=GRPO.max_new_tokens, batch_size=8)
-    test = read_rows(folder / "data" / "test.jsonl")
+    test = read_rows(folder / "data" / "test.parquet")
 
     def answer(prompts):
         at("evaluation")

@@ -26,7 +26,7 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 
 import reasonkit.models.lora
 import reasonkit.train.sft
-from reasonkit.data.rows import read_rows, sft_batches
+from reasonkit.data.rows import sft_batches
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.lora import add_lora
@@ -94,7 +94,7 @@ def loadable(folder, tokenizer):
 
 def check_same(rerun, whole):
     """Weights, problems, samples, rewards and results are those of the undisturbed run, and no step is there twice."""
-    for name in ("data/train.jsonl", "data/test.jsonl", "evaluation.json"):
+    for name in ("data/train.parquet", "data/test.parquet", "evaluation.json"):
         ours, theirs = ((one.checkpoints.parent / name).read_bytes() for one in (rerun, whole))
         assert ours == theirs, name
     for name in ("sft", "grpo"):
@@ -413,12 +413,6 @@ def test_slow_steps_do_not_hang(tmp_path):
             watchdog.step_begins()
             time.sleep(seconds)
     assert not (tmp_path / "hung.txt").exists()
-
-
-def test_a_damaged_row_of_data_is_named(tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"id": 1}\n{"id": 2, "questi')
-    with pytest.raises(ValueError, match=r"line 2 of .*train\.jsonl is damaged .*run notebook 01"):
-        read_rows(tmp_path / "train.jsonl")
 
 
 def test_the_trainer_has_what_is_used_of_it():

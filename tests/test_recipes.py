@@ -19,6 +19,7 @@ from reasonkit.judge.judge import judge_prompt
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.models.load import ASSETS, MODELS, Tokenizer
 from reasonkit.models.mesh import check_divides, plan_mesh
+from reasonkit.models.placement import shapes_of
 from reasonkit.run import find_recipe, open_run, recipe_names
 from reasonkit.session import run_log
 from reasonkit.session.manifest import ManifestError
@@ -230,6 +231,27 @@ def test_a_stage_reads_what_the_last_one_left(tmp_path):
     assert manifest["lora"] == run.lora == {"rank": 16, "alpha": 32.0}
     run.log("sft").write("sft_step", step=1)
     assert (tmp_path / "sft" / "log.jsonl").exists()
+
+
+def test_data_has_lengths_of_its_own_for_every_notebook(tmp_path, monkeypatch):
+    """Notebook 1 takes the data by its name. The later ones take what its manifest says."""
+    asked = {"prompt": 512, "completion": 700}
+    monkeypatch.setattr(run_module, "load_data",
+                        lambda name: SimpleNamespace(lengths={"mine": asked, "tiny_mix": {}}[name]))
+
+    def opened(data=None):
+        return open_run("smoke", "g_rar", 0, tmp_path, data=data).profile
+
+    own, long = opened(""), opened("mine")
+    more = 512 + 700 - own.grpo.max_prompt_length - own.grpo.max_new_tokens
+    shapes = shapes_of(long)
+    assert (shapes.max_prompt_length, shapes.max_new_tokens) == (512, 700)
+    assert shapes.judge_length == own.judge_max_length + more and long.sft.max_length == own.sft.max_length + more
+    assert opened() == own
+    open_run("smoke", "g_rar", 0, tmp_path).finish("data", inputs={}, metrics={}, minutes=0.1, lengths=asked)
+    assert opened() == long and opened("") == own
+    (tmp_path / "data" / "manifest.json").write_text("{")
+    assert opened() == own, "notebook 1 can be run again"
 
 
 def test_a_stages_minutes_are_those_of_all_its_sessions(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ Every figure and setting of the card comes from a manifest. The exports themselv
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from pydantic import Field
 from reasonkit.session.files import RecordError, check, write_atomic
 from reasonkit.session.manifest import cut_short, progress
 from reasonkit.session.records import Count, Extra, Manifest, Text, Written
-from reasonkit.show.figures import visible
+from reasonkit.show.data_card import markdown_line, markdown_table
 from reasonkit.text.tags import TAGS
 
 TERMS = "ai.google.dev/gemma/terms"
@@ -110,14 +109,15 @@ class _EvaluationManifest(Manifest):
     extra: _EvaluationExtra
 
 
-def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str) -> Path:
+def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str,
+               data_card: Path | None = None) -> Path:
     """Write README.md, the model card, and NOTICE into an export's folder; returns the card.
 
     The card has code that asks the model, of the kinds that the folder's files are for.
 
     manifests: as `manifest.read_manifest` returns them, of the stages data and evaluation at least. base: the name of
-    the base model. Raises ValueError when a stage or what the card needs of it is missing, and when two stages knew a
-    file by different hashes.
+    the base model. data_card: that of notebook 1, which is copied along as DATA.md. Raises ValueError when a stage or
+    what the card needs of it is missing, and when two stages knew a file by different hashes.
     """
     stages = {manifest["stage"]: manifest for manifest in manifests}
     again = "run the notebooks from 01 again"
@@ -146,19 +146,20 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
         [name, f"{manifest['minutes']:.1f}", *(told or "–" for told in progress(manifest)),
          _words({key: value for key, value in manifest["extra"].get("settings", {}).items() if key != "steps"})]
         for name, manifest in stages.items())]
-    warning = "".join(f"**{_line(sentence)}**\n\n" for sentence in cut_short(manifests))
+    warning = "".join(f"**{markdown_line(sentence)}**\n\n" for sentence in cut_short(manifests))
     versions = {package: version for manifest in manifests for package, version in manifest["versions"].items()}
     folder = Path(folder)
     uses = "\n".join(use.replace("BASE", json.dumps(base)) for file, use in _USES.items() if any(folder.glob(file)))
+    name = markdown_line(base)
     text = f"""---
 license: gemma
 base_model: {json.dumps(base)}
 pipeline_tag: text-generation
 tags: [reasoning, grpo, lora, tunix]
 ---
-# {_line(base)} that shows its work
+# {name} that shows its work
 
-{warning}{_line(base)}, modified: one LoRA adapter ({_line(_words(adapter))}) was trained with Tunix on all attention
+{warning}{name}, modified: one LoRA adapter ({markdown_line(_words(adapter))}) was trained with Tunix on all attention
 and feed-forward matrices. It replies with its reasoning and then its answer, each in a tag of its own, to this prompt,
 byte for byte:
 
@@ -171,23 +172,23 @@ In this folder, or with the repository's name in place of `"."`. Decoding is gre
 {uses}
 ## Scores
 
-{_table([["", *_MEASURES.values()], *rows])}
+{markdown_table([["", *_MEASURES.values()], *rows])}
 
-{_line(tested)} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals. Accuracy counts
+{tested} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals. Accuracy counts
 answers in their tag, in whatever format. By content, a completion without that tag counts by what it says last, which
 measures the base model too. Nothing else was measured.
 
 ## Data
 
-{_line(' '.join(about))} {_line(', '.join(counts))} problems; SHA-256 of the files:
+{markdown_line(' '.join(about))} {markdown_line(', '.join(counts))} problems; SHA-256 of the files:
 
-{_table([["file", "SHA-256"], *([name, entry["sha256"]] for name, entry in data["inputs"].items())])}
+{markdown_table([["file", "SHA-256"], *([name, entry["sha256"]] for name, entry in data["inputs"].items())])}
 
 ## Training
 
-{_table(settings)}
+{markdown_table(settings)}
 
-Prompt SHA-256 {_line(scores["prompt_sha256"])}. {_line(_words(versions))}.
+Prompt SHA-256 {markdown_line(scores["prompt_sha256"])}. {markdown_line(_words(versions))}.
 
 ## Licence and limits
 
@@ -195,6 +196,8 @@ Prompt SHA-256 {_line(scores["prompt_sha256"])}. {_line(_words(versions))}.
 """
     write_atomic(folder / "NOTICE", NOTICE)
     write_atomic(folder / "README.md", text)
+    if data_card:
+        write_atomic(folder / "DATA.md", data_card.read_text(encoding="utf-8"))
     return folder / "README.md"
 
 
@@ -205,16 +208,6 @@ def _interval(values: Sequence[float]) -> str:
 
 def _words(fields: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in fields.items()) or "–"
-
-
-def _line(text: object) -> str:
-    """One line with its markup escaped: it may be a name from a file."""
-    return re.sub(r"([\\`*_{}<>\[\]|#])", r"\\\1", " ".join(visible(text).split()))
-
-
-def _table(rows: Sequence[Sequence[object]]) -> str:
-    head, *body = [f"| {' | '.join(_line(cell) for cell in row)} |" for row in rows]
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
 
 
 def _fenced(text: str) -> str:

@@ -26,7 +26,7 @@ from tools.flax import family_of, save_flax
 from tools.hf.names import tensors
 
 _WITH_PICTURES = ("gemma3-4b-it", "gemma3-12b-it")  # transformers opens them as Gemma3ForConditionalGeneration
-_BESIDES = ("actor", SIZES, "tokenizer.model", "README.md", "NOTICE")  # in a Flax export, beside the model's folder
+_BESIDES = ("actor", SIZES, "tokenizer.model", "README.md", "DATA.md", "NOTICE")  # in a Flax export, beside the model
 
 
 def hf_name(name: str) -> str:

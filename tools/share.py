@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonkit.models.load import LoadedModel
+from reasonkit.show.data_card import CARD
 from tools.card import write_card
 from tools.export import base_name, export_peft
 from tools.hf.export import export_hf, write_chat
@@ -23,21 +24,22 @@ from tools.trained import load_trained
 
 def share(policy: LoadedModel, manifests: Sequence[Mapping[str, Any]], folder: Path, merged: bool = False,
           llama_cpp: Path | None = None) -> None:
-    """Write `folder`/peft and, with `merged`, `folder`/hf, and print what is where.
+    """Write `folder`/peft and, with `merged`, `folder`/hf, and print what is where. `folder` is in that of the run.
 
     llama_cpp: a clone of llama.cpp, where its converter is not on the PATH. Raises as `export_peft`, `export_hf`,
     `to_gguf`, `find_converter` and `write_card`.
     """
-    base, peft, hf = base_name(policy), folder / "peft", folder / "hf"
+    about = manifests, base_name(policy), folder.parent / "data" / CARD
+    peft, hf = folder / "peft", folder / "hf"
     converter = find_converter(llama_cpp)
     write_chat(policy.tokenizer, export_peft(policy, peft))
-    print(f"adapter: {write_card(peft, manifests, base).parent}")
+    print(f"adapter: {write_card(peft, *about).parent}")
     if merged:
         export_hf(policy, hf)
         for earlier in ("model.gguf", "Modelfile"):  # of another adapter
             (hf / earlier).unlink(missing_ok=True)
         print(f"for llama.cpp and Ollama: {to_gguf(hf, converter)}" if converter else ABSENT)
-        print(f"whole model: {write_card(hf, manifests, base).parent}")
+        print(f"whole model: {write_card(hf, *about).parent}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

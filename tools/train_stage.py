@@ -48,6 +48,7 @@ from reasonkit.models import distributed, lora, placement
 from reasonkit.models.load import load, tokenizer
 from reasonkit.run import Run, open_run, recipe_names
 from reasonkit.session.files import write_atomic
+from reasonkit.show.data_card import write_data_card
 from reasonkit.train.sft import sft
 
 NOT_HERE = {"grpo": "03_grpo_with_judge", "evaluation": "04_evaluation"}
@@ -61,23 +62,25 @@ def curate(run: Run) -> None:
     splits, left_out = screening.screen(splits, tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
     for row in left_out:
         print(f"left out of {row.split}: {row.id}, {row.why}")
+    ledger.add_screening(splits, left_out)
     paths = save_splits(splits, run.stage("data"))
+    write_data_card(recipe, splits, paths, ledger, run.seed)
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
-               minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence)
+               minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths)
 
 
 def warm_start(run: Run) -> None:
     """Notebook 2 without its samples: checkpoints, adapter and manifest. A stage that is finished is left as it is.
 
     Raises ManifestError as `Run.begin` does."""
-    profile, train = run.profile, read_rows(run.stage("data") / "train.jsonl")
+    profile, train = run.profile, read_rows(run.stage("data") / "train.parquet")
     run.manifest("data")
     plan = placement.plan(profile, jax.devices(), judge=False)
     chips = plan.policy
     policy = load(profile.policy, chips, profile.dtype, replicated="policy" not in plan.gathered,
                          remat=profile.remat)
     policy = replace(policy, model=lora.add_lora(policy.model, chips, profile.lora_rank, profile.lora_alpha, run.seed))
-    inputs = {"train": run.stage("data") / "train.jsonl"}
+    inputs = {"train": run.stage("data") / "train.parquet"}
     if distributed.broadcast_from_main(run.begin("sft", policy.folder, inputs)):
         result = sft(policy, chips, train, profile.sft, run.budget, run.log("sft"), run.checkpoints, run.seed)
         run.hand_over("sft", policy.model, result, inputs)
@@ -131,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.hosts:
         join(PROFILES[args.profile], args.hosts, args.processes, args.process)
     try:
-        run = open_run(args.profile, args.recipe, args.seed)
+        run = open_run(args.profile, args.recipe, args.seed, data="" if args.stage == "data" else None)
         check_shared(run)
         curate(run) if args.stage == "data" else warm_start(run)
     except BaseException:

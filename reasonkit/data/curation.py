@@ -6,39 +6,24 @@ give the same rows. Open rows have no gold answer. They are for training only, b
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from datasets import Dataset
 
 from reasonkit.data import problems
-from reasonkit.data.filters import (
-    Ledger,
-    Row,
-    contaminated,
-    gold_row_fault,
-    near_duplicates,
-    repair,
-    text_fault,
-)
+from reasonkit.data.dealing import deal
+from reasonkit.data.filters import Ledger, Row, gold_row_fault, near_duplicates, repair, text_fault
 from reasonkit.data.loading import Raw, SourceError, open_rows, reach
-from reasonkit.data.problems import (
-    SPLITS,
-    DataRecipe,
-    assert_disjoint,
-    fill_rubric,
-    load_recipe,
-    make_problem,
-    split_of,
-)
+from reasonkit.data.problems import DataRecipe, assert_disjoint, fill_rubric, load_recipe, make_problem
 from reasonkit.data.readers import Refused, read_row
-from reasonkit.data.screening import COLUMNS, OPEN, question_key
-from reasonkit.data.sources import OWN, Family, Hub, OwnFile, Source
+from reasonkit.data.router import route
+from reasonkit.data.screening import COLUMNS, question_key
+from reasonkit.data.sources import OWN, ROUTED, Family, Hub, OwnFile, Source
 from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
 
 EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
+GENERAL = "general"  # the domain of a question that belongs to no other
 MADE = 1000  # rows of a source of families without a cap
 # What the columns of a file of one's own may be called, in lower case. The first one that is there is taken.
 OWN_COLUMNS = {
@@ -61,11 +46,13 @@ def load_data(data: str) -> DataRecipe:
 
 def own_recipe(path: Path) -> DataRecipe:
     """A data recipe for a file of your own. Columns are recognised by their names (`OWN_COLUMNS`), and the kind of each
-    answer by its text. 80 % of the questions are for training, 10 % each for validation and test.
+    answer by its text. The domain of each question is found by its words, unless a rubric has the file's name. 80 % of
+    the questions are for training, 10 % each for validation and test.
 
     Raises SourceError for a file that can't be read, has no row, or has no column for the question.
     """
-    given = {"name": path.stem, "from": "file", "path": str(path), "domain": path.stem}
+    domain = path.stem if (DOMAINS / f"{path.stem}.toml").is_file() else ROUTED
+    given = {"name": path.stem, "from": "file", "path": str(path), "domain": domain}
     first = next(open_rows(OwnFile.model_validate(given))[0], None)
     if first is None:
         raise SourceError(f"{path} has no row: give it at least one")
@@ -78,7 +65,7 @@ def own_recipe(path: Path) -> DataRecipe:
     source = OwnFile.model_validate({**given, "columns": columns})
     mapping = ", ".join(f"{ours} from {column}" for ours, column in columns.items())
     return DataRecipe(path.stem, f"{path.name} ({mapping})", OWN, (), {"train": 80, "validation": 10, "test": 10}, 0.0,
-                      load_domain("science").rubric, (source,))
+                      load_domain(GENERAL).rubric, (source,))
 
 
 def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> tuple[dict[str, Dataset], Ledger]:
@@ -121,12 +108,17 @@ def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
 def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]:
     """The rows of all sources in our schema, each with the rubric of its own or of its domain."""
     refused: list[tuple[Row, str]] = []
+    rubrics: dict[str, tuple[Criterion, ...]] = {}
     count = 0
     for source in used_sources(recipe, ledger):
-        rubric = rubric_of(recipe, source)
         made = _family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused)
         for row in made:
-            row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(rubric, row["reasoning"]))
+            if source.domain == ROUTED:
+                row["family"] = row["domain"] = route(row["question"]) or GENERAL
+            name = source.rubric or row["domain"]
+            if name not in rubrics:
+                rubrics[name] = rubric_of(recipe, name)
+            row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(rubrics[name], row["reasoning"]))
             count += 1
             yield row
     ledger.keep("read", [row for row, _ in refused], lambda number, row: (refused[number][1], row["question"]))
@@ -165,11 +157,9 @@ def _family_rows(source: Family, seed: int) -> Iterator[Row]:
                "licence": source.licence, "made": "yes"}
 
 
-def rubric_of(recipe: DataRecipe, source: Source) -> tuple[Criterion, ...]:
-    """The rubric of a source's rows that have none of their own: of the domain it names, else the recipe's."""
-    name = source.rubric or source.domain
-    known = source.rubric or (DOMAINS / f"{name}.toml").is_file()
-    return load_domain(name).rubric if known else recipe.rubric
+def rubric_of(recipe: DataRecipe, name: str) -> tuple[Criterion, ...]:
+    """The rubric of the rows of a domain that have none of their own: of the file of its name, else the recipe's."""
+    return load_domain(name).rubric if (DOMAINS / f"{name}.toml").is_file() else recipe.rubric
 
 
 def clean(rows: list[Row], ledger: Ledger) -> list[Row]:
@@ -185,64 +175,5 @@ def clean(rows: list[Row], ledger: Ledger) -> list[Row]:
     texts = ["" if "made" in row else row["question"] for row in rows]
     near = {n: other for n, other in near_duplicates(texts, [row["answer"] for row in rows]).items() if texts[n]}
     return ledger.keep("near duplicates", rows, lambda number, row: (
-        ("nearly the same question", f"{rows[near[number]]['id']}: {row['question']}") if number in near else None))
-
-
-def deal(recipe: DataRecipe, rows: list[Row], sizes: Mapping[str, int], seed: int,
-         ledger: Ledger) -> dict[str, list[Row]]:
-    """The rows of each split: by the hash of the group or question, without training rows that the other splits ask,
-    and of each source its share by weight, at most its cap."""
-    uses = {source.name: source for source in recipe.sources}
-    pools: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for row in rows:
-        use = uses[row["source"]].use
-        key = f"{row['source']}:{row['group']}" if row["group"] else question_key(row["question"])
-        pools["train" if row["kind"] == OPEN else split_of(key, recipe.split) if use == "any" else use].append(row)
-    rng = random.Random(seed)
-    dealt = {}
-    for name in reversed(SPLITS):
-        if name == "train":
-            others = [row for part in dealt.values() for row in part]
-            pools[name] = decontaminate(pools[name], others, ledger)
-        by_source = defaultdict(list)
-        for row in pools[name]:
-            by_source[row["source"]].append(row)
-        for some in by_source.values():
-            rng.shuffle(some)
-        available = {source: min(len(some), uses[source].cap or len(some)) for source, some in by_source.items()}
-        counts = share_out(available, {source: uses[source].weight for source in available}, sizes.get(name, 0))
-        dealt[name] = [row for source, count in counts.items() for row in by_source[source][:count]]
-        rng.shuffle(dealt[name])
-        ledger.steps.append((f"dealt to {name}", len(pools[name]), len(dealt[name])))
-    return {name: dealt[name] for name in SPLITS if name in sizes}
-
-
-def decontaminate(train: list[Row], others: list[Row], ledger: Ledger) -> list[Row]:
-    """The training rows that share no 13 words in a row with a question of another split. Rows that a program made
-    are not compared, because their templates are shared."""
-    asked = [_stem(row) for row in others if "made" not in row]
-    hits = contaminated(["" if "made" in row else _stem(row) for row in train], asked)
-    return ledger.keep("decontamination", train, lambda number, row: (
-        ("13 words of a test question", f"{asked[hits[number]][:80]} | {_stem(row)[:80]}")
-        if number in hits and "made" not in row else None))
-
-
-def _stem(row: Row) -> str:
-    """The question without its options, because many questions share "True, True", "True, False" and so on."""
-    return row["question"].split("\n(A) ")[0]
-
-
-def share_out(available: Mapping[str, int], weights: Mapping[str, float], total: int) -> dict[str, int]:
-    """How many rows each source gives: by weight, none more than it has. What one lacks, the others give.
-
-    >>> share_out({"a": 10, "b": 100, "c": 100}, {"a": 1, "b": 1, "c": 2}, 100)
-    {'a': 10, 'b': 30, 'c': 60}
-    """
-    counts = dict.fromkeys(available, 0)
-    open_ones = sorted(available, key=lambda name: available[name] / weights[name])  # those that run out come first
-    for place, name in enumerate(open_ones):
-        left = total - sum(counts.values())
-        weight = sum(weights[other] for other in open_ones[place:])
-        counts[name] = min(available[name], round(left * weights[name] / weight))
-    return counts
-
+        ("nearly the same question", f"{rows[near[number]]['id']}: {rows[near[number]]['question'][:140]} | "
+                                     f"{row['question'][:140]}") if number in near else None))

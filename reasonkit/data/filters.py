@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reasonkit.data.screening import OPEN, row_fault
+from reasonkit.data.screening import OPEN, LeftOut, row_fault
 from reasonkit.text.answers import grade
 from reasonkit.text.tags import INVISIBLE, TAGS
 
@@ -68,6 +68,13 @@ class Ledger:
                 left.append(row)
         self.steps.append((step, len(rows), len(left)))
         return left
+
+    def add_screening(self, usable: Mapping[str, Sequence], left_out: Sequence[LeftOut]) -> None:
+        """What `screening.screen` has kept and left out, as one step per split."""
+        for split, rows in usable.items():
+            step, gone = f"screening of {split}", [row for row in left_out if row.split == split]
+            self.steps.append((step, len(rows) + len(gone), len(rows)))
+            self.dropped += [Dropped(step, "", row.cause, row.id, row.why) for row in gone]
 
     def __str__(self) -> str:
         lines = [*self.notes, f"{'step':<22}{'before':>8}{'after':>8}"]

@@ -56,7 +56,7 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
     """The raw rows of a source and where they come from. Raises SourceError for what can't be read."""
     try:
         if isinstance(source, Hub):
-            return _hub_rows(source), f"hub {source.id}@{source.revision}"
+            return _told_of(source, _hub_rows(source)), f"hub {source.id}@{source.revision}"
         if isinstance(source, Kaggle):
             path = _kaggle_file(source)
             return _table(path.name, path.read_bytes(), ""), str(path)
@@ -101,6 +101,18 @@ def _hub_rows(source: Hub) -> Iterator[Raw]:
     rows = load_dataset(source.id, source.config or None, split=source.split, revision=source.revision,
                         streaming=True, **files)
     return islice(iter(rows), source.read)
+
+
+def _told_of(source: Source, rows: Iterator[Raw]) -> Iterator[Raw]:
+    """The rows of a stream. What breaks it off is told with the source's name."""
+    count = 0
+    try:
+        for row in rows:
+            count += 1
+            yield row
+    except Exception as error:  # of the client, the disk and the network
+        raise SourceError(f"source {source.name!r} broke off after {count} rows ({type(error).__name__}: {error}): "
+                          "run the cell again, or give `read` for fewer rows") from error
 
 
 def _kaggle_file(source: Kaggle) -> Path:
@@ -170,10 +182,7 @@ def _table(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
         yield from pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
     elif suffix == ".csv":
         csv.field_size_limit(MAX_ROW)
-        for number, row in enumerate(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))), 2):
-            if None in row or None in row.values():
-                raise SourceError(f"line {number} of {name} has another number of cells than its header: mend the line")
-            yield row
+        yield from _csv_rows(name, csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
     elif suffix == ".jsonl":
         for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):
             if len(line) > MAX_ROW:
@@ -185,6 +194,17 @@ def _table(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
         yield from _nested_rows(name, data, rows_at)
     else:
         raise SourceError(f"{name} is no .csv, .jsonl, .json, .yaml or .parquet: save it as one of them")
+
+
+def _csv_rows(name: str, reader: csv.DictReader) -> Iterator[Raw]:
+    try:
+        for number, row in enumerate(reader, 2):
+            if None in row or None in row.values():
+                raise SourceError(f"line {number} of {name} has another number of cells than its header: mend the line")
+            yield row
+    except csv.Error as error:
+        raise SourceError(f"{name} can't be read after line {reader.line_num} ({error}): mend the next line, or take "
+                          "it out") from None
 
 
 def _object(line: str, where: str) -> Raw:

@@ -78,8 +78,8 @@ def split_options(text: str) -> tuple[str, list[str]]:
             marks.append(mark)
         if len(marks) >= 2:
             ends = [mark.start() for mark in marks[1:]] + [len(text)]
-            return text[:marks[0].start()].strip(), [text[mark.end():end].strip(" ,\n\t")
-                                                     for mark, end in zip(marks, ends, strict=True)]
+            texts = [text[mark.end():end].strip(" ,\n\t") for mark, end in zip(marks, ends, strict=True)]
+            return text[:marks[0].start()].strip(), [re.sub(r",?\s+or$", "", one) for one in texts]
     raise Refused("options of another shape")
 
 

@@ -10,14 +10,14 @@ import hashlib
 import importlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
 
 from reasonkit.data.screening import question_key
-from reasonkit.data.sources import Family, RecipeFile, Source
+from reasonkit.data.sources import ROUTED, Balance, Family, RecipeFile, Source
 from reasonkit.judge.rubric import Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.session import files
 from reasonkit.text.answers import KINDS
@@ -62,6 +62,8 @@ class DataRecipe:
     rubric: tuple[Criterion, ...]
     sources: tuple[Source, ...] = ()
     other_licences: bool = False
+    lengths: Mapping[str, int] = field(default_factory=dict)  # `sources.Lengths`
+    balance: Balance = field(default_factory=Balance)
 
 
 def load_recipe(name: str) -> DataRecipe:
@@ -86,6 +88,10 @@ def load_recipe(name: str) -> DataRecipe:
             raise ValueError(f"data recipe {name!r} names the unknown family {family!r}: choose from "
                              f"{', '.join(known)}")
     _check_sources(file, raw.sources)
+    known = sorted({source.domain for source in raw.sources})
+    for domain in raw.balance.domains:
+        if domain not in known and ROUTED not in known:
+            raise ValueError(f"{file}: [balance] domains names {domain!r}, and the sources have {', '.join(known)}")
     split = {part: getattr(raw.split, part) for part in SPLITS}
     if sum(split.values()) != 100:
         raise ValueError(f"data recipe {name!r}: [split] must give {', '.join(SPLITS)} in per cent, sum 100; "
@@ -97,7 +103,7 @@ def load_recipe(name: str) -> DataRecipe:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     return DataRecipe(name, raw.title, raw.licence, tuple(raw.families or ()), split, raw.traces.terse, rubric,
-                      tuple(raw.sources), raw.other_licences)
+                      tuple(raw.sources), raw.other_licences, raw.lengths.model_dump(exclude_none=True), raw.balance)
 
 
 def _check_sources(file: Path, sources: list[Source]) -> None:

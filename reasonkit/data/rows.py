@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
+from pyarrow.parquet import read_table
 
 from reasonkit.data.screening import COLUMNS, POSED, prompt_length, row_fault
 from reasonkit.session import files
@@ -45,43 +47,32 @@ def check_columns(rows: Sequence[Mapping[str, Any]], where: str) -> None:
 
 
 def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
-    """Write one JSONL file per split, atomically, and return the paths. Raises ValueError as `check_columns`, before
-    anything is written."""
-    paths = {name: folder / f"{name}.jsonl" for name in splits}
+    """Write one Parquet file per split, atomically, and return the paths. The same rows give the same bytes. Raises
+    ValueError as `check_columns`, before anything is written."""
+    paths = {name: folder / f"{name}.parquet" for name in splits}
     for name, rows in splits.items():
         check_columns(rows.to_list(), str(paths[name]))
     for name, rows in splits.items():
         with files.replacing(paths[name], rows.data.nbytes) as partial:
-            rows.to_json(str(partial))
+            rows.to_parquet(partial, write_page_checksum=True)
     return paths
 
 
 def read_rows(path: Path) -> Dataset:
-    """Read one split. Raises ValueError, naming the line or row, when the file is missing, empty or damaged, and as
+    """Read one split. Raises ValueError, naming the file or row, when the file is missing, empty or damaged, and as
     `check_columns`."""
     again = "run notebook 01 (data curation)"
     try:
-        lines = files.read_file(path).splitlines()
+        data = pa.BufferReader(files.read_file(path))
+        rows = read_table(data, use_threads=False, page_checksum_verification=True).to_pylist()
     except files.RecordError as error:
         raise ValueError(f"no rows in {path}, which is {error}: {again} first") from None
-    if not lines:
+    except (ValueError, OSError, pa.ArrowException) as error:  # of a file that is no Parquet, or only a part of one
+        raise ValueError(f"{path} is damaged ({preview(str(error))}): delete the file, and {again} again") from None
+    if not rows:
         raise ValueError(f"no rows in {path}: {again} first")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            if not isinstance(row := files.parse_json(line), dict):
-                raise files.RecordError(f"no row: {preview(row)}")
-        except files.RecordError as error:
-            raise ValueError(f"line {number} of {path} is damaged ({error}): delete the file, and {again} again"
-                             ) from None
-        rows.append(row)
     check_columns(rows, str(path))
-    try:
-        return Dataset.from_list(rows)
-    except (ValueError, TypeError, ArithmeticError) as error:  # from pyarrow, for the user's own columns
-        others = sorted({name for name in rows[0] if name not in COLUMNS})
-        raise ValueError(f"the rows of {path} make no table ({error}): give each of {', '.join(others)} one type in "
-                         "all rows, with whole numbers below 2**63") from None
+    return Dataset.from_list(rows)
 
 
 def check_rows(size: int, batch_size: int) -> None:

@@ -107,6 +107,13 @@ def prompt_length(question: str, tokenizer) -> int:
     return 1 + len(tokenizer.encode(TAGS.prompt(question)))
 
 
+def completion_length(row: Mapping[str, str], tokenizer) -> int:
+    """Tokens of the completion that SFT imitates, with its stop token. 0 for a row that it leaves out."""
+    if is_blank(row["reasoning"]) or is_blank(row["answer"]) or row["kind"] in POSED:
+        return 0
+    return len(tokenizer.encode(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))) + 1
+
+
 def screen(splits: Mapping[str, Dataset], tokenizer,
            max_prompt_length: int) -> tuple[dict[str, Dataset], list[LeftOut]]:
     """The usable rows of each split, and the rows that were left out.
@@ -143,8 +150,8 @@ def _misfit(row: Mapping[str, str], trains: bool, tokenizer, max_prompt_length: 
     tokens = prompt_length(row["question"], tokenizer)
     if tokens > max_prompt_length:
         return "prompt too long", (f"the prompt has {tokens - 1} tokens, and with <bos> max_prompt_length "
-                                   f"{max_prompt_length} is too short: shorten the question, or raise the limit in the "
-                                   "profile")
+                                   f"{max_prompt_length} is too short: shorten the question, or raise the limit, by "
+                                   "[lengths] in the data recipe or in the profile")
     if not trains and row["kind"] == OPEN:
         return "no gold answer", "the kind is open, and an evaluation checks answers: leave such rows to training"
     return None

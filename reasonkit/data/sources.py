@@ -14,6 +14,7 @@ from reasonkit.session.records import Count, Record, Sha256, Share, Text, Writte
 # SPDX names of licences that allow training and sharing what is trained. Others need `other_licences = true`.
 OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0",
                  "CC-BY-SA-4.0", "ODC-By-1.0", "CDLA-Permissive-2.0")
+ROUTED = "auto"  # the domain of a source whose questions `router.route` tells apart
 OWN = "your own"  # the licence of a file that states none
 Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group",
                  "kind", "domain", "task"]
@@ -24,12 +25,12 @@ Template = str | list[str]  # "{column}" and text; a list has one template per o
 class Source(Record):
     """The keys that all sources share.
 
-    `licence`: its SPDX name where it has one. `address`: where it is stated. `columns`: our fields as templates of the
-    source's columns. `kind`: "" infers it from each gold answer. A column may give kind, domain and task of each row
-    instead. `rows`: how many the source has, within `tolerance`.
-    `cap`: the most rows to take. `weight`: its share of the mix. `optional`: the run goes on without it. `use`: "any"
-    deals rows to the splits by their hash. `keep`, `at_most`: filters on raw columns. `rubric`: the domain whose
-    rubric is used, by default `domain`. `shuffle`: the options.
+    `domain`: "auto" finds that of each question by its words. `licence`: its SPDX name where it has one. `address`:
+    where it is stated. `columns`: our fields as templates of the source's columns. `kind`: "" infers it from each gold
+    answer. A column may give kind, domain and task of each row instead. `rows`: how many the source has, within
+    `tolerance`. `cap`: the most rows to take. `weight`: its share of the mix. `optional`: the run goes on without it.
+    `use`: "any" deals rows to the splits by their hash. `keep`, `at_most`: filters on raw columns. `rubric`: the domain
+    whose rubric is used, by default `domain`. `shuffle`: the options.
     """
 
     name: Text
@@ -144,6 +145,22 @@ class Traces(Record):
     terse: Share = 0.0
 
 
+class Balance(Record):
+    """`long`: the largest share of the worked training rows whose reasoning has `words` words or more. `domains`: the
+    weights of domains, in place of the sum of their sources' weights."""
+
+    long: Share | None = None
+    words: Annotated[int, Field(ge=1)] = 200
+    domains: dict[Text, Annotated[float, Field(gt=0)]] = {}
+
+
+class Lengths(Record):
+    """Tokens that the rows need, in place of the profile's limits: of a prompt with <bos>, and of a completion."""
+
+    prompt: Annotated[int, Field(ge=16, le=8192)] | None = None
+    completion: Annotated[int, Field(ge=16, le=8192)] | None = None
+
+
 class RecipeFile(Record):
     """A whole recipe: `families` alone, or `[[sources]]`. `problems.load_recipe` checks what is in `rubric`."""
 
@@ -156,5 +173,7 @@ class RecipeFile(Record):
     other_licences: bool = False
     split: Split
     traces: Traces = Traces()
+    lengths: Lengths = Lengths()
+    balance: Balance = Balance()
     domain: Text | None = None
     rubric: Any = None

@@ -110,13 +110,15 @@ def rubric_from_json(text: str) -> tuple[Criterion, ...]:
 
 @dataclass(frozen=True)
 class Domain:
-    """The rubric of a whole domain, with a question, a completion known to be good and one known to be bad."""
+    """The rubric of a whole domain, with a question, a completion known to be good and one known to be bad. `words` are
+    those by which a question without a domain is known (`data.router`)."""
 
     name: str
     rubric: tuple[Criterion, ...]
     question: str
     good: str
     bad: str
+    words: tuple[str, ...] = ()
 
 
 def load_domain(name: str) -> Domain:
@@ -129,5 +131,6 @@ def load_domain(name: str) -> Domain:
         raise ValueError(f"unknown domain {name!r}: choose one of {', '.join(known)} (files in {DOMAINS})")
     file = DOMAINS / f"{name}.toml"
     raw = read(file, DomainFile, "mend the file", parse_toml)
+    words = tuple(word.strip() for word in raw.words.split(",") if word.strip())
     return Domain(name, criteria(raw.rubric, f"{file}: [[rubric]]"),
-                  *(text.strip() for text in (raw.anchor.question, raw.anchor.good, raw.anchor.bad)))
+                  *(text.strip() for text in (raw.anchor.question, raw.anchor.good, raw.anchor.bad)), words)

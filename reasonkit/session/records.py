@@ -50,6 +50,7 @@ class DomainFile(Record):
     what = "domain"
     anchor: Anchor
     rubric: Any
+    words: str = ""  # separated by commas
 
 
 class RunFile(Record):
@@ -107,6 +108,7 @@ class Extra(Written):
     checkpoint_step: Count | None = None
     stopped: str | None = None
     settings: Settings = Settings()
+    lengths: dict[Literal["prompt", "completion"], Annotated[int, Field(ge=16, le=8192)]] = {}
 
 
 class Manifest(Written):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
 import pytest
 
 from reasonkit.data import curation, problems
-from reasonkit.data.curation import EXTRA, share_out
+from reasonkit.data.curation import EXTRA
+from reasonkit.data.dealing import share_out
 from reasonkit.data.loading import SourceError
 from reasonkit.data.problems import load_recipe
 from reasonkit.data.screening import COLUMNS, question_key
@@ -202,6 +204,53 @@ def test_a_recipe_that_lacks_what_it_needs_is_named(recipe_of, tmp_path, old, ne
     (tmp_path / "mine.toml").write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=message):
         load_recipe("mine")
+
+
+@pytest.mark.parametrize(("lines", "message"), [
+    ("prompt = 8", "lengths.prompt is 8, and should be greater than or equal to 16"),
+    ("prompts = 512", "lengths.prompts is no key that is known here"),
+    ("completion = \"long\"", "lengths.completion is 'long', and should be a valid integer"),
+])
+def test_lengths_that_cannot_be_are_named(recipe_of, lines, message):
+    assert recipe_of(sums(3), tail="[lengths]\nprompt = 512\n").lengths == {"prompt": 512}
+    with pytest.raises(ValueError, match=message):
+        recipe_of(sums(3), tail=f"[lengths]\n{lines}\n")
+
+
+def test_domains_share_by_the_sum_of_their_sources_or_by_the_recipe(recipe_of):
+    sources = sums(100), sums(100, 1000), sums(100, 2000)
+    train = {"train": 60, "validation": 10, "test": 10}
+    law = {"s2": {"domain": "law"}}
+    splits, ledger = curation.curate(recipe_of(*sources, **law), train, 0)
+    assert Counter(splits["train"]["domain"]) == {"maths": 40, "law": 20} and not ledger.notes
+    recipe = recipe_of(*sources, **law, tail="[balance.domains]\nlaw = 4\n")
+    splits, ledger = curation.curate(recipe, train, 0)
+    assert Counter(splits["train"]["domain"]) == {"maths": 20, "law": 40}
+    assert {name: splits["train"]["source"].count(name) for name in ("s0", "s1")} == {"s0": 10, "s1": 10}
+    assert any(re.match(r"train, balanced by domain: law 40 of \d+, maths 20 of \d+", note) for note in ledger.notes)
+    recipe = recipe_of(*sources, s2={"domain": "auto"}, tail="[balance.domains]\nlaw = 4\ngeneral = 2\n")
+    splits, _ = curation.curate(recipe, train, 0)
+    assert Counter(splits["train"]["domain"]) == {"maths": 30, "general": 30}, "a domain that is found has its share"
+    with pytest.raises(ValueError, match=r"mine.toml: \[balance\] domains names 'art', and the sources have law, "):
+        recipe_of(*sources, **law, tail="[balance.domains]\nart = 4\n")
+
+
+@pytest.mark.parametrize(("share", "long", "short"), [
+    (None, 30, 30), (0.2, 10, 40), (0, 0, 45), (0.6, 30, 30), (1, 30, 30)])
+def test_long_rows_are_at_most_their_share_of_the_worked_ones(recipe_of, share, long, short):
+    """Short and unworked rows take the places of those that leave, and the ledger has each of these."""
+    steps = " and so on" * 20
+    many = [{**row, "r": row["r"] + steps} for row in sums(100)], sums(100, 1000), sums(80, 2000, r="")
+    tail = "" if share is None else f"[balance]\nlong = {share}\nwords = 40\n"
+    splits, ledger = curation.curate(recipe_of(*many, tail=tail), {"train": 90, "validation": 5, "test": 5}, 0)
+    lengths = [len(text.split()) for text in splits["train"]["reasoning"]]
+    found = sum(n >= 40 for n in lengths), sum(0 < n < 40 for n in lengths)
+    assert found == (long, short) and len(lengths) == 90
+    left_out = [row for row in ledger.dropped if row.step == "balance by length"]
+    assert all(row.source == "s0" and row.example.startswith("61 words: What is") for row in left_out)
+    assert bool(left_out) is (long < 30) or share == 0.6
+    again, _ = curation.curate(recipe_of(*many, tail=tail), {"train": 90, "validation": 5, "test": 5}, 0)
+    assert again["train"].to_list() == splits["train"].to_list()
 
 
 def test_shares_follow_weights_and_what_there_is():

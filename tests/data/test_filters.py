@@ -20,6 +20,7 @@ from reasonkit.data.filters import (
     shingles,
     text_fault,
 )
+from reasonkit.data.screening import LeftOut
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 
 RUBRIC = rubric_to_json([Criterion("Steps", "Every step follows.", 1.0)])
@@ -74,6 +75,14 @@ def test_the_ledger_adds_up_and_shows_an_example():
                        lambda number, row: ("odd number", row["id"]) if number % 2 else None)
     assert [r["id"] for r in left] == ["0", "2", "4"] and ledger.steps == [("odd", 5, 3)]
     assert "2 odd: odd number, as 1: '1'" in str(ledger)
+
+
+def test_screening_is_a_step_of_the_ledger():
+    ledger = Ledger()
+    ledger.add_screening({"train": [row()] * 3, "test": [row()]}, [
+        LeftOut("train", "s-9", "2+2?", "prompt too long", "row 4: the prompt has 300 tokens")])
+    assert ledger.steps == [("screening of train", 4, 3), ("screening of test", 1, 1)]
+    assert "1 screening of train: prompt too long, as s-9: 'row 4: the prompt has 300 tokens'" in str(ledger)
 
 
 def text(rng, length=40):

@@ -64,6 +64,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, data, message):
         list(open_rows(file_of(tmp_path / name))[0])
 
 
+def test_a_stream_that_breaks_off_is_named(monkeypatch):
+    def rows(*_, **__):
+        yield from ROWS[:2]
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(loading, "load_dataset", rows)
+    hub = Hub.model_validate({**COMMON, "from": "hub", "id": "a/b", "split": "train", "revision": "main"})
+    found = []
+    with pytest.raises(SourceError, match=r"'s' broke off after 2 rows \(ConnectionError: reset by peer\): run"):
+        found.extend(open_rows(hub)[0])
+    assert len(found) == 2
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SourceError, match=r"source 's' can't be opened \(FileNotFoundError: .*none.csv.*give the path"):
         open_rows(file_of(tmp_path / "none.csv"))

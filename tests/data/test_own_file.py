@@ -7,6 +7,7 @@ import pytest
 
 from reasonkit.data.curation import curate, load_data
 from reasonkit.data.loading import SourceError
+from reasonkit.judge.rubric import load_domain, rubric_to_json
 
 SIZES = {"train": 100, "validation": 100, "test": 100}
 
@@ -41,6 +42,23 @@ def test_kinds_come_from_the_answers_and_open_rows_are_trained_on(tmp_path):
     for name, some in splits.items():
         assert all(row["kind"] == kinds[row["answer"]] for row in some)
         assert ("open" in some["kind"]) is (name == "train")
+
+
+ASKED = [("How many pens are in total, if each of {} boxes holds 7 pens, and twice as many lie loose?", "maths"),
+         ("Which drug is the treatment of choice for a patient of {} with acute gastritis?", "medicine"),
+         ("May the tenant of flat {} sue the landlord for breach of contract?", "law"),
+         ("What did the neighbours of number {} call their dog?", "general")]
+
+
+@pytest.mark.parametrize("name", ["mine", "law"])
+def test_each_question_has_the_rubric_of_its_domain_unless_the_file_is_named_after_one(tmp_path, name):
+    path = write_csv(tmp_path / f"{name}.csv", ("question", "answer"),
+                     [(text.format(n), f"it is {n}") for text, _ in ASKED for n in range(30, 50)])
+    splits, _ = curate(load_data(path), SIZES, 0)
+    for row in [row for rows in splits.values() for row in rows]:
+        want = name if name == "law" else next(domain for text, domain in ASKED if row["question"][:9] == text[:9])
+        assert row["domain"] == row["family"] == want
+        assert row["rubric"] == rubric_to_json(load_domain(want).rubric)
 
 
 @pytest.mark.parametrize(("name", "header", "rows", "message"), [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
+import random
 import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from datasets import Dataset
 from tiny_run import ROWS, short_tokenizer
@@ -23,7 +25,7 @@ from reasonkit.data.problems import (
     rubric_of,
     split_of,
 )
-from reasonkit.data.rows import grpo_batches, read_rows, save_splits, sft_batches
+from reasonkit.data.rows import check_columns, grpo_batches, read_rows, save_splits, sft_batches
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.judge.rubric import WEIGHTS, Criterion, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.text.answers import KINDS, check
@@ -352,14 +354,16 @@ def test_a_split_that_cannot_be_drawn_is_named(split, size):
 def test_splits_survive_their_files(tmp_path):
     splits = curate(RECIPE, {"train": 5, "test": 2}, 0)
     paths = save_splits(splits, tmp_path / "data")
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {"train.jsonl", "test.jsonl"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"train.parquet", "test.parquet"}
     assert all(read_rows(paths[name]).to_list() == splits[name].to_list() for name in splits)
-    assert len([json.loads(line) for line in paths["train"].read_text().splitlines()]) == 5
+    assert len(Dataset.from_parquet(str(paths["train"]), cache_dir=str(tmp_path / "cache"))) == 5
+    again = save_splits({name: Dataset.from_list(rows.to_list()) for name, rows in splits.items()}, tmp_path / "again")
+    assert all(again[name].read_bytes() == paths[name].read_bytes() for name in splits), "same rows, same bytes"
 
 
 def test_a_missing_and_an_empty_file_say_what_to_run(tmp_path):
-    (tmp_path / "empty.jsonl").touch()
-    for name in ("empty.jsonl", "missing.jsonl"):
+    write_rows(tmp_path / "empty.parquet")
+    for name in ("empty.parquet", "missing.parquet"):
         with pytest.raises(ValueError, match=rf"no rows in .*{name}.*: run notebook 01 \(data curation\) first"):
             read_rows(tmp_path / name)
 
@@ -372,41 +376,55 @@ def test_a_file_keeps_answers_that_look_like_other_things(tmp_path):
 
 
 def write_rows(path, *changes):
-    """A row a change, in which None takes the column away."""
-    path.write_text("".join(json.dumps({key: value for key, value in {**ROWS[0], **change}.items()
-                                        if value is not None}) + "\n" for change in changes))
+    """A row a change, in which None takes the column away, written without a look at them."""
+    rows = [{key: value for key, value in {**ROWS[0], **change}.items() if value is not None} for change in changes]
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
     return path
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    (({"rubric": None}, {}), "row 1 of .*t.jsonl has no 'rubric', and others do"),
-    (({}, {"answer": None}), "row 2 of .*t.jsonl has no 'answer', and others do"),
-    (({"rubric": None}, {"rubric": None}), "the rows of .*t.jsonl have no 'rubric': a row needs id, family, "),
-    (({}, {"answer": 7}), "row 2 of .*t.jsonl: 'answer' is 7, and must be of type str, in quotes"),
-    (({"answer": 7}, {}), "row 1 of .*t.jsonl: 'answer' is 7, and must be of type str, in quotes"),
-    (({"reasoning": ["a"]}, {}), r"row 1 of .*t.jsonl: 'reasoning' is \['a'\], and must be of type str"),
-    (({"level": 3}, {"level": "3"}), "row 2 of .*t.jsonl: 'level' is '3', and must be of type int, as in the first"),
-    (({}, {"level": 3}), "row 1 of .*t.jsonl has no 'level', and others do"),
+    (({"rubric": None}, {"rubric": None}), "the rows of .*t.parquet have no 'rubric': a row needs id, family, "),
+    (({}, {"answer": None}), "row 2 of .*t.parquet: 'answer' is None, and must be of type str"),
+    (({"answer": 7}, {"answer": 8}), "row 1 of .*t.parquet: 'answer' is 7, and must be of type str, in quotes"),
+    (({"reasoning": ["a"]},), r"row 1 of .*t.parquet: 'reasoning' is \['a'\], and must be of type str"),
+    (({"level": 3}, {}), "row 2 of .*t.parquet: 'level' is None, and must be of type int, as in the first"),
 ])
 def test_a_row_unlike_the_others_is_named(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        read_rows(write_rows(tmp_path / "t.jsonl", *changes))
+        read_rows(write_rows(tmp_path / "t.parquet", *changes))
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    ([{"id": "a"}, {}], "row 2 of t has no 'id', and others do"),
+    ([{}, {"id": "a"}], "row 1 of t has no 'id', and others do"),
+    ([{"level": 3}, {"level": "3"}], "row 2 of t: 'level' is '3', and must be of type int, as in the first row"),
+    ([{"id": "\ud800"}], r"row 1 of t: 'id' is '\\ud800', and half of a surrogate pair is no character"),
+])
+def test_rows_that_make_no_table_are_named(rows, message):
+    with pytest.raises(ValueError, match=message):
+        check_columns(rows, "t")
 
 
 def test_columns_of_ones_own_are_kept(tmp_path):
-    assert read_rows(write_rows(tmp_path / "t.jsonl", {"level": 3}, {"level": 4}))["level"] == [3, 4]
+    assert read_rows(write_rows(tmp_path / "t.parquet", {"level": 3}, {"level": 4}))["level"] == [3, 4]
 
 
-@pytest.mark.parametrize("line", ["3", "null", "[1]", '"x"', "", "{", "\udcff"])
-def test_a_line_that_is_no_row_is_named(tmp_path, line):
-    path = write_rows(tmp_path / "t.jsonl", {})
-    path.write_bytes(path.read_bytes() + line.encode("utf-8", "surrogateescape") + b"\n")
-    with pytest.raises(ValueError, match=r"line 2 of .*t.jsonl is damaged \(.*run notebook 01"):
-        read_rows(path)
+def test_a_damaged_file_is_named_and_no_other_rows_are_read(tmp_path):
+    """Cut short, cut off or with another byte anywhere: the pages have checksums."""
+    path, rng = save_splits({"train": ROWS}, tmp_path)["train"], random.Random(0)
+    whole = path.read_bytes()
+    for number in range(150):
+        place = rng.randrange(len(whole))
+        changed = bytes([whole[place] ^ (1 + rng.randrange(255))])
+        path.write_bytes((whole[:place], whole[place + 1:], whole[:place] + changed + whole[place + 1:])[number % 3])
+        try:
+            assert read_rows(path).to_list() == ROWS.to_list(), "what changed is not of the rows"
+        except ValueError as error:
+            assert re.search("train.parquet (is damaged|have no)|row 1 of .*train.parquet", str(error))
 
 
 def test_what_could_not_be_read_back_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match=r"row 1 of .*train.jsonl: 'answer' is 7"):
+    with pytest.raises(ValueError, match=r"row 1 of .*train.parquet: 'answer' is 7"):
         save_splits({"train": Dataset.from_list([{**ROWS[0], "answer": 7}])}, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from test_run_log import room
 from tiny_run import ROWS
@@ -53,7 +55,7 @@ WHOLE = {
     "domain": '[anchor]\nquestion = "q"\ngood = "g"\nbad = "b"\n' + RUBRIC,
 }
 NAMES = {"manifest": "sft/manifest.json", "run": "run.json", "asked": "sft/asked.json", "ledger": "ledger.json",
-         "results": "stock.json", "rows": "train.jsonl", "recipe": "mine.toml", "domain": "mine.toml"}
+         "results": "stock.json", "rows": "train.parquet", "recipe": "mine.toml", "domain": "mine.toml"}
 RAISED = (ValueError, RecordError, ManifestError, BudgetError)
 
 
@@ -106,7 +108,14 @@ def text_of(case) -> bytes:
         place[last] = case["value"]
     else:
         del place[last]
-    return json.dumps(whole).encode() + b"\n" * (case["kind"] == "rows")
+    return parquet(whole) if case["kind"] == "rows" else json.dumps(whole).encode()
+
+
+def parquet(row) -> bytes:
+    """A file with one row, whatever it holds."""
+    file = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(pa.Table.from_pylist([row]), file)
+    return file.getvalue().to_pybytes()
 
 
 def caught(kind, folder, monkeypatch) -> str | None:
@@ -145,7 +154,7 @@ def test_what_lies_in_a_files_place_is_told(kind, place, tmp_path, monkeypatch):
     path.parent.mkdir(exist_ok=True)
     match place:
         case "whole":
-            path.write_bytes(text_of({"kind": kind, "text": "@"}))
+            path.write_bytes(parquet(WHOLE["rows"]) if kind == "rows" else text_of({"kind": kind, "text": "@"}))
         case "folder":
             path.mkdir()
         case "link to nothing":
@@ -170,7 +179,7 @@ def test_a_full_disk_is_told_by_whatever_writes_a_file(size, tmp_path, results):
     log = RunLog(tmp_path / "log.jsonl")
     log.write("sft_step", step=1, loss=1.0)
     board = Dashboard(log, TimeBudget(), "SFT", 2)
-    writers = {"train.jsonl": lambda folder: save_splits({"train": ROWS}, folder),
+    writers = {"train.parquet": lambda folder: save_splits({"train": ROWS}, folder),
                "report.html": lambda folder: write_report(folder / "report.html", results, {}, [], []),
                "stock.json": lambda folder: EvalResult([SAMPLE] * 9).to_json(folder / "stock.json"),
                "curves.png": lambda folder: board.figure(folder / "curves.png")}

@@ -27,7 +27,7 @@ REWARDS = {"exact_answer": 1.0, "rubric": 1.5}
 def asked(tmp_path):
     """A run, its two stages' inputs, and how the second is asked for."""
     run = open_run("smoke", "g_rar", 0, tmp_path / "run")
-    base, train = tmp_path / "model", run.stage("data") / "train.jsonl"
+    base, train = tmp_path / "model", run.stage("data") / "train.parquet"
     for path, text in ((base / "config.json", "{}"), (base / "model.safetensors", "weights"), (train, "{}\n")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -214,7 +214,7 @@ def test_an_input_that_was_rewritten_is_seen_by_the_next_notebook(asked):
     asked.run.manifest("data")
     asked.run.folder.rename(asked.run.folder.with_name("moved"))
     moved = open_run("smoke", "g_rar", 0, asked.run.folder.with_name("moved"))
-    train = moved.stage("data") / "train.jsonl"
+    train = moved.stage("data") / "train.parquet"
     moved.manifest("data")
     train.write_text("{}\n{}\n")
     with pytest.raises(ManifestError, match=f"{train} has changed since stage 'data' was finished with it: put the old "
@@ -228,7 +228,7 @@ def test_data_changed_since_notebook_1_is_told_by_every_later_notebook(asked, st
     """Also where the stage itself did not read that file."""
     run, paths = asked.run, {}
     for name in problems.SPLITS:
-        paths[name] = run.stage("data") / f"{name}.jsonl"
+        paths[name] = run.stage("data") / f"{name}.parquet"
         paths[name].write_text("{}\n")
     run.finish("data", inputs=paths, metrics={}, minutes=0.1)
     if stage != "data":

@@ -24,6 +24,12 @@ def test_the_card_says_what_the_manifests_say(export):
     assert (export / "NOTICE").read_text() == NOTICE
 
 
+def test_the_data_card_goes_along(tmp_path, manifests):
+    (tmp_path / "README.md").write_text("# Data\n")
+    write_card(tmp_path / "out", manifests, "base", tmp_path / "README.md")
+    assert (tmp_path / "out" / "DATA.md").read_text() == "# Data\n"
+
+
 def test_a_run_that_the_clock_cut_short_says_so_before_any_figure(tmp_path, manifests, export):
     assert "cut short" not in (export / "README.md").read_text()
     manifests[1]["metrics"]["steps"], manifests[1]["extra"]["stopped"] = 83, "time"

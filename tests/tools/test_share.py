@@ -67,13 +67,16 @@ def names(folder: Path) -> set[str]:
 
 
 def test_one_flag_adds_the_whole_model(policy, manifests, tmp_path, clone, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "README.md").write_text("# Data\n")
     share(policy, manifests, tmp_path / "out")
     assert names(tmp_path / "out") == {"peft"}
-    assert names(tmp_path / "out/peft") == READ_BACK | {"adapter_config.json", "adapter_model.safetensors"}
+    adapter = {"DATA.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert names(tmp_path / "out/peft") == READ_BACK | adapter
     assert "With PEFT" in (tmp_path / "out/peft/README.md").read_text()
     share(policy, manifests, tmp_path / "out", merged=True, llama_cpp=clone)
     hf = tmp_path / "out/hf"
-    whole = READ_BACK | {"config.json", "model.safetensors", "tokenizer.model"}
+    whole = READ_BACK | {"DATA.md", "config.json", "model.safetensors", "tokenizer.model"}
     assert names(hf) == whole | {"model.gguf", "Modelfile"}
     assert (hf / "model.gguf").read_text() == "--outtype f32"
     card = (hf / "README.md").read_text()

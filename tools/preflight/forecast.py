@@ -23,7 +23,7 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 
-from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_recipe
+from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.curation import rubric_of
 from reasonkit.data.problems import DataRecipe, load_recipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
@@ -181,7 +181,7 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
 
 def criteria_of(data: DataRecipe) -> int:
     """How many criteria the longest rubric of a data recipe has. A data set may bring longer ones in its rows."""
-    return max([len(data.rubric), *(len(rubric_of(data, source)) for source in data.sources)])
+    return max([len(data.rubric), *(len(rubric_of(data, source.rubric or source.domain)) for source in data.sources)])
 
 
 def _judged(profile: Profile, criteria: int) -> tuple[int, int]:
@@ -227,14 +227,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=Path("artifacts/preflight"))
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
-    profile = PROFILES[options.profile]
+    profile, recipe = PROFILES[options.profile], find_recipe(options.recipe)
+    profile = adapt_to_lengths(profile, load_recipe(recipe.data_for(profile)).lengths)
     profile = replace(profile, policy=options.model or profile.policy, judge=options.judge or profile.judge,
                       judge_int8=options.int8 or profile.judge_int8)
     chip = options.topology.split(":")[0]
     try:
         devices = topology_devices(options.topology)
         print(f"compiling for {options.topology}: some minutes, unless it was done before", file=sys.stderr)
-        found = forecast(profile, find_recipe(options.recipe), devices, chip, options.cache, options.efficiency,
+        found = forecast(profile, recipe, devices, chip, options.cache, options.efficiency,
                          options.whole, options.simpo)
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))

@@ -1,0 +1,39 @@
+"""The domain of a question that has none: `route`, by the words that the rubrics list for their domains.
+
+The lists are written by hand. A TF-IDF classifier knows the questions of the sources that it is fitted on, and sends
+those of others to wrong domains five times as often: it learns how a source words them (`benchmarks/router.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from itertools import pairwise
+
+from reasonkit.judge.rubric import DOMAINS, load_domain
+
+NEEDED = 2  # different words of a domain, and more than of any other
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+@lru_cache
+def _domains() -> tuple[dict[str, set[str]], dict[str, tuple[str, ...]]]:
+    """Of each domain the words and pairs of words, and the endings."""
+    listed = {path.stem: load_domain(path.stem).words for path in sorted(DOMAINS.glob("*.toml"))}
+    return ({name: {word for word in words if word[0] != "-"} for name, words in listed.items()},
+            {name: tuple(word[1:] for word in words if word[0] == "-") for name, words in listed.items()})
+
+
+def route(question: str) -> str:
+    """The name of the rubric whose words the question has most of, or "" if it has too few of any.
+
+    >>> route("Which drug is the treatment of choice for acute gastritis?"), route("Who was it?")
+    ('medicine', '')
+    """
+    words, endings = _domains()
+    said = _WORD.findall(question.casefold())
+    found = {*said, *map(" ".join, pairwise(said))}
+    counts = {name: len(some & found) + sum(word.endswith(endings[name]) for word in {*said} - some)
+              for name, some in words.items()}
+    best = max(counts, key=counts.get)
+    return best if counts[best] >= NEEDED and [*counts.values()].count(counts[best]) == 1 else ""

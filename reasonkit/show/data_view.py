@@ -1,0 +1,188 @@
+"""What notebook 1 shows of the data: sources, cleaning step by step, domains, token lengths against the limits, rows.
+
+Entry points: `source_table`, `step_table`, `step_figure`, `example_table`, `domain_table`, `measure_lengths` with
+`length_table` and `length_figure`, `row_table`. Texts come from data sets, so all of them are escaped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from markupsafe import Markup
+from matplotlib.ticker import ScalarFormatter
+
+from reasonkit.data.filters import Ledger
+from reasonkit.data.loading import Reached
+from reasonkit.data.screening import completion_length, prompt_length
+from reasonkit.data.sources import Source
+from reasonkit.show.data_card import values_of
+from reasonkit.show.figures import COLOURS, Curves, colour_tags, label, visible
+from reasonkit.show.report import Html, table
+from reasonkit.text.tags import TAGS, is_blank
+
+SHOWN = 300  # characters of a question or an example
+FIT = 0.95  # share of the rows that a limit should fit
+
+
+def source_table(sources: Sequence[Source], reached: Sequence[Reached]) -> Html:
+    """Every source with its licence, whether it was reached, and what to do where not."""
+    rows = []
+    for source, found in zip(sources, reached, strict=True):
+        licence = Markup('<a href="{}">{}</a>').format(source.address, visible(source.licence))
+        rows.append([source.name, source.domain, licence if source.address else source.licence, source.kind_of,
+                     source.rows or "–", found.problem or "reached"])
+    missing = sum(bool(found.problem) for found in reached)
+    return table(["source", "domain", "licence", "from", "rows stated", ""], rows,
+                 f"{len(rows) - missing} of {len(rows)} sources are reached. A licence links to where it is stated.")
+
+
+def step_table(ledger: Ledger) -> Html:
+    """The rows before and after each step, and its most frequent causes."""
+    causes: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in ledger.dropped:
+        causes[row.step][row.cause] += 1
+    rows = [[step, f"{before:,}", f"{after:,}", ", ".join(f"{cause} {count:,}" for cause, count
+                                                         in causes[step].most_common(4))]
+            for step, before, after in ledger.steps]
+    return table(["step", "rows before", "rows after", "left out because of"], rows, " ".join(ledger.notes))
+
+
+def step_figure(ledger: Ledger) -> Curves:
+    """The rows after each step, and in a lighter colour those that it left out."""
+    steps, before, after = zip(*ledger.steps, strict=True)
+    figure = Curves(figsize=(7, 0.6 + 0.27 * len(steps)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(range(len(steps)), before, 0.7, color="#d8dee6", label="before")
+    axes.barh(range(len(steps)), after, 0.7, color=COLOURS[0], label="after")
+    axes.set_yticks(range(len(steps)), list(map(label, steps)), fontsize=8)
+    axes.invert_yaxis()
+    axes.legend(fontsize=7, frameon=False, loc="lower right", ncols=2)
+    _tidy(axes, "rows")
+    return figure
+
+
+def example_table(ledger: Ledger, steps: Sequence[str], most: int = 2) -> Html:
+    """The first rows that these steps left out, `most` for each cause, with the text that they were judged by."""
+    shown: dict[tuple[str, str], list] = defaultdict(list)
+    for row in ledger.dropped:
+        if row.step in steps:
+            shown[row.step, row.cause].append(row)
+    rows = [[step if number == 0 else "", f"{cause} ({len(found):,})" if number == 0 else "", row.id,
+             row.example[:SHOWN]]
+            for (step, cause), found in shown.items() for number, row in enumerate(found[:most])]
+    return table(["step", "cause (rows)", "row", "example"], rows,
+                 "" if rows else "No row was left out.")
+
+
+def domain_table(splits: Mapping[str, Dataset]) -> Html:
+    """The rows of each domain in each split, and how many training rows have worked steps."""
+    counts = {name: Counter(values_of(rows, "domain")) for name, rows in splits.items()}
+    train = splits["train"]
+    worked = Counter(domain for domain, text in zip(values_of(train, "domain"), train["reasoning"], strict=True)
+                     if not is_blank(text))
+    total = sum(counts.values(), Counter())
+    ordered = sorted(total, key=lambda name: (-total[name], name))
+    rows = [[name, *(f"{found[name]:,}" for found in counts.values()), f"{worked[name]:,}",
+             f"{counts['train'][name] / max(1, len(train)):.1%}"] for name in ordered]
+    rows.append(["all", *(f"{found.total():,}" for found in counts.values()), f"{worked.total():,}", ""])
+    return table(["domain", *counts, "train, worked", "share of train"], rows, "SFT imitates worked rows. Rows without "
+                 "worked steps are for GRPO and evaluation.", mark_last=True)
+
+
+class Length(NamedTuple):
+    """The tokens of a row's prompt, and of the completion that SFT imitates, 0 without one."""
+
+    domain: str
+    prompt: int
+    completion: int
+
+
+def measure_lengths(splits: Mapping[str, Dataset], tokenizer) -> list[Length]:
+    """Of every row, with the policy's own tokenizer."""
+    return [Length(row.get("domain", row["family"]), prompt_length(row["question"], tokenizer),
+                   completion_length(row, tokenizer)) for rows in splits.values() for row in rows]
+
+
+def limit_for(lengths: Sequence[int], share: float = FIT) -> int:
+    """The least limit that this share of the lengths fits.
+
+    >>> limit_for([10, 20, 30, 40], 0.75), limit_for([])
+    (30, 0)
+    """
+    return sorted(lengths)[max(0, int(np.ceil(share * len(lengths))) - 1)] if lengths else 0
+
+
+def length_table(lengths: Sequence[Length], prompt: int, completion: int, together: int) -> Html:
+    """What the limits cost in rows: `prompt` and `completion` tokens, and both `together` in SFT."""
+    groups = {name: [row for row in lengths if row.domain == name] for name in sorted({row.domain for row in lengths})}
+    rows = []
+    for name, some in [*groups.items(), ("all", list(lengths))]:
+        prompts, worked = [row.prompt for row in some], [row for row in some if row.completion]
+        completions = [row.completion for row in worked]
+        rows.append([name, f"{len(some):,}", _share(sum(n > prompt for n in prompts), len(some)), limit_for(prompts),
+                     f"{len(worked):,}", _share(sum(n > completion for n in completions), len(worked)),
+                     limit_for(completions) or "–",
+                     _share(sum(row.prompt + row.completion > together for row in worked), len(worked))])
+    return table(["domain", "rows", f"prompt above {prompt}", f"{FIT:.0%} fit", "worked rows",
+                  f"completion above {completion}", f"{FIT:.0%} fit", f"both above {together}"], rows,
+                 "Tokens, counted with the policy's tokenizer. A row with a longer prompt is left out everywhere. A "
+                 f"worked row with more than {together} tokens in all is left out of SFT. A longer completion is cut "
+                 "off when the model generates it.", mark_last=True)
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count:,} ({count / of:.1%})" if count else "0"
+
+
+def length_figure(lengths: Sequence[Length], prompt: int, completion: int) -> Curves:
+    """Per domain the middle 90 % of the token lengths as a line and the median as a dot, with the limits drawn in."""
+    domains = sorted({row.domain for row in lengths}, reverse=True)
+    figure = Curves(figsize=(8.4, 0.9 + 0.27 * len(domains)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, name, limit in ((left, "prompt", prompt), (right, "completion", completion)):
+        for place, domain in enumerate(domains):
+            some = [getattr(row, name) for row in lengths if row.domain == domain and getattr(row, name)]
+            if some:
+                low, middle, high = np.percentile(some, (5, 50, 95))
+                axes.plot([low, high], [place, place], color=COLOURS[2], linewidth=3, alpha=0.5)
+                axes.plot([middle], [place], "o", color=COLOURS[0], markersize=4)
+        axes.axvline(limit, color=COLOURS[1], linewidth=1.2)
+        axes.set_title(f"{name}, limit {limit}", loc="left", fontsize=9)
+        axes.set_yticks(range(len(domains)), list(map(label, domains)), fontsize=8)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        _tidy(axes, "tokens")
+    return figure
+
+
+def _tidy(axes, name: str) -> None:
+    axes.set_xlabel(name, fontsize=8, color="#666666")
+    axes.tick_params(labelsize=8, colors="#444444", length=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    for text in axes.get_yticklabels():
+        text.set_parse_math(False)
+
+
+def row_table(rows: Dataset, count: int = 5) -> Html:
+    """`count` rows as a model sees them, of as many domains as there are, the worked ones first."""
+    ordered = sorted(rows, key=lambda row: is_blank(row["reasoning"]))
+    firsts: dict[str, dict] = {}
+    for row in ordered:
+        firsts.setdefault(row.get("domain", row["family"]), row)
+    chosen = list({row["id"]: row for row in [*firsts.values(), *ordered]}.values())[:count]
+    cells = [[f"{row.get('domain', row['family'])}, {row['kind']}", _block(row["question"]), _block(_completion(row))]
+             for row in chosen]
+    return table(["domain, kind", "question", "completion"], cells, "Rows without worked steps show only their answer.")
+
+
+def _completion(row: Mapping[str, str]) -> str:
+    answer = row["answer"] if not is_blank(row["answer"]) else "(open: a judge scores it)"
+    return answer if is_blank(row["reasoning"]) else TAGS.render(reasoning=row["reasoning"], answer=answer)
+
+
+def _block(text: str) -> Markup:
+    return Markup("<pre>{}</pre>").format(colour_tags(text))
