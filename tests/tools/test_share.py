@@ -67,7 +67,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_one_flag_adds_the_whole_model(policy, manifests, tmp_path, clone, capsys):
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data").mkdir(exist_ok=True)
     (tmp_path / "data" / "README.md").write_text("# Data\n")
     share(policy, manifests, tmp_path / "out")
     assert names(tmp_path / "out") == {"peft"}
