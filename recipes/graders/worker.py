@@ -23,6 +23,7 @@ from pathlib import Path
 from reasonkit.text.answers import LIMIT_SECONDS, seconds_left
 
 MEMORY_BYTES = 2 * 2**30
+BUSY = 3  # how much longer a comparison may take on a machine that does other things as well
 # What a worker gets of the environment, to find its programs and packages: no key, token or password.
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUSERBASE")
 # kind -> the module whose `load()` gives `same(answer, gold)`, the package that it needs, the extra that installs it
@@ -34,7 +35,9 @@ TASKS = {
 
 
 def decide(task: str, answer: object, gold: object, seconds: float = LIMIT_SECONDS) -> bool | None:
-    """Whether a library finds the two equal; None where it raises, or needs more than `seconds` or `seconds_left()`.
+    """Whether a library finds the two equal. None where it raises, or needs more than `seconds` or `seconds_left()`.
+
+    The seconds are the processor's. By the clock there are `BUSY` times as many.
 
     The two are JSON, as the task's `same` takes them. Raises ImportError if the task's package is missing.
     """
@@ -133,7 +136,8 @@ def compare(same: Callable[[object, object], bool], answer: object, gold: object
     if not child:
         code = 2
         try:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # of the processor: a busy machine changes no verdict
+            signal.setitimer(signal.ITIMER_REAL, BUSY * seconds)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
             code = 1 if same(answer, gold) else 0
         finally:  # whatever a library raises on model text, it is no verdict
