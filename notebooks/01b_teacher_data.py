@@ -140,16 +140,18 @@ if who:
 # %% [markdown]
 # ## What is kept
 #
-# The table counts every completion that was left out, with its cause and an example. Read the examples: if most have
-# one cause, the prompt or the teacher is at fault. `wrong answer` is the price of hard questions.
+# The first table counts every completion that was left out, by cause. The second has examples. If most have one cause,
+# the prompt or the teacher is at fault. `wrong answer` is the price of hard questions.
 
 # %%
+from reasonkit.show import data_view
 from recipes.stages.traces import pairs, traces
 
-kept = []
-if who:
-    kept, ledger = traces(samples, teacher.provenance)
-    print(ledger)
+kept, ledger = traces(samples, teacher.provenance) if who else ([], None)
+data_view.step_table(ledger) if who else "no completions"
+
+# %%
+data_view.example_table(ledger, ["completions"]) if who else "no completions"
 
 # %% [markdown]
 # Five of the traces, as SFT will see them:

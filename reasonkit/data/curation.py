@@ -113,7 +113,7 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
     for source in used_sources(recipe, ledger):
         made = _family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused)
         for row in made:
-            if source.domain == ROUTED:
+            if row["domain"] == ROUTED:
                 row["family"] = row["domain"] = route(row["question"]) or GENERAL
             name = source.rubric or row["domain"]
             if name not in rubrics:
