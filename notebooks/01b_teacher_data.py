@@ -34,7 +34,7 @@ TRIES = 4  # completions of one question at most
 KEEP = 1  # kept completions that are wanted of one question: the judge takes the best of them
 REJECT = 0  # rejected completions that are wanted of one question: 1 makes pairs for SimPO
 TELL_ANSWER = False  # tell the teacher the right answer (recorded in every row)
-JUDGE = ""  # "local" or "api": scores completions, and decides where there is no right answer
+JUDGE = ""  # "local" or "api": rejects a low score, and is needed where there is no right answer
 DOLLARS = 5.0  # what the API may cost in all, and as much again if it is the judge
 PRICE = None  # of a model without a known price: (0.30, 2.50) dollars per million tokens in and out
 MINUTES = 60.0
@@ -107,8 +107,9 @@ if who:
     print(f"{teacher.name} ({teacher.endpoint}), {teacher.sampling}\n\n{request_for(rows[0], settings)}")
 
 # %% [markdown]
-# A judge is needed only for questions without a right answer, and to choose the best of several right completions. Its
-# verdicts are recorded, too.
+# A judge is needed for questions without a right answer. It also rejects a right answer with poor reasoning, which no
+# checker sees: of two or four options, one is right by a guess. With `KEEP` above 1 it chooses the best. Its verdicts are
+# recorded, too.
 
 # %%
 from reasonkit.judge.cache import CachedJudge
@@ -139,16 +140,18 @@ if who:
 # %% [markdown]
 # ## What is kept
 #
-# The table counts every completion that was left out, with its cause and an example. Read the examples: if most have
-# one cause, the prompt or the teacher is at fault. `wrong answer` is the price of hard questions.
+# The first table counts every completion that was left out, by cause. The second has examples. If most have one cause,
+# the prompt or the teacher is at fault. `wrong answer` is the price of hard questions.
 
 # %%
+from reasonkit.show import data_view
 from recipes.stages.traces import pairs, traces
 
-kept = []
-if who:
-    kept, ledger = traces(samples, teacher.provenance)
-    print(ledger)
+kept, ledger = traces(samples, teacher.provenance) if who else ([], None)
+data_view.step_table(ledger) if who else "no completions"
+
+# %%
+data_view.example_table(ledger, ["completions"]) if who else "no completions"
 
 # %% [markdown]
 # Five of the traces, as SFT will see them:

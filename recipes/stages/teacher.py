@@ -108,8 +108,8 @@ def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max
 class TeacherSettings:
     """A question is asked until it has `keep` kept and `reject` rejected completions, at most `tries` times.
 
-    `style` is one of `STYLES`. With `tell_answer` the teacher is told the gold answer. A completion of a question
-    without one needs `least_score` of the judge. Raises ValueError for an unknown style and for numbers below 1.
+    `style` is one of `STYLES`. With `tell_answer` the teacher is told the gold answer. Where there is a judge, a
+    completion needs `least_score` of it. Raises ValueError for an unknown style and for numbers below 1.
     """
 
     tries: int = 4

@@ -72,17 +72,18 @@ def _fault(made: Mapping[str, str], text: str, parsed: Parsed, style: str, told:
 
 
 def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:
-    """Score what is not rejected. Where there is no gold answer, a low score or none rejects it."""
+    """Score what is not rejected, and reject a low score: an option may be right by a guess. Without a gold answer, a
+    failure of the judge rejects, too."""
     left = [sample for sample in samples if not sample["cause"]]
     items = [JudgeItem(row["question"], row["completion"], rubric_from_json(row["rubric"])) for row in left]
     for sample, result in zip(left, judge.score(items) if items else [], strict=True):
         if isinstance(result, JudgeFailure):
-            fault = UNJUDGED, f"{result.cause}: {result.detail[:80]}"
-        else:
-            sample["score"] = result.score
-            fault = (LOW, f"{result.score:.2f}") if result.score < least_score else ("", "")
-        if sample["kind"] == OPEN:
-            sample["cause"], sample["example"] = fault
+            if sample["kind"] == OPEN:
+                sample["cause"], sample["example"] = UNJUDGED, f"{result.cause}: {result.detail[:80]}"
+            continue
+        sample["score"] = result.score
+        if result.score < least_score:
+            sample["cause"], sample["example"] = LOW, f"{result.score:.2f}: {sample['completion'][:80]}"
 
 
 def traces(samples: Sequence[Sample], provenance: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Ledger]:

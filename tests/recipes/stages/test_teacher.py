@@ -326,7 +326,7 @@ class FakeJudge:
 
     def score(self, items):
         return [JudgeFailure("backend", "down") if "fail" in item.reply else
-                JudgeVerdict(min(1.0, len(item.reply.split()) / 20), (0.5,)) for item in items]
+                JudgeVerdict(min(1.0, len(item.reply.split()) / 15), (0.5,)) for item in items]
 
 
 LONGER = TAGS.render(reasoning="Ann has some pens, gets 5 more, and so the sum is right: "
@@ -336,12 +336,14 @@ LONGER = TAGS.render(reasoning="Ann has some pens, gets 5 more, and so the sum i
 def test_of_several_right_completions_the_judge_takes_the_best(ask):
     def reply(prompt, time):
         n = int(re.search(r"has (\d+) pens", prompt)[1])
-        return LONGER.format(n + 5) if time == 2 else solve(prompt)
+        return [solve(prompt), LONGER.format(n + 5), tagged(f"{n} + 5 = {n + 5}", n + 5), solve(prompt)][time - 1]
 
     samples, teacher, service = ask(reply, judge=FakeJudge(), tries=4, keep=3)
     rows, ledger = traces(samples, teacher.provenance)
-    assert set(service.asked.values()) == {3} and all("heaps" in row["reasoning"] for row in rows)
-    assert ledger.steps == [("completions", 36, 36), ("best of its question", 36, 12)]
+    assert [(sample["cause"], sample["score"]) for sample in samples[:4]] == [
+        ("", pytest.approx(13 / 15)), ("", 1.0), ("low score", 0.4), ("", pytest.approx(13 / 15))]
+    assert set(service.asked.values()) == {4} and all("heaps" in row["reasoning"] for row in rows)
+    assert ledger.steps == [("completions", 48, 36), ("best of its question", 36, 12)]
     assert {row["score"] for row in rows} == {1.0}
     samples, teacher, _ = ask(reply, tries=4, keep=3)
     assert all("heaps" not in row["reasoning"] for row in traces(samples, teacher.provenance)[0]), "the first of equals"
