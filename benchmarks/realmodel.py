@@ -24,7 +24,8 @@ from build import NOTEBOOKS, read_source  # noqa: E402
 
 from reasonkit.config import PROFILES, Profile  # noqa: E402
 from reasonkit.eval.evaluate import EvalResult  # noqa: E402
-from reasonkit.run import Run, recipe_names  # noqa: E402
+from reasonkit.run import Run  # noqa: E402
+from reasonkit.session.setup import recipe_names  # noqa: E402
 
 STAGES = ("base_model", "after_sft", "after_grpo")
 

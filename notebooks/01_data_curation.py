@@ -22,6 +22,12 @@ PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
 DATA = ""  # a mix in data_recipes/, or your own file (CSV, JSONL, JSON, Parquet); "" is the recipe's own
+SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of a run
+    "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
+    "sft_steps": 0, "sft_learning_rate": 0,
+    "grpo_steps": 0, "grpo_learning_rate": 0,
+    "minutes": 0,  # of the session
+}
 
 # %% [markdown] tags=["clone"]
 # The next two cells find the library and install missing packages at pinned versions. If a package was imported before
@@ -38,7 +44,7 @@ from reasonkit.run import open_run
 from reasonkit.show import data_view as show
 from reasonkit.text.tags import TAGS
 
-run = open_run(PROFILE, RECIPE, SEED, data=DATA)
+run = open_run(PROFILE, RECIPE, SEED, data=DATA, settings=SETTINGS)
 recipe = curation.load_data(DATA or run.recipe.data_for(run.profile))
 print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence}\n"
       f"{run.budget.minutes_left:.0f} minutes left")

@@ -40,6 +40,9 @@ PRICE = None  # of a model without a known price: (0.30, 2.50) dollars per milli
 MINUTES = 60.0
 
 # %%
+SETTINGS = {}  # those of notebook 1
+
+# %%
 # {{setup}}
 
 # %%
@@ -49,7 +52,7 @@ from reasonkit.data import curation
 from reasonkit.data.sources import TeacherFile
 from reasonkit.run import open_run
 
-run = open_run(PROFILE, RECIPE, SEED)
+run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
 recipe = curation.load_data(DATA or run.recipe.data_for(run.profile))
 named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
 who = TEACHER or ("api" if named else "")

@@ -19,12 +19,19 @@
 # %% [markdown] tags=["clone"]
 # - **Input:** the data of notebook 1 and the adapters of notebooks 2 and 3.
 # - **Output:** `artifacts/report.html`, and a check that the judges will load the adapter that was evaluated here.
-# - **What to change:** the number of test problems is in the profile (`rows`, in `reasonkit/config.py`).
+# - **What to change:** the number of test problems is in the profile (`rows`, in `reasonkit/config.py`). Half the width
+#   of an interval takes four times the problems.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
+SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of a run
+    "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
+    "sft_steps": 0, "sft_learning_rate": 0,
+    "grpo_steps": 0, "grpo_learning_rate": 0,
+    "minutes": 0,  # of the session
+}
 
 # %%
 # {{setup}}
@@ -42,11 +49,12 @@ from reasonkit.run import open_run
 from reasonkit.session.manifest import cut_short
 from reasonkit.session.run_log import RunLog
 from reasonkit.show import report
+from reasonkit.show.figures import dots
 from reasonkit.train import rollout
 
 # %%
 policy = generate = None  # free the chips of a run that was stopped in this kernel
-run = open_run(PROFILE, RECIPE, SEED)
+run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
 profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]
 test = read_rows(run.stage("data") / "test.parquet")
 print(*cut_short(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
@@ -68,6 +76,17 @@ generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_
 #   shown the tags, so this is the fair measure for it.
 # - **Format:** each tag is there once, in order, and nothing is around them.
 # - **Step accuracy:** the share of reasoning steps that equal the worked solution's, as a program counts them.
+#
+# Each is a mean over the test problems, $\hat p = \frac{1}{n}\sum_i x_i$ with $x_i \in [0, 1]$. Its interval holds every
+# mean under which a sum as far off as the one seen has a probability of at least 2.5 % on either side
+# (`reasonkit/eval/intervals.py`). Decoding is greedy, so a repeated run gives the same figures.
+
+# %%
+report.table(["setting", "value", "why"], [
+    ["test problems", len(test), "at 600 an interval reaches four points to either side, at 200 seven"],
+    ["decoding", "greedy", "as the competition's judges decode"],
+    ["max_new_tokens", limits["max_new_tokens"], "as in training. A completion that is cut off has no answer"],
+    ["eval_batch", profile.eval_batch, "completions at once, as many as fit the chips"]], "")
 
 # %%
 results = {}
@@ -78,17 +97,26 @@ for name, stage in (("base model", None), ("after SFT", "sft"), ("after GRPO", "
     print(f"{name}: {results[name]}")
 report.results_table(results, cut_short(manifests))
 
+# %%
+dots({name: {stage: getattr(result, measure) for stage, result in results.items()}
+      for name, measure in report.MEASURES.items()})
+
 # %% [markdown]
 # ## Is the difference real?
 #
-# Both stages answered the same questions, so the comparison is paired. The interval and the p-value come from one test:
-# p is below 0.05 exactly when the interval excludes zero.
+# All stages answered the same questions, so the comparison is paired: $d = \frac{1}{n}\sum_i (x_i^{after} - x_i^{before})$.
+# The interval and the p-value come from one test: p is below 0.05 exactly when the interval excludes zero. The base model
+# is compared by content, because it was never shown the tags.
 
 # %%
-fields = {"accuracy": "correct", "step accuracy": "steps"}
-comparisons = {f"{name}, GRPO against SFT": compare_paired(results["after SFT"], results["after GRPO"], field)
-               for name, field in fields.items()}
+before, warm, after = results.values()
+comparisons = {"content accuracy, GRPO against base": compare_paired(before, after, "content"),
+               "accuracy, GRPO against SFT": compare_paired(warm, after),
+               "step accuracy, GRPO against SFT": compare_paired(warm, after, "steps")}
 report.comparison_table(comparisons)
+
+# %%
+dots({"change, paired": comparisons}, points=True)
 
 # %% [markdown]
 # ## Where it helps

@@ -15,7 +15,7 @@ if not getattr(importlib.util.find_spec("reasonkit"), "origin", None):
                               "Colab by !git clone ADDRESS in a cell above, and run this cell again")
 
 # %% tags=["setup"]
-from reasonkit.session import pins
+from reasonkit.session import setup
 
 PINS = """
 {{pins}}
@@ -23,6 +23,13 @@ scipy matplotlib ipywidgets jinja2
 """.split()  # a name alone: in any version
 if "PROFILE" not in globals():
     raise NameError("PROFILE is not set: run the cell tagged 'parameters' first, or Run all")
-if PROFILE in ("kaggle", "colab"):
+setup.check_choices(PROFILE, RECIPE, SEED, SETTINGS)
+if setup.PROFILES[PROFILE].accelerator == "tpu":
+    setup.require_tpu()
     PINS.append("{{libtpu}}")  # the TPU's compiler must match jax
-pins.install(PINS)
+setup.install(PINS)
+
+# %% tags=["setup"]
+from reasonkit.precheck import precheck
+
+precheck(PROFILE, RECIPE, SEED, SETTINGS, globals().get("DATA"))

@@ -18,6 +18,12 @@ PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained
 SEED = 42  # the judges decode with seed 42, and this run uses the same
 DATA = ""  # your own file of questions (CSV, JSONL, JSON, Parquet); "" is the recipe's mix
+SETTINGS = {  # 0 and "" leave the profile's value
+    "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
+    "sft_steps": 0, "sft_learning_rate": 0,
+    "grpo_steps": 0, "grpo_learning_rate": 0,
+    "minutes": 0,  # of the session
+}
 
 # %% [markdown]
 # # 1 · Overall training and evaluation strategy
@@ -71,7 +77,7 @@ DATA = ""  # your own file of questions (CSV, JSONL, JSON, Parquet); "" is the r
 from reasonkit.run import open_run
 from reasonkit.text.tags import TAGS
 
-run = open_run(PROFILE, RECIPE, SEED, data=DATA)
+run = open_run(PROFILE, RECIPE, SEED, data=DATA, settings=SETTINGS)
 REASONING_START, REASONING_END = "<reasoning>", "</reasoning>"
 SOLUTION_START, SOLUTION_END = "<answer>", "</answer>"
 PROMPT_TEMPLATE = TAGS.template

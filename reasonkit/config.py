@@ -1,6 +1,6 @@
 """What is trained (`Recipe`), where it runs (`Profile`), and the settings of each stage: the choices of a run.
 
-Recipes are in `recipes/`; `run.open_run` turns the three choices of a notebook into a run.
+Recipes are in `recipes/`; `run.open_run` turns the choices of a notebook into a run.
 """
 
 from __future__ import annotations
@@ -122,12 +122,12 @@ class GrpoSettings(LossSettings, StageSettings):
 class Profile:
     """Sizes for one kind of machine.
 
-    `devices` are virtual CPU devices (0: the machine's own accelerators). `rows` are the problems per split. `minutes`
-    is the session's limit, and `reserve_minutes` is for the last save. On a machine of one's own the session `grows`
-    with the pace of its steps, and `minutes` is a forecast. During GRPO the validation problems are answered every
-    `probe_every` steps. `remat` saves memory in training (`models.load`), and `judge_int8` halves a large judge
-    (`models.quantize_int8`). `api_dollars` is what a judge behind an API may cost, if a secret switches one on. With 0
-    none is used. `toy`: the model is too small for real data.
+    `devices` are virtual CPU devices (0: the machine's own `accelerator`s, "tpu" or "gpu"). `rows` are the problems per
+    split. `minutes` is the session's limit, and `reserve_minutes` is for the last save. On a machine of one's own the
+    session `grows` with the pace of its steps, and `minutes` is a forecast. During GRPO the validation problems are
+    answered every `probe_every` steps. `remat` saves memory in training (`models.load`), and `judge_int8` halves a
+    large judge (`models.quantize_int8`). `api_dollars` is what a judge behind an API may cost, if a secret switches one
+    on. With 0 none is used. `toy`: the model is too small for real data.
     """
 
     name: str
@@ -151,6 +151,7 @@ class Profile:
     grows: bool = False
     api_dollars: float = 0.0
     toy: bool = False
+    accelerator: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,21 +216,21 @@ PROFILES = {
                           learning_rate=4e-4, beta=0.02),
         eval_batch=16, probe_every=1, judge_batch=16, **_TINY),
     "kaggle": Profile(
-        "kaggle", devices=0, judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
+        "kaggle", devices=0, accelerator="tpu", judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
         sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=420, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=2e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
         eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
-        "colab", devices=0, judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
+        "colab", devices=0, accelerator="tpu", judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
         rows={"train": 8000, "validation": 200, "test": 400},
         sft=SftSettings(steps=400, batch_size=4, max_length=1024, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=1e-5, micro_prompts=1, beta=0.07),
         eval_batch=64, probe_every=50, judge_batch=4, **{**_GEMMA, "policy": "gemma3-1b-it"}),
     "gpu": Profile(
-        "gpu", devices=0, judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
+        "gpu", devices=0, accelerator="gpu", judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
         sft=SftSettings(steps=1000, batch_size=8, max_length=1024, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=800, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=768,
@@ -243,7 +244,7 @@ PROFILES = {
                           learning_rate=5e-5, micro_prompts=1, save_every=8),
         eval_batch=20, probe_every=12, judge_batch=4, judge_max_length=256, **_REAL),
     "gpu-gemma3-270m": Profile(
-        "gpu-gemma3-270m", devices=0, dtype="bfloat16", minutes=120, reserve_minutes=10,
+        "gpu-gemma3-270m", devices=0, accelerator="gpu", dtype="bfloat16", minutes=120, reserve_minutes=10,
         rows={"train": 8000, "validation": 256, "test": 1000},
         sft=SftSettings(steps=500, batch_size=2, max_length=512, learning_rate=1e-4, pack=True),
         grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, max_prompt_length=256, max_new_tokens=256,

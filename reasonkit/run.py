@@ -7,26 +7,29 @@ import importlib
 import json
 import math
 import os
-import pkgutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import jax
+from typing import Any
 
 from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.curation import load_data
 from reasonkit.models.checkpoints import latest_step, save_lora
 from reasonkit.models.distributed import agree_on_end, is_main_process
+from reasonkit.models.load import MODELS
+from reasonkit.models.mesh import use_virtual_devices
 from reasonkit.session import manifest as manifests
 from reasonkit.session.files import RecordError, read, write_atomic
 from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
 from reasonkit.session.manifest import base_sha256, file_sha256, prompt_hash
 from reasonkit.session.records import Manifest
 from reasonkit.session.run_log import NullLog, RunLog, earlier_minutes
+from reasonkit.session.setup import change, check_choices, check_name, recipe_names, suggest
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
 from reasonkit.train.loop import StageResult, has_steps
+
+FREE = ("minutes", "reserve_minutes", "api_dollars")  # settings that may differ between the sessions of a run
 
 
 @dataclass(frozen=True)
@@ -113,44 +116,49 @@ class Run:
                                         minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
 
 
-def _check_choice(kind: str, names: Collection[str], name: str) -> str:
-    if not isinstance(name, str) or name not in names:
-        raise ValueError(f"unknown {kind} {name!r}: choose one of {', '.join(names)}")
-    return name
-
-
-def recipe_names() -> list[str]:
-    """The names of the files in `recipes/`. Recipes are what a user changes, so they stand above the library and are
-    looked up by name."""
-    folder = importlib.import_module("recipes").__path__
-    return [module.name for module in pkgutil.iter_modules(folder) if not module.ispkg]
-
-
 def find_recipe(name: str) -> Recipe:
     """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name."""
-    module = importlib.import_module(f"recipes.{_check_choice('recipe', recipe_names(), name)}")
+    check_name("recipe", name, recipe_names())
+    module = importlib.import_module(f"recipes.{name}")
     return replace(module.RECIPE, name=name, summary=(module.__doc__ or "").partition("\n")[0])
 
 
-def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None, data: str | None = None) -> Run:
+def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: Mapping[str, int]) -> Profile:
+    """The profile as the recipe, the lengths of its data and the settings of `check_choices` change it, in this order.
+
+    Raises ValueError for a model that is unknown or of another kind than the profile's own.
+    """
+    chosen = change(adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths), settings)
+    for role in ("policy", "judge"):
+        own, name = getattr(PROFILES[profile], role), getattr(chosen, role)
+        if name not in MODELS and not Path(name).is_dir():
+            raise ValueError(f"{role}={name!r} is neither a folder nor a known model: {suggest(name, MODELS)}")
+        if name in MODELS and bool(MODELS[name].asset) != bool(MODELS[own].asset):
+            raise ValueError(f"{role}={name!r} does not go with the profile {profile!r}, whose lengths and learning "
+                             f"rates are for {own}: choose the profile for it (tiny models: cpu; others: kaggle, "
+                             "colab, gpu), or another model")
+    return chosen
+
+
+def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None, data: str | None = None,
+             settings: Mapping[str, Any] | None = None) -> Run:
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
 
     The profile's lengths become those that its data ask for. `data` is a mix or a file, "" for the recipe's own mix,
-    and None for what notebook 1 has taken.
+    and None for what notebook 1 has taken. `settings` replace values of the profile.
 
-    Frees what the last error of this process holds, such as a stage's model and trainer. Raises ValueError for an
-    unknown profile or recipe, a bad seed, and a folder that holds another run; FolderInUseError as `lock_run`.
+    Frees what the last error of this process holds, such as a stage's model and trainer. Raises ValueError as
+    `check_choices` and `choose` do, and for a folder that holds another run; FolderInUseError as `lock_run`.
     """
-    chosen, plan = PROFILES[_check_choice("profile", PROFILES, profile)], find_recipe(recipe)
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise ValueError(f"SEED={seed!r}: give a whole number from 0 to {2**32 - 1}, without quotes")
+    settings, plan = check_choices(profile, recipe, seed, settings or {}), find_recipe(recipe)
+    folder = artifacts(folder)
+    chosen = choose(profile, plan, settings, data_lengths(folder, data, plan.data_for(PROFILES[profile])))
     free_last_error()
-    folder = Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
-    chosen = adapt_to_lengths(adapt_to_recipe(chosen, plan), _lengths(folder, data, plan.data_for(chosen)))
-    identity = {"profile": profile, "recipe": recipe, "seed": seed}
+    kept = {name: value for name, value in settings.items() if name not in FREE}
+    identity = {"profile": profile, "recipe": recipe, "seed": seed} | ({"settings": kept} if kept else {})
     path = manifests.check_identity(folder, identity)
     if chosen.devices:
-        _virtual_devices(chosen.devices)
+        use_virtual_devices(chosen.devices)
     if is_main_process():
         lock_run(folder)
         write_atomic(path, json.dumps(identity))
@@ -162,21 +170,15 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     return Run(chosen, plan, seed, folder, budget)
 
 
-def _lengths(folder: Path, data: str | None, own: str) -> Mapping[str, int]:
+def artifacts(folder: Path | str | None = None) -> Path:
+    """The folder of a run."""
+    return Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
+
+
+def data_lengths(folder: Path, data: str | None, own: str) -> Mapping[str, int]:
+    """The lengths in tokens that the data ask for: `data`, "" for the mix `own`, None for what notebook 1 has taken."""
     path = folder / "data" / manifests.MANIFEST
     if data is None and path.is_file():
         with contextlib.suppress(RecordError):  # `Run.manifest` says what is wrong with it
             return read(path, Manifest, "").extra.lengths
     return load_data(data or own).lengths
-
-
-def _virtual_devices(count: int) -> None:
-    """Let the CPU play `count` devices; only possible before JAX has looked for any."""
-    jax.config.update("jax_platforms", "cpu")
-    try:
-        jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass  # JAX has started: the check below decides
-    if len(jax.devices()) != count:
-        raise RuntimeError(f"this profile needs {count} virtual CPU devices and JAX runs with {len(jax.devices())}: "
-                           "restart the kernel and run the notebook from its first cell")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # package may import of third parties: nothing, what runs without an accelerator, JAX, Tunix, or what shows things.
 HOUSE = """
 stdlib reasonkit: config
-stdlib reasonkit.session: pins files records secrets interrupts time_budget run_log manifest
+stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists answers
 numpy reasonkit.eval: intervals evaluate
 numpy reasonkit.judge: rubric judge cache exam
@@ -26,7 +26,7 @@ numpy reasonkit.data: screening sources problems rows loading options readers fi
 jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
 user reasonkit.show: figures report data_card data_view dashboard completions
-jax reasonkit: run
+jax reasonkit: run precheck
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
 numpy recipes.judges: local_variants score_sheet api_client api_calls api_judge
 numpy recipes.rewards: text extra controls
@@ -51,7 +51,8 @@ ISOLATED = {"reasonkit.session.files": {"pydantic"}, "reasonkit.session.records"
             "recipes.graders.symbolic": {"sympy"}, "recipes.graders.algebra": {"sympy"},
             "recipes.graders.quantity": {"pint"}, "recipes.graders.smiles": {"rdkit"}, "_gym": {"reasoning_gym"},
             "reasonkit.session.secrets": {"google", "kaggle_secrets", "kagglehub"}}  # each only on its platform
-LOOKED_UP = {"reasonkit.run": {"recipes"}}  # by name: what a user changes stands above the library
+# By name: what a user changes stands above the library.
+LOOKED_UP = {"reasonkit.run": {"recipes"}, "reasonkit.session.setup": {"recipes"}}
 EXECUTES = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
 PRIVATE = {"_exit", "_asdict", "_replace", "_repr_png_", "_repr_html_"}  # public: os, named tuples, IPython
 WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")

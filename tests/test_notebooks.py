@@ -154,12 +154,23 @@ def test_the_tables_of_the_report_are_in_the_executed_copy(finished):
         assert any(text in html for html in shown), text
 
 
+@pytest.mark.parametrize(("notebook", "texts"), [
+    ("02_sft_warm_start", ("set by", "to do", "tokens have a loss", "before SFT", "right answer", "Adam")),
+    ("03_grpo_with_judge", ("set by", "worked solution", "advantage", "exact_answer_if_tag_format × 1"))])
+def test_each_notebook_shows_what_it_is_about(finished, notebook, texts):
+    cells = nbformat.read(finished / f"artifacts/notebooks/{notebook}.ipynb", as_version=4).cells
+    shown = [output.data["text/html"] for cell in cells for output in cell.get("outputs", [])
+             if "text/html" in output.get("data", {})]
+    for text in texts:
+        assert any(text in html for html in shown), text
+
+
 def test_the_log_has_every_step_once_and_the_reward_that_was_trained_on(finished):
     rows = [json.loads(line) for line in (finished / "artifacts/grpo/log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["event"] == "grpo_step"] == [1, 2]
     reward = next(row for row in rows if row["event"] == "reward")
     assert reward["parts"].keys() == {"tag_format", "exact_answer_if_tag_format", "rubric", "suspicious"}
-    assert {row["event"] for row in rows} >= {"reward", "grpo_step", "texts", "probe"}
+    assert {row["event"] for row in rows} >= {"reward", "grpo_step", "texts", "probe", "group"}
 
 
 def test_a_recipe_without_a_rubric_loads_no_judge_and_has_all_the_chips(tmp_path):

@@ -20,9 +20,10 @@ from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.models.load import ASSETS, MODELS, Tokenizer
 from reasonkit.models.mesh import check_divides, plan_mesh
 from reasonkit.models.placement import shapes_of
-from reasonkit.run import find_recipe, open_run, recipe_names
+from reasonkit.run import find_recipe, open_run
 from reasonkit.session import run_log
 from reasonkit.session.manifest import ManifestError
+from reasonkit.session.setup import recipe_names
 from reasonkit.session.time_budget import BudgetError
 from reasonkit.text.tags import TAGS
 
@@ -40,7 +41,7 @@ def eight_devices(monkeypatch):
     ("kaggle", "g_rar", {}), ("kaggle", "g_exact", {}), ("cpu", "idea_e", {}),
     ("kaggle", "idea_e", {"steps": 630, "rollout_micro_prompts": 0})])
 def test_a_step_is_sampled_in_parts_for_a_judge_alone(tmp_path, monkeypatch, profile, recipe, changes):
-    monkeypatch.setattr(run_module, "_virtual_devices", lambda count: None)
+    monkeypatch.setattr(run_module, "use_virtual_devices", lambda count: None)
     run = open_run(profile, recipe, 0, tmp_path)
     assert run.profile.grpo == replace(PROFILES[profile].grpo, **changes)
 
@@ -159,7 +160,7 @@ def test_a_run_is_opened_and_continued(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_clock_ends_stages_where_somebody_ends_the_session(name, tmp_path, monkeypatch):
     """Kaggle's nine hours and Colab's; on one's own CPU all steps are made, however slow it is."""
-    monkeypatch.setattr(run_module, "_virtual_devices", lambda count: None)
+    monkeypatch.setattr(run_module, "use_virtual_devices", lambda count: None)
     assert open_run(name, "g_exact", 0, tmp_path).budget.grows == name.startswith(("cpu", "smoke"))
 
 
@@ -184,13 +185,42 @@ def test_the_folder_of_another_run_is_refused(tmp_path, other):
 
 @pytest.mark.parametrize(("profile", "recipe", "message"), [
     ("tpu", "g_rar", "unknown profile 'tpu': choose one of cpu, smoke, kaggle, colab, gpu"),
-    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of constant, g_exact, g_rar, gym"),
+    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of constant, g_exact, g_rar, gym.* The nearest is 'g_rar'"),
     (None, "g_rar", "unknown profile None: choose one of"), ("cpu", ["g_rar"], r"unknown recipe \['g_rar'\]: choose"),
 ])
 def test_an_unknown_profile_or_recipe_leaves_no_folder(tmp_path, profile, recipe, message):
     with pytest.raises(ValueError, match=message):
         open_run(profile, recipe, 0, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("profile", "settings", "message"), [
+    ("smoke", {"policy": "tiny-polcy"}, "policy='tiny-polcy' is neither a folder .* The nearest is 'tiny-policy'"),
+    ("kaggle", {"judge": "gemma-3-12b-it"}, "judge='gemma-3-12b-it' is neither .* The nearest is 'gemma3-12b-it'"),
+    ("cpu", {"policy": "gemma2-2b-it"}, "policy='gemma2-2b-it' does not go with the profile 'cpu', whose lengths and"),
+    ("kaggle", {"judge": "tiny-judge"}, "judge='tiny-judge' does not go with the profile 'kaggle'")])
+def test_a_model_that_does_not_go_with_the_profile_leaves_no_folder(tmp_path, profile, settings, message):
+    with pytest.raises(ValueError, match=message):
+        open_run(profile, "g_rar", 0, tmp_path / "run", settings=settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_notebooks_of_a_run_have_the_same_settings_but_for_the_clock(tmp_path):
+    run = open_run("smoke", "g_rar", 0, tmp_path, settings={"sft_steps": 1, "grpo_learning_rate": 1e-3, "minutes": 60})
+    assert (run.profile.sft.steps, run.profile.grpo.learning_rate, run.budget.hours) == (1, 1e-3, 1.0)
+    kept = {"sft_steps": 1, "grpo_learning_rate": 1e-3}
+    again = open_run("smoke", "g_rar", 0, tmp_path, settings={**kept, "minutes": 90, "grpo_steps": 0})
+    assert (again.profile.sft.steps, again.budget.hours) == (1, 1.5)
+    for other in ({}, {**kept, "sft_steps": 2}, {**kept, "grpo_steps": 9}):
+        with pytest.raises(ValueError, match="holds the run .*'settings': .'sft_steps': 1.* was asked for"):
+            open_run("smoke", "g_rar", 0, tmp_path, settings=other)
+
+
+def test_the_notebook_has_the_last_word_over_profile_and_recipe(tmp_path, monkeypatch):
+    gym = find_recipe("gym")
+    monkeypatch.setattr(run_module, "find_recipe", lambda name: replace(gym, sft={"steps": 7}, grpo={"steps": 5}))
+    run = open_run("smoke", "gym", 0, tmp_path, settings={"grpo_steps": 3})
+    assert (run.profile.sft.steps, run.profile.grpo.steps) == (7, 3)
 
 
 @pytest.mark.parametrize("seed", ["zero", "0", -1, 1.5, 1.0, True, False, None, 2**32, 10**30, float("nan"), [0], (1,),

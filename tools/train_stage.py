@@ -46,8 +46,9 @@ from reasonkit.data import curation, problems, screening
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.models import distributed, lora, placement
 from reasonkit.models.load import load, tokenizer
-from reasonkit.run import Run, open_run, recipe_names
+from reasonkit.run import Run, open_run
 from reasonkit.session.files import write_atomic
+from reasonkit.session.setup import recipe_names
 from reasonkit.show.data_card import write_data_card
 from reasonkit.train.sft import sft
 

@@ -20,6 +20,7 @@ from reasonkit.data.screening import question_key
 from reasonkit.data.sources import ROUTED, Balance, Family, RecipeFile, Source
 from reasonkit.judge.rubric import Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.session import files
+from reasonkit.session.setup import suggest
 from reasonkit.text.answers import KINDS
 from reasonkit.text.tags import neutralise
 
@@ -74,7 +75,7 @@ def load_recipe(name: str) -> DataRecipe:
     """
     known = sorted(path.stem for path in RECIPES.glob("*.toml"))
     if name not in known:
-        raise ValueError(f"unknown data recipe {name!r}: choose one of {', '.join(known)} (files in {RECIPES})")
+        raise ValueError(f"unknown data recipe {name!r} in {RECIPES}: {suggest(name, known)}")
     file = RECIPES / f"{name}.toml"
     raw = files.read(file, RecipeFile, "mend the file; a key below a [table] belongs to it", files.parse_toml)
     if (raw.families is None) == (not raw.sources):

@@ -205,6 +205,8 @@ def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct") -> Diff
         raise ValueError(f"the results are on other problems: {len(other)} of them differ, such as id "
                          f"{min(other)!r}; evaluate both on one test set")
     change = [float(second[key][field]) - float(first[key][field]) for key in first if first[key][field] is not None]
+    if not change:
+        return Difference(0.0, -1.0, 1.0, 1.0, 0)  # nothing was measured
     return Difference(math.fsum(change) / len(change), *intervals.interval(change, -1.0, 1.0),
                       intervals.p_value(change, -1.0, 1.0), len(change))
 

@@ -22,8 +22,10 @@ from tunix.models.gemma.model import AttentionType
 from reasonkit.models.gemma import LIBRARY, download_again, flax_checkpoint, from_flax, quantize_layers
 from reasonkit.session.files import parse_json, read_file
 from reasonkit.session.secrets import describe_error, kaggle_login
+from reasonkit.session.setup import suggest
 
 ASSETS = Path(__file__).parents[1] / "assets"
+INPUTS = "REASONKIT_INPUTS", "/kaggle/input"  # the variable that names their folder, and where it is on Kaggle
 SIZES = "model.json"  # of a folder: the family, and the fields of Tunix's ModelConfig that are numbers
 END_OF_TURN = {"gemma2": 107, "gemma3": 106}
 
@@ -105,7 +107,6 @@ class Tokenizer:
         return self._pieces.DecodeIds([int(i) for i in ids if 0 <= int(i) < self.vocab_size])
 
     def piece(self, number: int) -> str:
-        """The SentencePiece model's text for the token."""
         return self._pieces.IdToPiece(number)
 
     def bos_id(self) -> int:
@@ -150,7 +151,7 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
             divide, broken files or Kaggle credentials.
         FileNotFoundError: the files are not there; says what to attach or download.
     """
-    folder = _find(str(name))
+    folder = locate(str(name)) or _download(str(name))
     checkpoint = _checkpoint(folder)
     family, config = _configuration(str(name), folder, checkpoint)
     pieces = Tokenizer(folder / "tokenizer.model", family)
@@ -165,7 +166,7 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
 
 def tokenizer(name: str | Path) -> Tokenizer:
     """The tokenizer of the model that `load` finds by this name, without its weights. Raises as `load`."""
-    folder = _find(str(name))
+    folder = locate(str(name)) or _download(str(name))
     family = MODELS[name].family if name in MODELS else _configuration(str(name), folder, _checkpoint(folder))[0]
     return Tokenizer(folder / "tokenizer.model", family)
 
@@ -203,34 +204,33 @@ def _configuration(name: str, folder: Path, checkpoint: Path) -> tuple[str, Any]
                      f"put its {SIZES} beside it")
 
 
-def _find(name: str) -> Path:
+def locate(name: str) -> Path | None:
+    """A model's folder, or None where it has to be downloaded: not attached, shipped or made. Raises as `load`."""
     source = MODELS.get(name)
     if source is None:
         if Path(name).is_dir():
             return Path(name).resolve()
-        raise ValueError(f"model {name!r} is neither a folder nor a known name: choose from {', '.join(MODELS)}")
-    inputs = Path(os.environ.get("REASONKIT_INPUTS", "/kaggle/input"))
+        raise ValueError(f"model {name!r} is neither a folder nor a known name: {suggest(name, MODELS)}")
     patterns = [name, f"datasets/*/{name}", f"models/*/{name}/*/*/*", f"{name}/*/*/*"]
     if source.handle:  # where models are mounted now and where they were; the pinned version first
         handles = source.handle, f"{source.handle.rpartition('/')[0]}/*"
         patterns = [*(f"models/{handle}" for handle in handles), *(handle.split("/", 1)[1] for handle in handles),
                     *patterns]
-    for folder in (folder for pattern in patterns for folder in sorted(inputs.glob(pattern))):
+    own, inputs = cache_folder(name) if source.handle else ASSETS / source.asset, Path(os.environ.get(*INPUTS))
+    folders = [*(folder for pattern in patterns for folder in sorted(inputs.glob(pattern))), own]
+    hub = Path(os.environ.get("KAGGLEHUB_CACHE") or Path.home() / ".cache/kagglehub", "models", str(source.handle))
+    folders += [hub] * hub.with_name(f"{hub.name}.complete").is_file()  # kagglehub's mark of a whole download
+    for folder in folders:
         if (folder / "tokenizer.model").is_file():
             return folder
     if source.handle:
-        made = cache_folder(name)
-        return made if (made / "tokenizer.model").is_file() else _download(name, source.handle, _attached(inputs))
-    folder = ASSETS / source.asset
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{name}: {folder} is not there. The tiny models come with a clone of the repository or an installed "
-            "package, not with a submission: choose a profile with a real model (kaggle, colab, gpu), or restore the "
-            "clone's folder")
-    return folder
+        return None
+    raise FileNotFoundError(
+        f"{name}: {own} is not there. The tiny models come with a clone of the repository or an installed package, "
+        "not with a submission: choose a profile with a real model (kaggle, colab, gpu), or restore the clone's folder")
 
 
-def _attached(inputs: Path) -> str:
+def attached() -> str:
     """What is attached, in words: the uppermost folders that hold files."""
     def holding(folder: Path, depth: int) -> Iterator[Path]:
         below = []
@@ -243,6 +243,7 @@ def _attached(inputs: Path) -> str:
         for path in sorted(below) if depth else ():
             yield from holding(path, depth - 1)
 
+    inputs = Path(os.environ.get(*INPUTS))
     tops = sorted(path for path in inputs.glob("*") if path.is_dir())
     found = [str(folder.relative_to(inputs)) + " (no tokenizer.model)" * (not (folder / "tokenizer.model").is_file())
              for top in tops for folder in holding(top, 6)]
@@ -250,9 +251,10 @@ def _attached(inputs: Path) -> str:
     return f"Attached under {inputs}: {', '.join(found[:12]) or 'nothing'}{more}."
 
 
-def _download(name: str, handle: str, attached: str) -> Path:
+def _download(name: str) -> Path:
     import kagglehub  # only where it is needed: it reads its settings on import
 
+    handle = MODELS[name].handle
     with kaggle_login() as known:
         try:
             folder = Path(kagglehub.model_download(handle))
@@ -264,7 +266,7 @@ def _download(name: str, handle: str, attached: str) -> Path:
                     if name == PACKAGED else "")
             raise FileNotFoundError(
                 f"{name}: {handle} is neither attached nor downloadable. {_remedy(error, handle, known)} Or attach "
-                f"it: on Kaggle choose Add Input, Models, {handle}; or give a folder{made}. {attached} "
+                f"it: on Kaggle choose Add Input, Models, {handle}; or give a folder{made}. {attached()} "
                 f"({describe_error(error, *known)})") from None
 
 
@@ -282,9 +284,8 @@ def _remedy(error: Exception, handle: str, known: bool) -> str:
         return f"Kaggle has no such version: look on {page}."
     if names & {"ConnectionError", "Timeout"}:
         return "No network: in a Kaggle notebook turn Internet on in its settings."
-    if "DataCorruptionError" in names:
-        return "The download was damaged: run this again."
-    return "Its files could not be had."
+    damaged = "DataCorruptionError" in names
+    return "The download was damaged: run this again." if damaged else "Its files could not be had."
 
 
 def quantize_int8(loaded: LoadedModel, mesh: Mesh) -> LoadedModel:

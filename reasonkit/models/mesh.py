@@ -42,6 +42,18 @@ class Plan:
     gathered: tuple[str, ...] = ()
 
 
+def use_virtual_devices(count: int) -> None:
+    """Let the CPU play `count` devices; only possible before JAX has looked for any."""
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        pass  # JAX has started: the check below decides
+    if len(jax.devices()) != count:
+        raise RuntimeError(f"this profile needs {count} virtual CPU devices and JAX runs with {len(jax.devices())}: "
+                           "restart the kernel and run the notebook from its first cell")
+
+
 def make_mesh(devices: Sequence[jax.Device], fsdp: int, tp: int) -> Mesh:
     """A (fsdp, tp) mesh with Auto axes over exactly these devices, in their order.
 

@@ -17,6 +17,7 @@ from reasonkit.config import Profile
 from reasonkit.models.gemma import LIBRARY
 from reasonkit.models.load import MODELS
 from reasonkit.models.mesh import MemoryNeed, Plan, plan_mesh
+from reasonkit.session.setup import CHOOSE
 
 GIB = 2**30
 
@@ -86,6 +87,21 @@ def _weights(config: Any) -> tuple[int, int]:
     return config.num_embed * config.embed_dim, config.num_layers * layer
 
 
+def _adapter(profile: Profile, policy: Any) -> int:
+    """Parameters of the adapter."""
+    return policy.num_layers * profile.lora_rank * (
+        8 * policy.embed_dim + 2 * policy.num_heads * policy.head_dim + 3 * policy.hidden_dim)
+
+
+def disk_bytes(profile: Profile) -> float:
+    """Bytes of a run's checkpoints, estimated: in float32, with two moments, those kept and one that is written, and
+    the stages' adapters. A model that has no configuration here counts as a tiny one."""
+    source = MODELS.get(profile.policy)
+    if not (source and source.config):
+        return 1e8
+    return 12.0 * _adapter(profile, config_of(profile.policy)) * (profile.grpo.keep + 3)
+
+
 def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, MemoryNeed]:
     """Bytes of the roles, estimated for bfloat16: weights, and the largest working memory of the stages.
 
@@ -106,8 +122,7 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Mem
         inputs = 2.0 * rows * length * policy.embed_dim * policy.num_layers
         return deep * layer(policy, rows, length) + inputs + 4.0 * rows * replied * policy.num_embed
 
-    adapter = policy.num_layers * profile.lora_rank * (
-        8 * policy.embed_dim + 2 * policy.num_heads * policy.head_dim + 3 * policy.hidden_dim)
+    adapter = _adapter(profile, policy)
     rows, size = s.decode_rows, s.max_prompt_length + s.max_new_tokens
     cache = 4.0 * rows * size * policy.num_layers * policy.num_kv_heads * policy.head_dim
     working = [cache + layer(policy, rows, s.max_prompt_length), train(s.grpo_rows, size, s.max_new_tokens)]
@@ -140,9 +155,7 @@ def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
     memory = memory_of(devices[0])
     if math.isinf(memory) and not profile.devices:
         raise RuntimeError(f"profile {profile.name!r} is for an accelerator, and JAX sees {len(devices)} CPU device"
-                           f"{'s' * (len(devices) > 1)}: choose one and start anew (Kaggle: Settings, Accelerator, TPU "
-                           "v5e-8; Colab: Runtime, Change runtime type; an NVIDIA GPU also needs the jax[cuda13] of "
-                           "requirements.txt), or take PROFILE = \"cpu\" in a clone")
+                           f"{'s' * (len(devices) > 1)}: {CHOOSE}")
     if math.isinf(memory):
         return plan_mesh(devices, judge=judge)
     policy = config_of(profile.policy, profile.remat)

@@ -45,7 +45,7 @@ class RewardMix:
 
     Each call writes one "reward" row to `log`, with what is trained on. `length_correlation` is that of each part with
     the completion's length in characters, within groups. `sample["extra"]` is what the parts read in the first
-    completion.
+    completion. `group` holds a whole group of the last call, one whose rewards differ if there is one.
 
     A judge may score some completions while others are still sampled. `ask_ahead` asks the parts marked `rowwise`
     (`rubric` is) about a few groups, in any one thread. `in_parts` takes its answers and yields the rewards.
@@ -71,7 +71,7 @@ class RewardMix:
             raise ValueError(f"max_no_signal is {max_no_signal}; give a share in [0, 1]")
         self.functions = dict(zip(names, (fn for fn, _ in parts), strict=True))
         self.weights = dict(zip(names, weights, strict=True))
-        self.log, self.max_no_signal = log, max_no_signal
+        self.log, self.max_no_signal, self.group = log, max_no_signal, None
         self.__name__ = "reward"  # Tunix logs it
 
     # Tunix passes num_generations because the parameter is named like its config's field.
@@ -133,10 +133,14 @@ class RewardMix:
             missing, owed = (~heard_B).sum() - not_owed, len(prompts) - not_owed
             if weight and missing > self.max_no_signal * owed:
                 too_few.append(f"{name}: {no_signal:.0%} of {len(prompts)} completions ({causes})")
+        flat_G = np.ptp(total_B.reshape(-1, num_generations), axis=1) < FLAT
+        group = slice(start := int(np.argmin(flat_G)) * num_generations, start + num_generations)
+        self.group = {"prompt": str(prompts[start]), "completions": list(map(str, completions[group])),
+                      "weights": self.weights, "totals": total_B[group],
+                      "parts": {name: values_B[group] for name, values_B in found.values.items()}}
         self.log.write(
             "reward", mode=mode, completions=len(prompts), mean=float(total_B.mean()), parts=rows,
-            flat_groups=float((np.ptp(total_B.reshape(-1, num_generations), axis=1) < FLAT).mean()),
-            mean_length=float(lengths_B.mean()), length_correlation=correlations,
+            flat_groups=float(flat_G.mean()), mean_length=float(lengths_B.mean()), length_correlation=correlations,
             sample={"prompt": str(prompts[0])[-PROMPT_TAIL:], "completion": str(completions[0]),
                     "total": float(total_B[0]), "parts": sample, "extra": found.extra},
         )

@@ -99,7 +99,7 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> Path:
     """The folder's run.json, which says which run it holds. Raises ValueError for another run or a damaged file."""
     path = folder / "run.json"
     if path.exists():
-        found = read(path, RunFile, f"put the old one back, or start {ELSEWHERE}").model_dump()
+        found = read(path, RunFile, f"put the old one back, or start {ELSEWHERE}").model_dump(exclude_unset=True)
         if found != identity:
             raise ValueError(f"{folder} holds the run {found}, and {identity} was asked for: go on with that one, or "
                              f"start {ELSEWHERE}. The folder holds what was trained: delete it only if nobody needs "
@@ -183,7 +183,7 @@ def write_manifest(folder: Path, stage: str, *, inputs: Mapping[str, Path], metr
         "metrics": plain(metrics, "metrics"),
         "inputs": {name: {"path": place.relative_to(run).as_posix() if place.is_relative_to(run) else str(inputs[name]),
                           "sha256": file_sha256(place)} for name, place in places.items()},
-        "versions": _versions(),
+        "versions": versions(),
         "extra": plain(extra or {}, "extra"),
     }
     try:
@@ -195,7 +195,8 @@ def write_manifest(folder: Path, stage: str, *, inputs: Mapping[str, Path], metr
     return path
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of the packages that a result depends on."""
     found = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the library may be run from its folder

@@ -60,6 +60,7 @@ class RunFile(Record):
     profile: str
     recipe: str
     seed: Count
+    settings: dict[str, Any] = {}
 
 
 class Asked(Written):
@@ -185,6 +186,7 @@ class Row(Written):
 class Part(Written):
     mean: Logged = None
     no_signal: Share
+    weight: Logged = None
 
 
 def _row(**fields: Any) -> type[Row]:
@@ -197,8 +199,11 @@ STEP = _row(step=Count, series=(str | None, None), **dict.fromkeys(
     ("loss", "accuracy", "margin", "length", "kl", "entropy", "truncated", "seconds"), (Logged, None)))
 EVENTS = {
     "start": _row(stage=Text, step=Count),
-    "reward": _row(mode=(str, "train"), mean=(Logged, None), parts=(dict[str, Part], {})),
-    "probe": _row(step=Count, mean=Share),
+    "reward": _row(mode=(str, "train"), mean=(Logged, None), flat_groups=(Share | None, None),
+                   parts=(dict[str, Part], {})),
+    "group": _row(prompt=str, completions=list[str], weights=dict[str, float], totals=list[Logged],
+                  parts=dict[str, list[Logged]]),
+    "probe": _row(step=Count, mean=Share, low=(Share | None, None), high=(Share | None, None)),
     "flag": _row(name=str, step=Count, value=Logged, limit=Logged, why=str, example=str),
     "texts": _row(shares=dict[str, Share], examples=dict[str, str]),
     "pass_rates": _row(step=Annotated[Count, Field(ge=1)], rates=dict[str, Share | None]),

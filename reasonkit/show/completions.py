@@ -1,37 +1,43 @@
-"""Single completions to look at: what a reward pays them, and the answers of two adapters to your own question.
+"""Single completions to look at: where SFT has a loss, what a reward pays, and what two adapters answer you.
 
-Entry points: `reward_example`, `Ask`, `compare_checkpoints`. The reward is the one of training, without its log. The
-model's own adapter is put back after every use.
+Entry points: `loss_mask`, `reward_example`, `group_table`, `Ask`, `compare_checkpoints`. The reward is the one of
+training, without its log. The model's own adapter is put back after every use.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import jax
 import jax.numpy as jnp
+import numpy as np
 from datasets import Dataset
 from flax import nnx
 from IPython.display import display
 from markupsafe import Markup
+from tunix.rl import function_registry
 
-from reasonkit.data.rows import GRPO_COLUMNS
+from reasonkit.config import GrpoSettings
+from reasonkit.data.rows import GRPO_COLUMNS, sft_batches
 from reasonkit.eval.evaluate import compare_paired, evaluate
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.lora import lora_state
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.rules import RewardFn
 from reasonkit.session.run_log import NullLog
-from reasonkit.show.figures import colour_tags, escape
+from reasonkit.show.figures import COLOURS, colour_tags, escape, number
 from reasonkit.show.report import Html, comparison_table, results_table, table
 from reasonkit.text.tags import TAGS, neutralise
+from reasonkit.train.policy_loss import loss_config
 
+POOL = 64  # worked rows, of which one is shown
 # The front ends that can show a live widget set one of these in the kernel: Jupyter, VS Code, Colab.
 FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
 
@@ -43,8 +49,22 @@ def _block(text: str) -> Markup:
     return Markup("<pre>{}</pre>").format(colour_tags(text))
 
 
-def _cell(value: float | None) -> str:
-    return "no signal" if value is None else f"{value:.2f}"
+def _cell(value: object) -> str:
+    return f"{number(value):.2f}" if np.isfinite(number(value)) else "no signal"
+
+
+def loss_mask(rows: Iterable[Mapping[str, Any]], tokenizer, max_length: int) -> Html:
+    """One of the first worked rows as SFT trains on it, token by token. The tokens with a loss are coloured."""
+    worked = Dataset.from_list(list(islice((dict(row) for row in rows if row["reasoning"]), POOL)))
+    batch = next(sft_batches(worked, tokenizer, 1, max_length, 0))
+    pairs = [(int(token), mask > 0) for token, mask in zip(batch["tokens_BL"][0], batch["loss_mask_BL"][0], strict=True)
+             if token != tokenizer.pad_id()]
+    style = {True: f"border-right:1px solid {COLOURS[1]};color:{COLOURS[1]}", False: "opacity:.6"}
+    spans = Markup("").join(Markup('<span style="{}">{}</span>').format(
+        style[has_loss], Markup(escape(tokenizer.piece(token).replace("\u2581", " ")))) for token, has_loss in pairs)
+    note = Markup('<p class="note">{} of {} tokens have a loss, those in colour. A line ends each of them.</p>').format(
+        sum(has_loss for _, has_loss in pairs), len(pairs))
+    return Html(Markup("<pre>{}</pre>").format(spans) + note)
 
 
 def reward_example(parts: Parts, row: Mapping[str, Any]) -> Html:
@@ -70,6 +90,23 @@ def reward_example(parts: Parts, row: Mapping[str, Any]) -> Html:
     return table(["", "weight", "worked solution", "bare answer"],
                  [["completion", "", *map(_block, texts)], *lines, ["total", "", *map(_cell, total)]],
                  f"Asked: {row['question']}", mark_last=True)
+
+
+def group_table(group: Mapping[str, Any], settings: GrpoSettings) -> Html:
+    """A group of completions as GRPO saw it, the best first: each part of the reward, the total, and the advantage.
+
+    `group` is a "group" row of the run log, from `RewardMix.group`.
+    """
+    totals_N = np.array(list(map(number, group["totals"])))
+    name = loss_config(settings, len(totals_N)).advantage_estimator
+    advantages_N = function_registry.get_advantage_estimator(name)(rewards=totals_N, num_generations=len(totals_N))
+    lines = [[_block(group["completions"][n]), *(_cell(values[n]) for values in group["parts"].values()),
+              _cell(totals_N[n]), f"{advantages_N[n]:+.2f}"] for n in np.argsort(-totals_N, kind="stable")]
+    parts = [f"{name} × {group['weights'][name]:g}" for name in group["parts"]]
+    return Html(_block(group["prompt"]) + table(
+        ["completion", *parts, "total", "advantage"], lines,
+        f"The totals have mean {totals_N.mean():.2f} and standard deviation {totals_N.std(ddof=1):.2f}. A part with "
+        "weight 0 is only logged."))
 
 
 @contextlib.contextmanager

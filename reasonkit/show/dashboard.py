@@ -20,7 +20,7 @@ from reasonkit.session.time_budget import TimeBudget
 from reasonkit.show.figures import STEP, Curves, Row, colour_tags, curves, escape, label, number
 
 EVERY = 2.0  # seconds between two drawings at least
-SHARE = 0.05  # of the time, at most, goes into drawing
+SHARE = 0.004  # of the time, at most, goes into drawing curves, and as much into the rest
 SAMPLES = 3  # samples and flags that are shown, newest first
 CLIP = 2000  # characters of one text that are shown
 WRAP = "overflow-wrap:anywhere"
@@ -38,10 +38,10 @@ class Dashboard:
     def __init__(self, log: RunLog, budget: TimeBudget, title: str, total_steps: int) -> None:
         if total_steps < 1:
             raise ValueError(f"total_steps={total_steps}: a stage has at least 1 step")
-        self._log, self._budget, self._total, self._due = log, budget, total_steps, 0.0
+        self._log, self._budget, self._total = log, budget, total_steps
+        self._due = self._plot_due = 0.0
         self._progress = widgets.IntProgress(value=0, max=total_steps, layout=widgets.Layout(width="100%"))
-        self._status, self._flags, self._samples = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self._plot = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", align_self="flex-start"))
+        self._status, self._flags, self._plot, self._samples = (widgets.HTML() for _ in range(4))
         heading = widgets.HTML(f"<b style='{WRAP}'>{escape(title)}</b>")
         self.widget = widgets.VBox([heading, self._progress, self._status, self._flags, self._plot, self._samples])
 
@@ -52,17 +52,19 @@ class Dashboard:
 
     def update(self) -> None:
         """Draw what is new. Costs nothing if the last drawing was a moment ago."""
-        if time.monotonic() >= self._due:
-            self._draw()
+        if (now := time.monotonic()) >= self._due:
+            self._draw(now >= self._plot_due)
 
     def figure(self, path: Path) -> Curves:
-        """Draw a last time, write the curves to `path` as PNG, and return them to show inline."""
-        figure = curves(self._draw())
+        """Draw a last time, write the curves to `path` as PNG, and return them. Shown inline, they replace the live
+        view's."""
+        figure = curves(self._draw(plot=False))
+        self._plot.value = ""
         with replacing(path) as partial:
             figure.savefig(partial, format="png", dpi=160)
         return figure
 
-    def _draw(self) -> list[dict[str, Any]]:
+    def _draw(self, plot: bool = True) -> list[dict[str, Any]]:
         began = time.monotonic()
         rows = self._log.read()
         done, status = _progress(rows, self._total)
@@ -73,13 +75,15 @@ class Dashboard:
         self._progress.value = done
         self._progress.bar_style = "success" if done == self._total else ""
         self._status.value = " · ".join(map(escape, status))
-        self._plot.value = curves(rows)._repr_png_()
         flags = [row for row in rows if row["event"] == "flag"]
         samples = [row["sample"] for row in rows if row.get("sample")]
         self._flags.value = "".join(map(_flag_html, flags[:-SAMPLES - 1:-1]))
         self._samples.value = "".join(map(_sample_html, samples[:-SAMPLES - 1:-1]))
         now = time.monotonic()
         self._due = now + max(EVERY, (now - began) / SHARE)
+        if plot:
+            self._plot.value = curves(rows).svg()
+            self._plot_due = time.monotonic() + (time.monotonic() - now) / SHARE
         return rows
 
 
@@ -99,10 +103,20 @@ def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
         if done < total:
             words.append(f"about {minutes:.0f} min to go" if minutes >= 1 else "less than a minute to go")
     rewards = [row for row in rows if row["event"] == "reward"]
+    if np.isfinite(speed := _tokens_per_second(stage[-1], rewards[-1] if rewards else {})):
+        words.append(f"{speed:,.0f} tokens per second")
     parts = rewards[-1].get("parts", {}) if rewards else {}
     words += [f"no signal from {label(name)}: {part['no_signal']:.0%}" for name, part in parts.items()
               if part["no_signal"]]
     return done, words
+
+
+def _tokens_per_second(step: Row, reward: Row) -> float:
+    """Tokens that SFT read or GRPO sampled in a step, by the time of the whole step."""
+    tokens, seconds = number(step.get("tokens")), number(step.get("seconds"))
+    if np.isnan(tokens):
+        tokens = number(step.get("length")) * number(reward.get("completions"))
+    return tokens / seconds if seconds else np.nan
 
 
 def _flag_html(flag: Row) -> str:

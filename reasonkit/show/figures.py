@@ -1,7 +1,8 @@
-"""Training curves of a run log, a picture of the chips, and text from outside made safe to show.
+"""Training curves of a run log, intervals, a picture of the chips, and text from outside made safe to show.
 
-Entry points: `curves`, `chips`, `escape`, `colour_tags`. Figures are made without pyplot, which would choose a backend
-and keep figures open. Names from a log are drawn as they are, never as formulas.
+Entry points: `curves`, `dots`, `chips`, `escape`, `colour_tags`. Figures are made without pyplot, which would choose a
+backend and keep figures open. Their ground is transparent, and their ink reads on white and on black. Names from a log
+are drawn as they are, never as formulas.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from jax.sharding import Mesh
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from reasonkit.models.mesh import Plan
 from reasonkit.text.tags import TAGS, printable
@@ -27,8 +30,9 @@ Line = tuple[np.ndarray, np.ndarray]  # x, y
 
 STEP = "_step"  # how the event of a training step ends
 FIELDS = {"loss": "loss", "margin": "reward margin", "length": "completion length, tokens",
-          "kl": "KL to the reference", "entropy": "entropy", "truncated": "share cut off at the limit"}
-COLOURS = ("#1f3b57", "#c9822f", "#3b8ea5", "#8a6fa8", "#7a9e4b", "#b2545c")
+          "kl": "KL to the reference", "entropy": "entropy", "truncated": "completions cut off at the limit"}
+INK = "#808080"  # a page that shows a figure as SVG puts its own colour of text in its place
+COLOURS = ("#4a7fb5", "#c07a28", "#3593a5", "#9473bd", "#6f9440", "#c4606a")
 TAG_COLOURS = {TAGS.reasoning: COLOURS[2], TAGS.answer: COLOURS[1]}
 LABEL = 40  # characters of a name in a figure
 LARGEST = 1e30  # larger values are drawn as gaps
@@ -53,7 +57,7 @@ def colour_tags(text: object) -> Markup:
     """`text` as HTML, escaped, with its tags coloured. A misspelt tag stays as it is.
 
     >>> colour_tags("<answer><b>")
-    Markup('<b style="color:#c9822f">&lt;answer&gt;</b>&lt;b&gt;')
+    Markup('<b style="color:#c07a28">&lt;answer&gt;</b>&lt;b&gt;')
     """
     return Markup(_TAG.sub(lambda tag: f'<b style="color:{TAG_COLOURS[tag[1]]}">{tag[0]}</b>', escape(text)))
 
@@ -72,26 +76,74 @@ def number(value: object) -> float:
 class Curves(Figure):
     """A figure that a notebook shows inline with any matplotlib backend."""
 
+    def __init__(self, figsize: tuple[float, float], layout: str = "constrained"):
+        super().__init__(figsize=figsize, layout=layout)
+        self.patch.set_alpha(0.0)
+
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=110)
         return buffer.getvalue()
+
+    def svg(self) -> str:
+        """The figure as an HTML element as wide as its place, with the page's colour of text."""
+        buffer = io.StringIO()
+        with matplotlib.rc_context({"svg.fonttype": "none"}):  # text as text
+            self.savefig(buffer, format="svg", metadata={"Date": None})
+        image = buffer.getvalue().partition("<svg")[2].replace(INK, "currentColor")
+        return '<svg style="width:100%;height:auto"' + re.sub(r' (?:width|height)="[\d.]+pt"', "", image, count=2)
+
+
+class Panel(NamedTuple):
+    """One panel: its lines by name, those that are dashed, the band around one (x, low, high), and whether y is a
+    share."""
+
+    title: str
+    axis: str
+    lines: dict[str, Line]
+    share: bool = False
+    dashed: tuple[str, ...] = ()
+    band: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
 
 def curves(rows: Iterable[Row]) -> Curves:
     """One panel per quantity in the rows of a run log: reward and its parts, held-out accuracy, loss, length, KL.
 
     Faint lines are the logged values, bold lines their running mean. Rewards are numbered by rollout, the rest by
-    step. Values that are not finite numbers leave gaps.
+    step. Values that are not finite numbers leave gaps. A part of weight 0 is dashed.
     """
     panels = _panels(list(rows))
-    columns = min(2, max(1, len(panels)))
+    columns = min(3, max(1, len(panels)))
     height = -(-max(1, len(panels)) // columns)
-    figure = Curves(figsize=(6.4 if columns == 1 else 8.4, 2.5 * height), layout="constrained")
-    for place, (title, axis, lines) in enumerate(panels, 1):
-        _draw(figure.add_subplot(height, columns, place), title, axis, lines)
+    figure = Curves((6.4 if columns == 1 else 3.7 * columns, 2.5 * height))
+    for place, panel in enumerate(panels, 1):
+        _draw(figure.add_subplot(height, columns, place), panel)
     if not panels:
-        figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", color="#666666")
+        figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", color=INK)
+    return figure
+
+
+def dots(panels: Mapping[str, Mapping[str, Sequence[float]]], points: bool = False) -> Curves:
+    """Means with their intervals: a panel per measure, in it a row per name with (mean, low, high, ...) in [-1, 1].
+
+    With `points` they are differences, around a line at 0. Else they are shares, on a scale from 0 to 100 %.
+    """
+    rows = max(map(len, panels.values()))
+    figure = Curves((2.0 + max(4.6, 2.3 * len(panels)), 0.8 + 0.32 * rows))
+    for place, (title, found) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(1, len(panels), place)
+        _style(axes, title, "points" if points else "%")
+        for row, (mean, low, high, *_) in enumerate(found.values()):
+            axes.plot([100 * low, 100 * high], [row, row], color=COLOURS[0], linewidth=2.0)
+            axes.plot(100 * mean, row, "o", color=COLOURS[0])
+        axes.set_yticks(range(len(found)), map(label, found) if place == 1 else [""] * len(found))
+        for text in axes.get_yticklabels():
+            text.set_parse_math(False)
+        axes.set_ylim(rows - 0.5, -0.5)  # the first on top
+        if points:
+            axes.axvline(0.0, color=INK, linewidth=0.8)
+        else:
+            axes.set_xlim(-2.0, 102.0)
     return figure
 
 
@@ -99,10 +151,10 @@ def chips(plan: Plan) -> Curves:
     """Which chips hold the policy and which the judge: a row of boxes per role, one per chip, with what it holds."""
     roles = {"policy": plan.policy} | ({"judge": plan.judge} if plan.judge else {})
     width = max(mesh.size for mesh in roles.values())
-    figure = Curves(figsize=(max(4.0, 1.05 * width), 0.95 * len(roles)), layout="constrained")
+    figure = Curves((max(4.0, 1.05 * width), 0.95 * len(roles)))
     axes = figure.add_subplot()
     for row, (role, mesh) in enumerate(roles.items()):
-        axes.text(-0.1, -row, role, ha="right", va="center", fontsize=10)
+        axes.text(-0.1, -row, role, ha="right", va="center", fontsize=10, color=INK)
         for column, (device, part) in enumerate(zip(mesh.devices.flat, _parts(mesh, role in plan.gathered),
                                                     strict=True)):
             axes.barh(-row, 0.94, 0.86, left=column, color=COLOURS[row])
@@ -123,24 +175,36 @@ def _parts(mesh: Mesh, gathered: bool) -> list[str]:
             for row in range(1, rows + 1) for part in range(1, columns + 1)]
 
 
-def _draw(axes: Axes, title: str, axis: str, lines: Mapping[str, Line]) -> None:
-    for colour, (name, (x, y)) in zip(cycle(COLOURS), lines.items(), strict=False):
+def _style(axes: Axes, title: str, axis: str) -> None:
+    axes.set_title(label(title), loc="left", fontsize=10, color=INK, parse_math=False)
+    axes.set_xlabel(axis, fontsize=8, color=INK)
+    axes.tick_params(labelsize=8, color=INK, labelcolor=INK, length=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.patch.set_alpha(0.0)
+    axes.set_axisbelow(True)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    if panel.band:
+        axes.fill_between(*panel.band, color=COLOURS[0], alpha=0.25, linewidth=0)
+    for colour, (name, (x, y)) in zip(cycle(COLOURS), panel.lines.items(), strict=False):
         short = len(y) < SMOOTHED
         if not short:
-            axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.25)
+            axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.3)
         axes.plot(x, y if short else _running_mean(y), color=colour, linewidth=1.6, marker="." if short else None,
-                  label=label(name))
-    axes.set_title(label(title), loc="left", fontsize=10, color="#222222", parse_math=False)
-    axes.set_xlabel(axis, fontsize=8, color="#666666")
-    axes.tick_params(labelsize=8, colors="#666666", length=2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#eeeeee", linewidth=0.8)
-    axes.set_axisbelow(True)
+                  linestyle="--" if name in panel.dashed else "-", label=label(name))
+    _style(axes, panel.title, panel.axis)
+    axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.8)
     axes.margins(x=0.01)
-    if len(lines) > 1:
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.7 * (high - low))  # room for the legend above the lines
-        for text in axes.legend(fontsize=7, frameon=False, loc="upper left", ncols=2).get_texts():
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    if panel.share:
+        axes.set_ylim(0.0, 1.0)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    if len(panel.lines) > 1:
+        legend = axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0.0, -0.2),
+                             borderpad=0.0)
+        for text in legend.get_texts():
             text.set_parse_math(False)
 
 
@@ -152,27 +216,36 @@ def _running_mean(y: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _panels(rows: list[Row]) -> list[tuple[str, str, dict[str, Line]]]:
-    """Title, x label and lines of each panel that has a value to show."""
+def _panels(rows: list[Row]) -> list[Panel]:
+    """The panels that have a value to show."""
     rollouts = [row for row in rows if row["event"] == "reward" and row.get("mode", "train") == "train"]
     scored = [row.get("parts", {}) for row in rollouts]
-    rewards = {"total": _by_rollout(rollouts, lambda row: row)}
+    rewards = {"total": _by_rollout(rollouts, lambda row: row.get("mean"))}
     for name in dict.fromkeys(name for parts in scored for name in parts):
-        rewards[name] = _by_rollout(scored, lambda parts, name=name: parts.get(name, {}))
+        rewards[name] = _by_rollout(scored, lambda parts, name=name: parts.get(name, {}).get("mean"))
+    unpaid = {name: f"{label(name)[:LABEL - 11]} (weight 0)" for parts in scored[-1:] for name, part in parts.items()
+              if part.get("weight") == 0}
     probes = [row for row in rows if row["event"] == "probe"]
-    panels = [("Reward", "rollout", rewards), ("Held-out accuracy", "step", {"greedy": _by_step(probes, "mean")})]
+    x, low = _by_step(probes, "low")
+    panels = [Panel("Reward", "rollout", {unpaid.get(name, name): line for name, line in rewards.items()},
+                    dashed=tuple(unpaid.values())),
+              Panel("Held-out accuracy", "step", {"greedy": _by_step(probes, "mean")}, share=True,
+                    band=(x, low, _by_step(probes, "high")[1])),
+              Panel("Groups whose rewards are all equal", "rollout",
+                    {"flat": _by_rollout(rollouts, lambda row: row.get("flat_groups"))}, share=True)]
     for event in dict.fromkeys(row["event"] for row in rows if row["event"].endswith(STEP)):
         steps = [row for row in rows if row["event"] == event]
         stage = event.removesuffix(STEP)
         stage = stage.upper() if stage in ("sft", "grpo") else stage.capitalize()
-        panels += [(f"{stage} {title}", "step", {name: _by_step(steps, name)}) for name, title in FIELDS.items()]
-    shown = [(title, axis, {name: line for name, line in lines.items() if np.isfinite(line[1]).any()})
-             for title, axis, lines in panels]
-    return [panel for panel in shown if panel[2]]
+        panels += [Panel(f"{stage} {title}", "step", {name: _by_step(steps, name)}, share=name == "truncated")
+                   for name, title in FIELDS.items()]
+    shown = [panel._replace(lines={name: line for name, line in panel.lines.items() if np.isfinite(line[1]).any()})
+             for panel in panels]
+    return [panel for panel in shown if panel.lines]
 
 
-def _by_rollout(items: list[Row], part: Callable[[Row], Row]) -> Line:
-    return np.arange(1, len(items) + 1), np.array([number(part(item).get("mean")) for item in items])
+def _by_rollout(items: list[Row], value: Callable[[Row], object]) -> Line:
+    return np.arange(1, len(items) + 1), np.array([number(value(item)) for item in items])
 
 
 def _by_step(rows: list[Row], name: str) -> Line:

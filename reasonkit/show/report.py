@@ -26,11 +26,13 @@ MEASURES = {"Accuracy": "accuracy", "By content": "content_accuracy", "Format": 
 MAX_SAMPLES = 10  # problems shown side by side
 MAX_CRITERIA = 12  # a problem's own rubric may have many
 
+# In a notebook the page's own ground and ink show through, so a table reads in a light and a dark theme.
 STYLE = """
-.report { --ink: #23262b; --soft: #666b74; --rule: #dcd9d2; --blue: #1f3b57; --warm: #b56a1d;
-  padding: .5rem 1rem; background: #fdfcf9; color: var(--ink); overflow-wrap: anywhere;
-  font: 1rem/1.6 Charter, Georgia, serif; }
-body.report { margin: 0 auto; padding: 3rem 1.25rem; max-width: 54rem; }
+.report { --soft: color-mix(in srgb, currentColor 70%, transparent);
+  --rule: color-mix(in srgb, currentColor 22%, transparent); --blue: #4a7fb5; --warm: #c07a28;
+  padding: .5rem 1rem; overflow-wrap: anywhere; font: 1rem/1.6 Charter, Georgia, serif; }
+body.report { margin: 0 auto; padding: 3rem 1.25rem; max-width: 54rem; color-scheme: light dark;
+  background: light-dark(#fdfcf9, #16181c); color: light-dark(#23262b, #d8dade); }
 .report {
   h2 { font-size: 1.2rem; margin: 3rem 0 .4rem; }
   b, strong, small, caption, bdi { unicode-bidi: isolate; }
@@ -39,12 +41,14 @@ body.report { margin: 0 auto; padding: 3rem 1.25rem; max-width: 54rem; }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
   caption { caption-side: bottom; text-align: left; padding-top: .6rem; }
   td, th { overflow-wrap: break-word; max-width: 16rem; }
-  td, th { padding: .5rem 1.2rem .5rem 0; text-align: left; vertical-align: top; border-top: 1px solid var(--rule); }
+  td, th { padding: .5rem 1.2rem .5rem 0; vertical-align: top; border-top: 1px solid var(--rule);
+    text-align: left !important; /* JupyterLab's own rule is more specific */ }
   td small { white-space: nowrap; }
   tr.last td { color: var(--blue); font-weight: 600; }
+  tr.last small { color: var(--blue); }
   svg { display: block; width: 100%; min-width: 3rem; height: .75rem; }
   line { stroke: var(--rule); vector-effect: non-scaling-stroke; }
-  .range { stroke: #8fa8c0; stroke-width: 4; }
+  .range { stroke: #4a7fb580; stroke-width: 4; }
   .mean { stroke: var(--blue); stroke-width: 2; }
   img { width: 100%; }
   .completions { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .8rem; }
@@ -79,7 +83,8 @@ completion in the last column, {{ last }}; at most {{ most }}.</p>
 <p>{{ problem.question }}</p><div class="completions">{% for name, stage in stages.items() %}
 {% set sample = stage[problem.id] %}<div class="completion{{ " right" if sample.correct }}"><b>{{ name }}</b>
 <small>{{ "right" if sample.correct else "no answer" if sample.answer is none else "wrong" }} ·
-format {{ "kept" if sample.format_ok else "broken" }} · steps {{ "%.0f" % (100 * sample.steps) }} %</small>
+format {{ "kept" if sample.format_ok else "broken" }} · steps
+{{ "–" if sample.steps is none else "%.0f %%" % (100 * sample.steps) }}</small>
 <pre>{{ sample.completion | colour_tags }}</pre></div>{% endfor %}</div>{% endfor %}""",
     "training": """{% if skipped %}<p class="note">{{ skipped }} lines of the logs are no rows, and are left out.</p>
 {% endif %}{% if image %}<img alt="Training as logged (faint) and its running mean (bold)." src="data:image/png;base64,

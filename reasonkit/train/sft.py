@@ -5,16 +5,21 @@ The loss is the mean over the tokens of a step's completions, stop tokens includ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import optax
 from datasets import Dataset
+from flax import nnx
 from jax.sharding import Mesh
 from tunix.sft import peft_trainer
 
 from reasonkit.config import SftSettings
-from reasonkit.data.rows import sft_batches
+from reasonkit.data.rows import sft_batches, sft_pairs
 from reasonkit.models.logprobs import piece_mask
 from reasonkit.models.mesh import check_divides, split_rows
 from reasonkit.session.time_budget import TimeBudget
@@ -26,6 +31,32 @@ def model_input(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
     mask_BLL = piece_mask(batch["tokens_BL"] != 0, batch["piece_BL"])
     return {"input_tokens": batch["tokens_BL"], "input_mask": batch["loss_mask_BL"],
             "positions": mask_BLL.sum(-1) - 1, "attention_mask": mask_BLL}
+
+
+@nnx.jit
+def _loss(model: nnx.Module, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The negative log-likelihood summed over the tokens that have a loss, and their number."""
+    given, tokens_BL, loss_mask_BL = model_input(batch), batch["tokens_BL"], batch["loss_mask_BL"]
+    logits_BLV, _ = model(tokens_BL, given["positions"], None, given["attention_mask"])
+    nll_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV[:, :-1].astype(jnp.float32), tokens_BL[:, 1:])
+    return (nll_BL * loss_mask_BL[:, 1:]).sum(), loss_mask_BL[:, 1:].sum()
+
+
+def validation_loss(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, most: int = 64) -> float:
+    """SFT's loss in nats per token, over at most `most` of the rows that SFT could imitate, which are not trained on.
+
+    Each chip has one row at a time, so this fits wherever training does. NaN where there are fewer rows than chips.
+    """
+    chips, total, count = mesh.shape["fsdp"], 0.0, 0.0
+    found = len(sft_pairs(rows, policy.tokenizer, settings.max_length))
+    if found < chips:
+        return math.nan
+    batches = sft_batches(rows, policy.tokenizer, chips, settings.max_length, 0)
+    for batch in islice(batches, min(most, found) // chips):
+        with mesh:
+            loss, tokens = _loss(policy.model, {name: split_rows(array, mesh) for name, array in batch.items()})
+        total, count = total + float(loss), count + float(tokens)
+    return total / count
 
 
 def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBudget, log, checkpoints: Path, seed: int,

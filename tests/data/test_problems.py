@@ -181,7 +181,7 @@ def test_a_recipe_may_name_a_domain(tmp_path, monkeypatch):
 
 
 def test_an_unknown_recipe_is_named():
-    with pytest.raises(ValueError, match=r"unknown data recipe 'tiny': choose one of .*gym_mix, .*tiny_mix \(files"):
+    with pytest.raises(ValueError, match=r"unknown data recipe 'tiny' in .*: choose one of .*gym_mix, .*tiny_mix"):
         load_recipe("tiny")
 
 

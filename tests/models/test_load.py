@@ -472,7 +472,7 @@ def test_no_network_is_an_error_at_once(inputs, mesh, offline, monkeypatch):
 
 def test_names_and_files_that_are_not_there(inputs, mesh, folder, tmp_path):
     with pytest.raises(
-        ValueError, match="'gemma-9' is neither a folder nor a known name: choose from tiny-policy, "
+        ValueError, match="'gemma-9' is neither a folder nor a known name: choose one of tiny-policy, "
     ):
         load("gemma-9", mesh)
     with pytest.raises(FileNotFoundError, match="tiny-policy: .*assets/policy is not there. The tiny models come with "

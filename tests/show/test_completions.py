@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import html
+import re
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 from tiny_gemma import TOKENS, bump, forward, small_config
-from tiny_run import ROWS
+from tiny_run import ROWS, short_tokenizer
 
+from reasonkit.config import PROFILES
+from reasonkit.data.rows import sft_batches
 from reasonkit.models.checkpoints import save_lora
 from reasonkit.models.lora import add_lora, lora_state
 from reasonkit.models.mesh import make_mesh, plan_mesh
+from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.rules import exact_answer, tag_format
+from reasonkit.session.run_log import RunLog
 from reasonkit.show import completions
-from reasonkit.show.completions import Ask, adapter_in, compare_checkpoints, reward_example
+from reasonkit.show.completions import (
+    Ask,
+    adapter_in,
+    compare_checkpoints,
+    group_table,
+    loss_mask,
+    reward_example,
+)
 from reasonkit.show.figures import chips
+from reasonkit.text.tags import TAGS
 from tools.flax import init_random
 
 HOSTILE = "</pre><script>x()</script><answer>7</answer>"
@@ -42,6 +57,43 @@ def test_the_example_has_every_part_and_the_total_of_training():
 def test_text_from_outside_is_no_markup():
     page = reward_example([(tag_format, 1.0)], {**ROWS[0], "reasoning": "<script>y()</script>", "question": HOSTILE})
     assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_the_mask_shows_what_has_a_loss(tmp_path):
+    tokenizer = short_tokenizer(tmp_path)
+    page = loss_mask([{**ROWS[0], "reasoning": ""}, {**ROWS[0], "reasoning": "2 3"}], tokenizer, 64)
+    spans = re.findall(r'<span style="([^"]*)">(.*?)</span>', page, re.S)
+    text = {kind: "".join(html.unescape(part) for style, part in spans if ("color" in style) is kind)
+            for kind in (True, False)}
+    assert text[True] == TAGS.render(reasoning="2 3", answer="0") + "<end_of_turn>"
+    assert text[False].endswith("model\n") and "<reasoning>" not in page, "tags are text, not markup"
+    batch = next(sft_batches(ROWS.select([0]), tokenizer, 1, 64, 0))
+    whole = loss_mask([ROWS[0]], tokenizer, 64)
+    assert f"{int(batch['loss_mask_BL'].sum())} of {int((batch['tokens_BL'] > 0).sum())} tokens have a loss" in whole
+
+
+def test_a_group_is_shown_as_the_last_step_was_trained_on(tmp_path):
+    def worth(prompts, completions, **columns):
+        return [None if text == "?" else float(len(text)) for text in completions]
+
+    log = RunLog(tmp_path / "log.jsonl")
+    mix = RewardMix([(worth, 2.0), (silent, 0.0)], log)
+    assert mix.group is None
+    mix(["a"] * 3 + ["b"] * 3, ["xx", "xx", "xx", HOSTILE[:1], "?", HOSTILE[:3]], 3)
+    log.write("group", **mix.group)
+    page = group_table(log.last("group"), PROFILES["cpu"].grpo)
+    assert log.skipped == 0 and page.index("<pre>b</pre>") < page.index("<table>"), "the group whose rewards differ"
+    cells = [[re.sub("<.*?>", "", cell) for cell in re.findall("<td>(.*?)</td>", row, re.S)]
+             for row in re.findall("<tr>.*?</tr>", page, re.S)[1:]]
+    assert cells == [["&lt;/p", "3.00", "no signal", "6.00", "+1.00"], ["?", "no signal", "no signal", "4.00", "+0.00"],
+                     ["&lt;", "1.00", "no signal", "2.00", "-1.00"]], "no signal counts as the group's mean"
+    assert "worth × 2" in page and "silent × 0" in page and "mean 4.00 and standard deviation 2.00" in page
+
+
+def test_a_group_of_equal_rewards_has_no_advantage():
+    group = {"prompt": "a", "completions": ["x", "y"], "weights": {"r": 1.0}, "totals": [0.1, 0.1],
+             "parts": {"r": [0.1, 0.1]}}
+    assert group_table(group, PROFILES["cpu"].grpo).count("+0.00") == 2
 
 
 def test_answers_stand_side_by_side_and_the_adapter_is_put_back(model, tmp_path):

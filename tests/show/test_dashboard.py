@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
+from xml.etree import ElementTree
 
 import matplotlib
 import nbformat
 import pytest
-from matplotlib import pyplot
+from matplotlib import image, pyplot
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
 
@@ -15,7 +17,7 @@ from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.show import dashboard as module
 from reasonkit.show.dashboard import Dashboard
-from reasonkit.show.figures import curves, escape
+from reasonkit.show.figures import INK, curves, dots, escape
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NASTY = "<img src=x onerror=alert(1)> & \"</pre>'<script>\ud800"
@@ -126,7 +128,7 @@ def test_an_empty_log_shows_the_start(board):
     board.show()
     assert board._progress.value == 0
     assert "step 0 of 40" in board._status.value and "90 min left in the session" in board._status.value
-    assert bytes(board._plot.value).startswith(PNG) and board._samples.value == ""
+    assert board._plot.value.startswith("<svg") and board._samples.value == ""
 
 
 def test_the_clock_is_shown_where_it_ends_a_stage(log):
@@ -141,7 +143,7 @@ def test_progress_is_the_last_step_of_the_stage(log, board, first):
     write_stage(log, steps=31 - first, first=first)  # from 21 on: resumed, with a new log
     board.update()
     assert board._progress.value == 30 and board._progress.bar_style == ""
-    assert "step 30 of 40 · 30 s per step · about 5 min to go" in board._status.value
+    assert "step 30 of 40 · 30 s per step · about 5 min to go · 3 tokens per second" in board._status.value
     assert "no signal from rubric: 25%" in board._status.value
     assert "tag_format" not in board._status.value
 
@@ -186,8 +188,71 @@ def test_flags_are_shown_escaped_with_their_example(log, board):
 
 def test_probes_have_a_panel(log):
     for step, mean in ((5, 0.25), (10, 0.5)):
-        log.write("probe", step=step, mean=mean, low=0.0, high=1.0, n=8)
-    assert lines(curves(log.read()), "Held-out accuracy") == {"greedy": [0.25, 0.5]}
+        log.write("probe", step=step, mean=mean, low=mean - 0.2, high=mean + 0.2, n=8)
+    figure = curves(log.read())
+    assert lines(figure, "Held-out accuracy") == {"greedy": [0.25, 0.5]}
+    axes = figure.axes[0]
+    [band] = axes.collections
+    assert band.get_paths()[0].get_extents().extents == pytest.approx([5, 0.05, 10, 0.7])
+    assert axes.get_ylim() == (0.0, 1.0) and axes.yaxis.get_major_formatter()(0.5) == "50%"
+
+
+def test_old_probes_without_an_interval_are_drawn(log):
+    log.write("probe", step=5, mean=0.25)
+    assert lines(curves(log.read()), "Held-out accuracy") == {"greedy": [0.25]}
+
+
+def test_a_part_that_is_only_logged_is_dashed_and_says_so(log):
+    log.write("reward", mean=1.0, flat_groups=0.25, parts={
+        name: {"mean": 0.5, "no_signal": 0.0, "weight": weight} for name, weight in (("paid", 1.0), ("x" * 50, 0.0))})
+    figure = curves(log.read())
+    dashed = {line.get_label(): line.get_linestyle() for line in figure.axes[0].get_lines()}
+    assert dashed == {"total": "-", "paid": "-", f"{'x' * 29} (weight 0)": "--"}
+    assert lines(figure, "Groups whose rewards are all equal") == {"flat": [0.25]}
+
+
+def test_steps_are_whole_numbers_and_the_legend_hides_no_line(log):
+    write_stage(log, steps=2)
+    figure = curves(log.read())
+    figure._repr_png_()
+    for axes in figure.axes:
+        assert all(place == int(place) for place in axes.get_xticks())
+        if legend := axes.get_legend():
+            assert legend.get_window_extent().y1 < axes.get_window_extent().y0
+
+
+def test_figures_read_on_white_and_on_black(log):
+    write_stage(log)
+    figure, plan = curves(log.read()), dots({"x": {"a": (0.5, 0.4, 0.6)}})
+    for shown in (figure, plan):
+        pixels = image.imread(io.BytesIO(shown._repr_png_()))
+        assert pixels[0, 0, 3] == 0.0, "the ground is transparent"
+        for ink in pixels[pixels[..., 3] > 0.9][:, :3]:
+            assert 0.15 < 0.2126 * ink[0] + 0.7152 * ink[1] + 0.0722 * ink[2] < 0.85
+    assert INK not in figure.svg() and "currentColor" in figure.svg()
+
+
+def test_a_name_is_no_markup_in_the_live_figure(log):
+    for step in (1, 2):
+        reward(log, {NASTY: 1.0, "--><script>x": 2.0}, mean=1.0)
+        log.write(f"{NASTY}_step", step=step, loss=1.0)
+    root = ElementTree.fromstring(curves(log.read()).svg())
+    tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert not tags & {"script", "img", "a", "image", "foreignObject"} and "text" in tags
+    assert not [name for element in root.iter() for name in element.attrib if name.startswith("on")]
+
+
+@pytest.mark.parametrize("points", [False, True])
+def test_dots_have_a_row_per_name_and_a_panel_per_measure(points):
+    found = {"base": (0.5, 0.4, 0.6, 0.01, 9), "$after$": (0.75, 0.7, 0.8, 0.01, 9)}
+    figure = dots({"accuracy": found, "format": found}, points)
+    for axes in figure.axes:
+        bars, marks = axes.get_lines()[:4:2], axes.get_lines()[1:4:2]
+        assert [list(bar.get_xdata()) for bar in bars] == [[40, 60], [pytest.approx(70), 80]]
+        assert [list(mark.get_xdata()) for mark in marks] == [[50], [75]]
+        assert len(axes.get_lines()) == 4 + points and axes.get_ylim()[0] > axes.get_ylim()[1]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["base", "$after$"]
+    assert figure._repr_png_().startswith(PNG)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +266,7 @@ def test_updates_are_seconds_apart_and_cost_little(log, board, monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     drawn = []
     monkeypatch.setattr(module, "curves", lambda rows: drawn.append(now[0]) or Figure())
-    monkeypatch.setattr(Figure, "_repr_png_", lambda self: PNG, raising=False)
+    monkeypatch.setattr(Figure, "svg", lambda self: "<svg/>", raising=False)
     for now[0] in (100.0, 100.5, 101.9, 102.1, 103.0):
         board.update()
     assert drawn == [100.0, 102.1]
@@ -212,9 +277,11 @@ def test_updates_are_seconds_apart_and_cost_little(log, board, monkeypatch):
         return Figure()
 
     monkeypatch.setattr(module, "curves", slow)
-    for now[0] in (110.0, 115.0, 130.9, 131.1):
+    for step, now[0] in enumerate((110.0, 115.0, 360.0, 363.0), 1):
+        log.write("grpo_step", step=step, seconds=1.0)
         board.update()
-    assert drawn[2:] == [110.0, 131.1]  # a second of drawing buys twenty of training
+        assert board._progress.value == step, "the status costs little, and is up to date"
+    assert drawn[2:] == [110.0, 363.0]  # a second of drawing buys 250 of training
 
 
 def test_figure_is_written_whole_and_returned(log, board, tmp_path):
@@ -225,6 +292,7 @@ def test_figure_is_written_whole_and_returned(log, board, tmp_path):
     assert path.read_bytes().startswith(PNG)
     assert [entry.name for entry in path.parent.iterdir()] == ["curves.png"]
     assert board._progress.value == 30  # the live view shows the end as well
+    assert board._plot.value == "", "and its curves are not there twice"
 
 
 @pytest.mark.parametrize("total", [0, -3])

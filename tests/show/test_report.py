@@ -184,6 +184,15 @@ def test_samples_follow_the_stated_rule(tmp_path, results):
     assert sum(text.startswith("What is ") for text in many.texts) == MAX_SAMPLES
 
 
+def test_problems_without_worked_steps_are_shown_and_compared(tmp_path):
+    """As in a file of one's own."""
+    row = {"id": "p0", "family": "f", "kind": "number", "question": "6 + 6?", "reasoning": "", "answer": "12"}
+    result = evaluate(lambda prompts: ["<answer>12</answer>"], [row], 1)
+    page = write(tmp_path, {"After": result}, {"steps": compare_paired(result, result, "steps")})
+    assert "right · format broken · steps –" in " ".join(page.text.split())
+    assert ["steps", "+0.0 -100.0 to +100.0, zero lies inside", "1.000", "0"] in page.rows
+
+
 def test_samples_need_common_problems(tmp_path, results):
     other = EvalResult([dict(sample, id="x" + sample["id"]) for sample in stage(3).samples])
     assert "side by side" not in write(tmp_path, results | {"Other": other}).text
@@ -302,7 +311,7 @@ def test_a_name_is_no_formula_and_ends_no_page(tmp_path, results, text):
         log.write(row["event"], **{name: value for name, value in row.items() if name not in ("t", "event")})
     board = Dashboard(log, TimeBudget(), text, 5)
     board.update()
-    assert bytes(board._plot.value).startswith(PNG) and log.skipped == 0
+    assert board._plot.value.startswith("<svg") and log.skipped == 0
     labels = [label.get_text() for axes in board.figure(tmp_path / "curves.png").axes if axes.get_legend()
               for label in axes.get_legend().get_texts()]
     assert "b" in labels and len(labels) == 3, "no name is left out of a legend"
@@ -319,7 +328,7 @@ def test_no_text_turns_the_page_round(tmp_path, results, sign):
         log.write(row["event"], **{name: value for name, value in row.items() if name not in ("t", "event")})
     board = Dashboard(log, TimeBudget(), text, 5)
     board.update()
-    for box in (board.widget.children[0], board._status, board._flags, board._samples):
+    for box in (board.widget.children[0], board._status, board._flags, board._samples, board._plot):
         assert sign not in box.value and shown in box.value
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +28,7 @@ from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
-from reasonkit.train.sft import model_input, sft
+from reasonkit.train.sft import model_input, sft, validation_loss
 from reasonkit.train.tunix_compat import sft_loss
 from tools.flax import init_random
 
@@ -244,3 +246,18 @@ def test_a_session_that_grows_makes_all_steps(policy, mesh, tmp_path):
     budget = TimeBudget(1 / 3, 2, clock=lambda: float(next(ticks)), grows=True)
     result = sft(policy, mesh, ROWS, SETTINGS, budget, NullLog(), tmp_path, seed=0)
     assert (result.steps, result.stopped) == (SETTINGS.steps, "data") and budget.minutes_used > 20
+
+
+def test_the_validation_loss_is_the_mean_over_the_tokens_that_have_one(policy, mesh):
+    batches = list(islice(sft_batches(ROWS, policy.tokenizer, 4, SETTINGS.max_length, 0), 2))
+    found = validation_loss(policy, mesh, ROWS, SETTINGS, most=11)
+    both = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    np.testing.assert_allclose(found, _nll(policy.model, both), rtol=1e-5)
+    assert math.isnan(validation_loss(policy, mesh, ROWS.select(range(3)), SETTINGS)), "fewer rows than chips"
+
+
+def _nll(model, batch) -> float:
+    logits = np.asarray(forward(model, batch["tokens_BL"]), np.float64)[:, :-1]
+    logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+    mask, targets = batch["loss_mask_BL"][:, 1:], batch["tokens_BL"][:, 1:]
+    return float(-(np.take_along_axis(logits, targets[..., None], -1)[..., 0] * mask).sum() / mask.sum())

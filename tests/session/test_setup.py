@@ -1,4 +1,5 @@
-"""The pinned packages, by pip and wheels made here, into a folder of the test's own; and the notebooks' setup cells."""
+"""A notebook's choices; the pinned packages, by pip and wheels made here, into a folder of the test's own; and the
+notebooks' setup cells."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 from test_build import ROOT, build
 
-from reasonkit.session import pins
+from reasonkit.config import PROFILES
+from reasonkit.session import setup
 
 OFFLINE = "No package index was reached .PIP_NO_INDEX is set.: turn Internet on, on Kaggle .* PIP_FIND_LINKS='/kaggle"
 
@@ -64,7 +66,7 @@ def real(tmp_path, monkeypatch, wheels):
         monkeypatch.setenv(f"PIP_{name}", str(value))
     (tmp_path / "target").mkdir()
     monkeypatch.syspath_prepend(tmp_path / "target")
-    monkeypatch.setattr(pins, "_REPLACED", set())
+    monkeypatch.setattr(setup, "_REPLACED", set())
     yield tmp_path / "target"
     for name in [name for name in sys.modules if name.startswith("toy_")]:
         del sys.modules[name]
@@ -83,82 +85,82 @@ def place(real, tmp_path, monkeypatch, wheels):
 
 def test_a_name_alone_is_any_version(place, capsys):
     for pins_now in (["toy-pinned==1.0"], ["toy-pinned", "toy-needing==1.0"], ["toy-pinned", "toy-needing"]):
-        pins.install(pins_now)
+        setup.install(pins_now)
         importlib.import_module("toy_pinned")
     assert capsys.readouterr().out.count("installing") == 2
     with pytest.raises(RuntimeError, match="would still not find toy-none .missing.: uninstall"):
-        pins.install(["toy-none"])
+        setup.install(["toy-none"])
 
 
 def test_real_pip_installs_a_wheel_that_is_attached(real):
-    pins.install(["toy-pinned==1.0"])
+    setup.install(["toy-pinned==1.0"])
     assert importlib.import_module("toy_pinned").__version__ == "1.0"
 
 
 def test_what_is_missing_is_installed_once(place, capsys, monkeypatch):
-    pins.install(["toy-pinned==1.0"])
+    setup.install(["toy-pinned==1.0"])
     assert "installing toy-pinned 1.0 (missing)" in capsys.readouterr().out
     assert importlib.import_module("toy_pinned").__version__ == "1.0"
     monkeypatch.setattr(subprocess, "run", None)
-    pins.install(["toy-pinned==1.0"])
+    setup.install(["toy-pinned==1.0"])
     assert capsys.readouterr().out == ""
 
 
 def test_a_version_that_was_not_imported_is_replaced(place, capsys):
-    pins.install(["toy-pinned==1.0"])
-    pins.install(["toy-pinned==2.0"])
+    setup.install(["toy-pinned==1.0"])
+    setup.install(["toy-pinned==2.0"])
     assert f"toy-pinned 2.0 (there is 1.0 in {place})" in capsys.readouterr().out
     assert importlib.import_module("toy_pinned").__version__ == "2.0"
 
 
 def test_a_build_of_the_version_is_the_version(place, monkeypatch):
-    pins.install(["toy-built==1.0"])
+    setup.install(["toy-built==1.0"])
     importlib.import_module("toy_built")
     monkeypatch.setattr(subprocess, "run", None)
-    pins.install(["toy-built==1.0"])
+    setup.install(["toy-built==1.0"])
 
 
 def test_a_version_that_was_replaced_after_its_import_needs_a_restart_until_there_is_one(place):
-    pins.install(["toy-pinned==1.0"])
+    setup.install(["toy-pinned==1.0"])
     importlib.import_module("toy_pinned")
     for _ in range(2):  # the second time, all files are right, and what is in memory is not
         with pytest.raises(RuntimeError, match="toy-pinned: imported before .* Restart the kernel .* then Run all"):
-            pins.install(["toy-pinned==2.0"])
+            setup.install(["toy-pinned==2.0"])
     del sys.modules["toy_pinned"]
-    pins._REPLACED.clear()
-    pins.install(["toy-pinned==2.0"])
+    setup._REPLACED.clear()
+    setup.install(["toy-pinned==2.0"])
 
 
 def test_so_does_one_that_the_user_replaced(place):
-    pins.install(["toy-pinned==1.0"])
+    setup.install(["toy-pinned==1.0"])
     importlib.import_module("toy_pinned")
     subprocess.run([sys.executable, "-m", "pip", "toy-pinned==2.0"], check=True)
     importlib.invalidate_caches()
     with pytest.raises(RuntimeError, match="toy-pinned: imported before"):
-        pins.install(["toy-pinned==2.0"])
+        setup.install(["toy-pinned==2.0"])
 
 
 @pytest.mark.parametrize("batch", [False, True])
 def test_so_does_what_a_pinned_package_needs(place, monkeypatch, batch):
     """But for a session without a user, which can't restart: what is in memory there is the kernel's own."""
-    pins.install(["toy-needed==1.0"])
+    setup.install(["toy-needed==1.0"])
     importlib.import_module("toy_needed")
     if batch:
         monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-        pins.install(["toy-needing==1.0"])
+        setup.install(["toy-needing==1.0"])
     else:
         for _ in range(2):
             with pytest.raises(RuntimeError, match="toy-needed: imported before"):
-                pins.install(["toy-needing==1.0"])
+                setup.install(["toy-needing==1.0"])
 
 
 def test_the_first_copy_on_the_path_counts(place, tmp_path, monkeypatch, wheels):
-    pins.install(["toy-pinned==2.0"])
+    setup.install(["toy-pinned==2.0"])
     first = tmp_path / "first"
     zipfile.ZipFile(wheels / "toy_pinned-1.0-py3-none-any.whl").extractall(first)
     monkeypatch.syspath_prepend(first)
     with pytest.raises(RuntimeError, match=rf"still not find toy-pinned 2.0 .there is 1.0 in {first}.: uninstall"):
-        pins.install(["toy-pinned==2.0"])
+        setup.install(["toy-pinned==2.0"])
 
 
 @pytest.mark.parametrize(("pin", "environment", "message"), [
@@ -174,7 +176,7 @@ def test_pips_failure_is_one_error(real, monkeypatch, pin, environment, message)
     if environment:
         monkeypatch.delenv("PIP_FIND_LINKS")
     with pytest.raises(RuntimeError, match=message):
-        pins.install(pin.split())
+        setup.install(pin.split())
     assert list(real.iterdir()) == []
 
 
@@ -186,7 +188,7 @@ def test_a_wheel_that_there_is_not_for_this_python_is_named(real, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", f"file://{real.parent / 'index'}")
     with pytest.raises(RuntimeError, match=r"There is no wheel for Python 3\.\d+\.\d+ .*take Python 3.11, 3.12 or"):
-        pins.install(["toy-none==1.0"])
+        setup.install(["toy-none==1.0"])
 
 
 def test_all_pins_state_the_version_that_is_installed():
@@ -200,9 +202,9 @@ def test_all_pins_state_the_version_that_is_installed():
 # The setup cells, as a kernel in `cwd` runs them
 
 
-def set_up(cwd: Path, before: str = 'PROFILE = "cpu"', after: str = "", **environment: str):
-    """A process that runs the cells with every pin in force but those of `before`."""
-    cells = "\n".join(cell.source for cell in build.setup_cells(ROOT))
+def set_up(cwd: Path, before: str, after: str = "", **environment: str):
+    """A process that runs the cells up to the installation, after `before`."""
+    cells = "\n".join(cell.source for cell in build.setup_cells(ROOT)[:2])
     report = "\nimport reasonkit, json; print(json.dumps(reasonkit.__file__))"
     done = subprocess.run([sys.executable, "-c", f"{before}\n{cells}\n{after}{report}"], cwd=cwd, capture_output=True,
                           text=True, env={**os.environ, "PYTHONPATH": "", **environment}, check=False)
@@ -214,12 +216,16 @@ def set_up(cwd: Path, before: str = 'PROFILE = "cpu"', after: str = "", **enviro
 def clone(tmp_path):
     """What a clone has that matters here, in a folder named as the repository is."""
     (tmp_path / "content" / "reasonkit" / "notebooks").mkdir(parents=True)
-    (tmp_path / "content" / "reasonkit" / "reasonkit").symlink_to(ROOT / "reasonkit")
+    for name in ("reasonkit", "recipes"):
+        (tmp_path / "content" / "reasonkit" / name).symlink_to(ROOT / name)
     return tmp_path / "content" / "reasonkit"
 
 
 # An installed reasonkit would be found anyway: hide it.
-ALONE = 'PROFILE = "cpu"\nimport sys\nsys.meta_path[:] = [f for f in sys.meta_path if "editable" not in repr(f)]'
+CHOSEN = 'PROFILE, RECIPE, SEED, SETTINGS = "{}", "g_rar", 0, {{}}'
+ALONE = f"""{CHOSEN.format("cpu")}
+import sys
+sys.meta_path[:] = [found for found in sys.meta_path if "editable" not in repr(found)]"""
 
 
 @pytest.mark.parametrize("where", [".", "notebooks", "..", "../elsewhere/../.."])
@@ -249,7 +255,47 @@ def test_cells_that_were_left_out_are_named():
     assert set_up(ROOT, "") == ("NameError: PROFILE is not set: run the cell tagged 'parameters' first, or Run all")
 
 
-def test_a_kaggle_session_without_network_stops_in_the_setup(tmp_path):
-    """There, libtpu is missing: it is pinned for TPUs alone."""
-    said = set_up(ROOT, 'PROFILE = "kaggle"', PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
+def test_a_kaggle_session_without_network_stops_in_the_setup():
+    """There, libtpu is missing: it is pinned for TPUs alone. The machine is given a TPU's device file."""
+    before = CHOSEN.format("kaggle") + "\nfrom reasonkit.session import setup\nsetup.TPU_FILES = ('null',)"
+    said = set_up(ROOT, before, PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
     assert "libtpu" in said and said.startswith("ERROR")  # pip's own line is the last
+
+
+def test_a_kaggle_session_without_a_tpu_stops_before_anything_is_installed():
+    said = set_up(ROOT, CHOSEN.format("kaggle"), PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull)
+    assert said.startswith("RuntimeError: this profile is for a TPU, and the machine has none: choose one and start")
+
+
+def test_a_slip_in_the_first_cell_is_found_before_anything_is_installed():
+    """And before anything but the standard library is imported: what is imported can't be replaced."""
+    before = CHOSEN.format("cpuu") + "\nimport sys\nsys.modules.update(jax=None, numpy=None, pydantic=None)"
+    assert set_up(ROOT, before).endswith("The nearest is 'cpu'")
+
+
+# Choices
+
+
+@pytest.mark.parametrize(("settings", "kept"), [
+    ({}, {}), ({"sft_steps": 0, "policy": "", "minutes": None, "grpo_learning_rate": 0.0}, {}),
+    ({"sft_steps": 7, "minutes": 30, "judge": "x"}, {"sft_steps": 7, "minutes": 30, "judge": "x"}),
+    ({"lora_rank": 8, "grpo_beta": 0.5}, {"lora_rank": 8, "grpo_beta": 0.5})])
+def test_only_what_is_set_replaces_the_profiles_own(settings, kept):
+    assert setup.check_choices("cpu", "g_rar", 0, settings) == kept
+    changed = setup.change(PROFILES["cpu"], kept)
+    for name in setup.SETTINGS:
+        assert setup.value_of(changed, name) == kept.get(name, setup.value_of(PROFILES["cpu"], name))
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"sft_step": 7}, r"unknown setting 'sft_step': choose one of .*\. The nearest is 'sft_steps'"),
+    ({"devices": 2}, "unknown setting 'devices'"), ({"name": "x"}, "unknown setting 'name'"),
+    ({"sft_steps": "7"}, "sft_steps='7': give a whole number above 0, or leave it empty for the profile's own, 120"),
+    ({"sft_steps": 7.5}, "sft_steps=7.5: give a whole"), ({"sft_steps": True}, "sft_steps=True: give a whole"),
+    ({"sft_steps": -1}, "sft_steps=-1: give a whole"), ({"minutes": float("nan")}, "minutes=nan: give a number above"),
+    ({"grpo_learning_rate": "1e-5"}, "grpo_learning_rate='1e-5': give a number above 0"),
+    ({"grpo_learning_rate": float("inf")}, "grpo_learning_rate=inf: give"),
+    ({"policy": 3}, "policy=3: give a name in quotes"), ({"policy": ["x"]}, r"policy=\['x'\]: give a name")])
+def test_a_setting_that_is_none_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        setup.check_choices("cpu", "g_rar", 0, settings)

@@ -1,23 +1,101 @@
-"""The packages of a session: installed where they are missing, in the pinned versions, and in force in this process.
+"""What a notebook does before it imports anything else: `check_choices`, `require_tpu`, and `install` for the packages.
 
-Entry point: `install`, which the notebooks call before they import anything else of the library. The version that
-counts is that of the copy which an import would find, the first on sys.path. A package that was replaced after its
-import is still in memory as it was, beside files of another version: only a new process mends that.
+The version that counts is that of the copy which an import would find, the first on sys.path. A package that was
+replaced after its import is still in memory as it was, beside files of another version. Only a new process mends that.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import os
+import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
+from pathlib import Path
+from typing import Any
 
+from reasonkit.config import PROFILES, GrpoSettings, Profile, SftSettings
+
+CHOOSE = ("choose one and start anew (Kaggle: Settings, Accelerator, TPU v5e-8; Colab: Runtime, Change runtime type; "
+          "an NVIDIA GPU also needs the jax[cuda13] of requirements.txt), or take PROFILE = \"cpu\" in a clone")
+TPU_FILES = ("accel*", "vfio/*")  # below /dev: what a TPU's driver opens, before and since v5e
 _NO_NETWORK = ("NewConnectionError", "NameResolutionError", "Temporary failure in name resolution", "ProxyError",
                "ConnectTimeoutError", "Network is unreachable")
 _REPLACED: set[str] = set()  # after they were imported, by pip in this process
+
+
+def check_name(kind: str, name: object, names: Collection[str]) -> None:
+    """Raises ValueError for a name that is none of `names`."""
+    if name not in names:
+        raise ValueError(f"unknown {kind} {name!r}: {suggest(name, names)}")
+
+
+def suggest(name: object, names: Collection[str]) -> str:
+    """What to choose in place of an unknown name."""
+    nearest = get_close_matches(str(name), names, 1, 0.5)
+    return f"choose one of {', '.join(names)}" + "".join(f". The nearest is {near!r}" for near in nearest)
+
+
+def recipe_names() -> list[str]:
+    """The names of the files in `recipes/`. Recipes are what a user changes, so they stand above the library and are
+    looked up by name."""
+    folder = importlib.import_module("recipes").__path__
+    return [module.name for module in pkgutil.iter_modules(folder) if not module.ispkg]
+
+
+# Of what a setting may be, by the annotation of its field: the types of a value, and what an error asks for.
+KINDS = {"int": (int, "a whole number above 0"), "float": ((int, float), "a number above 0"),
+         "str": (str, "a name in quotes")}
+SETTINGS = {f"{stage}{field.name}": field.type
+            for stage, owner in (("", Profile), ("sft_", SftSettings), ("grpo_", GrpoSettings))
+            for field in fields(owner) if field.type in KINDS and field.name not in ("name", "devices", "accelerator")}
+
+
+def value_of(profile: Profile, setting: str) -> int | float | str:
+    """A value of a profile, of a stage as in "sft_steps"."""
+    stage, _, inner = setting.partition("_")
+    return getattr(profile, setting) if setting in vars(profile) else getattr(getattr(profile, stage), inner)
+
+
+def check_choices(profile: str, recipe: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are set: None, 0 and "" leave the profile's own value.
+
+    Raises ValueError for a profile, recipe or setting that does not exist, with the nearest name, and for a seed or a
+    value of another kind.
+    """
+    check_name("profile", profile, [*PROFILES])
+    check_name("recipe", recipe, recipe_names())
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"SEED={seed!r}: give a whole number from 0 to {2**32 - 1}, without quotes")
+    chosen = {name: value for name, value in settings.items() if value not in (None, 0, "")}
+    for name, value in chosen.items():
+        check_name("setting", name, SETTINGS)
+        kinds, what = KINDS[SETTINGS[name]]
+        if not isinstance(value, kinds) or value is True or not isinstance(value, str) and not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r}: give {what}, or leave it empty for the profile's own, "
+                             f"{value_of(PROFILES[profile], name)!r}")
+    return chosen
+
+
+def change(profile: Profile, settings: Mapping[str, Any]) -> Profile:
+    """The profile with the settings of `check_choices`."""
+    for name, value in settings.items():
+        stage, _, inner = name.partition("_")
+        new = {name: value} if name in vars(profile) else {stage: replace(getattr(profile, stage), **{inner: value})}
+        profile = replace(profile, **new)
+    return profile
+
+
+def require_tpu() -> None:
+    """Raises RuntimeError on a machine without a TPU's device files, before minutes of installation."""
+    if not any(any(Path("/dev").glob(name)) for name in TPU_FILES):
+        raise RuntimeError(f"this profile is for a TPU, and the machine has none: {CHOOSE}")
 
 
 def install(pins: Sequence[str]) -> None:

@@ -1,0 +1,148 @@
+"""Whether a run can begin: `precheck` shows what is chosen and what the session has, and stops where a need is not met.
+
+It gathers what other modules know, and takes seconds. The packages were checked before, by `session.setup.install`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from IPython.display import display
+
+from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_recipe
+from reasonkit.data.curation import load_data, used_sources
+from reasonkit.data.filters import Ledger
+from reasonkit.models import load, placement
+from reasonkit.models.load import MODELS
+from reasonkit.models.mesh import check_divides, use_virtual_devices
+from reasonkit.run import artifacts, choose, data_lengths, find_recipe
+from reasonkit.session import manifest as manifests
+from reasonkit.session.secrets import kaggle_login, secret
+from reasonkit.session.setup import CHOOSE, check_choices, value_of
+from reasonkit.session.time_budget import BudgetError, TimeBudget
+from reasonkit.show.report import table
+
+JUDGE_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY")
+
+
+def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], data: str | None = None) -> None:
+    """Show what is chosen, by whom, and whether the session has what a run needs, each with what to do about it.
+
+    `data` is the DATA of a notebook that reads its sources. Raises ValueError as `open_run`, and RuntimeError, with
+    every remedy, where something is missing. Nothing is loaded or downloaded.
+    """
+    chosen, plan, own = check_choices(profile, recipe, seed, settings), find_recipe(recipe), PROFILES[profile]
+    try:
+        lengths = data_lengths(artifacts(), data, plan.data_for(own))
+    except ValueError:
+        lengths = {}  # `_sources` says what is wrong with the data
+    fitted = choose(profile, plan, chosen, lengths)
+    rows = [["profile", profile, "this cell"], ["recipe", f"{recipe}: {plan.summary}", "this cell"],
+            ["seed", seed, "this cell"]]
+    if data is not None:
+        rows.append(["data", data or plan.data_for(own), "this cell" if data else "recipe"])
+    changed = {"profile": own, "recipe": adapt_to_recipe(own, plan), "data": fitted}
+    for name in settings:
+        value = value_of(fitted, name)
+        found = next(by for by, at in changed.items() if value_of(at, name) == value)
+        rows.append([name, value, "this cell" if name in chosen else found])
+    display(table(["choice", "value", "set by"], rows, "All notebooks of a run must choose the same."))
+    judged = plan.uses_judge and not (artifacts() / "grpo" / manifests.MANIFEST).exists()  # GRPO is still to be run
+    key = _key(fitted) if judged else None
+    names = [fitted.policy, *[fitted.judge] * (judged and not key)]
+    lines = [*_machine(fitted, len(names) > 1), *_models(names), *_session(fitted), *_sources(fitted, plan, data)]
+    lines += [("judge", f"behind an API, by the secret {key}", "")] * bool(key)
+    display(table(["needed", "found", "to do"], lines, "Checked before anything is loaded."))
+    if missing := "".join(f"\n- {name}: {remedy}" for name, _, remedy in lines if remedy):
+        raise RuntimeError(f"this run can't begin:{missing}")
+
+
+# Lines of the table: what is needed, what was found, and what to do, which is empty where all is well.
+Lines = Iterator[tuple[str, str, str]]
+
+
+def _machine(profile: Profile, judge: bool) -> Lines:
+    if profile.devices:
+        use_virtual_devices(profile.devices)
+    devices, remedy = jax.devices(), ""
+    if profile.accelerator not in ("", devices[0].platform):
+        remedy = f"profile {profile.name!r} is for a {profile.accelerator.upper()}: {CHOOSE}"
+    yield "accelerator", f"{len(devices)} × {devices[0].device_kind}", remedy
+    if not remedy:
+        try:
+            alone = placement.plan(profile, devices, judge=False)
+            both = placement.plan(profile, devices, judge=judge)
+            check_divides(profile.sft.batch_size, alone.policy, "sft_batch_size")
+            micro = profile.grpo.micro_prompts or profile.grpo.prompts_per_step
+            check_divides(micro * profile.grpo.num_generations, both.policy, "the completions of a GRPO pass")
+            yield "memory", " · ".join(both.reasons.values()), ""
+        except ValueError as error:
+            yield "memory", "the run does not fit", str(error)
+
+
+def _models(names: list[str]) -> Lines:
+    absent = []
+    for name in names:
+        try:
+            folder = load.locate(name)
+            absent += [MODELS[name].handle] * (not folder)
+            if folder:
+                load.tokenizer(name)
+            yield name, str(folder or f"not here. {load.attached()}"), ""
+        except (ValueError, FileNotFoundError) as error:
+            yield name, "not usable", str(error)
+    if absent:
+        attach = f"attach {' and '.join(absent)} (Kaggle: Add Input, Models)"
+        try:
+            with kaggle_login() as known:
+                yield "Kaggle's credentials", "there" if known else "none", "" if known else (
+                    f"{attach}, or set the secret KAGGLE_API_TOKEN to download")
+        except ValueError as error:
+            yield "Kaggle's credentials", "cannot be used", str(error)
+        try:
+            socket.create_connection(("www.kaggle.com", 443), timeout=5).close()
+            yield "internet", "on", ""
+        except OSError:
+            yield "internet", "off", f"{attach}, or turn Internet on in the notebook's settings"
+
+
+def _key(profile: Profile) -> str | None:
+    """The secret that switches a judge behind an API on, where there is the code for one."""
+    with_code = profile.api_dollars and importlib.util.find_spec("recipes.judges")
+    return next(filter(secret, JUDGE_KEYS), None) if with_code else None
+
+
+def _session(profile: Profile) -> Lines:
+    packages = manifests.versions()
+    yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items()), ""
+    folder = artifacts()
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    free, needed = shutil.disk_usage(place).free, placement.disk_bytes(profile)
+    yield "disk", f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} for checkpoints", "" if free > needed else (
+        f"make room on the disk of {place}, or set REASONKIT_ARTIFACTS to a folder on another one")
+    try:
+        ledger = folder / "ledger.json"
+        budget = TimeBudget(profile.minutes / 60, profile.reserve_minutes, ledger if ledger.exists() else None,
+                            grows=profile.grows)
+        yield "minutes", "all steps are run, however long they take" if profile.grows else (
+            f"{budget.minutes_left:.0f} of {profile.minutes:g} left for training, {budget.minutes_reserved:.0f} kept "
+            "for the evaluation"), ""
+    except BudgetError as error:
+        yield "minutes", f"{profile.minutes:g}", str(error)
+
+
+def _sources(profile: Profile, recipe: Recipe, data: str | None) -> Lines:
+    if data is None:
+        return
+    try:
+        notes = Ledger()
+        found = load_data(data or recipe.data_for(profile))
+        used = used_sources(found, notes)
+        yield "data", " · ".join([f"{found.title}: {len(used or found.families)} sources", *notes.notes]), ""
+    except ValueError as error:
+        yield "data", "not whole", str(error)

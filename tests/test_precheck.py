@@ -1,0 +1,172 @@
+"""What the setup cell shows and refuses. The session has no model, network or accelerator unless a test gives one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from reasonkit import precheck as module
+from reasonkit.models import mesh
+from reasonkit.models.load import ASSETS
+from reasonkit.models.mesh import plan_mesh
+from reasonkit.precheck import precheck
+from reasonkit.session import secrets
+from reasonkit.session.setup import CHOOSE
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """The rows of the tables that were shown, by their first cell."""
+    for name in (*secrets.KAGGLE, *module.JUDGE_KEYS, "KAGGLE_KERNEL_RUN_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, folder in {"REASONKIT_INPUTS": "input", "REASONKIT_ARTIFACTS": "artifacts", "KAGGLE_CONFIG_DIR": "none",
+                         "KAGGLEHUB_CACHE": "hub", "XDG_CACHE_HOME": "cache"}.items():
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setattr(module.socket, "create_connection", offline)
+    rows = {}
+
+    def keep(page):
+        for row in re.findall("<tr.*?</tr>", str(page), re.S):
+            first, *rest = [re.sub("<.*?>", "", cell) for cell in re.findall("<td>(.*?)</td>", row, re.S)] or [""]
+            rows[first] = rest
+
+    monkeypatch.setattr(module, "display", keep)
+    return rows
+
+
+def offline(*_, **__):
+    raise OSError("no network")
+
+
+def accelerators(monkeypatch, platform: str, count: int, kind: str = "TPU v5 lite") -> None:
+    devices = [SimpleNamespace(platform=platform, device_kind=kind, id=number) for number in range(count)]
+    monkeypatch.setattr(module.jax, "devices", lambda: devices)
+    monkeypatch.setattr(mesh, "Mesh", lambda array, axes, axis_types: SimpleNamespace(  # takes only real devices
+        shape=dict(zip(axes, array.shape, strict=True))))
+
+
+def test_the_demo_is_ready_and_says_who_chose_what(shown, tmp_path):
+    precheck("smoke", "g_rar", 3, {"sft_steps": 5, "grpo_steps": 0, "judge": ""}, "")
+    assert shown["profile"] == ["smoke", "this cell"] and shown["seed"] == ["3", "this cell"]
+    assert shown["sft_steps"] == ["5", "this cell"] and shown["grpo_steps"] == ["2", "profile"]
+    assert shown["data"] == ["Tiny mix: five procedural families, five answer kinds: 5 sources", ""]
+    assert shown["tiny-judge"] == [str(ASSETS / "judge"), ""] and "internet" not in shown
+    assert not (tmp_path / "artifacts").exists(), "a run that is not begun leaves nothing"
+
+
+def test_a_value_of_the_recipe_is_told_from_the_profiles(shown, monkeypatch):
+    accelerators(monkeypatch, "cpu", 1)
+    with pytest.raises(RuntimeError):
+        precheck("kaggle", "idea_e", 0, {"grpo_steps": 0, "sft_steps": 0})
+    assert (shown["grpo_steps"], shown["sft_steps"]) == (["630", "recipe"], ["1000", "profile"])
+
+
+def test_everything_that_is_missing_is_one_error(shown, monkeypatch, tmp_path):
+    accelerators(monkeypatch, "gpu", 1, "Tesla T4")
+    wrong = tmp_path / "input/models/google/gemma-2/transformers/gemma-2-2b-it/2"
+    wrong.mkdir(parents=True)
+    (wrong / "config.json").touch()
+    with pytest.raises(RuntimeError) as caught:
+        precheck("kaggle", "g_rar", 0, {})
+    said = str(caught.value)
+    assert f"accelerator: profile 'kaggle' is for a TPU: {CHOOSE}" in said and shown["accelerator"][0] == "1 × Tesla T4"
+    assert "attach google/gemma-2/flax/gemma2-2b-it/1 and google/gemma-3/flax/gemma3-12b-it/1 (Kaggle: Add" in said
+    assert "or set the secret KAGGLE_API_TOKEN" in said and "or turn Internet on" in said
+    assert "models/google/gemma-2/transformers/gemma-2-2b-it/2 (no tokenizer.model)" in shown["gemma2-2b-it"][0]
+
+
+def test_a_model_that_can_be_downloaded_stops_nothing(shown, monkeypatch):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_0123456789")
+    monkeypatch.setattr(module.socket, "create_connection", lambda *_, **__: SimpleNamespace(close=lambda: None))
+    accelerators(monkeypatch, "cpu", 2)
+    precheck("cpu-gemma3-270m", "gym", 0, {})
+    assert shown["Kaggle&#39;s credentials"] == ["there", ""] and shown["internet"] == ["on", ""]
+    assert "0123456789" not in str(shown)
+
+
+def test_a_key_that_cannot_be_sent_is_named_and_not_shown(shown, monkeypatch):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT 0123456789")
+    accelerators(monkeypatch, "cpu", 2)
+    with pytest.raises(RuntimeError, match="Kaggle's credentials: .* hold a space") as caught:
+        precheck("cpu-gemma3-270m", "gym", 0, {})
+    assert "0123456789" not in f"{shown} {caught.value}"
+
+
+def test_a_damaged_model_is_named(shown, tmp_path):
+    shutil.copytree(ASSETS / "policy", tmp_path / "input/tiny-policy")
+    (tmp_path / "input/tiny-policy/tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(RuntimeError, match="tiny-policy: .* is no SentencePiece model"):
+        precheck("smoke", "g_rar", 0, {})
+
+
+@pytest.mark.parametrize(("settings", "count", "message"), [
+    ({"policy": "gemma3-12b-it"}, 8, "memory: the policy needs .* take a smaller model or fewer rows"),
+    ({}, 3, "memory: sft_batch_size = 16 rows cannot be split over fsdp=3 chips: make it 15 or 18")])
+def test_what_does_not_fit_the_chips_is_named(shown, monkeypatch, settings, count, message):
+    accelerators(monkeypatch, "tpu", count)
+    if count == 3:
+        monkeypatch.setattr(module.placement, "plan", lambda profile, devices, judge: plan_mesh(devices, judge=judge))
+    with pytest.raises(RuntimeError, match=message):
+        precheck("kaggle", "g_rar", 0, settings)
+
+
+@pytest.mark.parametrize(("key", "code", "names"), [
+    ("GEMINI_API_KEY", True, {"gemma2-2b-it", "judge"}), ("GEMINI_API_KEY", False, {"gemma2-2b-it", "gemma3-12b-it"}),
+    ("", True, {"gemma2-2b-it", "gemma3-12b-it"})])
+def test_a_judge_behind_an_api_needs_its_key_and_the_clone(shown, monkeypatch, key, code, names):
+    """Where there is one, no model is loaded as a judge, and the policy has the chips."""
+    accelerators(monkeypatch, "tpu", 8)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: code or None)
+    if key:
+        monkeypatch.setenv(key, "sk-0123456789")
+    with pytest.raises(RuntimeError):
+        precheck("kaggle", "g_rar", 0, {})
+    assert {"gemma2-2b-it", "gemma3-12b-it", "judge"} & shown.keys() == names
+    assert ("the second half" in shown["memory"][0]) == ("judge" not in names) and "0123456789" not in str(shown)
+
+
+def test_an_evaluation_needs_no_judge_and_runs_in_the_reserve(shown, monkeypatch, tmp_path):
+    accelerators(monkeypatch, "cpu", 8)
+    (tmp_path / "artifacts/grpo").mkdir(parents=True)
+    (tmp_path / "artifacts/grpo/manifest.json").write_text("{}")
+    precheck("smoke", "g_rar", 0, {})
+    assert "tiny-policy" in shown and "tiny-judge" not in shown and "there is no local judge" in shown["memory"][0]
+    accelerators(monkeypatch, "gpu", 1)
+    monkeypatch.setattr(module.placement, "plan", lambda profile, devices, judge: plan_mesh(devices, judge=judge))
+    monkeypatch.setattr(module.load, "locate", lambda name: tmp_path)
+    monkeypatch.setattr(module.load, "tokenizer", lambda name: None)
+    started = {"boot_id": module.TimeBudget()._record["boot_id"], "stages": {}, "took": {}}
+    now = module.TimeBudget()._clock()
+    (tmp_path / "artifacts/ledger.json").write_text(json.dumps({"started": now - 60 * 115, **started}))
+    precheck("gpu-gemma3-270m", "g_exact", 0, {})
+    assert shown["minutes"] == ["0 of 120 left for training, 10 kept for the evaluation", ""]
+
+
+def test_a_session_that_has_grown_keeps_its_ledger(shown, tmp_path):
+    ledger = tmp_path / "artifacts/ledger.json"
+    ledger.parent.mkdir()
+    clock = module.TimeBudget()
+    ledger.write_text(json.dumps({"started": clock._clock() - 3600, "boot_id": clock._record["boot_id"], "hours": 5.0,
+                                  "stages": {"sft": {"steps": 7, "seconds": 9.0}}, "took": {}}))
+    before = ledger.read_text()
+    precheck("smoke", "g_exact", 0, {})
+    assert ledger.read_text() == before
+
+
+def test_a_full_disk_and_a_session_without_time_are_named(shown, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
+    monkeypatch.setattr(module.placement, "plan", lambda profile, devices, judge: plan_mesh(devices, judge=judge))
+    accelerators(monkeypatch, "gpu", 1)
+    with pytest.raises(RuntimeError, match="(?s)disk: make room .*minutes: reserve_minutes=10 takes all of the .* 5"):
+        precheck("gpu-gemma3-270m", "gym", 0, {"minutes": 5})
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    ("tiny_mx", "data: unknown data recipe 'tiny_mx' .* The nearest is 'tiny_mix'"), ("gone.csv", "data: .*gone.csv")])
+def test_data_that_cannot_be_read_is_named(shown, data, message):
+    with pytest.raises(RuntimeError, match=message):
+        precheck("smoke", "g_rar", 0, {}, data)
