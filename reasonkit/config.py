@@ -219,7 +219,7 @@ PROFILES = {
         "kaggle", devices=0, accelerator="tpu", judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
         sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=1e-4, pack=True),
-        grpo=GrpoSettings(steps=420, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
+        grpo=GrpoSettings(steps=400, prompts_per_step=32, num_generations=8, max_prompt_length=256, max_new_tokens=768,
                           learning_rate=2e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
         eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
@@ -239,7 +239,7 @@ PROFILES = {
     "cpu-gemma3-270m": Profile(
         "cpu-gemma3-270m", devices=2, dtype="float32", minutes=360, reserve_minutes=15, grows=True,
         rows={"train": 8000, "validation": 32, "test": 300},
-        sft=SftSettings(steps=60, batch_size=8, max_length=192, learning_rate=2e-4, save_every=20),
+        sft=SftSettings(steps=120, batch_size=4, max_length=192, learning_rate=2e-4, save_every=40),
         grpo=GrpoSettings(steps=24, prompts_per_step=4, num_generations=4, max_prompt_length=128, max_new_tokens=96,
                           learning_rate=5e-5, micro_prompts=1, save_every=8),
         eval_batch=20, probe_every=12, judge_batch=4, judge_max_length=256, **_REAL),

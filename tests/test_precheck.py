@@ -62,7 +62,7 @@ def test_a_value_of_the_recipe_is_told_from_the_profiles(shown, monkeypatch):
     accelerators(monkeypatch, "cpu", 1)
     with pytest.raises(RuntimeError):
         precheck("kaggle", "idea_e", 0, {"grpo_steps": 0, "sft_steps": 0})
-    assert (shown["grpo_steps"], shown["sft_steps"]) == (["630", "recipe"], ["1000", "profile"])
+    assert (shown["grpo_steps"], shown["sft_steps"]) == (["600", "recipe"], ["1000", "profile"])
 
 
 def test_everything_that_is_missing_is_one_error(shown, monkeypatch, tmp_path):

@@ -39,7 +39,7 @@ def eight_devices(monkeypatch):
 
 @pytest.mark.parametrize(("profile", "recipe", "changes"), [
     ("kaggle", "g_rar", {}), ("kaggle", "g_exact", {}), ("cpu", "idea_e", {}),
-    ("kaggle", "idea_e", {"steps": 630, "rollout_micro_prompts": 0})])
+    ("kaggle", "idea_e", {"steps": 600, "rollout_micro_prompts": 0})])
 def test_a_step_is_sampled_in_parts_for_a_judge_alone(tmp_path, monkeypatch, profile, recipe, changes):
     monkeypatch.setattr(run_module, "use_virtual_devices", lambda count: None)
     run = open_run(profile, recipe, 0, tmp_path)
