@@ -26,10 +26,10 @@
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
-DATA = ""  # a mix in data_recipes/, or your own file; "" is the recipe's own
+QUESTIONS = ""  # a mix in data_recipes/, or your own file; "" is the recipe's own
 TEACHER = ""  # "api"; "policy", this run's own model after SFT; or a local model such as "gemma3-12b-it"
 STYLE = "tags"  # "scaffold": IDEA-E's five steps; "steps": for a small model that knows no tags
-QUESTIONS = 500
+COUNT = 500  # questions
 TRIES = 4  # completions of one question at most
 KEEP = 1  # kept completions that are wanted of one question: the judge takes the best of them
 REJECT = 0  # rejected completions that are wanted of one question: 1 makes pairs for SimPO
@@ -52,8 +52,8 @@ from reasonkit.data import curation
 from reasonkit.data.sources import TeacherFile
 from reasonkit.run import open_run
 
-run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
-recipe = curation.load_data(DATA or run.recipe.data_for(run.profile))
+run = open_run(PROFILE, RECIPE, SEED, data=QUESTIONS, settings=SETTINGS)
+recipe = curation.load_data(QUESTIONS or run.recipe.data_for(run.profile))
 named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
 who = TEACHER or ("api" if named else "")
 print(f"{recipe.title}\nteacher: {who}" if who else
@@ -68,7 +68,7 @@ print(f"{recipe.title}\nteacher: {who}" if who else
 rows = []
 if who:
     others = replace(recipe, sources=tuple(source for source in recipe.sources if source.name not in named))
-    splits, _ = curation.curate(others, {**run.profile.rows, "train": QUESTIONS}, SEED)
+    splits, _ = curation.curate(others, {**run.profile.rows, "train": COUNT}, SEED)
     rows = splits["train"].to_list()
     print(f"{len(rows)} questions, {sum(row['kind'] == 'open' for row in rows)} of them without a right answer")
 

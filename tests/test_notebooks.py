@@ -64,7 +64,7 @@ def test_a_recipe_without_a_teacher_has_nothing_done_for_it(finished):
 def test_a_tiny_teacher_writes_traces_that_notebook_1_reads(tmp_path):
     """Offline. The second time everything is there, and nothing is asked."""
     path = f"{ROOT}{os.pathsep}{ROOT / 'tests/offline'}"
-    parameters = ("TEACHER=tiny-policy", "STYLE=steps", "QUESTIONS=48", "REJECT=1", "KEEP=2", "JUDGE=local")
+    parameters = ("TEACHER=tiny-policy", "STYLE=steps", "COUNT=48", "REJECT=1", "KEEP=2", "JUDGE=local")
     asked = []
     for _ in range(2):
         done = execute("01b_teacher_data.py", tmp_path, path, parameters=parameters)
@@ -88,7 +88,7 @@ def test_a_tiny_teacher_writes_traces_that_notebook_1_reads(tmp_path):
 def test_the_policy_itself_may_be_the_teacher(finished, tmp_path):
     """After SFT, for on-policy pairs. After two steps it knows no tags yet, and the error counts what it did."""
     shutil.copytree(finished / "artifacts", tmp_path / "artifacts")
-    parameters = ("TEACHER=policy", "QUESTIONS=16", "TRIES=1")
+    parameters = ("TEACHER=policy", "COUNT=16", "TRIES=1")
     done = execute("01b_teacher_data.py", tmp_path, ROOT, parameters=parameters)
     assert done.returncode == 1
     assert "tiny-policy with the adapter of step 3 gave 16 completions to 16 questions, and none can be" in done.stdout
@@ -114,7 +114,7 @@ def test_the_key_of_an_api_teacher_is_in_no_file(tmp_path):
 
     with server(respond) as (address, _):
         done = execute("01b_teacher_data.py", tmp_path, ROOT, parameters=(
-            "TEACHER=api", "QUESTIONS=20", "PRICE=(1.0, 1.0)"), OPENAI_API_KEY=KEY, OPENAI_MODEL="some-model",
+            "TEACHER=api", "COUNT=20", "PRICE=(1.0, 1.0)"), OPENAI_API_KEY=KEY, OPENAI_MODEL="some-model",
             OPENAI_BASE_URL=f"{address}/v1", GEMINI_API_KEY="", GOOGLE_API_KEY="", **dict.fromkeys(PROXIES, ""))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "20 completions to 20 of 20 questions, 0.0020 dollars so far" in done.stdout, done.stdout
