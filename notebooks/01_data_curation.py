@@ -30,8 +30,9 @@ SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of
 }
 
 # %% [markdown] tags=["clone"]
-# The next two cells find the library and install missing packages at pinned versions. If a package was imported before
-# it was replaced, they ask you to restart the kernel once.
+# The next three cells find the library, install missing packages at pinned versions, and check what the run needs:
+# chips, models, network, disk, time and data. If a package was imported before it was replaced, they ask you to restart
+# the kernel once. If something is missing, they stop and say what to do.
 
 # %%
 # {{setup}}
