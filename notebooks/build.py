@@ -47,7 +47,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class BuildError(ValueError):
-    """A source, a marker or a parameter that cannot be built; the message says which and what to do."""
+    """A source, a marker or a parameter that cannot be built. The message says which and what to do."""
 
 
 def read_source(path: Path) -> NotebookNode:
@@ -104,7 +104,7 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
 
 
 def library_cells(paths: list[Path], root: Path) -> list[NotebookNode]:
-    """One cell that makes the folders, and in each package its `__init__.py`; then one `%%writefile` cell per file."""
+    """One cell that makes the folders, and in each package its `__init__.py`. Then one `%%writefile` cell per file."""
     texts = {path.relative_to(root): path.read_text(encoding="utf-8") for path in paths}
     folders = {name.parent.as_posix(): "" for name in texts}
     folders |= {name.parent.as_posix(): text for name, text in texts.items() if name.stem == "__init__"}
@@ -225,7 +225,7 @@ def set_of_each(paths: list[Path], values: dict[str, object]) -> dict[Path, dict
 
 
 def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
-    """Executes one notebook in `cwd`; True if every cell ran. The executed copy is written either way."""
+    """Executes one notebook in `cwd`. True if every cell ran. The executed copy is written either way."""
     notebook = nbformat.reads(notebook_text(path), as_version=4)
     if values:
         set_parameters(notebook, values)
@@ -247,7 +247,7 @@ def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
 
 
 def parameter(text: str) -> tuple[str, object]:
-    """`NAME=VALUE`; the value is a Python literal if it reads as one, else a string."""
+    """`NAME=VALUE`. The value is a Python literal if it reads as one, else a string."""
     name, equals, value = text.partition("=")
     if not (name.isidentifier() and equals):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")

@@ -1,6 +1,6 @@
 """What is trained (`Recipe`), where it runs (`Profile`), and the settings of each stage: the choices of a run.
 
-Recipes are in `recipes/`; `run.open_run` turns the choices of a notebook into a run.
+Recipes are in `recipes/`. `run.open_run` turns the choices of a notebook into a run.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Recipe:
 
     `data` names a file in data_recipes/, and `toy_data` one for the profiles with a tiny model.
     `shares` has each stage's share of the time, in order.
-    `rewards(judge, questions)` returns (reward function, weight) pairs; a weight of 0 is logged only. The judge is None
+    `rewards(judge, questions)` returns (reward function, weight) pairs. A weight of 0 is logged only. The judge is None
     unless `uses_judge`, and the questions are those of the training split.
     `curriculum` is the `__name__` of the reward function whose pass rates choose GRPO's problems. Without one they come
     in turn.

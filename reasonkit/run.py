@@ -81,7 +81,7 @@ class Run:
     def begin(self, stage: str, base: Path, inputs: Mapping[str, Path], **choices) -> bool:
         """Whether the stage is to be trained, from its start or its last step. A finished one is reported in a line.
 
-        `base` is the model's folder; `choices` are what else the result depends on. Raises ManifestError as
+        `base` is the model's folder. `choices` are what else the result depends on. Raises ManifestError as
         `check_begun` and `manifest` do.
         """
         if is_main_process():
@@ -109,7 +109,7 @@ class Run:
                   f"{manifests.ENDINGS.get(result.stopped, result.stopped)}")
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
-        """Write the stage's manifest. minutes: of this session; those of its earlier sessions are added."""
+        """Write the stage's manifest. minutes: of this session. Those of its earlier sessions are added."""
         return manifests.write_manifest(self.stage(stage), stage, inputs=inputs, metrics=metrics,
                                         prompt_sha256=prompt_hash(TAGS.template),
                                         lora=None if stage == "data" else self.lora,

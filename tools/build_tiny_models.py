@@ -3,7 +3,7 @@
 Both are Gemma-3-shaped, about 1 M parameters, and share one SentencePiece tokenizer with Gemma 3's ids for the control
 tokens. The policy reads worked solutions as plain documents, writes them when it is asked to think step by step, and
 answers our prompt directly, without tags: it knows more than it shows, as a stock model does. The judge goes on from
-the policy's weights and learns to rate a reply on one criterion; its labels are programmatic. Only training-split
+the policy's weights and learns to rate a reply on one criterion. Its labels are programmatic. Only training-split
 questions are seen. Everything is a function of SEED.
 """
 
@@ -70,7 +70,7 @@ Spans = list[tuple[list[int], float, int]]  # of a row: token ids, the weight of
 
 
 def rows(texts: Iterator[Spans], batch_size: int, length: int) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of rows, which may be in pieces as `logprobs.prefill`'s are; longer ones are left out."""
+    """Batches of rows, which may be in pieces as `logprobs.prefill`'s are. Longer ones are left out."""
     while True:
         tokens_BL, piece_BL = np.zeros((2, batch_size, length), np.int32)
         mask_BL = np.zeros((batch_size, length), np.float32)
@@ -238,7 +238,7 @@ def measure_judge(recipe: DataRecipe, judge: LoadedModel, mesh, size: int) -> di
 
 
 def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
-    """Train the stock policy; returns its measured accuracy on test-split questions, answered without tags."""
+    """Train the stock policy. Returns its measured accuracy on test-split questions, answered without tags."""
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer(recipe, folder / "tokenizer.model")
     tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
@@ -253,7 +253,7 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
 
 
 def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
-    """Train the judge from the policy's weights; returns its AUC per criterion on replies to test-split questions."""
+    """Train the judge from the policy's weights. Returns its AUC per criterion on replies to test-split questions."""
     judge = load(policy_folder, mesh, jax.numpy.float32)
     train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 32, 320), steps, 2e-3, "judge")
     save_flax(judge.model, judge.tokenizer.path, folder, "tiny-judge")

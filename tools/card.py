@@ -111,7 +111,7 @@ class _EvaluationManifest(Manifest):
 
 def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str,
                data_card: Path | None = None) -> Path:
-    """Write README.md, the model card, and NOTICE into an export's folder; returns the card.
+    """Write README.md, the model card, and NOTICE into an export's folder. Returns the card.
 
     The card has code that asks the model, of the kinds that the folder's files are for.
 

@@ -39,7 +39,7 @@ def hf_name(name: str) -> str:
 
 
 def known_name(policy: LoadedModel) -> str | None:
-    """The name in MODELS of the base model, found by Kaggle's folder too; None for any other base."""
+    """The name in MODELS of the base model, found by Kaggle's folder too. None for any other base."""
     if policy.name in MODELS:
         return policy.name
     return next((name for name, source in MODELS.items() if source.handle
@@ -53,7 +53,7 @@ def base_name(policy: LoadedModel) -> str:
 
 
 def model_settings(policy: LoadedModel) -> dict[str, Any]:
-    """The base's model.json, in which `tools.hf` notes what Hugging Face's config.json said; empty without the file."""
+    """The base's model.json, in which `tools.hf` notes what Hugging Face's config.json said. Empty without the file."""
     file = policy.folder / SIZES
     return parse_json(read_file(file)) if file.is_file() else {}
 

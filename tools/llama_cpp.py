@@ -24,7 +24,7 @@ _CONTEXT = 2 * NEW_TOKENS
 
 
 def find_converter(clone: str | Path | None = None) -> Path | None:
-    """The converter in a clone of llama.cpp, else on the PATH; None where there is none.
+    """The converter in a clone of llama.cpp, else on the PATH. None where there is none.
 
     Raises FileNotFoundError when `clone` is given and has none.
     """
@@ -49,7 +49,7 @@ def modelfile() -> str:
 def to_gguf(folder: Path, converter: Path) -> Path:
     """Adds model.gguf, in the precision of the weights, and Modelfile to a folder of `tools.hf.export`.
 
-    Raises RuntimeError with the end of the converter's error output when it fails; there is then no model.gguf.
+    Raises RuntimeError with the end of the converter's error output when it fails. There is then no model.gguf.
     """
     made, out = folder / ".model.gguf.tmp", folder / "model.gguf"
     kind = _TYPES[read_json(folder / "config.json")["torch_dtype"]]

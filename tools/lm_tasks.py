@@ -16,7 +16,7 @@ IN_TAG, MARKED, LAST = r"<answer>\s*\(?([^<]*?)\)?\s*</answer>", r"#### (\-?[0-9
 
 def make_tasks(problems: Iterable[Mapping[str, Any]], ours: bool) -> list[dict[str, Any]]:
     """lm-eval's tasks of the problems of the kinds number and choice. In their prompt, the choice is the option of the
-    highest log-probability; in ours, what the completion answers. Raises ValueError when there is no such problem."""
+    highest log-probability. In ours, what the completion answers. Raises ValueError when there is no such problem."""
     rows: dict[str, list[dict]] = {"numbers": [], "choices": []}
     for row in problems:
         if row["kind"] == "number":

@@ -12,14 +12,14 @@ _WEIGHTS = ("*.safetensors", "*/_METADATA")
 
 
 class PublishError(RuntimeError):
-    """Nothing was published; says why, and what to set or click."""
+    """Nothing was published. Says why, and what to set or click."""
 
 
 def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: str | None = None) -> str:
     """Upload an exported folder as a new version of a Kaggle model, which is made if it is not there.
 
     handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. licence: its
-    name in Kaggle's list; None leaves the choice to the model's page. Credentials are as in `secrets.kaggle_login`.
+    name in Kaggle's list. None leaves the choice to the model's page. Credentials are as in `secrets.kaggle_login`.
     Returns what to do next, in words.
 
     Raises PublishError for a malformed handle, a folder without weights, card or NOTICE, missing or unreadable

@@ -5,7 +5,7 @@
 
 What lies in the folder of artifacts ($REASONKIT_ARTIFACTS, default ./artifacts) afterwards is what the notebooks leave,
 and notebooks 3 and 4 go on from it, on one host. It must be a folder that all hosts share (NFS, Filestore). The same
-command again continues from the last checkpoint. A signal to one process ends the stage in all, with a checkpoint; when
+command again continues from the last checkpoint. A signal to one process ends the stage in all, with a checkpoint. When
 a process fails or dies, JAX ends the others, in at most two minutes.
 
 On a TPU slice of several hosts, say a v5litepod-16 (4 hosts of 4 chips), each with the package and the folder, gcloud

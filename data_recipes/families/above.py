@@ -1,4 +1,4 @@
-"""Does a chain of sums end above a bound; the answer is yes or no, so half the guesses are right."""
+"""Does a chain of sums end above a bound. The answer is yes or no, so half the guesses are right."""
 
 KIND = "yes_no"
 

@@ -1,4 +1,4 @@
-"""A running total told as a story; the answer is a number."""
+"""A running total told as a story. The answer is a number."""
 
 KIND = "number"
 NAMES = ("Ann", "Ben", "Eva", "Kim", "Leo", "Mia", "Sam", "Tom")

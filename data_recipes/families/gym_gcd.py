@@ -1,4 +1,4 @@
-"""The greatest common divisor of two numbers, from reasoning-gym, by Euclid's algorithm; the answer is a number."""
+"""The greatest common divisor of two numbers, from reasoning-gym, by Euclid's algorithm. The answer is a number."""
 
 from data_recipes.families._gym import item
 

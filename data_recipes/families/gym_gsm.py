@@ -1,4 +1,4 @@
-"""Word problems after GSM-Symbolic, from reasoning-gym; the answer is a number. The worked solution comes as text, one
+"""Word problems after GSM-Symbolic, from reasoning-gym. The answer is a number. The worked solution comes as text, one
 step a line, so that a slip changes nothing."""
 
 from data_recipes.families._gym import item

@@ -1,4 +1,4 @@
-"""How often a letter appears in a text, from reasoning-gym, word by word; the answer is a number."""
+"""How often a letter appears in a text, from reasoning-gym, word by word. The answer is a number."""
 
 from data_recipes.families._gym import item
 

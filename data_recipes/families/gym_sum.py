@@ -1,4 +1,4 @@
-"""Long sums and differences, from reasoning-gym, one operation a step; the answer is a number."""
+"""Long sums and differences, from reasoning-gym, one operation a step. The answer is a number."""
 
 from data_recipes.families._gym import item
 

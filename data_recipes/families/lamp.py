@@ -1,4 +1,4 @@
-"""A lamp that people switch or leave; the answer is a word, and half the guesses are right."""
+"""A lamp that people switch or leave. The answer is a word, and half the guesses are right."""
 
 KIND = "text"
 NAMES = ("Ann", "Ben", "Eva", "Kim", "Leo", "Mia", "Sam", "Tom")

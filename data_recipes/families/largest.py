@@ -1,4 +1,4 @@
-"""Three sums, which is the largest; the answer is a choice."""
+"""Three sums, which is the largest. The answer is a choice."""
 
 KIND = "choice"
 

@@ -1,4 +1,4 @@
-"""A start and numbers to add one after the other; the answer is the list of results."""
+"""A start and numbers to add one after the other. The answer is the list of results."""
 
 KIND = "list"
 

@@ -1,1 +1,1 @@
-"""The tiny stand-ins: a policy and a judge, and their tokenizer; `tools/build_tiny_models.py` makes them."""
+"""The tiny stand-ins: a policy and a judge, and their tokenizer. `tools/build_tiny_models.py` makes them."""

@@ -35,7 +35,7 @@ class OtherAdapterError(ValueError):
 
 
 def actor(folder: Path) -> Path:
-    """Where the steps lie; Tunix's SFT trainer takes this folder, its RL cluster the one above."""
+    """Where the steps lie. Tunix's SFT trainer takes this folder, its RL cluster the one above."""
     return Path(folder).resolve() / "actor"
 
 
@@ -108,9 +108,9 @@ def save_lora(model: nnx.Module, folder: str | Path, step: int) -> Path:
 
 
 def restore_lora(model: nnx.Module, folder: str | Path, step: int | None = None) -> int:
-    """Restores the adapter of a step, by default the last good one; returns the step.
+    """Restores the adapter of a step, by default the last good one. Returns the step.
 
-    It stays float32; one saved in bfloat16 is widened, which is exact. Warnings name the `strays` and the later steps
+    It stays float32. One saved in bfloat16 is widened, which is exact. Warnings name the `strays` and the later steps
     that are skipped because they are damaged, of another shape or hold NaN.
 
     Raises:
@@ -201,7 +201,7 @@ def drop_optimiser_state(folder: Path, step: int) -> None:
 
 
 def quarantine_step(folder: Path, step: int | str, why: str) -> Path:
-    """Move a step, or a file that is named like one, to set_aside at once; nothing loads from there."""
+    """Move a step, or a file that is named like one, to set_aside at once. Nothing loads from there."""
     target = folder / "set_aside" / f"{step}-{why}"
     shutil.rmtree(target, ignore_errors=True)
     target.unlink(missing_ok=True)
@@ -210,7 +210,7 @@ def quarantine_step(folder: Path, step: int | str, why: str) -> Path:
 
 
 def quarantine_diverged(folder: Path, since: int) -> str:
-    """Set aside the steps from `since` on, if there is an older one; says what is left."""
+    """Set aside the steps from `since` on, if there is an older one. Says what is left."""
     steps = steps_in(folder)
     good = [step for step in steps if step < since]
     for step in steps[len(good):] if good and is_main_process() else ():

@@ -115,7 +115,7 @@ def flax_checkpoint(folder: Path) -> Path | None:
 
 
 def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any, *, replicated: bool) -> nnx.Module:
-    """A model from a checkpoint; `dtype` None means bfloat16.
+    """A model from a checkpoint. `dtype` None means bfloat16.
 
     The largest array comes first. The host holds one array at a time, and a device no more than its share. All shapes
     are checked before the first array is read.

@@ -64,9 +64,9 @@ def cache_folder(name: str) -> Path:
 
 
 class Tokenizer:
-    """A SentencePiece model as Tunix wants it: no BOS added, because Tunix's sampler adds it; decoding never raises.
+    """A SentencePiece model as Tunix wants it: no BOS added, because Tunix's sampler adds it. Decoding never raises.
 
-    `end_of_turn` is the id of <end_of_turn>; `stop_ids` is (end of sequence, end of turn).
+    `end_of_turn` is the id of <end_of_turn>. `stop_ids` is (end of sequence, end of turn).
 
     Raises:
         FileNotFoundError: no such file.
@@ -121,7 +121,7 @@ class Tokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model on its mesh with its tokenizer and configuration; `folder` is where its files were found."""
+    """A model on its mesh with its tokenizer and configuration. `folder` is where its files were found."""
 
     model: nnx.Module
     tokenizer: Tokenizer
@@ -141,15 +141,15 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
     Args:
         name: a key of MODELS or a folder.
         mesh: axes ("fsdp", "tp"), see `mesh.make_mesh`.
-        dtype: of the weights; None means bfloat16.
-        replicated: each fsdp row holds all weights; False shards them over fsdp too.
+        dtype: of the weights. None means bfloat16.
+        replicated: each fsdp row holds all weights. False shards them over fsdp too.
         remat: keep only each layer's input for the gradients and compute the rest again. It takes a third more work,
             and the memory of one layer instead of all.
 
     Raises:
         ValueError: unknown name, a folder of Hugging Face's files, a tokenizer of another family, tp that does not
             divide, broken files or Kaggle credentials.
-        FileNotFoundError: the files are not there; says what to attach or download.
+        FileNotFoundError: the files are not there. Says what to attach or download.
     """
     folder = locate(str(name)) or _download(str(name))
     checkpoint = _checkpoint(folder)

@@ -84,7 +84,7 @@ def piece_mask(present_BT: jax.Array, piece_BT: jax.Array) -> jax.Array:
 
 
 def last_tokens(piece_BT: jax.Array) -> jax.Array:
-    """The columns of the last tokens of the pieces 1 to `SHARED`, (B, SHARED); any column for a missing piece."""
+    """The columns of the last tokens of the pieces 1 to `SHARED`, (B, SHARED). Any column for a missing piece."""
     its_BKT = piece_BT[:, None] == jnp.arange(1, SHARED + 1)[:, None]
     return piece_BT.shape[1] - 1 - jnp.argmax(its_BKT[..., ::-1], axis=-1)
 
@@ -119,7 +119,7 @@ def rating_logprobs(
 ) -> Callable[[list[str]], np.ndarray]:
     """A judge's scores: prompts -> float32 (prompts, ratings), the log-probability of each rating as next token.
 
-    Neighbouring prompts that begin alike share a row (`pack_shared_prefixes`); `batch_size` counts rows. A prompt of
+    Neighbouring prompts that begin alike share a row (`pack_shared_prefixes`). `batch_size` counts rows. A prompt of
     more than `max_length` tokens, with BOS, is not cut: its log-probabilities are NaN.
 
     Raises:

@@ -43,7 +43,7 @@ class Plan:
 
 
 def use_virtual_devices(count: int) -> None:
-    """Let the CPU play `count` devices; only possible before JAX has looked for any."""
+    """Let the CPU play `count` devices. Only possible before JAX has looked for any."""
     jax.config.update("jax_platforms", "cpu")
     try:
         jax.config.update("jax_num_cpu_devices", count)
@@ -78,7 +78,7 @@ def plan_mesh(devices: Sequence[jax.Device], *, judge: bool, tp: int | None = No
     Args:
         devices: in the order of `jax.devices()`.
         judge: whether a local judge model needs a mesh.
-        tp: chips over which each copy of the policy's weights is split; None chooses by `needs`, 1 without.
+        tp: chips over which each copy of the policy's weights is split. None chooses by `needs`, 1 without.
         judge_tp: the same for the judge.
         needs: by role, "policy" and "judge".
         memory: bytes of one device.

@@ -106,7 +106,7 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Mem
     """Bytes of the roles, estimated for bfloat16: weights, and the largest working memory of the stages.
 
     The policy's weights include arrays of the adapter's size in float32: the adapter, its gradients, two moments, and
-    in the base's dtype the copy that computes and its gradients; in GRPO also the reference's adapter and the sum of a
+    in the base's dtype the copy that computes and its gradients. In GRPO also the reference's adapter and the sum of a
     step's gradients. A rollout holds the KV cache and one layer's activations of the prompts. A train step holds the
     logits, each layer's input, and the activations of one layer, or of all layers without remat. A judge holds one
     layer's activations.
@@ -138,7 +138,7 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Mem
 
 
 def memory_of(device: jax.Device) -> float:
-    """Bytes that programs may use on a device; infinite on a CPU, where virtual devices share the machine's."""
+    """Bytes that programs may use on a device. Infinite on a CPU, where virtual devices share the machine's."""
     if device.platform == "cpu":
         return math.inf
     if device.device_kind in KIND_OF:

@@ -168,7 +168,7 @@ def fill_in(values_B: np.ndarray, num_generations: int) -> np.ndarray:
 
 
 def correlation(values_B: np.ndarray, others_B: np.ndarray, num_generations: int) -> float | None:
-    """Pearson's, of the deviations from the group's mean where `values_B` is not NaN; None if one does not vary."""
+    """Pearson's, of the deviations from the group's mean where `values_B` is not NaN. None if one does not vary."""
     heard_B = np.isfinite(values_B)
     a, b = ((x - _group_means(x, heard_B, num_generations))[heard_B] for x in (values_B, others_B))
     if not heard_B.any() or min(np.abs(a).max(), np.abs(b).max()) < FLAT:
@@ -177,7 +177,7 @@ def correlation(values_B: np.ndarray, others_B: np.ndarray, num_generations: int
 
 
 def _group_means(values_B: np.ndarray, heard_B: np.ndarray, num_generations: int) -> np.ndarray:
-    """For each completion the mean over its group's values that count; 0.0 where none does."""
+    """For each completion the mean over its group's values that count. 0.0 where none does."""
     heard_GN = heard_B.reshape(-1, num_generations)
     sums_G = np.where(heard_GN, values_B.reshape(-1, num_generations), 0.0).sum(axis=1)
     return np.repeat(sums_G / np.maximum(heard_GN.sum(axis=1), 1), num_generations)

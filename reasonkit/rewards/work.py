@@ -61,7 +61,7 @@ class _Sum:
 
     @property
     def value(self) -> float:
-        """By the usual precedence; NaN for a division by zero."""
+        """By the usual precedence. NaN for a division by zero."""
         total, sign, product = 0.0, 1.0, self.numbers[0]
         for operator, number in zip(self.operators, self.numbers[1:], strict=True):
             if operator in "+-":

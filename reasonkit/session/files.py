@@ -124,7 +124,7 @@ def _describe(fault: Mapping[str, Any]) -> str:
 def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
     """Give a temporary file to write, which then replaces `path` at once. Makes the folder.
 
-    Raises DiskFullError when the disk takes no more; `size` is what the file needs, in bytes.
+    Raises DiskFullError when the disk takes no more. `size` is what the file needs, in bytes.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")

@@ -42,7 +42,7 @@ def lock_run(folder: Path) -> None:
     """Make this process the only one that works on a run, until `unlock_run` or its end.
 
     The lock is the operating system's (flock), on the file LOCK in the folder. It ends with the process, however that
-    ends; the file's text only says whose it was. A second call does nothing, nor does a call in a forked child.
+    ends. The file's text only says whose it was. A second call does nothing, nor does a call in a forked child.
     Raises FolderInUseError when another process still has the lock after CLAIM_SECONDS.
     """
     path, deadline = folder / LOCK, time.monotonic() + CLAIM_SECONDS
@@ -105,7 +105,7 @@ def boot_id() -> str:
 
 
 def _age(pid: str) -> float:
-    """Seconds since the process started; 0 where the system does not tell."""
+    """Seconds since the process started. 0 where the system does not tell."""
     try:
         ticks = (_PROC / pid / "stat").read_text().rsplit(")", 1)[1].split()[19]
         return float((_PROC / "uptime").read_text().split()[0]) - int(ticks) / os.sysconf("SC_CLK_TCK")
@@ -139,7 +139,7 @@ def free_last_error() -> None:
 
 @contextlib.contextmanager
 def clean_exit(end: Callable[[str | None], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `end` with their name; after the block, the first of them is raised again.
+    """Let SIGTERM and SIGINT call `end` with their name. After the block, the first of them is raised again.
 
     The handlers are put back as they were. Outside the main thread, where Python handles no signals, the block just
     runs.
@@ -174,13 +174,13 @@ def clean_exit(end: Callable[[str | None], None]) -> Iterator[None]:
 
 
 class Watchdog:
-    """Ends a process whose step hangs, because the session's hours would be lost otherwise; a rerun resumes.
+    """Ends a process whose step hangs, because the session's hours would be lost otherwise. A rerun resumes.
 
     Within the block, call `step_begins` at each step. When the next call is late, `faulthandler` writes the stack of
     every thread to the file `report` and ends the process, in a notebook the kernel, with status 1. That works in a
     call into C that never returns too, such as a deadlocked collective.
 
-    Steps 1 and 2 compile, and have `first` seconds each; later ones have FACTOR times the longest of them so far, and
+    Steps 1 and 2 compile, and have `first` seconds each. Later ones have FACTOR times the longest of them so far, and
     `least` seconds at least.
     """
 

@@ -1,6 +1,6 @@
 """How stages hand over: what each was begun with (asked.json) and what it left (manifest.json).
 
-Entry points: `check_begun`, `write_manifest`, `read_manifest`; `progress` and `cut_short` say how a stage ended. No
+Entry points: `check_begun`, `write_manifest`, `read_manifest`. `progress` and `cut_short` say how a stage ended. No
 stage resumes, and none begins, on inputs that changed without notice: they are compared by their SHA-256.
 """
 
@@ -59,7 +59,7 @@ def file_sha256(path: Path) -> str:
 
 
 def base_sha256(folder: Path) -> str:
-    """The hash of a base model's settings, tokenizer and weights; cards and helper files do not count.
+    """The hash of a base model's settings, tokenizer and weights. Cards and helper files do not count.
 
     A file's size, first and last MiB stand for its content, because weights are tens of GB.
     """
@@ -108,9 +108,9 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> Path:
 
 
 def check_begun(run: Path, stage: str, now: Mapping[str, Any], resumes: bool, write: bool = True) -> None:
-    """Compare what a stage of the run's folder is asked for with what it was begun with; record it if it begins.
+    """Compare what a stage of the run's folder is asked for with what it was begun with. Record it if it begins.
 
-    now: all that the result depends on; its "model" is one for all stages of a run. resumes: the stage has steps, or
+    now: all that the result depends on. Its "model" is one for all stages of a run. resumes: the stage has steps, or
     is finished. Raises ManifestError with each difference, and what to do.
     """
     now = plain(now, "now")
@@ -164,9 +164,9 @@ def _brief(value: Any) -> str:
 def write_manifest(folder: Path, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping[str, Any],
                    prompt_sha256: str, lora: Mapping[str, Any] | None, minutes: float,
                    extra: Mapping[str, Any] | None = None) -> Path:
-    """Write <run>/<stage>/manifest.json, whole or not at all, and return its path; `folder` is <run>/<stage>.
+    """Write <run>/<stage>/manifest.json, whole or not at all, and return its path. `folder` is <run>/<stage>.
 
-    inputs: name -> file or folder, recorded with its hash; inside the run's folder by its path from there, because a
+    inputs: name -> file or folder, recorded with its hash. Inside the run's folder by its path from there, because a
     run may be moved. lora: the adapter's shape (rank, alpha), None for a stage without one. extra: anything else.
 
     Raises ManifestError for a missing input or for values that `read_manifest` would refuse, TypeError for a value
@@ -206,7 +206,7 @@ def versions() -> dict[str, str]:
 
 def read_manifest(folder: Path, *, stage: str, prompt_sha256: str | None = None, lora: Mapping[str, Any] | None = None,
                   step: int = 0) -> dict[str, Any]:
-    """The manifest that `stage` left in `folder`; `step` is that of the run's last checkpoint.
+    """The manifest that `stage` left in `folder`. `step` is that of the run's last checkpoint.
 
     Raises ManifestError, with what to run, when the stage has not ended, when its manifest is missing, damaged or of
     another stage, prompt or adapter shape, and when an input inside the run's folder has changed since.
@@ -257,7 +257,7 @@ def check_adapter(run: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def progress(manifest: Mapping[str, Any]) -> tuple[str, str]:
-    """A training stage's steps and what ended it, ("17 of 64", "the clock"); ("", "") for other stages."""
+    """A training stage's steps and what ended it, ("17 of 64", "the clock"). ("", "") for other stages."""
     made, planned = _steps(manifest)
     if None in (made, planned):
         return "", ""

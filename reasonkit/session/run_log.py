@@ -44,7 +44,7 @@ class RunLog:
 
     A stage sets `step` to the step it works on, and rows get it as "at". It begins with a row "start", which has its
     stage and the step that it continues after. Earlier rows of that stage with a later step are not read: their
-    weights were lost. Lines that are not rows, such as a torn one, are not read either; `skipped` counts them.
+    weights were lost. Lines that are not rows, such as a torn one, are not read either. `skipped` counts them.
 
     Raises ValueError when `path` is a folder or a pipe.
     """
@@ -97,7 +97,7 @@ class RunLog:
                 raise
 
     def read(self, event: str | None = None, every: bool = False) -> list[dict[str, Any]]:
-        """The rows, oldest first, of one event or of all; with `every`, also those whose weights were lost."""
+        """The rows, oldest first, of one event or of all. With `every`, also those whose weights were lost."""
         data = self.path.read_bytes() if self.path.is_file() else b""
         rows: list[dict[str, Any]] = []
         began: dict[str, int] = {}  # stage -> the number of rows before its own

@@ -44,7 +44,7 @@ def sources() -> Iterator[Callable[[str], str | None]]:
 
 
 def read(source: Callable[[str], str | None], name: str) -> str | None:
-    """The secret of this name from one of `sources`, stripped; None where it isn't."""
+    """The secret of this name from one of `sources`, stripped. None where it isn't."""
     try:
         return (source(name) or "").strip() or None
     except Exception:  # no such secret, no access to it, no network: each platform has its own
@@ -52,7 +52,7 @@ def read(source: Callable[[str], str | None], name: str) -> str | None:
 
 
 def secret(name: str) -> str | None:
-    """A secret from the environment, else Kaggle's, else Colab's; None when it is nowhere."""
+    """A secret from the environment, else Kaggle's, else Colab's. None when it is nowhere."""
     return next(filter(None, (read(source, name) for source in sources())), None)
 
 
@@ -128,7 +128,7 @@ def hide_in_logs(packages: tuple[str, ...], key: str) -> None:
 
 @dataclass(frozen=True)
 class _Hiding:
-    """A filter of logs; equal ones are added once."""
+    """A filter of logs. Equal ones are added once."""
 
     key: str = field(repr=False)
 

@@ -99,7 +99,7 @@ def require_tpu() -> None:
 
 
 def install(pins: Sequence[str]) -> None:
-    """Have every pin in force, `name==version` or a name alone for any version; pip is run for all where one is not.
+    """Have every pin in force, `name==version` or a name alone for any version. Pip is run for all where one is not.
 
     Raises RuntimeError when pip fails, with what it said and what to do; when another copy comes first on sys.path;
     and when what is in memory is not what is installed now, so that the kernel must be restarted.

@@ -50,7 +50,7 @@ class _Pace:
 
     @property
     def mean(self) -> float:
-        """Of all steps but the first; 0 while there is no other."""
+        """Of all steps but the first. 0 while there is no other."""
         return self._total / self._count if self._count else 0.0
 
     def predict(self) -> float:
@@ -62,10 +62,10 @@ class TimeBudget:
     """The minutes of one session, shared among its stages.
 
     hours: length of the session. reserve_minutes: kept free at its end for the last checkpoint, the evaluation and
-    the export. ahead: what is done there, name -> how often; `timed` measures each, and the reserve grows with it.
-    ledger: JSON file, continued when it is of the same boot and younger than `hours`, else replaced; None for memory.
+    the export. ahead: what is done there, name -> how often. `timed` measures each, and the reserve grows with it.
+    ledger: JSON file, continued when it is of the same boot and younger than `hours`, else replaced. None for memory.
     shares: stage -> positive weight. clock: seconds since boot. agree: called before each batch with the reason to
-    end, or None; its answer counts. grows: `hours` is a forecast that grows with the pace of the first steps, and the
+    end, or None. Its answer counts. grows: `hours` is a forecast that grows with the pace of the first steps, and the
     clock ends no stage, as on one's own machine.
 
     Raises BudgetError for senseless numbers and a corrupt ledger, DiskFullError when a new ledger can't be written.
@@ -112,7 +112,7 @@ class TimeBudget:
 
     @property
     def minutes_left(self) -> float:
-        """Minutes until the reserve begins; 0 inside it."""
+        """Minutes until the reserve begins. 0 inside it."""
         return max(0.0, self.hours * 60 - self.minutes_reserved - self.minutes_used)
 
     @property
@@ -124,7 +124,7 @@ class TimeBudget:
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Measure one of the things `ahead`; the ledger keeps the last measurement of each."""
+        """Measure one of the things `ahead`. The ledger keeps the last measurement of each."""
         began = self._clock()
         yield
         self._record["took"][name] = self._clock() - began
@@ -143,7 +143,7 @@ class TimeBudget:
 
     def stage_minutes(self, stage: str) -> float:
         """Minutes `stage` gets if it begins now: time left x its share / sum of the shares of the stages not yet done,
-        itself included; all the time left for a stage without a share. Raises BudgetError when nothing is left."""
+        itself included. All the time left for a stage without a share. Raises BudgetError when nothing is left."""
         if self.grows and not self.minutes_left:
             self._grow(self._forecast * 60)
         left = self.minutes_left
@@ -165,7 +165,7 @@ class TimeBudget:
         Chain all epochs into one guard. `steps` is how many batches there are, by which a session grows. The deadline
         is set by this call, and again after the first step, because all stages pay for its compilation. A step lasts
         from one pull to the next. The ledger has the stage's steps (batches passed), seconds, first_seconds and
-        stopped, at most SAVE_SECONDS and a step old; steps and seconds add up over the stage's runs in a session.
+        stopped, at most SAVE_SECONDS and a step old. Steps and seconds add up over the stage's runs in a session.
 
         Raises BudgetError, in this call, when the stage begins with nothing left.
         """
@@ -207,7 +207,7 @@ class TimeBudget:
             self._save()
 
     def _reason_to_end(self, stage: str, now: float, left: int, steps: int) -> str | None:
-        """Why the stage ends before its next batch, None if it goes on; `left` of its steps are to do."""
+        """Why the stage ends before its next batch, None if it goes on. `left` of its steps are to do."""
         step = self._pace.predict()
         if self.grows and now + step * left > self._deadline:
             self._grow(MARGIN * step * left / 60 / self._share(stage))
@@ -247,7 +247,7 @@ class TimeBudget:
         return record
 
     def _save(self) -> None:
-        """Write the ledger. A disk that does not take it ends no stage; the next save tries again."""
+        """Write the ledger. A disk that does not take it ends no stage. The next save tries again."""
         try:
             self._write()
             self._reported = False

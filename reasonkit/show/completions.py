@@ -165,7 +165,7 @@ class Ask:
 
 
 def has_front_end() -> bool:
-    """Whether someone looks on. Kaggle says so itself; elsewhere the front end's own variables do."""
+    """Whether someone looks on. Kaggle says so itself. Elsewhere the front end's own variables do."""
     kaggle = os.environ.get("KAGGLE_KERNEL_RUN_TYPE")
     return kaggle == "Interactive" if kaggle else any(name in os.environ for name in FRONT_ENDS)
 

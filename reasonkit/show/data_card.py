@@ -68,7 +68,7 @@ def values_of(rows: Dataset, column: str) -> list[str]:
 
 
 def _hub_licences(recipe: DataRecipe, splits: Mapping[str, Dataset]) -> list[str]:
-    """The hub's names of the licences of all rows; "other" for what it has no name for."""
+    """The hub's names of the licences of all rows. "other" for what it has no name for."""
     found = {recipe.licence} if not recipe.sources else {
         licence for rows in splits.values() for licence in values_of(rows, "licence")}
     return sorted({name.lower().replace("odc-by-1.0", "odc-by") if name in OPEN_LICENCES else "other"

@@ -209,7 +209,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _running_mean(y: np.ndarray) -> np.ndarray:
-    """The mean over a centred window of a fifteenth of the curve; gaps are left out."""
+    """The mean over a centred window of a fifteenth of the curve. Gaps are left out."""
     window, known = np.ones(max(5, len(y) // SMOOTHED)), np.isfinite(y)
     total = np.convolve(np.where(known, y, 0.0), window, "same")
     count = np.convolve(known.astype(float), window, "same")

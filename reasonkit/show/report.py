@@ -274,7 +274,7 @@ def _scale(text: str, note: str, low: float, mean: float, high: float, origin: f
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str, mark_last: bool = False) -> Html:
-    """A table of any values. Text is escaped; `Markup` is not."""
+    """A table of any values. Text is escaped. `Markup` is not."""
     return _render("table", head=head, rows=rows, caption=caption, mark_last=mark_last)
 
 

@@ -44,7 +44,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`read` raw text, None if that is no answer of this kind; `same(found, expected)`, None if that is undecided."""
+    """`read` raw text, None if that is no answer of this kind. `same(found, expected)`, None if that is undecided."""
 
     read: Callable[[str], object | None]
     same: Callable[..., bool | None] = eq
@@ -84,7 +84,7 @@ def check(answer: str | None, gold: str, kind: str) -> Verdict:
 
 def grade(completions: Sequence[str], golds: Sequence[str | None], kinds: Sequence[str],
           seconds: float = BATCH_SECONDS) -> list[Verdict | None]:
-    """The verdicts on a step's completions; None where a kind is unknown or a gold answer is not of its kind.
+    """The verdicts on a step's completions. None where a kind is unknown or a gold answer is not of its kind.
 
     Libraries may take `seconds` in all. Each completion has an equal share of what the ones before have left, at most
     COMPLETION_SECONDS. One that needs more is wrong, because it is "out of time".
@@ -110,7 +110,7 @@ def _grade_one(completion: str, gold: str, kind: str, seconds: float) -> Verdict
 
 
 def answer_of(completion: Parsed, gold: str, kind: str) -> str | None:
-    """The answer to be checked: the only one, or the first of at most MAX_BLOCKS that say the same; else None.
+    """The answer to be checked: the only one, or the first of at most MAX_BLOCKS that say the same. Else None.
 
     Raises ValueError, where there are several, for an unknown kind and for a gold answer that is not of its kind.
 
@@ -152,7 +152,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def seconds_left() -> float:
-    """The seconds until this thread's time limit; infinite without one."""
+    """The seconds until this thread's time limit. Infinite without one."""
     return _DEADLINE.get() - time.monotonic()
 
 

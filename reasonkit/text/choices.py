@@ -60,7 +60,7 @@ _PARTS_OF_TEXT = re.compile(r"[,;:!\n()\[\]{}—…]+|\.{2,}|(?<!\b[A-H])\.(?=\s
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The letter in upper case, the option's text after it, and the whole answer as a text; `sure` that the letter is
+    """The letter in upper case, the option's text after it, and the whole answer as a text. `sure` that the letter is
     meant as one, and the only one."""
 
     letter: str | None
@@ -99,7 +99,7 @@ def read_gold_choice(text: str) -> Choice | None:
 
 
 def same_choice(found: Choice, expected: Choice) -> bool:
-    """The letter decides; without one that is meant as such, the text of the gold answer's option does."""
+    """The letter decides. Without one that is meant as such, the text of the gold answer's option does."""
     if found.letter == expected.letter and (found.sure or _same_option(found.text, expected.text)):
         return True
     return not found.sure and _same_option(found.whole, expected.text)
@@ -198,7 +198,7 @@ _DOUBTFUL_CLAUSE = re.compile(
 
 
 def read_yes_no(text: str) -> str | None:
-    """Yes or no, true or false, as "yes" or "no"; what follows may explain it, not deny or doubt it."""
+    """Yes or no, true or false, as "yes" or "no". What follows may explain it, not deny or doubt it."""
     match = _YES_NO.fullmatch(text.casefold())
     if match is None:
         return None

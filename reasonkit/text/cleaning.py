@@ -96,7 +96,7 @@ def unwrap(text: str) -> str:
 
 
 def unfence(text: str) -> str:
-    """What a Markdown fence holds, without the language that it names; other text as it is."""
+    """What a Markdown fence holds, without the language that it names. Other text as it is."""
     stripped = text.strip()
     fence = _FENCED.match(stripped)
     closed = fence and stripped.endswith(fence[1], fence.end())

@@ -36,7 +36,7 @@ _EMPTY = frozenset(("∅", "\\emptyset", "\\varnothing", "empty set", "the empty
 
 
 def read_list(text: str) -> str | None:
-    """The items of clean text in one writing, between semicolons; None without any.
+    """The items of clean text in one writing, between semicolons. None without any.
 
     Separators are bullets and numbers, else semicolons, commas, lines, arrows or spaces.
     """
@@ -71,7 +71,7 @@ def _items(text: str, around: str, depth: int) -> list[str] | None:
 
 
 def _bullets(text: str) -> list[str]:
-    """The items of lines with one bullet or numbered from 1, and of a line with such numbers; [] for other text."""
+    """The items of lines with one bullet or numbered from 1, and of a line with such numbers. [] for other text."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[0][-1] == ":":
         lines = lines[1:]  # "The cities are:"

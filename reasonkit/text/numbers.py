@@ -248,7 +248,7 @@ def _numeral(text: str) -> Fraction | None:
 
 
 def _unit(number: Number) -> str | None:
-    """The unit in normal form, a currency's name first; None if the tail cannot be a unit."""
+    """The unit in normal form, a currency's name first. None if the tail cannot be a unit."""
     money, tail = number.unit, number.tail
     if not tail and not money:
         return ""

@@ -72,7 +72,7 @@ class Parsed:
 
     @property
     def answer(self) -> str | None:
-        """The only one of the answers; None where there is none or several."""
+        """The only one of the answers. None where there is none or several."""
         return self.answers[0] if len(self.answers) == 1 else None
 
     @property

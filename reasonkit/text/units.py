@@ -88,7 +88,7 @@ _RAISED = {"squared": 2, "cubed": 3}
 
 @lru_cache(maxsize=4096)
 def read_unit(text: str, loose: bool = False) -> Unit | None:
-    """The unit that clean text is, () for none; None where it is no unit by its form.
+    """The unit that clean text is, () for none. None where it is no unit by its form.
 
     `loose` also takes what a product sign adds after a slash as below it, J/kg·K for J/(kg·K), and ms⁻¹ for m/s.
 

@@ -82,7 +82,7 @@ def _words(text: str) -> str:
 
 
 def read_formula(text: str) -> str | None:
-    """A chemical formula in one writing, its charge after ^; None where the text is none.
+    """A chemical formula in one writing, its charge after ^. None where the text is none.
 
     In SO42- and Ca2+ the digit before the sign is the charge's: the last of two, or the only one after one element.
     """

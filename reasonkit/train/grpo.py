@@ -30,10 +30,10 @@ from reasonkit.train.rollout import Rollout, sampling
 def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSettings, budget: TimeBudget, log,
          checkpoints: Path, seed: int, start_step: int,
          on_step: Callable[[], None] = lambda: None, curriculum: Curriculum | None = None) -> loop.StageResult:
-    """Train the adapter of `policy` by the reward; `start_step` is the step under which the last stage handed it over.
+    """Train the adapter of `policy` by the reward. `start_step` is the step under which the last stage handed it over.
 
     That adapter becomes the reference, whatever is in memory (`loop.begin`). A run resumes from later steps in
-    `checkpoints`. A `curriculum` chooses the problems, and a part of the reward must be its `watch`; without one
+    `checkpoints`. A `curriculum` chooses the problems, and a part of the reward must be its `watch`. Without one
     they come in turn. Raises ValueError when the rows of a pass do not divide over the mesh, the prompts of a rollout
     call do not divide a step into passes, the checkpoints are not at a step of this stage, or the curriculum's log does
     not reach it.

@@ -45,8 +45,8 @@ BEGUN = "begun"  # <checkpoints>/begun/<stage> keeps each stage's first adapter,
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a training stage leaves: `steps` optimiser steps in `minutes`; the adapter is `checkpoint_step` of the run's
-    checkpoints; `stopped` is "data" (all steps done) or "time" (the clock ended it)."""
+    """What a training stage leaves: `steps` optimiser steps in `minutes`. The adapter is `checkpoint_step` of the run's
+    checkpoints. `stopped` is "data" (all steps done) or "time" (the clock ended it)."""
 
     stage: str
     steps: int
@@ -222,7 +222,7 @@ def train_stage(trainer, mesh: Mesh, batches: Iterator, stage: str, settings, bu
                 prepare: Callable[[dict], dict] | None = None) -> StageResult:
     """Train up to the stage's last step, and hand the adapter over as one more step, without optimiser state.
 
-    `trainer` is Tunix's SFT trainer or one like it. `batches` are those of the whole stage; `prepare` makes what is
+    `trainer` is Tunix's SFT trainer or one like it. `batches` are those of the whole stage. `prepare` makes what is
     trained on of each one that a resumed stage does not skip. Raises as `resilient_training` does.
     """
     done, minutes, last = trainer.train_steps, budget.minutes_used, start_step + settings.steps

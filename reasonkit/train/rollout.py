@@ -75,7 +75,7 @@ class Rollout(VanillaRollout):
     """The rollout worker. Its samples depend only on the seed and the number of the call: a resumed run draws the same.
 
     Attributes:
-        calls: generate calls so far; a resumed stage sets it.
+        calls: generate calls so far. A resumed stage sets it.
         mean_lengths: mean completion length in tokens, one entry per call.
         truncated: share of the completions that reached the limit without a stop token, one entry per call.
         on_output: called with what each call has sampled.
@@ -93,7 +93,7 @@ class Rollout(VanillaRollout):
         tunix_compat.keep_token_buffer(self._sampler, lambda buffer: setattr(self, "_token_buffer", buffer))
 
     def generate(self, prompts: list[str], rollout_config: RolloutConfig, **kwargs) -> RolloutOutput:
-        """Sample one completion per prompt; `tokens` end with the stop token where one was drawn."""
+        """Sample one completion per prompt. `tokens` end with the stop token where one was drawn."""
         key = jax.random.fold_in(rollout_config.seed, self.calls)
         self.calls += 1
         output = super().generate(prompts, dataclasses.replace(rollout_config, seed=key), **kwargs)

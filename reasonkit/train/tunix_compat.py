@@ -66,7 +66,7 @@ def scale_schedule(trainer, factor: float) -> None:
 
 
 def remaining_steps(batches: Iterator, done: int, steps: int, guard: Callable[[Iterator], Iterator]) -> Iterator:
-    """The batches of a stage for Tunix: the `done` ones, which it skips, unguarded; then `steps` under the clock."""
+    """The batches of a stage for Tunix: the `done` ones, which it skips, unguarded. Then `steps` under the clock."""
     return chain(islice(batches, done), guard(islice(batches, steps)))
 
 

@@ -75,7 +75,7 @@ def _readings(tokens: list[str]) -> list[list[str]]:
 
 
 def _letters_as_in(tokens: list[str], gold: list[str]) -> list[str]:
-    """`X + 1` with the letters of `x + 1`; a gold answer that has both cases keeps them apart."""
+    """`X + 1` with the letters of `x + 1`. A gold answer that has both cases keeps them apart."""
     return [token.swapcase() if len(token) == 1 and token not in gold and token.swapcase() in gold else token
             for token in tokens]
 
@@ -165,7 +165,7 @@ def _same_set(found: list[str], expected: list[str]) -> bool:
 
 
 def _ranges(tokens: list[str]) -> list[tuple]:
-    """The intervals of a union as (low, high, low open, high open), in order; a point is one too."""
+    """The intervals of a union as (low, high, low open, high open), in order. A point is one too."""
     kept, *without = split(tokens, r"\setminus")
     whole = sympy.Union(*map(_piece, split(kept, r"\cup"))) - sympy.Union(*map(_piece, without))
     found = []

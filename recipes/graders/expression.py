@@ -96,7 +96,7 @@ class Expression:
 
 
 def read_expression(text: str) -> Expression | None:
-    """The formula that raw text is, without a name before it (`y =`, `x ∈`); None where it is none.
+    """The formula that raw text is, without a name before it (`y =`, `x ∈`). None where it is none.
 
     >>> str(read_expression("f(x) = sqrt(x**10)/2"))
     '\\\\sqrt{x^{10}}/2'
@@ -149,7 +149,7 @@ def _number(text: str) -> Number | None:
 
 
 def _spell(text: str) -> Iterator[str | None]:
-    """LaTeX tokens of `text`, spaces left out; None for a word, a sign or two numbers that no formula has."""
+    """LaTeX tokens of `text`, spaces left out. None for a word, a sign or two numbers that no formula has."""
     after_number, before, indexed = False, "", bool(_INDEXED.intersection(re.findall(r"\\[a-z]+", text)))
     for token in _TOKEN.findall(text):
         token = _SIGNS.get(token, token)
@@ -170,7 +170,7 @@ def _spell(text: str) -> Iterator[str | None]:
 
 
 def _is_balanced(tokens: list[str]) -> bool:
-    """Every brace closed, and every bracket, none too deep; a half-open interval may close ( with ] and [ with )."""
+    """Every brace closed, and every bracket, none too deep. A half-open interval may close ( with ] and [ with )."""
     stack = []
     for token in tokens:
         if len(stack) > MAX_NESTING:
@@ -190,7 +190,7 @@ class _Malformed(ValueError):
 
 
 def _group_arguments(tokens: Iterable[str]) -> list[str] | None:
-    """The tokens with the arguments of ^, _, \\sqrt and \\frac in braces, x^10 as x^{10}; None if malformed."""
+    """The tokens with the arguments of ^, _, \\sqrt and \\frac in braces, x^10 as x^{10}. None if malformed."""
     try:
         return list(_group(iter(tokens), 0))
     except _Malformed:

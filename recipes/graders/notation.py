@@ -100,7 +100,7 @@ def rewrite(text: str) -> str:
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """A formula and the unit behind it, in \\text{} or one of physics; the unit in normal form, empty without one."""
+    """A formula and the unit behind it, in \\text{} or one of physics. The unit in normal form, empty without one."""
     if (match := _UNIT.search(text)) and match.start():
         power = f"^{match[3]}" if match[3] else ""
         measured = read_number(f"1 {match[1] or match[2]}{power}")

@@ -31,7 +31,7 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """Facts are tuples of lower-case words; an action is (name with its ?variables, needs, deletes, adds)."""
+    """Facts are tuples of lower-case words. An action is (name with its ?variables, needs, deletes, adds)."""
 
     start: frozenset[Words]
     goal: frozenset[Words]
@@ -83,7 +83,7 @@ def read_problem(text: str) -> Problem:
 
 def read_steps(text: str) -> tuple[str, ...] | None:
     """The steps of a plan, one a line or between commas, semicolons, arrows or "then", numbered or not, as a JSON list,
-    as `move(a, b)` or `(move a b)`; None for a blank text."""
+    as `move(a, b)` or `(move a b)`. None for a blank text."""
     plain = _BULLET.sub("", text.casefold().replace("`", ""))
     spaced = _CALL.sub(lambda call: f"{call[1]} {call[2].replace(',', ' ')};", plain)
     parts = (_BULLET.sub("", part).strip(" .\"'") for part in _SEPARATOR.split(spaced))
@@ -98,7 +98,7 @@ def _facts(raw: object, where: str) -> frozenset[Words]:
 
 
 def _bind(name: Words, words: Words) -> dict[str, str] | None:
-    """What the ?variables of an action's name stand for in a step; None if it is not this action."""
+    """What the ?variables of an action's name stand for in a step. None if it is not this action."""
     if len(name) != len(words):
         return None
     binding: dict[str, str] = {}

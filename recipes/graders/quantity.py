@@ -43,7 +43,7 @@ class Part:
 
 
 def read_quantity(text: str) -> tuple[Part, ...] | None:
-    """A number with its unit, or up to three that are added; None where clean text is neither."""
+    """A number with its unit, or up to three that are added. None where clean text is neither."""
     text = text.rstrip(".,; \n")
     if len(text) > 200:
         return None
@@ -68,7 +68,7 @@ def _read_part(text: str) -> Part | None:
 
 
 def same_quantity(found: tuple[Part, ...], expected: tuple[Part, ...]) -> bool | None:
-    """Whether the two are equal once converted, to within the rounding of a unit's conversion; None where undecided."""
+    """Whether the two are equal once converted, to within the rounding of a unit's conversion. None where undecided."""
     if any(part.quotient for part in found) and not any(part.quotient for part in expected):
         return False
     units = [part.unit for part in expected]

@@ -1,6 +1,6 @@
 """What a formula's tokens are made of: candidates, brackets, relations, intervals, sets and matrices.
 
-Entry points: `split` and `is_group` for any reader of tokens; `canonical` for one form of what is written in several: ±
+Entry points: `split` and `is_group` for any reader of tokens. `canonical` for one form of what is written in several: ±
 as two values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, [[1, 2], [3, 4]] as a matrix.
 """
 
@@ -38,7 +38,7 @@ _COMMANDS_OF_NUMBERS = frozenset({r"\frac", r"\sqrt", r"\pi", r"\infty", r"\cdot
 
 
 def split(tokens: Iterable[str], *separators: str) -> list[list[str]]:
-    """The parts between separators outside brackets; one part where there is none."""
+    """The parts between separators outside brackets. One part where there is none."""
     parts, depth = [[]], 0
     for token in tokens:
         depth += _DEPTH.get(token, 0)
@@ -171,7 +171,7 @@ def _is_constant(tokens: list[str]) -> bool:
 
 
 def _combine_ranges(parts: list[tuple[list[str], list[str], bool]], joints: list[str]) -> list[list[str]]:
-    """`x < 2 or x = 3` as a union; `x > 1 and x < 4` as one interval."""
+    """`x < 2 or x = 3` as a union. `x > 1 and x < 4` as one interval."""
     ranges = [value if INEQUALITIES.intersection(part) or r"\in" in part or not named else [r"\{", *value, r"\}"]
               for part, value, named in parts]
     if set(joints) == {OR}:

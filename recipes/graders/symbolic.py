@@ -78,7 +78,7 @@ class _Reader:
         return self.factors()
 
     def factors(self) -> sympy.Expr:
-        """Factors side by side; a number before a fraction of numbers is a mixed number."""
+        """Factors side by side. A number before a fraction of numbers is a mixed number."""
         first = self.token
         value = self.power()
         if first.isdecimal() and self.token == r"\frac" and self.tokens[self.at - 1] == first:

@@ -131,7 +131,7 @@ def main() -> None:
 
 
 def compare(same: Callable[[object, object], bool], answer: object, gold: object, seconds: float) -> bool | None:
-    """The verdict of a forked child, which tells it by its exit code; None if the alarm or the memory ends it."""
+    """The verdict of a forked child, which tells it by its exit code. None if the alarm or the memory ends it."""
     child = os.fork()
     if not child:
         code = 2

@@ -1,7 +1,7 @@
 """`ApiCalls`: many prompts asked of an `api_client.Service` at once, within limits of money and time.
 
 Every prompt ends as a text or as a `CallError`, whose cause is one of these: "timeout", "connection", "rate_limit"
-(429) and "server" (5xx), each after retries; "auth" (401, 403: no further call in that batch), "request" (any other
+(429) and "server" (5xx), each after retries. "auth" (401, 403: no further call in that batch), "request" (any other
 4xx), "blocked" (no text), "too_long" (cut at `max_tokens`), "unparsable", "spending_limit", "backend".
 """
 

@@ -108,7 +108,7 @@ def call_error(error: BaseException, *keys: str) -> CallError:
 
 
 def _retry_after(response: Any, detail: str) -> float:
-    """Seconds, from the header (a number or a date) or from Gemini's RetryInfo; 0 without either."""
+    """Seconds, from the header (a number or a date) or from Gemini's RetryInfo. 0 without either."""
     headers = getattr(response, "headers", None)
     value = str(headers.get("retry-after", "")) if hasattr(headers, "get") else ""
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
@@ -169,7 +169,7 @@ def gemini(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None
 
 def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None = None,
                       temperature: float | None = None) -> Service:
-    """A model behind OpenAI's chat completions; `base_url` for another endpoint. Raises ImportError without openai,
+    """A model behind OpenAI's chat completions. `base_url` for another endpoint. Raises ImportError without openai,
     ValueError for a key or address that cannot be used."""
     key, endpoint = check_key(key, "the OpenAI key"), _address(base_url or OPENAI)
     try:

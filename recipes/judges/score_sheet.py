@@ -135,7 +135,7 @@ class ScoreSheet:
 
 
 def _pairs(text: str) -> list[tuple[str, Any]]:
-    """The fields of a JSON object, repeated names included; none when it isn't one."""
+    """The fields of a JSON object, repeated names included. None when it isn't one."""
     try:
         return json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError):  # ValueError: also a number of more digits than Python reads

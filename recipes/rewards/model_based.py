@@ -129,7 +129,7 @@ class ThoughtTeacher:
     bias: float
 
     def score(self, features_ND: np.ndarray) -> np.ndarray:
-        """Scores in [0, 1], float64 (N,); NaN for features that are. ValueError for features of another width."""
+        """Scores in [0, 1], float64 (N,). NaN for features that are. ValueError for features of another width."""
         if features_ND.shape[1:] != self.weights_D.shape:
             raise ValueError(f"features of shape {features_ND.shape} for a head of {self.weights_D.shape[0]} weights, "
                              f"trained on {self.model}: use the model that it was trained on")

@@ -45,7 +45,7 @@ class DistillSettings:
 
 
 def completion_logprobs(model: nnx.Module, tokens_BL: jax.Array, length: int, vocabulary: int) -> jax.Array:
-    """Log-probabilities (B, length, vocabulary), float32, of the last `length` tokens; padding is id 0."""
+    """Log-probabilities (B, length, vocabulary), float32, of the last `length` tokens. Padding is id 0."""
     mask_BL = tokens_BL != 0
     positions_BL, causal_BLL = build_positions_from_mask(mask_BL), make_causal_attn_mask(mask_BL)
     logits_BLV, _ = model(tokens_BL, positions_BL, None, causal_BLL)

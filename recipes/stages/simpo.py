@@ -1,7 +1,7 @@
 """SimPO (arXiv 2405.14734): the adapter learns to prefer one completion to another, with Tunix's `DPOTrainer`.
 
 A stage on pairs, each a question with a chosen and a rejected completion. The implicit reward is beta times the mean
-log-probability per token; there is no reference model. gamma is the paper's, in units of the reward. Inputs are ids,
+log-probability per token. There is no reference model. gamma is the paper's, in units of the reward. Inputs are ids,
 because Tunix's string inputs put <bos> before each completion and no stop token after it.
 """
 
@@ -31,7 +31,7 @@ COLUMNS = ("question", "chosen", "rejected")
 
 @dataclass(frozen=True)
 class SimpoSettings:
-    """`steps` updates of `batch_size` pairs, twice as many rows; lengths in tokens, <bos> and stop included.
+    """`steps` updates of `batch_size` pairs, twice as many rows. Lengths in tokens, <bos> and stop included.
 
     `beta` scales the mean log-probabilities and `gamma` is the margin aimed at: the paper has beta 2 to 2.5
     and gamma around half of it. `label_smoothing` is the share of pairs taken to be labelled the wrong way
@@ -90,7 +90,7 @@ def pair_batches(
 def pair_loss(chosen_B, rejected_B, beta: float, gamma: float, label_smoothing: float) -> jax.Array:
     """The loss of each pair, from the mean log-probabilities per token of its two completions.
 
-    -log sigmoid(z) with z = beta (chosen - rejected) - gamma, equation 6 of the paper; with a share
+    -log sigmoid(z) with z = beta (chosen - rejected) - gamma, equation 6 of the paper. With a share
     `label_smoothing` of -log sigmoid(-z), as in its authors' code.
     """
     z_B = beta * (chosen_B - rejected_B) - gamma

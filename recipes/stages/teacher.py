@@ -1,6 +1,6 @@
 """Teacher data: asks a stronger model, or the policy itself, for worked solutions, and records all of it.
 
-Entry points: `api_teacher`, `local_teacher`, `collect`; `traces` says what is kept. All that was asked, answered and
+Entry points: `api_teacher`, `local_teacher`, `collect`. `traces` says what is kept. All that was asked, answered and
 paid is in a run log, so no question is asked again that was answered. A teacher may be told the gold answer, as in STaR
 (arXiv 2203.14465).
 """
@@ -75,7 +75,7 @@ def api_teacher(service: Service, limits: ApiLimits, log: RunLog) -> Teacher:
 
 def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog, *, max_tokens: int = 8192,
                          temperature: float = 1.0) -> Teacher:
-    """The API that a secret switches on; see `api_client.service_from_secrets`. `price`: dollars per million tokens in
+    """The API that a secret switches on. See `api_client.service_from_secrets`. `price`: dollars per million tokens in
     and out, for a model without a known price. Raises ValueError without a key, and as `api_teacher`."""
     service = service_from_secrets(max_tokens=max_tokens, temperature=temperature)
     if service is None:

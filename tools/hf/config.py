@@ -109,7 +109,7 @@ def _short(value: Any, show: Callable[[Any], str] = repr) -> str:
 
 
 def _object(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part that is an object; null is an empty one. Raises ValueError for anything else."""
+    """A part that is an object. Null is an empty one. Raises ValueError for anything else."""
     value = settings.get(name)
     if not isinstance(value, dict | None):
         raise ValueError(f"{name} is {_short(value)}, and must be an object")
@@ -168,7 +168,7 @@ def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
 
 
 def write_config(model: Any, dtype: Any, stop_ids: tuple[int, ...] = ()) -> dict[str, Any]:
-    """The settings of config.json for a Gemma 2 or 3; readable by transformers 4 and 5."""
+    """The settings of config.json for a Gemma 2 or 3. Readable by transformers 4 and 5."""
     config, family = model.config, family_of(model)
     scale = getattr(config, "global_scale_factor", 1.0)
     own = {

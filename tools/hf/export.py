@@ -23,7 +23,7 @@ _POSITIONS = {"gemma2": 8192, "gemma3": 32_768, "gemma3 scaled": 131_072}
 
 
 def export_hf(policy: LoadedModel, folder: str | Path, dtype: Any = None, shard_bytes: int = SHARD_BYTES) -> Path:
-    """The model with its adapter merged, as transformers and its kin read it; `dtype` None keeps the base's.
+    """The model with its adapter merged, as transformers and its kin read it. `dtype` None keeps the base's.
 
     Besides `save_hf`'s files: those of `write_chat`. Of Gemma 2, transformers' default attention (SDPA) leaves out the
     soft cap: load it with attn_implementation="eager".

@@ -29,7 +29,7 @@ def chat_template() -> str:
     """Jinja that renders a user's question as <bos> and `TAGS.prompt(question)`, byte for byte.
 
     The request for the tags is added to each user turn that does not end with it. A system turn goes before the first
-    user turn, as in Gemma's own template; contents may be a text or a list of parts, of which the texts count.
+    user turn, as in Gemma's own template. Contents may be a text or a list of parts, of which the texts count.
     """
     head, tail = TAGS.template.split("{question}")
     request, _, opened = tail.partition("<end_of_turn>\n")

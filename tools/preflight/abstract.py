@@ -1,7 +1,7 @@
 """Models and programs as shapes: what a run would place on its devices, without placing it.
 
 `abstract_model` is a Gemma of `jax.ShapeDtypeStruct`s with the sharding of a run, `Program` a function to lower on such
-shapes. Tunix leaves out its activation constraints where JAX runs on a CPU; for another chip they are put back.
+shapes. Tunix leaves out its activation constraints where JAX runs on a CPU. For another chip they are put back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from reasonkit.models.lora import Float32Lora
 
 @dataclass(frozen=True)
 class Program:
-    """`function(*arguments)`, arguments as shapes; those numbered in `donated` are reused for outputs.
+    """`function(*arguments)`, arguments as shapes. Those numbered in `donated` are reused for outputs.
 
     `resident` are shapes that other programs keep in the same memory meanwhile: they count as arguments.
     """

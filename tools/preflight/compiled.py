@@ -1,6 +1,6 @@
 """Compile the programs of a run before the run: `preflight` gives bytes, FLOP, collectives and the roofline.
 
-Nothing is loaded and nothing runs. The roofline counts HBM traffic; XLA's "bytes accessed" also counts on-chip memory,
+Nothing is loaded and nothing runs. The roofline counts HBM traffic. XLA's "bytes accessed" also counts on-chip memory,
 where prefetched data appears three times. Numbers grow linearly with each period of local and global layers, so it is
 enough to compile two shallow models and extrapolate (benchmarks/RESULTS.md has the error against whole models).
 """
@@ -31,7 +31,7 @@ REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # libtpu, of a p
 
 @dataclass(frozen=True)
 class ProgramStats:
-    """A compiled program; bytes and FLOP are one device's. None means that the compiler refused it without saying.
+    """A compiled program. Bytes and FLOP are one device's. None means that the compiler refused it without saying.
 
     `fixed` are the bytes of the arguments that do not depend on the rows. `needed` bytes are in HBM at once: arguments,
     what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` is the HBM traffic: its
@@ -101,7 +101,7 @@ def preflight(
 
     "sft" and "simpo" are their train steps, "grpo" its own and the reference's pass, "rollout" the prefill and one
     decode step, "judge" its prefill. The configs are Tunix's, with `shd_config` and `remat_config` as in the run;
-    `judge_config` may be None without the judge. `dtype` is the weights', None as in `load`; with `judge_int8` the
+    `judge_config` may be None without the judge. `dtype` is the weights', None as in `load`. With `judge_int8` the
     judge's are as in `quantize_int8`. Unless `whole`, models of two `depths` are compiled and extrapolated.
 
     Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or no judge.
@@ -127,7 +127,7 @@ def preflight(
 
 
 def depths(config: Any) -> tuple[int, int]:
-    """Two numbers of layers, one period of local and global attention apart; whole periods more make all layers."""
+    """Two numbers of layers, one period of local and global attention apart. Whole periods more make all layers."""
     period = len(gemma3.GEMMA3_ATTENTION_PATTERN) if isinstance(config, gemma3.ModelConfig) else 2
     low = config.num_layers % period or period
     return low, low + period

@@ -75,7 +75,7 @@ class Forecast:
     def corrected(self, log_rows: Sequence[dict]) -> Forecast:
         """At the speed that steps in the log had: each stage's own, the last one's for those without.
 
-        A stage's first three steps compile and don't count; with fewer than five others it has no speed yet.
+        A stage's first three steps compile and don't count. With fewer than five others it has no speed yet.
         """
         measured, efficiency = {}, self.efficiency
         for stage, steps in self.steps.items():
@@ -213,7 +213,7 @@ def at_hand(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], fol
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0 when all fits in memory with a tenth free, 1 when something does not."""
+    """The command line. Returns 0 when all fits in memory with a tenth free, 1 when something does not."""
     parser = argparse.ArgumentParser("tools.preflight.forecast", description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=recipe_names(), default="g_rar")
     parser.add_argument("--profile", choices=[name for name in PROFILES if not PROFILES[name].devices],

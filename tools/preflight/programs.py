@@ -60,7 +60,7 @@ class Run:
 
     @cached_property
     def adapter(self) -> nnx.State:
-        """The trained one; the reference's is another of the same shape."""
+        """The trained one. The reference's is another of the same shape."""
         return nnx.state(self.policy, nnx.LoRAParam)
 
     @cached_property
