@@ -46,7 +46,7 @@ def longer(patch):
 
     def once(*args):
         placed = shard(*args)
-        assert placed.input_tokens.shape[0] == smoke.sft.batch_size
+        assert placed["tokens_BL"].shape[0] == smoke.sft.batch_size
         return placed
 
     patch.setitem(PROFILES, "smoke", replace(smoke, sft=replace(smoke.sft, steps=STEPS)))
