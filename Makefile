@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo kaggle test parity faults lint lines notebooks preflight bench assets clean
+.PHONY: help demo kaggle test parity faults lint lines notebooks rendered preflight bench assets clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -25,7 +25,7 @@ PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:
-	@sed -n '1,5s/^# //p' Makefile; echo "also: make faults lint lines notebooks preflight bench assets clean"
+	@sed -n '1,5s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered preflight bench assets clean"
 
 # A name on the PATH may be a broken shim or another version, so take the first that runs and fits.
 $(PY):
@@ -102,6 +102,12 @@ lint: $(DEV_STAMP)
 
 lines:
 	@python3 benchmarks/lines.py
+
+# The last run's notebooks with their outputs. The README says which run and which commit they are of.
+rendered:
+	! grep -l '"output_type": "error"' artifacts/notebooks/0[1-4]_*.ipynb
+	mkdir -p notebooks/rendered
+	cp artifacts/notebooks/0[1-4]_*.ipynb notebooks/rendered/
 
 notebooks: $(RUN_STAMP)
 	$(PY) notebooks/build.py build

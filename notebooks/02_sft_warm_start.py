@@ -123,7 +123,7 @@ loss_mask(train, policy.tokenizer, profile.sft.max_length)
 
 # %%
 reasons = {"steps": "enough for the tags. The loss is flat long before the end",
-           "batch_size": "rows per step, as many as fit the chips",
+           "batch_size": "sequences per step, as many as fit the chips",
            "max_length": "tokens of prompt and completion. Longer rows are left out, never cut",
            "pack": "several rows in one line of the batch, each seeing only itself, so that less is padding",
            "learning_rate": "a LoRA needs about ten times that of a full fine-tune",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 
@@ -73,7 +74,10 @@ def test_no_numeral_is_too_long_to_be_wrong(form, digits):
 def test_a_short_answer_takes_no_time(kind, unit):
     """A pattern within a pattern doubles its time with every character, where a limit of length comes too late."""
     check(None, GOLD[kind], kind)
+    gc.disable()  # a collection of all that the whole suite has left takes a second
     start = time.process_time()
     for first, last in (("", "x"), ("A ", "^"), ("(", "!"), ("1 ", "}"), ("5", " y z")):
         check(f"{first}{(unit * 22)[:22]}{last}", GOLD[kind], kind)
-    assert time.process_time() - start < 0.25
+    took = time.process_time() - start
+    gc.enable()
+    assert took < 0.25
