@@ -20,7 +20,7 @@ from reasonkit.data.loading import Reached
 from reasonkit.data.screening import completion_length, prompt_length
 from reasonkit.data.sources import Source
 from reasonkit.show.data_card import values_of
-from reasonkit.show.figures import COLOURS, Curves, colour_tags, label, visible
+from reasonkit.show.figures import COLOURS, INK, Curves, colour_tags, label, style_axes, visible
 from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS, is_blank
 
@@ -56,12 +56,12 @@ def step_figure(ledger: Ledger) -> Curves:
     steps, before, after = zip(*ledger.steps, strict=True)
     figure = Curves(figsize=(7, 0.6 + 0.27 * len(steps)), layout="constrained")
     axes = figure.add_subplot()
-    axes.barh(range(len(steps)), before, 0.7, color="#d8dee6", label="before")
-    axes.barh(range(len(steps)), after, 0.7, color=COLOURS[0], label="after")
+    axes.barh(range(len(steps)), before, 0.7, color=INK, alpha=0.3, label="before")
+    axes.barh(range(len(steps)), after, 0.7, color=COLOURS[2], label="after")
     axes.set_yticks(range(len(steps)), list(map(label, steps)), fontsize=8)
     axes.invert_yaxis()
-    axes.legend(fontsize=7, frameon=False, loc="lower right", ncols=2)
-    _tidy(axes, "rows")
+    axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="lower right", ncols=2)
+    _tidy(axes, "", "rows")
     return figure
 
 
@@ -149,20 +149,17 @@ def length_figure(lengths: Sequence[Length], prompt: int, completion: int) -> Cu
             if some:
                 low, middle, high = np.percentile(some, (5, 50, 95))
                 axes.plot([low, high], [place, place], color=COLOURS[2], linewidth=3, alpha=0.5)
-                axes.plot([middle], [place], "o", color=COLOURS[0], markersize=4)
+                axes.plot([middle], [place], "o", color=COLOURS[2], markersize=5)
         axes.axvline(limit, color=COLOURS[1], linewidth=1.2)
-        axes.set_title(f"{name}, limit {limit}", loc="left", fontsize=9)
         axes.set_yticks(range(len(domains)), list(map(label, domains)), fontsize=8)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(ScalarFormatter())
-        _tidy(axes, "tokens")
+        _tidy(axes, f"{name}, limit {limit}", "tokens")
     return figure
 
 
-def _tidy(axes, name: str) -> None:
-    axes.set_xlabel(name, fontsize=8, color="#666666")
-    axes.tick_params(labelsize=8, colors="#444444", length=2)
-    axes.spines[["top", "right"]].set_visible(False)
+def _tidy(axes, title: str, axis: str) -> None:
+    style_axes(axes, title, axis)
     for text in axes.get_yticklabels():
         text.set_parse_math(False)
 

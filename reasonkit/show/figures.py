@@ -132,7 +132,7 @@ def dots(panels: Mapping[str, Mapping[str, Sequence[float]]], points: bool = Fal
     figure = Curves((2.0 + max(4.6, 2.3 * len(panels)), 0.8 + 0.32 * rows))
     for place, (title, found) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(1, len(panels), place)
-        _style(axes, title, "points" if points else "%")
+        style_axes(axes, title, "points" if points else "%")
         for row, (mean, low, high, *_) in enumerate(found.values()):
             axes.plot([100 * low, 100 * high], [row, row], color=COLOURS[0], linewidth=2.0)
             axes.plot(100 * mean, row, "o", color=COLOURS[0])
@@ -175,7 +175,8 @@ def _parts(mesh: Mesh, gathered: bool) -> list[str]:
             for row in range(1, rows + 1) for part in range(1, columns + 1)]
 
 
-def _style(axes: Axes, title: str, axis: str) -> None:
+def style_axes(axes: Axes, title: str, axis: str) -> None:
+    """The look of all figures: ink that follows the page, no frame, and names drawn as they are."""
     axes.set_title(label(title), loc="left", fontsize=10, color=INK, parse_math=False)
     axes.set_xlabel(axis, fontsize=8, color=INK)
     axes.tick_params(labelsize=8, color=INK, labelcolor=INK, length=2)
@@ -194,7 +195,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
             axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.3)
         axes.plot(x, y if short else _running_mean(y), color=colour, linewidth=1.6, marker="." if short else None,
                   linestyle="--" if name in panel.dashed else "-", label=label(name))
-    _style(axes, panel.title, panel.axis)
+    style_axes(axes, panel.title, panel.axis)
     axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.8)
     axes.margins(x=0.01)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
