@@ -19,6 +19,7 @@ import nbformat
 import pytest
 
 from reasonkit.data.problems import make_problem
+from reasonkit.data.rows import read_rows
 from reasonkit.eval.evaluate import EvalResult
 from reasonkit.models.load import load
 from reasonkit.text.tags import TAGS
@@ -82,9 +83,8 @@ def test_from_a_file_of_questions_to_a_reply_in_transformers(path, ask, folder, 
     with capsys.disabled():
         print(f"\nfrom a CSV to a reply in transformers: {len(said)} commands, {minutes:.1f} minutes")
     assert len(said) <= 8
-    rows = [json.loads(line) for file in (folder / "artifacts/data").glob("*.jsonl")
-            for line in file.read_text().splitlines()]
-    assert {row["question"] for row in rows} == {problem.question for problem in PROBLEMS}
+    asked = {question for file in (folder / "artifacts/data").glob("*.parquet") for question in read_rows(file)["question"]}
+    assert asked == {problem.question for problem in PROBLEMS}
     notebook = nbformat.read(folder / "artifacts/notebooks/04_evaluation.ipynb", as_version=4)
     shown = [output.data["text/html"] for cell in notebook.cells if "ask.show" in cell.source
              for output in cell.outputs if "text/html" in output.get("data", {})]
