@@ -84,7 +84,8 @@ def test_from_a_file_of_questions_to_a_reply_in_transformers(path, ask, folder, 
         print(f"\nfrom a CSV to a reply in transformers: {len(said)} commands, {minutes:.1f} minutes")
     assert len(said) <= 8
     files = (folder / "artifacts/data").glob("*.parquet")
-    assert {question for file in files for question in read_rows(file)["question"]} == {problem.question for problem in PROBLEMS}
+    asked = {question for file in files for question in read_rows(file)["question"]}
+    assert asked == {problem.question for problem in PROBLEMS}
     notebook = nbformat.read(folder / "artifacts/notebooks/04_evaluation.ipynb", as_version=4)
     shown = [output.data["text/html"] for cell in notebook.cells if "ask.show" in cell.source
              for output in cell.outputs if "text/html" in output.get("data", {})]
