@@ -117,7 +117,7 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
                 row["family"] = row["domain"] = route(row["question"]) or GENERAL
             name = source.rubric or row["domain"]
             if name not in rubrics:
-                rubrics[name] = rubric_of(recipe, name)
+                rubrics[name] = domain_rubric(recipe, name)
             row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(rubrics[name], row["reasoning"]))
             count += 1
             yield row
@@ -157,7 +157,7 @@ def _family_rows(source: Family, seed: int) -> Iterator[Row]:
                "licence": source.licence, "made": "yes"}
 
 
-def rubric_of(recipe: DataRecipe, name: str) -> tuple[Criterion, ...]:
+def domain_rubric(recipe: DataRecipe, name: str) -> tuple[Criterion, ...]:
     """The rubric of the rows of a domain that have none of their own: of the file of its name, else the recipe's."""
     return load_domain(name).rubric if (DOMAINS / f"{name}.toml").is_file() else recipe.rubric
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 from datasets import Dataset
 from pyarrow.parquet import read_table
 
-from reasonkit.data.screening import COLUMNS, POSED, prompt_length, row_fault
+from reasonkit.data.screening import COLUMNS, is_worked, prompt_length, row_fault
 from reasonkit.session import files
 from reasonkit.session.files import preview
-from reasonkit.text.tags import TAGS, is_blank, printable
+from reasonkit.text.tags import TAGS, printable
 
 WINDOW = 4096  # rows that are packed together
 GRPO_COLUMNS = ("id", "question", "answer", "kind", "rubric")
@@ -100,7 +100,7 @@ def sft_pairs(rows: Dataset, tokenizer, max_length: int) -> list[tuple[list[int]
     """
     pairs = []
     for row in rows:
-        if row_fault(row) or is_blank(row["reasoning"]) or is_blank(row["answer"]) or row["kind"] in POSED:
+        if row_fault(row) or not is_worked(row):
             continue
         prompt = [tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(row["question"]))]
         text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])

@@ -107,9 +107,14 @@ def prompt_length(question: str, tokenizer) -> int:
     return 1 + len(tokenizer.encode(TAGS.prompt(question)))
 
 
+def is_worked(row: Mapping[str, str]) -> bool:
+    """Whether a row has what SFT imitates: reasoning, and an answer that is no problem to solve."""
+    return not (is_blank(row["reasoning"]) or is_blank(row["answer"]) or row["kind"] in POSED)
+
+
 def completion_length(row: Mapping[str, str], tokenizer) -> int:
     """Tokens of the completion that SFT imitates, with its stop token. 0 for a row that it leaves out."""
-    if is_blank(row["reasoning"]) or is_blank(row["answer"]) or row["kind"] in POSED:
+    if not is_worked(row):
         return 0
     return len(tokenizer.encode(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))) + 1
 

@@ -32,7 +32,7 @@ from reasonkit.models.lora import lora_state
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.rules import RewardFn
 from reasonkit.session.run_log import NullLog
-from reasonkit.show.figures import COLOURS, colour_tags, escape, number
+from reasonkit.show.figures import COLOURS, block, escape, number
 from reasonkit.show.report import Html, comparison_table, results_table, table
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train.policy_loss import loss_config
@@ -43,10 +43,6 @@ FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
 
 Parts = Sequence[tuple[RewardFn, float]]
 Adapter = Path | tuple[Path, int] | None  # a folder, for its last step; a folder and a step; None: the base model
-
-
-def _block(text: str) -> Markup:
-    return Markup("<pre>{}</pre>").format(colour_tags(text))
 
 
 def _cell(value: object) -> str:
@@ -88,7 +84,7 @@ def reward_example(parts: Parts, row: Mapping[str, Any]) -> Html:
                       max_no_signal=1.0)(prompts, texts, 2, **columns)
     lines = [[part.__name__, f"{weight:g}", *map(_cell, found[part.__name__])] for part, weight in parts]
     return table(["", "weight", "worked solution", "bare answer"],
-                 [["completion", "", *map(_block, texts)], *lines, ["total", "", *map(_cell, total)]],
+                 [["completion", "", *map(block, texts)], *lines, ["total", "", *map(_cell, total)]],
                  f"Asked: {row['question']}", mark_last=True)
 
 
@@ -100,10 +96,10 @@ def group_table(group: Mapping[str, Any], settings: GrpoSettings) -> Html:
     totals_N = np.array(list(map(number, group["totals"])))
     name = loss_config(settings, len(totals_N)).advantage_estimator
     advantages_N = function_registry.get_advantage_estimator(name)(rewards=totals_N, num_generations=len(totals_N))
-    lines = [[_block(group["completions"][n]), *(_cell(values[n]) for values in group["parts"].values()),
+    lines = [[block(group["completions"][n]), *(_cell(values[n]) for values in group["parts"].values()),
               _cell(totals_N[n]), f"{advantages_N[n]:+.2f}"] for n in np.argsort(-totals_N, kind="stable")]
     parts = [f"{name} × {group['weights'][name]:g}" for name in group["parts"]]
-    return Html(_block(group["prompt"]) + table(
+    return Html(block(group["prompt"]) + table(
         ["completion", *parts, "total", "advantage"], lines,
         f"The totals have mean {totals_N.mean():.2f} and standard deviation {totals_N.std(ddof=1):.2f}. A part with "
         "weight 0 is only logged."))
@@ -138,7 +134,7 @@ class Ask:
         for adapter in self._adapters.values():
             with adapter_in(self._model, adapter):
                 answers += self._generate([TAGS.prompt(neutralise(question))])
-        return table([*self._adapters], [[_block(answer) for answer in answers]], f"Asked: {question}")
+        return table([*self._adapters], [[block(answer) for answer in answers]], f"Asked: {question}")
 
     def show(self, example: str) -> None:
         """The answers to `example`, and below them a box for other questions where a front end can show one."""

@@ -20,7 +20,7 @@ from reasonkit.data.loading import Reached
 from reasonkit.data.screening import completion_length, prompt_length
 from reasonkit.data.sources import Source
 from reasonkit.show.data_card import values_of
-from reasonkit.show.figures import COLOURS, INK, Curves, colour_tags, label, style_axes, visible
+from reasonkit.show.figures import COLOURS, INK, Curves, block, label, style_axes, visible
 from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS, is_blank
 
@@ -171,7 +171,7 @@ def row_table(rows: Dataset, count: int = 5) -> Html:
     for row in ordered:
         firsts.setdefault(row.get("domain", row["family"]), row)
     chosen = list({row["id"]: row for row in [*firsts.values(), *ordered]}.values())[:count]
-    cells = [[f"{row.get('domain', row['family'])}, {row['kind']}", _block(row["question"]), _block(_completion(row))]
+    cells = [[f"{row.get('domain', row['family'])}, {row['kind']}", block(row["question"]), block(_completion(row))]
              for row in chosen]
     return table(["domain, kind", "question", "completion"], cells, "Rows without worked steps show only their answer.")
 
@@ -179,7 +179,3 @@ def row_table(rows: Dataset, count: int = 5) -> Html:
 def _completion(row: Mapping[str, str]) -> str:
     answer = row["answer"] if not is_blank(row["answer"]) else "(open: a judge scores it)"
     return answer if is_blank(row["reasoning"]) else TAGS.render(reasoning=row["reasoning"], answer=answer)
-
-
-def _block(text: str) -> Markup:
-    return Markup("<pre>{}</pre>").format(colour_tags(text))

@@ -68,6 +68,11 @@ def label(name: object) -> str:
     return f" {text}" if text.startswith("_") or not text else text
 
 
+def block(text: object) -> Markup:
+    """`text` as it is, with its tags coloured."""
+    return Markup("<pre>{}</pre>").format(colour_tags(text))
+
+
 def number(value: object) -> float:
     """A logged value as a float, NaN where it cannot be drawn."""
     return float(value) if isinstance(value, (int, float)) and abs(value) < LARGEST else np.nan

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
-from reasonkit.data.curation import rubric_of
+from reasonkit.data.curation import domain_rubric
 from reasonkit.data.problems import DataRecipe, load_recipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
 from reasonkit.models.mesh import ROOM, Plan
@@ -182,7 +182,8 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
 
 def criteria_of(data: DataRecipe) -> int:
     """How many criteria the longest rubric of a data recipe has. A data set may bring longer ones in its rows."""
-    return max([len(data.rubric), *(len(rubric_of(data, source.rubric or source.domain)) for source in data.sources)])
+    names = {source.rubric or source.domain for source in data.sources}
+    return max([len(data.rubric), *(len(domain_rubric(data, name)) for name in names)])
 
 
 def _judged(profile: Profile, criteria: int) -> tuple[int, int]:
