@@ -189,11 +189,11 @@ _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_ran
 
 # Lengths are those of the winning runs. SFT packs: Kaggle's 16 sequences hold 30 to 50 worked solutions, if those
 # have 300 to 500 tokens, which is an estimate. On a CPU it does not: the tiny model's sequences hold only 1.2 toy
-# problems, and the 270M's steps would take longer. Rows per call and per pass fit v5e chips with replicated weights.
-# With a judge on chips of its own a step is sampled in two calls, and the first call's completions are judged during
-# the second. Rank 32 is enough for RL, and a LoRA needs ten times the learning rate of a full fine-tune ("LoRA
-# without regret", TRL: 2e-4 in SFT, from 1e-5 in RL). SFT has half of it, because qwix starts A 2.4 times as far out
-# as PEFT. beta is the second winner's, for k3.
+# problems, and the small real model was only run on padded rows. Rows per call and per pass fit v5e chips with
+# replicated weights. With a judge on chips of its own a step is sampled in two calls, and the first call's
+# completions are judged during the second. Rank 32 is enough for RL, and a LoRA needs ten times the learning rate of
+# a full fine-tune ("LoRA without regret", TRL: 2e-4 in SFT, from 1e-5 in RL). SFT has half of it, because qwix starts
+# A 2.4 times as far out as PEFT. beta is the second winner's, for k3.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
               remat=True, api_dollars=5.0)
 
