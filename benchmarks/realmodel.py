@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
 import jax  # noqa: E402
-from build import NOTEBOOKS, read_source  # noqa: E402
+from build import notebooks_of  # noqa: E402
+from parameters import read_source  # noqa: E402
 
 from reasonkit.config import PROFILES, Profile  # noqa: E402
 from reasonkit.eval.evaluate import EvalResult  # noqa: E402
@@ -37,14 +38,14 @@ def two_steps(profile: Profile) -> Profile:
 
 
 def notebooks(profile: str, recipe: str, seed: int) -> Run:
-    """Every code cell of the four, as a session that runs them in one kernel would. They run in this process, because
-    it then reads its own peak memory and its devices'."""
+    """Every code cell of the recipe's notebooks, as a session that runs them in one kernel would. They run in this
+    process, because it then reads its own peak memory and its devices'."""
     names = {"PROFILE": profile, "RECIPE": recipe, "SEED": seed}
-    for notebook in NOTEBOOKS:
-        for number, cell in enumerate(read_source(ROOT / "notebooks" / f"{notebook}.py").cells):
+    for notebook in notebooks_of(recipe):
+        for number, cell in enumerate(read_source(notebook).cells):
             given = "parameters" in cell.metadata.get("tags", ()) or cell.source.strip() == "# {{setup}}"
             if cell.cell_type == "code" and not given:
-                exec(compile(cell.source, f"{notebook}, cell {number}", "exec"), names)
+                exec(compile(cell.source, f"{notebook.stem}, cell {number}", "exec"), names)
     return names["run"]
 
 

@@ -15,7 +15,7 @@
 #
 # **What to expect:** the loss falls and levels off within the first third of the steps. In the demo the format goes from
 # 0 to 100 %, and content accuracy *falls* from 66 to 54 %: most of its traces skip the steps on purpose, and the model
-# learns that too. GRPO wins it back.
+# learns that too. The recipe's later stages win it back.
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the data of notebook 1.
@@ -56,7 +56,7 @@ from reasonkit.train.sft import sft, validation_loss
 # %%
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
-profile, manifest = run.profile, run.manifest("data")
+profile, inputs = run.profile, run.inputs("sft")
 train, validation = (read_rows(run.stage("data") / f"{name}.parquet") for name in ("train", "validation"))
 print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes left")
 
@@ -142,7 +142,6 @@ report.table(["setting", "value", "why"], [[name, getattr(profile.sft, name), wh
 log = run.log("sft")
 board = Dashboard(log, run.budget, "SFT warm start", profile.sft.steps)
 board.show()
-inputs = {"train": run.stage("data") / "train.parquet"}
 if run.begin("sft", policy.folder, inputs):
     result = sft(policy, plan.policy, train, profile.sft, run.budget, log, run.checkpoints, SEED, board.update)
     run.hand_over("sft", policy.model, result, inputs)
@@ -170,7 +169,7 @@ report.side_by_side(answers, most=3)
 # %% [markdown]
 # ## Next
 #
-# GRPO continues with this adapter. If the stage was stopped, the next cell says how to resume it.
+# The recipe's next stage continues with this adapter. If this one was stopped, the next cell says how to resume it.
 
 # %%
 warm = run.manifest("sft")

@@ -9,12 +9,12 @@
 # %% [markdown]
 # # 3 · GRPO with a judge
 #
-# After notebook 2 the model keeps the format. Now it practises. For each question it generates a group of completions, a
+# After SFT the model keeps the format. Now it practises. For each question it generates a group of completions, a
 # reward scores them, and the adapter moves towards the better ones (GRPO, arXiv 2402.03300). The recipe `g_rar` has three
 # rewards: the **format** (a penalty, never a bonus), the **exact answer**, and a **rubric** that a second model scores on
 # the other half of the chips. The recipe `idea_e` needs no judge: it compares the words of the reasoning with the question.
 #
-# **What comes in:** notebook 2's adapter. **What comes out:** the adapter to submit.
+# **What comes in:** the adapter of the recipe's stage before, if it has one. **What comes out:** a better one.
 #
 # **What to expect.** The demo with seed 0, each step with 96 completions:
 #
@@ -74,7 +74,7 @@ from reasonkit.rewards.mix import RewardMix
 # frees the chips if an earlier run was stopped in this kernel
 policy = judge_model = rate = judge = parts = reward = generate = probe = None
 run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
-profile, recipe, warm = run.profile, run.recipe, run.manifest("sft")
+profile, recipe, inputs = run.profile, run.recipe, run.inputs("grpo")
 train, validation = (read_rows(run.stage("data") / f"{name}.parquet") for name in ("train", "validation"))
 print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 
@@ -82,7 +82,7 @@ print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 # ## The chips
 #
 # Policy, reference and rollout share one half of the chips, and the judge has the other half. The reference costs no
-# second copy of the base model, because it is the adapter that SFT left, on the same frozen weights. Without a local
+# second copy of the base model, because it is the adapter as it comes in, on the same frozen weights. Without a local
 # judge the policy has all the chips. On a single chip they take turns.
 
 # %% [markdown] tags=["clone"]
@@ -118,8 +118,8 @@ if jax.default_backend() == "tpu":
 policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
               remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
-step = checkpoints.restore_lora(policy.model, run.stage("sft") / "adapter")
-print(f"{policy.name} with the adapter of step {step}")
+start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
+print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.name} with a new adapter, which is zero")
 
 # %% [markdown]
 # ## The judge
@@ -194,7 +194,7 @@ reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "n
 # $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t}) - \beta\,m_i\,(e^{d} - d - 1) \Big],
 # \qquad d = \log \pi_{ref}(o_{i,t}) - \log \pi(o_{i,t}).$$
 #
-# The last term keeps the policy close to the reference, the adapter that SFT left. $m_i$ is 1 in a group whose rewards
+# The last term keeps the policy close to the reference, the adapter as it came in. $m_i$ is 1 in a group whose rewards
 # differ and 0 otherwise. Tunix's default for this term is $-d$, which does not do that: its gradient does not contain the
 # reference, and it makes completions longer under any reward. `LossSettings` in `reasonkit/config.py` explains each
 # setting.
@@ -235,12 +235,11 @@ from reasonkit.show.dashboard import Dashboard
 
 board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
 board.show()
-inputs = {"train": run.stage("data") / "train.parquet", "adapter": run.stage("sft") / "adapter"}
 code = code_sha256(part for part, _ in parts)
 if run.begin("grpo", policy.folder, inputs, rewards=weights, curriculum=recipe.curriculum, code=code,
              judge=judge.identity if judge else None):
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
-                  warm["extra"]["checkpoint_step"], on_step, curriculum)
+                  start, on_step, curriculum)
     run.hand_over("grpo", policy.model, result, inputs, reward=(log.last("reward") or {}).get("mean"),
                   judge_failures=judge.failures if judge else {})
 else:

@@ -9,15 +9,15 @@
 # %% [markdown]
 # # 4 · Evaluation
 #
-# Did training help? The base model, the model after SFT and the model after GRPO answer the same test questions, which
-# no stage was trained on. Decoding is greedy, as the competition's judges decode. Every figure has a 95 % interval, and
+# Did training help? The base model and the model after each stage of the recipe answer the same test questions, which no
+# stage was trained on. Decoding is greedy, as the competition's judges decode. Every figure has a 95 % interval, and
 # stages are compared question by question.
 #
-# **What to expect in the demo:** accuracy rises from about 54 % after SFT to about 73 % after GRPO, and step accuracy
+# **What to expect in the demo** of `g_rar`**:** accuracy rises from about 54 % after SFT to about 73 % after GRPO, and step accuracy
 # from about 12 % to about 89 %. The base model has 0 % because it writes no tags. By content it is right in about 66 %.
 
 # %% [markdown] tags=["clone"]
-# - **Input:** the data of notebook 1 and the adapters of notebooks 2 and 3.
+# - **Input:** the data of notebook 1 and the adapters of the stages.
 # - **Output:** `artifacts/report.html`, and a check that the judges will load the adapter that was evaluated here.
 # - **What to change:** the number of test problems is in the profile (`rows`, in `reasonkit/config.py`). Half the width
 #   of an interval takes four times the problems.
@@ -40,6 +40,7 @@ SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of
 from dataclasses import replace
 
 import jax
+from reasonkit.config import STAGES
 from reasonkit.data.rows import read_rows
 from reasonkit.eval.evaluate import compare_paired, evaluate
 from reasonkit.models import checkpoints, lora, placement
@@ -55,7 +56,8 @@ from reasonkit.train import rollout
 # %%
 policy = generate = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
-profile, manifests = run.profile, [run.manifest(stage) for stage in ("data", "sft", "grpo")]
+profile, trained = run.profile, run.recipe.trained
+manifests = [run.manifest(stage) for stage in ("data", *trained)]
 test = read_rows(run.stage("data") / "test.parquet")
 print(*cut_short(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
 
@@ -67,9 +69,9 @@ limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=p
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
 
 # %% [markdown]
-# ## Three stages, the same questions
+# ## All stages, the same questions
 #
-# A new adapter is zero, so the first stage is the base model. There are four measures:
+# A new adapter is zero, so the first column is the base model. There are four measures:
 #
 # - **Accuracy:** the answer in the answer tag is right.
 # - **By content:** as accuracy, but a completion without the tag counts by what it says last. The base model was never
@@ -89,12 +91,12 @@ report.table(["setting", "value", "why"], [
     ["eval_batch", profile.eval_batch, "completions at once, as many as fit the chips"]], "")
 
 # %%
-results = {}
-for name, stage in (("base model", None), ("after SFT", "sft"), ("after GRPO", "grpo")):
-    if stage:
-        checkpoints.restore_lora(policy.model, run.stage(stage) / "adapter")
-    results[name] = evaluate(generate, test, profile.eval_batch)
-    print(f"{name}: {results[name]}")
+results = {"base model": evaluate(generate, test, profile.eval_batch)}
+for stage in trained:
+    checkpoints.restore_lora(policy.model, run.stage(stage) / "adapter")
+    results[f"after {STAGES[stage].title}"] = evaluate(generate, test, profile.eval_batch)
+for name, result in results.items():
+    print(f"{name}: {result}")
 report.results_table(results, cut_short(manifests))
 
 # %%
@@ -109,10 +111,15 @@ dots({name: {stage: getattr(result, measure) for stage, result in results.items(
 # is compared by content, because it was never shown the tags.
 
 # %%
-before, warm, after = results.values()
-comparisons = {"content accuracy, GRPO against base": compare_paired(before, after, "content"),
-               "accuracy, GRPO against SFT": compare_paired(warm, after),
-               "step accuracy, GRPO against SFT": compare_paired(warm, after, "steps")}
+from itertools import pairwise
+
+base, *_, last = results.values()
+titles = [STAGES[stage].title for stage in trained]
+comparisons = {f"content accuracy, {titles[-1]} against base": compare_paired(base, last, "content")}
+for one, two in pairwise(titles):
+    before, after = results[f"after {one}"], results[f"after {two}"]
+    comparisons[f"accuracy, {two} against {one}"] = compare_paired(before, after)
+    comparisons[f"step accuracy, {two} against {one}"] = compare_paired(before, after, "steps")
 report.comparison_table(comparisons)
 
 # %%
@@ -129,7 +136,7 @@ report.family_table(results)
 # %% [markdown]
 # ## What the completions look like
 #
-# The three stages side by side. The problems are chosen by a fixed rule, not by hand.
+# The stages side by side. The problems are chosen by a fixed rule, not by hand.
 
 # %%
 report.side_by_side(results)
@@ -148,7 +155,7 @@ report.failure_table(results)
 # this cell fails.
 
 # %%
-pairs = [(row["question"], row["completion"]) for row in results["after GRPO"].samples[:8]]
+pairs = [(row["question"], row["completion"]) for row in last.samples[:8]]
 print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, model=str(policy.folder),
                         dtype=profile.dtype, rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
 
@@ -168,7 +175,7 @@ run.finish("evaluation", inputs={"test": run.stage("data") / "test.parquet"}, mi
 manifests.append(run.manifest("evaluation"))
 
 # %%
-logs = run.log("sft"), run.log("grpo"), RunLog(run.stage("grpo") / "verdicts.jsonl")
+logs = [*map(run.log, trained), RunLog(run.stage("grpo") / "verdicts.jsonl")]
 rows = [row for log in logs for row in log.read()]
 path = report.write_report(run.folder / "report.html", results, comparisons, manifests, rows,
                            sum(log.skipped for log in logs))
@@ -183,7 +190,7 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 # %%
 from reasonkit.show.completions import Ask
 
-ask = Ask(policy.model, generate, {"base model": None, "trained": run.stage("grpo") / "adapter"})
+ask = Ask(policy.model, generate, {"base model": None, "trained": run.stage(trained[-1]) / "adapter"})
 ask.show(test["question"][0])
 
 # %% [markdown] tags=["clone"]

@@ -3,10 +3,12 @@
 The `.py` files (py:percent) are the truth. Every `.ipynb` is generated, with the same bytes each time. A cell
 `# {{setup}}` stands for `setup.py` with the pins of requirements.txt, `# {{library}}` for the files that the notebook
 and its recipe need, and `# {{notebook NAME}}` for that notebook's cells, without those that are tagged `clone`.
+`# {{stages}}` stands for the notebooks of the recipe's stages.
 
     python notebooks/build.py build                # write all notebooks
-    python notebooks/build.py run --set SEED=1     # execute 01 to 04 in order
+    python notebooks/build.py run --set SEED=1     # execute those of the recipe in order
     python notebooks/build.py run notebooks/submission.ipynb --cwd /tmp/empty
+    python notebooks/build.py submission --set RECIPE=pinocchio    # build/submission_pinocchio.ipynb
 """
 
 from __future__ import annotations
@@ -19,20 +21,24 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import jupytext
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
+from parameters import BuildError, parameter, read_source, set_of_each, set_parameters
 from runner import Runner
 
+from reasonkit.config import STAGES
+from reasonkit.session.setup import find_recipe
+
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ("01_data_curation", "02_sft_warm_start", "03_grpo_with_judge", "04_evaluation")
-OPTIONAL = ("01b_teacher_data",)  # stages that only some recipes have: built, and run by name
+RECIPE = "g_rar"  # that of a notebook in which nobody has set another
+STAGE_OF = {stage.notebook: name for name, stage in STAGES.items()}
 TEMPLATE, SUBMISSION, SETUP, ATTACHED = "submission_template", "submission", "setup", "attached"
 LEFT_OUT = {"parameters", "clone"}  # tags of cells that a submission does without
 HIDDEN = {"_kg_hide-input": True}  # Kaggle folds the source of such a cell
@@ -44,19 +50,6 @@ BY_NAME = ("data_recipes/{}.toml", "data_recipes/rubrics/{}.toml", "data_recipes
            "recipes/graders/{}.py")
 MARKER = re.compile(r"# \{\{(\w+)(?: (\w+))?\}\}")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class BuildError(ValueError):
-    """A source, a marker or a parameter that cannot be built. The message says which and what to do."""
-
-
-def read_source(path: Path) -> NotebookNode:
-    """The notebook of a py:percent file or of an `.ipynb`. BuildError if it is missing."""
-    if not path.is_file():
-        raise BuildError(f"{path} does not exist: notebooks are written as py:percent files beside build.py")
-    if path.suffix == ".ipynb":
-        return nbformat.read(path, as_version=4)
-    return jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
 
 
 def modules(source: str) -> set[str]:
@@ -120,8 +113,9 @@ def library_cells(paths: list[Path], root: Path) -> list[NotebookNode]:
     return [new_code_cell(source, metadata=dict(HIDDEN)) for source in sources]
 
 
-def setup_cells(root: Path) -> list[NotebookNode]:
-    """The cell that finds the library and installs what is missing, with the pins of requirements.txt."""
+def setup_cells(root: Path, stage: str) -> list[NotebookNode]:
+    """The cells that find the library, install what is missing, with the pins of requirements.txt, and check whether
+    the stage can begin."""
     requirements = (root / "requirements.txt").read_text(encoding="utf-8").split(TRAINING)[0]
     pins, libtpu = re.findall(r"^[\w-]+==\S+", requirements, re.M), re.search(r"libtpu==\S+", requirements)
     if not pins or not libtpu:
@@ -129,27 +123,35 @@ def setup_cells(root: Path) -> list[NotebookNode]:
     cells = read_source(root / "notebooks" / f"{SETUP}.py").cells
     for cell in cells:
         cell.source = cell.source.replace("{{pins}}", textwrap.fill(" ".join(pins), 110, break_on_hyphens=False))
-        cell.source = cell.source.replace("{{libtpu}}", libtpu[0])
+        cell.source = cell.source.replace("{{libtpu}}", libtpu[0]).replace("{{stage}}", stage)
     return cells
 
 
-def expand(cell: NotebookNode, root: Path) -> list[NotebookNode]:
+def expand(cell: NotebookNode, root: Path, stage: str, recipe: str) -> list[NotebookNode]:
     """The cells that a source's cell stands for: itself, unless it is a marker. The library's place stays one."""
     marker = MARKER.fullmatch(cell.source.strip()) if cell.cell_type == "code" else None
     match marker and marker.groups():
         case None | ("library", None):
             return [cell]
         case "setup", None:
-            return setup_cells(root)
+            return setup_cells(root, stage)
+        case "stages", None:
+            names = [name for name in find_recipe(recipe).stages if name not in ("teacher", "data", "evaluation")]
+            return [new for name in names for new in notebook_cells(STAGES[name].notebook, root)]
         case "notebook", str(name):
-            cells = [cell for cell in read_source(root / "notebooks" / f"{name}.py").cells
-                     if not LEFT_OUT & set(cell.metadata.get("tags", ())) and cell.source.strip() != "# {{setup}}"]
-            for cell in cells:
-                if cell.cell_type == "markdown":  # a part of a chapter, whose number is another
-                    cell.source = re.sub(r"^(#+ )(?:\d+ · )?", r"#\1", cell.source, flags=re.MULTILINE)
-            return cells
-    raise BuildError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}' or "
-                     "'# {{notebook NAME}}'")
+            return notebook_cells(name, root)
+    raise BuildError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}', '# {{{{stages}}}}' "
+                     "or '# {{notebook NAME}}'")
+
+
+def notebook_cells(name: str, root: Path) -> list[NotebookNode]:
+    """The cells of a notebook as parts of a chapter."""
+    cells = [cell for cell in read_source(root / "notebooks" / f"{name}.py").cells
+             if not LEFT_OUT & set(cell.metadata.get("tags", ())) and cell.source.strip() != "# {{setup}}"]
+    for cell in cells:
+        if cell.cell_type == "markdown":  # the chapter's number is another
+            cell.source = re.sub(r"^(#+ )(?:\d+b? · )?", r"#\1", cell.source, flags=re.MULTILINE)
+    return cells
 
 
 def finish(cells: list[NotebookNode]) -> str:
@@ -169,9 +171,15 @@ def finish(cells: list[NotebookNode]) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def notebook_text(path: Path, root: Path = ROOT, attached: bool = False) -> str:
-    """The `.ipynb` text of a source. `attached`: the library is a data set, and its place is that of `attached.py`."""
-    cells = [new for cell in read_source(path).cells for new in expand(cell, root)
+def notebook_text(path: Path, root: Path = ROOT, values: Mapping[str, object] | None = None,
+                  attached: bool = False) -> str:
+    """The `.ipynb` text of a source with these parameters. `attached`: the library is a data set, and its place is that
+    of `attached.py`."""
+    notebook = read_source(path)
+    if values:
+        set_parameters(notebook, values)
+    recipe, *_ = [*re.findall(r'^RECIPE = "(\w+)"', "\n".join(cell.source for cell in notebook.cells), re.M), RECIPE]
+    cells = [new for cell in notebook.cells for new in expand(cell, root, STAGE_OF.get(path.stem, "data"), recipe)
              if not (attached and "library" in cell.metadata.get("tags", ()))]
     for place in [number for number, cell in enumerate(cells) if cell.source.strip() == "# {{library}}"]:
         cells[place:place + 1] = (read_source(root / "notebooks" / f"{ATTACHED}.py").cells if attached else
@@ -182,8 +190,8 @@ def notebook_text(path: Path, root: Path = ROOT, attached: bool = False) -> str:
 def find_stale(root: Path = ROOT) -> dict[Path, str]:
     """The generated notebooks that are missing or differ from what their sources give, with their new text."""
     folder = root / "notebooks"
-    sources = {name: name for name in (*NOTEBOOKS, *OPTIONAL)} | {SUBMISSION: TEMPLATE}
-    texts = {folder / f"{name}.ipynb": notebook_text(folder / f"{source}.py", root) for name, source in sources.items()}
+    sources = {path.stem: path for path in sorted(folder.glob("0*.py"))} | {SUBMISSION: folder / f"{TEMPLATE}.py"}
+    texts = {folder / f"{name}.ipynb": notebook_text(path, root) for name, path in sources.items()}
     return {path: text for path, text in texts.items()
             if not path.is_file() or path.read_text(encoding="utf-8") != text}
 
@@ -196,46 +204,19 @@ def build(root: Path = ROOT) -> list[Path]:
     return list(texts)
 
 
-def parameters(notebook: NotebookNode) -> tuple[NotebookNode, ast.Module, dict[str, ast.Assign]]:
-    """The cell tagged `parameters`, its syntax tree, and the assignment of each name in it."""
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
-    if len(cells) != 1:
-        raise BuildError(f"{len(cells)} cells are tagged 'parameters'; a notebook has exactly one")
-    tree = ast.parse(cells[0].source)
-    return cells[0], tree, {node.targets[0].id: node for node in tree.body if isinstance(node, ast.Assign)}
-
-
-def set_parameters(notebook: NotebookNode, values: dict[str, object]) -> None:
-    """Replaces values in the cell tagged `parameters`. BuildError for a name that it does not assign."""
-    cell, tree, found = parameters(notebook)
-    for name, value in values.items():
-        if name not in found:
-            raise BuildError(f"no parameter {name!r} in this notebook; it has {', '.join(found)}")
-        found[name].value = ast.Constant(value)
-    cell.source = ast.unparse(tree)
-
-
-def set_of_each(paths: list[Path], values: dict[str, object]) -> dict[Path, dict[str, object]]:
-    """The values that each notebook has a parameter for. BuildError for a name that none of them has."""
-    names = {path: set(parameters(read_source(path))[2]) for path in paths}
-    if unknown := values.keys() - set().union(*names.values()):
-        raise BuildError(f"no parameter {', '.join(sorted(unknown))} in the notebooks: they have "
-                         f"{', '.join(sorted(set().union(*names.values())))}")
-    return {path: {name: value for name, value in values.items() if name in names[path]} for path in paths}
-
-
 def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
-    """Executes one notebook in `cwd`. True if every cell ran. The executed copy is written either way."""
-    notebook = nbformat.reads(notebook_text(path), as_version=4)
-    if values:
-        set_parameters(notebook, values)
+    """Executes one notebook in `cwd`. True if every cell ran, or the recipe has no such stage. The executed copy is
+    written either way."""
+    notebook = nbformat.reads(notebook_text(path, values=values), as_version=4)
     started = time.monotonic()
     try:
         with TemporaryDirectory() as sockets:
             Runner(notebook, path.stem, cwd, sockets).execute()
         return True
     except CellExecutionError as error:
-        print(ANSI.sub("", str(error)), flush=True)
+        skipped = error.ename == "StageNotInRecipe"
+        print(error.evalue if skipped else ANSI.sub("", str(error)), flush=True)
+        return skipped
     except DeadKernelError:
         print(f"{path.name}: the kernel died (is the machine out of memory?)", flush=True)
     finally:
@@ -246,23 +227,28 @@ def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
     return False
 
 
-def parameter(text: str) -> tuple[str, object]:
-    """`NAME=VALUE`. The value is a Python literal if it reads as one, else a string."""
-    name, equals, value = text.partition("=")
-    if not (name.isidentifier() and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return name, value
+def notebooks_of(recipe: str) -> list[Path]:
+    """The sources of the recipe's notebooks, in order. Raises ValueError for an unknown recipe."""
+    return [ROOT / "notebooks" / f"{STAGES[stage].notebook}.py" for stage in find_recipe(recipe).stages]
+
+
+def write_submission(values: Mapping[str, object]) -> Path:
+    """Write build/submission_<recipe>.ipynb, with the stages and the library of its recipe only. Returns the path."""
+    text = notebook_text(ROOT / "notebooks" / f"{TEMPLATE}.py", values=values)
+    path = ROOT / "build" / f"submission_{values.get('RECIPE', RECIPE)}.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="write the stale notebooks")
-    runs = commands.add_parser("run", help="execute the four notebooks, or one")
-    runs.add_argument("path", nargs="?", type=Path, help="a .py or .ipynb; default: the four in order")
+    made = commands.add_parser("submission", help="write the submission of a recipe into build/")
+    made.add_argument("--set", action="append", type=parameter, default=[], metavar="NAME=VALUE")
+    runs = commands.add_parser("run", help="execute the notebooks of the recipe, or one")
+    runs.add_argument("path", nargs="?", type=Path, help="a .py or .ipynb; default: those of the recipe in order")
     runs.add_argument("--set", action="append", type=parameter, default=[], metavar="NAME=VALUE")
     runs.add_argument("--cwd", type=Path, default=ROOT, help="the kernel's folder (default: the repository)")
     args = parser.parse_args(argv)
@@ -270,11 +256,14 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "run":
             if args.path:
                 return 0 if run(args.path, dict(args.set), args.cwd.resolve()) else 1
-            values = set_of_each([ROOT / "notebooks" / f"{name}.py" for name in NOTEBOOKS], dict(args.set))
+            values = set_of_each(notebooks_of(dict(args.set).get("RECIPE", RECIPE)), dict(args.set))
             return 0 if all(run(path, some, args.cwd.resolve()) for path, some in values.items()) else 1
+        if args.command == "submission":
+            print(f"written: {write_submission(dict(args.set))}")
+            return 0
         names = [path.name for path in build()]
         print(f"written: {', '.join(names)}" if names else "all up to date")
-    except BuildError as error:
+    except ValueError as error:  # BuildError, or an unknown recipe
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -16,11 +16,12 @@ import sys
 from pathlib import Path
 
 import nbformat
-from build import ROOT, TEMPLATE, BuildError, notebook_text, parameter, parameters, set_parameters
+from build import ROOT, TEMPLATE, notebook_text
+from parameters import BuildError, parameter, parameters
 
 from reasonkit.config import PROFILES
 from reasonkit.models.load import MODELS
-from reasonkit.run import find_recipe
+from reasonkit.session.setup import find_recipe
 
 PACKAGES = ("reasonkit", "recipes", "data_recipes", "tools")
 NOTEBOOK, LIBRARY = "show-your-work", "reasonkit-library"  # the slugs, which Kaggle makes of the titles
@@ -35,9 +36,8 @@ def write_folder(owner: str, out: Path, values: dict[str, object]) -> None:
     """
     if not OWNER.fullmatch(owner):
         raise BuildError(f"owner {owner!r}: give your Kaggle user name, as in kaggle.com/NAME")
-    notebook = nbformat.reads(notebook_text(ROOT / "notebooks" / f"{TEMPLATE}.py", attached=True), as_version=4)
-    if values:
-        set_parameters(notebook, values)
+    text = notebook_text(ROOT / "notebooks" / f"{TEMPLATE}.py", values=values, attached=True)
+    notebook = nbformat.reads(text, as_version=4)
     chosen = {name: ast.literal_eval(node.value) for name, node in parameters(notebook)[2].items()}
     profile, recipe = PROFILES.get(chosen["PROFILE"]), find_recipe(chosen["RECIPE"])
     names = [profile.policy, profile.judge][:1 + recipe.uses_judge] if profile else ["tiny-policy"]

@@ -32,4 +32,4 @@ setup.install(PINS)
 # %% tags=["setup"]
 from reasonkit.precheck import precheck
 
-precheck(PROFILE, RECIPE, SEED, SETTINGS, globals().get("DATA"))
+precheck(PROFILE, RECIPE, SEED, SETTINGS, globals().get("DATA"), "{{stage}}")

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # A small Gemma that shows its work
 #
-# One notebook, one session: it makes problems with worked solutions, teaches the format with a short supervised run,
-# improves the reasoning by reinforcement learning with a rubric judge, and measures every stage on unseen questions.
+# One notebook, one session: it collects problems with worked solutions, trains a LoRA adapter in the stages of its recipe,
+# one after the other, and measures every stage on unseen questions.
 # The models are attached as inputs. The questions are downloaded from the Hugging Face hub, so turn *Internet* on.
 
 # %% tags=["parameters"]
@@ -28,16 +28,12 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # %% [markdown]
 # # 1 · Overall training and evaluation strategy
 #
-# 1. **Data.** Problems with worked solutions, one operation per step. A program can check the format, the answer *and*
-#    the steps. The hash of a question decides its split, so no test question is trained on.
-# 2. **SFT warm start.** One LoRA adapter on all attention and feed-forward matrices learns the tags. The loss includes
-#    the stop token.
-# 3. **GRPO.** The reward has three parts: a penalty for a broken format, the exact answer, and a rubric that a second
-#    Gemma scores on the other half of the chips. Its score is the expectation over its rating tokens, from one forward
-#    pass. If the judge fails, that part gives no signal instead of a low score. The reference is the adapter that SFT
-#    left, on the same base model.
-# 4. **Evaluation.** The base model, the model after SFT and the model after GRPO answer the same unseen questions
-#    greedily. Every figure has a 95 % interval, and comparisons are paired.
+# 1. **Data.** Problems with worked solutions. A program can check the format, the answer *and* the steps. The hash of a
+#    question decides its split, so no test question is trained on.
+# 2. **Training.** One LoRA adapter on all attention and feed-forward matrices goes through all stages of the recipe.
+#    Part 3 has a chapter for each. It begins with what the stage is for, its objective, and the reason of each setting.
+# 3. **Evaluation.** The base model and the model after each stage answer the same unseen questions greedily. Every
+#    figure has a 95 % interval, and comparisons are paired.
 #
 # A clock counts from the start of the session and stops each stage in time for its last checkpoint. All stages save
 # into one folder in the judges' layout, with rising step numbers. Whenever the run stops, the last checkpoint there can
@@ -49,12 +45,8 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # |---|---|
 # | one LoRA adapter through all stages | the judges load one adapter, so every checkpoint can be submitted |
 # | the base model replicated on the policy's chips | it fits, and no token waits for weights from another chip |
-# | KL estimate k3 against the SFT adapter | its gradient contains the reference; that of Tunix's default does not |
-# | a right answer counts only in the right format | format is a condition and cannot be traded for answers |
-# | a completion without work gets nothing from the rubric | a program sees it, so the judge cannot be talked into it |
-#
-# References: GRPO, arXiv 2402.03300; Rubrics as Rewards, arXiv 2507.17746; scores from token probabilities, G-Eval,
-# arXiv 2303.16634.
+# | one prompt in all stages, byte for byte | a difference in white space has cost an entrant 39 points of format |
+# | a stage ends in time for its last checkpoint | whatever the clock does, there is something to submit |
 
 # %% [markdown] tags=["library"]
 # ## The library
@@ -98,10 +90,7 @@ assert (SOLUTION_START, SOLUTION_END) == (TAGS.answer_start, TAGS.answer_end)
 # # 3 · Fine-tuning
 
 # %%
-# {{notebook 02_sft_warm_start}}
-
-# %%
-# {{notebook 03_grpo_with_judge}}
+# {{stages}}
 
 # %%
 # {{notebook 04_evaluation}}

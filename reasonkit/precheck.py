@@ -14,29 +14,42 @@ from typing import Any
 import jax
 from IPython.display import display
 
-from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_recipe
+from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_recipe
 from reasonkit.data.curation import load_data, used_sources
 from reasonkit.data.filters import Ledger
 from reasonkit.models import load, placement
 from reasonkit.models.load import MODELS
 from reasonkit.models.mesh import check_divides, use_virtual_devices
-from reasonkit.run import artifacts, choose, data_lengths, find_recipe
+from reasonkit.run import artifacts, choose, data_lengths
 from reasonkit.session import manifest as manifests
 from reasonkit.session.secrets import kaggle_login, secret
-from reasonkit.session.setup import CHOOSE, check_choices, value_of
+from reasonkit.session.setup import CHOOSE, check_choices, find_recipe, value_of
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.show.report import table
 
 JUDGE_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY")
 
 
-def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], data: str | None = None) -> None:
+class StageNotInRecipe(Exception):
+    """Ends a notebook that the recipe does not need. Jupyter shows the message alone, and nothing has changed."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], data: str | None = None,
+             stage: str = "data") -> None:
     """Show what is chosen, by whom, and whether the session has what a run needs, each with what to do about it.
 
     `data` is the DATA of a notebook that reads its sources. Raises ValueError as `open_run`, and RuntimeError, with
-    every remedy, where something is missing. Nothing is loaded or downloaded.
+    every remedy, where something is missing. Raises StageNotInRecipe where the recipe has no such `stage`. Nothing is
+    loaded or downloaded.
     """
     chosen, plan, own = check_choices(profile, recipe, seed, settings), find_recipe(recipe), PROFILES[profile]
+    if stage not in [*plan.stages, "teacher"]:  # notebook 1b may also be run for its pairs
+        others = ", ".join(STAGES[name].notebook for name in plan.stages)
+        raise StageNotInRecipe(f"The recipe {recipe!r} has no {STAGES[stage].title}, so this notebook does nothing and "
+                               f"changes nothing. Its notebooks are {others}")
     try:
         lengths = data_lengths(artifacts(), data, plan.data_for(own))
     except ValueError:

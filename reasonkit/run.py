@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
+from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.curation import load_data
 from reasonkit.models.checkpoints import latest_step, save_lora
 from reasonkit.models.distributed import agree_on_end, is_main_process
@@ -24,7 +23,7 @@ from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
 from reasonkit.session.manifest import base_sha256, file_sha256, prompt_hash
 from reasonkit.session.records import Manifest
 from reasonkit.session.run_log import NullLog, RunLog, earlier_minutes
-from reasonkit.session.setup import change, check_choices, check_name, recipe_names, suggest
+from reasonkit.session.setup import change, check_choices, find_recipe, suggest
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
 from reasonkit.train.loop import StageResult, has_steps
@@ -69,10 +68,23 @@ class Run:
         if stage != "data" and self.finished("data"):
             self.manifest("data")
         found = manifests.read_manifest(self.stage(stage), stage=stage, prompt_sha256=prompt_hash(TAGS.template),
-                                        lora=None if stage == "data" else self.lora,
-                                        step=latest_step(self.checkpoints))
+                                        lora=self._lora_of(stage), step=latest_step(self.checkpoints))
         manifests.check_adapter(self.folder, found)
         return found
+
+    def inputs(self, stage: str) -> dict[str, Path]:
+        """The files that a training stage begins with: the "train" split, and the "adapter" of the stage before it, if
+        there is one. Raises ManifestError as `manifest`."""
+        self.manifest("data")
+        found = {"train": self.stage("data") / "train.parquet"}
+        if before := self.recipe.before(stage):
+            self.manifest(before)
+            found["adapter"] = self.stage(before) / "adapter"
+        return found
+
+    def _lora_of(self, stage: str) -> dict | None:
+        """What the stage's manifest says of the adapter: the evaluation has one, too."""
+        return self.lora if stage == "evaluation" or STAGES[stage].trains else None
 
     def close(self) -> None:
         """Let the kernel of the next notebook have the run, while this one may stay open."""
@@ -91,8 +103,11 @@ class Run:
         model = {"policy": self.profile.policy, "dtype": self.profile.dtype, "base": base_sha256(base), **self.lora}
         now = {"model": model, "prompt_sha256": prompt_hash(TAGS.template), "settings": settings,
                "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
-        finished = self.finished(stage)
-        manifests.check_begun(self.folder, stage, now, finished or has_steps(self.checkpoints, stage),
+        finished, stages = self.finished(stage), self.recipe.stages
+        later = ", ".join(stages[stages.index(stage):])
+        # the adapter that a later stage begins with stays in checkpoints/begun
+        removed = f"{later} and checkpoints{'/actor' if self.recipe.before(stage) else ''}"
+        manifests.check_begun(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), removed,
                               write=is_main_process())
         if finished and is_main_process():
             print(manifests.describe_finished(self.folder, self.manifest(stage)))
@@ -112,15 +127,8 @@ class Run:
         """Write the stage's manifest. minutes: of this session. Those of its earlier sessions are added."""
         return manifests.write_manifest(self.stage(stage), stage, inputs=inputs, metrics=metrics,
                                         prompt_sha256=prompt_hash(TAGS.template),
-                                        lora=None if stage == "data" else self.lora,
+                                        lora=self._lora_of(stage),
                                         minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
-
-
-def find_recipe(name: str) -> Recipe:
-    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name."""
-    check_name("recipe", name, recipe_names())
-    module = importlib.import_module(f"recipes.{name}")
-    return replace(module.RECIPE, name=name, summary=(module.__doc__ or "").partition("\n")[0])
 
 
 def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: Mapping[str, int]) -> Profile:
@@ -162,10 +170,12 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     if is_main_process():
         lock_run(folder)
         write_atomic(path, json.dumps(identity))
-    # at the end the test problems are answered by the stock model, after SFT and after GRPO
-    probes = math.ceil(3 * chosen.rows["test"] / chosen.rows["validation"])
+    # at the end the test problems are answered by the stock model and after each stage
+    probes = math.ceil((1 + len(plan.trained)) * chosen.rows["test"] / chosen.rows["validation"])
+    left = {stage: share for stage, share in plan.shares.items()
+            if not (folder / stage / manifests.MANIFEST).exists()}
     budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,
-                        ledger=folder / "ledger.json" if is_main_process() else None, shares=plan.shares,
+                        ledger=folder / "ledger.json" if is_main_process() else None, shares=left,
                         ahead={"save": 1, "probe": probes}, agree=agree_on_end, grows=chosen.grows)
     return Run(chosen, plan, seed, folder, budget)
 

@@ -15,6 +15,10 @@ sys.path.insert(0, str(ROOT / "notebooks"))
 import build  # noqa: E402
 import kaggle_folder  # noqa: E402
 
+from reasonkit.config import STAGES  # noqa: E402
+
+NAMES = [stage.notebook for stage in STAGES.values()]
+
 HEADER = "# ---\n# jupyter:\n#   jupytext:\n#     formats: ipynb,py:percent\n# ---\n\n"
 NOTEBOOK = HEADER + '''# %% [markdown]
 # # 2 · A heading
@@ -61,7 +65,7 @@ TEMPLATE = """# %% [markdown]
 # # Submission
 
 # %% tags=["parameters"]
-RECIPE = "mine"
+RECIPE = "g_rar"
 
 # %%
 # {{setup}}
@@ -70,7 +74,7 @@ RECIPE = "mine"
 # {{library}}
 
 # %%
-# {{notebook 02_sft_warm_start}}
+# {{stages}}
 
 # %%
 done = True
@@ -79,8 +83,8 @@ done = True
 
 @pytest.fixture
 def root(tmp_path):
-    """A small repository: four notebooks, a template and a library, of which a submission needs 13 files."""
-    files = {f"notebooks/{name}.py": NOTEBOOK for name in (*build.NOTEBOOKS, *build.OPTIONAL)}
+    """A small repository: the notebooks, a template and a library, of which a submission needs 13 files."""
+    files = {f"notebooks/{name}.py": NOTEBOOK for name in NAMES}
     files["notebooks/submission_template.py"] = TEMPLATE
     files["notebooks/setup.py"], files["requirements.txt"] = SETUP, REQUIREMENTS
     files["reasonkit/__init__.py"] = '"""Doc."""\n'
@@ -94,7 +98,7 @@ def root(tmp_path):
     files["data_recipes/mix.toml"] = 'licence = "MIT"\nfamilies = ["coins"]\ndomain = "maths"\n\n'
     files["data_recipes/other.toml"] = 'families = ["lamp"]\ndomain = "law"\n'
     files["data_recipes/families/lamp.py"] = '"""Of the other mix."""\nKIND = "smiles"\n'
-    files["recipes/mine.py"], files["recipes/other.py"] = 'DATA = "mix"\n', 'DATA = "other"\n'
+    files["recipes/g_rar.py"], files["recipes/other.py"] = 'DATA = "mix"\n', 'DATA = "other"\n'
     files["tools/__init__.py"] = files["tools/upload.py"] = '"""Not in a submission."""\n'
     files["data_recipes/families/__init__.py"] = files["recipes/__init__.py"] = '"""Doc."""\n'
     files["data_recipes/families/coins.py"] = '"""No newline at the end."""\nimport reasonkit.sums\nKIND = "plan"'
@@ -124,7 +128,7 @@ def notebook(tmp_path: Path, *cells: str, name: str = "small") -> Path:
 
 
 def test_build_writes_what_check_then_finds_up_to_date(root):
-    names = {f"{name}.ipynb" for name in (*build.NOTEBOOKS, *build.OPTIONAL, "submission")}
+    names = {f"{name}.ipynb" for name in (*NAMES, "submission")}
     assert {path.name for path in build.build(root)} == names
     assert build.find_stale(root) == {} and build.build(root) == []
 
@@ -186,17 +190,15 @@ def test_submission_holds_the_library_and_the_notebook(root):
         "reasonkit/sums.py",
         "reasonkit/tags.py",
         "reasonkit/worker.py",
+        "recipes/g_rar.py",
         "recipes/graders/plan.py",
-        "recipes/mine.py",
     ]
     assert all(cell.metadata == {"_kg_hide-input": True} for cell in written)
     rest = [c.source for c in submission.cells if c not in written]
-    assert rest[:2] == ["# Submission", 'RECIPE = "mine"']
+    assert rest[:2] == ["# Submission", 'RECIPE = "g_rar"']
     assert rest[2].startswith("PINS") and "mkdir" in rest[3]
-    assert rest[4:] == [
-        "## A heading\n\n### A part", "%pip --version\nfrom reasonkit import tags",
-        *['print("seed", SEED)'] * 2, "done = True",
-    ]  # fmt: skip
+    part = ["## A heading\n\n### A part", "%pip --version\nfrom reasonkit import tags", *['print("seed", SEED)'] * 2]
+    assert rest[4:] == [*part, *part, "done = True"], "its two stages"
 
 
 def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, capsys):
@@ -230,7 +232,7 @@ def test_bad_sources_are_named(root, file, text, message):
         build.find_stale(root)
 
 
-@pytest.mark.parametrize("file", ["reasonkit/__init__.py", "recipes/mine.py", "data_recipes/rubrics/maths.toml"])
+@pytest.mark.parametrize("file", ["reasonkit/__init__.py", "recipes/g_rar.py", "data_recipes/rubrics/maths.toml"])
 def test_a_library_file_that_is_not_there_is_named(root, file):
     (root / file).unlink()
     with pytest.raises(build.BuildError, match=rf"{file} does not exist"):
@@ -243,7 +245,7 @@ def test_a_library_file_that_is_not_there_is_named(root, file):
 def test_parameters_are_replaced_in_place(root):
     cells = build.read_source(root / "notebooks" / "01_data_curation.py")
     build.set_parameters(cells, {"SEED": 7, "WIDE": "kaggle"})
-    assert cells.cells[1].source.splitlines() == ["PROFILE = 'cpu'", "SEED = 7", "WIDE = 'kaggle'"]
+    assert cells.cells[1].source.splitlines() == ['PROFILE = "cpu"', "SEED = 7  # the seed é", 'WIDE = "kaggle"']
 
 
 def test_bad_parameters_are_named(root):
@@ -252,7 +254,7 @@ def test_bad_parameters_are_named(root):
 
 
 def test_each_notebook_gets_the_values_it_has_a_parameter_for():
-    paths = [ROOT / "notebooks" / f"{name}.py" for name in build.NOTEBOOKS]
+    paths = build.notebooks_of("g_rar")
     first, *others = build.set_of_each(paths, {"SEED": 7, "DATA": "packaged"}).values()
     assert first == {"SEED": 7, "DATA": "packaged"} and others == [{"SEED": 7}] * 3
     with pytest.raises(build.BuildError, match="no parameter SEEDS in the notebooks: they have DATA, .*SEED"):
@@ -339,7 +341,7 @@ def test_generated_notebooks_are_up_to_date():
     assert stale == [], "run `make notebooks` and commit the result"
 
 
-@pytest.mark.parametrize("name", [*build.NOTEBOOKS, *build.OPTIONAL])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "notebooks").glob("0*.py")))
 def test_notebooks_stay_readable(name):
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Packages and modules in reading order, lowest first. A module may import those before it. The first word is what the
 # package may import of third parties: nothing, what runs without an accelerator, JAX, Tunix, or what shows things.
 HOUSE = """
-stdlib reasonkit: config
+stdlib reasonkit: settings config
 stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists answers
 numpy reasonkit.eval: intervals evaluate
@@ -52,7 +52,7 @@ ISOLATED = {"reasonkit.session.files": {"pydantic"}, "reasonkit.session.records"
             "recipes.graders.quantity": {"pint"}, "recipes.graders.smiles": {"rdkit"}, "_gym": {"reasoning_gym"},
             "reasonkit.session.secrets": {"google", "kaggle_secrets", "kagglehub"}}  # each only on its platform
 # By name: what a user changes stands above the library.
-LOOKED_UP = {"reasonkit.run": {"recipes"}, "reasonkit.session.setup": {"recipes"}}
+LOOKED_UP = {"reasonkit.session.setup": {"recipes"}}
 EXECUTES = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
 PRIVATE = {"_exit", "_asdict", "_replace", "_repr_png_", "_repr_html_"}  # public: os, named tuples, IPython
 WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
@@ -61,7 +61,7 @@ LIBRARY = sorted(path for root in ROOTS for path in (ROOT / root).rglob("*.py"))
 DATA_RECIPES = sorted((ROOT / "data_recipes").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
-BUILD = [path for path in NOTEBOOKS if path.stem in ("build", "runner", "kaggle_folder")]
+BUILD = [path for path in NOTEBOOKS if path.stem in ("build", "parameters", "runner", "kaggle_folder")]
 SOURCES = [*LIBRARY, *DATA_RECIPES, *NOTEBOOKS, *TESTS, *sorted((ROOT / "benchmarks").glob("*.py"))]
 
 

@@ -15,7 +15,7 @@ import pytest
 from loopback import KEY, OPENAI, PROXIES, server
 
 from reasonkit.data import problems
-from reasonkit.run import find_recipe
+from reasonkit.session.setup import find_recipe
 from reasonkit.text.tags import TAGS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,7 +197,7 @@ def test_a_finished_stage_is_read_back_and_not_trained_again(finished):
 def test_a_notebook_out_of_turn_says_which_comes_first(tmp_path):
     done = execute("03_grpo_with_judge.py", tmp_path, ROOT)
     assert done.returncode == 1
-    assert "run notebook 02" in done.stdout + done.stderr
+    assert "run notebook 01" in done.stdout + done.stderr
 
 
 def test_the_submission_runs_alone_offline_with_attached_models(tmp_path):

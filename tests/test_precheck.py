@@ -8,6 +8,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from reasonkit import precheck as module
 from reasonkit.models import mesh
@@ -56,6 +57,16 @@ def test_the_demo_is_ready_and_says_who_chose_what(shown, tmp_path):
     assert shown["data"] == ["Tiny mix: five procedural families, five answer kinds: 5 sources", ""]
     assert shown["tiny-judge"] == [str(ASSETS / "judge"), ""] and "internet" not in shown
     assert not (tmp_path / "artifacts").exists(), "a run that is not begun leaves nothing"
+
+
+def test_a_notebook_whose_stage_the_recipe_lacks_says_so_first(shown, tmp_path, capsys):
+    shell, told = InteractiveShell(), "The recipe 'g_rar' has no SimPO, so this notebook does nothing and changes "
+    shell.user_ns["precheck"] = precheck
+    shell.run_cell("precheck('smoke', 'g_rar', 0, {}, None, 'simpo')")
+    said = capsys.readouterr().out
+    assert said.startswith(told) and "03_grpo_with_judge" in said and "Traceback" not in said and said.count("\n") == 1
+    assert not shown and not (tmp_path / "artifacts").exists()
+    precheck("smoke", "g_rar", 0, {}, None, "teacher")  # which may be asked for its pairs
 
 
 def test_a_value_of_the_recipe_is_told_from_the_profiles(shown, monkeypatch):

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from reasonkit import run as run_module
-from reasonkit.config import PROFILES
+from reasonkit.config import PROFILES, STAGES, adapt_to_lengths
 from reasonkit.data import problems
 from reasonkit.judge.judge import judge_prompt
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.models.load import ASSETS, MODELS, Tokenizer
 from reasonkit.models.mesh import check_divides, plan_mesh
 from reasonkit.models.placement import shapes_of
-from reasonkit.run import find_recipe, open_run
+from reasonkit.run import open_run
 from reasonkit.session import run_log
 from reasonkit.session.manifest import ManifestError
-from reasonkit.session.setup import recipe_names
+from reasonkit.session.setup import find_recipe, recipe_names
 from reasonkit.session.time_budget import BudgetError
 from reasonkit.text.tags import TAGS
 
@@ -59,7 +59,16 @@ def test_a_recipe_names_what_there_is(name):
     assert problems.load_recipe(recipe.data).rubric and problems.load_recipe(recipe.toy_data).rubric
     assert any(weights.values()) and recipe.uses_judge == ("rubric" in weights)
     assert recipe.curriculum in {"", *weights}
-    assert set(recipe.shares) == {"sft", "grpo"} and all(share > 0 for share in recipe.shares.values())
+    assert recipe.trained and {*recipe.shares} <= {*STAGES} - {"data", "evaluation"}
+    assert all(share > 0 for share in recipe.shares.values())
+
+
+def test_stages_follow_the_recipe():
+    recipe = replace(find_recipe("g_rar"), shares={"sft": 1, "teacher": 1, "simpo": 1, "reward_model": 1, "grpo": 1})
+    assert recipe.stages == ["teacher", "data", "sft", "simpo", "reward_model", "grpo", "evaluation"]
+    assert recipe.trained == ["sft", "simpo", "grpo"]
+    assert [recipe.before(stage) for stage in recipe.trained] == [None, "sft", "simpo"]
+    assert replace(recipe, shares={"grpo": 1}).before("grpo") is None
 
 
 def test_the_recipes_are_the_files():
@@ -106,6 +115,8 @@ def test_a_profile_is_consistent(name):
     assert profile.minutes > profile.reserve_minutes > 0
     assert set(profile.rows) == set(problems.SPLITS)
     assert profile.rows["train"] >= max(profile.sft.batch_size, profile.grpo.prompts_per_step)
+    assert profile.rows["train"] >= profile.simpo.questions >= profile.simpo.batch_size
+    assert adapt_to_lengths(profile, {}) == profile, "all stages have the lengths of GRPO"
     assert profile.grpo.prompts_per_step % (profile.grpo.micro_prompts or profile.grpo.prompts_per_step) == 0
 
 
@@ -117,6 +128,7 @@ def test_the_batches_of_a_profile_divide_over_its_chips(name, count):
     assert profile.devices in (0, count)
     alone = plan_mesh(devices, judge=False)
     check_divides(profile.sft.batch_size, alone.policy, "SFT")
+    check_divides(2 * profile.simpo.batch_size, alone.policy, "SimPO")
     plan = plan_mesh(devices, judge=True)
     micro = profile.grpo.micro_prompts or profile.grpo.prompts_per_step
     for policy in (plan.policy, alone.policy):  # a recipe without a rubric has no judge
@@ -261,6 +273,23 @@ def test_a_stage_reads_what_the_last_one_left(tmp_path):
     assert manifest["lora"] == run.lora == {"rank": 16, "alpha": 32.0}
     run.log("sft").write("sft_step", step=1)
     assert (tmp_path / "sft" / "log.jsonl").exists()
+
+
+def test_a_stage_begins_with_what_the_one_before_left_and_gets_its_share_of_the_time(tmp_path, monkeypatch):
+    shares = {"sft": 0.2, "simpo": 0.2, "grpo": 0.6}
+    monkeypatch.setattr(run_module, "find_recipe", lambda name: replace(find_recipe(name), shares=shares))
+    run = open_run("smoke", "g_rar", 0, tmp_path)
+    with pytest.raises(ManifestError, match="run notebook 01"):
+        run.inputs("sft")
+    run.finish("data", inputs={}, metrics={}, minutes=0.1)
+    assert run.inputs("sft") == {"train": tmp_path / "data/train.parquet"}
+    with pytest.raises(ManifestError, match=r"run notebook 02 \(02_sft_warm_start\) first"):
+        run.inputs("simpo")
+    for stage, step in (("sft", 7), ("simpo", 9)):
+        run.finish(stage, inputs={}, metrics={}, minutes=1.0, checkpoint_step=step)
+        (tmp_path / f"{stage}/adapter/actor/{step}").mkdir(parents=True)
+    assert run.inputs("grpo")["adapter"] == tmp_path / "simpo/adapter"
+    assert open_run("smoke", "g_rar", 0, tmp_path).budget.shares == {"grpo": 0.6}, "a finished stage needs no time"
 
 
 def test_data_has_lengths_of_its_own_for_every_notebook(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ from dataclasses import replace
 
 import jax
 
-from reasonkit.config import PROFILES, Profile
+from reasonkit.config import PROFILES, STAGES, Profile
 from reasonkit.data import curation, problems, screening
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.models import distributed, lora, placement
@@ -52,7 +52,7 @@ from reasonkit.session.setup import recipe_names
 from reasonkit.show.data_card import write_data_card
 from reasonkit.train.sft import sft
 
-NOT_HERE = {"grpo": "03_grpo_with_judge", "evaluation": "04_evaluation"}
+NOT_HERE = [stage for stage in STAGES if stage not in ("data", "sft")]
 
 
 def curate(run: Run) -> None:
@@ -74,14 +74,13 @@ def warm_start(run: Run) -> None:
     """Notebook 2 without its samples: checkpoints, adapter and manifest. A stage that is finished is left as it is.
 
     Raises ManifestError as `Run.begin` does."""
-    profile, train = run.profile, read_rows(run.stage("data") / "train.parquet")
-    run.manifest("data")
+    profile, inputs = run.profile, run.inputs("sft")
+    train = read_rows(inputs["train"])
     plan = placement.plan(profile, jax.devices(), judge=False)
     chips = plan.policy
     policy = load(profile.policy, chips, profile.dtype, replicated="policy" not in plan.gathered,
                          remat=profile.remat)
     policy = replace(policy, model=lora.add_lora(policy.model, chips, profile.lora_rank, profile.lora_alpha, run.seed))
-    inputs = {"train": run.stage("data") / "train.parquet"}
     if distributed.broadcast_from_main(run.begin("sft", policy.folder, inputs)):
         result = sft(policy, chips, train, profile.sft, run.budget, run.log("sft"), run.checkpoints, run.seed)
         run.hand_over("sft", policy.model, result, inputs)
@@ -127,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.stage in NOT_HERE:
         parser.error(f"{args.stage} runs in one process, for all chips of one host: sampling needs every row there "
-                     f"(see --help). Run notebook {NOT_HERE[args.stage]}, which goes on from the same folder")
+                     f"(see --help). Run notebook {STAGES[args.stage].notebook}, which goes on from the same folder")
     if args.stage == "data" and args.hosts:
         parser.error("data is curated by one process: leave out --hosts, and run it on one host")
     if not args.hosts and (args.processes, args.process) != (None, None):

@@ -21,12 +21,10 @@ from reasonkit.run import Run, open_run
 from reasonkit.session.files import read
 from reasonkit.session.records import RunFile
 
-STAGES = ("data", "sft", "grpo", "evaluation")
-
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: its policy after GRPO on one device, and the manifests of its stages."""
+    """A finished run: its policy after the last stage on one device, and the manifests of its stages."""
 
     run: Run
     policy: LoadedModel
@@ -43,11 +41,12 @@ def load_trained(folder: str | Path) -> Trained:
     folder = Path(folder).resolve()
     choices = read(folder / "run.json", RunFile, "name a run's folder of artifacts")
     run = open_run(**choices.model_dump(), folder=folder)
-    manifests, profile = [run.manifest(stage) for stage in STAGES], run.profile
+    stages, profile = ["data", *run.recipe.trained, "evaluation"], run.profile
+    manifests = [run.manifest(stage) for stage in stages]
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     policy = load(profile.policy, mesh, profile.dtype)
     policy = replace(policy, model=add_lora(policy.model, mesh, profile.lora_rank, profile.lora_alpha, run.seed))
-    restore_lora(policy.model, run.stage("grpo") / "adapter")
+    restore_lora(policy.model, run.stage(run.recipe.trained[-1]) / "adapter")
     return Trained(run, policy, mesh, manifests)
 
 

@@ -74,7 +74,7 @@ def shapes_of(profile: Profile) -> Shapes:
     g = profile.grpo
     micro = g.micro_prompts or g.prompts_per_step
     return Shapes(sft_rows=profile.sft.batch_size, sft_length=profile.sft.max_length,
-                  simpo_rows=micro * g.num_generations, grpo_rows=micro * g.num_generations,
+                  simpo_rows=2 * profile.simpo.batch_size, grpo_rows=micro * g.num_generations,
                   max_prompt_length=g.max_prompt_length, max_new_tokens=g.max_new_tokens,
                   decode_rows=(g.rollout_micro_prompts or g.prompts_per_step) * g.num_generations,
                   judge_rows=profile.judge_batch, judge_length=profile.judge_max_length)

@@ -17,17 +17,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reasonkit.config import STAGES
 from reasonkit.session.files import RecordError, check, read, write_atomic
 from reasonkit.session.records import Asked, Manifest, RunFile, Trained
 from reasonkit.session.run_log import plain
 
 ASKED, MANIFEST = "asked.json", "manifest.json"
 PACKAGES = ("jax", "flax", "google-tunix", "qwix", "reasonkit")
-NOTEBOOKS = {"data": "01 (01_data_curation)", "sft": "02 (02_sft_warm_start)", "grpo": "03 (03_grpo_with_judge)",
-             "evaluation": "04 (04_evaluation)"}
+NOTEBOOKS = {name: f"{stage.notebook.partition('_')[0]} ({stage.notebook})" for name, stage in STAGES.items()}
 ELSEWHERE = """in another folder: `import os; os.environ["REASONKIT_ARTIFACTS"] = "artifacts-2"` in the first cell"""
-# What to move away to train a stage anew here; the adapter that GRPO begins with stays in checkpoints/begun.
-REMOVED = {"sft": "sft, grpo, evaluation and checkpoints", "grpo": "grpo, evaluation and checkpoints/actor"}
 ENDINGS = {"data": "its last step", "time": "the clock"}
 
 
@@ -107,14 +105,15 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> Path:
     return path
 
 
-def check_begun(run: Path, stage: str, now: Mapping[str, Any], resumes: bool, write: bool = True) -> None:
+def check_begun(run: Path, stage: str, now: Mapping[str, Any], resumes: bool, removed: str, write: bool = True) -> None:
     """Compare what a stage of the run's folder is asked for with what it was begun with. Record it if it begins.
 
     now: all that the result depends on. Its "model" is one for all stages of a run. resumes: the stage has steps, or
-    is finished. Raises ManifestError with each difference, and what to do.
+    is finished. removed: what to move away to train it anew here. Raises ManifestError with each difference, and what
+    to do.
     """
     now = plain(now, "now")
-    anew = f"train anew {ELSEWHERE}; or here, once {REMOVED.get(stage, stage)} are moved out of {run}"
+    anew = f"train anew {ELSEWHERE}; or here, once {removed} are moved out of {run}"
     try:
         begun = {path.parent.name: read(path, Asked, f"put the old one back, or {anew}").model_dump()
                  for path in sorted(run.glob(f"*/{ASKED}"))}
@@ -221,7 +220,7 @@ def read_manifest(folder: Path, *, stage: str, prompt_sha256: str | None = None,
     if not path.exists():
         raise ManifestError(f"{first}: {path} does not exist")
     try:
-        model = Manifest if stage in ("data", "evaluation") else Trained
+        model = Trained if stage in STAGES and STAGES[stage].trains else Manifest
         manifest = read(path, model, "delete it").model_dump(exclude_unset=True)
     except RecordError as error:
         raise ManifestError(f"{first}: {error}") from None

@@ -20,7 +20,8 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 from typing import Any
 
-from reasonkit.config import PROFILES, GrpoSettings, Profile, SftSettings
+from reasonkit.config import PROFILES, Profile, Recipe
+from reasonkit.settings import DistillSettings, GrpoSettings, SftSettings, SimpoSettings
 
 CHOOSE = ("choose one and start anew (Kaggle: Settings, Accelerator, TPU v5e-8; Colab: Runtime, Change runtime type; "
           "an NVIDIA GPU also needs the jax[cuda13] of requirements.txt), or take PROFILE = \"cpu\" in a clone")
@@ -49,11 +50,19 @@ def recipe_names() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(folder) if not module.ispkg]
 
 
+def find_recipe(name: str) -> Recipe:
+    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name."""
+    check_name("recipe", name, recipe_names())
+    module = importlib.import_module(f"recipes.{name}")
+    return replace(module.RECIPE, name=name, summary=(module.__doc__ or "").partition("\n")[0])
+
+
 # Of what a setting may be, by the annotation of its field: the types of a value, and what an error asks for.
 KINDS = {"int": (int, "a whole number above 0"), "float": ((int, float), "a number above 0"),
          "str": (str, "a name in quotes")}
 SETTINGS = {f"{stage}{field.name}": field.type
-            for stage, owner in (("", Profile), ("sft_", SftSettings), ("grpo_", GrpoSettings))
+            for stage, owner in (("", Profile), ("sft_", SftSettings), ("simpo_", SimpoSettings),
+                                 ("grpo_", GrpoSettings), ("distill_", DistillSettings))
             for field in fields(owner) if field.type in KINDS and field.name not in ("name", "devices", "accelerator")}
 
 

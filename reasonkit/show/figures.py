@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from reasonkit.config import STAGES
 from reasonkit.models.mesh import Plan
 from reasonkit.text.tags import TAGS, printable
 
@@ -242,7 +243,7 @@ def _panels(rows: list[Row]) -> list[Panel]:
     for event in dict.fromkeys(row["event"] for row in rows if row["event"].endswith(STEP)):
         steps = [row for row in rows if row["event"] == event]
         stage = event.removesuffix(STEP)
-        stage = stage.upper() if stage in ("sft", "grpo") else stage.capitalize()
+        stage = STAGES[stage].title if stage in STAGES else stage.capitalize()
         panels += [Panel(f"{stage} {title}", "step", {name: _by_step(steps, name)}, share=name == "truncated")
                    for name, title in FIELDS.items()]
     shown = [panel._replace(lines={name: line for name, line in panel.lines.items() if np.isfinite(line[1]).any()})

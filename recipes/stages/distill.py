@@ -8,7 +8,6 @@ max_new_tokens x vocabulary, 1.6 GB for 4 x 768 x 262,144 in bfloat16. Choose `b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -23,25 +22,10 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from reasonkit.data.rows import grpo_batches
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
+from reasonkit.settings import DistillSettings
 from reasonkit.text.tags import TAGS
 from reasonkit.train import loop, tunix_compat
 from reasonkit.train.rollout import Rollout, sampling
-
-
-@dataclass(frozen=True)
-class DistillSettings:
-    """`steps` updates, each on one completion of up to `max_new_tokens` tokens for `batch_size` prompts."""
-
-    steps: int
-    batch_size: int
-    max_prompt_length: int
-    max_new_tokens: int
-    learning_rate: float
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    save_every: int = 50
-    keep: int = 2
 
 
 def completion_logprobs(model: nnx.Module, tokens_BL: jax.Array, length: int, vocabulary: int) -> jax.Array:

@@ -8,7 +8,6 @@ because Tunix's string inputs put <bos> before each completion and no stop token
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -23,38 +22,15 @@ from reasonkit.data.rows import shuffle_rows
 from reasonkit.models.distributed import check_one_process
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
+from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train import loop, tunix_compat
 
 COLUMNS = ("question", "chosen", "rejected")
 
 
-@dataclass(frozen=True)
-class SimpoSettings:
-    """`steps` updates of `batch_size` pairs, twice as many rows. Lengths in tokens, <bos> and stop included.
-
-    `beta` scales the mean log-probabilities and `gamma` is the margin aimed at: the paper has beta 2 to 2.5
-    and gamma around half of it. `label_smoothing` is the share of pairs taken to be labelled the wrong way
-    round.
-    """
-
-    steps: int
-    batch_size: int
-    max_prompt_length: int
-    max_reply_length: int
-    learning_rate: float
-    beta: float = 2.0
-    gamma: float = 1.0
-    label_smoothing: float = 0.0
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    save_every: int = 100
-    keep: int = 2
-
-
 def pair_batches(
-    pairs: Dataset, tokenizer, batch_size: int, max_prompt_length: int, max_reply_length: int, seed: int
+    pairs: Dataset, tokenizer, batch_size: int, max_prompt_length: int, max_new_tokens: int, seed: int
 ) -> Iterator[TrainingInput]:
     """Endless batches of pairs: prompts left-padded, completions right-padded and ended by their stop token.
 
@@ -69,7 +45,7 @@ def pair_batches(
         prompt = [tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(row["question"]))]
         chosen, rejected = ([*tokenizer.encode(neutralise(row[name])), tokenizer.end_of_turn]
                             for name in COLUMNS[1:])
-        if len(prompt) <= max_prompt_length and max(len(chosen), len(rejected)) <= max_reply_length:
+        if len(prompt) <= max_prompt_length and max(len(chosen), len(rejected)) <= max_new_tokens:
             encoded.append((prompt, chosen, rejected))
 
     def padded(rows: tuple[list[int], ...], length: int, left: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -83,8 +59,8 @@ def pair_batches(
     for numbers in shuffle_rows(encoded, batch_size, seed):
         prompts, chosen, rejected = zip(*(encoded[number] for number in numbers), strict=True)
         yield TrainingInput(*padded(prompts, max_prompt_length, left=True),
-                            *padded(chosen, max_reply_length, left=False),
-                            *padded(rejected, max_reply_length, left=False))
+                            *padded(chosen, max_new_tokens, left=False),
+                            *padded(rejected, max_new_tokens, left=False))
 
 
 def pair_loss(chosen_B, rejected_B, beta: float, gamma: float, label_smoothing: float) -> jax.Array:
@@ -142,6 +118,6 @@ def simpo(
                 for name in ("margin", "accuracy")}
 
     batches = pair_batches(pairs, policy.tokenizer, settings.batch_size, settings.max_prompt_length,
-                           settings.max_reply_length, seed)
+                           settings.max_new_tokens, seed)
     return loop.train_stage(trainer, mesh, batches, "simpo", settings, budget, log, checkpoints, start_step, extra,
                             on_step)

@@ -68,7 +68,7 @@ def read(kind, folder, monkeypatch):
         case "run":
             return check_identity(folder, WHOLE["run"])
         case "asked":
-            return check_begun(folder, "sft", WHOLE["asked"], resumes=True, write=False)
+            return check_begun(folder, "sft", WHOLE["asked"], resumes=True, removed="sft", write=False)
         case "ledger":
             return TimeBudget(hours=2, ledger=path, clock=lambda: 100.0, grows=True)
         case "results":

@@ -154,7 +154,7 @@ def test_a_manifest_that_would_mislead_is_not_written(changes, error, said, writ
     "stage, said",
     [
         ("sft", r"run notebook 02 \(02_sft_warm_start\) first: .*manifest\.json"),
-        ("simpo", "run stage 'simpo' first"),
+        ("other", "run stage 'other' first"),
     ],
 )
 def test_a_missing_manifest_says_what_to_run(stage, said, tmp_path):

@@ -193,7 +193,7 @@ def test_a_wheel_that_there_is_not_for_this_python_is_named(real, monkeypatch):
 
 def test_all_pins_state_the_version_that_is_installed():
     """What is in memory is compared by that."""
-    for cell in build.setup_cells(ROOT):
+    for cell in build.setup_cells(ROOT, "data"):
         for name, version in re.findall(r"^([\w-]+)==(\S+)", "\n".join(cell.source.split()), re.M):
             module = {"google-tunix": "tunix", "orbax-checkpoint": "orbax.checkpoint"}.get(name, name)
             assert getattr(importlib.import_module(module), "__version__", version) == version
@@ -204,7 +204,7 @@ def test_all_pins_state_the_version_that_is_installed():
 
 def set_up(cwd: Path, before: str, after: str = "", **environment: str):
     """A process that runs the cells up to the installation, after `before`."""
-    cells = "\n".join(cell.source for cell in build.setup_cells(ROOT)[:2])
+    cells = "\n".join(cell.source for cell in build.setup_cells(ROOT, "data")[:2])
     report = "\nimport reasonkit, json; print(json.dumps(reasonkit.__file__))"
     done = subprocess.run([sys.executable, "-c", f"{before}\n{cells}\n{after}{report}"], cwd=cwd, capture_output=True,
                           text=True, env={**os.environ, "PYTHONPATH": "", **environment}, check=False)

@@ -29,9 +29,8 @@ from reasonkit.data.problems import DataRecipe, load_recipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
 from reasonkit.models.mesh import ROOM, Plan
 from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan, shapes_of
-from reasonkit.run import find_recipe
 from reasonkit.session.files import RecordError, parse_json, read_file, write_atomic
-from reasonkit.session.setup import recipe_names
+from reasonkit.session.setup import find_recipe, recipe_names
 from tools.preflight.compiled import ProgramStats, Report, preflight, topology_devices
 
 EFFICIENCY = 0.4  # of the roofline's speed; 0.3 to 0.5 of a chip's peak is usual in training

@@ -25,9 +25,9 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
 from reasonkit.models.placement import Shapes
+from reasonkit.settings import SimpoSettings
 from reasonkit.train.sft import model_input
 from reasonkit.train.tunix_compat import sft_loss
-from recipes.stages.simpo import SimpoSettings
 from recipes.stages.simpo import loss_fn as simpo_loss
 from tools.preflight.abstract import Program, abstract_model, array, with_shardings
 
@@ -127,8 +127,8 @@ def simpo_programs(run: Run) -> list[Program]:
     """The train step of SimPO, on replies of up to `max_new_tokens`."""
     mesh, s, rows = run.plan.policy, run.shapes, run.shapes.simpo_rows
     length, loss = s.max_prompt_length + s.max_new_tokens, simpo_loss(SimpoSettings(
-        steps=1, batch_size=rows // 2, max_prompt_length=s.max_prompt_length, max_reply_length=s.max_new_tokens,
-        learning_rate=1e-5))
+        steps=1, batch_size=rows // 2, max_prompt_length=s.max_prompt_length, max_new_tokens=s.max_new_tokens,
+        questions=rows, learning_rate=1e-5))
     tokens = array(mesh, (rows, length), jnp.int32, "fsdp")
     batch = PairExample(
         input_ids=tokens, positions=tokens, attention_mask=array(mesh, (rows, length, length), bool, "fsdp"),

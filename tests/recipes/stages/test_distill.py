@@ -16,8 +16,9 @@ from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import plan_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
+from reasonkit.settings import DistillSettings
 from reasonkit.train.rollout import Rollout
-from recipes.stages.distill import DistillSettings, completion_logprobs, distill, reverse_kl
+from recipes.stages.distill import completion_logprobs, distill, reverse_kl
 from tools.flax import init_random
 
 SETTINGS = DistillSettings(steps=6, batch_size=8, max_prompt_length=320, max_new_tokens=8, learning_rate=3e-2,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -16,12 +17,13 @@ from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
+from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS
-from recipes.stages.simpo import SimpoSettings, loss_fn, pair_batches, pair_loss, simpo
+from recipes.stages.simpo import loss_fn, pair_batches, pair_loss, simpo
 from tools.flax import init_random
 
 PROMPT, REPLY = 320, 12  # tokens; the small tokenizer spells most of the prompt in bytes
-SETTINGS = SimpoSettings(steps=6, batch_size=4, max_prompt_length=PROMPT, max_reply_length=REPLY,
+SETTINGS = SimpoSettings(steps=6, batch_size=4, max_prompt_length=PROMPT, max_new_tokens=REPLY, questions=12,
                          learning_rate=2e-2, save_every=4)
 PAIRS = Dataset.from_list([
     {"question": f"{a} plus {b}", "chosen": f"model {a + b}", "rejected": f"user {a} {b} {a}"}
@@ -129,7 +131,7 @@ def test_the_margin_rises_and_the_adapter_is_handed_over(policy, base, mesh, tmp
     log, calls = RunLog(tmp_path / "run.jsonl"), []
     before = nnx.state(base)
     with pytest.raises(ValueError, match="SimPO 2 x batch_size = 6 rows cannot be split over fsdp=8"):
-        three = SimpoSettings(1, 3, PROMPT, REPLY, 1e-3)
+        three = replace(SETTINGS, batch_size=3)
         simpo(policy, mesh, PAIRS, three, TimeBudget(1), log, tmp_path, seed=0, start_step=0)
     result = simpo(policy, mesh, PAIRS, SETTINGS, TimeBudget(1), log, tmp_path / "run", seed=0, start_step=0,
                    on_step=lambda: calls.append(1))
@@ -144,7 +146,7 @@ def test_the_margin_rises_and_the_adapter_is_handed_over(policy, base, mesh, tmp
     assert restore_lora(again.model, tmp_path / "run") == 7
     lora = nnx.state(policy.model, nnx.LoRAParam)
     assert equal(nnx.state(again.model, nnx.LoRAParam), lora)
-    follow = SimpoSettings(**{**vars(SETTINGS), "steps": 1})
+    follow = replace(SETTINGS, steps=1)
     result = simpo(again, mesh, PAIRS, follow, TimeBudget(1), log, tmp_path / "run", seed=0, start_step=7)
     assert (result.steps, result.checkpoint_step) == (1, 9)
     assert log.last("simpo_step")["step"] == 1 and log.last("simpo_step")["margin"] > margins[0]

@@ -12,7 +12,7 @@ from reasonkit.config import PROFILES
 from reasonkit.models import placement
 from reasonkit.models.mesh import ROOM, make_mesh
 from reasonkit.models.placement import CHIPS, config_of
-from reasonkit.run import find_recipe
+from reasonkit.session.setup import find_recipe
 from tools.preflight import forecast as module
 from tools.preflight.compiled import ProgramStats, Report
 from tools.preflight.forecast import Forecast, at_hand, forecast, main

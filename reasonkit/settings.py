@@ -1,0 +1,148 @@
+"""The settings of each stage that trains, as dataclasses. A profile has values for all of them (`config.PROFILES`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CHOICES = {
+    "kl_loss_mode": ("low_var_kl", "mse_kl"),
+    "advantage_estimator": ("grpo", "rloo", "drgrpo"),
+    "loss_agg_mode": ("sequence-mean-token-mean", "sequence-mean-token-scale", "seq-mean-token-sum", "token-mean"),
+    "loss_algo": ("grpo", "gspo-token"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The settings of GRPO's loss. For each: what Tunix 0.1.7 does, what the papers do, and what is chosen here.
+
+    `beta`: weight of the KL penalty. With 0 there is no forward pass of the reference. GRPO's paper has 0.04, DAPO and
+        Dr. GRPO have 0.
+    `kl_loss_mode`: how a token's KL is estimated, with d = log p_ref - log p of the sampled token.
+        "low_var_kl" is k3, exp(d) - d - 1: GRPO's own (its equation 4), and Tunix's until 0.1.6. Its gradient is that
+        of KL(reference || policy). "mse_kl" is k2, d^2 / 2: its gradient is that of KL(policy || reference). "kl",
+        Tunix's default since 0.1.7, is k1, -d. It is unbiased as a value. As a loss its gradient does not contain the
+        reference, which is a constant there, and it changes the length of completions under any reward. It is refused.
+        Source: J. Schulman, "Approximating KL divergence", 2020. k3 is logged in every case. The penalty counts only in
+        groups whose rewards differ. Where all are equal it would be the only gradient. At first that is rounding noise,
+        but Adam turns any gradient into a full step: under a constant reward the adapter moved two thirds as far as in
+        training. The mean is over all completions, so the pull is beta times the share of groups that vary.
+    `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, std with ddof=1, which the paper leaves
+        open. It enlarges a judge's small differences, and `rules.rubric` rounds because of that. "drgrpo" leaves the
+        std out, "rloo" takes the mean of the others. In Tunix a group of equal rewards may get an advantage by
+        rounding. Here it has exactly 0.
+    `loss_agg_mode`: how the loss of tokens becomes one number. "sequence-mean-token-mean" is GRPO's: a mean per
+        completion, then over completions. A token of a long completion weighs less, so long wrong completions are
+        punished less per token (Dr. GRPO). "sequence-mean-token-scale" divides by the length limit instead of the
+        length: Dr. GRPO's remedy. "seq-mean-token-sum" adds up a completion's tokens, then takes the mean over
+        completions. "token-mean" is DAPO's, over all tokens, but only within a micro-batch: with `micro_prompts` it is
+        a mean of means. The first three do not depend on micro-batches, as long as no completion is masked.
+    `loss_algo`, `epsilon`, `epsilon_high`: the ratio of new to old policy per token or per sequence (GSPO), and where
+        it is clipped, below and above (DAPO's "clip higher"; None: as below). There is one update per rollout here, so
+        the ratio is 1 and these three do nothing, as a test shows.
+    `mask_truncated`: leaves completions that reached the limit without a stop token out of the loss, but not out of
+        their group's mean (DAPO's overlong filtering). It is off, because such a completion lacks its last tag, and the
+        penalty for that teaches the policy to end in time.
+
+    There is no bonus for entropy, because Tunix's GRPO has none. It is logged as a mean over tokens. Raises ValueError
+    for a value that is not offered.
+    """
+
+    beta: float = 0.04
+    kl_loss_mode: str = "low_var_kl"
+    advantage_estimator: str = "grpo"
+    loss_agg_mode: str = "sequence-mean-token-mean"
+    loss_algo: str = "grpo"
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    mask_truncated: bool = False
+
+    def __post_init__(self):
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                why = (": its gradient does not contain the reference, and it changes the length of replies instead"
+                       if (name, value) == ("kl_loss_mode", "kl") else "")
+                raise ValueError(f"{name}={value!r} is not offered{why}; choose one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """What every training stage has: `steps` optimiser steps, `warmup` as a share of them, the gradient norm at which
+    it is clipped, and the steps between checkpoints, of which the last `keep` stay."""
+
+    steps: int
+    learning_rate: float
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    save_every: int = 100
+    keep: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionSettings(StageSettings):
+    """Of a stage on prompts and completions: their limits in tokens, <bos> and stop token included."""
+
+    max_prompt_length: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftSettings(StageSettings):
+    """Each step takes `batch_size` sequences of `max_length` tokens.
+
+    A sequence is one row and padding. With `pack` it has as many rows as fit, each of which sees only itself, so a step
+    has more rows: `max_length` divided by their mean length, times `batch_size`. That pays where most rows are much
+    shorter than the longest.
+    """
+
+    batch_size: int
+    max_length: int
+    pack: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpoSettings(CompletionSettings):
+    """Each step takes `batch_size` pairs of a chosen and a rejected completion, twice as many rows.
+
+    `beta` scales the mean log-probabilities and `gamma` is the margin aimed at: the paper has beta 2 to 2.5 and gamma
+    around half of it. `label_smoothing` is the share of pairs taken to be labelled the wrong way round. `sft_weight` is
+    that of the chosen completion's negative log-likelihood per token: the paper has 0. Llama 3 (arXiv 2407.21783) has
+    0.2 in DPO, to keep the format and the likelihood of what is chosen.
+
+    Without pairs from notebook 1b, `num_generations` completions to each of `questions` training questions are sampled.
+    """
+
+    batch_size: int
+    questions: int
+    num_generations: int = 4
+    beta: float = 2.0
+    gamma: float = 1.0
+    label_smoothing: float = 0.0
+    sft_weight: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings(CompletionSettings):
+    """Each step updates on one completion of up to `max_new_tokens` tokens for `batch_size` prompts."""
+
+    batch_size: int
+    save_every: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoSettings(LossSettings, CompletionSettings):
+    """Each step updates on `prompts_per_step` prompts, each with `num_generations` completions of `max_new_tokens`.
+
+    `micro_prompts` prompts go through one forward and backward pass (0: all). With `rollout_micro_prompts`, a multiple
+    of them, that many are sampled in one call. They are judged while the next are sampled, and each pass waits only for
+    its own scores (0: a step is sampled, then judged, then trained on). That is for a judge on chips of its own. More
+    calls decode fewer rows at once, take longer in all, and draw other samples.
+    """
+
+    prompts_per_step: int
+    num_generations: int
+    micro_prompts: int = 0
+    rollout_micro_prompts: int = 0
+    temperature: float = 1.0
+    save_every: int = 50
