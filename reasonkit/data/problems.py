@@ -1,7 +1,7 @@
 """Problems that a program makes: data recipes, problem families, splits.
 
 A question belongs to exactly one split by the hash of its text, whatever the seed, so train, validation and test are
-disjoint by construction. `curate` checks it again with `assert_disjoint`.
+disjoint by construction. `make_splits` checks it again with `assert_disjoint`.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def make_problems(recipe: DataRecipe, split: str, seed: int) -> Iterator[Problem
         index += 1
 
 
-def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str, Dataset]:
+def make_splits(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str, Dataset]:
     """`sizes` rows for each split, with control tokens in questions neutralised.
 
     Raises ValueError for an unknown split, for a size below 1, for families with too few questions, and as
@@ -172,9 +172,11 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str,
             raise ValueError(f"data recipe {recipe.name!r} made {len(chosen)} distinct questions ({found}) of {size} "
                              f"asked for in {split!r}, and {PATIENCE} more rounds no new one: let a family make more, "
                              "add one to the recipe, or lower the profile's rows (reasonkit/config.py)")
+        # terse traces show no step: which problems have them is a function of their ids
+        terse = {p.id for p in chosen if split == "train" and random.Random(p.id).random() < recipe.terse}
         splits[split] = Dataset.from_list([
             dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question),
-                 reasoning=f"So {p.answer}" if split == "train" and is_terse(recipe, p) else p.reasoning,
+                 reasoning=f"So {p.answer}" if p.id in terse else p.reasoning,
                  answer=p.answer, rubric=rubric_to_json(rubric_of(recipe, p))) for p in chosen])
     assert_disjoint(splits)
     return splits
@@ -189,11 +191,6 @@ def assert_disjoint(splits: Mapping[str, Dataset]) -> None:
             if owner.setdefault(key, name) != name:
                 raise ValueError(f"the question {question!r} is in both {owner[key]!r} and {name!r}: "
                                  "drop it from one, else the evaluation measures memory")
-
-
-def is_terse(recipe: DataRecipe, item: Problem) -> bool:
-    """Whether the training trace of this problem shows no step. A function of its id."""
-    return random.Random(item.id).random() < recipe.terse
 
 
 def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
