@@ -78,7 +78,7 @@ def load_recipe(name: str) -> DataRecipe:
     file = RECIPES / f"{name}.toml"
     raw = files.read(file, RecipeFile, "mend the file; a key below a [table] belongs to it", files.parse_toml)
     if fault := next(_faults(raw), None):
-        raise ValueError(f"{file}: {fault}")
+        raise ValueError(f"{file}: data recipe {name!r}{fault}")
     split = {part: getattr(raw.split, part) for part in SPLITS}
     try:
         rubric = load_domain(raw.domain).rubric if raw.domain else criteria(raw.rubric, "[[rubric]]")
@@ -89,19 +89,20 @@ def load_recipe(name: str) -> DataRecipe:
 
 
 def _faults(raw: RecipeFile) -> Iterator[str]:
-    """What is wrong in a file whose keys are right one by one."""
+    """What is wrong in a file whose keys are right one by one, to go on from its name."""
     if (raw.families is None) == (not raw.sources):
-        yield "give it either families or [[sources]]"
+        found = "missing" if raw.families is None else "there"
+        yield f": families is {found}, and so are [[sources]]: give it one of the two"
     if (raw.domain is None) == (raw.rubric is None):
-        yield "give it either a domain or [[rubric]] entries of its own"
+        yield ": give it either a domain or [[rubric]] entries of its own"
     if sum(raw.split.model_dump().values()) != 100:
-        yield f"[split] is {raw.split}, and must give {', '.join(SPLITS)} in per cent, sum 100"
+        yield f": [split] must give {', '.join(SPLITS)} in per cent, sum 100; it gives {raw.split}"
     known = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
     for family in chain(raw.families or (), *(some.families for some in raw.sources if isinstance(some, Family))):
         if family not in known:
-            yield f"the unknown family {family!r}: choose from {', '.join(known)}"
+            yield f" names the unknown family {family!r}: choose from {', '.join(known)}"
     for number, source in enumerate(raw.sources):
-        where = f"[[sources]], entry {number} ({source.name!r})"
+        where = f": [[sources]], entry {number} ({source.name!r})"
         if source.name in [other.name for other in raw.sources[:number]]:
             yield f"{where}: the name comes twice, and ids are made of it: give it another"
         if source.kind not in ("", OPEN, *KINDS):
@@ -112,7 +113,7 @@ def _faults(raw: RecipeFile) -> Iterator[str]:
             yield f"{where}: unknown domain {source.rubric!r}: its rubric would be in {DOMAINS}"
     domains = sorted({source.domain for source in raw.sources})
     if ROUTED not in domains and (unknown := raw.balance.domains.keys() - domains):
-        yield f"[balance] domains names {min(unknown)!r}, and the sources have {', '.join(domains)}"
+        yield f": [balance] domains names {min(unknown)!r}, and the sources have {', '.join(domains)}"
 
 
 def make_problem(family: str, index: int, seed: int, slip: Callable[[int], int] = lambda value: value) -> Problem:

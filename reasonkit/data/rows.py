@@ -31,7 +31,8 @@ def check_columns(rows: Dataset, where: str) -> None:
             raise ValueError(f"the rows of {where} have no {name!r}: a row needs {', '.join(COLUMNS)}")
         for number, value in enumerate(rows[name], 1):
             if not isinstance(value, str):
-                raise ValueError(f"row {number} of {where}: {name!r} is {preview(value)}, and must be a text")
+                raise ValueError(f"row {number} of {where}: {name!r} is {preview(value)}, and must be of type str, in "
+                                 "quotes")
 
 
 def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:

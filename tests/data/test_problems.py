@@ -186,12 +186,12 @@ def test_an_unknown_recipe_is_named():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"families": '["coins", "riddles"]'}, "mine.toml: the unknown family 'riddles': choose from coins"),
+    ({"families": '["coins", "riddles"]'}, "'mine' names the unknown family 'riddles': choose from coins"),
     ({"split": "train = 80\ntest = 20"}, r"mine.toml is no data recipe \(split.validation is missing\): mend the file"),
     ({"split": "train = 80\nvalidation = 10\ntest = 20"}, "sum 100"),
     ({"split": "train = 80\nvalidation = 10\ntest = 10\n[traces]\nterse = 60"},
      "traces.terse is 60, and should be less than or equal to 1"),
-    ({"rubric": ""}, "mine.toml: give it either a domain or .*rubric.* entries of its own"),
+    ({"rubric": ""}, "'mine': give it either a domain or .*rubric.* entries of its own"),
     ({"first": 'domain = "maths"'}, "give it either a domain or"),
     ({"first": 'domain = "alchemy"', "rubric": ""}, "unknown domain 'alchemy': choose one of chemistry, "),
     ({"rubric": OWN + OWN.replace("pitfall", "grave")},
@@ -218,7 +218,7 @@ def test_a_key_that_a_recipe_lacks_is_named(tmp_path, monkeypatch, key):
     file = tmp_path / "mine.toml"
     file.write_text(re.sub(rf"(?m)^(?:{key} =|\[{key}\])", "[other]\nx =" if key == "split" else "#", file.read_text())
                     .replace("x =\n", ""))
-    with pytest.raises(ValueError, match=rf"mine.toml is no data recipe \({key} is missing|mine.toml: .* {key} or "):
+    with pytest.raises(ValueError, match=rf"mine.toml.* data recipe.*\W{key} is missing"):
         load_recipe("mine")
 
 
@@ -384,9 +384,9 @@ def write_rows(path, *changes):
 
 @pytest.mark.parametrize(("changes", "message"), [
     (({"rubric": None}, {"rubric": None}), "the rows of .*t.parquet have no 'rubric': a row needs id, family, "),
-    (({}, {"answer": None}), "row 2 of .*t.parquet: 'answer' is None, and must be a text"),
-    (({"answer": 7}, {"answer": 8}), "row 1 of .*t.parquet: 'answer' is 7, and must be a text"),
-    (({"reasoning": ["a"]},), r"row 1 of .*t.parquet: 'reasoning' is \['a'\], and must be a text"),
+    (({}, {"answer": None}), "row 2 of .*t.parquet: 'answer' is None, and must be of type str"),
+    (({"answer": 7}, {"answer": 8}), "row 1 of .*t.parquet: 'answer' is 7, and must be of type str, in quotes"),
+    (({"reasoning": ["a"]},), r"row 1 of .*t.parquet: 'reasoning' is \['a'\], and must be of type str"),
 ])
 def test_a_row_unlike_the_others_is_named(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
