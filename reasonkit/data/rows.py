@@ -42,7 +42,7 @@ def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
     for name, rows in splits.items():
         check_columns(rows, str(paths[name]))
     for name, rows in splits.items():
-        with files.replacing(paths[name], rows.data.nbytes) as partial:
+        with files.replace_file(paths[name], rows.data.nbytes) as partial:
             rows.to_parquet(partial, write_page_checksum=True)
     return paths
 

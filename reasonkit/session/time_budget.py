@@ -62,7 +62,7 @@ class TimeBudget:
     """The minutes of one session, shared among its stages.
 
     hours: length of the session. reserve_minutes: kept free at its end for the last checkpoint, the evaluation and
-    the export. ahead: what is done there, name -> how often. `timed` measures each, and the reserve grows with it.
+    the export. ahead: what is done there, name -> how often. `measure` times each, and the reserve grows with it.
     ledger: JSON file, continued when it is of the same boot and younger than `hours`, else replaced. None for memory.
     shares: stage -> positive weight. clock: seconds since boot. agree: called before each batch with the reason to
     end, or None. Its answer counts. grows: `hours` is a forecast that grows with the pace of the first steps, and the
@@ -123,7 +123,7 @@ class TimeBudget:
         return max(self.reserve_minutes, self.reserve_minutes / 2 + MARGIN * seconds / 60)
 
     @contextlib.contextmanager
-    def timed(self, name: str) -> Iterator[None]:
+    def measure(self, name: str) -> Iterator[None]:
         """Measure one of the things `ahead`. The ledger keeps the last measurement of each."""
         began = self._clock()
         yield
@@ -154,7 +154,7 @@ class TimeBudget:
                 "stage in a new session; if this is one, delete the ledger")
         return left * self._share(stage)
 
-    def stopped(self, stage: str) -> str | None:
+    def ending(self, stage: str) -> str | None:
         """Why the stage ended in this session: "data" (all batches passed), "time" (the clock), what `end` was given,
         or "closed" (the consumer let go, or an exception). None: never begun, running, or killed."""
         return self._record["stages"].get(stage, {}).get("stopped")
@@ -229,7 +229,7 @@ class TimeBudget:
         if stage not in self.shares:
             return 1.0
         return self.shares[stage] / sum(share for name, share in self.shares.items() if name == stage
-                                        or name not in self._begun and self.stopped(name) is None)
+                                        or name not in self._begun and self.ending(name) is None)
 
     def _read_ledger(self) -> dict[str, Any] | None:
         """The ledger's record if this session wrote it, else None."""
