@@ -60,8 +60,8 @@ def main() -> int:
     options = parser.parse_args()
     mesh = make_mesh(jax.devices(), 1, 1)
     loaded = models.load(PROFILE.policy, mesh, "bfloat16")
-    rows = data.curate(data.load_recipe("tiny_mix"), {"train": PROFILE.rows["train"], "validation": options.problems},
-                       options.seed)
+    sizes = {"train": PROFILE.rows["train"], "validation": options.problems}
+    rows = data.make_splits(data.load_recipe("tiny_mix"), sizes, options.seed)
     print(f"SFT of {options.steps} steps, then {options.problems} problems\n\n| learning rate | adapter | A changed | "
           "B, length | loss | accuracy | format rate | step accuracy | minutes |\n"
           "|---|---|---|---|---|---|---|---|---|",

@@ -97,9 +97,9 @@ class Player:
             if done % SAVE_EVERY == 0:
                 self._saved[stage] = done
             if stage == "grpo" and done % PROBE_EVERY == 0:
-                with budget.timed("probe"):
+                with budget.measure("probe"):
                     self.pass_time(self.noisy(session.probe))
-        with budget.timed("save"):
+        with budget.measure("save"):
             self.pass_time(self.noisy(session.save))
         self._saved[stage] = done
 

@@ -96,7 +96,7 @@ def theirs(rows: list[dict], test: list[str]) -> tuple[set[int], set[int], set[i
     return exact, near, leaked
 
 
-def timed(run, count: int) -> float:
+def seconds_of(run, count: int) -> float:
     rows, test, *planted = make(count, 0)
     start = time.process_time()
     found = run(rows, test)
@@ -111,9 +111,9 @@ def timed(run, count: int) -> float:
 
 if __name__ == "__main__":
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    quarter, whole = timed(ours, count // 4), timed(ours, count)
+    quarter, whole = seconds_of(ours, count // 4), seconds_of(ours, count)
     print(f"growth {whole / quarter / 4:.2f} x linear")
     try:
-        print(f"datasets with datasketch take {timed(theirs, count) / whole:.1f} times as long")
+        print(f"datasets with datasketch take {seconds_of(theirs, count) / whole:.1f} times as long")
     except ImportError as error:
         print(f"{error}: pip install datasketch to compare")

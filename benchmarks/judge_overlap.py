@@ -139,7 +139,7 @@ def measure(rounds: int, calls: int) -> dict[Arm, list[float]]:
     order = [*WARM_UP, *ARMS * rounds]
     settings = replace(profile.grpo, steps=len(order) + 1, prompts_per_step=PROMPTS, num_generations=GROUP,
                        micro_prompts=PROMPTS // calls, rollout_micro_prompts=PROMPTS // calls, save_every=10**6)
-    rows = problems.curate(problems.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
+    rows = problems.make_splits(problems.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
     clock = Clock([*order, NONE])  # the last step only ends the one before
     reward = RewardMix([(rules.rubric(Judge(clock, judge)), 1.0)], NullLog())
     overlap.Overlapped = alternating(clock)

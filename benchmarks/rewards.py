@@ -52,7 +52,7 @@ SLACK = 2.5  # times as long for a text twice as long
 
 def parts() -> list[Callable]:
     """Every reward that asks no model."""
-    questions = list(problems.curate(problems.load_recipe("tiny_mix"), {"train": 300}, 0)["train"]["question"])
+    questions = list(problems.make_splits(problems.load_recipe("tiny_mix"), {"train": 300}, 0)["train"]["question"])
     words = text_rewards.TfIdf(questions)
     model = MODELS["tiny-policy"]
     tokenizer = Tokenizer(ASSETS / model.asset / "tokenizer.model", model.family)

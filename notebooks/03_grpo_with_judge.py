@@ -222,7 +222,7 @@ report.table(["setting", "value", "why"], [[name, getattr(profile.grpo, name), w
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
-probe = monitors.probe(generate, validation, profile.eval_batch, log, profile.probe_every, run.budget.timed)
+probe = monitors.probe(generate, validation, profile.eval_batch, log, profile.probe_every, run.budget.measure)
 watch = monitors.watcher(log)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from data_recipes.families._gym import item
-from reasonkit.data.problems import curate, load_recipe, make_problem
+from reasonkit.data.problems import load_recipe, make_problem, make_splits
 from reasonkit.text.answers import check
 from reasonkit.text.tags import TAGS
 
@@ -37,6 +37,6 @@ def test_the_worked_steps_lead_to_the_gyms_answer(family):
 
 
 def test_the_mix_makes_at_least_500_problems_to_hold_out():
-    splits = curate(RECIPE, {"train": 40, "test": 500}, 0)
+    splits = make_splits(RECIPE, {"train": 40, "test": 500}, 0)
     assert len(set(splits["test"]["question"])) == 500 and set(splits["test"]["family"]) == set(RECIPE.families)
-    assert splits["test"][:4] == curate(RECIPE, {"test": 4}, 0)["test"][:4]
+    assert splits["test"][:4] == make_splits(RECIPE, {"test": 4}, 0)["test"][:4]

@@ -22,7 +22,7 @@ stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists an
 numpy reasonkit.eval: intervals evaluate
 numpy reasonkit.judge: rubric judge cache exam
 numpy reasonkit.rewards: work rules mix monitors
-numpy reasonkit.data: screening sources problems rows loading options readers filters router dealing curation curriculum
+numpy reasonkit.data: screening sources problems rows loading options readers filters router curation curriculum
 jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
 user reasonkit.show: figures report data_card data_view dashboard completions

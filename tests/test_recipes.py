@@ -142,7 +142,7 @@ def test_every_problem_fits_the_limits_of_its_profile(name):
     profile, recipe = PROFILES[name], replace(problems.load_recipe("tiny_mix"), terse=0.0)
     folder = ASSETS / MODELS[profile.policy].asset
     tokenizer = Tokenizer(folder / "tokenizer.model", MODELS[profile.policy].family)
-    for row in problems.curate(recipe, {"train": 500}, 0)["train"]:
+    for row in problems.make_splits(recipe, {"train": 500}, 0)["train"]:
         prompt = 1 + len(tokenizer.encode(TAGS.prompt(row["question"])))
         reply = len(tokenizer.encode(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))) + 1
         assert prompt <= profile.grpo.max_prompt_length and reply <= profile.grpo.max_new_tokens, row

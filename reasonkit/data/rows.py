@@ -9,7 +9,6 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,31 +18,21 @@ from pyarrow.parquet import read_table
 from reasonkit.data.screening import COLUMNS, is_worked, prompt_length, row_fault
 from reasonkit.session import files
 from reasonkit.session.files import preview
-from reasonkit.text.tags import TAGS, printable
+from reasonkit.text.tags import TAGS
 
 WINDOW = 4096  # rows that are packed together
 GRPO_COLUMNS = ("id", "question", "answer", "kind", "rubric")
 
 
-def check_columns(rows: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Raises ValueError, naming row and column, unless all rows have the same columns, `COLUMNS` among them as text.
-
-    Further columns need one type each, because `datasets` drops, blanks or converts what differs.
-    """
-    names = dict.fromkeys(name for row in rows for name in row)
-    for number, row in enumerate(rows, 1):
-        for name in names:
-            if name not in row:
-                raise ValueError(f"row {number} of {where} has no {name!r}, and others do: give all rows the same keys")
-            kind = str if name in COLUMNS else type(rows[0][name])
-            if not isinstance(row[name], kind):
-                raise ValueError(f"row {number} of {where}: {name!r} is {preview(row[name])}, and must be of type "
-                                 f"{kind.__name__}, " + ("in quotes" if kind is str else "as in the first row"))
-            if kind is str and printable(row[name]) != row[name]:
-                raise ValueError(f"row {number} of {where}: {name!r} is {preview(row[name])}, and half of a surrogate "
-                                 "pair is no character: write the whole one, or take it out")
-    if missing := [name for name in COLUMNS if name not in names]:
-        raise ValueError(f"the rows of {where} have no {missing[0]!r}: a row needs {', '.join(COLUMNS)}")
+def check_columns(rows: Dataset, where: str) -> None:
+    """Raises ValueError, naming row and column, unless the rows have `COLUMNS`, all of them texts."""
+    for name in COLUMNS:
+        if name not in rows.column_names:
+            raise ValueError(f"the rows of {where} have no {name!r}: a row needs {', '.join(COLUMNS)}")
+        for number, value in enumerate(rows[name], 1):
+            if not isinstance(value, str):
+                raise ValueError(f"row {number} of {where}: {name!r} is {preview(value)}, and must be of type str, in "
+                                 "quotes")
 
 
 def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
@@ -51,9 +40,9 @@ def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
     ValueError as `check_columns`, before anything is written."""
     paths = {name: folder / f"{name}.parquet" for name in splits}
     for name, rows in splits.items():
-        check_columns(rows.to_list(), str(paths[name]))
+        check_columns(rows, str(paths[name]))
     for name, rows in splits.items():
-        with files.replacing(paths[name], rows.data.nbytes) as partial:
+        with files.replace_file(paths[name], rows.data.nbytes) as partial:
             rows.to_parquet(partial, write_page_checksum=True)
     return paths
 
@@ -64,15 +53,15 @@ def read_rows(path: Path) -> Dataset:
     again = "run notebook 01 (data curation)"
     try:
         data = pa.BufferReader(files.read_file(path))
-        rows = read_table(data, use_threads=False, page_checksum_verification=True).to_pylist()
+        rows = Dataset.from_list(read_table(data, use_threads=False, page_checksum_verification=True).to_pylist())
     except files.RecordError as error:
         raise ValueError(f"no rows in {path}, which is {error}: {again} first") from None
     except (ValueError, OSError, pa.ArrowException) as error:  # of a file that is no Parquet, or only a part of one
         raise ValueError(f"{path} is damaged ({preview(str(error))}): delete the file, and {again} again") from None
-    if not rows:
+    if not len(rows):
         raise ValueError(f"no rows in {path}: {again} first")
     check_columns(rows, str(path))
-    return Dataset.from_list(rows)
+    return rows
 
 
 def check_rows(size: int, batch_size: int) -> None:

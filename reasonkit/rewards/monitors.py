@@ -97,11 +97,11 @@ def suspicious(log: RunLog | NullLog) -> RewardFn:
 
 
 def probe(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int, log: RunLog | NullLog,
-          every: int, timed: Callable[[str], AbstractContextManager] = nullcontext) -> Callable[[], None]:
+          every: int, measure: Callable[[str], AbstractContextManager] = nullcontext) -> Callable[[], None]:
     """For a stage's `on_step`: every `every` steps, greedy accuracy on these problems, as a "probe" row.
 
     `generate` and `problems` are as in `evaluate`. Tunix's hooks are one step late, so the weights are those of the
-    step after `step`. `timed` is `TimeBudget.timed`, which learns from a probe how long the evaluation will take.
+    step after `step`. `measure` is `TimeBudget.measure`, which learns from a probe how long the evaluation will take.
     Raises ValueError if `every` is below 1.
     """
     if every < 1:
@@ -111,7 +111,7 @@ def probe(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], b
     def on_step() -> None:
         step = (log.last("grpo_step") or {"step": 0})["step"]
         if step and step % every == 0:
-            with timed("probe"):
+            with measure("probe"):
                 accuracy = evaluate(generate, problems, batch_size).accuracy
             log.write("probe", step=step, n=len(problems), **accuracy._asdict())
 

@@ -121,7 +121,7 @@ def _describe(fault: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
+def replace_file(path: Path, size: int | None = None) -> Iterator[Path]:
     """Give a temporary file to write, which then replaces `path` at once. Makes the folder.
 
     Raises DiskFullError when the disk takes no more. `size` is what the file needs, in bytes.
@@ -153,8 +153,8 @@ def disk_full_message(path: Path, error: OSError, size: int | None = None) -> st
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` with `text` in UTF-8, whole or not at all. Raises DiskFullError as `replacing`."""
-    with replacing(path, len(text)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    """Replace `path` with `text` in UTF-8, whole or not at all. Raises DiskFullError as `replace_file`."""
+    with replace_file(path, len(text)) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())  # else a crash may leave the new name on an empty file

@@ -33,9 +33,6 @@ class ManifestError(ValueError):
     """A stage's manifest is missing or damaged, or its inputs, prompt or adapter are not those of the run."""
 
 
-# -- hashes, all SHA-256 in hex
-
-
 def prompt_hash(template: str) -> str:
     """The hash of the prompt template."""
     return hashlib.sha256(template.encode("utf-8")).hexdigest()
@@ -88,9 +85,6 @@ def code_sha256(functions: Iterable[Callable]) -> str:
 def _files(folder: Path) -> list[tuple[str, Path]]:
     """The files below a folder with their relative paths, sorted."""
     return sorted((path.relative_to(folder).as_posix(), path) for path in Path(folder).rglob("*") if path.is_file())
-
-
-# -- what a stage is begun with
 
 
 def check_identity(folder: Path, identity: Mapping[str, Any]) -> Path:
@@ -155,9 +149,6 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], inside: str = "
 def _brief(value: Any) -> str:
     hashed = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
     return f"SHA-256 {value[:12]}…" if hashed else repr(value)
-
-
-# -- what a stage leaves
 
 
 def write_manifest(folder: Path, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping[str, Any],
@@ -250,9 +241,6 @@ def check_adapter(run: Path, manifest: Mapping[str, Any]) -> None:
         remedy = (f"copy {copies[0]} there" if copies else
                   f"delete {run / stage / MANIFEST} and run notebook {NOTEBOOKS.get(stage, stage)} again")
         raise ManifestError(f"stage {stage!r} is finished, but its adapter {adapter} is gone: {remedy}")
-
-
-# -- how a stage ended
 
 
 def progress(manifest: Mapping[str, Any]) -> tuple[str, str]:

@@ -59,14 +59,8 @@ class RunLog:
         self._lock = threading.Lock()
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one row and flush it. Fields may be numbers, strings, lists, mappings, paths and arrays.
-
-        Raises ValueError for an empty event or a field named "t", TypeError for a field of another type.
-        """
-        if not isinstance(event, str) or not event:
-            raise ValueError(f"event={event!r}: name the event with a non-empty string")
-        if "t" in fields:
-            raise ValueError(f"event {event!r} has a field 't', which is the row's time: rename the field")
+        """Append one row and flush it. Raises TypeError for a field that is no number, string, list, mapping, path or
+        array."""
         at = {} if self.step is None else {"at": self.step}
         row = {"t": time.time(), "event": event, **at, **plain(fields, event)}
         with self._lock:

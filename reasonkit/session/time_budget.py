@@ -13,9 +13,9 @@ import json
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from reasonkit.session.files import RecordError, read, write_atomic
@@ -33,65 +33,37 @@ class BudgetError(ValueError):
     """The session has no time for what was asked, or its ledger can't be read."""
 
 
-class _Pace:
-    """Predicts the next step, in seconds, from the steps so far."""
-
-    def __init__(self) -> None:
-        self.first: float | None = None  # includes the compilation
-        self._recent: deque[float] = deque(maxlen=WINDOW)
-        self._total, self._count = 0.0, 0
-
-    def add(self, seconds: float) -> None:
-        if self.first is None:
-            self.first = seconds
-        else:
-            self._recent.append(seconds)
-            self._total, self._count = self._total + seconds, self._count + 1
-
-    @property
-    def mean(self) -> float:
-        """Of all steps but the first. 0 while there is no other."""
-        return self._total / self._count if self._count else 0.0
-
-    def predict(self) -> float:
-        """The longest recent step, and at least the mean: batches fetched ahead must not make a step look free."""
-        return max((*self._recent, self.mean))
-
-
 class TimeBudget:
     """The minutes of one session, shared among its stages.
 
     hours: length of the session. reserve_minutes: kept free at its end for the last checkpoint, the evaluation and
-    the export. ahead: what is done there, name -> how often. `timed` measures each, and the reserve grows with it.
+    the export. ahead: what is done there, name -> how often. `measure` times each, and the reserve grows with it.
     ledger: JSON file, continued when it is of the same boot and younger than `hours`, else replaced. None for memory.
     shares: stage -> positive weight. clock: seconds since boot. agree: called before each batch with the reason to
     end, or None. Its answer counts. grows: `hours` is a forecast that grows with the pace of the first steps, and the
     clock ends no stage, as on one's own machine.
 
-    Raises BudgetError for senseless numbers and a corrupt ledger, DiskFullError when a new ledger can't be written.
+    Raises BudgetError for senseless numbers and a corrupt ledger, DiskFullError when a new ledger can't be
+    written.
     """
 
     def __init__(self, hours: float = 9.0, reserve_minutes: float = 20.0, ledger: Path | None = None,
                  shares: Mapping[str, float] | None = None, clock: Callable[[], float] = time.monotonic,
                  ahead: Mapping[str, int] | None = None, agree: Callable[[str | None], str | None] = lambda why: why,
                  grows: bool = False) -> None:
-        if not (math.isfinite(hours) and hours > 0):
-            raise BudgetError(f"hours={hours!r}: give the session's length as a positive number")
-        if not (math.isfinite(reserve_minutes) and reserve_minutes >= 0):
-            raise BudgetError(f"reserve_minutes={reserve_minutes!r}: give zero or more minutes")
-        if reserve_minutes >= hours * 60:
+        if not 0 <= reserve_minutes < hours * 60 < math.inf:
             raise BudgetError(f"reserve_minutes={reserve_minutes:g} takes all of the session's {hours * 60:g} minutes: "
                               "raise hours or lower the reserve")
-        self.shares = dict(shares or {})
+        self.shares, self.hours, self.reserve_minutes = dict(shares or {}), float(hours), float(reserve_minutes)
         for stage, share in self.shares.items():
-            if not (math.isfinite(share) and share > 0):
+            if not 0 < share < math.inf:
                 raise BudgetError(f"shares[{stage!r}]={share!r}: give a positive weight, or leave it out")
-        self.hours, self.reserve_minutes = float(hours), float(reserve_minutes)
         self.ledger = Path(ledger) if ledger is not None else None
         self._clock, self._ahead, self._agree = clock, dict(ahead or {}), agree
         self.grows, self._forecast, self._opened = grows, self.hours, clock()
-        self._pace, self._deadline = _Pace(), math.inf  # of the running stage
-        self._why: str | None = None  # the running stage is to end
+        # Of the running stage: the seconds of its steps, the first with its compilation; when and why it is to end.
+        self._took: list[float] = []
+        self._deadline, self._why = math.inf, None
         self._begun: set[str] = set()  # by this object; such a stage is over once another begins
         self._reported = False  # that the ledger is not written
         self._record = self._read_ledger()
@@ -123,7 +95,7 @@ class TimeBudget:
         return max(self.reserve_minutes, self.reserve_minutes / 2 + MARGIN * seconds / 60)
 
     @contextlib.contextmanager
-    def timed(self, name: str) -> Iterator[None]:
+    def measure(self, name: str) -> Iterator[None]:
         """Measure one of the things `ahead`. The ledger keeps the last measurement of each."""
         began = self._clock()
         yield
@@ -132,10 +104,16 @@ class TimeBudget:
 
     @property
     def steps_left(self) -> float:
-        """Steps that still fit before the running stage's deadline, at its mean pace; inf while that is not known, and
-        where the clock ends no stage."""
-        mean = 0.0 if self.grows else self._pace.mean
-        return max(0.0, self._deadline - self._clock()) / mean if mean else math.inf
+        """Steps that still fit before the running stage's deadline, at its mean pace. Infinite while that is not known,
+        and where the clock ends no stage."""
+        if self.grows or not self._mean:
+            return math.inf
+        return max(0.0, self._deadline - self._clock()) / self._mean
+
+    @property
+    def _mean(self) -> float:
+        """Seconds per step without the first, 0 while there is no other."""
+        return fmean(self._took[1:] or (0.0,))
 
     def end(self, why: str | None) -> None:
         """Let the stage end before its next batch, with `why` as the reason in `stopped`. None takes that back."""
@@ -154,7 +132,7 @@ class TimeBudget:
                 "stage in a new session; if this is one, delete the ledger")
         return left * self._share(stage)
 
-    def stopped(self, stage: str) -> str | None:
+    def ending(self, stage: str) -> str | None:
         """Why the stage ended in this session: "data" (all batches passed), "time" (the clock), what `end` was given,
         or "closed" (the consumer let go, or an exception). None: never begun, running, or killed."""
         return self._record["stages"].get(stage, {}).get("stopped")
@@ -169,8 +147,6 @@ class TimeBudget:
 
         Raises BudgetError, in this call, when the stage begins with nothing left.
         """
-        if not isinstance(stage, str) or not stage:
-            raise BudgetError(f"stage={stage!r}: name the stage with a non-empty string")
         source, started = iter(batches), self._clock()
         self._deadline = started + 60 * self.stage_minutes(stage)
         self._begun.add(stage)
@@ -180,7 +156,7 @@ class TimeBudget:
         row = self._record["stages"].setdefault(stage, {"steps": 0, "seconds": 0.0})
         row.update(first_seconds=None, stopped=None)
         earlier, stopped, saved, number = row["seconds"], "closed", started, 0
-        self._pace = pace = _Pace()
+        self._took = took = []
         try:
             while True:
                 pulled = self._clock()
@@ -195,10 +171,10 @@ class TimeBudget:
                 row["steps"], number = row["steps"] + 1, number + 1
                 yield batch
                 now = self._clock()
-                pace.add(now - pulled)
+                took.append(now - pulled)
                 if number == 1:
                     self._deadline = now + 60 * self.minutes_left * self._share(stage)
-                row.update(seconds=earlier + now - started, first_seconds=pace.first)
+                row.update(seconds=earlier + now - started, first_seconds=took[0])
                 if now - saved >= SAVE_SECONDS:
                     self._save()
                     saved = now
@@ -208,7 +184,8 @@ class TimeBudget:
 
     def _reason_to_end(self, stage: str, now: float, left: int, steps: int) -> str | None:
         """Why the stage ends before its next batch, None if it goes on. `left` of its steps are to do."""
-        step = self._pace.predict()
+        # at least the mean: batches fetched ahead must not make a step look free
+        step = max(*self._took[1:][-WINDOW:], self._mean, 0.0)
         if self.grows and now + step * left > self._deadline:
             self._grow(MARGIN * step * left / 60 / self._share(stage))
             self._deadline = now + 60 * self.minutes_left * self._share(stage)
@@ -229,7 +206,7 @@ class TimeBudget:
         if stage not in self.shares:
             return 1.0
         return self.shares[stage] / sum(share for name, share in self.shares.items() if name == stage
-                                        or name not in self._begun and self.stopped(name) is None)
+                                        or name not in self._begun and self.ending(name) is None)
 
     def _read_ledger(self) -> dict[str, Any] | None:
         """The ledger's record if this session wrote it, else None."""

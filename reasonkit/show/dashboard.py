@@ -14,7 +14,7 @@ import ipywidgets as widgets
 import numpy as np
 from IPython.display import display
 
-from reasonkit.session.files import replacing
+from reasonkit.session.files import replace_file
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.show.figures import STEP, Curves, Row, colour_tags, curves, escape, label, number
@@ -60,7 +60,7 @@ class Dashboard:
         view's."""
         figure = curves(self._draw(plot=False))
         self._plot.value = ""
-        with replacing(path) as partial:
+        with replace_file(path) as partial:
             figure.savefig(partial, format="png", dpi=160)
         return figure
 

@@ -87,4 +87,4 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
                                  summed) as guard:
         learner.train(tunix_compat.remaining_steps(batches, trainer.train_steps, settings.steps - done, guard))
     return loop.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,
-                            budget.minutes_used - minutes, budget.stopped("grpo"))
+                            budget.minutes_used - minutes, budget.ending("grpo"))

@@ -194,7 +194,7 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
             log.step = number
             watchdog.step_begins()
             yield batch
-        ending.enter_context(budget.timed("save"))  # what is in flight, and the last save
+        ending.enter_context(budget.measure("save"))  # what is in flight, and the last save
 
     manager.save = checked_save
     tunix_compat.hide_progress_bar(trainer)
@@ -234,4 +234,4 @@ def train_stage(trainer, mesh: Mesh, batches: Iterator, stage: str, settings, bu
             guard if prepare is None else lambda rest: map(prepare, guard(rest))))
     save_for_next_stage(trainer.model, checkpoints, trainer.train_steps + 1)
     return StageResult(stage, trainer.train_steps - start_step, trainer.train_steps + 1,
-                       budget.minutes_used - minutes, budget.stopped(stage))
+                       budget.minutes_used - minutes, budget.ending(stage))

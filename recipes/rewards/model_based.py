@@ -25,7 +25,7 @@ from scipy.special import expit
 from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.logprobs import prefill
 from reasonkit.rewards.rules import RewardFn
-from reasonkit.session.files import replacing
+from reasonkit.session.files import replace_file
 from reasonkit.text.tags import TAGS, neutralise
 
 FLATTEN = 1e-3  # the weight of |w|^2 / 2 against the mean loss, for features of unit variance
@@ -138,7 +138,7 @@ class ThoughtTeacher:
     def save(self, path: Path | str) -> None:
         """Write it to `path` as safetensors, whole or not at all."""
         arrays = {"weights_D": self.weights_D, "bias": np.array([self.bias])}
-        with replacing(path) as temporary:
+        with replace_file(path) as temporary:
             save_file(arrays, temporary, metadata={"model": self.model})
 
     @classmethod

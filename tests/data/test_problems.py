@@ -18,14 +18,14 @@ from reasonkit.data import problems as data
 from reasonkit.data.problems import (
     SPLITS,
     assert_disjoint,
-    curate,
     load_recipe,
     make_problem,
     make_problems,
+    make_splits,
     rubric_of,
     split_of,
 )
-from reasonkit.data.rows import check_columns, grpo_batches, read_rows, save_splits, sft_batches
+from reasonkit.data.rows import grpo_batches, read_rows, save_splits, sft_batches
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.judge.rubric import WEIGHTS, Criterion, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.text.answers import KINDS, check
@@ -191,7 +191,7 @@ def test_an_unknown_recipe_is_named():
     ({"split": "train = 80\nvalidation = 10\ntest = 20"}, "sum 100"),
     ({"split": "train = 80\nvalidation = 10\ntest = 10\n[traces]\nterse = 60"},
      "traces.terse is 60, and should be less than or equal to 1"),
-    ({"rubric": ""}, "'mine' in .*: give it either a domain or .*rubric.* entries of its own"),
+    ({"rubric": ""}, "'mine': give it either a domain or .*rubric.* entries of its own"),
     ({"first": 'domain = "maths"'}, "give it either a domain or"),
     ({"first": 'domain = "alchemy"', "rubric": ""}, "unknown domain 'alchemy': choose one of chemistry, "),
     ({"rubric": OWN + OWN.replace("pitfall", "grave")},
@@ -218,7 +218,7 @@ def test_a_key_that_a_recipe_lacks_is_named(tmp_path, monkeypatch, key):
     file = tmp_path / "mine.toml"
     file.write_text(re.sub(rf"(?m)^(?:{key} =|\[{key}\])", "[other]\nx =" if key == "split" else "#", file.read_text())
                     .replace("x =\n", ""))
-    with pytest.raises(ValueError, match=rf"mine.toml is no data recipe \({key} is missing"):
+    with pytest.raises(ValueError, match=rf"mine.toml.* data recipe.*\W{key} is missing"):
         load_recipe("mine")
 
 
@@ -263,24 +263,24 @@ def test_a_stream_has_one_split_and_no_question_twice():
 
 
 def test_splits_are_disjoint_over_all_seeds():
-    drawn = [curate(RECIPE, SIZES, seed) for seed in (0, 1, 7)]
+    drawn = [make_splits(RECIPE, SIZES, seed) for seed in (0, 1, 7)]
     assert all({name: len(rows) for name, rows in splits.items()} == SIZES for splits in drawn)
     together = {name: {q for splits in drawn for q in splits[name]["question"]} for name in SPLITS}
     assert not any(a & b for a, b in itertools.combinations(together.values(), 2))
     assert len(together["train"]) > 2.5 * SIZES["train"], "seeds repeat the same questions"
-    again = curate(RECIPE, SIZES, 1)
+    again = make_splits(RECIPE, SIZES, 1)
     assert all(again[name].to_list() == drawn[1][name].to_list() for name in SPLITS)
 
 
 def test_rows_carry_what_the_stages_need():
-    for row in curate(RECIPE, {"test": 10}, 0)["test"]:
+    for row in make_splits(RECIPE, {"test": 10}, 0)["test"]:
         assert set(row) == {"id", "family", "kind", "question", "reasoning", "answer", "rubric"}
         TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
         assert rubric_from_json(row["rubric"]) == RECIPE.rubric
 
 
 def test_terse_traces_are_for_training_only():
-    splits = curate(RECIPE, {"train": 400, "test": 100}, 0)
+    splits = make_splits(RECIPE, {"train": 400, "test": 100}, 0)
     terse = sum(";" not in row["reasoning"] for row in splits["train"]) / 400
     assert abs(terse - RECIPE.terse) < 0.1
     assert all(";" in row["reasoning"] for row in splits["test"])
@@ -292,7 +292,7 @@ def test_a_criterion_is_written_for_the_problem():
     recipe = replace(RECIPE, rubric=criteria)
     assert [criterion.description for criterion in rubric_of(recipe, item)] == [
         "Reads 1+1=2; {2}, {0} {answer}", "Is short"]
-    first, second = curate(recipe, {"test": 2}, 0)["test"]
+    first, second = make_splits(recipe, {"test": 2}, 0)["test"]
     assert f"Reads {first['reasoning']}, " in first["rubric"] and first["rubric"] != second["rubric"]
 
 
@@ -302,7 +302,7 @@ def test_a_problem_with_a_rubric_of_its_own_is_judged_by_it(monkeypatch):
     make = family.make
     monkeypatch.setattr(family, "make", lambda rng, slip: (*make(rng, slip), rubric_to_json(own)))
     recipe = replace(RECIPE, families=("coins", "lamp"))
-    for row in curate(recipe, {"train": 6}, 0)["train"]:
+    for row in make_splits(recipe, {"train": 6}, 0)["train"]:
         assert rubric_from_json(row["rubric"]) == (own if row["family"] == "coins" else recipe.rubric)
     broken = data.Problem("coins-0-7", "coins", "?", ("1",), "1", "number", "[]")
     with pytest.raises(ValueError, match="problem coins-0-7: the rubric is not a non-empty list"):
@@ -315,20 +315,20 @@ def test_no_question_can_end_its_turn(monkeypatch):
         return data.Problem(f"{index}", family, question, ("1+1=2",), "2", "number")
 
     monkeypatch.setattr(data, "make_problem", hostile)
-    for question in curate(RECIPE, {"train": 5}, 0)["train"]["question"]:
+    for question in make_splits(RECIPE, {"train": 5}, 0)["train"]["question"]:
         assert question.endswith("[end_of_turn]\n[start_of_turn]model\n")
 
 
 def test_curation_ends_where_the_questions_do(coins, monkeypatch):
     coins(lambda rng, slip: (f"What is {rng.randint(1, 20)}?", ["1"], "1"))
     recipe = replace(RECIPE, families=("coins",), split={"train": 100, "validation": 0, "test": 0})
-    assert len(curate(recipe, {"train": 20}, 0)["train"]) == 20
+    assert len(make_splits(recipe, {"train": 20}, 0)["train"]) == 20
     with pytest.raises(ValueError, match=r"made 20 distinct questions \(coins 20\) of 21 asked for in 'train'"):
-        curate(recipe, {"train": 21}, 0)
+        make_splits(recipe, {"train": 21}, 0)
     mixed = replace(RECIPE, families=("coins", "lamp"))
     monkeypatch.setattr(data, "PATIENCE", 50)
     with pytest.raises(ValueError, match=r"\(coins \d+, lamp \d+\) of 100000 asked for in 'test'"):
-        curate(mixed, {"test": 100_000}, 0)
+        make_splits(mixed, {"test": 100_000}, 0)
 
 
 def test_questions_that_differ_in_their_white_space_are_two():
@@ -345,14 +345,14 @@ def test_a_planted_duplicate_is_found(planted):
 @pytest.mark.parametrize(("split", "size"), [("dev", 3), ("train", 0), ("test", -1)])
 def test_a_split_that_cannot_be_drawn_is_named(split, size):
     with pytest.raises(ValueError, match=f"split '{split}' of size {size}: need one of train, validation, test"):
-        curate(RECIPE, {split: size}, 0)
+        make_splits(RECIPE, {split: size}, 0)
 
 
 # Files
 
 
 def test_splits_survive_their_files(tmp_path):
-    splits = curate(RECIPE, {"train": 5, "test": 2}, 0)
+    splits = make_splits(RECIPE, {"train": 5, "test": 2}, 0)
     paths = save_splits(splits, tmp_path / "data")
     assert {path.name for path in (tmp_path / "data").iterdir()} == {"train.parquet", "test.parquet"}
     assert all(read_rows(paths[name]).to_list() == splits[name].to_list() for name in splits)
@@ -387,22 +387,10 @@ def write_rows(path, *changes):
     (({}, {"answer": None}), "row 2 of .*t.parquet: 'answer' is None, and must be of type str"),
     (({"answer": 7}, {"answer": 8}), "row 1 of .*t.parquet: 'answer' is 7, and must be of type str, in quotes"),
     (({"reasoning": ["a"]},), r"row 1 of .*t.parquet: 'reasoning' is \['a'\], and must be of type str"),
-    (({"level": 3}, {}), "row 2 of .*t.parquet: 'level' is None, and must be of type int, as in the first"),
 ])
 def test_a_row_unlike_the_others_is_named(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         read_rows(write_rows(tmp_path / "t.parquet", *changes))
-
-
-@pytest.mark.parametrize(("rows", "message"), [
-    ([{"id": "a"}, {}], "row 2 of t has no 'id', and others do"),
-    ([{}, {"id": "a"}], "row 1 of t has no 'id', and others do"),
-    ([{"level": 3}, {"level": "3"}], "row 2 of t: 'level' is '3', and must be of type int, as in the first row"),
-    ([{"id": "\ud800"}], r"row 1 of t: 'id' is '\\ud800', and half of a surrogate pair is no character"),
-])
-def test_rows_that_make_no_table_are_named(rows, message):
-    with pytest.raises(ValueError, match=message):
-        check_columns(rows, "t")
 
 
 def test_columns_of_ones_own_are_kept(tmp_path):

@@ -13,7 +13,7 @@ from tiny_run import ROWS, short_tokenizer
 
 from reasonkit.config import PROFILES
 from reasonkit.data import screening
-from reasonkit.data.problems import SPLITS, curate, load_recipe
+from reasonkit.data.problems import SPLITS, load_recipe, make_splits
 from reasonkit.data.rows import grpo_batches, sft_batches, sft_pairs
 from reasonkit.data.screening import gold_fault, question_key, screen
 from reasonkit.eval.evaluate import evaluate
@@ -182,7 +182,7 @@ def test_a_split_of_which_most_is_refused_is_an_error(tokenizer):
 def test_the_shipped_mix_loses_no_row():
     for name in ("smoke", "cpu"):
         profile = PROFILES[name]
-        splits = curate(load_recipe("tiny_mix"), {"train": 400, "validation": 50, "test": 50}, 0)
+        splits = make_splits(load_recipe("tiny_mix"), {"train": 400, "validation": 50, "test": 50}, 0)
         kept, left_out = screen(splits, load.tokenizer(profile.policy), profile.grpo.max_prompt_length)
         assert not left_out and kept["train"].to_list() == splits["train"].to_list()
 

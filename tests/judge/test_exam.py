@@ -19,7 +19,7 @@ from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 
 RECIPE = problems.load_recipe("tiny_mix")
-ROWS = problems.curate(RECIPE, {"validation": 90}, 3)["validation"]
+ROWS = problems.make_splits(RECIPE, {"validation": 90}, 3)["validation"]
 PAIRS = anchors(ROWS)
 WHOLE = {pair.good for pair in PAIRS}
 RUBRIC = rubric_to_json((Criterion("Steps", "Every step is shown.", 1.0),))

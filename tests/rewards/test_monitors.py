@@ -144,7 +144,7 @@ def test_a_probe_asks_every_few_steps(log):
         return [TAGS.render(reasoning=item.reasoning, answer=item.answer)] * len(prompts)
 
     budget = TimeBudget(1, 0, ahead={"probe": 1})
-    on_step = probe(generate, [item], 8, log, every=3, timed=budget.timed)
+    on_step = probe(generate, [item], 8, log, every=3, measure=budget.measure)
     for step in range(1, 8):
         log.write("grpo_step", step=step)
         on_step()

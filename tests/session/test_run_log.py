@@ -159,9 +159,6 @@ def test_threads_and_two_logs_on_one_file_lose_nothing(log):
 @pytest.mark.parametrize(
     "event, fields, error, said",
     [
-        ("", {}, ValueError, "event=''"),
-        (None, {}, ValueError, "event=None"),
-        ("step", {"t": 1}, ValueError, "field 't'"),
         ("step", {"fn": print}, TypeError, r"step\['fn'\] is a builtin_function_or_method"),
         ("step", {"deep": [1, {"k": {1, 2}}]}, TypeError, r"step\['deep'\]\[1\]\['k'\] is a set"),
     ],

@@ -26,7 +26,7 @@ def card(folder, recipe, splits, ledger=None):
 @pytest.fixture(scope="module")
 def families():
     recipe = problems.load_recipe("tiny_mix")
-    return recipe, problems.curate(recipe, {"train": 10, "validation": 3, "test": 4}, 0)
+    return recipe, problems.make_splits(recipe, {"train": 10, "validation": 3, "test": 4}, 0)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_domains_are_counted_by_split():
               "test": rows({"domain": "law"})}
     assert cells(domain_table(splits)) == [["law", "1", "1", "0", "33.3%"], ["maths", "2", "0", "1", "66.7%"],
                                            ["all", "3", "1", "1", ""]]
-    made = problems.curate(problems.load_recipe("tiny_mix"), {"train": 10, "test": 5}, 0)
+    made = problems.make_splits(problems.load_recipe("tiny_mix"), {"train": 10, "test": 5}, 0)
     assert cells(domain_table(made))[-1][:3] == ["all", "10", "5"], "families stand for domains"
 
 
