@@ -18,7 +18,7 @@ NAMES = {"gym_gcd": "gcd", "gym_gsm": "gsm_symbolic", "gym_letters": "letter_cou
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(ImportError, match=r"need reasoning_gym: pip install 'reasonkit\[data\]'"):
+    with pytest.raises(ImportError, match=r"need reasoning_gym: pip install 'reasoning-gym<0\.2'"):
         make_problem("gym_sum", 0, 0)
 
 

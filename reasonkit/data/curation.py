@@ -43,7 +43,7 @@ def load_data(data: str) -> DataRecipe:
 
     Raises ValueError as `load_recipe` does, and SourceError as `own_recipe` does.
     """
-    return own_recipe(Path(data)) if Path(data).suffix else load_recipe(data)
+    return load_recipe(data) if Path(data).suffix in ("", ".toml") else own_recipe(Path(data))
 
 
 def own_recipe(path: Path) -> DataRecipe:
@@ -63,7 +63,7 @@ def own_recipe(path: Path) -> DataRecipe:
                if (name := next((name for name in names if name in found), None))}
     if "question" not in columns:
         raise SourceError(f"{path} has the columns {', '.join(first)}, and none is a question: rename one to 'question'"
-                          ", and the right answer's to 'answer'")
+                          ", and the right answer's to 'answer', with a comma between the cells of a CSV")
     source = OwnFile.model_validate({**given, "columns": columns})
     mapping = ", ".join(f"{ours} from {column}" for ours, column in columns.items())
     return DataRecipe(path.stem, f"{path.name} ({mapping})", OWN, (), {"train": 80, "validation": 10, "test": 10}, 0.0,
@@ -82,8 +82,8 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> tuple[dic
     rows = clean(list(read_sources(recipe, seed, ledger)), ledger)
     splits = deal(recipe, rows, sizes, seed, ledger)
     if empty := [name for name, some in splits.items() if not some]:
-        raise ValueError(f"data recipe {recipe.name!r} has no row for {', '.join(empty)}: let a source have "
-                         f"use = \"any\", or change [split]\n{ledger}")
+        raise ValueError(f"data recipe {recipe.name!r} has no row for {', '.join(empty)}: give more different "
+                         f"questions whose answer can be checked, let a source have use = \"any\", or change [split]\n{ledger}")
     made = {name: Dataset.from_list([{column: row[column] for column in (*COLUMNS, *EXTRA)} for row in some])
             for name, some in splits.items()}
     problems.assert_disjoint(made)

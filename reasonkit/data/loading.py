@@ -160,12 +160,21 @@ def _wheel_rows(source: Wheel, path: Path) -> Iterator[Raw]:
 
 
 def _table(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
-    """The rows of a file by its suffix. Raises SourceError for an empty file and for a line that is no row."""
+    """The rows of a file by its suffix. Raises SourceError for an empty or damaged file and a line that is no row."""
+    try:
+        yield from _rows(name, data, rows_at)
+    except SourceError:
+        raise
+    except ValueError as error:  # bytes that are no UTF-8, no Parquet, no JSON
+        raise SourceError(f"{name} can't be read ({error}): save it again as its ending says, text as UTF-8") from None
+
+
+def _rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
     if name.endswith(".gz"):
         name, data = name.removesuffix(".gz"), gzip.decompress(data)
     if not data.strip():
         raise SourceError(f"{name} is empty: give it at least one row")
-    suffix = Path(name).suffix
+    suffix = Path(name).suffix.lower()
     if suffix == ".parquet":
         import pyarrow.parquet
 

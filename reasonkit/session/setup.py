@@ -82,6 +82,8 @@ def check_choices(profile: str, recipe: str, seed: int, settings: Mapping[str, A
     check_name("recipe", recipe, recipe_names())
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ValueError(f"SEED={seed!r}: give a whole number from 0 to {2**32 - 1}, without quotes")
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"SETTINGS={settings!r}: give a dict, such as {{\"grpo_steps\": 100}}, or {{}}")
     chosen = {name: value for name, value in settings.items() if value not in (None, 0, "")}
     for name, value in chosen.items():
         check_name("setting", name, SETTINGS)

@@ -28,9 +28,9 @@ BUSY = 3  # how much longer a comparison may take on a machine that does other t
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUSERBASE")
 # kind -> the module whose `load()` gives `same(answer, gold)`, the package that it needs, the extra that installs it
 TASKS = {
-    "expression": ("recipes.graders.algebra", "sympy", "verify"),
-    "quantity": ("recipes.graders.quantity", "pint", "verify"),
-    "smiles": ("recipes.graders.smiles", "rdkit", "chem"),
+    "expression": ("recipes.graders.algebra", "sympy"),
+    "quantity": ("recipes.graders.quantity", "pint"),
+    "smiles": ("recipes.graders.smiles", "rdkit"),
 }
 
 
@@ -67,7 +67,7 @@ def start(task: str) -> _Worker:
 
 class _Worker:
     def __init__(self, task: str) -> None:
-        _, package, extra = TASKS[task]
+        _, package = TASKS[task]
         path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
         # Only a process with a single thread is safe to fork.
         env = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -81,7 +81,7 @@ class _Worker:
             error = "its process ended"
         if error:
             self.close()
-            raise ImportError(f"answers of kind {task!r} need {package}: pip install 'reasonkit[{extra}]' ({error})")
+            raise ImportError(f"answers of kind {task!r} need {package}: pip install {package} ({error})")
 
     def ask(self, question: list) -> bool | None:
         """The verdict. Raises OSError or ValueError if the process has ended or another thread has closed it."""

@@ -148,7 +148,7 @@ def gemini(key: str, model: str, *, max_tokens: int = 4096, base_url: str | None
     try:
         from google import genai
     except ImportError as error:
-        raise ImportError('Gemini needs google-genai: pip install "reasonkit[judge]"') from error
+        raise ImportError('Gemini needs google-genai: pip install google-genai') from error
     options = {"base_url": endpoint, "retry_options": {"attempts": 1}}
     client = genai.Client(api_key=key, vertexai=False, http_options=options)
     hide_in_logs(_LOGGERS, key)
@@ -175,7 +175,7 @@ def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url:
     try:
         from openai import AsyncOpenAI
     except ImportError as error:
-        raise ImportError('an OpenAI-compatible service needs openai: pip install "reasonkit[judge]"') from error
+        raise ImportError('an OpenAI-compatible service needs openai: pip install openai') from error
     client = AsyncOpenAI(api_key=key, base_url=endpoint, max_retries=0)
     hide_in_logs(_LOGGERS, key)
 

