@@ -29,10 +29,11 @@ user reasonkit.show: figures report data_card data_view dashboard completions
 jax reasonkit: run precheck
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
 numpy recipes.judges: local_variants score_sheet api_client api_calls api_judge
-numpy recipes.rewards: text extra controls
+numpy recipes.rewards: text extra controls tunix_demo
 jax recipes.rewards: model_based
-tunix recipes.stages: simpo distill traces teacher
-numpy recipes: g_rar g_exact idea_e gym constant shuffled
+tunix recipes.stages: traces simpo distill teacher
+numpy recipes: g_rar g_exact idea_e gym constant shuffled pinocchio gemmatron tunix_demo
+numpy recipes: medical chemistry legal robotics
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
 tunix tools.hf: names

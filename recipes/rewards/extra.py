@@ -1,4 +1,4 @@
-"""Rewards for recipes of your own, tested but used by none of ours: nearness to a number, length, repetition, script.
+"""Rewards for recipes of your own: nearness to a number, length, repetition (as in Pinocchio), script.
 
 Except for `numeric_closeness` they are penalties on the text, as in `text`.
 """

@@ -1,12 +1,15 @@
 """SimPO (arXiv 2405.14734): the adapter learns to prefer one completion to another, with Tunix's `DPOTrainer`.
 
-A stage on pairs, each a question with a chosen and a rejected completion. The implicit reward is beta times the mean
-log-probability per token. There is no reference model. gamma is the paper's, in units of the reward. Inputs are ids,
-because Tunix's string inputs put <bos> before each completion and no stop token after it.
+`sample_pairs` takes pairs of a chosen and a rejected completion from the policy itself, and `simpo` trains on them. The
+implicit reward is beta times the mean log-probability per token, and gamma is in its units. There is no reference
+model. Inputs are ids, because Tunix's string inputs put <bos> before each completion and no stop token after it.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,14 +22,57 @@ from tunix.rl.common import get_per_token_logps
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
 from reasonkit.data.rows import shuffle_rows
+from reasonkit.data.screening import OPEN, POSED
 from reasonkit.models.distributed import check_one_process
 from reasonkit.models.mesh import check_divides
+from reasonkit.session.files import write_atomic
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train import loop, tunix_compat
+from reasonkit.train.rollout import generator
+from recipes.stages.traces import examine, pairs
 
 COLUMNS = ("question", "chosen", "rejected")
+
+
+def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, batch_size: int, budget: TimeBudget,
+                 seed: int) -> list[dict[str, str]]:
+    """Pairs of the policy's own completions, at most one for each of `settings.questions` of the rows.
+
+    The chosen one has the right answer, the format, and its work shown (`traces.examine`). Where the policy has none,
+    it is the row's worked solution, if that passes the same tests: `by` is then "data", else "policy". `batch_size`
+    completions are sampled at once, for at most half of the stage's time. Questions that no program can check are left
+    out.
+    """
+    generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=settings.max_prompt_length,
+                         max_new_tokens=settings.max_new_tokens, batch_size=batch_size, temperature=1.0)
+    asked = rows.filter(lambda row: row["kind"] not in (OPEN, *POSED)).shuffle(seed).to_list()[:settings.questions]
+    end = math.inf if budget.grows else time.monotonic() + 30 * budget.stage_minutes("simpo")
+    size, samples = max(1, batch_size // settings.num_generations), []
+    for start in range(0, len(asked), size):
+        if time.monotonic() > end:
+            print(f"half of the stage's time is over: {start} of {len(asked)} questions were asked")
+            break
+        some = [row for row in asked[start:start + size] for _ in range(settings.num_generations)]
+        texts = generate([TAGS.prompt(row["question"]) for row in some], seed + start)
+        new = [{**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "policy"}
+               for row, text in zip(some, texts, strict=True)]
+        solved = {sample["id"] for sample in new if not sample["cause"]}
+        for row in {row["id"]: row for row in some if row["id"] not in solved}.values():
+            text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
+            worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
+            new += [worked] * (not worked["cause"])
+        samples += new
+    return pairs(samples)
+
+
+def own_pairs(path: Path, *sampling) -> Dataset:
+    """The pairs in a JSONL file, of this stage or of notebook 1b. Where there is none, those of `sample_pairs`, which
+    are written to it, so that a resumed stage has the same."""
+    if not path.exists():
+        write_atomic(path, "".join(f"{json.dumps(pair)}\n" for pair in sample_pairs(*sampling)))
+    return Dataset.from_list([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
 
 
 def pair_batches(
@@ -88,8 +134,8 @@ def loss_fn(settings: SimpoSettings) -> Callable[..., tuple[jax.Array, dict[str,
             "rewards/chosen": beta * chosen_B, "rewards/rejected": beta * rejected_B,
             "rewards/margin": beta * (chosen_B - rejected_B), "rewards/accuracy": chosen_B > rejected_B,
             "log_probs/chosen": chosen_B, "log_probs/rejected": rejected_B}
-        return (pair_loss(chosen_B, rejected_B, beta, gamma, smoothing).mean(),
-                {name: value_B.mean() for name, value_B in metrics.items()})
+        loss_B = pair_loss(chosen_B, rejected_B, beta, gamma, smoothing) - settings.sft_weight * chosen_B
+        return loss_B.mean(), {name: value_B.mean() for name, value_B in metrics.items()}
 
     return loss
 

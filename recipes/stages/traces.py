@@ -117,7 +117,8 @@ def _best(samples: Iterable[Sample]) -> dict[str, Sample]:
 def pairs(samples: Sequence[Sample]) -> list[dict[str, str]]:
     """For `stages.simpo`, one pair per question that has both: the best kept completion, and a rejected one.
 
-    One with a wrong answer or a low score is taken before one with another fault.
+    One with a wrong answer or a low score is taken before one with another fault. `by` says who wrote the chosen one,
+    if the samples do.
     """
     best, made = _best(samples), {}
     for sample in sorted(samples, key=lambda sample: sample["cause"] not in (WRONG, LOW)):
@@ -125,5 +126,5 @@ def pairs(samples: Sequence[Sample]) -> list[dict[str, str]]:
         if chosen and sample["cause"] not in ("", UNJUDGED) and sample["completion"].strip():
             made.setdefault(chosen["prompt_sha256"], {
                 "question": chosen["question"], "chosen": chosen["completion"], "rejected": sample["completion"],
-                "cause": sample["cause"]})
+                "cause": sample["cause"], "by": chosen.get("by", "teacher")})
     return list(made.values())

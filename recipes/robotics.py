@@ -1,0 +1,32 @@
+"""Robotics: GRPO on planning and orientation in words, with a judge that reads the rubric of robotics.
+
+Source: the entries on robotics among the honourable mentions (multi-step planning). A gold answer of kind "plan" is a
+problem that the grader executes step by step (`recipes/graders/plan.py`), so any plan that reaches the goal is right.
+The mix has none of these yet: the public sets are small, and half of its rows are made by a program.
+What it reaches was not measured.
+"""
+
+from __future__ import annotations
+
+from reasonkit.config import Recipe
+from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
+from recipes.rewards.text import work_shown
+
+
+def rewards(judge, questions):
+    return [
+        (tag_format, 1.0),
+        (gate(exact_answer, tag_format), 1.5),
+        (rubric(judge), 1.0),
+        (work_shown, 1.0),  # many questions are yes or no: a right one without work earns little
+    ]
+
+
+RECIPE = Recipe(
+    data="robotics",
+    toy_data="tiny_mix",
+    shares={"sft": 0.25, "grpo": 0.75},
+    rewards=rewards,
+    uses_judge=True,
+    curriculum="exact_answer_if_tag_format",  # toys and plans differ much in difficulty: draw what is solved sometimes
+)
