@@ -53,13 +53,11 @@ class Curriculum:
     def order(self, ids: Sequence[str], batch_size: int, seed: int) -> Iterator[np.ndarray]:
         """Endless batches of distinct row numbers. Logged steps come out as they were drawn.
 
-        Raises ValueError for ids that come twice, for fewer rows than a batch, for a logged id that is not among
-        `ids`, and for a step that needs rates which were not measured.
+        Raises ValueError for fewer rows than a batch, for a logged id that is not among `ids`, and for a step that
+        needs rates which were not measured.
         """
         check_rows(len(ids), batch_size)
         number = {str(name): n for n, name in enumerate(ids)}
-        if len(number) < len(ids):
-            raise ValueError(f"{len(ids) - len(number)} of {len(ids)} ids come twice: pass rates are kept by id")
         yield from repeat(np.arange(batch_size), self._earlier)
         rates: dict[str, float] = {}
         for step in count():

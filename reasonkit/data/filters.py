@@ -21,6 +21,7 @@ import numpy as np
 from reasonkit.data.screening import OPEN, LeftOut, row_fault
 from reasonkit.text.answers import grade
 from reasonkit.text.tags import INVISIBLE, TAGS
+from reasonkit.text.words import words
 
 GRAM, SIMILAR = 3, 0.8  # words of a shingle, and the Jaccard similarity from which two questions are one
 RUN = 13  # words
@@ -35,7 +36,6 @@ _TOLD = re.compile(r"(?i)\banswer\s*(?:is|:|=)\s*")
 _OPENING = re.compile(r"(?i)\W*(?:(?:so|thus|hence|therefore|the|my|final|right|correct),?\s+){0,4}"
                       r"(?:answer|option|choice)\s*(?:is|:|=)[\s(\['\"$*]*")
 _GOES_ON = re.compile(r"\w|[.,]\d|\s*[-+*/^=\u00d7\u00f7]\s*\w")
-_WORD = re.compile(r"\w+")
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, to mix bits
 _MARKUP = re.compile(r"(?i)</?think>|<br\s*/?>|<newline>")
 
@@ -141,10 +141,10 @@ def shingles(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
     flat = array("q")
     lengths = np.zeros(len(texts), np.int64)
     for number, text in enumerate(texts):
-        words = _WORD.findall(text.casefold())
-        flat.extend(map(vocabulary.__getitem__, words))
-        flat.extend([0] * (size - len(words)))
-        lengths[number] = max(size, len(words))
+        said = words(text)
+        flat.extend(map(vocabulary.__getitem__, said))
+        flat.extend([0] * (size - len(said)))
+        lengths[number] = max(size, len(said))
     codes = np.array([0, *map(hash_word, vocabulary)], np.uint64)[np.frombuffer(flat, np.int64)]
     runs = np.zeros(max(0, len(codes) - size + 1), np.uint64)
     with np.errstate(over="ignore"):
@@ -187,7 +187,8 @@ def near_duplicates(texts: Sequence[str], answers: Sequence[str]) -> dict[int, i
             continue
         a, b = (runs[bounds[n]:bounds[n + 1]] for n in (earlier, later))
         shared = len(np.intersect1d(a, b, assume_unique=True))
-        if shared >= SIMILAR * (len(a) + len(b) - shared) and _numbers(texts[earlier]) == _numbers(texts[later]):
+        numbers = {tuple(re.findall(r"\d+", texts[n])) for n in (earlier, later)}
+        if shared >= SIMILAR * (len(a) + len(b) - shared) and len(numbers) == 1:
             found[later] = earlier
     return found
 
@@ -222,10 +223,6 @@ def _candidates(band: np.ndarray) -> np.ndarray:
     members = np.flatnonzero(same)
     return np.concatenate([np.stack([order[starts[members]], order[members]], 1),
                            np.stack([order[members - 1], order[members]], 1)])
-
-
-def _numbers(text: str) -> list[str]:
-    return re.findall(r"\d+", text)
 
 
 def contaminated(train: Sequence[str], test: Sequence[str]) -> dict[int, int]:

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -102,10 +101,7 @@ def probe(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], b
 
     `generate` and `problems` are as in `evaluate`. Tunix's hooks are one step late, so the weights are those of the
     step after `step`. `measure` is `TimeBudget.measure`, which learns from a probe how long the evaluation will take.
-    Raises ValueError if `every` is below 1.
     """
-    if every < 1:
-        raise ValueError(f"every={every}: probe after 1 step or more")
     problems = list(problems)
 
     def on_step() -> None:
@@ -118,18 +114,6 @@ def probe(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], b
     return on_step
 
 
-@dataclass(frozen=True)
-class RewardHackingFlag:
-    """One episode: the sign, the step at which its value passed the limit, the reason, and a completion to look at."""
-
-    name: str
-    step: int
-    value: float
-    limit: float
-    why: str
-    example: str
-
-
 def watcher(log: RunLog) -> Callable[[], None]:
     """For a stage's `on_step`: writes each flag that is not yet in the log."""
 
@@ -137,14 +121,15 @@ def watcher(log: RunLog) -> Callable[[], None]:
         rows = log.read()
         known = {(row["name"], row["step"]) for row in rows if row["event"] == "flag"}
         for flag in flags(rows):
-            if (flag.name, flag.step) not in known:
-                log.write("flag", **asdict(flag))
+            if (flag["name"], flag["step"]) not in known:
+                log.write("flag", **flag)
 
     return on_step
 
 
-def flags(rows: Iterable[Row]) -> list[RewardHackingFlag]:
-    """The flags of a whole run log, oldest first. They depend only on its rows, so a resumed run repeats none."""
+def flags(rows: Iterable[Row]) -> list[Row]:
+    """The episodes in a whole run log, oldest first: the sign, the step at which its value passed the limit, why, and a
+    completion to look at. They depend only on the log's rows, so a resumed run repeats none."""
     seen: dict[str, list[Row]] = {"reward": [], "texts": [], "grpo_step": [], "probe": []}
     found, raised = [], set()
     for row in rows:
@@ -158,13 +143,13 @@ def flags(rows: Iterable[Row]) -> list[RewardHackingFlag]:
             limit = LIMITS[name]
             over = value > (limit * OVER if name in raised else limit)
             if over and name not in raised:
-                found.append(RewardHackingFlag(name, row["step"], value, limit, why, example))
+                found.append(dict(name=name, step=row["step"], value=value, limit=limit, why=why, example=example))
             (raised.add if over else raised.discard)(name)
     return found
 
 
 def _measure(seen: Mapping[str, Sequence[Row]]) -> Iterable[tuple[str, float, str, str]]:
-    """Name, value, reason and example of every sign that there are enough rows for."""
+    """Name, value, reason and example of each sign that there are enough rows for."""
     texts, steps = seen["texts"], seen["grpo_step"]
     sample = (seen["reward"][-1].get("sample") or {}) if seen["reward"] else {}
     last = str(sample.get("completion", ""))[:EXAMPLE]

@@ -11,12 +11,10 @@ import base64
 import contextlib
 import html
 import json
-import logging
 import os
 import re
 import string
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from urllib.parse import quote, quote_plus
 
 _MEND_KAGGLE = ('make a token in your Kaggle settings and set KAGGLE_API_TOKEN; the file is as it was downloaded, '
@@ -117,27 +115,6 @@ def describe_error(error: BaseException, *keys: str) -> str:
 def printable_line(text: str) -> str:
     """`text` in one line, with spaces for control characters, because a service may send some."""
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-def hide_in_logs(packages: tuple[str, ...], key: str) -> None:
-    """Keep the key out of what the packages' loggers write, such as headers that a service repeats."""
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(packages):
-            logging.getLogger(name).addFilter(_Hiding(key))
-
-
-@dataclass(frozen=True)
-class _Hiding:
-    """A filter of logs. Equal ones are added once."""
-
-    key: str = field(repr=False)
-
-    def __call__(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage(), self.key), ()
-        if record.exc_info:
-            record.exc_text = redact(logging.Formatter().formatException(record.exc_info), self.key)
-            record.exc_info = None
-        return True
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import accumulate
 
 DEFECTS = (
@@ -99,50 +98,28 @@ class _Block:
         return self.within, self.cut, not self.within and _MENTION.fullmatch(self.text) is not None
 
 
-@dataclass(frozen=True)
 class Tags:
-    """The names of the two tags. Raises ValueError if they are equal or are not letters, digits and underscores."""
+    """The names of the two tags. Raises ValueError if they are equal or are not letters, digits and underscores.
 
-    reasoning: str
-    answer: str
+    `template` is the judges' PROMPT_TEMPLATE: a user turn with one `{question}`, then the model's turn, opened.
+    """
 
-    def __post_init__(self) -> None:
-        for name in (self.reasoning, self.answer):
+    def __init__(self, reasoning: str, answer: str) -> None:
+        for name in (reasoning, answer):
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
                 raise ValueError(f"tag name {name!r}: use letters, digits and underscores, a letter first")
-        if self.reasoning.casefold() == self.answer.casefold():
-            raise ValueError(f"the two tags must differ, both are {self.reasoning!r}")
-
-    @property
-    def reasoning_start(self) -> str:
-        return f"<{self.reasoning}>"
-
-    @property
-    def reasoning_end(self) -> str:
-        return f"</{self.reasoning}>"
-
-    @property
-    def answer_start(self) -> str:
-        return f"<{self.answer}>"
-
-    @property
-    def answer_end(self) -> str:
-        return f"</{self.answer}>"
-
-    @property
-    def template(self) -> str:
-        """The judges' PROMPT_TEMPLATE: a user turn with one `{question}`, then the model's turn, opened."""
-        return (
+        if reasoning.casefold() == answer.casefold():
+            raise ValueError(f"the two tags must differ, both are {reasoning!r}")
+        self.reasoning, self.reasoning_start, self.reasoning_end = reasoning, f"<{reasoning}>", f"</{reasoning}>"
+        self.answer, self.answer_start, self.answer_end = answer, f"<{answer}>", f"</{answer}>"
+        self.template = (
             "<start_of_turn>user\n{question}\n"
             f"Show your work between {self.reasoning_start} and {self.reasoning_end}, "
             f"then give the final answer between {self.answer_start} and {self.answer_end}.<end_of_turn>\n"
             "<start_of_turn>model\n"
         )
-
-    @cached_property
-    def _tag(self) -> re.Pattern[str]:
-        names = f"(?P<reasoning>{self.reasoning})|{self.answer}"
-        return re.compile(rf"<\s*+(?P<slash>/?+)\s*+(?:{names})\s*+>", re.IGNORECASE)
+        names = f"(?P<reasoning>{reasoning})|{answer}"
+        self._tag = re.compile(rf"<\s*+(?P<slash>/?+)\s*+(?:{names})\s*+>", re.IGNORECASE)
 
     def prompt(self, question: str) -> str:
         """`template.format(question=question)`. Raises TypeError if `question` is not a str."""

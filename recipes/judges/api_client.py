@@ -7,6 +7,7 @@ without the key.
 
 from __future__ import annotations
 
+import logging
 import re
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ from time import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from reasonkit.session.secrets import check_key, describe_error, hide_in_logs, printable_line, read, redact, sources
+from reasonkit.session.secrets import check_key, describe_error, printable_line, read, redact, sources
 
 GEMINI, OPENAI = "https://generativelanguage.googleapis.com", "https://api.openai.com/v1"
 MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no variable names one
@@ -213,3 +214,24 @@ def service_from_secrets(**options: Any) -> Service | None:
             return openai_compatible(check_key(key, "OPENAI_API_KEY"), secret("OPENAI_MODEL") or MODELS["openai"],
                                      base_url=secret("OPENAI_BASE_URL"), **options)
     return None
+
+
+def hide_in_logs(packages: tuple[str, ...], key: str) -> None:
+    """Keep the key out of what the packages' loggers write, such as headers that a service repeats."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(packages):
+            logging.getLogger(name).addFilter(_Hiding(key))
+
+
+@dataclass(frozen=True)
+class _Hiding:
+    """A filter of logs. Equal ones are added once."""
+
+    key: str = field(repr=False)
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage(), self.key), ()
+        if record.exc_info:
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info), self.key)
+            record.exc_info = None
+        return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -107,7 +108,7 @@ RUNS = [
 @pytest.mark.parametrize(("changes", "names"), RUNS)
 def test_flags(log, changes, names):
     write_run(log, **changes)
-    found = flags(log.read())
+    found = [SimpleNamespace(**flag) for flag in flags(log.read())]
     assert [flag.name for flag in found] == names
     assert {flag.name for flag in found} <= LIMITS.keys()
     for flag in found:
@@ -121,7 +122,7 @@ def test_an_episode_is_one_flag_and_the_next_another(log):
     """Around the limit the share goes up and down."""
     write_run(log, steps=120, share=lambda step: {"loops": (0.14, 0.09)[step // 10 % 2] if step % 60 < 50 else 0.0})
     first, second = flags(log.read())
-    assert (first.name, second.name) == ("loops", "loops") and 60 <= second.step < 80
+    assert (first["name"], second["name"]) == ("loops", "loops") and 60 <= second["step"] < 80
 
 
 def test_each_flag_is_written_once_also_by_a_resumed_run(log):
@@ -150,8 +151,6 @@ def test_a_probe_asks_every_few_steps(log):
         on_step()
     assert [(row["step"], row["mean"], row["n"]) for row in log.read("probe")] == [(3, 1.0, 1), (6, 1.0, 1)]
     assert asked == [[TAGS.prompt(item.question)]] * 2 and budget.minutes_reserved > 0
-    with pytest.raises(ValueError, match="every=0: probe after 1 step or more"):
-        probe(generate, [item], 8, log, every=0)
 
 
 def test_examples_are_kept_short(log):

@@ -3,6 +3,7 @@
 import asyncio
 import builtins
 import json
+import logging
 import re
 import sys
 import threading
@@ -17,7 +18,7 @@ from loopback import GEMINI, KEY, OPENAI, PROXIES, server
 from reasonkit.judge.judge import JudgeFailure, JudgeItem
 from reasonkit.judge.rubric import Criterion
 from recipes.judges import api_client
-from recipes.judges.api_client import Answer, CallError, Service, call_error, gemini, openai_compatible
+from recipes.judges.api_client import Answer, CallError, Service, call_error, gemini, hide_in_logs, openai_compatible
 from recipes.judges.api_judge import ApiJudge, ApiLimits, from_secrets
 
 STEPS = Criterion("Steps", "Every step follows.", 1.0)
@@ -670,3 +671,20 @@ def test_sdk_answers_that_are_none(sdk, text, ended, cause):
     make, answer, _ = sdk
     with server(lambda body: (200, {}, answer(text, ended))) as (address, seen):
         assert causes(make(address).score(items("a"))) == [cause] and len(seen) == 1
+
+
+def test_logs_are_written_without_the_key(caplog):
+    loggers = [logging.getLogger(name) for name in ("sdk_of_ours", "sdk_of_ours.http", "sdk_of_ours2.http", "other")]
+    for _ in range(3):
+        hide_in_logs(("sdk_of_ours",), KEY)
+    with caplog.at_level(logging.DEBUG):
+        for logger in loggers:
+            logger.info("status %s, %d", KEY, 200)
+            try:
+                raise ValueError(KEY)
+            except ValueError:
+                logger.exception("failed")
+    ours = [logging.Formatter().format(record) for record in caplog.records if record.name != "other"]
+    assert len(ours) == 6 and ours[0] == "status [key], 200" and not any(KEY in text for text in ours)
+    assert all("ValueError: [key]" in text for text in ours[1::2])
+    assert [len(logger.filters) for logger in loggers] == [1, 1, 1, 0] and KEY not in repr(loggers[0].filters)
