@@ -226,7 +226,7 @@ class LocalJudge:
     def _failure(self, texts: list[str], logprobs_PR: np.ndarray) -> JudgeFailure:
         if np.isneginf(logprobs_PR).all(axis=1).any():
             return JudgeFailure("prompt_too_long", f"{self.name}: a prompt of {max(map(len, texts))} characters has "
-                                "more tokens than judge_max_length: raise it in SETTINGS, or shorten question and rubric")
+                                "more tokens than judge_max_length: raise it, or shorten question and rubric")
         return JudgeFailure("non_finite", f"{self.name}: {logprobs_PR.tolist()}")
 
 
