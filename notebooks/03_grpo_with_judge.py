@@ -58,7 +58,7 @@ from reasonkit.models.load import load, quantize_int8
 from reasonkit.run import open_run
 from reasonkit.session.manifest import code_sha256
 from reasonkit.show import report
-from reasonkit.show.completions import group_table, reward_example
+from reasonkit.show.completions import group_table, reward_example, sample_table
 from reasonkit.show.figures import chips
 from reasonkit.train import rollout
 from reasonkit.train.grpo import grpo
@@ -259,6 +259,12 @@ if reward.group:
     log.write("group", **reward.group)
 group = log.last("group")
 group_table(group, profile.grpo) if group else "this run made no step"
+
+# %% [markdown]
+# One completion of each of the last steps. A click on a head sorts, so read those with the highest and the lowest reward.
+
+# %%
+sample_table(log.read("reward"))
 
 # %% [markdown]
 # ## Hand over

@@ -83,7 +83,7 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> tuple[dic
     splits = deal(recipe, rows, sizes, seed, ledger)
     if empty := [name for name, some in splits.items() if not some]:
         raise ValueError(f"data recipe {recipe.name!r} has no row for {', '.join(empty)}: give more different "
-                         f"questions whose answer can be checked, let a source have use = \"any\", or change [split]\n"
+                         "questions whose answer can be checked, let a source have use = \"any\", or change [split]\n"
                          f"{ledger}")
     made = {name: Dataset.from_list([{column: row[column] for column in (*COLUMNS, *EXTRA)} for row in some])
             for name, some in splits.items()}

@@ -108,8 +108,8 @@ def examine(judge: Judge, pairs: list[Anchors], weight: float) -> str:
     fault += (f". Asked {shown.pair.question!r}, it has\n  {_describe(shown.good)} for {shown.pair.good!r}\n"
               f"  {_describe(shown.bad)} for {shown.pair.bad!r}")
     if weight:
-        raise UnfitJudge(f"the judge can't teach: {fault}\nTake a better judge, or a recipe in which it has weight 0, "
-                         "such as g_exact")
+        raise UnfitJudge(f"the judge can't teach: {fault}\nTake a better judge, a larger judge_max_length if its "
+                         "prompts were too long, or a recipe in which it has weight 0, such as g_exact")
     return f"The judge fails, and has weight 0 in this recipe: {fault}"
 
 
@@ -124,5 +124,5 @@ def _is_below_zero(marks: Sequence[_Mark]) -> bool:
 
 def _describe(result: Result) -> str:
     if isinstance(result, JudgeVerdict):
-        return f"{result.score:.2f}"
+        return f"{result.score:.2f}" + f" ({result.cause})" * bool(result.cause)
     return f"no verdict ({result.cause}: {result.detail:.200})"

@@ -21,7 +21,8 @@ from reasonkit.text.tags import neutralise, printable
 
 RATINGS = ("1", "2", "3", "4", "5")
 PRESENT = 0.5  # where the best other criterion is met to this degree, an avoided pitfall counts in full
-UNREADABLE = "reply_unreadable"  # the cause of a verdict on a completion that the judge can't rate, though it is well
+# The cause of a verdict on a completion that the judge can't rate, though it is well, by the cause of the failure.
+BLINDED = {"non_finite": "reply_unreadable", "prompt_too_long": "reply_too_long"}
 SHOWN, INDENT = 16_000, 16  # characters of a text, and of white space before a line, that a judge is shown
 # Characters without width: format characters, fillers, variation selectors, tags.
 _INVISIBLE = re.compile(
@@ -157,8 +158,9 @@ class LocalJudge:
     """A language model that rates a completion from 1 to 5 on each criterion, by expectation over its next token.
 
     `rating_logprobs(prompts)` returns an array (prompts, 5): log-probabilities or logits of the tokens in `RATINGS`
-    after each prompt. It gets all prompts of a `score` in one call. `name` must change with the model's weights: a
-    cache knows the model by it. A criterion is met to c = (E[rating] - 1) / 4, by a softmax over the five.
+    after each prompt, all -inf for a prompt that is too long. It gets all prompts of a `score` in one call. `name` must
+    change with the model's weights: a cache knows the model by it. A criterion is met to c = (E[rating] - 1) / 4, by a
+    softmax over the five.
     """
 
     mode = "explicit"  # one prompt per criterion
@@ -186,7 +188,7 @@ class LocalJudge:
 
         A backend that raises or returns another shape fails every item. A rating that is not finite fails its whole
         item, because completions of a group must be compared on the same criteria. If the same prompts without the
-        completion can be rated, the completion is at fault, and scores 0.0 with the cause `UNREADABLE`.
+        completion can be rated, the completion is at fault, and scores 0.0 with a cause of `BLINDED`.
 
         Raises ValueError for an item without criteria.
         """
@@ -194,13 +196,13 @@ class LocalJudge:
             if not item.rubric:
                 raise ValueError(f"item {number} has an empty rubric; {self.name} needs at least one criterion")
         results = self._ask(items)
-        blanks = {n: replace(items[n], reply="") for n, result in enumerate(results)
-                  if isinstance(result, JudgeFailure) and result.cause == "non_finite"}
+        blanks = {n: replace(items[n], reply="") for n, result in enumerate(results) if result.cause in BLINDED}
         asked = list(dict.fromkeys(blanks.values()))
         without = dict(zip(asked, self._ask(asked), strict=True))
         for n, blank in blanks.items():
             if isinstance(without[blank], JudgeVerdict):
-                results[n] = JudgeVerdict(0.0, (0.0,) * len(without[blank].per_criterion), UNREADABLE)
+                none = (0.0,) * len(without[blank].per_criterion)
+                results[n] = JudgeVerdict(0.0, none, BLINDED[results[n].cause])
         self.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
         return results
 
@@ -218,8 +220,14 @@ class LocalJudge:
             return [JudgeFailure("shape", detail)] * len(items)
         rows = np.split(logprobs_BR, np.cumsum([len(texts) for texts in prompts])[:-1])
         return [self.verdict(item, _expected_ratings(logprobs_PR)) if np.isfinite(logprobs_PR).all() else
-                JudgeFailure("non_finite", f"{self.name}: {logprobs_PR.tolist()}")
-                for item, logprobs_PR in zip(items, rows, strict=True)]
+                self._failure(texts, logprobs_PR)
+                for item, texts, logprobs_PR in zip(items, prompts, rows, strict=True)]
+
+    def _failure(self, texts: list[str], logprobs_PR: np.ndarray) -> JudgeFailure:
+        if np.isneginf(logprobs_PR).all(axis=1).any():
+            return JudgeFailure("prompt_too_long", f"{self.name}: a prompt of {max(map(len, texts))} characters has "
+                                "more tokens than judge_max_length: raise it, or shorten question and rubric")
+        return JudgeFailure("non_finite", f"{self.name}: {logprobs_PR.tolist()}")
 
 
 def _expected_ratings(logprobs_PR: np.ndarray) -> np.ndarray:

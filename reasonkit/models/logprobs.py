@@ -120,7 +120,7 @@ def rating_logprobs(
     """A judge's scores: prompts -> float32 (prompts, ratings), the log-probability of each rating as next token.
 
     Neighbouring prompts that begin alike share a row (`pack_shared_prefixes`). `batch_size` counts rows. A prompt of
-    more than `max_length` tokens, with BOS, is not cut: its log-probabilities are NaN.
+    more than `max_length` tokens, with BOS, is not cut: its log-probabilities are -inf.
 
     Raises:
         ValueError: batch_size does not divide over fsdp, or a rating is not one token.
@@ -142,6 +142,7 @@ def rating_logprobs(
     def rate(prompts: list[str]) -> np.ndarray:
         rows = pack_shared_prefixes([[tokenizer.bos_id(), *tokenizer.encode(prompt)] for prompt in prompts], max_length)
         read_RKN = ask(rows).reshape(len(rows), SHARED, len(columns))
+        read_RKN[[sum(map(len, pieces)) > max_length for pieces in rows]] = -np.inf
         return np.concatenate([np.zeros((0, len(columns)), np.float32), *(
             read_KN[: len(pieces) - 1] for read_KN, pieces in zip(read_RKN, rows, strict=True))])
 

@@ -1,7 +1,7 @@
 """Single completions to look at: where SFT has a loss, what a reward pays, and what two adapters answer you.
 
-Entry points: `loss_mask`, `reward_example`, `group_table`, `Ask`, `compare_checkpoints`. The reward is the one of
-training, without its log. The model's own adapter is put back after every use.
+Entry points: `loss_mask`, `reward_example`, `group_table`, `sample_table`, `Ask`, `compare_checkpoints`. The reward is
+the one of training, without its log. The model's own adapter is put back after every use.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train.policy_loss import loss_config
 
 POOL = 64  # worked rows, of which one is shown
+SAMPLES = 60  # rows of the table of samples: those of the last steps
+# Sorts a table's rows by the numbers of the column that is clicked, the largest first, and by a second click last.
+SORT = ("const n=this.cellIndex,body=this.closest('table').tBodies[0],value=row=>{const x=parseFloat(row.cells[n]"
+        ".textContent);return isNaN(x)?-1e9:x};this.sign=-(this.sign||1);[...body.rows].sort((a,b)=>this.sign*"
+        "(value(a)-value(b))).forEach(row=>body.append(row))")
 # The front ends that can show a live widget set one of these in the kernel: Jupyter, VS Code, Colab.
 FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
 
@@ -103,6 +108,22 @@ def group_table(group: Mapping[str, Any], settings: GrpoSettings) -> Html:
         ["completion", *parts, "total", "advantage"], lines,
         f"The totals have mean {totals_N.mean():.2f} and standard deviation {totals_N.std(ddof=1):.2f}. A part with "
         "weight 0 is only logged."))
+
+
+def sample_table(rows: Iterable[Mapping[str, Any]]) -> Html:
+    """One completion of each of the last steps, with its reward per part, as a table that a click on a head sorts.
+
+    `rows` are "reward" rows of the run log. Where a front end runs no script, as in a copy that is not trusted, the
+    rows stay in the order of the steps.
+    """
+    rows = [row for row in rows if row.get("sample")][-SAMPLES:]
+    weights = {name: part["weight"] for row in rows for name, part in row["parts"].items()}
+    heads = ["step", *(f"{name} × {weight:g}{'' if weight else ', only logged'}" for name, weight in weights.items()),
+             "total"]
+    lines = [[row["at"], *(_cell(row["sample"]["parts"].get(name)) for name in weights), _cell(row["sample"]["total"]),
+              block(row["sample"]["completion"])] for row in rows]
+    page = table([*heads, "completion"], lines, "One completion per step. Click a head to sort by it.")
+    return Html(page.replace("<th>", Markup('<th style="cursor:pointer" onclick="{}">').format(SORT), len(heads)))
 
 
 @contextlib.contextmanager

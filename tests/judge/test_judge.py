@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reasonkit.judge.judge import (
+    BLINDED,
     RATINGS,
     SHOWN,
-    UNREADABLE,
     JudgeFailure,
     JudgeItem,
     JudgeVerdict,
@@ -169,10 +169,10 @@ def test_a_broken_backend_is_no_signal(backend, cause, detail):
 
 
 def readable(limit):
-    """A backend like `logprobs.rating_logprobs`: NaN for a longer prompt, or one with "NaN" in it."""
+    """A backend like `logprobs.rating_logprobs`: -inf for a longer prompt, and NaN for one with "NaN" in it."""
     def rate(prompts):
         rate.calls.append(len(prompts))
-        return np.array([[np.nan if len(p) > limit or "NaN" in p else 0.0] * 5 for p in prompts])
+        return np.array([[-np.inf if len(p) > limit else np.nan if "NaN" in p else 0.0] * 5 for p in prompts])
     rate.calls = []
     return rate
 
@@ -183,7 +183,8 @@ def test_a_reply_that_blinds_the_judge_has_its_own_verdict(reply):
     judge = LocalJudge(rate, "fake")
     items = [JudgeItem("q", text, (STEPS, CLEAR)) for text in (reply, "fine", reply + "2")]
     blind, fine, other = judge.score(items)
-    assert blind == other == JudgeVerdict(0.0, (0.0, 0.0), UNREADABLE) and fine == JudgeVerdict(0.5, (0.5, 0.5))
+    cause = BLINDED["non_finite" if reply == "NaN" else "prompt_too_long"]
+    assert blind == other == JudgeVerdict(0.0, (0.0, 0.0), cause) and fine == JudgeVerdict(0.5, (0.5, 0.5))
     assert not judge.failures and rate.calls == [6, 2], "the question without a reply is asked about once"
 
 
@@ -201,7 +202,11 @@ def test_white_space_blinds_no_judge(reply):
 def test_what_question_or_rubric_cause_is_no_signal(item):
     judge = LocalJudge(readable(600), "fake")
     failed, fine = judge.score([item, JudgeItem("q", "r", (STEPS,))])
-    assert failed.cause == "non_finite" and judge.failures == {"non_finite": 1} and fine.score == 0.5
+    assert judge.failures == {failed.cause: 1} and fine.score == 0.5
+    if failed.cause != "non_finite":
+        prompt = max(map(len, judge.prompts(item)))
+        assert failed.cause == "prompt_too_long" and "NaN" not in str(item)
+        assert failed.detail.startswith(f"fake: a prompt of {prompt} characters has more tokens than judge_max_length")
 
 
 PADDING = Criterion("No padding", "Does not pad.", WEIGHTS["pitfall"], pitfall=True)

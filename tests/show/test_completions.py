@@ -28,6 +28,7 @@ from reasonkit.show.completions import (
     group_table,
     loss_mask,
     reward_example,
+    sample_table,
 )
 from reasonkit.show.figures import chips
 from reasonkit.text.tags import TAGS
@@ -88,6 +89,22 @@ def test_a_group_is_shown_as_the_last_step_was_trained_on(tmp_path):
     assert cells == [["&lt;/p", "3.00", "no signal", "6.00", "+1.00"], ["?", "no signal", "no signal", "4.00", "+0.00"],
                      ["&lt;", "1.00", "no signal", "2.00", "-1.00"]], "no signal counts as the group's mean"
     assert "worth × 2" in page and "silent × 0" in page and "mean 4.00 and standard deviation 2.00" in page
+
+
+def reward_row(step, completion, first, weight=1.0):
+    parts = {"right": {"weight": weight}, "words": {"weight": 0.0}}
+    return {"event": "reward", "at": step, "parts": parts, "sample": {
+        "prompt": "a", "completion": completion, "total": 1.0 * step, "parts": {"right": first, "words": 0.25}}}
+
+
+def test_the_samples_of_the_last_steps_are_a_table(monkeypatch):
+    monkeypatch.setattr(completions, "SAMPLES", 2)
+    page = sample_table([reward_row(1, "old", 0.0), reward_row(2, HOSTILE, None), {"at": 2}, reward_row(3, "new", 1.0)])
+    cells = [[re.sub("<.*?>", "", cell) for cell in re.findall("<td>(.*?)</td>", row, re.S)]
+             for row in re.findall("<tr>.*?</tr>", page, re.S)[1:]]
+    assert cells == [["2", "no signal", "0.25", "2.00", html.escape(HOSTILE)], ["3", "1.00", "0.25", "3.00", "new"]]
+    assert "right × 1<" in page and "words × 0, only logged<" in page and "<script" not in page
+    assert page.count("onclick=") == 4, "the completions have no order"
 
 
 def test_a_group_of_equal_rewards_has_no_advantage():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reasonkit.judge.judge import UNREADABLE, JudgeItem, JudgeVerdict, judge_prompt
+from reasonkit.judge.judge import JudgeItem, JudgeVerdict, judge_prompt
 from reasonkit.judge.rubric import Criterion
 from recipes.judges.local_variants import LocalVariant, overall_prompt
 
@@ -62,4 +62,4 @@ def test_an_unknown_mode_is_named():
 def test_an_implicit_verdict_on_an_unreadable_reply_has_one_rating():
     (result,) = LocalVariant(unreadable, "fake", both_orders=True).score(
         [JudgeItem("q", "NaN", (STEPS, CLEAR))])
-    assert result == JudgeVerdict(0.0, (0.0,), UNREADABLE)
+    assert result == JudgeVerdict(0.0, (0.0,), "reply_unreadable")
