@@ -1,8 +1,8 @@
 """From prompts to completions: the policy's `Rollout` in training, and `generator` for evaluation, greedy by default.
 
-Decoding is Tunix's vanilla sampler with three fixes. The KV cache is created sharded (Tunix puts it on the first
-device). Every rollout call draws new samples (Tunix starts each from the same key). A completion keeps the token it
-stopped with (Tunix strips it, so a policy would never be trained to stop).
+Tunix's rollout with three fixes. The KV cache is created sharded (Tunix puts it on the first device). Every call draws
+new samples (Tunix starts each from the same key). A completion keeps the token it stopped with (Tunix strips it, so a
+policy would never be trained to stop). Both decode with `decode.SegmentSampler`, or with Tunix's `Sampler` if told so.
 """
 
 from __future__ import annotations
@@ -11,38 +11,15 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import pxla
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from tunix.generate.sampler import CacheConfig, Sampler
-from tunix.models.gemma import model as gemma2
-from tunix.models.gemma3 import model as gemma3
 from tunix.rl.rollout.base_rollout import RolloutConfig, RolloutOutput
 from tunix.rl.rollout.vanilla_rollout import VanillaRollout
 
 from reasonkit.models.distributed import check_one_process
 from reasonkit.train import tunix_compat
-
-
-def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
-    """A KV cache laid out over the mesh of the calling context: rows over fsdp and KV heads over tp, if they divide."""
-    config, mesh = self.config, pxla.thread_resources.env.physical_mesh
-    layout = ends = None
-    if not mesh.empty:
-        rows = "fsdp" if batch_size % mesh.shape["fsdp"] == 0 else None
-        heads = "tp" if config.num_kv_heads % mesh.shape["tp"] == 0 else None
-        layout, ends = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((rows, None, heads, None), (rows,)))
-    shape = (batch_size, cache_size, config.num_kv_heads, config.head_dim)
-    return {f"layer_{layer}": {"k": jnp.zeros(shape, dtype, device=layout), "v": jnp.zeros(shape, dtype, device=layout),
-                               "end_index": jnp.zeros((batch_size,), jnp.int32, device=ends)}
-            for layer in range(config.num_layers)}
-
-
-def install_sharded_cache() -> None:
-    """Give both Gemma classes of Tunix a cache that is created sharded."""
-    gemma3.Gemma3.init_cache = _init_cache
-    gemma2.Gemma.init_cache = _init_cache
+from reasonkit.train.decode import SegmentSampler, install_sharded_cache
 
 
 def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperature: float, top_p: float | None = 1.0,
@@ -81,10 +58,12 @@ class Rollout(VanillaRollout):
         on_output: called with what each call has sampled.
     """
 
-    def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig):
+    def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig,
+                 sampler: type[Sampler] = SegmentSampler):
         check_one_process("sampling")
         install_sharded_cache()
-        super().__init__(rollout_actor, tokenizer, _cache_config(rollout_actor.config, rollout_config.kv_cache_size))
+        self._sampler = sampler(rollout_actor, tokenizer,
+                                _cache_config(rollout_actor.config, rollout_config.kv_cache_size))
         self.calls = 0
         self.mean_lengths: list[float] = []
         self.truncated: list[float] = []
@@ -108,7 +87,7 @@ class Rollout(VanillaRollout):
 
 
 def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
-              temperature: float = 0.0) -> Callable[..., list[str]]:
+              temperature: float = 0.0, sampler: type[Sampler] = SegmentSampler) -> Callable[..., list[str]]:
     """A function from prompts to completions: greedy ones, as the judges decode, or sampled ones above temperature 0.
 
     Samples depend on the prompts and on the function's second argument, `seed`. The weights are those at the time of
@@ -117,7 +96,7 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
     """
     check_one_process("sampling")
     install_sharded_cache()
-    sampler = Sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
+    decode = sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
 
     def generate(prompts: list[str], seed: int = 0) -> list[str]:
         longest = max(prompts, key=lambda prompt: len(tokenizer.encode(prompt)), default="")
@@ -129,10 +108,10 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
             batch = prompts[start:start + batch_size]
             filled = batch + [batch[-1]] * (batch_size - len(batch))
             with mesh:
-                output = sampler(filled, max_generation_steps=max_new_tokens, max_prompt_length=max_prompt_length,
-                                 temperature=temperature, top_p=1.0 if temperature > 0 else None, top_k=None,
-                                 seed=jax.random.fold_in(jax.random.PRNGKey(seed), start),
-                                 eos_tokens=list(tokenizer.stop_ids))
+                output = decode(filled, max_generation_steps=max_new_tokens, max_prompt_length=max_prompt_length,
+                                temperature=temperature, top_p=1.0 if temperature > 0 else None, top_k=None,
+                                seed=jax.random.fold_in(jax.random.PRNGKey(seed), start),
+                                eos_tokens=list(tokenizer.stop_ids))
             completions += output.text[:len(batch)]
         return completions
 

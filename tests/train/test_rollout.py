@@ -13,7 +13,8 @@ from tunix.generate.sampler import CacheConfig, Sampler
 
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
-from reasonkit.train.rollout import Rollout, generator, install_sharded_cache, sampling
+from reasonkit.train.decode import install_sharded_cache
+from reasonkit.train.rollout import Rollout, generator, sampling
 from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")

@@ -1,0 +1,116 @@
+"""The sampler in segments against Tunix's: the same tokens and log-probabilities, by less work."""
+
+from __future__ import annotations
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_gemma import bump, gemma2_config, small_config
+from tiny_run import short_tokenizer
+from tunix.generate.sampler import CacheConfig, Sampler
+from tunix.models.gemma import model as gemma2
+
+from reasonkit.models.lora import add_lora
+from reasonkit.models.mesh import make_mesh
+from reasonkit.train import decode
+from reasonkit.train.decode import ROW_OF_BATCH, SegmentSampler, install_sharded_cache
+from tools.flax import init_random
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+PROMPT, NEW, SEGMENT = 16, 41, 8
+PROMPTS = [f"add {a} and {b}" for a in range(2) for b in range(4)]
+GROUPS = [prompt for prompt in PROMPTS[:4] for _ in range(4)]
+STOPS = list(range(4, 30))  # a row goes on for 15 tokens, and the last for the whole length
+SAMPLED = {"temperature": 0.9, "top_p": 1.0, "top_k": None}
+NUCLEUS = {"temperature": 0.9, "top_p": 0.8, "top_k": 50}
+GREEDY = {"temperature": 0.0, "top_p": None, "top_k": None}
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(jax.devices()[:4], 2, 2)
+
+
+@pytest.fixture(scope="module")
+def one():
+    return make_mesh(jax.devices()[:1], 1, 1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return short_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def models(mesh, one):
+    """Both Gemmas with local and global layers, whose windows are shorter than a prompt, and one with an adapter."""
+    small = small_config(num_layers=6)
+    second = gemma2.Gemma(gemma2_config(), rngs=nnx.Rngs(0))
+    nnx.update(second, jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape, x.dtype),
+                                    nnx.state(second)))
+    policy = add_lora(init_random(small, mesh), mesh, 4, 8.0, 0)
+    bump(policy)
+    return {"gemma3": init_random(small, one), "gemma2": second, "policy": policy}
+
+
+@pytest.fixture(autouse=True)
+def short_segments(monkeypatch):
+    monkeypatch.setattr(decode, "SEGMENT", SEGMENT)
+
+
+def make(kind, model, tokenizer):
+    install_sharded_cache()
+    config = model.config
+    return kind(model, tokenizer, CacheConfig(PROMPT + NEW, config.num_layers, config.num_kv_heads, config.head_dim))
+
+
+def run(sampler, mesh, prompts, seed=0, **settings):
+    with mesh:
+        output = sampler(prompts, max_generation_steps=NEW, max_prompt_length=PROMPT, seed=seed, eos_tokens=STOPS,
+                         return_logprobs=True, **settings)
+    return output, [len(tokens) for tokens in output.tokens]
+
+
+def assert_same(ours, stock):
+    assert ours.text == stock.text
+    np.testing.assert_array_equal(ours.padded_prompt_tokens, stock.padded_prompt_tokens)
+    for tokens, theirs, logps, expected in zip(ours.tokens, stock.tokens, ours.logprobs, stock.logprobs, strict=True):
+        np.testing.assert_array_equal(tokens, theirs)
+        np.testing.assert_allclose(logps, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name, settings, prompts", [
+    ("gemma3", SAMPLED, GROUPS), ("gemma2", SAMPLED, GROUPS), ("policy", SAMPLED, GROUPS), ("gemma3", NUCLEUS, PROMPTS),
+    ("gemma3", GREEDY, GROUPS), ("gemma2", GREEDY, PROMPTS), ("gemma3", SAMPLED, PROMPTS[:3])])
+def test_draws_are_tunixs(models, mesh, one, tokenizer, name, settings, prompts):
+    place = mesh if name == "policy" else one
+    stock, lengths = run(make(Sampler, models[name], tokenizer), place, prompts, **settings)
+    ours, _ = run(make(SegmentSampler, models[name], tokenizer), place, prompts, **settings)
+    assert_same(ours, stock)
+    if settings is SAMPLED and prompts is GROUPS:
+        assert np.median(lengths) < NEW / 2 < max(lengths), "no row is dropped: the test shows nothing"
+
+
+@pytest.mark.parametrize("name", ["gemma3", "policy"])
+def test_rows_fall_and_the_cache_grows_by_few_programs(models, mesh, one, tokenizer, name):
+    """Each compiled once, also where the arrays come from several chips."""
+    sampler, shapes = make(SegmentSampler, models[name], tokenizer), []
+    segment, prefill = sampler._segment, sampler._prefill
+
+    def spy(params, cache, tokens_RS, *rest, **settings):
+        assert {leaf.shape[:2] for leaf in jax.tree.leaves(cache) if leaf.ndim == 4} == {tokens_RS.shape}
+        shapes.append(tokens_RS.shape)
+        return segment(params, cache, tokens_RS, *rest, **settings)
+
+    sampler._segment = spy
+    first, second = (run(sampler, mesh if name == "policy" else one, GROUPS, seed, **SAMPLED)[0] for seed in (0, 0))
+    assert first.text == second.text and shapes[:len(shapes) // 2] * 2 == shapes
+    rows, sizes = zip(*shapes[:len(shapes) // 2], strict=True)
+    assert sorted(rows, reverse=True) == [*rows] and {*rows} <= {16, 8, 4, 2} and rows[0] == 16 and rows[-1] < 8
+    assert sorted(sizes) == [*sizes] and {*sizes} <= {24, 32, 40, 48, 56, 57} and sizes[0] == 24
+    assert (segment._cache_size(), prefill._cache_size()) == (len({*shapes}), 1)
