@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -17,7 +14,7 @@ from tunix.models.gemma import model as gemma2
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.train import decode
-from reasonkit.train.decode import ROW_OF_BATCH, SegmentSampler, install_sharded_cache
+from reasonkit.train.decode import SegmentSampler, install_sharded_cache
 from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
