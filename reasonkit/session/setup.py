@@ -95,7 +95,9 @@ def check_choices(profile: str, recipe: str, seed: int, settings: Mapping[str, A
 
 
 def change(profile: Profile, settings: Mapping[str, Any]) -> Profile:
-    """The profile with the settings of `check_choices`."""
+    """The profile with the settings of `check_choices`. Minutes that are set are a limit, on a laptop too."""
+    if "minutes" in settings:
+        profile = replace(profile, grows=False)
     for name, value in settings.items():
         stage, _, inner = name.partition("_")
         new = {name: value} if name in vars(profile) else {stage: replace(getattr(profile, stage), **{inner: value})}

@@ -1,0 +1,76 @@
+"""Every recipe at equal wall clock, as one table: `python benchmarks/recipes.py --minutes 8 --seeds 0 1 2`.
+
+Each recipe runs its own notebooks, data to evaluation, in a session of `--minutes`. The clock ends the stages, whose
+steps are more than fit. All recipes of a seed answer the same test problems. Run it alone on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from reasonkit.config import STAGES  # noqa: E402
+from reasonkit.eval.evaluate import EvalResult, compare_paired  # noqa: E402
+from reasonkit.session.setup import find_recipe  # noqa: E402
+
+RECIPES = ("tunix_demo", "g_exact", "g_rar", "idea_e", "pinocchio")
+BASELINE = "tunix_demo"
+STEPS = {"grpo_steps": 200}  # more than eight minutes hold
+
+
+def run(folder: Path, profile: str, recipe: str, seed: int, minutes: float) -> Path:
+    """The recipe's artifacts. Its notebooks are run unless their report is there."""
+    values = {"PROFILE": profile, "RECIPE": recipe, "SEED": seed, "SETTINGS": {"minutes": minutes, **STEPS}}
+    if not (folder / "artifacts/report.html").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, str(ROOT / "notebooks/build.py"), "run", "--cwd", str(folder),
+                        *(f"--set={name}={value!r}" for name, value in values.items())],
+                       check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return folder / "artifacts"
+
+
+def last_result(artifacts: Path, recipe: str) -> EvalResult:
+    """The evaluation of the adapter that the recipe would submit."""
+    title = STAGES[find_recipe(recipe).trained[-1]].title
+    return EvalResult.from_json(artifacts / "evaluation" / f"after_{title.lower().replace(' ', '_')}.json")
+
+
+def row(artifacts: Path, recipe: str, seed: int, baseline: EvalResult) -> str:
+    found = last_result(artifacts, recipe)
+    stages = [json.loads((artifacts / stage / "manifest.json").read_text()) for stage in find_recipe(recipe).trained]
+    steps = ", ".join(f"{stage['metrics']['steps']} {STAGES[stage['stage']].title}" for stage in stages)
+    against = "–" if recipe == BASELINE else compare_paired(baseline, found, "content")
+    length = mean(len(sample["completion"].split()) for sample in found.samples)
+    minutes = sum(stage["minutes"] for stage in stages)
+    return (f"| {seed} | `{recipe}` | {steps} | {minutes:.1f} | {found.content_accuracy} | {found.format_rate} | "
+            f"{found.step_accuracy} | {length:.0f} | {against} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "recipes")
+    options = parser.parse_args()
+    lines = ["| seed | recipe | steps | minutes of training | content accuracy | format rate | step accuracy | words | "
+             f"content accuracy against `{BASELINE}` |", "|---|---|---|---|---|---|---|---|---|"]
+    for seed in options.seeds:
+        made = {recipe: run(options.out.resolve() / f"{recipe}-{seed}", options.profile, recipe, seed, options.minutes)
+                for recipe in dict.fromkeys([BASELINE, *options.recipes])}
+        baseline = last_result(made[BASELINE], BASELINE)
+        lines += [row(artifacts, recipe, seed, baseline) for recipe, artifacts in made.items()]
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
