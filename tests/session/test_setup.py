@@ -299,3 +299,9 @@ def test_only_what_is_set_replaces_the_profiles_own(settings, kept):
 def test_a_setting_that_is_none_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
         setup.check_choices("cpu", "g_rar", 0, settings)
+
+
+def test_minutes_that_are_set_are_a_limit_on_a_laptop_too():
+    assert PROFILES["cpu"].grows and setup.change(PROFILES["cpu"], {"sft_steps": 5}).grows
+    changed = setup.change(PROFILES["cpu"], {"minutes": 5.0})
+    assert not changed.grows and changed.minutes == 5.0
