@@ -1,5 +1,6 @@
 # make demo [RECIPE=name] [SEED=n] [DATA=name]   the four notebooks on this machine's CPU, into artifacts/
 # make demo MODEL=gemma3-270m        the same on a small real Gemma (hours), with PROFILE=gpu on a CUDA GPU
+# make submission RECIPE=name         build/submission_<name>.ipynb, one notebook with what that recipe needs
 # make kaggle OWNER=you [RECIPE=name] a folder for the Kaggle CLI: a short notebook, and the library as a data set
 # make test [FAST=1], make parity    all tests or only the quick ones, and the comparison with transformers and PEFT
 # The first call creates .venv and installs the pinned packages. PYTHON=/path/to/python picks the interpreter.
@@ -8,7 +9,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo kaggle test parity faults lint lines notebooks rendered preflight bench assets clean
+.PHONY: help demo submission kaggle test parity faults lint lines notebooks rendered preflight bench assets clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -25,7 +26,7 @@ PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:
-	@sed -n '1,5s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered preflight bench assets clean"
+	@sed -n '1,6s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered preflight bench assets clean"
 
 # A name on the PATH may be a broken shim or another version, so take the first that runs and fits.
 $(PY):
@@ -111,6 +112,9 @@ rendered:
 
 notebooks: $(RUN_STAMP)
 	$(PY) notebooks/build.py build
+
+submission: $(RUN_STAMP)
+	$(PY) notebooks/build.py submission $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(DATA),--set 'DATA=$(DATA)')
 
 kaggle: $(RUN_STAMP)
 	$(PY) notebooks/kaggle_folder.py --owner '$(OWNER)' $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(DATA),--set 'DATA=$(DATA)')

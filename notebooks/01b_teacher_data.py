@@ -16,8 +16,8 @@
 #
 # - **Input:** the training questions of a data recipe or of your own file.
 # - **Output:** `artifacts/teacher/traces.jsonl`, a source of data like any other, and `pairs.jsonl` for SimPO.
-# - **Is it needed?** Only if the data recipe has a source `from = "teacher"`, or if you set `TEACHER`. Otherwise it says
-#   so and changes nothing.
+# - **Is it needed?** Only if the recipe has the stage `teacher`, as `gemmatron`, if its data have a source
+#   `from = "teacher"`, or if you set `TEACHER`. Otherwise it says so and changes nothing.
 #
 # Every question, answer and payment is recorded in `asked.jsonl` as it comes. Stop this notebook whenever you like and
 # run it again: nothing that was answered is asked or paid for again.
@@ -28,8 +28,8 @@ RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
 QUESTIONS = ""  # a mix in data_recipes/, or your own file; "" is the recipe's own
 TEACHER = ""  # "api"; "policy", this run's own model after SFT; or a local model such as "gemma3-12b-it"
-STYLE = "tags"  # "scaffold": IDEA-E's five steps; "steps": for a small model that knows no tags
-COUNT = 500  # questions
+STYLE = ""  # "tags", "scaffold" (IDEA-E's five steps), "steps" (for a small model that knows no tags)
+COUNT = 500  # questions at most
 TRIES = 4  # completions of one question at most
 KEEP = 1  # kept completions that are wanted of one question: the judge takes the best of them
 REJECT = 0  # rejected completions that are wanted of one question: 1 makes pairs for SimPO
@@ -39,7 +39,7 @@ DOLLARS = 5.0  # what the API may cost in all, and as much again if it is the ju
 PRICE = None  # of a model without a known price: (0.30, 2.50) dollars per million tokens in and out
 MINUTES = 60.0
 
-# %%
+# %% tags=["clone"]
 SETTINGS = {}  # those of notebook 1
 
 # %%
@@ -55,7 +55,9 @@ from reasonkit.run import open_run
 run = open_run(PROFILE, RECIPE, SEED, data=QUESTIONS, settings=SETTINGS)
 recipe = curation.load_data(QUESTIONS or run.recipe.data_for(run.profile))
 named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
-who = TEACHER or ("api" if named else "")
+own = run.profile.policy if run.profile.toy else run.profile.judge
+who = TEACHER or (own if "teacher" in run.recipe.shares else "api" if named else "")
+style = STYLE or ("steps" if run.profile.toy and who != "policy" else "tags")
 print(f"{recipe.title}\nteacher: {who}" if who else
       f"{recipe.title}: these data need no teacher, so the cells below do nothing. To ask one, set TEACHER.")
 
@@ -68,7 +70,7 @@ print(f"{recipe.title}\nteacher: {who}" if who else
 rows = []
 if who:
     others = replace(recipe, sources=tuple(source for source in recipe.sources if source.name not in named))
-    splits, _ = curation.curate(others, {**run.profile.rows, "train": COUNT}, SEED)
+    splits, _ = curation.curate(others, {**run.profile.rows, "train": min(COUNT, run.profile.rows["train"])}, SEED)
     rows = splits["train"].to_list()
     print(f"{len(rows)} questions, {sum(row['kind'] == 'open' for row in rows)} of them without a right answer")
 
@@ -87,7 +89,7 @@ from reasonkit.models.load import load, quantize_int8
 from reasonkit.session.run_log import RunLog
 from recipes.stages.teacher import TeacherSettings, collect, local_teacher, request_for, teacher_from_secrets
 
-settings = TeacherSettings(TRIES, KEEP, REJECT, STYLE, TELL_ANSWER)
+settings = TeacherSettings(TRIES, KEEP, REJECT, style, TELL_ANSWER)
 log = RunLog(run.stage("teacher") / "asked.jsonl")
 profile = replace(run.profile, policy=who) if who not in ("", "api", "policy") else run.profile
 local = who not in ("", "api")
@@ -136,7 +138,7 @@ judge = judge and CachedJudge(judge, run.stage("teacher") / "verdicts.jsonl")
 # %%
 samples = []
 if who:
-    samples = collect(rows, teacher, settings, log, judge, min(MINUTES, run.budget.minutes_left))
+    samples = collect(rows, teacher, settings, log, judge, min(MINUTES, run.budget.stage_minutes("teacher")))
     print(f"{len(samples)} completions to {len({sample['prompt_sha256'] for sample in samples})} of {len(rows)} "
           f"questions, {teacher.spent():.4f} dollars so far")
 
@@ -172,8 +174,8 @@ table(["question", "trace", "tries"], shown, f"{len(kept)} traces in all") if sh
 # %% [markdown]
 # ## Hand over
 #
-# Notebook 1 reads the traces as your own file, `DATA = "artifacts/teacher/traces.jsonl"`, or as one source of a mix in
-# `data_recipes/`. It cleans them like any other rows.
+# Notebook 1 reads the traces as one source of a mix in `data_recipes/`, as the recipe `gemmatron` does, or as your own
+# file, `DATA = "artifacts/teacher/traces.jsonl"`. It cleans them like any other rows.
 
 # %%
 import json
@@ -184,6 +186,7 @@ if who:
         if found:
             write_atomic(run.stage("teacher") / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in found))
         print(f"{len(found)} {name} in {run.stage('teacher') / name}.jsonl" if found else f"no {name}")
+    run.finish("teacher", inputs={}, metrics={"traces": len(kept)}, minutes=run.budget.minutes_here, teacher=who)
     print('\n[[sources]]\nname = "taught"\nfrom = "teacher"\nweight = 1.0\ndomain = "science"\n'
           'licence = "…"  # of the questions, as far as the terms of the teacher allow\naddress = "https://…"')
 del model, teacher, judge, rater  # frees the chips

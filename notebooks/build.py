@@ -3,7 +3,7 @@
 The `.py` files (py:percent) are the truth. Every `.ipynb` is generated, with the same bytes each time. A cell
 `# {{setup}}` stands for `setup.py` with the pins of requirements.txt, `# {{library}}` for the files that the notebook
 and its recipe need, and `# {{notebook NAME}}` for that notebook's cells, without those that are tagged `clone`.
-`# {{stages}}` stands for the notebooks of the recipe's stages.
+`# {{stages data}}` and `# {{stages training}}` stand for the notebooks of the recipe's stages.
 
     python notebooks/build.py build                # write all notebooks
     python notebooks/build.py run --set SEED=1     # execute those of the recipe in order
@@ -30,17 +30,18 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
-from parameters import BuildError, parameter, read_source, set_of_each, set_parameters
+from parameters import BuildError, parameter, parameters, read_source, set_of_each, set_parameters
 from runner import Runner
 
 from reasonkit.config import STAGES
 from reasonkit.session.setup import find_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "build"
 RECIPE = "g_rar"  # that of a notebook in which nobody has set another
 STAGE_OF = {stage.notebook: name for name, stage in STAGES.items()}
 TEMPLATE, SUBMISSION, SETUP, ATTACHED = "submission_template", "submission", "setup", "attached"
-LEFT_OUT = {"parameters", "clone"}  # tags of cells that a submission does without
+COMMON = ("PROFILE", "RECIPE", "SEED", "DATA", "SETTINGS")  # parameters that a submission has once
 HIDDEN = {"_kg_hide-input": True}  # Kaggle folds the source of such a cell
 KEPT_METADATA = {"tags", *HIDDEN}
 TRAINING = "# Numbers and figures"  # requirements.txt up to here is what a session must have in these versions
@@ -135,23 +136,31 @@ def expand(cell: NotebookNode, root: Path, stage: str, recipe: str) -> list[Note
             return [cell]
         case "setup", None:
             return setup_cells(root, stage)
-        case "stages", None:
-            names = [name for name in find_recipe(recipe).stages if name not in ("teacher", "data", "evaluation")]
+        case "stages", "data" | "training" as part:
+            stages = find_recipe(recipe).stages
+            split = stages.index("data") + 1  # a teacher comes before it, and the evaluation last
+            names = stages[:split] if part == "data" else stages[split:-1]
             return [new for name in names for new in notebook_cells(STAGES[name].notebook, root)]
         case "notebook", str(name):
             return notebook_cells(name, root)
-    raise BuildError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}', '# {{{{stages}}}}' "
-                     "or '# {{notebook NAME}}'")
+    raise BuildError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}', "
+                     "'# {{stages data}}', '# {{stages training}}' or '# {{notebook NAME}}'")
 
 
 def notebook_cells(name: str, root: Path) -> list[NotebookNode]:
-    """The cells of a notebook as parts of a chapter."""
-    cells = [cell for cell in read_source(root / "notebooks" / f"{name}.py").cells
-             if not LEFT_OUT & set(cell.metadata.get("tags", ())) and cell.source.strip() != "# {{setup}}"]
+    """The cells of a notebook as parts of a chapter. Of its parameters there are those that it has alone."""
+    notebook = read_source(root / "notebooks" / f"{name}.py")
+    given, _, found = parameters(notebook)
+    lines = given.source.splitlines()
+    given.source = "\n".join(line for key, node in found.items() if key not in COMMON
+                             for line in lines[node.lineno - 1:node.end_lineno])
+    given.metadata.tags = []
+    cells = [cell for cell in notebook.cells
+             if "clone" not in cell.metadata.get("tags", ()) and cell.source.strip() != "# {{setup}}"]
     for cell in cells:
         if cell.cell_type == "markdown":  # the chapter's number is another
-            cell.source = re.sub(r"^(#+ )(?:\d+b? · )?", r"#\1", cell.source, flags=re.MULTILINE)
-    return cells
+            cell.source = re.sub(r"^(#+ )(?:\d+[a-z]? · )?", r"#\1", cell.source, flags=re.MULTILINE)
+    return [cell for cell in cells if cell.source]
 
 
 def finish(cells: list[NotebookNode]) -> str:
@@ -235,8 +244,8 @@ def notebooks_of(recipe: str) -> list[Path]:
 def write_submission(values: Mapping[str, object]) -> Path:
     """Write build/submission_<recipe>.ipynb, with the stages and the library of its recipe only. Returns the path."""
     text = notebook_text(ROOT / "notebooks" / f"{TEMPLATE}.py", values=values)
-    path = ROOT / "build" / f"submission_{values.get('RECIPE', RECIPE)}.ipynb"
-    path.parent.mkdir(exist_ok=True)
+    path = OUT / f"submission_{values.get('RECIPE', RECIPE)}.ipynb"
+    OUT.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 

@@ -84,13 +84,13 @@ assert (SOLUTION_START, SOLUTION_END) == (TAGS.answer_start, TAGS.answer_end)
 # # 2 · How the data set is made
 
 # %%
-# {{notebook 01_data_curation}}
+# {{stages data}}
 
 # %% [markdown]
 # # 3 · Fine-tuning
 
 # %%
-# {{stages}}
+# {{stages training}}
 
 # %%
 # {{notebook 04_evaluation}}

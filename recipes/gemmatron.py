@@ -1,8 +1,8 @@
 """Gemmatron: a larger model writes worked solutions, the right ones are kept for SFT, then GRPO on format and answer.
 
 Source: the entry Gemmatron, an honourable mention (synthetic data from a larger model, SFT, GRPO), and rejection
-sampling (RFT, arXiv 2308.01825). Notebook 1b asks the profile's judge model, or an API if TEACHER says so, and keeps
-what is in the format, shows its work and has the right answer. COUNT is the number of questions.
+sampling (RFT, arXiv 2308.01825). Notebook 1b asks the profile's judge model, or an API if TEACHER says so. It keeps
+what is in the format, shows its work and has the right answer. COUNT questions are asked: raise it if there is time.
 Without a judge in GRPO the policy has all chips. Its accuracy was not measured.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import build  # noqa: E402
 import kaggle_folder  # noqa: E402
 
 from reasonkit.config import STAGES  # noqa: E402
+from reasonkit.session.setup import find_recipe, recipe_names  # noqa: E402
 
 NAMES = [stage.notebook for stage in STAGES.values()]
 
@@ -74,7 +76,7 @@ RECIPE = "g_rar"
 # {{library}}
 
 # %%
-# {{stages}}
+# {{stages training}}
 
 # %%
 done = True
@@ -197,7 +199,9 @@ def test_submission_holds_the_library_and_the_notebook(root):
     rest = [c.source for c in submission.cells if c not in written]
     assert rest[:2] == ["# Submission", 'RECIPE = "g_rar"']
     assert rest[2].startswith("PINS") and "mkdir" in rest[3]
-    part = ["## A heading\n\n### A part", "%pip --version\nfrom reasonkit import tags", *['print("seed", SEED)'] * 2]
+    own = "WIDE = (\n    1,\n)"  # a parameter that the submission has not
+    part = ["## A heading\n\n### A part", own, "%pip --version\nfrom reasonkit import tags",
+            *['print("seed", SEED)'] * 2]
     assert rest[4:] == [*part, *part, "done = True"], "its two stages"
 
 
@@ -222,6 +226,7 @@ def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, 
     [
         ("notebooks/submission_template.py", "# %%\n# {{libary}}\n", "unknown marker '# {{libary}}'"),
         ("notebooks/submission_template.py", "# %%\n# {{notebook}}\n", "unknown marker"),
+        ("notebooks/submission_template.py", "# %%\n# {{stages all}}\n", "unknown marker"),
         ("notebooks/submission_template.py", "# %%\n# {{notebook 09_none}}\n", "09_none.py does not exist"),
         ("reasonkit/tags.py", "\n", "reasonkit/tags.py is empty"),
     ],
@@ -350,6 +355,29 @@ def test_notebooks_stay_readable(name):
     for cell in code:
         assert len(cell.source.splitlines()) <= 15, cell.source
         assert "input(" not in cell.source and "login(" not in cell.source, cell.source
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_submission_of_a_recipe_has_its_stages_and_its_library_only(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "OUT", tmp_path)
+    path, recipe = build.write_submission({"RECIPE": name}), find_recipe(name)
+    cells = nbformat.read(path, as_version=4).cells
+    sources = {path.stem: path.read_text() for path in (ROOT / "notebooks").glob("0*.py")}
+    titles = {stage: re.search(r"^# # (?:\w+ · )?(.+)", sources[found.notebook], re.M)[1]
+              for stage, found in STAGES.items() if found.notebook in sources}
+    headings = re.findall("^## (.+)", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.M)
+    assert [stage for title in headings for stage in titles if titles[stage] == title] == recipe.stages
+    written = {cell.source.split("\n")[0].split()[1] for cell in cells if cell.source.startswith("%%writefile")}
+    assert {f"recipes/{other}.py" for other in recipe_names()} & written == {f"recipes/{name}.py"}
+    for stage, module in (("simpo", "simpo"), ("teacher", "teacher"), ("distill", "distill")):
+        assert (f"recipes/stages/{module}.py" in written) == (stage in recipe.shares)
+    code = [cell.source for cell in cells if cell.cell_type == "code" and not cell.source.startswith("%%")]
+    assert sum(f'RECIPE = "{name}"' in cell for cell in code) == 1 == sum("SETTINGS = {" in cell for cell in code)
+
+
+def test_the_submission_of_an_unknown_recipe_is_refused(capsys):
+    assert build.main(["submission", "--set", "RECIPE=g_rare"]) == 2
+    assert "The nearest is 'g_rar'" in capsys.readouterr().err
 
 
 # The folder for the Kaggle CLI

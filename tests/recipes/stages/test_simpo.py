@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,15 +12,22 @@ from flax import nnx
 from tiny_gemma import bump, equal, forward, small_config, train_tokenizer
 from tunix.sft.dpo.dpo_trainer import DPOTrainer
 
+from reasonkit.config import PROFILES
+from reasonkit.data.curation import curate
+from reasonkit.data.problems import load_recipe
+from reasonkit.eval.evaluate import evaluate
 from reasonkit.models.checkpoints import restore_lora
-from reasonkit.models.load import LoadedModel, Tokenizer
+from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS
-from recipes.stages.simpo import loss_fn, pair_batches, pair_loss, simpo
+from reasonkit.train.rollout import generator
+from reasonkit.train.sft import sft
+from recipes.stages import simpo as stage
+from recipes.stages.simpo import loss_fn, own_pairs, pair_batches, pair_loss, sample_pairs, simpo
 from tools.flax import init_random
 
 PROMPT, REPLY = 320, 12  # tokens; the small tokenizer spells most of the prompt in bytes
@@ -71,7 +79,8 @@ def test_the_loss_of_a_pair_is_the_papers(chosen, rejected, beta, gamma, smoothi
     np.testing.assert_allclose(loss_B, [expected], rtol=1e-6)
 
 
-def test_the_loss_of_a_batch_is_that_of_its_replies_by_hand(policy, mesh, tokenizer):
+@pytest.mark.parametrize("sft_weight", [0.0, 0.2])
+def test_the_loss_of_a_batch_is_that_of_its_replies_by_hand(sft_weight, policy, mesh, tokenizer):
     """By hand: rows right-padded log-softmax in numpy, mean over the reply and its stop token."""
     bump(policy.model, 0.05)
     batch = next(batches(tokenizer))
@@ -86,12 +95,12 @@ def test_the_loss_of_a_batch_is_that_of_its_replies_by_hand(policy, mesh, tokeni
     means = [np.mean([logps_LV[len(prompt) + n - 1, token] for n, token in enumerate(reply)])
              for logps_LV, prompt, reply in zip(logps_RLV, prompts, replies, strict=True)]
     chosen, rejected = np.array(means[:4]), np.array(means[4:])
-    expected = np.mean(np.log(1 + np.exp(-(2.0 * (chosen - rejected) - 1.0))))
+    expected = np.mean(np.log(1 + np.exp(-(2.0 * (chosen - rejected) - 1.0))) - sft_weight * chosen)
 
     example = DPOTrainer._prepare_inputs(  # the trainer's own stacking, of the two fields that it reads
         type("Trainer", (), {"model": policy.model, "_ref_model_exists": False})(), batch)
     with mesh:
-        loss, metrics = nnx.jit(loss_fn(SETTINGS))(policy.model, example)
+        loss, metrics = nnx.jit(loss_fn(replace(SETTINGS, sft_weight=sft_weight)))(policy.model, example)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
     np.testing.assert_allclose(metrics["rewards/margin"], 2.0 * np.mean(chosen - rejected), atol=1e-4)
     np.testing.assert_allclose(metrics["log_probs/chosen"], chosen.mean(), rtol=1e-4)
@@ -150,3 +159,88 @@ def test_the_margin_rises_and_the_adapter_is_handed_over(policy, base, mesh, tmp
     result = simpo(again, mesh, PAIRS, follow, TimeBudget(1), log, tmp_path / "run", seed=0, start_step=7)
     assert (result.steps, result.checkpoint_step) == (1, 9)
     assert log.last("simpo_step")["step"] == 1 and log.last("simpo_step")["margin"] > margins[0]
+
+
+# -- pairs of the policy's own completions
+
+
+ANSWERS = {  # by question, in the order of sampling
+    "1 plus 2": ("1+2=3|3", "1+2=4|4", "3|3", "1+2=3"),
+    "2 plus 2": ("2+2=5|5", "4|4", "2+2=5|5", "none"),
+    "3 plus 2": ("3+2=5|5",) * 4,
+    "write a poem": ("a|b",) * 4,
+}
+
+
+def rendered(text):
+    """"reasoning|answer" in our tags, and text without a bar as it is."""
+    reasoning, bar, answer = text.partition("|")
+    return TAGS.render(reasoning=reasoning, answer=answer) if bar else text
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The questions of `ANSWERS` as rows, a policy that says these, and the batches it was asked."""
+    calls = []
+
+    def generator(*_, batch_size, temperature, **__):
+        assert temperature == 1.0
+
+        def generate(prompts, seed):
+            assert len(prompts) <= batch_size
+            calls.append((len(prompts), seed))
+            asked = [next(question for question in ANSWERS if question in prompt) for prompt in prompts]
+            return [rendered(ANSWERS[question][number % 4]) for number, question in enumerate(asked)]
+
+        return generate
+
+    monkeypatch.setattr(stage, "generator", generator)
+    rows = [{"id": question, "family": "sum", "kind": "open" if question[0] == "w" else "number", "question": question,
+             "reasoning": f"{question[0]}+2={gold}", "answer": gold, "rubric": "[]"}
+            for question, gold in zip(ANSWERS, "3452", strict=True)]
+    return Dataset.from_list(rows), calls
+
+
+def test_pairs_are_the_policys_own_or_the_data_s_where_it_has_none(asked, tmp_path):
+    rows, calls = asked
+    settings = replace(SETTINGS, questions=12, num_generations=4)
+    policy = SimpleNamespace(model=None, tokenizer=None)
+    pairs = own_pairs(tmp_path / "pairs.jsonl", policy, None, rows, settings, 8, TimeBudget(1), 5)
+    found = {pair["question"]: (pair["chosen"], pair["rejected"], pair["cause"], pair["by"]) for pair in pairs}
+    assert found == {
+        "1 plus 2": (rendered("1+2=3|3"), rendered("1+2=4|4"), "wrong answer", "policy"),
+        "2 plus 2": (rendered("2+2=4|4"), rendered("2+2=5|5"), "wrong answer", "data")}
+    assert calls == [(8, 5), (4, 7)], "two questions at once, the open one is not asked, each call has its seed"
+    again = own_pairs(tmp_path / "pairs.jsonl", policy, None, rows, settings, 8, TimeBudget(1), 5)
+    assert again.to_list() == pairs.to_list() and len(calls) == 2, "a stage that resumes samples nothing"
+
+
+def test_sampling_takes_half_of_the_stages_time(asked, monkeypatch, capsys):
+    rows, calls = asked
+    now = itertools.count(0, 100)
+    monkeypatch.setattr(stage.time, "monotonic", lambda: next(now))
+    budget = SimpleNamespace(grows=False, stage_minutes=lambda name: {"simpo": 5.0}[name])
+    sample_pairs(SimpleNamespace(model=None, tokenizer=None), None, rows, SETTINGS, 4, budget, 0)
+    assert len(calls) == 1
+    assert "half of the stage's time is over: 1 of 3 questions were asked" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_format_is_kept_and_the_work_is_shown(tmp_path):
+    """On the demo's model after a short SFT, whose traces are terse: most completions have no work."""
+    mesh, profile = make_mesh(jax.devices()[:1], 1, 1), PROFILES["cpu"]
+    policy = load(profile.policy, mesh, profile.dtype)
+    policy = replace(policy, model=add_lora(policy.model, mesh, profile.lora_rank, profile.lora_alpha))
+    splits, _ = curate(load_recipe("tiny_mix"), {"train": 800, "validation": 60, "test": 60}, 0)
+    generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=60)
+    log, budget = RunLog(tmp_path / "log.jsonl"), TimeBudget(1, grows=True)
+    short = replace(profile.sft, steps=50, batch_size=16)
+    start = sft(policy, mesh, splits["train"], short, budget, log, tmp_path / "run", 0).checkpoint_step
+    before = evaluate(generate, splits["validation"], 60)
+    settings = replace(profile.simpo, steps=25, batch_size=8, questions=120)
+    pairs = Dataset.from_list(sample_pairs(policy, mesh, splits["train"], settings, 60, budget, 0))
+    simpo(policy, mesh, pairs, settings, budget, log, tmp_path / "run", 0, start)
+    after = evaluate(generate, splits["validation"], 60)
+    assert before.format_rate.mean > 0.9 and before.step_accuracy.mean < 0.5
+    assert after.format_rate.mean >= before.format_rate.mean - 0.05
+    assert after.step_accuracy.mean > before.step_accuracy.mean + 0.3
