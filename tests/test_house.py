@@ -31,7 +31,7 @@ stdlib recipes.graders: worker notation structure operations symbolic algebra ex
 numpy recipes.judges: local_variants score_sheet api_client api_calls api_judge
 numpy recipes.rewards: text extra controls tunix_demo
 jax recipes.rewards: model_based
-tunix recipes.stages: traces simpo distill teacher
+tunix recipes.stages: traces simpo distill reward_model teacher
 numpy recipes: g_rar g_exact idea_e gym constant shuffled pinocchio gemmatron tunix_demo
 numpy recipes: medical chemistry legal robotics
 tunix tools.preflight: abstract programs compiled forecast
