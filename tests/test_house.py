@@ -33,7 +33,8 @@ numpy recipes.rewards: text extra controls tunix_demo
 jax recipes.rewards: model_based
 tunix recipes.stages: traces simpo distill reward_model teacher
 numpy recipes: g_rar g_exact idea_e gym constant shuffled pinocchio gemmatron tunix_demo
-numpy recipes: medical chemistry legal robotics
+numpy recipes: medical chemistry legal robotics on_policy_distillation
+tunix recipes: deep_corgi
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
 tunix tools.hf: names

@@ -148,7 +148,7 @@ class ThoughtTeacher:
     def load(cls, path: Path | str) -> ThoughtTeacher:
         """Read it back. Raises FileNotFoundError when there is none."""
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no reward model at {path}: train one with `train_teacher` and save it there")
+            raise FileNotFoundError(f"no reward model at {path}: train one in notebook 02c, or put it there")
         with safe_open(path, "numpy") as file:
             return cls(file.metadata()["model"], file.get_tensor("weights_D"), float(file.get_tensor("bias")[0]))
 

@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -22,13 +23,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft import peft_trainer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
+from reasonkit.config import Profile
 from reasonkit.data.rows import grpo_batches, sft_pairs, shuffle_rows
+from reasonkit.models.checkpoints import latest_step, restore_lora
+from reasonkit.models.load import LoadedModel
+from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import check_divides
+from reasonkit.rewards.work import missing_work
+from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import DistillSettings
 from reasonkit.text.tags import TAGS
 from reasonkit.train import loop, tunix_compat
 from reasonkit.train.rollout import Rollout, sampling
+from reasonkit.train.sft import sft
 
 LOGITS = 2**26  # on a chip at once, at most: 0.25 GiB in float32
 NOTHING = -80.0  # the log-probability of no token at all
@@ -205,3 +213,22 @@ def distill(
     return loop.train_stage(trainer, mesh, _batches(rows, policy.tokenizer, settings, seed), "distill", settings,
                             budget, log, checkpoints, start_step, lambda ctx, step: seen.pop(step), on_step,
                             prepare=prepare)
+
+
+def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Profile, folder: Path,
+                      seed: int) -> LoadedModel:
+    """A teacher for a tiny policy, whose tokens no larger model has: the base model with an adapter of its own, trained
+    by SFT on those rows only whose worked solution shows its steps.
+
+    Its checkpoints are in `folder`, from which it is resumed or, if it is finished, read back.
+    """
+    teacher = replace(base, name=f"{base.name}, trained on worked steps",
+                      model=add_lora(base.model, mesh, profile.lora_rank, profile.lora_alpha, seed))
+    whole = [TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"])) for row in rows]
+    worked = [n for n, row in enumerate(rows) if not missing_work(row["question"], whole[n])]
+    if latest_step(folder) > profile.sft.steps:
+        restore_lora(teacher.model, folder)
+    else:
+        log = RunLog(folder / "log.jsonl")
+        sft(teacher, mesh, rows.select(worked), profile.sft, TimeBudget(grows=True), log, folder, seed)
+    return teacher

@@ -6,6 +6,7 @@ refuses a head that can't tell them apart. Source: the idea of the Gemma2-Deep e
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import defaultdict
@@ -21,6 +22,7 @@ from reasonkit.config import Profile
 from reasonkit.data.screening import is_worked
 from reasonkit.eval.intervals import interval
 from reasonkit.models.load import LoadedModel
+from reasonkit.session.files import write_atomic
 from reasonkit.text.tags import TAGS
 from recipes.rewards.model_based import ThoughtJudge, ThoughtTeacher, train_teacher
 from recipes.stages.traces import NO_WORK, WRONG, Sample, examine
@@ -41,6 +43,13 @@ def policy_traces(samples: Iterable[Sample]) -> list[Trace]:
     work. Completions with another fault, such as one of format, are left out."""
     return _distinct({"question": sample["question"], "reasoning": sample["reasoning"], "good": not sample["cause"],
                       "by": "policy"} for sample in samples if sample["cause"] in ("", WRONG, NO_WORK))
+
+
+def read_traces(path: Path, make: Callable[[], list[Trace]]) -> list[Trace]:
+    """The traces in a JSONL file. Where there is none, `make` makes them, so that a notebook run again has the same."""
+    if not path.exists():
+        write_atomic(path, "".join(f"{json.dumps(trace)}\n" for trace in make()))
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def corrupted_traces(rows: Iterable[Mapping[str, str]], seed: int) -> list[Trace]:
@@ -110,16 +119,17 @@ def pair_auc(scores: Sequence[float], traces: Sequence[Trace]) -> PairAuc | None
 
 
 def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: str, train: Sequence[Trace],
-        held_out: Sequence[Trace], least_auc: float) -> tuple[ThoughtTeacher, dict[str, PairAuc]]:
-    """A head for the model `name` on its `features` (`hidden_means`), and its AUC on the held-out traces: of "all", of
-    the "policy"'s own, and of "worked" solutions against their flawed versions, where there are any.
+        held_out: Sequence[Trace], least_auc: float,
+        given: ThoughtTeacher | None = None) -> tuple[ThoughtTeacher, dict[str, PairAuc]]:
+    """A head for the model `name` on its `features` (`hidden_means`), or the `given` one, and its AUC on the held-out
+    traces: of "all", of the "policy"'s own, and of "worked" solutions against flawed ones, where there are any.
 
     Raises UnfitRewardModel where that of all is below `least_auc`, and ValueError as `train_teacher`.
     """
     def read(traces: Sequence[Trace]) -> np.ndarray:
         return features([trace["question"] for trace in traces], [trace["reasoning"] for trace in traces])
 
-    teacher = train_teacher(name, read(train), np.array([trace["good"] for trace in train]))
+    teacher = given or train_teacher(name, read(train), np.array([trace["good"] for trace in train]))
     scores = teacher.score(read(held_out))
     own = np.array([trace["by"] == "policy" for trace in held_out])
     found = {}

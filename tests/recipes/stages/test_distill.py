@@ -1,32 +1,42 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import concatenate_datasets
 from flax import nnx
 from tiny_gemma import ROWS, TOKENS, bump, equal, forward, gemma2_config, small_config, train_tokenizer
+from tiny_run import ROWS as PROBLEMS
+from tiny_run import short_tokenizer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.gemma import CLASSES
 from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import plan_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.settings import DistillSettings
+from reasonkit.settings import DistillSettings, SftSettings
 from reasonkit.train.rollout import Rollout
-from recipes.stages.distill import cells, distill, divergence, mean_per_row, read_completions, top_cells
+from recipes.stages import distill as distill_module
+from recipes.stages.distill import (
+    cells,
+    distill,
+    divergence,
+    mean_per_row,
+    read_completions,
+    top_cells,
+    train_toy_teacher,
+)
 from tools.flax import init_random
 
-SETTINGS = DistillSettings(steps=6, batch_size=8, max_prompt_length=320, max_new_tokens=8, learning_rate=3e-2,
-                           warmup=0.0)
-QUESTIONS = Dataset.from_list([
-    {"id": f"{a}", "question": f"{a} plus {a}", "answer": f"{2 * a}", "kind": "number", "rubric": "[]"}
-    for a in range(8)])
+SETTINGS = DistillSettings(steps=6, batch_size=8, max_prompt_length=64, max_new_tokens=16, learning_rate=3e-2,
+                           warmup=0.0, top_k=ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +46,7 @@ def plan():
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return Tokenizer(train_tokenizer(tmp_path_factory.mktemp("tokenizer")), "gemma3")
+    return short_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +147,9 @@ def test_logprobs_are_those_of_the_completion_tokens(base, positions):
 def test_the_loss_in_chunks_has_the_gradients_of_the_naive_one(family, plan):
     """With all tokens of the teacher. And it never holds the logits of the batch, which the naive one does."""
     config, length = gemma2_config() if family == "gemma2" else small_config(), 5
-    model = add_lora(init_random(config, plan.policy), plan.policy, 4, 8.0)
+    base = CLASSES[family](config, rngs=nnx.Rngs(0))
+    assert (getattr(base, "final_logits_softcap", None) is None) == (family == "gemma3")
+    model = add_lora(base, plan.policy, 4, 8.0)
     bump(model, 0.05)
     vocabulary = 40
     teacher_BTV = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (len(TOKENS), length, vocabulary)))
@@ -185,14 +197,14 @@ def test_the_student_nears_a_larger_teacher_on_the_other_half(
     frozen = nnx.state(base), nnx.state(teacher.model)
 
     def run(settings, start_step):
-        return distill(policy, teacher, plan.policy, plan.judge, QUESTIONS, settings, TimeBudget(1), log,
+        return distill(policy, teacher, plan.policy, plan.judge, PROBLEMS, settings, TimeBudget(1), log,
                        tmp_path, seed=0, start_step=start_step, on_step=lambda: calls.append(1))
 
     result, rows = run(SETTINGS, 0), log.read("distill_step")
     kl = [row["loss"] for row in rows]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6] and len(calls) == 6
     assert kl[-1] < 0.8 * kl[0] and min(kl) > 0, kl
-    assert all(1 <= row["length"] <= 8 for row in rows)
+    assert all(1 <= row["length"] <= 16 and row["on_policy"] and row["rest"] < 1e-6 for row in rows)
     moved = set(sampled_with[1:])  # the first update has a learning rate of 0: warm-up
     assert len(moved) == 5, "a step sampled with weights other than those it trained"
     assert (result.stage, result.steps, result.checkpoint_step) == ("distill", 6, 7)
@@ -207,14 +219,39 @@ def test_the_student_nears_a_larger_teacher_on_the_other_half(
     assert len(sampled_with) == 7, "a batch that is only skipped was sampled"
     assert log.last("distill_step")["loss"] < 0.8 * kl[0]
 
+    result, row = run(dataclasses.replace(SETTINGS, steps=1, on_policy=0.0, top_k=64), 9), log.last("distill_step")
+    assert result.steps == 1 and len(sampled_with) == 7, "worked solutions are not sampled"
+    assert not row["on_policy"] and 12 <= row["length"] <= 16 and 0.01 < row["rest"] < 1
+
 
 def test_what_cannot_be_distilled_is_named(policy, teacher, plan, tokenizer, tmp_path):
     def run(teacher=teacher, **changes):
-        distill(policy, teacher, plan.policy, plan.judge, QUESTIONS, dataclasses.replace(SETTINGS, **changes),
+        distill(policy, teacher, plan.policy, plan.judge, PROBLEMS, dataclasses.replace(SETTINGS, **changes),
                 TimeBudget(1), RunLog(tmp_path / "run.jsonl"), tmp_path, seed=0, start_step=0)
 
+    for wrong in ({"beta": 1.1}, {"on_policy": -0.1}, {"top_k": 0}):
+        with pytest.raises(ValueError, match=f"{[*wrong][0]}={[*wrong.values()][0]}.*: give two numbers from 0 to 1"):
+            run(**wrong)
     with pytest.raises(ValueError, match="distillation batch_size = 6 rows cannot be split over fsdp=4"):
         run(batch_size=6)
     other = Tokenizer(train_tokenizer(tmp_path / "other", symbols=("plus",)), "gemma3")
     with pytest.raises(ValueError, match="teacher reads text as other tokens than student"):
         run(dataclasses.replace(teacher, tokenizer=other))
+
+
+@pytest.mark.slow
+def test_a_toy_teacher_learns_worked_steps_only_and_is_read_back(base, plan, tokenizer, tmp_path, monkeypatch):
+    terse = PROBLEMS.map(lambda row: {"id": f"terse {row['id']}", "reasoning": f"So {row['answer']}"})
+    seen, train = [], distill_module.sft
+    monkeypatch.setattr(distill_module, "sft", lambda model, mesh, rows, *rest: (
+        seen.extend(rows["id"]), train(model, mesh, rows, *rest)))
+    profile = SimpleNamespace(lora_rank=4, lora_alpha=8.0,
+                              sft=SftSettings(steps=1, batch_size=4, max_length=64, learning_rate=1e-2))
+    stock = LoadedModel(base, tokenizer, base.config, "stock", None)
+    rows = concatenate_datasets([terse, PROBLEMS])
+    teacher, again = (train_toy_teacher(stock, plan.judge, rows, profile, tmp_path, 0) for _ in range(2))
+    assert seen and {*seen} <= {*PROBLEMS["id"]}, "trained once, on rows that show a step"
+    assert teacher.name == again.name == "stock, trained on worked steps"
+    adapters = [nnx.state(model, nnx.LoRAParam) for model in (teacher.model, again.model)]
+    fresh = nnx.state(add_lora(base, plan.judge, 4, 8.0, 0), nnx.LoRAParam)
+    assert equal(*adapters) and not equal(adapters[0], fresh)

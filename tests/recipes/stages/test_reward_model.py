@@ -20,6 +20,7 @@ from recipes.stages.reward_model import (
     fit,
     pair_auc,
     policy_traces,
+    read_traces,
     thought_judge,
 )
 from recipes.stages.traces import examine
@@ -55,6 +56,12 @@ def test_a_worked_solution_is_corrupted_in_one_place():
     assert len(corrupted_traces(ROWS.to_list(), 0)) > len(ROWS)
 
 
+def test_traces_are_made_once(tmp_path):
+    path, made = tmp_path / "deep" / "train.jsonl", corrupted_traces([ROW], 0)
+    assert read_traces(path, lambda: made) == made
+    assert read_traces(path, lambda: pytest.fail("made again")) == made
+
+
 def traces(**groups):
     return [{"question": question, "good": kind == "g", "reasoning": f"{question}{n}", "by": "policy"}
             for question, kinds in groups.items() for n, kind in enumerate(kinds)]
@@ -85,6 +92,7 @@ def test_a_head_that_tells_good_from_bad_is_kept_and_one_that_does_not_is_refuse
     teacher, found = fit(features(4), "toy", train, held_out, 0.85)
     assert teacher.model == "toy" and teacher.weights_D[0] > 0
     assert found["all"].value > 0.95 and found["policy"].questions == 6 and found["worked"].questions == 2
+    assert fit(features(4), "toy", [], held_out, 0.85, teacher) == (teacher, found), "one that was trained elsewhere"
     with pytest.raises(UnfitRewardModel, match=r"AUC is 0\.\d+ \(95 % interval .*, and 0.85 is the least. Take more"):
         fit(features(0), "toy", train, held_out, 0.85)
     with pytest.raises(UnfitRewardModel, match="AUC is unknown, for want of pairs"):
