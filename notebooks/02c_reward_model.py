@@ -20,15 +20,12 @@
 # %% [markdown] tags=["clone"]
 # - **Input:** the adapter of the stage before, whose policy makes the examples, and the data of notebook 1.
 # - **Output:** the head in `artifacts/reward_model/head.safetensors`. The adapter is not changed.
-# - **What to change:** more `QUESTIONS` if the interval of the AUC is wide. A larger judge model if the AUC is low.
+# - **What to change:** more `QUESTIONS`, below, if the interval of the AUC is wide. A larger judge model if the AUC is low.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "deep_corgi"  # what is trained: a file in recipes/
 SEED = 0
-QUESTIONS = 400  # training questions that the policy answers for examples
-LEAST_AUC = 0.7  # on held-out questions: a head below it is refused
-HEAD = ""  # a head that was trained elsewhere, on the same judge model: it is measured here, and not trained
 SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of a run
     "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
     "sft_steps": 0, "sft_learning_rate": 0,
@@ -88,6 +85,11 @@ print(f"{policy.name} with the adapter of step {start}; features of {judge_model
 # reasoning: good with the right answer and its work shown, bad with a wrong answer or without work. To these come the
 # data's worked solutions and the same with one flaw: another number, a step left out, or one said twice. The validation
 # questions give the held-out examples in the same way.
+
+# %%
+QUESTIONS = 400  # training questions that the policy answers for examples, and as many held-out ones at most
+LEAST_AUC = 0.7  # on held-out questions: a head below it is refused
+HEAD = ""  # a file with a head that was trained elsewhere on the same judge model: it is measured here, and not trained
 
 # %%
 minutes = float("inf") if run.budget.grows else run.budget.stage_minutes("reward_model") / 3

@@ -129,6 +129,9 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 # parse. The reward rounds it to 0.1, because GRPO would magnify smaller differences. One forward pass reads a completion
 # once for all its criteria. A judge that fails gives *no signal*, never a low score. Every verdict is recorded in
 # `verdicts.jsonl`, and no completion is judged twice by the same rubric.
+#
+# A recipe may ask otherwise by its field `judge`: one rating for all criteria, or every prompt in both orders of its
+# scale (`recipes/judges/local_variants.py`), or a reward model of the run's own in place of the rubric.
 
 # %%
 judge_model = rate = None

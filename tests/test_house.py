@@ -28,7 +28,8 @@ tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
 user reasonkit.show: figures report data_card data_view dashboard completions
 jax reasonkit: run precheck
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
-numpy recipes.judges: local_variants score_sheet api_client api_calls api_judge
+numpy recipes.judges: score_sheet api_client api_calls api_judge
+jax recipes.judges: local_variants
 numpy recipes.rewards: text extra controls tunix_demo
 jax recipes.rewards: model_based
 tunix recipes.stages: traces simpo distill reward_model teacher

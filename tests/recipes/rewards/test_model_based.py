@@ -187,7 +187,7 @@ def test_a_teacher_rates_the_reasoning_alone(stock, mesh, tmp_path):
     replies = [*(f"<reasoning>{text}</reasoning><answer>1</answer>" for text in texts), "<answer>7</answer>"]
     expected = float(teacher.score(hidden_means(stock, mesh, LENGTH, 4)(["3 plus 4"], ["3+4=7"]))[0])
     score = pytest.approx(expected, abs=1e-5)
-    items = [JudgeItem("3 plus 4", reply, (Criterion("Flow", "", 1.0),)) for reply in replies]
+    items = [JudgeItem("3 plus 4", reply, (Criterion("Flow", "The steps follow", 1.0),)) for reply in replies]
     for cached in (judge, *(CachedJudge(judge, tmp_path / "verdicts.jsonl") for _ in range(2))):
         got = cached.score(items)
         assert [verdict.score for verdict in got] == [score, 0.0, score, 0.0, 0.0] and 0 < got[0].score < 1
