@@ -150,7 +150,7 @@ def notebook_cells(name: str, root: Path) -> list[NotebookNode]:
              if not LEFT_OUT & set(cell.metadata.get("tags", ())) and cell.source.strip() != "# {{setup}}"]
     for cell in cells:
         if cell.cell_type == "markdown":  # the chapter's number is another
-            cell.source = re.sub(r"^(#+ )(?:\d+b? · )?", r"#\1", cell.source, flags=re.MULTILINE)
+            cell.source = re.sub(r"^(#+ )(?:\d+[a-z]? · )?", r"#\1", cell.source, flags=re.MULTILINE)
     return cells
 
 
