@@ -93,7 +93,7 @@ print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 # %% tags=["clone"]
 from recipes.judges import api_judge
 
-if recipe.uses_judge and profile.api_dollars:
+if recipe.uses_judge and profile.api_dollars and not recipe.judge:
     # for a model without a known price, add its dollars per million tokens: prices={"gemini-x": (0.30, 2.50)}
     judge = api_judge.from_secrets(api_judge.ApiLimits(profile.api_dollars))
 
@@ -129,6 +129,9 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 # parse. The reward rounds it to 0.1, because GRPO would magnify smaller differences. One forward pass reads a completion
 # once for all its criteria. A judge that fails gives *no signal*, never a low score. Every verdict is recorded in
 # `verdicts.jsonl`, and no completion is judged twice by the same rubric.
+#
+# A recipe may ask otherwise by its field `judge`: one rating for all criteria, or every prompt in both orders of its
+# scale (`recipes/judges/local_variants.py`), or a reward model of the run's own in place of the rubric.
 
 # %%
 judge_model = rate = None
@@ -138,7 +141,8 @@ if recipe.uses_judge and judge is None:
         judge_model = quantize_int8(judge_model, plan.judge)
     rate = logprobs.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                   batch_size=profile.judge_batch)
-    judge = LocalJudge(rate, profile.judge + "-int8" * profile.judge_int8)
+    judge = (recipe.judge(judge_model, plan.judge, profile, run.folder) if recipe.judge else
+             LocalJudge(rate, profile.judge + "-int8" * profile.judge_int8))
 if recipe.uses_judge:
     judge = CachedJudge(judge, run.stage("grpo") / "verdicts.jsonl")
     print(f"judge: {judge.identity}")

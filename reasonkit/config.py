@@ -78,7 +78,9 @@ class Recipe:
     `data` names a file in data_recipes/, and `toy_data` one for the profiles with a tiny model.
     `shares` has each stage's share of the time, in order: those of `STAGES` but data and evaluation.
     `rewards(judge, questions)` returns (reward function, weight) pairs. A weight of 0 is logged only. The judge is None
-    unless `uses_judge`, and the questions are those of the training split.
+    unless `uses_judge`, and the questions are those of the training split. A recipe without GRPO has none.
+    `judge(judge_model, mesh, profile, folder)` makes the judge of the run in `folder` from the profile's judge model.
+    None is `LocalJudge`, or one behind an API.
     `curriculum` is the `__name__` of the reward function whose pass rates choose GRPO's problems. Without one they come
     in turn.
     `sft`, `simpo`, `grpo` and `distill` are settings that replace the profile's.
@@ -88,8 +90,9 @@ class Recipe:
     data: str
     toy_data: str
     shares: Mapping[str, float]
-    rewards: Callable[[Any, Sequence[str]], list[tuple[Callable, float]]]
+    rewards: Callable[[Any, Sequence[str]], list[tuple[Callable, float]]] = lambda judge, questions: []
     uses_judge: bool = False
+    judge: Callable[..., Any] | None = None
     curriculum: str = ""
     sft: Mapping[str, Any] = field(default_factory=dict)
     simpo: Mapping[str, Any] = field(default_factory=dict)
@@ -169,7 +172,7 @@ PROFILES = {
                             learning_rate=5e-6, sft_weight=0.2, **_GEMMA_LENGTHS),
         grpo=GrpoSettings(steps=400, prompts_per_step=32, num_generations=8, **_GEMMA_LENGTHS,
                           learning_rate=2e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
-        distill=DistillSettings(steps=300, batch_size=8, learning_rate=1e-4, **_GEMMA_LENGTHS),
+        distill=DistillSettings(steps=300, batch_size=8, learning_rate=1e-4, teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
         eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, accelerator="tpu", judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
@@ -179,7 +182,7 @@ PROFILES = {
                             learning_rate=5e-6, sft_weight=0.2, **_GEMMA_LENGTHS),
         grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, **_GEMMA_LENGTHS,
                           learning_rate=1e-5, micro_prompts=1, beta=0.07),
-        distill=DistillSettings(steps=200, batch_size=2, learning_rate=1e-4, **_GEMMA_LENGTHS),
+        distill=DistillSettings(steps=200, batch_size=2, learning_rate=1e-4, teacher="gemma3-4b-it", **_GEMMA_LENGTHS),
         eval_batch=64, probe_every=50, judge_batch=4, **{**_GEMMA, "policy": "gemma3-1b-it"}),
     "gpu": Profile(
         "gpu", devices=0, accelerator="gpu", judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
@@ -189,7 +192,7 @@ PROFILES = {
                             learning_rate=5e-6, sft_weight=0.2, **_GEMMA_LENGTHS),
         grpo=GrpoSettings(steps=800, prompts_per_step=8, num_generations=8, **_GEMMA_LENGTHS,
                           learning_rate=1e-5, micro_prompts=2, beta=0.07),
-        distill=DistillSettings(steps=300, batch_size=8, learning_rate=1e-4, **_GEMMA_LENGTHS),
+        distill=DistillSettings(steps=300, batch_size=8, learning_rate=1e-4, teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
         eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
     "cpu-gemma3-270m": Profile(
         "cpu-gemma3-270m", devices=2, dtype="float32", minutes=360, reserve_minutes=15, grows=True,

@@ -124,10 +124,26 @@ class SimpoSettings(CompletionSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings(CompletionSettings):
-    """Each step updates on one completion of up to `max_new_tokens` tokens for `batch_size` prompts."""
+    """Each step updates on `batch_size` completions.
+
+    In a share `on_policy` of the steps (GKD's lambda) the student samples them. In the others they are the worked
+    solutions of the data. `beta` chooses the divergence: 0 is the forward KL(teacher || student), 1 the reverse
+    KL(student || teacher), and between them it is the generalised Jensen-Shannon divergence, of which the paper has
+    0.1, 0.5 and 0.9. `top_k` tokens of the teacher's distribution cross to the student, and the mass of all others.
+    `teacher` names its model, "" the profile's judge. Raises ValueError for values out of range.
+    """
 
     batch_size: int
+    on_policy: float = 1.0
+    beta: float = 1.0
+    top_k: int = 64
+    teacher: str = ""
     save_every: int = 50
+
+    def __post_init__(self):
+        if not (0 <= self.beta <= 1 and 0 <= self.on_policy <= 1 and self.top_k >= 1):
+            raise ValueError(f"beta={self.beta!r}, on_policy={self.on_policy!r}, top_k={self.top_k!r}: give two "
+                             "numbers from 0 to 1, and at least one token")
 
 
 @dataclass(frozen=True, kw_only=True)

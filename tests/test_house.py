@@ -28,12 +28,14 @@ tunix reasonkit.train: policy_loss tunix_compat overlap decode rollout loop sft 
 user reasonkit.show: figures report data_card data_view dashboard completions
 jax reasonkit: run precheck
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
-numpy recipes.judges: local_variants score_sheet api_client api_calls api_judge
+numpy recipes.judges: score_sheet api_client api_calls api_judge
+jax recipes.judges: local_variants
 numpy recipes.rewards: text extra controls tunix_demo
 jax recipes.rewards: model_based
-tunix recipes.stages: traces simpo distill teacher
+tunix recipes.stages: traces simpo distill reward_model teacher
 numpy recipes: g_rar g_exact idea_e gym constant shuffled pinocchio gemmatron tunix_demo
-numpy recipes: medical chemistry legal robotics
+numpy recipes: medical chemistry legal robotics on_policy_distillation
+tunix recipes: deep_corgi
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
 tunix tools.hf: names

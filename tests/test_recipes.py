@@ -57,7 +57,7 @@ def test_a_recipe_names_what_there_is(name):
     weights = weights_of(recipe)
     assert recipe.name == name and recipe.summary.endswith(".")
     assert problems.load_recipe(recipe.data).rubric and problems.load_recipe(recipe.toy_data).rubric
-    assert any(weights.values()) and recipe.uses_judge == ("rubric" in weights)
+    assert any(weights.values()) == ("grpo" in recipe.shares) and recipe.uses_judge == ("rubric" in weights)
     assert recipe.curriculum in {"", *weights}
     assert recipe.trained and {*recipe.shares} <= {*STAGES} - {"data", "evaluation"}
     assert all(share > 0 for share in recipe.shares.values())
@@ -134,6 +134,16 @@ def test_the_batches_of_a_profile_divide_over_its_chips(name, count):
     for policy in (plan.policy, alone.policy):  # a recipe without a rubric has no judge
         check_divides(micro * profile.grpo.num_generations, policy, "GRPO")
     check_divides(profile.judge_batch, plan.judge, "judge")
+    for mesh in (plan.policy, plan.judge):
+        check_divides(profile.distill.batch_size, mesh, "distillation")
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_teacher_of_a_profile_reads_the_tokens_of_its_policy(name):
+    profile = PROFILES[name]
+    teacher = profile.distill.teacher or profile.judge
+    assert MODELS[teacher].family == MODELS[profile.policy].family
+    assert profile.toy or profile.distill.teacher not in ("", profile.policy), "it is a larger one"
 
 
 @pytest.mark.parametrize("name", ["cpu", "smoke"])

@@ -50,20 +50,25 @@ def _with_window(block: Callable) -> Callable:
 
 
 def _with_chosen_logits(call: Callable) -> Callable:
-    """A Gemma's `__call__` with two more options: `decode_only_last_token`, Tunix's sampler's name for the last
-    position only, and `logits_at`, (B, K) positions."""
+    """A Gemma's `__call__` with three more options: `decode_only_last_token`, Tunix's sampler's name for the last
+    position only, `logits_at`, (B, K) positions, and `hidden`, the input of `decode` (B, T, D) in place of logits."""
     signature = inspect.signature(call)
     options = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-               for name, default in (("decode_only_last_token", False), ("logits_at", None))]
+               for name, default in (("decode_only_last_token", False), ("logits_at", None), ("hidden", False))]
 
     @functools.wraps(call)
-    def __call__(self, *args, decode_only_last_token: bool = False, logits_at: jax.Array | None = None, **kwargs):
+    def __call__(self, *args, decode_only_last_token: bool = False, logits_at: jax.Array | None = None,
+                 hidden: bool = False, **kwargs):
         if decode_only_last_token or logits_at is not None:
             def chosen(x_BTD: jax.Array) -> jax.Array:
                 return x_BTD[:, -1:] if logits_at is None else jnp.take_along_axis(x_BTD, logits_at[..., None], 1)
 
             self = copy.copy(self)
             self.final_norm = nnx.Sequential(chosen, self.final_norm)
+        if hidden:
+            self = copy.copy(self)
+            self.embedder, self.final_logits_softcap = copy.copy(self.embedder), None
+            self.embedder.decode = lambda x_BTD: x_BTD
         return call(self, *args, **kwargs)
 
     # Tunix looks for its option in the signature, and not in **kwargs

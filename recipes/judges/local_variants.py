@@ -1,5 +1,6 @@
 """Two other ways to ask a local judge: one rating for the whole rubric, and every prompt in both orders.
 
+A recipe chooses them by its field `judge`, such as `judge=variant("explicit", both_orders=True)`.
 Sources: implicit aggregation of Rubrics as Rewards (arXiv 2507.17746), here from 1 to 5, because its 10 is two tokens.
 Judges prefer certain places in a list of levels or criteria (arXiv 2602.02219), which both orders average out.
 """
@@ -7,10 +8,14 @@ Judges prefer certain places in a list of levels or criteria (arXiv 2602.02219),
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 
+from reasonkit.config import Profile
 from reasonkit.judge.judge import (
+    RATINGS,
     SCALE,
     JudgeItem,
     JudgeVerdict,
@@ -21,6 +26,8 @@ from reasonkit.judge.judge import (
     weighted_score,
 )
 from reasonkit.judge.rubric import Criterion
+from reasonkit.models.load import LoadedModel
+from reasonkit.models.logprobs import rating_logprobs
 
 
 def overall_prompt(question: str, reply: str, rubric: Sequence[Criterion], reverse: bool = False) -> str:
@@ -58,3 +65,14 @@ class LocalVariant(LocalJudge):
         """The mean over the orders, then weighted. An implicit rating is the score."""
         met_C = met_P.reshape(1 + self.both_orders, -1).mean(axis=0)
         return weighted_score(met_C, item.rubric[:len(met_C)])
+
+
+def variant(mode: str = "implicit", both_orders: bool = False) -> Callable[..., LocalVariant]:
+    """What a recipe's `judge` is set to: it makes a `LocalVariant` of the profile's judge model."""
+
+    def make(judge_model: LoadedModel, mesh: Mesh, profile: Profile, folder: Path) -> LocalVariant:
+        rate = rating_logprobs(judge_model, mesh, RATINGS, max_length=profile.judge_max_length,
+                               batch_size=profile.judge_batch)
+        return LocalVariant(rate, profile.judge + "-int8" * profile.judge_int8, mode=mode, both_orders=both_orders)
+
+    return make

@@ -1,12 +1,14 @@
 """Rewards from forward passes of a model: RLPR, and a reward model of our own that scores the flow of the reasoning.
 
-Entry points: `rlpr`, and `hidden_means`, `train_teacher`, `thought_teacher`. A text that is too long for the model is
-None, never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because groups without a spread
+Entry points: `rlpr`, and `hidden_means`, `train_teacher`, `ThoughtJudge`. A text that is too long for the model is
+never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because groups without a spread
 carry no advantage anyway; the idea of ThoughtTeacher in the Gemma2-Deep entry.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
@@ -22,6 +24,7 @@ from safetensors.numpy import save_file
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from reasonkit.judge.judge import UNREADABLE, JudgeItem, JudgeVerdict, Result
 from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.logprobs import prefill
 from reasonkit.rewards.rules import RewardFn
@@ -145,7 +148,7 @@ class ThoughtTeacher:
     def load(cls, path: Path | str) -> ThoughtTeacher:
         """Read it back. Raises FileNotFoundError when there is none."""
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no reward model at {path}: train one with `train_teacher` and save it there")
+            raise FileNotFoundError(f"no reward model at {path}: train one in notebook 02c, or put it there")
         with safe_open(path, "numpy") as file:
             return cls(file.metadata()["model"], file.get_tensor("weights_D"), float(file.get_tensor("bias")[0]))
 
@@ -179,23 +182,28 @@ def train_teacher(model: str, features_ND: np.ndarray, good_N: np.ndarray) -> Th
     return ThoughtTeacher(model, weights_D, float(fit.x[-1] - mean_D @ weights_D))
 
 
-def thought_teacher(teacher: ThoughtTeacher, frozen: LoadedModel, mesh: Mesh, max_length: int,
-                    batch_size: int) -> RewardFn:
-    """The teacher's score in [0, 1] of each completion's reasoning, 0.0 without one, None for one that is too long.
+class ThoughtJudge:
+    """A `ThoughtTeacher` in the place of a judge: a completion's score is that of its reasoning, whatever the rubric.
 
-    Column: `question`. Raises ValueError if the teacher was trained on another model, and as `hidden_means`.
+    Without reasoning it is 0.0, and for reasoning that is too long it is 0.0 with the cause `UNREADABLE`. Raises
+    ValueError if the teacher was trained on another model, and as `hidden_means`.
     """
-    if teacher.model != frozen.name:
-        raise ValueError(f"the reward model was trained on {teacher.model} and is given {frozen.name}: load that one")
-    features = hidden_means(frozen, mesh, max_length, batch_size)
 
-    def reward(prompts: Sequence[str], completions: Sequence[str], question: Sequence[str],
-               **columns) -> list[float | None]:
-        reasonings = [TAGS.parse(reply).reasoning for reply in completions]
-        asked = [(str(q), text) for q, text in zip(question, reasonings, strict=True) if text is not None]
-        scores = iter(teacher.score(features([q for q, _ in asked], [text for _, text in asked])))
-        values = [0.0 if text is None else float(next(scores)) for text in reasonings]
-        return [None if np.isnan(value) else value for value in values]
+    def __init__(self, teacher: ThoughtTeacher, frozen: LoadedModel, mesh: Mesh, max_length: int,
+                 batch_size: int) -> None:
+        if teacher.model != frozen.name:
+            raise ValueError(f"the reward model was trained on {teacher.model} and is given {frozen.name}: load that "
+                             "one")
+        self.teacher, self.failures = teacher, Counter()
+        self._features = hidden_means(frozen, mesh, max_length, batch_size)
+        digest = hashlib.sha256(np.append(teacher.weights_D, teacher.bias).tobytes()).hexdigest()
+        self.identity = f"thought teacher {digest[:12]} on {teacher.model}"
 
-    reward.__name__ = "thought_teacher"
-    return reward
+    def score(self, items: Sequence[JudgeItem]) -> list[Result]:
+        """One verdict per item."""
+        reasonings = [TAGS.parse(item.reply).reasoning for item in items]
+        asked = [(item.question, text) for item, text in zip(items, reasonings, strict=True) if text]
+        scores = iter(self.teacher.score(self._features(*zip(*asked, strict=True))) if asked else ())
+        found = [float(next(scores)) if text else 0.0 for text in reasonings]
+        return [JudgeVerdict(0.0, (0.0,), UNREADABLE) if np.isnan(score) else JudgeVerdict(score, (score,))
+                for score in found]

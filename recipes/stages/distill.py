@@ -1,13 +1,17 @@
 """On-policy distillation (GKD, arXiv 2306.13649): the student samples, a larger teacher scores every token.
 
-Tunix's `PeftTrainer` minimises the reverse KL from student to teacher at each token of the student's completions. No
-gradient goes through the sampling. Each model has its own mesh. The teacher's distribution crosses whole: batch x
-max_new_tokens x vocabulary, 1.6 GB for 4 x 768 x 262,144 in bfloat16. Choose `batch_size` by it.
+Tunix's `PeftTrainer` minimises a divergence between the two models' next tokens. No gradient goes through the sampling.
+Each model has its own mesh. Of the teacher's distribution its most likely tokens cross, and the mass of all others.
+Neither model ever holds the logits of a whole batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -19,27 +23,95 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft import peft_trainer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.data.rows import grpo_batches
+from reasonkit.config import Profile
+from reasonkit.data.rows import grpo_batches, sft_pairs, shuffle_rows
+from reasonkit.models.checkpoints import latest_step, restore_lora
+from reasonkit.models.load import LoadedModel
+from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import check_divides
+from reasonkit.rewards.work import missing_work
+from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import DistillSettings
 from reasonkit.text.tags import TAGS
 from reasonkit.train import loop, tunix_compat
 from reasonkit.train.rollout import Rollout, sampling
+from reasonkit.train.sft import sft
+
+LOGITS = 2**26  # on a chip at once, at most: 0.25 GiB in float32
+NOTHING = -80.0  # the log-probability of no token at all
 
 
-def completion_logprobs(model: nnx.Module, tokens_BL: jax.Array, length: int, vocabulary: int) -> jax.Array:
-    """Log-probabilities (B, length, vocabulary), float32, of the last `length` tokens. Padding is id 0."""
+def read_completions(model: nnx.Module, tokens_BL: jax.Array, length: int, vocabulary: int, positions: int,
+                     read: Callable, *more_BT) -> jax.Array | tuple[jax.Array, ...]:
+    """`read(logprobs_BTV, *more_BT)` at the last `length` tokens, over the first `vocabulary` ids: arrays (B, T, ...).
+
+    It is called with at most `positions` tokens of each row at a time, in float32, and again for the gradients.
+    `more_BT` are arrays (B, length, ...). A token's log-probabilities are read at the position before it. Padding is 0.
+    """
     mask_BL = tokens_BL != 0
-    positions_BL, causal_BLL = build_positions_from_mask(mask_BL), make_causal_attn_mask(mask_BL)
-    logits_BLV, _ = model(tokens_BL, positions_BL, None, causal_BLL)
-    return jax.nn.log_softmax(logits_BLV[:, -length - 1:-1, :vocabulary].astype(jnp.float32))
+    hidden_BLD, _ = model(tokens_BL, build_positions_from_mask(mask_BL), None, make_causal_attn_mask(mask_BL),
+                          hidden=True)
+    embedding_VD, cap = model.embedder.input_embedding[...], getattr(model, "final_logits_softcap", None)
+    parts = math.ceil(length / positions)
+    size = math.ceil(length / parts)
+
+    @jax.checkpoint
+    def chunk(arrays: tuple[jax.Array, ...]):
+        logits_BTV = jnp.dot(arrays[0], embedding_VD.T)[..., :vocabulary]
+        if cap is not None:
+            logits_BTV = jnp.tanh(logits_BTV / cap) * cap
+        return read(jax.nn.log_softmax(logits_BTV.astype(jnp.float32)), *arrays[1:])
+
+    def cut(x_BT: jax.Array) -> jax.Array:
+        x_BT = jnp.pad(x_BT, [(0, 0), (0, parts * size - length)] + [(0, 0)] * (x_BT.ndim - 2))
+        return jnp.moveaxis(x_BT.reshape(len(x_BT), parts, size, *x_BT.shape[2:]), 1, 0)
+
+    def join(x_PBT: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x_PBT, 0, 1).reshape(len(tokens_BL), parts * size, *x_PBT.shape[3:])[:, :length]
+
+    return jax.tree.map(join, jax.lax.map(chunk, tuple(map(cut, (hidden_BLD[:, -length - 1:-1], *more_BT)))))
 
 
-def reverse_kl(student_BLV: jax.Array, teacher_BLV: jax.Array, mask_BL: jax.Array) -> jax.Array:
-    """KL(student || teacher) in nats, mean over each row's tokens (mask 1), then over the rows."""
-    kl_BL = (jnp.exp(student_BLV) * (student_BLV - teacher_BLV)).sum(-1)
-    return ((kl_BL * mask_BL).sum(-1) / jnp.maximum(mask_BL.sum(-1), 1)).mean()
+def cells(logprobs_BTV: jax.Array, ids_BTK: jax.Array) -> jax.Array:
+    """The log-probabilities of the tokens `ids_BTK` and, last, of all others together: (B, T, K + 1).
+
+    A divergence between the cells of two distributions is at most that between the distributions. What it lacks is the
+    part inside the rest. For a KL that is at most r s^2 / 8 nats. r is the mass that the KL's first argument gives the
+    rest, and s is the range of ln(teacher / student) over the rest's tokens (Hoeffding's lemma). For the Jensen-Shannon
+    divergence it is at most ln 2 (beta r_teacher + (1 - beta) r_student).
+    """
+    chosen_BTK = jnp.take_along_axis(logprobs_BTV, ids_BTK, -1)
+    others_BTV = jnp.put_along_axis(logprobs_BTV, ids_BTK, 10 * NOTHING, -1, inplace=False)
+    rest_BT1 = jax.nn.logsumexp(others_BTV, axis=-1, keepdims=True)
+    return jnp.concatenate([chosen_BTK, jnp.maximum(rest_BT1, NOTHING)], -1)
+
+
+def top_cells(logprobs_BTV: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array]:
+    """The ids of the `top_k` most likely tokens, (B, T, K), and their `cells`."""
+    ids_BTK = jax.lax.top_k(logprobs_BTV, min(top_k, logprobs_BTV.shape[-1]))[1]
+    return ids_BTK, cells(logprobs_BTV, ids_BTK)
+
+
+def divergence(student_BTC: jax.Array, teacher_BTC: jax.Array, beta: float) -> jax.Array:
+    """In nats per token, (B, T), from log-probabilities over the same cells. Source: GKD's section 2 and its `beta`.
+
+    With m = beta teacher + (1 - beta) student: beta KL(teacher || m) + (1 - beta) KL(student || m). At 0 and 1, where
+    that is 0, it is the KL of `DistillSettings`, which it nears when divided by beta, or by 1 - beta.
+    """
+
+    def kl(of_BTC: jax.Array, to_BTC: jax.Array) -> jax.Array:
+        return (jnp.exp(of_BTC) * (of_BTC - to_BTC)).sum(-1)
+
+    if beta in (0, 1):
+        return kl(student_BTC, teacher_BTC) if beta else kl(teacher_BTC, student_BTC)
+    mixed_BTC = jnp.logaddexp(teacher_BTC + math.log(beta), student_BTC + math.log1p(-beta))
+    return beta * kl(teacher_BTC, mixed_BTC) + (1 - beta) * kl(student_BTC, mixed_BTC)
+
+
+def mean_per_row(values_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """The mean over each row's tokens (mask 1), then over the rows, as in GKD's algorithm 1."""
+    return ((values_BT * mask_BT).sum(-1) / jnp.maximum(mask_BT.sum(-1), 1)).mean()
 
 
 def _vocabulary(policy, teacher, texts: list[str]) -> int:
@@ -52,6 +124,26 @@ def _vocabulary(policy, teacher, texts: list[str]) -> int:
     return min(policy.config.num_embed, teacher.config.num_embed)  # some files have unused rows at the end
 
 
+def _batches(rows: Dataset, tokenizer, settings: DistillSettings, seed: int) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches: `prompts` for the student, or the `tokens_BL` of worked solutions. Those that are too long are
+    left out. Raises ValueError where fewer than one batch is left."""
+    size, width = settings.batch_size, settings.max_prompt_length
+    length = width + settings.max_new_tokens
+
+    def worked() -> Iterator[dict[str, np.ndarray]]:
+        pairs = [(prompt, completion) for prompt, completion in sft_pairs(rows, tokenizer, length)
+                 if len(prompt) <= width and len(completion) <= settings.max_new_tokens]
+        for numbers in shuffle_rows(pairs, size, seed):
+            tokens_BL = np.zeros((size, length), np.int32)
+            for row, (prompt, completion) in zip(tokens_BL, (pairs[number] for number in numbers), strict=True):
+                row[width - len(prompt):width + len(completion)] = prompt + completion
+            yield {"tokens_BL": tokens_BL}
+
+    sampled, solved = grpo_batches(rows, tokenizer, size, width, seed), worked()
+    for step in itertools.count():
+        yield next(sampled if np.random.default_rng([seed, step]).random() < settings.on_policy else solved)
+
+
 def distill(
     policy, teacher, mesh: Mesh, teacher_mesh: Mesh, rows: Dataset, settings: DistillSettings,
     budget: TimeBudget, log, checkpoints: Path, seed: int, start_step: int,
@@ -60,9 +152,10 @@ def distill(
     """Move the adapter of `policy` towards `teacher`, on its own completions of the questions in `rows`.
 
     Both are a `LoadedModel`. Starts from the step under which the last stage left the adapter (or 0), and resumes from
-    later steps in `checkpoints`. Rows "distill_step" of the log have the KL as loss, in nats per token, and the mean
-    length of the completions. Raises ValueError when the batch does not divide over a mesh, or the two models read
-    text as different tokens.
+    later steps in `checkpoints`. Rows "distill_step" of the log have the divergence as loss, in nats per token, the
+    mean length of the completions, whether they are the student's own (`on_policy`), and the mean mass that the teacher
+    gives the tokens that do not cross (`rest`). Raises ValueError when the batch does not divide over a mesh, or the
+    two models read text as different tokens.
     """
     check_divides(settings.batch_size, mesh, "distillation batch_size")
     check_divides(settings.batch_size, teacher_mesh, "distillation batch_size, for the teacher,")
@@ -72,41 +165,70 @@ def distill(
         policy.model, tunix_compat.adamw_of(settings),
         peft_trainer.TrainingConfig(
             **tunix_compat.trainer_options(settings, checkpoints, start_step + settings.steps)))
-    done, length = trainer.train_steps - start_step, settings.max_new_tokens
-    config = sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=length,
-                      temperature=1.0, seed=seed)
+    done, length, width = trainer.train_steps - start_step, settings.max_new_tokens, settings.max_prompt_length
+    config = sampling(policy.tokenizer, max_prompt_length=width, max_new_tokens=length, temperature=1.0, seed=seed)
     rollout = Rollout(policy.model, policy.tokenizer, mesh, config)  # reads the weights that are trained
-    rollout.calls = done
+    numbers = itertools.count(done)  # of the steps before this one
+    seen: dict[int, dict] = {}  # by step, for the log
 
-    def loss(model, tokens_BL: jax.Array, teacher_BLV: jax.Array) -> jax.Array:
-        student_BLV = completion_logprobs(model, tokens_BL, length, vocabulary)
-        return reverse_kl(student_BLV, teacher_BLV, (tokens_BL[:, -length:] != 0).astype(jnp.float32))
+    def positions(place: Mesh) -> int:
+        return max(1, LOGITS * place.shape["fsdp"] // (settings.batch_size * vocabulary))
+
+    def loss(model, tokens_BL: jax.Array, ids_BTK: jax.Array, teacher_BTC: jax.Array) -> jax.Array:
+        def read(logprobs_BTV, ids_BTK, teacher_BTC):
+            return divergence(cells(logprobs_BTV, ids_BTK), teacher_BTC, settings.beta)
+
+        values_BT = read_completions(model, tokens_BL, length, vocabulary, positions(mesh), read, ids_BTK, teacher_BTC)
+        return mean_per_row(values_BT, (tokens_BL[:, -length:] != 0).astype(jnp.float32))
 
     trainer.with_loss_fn(loss).with_gen_model_input_fn(lambda example: example)
-
-    def extra(ctx, step: int) -> dict:
-        return {"length": rollout.mean_lengths[step - done - 1]}
-
     graph, state = nnx.split(teacher.model)
 
     @jax.jit
-    def score(state: nnx.State, tokens_BL: jax.Array) -> jax.Array:
-        model = nnx.merge(graph, state)
-        logprobs_BLV = completion_logprobs(model, tokens_BL, length, vocabulary)
-        return logprobs_BLV.astype(model.embedder.input_embedding.dtype)
+    def score(state: nnx.State, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return read_completions(nnx.merge(graph, state), tokens_BL, length, vocabulary, positions(teacher_mesh),
+                                functools.partial(top_cells, top_k=settings.top_k))
 
-    def sample(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def sample(prompts: list[str], number: int) -> np.ndarray:
+        rollout.calls = number  # so that a resumed stage draws the same
         with mesh:
-            output = rollout.generate(list(batch["prompts"]), config)
-        tokens_BL = np.zeros((settings.batch_size, settings.max_prompt_length + length), np.int32)
-        tokens_BL[:, :settings.max_prompt_length] = output.left_padded_prompt_tokens
-        for row, completion in enumerate(output.tokens):
-            tokens_BL[row, settings.max_prompt_length:][:len(completion)] = completion
+            output = rollout.generate(prompts, config)
+        tokens_BL = np.zeros((settings.batch_size, width + length), np.int32)
+        tokens_BL[:, :width] = output.left_padded_prompt_tokens
+        for row, completion in zip(tokens_BL, output.tokens, strict=True):
+            row[width:][:len(completion)] = completion
+        return tokens_BL
+
+    def prepare(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        number, own = next(numbers), "prompts" in batch
+        tokens_BL = sample(list(batch["prompts"]), number) if own else batch["tokens_BL"]
         here, there = (NamedSharding(place, PartitionSpec("fsdp")) for place in (mesh, teacher_mesh))
         with teacher_mesh:
-            teacher_BLV = score(state, jax.device_put(tokens_BL, there))
-        return jax.device_put({"tokens_BL": tokens_BL, "teacher_BLV": teacher_BLV}, here)
+            ids_BTK, teacher_BTC = score(state, jax.device_put(tokens_BL, there))
+        mask_BT = tokens_BL[:, width:] != 0
+        seen[number + 1] = {"length": float(mask_BT.sum(-1).mean()), "on_policy": own,
+                            "rest": float(np.exp(np.asarray(teacher_BTC[..., -1]))[mask_BT].mean())}
+        return jax.device_put({"tokens_BL": tokens_BL, "ids_BTK": ids_BTK, "teacher_BTC": teacher_BTC}, here)
 
-    batches = grpo_batches(rows, policy.tokenizer, settings.batch_size, settings.max_prompt_length, seed)
-    return loop.train_stage(trainer, mesh, batches, "distill", settings, budget, log, checkpoints, start_step, extra,
-                            on_step, prepare=sample)
+    return loop.train_stage(trainer, mesh, _batches(rows, policy.tokenizer, settings, seed), "distill", settings,
+                            budget, log, checkpoints, start_step, lambda ctx, step: seen.pop(step), on_step,
+                            prepare=prepare)
+
+
+def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Profile, folder: Path,
+                      seed: int) -> LoadedModel:
+    """A teacher for a tiny policy, whose tokens no larger model has: the base model with an adapter of its own, trained
+    by SFT on those rows only whose worked solution shows its steps.
+
+    Its checkpoints are in `folder`, from which it is resumed or, if it is finished, read back.
+    """
+    teacher = replace(base, name=f"{base.name}, trained on worked steps",
+                      model=add_lora(base.model, mesh, profile.lora_rank, profile.lora_alpha, seed))
+    whole = [TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"])) for row in rows]
+    worked = [n for n, row in enumerate(rows) if not missing_work(row["question"], whole[n])]
+    if latest_step(folder) > profile.sft.steps:
+        restore_lora(teacher.model, folder)
+    else:
+        log = RunLog(folder / "log.jsonl")
+        sft(teacher, mesh, rows.select(worked), profile.sft, TimeBudget(grows=True), log, folder, seed)
+    return teacher

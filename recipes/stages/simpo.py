@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from tunix.rl.common import get_per_token_logps
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
 from reasonkit.data.rows import shuffle_rows
-from reasonkit.data.screening import OPEN, POSED
 from reasonkit.models.distributed import check_one_process
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.files import write_atomic
@@ -30,8 +28,7 @@ from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train import loop, tunix_compat
-from reasonkit.train.rollout import generator
-from recipes.stages.traces import examine, pairs
+from recipes.stages.traces import checkable, examine, own_completions, pairs
 
 COLUMNS = ("question", "chosen", "rejected")
 
@@ -45,25 +42,14 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
     completions are sampled at once, for at most half of the stage's time. Questions that no program can check are left
     out.
     """
-    generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=settings.max_prompt_length,
-                         max_new_tokens=settings.max_new_tokens, batch_size=batch_size, temperature=1.0)
-    asked = rows.filter(lambda row: row["kind"] not in (OPEN, *POSED)).shuffle(seed).to_list()[:settings.questions]
-    end = math.inf if budget.grows else time.monotonic() + 30 * budget.stage_minutes("simpo")
-    size, samples = max(1, batch_size // settings.num_generations), []
-    for start in range(0, len(asked), size):
-        if time.monotonic() > end:
-            print(f"half of the stage's time is over: {start} of {len(asked)} questions were asked")
-            break
-        some = [row for row in asked[start:start + size] for _ in range(settings.num_generations)]
-        texts = generate([TAGS.prompt(row["question"]) for row in some], seed + start)
-        new = [{**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "policy"}
-               for row, text in zip(some, texts, strict=True)]
-        solved = {sample["id"] for sample in new if not sample["cause"]}
-        for row in {row["id"]: row for row in some if row["id"] not in solved}.values():
-            text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
-            worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
-            new += [worked] * (not worked["cause"])
-        samples += new
+    asked = checkable(rows, settings.questions, seed)
+    minutes = math.inf if budget.grows else budget.stage_minutes("simpo") / 2
+    samples = own_completions(policy, mesh, asked, settings, batch_size, minutes, seed)
+    solved = {sample["id"] for sample in samples if not sample["cause"]}
+    for row in (row for row in asked if row["id"] not in solved):
+        text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
+        worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
+        samples += [worked] * (not worked["cause"])
     return pairs(samples)
 
 

@@ -7,21 +7,26 @@ judge where there is no gold answer. Source: rejection sampling, RFT (arXiv 2308
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from datasets import Dataset
+from jax.sharding import Mesh
+
 from reasonkit.data.filters import Ledger, gold_row_fault, repair, text_fault
 from reasonkit.data.readers import MAX_CHARACTERS
-from reasonkit.data.screening import OPEN
+from reasonkit.data.screening import OPEN, POSED
 from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.rewards.work import missing_work
 from reasonkit.text.answers import grade
 from reasonkit.text.tags import TAGS, Parsed, printable
+from reasonkit.train.rollout import generator
 from recipes.rewards.text import scaffold
 
-WRONG, LOW, UNJUDGED = "wrong answer", "low score", "not judged"
+WRONG, NO_WORK, LOW, UNJUDGED = "wrong answer", "no work", "low score", "not judged"
 COLUMNS = ("id", "question", "reasoning", "answer", "kind", "rubric", "source", "licence", "domain", "task",
            "difficulty", "prompt_sha256", "gold_told", "date", "score")
 _MENTIONED = re.compile(r"(?i)\b(?:given|provided|stated|told|known)\b[^.\n]{0,20}\banswer\b")
@@ -61,7 +66,7 @@ def _fault(made: Mapping[str, str], text: str, parsed: Parsed, style: str, told:
     if fault := text_fault(made) or gold_row_fault(made):
         return fault
     if why := missing_work(made["question"], parsed):
-        return "no work", f"{why}: {made['reasoning'][:80]}"
+        return NO_WORK, f"{why}: {made['reasoning'][:80]}"
     if told and (said := _MENTIONED.search(made["reasoning"])):
         return "tells that it was told", said[0]
     if style == "scaffold" and scaffold([""], [text], question=[made["question"]]) != [0.0]:
@@ -69,6 +74,31 @@ def _fault(made: Mapping[str, str], text: str, parsed: Parsed, style: str, told:
     if made["kind"] != OPEN and not grade([text], [made["answer"]], [made["kind"]])[0].correct:
         return WRONG, f"{parsed.answer!r:.40} for {made['answer']!r:.40}"
     return None
+
+
+def checkable(rows: Dataset, count: int, seed: int) -> list[dict[str, str]]:
+    """`count` of the rows, at random, with an answer that a program can check."""
+    return rows.filter(lambda row: row["kind"] not in (OPEN, *POSED)).shuffle(seed).to_list()[:count]
+
+
+def own_completions(policy, mesh: Mesh, rows: Sequence[Mapping[str, str]], settings, batch_size: int, minutes: float,
+                    seed: int) -> list[Sample]:
+    """`settings.num_generations` completions of the policy to each row at temperature 1, as `examine` finds them.
+
+    `settings` are those of SimPO or GRPO. `batch_size` completions are sampled at once, until the `minutes` are over.
+    """
+    generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=settings.max_prompt_length,
+                         max_new_tokens=settings.max_new_tokens, batch_size=batch_size, temperature=1.0)
+    size, samples, end = max(1, batch_size // settings.num_generations), [], time.monotonic() + 60 * minutes
+    for start in range(0, len(rows), size):
+        if time.monotonic() > end:
+            print(f"the {minutes:.0f} minutes for completions are over: {start} of {len(rows)} questions were asked")
+            break
+        some = [row for row in rows[start:start + size] for _ in range(settings.num_generations)]
+        texts = generate([TAGS.prompt(row["question"]) for row in some], seed + start)
+        samples += [{**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "policy"}
+                    for row, text in zip(some, texts, strict=True)]
+    return samples
 
 
 def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:

@@ -1,11 +1,14 @@
 """Local judges asked otherwise: the implicit prompt byte for byte, its arithmetic by hand, and both orders."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from reasonkit.judge.judge import JudgeItem, JudgeVerdict, judge_prompt
 from reasonkit.judge.rubric import Criterion
-from recipes.judges.local_variants import LocalVariant, overall_prompt
+from recipes.judges import local_variants
+from recipes.judges.local_variants import LocalVariant, overall_prompt, variant
 
 STEPS = Criterion("Steps", "Every step follows.", 1.0)
 CLEAR = Criterion("Clear", "A reader can follow it.", 0.3)
@@ -63,3 +66,14 @@ def test_an_implicit_verdict_on_an_unreadable_reply_has_one_rating():
     (result,) = LocalVariant(unreadable, "fake", both_orders=True).score(
         [JudgeItem("q", "NaN", (STEPS, CLEAR))])
     assert result == JudgeVerdict(0.0, (0.0,), "reply_unreadable")
+
+
+def test_a_recipe_chooses_by_one_field(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(local_variants, "rating_logprobs",
+                        lambda *given, **sizes: made.append((given, sizes)) or certain)
+    profile = SimpleNamespace(judge="gemma", judge_int8=True, judge_max_length=9, judge_batch=3)
+    both, one = (variant("explicit", both_orders=twice)("model", "mesh", profile, tmp_path) for twice in (True, False))
+    assert made[0] == (("model", "mesh", local_variants.RATINGS), {"max_length": 9, "batch_size": 3})
+    assert (both.name, both.mode, both.both_orders) == ("gemma-int8", "explicit", True)
+    assert both.identity != one.identity, "their verdicts are not each other's"

@@ -15,6 +15,9 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.data.problems import load_recipe
+from reasonkit.judge.cache import CachedJudge
+from reasonkit.judge.judge import UNREADABLE, JudgeItem
+from reasonkit.judge.rubric import Criterion
 from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import RewardMix
@@ -22,11 +25,11 @@ from reasonkit.session.run_log import NullLog
 from reasonkit.text.tags import TAGS, neutralise
 from recipes.rewards.model_based import (
     FLATTEN,
+    ThoughtJudge,
     ThoughtTeacher,
     hidden_means,
     mean_probability,
     rlpr,
-    thought_teacher,
     train_teacher,
 )
 from tools.build_tiny_models import auc, reply
@@ -174,18 +177,23 @@ def test_what_cannot_be_trained_or_scored_is_named(toy, stock, mesh):
     with pytest.raises(ValueError, match=r"features of shape \(2, 3\) for a head of 5 weights, trained on toy"):
         teacher.score(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="the reward model was trained on toy and is given small: load that one"):
-        thought_teacher(teacher, stock, mesh, LENGTH, 4)
+        ThoughtJudge(teacher, stock, mesh, LENGTH, 4)
 
 
-def test_a_teacher_rates_the_reasoning_alone(stock, mesh):
+def test_a_teacher_rates_the_reasoning_alone(stock, mesh, tmp_path):
     teacher = ThoughtTeacher("small", np.linspace(-1, 1, CONFIG.embed_dim), 0.1)
-    reward = thought_teacher(teacher, stock, mesh, LENGTH, 4)
-    replies = [f"<reasoning>{text}</reasoning><answer>1</answer>" for text in ("3+4=7", "9" * LENGTH, "3+4=7")]
-    got = reward([PROMPT] * 4, [*replies, "<answer>7</answer>"], question=np.array(["3 plus 4"] * 4))
-    expected = teacher.score(hidden_means(stock, mesh, LENGTH, 4)(["3 plus 4"], ["3+4=7"]))[0]
+    judge = ThoughtJudge(teacher, stock, mesh, LENGTH, 4)
+    texts = ("3+4=7", "9" * LENGTH, "3+4=7", "")
+    replies = [*(f"<reasoning>{text}</reasoning><answer>1</answer>" for text in texts), "<answer>7</answer>"]
+    expected = float(teacher.score(hidden_means(stock, mesh, LENGTH, 4)(["3 plus 4"], ["3+4=7"]))[0])
     score = pytest.approx(expected, abs=1e-5)
-    assert got == [score, None, score, 0.0] and 0 < got[0] < 1
-    assert reward.__name__ == "thought_teacher" and reward([PROMPT], ["nothing"], question=["3 plus 4"]) == [0.0]
+    items = [JudgeItem("3 plus 4", reply, (Criterion("Flow", "The steps follow", 1.0),)) for reply in replies]
+    for cached in (judge, *(CachedJudge(judge, tmp_path / "verdicts.jsonl") for _ in range(2))):
+        got = cached.score(items)
+        assert [verdict.score for verdict in got] == [score, 0.0, score, 0.0, 0.0] and 0 < got[0].score < 1
+        assert [verdict.cause for verdict in got] == [None, UNREADABLE, None, None, None]
+    other = ThoughtJudge(dataclasses.replace(teacher, bias=0.2), stock, mesh, LENGTH, 4)
+    assert other.identity != judge.identity and not judge.failures and judge.score([]) == []
 
 
 def test_it_tells_good_traces_from_bad_ones_on_questions_it_never_saw():

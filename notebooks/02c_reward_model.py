@@ -1,0 +1,167 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2c · A reward model
+#
+# A judge reads a rubric. A reward model has seen examples. This one reads the policy's reasoning and says how likely it
+# is that it leads to the right answer with its work shown. It is a *ThoughtTeacher*, after the Gemma2-Deep entry: the
+# judge model stays frozen, and a linear head on its hidden states is trained in seconds. GRPO then asks it in the place of
+# a rubric judge. It costs one forward pass per completion, without any rubric.
+#
+# **What to expect:** a held-out AUC well above 0.5. That is how often the better reasoning of two to one question scores
+# higher, on questions that the head was not trained on. A head below `LEAST_AUC` is refused, because GRPO would follow it.
+
+# %% [markdown] tags=["clone"]
+# - **Input:** the adapter of the stage before, whose policy makes the examples, and the data of notebook 1.
+# - **Output:** the head in `artifacts/reward_model/head.safetensors`. The adapter is not changed.
+# - **What to change:** more `QUESTIONS`, below, if the interval of the AUC is wide. A larger judge model if the AUC is low.
+
+# %% tags=["parameters"]
+PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
+RECIPE = "deep_corgi"  # what is trained: a file in recipes/
+SEED = 0
+SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of a run
+    "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
+    "sft_steps": 0, "sft_learning_rate": 0,
+    "grpo_steps": 0, "grpo_learning_rate": 0,
+    "minutes": 0,  # of the session
+}
+
+# %%
+# {{setup}}
+
+# %%
+from collections import Counter
+from dataclasses import replace
+
+import jax
+from reasonkit.data.rows import read_rows
+from reasonkit.models import checkpoints, lora, placement
+from reasonkit.models.load import load, quantize_int8
+from reasonkit.run import open_run
+from reasonkit.show import report
+from reasonkit.show.figures import chips
+from recipes.rewards.model_based import ThoughtTeacher, hidden_means
+from recipes.stages import reward_model
+from recipes.stages.traces import checkable, own_completions
+
+# %%
+policy = judge_model = features = None  # free the chips of a run that was stopped in this kernel
+run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
+profile, inputs = run.profile, run.inputs("reward_model")
+train, validation = (read_rows(run.stage("data") / f"{name}.parquet") for name in ("train", "validation"))
+print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes left")
+
+# %% [markdown]
+# ## The chips
+#
+# As in GRPO: the policy has one half of the chips, and the frozen judge model the other.
+
+# %%
+plan = placement.plan(profile, jax.devices(), judge=True)
+for role, reason in plan.reasons.items():
+    print(f"{role}: {reason}")
+chips(plan)
+
+# %%
+policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
+policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
+start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
+judge_model = load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
+if profile.judge_int8:
+    judge_model = quantize_int8(judge_model, plan.judge)
+print(f"{policy.name} with the adapter of step {start}; features of {judge_model.name}")
+
+# %% [markdown]
+# ## The examples
+#
+# The policy answers training questions several times, at temperature 1, as it will in GRPO. The checker labels its
+# reasoning: good with the right answer and its work shown, bad with a wrong answer or without work. To these come the
+# data's worked solutions and the same with one flaw: another number, a step left out, or one said twice. The validation
+# questions give the held-out examples in the same way.
+
+# %%
+QUESTIONS = 400  # training questions that the policy answers for examples, and as many held-out ones at most
+LEAST_AUC = 0.7  # on held-out questions: a head below it is refused
+HEAD = ""  # a file with a head that was trained elsewhere on the same judge model: it is measured here, and not trained
+
+# %%
+minutes = float("inf") if run.budget.grows else run.budget.stage_minutes("reward_model") / 3
+traces = {}
+for part, rows in (("train", train), ("held out", validation)):
+    asked = checkable(rows, QUESTIONS, SEED)
+    traces[part] = reward_model.read_traces(run.stage("reward_model") / f"{part} {len(asked)}.jsonl", lambda rows=asked: [
+        *reward_model.policy_traces(own_completions(policy, plan.policy, rows, profile.grpo, profile.eval_batch, minutes,
+                                                    SEED)),
+        *reward_model.corrupted_traces(rows, SEED)])
+
+# %%
+counts = {part: Counter((trace["by"], trace["good"]) for trace in found) for part, found in traces.items()}
+origins = sorted({by for found in counts.values() for by, _ in found})
+report.table(["from", "good, train", "bad, train", "good, held out", "bad, held out"], [
+    [by, *(counts[part][by, good] for part in traces for good in (True, False))] for by in origins],
+    "policy: its own completions. data: worked solutions. The others are those with a flaw.")
+
+# %% [markdown]
+# ## The objective
+#
+# $h(y)$ is the mean of the judge model's last hidden states over the tokens of the reasoning $y$, read after the
+# question. The head is a logistic regression with a small ridge:
+#
+# $$P(\text{good} \mid y) = \sigma(w \cdot h(y) + b), \qquad L(w, b) = -\frac{1}{N}\sum_i \log P(\text{label}_i \mid y_i)
+# + \frac{\lambda}{2}\|w\|^2 .$$
+#
+# Only $w$ and $b$ are trained. GRPO compares completions of one question, so the AUC counts pairs of one question only:
+# that some questions are easier helps no head.
+
+# %%
+report.table(["setting", "value", "why"], [
+    ["QUESTIONS", QUESTIONS, "more examples raise the AUC slowly, and narrow its interval"],
+    ["num_generations", profile.grpo.num_generations, "completions per question, as in GRPO"],
+    ["judge", profile.judge, "whose hidden states are read. It has no adapter, which training would move"],
+    ["judge_max_length", profile.judge_max_length, "tokens of question and reasoning. Longer ones are left out"],
+    ["LEAST_AUC", LEAST_AUC, "half of the pairs would be right by chance"]], "")
+
+# %% [markdown]
+# ## Training and measuring
+#
+# "policy" is the AUC on the policy's own completions, which GRPO will show it. "worked" is that on worked solutions
+# against their flawed versions. The interval is over questions.
+
+# %%
+features = hidden_means(judge_model, plan.judge, profile.judge_max_length, profile.judge_batch)
+given = ThoughtTeacher.load(HEAD) if HEAD else None
+head, measured = reward_model.fit(features, judge_model.name, traces["train"], traces["held out"], LEAST_AUC, given)
+head.save(run.stage("reward_model") / reward_model.HEAD)
+report.table(["held-out pairs", "AUC"], [[part, str(auc)] for part, auc in measured.items()], "")
+
+# %% [markdown]
+# ## Before and after
+#
+# Held-out reasoning with the head's scores, the highest and the lowest. Read them: GRPO will write more of the first kind.
+
+# %%
+held = traces["held out"]
+scores = head.score(features([trace["question"] for trace in held], [trace["reasoning"] for trace in held]))
+order = sorted((n for n, score in enumerate(scores) if score == score), key=lambda n: -scores[n])
+report.table(["score", "good", "from", "question", "reasoning"], [
+    [f"{scores[n]:.2f}", held[n]["good"], held[n]["by"], held[n]["question"], held[n]["reasoning"]]
+    for n in (*order[:4], *order[-4:])], "")
+
+# %% [markdown]
+# ## Hand over
+#
+# Notebook 3 reads the head and examines it like any judge: it must score worked solutions above flawed ones.
+
+# %%
+run.finish("reward_model", inputs={**inputs, "head": run.stage("reward_model") / reward_model.HEAD},
+           metrics={part: vars(auc) for part, auc in measured.items()}, minutes=run.budget.minutes_here)
+del policy, judge_model, features  # frees the chips
+print(f"head in {run.stage('reward_model') / reward_model.HEAD}; {run.budget.minutes_left:.1f} minutes left")
+run.close()

@@ -1,0 +1,19 @@
+"""On-policy distillation: SFT, then the policy samples and a larger model scores every token.
+
+Source: an honourable mention of the competition; GKD (arXiv 2306.13649). There are no rewards and no judge. The teacher
+is `distill.teacher` of the profile, or its judge model, on the other half of the chips. It must read text as the same
+tokens, so Gemma 2 has a Gemma 2. No larger model reads the tiny model's tokens. There the teacher is the same base
+model, trained in notebook 03b on those worked solutions only that show their steps.
+What this recipe reaches with a real teacher was not measured.
+"""
+
+from __future__ import annotations
+
+from reasonkit.config import Recipe
+
+RECIPE = Recipe(
+    data="g_rar",
+    toy_data="tiny_mix",
+    shares={"sft": 0.3, "distill": 0.7},
+    distill={"beta": 1.0, "on_policy": 1.0},  # the reverse KL on the student's own completions
+)

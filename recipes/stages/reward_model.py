@@ -1,0 +1,150 @@
+"""A reward model of the run's own: a `ThoughtTeacher`, trained on right and wrong reasoning after SFT.
+
+`policy_traces` and `corrupted_traces` make the examples. `fit` trains the head, measures it on other questions, and
+refuses a head that can't tell them apart. Source: the idea of the Gemma2-Deep entry, whose data are not public.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from reasonkit.config import Profile
+from reasonkit.data.screening import is_worked
+from reasonkit.eval.intervals import interval
+from reasonkit.models.load import LoadedModel
+from reasonkit.session.files import write_atomic
+from reasonkit.text.tags import TAGS
+from recipes.rewards.model_based import ThoughtJudge, ThoughtTeacher, train_teacher
+from recipes.stages.traces import NO_WORK, WRONG, Sample, examine
+
+HEAD = "head.safetensors"  # in the stage's folder
+_STEP = re.compile(r".+?(?:; |[.!?]\s+|\n+|\Z)", re.DOTALL)  # with its separator
+_NUMBER = re.compile(r"[0-9]{1,9}")
+
+Trace = dict[str, Any]  # `question`, `reasoning`, whether it is `good`, and `by` whom: "policy", or a flaw
+
+
+class UnfitRewardModel(ValueError):
+    """The head ranks reasoning hardly better than a coin, or there is nothing to measure it by."""
+
+
+def policy_traces(samples: Iterable[Sample]) -> list[Trace]:
+    """The policy's own reasoning: good with the right answer and its work shown, bad with a wrong answer or without
+    work. Completions with another fault, such as one of format, are left out."""
+    return _distinct({"question": sample["question"], "reasoning": sample["reasoning"], "good": not sample["cause"],
+                      "by": "policy"} for sample in samples if sample["cause"] in ("", WRONG, NO_WORK))
+
+
+def read_traces(path: Path, make: Callable[[], list[Trace]]) -> list[Trace]:
+    """The traces in a JSONL file. Where there is none, `make` makes them, so that a notebook run again has the same."""
+    if not path.exists():
+        write_atomic(path, "".join(f"{json.dumps(trace)}\n" for trace in make()))
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def corrupted_traces(rows: Iterable[Mapping[str, str]], seed: int) -> list[Trace]:
+    """The worked solution of each row, and the same with one flaw: another number, a step left out, or one said twice.
+    Rows whose solution shows no work are left out."""
+    rng, made = random.Random(seed), []
+    for row in rows:
+        whole = TAGS.render(reasoning=row["reasoning"], answer=row["answer"]) if is_worked(row) else ""
+        if not examine(row, whole, "tags", told=False)["cause"]:
+            made += [{"question": row["question"], "reasoning": text, "good": by == "data", "by": by}
+                     for by, text in (("data", row["reasoning"]), *_flawed(row["reasoning"], rng).items())]
+    return _distinct(made)
+
+
+def _flawed(text: str, rng: random.Random) -> dict[str, str]:
+    """By its flaw, one flawed version. None where there is neither a number nor a second step."""
+    steps, numbers, versions = _STEP.findall(text), [*_NUMBER.finditer(text)], {}
+    if numbers:
+        found = rng.choice(numbers)
+        changed = str(int(found[0]) + rng.randint(1, 9))
+        versions["other number"] = text[:found.start()] + changed + text[found.end():]
+    if len(steps) > 1:  # not the last one, which has no separator
+        at = rng.randrange(len(steps) - 1)
+        versions["step left out"] = "".join(steps[:at] + steps[at + 1:])
+        versions["step said twice"] = "".join(steps[:at + 1] + steps[at:])
+    return dict([rng.choice([*versions.items()])]) if versions else {}
+
+
+def _distinct(traces: Iterable[Trace]) -> list[Trace]:
+    return [*{(trace["question"], trace["reasoning"], trace["good"]): trace for trace in traces}.values()]
+
+
+@dataclass(frozen=True)
+class PairAuc:
+    """How often good reasoning scores above bad reasoning to the same question, with a 95 % interval over questions.
+
+    Only this order matters to GRPO. Each question counts once, and a tie counts half.
+    """
+
+    value: float
+    low: float
+    high: float
+    questions: int
+    pairs: int
+
+    def __str__(self) -> str:
+        return (f"{self.value:.3f} (95 % interval {self.low:.3f} to {self.high:.3f}, {self.pairs} pairs of "
+                f"{self.questions} questions)")
+
+
+def pair_auc(scores: Sequence[float], traces: Sequence[Trace]) -> PairAuc | None:
+    """None where no question has both kinds. Scores that are NaN are left out.
+
+    >>> kinds = [True, False, False, True]
+    >>> print(pair_auc([0.9, 0.1, 0.9, 0.2], [{"question": "?", "good": good} for good in kinds]).value)
+    0.625
+    """
+    groups: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
+    for score, trace in zip(scores, traces, strict=True):
+        if not np.isnan(score):
+            groups[trace["question"]][trace["good"]].append(float(score))
+    gaps = [np.subtract.outer(group[True], group[False]) for group in groups.values() if group[True] and group[False]]
+    if not gaps:
+        return None
+    shares = [float(((gap > 0) + (gap == 0) / 2).mean()) for gap in gaps]
+    return PairAuc(float(np.mean(shares)), *interval(shares, 0.0, 1.0), len(gaps), sum(gap.size for gap in gaps))
+
+
+def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: str, train: Sequence[Trace],
+        held_out: Sequence[Trace], least_auc: float,
+        given: ThoughtTeacher | None = None) -> tuple[ThoughtTeacher, dict[str, PairAuc]]:
+    """A head for the model `name` on its `features` (`hidden_means`), or the `given` one, and its AUC on the held-out
+    traces: of "all", of the "policy"'s own, and of "worked" solutions against flawed ones, where there are any.
+
+    Raises UnfitRewardModel where that of all is below `least_auc`, and ValueError as `train_teacher`.
+    """
+    def read(traces: Sequence[Trace]) -> np.ndarray:
+        return features([trace["question"] for trace in traces], [trace["reasoning"] for trace in traces])
+
+    teacher = given or train_teacher(name, read(train), np.array([trace["good"] for trace in train]))
+    scores = teacher.score(read(held_out))
+    own = np.array([trace["by"] == "policy" for trace in held_out])
+    found = {}
+    for part, kept in (("all", own | True), ("policy", own), ("worked", ~own)):
+        numbers = np.flatnonzero(kept)
+        if auc := pair_auc(scores[numbers], [held_out[number] for number in numbers]):
+            found[part] = auc
+    if "all" not in found or found["all"].value < least_auc:
+        raise UnfitRewardModel(
+            f"the reward model can't teach: its held-out AUC is {found.get('all', 'unknown, for want of pairs')}, and "
+            f"{least_auc} is the least. Take more questions, a larger judge model, or a recipe without a reward model")
+    return teacher, found
+
+
+def thought_judge(frozen: LoadedModel, mesh: Mesh, profile: Profile, folder: Path) -> ThoughtJudge:
+    """The judge of a run in `folder`, by the head that this stage left there. Raises FileNotFoundError without one."""
+    return ThoughtJudge(ThoughtTeacher.load(folder / "reward_model" / HEAD), frozen, mesh, profile.judge_max_length,
+                        profile.judge_batch)

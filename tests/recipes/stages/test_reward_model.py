@@ -1,0 +1,109 @@
+"""Traces and their labels, the pair AUC, and a head that is refused where it can't tell good from bad."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import CONFIG, ROWS, RUBRIC
+
+from reasonkit.models.load import LoadedModel
+from reasonkit.models.mesh import make_mesh
+from reasonkit.text.tags import TAGS
+from recipes.rewards.model_based import ThoughtTeacher
+from recipes.stages.reward_model import (
+    HEAD,
+    UnfitRewardModel,
+    corrupted_traces,
+    fit,
+    pair_auc,
+    policy_traces,
+    read_traces,
+    thought_judge,
+)
+from recipes.stages.traces import examine
+
+ROW = {"id": "1", "family": "coins", "kind": "number", "answer": "23", "rubric": RUBRIC,
+       "question": "Sam has 24 shells, loses 11, buys 10. How many now?", "reasoning": "24-11=13; 13+10=23"}
+
+
+def test_the_checker_labels_the_policys_own():
+    texts = {"24-11=13; 13+10=23": "23", "24-11=13; 13+10=24": "24", "So 23": "23"}
+    samples = [examine(ROW, TAGS.render(reasoning=text, answer=answer), "tags", told=False)
+               for text, answer in texts.items()]
+    samples += [samples[0], examine(ROW, "24-11=13 <answer>23", "tags", told=False)]
+    found = policy_traces(samples)
+    assert [(trace["reasoning"], trace["good"]) for trace in found] == [
+        ("24-11=13; 13+10=23", True), ("24-11=13; 13+10=24", False), ("So 23", False)]
+    assert {trace["by"] for trace in found} == {"policy"}
+
+
+def test_a_worked_solution_is_corrupted_in_one_place():
+    rows = [ROW, {**ROW, "id": "2", "reasoning": "So 23"}, {**ROW, "id": "3", "answer": ""}]
+    seen = {}
+    for seed in range(20):
+        good, bad = corrupted_traces(rows, seed)
+        assert (good["reasoning"], good["good"], good["by"]) == (ROW["reasoning"], True, "data") and not bad["good"]
+        seen.setdefault(bad["by"], set()).add(bad["reasoning"])
+    assert seen.keys() == {"other number", "step left out", "step said twice"}
+    assert seen["step left out"] == {"13+10=23"} and seen["step said twice"] == {"24-11=13; 24-11=13; 13+10=23"}
+    assert len(seen["other number"]) > 3 and ROW["reasoning"] not in seen["other number"]
+    prose = {**ROW, "kind": "yes_no", "answer": "yes", "question": "Sam loses more than he buys. Has he less now?",
+             "reasoning": "A man who loses more shells than he buys ends with fewer shells, so he has less"}
+    assert [trace["by"] for trace in corrupted_traces([prose], 0)] == ["data"], "neither a number nor a second step"
+    assert len(corrupted_traces(ROWS.to_list(), 0)) > len(ROWS)
+
+
+def test_traces_are_made_once(tmp_path):
+    path, made = tmp_path / "deep" / "train.jsonl", corrupted_traces([ROW], 0)
+    assert read_traces(path, lambda: made) == made
+    assert read_traces(path, lambda: pytest.fail("made again")) == made
+
+
+def traces(**groups):
+    return [{"question": question, "good": kind == "g", "reasoning": f"{question}{n}", "by": "policy"}
+            for question, kinds in groups.items() for n, kind in enumerate(kinds)]
+
+
+def test_the_auc_is_over_pairs_of_one_question():
+    some = traces(a="gbb", b="gb", c="gg", d="gb")
+    found = pair_auc([0.9, 0.1, 0.95, 0.3, 0.3, 0.0, 0.0, 1.0, np.nan], some)
+    assert (found.value, found.questions, found.pairs) == (0.5, 2, 3) and found.low < 0.5 < found.high
+    across = pair_auc([0.2, 0.1, 0.1, 0.9, 0.8, 0.0, 0.0, 0.6, 0.5], some)
+    assert across.value == 1.0 and across.low < 1.0, "harder questions may have lower scores throughout"
+    assert pair_auc([0.5, 0.5], traces(c="gg")) is None and pair_auc([], []) is None
+    assert str(across).startswith("1.000 (95 % interval ")
+
+
+def features(signal):
+    """Good reasoning has a first feature that is larger by `signal`. The text is the question's letter and a number."""
+    def read(questions, reasonings):
+        rng = np.random.default_rng(len(reasonings))
+        return np.array([[signal * (int(text[1:]) % 2 == 0) + rng.normal(), rng.normal()] for text in reasonings])
+
+    return read
+
+
+def test_a_head_that_tells_good_from_bad_is_kept_and_one_that_does_not_is_refused():
+    train, held_out = (traces(**dict.fromkeys(letters, "gb" * 10)) for letters in ("abcdefghij", "klmnop"))
+    held_out += [{**trace, "by": "data" if trace["good"] else "other number"} for trace in traces(q="gb", r="gb")]
+    teacher, found = fit(features(4), "toy", train, held_out, 0.85)
+    assert teacher.model == "toy" and teacher.weights_D[0] > 0
+    assert found["all"].value > 0.95 and found["policy"].questions == 6 and found["worked"].questions == 2
+    assert fit(features(4), "toy", [], held_out, 0.85, teacher) == (teacher, found), "one that was trained elsewhere"
+    with pytest.raises(UnfitRewardModel, match=r"AUC is 0\.\d+ \(95 % interval .*, and 0.85 is the least. Take more"):
+        fit(features(0), "toy", train, held_out, 0.85)
+    with pytest.raises(UnfitRewardModel, match="AUC is unknown, for want of pairs"):
+        fit(features(4), "toy", train, traces(z="gg"), 0.85)
+
+
+def test_the_judge_of_a_run_is_read_from_its_folder(tmp_path):
+    profile = SimpleNamespace(judge_max_length=64, judge_batch=2)
+    mesh = make_mesh(jax.devices()[:2], 2, 1)
+    with pytest.raises(FileNotFoundError, match="no reward model at .*head.safetensors: train one"):
+        thought_judge(None, mesh, profile, tmp_path)
+    ThoughtTeacher("toy", np.ones(CONFIG.embed_dim), 0.0).save(tmp_path / "reward_model" / HEAD)
+    with pytest.raises(ValueError, match="trained on toy and is given small: load that one"):
+        thought_judge(LoadedModel(None, None, CONFIG, "small", None), mesh, profile, tmp_path)
