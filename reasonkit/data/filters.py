@@ -13,6 +13,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import count
 from typing import NamedTuple
 
@@ -146,7 +147,8 @@ def shingles(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
         flat.extend(map(vocabulary.__getitem__, said))
         flat.extend([0] * (size - len(said)))
         lengths[number] = max(size, len(said))
-    codes = np.array([0, *map(hash_word, vocabulary)], np.uint64)[np.frombuffer(flat, np.int64)]
+    hashed = b"".join(blake2b(word.encode("utf-8", "replace"), digest_size=8).digest() for word in vocabulary)
+    codes = np.frombuffer(bytes(8) + hashed, "<u8")[np.frombuffer(flat, np.int64)]
     runs = np.zeros(max(0, len(codes) - size + 1), np.uint64)
     with np.errstate(over="ignore"):
         for place in range(size):
@@ -157,14 +159,6 @@ def shingles(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
     owner = np.repeat(np.arange(len(texts)), lengths - size + 1)
     inside = np.arange(len(owner)) + owner * (size - 1)  # places of the runs that do not reach into the next text
     return runs[inside], owner
-
-
-def hash_word(word: str) -> int:
-    """64 bits of a word, the same in every process (FNV-1a)."""
-    code = 0xCBF29CE484222325
-    for byte in word.encode("utf-8", "replace"):
-        code = (code ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return code
 
 
 def near_duplicates(texts: Sequence[str], answers: Sequence[str]) -> dict[int, int]:
@@ -203,10 +197,6 @@ def near_duplicates(texts: Sequence[str], answers: Sequence[str]) -> dict[int, i
 
 def contaminated(train: Sequence[str], test: Sequence[str]) -> dict[int, int]:
     """Of each training text that shares a run of `RUN` words with a test text, the number of such a test text."""
-    runs, owner = shingles(train, RUN)
-    asked, asked_owner = shingles(test, RUN)
-    order = np.argsort(asked, kind="stable")
-    asked, asked_owner = asked[order], asked_owner[order]
-    place = np.minimum(np.searchsorted(asked, runs), max(0, len(asked) - 1))
-    hits = np.flatnonzero(asked[place] == runs) if len(asked) else []
-    return {int(owner[hit]): int(asked_owner[place[hit]]) for hit in hits}
+    (runs, owner), (asked, asked_owner) = shingles(train, RUN), shingles(test, RUN)
+    asker = dict(zip(asked.tolist(), asked_owner.tolist(), strict=True))
+    return {int(owner[hit]): asker[int(runs[hit])] for hit in np.flatnonzero(np.isin(runs, asked))}
