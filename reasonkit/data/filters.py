@@ -1,4 +1,4 @@
-"""Cleaning rows: `repair`, `text_fault`, `near_duplicates`, `contaminated`. A `Ledger` keeps what each step dropped.
+"""Cleaning rows: `repair`, `text_fault`, `near_duplicates`, `find_contaminated`. A `Ledger` keeps what was dropped.
 
 Near-duplicates share 80 % of their word triples, their numbers and the answer. Two such texts share one of the rarest
 fifth of their triples, which finds the candidates. A training row with 13 words in a row of a test question is
@@ -195,7 +195,7 @@ def near_duplicates(texts: Sequence[str], answers: Sequence[str]) -> dict[int, i
     return dict(zip(later[similar][::-1].tolist(), earlier[similar][::-1].tolist(), strict=True))
 
 
-def contaminated(train: Sequence[str], test: Sequence[str]) -> dict[int, int]:
+def find_contaminated(train: Sequence[str], test: Sequence[str]) -> dict[int, int]:
     """Of each training text that shares a run of `RUN` words with a test text, the number of such a test text."""
     (runs, owner), (asked, asked_owner) = shingles(train, RUN), shingles(test, RUN)
     asker = dict(zip(asked.tolist(), asked_owner.tolist(), strict=True))
