@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reasonkit.data.filters import RUN, contaminated, near_duplicates, repair, text_fault  # noqa: E402
+from reasonkit.data.filters import RUN, find_contaminated, near_duplicates, repair, text_fault  # noqa: E402
 from reasonkit.data.screening import question_key  # noqa: E402
 
 LENGTH = (20, 80)  # words of a question
@@ -61,7 +61,7 @@ def ours(rows: list[dict], test: list[str]) -> tuple[set[int], set[int], set[int
     left = [n for n in range(len(rows)) if n not in exact]
     near = {left[n] for n in near_duplicates([rows[n]["question"] for n in left], ["4"] * len(left))}
     left = [n for n in left if n not in near]
-    return exact, near, {left[n] for n in contaminated([rows[n]["question"] for n in left], test)}
+    return exact, near, {left[n] for n in find_contaminated([rows[n]["question"] for n in left], test)}
 
 
 def theirs(rows: list[dict], test: list[str]) -> tuple[set[int], set[int], set[int]]:

@@ -214,8 +214,8 @@ def anchors(judge: LocalJudge) -> None:
     told = {}
     for name in sorted(path.stem for path in DOMAINS.glob("*.toml")):
         domain = load_domain(name)
-        good, bad = heard(judge)([JudgeItem(domain.question, text, domain.rubric)
-                                     for text in (domain.good, domain.bad)])
+        good, bad = heard(judge)([JudgeItem(domain.anchor.question, text, domain.rubric)
+                                     for text in (domain.anchor.good, domain.anchor.bad)])
         told[name] = good.score - bad.score if good and bad else np.nan
     print("good anchor less bad one: " + ", ".join(f"{name} {gap:+.2f}" for name, gap in told.items()))
 

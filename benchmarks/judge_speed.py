@@ -50,7 +50,8 @@ def long_items(tokenizer: load.Tokenizer, count: int, asked: int, replied: int) 
             words.pop()
         return " ".join(words)
 
-    return [JudgeItem(long(domain.question, asked), long(domain.good, replied), domain.rubric) for _ in range(count)]
+    question, good = domain.anchor.question, domain.anchor.good
+    return [JudgeItem(long(question, asked), long(good, replied), domain.rubric) for _ in range(count)]
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
 from reasonkit.data import curation, screening
-from reasonkit.data.filters import contaminated
+from reasonkit.data.filters import find_contaminated
 from reasonkit.data.rows import read_rows
 from reasonkit.data.screening import question_key
 from reasonkit.text.tags import TAGS
@@ -65,7 +65,7 @@ class Policy(LM):
 def unseen(test: Iterable[Mapping[str, Any]], train: Dataset) -> list[Mapping[str, Any]]:
     """The test problems that the model was not trained on: not the same question, and no 13 words in a row shared."""
     test, asked = list(test), {question_key(question) for question in train["question"]}
-    shared = contaminated([row["question"] for row in test], train["question"])
+    shared = find_contaminated([row["question"] for row in test], train["question"])
     return [row for n, row in enumerate(test) if n not in shared and question_key(row["question"]) not in asked]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from reasonkit.data import problems
-from reasonkit.data.filters import Ledger, Row, contaminated, gold_row_fault, near_duplicates, repair, text_fault
+from reasonkit.data.filters import Ledger, Row, find_contaminated, gold_row_fault, near_duplicates, repair, text_fault
 from reasonkit.data.loading import Raw, SourceError, open_rows, reach
 from reasonkit.data.problems import SPLITS, DataRecipe, fill_rubric, load_recipe, make_problem
 from reasonkit.data.readers import Refused, read_row
@@ -271,7 +271,7 @@ def decontaminate(train: list[Row], others: list[Row], ledger: Ledger) -> list[R
     """The training rows that share no 13 words in a row with a question of another split. Rows that a program made
     are not compared, because their templates are shared."""
     asked = [_stem(row) for row in others if "made" not in row]
-    hits = contaminated(["" if "made" in row else _stem(row) for row in train], asked)
+    hits = find_contaminated(["" if "made" in row else _stem(row) for row in train], asked)
     return ledger.keep("decontamination", train, lambda number, row: (
         ("13 words of a test question", f"{asked[hits[number]][:80]} | {_stem(row)[:80]}")
         if number in hits and "made" not in row else None))

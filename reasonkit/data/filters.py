@@ -1,8 +1,8 @@
-"""Cleaning rows: `repair`, `text_fault`, `near_duplicates`, `contaminated`. A `Ledger` keeps what each step dropped.
+"""Cleaning rows: `repair`, `text_fault`, `near_duplicates`, `find_contaminated`. A `Ledger` keeps what was dropped.
 
-Near-duplicates share 80 % of their word triples, their numbers and the answer: a MinHash finds candidates, which are
-compared exactly. A training row with 13 words in a row of a test question is contaminated. Shorter runs flag exam
-phrases. Sources: one-permutation hashing, Li et al. 2012; 13-grams, GPT-3 (arXiv 2005.14165).
+Near-duplicates share 80 % of their word triples, their numbers and the answer. Two such texts share one of the rarest
+fifth of their triples, which finds the candidates. A training row with 13 words in a row of a test question is
+contaminated. Shorter runs flag exam phrases. Sources: prefix filtering, Bayardo et al. 2007; 13-grams, GPT-3.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import count
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from reasonkit.data.screening import OPEN, LeftOut, row_fault
 from reasonkit.text.answers import grade
@@ -25,7 +27,7 @@ from reasonkit.text.words import words
 
 GRAM, SIMILAR = 3, 0.8  # words of a shingle, and the Jaccard similarity from which two questions are one
 RUN = 13  # words
-BINS, ROWS = 64, 4  # of a MinHash signature, and of one band of it
+NEIGHBOURS = 32  # texts that each one is compared with, of those that share a rare run with it
 FOREIGN = 0.3  # share of letters outside of the Latin script
 Row = dict[str, str]
 _TEXTS = ("question", "reasoning", "answer")
@@ -145,7 +147,8 @@ def shingles(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
         flat.extend(map(vocabulary.__getitem__, said))
         flat.extend([0] * (size - len(said)))
         lengths[number] = max(size, len(said))
-    codes = np.array([0, *map(hash_word, vocabulary)], np.uint64)[np.frombuffer(flat, np.int64)]
+    hashed = b"".join(blake2b(word.encode("utf-8", "replace"), digest_size=8).digest() for word in vocabulary)
+    codes = np.frombuffer(bytes(8) + hashed, "<u8")[np.frombuffer(flat, np.int64)]
     runs = np.zeros(max(0, len(codes) - size + 1), np.uint64)
     with np.errstate(over="ignore"):
         for place in range(size):
@@ -158,79 +161,42 @@ def shingles(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
     return runs[inside], owner
 
 
-def hash_word(word: str) -> int:
-    """64 bits of a word, the same in every process (FNV-1a)."""
-    code = 0xCBF29CE484222325
-    for byte in word.encode("utf-8", "replace"):
-        code = (code ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return code
-
-
 def near_duplicates(texts: Sequence[str], answers: Sequence[str]) -> dict[int, int]:
-    """Of each text that is nearly an earlier one with the same answer, the number of that one.
+    """Of each text that is nearly an earlier one with the same answer and numbers, the number of that one.
 
     Another answer makes it another question: "hotter" for "colder" changes one word.
     """
+    if not texts:
+        return {}
     runs, owner = shingles(texts, GRAM)
-    order = np.lexsort((runs, owner))
-    runs = runs[order]
-    new = np.ones(len(runs), bool)
-    new[1:] = (owner[1:] != owner[:-1]) | (runs[1:] != runs[:-1])
-    runs, owner = runs[new], owner[new]
-    bounds = np.searchsorted(owner, np.arange(len(texts) + 1))
-    signatures = _signatures(runs, owner, len(texts))
-    pairs = [_candidates(signatures[:, start:start + ROWS]) for start in range(0, BINS, ROWS)]
-    found: dict[int, int] = {}
-    for later, earlier in np.unique(np.concatenate(pairs), axis=0)[:, ::-1].tolist() if pairs else ():
-        unlike = (signatures[later] == signatures[earlier]).mean() < SIMILAR / 2
-        if unlike or later in found or answers[later] != answers[earlier]:
-            continue
-        a, b = (runs[bounds[n]:bounds[n + 1]] for n in (earlier, later))
-        shared = len(np.intersect1d(a, b, assume_unique=True))
-        numbers = {tuple(re.findall(r"\d+", texts[n])) for n in (earlier, later)}
-        if shared >= SIMILAR * (len(a) + len(b) - shared) and len(numbers) == 1:
-            found[later] = earlier
-    return found
+    run = np.unique(runs, return_inverse=True)[1]
+    bags = csr_array((np.ones(len(run), np.int32), (owner, run)))  # texts by runs, and each run counts once
+    bags.data[:] = 1
+    run, size_N = bags.indices, np.diff(bags.indptr)
+    owner = np.repeat(np.arange(len(texts)), size_N)
+    rarest = np.lexsort((run, np.bincount(run)[run], owner))  # those of each text, the rarest first
+    rank = np.arange(len(run)) - bags.indptr[owner]
+    prefix = rarest[rank <= (1 - SIMILAR) * size_N[owner] + 1e-9]
+    run, owner = run[prefix], owner[prefix]
+    alike: dict[tuple[str, ...], int] = {}  # another answer or number makes another question
+    alike_N = np.array([alike.setdefault((answer, *re.findall(r"\d+", text)), len(alike))
+                        for text, answer in zip(texts, answers, strict=True)])
+    sum_N = bags @ np.arange(bags.shape[1])  # brings equal texts together
+    order = np.lexsort((owner, sum_N[owner], alike_N[owner], run))
+    run, owner = run[order], owner[order]
+    pairs = [np.empty(0, np.int64)]
+    for shift in range(1, NEIGHBOURS + 1):
+        one, two = owner[shift:], owner[:-shift]
+        fits = (run[shift:] == run[:-shift]) & (alike_N[one] == alike_N[two])
+        pairs.append((np.minimum(one, two) * len(texts) + np.maximum(one, two))[fits])
+    earlier, later = np.divmod(np.unique(np.concatenate(pairs)), len(texts))
+    shared = bags[earlier].multiply(bags[later]).sum(axis=1)
+    similar = shared >= SIMILAR * (size_N[earlier] + size_N[later] - shared)
+    return dict(zip(later[similar][::-1].tolist(), earlier[similar][::-1].tolist(), strict=True))
 
 
-def _signatures(runs: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
-    """One-permutation MinHash: the least hash of each bin. An empty bin takes the next one's."""
-    signatures = np.zeros((count, BINS), np.uint64)
-    bins = (runs >> np.uint64(58)).astype(np.int64)
-    cell = owner * BINS + bins
-    first = np.ones(len(cell), bool)
-    first[1:] = cell[1:] != cell[:-1]
-    filled = np.zeros(count * BINS, bool)
-    filled[cell[first]] = True
-    signatures.reshape(-1)[cell[first]] = runs[first]
-    twice = np.tile(filled.reshape(count, BINS), 2)
-    places = np.where(twice, np.arange(2 * BINS), 2 * BINS)
-    nearest = np.minimum.accumulate(places[:, ::-1], axis=1)[:, ::-1][:, :BINS] % BINS
-    return np.take_along_axis(signatures, nearest, axis=1)
-
-
-def _candidates(band: np.ndarray) -> np.ndarray:
-    """Pairs (earlier, later) of rows with an equal band: each row with its group's first and with the one before."""
-    key = np.zeros(len(band), np.uint64)
-    with np.errstate(over="ignore"):
-        for column in band.T:
-            key = (key ^ column) * _ODD
-            key ^= key >> np.uint64(32)
-    order = np.argsort(key, kind="stable")
-    same = np.zeros(len(order), bool)
-    same[1:] = key[order][1:] == key[order][:-1]
-    starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
-    members = np.flatnonzero(same)
-    return np.concatenate([np.stack([order[starts[members]], order[members]], 1),
-                           np.stack([order[members - 1], order[members]], 1)])
-
-
-def contaminated(train: Sequence[str], test: Sequence[str]) -> dict[int, int]:
+def find_contaminated(train: Sequence[str], test: Sequence[str]) -> dict[int, int]:
     """Of each training text that shares a run of `RUN` words with a test text, the number of such a test text."""
-    runs, owner = shingles(train, RUN)
-    asked, asked_owner = shingles(test, RUN)
-    order = np.argsort(asked, kind="stable")
-    asked, asked_owner = asked[order], asked_owner[order]
-    place = np.minimum(np.searchsorted(asked, runs), max(0, len(asked) - 1))
-    hits = np.flatnonzero(asked[place] == runs) if len(asked) else []
-    return {int(owner[hit]): int(asked_owner[place[hit]]) for hit in hits}
+    (runs, owner), (asked, asked_owner) = shingles(train, RUN), shingles(test, RUN)
+    asker = dict(zip(asked.tolist(), asked_owner.tolist(), strict=True))
+    return {int(owner[hit]): asker[int(runs[hit])] for hit in np.flatnonzero(np.isin(runs, asked))}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reasonkit.session.files import RecordError, parse_json, parse_toml, preview, read
-from reasonkit.session.records import DomainFile
+from reasonkit.session.records import Domain
 
 # arXiv 2507.17746, explicit aggregation; a pitfall is worded as its avoidance ("Does not ...").
 WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
@@ -108,19 +108,6 @@ def rubric_from_json(text: str) -> tuple[Criterion, ...]:
     return criteria(rows, "the rubric")
 
 
-@dataclass(frozen=True)
-class Domain:
-    """The rubric of a whole domain, with a question, a completion known to be good and one known to be bad. `words` are
-    those by which a question without a domain is known (`data.router`)."""
-
-    name: str
-    rubric: tuple[Criterion, ...]
-    question: str
-    good: str
-    bad: str
-    words: tuple[str, ...] = ()
-
-
 def load_domain(name: str) -> Domain:
     """Read `data_recipes/rubrics/<name>.toml`.
 
@@ -130,7 +117,6 @@ def load_domain(name: str) -> Domain:
     if name not in known:
         raise ValueError(f"unknown domain {name!r}: choose one of {', '.join(known)} (files in {DOMAINS})")
     file = DOMAINS / f"{name}.toml"
-    raw = read(file, DomainFile, "mend the file", parse_toml)
-    words = tuple(word.strip() for word in raw.words.split(",") if word.strip())
-    return Domain(name, criteria(raw.rubric, f"{file}: [[rubric]]"),
-                  *(text.strip() for text in (raw.anchor.question, raw.anchor.good, raw.anchor.bad)), words)
+    domain = read(file, Domain, "mend the file", parse_toml)
+    words = tuple(word.strip() for word in domain.words.split(",") if word.strip())
+    return domain.model_copy(update={"rubric": criteria(domain.rubric, f"{file}: [[rubric]]"), "words": words})

@@ -44,13 +44,14 @@ class Anchor(Record):
     bad: Text
 
 
-class DomainFile(Record):
-    """data_recipes/rubrics/<name>.toml."""
+class Domain(Record):
+    """The rubric of a whole domain (data_recipes/rubrics/<name>.toml), with a question, a completion known to be good
+    and one known to be bad. `words` are those by which a question without a domain is known (`data.router`)."""
 
     what = "domain"
     anchor: Anchor
     rubric: Any
-    words: str = ""  # separated by commas
+    words: str = ""
 
 
 class RunFile(Record):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reasonkit.data.filters import (
     GRAM,
     Ledger,
-    contaminated,
+    find_contaminated,
     gold_row_fault,
     near_duplicates,
     repair,
@@ -130,6 +130,6 @@ def test_contamination_needs_thirteen_words_in_a_row():
     words = asked[7].split()
     train = [text(rng), text(rng, 5) + " " + " ".join(words[10:23]) + " " + text(rng, 5),
              text(rng, 9) + " " + " ".join(words[10:22]) + " " + text(rng, 9)]
-    assert contaminated(train, asked) == {1: 7}
-    assert contaminated(train, []) == {} and contaminated([], asked) == {}
-    assert contaminated(["what is it"], ["What is it?"]) == {0: 0}, "a short question counts whole"
+    assert find_contaminated(train, asked) == {1: 7}
+    assert find_contaminated(train, []) == {} and find_contaminated([], asked) == {}
+    assert find_contaminated(["what is it"], ["What is it?"]) == {0: 0}, "a short question counts whole"

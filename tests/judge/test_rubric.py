@@ -102,7 +102,7 @@ def test_the_domains_are_there():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_domain_can_be_used(name):
     domain = load_domain(name)
-    assert 5 <= len(domain.rubric) <= 9 and domain.name == name
+    assert 5 <= len(domain.rubric) <= 9
     assert len({c.title for c in domain.rubric}) == len(domain.rubric)
     assert all(len(c.levels) >= 2 and len(set(c.levels)) == len(c.levels) for c in domain.rubric)
     weights = {c.weight for c in domain.rubric}
@@ -110,7 +110,7 @@ def test_a_domain_can_be_used(name):
     # a pitfall is worded as its avoidance, else a high rating would reward it
     assert all(c.title.startswith("No ") or c.description.startswith("Does not ") for c in domain.rubric
                if c.weight == WEIGHTS["pitfall"])
-    for reply in (domain.good, domain.bad):
+    for reply in (domain.anchor.good, domain.anchor.bad):
         assert reply.startswith("<reasoning>") and reply.endswith("</answer>")
     assert rubric_from_json(rubric_to_json(domain.rubric)) == domain.rubric
 
