@@ -67,9 +67,9 @@ def make(kind, model, tokenizer):
     return kind(model, tokenizer, CacheConfig(PROMPT + NEW, config.num_layers, config.num_kv_heads, config.head_dim))
 
 
-def run(sampler, mesh, prompts, seed=0, **settings):
+def run(sampler, mesh, prompts, stops=STOPS, **settings):
     with mesh:
-        output = sampler(prompts, max_generation_steps=NEW, max_prompt_length=PROMPT, seed=seed, eos_tokens=STOPS,
+        output = sampler(prompts, max_generation_steps=NEW, max_prompt_length=PROMPT, seed=0, eos_tokens=stops,
                          return_logprobs=True, **settings)
     return output, [len(tokens) for tokens in output.tokens]
 
@@ -92,6 +92,14 @@ def test_draws_are_tunixs(models, mesh, one, tokenizer, name, settings, prompts)
     assert_same(ours, stock)
     if settings is SAMPLED and prompts is GROUPS:
         assert np.median(lengths) < 24 < max(lengths), "no row is dropped: the test shows nothing"
+
+
+def test_rows_that_stop_at_once_are_dropped_before_the_first_segment(models, one, tokenizer):
+    most = range(4, 340)
+    stock, lengths = run(make(Sampler, models["gemma3"], tokenizer), one, GROUPS, most, **SAMPLED)
+    ours, _ = run(make(SegmentSampler, models["gemma3"], tokenizer), one, GROUPS, most, **SAMPLED)
+    assert_same(ours, stock)
+    assert 0 < np.count_nonzero(lengths) <= 8, "all fit in half of the rows: the test needs other stop tokens"
 
 
 @pytest.mark.parametrize("name", ["gemma3", "policy"])
