@@ -154,6 +154,9 @@ class GrpoSettings(LossSettings, CompletionSettings):
     of them, that many are sampled in one call. They are judged while the next are sampled, and each pass waits only for
     its own scores (0: a step is sampled, then judged, then trained on). That is for a judge on chips of its own. More
     calls decode fewer rows at once, take longer in all, and draw other samples.
+
+    `stock_sampler` decodes with Tunix's own sampler: the same samples up to rounding, but every completion is decoded
+    until the longest is done.
     """
 
     prompts_per_step: int
@@ -161,4 +164,5 @@ class GrpoSettings(LossSettings, CompletionSettings):
     micro_prompts: int = 0
     rollout_micro_prompts: int = 0
     temperature: float = 1.0
+    stock_sampler: bool = False
     save_every: int = 50

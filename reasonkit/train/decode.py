@@ -173,8 +173,8 @@ class SegmentSampler(Sampler):
             live = np.sum(~done_B)
             count = min(n for n in counts if n >= live)
             if count < len(rows_R):
-                kept = np.argsort(done_B[rows_R], kind="stable")[:count]
-                rows_R = rows_R[kept]
+                chosen = np.argsort(done_B[rows_R], kind="stable")[:count]
+                rows_R, kept = rows_R[chosen], chosen if kept is None else kept[chosen]
             size = min(start + SEGMENT * -(-(step + 2 - start) // SEGMENT), total)
             layout, ends = _layouts(self.transformer.config, count)
             for layer in cache.values():  # one array at a time: there may be no room for two whole caches

@@ -8,11 +8,13 @@ Tunix counts a missing score as zero. The loss and its dials are in `policy_loss
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 from jax.sharding import Mesh
+from tunix.generate.sampler import Sampler
 from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.config import GrpoSettings
@@ -23,6 +25,7 @@ from reasonkit.models.lora import reference
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import loop, overlap, tunix_compat
+from reasonkit.train.decode import SegmentSampler
 from reasonkit.train.policy_loss import loss_config
 from reasonkit.train.rollout import Rollout, sampling
 
@@ -48,7 +51,8 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     loop.begin(policy.model, checkpoints, "grpo", start_step, settings.steps)
     anchor = reference(policy.model)
     cluster = tunix_compat.grpo_cluster(
-        policy.model, anchor if settings.beta else None, policy.tokenizer, mesh, Rollout,
+        policy.model, anchor if settings.beta else None, policy.tokenizer, mesh,
+        partial(Rollout, sampler=Sampler if settings.stock_sampler else SegmentSampler),
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                  temperature=settings.temperature, seed=seed),
         dict(actor_optimizer=tunix_compat.adamw_of(settings), eval_every_n_steps=settings.steps + start_step + 1,

@@ -106,7 +106,7 @@ def keep_token_buffer(sampler, keep: Callable[[jax.Array], None]) -> None:
     sampler._compiled_decode_fn = decode_and_keep
 
 
-def grpo_cluster(policy, reference, tokenizer, mesh: Mesh, rollout: type, rollout_config, training_config: dict):
+def grpo_cluster(policy, reference, tokenizer, mesh: Mesh, rollout: Callable, rollout_config, training_config: dict):
     """Actor, reference and rollout colocated on one mesh: one base, the rollout reads the weights that are trained."""
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
     config = rl_cluster.ClusterConfig(

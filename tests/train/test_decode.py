@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from tiny_gemma import bump, gemma2_config, small_config
 from tiny_run import short_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
@@ -19,10 +20,10 @@ from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
-PROMPT, NEW, SEGMENT = 16, 41, 8
+PROMPT, NEW, SEGMENT = 16, 33, 16
 PROMPTS = [f"add {a} and {b}" for a in range(2) for b in range(4)]
 GROUPS = [prompt for prompt in PROMPTS[:4] for _ in range(4)]
-STOPS = list(range(4, 30))  # a row goes on for 15 tokens, and the last for the whole length
+STOPS = list(range(4, 30))  # half of the rows are done after 10 to 20 tokens
 SAMPLED = {"temperature": 0.9, "top_p": 1.0, "top_k": None}
 NUCLEUS = {"temperature": 0.9, "top_p": 0.8, "top_k": 50}
 GREEDY = {"temperature": 0.0, "top_p": None, "top_k": None}
@@ -45,8 +46,8 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(mesh, one):
-    """Both Gemmas with local and global layers, whose windows are shorter than a prompt, and one with an adapter."""
-    small = small_config(num_layers=6)
+    """Both Gemmas, whose local layers' windows are shorter than a prompt, and one with an adapter on four chips."""
+    small = small_config()
     second = gemma2.Gemma(gemma2_config(), rngs=nnx.Rngs(0))
     nnx.update(second, jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape, x.dtype),
                                     nnx.state(second)))
@@ -66,9 +67,9 @@ def make(kind, model, tokenizer):
     return kind(model, tokenizer, CacheConfig(PROMPT + NEW, config.num_layers, config.num_kv_heads, config.head_dim))
 
 
-def run(sampler, mesh, prompts, seed=0, **settings):
+def run(sampler, mesh, prompts, stops=STOPS, **settings):
     with mesh:
-        output = sampler(prompts, max_generation_steps=NEW, max_prompt_length=PROMPT, seed=seed, eos_tokens=STOPS,
+        output = sampler(prompts, max_generation_steps=NEW, max_prompt_length=PROMPT, seed=0, eos_tokens=stops,
                          return_logprobs=True, **settings)
     return output, [len(tokens) for tokens in output.tokens]
 
@@ -83,31 +84,49 @@ def assert_same(ours, stock):
 
 @pytest.mark.parametrize("name, settings, prompts", [
     ("gemma3", SAMPLED, GROUPS), ("gemma2", SAMPLED, GROUPS), ("policy", SAMPLED, GROUPS), ("gemma3", NUCLEUS, PROMPTS),
-    ("gemma3", GREEDY, GROUPS), ("gemma2", GREEDY, PROMPTS), ("gemma3", SAMPLED, PROMPTS[:3])])
+    ("gemma3", GREEDY, PROMPTS), ("gemma2", GREEDY, GROUPS), ("gemma3", SAMPLED, PROMPTS[:3])])
 def test_draws_are_tunixs(models, mesh, one, tokenizer, name, settings, prompts):
     place = mesh if name == "policy" else one
     stock, lengths = run(make(Sampler, models[name], tokenizer), place, prompts, **settings)
     ours, _ = run(make(SegmentSampler, models[name], tokenizer), place, prompts, **settings)
     assert_same(ours, stock)
     if settings is SAMPLED and prompts is GROUPS:
-        assert np.median(lengths) < NEW / 2 < max(lengths), "no row is dropped: the test shows nothing"
+        assert np.median(lengths) < 24 < max(lengths), "no row is dropped: the test shows nothing"
+
+
+def test_rows_that_stop_at_once_are_dropped_before_the_first_segment(models, one, tokenizer):
+    most = range(4, 340)
+    stock, lengths = run(make(Sampler, models["gemma3"], tokenizer), one, GROUPS, most, **SAMPLED)
+    ours, _ = run(make(SegmentSampler, models["gemma3"], tokenizer), one, GROUPS, most, **SAMPLED)
+    assert_same(ours, stock)
+    assert 0 < np.count_nonzero(lengths) <= 8, "all fit in half of the rows: the test needs other stop tokens"
 
 
 @pytest.mark.parametrize("name", ["gemma3", "policy"])
 def test_rows_fall_and_the_cache_grows_by_few_programs(models, mesh, one, tokenizer, name):
     """Each compiled once, also where the arrays come from several chips."""
-    sampler, shapes = make(SegmentSampler, models[name], tokenizer), []
+    sampler, shapes, place = make(SegmentSampler, models[name], tokenizer), [], mesh if name == "policy" else one
     segment, prefill = sampler._segment, sampler._prefill
 
     def spy(params, cache, tokens_RS, *rest, **settings):
-        assert {leaf.shape[:2] for leaf in jax.tree.leaves(cache) if leaf.ndim == 4} == {tokens_RS.shape}
         shapes.append(tokens_RS.shape)
-        return segment(params, cache, tokens_RS, *rest, **settings)
+        made = segment(params, cache, tokens_RS, *rest, **settings)
+        for leaf in jax.tree.leaves(made[1]):
+            assert leaf.ndim == 1 or leaf.shape[:2] == tokens_RS.shape and (
+                leaf.sharding == NamedSharding(place, PartitionSpec("fsdp", None, "tp", None)))
+        return made
 
     sampler._segment = spy
-    first, second = (run(sampler, mesh if name == "policy" else one, GROUPS, seed, **SAMPLED)[0] for seed in (0, 0))
+    first, second = (run(sampler, place, GROUPS, **SAMPLED)[0] for _ in range(2))
     assert first.text == second.text and shapes[:len(shapes) // 2] * 2 == shapes
     rows, sizes = zip(*shapes[:len(shapes) // 2], strict=True)
-    assert sorted(rows, reverse=True) == [*rows] and {*rows} <= {16, 8, 4, 2} and rows[0] == 16 and rows[-1] < 8
-    assert sorted(sizes) == [*sizes] and {*sizes} <= {24, 32, 40, 48, 56, 57} and sizes[0] == 24
+    assert sorted(rows, reverse=True) == [*rows] and {*rows} <= {16, 8, 4, 2} and rows[0] == 16 > rows[-1]
+    assert sorted(sizes) == [*sizes] and {*sizes} <= {32, 48, 49} and sizes[0] == 32 < sizes[-1]
     assert (segment._cache_size(), prefill._cache_size()) == (len({*shapes}), 1)
+
+
+def test_what_it_does_not_do_is_refused(models, one, tokenizer):
+    sampler = make(SegmentSampler, models["gemma3"], tokenizer)
+    for wish in ({"return_logits": True}, {"forbidden_tokens": [5]}, {"beam_size": 2}):
+        with one, pytest.raises(ValueError, match="use Tunix's Sampler"):
+            sampler(PROMPTS, max_generation_steps=NEW, max_prompt_length=PROMPT, **wish)

@@ -15,7 +15,6 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from tiny_gemma import equal, forward
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
-from tunix.generate.sampler import Sampler
 from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.config import GrpoSettings, SftSettings
@@ -30,7 +29,7 @@ from reasonkit.rewards.monitors import probe, suspicious, watcher
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.text.tags import TAGS
-from reasonkit.train import overlap, tunix_compat
+from reasonkit.train import decode, overlap, tunix_compat
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
@@ -118,7 +117,7 @@ class Watch:
     def __init__(self, patch):
         self.rewards, self.calls, self.examples, self.caches, self.clusters = [], [], [], [], []
         make, Learner = tunix_compat.grpo_cluster, overlap.Learner
-        prepare, watch = Sampler.init_sample_state, self
+        init_cache, watch = decode._init_cache, self
 
         class Seen(Learner):
             def __init__(self, cluster, config, reward):
@@ -138,14 +137,14 @@ class Watch:
                 adapter=fingerprint(actor), counts=counts(optimizer)))
             return made
 
-        def cache(sampler, *args, **settings):
-            state = prepare(sampler, *args, **settings)
-            watch.caches += [leaf.sharding for leaf in jax.tree.leaves(state.cache) if leaf.ndim == 4]
-            return state
+        def cache(*args):
+            made = init_cache(*args)
+            watch.caches += [leaf.sharding for leaf in jax.tree.leaves(made) if leaf.ndim == 4]
+            return made
 
         patch.setattr(overlap, "Learner", Seen)
         patch.setattr(tunix_compat, "grpo_cluster", cluster)
-        patch.setattr(Sampler, "init_sample_state", cache)
+        patch.setattr(decode, "_init_cache", cache)
 
     def reward(self, log):
         composed = RewardMix([(length, 1.0), (shy, 0.5)], log, max_no_signal=1.0)

@@ -10,10 +10,12 @@ from jax.sharding import PartitionSpec
 from tiny_gemma import forward
 from tiny_run import CONFIG, ROWS, short_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
+from tunix.models.gemma3 import model as gemma3
 
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
-from reasonkit.train.decode import install_sharded_cache
+from reasonkit.train import decode
+from reasonkit.train.decode import SegmentSampler, install_sharded_cache
 from reasonkit.train.rollout import Rollout, generator, sampling
 from tools.flax import init_random
 
@@ -79,14 +81,15 @@ class Caught(Exception):
     pass
 
 
-def catch_start(monkeypatch):
-    """Ends each call of the sampler with the state that it would start from."""
-    start = Sampler.init_sample_state
+def catch(monkeypatch, owner, name):
+    """Ends each call of a sampler with what it makes there."""
+    make = getattr(owner, name)
 
-    def catch(self, *args, **settings):
-        raise Caught(start(self, *args, **settings))
+    def caught(*args, **settings):
+        raise Caught(make(*args, **settings))
 
-    monkeypatch.setattr(Sampler, "init_sample_state", catch)
+    monkeypatch.setattr(gemma3.Gemma3, "init_cache", gemma3.Gemma3.init_cache)  # to have it back afterwards
+    monkeypatch.setattr(owner, name, caught)
 
 
 def lists(output):
@@ -169,7 +172,7 @@ def test_prompts_that_are_too_long_are_refused_and_never_padded(small, tokenizer
 
     with pytest.raises(ValueError, match=rf"a prompt has {length} tokens, and with <bos> max_prompt_length {length}"):
         build(length)(PROMPTS[:1])
-    catch_start(monkeypatch)
+    catch(monkeypatch, SegmentSampler, "init_sample_state")
     with pytest.raises(Caught) as caught:
         build(length + 1)(PROMPTS[:1])
     assert caught.value.args[0].num_input_tokens == length + 1, "Tunix padded the batch to a power of two"
@@ -219,13 +222,13 @@ def test_completions_end_with_the_stop_token_that_was_drawn(small, tokenizer, on
 @pytest.mark.parametrize(("batch", "rows"), [(8, "fsdp"), (3, None)])
 def test_the_cache_is_created_on_all_chips(model, tokenizer, mesh, monkeypatch, batch, rows):
     """Before the first program runs: Tunix's own lies on the first chip, and is copied or replicated by the prefill."""
-    catch_start(monkeypatch)
+    catch(monkeypatch, decode, "_init_cache")
     generate = generator(model, tokenizer, mesh, max_prompt_length=PROMPT, max_new_tokens=2, batch_size=batch)
     _, draw = rollout(model, tokenizer, mesh, max_new_tokens=2)
     for call in (generate, draw):
         with pytest.raises(Caught) as caught:
             call(PROMPTS[:batch])
-        leaves = jax.tree.leaves(caught.value.args[0].cache)
+        leaves = jax.tree.leaves(caught.value.args[0])
         assert len(leaves) == 3 * CONFIG.num_layers
         for leaf in leaves:
             assert leaf.sharding.mesh == mesh and len(leaf.sharding.device_set) == 8
@@ -249,15 +252,15 @@ def test_kv_heads_are_split_where_they_divide(model, tp, heads):
 
 def test_a_prompts_logits_are_of_its_last_token_alone(small, one, tokenizer):
     """Else a prefill holds (rows, prompt, vocabulary), gigabytes of a chip."""
-    sampler = Sampler(small, tokenizer, CacheConfig(PROMPT + NEW, 2, CONFIG.num_kv_heads, CONFIG.head_dim))
-    compiled, shapes = sampler._compiled_prefill_fn, []
+    sampler = SegmentSampler(small, tokenizer, CacheConfig(PROMPT + NEW, 2, CONFIG.num_kv_heads, CONFIG.head_dim))
+    compiled, shapes = sampler._prefill, []
 
-    def prefill(params, state, images, echo):
-        shapes.extend(line for line in compiled.lower(params, state, images, echo=echo).as_text().splitlines()
+    def prefill(*args):
+        shapes.extend(line for line in compiled.lower(*args).as_text().splitlines()
                       if f"x{CONFIG.num_embed}xf32>" in line)
-        return compiled(params, state, images, echo=echo)
+        return compiled(*args)
 
-    sampler._compiled_prefill_fn = prefill
+    sampler._prefill = prefill
     with one:
         sampler(PROMPTS, max_generation_steps=NEW, max_prompt_length=PROMPT)
     assert shapes and not [line for line in shapes if f"8x{PROMPT}x{CONFIG.num_embed}x" in line]
