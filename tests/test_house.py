@@ -19,7 +19,7 @@ HOUSE = """
 stdlib reasonkit: settings config
 stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists answers
-numpy reasonkit.eval: intervals evaluate
+numpy reasonkit.eval: intervals evaluate sampled
 numpy reasonkit.judge: rubric judge cache exam
 numpy reasonkit.rewards: work rules mix monitors
 numpy reasonkit.data: screening sources problems rows loading options readers filters router curation curriculum
