@@ -133,6 +133,28 @@ dots({"change, paired": comparisons}, points=True)
 # %%
 report.family_table(results)
 
+# %% [markdown] tags=["clone"]
+# ## More than one greedy completion
+#
+# **pass@k** is the chance that one of $k$ sampled completions is right, $1 - \binom{n-c}{k} / \binom{n}{k}$ with $c$ of
+# $n$ right (arXiv 2107.03374). **maj@k** is the chance that their most frequent answer is right. If pass@k is far above
+# pass@1, the model can do more than it does at its first try. `SAMPLES = 0` asks nothing, and each sample costs as much
+# as a greedy completion.
+#
+# **What is a score of the judge worth?** The second table has the share of right answers at each level of its score.
+
+# %% tags=["clone"]
+from reasonkit.show.uncertainty import at_k_table, calibration_table
+
+SAMPLES, ASKED = 4 if profile.policy == "tiny-policy" else 0, 200  # completions per problem, and the test problems that are asked
+some = test.select(range(min(ASKED, len(test))))
+sample = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, temperature=1.0,
+                           **limits)
+sampled = [evaluate(lambda prompts, seed=seed: sample(prompts, seed), some, profile.eval_batch)
+           for seed in range(SAMPLES)]
+judged = calibration_table(run.log("grpo").read("reward"))
+at_k_table(sampled) + judged if sampled else judged
+
 # %% [markdown]
 # ## What the completions look like
 #
@@ -173,8 +195,6 @@ run.finish("evaluation", inputs={"test": run.stage("data") / "test.parquet"}, mi
            metrics={name: {"accuracy": result.accuracy, "content": result.content_accuracy, "form": result.format_rate,
                            "steps": result.step_accuracy} for name, result in results.items()})
 manifests.append(run.manifest("evaluation"))
-
-# %%
 logs = [*map(run.log, trained), RunLog(run.stage("grpo") / "verdicts.jsonl")]
 rows = [row for log in logs for row in log.read()]
 path = report.write_report(run.folder / "report.html", results, comparisons, manifests, rows,

@@ -19,13 +19,13 @@ HOUSE = """
 stdlib reasonkit: settings config
 stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists answers
-numpy reasonkit.eval: intervals evaluate
+numpy reasonkit.eval: intervals evaluate sampled
 numpy reasonkit.judge: rubric judge cache exam
 numpy reasonkit.rewards: work rules mix monitors
 numpy reasonkit.data: screening sources problems rows loading options readers filters router curation curriculum
 jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat overlap decode rollout loop sft grpo
-user reasonkit.show: figures report data_card data_view dashboard completions
+user reasonkit.show: figures report uncertainty data_card data_view dashboard completions
 jax reasonkit: run precheck
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
 numpy recipes.judges: score_sheet api_client api_calls api_judge

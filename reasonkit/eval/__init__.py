@@ -1,1 +1,1 @@
-"""How good a model is, with intervals. Read `evaluate`, then `intervals`."""
+"""How good a model is, with intervals. Read `evaluate`, then `intervals` and `sampled`."""

@@ -151,7 +151,7 @@ def write_report(
 
 def results_table(results: Mapping[str, EvalResult], warnings: Sequence[str] = ()) -> Html:
     """Every measure of every stage with its 95 % interval. `warnings` are repeated in the caption."""
-    rows = [[name, result.n, *(_interval(getattr(result, measure)) for measure in MEASURES.values())]
+    rows = [[name, result.n, *(interval_cell(getattr(result, measure)) for measure in MEASURES.values())]
             for name, result in results.items()]
     left_out = [f"{result.left_out} problems could not be scored, and {name} was not asked them."
                 for name, result in results.items() if result.left_out]
@@ -181,7 +181,7 @@ def family_table(results: Mapping[str, EvalResult]) -> Html:
     for family in sorted({family for part in parts.values() for family in part}):
         found = [part.get(family) for part in parts.values()]
         rows.append([family, max(result.n for result in found if result),
-                     *(_interval(result.accuracy) if result else "–" for result in found)])
+                     *(interval_cell(result.accuracy) if result else "–" for result in found)])
     return table(["", "n", *results], rows, "Means with 95 % intervals.")
 
 
@@ -262,7 +262,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def _interval(interval: Interval) -> Html:
+def interval_cell(interval: Interval) -> Html:
+    """A mean in percent with its interval, above a scale from 0 to 100 %."""
     mean, low, high = (100 * value for value in interval)
     return _scale(_percent(interval.mean), f"{low:.1f}–{high:.1f}", low, mean, high, origin=0)
 

@@ -1,0 +1,71 @@
+"""What several sampled completions per problem are worth: `pass_at_k`, one of k is right, and `majority_at_k`, the
+answer that most of k give is right.
+
+Sources: the unbiased estimator of Chen et al. (arXiv 2107.03374) and self-consistency (Wang et al., arXiv 2203.11171).
+A problem gives one value in [0, 1]. The intervals are over problems, because the completions to one are alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import combinations, islice
+
+import numpy as np
+
+from reasonkit.eval import intervals
+from reasonkit.eval.evaluate import EvalResult, Interval
+
+SUBSETS = 500  # of a problem's completions, at most, over which a majority is averaged
+
+
+def pass_at_k(results: Sequence[EvalResult], k: int) -> Interval:
+    """The chance that one of `k` completions is right: 1 - C(n - c, k) / C(n, k), with c of n = len(results) right.
+
+    Each result is of one sampled completion per problem, by another seed. Raises ValueError for results on other
+    problems, and for a k that is not from 1 to n.
+    """
+    n = len(results)
+    right = [sum(sample["correct"] for sample in samples) for samples in _by_problem(results, k)]
+    return _mean(1 - math.comb(n - c, k) / math.comb(n, k) for c in right)
+
+
+def majority_at_k(results: Sequence[EvalResult], k: int) -> Interval:
+    """The chance that the most frequent answer of `k` completions is right, averaged over subsets of the n.
+
+    All right answers are one answer. Wrong ones are compared as text, without case and white space, so two spellings of
+    one part their votes. A completion without an answer has no vote. Of answers with equal votes each counts by its
+    share. Results and errors as of `pass_at_k`.
+    """
+    problems, n = _by_problem(results, k), len(results)
+    subsets = list(islice(combinations(range(n), k), SUBSETS + 1))
+    if len(subsets) > SUBSETS:
+        rng = np.random.default_rng(0)
+        subsets = [rng.choice(n, k, replace=False) for _ in range(SUBSETS)]
+    votes = [[True if s["correct"] else "".join((s["answer"] or "").casefold().split()) for s in samples]
+             for samples in problems]
+    return _mean(math.fsum(_share_right(answers[i] for i in subset) for subset in subsets) / len(subsets)
+                 for answers in votes)
+
+
+def _share_right(answers: Iterable[str | bool]) -> float:
+    counts = Counter(filter(None, answers))
+    most = max(counts.values(), default=0)
+    return (counts[True] == most) / list(counts.values()).count(most) if most else 0.0
+
+
+def _by_problem(results: Sequence[EvalResult], k: int) -> list[list[dict]]:
+    """The samples of each problem."""
+    if not 1 <= k <= len(results):
+        raise ValueError(f"k={k}: give a whole number from 1 to the number of results, {len(results)}")
+    by_id = [{sample["id"]: sample for sample in result.samples} for result in results]
+    if other := {key for found in by_id for key in found.keys() ^ by_id[0].keys()}:
+        raise ValueError(f"the results are on other problems: {len(other)} of them differ, such as id {min(other)!r}; "
+                         "evaluate all on one test set")
+    return [[found[key] for found in by_id] for key in by_id[0]]
+
+
+def _mean(values: Iterable[float]) -> Interval:
+    found = list(values)
+    return Interval(math.fsum(found) / len(found), *intervals.interval(found, 0.0, 1.0))
