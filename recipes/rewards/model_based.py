@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from reasonkit.judge.judge import UNREADABLE, JudgeItem, JudgeVerdict, Result
+from reasonkit.judge.judge import BLINDED, JudgeItem, JudgeVerdict, Result
 from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.logprobs import prefill
 from reasonkit.rewards.rules import RewardFn
@@ -185,7 +185,7 @@ def train_teacher(model: str, features_ND: np.ndarray, good_N: np.ndarray) -> Th
 class ThoughtJudge:
     """A `ThoughtTeacher` in the place of a judge: a completion's score is that of its reasoning, whatever the rubric.
 
-    Without reasoning it is 0.0, and for reasoning that is too long it is 0.0 with the cause `UNREADABLE`. Raises
+    Without reasoning it is 0.0, and for reasoning that is too long it is 0.0 with the cause "reply_too_long". Raises
     ValueError if the teacher was trained on another model, and as `hidden_means`.
     """
 
@@ -205,5 +205,5 @@ class ThoughtJudge:
         asked = [(item.question, text) for item, text in zip(items, reasonings, strict=True) if text]
         scores = iter(self.teacher.score(self._features(*zip(*asked, strict=True))) if asked else ())
         found = [float(next(scores)) if text else 0.0 for text in reasonings]
-        return [JudgeVerdict(0.0, (0.0,), UNREADABLE) if np.isnan(score) else JudgeVerdict(score, (score,))
+        return [JudgeVerdict(0.0, (0.0,), BLINDED["prompt_too_long"]) if np.isnan(score) else JudgeVerdict(score, (score,))
                 for score in found]

@@ -16,7 +16,7 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.data.problems import load_recipe
 from reasonkit.judge.cache import CachedJudge
-from reasonkit.judge.judge import UNREADABLE, JudgeItem
+from reasonkit.judge.judge import JudgeItem
 from reasonkit.judge.rubric import Criterion
 from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
@@ -191,7 +191,7 @@ def test_a_teacher_rates_the_reasoning_alone(stock, mesh, tmp_path):
     for cached in (judge, *(CachedJudge(judge, tmp_path / "verdicts.jsonl") for _ in range(2))):
         got = cached.score(items)
         assert [verdict.score for verdict in got] == [score, 0.0, score, 0.0, 0.0] and 0 < got[0].score < 1
-        assert [verdict.cause for verdict in got] == [None, UNREADABLE, None, None, None]
+        assert [verdict.cause for verdict in got] == [None, "reply_too_long", None, None, None]
     other = ThoughtJudge(dataclasses.replace(teacher, bias=0.2), stock, mesh, LENGTH, 4)
     assert other.identity != judge.identity and not judge.failures and judge.score([]) == []
 
