@@ -205,5 +205,5 @@ class ThoughtJudge:
         asked = [(item.question, text) for item, text in zip(items, reasonings, strict=True) if text]
         scores = iter(self.teacher.score(self._features(*zip(*asked, strict=True))) if asked else ())
         found = [float(next(scores)) if text else 0.0 for text in reasonings]
-        return [JudgeVerdict(0.0, (0.0,), BLINDED["prompt_too_long"]) if np.isnan(score) else JudgeVerdict(score, (score,))
-                for score in found]
+        too_long = JudgeVerdict(0.0, (0.0,), BLINDED["prompt_too_long"])
+        return [too_long if np.isnan(score) else JudgeVerdict(score, (score,)) for score in found]
