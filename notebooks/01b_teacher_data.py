@@ -57,7 +57,7 @@ recipe = curation.load_data(QUESTIONS or run.recipe.data_for(run.profile))
 named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
 own = run.profile.policy if run.profile.toy else run.profile.judge
 who = TEACHER or (own if "teacher" in run.recipe.shares else "api" if named else "")
-style = STYLE or ("steps" if run.profile.toy and who != "policy" else "tags")
+style = STYLE or ("steps" if run.profile.toy and who == own else "tags")
 print(f"{recipe.title}\nteacher: {who}" if who else
       f"{recipe.title}: these data need no teacher, so the cells below do nothing. To ask one, set TEACHER.")
 

@@ -22,7 +22,6 @@ from datasets import Dataset
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy
 
-from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.eval.evaluate import evaluate
@@ -33,6 +32,7 @@ from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
+from reasonkit.settings import GrpoSettings, SftSettings
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import Rollout, generator
 from reasonkit.train.sft import sft

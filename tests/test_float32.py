@@ -14,12 +14,12 @@ from tiny_gemma import equal
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 from tunix.sft.peft_trainer import PeftTrainer
 
-from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.models.checkpoints import restore_lora, save_lora
 from reasonkit.models.lora import reference, round_to_compute_dtype
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog
 from reasonkit.session.time_budget import TimeBudget
+from reasonkit.settings import GrpoSettings, SftSettings
 from reasonkit.train.grpo import grpo
 from reasonkit.train.sft import sft
 from tools.flax import init_random

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 from loopback import KEY, OPENAI, PROXIES, server
 
+from reasonkit.config import STAGES as STAGES_OF_A_RUN
 from reasonkit.data import problems
 from reasonkit.session.setup import find_recipe
 from reasonkit.text.tags import TAGS
@@ -200,16 +201,29 @@ def test_a_notebook_out_of_turn_says_which_comes_first(tmp_path):
     assert "run notebook 01" in done.stdout + done.stderr
 
 
-def test_the_submission_runs_alone_offline_with_attached_models(tmp_path):
-    inputs, folder = tmp_path / "input", tmp_path / "working"
+@pytest.mark.parametrize(("recipe", "stages"), [("g_rar", ("sft", "grpo")), ("pinocchio", ("sft", "simpo", "grpo"))])
+def test_the_submission_runs_alone_offline_with_attached_models(recipe, stages, tmp_path):
+    inputs, folder, path = tmp_path / "input", tmp_path / "working", tmp_path / "submission.ipynb"
     folder.mkdir()
+    path.write_text(notebook_text(ROOT / "notebooks/submission_template.py", values={"RECIPE": recipe}))
     for name in ("policy", "judge"):  # as an attached Kaggle data set: /kaggle/input/<slug>
         shutil.copytree(ROOT / "reasonkit/assets" / name, inputs / f"tiny-{name}")
-    done = execute("submission.ipynb", folder, ROOT / "tests/offline", REASONKIT_INPUTS=str(inputs))
+    done = execute(path, folder, ROOT / "tests/offline", recipe, REASONKIT_INPUTS=str(inputs))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "the same adapter, the same" in done.stdout
     assert not (folder / "reasonkit/assets").exists()
-    assert (folder / "artifacts/report.html").exists()
+    report = (folder / "artifacts/report.html").read_text()
+    assert all(f"after {STAGES_OF_A_RUN[stage].title}" in report for stage in stages)
+    steps = [json.loads((folder / "artifacts" / stage / "manifest.json").read_text())["extra"]["checkpoint_step"]
+             for stage in stages]
+    assert steps == sorted({*steps}), "the steps grow from stage to stage"
+
+
+def test_a_notebook_of_another_stage_says_so_and_changes_nothing(finished):
+    notebook = nbformat.read(finished / "artifacts/notebooks/02b_simpo.ipynb", as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert [output.ename for output in outputs] == ["StageNotInRecipe"], "its first output and its last"
+    assert not (finished / "artifacts/simpo").exists()
 
 
 def test_the_short_notebook_runs_with_the_library_attached(tmp_path):

@@ -17,7 +17,6 @@ from tiny_gemma import equal
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 from tunix.rl.rl_cluster import RLCluster
 
-from reasonkit.config import GrpoSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.models.mesh import make_mesh
@@ -25,6 +24,7 @@ from reasonkit.rewards.mix import NoSignalError, RewardMix
 from reasonkit.rewards.monitors import suspicious
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
+from reasonkit.settings import GrpoSettings
 from reasonkit.train import overlap
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import Rollout

@@ -24,7 +24,6 @@ from IPython.display import display
 from markupsafe import Markup
 from tunix.rl import function_registry
 
-from reasonkit.config import GrpoSettings
 from reasonkit.data.rows import GRPO_COLUMNS, sft_batches
 from reasonkit.eval.evaluate import compare_paired, evaluate
 from reasonkit.models.checkpoints import restore_lora
@@ -32,6 +31,7 @@ from reasonkit.models.lora import lora_state
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.rules import RewardFn
 from reasonkit.session.run_log import NullLog
+from reasonkit.settings import GrpoSettings
 from reasonkit.show.figures import COLOURS, block, escape, number
 from reasonkit.show.report import Html, comparison_table, results_table, table
 from reasonkit.text.tags import TAGS, neutralise

@@ -17,13 +17,13 @@ from jax.sharding import Mesh
 from tunix.generate.sampler import Sampler
 from tunix.rl.utils import is_sharing_backbone
 
-from reasonkit.config import GrpoSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.rows import grpo_batches, shuffle_rows
 from reasonkit.models.checkpoints import checkpoint_options
 from reasonkit.models.lora import reference
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
+from reasonkit.settings import GrpoSettings
 from reasonkit.train import loop, overlap, tunix_compat
 from reasonkit.train.decode import SegmentSampler
 from reasonkit.train.policy_loss import loss_config

@@ -16,8 +16,8 @@ import numpy as np
 from tunix.rl import algo_core, common, function_registry
 from tunix.rl.grpo.grpo_learner import GRPOConfig
 
-from reasonkit.config import CHOICES, LossSettings
 from reasonkit.rewards.mix import FLAT
+from reasonkit.settings import CHOICES, LossSettings
 
 
 @dataclass(kw_only=True)

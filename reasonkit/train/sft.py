@@ -18,11 +18,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from tunix.sft import peft_trainer
 
-from reasonkit.config import SftSettings
 from reasonkit.data.rows import sft_batches, sft_pairs
 from reasonkit.models.logprobs import piece_mask
 from reasonkit.models.mesh import check_divides, split_rows
 from reasonkit.session.time_budget import TimeBudget
+from reasonkit.settings import SftSettings
 from reasonkit.train import loop, tunix_compat
 
 

@@ -17,7 +17,6 @@ from tiny_gemma import equal, forward
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.rl.utils import is_sharing_backbone
 
-from reasonkit.config import GrpoSettings, SftSettings
 from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.rows import GRPO_COLUMNS
 from reasonkit.models import checkpoints
@@ -28,6 +27,7 @@ from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.monitors import probe, suspicious, watcher
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
+from reasonkit.settings import GrpoSettings, SftSettings
 from reasonkit.text.tags import TAGS
 from reasonkit.train import decode, overlap, tunix_compat
 from reasonkit.train.grpo import grpo

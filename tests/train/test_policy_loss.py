@@ -10,7 +10,7 @@ from flax import nnx
 from tunix.rl import common, function_registry
 from tunix.rl.common import TrainExample
 
-from reasonkit.config import CHOICES, LossSettings
+from reasonkit.settings import CHOICES, LossSettings
 from reasonkit.train.policy_loss import loss_config
 
 V, PROMPT, STOP = 6, 1, 2  # token 0 is padding

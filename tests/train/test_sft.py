@@ -20,7 +20,6 @@ from tunix.models.gemma import model as gemma2
 from tunix.sft import sharding_utils
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.config import SftSettings
 from reasonkit.data.rows import sft_batches
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
@@ -28,6 +27,7 @@ from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
+from reasonkit.settings import SftSettings
 from reasonkit.train.sft import model_input, sft, validation_loss
 from reasonkit.train.tunix_compat import sft_loss
 from tools.flax import init_random

@@ -26,7 +26,7 @@ from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
-from recipes.stages import simpo as stage
+from recipes.stages import traces
 from recipes.stages.simpo import loss_fn, own_pairs, pair_batches, pair_loss, sample_pairs, simpo
 from tools.flax import init_random
 
@@ -194,7 +194,7 @@ def asked(monkeypatch):
 
         return generate
 
-    monkeypatch.setattr(stage, "generator", generator)
+    monkeypatch.setattr(traces, "generator", generator)
     rows = [{"id": question, "family": "sum", "kind": "open" if question[0] == "w" else "number", "question": question,
              "reasoning": f"{question[0]}+2={gold}", "answer": gold, "rubric": "[]"}
             for question, gold in zip(ANSWERS, "3452", strict=True)]
@@ -218,11 +218,11 @@ def test_pairs_are_the_policys_own_or_the_data_s_where_it_has_none(asked, tmp_pa
 def test_sampling_takes_half_of_the_stages_time(asked, monkeypatch, capsys):
     rows, calls = asked
     now = itertools.count(0, 100)
-    monkeypatch.setattr(stage.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(traces.time, "monotonic", lambda: next(now))
     budget = SimpleNamespace(grows=False, stage_minutes=lambda name: {"simpo": 5.0}[name])
     sample_pairs(SimpleNamespace(model=None, tokenizer=None), None, rows, SETTINGS, 4, budget, 0)
     assert len(calls) == 1
-    assert "half of the stage's time is over: 1 of 3 questions were asked" in capsys.readouterr().out
+    assert "the 2 minutes for completions are over: 1 of 3 questions were asked" in capsys.readouterr().out
 
 
 @pytest.mark.slow
