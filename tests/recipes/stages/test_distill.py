@@ -203,7 +203,7 @@ def test_the_student_nears_a_larger_teacher_on_the_other_half(
     result, rows = run(SETTINGS, 0), log.read("distill_step")
     kl = [row["loss"] for row in rows]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6] and len(calls) == 6
-    assert kl[-1] < 0.8 * kl[0] and min(kl) > 0, kl
+    assert kl[-1] < 0.9 * kl[0] and min(kl) > 0, kl
     assert all(1 <= row["length"] <= 16 and row["on_policy"] and row["rest"] < 1e-6 for row in rows)
     moved = set(sampled_with[1:])  # the first update has a learning rate of 0: warm-up
     assert len(moved) == 5, "a step sampled with weights other than those it trained"
@@ -217,7 +217,7 @@ def test_the_student_nears_a_larger_teacher_on_the_other_half(
     again = run(dataclasses.replace(SETTINGS, steps=1), 7)
     assert (again.steps, again.checkpoint_step) == (1, 9) and log.last("distill_step")["step"] == 1
     assert len(sampled_with) == 7, "a batch that is only skipped was sampled"
-    assert log.last("distill_step")["loss"] < 0.8 * kl[0]
+    assert log.last("distill_step")["loss"] < 0.9 * kl[0]
 
     result, row = run(dataclasses.replace(SETTINGS, steps=1, on_policy=0.0, top_k=64), 9), log.last("distill_step")
     assert result.steps == 1 and len(sampled_with) == 7, "worked solutions are not sampled"
@@ -240,13 +240,14 @@ def test_what_cannot_be_distilled_is_named(policy, teacher, plan, tokenizer, tmp
 
 
 @pytest.mark.slow
-def test_a_toy_teacher_learns_worked_steps_only_and_is_read_back(base, plan, tokenizer, tmp_path, monkeypatch):
+def test_a_toy_teacher_learns_worked_steps_only_and_is_read_back(plan, tokenizer, tmp_path, monkeypatch):
     terse = PROBLEMS.map(lambda row: {"id": f"terse {row['id']}", "reasoning": f"So {row['answer']}"})
     seen, train = [], distill_module.sft
     monkeypatch.setattr(distill_module, "sft", lambda model, mesh, rows, *rest: (
         seen.extend(rows["id"]), train(model, mesh, rows, *rest)))
     profile = SimpleNamespace(lora_rank=4, lora_alpha=8.0,
                               sft=SftSettings(steps=1, batch_size=4, max_length=64, learning_rate=1e-2))
+    base = init_random(small_config(), plan.judge)
     stock = LoadedModel(base, tokenizer, base.config, "stock", None)
     rows = concatenate_datasets([terse, PROBLEMS])
     teacher, again = (train_toy_teacher(stock, plan.judge, rows, profile, tmp_path, 0) for _ in range(2))
