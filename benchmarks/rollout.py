@@ -48,11 +48,12 @@ def hazards(limit: int, real: bool) -> np.ndarray:
 
 
 class Stopping(nnx.Module):
-    """A model whose next token is STOP with the probability `hazard_L` has for its place in the completion. `prompt` is
-    the number of tokens of every prompt."""
+    """A model whose next token is STOP with the probability `stopping_L` has for its place in the completion. `prompt`
+    is the number of tokens of every prompt."""
 
-    def __init__(self, model: nnx.Module, hazard_L: np.ndarray, prompt: int):
-        self.model, self.config, self.hazard_L, self.prompt = model, model.config, nnx.Variable(hazard_L), prompt
+    def __init__(self, model: nnx.Module, stopping_L: np.ndarray, prompt: int):
+        self.model, self.config, self.prompt = model, model.config, prompt
+        self.stopping_L = nnx.Variable(jnp.asarray(stopping_L, jnp.float32))  # Tunix's cache has the first array's type
 
     def init_cache(self, *sizes) -> dict:
         return self.model.init_cache(*sizes)
@@ -60,7 +61,7 @@ class Stopping(nnx.Module):
     def __call__(self, tokens, positions=None, cache=None, attention_mask=None, decode_only_last_token=False):
         logits_RTV, cache = self.model(tokens, positions, cache, attention_mask,
                                        decode_only_last_token=decode_only_last_token)
-        chance_R = self.hazard_L[...][positions[:, -1] + 1 - self.prompt].astype(jnp.float32)
+        chance_R = self.stopping_L[...][positions[:, -1] + 1 - self.prompt]
         others_RV = logits_RTV[:, -1].astype(jnp.float32).at[:, STOP].set(-jnp.inf)
         stop_R = jax.nn.logsumexp(others_RV, -1) + jnp.log(chance_R) - jnp.log1p(-chance_R)
         return others_RV.at[:, STOP].set(stop_R)[:, None], cache
