@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo submission kaggle test parity faults lint lines notebooks rendered preflight bench assets clean
+.PHONY: help demo submission kaggle test parity faults lint lines notebooks rendered screenshots preflight bench assets clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -26,7 +26,7 @@ PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:
-	@sed -n '1,6s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered preflight bench assets clean"
+	@sed -n '1,6s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered screenshots preflight bench assets clean"
 
 # A name on the PATH may be a broken shim or another version, so take the first that runs and fits.
 $(PY):
@@ -110,6 +110,10 @@ rendered:
 	mkdir -p notebooks/rendered
 	cp artifacts/notebooks/0[1-4]_*.ipynb notebooks/rendered/
 
+# Of the run in artifacts/, into docs/images. Needs Chromium.
+screenshots: $(DEV_STAMP)
+	$(PY) benchmarks/screenshots.py
+
 notebooks: $(RUN_STAMP)
 	$(PY) notebooks/build.py build
 
@@ -129,7 +133,7 @@ preflight: $(VENV)/libtpu
 
 # All benchmarks but the one that needs the opt-in model. plan.py and packing.py need libtpu.
 bench: $(DEV_STAMP) $(VENV)/libtpu
-	for script in $(filter-out benchmarks/realmodel.py benchmarks/plan.py benchmarks/packing.py,$(wildcard benchmarks/*.py)); do \
+	for script in $(filter-out benchmarks/realmodel.py benchmarks/plan.py benchmarks/packing.py benchmarks/screenshots.py,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; $(PY) "$$script" || exit 1; \
 	done
 	PYTHONPATH=$(VENV)/libtpu $(PY) benchmarks/plan.py

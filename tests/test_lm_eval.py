@@ -11,12 +11,14 @@ from tiny_gemma import forward
 
 from reasonkit.data.problems import make_problem
 from reasonkit.eval.evaluate import evaluate
+from reasonkit.judge.judge import LocalJudge
+from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
 from tools.lm_eval import Policy, run_tasks, unseen
-from tools.lm_tasks import make_tasks
+from tools.lm_tasks import make_tasks, rubric_task
 from tools.trained import scorer
 
 
@@ -49,6 +51,24 @@ def test_both_score_the_same_completions_alike():
     assert theirs["numbers"]["exact_match,strict-match"] == numbers.accuracy.mean == 0.5
     assert theirs["numbers"]["exact_match,flexible-extract"] == numbers.content_accuracy.mean == pytest.approx(4 / 6)
     assert theirs["choices"]["exact_match,strict-match"] == choices.accuracy.mean > 0.3
+
+
+def test_a_judge_scores_by_rubric_and_its_failures_are_no_low_scores():
+    rubric = rubric_to_json((Criterion("Steps", "Every step follows.", 1.0),))
+    problems = [{**row, "rubric": rubric} for row in NUMBERS[:4]]
+    texts = dict(zip([TAGS.prompt(row["question"]) for row in problems], ["good", "good", "bad", "odd"], strict=True))
+
+    def rate(prompts: list[str]) -> np.ndarray:
+        if "> odd" in prompts[0]:
+            raise TimeoutError("no answer")
+        return np.array([[0.0 if column == (4 if "> good" in text else 0) else -50.0 for column in range(5)]
+                         for text in prompts])
+
+    policy = Policy(lambda prompts: [texts[prompt] for prompt in prompts], None)
+    found = run_tasks(policy, problems, True, LocalJudge(rate, "fake"))["results"]["rubric"]
+    assert found["rubric,none"] == pytest.approx(2 / 3) and found["judged,none"] == 0.75
+    with pytest.raises(ValueError, match="no problem with a rubric"):
+        rubric_task([{**NUMBERS[0], "rubric": ""}], True, LocalJudge(rate, "fake"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
     python -m tools.lm_eval                                    # the run's test problems
     python -m tools.lm_eval --data packaged --temperature 1    # those of another mix, sampled
 
-Numbers are asked and scored as in GSM8K, choices as in ARC, in our prompt and in theirs. Needs the extra `eval`.
+Numbers are asked and scored as in GSM8K, choices as in ARC, in our prompt and in theirs. With --rubric the run's judge
+scores problems by their rubrics, too. Needs the extra `eval`.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from jax.sharding import Mesh
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
+from reasonkit.config import Profile
 from reasonkit.data import curation, screening
 from reasonkit.data.filters import find_contaminated
 from reasonkit.data.rows import read_rows
 from reasonkit.data.screening import question_key
+from reasonkit.judge.judge import RATINGS, Judge, LocalJudge
+from reasonkit.models.load import load
+from reasonkit.models.logprobs import rating_logprobs
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
-from tools.lm_tasks import make_tasks
+from tools.lm_tasks import make_tasks, rubric_task
 from tools.trained import load_trained, scorer
 
 ROWS = 200  # of another mix
@@ -69,10 +75,17 @@ def unseen(test: Iterable[Mapping[str, Any]], train: Dataset) -> list[Mapping[st
     return [row for n, row in enumerate(test) if n not in shared and question_key(row["question"]) not in asked]
 
 
-def run_tasks(policy: Policy, problems: Iterable[Mapping[str, Any]], ours: bool) -> dict[str, Any]:
+def run_tasks(policy: Policy, problems: Iterable[Mapping[str, Any]], ours: bool,
+              judge: Judge | None = None) -> dict[str, Any]:
     """What lm-eval's `simple_evaluate` returns for the tasks, without its samples."""
-    return simple_evaluate(policy, tasks=make_tasks(problems, ours), apply_chat_template=ours, log_samples=False,
+    tasks = [*make_tasks(problems, ours), *([rubric_task(problems, ours, judge)] if judge else [])]
+    return simple_evaluate(policy, tasks=tasks, apply_chat_template=ours, log_samples=False,
                            bootstrap_iters=1, task_manager=TaskManager(include_defaults=False))
+
+
+def _judge(profile: Profile, mesh: Mesh) -> LocalJudge:
+    rate = rating_logprobs(load(profile.judge, mesh, profile.dtype), mesh, RATINGS, profile.judge_max_length, 1)
+    return LocalJudge(rate, profile.judge)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("artifacts"), help="a run's folder of artifacts")
     parser.add_argument("--data", help="a mix in data_recipes/, or a file (default: the run's test problems)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+    parser.add_argument("--rubric", action="store_true", help="let the profile's judge score by rubric, too")
     options = parser.parse_args(arguments)
     trained = load_trained(options.folder)
     run, policy, limits = trained.run, trained.policy, trained.run.profile.grpo
@@ -93,9 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = {"max_prompt_length": limits.max_prompt_length, "max_new_tokens": limits.max_new_tokens}
     generate = generator(policy.model, policy.tokenizer, trained.mesh, batch_size=run.profile.eval_batch,
                          temperature=options.temperature, **sizes)
+    judge = _judge(run.profile, trained.mesh) if options.rubric else None
     for prompt, ours in (("our", True), ("their", False)):
         asked = Policy(partial(generate, seed=run.seed), scorer(policy, trained.mesh, sum(sizes.values())))
-        print(f"in {prompt} prompt\n{make_table(run_tasks(asked, test, ours))}")
+        print(f"in {prompt} prompt\n{make_table(run_tasks(asked, test, ours, judge))}")
 
 
 if __name__ == "__main__":

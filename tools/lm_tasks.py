@@ -1,13 +1,18 @@
-"""Problems as tasks for EleutherAI's lm-eval, in the shapes of its GSM8K and its ARC: `make_tasks`."""
+"""Problems as tasks for EleutherAI's lm-eval: `make_tasks`, in the shapes of its GSM8K and its ARC, and `rubric_task`,
+in which a judge scores each completion by its problem's rubric."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
 
 from reasonkit.data.options import LETTERS, Refused, find_option, split_options
+from reasonkit.judge.judge import Judge, JudgeItem, JudgeVerdict
+from reasonkit.judge.rubric import rubric_from_json
 
 THEIRS = "Question: {{question}}\nAnswer:"
 # What counts as the answer of a completion: our tag's, GSM8K's mark, or the last number of all (lm-eval's pattern).
@@ -33,6 +38,28 @@ def make_tasks(problems: Iterable[Mapping[str, Any]], ours: bool) -> list[dict[s
     if not tasks:
         raise ValueError("no problem of the kinds number and choice: give --data another mix")
     return tasks
+
+
+def rubric_task(problems: Iterable[Mapping[str, Any]], ours: bool, judge: Judge) -> dict[str, Any]:
+    """A task of the problems with a rubric, open ones too. `rubric` is the mean score, in [0, 1], of the completions
+    that have a verdict, and `judged` their share. Raises ValueError when there is no such problem."""
+    rows = [{"question": row["question"], "rubric": row["rubric"]} for row in problems if row["rubric"]]
+    if not rows:
+        raise ValueError("no problem with a rubric: give --data another mix")
+
+    def verdict(doc: Mapping[str, str], completions: list[str]) -> dict[str, float]:
+        (found,) = judge.score([JudgeItem(doc["question"], completions[0], rubric_from_json(doc["rubric"]))])
+        scored = isinstance(found, JudgeVerdict)
+        return {"rubric": found.score if scored else math.nan, "judged": float(scored)}
+
+    def mean(scores: list[float]) -> float:
+        return fmean([score for score in scores if score == score] or [math.nan])
+
+    return {"task": "rubric", "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "test_split": "test",
+            "doc_to_text": "{{question}}" if ours else THEIRS, "doc_to_target": "", "output_type": "generate_until",
+            "generation_kwargs": {"until": ["Question:"], "do_sample": False}, "process_results": verdict,
+            "metric_list": [{"metric": name, "aggregation": mean, "higher_is_better": True}
+                            for name in ("rubric", "judged")]}
 
 
 def _task(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:

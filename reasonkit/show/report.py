@@ -210,14 +210,15 @@ def side_by_side(results: Mapping[str, EvalResult], most: int = MAX_SAMPLES) -> 
 def _summary(results: Mapping[str, EvalResult]) -> str:
     stages = list(results.items())
     (first, before), (last, after) = stages[0], stages[-1]
-    start = ""
+    start = tag = ""
     if len(results) > 1:
-        rise = after.accuracy.mean > before.accuracy.mean
-        start = f", {'up from' if rise else 'against'} {_percent(before.accuracy.mean)} for {first}"
-        if before.content_accuracy != before.accuracy:
-            start += f", {_percent(before.content_accuracy.mean)} when it counts without the tag"
-    return (f"{last[:1].upper()}{last[1:]} answers {_percent(after.accuracy.mean)} of {after.n} test problems "
-            f"correctly{start}. {_percent(after.format_rate.mean)} of its completions have exactly the requested "
+        rise = after.content_accuracy.mean > before.content_accuracy.mean
+        start = f", {'up from' if rise else 'against'} {_percent(before.content_accuracy.mean)} for {first}"
+    if any(result.content_accuracy != result.accuracy for result in (before, after)):
+        start += ", with or without the tags"
+        tag = f" In the tag, {_percent(after.accuracy.mean)} are right."
+    return (f"{last[:1].upper()}{last[1:]} answers {_percent(after.content_accuracy.mean)} of {after.n} test problems "
+            f"correctly{start}.{tag} {_percent(after.format_rate.mean)} of its completions have exactly the requested "
             f"format, and {_percent(after.step_accuracy.mean)} of its reasoning steps are right.")
 
 

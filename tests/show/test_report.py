@@ -253,7 +253,7 @@ def test_a_stock_model_is_measured_by_content_too(tmp_path, results):
     stock, after = (evaluate(lambda prompts, reply=reply: [reply], [bare], 1)
                     for reply in ("12", "<reasoning>6+6=12</reasoning><answer>12</answer>"))
     text = write(tmp_path, {"Stock": stock, "After": after}).text
-    assert "correctly, up from 0.0 % for Stock, 100.0 % when it counts without the tag." in text
+    assert "correctly, against 100.0 % for Stock, with or without the tags. In the tag, 100.0 % are right." in text
 
 
 def test_empty_inputs_leave_their_sections_out(tmp_path, results):
