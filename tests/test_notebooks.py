@@ -14,15 +14,16 @@ import nbformat
 import pytest
 from loopback import KEY, OPENAI, PROXIES, server
 
-from reasonkit.config import STAGES as STAGES_OF_A_RUN
+from reasonkit import config
 from reasonkit.data import problems
 from reasonkit.session.setup import find_recipe
 from reasonkit.text.tags import TAGS
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
-from build import notebook_text  # noqa: E402
 from kaggle_folder import write_folder  # noqa: E402
+
+from build import notebook_text  # noqa: E402
 
 STAGES = ("data", "sft", "grpo", "evaluation")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_by_all")]
@@ -213,7 +214,7 @@ def test_the_submission_runs_alone_offline_with_attached_models(recipe, stages, 
     assert "the same adapter, the same" in done.stdout
     assert not (folder / "reasonkit/assets").exists()
     report = (folder / "artifacts/report.html").read_text()
-    assert all(f"after {STAGES_OF_A_RUN[stage].title}" in report for stage in stages)
+    assert all(f"after {config.STAGES[stage].title}" in report for stage in stages)
     steps = [json.loads((folder / "artifacts" / stage / "manifest.json").read_text())["extra"]["checkpoint_step"]
              for stage in stages]
     assert steps == sorted({*steps}), "the steps grow from stage to stage"
