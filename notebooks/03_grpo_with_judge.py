@@ -200,7 +200,7 @@ reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "n
 #
 # The last term keeps the policy close to the reference, the adapter as it came in. $m_i$ is 1 in a group whose rewards
 # differ and 0 otherwise. Tunix's default for this term is $-d$, which does not do that: its gradient does not contain the
-# reference, and it makes completions longer under any reward. `LossSettings` in `reasonkit/config.py` explains each
+# reference, and it makes completions longer under any reward. `LossSettings` in `reasonkit/settings.py` explains each
 # setting.
 
 # %%
