@@ -115,6 +115,13 @@ def test_each_step_is_logged_once_as_it_learns(whole):
     assert whole.on_steps == 6
 
 
+def test_the_train_step_is_compiled_once(whole):
+    """What later steps compile belongs to their first save."""
+    compiled = [row.get("compiled", {}) for row in whole.log.read("sft_step")]
+    assert [any("train_step" in name for name in made) for made in compiled] == [True] + [False] * 5
+    assert all(seconds > 0 for made in compiled for seconds in made.values())
+
+
 def test_a_relative_folder_gets_the_adapter_as_one_more_step(whole, base, mesh, tokenizer):
     result = whole.result
     assert (result.stage, result.steps, result.checkpoint_step, result.stopped) == ("sft", 6, 7, "data")
