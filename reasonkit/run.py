@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.curation import load_data
 from reasonkit.models.checkpoints import latest_step, save_lora
@@ -167,6 +169,8 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     path = manifests.check_identity(folder, identity)
     if chosen.devices:
         use_virtual_devices(chosen.devices)
+    elif not jax.config.jax_compilation_cache_dir:  # goes where the folder goes: the next session need not compile
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     if is_main_process():
         lock_run(folder)
         write_atomic(path, json.dumps(identity))

@@ -94,11 +94,14 @@ class SftSettings(StageSettings):
     A sequence is one row and padding. With `pack` it has as many rows as fit, each of which sees only itself, so a step
     has more rows: `max_length` divided by their mean length, times `batch_size`. That pays where most rows are much
     shorter than the longest.
+
+    `stock_loss` is Tunix's own, which holds the logits of all tokens at once: the same up to rounding.
     """
 
     batch_size: int
     max_length: int
     pack: bool = False
+    stock_loss: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +159,7 @@ class GrpoSettings(LossSettings, CompletionSettings):
     calls decode fewer rows at once, take longer in all, and draw other samples.
 
     `stock_sampler` decodes with Tunix's own sampler: the same samples up to rounding, but every completion is decoded
-    until the longest is done.
+    until the longest is done. `stock_loss` holds the logits of all tokens at once, as Tunix does.
     """
 
     prompts_per_step: int
@@ -165,4 +168,5 @@ class GrpoSettings(LossSettings, CompletionSettings):
     rollout_micro_prompts: int = 0
     temperature: float = 1.0
     stock_sampler: bool = False
+    stock_loss: bool = False
     save_every: int = 50

@@ -179,11 +179,32 @@ def test_a_run_is_opened_and_continued(tmp_path, monkeypatch):
     assert again.budget.minutes_reserved == 0.5 + 1.25 * (6 + 0.5), "three stages answer 16 problems, a probe answers 8"
 
 
+@pytest.fixture
+def cache_folder():
+    """JAX's, as it was, after a test that opens runs for accelerators."""
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.usefixtures("cache_folder")
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_clock_ends_stages_where_somebody_ends_the_session(name, tmp_path, monkeypatch):
     """Kaggle's nine hours and Colab's; on one's own CPU all steps are made, however slow it is."""
     monkeypatch.setattr(run_module, "use_virtual_devices", lambda count: None)
     assert open_run(name, "g_exact", 0, tmp_path).budget.grows == name.startswith(("cpu", "smoke"))
+
+
+@pytest.mark.usefixtures("cache_folder")
+@pytest.mark.parametrize(("name", "expected"), [("kaggle", "run/compiled"), ("smoke", None)])
+def test_what_is_compiled_for_an_accelerator_stays_with_the_run(name, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "use_virtual_devices", lambda count: None)
+    jax.config.update("jax_compilation_cache_dir", None)
+    open_run(name, "g_exact", 0, tmp_path / "run")
+    assert jax.config.jax_compilation_cache_dir == (expected and str(tmp_path / expected))
+    jax.config.update("jax_compilation_cache_dir", "mine")
+    open_run(name, "g_exact", 0, tmp_path / "other")
+    assert jax.config.jax_compilation_cache_dir == "mine"
 
 
 def test_the_folder_is_named_or_set_or_the_usual_one(tmp_path, monkeypatch):

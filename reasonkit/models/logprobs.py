@@ -5,13 +5,17 @@ Texts that begin alike, such as the criteria of one completion, can share a row:
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from os.path import commonprefix
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.interpreters import pxla
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft.utils import make_causal_attn_mask
 
@@ -19,6 +23,7 @@ from reasonkit.models.load import LoadedModel
 from reasonkit.models.mesh import check_divides
 
 SHARED = 8  # texts in one row, at most; so many logits are computed however few texts there are
+CHUNK = 2**27  # logits held at once on a chip, at most: 512 tokens with Gemma's vocabulary, 0.5 GiB in float32
 Pieces = Sequence[Sequence[int]]
 
 
@@ -26,6 +31,72 @@ def padded_lengths(max_length: int) -> list[int]:
     """The lengths that rows are padded to: powers of two from 64, 1.5 times those, and `max_length`."""
     steps = (n * 2**k for k in range(5, max_length.bit_length()) for n in (2, 3))
     return [n for n in steps if n < max_length] + [max_length]
+
+
+def token_logprobs(model: nnx.Module, tokens_BT: jax.Array, positions_BT: jax.Array, mask_BTT: jax.Array, count: int,
+                   temperature: float = 1.0) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities of each row's last `count` tokens, and the entropies in nats of the distributions that they
+    are drawn from: float32, (B, count). No gradient goes through the entropies.
+
+    As Tunix's `selective_log_softmax`, but the logits of at most `CHUNK` / vocabulary tokens of a chip exist at once.
+    """
+    hidden_BTD, _ = model(tokens_BT, positions_BT, None, mask_BTT, hidden=True)
+    logits = len(tokens_BT) * count * model.num_embed / max(1, pxla.thread_resources.env.physical_mesh.size)
+    read = functools.partial(_read, getattr(model, "final_logits_softcap", None), temperature)
+    return _chunked(read, min(count, math.ceil(logits / CHUNK)), model.embedder.input_embedding[...],
+                    hidden_BTD[:, -count - 1:-1], tokens_BT[:, -count:])
+
+
+def _read(cap: float | None, temperature: float, embedding_VD: jax.Array, hidden_BcD: jax.Array,
+          targets_Bc: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A chunk, through all of its logits, in the dtypes of Tunix's Gemmas."""
+    logits_BcV = jnp.dot(hidden_BcD, embedding_VD.T)
+    if cap is not None:
+        logits_BcV = jnp.tanh(logits_BcV / cap) * cap
+    if temperature != 0.0:  # as in Tunix's loss
+        logits_BcV /= temperature
+    logits_BcV = logits_BcV.astype(jnp.float32)
+    norm_Bc = jax.nn.logsumexp(logits_BcV, axis=-1)
+    mean_Bc = (jnp.exp(logits_BcV - norm_Bc[..., None]) * logits_BcV).sum(-1)
+    chosen_Bc = jnp.take_along_axis(logits_BcV, targets_Bc[..., None], -1)[..., 0]
+    return chosen_Bc - norm_Bc, jax.lax.stop_gradient(norm_Bc - mean_Bc)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked(read: Callable, parts: int, embedding_VD: jax.Array, hidden_BCD: jax.Array, targets_BC: jax.Array):
+    """`read` of all tokens. A token's log-probability depends on its own hidden state only, so the forward pass can
+    keep the slope, as large as the state, and the backward pass scales it. No logits are made twice."""
+    return _in_chunks(parts, functools.partial(read, embedding_VD), hidden_BCD, targets_BC)
+
+
+def _forward(read, parts, embedding_VD, hidden_BCD, targets_BC):
+    def with_slopes(hidden_BcD, targets_Bc):
+        logps_Bc, pull, entropies_Bc = jax.vjp(lambda x: read(embedding_VD, x, targets_Bc), hidden_BcD, has_aux=True)
+        return (logps_Bc, entropies_Bc), pull(jnp.ones_like(logps_Bc))[0]
+
+    found, slopes_BCD = _in_chunks(parts, with_slopes, hidden_BCD, targets_BC)
+    return found, (embedding_VD, hidden_BCD, targets_BC, slopes_BCD)
+
+
+def _backward(read, parts, kept, cotangents):
+    embedding_VD, hidden_BCD, targets_BC, slopes_BCD = kept
+    by_embedding = jax.vjp(  # XLA drops it where only an adapter is trained
+        lambda x: _in_chunks(parts, functools.partial(read, x), hidden_BCD, targets_BC)[0], embedding_VD)[1]
+    return (*by_embedding(cotangents[0]), (cotangents[0][..., None] * slopes_BCD).astype(slopes_BCD.dtype), None)
+
+
+_chunked.defvjp(_forward, _backward)
+
+
+def _in_chunks(parts: int, function: Callable, *arrays: jax.Array) -> Any:
+    """`function` of arrays (B, C, ...) in so many parts of C. The barrier lets each begin when the one before has
+    ended, or XLA may hold several at once. A loop would do that too, but compilers count its FLOP only once."""
+    outputs: list[Any] = []
+    for pieces in zip(*(jnp.array_split(array, parts, axis=1) for array in arrays), strict=True):
+        if outputs:
+            pieces, outputs[-1] = jax.lax.optimization_barrier((pieces, outputs[-1]))
+        outputs.append(function(*pieces))
+    return jax.tree.map(lambda *chunks: jnp.concatenate(chunks, axis=1), *outputs)
 
 
 def prefill(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from flax import nnx
 from jax.sharding import Mesh
 from tunix.generate.sampler import Sampler
 from tunix.rl.utils import is_sharing_backbone
@@ -26,7 +27,7 @@ from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import GrpoSettings
 from reasonkit.train import loop, overlap, tunix_compat
 from reasonkit.train.decode import SegmentSampler
-from reasonkit.train.policy_loss import loss_config
+from reasonkit.train.policy_loss import completion_logprobs, loss_config
 from reasonkit.train.rollout import Rollout, sampling
 
 
@@ -64,10 +65,12 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
              checkpointing_options=checkpoint_options(settings.save_every, settings.keep)))
     if not is_sharing_backbone(cluster.actor_trainer.model, anchor):
         raise RuntimeError("the actor and its reference hold two copies of the base: the policy is on another mesh")
+    if settings.beta and not settings.stock_loss:
+        cluster.inference_worker.get_ref_per_token_logps = partial(completion_logprobs, *nnx.split(anchor))
     trainer, rollout = cluster.actor_trainer, cluster.rollout
     done, minutes = trainer.train_steps - start_step, budget.minutes_used
     rollout.calls = done * calls  # samples go on from here
-    config = loss_config(settings, settings.num_generations)
+    config = loss_config(settings, settings.num_generations, not settings.stock_loss)
     learner = (overlap.Overlapped(cluster, config, reward, each) if settings.rollout_micro_prompts
                else overlap.Learner(cluster, config, reward))
     cluster.global_steps = trainer.train_steps  # a last checkpoint carries none

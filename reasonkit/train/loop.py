@@ -39,6 +39,7 @@ from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import tunix_compat
 
 LOSS_LIMIT = 100.0  # nats per token: guessing among Gemma's 262,144 tokens costs 12.5
+COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's name of the event, with the program's as fun_name
 ROOM = 1.2  # bytes on disk for each byte of a checkpoint, for its files and what the log writes meanwhile
 BEGUN = "begun"  # <checkpoints>/begun/<stage> keeps each stage's first adapter, because orbax deletes old steps
 
@@ -120,7 +121,8 @@ class DivergedError(RuntimeError):
 
 
 class _Steps(hooks.TrainingHooks):
-    """One row per step in the run log: loss, seconds, and what `extra(ctx, step)` adds.
+    """One row per step in the run log: loss, seconds, what `extra(ctx, step)` adds, and the seconds of each program
+    that was compiled since the row before, read from the cache or made.
 
     These are hooks and not a metrics backend, because Tunix's backends listen globally and are never removed: the log
     of a finished stage would receive the scalars of the next.
@@ -131,6 +133,12 @@ class _Steps(hooks.TrainingHooks):
         self._log, self._event, self._first, self._steps, self._budget = log, event, first_step, steps, budget
         self._extra, self._on_step, self._summed = extra, on_step, summed
         self._last, self._stretch = time.perf_counter(), math.nan  # a resumed optimiser has that of its last session
+        self._compiled: dict[str, float] = {}
+
+    def on_compile(self, event: str, seconds: float, fun_name: str = "", **_) -> None:
+        """What JAX tells of everything that takes time."""
+        if event == COMPILED:
+            self._compiled[fun_name] = self._compiled.get(fun_name, 0.0) + seconds
 
     def on_train_step_start(self, train_ctx):
         """Fit the schedule to the steps that there is time for. A run with time for all keeps the factor 1."""
@@ -143,7 +151,9 @@ class _Steps(hooks.TrainingHooks):
     def on_train_step_end(self, train_ctx, train_step, train_loss):
         now, loss = time.perf_counter(), float(train_loss)
         step = int(train_step) - self._first
-        self._log.write(self._event, step=step, loss=loss, seconds=now - self._last, **self._extra(train_ctx, step))
+        compiled, self._compiled = self._compiled, {}
+        self._log.write(self._event, step=step, loss=loss, seconds=now - self._last, **self._extra(train_ctx, step),
+                        **({"compiled": compiled} if compiled else {}))
         self._last = now
         if not abs(loss) <= LOSS_LIMIT * self._summed:
             raise DivergedError(f"{self._event} {step}: the loss is {loss:g}", since=int(train_step) - 1)
@@ -198,7 +208,9 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
 
     manager.save = checked_save
     tunix_compat.hide_progress_bar(trainer)
-    trainer.with_training_hooks(_Steps(log, event, first_step, steps, budget, extra, on_step, summed))
+    rows = _Steps(log, event, first_step, steps, budget, extra, on_step, summed)
+    trainer.with_training_hooks(rows)
+    jax.monitoring.register_event_duration_secs_listener(rows.on_compile)
     log.write("start", stage=stage, step=begun - first_step)
     watchdog = Watchdog(checkpoints / f"hung_{stage}{jax.process_index() or ''}.txt")
     try:
@@ -209,6 +221,8 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
             except BaseException:
                 manager.close()  # waits for a save under way
                 raise
+            finally:
+                jax.monitoring.unregister_event_duration_listener(rows.on_compile)
     except DivergedError as error:
         left = quarantine_diverged(checkpoints, error.since)
         raise DivergedError(f"{error}. {left} in {checkpoints}. Lower learning_rate or clip, or look at the data of "

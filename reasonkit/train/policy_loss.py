@@ -1,41 +1,46 @@
 """GRPO's loss as Tunix 0.1.7 computes it: `loss_config` gives Tunix the dials of `config.LossSettings`.
 
-It refuses k1, gives equal rewards no advantage, and penalises KL only where rewards differ.
+It gives equal rewards no advantage, penalises KL only where rewards differ, and makes logits in chunks.
 Sources: GRPO (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), RLOO (2402.14740).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from tunix.rl import algo_core, common, function_registry
 from tunix.rl.grpo.grpo_learner import GRPOConfig
 
+from reasonkit.models.logprobs import token_logprobs
 from reasonkit.rewards.mix import FLAT
 from reasonkit.settings import CHOICES, LossSettings
 
 
 @dataclass(kw_only=True)
 class LossConfig(GRPOConfig):
-    """Tunix's config with two more dials. Its loss looks for `epsilon_high`, although it is no field of Tunix's."""
+    """Tunix's config with three more dials. Its loss looks for `epsilon_high`, although it is no field of Tunix's."""
 
     epsilon_high: float
     mask_truncated: bool
+    chunked: bool
 
 
-def loss_config(settings: LossSettings, num_generations: int) -> LossConfig:
+def loss_config(settings: LossSettings, num_generations: int, chunked: bool = True) -> LossConfig:
     """Tunix's config for one update per rollout: the samples are the policy's own."""
     return LossConfig(
         num_generations=num_generations, num_iterations=1, policy_loss_fn="reasonkit", beta=settings.beta,
         kl_loss_mode=settings.kl_loss_mode, advantage_estimator=f"reasonkit_{settings.advantage_estimator}",
         loss_agg_mode=settings.loss_agg_mode, loss_algo=settings.loss_algo, epsilon=settings.epsilon,
         epsilon_high=settings.epsilon if settings.epsilon_high is None else settings.epsilon_high,
-        mask_truncated=settings.mask_truncated)
+        mask_truncated=settings.mask_truncated, chunked=chunked)
 
 
 def _with_flat_groups(estimate: Callable) -> Callable:
@@ -51,6 +56,18 @@ def _with_flat_groups(estimate: Callable) -> Callable:
 for _name in CHOICES["advantage_estimator"]:
     function_registry.register_advantage_estimator(f"reasonkit_{_name}")(
         _with_flat_groups(function_registry.get_advantage_estimator(_name)))
+
+
+@functools.partial(jax.jit, static_argnames=("pad_id", "eos_id", "temperature", "stop_gradient", "return_logits"))
+def completion_logprobs(graph: Any, state: Any, prompt_tokens: jax.Array, completion_tokens: jax.Array, pad_id: int,
+                        eos_id: int, *, temperature: float = 1.0, stop_gradient: bool = True,
+                        return_logits: bool = False, **packed: None) -> Any:
+    """Tunix's `compute_per_token_logps`, (B, C), in chunks of logits. `return_logits` adds the entropies, (B, C)."""
+    tokens_BT, positions_BT, mask_BTT, _ = common.process_ids(prompt_tokens, completion_tokens, pad_id, eos_id)
+    found = token_logprobs(nnx.merge(graph, state), tokens_BT, positions_BT, mask_BTT, completion_tokens.shape[1],
+                           temperature)
+    found = jax.lax.stop_gradient(found) if stop_gradient else found
+    return found if return_logits else found[0]
 
 
 @contextlib.contextmanager
@@ -82,9 +99,11 @@ def _policy_loss(model, train_example, algo_config, **options):
         return record_k3
 
     def record_entropy(entropy):
-        return lambda logits_BLV: seen_BL.setdefault("entropy", entropy(logits_BLV))
+        return lambda found: seen_BL.setdefault("entropy", found if algo_config.chunked else entropy(found))
 
     with (_replaced(common, "compute_kl_divergence", with_k3),
+          _replaced(common, "compute_per_token_logps",
+                    lambda stock: completion_logprobs if algo_config.chunked else stock),
           _replaced(algo_core, "compute_entropy_from_logits", record_entropy)):
         loss, aux = function_registry.get_policy_loss_fn("grpo")(model, train_example, algo_config, **options)
     tokens = jnp.maximum(mask_BL.sum(), 1)

@@ -11,15 +11,13 @@ from itertools import islice
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import optax
 from datasets import Dataset
 from flax import nnx
 from jax.sharding import Mesh
 from tunix.sft import peft_trainer
 
 from reasonkit.data.rows import sft_batches, sft_pairs
-from reasonkit.models.logprobs import piece_mask
+from reasonkit.models.logprobs import piece_mask, token_logprobs
 from reasonkit.models.mesh import check_divides, split_rows
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SftSettings
@@ -33,13 +31,17 @@ def model_input(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
             "positions": mask_BLL.sum(-1) - 1, "attention_mask": mask_BLL}
 
 
+def sft_loss(model: nnx.Module, input_tokens: jax.Array, input_mask: jax.Array, positions: jax.Array,
+             attention_mask: jax.Array) -> jax.Array:
+    """Tunix's loss of `model_input`, in chunks of logits: the mean negative log-likelihood in nats per token."""
+    logps_BL, _ = token_logprobs(model, input_tokens, positions, attention_mask, input_tokens.shape[1] - 1)
+    return -(logps_BL * input_mask[:, 1:]).sum() / (input_mask[:, 1:].sum() + 1e-8)
+
+
 @nnx.jit
 def _loss(model: nnx.Module, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The negative log-likelihood summed over the tokens that have a loss, and their number."""
-    given, tokens_BL, loss_mask_BL = model_input(batch), batch["tokens_BL"], batch["loss_mask_BL"]
-    logits_BLV, _ = model(tokens_BL, given["positions"], None, given["attention_mask"])
-    nll_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV[:, :-1].astype(jnp.float32), tokens_BL[:, 1:])
-    return (nll_BL * loss_mask_BL[:, 1:]).sum(), loss_mask_BL[:, 1:].sum()
+    """The loss, and the number of tokens that have one."""
+    return sft_loss(model, **model_input(batch)), batch["loss_mask_BL"][:, 1:].sum()
 
 
 def validation_loss(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, most: int = 64) -> float:
@@ -55,7 +57,7 @@ def validation_loss(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, mo
     for batch in islice(batches, min(most, found) // chips):
         with mesh:
             loss, tokens = _loss(policy.model, {name: split_rows(array, mesh) for name, array in batch.items()})
-        total, count = total + float(loss), count + float(tokens)
+        total, count = total + float(loss * tokens), count + float(tokens)
     return total / count
 
 
@@ -73,6 +75,8 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
         policy.model, tunix_compat.adamw_of(settings),
         peft_trainer.TrainingConfig(**tunix_compat.trainer_options(settings, checkpoints, settings.steps)),
     ).with_gen_model_input_fn(model_input)
+    if not settings.stock_loss:
+        trainer.with_loss_fn(sft_loss)
     drawn: dict[int, dict[str, int]] = {}  # by step: Tunix reports one after the next is drawn
 
     def batches() -> Iterator[dict[str, jax.Array]]:

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from datasets import Dataset
 from jax.sharding import Mesh
-from tunix.rl.common import get_per_token_logps
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
 from reasonkit.data.rows import shuffle_rows
 from reasonkit.models.distributed import check_one_process
+from reasonkit.models.logprobs import token_logprobs
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.files import write_atomic
 from reasonkit.session.time_budget import TimeBudget
@@ -110,9 +110,8 @@ def loss_fn(settings: SimpoSettings) -> Callable[..., tuple[jax.Array, dict[str,
     beta, gamma, smoothing = settings.beta, settings.gamma, settings.label_smoothing
 
     def loss(model, train_example: TrainExample) -> tuple[jax.Array, dict[str, jax.Array]]:
-        logps_RL = get_per_token_logps(
-            model, input_tokens=train_example.input_ids, positions=train_example.positions,
-            attn_mask=train_example.attention_mask, logits_to_keep=train_example.logits_to_keep)
+        logps_RL, _ = token_logprobs(model, train_example.input_ids, train_example.positions,
+                                     train_example.attention_mask, train_example.logits_to_keep)
         mask_RL = train_example.completion_mask.astype(jnp.float32)
         mean_R = (logps_RL * mask_RL).sum(-1) / mask_RL.sum(-1)  # never 0: a completion has its stop token
         chosen_B, rejected_B = jnp.split(mean_R, 2)  # Tunix stacks the chosen over the rejected

@@ -14,11 +14,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.interpreters import pxla
 from scipy.stats import spearmanr
-from tiny_gemma import bump, constrain, forward, gemma2_hf, small_config, train_tokenizer
+from tiny_gemma import (
+    TOKENS,
+    bump,
+    constrain,
+    forward,
+    gemma2,
+    gemma2_config,
+    gemma2_hf,
+    small_config,
+    train_tokenizer,
+)
+from tunix.rl import algo_core, common
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from tunix.utils import sharding_utils
 
 from reasonkit.data.problems import load_recipe, rubric_of
 from reasonkit.judge.judge import RATINGS, judge_prompt
+from reasonkit.models import logprobs
 from reasonkit.models.load import Tokenizer, load, quantize_int8
 from reasonkit.models.logprobs import SHARED, pack_shared_prefixes, rating_logprobs
 from reasonkit.models.lora import add_lora
@@ -190,3 +203,71 @@ def test_ratings_that_cannot_be_read_off_are_refused(loaded, mesh):
         rating_logprobs(loaded, mesh, ("1", "10"), 64, 8)
     with pytest.raises(ValueError, match="batch_size = 6 rows cannot be split over fsdp=8"):
         rating_logprobs(loaded, mesh, ("1", "2"), 64, 6)
+
+
+def in_chunks(model, inputs, count, temperature=1.0):
+    return logprobs.token_logprobs(model, *inputs, count, temperature)
+
+
+def at_once(model, inputs, count, temperature=1.0):
+    """As in Tunix: all logits, then those that are wanted."""
+    tokens_BT, positions_BT, mask_BTT = inputs
+    logits_BCV = model(tokens_BT, positions_BT, None, mask_BTT)[0][:, -count - 1:-1] / temperature
+    return (common.selective_log_softmax(logits_BCV, tokens_BT[:, -count:]),
+            algo_core.compute_entropy_from_logits(logits_BCV.astype(jnp.float32)))
+
+
+def slopes(read, model, inputs, count=9, temperature=0.7):
+    """The log-probabilities, the entropies, and the gradients of a weighted sum of log-probabilities."""
+    weights_BC = jax.random.normal(jax.random.key(1), (len(inputs[0]), count))
+
+    def total(model):
+        found = read(model, inputs, count, temperature)
+        return (found[0] * weights_BC).sum(), found
+
+    return jax.tree.leaves(nnx.jit(nnx.value_and_grad(total, argnums=nnx.DiffState(0, nnx.Param), has_aux=True))(model))
+
+
+def inputs_of(tokens_BT):
+    mask_BT = tokens_BT != 0
+    return jnp.array(tokens_BT), build_positions_from_mask(mask_BT), make_causal_attn_mask(mask_BT)
+
+
+def tiny(family, mesh):
+    if family == "gemma3":
+        return init_random(small_config(), mesh)
+    model = gemma2.Gemma(gemma2_config(), rngs=nnx.Rngs(0))
+    nnx.update(model, jax.tree.map(lambda x: x + 0.02, nnx.state(model)))  # its feed-forward begins with zeros
+    return model
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_chunks_have_the_log_probabilities_and_gradients_of_all_logits_at_once(family, mesh, monkeypatch):
+    """Chunks of different sizes, under Gemma 2's cap on logits, by the adapter and by all other weights."""
+    monkeypatch.setattr(logprobs, "CHUNK", 400 * 2.4)  # tokens of a chip: 9 of a row in four chunks
+    model = add_lora(tiny(family, mesh), mesh, 4, 8.0)
+    bump(model, 0.05)
+    with mesh:
+        for ours, theirs in zip(*(slopes(read, model, inputs_of(TOKENS)) for read in (in_chunks, at_once)),
+                                strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(1, np.abs(theirs).max()))
+    adapted = np.asarray(in_chunks(model, inputs_of(TOKENS), 9)[0])
+    bump(model, -0.05)
+    assert np.abs(adapted - in_chunks(model, inputs_of(TOKENS), 9)[0]).max() > 1e-3, "the adapter does nothing"
+
+
+def test_no_array_of_all_logits_is_made(mesh, monkeypatch):
+    """Of 4 rows of 64 tokens and 8,192 words. The control is Tunix's way."""
+    monkeypatch.setattr(logprobs, "CHUNK", 8192 * 4 * 4)
+    config, tokens_BT = small_config(num_embed=8192), np.ones((4, 65), np.int32)
+    model = add_lora(init_random(config, mesh), mesh, 4, 8.0)
+    graph, lora, rest = nnx.split(model, nnx.LoRAParam, ...)
+
+    def temporaries(read):
+        def total(lora):
+            return read(nnx.merge(graph, lora, rest), inputs_of(tokens_BT), 64)[0].sum()
+
+        return jax.jit(jax.grad(total)).lower(lora).compile().memory_analysis().temp_size_in_bytes
+
+    whole = 4 * 64 * 8192 * 4
+    assert temporaries(in_chunks) < 0.4 * whole < whole < temporaries(at_once)

@@ -17,13 +17,20 @@ V, PROMPT, STOP = 6, 1, 2  # token 0 is padding
 ESTIMATORS = CHOICES["advantage_estimator"]
 
 
+class Identity(nnx.Module):
+    """An embedding by which hidden states are logits."""
+
+    def __init__(self):
+        self.input_embedding = jnp.eye(V)
+
+
 class Bigrams(nnx.Module):
     """Logits (V, V) of the next token by the last one."""
 
     def __init__(self, logits_VV):
-        self.table = nnx.Param(jnp.asarray(logits_VV, jnp.float32))
+        self.table, self.embedder, self.num_embed = nnx.Param(jnp.asarray(logits_VV, jnp.float32)), Identity(), V
 
-    def __call__(self, tokens_BL, **others):
+    def __call__(self, tokens_BL, *inputs, **others):
         return self.table[tokens_BL], None
 
 

@@ -18,18 +18,18 @@ from tiny_gemma import bump, equal, forward, gemma2_config, small_config
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.models.gemma import model as gemma2
 from tunix.sft import sharding_utils
+from tunix.sft.peft_trainer import _default_loss_fn as tunix_loss
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.data.rows import sft_batches
-from reasonkit.models import checkpoints
+from reasonkit.models import checkpoints, logprobs
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.settings import SftSettings
-from reasonkit.train.sft import model_input, sft, validation_loss
-from reasonkit.train.tunix_compat import sft_loss
+from reasonkit.train.sft import model_input, sft, sft_loss, validation_loss
 from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -115,6 +115,13 @@ def test_each_step_is_logged_once_as_it_learns(whole):
     assert whole.on_steps == 6
 
 
+def test_the_train_step_is_compiled_once(whole):
+    """What later steps compile belongs to their first save."""
+    compiled = [row.get("compiled", {}) for row in whole.log.read("sft_step")]
+    assert [any("train_step" in name for name in made) for made in compiled] == [True] + [False] * 5
+    assert all(seconds > 0 for made in compiled for seconds in made.values())
+
+
 def test_a_relative_folder_gets_the_adapter_as_one_more_step(whole, base, mesh, tokenizer):
     result = whole.result
     assert (result.stage, result.steps, result.checkpoint_step, result.stopped) == ("sft", 6, 7, "data")
@@ -184,10 +191,10 @@ def plain_input(batch):
             "attention_mask": make_causal_attn_mask(present_BL)}
 
 
-@nnx.jit
-def loss_and_gradients(model, inputs):
+@nnx.jit(static_argnums=2)
+def loss_and_gradients(model, inputs, loss=sft_loss):
     """The loss of SFT, and its gradients by all weights, the base's too."""
-    return nnx.value_and_grad(lambda model: sft_loss(model, **inputs), argnums=nnx.DiffState(0, nnx.Param))(model)
+    return nnx.value_and_grad(lambda model: loss(model, **inputs), argnums=nnx.DiffState(0, nnx.Param))(model)
 
 
 def difference(one, other):
@@ -197,9 +204,11 @@ def difference(one, other):
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3"])
-def test_packed_rows_have_the_loss_and_the_gradients_of_plain_ones(family, mesh, tokenizer):
+def test_packed_rows_in_chunks_have_the_loss_and_the_gradients_of_plain_ones_by_tunix(family, mesh, tokenizer,
+                                                                                     monkeypatch):
     """In local and global layers, with a window of 8 tokens in rows of 40 and sequences of 200. The control lets a row
     see those before it."""
+    monkeypatch.setattr(logprobs, "CHUNK", 2 * CONFIG.num_embed * 60)  # 199 tokens of two rows in four chunks
     model = (gemma2.Gemma(gemma2_config(), rngs=nnx.Rngs(0)) if family == "gemma2"
              else init_random(small_config(num_layers=6), mesh))
     model = add_lora(model, mesh, 4, 8.0)
@@ -207,7 +216,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_plain_ones(family, mesh,
     batch = next(sft_batches(ROWS, tokenizer, 2, 200, 0, pack=True))
     tokens_BL, mask_BL = unpack(batch)
     assert len(tokens_BL) > 4 and {kind.attn.attn_type.name for kind in model.layers} == {"LOCAL_SLIDING", "GLOBAL"}
-    plain = loss_and_gradients(model, plain_input((tokens_BL, mask_BL)))
+    plain = loss_and_gradients(model, plain_input((tokens_BL, mask_BL)), tunix_loss)
     assert difference(loss_and_gradients(model, model_input(batch)), plain) < 2e-5
     merged = {**batch, "piece_BL": np.minimum(batch["piece_BL"], 1)}
     assert difference(loss_and_gradients(model, model_input(merged)), plain) > 0.1

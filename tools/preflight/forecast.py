@@ -36,8 +36,9 @@ from tools.preflight.compiled import ProgramStats, Report, preflight, topology_d
 EFFICIENCY = 0.4  # of the roofline's speed; 0.3 to 0.5 of a chip's peak is usual in training
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
 SOURCES = ("reasonkit/models/gemma.py", "reasonkit/models/load.py", "reasonkit/models/lora.py",
-           "reasonkit/models/logprobs.py", "reasonkit/train/sft.py", "tools/preflight/abstract.py",
-           "tools/preflight/programs.py", "tools/preflight/compiled.py")
+           "reasonkit/models/logprobs.py", "reasonkit/train/sft.py", "reasonkit/train/policy_loss.py",
+           "recipes/stages/simpo.py", "tools/preflight/abstract.py", "tools/preflight/programs.py",
+           "tools/preflight/compiled.py")
 # Estimates, of a judge's row beside question and reply: the request and a mark at each line; a criterion.
 FENCE_TOKENS, CRITERION_TOKENS = 128, 72
 

@@ -17,17 +17,17 @@ import optax
 from flax import nnx
 from tunix.generate.sampler import sample_top_p
 from tunix.generate.utils import compute_attention_masks
-from tunix.rl import algo_core, common
-from tunix.rl.grpo.grpo_learner import GRPOConfig, TrainExample
+from tunix.rl import function_registry
+from tunix.rl.grpo.grpo_learner import TrainExample
 from tunix.sft.dpo.dpo_trainer import TrainExample as PairExample
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
 from reasonkit.models.placement import Shapes
-from reasonkit.settings import SimpoSettings
-from reasonkit.train.sft import model_input
-from reasonkit.train.tunix_compat import sft_loss
+from reasonkit.settings import LossSettings, SimpoSettings
+from reasonkit.train.policy_loss import completion_logprobs, loss_config
+from reasonkit.train.sft import model_input, sft_loss
 from recipes.stages.simpo import loss_fn as simpo_loss
 from tools.preflight.abstract import Program, abstract_model, array, with_shardings
 
@@ -140,17 +140,18 @@ def simpo_programs(run: Run) -> list[Program]:
 def grpo_programs(run: Run) -> list[Program]:
     """The train step of GRPO, and the reference's log-probabilities of its completions."""
     s, (graph, state) = run.shapes, nnx.split(run.policy)
-    config = GRPOConfig(num_generations=2)
+    config = loss_config(LossSettings(), num_generations=2)
     config.temperature = 1.0  # as the learner sets it
+    policy_loss = function_registry.get_policy_loss_fn(config.policy_loss_fn)
 
     def tokens(rows: int, length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return array(run.plan.policy, (rows, length), dtype, "fsdp")
 
     def loss(model: nnx.Module, example: TrainExample) -> tuple:
-        return algo_core.grpo_loss_fn(model, example, config, pad_id=0, eos_id=1)
+        return policy_loss(model, example, algo_config=config, pad_id=0, eos_id=1)
 
     def reference(state: nnx.State, prompts_BP: jax.Array, completions_BC: jax.Array) -> jax.Array:
-        return common.compute_per_token_logps(graph, state, prompts_BP, completions_BC, pad_id=0, eos_id=1)
+        return completion_logprobs(graph, state, prompts_BP, completions_BC, pad_id=0, eos_id=1)
 
     example = TrainExample(
         prompt_ids=tokens(s.grpo_rows, s.max_prompt_length),
