@@ -21,9 +21,8 @@ from reasonkit.text.tags import TAGS
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
-from kaggle_folder import write_folder  # noqa: E402
-
 from build import notebook_text  # noqa: E402
+from kaggle_folder import write_folder  # noqa: E402
 
 STAGES = ("data", "sft", "grpo", "evaluation")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_by_all")]
