@@ -69,7 +69,7 @@ print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes le
 name = profile.distill.teacher or (profile.policy if profile.toy else profile.judge)
 plan = placement.plan(replace(profile, judge=name), jax.devices(), judge=True)
 for role, reason in plan.reasons.items():
-    print(f"{role.replace('judge', 'teacher')}: {reason}")
+    print(f"{role}: {reason}".replace("judge", "teacher"))
 chips(plan)
 
 # %%
