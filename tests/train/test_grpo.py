@@ -242,12 +242,12 @@ def test_each_step_is_logged_once_and_the_log_of_sft_is_left_alone(whole, warm, 
     assert [(row["event"], row["step"]) for row in warm.log.read()] == [("start", 0), ("sft_step", 1), ("sft_step", 2)]
 
 
-def test_nothing_is_compiled_after_the_second_step(whole):
-    """Neither the rollout, nor the reference, nor the train step: all passes and calls have one shape."""
+def test_the_train_step_and_the_reference_are_compiled_once(whole):
+    """All passes have one shape. The rollout may meet another number of rows that are still going in a later step."""
     compiled = [row.get("compiled", {}) for row in whole.log.read("grpo_step")]
-    names = {name for made in compiled[:2] for name in made}
-    assert any("train_step" in name for name in names) and any("completion_logprobs" in name for name in names)
-    assert compiled[2:] == [{}] * (SETTINGS.steps - 2)
+    for name in ("train_step", "completion_logprobs"):
+        assert [any(name in other for other in made) for made in compiled][2:] == [False] * (SETTINGS.steps - 2)
+        assert any(name in other for made in compiled[:2] for other in made)
 
 
 def test_a_run_that_the_clock_stopped_ends_as_one_without_a_break(whole, warm, start, watch, base, mesh, tokenizer):
