@@ -570,7 +570,7 @@ def test_a_missing_sdk_is_named(monkeypatch, make, package):
         return real(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=rf'{package}: pip install "reasonkit\[judge\]"'):
+    with pytest.raises(ImportError, match=f"{package}: pip install"):
         make(KEY, "model")
 
 
