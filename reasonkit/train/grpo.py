@@ -53,7 +53,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     anchor = reference(policy.model)
     cluster = tunix_compat.grpo_cluster(
         policy.model, anchor if settings.beta else None, policy.tokenizer, mesh,
-        partial(Rollout, sampler=Sampler if settings.stock_sampler else SegmentSampler),
+        partial(Rollout, sampler=SegmentSampler if settings.segments else Sampler),
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                  temperature=settings.temperature, seed=seed),
         dict(actor_optimizer=tunix_compat.adamw_of(settings), eval_every_n_steps=settings.steps + start_step + 1,

@@ -2,7 +2,7 @@
 
 Tunix's rollout with three fixes. The KV cache is created sharded (Tunix puts it on the first device). Every call draws
 new samples (Tunix starts each from the same key). A completion keeps the token it stopped with (Tunix strips it, so a
-policy would never be trained to stop). Both decode with `decode.SegmentSampler`, or with Tunix's `Sampler` if told so.
+policy would never be trained to stop). Both decode with Tunix's `Sampler`, or with `decode.SegmentSampler` if told so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tunix.rl.rollout.vanilla_rollout import VanillaRollout
 
 from reasonkit.models.distributed import check_one_process
 from reasonkit.train import tunix_compat
-from reasonkit.train.decode import SegmentSampler, install_sharded_cache
+from reasonkit.train.decode import install_sharded_cache
 
 
 def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperature: float, top_p: float | None = 1.0,
@@ -59,7 +59,7 @@ class Rollout(VanillaRollout):
     """
 
     def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig,
-                 sampler: type[Sampler] = SegmentSampler):
+                 sampler: type[Sampler] = Sampler):
         check_one_process("sampling")
         install_sharded_cache()
         self._sampler = sampler(rollout_actor, tokenizer,
@@ -87,7 +87,7 @@ class Rollout(VanillaRollout):
 
 
 def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
-              temperature: float = 0.0, sampler: type[Sampler] = SegmentSampler) -> Callable[..., list[str]]:
+              temperature: float = 0.0, sampler: type[Sampler] = Sampler) -> Callable[..., list[str]]:
     """A function from prompts to completions: greedy ones, as the judges decode, or sampled ones above temperature 0.
 
     Samples depend on the prompts and on the function's second argument, `seed`. The weights are those at the time of

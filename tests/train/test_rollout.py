@@ -172,7 +172,7 @@ def test_prompts_that_are_too_long_are_refused_and_never_padded(small, tokenizer
 
     with pytest.raises(ValueError, match=rf"a prompt has {length} tokens, and with <bos> max_prompt_length {length}"):
         build(length)(PROMPTS[:1])
-    catch(monkeypatch, SegmentSampler, "init_sample_state")
+    catch(monkeypatch, Sampler, "init_sample_state")
     with pytest.raises(Caught) as caught:
         build(length + 1)(PROMPTS[:1])
     assert caught.value.args[0].num_input_tokens == length + 1, "Tunix padded the batch to a power of two"

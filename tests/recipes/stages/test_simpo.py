@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset
 from flax import nnx
 from tiny_gemma import bump, equal, forward, small_config, train_tokenizer
+from tiny_run import RUBRIC
 from tunix.sft.dpo.dpo_trainer import DPOTrainer
 
 from reasonkit.config import PROFILES
@@ -196,7 +197,7 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(traces, "generator", generator)
     rows = [{"id": question, "family": "sum", "kind": "open" if question[0] == "w" else "number", "question": question,
-             "reasoning": f"{question[0]}+2={gold}", "answer": gold, "rubric": "[]"}
+             "reasoning": f"{question[0]}+2={gold}", "answer": gold, "rubric": RUBRIC}
             for question, gold in zip(ANSWERS, "3452", strict=True)]
     return Dataset.from_list(rows), calls
 
