@@ -158,9 +158,9 @@ class GrpoSettings(LossSettings, CompletionSettings):
     its own scores (0: a step is sampled, then judged, then trained on). That is for a judge on chips of its own. More
     calls decode fewer rows at once, take longer in all, and draw other samples.
 
-    `segments` decodes with `train.decode.SegmentSampler`: the same samples up to rounding, but completions that are done
-    are decoded no longer. It compiles up to 24 programs, which no TPU has run and no forecast counts, so it is off.
-    `stock_loss` holds the logits of all tokens at once, as Tunix does.
+    `segments` decodes with `train.decode.SegmentSampler`: the same samples up to rounding, but completions that
+    are done are decoded no longer. It compiles up to 24 programs, which no TPU has run and no forecast counts, so it
+    is off. `stock_loss` holds the logits of all tokens at once, as Tunix does.
     """
 
     prompts_per_step: int
