@@ -222,7 +222,8 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
                 manager.close()  # waits for a save under way
                 raise
             finally:
-                jax.monitoring.unregister_event_duration_listener(rows.on_compile)
+                with contextlib.suppress(AssertionError):  # Tunix's logger removes all listeners when it closes
+                    jax.monitoring.unregister_event_duration_listener(rows.on_compile)
     except DivergedError as error:
         left = quarantine_diverged(checkpoints, error.since)
         raise DivergedError(f"{error}. {left} in {checkpoints}. Lower learning_rate or clip, or look at the data of "
