@@ -20,6 +20,7 @@ RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 # A small base model cannot judge, so with MODEL the rubric has weight 0 (g_exact) unless RECIPE says otherwise.
 RECIPE ?= $(if $(MODEL),g_exact)
+RENDERED := notebooks/rendered$(if $(MODEL),/$(MODEL))
 PLACE := $(or $(PROFILE),cpu)
 PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(SEED),--set 'SEED=$(SEED)') \
   $(if $(DATA),--set 'DATA=$(DATA)')
@@ -107,8 +108,8 @@ lines:
 # The last run's notebooks with their outputs. The README says which run and which commit they are of.
 rendered:
 	! grep -l '"output_type": "error"' artifacts/notebooks/0[1-4]_*.ipynb
-	mkdir -p notebooks/rendered
-	cp artifacts/notebooks/0[1-4]_*.ipynb notebooks/rendered/
+	mkdir -p $(RENDERED)
+	cp artifacts/notebooks/0[1-4]*_*.ipynb $(RENDERED)/
 
 # Of the run in artifacts/, into docs/images. Needs Chromium.
 screenshots: $(DEV_STAMP)
