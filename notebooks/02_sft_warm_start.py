@@ -42,6 +42,7 @@ from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import read_rows
+from reasonkit.data.screening import is_worked
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
@@ -155,12 +156,14 @@ board.figure(run.stage("sft") / "curves.png")
 # ## After training
 #
 # The same questions again. Sixteen are few, as the intervals show: 16 of 16 in the right format is compatible with a
-# rate of 83 %. The evaluation measures all of this on the test split.
+# rate of 83 %. The evaluation measures all of this on the test split. The validation loss is only as good as its rows: few
+# worked ones, all of one kind, say little about the others.
 
 # %%
 answers["after SFT"] = evaluate(generate, sample, 16)
 losses["after SFT"] = validation_loss(policy, plan.policy, validation, profile.sft)
-print("validation loss, nats per token:", ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+print(f"validation loss, nats per token, {sum(map(is_worked, validation))} worked rows (64 at most):",
+      ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
 report.results_table(answers)
 
 # %%
