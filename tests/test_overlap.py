@@ -102,7 +102,7 @@ def train(setup, folder, judge, settings=SETTINGS, budget=None, max_no_signal=1.
 
 
 def rows(run, event):
-    return [{name: value for name, value in row.items() if name not in ("t", "seconds")}
+    return [{name: value for name, value in row.items() if name not in ("t", "seconds", "compiled")}
             for row in run.log.read(event)]
 
 

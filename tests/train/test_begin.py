@@ -186,7 +186,8 @@ def test_a_stage_after_grpo_has_an_optimiser_of_its_own(warm_up, practise, polic
     assert (tmp_path / f"run/actor/{start}/optimizer_state").is_dir()
     pairs = Dataset.from_list([{"question": row["question"], "chosen": row["answer"], "rejected": "no"}
                                for row in ROWS])
-    settings = SimpoSettings(steps=2, batch_size=4, max_prompt_length=32, max_reply_length=8, learning_rate=2e-2)
+    settings = SimpoSettings(steps=2, batch_size=4, max_prompt_length=32, max_new_tokens=8, learning_rate=2e-2,
+                                 questions=4)
     counts, trainer = [], checkpoints.checkpoint_manager.CheckpointManager.maybe_restore
 
     def restore(self, model, optimizer=None, **options):

@@ -228,20 +228,20 @@ def test_sampling_takes_half_of_the_stages_time(asked, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_format_is_kept_and_the_work_is_shown(tmp_path):
-    """On the demo's model after a short SFT, whose traces are terse: most completions have no work."""
+    """On the demo's model after SFT, which keeps the format and, as its traces are terse, often shows no work."""
     mesh, profile = make_mesh(jax.devices()[:1], 1, 1), PROFILES["cpu"]
     policy = load(profile.policy, mesh, profile.dtype)
     policy = replace(policy, model=add_lora(policy.model, mesh, profile.lora_rank, profile.lora_alpha))
-    splits, _ = curate(load_recipe("tiny_mix"), {"train": 800, "validation": 60, "test": 60}, 0)
+    splits, _ = curate(load_recipe("tiny_mix"), {"train": 3000, "validation": 120, "test": 60}, 0)
     generate = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=80, max_new_tokens=64, batch_size=60)
     log, budget = RunLog(tmp_path / "log.jsonl"), TimeBudget(1, grows=True)
-    short = replace(profile.sft, steps=50, batch_size=16)
+    short = replace(profile.sft, steps=100, batch_size=16)
     start = sft(policy, mesh, splits["train"], short, budget, log, tmp_path / "run", 0).checkpoint_step
     before = evaluate(generate, splits["validation"], 60)
-    settings = replace(profile.simpo, steps=25, batch_size=8, questions=120)
+    settings = replace(profile.simpo, steps=25, batch_size=8, questions=160)
     pairs = Dataset.from_list(sample_pairs(policy, mesh, splits["train"], settings, 60, budget, 0))
     simpo(policy, mesh, pairs, settings, budget, log, tmp_path / "run", 0, start)
     after = evaluate(generate, splits["validation"], 60)
-    assert before.format_rate.mean > 0.9 and before.step_accuracy.mean < 0.5
+    assert before.format_rate.mean > 0.95 and before.step_accuracy.mean < 0.5
     assert after.format_rate.mean >= before.format_rate.mean - 0.05
     assert after.step_accuracy.mean > before.step_accuracy.mean + 0.3
