@@ -132,13 +132,14 @@ preflight: $(VENV)/libtpu
 	PYTHONPATH=$(VENV)/libtpu $(PY) -m tools.preflight.forecast $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(MODEL),--model '$(MODEL)') \
 	  $(if $(TOPOLOGY),--topology '$(TOPOLOGY)')
 
-# All benchmarks but the one that needs the opt-in model. plan.py and packing.py need libtpu.
+# All benchmarks but those of a run that is there already, or of the opt-in model. Three compile for a TPU.
+COMPILE := $(addprefix benchmarks/,plan.py packing.py loss.py)
+OF_A_RUN := $(addprefix benchmarks/,realmodel.py screenshots.py by_domain.py)
 bench: $(DEV_STAMP) $(VENV)/libtpu
-	for script in $(filter-out benchmarks/realmodel.py benchmarks/plan.py benchmarks/packing.py benchmarks/screenshots.py,$(wildcard benchmarks/*.py)); do \
+	for script in $(filter-out $(COMPILE) $(OF_A_RUN),$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; $(PY) "$$script" || exit 1; \
 	done
-	PYTHONPATH=$(VENV)/libtpu $(PY) benchmarks/plan.py
-	PYTHONPATH=$(VENV)/libtpu $(PY) benchmarks/packing.py
+	for script in $(COMPILE); do echo "== $$script"; PYTHONPATH=$(VENV)/libtpu $(PY) "$$script" || exit 1; done
 
 assets: $(RUN_STAMP)
 	$(PY) -m tools.build_tiny_models

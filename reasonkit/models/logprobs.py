@@ -47,12 +47,16 @@ def token_logprobs(model: nnx.Module, tokens_BT: jax.Array, positions_BT: jax.Ar
                     hidden_BTD[:, -count - 1:-1], tokens_BT[:, -count:])
 
 
+def head_logits(hidden_BTD: jax.Array, embedding_VD: jax.Array, cap: float | None) -> jax.Array:
+    """The logits (B, T, V) of a Gemma's `hidden` states, in their dtype. `cap` is its `final_logits_softcap`."""
+    logits_BTV = jnp.dot(hidden_BTD, embedding_VD.T)
+    return logits_BTV if cap is None else jnp.tanh(logits_BTV / cap) * cap
+
+
 def _read(cap: float | None, temperature: float, embedding_VD: jax.Array, hidden_BcD: jax.Array,
           targets_Bc: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A chunk, through all of its logits, in the dtypes of Tunix's Gemmas."""
-    logits_BcV = jnp.dot(hidden_BcD, embedding_VD.T)
-    if cap is not None:
-        logits_BcV = jnp.tanh(logits_BcV / cap) * cap
+    logits_BcV = head_logits(hidden_BcD, embedding_VD, cap)
     if temperature != 0.0:  # as in Tunix's loss
         logits_BcV /= temperature
     logits_BcV = logits_BcV.astype(jnp.float32)

@@ -27,6 +27,7 @@ from reasonkit.config import Profile
 from reasonkit.data.rows import grpo_batches, sft_pairs, shuffle_rows
 from reasonkit.models.checkpoints import latest_step, restore_lora
 from reasonkit.models.load import LoadedModel
+from reasonkit.models.logprobs import head_logits
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import check_divides
 from reasonkit.rewards.work import missing_work
@@ -58,9 +59,7 @@ def read_completions(model: nnx.Module, tokens_BL: jax.Array, length: int, vocab
 
     @jax.checkpoint
     def chunk(arrays: tuple[jax.Array, ...]):
-        logits_BTV = jnp.dot(arrays[0], embedding_VD.T)[..., :vocabulary]
-        if cap is not None:
-            logits_BTV = jnp.tanh(logits_BTV / cap) * cap
+        logits_BTV = head_logits(arrays[0], embedding_VD, cap)[..., :vocabulary]
         return read(jax.nn.log_softmax(logits_BTV.astype(jnp.float32)), *arrays[1:])
 
     def cut(x_BT: jax.Array) -> jax.Array:

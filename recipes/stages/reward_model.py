@@ -6,7 +6,6 @@ refuses a head that can't tell them apart. Source: the idea of the Gemma2-Deep e
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import defaultdict
@@ -22,7 +21,6 @@ from reasonkit.config import Profile
 from reasonkit.data.screening import is_worked
 from reasonkit.eval.intervals import interval
 from reasonkit.models.load import LoadedModel
-from reasonkit.session.files import write_atomic
 from reasonkit.text.tags import TAGS
 from recipes.rewards.model_based import ThoughtJudge, ThoughtTeacher, train_teacher
 from recipes.stages.traces import NO_WORK, WRONG, Sample, examine
@@ -43,13 +41,6 @@ def policy_traces(samples: Iterable[Sample]) -> list[Trace]:
     work. Completions with another fault, such as one of format, are left out."""
     return _distinct({"question": sample["question"], "reasoning": sample["reasoning"], "good": not sample["cause"],
                       "by": "policy"} for sample in samples if sample["cause"] in ("", WRONG, NO_WORK))
-
-
-def read_traces(path: Path, make: Callable[[], list[Trace]]) -> list[Trace]:
-    """The traces in a JSONL file. Where there is none, `make` makes them, so that a notebook run again has the same."""
-    if not path.exists():
-        write_atomic(path, "".join(f"{json.dumps(trace)}\n" for trace in make()))
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def corrupted_traces(rows: Iterable[Mapping[str, str]], seed: int) -> list[Trace]:

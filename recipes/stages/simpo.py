@@ -7,7 +7,6 @@ model. Inputs are ids, because Tunix's string inputs put <bos> before each compl
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,12 +22,11 @@ from reasonkit.data.rows import shuffle_rows
 from reasonkit.models.distributed import check_one_process
 from reasonkit.models.logprobs import token_logprobs
 from reasonkit.models.mesh import check_divides
-from reasonkit.session.files import write_atomic
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train import loop, tunix_compat
-from recipes.stages.traces import checkable, examine, own_completions, pairs
+from recipes.stages.traces import checkable, examine, own_completions, pairs, read_or_make
 
 COLUMNS = ("question", "chosen", "rejected")
 
@@ -54,11 +52,8 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
 
 
 def own_pairs(path: Path, *sampling) -> Dataset:
-    """The pairs in a JSONL file, of this stage or of notebook 1b. Where there is none, those of `sample_pairs`, which
-    are written to it, so that a resumed stage has the same."""
-    if not path.exists():
-        write_atomic(path, "".join(f"{json.dumps(pair)}\n" for pair in sample_pairs(*sampling)))
-    return Dataset.from_list([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    """The pairs in a JSONL file, of this stage or of notebook 1b. Where there is none, those of `sample_pairs`."""
+    return Dataset.from_list(read_or_make(path, lambda: sample_pairs(*sampling)))
 
 
 def pair_batches(

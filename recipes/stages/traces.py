@@ -6,10 +6,12 @@ judge where there is no gold answer. Source: rejection sampling, RFT (arXiv 2308
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -21,6 +23,7 @@ from reasonkit.data.screening import OPEN, POSED
 from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.rewards.work import missing_work
+from reasonkit.session.files import write_atomic
 from reasonkit.text.answers import grade
 from reasonkit.text.tags import TAGS, Parsed, printable
 from reasonkit.train.rollout import generator
@@ -74,6 +77,13 @@ def _fault(made: Mapping[str, str], text: str, parsed: Parsed, style: str, told:
     if made["kind"] != OPEN and not grade([text], [made["answer"]], [made["kind"]])[0].correct:
         return WRONG, f"{parsed.answer!r:.40} for {made['answer']!r:.40}"
     return None
+
+
+def read_or_make(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of a JSONL file. Where there is none, `make` makes them, so that a stage that goes on has the same."""
+    if not path.exists():
+        write_atomic(path, "".join(f"{json.dumps(row)}\n" for row in make()))
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def checkable(rows: Dataset, count: int, seed: int) -> list[dict[str, str]]:

@@ -20,10 +20,9 @@ from recipes.stages.reward_model import (
     fit,
     pair_auc,
     policy_traces,
-    read_traces,
     thought_judge,
 )
-from recipes.stages.traces import examine
+from recipes.stages.traces import examine, read_or_make
 
 ROW = {"id": "1", "family": "coins", "kind": "number", "answer": "23", "rubric": RUBRIC,
        "question": "Sam has 24 shells, loses 11, buys 10. How many now?", "reasoning": "24-11=13; 13+10=23"}
@@ -58,8 +57,8 @@ def test_a_worked_solution_is_corrupted_in_one_place():
 
 def test_traces_are_made_once(tmp_path):
     path, made = tmp_path / "deep" / "train.jsonl", corrupted_traces([ROW], 0)
-    assert read_traces(path, lambda: made) == made
-    assert read_traces(path, lambda: pytest.fail("made again")) == made
+    assert read_or_make(path, lambda: made) == made
+    assert read_or_make(path, lambda: pytest.fail("made again")) == made
 
 
 def traces(**groups):
