@@ -70,7 +70,7 @@ def _read(cap: float | None, temperature: float, embedding_VD: jax.Array, hidden
 def _chunked(read: Callable, parts: int, embedding_VD: jax.Array, hidden_BCD: jax.Array, targets_BC: jax.Array):
     """`read` of all tokens. A token's log-probability depends on its own hidden state only, so the forward pass can
     keep the slope, as large as the state, and the backward pass scales it. No logits are made twice."""
-    return _in_chunks(parts, functools.partial(read, embedding_VD), hidden_BCD, targets_BC)
+    return in_chunks(parts, functools.partial(read, embedding_VD), hidden_BCD, targets_BC)
 
 
 def _forward(read, parts, embedding_VD, hidden_BCD, targets_BC):
@@ -78,23 +78,39 @@ def _forward(read, parts, embedding_VD, hidden_BCD, targets_BC):
         logps_Bc, pull, entropies_Bc = jax.vjp(lambda x: read(embedding_VD, x, targets_Bc), hidden_BcD, has_aux=True)
         return (logps_Bc, entropies_Bc), pull(jnp.ones_like(logps_Bc))[0]
 
-    found, slopes_BCD = _in_chunks(parts, with_slopes, hidden_BCD, targets_BC)
+    found, slopes_BCD = in_chunks(parts, with_slopes, hidden_BCD, targets_BC)
     return found, (embedding_VD, hidden_BCD, targets_BC, slopes_BCD)
 
 
 def _backward(read, parts, kept, cotangents):
     embedding_VD, hidden_BCD, targets_BC, slopes_BCD = kept
     by_embedding = jax.vjp(  # XLA drops it where only an adapter is trained
-        lambda x: _in_chunks(parts, functools.partial(read, x), hidden_BCD, targets_BC)[0], embedding_VD)[1]
+        lambda x: in_chunks(parts, functools.partial(read, x), hidden_BCD, targets_BC)[0], embedding_VD)[1]
     return (*by_embedding(cotangents[0]), (cotangents[0][..., None] * slopes_BCD).astype(slopes_BCD.dtype), None)
 
 
 _chunked.defvjp(_forward, _backward)
 
 
-def _in_chunks(parts: int, function: Callable, *arrays: jax.Array) -> Any:
-    """`function` of arrays (B, C, ...) in so many parts of C. The barrier lets each begin when the one before has
-    ended, or XLA may hold several at once. A loop would do that too, but compilers count its FLOP only once."""
+def in_chunks(parts: int, function: Callable, *arrays: jax.Array) -> Any:
+    """`function` of arrays (B, C, ...) in so many parts of C, one after the other.
+
+    On a TPU a barrier lets each begin when the one before has ended, and the compiler counts the FLOP of all, which it
+    does not do for a loop. XLA for a CPU drops barriers and holds several parts at once, so elsewhere it is a loop.
+    """
+    mesh = pxla.thread_resources.env.physical_mesh
+    if parts > 1 and (jax.default_backend() if mesh.empty else mesh.devices.flat[0].platform) != "tpu":
+        count = arrays[0].shape[1]
+        size = math.ceil(count / parts)
+
+        def cut(x_BC: jax.Array) -> jax.Array:
+            x_BC = jnp.pad(x_BC, [(0, 0), (0, parts * size - count)] + [(0, 0)] * (x_BC.ndim - 2))
+            return jnp.moveaxis(x_BC.reshape(len(x_BC), parts, size, *x_BC.shape[2:]), 1, 0)
+
+        def join(x_PBC: jax.Array) -> jax.Array:
+            return jnp.moveaxis(x_PBC, 0, 1).reshape(x_PBC.shape[1], parts * size, *x_PBC.shape[3:])[:, :count]
+
+        return jax.tree.map(join, jax.lax.map(lambda pieces: function(*pieces), tuple(map(cut, arrays))))
     outputs: list[Any] = []
     for pieces in zip(*(jnp.array_split(array, parts, axis=1) for array in arrays), strict=True):
         if outputs:

@@ -27,7 +27,7 @@ from reasonkit.config import Profile
 from reasonkit.data.rows import grpo_batches, sft_pairs, shuffle_rows
 from reasonkit.models.checkpoints import latest_step, restore_lora
 from reasonkit.models.load import LoadedModel
-from reasonkit.models.logprobs import head_logits
+from reasonkit.models.logprobs import head_logits, in_chunks
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import check_divides
 from reasonkit.rewards.work import missing_work
@@ -54,22 +54,13 @@ def read_completions(model: nnx.Module, tokens_BL: jax.Array, length: int, vocab
     hidden_BLD, _ = model(tokens_BL, build_positions_from_mask(mask_BL), None, make_causal_attn_mask(mask_BL),
                           hidden=True)
     embedding_VD, cap = model.embedder.input_embedding[...], getattr(model, "final_logits_softcap", None)
-    parts = math.ceil(length / positions)
-    size = math.ceil(length / parts)
 
     @jax.checkpoint
-    def chunk(arrays: tuple[jax.Array, ...]):
-        logits_BTV = head_logits(arrays[0], embedding_VD, cap)[..., :vocabulary]
-        return read(jax.nn.log_softmax(logits_BTV.astype(jnp.float32)), *arrays[1:])
+    def chunk(hidden_BTD: jax.Array, *more_BT):
+        logits_BTV = head_logits(hidden_BTD, embedding_VD, cap)[..., :vocabulary]
+        return read(jax.nn.log_softmax(logits_BTV.astype(jnp.float32)), *more_BT)
 
-    def cut(x_BT: jax.Array) -> jax.Array:
-        x_BT = jnp.pad(x_BT, [(0, 0), (0, parts * size - length)] + [(0, 0)] * (x_BT.ndim - 2))
-        return jnp.moveaxis(x_BT.reshape(len(x_BT), parts, size, *x_BT.shape[2:]), 1, 0)
-
-    def join(x_PBT: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x_PBT, 0, 1).reshape(len(tokens_BL), parts * size, *x_PBT.shape[3:])[:, :length]
-
-    return jax.tree.map(join, jax.lax.map(chunk, tuple(map(cut, (hidden_BLD[:, -length - 1:-1], *more_BT)))))
+    return in_chunks(math.ceil(length / positions), chunk, hidden_BLD[:, -length - 1:-1], *more_BT)
 
 
 def cells(logprobs_BTV: jax.Array, ids_BTK: jax.Array) -> jax.Array:

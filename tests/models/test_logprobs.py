@@ -257,9 +257,9 @@ def test_chunks_have_the_log_probabilities_and_gradients_of_all_logits_at_once(f
 
 
 def test_no_array_of_all_logits_is_made(mesh, monkeypatch):
-    """Of 4 rows of 64 tokens and 8,192 words. The control is Tunix's way."""
-    monkeypatch.setattr(logprobs, "CHUNK", 8192 * 4 * 4)
-    config, tokens_BT = small_config(num_embed=8192), np.ones((4, 65), np.int32)
+    """Of 4 rows of 64 tokens and 32,768 words. The control is Tunix's way."""
+    monkeypatch.setattr(logprobs, "CHUNK", 32768 * 4 * 4)
+    config, tokens_BT = small_config(num_embed=32768), np.ones((4, 65), np.int32)
     model = add_lora(init_random(config, mesh), mesh, 4, 8.0)
     graph, lora, rest = nnx.split(model, nnx.LoRAParam, ...)
 
@@ -269,5 +269,5 @@ def test_no_array_of_all_logits_is_made(mesh, monkeypatch):
 
         return jax.jit(jax.grad(total)).lower(lora).compile().memory_analysis().temp_size_in_bytes
 
-    whole = 4 * 64 * 8192 * 4
+    whole = 4 * 64 * 32768 * 4
     assert temporaries(in_chunks) < 0.4 * whole < whole < temporaries(at_once)
