@@ -21,9 +21,10 @@ from reasonkit.config import STAGES  # noqa: E402
 from reasonkit.eval.evaluate import EvalResult, compare_paired  # noqa: E402
 from reasonkit.session.setup import find_recipe  # noqa: E402
 
-RECIPES = ("tunix_demo", "g_exact", "g_rar", "idea_e", "pinocchio")
+RECIPES = ("tunix_demo", "g_rar", "reasonkit", "on_policy_distillation", "pinocchio", "idea_e", "g_exact")
 BASELINE = "tunix_demo"
-STEPS = {"grpo_steps": 200}  # more than eight minutes hold
+# More steps than the clock allows, and no answers to validation problems between them: they cost short steps most.
+STEPS = {"grpo_steps": 2000, "distill_steps": 2000, "probe_every": 2000}
 
 
 def run(folder: Path, profile: str, recipe: str, seed: int, minutes: float) -> Path:

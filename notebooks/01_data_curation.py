@@ -95,10 +95,13 @@ for criterion in recipe.rubric:
 #
 # Rows of sources are cleaned first. The text is repaired. Rows are dropped if they refuse, give the answer away in the
 # question, are in another language, or repeat an earlier row exactly or nearly. A training row is also dropped if it
-# shares 13 words in a row with a test question.
+# shares 13 words in a row with a test question. A question over the prompt limit is dropped here too, so that another
+# one takes its place.
 
 # %%
-splits, ledger = curation.curate(recipe, run.profile.rows, SEED)
+tokenizer = load.tokenizer(run.profile.policy)
+limits = run.profile.grpo.max_prompt_length, run.profile.grpo.max_new_tokens
+splits, ledger = curation.curate(recipe, run.profile.rows, SEED, tokenizer, limits[0])
 print(", ".join(f"{name}: {len(rows):,} rows" for name, rows in splits.items()))
 
 # %% [markdown]
@@ -110,9 +113,7 @@ print(", ".join(f"{name}: {len(rows):,} rows" for name, rows in splits.items()))
 # `[lengths]`, or shorten the questions.
 
 # %%
-tokenizer = load.tokenizer(run.profile.policy)
 lengths = show.measure_lengths(splits, tokenizer)
-limits = run.profile.grpo.max_prompt_length, run.profile.grpo.max_new_tokens
 show.length_table(lengths, *limits, run.profile.sft.max_length)
 
 # %%

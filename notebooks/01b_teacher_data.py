@@ -50,6 +50,7 @@ from dataclasses import replace
 
 from reasonkit.data import curation
 from reasonkit.data.sources import TeacherFile
+from reasonkit.models.load import load, quantize_int8, tokenizer
 from reasonkit.run import open_run
 
 run = open_run(PROFILE, RECIPE, SEED, data=QUESTIONS, settings=SETTINGS)
@@ -70,7 +71,8 @@ print(f"{recipe.title}\nteacher: {who}" if who else
 rows = []
 if who:
     others = replace(recipe, sources=tuple(source for source in recipe.sources if source.name not in named))
-    splits, _ = curation.curate(others, {**run.profile.rows, "train": min(COUNT, run.profile.rows["train"])}, SEED)
+    sizes = {**run.profile.rows, "train": min(COUNT, run.profile.rows["train"])}
+    splits, _ = curation.curate(others, sizes, SEED, tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
     rows = splits["train"].to_list()
     print(f"{len(rows)} questions, {sum(row['kind'] == 'open' for row in rows)} of them without a right answer")
 
@@ -85,7 +87,6 @@ if who:
 # %%
 import jax
 from reasonkit.models import checkpoints, lora, placement
-from reasonkit.models.load import load, quantize_int8
 from reasonkit.session.run_log import RunLog
 from recipes.stages.teacher import TeacherSettings, collect, local_teacher, request_for, teacher_from_secrets
 

@@ -100,8 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run, policy, limits = trained.run, trained.policy, trained.run.profile.grpo
     test = read_rows(run.stage("data") / "test.parquet")
     if options.data:
-        splits, _ = curation.curate(curation.load_data(options.data), {"test": ROWS}, run.seed)
-        fitting = screening.screen(splits, policy.tokenizer, limits.max_prompt_length)[0]["test"]
+        limit = policy.tokenizer, limits.max_prompt_length
+        splits, _ = curation.curate(curation.load_data(options.data), {"test": ROWS}, run.seed, *limit)
+        fitting = screening.screen(splits, *limit)[0]["test"]
         test = unseen(fitting, read_rows(run.stage("data") / "train.parquet"))
         print(f"{len(fitting) - len(test)} of {len(fitting)} problems left out: the training data has them")
     sizes = {"max_prompt_length": limits.max_prompt_length, "max_new_tokens": limits.max_new_tokens}

@@ -58,9 +58,10 @@ NOT_HERE = [stage for stage in STAGES if stage not in ("data", "sft")]
 def curate(run: Run) -> None:
     """Notebook 1: the splits and their manifest."""
     recipe = problems.load_recipe(run.recipe.data_for(run.profile))
-    splits, ledger = curation.curate(recipe, run.profile.rows, run.seed)
+    limit = tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length
+    splits, ledger = curation.curate(recipe, run.profile.rows, run.seed, *limit)
     print(ledger)
-    splits, left_out = screening.screen(splits, tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
+    splits, left_out = screening.screen(splits, *limit)
     for row in left_out:
         print(f"left out of {row.split}: {row.id}, {row.why}")
     ledger.add_screening(splits, left_out)

@@ -20,7 +20,7 @@ from reasonkit.data.loading import Raw, SourceError, open_rows, reach
 from reasonkit.data.problems import SPLITS, DataRecipe, fill_rubric, load_recipe, make_problem
 from reasonkit.data.readers import Refused, read_row
 from reasonkit.data.router import route
-from reasonkit.data.screening import COLUMNS, OPEN, question_key
+from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
 from reasonkit.data.sources import OWN, ROUTED, Family, Hub, OwnFile, Source
 from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
 
@@ -70,16 +70,27 @@ def own_recipe(path: Path) -> DataRecipe:
                       load_domain(GENERAL).rubric, (source,))
 
 
-def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> tuple[dict[str, Dataset], Ledger]:
+def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=None,
+           max_prompt_length: int = 0) -> tuple[dict[str, Dataset], Ledger]:
     """At most `sizes` rows for each split, and the ledger of what was dropped.
 
+    With a tokenizer, rows of sources whose prompt has more tokens than the limit go before the splits are dealt, so
+    others take their places. Rows of families are of known length and are left to `screening.screen`.
     Raises SourceError where a source that is not optional can't be read or has another number of rows than stated, and
-    ValueError for a split that stays empty.
+    ValueError for a split that stays empty, or if more than `MAX_LEFT_OUT` of the rows are too long.
     """
     ledger = Ledger()
     if not recipe.sources:
         return problems.make_splits(recipe, sizes, seed), ledger
     rows = clean(list(read_sources(recipe, seed, ledger)), ledger)
+    if tokenizer is not None:
+        fitting = ledger.keep("prompt length", rows,
+                              lambda number, row: prompt_fault(row["question"], tokenizer, max_prompt_length))
+        if len(rows) - len(fitting) > MAX_LEFT_OUT * len(rows):
+            last = ledger.dropped[-1]
+            raise ValueError(f"{len(rows) - len(fitting)} of {len(rows)} questions are too long, more than "
+                             f"{MAX_LEFT_OUT:.0%}. One of them, {last.id!r}: {last.example}")
+        rows = fitting
     splits = deal(recipe, rows, sizes, seed, ledger)
     if empty := [name for name, some in splits.items() if not some]:
         raise ValueError(f"data recipe {recipe.name!r} has no row for {', '.join(empty)}: give more different "

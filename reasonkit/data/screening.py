@@ -107,6 +107,15 @@ def prompt_length(question: str, tokenizer) -> int:
     return 1 + len(tokenizer.encode(TAGS.prompt(question)))
 
 
+def prompt_fault(question: str, tokenizer, max_prompt_length: int) -> tuple[str, str] | None:
+    """The (cause, why) of a prompt with more tokens than the limit. None for one that fits."""
+    if (tokens := prompt_length(question, tokenizer)) <= max_prompt_length:
+        return None
+    return "prompt too long", (f"the prompt has {tokens - 1} tokens, and with <bos> max_prompt_length "
+                               f"{max_prompt_length} is too short: shorten the question, or raise the limit, by "
+                               "[lengths] in the data recipe or in the profile")
+
+
 def is_worked(row: Mapping[str, str]) -> bool:
     """Whether a row has what SFT imitates: reasoning, and an answer that is no problem to solve."""
     return not (is_blank(row["reasoning"]) or is_blank(row["answer"]) or row["kind"] in POSED)
@@ -133,7 +142,10 @@ def screen(splits: Mapping[str, Dataset], tokenizer,
             raise ValueError(f"the rows of {name!r} have no {missing[0]!r}: a row needs {', '.join(COLUMNS)}")
         numbers, refused, ids = [], [], set()
         for number, row in enumerate(rows):
-            fault = row_fault(row) or _misfit(row, name == "train", tokenizer, max_prompt_length)
+            fault = row_fault(row) or prompt_fault(row["question"], tokenizer, max_prompt_length)
+            if not fault and name != "train" and row["kind"] == OPEN:
+                fault = "no gold answer", ("the kind is open, and an evaluation checks answers: leave such rows to "
+                                           "training")
             if not fault and row["id"] in ids:
                 fault = "id comes twice", f"id {preview(row['id'])} is that of an earlier row: give each its own"
             ids.add(row["id"])
@@ -149,14 +161,3 @@ def screen(splits: Mapping[str, Dataset], tokenizer,
         usable[name] = rows.select(numbers)
         left_out += refused
     return usable, left_out
-
-
-def _misfit(row: Mapping[str, str], trains: bool, tokenizer, max_prompt_length: int) -> tuple[str, str] | None:
-    tokens = prompt_length(row["question"], tokenizer)
-    if tokens > max_prompt_length:
-        return "prompt too long", (f"the prompt has {tokens - 1} tokens, and with <bos> max_prompt_length "
-                                   f"{max_prompt_length} is too short: shorten the question, or raise the limit, by "
-                                   "[lengths] in the data recipe or in the profile")
-    if not trains and row["kind"] == OPEN:
-        return "no gold answer", "the kind is open, and an evaluation checks answers: leave such rows to training"
-    return None

@@ -12,7 +12,7 @@ from reasonkit.data import curation, problems
 from reasonkit.data.curation import EXTRA, share_out
 from reasonkit.data.loading import SourceError
 from reasonkit.data.problems import load_recipe
-from reasonkit.data.screening import COLUMNS, question_key
+from reasonkit.data.screening import COLUMNS, question_key, screen
 from reasonkit.data.sources import Family, Wheel
 from reasonkit.judge.rubric import Criterion
 
@@ -79,6 +79,31 @@ def test_rows_are_dealt_and_accounted_for(recipe_of):
     assert curation.curate(recipe, SIZES, 1)[0]["train"].to_list() != splits["train"].to_list()
     keys = {name: set(map(question_key, rows["question"])) for name, rows in splits.items()}
     assert not keys["train"] & keys["test"]
+
+
+class Words:
+    """A tokenizer with a token per word."""
+
+    def encode(self, text):
+        return text.split()
+
+
+def test_a_question_over_the_limit_makes_room_for_another(recipe_of):
+    """Screened after dealing, every split would lack its long rows."""
+    long = [{**row, "q": " ".join([row["q"], *(f"{row['a']}x{n}" for n in range(300))])} for row in sums(60, 500)]
+    recipe = recipe_of([*sums(160), *long])
+    limit = Words(), 300
+    splits, ledger = curation.curate(recipe, SIZES, 0, *limit)
+    assert ("prompt length", 220, 160) in ledger.steps
+    assert {name: len(rows) for name, rows in splits.items()} == SIZES
+    usable, left_out = screen(splits, *limit)
+    assert not left_out and {name: len(rows) for name, rows in usable.items()} == SIZES
+    assert len(screen(curation.curate(recipe, SIZES, 0)[0], *limit)[0]["train"]) < SIZES["train"]  # the control
+
+
+def test_a_limit_that_most_questions_miss_is_an_error(recipe_of):
+    with pytest.raises(ValueError, match=r"100 of 100 questions are too long, more than 50%.*'s0-\d+': the prompt has"):
+        curation.curate(recipe_of(sums(100)), SIZES, 0, Words(), 5)
 
 
 def test_a_group_stays_in_one_split_and_open_rows_train(recipe_of):
