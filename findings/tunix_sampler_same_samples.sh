@@ -5,8 +5,8 @@
 #            again, in the next epoch or in pass@k by repeated calls, gets new completions.
 # Versions:  google-tunix 0.1.7, jax 0.10.2, flax 0.12.8, Python 3.11, CPU.
 # Behaviour: `seed=None` means PRNGKey(0), in each call anew. The same batch gives the same samples until the weights
-#            move. Rows of one batch differ. RolloutConfig.seed is None by default too, and one seed in it is used by
-#            every step, so a caller has to set another one per call.
+#            move. Rows of one batch differ. RolloutConfig.seed is None by default too, so a caller has to set another
+#            one per call.
 # Output:    four completions, 4 different; the same in the next call: True; in a new sampler: True; with
 #            seed 1: False
 # Fails when the behaviour changes.

@@ -67,7 +67,7 @@ class Dashboard:
     def _draw(self, plot: bool = True) -> list[dict[str, Any]]:
         began = time.monotonic()
         rows = self._log.read()
-        done, status = _progress(rows, self._total)
+        done, status = _progress(rows, self._total, self._budget.steps_left)
         status.append("every step will be run, however long it takes" if self._budget.grows else
                       f"{self._budget.minutes_left:.0f} min left in the session")
         if self._log.skipped:
@@ -87,8 +87,8 @@ class Dashboard:
         return rows
 
 
-def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
-    """Steps done, and the words of the status line."""
+def _progress(rows: list[Row], total: int, fitting: float) -> tuple[int, list[str]]:
+    """Steps done, and the words of the status line. The clock ends the stage after `fitting` more steps."""
     steps = [row for row in rows if row["event"].endswith(STEP)]
     if not steps:
         return 0, [f"step 0 of {total}", "preparing the first step"]
@@ -100,7 +100,9 @@ def _progress(rows: list[Row], total: int) -> tuple[int, list[str]]:
         pace = float(np.nanmedian(seconds))
         minutes = pace * (total - done) / 60
         words.append(f"{pace:.2g} s per step")
-        if done < total:
+        if fitting < total - done:
+            words.append(f"the clock has time for about {fitting:.0f} more")
+        elif done < total:
             words.append(f"about {minutes:.0f} min to go" if minutes >= 1 else "less than a minute to go")
     rewards = [row for row in rows if row["event"] == "reward"]
     if np.isfinite(speed := _tokens_per_second(stage[-1], rewards[-1] if rewards else {})):

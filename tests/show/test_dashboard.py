@@ -148,6 +148,14 @@ def test_progress_is_the_last_step_of_the_stage(log, board, first):
     assert "tag_format" not in board._status.value
 
 
+def test_steps_that_the_clock_allows_are_said(log, board, monkeypatch):
+    monkeypatch.setattr(TimeBudget, "steps_left", 6.2)
+    write_stage(log, steps=30)
+    board.update()
+    assert "30 s per step · the clock has time for about 6 more" in board._status.value
+    assert "to go" not in board._status.value
+
+
 def test_the_end_is_marked_and_never_passed(log, board):
     write_stage(log, steps=45)
     board.update()
