@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
 from reasonkit.data.rows import shuffle_rows
+from reasonkit.data.screening import is_worked
 from reasonkit.models.distributed import check_one_process
 from reasonkit.models.logprobs import token_logprobs
 from reasonkit.models.mesh import check_divides
@@ -44,7 +45,7 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
     minutes = math.inf if budget.grows else budget.stage_minutes("simpo") / 2
     samples = own_completions(policy, mesh, asked, settings, batch_size, minutes, seed)
     solved = {sample["id"] for sample in samples if not sample["cause"]}
-    for row in (row for row in asked if row["id"] not in solved):
+    for row in (row for row in asked if row["id"] not in solved and is_worked(row)):
         text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
         worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
         samples += [worked] * (not worked["cause"])
