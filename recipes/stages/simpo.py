@@ -8,6 +8,7 @@ model. Inputs are ids, because Tunix's string inputs put <bos> before each compl
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
     The chosen one has the right answer, the format, and its work shown (`traces.examine`). Where the policy has none,
     it is the row's worked solution, if that passes the same tests: `by` is then "data", else "policy". `batch_size`
     completions are sampled at once, for at most half of the stage's time. Questions that no program can check are left
-    out.
+    out. Raises ValueError, with what the completions are rejected for, where there is no pair.
     """
     asked = checkable(rows, settings.questions, seed)
     minutes = math.inf if budget.grows else budget.stage_minutes("simpo") / 2
@@ -49,7 +50,11 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
         text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
         worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
         samples += [worked] * (not worked["cause"])
-    return pairs(samples)
+    if not (found := pairs(samples)):
+        causes = dict(Counter(sample["cause"] or "nothing" for sample in samples))
+        raise ValueError(f"no question has a completion to choose and one to reject. They are rejected for: {causes}. "
+                         "Take more questions or, if none can be chosen, more steps of SFT")
+    return found
 
 
 def own_pairs(path: Path, *sampling) -> Dataset:
