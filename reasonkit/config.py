@@ -70,6 +70,11 @@ class Profile:
     toy: bool = False
     accelerator: str = ""
 
+    @property
+    def teacher(self) -> str:
+        """The model whose distribution distillation reads. A tiny policy has no larger one with its tokens."""
+        return self.distill.teacher or (self.policy if self.toy else self.judge)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -141,9 +141,8 @@ def test_the_batches_of_a_profile_divide_over_its_chips(name, count):
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_teacher_of_a_profile_reads_the_tokens_of_its_policy(name):
     profile = PROFILES[name]
-    teacher = profile.distill.teacher or profile.judge
-    assert MODELS[teacher].family == MODELS[profile.policy].family
-    assert profile.toy or profile.distill.teacher not in ("", profile.policy), "it is a larger one"
+    assert MODELS[profile.teacher].family == MODELS[profile.policy].family
+    assert (profile.teacher == profile.policy) == profile.toy, "else it is a larger one"
 
 
 @pytest.mark.parametrize("name", ["cpu", "smoke"])
