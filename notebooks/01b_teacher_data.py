@@ -121,16 +121,17 @@ if who:
 from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.judge import RATINGS, LocalJudge
 from reasonkit.models import logprobs
-from recipes.judges import api_judge
+from recipes.stages.teacher import judge_from_secrets
 
 if who and JUDGE == "api":
-    limits = api_judge.ApiLimits(DOLLARS, {teacher.name: PRICE} if PRICE else {})
-    judge = api_judge.from_secrets(limits, log=RunLog(run.stage("teacher") / "judge.jsonl"))
+    judge = judge_from_secrets(DOLLARS, PRICE, RunLog(run.stage("teacher") / "judge.jsonl"))
 elif who and JUDGE == "local":
     rater = load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
     rater = quantize_int8(rater, plan.judge) if profile.judge_int8 else rater
     judge = LocalJudge(logprobs.rating_logprobs(rater, plan.judge, RATINGS, max_length=profile.judge_max_length,
                                                 batch_size=profile.judge_batch), profile.judge + "-int8" * profile.judge_int8)
+elif who and JUDGE:
+    raise ValueError(f"JUDGE={JUDGE!r}: give \"local\" or \"api\", or \"\" for none")
 judge = judge and CachedJudge(judge, run.stage("teacher") / "verdicts.jsonl")
 
 # %% [markdown]

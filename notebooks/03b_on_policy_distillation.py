@@ -66,8 +66,7 @@ print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes le
 # single chip they take turns.
 
 # %%
-name = profile.distill.teacher or (profile.policy if profile.toy else profile.judge)
-plan = placement.plan(replace(profile, judge=name), jax.devices(), judge=True)
+plan = placement.plan(replace(profile, judge=profile.teacher), jax.devices(), judge=True)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}".replace("judge", "teacher"))
 chips(plan)
@@ -91,7 +90,7 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 # model knows. That a *larger* one knows more is not shown by it.
 
 # %%
-teacher = load(name, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
+teacher = load(profile.teacher, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
 if profile.toy and not profile.distill.teacher:
     teacher = train_toy_teacher(teacher, plan.judge, train, profile, run.stage("distill") / "teacher", SEED)
 print(f"teacher: {teacher.name}")

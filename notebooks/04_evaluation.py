@@ -150,7 +150,7 @@ SAMPLES, ASKED = 4 if profile.policy == "tiny-policy" else 0, 200  # completions
 some = test.select(range(min(ASKED, len(test))))
 sample = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, temperature=1.0,
                            **limits)
-sampled = [evaluate(lambda prompts, seed=seed: sample(prompts, seed), some, profile.eval_batch)
+sampled = [evaluate(lambda prompts, seed=seed: sample(prompts, seed), some, len(some))  # one call: each batch has its key
            for seed in range(SAMPLES)]
 judged = calibration_table(run.log("grpo").read("reward"))
 at_k_table(sampled) + judged if sampled else judged

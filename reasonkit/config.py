@@ -70,6 +70,11 @@ class Profile:
     toy: bool = False
     accelerator: str = ""
 
+    @property
+    def teacher(self) -> str:
+        """The model whose distribution distillation reads. A tiny policy has no larger one with its tokens."""
+        return self.distill.teacher or (self.policy if self.toy else self.judge)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -230,10 +235,9 @@ def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
 def adapt_to_lengths(profile: Profile, lengths: Mapping[str, int]) -> Profile:
     """The profile with the tokens of `prompt` and `completion` that a data recipe asks for, in place of its own. Rows
     of SFT and of the judge hold both, so their limits change by as many tokens."""
-    prompt = lengths.get("prompt", profile.grpo.max_prompt_length)
-    completion = lengths.get("completion", profile.grpo.max_new_tokens)
-    more = prompt + completion - profile.grpo.max_prompt_length - profile.grpo.max_new_tokens
-    sampled = {stage: replace(getattr(profile, stage), max_prompt_length=prompt, max_new_tokens=completion)
-               for stage in ("simpo", "grpo", "distill")}
+    given = {name: lengths[key] for key, name in (("prompt", "max_prompt_length"), ("completion", "max_new_tokens"))
+             if key in lengths}
+    more = sum(tokens - getattr(profile.grpo, name) for name, tokens in given.items())
+    sampled = {stage: replace(getattr(profile, stage), **given) for stage in ("simpo", "grpo", "distill")}
     return replace(profile, sft=replace(profile.sft, max_length=profile.sft.max_length + more),
                    judge_max_length=profile.judge_max_length + more, **sampled)

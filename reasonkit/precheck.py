@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -65,10 +66,14 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
         found = next(by for by, at in changed.items() if value_of(at, name) == value)
         rows.append([name, value, "this cell" if name in chosen else found])
     display(table(["choice", "value", "set by"], rows, "All notebooks of a run must choose the same."))
-    judged = plan.uses_judge and not (artifacts() / "grpo" / manifests.MANIFEST).exists()  # GRPO is still to be run
-    key = _key(fitted) if judged else None
-    names = [fitted.policy, *[fitted.judge] * (judged and not key)]
-    lines = [*_machine(fitted, len(names) > 1), *_models(names), *_session(fitted), *_sources(fitted, plan, data)]
+    left = [name for name in plan.stages if not (artifacts() / name / manifests.MANIFEST).exists()]
+    judged = plan.uses_judge and "grpo" in left
+    key = _key(fitted) if judged and not plan.judge else None
+    judge = fitted.judge if judged and not key or "reward_model" in left else None
+    teacher = fitted.teacher if "distill" in left else None
+    names = dict.fromkeys(filter(None, (fitted.policy, judge, teacher)))
+    lines = [*_machine(fitted, left, judge, teacher), *_models(names), *_session(fitted),
+             *_sources(fitted, plan, data)]
     lines += [("judge", f"behind an API, by the secret {key}", "")] * bool(key)
     display(table(["needed", "found", "to do"], lines, "Checked before anything is loaded."))
     if missing := "".join(f"\n- {name}: {remedy}" for name, _, remedy in lines if remedy):
@@ -79,7 +84,8 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
 Lines = Iterator[tuple[str, str, str]]
 
 
-def _machine(profile: Profile, judge: bool) -> Lines:
+def _machine(profile: Profile, left: Sequence[str], judge: str | None, teacher: str | None) -> Lines:
+    """`left` are the stages still to be run, and `judge` and `teacher` the models on chips of their own in them."""
     if profile.devices:
         use_virtual_devices(profile.devices)
     devices, remedy = jax.devices(), ""
@@ -89,16 +95,22 @@ def _machine(profile: Profile, judge: bool) -> Lines:
     if not remedy:
         try:
             alone = placement.plan(profile, devices, judge=False)
-            both = placement.plan(profile, devices, judge=judge)
-            check_divides(profile.sft.batch_size, alone.policy, "sft_batch_size")
+            both = placement.plan(profile, devices, judge=judge is not None)
             micro = profile.grpo.micro_prompts or profile.grpo.prompts_per_step
-            check_divides(micro * profile.grpo.num_generations, both.policy, "the completions of a GRPO pass")
+            rows = {"sft": ("sft_batch_size", profile.sft.batch_size, alone.policy),
+                    "simpo": ("2 x simpo_batch_size", 2 * profile.simpo.batch_size, alone.policy),
+                    "grpo": ("the completions of a GRPO pass", micro * profile.grpo.num_generations, both.policy)}
+            if teacher:
+                both = placement.plan(replace(profile, judge=teacher), devices, judge=True)
+                rows["distill"] = "distill_batch_size", profile.distill.batch_size, both.policy
+            for what, count, mesh in (rows[stage] for stage in left if stage in rows):
+                check_divides(count, mesh, what)
             yield "memory", " · ".join(both.reasons.values()), ""
         except ValueError as error:
             yield "memory", "the run does not fit", str(error)
 
 
-def _models(names: list[str]) -> Lines:
+def _models(names: Iterable[str]) -> Lines:
     absent = []
     for name in names:
         try:

@@ -133,7 +133,7 @@ class DistillSettings(CompletionSettings):
     solutions of the data. `beta` chooses the divergence: 0 is the forward KL(teacher || student), 1 the reverse
     KL(student || teacher), and between them it is the generalised Jensen-Shannon divergence, of which the paper has
     0.1, 0.5 and 0.9. `top_k` tokens of the teacher's distribution cross to the student, and the mass of all others.
-    `teacher` names its model, "" the profile's judge. Raises ValueError for values out of range.
+    `teacher` names its model, "" as `Profile.teacher`. Raises ValueError for values out of range.
     """
 
     batch_size: int

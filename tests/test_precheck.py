@@ -12,7 +12,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from reasonkit import precheck as module
 from reasonkit.models import mesh
-from reasonkit.models.load import ASSETS
+from reasonkit.models.load import ASSETS, MODELS
 from reasonkit.models.mesh import plan_mesh
 from reasonkit.precheck import precheck
 from reasonkit.session import secrets
@@ -116,13 +116,16 @@ def test_a_damaged_model_is_named(shown, tmp_path):
 
 @pytest.mark.parametrize(("settings", "count", "message"), [
     ({"policy": "gemma3-12b-it"}, 8, "memory: the policy needs .* take a smaller model or fewer rows"),
-    ({}, 3, "memory: sft_batch_size = 16 rows cannot be split over fsdp=3 chips: make it 15 or 18")])
+    ({}, 3, "memory: sft_batch_size = 16 rows cannot be split over fsdp=3 chips: make it 15 or 18"),
+    ({"simpo_batch_size": 3}, 8, "memory: 2 x simpo_batch_size = 6 rows cannot be split"),
+    ({"distill_batch_size": 3}, 8, "memory: distill_batch_size = 3 rows cannot be split over fsdp=2 chips")])
 def test_what_does_not_fit_the_chips_is_named(shown, monkeypatch, settings, count, message):
+    recipe = {"simpo_batch_size": "pinocchio", "distill_batch_size": "on_policy_distillation"}
     accelerators(monkeypatch, "tpu", count)
     if count == 3:
         monkeypatch.setattr(module.placement, "plan", lambda profile, devices, judge: plan_mesh(devices, judge=judge))
     with pytest.raises(RuntimeError, match=message):
-        precheck("kaggle", "g_rar", 0, settings)
+        precheck("kaggle", recipe.get(next(iter(settings), ""), "g_rar"), 0, settings)
 
 
 @pytest.mark.parametrize(("key", "code", "names"), [
@@ -138,6 +141,16 @@ def test_a_judge_behind_an_api_needs_its_key_and_the_clone(shown, monkeypatch, k
         precheck("kaggle", "g_rar", 0, {})
     assert {"gemma2-2b-it", "gemma3-12b-it", "judge"} & shown.keys() == names
     assert ("the second half" in shown["memory"][0]) == ("judge" not in names) and "0123456789" not in str(shown)
+
+
+@pytest.mark.parametrize(("recipe", "names"), [
+    ("deep_corgi", {"gemma2-2b-it", "gemma3-12b-it"}), ("on_policy_distillation", {"gemma2-2b-it", "gemma2-9b-it"})])
+def test_a_stage_that_reads_another_model_needs_it_whatever_key_there_is(shown, monkeypatch, recipe, names):
+    accelerators(monkeypatch, "tpu", 8)
+    monkeypatch.setenv("GEMINI_API_KEY", "sk-0123456789")
+    with pytest.raises(RuntimeError, match="attach google/gemma-2/flax/gemma2-2b-it/1 and google/gemma-[23]/flax"):
+        precheck("kaggle", recipe, 0, {})
+    assert {*MODELS, "judge"} & shown.keys() == names and "the second half" in shown["memory"][0]
 
 
 def test_an_evaluation_needs_no_judge_and_runs_in_the_reserve(shown, monkeypatch, tmp_path):

@@ -91,12 +91,14 @@ def test_the_rubric_without_a_judge_is_refused():
 def test_a_recipe_is_a_file_that_changes_settings(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text('"""Mine. Nothing else.\n\nMore."""\nfrom recipes import gym\nfrom dataclasses '
                                       'import replace\nRECIPE = replace(gym.RECIPE, sft={"steps": 7}, '
-                                      'grpo={"beta": 0.0}, toy_data="tiny_mix", data="gym_mix")\n')
+                                      'grpo={"beta": 0.0}, simpo={"max_new_tokens": 32}, toy_data="tiny_mix", '
+                                      'data="gym_mix")\n')
     monkeypatch.setattr("recipes.__path__", [*importlib.import_module("recipes").__path__, str(tmp_path)])
     run = open_run("smoke", "mine", 0, tmp_path / "run")
     assert (run.recipe.name, run.recipe.summary) == ("mine", "Mine. Nothing else.")
-    assert (run.profile.sft.steps, run.profile.grpo.beta) == (7, 0.0)
-    assert replace(run.profile, sft=PROFILES["smoke"].sft, grpo=PROFILES["smoke"].grpo) == PROFILES["smoke"]
+    assert (run.profile.sft.steps, run.profile.grpo.beta, run.profile.simpo.max_new_tokens) == (7, 0.0, 32)
+    others = {stage: getattr(PROFILES["smoke"], stage) for stage in ("sft", "simpo", "grpo")}
+    assert replace(run.profile, **others) == PROFILES["smoke"]
     found = {name: run.recipe.data_for(profile) for name, profile in PROFILES.items()}
     assert [name for name in found if found[name] == "gym_mix"] == ["kaggle", "colab", "gpu"]
 
@@ -141,9 +143,8 @@ def test_the_batches_of_a_profile_divide_over_its_chips(name, count):
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_teacher_of_a_profile_reads_the_tokens_of_its_policy(name):
     profile = PROFILES[name]
-    teacher = profile.distill.teacher or profile.judge
-    assert MODELS[teacher].family == MODELS[profile.policy].family
-    assert profile.toy or profile.distill.teacher not in ("", profile.policy), "it is a larger one"
+    assert MODELS[profile.teacher].family == MODELS[profile.policy].family
+    assert (profile.teacher == profile.policy) == profile.toy, "else it is a larger one"
 
 
 @pytest.mark.parametrize("name", ["cpu", "smoke"])

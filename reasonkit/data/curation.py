@@ -159,7 +159,8 @@ def _passes(source: Source, raw: Raw) -> bool:
         if column not in raw:
             raise SourceError(f"source {source.name!r} has no column {column!r} to filter by, only {', '.join(raw)}")
     return (all(raw[column] in values for column, values in source.keep.items())
-            and all(float(raw[column]) <= limit for column, limit in source.at_most.items()))
+            and all(raw[column] is not None and float(raw[column]) <= limit
+                    for column, limit in source.at_most.items()))
 
 
 def _family_rows(source: Family, seed: int) -> Iterator[Row]:

@@ -148,7 +148,7 @@ def screen(splits: Mapping[str, Dataset], tokenizer,
                                            "training")
             if not fault and row["id"] in ids:
                 fault = "id comes twice", f"id {preview(row['id'])} is that of an earlier row: give each its own"
-            ids.add(row["id"])
+            ids.add(str(row["id"]))
             if fault:
                 refused.append(LeftOut(name, str(row["id"]), str(row["question"]), fault[0],
                                        f"row {number + 1}: {fault[1]}"))

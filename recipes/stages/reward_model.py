@@ -115,8 +115,12 @@ def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: st
     """A head for the model `name` on its `features` (`hidden_means`), or the `given` one, and its AUC on the held-out
     traces: of "all", of the "policy"'s own, and of "worked" solutions against flawed ones, where there are any.
 
-    Raises UnfitRewardModel where that of all is below `least_auc`, and ValueError as `train_teacher`.
+    Raises UnfitRewardModel where that of all is below `least_auc`, and ValueError as `train_teacher` and for a head
+    that was trained on another model.
     """
+    if given and given.model != name:
+        raise ValueError(f"the reward model was trained on {given.model}, and the judge model is {name}: take that one")
+
     def read(traces: Sequence[Trace]) -> np.ndarray:
         return features([trace["question"] for trace in traces], [trace["reasoning"] for trace in traces])
 

@@ -8,6 +8,7 @@ model. Inputs are ids, because Tunix's string inputs put <bos> before each compl
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
 from reasonkit.data.rows import shuffle_rows
+from reasonkit.data.screening import is_worked
 from reasonkit.models.distributed import check_one_process
 from reasonkit.models.logprobs import token_logprobs
 from reasonkit.models.mesh import check_divides
@@ -38,17 +40,21 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
     The chosen one has the right answer, the format, and its work shown (`traces.examine`). Where the policy has none,
     it is the row's worked solution, if that passes the same tests: `by` is then "data", else "policy". `batch_size`
     completions are sampled at once, for at most half of the stage's time. Questions that no program can check are left
-    out.
+    out. Raises ValueError, with what the completions are rejected for, where there is no pair.
     """
     asked = checkable(rows, settings.questions, seed)
     minutes = math.inf if budget.grows else budget.stage_minutes("simpo") / 2
     samples = own_completions(policy, mesh, asked, settings, batch_size, minutes, seed)
     solved = {sample["id"] for sample in samples if not sample["cause"]}
-    for row in (row for row in asked if row["id"] not in solved):
+    for row in (row for row in asked if row["id"] not in solved and is_worked(row)):
         text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
         worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
         samples += [worked] * (not worked["cause"])
-    return pairs(samples)
+    if not (found := pairs(samples)):
+        causes = dict(Counter(sample["cause"] or "nothing" for sample in samples))
+        raise ValueError(f"no question has a completion to choose and one to reject. They are rejected for: {causes}. "
+                         "Take more questions or, if none can be chosen, more steps of SFT")
+    return found
 
 
 def own_pairs(path: Path, *sampling) -> Dataset:

@@ -27,6 +27,7 @@ from reasonkit.text.tags import TAGS, neutralise, printable
 from reasonkit.train.rollout import generator
 from recipes.judges.api_calls import ApiCalls, ApiLimits
 from recipes.judges.api_client import CallError, Service, service_from_secrets
+from recipes.judges.api_judge import ApiJudge
 from recipes.stages.traces import Sample, examine, score
 
 START, END = "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"
@@ -77,12 +78,22 @@ def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log:
                          temperature: float = 1.0) -> Teacher:
     """The API that a secret switches on. See `api_client.service_from_secrets`. `price`: dollars per million tokens in
     and out, for a model without a known price. Raises ValueError without a key, and as `api_teacher`."""
-    service = service_from_secrets(max_tokens=max_tokens, temperature=temperature)
-    if service is None:
-        raise ValueError("no teacher: set the secret GEMINI_API_KEY, or OPENAI_API_KEY with OPENAI_MODEL and "
-                         "OPENAI_BASE_URL, or name a local model as TEACHER")
+    service = _service("teacher", max_tokens=max_tokens, temperature=temperature)
     limits = ApiLimits(dollars, {service.name: price} if price else {}, call_seconds=180, batch_seconds=900)
     return api_teacher(service, limits, log)
+
+
+def judge_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog) -> ApiJudge:
+    """As `teacher_from_secrets`, a judge."""
+    service = _service("judge", max_tokens=4096)
+    return ApiJudge(service, ApiLimits(dollars, {service.name: price} if price else {}), log=log)
+
+
+def _service(role: str, **options) -> Service:
+    if service := service_from_secrets(**options):
+        return service
+    raise ValueError(f"no {role}: set the secret GEMINI_API_KEY, or OPENAI_API_KEY with OPENAI_MODEL and "
+                     f"OPENAI_BASE_URL, or take a local {role}")
 
 
 def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,

@@ -154,6 +154,7 @@ def test_another_number_of_rows_than_stated_stops_the_run(recipe_of):
 
 def test_rows_are_filtered_capped_and_used_as_stated(recipe_of):
     rows = [{**row, "level": n % 3, "split": "x"} for n, row in enumerate(sums(300))]
+    rows += sums(9, 400, level=None, split="x")
     recipe = recipe_of(rows, sums(100, 1000), sums(60, 2000), s0={"more": "cap = 30\nkeep = {split = [\"x\"]}\n"
                        "at_most = {level = 1}"}, s1={"more": 'use = "test"'}, s2={"more": 'use = "train"'})
     splits, ledger = curation.curate(recipe, {"train": 500, "validation": 500, "test": 500}, 0)

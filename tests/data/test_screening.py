@@ -129,6 +129,11 @@ def test_a_row_that_stops_a_stage_is_left_out(tokenizer, split, change, cause, w
     assert re.match(f"row 2: {why}", left.why)
 
 
+def test_ids_that_are_no_texts_are_named(tokenizer):
+    with pytest.raises(ValueError, match=r"2 of 2 rows of 'train' .* id is \[1\], and must be a text, in quotes"):
+        screen({"train": rows({"id": [1]}, {"id": [2]})}, tokenizer, 48)
+
+
 def test_a_row_without_reasoning_serves_all_but_sft(tokenizer):
     some = {name: rows({}, {"reasoning": "\ufeff "}, {}) for name in SPLITS}
     kept, left_out = screen(some, tokenizer, 48)

@@ -92,6 +92,8 @@ def test_a_head_that_tells_good_from_bad_is_kept_and_one_that_does_not_is_refuse
     assert teacher.model == "toy" and teacher.weights_D[0] > 0
     assert found["all"].value > 0.95 and found["policy"].questions == 6 and found["worked"].questions == 2
     assert fit(features(4), "toy", [], held_out, 0.85, teacher) == (teacher, found), "one that was trained elsewhere"
+    with pytest.raises(ValueError, match="trained on toy, and the judge model is toy-int8: take that one"):
+        fit(features(4), "toy-int8", [], held_out, 0.85, teacher)
     with pytest.raises(UnfitRewardModel, match=r"AUC is 0\.\d+ \(95 % interval .*, and 0.85 is the least. Take more"):
         fit(features(0), "toy", train, held_out, 0.85)
     with pytest.raises(UnfitRewardModel, match="AUC is unknown, for want of pairs"):

@@ -214,6 +214,17 @@ def test_pairs_are_the_policys_own_or_the_data_s_where_it_has_none(asked, tmp_pa
     assert calls == [(8, 5), (4, 7)], "two questions at once, the open one is not asked, each call has its seed"
     again = own_pairs(tmp_path / "pairs.jsonl", policy, None, rows, settings, 8, TimeBudget(1), 5)
     assert again.to_list() == pairs.to_list() and len(calls) == 2, "a stage that resumes samples nothing"
+    bare = rows.map(lambda row: {"reasoning": ""})
+    pairs = sample_pairs(policy, None, bare, settings, 8, TimeBudget(1), 5)
+    assert [pair["by"] for pair in pairs] == ["policy"], "a row without a worked solution has none to choose"
+
+
+def test_where_no_pair_is_found_it_is_said_why_and_tried_again(asked, tmp_path):
+    rows = asked[0].filter(lambda row: row["question"] == "2 plus 2").map(lambda row: {"reasoning": ""})
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"rejected for: {'wrong answer': 2, 'no work': 1, 'format: .*': 1}. Take"):
+            own_pairs(tmp_path / "pairs.jsonl", SimpleNamespace(model=None, tokenizer=None), None, rows, SETTINGS, 4,
+                      TimeBudget(1), 0)
 
 
 def test_sampling_takes_half_of_the_stages_time(asked, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from reasonkit.judge.judge import JudgeFailure, JudgeVerdict
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.session.run_log import RunLog
 from reasonkit.text.tags import TAGS
-from recipes.judges.api_client import openai_compatible
+from recipes.judges.api_client import Service, openai_compatible
 from recipes.judges.api_judge import ApiLimits
 from recipes.stages import simpo
 from recipes.stages.teacher import (
@@ -30,6 +30,7 @@ from recipes.stages.teacher import (
     TeacherSettings,
     api_teacher,
     collect,
+    judge_from_secrets,
     request_for,
     teacher_from_secrets,
 )
@@ -430,8 +431,18 @@ def test_no_two_calls_have_the_same_seed(tmp_path):
 
 def test_without_a_key_or_a_model_the_error_says_what_to_set(tmp_path, monkeypatch):
     monkeypatch.setattr("recipes.stages.teacher.service_from_secrets", lambda **options: None)
-    with pytest.raises(ValueError, match="no teacher: set the secret GEMINI_API_KEY"):
-        teacher_from_secrets(1.0, None, RunLog(tmp_path / "asked.jsonl"))
+    for make, role in ((teacher_from_secrets, "teacher"), (judge_from_secrets, "judge")):
+        with pytest.raises(ValueError, match=f"no {role}: set the secret GEMINI_API_KEY.* or take a local {role}"):
+            make(1.0, None, RunLog(tmp_path / "asked.jsonl"))
+
+
+def test_a_price_is_that_of_the_judge_whoever_the_teacher_is(tmp_path, monkeypatch):
+    service = Service("new-model", None, 100)
+    monkeypatch.setattr("recipes.stages.teacher.service_from_secrets", lambda **options: service)
+    for make in (teacher_from_secrets, judge_from_secrets):
+        assert make(1.0, (1.0, 2.0), RunLog(tmp_path / "asked.jsonl")).name == "new-model"
+        with pytest.raises(ValueError, match="no price is known for model 'new-model'"):
+            make(1.0, None, RunLog(tmp_path / "asked.jsonl"))
 
 
 def test_settings_that_make_no_sense_are_named():
