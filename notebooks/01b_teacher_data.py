@@ -9,18 +9,18 @@
 # %% [markdown]
 # # 1b · Teacher data
 #
-# Many sets of questions have right answers and no worked solutions, and SFT needs worked solutions. This notebook asks a
-# stronger model for them. Each completion is tested: format, refusals, leaked answers, work shown, and the right answer
-# by the checker of its kind. What fails is asked again, up to a limit. This is rejection sampling (RFT, arXiv
-# 2308.01825).
+# SFT needs worked solutions, but many data sets come with right answers only. This notebook asks a stronger model to
+# write the solutions and tests each one: format, refusals, leaked answers, work shown, and a right answer according to
+# the checker of its kind. Questions whose completions fail are asked again, up to a limit. This is rejection sampling
+# (RFT, arXiv 2308.01825).
 #
-# - **Input:** the training questions of a data recipe or of your own file.
+# - **Input:** the training questions of a data recipe or your own file.
 # - **Output:** `artifacts/teacher/traces.jsonl`, a source of data like any other, and `pairs.jsonl` for SimPO.
-# - **Is it needed?** Only if the recipe has the stage `teacher`, as `gemmatron`, if its data have a source
-#   `from = "teacher"`, or if you set `TEACHER`. Otherwise it says so and changes nothing.
+# - **Do you need it?** Only if your recipe has the stage `teacher`, as `gemmatron` does, if its data include a source
+#   with `from = "teacher"`, or if you set `TEACHER`. Otherwise the notebook says so and changes nothing.
 #
-# Every question, answer and payment is recorded in `asked.jsonl` as it comes. Stop this notebook whenever you like and
-# run it again: nothing that was answered is asked or paid for again.
+# Every question, answer and payment is written to `asked.jsonl` right away. You can stop this notebook whenever you
+# like and run it again later: you never ask or pay for the same answer twice.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -65,7 +65,7 @@ print(f"{recipe.title}\nteacher: {who}" if who else
 # %% [markdown]
 # ## The questions
 #
-# They are training questions only, of the same splits as in notebook 1. The sources that a teacher writes are left out.
+# We use the same splits as notebook 1 and ask only training questions. Sources that a teacher has written are left out.
 
 # %%
 rows = []
@@ -79,10 +79,10 @@ if who:
 # %% [markdown]
 # ## The teacher
 #
-# An API is switched on by a secret: `GEMINI_API_KEY`, or `OPENAI_API_KEY` with `OPENAI_MODEL` and `OPENAI_BASE_URL` for
-# any endpoint that speaks OpenAI's chat completions. Read the terms of its vendor: some forbid training on answers. A
-# local model runs on this machine's chips. With `TEACHER = "policy"` the run's own model answers after SFT, which makes
-# *on-policy* pairs for SimPO.
+# To use an API, set a secret: `GEMINI_API_KEY`, or `OPENAI_API_KEY` with `OPENAI_MODEL` and `OPENAI_BASE_URL` for any
+# endpoint that speaks OpenAI's chat completions. Read the vendor's terms first, because some forbid training on the
+# answers. A local model runs on this machine's chips. With `TEACHER = "policy"` the run's own model answers after SFT,
+# and that gives you *on-policy* pairs for SimPO. The second cell below prints the text of the first request.
 
 # %%
 import jax
@@ -113,9 +113,9 @@ if who:
     print(f"{teacher.name} ({teacher.endpoint}), {teacher.sampling}\n\n{request_for(rows[0], settings)}")
 
 # %% [markdown]
-# A judge is needed for questions without a right answer. It also rejects a right answer with poor reasoning, which no
-# checker sees: of two or four options, one is right by a guess. With `KEEP` above 1 it chooses the best. Its verdicts are
-# recorded, too.
+# Questions without a right answer need a judge. A judge also catches what no checker can see, a right answer with poor
+# reasoning: with only two or four options, a guess is often right. If `KEEP` is above 1, the judge picks the best
+# completion. Its verdicts are recorded too.
 
 # %%
 from reasonkit.judge.cache import CachedJudge
@@ -147,8 +147,8 @@ if who:
 # %% [markdown]
 # ## What is kept
 #
-# The first table counts every completion that was left out, by cause. The second has examples. If most have one cause,
-# the prompt or the teacher is at fault. `wrong answer` is the price of hard questions.
+# The first table counts the rejected completions by cause, and the second gives examples. Some `wrong answer` rows are
+# normal, because hard questions cost attempts. If one other cause dominates, suspect the prompt or the teacher.
 
 # %%
 from reasonkit.show import data_view
@@ -161,7 +161,7 @@ data_view.step_table(ledger) if who else "no completions"
 data_view.example_table(ledger, ["completions"]) if who else "no completions"
 
 # %% [markdown]
-# Five of the traces, as SFT will see them:
+# Here are five of the traces, exactly as SFT will see them:
 
 # %%
 from markupsafe import Markup
@@ -176,8 +176,8 @@ table(["question", "trace", "tries"], shown, f"{len(kept)} traces in all") if sh
 # %% [markdown]
 # ## Hand over
 #
-# Notebook 1 reads the traces as one source of a mix in `data_recipes/`, as the recipe `gemmatron` does, or as your own
-# file, `DATA = "artifacts/teacher/traces.jsonl"`. It cleans them like any other rows.
+# Notebook 1 can read the traces in two ways: as one source of a mix in `data_recipes/`, as the recipe `gemmatron` does,
+# or as your own file, with `DATA = "artifacts/teacher/traces.jsonl"`. It cleans them like any other rows.
 
 # %%
 import json

@@ -9,19 +9,19 @@
 # %% [markdown]
 # # 2 · SFT warm start
 #
-# Reinforcement learning can reward only what the model already does sometimes, and a base model never writes our tags.
-# A short supervised run on worked solutions comes first. It trains one LoRA adapter on the frozen base model, and every
-# later stage trains the same adapter.
+# Reinforcement learning can only reward what the model already does some of the time, and a base model never writes our
+# tags. So we start with a short supervised run on worked solutions. It trains one LoRA adapter on top of the frozen
+# base model, and every later stage goes on training that same adapter.
 #
-# **What to expect:** the loss falls and levels off within the first third of the steps. In the demo the format goes from
-# 0 to 100 %, and content accuracy *falls* from 66 to 54 %: most of its traces skip the steps on purpose, and the model
-# learns that too. The recipe's later stages win it back.
+# **What to expect:** the loss falls and levels off within the first third of the steps. In the demo the format rate
+# goes from 0 to 100 %, while content accuracy *falls* from 66 to 54 %. That is expected: most of the demo's traces skip
+# the steps on purpose, and the model learns that too. The recipe's later stages win the accuracy back.
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the data of notebook 1.
 # - **Output:** the adapter in `artifacts/sft/adapter`, and checkpoints that the judges can already load.
 # - **What to change:** steps and learning rate in the first cell, everything else in the profile
-#   (`reasonkit/config.py`). More steps help where the format is not yet kept. They do not add reasoning.
+#   (`reasonkit/config.py`). More steps help if the model doesn't keep the format yet. They won't make it reason better.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -64,8 +64,8 @@ print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes le
 # %% [markdown]
 # ## The chips
 #
-# A base model of 1 or 2 B parameters fits on each chip whole. Every chip holds a copy and works on its share of the
-# batch, so no chip waits for weights from another. SFT has no judge, and the policy gets all the chips.
+# A base model of 1 or 2 B parameters fits on a single chip. So every chip holds a full copy and works on its own share
+# of the batch, and no chip waits for weights from another. SFT has no judge, which leaves all the chips to the policy.
 
 # %%
 plan = placement.plan(profile, jax.devices(), judge=False)
@@ -74,8 +74,8 @@ for role, reason in plan.reasons.items():
 chips(plan)
 
 # %% [markdown] tags=["clone"]
-# On a TPU, the next cell compiles every program of the whole run before it loads any weights. It tells whether each one
-# fits in a chip's memory and how many minutes the stages will take. That costs some minutes and can save hours.
+# On a TPU, the next cell compiles every program of the whole run before it loads any weights. It tells you whether each
+# one fits in a chip's memory and how many minutes the stages will take. This costs a few minutes and can save hours.
 
 # %% tags=["clone"]
 from tools.preflight import forecast
@@ -86,8 +86,8 @@ if jax.default_backend() == "tpu":
 # %% [markdown]
 # ## The model and its adapter
 #
-# The base model is loaded once and never changes. The adapter starts at zero, so at this point the policy is the base
-# model.
+# We load the base model once and never change it. The adapter starts at zero, so at this point the policy behaves
+# exactly like the base model.
 
 # %%
 policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
@@ -98,8 +98,8 @@ print(f"{policy.name}: adapter of rank {profile.lora_rank}, alpha {profile.lora_
 # %% [markdown]
 # ## Before training
 #
-# The base model answers 16 validation questions greedily, and its loss on worked solutions is measured. Both are
-# repeated after training.
+# For a baseline, the untrained model answers 16 validation questions greedily, and we measure its loss on worked
+# solutions. After training we repeat both.
 
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
@@ -111,33 +111,33 @@ losses = {"before SFT": validation_loss(policy, plan.policy, validation, profile
 # %% [markdown]
 # ## The objective
 #
-# The loss is the mean negative log-likelihood of the completions' tokens, over the prompts $x$ and completions $y$ of a
-# batch $B$. The stop token belongs to the completion.
+# The loss is the mean negative log-likelihood of the completion tokens, taken over the prompts $x$ and completions $y$
+# of a batch $B$. The stop token is part of the completion.
 #
 # $$L(\theta) = -\frac{1}{\sum_{B} |y|}\,\sum_{(x, y) \in B}\;\sum_t \log \pi_\theta(y_t \mid x, y_{<t})$$
 #
-# The prompt has no loss, because the policy never writes it. The stop token has one, because a policy that never learns
-# to stop runs into the token limit. Here is one training row, token by token:
+# Prompt tokens carry no loss, because the policy never has to write them. The stop token does, because a policy that
+# never learns to stop runs into the token limit. Here is one training row, token by token:
 
 # %%
 loss_mask(train, policy.tokenizer, profile.sft.max_length)
 
 # %%
-reasons = {"steps": "enough for the tags. The loss is flat long before the end",
-           "batch_size": "sequences per step, as many as fit the chips",
-           "max_length": "tokens of prompt and completion. Longer rows are left out, never cut",
-           "pack": "several rows in one line of the batch, each seeing only itself, so that less is padding",
-           "learning_rate": "a LoRA needs about ten times that of a full fine-tune",
-           "warmup": "share of the steps until the full rate, while Adam's moments are still rough",
-           "clip": "largest gradient norm, so that one odd batch moves little"}
+reasons = {"steps": "enough to learn the tags. The loss is flat long before the end",
+           "batch_size": "sequences per step, as many as fit on the chips",
+           "max_length": "tokens of prompt plus completion. Longer rows are left out, never cut",
+           "pack": "several rows share one line of the batch, each seeing only itself, to save padding",
+           "learning_rate": "LoRA needs about ten times the rate of a full fine-tune",
+           "warmup": "share of the steps spent ramping up to the full rate, while Adam's moments are still rough",
+           "clip": "largest gradient norm, so one odd batch can't move the weights far"}
 report.table(["setting", "value", "why"], [[name, getattr(profile.sft, name), why] for name, why in reasons.items()], "")
 
 # %% [markdown]
 # ## Training
 #
-# If the session's clock runs out, the stage stops early and saves what it has. If you run this notebook again, a
-# finished stage is read back instead of trained again. A stage whose settings or data have changed since is refused,
-# and the message says what differs.
+# If the session's clock runs out, the stage stops early and saves what it has. When you run this notebook again, a
+# finished stage is read back instead of trained again. If its settings or data have changed since then, the notebook
+# refuses to go on and says what differs.
 
 # %%
 log = run.log("sft")
@@ -155,9 +155,10 @@ board.figure(run.stage("sft") / "curves.png")
 # %% [markdown]
 # ## After training
 #
-# The same questions again. Sixteen are few, as the intervals show: 16 of 16 in the right format is compatible with a
-# rate of 83 %. The evaluation measures all of this on the test split. The validation loss is only as good as its rows: few
-# worked ones, all of one kind, say little about the others.
+# We ask the same questions again. Sixteen is a small sample, as the intervals show: even 16 out of 16 in the right
+# format is compatible with a true rate of 83 %. The evaluation notebook measures all of this properly, on the test
+# split. The validation loss is only as good as its rows: a handful of worked ones, all of the same kind, says little
+# about the others.
 
 # %%
 answers["after SFT"] = evaluate(generate, sample, 16)
@@ -172,7 +173,8 @@ report.side_by_side(answers, most=3)
 # %% [markdown]
 # ## Next
 #
-# The recipe's next stage continues with this adapter. If this one was stopped, the next cell says how to resume it.
+# The recipe's next stage continues from this adapter. If this stage was stopped early, the next cell tells you how to
+# resume it.
 
 # %%
 warm = run.manifest("sft")

@@ -9,21 +9,23 @@
 # %% [markdown]
 # # 2b · SimPO
 #
-# SFT imitates worked solutions, also where the model itself knows better or worse. Now it compares its own completions:
-# of two to the same question, one is right with its work shown, and the other was rejected. SimPO (arXiv 2405.14734)
-# makes the first more likely than the second. It needs no reward model, no judge and no second copy of the policy.
+# SFT imitates worked solutions, whether the model would have done better or worse on its own. Now the model learns from
+# its own completions instead. We take two completions of the same question: one is right and shows its work, the other
+# was rejected. SimPO (arXiv 2405.14734) makes the first more likely than the second. It needs no reward model, no judge
+# and no second copy of the policy.
 #
-# **The known danger:** preference training can cost the format. In a public run DPO took it from 89.5 to 76.8 %. A
-# chosen completion may lose probability as long as the rejected one loses more. Two things stand against that here: the
-# chosen completions keep the format, and a small SFT term holds their likelihood up. The tables at the end show whether
-# it was enough.
+# **The known danger:** preference training can damage the format. In one public run, DPO took the format rate from 89.5
+# to 76.8 %. The reason is that a chosen completion may lose probability as long as the rejected one loses more. Two
+# things guard against that here: the chosen completions all keep the format, and a small SFT term holds their
+# likelihood up. The tables at the end show whether that was enough.
 
 # %% [markdown] tags=["clone"]
-# - **Input:** the adapter of the stage before, and the training questions.
+# - **Input:** the adapter of the previous stage, and the training questions.
 # - **Output:** the adapter in `artifacts/simpo/adapter`, and the pairs in `artifacts/simpo/pairs.jsonl`.
-# - **What to change:** steps and learning rate in `SETTINGS`, as `simpo_steps`, the rest in the profile or the recipe.
-#   If the format falls, lower the learning rate or raise `sft_weight`.
-# - Pairs of notebook 1b are taken first. A judge there makes pairs of questions without a right answer, too.
+# - **What to change:** steps and learning rate in `SETTINGS` (as in `simpo_steps`), the rest in the profile or the
+#   recipe. If the format rate falls, lower the learning rate or raise `sft_weight`.
+# - If notebook 1b has written pairs, they are used first. With a judge, it also makes pairs from questions that have no
+#   right answer.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -65,7 +67,7 @@ print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes le
 # %% [markdown]
 # ## The chips
 #
-# There is one model and no judge, so the policy has all the chips. A pair is two rows of a batch.
+# There is only one model and no judge, so the policy gets all the chips. Each pair takes up two rows of a batch.
 
 # %%
 plan = placement.plan(profile, jax.devices(), judge=False)
@@ -78,13 +80,13 @@ policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" no
               remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
-print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.name} with a new adapter, which is zero")
+print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.name} with a fresh adapter")
 
 # %% [markdown]
 # ## Before training
 #
-# The policy answers validation questions greedily. They are more than in the other notebooks, because a loss of a few
-# points of format must show.
+# First the policy answers validation questions greedily. We ask more of them than in the other notebooks, because we
+# want to notice if the format rate drops by a few points.
 
 # %%
 limits = dict(max_prompt_length=profile.simpo.max_prompt_length, max_new_tokens=profile.simpo.max_new_tokens)
@@ -96,11 +98,11 @@ print(answers["before SimPO"])
 # %% [markdown]
 # ## The pairs
 #
-# The policy answers training questions several times, at temperature 1. A completion is chosen if it keeps the format,
-# has the right answer and shows its work. One that fails is its rejected partner, a wrong answer before any other fault.
-# Both are the policy's own, so the difference between them is one that it can make. If none of its completions can be
-# chosen, the worked solution of the data takes that place. A question that is always or never solved in the same way
-# gives no pair.
+# The policy answers each training question several times, at temperature 1. A completion can be chosen if it keeps the
+# format, has the right answer and shows its work. One that fails becomes its rejected partner, and we prefer a wrong
+# answer to any other fault. Both come from the policy itself, so the better one is within its reach. If none of its
+# completions can be chosen, the worked solution from the data takes that place. A question that is always or never
+# solved in the same way gives no pair.
 
 # %%
 taught = run.stage("teacher") / "pairs.jsonl"
@@ -119,34 +121,35 @@ report.table(["question", "chosen", "rejected", "rejected for", "chosen by"], sh
 # %% [markdown]
 # ## The objective
 #
-# For a question $x$ with chosen $y_w$ and rejected $y_l$, the implicit reward is $\beta$ times the mean log-probability
-# per token. $\gamma$ is the margin aimed at, inside the sigmoid and not multiplied by $\beta$:
+# Take a question $x$ with a chosen completion $y_w$ and a rejected one $y_l$. The implicit reward of each is $\beta$
+# times its mean log-probability per token. $\gamma$ is the margin we aim for. It sits inside the sigmoid and is not
+# multiplied by $\beta$:
 #
 # $$L(\theta) = \frac{1}{|B|}\sum_{B} \Big[ -\log \sigma\Big(\frac{\beta}{|y_w|} \log \pi_\theta(y_w \mid x)
 # - \frac{\beta}{|y_l|} \log \pi_\theta(y_l \mid x) - \gamma\Big)
 # - \frac{\lambda}{|y_w|} \log \pi_\theta(y_w \mid x) \Big]$$
 #
-# The first term is the paper's, its equation 6. The mean per token takes away DPO's habit of longer completions. The
-# last term is that of SFT, with weight $\lambda$. It is 0 in the paper.
+# The first term is equation 6 of the paper. Averaging per token removes DPO's tendency towards longer completions. The
+# last term is the SFT loss with weight $\lambda$, which is 0 in the paper.
 
 # %%
 reasons = {"steps": "a few hundred pairs. Preferences are learned fast, and overdone fast",
-           "batch_size": "pairs per step, as many as fit the chips",
-           "num_generations": "completions per question. More find more pairs, and take longer",
-           "learning_rate": "far below SFT's: the paper warns of incoherent text at higher ones",
-           "beta": "scale of the reward. The paper has 2 to 2.5",
-           "gamma": "the margin. The paper has about half of beta",
-           "label_smoothing": "share of pairs taken to be the wrong way round. A program labelled these, so none",
-           "sft_weight": "lambda: holds up the likelihood, and with it the format, of what is chosen (Llama 3: 0.2)",
-           "clip": "largest gradient norm, so that one odd batch moves little"}
+           "batch_size": "pairs per step, as many as fit on the chips",
+           "num_generations": "completions per question. More of them find more pairs but take longer",
+           "learning_rate": "far below SFT's: the paper warns that higher rates give incoherent text",
+           "beta": "scale of the reward. The paper uses 2 to 2.5",
+           "gamma": "the margin. The paper uses about half of beta",
+           "label_smoothing": "share of pairs assumed to be the wrong way round: none, because a program labelled them",
+           "sft_weight": "lambda: keeps up the likelihood of the chosen completion, and so the format (Llama 3: 0.2)",
+           "clip": "largest gradient norm, so one odd batch can't move the weights far"}
 report.table(["setting", "value", "why"], [[name, getattr(profile.simpo, name), why] for name, why in reasons.items()], "")
 
 # %% [markdown]
 # ## Training
 #
-# The live view shows the margin, $\beta$ times the difference of the mean log-probabilities, and the share of pairs in
-# which it is above zero. If the session's clock runs out, the stage stops early and saves what it has. If you run this
-# notebook again, a finished stage is read back instead of trained again.
+# The live view shows the margin, which is $\beta$ times the difference of the mean log-probabilities, and the share of
+# pairs where it is above zero. If the session's clock runs out, the stage stops early and saves what it has. When you
+# run this notebook again, a finished stage is read back instead of trained again.
 
 # %%
 log = run.log("simpo")
@@ -164,14 +167,15 @@ board.figure(run.stage("simpo") / "curves.png")
 # %% [markdown]
 # ## After training
 #
-# The same questions again. Look at the format first: its interval should not lie below the one before.
+# We ask the same questions again. Look at the format first: its interval should not lie below the one from before
+# training.
 
 # %%
 answers["after SimPO"] = evaluate(generate, sample, profile.eval_batch)
 report.results_table(answers)
 
 # %% [markdown]
-# The questions are the same, so the differences are paired.
+# Because the questions are the same, we can compare question by question. These are the paired differences.
 
 # %%
 report.comparison_table({name: compare_paired(*answers.values(), measure) for name, measure in (
@@ -183,7 +187,8 @@ report.side_by_side(answers, most=3)
 # %% [markdown]
 # ## Next
 #
-# The recipe's next stage continues with this adapter. If this one was stopped, the next cell says how to resume it.
+# The recipe's next stage continues from this adapter. If this stage was stopped early, the next cell tells you how to
+# resume it.
 
 # %%
 left = run.manifest("simpo")

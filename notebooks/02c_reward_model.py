@@ -9,18 +9,20 @@
 # %% [markdown]
 # # 2c · A reward model
 #
-# A judge reads a rubric. A reward model has seen examples. This one reads the policy's reasoning and says how likely it
-# is that it leads to the right answer with its work shown. It is a *ThoughtTeacher*, after the Gemma2-Deep entry: the
-# judge model stays frozen, and a linear head on its hidden states is trained in seconds. GRPO then asks it in the place of
-# a rubric judge. It costs one forward pass per completion, without any rubric.
+# A judge follows a rubric, while a reward model learns from examples. The one we train here reads the policy's
+# reasoning and predicts how likely it is to lead to the right answer with its work shown. It is a *ThoughtTeacher*,
+# after the Gemma2-Deep entry: the judge model stays frozen, and we train only a linear head on its hidden states, which
+# takes seconds. GRPO then uses it in place of a rubric judge, at the cost of one forward pass per completion.
 #
-# **What to expect:** a held-out AUC well above 0.5. That is how often the better reasoning of two to one question scores
-# higher, on questions that the head was not trained on. A head below `LEAST_AUC` is refused, because GRPO would follow it.
+# **What to expect:** a held-out AUC well above 0.5. Given two pieces of reasoning for the same question, the AUC is how
+# often the better one scores higher, measured on questions the head was not trained on. A head below `LEAST_AUC` is
+# refused, because GRPO would follow it anyway.
 
 # %% [markdown] tags=["clone"]
-# - **Input:** the adapter of the stage before, whose policy makes the examples, and the data of notebook 1.
+# - **Input:** the adapter of the previous stage, which generates the examples, and the data of notebook 1.
 # - **Output:** the head in `artifacts/reward_model/head.safetensors`. The adapter is not changed.
-# - **What to change:** more `QUESTIONS`, below, if the interval of the AUC is wide. A larger judge model if the AUC is low.
+# - **What to change:** if the AUC's interval is wide, raise `QUESTIONS` below. If the AUC is low, take a larger judge
+#   model.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -61,7 +63,7 @@ print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes le
 # %% [markdown]
 # ## The chips
 #
-# As in GRPO: the policy has one half of the chips, and the frozen judge model the other.
+# As in GRPO, the policy gets one half of the chips and the frozen judge model the other.
 
 # %%
 plan = placement.plan(profile, jax.devices(), judge=True)
@@ -81,10 +83,10 @@ print(f"{policy.name} with the adapter of step {start}; features of {judge_model
 # %% [markdown]
 # ## The examples
 #
-# The policy answers training questions several times, at temperature 1, as it will in GRPO. The checker labels its
-# reasoning: good with the right answer and its work shown, bad with a wrong answer or without work. To these come the
-# data's worked solutions and the same with one flaw: another number, a step left out, or one said twice. The validation
-# questions give the held-out examples in the same way.
+# The policy answers each training question several times at temperature 1, just as it will in GRPO. The checker then
+# labels its reasoning: good if the answer is right and the work is shown, bad if the answer is wrong or the work is
+# missing. We add the worked solutions from the data, and copies of them with one flaw each: a changed number, a missing
+# step, or a step said twice. The held-out examples are made in the same way from the validation questions.
 
 # %%
 QUESTIONS = 400  # training questions that the policy answers for examples, and as many held-out ones at most
@@ -106,33 +108,33 @@ counts = {part: Counter((trace["by"], trace["good"]) for trace in found) for par
 origins = sorted({by for found in counts.values() for by, _ in found})
 report.table(["from", "good, train", "bad, train", "good, held out", "bad, held out"], [
     [by, *(counts[part][by, good] for part in traces for good in (True, False))] for by in origins],
-    "policy: its own completions. data: worked solutions. The others are those with a flaw.")
+    "policy: its own completions. data: worked solutions. The other rows are copies with a flaw.")
 
 # %% [markdown]
 # ## The objective
 #
-# $h(y)$ is the mean of the judge model's last hidden states over the tokens of the reasoning $y$, read after the
-# question. The head is a logistic regression with a small ridge:
+# The judge model reads the question and then the reasoning $y$. We average its last hidden states over the tokens of
+# $y$ and call the result $h(y)$. The head is a logistic regression on it, with a small ridge penalty:
 #
 # $$P(\text{good} \mid y) = \sigma(w \cdot h(y) + b), \qquad L(w, b) = -\frac{1}{N}\sum_i \log P(\text{label}_i \mid y_i)
 # + \frac{\lambda}{2}\|w\|^2 .$$
 #
-# Only $w$ and $b$ are trained. GRPO compares completions of one question, so the AUC counts pairs of one question only:
-# that some questions are easier helps no head.
+# Only $w$ and $b$ are trained. GRPO only ever compares completions of the same question, so the AUC does too. A head
+# that merely recognises easy questions gains nothing.
 
 # %%
 report.table(["setting", "value", "why"], [
-    ["QUESTIONS", QUESTIONS, "more examples raise the AUC slowly, and narrow its interval"],
+    ["QUESTIONS", QUESTIONS, "more examples raise the AUC slowly and narrow its interval"],
     ["num_generations", profile.grpo.num_generations, "completions per question, as in GRPO"],
-    ["judge", profile.judge, "whose hidden states are read. It has no adapter, which training would move"],
-    ["judge_max_length", profile.judge_max_length, "tokens of question and reasoning. Longer ones are left out"],
-    ["LEAST_AUC", LEAST_AUC, "half of the pairs would be right by chance"]], "")
+    ["judge", profile.judge, "the model whose hidden states we read. It has no adapter that training could move"],
+    ["judge_max_length", profile.judge_max_length, "tokens of question plus reasoning. Longer ones are left out"],
+    ["LEAST_AUC", LEAST_AUC, "a coin flip would already get half of the pairs right"]], "")
 
 # %% [markdown]
 # ## Training and measuring
 #
-# "policy" is the AUC on the policy's own completions, which GRPO will show it. "worked" is that on worked solutions
-# against their flawed versions. The interval is over questions.
+# In the table, "policy" is the AUC on the policy's own completions, which is what the head will see in GRPO. "worked"
+# compares worked solutions with their flawed copies. The interval is over questions.
 
 # %%
 features = hidden_means(judge_model, plan.judge, profile.judge_max_length, profile.judge_batch)
@@ -144,7 +146,8 @@ report.table(["held-out pairs", "AUC"], [[part, str(auc)] for part, auc in measu
 # %% [markdown]
 # ## Before and after
 #
-# Held-out reasoning with the head's scores, the highest and the lowest. Read them: GRPO will write more of the first kind.
+# Here is the held-out reasoning with the highest and the lowest scores. Do read it, because GRPO will make the policy
+# write more like the first rows.
 
 # %%
 held = traces["held out"]
@@ -157,7 +160,8 @@ report.table(["score", "good", "from", "question", "reasoning"], [
 # %% [markdown]
 # ## Hand over
 #
-# Notebook 3 reads the head and examines it like any judge: it must score worked solutions above flawed ones.
+# Notebook 3 loads this head and puts it through the same exam as any judge: it must score worked solutions above flawed
+# ones.
 
 # %%
 run.finish("reward_model", inputs={**inputs, "head": run.stage("reward_model") / reward_model.HEAD},

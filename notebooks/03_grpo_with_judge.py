@@ -9,14 +9,15 @@
 # %% [markdown]
 # # 3 · GRPO with a judge
 #
-# After SFT the model keeps the format. Now it practises. For each question it generates a group of completions, a
-# reward scores them, and the adapter moves towards the better ones (GRPO, arXiv 2402.03300). The recipe `g_rar` has three
-# rewards: the **format** (a penalty, never a bonus), the **exact answer**, and a **rubric** that a second model scores on
-# the other half of the chips. The recipe `idea_e` needs no judge: it compares the words of the reasoning with the question.
+# After SFT the model keeps the format. Now it gets to practise. For each question it generates a group of completions,
+# a reward scores them, and the adapter moves towards the better ones (GRPO, arXiv 2402.03300). The recipe `g_rar` has
+# three rewards: the **format** (a penalty, never a bonus), the **exact answer**, and a **rubric** that a second model
+# scores on the other half of the chips. The recipe `idea_e` gets by without a judge: it compares the words of the
+# reasoning with those of the question.
 #
-# **What comes in:** the adapter of the recipe's stage before, if it has one. **What comes out:** a better one.
+# **What comes in:** the adapter of the recipe's previous stage, if there is one. **What comes out:** a better one.
 #
-# **What to expect.** The demo with seed 0, each step with 96 completions:
+# **What to expect.** This is the demo with seed 0, with 96 completions per step:
 #
 # | | step 1 | 10 | 20 | 40 | 64 |
 # |---|---|---|---|---|---|
@@ -26,12 +27,12 @@
 # | tokens per completion | 23 | 35 | 34 | 37 | 34 |
 # | held-out accuracy (54 % on test problems after SFT) | | | 71 % | 72 % | 73 % at step 60 |
 #
-# **Be patient.** The rubric is learned in ten steps. Exact answers swing by ten points from step to step, because each
-# step asks other questions: look at the running mean over twenty steps, and at held-out accuracy over several probes. A
-# larger model with a lower learning rate moves more slowly.
+# **Be patient.** The rubric is learned within ten steps. Exact answers swing by ten points from step to step, because
+# each step asks different questions. Look at the running mean over twenty steps instead, and at held-out accuracy over
+# several probes. A larger model with a lower learning rate moves more slowly.
 #
-# **Do not be patient** if completions grow and held-out accuracy does not. Read some of them before you trust a high
-# reward.
+# **Don't be patient** if completions keep growing and held-out accuracy doesn't. And always read some of them before
+# you trust a high reward.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -81,13 +82,13 @@ print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
 # %% [markdown]
 # ## The chips
 #
-# Policy, reference and rollout share one half of the chips, and the judge has the other half. The reference costs no
-# second copy of the base model, because it is the adapter as it comes in, on the same frozen weights. Without a local
-# judge the policy has all the chips. On a single chip they take turns.
+# Policy, reference and rollout share one half of the chips, and the judge gets the other half. The reference doesn't
+# need a second copy of the base model: it is just the incoming adapter on the same frozen weights. Without a local
+# judge the policy gets all the chips. On a single chip, policy and judge take turns.
 
 # %% [markdown] tags=["clone"]
-# A judge behind an API is an alternative. The secret `GEMINI_API_KEY` switches it on, within the profile's limit in
-# dollars (`api_dollars`). Other providers with an OpenAI-compatible API work too, but the competition may allow only
+# You can also use a judge behind an API. Setting the secret `GEMINI_API_KEY` switches it on, within the profile's limit
+# in dollars (`api_dollars`). Other providers with an OpenAI-compatible API work too, but the competition may allow only
 # Google's.
 
 # %% tags=["clone"]
@@ -104,8 +105,8 @@ for role, reason in plan.reasons.items():
 chips(plan)
 
 # %% [markdown] tags=["clone"]
-# On a TPU, the next cell repeats the forecast of notebook 2 at the measured speed of SFT, and of GRPO if this run
-# resumes it.
+# On a TPU, the next cell repeats the forecast of notebook 2. This time it uses the measured speed of SFT, and that of
+# GRPO if this run resumes it.
 
 # %% tags=["clone"]
 from tools.preflight import forecast
@@ -119,19 +120,21 @@ policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" no
               remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
-print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.name} with a new adapter, which is zero")
+print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.name} with a fresh adapter")
 
 # %% [markdown]
 # ## The judge
 #
-# The judge reads the question, the completion and one criterion, and rates from 1 to 5. It generates nothing. The score is
-# the expected rating under the next token's distribution (G-Eval, arXiv 2303.16634), so there is no text to
-# parse. The reward rounds it to 0.1, because GRPO would magnify smaller differences. One forward pass reads a completion
-# once for all its criteria. A judge that fails gives *no signal*, never a low score. Every verdict is recorded in
-# `verdicts.jsonl`, and no completion is judged twice by the same rubric.
+# The judge reads the question, the completion and one criterion, and rates from 1 to 5 how well the criterion is met.
+# It doesn't generate anything. Its score is the expected rating under the next-token distribution (G-Eval, arXiv
+# 2303.16634), so there is no text to parse. The reward rounds this score to 0.1, because GRPO would magnify smaller
+# differences. A single forward pass reads a completion once for all its criteria. When a judge fails, the result is *no
+# signal*, never a low score. Every verdict is recorded in `verdicts.jsonl`, so no completion is judged twice by the
+# same rubric.
 #
-# A recipe may ask otherwise by its field `judge`: one rating for all criteria, or every prompt in both orders of its
-# scale (`recipes/judges/local_variants.py`), or a reward model of the run's own in place of the rubric.
+# A recipe can choose another kind of judge with its field `judge`: one rating for all criteria together, every prompt
+# with its scale in both orders (`recipes/judges/local_variants.py`), or the run's own reward model in place of the
+# rubric.
 
 # %%
 judge_model = rate = None
@@ -150,15 +153,17 @@ if recipe.uses_judge:
 # %% [markdown]
 # ## The reward
 #
-# The recipe returns the reward functions, each with its weight. `RewardMix` adds them up into the one reward that the
-# learner sees, and logs every part. A part with weight 0 is only logged.
+# The recipe returns a list of reward functions with their weights. `RewardMix` adds them up into the single reward that
+# the learner sees, and it logs every part. A part with weight 0 is only logged.
 #
-# The rubric is 0, and the judge is not asked, if a program can see that a completion shows no work. Such reasoning is
-# empty, repeats the question, the answer or one step, or has sums that are false or belong to another problem. A recipe
-# with a curriculum draws mostly problems that are solved sometimes, because the others teach nothing.
+# If a program can already see that a completion shows no work, the rubric pays 0 and the judge isn't asked. That is the
+# case when the reasoning is empty, when it repeats the question, the answer or a single step, or when its sums are
+# false or belong to another problem. A recipe with a curriculum draws mostly problems that the policy solves sometimes,
+# because the others teach it nothing.
 #
 # Two recipes are controls. `constant` pays every completion the same and must leave the adapter unchanged, bit for bit.
-# `shuffled` deals the rewards out at random, which moves the adapter. Believe only what a recipe gains beyond that.
+# `shuffled` deals the rewards out at random, and that does move the adapter. Believe only what a recipe gains beyond
+# that.
 
 # %%
 log = run.log("grpo")
@@ -172,16 +177,17 @@ if curriculum:  # it reads its pass rates from one part
 reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
 # %% [markdown]
-# A policy learns whatever its judge rewards, so the judge is examined first, on the recipe's own problems. On
-# average it must rate worked solutions clearly above flawed ones: the bare answer, the last step only, and the same
-# solution written twice. A judge that fails stops the stage here and shows the pair it got wrong. With weight 0 the failure is only printed.
+# A policy learns whatever its judge rewards, so before we start we put the judge through an exam on the recipe's own
+# problems. On average it must rate worked solutions clearly above flawed ones: the bare answer, the last step only, and
+# the same solution written twice. If it fails, the stage stops here and shows the pair it got wrong. With weight 0 the
+# failure is only printed.
 
 # %%
 weight = sum(weight for part, weight in parts if getattr(part, "rowwise", False))  # of what a judge scores
 print(examine(judge, anchors(validation), weight) if recipe.uses_judge else "no judge")
 
 # %% [markdown]
-# Here is what each part of the reward pays for a worked solution and for its bare answer.
+# Before we train on it, let's see what each part of the reward pays for a worked solution and for its bare answer.
 
 # %%
 shown = next((row for row in validation if row["reasoning"] and row["answer"]), None)
@@ -190,27 +196,27 @@ reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "n
 # %% [markdown]
 # ## The objective
 #
-# For each question the policy generates $G$ completions $o_1 \dots o_G$ with rewards $r_i$. The advantage of a completion
-# compares it with its group: $A_i = (r_i - \bar r) / (s_r + 10^{-6})$, or 0 if all rewards of the group are equal. With
-# one update per rollout over $N$ completions, and with $\bar r$ and $s_r$ the mean and the $(n-1)$ standard deviation of
-# the group, the gradient is that of
+# For each question the policy generates $G$ completions $o_1 \dots o_G$ with rewards $r_i$. The advantage of a
+# completion compares it with its group: $A_i = (r_i - \bar r) / (s_r + 10^{-6})$, or 0 if all rewards in the group are
+# equal. Here $\bar r$ is the mean of the group and $s_r$ its $(n-1)$ standard deviation. With one update per rollout
+# over $N$ completions, the gradient is that of this loss:
 #
 # $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t}) - \beta\,m_i\,(e^{d} - d - 1) \Big],
 # \qquad d = \log \pi_{ref}(o_{i,t}) - \log \pi(o_{i,t}).$$
 #
-# The last term keeps the policy close to the reference, the adapter as it came in. $m_i$ is 1 in a group whose rewards
-# differ and 0 otherwise. Tunix's default for this term is $-d$, which does not do that: its gradient does not contain the
-# reference, and it makes completions longer under any reward. `LossSettings` in `reasonkit/settings.py` explains each
-# setting.
+# The last term keeps the policy close to the reference, which is the adapter as it came in. $m_i$ is 1 in a group whose
+# rewards differ and 0 otherwise. Tunix's default for this term is $-d$, and that doesn't do the job: the reference
+# drops out of its gradient, and it makes completions longer under any reward. `LossSettings` in `reasonkit/settings.py`
+# explains each setting.
 
 # %%
-reasons = {"steps": "as many as the session has time for", "prompts_per_step": "more make a calmer gradient, and a step dearer",
+reasons = {"steps": "as many as the session has time for", "prompts_per_step": "more give a calmer gradient but a slower step",
            "num_generations": "completions per question. Their spread is the only signal",
-           "temperature": "sampled as the policy is: another one would train another policy",
+           "temperature": "1 samples from the policy as it is. Any other value would train a different policy",
            "learning_rate": "lower than in SFT, because the signal is noisier",
-           "beta": "the pull towards the reference. 0 spares its forward pass",
-           "kl_loss_mode": "low_var_kl is k3, the term above. mse_kl is another with the reference in its gradient",
-           "advantage_estimator": "grpo is the formula above. drgrpo leaves s out, rloo takes the mean of the others",
+           "beta": "the pull towards the reference. 0 saves its forward pass",
+           "kl_loss_mode": "low_var_kl is k3, the term above. mse_kl also has the reference in its gradient",
+           "advantage_estimator": "grpo is the formula above. drgrpo leaves out s, rloo takes the mean of the others",
            "loss_agg_mode": "sequence-mean-token-mean is the sum above. The others weigh long completions differently",
            "mask_truncated": "False: a completion that is cut off learns from its missing tag"}
 report.table(["setting", "value", "why"], [[name, getattr(profile.grpo, name), why] for name, why in reasons.items()],
@@ -219,9 +225,9 @@ report.table(["setting", "value", "why"], [[name, getattr(profile.grpo, name), w
 # %% [markdown]
 # ## Training
 #
-# Every `probe_every` steps the policy answers validation problems greedily. Monitors look for signs of reward hacking: a reward that
-# rises while accuracy does not, drifting lengths, loops, stuffed tags, and completions that address the judge. They flag
-# what they find below, with an example.
+# Every `probe_every` steps the policy answers validation problems greedily. Meanwhile, monitors look for signs of
+# reward hacking: a reward that rises while accuracy doesn't, drifting lengths, loops, stuffed tags, and completions
+# that address the judge. Anything they find is flagged below, with an example. A healthy run shows no flags.
 
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
@@ -255,17 +261,18 @@ board.figure(run.stage("grpo") / "curves.png")
 # %% [markdown]
 # ## One group
 #
-# This is what GRPO learns from: the completions of one question in the last step, the best first. Only the differences
-# within the group count. A completion above the group's mean becomes more likely, one below it less likely.
+# This is what GRPO learns from: the completions of one question in the last step, best first. Only the differences
+# within the group count. A completion above the group's mean becomes more likely, and one below it less likely.
 
 # %%
 if reward.group:
     log.write("group", **reward.group)
 group = log.last("group")
-group_table(group, profile.grpo) if group else "this run made no step"
+group_table(group, profile.grpo) if group else "this run made no steps"
 
 # %% [markdown]
-# One completion of each of the last steps. A click on a head sorts, so read those with the highest and the lowest reward.
+# The next table has one completion from each of the last steps. Click on a column head to sort, and read those with the
+# highest and the lowest reward.
 
 # %%
 sample_table(log.read("reward"))

@@ -9,19 +9,19 @@
 # %% [markdown]
 # # 3b · On-policy distillation
 #
-# GRPO learns one number per completion. A teacher can say more: at each token, which one it would have written. Here the
-# policy answers questions, a better model reads each answer, and the policy moves towards the teacher's next-token
-# distribution at every place that it reached itself. That is on-policy distillation (GKD, arXiv 2306.13649). Unlike in
-# SFT, the policy is corrected where its own mistakes have led it.
+# GRPO learns from one number per completion. A teacher can say much more: at every token, what it would have written
+# instead. In this notebook the policy answers questions, a better model reads each answer, and at every position the
+# policy moves towards the teacher's next-token distribution. This is on-policy distillation (GKD, arXiv 2306.13649).
+# Unlike SFT, it corrects the policy in the places where its own mistakes have led it.
 #
-# **What to expect:** the divergence falls fast at first. The policy can become nearly as good as its teacher and not
-# better. It takes over the teacher's habits too, such as the length of its answers.
+# **What to expect:** the divergence falls fast at first. The policy can become nearly as good as its teacher, but no
+# better. It also picks up the teacher's habits, such as the length of its answers.
 
 # %% [markdown] tags=["clone"]
-# - **Input:** the adapter of the stage before, and the training questions.
+# - **Input:** the adapter of the previous stage, and the training questions.
 # - **Output:** the adapter in `artifacts/distill/adapter`.
-# - **What to change:** the teacher, steps and learning rate in `SETTINGS`, as `distill_teacher`, `distill_steps` and
-#   `distill_learning_rate`. The rest is in the profile or the recipe.
+# - **What to change:** teacher, steps and learning rate are `distill_teacher`, `distill_steps` and
+#   `distill_learning_rate` in `SETTINGS`. The rest is in the profile or the recipe.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -62,8 +62,8 @@ print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes le
 # %% [markdown]
 # ## The chips
 #
-# The policy has one half of the chips and the teacher the other. The teacher only reads: one forward pass per step. On a
-# single chip they take turns.
+# The policy gets one half of the chips and the teacher the other. The teacher only reads, which takes one forward pass
+# per step. On a single chip they take turns.
 
 # %%
 plan = placement.plan(replace(profile, judge=profile.teacher), jax.devices(), judge=True)
@@ -76,18 +76,18 @@ policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" no
               remat=profile.remat)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
-print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.name} with a new adapter, which is zero")
+print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.name} with a fresh adapter")
 
 # %% [markdown]
 # ## The teacher
 #
-# Student and teacher must read text as the same tokens, or their distributions cannot be compared. Gemma 2 has a Gemma 2
-# as its teacher, and Gemma 3 a Gemma 3.
+# Student and teacher must split text into the same tokens, or we can't compare their distributions. So a Gemma 2 needs
+# a Gemma 2 as its teacher, and a Gemma 3 a Gemma 3.
 #
-# **In the demo there is no larger model with the tiny policy's tokens.** So its teacher is made here: the same base
-# model with an adapter of its own, which learns from those worked solutions only that show their steps. The policy's own
-# SFT has seen all of them, most of which skip the steps. What is shown is that distillation carries over what a better
-# model knows. That a *larger* one knows more is not shown by it.
+# **In the demo there is no larger model with the tiny policy's tokens.** So we make a teacher here: the same base model
+# with its own adapter, trained only on the worked solutions that show their steps. The policy's SFT has seen all the
+# solutions, and most of them skip the steps. The demo therefore shows that distillation carries over what a better
+# model knows. It doesn't show that a *larger* model knows more.
 
 # %%
 teacher = load(profile.teacher, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
@@ -98,7 +98,8 @@ print(f"teacher: {teacher.name}")
 # %% [markdown]
 # ## Before training
 #
-# Policy and teacher answer the same validation questions greedily. The gap between them is what distillation can close.
+# Policy and teacher answer the same validation questions greedily. The gap between them is what distillation can hope
+# to close.
 
 # %%
 limits = dict(max_prompt_length=profile.distill.max_prompt_length, max_new_tokens=profile.distill.max_new_tokens,
@@ -113,32 +114,33 @@ report.results_table(answers)
 # %% [markdown]
 # ## The objective
 #
-# The student $\pi_\theta$ answers question $x$ with $y$, and no gradient goes through the sampling. At each token the
-# loss is the divergence of the teacher $p$ and the student, averaged over the tokens and then over the completions:
+# The student $\pi_\theta$ answers a question $x$ with a completion $y$, and no gradient flows through the sampling. At
+# each token the loss is the divergence between the teacher $p$ and the student. We average it over the tokens and then
+# over the completions:
 #
 # $$L(\theta) = \frac{1}{|B|}\sum_{B} \frac{1}{|y|} \sum_t D_\beta\big(p(\cdot \mid x, y_{<t})\,\|\,\pi_\theta(\cdot \mid x,
 # y_{<t})\big), \qquad D_1 = \mathrm{KL}(\pi_\theta \,\|\, p), \quad D_0 = \mathrm{KL}(p \,\|\, \pi_\theta).$$
 #
-# The reverse KL, $D_1$, makes the student keep to what the teacher finds likely. The forward KL, $D_0$, makes it cover
-# all that the teacher might write. Between them is the generalised Jensen-Shannon divergence of GKD. Of the teacher's
-# distribution its `top_k` most likely tokens are compared one by one, and all others together. That never
-# makes the divergence larger, and what it leaves out is bounded (`cells` in `recipes/stages/distill.py`).
+# The reverse KL, $D_1$, makes the student stick to what the teacher finds likely. The forward KL, $D_0$, makes it cover
+# everything the teacher might write. In between lies GKD's generalised Jensen-Shannon divergence. We compare the
+# teacher's `top_k` most likely tokens one by one, and lump all the others together. That never makes the divergence
+# larger, and what it leaves out is bounded (`cells` in `recipes/stages/distill.py`).
 
 # %%
-reasons = {"teacher": "a larger model with the same tokens. Empty: see above",
-           "steps": "as many as the session has time for. The loss is flat when there is no more to learn",
-           "batch_size": "completions per step, as many as fit the chips",
-           "on_policy": "GKD's lambda: share of steps on the student's own completions, else on worked solutions",
-           "beta": "1 is the reverse KL, 0 the forward KL, and GKD has 0.1, 0.5 and 0.9 between them",
-           "top_k": "tokens that cross. The log has the mass of the rest, as `rest`",
+reasons = {"teacher": "a larger model with the same tokens. If empty, see above",
+           "steps": "as many as the session has time for. The loss goes flat when there is nothing more to learn",
+           "batch_size": "completions per step, as many as fit on the chips",
+           "on_policy": "GKD's lambda: share of steps on the student's own completions. The others use worked solutions",
+           "beta": "1 is the reverse KL, 0 the forward KL. GKD also uses 0.1, 0.5 and 0.9",
+           "top_k": "tokens compared one by one. The log has the probability mass of the others, as `rest`",
            "learning_rate": "as in SFT, because every token has a target",
-           "clip": "largest gradient norm, so that one odd batch moves little"}
+           "clip": "largest gradient norm, so one odd batch can't move the weights far"}
 report.table(["setting", "value", "why"], [[name, getattr(profile.distill, name), why] for name, why in reasons.items()], "")
 
 # %% [markdown]
 # ## Training
 #
-# If the session's clock runs out, the stage stops early and saves what it has. If you run this notebook again, a
+# If the session's clock runs out, the stage stops early and saves what it has. When you run this notebook again, a
 # finished stage is read back instead of trained again.
 
 # %%
@@ -159,8 +161,8 @@ board.figure(run.stage("distill") / "curves.png")
 # %% [markdown]
 # ## After training
 #
-# The same questions again. The share of the gap that was closed is
-# (after − before) / (teacher − before). It means little where the gap is small.
+# We ask the same questions again. The share of the gap that distillation has closed is (after − before) / (teacher −
+# before). Where the gap is small, this figure means little.
 
 # %%
 answers["after distillation"] = evaluate(generate, sample, profile.eval_batch)
@@ -181,7 +183,8 @@ report.side_by_side(answers, most=3)
 # %% [markdown]
 # ## Next
 #
-# The recipe's next stage continues with this adapter. If this one was stopped, the next cell says how to resume it.
+# The recipe's next stage continues from this adapter. If this stage was stopped early, the next cell tells you how to
+# resume it.
 
 # %%
 left = run.manifest("distill")

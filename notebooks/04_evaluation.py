@@ -9,18 +9,19 @@
 # %% [markdown]
 # # 4 · Evaluation
 #
-# Did training help? The base model and the model after each stage of the recipe answer the same test questions, which no
-# stage was trained on. Decoding is greedy, as the competition's judges decode. Every figure has a 95 % interval, and
-# stages are compared question by question.
+# Did the training help? To find out, we ask the base model and the model after each stage the same test questions, none
+# of which any stage was trained on. Decoding is greedy, just as the competition's judges decode. Every figure comes
+# with a 95 % interval, and stages are compared question by question.
 #
-# **What to expect in the demo** of `g_rar`**:** accuracy rises from about 54 % after SFT to about 73 % after GRPO, and step accuracy
-# from about 12 % to about 89 %. The base model has 0 % because it writes no tags. By content it is right in about 66 %.
+# **What to expect in the demo** of `g_rar`**:** accuracy rises from about 54 % after SFT to about 73 % after GRPO, and
+# step accuracy from about 12 % to about 89 %. The base model scores 0 %, because it writes no tags. Judged by content,
+# it gets about 66 % right.
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the data of notebook 1 and the adapters of the stages.
 # - **Output:** `artifacts/report.html`, and a check that the judges will load the adapter that was evaluated here.
-# - **What to change:** the number of test problems is in the profile (`rows`, in `reasonkit/config.py`). Half the width
-#   of an interval takes four times the problems.
+# - **What to change:** the number of test problems is in the profile (`rows`, in `reasonkit/config.py`). To halve the
+#   width of an interval you need four times as many problems.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -71,24 +72,24 @@ generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_
 # %% [markdown]
 # ## All stages, the same questions
 #
-# A new adapter is zero, so the first column is the base model. There are four measures:
+# A fresh adapter changes nothing, so the first model we evaluate is the base model. There are four measures:
 #
 # - **Accuracy:** the answer in the answer tag is right.
-# - **By content:** as accuracy, but a completion without the tag counts by what it says last. The base model was never
-#   shown the tags, so this is the fair measure for it.
-# - **Format:** each tag is there once, in order, and nothing is around them.
-# - **Step accuracy:** the share of reasoning steps that equal the worked solution's, as a program counts them.
+# - **By content:** like accuracy, but if a completion has no answer tag, whatever it says last counts as its answer.
+#   The base model has never seen the tags, so this is the fair measure for it.
+# - **Format:** every tag appears once, in order, with nothing around them.
+# - **Step accuracy:** the share of reasoning steps that match the worked solution's, as counted by a program.
 #
-# Each is a mean over the test problems, $\hat p = \frac{1}{n}\sum_i x_i$ with $x_i \in [0, 1]$. Its interval holds every
-# mean under which a sum as far off as the one seen has a probability of at least 2.5 % on either side
-# (`reasonkit/eval/intervals.py`). Decoding is greedy, so a repeated run gives the same figures.
+# Each is a mean over the test problems, $\hat p = \frac{1}{n}\sum_i x_i$ with $x_i \in [0, 1]$. Its interval contains
+# every true mean under which a sum at least as far off as the one we saw has a probability of at least 2.5 % on either
+# side (`reasonkit/eval/intervals.py`). Because decoding is greedy, running the cell again gives the same figures.
 
 # %%
 report.table(["setting", "value", "why"], [
-    ["test problems", len(test), "at 600 an interval reaches four points to either side, at 200 seven"],
+    ["test problems", len(test), "with 600 an interval reaches four points to either side, with 200 seven"],
     ["decoding", "greedy", "as the competition's judges decode"],
     ["max_new_tokens", limits["max_new_tokens"], "as in training. A completion that is cut off has no answer"],
-    ["eval_batch", profile.eval_batch, "completions at once, as many as fit the chips"]], "")
+    ["eval_batch", profile.eval_batch, "completions at once, as many as fit on the chips"]], "")
 
 # %%
 results = {"base model": evaluate(generate, test, profile.eval_batch)}
@@ -106,9 +107,9 @@ dots({name: {stage: getattr(result, measure) for stage, result in results.items(
 # %% [markdown]
 # ## Is the difference real?
 #
-# All stages answered the same questions, so the comparison is paired: $d = \frac{1}{n}\sum_i (x_i^{after} - x_i^{before})$.
-# The interval and the p-value come from one test: p is below 0.05 exactly when the interval excludes zero. The base model
-# is compared by content, because it was never shown the tags.
+# All stages answered the same questions, so we can pair them: $d = \frac{1}{n}\sum_i (x_i^{after} - x_i^{before})$. The
+# interval and the p-value come from the same test, so p is below 0.05 exactly when the interval excludes zero. The base
+# model is compared by content, because it has never seen the tags.
 
 # %%
 from itertools import pairwise
@@ -128,7 +129,7 @@ dots({"change, paired": comparisons}, points=True)
 # %% [markdown]
 # ## Where it helps
 #
-# An average can hide a family of problems that got worse.
+# An average can hide a family of problems that got worse, so here are the results per family.
 
 # %%
 report.family_table(results)
@@ -136,12 +137,13 @@ report.family_table(results)
 # %% [markdown] tags=["clone"]
 # ## More than one greedy completion
 #
-# **pass@k** is the chance that one of $k$ sampled completions is right, $1 - \binom{n-c}{k} / \binom{n}{k}$ with $c$ of
-# $n$ right (arXiv 2107.03374). **maj@k** is the chance that their most frequent answer is right. If pass@k is far above
-# pass@1, the model can do more than it does at its first try. `SAMPLES = 0` asks nothing, and each sample costs as much
-# as a greedy completion.
+# **pass@k** is the chance that at least one of $k$ sampled completions is right, $1 - \binom{n-c}{k} / \binom{n}{k}$ if
+# $c$ of $n$ are right (arXiv 2107.03374). **maj@k** is the chance that their most frequent answer is right. If pass@k
+# is far above pass@1, the model can do more than its first try shows. Each sample costs as much as a greedy completion,
+# and `SAMPLES = 0` skips this part.
 #
-# **What is a score of the judge worth?** The second table has the share of right answers at each level of its score.
+# **What is the judge's score worth?** The second table shows how many answers are right at each level of its score.
+# With a useful judge the share rises from level to level.
 
 # %% tags=["clone"]
 from reasonkit.show.uncertainty import at_k_table, calibration_table
@@ -158,7 +160,7 @@ at_k_table(sampled) + judged if sampled else judged
 # %% [markdown]
 # ## What the completions look like
 #
-# The stages side by side. The problems are chosen by a fixed rule, not by hand.
+# Here are the stages side by side. A fixed rule picks the problems, so none of them is hand-picked.
 
 # %%
 report.side_by_side(results)
@@ -172,9 +174,9 @@ report.failure_table(results)
 # %% [markdown]
 # ## The judges' loader
 #
-# A fresh process now loads the checkpoint folder as the competition's template does: the highest step, only the
-# adapter, the template's sampler and its decoding. Adapter and completions must be those that were evaluated above, or
-# this cell fails.
+# Finally, a fresh process loads the checkpoint folder the way the competition's template does: the highest step, only
+# the adapter, with the template's sampler and decoding. If the adapter or its completions differ from those we
+# evaluated above, this cell fails.
 
 # %%
 pairs = [(row["question"], row["completion"]) for row in last.samples[:8]]
@@ -184,8 +186,8 @@ print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, 
 # %% [markdown]
 # ## The report
 #
-# `report.html` has the tables above in one file, with the training curves, the judge's scores over time and the
-# versions.
+# `report.html` collects the tables above in one file, together with the training curves, the judge's scores over time
+# and the versions.
 
 # %%
 for name, result in results.items():
@@ -204,8 +206,9 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 # %% [markdown]
 # ## Ask your model
 #
-# The base model and the trained one answer the same question side by side. In a live session there is also a box for
-# your own questions. `compare_checkpoints` in the same module compares two adapters on a set of problems.
+# Now try it yourself. The base model and the trained one answer the same question side by side, and in a live session
+# there is a box for your own questions. `compare_checkpoints` in the same module compares two adapters on a set of
+# problems.
 
 # %%
 from reasonkit.show.completions import Ask
@@ -216,9 +219,9 @@ ask.show(test["question"][0])
 # %% [markdown] tags=["clone"]
 # ## Sharing the model
 #
-# The next cell writes the adapter in PEFT's format, a few megabytes, with a model card made from the manifests. With
-# `MERGED = True` it also writes the whole model for transformers and vLLM, and as GGUF for Ollama if llama.cpp's
-# converter is on the PATH. Each card has the code that asks the model.
+# The next cell writes the adapter in PEFT's format, which is only a few megabytes, along with a model card made from
+# the manifests. With `MERGED = True` it also writes the whole model for transformers and vLLM, and as GGUF for Ollama
+# if llama.cpp's converter is on the PATH. Each card includes the code to run the model.
 
 # %% tags=["clone"]
 from tools import share
@@ -229,10 +232,10 @@ share.share(policy, manifests, run.folder / "export", MERGED)
 # %% [markdown] tags=["clone"]
 # Nothing is uploaded unless a secret says where:
 #
-# - `HF_MODEL` (`you/gemma-2-2b-reasons`): the folder of the last cell goes to the Hugging Face hub, with the token
+# - `HF_MODEL` (`you/gemma-2-2b-reasons`): the folder from the last cell goes to the Hugging Face hub, using the token
 #   `HF_TOKEN`.
-# - `KAGGLE_MODEL_HANDLE` (`you/gemma2-2b-reasons/flax/2b-it`): the merged model goes to Kaggle in Flax format. It is
-#   loaded again first, and its completions are compared with those above.
+# - `KAGGLE_MODEL_HANDLE` (`you/gemma2-2b-reasons/flax/2b-it`): the merged model goes to Kaggle in Flax format. Before
+#   the upload it is loaded again and its completions are compared with those above.
 
 # %% tags=["clone"]
 from reasonkit.session.secrets import secret

@@ -1,8 +1,8 @@
 # %% [markdown]
 # ## The library
 #
-# It is attached as a data set, and the next cell puts it on the path. The cells after it install missing packages at
-# pinned versions.
+# The library is attached as a data set, and the next cell puts it on the path. The cells after that install missing
+# packages at pinned versions.
 
 # %% tags=["setup"]
 import os

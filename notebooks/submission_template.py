@@ -9,9 +9,9 @@
 # %% [markdown]
 # # A small Gemma that shows its work
 #
-# One notebook, one session: it collects problems with worked solutions, trains a LoRA adapter in the stages of its recipe,
-# one after the other, and measures every stage on unseen questions.
-# The models are attached as inputs. The questions are downloaded from the Hugging Face hub, so turn *Internet* on.
+# This notebook does everything in a single session. It collects problems with worked solutions, trains a LoRA adapter
+# through the stages of its recipe, and measures every stage on unseen questions. The models are attached as inputs. The
+# questions are downloaded from the Hugging Face hub, so turn *Internet* on.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
@@ -28,30 +28,30 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # %% [markdown]
 # # 1 · Overall training and evaluation strategy
 #
-# 1. **Data.** Problems with worked solutions. A program can check the format, the answer *and* the steps. The hash of a
-#    question decides its split, so no test question is trained on.
+# 1. **Data.** We collect problems with worked solutions. A program can check the format, the answer *and* the steps. A
+#    question's hash decides its split, so we never train on a test question.
 # 2. **Training.** One LoRA adapter on all attention and feed-forward matrices goes through all stages of the recipe.
-#    Part 3 has a chapter for each. It begins with what the stage is for, its objective, and the reason of each setting.
+#    Part 3 has a chapter for each stage that explains what it is for, its objective, and the reason for each setting.
 # 3. **Evaluation.** The base model and the model after each stage answer the same unseen questions greedily. Every
-#    figure has a 95 % interval, and comparisons are paired.
+#    figure comes with a 95 % interval, and comparisons are paired.
 #
-# A clock counts from the start of the session and stops each stage in time for its last checkpoint. All stages save
-# into one folder in the judges' layout, with rising step numbers. Whenever the run stops, the last checkpoint there can
-# be loaded.
+# A clock runs from the start of the session and stops each stage in time to save its last checkpoint. All stages save
+# into one folder in the judges' layout, with rising step numbers. So whenever the run stops, the judges can load the
+# last checkpoint there.
 #
 # ## Choices and reasons
 #
 # | Choice | Reason |
 # |---|---|
 # | one LoRA adapter through all stages | the judges load one adapter, so every checkpoint can be submitted |
-# | the base model replicated on the policy's chips | it fits, and no token waits for weights from another chip |
-# | one prompt in all stages, byte for byte | a difference in white space has cost an entrant 39 points of format |
-# | a stage ends in time for its last checkpoint | whatever the clock does, there is something to submit |
+# | the base model replicated on each of the policy's chips | it fits, and no chip waits for weights from another |
+# | one prompt in all stages, byte for byte | a difference in white space cost one entrant 39 points of format rate |
+# | every stage stops in time to save a checkpoint | whatever the clock does, there is something to submit |
 
 # %% [markdown] tags=["library"]
 # ## The library
 #
-# It is written out in these cells. They are folded; open any of them to read it. The cells after them install missing
+# The folded cells below write out the library. Open any of them to read the code. The cells after them install missing
 # packages at pinned versions.
 
 # %%
@@ -63,7 +63,7 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # %% [markdown]
 # ## What the judges read
 #
-# The prompt and the limits are those of training. The assertions fail if the tags differ by a byte.
+# The prompt and the limits are the same as in training. The assertions fail if the tags differ by even one byte.
 
 # %%
 from reasonkit.run import open_run
@@ -98,7 +98,7 @@ assert (SOLUTION_START, SOLUTION_END) == (TAGS.answer_start, TAGS.answer_end)
 # %% [markdown]
 # ## What the judges load
 #
-# The policy with its adapter, its tokenizer and its configuration, under the names that the template asks for.
+# These are the policy with its adapter, its tokenizer and its configuration, under the names that the template expects.
 
 # %%
 lora_policy, tokenizer, model_config = policy.model, policy.tokenizer, policy.config
@@ -107,8 +107,8 @@ print(f"checkpoints in {CKPT_DIR}, generation of up to {MAX_GENERATION_STEPS} to
 # %% [markdown]
 # # 4 · Unrestricted mode
 #
-# Not entered. To enter, publish a model in Flax format on the same base model and name it here as `"user/model"`.
-# Notebook 4 of the kit uploads such a model when the secret `KAGGLE_MODEL_HANDLE` is set.
+# This run does not enter it. To enter, publish a model in Flax format on the same base model and give its name here as
+# `"user/model"`. Notebook 4 of the kit uploads such a model if the secret `KAGGLE_MODEL_HANDLE` is set.
 
 # %%
 unrestricted_kaggle_model = None
@@ -116,6 +116,6 @@ unrestricted_kaggle_model = None
 # %% [markdown]
 # # 5 · Other things to know
 #
-# - No cell needs a key, and nothing that a model writes is executed.
-# - After an interruption, run the notebook again. It reads finished stages back and resumes an unfinished one from its
-#   last checkpoint.
+# - No cell needs a key, and nothing a model writes is ever executed.
+# - After an interruption, just run the notebook again. It reads finished stages back and resumes an unfinished one from
+#   its last checkpoint.

@@ -1,6 +1,6 @@
-"""What is trained (`Recipe`), where it runs (`Profile`), and the stages of a run (`STAGES`): the choices of a run.
+"""The choices behind a run: what is trained (`Recipe`), where it runs (`Profile`), and its stages (`STAGES`).
 
-Recipes are in `recipes/`. `run.open_run` turns the choices of a notebook into a run.
+Recipes live in `recipes/`. `run.open_run` turns the choices made in a notebook into a run.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from reasonkit.settings import DistillSettings, GrpoSettings, SftSettings, Simpo
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run: its notebook, its name in tables and figures, and whether it trains the policy's adapter."""
+    """One part of a run: its notebook, its name in tables and figures, and whether it trains the policy's adapter."""
 
     notebook: str
     title: str
     trains: bool = False
 
 
-# All that a run may consist of, in the order of the notebooks' numbers. Data and evaluation belong to every run.
+# Everything a run can consist of, in the order of the notebooks' numbers. Every run has data and evaluation.
 STAGES = {
     "data": Stage("01_data_curation", "data"),
     "teacher": Stage("01b_teacher_data", "teacher data"),
@@ -37,12 +37,12 @@ STAGES = {
 class Profile:
     """Sizes for one kind of machine.
 
-    `devices` are virtual CPU devices (0: the machine's own `accelerator`s, "tpu" or "gpu"). `rows` are the problems per
-    split. `minutes` is the session's limit, and `reserve_minutes` is for the last save. On a machine of one's own the
-    session `grows` with the pace of its steps, and `minutes` is a forecast. During GRPO the validation problems are
-    answered every `probe_every` steps. `remat` saves memory in training (`models.load`), and `judge_int8` halves a
-    large judge (`models.quantize_int8`). `api_dollars` is what a judge behind an API may cost, if a secret switches one
-    on. With 0 none is used. `toy`: the model is too small for real data.
+    `devices` is the number of virtual CPU devices (0: the machine's own `accelerator`s, "tpu" or "gpu"). `rows` gives
+    the problems per split. `minutes` is the session's limit, of which `reserve_minutes` are kept for the last save. On
+    your own machine the session `grows` with the pace of its steps, and `minutes` is only a forecast. During GRPO the
+    policy answers the validation problems every `probe_every` steps. `remat` saves memory in training (`models.load`),
+    and `judge_int8` halves the size of a large judge (`models.quantize_int8`). `api_dollars` limits the cost of a judge
+    behind an API, if a secret switches one on. 0 means that none is used. `toy`: the model is too small for real data.
     """
 
     name: str
@@ -78,18 +78,18 @@ class Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is trained: a file in `recipes/`, in which it is called RECIPE.
+    """What is trained. Each file in `recipes/` defines one, under the name RECIPE.
 
-    `data` names a file in data_recipes/, and `toy_data` one for the profiles with a tiny model.
-    `shares` has each stage's share of the time, in order: those of `STAGES` but data and evaluation.
-    `rewards(judge, questions)` returns (reward function, weight) pairs. A weight of 0 is logged only. The judge is None
-    unless `uses_judge`, and the questions are those of the training split. A recipe without GRPO has none.
-    `judge(judge_model, mesh, profile, folder)` makes the judge of the run in `folder` from the profile's judge model.
-    None is `LocalJudge`, or one behind an API.
-    `curriculum` is the `__name__` of the reward function whose pass rates choose GRPO's problems. Without one they come
-    in turn.
+    `data` names a file in data_recipes/, and `toy_data` the one for profiles with a tiny model.
+    `shares` gives each stage's share of the time, in order. Data and evaluation are not listed.
+    `rewards(judge, questions)` returns (reward function, weight) pairs. With weight 0 a reward is only logged. The
+    judge is None unless `uses_judge`. The questions are those of the training split. Without GRPO there are no pairs.
+    `judge(judge_model, mesh, profile, folder)` makes the judge for the run in `folder` from the profile's judge model.
+    None means `LocalJudge`, or a judge behind an API.
+    `curriculum` is the `__name__` of the reward function whose pass rates choose GRPO's problems. Without one, the
+    problems come in turn.
     `sft`, `simpo`, `grpo` and `distill` are settings that replace the profile's.
-    `name` and `summary` are the file's name and the first line of its docstring: `setup.find_recipe` fills them in.
+    `name` and `summary` are the file's name and the first line of its docstring. `setup.find_recipe` fills them in.
     """
 
     data: str
@@ -108,7 +108,7 @@ class Recipe:
 
     @property
     def stages(self) -> list[str]:
-        """All stages of a run in order. A teacher comes before the data, of which its traces are a source."""
+        """All stages of a run in order. A teacher comes before the data, because its traces are a source of data."""
         own = [stage for stage in self.shares if stage != "teacher"]
         return [*["teacher"] * ("teacher" in self.shares), "data", *own, "evaluation"]
 
@@ -118,7 +118,7 @@ class Recipe:
         return [stage for stage in self.shares if STAGES[stage].trains]
 
     def before(self, stage: str) -> str | None:
-        """The stage whose adapter `stage` begins with, None for the first one."""
+        """The stage whose adapter `stage` starts from. None for the first one."""
         earlier = [*self.shares][:[*self.shares].index(stage)]
         return next((name for name in reversed(earlier) if STAGES[name].trains), None)
 
@@ -131,22 +131,23 @@ _TINY = dict(policy="tiny-policy", judge="tiny-judge", dtype="float32", lora_ran
              judge_max_length=256, grows=True, toy=True)
 _TINY_LENGTHS = dict(max_prompt_length=80, max_new_tokens=64)
 
-# Lengths are those of the winning runs. SFT packs: Kaggle's 16 sequences hold 30 to 50 worked solutions, if those
-# have 300 to 500 tokens, which is an estimate. On a CPU it does not: the tiny model's sequences hold only 1.2 toy
-# problems, and the small real model was only run on padded rows. Rows per call and per pass fit v5e chips with
-# replicated weights. With a judge on chips of its own a step is sampled in two calls, and the first call's
-# completions are judged during the second. Rank 32 is enough for RL, and a LoRA needs ten times the learning rate of
-# a full fine-tune ("LoRA without regret", TRL: 2e-4 in SFT, from 1e-5 in RL). SFT has half of it, because qwix starts
-# A 2.4 times as far out as PEFT. GRPO's beta is the second winner's, for k3. A step of SimPO has no more rows per chip
-# than a pass of GRPO. Its rate is five times the second winner's 1e-6, and it has Llama 3's SFT term, which keeps the
-# format. In distillation each token has a target, so its rate is SFT's. Neither was measured on these models.
+# The lengths come from the winning runs. SFT packs its rows: Kaggle's 16 sequences hold 30 to 50 worked solutions, if
+# these have 300 to 500 tokens, which is an estimate. On a CPU it doesn't pack, because the tiny model's sequences hold
+# only 1.2 toy problems and the small real model has only been run on padded rows. Rows per call and per pass are chosen
+# to fit v5e chips with replicated weights. If the judge has its own chips, a step is sampled in two calls, and the
+# first call's completions are judged during the second. Rank 32 is enough for RL, and LoRA needs ten times the learning
+# rate of a full fine-tune ("LoRA without regret", TRL: 2e-4 in SFT, from 1e-5 in RL). Our SFT takes half of that,
+# because qwix starts A 2.4 times as far out as PEFT. GRPO's beta is the second winner's, for k3. A SimPO step has no
+# more rows per chip than a GRPO pass. Its rate is five times the second winner's 1e-6, and it has Llama 3's SFT term,
+# which keeps the format. In distillation every token has a target, so it uses SFT's rate. Neither was measured on these
+# models.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
               remat=True, api_dollars=5.0)
 _GEMMA_LENGTHS = dict(max_prompt_length=256, max_new_tokens=768)
 
-# A small real model in both roles, from `gemma_from_gguf`, with its whole vocabulary: the logits of a token take a
-# megabyte and limit the rows of a pass. As a judge it scores a worked solution below a bare answer: take a recipe in
-# which it has weight 0.
+# A small real model in both roles, from `gemma_from_gguf`. It has the whole vocabulary, so the logits of one token take
+# a megabyte and limit the rows of a pass. As a judge it scores a worked solution below a bare answer, so take a recipe
+# that gives it weight 0.
 _REAL = dict(policy="gemma3-270m", judge="gemma3-270m", lora_rank=16, lora_alpha=32.0, toy=True)
 _CPU_LENGTHS = dict(max_prompt_length=128, max_new_tokens=96)
 _GPU_LENGTHS = dict(max_prompt_length=256, max_new_tokens=256)
@@ -222,8 +223,8 @@ PROFILES = {
 
 
 def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
-    """The profile with the recipe's settings. If the profile overlaps sampling with a judge and the recipe has none,
-    each step is sampled in one call, and there is time for half as many steps again."""
+    """The profile with the recipe's settings. If the profile overlaps sampling with a judge but the recipe has none,
+    each step is sampled in a single call, and there is time for half as many steps again."""
     if profile.grpo.rollout_micro_prompts and not recipe.uses_judge:
         more = dict(steps=3 * profile.grpo.steps // 2, rollout_micro_prompts=0)
         profile = replace(profile, grpo=replace(profile.grpo, **more))
@@ -233,8 +234,8 @@ def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
 
 
 def adapt_to_lengths(profile: Profile, lengths: Mapping[str, int]) -> Profile:
-    """The profile with the tokens of `prompt` and `completion` that a data recipe asks for, in place of its own. Rows
-    of SFT and of the judge hold both, so their limits change by as many tokens."""
+    """The profile with the lengths in tokens that a data recipe asks for, `prompt` and `completion`, instead of its
+    own. Rows for SFT and for the judge hold both, so their limits change by the same number of tokens."""
     given = {name: lengths[key] for key, name in (("prompt", "max_prompt_length"), ("completion", "max_new_tokens"))
              if key in lengths}
     more = sum(tokens - getattr(profile.grpo, name) for name, tokens in given.items())

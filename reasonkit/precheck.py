@@ -1,6 +1,6 @@
-"""Whether a run can begin: `precheck` shows what is chosen and what the session has, and stops where a need is not met.
+"""Can this run begin? `precheck` shows what was chosen and what the session has, and stops if something is missing.
 
-It gathers what other modules know, and takes seconds. The packages were checked before, by `session.setup.install`.
+It only collects what other modules know, so it takes seconds. `session.setup.install` has already checked the packages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JUDGE_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY")
 
 
 class StageNotInRecipe(Exception):
-    """Ends a notebook that the recipe does not need. Jupyter shows the message alone, and nothing has changed."""
+    """Ends a notebook that the recipe does not need. Jupyter shows only the message, and nothing has changed."""
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
@@ -40,11 +40,11 @@ class StageNotInRecipe(Exception):
 
 def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], data: str | None = None,
              stage: str = "data") -> None:
-    """Show what is chosen, by whom, and whether the session has what a run needs, each with what to do about it.
+    """Show each choice and where it comes from, and whether the session has what the run needs, with a remedy if not.
 
-    `data` is the DATA of a notebook that reads its sources. Raises ValueError as `open_run`, and RuntimeError, with
-    every remedy, where something is missing. Raises StageNotInRecipe where the recipe has no such `stage`. Nothing is
-    loaded or downloaded.
+    `data` is the DATA of a notebook that reads its sources. Nothing is loaded or downloaded. Raises ValueError as
+    `open_run` does, RuntimeError with all the remedies if something is missing, and StageNotInRecipe if the recipe has
+    no such `stage`.
     """
     chosen, plan, own = check_choices(profile, recipe, seed, settings), find_recipe(recipe), PROFILES[profile]
     if stage not in [*plan.stages, "teacher"]:  # notebook 1b may also be run for its pairs
@@ -80,7 +80,7 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
         raise RuntimeError(f"this run can't begin:{missing}")
 
 
-# Lines of the table: what is needed, what was found, and what to do, which is empty where all is well.
+# Lines of the table: what is needed, what was found, and what to do about it. The last is empty if all is well.
 Lines = Iterator[tuple[str, str, str]]
 
 
@@ -137,7 +137,7 @@ def _models(names: Iterable[str]) -> Lines:
 
 
 def _key(profile: Profile) -> str | None:
-    """The secret that switches a judge behind an API on, where there is the code for one."""
+    """The secret that switches on a judge behind an API, if the code for one is there."""
     with_code = profile.api_dollars and importlib.util.find_spec("recipes.judges")
     return next(filter(secret, JUDGE_KEYS), None) if with_code else None
 

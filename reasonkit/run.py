@@ -1,4 +1,4 @@
-"""One run: `open_run` makes it from a profile, a recipe and a seed. It has a folder of artifacts and a clock."""
+"""One run, with its folder of artifacts and its clock. `open_run` makes it from a profile, a recipe and a seed."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The judges' CKPT_DIR: all stages save here, under growing step numbers."""
+        """The judges' CKPT_DIR. All stages save here, with growing step numbers."""
         return self.folder / "checkpoints"
 
     @property
     def lora(self) -> dict:
-        """The adapter's shape, which every stage must share."""
+        """The shape of the adapter, which must be the same in every stage."""
         return {"rank": self.profile.lora_rank, "alpha": self.profile.lora_alpha}
 
     def stage(self, name: str) -> Path:
@@ -58,15 +58,15 @@ class Run:
         return self.folder / name
 
     def log(self, stage: str) -> RunLog:
-        """The log of a stage, which every session appends to. Of several processes, only the first one writes."""
+        """The log of a stage, to which every session appends. With several processes, only the first one writes."""
         return RunLog(self.stage(stage) / "log.jsonl") if is_main_process() else NullLog()
 
     def finished(self, stage: str) -> bool:
         return (self.stage(stage) / manifests.MANIFEST).exists()
 
     def manifest(self, stage: str) -> dict:
-        """What a stage left. Raises ManifestError as `read_manifest` and `check_adapter` do, and when a file of
-        notebook 1 has changed."""
+        """The manifest that a stage left. Raises ManifestError as `read_manifest` and `check_adapter` do, and if a file
+        of notebook 1 has changed."""
         if stage != "data" and self.finished("data"):
             self.manifest("data")
         found = manifests.read_manifest(self.stage(stage), stage=stage, prompt_sha256=prompt_hash(TAGS.template),
@@ -75,8 +75,8 @@ class Run:
         return found
 
     def inputs(self, stage: str) -> dict[str, Path]:
-        """The files that a training stage begins with: the "train" split, and the "adapter" of the stage before it, if
-        there is one. Raises ManifestError as `manifest`."""
+        """The files that a training stage starts from: the "train" split and, if there is an earlier trained stage, its
+        "adapter". Raises ManifestError as `manifest` does."""
         self.manifest("data")
         found = {"train": self.stage("data") / "train.parquet"}
         if before := self.recipe.before(stage):
@@ -85,17 +85,17 @@ class Run:
         return found
 
     def _lora_of(self, stage: str) -> dict | None:
-        """What the stage's manifest says of the adapter: the evaluation has one, too."""
+        """What the stage's manifest says about the adapter. The evaluation's manifest has one too."""
         return self.lora if stage == "evaluation" or STAGES[stage].trains else None
 
     def close(self) -> None:
-        """Let the kernel of the next notebook have the run, while this one may stay open."""
+        """Release the run for the next notebook's kernel. This notebook may stay open."""
         unlock_run(self.folder)
 
     def begin(self, stage: str, base: Path, inputs: Mapping[str, Path], **choices) -> bool:
-        """Whether the stage is to be trained, from its start or its last step. A finished one is reported in a line.
+        """Whether the stage still has to be trained, from its start or its last step. If not, a line says so.
 
-        `base` is the model's folder. `choices` are what else the result depends on. Raises ManifestError as
+        `base` is the model's folder. `choices` are whatever else the result depends on. Raises ManifestError as
         `check_begun` and `manifest` do.
         """
         if is_main_process():
@@ -116,7 +116,7 @@ class Run:
         return not finished
 
     def hand_over(self, stage: str, model, result: StageResult, inputs: Mapping[str, Path], **metrics) -> None:
-        """Save the adapter of a stage that has ended, and its manifest: from here on the next notebook can start."""
+        """Save the adapter and the manifest of a stage that has ended. After that the next notebook can start."""
         save_lora(model, self.stage(stage) / "adapter", result.checkpoint_step)
         if is_main_process():
             settings = getattr(self.profile, stage)
@@ -126,7 +126,7 @@ class Run:
                   f"{manifests.ENDINGS.get(result.stopped, result.stopped)}")
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
-        """Write the stage's manifest. minutes: of this session. Those of its earlier sessions are added."""
+        """Write the stage's manifest. `minutes` are this session's. The stage's earlier sessions are added to them."""
         return manifests.write_manifest(self.stage(stage), stage, inputs=inputs, metrics=metrics,
                                         prompt_sha256=prompt_hash(TAGS.template),
                                         lora=self._lora_of(stage),
@@ -134,9 +134,9 @@ class Run:
 
 
 def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: Mapping[str, int]) -> Profile:
-    """The profile as the recipe, the lengths of its data and the settings of `check_choices` change it, in this order.
+    """The profile after three changes, in this order: the recipe, the lengths of its data, and the checked settings.
 
-    Raises ValueError for a model that is unknown or of another kind than the profile's own.
+    Raises ValueError for a model that is unknown or not of the same kind as the profile's own.
     """
     chosen = change(adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths), settings)
     for role in ("policy", "judge"):
@@ -154,11 +154,11 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
              settings: Mapping[str, Any] | None = None) -> Run:
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
 
-    The profile's lengths become those that its data ask for. `data` is a mix or a file, "" for the recipe's own mix,
-    and None for what notebook 1 has taken. `settings` replace values of the profile.
+    The data decide the profile's lengths. `data` is a mix or a file, "" for the recipe's own mix, or None for whatever
+    notebook 1 has used. `settings` replace values of the profile.
 
-    Frees what the last error of this process holds, such as a stage's model and trainer. Raises ValueError as
-    `check_choices` and `choose` do, and for a folder that holds another run; FolderInUseError as `lock_run`.
+    Frees what the last error in this process still holds, such as a stage's model and trainer. Raises ValueError as
+    `check_choices` and `choose` do, and for a folder that holds another run. Raises FolderInUseError as `lock_run`.
     """
     settings, plan = check_choices(profile, recipe, seed, settings or {}), find_recipe(recipe)
     folder = artifacts(folder)
@@ -185,12 +185,12 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
 
 
 def artifacts(folder: Path | str | None = None) -> Path:
-    """The folder of a run."""
+    """The folder of the run's artifacts."""
     return Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
 
 
 def data_lengths(folder: Path, data: str | None, own: str) -> Mapping[str, int]:
-    """The lengths in tokens that the data ask for: `data`, "" for the mix `own`, None for what notebook 1 has taken."""
+    """The lengths in tokens that `data` asks for: "" means the mix `own`, None whatever notebook 1 has used."""
     path = folder / "data" / manifests.MANIFEST
     if data is None and path.is_file():
         with contextlib.suppress(RecordError):  # `Run.manifest` says what is wrong with it

@@ -1,4 +1,4 @@
-"""The settings of each stage that trains, as dataclasses. A profile has values for all of them (`config.PROFILES`)."""
+"""The settings of each training stage, as dataclasses. A profile has values for all of them (`config.PROFILES`)."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """The settings of GRPO's loss. For each: what Tunix 0.1.7 does, what the papers do, and what is chosen here.
+    """The settings of GRPO's loss. For each one: what Tunix 0.1.7 does, what the papers do, and what we chose.
 
-    `beta`: weight of the KL penalty. With 0 there is no forward pass of the reference. GRPO's paper has 0.04, DAPO and
-        Dr. GRPO have 0.
+    `beta`: weight of the KL penalty. 0 saves the forward pass of the reference. GRPO's paper uses 0.04, DAPO and
+        Dr. GRPO use 0.
     `kl_loss_mode`: how a token's KL is estimated, with d = log p_ref - log p of the sampled token.
-        "low_var_kl" is k3, exp(d) - d - 1: GRPO's own (its equation 4), and Tunix's until 0.1.6. Its gradient is that
-        of KL(reference || policy). "mse_kl" is k2, d^2 / 2: its gradient is that of KL(policy || reference). "kl",
-        Tunix's default since 0.1.7, is k1, -d. It is unbiased as a value. As a loss its gradient does not contain the
-        reference, which is a constant there, and it changes the length of completions under any reward. It is refused.
-        Source: J. Schulman, "Approximating KL divergence", 2020. k3 is logged in every case. The penalty counts only in
-        groups whose rewards differ. Where all are equal it would be the only gradient. At first that is rounding noise,
-        but Adam turns any gradient into a full step: under a constant reward the adapter moved two thirds as far as in
-        training. The mean is over all completions, so the pull is beta times the share of groups that vary.
-    `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, std with ddof=1, which the paper leaves
-        open. It enlarges a judge's small differences, and `rules.rubric` rounds because of that. "drgrpo" leaves the
-        std out, "rloo" takes the mean of the others. In Tunix a group of equal rewards may get an advantage by
-        rounding. Here it has exactly 0.
-    `loss_agg_mode`: how the loss of tokens becomes one number. "sequence-mean-token-mean" is GRPO's: a mean per
-        completion, then over completions. A token of a long completion weighs less, so long wrong completions are
-        punished less per token (Dr. GRPO). "sequence-mean-token-scale" divides by the length limit instead of the
-        length: Dr. GRPO's remedy. "seq-mean-token-sum" adds up a completion's tokens, then takes the mean over
-        completions. "token-mean" is DAPO's, over all tokens, but only within a micro-batch: with `micro_prompts` it is
-        a mean of means. The first three do not depend on micro-batches, as long as no completion is masked.
-    `loss_algo`, `epsilon`, `epsilon_high`: the ratio of new to old policy per token or per sequence (GSPO), and where
-        it is clipped, below and above (DAPO's "clip higher"; None: as below). There is one update per rollout here, so
-        the ratio is 1 and these three do nothing, as a test shows.
+        "low_var_kl" is k3, exp(d) - d - 1. It is GRPO's own (equation 4), and Tunix used it until 0.1.6. Its gradient
+        is that of KL(reference || policy). "mse_kl" is k2, d^2 / 2, with the gradient of KL(policy || reference). "kl",
+        Tunix's default since 0.1.7, is k1, -d. As a value it is unbiased, but as a loss its gradient does not contain
+        the reference, which is only a constant there. It changes the length of completions under any reward, so we
+        refuse it. Source: J. Schulman, "Approximating KL divergence", 2020. k3 is always logged. The penalty counts
+        only in groups whose rewards differ. In the others it would be the only gradient. At first that is just rounding
+        noise, but Adam turns any gradient into a full step: under a constant reward the adapter moved two thirds as far
+        as in training. The mean is over all completions, so the pull is beta times the share of groups that vary.
+    `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group. The paper does not say which std. Here it
+        has ddof=1. It magnifies a judge's small differences, which is why `rules.rubric` rounds. "drgrpo" leaves out
+        the std, and "rloo" takes the mean of the others. In Tunix, rounding may give a group of equal rewards an
+        advantage. Here it is exactly 0.
+    `loss_agg_mode`: how the losses of tokens become one number. "sequence-mean-token-mean" is GRPO's: a mean per
+        completion, then over completions. Tokens of a long completion weigh less, so long wrong completions are
+        punished less per token (Dr. GRPO). "sequence-mean-token-scale" is Dr. GRPO's remedy: it divides by the length
+        limit instead of the length. "seq-mean-token-sum" adds up a completion's tokens and then takes the mean over
+        completions. "token-mean" is DAPO's mean over all tokens, but only within a micro-batch: with `micro_prompts` it
+        is a mean of means. The first three do not depend on micro-batches, as long as no completion is masked.
+    `loss_algo`, `epsilon`, `epsilon_high`: whether the ratio of new to old policy is per token or per sequence (GSPO),
+        and where it is clipped below and above (DAPO's "clip higher"; None: as below). We make one update per rollout,
+        so the ratio is 1 and these three do nothing, as a test shows.
     `mask_truncated`: leaves completions that reached the limit without a stop token out of the loss, but not out of
-        their group's mean (DAPO's overlong filtering). It is off, because such a completion lacks its last tag, and the
-        penalty for that teaches the policy to end in time.
+        their group's mean (DAPO's overlong filtering). It is off, because such a completion lacks its last tag and the
+        penalty for that teaches the policy to finish in time.
 
-    There is no bonus for entropy, because Tunix's GRPO has none. It is logged as a mean over tokens. Raises ValueError
+    There is no entropy bonus, because Tunix's GRPO has none. Entropy is logged as a mean over tokens. Raises ValueError
     for a value that is not offered.
     """
 
@@ -67,8 +67,8 @@ class LossSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """What every training stage has: `steps` optimiser steps, `warmup` as a share of them, the gradient norm at which
-    it is clipped, and the steps between checkpoints, of which the last `keep` stay."""
+    """What every training stage has: the number of optimiser `steps`, `warmup` as a share of them, the gradient norm to
+    `clip` at, and the steps between checkpoints, of which the last `keep` stay."""
 
     steps: int
     learning_rate: float
@@ -81,7 +81,7 @@ class StageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionSettings(StageSettings):
-    """Of a stage on prompts and completions: their limits in tokens, <bos> and stop token included."""
+    """For a stage on prompts and completions: their limits in tokens, including <bos> and the stop token."""
 
     max_prompt_length: int
     max_new_tokens: int
@@ -91,11 +91,11 @@ class CompletionSettings(StageSettings):
 class SftSettings(StageSettings):
     """Each step takes `batch_size` sequences of `max_length` tokens.
 
-    A sequence is one row and padding. With `pack` it has as many rows as fit, each of which sees only itself, so a step
-    has more rows: `max_length` divided by their mean length, times `batch_size`. That pays where most rows are much
-    shorter than the longest.
+    A sequence is one row and padding. With `pack` it holds as many rows as fit, and each row sees only itself. A step
+    then has more rows: `batch_size` times `max_length` divided by their mean length. That pays off if most rows are
+    much shorter than the longest.
 
-    `stock_loss` is Tunix's own, which holds the logits of all tokens at once: the same up to rounding.
+    `stock_loss` uses Tunix's own loss, which holds the logits of all tokens at once. It is the same up to rounding.
     """
 
     batch_size: int
@@ -106,14 +106,14 @@ class SftSettings(StageSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SimpoSettings(CompletionSettings):
-    """Each step takes `batch_size` pairs of a chosen and a rejected completion, twice as many rows.
+    """Each step takes `batch_size` pairs of a chosen and a rejected completion, which makes twice as many rows.
 
-    `beta` scales the mean log-probabilities and `gamma` is the margin aimed at: the paper has beta 2 to 2.5 and gamma
-    around half of it. `label_smoothing` is the share of pairs taken to be labelled the wrong way round. `sft_weight` is
-    that of the chosen completion's negative log-likelihood per token: the paper has 0. Llama 3 (arXiv 2407.21783) has
-    0.2 in DPO, to keep the format and the likelihood of what is chosen.
+    `beta` scales the mean log-probabilities, and `gamma` is the margin to aim for. The paper uses a beta of 2 to 2.5
+    and a gamma of about half of it. `label_smoothing` is the share of pairs assumed to be labelled the wrong way round.
+    `sft_weight` weighs the chosen completion's negative log-likelihood per token. The paper has 0. Llama 3 (arXiv
+    2407.21783) uses 0.2 in DPO, to keep the format and the likelihood of the chosen completion.
 
-    Without pairs from notebook 1b, `num_generations` completions to each of `questions` training questions are sampled.
+    If notebook 1b left no pairs, `num_generations` completions of each of `questions` training questions are sampled.
     """
 
     batch_size: int
@@ -129,11 +129,11 @@ class SimpoSettings(CompletionSettings):
 class DistillSettings(CompletionSettings):
     """Each step updates on `batch_size` completions.
 
-    In a share `on_policy` of the steps (GKD's lambda) the student samples them. In the others they are the worked
-    solutions of the data. `beta` chooses the divergence: 0 is the forward KL(teacher || student), 1 the reverse
-    KL(student || teacher), and between them it is the generalised Jensen-Shannon divergence, of which the paper has
-    0.1, 0.5 and 0.9. `top_k` tokens of the teacher's distribution cross to the student, and the mass of all others.
-    `teacher` names its model, "" as `Profile.teacher`. Raises ValueError for values out of range.
+    In a share `on_policy` of the steps (GKD's lambda) the student samples them. In the others they are worked solutions
+    from the data. `beta` chooses the divergence: 0 is the forward KL(teacher || student), 1 the reverse
+    KL(student || teacher), and in between it is the generalised Jensen-Shannon divergence, for which the paper uses
+    0.1, 0.5 and 0.9. The student gets the teacher's `top_k` most likely tokens one by one, and the total mass of all
+    others. `teacher` names the model, and "" means `Profile.teacher`. Raises ValueError for values out of range.
     """
 
     batch_size: int
@@ -153,14 +153,14 @@ class DistillSettings(CompletionSettings):
 class GrpoSettings(LossSettings, CompletionSettings):
     """Each step updates on `prompts_per_step` prompts, each with `num_generations` completions of `max_new_tokens`.
 
-    `micro_prompts` prompts go through one forward and backward pass (0: all). With `rollout_micro_prompts`, a multiple
-    of them, that many are sampled in one call. They are judged while the next are sampled, and each pass waits only for
-    its own scores (0: a step is sampled, then judged, then trained on). That is for a judge on chips of its own. More
-    calls decode fewer rows at once, take longer in all, and draw other samples.
+    `micro_prompts` prompts go through one forward and backward pass (0: all). `rollout_micro_prompts`, a multiple of
+    that, is how many prompts are sampled in one call. These are judged while the next are sampled, and each pass waits
+    only for its own scores (0: a whole step is sampled, then judged, then trained on). Use it if the judge has its own
+    chips. More calls decode fewer rows at once, take longer in total, and draw different samples.
 
-    `segments` decodes with `train.decode.SegmentSampler`: the same samples up to rounding, but completions that
-    are done are decoded no longer. It compiles up to 24 programs, which no TPU has run and no forecast counts, so it
-    is off. `stock_loss` holds the logits of all tokens at once, as Tunix does.
+    `segments` decodes with `train.decode.SegmentSampler`. The samples are the same up to rounding, but it stops
+    decoding completions that are done. It compiles up to 24 programs, which no TPU has run and no forecast counts, so
+    it is off. `stock_loss` holds the logits of all tokens at once, as Tunix does.
     """
 
     prompts_per_step: int

@@ -1,1 +1,1 @@
-"""What a user changes: recipes, and the graders, judges, rewards and stages that only some of them need."""
+"""What you change: recipes, and the graders, judges, rewards and stages that only some of them need."""

@@ -1,9 +1,9 @@
-"""Chemistry: GRPO on explanations and calculations, with a judge that reads the rubric of chemistry.
+"""Chemistry: GRPO on explanations and calculations, with a judge that reads the chemistry rubric.
 
-Source: the entries on chemistry among the honourable mentions. A gold answer of kind "quantity" is compared with its
-unit, and one of kind "smiles" as a molecule (`recipes/graders`), so 1 mol/L and 1000 mmol/L are one answer. The mix has
-numbers and formulas only, and these are for data of your own.
-What it reaches was not measured.
+Source: the chemistry entries among the honourable mentions. Gold answers of kind "quantity" are compared with their
+units and those of kind "smiles" as molecules (`recipes/graders`), so 1 mol/L and 1000 mmol/L are the same answer. The
+mix has only numbers and formulas, so these two kinds are there for your own data.
+We have not measured what it reaches.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
 def rewards(judge, questions):
     return [
         (tag_format, 1.0),
-        (gate(exact_answer, tag_format), 1.5),  # numbers and formulas are not guessed: worth more than an option
-        (rubric(judge), 1.0),  # open rows are scored by the judge alone
+        (gate(exact_answer, tag_format), 1.5),  # numbers and formulas are hard to guess: worth more than an option
+        (rubric(judge), 1.0),  # open rows are scored by the judge only
     ]
 
 

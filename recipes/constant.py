@@ -1,6 +1,6 @@
-"""Control: every completion earns the same. What the other recipes' rewards would have paid is logged.
+"""Control: every completion earns the same. What the usual rewards would have paid is only logged.
 
-Source: our own. Expect: the adapter stays as SFT left it, bit for bit, so any change is a bug.
+Source: our own. Expect: the adapter stays exactly as SFT left it, bit for bit, so any change is a bug.
 """
 
 from __future__ import annotations

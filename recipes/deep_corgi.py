@@ -1,9 +1,9 @@
-"""Deep-CoRGI: SFT, a reward model trained in the session, then GRPO with its score of the reasoning as one reward.
+"""Deep-CoRGI: SFT, a reward model trained within the session, then GRPO with its score of the reasoning as one reward.
 
-Source: the entry Gemma2-Deep, an honourable mention, whose ThoughtTeacher scored the flow of the steps and not only the
-answer. Its data and its reward model are not public. Here it is a linear head on the judge model's hidden states. Its
-examples are the policy's own right and wrong completions after SFT, and worked solutions with one flaw.
-What this recipe reaches was not measured.
+Source: the entry Gemma2-Deep, an honourable mention. Its ThoughtTeacher scored how the steps flow, not only the answer.
+Its data and reward model are not public, so here it is a linear head on the judge model's hidden states. It learns from
+the policy's own right and wrong completions after SFT, and from worked solutions with one flaw.
+We have not measured what this recipe reaches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def rewards(judge, questions):
     return [
         (tag_format, 1.0),
         (gate(exact_answer, tag_format), 1.0),
-        (rubric(judge), 1.0),  # the judge is the ThoughtTeacher, which looks at the reasoning and not at the rubric
+        (rubric(judge), 1.0),  # the judge is the ThoughtTeacher, which looks at the reasoning, not at the rubric
     ]
 
 

@@ -1,7 +1,7 @@
-"""G-exact: G-RaR without the judge's weight. The rubric is scored and logged, and not trained on.
+"""G-exact: G-RaR without the judge's weight. The rubric is scored and logged, but not trained on.
 
-Source: the ablation of recipes/g_rar.py, to measure what the judge adds.
-Expect in the demo: accuracy from 54 to about 71 %, as with the judge, and fewer right steps: 69 to 90 %, by the seed.
+Source: an ablation of recipes/g_rar.py that measures what the judge adds.
+Expect in the demo: accuracy from 54 to about 71 %, as with the judge, but fewer right steps: 69 to 90 %, by seed.
 """
 
 from __future__ import annotations

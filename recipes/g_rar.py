@@ -2,7 +2,7 @@
 
 Source: the winning G-RaR entry; Rubrics as Rewards (arXiv 2507.17746).
 Expect in the demo: accuracy from 54 to about 75 %, step accuracy from 12 to about 90 %, and completions that grow.
-To make a recipe of your own, copy this file: RECIPE in the notebooks takes the name of the file.
+To make your own recipe, copy this file and set RECIPE in the notebooks to the new file's name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def rewards(judge, questions):
     return [
         (tag_format, 1.0),
         (gate(exact_answer, tag_format), 1.0),  # a right answer counts only in the right format
-        (rubric(judge), 1.5),  # well-worked steps with a wrong answer can earn more than a bare right answer
+        (rubric(judge), 1.5),  # good steps with a wrong answer can earn more than a bare right answer
     ]
 
 

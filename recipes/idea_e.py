@@ -1,8 +1,8 @@
 """IDEA-E: GRPO without a judge, on format, exact answer and the text of the reasoning.
 
 Source: the third winning entry. Its five headings are Identify, Determine, Explore, Act and Evaluate.
-Expect: the headings appear, because missing ones cost half a right answer. No accuracy was measured.
-Without a judge the policy has all chips, and time for half as many steps again (`config.adapt_to_recipe`).
+Expect: the headings appear, because missing ones cost half a right answer. We have not measured its accuracy.
+Without a judge the policy gets all the chips and time for half as many steps again (`config.adapt_to_recipe`).
 """
 
 from __future__ import annotations

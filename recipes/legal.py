@@ -1,8 +1,8 @@
-"""Legal: GRPO on holdings and bar exams, with a judge that reads the rubric of law.
+"""Legal: GRPO on holdings and bar exams, with a judge that reads the law rubric.
 
-Source: the entries on law among the honourable mentions. Almost all rows have options, so the right letter is worth
-little by itself, and its price is paid only behind reasoning that a program finds work in.
-What it reaches was not measured.
+Source: the law entries among the honourable mentions. Almost all rows have options, so the right letter is worth little
+by itself. It pays only after reasoning in which a program finds some work.
+We have not measured what it reaches.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Medical: GRPO on exam questions and open cases, with a judge that reads the rubric of medicine.
+"""Medical: GRPO on exam questions and open cases, with a judge that reads the medicine rubric.
 
-Source: the entries on medicine among the honourable mentions; Rubrics as Rewards (arXiv 2507.17746), whose RaR-Medicine
-is in the mix. More than half of the rows are open, and only the judge scores them.
-What it reaches was not measured. Expect nothing that may be used on patients.
+Source: the medical entries among the honourable mentions, and Rubrics as Rewards (arXiv 2507.17746), whose RaR-Medicine
+is in the mix. More than half of the rows are open, and only the judge can score those.
+We have not measured what it reaches. Don't expect anything that is fit to be used on patients.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
 def rewards(judge, questions):
     return [
         (tag_format, 1.0),
-        (gate(exact_answer, tag_format), 1.0),  # options: A or B is right by a guess one time in four
+        (gate(exact_answer, tag_format), 1.0),  # options: a guessed letter is right one time in four
         (rubric(judge), 2.0),  # so the reasoning weighs twice as much as the letter
     ]
 

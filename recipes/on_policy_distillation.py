@@ -1,10 +1,10 @@
 """On-policy distillation: SFT, then the policy samples and a larger model scores every token.
 
 Source: an honourable mention of the competition; GKD (arXiv 2306.13649). There are no rewards and no judge. The teacher
-is `distill.teacher` of the profile, or its judge model, on the other half of the chips. It must read text as the same
-tokens, so Gemma 2 has a Gemma 2. No larger model reads the tiny model's tokens. There the teacher is the same base
-model, trained in notebook 03b on those worked solutions only that show their steps.
-What this recipe reaches with a real teacher was not measured.
+is the profile's `distill.teacher`, or else its judge model, on the other half of the chips. It must split text into the
+same tokens, so a Gemma 2 needs a Gemma 2. No larger model shares the tiny model's tokens, so there the teacher is the
+same base model, trained in notebook 03b only on worked solutions that show their steps.
+We have not measured what this recipe reaches with a real teacher.
 """
 
 from __future__ import annotations

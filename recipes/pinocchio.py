@@ -1,9 +1,9 @@
 """Pinocchio: SFT, SimPO on pairs of the policy's own completions, then GRPO with a judge and penalties for flaws.
 
-Source: the second winning entry, Pinocchio-1B. Its GRPO had half the reward on the answer, half on the reasoning, and
-took off up to 3 for loops, runaway and incomplete completions. Gemini judged a whole group in one call, as here if its
-key is set. Its SFT was a full fine-tune on traces of a 120B teacher, which are not public. It reports a format of 98 %.
-What this recipe reaches was not measured.
+Source: the second winning entry, Pinocchio-1B. Its GRPO put half the reward on the answer and half on the reasoning,
+and took off up to 3 for loops, runaway and incomplete completions. Gemini judged a whole group in one call, as it does
+here if its key is set. Its SFT was a full fine-tune on a 120B teacher's traces, which are not public. It reports a
+format rate of 98 %. We have not measured what this recipe reaches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from recipes.rewards.extra import repetition
 def rewards(judge, questions):
     return [
         (gate(exact_answer, tag_format), 0.5),
-        (rubric(judge), 0.5),  # its pitfall criteria are the flaws that only a judge sees, such as an invented fact
+        (rubric(judge), 0.5),  # its pitfall criteria are flaws that only a judge sees, such as an invented fact
         (tag_format, 2.0),  # incomplete or runaway: a missing answer costs more than both of the above can pay
         (repetition, 2.0),  # loops were 13 of the entry's 17 failures
     ]
@@ -25,7 +25,7 @@ def rewards(judge, questions):
 RECIPE = Recipe(
     data="pinocchio",
     toy_data="tiny_mix",
-    shares={"sft": 0.3, "simpo": 0.1, "grpo": 0.6},  # as the entry: 2 hours, half an hour, 4 hours
+    shares={"sft": 0.3, "simpo": 0.1, "grpo": 0.6},  # like the entry: 2 hours, half an hour, 4 hours
     rewards=rewards,
     uses_judge=True,
     simpo={"beta": 1.0, "gamma": 0.4, "label_smoothing": 0.1},

@@ -1,9 +1,9 @@
-"""Robotics: GRPO on planning and orientation in words, with a judge that reads the rubric of robotics.
+"""Robotics: GRPO on planning and orientation in words, with a judge that reads the robotics rubric.
 
-Source: the entries on robotics among the honourable mentions (multi-step planning). A gold answer of kind "plan" is a
-problem that the grader executes step by step (`recipes/graders/plan.py`), so any plan that reaches the goal is right.
-The mix has none of these yet: the public sets are small, and half of its rows are made by a program.
-What it reaches was not measured.
+Source: the robotics entries among the honourable mentions (multi-step planning). A gold answer of kind "plan" is a
+problem on which the grader executes plans step by step (`recipes/graders/plan.py`), so any plan that reaches the goal
+is right. The mix has none of these yet: the public sets are small, and a program makes half of its rows.
+We have not measured what it reaches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def rewards(judge, questions):
         (tag_format, 1.0),
         (gate(exact_answer, tag_format), 1.5),
         (rubric(judge), 1.0),
-        (work_shown, 1.0),  # many questions are yes or no: a right one without work earns little
+        (work_shown, 1.0),  # many questions are yes or no: a right answer without work earns little
     ]
 
 
@@ -28,5 +28,5 @@ RECIPE = Recipe(
     shares={"sft": 0.25, "grpo": 0.75},
     rewards=rewards,
     uses_judge=True,
-    curriculum="exact_answer_if_tag_format",  # toys and plans differ much in difficulty: draw what is solved sometimes
+    curriculum="exact_answer_if_tag_format",  # difficulty varies widely: draw problems that are solved sometimes
 )

@@ -1,6 +1,6 @@
-"""Control: the rewards of the exact answer, dealt to the step's completions at random.
+"""Control: the rewards for the exact answer, dealt out at random to the step's completions.
 
-Source: "Spurious rewards" (arXiv 2506.10947), where random rewards taught.
+Source: "Spurious rewards" (arXiv 2506.10947), where even random rewards improved the model.
 Expect: accuracy moves by a few points either way. Believe only what another recipe gains beyond that.
 """
 

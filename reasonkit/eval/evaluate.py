@@ -1,8 +1,8 @@
-"""Scores one greedy completion per problem, says how sure the scores are, and compares two results.
+"""Scores one greedy completion per problem, says how certain the scores are, and compares two results.
 
-Entry points: `evaluate`, `compare_paired`, `EvalResult`. `intervals` has the statistics. A completion is *correct* when
-the answer in its tag is right, and right *by content* when that is so or, without an answer tag, what it says last is.
-Step accuracy is our own measure, and a program takes it.
+Entry points: `evaluate`, `compare_paired`, `EvalResult`. The statistics are in `intervals`. A completion is *correct*
+if the answer in its tag is right. It is right *by content* if it is correct or, without an answer tag, if what it says
+last is right. Step accuracy is our own measure, computed by a program.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The mean change between two results, in [-1, 1], its interval, two-sided p-value and problem count."""
+    """The mean change between two results, in [-1, 1], with its interval, two-sided p-value and number of problems."""
 
     mean: float
     low: float
@@ -57,8 +57,8 @@ class Difference(NamedTuple):
 def step_accuracy(reasoning: str | None, reference: str) -> float:
     """The share of steps, separated by ';', that equal the reference's step at the same place.
 
-    It is a share of the longer of the two, so missing and surplus steps cost alike. Case and the width of white space
-    are ignored. No reasoning is 0.0. ValueError if the reference has no step.
+    The share is taken of the longer of the two, so missing and surplus steps cost the same. Case and the amount of
+    white space are ignored. Without reasoning it is 0.0. ValueError if the reference has no steps.
 
     >>> step_accuracy("2 + 3 = 5; 5 * 4 = 21", "2 + 3 = 5; 5 * 4 = 20")
     0.5
@@ -72,12 +72,12 @@ def step_accuracy(reasoning: str | None, reference: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class EvalResult:
-    """Every scored completion, in order, as dicts with `SAMPLE_KEYS`. All figures are computed from them.
+    """Every scored completion, in order, as a dict with `SAMPLE_KEYS`. All figures are computed from these samples.
 
-    In a sample, `answer` is the lenient reading or None, `content` is whether the completion is right with or without
-    tags, and `steps` is its step accuracy. `failures` are its format defects, "wrong answer" or "no answer", and
-    "runaway" where it was cut off in its answer, or in its reasoning before any answer. `left_out` counts problems that
-    could not be scored. ValueError without samples.
+    In a sample, `answer` is the lenient reading or None, `content` says whether the completion is right with or without
+    tags, and `steps` is its step accuracy. `failures` lists its format defects, "wrong answer" or "no answer", and
+    "runaway" if it was cut off in its answer, or in its reasoning before any answer. `left_out` counts the problems
+    that could not be scored. ValueError without samples.
     """
 
     samples: list[dict[str, Any]] = dataclasses.field(repr=False)
@@ -97,12 +97,12 @@ class EvalResult:
 
     @property
     def accuracy(self) -> Interval:
-        """The share of problems with a right answer in an answer tag, in whatever format."""
+        """The share of problems with a right answer in an answer tag, whatever the format."""
         return self._mean("correct")
 
     @property
     def content_accuracy(self) -> Interval:
-        """The share of problems with a right answer in a tag or, without one, as what the completion says last."""
+        """The share of problems with a right answer in a tag or, without a tag, in what the completion says last."""
         return self._mean("content")
 
     @property
@@ -127,7 +127,7 @@ class EvalResult:
         return {name: EvalResult([s for s in self.samples if s["family"] == name]) for name in names}
 
     def to_json(self, path: str | Path) -> Path:
-        """Writes all samples, atomically. `from_json` gives an equal result back."""
+        """Writes all samples, atomically. `from_json` reads an equal result back."""
         found = {"n": self.n, "left_out": self.left_out, "samples": self.samples}
         write_atomic(Path(path), json.dumps(found, indent=1))  # its ASCII escapes keep lone surrogates, too
         return Path(path)
@@ -155,10 +155,10 @@ def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any]
     """Asks every problem once, through `TAGS.prompt`, and scores the completions.
 
     `problems` are objects or mappings, such as rows of a `datasets.Dataset`, with id, family, kind, question, answer
-    and reasoning. `generate` gets up to `batch_size` prompts and returns as many completions, greedy ones for a result
-    that can be repeated. A problem with a missing or blank field or an unreadable gold answer is left out, counted and
-    printed. ValueError for no problem that can be scored, a repeated id, a batch size below 1, and another number of
-    completions than prompts.
+    and reasoning. `generate` gets up to `batch_size` prompts and returns as many completions. They must be greedy if
+    the result is to be repeatable. Problems with a missing or blank field or an unreadable gold answer are left out and
+    counted, and a line is printed. ValueError if no problem can be scored, for a repeated id, for a batch size below 1,
+    and if there are not as many completions as prompts.
     """
     rows, faults = [], []
     for number, problem in enumerate(problems, 1):
@@ -189,11 +189,11 @@ def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any]
 
 
 def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct") -> Difference:
-    """The change from `a` to `b` on the same problems, b - a: positive when b is better.
+    """The change from `a` to `b` on the same problems, b - a. It is positive if b is better.
 
     The interval and the p-value of `intervals` are computed from the changes per problem. They agree: p is below 0.05
-    exactly when the interval excludes zero. ValueError for an unknown field, and for results on other problems, by
-    their ids, questions or gold answers. Their order does not matter.
+    exactly when the interval excludes zero. ValueError for an unknown field, and if the results are on different
+    problems, going by ids, questions and gold answers. Their order does not matter.
     """
     if field not in _FIELDS:
         raise ValueError(f"field {field!r} is not one of {_FIELDS}")
@@ -242,8 +242,8 @@ def _score(row: dict[str, str], completion: str) -> dict[str, Any]:
 
 
 def _content(completion: str, gold: str, kind: str) -> bool:
-    """Whether the answer in the tag is right or, where no tag holds one, the text after the last tag: all of it, its
-    last line or its last number, as "flexible-extract" of lm-evaluation-harness. Reasoning that was cut off has none.
+    """Whether the answer in the tag is right or, if no tag holds one, the text after the last tag: all of it, its last
+    line or its last number, like lm-evaluation-harness's "flexible-extract". Reasoning that was cut off has no answer.
     """
     found = answer_of(TAGS.parse(completion), gold, kind)
     if found is not None:

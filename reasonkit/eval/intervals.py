@@ -1,8 +1,8 @@
-"""How sure a mean of bounded values is: `interval`, and `p_value` for a hypothesis about the mean.
+"""How certain a mean of bounded values is: `interval`, and `p_value` for a hypothesis about the mean.
 
-Both ask: if the mean were m, how likely is a sum at least as far off as the one seen? The values then follow the most
-likely distribution of mean m on the values seen and the two ends of their range. Sources: Efron, Canadian J. Statistics
-9, 1981 (nonparametric tilting); Owen, Biometrika 75, 1988 (its weights); Honda and Takemura, COLT 2010 (the ends).
+Both ask: if the mean were m, how likely is a sum at least as far off as the one we saw? They assume the most likely
+distribution with mean m on the values seen and the two ends of their range. Sources: Efron, Canadian J. Statistics 9,
+1981 (nonparametric tilting); Owen, Biometrika 75, 1988 (its weights); Honda and Takemura, COLT 2010 (the ends).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ CELLS = (2, 4, 6, 12, 24, 60, 120)  # sizes of the grid for sums: the first that
 def interval(values: Sequence[float], low: float, high: float, level: float = 0.95) -> tuple[float, float]:
     """The ends of an interval for the mean of independent `values` in [low, high].
 
-    It holds each mean m under which both tails of the sum are at least (1 - level) / 2. Half of the probability of the
-    sum itself counts as tail: the mid-p of Lancaster, JASA 56, 1961, which covers `level` on average, where an exact
-    test covers more. For zeros and ones this is the mid-p interval of a rate. For changes of -1, 0 and 1 the weights
-    are those of Tango, Statistics in Medicine 17, 1998. ValueError without values, for one outside the range, and for
-    a level that is not between 0 and 1.
+    It contains every mean m under which both tails of the sum are at least (1 - level) / 2. Half of the probability of
+    the sum itself counts as tail. This is the mid-p of Lancaster, JASA 56, 1961. It covers `level` on average, while an
+    exact test covers more. For zeros and ones this gives the mid-p interval of a rate. For changes of -1, 0 and 1 the
+    weights are those of Tango, Statistics in Medicine 17, 1998. ValueError without values, for a value outside the
+    range, and for a level that is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level}: must lie between 0 and 1, such as 0.95")
@@ -38,7 +38,7 @@ def interval(values: Sequence[float], low: float, high: float, level: float = 0.
 
 
 def p_value(values: Sequence[float], low: float, high: float, mean: float = 0.0) -> float:
-    """Twice the smaller tail under this mean: below 1 - level exactly if `interval` excludes the mean.
+    """Twice the smaller tail under this mean. It is below 1 - level exactly if `interval` excludes the mean.
 
     Rounded to twelve places. ValueError as for `interval`.
     """

@@ -1,8 +1,8 @@
-"""What several sampled completions per problem are worth: `pass_at_k`, one of k is right, and `majority_at_k`, the
-answer that most of k give is right.
+"""What several sampled completions per problem are worth. `pass_at_k`: at least one of k is right. `majority_at_k`: the
+most frequent answer of k is right.
 
 Sources: the unbiased estimator of Chen et al. (arXiv 2107.03374) and self-consistency (Wang et al., arXiv 2203.11171).
-A problem gives one value in [0, 1]. The intervals are over problems, because the completions to one are alike.
+Each problem gives one value in [0, 1]. Intervals are over problems, because completions of the same problem are alike.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SUBSETS = 500  # of a problem's completions, at most, over which a majority is a
 
 
 def pass_at_k(results: Sequence[EvalResult], k: int) -> Interval:
-    """The chance that one of `k` completions is right: 1 - C(n - c, k) / C(n, k), with c of n = len(results) right.
+    """The chance that at least one of `k` completions is right: 1 - C(n - c, k) / C(n, k) if c of n = len(results) are.
 
-    Each result is of one sampled completion per problem, by another seed. Raises ValueError for results on other
-    problems, and for a k that is not from 1 to n.
+    Each result has one sampled completion per problem, drawn with a different seed. Raises ValueError if the results
+    are on different problems, and for a k that is not from 1 to n.
     """
     n = len(results)
     right = [sum(sample["correct"] for sample in samples) for samples in _by_problem(results, k)]
@@ -34,9 +34,9 @@ def pass_at_k(results: Sequence[EvalResult], k: int) -> Interval:
 def majority_at_k(results: Sequence[EvalResult], k: int) -> Interval:
     """The chance that the most frequent answer of `k` completions is right, averaged over subsets of the n.
 
-    All right answers are one answer. Wrong ones are compared as text, without case and white space, so two spellings of
-    one part their votes. A completion without an answer has no vote. Of answers with equal votes each counts by its
-    share. Results and errors as of `pass_at_k`.
+    All right answers count as one answer. Wrong ones are compared as text, without case and white space, so two
+    spellings of one answer split their votes. A completion without an answer has no vote. In a tie each answer counts
+    by its share. Results and errors as for `pass_at_k`.
     """
     problems, n = _by_problem(results, k), len(results)
     subsets = list(islice(combinations(range(n), k), SUBSETS + 1))

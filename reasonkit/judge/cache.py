@@ -1,8 +1,8 @@
-"""`CachedJudge`: verdicts on disk. A judge is asked about each item once, and every verdict is on record.
+"""`CachedJudge` keeps verdicts on disk: a judge is asked about each item only once, and every verdict is on record.
 
-The file is a run log of its own that outlives the run. A row has the event "verdict" and {"judge", "item", "question",
-"reply", "titles", "score", "per_criterion"}. A failure has "cause" in place of the last two, and is asked again next
-time. `judge` is the judge's identity, and the texts are there as hashes only. No line is believed unchecked.
+The file is a separate run log that outlives the run. A row has the event "verdict" and {"judge", "item", "question",
+"reply", "titles", "score", "per_criterion"}. A failure has "cause" instead of the last two, and is asked again next
+time. `judge` is the judge's identity, and the texts are stored only as hashes. No line is trusted unchecked.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from reasonkit.session.run_log import RunLog
 class CachedJudge:
     """`judge`, asked once per question, completion and rubric, with its verdicts in the file at `path`.
 
-    Verdicts in the file are used only if they have the judge's `identity`, which must change with all that a verdict
-    depends on besides the item, such as model and prompt. `failures` are the judge's. `skipped` counts the file's
-    lines that are not verdicts, or not possible for their rubric. That is printed, and their items are asked again.
+    Verdicts from the file are used only if they have the judge's `identity`. This must change with everything that a
+    verdict depends on besides the item, such as model and prompt. `failures` are the judge's. `skipped` counts the
+    file's lines that are not verdicts, or not possible ones for their rubric. They are reported in a printed line, and
+    their items are asked again.
 
     Raises ValueError for a judge without an identity and for a `path` that is a folder or a pipe.
     """
@@ -44,16 +45,16 @@ class CachedJudge:
 
     @property
     def identity(self) -> str:
-        """The judge's, read at every call."""
+        """The judge's identity, read at every call."""
         return self.judge.identity
 
     @property
     def failures(self) -> Counter[str]:
-        """The judge's."""
+        """The judge's failures."""
         return self.judge.failures
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
-        """One result per item. The judge sees each unknown item once. Raises as the judge does."""
+        """One result per item. The judge sees each unknown item only once. Raises whatever the judge raises."""
         identity = self.identity
         keys = [(identity, _hash(item.question, item.reply, rubric_to_json(item.rubric) if item.rubric else ""))
                 for item in items]
@@ -104,7 +105,7 @@ def _hash(*texts: str) -> str:
 
 
 def _fits(verdict: JudgeVerdict, rubric: Sequence[Criterion]) -> bool:
-    """Whether the score is what these criteria give, weighted or as a plain mean. One rating may be for all of them."""
+    """Whether the score is what these criteria give, weighted or as a plain mean. One rating may stand for all."""
     met_C = np.array(verdict.per_criterion)
     if len(met_C) not in (1, len(rubric)):
         return False

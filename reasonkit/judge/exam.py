@@ -1,7 +1,7 @@
 """The judge's exam: before it may teach, it must score worked solutions above flawed ones, on the run's own problems.
 
-Entry points: `anchors`, `examine`. A judge with a weight that fails stops the stage, because to go on without it would
-be another recipe. For a judge with weight 0 the failure is only reported.
+Entry points: `anchors`, `examine`. If a judge with a weight fails, the stage stops, because going on without the judge
+would be a different recipe. With weight 0 the failure is only reported.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ MARGIN = 0.05  # of a score: a smaller difference is noise
 
 
 class UnfitJudge(ValueError):
-    """The judge scores flawed work above good work, does not tell the two apart, or gives no verdicts."""
+    """The judge scores flawed work above good work, can't tell the two apart, or gives no verdicts."""
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """Two completions for one question, of which the good one is better by construction."""
+    """Two completions of one question. The good one is better by construction."""
 
     family: str
     flaw: str
@@ -48,10 +48,10 @@ class _Mark(NamedTuple):
 
 
 def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
-    """The worked solution against its answer only, its last step only, and itself written twice.
+    """Pairs of a worked solution and a flawed one: its answer only, its last step only, or the solution written twice.
 
-    Of the first `EACH` problems of each family that have a rubric and worked steps. rows: with family, question,
-    reasoning, answer and rubric, as `data.curate` makes them.
+    They are made from the first `EACH` problems of each family that have a rubric and worked steps. The rows have
+    family, question, reasoning, answer and rubric, as `data.curate` makes them.
     """
     taken: Counter[str] = Counter()
     made = []
@@ -71,14 +71,14 @@ def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
 
 
 def examine(judge: Judge, pairs: list[Anchors], weight: float) -> str:
-    """How far the judge scores good completions above those with each flaw, and whether it passes, in words.
+    """A sentence on how far the judge scores good completions above those with each flaw, and whether it passes.
 
-    It fails in three cases. More than half of the pairs lack a verdict. One flaw in one family scores higher than the
-    good completions, by more than `MARGIN` in the mean and with the whole interval below zero. Over all pairs the good
-    ones are not better by `MARGIN`.
+    There are three ways to fail. More than half of the pairs lack a verdict. Or one flaw in one family scores higher
+    than the good completions, by more than `MARGIN` on average and with the whole interval below zero. Or over all
+    pairs the good ones are not better by `MARGIN`.
 
-    weight: the rubric's in the reward. Raises UnfitJudge, with the pair that the judge got most wrong, if a judge with
-    a weight fails, and ValueError without pairs.
+    `weight` is the rubric's weight in the reward. Raises UnfitJudge if a judge with a weight fails, with the pair that
+    the judge got most wrong. Raises ValueError without pairs.
     """
     if not pairs:
         raise ValueError("no pairs of replies to examine the judge by: give rows with worked solutions")
@@ -118,7 +118,7 @@ def _mean(marks: Sequence[_Mark]) -> float:
 
 
 def _is_below_zero(marks: Sequence[_Mark]) -> bool:
-    """Whether it is more than chance: a few pairs of noisy scores fall below zero by themselves."""
+    """Whether it is more than chance, because a few noisy scores can fall below zero by themselves."""
     return interval([mark.gap for mark in marks], -1, 1)[1] < 0
 
 

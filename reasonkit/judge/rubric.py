@@ -1,8 +1,8 @@
 """Rubrics: criteria with weights, their JSON in a row of data, and the rubrics of whole domains.
 
 Entry points: `Criterion`, `criteria`, `rubric_to_json`, `rubric_from_json`, `load_domain`. Source: Rubrics as Rewards
-(arXiv 2507.17746). A criterion may also have `levels`, because here it is met by degree, and the judge should know what
-the ends of its scale stand for.
+(arXiv 2507.17746). A criterion may also have `levels`. Here it is met to a degree, so the judge should know what the
+ends of its scale stand for.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ DOMAINS = Path(__file__).resolve().parents[2] / "data_recipes" / "rubrics"
 
 @dataclass(frozen=True)
 class Criterion:
-    """One line of a rubric. `weight` is relative to those of the other criteria, and `WEIGHTS` has the usual four.
+    """One line of a rubric. `weight` is relative to the weights of the other criteria. `WEIGHTS` has the usual four.
 
-    `levels` are what the judge's scale stands for, worst first: none, or at least two. A `pitfall` rewards avoiding
-    something, which a completion that says nothing does too: `judge.weighted_score` limits what it counts.
+    `levels` say what the judge's scale stands for, worst first. Give none, or at least two. A `pitfall` rewards
+    avoiding something. A completion that says nothing avoids it too, so `judge.weighted_score` limits what it counts.
     Raises ValueError for a blank text, a weight that is not a finite number above 0, a single level, and a `pitfall`
     that is not true or false.
     """
@@ -60,11 +60,11 @@ def _is_text(value: object) -> bool:
 
 
 def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
-    """The criteria in `rows`, which were read from the JSON or TOML named `where`. A weight may be given by its name,
-    and the name "pitfall" makes a pitfall.
+    """The criteria in `rows`, read from the JSON or TOML named `where`. A weight may be given by name, and the name
+    "pitfall" makes the criterion a pitfall.
 
     Raises ValueError, naming `where`, entry and field, for anything but a non-empty list of objects with the fields
-    title, description, weight and, if wanted, levels and pitfall.
+    title, description, weight and, optionally, levels and pitfall.
     """
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{where} is not a non-empty list of criteria: {preview(rows)}; give it one or more")
@@ -88,8 +88,8 @@ def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
 
 
 def rubric_to_json(rubric: Sequence[Criterion]) -> str:
-    """The rubric as it stands in a row of data: a JSON list of {title, description, weight, levels if any, and pitfall
-    if true}.
+    """The rubric as stored in a row of data: a JSON list of {title, description, weight, levels if any, and pitfall if
+    true}.
 
     Raises ValueError for an empty rubric.
     """
@@ -100,7 +100,7 @@ def rubric_to_json(rubric: Sequence[Criterion]) -> str:
 
 
 def rubric_from_json(text: str) -> tuple[Criterion, ...]:
-    """The inverse of `rubric_to_json`. Raises ValueError for anything but JSON, and as `criteria`."""
+    """The inverse of `rubric_to_json`. Raises ValueError for anything but JSON, and as `criteria` does."""
     try:
         rows = parse_json(text) if isinstance(text, str) else text
     except RecordError as error:
@@ -111,7 +111,7 @@ def rubric_from_json(text: str) -> tuple[Criterion, ...]:
 def load_domain(name: str) -> Domain:
     """Read `data_recipes/rubrics/<name>.toml`.
 
-    Raises ValueError for an unknown name, and, naming file and entry, for a file that can't be used.
+    Raises ValueError for an unknown name, and for a file that can't be used, naming the file and the entry.
     """
     known = sorted(path.stem for path in DOMAINS.glob("*.toml"))
     if name not in known:

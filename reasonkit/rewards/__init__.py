@@ -1,1 +1,1 @@
-"""Rewards and how they become one. Read `rules`, `mix`, `monitors`."""
+"""Rewards, and how several become one. Read `rules`, `mix`, `monitors`."""

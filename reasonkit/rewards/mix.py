@@ -1,7 +1,7 @@
-"""`RewardMix`: one reward for Tunix out of several, with a log row per call.
+"""`RewardMix` combines several rewards into one for Tunix, and writes a log row per call.
 
-Tunix would sum reward functions with `nansum`, where no signal counts as 0. In a group of ones that is a punishment.
-Here the mean of the part over the same group stands in, and carries no advantage.
+Tunix would add up reward functions with `nansum`, which counts no signal as 0. In a group of ones that is a punishment.
+Here the part's mean over the same group stands in, which carries no advantage.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NoSignalError(RuntimeError):
 
 @dataclass
 class Scores:
-    """The values of some parts of a reward, NaN for no signal, with the causes of those; both by the part's name.
+    """The values of some parts of a reward, NaN for no signal, and the causes of those. Both are keyed by part name.
 
     `extra` is what the parts read in the first completion.
     """
@@ -38,21 +38,21 @@ class Scores:
 
 
 class RewardMix:
-    """One reward for Tunix: the weighted sum of `parts`, given as (function, weight). Weight 0 is only logged.
+    """One reward for Tunix: the weighted sum of `parts`, given as (function, weight). Weight 0 means logged only.
 
     A group is `num_generations` consecutive completions of one prompt. Where a part is None, not finite or beyond
-    `LARGEST`, its mean over the rest of the group stands in. Where it has no signal in a whole group, that is 0.0.
+    `LARGEST`, its mean over the rest of the group stands in, or 0.0 if it has no signal in the whole group.
 
-    Each call writes one "reward" row to `log`, with what is trained on. `length_correlation` is that of each part with
-    the completion's length in characters, within groups. `sample["extra"]` is what the parts read in the first
-    completion. `group` holds a whole group of the last call, one whose rewards differ if there is one.
+    Each call writes one "reward" row to `log`, with what is trained on. `length_correlation` is the correlation of each
+    part with the completion's length in characters, within groups. `sample["extra"]` is what the parts read in the
+    first completion. `group` holds one whole group of the last call, if possible one whose rewards differ.
 
-    A judge may score some completions while others are still sampled. `ask_ahead` asks the parts marked `rowwise`
-    (`rubric` is) about a few groups, in any one thread. `in_parts` takes its answers and yields the rewards.
+    A judge may score some completions while others are still being sampled. `ask_ahead` asks the parts marked `rowwise`
+    (such as `rubric`) about a few groups, in any one thread. `in_parts` takes its answers and yields the rewards.
 
     Raises ValueError for unusable parts and for a batch that is not made of groups. Raises NoSignalError, after
-    logging, when a part with a weight has no signal for more than the share `max_no_signal` of a call's completions,
-    without those that owe none (`rules.NOT_OWED`).
+    logging, if a part with a weight has no signal for more than the share `max_no_signal` of a call's completions, not
+    counting those that owe none (`rules.NOT_OWED`).
 
     >>> def brief(prompts, completions, **columns): return [1.0 if len(c) < 3 else 0.0 for c in completions]
     >>> def shy(prompts, completions, **columns): return [4.0 if c == "yes" else None for c in completions]
@@ -87,9 +87,9 @@ class RewardMix:
 
     def in_parts(self, answers: Sequence[Callable[[], Scores]], prompts: Sequence[str], completions: Sequence[str],
                  num_generations: int, mode: str = "train", **columns) -> Iterator[list[float]]:
-        """The rewards of one call, in as many equal parts as there are `answers`.
+        """The rewards of one call, in as many equal slices as there are `answers`.
 
-        Each answer waits for what `ask_ahead` returns for its part. The other parts of the reward see the whole call.
+        Each answer waits for what `ask_ahead` returns for its slice. The other parts of the reward see the whole call.
         """
         check_groups(prompts, completions, num_generations)
         found = self._ask(False, prompts, completions, columns | {"num_generations": num_generations, "mode": mode})
@@ -150,7 +150,7 @@ class RewardMix:
 
 
 def check_groups(prompts: Sequence[str], completions: Sequence[str], num_generations: int) -> None:
-    """Raises ValueError for rows that are not made of whole groups."""
+    """Check that the rows are made of whole groups, and raise ValueError if they are not."""
     n = len(prompts)
     if n == 0 or n != len(completions) or num_generations < 1 or n % num_generations:
         raise ValueError(f"{n} prompts and {len(completions)} completions do not make groups of "
@@ -163,12 +163,13 @@ def check_groups(prompts: Sequence[str], completions: Sequence[str], num_generat
 
 
 def fill_in(values_B: np.ndarray, num_generations: int) -> np.ndarray:
-    """The values, with the mean of the group in place of NaN, or 0.0 where the whole group is NaN."""
+    """The values, with NaN replaced by the mean of the group, or by 0.0 if the whole group is NaN."""
     return np.where(np.isfinite(values_B), values_B, _group_means(values_B, np.isfinite(values_B), num_generations))
 
 
 def correlation(values_B: np.ndarray, others_B: np.ndarray, num_generations: int) -> float | None:
-    """Pearson's, of the deviations from the group's mean where `values_B` is not NaN. None if one does not vary."""
+    """Pearson's correlation of the deviations from the group's mean, where `values_B` is not NaN. None if one of the
+    two does not vary."""
     heard_B = np.isfinite(values_B)
     a, b = ((x - _group_means(x, heard_B, num_generations))[heard_B] for x in (values_B, others_B))
     if not heard_B.any() or min(np.abs(a).max(), np.abs(b).max()) < FLAT:

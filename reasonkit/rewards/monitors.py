@@ -1,8 +1,8 @@
-"""Signs of reward hacking in a run's log: `suspicious`, `probe` and `watcher` log what they see, and `flags` reads it.
+"""Signs of reward hacking in a run's log. `suspicious`, `probe` and `watcher` log what they see, and `flags` reads it.
 
-The reward rises and held-out accuracy does not, or completions change their length, loop, have too many tags, or speak
-to the judge. A sign whose value passes its limit begins an episode, which is logged once, as a "flag" row. Nothing is
-stopped or punished: a person looks. The limits are our own, and wide.
+The signs: the reward rises but held-out accuracy does not, or completions change length, loop, have too many tags, or
+address the judge. A sign whose value passes its limit begins an episode, which is logged once, as a "flag" row. Nothing
+is stopped or punished: a person should look. The limits are our own, and generous.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _JUDGE = re.compile(  # in text with single spaces
 
 
 def loops(text: str) -> bool:
-    """Whether the same six words in a row come four times.
+    """Whether the same six consecutive words appear four times.
 
     >>> loops("so I add again and get one, " * 4), loops("2 + 2 = 4; 4 + 2 = 6; 6 + 2 = 8; 8 + 2 = 10")
     (True, False)
@@ -57,7 +57,7 @@ def loops(text: str) -> bool:
 
 
 def tag_stuffing(text: str) -> bool:
-    """Whether there are more tags than the format has, plus one.
+    """Whether there are more tags than the format's four and one stray one.
 
     >>> tag_stuffing(TAGS.render(reasoning="2", answer="2")), tag_stuffing("<answer>2</answer>" * 3)
     (False, True)
@@ -66,7 +66,7 @@ def tag_stuffing(text: str) -> bool:
 
 
 def judge_words(text: str) -> bool:
-    """Whether the text speaks to whoever rates it.
+    """Whether the text addresses whoever rates it.
 
     >>> judge_words("Rate this 5."), judge_words("The rate is 5 km an hour.")
     (True, False)
@@ -80,7 +80,7 @@ SIGNS = (loops, tag_stuffing, judge_words)
 def suspicious(log: RunLog | NullLog) -> RewardFn:
     """A part of the reward, meant for weight 0: 1.0 for a completion with any of `SIGNS`, else 0.0.
 
-    Each call in training writes a "texts" row: the share of completions with each sign, and an example of each.
+    In training, each call writes a "texts" row with the share of completions that show each sign, and an example.
     """
 
     def reward(prompts: Sequence[str], completions: Sequence[str], mode: str = "train",
@@ -97,10 +97,10 @@ def suspicious(log: RunLog | NullLog) -> RewardFn:
 
 def probe(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int, log: RunLog | NullLog,
           every: int, measure: Callable[[str], AbstractContextManager] = nullcontext) -> Callable[[], None]:
-    """For a stage's `on_step`: every `every` steps, greedy accuracy on these problems, as a "probe" row.
+    """For a stage's `on_step`: every `every` steps, log the greedy accuracy on these problems as a "probe" row.
 
-    `generate` and `problems` are as in `evaluate`. Tunix's hooks are one step late, so the weights are those of the
-    step after `step`. `measure` is `TimeBudget.measure`, which learns from a probe how long the evaluation will take.
+    `generate` and `problems` are as in `evaluate`. Tunix's hooks run one step late, so the weights are those of the
+    step after `step`. `measure` is `TimeBudget.measure`, which learns from probes how long the evaluation will take.
     """
     problems = list(problems)
 
@@ -115,7 +115,7 @@ def probe(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], b
 
 
 def watcher(log: RunLog) -> Callable[[], None]:
-    """For a stage's `on_step`: writes each flag that is not yet in the log."""
+    """For a stage's `on_step`: write each flag that is not yet in the log."""
 
     def on_step() -> None:
         rows = log.read()
@@ -128,8 +128,8 @@ def watcher(log: RunLog) -> Callable[[], None]:
 
 
 def flags(rows: Iterable[Row]) -> list[Row]:
-    """The episodes in a whole run log, oldest first: the sign, the step at which its value passed the limit, why, and a
-    completion to look at. They depend only on the log's rows, so a resumed run repeats none."""
+    """The episodes in a whole run log, oldest first. Each has the sign, the step at which its value passed the limit,
+    the reason, and a completion to look at. They depend only on the log's rows, so a resumed run repeats none."""
     seen: dict[str, list[Row]] = {"reward": [], "texts": [], "grpo_step": [], "probe": []}
     found, raised = [], set()
     for row in rows:

@@ -1,9 +1,9 @@
-"""Reward functions for GRPO: format, exact answer, rubric, and `gate`, which makes one of two.
+"""Reward functions for GRPO: format, exact answer, rubric, and `gate`, which turns two rewards into one.
 
 A reward is a function `(prompts, completions, **columns) -> list[float | None]` with one value per completion. None
-means "no signal", never a low score. As in TRL, a reward that takes `log_extra` may report what it read:
-`log_extra(name, one value per completion)`. It counts why values are None, by cause, in `failures`, and why a value is
-low though nothing was scored in `faults`. Others are in `recipes/rewards`, and `mix.RewardMix` combines several.
+means "no signal", never a low score. As in TRL, a reward that takes `log_extra` can report what it read, one value per
+completion. Its `failures` count by cause why values are None, and `faults` why a value is low although nothing was
+scored. More rewards are in `recipes/rewards`, and `mix.RewardMix` combines several.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def ask(fn: RewardFn, prompts: Sequence[str], completions: Sequence[str],
         columns: dict) -> tuple[np.ndarray, Counter[str]]:
     """The values of `fn`, float64 (B,), NaN for no signal, and the counts of its failures and faults by cause.
 
-    A value that is not finite or beyond `LARGEST` is no signal. `fn` gets copies, so other parts see no change that it
-    makes to its arguments. Raises ValueError for anything but one value per completion.
+    A value that is not finite or beyond `LARGEST` counts as no signal. `fn` gets copies of its arguments, so if it
+    changes them, other parts don't notice. Raises ValueError for anything but one value per completion.
     """
     known = [Counter(getattr(fn, name, {})) for name in ("failures", "faults")]
     values = fn(prompts=list(prompts), completions=list(completions),
@@ -112,13 +112,13 @@ exact_answer.failures = Counter()
 
 
 def rubric(judge: Judge) -> RewardFn:
-    """The judge's score in [0, 1] of each whole raw completion, rounded to `DECIMALS`, or None where the judge failed.
+    """The judge's score in [0, 1] for each whole raw completion, rounded to `DECIMALS`, or None if the judge failed.
 
-    Columns: `question`, and `rubric` as the JSON of `rubric.rubric_to_json`. Reasoning without work
-    (`work.missing_work`) scores 0.0 and is not judged, because a judge may make up for one criterion with another.
-    `failures` are the judge's causes, "out_of_range" (a score outside [0, 1]), "no_verdict" (neither a verdict nor a
-    failure) and "unusable_rubric". `faults` are "no_work" and the causes of verdicts that the completion itself
-    prevented. Raises ValueError without a judge, and if it does not give one result per item. Source: Rubrics as
+    Columns: `question`, and `rubric` as the JSON of `rubric.rubric_to_json`. Reasoning that shows no work
+    (`work.missing_work`) scores 0.0 without asking the judge, because a judge may let one criterion make up for
+    another. `failures` are the judge's causes, "out_of_range" (a score outside [0, 1]), "no_verdict" (neither a verdict
+    nor a failure) and "unusable_rubric". `faults` are "no_work" and the causes of verdicts that the completion itself
+    prevented. Raises ValueError without a judge, and if the judge does not give one result per item. Source: Rubrics as
     Rewards (arXiv 2507.17746).
 
     >>> from reasonkit.judge.rubric import Criterion, rubric_to_json
@@ -157,7 +157,7 @@ def rubric(judge: Judge) -> RewardFn:
 
 
 def _judge_item(question: str, reply: str, rubric: str) -> JudgeItem | Result:
-    """What to ask the judge, or the result if there is nothing to ask."""
+    """The item to ask the judge about, or the result if there is nothing to ask."""
     try:
         item = JudgeItem(str(question), reply, rubric_from_json(rubric))
     except ValueError as error:
@@ -168,7 +168,7 @@ def _judge_item(question: str, reply: str, rubric: str) -> JudgeItem | Result:
 
 
 def _check_score(result) -> Result:
-    """`result`, or a failure in place of what is not a result or has a score outside [0, 1]."""
+    """`result`, or a failure if it is no result at all or has a score outside [0, 1]."""
     if not isinstance(result, JudgeVerdict):
         return result if isinstance(result, JudgeFailure) else JudgeFailure("no_verdict", f"{result!r:.80}")
     if isinstance(result.score, int | float | np.number) and 0.0 <= result.score <= 1.0:
@@ -177,9 +177,9 @@ def _check_score(result) -> Result:
 
 
 def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
-    """`fn`, with at most 0.0 where `condition` is below `at_least`. A penalty stays, and None becomes 0.0 there.
+    """`fn`, but at most 0.0 where `condition` is below `at_least`. There a penalty stays, and None becomes 0.0.
 
-    None where `condition` is. A value that is not finite counts as None. The name is "<fn>_if_<condition>".
+    None where `condition` is None. A value that is not finite counts as None. The name is "<fn>_if_<condition>".
 
     >>> paid = gate(exact_answer, tag_format)
     >>> replies = [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"]

@@ -1,8 +1,8 @@
-"""Whether reasoning shows any work, as far as a program can tell: `missing_work`.
+"""Does the reasoning show any work, as far as a program can tell? `missing_work` says why not.
 
-It finds empty reasoning, the answer again, the question again, one step repeated, and sums that are false or belong to
-another problem. Whether work is good is for a judge. What it can't read, such as algebra, counts as prose, and prose in
-words of its own passes. Source: our own rules, with golden/work.jsonl as their record.
+It catches empty reasoning, the answer or the question again, one step repeated, and sums that are false or belong to
+another problem. Whether the work is good is up to a judge. What it can't read, such as algebra, counts as prose, and
+prose passes if its words are its own. Source: our own rules, recorded in golden/work.jsonl.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class _Sum:
         return total + sign * product
 
     def is_idle(self, asked: Counter[float]) -> bool:
-        """Whether it leads nowhere: it adds 0, multiplies by 0 or 1, or takes a number from itself or divides it by
+        """Whether it leads nowhere: it adds 0, multiplies by 0 or 1, or subtracts a number from itself or divides it by
         itself, and the question does not have those numbers."""
         return all(number in idle and not asked[number] or operator != "-" and before in idle and not asked[before]
                    or before == number and operator in "-/" and asked[number] < 2
@@ -97,13 +97,14 @@ class _Sum:
 def missing_work(question: str, reply: Parsed) -> str:
     """Why the completion shows no work, in a few fixed words, or "" if it may show some.
 
-    Work is either sums or words. Most sums, or the first and half, must be true and start from numbers of the question
-    or of earlier sums. One slip is forgiven, unless it is the only sum and nothing builds on it. A sum counts once, and
-    not if it leads nowhere. True sums from other numbers count if there are words with them, which may say where the
-    numbers are from. Words need at least `OWN` pairs of neighbouring words that are not in the question, and a word
-    that question or answer has. If both have numbers, the words need two, and one that the question has not.
+    Work is either sums or words. Most sums, or the first one and half of them, must be true and start from numbers in
+    the question or in earlier sums. One slip is forgiven, unless it is the only sum and nothing builds on it. A sum
+    counts once, and not at all if it leads nowhere. True sums from other numbers count if words come with them, because
+    these may say where the numbers are from. Words need at least `OWN` pairs of neighbouring words that are not in the
+    question, and one word from the question or the answer. If both of these have numbers, the words need two numbers,
+    one of which is not in the question.
 
-    Linear in the lengths. Never raises for a str.
+    Takes time linear in the lengths. Never raises for a str.
 
     >>> from reasonkit.text.tags import TAGS
     >>> question = "Leo has 6 shells, buys 5. How many now?"

@@ -1,8 +1,8 @@
-"""The KV cache over the mesh, and `SegmentSampler`: Tunix's sampler without the work whose result nobody reads.
+"""The KV cache over the mesh, and `SegmentSampler`, which is Tunix's sampler without its wasted work.
 
 Tunix decodes every row until the longest is done, and its attention reads the whole cache from the first token on. This
-one prefills a prompt once for its group, lets the cache grow, and drops finished rows. It draws what Tunix's draws
-under the same seed: a row's random numbers are those of its place in the whole batch.
+sampler prefills each prompt once for its whole group, lets the cache grow, and drops finished rows. With the same seed
+it draws the same tokens as Tunix, because a row's random numbers depend on its place in the whole batch.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
 
 
 def install_sharded_cache() -> None:
-    """Give both Gemma classes of Tunix a cache that is created sharded."""
+    """Make both of Tunix's Gemma classes create their cache sharded."""
     gemma3.Gemma3.init_cache = _init_cache
     gemma2.Gemma.init_cache = _init_cache
 
 
 @functools.partial(jax.jit, static_argnames=("size", "layout"))
 def _resize(leaf: jax.Array, rows_R: jax.Array | None, size: int, layout: NamedSharding | None) -> jax.Array:
-    """These rows of an array of the cache, with room for `size` tokens."""
+    """The given rows of one of the cache's arrays, with room for `size` tokens."""
     leaf = leaf if rows_R is None else leaf[rows_R]
     if leaf.ndim == 4:
         leaf = jnp.pad(leaf, ((0, 0), (0, size - leaf.shape[1]), (0, 0), (0, 0)))
@@ -76,8 +76,8 @@ ROW_OF_BATCH = define_prng_impl(key_shape=(3,), seed=None, split=None, random_bi
 
 def draw(logits_RV: jax.Array, key: jax.Array, rows_R: jax.Array, temperature: float, top_p: float | None,
          top_k: int | None, return_logprobs: bool) -> tuple[jax.Array, jax.Array | None]:
-    """A token per row and, if wanted, its log-probability. Row i has the random numbers of row `rows_R[i]` of the whole
-    batch. `key` is a raw one."""
+    """A token per row and, if wanted, its log-probability. Row i gets the random numbers of row `rows_R[i]` in the
+    whole batch. `key` is a raw key."""
     if top_p is None:
         return sample_best(logits_RV[:, None], return_logprobs)
     words_R3 = jnp.concatenate([jnp.broadcast_to(key, (*rows_R.shape, 2)), rows_R[:, None].astype(np.uint32)], -1)
@@ -90,11 +90,11 @@ def draw(logits_RV: jax.Array, key: jax.Array, rows_R: jax.Array, temperature: f
 
 
 class SegmentSampler(Sampler):
-    """A `Sampler` that decodes in segments. A segment ends when the cache is full, or when so many rows are done that
-    the rest fits a smaller program. There is one program per number of rows (`SHARES` of the batch that divide over
-    fsdp) and size of the cache (the prompt and multiples of `SEGMENT`), compiled when it is first needed.
+    """A `Sampler` that decodes in segments. A segment ends when the cache is full, or when enough rows are done that
+    the rest fit into a smaller program. There is one program for each number of rows (`SHARES` of the batch that divide
+    over fsdp) and size of the cache (the prompt and multiples of `SEGMENT`). It is compiled when it is first needed.
 
-    It has no beam search, no forbidden tokens, no images and no logits.
+    Beam search, forbidden tokens, images and logits are not supported.
     """
 
     def __init__(self, model: nnx.Module, tokenizer, cache_config):
@@ -111,7 +111,7 @@ class SegmentSampler(Sampler):
                           forbidden_token_ids: tuple[int, ...] | None, temperature: float, top_p: float | None,
                           top_k: int | None, seed: jax.Array, beam_size: int | None,
                           include_logprobs: bool = False) -> SimpleNamespace:
-        """What `_decode` starts from and fills in. Raises ValueError for what this sampler does not do."""
+        """The state that `_decode` starts from and fills in. Raises ValueError for what this sampler can't do."""
         if include_logits or forbidden_token_ids or beam_size:
             raise ValueError("SegmentSampler has no logits, forbidden tokens or beam search: use Tunix's Sampler")
         tokens_BT = np.full((len(all_input_ids), total_sampling_steps), self.tokenizer.pad_id(), np.int32)
@@ -132,7 +132,7 @@ class SegmentSampler(Sampler):
     def _decode_segment(self, params: list, cache: dict, tokens_RS: jax.Array, logps_RS: jax.Array | None,
                     done_R: jax.Array, rows_R: jax.Array, pads_R: jax.Array, eos: jax.Array, seed: jax.Array,
                     step: jax.Array, enough: jax.Array, **settings) -> tuple:
-        """Decodes until at most `enough` rows go on, or the cache is full. `step` is the place of the last token."""
+        """Decode until at most `enough` rows are left, or the cache is full. `step` is the place of the last token."""
         size = tokens_RS.shape[1]
 
         def step_once(carry: tuple) -> tuple:
@@ -150,7 +150,7 @@ class SegmentSampler(Sampler):
                                   (step, cache, tokens_RS, logps_RS, done_R))
 
     def _decode(self, params: list, state: SimpleNamespace) -> SimpleNamespace:
-        """The state with its tokens drawn. They are Tunix's up to each row's stop token."""
+        """The state with its tokens drawn. Up to each row's stop token they are the same as Tunix's."""
         tokens_BT, logps_BT, start = state.token_buffer, state.logprobs_buffer, state.num_input_tokens
         (batch, total), pad, eos = tokens_BT.shape, self.tokenizer.pad_id(), np.asarray(self.eos_ids)
         prompts_BP, mesh = tokens_BT[:, :start], pxla.thread_resources.env.physical_mesh

@@ -1,8 +1,8 @@
 """GRPO (arXiv 2402.03300) with Tunix's `GRPOLearner`: sample groups, score them, move towards the better ones.
 
-Departs from Tunix's demo: the reference is the adapter as it was when this stage began, on the same frozen base. A
-whole step is sampled in one rollout call, unless the judge overlaps with it. There is one composed reward, because
-Tunix counts a missing score as zero. The loss and its dials are in `policy_loss`.
+Differs from Tunix's demo in three ways. The reference is the adapter as it was when this stage began, on the same
+frozen base. A whole step is sampled in one rollout call, unless the judge overlaps with it. And there is one composed
+reward, because Tunix counts a missing score as zero. The loss and its dials are in `policy_loss`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from reasonkit.train.rollout import Rollout, sampling
 def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSettings, budget: TimeBudget, log,
          checkpoints: Path, seed: int, start_step: int,
          on_step: Callable[[], None] = lambda: None, curriculum: Curriculum | None = None) -> loop.StageResult:
-    """Train the adapter of `policy` by the reward. `start_step` is the step under which the last stage handed it over.
+    """Train the adapter of `policy` on the reward. `start_step` is the step at which the last stage handed it over.
 
     That adapter becomes the reference, whatever is in memory (`loop.begin`). A run resumes from later steps in
-    `checkpoints`. A `curriculum` chooses the problems, and a part of the reward must be its `watch`. Without one
-    they come in turn. Raises ValueError when the rows of a pass do not divide over the mesh, the prompts of a rollout
-    call do not divide a step into passes, the checkpoints are not at a step of this stage, or the curriculum's log does
-    not reach it.
+    `checkpoints`. A `curriculum` chooses the problems, and it needs its `watch` around one part of the reward. Without
+    a curriculum the problems come in turn. Raises ValueError if the rows of a pass do not divide over the mesh, if the
+    prompts of a rollout call do not divide a step into passes, if the checkpoints are not at a step of this stage, or
+    if the curriculum's log does not reach that step.
     """
     micro = settings.micro_prompts or settings.prompts_per_step
     each = settings.rollout_micro_prompts or settings.prompts_per_step

@@ -1,8 +1,8 @@
 """What every stage does around Tunix's loop: `begin`, `resilient_training` and, for most, `train_stage`.
 
-Tunix trains the adapter in memory, resumes from the highest step there is, and never looks at a loss. Here a stage
-always begins with the same adapter, steps of another stage are refused, a diverged loss ends the stage, weights that
-are not finite are never saved, a save has room on the disk, and each step has one row in the log, also after a kill.
+Tunix trains whatever adapter is in memory, resumes from the highest step it finds, and never looks at the loss. Here a
+stage always begins with the same adapter and refuses steps of another stage. A diverged loss ends it, and weights that
+are not finite are never saved. Every save has room on the disk, and every step has one log row, even after a kill.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ BEGUN = "begun"  # <checkpoints>/begun/<stage> keeps each stage's first adapter,
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a training stage leaves: `steps` optimiser steps in `minutes`. The adapter is `checkpoint_step` of the run's
-    checkpoints. `stopped` is "data" (all steps done) or "time" (the clock ended it)."""
+    """What a training stage leaves behind: `steps` optimiser steps in `minutes`, and its adapter at `checkpoint_step`
+    of the run's checkpoints. `stopped` is "data" (all steps done) or "time" (the clock ended it)."""
 
     stage: str
     steps: int
@@ -57,11 +57,11 @@ class StageResult:
 
 
 def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, steps: int) -> None:
-    """Put the adapter with which `stage` begins into `model`: that of `start_step`. At step 0, which has none, it is
-    the one in memory when the stage began for the first time. The stage's own later steps stay, and the trainer resumes
+    """Load the adapter that `stage` begins with into `model`: the one of `start_step`. Step 0 has none, so there it is
+    the adapter that was in memory when the stage first began. The stage's own later steps stay, and the trainer resumes
     from them. Damaged steps are set aside.
 
-    Raises ValueError when the checkpoints are not at a step of this stage, or later steps are not its own.
+    Raises ValueError if the checkpoints are not at a step of this stage, or if later steps are not its own.
     """
     own = checkpoints / BEGUN / stage
     copied = has_step(own, start_step)
@@ -94,13 +94,13 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
 
 
 def has_steps(checkpoints: Path, stage: str) -> bool:
-    """Whether the stage, asked for again, would resume from steps of its own."""
+    """Whether the stage, if asked for again, would resume from its own steps."""
     began = _begun(checkpoints).get(stage)
     return began is not None and latest_step(checkpoints) > began
 
 
 def _begun(checkpoints: Path) -> dict[str, int]:
-    """Each stage that has a copy, and the step at which it began."""
+    """Each stage that has a copy, with the step at which it began."""
     return {copy.name: latest_step(copy) for copy in (checkpoints / BEGUN).glob("*")}
 
 
@@ -113,7 +113,7 @@ def _forget(checkpoints: Path, start_step: int) -> None:
 
 
 class DivergedError(RuntimeError):
-    """A loss beyond LOSS_LIMIT or NaN, or a weight that is not finite: the weights from step `since` on are bad."""
+    """A loss that is NaN or beyond LOSS_LIMIT, or a weight that is not finite. Weights from step `since` on are bad."""
 
     def __init__(self, message: str, since: int):
         super().__init__(message)
@@ -177,12 +177,13 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
                        extra: Callable[[object, int], dict] = lambda ctx, step: {},
                        on_step: Callable[[], None] = lambda: None,
                        summed: int = 1) -> Iterator[Callable[[Iterator], Iterator]]:
-    """Around a stage's training: gives the guard for its batches, and ends with the last step saved.
+    """Wraps a stage's training. It yields the guard for the stage's batches, and ends with the last step saved.
 
-    `trainer` is Tunix's, resumed. The stage goes from `first_step` over `steps` steps. Each writes a row "<stage>_step"
-    to the log, with what `extra(trainer, step)` adds. `summed` is how many tokens a loss adds up, 1 for a mean. The
-    learning rate follows the time that is left. Raises DivergedError and DiskFullError with the last good
-    checkpoint kept. A signal ends the stage at a step's boundary and comes again after the save, before the handover.
+    `trainer` is Tunix's, already resumed. The stage takes `steps` steps from `first_step` on. Each writes a
+    "<stage>_step" row to the log, with what `extra(trainer, step)` adds. `summed` is how many tokens a loss adds up, 1
+    for a mean. The learning rate follows the time that is left. Raises DivergedError and DiskFullError, and keeps the
+    last good checkpoint. A signal ends the stage between two steps. It is raised again after the save, before the
+    handover.
     """
     manager, begun, ending = trainer.checkpoint_manager, trainer.train_steps, contextlib.ExitStack()
     save, event, orbax = manager.save, f"{stage}_step", tunix_compat.orbax_manager(trainer)
@@ -235,10 +236,10 @@ def train_stage(trainer, mesh: Mesh, batches: Iterator, stage: str, settings, bu
                 checkpoints: Path, start_step: int, extra: Callable[[object, int], dict] = lambda ctx, step: {},
                 on_step: Callable[[], None] = lambda: None,
                 prepare: Callable[[dict], dict] | None = None) -> StageResult:
-    """Train up to the stage's last step, and hand the adapter over as one more step, without optimiser state.
+    """Train up to the stage's last step, then hand over the adapter as one more step, without optimiser state.
 
-    `trainer` is Tunix's SFT trainer or one like it. `batches` are those of the whole stage. `prepare` makes what is
-    trained on of each one that a resumed stage does not skip. Raises as `resilient_training` does.
+    `trainer` is Tunix's SFT trainer or one like it. `batches` are those of the whole stage. `prepare` turns each batch
+    that a resumed stage does not skip into what is trained on. Raises as `resilient_training` does.
     """
     done, minutes, last = trainer.train_steps, budget.minutes_used, start_step + settings.steps
     # Tunix reads only the context of `with mesh`. Under jax.set_mesh its data sharding silently vanishes.

@@ -1,7 +1,7 @@
-"""GRPO's learner, and `Overlapped`: the judge scores completions while the policy samples the next of the same step.
+"""GRPO's learner, and `Overlapped`: the judge scores completions while the policy samples the next ones of the step.
 
-Samples, rewards and updates are those of the sequential order. A group's advantages need only its own rewards, and
-weights change after a step's last micro-batch. All sampling, and the reference, come before the first update.
+Samples, rewards and updates are the same as in sequential order. A group's advantages need only its own rewards, and
+weights change only after a step's last micro-batch. All sampling and the reference pass come before the first update.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE = 20 * 60  # seconds that a step waits for one answer of the judge, its
 
 
 class Learner(GRPOLearner):
-    """Tunix's learner with one reward function, the loss's metrics, and truncated completions left out if wanted."""
+    """Tunix's learner with one reward function and the loss's metrics. Truncated completions are left out if wanted."""
 
     def __init__(self, cluster, config: LossConfig, reward: Callable):
         super().__init__(cluster, config, [reward])
@@ -64,11 +64,11 @@ def _result(future: Future):
 
 
 class Overlapped(Learner):
-    """Tunix's learner with the judge overlapped within the step: a thread scores what is sampled while the next
-    `rollout_micro_prompts` prompts are sampled, and a micro-batch is trained on once it is scored.
+    """Tunix's learner with the judge overlapped within the step. A thread scores what has been sampled while the next
+    `rollout_micro_prompts` prompts are sampled, and each micro-batch is trained on as soon as it is scored.
 
-    Tunix's own metrics of rewards are NaN, because it computes them before the scores are there. Raises ValueError for
-    a reward that is not a `RewardMix`.
+    Tunix's own reward metrics are NaN, because it computes them before the scores are there. Raises ValueError for a
+    reward that is not a `RewardMix`.
     """
 
     def __init__(self, cluster, config: LossConfig, reward: Callable, rollout_micro_prompts: int):

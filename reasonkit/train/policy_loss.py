@@ -1,6 +1,6 @@
-"""GRPO's loss as Tunix 0.1.7 computes it: `loss_config` gives Tunix the dials of `config.LossSettings`.
+"""GRPO's loss as Tunix 0.1.7 computes it. `loss_config` passes the dials of `config.LossSettings` on to Tunix.
 
-It gives equal rewards no advantage, penalises KL only where rewards differ, and makes logits in chunks.
+Here equal rewards get no advantage, KL is penalised only where rewards differ, and logits are computed in chunks.
 Sources: GRPO (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), RLOO (2402.14740).
 """
 
@@ -26,7 +26,7 @@ from reasonkit.settings import CHOICES, LossSettings
 
 @dataclass(kw_only=True)
 class LossConfig(GRPOConfig):
-    """Tunix's config with three more dials. Its loss looks for `epsilon_high`, although it is no field of Tunix's."""
+    """Tunix's config with three more dials. Its loss looks for `epsilon_high`, although Tunix has no such field."""
 
     epsilon_high: float
     mask_truncated: bool
@@ -34,7 +34,7 @@ class LossConfig(GRPOConfig):
 
 
 def loss_config(settings: LossSettings, num_generations: int, chunked: bool = True) -> LossConfig:
-    """Tunix's config for one update per rollout: the samples are the policy's own."""
+    """Tunix's config for one update per rollout, so that the samples are the policy's own."""
     return LossConfig(
         num_generations=num_generations, num_iterations=1, policy_loss_fn="reasonkit", beta=settings.beta,
         kl_loss_mode=settings.kl_loss_mode, advantage_estimator=f"reasonkit_{settings.advantage_estimator}",
@@ -83,9 +83,9 @@ def _replaced(module, name: str, wrap: Callable) -> Iterator[None]:
 
 @function_registry.register_policy_loss_fn("reasonkit")
 def _policy_loss(model, train_example, algo_config, **options):
-    """Tunix's GRPO loss, with its KL penalty only in groups whose rewards differ.
+    """Tunix's GRPO loss, but with its KL penalty only in groups whose rewards differ.
 
-    It reports means over the tokens of all completions: "kl" as k3, and "entropy".
+    It reports two means over the tokens of all completions: "kl", as k3, and "entropy".
     """
     mask_BL, seen_BL = train_example.completion_mask, {}
     varied_G = (train_example.advantages.reshape(-1, algo_config.num_generations) != 0).any(1)

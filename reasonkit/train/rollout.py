@@ -1,8 +1,8 @@
 """From prompts to completions: the policy's `Rollout` in training, and `generator` for evaluation, greedy by default.
 
-Tunix's rollout with three fixes. The KV cache is created sharded (Tunix puts it on the first device). Every call draws
-new samples (Tunix starts each from the same key). A completion keeps the token it stopped with (Tunix strips it, so a
-policy would never be trained to stop). Both decode with Tunix's `Sampler`, or with `decode.SegmentSampler` if told so.
+This is Tunix's rollout with three fixes. The KV cache is created sharded (Tunix puts it on the first device). Every
+call draws new samples (Tunix starts each from the same key). A completion keeps its stop token (Tunix strips it, so a
+policy would never be trained to stop). Both decode with Tunix's `Sampler`, or with `decode.SegmentSampler` on request.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperat
              top_k: int | None = None, seed: int = 0) -> RolloutConfig:
     """Tunix's rollout settings, without their traps.
 
-    Temperature 0 means greedy (Tunix divides by it when top_p is set). The cache has exactly the size of prompt and
-    completion, because attention spans all of it at every token. Raises ValueError for top_p < 1 without top_k, which
-    would sort the whole vocabulary at every token, and for a temperature above 0 without top_p, which Tunix would
-    silently decode greedily.
+    Temperature 0 means greedy decoding (Tunix would divide by it if top_p is set). The cache is exactly as long as
+    prompt and completion, because attention spans all of it at every token. Raises ValueError for top_p < 1 without
+    top_k, which would sort the whole vocabulary at every token, and for a temperature above 0 without top_p, which
+    Tunix would silently decode greedily.
     """
     if temperature < 0 or (temperature > 0 and top_p is None):
         raise ValueError(f"temperature {temperature} with top_p {top_p}: sampling needs temperature > 0 and a top_p; "
@@ -49,7 +49,7 @@ def _cache_config(config, size: int) -> CacheConfig:
 
 
 class Rollout(VanillaRollout):
-    """The rollout worker. Its samples depend only on the seed and the number of the call: a resumed run draws the same.
+    """The rollout worker. Its samples depend only on the seed and the call's number, so a resumed run draws the same.
 
     Attributes:
         calls: generate calls so far. A resumed stage sets it.
@@ -72,7 +72,7 @@ class Rollout(VanillaRollout):
         tunix_compat.keep_token_buffer(self._sampler, lambda buffer: setattr(self, "_token_buffer", buffer))
 
     def generate(self, prompts: list[str], rollout_config: RolloutConfig, **kwargs) -> RolloutOutput:
-        """Sample one completion per prompt. `tokens` end with the stop token where one was drawn."""
+        """Sample one completion per prompt. `tokens` end with the stop token if one was drawn."""
         key = jax.random.fold_in(rollout_config.seed, self.calls)
         self.calls += 1
         output = super().generate(prompts, dataclasses.replace(rollout_config, seed=key), **kwargs)
@@ -90,9 +90,9 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
               temperature: float = 0.0, sampler: type[Sampler] = Sampler) -> Callable[..., list[str]]:
     """A function from prompts to completions: greedy ones, as the judges decode, or sampled ones above temperature 0.
 
-    Samples depend on the prompts and on the function's second argument, `seed`. The weights are those at the time of
-    the call, also while the model is trained. The last batch is filled up, because another batch size would compile
-    another program. Raises ValueError for a prompt that does not fit.
+    Samples depend on the prompts and on the function's second argument, `seed`. Each call uses the model's current
+    weights, even during training. The last batch is filled up, because a different batch size would compile another
+    program. Raises ValueError for a prompt that does not fit.
     """
     check_one_process("sampling")
     install_sharded_cache()

@@ -1,6 +1,6 @@
 """Supervised fine-tuning: one LoRA adapter learns the tags from worked solutions, with Tunix's `PeftTrainer`.
 
-The loss is the mean over the tokens of a step's completions, stop tokens included, however the rows are packed.
+The loss is the mean over all tokens of a step's completions, including stop tokens, however the rows are packed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from reasonkit.train import loop, tunix_compat
 
 
 def model_input(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Tunix's model input for the batches of `sft_batches`: each row sees only itself, and its positions begin at 0."""
+    """Tunix's model input for a batch of `sft_batches`. Each row sees only itself, and its positions begin at 0."""
     mask_BLL = piece_mask(batch["tokens_BL"] != 0, batch["piece_BL"])
     return {"input_tokens": batch["tokens_BL"], "input_mask": batch["loss_mask_BL"],
             "positions": mask_BLL.sum(-1) - 1, "attention_mask": mask_BLL}
@@ -33,7 +33,7 @@ def model_input(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 def sft_loss(model: nnx.Module, input_tokens: jax.Array, input_mask: jax.Array, positions: jax.Array,
              attention_mask: jax.Array) -> jax.Array:
-    """Tunix's loss of `model_input`, in chunks of logits: the mean negative log-likelihood in nats per token."""
+    """Tunix's loss on `model_input`, in chunks of logits: the mean negative log-likelihood in nats per token."""
     logps_BL, _ = token_logprobs(model, input_tokens, positions, attention_mask, input_tokens.shape[1] - 1)
     return -(logps_BL * input_mask[:, 1:]).sum() / (input_mask[:, 1:].sum() + 1e-8)
 
@@ -45,9 +45,9 @@ def _loss(model: nnx.Module, batch: dict[str, jax.Array]) -> tuple[jax.Array, ja
 
 
 def validation_loss(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, most: int = 64) -> float:
-    """SFT's loss in nats per token, over at most `most` of the rows that SFT could imitate, which are not trained on.
+    """SFT's loss in nats per token on held-out `rows`, over at most `most` of those that SFT could imitate.
 
-    Each chip has one row at a time, so this fits wherever training does. NaN where there are fewer rows than chips.
+    Each chip takes one row at a time, so this fits wherever training does. NaN if there are fewer rows than chips.
     """
     chips, total, count = mesh.shape["fsdp"], 0.0, 0.0
     found = len(sft_pairs(rows, policy.tokenizer, settings.max_length))
@@ -65,9 +65,9 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
         on_step: Callable[[], None] = lambda: None) -> loop.StageResult:
     """Train the adapter of `policy` (a `LoadedModel` with LoRA) on `rows`, resuming from the checkpoints' last step.
 
-    All steps have one shape and take equally long. The log has the `rows` and the `tokens` without padding of each.
-    Raises ValueError when the batch does not divide over the mesh, no rows are left that fit `max_length`, or the
-    checkpoints are those of a later stage; and as `loop.resilient_training` does.
+    All steps have the same shape and take equally long. The log has the number of `rows` and of `tokens` without
+    padding for each step. Raises ValueError if the batch does not divide over the mesh, no rows fit `max_length`, or
+    the checkpoints belong to a later stage. Otherwise raises as `loop.resilient_training` does.
     """
     check_divides(settings.batch_size, mesh, "SFT batch_size")
     loop.begin(policy.model, checkpoints, "sft", 0, settings.steps)

@@ -1,6 +1,6 @@
 """What depends on Tunix's version: its private names, the optimiser's state, trainer options and GRPO's cluster.
 
-Written for 0.1.7. pyproject.toml allows no other, because 0.1.8 changes private names that are used here.
+Written for 0.1.7. pyproject.toml allows no other version, because 0.1.8 changes private names that we use here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswit
 
 
 def trainer_options(settings, checkpoints: Path, last_step: int) -> dict:
-    """Tunix's TrainingConfig of a stage that ends at `last_step`: no evaluation of Tunix's, no progress bar of its."""
+    """Tunix's TrainingConfig for a stage that ends at `last_step`, without Tunix's own evaluation and progress bar."""
     return dict(eval_every_n_steps=last_step + 1, max_steps=last_step, data_sharding_axis=("fsdp",),
                 pbar_description=None, checkpoint_root_directory=str(actor(checkpoints)),
                 checkpointing_options=checkpoint_options(settings.save_every, settings.keep))
@@ -34,11 +34,11 @@ def trainer_options(settings, checkpoints: Path, last_step: int) -> dict:
 
 def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float,
           clip: float) -> optax.GradientTransformation:
-    """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine to a tenth.
+    """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine decay to a tenth.
 
-    The warm-up begins one step above zero, or the first update would be lost. `scale_schedule` sets a scalar in the
-    state: a stage that has time for half of its steps goes through the whole schedule twice as fast. It begins at 1,
-    where the updates are those of optax's AdamW bit for bit. Raises ValueError for a warm-up of all steps.
+    The warm-up begins one step above zero, because otherwise the first update would be lost. `scale_schedule` sets a
+    scalar in the state: a stage with time for only half of its steps goes through the whole schedule twice as fast. The
+    scalar begins at 1, where the updates equal optax's AdamW bit for bit. Raises ValueError for a warm-up of all steps.
     """
     rise = max(1, round(warmup * steps))
     if rise >= max(2, steps):
@@ -58,7 +58,7 @@ def adamw_of(settings) -> optax.GradientTransformation:
 
 
 def scale_schedule(trainer, factor: float) -> None:
-    """Let the learning rate of `adamw` follow `factor` times the steps made, from the trainer's next step on."""
+    """From the trainer's next step on, let the learning rate of `adamw` follow `factor` times the steps made."""
     state = trainer.optimizer.opt_state
     state = getattr(state, "inner_opt_state", state)  # with micro-batches it is wrapped
     scalar = state[1].hyperparams["stretch"]
@@ -66,7 +66,7 @@ def scale_schedule(trainer, factor: float) -> None:
 
 
 def remaining_steps(batches: Iterator, done: int, steps: int, guard: Callable[[Iterator], Iterator]) -> Iterator:
-    """The batches of a stage for Tunix: the `done` ones, which it skips, unguarded. Then `steps` under the clock."""
+    """The batches of a stage for Tunix: the `done` ones, which it skips, unguarded, then `steps` under the clock."""
     return chain(islice(batches, done), guard(islice(batches, steps)))
 
 
@@ -85,7 +85,7 @@ class _NoBar:
 
 
 def hide_progress_bar(trainer) -> None:
-    """Let the trainer draw no progress bar: `show.dashboard` has the stage's."""
+    """Keep the trainer from drawing a progress bar, because `show.dashboard` draws the stage's."""
     trainer._pbar = _NoBar()
 
 
@@ -95,7 +95,7 @@ def report_step(trainer) -> None:
 
 
 def keep_token_buffer(sampler, keep: Callable[[jax.Array], None]) -> None:
-    """Show `keep` the token buffer (B, T) of each call of the sampler: its own output has no stop tokens."""
+    """Pass the token buffer (B, T) of each sampler call to `keep`, because the sampler's output has no stop tokens."""
     decode = sampler._compiled_decode_fn
 
     def decode_and_keep(params, state):
@@ -107,7 +107,7 @@ def keep_token_buffer(sampler, keep: Callable[[jax.Array], None]) -> None:
 
 
 def grpo_cluster(policy, reference, tokenizer, mesh: Mesh, rollout: Callable, rollout_config, training_config: dict):
-    """Actor, reference and rollout colocated on one mesh: one base, the rollout reads the weights that are trained."""
+    """Actor, reference and rollout on one mesh, sharing one base. The rollout reads the weights being trained."""
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
     config = rl_cluster.ClusterConfig(
         role_to_mesh=dict.fromkeys(roles, mesh), rollout_engine=rollout, offload_to_cpu=False,
