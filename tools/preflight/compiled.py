@@ -127,9 +127,14 @@ def preflight(
 
 
 def depths(config: Any) -> tuple[int, int]:
-    """Two numbers of layers, one period of local and global attention apart. Whole periods more make all layers."""
+    """Two numbers of layers, one period of local and global attention apart. Whole periods more make all layers.
+
+    At least four: the compiler schedules shallower train steps in another way, in which they need more memory.
+    """
     period = len(gemma3.GEMMA3_ATTENTION_PATTERN) if isinstance(config, gemma3.ModelConfig) else 2
-    low = config.num_layers % period or period
+    low = config.num_layers % period
+    while low < 4:
+        low += period
     return low, low + period
 
 

@@ -169,8 +169,8 @@ def test_a_deep_model_lies_on_the_line_of_two_shallow_ones(plan, monkeypatch):
 
 
 def test_the_depths_leave_whole_periods_of_attention():
-    assert depths(config_of("gemma2-2b-it")) == (2, 4)
-    assert depths(config_of("gemma3-1b-it")) == (2, 8)
+    assert depths(config_of("gemma2-2b-it")) == (4, 6)
+    assert depths(config_of("gemma3-1b-it")) == (8, 14)
     assert depths(config_of("gemma3-12b-it")) == (6, 12)
 
 
