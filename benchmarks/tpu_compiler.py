@@ -2,7 +2,7 @@
 
 Each name is a question of docs/tpu.md and prints a table, a row per case. Nothing runs and no TPU is needed. Sizes are
 of one chip. HBM traffic is arguments and outputs once and temporaries twice, by `memory_analysis`. FLOP are the
-compiler's count. Without a name all questions are asked, which takes about ten minutes on one core.
+compiler's count. Without a name all questions are asked, which takes about fifteen minutes on one core.
 """
 
 from __future__ import annotations
