@@ -143,8 +143,8 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
         mesh: axes ("fsdp", "tp"), see `mesh.make_mesh`.
         dtype: of the weights. None means bfloat16.
         replicated: each fsdp row holds all weights. False shards them over fsdp too.
-        remat: keep only each layer's input for the gradients and compute the rest again. It takes a third more work,
-            and the memory of one layer instead of all.
+        remat: keep only each layer's input for the gradients and compute the rest again. With an adapter
+            that is half as much work again, and it takes the memory of one layer instead of all.
 
     Raises:
         ValueError: unknown name, a folder of Hugging Face's files, a tokenizer of another family, tp that does not

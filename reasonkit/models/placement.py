@@ -16,6 +16,7 @@ import jax
 from reasonkit.config import Profile
 from reasonkit.models.gemma import LIBRARY
 from reasonkit.models.load import MODELS
+from reasonkit.models.logprobs import CHUNK
 from reasonkit.models.mesh import MemoryNeed, Plan, plan_mesh
 from reasonkit.session.setup import CHOOSE
 
@@ -43,7 +44,7 @@ class Shapes:
     """Sizes of a run: rows of one pass over all devices of a mesh, lengths in tokens. A packed sequence is one row.
 
     `simpo_rows` are two per pair. `grpo_rows` are the completions of a micro-batch, which is also one pass of the
-    reference. `decode_rows` are the completions of one call of the rollout.
+    reference. `decode_rows` are the completions of one call of the rollout. `distill_rows` are those of a step.
     """
 
     sft_rows: int = 32
@@ -55,6 +56,7 @@ class Shapes:
     decode_rows: int = 128
     judge_rows: int = 8
     judge_length: int = 2048
+    distill_rows: int = 8
 
 
 def config_of(name: str, remat: bool = False, replicated: bool = True) -> Any:
@@ -64,8 +66,10 @@ def config_of(name: str, remat: bool = False, replicated: bool = True) -> Any:
         known = ", ".join(key for key, found in MODELS.items() if found.config)
         raise ValueError(f"model {name!r} has no configuration to plan with: choose one of {known}")
     library = LIBRARY[source.family]
-    return replace(getattr(library.ModelConfig, source.config)(),
-                   shd_config=library.ShardingConfig.get_default_sharding(is_sampling=replicated),
+    config = getattr(library.ModelConfig, source.config)()
+    if source.config.startswith("gemma2_9b"):  # Tunix 0.1.7 has twice as much: see `gemma.from_flax`
+        config = replace(config, hidden_dim=14336)
+    return replace(config, shd_config=library.ShardingConfig.get_default_sharding(is_sampling=replicated),
                    remat_config=library.RematConfig["DECODER" if remat else "NONE"])
 
 
@@ -77,7 +81,8 @@ def shapes_of(profile: Profile) -> Shapes:
                   simpo_rows=2 * profile.simpo.batch_size, grpo_rows=micro * g.num_generations,
                   max_prompt_length=g.max_prompt_length, max_new_tokens=g.max_new_tokens,
                   decode_rows=(g.rollout_micro_prompts or g.prompts_per_step) * g.num_generations,
-                  judge_rows=profile.judge_batch, judge_length=profile.judge_max_length)
+                  judge_rows=profile.judge_batch, judge_length=profile.judge_max_length,
+                  distill_rows=profile.distill.batch_size)
 
 
 def _weights(config: Any) -> tuple[int, int]:
@@ -102,7 +107,7 @@ def disk_bytes(profile: Profile) -> float:
     return 12.0 * _adapter(profile, config_of(profile.policy)) * (profile.grpo.keep + 3)
 
 
-def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, MemoryNeed]:
+def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) -> dict[str, MemoryNeed]:
     """Bytes of the roles, estimated for bfloat16: weights, and the largest working memory of the stages.
 
     The policy's weights include arrays of the adapter's size in float32: the adapter, its gradients, two moments, and
@@ -117,17 +122,20 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool) -> dict[str, Mem
         wide = 12 * config.embed_dim + 3 * config.hidden_dim + 3 * config.num_heads * length
         return 2.0 * rows * length * wide
 
-    def train(rows: int, length: int, replied: int) -> float:
+    def train(rows: int, length: int, replied: int, stock_loss: bool) -> float:
         deep = 1 if policy.remat_config.name != "NONE" else policy.num_layers
         inputs = 2.0 * rows * length * policy.embed_dim * policy.num_layers
-        return deep * layer(policy, rows, length) + inputs + 4.0 * rows * replied * policy.num_embed
+        logits = rows * replied * policy.num_embed
+        logits = logits if stock_loss else min(logits, CHUNK * chips)
+        return deep * layer(policy, rows, length) + inputs + 4.0 * logits
 
     adapter = _adapter(profile, policy)
     rows, size = s.decode_rows, s.max_prompt_length + s.max_new_tokens
     cache = 4.0 * rows * size * policy.num_layers * policy.num_kv_heads * policy.head_dim
-    working = [cache + layer(policy, rows, s.max_prompt_length), train(s.grpo_rows, size, s.max_new_tokens)]
+    working = [cache + layer(policy, rows, s.max_prompt_length),
+               train(s.grpo_rows, size, s.max_new_tokens, profile.grpo.stock_loss)]
     if sft:
-        working = [train(s.sft_rows, s.sft_length, s.sft_length)]
+        working = [train(s.sft_rows, s.sft_length, s.sft_length, profile.sft.stock_loss)]
     weights = 2.0 * sum(_weights(policy)) + 4.0 * (5 if sft else 7) * adapter
     found = {"policy": MemoryNeed(weights, max(working), policy.num_kv_heads)}
     if judge is not None:
@@ -159,5 +167,6 @@ def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
     if math.isinf(memory):
         return plan_mesh(devices, judge=judge)
     policy = config_of(profile.policy, profile.remat)
-    found = needs(profile, policy, config_of(profile.judge) if judge else None, sft=not judge)
+    found = needs(profile, policy, config_of(profile.judge) if judge else None, sft=not judge,
+                  chips=max(1, len(devices) // 2) if judge else len(devices))
     return plan_mesh(devices, judge=judge, needs=found, memory=memory)

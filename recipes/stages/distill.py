@@ -104,6 +104,37 @@ def mean_per_row(values_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
     return ((values_BT * mask_BT).sum(-1) / jnp.maximum(mask_BT.sum(-1), 1)).mean()
 
 
+def positions_at_once(mesh: Mesh, rows: int, vocabulary: int) -> int:
+    """How many tokens of each row are read at a time, so that a chip of the mesh holds at most `LOGITS` logits."""
+    return max(1, LOGITS * mesh.shape["fsdp"] // (rows * vocabulary))
+
+
+def student_loss(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Callable:
+    """The loss of a batch on the student's mesh: a function of its model, `tokens_BL` and the teacher's `top_cells`."""
+    positions = positions_at_once(mesh, settings.batch_size, vocabulary)
+    length = settings.max_new_tokens
+
+    def loss(model: nnx.Module, tokens_BL: jax.Array, ids_BTK: jax.Array, teacher_BTC: jax.Array) -> jax.Array:
+        def read(logprobs_BTV, ids_BTK, teacher_BTC):
+            return divergence(cells(logprobs_BTV, ids_BTK), teacher_BTC, settings.beta)
+
+        values_BT = read_completions(model, tokens_BL, length, vocabulary, positions, read, ids_BTK, teacher_BTC)
+        return mean_per_row(values_BT, (tokens_BL[:, -length:] != 0).astype(jnp.float32))
+
+    return loss
+
+
+def teacher_pass(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Callable:
+    """What crosses, on the teacher's mesh: a function of its model and `tokens_BL` that gives the `top_cells`."""
+    positions = positions_at_once(mesh, settings.batch_size, vocabulary)
+
+    def score(model: nnx.Module, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return read_completions(model, tokens_BL, settings.max_new_tokens, vocabulary, positions,
+                                functools.partial(top_cells, top_k=settings.top_k))
+
+    return score
+
+
 def _vocabulary(policy, teacher, texts: list[str]) -> int:
     """How many embedding rows both have. Raises ValueError when their tokenizers differ."""
     ours, theirs = policy.tokenizer, teacher.tokenizer
@@ -161,23 +192,13 @@ def distill(
     numbers = itertools.count(done)  # of the steps before this one
     seen: dict[int, dict] = {}  # by step, for the log
 
-    def positions(place: Mesh) -> int:
-        return max(1, LOGITS * place.shape["fsdp"] // (settings.batch_size * vocabulary))
-
-    def loss(model, tokens_BL: jax.Array, ids_BTK: jax.Array, teacher_BTC: jax.Array) -> jax.Array:
-        def read(logprobs_BTV, ids_BTK, teacher_BTC):
-            return divergence(cells(logprobs_BTV, ids_BTK), teacher_BTC, settings.beta)
-
-        values_BT = read_completions(model, tokens_BL, length, vocabulary, positions(mesh), read, ids_BTK, teacher_BTC)
-        return mean_per_row(values_BT, (tokens_BL[:, -length:] != 0).astype(jnp.float32))
-
-    trainer.with_loss_fn(loss).with_gen_model_input_fn(lambda example: example)
+    trainer.with_loss_fn(student_loss(settings, mesh, vocabulary)).with_gen_model_input_fn(lambda example: example)
     graph, state = nnx.split(teacher.model)
+    read = teacher_pass(settings, teacher_mesh, vocabulary)
 
     @jax.jit
     def score(state: nnx.State, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return read_completions(nnx.merge(graph, state), tokens_BL, length, vocabulary, positions(teacher_mesh),
-                                functools.partial(top_cells, top_k=settings.top_k))
+        return read(nnx.merge(graph, state), tokens_BL)
 
     def sample(prompts: list[str], number: int) -> np.ndarray:
         rollout.calls = number  # so that a resumed stage draws the same

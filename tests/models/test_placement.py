@@ -24,6 +24,20 @@ def test_the_estimate_counts_a_models_parameters(name):
     assert sum(placement._weights(config)) == pytest.approx(sum(leaf.size for leaf in leaves), rel=0.01)
 
 
+def test_logits_in_chunks_make_room_for_more_rows(monkeypatch):
+    """Twice the prompts in a pass leave the weights of the 2B on each chip. With Tunix's own loss they do not fit."""
+    monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS["v5e"].memory)
+    profile = replace(PROFILES["kaggle"], grpo=replace(PROFILES["kaggle"].grpo, micro_prompts=8))
+    assert dict(plan(profile, jax.devices(), True).policy.shape) == {"fsdp": 4, "tp": 1}
+    with pytest.raises(ValueError, match="the policy needs .* fewer rows"):
+        plan(replace(profile, grpo=replace(profile.grpo, stock_loss=True)), jax.devices(), True)
+
+
+def test_the_teachers_feed_forward_is_half_of_tunixs():
+    """9.24 B parameters, as Google says. Tunix's Gemma 2 9B has twice its feed-forward."""
+    assert sum(placement._weights(config_of("gemma2-9b-it"))) == pytest.approx(9.24e9, rel=0.01)
+
+
 def test_the_sizes_of_the_kaggle_profile():
     shapes, profile = shapes_of(PROFILES["kaggle"]), PROFILES["kaggle"]
     assert (shapes.sft_rows, shapes.grpo_rows, shapes.decode_rows, shapes.judge_rows) == (16, 32, 128, 8)

@@ -100,7 +100,8 @@ def preflight(
     """Compile the named programs for the plan's devices, and compare them with a chip of CHIPS.
 
     "sft" and "simpo" are their train steps, "grpo" its own and the reference's pass, "rollout" the prefill and one
-    decode step, "judge" its prefill. The configs are Tunix's, with `shd_config` and `remat_config` as in the run;
+    decode step, "judge" its prefill, "distill" the student's rollout and train step, "teacher" its pass. A teacher has
+    the judge's place. The configs are Tunix's, with `shd_config` and `remat_config` as in the run;
     `judge_config` may be None without the judge. `dtype` is the weights', None as in `load`. With `judge_int8` the
     judge's are as in `quantize_int8`. Unless `whole`, models of two `depths` are compiled and extrapolated.
 
@@ -113,7 +114,7 @@ def preflight(
             raise ValueError(f"program {name!r} is unknown: choose from {', '.join(PROGRAMS)}")
     rows = []
     for name in programs:
-        role = "judge_config" if name == "judge" else "policy_config"
+        role = "judge_config" if name in ("judge", "teacher") else "policy_config"
         run = Run(policy_config, judge_config, plan, shapes, lora_rank, dtype, judge_int8)
         config = getattr(run, role)
         if config is None or whole or depths(config)[1] >= config.num_layers:
@@ -127,9 +128,14 @@ def preflight(
 
 
 def depths(config: Any) -> tuple[int, int]:
-    """Two numbers of layers, one period of local and global attention apart. Whole periods more make all layers."""
+    """Two numbers of layers, one period of local and global attention apart. Whole periods more make all layers.
+
+    At least four: the compiler schedules shallower train steps in another way, in which they need more memory.
+    """
     period = len(gemma3.GEMMA3_ATTENTION_PATTERN) if isinstance(config, gemma3.ModelConfig) else 2
-    low = config.num_layers % period or period
+    low = config.num_layers % period
+    while low < 4:
+        low += period
     return low, low + period
 
 

@@ -23,7 +23,7 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 
-from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
+from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.curation import domain_rubric
 from reasonkit.data.problems import DataRecipe, load_recipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
@@ -35,10 +35,11 @@ from tools.preflight.compiled import ProgramStats, Report, preflight, topology_d
 
 EFFICIENCY = 0.4  # of the roofline's speed; 0.3 to 0.5 of a chip's peak is usual in training
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
+TIMED = "sft", "grpo", "distill"  # stages that have minutes here
 SOURCES = ("reasonkit/models/gemma.py", "reasonkit/models/load.py", "reasonkit/models/lora.py",
            "reasonkit/models/logprobs.py", "reasonkit/train/sft.py", "reasonkit/train/policy_loss.py",
-           "recipes/stages/simpo.py", "tools/preflight/abstract.py", "tools/preflight/programs.py",
-           "tools/preflight/compiled.py")
+           "recipes/stages/simpo.py", "recipes/stages/distill.py", "tools/preflight/abstract.py",
+           "tools/preflight/programs.py", "tools/preflight/compiled.py")
 # Estimates, of a judge's row beside question and reply: the request and a mark at each line; a criterion.
 FENCE_TOKENS, CRITERION_TOKENS = 128, 72
 
@@ -90,12 +91,13 @@ class Forecast:
 
     def text(self) -> str:
         """All of it, for a person."""
-        total, grpo = sum(self.minutes.values()), self.minutes["grpo"]
+        total, (last, steps) = sum(self.minutes.values()), [*self.steps.items()][-1]
         verdict = "which fits"
         if total > self.limit:
-            left = 0.0 if math.isinf(total) else max(0.0, self.limit - total + grpo) / grpo
-            verdict = (f"which does not fit: GRPO has time for about {int(left * self.steps['grpo'])} of its "
-                       f"{self.steps['grpo']} steps, and its schedule will be fitted to them")
+            its = self.minutes[last]
+            left = 0.0 if math.isinf(total) else max(0.0, self.limit - total + its) / its
+            verdict = (f"which does not fit: {STAGES[last].title} has time for about {int(left * steps)} of its "
+                       f"{steps} steps, and its schedule will be fitted to them")
         free = min(1 - row.needed / CHIPS[self.report.chip].memory for row in self.report.rows)
         return "\n".join([
             *(f"{role}: {reason}" for role, reason in self.reasons.items()), "", self.report.table(), "",
@@ -117,38 +119,45 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     Raises ValueError when a model does not fit, or the chip is not one of CHIPS.
     """
     judged, profile = judge and recipe.uses_judge, adapt_to_recipe(profile, recipe)
+    teacher = profile.distill.teacher or profile.judge
     alone, together = plan(profile, devices, False), plan(profile, devices, judged)
     shapes = shapes_of(profile)
 
     def compiled(made: Plan, name: str) -> list[ProgramStats]:
         shared, config, other = made.judge and _shared(made), None, None
+        taught = name in ("distill", "teacher")
         if name != "judge" or shared:  # a judge on chips of its own is the same for every policy
             config = config_of(profile.policy, profile.remat, "policy" not in made.gathered)
-        if name == "judge" or shared:
-            other = config_of(profile.judge, replicated="judge" not in made.gathered)
+        if name == "judge" or shared or taught:
+            other = config_of(teacher if taught else profile.judge, replicated="judge" not in made.gathered)
+        int8 = bool(other) and not taught and profile.judge_int8
         depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, shapes, name,
-                   profile.lora_rank, whole, bool(other) and profile.judge_int8,
+                   profile.lora_rank, whole, int8,
                    [(Path(__file__).parents[2] / source).read_text() for source in SOURCES],
                    [importlib.metadata.version(package) for package in ("jax", "flax", "google-tunix", "qwix")])
         path = folder and folder / f"{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}.json"
         if path and path.exists():
-            mesh = made.judge if name == "judge" else made.policy
+            mesh = made.judge if name in ("judge", "teacher") else made.policy
             with contextlib.suppress(RecordError, TypeError):  # another file, or half of one: compiled again
                 return [ProgramStats(**row, mesh=mesh) for row in parse_json(read_file(path))]
         rows = preflight(config, other, made, shapes, profile.lora_rank, chip, (name,), jnp.bfloat16, whole,
-                         profile.judge_int8).rows
+                         int8).rows
         if path:
             plain = [{key: value for key, value in vars(row).items() if key != "mesh"} for row in rows]
             write_atomic(path, json.dumps(plain))
         return list(rows)
 
-    wanted = [(alone, "sft"), *[(alone, "simpo")] * simpo, (together, "rollout"), (together, "grpo"),
-              *[(together, "judge")] * judged]
-    report = Report(tuple(row for made, name in wanted for row in compiled(made, name)), chip)
+    wanted = [*[(alone, "sft")] * ("sft" in recipe.shares), *[(alone, "simpo")] * simpo, (together, "rollout"),
+              *[(together, "grpo")] * ("grpo" in recipe.shares), *[(together, "judge")] * judged]
     reasons = {"SFT, evaluation": alone.reasons["policy"], **together.reasons} if judged else together.reasons
+    if "distill" in recipe.shares:
+        taught = plan(replace(profile, judge=teacher, judge_int8=False), devices, True)
+        wanted += [(taught, "distill"), (taught, "teacher")]
+        reasons = {**reasons, "student": taught.reasons["policy"], "teacher": taught.reasons["judge"]}
+    report = Report(tuple(row for made, name in wanted for row in compiled(made, name)), chip)
     return Forecast(report, reasons, _minutes(profile, recipe, report, efficiency, together),
-                    {"sft": profile.sft.steps, "grpo": profile.grpo.steps}, profile.minutes - profile.reserve_minutes,
-                    efficiency)
+                    {stage: getattr(profile, stage).steps for stage in recipe.shares if stage in TIMED},
+                    profile.minutes - profile.reserve_minutes, efficiency)
 
 
 def _shared(made: Plan) -> bool:
@@ -161,10 +170,27 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
     for row in report.rows:
         roofline = row.roofline(CHIPS[report.chip])
         seconds[row.program] = math.inf if roofline is None else roofline[0] / efficiency
+    g, d = profile.grpo, profile.distill
+    reply = seconds["rollout prefill"] + g.max_new_tokens * seconds["one decode step"]
+    minutes = {LOAD: LOAD_MINUTES}
+    if "sft" in recipe.shares:
+        minutes["sft"] = profile.sft.steps * seconds["SFT train step"] / 60
+    if "grpo" in recipe.shares:
+        minutes["grpo"] = g.steps * _grpo_step(profile, recipe, seconds, reply, made) / 60
+    if "distill" in recipe.shares:  # one after the other, and no step waits for a reward
+        sampled = seconds["distillation prefill"] + d.max_new_tokens * seconds["distillation decode step"]
+        step = d.on_policy * sampled + seconds["teacher's pass"] + seconds["distillation train step"]
+        minutes["distill"] = d.steps * step / 60
+    probes = g.steps // profile.probe_every * ("grpo" in recipe.shares)
+    asked = 3 * profile.rows["test"] + profile.rows["validation"] * probes
+    return {**minutes, "evaluation": math.ceil(asked / profile.eval_batch) * reply / 60}
+
+
+def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], reply: float, made: Plan) -> float:
+    """Seconds of a step of GRPO."""
     g = profile.grpo
     passes = g.prompts_per_step // (g.micro_prompts or g.prompts_per_step)
     calls = g.prompts_per_step // (g.rollout_micro_prompts or g.prompts_per_step)
-    reply = seconds["rollout prefill"] + g.max_new_tokens * seconds["one decode step"]
     trained = passes * (seconds["GRPO reference"] + seconds["GRPO train step"])
     step = calls * reply + trained
     if "judge prefill" in seconds:
@@ -175,9 +201,7 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
             first = judged / passes if calls == 1 else 0.0  # the first pass waits for its scores
             last = max(calls * reply + judged / calls, reply + judged)  # when the last score is there
             step = max(calls * reply + first + trained, last + trained / passes)
-    asked = 3 * profile.rows["test"] + profile.rows["validation"] * (g.steps // profile.probe_every)
-    return {LOAD: LOAD_MINUTES, "sft": profile.sft.steps * seconds["SFT train step"] / 60,
-            "grpo": g.steps * step / 60, "evaluation": math.ceil(asked / profile.eval_batch) * reply / 60}
+    return step
 
 
 def criteria_of(data: DataRecipe) -> int:

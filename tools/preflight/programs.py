@@ -25,9 +25,10 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
 from reasonkit.models.placement import Shapes
-from reasonkit.settings import LossSettings, SimpoSettings
+from reasonkit.settings import DistillSettings, LossSettings, SimpoSettings
 from reasonkit.train.policy_loss import completion_logprobs, loss_config
 from reasonkit.train.sft import model_input, sft_loss
+from recipes.stages.distill import student_loss, teacher_pass
 from recipes.stages.simpo import loss_fn as simpo_loss
 from tools.preflight.abstract import Program, abstract_model, array, with_shardings
 
@@ -37,7 +38,10 @@ ADAMW = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))
 
 @dataclass(frozen=True)
 class Run:
-    """The models of a run as shapes, each made when a program first asks for it. `dtype` is the weights'."""
+    """The models of a run as shapes, each made when a program first asks for it. `dtype` is the weights'.
+
+    In distillation the teacher has the judge's place.
+    """
 
     policy_config: Any
     judge_config: Any
@@ -54,8 +58,8 @@ class Run:
     @cached_property
     def judge(self) -> nnx.Module:
         if self.judge_config is None or self.plan.judge is None:
-            raise ValueError("program 'judge' needs a judge_config and a plan with a judge: pass both, or "
-                             "leave the program out")
+            raise ValueError("programs 'judge', 'distill' and 'teacher' need a judge_config and a plan with a judge: "
+                             "pass both, or leave them out")
         return abstract_model(self.judge_config, self.plan.judge, self.dtype, int8=self.judge_int8)
 
     @cached_property
@@ -168,9 +172,15 @@ def grpo_programs(run: Run) -> list[Program]:
 
 
 def rollout_programs(run: Run) -> list[Program]:
-    """The prefill of a step's prompts and one decode step, sampled at temperature 1, with their KV cache."""
+    """The prefill of a step's prompts and one decode step, beside what GRPO holds."""
+    return _rollout(run, run.shapes.decode_rows, "rollout prefill", "one decode step",
+                    run.resident(run.adapter, nnx.state(run.optimizer)))
+
+
+def _rollout(run: Run, rows: int, prefill_title: str, decode_title: str, resident: tuple) -> list[Program]:
+    """Sampled at temperature 1, with a KV cache for all tokens."""
     mesh, s, config, (graph, state) = run.plan.policy, run.shapes, run.policy_config, nnx.split(run.policy)
-    rows, size = s.decode_rows, s.max_prompt_length + s.max_new_tokens
+    size = s.max_prompt_length + s.max_new_tokens
     shape = (rows, size, config.num_kv_heads, config.head_dim)
     entry = array(mesh, shape, run.policy.embedder.input_embedding.dtype, "fsdp", None, "tp")
     cache = {f"layer_{layer}": {"k": entry, "v": entry, "end_index": array(mesh, (rows,), jnp.int32, "fsdp")}
@@ -191,11 +201,10 @@ def rollout_programs(run: Run) -> list[Program]:
         return draw(key, *nnx.merge(graph, state)(token_B1, position_B1, cache, mask_B1S))
 
     shared = state, cache, array(mesh, (2,), jnp.uint32)
-    resident = run.resident(run.adapter, nnx.state(run.optimizer))
     prompts = array(mesh, (rows, s.max_prompt_length), jnp.int32, "fsdp")
     buffer = array(mesh, (rows, size), jnp.int32, "fsdp")
-    return [Program("rollout prefill", mesh, rows, prefill, (*shared, prompts), (1,), resident),
-            Program("one decode step", mesh, rows, decode, (*shared, buffer, buffer, array(mesh, (), jnp.int32)), (1,),
+    return [Program(prefill_title, mesh, rows, prefill, (*shared, prompts), (1,), resident),
+            Program(decode_title, mesh, rows, decode, (*shared, buffer, buffer, array(mesh, (), jnp.int32)), (1,),
                     resident)]
 
 
@@ -213,5 +222,42 @@ def judge_programs(run: Run) -> list[Program]:
     return [Program("judge prefill", mesh, rows, prefill, (state, *inputs), resident=resident)]
 
 
+def _distillation(run: Run) -> tuple[DistillSettings, int]:
+    """What its programs depend on, and the vocabulary that both models have."""
+    s = run.shapes
+    settings = DistillSettings(steps=1, batch_size=s.distill_rows, max_prompt_length=s.max_prompt_length,
+                               max_new_tokens=s.max_new_tokens, learning_rate=1e-5)
+    return settings, min(run.policy.num_embed, run.judge.num_embed)
+
+
+def distill_programs(run: Run) -> list[Program]:
+    """The student's rollout and its train step."""
+    mesh, (settings, vocabulary) = run.plan.policy, _distillation(run)
+    rows, length = settings.batch_size, settings.max_new_tokens
+    loss = student_loss(settings, mesh, vocabulary)
+    batch = {"tokens_BL": array(mesh, (rows, settings.max_prompt_length + length), jnp.int32, "fsdp"),
+             "ids_BTK": array(mesh, (rows, length, settings.top_k), jnp.int32, "fsdp"),
+             "teacher_BTC": array(mesh, (rows, length, settings.top_k + 1), jnp.float32, "fsdp")}
+    return [
+        *_rollout(run, rows, "distillation prefill", "distillation decode step",
+                  run.resident(nnx.state(run.plain_optimizer))),
+        _train_step(run, "distillation train step", lambda model, batch: (loss(model, **batch), None), batch, rows,
+                    run.plain_optimizer, run.resident())]
+
+
+def teacher_programs(run: Run) -> list[Program]:
+    """The teacher's pass over the student's completions."""
+    mesh, (settings, vocabulary), (graph, state) = run.plan.judge, _distillation(run), nnx.split(run.judge)
+    read, length = teacher_pass(settings, mesh, vocabulary), settings.max_prompt_length + settings.max_new_tokens
+
+    def score(state: nnx.State, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return read(nnx.merge(graph, state), tokens_BL)
+
+    resident = (nnx.state(run.policy), nnx.state(run.plain_optimizer)) if run.shared else ()
+    tokens = array(mesh, (settings.batch_size, length), jnp.int32, "fsdp")
+    return [Program("teacher's pass", mesh, settings.batch_size, score, (state, tokens), resident=resident)]
+
+
 PROGRAMS = {"sft": sft_programs, "simpo": simpo_programs, "grpo": grpo_programs,
-            "rollout": rollout_programs, "judge": judge_programs}
+            "rollout": rollout_programs, "judge": judge_programs,
+            "distill": distill_programs, "teacher": teacher_programs}

@@ -128,6 +128,39 @@ def test_the_rows_of_a_judge(most, criteria, length, rows):
     assert module._judged(replace(PROFILES["kaggle"], judge_max_length=most), criteria) == (length, rows)
 
 
+def test_the_minutes_are_those_of_the_recipes_stages():
+    """Distillation samples, the teacher reads, and the student learns, one after the other."""
+    distilled = {"distillation_prefill": 0.1, "distillation_decode_step": 0.005, "distillation_train_step": 0.2,
+                 "teacher's_pass": 0.4}
+    _, report = made(**FLOORS, **distilled)
+    meshes = placement.plan(PROFILES["cpu"], jax.devices(), False)
+    profile, recipe = PROFILES["kaggle"], find_recipe("on_policy_distillation")
+    minutes = module._minutes(profile, recipe, report, 0.5, meshes)
+    assert list(minutes) == [module.LOAD, "sft", "distill", "evaluation"]
+    assert minutes["distill"] == pytest.approx(300 * (0.1 + 768 * 0.005 + 0.2 + 0.4) / 0.5 / 60)
+    less = replace(profile, distill=replace(profile.distill, on_policy=0.5))
+    half = module._minutes(less, recipe, report, 0.5, meshes)
+    assert half["distill"] == pytest.approx(300 * ((0.1 + 768 * 0.005) / 2 + 0.2 + 0.4) / 0.5 / 60)
+    assert minutes["evaluation"] == pytest.approx(-(-3000 // 64) * 7.88 / 0.5 / 60), "nothing is probed"
+    alone = module._minutes(profile, find_recipe("tunix_demo"), report, 0.5, meshes)
+    assert list(alone) == [module.LOAD, "grpo", "evaluation"]
+    late = Forecast(report, {}, minutes, {"sft": 1000, "distill": 300}, 60.0, 0.5)
+    assert "does not fit: distillation has time for about" in late.text()
+
+
+def test_a_recipe_with_a_teacher_is_compiled_with_it(small, folder):
+    """The student on one half of the chips, the teacher on the other, after SFT on all of them."""
+    profile = replace(SMALL, distill=replace(SMALL.distill, batch_size=8, max_prompt_length=8, max_new_tokens=4))
+    found = forecast(profile, find_recipe("on_policy_distillation"), jax.devices(), "v5e", folder)
+    assert [(row.program, row.mesh.shape["fsdp"]) for row in found.report.rows] == [
+        ("SFT train step", 8), ("rollout prefill", 8), ("one decode step", 8), ("distillation prefill", 4),
+        ("distillation decode step", 4), ("distillation train step", 4), ("teacher's pass", 4)]
+    assert found.steps == {"sft": 1000, "distill": 300} and found.fits
+    assert found.reasons["teacher"].startswith("devices 4, 5, 6, 7")
+    again = forecast(profile, find_recipe("on_policy_distillation"), jax.devices(), "v5e", folder)
+    assert again == found, "read back, the teacher's mesh included"
+
+
 def test_a_step_on_a_shared_chip_is_judged_in_turn():
     profile = sixteen()
     _, report = made(**FLOORS, judge_prefill=0.2)

@@ -21,7 +21,7 @@ from tools.preflight.abstract import abstract_model, constraints
 from tools.preflight.programs import PROGRAMS, Run
 
 SHAPES = Shapes(sft_rows=8, sft_length=12, simpo_rows=8, grpo_rows=8, max_prompt_length=8, max_new_tokens=4,
-                decode_rows=16, judge_rows=8, judge_length=10)
+                decode_rows=16, judge_rows=8, judge_length=10, distill_rows=8)
 
 
 def leaves(node):
@@ -86,7 +86,8 @@ def test_what_else_is_in_memory_counts():
     adapter, moments = size(apart.adapter), size(nnx.state(apart.optimizer))
     base, other = size(nnx.state(apart.policy)) - adapter, size(nnx.state(apart.judge))
     assert adapter > 0 and moments > 3 * adapter and other > base > 0  # two moments, and the sum of a step's gradients
-    assert 2 * adapter < size(nnx.state(apart.plain_optimizer)) < 3 * adapter
+    plain = size(nnx.state(apart.plain_optimizer))
+    assert 2 * adapter < plain < 3 * adapter
 
     def beside(run):
         programs = [program for build in PROGRAMS.values() for program in build(run)]
@@ -94,10 +95,12 @@ def test_what_else_is_in_memory_counts():
 
     expected = {"SFT train step": 0, "SimPO train step": 0, "GRPO train step": adapter,
                 "GRPO reference": adapter + moments, "rollout prefill": adapter + moments,
-                "one decode step": adapter + moments, "judge prefill": 0}
+                "one decode step": adapter + moments, "judge prefill": 0, "distillation prefill": plain,
+                "distillation decode step": plain, "distillation train step": 0, "teacher's pass": 0}
     assert beside(apart) == expected
     expected = {title: held + other for title, held in expected.items()}
-    expected |= {"SFT train step": 0, "SimPO train step": 0, "judge prefill": base + 2 * adapter + moments}
+    expected |= {"SFT train step": 0, "SimPO train step": 0, "judge prefill": base + 2 * adapter + moments,
+                 "teacher's pass": base + adapter + plain}
     assert beside(shared) == expected
 
 
@@ -154,8 +157,9 @@ def test_the_batch_of_sft_is_that_of_a_run(tmp_path):
         name: (array.shape[:1], array.dtype) for name, array in real.items()}
 
 
-def test_a_judges_program_needs_a_judge():
+@pytest.mark.parametrize("name", ["judge", "distill", "teacher"])
+def test_a_program_with_another_model_needs_it(name):
     plan = plan_mesh(jax.devices(), judge=True)
     for run in (run_of(plan), run_of(plan_mesh(jax.devices(), judge=False), small_config())):
-        with pytest.raises(ValueError, match="needs a judge_config and a plan with a judge: pass both"):
-            PROGRAMS["judge"](run)
+        with pytest.raises(ValueError, match="need a judge_config and a plan with a judge: pass both"):
+            PROGRAMS[name](run)
