@@ -136,6 +136,9 @@ judge = judge and CachedJudge(judge, run.stage("teacher") / "verdicts.jsonl")
 
 # %% [markdown]
 # ## Asking
+#
+# This is the slow part, and with an API the one that costs money. It stops early and says why if the money or the
+# minutes run out, or if a whole batch comes back without an answer.
 
 # %%
 samples = []

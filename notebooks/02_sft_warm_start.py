@@ -136,8 +136,8 @@ report.table(["setting", "value", "why"], [[name, getattr(profile.sft, name), wh
 # ## Training
 #
 # If the session's clock runs out, the stage stops early and saves what it has. When you run this notebook again, a
-# finished stage is read back instead of trained again. If its settings or data have changed since then, the notebook
-# refuses to go on and says what differs.
+# finished stage is read back instead of trained again. If the stage's settings or data have changed since then, the
+# notebook refuses to go on and says what differs.
 
 # %%
 log = run.log("sft")

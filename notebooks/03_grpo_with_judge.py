@@ -279,6 +279,8 @@ sample_table(log.read("reward"))
 
 # %% [markdown]
 # ## Hand over
+#
+# The next cell says where the adapter is and frees the chips for the evaluation.
 
 # %%
 left = run.manifest("grpo")  # if the stage was stopped early, this says how to go on

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # 4 · Evaluation
 #
-# Did the training help? To find out, we ask the base model and the model after each stage the same test questions, none
-# of which any stage was trained on. Decoding is greedy, just as the competition's judges decode. Every figure comes
-# with a 95 % interval, and stages are compared question by question.
+# Did training help? To find out, we ask the base model and the model after each stage the same test questions, none of
+# which any stage was trained on. Decoding is greedy, just as the competition's judges decode. Every figure comes with a
+# 95 % interval, and stages are compared question by question.
 #
 # **What to expect in the demo** of `g_rar`**:** accuracy rises from about 54 % after SFT to about 73 % after GRPO, and
 # step accuracy from about 12 % to about 89 %. The base model scores 0 %, because it writes no tags. Judged by content,
@@ -167,6 +167,9 @@ report.side_by_side(results)
 
 # %% [markdown]
 # ## What still goes wrong
+#
+# The table counts each kind of failure per stage, the most frequent first. After training, wrong answers should be most
+# of what is left.
 
 # %%
 report.failure_table(results)
