@@ -101,8 +101,8 @@ print(answers["before SimPO"])
 # The policy answers each training question several times, at temperature 1. A completion can be chosen if it keeps the
 # format, has the right answer and shows its work. One that fails becomes its rejected partner, and we prefer a wrong
 # answer to any other fault. Both come from the policy itself, so the better one is within its reach. If none of its
-# completions can be chosen, the worked solution from the data takes that place. A question that is always or never
-# solved in the same way gives no pair.
+# completions can be chosen, the worked solution from the data takes that place. A question whose
+# completions can all be chosen gives no pair.
 
 # %%
 taught = run.stage("teacher") / "pairs.jsonl"

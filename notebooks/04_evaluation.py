@@ -13,7 +13,7 @@
 # which any stage was trained on. Decoding is greedy, just as the competition's judges decode. Every figure comes with a
 # 95 % interval, and stages are compared question by question.
 #
-# **What to expect in the demo** of `g_rar`**:** accuracy rises from about 54 % after SFT to about 73 % after GRPO, and
+# **What to expect in the demo** of `g_rar`**:** accuracy rises from about 54 % after SFT to about 75 % after GRPO, and
 # step accuracy from about 12 % to about 89 %. The base model scores 0 %, because it writes no tags. Judged by content,
 # it gets about 66 % right.
 

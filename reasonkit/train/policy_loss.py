@@ -1,4 +1,4 @@
-"""GRPO's loss as Tunix 0.1.7 computes it. `loss_config` passes the dials of `config.LossSettings` on to Tunix.
+"""GRPO's loss as Tunix 0.1.7 computes it. `loss_config` passes the dials of `settings.LossSettings` on to Tunix.
 
 Here equal rewards get no advantage, KL is penalised only where rewards differ, and logits are computed in chunks.
 Sources: GRPO (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), RLOO (2402.14740).
