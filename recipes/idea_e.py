@@ -1,7 +1,8 @@
 """IDEA-E: GRPO without a judge, on format, exact answer and the text of the reasoning.
 
 Source: the third winning entry. Its five headings are Identify, Determine, Explore, Act and Evaluate.
-Expect: the headings appear, because missing ones cost half a right answer. We have not measured its accuracy.
+Missing headings cost half a right answer. In our demo none appeared, because the tiny model never tries one, but the
+check for shown work taught steps as well as the judge of `g_rar` (benchmarks/RESULTS.md).
 Without a judge the policy gets all the chips and time for half as many steps again (`config.adapt_to_recipe`).
 """
 
