@@ -1,9 +1,9 @@
 """Tunix demo: GRPO only, with the rewards and dials of Tunix's own demo, the baseline that entrants started from.
 
 Source: examples/grpo_gemma.ipynb in google/tunix. An entrant measured it on Kaggle, with Gemma-3-1B on GSM8K: from 14.5
-to 43.3 %, and format from 46 to 96 % (400 questions, 1,869 steps in 2 h 35 min). In our demo it learns nothing, because the tiny base model writes no tags.
-For the demo's steps and learning rate on a TPU, set grpo_steps = 1869 and grpo_learning_rate = 3e-6 in SETTINGS. The
-demo's KL term is k1, whose gradient does not contain the reference. Here it is k3, as in all recipes.
+to 43.3 %, and format from 46 to 96 % (400 questions, 1,869 steps in 2 h 35 min). In our demo it learns nothing, because
+the tiny base model writes no tags. For Tunix's steps and learning rate on a TPU, set grpo_steps = 1869 and
+grpo_learning_rate = 3e-6 in SETTINGS. Tunix's KL term is k1, whose gradient lacks the reference. Here it is k3.
 """
 
 from __future__ import annotations
