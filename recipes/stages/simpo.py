@@ -51,9 +51,10 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
         worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
         samples += [worked] * (not worked["cause"])
     if not (found := pairs(samples)):
-        causes = dict(Counter(sample["cause"] or "nothing" for sample in samples))
-        raise ValueError(f"no question has a completion to choose and one to reject. They are rejected for: {causes}. "
-                         "Take more questions or, if none can be chosen, more steps of SFT")
+        causes = dict(Counter(sample["cause"] for sample in samples if sample["cause"]))
+        raise ValueError(f"no question has a completion to choose and one to reject. Of {len(samples)} completions, "
+                         f"those rejected are: {causes}. Take more questions or, if none can be chosen, more steps of "
+                         "SFT")
     return found
 
 

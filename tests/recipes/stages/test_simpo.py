@@ -222,7 +222,7 @@ def test_pairs_are_the_policys_own_or_the_data_s_where_it_has_none(asked, tmp_pa
 def test_where_no_pair_is_found_it_is_said_why_and_tried_again(asked, tmp_path):
     rows = asked[0].filter(lambda row: row["question"] == "2 plus 2").map(lambda row: {"reasoning": ""})
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"rejected for: {'wrong answer': 2, 'no work': 1, 'format: .*': 1}. Take"):
+        with pytest.raises(ValueError, match=r"rejected are: {'wrong answer': 2, 'no work': 1, 'format: .*': 1}. Take"):
             own_pairs(tmp_path / "pairs.jsonl", SimpleNamespace(model=None, tokenizer=None), None, rows, SETTINGS, 4,
                       TimeBudget(1), 0)
 
@@ -232,7 +232,8 @@ def test_sampling_takes_half_of_the_stages_time(asked, monkeypatch, capsys):
     now = itertools.count(0, 100)
     monkeypatch.setattr(traces.time, "monotonic", lambda: next(now))
     budget = SimpleNamespace(grows=False, stage_minutes=lambda name: {"simpo": 5.0}[name])
-    sample_pairs(SimpleNamespace(model=None, tokenizer=None), None, rows, SETTINGS, 4, budget, 0)
+    with pytest.raises(ValueError, match=r"Of \d+ completions, those rejected are: {}"):  # all of the one are right
+        sample_pairs(SimpleNamespace(model=None, tokenizer=None), None, rows, SETTINGS, 4, budget, 0)
     assert len(calls) == 1
     assert "the 2 minutes for completions are over: 1 of 3 questions were asked" in capsys.readouterr().out
 
