@@ -75,7 +75,7 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=No
     """At most `sizes` rows for each split, and the ledger of what was dropped.
 
     With a tokenizer, rows of sources whose prompt has more tokens than the limit go before the splits are dealt, so
-    others take their places. Rows of families are of known length and are left to `screening.screen`.
+    others take their places. A recipe without sources is left to `screening.screen`.
     Raises SourceError where a source that is not optional can't be read or has another number of rows than stated, and
     ValueError for a split that stays empty, or if more than `MAX_LEFT_OUT` of the rows are too long.
     """

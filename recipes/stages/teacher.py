@@ -84,7 +84,7 @@ def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log:
 
 
 def judge_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog) -> ApiJudge:
-    """As `teacher_from_secrets`, a judge."""
+    """A judge behind the same API, with the limit and the price of `teacher_from_secrets`."""
     service = _service("judge", max_tokens=4096)
     return ApiJudge(service, ApiLimits(dollars, {service.name: price} if price else {}), log=log)
 

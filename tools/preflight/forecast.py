@@ -119,7 +119,6 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     Raises ValueError when a model does not fit, or the chip is not one of CHIPS.
     """
     judged, profile = judge and recipe.uses_judge, adapt_to_recipe(profile, recipe)
-    teacher = profile.distill.teacher or profile.judge
     alone, together = plan(profile, devices, False), plan(profile, devices, judged)
     shapes = shapes_of(profile)
 
@@ -129,7 +128,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
         if name != "judge" or shared:  # a judge on chips of its own is the same for every policy
             config = config_of(profile.policy, profile.remat, "policy" not in made.gathered)
         if name == "judge" or shared or taught:
-            other = config_of(teacher if taught else profile.judge, replicated="judge" not in made.gathered)
+            other = config_of(profile.teacher if taught else profile.judge, replicated="judge" not in made.gathered)
         int8 = bool(other) and not taught and profile.judge_int8
         depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, shapes, name,
                    profile.lora_rank, whole, int8,
@@ -151,7 +150,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
               *[(together, "grpo")] * ("grpo" in recipe.shares), *[(together, "judge")] * judged]
     reasons = {"SFT, evaluation": alone.reasons["policy"], **together.reasons} if judged else together.reasons
     if "distill" in recipe.shares:
-        taught = plan(replace(profile, judge=teacher, judge_int8=False), devices, True)
+        taught = plan(replace(profile, judge=profile.teacher, judge_int8=False), devices, True)
         wanted += [(taught, "distill"), (taught, "teacher")]
         reasons = {**reasons, "student": taught.reasons["policy"], "teacher": taught.reasons["judge"]}
     report = Report(tuple(row for made, name in wanted for row in compiled(made, name)), chip)
