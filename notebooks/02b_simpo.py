@@ -21,7 +21,7 @@
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the adapter of the previous stage, and the training questions.
-# - **Output:** the adapter in `artifacts/simpo/adapter`, and the pairs in `artifacts/simpo/pairs.jsonl`.
+# - **Output:** the adapter in `artifacts/simpo/adapter`, and the pairs in `artifacts/simpo/pairs-….jsonl`.
 # - **What to change:** steps and learning rate in `SETTINGS` (as in `simpo_steps`), the rest in the profile or the
 #   recipe. If the format rate falls, lower the learning rate or raise `sft_weight`.
 # - If notebook 1b has written pairs, they are used first. With a judge, it also makes pairs from questions that have no
@@ -55,7 +55,7 @@ from reasonkit.show import report
 from reasonkit.show.dashboard import Dashboard
 from reasonkit.show.figures import chips
 from reasonkit.train import rollout
-from recipes.stages.simpo import own_pairs, simpo
+from recipes.stages.simpo import sample_pairs, simpo
 
 # %%
 policy = generate = None  # free the chips of a run that was stopped in this kernel
@@ -105,9 +105,14 @@ print(answers["before SimPO"])
 # completions can all be chosen gives no pair.
 
 # %%
+from datasets import Dataset
+from recipes.stages.traces import read_or_make, sampled_file
+
 taught = run.stage("teacher") / "pairs.jsonl"
-inputs["pairs"] = taught if taught.exists() else run.stage("simpo") / "pairs.jsonl"
-pairs = own_pairs(inputs["pairs"], policy, plan.policy, train, profile.simpo, profile.eval_batch, run.budget, SEED)
+own = sampled_file(run.stage("simpo"), "pairs", run.inputs("simpo"), profile.simpo, profile.simpo.questions, SEED)
+inputs["pairs"] = taught if taught.exists() else own
+pairs = Dataset.from_list(read_or_make(inputs["pairs"], lambda: sample_pairs(
+    policy, plan.policy, train, profile.simpo, profile.eval_batch, run.budget, SEED)))
 print(f"{len(pairs)} pairs, rejected for: {dict(Counter(pairs['cause']))}; chosen by: {dict(Counter(pairs['by']))}")
 
 # %%

@@ -51,7 +51,7 @@ from reasonkit.show import report
 from reasonkit.show.figures import chips
 from recipes.rewards.model_based import ThoughtTeacher, hidden_means
 from recipes.stages import reward_model
-from recipes.stages.traces import checkable, own_completions, read_or_make
+from recipes.stages.traces import checkable, own_completions, read_or_make, sampled_file
 
 # %%
 policy = judge_model = features = None  # free the chips of a run that was stopped in this kernel
@@ -98,7 +98,8 @@ minutes = float("inf") if run.budget.grows else run.budget.stage_minutes("reward
 traces = {}
 for part, rows in (("train", train), ("held out", validation)):
     asked = checkable(rows, QUESTIONS, SEED)
-    traces[part] = read_or_make(run.stage("reward_model") / f"{part} {len(asked)}.jsonl", lambda rows=asked: [
+    file = sampled_file(run.stage("reward_model"), part, inputs, profile.grpo, QUESTIONS, SEED)
+    traces[part] = read_or_make(file, lambda rows=asked: [
         *reward_model.policy_traces(own_completions(policy, plan.policy, rows, profile.grpo, profile.eval_batch, minutes,
                                                     SEED)),
         *reward_model.corrupted_traces(rows, SEED)])

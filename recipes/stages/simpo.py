@@ -28,7 +28,7 @@ from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train import loop, tunix_compat
-from recipes.stages.traces import checkable, examine, own_completions, pairs, read_or_make
+from recipes.stages.traces import checkable, examine, own_completions, pairs
 
 COLUMNS = ("question", "chosen", "rejected")
 
@@ -56,11 +56,6 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
                          f"those rejected are: {causes}. Take more questions or, if none can be chosen, more steps of "
                          "SFT")
     return found
-
-
-def own_pairs(path: Path, *sampling) -> Dataset:
-    """The pairs in a JSONL file, of this stage or of notebook 1b. Where there is none, those of `sample_pairs`."""
-    return Dataset.from_list(read_or_make(path, lambda: sample_pairs(*sampling)))
 
 
 def pair_batches(

@@ -6,6 +6,7 @@ judge where there is no gold answer. Source: rejection sampling, RFT (arXiv 2308
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -24,6 +25,7 @@ from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.rewards.work import missing_work
 from reasonkit.session.files import write_atomic
+from reasonkit.session.manifest import file_sha256
 from reasonkit.text.answers import grade
 from reasonkit.text.tags import TAGS, Parsed, printable
 from reasonkit.train.rollout import generator
@@ -84,6 +86,14 @@ def read_or_make(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[d
     if not path.exists():
         write_atomic(path, "".join(f"{json.dumps(row)}\n" for row in make()))
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def sampled_file(folder: Path, name: str, inputs: Mapping[str, Path], settings, questions: int, seed: int) -> Path:
+    """The file in `folder` for what is made of `own_completions`. Other inputs or settings have another file."""
+    limits = settings.num_generations, settings.max_prompt_length, settings.max_new_tokens
+    hashes = {what: file_sha256(path) for what, path in sorted(inputs.items())}
+    made_from = json.dumps([hashes, limits, questions, seed])
+    return folder / f"{name}-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}.jsonl"
 
 
 def checkable(rows: Dataset, count: int, seed: int) -> list[dict[str, str]]:

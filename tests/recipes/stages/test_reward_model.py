@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_run import CONFIG, ROWS, RUBRIC
 
+from reasonkit.config import PROFILES
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
@@ -22,7 +24,7 @@ from recipes.stages.reward_model import (
     policy_traces,
     thought_judge,
 )
-from recipes.stages.traces import examine, read_or_make
+from recipes.stages.traces import examine, read_or_make, sampled_file
 
 ROW = {"id": "1", "family": "coins", "kind": "number", "answer": "23", "rubric": RUBRIC,
        "question": "Sam has 24 shells, loses 11, buys 10. How many now?", "reasoning": "24-11=13; 13+10=23"}
@@ -59,6 +61,28 @@ def test_traces_are_made_once(tmp_path):
     path, made = tmp_path / "deep" / "train.jsonl", corrupted_traces([ROW], 0)
     assert read_or_make(path, lambda: made) == made
     assert read_or_make(path, lambda: pytest.fail("made again")) == made
+
+
+def test_other_inputs_or_settings_have_another_file(tmp_path):
+    adapter, settings = tmp_path / "adapter", PROFILES["cpu"].simpo
+    adapter.write_text("of 120 steps")
+
+    def file(settings=settings, questions=12, seed=0):
+        return sampled_file(tmp_path, "pairs", {"adapter": adapter}, settings, questions, seed)
+
+    first = file()
+    files = {first, file(questions=13), file(seed=1), file(replace(settings, num_generations=3))}
+    assert len(files) == 4 and file(replace(settings, steps=7)) == first, "training steps change no completion"
+    read_or_make(first, lambda: [])
+    with pytest.raises(ValueError, match="nothing made"):  # a making that fails leaves no file
+        read_or_make(file(seed=1), fail)
+    assert not file(seed=1).exists()
+    adapter.write_text("of 240 steps")
+    assert file() not in files
+
+
+def fail():
+    raise ValueError("nothing made")
 
 
 def traces(**groups):

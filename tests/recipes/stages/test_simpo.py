@@ -28,7 +28,7 @@ from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
 from recipes.stages import traces
-from recipes.stages.simpo import loss_fn, own_pairs, pair_batches, pair_loss, sample_pairs, simpo
+from recipes.stages.simpo import loss_fn, pair_batches, pair_loss, sample_pairs, simpo
 from tools.flax import init_random
 
 PROMPT, REPLY = 320, 12  # tokens; the small tokenizer spells most of the prompt in bytes
@@ -202,29 +202,25 @@ def asked(monkeypatch):
     return Dataset.from_list(rows), calls
 
 
-def test_pairs_are_the_policys_own_or_the_data_s_where_it_has_none(asked, tmp_path):
+def test_pairs_are_the_policys_own_or_the_data_s_where_it_has_none(asked):
     rows, calls = asked
     settings = replace(SETTINGS, questions=12, num_generations=4)
     policy = SimpleNamespace(model=None, tokenizer=None)
-    pairs = own_pairs(tmp_path / "pairs.jsonl", policy, None, rows, settings, 8, TimeBudget(1), 5)
+    pairs = sample_pairs(policy, None, rows, settings, 8, TimeBudget(1), 5)
     found = {pair["question"]: (pair["chosen"], pair["rejected"], pair["cause"], pair["by"]) for pair in pairs}
     assert found == {
         "1 plus 2": (rendered("1+2=3|3"), rendered("1+2=4|4"), "wrong answer", "policy"),
         "2 plus 2": (rendered("2+2=4|4"), rendered("2+2=5|5"), "wrong answer", "data")}
     assert calls == [(8, 5), (4, 7)], "two questions at once, the open one is not asked, each call has its seed"
-    again = own_pairs(tmp_path / "pairs.jsonl", policy, None, rows, settings, 8, TimeBudget(1), 5)
-    assert again.to_list() == pairs.to_list() and len(calls) == 2, "a stage that resumes samples nothing"
     bare = rows.map(lambda row: {"reasoning": ""})
     pairs = sample_pairs(policy, None, bare, settings, 8, TimeBudget(1), 5)
     assert [pair["by"] for pair in pairs] == ["policy"], "a row without a worked solution has none to choose"
 
 
-def test_where_no_pair_is_found_it_is_said_why_and_tried_again(asked, tmp_path):
+def test_where_no_pair_is_found_it_is_said_why(asked):
     rows = asked[0].filter(lambda row: row["question"] == "2 plus 2").map(lambda row: {"reasoning": ""})
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"rejected are: {'wrong answer': 2, 'no work': 1, 'format: .*': 1}. Take"):
-            own_pairs(tmp_path / "pairs.jsonl", SimpleNamespace(model=None, tokenizer=None), None, rows, SETTINGS, 4,
-                      TimeBudget(1), 0)
+    with pytest.raises(ValueError, match=r"rejected are: {'wrong answer': 2, 'no work': 1, 'format: .*': 1}. Take"):
+        sample_pairs(SimpleNamespace(model=None, tokenizer=None), None, rows, SETTINGS, 4, TimeBudget(1), 0)
 
 
 def test_sampling_takes_half_of_the_stages_time(asked, monkeypatch, capsys):
