@@ -41,6 +41,8 @@ from tools.build_tiny_models import ASSETS, reply
 from tools.flax import init_random, save_flax
 from tools.hf.__main__ import convert
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 @pytest.fixture(scope="module")
 def mesh():

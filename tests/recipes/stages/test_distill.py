@@ -35,6 +35,8 @@ from recipes.stages.distill import (
 )
 from tools.flax import init_random
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 SETTINGS = DistillSettings(steps=6, batch_size=8, max_prompt_length=64, max_new_tokens=16, learning_rate=3e-2,
                            warmup=0.0, top_k=ROWS)
 

@@ -31,6 +31,8 @@ from recipes.stages import traces
 from recipes.stages.simpo import loss_fn, pair_batches, pair_loss, sample_pairs, simpo
 from tools.flax import init_random
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 PROMPT, REPLY = 320, 12  # tokens; the small tokenizer spells most of the prompt in bytes
 SETTINGS = SimpoSettings(steps=6, batch_size=4, max_prompt_length=PROMPT, max_new_tokens=REPLY, questions=12,
                          learning_rate=2e-2, save_every=4)
