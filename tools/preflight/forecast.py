@@ -181,7 +181,7 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
         step = d.on_policy * sampled + seconds["teacher's pass"] + seconds["distillation train step"]
         minutes["distill"] = d.steps * step / 60
     probes = g.steps // profile.probe_every * ("grpo" in recipe.shares)
-    asked = 3 * profile.rows["test"] + profile.rows["validation"] * probes
+    asked = (1 + len(recipe.trained)) * profile.rows["test"] + profile.rows["validation"] * probes
     return {**minutes, "evaluation": math.ceil(asked / profile.eval_batch) * reply / 60}
 
 
