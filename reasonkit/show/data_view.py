@@ -29,12 +29,12 @@ FIT = 0.95  # share of the rows that a limit should fit
 
 
 def source_table(sources: Sequence[Source], reached: Sequence[Reached]) -> Html:
-    """Every source with its licence, whether it was reached, and what to do where not."""
+    """Every source with its licence, where it was reached (an attached or downloaded file, the hub), or what to do."""
     rows = []
     for source, found in zip(sources, reached, strict=True):
         licence = Markup('<a href="{}">{}</a>').format(source.address, visible(source.licence))
         rows.append([source.name, source.domain, licence if source.address else source.licence, source.kind_of,
-                     source.rows or "–", found.problem or "reached"])
+                     source.rows or "–", found.problem or f"reached: {found.where}"])
     missing = sum(bool(found.problem) for found in reached)
     return table(["source", "domain", "licence", "from", "rows stated", ""], rows,
                  f"{len(rows) - missing} of {len(rows)} sources are reached. A licence links to where it is stated.")

@@ -107,7 +107,7 @@ def test_sources_show_their_licence_and_what_to_do(tmp_path):
                OwnFile.model_validate(given)]
     table = source_table(sources, [Reached("mine", "file", "MIT", "x.csv", ""),
                                    Reached("mine", "file", "", "", "attach it")])
-    assert cells(table) == [["mine", "maths", "MIT", "file", "5", "reached"],
+    assert cells(table) == [["mine", "maths", "MIT", "file", "5", "reached: x.csv"],
                             ["mine", "maths", "your own", "file", "–", "attach it"]]
     assert "1 of 2 sources are reached" in table and "<script>" not in table
 
