@@ -36,6 +36,7 @@ _OPERATORS = {"+": "+", "plus": "+", "-": "-", "\u2212": "-", "\u2013": "-", "mi
               "\u00b7": "*", "x": "*", "times": "*", "\\times": "*", "\\cdot": "*", "/": "/", "\u00f7": "/",
               "\\div": "/", "mod": "mod"}
 _EQUALS = frozenset(("=", "equals", "makes", "gives", "is"))
+_JOINING = _EQUALS | _OPERATORS.keys()
 _TOKEN = re.compile(
     r"(?P<number>[0-9]{1,15}+(?:,[0-9]{3})*+(?:\.[0-9]{1,15}+)?+(?![0-9]))|\\[a-z]++|[^\W\d_]\w*+|[^\w\s]|\w++",
     re.IGNORECASE)
@@ -261,16 +262,12 @@ def _chain(tokens: list, place: int) -> tuple[list[_Sum], bool, int]:
 def _behind_unit(tokens: list, place: int) -> int:
     """The place after a unit such as shells or km/h if an operator or equals sign is there, else `place`."""
     end = place
-    while tokens[end][1][:1].isalpha() and not _joins(tokens[end][1]):
+    while tokens[end][1][:1].isalpha() and tokens[end][1] not in _JOINING:
         end += 1
         if tokens[end][1] != "/" or not tokens[end + 1][1][:1].isalpha():
             break
         end += 1
-    return end if _joins(tokens[end][1]) else place
-
-
-def _joins(word: str) -> bool:
-    return word in _OPERATORS or word in _EQUALS
+    return end if tokens[end][1] in _JOINING else place
 
 
 def _stems(text: str) -> set[str]:
