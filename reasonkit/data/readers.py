@@ -203,10 +203,10 @@ READERS: dict[str, Callable[[dict], None]] = {"plain": lambda fields: None, "gsm
 
 
 def read_rubric(value: Any) -> str:
-    """Our rubric as JSON, of a list of {title, description, weight} or {criterion, points} or texts, or of our JSON.
+    """Our rubric as JSON, from our JSON or a list of texts, {title, description, weight} or {criterion, points}.
 
-    Negative points are of a fault, which becomes a pitfall to avoid. A text that opens with the name of its weight, as
-    in *Rubrics as Rewards*, has that weight. Other points are divided by the largest.
+    A criterion with negative points describes a fault and becomes a pitfall. A text that begins with the name of its
+    weight, as in *Rubrics as Rewards*, gets that weight. Other points are divided by the largest.
     """
     if isinstance(value, str) and value.startswith('[{"title"'):
         try:
