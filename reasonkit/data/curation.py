@@ -55,7 +55,7 @@ def own_recipe(path: Path) -> DataRecipe:
     """
     domain = path.stem if (DOMAINS / f"{path.stem}.toml").is_file() else ROUTED
     given = {"name": path.stem, "from": "file", "path": str(path), "domain": domain}
-    first = next(open_rows(OwnFile.model_validate(given)), None)
+    first = next(open_rows(OwnFile.model_validate(given))[0], None)
     if first is None:
         raise SourceError(f"{path} has no row: give it at least one")
     found = {name.strip().lower(): name for name in first}
@@ -114,11 +114,12 @@ def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
         else:
             ledger.notes.append(f"off: {source.name}, licence {source.licence!r} ({source.address}). To use it, write "
                                 "`other_licences = true` into the recipe")
-    tried = list(zip(allowed, reach(allowed), strict=True))
-    if needed := [problem for source, problem in tried if problem and not source.optional]:
+    problems_by_name = {row.name: row.problem for row in reach(allowed) if row.problem}
+    if needed := [problems_by_name[source.name] for source in allowed
+                  if source.name in problems_by_name and not source.optional]:
         raise SourceError("\n".join(needed))
-    ledger.notes += [f"left out: {problem}" for _, problem in tried if problem]
-    return [source for source, problem in tried if not problem]
+    ledger.notes += [f"left out: {problem}" for problem in problems_by_name.values()]
+    return [source for source in allowed if source.name not in problems_by_name]
 
 
 def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]:
@@ -143,7 +144,7 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
 
 def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row]:
     number = 0
-    for number, raw in enumerate(open_rows(source), 1):
+    for number, raw in enumerate(open_rows(source)[0], 1):
         if not _passes(source, raw):
             continue
         try:

@@ -23,7 +23,7 @@ from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import load_dataset
 
@@ -42,27 +42,38 @@ class SourceError(ValueError):
     """A source can't be read. The message names it and says what to do."""
 
 
-def open_rows(source: Source) -> Iterator[Raw]:
-    """The raw rows of a source. Raises SourceError for what can't be read, at once or at the row in question."""
+class Reached(NamedTuple):
+    """One row of the table of sources. `problem` is "" where the source was reached."""
+
+    name: str
+    kind: str
+    licence: str
+    where: str
+    problem: str
+
+
+def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
+    """The raw rows of a source and where they come from. Raises SourceError for what can't be read."""
     try:
         if isinstance(source, Hub):
             files = {"data_files": source.files} if source.files else {}
             rows = load_dataset(source.id, source.config or None, split=source.split, revision=source.revision,
                                 streaming=True, **files)
-            return _stream(source, islice(iter(rows), source.read))
+            return _stream(source, islice(iter(rows), source.read)), f"hub {source.id}@{source.revision}"
         if isinstance(source, Kaggle):
             path = ATTACHED / source.handle.split("/")[1] / source.file
             if not path.is_file():
                 import kagglehub
 
                 path = Path(kagglehub.dataset_download(source.handle, path=source.file))
-            return _table(path.name, path.read_bytes(), "")
+            return _table(path.name, path.read_bytes(), ""), str(path)
         if isinstance(source, File):
             path = Path(source.path).expanduser()
             rows = _table(path.name, path.read_bytes(), source.rows_at)
-            return _traces(source, rows) if isinstance(source, TeacherFile) else rows
+            return _traces(source, rows) if isinstance(source, TeacherFile) else rows, str(path)
         if isinstance(source, Wheel):
-            return _wheel_rows(source, find_wheel(source))
+            path = find_wheel(source)
+            return _wheel_rows(source, path), str(path)
     except SourceError:
         raise
     except Exception as error:  # of three clients, the disk and the network
@@ -222,23 +233,27 @@ def _nested_rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
         yield row if isinstance(row, dict) else {"text": row}
 
 
-def reach(sources: list[Source], seconds: float = SECONDS) -> list[str]:
-    """Read the first row of every source, in parallel. Of each: "" if it was reached, else the fault and the remedy."""
-    def read_first(source: Source) -> None:
-        if not isinstance(source, Family) and next(open_rows(source), None) is None:
+def reach(sources: list[Source], seconds: float = SECONDS) -> list[Reached]:
+    """Read the first row of every source, in parallel, and say of each where it is or what to do about it."""
+    def first(source: Source) -> str:
+        if isinstance(source, Family):
+            return "made here"
+        rows, where = open_rows(source)
+        if next(rows, None) is None:
             raise SourceError(f"source {source.name!r} has no row")
+        return where
 
-    problems = []
+    table = []
     pool = ThreadPoolExecutor(max_workers=8)
-    for source, attempt in [(source, pool.submit(read_first, source)) for source in sources]:
-        problem = ""
+    for source, attempt in [(source, pool.submit(first, source)) for source in sources]:
+        where, problem = "", ""
         try:
-            attempt.result(timeout=seconds)
+            where = attempt.result(timeout=seconds)
         except Stalled:
             problem = f"source {source.name!r} gave no row in {seconds:.0f} s: {_remedy(source)}"
         except Exception as error:  # of three clients, the disk and the network
             problem = str(error) if isinstance(error, SourceError) else (
                 f"source {source.name!r} can't be read ({type(error).__name__}: {error}): {_remedy(source)}")
-        problems.append(problem)
+        table.append(Reached(source.name, source.kind_of, source.licence, where, problem))
     pool.shutdown(wait=False, cancel_futures=True)
-    return problems
+    return table

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from matplotlib.ticker import ScalarFormatter
 
 from reasonkit.data.filters import Ledger
+from reasonkit.data.loading import Reached
 from reasonkit.data.screening import completion_length, prompt_length
 from reasonkit.data.sources import Source
 from reasonkit.show.data_card import values_of
@@ -27,14 +28,14 @@ SHOWN = 300  # characters of a question or an example
 FIT = 0.95  # share of the rows that a limit should fit
 
 
-def source_table(sources: Sequence[Source], problems: Sequence[str]) -> Html:
-    """Every source with its licence, whether it was reached, and what to do where not, from `loading.reach`."""
+def source_table(sources: Sequence[Source], reached: Sequence[Reached]) -> Html:
+    """Every source with its licence, whether it was reached, and what to do where not."""
     rows = []
-    for source, problem in zip(sources, problems, strict=True):
+    for source, found in zip(sources, reached, strict=True):
         licence = Markup('<a href="{}">{}</a>').format(source.address, visible(source.licence))
         rows.append([source.name, source.domain, licence if source.address else source.licence, source.kind_of,
-                     source.rows or "–", problem or "reached"])
-    missing = sum(map(bool, problems))
+                     source.rows or "–", found.problem or "reached"])
+    missing = sum(bool(found.problem) for found in reached)
     return table(["source", "domain", "licence", "from", "rows stated", ""], rows,
                  f"{len(rows) - missing} of {len(rows)} sources are reached. A licence links to where it is stated.")
 

@@ -42,11 +42,11 @@ def test_files_of_each_format_give_the_same_rows(tmp_path):
         f"  - {{q: '{row['q']}', a: {json.dumps(row['a'])}, list: {row['list']}}}\n" for row in ROWS))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.jsonl.gz", "a.parquet"):
-        assert list(open_rows(file_of(tmp_path / name))) == ROWS, name
+        assert list(open_rows(file_of(tmp_path / name))[0]) == ROWS, name
     for name in ("a.json", "a.yaml"):
-        assert list(open_rows(file_of(tmp_path / name, rows_at="data.rows"))) == ROWS, name
+        assert list(open_rows(file_of(tmp_path / name, rows_at="data.rows"))[0]) == ROWS, name
     (tmp_path / "a.csv").write_text('\ufeffq,a\n"1, or 2?",007\nb,null\n', encoding="utf-8")
-    assert list(open_rows(file_of(tmp_path / "a.csv"))) == [{"q": "1, or 2?", "a": "007"}, {"q": "b", "a": "null"}]
+    assert list(open_rows(file_of(tmp_path / "a.csv"))[0]) == [{"q": "1, or 2?", "a": "007"}, {"q": "b", "a": "null"}]
 
 
 @pytest.mark.parametrize(("name", "data", "message"), [
@@ -61,7 +61,7 @@ def test_files_of_each_format_give_the_same_rows(tmp_path):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(SourceError, match=message):
-        list(open_rows(file_of(tmp_path / name)))
+        list(open_rows(file_of(tmp_path / name))[0])
 
 
 def test_a_stream_that_breaks_off_is_named(monkeypatch):
@@ -73,7 +73,7 @@ def test_a_stream_that_breaks_off_is_named(monkeypatch):
     hub = Hub.model_validate({**COMMON, "from": "hub", "id": "a/b", "split": "train", "revision": "main"})
     found = []
     with pytest.raises(SourceError, match=r"'s' broke off after 2 rows \(ConnectionError: reset by peer\): run"):
-        found.extend(open_rows(hub))
+        found.extend(open_rows(hub)[0])
     assert len(found) == 2
 
 
@@ -96,16 +96,15 @@ def test_every_trace_of_a_teacher_says_where_it_comes_from(tmp_path, changes, fa
     path = write_jsonl(tmp_path / "traces.jsonl", [{**ROWS[0], **PROVENANCE}, second])
     source = TeacherFile.model_validate({**COMMON, "from": "teacher", "path": str(path)})
     if fault is None:
-        assert list(open_rows(source))[1] == second
+        assert list(open_rows(source)[0])[1] == second
     else:
         with pytest.raises(SourceError, match=f"source 's': row 2 of .*traces.jsonl has no provenance .{fault}"):
-            list(open_rows(source))
+            list(open_rows(source)[0])
 
 
 def test_a_teacher_who_was_not_asked_yet_is_told_where(tmp_path):
-    source = TeacherFile.model_validate({**COMMON, "from": "teacher", "path": str(tmp_path / "traces.jsonl")})
-    (problem,) = reach([source])
-    assert "run notebook 1b, or give the path" in problem
+    (row,) = reach([TeacherFile.model_validate({**COMMON, "from": "teacher", "path": str(tmp_path / "traces.jsonl")})])
+    assert "run notebook 1b, or give the path" in row.problem and row.kind == "teacher"
 
 
 # Wheels
@@ -129,7 +128,7 @@ def wheel(tmp_path, monkeypatch):
 def test_a_wheel_is_data_and_is_never_imported(wheel, monkeypatch):
     before = list(sys.path)
     monkeypatch.setattr(loading.subprocess, "run", lambda *a, **k: pytest.fail("it was there"))
-    assert list(open_rows(wheel())) == [{"q": "a"}, {"q": "b"}]
+    assert list(open_rows(wheel())[0]) == [{"q": "a"}, {"q": "b"}]
     assert sys.path == before and "some_data" not in sys.modules
 
 
@@ -147,7 +146,7 @@ def test_a_wheel_of_another_hash_is_refused(wheel, monkeypatch):
 
 def test_a_member_that_is_not_there_is_named(wheel):
     with pytest.raises(SourceError, match="has no member 'some_data/c.jsonl'"):
-        list(open_rows(wheel(member="some_data/c.jsonl")))
+        list(open_rows(wheel(member="some_data/c.jsonl"))[0])
 
 
 # The hub and Kaggle
@@ -157,7 +156,8 @@ def test_the_hub_is_read_by_its_own_client(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "train.parquet")
     hub = Hub.model_validate({**COMMON, "from": "hub", "id": str(tmp_path), "split": "train", "revision": "main",
                               "files": "*.parquet", "read": 2})
-    assert list(open_rows(hub)) == ROWS[:2]
+    rows, where = open_rows(hub)
+    assert list(rows) == ROWS[:2] and where.endswith("@main")
 
 
 def test_kaggle_is_read_where_it_is_attached_and_else_by_its_own_client(tmp_path, monkeypatch):
@@ -168,10 +168,10 @@ def test_kaggle_is_read_where_it_is_attached_and_else_by_its_own_client(tmp_path
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(loading, "ATTACHED", tmp_path / "input")
     Cache().mark_as_complete(parse_dataset_handle(source.handle), "a.jsonl")
-    assert list(open_rows(source)) == ROWS[:1]
+    assert list(open_rows(source)[0]) == ROWS[:1]
     (tmp_path / "input" / "sums").mkdir(parents=True)
     write_jsonl(tmp_path / "input" / "sums" / "a.jsonl", ROWS)
-    assert list(open_rows(source)) == ROWS
+    assert list(open_rows(source)[0]) == ROWS
 
 
 # Reaching them first
@@ -181,15 +181,16 @@ def test_every_source_is_tried_and_each_problem_says_what_to_do(tmp_path, wheel)
     gone = file_of(tmp_path / "gone.jsonl")
     family = Family.model_validate({**COMMON, "from": "family", "families": ["coins"]})
     kaggle = Kaggle.model_validate({**COMMON, "from": "kaggle", "handle": "me/sums/versions/3", "file": "a.jsonl"})
-    problems = reach([wheel(), family, gone, file_of(write_jsonl(tmp_path / "a.jsonl"))])
-    assert [bool(problem) for problem in problems] == [False, False, True, False]
-    assert "give the path of a CSV" in problems[2]
+    table = reach([wheel(), family, gone, file_of(write_jsonl(tmp_path / "a.jsonl"))])
+    assert [row.kind for row in table] == ["wheel", "family", "file", "file"]
+    assert [bool(row.problem) for row in table] == [False, False, True, False]
+    assert "give the path of a CSV" in table[2].problem and table[1].where == "made here"
     assert "attach me/sums/versions/3" in loading._remedy(kaggle)
 
 
 def test_a_source_that_stalls_is_given_up(tmp_path, monkeypatch):
     held = threading.Event()
     monkeypatch.setattr(loading, "open_rows", lambda source: held.wait(30))
-    (problem,) = reach([file_of(tmp_path / "a.jsonl")], seconds=0.1)
+    (row,) = reach([file_of(tmp_path / "a.jsonl")], seconds=0.1)
     held.set()
-    assert "gave no row in 0 s" in problem
+    assert "gave no row in 0 s" in row.problem
