@@ -1,8 +1,8 @@
 """From a data recipe to splits: read the sources, clean, deduplicate, decontaminate, and deal by weight.
 
 Entry points: `load_data`, for a recipe by name or a file of your own, and `curate`. The same recipe, sizes and seed
-give the same rows. Open rows have no gold answer. They are for training only, because no program can score them. What
-a source has too few of, the others of its domain give, and then other domains.
+give the same rows. Open rows have no gold answer. They are for training only, because no program can score them. Where
+a source runs short, others of its domain make up for it, and then other domains.
 """
 
 from __future__ import annotations
@@ -103,7 +103,10 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=No
 
 
 def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
-    """The sources whose licence the recipe allows and, of the optional ones, those that are reached."""
+    """The sources whose licence the recipe allows, without optional ones that can't be reached.
+
+    Raises SourceError if any other source can't be reached.
+    """
     allowed = []
     for source in recipe.sources:
         if source.is_open or recipe.other_licences:
@@ -173,12 +176,12 @@ def _family_rows(source: Family, seed: int) -> Iterator[Row]:
 
 
 def domain_rubric(recipe: DataRecipe, name: str) -> tuple[Criterion, ...]:
-    """The rubric of the rows of a domain that have none of their own: of the file of its name, else the recipe's."""
+    """The rubric for rows of a domain without their own: the file named after the domain, or else the recipe's."""
     return load_domain(name).rubric if (DOMAINS / f"{name}.toml").is_file() else recipe.rubric
 
 
 def clean(rows: list[Row], ledger: Ledger) -> list[Row]:
-    """The rows that can be used and are not said twice. Rows that a program made are not compared by their words."""
+    """The usable rows without duplicates. Rows that a program made are not compared by their words."""
     rows = [repair(row) for row in rows]
     rows = ledger.keep("text", rows, lambda number, row: text_fault(row))
     rows = ledger.keep("gold", rows, lambda number, row: gold_row_fault(row))
@@ -199,8 +202,8 @@ def clean(rows: list[Row], ledger: Ledger) -> list[Row]:
 
 def deal(recipe: DataRecipe, rows: list[Row], sizes: Mapping[str, int], seed: int,
          ledger: Ledger) -> dict[str, list[Row]]:
-    """The rows of each split: by the hash of the group or question, without training rows that the other splits ask,
-    of each domain and source its share, and not too many long ones in training."""
+    """The rows of each split. The hash of the group or question decides the split, and each domain and source gets its
+    share. Training loses rows that are contaminated by the other splits, and surplus long ones."""
     uses = {source.name: source.use for source in recipe.sources}
     pools: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for row in rows:
@@ -247,7 +250,7 @@ def _share(recipe: DataRecipe, pool: list[Row], total: int, seed: int) -> list[R
 
 
 def share_out(available: Mapping[str, int], weights: Mapping[str, float], total: int) -> dict[str, int]:
-    """How many rows each gives: by weight, none more than it has. What one lacks, the others give.
+    """How many rows to take from each: in proportion to its weight, up to what it has. The others make up for the rest.
 
     >>> share_out({"a": 10, "b": 100, "c": 100}, {"a": 1, "b": 1, "c": 2}, 100)
     {'a': 10, 'b': 30, 'c': 60}
@@ -262,8 +265,8 @@ def share_out(available: Mapping[str, int], weights: Mapping[str, float], total:
 
 
 def _limit_long(recipe: DataRecipe, pool: list[Row], total: int, seed: int, ledger: Ledger) -> list[Row]:
-    """The training rows without the long ones beyond the recipe's share of the worked rows. Others take their places,
-    so the share is that of the rows that are dealt."""
+    """The training rows without surplus long ones. The recipe limits their share of the worked rows that are dealt, so
+    the rows that take their places count too."""
     most, limit = recipe.balance.long, recipe.balance.words
     if most is None or most == 1:
         return pool

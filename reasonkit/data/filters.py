@@ -61,7 +61,7 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
 
     def keep(self, step: str, rows: Sequence[Row], fault: Callable[[int, Row], tuple[str, str] | None]) -> list[Row]:
-        """The rows for which `fault(number, row)` is None. It gives a short cause and an example otherwise."""
+        """The rows for which `fault(number, row)` is None. For others it returns a short cause and an example."""
         left = []
         for number, row in enumerate(rows):
             if found := fault(number, row):
@@ -100,8 +100,8 @@ def repair(row: Row) -> Row:
 
 
 def text_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
-    """A refusal in place of an answer, an answer told in the question or before any reasoning, or another script than
-    Latin."""
+    """The (cause, example) of a refusal to answer, an answer given away in the question or before the reasoning, or a
+    script other than Latin. None if there is no such fault."""
     said = row["reasoning"] + "\n" + row["answer"]
     low = said.casefold()
     for phrase in REFUSALS:
@@ -124,7 +124,7 @@ def text_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def gold_row_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
-    """As `row_fault`. The rendered gold completion must also earn full marks from the grader of the rewards."""
+    """As `row_fault`, but the gold completion must also earn full marks from the grader that the rewards use."""
     if fault := row_fault(row):
         return fault
     if row["kind"] in (OPEN, "plan"):
@@ -162,9 +162,9 @@ def shingles(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def near_duplicates(texts: Sequence[str], answers: Sequence[str]) -> dict[int, int]:
-    """Of each text that is nearly an earlier one with the same answer and numbers, the number of that one.
+    """Maps each near-duplicate to the earlier text that it repeats, both by number.
 
-    Another answer makes it another question: "hotter" for "colder" changes one word.
+    The two must have the same answer and numbers, because "hotter" for "colder" makes another question.
     """
     if not texts:
         return {}
@@ -196,7 +196,7 @@ def near_duplicates(texts: Sequence[str], answers: Sequence[str]) -> dict[int, i
 
 
 def find_contaminated(train: Sequence[str], test: Sequence[str]) -> dict[int, int]:
-    """Of each training text that shares a run of `RUN` words with a test text, the number of such a test text."""
+    """Maps each training text that shares a run of `RUN` words with a test text to such a test text, by number."""
     (runs, owner), (asked, asked_owner) = shingles(train, RUN), shingles(test, RUN)
     asker = dict(zip(asked.tolist(), asked_owner.tolist(), strict=True))
     return {int(owner[hit]): asker[int(runs[hit])] for hit in np.flatnonzero(np.isin(runs, asked))}

@@ -104,7 +104,7 @@ def _traces(source: TeacherFile, rows: Iterator[Raw]) -> Iterator[Raw]:
 
 
 def _stream(source: Source, rows: Iterator[Raw]) -> Iterator[Raw]:
-    """The rows of a stream. What breaks it off is told with the source's name."""
+    """The rows of a stream. Raises SourceError, naming the source, if the stream breaks off."""
     count = 0
     try:
         for row in rows:

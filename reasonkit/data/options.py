@@ -84,7 +84,7 @@ def split_options(text: str) -> tuple[str, list[str]]:
 
 
 def find_option(answer: Any, texts: list[str], labels: list[str]) -> int:
-    """The place of the right option: given by its number from 0, its label, its text, or label and text."""
+    """The index of the right option. `answer` is that index, the option's label, its text, or label and text."""
     if isinstance(answer, int) and not isinstance(answer, bool):
         if 0 <= answer < len(texts):
             return answer

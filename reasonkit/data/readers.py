@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reasonkit.data.options import Refused, as_text, pose_choice, split_options
-from reasonkit.data.screening import gold_fault
+from reasonkit.data.screening import OPEN, gold_fault
 from reasonkit.data.sources import Source
 from reasonkit.judge.rubric import WEIGHTS, Criterion, rubric_from_json, rubric_to_json
 from reasonkit.text.answers import KINDS
@@ -57,16 +57,15 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
     if fields.get("options"):
         fields["kind"] = "choice"
         pose_choice(fields, random.Random(f"{source.name}-{number}") if source.shuffle else None)
-    made = {name: printable(neutralise(as_text(fields[name]))).strip()
-            for name in _TEXTS}
+    made = {name: printable(neutralise(as_text(fields[name]))).strip() for name in _TEXTS}
     if is_blank(made["question"]):
         raise Refused("no question")
     if sum(map(len, made.values())) > MAX_CHARACTERS:
         raise Refused("row too long")
     kind = made["kind"] = made["kind"] or source.kind or answer_kind(made["answer"])
-    if kind not in ("open", *KINDS):
+    if kind not in (OPEN, *KINDS):
         raise Refused("unknown kind")
-    if kind != "open" and is_blank(made["answer"]):
+    if kind != OPEN and is_blank(made["answer"]):
         raise Refused("no answer")
     if kind == "yes_no":
         made["answer"] = read_yes_no(made["answer"]) or {"0": "no", "1": "yes"}.get(made["answer"], made["answer"])
@@ -100,7 +99,7 @@ def answer_kind(answer: str) -> str:
     ['number', 'number', 'yes_no', 'choice', 'expression', 'text', 'open']
     """
     if is_blank(answer):
-        return "open"
+        return OPEN
     if read_yes_no(answer):
         return "yes_no"
     if re.fullmatch(r"[A-J]|[(\[][A-J][)\]]", answer):
@@ -109,7 +108,7 @@ def answer_kind(answer: str) -> str:
         return "expression"
     if gold_fault(answer, "number") is None:
         return "number"
-    return "open" if len(answer) > SHORT_ANSWER else "text"
+    return OPEN if len(answer) > SHORT_ANSWER else "text"
 
 
 def from_messages(messages: list) -> tuple[str, str]:
@@ -204,10 +203,10 @@ READERS: dict[str, Callable[[dict], None]] = {"plain": lambda fields: None, "gsm
 
 
 def read_rubric(value: Any) -> str:
-    """Our rubric as JSON, of a list of {title, description, weight} or {criterion, points} or texts, or of our JSON.
+    """Our rubric as JSON, from our JSON or a list of texts, {title, description, weight} or {criterion, points}.
 
-    Negative points are of a fault, which becomes a pitfall to avoid. A text that opens with the name of its weight, as
-    in *Rubrics as Rewards*, has that weight. Other points are divided by the largest.
+    A criterion with negative points describes a fault and becomes a pitfall. A text that begins with the name of its
+    weight, as in *Rubrics as Rewards*, gets that weight. Other points are divided by the largest.
     """
     if isinstance(value, str) and value.startswith('[{"title"'):
         try:

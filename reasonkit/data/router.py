@@ -18,14 +18,14 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 @lru_cache
 def _domains() -> tuple[dict[str, set[str]], dict[str, tuple[str, ...]]]:
-    """Of each domain the words and pairs of words, and the endings."""
+    """For each domain, its words and pairs of words, and its word endings."""
     listed = {path.stem: load_domain(path.stem).words for path in sorted(DOMAINS.glob("*.toml"))}
     return ({name: {word for word in words if word[0] != "-"} for name, words in listed.items()},
             {name: tuple(word[1:] for word in words if word[0] == "-") for name, words in listed.items()})
 
 
 def route(question: str) -> str:
-    """The name of the rubric whose words the question has most of, or "" if it has too few of any.
+    """The domain with the most different words in the question, or "" if they are too few or two domains tie.
 
     >>> route("Which drug is the treatment of choice for acute gastritis?"), route("Who was it?")
     ('medicine', '')

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -73,12 +73,10 @@ def check_rows(size: int, batch_size: int) -> None:
 def shuffle_rows(rows: Sequence, batch_size: int, seed: int) -> Iterator[np.ndarray]:
     """Endless batches of row numbers, in a new order each epoch. Raises ValueError as `check_rows`."""
     check_rows(len(rows), batch_size)
-    epoch = 0
-    while True:
+    for epoch in count():
         order = np.random.default_rng([seed, epoch]).permutation(len(rows))
         for start in range(0, len(rows) - batch_size + 1, batch_size):
             yield order[start:start + batch_size]
-        epoch += 1
 
 
 def sft_pairs(rows: Dataset, tokenizer, max_length: int) -> list[tuple[list[int], list[int]]]:
@@ -106,8 +104,7 @@ def pack_rows(sizes: Sequence[int], max_length: int, seed: int) -> Iterator[list
     `WINDOW` shuffled rows at a time: the longest first, each into the fullest sequence with room for it, or a new one.
     Sequences come in random order, because the first ones have the longest rows.
     """
-    epoch = 0
-    while True:
+    for epoch in count():
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(sizes)).tolist()
         for start in range(0, len(order), WINDOW):
@@ -117,7 +114,6 @@ def pack_rows(sizes: Sequence[int], max_length: int, seed: int) -> Iterator[list
                 room, first, numbers = made.pop(at) if at < len(made) else (max_length, begun, [])
                 insort(made, (room - sizes[number], first, [*numbers, number]))
             yield from (made[place][-1] for place in rng.permutation(len(made)))
-        epoch += 1
 
 
 def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int, seed: int,

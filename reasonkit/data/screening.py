@@ -57,9 +57,9 @@ def question_key(question: str) -> str:
 
 
 def gold_fault(gold: str, kind: str) -> str | None:
-    """Why the checker of its kind refuses a gold answer. None if it is accepted. ImportError as `answers.check`.
+    """Why the checker of its kind refuses a gold answer. None if it is accepted. Raises ImportError as `answers.check`.
 
-    A gold answer of kind "open" is a reference, or nothing, and no checker compares with it.
+    A gold answer of kind "open" is a reference or blank. No checker uses it, so it has no fault.
     """
     if kind == OPEN:
         return None
@@ -117,7 +117,7 @@ def prompt_fault(question: str, tokenizer, max_prompt_length: int) -> tuple[str,
 
 
 def is_worked(row: Mapping[str, str]) -> bool:
-    """Whether a row has what SFT imitates: reasoning, and an answer that is no problem to solve."""
+    """Whether SFT can imitate the row: it needs reasoning, and an answer that is not itself the problem (`POSED`)."""
     return not (is_blank(row["reasoning"]) or is_blank(row["answer"]) or row["kind"] in POSED)
 
 

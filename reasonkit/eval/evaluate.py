@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +22,7 @@ from reasonkit.session.records import Results
 from reasonkit.text.answers import COMPLETION_SECONDS, answer_of, check, time_limit
 from reasonkit.text.tags import STOP_MARKERS, TAGS
 
-SAMPLE_KEYS = ("id", "family", "kind", "question", "gold", "completion", "answer",
-               "format_ok", "correct", "content", "steps", "failures")
 _FIELDS = ("correct", "content", "format_ok", "steps")
-_TAG = re.compile(rf"<\s*+(/?+)\s*+(?:{TAGS.reasoning}|{TAGS.answer})\s*+>", re.IGNORECASE)
 _NUMBER = re.compile(r"-?[0-9][0-9,]*+(?:[./][0-9]++)?")
 
 
@@ -72,7 +69,7 @@ def step_accuracy(reasoning: str | None, reference: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class EvalResult:
-    """Every scored completion, in order, as a dict with `SAMPLE_KEYS`. All figures are computed from these samples.
+    """Every scored completion, in order, as a dict of the fields of `records.Scored`. All figures come from these.
 
     In a sample, `answer` is the lenient reading or None, `content` says whether the completion is right with or without
     tags, and `steps` is its step accuracy. `failures` lists its format defects, "wrong answer" or "no answer", and
@@ -145,10 +142,14 @@ class EvalResult:
         return cls(samples, found.left_out)
 
     def _mean(self, name: str) -> Interval:
-        values = [float(sample[name]) for sample in self.samples if sample[name] is not None]
-        if not values:
-            return Interval(0.0, 0.0, 1.0)  # nothing was measured
-        return Interval(math.fsum(values) / len(values), *intervals.interval(values, 0.0, 1.0))
+        return mean_of([float(sample[name]) for sample in self.samples if sample[name] is not None])
+
+
+def mean_of(values: Sequence[float]) -> Interval:
+    """The mean of values in [0, 1]. Without values, 0 with the widest interval."""
+    if not values:
+        return Interval(0.0, 0.0, 1.0)
+    return Interval(math.fsum(values) / len(values), *intervals.interval(values, 0.0, 1.0))
 
 
 def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int) -> EvalResult:
@@ -248,8 +249,8 @@ def _content(completion: str, gold: str, kind: str) -> bool:
     found = answer_of(TAGS.parse(completion), gold, kind)
     if found is not None:
         return check(found, gold, kind).correct
-    *_, last = None, *_TAG.finditer(completion)
-    if last and not last[1]:
+    *_, last = None, *TAGS.tag.finditer(completion)
+    if last and not last["slash"]:
         return False
     text = completion[last.end():] if last else completion
     for marker in STOP_MARKERS:

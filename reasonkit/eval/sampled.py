@@ -14,8 +14,7 @@ from itertools import combinations, islice
 
 import numpy as np
 
-from reasonkit.eval import intervals
-from reasonkit.eval.evaluate import EvalResult, Interval
+from reasonkit.eval.evaluate import EvalResult, Interval, mean_of
 
 SUBSETS = 500  # of a problem's completions, at most, over which a majority is averaged
 
@@ -28,7 +27,7 @@ def pass_at_k(results: Sequence[EvalResult], k: int) -> Interval:
     """
     n = len(results)
     right = [sum(sample["correct"] for sample in samples) for samples in _by_problem(results, k)]
-    return _mean(1 - math.comb(n - c, k) / math.comb(n, k) for c in right)
+    return mean_of([1 - math.comb(n - c, k) / math.comb(n, k) for c in right])
 
 
 def majority_at_k(results: Sequence[EvalResult], k: int) -> Interval:
@@ -45,8 +44,8 @@ def majority_at_k(results: Sequence[EvalResult], k: int) -> Interval:
         subsets = [rng.choice(n, k, replace=False) for _ in range(SUBSETS)]
     votes = [[True if s["correct"] else "".join((s["answer"] or "").casefold().split()) for s in samples]
              for samples in problems]
-    return _mean(math.fsum(_share_right(answers[i] for i in subset) for subset in subsets) / len(subsets)
-                 for answers in votes)
+    return mean_of([math.fsum(_share_right(answers[i] for i in subset) for subset in subsets) / len(subsets)
+                    for answers in votes])
 
 
 def _share_right(answers: Iterable[str | bool]) -> float:
@@ -64,8 +63,3 @@ def _by_problem(results: Sequence[EvalResult], k: int) -> list[list[dict]]:
         raise ValueError(f"the results are on other problems: {len(other)} of them differ, such as id {min(other)!r}; "
                          "evaluate all on one test set")
     return [[found[key] for found in by_id] for key in by_id[0]]
-
-
-def _mean(values: Iterable[float]) -> Interval:
-    found = list(values)
-    return Interval(math.fsum(found) / len(found), *intervals.interval(found, 0.0, 1.0))

@@ -95,7 +95,8 @@ def examine(judge: Judge, pairs: list[Anchors], weight: float) -> str:
     if 2 * len(scored) < len(pairs):
         shown = next(mark for mark in marks if mark.gap is None)
         fault = f"{len(pairs) - len(scored)} of {len(pairs)} pairs have no verdict"
-    elif _mean(lowest := min(families.values(), key=_mean)) < -MARGIN and _is_below_zero(lowest):
+    elif (_mean(lowest := min(families.values(), key=_mean)) < -MARGIN
+          and interval([mark.gap for mark in lowest], -1, 1)[1] < 0):  # a few noisy scores may fall below by chance
         shown = min(lowest, key=lambda mark: mark.gap)
         fault = (f"{shown.pair.flaw} replies of family {shown.pair.family} score {-_mean(lowest):.2f} more than whole "
                  "ones")
@@ -115,11 +116,6 @@ def examine(judge: Judge, pairs: list[Anchors], weight: float) -> str:
 
 def _mean(marks: Sequence[_Mark]) -> float:
     return sum(mark.gap for mark in marks) / len(marks)
-
-
-def _is_below_zero(marks: Sequence[_Mark]) -> bool:
-    """Whether it is more than chance, because a few noisy scores can fall below zero by themselves."""
-    return interval([mark.gap for mark in marks], -1, 1)[1] < 0
 
 
 def _describe(result: Result) -> str:

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from scipy.special import softmax
 
 from reasonkit.judge.rubric import Criterion
 from reasonkit.text.tags import neutralise, printable
 
 RATINGS = ("1", "2", "3", "4", "5")
+DEGREES = np.linspace(0.0, 1.0, len(RATINGS))  # of a criterion, by rating
 PRESENT = 0.5  # where the best other criterion is met to this degree, an avoided pitfall counts in full
 # The cause of a verdict on a completion that the judge can't rate, though it is well, by the cause of the failure.
 BLINDED = {"non_finite": "reply_unreadable", "prompt_too_long": "reply_too_long"}
@@ -219,7 +221,7 @@ class LocalJudge:
             detail = f"{self.name}: shape {logprobs_BR.shape}, expected {shape}"
             return [JudgeFailure("shape", detail)] * len(items)
         rows = np.split(logprobs_BR, np.cumsum([len(texts) for texts in prompts])[:-1])
-        return [self.verdict(item, _expected_ratings(logprobs_PR)) if np.isfinite(logprobs_PR).all() else
+        return [self.verdict(item, softmax(logprobs_PR, axis=1) @ DEGREES) if np.isfinite(logprobs_PR).all() else
                 self._failure(texts, logprobs_PR)
                 for item, texts, logprobs_PR in zip(items, prompts, rows, strict=True)]
 
@@ -228,9 +230,3 @@ class LocalJudge:
             return JudgeFailure("prompt_too_long", f"{self.name}: a prompt of {max(map(len, texts))} characters has "
                                 "more tokens than judge_max_length: raise it, or shorten question and rubric")
         return JudgeFailure("non_finite", f"{self.name}: {logprobs_PR.tolist()}")
-
-
-def _expected_ratings(logprobs_PR: np.ndarray) -> np.ndarray:
-    """(E[rating] - 1) / 4 of each prompt."""
-    p_PR = np.exp(logprobs_PR - logprobs_PR.max(axis=1, keepdims=True))
-    return p_PR / p_PR.sum(axis=1, keepdims=True) @ np.linspace(0.0, 1.0, len(RATINGS))

@@ -38,21 +38,19 @@ class Criterion:
     pitfall: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("title", "description"):
-            if not _is_text(getattr(self, name)):
-                raise ValueError(f"criterion {preview(self.title)}: {name} is {preview(getattr(self, name))}; give it "
-                                 "some text")
         number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
-        if not number or not 0 < self.weight <= sys.float_info.max:
-            raise ValueError(f"criterion {preview(self.title)}: weight is {preview(self.weight)}; give it a "
-                             f"finite number above 0, such as one of {WEIGHTS}")
         texts = isinstance(self.levels, tuple) and all(map(_is_text, self.levels))
-        if not texts or len(self.levels) == 1:
-            raise ValueError(f"criterion {preview(self.title)}: levels are {preview(self.levels)}; give at least two "
-                             "texts, from the worst to the best, or leave them out")
-        if not isinstance(self.pitfall, bool):
-            raise ValueError(f"criterion {preview(self.title)}: pitfall is {preview(self.pitfall)}; give it true or "
-                             "false")
+        for field, value, usable, remedy in (
+            ("title is", self.title, _is_text(self.title), "give it some text"),
+            ("description is", self.description, _is_text(self.description), "give it some text"),
+            ("weight is", self.weight, number and 0 < self.weight <= sys.float_info.max,
+             f"give it a finite number above 0, such as one of {WEIGHTS}"),
+            ("levels are", self.levels, texts and len(self.levels) != 1,
+             "give at least two texts, from the worst to the best, or leave them out"),
+            ("pitfall is", self.pitfall, isinstance(self.pitfall, bool), "give it true or false"),
+        ):
+            if not usable:
+                raise ValueError(f"criterion {preview(self.title)}: {field} {preview(value)}; {remedy}")
 
 
 def _is_text(value: object) -> bool:

@@ -78,12 +78,9 @@ def tag_format(prompts: Sequence[str], completions: Sequence[str], **columns) ->
     >>> tag_format(["2+2?"] * 2, [right, "<reasoning>2 + 2 = 4</reasoning>"])
     [0.0, -0.6]
     """
-    return [_penalty(TAGS.parse(completion).defects) for completion in completions]
-
-
-def _penalty(defects: Sequence[str]) -> float:
-    worst = (max((row[defect] for defect in defects if defect in row), default=0.0) for row in PENALTIES)
-    return 0.0 - min(1.0, sum(worst))
+    found = [TAGS.parse(completion).defects for completion in completions]
+    return [0.0 - min(1.0, sum(max((row.get(defect, 0.0) for defect in defects), default=0.0) for row in PENALTIES))
+            for defects in found]
 
 
 def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from reasonkit.text.hedges import NUMBER_WORDS
 from reasonkit.text.tags import Parsed
 from reasonkit.text.words import words
 
@@ -27,15 +28,14 @@ OWN = 3  # pairs of neighbouring words that are not in the question: a step has 
 TERMS = 12  # the most numbers of a sum that is read
 CONSTANTS = frozenset((1.0, 24.0, 60.0, 90.0, 100.0, 180.0, 360.0, 365.0, 366.0, 1000.0, 3600.0))  # in any problem
 
-_SAID = {word: float(n) for n, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty".split())} | {
-    word: 10.0 * n for n, word in enumerate("thirty forty fifty sixty seventy eighty ninety hundred".split(), 3)} | {
-    "dozen": 12.0, "half": 0.5, "twice": 2.0, "double": 2.0, "pair": 2.0, "couple": 2.0, "triple": 3.0, "quarter": 0.25}
+_SAID = {word: float(number) for word, number in NUMBER_WORDS.items()} | {
+    "hundred": 100.0, "dozen": 12.0, "half": 0.5, "twice": 2.0, "double": 2.0, "pair": 2.0, "couple": 2.0,
+    "triple": 3.0, "quarter": 0.25}
 _OPERATORS = {"+": "+", "plus": "+", "-": "-", "\u2212": "-", "\u2013": "-", "minus": "-", "*": "*", "\u00d7": "*",
               "\u00b7": "*", "x": "*", "times": "*", "\\times": "*", "\\cdot": "*", "/": "/", "\u00f7": "/",
               "\\div": "/", "mod": "mod"}
 _EQUALS = frozenset(("=", "equals", "makes", "gives", "is"))
+_JOINING = _EQUALS | _OPERATORS.keys()
 _TOKEN = re.compile(
     r"(?P<number>[0-9]{1,15}+(?:,[0-9]{3})*+(?:\.[0-9]{1,15}+)?+(?![0-9]))|\\[a-z]++|[^\W\d_]\w*+|[^\w\s]|\w++",
     re.IGNORECASE)
@@ -261,16 +261,12 @@ def _chain(tokens: list, place: int) -> tuple[list[_Sum], bool, int]:
 def _behind_unit(tokens: list, place: int) -> int:
     """The place after a unit such as shells or km/h if an operator or equals sign is there, else `place`."""
     end = place
-    while tokens[end][1][:1].isalpha() and not _joins(tokens[end][1]):
+    while tokens[end][1][:1].isalpha() and tokens[end][1] not in _JOINING:
         end += 1
         if tokens[end][1] != "/" or not tokens[end + 1][1][:1].isalpha():
             break
         end += 1
-    return end if _joins(tokens[end][1]) else place
-
-
-def _joins(word: str) -> bool:
-    return word in _OPERATORS or word in _EQUALS
+    return end if tokens[end][1] in _JOINING else place
 
 
 def _stems(text: str) -> set[str]:

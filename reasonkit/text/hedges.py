@@ -60,9 +60,11 @@ HEDGES = _words(
 # alone.
 NEUTRAL = _words("a an the of in on at for with from by as per each every other very just only even too up "
                  "first last final new old good best next 1st 2nd 3rd plan option choice answer letter")
-NUMERALS = _words(
+NUMBER_WORDS = {word: number for number, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety nought naught nil")
+    "eighteen nineteen twenty".split())} | {
+    word: 10 * tens for tens, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)}
+NUMERALS = NUMBER_WORDS.keys() | _words("nought naught nil")
 # Of the words above, those that may describe what is counted, as any in -ed may: "3 wrong answers".
 _ADJECTIVES = _words("right wrong incorrect correct false invalid fake similar unknown possible probable likely "
                      "unlikely bad alternative alternate mistaken most least")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from reasonkit.text.cleaning import unbracket
-from reasonkit.text.hedges import NUMERALS, has_hedge
+from reasonkit.text.hedges import NUMBER_WORDS, NUMERALS, has_hedge
 from reasonkit.text.units import format_unit, is_known, read_unit
 
 MAX_NUMBER_CHARACTERS = 200
@@ -52,7 +52,7 @@ _TIME = re.compile(
 _BASED = re.compile(
     r"\(?(?P<digits>[0-9A-Za-z]+)\)?\s*(?:_\s*\{?\(?\s*(?P<base>[0-9]{1,2}|[a-z]{3,7})\s*\)?\}?"
     r"|\(?\s*(?:in\s+)?base[\s-]+(?P<named>[0-9]{1,2}|[a-z]{3,7})\)?)", re.IGNORECASE)
-_BASES = dict(two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10, eleven=11, twelve=12, sixteen=16)
+_BASES = {word: base for word, base in NUMBER_WORDS.items() if 2 <= base <= 12 or base == 16}
 _UNIT = re.compile(r"(?:(?:^|[\s/·*-])(?:[^\W\d_]+\.?(?:\^-?[0-9])?|°[A-Za-z]?|[$€£¥₹₩₽¢])){0,4}")
 _WORD = re.compile(r"[\s-]*([^\W\d_]+)\.?(?=$|[^\w])\s*-?|\s*([千万萬億亿兆만억])")
 
@@ -74,7 +74,7 @@ _MULTIPLIERS = _table({
 # In English prose only: in a formula 5k is a product. `m` and `t` multiply money alone, and K is a unit after a space.
 _SHORT = _table({10**3: "k K", 10**6: "M mn mln", 10**7: "cr Cr", 10**9: "B b bn Bn", 10**12: "tn trn"})
 _SHORT_MONEY = _SHORT | _table({10**6: "m MM mm", 10**12: "T t"})
-_SAID = {word: number for number, word in enumerate("one two three four five six seven eight nine ten".split(), 1)}
+_SAID = {word: number for word, number in NUMBER_WORDS.items() if 1 <= number <= 10}
 _PARTS = {word: Fraction(1, parts) for word, parts in dict(
     half=2, halves=2, third=3, quarter=4, fourth=4, fifth=5, sixth=6, seventh=7, eighth=8, ninth=9, tenth=10,
     eleventh=11, twelfth=12, twentieth=20, hundredth=100, thousandth=1000, millionth=10**6).items()}

@@ -101,7 +101,8 @@ class _Block:
 class Tags:
     """The names of the two tags. Raises ValueError if they are equal or are not letters, digits and underscores.
 
-    `template` is the judges' PROMPT_TEMPLATE: a user turn with one `{question}`, then the model's turn, opened.
+    `template` is the judges' PROMPT_TEMPLATE: a user turn with one `{question}`, then the model's turn, opened. `tag`
+    matches any of the four tags in any case and spacing, in linear time. Its group `slash` is "/" if the tag closes.
     """
 
     def __init__(self, reasoning: str, answer: str) -> None:
@@ -119,7 +120,7 @@ class Tags:
             "<start_of_turn>model\n"
         )
         names = f"(?P<reasoning>{reasoning})|{answer}"
-        self._tag = re.compile(rf"<\s*+(?P<slash>/?+)\s*+(?:{names})\s*+>", re.IGNORECASE)
+        self.tag = re.compile(rf"<\s*+(?P<slash>/?+)\s*+(?:{names})\s*+>", re.IGNORECASE)
 
     def prompt(self, question: str) -> str:
         """`template.format(question=question)`. Raises TypeError if `question` is not a str."""
@@ -132,7 +133,7 @@ class Tags:
         for name, part in (("reasoning", reasoning), ("answer", answer)):
             if is_blank(part):
                 raise ValueError(f"{name} is blank: {part!r}; a completion needs both parts")
-            if tag := self._tag.search(part):
+            if tag := self.tag.search(part):
                 raise ValueError(f"{name} contains the tag {tag[0]!r}; remove it or drop the row")
         return f"{self.reasoning_start}{reasoning}{self.reasoning_end}\n{self.answer_start}{answer}{self.answer_end}"
 
@@ -155,7 +156,7 @@ class Tags:
         opened: dict[str, _Block] = {}  # outermost first, at most one of each kind
         found = set()
         position = 0
-        tags = list(self._tag.finditer(text))
+        tags = list(self.tag.finditer(text))
         # r, a: opening tags; R, A: closing tags
         order = "".join("aArR"[2 * bool(tag["reasoning"]) + bool(tag["slash"])] for tag in tags)
         for tag, within in zip(tags, _within(order), strict=True):

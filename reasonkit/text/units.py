@@ -40,10 +40,9 @@ _ALIASES = {
     "rpm": "count min^-1", "rps": "count s^-1", "bpm": "count min^-1", "diopter": "m^-1", "diopters": "m^-1",
     "dioptre": "m^-1", "dioptres": "m^-1", "bps": "bit s^-1", "kbps": "kbit s^-1", "Mbps": "Mbit s^-1",
     "Gbps": "Gbit s^-1", "kwh": "kW h", "Cal": "kcal", "Cals": "kcal", "Calorie": "kcal", "Calories": "kcal",
-    "kCal": "kcal", "centuries": "century", "henries": "H", "kgs": "kg", "gms": "g", "kms": "km", "mgs": "mg",
-    "cms": "cm", "mcg": "ug", "KB": "kB", "Mb": "Mbit", "Gb": "Gbit", "Tb": "Tbit", "MHZ": "MHz", "Mhz": "MHz",
-    "mhz": "MHz", "MPA": "MPa", "Mpa": "MPa", "meq": "mEq", "mosm": "mOsm", "mosmol": "mOsm", "l": "L", "Ω": "ohm",
-    "°K": "K", "°k": "K",
+    "centuries": "century", "henries": "H", "kms": "km", "mgs": "mg", "cms": "cm", "mcg": "ug", "Mb": "Mbit",
+    "Gb": "Gbit", "Tb": "Tbit", "mhz": "MHz", "MPA": "MPa", "Mpa": "MPa", "meq": "mEq", "mosm": "mOsm",
+    "mosmol": "mOsm", "Ω": "ohm", "°k": "K",
 }
 _SYMBOLS = {symbol: symbol for symbol in _PLAIN}
 _NAMES = {name: symbol for symbol, names in _PLAIN.items() for name in names.split()}

@@ -9,8 +9,9 @@ import pytest
 from datasets import Dataset
 
 from reasonkit.eval import evaluate as module
-from reasonkit.eval.evaluate import SAMPLE_KEYS, EvalResult, compare_paired, evaluate, step_accuracy
+from reasonkit.eval.evaluate import EvalResult, compare_paired, evaluate, step_accuracy
 from reasonkit.eval.intervals import interval, p_value
+from reasonkit.session.records import Scored
 from reasonkit.text.tags import TAGS
 
 
@@ -76,7 +77,7 @@ REPLIES = {
 def test_every_reply_is_scored_and_kept():
     scored = evaluate(lambda prompts: [REPLIES[int(p.split(" + 1 ?")[0].split()[-1])] for p in prompts],
                       [problem(number) for number in REPLIES], 2)
-    assert [list(sample) for sample in scored.samples] == [list(SAMPLE_KEYS)] * 5
+    assert [list(sample) for sample in scored.samples] == [list(Scored.model_fields)] * 5
     assert [sample["completion"] for sample in scored.samples] == list(REPLIES.values())
     assert [sample["correct"] for sample in scored.samples] == [True, False, True, False, False]
     assert [sample["format_ok"] for sample in scored.samples] == [True, True, False, False, False]

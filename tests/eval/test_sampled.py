@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from reasonkit.eval import sampled
-from reasonkit.eval.evaluate import SAMPLE_KEYS, EvalResult
+from reasonkit.eval.evaluate import EvalResult
 from reasonkit.eval.sampled import majority_at_k, pass_at_k
+from reasonkit.session.records import Scored
 
 
 def results(*problems):
     """One result per completion, from the answers to each problem. "+" is right, "" is no answer."""
-    return [EvalResult([dict.fromkeys(SAMPLE_KEYS) | {"id": str(n), "answer": answers[i] or None,
+    return [EvalResult([dict.fromkeys(Scored.model_fields) | {"id": str(n), "answer": answers[i] or None,
                                                       "correct": answers[i][:1] == "+"}
                         for n, answers in enumerate(problems)]) for i in range(len(problems[0]))]
 

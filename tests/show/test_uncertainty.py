@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from reasonkit.eval.evaluate import SAMPLE_KEYS, EvalResult
+from reasonkit.eval.evaluate import EvalResult
+from reasonkit.session.records import Scored
 from reasonkit.show.uncertainty import at_k_table, calibration_table
 
 
@@ -17,7 +18,7 @@ def cells(page):
 
 @pytest.mark.parametrize(("n", "ks"), [(1, ["1"]), (2, ["1", "2"]), (6, ["1", "2", "4", "6"])])
 def test_the_table_has_the_powers_of_two_and_all(n, ks):
-    results = [EvalResult([dict.fromkeys(SAMPLE_KEYS) | {"id": "a", "answer": "1", "correct": i == 0}])
+    results = [EvalResult([dict.fromkeys(Scored.model_fields) | {"id": "a", "answer": "1", "correct": i == 0}])
                for i in range(n)]
     rows = cells(at_k_table(results))
     assert [row[0] for row in rows] == ks
