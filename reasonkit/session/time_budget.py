@@ -1,8 +1,8 @@
 """The clock of one session: how long each stage may train, kept in a ledger that outlives a restart of the kernel.
 
-`TimeBudget` counts from the session's start. Its clock counts since boot, so a restart of the kernel does not move it.
-Its `guard` ends a trainer's batches in time for the last checkpoint, because Tunix stops cleanly, and saves, when its
-iterator ends. A trainer that fetches n batches ahead, as Tunix's SFT trainer does, needs up to n steps of the reserve.
+`TimeBudget` counts from the session's start, in time since boot, so restarts and the wall clock do not move it. Its
+`guard` ends a trainer's batches in time for the last checkpoint, because Tunix saves and stops cleanly when its data
+end. A trainer that fetches n batches ahead, as Tunix's SFT trainer does, needs up to n steps of the reserve.
 """
 
 from __future__ import annotations
