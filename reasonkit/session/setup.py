@@ -16,7 +16,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -195,16 +195,10 @@ def _versions() -> dict[str, str | None]:
     return out
 
 
-def _modules(found: Distribution) -> Iterator[str]:
-    """The names of a distribution's modules."""
-    for file in found.files or ():
-        if file.suffix == ".py":
-            yield ".".join(file.with_suffix("").parts).removesuffix(".__init__")
-
-
 def _in_memory(name: str) -> Iterator[str | None]:
     """The stated version, or None, of each top package that was imported from a distribution."""
-    imported = {module for module in _modules(distribution(name)) if module in sys.modules}
+    paths = [".".join(file.with_suffix("").parts) for file in distribution(name).files or () if file.suffix == ".py"]
+    imported = sys.modules.keys() & {path.removesuffix(".__init__") for path in paths}
     for module in imported:
         if module.rpartition(".")[0] not in imported:
             version = getattr(sys.modules[module], "__version__", None)

@@ -24,7 +24,9 @@ from reasonkit.show.figures import COLOURS, INK, Curves, block, label, plain_nam
 from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS, is_blank
 
-SHOWN = 300  # characters of a question or an example
+SHOWN = 300  # characters of an example
+EXAMPLES = 2  # for each cause that left rows out
+ROWS = 5  # rows that are shown whole
 FIT = 0.95  # share of the rows that a limit should fit
 
 
@@ -66,15 +68,15 @@ def step_figure(ledger: Ledger) -> Curves:
     return figure
 
 
-def example_table(ledger: Ledger, steps: Sequence[str], most: int = 2) -> Html:
-    """The first rows that these steps left out, `most` per cause, with the text that decided it."""
+def example_table(ledger: Ledger, steps: Sequence[str]) -> Html:
+    """The first rows that these steps left out for each cause, with the text that decided it."""
     shown: dict[tuple[str, str], list] = defaultdict(list)
     for row in ledger.dropped:
         if row.step in steps:
             shown[row.step, row.cause].append(row)
     rows = [[step if number == 0 else "", f"{cause} ({len(found):,})" if number == 0 else "", row.id,
              row.example[:SHOWN]]
-            for (step, cause), found in shown.items() for number, row in enumerate(found[:most])]
+            for (step, cause), found in shown.items() for number, row in enumerate(found[:EXAMPLES])]
     return table(["step", "cause (rows)", "row", "example"], rows, "" if rows else "No row was left out.")
 
 
@@ -159,13 +161,13 @@ def length_figure(lengths: Sequence[Length], prompt: int, completion: int) -> Cu
     return figure
 
 
-def row_table(rows: Dataset, count: int = 5) -> Html:
-    """`count` rows as a model sees them, from as many domains as possible, worked rows first."""
+def row_table(rows: Dataset) -> Html:
+    """A few rows as a model sees them, from as many domains as possible, worked rows first."""
     ordered = sorted(rows, key=lambda row: is_blank(row["reasoning"]))
     firsts: dict[str, dict] = {}
     for row in ordered:
         firsts.setdefault(row.get("domain", row["family"]), row)
-    chosen = list({row["id"]: row for row in [*firsts.values(), *ordered]}.values())[:count]
+    chosen = list({row["id"]: row for row in [*firsts.values(), *ordered]}.values())[:ROWS]
     cells = [[f"{row.get('domain', row['family'])}, {row['kind']}", block(row["question"]), block(_completion(row))]
              for row in chosen]
     return table(["domain, kind", "question", "completion"], cells, "Rows without worked steps show only their answer.")
