@@ -210,8 +210,15 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 # ## Ask your model
 #
 # Now try it yourself. The base model and the trained one answer the same question side by side, and in a live session
-# there is a box for your own questions. `compare_checkpoints` in the same module compares two adapters on a set of
-# problems.
+# there is a box for your own questions. An earlier checkpoint, here step 150, is compared with the last one in one cell:
+#
+# ```python
+# from reasonkit.show.completions import adapter_in
+#
+# with adapter_in(policy.model, (run.checkpoints, 150)):
+#     earlier = evaluate(generate, test, profile.eval_batch)
+# report.comparison_table({"accuracy, last step against step 150": compare_paired(earlier, last)})
+# ```
 
 # %%
 from reasonkit.show.completions import Ask

@@ -42,7 +42,7 @@ class Profile:
     your own machine the session `grows` with the pace of its steps, and `minutes` is only a forecast. During GRPO the
     policy answers the validation problems every `probe_every` steps. `remat` saves memory in training (`models.load`),
     and `judge_int8` halves the size of a large judge (`models.quantize_int8`). `api_dollars` limits the cost of a judge
-    behind an API, if a secret switches one on. 0 means that none is used. `toy`: the model is too small for real data.
+    behind an API, which a secret switches on (0: none is used). `toy`: the model is too small for real data.
     """
 
     name: str
@@ -80,8 +80,8 @@ class Profile:
 class Recipe:
     """What is trained. Each file in `recipes/` defines one, under the name RECIPE.
 
-    `data` names a file in data_recipes/, and `toy_data` the one for profiles with a tiny model.
-    `shares` gives each stage's share of the time, in order. Data and evaluation are not listed.
+    `data` names a file in data_recipes/, and `toy_data` the one for profiles with a toy model.
+    `shares` gives each stage's share of the time, in order, without data and evaluation.
     `rewards(judge, questions)` returns (reward function, weight) pairs. With weight 0 a reward is only logged. The
     judge is None unless `uses_judge`. The questions are those of the training split. Without GRPO there are no pairs.
     `judge(judge_model, mesh, profile, folder)` makes the judge for the run in `folder` from the profile's judge model.
@@ -234,8 +234,8 @@ def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
 
 
 def adapt_to_lengths(profile: Profile, lengths: Mapping[str, int]) -> Profile:
-    """The profile with the lengths in tokens that a data recipe asks for, `prompt` and `completion`, instead of its
-    own. Rows for SFT and for the judge hold both, so their limits change by the same number of tokens."""
+    """The profile with the lengths in tokens, `prompt` and `completion`, that a data recipe asks for. Rows for SFT and
+    for the judge hold both, so their limits change by as many tokens."""
     given = {name: lengths[key] for key, name in (("prompt", "max_prompt_length"), ("completion", "max_new_tokens"))
              if key in lengths}
     more = sum(tokens - getattr(profile.grpo, name) for name, tokens in given.items())

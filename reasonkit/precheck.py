@@ -1,6 +1,6 @@
 """Can this run begin? `precheck` shows what was chosen and what the session has, and stops if something is missing.
 
-It only collects what other modules know, so it takes seconds. `session.setup.install` has already checked the packages.
+It loads and downloads nothing, so it takes seconds. `session.setup.install` has already checked the packages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JUDGE_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY")
 
 
 class StageNotInRecipe(Exception):
-    """Ends a notebook that the recipe does not need. Jupyter shows only the message, and nothing has changed."""
+    """Ends a notebook that the recipe does not need. Jupyter shows only the message."""
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
@@ -42,9 +42,8 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
              stage: str = "data") -> None:
     """Show each choice and where it comes from, and whether the session has what the run needs, with a remedy if not.
 
-    `data` is the DATA of a notebook that reads its sources. Nothing is loaded or downloaded. Raises ValueError as
-    `open_run` does, RuntimeError with all the remedies if something is missing, and StageNotInRecipe if the recipe has
-    no such `stage`.
+    `data` is the DATA of a notebook that reads its sources. Raises ValueError as `open_run` does, RuntimeError with all
+    the remedies if something is missing, and StageNotInRecipe if the recipe has no such `stage`.
     """
     chosen, plan, own = check_choices(profile, recipe, seed, settings), find_recipe(recipe), PROFILES[profile]
     if stage not in [*plan.stages, "teacher"]:  # notebook 1b may also be run for its pairs
@@ -72,20 +71,19 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
     judge = fitted.judge if judged and not key or "reward_model" in left else None
     teacher = fitted.teacher if "distill" in left else None
     names = dict.fromkeys(filter(None, (fitted.policy, judge, teacher)))
-    lines = [*_machine(fitted, left, judge, teacher), *_models(names), *_session(fitted),
-             *_sources(fitted, plan, data)]
+    lines = [*_machine(fitted, left, judge, teacher), *_models(names), *_session(fitted), *_sources(fitted, plan, data)]
     lines += [("judge", f"behind an API, by the secret {key}", "")] * bool(key)
     display(table(["needed", "found", "to do"], lines, "Checked before anything is loaded."))
     if missing := "".join(f"\n- {name}: {remedy}" for name, _, remedy in lines if remedy):
         raise RuntimeError(f"this run can't begin:{missing}")
 
 
-# Lines of the table: what is needed, what was found, and what to do about it. The last is empty if all is well.
+# Lines of the table: what is needed, what was found, and what to do about it, "" if all is well.
 Lines = Iterator[tuple[str, str, str]]
 
 
 def _machine(profile: Profile, left: Sequence[str], judge: str | None, teacher: str | None) -> Lines:
-    """`left` are the stages still to be run, and `judge` and `teacher` the models on chips of their own in them."""
+    """`left` are the stages still to be run. `judge` and `teacher` are their models with chips of their own."""
     if profile.devices:
         use_virtual_devices(profile.devices)
     devices, remedy = jax.devices(), ""
@@ -143,8 +141,7 @@ def _key(profile: Profile) -> str | None:
 
 
 def _session(profile: Profile) -> Lines:
-    packages = manifests.versions()
-    yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items()), ""
+    yield "packages", ", ".join(f"{name} {version}" for name, version in manifests.versions().items()), ""
     folder = artifacts()
     place = next(path for path in (folder, *folder.parents) if path.exists())
     free, needed = shutil.disk_usage(place).free, placement.disk_bytes(profile)

@@ -58,15 +58,15 @@ class Run:
         return self.folder / name
 
     def log(self, stage: str) -> RunLog:
-        """The log of a stage, to which every session appends. With several processes, only the first one writes."""
+        """The log of a stage, to which every session appends. Of several processes only the first one writes."""
         return RunLog(self.stage(stage) / "log.jsonl") if is_main_process() else NullLog()
 
     def finished(self, stage: str) -> bool:
         return (self.stage(stage) / manifests.MANIFEST).exists()
 
     def manifest(self, stage: str) -> dict:
-        """The manifest that a stage left. Raises ManifestError as `read_manifest` and `check_adapter` do, and if a file
-        of notebook 1 has changed."""
+        """The manifest that a stage left. Raises ManifestError as `read_manifest` and `check_adapter` do, also for the
+        data of notebook 1."""
         if stage != "data" and self.finished("data"):
             self.manifest("data")
         found = manifests.read_manifest(self.stage(stage), stage=stage, prompt_sha256=prompt_hash(TAGS.template),
@@ -75,8 +75,8 @@ class Run:
         return found
 
     def inputs(self, stage: str) -> dict[str, Path]:
-        """The files that a training stage starts from: the "train" split and, if there is an earlier trained stage, its
-        "adapter". Raises ManifestError as `manifest` does."""
+        """The files that a training stage starts from: the "train" split and the "adapter" of the trained stage before
+        it, if there is one. Raises ManifestError as `manifest` does."""
         self.manifest("data")
         found = {"train": self.stage("data") / "train.parquet"}
         if before := self.recipe.before(stage):
@@ -85,7 +85,7 @@ class Run:
         return found
 
     def _lora_of(self, stage: str) -> dict | None:
-        """What the stage's manifest says about the adapter. The evaluation's manifest has one too."""
+        """The adapter's shape for the manifest of a stage that trains or evaluates it, else None."""
         return self.lora if stage == "evaluation" or STAGES[stage].trains else None
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class Run:
         unlock_run(self.folder)
 
     def begin(self, stage: str, base: Path, inputs: Mapping[str, Path], **choices) -> bool:
-        """Whether the stage still has to be trained, from its start or its last step. If not, a line says so.
+        """Whether the stage still has to be trained, from its start or its last step. If not, print that.
 
         `base` is the model's folder. `choices` are whatever else the result depends on. Raises ManifestError as
         `check_begun` and `manifest` do.
@@ -107,7 +107,7 @@ class Run:
                "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
         finished, stages = self.finished(stage), self.recipe.stages
         later = ", ".join(stages[stages.index(stage):])
-        # the adapter that a later stage begins with stays in checkpoints/begun
+        # a later stage begins with an adapter in checkpoints/begun, which stays
         removed = f"{later} and checkpoints{'/actor' if self.recipe.before(stage) else ''}"
         manifests.check_begun(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), removed,
                               write=is_main_process())
@@ -116,7 +116,7 @@ class Run:
         return not finished
 
     def hand_over(self, stage: str, model, result: StageResult, inputs: Mapping[str, Path], **metrics) -> None:
-        """Save the adapter and the manifest of a stage that has ended. After that the next notebook can start."""
+        """Save the adapter and the manifest of a stage that has ended, for the next notebook."""
         save_lora(model, self.stage(stage) / "adapter", result.checkpoint_step)
         if is_main_process():
             settings = getattr(self.profile, stage)
@@ -126,15 +126,14 @@ class Run:
                   f"{manifests.ENDINGS.get(result.stopped, result.stopped)}")
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
-        """Write the stage's manifest. `minutes` are this session's. The stage's earlier sessions are added to them."""
-        return manifests.write_manifest(self.stage(stage), stage, inputs=inputs, metrics=metrics,
-                                        prompt_sha256=prompt_hash(TAGS.template),
-                                        lora=self._lora_of(stage),
-                                        minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
+        """Write the stage's manifest. `minutes` are this session's. Those of the stage's earlier sessions are added."""
+        return manifests.write_manifest(
+            self.stage(stage), stage, inputs=inputs, metrics=metrics, prompt_sha256=prompt_hash(TAGS.template),
+            lora=self._lora_of(stage), minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
 
 
 def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: Mapping[str, int]) -> Profile:
-    """The profile after three changes, in this order: the recipe, the lengths of its data, and the checked settings.
+    """The profile changed by the recipe, then by the lengths of its data, then by the checked settings.
 
     Raises ValueError for a model that is unknown or not of the same kind as the profile's own.
     """
@@ -154,11 +153,11 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
              settings: Mapping[str, Any] | None = None) -> Run:
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
 
-    The data decide the profile's lengths. `data` is a mix or a file, "" for the recipe's own mix, or None for whatever
-    notebook 1 has used. `settings` replace values of the profile.
+    `data` is a mix or a file, "" for the recipe's own mix, or None for whatever notebook 1 has used. It decides the
+    profile's lengths. `settings` replace values of the profile.
 
     Frees what the last error in this process still holds, such as a stage's model and trainer. Raises ValueError as
-    `check_choices` and `choose` do, and for a folder that holds another run. Raises FolderInUseError as `lock_run`.
+    `check_choices` and `choose` do, also for a folder that holds another run. Raises FolderInUseError as `lock_run`.
     """
     settings, plan = check_choices(profile, recipe, seed, settings or {}), find_recipe(recipe)
     folder = artifacts(folder)
@@ -169,12 +168,12 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     path = manifests.check_identity(folder, identity)
     if chosen.devices:
         use_virtual_devices(chosen.devices)
-    elif not jax.config.jax_compilation_cache_dir:  # goes where the folder goes: the next session need not compile
+    elif not jax.config.jax_compilation_cache_dir:  # in the folder, so that the next session need not compile
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     if is_main_process():
         lock_run(folder)
         write_atomic(path, json.dumps(identity))
-    # at the end the test problems are answered by the stock model and after each stage
+    # the evaluation asks the base model and each stage's model all test problems
     probes = math.ceil((1 + len(plan.trained)) * chosen.rows["test"] / chosen.rows["validation"])
     left = {stage: share for stage, share in plan.shares.items()
             if not (folder / stage / manifests.MANIFEST).exists()}
@@ -190,7 +189,7 @@ def artifacts(folder: Path | str | None = None) -> Path:
 
 
 def data_lengths(folder: Path, data: str | None, own: str) -> Mapping[str, int]:
-    """The lengths in tokens that `data` asks for: "" means the mix `own`, None whatever notebook 1 has used."""
+    """The lengths in tokens that `data` asks for. "" is the mix `own`, and None whatever notebook 1 has used."""
     path = folder / "data" / manifests.MANIFEST
     if data is None and path.is_file():
         with contextlib.suppress(RecordError):  # `Run.manifest` says what is wrong with it

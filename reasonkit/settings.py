@@ -14,15 +14,15 @@ CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """The settings of GRPO's loss. For each one: what Tunix 0.1.7 does, what the papers do, and what we chose.
+    """The settings of GRPO's loss, each with what Tunix 0.1.7 does, what the papers do, and what we chose.
 
     `beta`: weight of the KL penalty. 0 saves the forward pass of the reference. GRPO's paper uses 0.04, DAPO and
         Dr. GRPO use 0.
     `kl_loss_mode`: how a token's KL is estimated, with d = log p_ref - log p of the sampled token.
         "low_var_kl" is k3, exp(d) - d - 1. It is GRPO's own (equation 4), and Tunix used it until 0.1.6. Its gradient
         is that of KL(reference || policy). "mse_kl" is k2, d^2 / 2, with the gradient of KL(policy || reference). "kl",
-        Tunix's default since 0.1.7, is k1, -d. As a value it is unbiased, but as a loss its gradient does not contain
-        the reference, which is only a constant there. It changes the length of completions under any reward, so we
+        Tunix's default since 0.1.7, is k1, -d. As a value it is unbiased, but the gradient of this loss does not
+        contain the reference, which is a constant. It changes the length of completions under any reward, so we
         refuse it. Source: J. Schulman, "Approximating KL divergence", 2020. k3 is always logged. The penalty counts
         only in groups whose rewards differ. In the others it would be the only gradient. At first that is just rounding
         noise, but Adam turns any gradient into a full step: under a constant reward the adapter moved two thirds as far
@@ -39,7 +39,7 @@ class LossSettings:
         is a mean of means. The first three do not depend on micro-batches, as long as no completion is masked.
     `loss_algo`, `epsilon`, `epsilon_high`: whether the ratio of new to old policy is per token or per sequence (GSPO),
         and where it is clipped below and above (DAPO's "clip higher"; None: as below). We make one update per rollout,
-        so the ratio is 1 and these three do nothing, as a test shows.
+        so the ratio is 1 and these three have no effect, as a test shows.
     `mask_truncated`: leaves completions that reached the limit without a stop token out of the loss, but not out of
         their group's mean (DAPO's overlong filtering). It is off, because such a completion lacks its last tag and the
         penalty for that teaches the policy to finish in time.
@@ -67,7 +67,7 @@ class LossSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """What every training stage has: the number of optimiser `steps`, `warmup` as a share of them, the gradient norm to
+    """For every training stage: the number of optimiser `steps`, `warmup` as a share of them, the gradient norm to
     `clip` at, and the steps between checkpoints, of which the last `keep` stay."""
 
     steps: int

@@ -1,7 +1,7 @@
 """One reader and one writer for every file of a run: `read` with a model of `records`, and `write_atomic`.
 
-A file whose content is wrong raises a RecordError that names the file, the line or key, the value and the remedy. A
-full disk raises a DiskFullError. Unlike Python's JSON, this one refuses NaN, infinities and a key that comes twice.
+Wrong content raises a RecordError that names the file, the line or key, the value and the remedy. A full disk raises a
+DiskFullError. Unlike Python's JSON, this one refuses NaN, infinities and repeated keys.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)  # errors of a disk that takes no more
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
 
 
 class RecordError(ValueError):
@@ -28,7 +28,7 @@ class RecordError(ValueError):
 
 
 class DiskFullError(OSError):
-    """The disk has no room for a file or a checkpoint, or takes no more."""
+    """The disk has no room for a file or a checkpoint, or can't be written."""
 
 
 def preview(value: object, length: int = 80) -> str:
@@ -48,7 +48,7 @@ def parse_json(data: bytes | str) -> Any:
 
 def parse_toml(data: bytes | str) -> dict[str, Any]:
     """As `parse_json`, for TOML."""
-    return _parse(data, lambda text: tomllib.loads(text.replace("\r\n", "\n")), "TOML")
+    return _parse(data, tomllib.loads, "TOML")
 
 
 def _parse(data: bytes | str, parse: Callable[[str], Any], format: str) -> Any:
@@ -78,7 +78,7 @@ def _finite(text: str) -> float:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a plain file. Raises RecordError, with what is there instead, for anything else."""
+    """The bytes of a plain file. Raises RecordError, which says what is there instead."""
     try:
         if path.is_file():
             return path.read_bytes()
@@ -92,7 +92,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read(path: Path, model: type[Model], remedy: str, parse: Callable[[bytes], Any] = parse_json) -> Model:
-    """The file at `path` as a `model`. Raises RecordError, which calls the file a `model.what` and ends in `remedy`."""
+    """The file at `path` as a `model`. Raises RecordError, which calls the file `model.what` and ends with `remedy`."""
     try:
         return check(parse(read_file(path)), model)
     except RecordError as error:
@@ -100,7 +100,7 @@ def read(path: Path, model: type[Model], remedy: str, parse: Callable[[bytes], A
 
 
 def check(value: object, model: type[Model]) -> Model:
-    """`value` as a `model`. Raises RecordError with key and value of up to three faults."""
+    """`value` as a `model`. Raises RecordError with the key and the value of up to three faults."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -122,9 +122,9 @@ def _describe(fault: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def replace_file(path: Path, size: int | None = None) -> Iterator[Path]:
-    """Give a temporary file to write, which then replaces `path` at once. Makes the folder.
+    """Yield a temporary file to write, which replaces `path` after the block. Makes the folder.
 
-    Raises DiskFullError when the disk takes no more. `size` is what the file needs, in bytes.
+    Raises DiskFullError, with the `size` in bytes that the file needs, when the disk takes no more.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
@@ -143,7 +143,7 @@ def replace_file(path: Path, size: int | None = None) -> Iterator[Path]:
 
 
 def disk_full_message(path: Path, error: OSError, size: int | None = None) -> str:
-    """Which file was not written, why, how much room it needs, and the remedy."""
+    """Which file was not written and why, how many bytes it needs and the disk has, and the remedy."""
     try:
         free = f", {shutil.disk_usage(path.parent).free / 1e6:.3f} MB are free"
     except OSError:
@@ -153,7 +153,7 @@ def disk_full_message(path: Path, error: OSError, size: int | None = None) -> st
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` with `text` in UTF-8, whole or not at all. Raises DiskFullError as `replace_file`."""
+    """Replace `path` with `text` in UTF-8, completely or not at all. Raises DiskFullError as `replace_file`."""
     with replace_file(path, len(text)) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -1,8 +1,8 @@
-"""What a run needs of its process: the folder's lock, the session's age, an end at a step's boundary, and a watchdog.
+"""What a run needs of its process: the folder's lock, the session's age, an end between two steps, and a watchdog.
 
-Entry points: `lock_run`, `session_age`, `clean_exit`, `Watchdog`. A stage is stopped through its data, because only
-between two steps are weights and optimiser state whole: a SIGTERM or an interrupt is noted, the stage ends and saves,
-and then the signal does what it would have done at once. A second signal does not wait.
+Entry points: `lock_run`, `session_age`, `clean_exit`, `Watchdog`. Weights and optimiser state match only between two
+steps. So a stage ends through its data: the first SIGTERM or SIGINT lets it finish the step and save, and then takes
+effect. A second signal takes effect at once.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
-FIRST_SECONDS = 2700.0  # to load, and to compile the first step: 20 minutes were seen on a TPU
-LEAST_SECONDS = 600.0  # no step counts as hung before, however short the others were
-FACTOR = 10.0  # times the longest step so far
+FIRST_SECONDS = 2700.0  # for a step that compiles: 20 minutes were seen on a TPU
+LEAST_SECONDS = 600.0  # no later step counts as hung before
+FACTOR = 10.0  # times the longest step so far, a step counts as hung
 LOCK = "kernel.lock"
-CLAIM_SECONDS = 10.0  # for a kernel that was just told to end
+CLAIM_SECONDS = 10.0  # a kernel that is being shut down still has the lock for a moment
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-_claimed: dict[tuple[int, int], int | None] = {}  # open locks by device and inode; None where a fork's parent has it
+# Open locks by device and inode, so that a folder may be moved. None: the parent of this fork has it.
+_claimed: dict[tuple[int, int], int | None] = {}
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PROC = Path("/proc")
 
 
 class FolderInUseError(RuntimeError):
-    """Another process works on the run."""
+    """Another process is using the run's folder."""
 
 
 def lock_run(folder: Path) -> None:
-    """Make this process the only one that works on a run, until `unlock_run` or its end.
+    """Lock a run for this process, until `unlock_run` or the end of the process.
 
-    The lock is the operating system's (flock), on the file LOCK in the folder. It ends with the process, however that
-    ends. The file's text only says whose it was. A second call does nothing, nor does a call in a forked child.
-    Raises FolderInUseError when another process still has the lock after CLAIM_SECONDS.
+    The lock is the operating system's (flock), on the file LOCK in the folder. The file's text only names its last
+    owner. A second call does nothing, nor does a call in a forked child. Raises FolderInUseError when another process
+    still has the lock after CLAIM_SECONDS.
     """
     path, deadline = folder / LOCK, time.monotonic() + CLAIM_SECONDS
     if path.exists() and _identity(path.stat()) in _claimed:  # not opened: on NFS, closing a second descriptor unlocks
@@ -77,7 +78,7 @@ def lock_run(folder: Path) -> None:
 
 
 def unlock_run(folder: Path) -> None:
-    """Let another process have the run. Does nothing where this process has no lock on it."""
+    """Release the run. Does nothing if this process has no lock on it."""
     path = folder / LOCK
     lock = _claimed.pop(_identity(path.stat()), None) if path.exists() else None
     if lock is not None:
@@ -89,7 +90,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 def _disown() -> None:
-    """In a forked child: with its copies closed, the locks end with the process that took them."""
+    """Close a forked child's copies, so that the locks end with the parent."""
     for file, lock in _claimed.items():
         if lock is not None:
             os.close(lock)
@@ -100,12 +101,12 @@ os.register_at_fork(after_in_child=_disown)
 
 
 def boot_id() -> str:
-    """The kernel's name for the machine's current run, "unknown" where it has none."""
+    """The operating system's name for the current boot, or "unknown"."""
     return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
 
 
 def _age(pid: str) -> float:
-    """Seconds since the process started. 0 where the system does not tell."""
+    """Seconds since the process started, 0 if that is unknown."""
     try:
         ticks = (_PROC / pid / "stat").read_text().rsplit(")", 1)[1].split()[19]
         return float((_PROC / "uptime").read_text().split()[0]) - int(ticks) / os.sysconf("SC_CLK_TCK")
@@ -114,10 +115,10 @@ def _age(pid: str) -> float:
 
 
 def session_age(limit: float) -> float:
-    """Age in seconds of a Kaggle session: that of its container's first process, else of this process. 0 elsewhere.
+    """Age of a Kaggle session in seconds, from its container's first process, else from this process. 0 elsewhere.
 
-    Kaggle's limit runs from before the first cell. An age of `limit` seconds or more cannot be this session's. Off
-    Kaggle the limit is the user's own, and counts from when the ledger was first written.
+    Kaggle's limit counts from before the first cell. A process of `limit` seconds or more is older than the session.
+    Elsewhere the limit is the user's own and counts from the ledger's first entry.
     """
     if not os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
         return 0.0
@@ -125,24 +126,23 @@ def session_age(limit: float) -> float:
 
 
 def free_last_error() -> None:
-    """Free what the last error's traceback holds: every local variable of the stage that it ended, so the model and
-    the trainer. A notebook keeps that traceback until the next error. Afterwards a debugger sees none of them."""
+    """Free the local variables of the last error's traceback, such as the model and the trainer of the stage it ended.
+    A notebook keeps them until the next error. A debugger no longer sees them."""
     error, seen = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None), set()
     while error and id(error) not in seen:
         seen.add(id(error))
         traceback.clear_frames(error.__traceback__)
         for frame, _ in traceback.walk_tb(error.__traceback__):
-            frame.f_locals.keys()  # until Python 3.12 a copy, made when IPython printed: this updates it
+            frame.f_locals.keys()  # until Python 3.12 IPython's print left a copy here, which this updates
         error = error.__cause__ or error.__context__
     gc.collect()
 
 
 @contextlib.contextmanager
 def clean_exit(end: Callable[[str | None], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT call `end` with their name. After the block, the first of them is raised again.
+    """Within the block, SIGTERM and SIGINT call `end` with their name. After it, the first of them is raised again.
 
-    The handlers are put back as they were. Outside the main thread, where Python handles no signals, the block just
-    runs.
+    The handlers are restored. Outside the main thread, where Python handles no signals, the block just runs.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -174,14 +174,14 @@ def clean_exit(end: Callable[[str | None], None]) -> Iterator[None]:
 
 
 class Watchdog:
-    """Ends a process whose step hangs, because the session's hours would be lost otherwise. A rerun resumes.
+    """Ends the process if a step hangs, so that a rerun can resume before the session's hours are lost.
 
     Within the block, call `step_begins` at each step. When the next call is late, `faulthandler` writes the stack of
-    every thread to the file `report` and ends the process, in a notebook the kernel, with status 1. That works in a
-    call into C that never returns too, such as a deadlocked collective.
+    every thread to the file `report` and ends the process (in a notebook, the kernel) with status 1. That also ends a
+    call into C that never returns, such as a deadlocked collective.
 
-    Steps 1 and 2 compile, and have `first` seconds each. Later ones have FACTOR times the longest of them so far, and
-    `least` seconds at least.
+    Steps 1 and 2 compile and have `first` seconds each. Later ones have FACTOR times the longest of them so far, but at
+    least `least` seconds.
     """
 
     def __init__(self, report: Path, first: float = FIRST_SECONDS, least: float = LEAST_SECONDS) -> None:

@@ -1,7 +1,7 @@
-"""How stages hand over: what each was begun with (asked.json) and what it left (manifest.json).
+"""How stages hand over: what each began with (asked.json) and what it left (manifest.json).
 
-Entry points: `check_begun`, `write_manifest`, `read_manifest`. `progress` and `cut_short` say how a stage ended. No
-stage resumes, and none begins, on inputs that changed without notice: they are compared by their SHA-256.
+Entry points: `check_begun`, `write_manifest`, `read_manifest`. `progress` and `cut_short` say how a stage ended. Inputs
+are compared by SHA-256, so no stage begins or resumes on inputs that have changed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ def file_sha256(path: Path) -> str:
 
     Raises ManifestError when there is nothing at `path`.
     """
-    path = Path(path)
     if path.is_file():
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -71,7 +70,7 @@ def base_sha256(folder: Path) -> str:
 
 
 def code_sha256(functions: Iterable[Callable]) -> str:
-    """The hash of the source of these functions and of those that they close over, in a module or a notebook's cell.
+    """The hash of the source of these functions and of the functions in their closures, from a module or a notebook.
     Functions that they call by name do not count."""
     sources, left = {}, list(functions)
     while left:
@@ -84,7 +83,7 @@ def code_sha256(functions: Iterable[Callable]) -> str:
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
     """The files below a folder with their relative paths, sorted."""
-    return sorted((path.relative_to(folder).as_posix(), path) for path in Path(folder).rglob("*") if path.is_file())
+    return sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
 
 
 def check_identity(folder: Path, identity: Mapping[str, Any]) -> Path:
@@ -100,11 +99,11 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> Path:
 
 
 def check_begun(run: Path, stage: str, now: Mapping[str, Any], resumes: bool, removed: str, write: bool = True) -> None:
-    """Compare what a stage of the run's folder is asked for with what it was begun with. Record it if it begins.
+    """Check that a stage with steps goes on with what it began with, and record what it begins with.
 
-    now: all that the result depends on. Its "model" is one for all stages of a run. resumes: the stage has steps, or
-    is finished. removed: what to move away to train it anew here. Raises ManifestError with each difference, and what
-    to do.
+    now: all that the result depends on. Its "model" is the same in all stages of a run. resumes: the stage has steps
+    or is finished. removed: what to move away to train it anew here. Raises ManifestError with each difference and
+    what to do.
     """
     now = plain(now, "now")
     anew = f"train anew {ELSEWHERE}; or here, once {removed} are moved out of {run}"
@@ -130,7 +129,7 @@ def check_begun(run: Path, stage: str, now: Mapping[str, Any], resumes: bool, re
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> list[str]:
-    """What differs between two nested mappings, with hashes cut short.
+    """The differences between two nested mappings, with hashes cut short.
 
     >>> differences({"settings": {"steps": 2, "beta": 0.02}}, {"settings": {"steps": 50, "beta": 0.02}})
     ['settings.steps: 2 then, 50 now']
@@ -154,16 +153,16 @@ def _brief(value: Any) -> str:
 def write_manifest(folder: Path, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping[str, Any],
                    prompt_sha256: str, lora: Mapping[str, Any] | None, minutes: float,
                    extra: Mapping[str, Any] | None = None) -> Path:
-    """Write <run>/<stage>/manifest.json, whole or not at all, and return its path. `folder` is <run>/<stage>.
+    """Write <run>/<stage>/manifest.json, completely or not at all, and return its path. `folder` is <run>/<stage>.
 
-    inputs: name -> file or folder, recorded with its hash. Inside the run's folder by its path from there, because a
-    run may be moved. lora: the adapter's shape (rank, alpha), None for a stage without one. extra: anything else.
+    inputs: name -> file or folder, recorded with its hash. A path inside the run's folder is relative, because a run
+    may be moved. lora: the adapter's shape (rank, alpha), None for a stage without one. extra: anything else.
 
-    Raises ManifestError for a missing input or for values that `read_manifest` would refuse, TypeError for a value
+    Raises ManifestError for a missing input and for values that `read_manifest` would refuse, TypeError for a value
     that is not JSON.
     """
-    run = Path(folder).parent.resolve()
-    places = {name: Path(path).resolve() for name, path in inputs.items()}
+    run = folder.parent.resolve()
+    places = {name: path.resolve() for name, path in inputs.items()}
     manifest = {
         "stage": stage,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -180,7 +179,7 @@ def write_manifest(folder: Path, stage: str, *, inputs: Mapping[str, Path], metr
         check(manifest, Manifest)
     except RecordError as error:
         raise ManifestError(f"no manifest is written for stage {stage!r}: {error}") from None
-    path = Path(folder) / MANIFEST
+    path = folder / MANIFEST
     write_atomic(path, json.dumps(manifest, indent=1))
     return path
 
@@ -198,10 +197,9 @@ def read_manifest(folder: Path, *, stage: str, prompt_sha256: str | None = None,
                   step: int = 0) -> dict[str, Any]:
     """The manifest that `stage` left in `folder`. `step` is that of the run's last checkpoint.
 
-    Raises ManifestError, with what to run, when the stage has not ended, when its manifest is missing, damaged or of
-    another stage, prompt or adapter shape, and when an input inside the run's folder has changed since.
+    Raises ManifestError, with what to run, if the stage has not ended, if its manifest is missing, damaged or of
+    another stage, prompt or adapter shape, and if an input inside the run's folder has changed since.
     """
-    folder, run = Path(folder), Path(folder).parent
     path, notebook = folder / MANIFEST, NOTEBOOKS.get(stage, stage)
     first = f"run notebook {notebook} first" if stage in NOTEBOOKS else f"run stage {stage!r} first"
     if not path.exists() and (folder / ASKED).exists():
@@ -224,7 +222,7 @@ def read_manifest(folder: Path, *, stage: str, prompt_sha256: str | None = None,
         raise ManifestError(f"{path}: stage {stage!r} has the adapter {manifest['lora']}, this run wants "
                             f"{plain(lora, 'lora')}: set the same adapter, or {first} with this one")
     for entry in manifest["inputs"].values():
-        place = run / entry["path"]
+        place = folder.parent / entry["path"]
         inside = not Path(entry["path"]).is_absolute()
         if inside and place.exists() and file_sha256(place) != entry["sha256"]:
             raise ManifestError(f"{place} has changed since stage {stage!r} was finished with it: put the old one "
@@ -233,7 +231,7 @@ def read_manifest(folder: Path, *, stage: str, prompt_sha256: str | None = None,
 
 
 def check_adapter(run: Path, manifest: Mapping[str, Any]) -> None:
-    """Raises ManifestError, with the remedy, when the adapter that a finished stage saved is gone."""
+    """Raises ManifestError, with the remedy, if the adapter that a finished stage saved is gone."""
     stage, step = manifest["stage"], manifest["extra"].get("checkpoint_step")
     adapter = run / stage / "adapter" / "actor" / str(step)
     if step is not None and not adapter.is_dir():
@@ -253,7 +251,7 @@ def progress(manifest: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def cut_short(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning for each stage that made fewer steps than planned: its figures are those of a shorter run."""
+    """A warning for each stage that made fewer steps than planned."""
     found = []
     for manifest in manifests:
         (made, planned), (steps, ending) = _steps(manifest), progress(manifest)
@@ -265,12 +263,12 @@ def cut_short(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _steps(manifest: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """The steps that were made and those planned."""
+    """The number of steps made and of steps planned."""
     return manifest["metrics"].get("steps"), manifest.get("extra", {}).get("settings", {}).get("steps")
 
 
 def describe_finished(run: Path, manifest: Mapping[str, Any]) -> str:
-    """A line on a finished stage that is not trained again."""
+    """The line that a notebook prints for a stage that is not trained again."""
     stage, (made, ending) = manifest["stage"], progress(manifest)
     line = (f"{stage}: finished on {manifest['written']} and read back, {made or 'nobody knows how many'} steps, ended "
             f"by {ending or 'nobody knows what'}")

@@ -1,6 +1,6 @@
 """Typed models of the kit's own files, for `files.read`, and of the rows of a run log, for `is_row`.
 
-They are strict: a text or True is not a number, and every number is finite.
+They are strict: a text or True does not pass for a number, and every number is finite.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 
 class Record(BaseModel):
-    """A file written by hand, so an unknown key is a slip. `what` is what an error calls the file."""
+    """A file written by hand, in which an unknown key is an error. `what` is the file's name in errors."""
 
     what: ClassVar[str] = "record"
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="forbid")
@@ -45,8 +45,8 @@ class Anchor(Record):
 
 
 class Domain(Record):
-    """The rubric of a whole domain (data_recipes/rubrics/<name>.toml), with a question, a completion known to be good
-    and one known to be bad. `words` are those by which a question without a domain is known (`data.router`)."""
+    """The rubric of a domain (data_recipes/rubrics/<name>.toml), with a question and a good and a bad completion.
+    `data.router` recognises the domain's questions by `words`."""
 
     what = "domain"
     anchor: Anchor
@@ -135,7 +135,7 @@ class Trained(Manifest):
 
 
 class Scored(Written):
-    """One sample of an evaluation. `content` is missing in older files."""
+    """One sample of an evaluation. Older files have no `content`."""
 
     id: Text
     family: str
@@ -175,7 +175,7 @@ class Sample(Written):
 
 
 class Row(Written):
-    """What every row of a run log has. EVENTS has the further fields of some events."""
+    """What every row of a run log has. EVENTS has the other fields of some events."""
 
     t: float
     event: Text
@@ -191,7 +191,7 @@ class Part(Written):
 
 
 def _row(**fields: Any) -> type[Row]:
-    """A row with these fields, as types, or as (type, default) where the field may be missing."""
+    """A row with these fields, each given as a type, or as (type, default) if it may be missing."""
     return create_model("Row", __base__=Row, **{name: kind if isinstance(kind, tuple) else (kind, ...)
                                                 for name, kind in fields.items()})
 

@@ -1,7 +1,7 @@
 """The run log: one JSON object per line, appended and flushed, so that a killed run loses one line at most.
 
-Entry points: `RunLog`, `NullLog`, `earlier_minutes`. When the disk takes no more, rows wait in memory and are written
-once it does: a full disk does not end a stage.
+Entry points: `RunLog`, `NullLog`, `earlier_minutes`. A full disk does not end a stage: rows wait in memory until they
+can be written.
 """
 
 from __future__ import annotations
@@ -42,11 +42,10 @@ def plain(value: Any, name: str) -> Any:
 class RunLog:
     """An append-only JSON lines file. Every row has "t" (epoch seconds) and "event". Threads may share it.
 
-    A stage sets `step` to the step it works on, and rows get it as "at". It begins with a row "start", which has its
-    stage and the step that it continues after. Earlier rows of that stage with a later step are not read: their
-    weights were lost. Lines that are not rows, such as a torn one, are not read either. `skipped` counts them.
-
-    Raises ValueError when `path` is a folder or a pipe.
+    A stage sets `step` to its current step, and rows record it as "at". A stage begins with a row "start", with its
+    name and the step that it continues after. `read` leaves out this stage's earlier rows of later steps, because
+    their weights were lost. It also leaves out lines that are not rows, such as a torn one, and counts them in
+    `skipped`. Raises ValueError when `path` is a folder or a pipe.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,8 +58,7 @@ class RunLog:
         self._lock = threading.Lock()
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one row and flush it. Raises TypeError for a field that is no number, string, list, mapping, path or
-        array."""
+        """Append one row and flush it. Raises TypeError for a field that `plain` refuses."""
         at = {} if self.step is None else {"at": self.step}
         row = {"t": time.time(), "event": event, **at, **plain(fields, event)}
         with self._lock:
@@ -91,7 +89,7 @@ class RunLog:
                 raise
 
     def read(self, event: str | None = None, every: bool = False) -> list[dict[str, Any]]:
-        """The rows, oldest first, of one event or of all. With `every`, also those whose weights were lost."""
+        """The rows of one event or of all, oldest first. With `every`, also those whose weights were lost."""
         data = self.path.read_bytes() if self.path.is_file() else b""
         rows: list[dict[str, Any]] = []
         began: dict[str, int] = {}  # stage -> the number of rows before its own
@@ -111,7 +109,7 @@ class RunLog:
         return [row for row in rows if event in (None, row["event"])]
 
     def last(self, event: str) -> dict[str, Any] | None:
-        """The newest row of the event, None if there is none."""
+        """The newest row of the event, or None."""
         return next(reversed(self.read(event)), None)
 
 
@@ -126,7 +124,7 @@ class NullLog(RunLog):
 
 
 def earlier_minutes(log: RunLog, stage: str) -> float:
-    """Minutes that all sessions but the newest worked on a stage: each from its "start" to its last step, with the
+    """Minutes that all sessions but the newest spent on a stage, each from its "start" to its last step. This includes
     steps that were lost and repeated."""
     seconds, began, last = 0.0, None, None
     for row in log.read(every=True):

@@ -1,8 +1,8 @@
 """Keys: where they are found, which of them can be sent, and how they stay out of errors and logs.
 
-Entry points: `secret`, `kaggle_login`, `check_key`, `redact`, `describe_error`. A key that is not one line of visible
-ASCII is refused before use: an HTTP header would fail on it with an error that quotes the key. What a service or its
-SDK says goes through `redact`, which also finds parts of a key and its usual encodings.
+Entry points: `secret`, `kaggle_login`, `check_key`, `redact`, `describe_error`. A key must be a line of visible ASCII,
+because an HTTP header fails on any other with an error that quotes it. All that a service or its SDK says goes through
+`redact`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from urllib.parse import quote, quote_plus
 _MEND_KAGGLE = ('make a token in your Kaggle settings and set KAGGLE_API_TOKEN; the file is as it was downloaded, '
                 '{"username": ..., "key": ...}, or is deleted')
 KAGGLE = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")  # the last two are the older way, and go together
-PIECE = 8     # characters of a key in a row that are too much to tell
-SHORTEST = 4  # a line of fewer characters says nothing, and hiding it would garble the text
+PIECE = 8     # consecutive characters of a key that are hidden
+SHORTEST = 4  # hiding a line of fewer characters would garble the text
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)  # str.lower changes the length of some texts
 _HEADER = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 _ADDRESS = re.compile(r"(https?://)(?:[^\s/?#@'\"]*+@)?([^\s?#'\"]*+)(?:\?[^\s'\"]*+)?", re.IGNORECASE)
 
 
 def sources() -> Iterator[Callable[[str], str | None]]:
-    """Where secrets are, as functions from a name to its value, which may raise anything."""
+    """Functions from a secret's name to its value, which may raise anything."""
     yield os.environ.get
     try:
         from kaggle_secrets import UserSecretsClient
@@ -42,7 +42,7 @@ def sources() -> Iterator[Callable[[str], str | None]]:
 
 
 def read(source: Callable[[str], str | None], name: str) -> str | None:
-    """The secret of this name from one of `sources`, stripped. None where it isn't."""
+    """The secret of this name from one of `sources`, stripped, or None."""
     try:
         return (source(name) or "").strip() or None
     except Exception:  # no such secret, no access to it, no network: each platform has its own
@@ -50,12 +50,12 @@ def read(source: Callable[[str], str | None], name: str) -> str | None:
 
 
 def secret(name: str) -> str | None:
-    """A secret from the environment, else Kaggle's, else Colab's. None when it is nowhere."""
+    """A secret from the environment, Kaggle or Colab, or None."""
     return next(filter(None, (read(source, name) for source in sources())), None)
 
 
 def check_key(key: object, name: str) -> str:
-    """`key`. Raises ValueError, with its `name` only, for a key that no header can carry."""
+    """`key`. Raises ValueError, which names but does not quote it, for a key that no header can carry."""
     if not _sendable(key):
         raise ValueError(f"{name} is empty, or holds a space, a line break or a letter that no key has: copy it again, "
                          "whole and on one line")
@@ -67,10 +67,10 @@ def _sendable(key: object) -> bool:
 
 
 def redact(text: str, *keys: str) -> str:
-    """`text` with "[key]" in place of every key, and of every 8 characters or more that it shares with one.
+    """`text` with "[key]" in place of every key, and of any 8 or more characters in a row that it shares with one.
 
-    A key is found raw, as Python, JSON, HTML and URLs escape it, in hexadecimal and base64, in upper and lower case,
-    cut short, and line by line. The time is linear in the text's length.
+    It finds a key raw, escaped for Python, JSON, HTML and URLs, in hexadecimal and base64, in upper and lower case, cut
+    short, and line by line. Takes time linear in the text's length.
 
     >>> redact("Invalid header b'Bearer sk-0123456789'", "sk-0123456789")
     "Invalid header b'Bearer [key]'"
@@ -96,15 +96,15 @@ def _forms(key: str) -> Iterator[str]:
         data = part.encode("utf-8", "surrogatepass")
         yield from (part, repr(part)[1:-1], repr(data)[2:-1], json.dumps(part)[1:-1], html.escape(part),
                     quote(data, ""), quote_plus(data), data.hex())
-        for before in range(3):  # what stands before the key shifts its base64; the characters of the key alone count
+        for before in range(3):  # base64 depends on where the key begins: keep the characters that code the key alone
             for code in (base64.b64encode, base64.urlsafe_b64encode):
                 coded = code(bytes(before) + data).decode()
                 yield coded[-(-8 * before // 6):8 * (before + len(data)) // 6]
 
 
 def describe_error(error: BaseException, *keys: str) -> str:
-    """An exception as one line of visible text: its kind, then its message without the keys, without credentials of a
-    header, and without the user and query of an address."""
+    """An exception as one line of visible text: its type and its message, without the keys, a header's credentials, and
+    the user and query of an address."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # it cannot say what it is
@@ -113,7 +113,7 @@ def describe_error(error: BaseException, *keys: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """`text` in one line, with spaces for control characters, because a service may send some."""
+    """`text` in one line, with spaces for the control characters that a service may send."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -122,8 +122,8 @@ def kaggle_login() -> Iterator[tuple[str, ...]]:
     """Within the block, kagglehub has credentials if there are any. Yields the keys, for `redact`.
 
     They are kagglehub's own (environment, ~/.kaggle), else the secrets KAGGLE_API_TOKEN, or KAGGLE_USERNAME and
-    KAGGLE_KEY, put into the environment: kagglehub 1.0 does not read Kaggle's secrets. Raises ValueError, without the
-    key, for a key that cannot be sent and for a kaggle.json that cannot be read.
+    KAGGLE_KEY. kagglehub 1.0 does not read Kaggle's secrets, so these are put into the environment. Raises ValueError,
+    without the key, for a key that cannot be sent and for a kaggle.json that cannot be read.
     """
     before = {name: os.environ.get(name) for name in (*KAGGLE, "DISABLE_KAGGLE_CACHE")}
     try:
@@ -142,7 +142,7 @@ def kaggle_login() -> Iterator[tuple[str, ...]]:
 
 
 def _known_to_kaggle() -> tuple[str, ...]:
-    """The keys that kagglehub finds. Its own errors may quote them, so they are not passed on."""
+    """The keys that kagglehub finds. Its own errors are not passed on, because they may quote them."""
     from kagglehub import config  # only where it is needed: it reads its settings on import
 
     file = os.path.join(os.environ.get("KAGGLE_CONFIG_DIR", os.path.expanduser("~/.kaggle")), "kaggle.json")

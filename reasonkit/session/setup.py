@@ -1,7 +1,7 @@
-"""What a notebook does before it imports anything else: `check_choices`, `require_tpu`, and `install` for the packages.
+"""What a notebook does before it imports anything else: `check_choices`, `require_tpu` and `install`.
 
-The version that counts is that of the copy which an import would find, the first on sys.path. A package that was
-replaced after its import is still in memory as it was, beside files of another version. Only a new process mends that.
+The version that counts is that of the first copy on sys.path, because an import finds that one. A package that was
+replaced after its import stays in memory as it was. Only a new process mends that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,17 @@ CHOOSE = ("choose one and start anew (Kaggle: Settings, Accelerator, TPU v5e-8; 
 TPU_FILES = ("accel*", "vfio/*")  # below /dev: what a TPU's driver opens, before and since v5e
 _NO_NETWORK = ("NewConnectionError", "NameResolutionError", "Temporary failure in name resolution", "ProxyError",
                "ConnectTimeoutError", "Network is unreachable")
-_REPLACED: set[str] = set()  # after they were imported, by pip in this process
+_REPLACED: set[str] = set()  # packages that pip replaced in this process after their import
 
 
 def check_name(kind: str, name: object, names: Collection[str]) -> None:
-    """Raises ValueError for a name that is none of `names`."""
+    """Raises ValueError for a name that is not in `names`."""
     if name not in names:
         raise ValueError(f"unknown {kind} {name!r}: {suggest(name, names)}")
 
 
 def suggest(name: object, names: Collection[str]) -> str:
-    """What to choose in place of an unknown name."""
+    """What to choose instead of an unknown name."""
     nearest = get_close_matches(str(name), names, 1, 0.5)
     return f"choose one of {', '.join(names)}" + "".join(f". The nearest is {near!r}" for near in nearest)
 
@@ -57,7 +57,7 @@ def find_recipe(name: str) -> Recipe:
     return replace(module.RECIPE, name=name, summary=(module.__doc__ or "").partition("\n")[0])
 
 
-# Of what a setting may be, by the annotation of its field: the types of a value, and what an error asks for.
+# By the annotation of a setting's field: the types of its values, and what an error asks for.
 KINDS = {"int": (int, "a whole number above 0"), "float": ((int, float), "a number above 0"),
          "str": (str, "a name in quotes")}
 SETTINGS = {f"{stage}{field.name}": field.type
@@ -67,16 +67,15 @@ SETTINGS = {f"{stage}{field.name}": field.type
 
 
 def value_of(profile: Profile, setting: str) -> int | float | str:
-    """A value of a profile, of a stage as in "sft_steps"."""
+    """A profile's value of a setting, such as "minutes" or, of a stage, "sft_steps"."""
     stage, _, inner = setting.partition("_")
     return getattr(profile, setting) if setting in vars(profile) else getattr(getattr(profile, stage), inner)
 
 
 def check_choices(profile: str, recipe: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are set: None, 0 and "" leave the profile's own value.
+    """The settings without None, 0 and "", which leave the profile's own value.
 
-    Raises ValueError for a profile, recipe or setting that does not exist, with the nearest name, and for a seed or a
-    value of another kind.
+    Raises ValueError for an unknown profile, recipe or setting, with the nearest name, and for a wrong seed or value.
     """
     check_name("profile", profile, [*PROFILES])
     check_name("recipe", recipe, recipe_names())
@@ -95,7 +94,7 @@ def check_choices(profile: str, recipe: str, seed: int, settings: Mapping[str, A
 
 
 def change(profile: Profile, settings: Mapping[str, Any]) -> Profile:
-    """The profile with the settings of `check_choices`. Minutes that are set are a limit, on a laptop too."""
+    """The profile with the settings of `check_choices`. If minutes are set they are a limit, on a laptop too."""
     if "minutes" in settings:
         profile = replace(profile, grows=False)
     for name, value in settings.items():
@@ -112,10 +111,10 @@ def require_tpu() -> None:
 
 
 def install(pins: Sequence[str]) -> None:
-    """Have every pin in force, `name==version` or a name alone for any version. Pip is run for all where one is not.
+    """Install all `pins` if one is not in force. A pin is `name==version`, or a name for any version.
 
-    Raises RuntimeError when pip fails, with what it said and what to do; when another copy comes first on sys.path;
-    and when what is in memory is not what is installed now, so that the kernel must be restarted.
+    Raises RuntimeError if pip fails, with what it said and what to do, if another copy comes first on sys.path, and if
+    an imported package is not the installed one, so that the kernel must be restarted.
     """
     wanted = {name: version for name, _, version in (pin.partition("==") for pin in pins)}
     if wrong := _wrong(wanted):
@@ -173,7 +172,7 @@ def _public(version: str | None) -> str:
 
 
 def _wrong(wanted: dict[str, str]) -> list[str]:
-    """The pins that are not in force, in words."""
+    """The pins that are not in force, each with what was found instead."""
     out = []
     for name, version in wanted.items():
         pin = f"{name} {version}".strip()
@@ -188,7 +187,7 @@ def _wrong(wanted: dict[str, str]) -> list[str]:
 
 
 def _versions() -> dict[str, str | None]:
-    """Of each distribution, the version of the copy that comes first on sys.path."""
+    """The version of each distribution's first copy on sys.path."""
     out: dict[str, str | None] = {}
     for found in distributions():
         if name := found.metadata["Name"]:  # a broken installation has none
@@ -196,17 +195,10 @@ def _versions() -> dict[str, str | None]:
     return out
 
 
-def _modules(found: Distribution) -> Iterator[str]:
-    """The names of a distribution's modules."""
-    for file in found.files or ():
-        if file.suffix == ".py":
-            parts = file.with_suffix("").parts
-            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
 def _in_memory(name: str) -> Iterator[str | None]:
-    """Of each of a distribution's imported packages (none inside another) the version that it states, if it does."""
-    imported = {module for module in _modules(distribution(name)) if module in sys.modules}
+    """The stated version, or None, of each top package that was imported from a distribution."""
+    paths = [".".join(file.with_suffix("").parts) for file in distribution(name).files or () if file.suffix == ".py"]
+    imported = sys.modules.keys() & {path.removesuffix(".__init__") for path in paths}
     for module in imported:
         if module.rpartition(".")[0] not in imported:
             version = getattr(sys.modules[module], "__version__", None)

@@ -1,9 +1,8 @@
 """The clock of one session: how long each stage may train, kept in a ledger that outlives a restart of the kernel.
 
-`TimeBudget` counts from the session's start. Its `guard` stands between the batches and a trainer, and ends the data
-in time for the last checkpoint: Tunix stops cleanly, and saves, when its iterator ends. The clock counts since boot,
-so restarts and changes of the wall clock do not move it. A consumer that fetches n batches ahead, as Tunix's SFT
-trainer does, passes its deadline by up to n steps, for which there is the reserve.
+`TimeBudget` counts from the session's start, in time since boot, so restarts and the wall clock do not move it. Its
+`guard` ends a trainer's batches in time for the last checkpoint, because Tunix saves and stops cleanly when its data
+end. A trainer that fetches n batches ahead, as Tunix's SFT trainer does, needs up to n steps of the reserve.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from reasonkit.session.records import Ledger
 Batch = TypeVar("Batch")
 
 WINDOW = 5  # steps whose maximum predicts the next one
-SAVE_SECONDS = 5.0  # the ledger is at most this much, and one step, behind
-MARGIN = 1.25  # on what is measured of what is still to be done after the stages
+SAVE_SECONDS = 5.0  # the ledger is at most this and one step behind
+MARGIN = 1.25  # factor on the measured time of what comes after the stages
 
 
 class BudgetError(ValueError):
-    """The session has no time for what was asked, or its ledger can't be read."""
+    """The session has no time left for a stage, or its ledger can't be read."""
 
 
 class TimeBudget:
@@ -38,13 +37,12 @@ class TimeBudget:
 
     hours: length of the session. reserve_minutes: kept free at its end for the last checkpoint, the evaluation and
     the export. ahead: what is done there, name -> how often. `measure` times each, and the reserve grows with it.
-    ledger: JSON file, continued when it is of the same boot and younger than `hours`, else replaced. None for memory.
+    ledger: JSON file, continued if it is of this boot and younger than `hours`, else replaced. None: kept in memory.
     shares: stage -> positive weight. clock: seconds since boot. agree: called before each batch with the reason to
     end, or None. Its answer counts. grows: `hours` is a forecast that grows with the pace of the first steps, and the
-    clock ends no stage, as on one's own machine.
+    clock ends no stage, as on your own machine.
 
-    Raises BudgetError for senseless numbers and a corrupt ledger, DiskFullError when a new ledger can't be
-    written.
+    Raises BudgetError for impossible numbers and a corrupt ledger, DiskFullError if a new ledger can't be written.
     """
 
     def __init__(self, hours: float = 9.0, reserve_minutes: float = 20.0, ledger: Path | None = None,
@@ -58,8 +56,7 @@ class TimeBudget:
         for stage, share in self.shares.items():
             if not 0 < share < math.inf:
                 raise BudgetError(f"shares[{stage!r}]={share!r}: give a positive weight, or leave it out")
-        self.ledger = Path(ledger) if ledger is not None else None
-        self._clock, self._ahead, self._agree = clock, dict(ahead or {}), agree
+        self.ledger, self._clock, self._ahead, self._agree = ledger, clock, ahead or {}, agree
         self.grows, self._forecast, self._opened = grows, self.hours, clock()
         # Of the running stage: the seconds of its steps, the first with its compilation; when and why it is to end.
         self._took: list[float] = []
@@ -89,14 +86,14 @@ class TimeBudget:
 
     @property
     def minutes_reserved(self) -> float:
-        """`reserve_minutes`, or half of it plus MARGIN x the time that what lies `ahead` took last, if that is more."""
+        """`reserve_minutes`, or half of it plus MARGIN x the last measured time of what is `ahead` if that is more."""
         took = self._record["took"]
         seconds = sum(count * took.get(name, 0.0) for name, count in self._ahead.items())
         return max(self.reserve_minutes, self.reserve_minutes / 2 + MARGIN * seconds / 60)
 
     @contextlib.contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Measure one of the things `ahead`. The ledger keeps the last measurement of each."""
+        """Time one of the things `ahead`. The ledger keeps the last time of each."""
         began = self._clock()
         yield
         self._record["took"][name] = self._clock() - began
@@ -104,24 +101,24 @@ class TimeBudget:
 
     @property
     def steps_left(self) -> float:
-        """Steps that still fit before the running stage's deadline, at its mean pace. Infinite while that is not known,
-        and where the clock ends no stage."""
+        """Steps that still fit before the running stage's deadline at its mean pace. Infinite until that is known, and
+        if the session grows."""
         if self.grows or not self._mean:
             return math.inf
         return max(0.0, self._deadline - self._clock()) / self._mean
 
     @property
     def _mean(self) -> float:
-        """Seconds per step without the first, 0 while there is no other."""
+        """Seconds per step without the first, 0 if there is no other."""
         return fmean(self._took[1:] or (0.0,))
 
     def end(self, why: str | None) -> None:
-        """Let the stage end before its next batch, with `why` as the reason in `stopped`. None takes that back."""
+        """End the stage before its next batch, with `why` as the reason in `stopped`. None takes that back."""
         self._why = why
 
     def stage_minutes(self, stage: str) -> float:
         """Minutes `stage` gets if it begins now: time left x its share / sum of the shares of the stages not yet done,
-        itself included. All the time left for a stage without a share. Raises BudgetError when nothing is left."""
+        including its own. A stage without a share gets all the time left. Raises BudgetError when there is none."""
         if self.grows and not self.minutes_left:
             self._grow(self._forecast * 60)
         left = self.minutes_left
@@ -134,18 +131,18 @@ class TimeBudget:
 
     def ending(self, stage: str) -> str | None:
         """Why the stage ended in this session: "data" (all batches passed), "time" (the clock), what `end` was given,
-        or "closed" (the consumer let go, or an exception). None: never begun, running, or killed."""
+        or "closed" (by the consumer or an exception). None: never begun, running, or killed."""
         return self._record["stages"].get(stage, {}).get("stopped")
 
     def guard(self, batches: Iterable[Batch], stage: str, steps: int = 0) -> Iterator[Batch]:
         """Pass batches through, and end before the first that would not be done by the stage's deadline.
 
-        Chain all epochs into one guard. `steps` is how many batches there are, by which a session grows. The deadline
-        is set by this call, and again after the first step, because all stages pay for its compilation. A step lasts
-        from one pull to the next. The ledger has the stage's steps (batches passed), seconds, first_seconds and
-        stopped, at most SAVE_SECONDS and a step old. Steps and seconds add up over the stage's runs in a session.
+        Chain all epochs into one guard. `steps` is the number of batches, which decides how far a session grows. The
+        deadline is set by this call and again after the first step, because all stages pay for its compilation. A step
+        lasts from one pull to the next. The ledger has the stage's steps (batches passed), seconds, first_seconds and
+        stopped. Steps and seconds add up over the stage's runs in a session.
 
-        Raises BudgetError, in this call, when the stage begins with nothing left.
+        Raises BudgetError, in this call, if the stage begins with no time left.
         """
         source, started = iter(batches), self._clock()
         self._deadline = started + 60 * self.stage_minutes(stage)
@@ -183,7 +180,7 @@ class TimeBudget:
             self._save()
 
     def _reason_to_end(self, stage: str, now: float, left: int, steps: int) -> str | None:
-        """Why the stage ends before its next batch, None if it goes on. `left` of its steps are to do."""
+        """Why the stage ends before its next batch, None if it goes on. It has `left` of its `steps` to do."""
         # at least the mean: batches fetched ahead must not make a step look free
         step = max(*self._took[1:][-WINDOW:], self._mean, 0.0)
         if self.grows and now + step * left > self._deadline:
@@ -196,7 +193,7 @@ class TimeBudget:
         return self._agree(self._why or ("time" if late else None))
 
     def _grow(self, minutes: float) -> None:
-        """Lengthen the session until so many minutes are left."""
+        """Lengthen the session until this many minutes are left."""
         self.hours = max(self.hours, (self.minutes_used + self.minutes_reserved + minutes) / 60)
         self._record["hours"] = self.hours
         self._save()
@@ -224,7 +221,7 @@ class TimeBudget:
         return record
 
     def _save(self) -> None:
-        """Write the ledger. A disk that does not take it ends no stage. The next save tries again."""
+        """Write the ledger. An error of the disk does not end the stage, because the next save tries again."""
         try:
             self._write()
             self._reported = False

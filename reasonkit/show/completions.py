@@ -1,7 +1,7 @@
-"""Single completions to look at: where SFT has a loss, what a reward pays, and what two adapters answer you.
+"""Single completions to look at: where SFT has a loss, what a reward pays, and what two adapters answer.
 
-Entry points: `loss_mask`, `reward_example`, `group_table`, `sample_table`, `Ask`, `compare_checkpoints`. The reward is
-the one of training, without its log. The model's own adapter is put back after every use.
+Entry points: `loss_mask`, `reward_example`, `group_table`, `sample_table`, `Ask` and `adapter_in`. Rewards are summed
+as in training.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from markupsafe import Markup
 from tunix.rl import function_registry
 
 from reasonkit.data.rows import GRPO_COLUMNS, sft_batches
-from reasonkit.eval.evaluate import compare_paired, evaluate
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.lora import lora_state
 from reasonkit.rewards.mix import RewardMix
@@ -33,13 +31,13 @@ from reasonkit.rewards.rules import RewardFn
 from reasonkit.session.run_log import NullLog
 from reasonkit.settings import GrpoSettings
 from reasonkit.show.figures import COLOURS, block, escape, number
-from reasonkit.show.report import Html, comparison_table, results_table, table
+from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train.policy_loss import loss_config
 
-POOL = 64  # worked rows, of which one is shown
-SAMPLES = 60  # rows of the table of samples: those of the last steps
-# Sorts a table's rows by the numbers of the column that is clicked, the largest first, and by a second click last.
+POOL = 64  # worked rows to pick one from
+SAMPLES = 60  # the last steps, which the table of samples shows
+# Sorts a table's rows by the numbers in the clicked column, largest first. A second click reverses the order.
 SORT = ("const n=this.cellIndex,body=this.closest('table').tBodies[0],value=row=>{const x=parseFloat(row.cells[n]"
         ".textContent);return isNaN(x)?-1e9:x};this.sign=-(this.sign||1);[...body.rows].sort((a,b)=>this.sign*"
         "(value(a)-value(b))).forEach(row=>body.append(row))")
@@ -55,7 +53,7 @@ def _cell(value: object) -> str:
 
 
 def loss_mask(rows: Iterable[Mapping[str, Any]], tokenizer, max_length: int) -> Html:
-    """One of the first worked rows as SFT trains on it, token by token. The tokens with a loss are coloured."""
+    """One of the first worked rows as SFT trains on it, token by token. Tokens with a loss are coloured."""
     worked = Dataset.from_list(list(islice((dict(row) for row in rows if row["reasoning"]), POOL)))
     batch = next(sft_batches(worked, tokenizer, 1, max_length, 0))
     pairs = [(int(token), mask > 0) for token, mask in zip(batch["tokens_BL"][0], batch["loss_mask_BL"][0], strict=True)
@@ -74,29 +72,18 @@ def reward_example(parts: Parts, row: Mapping[str, Any]) -> Html:
     A part that keeps state, such as one with a random stream, must not be one that is trained on.
     """
     texts = [TAGS.render(reasoning=row["reasoning"], answer=row["answer"]), row["answer"]]
-    columns = {name: [row[name]] * 2 for name in GRPO_COLUMNS}
-    prompts = [TAGS.prompt(row["question"])] * 2
-    found: dict[str, list[float | None]] = {}
-
-    def record(part: RewardFn) -> RewardFn:
-        @wraps(part)
-        def recorded(**given) -> list[float | None]:
-            found[part.__name__] = part(**given)
-            return found[part.__name__]
-        return recorded
-
-    total = RewardMix([(record(part), weight) for part, weight in parts], NullLog(),
-                      max_no_signal=1.0)(prompts, texts, 2, **columns)
-    lines = [[part.__name__, f"{weight:g}", *map(_cell, found[part.__name__])] for part, weight in parts]
+    mix = RewardMix(parts, NullLog(), max_no_signal=1.0)
+    total = mix([TAGS.prompt(row["question"])] * 2, texts, 2, **{name: [row[name]] * 2 for name in GRPO_COLUMNS})
+    lines = [[name, f"{weight:g}", *map(_cell, mix.group["parts"][name])] for name, weight in mix.weights.items()]
     return table(["", "weight", "worked solution", "bare answer"],
                  [["completion", "", *map(block, texts)], *lines, ["total", "", *map(_cell, total)]],
                  f"Asked: {row['question']}", mark_last=True)
 
 
 def group_table(group: Mapping[str, Any], settings: GrpoSettings) -> Html:
-    """A group of completions as GRPO saw it, the best first: each part of the reward, the total, and the advantage.
+    """A group of completions as GRPO saw it, best first: each part of the reward, the total and the advantage.
 
-    `group` is a "group" row of the run log, from `RewardMix.group`.
+    `group` is `RewardMix.group`, or a "group" row of the run log.
     """
     totals_N = np.array(list(map(number, group["totals"])))
     name = loss_config(settings, len(totals_N)).advantage_estimator
@@ -111,10 +98,9 @@ def group_table(group: Mapping[str, Any], settings: GrpoSettings) -> Html:
 
 
 def sample_table(rows: Iterable[Mapping[str, Any]]) -> Html:
-    """One completion of each of the last steps, with its reward per part, as a table that a click on a head sorts.
+    """One completion of each of the last steps, with its reward per part. A click on a column's head sorts the table.
 
-    `rows` are "reward" rows of the run log. Where a front end runs no script, as in a copy that is not trusted, the
-    rows stay in the order of the steps.
+    `rows` are "reward" rows of the run log. In a notebook that is not trusted no script runs, so nothing is sorted.
     """
     rows = [row for row in rows if row.get("sample")][-SAMPLES:]
     weights = {name: part["weight"] for row in rows for name, part in row["parts"].items()}
@@ -128,7 +114,7 @@ def sample_table(rows: Iterable[Mapping[str, Any]]) -> Html:
 
 @contextlib.contextmanager
 def adapter_in(model: nnx.Module, adapter: Adapter) -> Iterator[None]:
-    """The model with another adapter for a while. The one it has now is put back, whatever happens."""
+    """Give the model another adapter within the block. Afterwards it has its own again, after an error too."""
     before = jax.tree.map(jnp.copy, lora_state(model))
     try:
         if adapter is None:
@@ -141,9 +127,9 @@ def adapter_in(model: nnx.Module, adapter: Adapter) -> Iterator[None]:
 
 
 class Ask:
-    """Asks one base model with several adapters, given by name: `Ask(...)("How many?")` shows the answers side by side.
+    """Shows the answers of one base model with several named adapters side by side: `Ask(...)("How many?")`.
 
-    `generate` is `rollout.generator` of the model. A question too long for it raises ValueError.
+    `generate` is the model's `rollout.generator`. Raises ValueError if a question is too long for it.
     """
 
     def __init__(self, model: nnx.Module, generate: Callable[[list[str]], list[str]],
@@ -158,7 +144,7 @@ class Ask:
         return table([*self._adapters], [[block(answer) for answer in answers]], f"Asked: {question}")
 
     def show(self, example: str) -> None:
-        """The answers to `example`, and below them a box for other questions where a front end can show one."""
+        """Show the answers to `example`, and a box for other questions if a front end can show one."""
         display(self(example))
         if has_front_end():
             display(self.box(example))
@@ -182,22 +168,6 @@ class Ask:
 
 
 def has_front_end() -> bool:
-    """Whether someone looks on. Kaggle says so itself. Elsewhere the front end's own variables do."""
+    """Whether a front end shows the notebook. Kaggle has a variable for it. Elsewhere each front end sets its own."""
     kaggle = os.environ.get("KAGGLE_KERNEL_RUN_TYPE")
     return kaggle == "Interactive" if kaggle else any(name in os.environ for name in FRONT_ENDS)
-
-
-def compare_checkpoints(model: nnx.Module, generate: Callable[[list[str]], list[str]], adapters: Mapping[str, Adapter],
-                        problems: Dataset, batch_size: int) -> Html:
-    """Two adapters, given by name, on the same problems: all measures, and the paired difference of the second to the
-    first with its interval. Raises ValueError for another number than two."""
-    if len(adapters) != 2:
-        raise ValueError(f"{len(adapters)} adapters, {', '.join(adapters)}: give the two to compare")
-    results = {}
-    for name, adapter in adapters.items():
-        with adapter_in(model, adapter):
-            results[name] = evaluate(generate, problems, batch_size)
-    first, second = results.values()
-    changes = {f"{name}, {' to '.join(results)}": compare_paired(first, second, field)
-               for name, field in (("accuracy", "correct"), ("step accuracy", "steps"))}
-    return Html(results_table(results) + comparison_table(changes))

@@ -1,7 +1,7 @@
 """The live view of a training stage: progress, minutes left, curves and the last samples.
 
-Entry point: `Dashboard`. Everything it shows is read from the stage's run log: "reward", "probe" and "flag" rows and
-those of the steps, "sft_step" or "grpo_step". It uses only what ipywidgets 7.7 and 8.1 both have.
+Entry point: `Dashboard`. It reads the stage's run log: the rows "reward", "probe", "flag", "sft_step" and "grpo_step".
+It uses only what ipywidgets 7.7 and 8.1 both have.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from reasonkit.session.time_budget import TimeBudget
 from reasonkit.show.figures import STEP, Curves, Row, colour_tags, curves, escape, label, number
 
 EVERY = 2.0  # seconds between two drawings at least
-SHARE = 0.004  # of the time, at most, goes into drawing curves, and as much into the rest
-SAMPLES = 3  # samples and flags that are shown, newest first
-CLIP = 2000  # characters of one text that are shown
+SHARE = 0.004  # of the time at most is for drawing curves, and as much for the rest
+SAMPLES = 3  # shown samples, and shown flags, newest first
+CLIP = 2000  # shown characters of a text
 WRAP = "overflow-wrap:anywhere"
 FRAME = f"border-left:3px solid #bbb;padding:.2em .8em;margin:.8em 0;line-height:1.35;{WRAP}"
 
 
 class Dashboard:
-    """Shows one stage from its run log.
+    """Shows one stage of `total_steps` steps from its run log.
 
-    budget: whose `minutes_left` is shown. total_steps: the end of the progress bar. Call `show` once, `update` as often
-    as you like during training, and `figure` at the end. All three work without a front end. Raises ValueError when
-    total_steps is below 1.
+    Call `show` once, `update` as often as you like during training, and `figure` at the end. All three work without a
+    front end. Raises ValueError when total_steps is below 1.
     """
 
     def __init__(self, log: RunLog, budget: TimeBudget, title: str, total_steps: int) -> None:
@@ -51,13 +50,12 @@ class Dashboard:
         display(self.widget)
 
     def update(self) -> None:
-        """Draw what is new. Costs nothing if the last drawing was a moment ago."""
+        """Draw what is new. Does nothing if the last drawing was a moment ago."""
         if (now := time.monotonic()) >= self._due:
             self._draw(now >= self._plot_due)
 
     def figure(self, path: Path) -> Curves:
-        """Draw a last time, write the curves to `path` as PNG, and return them. Shown inline, they replace the live
-        view's."""
+        """Draw a last time, write the curves to `path` as PNG, and return them. The live view no longer shows them."""
         figure = curves(self._draw(plot=False))
         self._plot.value = ""
         with replace_file(path) as partial:
@@ -88,7 +86,7 @@ class Dashboard:
 
 
 def _progress(rows: list[Row], total: int, fitting: float) -> tuple[int, list[str]]:
-    """Steps done, and the words of the status line. The clock ends the stage after `fitting` more steps."""
+    """Steps done, and the words of the status line. `fitting` is how many more steps the clock allows."""
     steps = [row for row in rows if row["event"].endswith(STEP)]
     if not steps:
         return 0, [f"step 0 of {total}", "preparing the first step"]
@@ -114,7 +112,7 @@ def _progress(rows: list[Row], total: int, fitting: float) -> tuple[int, list[st
 
 
 def _tokens_per_second(step: Row, reward: Row) -> float:
-    """Tokens that SFT read or GRPO sampled in a step, by the time of the whole step."""
+    """Tokens that SFT read or GRPO sampled in a step, divided by the seconds of the whole step."""
     tokens, seconds = number(step.get("tokens")), number(step.get("seconds"))
     if np.isnan(tokens):
         tokens = number(step.get("length")) * number(reward.get("completions"))

@@ -1,7 +1,7 @@
 """The data card of a run: what its splits are made of, as the README.md of a data set on the Hugging Face hub.
 
-Entry points: `write_data_card`, and `markdown_line` and `markdown_table`, which the model's card uses as well. Names,
-licences and notes may come from files, so their markup is escaped. No row is quoted.
+Entry points: `write_data_card`, and `markdown_line` and `markdown_table`, which the model's card also uses. Names,
+licences and notes may come from files, so their markup is escaped. The card quotes no row.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from reasonkit.show.figures import visible
 from reasonkit.text.tags import TAGS, is_blank
 
 CARD = "README.md"
-_URL = ":/?#[]@!$&'()*+,;=%~"  # signs that stay as they are in an address
+_URL = ":/?#[]@!$&'()*+,;=%~"  # not quoted in an address
 
 
 def write_data_card(recipe: DataRecipe, splits: Mapping[str, Dataset], paths: Mapping[str, Path], ledger: Ledger,
                     seed: int) -> Path:
-    """Write README.md beside the files of the splits, and return its path. The files make a data set that
-    `datasets.load_dataset(folder)` reads."""
+    """Write README.md beside the files of the splits and return its path. `datasets.load_dataset` reads the folder."""
     folder = next(iter(paths.values())).parent
     data = DatasetCardData(
         pretty_name=visible(recipe.title), license=_hub_licences(recipe, splits), tags=["reasoning"],
@@ -63,12 +62,12 @@ def write_data_card(recipe: DataRecipe, splits: Mapping[str, Dataset], paths: Ma
 
 
 def values_of(rows: Dataset, column: str) -> list[str]:
-    """A column. Rows of families alone have no domain and no source, and their family stands for both."""
+    """A column. Rows of a mix without sources have no domain and no source, so their family stands for both."""
     return rows[column if column in rows.column_names else "family"]
 
 
 def _hub_licences(recipe: DataRecipe, splits: Mapping[str, Dataset]) -> list[str]:
-    """The hub's names of the licences of all rows. "other" for what it has no name for."""
+    """The hub's names of the licences of all rows. "other" if the hub has no name for one."""
     found = {recipe.licence} if not recipe.sources else {
         licence for rows in splits.values() for licence in values_of(rows, "licence")}
     return sorted({name.lower().replace("odc-by-1.0", "odc-by") if name in OPEN_LICENCES else "other"
@@ -83,7 +82,7 @@ def _sources(recipe: DataRecipe, splits: Mapping[str, Dataset]) -> list[list[obj
 
 
 def _place(source: Source) -> str:
-    """Where a source comes from. Of a file only its name, because its folder is nobody's business."""
+    """Where a source comes from. A file's folder is left out, because it is private."""
     match source:
         case Hub():
             return f"hub {source.id} {source.config} {source.split} @ {source.revision}"
@@ -99,7 +98,7 @@ def _place(source: Source) -> str:
 
 
 class Link(str):
-    """Markdown that is whole already."""
+    """Finished Markdown, which is not escaped."""
 
 
 def _licence(source: Source) -> str:
@@ -109,12 +108,12 @@ def _licence(source: Source) -> str:
 
 
 def markdown_line(text: object) -> str:
-    """One line with its markup escaped: it may be a name from a file."""
+    """`text` as one line with its markup escaped."""
     return re.sub(r"([\\`*_{}<>\[\]|#])", r"\\\1", " ".join(visible(text).split()))
 
 
 def markdown_table(rows: Sequence[Sequence[object]]) -> str:
-    """A table whose first row is the head. A `Link` stays as it is."""
+    """A table whose first row is the head."""
     head, *body = [f"| {' | '.join(cell if isinstance(cell, Link) else markdown_line(cell) for cell in row)} |"
                    for row in rows]
     return "\n".join([head, "|---" * len(rows[0]) + "|", *body])

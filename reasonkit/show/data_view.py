@@ -20,11 +20,13 @@ from reasonkit.data.loading import Reached
 from reasonkit.data.screening import completion_length, prompt_length
 from reasonkit.data.sources import Source
 from reasonkit.show.data_card import values_of
-from reasonkit.show.figures import COLOURS, INK, Curves, block, label, style_axes, visible
+from reasonkit.show.figures import COLOURS, INK, Curves, block, label, plain_names, style_axes, visible
 from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS, is_blank
 
-SHOWN = 300  # characters of a question or an example
+SHOWN = 300  # characters of an example
+EXAMPLES = 2  # for each cause that left rows out
+ROWS = 5  # rows that are shown whole
 FIT = 0.95  # share of the rows that a limit should fit
 
 
@@ -51,31 +53,31 @@ def step_table(ledger: Ledger) -> Html:
     return table(["step", "rows before", "rows after", "left out because of"], rows, " ".join(ledger.notes))
 
 
+@plain_names
 def step_figure(ledger: Ledger) -> Curves:
-    """The rows after each step, and in a lighter colour those that it left out."""
+    """The rows before and after each step, as bars."""
     steps, before, after = zip(*ledger.steps, strict=True)
-    figure = Curves(figsize=(7, 0.6 + 0.27 * len(steps)), layout="constrained")
+    figure = Curves(7, 0.6 + 0.27 * len(steps))
     axes = figure.add_subplot()
     axes.barh(range(len(steps)), before, 0.7, color=INK, alpha=0.3, label="before")
     axes.barh(range(len(steps)), after, 0.7, color=COLOURS[2], label="after")
     axes.set_yticks(range(len(steps)), list(map(label, steps)), fontsize=8)
     axes.invert_yaxis()
     axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="lower right", ncols=2)
-    _tidy(axes, "", "rows")
+    style_axes(axes, "", "rows")
     return figure
 
 
-def example_table(ledger: Ledger, steps: Sequence[str], most: int = 2) -> Html:
-    """The first rows that these steps left out, `most` for each cause, with the text that they were judged by."""
+def example_table(ledger: Ledger, steps: Sequence[str]) -> Html:
+    """The first rows that these steps left out for each cause, with the text that decided it."""
     shown: dict[tuple[str, str], list] = defaultdict(list)
     for row in ledger.dropped:
         if row.step in steps:
             shown[row.step, row.cause].append(row)
     rows = [[step if number == 0 else "", f"{cause} ({len(found):,})" if number == 0 else "", row.id,
              row.example[:SHOWN]]
-            for (step, cause), found in shown.items() for number, row in enumerate(found[:most])]
-    return table(["step", "cause (rows)", "row", "example"], rows,
-                 "" if rows else "No row was left out.")
+            for (step, cause), found in shown.items() for number, row in enumerate(found[:EXAMPLES])]
+    return table(["step", "cause (rows)", "row", "example"], rows, "" if rows else "No row was left out.")
 
 
 def domain_table(splits: Mapping[str, Dataset]) -> Html:
@@ -94,7 +96,7 @@ def domain_table(splits: Mapping[str, Dataset]) -> Html:
 
 
 class Length(NamedTuple):
-    """The tokens of a row's prompt, and of the completion that SFT imitates, 0 without one."""
+    """The tokens of a row's prompt and of the completion that SFT imitates, 0 if there is none."""
 
     domain: str
     prompt: int
@@ -102,22 +104,22 @@ class Length(NamedTuple):
 
 
 def measure_lengths(splits: Mapping[str, Dataset], tokenizer) -> list[Length]:
-    """Of every row, with the policy's own tokenizer."""
+    """The lengths of every row, in tokens of the policy."""
     return [Length(row.get("domain", row["family"]), prompt_length(row["question"], tokenizer),
                    completion_length(row, tokenizer)) for rows in splits.values() for row in rows]
 
 
 def limit_for(lengths: Sequence[int], share: float = FIT) -> int:
-    """The least limit that this share of the lengths fits.
+    """The smallest limit that this share of the lengths fits.
 
     >>> limit_for([10, 20, 30, 40], 0.75), limit_for([])
     (30, 0)
     """
-    return sorted(lengths)[max(0, int(np.ceil(share * len(lengths))) - 1)] if lengths else 0
+    return int(np.quantile(lengths, share, method="inverted_cdf")) if lengths else 0
 
 
 def length_table(lengths: Sequence[Length], prompt: int, completion: int, together: int) -> Html:
-    """What the limits cost in rows: `prompt` and `completion` tokens, and both `together` in SFT."""
+    """How many rows exceed the limits in tokens: of `prompt`, of `completion`, and of both `together` in SFT."""
     groups = {name: [row for row in lengths if row.domain == name] for name in sorted({row.domain for row in lengths})}
     rows = []
     for name, some in [*groups.items(), ("all", list(lengths))]:
@@ -138,10 +140,11 @@ def _share(count: int, of: int) -> str:
     return f"{count:,} ({count / of:.1%})" if count else "0"
 
 
+@plain_names
 def length_figure(lengths: Sequence[Length], prompt: int, completion: int) -> Curves:
-    """Per domain the middle 90 % of the token lengths as a line and the median as a dot, with the limits drawn in."""
+    """The middle 90 % of each domain's token lengths as a line, their median as a dot, and the limits."""
     domains = sorted({row.domain for row in lengths}, reverse=True)
-    figure = Curves(figsize=(8.4, 0.9 + 0.27 * len(domains)), layout="constrained")
+    figure = Curves(8.4, 0.9 + 0.27 * len(domains))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, name, limit in ((left, "prompt", prompt), (right, "completion", completion)):
         for place, domain in enumerate(domains):
@@ -154,23 +157,17 @@ def length_figure(lengths: Sequence[Length], prompt: int, completion: int) -> Cu
         axes.set_yticks(range(len(domains)), list(map(label, domains)), fontsize=8)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(ScalarFormatter())
-        _tidy(axes, f"{name}, limit {limit}", "tokens")
+        style_axes(axes, f"{name}, limit {limit}", "tokens")
     return figure
 
 
-def _tidy(axes, title: str, axis: str) -> None:
-    style_axes(axes, title, axis)
-    for text in axes.get_yticklabels():
-        text.set_parse_math(False)
-
-
-def row_table(rows: Dataset, count: int = 5) -> Html:
-    """`count` rows as a model sees them, of as many domains as there are, the worked ones first."""
+def row_table(rows: Dataset) -> Html:
+    """A few rows as a model sees them, from as many domains as possible, worked rows first."""
     ordered = sorted(rows, key=lambda row: is_blank(row["reasoning"]))
     firsts: dict[str, dict] = {}
     for row in ordered:
         firsts.setdefault(row.get("domain", row["family"]), row)
-    chosen = list({row["id"]: row for row in [*firsts.values(), *ordered]}.values())[:count]
+    chosen = list({row["id"]: row for row in [*firsts.values(), *ordered]}.values())[:ROWS]
     cells = [[f"{row.get('domain', row['family'])}, {row['kind']}", block(row["question"]), block(_completion(row))]
              for row in chosen]
     return table(["domain, kind", "question", "completion"], cells, "Rows without worked steps show only their answer.")

@@ -1,8 +1,7 @@
 """Training curves of a run log, intervals, a picture of the chips, and text from outside made safe to show.
 
-Entry points: `curves`, `dots`, `chips`, `escape`, `colour_tags`. Figures are made without pyplot, which would choose a
-backend and keep figures open. Their ground is transparent, and their ink reads on white and on black. Names from a log
-are drawn as they are, never as formulas.
+Entry points: `curves`, `dots`, `chips`, `escape`, `colour_tags`. Figures do without pyplot, which would choose a
+backend and keep figures open. Their background is transparent, and their ink reads on white and on black.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -32,15 +31,18 @@ Line = tuple[np.ndarray, np.ndarray]  # x, y
 STEP = "_step"  # how the event of a training step ends
 FIELDS = {"loss": "loss", "margin": "reward margin", "length": "completion length, tokens",
           "kl": "KL to the reference", "entropy": "entropy", "truncated": "completions cut off at the limit"}
-INK = "#808080"  # a page that shows a figure as SVG puts its own colour of text in its place
+INK = "#808080"  # replaced by the page's text colour in SVG
 COLOURS = ("#4a7fb5", "#c07a28", "#3593a5", "#9473bd", "#6f9440", "#c4606a")
 TAG_COLOURS = {TAGS.reasoning: COLOURS[2], TAGS.answer: COLOURS[1]}
 LABEL = 40  # characters of a name in a figure
-LARGEST = 1e30  # larger values are drawn as gaps
-SMOOTHED = 15  # a shorter curve is drawn without a running mean
+LARGEST = 1e30  # larger values leave a gap
+SMOOTHED = 15  # values from which a curve has a running mean
+
+# Decorates functions that draw names from outside, which may hold a "$": they are not formulas.
+plain_names = matplotlib.rc_context({"text.parse_math": False})
 
 _TAG = re.compile(f"&lt;/?({TAGS.reasoning}|{TAGS.answer})&gt;")  # as `escape` writes it
-# Marks, embeddings, overrides and isolates: they change the direction of the text around them.
+# Marks, embeddings, overrides and isolates, which change the direction of the text around them.
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -64,13 +66,13 @@ def colour_tags(text: object) -> Markup:
 
 
 def label(name: object) -> str:
-    """A name on one line of a figure. Matplotlib leaves a name that begins with "_" out of a legend."""
+    """A name cut to one line of a figure. A space before "_" keeps matplotlib from leaving the name out of a legend."""
     text = " ".join(visible(name).split())[:LABEL]
     return f" {text}" if text.startswith("_") or not text else text
 
 
 def block(text: object) -> Markup:
-    """`text` as it is, with its tags coloured."""
+    """`text` with its line breaks, escaped, with its tags coloured."""
     return Markup("<pre>{}</pre>").format(colour_tags(text))
 
 
@@ -80,10 +82,10 @@ def number(value: object) -> float:
 
 
 class Curves(Figure):
-    """A figure that a notebook shows inline with any matplotlib backend."""
+    """A figure, sized in inches, that a notebook shows inline with any matplotlib backend."""
 
-    def __init__(self, figsize: tuple[float, float], layout: str = "constrained"):
-        super().__init__(figsize=figsize, layout=layout)
+    def __init__(self, width: float, height: float):
+        super().__init__(figsize=(width, height), layout="constrained")
         self.patch.set_alpha(0.0)
 
     def _repr_png_(self) -> bytes:
@@ -92,7 +94,7 @@ class Curves(Figure):
         return buffer.getvalue()
 
     def svg(self) -> str:
-        """The figure as an HTML element as wide as its place, with the page's colour of text."""
+        """The figure as an HTML element of full width, in the page's text colour."""
         buffer = io.StringIO()
         with matplotlib.rc_context({"svg.fonttype": "none"}):  # text as text
             self.savefig(buffer, format="svg", metadata={"Date": None})
@@ -101,8 +103,7 @@ class Curves(Figure):
 
 
 class Panel(NamedTuple):
-    """One panel: its lines by name, those that are dashed, the band around one (x, low, high), and whether y is a
-    share."""
+    """Its lines by name, whether y is a share, the names of the dashed lines, and a band of x, low and high."""
 
     title: str
     axis: str
@@ -112,16 +113,17 @@ class Panel(NamedTuple):
     band: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
 
+@plain_names
 def curves(rows: Iterable[Row]) -> Curves:
-    """One panel per quantity in the rows of a run log: reward and its parts, held-out accuracy, loss, length, KL.
+    """One panel per quantity in the rows of a run log, such as reward, held-out accuracy, loss, length or KL.
 
     Faint lines are the logged values, bold lines their running mean. Rewards are numbered by rollout, the rest by
-    step. Values that are not finite numbers leave gaps. A part of weight 0 is dashed.
+    step. A value that is not a finite number leaves a gap. A part of weight 0 is dashed.
     """
     panels = _panels(list(rows))
     columns = min(3, max(1, len(panels)))
     height = -(-max(1, len(panels)) // columns)
-    figure = Curves((6.4 if columns == 1 else 3.7 * columns, 2.5 * height))
+    figure = Curves(6.4 if columns == 1 else 3.7 * columns, 2.5 * height)
     for place, panel in enumerate(panels, 1):
         _draw(figure.add_subplot(height, columns, place), panel)
     if not panels:
@@ -129,13 +131,14 @@ def curves(rows: Iterable[Row]) -> Curves:
     return figure
 
 
+@plain_names
 def dots(panels: Mapping[str, Mapping[str, Sequence[float]]], points: bool = False) -> Curves:
-    """Means with their intervals: a panel per measure, in it a row per name with (mean, low, high, ...) in [-1, 1].
+    """Means with their intervals: one panel per measure, with one row per name of (mean, low, high, ...) in [-1, 1].
 
-    With `points` they are differences, around a line at 0. Else they are shares, on a scale from 0 to 100 %.
+    With `points` they are differences around a line at 0, else shares on a scale from 0 to 100 %.
     """
     rows = max(map(len, panels.values()))
-    figure = Curves((2.0 + max(4.6, 2.3 * len(panels)), 0.8 + 0.32 * rows))
+    figure = Curves(2.0 + max(4.6, 2.3 * len(panels)), 0.8 + 0.32 * rows)
     for place, (title, found) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(1, len(panels), place)
         style_axes(axes, title, "points" if points else "%")
@@ -143,8 +146,6 @@ def dots(panels: Mapping[str, Mapping[str, Sequence[float]]], points: bool = Fal
             axes.plot([100 * low, 100 * high], [row, row], color=COLOURS[0], linewidth=2.0)
             axes.plot(100 * mean, row, "o", color=COLOURS[0])
         axes.set_yticks(range(len(found)), map(label, found) if place == 1 else [""] * len(found))
-        for text in axes.get_yticklabels():
-            text.set_parse_math(False)
         axes.set_ylim(rows - 0.5, -0.5)  # the first on top
         if points:
             axes.axvline(0.0, color=INK, linewidth=0.8)
@@ -154,10 +155,10 @@ def dots(panels: Mapping[str, Mapping[str, Sequence[float]]], points: bool = Fal
 
 
 def chips(plan: Plan) -> Curves:
-    """Which chips hold the policy and which the judge: a row of boxes per role, one per chip, with what it holds."""
+    """The chips of the policy and of the judge: one row per role, one box per chip, with the weights it holds."""
     roles = {"policy": plan.policy} | ({"judge": plan.judge} if plan.judge else {})
     width = max(mesh.size for mesh in roles.values())
-    figure = Curves((max(4.0, 1.05 * width), 0.95 * len(roles)))
+    figure = Curves(max(4.0, 1.05 * width), 0.95 * len(roles))
     axes = figure.add_subplot()
     for row, (role, mesh) in enumerate(roles.items()):
         axes.text(-0.1, -row, role, ha="right", va="center", fontsize=10, color=INK)
@@ -173,7 +174,7 @@ def chips(plan: Plan) -> Curves:
 
 
 def _parts(mesh: Mesh, gathered: bool) -> list[str]:
-    """What each chip of a mesh holds of the model's weights, in the mesh's order."""
+    """The share of the model's weights on each chip, in the mesh's order."""
     rows, columns = mesh.devices.shape
     if gathered:
         return [f"part {number} of {mesh.size}" for number in range(1, mesh.size + 1)]
@@ -182,8 +183,8 @@ def _parts(mesh: Mesh, gathered: bool) -> list[str]:
 
 
 def style_axes(axes: Axes, title: str, axis: str) -> None:
-    """The look of all figures: ink that follows the page, no frame, and names drawn as they are."""
-    axes.set_title(label(title), loc="left", fontsize=10, color=INK, parse_math=False)
+    """The look of all figures: ink that follows the page, and no frame."""
+    axes.set_title(label(title), loc="left", fontsize=10, color=INK)
     axes.set_xlabel(axis, fontsize=8, color=INK)
     axes.tick_params(labelsize=8, color=INK, labelcolor=INK, length=2)
     axes.spines[["top", "right"]].set_visible(False)
@@ -209,10 +210,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.set_ylim(0.0, 1.0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if len(panel.lines) > 1:
-        legend = axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0.0, -0.2),
-                             borderpad=0.0)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0.0, -0.2),
+                    borderpad=0.0)
 
 
 def _running_mean(y: np.ndarray) -> np.ndarray:
@@ -227,9 +226,9 @@ def _panels(rows: list[Row]) -> list[Panel]:
     """The panels that have a value to show."""
     rollouts = [row for row in rows if row["event"] == "reward" and row.get("mode", "train") == "train"]
     scored = [row.get("parts", {}) for row in rollouts]
-    rewards = {"total": _by_rollout(rollouts, lambda row: row.get("mean"))}
+    rewards = {"total": _by_rollout(row.get("mean") for row in rollouts)}
     for name in dict.fromkeys(name for parts in scored for name in parts):
-        rewards[name] = _by_rollout(scored, lambda parts, name=name: parts.get(name, {}).get("mean"))
+        rewards[name] = _by_rollout(parts.get(name, {}).get("mean") for parts in scored)
     unpaid = {name: f"{label(name)[:LABEL - 11]} (weight 0)" for parts in scored[-1:] for name, part in parts.items()
               if part.get("weight") == 0}
     probes = [row for row in rows if row["event"] == "probe"]
@@ -239,7 +238,7 @@ def _panels(rows: list[Row]) -> list[Panel]:
               Panel("Held-out accuracy", "step", {"greedy": _by_step(probes, "mean")}, share=True,
                     band=(x, low, _by_step(probes, "high")[1])),
               Panel("Groups whose rewards are all equal", "rollout",
-                    {"flat": _by_rollout(rollouts, lambda row: row.get("flat_groups"))}, share=True)]
+                    {"flat": _by_rollout(row.get("flat_groups") for row in rollouts)}, share=True)]
     for event in dict.fromkeys(row["event"] for row in rows if row["event"].endswith(STEP)):
         steps = [row for row in rows if row["event"] == event]
         stage = event.removesuffix(STEP)
@@ -251,12 +250,13 @@ def _panels(rows: list[Row]) -> list[Panel]:
     return [panel for panel in shown if panel.lines]
 
 
-def _by_rollout(items: list[Row], value: Callable[[Row], object]) -> Line:
-    return np.arange(1, len(items) + 1), np.array([number(value(item)) for item in items])
+def _by_rollout(values: Iterable[object]) -> Line:
+    y = np.array([number(value) for value in values])
+    return np.arange(1, len(y) + 1), y
 
 
 def _by_step(rows: list[Row], name: str) -> Line:
-    """A step that a resumed run repeated counts once, with its last value."""
+    """Each step once, with its last value: a resumed run may have repeated it."""
     values = {row["step"]: number(row.get(name)) for row in rows}
     steps = sorted(values)
     return np.array(steps), np.array([values[step] for step in steps])

@@ -1,7 +1,7 @@
-"""What a run achieved, how sure that is, and what it was made of: one static page, and its tables for a notebook.
+"""The report of a run as one static page, and its tables for a notebook.
 
-Entry points: `write_report`, and `results_table`, `comparison_table`, `family_table`, `failure_table` and
-`side_by_side`, which a notebook shows inline. The page holds no script and no link. Jinja2 escapes every value.
+Entry points: `write_report`, `results_table`, `comparison_table`, `family_table`, `failure_table`, `side_by_side`. The
+page has no script and no link. Jinja2 escapes every value.
 """
 
 from __future__ import annotations
@@ -125,9 +125,9 @@ def write_report(
     """Write the page to `path`, atomically, and return the path.
 
     results: stage name -> result, in the order of training. comparisons: what is compared -> `evaluate.compare_paired`.
-    manifests: as `manifest.read_manifest` gives them. log_rows: rows of the run logs and of the judge's record. What is
-    not a row is left out and counted, together with `skipped`. Empty inputs leave their section out. A stage that was
-    cut short is named first. Raises ValueError without results.
+    manifests: from `manifest.read_manifest`. log_rows: rows of the run logs and of the judge's record. What is not a
+    row is left out and counted, together with `skipped`. An empty input leaves out its section. The page begins with
+    the stages that were cut short. Raises ValueError without results.
     """
     if not results:
         raise ValueError("no results to report: evaluate at least one stage first")
@@ -195,7 +195,7 @@ def failure_table(results: Mapping[str, EvalResult]) -> Html:
 
 
 def side_by_side(results: Mapping[str, EvalResult], most: int = MAX_SAMPLES) -> Html:
-    """The completions of all stages to the same problems, at most `most`, chosen by a rule that the text states."""
+    """The completions of all stages to at most `most` problems, chosen by the rule that the text states."""
     stages = {name: {sample["id"]: sample for sample in result.samples} for name, result in results.items()}
     *_, last = results
     common = [sample for sample in results[last].samples if all(sample["id"] in stage for stage in stages.values())]
@@ -230,12 +230,13 @@ def _training(rows: list[Mapping[str, Any]], skipped: int) -> Html:
 
 def _judge_table(rows: list[Mapping[str, Any]]) -> Html:
     verdicts, scores = [row for row in rows if row["event"] == "verdict"], defaultdict(list)
-    for row in (row for row in verdicts if row.get("score") is not None):
-        scores["the score"].append(row["score"])
-        titles, values = row.get("titles", []), row.get("per_criterion", [])
-        if len(titles) == len(values):  # else all criteria were rated as one
-            for title, value in zip(titles, values, strict=True):
-                scores[title].append(value)
+    for row in verdicts:
+        if row.get("score") is not None:
+            scores["the score"].append(row["score"])
+            titles, values = row.get("titles", []), row.get("per_criterion", [])
+            if len(titles) == len(values):  # else all criteria were rated as one
+                for title, value in zip(titles, values, strict=True):
+                    scores[title].append(value)
     shown = [[title, len(values), *(_percent(sum(part) / len(part)) for part in (values[:fifth], values[-fifth:]))]
              for title, values in list(scores.items())[:MAX_CRITERIA] for fifth in [-(-len(values) // 5)]]
     failed = Counter(row["cause"] for row in verdicts if row.get("cause") and "score" not in row)
@@ -271,8 +272,8 @@ def interval_cell(interval: Interval) -> Html:
 
 def _scale(text: str, note: str, low: float, mean: float, high: float, origin: float) -> Html:
     """`text` above a scale from 0 to 100, with a tick at its origin, the interval as a bar and the mean as a mark."""
-    places = {name: f"{place:.2f}" for name, place in (("low", low), ("mean", mean), ("high", high))}
-    return _render("scale", text=text, note=note, origin=origin, **places)
+    return _render("scale", text=text, note=note, origin=origin, low=f"{low:.2f}", mean=f"{mean:.2f}",
+                   high=f"{high:.2f}")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str, mark_last: bool = False) -> Html:

@@ -1,5 +1,5 @@
-"""Tables of what one greedy completion does not say: `at_k_table`, several sampled ones per problem, and
-`calibration_table`, what a judge's score is worth."""
+"""Tables that look beyond one greedy completion: `at_k_table` has several sampled ones per problem, and
+`calibration_table` the right answers at each level of the judge's score."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def at_k_table(results: Sequence[EvalResult]) -> Html:
 
 
 def calibration_table(rows: Iterable[Mapping[str, Any]]) -> Html:
-    """How many completions are right at each level of the judge's score, by the samples of "reward" rows of a run log.
+    """How many completions are right at each level of the judge's score. `rows` are "reward" rows of a run log.
 
-    A program says what is right, the recipe's `exact_answer`. A judge of steps need not agree with it, but where the
-    share does not rise with the score, the score says nothing about answers. Empty without a judge.
+    The recipe's `exact_answer` decides what is right. A judge of steps need not agree with it, but if the share does
+    not rise with the score, the score says nothing about answers. Empty without a judge.
     """
     pairs = []
     for parts in (row["sample"]["parts"] for row in rows if row.get("sample")):

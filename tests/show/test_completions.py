@@ -24,7 +24,6 @@ from reasonkit.show import completions
 from reasonkit.show.completions import (
     Ask,
     adapter_in,
-    compare_checkpoints,
     group_table,
     loss_mask,
     reward_example,
@@ -164,16 +163,6 @@ def test_the_box_answers_and_shows_what_is_wrong(model):
     text.value = "a long one"
     button.click()
     assert answers.value == "too long: &lt;b&gt;" and not button.disabled
-
-
-def test_two_checkpoints_are_compared_on_the_same_problems(model):
-    rows = ROWS.select(range(12))
-    replies = iter([f"<answer>{row['answer']}</answer>" for row in rows] + ["<answer>x</answer>"] * 12)
-    page = compare_checkpoints(model, lambda prompts: [next(replies) for _ in prompts], {"new": None, "old": None},
-                               rows, 12)
-    assert "accuracy, new to old" in page and "-100.0" in page
-    with pytest.raises(ValueError, match="1 adapters, new: give the two"):
-        compare_checkpoints(model, lambda prompts: [], {"new": None}, rows, 12)
 
 
 @pytest.mark.parametrize(("options", "expected"), [
