@@ -6,11 +6,11 @@ Sources: GRPO (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,17 @@ def completion_logprobs(graph: Any, state: Any, prompt_tokens: jax.Array, comple
     return found if return_logits else found[0]
 
 
+@contextlib.contextmanager
+def _replaced(module, name: str, wrap: Callable) -> Iterator[None]:
+    """One function of Tunix's, wrapped only while the loss is traced."""
+    original = getattr(module, name)
+    setattr(module, name, wrap(original))
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
 @function_registry.register_policy_loss_fn("reasonkit")
 def _policy_loss(model, train_example, algo_config, **options):
     """Tunix's GRPO loss, but with its KL penalty only in groups whose rewards differ.
@@ -77,23 +88,23 @@ def _policy_loss(model, train_example, algo_config, **options):
     It reports two means over the tokens of all completions: "kl", as k3, and "entropy".
     """
     mask_BL, seen_BL = train_example.completion_mask, {}
-    divergence, entropy = common.compute_kl_divergence, algo_core.compute_entropy_from_logits
     varied_G = (train_example.advantages.reshape(-1, algo_config.num_generations) != 0).any(1)
     pushed_B1 = varied_G.repeat(algo_config.num_generations)[:, None]
 
-    def record_k3(logps_BL, reference_BL, method, clamp_value=None):
-        seen_BL["kl"] = divergence(logps_BL, reference_BL, "low_var_kl")
-        anchor_BL = jnp.where(pushed_B1, reference_BL, jax.lax.stop_gradient(logps_BL))
-        return divergence(logps_BL, anchor_BL, method, clamp_value)
+    def with_k3(divergence):
+        def record_k3(logps_BL, reference_BL, method, clamp_value=None):
+            seen_BL["kl"] = divergence(logps_BL, reference_BL, "low_var_kl")
+            anchor_BL = jnp.where(pushed_B1, reference_BL, jax.lax.stop_gradient(logps_BL))
+            return divergence(logps_BL, anchor_BL, method, clamp_value)
+        return record_k3
 
-    def record_entropy(found):
-        return seen_BL.setdefault("entropy", found if algo_config.chunked else entropy(found))
+    def record_entropy(entropy):
+        return lambda found: seen_BL.setdefault("entropy", found if algo_config.chunked else entropy(found))
 
-    logprobs = completion_logprobs if algo_config.chunked else common.compute_per_token_logps
-    # Only while the loss is traced
-    with (patch.object(common, "compute_kl_divergence", record_k3),
-          patch.object(common, "compute_per_token_logps", logprobs),
-          patch.object(algo_core, "compute_entropy_from_logits", record_entropy)):
+    with (_replaced(common, "compute_kl_divergence", with_k3),
+          _replaced(common, "compute_per_token_logps",
+                    lambda stock: completion_logprobs if algo_config.chunked else stock),
+          _replaced(algo_core, "compute_entropy_from_logits", record_entropy)):
         loss, aux = function_registry.get_policy_loss_fn("grpo")(model, train_example, algo_config, **options)
     tokens = jnp.maximum(mask_BL.sum(), 1)
     return loss, aux | {name: (value_BL * mask_BL).sum() / tokens for name, value_BL in seen_BL.items()}
