@@ -1,7 +1,7 @@
 """Checkpoints in the judges' layout, <folder>/actor/<step>/model_params: saved, restored, and set aside when damaged.
 
-No other module knows the layout. The judges take the highest number, so a step appears complete or not at all, and a
-damaged step is moved to <folder>/set_aside. Tunix's trainers save `optimizer_state` beside the adapter.
+The judges take the highest number. So a step appears complete or not at all, and a damaged one is moved to
+<folder>/set_aside. Tunix's trainers save `optimizer_state` beside the adapter.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def checkpoint_options(save_every: int, keep: int) -> ocp.CheckpointManagerOptio
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps saved in a folder, in order. A step that `save_lora` had moved away before it was killed is put back
-    first."""
+    """The steps saved in a folder, in order. First puts back a step that a killed `save_lora` had moved away."""
     for moved in actor(folder).glob("*.replaced"):
         with contextlib.suppress(OSError):  # the new one is there, or another process was quicker
             moved.rename(moved.with_suffix(""))
@@ -60,14 +59,9 @@ def latest_step(folder: Path) -> int:
     return max(steps_in(folder), default=0)
 
 
-def has_step(folder: Path, step: int) -> bool:
-    """Whether the folder holds this step."""
-    return _is_step(actor(folder) / str(step))
-
-
 def strays(folder: Path) -> list[Path]:
-    """What lies among the steps without being one, or part of a save. The judges' loader takes for a step whatever
-    `str.isdigit` calls a number: "007", "²", a file, a link."""
+    """What lies among the steps and is neither a step nor part of a save. The judges' loader takes any name for a step
+    that `str.isdigit` calls a number: "007", "²", a file's, a link's."""
     return sorted(path for path in actor(folder).glob("*")
                   if not _is_step(path) and not _UNFINISHED.fullmatch(path.name))
 
@@ -142,7 +136,7 @@ def restore_lora(model: nnx.Module, folder: str | Path, step: int | None = None)
 
 def _read(path: Path, model: nnx.Module) -> nnx.State:
     """The adapter in a step, placed as the model's. Raises ValueError as `restore_lora` does."""
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), lora_state(model))
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, lora_state(model))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             # Compared first, because orbax notices a wrong shape late and leaves its other reads running.
@@ -171,7 +165,7 @@ def _check_shape(saved: Any, model: nnx.Module, path: Path) -> None:
 
 
 def save_for_next_stage(model: nnx.Module, folder: Path, step: int) -> None:
-    """Save the adapter without optimiser state as the next step. The following stage starts from it."""
+    """Save the adapter without optimiser state. The next stage starts from this step."""
     manager = checkpoint_manager.CheckpointManager(str(actor(folder)), checkpoint_options(1, 3))
     manager.save(step, model, save_only_lora_params=True, force=True)
     manager.close()
@@ -179,8 +173,8 @@ def save_for_next_stage(model: nnx.Module, folder: Path, step: int) -> None:
 
 @on_main_process
 def undo_handover(folder: Path, start_step: int) -> None:
-    """Remove the step that a stage saved for the next one. A stage that the clock ended continues from its own last
-    step, which has optimiser state."""
+    """Remove the step that a stage saved for the next one, so that a stage that the clock ended continues from its own
+    last step, with optimiser state."""
     step = latest_step(folder)
     before, last = ((actor(folder) / str(number) / OPTIMISER).is_dir() for number in (step - 1, step))
     if step > start_step and before and not last:
@@ -189,7 +183,7 @@ def undo_handover(folder: Path, start_step: int) -> None:
 
 @on_main_process
 def drop_optimiser_state(folder: Path, step: int) -> None:
-    """Keep only the adapter of a step, or the stage that begins there would continue with the last stage's moments."""
+    """Keep only the adapter of a step. The stage that begins there would continue with the last stage's moments."""
     state = actor(folder) / str(step) / OPTIMISER
     if state.is_dir():
         aside = folder / f"{step}.optimizer_state"
@@ -220,11 +214,10 @@ def quarantine_diverged(folder: Path, since: int) -> str:
 
 @on_main_process
 def quarantine_damaged(folder: Path, model: nnx.Module) -> None:
-    """Set aside what is named like a step without being one, and the last steps that are damaged, hold NaN or an
-    adapter of another shape, until the last one is good. A warning names each.
+    """Set aside strays named like a step, then bad steps from the last one back to a good one. A warning names each.
 
-    Raises OtherAdapterError, and sets no step aside, when all steps are bad and one is of another shape: they are
-    another run's.
+    A step is bad if it is damaged, holds NaN or an adapter of another shape. If all are bad and one has another shape,
+    they are another run's: raises OtherAdapterError, and sets no step aside.
     """
     bad: dict[int, Exception] = {}
     for path in strays(folder):
@@ -248,8 +241,7 @@ def quarantine_damaged(folder: Path, model: nnx.Module) -> None:
 
 
 def _check(step: Path, model: nnx.Module) -> None:
-    """Read a step onto one device, whatever devices it was saved from. Raises when the model's adapter cannot continue
-    from it."""
+    """Read a step onto one device, whatever devices saved it. Raises if the model's adapter cannot continue from it."""
     here = ocp.ArrayRestoreArgs(sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     # waits for no other process
     alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="quarantine")

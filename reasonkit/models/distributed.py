@@ -10,15 +10,12 @@ from __future__ import annotations
 import functools
 import signal
 from collections.abc import Callable
-from typing import ParamSpec
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from reasonkit.session.interrupts import STOPS
-
-Arguments = ParamSpec("Arguments")
 
 
 def is_multiprocess() -> bool:
@@ -44,11 +41,11 @@ def barrier(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
-def on_main_process(work: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """For work on shared files: the first process does it, and all wait until it is done."""
+def on_main_process(work: Callable[..., None]) -> Callable[..., None]:
+    """A decorator for work on shared files. The first process does it, and all wait until it is done."""
 
     @functools.wraps(work)
-    def once(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+    def once(*args, **kwargs) -> None:
         if is_main_process():
             work(*args, **kwargs)
         barrier(work.__name__)
@@ -63,7 +60,7 @@ def broadcast_from_main(value: float) -> float:
 
 def agree_on_end(why: str | None) -> str | None:
     """Why a stage ends before its next batch, for `TimeBudget`: a signal that any process received, else the first
-    process's reason. The other processes are sent the signal too, and end as the one that received it."""
+    process's reason. The signal is raised in the other processes too, so all end alike."""
     if not is_multiprocess():
         return why
     mine = next((number for number in STOPS if number.name == why), 0)

@@ -122,8 +122,8 @@ def flax_checkpoint(folder: Path) -> Path | None:
 def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any, *, replicated: bool) -> nnx.Module:
     """A model from a checkpoint. `dtype` None means bfloat16.
 
-    The largest array comes first. The host holds one array at a time, and a device no more than its share. All shapes
-    are checked before the first array is read.
+    All shapes are checked before the first array is read. The largest array comes first. The host holds one array at a
+    time, and a device only its share.
 
     Raises:
         ValueError: tp does not divide the model, or the checkpoint lacks an array, or has one of another shape, of
@@ -145,7 +145,9 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
         if (key, name) not in stored:
             raise ValueError(f"{checkpoint} lacks {key}/{name} of a {family} of {config.num_layers} layers, the "
                              f"download stopped half-way or it is another model: {remedy}")
-        array, shapes = stored[key, name], _file_shapes(leaf.get_value().shape, part)
+        array, shape = stored[key, name], leaf.get_value().shape
+        # Gemma 2 2B keeps its stacked matrices as (2, embed, hidden); the larger ones and Gemma 3 as (2, hidden, embed)
+        shapes = [shape] if part is None else [(2, *shape), (2, *shape[::-1])]
         if array.shape not in shapes or not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{checkpoint}: {key}/{name} is {array.dtype} of shape {array.shape}, and this "
                              f"{family}'s configuration says floats of {shapes[-1]}: the weights are another "
@@ -159,8 +161,7 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
             value, shape = read(key, name), leaf.get_value().shape
             if part is not None:
                 value = value[part] if value.shape == (2, *shape) else value[part].T
-            value = np.ascontiguousarray(value, dtype)
-            value = jax.device_put(value, shardings[path].get_value())
+            value = jax.device_put(np.ascontiguousarray(value, dtype), shardings[path].get_value())
             if not finite(value):
                 raise ValueError(f"{checkpoint}: {key}/{name} holds infinities or NaN: {remedy}")
             placed.append((path, leaf.replace(value)))
@@ -180,12 +181,6 @@ def as_flax(path: tuple) -> tuple[str, str, int | None]:
         return f"transformer/layer_{layer}/mlp/linear", "w", None
     name = "/".join("post_attention_norm" if part == "post_attn_norm" else part for part in module)
     return f"transformer/layer_{layer}/{name}", leaf, None
-
-
-def _file_shapes(shape: tuple[int, ...], part: int | None) -> list[tuple[int, ...]]:
-    """The shapes that the checkpoint may have for an array. Gemma 2 2B keeps its stacked matrices as (2, embed,
-    hidden); the larger ones and Gemma 3 as (2, hidden, embed)."""
-    return [shape] if part is None else [(2, *shape), (2, *shape[::-1])]
 
 
 def _read_array(checkpointer: ocp.Checkpointer, checkpoint: Path, remedy: str, key: str, name: str) -> np.ndarray:

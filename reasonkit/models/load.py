@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,22 +230,14 @@ def locate(name: str) -> Path | None:
 
 
 def attached() -> str:
-    """What is attached, in words: the uppermost folders that hold files."""
-    def holding(folder: Path, depth: int) -> Iterator[Path]:
-        below = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.is_dir():
-                    yield folder
-                    return
-                below.append(Path(entry))
-        for path in sorted(below) if depth else ():
-            yield from holding(path, depth - 1)
-
-    inputs = Path(os.environ.get(*INPUTS))
-    tops = sorted(path for path in inputs.glob("*") if path.is_dir())
-    found = [str(folder.relative_to(inputs)) + " (no tokenizer.model)" * (not (folder / "tokenizer.model").is_file())
-             for top in tops for folder in holding(top, 6)]
+    """What is attached, in words: the uppermost folders that hold files, down to the seventh level."""
+    inputs, found = Path(os.environ.get(*INPUTS)), []
+    for folder, below, files in os.walk(inputs, followlinks=True):
+        name, below[:] = Path(folder).relative_to(inputs), sorted(below)
+        if name.parts and files:
+            found.append(str(name) + " (no tokenizer.model)" * ("tokenizer.model" not in files))
+        if name.parts and files or len(name.parts) == 7:
+            below.clear()
     more = f" and {len(found) - 12} more" if len(found) > 12 else ""
     return f"Attached under {inputs}: {', '.join(found[:12]) or 'nothing'}{more}."
 

@@ -219,9 +219,7 @@ def rating_logprobs(
     tokenizer = loaded.tokenizer
     for rating in ratings:
         if len(ids := tokenizer.encode(rating)) != 1:
-            raise ValueError(
-                f"rating {rating!r} is the tokens {ids} for {loaded.name}: ratings must be one token"
-            )
+            raise ValueError(f"rating {rating!r} is the tokens {ids} for {loaded.name}: ratings must be one token")
     columns = np.array([tokenizer.encode(rating)[0] for rating in ratings])
 
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:

@@ -24,11 +24,11 @@ LORA_MODULES = ".*q_einsum|.*kv_einsum|.*attn_vec_einsum|.*gate_proj|.*up_proj|.
 
 
 class Float32Lora(qwix.LoraProvider):
-    """qwix's LoRA on `LORA_MODULES`, held in float32 whatever the base's dtype, and used in the base's.
+    """qwix's LoRA on `LORA_MODULES`, held in float32 and used in the base's dtype.
 
-    In float32, A and B would promote every activation behind them, and the logits. Both are rounded to nearest even
-    before use, as orbax does on restore, so the judges compute with the same numbers. The gradient passes through the
-    rounding: one batch's is computed in the base's dtype, and is float32 from there on.
+    Used in float32, A and B would promote every activation behind them. Both are rounded to nearest even before use, as
+    orbax does on restore, so the judges compute with the same numbers. A batch's gradient is computed in the base's
+    dtype, passes through the rounding, and is float32 from there on.
     """
 
     def __init__(self, rank: int, alpha: float):
@@ -91,8 +91,8 @@ def lora_signature(model: nnx.Module) -> dict[str, Any]:
 def fingerprint(model: nnx.Module) -> str:
     """SHA-256 over the adapter as the model computes with it, in the base's dtype.
 
-    Two models on one base with the same fingerprint answer alike, bit for bit, whether their adapters are held in
-    float32 or, as the judges', in the base's dtype.
+    Two models on one base with the same fingerprint answer alike, bit for bit, even if one adapter is held in float32
+    and the other, as the judges', in the base's dtype.
     """
     digest = hashlib.sha256()
     for path, leaf in sorted(_leaves(round_to_compute_dtype(lora_state(model), compute_dtype(model))).items()):
@@ -127,9 +127,7 @@ def merge_lora(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -
 
 
 def _leaves(state: nnx.State) -> dict[str, jax.Array]:
-    return {
-        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(state))
-    }
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(nnx.to_pure_dict(state))}
 
 
 def lora_state(model: nnx.Module) -> nnx.State:

@@ -1,7 +1,7 @@
 """Devices to meshes: `make_mesh` makes each mesh, and `plan_mesh` says who sits on which chips, and why.
 
-Weights are replicated where they fit, so no token waits for another chip. Else each copy is split over tp, which
-exchanges activations at each layer, and over fsdp, which gathers all weights at each token, only as a last resort.
+Weights are replicated where they fit, so no token waits for another chip. Otherwise each copy is split over tp, which
+exchanges activations at each layer. The last resort is fsdp, which gathers all weights at each token.
 Axes are Auto: `jax.make_mesh` makes Explicit ones, with which Tunix's forward pass raises ShardingTypeError. Enter a
 mesh with `with mesh:`, because Tunix does not see one set by `jax.set_mesh`.
 """
@@ -61,10 +61,8 @@ def make_mesh(devices: Sequence[jax.Device], fsdp: int, tp: int) -> Mesh:
         ValueError: an axis is below 1, or fsdp x tp is not the number of devices.
     """
     if fsdp < 1 or tp < 1 or fsdp * tp != len(devices):
-        raise ValueError(
-            f"fsdp={fsdp} x tp={tp} does not make {len(devices)} devices: "
-            f"choose fsdp x tp = {len(devices)}, or pass {fsdp * tp} devices"
-        )
+        raise ValueError(f"fsdp={fsdp} x tp={tp} does not make {len(devices)} devices: choose fsdp x tp = "
+                         f"{len(devices)}, or pass {fsdp * tp} devices")
     return Mesh(np.asarray(devices).reshape(fsdp, tp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -122,8 +120,8 @@ def check_divides(rows: int, mesh: Mesh, what: str) -> None:
 
 
 def split_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """The rows of an array over fsdp. Each of several processes has the whole array and places the rows of its chips.
-    Tunix would take the array for the process's own rows, and train on it once per process."""
+    """The rows of an array over fsdp. Every process has the whole array and places the rows of its own chips. Tunix
+    would train on the array once per process."""
     return jax.make_array_from_callback(array.shape, NamedSharding(mesh, PartitionSpec("fsdp")), array.__getitem__)
 
 

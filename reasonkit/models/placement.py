@@ -99,8 +99,8 @@ def _adapter(profile: Profile, policy: Any) -> int:
 
 
 def disk_bytes(profile: Profile) -> float:
-    """Bytes of a run's checkpoints, estimated: in float32, with two moments, those kept and one that is written, and
-    the stages' adapters. A model that has no configuration here counts as a tiny one."""
+    """Estimated bytes of a run's checkpoints, in float32 with two moments: those kept, the one being written, and the
+    stages' adapters. A model without a configuration here counts as a tiny one."""
     source = MODELS.get(profile.policy)
     if not (source and source.config):
         return 1e8
@@ -110,8 +110,8 @@ def disk_bytes(profile: Profile) -> float:
 def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) -> dict[str, MemoryNeed]:
     """Bytes of the roles, estimated for bfloat16: weights, and the largest working memory of the stages.
 
-    The policy's weights include arrays of the adapter's size in float32: the adapter, its gradients, two moments, and
-    in the base's dtype the copy that computes and its gradients. In GRPO also the reference's adapter and the sum of a
+    The policy's weights include float32 arrays of the adapter's size: the adapter, its gradients and two moments, and
+    in the base's dtype the copy that computes and its gradients. GRPO adds the reference's adapter and the sum of a
     step's gradients. A rollout holds the KV cache and one layer's activations of the prompts. A train step holds the
     logits, each layer's input, and the activations of one layer, or of all layers without remat. A judge holds one
     layer's activations.

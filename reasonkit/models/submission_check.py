@@ -45,11 +45,11 @@ class SubmissionError(RuntimeError):
 def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: str,
                    samples: Sequence[tuple[str, str]], max_prompt_length: int, max_new_tokens: int, sample: bool,
                    exported: bool) -> dict:
-    """The adapter's fingerprint and, with `sample`, the greedy replies to the samples' questions, as the template has
-    it: the highest step, restored by orbax onto the state of an adapter that is qwix's own, of the base's dtype; then
-    Tunix's sampler on one prompt at a time, with the template's cache size and decoding.
+    """The highest step and its adapter's fingerprint. With `sample`, also the greedy replies to the samples' questions.
 
-    With `exported`, also how the merged model in `ckpt_dir` differs from it (see `_compare`).
+    As in the template, orbax restores the step onto qwix's own adapter in the base's dtype. Tunix's sampler takes one
+    prompt at a time, with the template's cache size and decoding. With `exported`, also how the merged model in
+    `ckpt_dir` differs (see `_compare`).
     """
     mesh, actor = make_mesh(jax.devices()[:1], 1, 1), Path(ckpt_dir) / "actor"
     base = load(model, mesh, dtype)
@@ -78,9 +78,9 @@ def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: st
 def _compare(policy: LoadedModel, folder: Path, mesh: Mesh, dtype: str, samples: Sequence[tuple[str, str]]) -> dict:
     """How the merged model of an export differs from the policy.
 
-    arrays: those that are not base and adapter merged, up to the file's rounding. tokens: how many the samples' replies
-    have. parts: where the two models would continue the start of a reply with different tokens, and the policy's two
-    logits are more than NEAR_TIE apart.
+    arrays: those that are not base and adapter merged, up to the file's rounding. tokens: the number in the samples'
+    replies. parts: where the two models continue the start of a reply differently, and the policy's logits of the two
+    tokens are more than NEAR_TIE apart.
     """
     family, tokenizer = policy.tokenizer.family, Tokenizer(folder / "tokenizer.model", policy.tokenizer.family)
     there = from_flax(flax_checkpoint(folder), family, policy.config, mesh, dtype, replicated=True)

@@ -28,8 +28,8 @@ SEGMENT = 128  # tokens by which the cache grows
 
 
 def _layouts(config, rows: int) -> tuple[NamedSharding | None, NamedSharding | None]:
-    """Of the cache's keys and of its ends, over the mesh of the calling context: rows over fsdp and KV heads over tp,
-    if they divide."""
+    """Shardings over the mesh in context, of the cache's keys and values and of its end indices: rows over fsdp and KV
+    heads over tp, where they divide."""
     mesh = pxla.thread_resources.env.physical_mesh
     if mesh.empty:
         return None, None

@@ -23,7 +23,6 @@ from tunix.sft import hooks
 from reasonkit.models import distributed
 from reasonkit.models.checkpoints import (
     drop_optimiser_state,
-    has_step,
     latest_step,
     make_room,
     quarantine_damaged,
@@ -31,6 +30,7 @@ from reasonkit.models.checkpoints import (
     restore_lora,
     save_for_next_stage,
     save_lora,
+    steps_in,
     undo_handover,
 )
 from reasonkit.models.gemma import finite
@@ -57,14 +57,15 @@ class StageResult:
 
 
 def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, steps: int) -> None:
-    """Load the adapter that `stage` begins with into `model`: the one of `start_step`. Step 0 has none, so there it is
-    the adapter that was in memory when the stage first began. The stage's own later steps stay, and the trainer resumes
-    from them. Damaged steps are set aside.
+    """Load the adapter of `start_step`, with which `stage` begins, into `model`, and set damaged steps aside.
+
+    At step 0 that is the adapter that was in memory when the stage first began. The trainer resumes from the stage's
+    own later steps.
 
     Raises ValueError if the checkpoints are not at a step of this stage, or if later steps are not its own.
     """
     own = checkpoints / BEGUN / stage
-    copied = has_step(own, start_step)
+    copied = start_step in steps_in(own)
     if copied:
         undo_handover(checkpoints, start_step)
     if copied and latest_step(checkpoints) < start_step:  # the steps were deleted, to train the stage anew
@@ -83,7 +84,7 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
         raise ValueError(f"{checkpoints} is at step {latest}, and stage {stage!r} has not begun at step {start_step} "
                          f"there: these steps are another stage's. Give it the step that was handed over, or another "
                          "folder")
-    if latest == start_step and has_step(checkpoints, start_step):
+    if latest == start_step and start_step in steps_in(checkpoints):
         restore_lora(model, checkpoints, start_step)
     elif copied:
         restore_lora(model, own, start_step)
@@ -121,11 +122,10 @@ class DivergedError(RuntimeError):
 
 
 class _Steps(hooks.TrainingHooks):
-    """One row per step in the run log: loss, seconds, what `extra(ctx, step)` adds, and the seconds of each program
-    that was compiled since the row before, read from the cache or made.
+    """One row per step in the run log: loss, seconds, what `extra(ctx, step)` adds, and the seconds that each program
+    compiled since the last row took, whether it was in the cache or not.
 
-    These are hooks and not a metrics backend, because Tunix's backends listen globally and are never removed: the log
-    of a finished stage would receive the scalars of the next.
+    A metrics backend would also receive the next stage's scalars, because Tunix never removes its global listeners.
     """
 
     def __init__(self, log, event: str, first_step: int, steps: int, budget: TimeBudget,
@@ -136,7 +136,7 @@ class _Steps(hooks.TrainingHooks):
         self._compiled: dict[str, float] = {}
 
     def on_compile(self, event: str, seconds: float, fun_name: str = "", **_) -> None:
-        """What JAX tells of everything that takes time."""
+        """JAX calls this for every duration that it measures."""
         if event == COMPILED:
             self._compiled[fun_name] = self._compiled.get(fun_name, 0.0) + seconds
 
@@ -159,17 +159,10 @@ class _Steps(hooks.TrainingHooks):
             raise DivergedError(f"{self._event} {step}: the loss is {loss:g}", since=int(train_step) - 1)
         self._on_step()
 
-    def on_train_start(self, train_ctx):
-        pass
+    def on_train_start(self, *_):
+        """Nothing to do here or at the other events, but Tunix's methods are all abstract."""
 
-    def on_train_end(self, train_ctx):
-        pass
-
-    def on_eval_step_start(self, train_ctx):
-        pass
-
-    def on_eval_step_end(self, train_ctx, eval_loss):
-        pass
+    on_train_end = on_eval_step_start = on_eval_step_end = on_train_start
 
 
 @contextlib.contextmanager
@@ -177,13 +170,12 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
                        extra: Callable[[object, int], dict] = lambda ctx, step: {},
                        on_step: Callable[[], None] = lambda: None,
                        summed: int = 1) -> Iterator[Callable[[Iterator], Iterator]]:
-    """Wraps a stage's training. It yields the guard for the stage's batches, and ends with the last step saved.
+    """Wraps a stage's training of `steps` steps from `first_step` on. It yields the guard for the stage's batches.
 
-    `trainer` is Tunix's, already resumed. The stage takes `steps` steps from `first_step` on. Each writes a
-    "<stage>_step" row to the log, with what `extra(trainer, step)` adds. `summed` is how many tokens a loss adds up, 1
-    for a mean. The learning rate follows the time that is left. Raises DivergedError and DiskFullError, and keeps the
-    last good checkpoint. A signal ends the stage between two steps. It is raised again after the save, before the
-    handover.
+    `trainer` is Tunix's, already resumed. Each step writes a "<stage>_step" row to the log, with what
+    `extra(trainer, step)` adds. `summed` is the number of tokens that a loss adds up, 1 for a mean. The learning rate
+    follows the time that is left. A signal ends the stage between two steps, and is raised again after the last save.
+    Raises DivergedError and DiskFullError, and keeps the last good checkpoint.
     """
     manager, begun, ending = trainer.checkpoint_manager, trainer.train_steps, contextlib.ExitStack()
     save, event, orbax = manager.save, f"{stage}_step", tunix_compat.orbax_manager(trainer)

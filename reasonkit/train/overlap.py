@@ -43,8 +43,8 @@ class Learner(GRPOLearner):
 
 
 def _answer_all(asked: SimpleQueue) -> None:
-    """The judge's thread: answers in order, until None. It is a daemon, unlike an executor's, because a hanging judge
-    must not hold up the end of the stage or of the interpreter."""
+    """The judge's thread: answers in order, until None. Unlike an executor's thread it is a daemon, so a hanging judge
+    cannot hold up the end of the stage or of the interpreter."""
     while (task := asked.get()) is not None:
         future, ask = task
         if future.set_running_or_notify_cancel():

@@ -24,12 +24,11 @@ from reasonkit.train.decode import install_sharded_cache
 
 def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperature: float, top_p: float | None = 1.0,
              top_k: int | None = None, seed: int = 0) -> RolloutConfig:
-    """Tunix's rollout settings, without their traps.
+    """Tunix's rollout settings. Temperature 0 decodes greedily, where Tunix would divide by it if top_p is set.
 
-    Temperature 0 means greedy decoding (Tunix would divide by it if top_p is set). The cache is exactly as long as
-    prompt and completion, because attention spans all of it at every token. Raises ValueError for top_p < 1 without
-    top_k, which would sort the whole vocabulary at every token, and for a temperature above 0 without top_p, which
-    Tunix would silently decode greedily.
+    The cache is exactly as long as prompt and completion, because attention spans all of it at every token. Raises
+    ValueError for top_p < 1 without top_k, which sorts the whole vocabulary at every token, and for a temperature above
+    0 without top_p, which Tunix would silently decode greedily.
     """
     if temperature < 0 or (temperature > 0 and top_p is None):
         raise ValueError(f"temperature {temperature} with top_p {top_p}: sampling needs temperature > 0 and a top_p; "

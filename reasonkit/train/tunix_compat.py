@@ -37,8 +37,8 @@ def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float,
     """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine decay to a tenth.
 
     The warm-up begins one step above zero, because otherwise the first update would be lost. `scale_schedule` sets a
-    scalar in the state: a stage with time for only half of its steps goes through the whole schedule twice as fast. The
-    scalar begins at 1, where the updates equal optax's AdamW bit for bit. Raises ValueError for a warm-up of all steps.
+    scalar in the state, so a stage with time for half of its steps goes through the schedule twice as fast. At 1, where
+    it begins, the updates equal optax's AdamW bit for bit. Raises ValueError for a warm-up of all steps.
     """
     rise = max(1, round(warmup * steps))
     if rise >= max(2, steps):
