@@ -3,7 +3,7 @@
 Source: the entry Gemma2-Deep, an honourable mention. Its ThoughtTeacher scored how the steps flow, not only the answer.
 Its data and reward model are not public, so here it is a linear head on the judge model's hidden states. It learns from
 the policy's own right and wrong completions after SFT, and from worked solutions with one flaw.
-We have not measured what this recipe reaches.
+On the demo it is behind `g_rar` in steps (benchmarks/RESULTS.md). A real Gemma was not trained.
 """
 
 from __future__ import annotations
