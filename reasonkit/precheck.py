@@ -1,6 +1,6 @@
 """Can this run begin? `precheck` shows what was chosen and what the session has, and stops if something is missing.
 
-It loads and downloads nothing, so it takes seconds. `session.setup.install` has already checked the packages.
+It loads no model. Of the data it reads one row per source. `session.setup.install` has already checked the packages.
 """
 
 from __future__ import annotations

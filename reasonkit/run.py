@@ -107,7 +107,7 @@ class Run:
                "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
         finished, stages = self.finished(stage), self.recipe.stages
         later = ", ".join(stages[stages.index(stage):])
-        # a later stage begins with an adapter in checkpoints/begun, which stays
+        # checkpoints/begun has the adapter that a later stage begins with, so it stays
         removed = f"{later} and checkpoints{'/actor' if self.recipe.before(stage) else ''}"
         manifests.check_begun(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), removed,
                               write=is_main_process())

@@ -183,7 +183,7 @@ def undo_handover(folder: Path, start_step: int) -> None:
 
 @on_main_process
 def drop_optimiser_state(folder: Path, step: int) -> None:
-    """Keep only the adapter of a step. The stage that begins there would continue with the last stage's moments."""
+    """Keep only a step's adapter, or the stage that begins there would take over the last stage's moments."""
     state = actor(folder) / str(step) / OPTIMISER
     if state.is_dir():
         aside = folder / f"{step}.optimizer_state"
