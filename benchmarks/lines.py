@@ -28,9 +28,11 @@ def main() -> None:
                   f"{sum(map(code_lines, texts)):,} |")
     cells = json.loads((ROOT / "notebooks/submission.ipynb").read_text(encoding="utf-8"))["cells"]
     written = ["".join(cell["source"]) for cell in cells]
-    library = [text for text in written if text.startswith("%%writefile")]
-    print(f"\nsubmission: {len(cells)} cells, {len(library)} of them library files of "
-          f"{sum(len(text.splitlines()) - 1 for text in library):,} lines")
+    library = [text.split("\n#### ") for text in written if text.startswith("%%files")]
+    print(f"\nsubmission: {len(cells)} cells, {len(library)} of them of the library, with "
+          f"{sum(len(files) - 1 for files in library)} files of "
+          f"{sum(len(text.splitlines()) - 1 for files in library for text in files[1:]):,} lines")
+
 
 
 if __name__ == "__main__":

@@ -40,9 +40,11 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build"
 RECIPE = "g_rar"  # that of a notebook in which nobody has set another
 STAGE_OF = {stage.notebook: name for name, stage in STAGES.items()}
-TEMPLATE, SUBMISSION, SETUP, ATTACHED = "submission_template", "submission", "setup", "attached"
+TEMPLATE, SUBMISSION, SETUP, ATTACHED, FILES = "submission_template", "submission", "setup", "attached", "files"
+FILE_MARK = "#### "  # in a cell of the library, the line that begins a file
 COMMON = ("PROFILE", "RECIPE", "SEED", "DATA", "SETTINGS")  # parameters that a submission has once
-HIDDEN = {"_kg_hide-input": True}  # Kaggle folds the source of such a cell
+# Kaggle, JupyterLab and Colab fold the source of such a cell. Colab shows its line `# @title` instead.
+HIDDEN = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}, "cellView": "form"}
 KEPT_METADATA = {"tags", *HIDDEN}
 TRAINING = "# Numbers and figures"  # requirements.txt up to here is what a session must have in these versions
 MODULE = re.compile(r"(?:reasonkit|recipes|data_recipes|tools)(?:\.\w+)+")
@@ -98,20 +100,23 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
 
 
 def library_cells(paths: list[Path], root: Path) -> list[NotebookNode]:
-    """One cell that makes the folders, and in each package its `__init__.py`. Then one `%%writefile` cell per file."""
-    texts = {path.relative_to(root): path.read_text(encoding="utf-8") for path in paths}
-    folders = {name.parent.as_posix(): "" for name in texts}
-    folders |= {name.parent.as_posix(): text for name, text in texts.items() if name.stem == "__init__"}
-    lines = "".join(f"    {folder!r}: {folders[folder]!r},\n" for folder in sorted(folders))
-    sources = [f"from pathlib import Path\n\nfor folder, text in {{\n{lines}}}.items():\n"
-               "    Path(folder).mkdir(parents=True, exist_ok=True)\n"
-               "    if text:\n        Path(folder, '__init__.py').write_text(text, encoding='utf-8')"]
-    for name, text in texts.items():
-        if not text.strip():
-            raise BuildError(f"{name} is empty, and %%writefile writes no empty file: give it a docstring")
-        if name.stem != "__init__":  # the magic ends the file with one newline, so none belongs in the cell
-            sources.append(f"%%writefile {name.as_posix()}\n" + text.rstrip("\n"))
-    return [new_code_cell(source, metadata=dict(HIDDEN)) for source in sources]
+    """The cell that defines `%%files`, and one per folder that writes its files with it."""
+    folders: dict[str, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
+    cells = read_source(root / "notebooks" / f"{FILES}.py").cells
+    for folder, files in sorted(folders.items()):
+        names = ", ".join(path.stem for path in files if path.stem != "__init__")
+        texts = {path.name: path.read_text(encoding="utf-8").rstrip() for path in files}
+        for name, text in texts.items():
+            if re.search(f"^{FILE_MARK}", text, re.M):
+                raise BuildError(f"{folder}/{name} has a line that begins with {FILE_MARK!r}, as a new file does in a "
+                                 "cell of the submission: write it otherwise")
+        cells.append(new_code_cell(f"%%files {folder}\n# @title {folder}: {names}\n" + "\n\n".join(
+            f"{FILE_MARK}{name}\n{text}" for name, text in texts.items())))
+    for cell in cells:
+        cell.metadata = NotebookNode(HIDDEN)
+    return cells
 
 
 def setup_cells(root: Path, stage: str) -> list[NotebookNode]:

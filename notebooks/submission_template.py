@@ -51,8 +51,8 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # %% [markdown] tags=["library"]
 # ## The library
 #
-# The folded cells below write out the library. Open any of them to read the code. The cells after them install missing
-# packages at pinned versions.
+# The folded cells below write out the library, one folder per cell. Open any of them to read the code. The cells after
+# them install missing packages at pinned versions.
 
 # %%
 # {{library}}

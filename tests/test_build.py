@@ -89,6 +89,7 @@ def root(tmp_path):
     files = {f"notebooks/{name}.py": NOTEBOOK for name in NAMES}
     files["notebooks/submission_template.py"] = TEMPLATE
     files["notebooks/setup.py"], files["requirements.txt"] = SETUP, REQUIREMENTS
+    files["notebooks/files.py"] = (ROOT / "notebooks/files.py").read_text()
     files["reasonkit/__init__.py"] = '"""Doc."""\n'
     files["reasonkit/tags.py"] = '"""Tags: \\n {braces} é."""\n\n\nTEXT = """\n%%bash\n  !ls $HOME {x}\n"""\n'
     files["reasonkit/tags.py"] += "def f():\n    run('python', '-m', 'reasonkit.worker')\n"
@@ -118,6 +119,12 @@ def root(tmp_path):
 
 def sources(path: Path) -> list[str]:
     return [cell.source for cell in nbformat.read(path, as_version=4).cells]
+
+
+def library_files(cells: list[nbformat.NotebookNode]) -> list[str]:
+    """The paths of the files that the cells of a submission write, in order."""
+    return [f"{cell.source.split()[1]}/{name}" for cell in cells if cell.source.startswith("%%files")
+            for name in re.findall("^#### (.+)", cell.source, re.M)]
 
 
 def notebook(tmp_path: Path, *cells: str, name: str = "small") -> Path:
@@ -184,28 +191,31 @@ def test_metadata_and_magics_survive(root):
 def test_submission_holds_the_library_and_the_notebook(root):
     build.build(root)
     submission = nbformat.read(root / "notebooks" / "submission.ipynb", as_version=4)
-    written = [c for c in submission.cells if c.source.startswith("%%writefile")]
+    written = [c for c in submission.cells if c.source.startswith("%%files")]
     assert [c.source.split("\n")[0].split()[1] for c in written] == [
-        "data_recipes/families/coins.py",
-        "data_recipes/mix.toml",
+        "data_recipes", "data_recipes/families", "data_recipes/rubrics", "reasonkit", "recipes", "recipes/graders"]
+    assert library_files(submission.cells) == [
+        "data_recipes/__init__.py", "data_recipes/mix.toml",
+        "data_recipes/families/__init__.py", "data_recipes/families/coins.py",
         "data_recipes/rubrics/maths.toml",
-        "reasonkit/sums.py",
-        "reasonkit/tags.py",
-        "reasonkit/worker.py",
-        "recipes/g_rar.py",
-        "recipes/graders/plan.py",
+        "reasonkit/__init__.py", "reasonkit/sums.py", "reasonkit/tags.py", "reasonkit/worker.py",
+        "recipes/__init__.py", "recipes/g_rar.py",
+        "recipes/graders/__init__.py", "recipes/graders/plan.py",
     ]
-    assert all(cell.metadata == {"_kg_hide-input": True} for cell in written)
+    assert written[3].source.split("\n")[1] == "# @title reasonkit: sums, tags, worker"
+    # folded on Kaggle, in JupyterLab and on Colab
+    folded = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}, "cellView": "form"}
+    assert all(cell.metadata == folded for cell in written)
     rest = [c.source for c in submission.cells if c not in written]
     assert rest[:2] == ["# Submission", 'RECIPE = "g_rar"']
-    assert rest[2].startswith("PINS") and "mkdir" in rest[3]
+    assert rest[2].startswith("PINS") and "def files(" in rest[3]
     own = "WIDE = (\n    1,\n)"  # a parameter that the submission has not
     part = ["## A heading\n\n### A part", own, "%pip --version\nfrom reasonkit import tags",
             *['print("seed", SEED)'] * 2]
     assert rest[4:] == [*part, *part, "done = True"], "its two stages"
 
 
-def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, capsys):
+def test_the_cells_restore_the_files(root, tmp_path_factory, monkeypatch, capsys):
     empty = tmp_path_factory.mktemp("empty")
     monkeypatch.chdir(empty)
     shell = InteractiveShell()
@@ -228,7 +238,7 @@ def test_writefile_cells_restore_the_files(root, tmp_path_factory, monkeypatch, 
         ("notebooks/submission_template.py", "# %%\n# {{notebook}}\n", "unknown marker"),
         ("notebooks/submission_template.py", "# %%\n# {{stages all}}\n", "unknown marker"),
         ("notebooks/submission_template.py", "# %%\n# {{notebook 09_none}}\n", "09_none.py does not exist"),
-        ("reasonkit/tags.py", "\n", "reasonkit/tags.py is empty"),
+        ("reasonkit/tags.py", "TEXT = 1\n#### a heading\n", "reasonkit/tags.py has a line that begins with '#### '"),
     ],
 )
 def test_bad_sources_are_named(root, file, text, message):
@@ -367,7 +377,7 @@ def test_the_submission_of_a_recipe_has_its_stages_and_its_library_only(name, tm
               for stage, found in STAGES.items() if found.notebook in sources}
     headings = re.findall("^## (.+)", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.M)
     assert [stage for title in headings for stage in titles if titles[stage] == title] == recipe.stages
-    written = {cell.source.split("\n")[0].split()[1] for cell in cells if cell.source.startswith("%%writefile")}
+    written = {*library_files(cells)}
     assert {f"recipes/{other}.py" for other in recipe_names()} & written == {f"recipes/{name}.py"}
     for stage, module in (("simpo", "simpo"), ("teacher", "teacher"), ("distill", "distill")):
         assert (f"recipes/stages/{module}.py" in written) == (stage in recipe.shares)
@@ -409,10 +419,10 @@ def test_the_folder_for_kaggle_names_what_to_attach(kaggle, tmp_path):
 def test_the_short_notebook_is_the_submission_without_its_library(kaggle):
     short = sources(kaggle / "notebook/show-your-work.ipynb")
     whole = sources(ROOT / "notebooks/submission.ipynb")
-    assert not [cell for cell in short if cell.startswith("%%writefile")]
+    assert not [cell for cell in short if cell.startswith("%%files")]
     other = [cell for cell in short if cell not in whole]
     assert len(other) == 2 and "## The library" in other[0] and "sys.path.insert" in other[1]
-    library = "%%writefile", "## The library", "from pathlib import Path\n\nfor"
+    library = "%%files", "## The library", "# @title"
     assert [cell for cell in short if cell in whole] == [cell for cell in whole if not cell.startswith(library)]
 
 

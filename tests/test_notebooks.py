@@ -246,7 +246,7 @@ def test_the_short_notebook_runs_with_the_library_attached(tmp_path):
 @pytest.mark.parametrize("attached", [False, True])
 def test_the_submission_has_the_judges_names_and_sections(attached):
     notebook = nbformat.reads(notebook_text(ROOT / "notebooks/submission_template.py", attached=attached), as_version=4)
-    assert ("%%writefile" in "".join(cell.source for cell in notebook.cells)) is not attached
+    assert ("%%files" in "".join(cell.source for cell in notebook.cells)) is not attached
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     names: dict = {}
     for line in code.splitlines():
