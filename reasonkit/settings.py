@@ -95,12 +95,15 @@ class SftSettings(StageSettings):
     then has more rows: `batch_size` times `max_length` divided by their mean length. That pays off if most rows are
     much shorter than the longest.
 
+    `skip_terse` leaves out rows whose reasoning shows no work (`rewards.work.missing_work`), such as "So 12".
+
     `stock_loss` uses Tunix's own loss, which holds the logits of all tokens at once. It is the same up to rounding.
     """
 
     batch_size: int
     max_length: int
     pack: bool = False
+    skip_terse: bool = False
     stock_loss: bool = False
 
 

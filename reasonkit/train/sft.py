@@ -19,8 +19,10 @@ from tunix.sft import peft_trainer
 from reasonkit.data.rows import sft_batches, sft_pairs
 from reasonkit.models.logprobs import piece_mask, token_logprobs
 from reasonkit.models.mesh import check_divides, split_rows
+from reasonkit.rewards.work import missing_work
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SftSettings
+from reasonkit.text.tags import TAGS
 from reasonkit.train import loop, tunix_compat
 
 
@@ -61,6 +63,12 @@ def validation_loss(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, mo
     return total / count
 
 
+def without_terse(rows: Dataset) -> Dataset:
+    """The rows whose reasoning shows some work, as far as `missing_work` can tell."""
+    parsed = [TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"])) for row in rows]
+    return rows.select([n for n, row in enumerate(rows) if not missing_work(row["question"], parsed[n])])
+
+
 def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBudget, log, checkpoints: Path, seed: int,
         on_step: Callable[[], None] = lambda: None) -> loop.StageResult:
     """Train the adapter of `policy` (a `LoadedModel` with LoRA) on `rows`, resuming from the checkpoints' last step.
@@ -70,6 +78,7 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
     the checkpoints belong to a later stage. Otherwise raises as `loop.resilient_training` does.
     """
     check_divides(settings.batch_size, mesh, "SFT batch_size")
+    rows = without_terse(rows) if settings.skip_terse else rows
     loop.begin(policy.model, checkpoints, "sft", 0, settings.steps)
     trainer = peft_trainer.PeftTrainer(
         policy.model, tunix_compat.adamw_of(settings),

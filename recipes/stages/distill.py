@@ -30,7 +30,6 @@ from reasonkit.models.load import LoadedModel
 from reasonkit.models.logprobs import head_logits, in_chunks
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import check_divides
-from reasonkit.rewards.work import missing_work
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import DistillSettings
@@ -235,11 +234,9 @@ def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Pro
     """
     teacher = replace(base, name=f"{base.name}, trained on worked steps",
                       model=add_lora(base.model, mesh, profile.lora_rank, profile.lora_alpha, seed))
-    whole = [TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"])) for row in rows]
-    worked = [n for n, row in enumerate(rows) if not missing_work(row["question"], whole[n])]
     if latest_step(folder) > profile.sft.steps:
         restore_lora(teacher.model, folder)
     else:
         log = RunLog(folder / "log.jsonl")
-        sft(teacher, mesh, rows.select(worked), profile.sft, TimeBudget(grows=True), log, folder, seed)
+        sft(teacher, mesh, rows, replace(profile.sft, skip_terse=True), TimeBudget(grows=True), log, folder, seed)
     return teacher

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from datasets import concatenate_datasets
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from tiny_gemma import bump, equal, forward, gemma2_config, small_config
@@ -220,6 +221,17 @@ def test_packed_rows_in_chunks_have_the_loss_and_the_gradients_of_plain_ones_by_
     assert difference(loss_and_gradients(model, model_input(batch)), plain) < 2e-5
     merged = {**batch, "piece_BL": np.minimum(batch["piece_BL"], 1)}
     assert difference(loss_and_gradients(model, model_input(merged)), plain) > 0.1
+
+
+def test_terse_rows_are_left_out_on_request(whole, policy, mesh, tmp_path):
+    """The adapter is, to the last bit, that of a run which never had them."""
+    terse = ROWS.map(lambda row: {"reasoning": f"So {row['answer']}"})
+    rows = concatenate_datasets([terse, ROWS])
+    settings = replace(SETTINGS, skip_terse=True)
+    sft(policy, mesh, rows, settings, TimeBudget(1, 0), NullLog(), tmp_path, seed=3)
+    assert equal(adapter(policy), adapter(whole.policy))
+    with pytest.raises(ValueError, match="0 rows are fewer than one batch of 8"):
+        sft(policy, mesh, terse, settings, TimeBudget(1, 0), NullLog(), tmp_path / "terse", seed=3)
 
 
 def test_checkpoints_of_a_later_stage_are_refused(policy, mesh, tmp_path):
