@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import each_row
 
 from reasonkit.text import answers
 from reasonkit.text.answers import KINDS, MAX_CHARACTERS, check
@@ -31,24 +32,22 @@ FRAGMENTS = [
 TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join)
 
 
-ROWS = [pytest.param(row, id=f"{number}-{row['kind']}", marks=[pytest.mark.slow] * ("10^{10^" in (row["answer"] or "")))
-        for number, row in enumerate(GOLDEN, 1)]
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_golden(row):
+def check_row(row):
     verdict = check(row["answer"], row["gold"], row["kind"])
     assert verdict.correct == row["expected"], (row["note"], verdict)
     assert (verdict.why == "equal") == row["expected"]
 
 
+SLOW = [row for row in GOLDEN if "10^{10^" in (row["answer"] or "")]
+test_golden = each_row([row for row in GOLDEN if row not in SLOW])(check_row)
+test_slow_golden = pytest.mark.slow(each_row(SLOW)(check_row))
 STRICT = [json.loads(line) for line in TABLE.with_name("strict.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=f"{n}-{row['kind']}") for n, row in enumerate(STRICT, 1)])
+@each_row(STRICT)
 def test_strict(row):
     """What an answer may not leave to be done, hedge or take back, each beside its honest sibling."""
-    test_golden(row)
+    check_row(row)
 
 
 def test_golden_has_every_kind_and_enough_wrong_answers():

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tables import each_row
 
 from reasonkit.text.answers import check
 from reasonkit.text.hedges import has_hedge, is_doubt, is_withdrawn, only_links
@@ -15,7 +16,7 @@ TABLE = Path(__file__).parents[1] / "golden" / "hedges.jsonl"
 GOLDEN = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=f"{n}-{row['kind']}") for n, row in enumerate(GOLDEN, 1)])
+@each_row(GOLDEN)
 def test_golden(row):
     verdict = check(row["answer"], row["gold"], row["kind"])
     assert verdict.correct == row["expected"], (row["note"], verdict)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import each_row
 
 from reasonkit.text.answers import check
 from recipes.graders.algebra import equal, same
@@ -18,7 +19,7 @@ TABLE = Path(__file__).parents[2] / "golden" / "formulas.jsonl"  # more rows tha
 GOLDEN = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=str(number)) for number, row in enumerate(GOLDEN, 1)])
+@each_row(GOLDEN)
 def test_golden(row):
     verdict = check(row["answer"], row["gold"], row["kind"])
     assert verdict.correct == row["expected"], (row["note"], verdict)
