@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = """
 stdlib reasonkit: settings config
 stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
-stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists answers
+stdlib reasonkit.text: tags cleaning hedges units numbers words choices answers
 numpy reasonkit.eval: intervals evaluate sampled
 numpy reasonkit.judge: rubric judge cache exam
 numpy reasonkit.rewards: work rules mix monitors
@@ -27,7 +27,7 @@ jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs plac
 tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
 user reasonkit.show: figures report uncertainty data_card data_view dashboard completions
 jax reasonkit: run precheck
-stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
+stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan list set
 numpy recipes.judges: score_sheet api_client api_calls api_judge
 jax recipes.judges: local_variants
 numpy recipes.rewards: text extra controls tunix_demo

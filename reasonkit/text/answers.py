@@ -1,8 +1,8 @@
 """Is this answer right? `check` compares one answer with the gold answer, `grade` a batch of completions with theirs.
 
-The readers (`numbers`, `choices`, `lists`, `words`) read the whole answer as a person would. Kinds that only some data
-has are modules of `recipes.graders`. Two candidates ("288, maybe 3"), a hedge or a leftover digit are wrong, because
-credit for substrings teaches to hedge. Model text is matched against patterns, never executed.
+The readers (`numbers`, `choices`, `words`) read the whole answer as a person would. Kinds that only some data has are
+modules of `recipes.graders`. Two candidates ("288, maybe 3"), a hedge or a leftover digit are wrong, because credit for
+substrings teaches to hedge. Model text is matched against patterns, never executed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from operator import eq
 from reasonkit.text.choices import read_choice, read_gold_choice, read_yes_no, same_choice
 from reasonkit.text.cleaning import clean, unbracket
 from reasonkit.text.hedges import is_withdrawn
-from reasonkit.text.lists import read_list, read_set
 from reasonkit.text.numbers import read_amount, read_plain, same_number
 from reasonkit.text.tags import TAGS, Parsed
 from reasonkit.text.words import read_date, read_text, same_text
@@ -175,8 +174,6 @@ _COMMON = {
     "number": Kind(lambda text: read_plain(text) or _read_amount(text), same_number),
     "choice": Kind(lambda text: read_choice(clean(text)), same_choice, lambda text: read_gold_choice(clean(text))),
     "yes_no": Kind(unbracketed_reader(read_yes_no)),
-    "list": Kind(lambda text: read_list(clean(text))),
-    "set": Kind(lambda text: read_set(clean(text))),
     "text": Kind(lambda text: read_text(clean(text)), same_text),
     "date": Kind(unbracketed_reader(read_date)),
 }
