@@ -134,32 +134,6 @@ class Trained(Manifest):
     metrics: Settings
 
 
-class Scored(Written):
-    """One sample of an evaluation. Older files have no `content`."""
-
-    id: Text
-    family: str
-    kind: str
-    question: str
-    gold: str
-    completion: str
-    answer: str | None
-    format_ok: bool
-    correct: bool
-    content: bool | None = None
-    steps: Share | None  # None: the problem has no worked steps to compare with
-    failures: list[str]
-
-
-class Results(Written):
-    """<run>/evaluation/<stage>.json."""
-
-    what = "evaluation result"
-    n: Count | None = None
-    left_out: Count = 0
-    samples: Annotated[list[Scored], Field(min_length=1)]
-
-
 class VerdictRow(Written):
     """A row of <run>/grpo/verdicts.jsonl that has a score."""
 

@@ -49,13 +49,12 @@ WHOLE = {
     "asked": {"model": {"policy": "p"}, "settings": {"steps": 2}},
     "ledger": {"started": 1.0, "boot_id": "b", "took": {"save": 1.5}, "hours": 2.0, "stages": {
         "sft": {"steps": 2, "seconds": 3.5, "first_seconds": None, "stopped": "data"}}},
-    "results": {"n": 1, "left_out": 0, "samples": [SAMPLE]},
     "rows": ROWS[0],
     "recipe": TOML + RUBRIC,
     "domain": '[anchor]\nquestion = "q"\ngood = "g"\nbad = "b"\n' + RUBRIC,
 }
 NAMES = {"manifest": "sft/manifest.json", "run": "run.json", "asked": "sft/asked.json", "ledger": "ledger.json",
-         "results": "stock.json", "rows": "train.parquet", "recipe": "mine.toml", "domain": "mine.toml"}
+         "rows": "train.parquet", "recipe": "mine.toml", "domain": "mine.toml"}
 RAISED = (ValueError, RecordError, ManifestError, BudgetError)
 
 
@@ -71,8 +70,6 @@ def read(kind, folder, monkeypatch):
             return check_begun(folder, "sft", WHOLE["asked"], resumes=True, removed="sft", write=False)
         case "ledger":
             return TimeBudget(hours=2, ledger=path, clock=lambda: 100.0, grows=True)
-        case "results":
-            return EvalResult.from_json(path)
         case "rows":
             return read_rows(path)
         case "recipe":
