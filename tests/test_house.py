@@ -39,7 +39,7 @@ tunix recipes: deep_corgi
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
 tunix tools.hf: names
-tunix tools: export
+tunix tools: export export_check
 tunix tools.hf: config weights tokenizer export __main__
 user tools: llama_cpp trained card publish share lm_tasks lm_eval gemma_from_gguf train_stage build_tiny_models
 """
