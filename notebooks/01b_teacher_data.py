@@ -70,7 +70,7 @@ print(f"{recipe.title}\nteacher: {who}" if who else
 # %%
 rows = []
 if who:
-    others = replace(recipe, sources=tuple(source for source in recipe.sources if source.name not in named))
+    others = recipe.model_copy(update={"sources": [source for source in recipe.sources if source.name not in named]})
     sizes = {**run.profile.rows, "train": min(COUNT, run.profile.rows["train"])}
     splits, _ = curation.curate(others, sizes, SEED, tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
     rows = splits["train"].to_list()

@@ -15,6 +15,7 @@ import pytest
 from reasonkit import run as run_module
 from reasonkit.config import PROFILES, STAGES, adapt_to_lengths
 from reasonkit.data import problems
+from reasonkit.data.sources import Traces
 from reasonkit.judge.judge import judge_prompt
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.models.load import ASSETS, MODELS, Tokenizer
@@ -150,7 +151,7 @@ def test_the_teacher_of_a_profile_reads_the_tokens_of_its_policy(name):
 @pytest.mark.parametrize("name", ["cpu", "smoke"])
 def test_every_problem_fits_the_limits_of_its_profile(name):
     """Rows that are too long are left out in silence, so the demo must have none."""
-    profile, recipe = PROFILES[name], replace(problems.load_recipe("tiny_mix"), terse=0.0)
+    profile, recipe = PROFILES[name], problems.load_recipe("tiny_mix").model_copy(update={"traces": Traces()})
     folder = ASSETS / MODELS[profile.policy].asset
     tokenizer = Tokenizer(folder / "tokenizer.model", MODELS[profile.policy].family)
     for row in problems.make_splits(recipe, {"train": 500}, 0)["train"]:

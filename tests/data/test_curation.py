@@ -235,7 +235,7 @@ def test_a_recipe_that_lacks_what_it_needs_is_named(recipe_of, tmp_path, old, ne
 
 @pytest.mark.parametrize(("lines", "message"), [
     ("prompt = 8", "lengths.prompt is 8, and should be greater than or equal to 16"),
-    ("prompts = 512", "lengths.prompts is no key that is known here"),
+    ("prompts = 512", r"lengths.prompts.\[key\] is 'prompts', and should be 'prompt' or 'completion'"),
     ("completion = \"long\"", "lengths.completion is 'long', and should be a valid integer"),
 ])
 def test_lengths_that_cannot_be_are_named(recipe_of, lines, message):
