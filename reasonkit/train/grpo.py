@@ -53,7 +53,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
         policy.model, anchor if settings.beta else None, policy.tokenizer, mesh, Rollout,
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                  temperature=settings.temperature, seed=seed),
-        dict(actor_optimizer=tunix_compat.adamw_of(settings), eval_every_n_steps=settings.steps + start_step + 1,
+        dict(actor_optimizer=tunix_compat.adamw(settings), eval_every_n_steps=settings.steps + start_step + 1,
              max_steps=settings.steps + start_step + 1,  # not reached: the stage ends with its batches
              mini_batch_size=settings.prompts_per_step, train_micro_batch_size=micro,
              rollout_micro_batch_size=settings.prompts_per_step,

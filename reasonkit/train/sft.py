@@ -72,7 +72,7 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
     check_divides(settings.batch_size, mesh, "SFT batch_size")
     loop.begin(policy.model, checkpoints, "sft", 0, settings.steps)
     trainer = peft_trainer.PeftTrainer(
-        policy.model, tunix_compat.adamw_of(settings),
+        policy.model, tunix_compat.adamw(settings),
         peft_trainer.TrainingConfig(**tunix_compat.trainer_options(settings, checkpoints, settings.steps)),
     ).with_gen_model_input_fn(model_input)
     if not settings.stock_loss:

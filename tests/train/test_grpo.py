@@ -27,7 +27,7 @@ from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.monitors import probe, suspicious, watcher
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
-from reasonkit.settings import GrpoSettings, SftSettings
+from reasonkit.settings import GrpoSettings, SftSettings, StageSettings
 from reasonkit.text.tags import TAGS
 from reasonkit.train import decode, overlap, tunix_compat
 from reasonkit.train.grpo import grpo
@@ -472,7 +472,7 @@ def test_only_a_stages_own_copy_is_taken_back(tmp_path):
 
 def test_the_learning_rate_warms_up_and_decays():
     """Steps 0, at the end of the warm-up and at the last, read off the updates of a constant gradient."""
-    optimizer, weights = tunix_compat.adamw(0.1, steps=20, warmup=0.25, weight_decay=0.0, clip=1.0), np.float32(1.0)
+    optimizer, weights = tunix_compat.adamw(StageSettings(steps=20, learning_rate=0.1, warmup=0.25)), np.float32(1.0)
     state, sizes = optimizer.init(weights), []
     for _ in range(21):
         update, state = optimizer.update(np.float32(0.5), state, weights)
