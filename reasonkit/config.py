@@ -85,7 +85,7 @@ class Recipe:
     `rewards(judge, questions)` returns (reward function, weight) pairs. With weight 0 a reward is only logged. The
     judge is None unless `uses_judge`. The questions are those of the training split. Without GRPO there are no pairs.
     `judge(judge_model, mesh, profile, folder)` makes the judge for the run in `folder` from the profile's judge model.
-    None means `LocalJudge`, or a judge behind an API.
+    None means `logprobs.local_judge`, or a judge behind an API.
     `curriculum` is the `__name__` of the reward function whose pass rates choose GRPO's problems. Without one, the
     problems come in turn.
     `sft`, `simpo`, `grpo` and `distill` are settings that replace the profile's.

@@ -1,4 +1,5 @@
 """The meshes of a profile, chosen by an estimate of bytes: `plan`. Nothing is compiled, so it takes no time.
+`load_judge` loads the judge onto its chips.
 
 It holds the sizes of a profile's models and batches, and the chips' memory. `tools.preflight` compiles the programs for
 these meshes and reports what they really need.
@@ -15,7 +16,7 @@ import jax
 
 from reasonkit.config import Profile
 from reasonkit.models.gemma import LIBRARY
-from reasonkit.models.load import MODELS
+from reasonkit.models.load import MODELS, LoadedModel, load, quantize_int8
 from reasonkit.models.logprobs import CHUNK
 from reasonkit.models.mesh import MemoryNeed, Plan, plan_mesh
 from reasonkit.session.setup import CHOOSE
@@ -170,3 +171,9 @@ def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
     found = needs(profile, policy, config_of(profile.judge) if judge else None, sft=not judge,
                   chips=max(1, len(devices) // 2) if judge else len(devices))
     return plan_mesh(devices, judge=judge, needs=found, memory=memory)
+
+
+def load_judge(profile: Profile, made: Plan) -> LoadedModel:
+    """The profile's judge model on the judge's chips, in 8 bits if the profile says so."""
+    judge = load(profile.judge, made.judge, profile.dtype, replicated="judge" not in made.gathered)
+    return quantize_int8(judge, made.judge) if profile.judge_int8 else judge

@@ -520,6 +520,7 @@ def test_a_judge_is_loaded_without_touching_the_policys_half(stock, inputs, monk
     judge = load("gemma3-12b-it", plan.judge)
     if quantised:
         judge = quantize_int8(judge, plan.judge)
+    assert judge.name == "gemma3-12b-it" + "-int8" * quantised
     new = [array for array in jax.live_arrays() if id(array) not in before]
     assert seen | {device.id for array in new for device in array.devices()} == {4, 5, 6, 7}
     leaves = jax.tree.leaves(nnx.state(judge.model))
