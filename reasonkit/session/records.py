@@ -38,18 +38,10 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Logged = float | Literal["nan", "inf", "-inf"] | None  # as `run_log.plain` writes a number
 
 
-class Anchor(Record):
-    question: Text
-    good: Text
-    bad: Text
-
-
 class Domain(Record):
-    """The rubric of a domain (data_recipes/rubrics/<name>.toml), with a question and a good and a bad completion.
-    `data.router` recognises the domain's questions by `words`."""
+    """The rubric of a domain (data_recipes/rubrics/<name>.toml). `data.router` recognises its questions by `words`."""
 
     what = "domain"
-    anchor: Anchor
     rubric: Any
     words: str = ""
 

@@ -51,7 +51,7 @@ WHOLE = {
         "sft": {"steps": 2, "seconds": 3.5, "first_seconds": None, "stopped": "data"}}},
     "rows": ROWS[0],
     "recipe": TOML + RUBRIC,
-    "domain": '[anchor]\nquestion = "q"\ngood = "g"\nbad = "b"\n' + RUBRIC,
+    "domain": RUBRIC,
 }
 NAMES = {"manifest": "sft/manifest.json", "run": "run.json", "asked": "sft/asked.json", "ledger": "ledger.json",
          "rows": "train.parquet", "recipe": "mine.toml", "domain": "mine.toml"}
