@@ -27,8 +27,7 @@ from reasonkit.text.words import read_date, read_text, same_text
 KINDS = ("number", "choice", "yes_no", "expression", "list", "set", "text", "quantity", "smiles", "plan", "date")
 MAX_CHARACTERS = 10_000
 MAX_BLOCKS = 8  # answers of one completion that are written differently; each costs a comparison
-LIMIT_SECONDS = 2.0  # for one comparison by a library
-COMPLETION_SECONDS = 4.0  # two such comparisons
+COMPLETION_SECONDS = 4.0  # two comparisons by a library
 BATCH_SECONDS = 120.0  # a fifth of the shortest time after which a step counts as hung (`session.LEAST_SECONDS`)
 
 
@@ -158,15 +157,6 @@ def seconds_left() -> float:
 def unbracketed_reader(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
     """The reader of clean text without brackets around it."""
     return lambda text: read(unbracket(clean(unbracket(text.strip()))))
-
-
-def gold_reader(read: Callable, same: Callable) -> Callable[[str], object | None]:
-    """The reader of a gold answer that its library knows: one that it finds equal to itself."""
-    def read_gold(text: str) -> object | None:
-        gold = read(text)
-        with time_limit(LIMIT_SECONDS):  # its own time, not the completion's
-            return gold if gold and same(gold, gold) else None
-    return read_gold
 
 
 _read_amount = unbracketed_reader(read_amount)
