@@ -53,7 +53,6 @@ from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import read_rows
-from reasonkit.data.curriculum import Curriculum
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
 from reasonkit.models.logprobs import local_judge
@@ -166,9 +165,9 @@ parts = recipe.rewards(judge, train["question"])
 weights = {part.__name__: weight for part, weight in parts}
 for name, weight in weights.items():
     print(f"{weight:>5}  {name}")
-curriculum = Curriculum(log) if recipe.curriculum else None
-if curriculum:  # it reads its pass rates from one part
-    parts = [(curriculum.watch(part) if part.__name__ == recipe.curriculum else part, weight) for part, weight in parts]
+curriculum = None
+if recipe.curriculum:  # it reads its pass rates from one part
+    curriculum, parts = recipe.curriculum(log, parts)
 reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
 # %% [markdown]
@@ -241,8 +240,8 @@ from reasonkit.show.dashboard import Dashboard
 board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
 board.show()
 code = code_sha256(part for part, _ in parts)
-if run.begin("grpo", policy.folder, inputs, rewards=weights, curriculum=recipe.curriculum, code=code,
-             judge=judge.identity if judge else None):
+if run.begin("grpo", policy.folder, inputs, rewards=weights, code=code, judge=judge.identity if judge else None,
+             curriculum=getattr(recipe.curriculum, "__name__", "")):
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
                   start, on_step, curriculum)
     run.hand_over("grpo", policy.model, result, inputs, reward=(log.last("reward") or {}).get("mean"),

@@ -22,7 +22,7 @@ stdlib reasonkit.text: tags cleaning hedges units numbers words choices answers
 numpy reasonkit.eval: intervals evaluate sampled
 numpy reasonkit.judge: rubric judge cache exam
 numpy reasonkit.rewards: work rules mix monitors
-numpy reasonkit.data: screening sources problems rows loading options readers filters router curation curriculum
+numpy reasonkit.data: screening sources problems rows loading options readers filters router curation
 jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
 user reasonkit.show: figures report uncertainty data_card data_view dashboard completions
@@ -32,6 +32,7 @@ numpy recipes.judges: score_sheet api_client api_calls api_judge
 jax recipes.judges: local_variants
 numpy recipes.rewards: text extra controls tunix_demo
 jax recipes.rewards: model_based
+numpy recipes.stages: curriculum
 tunix recipes.stages: traces simpo distill reward_model teacher
 numpy recipes: g_rar g_exact idea_e gym constant shuffled pinocchio gemmatron tunix_demo
 numpy recipes: medical chemistry legal robotics on_policy_distillation

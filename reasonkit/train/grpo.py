@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -17,7 +18,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from tunix.rl.utils import is_sharing_backbone
 
-from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.rows import grpo_batches, shuffle_rows
 from reasonkit.models.checkpoints import checkpoint_options
 from reasonkit.models.lora import reference
@@ -31,12 +31,12 @@ from reasonkit.train.rollout import Rollout, sampling
 
 def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSettings, budget: TimeBudget, log,
          checkpoints: Path, seed: int, start_step: int,
-         on_step: Callable[[], None] = lambda: None, curriculum: Curriculum | None = None) -> loop.StageResult:
+         on_step: Callable[[], None] = lambda: None, curriculum: Any = None) -> loop.StageResult:
     """Train the adapter of `policy` on the reward. `start_step` is the step at which the last stage handed it over.
 
     That adapter becomes the reference, whatever is in memory (`loop.begin`). A run resumes from later steps in
-    `checkpoints`. A `curriculum` chooses the problems, and it needs its `watch` around one part of the reward. Without
-    a curriculum the problems come in turn. Raises ValueError if the rows of a pass do not divide over the mesh, if the
+    `checkpoints`. A `curriculum` (see `Recipe`) chooses the problems by its `order`, after `resume`. Without one the
+    problems come in turn. Raises ValueError if the rows of a pass do not divide over the mesh, if the
     prompts of a rollout call do not divide a step into passes, if the checkpoints are not at a step of this stage, or
     if the curriculum's log does not reach that step.
     """

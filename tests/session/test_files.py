@@ -15,7 +15,6 @@ from test_run_log import room
 from tiny_run import ROWS
 
 from reasonkit.data import problems
-from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.eval.evaluate import EvalResult
 from reasonkit.judge import rubric
@@ -26,6 +25,7 @@ from reasonkit.session.run_log import RunLog, earlier_minutes
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.show.dashboard import Dashboard
 from reasonkit.show.report import write_report
+from recipes.stages.curriculum import Curriculum
 from tools.preflight.forecast import Forecast
 
 SHA = "0" * 64

@@ -17,7 +17,6 @@ from tiny_gemma import equal, forward
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.rl.utils import is_sharing_backbone
 
-from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.rows import GRPO_COLUMNS
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
@@ -35,6 +34,7 @@ from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
 from recipes.rewards.controls import constant
 from recipes.rewards.model_based import mean_probability
+from recipes.stages.curriculum import Curriculum
 from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
