@@ -37,8 +37,9 @@ from reasonkit.data.rows import sft_batches, sft_pairs  # noqa: E402
 from reasonkit.models.load import LoadedModel, load  # noqa: E402
 from reasonkit.models.lora import add_lora  # noqa: E402
 from reasonkit.models.mesh import make_mesh  # noqa: E402
-from reasonkit.models.placement import CHIPS, GIB, config_of, plan, shapes_of  # noqa: E402
+from reasonkit.models.placement import CHIPS, GIB, config_of, plan  # noqa: E402
 from reasonkit.train.tunix_compat import adamw  # noqa: E402
+from tools.preflight.abstract import shapes_of  # noqa: E402
 from tools.preflight.compiled import ProgramStats, preflight, topology_devices  # noqa: E402
 
 PROFILE = PROFILES["kaggle"]

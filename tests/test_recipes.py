@@ -20,7 +20,6 @@ from reasonkit.judge.judge import judge_prompt
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.models.load import ASSETS, MODELS, Tokenizer
 from reasonkit.models.mesh import check_divides, plan_mesh
-from reasonkit.models.placement import shapes_of
 from reasonkit.run import open_run
 from reasonkit.session import run_log
 from reasonkit.session.manifest import ManifestError
@@ -336,9 +335,8 @@ def test_data_has_lengths_of_its_own_for_every_notebook(tmp_path, monkeypatch):
 
     own, long = opened(""), opened("mine")
     more = 512 + 700 - own.grpo.max_prompt_length - own.grpo.max_new_tokens
-    shapes = shapes_of(long)
-    assert (shapes.max_prompt_length, shapes.max_new_tokens) == (512, 700)
-    assert shapes.judge_length == own.judge_max_length + more and long.sft.max_length == own.sft.max_length + more
+    assert (long.grpo.max_prompt_length, long.grpo.max_new_tokens) == (512, 700)
+    assert long.judge_max_length == own.judge_max_length + more and long.sft.max_length == own.sft.max_length + more
     assert opened() == own
     open_run("smoke", "g_rar", 0, tmp_path).finish("data", inputs={}, metrics={}, minutes=0.1, lengths=asked)
     assert opened() == long and opened("") == own

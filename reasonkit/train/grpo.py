@@ -40,8 +40,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     prompts of a rollout call do not divide a step into passes, if the checkpoints are not at a step of this stage, or
     if the curriculum's log does not reach that step.
     """
-    micro = settings.micro_prompts or settings.prompts_per_step
-    each = settings.rollout_micro_prompts or settings.prompts_per_step
+    micro, each = settings.prompts_per_pass, settings.prompts_per_call
     if settings.rollout_micro_prompts and (settings.prompts_per_step % each or each % micro):
         raise ValueError(f"rollout_micro_prompts={each} must divide prompts_per_step={settings.prompts_per_step} and "
                          f"be a multiple of micro_prompts={micro}")
