@@ -115,7 +115,8 @@ def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
         else:
             ledger.notes.append(f"off: {source.name}, licence {source.licence!r} ({source.address}). To use it, write "
                                 "`other_licences = true` into the recipe")
-    problems_by_name = {row.name: row.problem for row in reach(allowed) if row.problem}
+    problems_by_name = {source.name: found.problem for source, found in zip(allowed, reach(allowed), strict=True)
+                        if found.problem}
     if needed := [problems_by_name[source.name] for source in allowed
                   if source.name in problems_by_name and not source.optional]:
         raise SourceError("\n".join(needed))

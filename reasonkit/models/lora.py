@@ -77,15 +77,13 @@ def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int =
 
 
 def lora_signature(model: nnx.Module) -> dict[str, Any]:
-    """An adapter's rank, alpha, and a hash of paths and shapes, for manifests: equal for interchangeable adapters.
+    """An adapter's rank and alpha.
 
     Raises:
         ValueError: the model has no adapter.
     """
-    shapes = {path: leaf.shape for path, leaf in _leaves(lora_state(model)).items()}
-    ranks = {shape[-1] for path, shape in shapes.items() if path.endswith("_lora_a']")}
-    digest = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()
-    return {"rank": ranks.pop(), "alpha": model.lora_alpha, "paths": digest}
+    rank = next(leaf.shape[-1] for path, leaf in _leaves(lora_state(model)).items() if path.endswith("_lora_a']"))
+    return {"rank": rank, "alpha": model.lora_alpha}
 
 
 def fingerprint(model: nnx.Module) -> str:

@@ -253,6 +253,3 @@ def test_the_live_view_and_the_report_show_what_odd_rows_hold(event, tmp_path, r
     assert log.skipped and f"{log.skipped} lines of the log are no rows" in board._status.value
     page = write_report(tmp_path / "report.html", results, {}, [], rows, log.skipped).read_text()
     assert f"{log.skipped} lines of the logs are no rows, and are left out." in page
-    odd = [None, 3, [], {}, {"event": 3}, {"event": "grpo_step"}, {"event": "reward", "parts": 1}]
-    page = write_report(tmp_path / "report.html", results, {}, [], [*rows, *odd]).read_text()
-    assert f"{len(odd)} lines of the logs are no rows" in page
