@@ -2,12 +2,9 @@
 
 Tunix decodes every row until the longest is done, and its attention reads the whole cache from the first token on.
 `SegmentSampler` prefills each prompt once for its whole group, lets the cache grow, and drops finished rows. With the
-same seed it draws the same tokens as Tunix, because a row's random numbers depend on its place in the whole batch.
-
-Both samplers draw the same completions under the same seed in one run, and take turns. Lengths are forced: one token
-stops a row, and its probability follows the hazard of a log-normal with a median of 30 % of the limit, cut there. Then
-no row stops before the limit. Prefill counts, compilation does not. Tokens after a row's stop are not counted.
-
+same seed it draws the same tokens as Tunix, because a row's random numbers depend on its place in the whole batch. The
+two take turns. Lengths are forced: one token stops a row, and its probability follows the hazard of a log-normal with a
+median of 30 % of the limit, cut there. Then no row stops before the limit. Prefill counts, compilation does not.
 Then the bytes that must cross HBM, by formula, for Gemma-2-2B with 256 rows on a v5e-8 (weights on each chip): a step
 reads all weights and the whole cache of its rows, so 2 P + R S 4 L K H bytes per chip, with P parameters, R rows per
 chip, S tokens in the cache, L layers, K KV heads and H dimensions per head, all in bfloat16. Tunix's S is prompt and
