@@ -158,7 +158,9 @@ class GrpoSettings(LossSettings, CompletionSettings):
     only for its own scores (0: a whole step is sampled, then judged, then trained on). Use it if the judge has its own
     chips. More calls decode fewer rows at once, take longer in total, and draw different samples.
 
-    `stock_loss` holds the logits of all tokens at once, as Tunix does.
+    `segments` decodes with `train.decode.SegmentSampler`. The samples are the same up to rounding, but it stops
+    decoding completions that are done. It compiles up to 24 programs, which no TPU has run and no forecast counts, so
+    it is off. `stock_loss` holds the logits of all tokens at once, as Tunix does.
     """
 
     prompts_per_step: int
@@ -166,6 +168,7 @@ class GrpoSettings(LossSettings, CompletionSettings):
     micro_prompts: int = 0
     rollout_micro_prompts: int = 0
     temperature: float = 1.0
+    segments: bool = False
     stock_loss: bool = False
     save_every: int = 50
 

@@ -24,7 +24,7 @@ numpy reasonkit.judge: rubric judge cache exam
 numpy reasonkit.rewards: work rules mix monitors
 numpy reasonkit.data: screening sources problems rows loading options readers filters router curation
 jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
-tunix reasonkit.train: policy_loss tunix_compat overlap rollout loop sft grpo
+tunix reasonkit.train: policy_loss tunix_compat overlap decode rollout loop sft grpo
 user reasonkit.show: figures report uncertainty data_card data_view dashboard completions
 jax reasonkit: run precheck
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan list set

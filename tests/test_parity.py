@@ -34,7 +34,8 @@ from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
-from reasonkit.train.rollout import generator, install_sharded_cache
+from reasonkit.train.decode import install_sharded_cache
+from reasonkit.train.rollout import generator
 from tools.export import export_peft
 from tools.flax import init_random
 from tools.hf.__main__ import convert

@@ -16,6 +16,7 @@ import numpy as np
 from datasets import Dataset
 from flax import nnx
 from jax.sharding import Mesh
+from tunix.generate.sampler import Sampler
 from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.data.rows import grpo_batches, shuffle_rows
@@ -25,6 +26,7 @@ from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import GrpoSettings
 from reasonkit.train import loop, overlap, tunix_compat
+from reasonkit.train.decode import SegmentSampler
 from reasonkit.train.policy_loss import completion_logprobs, loss_config
 from reasonkit.train.rollout import Rollout, sampling
 
@@ -49,7 +51,8 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     loop.begin(policy.model, checkpoints, "grpo", start_step, settings.steps)
     anchor = reference(policy.model)
     cluster = tunix_compat.grpo_cluster(
-        policy.model, anchor if settings.beta else None, policy.tokenizer, mesh, Rollout,
+        policy.model, anchor if settings.beta else None, policy.tokenizer, mesh,
+        partial(Rollout, sampler=SegmentSampler if settings.segments else Sampler),
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                  temperature=settings.temperature, seed=seed),
         dict(actor_optimizer=tunix_compat.adamw(settings), eval_every_n_steps=settings.steps + start_step + 1,

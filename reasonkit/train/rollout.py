@@ -2,7 +2,7 @@
 
 This is Tunix's rollout with three fixes. The KV cache is created sharded (Tunix puts it on the first device). Every
 call draws new samples (Tunix starts each from the same key). A completion keeps its stop token (Tunix strips it, so a
-policy would never be trained to stop).
+policy would never be trained to stop). Both decode with Tunix's `Sampler`, or with `decode.SegmentSampler` on request.
 """
 
 from __future__ import annotations
@@ -11,44 +11,15 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import pxla
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from tunix.generate.sampler import CacheConfig, Sampler
-from tunix.models.gemma import model as gemma2
-from tunix.models.gemma3 import model as gemma3
 from tunix.rl.rollout.base_rollout import RolloutConfig, RolloutOutput
 from tunix.rl.rollout.vanilla_rollout import VanillaRollout
 
 from reasonkit.models.distributed import check_one_process
 from reasonkit.train import tunix_compat
-
-
-def cache_layouts(config, rows: int) -> tuple[NamedSharding | None, NamedSharding | None]:
-    """Shardings over the mesh in context, of the cache's keys and values and of its end indices: rows over fsdp and KV
-    heads over tp, where they divide."""
-    mesh = pxla.thread_resources.env.physical_mesh
-    if mesh.empty:
-        return None, None
-    over = "fsdp" if rows % mesh.shape["fsdp"] == 0 else None
-    heads = "tp" if config.num_kv_heads % mesh.shape["tp"] == 0 else None
-    return NamedSharding(mesh, PartitionSpec(over, None, heads, None)), NamedSharding(mesh, PartitionSpec(over))
-
-
-def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
-    """A KV cache laid out over the mesh."""
-    layout, ends = cache_layouts(self.config, batch_size)
-    shape = (batch_size, cache_size, self.config.num_kv_heads, self.config.head_dim)
-    return {f"layer_{layer}": {"k": jnp.zeros(shape, dtype, device=layout), "v": jnp.zeros(shape, dtype, device=layout),
-                               "end_index": jnp.zeros((batch_size,), jnp.int32, device=ends)}
-            for layer in range(self.config.num_layers)}
-
-
-def install_sharded_cache() -> None:
-    """Make both of Tunix's Gemma classes create their cache sharded."""
-    gemma3.Gemma3.init_cache = _init_cache
-    gemma2.Gemma.init_cache = _init_cache
+from reasonkit.train.decode import install_sharded_cache
 
 
 def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperature: float,
@@ -83,10 +54,11 @@ class Rollout(VanillaRollout):
         on_output: called with what each call has sampled.
     """
 
-    def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig):
+    def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig,
+                 sampler: type[Sampler] = Sampler):
         check_one_process("sampling")
         install_sharded_cache()
-        self._sampler = Sampler(rollout_actor, tokenizer,
+        self._sampler = sampler(rollout_actor, tokenizer,
                                 _cache_config(rollout_actor.config, rollout_config.kv_cache_size))
         self.calls = 0
         self.mean_lengths: list[float] = []
@@ -111,7 +83,7 @@ class Rollout(VanillaRollout):
 
 
 def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
-              temperature: float = 0.0) -> Callable[..., list[str]]:
+              temperature: float = 0.0, sampler: type[Sampler] = Sampler) -> Callable[..., list[str]]:
     """A function from prompts to completions: greedy ones, as the judges decode, or sampled ones above temperature 0.
 
     Samples depend on the prompts and on the function's second argument, `seed`. Each call uses the model's current
@@ -120,7 +92,7 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
     """
     check_one_process("sampling")
     install_sharded_cache()
-    decode = Sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
+    decode = sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
 
     def generate(prompts: list[str], seed: int = 0) -> list[str]:
         longest = max(prompts, key=lambda prompt: len(tokenizer.encode(prompt)), default="")

@@ -14,8 +14,9 @@ from tunix.models.gemma3 import model as gemma3
 
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
-from reasonkit.train import rollout
-from reasonkit.train.rollout import Rollout, generator, install_sharded_cache, sampling
+from reasonkit.train import decode
+from reasonkit.train.decode import SegmentSampler, install_sharded_cache
+from reasonkit.train.rollout import Rollout, generator, sampling
 from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -65,7 +66,7 @@ def by_hand(model, tokenizer):
     return [row[start:] for row, start in zip(rows, starts, strict=True)]
 
 
-def roll_out(model, tokenizer, mesh, **changes):
+def rollout(model, tokenizer, mesh, **changes):
     config = sampling(tokenizer, **{"max_prompt_length": PROMPT, "max_new_tokens": NEW, "temperature": 1.0, **changes})
     worker = Rollout(model, tokenizer, mesh, config)
 
@@ -113,7 +114,7 @@ def test_a_temperature_below_zero_is_refused(tokenizer):
 
 
 def test_greedy_decoding_is_the_argmax(model, tokenizer, mesh, by_hand):
-    _, draw = roll_out(model, tokenizer, mesh, temperature=0)
+    _, draw = rollout(model, tokenizer, mesh, temperature=0)
     assert lists(draw()) == by_hand and lists(draw()) == by_hand
     assert not any(tokenizer.pad_id() in tokens for tokens in by_hand)
     generate = generator(model, tokenizer, mesh, max_prompt_length=PROMPT, max_new_tokens=NEW, batch_size=8)
@@ -170,14 +171,14 @@ def test_prompts_that_are_too_long_are_refused_and_never_padded(small, tokenizer
 
 
 def test_every_call_draws_other_samples_and_every_seed_its_own(small, tokenizer, one):
-    _, draw = roll_out(small, tokenizer, one, seed=4)
+    _, draw = rollout(small, tokenizer, one, seed=4)
     first, second, third = (lists(draw()) for _ in range(3))
     assert first != second != third != first
-    _, again = roll_out(small, tokenizer, one, seed=4)
+    _, again = rollout(small, tokenizer, one, seed=4)
     assert (lists(again()), lists(again())) == (first, second)
-    _, other = roll_out(small, tokenizer, one, seed=5)
+    _, other = rollout(small, tokenizer, one, seed=5)
     assert lists(other()) not in (first, second, third)
-    resumed, go_on = roll_out(small, tokenizer, one, seed=4)
+    resumed, go_on = rollout(small, tokenizer, one, seed=4)
     resumed.calls = 2
     assert lists(go_on()) == third and resumed.calls == 3
     assert len({tuple(tokens) for tokens in first}) > 1, "the rows of a batch are all alike"
@@ -186,7 +187,7 @@ def test_every_call_draws_other_samples_and_every_seed_its_own(small, tokenizer,
 
 def test_completions_end_with_the_stop_token_that_was_drawn(small, tokenizer, one):
     length, prompts = 48, [PROMPTS[0]] * 64
-    worker, draw = roll_out(small, tokenizer, one, max_new_tokens=length)
+    worker, draw = rollout(small, tokenizer, one, max_new_tokens=length)
     cache = CacheConfig(PROMPT + length, CONFIG.num_layers, CONFIG.num_kv_heads, CONFIG.head_dim)
     stock, ended = Sampler(small, tokenizer, cache), []
     for call in range(2):
@@ -210,9 +211,9 @@ def test_completions_end_with_the_stop_token_that_was_drawn(small, tokenizer, on
 @pytest.mark.parametrize(("batch", "rows"), [(8, "fsdp"), (3, None)])
 def test_the_cache_is_created_on_all_chips(model, tokenizer, mesh, monkeypatch, batch, rows):
     """Before the first program runs: Tunix's own lies on the first chip, and is copied or replicated by the prefill."""
-    catch(monkeypatch, rollout, "_init_cache")
+    catch(monkeypatch, decode, "_init_cache")
     generate = generator(model, tokenizer, mesh, max_prompt_length=PROMPT, max_new_tokens=2, batch_size=batch)
-    _, draw = roll_out(model, tokenizer, mesh, max_new_tokens=2)
+    _, draw = rollout(model, tokenizer, mesh, max_new_tokens=2)
     for call in (generate, draw):
         with pytest.raises(Caught) as caught:
             call(PROMPTS[:batch])
@@ -236,3 +237,19 @@ def test_kv_heads_are_split_where_they_divide(model, tp, heads):
     alone = model.init_cache(8, 16, np.float32)["layer_0"]
     assert alone["v"].shape == (8, 16, 2, CONFIG.head_dim) and len(alone["v"].sharding.device_set) == 1
     assert alone["end_index"].shape == (8,)
+
+
+def test_a_prompts_logits_are_of_its_last_token_alone(small, one, tokenizer):
+    """Else a prefill holds (rows, prompt, vocabulary), gigabytes of a chip."""
+    sampler = SegmentSampler(small, tokenizer, CacheConfig(PROMPT + NEW, 2, CONFIG.num_kv_heads, CONFIG.head_dim))
+    compiled, shapes = sampler._prefill, []
+
+    def prefill(*args):
+        shapes.extend(line for line in compiled.lower(*args).as_text().splitlines()
+                      if f"x{CONFIG.num_embed}xf32>" in line)
+        return compiled(*args)
+
+    sampler._prefill = prefill
+    with one:
+        sampler(PROMPTS, max_generation_steps=NEW, max_prompt_length=PROMPT)
+    assert shapes and not [line for line in shapes if f"8x{PROMPT}x{CONFIG.num_embed}x" in line]

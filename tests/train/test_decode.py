@@ -12,11 +12,10 @@ from tiny_run import short_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.gemma import model as gemma2
 
-from benchmarks import rollout
-from benchmarks.rollout import SegmentSampler
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
-from reasonkit.train.rollout import install_sharded_cache
+from reasonkit.train import decode
+from reasonkit.train.decode import SegmentSampler, install_sharded_cache
 from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -59,7 +58,7 @@ def models(mesh, one):
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch):
-    monkeypatch.setattr(rollout, "SEGMENT", SEGMENT)
+    monkeypatch.setattr(decode, "SEGMENT", SEGMENT)
 
 
 def make(kind, model, tokenizer):
@@ -131,18 +130,3 @@ def test_what_it_does_not_do_is_refused(models, one, tokenizer):
     for wish in ({"return_logits": True}, {"forbidden_tokens": [5]}, {"beam_size": 2}):
         with one, pytest.raises(ValueError, match="use Tunix's Sampler"):
             sampler(PROMPTS, max_generation_steps=NEW, max_prompt_length=PROMPT, **wish)
-
-
-def test_a_prompts_logits_are_of_its_last_token_alone(models, one, tokenizer):
-    """Else a prefill holds (rows, prompt, vocabulary), gigabytes of a chip."""
-    sampler, vocabulary = make(SegmentSampler, models["gemma3"], tokenizer), models["gemma3"].config.num_embed
-    compiled, shapes = sampler._prefill, []
-
-    def prefill(*args):
-        shapes.extend(line for line in compiled.lower(*args).as_text().splitlines() if f"x{vocabulary}xf32>" in line)
-        return compiled(*args)
-
-    sampler._prefill = prefill
-    with one:
-        sampler(PROMPTS, max_generation_steps=NEW, max_prompt_length=PROMPT)
-    assert shapes and not [line for line in shapes if f"8x{PROMPT}x{vocabulary}x" in line]
