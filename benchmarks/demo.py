@@ -8,6 +8,7 @@ earns the same) and `shuffled` (rewards dealt out at random). Comparisons are pa
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -63,7 +64,8 @@ def table(out: Path, seeds: list[int]) -> str:
         of = {recipe: out / f"{recipe}-{seed}/artifacts/evaluation" for recipe in RECIPES}
         results = {"base model": of[JUDGED] / "base_model.json", "SFT": of[JUDGED] / "after_sft.json",
                    **{recipe: of[recipe] / "after_grpo.json" for recipe in reversed(RECIPES)}}
-        results = {name: EvalResult.from_json(path) for name, path in results.items() if path.exists()}
+        results = {name: EvalResult(json.loads(path.read_text())["samples"]) for name, path in results.items()
+                   if path.exists()}
         lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.content_accuracy} | {r.accuracy} | "
                   f"{r.format_rate} | {r.step_accuracy} |" for name, r in results.items()]
         for a, b in (("SFT", CONSTANT), ("SFT", SHUFFLED), (SHUFFLED, PLAIN), (SHUFFLED, JUDGED), ("SFT", JUDGED),

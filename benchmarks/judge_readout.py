@@ -27,6 +27,7 @@ import random
 import re
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,7 @@ from reasonkit.judge.judge import (  # noqa: E402
     judge_prompt,
     weighted_score,
 )
-from reasonkit.judge.rubric import DOMAINS, load_domain  # noqa: E402
+from reasonkit.judge.rubric import load_domain  # noqa: E402
 from reasonkit.models import load as models  # noqa: E402
 from reasonkit.models.logprobs import rating_logprobs  # noqa: E402
 from reasonkit.models.mesh import make_mesh  # noqa: E402
@@ -212,10 +213,9 @@ def injections(score: Score, items: list[JudgeItem]) -> float:
 
 def anchors(judge: LocalJudge) -> None:
     told = {}
-    for name in sorted(path.stem for path in DOMAINS.glob("*.toml")):
-        domain = load_domain(name)
-        good, bad = heard(judge)([JudgeItem(domain.anchor.question, text, domain.rubric)
-                                     for text in (domain.anchor.good, domain.anchor.bad)])
+    for name, anchor in tomllib.loads((ROOT / "benchmarks/anchors.toml").read_text(encoding="utf-8")).items():
+        rubric = load_domain(name).rubric
+        good, bad = heard(judge)([JudgeItem(anchor["question"], anchor[text], rubric) for text in ("good", "bad")])
         told[name] = good.score - bad.score if good and bad else np.nan
     print("good anchor less bad one: " + ", ".join(f"{name} {gap:+.2f}" for name, gap in told.items()))
 

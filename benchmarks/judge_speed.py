@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import random
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -24,10 +25,10 @@ from judge_readout import both_ways, fastest, longest  # noqa: E402
 from reasonkit.judge.judge import JudgeItem  # noqa: E402
 from reasonkit.judge.rubric import load_domain  # noqa: E402
 from reasonkit.models import load  # noqa: E402
-from reasonkit.models.gemma import init_random  # noqa: E402
 from reasonkit.models.mesh import make_mesh  # noqa: E402
 from reasonkit.models.placement import config_of  # noqa: E402
 from tools.build_tiny_models import SEED  # noqa: E402
+from tools.flax import init_random  # noqa: E402
 
 
 def drawn(name: str, mesh: jax.sharding.Mesh) -> load.LoadedModel:
@@ -41,7 +42,7 @@ def drawn(name: str, mesh: jax.sharding.Mesh) -> load.LoadedModel:
 
 def long_items(tokenizer: load.Tokenizer, count: int, asked: int, replied: int) -> list[JudgeItem]:
     """Questions and replies of so many tokens, no two alike: the domain's anchors, with words in another order."""
-    domain, rng = load_domain("maths"), random.Random(SEED)
+    rubric, rng = load_domain("maths").rubric, random.Random(SEED)
 
     def long(text: str, tokens: int) -> str:
         words = text.split() * (1 + tokens // len(text.split()))
@@ -50,8 +51,9 @@ def long_items(tokenizer: load.Tokenizer, count: int, asked: int, replied: int) 
             words.pop()
         return " ".join(words)
 
-    question, good = domain.anchor.question, domain.anchor.good
-    return [JudgeItem(long(question, asked), long(good, replied), domain.rubric) for _ in range(count)]
+    anchor = tomllib.loads((ROOT / "benchmarks/anchors.toml").read_text(encoding="utf-8"))["maths"]
+    question, good = anchor["question"], anchor["good"]
+    return [JudgeItem(long(question, asked), long(good, replied), rubric) for _ in range(count)]
 
 
 def main() -> None:

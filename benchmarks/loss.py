@@ -33,8 +33,8 @@ from tunix.sft.peft_trainer import _default_loss_fn  # noqa: E402
 import tools.preflight.programs as programs  # noqa: E402
 from reasonkit.config import PROFILES  # noqa: E402
 from reasonkit.models.mesh import plan_mesh  # noqa: E402
-from reasonkit.models.placement import CHIPS, GIB, Shapes, config_of, plan, shapes_of  # noqa: E402
-from tools.preflight.abstract import Program  # noqa: E402
+from reasonkit.models.placement import CHIPS, GIB, config_of, plan  # noqa: E402
+from tools.preflight.abstract import Program, Shapes, shapes_of  # noqa: E402
 from tools.preflight.compiled import ProgramStats, preflight, topology_devices  # noqa: E402
 
 NAMES = "sft", "grpo"

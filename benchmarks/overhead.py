@@ -77,7 +77,7 @@ class Bench:
     def tunix_sft(self, folder: Path) -> None:
         policy, settings = self.policy(), self.sft
         trainer = PeftTrainer(
-            policy.model, tunix_compat.adamw_of(settings),
+            policy.model, tunix_compat.adamw(settings),
             TrainingConfig(**tunix_compat.trainer_options(settings, folder, settings.steps)),
         ).with_gen_model_input_fn(model_input)
         batches = sft_batches(self.rows, policy.tokenizer, settings.batch_size, settings.max_length, 0, settings.pack)
@@ -102,7 +102,7 @@ class Bench:
             replace(sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length,
                              max_new_tokens=settings.max_new_tokens, temperature=settings.temperature),
                     seed=None),  # Tunix donates an array given as seed, so the second call would fail
-            dict(actor_optimizer=tunix_compat.adamw_of(settings), eval_every_n_steps=settings.steps + 1,
+            dict(actor_optimizer=tunix_compat.adamw(settings), eval_every_n_steps=settings.steps + 1,
                  max_steps=settings.steps + 1, mini_batch_size=settings.prompts_per_step,
                  train_micro_batch_size=settings.prompts_per_step, rollout_micro_batch_size=settings.prompts_per_step,
                  compute_logps_micro_batch_size=settings.prompts_per_step, checkpoint_root_directory=str(folder),

@@ -37,8 +37,9 @@ from reasonkit.data.rows import sft_batches, sft_pairs  # noqa: E402
 from reasonkit.models.load import LoadedModel, load  # noqa: E402
 from reasonkit.models.lora import add_lora  # noqa: E402
 from reasonkit.models.mesh import make_mesh  # noqa: E402
-from reasonkit.models.placement import CHIPS, GIB, config_of, plan, shapes_of  # noqa: E402
-from reasonkit.train.tunix_compat import adamw_of  # noqa: E402
+from reasonkit.models.placement import CHIPS, GIB, config_of, plan  # noqa: E402
+from reasonkit.train.tunix_compat import adamw  # noqa: E402
+from tools.preflight.abstract import shapes_of  # noqa: E402
 from tools.preflight.compiled import ProgramStats, preflight, topology_devices  # noqa: E402
 
 PROFILE = PROFILES["kaggle"]
@@ -73,7 +74,7 @@ def step_seconds(base: LoadedModel, mesh, rows: Dataset, steps: int, size: int) 
     settings, sides = replace(PROFILE.sft, steps=steps + 1), {}
     for pack in (False, True):
         trainer = PeftTrainer(
-            add_lora(base.model, mesh, PROFILE.lora_rank, PROFILE.lora_alpha), adamw_of(settings),
+            add_lora(base.model, mesh, PROFILE.lora_rank, PROFILE.lora_alpha), adamw(settings),
             TrainingConfig(eval_every_n_steps=steps, max_steps=steps)).with_gen_model_input_fn(input_of(pack))
         sides[pack] = trainer.jit_train_and_eval_step()[0], sft_batches(rows, base.tokenizer, size, LENGTH, 0, pack)
     times: dict[bool, list[tuple[float, float]]] = {False: [], True: []}

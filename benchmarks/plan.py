@@ -25,7 +25,8 @@ import jax.numpy as jnp  # noqa: E402
 
 from reasonkit.config import PROFILES  # noqa: E402
 from reasonkit.models.mesh import Plan, make_mesh  # noqa: E402
-from reasonkit.models.placement import CHIPS, GIB, config_of, plan, shapes_of  # noqa: E402
+from reasonkit.models.placement import CHIPS, GIB, config_of, plan  # noqa: E402
+from tools.preflight.abstract import shapes_of  # noqa: E402
 from tools.preflight.compiled import ProgramStats, compile_program, topology_devices  # noqa: E402
 from tools.preflight.programs import Run, rollout_programs  # noqa: E402
 

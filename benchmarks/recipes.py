@@ -41,7 +41,8 @@ def run(folder: Path, profile: str, recipe: str, seed: int, minutes: float) -> P
 def last_result(artifacts: Path, recipe: str) -> EvalResult:
     """The evaluation of the adapter that the recipe would submit."""
     title = STAGES[find_recipe(recipe).trained[-1]].title
-    return EvalResult.from_json(artifacts / "evaluation" / f"after_{title.lower().replace(' ', '_')}.json")
+    path = artifacts / "evaluation" / f"after_{title.lower().replace(' ', '_')}.json"
+    return EvalResult(json.loads(path.read_text())["samples"])
 
 
 def row(artifacts: Path, recipe: str, seed: int, baseline: EvalResult) -> str:

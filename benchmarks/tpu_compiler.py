@@ -29,8 +29,8 @@ from tunix.generate.sampler import sample_top_p  # noqa: E402
 
 from reasonkit.models import logprobs  # noqa: E402
 from reasonkit.models.mesh import Plan, make_mesh  # noqa: E402
-from reasonkit.models.placement import CHIPS, Shapes, config_of  # noqa: E402
-from tools.preflight.abstract import Program, array  # noqa: E402
+from reasonkit.models.placement import CHIPS, config_of  # noqa: E402
+from tools.preflight.abstract import Program, Shapes, array  # noqa: E402
 from tools.preflight.compiled import (  # noqa: E402
     ProgramStats,
     compile_program,

@@ -40,7 +40,7 @@ SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of
 # {{setup}}
 
 # %%
-from reasonkit.data import curation, problems, screening
+from reasonkit.data import curation, filters, problems
 from reasonkit.data.rows import save_splits
 from reasonkit.models import load
 from reasonkit.run import open_run
@@ -137,8 +137,7 @@ show.length_figure(lengths, *limits)
 # this cell raises an error.
 
 # %%
-splits, left_out = screening.screen(splits, tokenizer, run.profile.grpo.max_prompt_length)
-ledger.add_screening(splits, left_out)
+splits = filters.screen(splits, tokenizer, limits[0], ledger)
 show.step_table(ledger)
 
 # %%

@@ -50,7 +50,7 @@ from dataclasses import replace
 
 from reasonkit.data import curation
 from reasonkit.data.sources import TeacherFile
-from reasonkit.models.load import load, quantize_int8, tokenizer
+from reasonkit.models.load import load, tokenizer
 from reasonkit.run import open_run
 
 run = open_run(PROFILE, RECIPE, SEED, data=QUESTIONS, settings=SETTINGS)
@@ -70,7 +70,7 @@ print(f"{recipe.title}\nteacher: {who}" if who else
 # %%
 rows = []
 if who:
-    others = replace(recipe, sources=tuple(source for source in recipe.sources if source.name not in named))
+    others = recipe.model_copy(update={"sources": [source for source in recipe.sources if source.name not in named]})
     sizes = {**run.profile.rows, "train": min(COUNT, run.profile.rows["train"])}
     splits, _ = curation.curate(others, sizes, SEED, tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length)
     rows = splits["train"].to_list()
@@ -119,17 +119,14 @@ if who:
 
 # %%
 from reasonkit.judge.cache import CachedJudge
-from reasonkit.judge.judge import RATINGS, LocalJudge
-from reasonkit.models import logprobs
+from reasonkit.models.logprobs import local_judge
 from recipes.stages.teacher import judge_from_secrets
 
 if who and JUDGE == "api":
     judge = judge_from_secrets(DOLLARS, PRICE, RunLog(run.stage("teacher") / "judge.jsonl"))
 elif who and JUDGE == "local":
-    rater = load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
-    rater = quantize_int8(rater, plan.judge) if profile.judge_int8 else rater
-    judge = LocalJudge(logprobs.rating_logprobs(rater, plan.judge, RATINGS, max_length=profile.judge_max_length,
-                                                batch_size=profile.judge_batch), profile.judge + "-int8" * profile.judge_int8)
+    rater = placement.load_judge(profile, plan)
+    judge = local_judge(rater, plan.judge, profile, run.folder)
 elif who and JUDGE:
     raise ValueError(f"JUDGE={JUDGE!r}: give \"local\" or \"api\", or \"\" for none")
 judge = judge and CachedJudge(judge, run.stage("teacher") / "verdicts.jsonl")

@@ -45,7 +45,7 @@ from dataclasses import replace
 import jax
 from reasonkit.data.rows import read_rows
 from reasonkit.models import checkpoints, lora, placement
-from reasonkit.models.load import load, quantize_int8
+from reasonkit.models.load import load
 from reasonkit.run import open_run
 from reasonkit.show import report
 from reasonkit.show.figures import chips
@@ -75,9 +75,7 @@ chips(plan)
 policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
-judge_model = load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
-if profile.judge_int8:
-    judge_model = quantize_int8(judge_model, plan.judge)
+judge_model = placement.load_judge(profile, plan)
 print(f"{policy.name} with the adapter of step {start}; features of {judge_model.name}")
 
 # %% [markdown]

@@ -53,9 +53,9 @@ from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import read_rows
-from reasonkit.data.curriculum import Curriculum
-from reasonkit.models import checkpoints, logprobs, lora, placement
-from reasonkit.models.load import load, quantize_int8
+from reasonkit.models import checkpoints, lora, placement
+from reasonkit.models.load import load
+from reasonkit.models.logprobs import local_judge
 from reasonkit.run import open_run
 from reasonkit.session.manifest import code_sha256
 from reasonkit.show import report
@@ -67,7 +67,6 @@ from reasonkit.train.grpo import grpo
 # %%
 from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.exam import anchors, examine
-from reasonkit.judge.judge import RATINGS, LocalJudge
 from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
 
@@ -137,15 +136,10 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 # rubric.
 
 # %%
-judge_model = rate = None
+judge_model = None
 if recipe.uses_judge and judge is None:
-    judge_model = load(profile.judge, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
-    if profile.judge_int8:
-        judge_model = quantize_int8(judge_model, plan.judge)
-    rate = logprobs.rating_logprobs(judge_model, plan.judge, RATINGS, max_length=profile.judge_max_length,
-                                  batch_size=profile.judge_batch)
-    judge = (recipe.judge(judge_model, plan.judge, profile, run.folder) if recipe.judge else
-             LocalJudge(rate, profile.judge + "-int8" * profile.judge_int8))
+    judge_model = placement.load_judge(profile, plan)
+    judge = (recipe.judge or local_judge)(judge_model, plan.judge, profile, run.folder)
 if recipe.uses_judge:
     judge = CachedJudge(judge, run.stage("grpo") / "verdicts.jsonl")
     print(f"judge: {judge.identity}")
@@ -171,9 +165,9 @@ parts = recipe.rewards(judge, train["question"])
 weights = {part.__name__: weight for part, weight in parts}
 for name, weight in weights.items():
     print(f"{weight:>5}  {name}")
-curriculum = Curriculum(log) if recipe.curriculum else None
-if curriculum:  # it reads its pass rates from one part
-    parts = [(curriculum.watch(part) if part.__name__ == recipe.curriculum else part, weight) for part, weight in parts]
+curriculum = None
+if recipe.curriculum:  # it reads its pass rates from one part
+    curriculum, parts = recipe.curriculum(log, parts)
 reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
 # %% [markdown]
@@ -246,8 +240,8 @@ from reasonkit.show.dashboard import Dashboard
 board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
 board.show()
 code = code_sha256(part for part, _ in parts)
-if run.begin("grpo", policy.folder, inputs, rewards=weights, curriculum=recipe.curriculum, code=code,
-             judge=judge.identity if judge else None):
+if run.begin("grpo", policy.folder, inputs, rewards=weights, code=code, judge=judge.identity if judge else None,
+             curriculum=getattr(recipe.curriculum, "__name__", "")):
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
                   start, on_step, curriculum)
     run.hand_over("grpo", policy.model, result, inputs, reward=(log.last("reward") or {}).get("mean"),
@@ -284,7 +278,7 @@ sample_table(log.read("reward"))
 
 # %%
 left = run.manifest("grpo")  # if the stage was stopped early, this says how to go on
-del policy, judge_model, rate, judge, parts, reward, generate, probe, on_step  # frees the chips for evaluation
+del policy, judge_model, judge, parts, reward, generate, probe, on_step  # frees the chips for evaluation
 print(f"adapter of step {left['extra']['checkpoint_step']} in {run.stage('grpo') / 'adapter'}; "
       f"{run.budget.minutes_left:.1f} minutes left")
 run.close()

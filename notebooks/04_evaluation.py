@@ -249,14 +249,14 @@ share.share(policy, manifests, run.folder / "export", MERGED)
 
 # %% tags=["clone"]
 from reasonkit.session.secrets import secret
-from tools import card, export, publish
+from tools import card, export, export_check, publish
 
 if name := secret("HF_MODEL"):
     print(publish.publish_hub(run.folder / "export" / ("hf" if MERGED else "peft"), name))
 if handle := secret("KAGGLE_MODEL_HANDLE"):
     flax = export.export_flax(policy, run.folder / "export" / "flax", manifests[-2]["extra"]["checkpoint_step"])
-    print(verify_submission(flax, lora.fingerprint(policy.model), pairs, model=str(policy.folder), dtype=profile.dtype,
-                            rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
+    print(export_check.verify_export(flax, lora.fingerprint(policy.model), pairs, model=str(policy.folder),
+                                     dtype=profile.dtype, rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
     card.write_card(flax, manifests, export.base_name(policy), run.stage("data") / "README.md")
     print(publish.publish_kaggle(flax, handle))
 

@@ -85,9 +85,9 @@ class Recipe:
     `rewards(judge, questions)` returns (reward function, weight) pairs. With weight 0 a reward is only logged. The
     judge is None unless `uses_judge`. The questions are those of the training split. Without GRPO there are no pairs.
     `judge(judge_model, mesh, profile, folder)` makes the judge for the run in `folder` from the profile's judge model.
-    None means `LocalJudge`, or a judge behind an API.
-    `curriculum` is the `__name__` of the reward function whose pass rates choose GRPO's problems. Without one, the
-    problems come in turn.
+    None means `logprobs.local_judge`, or a judge behind an API.
+    `curriculum(log, parts)` makes the curriculum that chooses GRPO's problems, and the parts of the reward, of which it
+    watches one (`recipes.stages.curriculum`). Without it, the problems come in turn.
     `sft`, `simpo`, `grpo` and `distill` are settings that replace the profile's.
     `name` and `summary` are the file's name and the first line of its docstring. `setup.find_recipe` fills them in.
     """
@@ -98,7 +98,7 @@ class Recipe:
     rewards: Callable[[Any, Sequence[str]], list[tuple[Callable, float]]] = lambda judge, questions: []
     uses_judge: bool = False
     judge: Callable[..., Any] | None = None
-    curriculum: str = ""
+    curriculum: Callable[..., Any] | None = None
     sft: Mapping[str, Any] = field(default_factory=dict)
     simpo: Mapping[str, Any] = field(default_factory=dict)
     grpo: Mapping[str, Any] = field(default_factory=dict)

@@ -94,10 +94,10 @@ def _machine(profile: Profile, left: Sequence[str], judge: str | None, teacher: 
         try:
             alone = placement.plan(profile, devices, judge=False)
             both = placement.plan(profile, devices, judge=judge is not None)
-            micro = profile.grpo.micro_prompts or profile.grpo.prompts_per_step
+            grpo_rows = profile.grpo.prompts_per_pass * profile.grpo.num_generations
             rows = {"sft": ("sft_batch_size", profile.sft.batch_size, alone.policy),
                     "simpo": ("2 x simpo_batch_size", 2 * profile.simpo.batch_size, alone.policy),
-                    "grpo": ("the completions of a GRPO pass", micro * profile.grpo.num_generations, both.policy)}
+                    "grpo": ("the completions of a GRPO pass", grpo_rows, both.policy)}
             if teacher:
                 both = placement.plan(replace(profile, judge=teacher), devices, judge=True)
                 rows["distill"] = "distill_batch_size", profile.distill.batch_size, both.policy

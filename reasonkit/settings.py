@@ -174,3 +174,13 @@ class GrpoSettings(LossSettings, CompletionSettings):
     segments: bool = False
     stock_loss: bool = False
     save_every: int = 50
+
+    @property
+    def prompts_per_pass(self) -> int:
+        """Prompts of one forward and backward pass."""
+        return self.micro_prompts or self.prompts_per_step
+
+    @property
+    def prompts_per_call(self) -> int:
+        """Prompts that are sampled in one call."""
+        return self.rollout_micro_prompts or self.prompts_per_step

@@ -11,6 +11,7 @@ from __future__ import annotations
 from reasonkit.config import Recipe
 from reasonkit.rewards.rules import exact_answer, gate, tag_format
 from recipes.rewards.text import TfIdf, scaffold, tfidf_leak, tfidf_relevance, work_shown
+from recipes.stages.curriculum import by_pass_rate
 
 
 def rewards(judge, questions):
@@ -31,5 +32,5 @@ RECIPE = Recipe(
     toy_data="tiny_mix",
     shares={"sft": 0.25, "grpo": 0.75},
     rewards=rewards,
-    curriculum="exact_answer_if_tag_format",  # its pass rates choose the problems
+    curriculum=by_pass_rate("exact_answer_if_tag_format"),  # its pass rates choose the problems
 )

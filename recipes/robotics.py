@@ -11,6 +11,7 @@ from __future__ import annotations
 from reasonkit.config import Recipe
 from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
 from recipes.rewards.text import work_shown
+from recipes.stages.curriculum import by_pass_rate
 
 
 def rewards(judge, questions):
@@ -28,5 +29,5 @@ RECIPE = Recipe(
     shares={"sft": 0.25, "grpo": 0.75},
     rewards=rewards,
     uses_judge=True,
-    curriculum="exact_answer_if_tag_format",  # difficulty varies widely: draw problems that are solved sometimes
+    curriculum=by_pass_rate("exact_answer_if_tag_format"),  # difficulty varies widely
 )

@@ -22,7 +22,6 @@ from datasets import Dataset
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy
 
-from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints
@@ -36,6 +35,7 @@ from reasonkit.settings import GrpoSettings, SftSettings
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import Rollout, generator
 from reasonkit.train.sft import sft
+from recipes.stages.curriculum import Curriculum
 from tools.flax import init_random
 
 SFT = SftSettings(steps=3, batch_size=8, max_length=48, learning_rate=2e-2, save_every=1)

@@ -35,11 +35,11 @@ def test_links_and_files_are_there(page):
 
 
 def test_the_source_on_the_page_of_the_teacher_is_one():
-    from reasonkit.data.sources import RecipeFile
+    from reasonkit.data.sources import DataRecipe
 
     text = (ROOT / "docs" / "teacher.md").read_text(encoding="utf-8").replace("\n   ", "\n")
     split = {"train": 80, "validation": 10, "test": 10}
-    recipe = RecipeFile.model_validate({"title": "t", "licence": "per source", "split": split, "domain": "science",
+    recipe = DataRecipe.model_validate({"title": "t", "licence": "per source", "split": split, "domain": "science",
                                         **tomllib.loads(TOML.findall(text)[0])})
     assert [source.kind_of for source in recipe.sources] == ["teacher"] and recipe.sources[0].weight == 2.0
 

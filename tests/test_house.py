@@ -18,20 +18,21 @@ ROOT = Path(__file__).resolve().parents[1]
 HOUSE = """
 stdlib reasonkit: settings config
 stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
-stdlib reasonkit.text: tags cleaning hedges units numbers words choices lists answers
+stdlib reasonkit.text: tags cleaning hedges units numbers words choices answers
 numpy reasonkit.eval: intervals evaluate sampled
 numpy reasonkit.judge: rubric judge cache exam
 numpy reasonkit.rewards: work rules mix monitors
-numpy reasonkit.data: screening sources problems rows loading options readers filters router curation curriculum
+numpy reasonkit.data: screening sources problems rows loading options readers filters router curation
 jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat overlap decode rollout loop sft grpo
 user reasonkit.show: figures report uncertainty data_card data_view dashboard completions
 jax reasonkit: run precheck
-stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan
+stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan list set
 numpy recipes.judges: score_sheet api_client api_calls api_judge
 jax recipes.judges: local_variants
 numpy recipes.rewards: text extra controls tunix_demo
 jax recipes.rewards: model_based
+numpy recipes.stages: curriculum
 tunix recipes.stages: traces simpo distill reward_model teacher
 numpy recipes: g_rar g_exact idea_e gym constant shuffled pinocchio gemmatron tunix_demo
 numpy recipes: medical chemistry legal robotics on_policy_distillation
@@ -39,7 +40,7 @@ tunix recipes: deep_corgi
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
 tunix tools.hf: names
-tunix tools: export
+tunix tools: export export_check
 tunix tools.hf: config weights tokenizer export __main__
 user tools: llama_cpp trained card publish share lm_tasks lm_eval gemma_from_gguf train_stage build_tiny_models
 """

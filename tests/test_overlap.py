@@ -17,7 +17,6 @@ from tiny_gemma import equal
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
 from tunix.rl.rl_cluster import RLCluster
 
-from reasonkit.data.curriculum import Curriculum
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import NoSignalError, RewardMix
@@ -28,6 +27,7 @@ from reasonkit.settings import GrpoSettings
 from reasonkit.train import overlap
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import Rollout
+from recipes.stages.curriculum import Curriculum
 from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")

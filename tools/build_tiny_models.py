@@ -27,7 +27,8 @@ from flax import nnx
 from scipy.stats import rankdata
 from tunix.sft import peft_trainer
 
-from reasonkit.data.problems import DataRecipe, Problem, load_recipe, make_problem, make_problems, rubric_of, split_of
+from reasonkit.data.problems import Problem, load_recipe, make_problem, make_problems, rubric_of, split_of
+from reasonkit.data.sources import DataRecipe
 from reasonkit.judge.judge import RATINGS, judge_prompt, quote_block
 from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.logprobs import rating_logprobs

@@ -8,13 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from reasonkit.session.files import RecordError, check, write_atomic
+from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import cut_short, progress
-from reasonkit.session.records import Count, Extra, Manifest, Text, Written
 from reasonkit.show.data_card import markdown_line, markdown_table
 from reasonkit.text.tags import TAGS
 
@@ -76,39 +73,6 @@ print(*ask([TAGS.prompt("What is 12 + 7?")]))
 _MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Format kept", "steps": "Step accuracy"}
 
 
-Interval = Annotated[list[float], Field(min_length=3, max_length=3)]  # mean, low, high
-
-
-class _DataExtra(Extra):
-    title: Text
-    licence: Text
-
-
-class _DataManifest(Manifest):
-    """What the card says of the data."""
-
-    metrics: dict[str, Count]
-    extra: _DataExtra
-
-
-class _Measures(Written):
-    accuracy: Interval
-    content: Interval
-    form: Interval
-    steps: Interval
-
-
-class _EvaluationExtra(Extra):
-    problems: Count
-
-
-class _EvaluationManifest(Manifest):
-    """What the card says of the scores."""
-
-    metrics: dict[str, _Measures]
-    extra: _EvaluationExtra
-
-
 def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str,
                data_card: Path | None = None) -> Path:
     """Write README.md, the model card, and NOTICE into an export's folder. Returns the card.
@@ -121,25 +85,25 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
     """
     stages = {manifest["stage"]: manifest for manifest in manifests}
     again = "run the notebooks from 01 again"
-    for stage in ("data", "evaluation"):
+    for stage, facts in {"data": ("title", "licence"), "evaluation": ("problems",)}.items():
         if stage not in stages:
             raise ValueError(f"the card needs {stage!r} of the manifests of data and evaluation, and there are "
                              f"{', '.join(stages) or 'none'}: {again}")
+        if missing := [name for name in facts if stages[stage]["extra"].get(name) is None]:
+            raise ValueError(f"no card: the manifest of {stage!r} has no {missing[0]}: {again}")
     hashes: dict[str, str] = {}
     for stage, manifest in stages.items():
-        try:
-            model = {"data": _DataManifest, "evaluation": _EvaluationManifest}.get(stage, Manifest)
-            inputs = check(manifest, model).inputs
-        except RecordError as error:
-            raise ValueError(f"no card: the manifest of {stage!r} is none ({error}), {again}") from None
-        for entry in inputs.values():
-            if hashes.setdefault(entry.path, entry.sha256) != entry.sha256:
-                raise ValueError(f"{entry.path} has changed between the stages: {stage!r} knew another than those "
+        for entry in manifest["inputs"].values():
+            if hashes.setdefault(entry["path"], entry["sha256"]) != entry["sha256"]:
+                raise ValueError(f"{entry['path']} has changed between the stages: {stage!r} knew another than those "
                                  f"before it, and a card would state the hash of another file: {again}")
     data, scores = stages["data"], stages["evaluation"]
     about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
     counts = [f"{value} {name}" for name, value in data["metrics"].items()]
-    rows = [[name, *(_interval(score[key]) for key in _MEASURES)] for name, score in scores["metrics"].items()]
+    try:
+        rows = [[name, *(_interval(score[key]) for key in _MEASURES)] for name, score in scores["metrics"].items()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"no card: the manifest of 'evaluation' lacks a figure ({error}): {again}") from None
     tested = scores["extra"]["problems"]
     adapter = scores["lora"] or {}
     settings = [["stage", "minutes", "steps", "ended by", "settings"], *(

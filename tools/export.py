@@ -104,7 +104,7 @@ def export_peft(policy: LoadedModel, folder: str | Path) -> Path:
 
 def export_flax(policy: LoadedModel, folder: str | Path, step: int, dtype: Any = jnp.bfloat16) -> Path:
     """The model of the unrestricted mode: merged, in the layout of Kaggle's base models (<variation>, tokenizer.model),
-    and the adapter as the judges restore it. Check both with `submission_check.verify_submission`.
+    and the adapter as the judges restore it. Check both with `export_check.verify_export`.
 
     It is made beside its place and moved there whole. An earlier export there is removed, card and all.
 

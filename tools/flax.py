@@ -1,4 +1,5 @@
-"""A Gemma in the Flax layout that `reasonkit.models.load` reads: `save_flax` writes one, `init_random` draws one.
+"""A Gemma in the Flax layout that `reasonkit.models.load` reads: `save_flax` writes one with its adapter merged by
+`merge_lora`, `init_random` draws one.
 
 The folder holds tokenizer.model, model.json with the sizes, and the orbax checkpoint in google-deepmind/gemma's layout.
 """
@@ -22,7 +23,6 @@ from tunix.models.gemma3 import model as gemma3
 
 from reasonkit.models.gemma import CLASSES, abstract_model, as_flax
 from reasonkit.models.load import SIZES
-from reasonkit.models.lora import merge_lora
 from reasonkit.session.files import write_atomic
 
 
@@ -70,6 +70,21 @@ def save_flax(model: nnx.Module, tokenizer: str | Path, folder: str | Path, name
     arrays = {path: merge_lora(leaves, path, model).astype(dtype) for path in leaves
               if not str(path[-1]).endswith(("_lora_a", "_lora_b"))}
     return write_flax(family, model.config, arrays, Path(tokenizer), Path(folder), name)
+
+
+def merge_lora(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -> np.ndarray:
+    """The array at `path` of `leaves` with the adapter merged, if it has one: W + alpha / rank x A B in float32.
+
+    The adapter is rounded to the base's dtype first, because the policy was evaluated so. An array without an adapter
+    keeps its dtype.
+    """
+    value, a, b = (leaves.get((*path[:-1], path[-1] + end)) for end in ("", "_lora_a", "_lora_b"))
+    if a is None:
+        return np.asarray(value)
+    a, b = (np.asarray(x.astype(value.dtype), np.float32) for x in (a, b))
+    change = np.tensordot(a, b, 1) * (model.lora_alpha / a.shape[-1])
+    # qwix has the contracted axes first: of the output's projection they are (heads, head), as here.
+    return np.asarray(value, np.float32) + (change if a.ndim == 3 else np.moveaxis(change, 0, -2))
 
 
 def tiny_config(vocab: int) -> gemma3.ModelConfig:

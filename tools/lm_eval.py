@@ -24,7 +24,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
 from reasonkit.config import Profile
-from reasonkit.data import curation, screening
+from reasonkit.data import curation, filters
 from reasonkit.data.filters import find_contaminated
 from reasonkit.data.rows import read_rows
 from reasonkit.data.screening import question_key
@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test = read_rows(run.stage("data") / "test.parquet")
     if options.data:
         limit = policy.tokenizer, limits.max_prompt_length
-        splits, _ = curation.curate(curation.load_data(options.data), {"test": ROWS}, run.seed, *limit)
-        fitting = screening.screen(splits, *limit)[0]["test"]
+        splits, ledger = curation.curate(curation.load_data(options.data), {"test": ROWS}, run.seed, *limit)
+        fitting = filters.screen(splits, *limit, ledger)["test"]
         test = unseen(fitting, read_rows(run.stage("data") / "train.parquet"))
         print(f"{len(fitting) - len(test)} of {len(fitting)} problems left out: the training data has them")
     sizes = {"max_prompt_length": limits.max_prompt_length, "max_new_tokens": limits.max_new_tokens}

@@ -42,7 +42,7 @@ from dataclasses import replace
 import jax
 
 from reasonkit.config import PROFILES, STAGES, Profile
-from reasonkit.data import curation, problems, screening
+from reasonkit.data import curation, filters, problems
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.models import distributed, lora, placement
 from reasonkit.models.load import load, tokenizer
@@ -60,11 +60,8 @@ def curate(run: Run) -> None:
     recipe = problems.load_recipe(run.recipe.data_for(run.profile))
     limit = tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length
     splits, ledger = curation.curate(recipe, run.profile.rows, run.seed, *limit)
+    splits = filters.screen(splits, *limit, ledger)
     print(ledger)
-    splits, left_out = screening.screen(splits, *limit)
-    for row in left_out:
-        print(f"left out of {row.split}: {row.id}, {row.why}")
-    ledger.add_screening(splits, left_out)
     paths = save_splits(splits, run.stage("data"))
     write_data_card(recipe, splits, paths, ledger, run.seed)
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},

@@ -17,11 +17,11 @@ from datasets import Dataset
 from reasonkit.data import problems
 from reasonkit.data.filters import Ledger, Row, find_contaminated, gold_row_fault, near_duplicates, repair, text_fault
 from reasonkit.data.loading import Raw, SourceError, open_rows, reach
-from reasonkit.data.problems import SPLITS, DataRecipe, fill_rubric, load_recipe, make_problem
+from reasonkit.data.problems import SPLITS, fill_rubric, load_recipe, make_problem
 from reasonkit.data.readers import Refused, read_row
 from reasonkit.data.router import route
 from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
-from reasonkit.data.sources import OWN, ROUTED, Family, Hub, OwnFile, Source
+from reasonkit.data.sources import OWN, ROUTED, DataRecipe, Family, Hub, OwnFile, Source, Split
 from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
 
 EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
@@ -66,8 +66,9 @@ def own_recipe(path: Path) -> DataRecipe:
                           ", and the right answer's to 'answer', with a comma between the cells of a CSV")
     source = OwnFile.model_validate({**given, "columns": columns})
     mapping = ", ".join(f"{ours} from {column}" for ours, column in columns.items())
-    return DataRecipe(path.stem, f"{path.name} ({mapping})", OWN, (), {"train": 80, "validation": 10, "test": 10}, 0.0,
-                      load_domain(GENERAL).rubric, (source,))
+    return DataRecipe.model_construct(
+        name=path.stem, title=f"{path.name} ({mapping})", licence=OWN, sources=[source],
+        split=Split(train=80, validation=10, test=10), rubric=load_domain(GENERAL).rubric)
 
 
 def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=None,
@@ -114,7 +115,8 @@ def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
         else:
             ledger.notes.append(f"off: {source.name}, licence {source.licence!r} ({source.address}). To use it, write "
                                 "`other_licences = true` into the recipe")
-    problems_by_name = {row.name: row.problem for row in reach(allowed) if row.problem}
+    problems_by_name = {source.name: found.problem for source, found in zip(allowed, reach(allowed), strict=True)
+                        if found.problem}
     if needed := [problems_by_name[source.name] for source in allowed
                   if source.name in problems_by_name and not source.optional]:
         raise SourceError("\n".join(needed))

@@ -1,4 +1,5 @@
-"""Cleaning rows: `repair`, `text_fault`, `near_duplicates`, `find_contaminated`. A `Ledger` keeps what was dropped.
+"""Cleaning rows: `repair`, `text_fault`, `near_duplicates`, `find_contaminated`, `screen`. A `Ledger` keeps what was
+dropped.
 
 Near-duplicates share 80 % of their word triples, their numbers and the answer. Two such texts share one of the rarest
 fifth of their triples, which finds the candidates. A training row with 13 words in a row of a test question is
@@ -18,9 +19,11 @@ from itertools import count
 from typing import NamedTuple
 
 import numpy as np
+from datasets import Dataset
 from scipy.sparse import csr_array
 
-from reasonkit.data.screening import OPEN, LeftOut, row_fault
+from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, row_fault
+from reasonkit.session.files import preview
 from reasonkit.text.answers import grade
 from reasonkit.text.tags import INVISIBLE, TAGS
 from reasonkit.text.words import words
@@ -65,18 +68,11 @@ class Ledger:
         left = []
         for number, row in enumerate(rows):
             if found := fault(number, row):
-                self.dropped.append(Dropped(step, row["source"], found[0], row["id"], found[1]))
+                self.dropped.append(Dropped(step, row.get("source", ""), found[0], str(row["id"]), found[1]))
             else:
                 left.append(row)
         self.steps.append((step, len(rows), len(left)))
         return left
-
-    def add_screening(self, usable: Mapping[str, Sequence], left_out: Sequence[LeftOut]) -> None:
-        """What `screening.screen` has kept and left out, as one step per split."""
-        for split, rows in usable.items():
-            step, gone = f"screening of {split}", [row for row in left_out if row.split == split]
-            self.steps.append((step, len(rows) + len(gone), len(rows)))
-            self.dropped += [Dropped(step, "", row.cause, row.id, row.why) for row in gone]
 
     def __str__(self) -> str:
         lines = [*self.notes, f"{'step':<22}{'before':>8}{'after':>8}"]
@@ -132,6 +128,39 @@ def gold_row_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
     gold = TAGS.render(reasoning=row["reasoning"] or "none", answer=row["answer"])
     (verdict,) = grade([gold], [row["answer"]], [row["kind"]])
     return None if verdict and verdict.correct else ("gold completion not right", gold[-80:])
+
+
+def screen(splits: Mapping[str, Dataset], tokenizer, max_prompt_length: int, ledger: Ledger) -> dict[str, Dataset]:
+    """The usable rows of each split, which is one step of the ledger.
+
+    A row needs its own id, a prompt within the limit, and what `row_fault` asks for. A row without reasoning serves
+    GRPO and evaluation, not SFT. Outside "train" a row needs a gold answer, because a program scores it. Raises
+    ValueError, with a row and its fault, for a missing column and when more than `MAX_LEFT_OUT` of a split would go.
+    """
+    return {name: Dataset.from_list(_usable(name, rows, tokenizer, max_prompt_length, ledger))
+            for name, rows in splits.items()}
+
+
+def _usable(name: str, rows: Dataset, tokenizer, max_prompt_length: int, ledger: Ledger) -> list[Row]:
+    if missing := [column for column in COLUMNS if column not in rows.column_names]:
+        raise ValueError(f"the rows of {name!r} have no {missing[0]!r}: a row needs {', '.join(COLUMNS)}")
+    before, ids = len(ledger.dropped), set()
+
+    def fault(number: int, row: Row) -> tuple[str, str] | None:
+        found = row_fault(row) or prompt_fault(row["question"], tokenizer, max_prompt_length)
+        if not found and name != "train" and row["kind"] == OPEN:
+            found = "no gold answer", "the kind is open, and an evaluation checks answers: leave such rows to training"
+        if not found and row["id"] in ids:
+            found = "id comes twice", f"id {preview(row['id'])} is that of an earlier row: give each its own"
+        ids.add(str(row["id"]))
+        return found and (found[0], f"row {number + 1}: {found[1]}")
+
+    kept = ledger.keep(f"screening of {name}", list(rows), fault)
+    if (gone := len(rows) - len(kept)) > MAX_LEFT_OUT * len(rows):
+        first = ledger.dropped[before]
+        raise ValueError(f"{gone} of {len(rows)} rows of {name!r} can't be used, more than {MAX_LEFT_OUT:.0%}. The "
+                         f"first, {first.id!r}: {first.example}")
+    return kept
 
 
 # -- shingles, as arrays over all rows

@@ -43,11 +43,8 @@ class SourceError(ValueError):
 
 
 class Reached(NamedTuple):
-    """One row of the table of sources. `problem` is "" where the source was reached."""
+    """Where a source was reached. `problem` is "" if it was."""
 
-    name: str
-    kind: str
-    licence: str
     where: str
     problem: str
 
@@ -254,6 +251,6 @@ def reach(sources: list[Source], seconds: float = SECONDS) -> list[Reached]:
         except Exception as error:  # of three clients, the disk and the network
             problem = str(error) if isinstance(error, SourceError) else (
                 f"source {source.name!r} can't be read ({type(error).__name__}: {error}): {_remedy(source)}")
-        table.append(Reached(source.name, source.kind_of, source.licence, where, problem))
+        table.append(Reached(where, problem))
     pool.shutdown(wait=False, cancel_futures=True)
     return table

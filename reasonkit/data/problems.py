@@ -10,14 +10,14 @@ import hashlib
 import importlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
 
 from reasonkit.data.screening import OPEN, question_key
-from reasonkit.data.sources import ROUTED, Balance, Family, RecipeFile, Source
+from reasonkit.data.sources import ROUTED, DataRecipe, Family, Split
 from reasonkit.judge.rubric import DOMAINS, Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.session import files
 from reasonkit.session.setup import suggest
@@ -50,55 +50,36 @@ class Problem:
         return "; ".join(self.steps)
 
 
-@dataclass(frozen=True)
-class DataRecipe:
-    """A mix of problem families or sources, and the rubric that judges the completions (`data_recipes/<name>.toml`)."""
-
-    name: str
-    title: str
-    licence: str
-    families: tuple[str, ...]
-    split: Mapping[str, float]
-    terse: float
-    rubric: tuple[Criterion, ...]
-    sources: tuple[Source, ...] = ()
-    other_licences: bool = False
-    lengths: Mapping[str, int] = field(default_factory=dict)  # `sources.Lengths`
-    balance: Balance = field(default_factory=Balance)
-
-
 def load_recipe(name: str) -> DataRecipe:
     """Read `data_recipes/<name>.toml`. Its rubric is its own [[rubric]], or the rubric of the `domain` it names.
 
-    Raises ValueError, naming file and key, for an unknown name, a file that is no `RecipeFile`, and an unusable rubric.
+    Raises ValueError, naming file and key, for an unknown name, a file that is no `DataRecipe`, and an unusable rubric.
     """
     known = sorted(path.stem for path in RECIPES.glob("*.toml"))
     if name not in known:
         raise ValueError(f"unknown data recipe {name!r} in {RECIPES}: {suggest(name, known)}")
     file = RECIPES / f"{name}.toml"
-    raw = files.read(file, RecipeFile, "mend the file; a key below a [table] belongs to it", files.parse_toml)
-    if fault := next(_faults(raw), None):
+    recipe = files.read(file, DataRecipe, "mend the file; a key below a [table] belongs to it", files.parse_toml)
+    if fault := next(_faults(recipe), None):
         raise ValueError(f"{file}: data recipe {name!r}{fault}")
-    split = {part: getattr(raw.split, part) for part in SPLITS}
     try:
-        rubric = load_domain(raw.domain).rubric if raw.domain else criteria(raw.rubric, "[[rubric]]")
+        rubric = load_domain(recipe.domain).rubric if recipe.domain else criteria(recipe.rubric, "[[rubric]]")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    return DataRecipe(name, raw.title, raw.licence, tuple(raw.families or ()), split, raw.traces.terse, rubric,
-                      tuple(raw.sources), raw.other_licences, raw.lengths.model_dump(exclude_none=True), raw.balance)
+    return recipe.model_copy(update={"name": name, "rubric": rubric})
 
 
-def _faults(raw: RecipeFile) -> Iterator[str]:
+def _faults(raw: DataRecipe) -> Iterator[str]:
     """What is wrong in a file whose keys are right one by one, to go on from its name."""
-    if (raw.families is None) == (not raw.sources):
-        found = "missing" if raw.families is None else "there"
+    if (not raw.families) == (not raw.sources):
+        found = "there" if raw.families else "missing"
         yield f": families is {found}, and so are [[sources]]: give it one of the two"
     if (raw.domain is None) == (raw.rubric is None):
         yield ": give it either a domain or [[rubric]] entries of its own"
     if sum(raw.split.model_dump().values()) != 100:
         yield f": [split] must give {', '.join(SPLITS)} in per cent, sum 100; it gives {raw.split}"
     known = sorted(path.stem for path in (RECIPES / "families").glob("[a-z]*.py"))
-    for family in chain(raw.families or (), *(some.families for some in raw.sources if isinstance(some, Family))):
+    for family in chain(raw.families, *(some.families for some in raw.sources if isinstance(some, Family))):
         if family not in known:
             yield f" names the unknown family {family!r}: choose from {', '.join(known)}"
     for number, source in enumerate(raw.sources):
@@ -132,14 +113,14 @@ def make_problem(family: str, index: int, seed: int, slip: Callable[[int], int] 
     return Problem(f"{family}-{seed}-{index}", family, question, tuple(steps), answer, module.KIND, *rubric)
 
 
-def split_of(question: str, split: Mapping[str, float]) -> str:
+def split_of(question: str, split: Split) -> str:
     """The split of a question: its SHA-256 modulo 100, looked up in the recipe's percentages."""
     bucket = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") % 100
-    for name, share in split.items():
+    for name, share in split:
         if bucket < share:
             return name
         bucket -= share
-    raise ValueError(f"the split {dict(split)} does not cover 100 %")
+    raise ValueError(f"the split {split} does not cover 100 %")
 
 
 def make_problems(recipe: DataRecipe, split: str, seed: int) -> Iterator[Problem]:
@@ -174,7 +155,7 @@ def make_splits(recipe: DataRecipe, sizes: Mapping[str, int], seed: int) -> dict
                              f"asked for in {split!r}, and {PATIENCE} more rounds no new one: let a family make more, "
                              "add one to the recipe, or lower the profile's rows (reasonkit/config.py)")
         # terse traces show no step: which problems have them is a function of their ids
-        terse = {p.id for p in chosen if split == "train" and random.Random(p.id).random() < recipe.terse}
+        terse = {p.id for p in chosen if split == "train" and random.Random(p.id).random() < recipe.traces.terse}
         splits[split] = Dataset.from_list([
             dict(id=p.id, family=p.family, kind=p.kind, question=neutralise(p.question),
                  reasoning=f"So {p.answer}" if p.id in terse else p.reasoning,

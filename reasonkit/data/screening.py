@@ -1,7 +1,7 @@
 """Which rows a stage can use, and when two questions are the same question.
 
-`screen` leaves out, in notebook 1, each row that would stop a stage hours later, and says why. `row_fault` is its test
-of one row. `question_key` is the same for two spellings of one question. Rows are never mended here.
+`row_fault` says why a row would stop a stage hours later, and `filters.screen` leaves such rows out in notebook 1.
+`question_key` is the same for two spellings of one question. Rows are never mended here.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-from datasets import Dataset
+from typing import Any
 
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.session.files import preview
@@ -28,16 +26,6 @@ _FOLDED = str.maketrans(
     | dict.fromkeys("`\u00b4\u02b9\u02bc\u2018\u2019\u201a\u201b\u2032", "'")
     | dict.fromkeys("\u00ab\u00bb\u201c\u201d\u201e\u201f\u2033", '"'))
 _MEANINGFUL = ("<super>", "<sub>", "<fraction>")  # compatibility forms that change what is asked
-
-
-class LeftOut(NamedTuple):
-    """A row that can't be used. `cause` is a short fixed name for counting, `why` is a sentence for the reader."""
-
-    split: str
-    id: str
-    question: str
-    cause: str
-    why: str
 
 
 def question_key(question: str) -> str:
@@ -126,38 +114,3 @@ def completion_length(row: Mapping[str, str], tokenizer) -> int:
     if not is_worked(row):
         return 0
     return len(tokenizer.encode(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))) + 1
-
-
-def screen(splits: Mapping[str, Dataset], tokenizer,
-           max_prompt_length: int) -> tuple[dict[str, Dataset], list[LeftOut]]:
-    """The usable rows of each split, and the rows that were left out.
-
-    A row needs its own id, a prompt within the limit, and what `row_fault` asks for. A row without reasoning serves
-    GRPO and evaluation, not SFT. Outside "train" a row needs a gold answer, because a program scores it. Raises
-    ValueError, with a row and its fault, for a missing column and when more than `MAX_LEFT_OUT` of a split would go.
-    """
-    usable, left_out = {}, []
-    for name, rows in splits.items():
-        if missing := [column for column in COLUMNS if column not in rows.column_names]:
-            raise ValueError(f"the rows of {name!r} have no {missing[0]!r}: a row needs {', '.join(COLUMNS)}")
-        numbers, refused, ids = [], [], set()
-        for number, row in enumerate(rows):
-            fault = row_fault(row) or prompt_fault(row["question"], tokenizer, max_prompt_length)
-            if not fault and name != "train" and row["kind"] == OPEN:
-                fault = "no gold answer", ("the kind is open, and an evaluation checks answers: leave such rows to "
-                                           "training")
-            if not fault and row["id"] in ids:
-                fault = "id comes twice", f"id {preview(row['id'])} is that of an earlier row: give each its own"
-            ids.add(str(row["id"]))
-            if fault:
-                refused.append(LeftOut(name, str(row["id"]), str(row["question"]), fault[0],
-                                       f"row {number + 1}: {fault[1]}"))
-            else:
-                numbers.append(number)
-        if len(refused) > MAX_LEFT_OUT * len(rows):
-            first = refused[0]
-            raise ValueError(f"{len(refused)} of {len(rows)} rows of {name!r} can't be used, more than "
-                             f"{MAX_LEFT_OUT:.0%}. The first, {first.id!r}, ends {first.question[-60:]!r}: {first.why}")
-        usable[name] = rows.select(numbers)
-        left_out += refused
-    return usable, left_out

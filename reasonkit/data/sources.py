@@ -1,6 +1,6 @@
 """What a data recipe (`data_recipes/<name>.toml`) may say: the typed form of the file and of each `[[sources]]` table.
 
-`files.read` checks a file against `RecipeFile`, and its errors name file, table and key. `loading` opens the sources.
+`files.read` checks a file against `DataRecipe`, and its errors name file, table and key. `loading` opens the sources.
 """
 
 from __future__ import annotations
@@ -154,26 +154,24 @@ class Balance(Record):
     domains: dict[Text, Annotated[float, Field(gt=0)]] = {}
 
 
-class Lengths(Record):
-    """Tokens that the rows need, in place of the profile's limits: of a prompt with <bos>, and of a completion."""
+class DataRecipe(Record):
+    """A mix of problem `families` or `[[sources]]`, and the rubric that judges the completions.
 
-    prompt: Annotated[int, Field(ge=16, le=8192)] | None = None
-    completion: Annotated[int, Field(ge=16, le=8192)] | None = None
-
-
-class RecipeFile(Record):
-    """A whole recipe: `families` alone, or `[[sources]]`. `problems.load_recipe` checks what is in `rubric`."""
+    `lengths` are the tokens that the rows need, in place of the profile's limits: of a prompt with <bos>, and of a
+    completion. `problems.load_recipe` checks what is in `rubric`, makes criteria of it, and adds the file's `name`.
+    """
 
     what = "data recipe"
+    name: Literal[""] = ""
     title: Text
     source: str = ""
     licence: Text
-    families: Annotated[list[Text], Field(min_length=1)] | None = None
+    families: Annotated[list[Text], Field(min_length=1)] = []
     sources: list[Annotated[Hub | Kaggle | Wheel | File | TeacherFile | Family, Field(discriminator="kind_of")]] = []
     other_licences: bool = False
     split: Split
     traces: Traces = Traces()
-    lengths: Lengths = Lengths()
+    lengths: dict[Literal["prompt", "completion"], Annotated[int, Field(ge=16, le=8192)]] = {}
     balance: Balance = Balance()
     domain: Text | None = None
     rubric: Any = None

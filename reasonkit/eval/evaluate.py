@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reasonkit.eval import intervals
-from reasonkit.session.files import RecordError, preview, read, write_atomic
-from reasonkit.session.records import Results
+from reasonkit.session.files import preview, write_atomic
 from reasonkit.text.answers import COMPLETION_SECONDS, answer_of, check, time_limit
 from reasonkit.text.tags import STOP_MARKERS, TAGS
 
@@ -69,12 +68,13 @@ def step_accuracy(reasoning: str | None, reference: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class EvalResult:
-    """Every scored completion, in order, as a dict of the fields of `records.Scored`. All figures come from these.
+    """Every scored completion, in order, as a dict. All figures come from these.
 
-    In a sample, `answer` is the lenient reading or None, `content` says whether the completion is right with or without
-    tags, and `steps` is its step accuracy. `failures` lists its format defects, "wrong answer" or "no answer", and
-    "runaway" if it was cut off in its answer, or in its reasoning before any answer. `left_out` counts the problems
-    that could not be scored. ValueError without samples.
+    A sample has id, family, kind, question, gold and completion. `answer` is the lenient reading or None, `format_ok`
+    and `correct` are verdicts, `content` says whether the completion is right with or without tags, and `steps` is its
+    step accuracy, None without worked steps to compare with. `failures` lists its format defects, "wrong answer" or "no
+    answer", and "runaway" if it was cut off in its answer, or in its reasoning before any answer. `left_out` counts the
+    problems that could not be scored. ValueError without samples.
     """
 
     samples: list[dict[str, Any]] = dataclasses.field(repr=False)
@@ -124,22 +124,10 @@ class EvalResult:
         return {name: EvalResult([s for s in self.samples if s["family"] == name]) for name in names}
 
     def to_json(self, path: str | Path) -> Path:
-        """Writes all samples, atomically. `from_json` reads an equal result back."""
+        """Writes all samples, atomically."""
         found = {"n": self.n, "left_out": self.left_out, "samples": self.samples}
         write_atomic(Path(path), json.dumps(found, indent=1))  # its ASCII escapes keep lone surrogates, too
         return Path(path)
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> EvalResult:
-        """Reads what `to_json` wrote. ValueError, naming file, key and value, if it holds anything else."""
-        found = read(Path(path), Results, "evaluate again")
-        samples = [sample.model_dump() for sample in found.samples]
-        if len({sample["id"] for sample in samples}) < len(samples) or found.n not in (None, len(samples)):
-            raise RecordError(f"{path} has {len(samples)} samples, some with one id or not {found.n}: evaluate again")
-        for sample in samples:
-            if sample["content"] is None:  # an older file has what it is made of
-                sample["content"] = _content(sample["completion"], sample["gold"], sample["kind"])
-        return cls(samples, found.left_out)
 
     def _mean(self, name: str) -> Interval:
         return mean_of([float(sample[name]) for sample in self.samples if sample[name] is not None])

@@ -1,4 +1,4 @@
-"""Log-probabilities by forward passes: `prefill` over texts of any length, and a judge's `rating_logprobs`.
+"""Log-probabilities by forward passes: `prefill` over texts of any length, and `local_judge` by `rating_logprobs`.
 
 Texts that begin alike, such as the criteria of one completion, can share a row: the common prefix is computed once.
 """
@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from os.path import commonprefix
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ from jax.interpreters import pxla
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft.utils import make_causal_attn_mask
 
+from reasonkit.config import Profile
+from reasonkit.judge.judge import RATINGS, LocalJudge
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.mesh import check_divides
 
@@ -236,3 +239,9 @@ def rating_logprobs(
             read_KN[: len(pieces) - 1] for read_KN, pieces in zip(read_RKN, rows, strict=True))])
 
     return rate
+
+
+def local_judge(judge_model: LoadedModel, mesh: Mesh, profile: Profile, folder: Path) -> LocalJudge:
+    """The judge of a recipe that chooses no other (`config.Recipe.judge`). It needs no `folder`."""
+    rate = rating_logprobs(judge_model, mesh, RATINGS, profile.judge_max_length, profile.judge_batch)
+    return LocalJudge(rate, judge_model.name)

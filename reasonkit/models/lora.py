@@ -1,4 +1,4 @@
-"""The one LoRA adapter: added, described, copied as a reference, merged.
+"""The one LoRA adapter: added, described, copied as a reference.
 
 qwix gives an adapter the base's dtype. Here it is float32 on any base, because in bfloat16 most updates of a small
 learning rate round to nothing. Only LoRA leaves are re-placed: Tunix's notebooks re-place the whole state, which copies
@@ -77,15 +77,13 @@ def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int =
 
 
 def lora_signature(model: nnx.Module) -> dict[str, Any]:
-    """An adapter's rank, alpha, and a hash of paths and shapes, for manifests: equal for interchangeable adapters.
+    """An adapter's rank and alpha.
 
     Raises:
         ValueError: the model has no adapter.
     """
-    shapes = {path: leaf.shape for path, leaf in _leaves(lora_state(model)).items()}
-    ranks = {shape[-1] for path, shape in shapes.items() if path.endswith("_lora_a']")}
-    digest = hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()
-    return {"rank": ranks.pop(), "alpha": model.lora_alpha, "paths": digest}
+    rank = next(leaf.shape[-1] for path, leaf in _leaves(lora_state(model)).items() if path.endswith("_lora_a']"))
+    return {"rank": rank, "alpha": model.lora_alpha}
 
 
 def fingerprint(model: nnx.Module) -> str:
@@ -109,21 +107,6 @@ def reference(model: nnx.Module) -> nnx.Module:
     lora_state(model)
     graph, lora, base = nnx.split(model, nnx.LoRAParam, ...)
     return nnx.merge(graph, jax.tree.map(jnp.copy, lora), base)
-
-
-def merge_lora(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -> np.ndarray:
-    """The array at `path` of `leaves` with the adapter merged, if it has one: W + alpha / rank x A B in float32.
-
-    The adapter is rounded to the base's dtype first, because the policy was evaluated so. An array without an adapter
-    keeps its dtype.
-    """
-    value, a, b = (leaves.get((*path[:-1], path[-1] + end)) for end in ("", "_lora_a", "_lora_b"))
-    if a is None:
-        return np.asarray(value)
-    a, b = (np.asarray(x.astype(value.dtype), np.float32) for x in (a, b))
-    change = np.tensordot(a, b, 1) * (model.lora_alpha / a.shape[-1])
-    # qwix has the contracted axes first: of the output's projection they are (heads, head), as here.
-    return np.asarray(value, np.float32) + (change if a.ndim == 3 else np.moveaxis(change, 0, -2))
 
 
 def _leaves(state: nnx.State) -> dict[str, jax.Array]:

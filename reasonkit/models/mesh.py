@@ -66,8 +66,8 @@ def make_mesh(devices: Sequence[jax.Device], fsdp: int, tp: int) -> Mesh:
     return Mesh(np.asarray(devices).reshape(fsdp, tp), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def plan_mesh(devices: Sequence[jax.Device], *, judge: bool, tp: int | None = None, judge_tp: int | None = None,
-              needs: Mapping[str, MemoryNeed] | None = None, memory: float = math.inf) -> Plan:
+def plan_mesh(devices: Sequence[jax.Device], *, judge: bool, needs: Mapping[str, MemoryNeed] | None = None,
+              memory: float = math.inf) -> Plan:
     """Splits devices between policy and judge, and each role's weights over its devices.
 
     Without a judge the policy has them all. With one, the policy has the first half and the judge the second, and both
@@ -76,13 +76,11 @@ def plan_mesh(devices: Sequence[jax.Device], *, judge: bool, tp: int | None = No
     Args:
         devices: in the order of `jax.devices()`.
         judge: whether a local judge model needs a mesh.
-        tp: chips over which each copy of the policy's weights is split. None chooses by `needs`, 1 without.
-        judge_tp: the same for the judge.
-        needs: by role, "policy" and "judge".
+        needs: by role, "policy" and "judge". Without them nothing is split.
         memory: bytes of one device.
 
     Raises:
-        ValueError: no devices, tp does not divide a role's share of them, or a role does not fit however it is split.
+        ValueError: no devices, or a role does not fit however it is split.
     """
     if not devices:
         raise ValueError("no devices: pass jax.devices()")
@@ -102,7 +100,7 @@ def plan_mesh(devices: Sequence[jax.Device], *, judge: bool, tp: int | None = No
                "judge": "the second half, so that it scores while the policy generates"}
     meshes, gathered = {}, []
     for role, share in shares.items():
-        meshes[role], text, split = _role(role, share, tp if role == "policy" else judge_tp, needs.get(role), memory)
+        meshes[role], text, split = _role(role, share, needs.get(role), memory)
         why[role] = f"{text}: {why[role]}"
         gathered += [role] * split
     if judge and half and len(devices) % 2:
@@ -125,18 +123,11 @@ def split_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
     return jax.make_array_from_callback(array.shape, NamedSharding(mesh, PartitionSpec("fsdp")), array.__getitem__)
 
 
-def _role(role: str, devices: Sequence[jax.Device], tp: int | None, need: MemoryNeed | None,
-          memory: float) -> tuple[Mesh, str, bool]:
+def _role(role: str, devices: Sequence[jax.Device], need: MemoryNeed | None, memory: float) -> tuple[Mesh, str, bool]:
     """A role's mesh, its description, and whether its weights are split over fsdp too."""
-    count = len(devices)
-    divisors = [n for n in range(1, count + 1) if count % n == 0]
-    if tp is not None and tp not in divisors:
-        raise ValueError(f"tp={tp} does not divide the {role}'s {count} devices: choose tp from "
-                         f"{', '.join(map(str, divisors))}")
-    choices, split = [tp or 1], False
-    if need and tp is None:
-        choices = [n for n in divisors if need.kv_heads % n == 0]
+    count, choices, split = len(devices), [1], False
     if need:
+        choices = [n for n in range(1, count + 1) if count % n == 0 and need.kv_heads % n == 0]
         fitting = [n for n in choices if need.weights / n + need.working / count <= ROOM * memory]
         least = (need.weights + need.working) / count
         if not fitting and least > ROOM * memory:

@@ -1,6 +1,7 @@
 """The meshes of a profile, chosen by an estimate of bytes: `plan`. Nothing is compiled, so it takes no time.
+`load_judge` loads the judge onto its chips.
 
-It holds the sizes of a profile's models and batches, and the chips' memory. `tools.preflight` compiles the programs for
+It holds the sizes of a profile's models, and the chips' memory. `tools.preflight` compiles the programs for
 these meshes and reports what they really need.
 """
 
@@ -15,7 +16,7 @@ import jax
 
 from reasonkit.config import Profile
 from reasonkit.models.gemma import LIBRARY
-from reasonkit.models.load import MODELS
+from reasonkit.models.load import MODELS, LoadedModel, load, quantize_int8
 from reasonkit.models.logprobs import CHUNK
 from reasonkit.models.mesh import MemoryNeed, Plan, plan_mesh
 from reasonkit.session.setup import CHOOSE
@@ -39,26 +40,6 @@ CHIPS = {"v5e": Chip(197e12, 819e9, 15.75 * GIB), "v6e": Chip(918e12, 1640e9, 31
 KIND_OF = {"TPU v5 lite": "v5e", "TPU v6 lite": "v6e", "TPU v4": "v4", "TPU v5": "v5p"}  # JAX's names
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """Sizes of a run: rows of one pass over all devices of a mesh, lengths in tokens. A packed sequence is one row.
-
-    `simpo_rows` are two per pair. `grpo_rows` are the completions of a micro-batch, which is also one pass of the
-    reference. `decode_rows` are the completions of one call of the rollout. `distill_rows` are those of a step.
-    """
-
-    sft_rows: int = 32
-    sft_length: int = 1024
-    simpo_rows: int = 32
-    grpo_rows: int = 32
-    max_prompt_length: int = 256
-    max_new_tokens: int = 768
-    decode_rows: int = 128
-    judge_rows: int = 8
-    judge_length: int = 2048
-    distill_rows: int = 8
-
-
 def config_of(name: str, remat: bool = False, replicated: bool = True) -> Any:
     """Tunix's configuration of a named model, placed as by `models.load`. Raises ValueError for a name without one."""
     source = MODELS.get(name)
@@ -71,18 +52,6 @@ def config_of(name: str, remat: bool = False, replicated: bool = True) -> Any:
         config = replace(config, hidden_dim=14336)
     return replace(config, shd_config=library.ShardingConfig.get_default_sharding(is_sampling=replicated),
                    remat_config=library.RematConfig["DECODER" if remat else "NONE"])
-
-
-def shapes_of(profile: Profile) -> Shapes:
-    """The sizes of the programs of a profile's stages."""
-    g = profile.grpo
-    micro = g.micro_prompts or g.prompts_per_step
-    return Shapes(sft_rows=profile.sft.batch_size, sft_length=profile.sft.max_length,
-                  simpo_rows=2 * profile.simpo.batch_size, grpo_rows=micro * g.num_generations,
-                  max_prompt_length=g.max_prompt_length, max_new_tokens=g.max_new_tokens,
-                  decode_rows=(g.rollout_micro_prompts or g.prompts_per_step) * g.num_generations,
-                  judge_rows=profile.judge_batch, judge_length=profile.judge_max_length,
-                  distill_rows=profile.distill.batch_size)
 
 
 def _weights(config: Any) -> tuple[int, int]:
@@ -116,7 +85,7 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
     logits, each layer's input, and the activations of one layer, or of all layers without remat. A judge holds one
     layer's activations.
     """
-    s = shapes_of(profile)
+    g, length = profile.grpo, profile.grpo.max_prompt_length + profile.grpo.max_new_tokens
 
     def layer(config: Any, rows: int, length: int) -> float:
         wide = 12 * config.embed_dim + 3 * config.hidden_dim + 3 * config.num_heads * length
@@ -130,18 +99,19 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
         return deep * layer(policy, rows, length) + inputs + 4.0 * logits
 
     adapter = _adapter(profile, policy)
-    rows, size = s.decode_rows, s.max_prompt_length + s.max_new_tokens
-    cache = 4.0 * rows * size * policy.num_layers * policy.num_kv_heads * policy.head_dim
-    working = [cache + layer(policy, rows, s.max_prompt_length),
-               train(s.grpo_rows, size, s.max_new_tokens, profile.grpo.stock_loss)]
+    rows = g.prompts_per_call * g.num_generations
+    cache = 4.0 * rows * length * policy.num_layers * policy.num_kv_heads * policy.head_dim
+    working = [cache + layer(policy, rows, g.max_prompt_length),
+               train(g.prompts_per_pass * g.num_generations, length, g.max_new_tokens, g.stock_loss)]
     if sft:
-        working = [train(s.sft_rows, s.sft_length, s.sft_length, profile.sft.stock_loss)]
+        longest = profile.sft.max_length
+        working = [train(profile.sft.batch_size, longest, longest, profile.sft.stock_loss)]
     weights = 2.0 * sum(_weights(policy)) + 4.0 * (5 if sft else 7) * adapter
     found = {"policy": MemoryNeed(weights, max(working), policy.num_kv_heads)}
     if judge is not None:
         embedding, matrices = _weights(judge)
         found["judge"] = MemoryNeed(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices,
-                              layer(judge, s.judge_rows, s.judge_length), judge.num_kv_heads)
+                              layer(judge, profile.judge_batch, profile.judge_max_length), judge.num_kv_heads)
     return found
 
 
@@ -170,3 +140,9 @@ def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
     found = needs(profile, policy, config_of(profile.judge) if judge else None, sft=not judge,
                   chips=max(1, len(devices) // 2) if judge else len(devices))
     return plan_mesh(devices, judge=judge, needs=found, memory=memory)
+
+
+def load_judge(profile: Profile, made: Plan) -> LoadedModel:
+    """The profile's judge model on the judge's chips, in 8 bits if the profile says so."""
+    judge = load(profile.judge, made.judge, profile.dtype, replicated="judge" not in made.gathered)
+    return quantize_int8(judge, made.judge) if profile.judge_int8 else judge

@@ -38,18 +38,10 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Logged = float | Literal["nan", "inf", "-inf"] | None  # as `run_log.plain` writes a number
 
 
-class Anchor(Record):
-    question: Text
-    good: Text
-    bad: Text
-
-
 class Domain(Record):
-    """The rubric of a domain (data_recipes/rubrics/<name>.toml), with a question and a good and a bad completion.
-    `data.router` recognises the domain's questions by `words`."""
+    """The rubric of a domain (data_recipes/rubrics/<name>.toml). `data.router` recognises its questions by `words`."""
 
     what = "domain"
-    anchor: Anchor
     rubric: Any
     words: str = ""
 
@@ -132,32 +124,6 @@ class Trained(Manifest):
     """Of a stage that trains: how many steps it made."""
 
     metrics: Settings
-
-
-class Scored(Written):
-    """One sample of an evaluation. Older files have no `content`."""
-
-    id: Text
-    family: str
-    kind: str
-    question: str
-    gold: str
-    completion: str
-    answer: str | None
-    format_ok: bool
-    correct: bool
-    content: bool | None = None
-    steps: Share | None  # None: the problem has no worked steps to compare with
-    failures: list[str]
-
-
-class Results(Written):
-    """<run>/evaluation/<stage>.json."""
-
-    what = "evaluation result"
-    n: Count | None = None
-    left_out: Count = 0
-    samples: Annotated[list[Scored], Field(min_length=1)]
 
 
 class VerdictRow(Written):

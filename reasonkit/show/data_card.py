@@ -16,9 +16,8 @@ from datasets import Dataset
 from huggingface_hub import DatasetCardData
 
 from reasonkit.data.filters import Ledger
-from reasonkit.data.problems import DataRecipe
 from reasonkit.data.screening import OPEN
-from reasonkit.data.sources import OPEN_LICENCES, Family, File, Hub, Kaggle, Source, Wheel
+from reasonkit.data.sources import OPEN_LICENCES, DataRecipe, Family, File, Hub, Kaggle, Source, Wheel
 from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import file_sha256
 from reasonkit.show.figures import visible

@@ -18,7 +18,6 @@ from markupsafe import Markup
 from reasonkit.eval.evaluate import Difference, EvalResult, Interval
 from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import cut_short, progress
-from reasonkit.session.records import is_row
 from reasonkit.show.figures import colour_tags, curves, visible
 
 MEASURES = {"Accuracy": "accuracy", "By content": "content_accuracy", "Format": "format_rate",
@@ -125,19 +124,18 @@ def write_report(
     """Write the page to `path`, atomically, and return the path.
 
     results: stage name -> result, in the order of training. comparisons: what is compared -> `evaluate.compare_paired`.
-    manifests: from `manifest.read_manifest`. log_rows: rows of the run logs and of the judge's record. What is not a
-    row is left out and counted, together with `skipped`. An empty input leaves out its section. The page begins with
-    the stages that were cut short. Raises ValueError without results.
+    manifests: from `manifest.read_manifest`. log_rows: rows of the run logs and of the judge's record, as `RunLog.read`
+    gives them. skipped: how many lines were none. An empty input leaves out its section. The page begins with the
+    stages that were cut short. Raises ValueError without results.
     """
     if not results:
         raise ValueError("no results to report: evaluate at least one stage first")
-    given, warnings = list(log_rows), cut_short(manifests)
-    rows = [row for row in given if is_row({"t": 0.0, **row} if isinstance(row, Mapping) else row)]
+    rows, warnings = list(log_rows), cut_short(manifests)
     sections = {
         "Results": results_table(results, warnings),
         "Paired differences": comparisons and comparison_table(comparisons),
         "Accuracy by family of problems": family_table(results),
-        "Training": _training(rows, skipped + len(given) - len(rows)),
+        "Training": _training(rows, skipped),
         "The judge": _judge_table(rows),
         "Completions side by side": side_by_side(results),
         "What goes wrong": any(result.failures for result in results.values()) and failure_table(results),

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonkit.eval.evaluate import EvalResult, Interval
-from reasonkit.eval.intervals import interval
+from reasonkit.eval.evaluate import EvalResult, mean_of
 from reasonkit.eval.sampled import majority_at_k, pass_at_k
 from reasonkit.show.report import Html, interval_cell, table
 
@@ -45,6 +44,6 @@ def calibration_table(rows: Iterable[Mapping[str, Any]]) -> Html:
         if inside:
             scores, right = zip(*inside, strict=True)
             lines.append([f"{number / BINS:.1f} to {(number + 1) / BINS:.1f}", len(inside), f"{np.mean(scores):.2f}",
-                          interval_cell(Interval(float(np.mean(right)), *interval(right, 0.0, 1.0)))])
+                          interval_cell(mean_of(right))])
     return table(["judge's score", "n", "its mean", "right answers"], lines, "One logged completion per step, so early "
                  "and late ones alike. With few completions a line says little.") if lines else Html()

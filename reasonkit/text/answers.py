@@ -1,8 +1,8 @@
 """Is this answer right? `check` compares one answer with the gold answer, `grade` a batch of completions with theirs.
 
-The readers (`numbers`, `choices`, `lists`, `words`) read the whole answer as a person would. Kinds that only some data
-has are modules of `recipes.graders`. Two candidates ("288, maybe 3"), a hedge or a leftover digit are wrong, because
-credit for substrings teaches to hedge. Model text is matched against patterns, never executed.
+The readers (`numbers`, `choices`, `words`) read the whole answer as a person would. Kinds that only some data has are
+modules of `recipes.graders`. Two candidates ("288, maybe 3"), a hedge or a leftover digit are wrong, because credit for
+substrings teaches to hedge. Model text is matched against patterns, never executed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from operator import eq
 from reasonkit.text.choices import read_choice, read_gold_choice, read_yes_no, same_choice
 from reasonkit.text.cleaning import clean, unbracket
 from reasonkit.text.hedges import is_withdrawn
-from reasonkit.text.lists import read_list, read_set
 from reasonkit.text.numbers import read_amount, read_plain, same_number
 from reasonkit.text.tags import TAGS, Parsed
 from reasonkit.text.words import read_date, read_text, same_text
@@ -28,8 +27,7 @@ from reasonkit.text.words import read_date, read_text, same_text
 KINDS = ("number", "choice", "yes_no", "expression", "list", "set", "text", "quantity", "smiles", "plan", "date")
 MAX_CHARACTERS = 10_000
 MAX_BLOCKS = 8  # answers of one completion that are written differently; each costs a comparison
-LIMIT_SECONDS = 2.0  # for one comparison by a library
-COMPLETION_SECONDS = 4.0  # two such comparisons
+COMPLETION_SECONDS = 4.0  # two comparisons by a library
 BATCH_SECONDS = 120.0  # a fifth of the shortest time after which a step counts as hung (`session.LEAST_SECONDS`)
 
 
@@ -161,22 +159,11 @@ def unbracketed_reader(read: Callable[[str], object | None]) -> Callable[[str], 
     return lambda text: read(unbracket(clean(unbracket(text.strip()))))
 
 
-def gold_reader(read: Callable, same: Callable) -> Callable[[str], object | None]:
-    """The reader of a gold answer that its library knows: one that it finds equal to itself."""
-    def read_gold(text: str) -> object | None:
-        gold = read(text)
-        with time_limit(LIMIT_SECONDS):  # its own time, not the completion's
-            return gold if gold and same(gold, gold) else None
-    return read_gold
-
-
 _read_amount = unbracketed_reader(read_amount)
 _COMMON = {
     "number": Kind(lambda text: read_plain(text) or _read_amount(text), same_number),
     "choice": Kind(lambda text: read_choice(clean(text)), same_choice, lambda text: read_gold_choice(clean(text))),
     "yes_no": Kind(unbracketed_reader(read_yes_no)),
-    "list": Kind(lambda text: read_list(clean(text))),
-    "set": Kind(lambda text: read_set(clean(text))),
     "text": Kind(lambda text: read_text(clean(text)), same_text),
     "date": Kind(unbracketed_reader(read_date)),
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -18,7 +19,6 @@ from jax.sharding import Mesh
 from tunix.generate.sampler import Sampler
 from tunix.rl.utils import is_sharing_backbone
 
-from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.rows import grpo_batches, shuffle_rows
 from reasonkit.models.checkpoints import checkpoint_options
 from reasonkit.models.lora import reference
@@ -33,17 +33,16 @@ from reasonkit.train.rollout import Rollout, sampling
 
 def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSettings, budget: TimeBudget, log,
          checkpoints: Path, seed: int, start_step: int,
-         on_step: Callable[[], None] = lambda: None, curriculum: Curriculum | None = None) -> loop.StageResult:
+         on_step: Callable[[], None] = lambda: None, curriculum: Any = None) -> loop.StageResult:
     """Train the adapter of `policy` on the reward. `start_step` is the step at which the last stage handed it over.
 
     That adapter becomes the reference, whatever is in memory (`loop.begin`). A run resumes from later steps in
-    `checkpoints`. A `curriculum` chooses the problems, and it needs its `watch` around one part of the reward. Without
-    a curriculum the problems come in turn. Raises ValueError if the rows of a pass do not divide over the mesh, if the
+    `checkpoints`. A `curriculum` (see `Recipe`) chooses the problems by its `order`, after `resume`. Without one the
+    problems come in turn. Raises ValueError if the rows of a pass do not divide over the mesh, if the
     prompts of a rollout call do not divide a step into passes, if the checkpoints are not at a step of this stage, or
     if the curriculum's log does not reach that step.
     """
-    micro = settings.micro_prompts or settings.prompts_per_step
-    each = settings.rollout_micro_prompts or settings.prompts_per_step
+    micro, each = settings.prompts_per_pass, settings.prompts_per_call
     if settings.rollout_micro_prompts and (settings.prompts_per_step % each or each % micro):
         raise ValueError(f"rollout_micro_prompts={each} must divide prompts_per_step={settings.prompts_per_step} and "
                          f"be a multiple of micro_prompts={micro}")
@@ -56,7 +55,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
         partial(Rollout, sampler=SegmentSampler if settings.segments else Sampler),
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                  temperature=settings.temperature, seed=seed),
-        dict(actor_optimizer=tunix_compat.adamw_of(settings), eval_every_n_steps=settings.steps + start_step + 1,
+        dict(actor_optimizer=tunix_compat.adamw(settings), eval_every_n_steps=settings.steps + start_step + 1,
              max_steps=settings.steps + start_step + 1,  # not reached: the stage ends with its batches
              mini_batch_size=settings.prompts_per_step, train_micro_batch_size=micro,
              rollout_micro_batch_size=settings.prompts_per_step,

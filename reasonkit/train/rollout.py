@@ -22,23 +22,20 @@ from reasonkit.train import tunix_compat
 from reasonkit.train.decode import install_sharded_cache
 
 
-def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperature: float, top_p: float | None = 1.0,
-             top_k: int | None = None, seed: int = 0) -> RolloutConfig:
-    """Tunix's rollout settings. Temperature 0 decodes greedily, where Tunix would divide by it if top_p is set.
+def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperature: float,
+             seed: int = 0) -> RolloutConfig:
+    """Tunix's rollout settings. Temperature 0 decodes greedily, where Tunix would divide by it if top_p is set. Above 0
+    Tunix would silently decode greedily without top_p.
 
     The cache is exactly as long as prompt and completion, because attention spans all of it at every token. Raises
-    ValueError for top_p < 1 without top_k, which sorts the whole vocabulary at every token, and for a temperature above
-    0 without top_p, which Tunix would silently decode greedily.
+    ValueError for a temperature below 0.
     """
-    if temperature < 0 or (temperature > 0 and top_p is None):
-        raise ValueError(f"temperature {temperature} with top_p {top_p}: sampling needs temperature > 0 and a top_p; "
-                         "greedy decoding is temperature 0")
-    if top_p is not None and top_p < 1 and not top_k:
-        raise ValueError(f"top_p {top_p} without top_k sorts the whole vocabulary at every token: set top_k too")
+    if temperature < 0:
+        raise ValueError(f"temperature {temperature}: sampling needs one above 0, and greedy decoding is temperature 0")
     return RolloutConfig(
         max_tokens_to_generate=max_new_tokens, max_prompt_length=max_prompt_length,
         kv_cache_size=max_prompt_length + max_new_tokens, temperature=temperature,
-        top_p=top_p if temperature > 0 else None, top_k=top_k, seed=jax.random.PRNGKey(seed),
+        top_p=1.0 if temperature > 0 else None, top_k=None, seed=jax.random.PRNGKey(seed),
         eos_tokens=list(tokenizer.stop_ids))
 
 

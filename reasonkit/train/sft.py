@@ -81,7 +81,7 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
     rows = without_terse(rows) if settings.skip_terse else rows
     loop.begin(policy.model, checkpoints, "sft", 0, settings.steps)
     trainer = peft_trainer.PeftTrainer(
-        policy.model, tunix_compat.adamw_of(settings),
+        policy.model, tunix_compat.adamw(settings),
         peft_trainer.TrainingConfig(**tunix_compat.trainer_options(settings, checkpoints, settings.steps)),
     ).with_gen_model_input_fn(model_input)
     if not settings.stock_loss:

@@ -18,6 +18,7 @@ from tunix.rl import rl_cluster
 from tunix.sft.peft_trainer import _default_loss_fn as sft_loss  # noqa: F401 - for tools.preflight
 
 from reasonkit.models.checkpoints import actor, checkpoint_options
+from reasonkit.settings import StageSettings
 
 # Two warnings that tell the reader nothing: orbax looks for the metadata of a step inside one of its items, and Tunix
 # asks a CPU for its HBM.
@@ -32,29 +33,24 @@ def trainer_options(settings, checkpoints: Path, last_step: int) -> dict:
                 checkpointing_options=checkpoint_options(settings.save_every, settings.keep))
 
 
-def adamw(learning_rate: float, steps: int, warmup: float, weight_decay: float,
-          clip: float) -> optax.GradientTransformation:
+def adamw(settings: StageSettings) -> optax.GradientTransformation:
     """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine decay to a tenth.
 
     The warm-up begins one step above zero, because otherwise the first update would be lost. `scale_schedule` sets a
     scalar in the state, so a stage with time for half of its steps goes through the schedule twice as fast. At 1, where
     it begins, the updates equal optax's AdamW bit for bit. Raises ValueError for a warm-up of all steps.
     """
-    rise = max(1, round(warmup * steps))
+    rate, steps, rise = settings.learning_rate, settings.steps, max(1, round(settings.warmup * settings.steps))
     if rise >= max(2, steps):
-        raise ValueError(f"warmup={warmup} of {steps} steps leaves none to train at the full learning rate: take less")
-    schedule = optax.warmup_cosine_decay_schedule(learning_rate / (rise + 1), learning_rate, rise, max(2, steps),
-                                                  learning_rate / 10)
+        raise ValueError(f"warmup={settings.warmup} of {steps} steps leaves none to train at the full learning rate: "
+                         "take less")
+    schedule = optax.warmup_cosine_decay_schedule(rate / (rise + 1), rate, rise, max(2, steps), rate / 10)
 
     def stretched(stretch) -> optax.GradientTransformation:
-        return optax.adamw(lambda count: schedule(count * stretch), b2=0.99, weight_decay=weight_decay)
+        return optax.adamw(lambda count: schedule(count * stretch), b2=0.99,
+                           weight_decay=settings.weight_decay)
 
-    return optax.chain(optax.clip_by_global_norm(clip), optax.inject_hyperparams(stretched)(stretch=1.0))
-
-
-def adamw_of(settings) -> optax.GradientTransformation:
-    """`adamw` with a stage's settings."""
-    return adamw(settings.learning_rate, settings.steps, settings.warmup, settings.weight_decay, settings.clip)
+    return optax.chain(optax.clip_by_global_norm(settings.clip), optax.inject_hyperparams(stretched)(stretch=1.0))
 
 
 def scale_schedule(trainer, factor: float) -> None:

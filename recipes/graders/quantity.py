@@ -13,10 +13,10 @@ from fractions import Fraction
 from itertools import product
 from math import isclose
 
-from reasonkit.text.answers import Kind, gold_reader, unbracketed_reader
+from reasonkit.text.answers import Kind, unbracketed_reader
 from reasonkit.text.numbers import read_value
 from reasonkit.text.units import format_unit, read_unit
-from recipes.graders.worker import decide
+from recipes.graders.worker import decide, gold_reader
 
 MAX_PARTS = 3
 TOLERANCE = 1e-9  # relative, for the rounding of a unit's conversion

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from reasonkit.text.answers import Kind, gold_reader
+from reasonkit.text.answers import Kind
 from reasonkit.text.cleaning import unfence
-from recipes.graders.worker import decide
+from recipes.graders.worker import decide, gold_reader
 
 _LABEL = re.compile(r"\A\W*+(?:the\s++)?+(?:smiles|answer)\s*+(?:is\b|[:=])\s*+", re.IGNORECASE)
 

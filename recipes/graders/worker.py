@@ -20,8 +20,9 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from reasonkit.text.answers import LIMIT_SECONDS, seconds_left
+from reasonkit.text.answers import seconds_left, time_limit
 
+LIMIT_SECONDS = 2.0  # for one comparison
 MEMORY_BYTES = 2 * 2**30
 BUSY = 3  # how much longer a comparison may take on a machine that does other things as well
 # What a worker gets of the environment, to find its programs and packages: no key, token or password.
@@ -54,6 +55,15 @@ def decide(task: str, answer: object, gold: object, seconds: float = LIMIT_SECON
         if isinstance(error, (OSError, ValueError)):
             return None
         raise
+
+
+def gold_reader(read: Callable, same: Callable) -> Callable[[str], object | None]:
+    """The reader of a gold answer that its library knows: one that it finds equal to itself."""
+    def read_gold(text: str) -> object | None:
+        gold = read(text)
+        with time_limit(LIMIT_SECONDS):  # its own time, not the completion's
+            return gold if gold and same(gold, gold) else None
+    return read_gold
 
 
 def start(task: str) -> _Worker:

@@ -73,6 +73,6 @@ def variant(mode: str = "implicit", both_orders: bool = False) -> Callable[..., 
     def make(judge_model: LoadedModel, mesh: Mesh, profile: Profile, folder: Path) -> LocalVariant:
         rate = rating_logprobs(judge_model, mesh, RATINGS, max_length=profile.judge_max_length,
                                batch_size=profile.judge_batch)
-        return LocalVariant(rate, profile.judge + "-int8" * profile.judge_int8, mode=mode, both_orders=both_orders)
+        return LocalVariant(rate, judge_model.name, mode=mode, both_orders=both_orders)
 
     return make

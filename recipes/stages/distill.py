@@ -182,7 +182,7 @@ def distill(
     vocabulary = _vocabulary(policy, teacher, [TAGS.prompt(question) for question in rows["question"][:16]])
     loop.begin(policy.model, checkpoints, "distill", start_step, settings.steps)
     trainer = peft_trainer.PeftTrainer(
-        policy.model, tunix_compat.adamw_of(settings),
+        policy.model, tunix_compat.adamw(settings),
         peft_trainer.TrainingConfig(
             **tunix_compat.trainer_options(settings, checkpoints, start_step + settings.steps)))
     done, length, width = trainer.train_steps - start_step, settings.max_new_tokens, settings.max_prompt_length

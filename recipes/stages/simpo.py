@@ -136,7 +136,7 @@ def simpo(
     check_divides(2 * settings.batch_size, mesh, "SimPO 2 x batch_size")
     loop.begin(policy.model, checkpoints, "simpo", start_step, settings.steps)
     trainer = DPOTrainer(
-        policy.model, None, tunix_compat.adamw_of(settings),
+        policy.model, None, tunix_compat.adamw(settings),
         DPOTrainingConfig(**tunix_compat.trainer_options(settings, checkpoints, start_step + settings.steps)))
     trainer.with_loss_fn(loss_fn(settings), has_aux=True)
     trainer.with_gen_model_input_fn(lambda example: {"train_example": example})

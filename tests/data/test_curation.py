@@ -10,9 +10,10 @@ import pytest
 
 from reasonkit.data import curation, problems
 from reasonkit.data.curation import EXTRA, share_out
+from reasonkit.data.filters import Ledger, screen
 from reasonkit.data.loading import SourceError
 from reasonkit.data.problems import load_recipe
-from reasonkit.data.screening import COLUMNS, question_key, screen
+from reasonkit.data.screening import COLUMNS, question_key
 from reasonkit.data.sources import Family, Wheel
 from reasonkit.judge.rubric import Criterion
 
@@ -96,9 +97,10 @@ def test_a_question_over_the_limit_makes_room_for_another(recipe_of):
     splits, ledger = curation.curate(recipe, SIZES, 0, *limit)
     assert ("prompt length", 220, 160) in ledger.steps
     assert {name: len(rows) for name, rows in splits.items()} == SIZES
-    usable, left_out = screen(splits, *limit)
-    assert not left_out and {name: len(rows) for name, rows in usable.items()} == SIZES
-    assert len(screen(curation.curate(recipe, SIZES, 0)[0], *limit)[0]["train"]) < SIZES["train"]  # the control
+    ledger = Ledger()
+    usable = screen(splits, *limit, ledger)
+    assert not ledger.dropped and {name: len(rows) for name, rows in usable.items()} == SIZES
+    assert len(screen(curation.curate(recipe, SIZES, 0)[0], *limit, ledger)["train"]) < SIZES["train"]  # the control
 
 
 def test_a_limit_that_most_questions_miss_is_an_error(recipe_of):
@@ -233,7 +235,7 @@ def test_a_recipe_that_lacks_what_it_needs_is_named(recipe_of, tmp_path, old, ne
 
 @pytest.mark.parametrize(("lines", "message"), [
     ("prompt = 8", "lengths.prompt is 8, and should be greater than or equal to 16"),
-    ("prompts = 512", "lengths.prompts is no key that is known here"),
+    ("prompts = 512", r"lengths.prompts.\[key\] is 'prompts', and should be 'prompt' or 'completion'"),
     ("completion = \"long\"", "lengths.completion is 'long', and should be a valid integer"),
 ])
 def test_lengths_that_cannot_be_are_named(recipe_of, lines, message):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,10 +19,10 @@ from reasonkit.data.filters import (
     gold_row_fault,
     near_duplicates,
     repair,
+    screen,
     shingles,
     text_fault,
 )
-from reasonkit.data.screening import LeftOut
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 
 RUBRIC = rubric_to_json([Criterion("Steps", "Every step follows.", 1.0)])
@@ -78,11 +80,11 @@ def test_the_ledger_adds_up_and_shows_an_example():
 
 
 def test_screening_is_a_step_of_the_ledger():
-    ledger = Ledger()
-    ledger.add_screening({"train": [row()] * 3, "test": [row()]}, [
-        LeftOut("train", "s-9", "2+2?", "prompt too long", "row 4: the prompt has 300 tokens")])
+    ledger, tokenizer = Ledger(), SimpleNamespace(encode=str.split)
+    rows = [row(id=f"s-{n}", question="2+2?" + " long" * 300 * (n == 3)) for n in range(4)]
+    screen({"train": Dataset.from_list(rows), "test": Dataset.from_list(rows[:1])}, tokenizer, 300, ledger)
     assert ledger.steps == [("screening of train", 4, 3), ("screening of test", 1, 1)]
-    assert "1 screening of train: prompt too long, as s-9: 'row 4: the prompt has 300 tokens'" in str(ledger)
+    assert "1 screening of train: prompt too long, as s-3: 'row 4: the prompt has 3" in str(ledger)
 
 
 def text(rng, length=40):

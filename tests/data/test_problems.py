@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +25,7 @@ from reasonkit.data.problems import (
     split_of,
 )
 from reasonkit.data.rows import grpo_batches, read_rows, save_splits, sft_batches
+from reasonkit.data.sources import Split
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.judge.rubric import WEIGHTS, Criterion, load_domain, rubric_from_json, rubric_to_json
 from reasonkit.text.answers import KINDS, check
@@ -171,7 +171,7 @@ def test_a_recipe_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "RECIPES", tmp_path)
     write_recipe(tmp_path)
     recipe = load_recipe("mine")
-    assert recipe.families == ("coins",) and recipe.rubric[0].weight == WEIGHTS["pitfall"]
+    assert recipe.families == ["coins"] and recipe.rubric[0].weight == WEIGHTS["pitfall"]
 
 
 def test_a_recipe_may_name_a_domain(tmp_path, monkeypatch):
@@ -250,9 +250,9 @@ def test_a_question_belongs_to_one_split_whatever_the_seed():
                  for seed in range(4)]
     found = [split_of(question, RECIPE.split) for question in questions]
     shares = {name: found.count(name) / len(found) for name in SPLITS}
-    assert all(abs(shares[name] - RECIPE.split[name] / 100) < 0.05 for name in SPLITS)
-    with pytest.raises(ValueError, match=r"\{'train': 0\} does not cover 100 %"):
-        split_of(questions[0], {"train": 0})
+    assert all(abs(shares[name] - getattr(RECIPE.split, name) / 100) < 0.05 for name in SPLITS)
+    with pytest.raises(ValueError, match=r"train=0.0 validation=0.0 test=0.0 does not cover 100 %"):
+        split_of(questions[0], Split(train=0, validation=0, test=0))
 
 
 def test_a_stream_has_one_split_and_no_question_twice():
@@ -282,14 +282,14 @@ def test_rows_carry_what_the_stages_need():
 def test_terse_traces_are_for_training_only():
     splits = make_splits(RECIPE, {"train": 400, "test": 100}, 0)
     terse = sum(";" not in row["reasoning"] for row in splits["train"]) / 400
-    assert abs(terse - RECIPE.terse) < 0.1
+    assert abs(terse - RECIPE.traces.terse) < 0.1
     assert all(";" in row["reasoning"] for row in splits["test"])
 
 
 def test_a_criterion_is_written_for_the_problem():
     criteria = (Criterion("Steps", "Reads {reasoning}, {0} {answer}", 1.0), Criterion("Short", "Is short", 0.3))
     item = data.Problem("x", "coins", "?", ("1+1=2", "{2}"), "2", "number")
-    recipe = replace(RECIPE, rubric=criteria)
+    recipe = RECIPE.model_copy(update={"rubric": criteria})
     assert [criterion.description for criterion in rubric_of(recipe, item)] == [
         "Reads 1+1=2; {2}, {0} {answer}", "Is short"]
     first, second = make_splits(recipe, {"test": 2}, 0)["test"]
@@ -301,7 +301,7 @@ def test_a_problem_with_a_rubric_of_its_own_is_judged_by_it(monkeypatch):
     family = data.importlib.import_module("data_recipes.families.coins")
     make = family.make
     monkeypatch.setattr(family, "make", lambda rng, slip: (*make(rng, slip), rubric_to_json(own)))
-    recipe = replace(RECIPE, families=("coins", "lamp"))
+    recipe = RECIPE.model_copy(update={"families": ["coins", "lamp"]})
     for row in make_splits(recipe, {"train": 6}, 0)["train"]:
         assert rubric_from_json(row["rubric"]) == (own if row["family"] == "coins" else recipe.rubric)
     broken = data.Problem("coins-0-7", "coins", "?", ("1",), "1", "number", "[]")
@@ -321,11 +321,11 @@ def test_no_question_can_end_its_turn(monkeypatch):
 
 def test_curation_ends_where_the_questions_do(coins, monkeypatch):
     coins(lambda rng, slip: (f"What is {rng.randint(1, 20)}?", ["1"], "1"))
-    recipe = replace(RECIPE, families=("coins",), split={"train": 100, "validation": 0, "test": 0})
+    recipe = RECIPE.model_copy(update={"families": ["coins"], "split": Split(train=100, validation=0, test=0)})
     assert len(make_splits(recipe, {"train": 20}, 0)["train"]) == 20
     with pytest.raises(ValueError, match=r"made 20 distinct questions \(coins 20\) of 21 asked for in 'train'"):
         make_splits(recipe, {"train": 21}, 0)
-    mixed = replace(RECIPE, families=("coins", "lamp"))
+    mixed = RECIPE.model_copy(update={"families": ["coins", "lamp"]})
     monkeypatch.setattr(data, "PATIENCE", 50)
     with pytest.raises(ValueError, match=r"\(coins \d+, lamp \d+\) of 100000 asked for in 'test'"):
         make_splits(mixed, {"test": 100_000}, 0)

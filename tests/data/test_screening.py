@@ -12,10 +12,11 @@ from datasets import Dataset
 from tiny_run import ROWS, short_tokenizer
 
 from reasonkit.config import PROFILES
-from reasonkit.data import screening
+from reasonkit.data import filters, screening
+from reasonkit.data.filters import Ledger
 from reasonkit.data.problems import SPLITS, load_recipe, make_splits
 from reasonkit.data.rows import grpo_batches, sft_batches, sft_pairs
-from reasonkit.data.screening import gold_fault, question_key, screen
+from reasonkit.data.screening import gold_fault, question_key
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.judge.exam import anchors
 from reasonkit.models import load
@@ -33,6 +34,12 @@ def tokenizer(tmp_path_factory):
 
 def rows(*changes):
     return Dataset.from_list([{**ROWS[n], **change} for n, change in enumerate(changes)])
+
+
+def screen(splits, tokenizer, limit):
+    """The usable rows, and those that were left out."""
+    ledger = Ledger()
+    return filters.screen(splits, tokenizer, limit, ledger), ledger.dropped
 
 
 # Questions
@@ -124,9 +131,8 @@ FAULTS = [
 def test_a_row_that_stops_a_stage_is_left_out(tokenizer, split, change, cause, why):
     kept, (left,) = screen({split: rows({}, change, {})}, tokenizer, 48)
     assert kept[split]["id"] == [ROWS[0]["id"], ROWS[2]["id"]]
-    assert (left.split, left.id, left.cause) == (split, str(change.get("id", ROWS[1]["id"])), cause)
-    assert left.question == str(change.get("question", ROWS[1]["question"]))
-    assert re.match(f"row 2: {why}", left.why)
+    assert (left.step, left.id, left.cause) == (f"screening of {split}", str(change.get("id", ROWS[1]["id"])), cause)
+    assert re.match(f"row 2: {why}", left.example)
 
 
 def test_ids_that_are_no_texts_are_named(tokenizer):
@@ -146,8 +152,8 @@ def test_an_open_row_is_for_training_alone(tokenizer):
     """It needs no gold answer there, and SFT learns from it where it has both reasoning and a reference."""
     some = {name: rows({}, {"kind": "open", "answer": ""}, {"kind": "open"}, {}) for name in SPLITS}
     kept, left_out = screen(some, tokenizer, 48)
-    assert [(row.split, row.cause) for row in left_out] == [("validation", "no gold answer")] * 2 + [
-        ("test", "no gold answer")] * 2
+    assert [(row.step, row.cause) for row in left_out] == [("screening of validation", "no gold answer")] * 2 + [
+        ("screening of test", "no gold answer")] * 2
     assert len(kept["train"]) == 4 and len(sft_pairs(kept["train"], tokenizer, 200)) == 3
     batch = next(grpo_batches(kept["train"], tokenizer, 4, 48, 0))
     values = exact_answer(batch["prompts"], ["<answer>1</answer>"] * 4, answer=batch["answer"], kind=batch["kind"])
@@ -179,8 +185,8 @@ def test_a_prompt_that_just_fits_is_kept(tokenizer):
 def test_a_split_of_which_most_is_refused_is_an_error(tokenizer):
     bad = {"answer": "?"}
     assert len(screen({"test": rows({}, bad)}, tokenizer, 48)[1]) == 1
-    with pytest.raises(ValueError, match=r"2 of 3 rows of 'test' can't be used, more than 50%. The first, '0-1', ends "
-                                         r"'0 plus 1': row 2: gold answer '\?' cannot be read"):
+    with pytest.raises(ValueError, match=r"2 of 3 rows of 'test' can't be used, more than 50%. The first, '0-1': "
+                                         r"row 2: gold answer '\?' cannot be read"):
         screen({"train": rows({}), "test": rows({}, bad, bad)}, tokenizer, 48)
 
 

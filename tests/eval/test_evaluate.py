@@ -11,8 +11,9 @@ from datasets import Dataset
 from reasonkit.eval import evaluate as module
 from reasonkit.eval.evaluate import EvalResult, compare_paired, evaluate, step_accuracy
 from reasonkit.eval.intervals import interval, p_value
-from reasonkit.session.records import Scored
 from reasonkit.text.tags import TAGS
+
+FIELDS = "id family kind question gold completion answer format_ok correct content steps failures".split()
 
 
 def problem(number: int, **changed):
@@ -23,6 +24,11 @@ def problem(number: int, **changed):
 
 def good(number: int) -> str:
     return TAGS.render(reasoning=f"{number} + 1 = {number + 1}; done", answer=str(number + 1))
+
+
+def read_back(path) -> EvalResult:
+    found = json.loads(path.read_text())
+    return EvalResult(found["samples"], found["left_out"])
 
 
 def result(correct, steps=None) -> EvalResult:
@@ -77,7 +83,7 @@ REPLIES = {
 def test_every_reply_is_scored_and_kept():
     scored = evaluate(lambda prompts: [REPLIES[int(p.split(" + 1 ?")[0].split()[-1])] for p in prompts],
                       [problem(number) for number in REPLIES], 2)
-    assert [list(sample) for sample in scored.samples] == [list(Scored.model_fields)] * 5
+    assert [list(sample) for sample in scored.samples] == [FIELDS] * 5
     assert [sample["completion"] for sample in scored.samples] == list(REPLIES.values())
     assert [sample["correct"] for sample in scored.samples] == [True, False, True, False, False]
     assert [sample["format_ok"] for sample in scored.samples] == [True, True, False, False, False]
@@ -192,7 +198,7 @@ def test_a_problem_without_worked_steps_is_scored_by_its_answer_alone(tmp_path):
     result = evaluate(lambda prompts: [TAGS.render(reasoning="1 + 1 = 2", answer="2")] * len(prompts), rows, 2)
     assert [sample["steps"] is None for sample in result.samples] == [False, True]
     assert result.n == 2 and result.step_accuracy.mean == result.samples[0]["steps"]
-    assert EvalResult.from_json(result.to_json(tmp_path / "r.json")) == result
+    assert read_back(result.to_json(tmp_path / "r.json")) == result
     assert compare_paired(result, result, "steps").n == 1
     alone = evaluate(lambda prompts: [""] * len(prompts), rows[1:], 2)
     assert alone.step_accuracy == (0.0, 0.0, 1.0), "nothing was measured"
@@ -215,7 +221,7 @@ def test_a_problem_that_cannot_be_scored_is_left_out_and_counted(changed, capsys
 
 def test_what_was_left_out_is_in_the_file(tmp_path):
     scored = evaluate(lambda prompts: [good(0)], [problem(0), problem(1, answer=None)], 8)
-    again = EvalResult.from_json(scored.to_json(tmp_path / "r.json"))
+    again = read_back(scored.to_json(tmp_path / "r.json"))
     assert again == scored and again.left_out == 1
 
 
@@ -315,7 +321,7 @@ def test_json_is_lossless(tmp_path):
     odd = "<b>\x00 \ud800 \u2028 \N{SNOWMAN} \\ \"</b>\n"
     scored = evaluate(lambda prompts: [odd, good(1), good(2)], [problem(number) for number in range(3)], 8)
     path = scored.to_json(tmp_path / "deep" / "stock.json")
-    assert EvalResult.from_json(path) == scored
+    assert read_back(path) == scored
     assert [entry.name for entry in path.parent.iterdir()] == ["stock.json"]
 
 
@@ -324,26 +330,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     broken = EvalResult([dict(result([False]).samples[0], gold=object())])
     with pytest.raises(TypeError):
         broken.to_json(path)
-    assert EvalResult.from_json(path).accuracy.mean == 1.0
-
-
-def test_a_file_of_before_content_was_scored_is_read(tmp_path):
-    scored = evaluate(lambda prompts: ["1", good(1), "no"], [problem(number) for number in range(3)], 8)
-    path = scored.to_json(tmp_path / "old.json")
-    old = json.loads(path.read_text())
-    for sample in old["samples"]:
-        del sample["content"]
-    path.write_text(json.dumps(old))
-    assert EvalResult.from_json(path).content_accuracy == scored.content_accuracy
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"samples": []}', '{"samples": [{"id": "a"}]}', '{"samples": [3]}'])
-def test_from_json_names_a_file_that_is_no_result(tmp_path, text):
-    path = tmp_path / "bad.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match="bad.json"):
-        EvalResult.from_json(path)
+    assert read_back(path).accuracy.mean == 1.0
 
 
 def test_a_result_needs_a_sample():

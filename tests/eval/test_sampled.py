@@ -11,13 +11,11 @@ import pytest
 from reasonkit.eval import sampled
 from reasonkit.eval.evaluate import EvalResult
 from reasonkit.eval.sampled import majority_at_k, pass_at_k
-from reasonkit.session.records import Scored
 
 
 def results(*problems):
     """One result per completion, from the answers to each problem. "+" is right, "" is no answer."""
-    return [EvalResult([dict.fromkeys(Scored.model_fields) | {"id": str(n), "answer": answers[i] or None,
-                                                      "correct": answers[i][:1] == "+"}
+    return [EvalResult([{"id": str(n), "answer": answers[i] or None, "correct": answers[i][:1] == "+"}
                         for n, answers in enumerate(problems)]) for i in range(len(problems[0]))]
 
 

@@ -110,8 +110,6 @@ def test_a_domain_can_be_used(name):
     # a pitfall is worded as its avoidance, else a high rating would reward it
     assert all(c.title.startswith("No ") or c.description.startswith("Does not ") for c in domain.rubric
                if c.weight == WEIGHTS["pitfall"])
-    for reply in (domain.anchor.good, domain.anchor.bad):
-        assert reply.startswith("<reasoning>") and reply.endswith("</answer>")
     assert rubric_from_json(rubric_to_json(domain.rubric)) == domain.rubric
 
 
@@ -120,20 +118,18 @@ def test_all_files_are_packaged():
     assert "rubrics/*.toml" in package["data_recipes"]
 
 
-ANCHOR = '[anchor]\nquestion = "q"\ngood = "g"\nbad = "b"\n'
 ENTRY = '[[rubric]]\ntitle = "t"\ndescription = "d"\nweight = "pitfall"\n'
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    (ANCHOR, r"mine.toml is no domain \(rubric is missing\): mend the file"),
-    (f"rubric = 3\n{ANCHOR}", r"mine.toml: .* is not a non-empty list of criteria: 3"),
-    (ENTRY, r"mine.toml is no domain \(anchor is missing\)"),
-    (ENTRY + '[anchor]\nquestion = "q"\ngood = " "\nbad = "b"\n', "anchor.good is ' ', and must be a text, not blank"),
-    (ENTRY + ENTRY.replace("pitfall", "grave") + ANCHOR,
+    ("", r"mine.toml is no domain \(rubric is missing\): mend the file"),
+    ("rubric = 3\n", r"mine.toml: .* is not a non-empty list of criteria: 3"),
+    (ENTRY + '[other]\nx = 1\n', r"mine.toml is no domain \(other is no key that is known here\)"),
+    (ENTRY + ENTRY.replace("pitfall", "grave"),
      r"mine.toml: \[\[rubric\]\], entry 1: criterion 't': weight is 'grave'; give it .* such as one of .*essential"),
-    (ENTRY + 'level = ["a", "b"]\n' + ANCHOR, r"entry 0: missing \[\], unknown \['level'\]"),
-    (ENTRY + 'levels = ["a"]\n' + ANCHOR, "entry 0: criterion 't': levels are .*give at least two texts"),
-    (ENTRY + 'levels = "worst"\n' + ANCHOR, "entry 0: criterion 't': levels are 'worst'"),
+    (ENTRY + 'level = ["a", "b"]\n', r"entry 0: missing \[\], unknown \['level'\]"),
+    (ENTRY + 'levels = ["a"]\n', "entry 0: criterion 't': levels are .*give at least two texts"),
+    (ENTRY + 'levels = "worst"\n', "entry 0: criterion 't': levels are 'worst'"),
     ("[[rubric", r"mine.toml is no domain \(not TOML: "),
 ])
 def test_a_file_that_cannot_be_used_is_named(tmp_path, monkeypatch, text, message):

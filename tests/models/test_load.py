@@ -35,7 +35,7 @@ from tunix.models.gemma3 import model as gemma3
 import reasonkit.models.gemma
 import reasonkit.models.load
 from reasonkit.models.load import MODELS, Tokenizer, load, quantize_int8
-from reasonkit.models.mesh import make_mesh, plan_mesh
+from reasonkit.models.mesh import Plan, make_mesh
 from reasonkit.session import secrets as keys
 from reasonkit.text.tags import TAGS, neutralise
 from tools.flax import init_random, save_flax
@@ -503,7 +503,7 @@ def test_the_table_names_configurations_that_tunix_has():
 def test_a_judge_is_loaded_without_touching_the_policys_half(stock, inputs, monkeypatch, quantised):
     """As the 12B on four chips of eight: tp splits its weights evenly, in bfloat16 or 8 bits."""
     config = small_config(4, num_heads=8, param_dtype=jnp.bfloat16)
-    plan = plan_mesh(jax.devices(), judge=True, judge_tp=4)
+    plan = Plan(make_mesh(jax.devices()[:4], 4, 1), make_mesh(jax.devices()[4:], 1, 4), {})
     monkeypatch.setattr(reasonkit.models.load.LIBRARY["gemma3"].ModelConfig, "gemma3_12b_it", lambda: config)
     files = inputs / "gemma3-12b-it"
     save_kaggle_flax(init_random(config, plan.policy), "gemma3", True, files / "gemma3-12b-it")
@@ -520,6 +520,7 @@ def test_a_judge_is_loaded_without_touching_the_policys_half(stock, inputs, monk
     judge = load("gemma3-12b-it", plan.judge)
     if quantised:
         judge = quantize_int8(judge, plan.judge)
+    assert judge.name == "gemma3-12b-it" + "-int8" * quantised
     new = [array for array in jax.live_arrays() if id(array) not in before]
     assert seen | {device.id for array in new for device in array.devices()} == {4, 5, 6, 7}
     leaves = jax.tree.leaves(nnx.state(judge.model))

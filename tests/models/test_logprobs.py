@@ -4,6 +4,7 @@ import dataclasses
 import random
 import shutil
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +30,15 @@ from tunix.rl import algo_core, common
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from tunix.utils import sharding_utils
 
+from reasonkit.config import PROFILES
 from reasonkit.data.problems import load_recipe, rubric_of
-from reasonkit.judge.judge import RATINGS, judge_prompt
+from reasonkit.judge.judge import RATINGS, JudgeItem, judge_prompt
 from reasonkit.models import logprobs
 from reasonkit.models.load import Tokenizer, load, quantize_int8
-from reasonkit.models.logprobs import SHARED, pack_shared_prefixes, rating_logprobs
+from reasonkit.models.logprobs import SHARED, local_judge, pack_shared_prefixes, rating_logprobs
 from reasonkit.models.lora import add_lora
-from reasonkit.models.mesh import make_mesh
+from reasonkit.models.mesh import make_mesh, plan_mesh
+from reasonkit.models.placement import load_judge
 from reasonkit.text.tags import TAGS
 from tools.build_tiny_models import ASSETS, reply
 from tools.flax import init_random, save_flax
@@ -157,6 +160,14 @@ def test_int8_ratings_rank_as_floats_do_in_a_third_of_the_memory():
         rated.append(np.exp(logprobs_BR) @ np.arange(1, 6) / np.exp(logprobs_BR).sum(-1))
     assert spearmanr(*rated).statistic > 0.98 and not np.array_equal(*rated)
     assert sizes[1] < sizes[0] / 3
+
+
+def test_the_judge_of_a_profile_is_named_by_what_it_is():
+    plan, profile = plan_mesh(jax.devices(), judge=True), dataclasses.replace(PROFILES["smoke"], judge_int8=True)
+    judge = local_judge(load_judge(profile, plan), plan.judge, profile, Path())
+    assert judge.identity.startswith("tiny-judge-int8 explicit ")
+    (verdict,) = judge.score([JudgeItem("2+2?", "<answer>4</answer>", load_recipe("tiny_mix").rubric)])
+    assert 0 <= verdict.score <= 1 and not judge.failures
 
 
 def test_the_judges_mesh_is_entered_in_the_calling_thread(folder, seen):

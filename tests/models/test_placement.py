@@ -11,8 +11,8 @@ from flax import nnx
 
 from reasonkit.config import PROFILES
 from reasonkit.models import placement
-from reasonkit.models.placement import CHIPS, config_of, memory_of, needs, plan, shapes_of
-from tools.preflight.abstract import abstract_model
+from reasonkit.models.placement import CHIPS, config_of, memory_of, needs, plan
+from tools.preflight.abstract import abstract_model, shapes_of
 
 
 @pytest.mark.parametrize("name", ["gemma2-2b-it", "gemma3-1b-it", "gemma3-12b-it"])

@@ -15,7 +15,6 @@ from test_run_log import room
 from tiny_run import ROWS
 
 from reasonkit.data import problems
-from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.eval.evaluate import EvalResult
 from reasonkit.judge import rubric
@@ -26,6 +25,7 @@ from reasonkit.session.run_log import RunLog, earlier_minutes
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.show.dashboard import Dashboard
 from reasonkit.show.report import write_report
+from recipes.stages.curriculum import Curriculum
 from tools.preflight.forecast import Forecast
 
 SHA = "0" * 64
@@ -49,13 +49,12 @@ WHOLE = {
     "asked": {"model": {"policy": "p"}, "settings": {"steps": 2}},
     "ledger": {"started": 1.0, "boot_id": "b", "took": {"save": 1.5}, "hours": 2.0, "stages": {
         "sft": {"steps": 2, "seconds": 3.5, "first_seconds": None, "stopped": "data"}}},
-    "results": {"n": 1, "left_out": 0, "samples": [SAMPLE]},
     "rows": ROWS[0],
     "recipe": TOML + RUBRIC,
-    "domain": '[anchor]\nquestion = "q"\ngood = "g"\nbad = "b"\n' + RUBRIC,
+    "domain": RUBRIC,
 }
 NAMES = {"manifest": "sft/manifest.json", "run": "run.json", "asked": "sft/asked.json", "ledger": "ledger.json",
-         "results": "stock.json", "rows": "train.parquet", "recipe": "mine.toml", "domain": "mine.toml"}
+         "rows": "train.parquet", "recipe": "mine.toml", "domain": "mine.toml"}
 RAISED = (ValueError, RecordError, ManifestError, BudgetError)
 
 
@@ -71,8 +70,6 @@ def read(kind, folder, monkeypatch):
             return check_begun(folder, "sft", WHOLE["asked"], resumes=True, removed="sft", write=False)
         case "ledger":
             return TimeBudget(hours=2, ledger=path, clock=lambda: 100.0, grows=True)
-        case "results":
-            return EvalResult.from_json(path)
         case "rows":
             return read_rows(path)
         case "recipe":
@@ -256,6 +253,3 @@ def test_the_live_view_and_the_report_show_what_odd_rows_hold(event, tmp_path, r
     assert log.skipped and f"{log.skipped} lines of the log are no rows" in board._status.value
     page = write_report(tmp_path / "report.html", results, {}, [], rows, log.skipped).read_text()
     assert f"{log.skipped} lines of the logs are no rows, and are left out." in page
-    odd = [None, 3, [], {}, {"event": 3}, {"event": "grpo_step"}, {"event": "reward", "parts": 1}]
-    page = write_report(tmp_path / "report.html", results, {}, [], [*rows, *odd]).read_text()
-    assert f"{len(odd)} lines of the logs are no rows" in page

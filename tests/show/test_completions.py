@@ -16,7 +16,7 @@ from reasonkit.config import PROFILES
 from reasonkit.data.rows import sft_batches
 from reasonkit.models.checkpoints import save_lora
 from reasonkit.models.lora import add_lora, lora_state
-from reasonkit.models.mesh import make_mesh, plan_mesh
+from reasonkit.models.mesh import Plan, make_mesh
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.rules import exact_answer, tag_format
 from reasonkit.session.run_log import RunLog
@@ -165,11 +165,13 @@ def test_the_box_answers_and_shows_what_is_wrong(model):
     assert answers.value == "too long: &lt;b&gt;" and not button.disabled
 
 
-@pytest.mark.parametrize(("options", "expected"), [
-    ({"judge": False}, ["policy", "copy 8"]), ({"judge": True}, ["policy", "judge", "copy 4"]),
-    ({"judge": True, "judge_tp": 4}, ["judge", "part 4 of 4"])])
-def test_the_chips_are_drawn_with_what_they_hold(options, expected):
-    figure = chips(plan_mesh(jax.devices(), **options))
+@pytest.mark.parametrize(("judge_tp", "expected"), [
+    (0, ["policy", "copy 8"]), (1, ["policy", "judge", "copy 4"]), (4, ["judge", "part 4 of 4"])])
+def test_the_chips_are_drawn_with_what_they_hold(judge_tp, expected):
+    half = make_mesh(jax.devices()[:4], 4, 1)
+    plan = Plan(half, make_mesh(jax.devices()[4:], 4 // judge_tp, judge_tp), {}) if judge_tp else (
+        Plan(make_mesh(jax.devices(), 8, 1), None, {}))
+    figure = chips(plan)
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert len(texts) == 8 + 1 + options["judge"] and all(any(word in text for text in texts) for word in expected)
+    assert len(texts) == 8 + 1 + bool(judge_tp) and all(any(word in text for text in texts) for word in expected)
     assert figure._repr_png_().startswith(b"\x89PNG")

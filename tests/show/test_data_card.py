@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
@@ -33,10 +31,10 @@ def families():
 def sourced(families):
     """A recipe with two sources, and rows of both."""
     common = {"licence": "MIT", "address": "https://example.org/a_b", "domain": "maths", "columns": {"question": "{q}"}}
-    recipe = replace(families[0], families=(), sources=(
+    recipe = families[0].model_copy(update={"families": [], "sources": [
         File.model_validate({"name": "mine", "from": "file", "path": "/home/somebody/mine.csv", **common}),
         Hub.model_validate({"name": "far", "from": "hub", "id": "some/set", "split": "train", "revision": "abc",
-                            **common, "licence": "CC-BY-NC-4.0"})))
+                            **common, "licence": "CC-BY-NC-4.0"})]})
     row = families[1]["train"][0]
     rows = [{**row, "domain": "maths", "task": "", "difficulty": "", "source": source, "licence": licence,
              "kind": kind, "reasoning": reasoning}
@@ -73,9 +71,9 @@ def test_its_figures_are_those_of_the_run(tmp_path, sourced):
 
 def test_no_name_breaks_its_form(tmp_path, sourced):
     recipe, splits = sourced
-    recipe = replace(recipe, title=EVIL, name=EVIL, licence=EVIL, sources=tuple(
-        source.model_copy(update={"domain": EVIL, "licence": EVIL, "address": f"https://x/{EVIL}>"})
-        for source in recipe.sources))
+    sources = [source.model_copy(update={"domain": EVIL, "licence": EVIL, "address": f"https://x/{EVIL}>"})
+               for source in recipe.sources]
+    recipe = recipe.model_copy(update={"title": EVIL, "name": EVIL, "licence": EVIL, "sources": sources})
     rows = splits["train"].map(lambda row: {"licence": EVIL})
     ledger = Ledger([(EVIL, 1, 1)], [Dropped(EVIL, "", EVIL, "", EVIL)], [EVIL])
     path, _ = card(tmp_path, recipe, {"train": rows}, ledger)

@@ -105,8 +105,8 @@ def test_sources_show_their_licence_and_what_to_do(tmp_path):
     given = {"name": "mine", "from": "file", "path": "x.csv", "domain": "maths", "columns": {"question": "{q}"}}
     sources = [File.model_validate({**given, "licence": "MIT", "address": 'https://x/"><script>', "rows": 5}),
                OwnFile.model_validate(given)]
-    table = source_table(sources, [Reached("mine", "file", "MIT", "x.csv", ""),
-                                   Reached("mine", "file", "", "", "attach it")])
+    table = source_table(sources, [Reached("x.csv", ""),
+                                   Reached("", "attach it")])
     assert cells(table) == [["mine", "maths", "MIT", "file", "5", "reached: x.csv"],
                             ["mine", "maths", "your own", "file", "–", "attach it"]]
     assert "1 of 2 sources are reached" in table and "<script>" not in table

@@ -17,7 +17,6 @@ from tiny_gemma import equal, forward
 from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.rl.utils import is_sharing_backbone
 
-from reasonkit.data.curriculum import Curriculum
 from reasonkit.data.rows import GRPO_COLUMNS
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
@@ -27,14 +26,15 @@ from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.monitors import probe, suspicious, watcher
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
-from reasonkit.settings import GrpoSettings, SftSettings
+from reasonkit.settings import GrpoSettings, SftSettings, StageSettings
 from reasonkit.text.tags import TAGS
-from reasonkit.train import decode, overlap, tunix_compat
+from reasonkit.train import overlap, rollout, tunix_compat
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
 from recipes.rewards.controls import constant
 from recipes.rewards.model_based import mean_probability
+from recipes.stages.curriculum import Curriculum
 from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -117,7 +117,7 @@ class Watch:
     def __init__(self, patch):
         self.rewards, self.calls, self.examples, self.caches, self.clusters = [], [], [], [], []
         make, Learner = tunix_compat.grpo_cluster, overlap.Learner
-        init_cache, watch = decode._init_cache, self
+        init_cache, watch = rollout._init_cache, self
 
         class Seen(Learner):
             def __init__(self, cluster, config, reward):
@@ -144,7 +144,7 @@ class Watch:
 
         patch.setattr(overlap, "Learner", Seen)
         patch.setattr(tunix_compat, "grpo_cluster", cluster)
-        patch.setattr(decode, "_init_cache", cache)
+        patch.setattr(rollout, "_init_cache", cache)
 
     def reward(self, log):
         composed = RewardMix([(length, 1.0), (shy, 0.5)], log, max_no_signal=1.0)
@@ -472,7 +472,7 @@ def test_only_a_stages_own_copy_is_taken_back(tmp_path):
 
 def test_the_learning_rate_warms_up_and_decays():
     """Steps 0, at the end of the warm-up and at the last, read off the updates of a constant gradient."""
-    optimizer, weights = tunix_compat.adamw(0.1, steps=20, warmup=0.25, weight_decay=0.0, clip=1.0), np.float32(1.0)
+    optimizer, weights = tunix_compat.adamw(StageSettings(steps=20, learning_rate=0.1, warmup=0.25)), np.float32(1.0)
     state, sizes = optimizer.init(weights), []
     for _ in range(21):
         update, state = optimizer.update(np.float32(0.5), state, weights)

@@ -20,6 +20,7 @@ from reasonkit.models import checkpoints
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import NullLog
 from reasonkit.session.time_budget import TimeBudget
+from reasonkit.settings import StageSettings
 from reasonkit.train import loop, tunix_compat
 from reasonkit.train.sft import sft
 from tools.flax import init_random
@@ -32,7 +33,7 @@ class Weights(nnx.Module):
 
 def trainer(steps, micro_batches=1):
     """What `scale_schedule` needs of Tunix's trainer."""
-    optimizer = tunix_compat.adamw(0.1, steps, warmup=0.25, weight_decay=0.01, clip=1.0)
+    optimizer = tunix_compat.adamw(StageSettings(steps=steps, learning_rate=0.1, warmup=0.25, weight_decay=0.01))
     if micro_batches > 1:
         optimizer = optax.MultiSteps(optimizer, micro_batches)
     model = Weights()
@@ -42,7 +43,7 @@ def trainer(steps, micro_batches=1):
 def test_without_a_stretch_the_updates_are_those_of_plain_adamw():
     rates = optax.warmup_cosine_decay_schedule(0.1 / 6, 0.1, 5, 20, 0.01)
     plain = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rates, b2=0.99, weight_decay=0.01))
-    ours = tunix_compat.adamw(0.1, 20, warmup=0.25, weight_decay=0.01, clip=1.0)
+    ours = tunix_compat.adamw(StageSettings(steps=20, learning_rate=0.1, warmup=0.25, weight_decay=0.01))
     weights = jnp.linspace(-1.0, 1.0, 12)
     states = [plain.init(weights), ours.init(weights)]
     for step in range(22):

@@ -19,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from reasonkit.models.gemma import download_again
-from reasonkit.models.lora import merge_lora
-from tools.flax import family_of
+from tools.flax import family_of, merge_lora
 from tools.hf.config import read_config, read_json, write_config
 from tools.hf.names import Tensor, tensors
 

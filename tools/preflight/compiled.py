@@ -20,8 +20,8 @@ from jax.sharding import Mesh
 from tunix.models.gemma3 import model as gemma3
 
 from reasonkit.models.mesh import Plan, check_divides
-from reasonkit.models.placement import CHIPS, GIB, Chip, Shapes
-from tools.preflight.abstract import Program
+from reasonkit.models.placement import CHIPS, GIB, Chip
+from tools.preflight.abstract import Program, Shapes
 from tools.preflight.programs import PROGRAMS, Run
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")

@@ -25,12 +25,14 @@ import jax.numpy as jnp
 
 from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.curation import domain_rubric
-from reasonkit.data.problems import DataRecipe, load_recipe
+from reasonkit.data.problems import load_recipe
+from reasonkit.data.sources import DataRecipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
 from reasonkit.models.mesh import ROOM, Plan
-from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan, shapes_of
+from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan
 from reasonkit.session.files import RecordError, parse_json, read_file, write_atomic
 from reasonkit.session.setup import find_recipe, recipe_names
+from tools.preflight.abstract import shapes_of
 from tools.preflight.compiled import ProgramStats, Report, preflight, topology_devices
 
 EFFICIENCY = 0.4  # of the roofline's speed; 0.3 to 0.5 of a chip's peak is usual in training
@@ -188,8 +190,8 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
 def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], reply: float, made: Plan) -> float:
     """Seconds of a step of GRPO."""
     g = profile.grpo
-    passes = g.prompts_per_step // (g.micro_prompts or g.prompts_per_step)
-    calls = g.prompts_per_step // (g.rollout_micro_prompts or g.prompts_per_step)
+    passes = g.prompts_per_step // g.prompts_per_pass
+    calls = g.prompts_per_step // g.prompts_per_call
     trained = passes * (seconds["GRPO reference"] + seconds["GRPO train step"])
     step = calls * reply + trained
     if "judge prefill" in seconds:

@@ -24,13 +24,12 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
-from reasonkit.models.placement import Shapes
 from reasonkit.settings import DistillSettings, LossSettings, SimpoSettings
 from reasonkit.train.policy_loss import completion_logprobs, loss_config
 from reasonkit.train.sft import model_input, sft_loss
 from recipes.stages.distill import student_loss, teacher_pass
 from recipes.stages.simpo import loss_fn as simpo_loss
-from tools.preflight.abstract import Program, abstract_model, array, with_shardings
+from tools.preflight.abstract import Program, Shapes, abstract_model, array, with_shardings
 
 RATINGS = 5  # logits that are read of a judge
 ADAMW = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))

@@ -72,8 +72,8 @@ def test_a_recipe_chooses_by_one_field(monkeypatch, tmp_path):
     made = []
     monkeypatch.setattr(local_variants, "rating_logprobs",
                         lambda *given, **sizes: made.append((given, sizes)) or certain)
-    profile = SimpleNamespace(judge="gemma", judge_int8=True, judge_max_length=9, judge_batch=3)
-    both, one = (variant("explicit", both_orders=twice)("model", "mesh", profile, tmp_path) for twice in (True, False))
-    assert made[0] == (("model", "mesh", local_variants.RATINGS), {"max_length": 9, "batch_size": 3})
+    profile, model = SimpleNamespace(judge_max_length=9, judge_batch=3), SimpleNamespace(name="gemma-int8")
+    both, one = (variant("explicit", both_orders=twice)(model, "mesh", profile, tmp_path) for twice in (True, False))
+    assert made[0] == ((model, "mesh", local_variants.RATINGS), {"max_length": 9, "batch_size": 3})
     assert (both.name, both.mode, both.both_orders) == ("gemma-int8", "explicit", True)
     assert both.identity != one.identity, "their verdicts are not each other's"

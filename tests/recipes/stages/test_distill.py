@@ -18,7 +18,7 @@ from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.gemma import CLASSES
 from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.lora import add_lora
-from reasonkit.models.mesh import plan_mesh
+from reasonkit.models.mesh import Plan, make_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import DistillSettings, SftSettings
@@ -43,7 +43,7 @@ SETTINGS = DistillSettings(steps=6, batch_size=8, max_prompt_length=64, max_new_
 
 @pytest.fixture(scope="module")
 def plan():
-    return plan_mesh(jax.devices(), judge=True, judge_tp=2)
+    return Plan(make_mesh(jax.devices()[:4], 4, 1), make_mesh(jax.devices()[4:], 2, 2), {})
 
 
 @pytest.fixture(scope="module")

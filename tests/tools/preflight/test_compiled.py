@@ -9,8 +9,9 @@ from tiny_gemma import small_config
 
 from reasonkit.models.logprobs import SHARED
 from reasonkit.models.mesh import plan_mesh
-from reasonkit.models.placement import CHIPS, GIB, Shapes, config_of
+from reasonkit.models.placement import CHIPS, GIB, config_of
 from tools.preflight import compiled as module
+from tools.preflight.abstract import Shapes
 from tools.preflight.compiled import ProgramStats, Report, compile_program, depths, preflight, topology_devices
 
 SHAPES = Shapes(sft_rows=8, sft_length=12, simpo_rows=8, grpo_rows=8, max_prompt_length=8, max_new_tokens=4,

@@ -15,9 +15,8 @@ from reasonkit.data.rows import sft_batches
 from reasonkit.models.load import LoadedModel, quantize_int8
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh, plan_mesh
-from reasonkit.models.placement import Shapes
 from tools.flax import init_random
-from tools.preflight.abstract import abstract_model, constraints
+from tools.preflight.abstract import Shapes, abstract_model, constraints
 from tools.preflight.programs import PROGRAMS, Run
 
 SHAPES = Shapes(sft_rows=8, sft_length=12, simpo_rows=8, grpo_rows=8, max_prompt_length=8, max_new_tokens=4,

@@ -1,7 +1,7 @@
-"""Lists and sets: items between separators, lines or bullets, each read as a number, a tuple or words.
+"""The kind "list", and `read_set` for the kind "set": items between separators, lines or bullets.
 
-Entry points: `read_list` and `read_set`. Items are split outside brackets only. A name before a value ("x = 2") is left
-out unless another name is used. Surprise: round brackets in a set are a tuple, and its order counts.
+Each item is read as a number, a tuple or words. Items are split outside brackets only. A name before a value ("x = 2")
+is left out unless another name is used. Surprise: round brackets in a set are a tuple, and its order counts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from reasonkit.text.cleaning import PAIRS, is_bracketed
+from reasonkit.text.answers import Kind
+from reasonkit.text.cleaning import PAIRS, clean, is_bracketed
 from reasonkit.text.hedges import has_hedge
 from reasonkit.text.numbers import read_amount, read_plain
 from reasonkit.text.words import read_formula
@@ -126,3 +127,6 @@ def _item(text: str, depth: int) -> str:
         items = _items(text, "([{", depth + 1) or []
         return f"({', '.join(items)})" if text[0] != "{" else f"{{{', '.join(sorted(set(items)))}}}"
     return (read_formula(text) or text.strip("\"'. ")).casefold()
+
+
+KIND = Kind(lambda text: read_list(clean(text)))

@@ -8,10 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reasonkit.data.curriculum import BAND, EVENT, Curriculum, _update
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.rules import exact_answer
 from reasonkit.session.run_log import NullLog, RunLog
+from recipes.stages.curriculum import BAND, EVENT, Curriculum, _update
 
 IDS = np.array([f"p{n}" for n in range(30)])
 SKILL = dict(zip(IDS, [0.0] * 10 + [0.5] * 10 + [1.0] * 10, strict=True))

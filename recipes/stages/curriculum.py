@@ -1,8 +1,8 @@
 """Which problems GRPO practises next: those that the policy solves sometimes.
 
-A problem that is always or never solved gives a group of equal rewards and teaches nothing. `Curriculum` keeps each
-problem's pass rate, read from a part of the reward, and draws mostly those within `BAND`. A resumed run replays the
-log. Source: DAPO (arXiv 2503.14476), but problems are favoured before sampling and no sample is thrown away.
+A recipe chooses it with `by_pass_rate`. A problem that is always or never solved gives a group of equal rewards and
+teaches nothing. `Curriculum` keeps each problem's pass rate, read from a part of the reward, and draws mostly those
+within `BAND`. A resumed run replays the log. Source: DAPO (arXiv 2503.14476), but no sample is thrown away.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import count, repeat
 import numpy as np
 
 from reasonkit.data.rows import check_rows
+from reasonkit.rewards.rules import RewardFn
 from reasonkit.session.run_log import RunLog
 
 BAND = (0.2, 0.8)  # pass rates worth practising. A problem never seen counts as within.
@@ -21,6 +22,20 @@ OUTSIDE_WEIGHT = 0.1  # the weight of a problem outside the band, against 1, bec
 KEEP = 0.5  # the share of earlier measurements in a problem's rate
 LAG = 2  # step t is drawn from the rates up to step t - LAG, all known while step t - 1 is still being scored
 EVENT = "pass_rates"
+
+Parts = Sequence[tuple[RewardFn, float]]
+
+
+def by_pass_rate(name: str) -> Callable[[RunLog, Parts], tuple[Curriculum, Parts]]:
+    """What a recipe sets `curriculum` to. `name` is the `__name__` of the reward function whose pass rates count."""
+
+    def make(log: RunLog, parts: Parts) -> tuple[Curriculum, Parts]:
+        curriculum = Curriculum(log)
+        return curriculum, [(curriculum.watch(part) if part.__name__ == name else part, weight)
+                            for part, weight in parts]
+
+    make.__name__ = name
+    return make
 
 
 class Curriculum:
