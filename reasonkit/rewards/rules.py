@@ -23,8 +23,8 @@ from reasonkit.text.tags import TAGS
 
 RewardFn = Callable[..., list[float | None]]
 LogExtra = Callable[[str, Sequence], None]
-NOT_OWED = "open"  # the cause of no signal where none is owed, and the kind of such rows
-DECIMALS = 1  # of a judge's score: finer ones are noise, which normalising by the group's std would blow up
+NOT_OWED = "open"  # the kind of rows without a gold answer, and the cause of their missing signal
+DECIMALS = 1  # of a judge's score: dividing by the group's std would amplify the noise of finer ones
 LARGEST = 1e9  # of a value or a weight: the squares of their products still fit the learner's float32
 # Of each row only the worst defect counts, so leaving the answer out is never better than starting it.
 PENALTIES = (
@@ -56,7 +56,7 @@ def ask(fn: RewardFn, prompts: Sequence[str], completions: Sequence[str],
     silent, large_B = sum(value is None for value in values), np.isfinite(raw_B) & (np.abs(raw_B) > LARGEST)
     not_finite = int((~np.isfinite(raw_B)).sum()) - silent
     raw_B[large_B | np.isinf(raw_B)] = np.nan
-    # + drops the causes that did not occur
+    # + drops causes with a count of 0
     return raw_B, failures + faults + Counter(
         none=silent - failures.total(), non_finite=not_finite, too_large=int(large_B.sum()))
 
@@ -71,8 +71,8 @@ def _float(value) -> float:
 def tag_format(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
     """0.0 for a completion in perfect format, else down to -1.0 by `PENALTIES`. More defects never score higher.
 
-    Source: the format reward of DeepSeek-R1 (arXiv 2501.12948), graded, and turned into a penalty, because a policy
-    could collect a bonus for format in place of right answers.
+    Source: the format reward of DeepSeek-R1 (arXiv 2501.12948). Here it is graded, and it is a penalty, because a
+    policy could collect a bonus for format without right answers.
 
     >>> right = TAGS.render(reasoning="2 + 2 = 4", answer="4")
     >>> tag_format(["2+2?"] * 2, [right, "<reasoning>2 + 2 = 4</reasoning>"])
@@ -85,7 +85,7 @@ def tag_format(prompts: Sequence[str], completions: Sequence[str], **columns) ->
 
 def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
                  log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
-    """1.0 where the answer is right, else 0.0, also for an answer that can't be read.
+    """1.0 for a right answer, else 0.0, also for an answer that can't be read.
 
     The tags are read leniently, because `tag_format` punishes bad format. Columns: `answer` (the gold answers) and
     `kind` (of `answers.KINDS`). None, with the cause "unusable_gold", for a row whose kind is unknown or whose gold
@@ -174,9 +174,10 @@ def _check_score(result) -> Result:
 
 
 def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
-    """`fn`, but at most 0.0 where `condition` is below `at_least`. There a penalty stays, and None becomes 0.0.
+    """`fn`, but at most 0.0 if `condition` is below `at_least`. Then a penalty stays and None becomes 0.0.
 
-    None where `condition` is None. A value that is not finite counts as None. The name is "<fn>_if_<condition>".
+    The value is None if `condition` is None. A value that is not finite counts as None. The reward's name is
+    "<fn>_if_<condition>".
 
     >>> paid = gate(exact_answer, tag_format)
     >>> replies = [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"]
