@@ -23,7 +23,7 @@ from reasonkit.text.tags import TAGS
 
 RewardFn = Callable[..., list[float | None]]
 LogExtra = Callable[[str, Sequence], None]
-NOT_OWED = "open"  # the kind of rows without a gold answer, and the cause of their missing signal
+NOT_OWED = "open"  # the kind of rows that no program can grade, and the cause of their missing signal
 DECIMALS = 1  # of a judge's score: dividing by the group's std would amplify the noise of finer ones
 LARGEST = 1e9  # of a value or a weight: the squares of their products still fit the learner's float32
 # Of each row only the worst defect counts, so leaving the answer out is never better than starting it.
@@ -78,9 +78,12 @@ def tag_format(prompts: Sequence[str], completions: Sequence[str], **columns) ->
     >>> tag_format(["2+2?"] * 2, [right, "<reasoning>2 + 2 = 4</reasoning>"])
     [0.0, -0.6]
     """
-    found = [TAGS.parse(completion).defects for completion in completions]
-    return [0.0 - min(1.0, sum(max((row.get(defect, 0.0) for defect in defects), default=0.0) for row in PENALTIES))
-            for defects in found]
+    return [0.0 - _penalty(TAGS.parse(completion).defects) for completion in completions]  # 0.0 for no defect, not -0.0
+
+
+def _penalty(defects: Sequence[str]) -> float:
+    worst = [max((row.get(defect, 0.0) for defect in defects), default=0.0) for row in PENALTIES]
+    return min(1.0, sum(worst))
 
 
 def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
@@ -102,7 +105,7 @@ def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Seq
     log_extra("answer_read", [verdict and verdict.extracted for verdict in verdicts])
     log_extra("answer_why", ["the gold answer can't be used" if verdict is None else verdict.why
                              for verdict in verdicts])
-    return [None if verdict is None else 1.0 if verdict.correct else 0.0 for verdict in verdicts]
+    return [None if verdict is None else float(verdict.correct) for verdict in verdicts]
 
 
 exact_answer.failures = Counter()
@@ -186,10 +189,10 @@ def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
     """
 
     def reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
-        values, keys = ([x if math.isfinite(x) else None for x in ask(f, prompts, completions, columns)[0].tolist()]
-                        for f in (fn, condition))
-        return [None if key is None else value if key >= at_least else min(value or 0.0, 0.0)
-                for value, key in zip(values, keys, strict=True)]
+        values_B, keys_B = (ask(f, prompts, completions, columns)[0] for f in (fn, condition))
+        capped_B = np.where(keys_B < at_least, np.minimum(np.nan_to_num(values_B), 0.0), values_B)
+        capped_B[np.isnan(keys_B)] = np.nan
+        return [None if math.isnan(value) else value for value in capped_B.tolist()]
 
     reward.__name__ = f"{fn.__name__}_if_{condition.__name__}"
     reward.failures, reward.faults = (getattr(fn, name, Counter()) for name in ("failures", "faults"))

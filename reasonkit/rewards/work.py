@@ -75,10 +75,13 @@ class _Sum:
     def is_idle(self, asked: Counter[float]) -> bool:
         """Whether it leads nowhere: it adds 0, multiplies by 0 or 1, subtracts a number from itself or divides it by
         itself, with numbers that are not in the question."""
-        return all(number in idle and not asked[number] or operator != "-" and before in idle and not asked[before]
-                   or before == number and operator in "-/" and asked[number] < 2
-                   for before, operator, number in zip(self.numbers, self.operators, self.numbers[1:], strict=False)
-                   for idle in [_IDLE[operator]])
+        for before, operator, number in zip(self.numbers, self.operators, self.numbers[1:], strict=False):
+            idle = _IDLE[operator]
+            by_idle = number in idle and not asked[number] or operator != "-" and before in idle and not asked[before]
+            by_itself = before == number and operator in "-/" and asked[number] < 2
+            if not (by_idle or by_itself):
+                return False
+        return True
 
     def is_from(self, known: set[float], told: set[float]) -> bool:
         """Whether a number is `known` and a factor of each term fits. The results of sums from other numbers (`told`)
