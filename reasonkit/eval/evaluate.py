@@ -62,7 +62,7 @@ def step_accuracy(reasoning: str | None, reference: str) -> float:
     """
     expected = _steps(reference)
     if not expected:
-        raise ValueError(f"the reference reasoning {reference!r} has no step: write steps parted by ';'")
+        raise ValueError(f"the reference reasoning {reference!r} has no step: separate its steps with ';'")
     found = _steps(reasoning or "")
     return sum(a == b for a, b in zip(found, expected, strict=False)) / max(len(found), len(expected))
 
@@ -135,7 +135,7 @@ class EvalResult:
         found = read(Path(path), Results, "evaluate again")
         samples = [sample.model_dump() for sample in found.samples]
         if len({sample["id"] for sample in samples}) < len(samples) or found.n not in (None, len(samples)):
-            raise RecordError(f"{path} has {len(samples)} samples, some with one id or not {found.n}: evaluate again")
+            raise RecordError(f"{path} has {len(samples)} samples but n={found.n}, or a repeated id: evaluate again")
         for sample in samples:
             if sample["content"] is None:  # an older file lacks it
                 sample["content"] = _content(sample["completion"], sample["gold"], sample["kind"])
@@ -175,7 +175,7 @@ def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any]
               f"{faults[0]}")
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
-        raise ValueError(f"{len(twice)} problem ids come twice, {twice[0]!r} first: results are paired by id")
+        raise ValueError(f"{len(twice)} problem ids occur twice, such as {twice[0]!r}: give each problem its own id")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     samples = []
@@ -203,7 +203,7 @@ def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct") -> Diff
              if key not in first or key not in second
              or any(first[key][name] != second[key][name] for name in ("question", "gold"))]
     if other:
-        raise ValueError(f"the results are on other problems: {len(other)} of them differ, such as id "
+        raise ValueError(f"the results are on different problems: {len(other)} of them differ, such as id "
                          f"{min(other)!r}; evaluate both on one test set")
     change = [float(second[key][field]) - float(first[key][field]) for key in first if first[key][field] is not None]
     if not change:

@@ -59,6 +59,6 @@ def _by_problem(results: Sequence[EvalResult], k: int) -> list[list[dict]]:
         raise ValueError(f"k={k}: give a whole number from 1 to the number of results, {len(results)}")
     by_id = [{sample["id"]: sample for sample in result.samples} for result in results]
     if other := {key for found in by_id for key in found.keys() ^ by_id[0].keys()}:
-        raise ValueError(f"the results are on other problems: {len(other)} of them differ, such as id {min(other)!r}; "
-                         "evaluate all on one test set")
+        raise ValueError(f"the results are on different problems: {len(other)} of them differ, such as id "
+                         f"{min(other)!r}; evaluate all on one test set")
     return [[found[key] for found in by_id] for key in by_id[0]]
