@@ -1,4 +1,4 @@
-"""A merged model as GGUF for llama.cpp and Ollama: `to_gguf` runs llama.cpp's own converter, `find_converter` finds it.
+"""GGUF for llama.cpp and Ollama: `to_gguf` runs llama.cpp's own converter on a merged model, `find_converter` finds it.
 
 The converter needs PyTorch and transformers (the extra `parity`) in this environment.
 """
@@ -24,9 +24,9 @@ _CONTEXT = 2 * NEW_TOKENS
 
 
 def find_converter(clone: str | Path | None = None) -> Path | None:
-    """The converter in a clone of llama.cpp, else on the PATH. None where there is none.
+    """The converter in a clone of llama.cpp, else on the PATH. None if it is not there.
 
-    Raises FileNotFoundError when `clone` is given and has none.
+    Raises FileNotFoundError if a given `clone` does not have it.
     """
     if clone:
         if not (found := Path(clone) / CONVERTER).is_file():
@@ -47,9 +47,9 @@ def modelfile() -> str:
 
 
 def to_gguf(folder: Path, converter: Path) -> Path:
-    """Adds model.gguf, in the precision of the weights, and Modelfile to a folder of `tools.hf.export`.
+    """Add model.gguf, in the precision of the weights, and Modelfile to a folder made by `tools.hf.export`.
 
-    Raises RuntimeError with the end of the converter's error output when it fails. There is then no model.gguf.
+    If the converter fails, there is no model.gguf. Raises RuntimeError with the end of its error output.
     """
     made, out = folder / ".model.gguf.tmp", folder / "model.gguf"
     kind = _TYPES[read_json(folder / "config.json")["torch_dtype"]]

@@ -28,13 +28,13 @@ SHARD_BYTES = 5_000_000_000
 INDEX = "model.safetensors.index.json"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 DTYPES = ("BF16", "F16", "F32")
-# Names of Gemma3ForCausalLM, of Gemma3ForConditionalGeneration before transformers 4.52, and of it since.
+# Gemma3ForCausalLM has one prefix, Gemma3ForConditionalGeneration one before transformers 4.52 and one since.
 _PREFIX = re.compile(r"(language_model\.model|model\.language_model|model)\.(?=embed_tokens|layers|norm)")
 _UNUSED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(.*\.)?rotary_emb\.")
 
 
 def to_tunix(family: str, config: Any, read: Callable[[str], np.ndarray]) -> dict[tuple, np.ndarray]:
-    """Tunix's arrays by their path, made of the tensors that `read(name)` gives."""
+    """Tunix's arrays by their path, made from the tensors that `read(name)` returns."""
     arrays: dict[tuple, np.ndarray] = {}
     stacks: dict[tuple, list[np.ndarray]] = defaultdict(list)
     for tensor in tensors(family, config):
@@ -47,7 +47,7 @@ def to_tunix(family: str, config: Any, read: Callable[[str], np.ndarray]) -> dic
 
 
 def _files(folder: Path) -> list[Path]:
-    """The weight files: those of the index, or all. Raises as `read_arrays`."""
+    """The weight files: those in the index, or all without one. Raises as `read_arrays` does."""
     there = {path.name: path for path in folder.glob("*.safetensors")}
     if not (folder / INDEX).exists():
         return [there[name] for name in sorted(there)]
@@ -61,8 +61,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _tensors_in(folder: Path) -> dict[str, tuple[Path, str, tuple[int, ...]]]:
-    """File, name there and shape of each tensor, by the name that a model for text only gives it. Raises as
-    `read_arrays`."""
+    """File, name in it and shape of each tensor, by its name in a text-only model. Raises as `read_arrays` does."""
     found: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
     for file in _files(folder):
         try:
@@ -88,8 +87,8 @@ def read_arrays(folder: Path) -> tuple[str, Any, dict[tuple, np.ndarray]]:
     """Family, Tunix's configuration and the arrays by their path in Tunix's state, in the file's dtype.
 
     Raises:
-        ValueError: config.json names another model, a file is damaged, a tensor is missing, quantised, twice there or
-            of another shape, or the model has an output matrix of its own.
+        ValueError: config.json names another model, a file is damaged, a tensor is missing, quantised, repeated or of
+            another shape, or the output matrix is not the embedding.
         FileNotFoundError: a weight file is missing.
     """
     family, config = read_config(folder / "config.json")
@@ -118,12 +117,12 @@ def read_arrays(folder: Path) -> tuple[str, Any, dict[tuple, np.ndarray]]:
 
 def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, dtype: Any = ml_dtypes.bfloat16,
             shard_bytes: int = SHARD_BYTES, stop_ids: tuple[int, ...] = (), extra: Mapping[str, Any] = {}) -> Path:
-    """Writes a Gemma 2 or 3 as Hugging Face files: *.safetensors, config.json (with `extra`), tokenizer.model.
+    """Write a Gemma 2 or 3 as Hugging Face files: *.safetensors, config.json (with `extra`), tokenizer.model.
 
     An adapter is merged. Files of more than `shard_bytes` are split, under the names that transformers looks for.
     Weights of an earlier save are removed, because they would be read too. config.json is written last.
 
-    Raises ValueError when it is no Gemma 2 or 3.
+    Raises ValueError for any other model.
     """
     family, folder, dtype = family_of(model), Path(folder), np.dtype(dtype)
     settings = write_config(model, dtype, stop_ids) | extra
