@@ -21,7 +21,7 @@ from reasonkit.models.checkpoints import save_lora
 from reasonkit.models.gemma import flax_checkpoint
 from reasonkit.models.load import MODELS, SIZES, LoadedModel
 from reasonkit.models.lora import compute_dtype, lora_signature
-from reasonkit.session.files import parse_json, read_file, write_atomic
+from reasonkit.session.files import parse_json, read_file, replace_file, write_atomic
 from tools.flax import family_of, save_flax
 from tools.hf.names import tensors
 
@@ -94,10 +94,8 @@ def export_peft(policy: LoadedModel, folder: str | Path) -> Path:
         "target_modules": rf".*\.language_model\.layers\.\d+\.\w+\.({'|'.join(targets)})" if pictures else targets,
         "base_model_name_or_path": hf_name(known) if known and MODELS[known].handle else None,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".adapter_model.safetensors.tmp"
-    save_file(weights, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / "adapter_model.safetensors")
+    with replace_file(folder / "adapter_model.safetensors") as temporary:
+        save_file(weights, temporary, metadata={"format": "pt"})
     write_atomic(folder / "adapter_config.json", json.dumps(settings, indent=2) + "\n")
     return folder
 

@@ -5,13 +5,12 @@ The converter needs PyTorch and transformers (the extra `parity`) in this enviro
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from reasonkit.session.files import write_atomic
+from reasonkit.session.files import replace_file, write_atomic
 from reasonkit.text.tags import STOP_MARKERS, TAGS
 from tools.hf.config import read_json
 from tools.hf.export import NEW_TOKENS
@@ -51,13 +50,11 @@ def to_gguf(folder: Path, converter: Path) -> Path:
 
     If the converter fails, there is no model.gguf. Raises RuntimeError with the end of its error output.
     """
-    made, out = folder / ".model.gguf.tmp", folder / "model.gguf"
     kind = _TYPES[read_json(folder / "config.json")["torch_dtype"]]
-    done = subprocess.run([sys.executable, str(converter), str(folder), "--outfile", str(made), "--outtype", kind],
-                          capture_output=True, text=True, check=False)
-    if done.returncode:
-        made.unlink(missing_ok=True)
-        raise RuntimeError(f"{converter} failed on {folder}; it needs the extra `parity`:\n{done.stderr[-2000:]}")
-    write_atomic(folder / "Modelfile", modelfile())
-    os.replace(made, out)
-    return out
+    with replace_file(folder / "model.gguf") as made:
+        done = subprocess.run([sys.executable, str(converter), str(folder), "--outfile", str(made), "--outtype", kind],
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{converter} failed on {folder}; it needs the extra `parity`:\n{done.stderr[-2000:]}")
+        write_atomic(folder / "Modelfile", modelfile())
+    return folder / "model.gguf"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections import defaultdict
@@ -20,6 +19,7 @@ from safetensors.numpy import save_file
 
 from reasonkit.models.gemma import download_again
 from reasonkit.models.lora import merge_lora
+from reasonkit.session.files import replace_file, write_atomic
 from tools.flax import family_of
 from tools.hf.config import read_config, read_json, write_config
 from tools.hf.names import Tensor, tensors
@@ -138,24 +138,19 @@ def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, d
         filled += size
     names = (["model.safetensors"] if len(shards) == 1 else
              [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))])
-    folder.mkdir(parents=True, exist_ok=True)
     for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - {folder / name for name in names}:
         stale.unlink(missing_ok=True)
 
-    def put(name: str, write: Any) -> None:
-        write(folder / f".{name}.tmp")
-        os.replace(folder / f".{name}.tmp", folder / name)
-
-    def text(value: dict) -> Any:
-        return lambda path: path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
     for name, shard in zip(names, shards, strict=True):
         weights = {t.name: t.theirs(merge_lora(leaves, t.path, model).astype(dtype)) for t in shard}
-        put(name, lambda path, weights=weights: save_file(weights, path, metadata={"format": "pt"}))
+        with replace_file(folder / name) as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
     if len(shards) > 1:
         total = sum(math.prod(t.shape) for shard in shards for t in shard) * dtype.itemsize
         where = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
-        put(INDEX, text({"metadata": {"total_size": total}, "weight_map": where}))
-    put("tokenizer.model", lambda path: shutil.copyfile(tokenizer_path, path))
-    put("config.json", text(settings))
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
+    with replace_file(folder / "tokenizer.model") as temporary:
+        shutil.copyfile(tokenizer_path, temporary)
+    write_atomic(folder / "config.json", json.dumps(settings, indent=2) + "\n")
     return folder
