@@ -77,12 +77,17 @@ class Expression:
 
     @property
     def latex(self) -> str:
-        return str(self.number) if not self.tokens else "".join(
-            # a command would run into a letter
-            f" {token}" if token[:1].isalpha() and before[1:].isalpha() and before[0] == "\\" else token
-            for before, token in zip(("", *self.tokens), self.tokens, strict=False))
+        if not self.tokens:
+            return str(self.number)
+        text, before = "", ""
+        for token in self.tokens:
+            would_join = before[:1] == "\\" and before[1:].isalpha() and token[:1].isalpha()  # a command and a letter
+            text += f" {token}" if would_join else token
+            before = token
+        return text
 
-    __str__ = latex.fget
+    def __str__(self) -> str:
+        return self.latex
 
     @property
     def measure(self) -> str:

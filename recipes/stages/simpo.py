@@ -49,7 +49,8 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
     for row in (row for row in asked if row["id"] not in solved and is_worked(row)):
         text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
         worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
-        samples += [worked] * (not worked["cause"])
+        if not worked["cause"]:
+            samples.append(worked)
     if not (found := pairs(samples)):
         causes = dict(Counter(sample["cause"] for sample in samples if sample["cause"]))
         raise ValueError(f"no question has a completion to choose and one to reject. Of {len(samples)} completions, "

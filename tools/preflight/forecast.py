@@ -146,8 +146,9 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
             write_atomic(path, json.dumps(plain))
         return list(rows)
 
-    wanted = [*[(alone, "sft")] * ("sft" in recipe.shares), *[(alone, "simpo")] * simpo, (together, "rollout"),
-              *[(together, "grpo")] * ("grpo" in recipe.shares), *[(together, "judge")] * judged]
+    programs = {"sft": (alone, "sft" in recipe.shares), "simpo": (alone, simpo), "rollout": (together, True),
+                "grpo": (together, "grpo" in recipe.shares), "judge": (together, judged)}
+    wanted = [(made, name) for name, (made, needed) in programs.items() if needed]
     reasons = {"SFT, evaluation": alone.reasons["policy"], **together.reasons} if judged else together.reasons
     if "distill" in recipe.shares:
         taught = plan(replace(profile, judge=profile.teacher, judge_int8=False), devices, True)
