@@ -50,7 +50,7 @@ def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: st
                                    "secret or variable KAGGLE_API_TOKEN")
             try:
                 kagglehub.model_upload(handle, str(folder), license_name=licence, version_notes=notes)
-            except Exception as error:  # kagglehub's own, and those of its HTTP client; it may quote the token
+            except Exception as error:  # kagglehub's own or its HTTP client's. It may quote the token
                 failed = (f"the upload to {handle} failed ({describe_error(error, *keys)}); nothing was published, or "
                           "only a part: run it again")
     except ValueError as error:  # of kaggle_login, which quotes none
@@ -86,7 +86,7 @@ def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
         hub = HfApi(token=token)
         hub.create_repo(name, private=True, exist_ok=True)
         hub.upload_folder(repo_id=name, folder_path=folder, commit_message=notes)
-    except Exception as error:  # huggingface_hub's own, and those of its HTTP client; they may quote the token
+    except Exception as error:  # huggingface_hub's own or its HTTP client's. It may quote the token
         failed = (f"the upload to {name} failed ({describe_error(error, token)}); nothing was published, or only a "
                   "part: run it again")
     if failed:  # raised here, so the original error is not its context

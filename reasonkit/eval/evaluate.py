@@ -243,8 +243,8 @@ def _score(row: dict[str, str], completion: str) -> dict[str, Any]:
 
 
 def _content(completion: str, gold: str, kind: str) -> bool:
-    """Whether the answer in the tag is right. If no tag holds one, the text after the last tag, its last line or its
-    last number must be, like lm-evaluation-harness's "flexible-extract". Reasoning that was cut off has no answer."""
+    """Whether the answer in the tag is right. Without one, the text after the last tag, its last line or its last
+    number counts, like lm-evaluation-harness's "flexible-extract". Reasoning that was cut off has no answer."""
     found = answer_of(TAGS.parse(completion), gold, kind)
     if found is not None:
         return check(found, gold, kind).correct

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 TRACE = 1e-6  # prior share of an end that was not seen: it gains mass only if the mean needs it
-CELLS = (2, 4, 6, 12, 24, 60, 120)  # sizes of the grid for sums: the first that holds all values is used, or the last
+CELLS = (2, 4, 6, 12, 24, 60, 120)  # sizes of the grid for sums: the first on which all values lie is used, or the last
 
 
 def interval(values: Sequence[float], low: float, high: float, level: float = 0.95) -> tuple[float, float]:

@@ -99,7 +99,7 @@ class CachedJudge:
 
 
 def _hash(*texts: str) -> str:
-    # the lengths keep ("a", "bc") and ("ab", "c") apart; a lone surrogate has no UTF-8
+    # the lengths keep ("a", "bc") and ("ab", "c") apart, and a lone surrogate has no UTF-8
     sized = "".join(f"{len(text)}:{text}" for text in texts)
     return hashlib.sha256(sized.encode("utf-8", "surrogatepass")).hexdigest()
 

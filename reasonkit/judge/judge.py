@@ -215,7 +215,7 @@ class LocalJudge:
         shape = (sum(map(len, prompts)), len(RATINGS))
         try:
             logprobs_BR = np.asarray(self.rating_logprobs([text for texts in prompts for text in texts]), np.float64)
-        except Exception as error:  # whatever goes wrong is no signal; RewardMix limits it
+        except Exception as error:  # any error gives no signal, and RewardMix limits how often
             return [JudgeFailure("backend", f"{self.name}: {type(error).__name__}: {error}")] * len(items)
         if logprobs_BR.shape != shape:
             detail = f"{self.name}: shape {logprobs_BR.shape}, expected {shape}"

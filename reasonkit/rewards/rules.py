@@ -168,7 +168,7 @@ def _judge_item(question: str, reply: str, rubric: str) -> JudgeItem | Result:
 
 
 def _check_score(result) -> Result:
-    """`result`, or a failure if it is no result at all or has a score outside [0, 1]."""
+    """`result`, or a failure if it is neither verdict nor failure, or has a score outside [0, 1]."""
     if not isinstance(result, JudgeVerdict):
         return result if isinstance(result, JudgeFailure) else JudgeFailure("no_verdict", f"{result!r:.80}")
     if isinstance(result.score, int | float | np.number) and 0.0 <= result.score <= 1.0:

@@ -17,7 +17,7 @@ from reasonkit.text.hedges import NUMBER_WORDS
 from reasonkit.text.tags import Parsed
 from reasonkit.text.words import words
 
-STEPS = ("identify", "determine", "explore", "act", "evaluate")  # IDEA-E's headings, which say nothing alone
+STEPS = ("identify", "determine", "explore", "act", "evaluate")  # IDEA-E's headings, which say nothing by themselves
 # Words that announce an answer and add nothing to it.
 ANNOUNCING = frozenset(
     "a am an answer are as be because believe certainly clearly definitely final finally guess hence i is it just "

@@ -104,7 +104,7 @@ def has_hedge(words: Sequence[str], singular: bool = False) -> bool:
     """Whether one of the words after a number links, doubts or counts, and so cannot belong to a unit.
 
     A word before a plural may describe it ("3 wrong answers"), and a statement may follow it ("5 apples are left").
-    With `singular`, after the number 1, the same holds for a singular.
+    With `singular`, after the number 1, the same is true of a singular.
     """
     counted = _COUNTED if singular else frozenset()
     words = [word.casefold().replace("’", "'") for word in words]

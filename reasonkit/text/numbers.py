@@ -1,8 +1,8 @@
 """Reads a number from clean text exactly, with its percent sign, clock time, currency or unit.
 
-Entry points: `read_number`, and `read_amount`, which also reads what is a number in prose but not in a formula: 5k,
-3 pm, 1A_16. Text is matched, never executed. Length and exponent are limited, so no text can make a huge number.
-Surprise: the whole text must be the number, so "288, maybe 3" is not one.
+Entry points: `read_number`, and `read_amount`, which also reads numbers that only prose has: 5k, 3 pm, 1A_16. Text is
+matched, never executed. Length and exponent are limited, so no text can make a huge number. Surprise: the whole text
+must be the number, so "288, maybe 3" is not one.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ DEFECTS = (
     "misordered",            # the answer opens before the reasoning, or a tag closes before it opens
     "unclosed_reasoning",    # fewer closing than opening tags
     "unclosed_answer",
-    "empty_reasoning",       # a block without visible text of its own
+    "empty_reasoning",       # a block without any visible text outside inner blocks
     "empty_answer",
     "text_outside",          # visible text outside the blocks, except a final stop marker
     "malformed_tag",         # upper case or white space inside a tag
@@ -32,7 +32,7 @@ INVISIBLE = ("\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c
 STOP_MARKERS = ("<end_of_turn>", "<eos>")
 
 _UNSEEN = dict.fromkeys(map(ord, INVISIBLE))
-# Possessive quantifiers (`*+`) never backtrack, which keeps both patterns linear on any text.
+# Possessive quantifiers (`*+`) never backtrack, so both patterns are linear on any text.
 _CONTROL = re.compile(
     r"<\s*+((?:start|end)[\s_]*+of[\s_]*+(?:turn|image|audio)|(?:image|audio)[\s_]*+soft[\s_]*+token|"
     r"bos|eos|pad|unk|mask|2mass|unused\d++)\s*+>", re.IGNORECASE)
@@ -47,7 +47,7 @@ def printable(text: str) -> str:
 
 
 def neutralise(text: str) -> str:
-    """Change the brackets of every control marker, so that no tokenizer reads it as a control token.
+    """Change the brackets of every control marker. No tokenizer then reads it as a control token.
 
     A marker is a token of Gemma 2 or 3, in any case and spacing, such as <eos>, <start_of_image>, <unused0> or
     [multimodal]. Tokens that are HTML tags or runs of white space are ordinary text and stay.
@@ -60,7 +60,7 @@ def neutralise(text: str) -> str:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A completion, with `reasoning` and `answers` read leniently, and its `defects`, which are of `DEFECTS`.
+    """A completion, with `reasoning` and `answers` read leniently, and its `defects` from `DEFECTS`.
 
     `reasoning` is None if there is none. Blocks that differ give several `answers`: see `answers.answer_of`.
     """

@@ -1,4 +1,4 @@
-"""Rewrites the text of a formula by rules, so that fewer ways of writing it are left.
+"""Rewrites the text of a formula by rules, to leave fewer ways of writing it.
 
 Entry points: `split_unit`, and `rewrite` for repeating decimals, bases, degrees, "or" and "and", matrices and words in
 \\text{}. Each rule takes linear time on any text, because every run of white space becomes one space first.
@@ -80,7 +80,7 @@ _PHYSICAL = frozenset(
 
 
 def is_physical(number: Number) -> bool:
-    """Whether the number has a unit of physics, alone or in a product."""
+    """Whether the number has a unit of physics or a product of units."""
     words = re.findall(r"°?[^\W\d_]+|%", number.tail.casefold())
     return bool(words) and number.mark[:1] != "_" and (
         _PHYSICAL.issuperset(words) or len(words) > 1 and is_known(read_unit(number.tail)))

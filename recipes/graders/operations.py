@@ -31,7 +31,7 @@ _CONSTANTS = frozenset({"e", "i"})
 _UNKNOWNS = frozenset("\\" + name for name in (
     "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta "
     "Theta Lambda Sigma Phi Psi Omega ell vec hat bar overline").split())
-MAX_DIGITS = 1000  # a longer quotient is not divided; Python reads at most 4,300 digits
+MAX_DIGITS = 1000  # a longer quotient is not divided, because Python reads at most 4,300 digits
 
 
 @dataclass(eq=False, slots=True)

@@ -77,7 +77,7 @@ def is_name(tokens: list[str]) -> bool:
 
 
 def is_variable(tokens: Iterable[str]) -> bool:
-    """Whether the tokens are one unknown, which an inequality may be solved for."""
+    """Whether the tokens are a single unknown. An inequality may be solved for it."""
     return _VARIABLE.fullmatch(" ".join(tokens)) is not None
 
 

@@ -135,7 +135,7 @@ def compare(same: Callable[[object, object], bool], answer: object, gold: object
     if not child:
         code = 2
         try:
-            signal.setitimer(signal.ITIMER_PROF, seconds)  # processor time, so that a busy machine changes no verdict
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # processor time, which a busy machine does not change
             signal.setitimer(signal.ITIMER_REAL, BUSY * seconds)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
             code = 1 if same(answer, gold) else 0

@@ -83,7 +83,7 @@ class ApiCalls:
     byte of the prompt and `max_tokens` out, and is not sent if that would pass `limits.dollars`. An answer replaces it
     by the real cost, and an error status by 0. Without an answer, or with token counts that can't be true, it stands.
     usage: calls sent, and tokens_in and tokens_out of those answered.
-    log: gets a row "paid" for each change of what is spent. What it already has counts, so a limit holds over restarts.
+    log: gets a row "paid" for each change in `spent`. Earlier rows count too, so the limit applies across restarts.
 
     Raises ValueError for a model whose price is neither in `limits` nor in `api_client.PRICES`.
     """

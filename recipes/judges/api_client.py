@@ -78,7 +78,7 @@ class Service:
             raise
         except BaseException as error:  # an exit or an interrupt would end the loop of all calls
             failure = call_error(error, self.secret)
-        # raised here, so that what the SDK raised, with the request and its key, is not even its context
+        # raised here, so the SDK's error, with the request and its key, is not its context
         raise CallError(failure.cause, printable_line(redact(str(failure), self.secret)), failure.retry_after)
 
 

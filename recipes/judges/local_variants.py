@@ -2,7 +2,7 @@
 
 A recipe chooses them by its field `judge`, such as `judge=variant("explicit", both_orders=True)`.
 Sources: implicit aggregation of Rubrics as Rewards (arXiv 2507.17746), here from 1 to 5, because 10 is two tokens.
-Judges prefer certain places in a list of levels or criteria (arXiv 2602.02219), which both orders average out.
+Judges prefer certain places in a list of levels or criteria (arXiv 2602.02219). Asking in both orders averages it out.
 """
 
 from __future__ import annotations

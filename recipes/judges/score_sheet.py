@@ -1,9 +1,9 @@
 """`ScoreSheet`: the question to a judge that writes its verdict as text, and how to read that text.
 
 A sheet has one question, its rubric and one or more completions, and asks for one JSON object. Source: explicit and
-implicit aggregation of Rubrics as Rewards (arXiv 2507.17746), here with ratings in place of binary verdicts. A verdict
-must repeat the sheet's number, which depends on a secret of this process, so a verdict that is quoted from a completion
-is never taken for the judge's own.
+implicit aggregation of Rubrics as Rewards (arXiv 2507.17746), here with ratings instead of binary verdicts. A verdict
+must repeat the sheet's number, which depends on a secret of this process. So a verdict quoted from a completion is
+never taken for the judge's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rewards from forward passes of a model: RLPR, and our own reward model, which scores the flow of the reasoning.
 
 Entry points: `rlpr`, and `hidden_means`, `train_teacher`, `ThoughtJudge`. A text that is too long for the model is
-never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because groups without a spread
-carry no advantage anyway; the idea of ThoughtTeacher in the Gemma2-Deep entry.
+never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because groups with equal rewards have no
+advantage anyway. ThoughtTeacher is an idea of the Gemma2-Deep entry.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def mean_probability(loaded: LoadedModel, mesh: Mesh, max_length: int,
                      batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
     """(contexts, targets) -> float32 (texts,): the mean probability of the target's tokens after its context.
 
-    Context and target are tokenised as one text, and the target begins with the first token that the context alone does
-    not have. The stop token counts, because otherwise the beginning of a longer answer would be as good as the answer.
-    NaN if the whole is longer than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR.
+    Context and target are tokenised as one text, and the target begins with the first token that differs from those of
+    the context. The stop token counts, because otherwise the beginning of a longer answer would be as good as the
+    answer. NaN if the whole is longer than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR.
     """
 
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:

@@ -116,8 +116,8 @@ def _leak(model: TfIdf, completion: str) -> float:
     return 0.0 - max(0.0, ((model.cosine(said, answer) or 0.0) - LEAKED) / (1.0 - LEAKED))
 
 
-# A step's name where a line or sentence begins, then a colon on the same line or nothing else on it. Every quantifier
-# is bounded, which keeps the search linear.
+# A step's name where a line or sentence begins, then a colon on the same line or nothing else on it. The search is
+# linear, because every quantifier is bounded.
 _HEADING = re.compile(
     rf"(?:^|(?<=[.;!?]\s))[^\w\n]{{0,8}}(?:(?:step\s?)?[0-9]{{1,2}}[^\w\n]{{1,4}})?({'|'.join(STEPS)})\b"
     r"(?:[^\n:]{0,40}:|[^\w\n]{0,8}$)", re.MULTILINE)
@@ -127,7 +127,7 @@ def scaffold(prompts: Sequence[str], completions: Sequence[str], question: Seque
              log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
     """0.0 for reasoning in the five steps Identify, Determine, Explore, Act, Evaluate, and -0.2 for each that fails.
 
-    A step begins with its name as a heading ("Identify: ...", or on a line of its own). It counts if it is in order and
+    A step begins with its name as a heading ("Identify: ...", or on a separate line). It counts if it is in order and
     has at least three different words, one of them new, and two pairs of neighbouring words not in the question.
     Column: `question`. Source: the scaffold of the IDEA-E entry.
 

@@ -105,7 +105,7 @@ def mean_per_row(values_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
 
 
 def positions_at_once(mesh: Mesh, rows: int, vocabulary: int) -> int:
-    """How many tokens of each row are read at a time, so that a chip of the mesh holds at most `LOGITS` logits."""
+    """How many tokens of each row to read at a time, if a chip of the mesh has room for `LOGITS` logits."""
     return max(1, LOGITS * mesh.shape["fsdp"] // (rows * vocabulary))
 
 
@@ -201,7 +201,7 @@ def distill(
         return read(nnx.merge(graph, state), tokens_BL)
 
     def sample(prompts: list[str], number: int) -> np.ndarray:
-        rollout.calls = number  # so that a resumed stage draws the same
+        rollout.calls = number  # a resumed stage draws the same
         with mesh:
             output = rollout.generate(prompts, config)
         tokens_BL = np.zeros((settings.batch_size, width + length), np.int32)

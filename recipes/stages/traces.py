@@ -1,6 +1,6 @@
 """What is kept of a teacher's completions: `examine` finds why one is rejected, `traces` and `pairs` are for training.
 
-A completion goes through the tests of the data room (`data.filters`), and then the checker of its kind decides, or the
+A completion must pass the filters for data (`data.filters`), and then the checker of its kind decides, or the
 judge if there is no gold answer. Source: rejection sampling, RFT (arXiv 2308.01825).
 """
 

@@ -16,7 +16,7 @@ from tools.hf.weights import SHARD_BYTES, save_hf
 # The version that config.json names. For a file without one, or for 4.57.3 to 5, transformers warns that the tokenizer
 # needs a regular expression of Mistral's.
 _LAYOUT = "4.57.1"
-NEW_TOKENS = 1024  # the competition's longest reply; without a length transformers stops after 20
+NEW_TOKENS = 1024  # the competition's limit. transformers' own is 20
 # The Gemma 3s for 128k tokens have a scaled rope. Source: the technical reports of Gemma 2 and 3, arXiv 2408.00118 and
 # 2503.19786.
 _POSITIONS = {"gemma2": 8192, "gemma3": 32_768, "gemma3 scaled": 131_072}

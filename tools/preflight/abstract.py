@@ -1,4 +1,4 @@
-"""Models and programs as shapes, so that a run can be compiled without placing anything on devices.
+"""Models and programs as shapes, to compile a run without placing anything on devices.
 
 `abstract_model` is a Gemma of `jax.ShapeDtypeStruct`s with the sharding of a run. `Program` is a function to lower on
 such shapes. Tunix leaves out its activation constraints if JAX runs on a CPU. For other chips they are put back.

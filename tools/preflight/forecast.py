@@ -33,7 +33,7 @@ from reasonkit.session.files import RecordError, parse_json, read_file, write_at
 from reasonkit.session.setup import find_recipe, recipe_names
 from tools.preflight.compiled import ProgramStats, Report, preflight, topology_devices
 
-EFFICIENCY = 0.4  # of the roofline's speed; 0.3 to 0.5 of a chip's peak is usual in training
+EFFICIENCY = 0.4  # of the roofline's speed. In training 0.3 to 0.5 of a chip's peak is usual
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # also a guess: loading weights and compiling, for all stages together
 TIMED = "sft", "grpo", "distill"  # stages whose minutes are forecast
 SOURCES = ("reasonkit/models/gemma.py", "reasonkit/models/load.py", "reasonkit/models/lora.py",
