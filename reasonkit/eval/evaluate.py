@@ -124,20 +124,20 @@ class EvalResult:
         return {name: EvalResult([s for s in self.samples if s["family"] == name]) for name in names}
 
     def to_json(self, path: str | Path) -> Path:
-        """Write all samples atomically. `from_json` reads them back."""
+        """Writes all samples, atomically. `from_json` reads an equal result back."""
         found = {"n": self.n, "left_out": self.left_out, "samples": self.samples}
         write_atomic(Path(path), json.dumps(found, indent=1))  # its ASCII escapes keep lone surrogates, too
         return Path(path)
 
     @classmethod
     def from_json(cls, path: str | Path) -> EvalResult:
-        """Read what `to_json` wrote. Raises ValueError, naming file, key and value, if the file holds anything else."""
+        """Reads what `to_json` wrote. ValueError, naming file, key and value, if it holds anything else."""
         found = read(Path(path), Results, "evaluate again")
         samples = [sample.model_dump() for sample in found.samples]
         if len({sample["id"] for sample in samples}) < len(samples) or found.n not in (None, len(samples)):
-            raise RecordError(f"{path} has {len(samples)} samples but n={found.n}, or a repeated id: evaluate again")
+            raise RecordError(f"{path} has {len(samples)} samples, some with one id or not {found.n}: evaluate again")
         for sample in samples:
-            if sample["content"] is None:  # an older file lacks it
+            if sample["content"] is None:  # an older file has what it is made of
                 sample["content"] = _content(sample["completion"], sample["gold"], sample["kind"])
         return cls(samples, found.left_out)
 
