@@ -128,7 +128,7 @@ def is_adverb(word: str) -> bool:
 
 
 def only_links(words: Sequence[str]) -> bool:
-    """Whether lower-case words only lead to what comes next. At least one must not be neutral."""
+    """Whether lower-case words only lead to what comes next, and at least one of them links."""
     return all(word in NEUTRAL or _links(word) for word in words) and any(map(_links, words))
 
 
