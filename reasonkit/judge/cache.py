@@ -50,7 +50,6 @@ class CachedJudge:
 
     @property
     def failures(self) -> Counter[str]:
-        """The judge's failures."""
         return self.judge.failures
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:

@@ -178,7 +178,6 @@ class LocalJudge:
         return f"{self.name} {self.mode} {wording_hash(self.prompts(sample))}"
 
     def prompts(self, item: JudgeItem) -> list[str]:
-        """The prompts for one item."""
         return [judge_prompt(item.question, item.reply, criterion) for criterion in item.rubric]
 
     def verdict(self, item: JudgeItem, met_P: np.ndarray) -> JudgeVerdict:

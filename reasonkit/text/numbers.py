@@ -71,8 +71,7 @@ _MULTIPLIERS = _table({
     "miliardów milyar bilhão bilhões миллиард миллиарда миллиардов млрд",
     10**12: "trillion billionen billón billones триллион триллиона триллионов трлн 兆", 10**15: "quadrillion",
 })
-# Only in English prose, because in a formula 5k is a product. `m` and `t` multiply only money. K after a space
-# is a unit.
+# Only in English prose, because in a formula 5k is a product. `m` and `t` multiply only money, and " K" is a unit.
 _SHORT = _table({10**3: "k K", 10**6: "M mn mln", 10**7: "cr Cr", 10**9: "B b bn Bn", 10**12: "tn trn"})
 _SHORT_MONEY = _SHORT | _table({10**6: "m MM mm", 10**12: "T t"})
 _SAID = {word: number for word, number in NUMBER_WORDS.items() if 1 <= number <= 10}

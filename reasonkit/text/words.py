@@ -84,8 +84,7 @@ def _words(text: str) -> str:
 def read_formula(text: str) -> str | None:
     """A chemical formula in normal form, with its charge after ^. None for other text.
 
-    In SO42- and Ca2+ the digit before the sign belongs to the charge. It is the last of two digits, or the only digit
-    after a single element.
+    In SO42- and Ca2+ the digit before the sign is the charge: the last of two, or a single one after a single element.
     """
     text = text.rstrip(". ")
     text = unbracket(text) if text[:1] == "(" else text
@@ -141,10 +140,9 @@ _FORMS = tuple(re.compile(form) for form in (
 
 
 def read_date(text: str) -> str | None:
-    """The date in clean text as ISO 8601: "2024-03-05", or "2024-03" without a day, or "--03-05" without a year.
+    """The date in clean text as ISO 8601, or None: "2024-03-05", "2024-03" without a day, "--03-05" without a year.
 
-    None for other text. With dots the day comes first (DIN 5008). With slashes or hyphens only a number above 12 tells
-    which is the day.
+    With dots the day comes first (DIN 5008). With slashes or hyphens only a number above 12 tells which is the day.
 
     >>> [read_date(text) for text in ("Mar. 5, 2024", "5th of March", "25/03/2024", "03/05/2024")]
     ['2024-03-05', '--03-05', '2024-03-25', None]

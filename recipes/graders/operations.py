@@ -232,7 +232,6 @@ class _Term:
             self._keep([_Group("(", nodes)], below)
 
     def _keep(self, nodes: list[Node], below: bool) -> None:
-        """Keep factors as they are."""
         self.key.append("/" * below + " ".join(_tokens(nodes)))
         self.divisors += nodes if below else []
         for node in nodes:

@@ -121,7 +121,6 @@ class _Reader:
         return value
 
     def values(self) -> list[sympy.Expr]:
-        """The values in a bracket, between commas."""
         opened = self.next()
         if opened not in ("(", "[", "{"):
             raise NotRead(" ".join(self.tokens))

@@ -105,7 +105,6 @@ class ApiCalls:
 
     @property
     def spent(self) -> float:
-        """Dollars so far."""
         return float(self._spent)
 
     def deadline(self) -> float:

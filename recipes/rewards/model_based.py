@@ -200,7 +200,6 @@ class ThoughtJudge:
         self.identity = f"thought teacher {digest[:12]} on {teacher.model}"
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
-        """One verdict per item."""
         reasonings = [TAGS.parse(item.reply).reasoning for item in items]
         asked = [(item.question, text) for item, text in zip(items, reasonings, strict=True) if text]
         scores = iter(self.teacher.score(self._features(*zip(*asked, strict=True))) if asked else ())

@@ -70,7 +70,6 @@ class Report:
         return all(row.needed <= CHIPS[self.chip].memory for row in self.rows)
 
     def table(self) -> str:
-        """One line per program."""
         chip = CHIPS[self.chip]
         lines = [("program", "fsdp,tp", "rows", "arguments", "temporaries", "outputs", "needed", "fits",
                   "TFLOP", "HBM GB", "roofline", "collectives")]

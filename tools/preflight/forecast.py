@@ -187,7 +187,6 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
 
 
 def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], reply: float, made: Plan) -> float:
-    """Seconds per step of GRPO."""
     g = profile.grpo
     passes = g.prompts_per_step // (g.micro_prompts or g.prompts_per_step)
     calls = g.prompts_per_step // (g.rollout_micro_prompts or g.prompts_per_step)

@@ -116,7 +116,6 @@ def _train_step(run: Run, title: str, loss: Callable, batch: Any, rows: int, opt
 
 
 def sft_programs(run: Run) -> list[Program]:
-    """The train step of SFT."""
     mesh, shape = run.plan.policy, (run.shapes.sft_rows, run.shapes.sft_length)
 
     def loss(model: nnx.Module, batch: dict[str, jax.Array]) -> tuple[jax.Array, None]:
