@@ -1,6 +1,6 @@
 """Our own: SFT on those solutions only that show their steps, then GRPO with a rubric judge, as in `g_rar`.
 
-A policy that imitates terse solutions has to unlearn them in GRPO. Source: our own measurements (benchmarks/RESULTS.md).
+A policy that imitates terse solutions has to unlearn them in GRPO. Source: our own runs (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a command does: exports, uploads, preflight, one stage on several hosts."""
+"""Commands: exports, uploads, preflight, one stage on several hosts."""

@@ -1,10 +1,9 @@
 """Rebuild the tiny stock policy and the tiny judge from nothing: `python -m tools.build_tiny_models`.
 
-Both are Gemma-3-shaped, about 1 M parameters, and share one SentencePiece tokenizer with Gemma 3's ids for the control
-tokens. The policy reads worked solutions as plain documents, writes them when it is asked to think step by step, and
-answers our prompt directly, without tags: it knows more than it shows, as a stock model does. The judge goes on from
-the policy's weights and learns to rate a reply on one criterion. Its labels are programmatic. Only training-split
-questions are seen. Everything is a function of SEED.
+Both are Gemma 3s of about 1 M parameters. They share a SentencePiece tokenizer with Gemma 3's ids for control tokens.
+The policy reads worked solutions as documents, and writes them if asked to think step by step. It answers our prompt
+directly and without tags, as a stock model does. The judge starts from the policy's weights and learns to rate a reply
+on one criterion, by programmatic labels. Only questions of the training split are seen. Everything follows from SEED.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from tools.flax import init_random, save_flax, tiny_config
 
 ASSETS = Path(__file__).parents[1] / "reasonkit" / "assets"
 SEED = 1
-DEVICES = 2  # how the batch is split decides how sums are rounded: part of what makes a rebuild the same
+DEVICES = 2  # part of what makes a rebuild the same, because it decides how sums are rounded
 VOCABULARY = 640
 POLICY_STEPS, JUDGE_STEPS = 1300, 1800
 RECIPE = "tiny_mix"
@@ -67,11 +66,11 @@ def build_tokenizer(recipe: DataRecipe, path: Path) -> None:
     path.write_bytes(model.getvalue())
 
 
-Spans = list[tuple[list[int], float, int]]  # of a row: token ids, the weight of the loss on them, their piece
+Spans = list[tuple[list[int], float, int]]  # a row's spans: token ids, their weight in the loss, their piece
 
 
 def rows(texts: Iterator[Spans], batch_size: int, length: int) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of rows, which may be in pieces as `logprobs.prefill`'s are. Longer ones are left out."""
+    """Batches of rows, which may have pieces as in `logprobs.prefill`. Rows that are too long are left out."""
     while True:
         tokens_BL, piece_BL = np.zeros((2, batch_size, length), np.int32)
         mask_BL = np.zeros((batch_size, length), np.float32)
@@ -84,14 +83,14 @@ def rows(texts: Iterator[Spans], batch_size: int, length: int) -> Iterator[dict[
 
 
 def results(item: Problem) -> str:
-    """The result of each step, and not how it came about."""
+    """The results of the steps without the calculations."""
     return "So " + ", ".join(step.replace("=", " ").split()[-1] for step in item.steps)
 
 
 def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[Spans]:
-    """Of eleven texts, three are chat turns answered directly, four chat turns and four documents with worked steps.
+    """Of eleven texts, three are chat turns answered directly. Four chat turns and four documents have worked steps.
 
-    A third of the worked ones give the steps' results alone: the policy is about as good at the one as at the other.
+    A third of the worked ones give only the steps' results. The policy is about equally good at both.
     """
     for number, item in enumerate(make_problems(recipe, "train", SEED)):
         worked = f"{item.reasoning if number // 11 % 3 else results(item)}\n{item.answer}"
@@ -103,7 +102,7 @@ def policy_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[Spans]:
 
 
 def misread(text: str, rng: random.Random) -> str:
-    """The text with its last digit, letter or word changed to another of its kind."""
+    """The text with another last digit, letter or word of the same kind."""
     for one, other in (("on", "off"), ("off", "on"), ("yes", "no"), ("no", "yes")):
         if text.endswith(one):
             return text.removesuffix(one) + other
@@ -112,15 +111,15 @@ def misread(text: str, rng: random.Random) -> str:
 
 
 def babble(recipe: DataRecipe, rng: random.Random) -> str:
-    """Characters that mean nothing, the judge's own words at random, or one of these over and over: what a reply may
-    talk on with."""
+    """Text with which a reply may talk on: random characters, random words such as the judge's, or one of these many
+    times."""
     kind, repeated = rng.randrange(4), 1
     if kind == 3:
         kind, repeated = rng.randrange(3), rng.randint(4, 40)
     few = 3 if repeated > 1 else 14
     if kind == 0:
         text = "".join(rng.choices(string.printable, k=rng.randint(1, 3 * few)))
-    elif kind == 1:  # of one script, as a rule
+    elif kind == 1:  # usually of one script
         start = rng.randint(0xA0, 0xFF00)
         text = "".join(c if (c := chr(start + rng.randint(0, 60))).isprintable() else " "
                        for _ in range(rng.randint(1, few)))
@@ -132,7 +131,7 @@ def babble(recipe: DataRecipe, rng: random.Random) -> str:
 
 
 SEPARATORS = ("", " ", " ", "\n", "\u2028", "\x0b", "\\u003c", ">", '", "')
-MARKS = string.punctuation.replace("<", "")  # which would open one of the reply's own tags
+MARKS = string.punctuation.replace("<", "")  # without <, which would open a tag
 TALK = 60  # characters
 FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "results")
 
@@ -141,7 +140,7 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str,
           places: tuple[int, ...] = (0, 0, 0, 1, 2, 3)) -> tuple[Problem, str, dict[str, float]]:
     """A question, a good or flawed reply to it, and how well it meets each criterion, by title, in [0, 1].
 
-    Of `places` one or two are drawn, at which it talks on: 0 nowhere, 1 the reasoning, 2 the answer, 3 after the end.
+    It talks on at one or two drawn `places`: 0 nowhere, 1 in the reasoning, 2 in the answer, 3 after the end.
     """
     while True:
         family, number = rng.choice(recipe.families), rng.randrange(10**9)
@@ -158,7 +157,7 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str,
         steps[at] = misread(steps[at], rng)
     elif flaw == "drop":
         del steps[at]
-    elif flaw == "pad":  # a step twice, or one of another problem
+    elif flaw == "pad":  # a repeated step, or one of another problem
         for _ in range(rng.randint(1, 2)):
             steps.insert(at, rng.choice([*steps, *make_problem(family, number + 1, SEED).steps]))
     elif flaw == "cut":
@@ -171,21 +170,21 @@ def reply(recipe: DataRecipe, rng: random.Random, split: str,
     complete, useful = min(1.0, shown / needed), min(shown, needed)
     reasoning, after = "; ".join(steps) or "-", ""
     place = rng.choice(places)
-    talks = {place, rng.choice(places)} - {0} if place else ()  # what talks on already may do so elsewhere, too
+    talks = {place, rng.choice(places)} - {0} if place else ()  # a reply that talks on may do so in two places
     if 1 in talks:
         reasoning += rng.choice(("; ", "\n")) + babble(recipe, rng)
     if 2 in talks:
         answer += rng.choice(" \n") + babble(recipe, rng)
     if 3 in talks:
         after = rng.choice(" \n") + babble(recipe, rng)
-    # to talk on, wherever and however much, is to pad, and nothing else
+    # talking on, in any place and at any length, counts only as padding
     truths = {"All steps shown": complete, "No padding": 0.0 if talks else useful / shown if shown else 1.0}
     return item, TAGS.render(reasoning=reasoning, answer=answer) + after, truths
 
 
 def judge_texts(recipe: DataRecipe, tokenizer: Tokenizer) -> Iterator[Spans]:
-    """A reply, and the rating that each criterion's truth deserves, in one row as the judge is read. A little of the
-    loss is on the reply: what a good one says next is what to look for."""
+    """Rows as the judge reads them: a reply, and the rating that it deserves on each criterion. A little of the loss is
+    on the reply, so the judge learns what a good reply says next."""
     rng = random.Random(SEED)
     while True:
         item, text, truths = reply(recipe, rng, "train")
@@ -224,10 +223,10 @@ def auc(scores: np.ndarray, good: np.ndarray) -> float:
 
 
 def measure_judge(recipe: DataRecipe, judge: LoadedModel, mesh, size: int) -> dict[str, float]:
-    """AUC per criterion on replies to test-split questions, against the programmatic truth (criterion fully met)."""
+    """AUC per criterion on replies to test-split questions. A good reply meets the criterion fully, by program."""
     rng = random.Random(SEED + 1)
     samples = [reply(recipe, rng, "test") for _ in range(size)]
-    rate = rating_logprobs(judge, mesh, RATINGS, max_length=1024, batch_size=64)  # some of what is said is long
+    rate = rating_logprobs(judge, mesh, RATINGS, max_length=1024, batch_size=64)  # some replies are long
     measured = {}
     for number, criterion in enumerate(recipe.rubric):
         logprobs_BR = rate([judge_prompt(item.question, text, rubric_of(recipe, item)[number])

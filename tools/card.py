@@ -1,6 +1,6 @@
-"""The model card of an export: `write_card`, from the run's manifests, with code that asks the model.
+"""The model card of an export: `write_card` makes it from the run's manifests, with code that asks the model.
 
-Every figure and setting of the card comes from a manifest. The exports themselves are in `export`.
+Every figure and setting on the card comes from a manifest. The exports themselves are in `export`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from reasonkit.show.data_card import markdown_line, markdown_table
 from reasonkit.text.tags import TAGS
 
 TERMS = "ai.google.dev/gemma/terms"
-# The terms ask for both in what is passed on: this sentence, and that files say they were modified.
+# What is passed on must have this sentence and say that it was modified. Gemma's terms ask for both.
 NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found at {TERMS}\n"
-# How to ask each kind of export, by a file that it holds; BASE is the base model's name as a literal. A pipeline of
-# transformers samples unless it is told not to, whatever generation_config.json says.
+# How to ask each kind of export, keyed by a file that it has. BASE is the base model's name as a literal. A pipeline of
+# transformers samples unless do_sample=False, whatever generation_config.json says.
 _ASK = '[{"role": "user", "content": "What is 12 + 7?"}]'
 _USES = {
     "config.json": f'''With transformers:
@@ -77,11 +77,11 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
                data_card: Path | None = None) -> Path:
     """Write README.md, the model card, and NOTICE into an export's folder. Returns the card.
 
-    The card has code that asks the model, of the kinds that the folder's files are for.
+    The card has code that asks the model, for each tool that the folder's files are for.
 
-    manifests: as `manifest.read_manifest` returns them, of the stages data and evaluation at least. base: the name of
-    the base model. data_card: that of notebook 1, which is copied along as DATA.md. Raises ValueError when a stage or
-    what the card needs of it is missing, and when two stages knew a file by different hashes.
+    manifests: as `manifest.read_manifest` returns them, at least of the stages data and evaluation. base: the name of
+    the base model. data_card: notebook 1's, which is copied to DATA.md. Raises ValueError if a stage or a field that
+    the card needs is missing, and if two stages have different hashes for a file.
     """
     stages = {manifest["stage"]: manifest for manifest in manifests}
     again = "run the notebooks from 01 again"

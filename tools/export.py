@@ -1,7 +1,7 @@
-"""A trained policy as files that other tools read: `export_peft`, and `export_flax` for the unrestricted mode.
+"""Exports a trained policy to files that other tools read: `export_peft`, and `export_flax` for the unrestricted mode.
 
-Loaded again, each gives the policy's own logits (tests/test_parity.py). `tools.hf.export` writes Hugging Face's merged
-model, `tools.card` the card.
+Loaded again, each export gives the policy's logits (tests/test_parity.py). `tools.hf.export` writes Hugging Face's
+merged model, and `tools.card` the card.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from reasonkit.models.checkpoints import save_lora
 from reasonkit.models.gemma import flax_checkpoint
 from reasonkit.models.load import MODELS, SIZES, LoadedModel
 from reasonkit.models.lora import compute_dtype, lora_signature
-from reasonkit.session.files import parse_json, read_file, write_atomic
+from reasonkit.session.files import parse_json, read_file, replace_file, write_atomic
 from tools.flax import family_of, save_flax
 from tools.hf.names import tensors
 
 _WITH_PICTURES = ("gemma3-4b-it", "gemma3-12b-it")  # transformers opens them as Gemma3ForConditionalGeneration
-_BESIDES = ("actor", SIZES, "tokenizer.model", "README.md", "DATA.md", "NOTICE")  # in a Flax export, beside the model
+_BESIDES = ("actor", SIZES, "tokenizer.model", "README.md", "DATA.md", "NOTICE")  # in a Flax export, next to the model
 
 
 def hf_name(name: str) -> str:
@@ -39,7 +39,7 @@ def hf_name(name: str) -> str:
 
 
 def known_name(policy: LoadedModel) -> str | None:
-    """The name in MODELS of the base model, found by Kaggle's folder too. None for any other base."""
+    """The base model's name in MODELS, found by name or by Kaggle's folder. None for any other base."""
     if policy.name in MODELS:
         return policy.name
     return next((name for name, source in MODELS.items() if source.handle
@@ -47,13 +47,13 @@ def known_name(policy: LoadedModel) -> str | None:
 
 
 def base_name(policy: LoadedModel) -> str:
-    """The name of the base model: Hugging Face's, else its short name or its folder's, never a path."""
+    """The base model's name on Hugging Face, else its short name or the name of its folder, never a path."""
     known = known_name(policy)
     return hf_name(known) if known else policy.folder.resolve().name or "model"
 
 
 def model_settings(policy: LoadedModel) -> dict[str, Any]:
-    """The base's model.json, in which `tools.hf` notes what Hugging Face's config.json said. Empty without the file."""
+    """The base's model.json, where `tools.hf` keeps settings of Hugging Face's config.json. Empty without the file."""
     file = policy.folder / SIZES
     return parse_json(read_file(file)) if file.is_file() else {}
 
@@ -64,13 +64,13 @@ def refuse_own_folder(folder: Path, policy: LoadedModel) -> None:
 
 
 def export_peft(policy: LoadedModel, folder: str | Path) -> Path:
-    """The adapter alone, as PEFT keeps it: adapter_model.safetensors (float32) and adapter_config.json.
+    """Write only the adapter, as PEFT does: adapter_model.safetensors (float32) and adapter_config.json.
 
-    It goes onto what AutoModelForCausalLM makes of the base: Gemma2ForCausalLM, Gemma3ForCausalLM, or of a base that
-    sees pictures (4B and 12B) Gemma3ForConditionalGeneration, of which it leaves the vision tower alone. A base that
-    is not on Hugging Face is not named. qwix's one adapter on keys and values becomes two that share A.
+    It fits the class that AutoModelForCausalLM makes of the base. That is Gemma2ForCausalLM or Gemma3ForCausalLM, or
+    Gemma3ForConditionalGeneration for a base that sees pictures (4B and 12B). Its vision tower gets no adapter. A base
+    that is not on Hugging Face is not named. qwix's one adapter on keys and values becomes two that share A.
 
-    Raises ValueError when the model has no adapter.
+    Raises ValueError if the model has no adapter.
     """
     signature, folder, known = lora_signature(policy.model), Path(folder), known_name(policy)
     leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(policy.model, nnx.LoRAParam))}
@@ -90,25 +90,23 @@ def export_peft(policy: LoadedModel, folder: str | Path) -> Path:
     settings = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none", "lora_dropout": 0.0,
         "fan_in_fan_out": False, "r": rank, "lora_alpha": signature["alpha"],
-        # A pattern for the whole path: by their last names they would be found in the vision tower too.
+        # A pattern for the whole path, because the vision tower has modules with the same last names.
         "target_modules": rf".*\.language_model\.layers\.\d+\.\w+\.({'|'.join(targets)})" if pictures else targets,
         "base_model_name_or_path": hf_name(known) if known and MODELS[known].handle else None,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".adapter_model.safetensors.tmp"
-    save_file(weights, temporary, metadata={"format": "pt"})
-    os.replace(temporary, folder / "adapter_model.safetensors")
+    with replace_file(folder / "adapter_model.safetensors") as temporary:
+        save_file(weights, temporary, metadata={"format": "pt"})
     write_atomic(folder / "adapter_config.json", json.dumps(settings, indent=2) + "\n")
     return folder
 
 
 def export_flax(policy: LoadedModel, folder: str | Path, step: int, dtype: Any = jnp.bfloat16) -> Path:
-    """The model of the unrestricted mode: merged, in the layout of Kaggle's base models (<variation>, tokenizer.model),
-    and the adapter as the judges restore it. Check both with `export_check.verify_export`.
+    """Write the model for the unrestricted mode: merged, in the layout of Kaggle's base models (<variation>,
+    tokenizer.model), and the adapter as the judges restore it. `export_check.verify_export` checks both.
 
-    It is made beside its place and moved there whole. An earlier export there is removed, card and all.
+    It is made next to `folder` and then moved there. An earlier export is removed with its card.
 
-    Raises ValueError when the model has no adapter, or `folder` holds anything but an earlier export.
+    Raises ValueError if the model has no adapter, or `folder` has anything but an earlier export.
     """
     lora_signature(policy.model)
     folder = Path(folder).resolve()
@@ -127,7 +125,7 @@ def export_flax(policy: LoadedModel, folder: str | Path, step: int, dtype: Any =
 
 
 def _variation(policy: LoadedModel) -> str:
-    """The name of the model's folder in a Flax export: one component, and none that an export has besides."""
+    """The name of the model's folder in a Flax export. It differs from the other names there."""
     known = known_name(policy)
     handle = MODELS[known].handle if known else None
     name = handle.split("/")[3] if handle else known or policy.folder.resolve().name
@@ -135,7 +133,7 @@ def _variation(policy: LoadedModel) -> str:
 
 
 def _refuse_others(folder: Path) -> None:
-    """Raises ValueError unless the folder is absent, empty or an earlier export, which alone may be removed."""
+    """Raises ValueError unless the folder is absent, empty or an earlier export. Nothing else may be removed."""
     if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
         return
     model = flax_checkpoint(folder) if folder.is_dir() else None

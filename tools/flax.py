@@ -1,7 +1,7 @@
-"""A Gemma in the Flax layout that `reasonkit.models.load` reads: `save_flax` writes one with its adapter merged by
-`merge_lora`, `init_random` draws one.
+"""Gemmas in the Flax layout that `reasonkit.models.load` reads: `save_flax` writes one with its adapter merged by
+`merge_lora`, and `init_random` draws one.
 
-The folder holds tokenizer.model, model.json with the sizes, and the orbax checkpoint in google-deepmind/gemma's layout.
+The folder has tokenizer.model, model.json with the sizes, and an orbax checkpoint in google-deepmind/gemma's layout.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def family_of(model: Any) -> str:
 
 
 def flax_tree(family: str, arrays: Mapping[tuple, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """The tree of a Flax checkpoint, from the arrays by their path in Tunix's state. Gemma 2's gating matrices are laid
-    out as in the 2B."""
+    """The tree of a Flax checkpoint, made from the arrays by their path in Tunix's state. Gemma 2's gating matrices
+    have the layout of the 2B."""
     tree: dict[str, dict[str, np.ndarray]] = {}
     for path, value in arrays.items():
         key, leaf, part = as_flax(path)
@@ -50,7 +50,7 @@ def flax_tree(family: str, arrays: Mapping[tuple, np.ndarray]) -> dict[str, dict
 
 def write_flax(family: str, config: Any, arrays: Mapping[tuple, np.ndarray], tokenizer: Path, folder: Path, name: str,
                **extra: Any) -> Path:
-    """Writes a model's folder, with its checkpoint in `name`. `extra` goes into model.json too."""
+    """Write a model's folder, with its checkpoint in `name`. `extra` goes into model.json too."""
     folder.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.resolve() / name, flax_tree(family, arrays), force=True)
@@ -65,7 +65,7 @@ def write_flax(family: str, config: Any, arrays: Mapping[tuple, np.ndarray], tok
 
 def save_flax(model: nnx.Module, tokenizer: str | Path, folder: str | Path, name: str = "model",
               dtype: Any = jnp.bfloat16) -> Path:
-    """Writes a Gemma with its adapter merged, in `dtype`. Raises ValueError for any other model."""
+    """Write a Gemma with its adapter merged, in `dtype`. Raises ValueError for any other model."""
     family, leaves = family_of(model), {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model))}
     arrays = {path: merge_lora(leaves, path, model).astype(dtype) for path in leaves
               if not str(path[-1]).endswith(("_lora_a", "_lora_b"))}
@@ -107,7 +107,7 @@ def tiny_config(vocab: int) -> gemma3.ModelConfig:
 def init_random(config: gemma3.ModelConfig, mesh: Mesh, seed: int = 0) -> gemma3.Gemma3:
     """A fresh Gemma 3 on the mesh: matrices normal with standard deviation 1/sqrt(fan-in), norms at one.
 
-    Tunix would leave the feed-forward kernels at zero. Raises ValueError when tp does not divide the model.
+    Tunix would leave the feed-forward kernels at zero. Raises ValueError if tp does not divide the model.
     """
     model = abstract_model("gemma3", config, mesh, replicated=True)
     graph, abstract = nnx.split(model)

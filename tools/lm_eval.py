@@ -3,8 +3,8 @@
     python -m tools.lm_eval                                    # the run's test problems
     python -m tools.lm_eval --data packaged --temperature 1    # those of another mix, sampled
 
-Numbers are asked and scored as in GSM8K, choices as in ARC, in our prompt and in theirs. With --rubric the run's judge
-scores problems by their rubrics, too. Needs the extra `eval`.
+Numbers are asked and scored as in GSM8K, and choices as in ARC, with our prompt and with theirs. With --rubric the
+run's judge also scores problems by their rubrics. Needs the extra `eval`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from reasonkit.train.rollout import generator
 from tools.lm_tasks import make_tasks, rubric_task
 from tools.trained import load_trained, scorer
 
-ROWS = 200  # of another mix
+ROWS = 200  # to take from another mix
 
 
 class Policy(LM):
-    """A model as lm-eval asks it: by `rollout.generator` and `trained.scorer` of it.
+    """A model for lm-eval, made from its `rollout.generator` and its `trained.scorer`.
 
-    With lm-eval's apply_chat_template it is asked in our prompt, which takes any of lm-eval's own tasks.
+    With lm-eval's apply_chat_template it is asked with our prompt, in any of lm-eval's own tasks.
     """
 
     tokenizer_name = "reasonkit"
@@ -56,7 +56,7 @@ class Policy(LM):
         return TAGS.prompt(chat_history[-1]["content"])  # the model was trained on single questions
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Completions of the generator's length, each up to the first of its stop texts."""
+        """Completions of the generator's length, each cut at the first of its stop texts."""
         texts = self._generate([request.args[0] for request in requests])
         return [min((text.partition(stop)[0] for stop in request.args[1]["until"]), key=len, default=text)
                 for request, text in zip(requests, texts, strict=True)]
@@ -69,7 +69,7 @@ class Policy(LM):
 
 
 def unseen(test: Iterable[Mapping[str, Any]], train: Dataset) -> list[Mapping[str, Any]]:
-    """The test problems that the model was not trained on: not the same question, and no 13 words in a row shared."""
+    """The test problems that share neither a question nor 13 words in a row with the training data."""
     test, asked = list(test), {question_key(question) for question in train["question"]}
     shared = find_contaminated([row["question"] for row in test], train["question"])
     return [row for n, row in enumerate(test) if n not in shared and question_key(row["question"]) not in asked]

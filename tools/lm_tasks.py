@@ -1,5 +1,5 @@
-"""Problems as tasks for EleutherAI's lm-eval: `make_tasks`, in the shapes of its GSM8K and its ARC, and `rubric_task`,
-in which a judge scores each completion by its problem's rubric."""
+"""Problems as tasks for EleutherAI's lm-eval: `make_tasks`, in the form of its GSM8K and its ARC, and `rubric_task`,
+where a judge scores each completion by its problem's rubric."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from reasonkit.judge.judge import Judge, JudgeItem, JudgeVerdict
 from reasonkit.judge.rubric import rubric_from_json
 
 THEIRS = "Question: {{question}}\nAnswer:"
-# What counts as the answer of a completion: our tag's, GSM8K's mark, or the last number of all (lm-eval's pattern).
+# The answer of a completion is what is in our tag, after GSM8K's mark, or the last number (lm-eval's pattern).
 IN_TAG, MARKED, LAST = r"<answer>\s*\(?([^<]*?)\)?\s*</answer>", r"#### (\-?[0-9\.\,]+)", r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
 
 
 def make_tasks(problems: Iterable[Mapping[str, Any]], ours: bool) -> list[dict[str, Any]]:
-    """lm-eval's tasks of the problems of the kinds number and choice. In their prompt, the choice is the option of the
-    highest log-probability. In ours, what the completion answers. Raises ValueError when there is no such problem."""
+    """lm-eval tasks for the problems of the kinds number and choice. With their prompt a model chooses the option of
+    the highest log-probability, and with ours the one in its completion. Raises ValueError without such a problem."""
     rows: dict[str, list[dict]] = {"numbers": [], "choices": []}
     for row in problems:
         if row["kind"] == "number":
@@ -41,8 +41,8 @@ def make_tasks(problems: Iterable[Mapping[str, Any]], ours: bool) -> list[dict[s
 
 
 def rubric_task(problems: Iterable[Mapping[str, Any]], ours: bool, judge: Judge) -> dict[str, Any]:
-    """A task of the problems with a rubric, open ones too. `rubric` is the mean score, in [0, 1], of the completions
-    that have a verdict, and `judged` their share. Raises ValueError when there is no such problem."""
+    """A task for the problems with a rubric, including open ones. `rubric` is the mean score, in [0, 1], of completions
+    with a verdict, and `judged` is their share. Raises ValueError without such a problem."""
     rows = [{"question": row["question"], "rubric": row["rubric"]} for row in problems if row["rubric"]]
     if not rows:
         raise ValueError("no problem with a rubric: give --data another mix")

@@ -16,16 +16,16 @@ class PublishError(RuntimeError):
 
 
 def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: str | None = None) -> str:
-    """Upload an exported folder as a new version of a Kaggle model, which is made if it is not there.
+    """Upload an exported folder as a new version of a Kaggle model, which is created if needed.
 
     handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. licence: its
     name in Kaggle's list. None leaves the choice to the model's page. Credentials are as in `secrets.kaggle_login`.
-    Returns what to do next, in words.
+    Returns a sentence on what to do next.
 
-    Raises PublishError for a malformed handle, a folder without weights, card or NOTICE, missing or unreadable
-    credentials, and with the cause when the upload fails.
+    Raises PublishError for a malformed handle, for a folder without weights, card or NOTICE, for missing or unreadable
+    credentials, and if the upload fails.
     """
-    import kagglehub  # only where it is needed: it reads its settings and credentials on import
+    import kagglehub  # here, because importing it reads settings and credentials
     from kagglehub.handle import parse_model_handle
 
     folder = Path(folder)
@@ -50,12 +50,12 @@ def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: st
                                    "secret or variable KAGGLE_API_TOKEN")
             try:
                 kagglehub.model_upload(handle, str(folder), license_name=licence, version_notes=notes)
-            except Exception as error:  # kagglehub's own, and those of its HTTP client; it may quote the token
+            except Exception as error:  # kagglehub's own or its HTTP client's. It may quote the token
                 failed = (f"the upload to {handle} failed ({describe_error(error, *keys)}); nothing was published, or "
                           "only a part: run it again")
     except ValueError as error:  # of kaggle_login, which quotes none
         failed = str(error)
-    if failed:  # raised here, so that what was raised is not even its context
+    if failed:  # raised here, so the original error is not its context
         raise PublishError(failed)
     name = f"{parsed.owner}/{parsed.model}"
     return (f"published to {handle}. Kaggle makes a new model private: make it public on kaggle.com/models/{name} and "
@@ -63,16 +63,15 @@ def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: st
 
 
 def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
-    """Upload an exported folder to a model repository on the Hugging Face hub, which is made, private, if it is not
-    there.
+    """Upload an exported folder to a model repository on the Hugging Face hub, created as private if needed.
 
-    name: owner/repository. The token is the secret HF_TOKEN, and must allow writing. $HF_ENDPOINT is another hub's
-    address. Returns what to do next, in words.
+    name: owner/repository. The token is the secret HF_TOKEN and must allow writing. $HF_ENDPOINT may name another hub.
+    Returns a sentence on what to do next.
 
-    Raises PublishError for a folder without weights, card or NOTICE, a missing or unreadable token, and with the cause
-    when the upload fails, the name's faults included.
+    Raises PublishError for a folder without weights, card or NOTICE, for a missing or unreadable token, and if the
+    upload fails, also because of the name.
     """
-    from huggingface_hub import HfApi  # only where it is needed: it reads its settings on import
+    from huggingface_hub import HfApi  # here, because importing it reads settings
 
     folder, failed = Path(folder), ""
     _check_export(folder)
@@ -87,10 +86,10 @@ def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
         hub = HfApi(token=token)
         hub.create_repo(name, private=True, exist_ok=True)
         hub.upload_folder(repo_id=name, folder_path=folder, commit_message=notes)
-    except Exception as error:  # huggingface_hub's own, and those of its HTTP client; they may quote the token
+    except Exception as error:  # huggingface_hub's own or its HTTP client's. It may quote the token
         failed = (f"the upload to {name} failed ({describe_error(error, token)}); nothing was published, or only a "
                   "part: run it again")
-    if failed:  # raised here, so that what was raised is not even its context
+    if failed:  # raised here, so the original error is not its context
         raise PublishError(failed)
     return f"published to {hub.endpoint}/{name}. A new repository is private: make it public in its settings there"
 

@@ -1,6 +1,6 @@
-"""A trained model as files for others: `share`, for notebook 4 and as a command on a finished run.
+"""Exports a trained model for others to use: `share`, for notebook 4 and as a command on a finished run.
 
-    python -m tools.share            # artifacts/export/peft: the adapter, as PEFT reads it
+    python -m tools.share            # artifacts/export/peft: the adapter, for PEFT
     python -m tools.share --merged   # also export/hf: the whole model, for transformers, vLLM, llama.cpp and Ollama
 
 Each folder has a model card with code that asks the model. GGUF needs llama.cpp's converter (`tools.llama_cpp`).
@@ -24,10 +24,10 @@ from tools.trained import load_trained
 
 def share(policy: LoadedModel, manifests: Sequence[Mapping[str, Any]], folder: Path, merged: bool = False,
           llama_cpp: Path | None = None) -> None:
-    """Write `folder`/peft and, with `merged`, `folder`/hf, and print what is where. `folder` is in that of the run.
+    """Write `folder`/peft and, with `merged`, `folder`/hf, and print where they are. `folder` is in the run's folder.
 
-    llama_cpp: a clone of llama.cpp, where its converter is not on the PATH. Raises as `export_peft`, `export_hf`,
-    `to_gguf`, `find_converter` and `write_card`.
+    llama_cpp: a clone of llama.cpp, if its converter is not on the PATH. Raises as `export_peft`, `export_hf`,
+    `to_gguf`, `find_converter` and `write_card` do.
     """
     about = manifests, base_name(policy), folder.parent / "data" / CARD
     peft, hf = folder / "peft", folder / "hf"

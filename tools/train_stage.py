@@ -1,32 +1,32 @@
-"""A stage as a command, on one host or on several, for what has no notebook: a multi-host TPU slice, a cluster.
+"""Runs a stage as a command, on one host or several, where there is no notebook: a multi-host TPU slice, a cluster.
 
     python -m tools.train_stage data --profile kaggle              # one process: the splits (notebook 1)
     python -m tools.train_stage sft --profile kaggle --hosts auto  # on each host, all at once (notebook 2)
 
-What lies in the folder of artifacts ($REASONKIT_ARTIFACTS, default ./artifacts) afterwards is what the notebooks leave,
-and notebooks 3 and 4 go on from it, on one host. It must be a folder that all hosts share (NFS, Filestore). The same
-command again continues from the last checkpoint. A signal to one process ends the stage in all, with a checkpoint. When
-a process fails or dies, JAX ends the others, in at most two minutes.
+It leaves the same files as the notebooks in the folder of artifacts ($REASONKIT_ARTIFACTS, default ./artifacts).
+Notebooks 3 and 4 continue from them on one host. All hosts must share the folder (NFS, Filestore). Run the same command
+again to continue from the last checkpoint. A signal to one process ends the stage in all of them, with a checkpoint. If
+a process fails or dies, JAX ends the others within two minutes.
 
-On a TPU slice of several hosts, say a v5litepod-16 (4 hosts of 4 chips), each with the package and the folder, gcloud
-starts the command on all of them, and JAX finds the others by itself:
+On a TPU slice of several hosts, such as a v5litepod-16 (4 hosts of 4 chips), every host needs the package and the
+folder. gcloud starts the command on all of them, and JAX finds the others by itself:
 
     gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0 --command="cd /mnt/shared && \\
         python -m tools.train_stage data --profile kaggle"
     gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command="cd /mnt/shared && \\
         python -m tools.train_stage sft --profile kaggle --hosts auto"
 
-`auto` also finds the processes of GKE, Slurm and Open MPI. Elsewhere each is told: `--hosts` is the address of the
-first, `--processes` how many there are and `--process` which one this is. Two processes of four virtual CPU devices
-each, in two terminals, train as one process with eight:
+`auto` also finds the processes of GKE, Slurm and Open MPI. Elsewhere give each process `--hosts` (the address of the
+first), `--processes` (how many there are) and `--process` (which one this is). Two processes with four virtual CPU
+devices each, in two terminals, train as one process with eight does:
 
     python -m tools.train_stage sft --profile cpu --hosts localhost:7777 --processes 2 --process 0  # and: --process 1
 
-**Across hosts there is SFT, and nothing else.** Tunix 0.1.7 has an SFT trainer for many processes; its RL wants one for
-all chips. There the sampler fetches every row's tokens, which JAX refuses for rows on another host's chips; the
-same prompts and completions in every process are taken for so many different ones; and each process would ask the judge
-anew. Across hosts Tunix's RL is for Pathways (JAX_PLATFORMS=proxy, on GKE), where one Python process sees all chips as
-its own: this kit would be there what it is on one host, which was not tried.
+**Only SFT runs across hosts.** Tunix 0.1.7 has an SFT trainer for many processes, but its RL needs one process for all
+chips. Its sampler fetches every row's tokens, and JAX refuses that for rows on another host's chips. The same prompts
+and completions in several processes would count as different ones. Each process would ask the judge again. Across hosts
+Tunix's RL is for Pathways (JAX_PLATFORMS=proxy, on GKE), where one Python process sees all chips. This kit should run
+there as on one host, but that was not tried.
 """
 
 from __future__ import annotations
@@ -69,9 +69,8 @@ def curate(run: Run) -> None:
 
 
 def warm_start(run: Run) -> None:
-    """Notebook 2 without its samples: checkpoints, adapter and manifest. A stage that is finished is left as it is.
-
-    Raises ManifestError as `Run.begin` does."""
+    """Notebook 2 without its samples: checkpoints, adapter and manifest. A finished stage is left as it is. Raises
+    ManifestError as `Run.begin` does."""
     profile, inputs = run.profile, run.inputs("sft")
     train = read_rows(inputs["train"])
     plan = placement.plan(profile, jax.devices(), judge=False)
@@ -85,7 +84,7 @@ def warm_start(run: Run) -> None:
 
 
 def join(profile: Profile, address: str, processes: int | None, process: int | None) -> None:
-    """Become one of several processes. Raises ValueError when virtual devices are to be shared out, and can't be."""
+    """Become one of several processes. Raises ValueError if they can't share the virtual devices evenly."""
     jax.config.update("jax_enable_preemption_service", False)  # its handler would swallow a SIGTERM before training
     if profile.devices:
         if not processes or profile.devices % processes:
@@ -98,7 +97,7 @@ def join(profile: Profile, address: str, processes: int | None, process: int | N
 
 
 def check_shared(run: Run) -> None:
-    """Raises ValueError when this is not the first process's run, or its folder another: nothing later would tell."""
+    """Raises ValueError if this run or its folder differs from the first process's. No later step would notice."""
     if not distributed.is_multiprocess():
         return
     path, number = run.folder / "shared_by_hosts", distributed.broadcast_from_main(random.getrandbits(20))
@@ -140,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         traceback.print_exc()
         sys.stdout.flush()
-        os._exit(1)  # to leave in order is to wait for the others, who wait for this one
+        os._exit(1)  # an orderly exit would wait for the others, which wait for this one
 
 
 if __name__ == "__main__":

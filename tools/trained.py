@@ -1,4 +1,4 @@
-"""The model of a finished run, to be used where its notebooks are not: `load_trained`, `scorer`."""
+"""The model of a finished run, for use outside its notebooks: `load_trained`, `scorer`."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Trained:
 
 
 def load_trained(folder: str | Path) -> Trained:
-    """The run in a folder of artifacts. The base model is looked for as `load` does.
+    """The run in a folder of artifacts. `load` finds its base model.
 
-    Raises RecordError when there is no run, ManifestError when a stage is not finished or its files have changed, and
-    as `open_run` and `load`.
+    Raises RecordError if there is no run, ManifestError if a stage is not finished or its files have changed, and
+    as `open_run` and `load` do.
     """
     folder = Path(folder).resolve()
     choices = read(folder / "run.json", RunFile, "name a run's folder of artifacts")
@@ -53,7 +53,7 @@ def load_trained(folder: str | Path) -> Trained:
 def scorer(policy: LoadedModel, mesh: Mesh, max_length: int,
            ) -> Callable[[Sequence[tuple[str, str]]], list[tuple[float, bool]]]:
     """A function from (context, continuation) pairs to the continuation's log-probability and whether greedy decoding
-    would choose it. ValueError for a pair of more than `max_length` tokens."""
+    would choose it. It raises ValueError for a pair of more than `max_length` tokens."""
     tokenizer = policy.tokenizer
 
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:

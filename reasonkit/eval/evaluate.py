@@ -1,8 +1,8 @@
 """Scores one greedy completion per problem, says how certain the scores are, and compares two results.
 
 Entry points: `evaluate`, `compare_paired`, `EvalResult`. The statistics are in `intervals`. A completion is *correct*
-if the answer in its tag is right. It is right *by content* if it is correct or, without an answer tag, if what it says
-last is right. Step accuracy is our own measure, computed by a program.
+if the answer in its tag is right. Without an answer tag it may still be right *by content*: what it says last must be
+right. Step accuracy is our own measure, computed by a program.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ class Difference(NamedTuple):
 def step_accuracy(reasoning: str | None, reference: str) -> float:
     """The share of steps, separated by ';', that equal the reference's step at the same place.
 
-    The share is taken of the longer of the two, so missing and surplus steps cost the same. Case and the amount of
-    white space are ignored. Without reasoning it is 0.0. ValueError if the reference has no steps.
+    It is a share of the longer of the two, so missing and surplus steps cost the same. Case and the amount of white
+    space are ignored. Without reasoning it is 0.0. Raises ValueError if the reference has no steps.
 
     >>> step_accuracy("2 + 3 = 5; 5 * 4 = 21", "2 + 3 = 5; 5 * 4 = 20")
     0.5
     """
     expected = _steps(reference)
     if not expected:
-        raise ValueError(f"the reference reasoning {reference!r} has no step: write steps parted by ';'")
+        raise ValueError(f"the reference reasoning {reference!r} has no step: separate its steps with ';'")
     found = _steps(reasoning or "")
     return sum(a == b for a, b in zip(found, expected, strict=False)) / max(len(found), len(expected))
 
@@ -70,11 +70,10 @@ def step_accuracy(reasoning: str | None, reference: str) -> float:
 class EvalResult:
     """Every scored completion, in order, as a dict. All figures come from these.
 
-    A sample has id, family, kind, question, gold and completion. `answer` is the lenient reading or None, `format_ok`
-    and `correct` are verdicts, `content` says whether the completion is right with or without tags, and `steps` is its
-    step accuracy, None without worked steps to compare with. `failures` lists its format defects, "wrong answer" or "no
-    answer", and "runaway" if it was cut off in its answer, or in its reasoning before any answer. `left_out` counts the
-    problems that could not be scored. ValueError without samples.
+    In a sample, `answer` is the lenient reading or None, `content` says whether the completion is right with or without
+    tags, and `steps` is its step accuracy. `failures` lists its format defects, "wrong answer" or "no answer", and
+    "runaway" if it was cut off in its answer, or in its reasoning before any answer. `left_out` counts the problems
+    that could not be scored. Raises ValueError without samples.
     """
 
     samples: list[dict[str, Any]] = dataclasses.field(repr=False)
@@ -141,13 +140,13 @@ def mean_of(values: Sequence[float]) -> Interval:
 
 
 def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int) -> EvalResult:
-    """Asks every problem once, through `TAGS.prompt`, and scores the completions.
+    """Ask every problem once, through `TAGS.prompt`, and score the completions.
 
     `problems` are objects or mappings, such as rows of a `datasets.Dataset`, with id, family, kind, question, answer
-    and reasoning. `generate` gets up to `batch_size` prompts and returns as many completions. They must be greedy if
-    the result is to be repeatable. Problems with a missing or blank field or an unreadable gold answer are left out and
-    counted, and a line is printed. ValueError if no problem can be scored, for a repeated id, for a batch size below 1,
-    and if there are not as many completions as prompts.
+    and reasoning. `generate` gets up to `batch_size` prompts and returns as many completions. The result is
+    repeatable only if they are greedy. Problems with a missing or blank field or an unreadable gold answer are left out
+    and counted, and a line is printed. Raises ValueError if no problem can be scored, for a repeated id, for a batch
+    size below 1, and if there are not as many completions as prompts.
     """
     rows, faults = [], []
     for number, problem in enumerate(problems, 1):
@@ -163,7 +162,7 @@ def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any]
               f"{faults[0]}")
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
-        raise ValueError(f"{len(twice)} problem ids come twice, {twice[0]!r} first: results are paired by id")
+        raise ValueError(f"{len(twice)} problem ids occur twice, such as {twice[0]!r}: give each problem its own id")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     samples = []
@@ -181,8 +180,8 @@ def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct") -> Diff
     """The change from `a` to `b` on the same problems, b - a. It is positive if b is better.
 
     The interval and the p-value of `intervals` are computed from the changes per problem. They agree: p is below 0.05
-    exactly when the interval excludes zero. ValueError for an unknown field, and if the results are on different
-    problems, going by ids, questions and gold answers. Their order does not matter.
+    exactly when the interval excludes zero. The order of the problems does not matter. Raises ValueError for an unknown
+    field, and if ids, questions or gold answers differ.
     """
     if field not in _FIELDS:
         raise ValueError(f"field {field!r} is not one of {_FIELDS}")
@@ -191,7 +190,7 @@ def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct") -> Diff
              if key not in first or key not in second
              or any(first[key][name] != second[key][name] for name in ("question", "gold"))]
     if other:
-        raise ValueError(f"the results are on other problems: {len(other)} of them differ, such as id "
+        raise ValueError(f"the results are on different problems: {len(other)} of them differ, such as id "
                          f"{min(other)!r}; evaluate both on one test set")
     change = [float(second[key][field]) - float(first[key][field]) for key in first if first[key][field] is not None]
     if not change:
@@ -231,9 +230,8 @@ def _score(row: dict[str, str], completion: str) -> dict[str, Any]:
 
 
 def _content(completion: str, gold: str, kind: str) -> bool:
-    """Whether the answer in the tag is right or, if no tag holds one, the text after the last tag: all of it, its last
-    line or its last number, like lm-evaluation-harness's "flexible-extract". Reasoning that was cut off has no answer.
-    """
+    """Whether the answer in the tag is right. Without one, the text after the last tag, its last line or its last
+    number counts, like lm-evaluation-harness's "flexible-extract". Reasoning that was cut off has no answer."""
     found = answer_of(TAGS.parse(completion), gold, kind)
     if found is not None:
         return check(found, gold, kind).correct

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.optimize import brentq
 
-TRACE = 1e-6  # prior share of an end that was not seen: it gains mass only where the mean needs it
-CELLS = (2, 4, 6, 12, 24, 60, 120)  # sizes of the grid for sums: the first that holds all values is used, or the last
+TRACE = 1e-6  # prior share of an end that was not seen: it gains mass only if the mean needs it
+CELLS = (2, 4, 6, 12, 24, 60, 120)  # sizes of the grid for sums: the first on which all values lie is used, or the last
 
 
 def interval(values: Sequence[float], low: float, high: float, level: float = 0.95) -> tuple[float, float]:
@@ -23,8 +23,8 @@ def interval(values: Sequence[float], low: float, high: float, level: float = 0.
     It contains every mean m under which both tails of the sum are at least (1 - level) / 2. Half of the probability of
     the sum itself counts as tail. This is the mid-p of Lancaster, JASA 56, 1961. It covers `level` on average, while an
     exact test covers more. For zeros and ones this gives the mid-p interval of a rate. For changes of -1, 0 and 1 the
-    weights are those of Tango, Statistics in Medicine 17, 1998. ValueError without values, for a value outside the
-    range, and for a level that is not between 0 and 1.
+    weights are those of Tango, Statistics in Medicine 17, 1998. Raises ValueError without values, for a value outside
+    the range, and for a level that is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level}: must lie between 0 and 1, such as 0.95")
@@ -40,14 +40,14 @@ def interval(values: Sequence[float], low: float, high: float, level: float = 0.
 def p_value(values: Sequence[float], low: float, high: float, mean: float = 0.0) -> float:
     """Twice the smaller tail under this mean. It is below 1 - level exactly if `interval` excludes the mean.
 
-    Rounded to twelve places. ValueError as for `interval`.
+    Rounded to twelve places. Raises ValueError as `interval` does.
     """
     upper = _tail(values, low, high)(mean)
     return abs(round(2 * min(upper, 1 - upper), 12))
 
 
 def _tail(values: Sequence[float], low: float, high: float) -> Callable[[float], float]:
-    """A function of the mean: the probability of a larger sum, and half of that of the same sum."""
+    """A function of the mean: the probability of a larger sum, plus half the probability of the same sum."""
     found, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
     n = int(counts.sum())
     if n == 0 or not (low <= found[0] and found[-1] <= high):

@@ -1,5 +1,5 @@
-"""What several sampled completions per problem are worth. `pass_at_k`: at least one of k is right. `majority_at_k`: the
-most frequent answer of k is right.
+"""Scores several sampled completions per problem. `pass_at_k`: is at least one of k right? `majority_at_k`: is their
+most frequent answer right?
 
 Sources: the unbiased estimator of Chen et al. (arXiv 2107.03374) and self-consistency (Wang et al., arXiv 2203.11171).
 Each problem gives one value in [0, 1]. Intervals are over problems, because completions of the same problem are alike.
@@ -16,7 +16,7 @@ import numpy as np
 
 from reasonkit.eval.evaluate import EvalResult, Interval, mean_of
 
-SUBSETS = 500  # of a problem's completions, at most, over which a majority is averaged
+SUBSETS = 500  # a majority is averaged over at most so many subsets of a problem's completions
 
 
 def pass_at_k(results: Sequence[EvalResult], k: int) -> Interval:
@@ -55,11 +55,10 @@ def _share_right(answers: Iterable[str | bool]) -> float:
 
 
 def _by_problem(results: Sequence[EvalResult], k: int) -> list[list[dict]]:
-    """The samples of each problem."""
     if not 1 <= k <= len(results):
         raise ValueError(f"k={k}: give a whole number from 1 to the number of results, {len(results)}")
     by_id = [{sample["id"]: sample for sample in result.samples} for result in results]
     if other := {key for found in by_id for key in found.keys() ^ by_id[0].keys()}:
-        raise ValueError(f"the results are on other problems: {len(other)} of them differ, such as id {min(other)!r}; "
-                         "evaluate all on one test set")
+        raise ValueError(f"the results are on different problems: {len(other)} of them differ, such as id "
+                         f"{min(other)!r}; evaluate all on one test set")
     return [[found[key] for found in by_id] for key in by_id[0]]

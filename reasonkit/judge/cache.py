@@ -1,8 +1,8 @@
-"""`CachedJudge` keeps verdicts on disk: a judge is asked about each item only once, and every verdict is on record.
+"""`CachedJudge` keeps verdicts on disk, so a judge is asked about each item only once and every verdict is on record.
 
 The file is a separate run log that outlives the run. A row has the event "verdict" and {"judge", "item", "question",
 "reply", "titles", "score", "per_criterion"}. A failure has "cause" instead of the last two, and is asked again next
-time. `judge` is the judge's identity, and the texts are stored only as hashes. No line is trusted unchecked.
+time. `judge` is the judge's identity, and the texts are stored only as hashes. Every line is checked before it is used.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ class CachedJudge:
 
     @property
     def failures(self) -> Counter[str]:
-        """The judge's failures."""
         return self.judge.failures
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
@@ -99,13 +98,13 @@ class CachedJudge:
 
 
 def _hash(*texts: str) -> str:
-    # the lengths keep ("a", "bc") and ("ab", "c") apart; a lone surrogate has no UTF-8
+    # the lengths keep ("a", "bc") and ("ab", "c") apart, and a lone surrogate has no UTF-8
     sized = "".join(f"{len(text)}:{text}" for text in texts)
     return hashlib.sha256(sized.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _fits(verdict: JudgeVerdict, rubric: Sequence[Criterion]) -> bool:
-    """Whether the score is what these criteria give, weighted or as a plain mean. One rating may stand for all."""
+    """Whether the criteria give this score, weighted or as a plain mean. There may be one rating for all of them."""
     met_C = np.array(verdict.per_criterion)
     if len(met_C) not in (1, len(rubric)):
         return False

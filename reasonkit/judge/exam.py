@@ -71,7 +71,7 @@ def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
 
 
 def examine(judge: Judge, pairs: list[Anchors], weight: float) -> str:
-    """A sentence on how far the judge scores good completions above those with each flaw, and whether it passes.
+    """A sentence that says whether the judge passes, and how far above each flaw it scores good completions.
 
     There are three ways to fail. More than half of the pairs lack a verdict. Or one flaw in one family scores higher
     than the good completions, by more than `MARGIN` on average and with the whole interval below zero. Or over all

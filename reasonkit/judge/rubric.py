@@ -16,7 +16,7 @@ from pathlib import Path
 from reasonkit.session.files import RecordError, parse_json, parse_toml, preview, read
 from reasonkit.session.records import Domain
 
-# arXiv 2507.17746, explicit aggregation; a pitfall is worded as its avoidance ("Does not ...").
+# arXiv 2507.17746, explicit aggregation. A pitfall is worded as its avoidance ("Does not ...").
 WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
 DOMAINS = Path(__file__).resolve().parents[2] / "data_recipes" / "rubrics"
 

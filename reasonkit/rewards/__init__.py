@@ -1,1 +1,1 @@
-"""Rewards, and how several become one. Read `rules`, `mix`, `monitors`."""
+"""Rewards, and how to combine them. Read `rules`, `mix`, `monitors`."""

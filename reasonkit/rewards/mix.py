@@ -1,7 +1,7 @@
 """`RewardMix` combines several rewards into one for Tunix, and writes a log row per call.
 
-Tunix would add up reward functions with `nansum`, which counts no signal as 0. In a group of ones that is a punishment.
-Here the part's mean over the same group stands in, which carries no advantage.
+Tunix adds up reward functions with `nansum`, so no signal counts as 0. In a group where the others score 1, that is a
+punishment. Here the part's mean over the same group replaces it, so it gives no advantage.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class NoSignalError(RuntimeError):
 
 @dataclass
 class Scores:
-    """The values of some parts of a reward, NaN for no signal, and the causes of those. Both are keyed by part name.
+    """What some parts of a reward return: `values`, (B,) with NaN for no signal, and the `causes` of no signal.
 
-    `extra` is what the parts read in the first completion.
+    Both are keyed by the part's name. `extra` is what the parts read in the first completion.
     """
 
     values: dict[str, np.ndarray]
@@ -40,15 +40,16 @@ class Scores:
 class RewardMix:
     """One reward for Tunix: the weighted sum of `parts`, given as (function, weight). Weight 0 means logged only.
 
-    A group is `num_generations` consecutive completions of one prompt. Where a part is None, not finite or beyond
-    `LARGEST`, its mean over the rest of the group stands in, or 0.0 if it has no signal in the whole group.
+    A group is `num_generations` consecutive completions of one prompt. If a part's value is None, not finite or
+    beyond `LARGEST`, its mean over the rest of the group replaces it, or 0.0 if it has no signal in the whole group.
 
-    Each call writes one "reward" row to `log`, with what is trained on. `length_correlation` is the correlation of each
-    part with the completion's length in characters, within groups. `sample["extra"]` is what the parts read in the
+    Each call writes one "reward" row to `log`, with the values to train on. `length_correlation` is the correlation of
+    each part with the completion's length in characters, within groups. `sample["extra"]` is what the parts read in the
     first completion. `group` holds one whole group of the last call, if possible one whose rewards differ.
 
     A judge may score some completions while others are still being sampled. `ask_ahead` asks the parts marked `rowwise`
-    (such as `rubric`) about a few groups, in any one thread. `in_parts` takes its answers and yields the rewards.
+    (such as `rubric`) about a few groups. It may run in any thread, but only in one at a time. `in_parts` takes its
+    answers and yields the rewards.
 
     Raises ValueError for unusable parts and for a batch that is not made of groups. Raises NoSignalError, after
     logging, if a part with a weight has no signal for more than the share `max_no_signal` of a call's completions, not
@@ -97,7 +98,7 @@ class RewardMix:
         for number, answer in enumerate(answers, 1):
             rows = slice((number - 1) * size, number * size)
             ahead = answer()
-            found.extra = ahead.extra | found.extra  # of the first completion: what comes later is dropped
+            found.extra = ahead.extra | found.extra  # only the first slice has the first completion
             for name, values in ahead.values.items():
                 found.values.setdefault(name, np.full(len(prompts), np.nan))[rows] = values
                 found.causes.setdefault(name, Counter()).update(ahead.causes[name])
@@ -150,7 +151,7 @@ class RewardMix:
 
 
 def check_groups(prompts: Sequence[str], completions: Sequence[str], num_generations: int) -> None:
-    """Check that the rows are made of whole groups, and raise ValueError if they are not."""
+    """Raises ValueError if the rows are not made of whole groups."""
     n = len(prompts)
     if n == 0 or n != len(completions) or num_generations < 1 or n % num_generations:
         raise ValueError(f"{n} prompts and {len(completions)} completions do not make groups of "
@@ -178,7 +179,7 @@ def correlation(values_B: np.ndarray, others_B: np.ndarray, num_generations: int
 
 
 def _group_means(values_B: np.ndarray, heard_B: np.ndarray, num_generations: int) -> np.ndarray:
-    """For each completion the mean over its group's values that count. 0.0 where none does."""
+    """For each completion, the mean of its group's values that count, or 0.0 if none counts."""
     heard_GN = heard_B.reshape(-1, num_generations)
     sums_G = np.where(heard_GN, values_B.reshape(-1, num_generations), 0.0).sum(axis=1)
     return np.repeat(sums_G / np.maximum(heard_GN.sum(axis=1), 1), num_generations)

@@ -24,11 +24,11 @@ Row = Mapping[str, Any]
 
 WINDOW = 10  # steps over which texts and lengths are averaged
 PROBES = 6  # the older half of these probes is compared with the newer one
-OVER = 0.8  # an episode ends below this part of the limit, because a value at the limit would begin many
+OVER = 0.8  # an episode ends below this share of the limit, or a value close to the limit would begin many
 NGRAM, REPEATS = 6, 4  # this many words in a row, this many times, are a loop
-MOST_TAGS = 4 + 1  # those of a perfect completion, and a stray one
+MOST_TAGS = 4 + 1  # those of a perfect completion, and one stray tag
 EXAMPLE = 2000  # characters of an example that are logged
-# The share of completions that may show a sign; for lengths a factor; for the reward a rise in standard errors.
+# Shares of completions, except for a factor between lengths and a rise of the reward in standard errors.
 LIMITS = {"loops": 0.1, "tag_stuffing": 0.1, "judge_words": 0.02, "truncated": 0.2, "length_drift": 1.5,
           "reward_without_accuracy": 3.0}
 
@@ -79,7 +79,7 @@ SIGNS = (loops, tag_stuffing, judge_words)
 def suspicious(log: RunLog | NullLog) -> RewardFn:
     """A part of the reward, meant for weight 0: 1.0 for a completion with any of `SIGNS`, else 0.0.
 
-    In training, each call writes a "texts" row with the share of completions that show each sign, and an example.
+    In training, each call writes a "texts" row with the share of completions that show each sign, and examples.
     """
 
     def reward(prompts: Sequence[str], completions: Sequence[str], mode: str = "train",
@@ -148,7 +148,7 @@ def flags(rows: Iterable[Row]) -> list[Row]:
 
 
 def _measure(seen: Mapping[str, Sequence[Row]]) -> Iterable[tuple[str, float, str, str]]:
-    """Name, value, reason and example of each sign that there are enough rows for."""
+    """Name, value, reason and example of each sign for which there are enough rows."""
     texts, steps = seen["texts"], seen["grpo_step"]
     sample = (seen["reward"][-1].get("sample") or {}) if seen["reward"] else {}
     last = str(sample.get("completion", ""))[:EXAMPLE]
@@ -172,8 +172,8 @@ def _measure(seen: Mapping[str, Sequence[Row]]) -> Iterable[tuple[str, float, st
 
 
 def _reward_rise(probes: Sequence[Row], rewards: Sequence[Row]) -> tuple[float, str] | None:
-    """The reward's rise between the older and newer half of the probes, in standard errors, or 0 if accuracy rose, and
-    the reason. None while there are too few rows."""
+    """The rise of the reward from the older to the newer half of the probes, in standard errors, and the reason. The
+    rise is 0 if accuracy rose too. None while there are too few rows."""
     if len(probes) < PROBES:
         return None
     older, newer = probes[-PROBES:-PROBES // 2], probes[-PROBES // 2:]

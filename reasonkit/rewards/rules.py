@@ -23,8 +23,8 @@ from reasonkit.text.tags import TAGS
 
 RewardFn = Callable[..., list[float | None]]
 LogExtra = Callable[[str, Sequence], None]
-NOT_OWED = "open"  # the cause of no signal where none is owed, and the kind of such rows
-DECIMALS = 1  # of a judge's score: finer ones are noise, which normalising by the group's std would blow up
+NOT_OWED = "open"  # the kind of rows that no program can grade, and the cause of their missing signal
+DECIMALS = 1  # of a judge's score: dividing by the group's std would amplify the noise of finer ones
 LARGEST = 1e9  # of a value or a weight: the squares of their products still fit the learner's float32
 # Of each row only the worst defect counts, so leaving the answer out is never better than starting it.
 PENALTIES = (
@@ -56,7 +56,7 @@ def ask(fn: RewardFn, prompts: Sequence[str], completions: Sequence[str],
     silent, large_B = sum(value is None for value in values), np.isfinite(raw_B) & (np.abs(raw_B) > LARGEST)
     not_finite = int((~np.isfinite(raw_B)).sum()) - silent
     raw_B[large_B | np.isinf(raw_B)] = np.nan
-    # + drops the causes that did not occur
+    # + drops causes with a count of 0
     return raw_B, failures + faults + Counter(
         none=silent - failures.total(), non_finite=not_finite, too_large=int(large_B.sum()))
 
@@ -71,21 +71,24 @@ def _float(value) -> float:
 def tag_format(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
     """0.0 for a completion in perfect format, else down to -1.0 by `PENALTIES`. More defects never score higher.
 
-    Source: the format reward of DeepSeek-R1 (arXiv 2501.12948), graded, and turned into a penalty, because a policy
-    could collect a bonus for format in place of right answers.
+    Source: the format reward of DeepSeek-R1 (arXiv 2501.12948). Here it is graded, and it is a penalty, because a
+    policy could collect a bonus for format without right answers.
 
     >>> right = TAGS.render(reasoning="2 + 2 = 4", answer="4")
     >>> tag_format(["2+2?"] * 2, [right, "<reasoning>2 + 2 = 4</reasoning>"])
     [0.0, -0.6]
     """
-    found = [TAGS.parse(completion).defects for completion in completions]
-    return [0.0 - min(1.0, sum(max((row.get(defect, 0.0) for defect in defects), default=0.0) for row in PENALTIES))
-            for defects in found]
+    return [0.0 - _penalty(TAGS.parse(completion).defects) for completion in completions]  # 0.0 for no defect, not -0.0
+
+
+def _penalty(defects: Sequence[str]) -> float:
+    worst = [max((row.get(defect, 0.0) for defect in defects), default=0.0) for row in PENALTIES]
+    return min(1.0, sum(worst))
 
 
 def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
                  log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
-    """1.0 where the answer is right, else 0.0, also for an answer that can't be read.
+    """1.0 for a right answer, else 0.0, also for an answer that can't be read.
 
     The tags are read leniently, because `tag_format` punishes bad format. Columns: `answer` (the gold answers) and
     `kind` (of `answers.KINDS`). None, with the cause "unusable_gold", for a row whose kind is unknown or whose gold
@@ -102,7 +105,7 @@ def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Seq
     log_extra("answer_read", [verdict and verdict.extracted for verdict in verdicts])
     log_extra("answer_why", ["the gold answer can't be used" if verdict is None else verdict.why
                              for verdict in verdicts])
-    return [None if verdict is None else 1.0 if verdict.correct else 0.0 for verdict in verdicts]
+    return [None if verdict is None else float(verdict.correct) for verdict in verdicts]
 
 
 exact_answer.failures = Counter()
@@ -165,7 +168,7 @@ def _judge_item(question: str, reply: str, rubric: str) -> JudgeItem | Result:
 
 
 def _check_score(result) -> Result:
-    """`result`, or a failure if it is no result at all or has a score outside [0, 1]."""
+    """`result`, or a failure if it is neither verdict nor failure, or has a score outside [0, 1]."""
     if not isinstance(result, JudgeVerdict):
         return result if isinstance(result, JudgeFailure) else JudgeFailure("no_verdict", f"{result!r:.80}")
     if isinstance(result.score, int | float | np.number) and 0.0 <= result.score <= 1.0:
@@ -174,9 +177,10 @@ def _check_score(result) -> Result:
 
 
 def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
-    """`fn`, but at most 0.0 where `condition` is below `at_least`. There a penalty stays, and None becomes 0.0.
+    """`fn`, but at most 0.0 if `condition` is below `at_least`. Then a penalty stays and None becomes 0.0.
 
-    None where `condition` is None. A value that is not finite counts as None. The name is "<fn>_if_<condition>".
+    The value is None if `condition` is None. A value that is not finite counts as None. The reward's name is
+    "<fn>_if_<condition>".
 
     >>> paid = gate(exact_answer, tag_format)
     >>> replies = [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"]
@@ -185,10 +189,10 @@ def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
     """
 
     def reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
-        values, keys = ([x if math.isfinite(x) else None for x in ask(f, prompts, completions, columns)[0].tolist()]
-                        for f in (fn, condition))
-        return [None if key is None else value if key >= at_least else min(value or 0.0, 0.0)
-                for value, key in zip(values, keys, strict=True)]
+        values_B, keys_B = (ask(f, prompts, completions, columns)[0] for f in (fn, condition))
+        capped_B = np.where(keys_B < at_least, np.minimum(np.nan_to_num(values_B), 0.0), values_B)
+        capped_B[np.isnan(keys_B)] = np.nan
+        return [None if math.isnan(value) else value for value in capped_B.tolist()]
 
     reward.__name__ = f"{fn.__name__}_if_{condition.__name__}"
     reward.failures, reward.faults = (getattr(fn, name, Counter()) for name in ("failures", "faults"))

@@ -1,8 +1,8 @@
 """Does the reasoning show any work, as far as a program can tell? `missing_work` says why not.
 
-It catches empty reasoning, the answer or the question again, one step repeated, and sums that are false or belong to
-another problem. Whether the work is good is up to a judge. What it can't read, such as algebra, counts as prose, and
-prose passes if its words are its own. Source: our own rules, recorded in golden/work.jsonl.
+It catches empty reasoning, a copy of the answer or the question, one repeated step, and sums that are false or belong
+to another problem. Whether the work is good is for a judge to say. What it can't read, such as algebra, counts as
+prose. Prose passes if it is not copied. Source: our own rules, recorded in golden/work.jsonl.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from reasonkit.text.hedges import NUMBER_WORDS
 from reasonkit.text.tags import Parsed
 from reasonkit.text.words import words
 
-STEPS = ("identify", "determine", "explore", "act", "evaluate")  # IDEA-E's headings, which say nothing alone
+STEPS = ("identify", "determine", "explore", "act", "evaluate")  # IDEA-E's headings, which say nothing by themselves
 # Words that announce an answer and add nothing to it.
 ANNOUNCING = frozenset(
     "a am an answer are as be because believe certainly clearly definitely final finally guess hence i is it just "
     "know maybe me must obviously ok okay option perhaps probably result say simply so solution step steps sure "
     "surely that the therefore think this thus us was we well yes".split())
 AGAIN = "one step again and again"
-OWN = 3  # pairs of neighbouring words that are not in the question: a step has at least this many
-TERMS = 12  # the most numbers of a sum that is read
+OWN = 3  # a step has at least this many pairs of neighbouring words that are not in the question
+TERMS = 12  # a sum of more numbers is not read
 CONSTANTS = frozenset((1.0, 24.0, 60.0, 90.0, 100.0, 180.0, 360.0, 365.0, 366.0, 1000.0, 3600.0))  # in any problem
 
 _SAID = {word: float(number) for word, number in NUMBER_WORDS.items()} | {
@@ -39,7 +39,7 @@ _JOINING = _EQUALS | _OPERATORS.keys()
 _TOKEN = re.compile(
     r"(?P<number>[0-9]{1,15}+(?:,[0-9]{3})*+(?:\.[0-9]{1,15}+)?+(?![0-9]))|\\[a-z]++|[^\W\d_]\w*+|[^\w\s]|\w++",
     re.IGNORECASE)
-_ENDS = re.compile(r"[;\n]|[.!?](?=\s)")  # of steps
+_ENDS = re.compile(r"[;\n]|[.!?](?=\s)")  # where steps end
 _GLUED = re.compile(r"(?<=[0-9])([a-z])\b")
 _ALONE = re.compile(r"(?<![\w.])([a-z])(?=\s{0,9}[-+*/=^])|(?<=[-+*/=(])\s{0,9}([a-z])\b")
 _BRACKETED = re.compile(r"(?:[)}^!\u221a]|\\[a-z]{1,20}\{)[^=\n]{0,100}=\s{0,9}\S")
@@ -73,16 +73,19 @@ class _Sum:
         return total + sign * product
 
     def is_idle(self, asked: Counter[float]) -> bool:
-        """Whether it leads nowhere: it adds 0, multiplies by 0 or 1, or subtracts a number from itself or divides it by
-        itself, and the question does not have those numbers."""
-        return all(number in idle and not asked[number] or operator != "-" and before in idle and not asked[before]
-                   or before == number and operator in "-/" and asked[number] < 2
-                   for before, operator, number in zip(self.numbers, self.operators, self.numbers[1:], strict=False)
-                   for idle in [_IDLE[operator]])
+        """Whether it leads nowhere: it adds 0, multiplies by 0 or 1, subtracts a number from itself or divides it by
+        itself, with numbers that are not in the question."""
+        for before, operator, number in zip(self.numbers, self.operators, self.numbers[1:], strict=False):
+            idle = _IDLE[operator]
+            by_idle = number in idle and not asked[number] or operator != "-" and before in idle and not asked[before]
+            by_itself = before == number and operator in "-/" and asked[number] < 2
+            if not (by_idle or by_itself):
+                return False
+        return True
 
     def is_from(self, known: set[float], told: set[float]) -> bool:
-        """Whether it starts from `known` numbers. If one is known, others may be results (`told`) of a sum that does
-        not, because that is a number misread, and in a product they may be new: a half, a rate, a price."""
+        """Whether a number is `known` and a factor of each term fits. The results of sums from other numbers (`told`)
+        fit too, because they may come from a misread number. The other factors may be new: a half, a rate, a price."""
         start = [number in known or number != int(number) for number in self.numbers]
         terms = [False]  # whether some factor of each fits
         for operator, number, is_known in zip(("*", *self.operators), self.numbers, start, strict=True):
@@ -155,9 +158,9 @@ def _is_algebra(text: str) -> bool:
 
 def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], found: set[float],
              times: Counter[float]) -> tuple[str, bool]:
-    """What is wrong with too many of the sums, or "", and whether it is more than numbers from elsewhere.
+    """What is wrong with too many of the sums, or "", and whether any is false or repeated, not only foreign.
 
-    found: the answer's numbers. times: how often text and answer have each number.
+    found: the answer's numbers. times: how often each number is in the text and the answer.
     """
     known, strange, seen = {*asked}, set(), set()
     used = began = ends = False
@@ -184,7 +187,7 @@ def _unsound(sums: list[tuple[_Sum | None, float]], asked: Counter[float], found
     if good + forgiven + (began or ends) > repeated + foreign + slips - forgiven:
         return "", False
     if not good + slips + foreign + repeated and sums[-1][1] in found:
-        return "", False  # they have only constants, and make the answer
+        return "", False  # they have only constants, but lead to the answer
     return AGAIN if repeated > foreign + slips else "false or foreign sums", slips + repeated > 0
 
 
@@ -227,9 +230,9 @@ def _read(text: str) -> tuple[list[tuple[_Sum | None, float]], str]:
 
 
 def _chain(tokens: list, place: int) -> tuple[list[_Sum], bool, int]:
-    """The sides of the chain of equations that begins at `place`, whether it is whole, and where to go on.
+    """The sides of the chain of equations that begins at `place`, whether it is whole, and the place after it.
 
-    It is not whole next to a bracket, a power, or an operator without its number: that is algebra.
+    Next to a bracket, a power or an operator without its number it is not whole, because that is algebra.
     """
     start = place
     before, close = (tokens[place - 1][1], tokens[place - 1][3] == tokens[place][2]) if place else ("", False)
@@ -270,7 +273,7 @@ def _behind_unit(tokens: list, place: int) -> int:
 
 
 def _stems(text: str) -> set[str]:
-    """The first letters of each word, because another ending is not another word."""
+    """The first letters of each word, because another ending does not make another word."""
     return {word[:4] for word in words(_UNSPACED.sub(r" \g<0> ", text))}
 
 

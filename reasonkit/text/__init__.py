@@ -1,2 +1,2 @@
-"""Text in and out. Read `tags` (the prompt, the parser), then `answers`, then the readers that it names: `numbers`,
-`choices`, `words`, and what they share, `cleaning`, `hedges` and `units`."""
+"""The prompt, the parser and the grading of answers. Read `tags`, then `answers`, then the readers (`numbers`,
+`choices`, `words`) and what they share (`cleaning`, `hedges`, `units`)."""

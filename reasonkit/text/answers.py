@@ -1,8 +1,8 @@
-"""Is this answer right? `check` compares one answer with the gold answer, `grade` a batch of completions with theirs.
+"""Is this answer right? `check` grades one answer, and `grade` a batch of completions.
 
-The readers (`numbers`, `choices`, `words`) read the whole answer as a person would. Kinds that only some data has are
-modules of `recipes.graders`. Two candidates ("288, maybe 3"), a hedge or a leftover digit are wrong, because credit for
-substrings teaches to hedge. Model text is matched against patterns, never executed.
+The readers (`numbers`, `choices`, `words`) read the whole answer as a person would. Kinds that only some data sets need
+are in `recipes.graders`. A second candidate ("288, maybe 3"), a hedge or a leftover digit makes an answer wrong, because
+credit for substrings teaches hedging. Model text is matched against patterns, never executed.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from reasonkit.text.words import read_date, read_text, same_text
 
 KINDS = ("number", "choice", "yes_no", "expression", "list", "set", "text", "quantity", "smiles", "plan", "date")
 MAX_CHARACTERS = 10_000
-MAX_BLOCKS = 8  # answers of one completion that are written differently; each costs a comparison
+MAX_BLOCKS = 8  # different answers in one completion, because each costs a comparison
 COMPLETION_SECONDS = 4.0  # two comparisons by a library
 BATCH_SECONDS = 120.0  # a fifth of the shortest time after which a step counts as hung (`session.LEAST_SECONDS`)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`extracted` is the answer as read, None when it cannot be read. `why` is a phrase for logs."""
+    """`extracted` is the answer as it was read, or None if it could not be read. `why` is a phrase for logs."""
 
     correct: bool
     extracted: str | None
@@ -42,7 +42,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`read` raw text, None if that is no answer of this kind. `same(found, expected)`, None if that is undecided."""
+    """`read` returns None for raw text that is not an answer of this kind, and `same(found, expected)` if it cannot
+    decide. `read_gold` replaces `read` for gold answers."""
 
     read: Callable[[str], object | None]
     same: Callable[..., bool | None] = eq
@@ -52,9 +53,10 @@ class Kind:
 def check(answer: str | None, gold: str, kind: str) -> Verdict:
     """Compare a model's answer, any text or None, with the gold answer.
 
-    The kinds are in `KINDS`. The gold answer of a choice may have its text ("B) Paris"), which is then right too. That
-    of a plan is the problem (see `recipes.graders.plan`). Raises ValueError for an unknown kind and for a gold answer
-    that cannot be read as its kind, and ImportError if the package of an expression, a quantity or a SMILES is missing.
+    `KINDS` lists the kinds. The gold answer of a choice may include the option's text ("B) Paris"), and then the text
+    without the letter is right too. The gold answer of a plan is its problem (see `recipes.graders.plan`). Raises
+    ValueError for an unknown kind and for a gold answer that cannot be read as its kind. Raises ImportError if the
+    package for expressions, quantities or SMILES is missing.
 
     >>> check("1,200 apples.", "1200", "number").correct
     True
@@ -82,10 +84,10 @@ def check(answer: str | None, gold: str, kind: str) -> Verdict:
 
 def grade(completions: Sequence[str], golds: Sequence[str | None], kinds: Sequence[str],
           seconds: float = BATCH_SECONDS) -> list[Verdict | None]:
-    """The verdicts on a step's completions. None where a kind is unknown or a gold answer is not of its kind.
+    """One verdict per completion, or None if its kind is unknown or its gold answer cannot be read as that kind.
 
-    Libraries may take `seconds` in all. Each completion has an equal share of what the ones before have left, at most
-    COMPLETION_SECONDS. One that needs more is wrong, because it is "out of time".
+    All comparisons together may take `seconds`. The remaining completions share the remaining time equally, up to
+    COMPLETION_SECONDS each. A completion that needs more is wrong, with the reason "out of time".
     """
     end, verdicts = time.monotonic() + seconds, []
     for number, (completion, gold, kind) in enumerate(zip(completions, golds, kinds, strict=True)):
@@ -103,14 +105,14 @@ def _grade_one(completion: str, gold: str, kind: str, seconds: float) -> Verdict
     try:
         with time_limit(seconds):
             return check(answer_of(TAGS.parse(completion), gold, kind), gold, kind)
-    except (ValueError, ArithmeticError, LookupError, RecursionError) as error:  # what blinds its own grader is wrong
+    except (ValueError, ArithmeticError, LookupError, RecursionError) as error:  # crashing its grader is wrong
         return Verdict(False, None, f"not read ({type(error).__name__})")
 
 
 def answer_of(completion: Parsed, gold: str, kind: str) -> str | None:
-    """The answer to be checked: the only one, or the first of at most MAX_BLOCKS that say the same. Else None.
+    """The answer to check: the first one, if all answers of the completion say the same. Otherwise None.
 
-    Raises ValueError, where there are several, for an unknown kind and for a gold answer that is not of its kind.
+    More than MAX_BLOCKS different answers give None too. If there are several, it raises ValueError as `check` does.
 
     >>> completion = TAGS.parse("<answer>4</answer> in short, <answer>4.0</answer>")
     >>> completion.answer, answer_of(completion, "5", "number")
@@ -123,7 +125,7 @@ def answer_of(completion: Parsed, gold: str, kind: str) -> str | None:
 
 
 def _says_the_same(a: str, b: str, gold: str, kind: str) -> bool:
-    """Whether both are read as the same, or one is right where the other is the gold answer."""
+    """Whether both are read as the same value, or one is right if the other is the gold answer."""
     read = check(a, gold, kind).extracted
     alike = read is not None and read == check(b, gold, kind).extracted
     return alike or _is_right(a, b, kind) or _is_right(b, a, kind)
@@ -141,7 +143,7 @@ _DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Give the libraries that this block asks, in this thread, so many seconds together. Later ones do not decide."""
+    """Limit the total time of the libraries called in this block and thread. After it, comparisons are undecided."""
     token = _DEADLINE.set(time.monotonic() + seconds)
     try:
         yield
@@ -150,12 +152,12 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def seconds_left() -> float:
-    """The seconds until this thread's time limit. Infinite without one."""
+    """The seconds until this thread's time limit, or infinity without a limit."""
     return _DEADLINE.get() - time.monotonic()
 
 
 def unbracketed_reader(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
-    """The reader of clean text without brackets around it."""
+    """`read`, applied to the cleaned text without the brackets around it."""
     return lambda text: read(unbracket(clean(unbracket(text.strip()))))
 
 
@@ -170,8 +172,8 @@ _COMMON = {
 
 
 def kind_of(name: str) -> Kind:
-    """How answers of a kind in `KINDS` are read and compared. Those that are not here are modules of
-    `recipes.graders`, imported when they are needed."""
+    """How answers of a kind in `KINDS` are read and compared. Kinds not in `_COMMON` are modules of `recipes.graders`,
+    imported on first use."""
     return _COMMON.get(name) or importlib.import_module(f"recipes.graders.{name}").KIND
 
 

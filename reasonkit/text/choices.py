@@ -1,8 +1,8 @@
-"""The letter of a choice, or yes and no, with the option's text or a reason after it.
+"""Reads the letter of a choice, and yes or no. An option's text or a reason may follow.
 
-Entry points: `read_choice` and `same_choice`, `read_yes_no`. What follows may not offer a second letter, deny or doubt,
-because a policy that earns credit for both learns to hedge. Surprise: "Both A and B" offers no letter, and "there are
-no leftovers" denies nothing.
+Entry points: `read_choice` and `same_choice`, and `read_yes_no`. What follows must not offer a second letter, deny the
+answer or doubt it, because a policy that earns credit for two answers learns to hedge. Surprise: the option's text
+"Both A and B" offers no second letter, and the reason "there are no leftovers" denies nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CHOICE = re.compile(
     r"|(?P<weak>[).:]?\s*[,;\n]\s*|\s+)(?P<rest>\S.*))")
 _AFTER = re.compile(r"(?s)(.+?)\s\(([A-Za-z])\)")
 _LETTER = r"\(?[A-Z]\)?"
-# Letters that one option joins: "Both (A) and (B)", "Hepatitis A, B or C".
+# Letters joined within the text of one option: "Both (A) and (B)", "Hepatitis A, B or C".
 _JOINED = re.compile(
     rf"(?<![\w(]){_LETTER}(?:(?:\s?,\s?(?:and|or)\s|\s?[,&/]\s?|\s(?:and|or|nor|&)\s){_LETTER}(?!\w))+")
 _ANOTHER = re.compile(
@@ -38,7 +38,7 @@ _ANOTHER = re.compile(
     r"|(?:\A|\s)[A-HJ-Z]:\s"                                             # B: Paris C: Rome
     r"|(?i:\b(?:wait|then|no|oops|sorry|hmm|instead))\W+[A-HJ-Z]\W*\Z"
     r"|(?i:\b(?:or|and|maybe|perhaps|possibly|probably|actually|rather|either|also|alternatively))\W+[A-HJ-Z]\b")
-# How a second answer, or a doubt of the first, begins; an option's own text rarely does.
+# Words that begin a second answer or a doubt about the first, but rarely an option's own text.
 _OPENERS_OF_ANOTHER = frozenset(
     "or vs versus xor alternatively otherwise else oops actually hmm hm um uh er err unless nope nah oder ou или aka "
     "maybe perhaps possibly probably dunno idk approx".split())
@@ -46,22 +46,22 @@ _OPENS_ANOTHER = re.compile(
     r"(?:and|but|also|i meant?|i also|my (?:bad|other|second)|make (?:that|it)|on second thoughts?|failing that|no wait"
     r"|as well as|if not|changed? to|another option|as an alternative|then again|the answer is"
     r"|(?:although |though )?(?:it )?(?:could|may|might|should|would) (?:also )?be)(?!\w)")
-# A part that is nothing else is no option's text either.
+# A part that is one of these phrases is not an option's text either.
 _IS_DOUBT = re.compile(
     r"(?:not (?:so )?sure|who knows|(?:just )?a guess|in your dreams|as if|forget it|please check"
     r"|low confidence|something like that|not really|(?:sort|kind) of|roughly|approximately|apparently"
     r"|seemingly|hopefully|allegedly|tentatively|[a-h] is also (?:right|correct|possible))")
-# What an option's text rarely has: "I think", "scratch that", "never mind".
+# Words that an option's text rarely has: "I think", "scratch that", "never mind".
 _SPEAKER = frozenset("i my mine that this mind".split())
 _SIGN_BEFORE_WORD = re.compile(r"\s*(?:[/&|→⇒≠∨]|->|=>|!=)+\s*[^\W\d]")
 _CONTRAST = frozenset("not than opposed unlike nor".split())  # A, not B
-_PARTS_OF_TEXT = re.compile(r"[,;:!\n()\[\]{}—…]+|\.{2,}|(?<!\b[A-H])\.(?=\s|\Z)|\s-+\s")  # E. coli is one
+_PARTS_OF_TEXT = re.compile(r"[,;:!\n()\[\]{}—…]+|\.{2,}|(?<!\b[A-H])\.(?=\s|\Z)|\s-+\s")  # "E. coli" is one part
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The letter in upper case, the option's text after it, and the whole answer as a text. `sure` that the letter is
-    meant as one, and the only one."""
+    """`letter` is in upper case, `text` is the option's text after it, and `whole` is the whole answer as text. `sure`
+    tells that the letter is meant as a choice and is the only one."""
 
     letter: str | None
     text: Number | Text | None
@@ -73,7 +73,7 @@ class Choice:
 
 
 def read_choice(text: str) -> Choice | None:
-    """The letter of "B", "(B)", "B." or "B) its text", else an option's text; None without either."""
+    """Read "B", "(B)", "B.", "B) its text" or only an option's text. None for other text."""
     whole = _option(text)
     label = _LABEL.match(text)
     text = text[label.end():] if label else text
@@ -92,14 +92,14 @@ def read_choice(text: str) -> Choice | None:
 
 
 def read_gold_choice(text: str) -> Choice | None:
-    """A choice whose letter is plain."""
+    """Read a gold answer. None if its letter is not clear."""
     choice = read_choice(text)
     plain = choice and choice.letter and (choice.sure or _CHOICE.fullmatch(text) and _CHOICE.fullmatch(text)["text"])
     return choice if plain else None
 
 
 def same_choice(found: Choice, expected: Choice) -> bool:
-    """The letter decides. Without one that is meant as such, the text of the gold answer's option does."""
+    """Compare the letters. If the answer has no sure letter, compare it with the text of the gold answer's option."""
     if found.letter == expected.letter and (found.sure or _same_option(found.text, expected.text)):
         return True
     return not found.sure and _same_option(found.whole, expected.text)
@@ -116,8 +116,8 @@ def _same_option(found: Number | Text | None, expected: Number | Text | None) ->
 
 
 def _opens_another(text: str, option: bool) -> bool:
-    """Whether what follows a letter opens with a word for another answer, or has a part that is but a doubt ("I think")
-    or leads over to another letter ("on second thought B"). An option's text may be a doubt itself: "not possible"."""
+    """Whether the text after a letter offers another answer ("or", "on second thought B"), or has a part that is only a
+    doubt ("I think"). The text of an option may itself be a doubt: "not possible"."""
     if _SIGN_BEFORE_WORD.match(text):
         return True
     parts = [words for words in map(strip_signs, map(str.split, _PARTS_OF_TEXT.split(text))) if words]
@@ -156,7 +156,7 @@ _CLAUSE = re.compile(r"[.,;:!\n()—]+|\s-+\s|\s(?:but|or|then|because|since)\s"
 _OPENERS = frozenset("or and but well wait actually hmm oh sorry rather then so also ok okay".split())
 _DENIALS = {"yes": frozenset("no nope nah naw false incorrect never not wrong".split()),
             "no": frozenset("yes yep yeah yup true correct right affirmative".split())}
-_STATED = frozenset("it he she they we that this these those there".split())  # a reason: "it is possible"
+_STATED = frozenset("it he she they we that this these those there".split())  # they begin a reason: "it is possible"
 _OF_ANSWERS = frozenset("guess estimate unsure retracted withdrawn".split())
 _DOUBTS = re.compile(
     r"\b(?:maybe|perhaps|probably|possibly|presumably|supposedly|arguably|unsure|uncertain|unclear|more or less)\b"
@@ -198,7 +198,7 @@ _DOUBTFUL_CLAUSE = re.compile(
 
 
 def read_yes_no(text: str) -> str | None:
-    """Yes or no, true or false, as "yes" or "no". What follows may explain it, not deny or doubt it."""
+    """Read yes, no, true or false as "yes" or "no". What follows may explain it, but must not deny or doubt it."""
     match = _YES_NO.fullmatch(text.casefold())
     if match is None:
         return None
@@ -209,7 +209,7 @@ def read_yes_no(text: str) -> str | None:
 
 
 def _takes_back(words: list[str], value: str) -> bool:
-    """Whether a clause takes back or doubts the value: the opposite alone or at its end, "not really", "it isn't"."""
+    """Whether a clause withdraws or doubts the value. It may be or end with its opposite, or say "not really"."""
     said = words
     while words and words[0] in _OPENERS and words[:2] not in (["or", "no"], ["or", "not"]):
         words = words[1:]

@@ -1,6 +1,6 @@
-"""Text as a human reads it: without typography, Markdown, LaTeX and phrases around an answer.
+"""Removes typography, Markdown, LaTeX and introductory phrases from an answer, and leaves what a human reads.
 
-Entry points: `clean`, and `unwrap` for formulas, whose LaTeX stays. Every pattern is linear on any text.
+Entry points: `clean`, and `unwrap` for formulas, which keep their LaTeX. Every pattern takes linear time on any text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from reasonkit.text.tags import INVISIBLE
 
-# Typography that stands for ASCII: minus signs, spaces, quotes, full width, vulgar fractions; and what has no width.
+# ASCII for typographic signs, spaces, quotes, full-width forms and fractions. Characters without width are dropped.
 _TYPOGRAPHY = str.maketrans(
     dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63", "-") | {"\u2044": "/"}
     | dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " ")
@@ -36,11 +36,11 @@ _PRODUCT = re.compile(r"[^\W\d](?:\s*+(?:\\cdot\b|[·×])|\s)\s*+[^\W\d]", re.IG
 
 
 def _below(divisor: str) -> str:
-    """A divisor as it may stand after a slash: a product of units in brackets."""
+    """The divisor to write after a slash, with brackets if it is a product of units."""
     return f"({divisor})" if _PRODUCT.search(divisor) else divisor
 
 
-# What is written around an answer of any kind, and the LaTeX within one that is no formula.
+# What surrounds an answer of any kind, and LaTeX inside an answer that is not a formula.
 _AROUND = _rules(
     (r"\\[()\[\]]|`", ""),
     (r"\A\s*+#{1,6}+\s++", ""),
@@ -89,14 +89,14 @@ def clean(text: str) -> str:
 
 
 def unwrap(text: str) -> str:
-    """A formula without what is around it, \\boxed{} too, and with its LaTeX."""
+    """Strip what surrounds a formula, including \\boxed{}, and keep the formula's LaTeX."""
     text = _unwrap(to_ascii(unfence(text)))
     boxed = _BOXED.match(text)
     return boxed[1].strip() if boxed else text
 
 
 def unfence(text: str) -> str:
-    """What a Markdown fence holds, without the language that it names. Other text as it is."""
+    """The contents of a Markdown fence, without its language name. Other text is returned unchanged."""
     stripped = text.strip()
     fence = _FENCED.match(stripped)
     closed = fence and stripped.endswith(fence[1], fence.end())
@@ -104,7 +104,7 @@ def unfence(text: str) -> str:
 
 
 def unbracket(text: str) -> str:
-    """`text` without the brackets around all of it, at most three pairs."""
+    """`text` without the brackets around the whole of it, up to three pairs."""
     for _ in range(3):
         bare = text.rstrip(".,; \n")
         if not is_bracketed(bare):
@@ -129,7 +129,7 @@ PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
 def to_ascii(text: str) -> str:
-    """`text` with ASCII for typography: x² as x^2, H₂O as H_2O, ５ as 5, and without what has no width."""
+    """Write typography as ASCII: x² as x^2, H₂O as H_2O, ５ as 5. Characters without width are dropped."""
     if text.isascii():
         return text
     return _SCRIPTS.sub(lambda match: "^_"[match[0][0] in _LOWERED] + match[0].translate(_PLAIN_SIZE),

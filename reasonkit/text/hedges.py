@@ -1,8 +1,8 @@
-"""The words and signs by which an answer offers a second one, doubts itself or is taken back.
+"""The words and signs with which an answer offers a second answer, doubts itself or is withdrawn.
 
-Entry points: `is_withdrawn`, for any kind of answer, and the sets of words, for readers that allow words beside the
-answer. They are closed classes of English (conjunctions, pronouns, auxiliaries, numerals) and what is said of answers.
-No noun is in them, and "5 apples" and "Vitamin D" stay what they are.
+Entry points: `is_withdrawn`, for any kind of answer, and the word sets, for readers that allow words after the answer.
+The sets hold closed classes of English (conjunctions, pronouns, auxiliaries, numerals) and words about answers. Names
+of things are not in them, so "5 apples" and "Vitamin D" are not hedges.
 """
 
 from __future__ import annotations
@@ -17,47 +17,47 @@ def _words(*classes: str) -> frozenset[str]:
 
 
 _NEGATIONS = _words("no not nope nah nay never none isn't aren't wasn't")
-# What links two answers, or an answer and a condition, wherever it stands.
+# Words that link two answers, or an answer and a condition, in any position.
 _JOINS = _NEGATIONS | _words(
-    # Conjunctions, and adverbs that serve as such.
+    # Conjunctions, and adverbs used as conjunctions.
     "or and nor xor vs versus aka alias but yet though although however unless except if whether when while than "
     "else otherwise alternatively instead rather either neither both then also plus minus",
-    # Signs in words: an equation has two sides.
+    # Signs written as words. An equation has two sides.
     "equals equiv",
-    # "Or", "but" and "no" of the languages that answers come in besides English.
+    # "Or", "but" and "no" in other languages that answers come in.
     "oder ou или aber mais pero però sondern sino doch nein non нет но")
-# What links them where no noun comes before: "20 is wrong", but "5 apples are left".
+# Words that link them unless a noun comes first: "20 is wrong", but "5 apples are left".
 LINKS = _JOINS | _words(
     # Auxiliaries open a statement about the answer.
     "is are was were be been am it's that's do does did has have had can could may might must shall should will would",
-    # Pronouns: so does the speaker, or what speaks of the answer.
+    # So do pronouns, for the speaker or for the answer.
     "i i'm i'd i'll i've me my we you your he she it its this that these those they who which what whichever",
-    # Verbs of saying and changing, and the order of answers: "make that", "my second choice".
+    # Verbs of saying and changing, and words that order answers: "make that", "my second choice".
     "say said thought mean meant make made fix let changed considered another second secondly previously formerly "
     "earlier now",
-    # Prepositions, adverbs and the like that lead over to another.
+    # Prepositions, adverbs and others that lead to another answer.
     "equal still again besides between through until to upto so well yes yep yeah")
-# What doubts, denies or withdraws. Adverbs in -ly ("possibly", "roughly") need no list: see `is_adverb`.
+# Words that doubt, deny or withdraw. Adverbs in -ly ("possibly", "roughly") need no list: see `is_adverb`.
 HEDGES = _words(
-    # How sure or how near: no answer needs them, as its value is exact.
+    # How sure or how close. An answer is exact and needs none of them.
     "maybe perhaps unsure uncertain unclear probable likely unlikely possible possibility approx about around circa ca "
     "almost ish unknown undetermined doubtful questionable debatable provisional tentative ballpark minimum maximum "
     "least most sometimes similar something whatever etc confidence",
     # Verbs of opinion, of seeming and of guessing.
     "might could seems seem depends depending think believe suppose reckon assume suspect imagine hope feel know idea "
     "guess guessing guessed knows dunno idk estimate estimated estimation unverified unconfirmed unproven verify",
-    # Judgements that an answer passes on itself.
+    # Judgements of an answer about itself.
     "wrong incorrect false untrue invalid fake bad mistake mistaken typo lie lying joke joking kidding",
     # Withdrawals and replacements.
     "withdraw withdrawn retract retracted reject rejected deleted denied crossed struck void scratch scrap strike "
     "ignore disregard forget nevermind mind correct correction corrected right edit edited update updated revise "
     "revised revision rephrase backup fallback alternative alternate placeholder tbd todo tba",
-    # Interjections, which announce them.
+    # Interjections that announce a withdrawal.
     "sorry oops whoops wait hmm hm err er um uh erm please lol jk psych",
-    # "Perhaps" and "about" of other languages.
+    # "Perhaps" and "about" in other languages.
     "vielleicht peut-être quizás talvez forse возможно ungefähr environ aproximadamente примерно")
-# Articles, prepositions, adjectives and names of an answer: they may stand between the words above, and mean nothing
-# alone.
+# Articles, prepositions, adjectives and words for an answer. They may come between the words above, and by themselves
+# they link nothing.
 NEUTRAL = _words("a an the of in on at for with from by as per each every other very just only even too up "
                  "first last final new old good best next 1st 2nd 3rd plan option choice answer letter")
 NUMBER_WORDS = {word: number for number, word in enumerate(
@@ -65,15 +65,15 @@ NUMBER_WORDS = {word: number for number, word in enumerate(
     "eighteen nineteen twenty".split())} | {
     word: 10 * tens for tens, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)}
 NUMERALS = NUMBER_WORDS.keys() | _words("nought naught nil")
-# Of the words above, those that may describe what is counted, as any in -ed may: "3 wrong answers".
+# Words above that may describe what is counted: "3 wrong answers". Any word in -ed may, too.
 _ADJECTIVES = _words("right wrong incorrect correct false invalid fake similar unknown possible probable likely "
                      "unlikely bad alternative alternate mistaken most least")
-# And those that may be what is counted: "1 typo".
+# Words above that may be what is counted: "1 typo".
 _COUNTED = _words("mistake idea typo lie joke alternative strike edit update correction revision possibility")
 _AFFIRMATIONS = _words("right correct true")  # "this is the right answer"
-_DOUBTING_ADVERBS = ("bly", "edly", "ingly")  # "probably", "supposedly", "seemingly"; "lonely people" are not in doubt
+_DOUBTING_ADVERBS = ("bly", "edly", "ingly")  # "probably", "supposedly", "seemingly", but not "lonely people"
 _PLURALS = ("s", "people", "men", "children", "geese", "mice", "feet", "teeth", "fish", "sheep")
-# Words in -ly that are nouns, adjectives of time, or adverbs without doubt.
+# Words in -ly that are nouns, adjectives of time, or adverbs that express no doubt.
 _NO_ADVERBS = _words(
     "family assembly supply fly butterfly dragonfly jelly july italy lily belly reply monopoly anomaly bully ally "
     "daily weekly monthly yearly hourly quarterly annually evenly exactly precisely only")
@@ -88,7 +88,7 @@ _STRUCK = re.compile(
 
 
 def is_withdrawn(answer: str, gold: str) -> bool:
-    """Whether an answer asks back or strikes text out, in Markdown, HTML, LaTeX or Unicode, and the gold does not."""
+    """Whether the answer, unlike the gold, asks a question or strikes out text in Markdown, HTML, LaTeX or Unicode."""
     if _ASKED.search(answer) and not _ASKED.search(gold):
         return True
     answer = answer if answer.isascii() else unicodedata.normalize("NFC", answer)  # ≠ is = with a stroke
@@ -96,15 +96,15 @@ def is_withdrawn(answer: str, gold: str) -> bool:
 
 
 def strip_signs(words: Iterable[str]) -> list[str]:
-    """The words without the signs around them. Signs only are left out."""
+    """The words without the signs around them. A word of only signs is dropped."""
     return [word for word in (_SIGNS.sub("", word) for word in words) if word]
 
 
 def has_hedge(words: Sequence[str], singular: bool = False) -> bool:
-    """Whether a word after a number links, doubts or counts, and so cannot belong to a unit.
+    """Whether one of the words after a number links, doubts or counts, and so cannot belong to a unit.
 
-    What comes before a plural, or after 1 a `singular`, may describe it ("3 wrong answers"), and a statement may follow
-    it ("5 apples are left").
+    A word before a plural may describe it ("3 wrong answers"), and a statement may follow it ("5 apples are left").
+    With `singular`, after the number 1, the same is true of a singular.
     """
     counted = _COUNTED if singular else frozenset()
     words = [word.casefold().replace("’", "'") for word in words]
@@ -128,12 +128,12 @@ def is_adverb(word: str) -> bool:
 
 
 def only_links(words: Sequence[str]) -> bool:
-    """Whether lower-case words only lead over to what comes next, and one of them more than in passing."""
+    """Whether lower-case words only lead to what comes next, and at least one of them links."""
     return all(word in NEUTRAL or _links(word) for word in words) and any(map(_links, words))
 
 
 def is_doubt(words: Sequence[str]) -> bool:
-    """Whether lower-case words say nothing but a doubt or a denial."""
+    """Whether lower-case words express only a doubt or a denial."""
     if _NEGATIONS.isdisjoint(words):
         words = [word for word in words if word not in _AFFIRMATIONS]
     return only_links(words) and any(word in HEDGES for word in words)

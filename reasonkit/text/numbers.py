@@ -1,8 +1,8 @@
-"""The number in clean text, read exactly, with its percent sign, clock time, currency or unit.
+"""Reads a number from clean text exactly, with its percent sign, clock time, currency or unit.
 
-Entry points: `read_number`, and `read_amount`, which also takes what prose allows and a formula does not: 5k, 3 pm,
-1A_16. Text is matched, never executed, and no number is built whose size the text could choose. Surprise: the whole
-text must be the number, and "288, maybe 3" is none.
+Entry points: `read_number`, and `read_amount`, which also reads numbers that only prose has: 5k, 3 pm, 1A_16. Text is
+matched, never executed. Length and exponent are limited, so no text can make a huge number. Surprise: the whole text
+must be the number, so "288, maybe 3" is not one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reasonkit.text.units import format_unit, is_known, read_unit
 MAX_NUMBER_CHARACTERS = 200
 MAX_EXPONENT = 400
 
-# A shape of digits and its decimal sign; the first shape that fits the whole numeral decides.
+# Shapes of digits, each with its decimal sign. The first shape that fits the whole numeral decides.
 _SHAPES = tuple((re.compile(shape), decimal) for shape, decimal in (
     (r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+", "."),
     (r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", "."),                 # 1,234,567.8
@@ -43,7 +43,7 @@ _NUMBER = re.compile(
     (?P<tail>\s*.*)""",
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
-# Most answers are this plain: nothing in them is to be cleaned.
+# Most answers are this plain and need no cleaning.
 _PLAIN = re.compile(r"\s*([+-]?(?:[0-9]+|[1-9][0-9]{0,2}(?:,[0-9]{3})+)(?:\.[0-9]+)?)\.?\s*")
 _TIME = re.compile(
     r"(?:at\s+)?(?:([01]?[0-9]|2[0-3])(?:(?::|\.(?=[0-9]{2}\s*[ap]))([0-5][0-9])(?::([0-5][0-9]))?)?\s*"
@@ -61,7 +61,7 @@ def _table(spellings: dict[int | Fraction, str]) -> dict[str, int | Fraction]:
     return {word: factor for factor, words in spellings.items() for word in words.split()}
 
 
-# Words that multiply, as the languages spell them that write them plainly after digits.
+# Words that multiply, in languages that write them after the digits.
 _MULTIPLIERS = _table({
     12: "dozen", 100: "hundred", 10**4: "万 萬 만", 10**5: "lakh lac लाख", 10**7: "crore करोड़", 10**8: "億 亿 억",
     10**3: "thousand tausend mille mila mil tys tysiąc tysiące tysięcy duizend тысяча тысячи тысяч тыс 千",
@@ -71,7 +71,7 @@ _MULTIPLIERS = _table({
     "miliardów milyar bilhão bilhões миллиард миллиарда миллиардов млрд",
     10**12: "trillion billionen billón billones триллион триллиона триллионов трлн 兆", 10**15: "quadrillion",
 })
-# In English prose only: in a formula 5k is a product. `m` and `t` multiply money alone, and K is a unit after a space.
+# Only in English prose, because in a formula 5k is a product. `m` and `t` multiply only money, and " K" is a unit.
 _SHORT = _table({10**3: "k K", 10**6: "M mn mln", 10**7: "cr Cr", 10**9: "B b bn Bn", 10**12: "tn trn"})
 _SHORT_MONEY = _SHORT | _table({10**6: "m MM mm", 10**12: "T t"})
 _SAID = {word: number for word, number in NUMBER_WORDS.items() if 1 <= number <= 10}
@@ -83,7 +83,7 @@ _COUNTRY = re.compile(
     r"|(?<=pounds)\s+sterling\b", re.IGNORECASE)
 _ABROAD = re.compile(r"\A(canadian|australian)\s+dollars?\b", re.IGNORECASE)
 _SAID_SIGN = re.compile(r"(?:minus|negative)\s+(?=[0-9.$])", re.IGNORECASE)
-# "three quarters", "a third", "half": digits for the words before a part, in prose only.
+# "three quarters", "a third", "half". In prose only, digits replace the words before the part.
 _SAID_PARTS = re.compile(
     rf"(?:(?P<said>an?|{'|'.join(_SAID)})[\s-]+)?(?=(?P<part>{'|'.join(_PARTS)})s?\b)", re.IGNORECASE)
 _CURRENCY = {name: currency for currency, names in {
@@ -92,17 +92,17 @@ _CURRENCY = {name: currency for currency, names in {
     "CAD": "CAD C$ CA$ CAN$", "AUD": "AUD A$ AU$", "won": "₩ KRW won", "ruble": "₽ RUB ruble rubles rouble roubles",
     "cent": "¢ cent cents",
 }.items() for name in names.casefold().split()}
-# Letters and words after a number that make a product or a power of it, so that they cannot be its unit.
+# Letters and words that make the number before them a product or a power, and so cannot be its unit.
 _NOT_UNITS = frozenset("x y z n i e k pi π by over under below less negative squared cubed factorial half halves third "
                        "thirds quarter quarters".split())
-_GLUED = tuple(NUMERALS - {"one", "ten", "nil"})  # 20ornineteen; but 12stone
+_GLUED = tuple(NUMERALS - {"one", "ten", "nil"})  # 20ornineteen, but not 12stone
 _RATES = frozenset("per a an every each in the of".split())  # before a word that multiplies: per million
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """`mark` is "%" or "‰", ":" for a clock time (its value in hours), "_5" in base 5, else empty. `unit` is in normal
-    form and `tail` as written, both empty without one. A `quotient` is left to be divided: 70/2 for 35."""
+    """`mark` is "%", "‰", ":" for a clock time (value in hours), "_5" for base 5, or empty. `unit` is in normal form,
+    and `tail` is the unit as written. `quotient` is true if a division was not carried out: 70/2 for 35."""
 
     value: Fraction
     mark: str = ""
@@ -120,7 +120,7 @@ class Number:
 
 
 def read_plain(text: str) -> Number | None:
-    """The number of raw text that is only digits, a sign, a decimal point and thousands commas, else None."""
+    """Read raw text of only digits, a sign, a decimal point and thousands commas. None for other text."""
     if len(text) > MAX_NUMBER_CHARACTERS or not (match := _PLAIN.fullmatch(text)):
         return None
     digits = match[1].replace(",", "")
@@ -128,13 +128,13 @@ def read_plain(text: str) -> Number | None:
 
 
 def read_amount(text: str) -> Number | None:
-    """`read_number`, or what only prose writes: 5k, 2.5 M, 3 pm, noon, FF_16."""
+    """Like `read_number`, but also reads what only prose uses: 5k, 2.5 M, 3 pm, noon, FF_16."""
     return read_number(text, prose=True)
 
 
 def read_number(text: str, prose: bool = False) -> Number | None:
-    """The number that clean text is: a sign, currency, fraction, mixed number or power of ten, percent, words that
-    multiply and a unit; or a time of day; or digits in a base that they name. None for any other text."""
+    """The number that is the whole of clean text, else None. It may have a sign, a currency, a fraction, a power of
+    ten, a percent sign, words that multiply, and a unit. It may also be a time of day, or digits in a named base."""
     text = text.rstrip(".,; \n")
     if len(text) > MAX_NUMBER_CHARACTERS:
         return None
@@ -151,7 +151,7 @@ def read_number(text: str, prose: bool = False) -> Number | None:
 
 
 def read_value(text: str, prose: bool = False) -> Number | None:
-    """The number that clean text begins with. All that follows is its `tail`, its `unit` only a currency's sign."""
+    """The number at the start of clean text. The rest becomes `tail`, and `unit` is at most a currency sign."""
     match = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER_CHARACTERS else None
     if match is None or match["sign"] and match["inner_sign"]:
         return None
@@ -176,7 +176,7 @@ def read_value(text: str, prose: bool = False) -> Number | None:
 
 
 def _multiply(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]:
-    """The value times the words that multiply at the start of the tail, and the rest of the tail."""
+    """The value multiplied by the words at the start of the tail, and the rest of the tail."""
     while match := _WORD.match(tail):
         written = match[1] or match[2]
         word = written.casefold()
@@ -190,8 +190,8 @@ def _multiply(value: Fraction, tail: str, short: dict) -> tuple[Fraction, str]:
 
 
 def value_pairs(found: Number, expected: Number) -> list[tuple[Fraction, Fraction]]:
-    """The values of two numbers as they may be compared: 50% is 50 and 1/2, and 5 cents are $0.05. There are none for
-    two different units, where only one is a time or names a base, and where 35 is asked for and found as 70/2."""
+    """The pairs of values to compare: 50% may be 50 or 1/2, and 5 cents are $0.05. There are none if the units differ,
+    if only one number is a time or names a base, or if 35 is expected and 70/2 is found."""
     if found.quotient and not expected.quotient:
         return []
     x, y, marks = found.value, expected.value, {found.mark, expected.mark}
@@ -230,7 +230,7 @@ def _read_time(text: str, prose: bool = False) -> Number | None:
 
 
 def _read_based(text: str, prose: bool) -> Number | None:
-    """Digits with their base as an index: 204_5. Letters are digits only in prose: in a formula a_11 is a name."""
+    """Read digits with their base: 204_5. Letters are digits only in prose, because in a formula a_11 is a name."""
     match = _BASED.fullmatch(text)
     if match is None or not (prose or match["digits"].isdecimal()):
         return None

@@ -1,8 +1,8 @@
-"""The one prompt and the one format of a completion: render them, parse them, name every defect.
+"""The prompt and the format of a completion: render them, parse them, name every defect.
 
-Entry point: `TAGS`, which writes the prompt for training, evaluation and the judges alike. Completions are model text,
-so nothing is an error: each gets a strict verdict (`Parsed.defects`, empty when the format is perfect) and what a human
-would still read.
+Entry point: `TAGS`, which writes the same prompt for training, evaluation and the judges. Completions are model text,
+so parsing one never fails. It returns a strict verdict (`Parsed.defects`, empty if the format is perfect) and what a
+human would still be able to read.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ DEFECTS = (
     "misordered",            # the answer opens before the reasoning, or a tag closes before it opens
     "unclosed_reasoning",    # fewer closing than opening tags
     "unclosed_answer",
-    "empty_reasoning",       # a block with nothing to be seen of its own
+    "empty_reasoning",       # a block without any visible text outside inner blocks
     "empty_answer",
-    "text_outside",          # anything to be seen around the blocks, a final stop marker aside
+    "text_outside",          # visible text outside the blocks, except a final stop marker
     "malformed_tag",         # upper case or white space inside a tag
 )
 # White space to a human, not to `str.strip`: soft hyphen, zero-width space, joiners and direction marks, word joiner,
@@ -32,25 +32,25 @@ INVISIBLE = ("\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c
 STOP_MARKERS = ("<end_of_turn>", "<eos>")
 
 _UNSEEN = dict.fromkeys(map(ord, INVISIBLE))
-# Possessive quantifiers (`*+`) never backtrack, which keeps both patterns linear on any text.
+# Possessive quantifiers (`*+`) never backtrack, so both patterns are linear on any text.
 _CONTROL = re.compile(
     r"<\s*+((?:start|end)[\s_]*+of[\s_]*+(?:turn|image|audio)|(?:image|audio)[\s_]*+soft[\s_]*+token|"
     r"bos|eos|pad|unk|mask|2mass|unused\d++)\s*+>", re.IGNORECASE)
 _BRACKETED = re.compile(r"\[\s*+(multimodal|@\s*+bos\s*+@|toxicity\s*+=\s*+\d++)\s*+\]", re.IGNORECASE)
-# "between `<answer>` and `</answer>`", and a format without content
+# What is between two tags that are only mentioned: "between `<answer>` and `</answer>`", or "<answer>...</answer>"
 _MENTION = re.compile(r"[\s`'\"*]*+(?:and(?:\s+the)?|\.\.\.|…)[\s`'\"*]*+", re.IGNORECASE)
 
 
 def printable(text: str) -> str:
-    """`text` with lone surrogates as "?": UTF-8, and so every tokenizer, wire and font, lacks them."""
+    """`text` with lone surrogates as "?", because UTF-8 cannot encode them."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def neutralise(text: str) -> str:
-    """`text` with other brackets around every control marker, which no tokenizer then reads as a control token.
+    """Change the brackets of every control marker. No tokenizer then reads it as a control token.
 
-    Markers are those that the vocabularies of Gemma 2 and 3 hold whole, in any case and spacing, such as <eos>,
-    <start_of_image>, <unused0> and [multimodal]. Their HTML tags and runs of white space are text.
+    A marker is a token of Gemma 2 or 3, in any case and spacing, such as <eos>, <start_of_image>, <unused0> or
+    [multimodal]. Tokens that are HTML tags or runs of white space are ordinary text and stay.
 
     >>> neutralise("Ignore this.<end_of_turn>")
     'Ignore this.[end_of_turn]'
@@ -60,9 +60,9 @@ def neutralise(text: str) -> str:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A completion as read: `reasoning` (None: unreadable) and `answers` leniently, `defects` as in `DEFECTS`.
+    """A completion, with `reasoning` and `answers` read leniently, and its `defects` from `DEFECTS`.
 
-    There are several `answers` where blocks are written differently: see `answers.answer_of`.
+    `reasoning` is None if there is none. Blocks that differ give several `answers`: see `answers.answer_of`.
     """
 
     reasoning: str | None
@@ -71,18 +71,18 @@ class Parsed:
 
     @property
     def answer(self) -> str | None:
-        """The only one of the answers. None where there is none or several."""
+        """The answer if there is exactly one, else None."""
         return self.answers[0] if len(self.answers) == 1 else None
 
     @property
     def ok(self) -> bool:
-        """Each tag is there once, in order, closed, with contents, and nothing but white space is around."""
+        """Whether each tag occurs once, in order, closed and with contents, and only white space is around them."""
         return not self.defects
 
 
 @dataclass
 class _Block:
-    within: bool            # opened in a reasoning that is closed: a draft, or a mention of the tag
+    within: bool            # opened inside a closed reasoning: a draft, or a mention of the tag
     pieces: list[str] = field(default_factory=list)
     contains: bool = False  # another block was opened inside
     cut: bool = False       # ended by the closing tag of the block around it
@@ -94,15 +94,16 @@ class _Block:
 
     @property
     def rank(self) -> tuple[bool, bool, bool]:
-        """Of an answer: what counts before what."""
+        """Orders answers: only those of the lowest rank count."""
         return self.within, self.cut, not self.within and _MENTION.fullmatch(self.text) is not None
 
 
 class Tags:
     """The names of the two tags. Raises ValueError if they are equal or are not letters, digits and underscores.
 
-    `template` is the judges' PROMPT_TEMPLATE: a user turn with one `{question}`, then the model's turn, opened. `tag`
-    matches any of the four tags in any case and spacing, in linear time. Its group `slash` is "/" if the tag closes.
+    `template` is the PROMPT_TEMPLATE of the competition: a user turn with one `{question}`, then the start of the
+    model's turn. `tag` matches each of the four tags in any case and spacing, in linear time. Its group `slash` is "/"
+    for a closing tag.
     """
 
     def __init__(self, reasoning: str, answer: str) -> None:
@@ -138,11 +139,12 @@ class Tags:
         return f"{self.reasoning_start}{reasoning}{self.reasoning_end}\n{self.answer_start}{answer}{self.answer_end}"
 
     def parse(self, text: str) -> Parsed:
-        """Read a completion, strictly and leniently, in time linear in its length. Never raises on a str.
+        """Read a completion strictly and leniently, in linear time. Never raises for a str.
 
-        An unclosed block runs to the end of the block around it or of the text, an unopened one begins at the previous
-        tag, and several reasonings are joined. Answers within a closed reasoning are drafts, which count only where no
-        other is. So do mentions: a tag that a closed reasoning leaves open, and two with the prompt's "and" between.
+        An unclosed block runs to the end of the block around it, or of the text. A block without an opening tag begins
+        at the previous tag. Several reasonings are joined. Answers inside a closed reasoning are drafts and count only
+        if there are no others. The same holds for tags that are only mentioned: an answer tag that stays open inside a
+        closed reasoning, and two tags with the prompt's "and" between them.
 
         >>> TAGS.parse("<reasoning>2 + 2</reasoning><answer>4")
         Parsed(reasoning='2 + 2', answers=('4',), defects=('unclosed_answer',))
@@ -198,12 +200,12 @@ class Tags:
 
 
 def is_blank(text: str) -> bool:
-    """Whether no character of `text` can be seen."""
+    """Whether `text` has no visible character."""
     return not text.translate(_UNSEEN).strip()
 
 
 def _close(kind: str, opened: dict[str, _Block]) -> set[str]:
-    """Close the open block of this kind, and cut the other one if it is still open inside. Returns defects."""
+    """Close the open block of this kind and cut a block that is still open inside it. Returns the defects."""
     is_outermost = next(iter(opened)) == kind
     block = opened.pop(kind)
     if opened and is_outermost:
@@ -226,7 +228,7 @@ def _within(order: str) -> list[bool]:
 
 
 def _order_defects(order: str) -> set[str]:
-    """The defects that the sequence of tags shows. `order` has a letter per tag, upper case for closing tags."""
+    """The defects in the sequence of tags. `order` has one letter per tag, in upper case for closing tags."""
     found = set()
     for kind, start, end in (("reasoning", "r", "R"), ("answer", "a", "A")):
         starts, ends = order.count(start), order.count(end)

@@ -1,8 +1,8 @@
-"""A unit as people write it, read into symbols and their powers: `J/(kg·K)`, "per second squared", `s-1`, "sq ft".
+"""Reads units as people write them into symbols and powers: `J/(kg·K)`, "per second squared", `s-1`, "sq ft".
 
-Entry points: `read_unit`, and `is_known` to tell "5 km" from "5 apples". A word of no table is kept for pint. Source:
-the SI brochure, 9th edition, sections 5.3 and 5.4. Surprise: J/kg K is J/(kg·K), because what follows a slash without a
-sign belongs below it.
+Entry points: `read_unit`, and `is_known` to tell "5 km" from "5 apples". A word that is in no table is kept for pint.
+Source: the SI brochure, 9th edition, sections 5.3 and 5.4. Surprise: J/kg K is J/(kg·K), because everything after a
+slash belongs below it until the next sign.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Unit = tuple[tuple[str, int], ...]  # symbols that pint knows, sorted, and their
 
 _PREFIXES = {"k": "kilo", "M": "mega", "G": "giga", "T": "tera", "d": "deci", "c": "centi", "m": "milli", "u": "micro",
              "n": "nano", "p": "pico", "f": "femto"}
-# What takes a prefix: the symbol, and its names.
+# Units that take a prefix: the symbol, and its names.
 _PREFIXED = {
     "m": "meter metre", "g": "gram gramme gm", "s": "second sec", "A": "ampere amp", "K": "kelvin", "mol": "mole",
     "J": "joule", "N": "newton", "W": "watt", "Pa": "pascal", "Hz": "hertz", "V": "volt", "ohm": "ohm", "C": "coulomb",
@@ -23,7 +23,7 @@ _PREFIXED = {
     "B": "byte", "bit": "", "bar": "", "eV": "electronvolt", "lm": "lumen", "lx": "lux", "Bq": "becquerel",
     "Gy": "gray", "Sv": "sievert", "Da": "dalton", "pc": "parsec", "Eq": "equivalent", "Osm": "osmole",
 }
-# What takes none. Hertz and turns count cycles, and 60 rpm are 1 Hz.
+# Units that take none. Hertz and turns both count cycles, so 60 rpm is 1 Hz.
 _PLAIN = {
     "min": "minute", "h": "hour hr", "day": "d", "week": "wk", "month": "", "year": "yr", "century": "", "inch": "in",
     "foot": "ft feet", "yard": "yd", "mile": "mi", "nautical_mile": "nmi", "ounce": "oz", "pound": "lb", "t": "tonne",
@@ -34,7 +34,7 @@ _PLAIN = {
     "mass_percent": "wt% mass%", "volume_percent": "vol%", "hPa": "", "hL": "hl", "M": "molar", "mM": "millimolar",
     "uM": "micromolar", "nM": "nanomolar", "count": "rotation revolution rev cycle beat", "kg": "kilo", "mL": "ml",
 }
-# A product, or a spelling that the tables do not derive.
+# Products, and spellings that the tables do not derive.
 _ALIASES = {
     "mph": "mile h^-1", "kph": "km h^-1", "kmh": "km h^-1", "kmph": "km h^-1", "mpg": "mile gallon^-1", "cc": "cm^3",
     "rpm": "count min^-1", "rps": "count s^-1", "bpm": "count min^-1", "diopter": "m^-1", "diopters": "m^-1",
@@ -55,14 +55,14 @@ for _symbol, _names in _PREFIXED.items():
 for _short in _PREFIXES:
     _SYMBOLS |= {_short + "l": _short + "L", _short + "Ω": _short + "ohm"}
 _SYMBOLS |= {"µ" + symbol[1:]: name for symbol, name in _SYMBOLS.items() if symbol[0] == "u" and len(symbol) > 1}
-# Capitals where no other unit has the letters: KM, Kg, KHZ; but mW is not MW.
+# Case is ignored if only one unit has the letters: KM, Kg, KHZ. But mW is not MW.
 _folded: dict[str, set[str]] = {}
 for _written, _symbol in _SYMBOLS.items():
     _folded.setdefault(_written.casefold(), set()).add(_symbol)
 _FOLDED = {folded: min(symbols) for folded, symbols in _folded.items() if len(symbols) == 1}
 _KNOWN = frozenset(_SYMBOLS.values())
 
-_PRODUCT = re.compile(r"([kMGmµun]?)(N|A|V|W|J|Pa|C|T)(m|s|h|A)")  # Nm and As; the capital comes first, so not mA, ms
+_PRODUCT = re.compile(r"([kMGmµun]?)(N|A|V|W|J|Pa|C|T)(m|s|h|A)")  # Nm and As, but not mA and ms
 _PHRASES = tuple((re.compile(pattern, re.IGNORECASE), name) for pattern, name in (
     (r"(?:\bdeg(?:rees?)?\.?|°)\s*([cfk])(?:elsius|entigrade|ahrenheit|elvin)?\b", r" °\1 "),
     (r"\bpounds?(?:-force)? per square inch\b", " psi "),
@@ -87,9 +87,9 @@ _RAISED = {"squared": 2, "cubed": 3}
 
 @lru_cache(maxsize=4096)
 def read_unit(text: str, loose: bool = False) -> Unit | None:
-    """The unit that clean text is, () for none. None where it is no unit by its form.
+    """The unit in clean text, or () if the text is empty. None if it does not have the form of a unit.
 
-    `loose` also takes what a product sign adds after a slash as below it, J/kg·K for J/(kg·K), and ms⁻¹ for m/s.
+    With `loose`, J/kg·K is read as J/(kg·K), and ms⁻¹ as m/s.
 
     >>> read_unit("joules per (kilogram kelvin)")
     (('J', 1), ('K', -1), ('kg', -1))
@@ -101,7 +101,7 @@ def read_unit(text: str, loose: bool = False) -> Unit | None:
     for pattern, name in _PHRASES:
         text = pattern.sub(name, text)
     factors: list[list] = []   # [symbol, power]
-    last, opened = 0, []       # where the last factor begins; of each open bracket: where, its side, the side before
+    last, opened = 0, []       # start of the last factor, and (start, base, side) of each open bracket
     base, side, shape, expecting = 1, 1, 1, False
     for match in _TOKEN.finditer(text.rstrip()):
         kind, token = match.lastgroup, match[match.lastgroup]
@@ -143,12 +143,12 @@ def read_unit(text: str, loose: bool = False) -> Unit | None:
 
 
 def is_known(unit: Unit | None) -> bool:
-    """Whether it is a unit of physics, and all of it."""
+    """Whether all of it is units of physics."""
     return bool(unit) and all(symbol in _KNOWN for symbol, _ in unit)
 
 
 def format_unit(unit: Unit) -> str:
-    """The unit as pint reads it, and as equal units are equal text."""
+    """The unit as text that pint reads. Equal units give equal text."""
     return " ".join(symbol if power == 1 else f"{symbol}^{power}" for symbol, power in unit)
 
 

@@ -1,8 +1,8 @@
-"""Words, names and dates as answers.
+"""Reads words, names and dates as answers.
 
-Entry points: `read_text` and `same_text`, equal without case, punctuation and articles, and `read_date`. Surprises: an
-article is left out only where it can be one, because the letter of "Vitamin A" is a name. 03/05/2024 may be two days,
-so it is no date.
+Entry points: `read_text` and `same_text`, which ignore case, punctuation and articles, and `read_date`. Surprises: "a"
+is ignored only if it can be an article, because the letter of "Vitamin A" is a name. 03/05/2024 is not read as a date,
+because it may mean either of two days.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SURE_ARTICLE = re.compile(r"(?<![\w'-])(?:the|an)\s+(?=[\"'(\[]*\w)", re.IGNORE
 _ARROW = re.compile(r" ?(?:\\(?:long)?rightarrow\b|\\to\b|[→⟶⇒]|(?<!-)-++>|=>) ?")
 _FORMULA = re.compile(
     r"(?P<body>(?:[A-Z][a-z]?|_?[0-9]++|[()\[\]·×*•])+)(?P<charge>\^?\([0-9]?[+-]\)|\^?[0-9]?[+-]{1,3}|\^[+-][0-9])?")
-# What a caret raises in chemistry without making a power of it: a charge, a mass number, an orbital's share.
+# What is raised in chemistry without being a power: a charge, a mass number, the superscript of an orbital.
 _RAISED = re.compile(
     r"\^([0-9]*[+-])(?!\w)|(?<!\w)\^([0-9]+)\s*(?=[A-Z][a-z]?\b)|(?<=\bsp)\^([23])|(?<=\bsp\^[23]d)\^(2)")
 _COEFFICIENT, _PLUS = re.compile(r"(?<!\w)([0-9]+)\s+(?=[A-Z])"), re.compile(r"(?<=[\w)])\+(?=[0-9]*[A-Z])")
@@ -41,7 +41,7 @@ def words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """`words` as compared, `full` with every "a" that may be a name, and the `date` if the text is one."""
+    """`words` are compared. `full` also keeps every "a" that may be a name. `date` is set if the text is a date."""
 
     words: str
     full: str
@@ -53,7 +53,7 @@ class Text:
 
 def read_text(text: str) -> Text | None:
     """The words of clean text without case, articles and punctuation, but with the signs of numbers: -3.5 is not 35."""
-    text = " ".join(unicodedata.normalize("NFC", text).split())  # one space each, or a pattern reads a long run again
+    text = " ".join(unicodedata.normalize("NFC", text).split())  # long runs would be slow to match
     if formula := read_formula(text):
         return Text(formula, formula.casefold())
     text = _RAISED.sub(lambda match: match[match.lastindex], _ARROW.sub(" -> ", text))
@@ -69,7 +69,7 @@ def read_text(text: str) -> Text | None:
 
 
 def same_text(found: Text, expected: Text) -> bool:
-    """Equal dates or words, where "a" in the answer may be a name if it is one in the gold answer."""
+    """Whether dates or words are equal. "a" in the answer may be a name if it is one in the gold answer."""
     if found.date and expected.date:
         return found.date == expected.date
     return expected.words in (found.words, found.full) or found.words == expected.full != expected.words
@@ -82,9 +82,9 @@ def _words(text: str) -> str:
 
 
 def read_formula(text: str) -> str | None:
-    """A chemical formula in one writing, its charge after ^. None where the text is none.
+    """A chemical formula in normal form, with its charge after ^. None for other text.
 
-    In SO42- and Ca2+ the digit before the sign is the charge's: the last of two, or the only one after one element.
+    In SO42- and Ca2+ the digit before the sign is the charge: the last of two, or a single one after a single element.
     """
     text = text.rstrip(". ")
     text = unbracket(text) if text[:1] == "(" else text
@@ -140,8 +140,9 @@ _FORMS = tuple(re.compile(form) for form in (
 
 
 def read_date(text: str) -> str | None:
-    """The date that clean text is, as ISO 8601, or None: "2024-03-05", without the day "2024-03", without the year
-    "--03-05". Between points the day comes first (DIN 5008). Between slashes or hyphens only its size tells it.
+    """The date in clean text as ISO 8601, or None: "2024-03-05", "2024-03" without a day, "--03-05" without a year.
+
+    With dots the day comes first (DIN 5008). With slashes or hyphens only a number above 12 tells which is the day.
 
     >>> [read_date(text) for text in ("Mar. 5, 2024", "5th of March", "25/03/2024", "03/05/2024")]
     ['2024-03-05', '--03-05', '2024-03-25', None]
@@ -166,7 +167,7 @@ def _date(year: str | None = None, month: str | None = None, day: str | None = N
             return None
         day, month = days, months
     number = int(month) if month.isdecimal() else _MONTHS.get(month, 0)
-    try:  # a leap year where none is named
+    try:  # without a year, any leap year will do
         date(int(year or 2000) if not era else 2000, number, int(day or 1))
     except ValueError:
         return None

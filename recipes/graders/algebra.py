@@ -1,8 +1,8 @@
-"""Whether two formulas are equal, decided by sympy: numbers exactly, formulas in unknowns at several points.
+"""Decides with sympy whether two formulas are equal. Numbers are compared exactly, unknowns at several points.
 
-Entry point: `same`, of two pairs (name, tokens between spaces), in the worker, because sympy never ends on some input.
-Surprise: `(a - b).evalf(chop=True)` takes 1/2004! for 1/2006!. Here a difference must vanish at a precision that grows
-with the numbers in it.
+Entry point: `same`, for two pairs (name, tokens joined by spaces). It runs in the worker, because sympy never ends on
+some input. Surprise: `(a - b).evalf(chop=True)` takes 1/2004! for 1/2006!. Here a difference must vanish at a precision
+that grows with the numbers in it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from recipes.graders.structure import (
 )
 from recipes.graders.symbolic import NotRead, read
 
-DIGITS = 10  # of a decimal that stands for a formula
-LEAST, PRECISION = 30, 400  # digits at which a difference is tried, and at which it must vanish; more for long numbers
+DIGITS = 10  # that a decimal needs to stand for a formula
+LEAST, PRECISION = 30, 400  # digits for a first try, and for the last. Long numbers get more
 POINTS = tuple(starmap(Rational, (
     (7, 5), (-11, 7), (23, 9), (3, 13), (-5, 17), (19, 11), (-31, 10), (29, 23), (2, 7), (37, 31), (-41, 37))))
 WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for sums, factorials and the like
 
 
 def load() -> Callable[[tuple[str, str], tuple[str, str]], bool]:
-    """`same`, after what sympy does once."""
+    """`same`, after a first call that makes sympy load what it needs."""
     same(("", "\\frac { x + 1 } { 2 }"), ("", "\\sqrt { x }"))
     return same
 
@@ -60,7 +60,7 @@ def _same_as_read(name: list[str], tokens: list[str], gold_name: list[str], gold
 
 
 def _readings(tokens: list[str]) -> list[list[str]]:
-    """The tokens with 1/2x as 1/(2x), and as it is often meant, x/2."""
+    """The tokens as they are, with 1/2x as 1/(2x), and as people often mean them, with x/2."""
     meant, at = [], 0
     while at < len(tokens):
         first, sign, second, after = (*tokens[at: at + 4], "", "", "", "")[:4]
@@ -75,7 +75,7 @@ def _readings(tokens: list[str]) -> list[list[str]]:
 
 
 def _letters_as_in(tokens: list[str], gold: list[str]) -> list[str]:
-    """`X + 1` with the letters of `x + 1`. A gold answer that has both cases keeps them apart."""
+    """Write `X + 1` as `x + 1` if the gold answer does. If it has both cases, they stay different."""
     return [token.swapcase() if len(token) == 1 and token not in gold and token.swapcase() in gold else token
             for token in tokens]
 
@@ -119,7 +119,7 @@ def _same_value(found: list[str], expected: list[str]) -> bool:
 
 
 def _same_relation(found: list[str], expected: list[str]) -> bool:
-    """Whether both sides' differences are proportional: by a nonzero constant, or a positive one for < and ≤."""
+    """Whether left minus right is proportional in both, by a nonzero factor, or a positive one for < and ≤."""
     (left, sign), (right, gold_sign) = _difference(found), _difference(expected)
     if sign != gold_sign:
         return False
@@ -135,7 +135,7 @@ def _same_relation(found: list[str], expected: list[str]) -> bool:
 
 
 def _difference(tokens: list[str]) -> tuple[sympy.Expr, str]:
-    """Left minus right, and the sign, turned into =, ≠, > or ≥. An equation's difference is only the numerator."""
+    """Left minus right, and the sign, turned into =, ≠, > or ≥. For = and ≠ only the numerator of the difference."""
     sides = split(tokens, *RELATIONS)
     sign = next(token for token in tokens if token in RELATIONS)
     if len(sides) != 2 or sign not in ("=", r"\ne", "<", ">", r"\le", r"\ge"):
@@ -147,7 +147,7 @@ def _difference(tokens: list[str]) -> tuple[sympy.Expr, str]:
 
 
 def _matrix(tokens: list[str]) -> sympy.Matrix:
-    """A matrix, with a factor before it and a transposition after it."""
+    """A matrix, with an optional factor before it and an optional transposition after it."""
     start, end = tokens.index(MATRIX), tokens.index(END_MATRIX)
     rows = [[read(tuple(entry)) for entry in split(row, "&")] for row in split(tokens[start + 1: end], NEW_ROW)]
     before, after = [token for token in tokens[:start] if token != r"\cdot"], tokens[end + 1:]
@@ -158,14 +158,14 @@ def _matrix(tokens: list[str]) -> sympy.Matrix:
 
 
 def _same_set(found: list[str], expected: list[str]) -> bool:
-    """Whether two unions have the same intervals and points. Values that sympy writes differently may be equal."""
+    """Whether two unions have the same intervals and points. Sympy may write equal values differently."""
     left, right = _ranges(found), _ranges(expected)
     return len(left) == len(right) and all(
         a[2:] == b[2:] and equal(a[0], b[0]) and equal(a[1], b[1]) for a, b in zip(left, right, strict=True))
 
 
 def _ranges(tokens: list[str]) -> list[tuple]:
-    """The intervals of a union as (low, high, low open, high open), in order. A point is one too."""
+    """The intervals of a union as (low, high, low open, high open), in order. A point is an interval too."""
     kept, *without = split(tokens, r"\setminus")
     whole = sympy.Union(*map(_piece, split(kept, r"\cup"))) - sympy.Union(*map(_piece, without))
     found = []
@@ -191,7 +191,7 @@ def _piece(part: list[str]) -> sympy.Set:
 
 
 def equal(a: sympy.Expr, b: sympy.Expr) -> bool:
-    """Whether two values are equal wherever both are real, or both are complex, at several points."""
+    """Whether two values are equal at several points. Points where only one of them is real are skipped."""
     if a == b:
         return a is not sympy.nan
     if a.has(oo, -oo, sympy.zoo, sympy.nan) or b.has(oo, -oo, sympy.zoo, sympy.nan):
@@ -223,13 +223,13 @@ def _is_real(value: sympy.Expr) -> bool:
 
 
 def _is_nonzero(value: sympy.Expr) -> bool:
-    """Whether a number is certainly not 0: its real or imaginary part has a digit that did not cancel."""
+    """Whether a number is certainly not 0, because its real or imaginary part has a digit that did not cancel."""
     if value.is_Rational:
         return value != 0
     size = sum(number.p.bit_length() + number.q.bit_length() for number in value.atoms(Rational)) * 3 // 10
     for digits in (LEAST + size, PRECISION + 4 * size):
         number = value.evalf(digits, maxn=PRECISION + 4 * size)
-        if number != 0:  # an exact 0 is log(1 + 1e-15) at too few digits
+        if number != 0:  # at too few digits log(1 + 1e-15) is an exact 0
             break
     parts = number.as_real_imag()
     if not all(part.is_Float or part.is_Integer for part in parts):
@@ -238,11 +238,11 @@ def _is_nonzero(value: sympy.Expr) -> bool:
 
 
 def _is_rounded(decimal: list[str], value: sympy.Expr) -> bool:
-    """Whether a decimal of at least `DIGITS` digits is the formula's value, rounded or cut off at its last one."""
+    """Whether a decimal of at least `DIGITS` digits is the formula's value, rounded or cut off at its last digit."""
     digits = decimal[-1]
     if len(decimal) > 2 or "." not in digits or len(digits.replace(".", "").lstrip("0")) < DIGITS:
         return False
     if not value.is_number or not value.is_real or value.is_Rational and 10 ** value.q.bit_length() % value.q == 0:
-        return False  # a decimal too
+        return False  # the value is a decimal too
     missing = (abs(value) - abs(read(tuple(decimal)))) * 10 ** len(digits.partition(".")[2])
     return bool(value * read(tuple(decimal)) > 0 and missing >= -Rational(1, 2) and missing < 1)

@@ -1,7 +1,7 @@
-"""The kind "expression": a formula in LaTeX or ASCII, read into one LaTeX form. Most equal formulas are equal strings.
+"""The kind "expression": a formula in LaTeX or ASCII, read into a LaTeX normal form.
 
-What is not goes to `algebra`, in a process of its own, if `may_equal` finds it worth the time. A word that is no
-function, a sentence, open brackets or a hedge make the text no formula.
+Most equal formulas become equal strings. The others go to `algebra`, in a separate process, if `may_equal` finds it
+worth the time. A text with a word that is not a function, a sentence, an open bracket or a hedge is not a formula.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recipes.graders.structure import (
 from recipes.graders.worker import decide, start
 
 MAX_NESTING = 50
-MAX_TOKENS = 200  # of an answer that is worth the algebra
+MAX_TOKENS = 200  # a longer answer is not worth the algebra
 
 _TOKEN = re.compile(
     r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[A-Za-z]+|\\.|[A-Za-z]+|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\*\*|[<>!]=|\S", re.DOTALL)
@@ -59,7 +59,7 @@ _HEXADECIMAL = frozenset("ABCDEF")
 _INDEXED = frozenset({r"\sum", r"\prod", r"\int", r"\lim"})
 _UNFINISHED = RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ",", OR, AND}
 _ANGLES = frozenset(rf"\{name}" for name in "sin cos tan cot sec csc".split())
-# Relations that no algebra here decides: an answer has them only as the gold answer does.
+# Relations that `algebra` can't decide. An answer may have only those of the gold answer.
 _OTHER_RELATIONS = frozenset("≡ ≅ ∼ ≃ ≈ ∝ ≐ ⇔ ⇒ → ↔ ¬ ∨ ∧ ⊕ ≪ ≫ ∣ ∥ ⟂".split()) | {"\\" + name for name in (
     "equiv cong sim simeq approx propto doteq iff implies Rightarrow Leftrightarrow leftrightarrow longrightarrow neg "
     "lnot not lor land vee wedge oplus ll gg models vdash parallel perp mapsto to asymp").split()}
@@ -67,8 +67,8 @@ _OTHER_RELATIONS = frozenset("≡ ≅ ∼ ≃ ≈ ∝ ≐ ⇔ ⇒ → ↔ ¬ ∨
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """`tokens` of LaTeX in the one form, none for a number with a unit; the `number` if it is one; the tokens of its
-    `name` before "=", and its `unit` in normal form, both empty without one."""
+    """`tokens` of LaTeX in normal form, empty for a number with a unit. `number` is set if it is one. `name` has the
+    tokens before "=", and `unit` is in normal form. Both may be empty."""
 
     tokens: tuple[str, ...]
     number: Number | None
@@ -77,26 +77,31 @@ class Expression:
 
     @property
     def latex(self) -> str:
-        return str(self.number) if not self.tokens else "".join(
-            # a command would run into a letter
-            f" {token}" if token[:1].isalpha() and before[1:].isalpha() and before[0] == "\\" else token
-            for before, token in zip(("", *self.tokens), self.tokens, strict=False))
+        if not self.tokens:
+            return str(self.number)
+        text, before = "", ""
+        for token in self.tokens:
+            would_join = before[:1] == "\\" and before[1:].isalpha() and token[:1].isalpha()  # a command and a letter
+            text += f" {token}" if would_join else token
+            before = token
+        return text
 
-    __str__ = latex.fget
+    def __str__(self) -> str:
+        return self.latex
 
     @property
     def measure(self) -> str:
-        """The unit or the percent sign, empty without one."""
+        """The unit or the percent sign. Empty if there is none."""
         return self.unit or (self.number.unit or self.number.mark if self.number else "")
 
     @property
     def spaced(self) -> tuple[str, str]:
-        """The name and the tokens, between spaces, for the algebra."""
+        """The name and the tokens, each joined by spaces, for `algebra`."""
         return " ".join(self.name), " ".join(self.tokens)
 
 
 def read_expression(text: str) -> Expression | None:
-    """The formula that raw text is, without a name before it (`y =`, `x ∈`). None where it is none.
+    """Read raw text that is a formula. A name before it (`y =`, `x ∈`) is kept apart. None for other text.
 
     >>> str(read_expression("f(x) = sqrt(x**10)/2"))
     '\\\\sqrt{x^{10}}/2'
@@ -126,7 +131,7 @@ def read_expression(text: str) -> Expression | None:
 
 
 def contradict(found: Expression, expected: Expression) -> bool:
-    """Whether both have a unit and not the same, or bound another unknown."""
+    """Whether they have different units, or give bounds for different unknowns."""
     bounds = SET_SIGNS | {r"\infty"}
     if found.name and expected.name and not bounds.isdisjoint(found.tokens) and is_variable(expected.name):
         return found.name != expected.name
@@ -134,13 +139,13 @@ def contradict(found: Expression, expected: Expression) -> bool:
 
 
 def may_equal(found: Expression, expected: Expression) -> bool:
-    """Whether the algebra may decide: not where a long formula, or an equation to be solved, is found for a value."""
+    """Whether `algebra` should decide. Not for a long answer, and not for an equation if a value is expected."""
     unsolved = "=" in found.tokens and expected.name and not any(map(str.isalpha, expected.tokens))
     return bool(found.tokens and expected.tokens) and len(found.tokens) <= MAX_TOKENS and not unsolved
 
 
 def _number(text: str) -> Number | None:
-    """The number that text is, or that a name is said to equal."""
+    """The number in the text, or the number after "name ="."""
     name, equals, value = text.partition("=")
     if equals and "=" not in value and (number := read_number(clean(value))):
         tokens = list(_spell(name))
@@ -149,7 +154,7 @@ def _number(text: str) -> Number | None:
 
 
 def _spell(text: str) -> Iterator[str | None]:
-    """LaTeX tokens of `text`, spaces left out. None for a word, a sign or two numbers that no formula has."""
+    """The LaTeX tokens of `text`, without spaces. None stands for what no formula has: a word, a sign, two numbers."""
     after_number, before, indexed = False, "", bool(_INDEXED.intersection(re.findall(r"\\[a-z]+", text)))
     for token in _TOKEN.findall(text):
         token = _SIGNS.get(token, token)
@@ -170,7 +175,7 @@ def _spell(text: str) -> Iterator[str | None]:
 
 
 def _is_balanced(tokens: list[str]) -> bool:
-    """Every brace closed, and every bracket, none too deep. A half-open interval may close ( with ] and [ with )."""
+    """Whether all brackets are closed and none is too deep. A half-open interval may close ( with ] and [ with )."""
     stack = []
     for token in tokens:
         if len(stack) > MAX_NESTING:
@@ -186,11 +191,11 @@ def _is_balanced(tokens: list[str]) -> bool:
 
 
 class _Malformed(ValueError):
-    """An argument is missing, or arguments are within arguments deeper than in any formula."""
+    """An argument is missing, or arguments are nested too deeply."""
 
 
 def _group_arguments(tokens: Iterable[str]) -> list[str] | None:
-    """The tokens with the arguments of ^, _, \\sqrt and \\frac in braces, x^10 as x^{10}. None if malformed."""
+    """The tokens with braces around the arguments of ^, _, \\sqrt and \\frac: x^10 as x^{10}. None if malformed."""
     try:
         return list(_group(iter(tokens), 0))
     except _Malformed:
@@ -258,7 +263,7 @@ def _same_expression(found: Expression, expected: Expression) -> bool | None:
 
 
 def _read_gold_expression(text: str) -> Expression | None:
-    start("expression")  # a missing package is told at once, not at the first answer that needs algebra
+    start("expression")  # a missing package raises now, not at the first answer that needs it
     return read_expression(text)
 
 

@@ -1,7 +1,7 @@
 """The kind "list", and `read_set` for the kind "set": items between separators, lines or bullets.
 
-Each item is read as a number, a tuple or words. Items are split outside brackets only. A name before a value ("x = 2")
-is left out unless another name is used. Surprise: round brackets in a set are a tuple, and its order counts.
+Each item is a number, a tuple or words. A separator inside brackets does not split. A name before a value ("x = 2") is
+dropped unless the list has several names. Surprise: round brackets in a set are a tuple, and its order counts.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ _BULLETED = re.compile(
 _NUMBERED = re.compile(
     r"(?:(?<=[\s,;])|\A)(?:[•◦▪●‣]|\(?([0-9]{1,3}(?=[.)])|(?<=\()(?:[a-z]|[ivx]{2,4})(?=\)))[.)])\s+(?=\S)",
     re.IGNORECASE)
-_ALONE = re.compile(r"[0-9(\[*•◦▪▫●○■‣]|[-+—]\s+[^\W\d]{2}")  # of one line: "- 7" is -7, "A. Lee" a name
+_ALONE = re.compile(r"[0-9(\[*•◦▪▫●○■‣]|[-+—]\s+[^\W\d]{2}")  # for a single line: "- 7" is -7, and "A. Lee" is a name
 _TUPLES = re.compile(r"(?<=[)\]}])\s+(?=[(\[{])")
 _ARROWS = ("→", "⇒", "->", "=>")
 _NUMBERS, _LETTERS = [*map(str, range(1, 1000))], [*map(chr, range(97, 123))]
 _ROMANS = "i ii iii iv v vi vii viii ix x xi xii".split()
 _THEN, _BOTH = re.compile(r"(,|\sand)\s+then\s"), re.compile(r"(?is)both\s+(?=.*\sand\s)")
-_OR_NAMED = re.compile(r"\sor\s+(?=[A-Za-z]\w*\s*=)")  # "x = 2 or x = 3" are both; any other "or" is a hedge
+_OR_NAMED = re.compile(r"\sor\s+(?=[A-Za-z]\w*\s*=)")  # "x = 2 or x = 3" means both, but any other "or" is a hedge
 _EMPTY = frozenset(("∅", "\\emptyset", "\\varnothing", "empty set", "the empty set"))
 
 
 def read_list(text: str) -> str | None:
-    """The items of clean text in one writing, between semicolons. None without any.
+    """The items of clean text in normal form, joined by semicolons. None if there are no items.
 
-    Separators are bullets and numbers, else semicolons, commas, lines, arrows or spaces.
+    Bullets or item numbers divide the items. Without them, semicolons, commas, lines, arrows or spaces do.
     """
     items = _items(_THEN.sub(r"\1 ", text), "([{", 0)
     return None if items is None else "; ".join(items)
 
 
 def read_set(text: str) -> str | None:
-    """`read_list` without order or repetition, where round brackets make a tuple, which has both."""
+    """Like `read_list`, but without order and repetition. A tuple in round brackets keeps both."""
     items = [] if text.strip(" .$").casefold() in _EMPTY else _items(_OR_NAMED.sub(" and ", text), "[{", 0)
     return None if items is None else "; ".join(sorted(set(items)))
 
@@ -72,7 +72,7 @@ def _items(text: str, around: str, depth: int) -> list[str] | None:
 
 
 def _bullets(text: str) -> list[str]:
-    """The items of lines with one bullet or numbered from 1, and of a line with such numbers. [] for other text."""
+    """The items of a list with bullets or item numbers, on several lines or on one. [] for other text."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[0][-1] == ":":
         lines = lines[1:]  # "The cities are:"
@@ -95,7 +95,7 @@ def _counts(marks: list[str | None]) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """Parts between the separators that are outside all brackets."""
+    """The parts between the separators outside all brackets."""
     depth, found = 0, []
     for match in _STOPS.finditer(text):
         sign = match[0]
@@ -117,7 +117,7 @@ def _split(text: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-@lru_cache(maxsize=512)  # a group's answers share their items
+@lru_cache(maxsize=512)  # the answers of a group share items
 def _item(text: str, depth: int) -> str:
     text = " ".join(text.split())
     number = read_plain(text) or read_amount(text)

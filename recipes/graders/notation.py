@@ -1,7 +1,7 @@
-"""Rules from text to text that leave fewer ways of writing a formula.
+"""Rewrites the text of a formula by rules, to leave fewer ways of writing it.
 
-Entry points: `rewrite`, for repeating decimals, bases, degrees, "or" and "and", matrices and words in \\text{}; and
-`split_unit`. Each rule is linear on any text, because runs of white space are one space first.
+Entry points: `split_unit`, and `rewrite` for repeating decimals, bases, degrees, "or" and "and", matrices and words in
+\\text{}. Each rule takes linear time on any text, because every run of white space becomes one space first.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def _base(match: re.Match[str]) -> str:
     return "" if number == "10" else f"_{{{number}}}"
 
 
-# Typography that `numbers` leaves: an index, logic and degrees.
+# Typography that `numbers` does not handle: indices, logic and degrees.
 _UNICODE = str.maketrans({"∨": rf" {OR} ", "∧": rf" {AND} ", "º": "°", "˚": "°"}
                          | {chr(0x2080 + digit): f"_{{{digit}}}" for digit in range(10)})
 _NO_TEMPERATURE = r"(?! ?(?:\\[a-z]+\{)? ?[CFcf](?:\b|elsius|ahrenheit))"
-# (what the text must have, pattern, replacement), read in this order.
+# (what the text must contain, pattern, replacement), applied in this order.
 _RULES = tuple((sign, re.compile(pattern), replacement) for sign, pattern, replacement in (
     ("\\boxed", r"(= ?)\\boxed ?\{(.*)\} ?\Z", r"\1\2"),
     ("}_{", r"(?<=[0-9])\}_\{(?=[0-9]\})", ""),                                   # two digits of an index
@@ -69,7 +69,7 @@ _RULES = tuple((sign, re.compile(pattern), replacement) for sign, pattern, repla
 _UNIT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}}| ([A-Za-z]{{2,}}))(?: ?\^ ?\{{?([23])\}}?)? ?\Z")
 
 
-# Units by their names that a formula may end with: "x cd" is a product, not candelas.
+# Names of units that a formula may end with. "x cd" is a product, not candelas.
 _PHYSICAL = frozenset(
     "m mm cm dm km µm nm in inch inches ft foot feet yd yard yards mi mile miles meter meters metre metres centimeter "
     "centimeters kilometer kilometers kilometre kilometres g mg kg µg t ton tons gram grams kilogram kilograms lb lbs "
@@ -80,14 +80,14 @@ _PHYSICAL = frozenset(
 
 
 def is_physical(number: Number) -> bool:
-    """Whether the number has a unit of physics: one of those, or a product of units."""
+    """Whether the number has a unit of physics or a product of units."""
     words = re.findall(r"°?[^\W\d_]+|%", number.tail.casefold())
     return bool(words) and number.mark[:1] != "_" and (
         _PHYSICAL.issuperset(words) or len(words) > 1 and is_known(read_unit(number.tail)))
 
 
 def rewrite(text: str) -> str:
-    """The formula's text in fewer ways of writing, without a stop at its end."""
+    """Apply the rules, and drop punctuation at the end."""
     text = " ".join(text.split())
     if "." in text:
         text = _DECIMAL.sub(_repeating, text).rstrip(".,; ")
@@ -100,7 +100,7 @@ def rewrite(text: str) -> str:
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """A formula and the unit behind it, in \\text{} or one of physics. The unit in normal form, empty without one."""
+    """Split a formula from the unit after it, in \\text{} or one of physics. The unit is in normal form or empty."""
     if (match := _UNIT.search(text)) and match.start():
         power = f"^{match[3]}" if match[3] else ""
         measured = read_number(f"1 {match[1] or match[2]}{power}")
@@ -110,7 +110,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def _repeating(match: re.Match[str]) -> str:
-    """0.1(6) as the fraction that it is: (16 - 1) / 90."""
+    """A repeating decimal as a fraction: 0.1(6) is (16 - 1) / 90."""
     whole, fixed, *blocks = (group or "" for group in match.groups())
     block = "".join(digit for digit in "".join(blocks) if digit.isdecimal())
     short = int(whole + fixed or "0")

@@ -1,8 +1,8 @@
-"""Which operations a formula leaves to be done: the question's own formula is no answer to it.
+"""Finds operations that an answer leaves undone, because the question's own formula does not answer the question.
 
-Entry point: `leaves_work`, for the tokens of two formulas. An answer may leave no operation that the gold answer lacks.
-Free are order, factoring, expanding, unreduced fractions and, where the gold answer itself leaves a function, a
-factorial or a series, all arithmetic.
+Entry point: `leaves_work`, for the tokens of two formulas. An answer may leave only operations that the gold answer
+leaves too. Order, factoring, expanding and unreduced fractions are free. If the gold answer leaves a function, a
+factorial or a series, so is all arithmetic.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from recipes.graders.notation import AND, OR
 from recipes.graders.structure import BRACKETS, CLOSING, END_MATRIX, MATRIX, NEW_ROW, RELATIONS
 
-# Operations by the token that asks for them; those that can stand for each other have one name.
+# Operations by their token. Those that can replace each other share a name.
 _FUNCTIONS = {"\\" + name: operation for operation, names in {
     "sine": "sin cos tan cot sec csc arcsin arccos arctan", "hyperbolic": "sinh cosh tanh coth",
     "logarithm": "log ln lg", "divisor": "gcd lcm", "extreme": "max min sup inf", "remainder": "bmod pmod mod",
@@ -31,12 +31,12 @@ _CONSTANTS = frozenset({"e", "i"})
 _UNKNOWNS = frozenset("\\" + name for name in (
     "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega Gamma Delta "
     "Theta Lambda Sigma Phi Psi Omega ell vec hat bar overline").split())
-MAX_DIGITS = 1000  # of a quotient that is divided here; Python reads no numerals of more than 4,300 digits
+MAX_DIGITS = 1000  # a longer quotient is not divided, because Python reads at most 4,300 digits
 
 
 @dataclass(eq=False, slots=True)
 class _Group:
-    """A bracket, by the sign that opens it, with what it holds."""
+    """A bracket: the sign that opens it, and its contents."""
 
     sign: str
     nodes: list[Node]
@@ -46,7 +46,7 @@ Node = str | _Group
 
 
 def leaves_work(found: Iterable[str], expected: Iterable[str]) -> bool:
-    """Whether the answer's tokens leave an operation that the gold answer's do not."""
+    """Whether the answer leaves an operation that the gold answer does not leave."""
     found, expected = _tree(found), _tree(expected)
     left, allowed = _operations(found), _operations(expected)
     if allowed - _ARITHMETIC:
@@ -61,11 +61,11 @@ def leaves_work(found: Iterable[str], expected: Iterable[str]) -> bool:
 
 
 def _tree(tokens: Iterable[str]) -> list[Node]:
-    """The tokens with what is in brackets as one node."""
+    """The tokens as a tree, with each bracket as one node."""
     opened = [_Group("", [])]
     for token in tokens:
         if token in _CLOSED:
-            while opened[-1].sign == "|" != token:  # a bar that the bracket around it leaves open
+            while opened[-1].sign == "|" != token:  # a bar that is still open inside the bracket
                 opened.pop()
         if token in _CLOSED and len(opened) > 1 and (token != "|" or opened[-1].sign == "|"):
             opened.pop()
@@ -92,7 +92,7 @@ def _has_unknowns(nodes: Iterable[Node]) -> bool:
 
 
 def _parts(nodes: list[Node]) -> list[list[Node]]:
-    """What is between commas, relations and the other signs that join no values."""
+    """The parts between separators, such as commas and relations."""
     parts: list[list[Node]] = [[]]
     for node in nodes:
         if isinstance(node, str) and node in _SEPARATORS:
@@ -103,7 +103,7 @@ def _parts(nodes: list[Node]) -> list[list[Node]]:
 
 
 def _terms(nodes: list[Node]) -> list[list[Node]]:
-    """What is added, without signs, and the terms of a sum in brackets."""
+    """The terms of a sum, without signs. A bracketed sum among them gives its own terms."""
     terms: list[list[Node]] = [[]]
     for node in nodes:
         if node in ("+", "-"):
@@ -120,7 +120,7 @@ def _is_bracket(node: Node) -> bool:
 
 
 def _operations(nodes: list[Node]) -> set[str]:
-    """The names of the operations that are left in nodes, at any depth."""
+    """The names of the operations left in the nodes, at any depth."""
     left: set[str] = set()
     for part in _parts(nodes):
         terms = [_Term(nodes) for nodes in _terms(part)]
@@ -138,10 +138,9 @@ def _operations(nodes: list[Node]) -> set[str]:
 
 
 class _Term:
-    """A product: `above` and `below` the line its numerals, `key` its other factors, `left` what is left within them.
-
-    Powers of a numeral count in `raised` and its roots in `roots`, as two of them could be multiplied out as well.
-    """
+    """A product. `above` and `below` are its numerals above and below the line, `key` its other factors, and `left` the
+    operations left inside those. `raised` and `roots` count powers and roots of numerals, above and below the line,
+    because two of them could be multiplied out too."""
 
     def __init__(self, nodes: list[Node]) -> None:
         self.nodes, self.left, self.key = nodes, set(), []
@@ -160,7 +159,7 @@ class _Term:
         return left
 
     def _read(self, nodes: list[Node], below: bool, within: bool = False) -> None:
-        """Read factors side by side, `below` the line or above it. `within` a fraction another one is left to do."""
+        """Read factors, `below` the line or above it. `within` a fraction, another quotient is left undone."""
         at, lower = 0, below
         while at < len(nodes):
             node, rest = nodes[at], nodes[at + 1:]
@@ -226,14 +225,13 @@ class _Term:
             self._keep(base, below)
 
     def _factor(self, nodes: list[Node], below: bool, within: bool) -> None:
-        """What is in brackets or on one side of a fraction: more factors, or a sum, which is one."""
+        """Read a bracket or one side of a fraction. It has more factors, or is a sum and so one factor."""
         if len(_parts(nodes)) == 1 and len(_terms(nodes)) == 1:
             self._read([node for node in nodes if node not in ("+", "-")], below, within)
         else:
             self._keep([_Group("(", nodes)], below)
 
     def _keep(self, nodes: list[Node], below: bool) -> None:
-        """Factors as they are."""
         self.key.append("/" * below + " ".join(_tokens(nodes)))
         self.divisors += nodes if below else []
         for node in nodes:
@@ -242,7 +240,7 @@ class _Term:
 
 
 def _size(first: Node, rest: list[Node]) -> int:
-    """How many nodes after the first belong to it: the index and the radicand of a root, an index below."""
+    """How many nodes after the first belong to it: the index and radicand of a root, or a subscript."""
     size = 0
     if first == r"\sqrt":
         size = 1 + bool(rest and isinstance(rest[0], _Group) and rest[0].sign == "[")
@@ -254,7 +252,7 @@ def _is_numeral(node: Node) -> bool:
 
 
 def _is_whole(above: list[str], below: list[str]) -> bool:
-    """Whether a quotient of numerals is to be divided: it comes out whole, or has a decimal."""
+    """Whether a quotient of numerals should have been divided: the result is whole, or one numeral is a decimal."""
     top, bottom = (above or ["1"])[0], below[0]
     if len(top + bottom) > MAX_DIGITS:
         return False
@@ -262,7 +260,7 @@ def _is_whole(above: list[str], below: list[str]) -> bool:
 
 
 def _is_derivative(nodes: list[Node]) -> bool:
-    """Whether they begin with d/dx, as a fraction or with a slash."""
+    """Whether the nodes begin with d/dx, as a fraction or with a slash."""
     if nodes[0] == r"\frac" and len(nodes) > 2 and all(isinstance(node, _Group) for node in nodes[1:3]):
         top, bottom = nodes[1].nodes, nodes[2].nodes
     else:

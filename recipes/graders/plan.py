@@ -1,14 +1,7 @@
 """The kind "plan": any steps that reach the goal of a STRIPS problem are right.
 
-STRIPS (Fikes and Nilsson 1971) without types or negation: a state is a set of facts, and an action needs some, deletes
-some and adds some. The gold answer is the problem, as JSON:
-
-    {"start": ["robot in hall", "door shut"], "goal": ["robot in kitchen"],
-     "actions": {"open door": {"needs": ["robot in hall"], "deletes": ["door shut"], "adds": ["door open"]},
-                 "go ?a ?b": {"needs": ["robot in ?a", "door open"], "deletes": ["robot in ?a"],
-                              "adds": ["robot in ?b"]}}}
-
-A step is an action's name with its arguments.
+This is STRIPS (Fikes and Nilsson 1971) without types or negation. A state is a set of facts. An action needs some
+facts, deletes some and adds some. A step is an action's name with its arguments. The gold answer is the problem.
 """
 
 from __future__ import annotations
@@ -22,7 +15,7 @@ from reasonkit.text.answers import Kind
 from reasonkit.text.cleaning import unfence
 
 _PARTS = ("needs", "deletes", "adds")
-_CALL = re.compile(r"(?<![\w-])([\w-]++)\s*+\(([^()]*+)\)")  # move(a, b), of which the commas are no separators
+_CALL = re.compile(r"(?<![\w-])([\w-]++)\s*+\(([^()]*+)\)")  # move(a, b), whose commas do not separate steps
 _SEPARATOR = re.compile(r"[\n;,→\[\]()]|->|\b(?:and\s+)?then\b")
 _BULLET = re.compile(r"^\s*+(?:[-*•]\s++)?+(?:(?:step\s++)?+[0-9]++\s*+[.):]\s*+)?+", re.MULTILINE)
 
@@ -31,14 +24,14 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """Facts are tuples of lower-case words. An action is (name with its ?variables, needs, deletes, adds)."""
+    """Facts are tuples of lower-case words. Actions are (name with ?variables, needs, deletes, adds)."""
 
     start: frozenset[Words]
     goal: frozenset[Words]
     actions: tuple[tuple[Words, frozenset[Words], frozenset[Words], frozenset[Words]], ...]
 
     def reached_by(self, steps: Sequence[str]) -> str | None:
-        """None if the steps can be taken in this order and lead to the goal, else what is wrong, for logs."""
+        """None if the steps work in this order and reach the goal, else what is wrong, for logs."""
         state = self.start
         for number, step in enumerate(steps, 1):
             words = tuple(step.split())
@@ -59,7 +52,13 @@ class Problem:
 
 
 def read_problem(text: str) -> Problem:
-    """The problem of a gold answer. Raises ValueError that names what its JSON lacks."""
+    """Read the JSON of a gold answer. Raises ValueError that names what it lacks. An example:
+
+    {"start": ["robot in hall", "door shut"], "goal": ["robot in kitchen"],
+     "actions": {"open door": {"needs": ["robot in hall"], "deletes": ["door shut"], "adds": ["door open"]},
+                 "go ?a ?b": {"needs": ["robot in ?a", "door open"], "deletes": ["robot in ?a"],
+                              "adds": ["robot in ?b"]}}}
+    """
     try:
         raw = json.loads(text)
     except ValueError as error:
@@ -82,8 +81,8 @@ def read_problem(text: str) -> Problem:
 
 
 def read_steps(text: str) -> tuple[str, ...] | None:
-    """The steps of a plan, one a line or between commas, semicolons, arrows or "then", numbered or not, as a JSON list,
-    as `move(a, b)` or `(move a b)`. None for a blank text."""
+    """The steps of a plan, or None for blank text. They may be on lines, between commas, semicolons, arrows or "then",
+    numbered, in a JSON list, or written as `move(a, b)` or `(move a b)`."""
     plain = _BULLET.sub("", text.casefold().replace("`", ""))
     spaced = _CALL.sub(lambda call: f"{call[1]} {call[2].replace(',', ' ')};", plain)
     parts = (_BULLET.sub("", part).strip(" .\"'") for part in _SEPARATOR.split(spaced))
@@ -98,7 +97,7 @@ def _facts(raw: object, where: str) -> frozenset[Words]:
 
 
 def _bind(name: Words, words: Words) -> dict[str, str] | None:
-    """What the ?variables of an action's name stand for in a step. None if it is not this action."""
+    """The values of the ?variables of an action's name in a step. None if the step is another action."""
     if len(name) != len(words):
         return None
     binding: dict[str, str] = {}

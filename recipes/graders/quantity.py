@@ -1,7 +1,7 @@
 """The kind "quantity": a number with a unit of physics, such as "5 ft 10 in", 1h30m and 4186 J/(kg·K).
 
-Equal units are compared here, others are converted by pint in the worker. Surprise: a lone C or F is a degree where the
-other answer is a temperature.
+Values with equal units are compared here. For others pint converts the units in the worker. Surprise: C or F without a
+degree sign is a degree if the gold answer is a temperature.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _PER = re.compile(r"(?<=[0-9])\s+\(?1\s*/\s*(?=[A-Za-z(])([^()]*)\)?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A value with its unit as pint reads it. `loose` is the unit where a product after a slash is meant to be below
-    it, and `quotient` is as in `Number`."""
+    """A value with its unit as pint reads it. `loose` is the unit if J/kg·K is read as J/(kg·K). `quotient` is as in
+    `Number`."""
 
     value: Fraction
     unit: str
@@ -43,7 +43,7 @@ class Part:
 
 
 def read_quantity(text: str) -> tuple[Part, ...] | None:
-    """A number with its unit, or up to three that are added. None where clean text is neither."""
+    """A number with its unit, or up to three that are added. None for other text."""
     text = text.rstrip(".,; \n")
     if len(text) > 200:
         return None
@@ -68,7 +68,7 @@ def _read_part(text: str) -> Part | None:
 
 
 def same_quantity(found: tuple[Part, ...], expected: tuple[Part, ...]) -> bool | None:
-    """Whether the two are equal once converted, to within the rounding of a unit's conversion. None where undecided."""
+    """Whether the two are equal after conversion, up to its rounding. None if undecided."""
     if any(part.quotient for part in found) and not any(part.quotient for part in expected):
         return False
     units = [part.unit for part in expected]
@@ -82,16 +82,16 @@ def same_quantity(found: tuple[Part, ...], expected: tuple[Part, ...]) -> bool |
 
 
 def load() -> Callable[[list, list], bool]:
-    """In the worker: whether two lists of [value, unit, unit as it may be meant] are one quantity."""
+    """For the worker: a function that tells whether two lists of [value, unit, loose unit] are the same quantity."""
     from pint import UnitRegistry
 
     registry = UnitRegistry(autoconvert_offset_to_baseunit=True)
-    # 5 mol% are not 5 wt%. What medicine measures in has no fixed worth in moles.
+    # 5 mol% is not 5 wt%. The units of medicine have no fixed value in moles.
     for name in ("mol_percent", "mass_percent", "volume_percent", "Eq", "Osm", "IU"):
         registry.define(f"{name} = [{name}]")
 
     def total(parts: list, reading: int):
-        """The sum of "5 ft 10 in": each part is less than one of the unit before."""
+        """The sum of parts such as "5 ft 10 in". Each part must be less than one of the first unit."""
         first, *rest = (registry.Quantity(float(Fraction(part[0])), registry.parse_units(part[reading]))
                         for part in parts)
         for part in rest:
@@ -101,7 +101,7 @@ def load() -> Callable[[list, list], bool]:
         return first
 
     def is_angular(quantity) -> bool | None:
-        """True for an angle or its rate, False for what counts turns, None for others."""
+        """True for an angle or its rate, False for a count of turns, None for other quantities."""
         names = re.findall(r"hertz|count|radian|degree(?!_)", str(quantity.units))
         return names[0] in ("radian", "degree") if names else None
 

@@ -13,7 +13,7 @@ _LABEL = re.compile(r"\A\W*+(?:the\s++)?+(?:smiles|answer)\s*+(?:is\b|[:=])\s*+"
 
 
 def _read(text: str) -> str | None:
-    """The one word of raw text, without quotes or a label. It is not cleaned: in SMILES a backslash is a bond."""
+    """The only word of raw text, without quotes or a label. Not cleaned, because in SMILES a backslash is a bond."""
     text = _LABEL.sub("", unfence(text).strip()).strip("`\"' \n").rstrip(".")
     return text if re.fullmatch(r"[!-~]+", text) else None
 
@@ -23,7 +23,7 @@ def _same(found: str, expected: str) -> bool | None:
 
 
 def load() -> Callable[[str, str], bool]:
-    """In the worker: whether two SMILES are one molecule."""
+    """For the worker: a function that tells whether two SMILES are the same molecule."""
     from rdkit import Chem, RDLogger
 
     RDLogger.DisableLog("rdApp.*")

@@ -1,7 +1,7 @@
-"""What a formula's tokens are made of: candidates, brackets, relations, intervals, sets and matrices.
+"""The structure of a formula's tokens: candidates, brackets, relations, intervals, sets and matrices.
 
-Entry points: `split` and `is_group` for any reader of tokens. `canonical` for one form of what is written in several: ±
-as two values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, [[1, 2], [3, 4]] as a matrix.
+Entry points: `split` and `is_group` for any reader of tokens, and `canonical` for a normal form. It writes ± as two
+values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, and [[1, 2], [3, 4]] as a matrix.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ INEQUALITIES = frozenset({"<", ">", r"\le", r"\ge", r"\ne"})
 MATRIX, END_MATRIX, NEW_ROW = r"\begin{pmatrix}", r"\end{pmatrix}", r"\\"
 _DEPTH = (dict.fromkeys([*BRACKETS, MATRIX, r"\begin{vmatrix}"], 1)
           | dict.fromkeys([*CLOSING, END_MATRIX, r"\end{vmatrix}"], -1))
-_STRUCTURAL = RELATIONS | {",", OR, AND, r"\pm", r"\mp", "[", r"\{", "ℝ", MATRIX}  # without these, one form
+_STRUCTURAL = RELATIONS | {",", OR, AND, r"\pm", r"\mp", "[", r"\{", "ℝ", MATRIX}  # without these it is canonical
 REALS = ["(", "-", r"\infty", ",", r"\infty", ")"]
 SET_SIGNS = frozenset({r"\cup", r"\setminus", r"\emptyset"})
 MAX_SIGNS = 4  # a formula with more ± stays as it is
 
 _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
-# Of tokens joined by spaces. What stands before "=": a letter, f(x), f^{-1}(x), a_{n}, dy/dx, (x, y), AB, P(A), sin θ.
+# For tokens joined by spaces. A name may be a letter, f(x), f^{-1}(x), a_{n}, dy/dx, (x, y), AB, P(A) or sin θ.
 _LETTER = r"(?:[A-Za-z]|\\(?!frac|sqrt|infty|pi\b|emptyset|cup|begin|end)[a-z]+)(?: _ \{(?: \\?\w+)+ \})?"
 _ARGUMENTS = rf"\( {_LETTER}(?: , {_LETTER})* \)"
 _NAME = re.compile(
@@ -38,7 +38,7 @@ _COMMANDS_OF_NUMBERS = frozenset({r"\frac", r"\sqrt", r"\pi", r"\infty", r"\cdot
 
 
 def split(tokens: Iterable[str], *separators: str) -> list[list[str]]:
-    """The parts between separators outside brackets. One part where there is none."""
+    """The parts between separators outside brackets."""
     parts, depth = [[]], 0
     for token in tokens:
         depth += _DEPTH.get(token, 0)
@@ -60,14 +60,14 @@ def is_group(tokens: Sequence[str]) -> bool:
 
 
 def candidates(tokens: list[str]) -> list[list[str]]:
-    """The values that are offered, in or without set braces."""
+    """The values that are offered, with or without set braces."""
     if tokens[0] == r"\{" and is_group(tokens):
         tokens = tokens[1:-1]
     return split(tokens, ",") if tokens else []
 
 
 def is_related(tokens: list[str]) -> bool:
-    """Whether there is an equation or another relation among the tokens, outside brackets."""
+    """Whether there is an equation or another relation outside brackets."""
     return not RELATIONS.isdisjoint(tokens) and len(split(tokens, *RELATIONS)) > 1
 
 
@@ -77,12 +77,12 @@ def is_name(tokens: list[str]) -> bool:
 
 
 def is_variable(tokens: Iterable[str]) -> bool:
-    """Whether the tokens are one unknown, which an inequality may be solved for."""
+    """Whether the tokens are a single unknown. An inequality may be solved for it."""
     return _VARIABLE.fullmatch(" ".join(tokens)) is not None
 
 
 def canonical(tokens: list[str]) -> tuple[list[str], list[str]]:
-    """The name before the value or values, empty without one that all share, and the tokens of the values."""
+    """The name that all values share, or [], and the tokens of the values."""
     if _STRUCTURAL.isdisjoint(tokens):
         return [], _drop_plus(tokens)
     tokens = _unwrap_sets(tokens)
@@ -113,12 +113,12 @@ def _tokens_outside(tokens: list[str]) -> list[str]:
 
 
 def list_values(values: Iterable[list[str]]) -> list[str]:
-    """Values between commas, each ± written out and no + before the first term."""
+    """The values joined by commas, with each ± written out and no + before a first term."""
     return _join((_drop_plus(one) for value in values for one in _both_signs(value)), ",")
 
 
 def _both_signs(value: list[str]) -> list[list[str]]:
-    """One value per reading of ±: upper and lower signs together where there is a ∓, else each sign by itself."""
+    """One value per reading of ±. If there is a ∓ too, all upper or all lower signs, else every combination."""
     count = value.count(r"\pm") + value.count(r"\mp")
     if not count or count > MAX_SIGNS:
         return [value]
@@ -140,7 +140,7 @@ def _drop_plus(value: list[str]) -> list[str]:
 
 
 def _solve(part: list[str]) -> tuple[list[str], list[str]]:
-    """The name and the value of `x = 3`, `3 = x`, `x ∈ A`; of an inequality that is solved, its interval or union."""
+    """The name and value of `x = 3`, `3 = x`, `x ∈ A` or a solved inequality, whose value is an interval or union."""
     sides, signs = split(part, *RELATIONS), [token for token in _tokens_outside(part) if token in RELATIONS]
     if len(sides) == 2 and all(sides):
         (left, right), sign = sides, signs[0]
@@ -184,7 +184,7 @@ def _combine_ranges(parts: list[tuple[list[str], list[str], bool]], joints: list
 
 
 def _unwrap_sets(tokens: list[str]) -> list[str]:
-    """Set braces for `{1, 2}`, the condition of `{x | x > 3}`, and ℝ as the interval that it is."""
+    """Write `{1, 2}` with set braces, `{x | x > 3}` as its condition, and ℝ as an interval."""
     tokens = list(chain.from_iterable(REALS if token == "ℝ" else [token] for token in tokens))
     if tokens == [r"\{", r"\}"]:
         return [r"\emptyset"]
@@ -198,7 +198,7 @@ def _unwrap_sets(tokens: list[str]) -> list[str]:
 
 
 def _unify_matrices(tokens: list[str]) -> list[str]:
-    """One form for rows in brackets, and no brackets around a matrix."""
+    """Write rows in brackets as a matrix, and drop brackets around a matrix."""
     if tokens[:2] == ["[", "["] and is_group(tokens):
         rows = split(tokens[1:-1], ",")
         if all(row[:1] == ["["] and is_group(row) for row in rows):

@@ -1,7 +1,7 @@
-"""The sympy value of the tokens of an `Expression`.
+"""Reads the tokens of an `Expression` into a sympy value.
 
-Entry point: `read`. Decimals become fractions, log without a base is to 10, 2x in "1/2x" is one factor, only f, g and h
-are called, and i is the imaginary unit. Surprise: 204_5 is a symbol, because its value would be another answer.
+Entry point: `read`. Decimals become fractions. log without a base is to base 10. 2x in "1/2x" is one factor. Only f, g
+and h are functions, and i is the imaginary unit. Surprise: 204_5 is a symbol, because its value is another answer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class NotRead(ValueError):
 
 @lru_cache(maxsize=512)  # the answers of a group share one gold answer
 def read(tokens: tuple[str, ...]) -> sympy.Expr:
-    """The value of one formula's tokens. Raises NotRead where they have no meaning here."""
+    """The value of one formula's tokens. Raises NotRead if they have no meaning here."""
     reader = _Reader(tokens)
     value = reader.sum()
     if reader.at < len(tokens):
@@ -43,7 +43,7 @@ def read(tokens: tuple[str, ...]) -> sympy.Expr:
 
 
 class _Reader:
-    """A recursive reader: sum, product, quotient, factors side by side, power, atom."""
+    """A recursive descent parser: sum, product and quotient, juxtaposed factors, power, atom."""
 
     def __init__(self, tokens: tuple[str, ...]) -> None:
         self.tokens, self.at, self.bars, self.bound = tokens, 0, 0, set()
@@ -78,7 +78,7 @@ class _Reader:
         return self.factors()
 
     def factors(self) -> sympy.Expr:
-        """Factors side by side. A number before a fraction of numbers is a mixed number."""
+        """Juxtaposed factors. A number before a fraction of numbers is a mixed number."""
         first = self.token
         value = self.power()
         if first.isdecimal() and self.token == r"\frac" and self.tokens[self.at - 1] == first:
@@ -121,7 +121,6 @@ class _Reader:
         return value
 
     def values(self) -> list[sympy.Expr]:
-        """The values between commas of a bracket."""
         opened = self.next()
         if opened not in ("(", "[", "{"):
             raise NotRead(" ".join(self.tokens))
@@ -140,7 +139,7 @@ class _Reader:
             return self.group()
         self.next()
         if token[-1:].isdecimal():
-            if self.token == "_":  # a numeral of another base
+            if self.token == "_":  # a numeral in another base
                 return Symbol(token.lstrip("0") + self.raw())
             return Rational(token)
         if token == "|":
@@ -182,7 +181,7 @@ class _Reader:
         return Symbol(name, real=True) if name in self.bound else _NAMED.get(name) or Symbol(name, real=True)
 
     def raw(self) -> str:
-        """The text of an index, or of what is under an accent."""
+        """The text of an index, or under an accent."""
         start, depth = self.at, 0
         while self.at < len(self.tokens):
             depth += (self.token in BRACKETS) - (self.token in CLOSING)
@@ -211,7 +210,7 @@ class _Reader:
         return value if power is None else value ** power
 
     def arguments(self) -> list[sympy.Expr]:
-        """A bracket, or the factors up to the next function and the divisor of an angle."""
+        """A bracket, or the factors up to the next function, with the divisor of an angle."""
         if self.token in ("(", "[", "{"):
             return self.values()
         start = self.at

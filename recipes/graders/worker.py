@@ -1,8 +1,8 @@
-"""Compares answers with sympy, pint and RDKit, which may compute for ever on model text, in processes of their own.
+"""Compares answers with sympy, pint and RDKit in separate processes, because on model text they may never end.
 
-Entry point: `decide`, from any thread. A worker (`python -m recipes.graders.worker TASK`) loads its library once and
-forks a child for each comparison, whose memory and time are limited. Surprise: multiprocessing and pebble would run an
-unguarded script again in each worker, and hand it the environment with its keys.
+Entry point: `decide`, from any thread. A worker (`python -m recipes.graders.worker TASK`) loads its library once. For
+each comparison it forks a child with limited memory and time. Surprise: multiprocessing and pebble would run an
+unguarded script again in each worker, and pass the environment on with its keys.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from reasonkit.text.answers import seconds_left, time_limit
 
 LIMIT_SECONDS = 2.0  # for one comparison
 MEMORY_BYTES = 2 * 2**30
-BUSY = 3  # how much longer a comparison may take on a machine that does other things as well
-# What a worker gets of the environment, to find its programs and packages: no key, token or password.
+BUSY = 3  # by this factor a comparison may take longer on a busy machine
+# The environment that a worker gets: enough to find programs and packages, but no key, token or password.
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUSERBASE")
-# kind -> the module whose `load()` gives `same(answer, gold)`, the package that it needs, the extra that installs it
+# kind -> the module whose `load()` returns `same(answer, gold)`, and the package that it needs
 TASKS = {
     "expression": ("recipes.graders.algebra", "sympy"),
     "quantity": ("recipes.graders.quantity", "pint"),
@@ -36,18 +36,17 @@ TASKS = {
 
 
 def decide(task: str, answer: object, gold: object, seconds: float = LIMIT_SECONDS) -> bool | None:
-    """Whether a library finds the two equal. None where it raises, or needs more than `seconds` or `seconds_left()`.
+    """Whether a library finds the two equal. None if it raises, or needs more than `seconds` or `seconds_left()`.
 
-    The seconds are the processor's. By the clock there are `BUSY` times as many.
-
-    The two are JSON, as the task's `same` takes them. Raises ImportError if the task's package is missing.
+    The seconds are processor time, and the wall clock allows `BUSY` times as many. `answer` and `gold` are JSON values
+    for the task's `same`. Raises ImportError if the task's package is missing.
     """
     worker, seconds = start(task), min(seconds, seconds_left())
     if seconds <= 0:
         return None
     try:
         return worker.ask([answer, gold, seconds])
-    except BaseException as error:  # killed from outside, or its verdict not waited for: the next call starts another
+    except BaseException as error:  # it was killed, or interrupted before its verdict: the next call starts another
         with _LOCK:
             if _WORKERS.get((os.getpid(), task)) is worker:
                 del _WORKERS[os.getpid(), task]
@@ -67,8 +66,8 @@ def gold_reader(read: Callable, same: Callable) -> Callable[[str], object | None
 
 
 def start(task: str) -> _Worker:
-    """The running worker of a task. Raises ImportError, naming the extra, if the task's package is missing."""
-    key = (os.getpid(), task)  # a forked process must not talk through its parent's pipes
+    """The running worker of a task. Raises ImportError, naming the package, if it is missing."""
+    key = (os.getpid(), task)  # a forked process must not use its parent's pipes
     with _LOCK:
         if key not in _WORKERS:
             _WORKERS[key] = _Worker(task)
@@ -121,13 +120,13 @@ def _close_all() -> None:
             worker.close()
 
 
-# From here on: what runs in the worker.
+# The rest runs in the worker.
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook cell is no reason to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupting a notebook cell must not end the worker
     replies = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no reply
+    os.dup2(2, 1)  # what a library prints must not be read as a reply
     same, error = None, None
     try:
         same = import_module(TASKS[sys.argv[1]][0]).load()
@@ -141,16 +140,16 @@ def main() -> None:
 
 
 def compare(same: Callable[[object, object], bool], answer: object, gold: object, seconds: float) -> bool | None:
-    """The verdict of a forked child, which tells it by its exit code. None if the alarm or the memory ends it."""
+    """The verdict of a forked child, read from its exit code. None if it ran out of time or memory."""
     child = os.fork()
     if not child:
         code = 2
         try:
-            signal.setitimer(signal.ITIMER_PROF, seconds)  # of the processor: a busy machine changes no verdict
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # processor time, which a busy machine does not change
             signal.setitimer(signal.ITIMER_REAL, BUSY * seconds)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
             code = 1 if same(answer, gold) else 0
-        finally:  # whatever a library raises on model text, it is no verdict
+        finally:  # whatever a library raises on model text gives no verdict
             os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return bool(code) if code in (0, 1) else None

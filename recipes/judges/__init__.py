@@ -1,1 +1,1 @@
-"""Other judges. `local_variants` ask a local model otherwise. `api_judge` uses an API."""
+"""Other judges. `local_variants` asks a local model in other ways. `api_judge` uses an API."""

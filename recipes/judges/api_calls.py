@@ -33,18 +33,18 @@ from recipes.judges.api_client import PRICES, CallError, Service
 RETRIED = {"timeout", "connection", "rate_limit", "server"}
 UNBILLED = {"rate_limit", "server", "auth", "request"}  # answered with an error status
 OVERHEAD = 256  # tokens that a service may put around a prompt
-GRACE = 1.0     # seconds that calls get to end after they were cancelled
+GRACE = 1.0     # seconds that cancelled calls get to end
 
 Request = tuple[str, dict[str, Any] | None]  # a prompt, and the JSON schema of its answer, None for free text
 
 
 @dataclass(frozen=True)
 class ApiLimits:
-    """What may be used: `dollars` in all, and `prices` by model, in dollars per million tokens in and out, for a model
-    that `api_client.PRICES` lacks or has wrong.
+    """Limits on money and time. `dollars` is for all calls together. `prices` are dollars per million tokens, in and
+    out, for models that `api_client.PRICES` lacks or has wrong.
 
-    `call_seconds` is for one attempt. A batch, which is one `ask`, takes at most `batch_seconds` and a few more.
-    Before a retry it waits a random time up to backoff_seconds * 2^n, and as long as the service asks.
+    `call_seconds` is for one attempt. A batch (one `ask`) takes at most `batch_seconds` and a few more. Before a retry
+    it waits a random time up to backoff_seconds * 2^n, plus as long as the service asks.
     `calls_per_minute` spaces the attempts evenly. Raises ValueError for numbers that are out of range and for unusable
     prices.
     """
@@ -77,13 +77,13 @@ def _number(value: object) -> bool:
 
 
 class ApiCalls:
-    """Threads may share it, and it works under a running event loop, because the calls run in a loop of their own.
+    """Threads may share it, and it works under a running event loop, because the calls run in a separate loop.
 
     spent: dollars, never less than the service bills. Each attempt first reserves its worst case, which is a token per
     byte of the prompt and `max_tokens` out, and is not sent if that would pass `limits.dollars`. An answer replaces it
     by the real cost, and an error status by 0. Without an answer, or with token counts that can't be true, it stands.
     usage: calls sent, and tokens_in and tokens_out of those answered.
-    log: gets a row "paid" for each change of what is spent. What it already has counts, so a limit holds over restarts.
+    log: gets a row "paid" for each change in `spent`. Earlier rows count too, so the limit applies across restarts.
 
     Raises ValueError for a model whose price is neither in `limits` nor in `api_client.PRICES`.
     """
@@ -97,7 +97,7 @@ class ApiCalls:
                              "and without one no spending limit holds: look it up and give it, as in ApiLimits("
                              f"dollars, prices={{{service.name!r}: (0.3, 2.5)}}), dollars per million tokens in and "
                              f"out; or name another model, such as {', '.join(model for _, model in PRICES)}")
-        # exact: reserving and settling leave no rounding
+        # exact, so reserving and settling leave no rounding error
         self._spent = sum((Fraction(row["dollars"]) for row in self.log.read("paid")), Fraction(0))
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._loop = _background_loop()
@@ -105,7 +105,6 @@ class ApiCalls:
 
     @property
     def spent(self) -> float:
-        """Dollars so far."""
         return float(self._spent)
 
     def deadline(self) -> float:
@@ -114,10 +113,10 @@ class ApiCalls:
 
     def ask(self, requests: Sequence[Request], deadline: float, denied: list[CallError],
             on_text: Callable[[int, str], None] = lambda number, text: None) -> list[str | CallError]:
-        """The answer to each request, without the key, by `deadline` and a few seconds more.
+        """The answer to each request, with the key removed, at most a few seconds after `deadline`.
 
-        `denied` gets the error of a refused key, after which nothing is sent: batches that share a deadline share it.
-        `on_text(number, text)` is called as soon as a text is there, in the loop's thread.
+        If the key is refused, the error goes to `denied` and nothing more is sent. Batches that share a deadline share
+        `denied`. `on_text(number, text)` is called in the loop's thread as soon as a text arrives.
         """
         batch = asyncio.run_coroutine_threadsafe(self._batch(requests, deadline, denied, on_text), self._loop)
         try:

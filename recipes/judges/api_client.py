@@ -1,8 +1,8 @@
 """Models behind an API: Gemini, and any endpoint with OpenAI's chat completions, by the vendors' own SDKs.
 
 Entry points: `service_from_secrets`, `gemini`, `openai_compatible`. A `Service` makes one call and retries nothing
-(`api_calls` does). It believes nothing that it is told: `Service.ask` gives a checked `Answer` or raises a `CallError`
-without the key.
+(`api_calls` does). It trusts no reply: `Service.ask` returns a checked `Answer` or raises a `CallError` without the
+key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no var
 # (OpenAI). The vendors' own lists: ai.google.dev/gemini-api/docs/pricing and openai.com/api/pricing.
 PRICES = {(GEMINI, "gemini-2.5-flash"): (0.30, 2.50), (OPENAI, "gpt-4.1-mini"): (0.40, 1.60)}
 _LOGGERS = ("google_genai", "openai", "httpx", "httpcore", "aiohttp")
-_REFUSED = r"content.?(filter|policy|management)|usage policy|safety|prohibited"  # what some call a bad request
+_REFUSED = r"content.?(filter|policy|management)|usage policy|safety|prohibited"  # in some bad requests
 MOST_TOKENS = 10**7   # no model has a longer context
 BYTES_PER_TOKEN = 64  # of any text: only runs of one sign have longer pieces
 
@@ -52,8 +52,9 @@ class Answer:
 class Service:
     """One model behind an API. `call(prompt, schema)` takes the JSON schema of the answer's text, None for free text.
 
-    name: the model's, as the vendor calls it. max_tokens: the most that an answer may have, with thinking, by `call`.
-    secret: removed from every message. endpoint: the address that is called. temperature: None is the vendor's.
+    name: the vendor's name for the model. max_tokens: the limit that `call` sets for an answer, including thinking.
+    secret: removed from every message. endpoint: the address that is called. temperature: None for the vendor's
+    default.
     """
 
     name: str
@@ -66,7 +67,7 @@ class Service:
     async def ask(self, prompt: str, schema: dict[str, Any] | None) -> Answer:
         """The answer of `call`, with None for a number of tokens that can't be true.
 
-        Raises CallError, in one line without the secret, whatever `call` raises or returns otherwise.
+        Raises CallError, in one line without the secret, for anything else that `call` raises or returns.
         """
         try:
             answer = await self.call(prompt, schema)
@@ -77,7 +78,7 @@ class Service:
             raise
         except BaseException as error:  # an exit or an interrupt would end the loop of all calls
             failure = call_error(error, self.secret)
-        # raised here, so that what the SDK raised, with the request and its key, is not even its context
+        # raised here, so the SDK's error, with the request and its key, is not its context
         raise CallError(failure.cause, printable_line(redact(str(failure), self.secret)), failure.retry_after)
 
 
@@ -88,14 +89,14 @@ def _count(tokens: object, text: str = "") -> int | None:
 
 
 def call_error(error: BaseException, *keys: str) -> CallError:
-    """What an SDK, httpx or aiohttp raised, as one of our causes. Classes go by name: none must be installed."""
+    """An error of an SDK, httpx or aiohttp as one of our causes. Classes go by name, as any may not be installed."""
     if isinstance(error, CallError):
         return error
     detail = describe_error(error, *keys)
     names = {kind.__name__ for kind in type(error).__mro__}
     status = getattr(error, "status_code", None) or getattr(error, "code", None)  # openai, google-genai
     if isinstance(status, int) and status >= 400:
-        # Gemini answers 400 to a key that is none
+        # Gemini answers 400 to an invalid key
         special = {401: "auth", 403: "auth", 408: "timeout", 429: "rate_limit"}
         cause = "auth" if "API_KEY_INVALID" in detail else special.get(status, "server" if status >= 500 else "request")
         if cause == "request" and re.search(_REFUSED, detail, re.I):
@@ -130,7 +131,7 @@ def _whole(text: Any, ended: Any, tokens_in: Any, tokens_out: Any) -> Answer:
 
 
 def _address(base_url: str) -> str:
-    """Raises ValueError, which does not quote it, for a bad address or one that may hold a secret: it is logged."""
+    """Raises ValueError, without quoting it, for a bad address or one that may hold a secret, because it is logged."""
     try:
         parts = urlsplit(check_key(base_url, "the address"))
         right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -201,9 +202,9 @@ def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url:
 def service_from_secrets(**options: Any) -> Service | None:
     """The service that a secret switches on, or None without one. options: `max_tokens` and `temperature`.
 
-    Looked for in the environment, then in Kaggle's secrets or else Colab's: GEMINI_API_KEY or GOOGLE_API_KEY (model:
-    GEMINI_MODEL), else OPENAI_API_KEY (OPENAI_MODEL, OPENAI_BASE_URL). The models default to `MODELS`. Raises
-    ImportError for a key whose SDK is missing, ValueError for a key or address that cannot be used.
+    It looks in the environment, then in Kaggle's or Colab's secrets, for GEMINI_API_KEY or GOOGLE_API_KEY (with
+    GEMINI_MODEL), else for OPENAI_API_KEY (with OPENAI_MODEL and OPENAI_BASE_URL). The models default to `MODELS`.
+    Raises ImportError for a key whose SDK is missing, and ValueError for a key or address that cannot be used.
     """
     for source in sources():
         secret = partial(read, source)
@@ -225,7 +226,7 @@ def hide_in_logs(packages: tuple[str, ...], key: str) -> None:
 
 @dataclass(frozen=True)
 class _Hiding:
-    """A filter of logs. Equal ones are added once."""
+    """A log filter. Of equal filters a logger keeps only one."""
 
     key: str = field(repr=False)
 

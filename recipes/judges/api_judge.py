@@ -1,4 +1,5 @@
-"""`ApiJudge`: a judge behind an API. It asks score sheets by `api_calls.ApiCalls`, within limits of money and time.
+"""`ApiJudge`: a judge behind an API. It sends score sheets through `api_calls.ApiCalls`, within limits of money and
+time.
 
 Every item ends as a verdict or as a `JudgeFailure`, whose cause is one of `ScoreSheet.read` or of `ApiCalls`.
 """
@@ -19,9 +20,8 @@ from recipes.judges.score_sheet import ScoreSheet, score_sheets, sheet_identity
 
 class ApiJudge(ApiCalls):
     """A judge that asks `service`. One call rates up to `replies_per_call` completions of consecutive items that share
-    question and rubric. If it fails because of one of them, each is asked alone. mode: see `ScoreSheet`.
-
-    Raises ValueError as `ApiCalls`.
+    question and rubric. If one of them makes the call fail, each is asked about separately. mode: see
+    `ScoreSheet`. Raises ValueError as `ApiCalls` does.
     """
 
     def __init__(self, service: Service, limits: ApiLimits, *, mode: str = "explicit", replies_per_call: int = 8,

@@ -1,8 +1,8 @@
 """Two other ways to ask a local judge: one rating for the whole rubric, and every prompt in both orders.
 
 A recipe chooses them by its field `judge`, such as `judge=variant("explicit", both_orders=True)`.
-Sources: implicit aggregation of Rubrics as Rewards (arXiv 2507.17746), here from 1 to 5, because its 10 is two tokens.
-Judges prefer certain places in a list of levels or criteria (arXiv 2602.02219), which both orders average out.
+Sources: implicit aggregation of Rubrics as Rewards (arXiv 2507.17746), here from 1 to 5, because 10 is two tokens.
+Judges prefer certain places in a list of levels or criteria (arXiv 2602.02219). Asking in both orders averages it out.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class LocalVariant(LocalJudge):
 
 
 def variant(mode: str = "implicit", both_orders: bool = False) -> Callable[..., LocalVariant]:
-    """What a recipe's `judge` is set to: it makes a `LocalVariant` of the profile's judge model."""
+    """A value for a recipe's `judge`. It makes a `LocalVariant` of the profile's judge model."""
 
     def make(judge_model: LoadedModel, mesh: Mesh, profile: Profile, folder: Path) -> LocalVariant:
         rate = rating_logprobs(judge_model, mesh, RATINGS, max_length=profile.judge_max_length,

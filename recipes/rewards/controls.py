@@ -1,4 +1,4 @@
-"""Rewards that can teach nothing: a gain counts only beyond what a run gains with these in the reward's place."""
+"""Rewards that can teach nothing. A gain counts only if it is larger than with these controls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reasonkit.rewards.rules import RewardFn
 
 
 def constant(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
-    """1.0 for every reply: the control. What a run gains with it is not the reward's doing.
+    """1.0 for every reply. What a run gains with it does not come from the reward.
 
     >>> constant(["2+2?"] * 2, ["4", ""])
     [1.0, 1.0]
@@ -19,7 +19,7 @@ def constant(prompts: Sequence[str], completions: Sequence[str], **columns) -> l
 
 
 def shuffled(fn: RewardFn, seed: int = 0) -> RewardFn:
-    """The rewards of `fn`, dealt to the completions of a call at random: the same spread, and no information.
+    """The rewards of `fn`, dealt at random to the completions of a call. The spread stays and the information goes.
 
     The name is "shuffled". Source of the control: "Spurious rewards" (arXiv 2506.10947), where random rewards taught.
 

@@ -1,4 +1,4 @@
-"""Rewards for recipes of your own: nearness to a number, length, repetition (as in Pinocchio), script.
+"""Rewards for your own recipes: nearness to a number, length, repetition (as in Pinocchio), script.
 
 Except for `numeric_closeness` they are penalties on the text, as in `text`.
 """
@@ -22,7 +22,7 @@ _PIECE = re.compile(r"\w{1,16}|[^\w\s]")
 
 
 class Encoder(Protocol):
-    """A tokenizer, as far as lengths need one."""
+    """The part of a tokenizer that lengths need."""
 
     def encode(self, text: str) -> Sequence[int]:
         """The ids of `text`."""
@@ -33,9 +33,9 @@ def numeric_closeness(prompts: Sequence[str], completions: Sequence[str], answer
                       **columns) -> list[float | None]:
     """1 - |x - gold| / |gold| for an answer x, at least 0.0, and 1.0 wherever `rules.exact_answer` is.
 
-    0.0 for another unit than the gold answer's and for no readable number. None for a gold answer of another kind than
-    "number", so a mix with few numbers needs a higher `max_no_signal`. Columns, and None with a cause, as in
-    `exact_answer`. Source: the ratio steps of the answer reward in Tunix's GRPO demo, made continuous.
+    0.0 if the unit is not the gold answer's, or if no number can be read. None for a kind other than "number", so a mix
+    with few numbers needs a higher `max_no_signal`. Columns, and None with a cause, as in `exact_answer`. Source: the
+    ratio steps of the answer reward in Tunix's GRPO demo, made continuous.
 
     >>> numeric_closeness(["2+2?"] * 2, ["<answer>4</answer>", "<answer>5</answer>"], ["4", "4"], ["number"] * 2)
     [1.0, 0.75]
@@ -99,7 +99,7 @@ def overlong(tokenizer: Encoder, max_tokens: int, buffer: int) -> RewardFn:
 
 
 def repetition(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
-    """Minus the share of 4-grams of words that came before: 0.0 if none comes twice, down to -1.0.
+    """Minus the share of 4-grams of words that repeat an earlier one: 0.0 without repetition, down to -1.0.
 
     A sign counts as a word, and a run of more than 16 letters as several, because a loop may have no spaces. Source:
     the repetition penalty of Demystifying Long CoT (arXiv 2502.03373), as a share of the completion instead of a

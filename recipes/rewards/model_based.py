@@ -1,8 +1,8 @@
-"""Rewards from forward passes of a model: RLPR, and a reward model of our own that scores the flow of the reasoning.
+"""Rewards from forward passes of a model: RLPR, and our own reward model, which scores the flow of the reasoning.
 
 Entry points: `rlpr`, and `hidden_means`, `train_teacher`, `ThoughtJudge`. A text that is too long for the model is
-never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because groups without a spread
-carry no advantage anyway; the idea of ThoughtTeacher in the Gemma2-Deep entry.
+never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because groups with equal rewards have no
+advantage anyway. ThoughtTeacher is an idea of the Gemma2-Deep entry.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def mean_probability(loaded: LoadedModel, mesh: Mesh, max_length: int,
                      batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
     """(contexts, targets) -> float32 (texts,): the mean probability of the target's tokens after its context.
 
-    Context and target are tokenised as one text, and the target begins with the first token that the context alone does
-    not have. The stop token counts, because otherwise the beginning of a longer answer would be as good as the answer.
-    NaN where the whole is longer than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR.
+    Context and target are tokenised as one text, and the target begins with the first token that differs from those of
+    the context. The stop token counts, because otherwise the beginning of a longer answer would be as good as the
+    answer. NaN if the whole is longer than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR.
     """
 
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
@@ -66,10 +66,10 @@ def _joined(tokenizer: Tokenizer, context: str, target: str) -> tuple[list[int],
 
 
 def rlpr(policy: LoadedModel, mesh: Mesh, max_length: int, batch_size: int) -> RewardFn:
-    """How much the completion's reasoning helps the policy to the reference answer: clip(p - p0, 0, 1).
+    """How much the reasoning raises the policy's probability of the reference answer: clip(p - p0, 0, 1).
 
     p is the mean probability of the reference answer's tokens after prompt and reasoning, and p0 the same after the
-    prompt only, both under the current weights. 0.0 without reasoning. None where prompt, reasoning and answer are
+    prompt only, both under the current weights. 0.0 without reasoning. None if prompt, reasoning and answer are
     longer than `max_length` tokens. Columns: `answer`. Raises ValueError as `prefill`. Source: RLPR's debiased reward.
     """
     probability = mean_probability(policy, mesh, max_length, batch_size)
@@ -102,11 +102,11 @@ def hidden_means(frozen: LoadedModel, mesh: Mesh, max_length: int,
                  batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
     """(questions, reasonings) -> float32 (texts, D): the mean last hidden state of the reasoning's tokens.
 
-    The reasoning is read after the prompt of its question, as the policy writes it. NaN where the two are longer than
-    `max_length` tokens. Raises ValueError as `prefill`, and when the model has an adapter, which training would move.
+    The reasoning is read after the prompt of its question, as the policy writes it. NaN if the two are longer than
+    `max_length` tokens. Raises ValueError as `prefill`, and if the model has an adapter, which training would change.
     """
     if jax.tree.leaves(nnx.state(frozen.model, nnx.LoRAParam)):
-        raise ValueError(f"{frozen.name} has an adapter, and features that training moves mean nothing: load the base "
+        raise ValueError(f"{frozen.name} has an adapter, and training would change its features: load the base "
                          "model without one")
 
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
@@ -132,7 +132,7 @@ class ThoughtTeacher:
     bias: float
 
     def score(self, features_ND: np.ndarray) -> np.ndarray:
-        """Scores in [0, 1], float64 (N,). NaN for features that are. ValueError for features of another width."""
+        """Scores in [0, 1], float64 (N,). NaN stays NaN. Raises ValueError for features of another width."""
         if features_ND.shape[1:] != self.weights_D.shape:
             raise ValueError(f"features of shape {features_ND.shape} for a head of {self.weights_D.shape[0]} weights, "
                              f"trained on {self.model}: use the model that it was trained on")
@@ -146,7 +146,7 @@ class ThoughtTeacher:
 
     @classmethod
     def load(cls, path: Path | str) -> ThoughtTeacher:
-        """Read it back. Raises FileNotFoundError when there is none."""
+        """Read it back. Raises FileNotFoundError if there is no file."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"no reward model at {path}: train one in notebook 02c, or put it there")
         with safe_open(path, "numpy") as file:
@@ -156,7 +156,7 @@ class ThoughtTeacher:
 def train_teacher(model: str, features_ND: np.ndarray, good_N: np.ndarray) -> ThoughtTeacher:
     """Logistic regression with a ridge (`FLATTEN`) on `hidden_means` of good and bad traces, by SciPy's L-BFGS.
 
-    Rows that are NaN (too long) are left out. Raises ValueError when the rest are not of both kinds.
+    Rows with NaN (too long) are left out. Raises ValueError if the rest are not of both kinds.
 
     >>> features = np.array([[0.0, 5.0], [1.0, 5.0], [9.0, 5.0], [10.0, 5.0]])
     >>> teacher = train_teacher("toy", features, np.array([False, False, True, True]))
@@ -183,7 +183,7 @@ def train_teacher(model: str, features_ND: np.ndarray, good_N: np.ndarray) -> Th
 
 
 class ThoughtJudge:
-    """A `ThoughtTeacher` in the place of a judge: a completion's score is that of its reasoning, whatever the rubric.
+    """A `ThoughtTeacher` as a judge. It scores a completion by its reasoning, whatever the rubric.
 
     Without reasoning it is 0.0, and for reasoning that is too long it is 0.0 with the cause "reply_too_long". Raises
     ValueError if the teacher was trained on another model, and as `hidden_means`.
@@ -192,15 +192,14 @@ class ThoughtJudge:
     def __init__(self, teacher: ThoughtTeacher, frozen: LoadedModel, mesh: Mesh, max_length: int,
                  batch_size: int) -> None:
         if teacher.model != frozen.name:
-            raise ValueError(f"the reward model was trained on {teacher.model} and is given {frozen.name}: load that "
-                             "one")
+            raise ValueError(f"the reward model was trained on {teacher.model}, but the model is {frozen.name}: "
+                             f"load {teacher.model}")
         self.teacher, self.failures = teacher, Counter()
         self._features = hidden_means(frozen, mesh, max_length, batch_size)
         digest = hashlib.sha256(np.append(teacher.weights_D, teacher.bias).tobytes()).hexdigest()
         self.identity = f"thought teacher {digest[:12]} on {teacher.model}"
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
-        """One verdict per item."""
         reasonings = [TAGS.parse(item.reply).reasoning for item in items]
         asked = [(item.question, text) for item, text in zip(items, reasonings, strict=True) if text]
         scores = iter(self.teacher.score(self._features(*zip(*asked, strict=True))) if asked else ())

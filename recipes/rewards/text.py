@@ -1,8 +1,8 @@
 """Rewards that only read the text: TF-IDF relevance and leak, scaffold, and work shown.
 
-Each is a penalty, from 0.0 down to -1.0. What can be read off the surface of a text can be written for its own sake, so
-it must never earn anything. Where a source pays a bonus for more of something, enough is enough here. A completion that
-lacks the text to look at gets the full penalty. A row that lacks it gives None, "no signal".
+Each is a penalty, from 0.0 down to -1.0. A policy can write whatever a simple reading of the text rewards, so it must
+never earn anything that way. If a source pays a bonus for more of something, here a fixed amount is enough. A
+completion without the text in question gets the full penalty. A row without it gives None, "no signal".
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from reasonkit.text.tags import TAGS
 from reasonkit.text.words import words
 
 RELEVANT = 0.1  # a cosine with the question that is enough: worked solutions lie between 0.1 and 0.75
-COPIED = 0.8  # a cosine with the question from which on the reasoning is a copy
-LEAKED = 0.9  # a cosine with the answer from which on the reasoning is the answer again
-STEP_WORDS, OWN_PAIRS = 3, 2  # different words that a step needs, and pairs that the question has not
+COPIED = 0.8  # from this cosine with the question on, the reasoning is a copy
+LEAKED = 0.9  # from this cosine with the answer on, the reasoning only repeats it
+STEP_WORDS, OWN_PAIRS = 3, 2  # a step needs so many different words, and pairs not in the question
 
 parse = lru_cache(maxsize=1024)(TAGS.parse)  # several rewards read the same completion
 
@@ -29,8 +29,8 @@ parse = lru_cache(maxsize=1024)(TAGS.parse)  # several rewards read the same com
 class TfIdf:
     """TF-IDF by scikit-learn's formulas: idf = ln((1 + n) / (1 + df)) + 1, and a text's vector is count x idf.
 
-    n is the number of `texts`, and df how many of them have the word. Other than in scikit-learn, a single digit is a
-    word, and a word of no fitted text has df = 0, because dropping it would make padding free. In scripts without
+    n is the number of `texts`, and df how many of them have the word. Unlike in scikit-learn, a single digit is a
+    word, and a word that no text has gets df = 0, because dropping it would make padding free. In scripts without
     spaces a whole clause is one word, and the cosine says little. Raises ValueError for texts without a single word.
     """
 
@@ -61,7 +61,7 @@ class TfIdf:
 def tfidf_relevance(model: TfIdf) -> RewardFn:
     """0.0 for reasoning about the question, -1.0 for one that shares no word with it or only copies it.
 
-    It goes by the cosine between the two, without headings: rising up to `RELEVANT` and falling from `COPIED` on.
+    It depends on the cosine between the two, without headings. It rises up to `RELEVANT` and falls from `COPIED` on.
     Padding with other words lowers it. `model` is fitted on the training questions. Column: `question`. None for a
     question without words. Source: the TF-IDF reward of the IDEA-E entry, its first account.
 
@@ -88,9 +88,9 @@ def _relevance(model: TfIdf, completion: str, question: str) -> float | None:
 
 
 def tfidf_leak(model: TfIdf) -> RewardFn:
-    """0.0 for reasoning that is more than the final answer, -1.0 for one that is the answer again, or nothing.
+    """0.0 for reasoning that says more than the final answer, -1.0 if it is empty or only repeats the answer.
 
-    It goes by the cosine between the two from `LEAKED` on, without the words that only announce an answer. Source: the
+    It falls from a cosine of `LEAKED` between the two on, without the words that only announce an answer. Source: the
     TF-IDF reward of the IDEA-E entry, its second account. Here only near-copies are punished, because every honest last
     step shares its words with a short answer.
 
@@ -112,12 +112,12 @@ def _leak(model: TfIdf, completion: str) -> float:
                     for text in (parsed.reasoning, parsed.answer))
     if not said:
         return -1.0
-    # an answer of only signs or announcing words can't be leaked in words
+    # without words in the answer there is nothing to leak
     return 0.0 - max(0.0, ((model.cosine(said, answer) or 0.0) - LEAKED) / (1.0 - LEAKED))
 
 
-# A step's name where a line or sentence begins, then a colon on the same line or nothing else on it. Every quantifier
-# is bounded, which keeps the search linear.
+# A step's name where a line or sentence begins, then a colon on the same line or nothing else on it. The search is
+# linear, because every quantifier is bounded.
 _HEADING = re.compile(
     rf"(?:^|(?<=[.;!?]\s))[^\w\n]{{0,8}}(?:(?:step\s?)?[0-9]{{1,2}}[^\w\n]{{1,4}})?({'|'.join(STEPS)})\b"
     r"(?:[^\n:]{0,40}:|[^\w\n]{0,8}$)", re.MULTILINE)
@@ -127,8 +127,8 @@ def scaffold(prompts: Sequence[str], completions: Sequence[str], question: Seque
              log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
     """0.0 for reasoning in the five steps Identify, Determine, Explore, Act, Evaluate, and -0.2 for each that fails.
 
-    A step begins with its name as a heading ("Identify: ...", or on a line of its own). It counts if it is in order and
-    has at least three different words, one of them new, and two pairs of neighbouring words that the question has not.
+    A step begins with its name as a heading ("Identify: ...", or on a separate line). It counts if it is in order and
+    has at least three different words, one of them new, and two pairs of neighbouring words not in the question.
     Column: `question`. Source: the scaffold of the IDEA-E entry.
 
     >>> steps = "Identify: a lamp at rest. Determine: who changes it. Explore: go through them. Act: one flip, on."

@@ -1,7 +1,7 @@
 """The four rewards of Tunix's GRPO demo, with our tags. They add up to at most 9.5 points.
 
-Source: examples/grpo_gemma.ipynb in google/tunix. Departs from it in reading without regular expressions that take
-quadratic time: nothing may follow the answer's tag, where the demo lets another line follow.
+Source: examples/grpo_gemma.ipynb in google/tunix. It reads without the demo's regular expressions, because those take
+quadratic time. So nothing may follow the answer's tag, while the demo lets another line follow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"[0-9.]{1,32}")
 
 
 def _answer(completion: str) -> str | None:
-    """What stands in the answer tag of a completion in the demo's format."""
+    """The text in the answer tag, or None for a completion that is not in the demo's format."""
     text = completion.strip()
     thought, ended, rest = text.partition(TAGS.reasoning_end)
     _, begun, answer = rest.partition(TAGS.answer_start)
@@ -41,7 +41,7 @@ def demo_format(prompts: Sequence[str], completions: Sequence[str], **columns) -
 
 
 def demo_tags(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
-    """0.5 for each of the four tags that is there once, -0.5 for each that is not.
+    """0.5 for each of the four tags that occurs once, -0.5 for each other one.
 
     >>> demo_tags(["2+2?"] * 2, [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"])
     [2.0, 0.0]
@@ -54,7 +54,7 @@ def demo_answer(prompts: Sequence[str], completions: Sequence[str], answer: Sequ
                 log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
     """3.0 for the gold answer as it is spelt, 1.5 with other white space, 0.5 within 10 % and 0.25 within 20 % of it.
 
-    -1.0 for another number, -0.5 where one of the two is no number, and 0.0 without the format. Column: `answer`.
+    -1.0 for another number, -0.5 if either is not a number, and 0.0 without the format. Column: `answer`.
 
     >>> given = [TAGS.render(reasoning="2 + 2 = 4", answer=x) for x in ("40", "43", "47", "4", "four")]
     >>> demo_answer(["4 x 10?"] * 6, [*given, "40"], answer=["40"] * 6)
@@ -79,7 +79,7 @@ def _points(text: str, gold: str) -> float:
 
 def demo_number(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str],
                 **columns) -> list[float | None]:
-    """1.5 where the first number after the answer tag is the gold answer, else 0.0. Column: `answer`.
+    """1.5 if the first number after the answer tag is the gold answer, else 0.0. Column: `answer`.
 
     >>> demo_number(["4 x 10?"] * 2, ["<answer>It is 40", "40"], answer=["40"] * 2)
     [1.5, 0.0]

@@ -1,1 +1,1 @@
-"""Stages beside SFT and GRPO."""
+"""Stages other than SFT and GRPO."""

@@ -1,8 +1,8 @@
 """On-policy distillation (GKD, arXiv 2306.13649): the student samples, a larger teacher scores every token.
 
 Tunix's `PeftTrainer` minimises a divergence between the two models' next tokens. No gradient goes through the sampling.
-Each model has its own mesh. Of the teacher's distribution its most likely tokens cross, and the mass of all others.
-Neither model ever holds the logits of a whole batch.
+Each model has its own mesh. Only the log-probabilities of the teacher's most likely tokens cross between them, with the
+mass of all others. Neither model ever holds the logits of a whole batch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from reasonkit.train import loop, tunix_compat
 from reasonkit.train.rollout import Rollout, sampling
 from reasonkit.train.sft import sft
 
-LOGITS = 2**26  # on a chip at once, at most: 0.25 GiB in float32
+LOGITS = 2**26  # a chip holds at most so many at once, 0.25 GiB in float32
 NOTHING = -80.0  # the log-probability of no token at all
 
 
@@ -85,8 +85,8 @@ def top_cells(logprobs_BTV: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array
 def divergence(student_BTC: jax.Array, teacher_BTC: jax.Array, beta: float) -> jax.Array:
     """In nats per token, (B, T), from log-probabilities over the same cells. Source: GKD's section 2 and its `beta`.
 
-    With m = beta teacher + (1 - beta) student: beta KL(teacher || m) + (1 - beta) KL(student || m). At 0 and 1, where
-    that is 0, it is the KL of `DistillSettings`, which it nears when divided by beta, or by 1 - beta.
+    With m = beta teacher + (1 - beta) student: beta KL(teacher || m) + (1 - beta) KL(student || m). At beta 0
+    and 1, where that is 0, it is the KL of `DistillSettings`: the limit of that value over beta, or over 1 - beta.
     """
 
     def kl(of_BTC: jax.Array, to_BTC: jax.Array) -> jax.Array:
@@ -104,7 +104,7 @@ def mean_per_row(values_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
 
 
 def positions_at_once(mesh: Mesh, rows: int, vocabulary: int) -> int:
-    """How many tokens of each row are read at a time, so that a chip of the mesh holds at most `LOGITS` logits."""
+    """How many tokens of each row to read at a time, if a chip of the mesh has room for `LOGITS` logits."""
     return max(1, LOGITS * mesh.shape["fsdp"] // (rows * vocabulary))
 
 
@@ -124,7 +124,7 @@ def student_loss(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Call
 
 
 def teacher_pass(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Callable:
-    """What crosses, on the teacher's mesh: a function of its model and `tokens_BL` that gives the `top_cells`."""
+    """The teacher's part, on its mesh: a function of its model and `tokens_BL` that returns the `top_cells`."""
     positions = positions_at_once(mesh, settings.batch_size, vocabulary)
 
     def score(model: nnx.Module, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -135,18 +135,18 @@ def teacher_pass(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Call
 
 
 def _vocabulary(policy, teacher, texts: list[str]) -> int:
-    """How many embedding rows both have. Raises ValueError when their tokenizers differ."""
+    """The number of embedding rows that both have. Raises ValueError if their tokenizers differ."""
     ours, theirs = policy.tokenizer, teacher.tokenizer
     same = ours.vocab_size == theirs.vocab_size and [*map(ours.encode, texts)] == [*map(theirs.encode, texts)]
     if not same:
-        raise ValueError(f"{teacher.name} reads text as other tokens than {policy.name}, and their "
+        raise ValueError(f"{teacher.name} splits text into other tokens than {policy.name}, so their "
                          "distributions cannot be compared: take a teacher of the same family")
     return min(policy.config.num_embed, teacher.config.num_embed)  # some files have unused rows at the end
 
 
 def _batches(rows: Dataset, tokenizer, settings: DistillSettings, seed: int) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches: `prompts` for the student, or the `tokens_BL` of worked solutions. Those that are too long are
-    left out. Raises ValueError where fewer than one batch is left."""
+    left out. Raises ValueError if less than one batch is left."""
     size, width = settings.batch_size, settings.max_prompt_length
     length = width + settings.max_new_tokens
 
@@ -174,8 +174,8 @@ def distill(
     Both are a `LoadedModel`. Starts from the step under which the last stage left the adapter (or 0), and resumes from
     later steps in `checkpoints`. Rows "distill_step" of the log have the divergence as loss, in nats per token, the
     mean length of the completions, whether they are the student's own (`on_policy`), and the mean mass that the teacher
-    gives the tokens that do not cross (`rest`). Raises ValueError when the batch does not divide over a mesh, or the
-    two models read text as different tokens.
+    gives the tokens that do not cross (`rest`). Raises ValueError if the batch does not divide over a mesh, or the
+    two models split text into different tokens.
     """
     check_divides(settings.batch_size, mesh, "distillation batch_size")
     check_divides(settings.batch_size, teacher_mesh, "distillation batch_size, for the teacher,")
@@ -200,7 +200,7 @@ def distill(
         return read(nnx.merge(graph, state), tokens_BL)
 
     def sample(prompts: list[str], number: int) -> np.ndarray:
-        rollout.calls = number  # so that a resumed stage draws the same
+        rollout.calls = number  # a resumed stage draws the same
         with mesh:
             output = rollout.generate(prompts, config)
         tokens_BL = np.zeros((settings.batch_size, width + length), np.int32)
@@ -227,10 +227,10 @@ def distill(
 
 def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Profile, folder: Path,
                       seed: int) -> LoadedModel:
-    """A teacher for a tiny policy, whose tokens no larger model has: the base model with an adapter of its own, trained
-    by SFT on those rows only whose worked solution shows its steps.
+    """A teacher for a tiny policy, because no larger model has its tokens: the base model with another adapter, trained
+    by SFT only on rows whose worked solution shows its steps.
 
-    Its checkpoints are in `folder`, from which it is resumed or, if it is finished, read back.
+    Its checkpoints are in `folder`. Training resumes from them, and a finished teacher is read back.
     """
     teacher = replace(base, name=f"{base.name}, trained on worked steps",
                       model=add_lora(base.model, mesh, profile.lora_rank, profile.lora_alpha, seed))

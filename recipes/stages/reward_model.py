@@ -1,4 +1,4 @@
-"""A reward model of the run's own: a `ThoughtTeacher`, trained on right and wrong reasoning after SFT.
+"""Trains a reward model within the run: a `ThoughtTeacher`, on right and wrong reasoning after SFT.
 
 `policy_traces` and `corrupted_traces` make the examples. `fit` trains the head, measures it on other questions, and
 refuses a head that can't tell them apart. Source: the idea of the Gemma2-Deep entry, whose data are not public.
@@ -37,8 +37,8 @@ class UnfitRewardModel(ValueError):
 
 
 def policy_traces(samples: Iterable[Sample]) -> list[Trace]:
-    """The policy's own reasoning: good with the right answer and its work shown, bad with a wrong answer or without
-    work. Completions with another fault, such as one of format, are left out."""
+    """The policy's own reasoning. It is good if it shows work and the answer is right, and bad if one of these fails.
+    Completions with another fault, such as one of format, are left out."""
     return _distinct({"question": sample["question"], "reasoning": sample["reasoning"], "good": not sample["cause"],
                       "by": "policy"} for sample in samples if sample["cause"] in ("", WRONG, NO_WORK))
 
@@ -56,7 +56,7 @@ def corrupted_traces(rows: Iterable[Mapping[str, str]], seed: int) -> list[Trace
 
 
 def _flawed(text: str, rng: random.Random) -> dict[str, str]:
-    """By its flaw, one flawed version. None where there is neither a number nor a second step."""
+    """One flawed version, keyed by its flaw. Empty if there is neither a number nor a second step."""
     steps, numbers, versions = _STEP.findall(text), [*_NUMBER.finditer(text)], {}
     if numbers:
         found = rng.choice(numbers)
@@ -92,7 +92,7 @@ class PairAuc:
 
 
 def pair_auc(scores: Sequence[float], traces: Sequence[Trace]) -> PairAuc | None:
-    """None where no question has both kinds. Scores that are NaN are left out.
+    """The AUC by question, or None if no question has both kinds. Scores that are NaN are left out.
 
     >>> kinds = [True, False, False, True]
     >>> print(pair_auc([0.9, 0.1, 0.9, 0.2], [{"question": "?", "good": good} for good in kinds]).value)
@@ -112,11 +112,11 @@ def pair_auc(scores: Sequence[float], traces: Sequence[Trace]) -> PairAuc | None
 def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: str, train: Sequence[Trace],
         held_out: Sequence[Trace], least_auc: float,
         given: ThoughtTeacher | None = None) -> tuple[ThoughtTeacher, dict[str, PairAuc]]:
-    """A head for the model `name` on its `features` (`hidden_means`), or the `given` one, and its AUC on the held-out
-    traces: of "all", of the "policy"'s own, and of "worked" solutions against flawed ones, where there are any.
+    """The `given` head, or a new one trained on `features` (`hidden_means`) of the model `name`, and its held-out AUC.
 
-    Raises UnfitRewardModel where that of all is below `least_auc`, and ValueError as `train_teacher` and for a head
-    that was trained on another model.
+    The AUC is given for "all" traces, for those of the "policy", and for "worked" solutions against flawed ones, if
+    there are any. Raises UnfitRewardModel if that of all is below `least_auc`. Raises ValueError as `train_teacher`
+    does, and for a head that was trained on another model.
     """
     if given and given.model != name:
         raise ValueError(f"the reward model was trained on {given.model}, and the judge model is {name}: take that one")

@@ -37,10 +37,10 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
                  seed: int) -> list[dict[str, str]]:
     """Pairs of the policy's own completions, at most one for each of `settings.questions` of the rows.
 
-    The chosen one has the right answer, the format, and its work shown (`traces.examine`). Where the policy has none,
-    it is the row's worked solution, if that passes the same tests: `by` is then "data", else "policy". `batch_size`
-    completions are sampled at once, for at most half of the stage's time. Questions that no program can check are left
-    out. Raises ValueError, with what the completions are rejected for, where there is no pair.
+    The chosen one has the right answer and the right format, and shows its work (`traces.examine`). If the policy wrote
+    none, it is the row's worked solution, if that passes the same tests. `by` is then "data", else "policy".
+    `batch_size` completions are sampled at once, for at most half of the stage's time. Questions that no program can
+    check are left out. Raises ValueError, with what the completions are rejected for, if there is no pair.
     """
     asked = checkable(rows, settings.questions, seed)
     minutes = math.inf if budget.grows else budget.stage_minutes("simpo") / 2
@@ -49,7 +49,8 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
     for row in (row for row in asked if row["id"] not in solved and is_worked(row)):
         text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
         worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
-        samples += [worked] * (not worked["cause"])
+        if not worked["cause"]:
+            samples.append(worked)
     if not (found := pairs(samples)):
         causes = dict(Counter(sample["cause"] for sample in samples if sample["cause"]))
         raise ValueError(f"no question has a completion to choose and one to reject. Of {len(samples)} completions, "
@@ -63,8 +64,8 @@ def pair_batches(
 ) -> Iterator[TrainingInput]:
     """Endless batches of pairs: prompts left-padded, completions right-padded and ended by their stop token.
 
-    Pairs that are too long are left out, never cut. Raises ValueError when one of `COLUMNS` is missing, or
-    fewer than one batch is left.
+    Pairs that are too long are left out, never cut. Raises ValueError if one of `COLUMNS` is missing, or
+    less than one batch is left.
     """
     if missing := [name for name in COLUMNS if name not in pairs.column_names]:
         raise ValueError(f"the pairs have no column {', '.join(missing)}, only "
@@ -129,7 +130,7 @@ def simpo(
     """Train the adapter of `policy` on the pairs, from the step under which the last stage left it (or 0).
 
     It resumes from later steps in `checkpoints`. Rows "simpo_step" of the log have the mean margin, beta x (chosen -
-    rejected), and the share of pairs where it is above zero. Raises ValueError when the rows do not divide over the
+    rejected), and the share of pairs where it is above zero. Raises ValueError if the rows do not divide over the
     mesh, and as `pair_batches` does.
     """
     check_one_process("SimPO")

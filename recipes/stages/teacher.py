@@ -1,8 +1,8 @@
 """Teacher data: asks a stronger model, or the policy itself, for worked solutions, and records all of it.
 
-Entry points: `api_teacher`, `local_teacher`, `collect`. `traces` says what is kept. All that was asked, answered and
-paid is in a run log, so no question is asked again that was answered. A teacher may be told the gold answer, as in STaR
-(arXiv 2203.14465).
+Entry points: `api_teacher`, `local_teacher`, `collect`. `traces` says what is kept. A run log records everything that
+was asked, answered and paid, so an answered question is never asked again. A teacher may be told the gold answer, as in
+STaR (arXiv 2203.14465).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from recipes.stages.traces import Sample, examine, score
 START, END = "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"
 TOLD = "The right answer is {}. Write the reasoning that leads to it, as if nobody had told you."
 STYLES = {
-    "tags": "",  # our prompt alone
+    "tags": "",  # only our prompt
     "scaffold": "Reason in five steps, each on a line that begins with its name and a colon. Identify: what is asked. "
                 "Determine: what is known. Explore: the ways to solve it. Act: solve it. Evaluate: check the result.",
     "steps": "Think step by step.",  # for a small model that knows no tags: its last line is taken as the answer
@@ -58,7 +58,7 @@ class Teacher:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a completion depends on besides its prompt."""
+        """Everything that a completion depends on besides its prompt."""
         return {"teacher": self.name, "endpoint": self.endpoint, "sampling": dict(self.sampling)}
 
 
@@ -98,7 +98,7 @@ def _service(role: str, **options) -> Service:
 
 def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
                   temperature: float = 1.0) -> Teacher:
-    """A Gemma on the mesh, at no price."""
+    """A Gemma on the mesh, which costs nothing."""
     generate = generator(model.model, model.tokenizer, mesh, max_prompt_length=max_prompt_length,
                          max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
 
@@ -119,8 +119,8 @@ def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max
 class TeacherSettings:
     """A question is asked until it has `keep` kept and `reject` rejected completions, at most `tries` times.
 
-    `style` is one of `STYLES`. With `tell_answer` the teacher is told the gold answer. Where there is a judge, a
-    completion needs `least_score` of it. Raises ValueError for an unknown style and for numbers below 1.
+    `style` is one of `STYLES`. With `tell_answer` the teacher is told the gold answer. If there is a judge, a
+    completion needs at least `least_score` from it. Raises ValueError for an unknown style and for numbers below 1.
     """
 
     tries: int = 4
@@ -156,9 +156,9 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
             judge: Judge | None = None, minutes: float = math.inf) -> list[Sample]:
     """Every completion of the teacher to these rows so far, those in `log` included.
 
-    A question without a gold answer is asked only if there is a judge. It stops early, and says why, when the money or
+    A question without a gold answer is asked only if there is a judge. It stops early, and says why, if the money or
     the `minutes` are used up, the key is refused, or a whole batch has no answer. Raises ValueError for a greedy
-    teacher, who would say the same again.
+    teacher with several tries, because it would repeat itself.
     """
     if settings.tries > 1 and teacher.sampling["temperature"] == 0:
         raise ValueError(f"temperature 0 gives {settings.tries} equal completions: raise it, or set tries=1")
@@ -218,7 +218,7 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
     end = time.monotonic() + 60 * minutes
     printed = time.monotonic()
     for keys in batches():
-        seed = len(earlier) + sum(map(len, found.values()))  # grows with the log: no samples come twice
+        seed = len(earlier) + sum(map(len, found.values()))  # grows with the log, so no sample is drawn twice
         if why := f"the {minutes:g} minutes are over" if time.monotonic() > end else ask(keys, seed):
             print(f"stopped early ({why}). Run this again to ask the rest: what was answered is kept")
             break

@@ -1,7 +1,7 @@
 """What is kept of a teacher's completions: `examine` finds why one is rejected, `traces` and `pairs` are for training.
 
-A completion goes through the tests of the data room (`data.filters`), and then the checker of its kind decides, or the
-judge where there is no gold answer. Source: rejection sampling, RFT (arXiv 2308.01825).
+A completion must pass the filters for data (`data.filters`), and then the checker of its kind decides, or the
+judge if there is no gold answer. Source: rejection sampling, RFT (arXiv 2308.01825).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def examine(row: Mapping[str, str], text: str, style: str, told: bool) -> Sample
     a well-formed one without a gold answer.
 
     In the style "steps" the last line of `text` is the answer. `told`: the teacher knew the gold answer. A thought in
-    <think> tags before the completion, as some services leave it there, is no part of it.
+    <think> tags before the completion, which some services leave there, is dropped.
     """
     text = _THOUGHT.sub("", printable(text))
     if style == "steps":
@@ -82,14 +82,14 @@ def _fault(made: Mapping[str, str], text: str, parsed: Parsed, style: str, told:
 
 
 def read_or_make(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The rows of a JSONL file. Where there is none, `make` makes them, so that a stage that goes on has the same."""
+    """The rows of a JSONL file. If it does not exist, `make` makes them, so a resumed stage reads the same rows."""
     if not path.exists():
         write_atomic(path, "".join(f"{json.dumps(row)}\n" for row in make()))
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def sampled_file(folder: Path, name: str, inputs: Mapping[str, Path], settings, questions: int, seed: int) -> Path:
-    """The file in `folder` for what is made of `own_completions`. Other inputs or settings have another file."""
+    """The file in `folder` for what is made from `own_completions`. Other inputs or settings get another file."""
     limits = settings.num_generations, settings.max_prompt_length, settings.max_new_tokens
     hashes = {what: file_sha256(path) for what, path in sorted(inputs.items())}
     made_from = json.dumps([hashes, limits, questions, seed])
@@ -122,8 +122,8 @@ def own_completions(policy, mesh: Mesh, rows: Sequence[Mapping[str, str]], setti
 
 
 def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:
-    """Score what is not rejected, and reject a low score: an option may be right by a guess. Without a gold answer, a
-    failure of the judge rejects, too."""
+    """Score what is not rejected, and reject low scores, because a right option may be a guess. Without a gold answer,
+    a failure of the judge rejects too."""
     left = [sample for sample in samples if not sample["cause"]]
     items = [JudgeItem(row["question"], row["completion"], rubric_from_json(row["rubric"])) for row in left]
     for sample, result in zip(left, judge.score(items) if items else [], strict=True):
@@ -139,7 +139,7 @@ def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:
 def traces(samples: Sequence[Sample], provenance: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Ledger]:
     """The best kept completion of each question as a row that says where it comes from, and the ledger of the others.
 
-    The best has the highest score of the judge, and is the first of equals. Raises ValueError, with the counts, where
+    The best has the highest score of the judge, and is the first of equals. Raises ValueError, with the counts, if
     none is kept.
     """
     ledger, best = Ledger(), _best(samples)

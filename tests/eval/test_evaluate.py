@@ -308,7 +308,7 @@ def test_paired_refuses_an_unknown_field(field):
 
 def test_paired_refuses_other_problems():
     a = result([True, False, True])
-    with pytest.raises(ValueError, match="other problems: 1 .*'sum-2'"):
+    with pytest.raises(ValueError, match="different problems: 1 .*'sum-2'"):
         compare_paired(a, result([True, False]))
     other = [dict(sample, gold="999") if sample["id"] == "sum-1" else sample for sample in a.samples]
     with pytest.raises(ValueError, match="'sum-1'"):

@@ -59,7 +59,7 @@ def test_what_cannot_be_counted_is_named():
     for k in (0, 3):
         with pytest.raises(ValueError, match=f"k={k}: give a whole number from 1 to the number of results, 2"):
             pass_at_k(two, k)
-    with pytest.raises(ValueError, match="on other problems: 1 of them differ, such as id '1'"):
+    with pytest.raises(ValueError, match="on different problems: 1 of them differ, such as id '1'"):
         majority_at_k([two[0], EvalResult(two[1].samples[:1])], 1)
     with pytest.raises(ValueError, match="from 1 to the number of results, 0"):
         pass_at_k([], 1)

@@ -1,1 +1,1 @@
-"""Hugging Face's files of a Gemma, read and written. Read `names`, `config`, `weights`, `tokenizer`, `export`."""
+"""Reads and writes a Gemma as Hugging Face's files. Read `names`, `config`, `weights`, `tokenizer`, `export`."""

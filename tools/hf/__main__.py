@@ -1,4 +1,4 @@
-"""Hugging Face's files of a Gemma 2 or 3 to the Flax folder that reasonkit loads: `python -m tools.hf FOLDER OUT`."""
+"""Converts Hugging Face's files of a Gemma 2 or 3 to a Flax folder for reasonkit: `python -m tools.hf FOLDER OUT`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tools.hf.weights import read_arrays
 
 
 def convert(folder: Path, out: Path) -> Path:
-    """Write OUT, which must be new or empty. The arrays keep their dtype, and are in memory all at once.
+    """Write `out`, which must be new or empty. The arrays keep their dtype. All of them are in memory at once.
 
-    Raises ValueError and FileNotFoundError as `read_arrays` and `Tokenizer`.
+    Raises ValueError and FileNotFoundError as `read_arrays` and `Tokenizer` do.
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: give a new folder")

@@ -1,7 +1,8 @@
-"""config.json of Hugging Face's Gemma 2 and 3 (text) to Tunix's configuration, and back: `read_config`, `write_config`.
+"""Converts config.json of Hugging Face's Gemma 2 and 3 (text) to Tunix's configuration, and back.
 
-A setting that Tunix's models do not have is refused, because the model would load and answer wrongly. An absent key
-means what transformers (4.57 and 5.12 were read) takes for it. null is no number.
+Entry points: `read_config`, `write_config`. A setting that Tunix's models do not have is refused, because the model
+would load and answer wrongly. An absent key has the default of transformers (4.57 and 5.12 were read). A null is not
+accepted as a number.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from reasonkit.session.files import RecordError, parse_json, read_file
 from tools.flax import family_of
 
 _FAMILY = {"gemma2": "gemma2", "gemma3_text": "gemma3", "gemma3": "gemma3"}  # by Hugging Face model_type
-# Of Hugging Face's Gemma2Config and Gemma3TextConfig. A model's own config.json has the sizes, always; the text part of
-# a multimodal Gemma 3's leaves out whatever is as here.
+# From Hugging Face's Gemma2Config and Gemma3TextConfig. A text model's config.json always has the sizes. The text part
+# of a multimodal Gemma 3's leaves out the values that are these.
 _SIZES = {"num_hidden_layers": 26, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8,
           "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262208}
 _DEFAULTS = {
@@ -31,22 +32,22 @@ _DEFAULTS = {
     "gemma3": {"sliding_window": 4096, "query_pre_attn_scalar": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4},
 }
 _FIXED = {"hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "attention_bias": False,
-          "tie_word_embeddings": True, "use_bidirectional_attention": False}  # in Tunix's code, not in its settings
-_NULLABLE = {"use_bidirectional_attention", "layer_types"}  # of those, where null is the same as absent
+          "tie_word_embeddings": True, "use_bidirectional_attention": False}  # fixed in Tunix's code
+_NULLABLE = {"use_bidirectional_attention", "layer_types"}  # of those, the ones where null means absent
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 _CYCLE = {"gemma2": (_LOCAL, _GLOBAL), "gemma3": (_LOCAL,) * 5 + (_GLOBAL,)}
 _GEMMA2_ROPE = 10_000.0
 _MOST = {"num_hidden_layers": 1024}  # Gemma's largest has 62
-_LARGEST = 2**31 - 1  # of any other whole number: JAX counts in int32
+_LARGEST = 2**31 - 1  # for any other whole number, because JAX counts in int32
 
 
 def layer_types(family: str, layers: int) -> list[str]:
-    """Which layers attend to all tokens, in Hugging Face's words."""
+    """Which layers attend to all tokens, by Hugging Face's names."""
     return list(itertools.islice(itertools.cycle(_CYCLE[family]), layers))
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in one of a model's JSON files. Raises ValueError when there is none."""
+    """The object in one of a model's JSON files. Raises ValueError if there is none."""
     try:
         found = parse_json(read_file(file))
     except RecordError as error:
@@ -109,7 +110,7 @@ def _short(value: Any, show: Callable[[Any], str] = repr) -> str:
 
 
 def _object(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part that is an object. Null is an empty one. Raises ValueError for anything else."""
+    """A setting that is an object. Null counts as an empty one. Raises ValueError for anything else."""
     value = settings.get(name)
     if not isinstance(value, dict | None):
         raise ValueError(f"{name} is {_short(value)}, and must be an object")
@@ -117,7 +118,7 @@ def _object(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _number(settings: dict[str, Any], name: str, kind: type = int) -> Any:
-    """A setting above 0 that `kind` holds exactly, within reason. Raises ValueError naming it, for null too."""
+    """A setting above 0, below a limit, that `kind` holds exactly. Raises ValueError naming it, for null too."""
     value, most = settings.get(name), _MOST.get(name, _LARGEST)
     if type(value) not in (int, float) or not 0 < value <= most or kind(value) != value:
         raise ValueError(f"{name} is {_short(value, json.dumps)}, and must be a {'whole ' * (kind is int)}number above "
@@ -126,11 +127,11 @@ def _number(settings: dict[str, Any], name: str, kind: type = int) -> Any:
 
 
 def _check_fixed(raw: dict[str, Any], family: str, head_dim: int, layers: int) -> None:
-    """Raises ValueError for a setting that Tunix has in its code, with another value."""
+    """Raises ValueError for a setting that differs from what Tunix has in its code."""
     wanted = _FIXED | {"query_pre_attn_scalar": head_dim, "layer_types": layer_types(family, layers)}
     if family == "gemma3":
         wanted |= {"final_logit_softcapping": None, "attn_logit_softcapping": None}
-        if raw.get("layer_types") is None:  # else nobody reads it
+        if raw.get("layer_types") is None:  # otherwise it is not read
             wanted |= {"sliding_window_pattern": len(_CYCLE[family])}
     for name, value in wanted.items():
         found = raw.get(name, value)
@@ -141,8 +142,8 @@ def _check_fixed(raw: dict[str, Any], family: str, head_dim: int, layers: int) -
 def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
     """(base frequency, factor) of the local and the global layers, as transformers 5 writes them or as 4 did.
 
-    In `rope_parameters` a Gemma 3 has a part for each kind of layer, and transformers reads nothing that stands beside
-    them: 5.12 writes "rope_theta": null there for fewer than six layers. A Gemma 2 has one part for all.
+    In `rope_parameters` a Gemma 3 has a part for each kind of layer, and transformers ignores everything else there.
+    For fewer than six layers 5.12 also writes "rope_theta": null. A Gemma 2 has one part for all layers.
     """
     given = _object(raw, "rope_parameters")
     parts = {kind: _object(given, kind) for kind in (_LOCAL, _GLOBAL)}
@@ -168,7 +169,7 @@ def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
 
 
 def write_config(model: Any, dtype: Any, stop_ids: tuple[int, ...] = ()) -> dict[str, Any]:
-    """The settings of config.json for a Gemma 2 or 3. Readable by transformers 4 and 5."""
+    """The settings of config.json for a Gemma 2 or 3. transformers 4 and 5 can read them."""
     config, family = model.config, family_of(model)
     scale = getattr(config, "global_scale_factor", 1.0)
     own = {

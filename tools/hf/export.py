@@ -1,4 +1,4 @@
-"""A trained policy, merged, as the files that transformers and its kin read: `export_hf`. `write_chat`: how to ask."""
+"""Exports a trained policy, merged, for transformers: `export_hf`. `write_chat` writes how to ask the model."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from tools.flax import family_of
 from tools.hf.tokenizer import write_tokenizer
 from tools.hf.weights import SHARD_BYTES, save_hf
 
-# The layout of config.json, and of a version before 4.57.3: of a file without one, or of 4.57.3 to 5, transformers
-# believes that its tokenizer needs a regular expression of Mistral's, and says so.
+# The version that config.json names. For a file without one, or for 4.57.3 to 5, transformers warns that the tokenizer
+# needs a regular expression of Mistral's.
 _LAYOUT = "4.57.1"
-NEW_TOKENS = 1024  # without a length transformers stops after 20; the longest reply that the competition allows
-# Gemma 3 has a scaled rope where it was made for 128k tokens; technical reports of Gemma 2 and 3, arXiv 2408.00118 and
+NEW_TOKENS = 1024  # the competition's limit. transformers' own is 20
+# The Gemma 3s for 128k tokens have a scaled rope. Source: the technical reports of Gemma 2 and 3, arXiv 2408.00118 and
 # 2503.19786.
 _POSITIONS = {"gemma2": 8192, "gemma3": 32_768, "gemma3 scaled": 131_072}
 
 
 def export_hf(policy: LoadedModel, folder: str | Path, dtype: Any = None, shard_bytes: int = SHARD_BYTES) -> Path:
-    """The model with its adapter merged, as transformers and its kin read it. `dtype` None keeps the base's.
+    """Write the model with its adapter merged, by `save_hf` and `write_chat`. `dtype` None keeps the base's.
 
-    Besides `save_hf`'s files: those of `write_chat`. Of Gemma 2, transformers' default attention (SDPA) leaves out the
-    soft cap: load it with attn_implementation="eager".
+    For Gemma 2, transformers' default attention (SDPA) leaves out the soft cap. Load it with
+    attn_implementation="eager".
 
-    Raises ValueError when `folder` is the one that the policy was loaded from.
+    Raises ValueError if `folder` is the one that the policy was loaded from.
     """
     folder, tokenizer = Path(folder), policy.tokenizer
     refuse_own_folder(folder, policy)
@@ -40,8 +40,8 @@ def export_hf(policy: LoadedModel, folder: str | Path, dtype: Any = None, shard_
 
 
 def write_chat(tokenizer: Tokenizer, folder: Path) -> None:
-    """The tokenizer's files with our prompt as chat template (`tools.hf.tokenizer`), and generation_config.json with
-    the stop tokens, a length and greedy decoding, as the model was evaluated."""
+    """Write the tokenizer's files with our prompt as chat template (`tools.hf.tokenizer`), and generation_config.json
+    with stop tokens, a length and greedy decoding, as in the evaluation."""
     write_tokenizer(tokenizer, folder)
     generation = {"bos_token_id": tokenizer.bos_id(), "eos_token_id": list(tokenizer.stop_ids),
                   "pad_token_id": tokenizer.pad_id(), "do_sample": False, "max_new_tokens": NEW_TOKENS}
@@ -49,7 +49,7 @@ def write_chat(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _positions(policy: LoadedModel) -> int:
-    """How many tokens the base was made for: as its model.json says, else by its family."""
+    """How many tokens the base was made for, by its model.json or else by its family."""
     said = model_settings(policy).get("max_position_embeddings")
     family = family_of(policy.model)
     scaled = " scaled" if getattr(policy.config, "global_scale_factor", 1.0) != 1.0 else ""

@@ -1,4 +1,4 @@
-"""Which tensor of Hugging Face's Gemma 2 and 3 is which array of Tunix's: one table, `tensors`."""
+"""Maps the tensors of Hugging Face's Gemma 2 and 3 to Tunix's arrays, in one table: `tensors`."""
 
 from __future__ import annotations
 

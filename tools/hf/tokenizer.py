@@ -1,8 +1,8 @@
-"""A Gemma's SentencePiece model as the files that Hugging Face's tokenizers read, with our prompt as chat template.
+"""Converts a Gemma's SentencePiece model to the files of Hugging Face's tokenizers, with our prompt as chat template.
 
-`write_tokenizer` is the entry point. transformers can convert tokenizer.model itself, but differently by its version:
-without <bos> where there is no tokenizer_config.json, and with the turn markers as plain text that stays in what it
-decodes. BPE merges are ranked by the score of the merged piece, as SentencePiece ranks them.
+Entry point: `write_tokenizer`. transformers can convert tokenizer.model itself, but some versions leave out <bos> if
+there is no tokenizer_config.json, or read the turn markers as plain text, which stays in decoded text. BPE merges are
+ranked by the score of the merged piece, as in SentencePiece.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reasonkit.text.tags import TAGS, neutralise
 
 _TURNS = ["<start_of_turn>", "<end_of_turn>"]
 _SPACE = "\u2581"  # SentencePiece's
-# What tokenizer.json must read as tokenizer.model does before it is kept.
+# tokenizer.json is kept only if it reads these as tokenizer.model does.
 PROBES = (TAGS.prompt("What is 12 + 7,\nand why?"), TAGS.render(reasoning="12 + 7 = 19", answer="19"),
           " two  spaces,\tthen a tab\n\n\nand lines ", "3.14159 − x² ≤ 10⁶; naïve café, 数学 \U0001f600")
 
@@ -29,7 +29,7 @@ def chat_template() -> str:
     """Jinja that renders a user's question as <bos> and `TAGS.prompt(question)`, byte for byte.
 
     The request for the tags is added to each user turn that does not end with it. A system turn goes before the first
-    user turn, as in Gemma's own template. Contents may be a text or a list of parts, of which the texts count.
+    user turn, as in Gemma's own template. Contents may be a text, or a list of parts whose texts are read.
     """
     head, tail = TAGS.template.split("{question}")
     request, _, opened = tail.partition("<end_of_turn>\n")
@@ -52,10 +52,10 @@ def chat_template() -> str:
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json into a folder.
 
-    Control tokens (`tags.neutralise` has the list, and SentencePiece its own) are special: left out where a text is
-    decoded with skip_special_tokens.
+    The control tokens of `tags.neutralise` and of SentencePiece are special, so skip_special_tokens leaves them out of
+    decoded text.
 
-    Raises ValueError when tokenizer.json does not read one of PROBES as tokenizer.model does.
+    Raises ValueError if tokenizer.json does not read one of PROBES as tokenizer.model does.
     """
     proto = pb.ModelProto.FromString(tokenizer.path.read_bytes())
     fast = _fast(proto)
@@ -72,20 +72,20 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False,
         "clean_up_tokenization_spaces": False, **{f"{name}_token": tokenizer.piece(at) for name, at in names.items()},
         "additional_special_tokens": _TURNS, "chat_template": chat_template(),
-        # Of transformers 5 these replace tokenizer.json's.
+        # In transformers 5 these replace tokenizer.json's.
         "added_tokens_decoder": {token.pop("id"): token for token in fast["added_tokens"]}}
     write_atomic(folder / "tokenizer.json", text + "\n")
     write_atomic(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
 
 
 def _fast(proto: pb.ModelProto) -> dict[str, Any]:
-    """tokenizer.json of a SentencePiece BPE without normalisation."""
+    """tokenizer.json for a SentencePiece BPE without normalisation."""
     kinds, spec, added = pb.ModelProto.SentencePiece, proto.trainer_spec, []
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == kinds.NORMAL}
     for number, piece in enumerate(proto.pieces):
         special = piece.type in (kinds.CONTROL, kinds.UNKNOWN) or neutralise(piece.piece) != piece.piece
         if special or piece.type == kinds.USER_DEFINED:
-            # Normalised: found after spaces have become "▁", as SentencePiece finds them.
+            # Normalised ones are found after spaces have become "▁", as in SentencePiece.
             added.append({"id": number, "content": piece.piece, "single_word": False, "lstrip": False, "rstrip": False,
                           "normalized": not special, "special": special})
     merges = [(-score, len(piece) - at, piece[:at], piece[at:]) for piece, score in scores.items()

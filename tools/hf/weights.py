@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections import defaultdict
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from reasonkit.models.gemma import download_again
+from reasonkit.session.files import replace_file, write_atomic
 from tools.flax import family_of, merge_lora
 from tools.hf.config import read_config, read_json, write_config
 from tools.hf.names import Tensor, tensors
@@ -27,13 +27,13 @@ SHARD_BYTES = 5_000_000_000
 INDEX = "model.safetensors.index.json"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 DTYPES = ("BF16", "F16", "F32")
-# Names of Gemma3ForCausalLM, of Gemma3ForConditionalGeneration before transformers 4.52, and of it since.
+# Gemma3ForCausalLM has one prefix, Gemma3ForConditionalGeneration one before transformers 4.52 and one since.
 _PREFIX = re.compile(r"(language_model\.model|model\.language_model|model)\.(?=embed_tokens|layers|norm)")
 _UNUSED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(.*\.)?rotary_emb\.")
 
 
 def to_tunix(family: str, config: Any, read: Callable[[str], np.ndarray]) -> dict[tuple, np.ndarray]:
-    """Tunix's arrays by their path, made of the tensors that `read(name)` gives."""
+    """Tunix's arrays by their path, made from the tensors that `read(name)` returns."""
     arrays: dict[tuple, np.ndarray] = {}
     stacks: dict[tuple, list[np.ndarray]] = defaultdict(list)
     for tensor in tensors(family, config):
@@ -46,7 +46,7 @@ def to_tunix(family: str, config: Any, read: Callable[[str], np.ndarray]) -> dic
 
 
 def _files(folder: Path) -> list[Path]:
-    """The weight files: those of the index, or all. Raises as `read_arrays`."""
+    """The weight files: those in the index, or all without one. Raises as `read_arrays` does."""
     there = {path.name: path for path in folder.glob("*.safetensors")}
     if not (folder / INDEX).exists():
         return [there[name] for name in sorted(there)]
@@ -60,8 +60,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _tensors_in(folder: Path) -> dict[str, tuple[Path, str, tuple[int, ...]]]:
-    """File, name there and shape of each tensor, by the name that a model for text only gives it. Raises as
-    `read_arrays`."""
+    """File, name in it and shape of each tensor, by its name in a text-only model. Raises as `read_arrays` does."""
     found: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
     for file in _files(folder):
         try:
@@ -87,8 +86,8 @@ def read_arrays(folder: Path) -> tuple[str, Any, dict[tuple, np.ndarray]]:
     """Family, Tunix's configuration and the arrays by their path in Tunix's state, in the file's dtype.
 
     Raises:
-        ValueError: config.json names another model, a file is damaged, a tensor is missing, quantised, twice there or
-            of another shape, or the model has an output matrix of its own.
+        ValueError: config.json names another model, a file is damaged, a tensor is missing, quantised, repeated or of
+            another shape, or the output matrix is not the embedding.
         FileNotFoundError: a weight file is missing.
     """
     family, config = read_config(folder / "config.json")
@@ -117,12 +116,12 @@ def read_arrays(folder: Path) -> tuple[str, Any, dict[tuple, np.ndarray]]:
 
 def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, dtype: Any = ml_dtypes.bfloat16,
             shard_bytes: int = SHARD_BYTES, stop_ids: tuple[int, ...] = (), extra: Mapping[str, Any] = {}) -> Path:
-    """Writes a Gemma 2 or 3 as Hugging Face files: *.safetensors, config.json (with `extra`), tokenizer.model.
+    """Write a Gemma 2 or 3 as Hugging Face files: *.safetensors, config.json (with `extra`), tokenizer.model.
 
     An adapter is merged. Files of more than `shard_bytes` are split, under the names that transformers looks for.
     Weights of an earlier save are removed, because they would be read too. config.json is written last.
 
-    Raises ValueError when it is no Gemma 2 or 3.
+    Raises ValueError for any other model.
     """
     family, folder, dtype = family_of(model), Path(folder), np.dtype(dtype)
     settings = write_config(model, dtype, stop_ids) | extra
@@ -138,24 +137,19 @@ def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, d
         filled += size
     names = (["model.safetensors"] if len(shards) == 1 else
              [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))])
-    folder.mkdir(parents=True, exist_ok=True)
     for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - {folder / name for name in names}:
         stale.unlink(missing_ok=True)
 
-    def put(name: str, write: Any) -> None:
-        write(folder / f".{name}.tmp")
-        os.replace(folder / f".{name}.tmp", folder / name)
-
-    def text(value: dict) -> Any:
-        return lambda path: path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
     for name, shard in zip(names, shards, strict=True):
         weights = {t.name: t.theirs(merge_lora(leaves, t.path, model).astype(dtype)) for t in shard}
-        put(name, lambda path, weights=weights: save_file(weights, path, metadata={"format": "pt"}))
+        with replace_file(folder / name) as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
     if len(shards) > 1:
         total = sum(math.prod(t.shape) for shard in shards for t in shard) * dtype.itemsize
         where = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
-        put(INDEX, text({"metadata": {"total_size": total}, "weight_map": where}))
-    put("tokenizer.model", lambda path: shutil.copyfile(tokenizer_path, path))
-    put("config.json", text(settings))
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
+    with replace_file(folder / "tokenizer.model") as temporary:
+        shutil.copyfile(tokenizer_path, temporary)
+    write_atomic(folder / "config.json", json.dumps(settings, indent=2) + "\n")
     return folder

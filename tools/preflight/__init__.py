@@ -1,1 +1,1 @@
-"""Does a run fit the chips and the hours? Read `forecast`, `compile_program`, `programs`."""
+"""Does a run fit the chips and the hours? Read `forecast`, `compiled`, `programs`."""

@@ -1,7 +1,7 @@
-"""Models and programs as shapes: what a run would place on its devices, without placing it. `Shapes` are its sizes.
+"""Models and programs as shapes, to compile a run without placing anything on devices. `Shapes` are its sizes.
 
-`abstract_model` is a Gemma of `jax.ShapeDtypeStruct`s with the sharding of a run, `Program` a function to lower on such
-shapes. Tunix leaves out its activation constraints where JAX runs on a CPU. For another chip they are put back.
+`abstract_model` is a Gemma of `jax.ShapeDtypeStruct`s with the sharding of a run. `Program` is a function to lower on
+such shapes. Tunix leaves out its activation constraints if JAX runs on a CPU. For other chips they are put back.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def shapes_of(profile: Profile) -> Shapes:
 
 @dataclass(frozen=True)
 class Program:
-    """`function(*arguments)`, arguments as shapes. Those numbered in `donated` are reused for outputs.
+    """`function(*arguments)`, with shapes as arguments. The arguments numbered in `donated` are reused for outputs.
 
-    `resident` are shapes that other programs keep in the same memory meanwhile: they count as arguments.
+    `resident` are shapes that other programs keep in the same memory. They count as arguments.
     """
 
     title: str
@@ -79,22 +79,22 @@ class Program:
 
     @property
     def argument_bytes(self) -> int:
-        """On one device, with what is resident."""
+        """On one device, including what is resident."""
         return sum(map(_bytes, jax.tree.leaves((self.resident, self.arguments))))
 
     @property
     def fixed_bytes(self) -> int:
-        """On one device, all that is not a row of the batch or the cache."""
+        """On one device, everything except the rows of the batch and the cache."""
         return sum(_bytes(leaf) for leaf in jax.tree.leaves((self.resident, self.arguments))
                    if not (leaf.shape[:1] == (self.rows,) and leaf.sharding.spec[:1] == ("fsdp",)))
 
     def lower(self) -> jax.stages.Lowered:
-        """Traced for the devices of its mesh, ready to be compiled."""
+        """Trace it for the devices of its mesh, ready to be compiled."""
 
         def function(resident: tuple, *arguments: Any) -> Any:
             return self.function(*arguments)
 
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"  # there the run has no constraints either
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"  # a run on a CPU has no constraints either
         with self.mesh, contextlib.nullcontext() if on_cpu else constraints(self.mesh):
             return jax.jit(function, keep_unused=True, donate_argnums=[n + 1 for n in self.donated]).lower(
                 self.resident, *self.arguments)
@@ -106,7 +106,7 @@ def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
 
 @contextlib.contextmanager
 def constraints(mesh: Mesh) -> Iterator[None]:
-    """Inside it, Tunix constrains activations to the mesh, whatever JAX itself runs on."""
+    """In this block, Tunix constrains activations to the mesh, whatever JAX itself runs on."""
     kept = sharding_utils.shard, gemma2.shard
 
     def shard(x: jax.Array, spec: tuple, eager: bool = False) -> jax.Array:
@@ -120,9 +120,9 @@ def constraints(mesh: Mesh) -> Iterator[None]:
 
 
 def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0, int8: bool = False) -> nnx.Module:
-    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0, or with `quantize_int8`'s matrices.
+    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0, or with the matrices of `quantize_int8`.
 
-    `dtype` None is the configuration's, bfloat16 where it has none. The adapter is float32, as in a run.
+    `dtype` None is the configuration's, or bfloat16 if it has none. The adapter is float32, as in a run.
     """
     kind = gemma3.Gemma3 if isinstance(config, gemma3.ModelConfig) else gemma2.Gemma
 
@@ -140,12 +140,12 @@ def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 
 
 
 def with_shardings(node: Any, mesh: Mesh, config: Any, dtype: Any = None) -> Any:
-    """The node with the sharding it has in a run; floats but the adapter's as `dtype` where it is given."""
+    """The node with the sharding it has in a run. `dtype` replaces that of floats outside the adapter."""
     graph, lora, rest = nnx.split(node, nnx.LoRAParam, ...)
-    replicated = "fsdp" not in config.shd_config.emb_vd  # then a single KV head is, too: see `gemma`
+    replicated = "fsdp" not in config.shd_config.emb_vd  # then a single KV head is too: see `gemma`
 
     def place(leaf: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
-        axes = [None if size == 1 or replicated and axis == "fsdp" else axis  # of one scale for a whole column
+        axes = [None if size == 1 or replicated and axis == "fsdp" else axis  # size 1: one scale for a whole column
                 for size, axis in zip(leaf.shape, spec, strict=False)]
         return array(mesh, leaf.shape, leaf.dtype, *axes)
 

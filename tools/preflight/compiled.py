@@ -1,8 +1,8 @@
-"""Compile the programs of a run before the run: `preflight` gives bytes, FLOP, collectives and the roofline.
+"""Compiles the programs of a run before the run: `preflight` gives bytes, FLOP, collectives and the roofline.
 
 Nothing is loaded and nothing runs. The roofline counts HBM traffic. XLA's "bytes accessed" also counts on-chip memory,
-where prefetched data appears three times. Numbers grow linearly with each period of local and global layers, so it is
-enough to compile two shallow models and extrapolate (benchmarks/RESULTS.md has the error against whole models).
+where prefetched data appears three times. Numbers grow linearly with the periods of local and global layers. So two
+shallow models are compiled and extrapolated (benchmarks/RESULTS.md has the error against whole models).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from tools.preflight.programs import PROGRAMS, Run
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 COLLECTIVE = re.compile(rf"\b({'|'.join(KINDS)})(?:-start)?\(")
-REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # libtpu, of a program that is too large
+REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # what libtpu says of a program that is too large
 
 
 @dataclass(frozen=True)
 class ProgramStats:
-    """A compiled program. Bytes and FLOP are one device's. None means that the compiler refused it without saying.
+    """A compiled program. Bytes and FLOP are for one device. None is unknown, because the compiler refused the program.
 
     `fixed` are the bytes of the arguments that do not depend on the rows. `needed` bytes are in HBM at once: arguments,
-    what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` is the HBM traffic: its
-    own arguments and those outputs once, temporaries twice.
+    what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` is the HBM traffic: the
+    program's arguments and those outputs count once, temporaries twice.
     """
 
     program: str
@@ -66,11 +66,10 @@ class Report:
 
     @property
     def fits(self) -> bool:
-        """Whether every program finds the memory it needs."""
+        """Whether the chip has the memory that every program needs."""
         return all(row.needed <= CHIPS[self.chip].memory for row in self.rows)
 
     def table(self) -> str:
-        """One line per program."""
         chip = CHIPS[self.chip]
         lines = [("program", "fsdp,tp", "rows", "arguments", "temporaries", "outputs", "needed", "fits",
                   "TFLOP", "HBM GB", "roofline", "collectives")]
@@ -99,13 +98,13 @@ def preflight(
 ) -> Report:
     """Compile the named programs for the plan's devices, and compare them with a chip of CHIPS.
 
-    "sft" and "simpo" are their train steps, "grpo" its own and the reference's pass, "rollout" the prefill and one
-    decode step, "judge" its prefill, "distill" the student's rollout and train step, "teacher" its pass. A teacher has
-    the judge's place. The configs are Tunix's, with `shd_config` and `remat_config` as in the run;
-    `judge_config` may be None without the judge. `dtype` is the weights', None as in `load`. With `judge_int8` the
-    judge's are as in `quantize_int8`. Unless `whole`, models of two `depths` are compiled and extrapolated.
+    "sft" and "simpo" are their train steps. "grpo" is its train step and the reference's pass. "rollout" is the prefill
+    and one decode step, "judge" its prefill. "distill" is the student's rollout and train step, "teacher" its pass in
+    the judge's place. The configs are Tunix's, with `shd_config` and `remat_config` as in the run. `judge_config` may
+    be None without the judge. `dtype` is the weights', with None as in `load`. `judge_int8` quantises the judge as
+    `quantize_int8` does. Unless `whole`, models of two `depths` are compiled and extrapolated.
 
-    Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or no judge.
+    Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or a missing judge.
     """
     if chip not in CHIPS:
         raise ValueError(f"chip {chip!r} is unknown: choose from {', '.join(CHIPS)}")
@@ -120,7 +119,7 @@ def preflight(
         if config is None or whole or depths(config)[1] >= config.num_layers:
             rows += map(compile_program, PROGRAMS[name](run))
             continue
-        # the other model, if it is in the same memory, keeps all its layers
+        # the other model keeps all its layers if it is in the same memory
         shallow = [replace(run, **{role: replace(config, num_layers=depth)}) for depth in depths(config)]
         rows += [extrapolate_layers(compile_program(low), compile_program(high), depths(config), config.num_layers)
                  for low, high in zip(*map(PROGRAMS[name], shallow), strict=True)]
@@ -128,9 +127,9 @@ def preflight(
 
 
 def depths(config: Any) -> tuple[int, int]:
-    """Two numbers of layers, one period of local and global attention apart. Whole periods more make all layers.
+    """Two numbers of layers, one period of local and global attention apart, and whole periods from all layers.
 
-    At least four: the compiler schedules shallower train steps in another way, in which they need more memory.
+    They are at least four, because the compiler schedules shallower train steps differently and with more memory.
     """
     period = len(gemma3.GEMMA3_ATTENTION_PATTERN) if isinstance(config, gemma3.ModelConfig) else 2
     low = config.num_layers % period
@@ -140,7 +139,7 @@ def depths(config: Any) -> tuple[int, int]:
 
 
 def extrapolate_layers(low: ProgramStats, high: ProgramStats, at: tuple[int, int], layers: int) -> ProgramStats:
-    """The row of a model of `layers` layers, on the line through those of two shallower ones."""
+    """The row of a model with `layers` layers, on the line through the rows of two shallower ones."""
     steps = (layers - at[0]) / (at[1] - at[0])
 
     def line(a: float | None, b: float | None) -> float | None:
@@ -154,7 +153,7 @@ def extrapolate_layers(low: ProgramStats, high: ProgramStats, at: tuple[int, int
 
 
 def compile_program(program: Program) -> ProgramStats:
-    """Compile a program and read what it needs, or what the compiler says it would need."""
+    """Compile a program and read what it needs, or would need if the compiler refuses it."""
     check_divides(program.rows, program.mesh, program.title)
     lowered = program.lower()
     try:
@@ -177,18 +176,18 @@ def compile_program(program: Program) -> ProgramStats:
 
 
 def topology_devices(name: str) -> list[jax.Device]:
-    """The devices of a TPU topology such as "v5e:2x4", to compile for only: no TPU is needed.
+    """The devices of a TPU topology such as "v5e:2x4", only to compile for. No TPU is needed.
 
-    Raises RuntimeError when libtpu is missing, or does not know the topology.
+    Raises RuntimeError if libtpu is missing or does not know the topology.
     """
-    # Else libtpu asks a cloud machine's metadata server what it is, and complains where there is none.
+    # Otherwise libtpu asks a cloud machine's metadata server what it is, and complains if there is none.
     local = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
              "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
-             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # nothing takes hold of a chip
+             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # no chip is used
     for variable, value in local.items():
         os.environ.setdefault(variable, value)
     chip, _, grid = name.partition(":")
-    options = {"chip_config_name": "megacore"} if chip == "v4" else {}  # as on a host: a chip's two cores, one device
+    options = {"chip_config_name": "megacore"} if chip == "v4" else {}  # two cores are one device, as on a host
     if set(grid.split("x")) == {"1"}:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:

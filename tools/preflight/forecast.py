@@ -2,8 +2,8 @@
 
     python -m tools.preflight.forecast --recipe g_rar --model gemma2-2b-it --topology v5e:2x4
 
-The minutes are rooflines divided by `EFFICIENCY`, which is a guess until a stage of the run has been timed. What was
-compiled is kept on disk under a hash of all that it depends on.
+The minutes are rooflines divided by `EFFICIENCY`, which is a guess until a stage of the run has been timed. Results of
+compiling are kept on disk, under a hash of everything that they depend on.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from reasonkit.session.setup import find_recipe, recipe_names
 from tools.preflight.abstract import shapes_of
 from tools.preflight.compiled import ProgramStats, Report, preflight, topology_devices
 
-EFFICIENCY = 0.4  # of the roofline's speed; 0.3 to 0.5 of a chip's peak is usual in training
-LOAD, LOAD_MINUTES = "load and compile", 25.0  # a guess, too: to load the weights and compile, over all stages
-TIMED = "sft", "grpo", "distill"  # stages that have minutes here
+EFFICIENCY = 0.4  # of the roofline's speed. In training 0.3 to 0.5 of a chip's peak is usual
+LOAD, LOAD_MINUTES = "load and compile", 25.0  # also a guess: loading weights and compiling, for all stages together
+TIMED = "sft", "grpo", "distill"  # stages whose minutes are forecast
 SOURCES = ("reasonkit/models/gemma.py", "reasonkit/models/load.py", "reasonkit/models/lora.py",
            "reasonkit/models/logprobs.py", "reasonkit/train/sft.py", "reasonkit/train/policy_loss.py",
            "recipes/stages/simpo.py", "recipes/stages/distill.py", "tools/preflight/abstract.py",
            "tools/preflight/programs.py", "tools/preflight/compiled.py")
-# Estimates, of a judge's row beside question and reply: the request and a mark at each line; a criterion.
+# Estimates of what a judge's row has besides question and reply: the request with a mark per line, and a criterion.
 FENCE_TOKENS, CRITERION_TOKENS = 128, 72
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The compiled programs of a run and what follows: `minutes` by stage, against the `limit` of the session.
+    """The compiled programs of a run, and the `minutes` that follow by stage, against the `limit` of the session.
 
     `steps` are those of the training stages that have been planned.
     """
@@ -66,7 +66,7 @@ class Forecast:
         return all(row.needed <= ROOM * CHIPS[self.report.chip].memory for row in self.report.rows)
 
     def largest(self) -> dict[str, int]:
-        """Program -> about how many rows would still leave a tenth of the memory free, as its mesh divides them."""
+        """By program, about how many rows leave a tenth of the memory free. Its mesh divides the number."""
         found = {}
         for row in self.report.rows:
             if row.fixed is not None and row.needed > row.fixed:
@@ -76,9 +76,9 @@ class Forecast:
         return found
 
     def corrected(self, log_rows: Sequence[dict]) -> Forecast:
-        """At the speed that steps in the log had: each stage's own, the last one's for those without.
+        """The forecast at the speed of the steps in the log. A stage without steps there gets the last stage's speed.
 
-        A stage's first three steps compile and don't count. With fewer than five others it has no speed yet.
+        A stage's first three steps compile and don't count. It needs at least five more to have a speed.
         """
         measured, efficiency = {}, self.efficiency
         for stage, steps in self.steps.items():
@@ -92,7 +92,7 @@ class Forecast:
         return replace(self, minutes={**scaled, **measured}, efficiency=efficiency)
 
     def text(self) -> str:
-        """All of it, for a person."""
+        """The whole forecast, for people."""
         total, (last, steps) = sum(self.minutes.values()), [*self.steps.items()][-1]
         verdict = "which fits"
         if total > self.limit:
@@ -114,11 +114,11 @@ class Forecast:
 def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], chip: str, folder: Path | None = None,
              efficiency: float = EFFICIENCY, whole: bool = False, simpo: bool = False,
              judge: bool = True) -> Forecast:
-    """Compile what a run of the recipe will run on these devices, or read it in `folder` where that was done before.
+    """Compile what a run of the recipe will run on these devices, or read it from `folder` if that was done before.
 
-    `whole` compiles all layers, which takes longer. `simpo` adds a SimPO step with the rows of a pass of GRPO, which is
-    no part of the minutes. Without `judge` the recipe's judge, if it has one, is elsewhere.
-    Raises ValueError when a model does not fit, or the chip is not one of CHIPS.
+    `whole` compiles all layers, which takes longer. `simpo` adds a SimPO step with the rows of a pass of GRPO. It is
+    not counted in the minutes. Without `judge` the recipe's judge, if it has one, runs elsewhere. Raises ValueError if
+    a model does not fit, or the chip is not one of CHIPS.
     """
     judged, profile = judge and recipe.uses_judge, adapt_to_recipe(profile, recipe)
     alone, together = plan(profile, devices, False), plan(profile, devices, judged)
@@ -127,7 +127,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     def compiled(made: Plan, name: str) -> list[ProgramStats]:
         shared, config, other = made.judge and _shared(made), None, None
         taught = name in ("distill", "teacher")
-        if name != "judge" or shared:  # a judge on chips of its own is the same for every policy
+        if name != "judge" or shared:  # a judge on separate chips is the same for every policy
             config = config_of(profile.policy, profile.remat, "policy" not in made.gathered)
         if name == "judge" or shared or taught:
             other = config_of(profile.teacher if taught else profile.judge, replicated="judge" not in made.gathered)
@@ -139,7 +139,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
         path = folder and folder / f"{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}.json"
         if path and path.exists():
             mesh = made.judge if name in ("judge", "teacher") else made.policy
-            with contextlib.suppress(RecordError, TypeError):  # another file, or half of one: compiled again
+            with contextlib.suppress(RecordError, TypeError):  # another file, or half of one, is compiled again
                 return [ProgramStats(**row, mesh=mesh) for row in parse_json(read_file(path))]
         rows = preflight(config, other, made, shapes, profile.lora_rank, chip, (name,), jnp.bfloat16, whole,
                          int8).rows
@@ -148,8 +148,9 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
             write_atomic(path, json.dumps(plain))
         return list(rows)
 
-    wanted = [*[(alone, "sft")] * ("sft" in recipe.shares), *[(alone, "simpo")] * simpo, (together, "rollout"),
-              *[(together, "grpo")] * ("grpo" in recipe.shares), *[(together, "judge")] * judged]
+    programs = {"sft": (alone, "sft" in recipe.shares), "simpo": (alone, simpo), "rollout": (together, True),
+                "grpo": (together, "grpo" in recipe.shares), "judge": (together, judged)}
+    wanted = [(made, name) for name, (made, needed) in programs.items() if needed]
     reasons = {"SFT, evaluation": alone.reasons["policy"], **together.reasons} if judged else together.reasons
     if "distill" in recipe.shares:
         taught = plan(replace(profile, judge=profile.teacher, judge_int8=False), devices, True)
@@ -166,7 +167,7 @@ def _shared(made: Plan) -> bool:
 
 
 def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float, made: Plan) -> dict[str, float]:
-    """Of each stage, at this share of the roofline's speed. A program that was refused takes infinitely long."""
+    """Minutes by stage at this share of the roofline's speed. A program that was refused takes infinitely long."""
     seconds = {}
     for row in report.rows:
         roofline = row.roofline(CHIPS[report.chip])
@@ -178,7 +179,7 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
         minutes["sft"] = profile.sft.steps * seconds["SFT train step"] / 60
     if "grpo" in recipe.shares:
         minutes["grpo"] = g.steps * _grpo_step(profile, recipe, seconds, reply, made) / 60
-    if "distill" in recipe.shares:  # one after the other, and no step waits for a reward
+    if "distill" in recipe.shares:  # its parts run one after the other
         sampled = seconds["distillation prefill"] + d.max_new_tokens * seconds["distillation decode step"]
         step = d.on_policy * sampled + seconds["teacher's pass"] + seconds["distillation train step"]
         minutes["distill"] = d.steps * step / 60
@@ -188,7 +189,6 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
 
 
 def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], reply: float, made: Plan) -> float:
-    """Seconds of a step of GRPO."""
     g = profile.grpo
     passes = g.prompts_per_step // g.prompts_per_pass
     calls = g.prompts_per_step // g.prompts_per_call
@@ -198,22 +198,22 @@ def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], repl
         length, rows = _judged(profile, criteria_of(load_recipe(recipe.data_for(profile))))
         judged = math.ceil(rows / profile.judge_batch) * seconds["judge prefill"] * length / profile.judge_max_length
         step += judged
-        if g.rollout_micro_prompts and not _shared(made):  # beside: a call's replies while the next are sampled
+        if g.rollout_micro_prompts and not _shared(made):  # it scores a call's replies while the next are sampled
             first = judged / passes if calls == 1 else 0.0  # the first pass waits for its scores
-            last = max(calls * reply + judged / calls, reply + judged)  # when the last score is there
+            last = max(calls * reply + judged / calls, reply + judged)  # when the last score arrives
             step = max(calls * reply + first + trained, last + trained / passes)
     return step
 
 
 def criteria_of(data: DataRecipe) -> int:
-    """How many criteria the longest rubric of a data recipe has. A data set may bring longer ones in its rows."""
+    """How many criteria the longest rubric of a data recipe has. Rows of a data set may have longer ones."""
     names = {source.rubric or source.domain for source in data.sources}
     return max([len(data.rubric), *(len(domain_rubric(data, name)) for name in names)])
 
 
 def _judged(profile: Profile, criteria: int) -> tuple[int, int]:
-    """The length of the judge's rows with the longest replies, and how many there are in a step: a reply's criteria
-    share one, as far as they go in (`logprobs.pack_shared_prefixes`)."""
+    """The length of the judge's rows with the longest replies, and their number in a step. As many of a reply's
+    criteria as fit share a row (`logprobs.pack_shared_prefixes`)."""
     g, most = profile.grpo, profile.judge_max_length
     reply = g.max_prompt_length + g.max_new_tokens + FENCE_TOKENS
     together = min(criteria, SHARED, max(1, (most - reply) // CRITERION_TOKENS))
@@ -224,8 +224,8 @@ def _judged(profile: Profile, criteria: int) -> tuple[int, int]:
 
 def at_hand(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], folder: Path,
             log_rows: Sequence[dict] = (), judge: bool = True) -> str:
-    """What a notebook says before it loads anything: the forecast for its own chips, at the speed of the steps among
-    `log_rows`, or why there is none. Raises ValueError when a program will not fit, with what to change."""
+    """What a notebook prints before it loads anything: the forecast for its chips, at the speed of the steps in
+    `log_rows`, or why there is none. Raises ValueError, with what to change, if a program will not fit."""
     chip = KIND_OF.get(devices[0].device_kind)
     if chip is None:
         return f"no forecast for {devices[0].device_kind!r}: peaks are known for {', '.join(KIND_OF)}"
@@ -239,7 +239,7 @@ def at_hand(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], fol
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns 0 when all fits in memory with a tenth free, 1 when something does not."""
+    """The command line. Returns 0 if everything fits in memory with a tenth free, else 1."""
     parser = argparse.ArgumentParser("tools.preflight.forecast", description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=recipe_names(), default="g_rar")
     parser.add_argument("--profile", choices=[name for name in PROFILES if not PROFILES[name].devices],

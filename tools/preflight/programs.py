@@ -1,7 +1,7 @@
-"""The programs of a run as shapes, which `preflight` compiles without weights, data or devices' memory.
+"""The programs of a run as shapes. `preflight` compiles them without weights, data or devices' memory.
 
-They are the calls into Tunix that the stages make, on models, batches and caches with the sharding of a run. They
-depart from the run in a constant learning rate, and in having one step of the rollout's loop.
+They make the same calls into Tunix as the stages, on models, batches and caches with the sharding of a run. Two things
+differ: the learning rate is constant, and of the rollout's loop there is only one step.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from recipes.stages.distill import student_loss, teacher_pass
 from recipes.stages.simpo import loss_fn as simpo_loss
 from tools.preflight.abstract import Program, Shapes, abstract_model, array, with_shardings
 
-RATINGS = 5  # logits that are read of a judge
+RATINGS = 5  # logits that are read from a judge
 ADAMW = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))
 
 
 @dataclass(frozen=True)
 class Run:
-    """The models of a run as shapes, each made when a program first asks for it. `dtype` is the weights'.
+    """The models of a run as shapes, made when a program first asks for them. `dtype` is the weights'.
 
-    In distillation the teacher has the judge's place.
+    In distillation the teacher takes the judge's place.
     """
 
     policy_config: Any
@@ -63,17 +63,17 @@ class Run:
 
     @cached_property
     def adapter(self) -> nnx.State:
-        """The trained one. The reference's is another of the same shape."""
+        """The trained adapter. The reference has another of the same shape."""
         return nnx.state(self.policy, nnx.LoRAParam)
 
     @cached_property
     def optimizer(self) -> nnx.Optimizer:
-        """GRPO's: Tunix adds up the gradients of a step's passes, and also where there is one pass."""
+        """GRPO's optimizer. Tunix adds up the gradients of a step's passes, even if there is only one."""
         return self._optimizer(optax.MultiSteps(ADAMW, 2))
 
     @cached_property
     def plain_optimizer(self) -> nnx.Optimizer:
-        """That of SFT and SimPO, which make a step of each batch."""
+        """The optimizer of SFT and SimPO, which take a step per batch."""
         return self._optimizer(ADAMW)
 
     def _optimizer(self, transformation: Any) -> nnx.Optimizer:
@@ -88,7 +88,7 @@ class Run:
         return bool(judge and set(judge.devices.flat) & set(self.plan.policy.devices.flat))
 
     def resident(self, *trees: Any) -> tuple:
-        """These trees, and the judge where it shares the policy's devices."""
+        """These trees, and the judge if it shares the policy's devices."""
         return (*trees, nnx.state(self.judge)) if self.shared else trees
 
 
@@ -100,7 +100,7 @@ def _inputs(tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _train_step(run: Run, title: str, loss: Callable, batch: Any, rows: int, optimizer: nnx.Optimizer,
                 resident: tuple = ()) -> Program:
-    """As Tunix's trainer: gradients of the adapter, their norm, one update in the optimiser's own memory."""
+    """As in Tunix's trainer: the adapter's gradients, their norm, and one update that reuses the optimiser's memory."""
     graph, moments, params = nnx.split((run.policy, optimizer), nnx.optimizer.OptState, ...)
 
     def step(moments: nnx.State, params: nnx.State, batch: Any) -> tuple:
@@ -115,7 +115,6 @@ def _train_step(run: Run, title: str, loss: Callable, batch: Any, rows: int, opt
 
 
 def sft_programs(run: Run) -> list[Program]:
-    """The train step of SFT."""
     mesh, shape = run.plan.policy, (run.shapes.sft_rows, run.shapes.sft_length)
 
     def loss(model: nnx.Module, batch: dict[str, jax.Array]) -> tuple[jax.Array, None]:
@@ -171,7 +170,7 @@ def grpo_programs(run: Run) -> list[Program]:
 
 
 def rollout_programs(run: Run) -> list[Program]:
-    """The prefill of a step's prompts and one decode step, beside what GRPO holds."""
+    """The prefill of a step's prompts and one decode step, next to what GRPO keeps in memory."""
     return _rollout(run, run.shapes.decode_rows, "rollout prefill", "one decode step",
                     run.resident(run.adapter, nnx.state(run.optimizer)))
 
@@ -208,7 +207,7 @@ def _rollout(run: Run, rows: int, prefill_title: str, decode_title: str, residen
 
 
 def judge_programs(run: Run) -> list[Program]:
-    """The judge's prefill of rows in pieces, of which it reads the ratings' log-probabilities."""
+    """The judge's prefill of rows in pieces, with the log-probabilities of the ratings."""
     mesh, rows, (graph, state) = run.plan.judge, run.shapes.judge_rows, nnx.split(run.judge)
 
     def prefill(state: nnx.State, tokens_BL: jax.Array, positions_BL: jax.Array, piece_BL: jax.Array) -> jax.Array:
@@ -222,7 +221,7 @@ def judge_programs(run: Run) -> list[Program]:
 
 
 def _distillation(run: Run) -> tuple[DistillSettings, int]:
-    """What its programs depend on, and the vocabulary that both models have."""
+    """The settings that its programs depend on, and the vocabulary that both models have."""
     s = run.shapes
     settings = DistillSettings(steps=1, batch_size=s.distill_rows, max_prompt_length=s.max_prompt_length,
                                max_new_tokens=s.max_new_tokens, learning_rate=1e-5)

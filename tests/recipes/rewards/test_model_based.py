@@ -132,7 +132,7 @@ def test_hidden_states_are_averaged_over_the_reasoning(stock, mesh):
 
 
 def test_features_that_training_moves_are_refused(policy, mesh):
-    with pytest.raises(ValueError, match="small has an adapter, and features that training moves mean nothing"):
+    with pytest.raises(ValueError, match="small has an adapter, and training would change its features"):
         hidden_means(policy, mesh, LENGTH, 4)
 
 
@@ -176,7 +176,7 @@ def test_what_cannot_be_trained_or_scored_is_named(toy, stock, mesh):
     teacher = train_teacher("toy", *toy)
     with pytest.raises(ValueError, match=r"features of shape \(2, 3\) for a head of 5 weights, trained on toy"):
         teacher.score(np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="the reward model was trained on toy and is given small: load that one"):
+    with pytest.raises(ValueError, match="the reward model was trained on toy, but the model is small: load toy"):
         ThoughtJudge(teacher, stock, mesh, LENGTH, 4)
 
 

@@ -237,7 +237,7 @@ def test_what_cannot_be_distilled_is_named(policy, teacher, plan, tokenizer, tmp
     with pytest.raises(ValueError, match="distillation batch_size = 6 rows cannot be split over fsdp=4"):
         run(batch_size=6)
     other = Tokenizer(train_tokenizer(tmp_path / "other", symbols=("plus",)), "gemma3")
-    with pytest.raises(ValueError, match="teacher reads text as other tokens than student"):
+    with pytest.raises(ValueError, match="teacher splits text into other tokens than student"):
         run(dataclasses.replace(teacher, tokenizer=other))
 
 

@@ -129,5 +129,5 @@ def test_the_judge_of_a_run_is_read_from_its_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="no reward model at .*head.safetensors: train one"):
         thought_judge(None, mesh, profile, tmp_path)
     ThoughtTeacher("toy", np.ones(CONFIG.embed_dim), 0.0).save(tmp_path / "reward_model" / HEAD)
-    with pytest.raises(ValueError, match="trained on toy and is given small: load that one"):
+    with pytest.raises(ValueError, match="trained on toy, but the model is small: load toy"):
         thought_judge(LoadedModel(None, None, CONFIG, "small", None), mesh, profile, tmp_path)
