@@ -1,8 +1,8 @@
 """Is this answer right? `check` grades one answer, and `grade` a batch of completions.
 
 The readers (`numbers`, `choices`, `words`) read the whole answer as a person would. Kinds that only some data sets need
-are in `recipes.graders`. A second candidate ("288, maybe 3"), a hedge or a leftover digit makes an answer wrong, because
-credit for substrings teaches hedging. Model text is matched against patterns, never executed.
+are in `recipes.graders`. A second candidate ("288, maybe 3"), a hedge or a leftover digit makes an answer wrong,
+because credit for substrings teaches hedging. Model text is matched against patterns, never executed.
 """
 
 from __future__ import annotations
