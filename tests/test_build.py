@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -383,6 +385,21 @@ def test_the_submission_of_a_recipe_has_its_stages_and_its_library_only(name, tm
         assert (f"recipes/stages/{module}.py" in written) == (stage in recipe.shares)
     code = [cell.source for cell in cells if cell.cell_type == "code" and not cell.source.startswith("%%")]
     assert sum(f'RECIPE = "{name}"' in cell for cell in code) == 1 == sum("SETTINGS = {" in cell for cell in code)
+
+
+def test_a_submission_grades_every_kind_that_it_may_infer(tmp_path, monkeypatch):
+    """DeepMath's golds are formulas, and one's own may be. The folder has the submission's files only."""
+    shell = InteractiveShell()
+    monkeypatch.chdir(tmp_path)
+    for cell in nbformat.read(ROOT / "notebooks/submission.ipynb", as_version=4).cells:
+        if cell.source.startswith("%%files") or "def files(" in cell.source:
+            shell.run_cell(cell.source).raise_error()
+    golds = ["1,200", "no", "(B)", "\\frac{1}{2}", "Vitamin K"]
+    code = ("import reasonkit; from reasonkit.data.readers import answer_kind; from reasonkit.text.answers import check;"
+            f"print(reasonkit.__file__, [check(gold, gold, answer_kind(gold)).correct for gold in {golds!r}])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.stdout == f"{tmp_path}/reasonkit/__init__.py {[True] * len(golds)}\n", done.stderr
 
 
 def test_the_submission_of_an_unknown_recipe_is_refused(capsys):

@@ -41,7 +41,8 @@ def decide(task: str, answer: object, gold: object, seconds: float = LIMIT_SECON
     The seconds are processor time, and the wall clock allows `BUSY` times as many. `answer` and `gold` are JSON values
     for the task's `same`. Raises ImportError if the task's package is missing.
     """
-    worker, seconds = start(task), min(seconds, seconds_left())
+    seconds = min(seconds, seconds_left())  # before the start, which may take longer than a comparison may
+    worker = start(task)
     if seconds <= 0:
         return None
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from reasonkit.text.answers import time_limit
 from recipes.graders import worker as worker_module
 from recipes.graders.worker import decide, start
 
@@ -49,6 +50,15 @@ def test_the_limit_is_hard_and_the_next_answer_comes_at_once():
     assert seconds(lambda: decide("expression", ("", "1 + x"), SUM)) < 1
     assert decide("expression", FIVE, TOWER, seconds=0.3) is None
     assert decide("expression", ("", "1 + x"), SUM) is True
+
+
+def test_the_start_of_a_worker_costs_the_first_answer_none_of_its_time(monkeypatch):
+    """On a busy machine importing pint took longer than a comparison may, and a gold answer of "5 km" was refused."""
+    ready = start("expression")
+    monkeypatch.setattr(worker_module, "start", lambda task: time.sleep(0.7) or ready)
+    with time_limit(0.5):
+        assert decide("expression", ("", "1 + x"), SUM) is True
+        assert decide("expression", ("", "1 + x"), SUM) is None, "the limit is over"
 
 
 SECRETS = ("KAGGLE_API_TOKEN", "KAGGLE_KEY", "KAGGLE_USERNAME", "GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY",
