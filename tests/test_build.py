@@ -395,7 +395,8 @@ def test_a_submission_grades_every_kind_that_it_may_infer(tmp_path, monkeypatch)
         if cell.source.startswith("%%files") or "def files(" in cell.source:
             shell.run_cell(cell.source).raise_error()
     golds = ["1,200", "no", "(B)", "\\frac{1}{2}", "Vitamin K"]
-    code = ("import reasonkit; from reasonkit.data.readers import answer_kind; from reasonkit.text.answers import check;"
+    code = ("import reasonkit; from reasonkit.data.readers import answer_kind;"
+            "from reasonkit.text.answers import check;"
             f"print(reasonkit.__file__, [check(gold, gold, answer_kind(gold)).correct for gold in {golds!r}])")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(tmp_path)})
