@@ -55,7 +55,7 @@ class Bench:
     def __init__(self, steps: int):
         self.mesh = make_mesh(jax.devices()[:1], 1, 1)
         base = load(PROFILE.policy, self.mesh, PROFILE.dtype)
-        self.base = replace(base, tokenizer=_Unstoppable(base.tokenizer))
+        self.base = replace(base, tokenizer=Unstoppable(base.tokenizer))
         self.rows: Dataset = curate(load_data("tiny_mix"), {"train": 2000}, 0)[0]["train"]
         self.sft = replace(PROFILE.sft, steps=steps, stock_loss=True, save_every=steps + 1)
         self.grpo = replace(PROFILE.grpo, steps=steps, stock_loss=True, save_every=steps + 1)
@@ -126,7 +126,7 @@ class Bench:
         return [after - before for before, after in zip(self.ended[SKIP:], self.ended[SKIP + 1:], strict=False)]
 
 
-class _Unstoppable:
+class Unstoppable:
     """A tokenizer whose completions never end."""
 
     stop_ids = (UNUSED,)

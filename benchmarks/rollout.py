@@ -29,7 +29,7 @@ from tunix.generate.sampler import CacheConfig, Sampler  # noqa: E402
 
 from reasonkit.models.load import load  # noqa: E402
 from reasonkit.models.mesh import make_mesh  # noqa: E402
-from reasonkit.models.placement import CHIPS, config_of  # noqa: E402
+from reasonkit.models.placement import CHIPS, cache_bytes, config_of, parameters  # noqa: E402
 from reasonkit.train import decode  # noqa: E402
 
 MEDIAN, SPREAD = 0.3, 0.65  # of the limit, and of the logarithm: 3 % of the rows reach the limit
@@ -99,10 +99,7 @@ def measure(loaded, mesh, options, real: bool) -> tuple[list[float], list[float]
 
 def crossing(config, real: bool) -> list[float]:
     """Bytes of all decode steps of a rollout, per chip: Tunix's and ours. Rows stop as the hazards say."""
-    heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    weights = 2 * (config.num_embed * config.embed_dim
-                   + config.num_layers * config.embed_dim * (heads + 3 * config.hidden_dim))
-    token = 4 * config.num_layers * config.num_kv_heads * config.head_dim
+    weights, token = 2 * sum(parameters(config)), cache_bytes(config)
     live_L = np.ceil(ROWS * np.cumprod(1 - hazards(NEW, real)))
     counts = [ROWS // share for share in decode.SHARES]
     bytes_of = [0.0, 0.0]

@@ -54,17 +54,22 @@ def config_of(name: str, remat: bool = False, replicated: bool = True) -> Any:
                    remat_config=library.RematConfig["DECODER" if remat else "NONE"])
 
 
-def _weights(config: Any) -> tuple[int, int]:
-    """Parameters: of the embedding, and of attention and feed-forward in all layers."""
+def parameters(config: Any) -> tuple[int, int]:
+    """How many there are of the embedding, and of attention and feed-forward in all layers."""
     heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     layer = config.embed_dim * (heads + 3 * config.hidden_dim)
     return config.num_embed * config.embed_dim, config.num_layers * layer
 
 
-def _adapter(profile: Profile, policy: Any) -> int:
-    """Parameters of the adapter."""
+def adapter_parameters(profile: Profile, policy: Any) -> int:
+    """How many the adapter of the profile's rank has."""
     return policy.num_layers * profile.lora_rank * (
         8 * policy.embed_dim + 2 * policy.num_heads * policy.head_dim + 3 * policy.hidden_dim)
+
+
+def cache_bytes(config: Any, itemsize: int = 2) -> int:
+    """Of one token of one row in the KV cache, in all layers."""
+    return 2 * itemsize * config.num_layers * config.num_kv_heads * config.head_dim
 
 
 def disk_bytes(profile: Profile) -> float:
@@ -73,7 +78,7 @@ def disk_bytes(profile: Profile) -> float:
     source = MODELS.get(profile.policy)
     if not (source and source.config):
         return 1e8
-    return 12.0 * _adapter(profile, config_of(profile.policy)) * (profile.grpo.keep + 3)
+    return 12.0 * adapter_parameters(profile, config_of(profile.policy)) * (profile.grpo.keep + 3)
 
 
 def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) -> dict[str, MemoryNeed]:
@@ -98,18 +103,17 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
         logits = logits if stock_loss else min(logits, CHUNK * chips)
         return deep * layer(policy, rows, length) + inputs + 4.0 * logits
 
-    adapter = _adapter(profile, policy)
+    adapter = adapter_parameters(profile, policy)
     rows = g.prompts_per_call * g.num_generations
-    cache = 4.0 * rows * length * policy.num_layers * policy.num_kv_heads * policy.head_dim
-    working = [cache + layer(policy, rows, g.max_prompt_length),
+    working = [rows * length * cache_bytes(policy) + layer(policy, rows, g.max_prompt_length),
                train(g.prompts_per_pass * g.num_generations, length, g.max_new_tokens, g.stock_loss)]
     if sft:
         longest = profile.sft.max_length
         working = [train(profile.sft.batch_size, longest, longest, profile.sft.stock_loss)]
-    weights = 2.0 * sum(_weights(policy)) + 4.0 * (5 if sft else 7) * adapter
+    weights = 2.0 * sum(parameters(policy)) + 4.0 * (5 if sft else 7) * adapter
     found = {"policy": MemoryNeed(weights, max(working), policy.num_kv_heads)}
     if judge is not None:
-        embedding, matrices = _weights(judge)
+        embedding, matrices = parameters(judge)
         found["judge"] = MemoryNeed(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices,
                               layer(judge, profile.judge_batch, profile.judge_max_length), judge.num_kv_heads)
     return found

@@ -11,7 +11,7 @@ from flax import nnx
 
 from reasonkit.config import PROFILES
 from reasonkit.models import placement
-from reasonkit.models.placement import CHIPS, config_of, memory_of, needs, plan
+from reasonkit.models.placement import CHIPS, config_of, memory_of, needs, parameters, plan
 from tools.preflight.abstract import abstract_model, shapes_of
 
 
@@ -21,7 +21,7 @@ def test_the_estimate_counts_a_models_parameters(name):
     config = config_of(name)
     model = abstract_model(config, plan(PROFILES["cpu"], jax.devices(), False).policy)
     leaves = jax.tree.leaves(nnx.state(model))
-    assert sum(placement._weights(config)) == pytest.approx(sum(leaf.size for leaf in leaves), rel=0.01)
+    assert sum(parameters(config)) == pytest.approx(sum(leaf.size for leaf in leaves), rel=0.01)
 
 
 def test_logits_in_chunks_make_room_for_more_rows(monkeypatch):
@@ -35,7 +35,7 @@ def test_logits_in_chunks_make_room_for_more_rows(monkeypatch):
 
 def test_the_teachers_feed_forward_is_half_of_tunixs():
     """9.24 B parameters, as Google says. Tunix's Gemma 2 9B has twice its feed-forward."""
-    assert sum(placement._weights(config_of("gemma2-9b-it"))) == pytest.approx(9.24e9, rel=0.01)
+    assert sum(parameters(config_of("gemma2-9b-it"))) == pytest.approx(9.24e9, rel=0.01)
 
 
 def test_the_sizes_of_the_kaggle_profile():
