@@ -21,7 +21,7 @@ from reasonkit.config import STAGES  # noqa: E402
 from reasonkit.eval.evaluate import EvalResult, compare_paired  # noqa: E402
 from reasonkit.session.setup import find_recipe  # noqa: E402
 
-RECIPES = ("tunix_demo", "g_rar", "idea_e", "pinocchio", "on_policy_distillation")
+RECIPES = ("tunix_demo", "worked_sft", "g_rar", "idea_e", "pinocchio", "on_policy_distillation")
 BASELINE = "tunix_demo"
 # More steps than the clock allows, and no answers to validation problems between them: they cost short steps most.
 STEPS = {"grpo_steps": 2000, "distill_steps": 2000, "probe_every": 2000}

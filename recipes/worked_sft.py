@@ -1,0 +1,16 @@
+"""Control: SFT only, on those solutions that show their steps, to see what later stages add to it.
+
+A policy that imitates terse solutions ("So 12") has to unlearn them later. In the demo that is most of what GRPO gains:
+see "Choosing the traces" in benchmarks/RESULTS.md. Run it before you believe in a gain of GRPO on your own data.
+"""
+
+from __future__ import annotations
+
+from reasonkit.config import Recipe
+
+RECIPE = Recipe(
+    data="g_rar",
+    toy_data="tiny_mix",
+    shares={"sft": 1.0},
+    sft={"skip_terse": True},
+)
