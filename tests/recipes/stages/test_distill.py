@@ -22,8 +22,8 @@ from reasonkit.models.mesh import Plan, make_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import DistillSettings, SftSettings
+from reasonkit.train import sft as sft_module
 from reasonkit.train.rollout import Rollout
-from recipes.stages import distill as distill_module
 from recipes.stages.distill import (
     cells,
     distill,
@@ -244,9 +244,8 @@ def test_what_cannot_be_distilled_is_named(policy, teacher, plan, tokenizer, tmp
 @pytest.mark.slow
 def test_a_toy_teacher_learns_worked_steps_only_and_is_read_back(plan, tokenizer, tmp_path, monkeypatch):
     terse = PROBLEMS.map(lambda row: {"id": f"terse {row['id']}", "reasoning": f"So {row['answer']}"})
-    seen, train = [], distill_module.sft
-    monkeypatch.setattr(distill_module, "sft", lambda model, mesh, rows, *rest: (
-        seen.extend(rows["id"]), train(model, mesh, rows, *rest)))
+    seen, batches = [], sft_module.sft_batches
+    monkeypatch.setattr(sft_module, "sft_batches", lambda rows, *rest: seen.extend(rows["id"]) or batches(rows, *rest))
     profile = SimpleNamespace(lora_rank=4, lora_alpha=8.0,
                               sft=SftSettings(steps=1, batch_size=4, max_length=64, learning_rate=1e-2))
     base = init_random(small_config(), plan.judge)
