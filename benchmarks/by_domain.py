@@ -5,7 +5,6 @@ A guess takes one of the options, or yes or no. Of other questions it gets none 
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ def guess(row: dict) -> float:
 def main(artifacts: Path) -> None:
     rows = {row["id"]: row for row in read_rows(artifacts / "data" / "test.parquet")}
     paths = sorted((artifacts / "evaluation").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    results = {path.stem.replace("_", " "): EvalResult(json.loads(path.read_text())["samples"]) for path in paths
+    results = {path.stem.replace("_", " "): EvalResult.from_json(path) for path in paths
                if path.stem.startswith(("base_model", "after_"))}
     print(f"| domain | n | by a guess | {' | '.join(results)} |\n|{'---|' * (3 + len(results))}")
     for domain in [*sorted({row["domain"] for row in rows.values()}), "all"]:

@@ -8,7 +8,6 @@ earns the same) and `shuffled` (rewards dealt out at random). Comparisons are pa
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -64,7 +63,7 @@ def table(out: Path, seeds: list[int]) -> str:
         of = {recipe: out / f"{recipe}-{seed}/artifacts/evaluation" for recipe in RECIPES}
         results = {"base model": of[JUDGED] / "base_model.json", "SFT": of[JUDGED] / "after_sft.json",
                    **{recipe: of[recipe] / "after_grpo.json" for recipe in reversed(RECIPES)}}
-        results = {name: EvalResult(json.loads(path.read_text())["samples"]) for name, path in results.items()
+        results = {name: EvalResult.from_json(path) for name, path in results.items()
                    if path.exists()}
         lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.content_accuracy} | {r.accuracy} | "
                   f"{r.format_rate} | {r.step_accuracy} |" for name, r in results.items()]

@@ -10,7 +10,6 @@ few, short rows. Its accuracy means nothing.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 from dataclasses import replace
@@ -65,7 +64,7 @@ def table(run: Run) -> str:
               + ", ".join(f"{row['step']}: {row['mean']:.1%}" for row in probes), "",
               "| | n | accuracy | format rate | step accuracy |", "|---|---|---|---|---|"]
     for stage in STAGES:
-        found = EvalResult(json.loads((run.stage("evaluation") / f"{stage}.json").read_text())["samples"])
+        found = EvalResult.from_json(run.stage("evaluation") / f"{stage}.json")
         lines.append(f"| {stage.replace('_', ' ')} | {found.n} | {found.accuracy} | {found.format_rate} | "
                      f"{found.step_accuracy} |")
     peaks = [stats["peak_bytes_in_use"] for device in jax.devices() if (stats := device.memory_stats())]

@@ -42,7 +42,7 @@ def last_result(artifacts: Path, recipe: str) -> EvalResult:
     """The evaluation of the adapter that the recipe would submit."""
     title = STAGES[find_recipe(recipe).trained[-1]].title
     path = artifacts / "evaluation" / f"after_{title.lower().replace(' ', '_')}.json"
-    return EvalResult(json.loads(path.read_text())["samples"])
+    return EvalResult.from_json(path)
 
 
 def row(artifacts: Path, recipe: str, seed: int, baseline: EvalResult) -> str:

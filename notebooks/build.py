@@ -75,9 +75,8 @@ def needs(path: Path, text: str, root: Path) -> set[Path]:
     if path.suffix == ".py":
         found = {root / f"{name.replace('.', '/')}.py" for name in modules(text)}
         found |= {folder / "__init__.py" for folder in path.parents if root in folder.parents}
-    if path == root / "reasonkit/data/readers.py":  # it may find that a gold answer is a formula
-        found.add(root / "recipes/graders/expression.py")
-    if path.parent == root / "recipes" or root / "data_recipes" in path.parents:
+    reader = root / "reasonkit/data/readers.py"  # it names the kinds that a gold answer may be found to have
+    if path == reader or path.parent == root / "recipes" or root / "data_recipes" in path.parents:
         found |= {root / place.format(word) for word in re.findall(r'"(\w+)"', text) for place in BY_NAME}
     found = {path for path in found if path.is_file()}
     top = text.split("[[sources]]")[0]  # the domain of a source may have no rubric of its own

@@ -1,4 +1,4 @@
-"""Control: SFT only, on those solutions that show their steps, to see what later stages add to it.
+"""Control: only SFT, on only the solutions that show their steps. Compare any later stage with it.
 
 A policy that imitates terse solutions ("So 12") has to unlearn them later. In the demo that is most of what GRPO gains:
 see "Choosing the traces" in benchmarks/RESULTS.md. Run it before you believe in a gain of GRPO on your own data.

@@ -117,7 +117,7 @@ def test_llama_cpp_says_the_same(ask, folder):
 def test_lm_eval_says_the_same_as_notebook_4(path, folder):
     """On the run's test problems, in our prompt, to the four digits that its table has."""
     path = folder / "artifacts/evaluation/after_grpo.json"
-    ours = EvalResult(json.loads(path.read_text())["samples"])
+    ours = EvalResult.from_json(path)
     table = command(folder, "-m", "tools.lm_eval").split("in their prompt")[0]
     found = {name: float(value) for name, value in re.findall(r"(\w+-\w+)\b.*?↑ +\|([\d.]+)", table)}
     assert found == {"flexible-extract": pytest.approx(ours.content_accuracy.mean, abs=1e-4),

@@ -123,10 +123,16 @@ class EvalResult:
         return {name: EvalResult([s for s in self.samples if s["family"] == name]) for name in names}
 
     def to_json(self, path: str | Path) -> Path:
-        """Writes all samples, atomically."""
+        """Writes all samples, atomically. `from_json` reads them back."""
         found = {"n": self.n, "left_out": self.left_out, "samples": self.samples}
         write_atomic(Path(path), json.dumps(found, indent=1))  # its ASCII escapes keep lone surrogates, too
         return Path(path)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> EvalResult:
+        """Reads what `to_json` wrote."""
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        return cls(found["samples"], found["left_out"])
 
     def _mean(self, name: str) -> Interval:
         return mean_of([float(sample[name]) for sample in self.samples if sample[name] is not None])

@@ -280,7 +280,7 @@ def _remedy(error: Exception, handle: str, known: bool) -> str:
 
 
 def quantize_int8(loaded: LoadedModel, mesh: Mesh) -> LoadedModel:
-    """The same model, named so, with the matrices of its layers as 8-bit integers (qwix), with a scale per output.
+    """The model as "<name>-int8": its layers' matrices are 8-bit integers (qwix) with a scale per output.
 
     They stay in place on the mesh. Activations and embedding stay as they are, so this saves memory and no work:
     Gemma-3-12B takes 12.8 GB instead of 23.5, Gemma-2-9B 10.2 instead of 18.5, Gemma-3-4B 4.6 instead of 7.8

@@ -24,7 +24,7 @@ from reasonkit.text.answers import seconds_left, time_limit
 
 LIMIT_SECONDS = 2.0  # for one comparison
 MEMORY_BYTES = 2 * 2**30
-BUSY = 3  # by this factor a comparison may take longer on a busy machine
+BUSY = 3  # a comparison may take this many times longer by the wall clock, because the machine may be busy
 # The environment that a worker gets: enough to find programs and packages, but no key, token or password.
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUSERBASE")
 # kind -> the module whose `load()` returns `same(answer, gold)`, and the package that it needs

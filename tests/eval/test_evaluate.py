@@ -26,11 +26,6 @@ def good(number: int) -> str:
     return TAGS.render(reasoning=f"{number} + 1 = {number + 1}; done", answer=str(number + 1))
 
 
-def read_back(path) -> EvalResult:
-    found = json.loads(path.read_text())
-    return EvalResult(found["samples"], found["left_out"])
-
-
 def result(correct, steps=None) -> EvalResult:
     """A result on as many problems as there are flags."""
     rows = [problem(number) for number in range(len(correct))]
@@ -198,7 +193,7 @@ def test_a_problem_without_worked_steps_is_scored_by_its_answer_alone(tmp_path):
     result = evaluate(lambda prompts: [TAGS.render(reasoning="1 + 1 = 2", answer="2")] * len(prompts), rows, 2)
     assert [sample["steps"] is None for sample in result.samples] == [False, True]
     assert result.n == 2 and result.step_accuracy.mean == result.samples[0]["steps"]
-    assert read_back(result.to_json(tmp_path / "r.json")) == result
+    assert EvalResult.from_json(result.to_json(tmp_path / "r.json")) == result
     assert compare_paired(result, result, "steps").n == 1
     alone = evaluate(lambda prompts: [""] * len(prompts), rows[1:], 2)
     assert alone.step_accuracy == (0.0, 0.0, 1.0), "nothing was measured"
@@ -221,7 +216,7 @@ def test_a_problem_that_cannot_be_scored_is_left_out_and_counted(changed, capsys
 
 def test_what_was_left_out_is_in_the_file(tmp_path):
     scored = evaluate(lambda prompts: [good(0)], [problem(0), problem(1, answer=None)], 8)
-    again = read_back(scored.to_json(tmp_path / "r.json"))
+    again = EvalResult.from_json(scored.to_json(tmp_path / "r.json"))
     assert again == scored and again.left_out == 1
 
 
@@ -321,7 +316,7 @@ def test_json_is_lossless(tmp_path):
     odd = "<b>\x00 \ud800 \u2028 \N{SNOWMAN} \\ \"</b>\n"
     scored = evaluate(lambda prompts: [odd, good(1), good(2)], [problem(number) for number in range(3)], 8)
     path = scored.to_json(tmp_path / "deep" / "stock.json")
-    assert read_back(path) == scored
+    assert EvalResult.from_json(path) == scored
     assert [entry.name for entry in path.parent.iterdir()] == ["stock.json"]
 
 
@@ -330,7 +325,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     broken = EvalResult([dict(result([False]).samples[0], gold=object())])
     with pytest.raises(TypeError):
         broken.to_json(path)
-    assert read_back(path).accuracy.mean == 1.0
+    assert EvalResult.from_json(path).accuracy.mean == 1.0
 
 
 def test_a_result_needs_a_sample():
