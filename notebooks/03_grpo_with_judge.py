@@ -53,6 +53,7 @@ from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import read_rows
+from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
 from reasonkit.models.logprobs import local_judge
@@ -226,6 +227,7 @@ report.table(["setting", "value", "why"], [[name, getattr(profile.grpo, name), w
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
+answers = {"before GRPO": evaluate(generate, validation, profile.eval_batch)}
 probe = monitors.probe(generate, validation, profile.eval_batch, log, profile.probe_every, run.budget.measure)
 watch = monitors.watcher(log)
 
@@ -274,9 +276,13 @@ sample_table(log.read("reward"))
 # %% [markdown]
 # ## Hand over
 #
-# The next cell says where the adapter is and frees the chips for the evaluation.
+# A reward can rise while the model gets worse. So we ask the validation questions again. If accuracy or format got worse
+# than before training, beyond doubt, and neither got better, the adapter that came in is handed over instead. The next
+# cell also says where the adapter is, and frees the chips for the evaluation.
 
 # %%
+answers["after GRPO"] = evaluate(generate, validation, profile.eval_batch)
+run.keep_better("grpo", policy.model, *answers.values())
 left = run.manifest("grpo")  # if the stage was stopped early, this says how to go on
 del policy, judge_model, judge, parts, reward, generate, probe, on_step  # frees the chips for evaluation
 print(f"adapter of step {left['extra']['checkpoint_step']} in {run.stage('grpo') / 'adapter'}; "

@@ -48,7 +48,7 @@ from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
 from reasonkit.models.submission_check import verify_submission
 from reasonkit.run import open_run
-from reasonkit.session.manifest import cut_short
+from reasonkit.session.manifest import caveats
 from reasonkit.session.run_log import RunLog
 from reasonkit.show import report
 from reasonkit.show.figures import dots
@@ -60,7 +60,7 @@ run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
 profile, trained = run.profile, run.recipe.trained
 manifests = [run.manifest(stage) for stage in ("data", *trained)]
 test = read_rows(run.stage("data") / "test.parquet")
-print(*cut_short(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
+print(*caveats(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
 
 # %%
 plan = placement.plan(profile, jax.devices(), judge=False)
@@ -98,7 +98,7 @@ for stage in trained:
     results[f"after {STAGES[stage].title}"] = evaluate(generate, test, profile.eval_batch)
 for name, result in results.items():
     print(f"{name}: {result}")
-report.results_table(results, cut_short(manifests))
+report.results_table(results, caveats(manifests))
 
 # %%
 dots({name: {stage: getattr(result, measure) for stage, result in results.items()}

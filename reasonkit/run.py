@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ import jax
 
 from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.curation import load_data
-from reasonkit.models.checkpoints import latest_step, save_lora
-from reasonkit.models.distributed import agree_on_end, is_main_process
+from reasonkit.eval.evaluate import EvalResult, compare_paired
+from reasonkit.models.checkpoints import latest_step, next_step, restore_lora, save_lora
+from reasonkit.models.distributed import agree_on_end, is_main_process, on_main_process
 from reasonkit.models.load import MODELS
 from reasonkit.models.mesh import use_virtual_devices
 from reasonkit.session import manifest as manifests
@@ -28,7 +30,7 @@ from reasonkit.session.run_log import NullLog, RunLog, earlier_minutes
 from reasonkit.session.setup import change, check_choices, find_recipe, suggest
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
-from reasonkit.train.loop import StageResult, has_steps
+from reasonkit.train.loop import BEGUN, StageResult, has_steps
 
 FREE = ("minutes", "reserve_minutes", "api_dollars")  # settings that may differ between the sessions of a run
 
@@ -117,13 +119,40 @@ class Run:
 
     def hand_over(self, stage: str, model, result: StageResult, inputs: Mapping[str, Path], **metrics) -> None:
         """Save the adapter and the manifest of a stage that has ended, for the next notebook."""
-        save_lora(model, self.stage(stage) / "adapter", result.checkpoint_step)
+        adapter = self.stage(stage) / "adapter"
+        on_main_process(shutil.rmtree)(adapter, ignore_errors=True)  # `keep_better` may have left a later step
+        save_lora(model, adapter, result.checkpoint_step)
         if is_main_process():
             settings = getattr(self.profile, stage)
             self.finish(stage, inputs=inputs, metrics={"steps": result.steps, **metrics}, minutes=result.minutes,
                         checkpoint_step=result.checkpoint_step, stopped=result.stopped, settings=vars(settings))
             print(f"{stage}: {result.steps} of {settings.steps} steps in {result.minutes:.1f} minutes, ended by "
                   f"{manifests.ENDINGS.get(result.stopped, result.stopped)}")
+
+    def keep_better(self, stage: str, model, before: EvalResult, after: EvalResult) -> None:
+        """If a stage that was handed over has made the model worse, hand over the adapter it began with instead.
+
+        `before` and `after` are of the same validation problems. Worse is a paired interval of accuracy or format that
+        lies below zero, if neither lies above it. The trained adapter stays among the checkpoints as long as they keep
+        it. `model` has the adapter that is handed over.
+        """
+        changes = {name: compare_paired(before, after, field)
+                   for name, field in (("accuracy", "correct"), ("format", "format_ok"))}
+        told = {name: f"{name} {change}" for name, change in changes.items()}
+        worse = [told[name] for name, change in changes.items() if change.high < 0]
+        if is_main_process():
+            print(f"{stage}, before and after: {'; '.join(told.values())}")
+        if not worse or any(change.low > 0 for change in changes.values()):
+            return
+        restore_lora(model, self.checkpoints / BEGUN / stage)
+        step = next_step(self.checkpoints)
+        for folder in (self.checkpoints, self.stage(stage) / "adapter"):
+            save_lora(model, folder, step)
+        if is_main_process():
+            path, found = self.stage(stage) / manifests.MANIFEST, self.manifest(stage)
+            found["extra"] |= {"checkpoint_step": step, "worse": worse}
+            write_atomic(path, json.dumps(found, indent=1))
+            print(f"{stage} made the model worse, so the adapter it began with is handed over")
 
     def finish(self, stage: str, *, inputs: Mapping[str, Path], metrics: Mapping, minutes: float, **extra) -> Path:
         """Write the stage's manifest. `minutes` are this session's. Those of the stage's earlier sessions are added."""
@@ -173,8 +202,9 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     if is_main_process():
         lock_run(folder)
         write_atomic(path, json.dumps(identity))
-    # the evaluation asks the base model and each stage's model all test problems
-    probes = math.ceil((1 + len(plan.trained)) * chosen.rows["test"] / chosen.rows["validation"])
+    # the evaluation asks the base model and each stage's model all test problems, and a stage its validation problems
+    trained = len(plan.trained)
+    probes = trained + math.ceil((1 + trained) * chosen.rows["test"] / chosen.rows["validation"])
     left = {stage: share for stage, share in plan.shares.items()
             if not (folder / stage / manifests.MANIFEST).exists()}
     budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,

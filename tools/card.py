@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonkit.session.files import write_atomic
-from reasonkit.session.manifest import cut_short, progress
+from reasonkit.session.manifest import caveats, progress
 from reasonkit.show.data_card import markdown_line, markdown_table
 from reasonkit.text.tags import TAGS
 
@@ -110,7 +110,7 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
         [name, f"{manifest['minutes']:.1f}", *(told or "–" for told in progress(manifest)),
          _words({key: value for key, value in manifest["extra"].get("settings", {}).items() if key != "steps"})]
         for name, manifest in stages.items())]
-    warning = "".join(f"**{markdown_line(sentence)}**\n\n" for sentence in cut_short(manifests))
+    warning = "".join(f"**{markdown_line(sentence)}**\n\n" for sentence in caveats(manifests))
     versions = {package: version for manifest in manifests for package, version in manifest["versions"].items()}
     folder = Path(folder)
     uses = "\n".join(use.replace("BASE", json.dumps(base)) for file, use in _USES.items() if any(folder.glob(file)))

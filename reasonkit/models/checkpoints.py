@@ -59,6 +59,13 @@ def latest_step(folder: Path) -> int:
     return max(steps_in(folder), default=0)
 
 
+def next_step(folder: Path) -> int:
+    """Where the next adapter without optimiser state goes. It replaces the last step, unless a stage could resume from
+    that."""
+    step = latest_step(folder)
+    return step + (actor(folder) / str(step) / OPTIMISER).is_dir()
+
+
 def strays(folder: Path) -> list[Path]:
     """What lies among the steps and is neither a step nor part of a save. The judges' loader takes any name for a step
     that `str.isdigit` calls a number: "007", "²", a file's, a link's."""

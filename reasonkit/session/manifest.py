@@ -1,6 +1,6 @@
 """How stages hand over: what each began with (asked.json) and what it left (manifest.json).
 
-Entry points: `check_begun`, `write_manifest`, `read_manifest`. `progress` and `cut_short` say how a stage ended. Inputs
+Entry points: `check_begun`, `write_manifest`, `read_manifest`. `progress` and `caveats` say how a stage ended. Inputs
 are compared by SHA-256, so no stage begins or resumes on inputs that have changed.
 """
 
@@ -250,8 +250,8 @@ def progress(manifest: Mapping[str, Any]) -> tuple[str, str]:
     return f"{made} of {planned}", ENDINGS.get(stopped, stopped)
 
 
-def cut_short(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning for each stage that made fewer steps than planned."""
+def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning for each stage that made fewer steps than planned, or whose adapter was not kept."""
     found = []
     for manifest in manifests:
         (made, planned), (steps, ending) = _steps(manifest), progress(manifest)
@@ -259,6 +259,9 @@ def cut_short(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
             ended = f", ended by {ending}" if ending else ""
             found.append(f"Stage {manifest['stage']} was cut short: {steps} steps{ended}. What follows is of that "
                          "shorter run.")
+        if worse := manifest.get("extra", {}).get("worse"):
+            found.append(f"Stage {manifest['stage']} made the model worse on validation problems ({'; '.join(worse)}). "
+                         "So the adapter it began with was handed over.")
     return found
 
 

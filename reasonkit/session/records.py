@@ -101,6 +101,7 @@ class Extra(Written):
     problems: Count | None = None
     checkpoint_step: Count | None = None
     stopped: str | None = None
+    worse: list[str] = []
     settings: Settings = Settings()
     lengths: dict[Literal["prompt", "completion"], Annotated[int, Field(ge=16, le=8192)]] = {}
 

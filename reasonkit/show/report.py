@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from reasonkit.eval.evaluate import Difference, EvalResult, Interval
 from reasonkit.session.files import write_atomic
-from reasonkit.session.manifest import cut_short, progress
+from reasonkit.session.manifest import caveats, progress
 from reasonkit.show.figures import colour_tags, curves, visible
 
 MEASURES = {"Accuracy": "accuracy", "By content": "content_accuracy", "Format": "format_rate",
@@ -130,7 +130,7 @@ def write_report(
     """
     if not results:
         raise ValueError("no results to report: evaluate at least one stage first")
-    rows, warnings = list(log_rows), cut_short(manifests)
+    rows, warnings = list(log_rows), caveats(manifests)
     sections = {
         "Results": results_table(results, warnings),
         "Paired differences": comparisons and comparison_table(comparisons),

@@ -13,7 +13,7 @@ from test_run_log import room
 from reasonkit.session.files import DiskFullError
 from reasonkit.session.manifest import (
     ManifestError,
-    cut_short,
+    caveats,
     file_sha256,
     progress,
     prompt_hash,
@@ -219,10 +219,10 @@ def test_progress_is_what_was_made_of_what_was_asked_for(stopped, told):
 
 def test_a_stage_that_made_all_steps_is_not_cut_short():
     whole = [manifest("sft", 120, 120, stopped="data"), manifest("grpo", 64, 64, stopped="closed")]
-    assert cut_short(whole) == []
-    assert cut_short([*whole, manifest(stopped="time")]) == [
+    assert caveats(whole) == []
+    assert caveats([*whole, manifest(stopped="time")]) == [
         "Stage grpo was cut short: 17 of 64 steps, ended by the clock. What follows is of that shorter run."]
-    assert cut_short([manifest("sft", 0, 2)]) == [
+    assert caveats([manifest("sft", 0, 2)]) == [
         "Stage sft was cut short: 0 of 2 steps. What follows is of that shorter run."]
 
 
@@ -232,4 +232,4 @@ def test_a_stage_that_made_all_steps_is_not_cut_short():
     {"stage": "sft", "metrics": {"steps": 3}, "extra": {}},
 ])
 def test_a_stage_without_steps_has_no_progress(other):
-    assert progress(other) == ("", "") and cut_short([other]) == []
+    assert progress(other) == ("", "") and caveats([other]) == []

@@ -183,7 +183,7 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
         sampled = seconds["distillation prefill"] + d.max_new_tokens * seconds["distillation decode step"]
         step = d.on_policy * sampled + seconds["teacher's pass"] + seconds["distillation train step"]
         minutes["distill"] = d.steps * step / 60
-    probes = g.steps // profile.probe_every * ("grpo" in recipe.shares)
+    probes = (g.steps // profile.probe_every + 2) * ("grpo" in recipe.shares)  # one before and one after
     asked = (1 + len(recipe.trained)) * profile.rows["test"] + profile.rows["validation"] * probes
     return {**minutes, "evaluation": math.ceil(asked / profile.eval_batch) * reply / 60}
 

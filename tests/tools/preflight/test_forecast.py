@@ -113,7 +113,7 @@ def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
     minutes = module._minutes(profile, replace(find_recipe("g_rar"), data="tiny_mix"), report, 0.5, meshes)
     assert minutes["grpo"] == pytest.approx(800 * seconds / 0.5 / 60)
     assert minutes["sft"] == pytest.approx(1000 * 0.5 / 0.5 / 60)
-    assert minutes["evaluation"] == pytest.approx(-(-(3000 + 8 * 400) // 64) * 7.88 / 0.5 / 60)
+    assert minutes["evaluation"] == pytest.approx(-(-(3000 + 10 * 400) // 64) * 7.88 / 0.5 / 60)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_minutes_are_those_of_the_recipes_stages():
     assert minutes["evaluation"] == pytest.approx(-(-3000 // 64) * 7.88 / 0.5 / 60), "nothing is probed"
     alone = module._minutes(profile, find_recipe("tunix_demo"), report, 0.5, meshes)
     assert list(alone) == [module.LOAD, "grpo", "evaluation"]
-    asked = 2 * 1000 + 10 * 400  # the base model and the one trained, and validation between the steps
+    asked = 2 * 1000 + 12 * 400  # the base model and the one trained, and validation before, between and after
     assert alone["evaluation"] == pytest.approx(-(-asked // 64) * 7.88 / 0.5 / 60)
     late = Forecast(report, {}, minutes, {"sft": 1000, "distill": 300}, 60.0, 0.5)
     assert "does not fit: distillation has time for about" in late.text()
