@@ -21,15 +21,15 @@ from reasonkit.config import STAGES  # noqa: E402
 from reasonkit.eval.evaluate import EvalResult, compare_paired  # noqa: E402
 from reasonkit.session.setup import find_recipe  # noqa: E402
 
-RECIPES = ("tunix_demo", "worked_sft", "g_rar", "idea_e", "pinocchio", "on_policy_distillation")
-BASELINE = "tunix_demo"
+RECIPES = ("tunix_demo", "worked_sft", "g_rar", "idea_e", "pinocchio", "on_policy_distillation", "reasonkit")
 # More steps than the clock allows, and no answers to validation problems between them: they cost short steps most.
-STEPS = {"grpo_steps": 2000, "distill_steps": 2000, "probe_every": 2000}
+STEPS = {"sft_steps": 2000, "grpo_steps": 2000, "distill_steps": 2000, "probe_every": 2000}
 
 
-def run(folder: Path, profile: str, recipe: str, seed: int, minutes: float) -> Path:
+def run(folder: Path, profile: str, recipe: str, seed: int, minutes: float, data: str) -> Path:
     """The recipe's artifacts. Its notebooks are run unless their report is there."""
     values = {"PROFILE": profile, "RECIPE": recipe, "SEED": seed, "SETTINGS": {"minutes": minutes, **STEPS}}
+    values |= {"DATA": data} if data else {}
     if not (folder / "artifacts/report.html").exists():
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, str(ROOT / "notebooks/build.py"), "run", "--cwd", str(folder),
@@ -38,18 +38,18 @@ def run(folder: Path, profile: str, recipe: str, seed: int, minutes: float) -> P
     return folder / "artifacts"
 
 
-def last_result(artifacts: Path, recipe: str) -> EvalResult:
-    """The evaluation of the adapter that the recipe would submit."""
-    title = STAGES[find_recipe(recipe).trained[-1]].title
-    path = artifacts / "evaluation" / f"after_{title.lower().replace(' ', '_')}.json"
-    return EvalResult.from_json(path)
+def result(artifacts: Path, name: str) -> EvalResult:
+    """An evaluation of notebook 4: "base model", or "after" a stage's title."""
+    return EvalResult.from_json(artifacts / "evaluation" / f"{name.lower().replace(' ', '_')}.json")
 
 
-def row(artifacts: Path, recipe: str, seed: int, baseline: EvalResult) -> str:
-    found = last_result(artifacts, recipe)
+def row(artifacts: Path, recipe: str, seed: int) -> str:
+    """The adapter that the recipe would submit. A stage whose adapter was not kept is in brackets."""
     stages = [json.loads((artifacts / stage / "manifest.json").read_text()) for stage in find_recipe(recipe).trained]
-    steps = ", ".join(f"{stage['metrics']['steps']} {STAGES[stage['stage']].title}" for stage in stages)
-    against = "–" if recipe == BASELINE else compare_paired(baseline, found, "content")
+    steps = ", ".join(f"{stage['metrics']['steps']} {STAGES[stage['stage']].title}" if not stage["extra"].get("worse")
+                      else f"({STAGES[stage['stage']].title})" for stage in stages)
+    found = result(artifacts, f"after {STAGES[stages[-1]['stage']].title}")
+    against = compare_paired(result(artifacts, "base model"), found, "content")
     length = mean(len(sample["completion"].split()) for sample in found.samples)
     minutes = sum(stage["minutes"] for stage in stages)
     return (f"| {seed} | `{recipe}` | {steps} | {minutes:.1f} | {found.content_accuracy} | {found.format_rate} | "
@@ -62,15 +62,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    parser.add_argument("--data", default="", help="a mix in data_recipes/, in place of the recipe's own")
     parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "recipes")
     options = parser.parse_args()
     lines = ["| seed | recipe | steps | minutes of training | content accuracy | format rate | step accuracy | words | "
-             f"content accuracy against `{BASELINE}` |", "|---|---|---|---|---|---|---|---|---|"]
+             "content accuracy against the base model |", "|---|---|---|---|---|---|---|---|---|"]
     for seed in options.seeds:
-        made = {recipe: run(options.out.resolve() / f"{recipe}-{seed}", options.profile, recipe, seed, options.minutes)
-                for recipe in dict.fromkeys([BASELINE, *options.recipes])}
-        baseline = last_result(made[BASELINE], BASELINE)
-        lines += [row(artifacts, recipe, seed, baseline) for recipe, artifacts in made.items()]
+        for recipe in options.recipes:
+            folder = options.out.resolve() / f"{recipe}-{seed}"
+            made = run(folder, options.profile, recipe, seed, options.minutes, options.data)
+            lines.append(row(made, recipe, seed))
     print("\n".join(lines))
 
 

@@ -177,7 +177,8 @@ def test_a_run_is_opened_and_continued(tmp_path, monkeypatch):
     again = open_run("smoke", "g_rar", 3, "mine")
     assert json.loads((again.folder / "ledger.json").read_text())["started"] == started, "the clock began anew"
     again.budget._record["took"] = {"probe": 60.0, "save": 30.0}
-    assert again.budget.minutes_reserved == 0.5 + 1.25 * (6 + 0.5), "three stages answer 16 problems, a probe answers 8"
+    assert again.budget.minutes_reserved == 0.5 + 1.25 * (6 + 2 + 0.5), (
+        "three models answer 16 problems, a probe answers 8, and each trained one is probed once more")
 
 
 @pytest.fixture
