@@ -37,7 +37,7 @@ from tools.preflight.compiled import ProgramStats, Report, preflight, topology_d
 
 EFFICIENCY = 0.4  # of the roofline's speed. In training 0.3 to 0.5 of a chip's peak is usual
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # also a guess: loading weights and compiling, for all stages together
-TIMED = "sft", "grpo", "distill"  # stages whose minutes are forecast
+TIMED = "sft", "grpo", "distill"  # stages whose steps, in a log, give the speed. SimPO also samples its pairs
 SOURCES = ("reasonkit/models/gemma.py", "reasonkit/models/load.py", "reasonkit/models/lora.py",
            "reasonkit/models/logprobs.py", "reasonkit/train/sft.py", "reasonkit/train/policy_loss.py",
            "recipes/stages/simpo.py", "recipes/stages/distill.py", "tools/preflight/abstract.py",
@@ -112,13 +112,11 @@ class Forecast:
 
 
 def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], chip: str, folder: Path | None = None,
-             efficiency: float = EFFICIENCY, whole: bool = False, simpo: bool = False,
-             judge: bool = True) -> Forecast:
+             efficiency: float = EFFICIENCY, whole: bool = False, judge: bool = True) -> Forecast:
     """Compile what a run of the recipe will run on these devices, or read it from `folder` if that was done before.
 
-    `whole` compiles all layers, which takes longer. `simpo` adds a SimPO step with the rows of a pass of GRPO. It is
-    not counted in the minutes. Without `judge` the recipe's judge, if it has one, runs elsewhere. Raises ValueError if
-    a model does not fit, or the chip is not one of CHIPS.
+    `whole` compiles all layers, which takes longer. Without `judge` the recipe's judge, if it has one, runs elsewhere.
+    Raises ValueError if a model does not fit, or the chip is not one of CHIPS.
     """
     judged, profile = judge and recipe.uses_judge, adapt_to_recipe(profile, recipe)
     alone, together = plan(profile, devices, False), plan(profile, devices, judged)
@@ -148,8 +146,8 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
             write_atomic(path, json.dumps(plain))
         return list(rows)
 
-    programs = {"sft": (alone, "sft" in recipe.shares), "simpo": (alone, simpo), "rollout": (together, True),
-                "grpo": (together, "grpo" in recipe.shares), "judge": (together, judged)}
+    programs = {"sft": (alone, "sft" in recipe.shares), "simpo": (alone, "simpo" in recipe.shares),
+                "rollout": (together, True), "grpo": (together, "grpo" in recipe.shares), "judge": (together, judged)}
     wanted = [(made, name) for name, (made, needed) in programs.items() if needed]
     reasons = {"SFT, evaluation": alone.reasons["policy"], **together.reasons} if judged else together.reasons
     if "distill" in recipe.shares:
@@ -172,11 +170,14 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
     for row in report.rows:
         roofline = row.roofline(CHIPS[report.chip])
         seconds[row.program] = math.inf if roofline is None else roofline[0] / efficiency
-    g, d = profile.grpo, profile.distill
+    g, d, s = profile.grpo, profile.distill, profile.simpo
     reply = seconds["rollout prefill"] + g.max_new_tokens * seconds["one decode step"]
     minutes = {LOAD: LOAD_MINUTES}
     if "sft" in recipe.shares:
         minutes["sft"] = profile.sft.steps * seconds["SFT train step"] / 60
+    if "simpo" in recipe.shares:
+        sampled = math.ceil(s.questions * s.num_generations / profile.eval_batch) * reply
+        minutes["simpo"] = (sampled + s.steps * seconds["SimPO train step"]) / 60
     if "grpo" in recipe.shares:
         minutes["grpo"] = g.steps * _grpo_step(profile, recipe, seconds, reply, made) / 60
     if "distill" in recipe.shares:  # its parts run one after the other
@@ -250,7 +251,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--topology", default="v5e:2x4", help="of TPU chips, as libtpu names them")
     parser.add_argument("--efficiency", type=float, default=EFFICIENCY)
     parser.add_argument("--whole", action="store_true", help="compile all layers, instead of two shallow models")
-    parser.add_argument("--simpo", action="store_true", help="a SimPO step, too")
     parser.add_argument("--cache", type=Path, default=Path("artifacts/preflight"))
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
@@ -262,8 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         devices = topology_devices(options.topology)
         print(f"compiling for {options.topology}: some minutes, unless it was done before", file=sys.stderr)
-        found = forecast(profile, recipe, devices, chip, options.cache, options.efficiency,
-                         options.whole, options.simpo)
+        found = forecast(profile, recipe, devices, chip, options.cache, options.efficiency, options.whole)
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
     print(f"recipe {options.recipe}, profile {options.profile}: {profile.policy}"

@@ -146,6 +146,11 @@ def test_the_minutes_are_those_of_the_recipes_stages():
     assert list(alone) == [module.LOAD, "grpo", "evaluation"]
     asked = 2 * 1000 + 12 * 400  # the base model and the one trained, and validation before, between and after
     assert alone["evaluation"] == pytest.approx(-(-asked // 64) * 7.88 / 0.5 / 60)
+    _, report = made(**FLOORS, SimPO_train_step=0.3)
+    pairs = module._minutes(profile, find_recipe("pinocchio"), report, 0.5, meshes)
+    assert list(pairs) == [module.LOAD, "sft", "simpo", "grpo", "evaluation"]
+    sampled = 2000 * 4 / 64 * 7.88  # four completions of each of 2,000 questions, 64 at a time
+    assert pairs["simpo"] == pytest.approx((sampled + 100 * 0.3) / 0.5 / 60)
     late = Forecast(report, {}, minutes, {"sft": 1000, "distill": 300}, 60.0, 0.5)
     assert "does not fit: distillation has time for about" in late.text()
 
@@ -196,7 +201,7 @@ def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
         return Report(tuple(ProgramStats(name, made.policy, 8, 1.0) for name in names[programs[0]]), chip)
 
     monkeypatch.setattr(module, "preflight", fake)
-    found = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", simpo=True, judge=False)
+    found = forecast(SMALL, find_recipe("pinocchio"), jax.devices(), "v5e", judge=False)
     assert [row.mesh.shape["fsdp"] for row in found.report.rows] == [8] * 6
     assert set(found.reasons) == {"policy"}
 
