@@ -78,7 +78,9 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
     the checkpoints belong to a later stage. Otherwise raises as `loop.resilient_training` does.
     """
     check_divides(settings.batch_size, mesh, "SFT batch_size")
-    rows = without_terse(rows) if settings.skip_terse else rows
+    if settings.skip_terse:
+        every, rows = len(rows), without_terse(rows)
+        print(f"SFT imitates {len(rows):,} of {every:,} rows: the others' reasoning shows no work (skip_terse)")
     loop.begin(policy.model, checkpoints, "sft", 0, settings.steps)
     trainer = peft_trainer.PeftTrainer(
         policy.model, tunix_compat.adamw(settings),

@@ -223,13 +223,15 @@ def test_packed_rows_in_chunks_have_the_loss_and_the_gradients_of_plain_ones_by_
     assert difference(loss_and_gradients(model, model_input(merged)), plain) > 0.1
 
 
-def test_terse_rows_are_left_out_on_request(whole, policy, mesh, tmp_path):
+def test_terse_rows_are_left_out_on_request(whole, policy, mesh, tmp_path, capsys):
     """The adapter is, to the last bit, that of a run which never had them."""
     terse = ROWS.map(lambda row: {"reasoning": f"So {row['answer']}"})
     rows = concatenate_datasets([terse, ROWS])
     settings = replace(SETTINGS, skip_terse=True)
     sft(policy, mesh, rows, settings, TimeBudget(1, 0), NullLog(), tmp_path, seed=3)
     assert equal(adapter(policy), adapter(whole.policy))
+    told = f"SFT imitates {len(ROWS)} of {2 * len(ROWS)} rows: the others' reasoning shows no work"
+    assert told in capsys.readouterr().out
     with pytest.raises(ValueError, match="0 rows are fewer than one batch of 8"):
         sft(policy, mesh, terse, settings, TimeBudget(1, 0), NullLog(), tmp_path / "terse", seed=3)
 
