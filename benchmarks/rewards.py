@@ -48,6 +48,7 @@ HOSTILE = (
     "(a) ")
 FRAMES = ("{}", "<reasoning>{}</reasoning>\n<answer>20</answer>", "<reasoning>x</reasoning>\n<answer>{}</answer>")
 SLACK = 2.5  # times as long for a text twice as long
+NOISE = 2e-3  # seconds that are below the clock's noise
 
 
 def parts() -> list[Callable]:
@@ -107,8 +108,9 @@ def fuzz(made: list[Callable], count: int, seed: int = 0) -> dict[str, tuple[flo
     return ranges
 
 
-def seconds(call: Callable[[int], object], repeats: int = 3) -> float:
-    """Of this process, so that other programs on the machine count less; the least of the numbered repeats.
+def seconds(call: Callable[[int], object], repeats: int = 3, enough: float = 0.0) -> float:
+    """Of this process, so that other programs on the machine count less; the least of the numbered repeats, or the
+    first that is not above `enough`.
 
     Without the garbage collector, whose full passes come in steps and at any moment.
     """
@@ -119,6 +121,8 @@ def seconds(call: Callable[[int], object], repeats: int = 3) -> float:
             began = time.process_time()
             call(repeat)
             times.append(time.process_time() - began)
+            if times[-1] <= enough:
+                break
     finally:
         gc.enable()
     return min(times)
@@ -127,17 +131,18 @@ def seconds(call: Callable[[int], object], repeats: int = 3) -> float:
 def doubling(call: Callable[[str], object], length: int) -> tuple[float, float, str]:
     """The worst ratio of seconds at 2 x `length` characters to those at `length`, those seconds, and the text's unit.
 
-    What takes under 2 ms at the double length is below the clock's noise and counts as ratio 1. A ratio past `SLACK` is
-    measured again, at most four times: noise goes away, a quadratic search does not.
+    What is below the noise at the double length counts as ratio 1. A ratio past `SLACK` is measured again, at most four
+    times: noise goes away, a quadratic search does not.
     """
     worst = (0.0, 0.0, "")
     for frame in FRAMES:
         for unit in HOSTILE:
-            texts = [frame.format(unit * (size // len(unit))) for size in (length, 2 * length)]
+            short, long = (frame.format(unit * (size // len(unit))) for size in (length, 2 * length))
             for _ in range(5):
                 # no repeat has the same text, because a reply that was read is not read again
-                one, two = (seconds(lambda repeat, text=text: call(text + " " * repeat)) for text in texts)
-                ratio = two / one if two > 2e-3 else 1.0
+                two, ratio = seconds(lambda repeat, text=long: call(text + " " * repeat), enough=NOISE), 1.0
+                if two > NOISE:
+                    ratio = two / seconds(lambda repeat, text=short: call(text + " " * repeat))
                 if ratio <= SLACK:
                     break
             worst = max(worst, (ratio, two, frame.format(unit)))

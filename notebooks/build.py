@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import hashlib
 import re
 import sys
@@ -55,7 +56,8 @@ MARKER = re.compile(r"# \{\{(\w+)(?: (\w+))?\}\}")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def modules(source: str) -> set[str]:
+@functools.cache
+def modules(source: str) -> frozenset[str]:
     """The dotted names that Python code imports or holds in a string, because `python -m` may start one."""
     names = set()
     for node in ast.walk(ast.parse(source)):
@@ -66,7 +68,7 @@ def modules(source: str) -> set[str]:
                 names |= {base, *(f"{base}.{alias.name}" for alias in aliases)}
             case ast.Constant(str(text)):
                 names.add(text)
-    return set(filter(MODULE.fullmatch, names))
+    return frozenset(filter(MODULE.fullmatch, names))
 
 
 def needs(path: Path, text: str, root: Path) -> set[Path]:

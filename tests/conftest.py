@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -19,15 +20,22 @@ settings.load_profile("reasonkit")
 
 
 # They take minutes each. Begun first, they do not keep one process busy when the others have nothing left.
-LONGEST = ("test_notebooks", "test_distributed", "test_grpo", "test_faults", "test_compiled", "test_forecast",
-           "test_begin", "test_float32", "test_layouts", "test_overlap", "test_simpo", "test_distill",
-           "test_interrupts")
+LONGEST = ("test_notebooks", "test_faults", "test_distributed", "test_simpo", "test_logprobs", "test_distill",
+           "test_decode", "test_overlap", "test_begin", "test_lora", "test_grpo", "test_layouts", "test_compiled",
+           "test_forecast", "test_float32", "test_submission_check", "test_sft", "test_interrupts")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first, in the order of LONGEST."""
     place = {name: index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_old_is_collected():
+    """A full collection takes seconds once a process has compiled much, and `open_run` asks for one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

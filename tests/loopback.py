@@ -39,6 +39,6 @@ def server(respond: Callable) -> Iterator[tuple[str, list]]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
+        threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()  # seconds until it sees the end
         yield f"http://127.0.0.1:{http.server_port}", seen
         http.shutdown()

@@ -294,6 +294,7 @@ def test_parameter_values_are_literals_or_text():
 # -- the runner
 
 
+@pytest.mark.slow
 def test_run_streams_reports_and_keeps_the_copy(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PASSED_ON", "through")
     path = notebook(
@@ -315,6 +316,7 @@ def test_run_streams_reports_and_keeps_the_copy(tmp_path, capsys, monkeypatch):
     assert nbformat.read(copy, as_version=4).cells[2].outputs[0].text == "5 through"
 
 
+@pytest.mark.slow
 def test_a_live_view_is_told_without_a_page(tmp_path, capsys, monkeypatch):
     """A training cell prints nothing for minutes: its live view's status line does instead."""
     path = notebook(tmp_path, """
@@ -330,6 +332,7 @@ Dashboard(log, TimeBudget(), "SFT", 7).show()""")
     assert "[small] step 3 of 7 · 0.1 s per step" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_failing_cell_stops_the_run(tmp_path, capsys):
     path = notebook(tmp_path, "\nlimit = 0\n1 / limit", '\nprint("never")')
     assert build.main(["run", str(path), "--cwd", str(tmp_path)]) == 1
@@ -339,6 +342,7 @@ def test_a_failing_cell_stops_the_run(tmp_path, capsys):
     assert copy.cells[0].outputs[0].ename == "ZeroDivisionError"
 
 
+@pytest.mark.slow
 def test_a_dead_kernel_is_told(tmp_path, capsys):
     path = notebook(tmp_path, "\nimport os\nos._exit(9)")
     assert build.main(["run", str(path), "--cwd", str(tmp_path)]) == 1

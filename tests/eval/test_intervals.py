@@ -95,6 +95,7 @@ def exact_coverage(n: int, rate: float, low: float) -> float:
                if ends(right, n, low)[0] - 1e-9 <= rate <= ends(right, n, low)[1] + 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [0.0, -1.0], ids=["rates", "changes"])
 @pytest.mark.parametrize("n", [5, 25, 600])
 def test_coverage_is_as_said(n, low):
@@ -107,6 +108,7 @@ def test_coverage_is_as_said(n, low):
         assert max(found[rate] for rate in (0.02, 0.04, 0.5)) <= 0.965, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n"), [("steps, few right", 25), ("steps, most right", 25), ("change of steps", 25),
                                          ("change, 0.1 gained, 0.05 lost", 25), ("change, 0.3 gained, 0.1 lost", 600)])
 def test_coverage_of_fractions_and_of_gains_with_losses(name, n):

@@ -248,6 +248,7 @@ def test_a_line_cut_short_harms_no_other(tmp_path, torn):
     assert last.asked == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_wrote_is_kept(tmp_path):
     """A process is killed while it writes; the next one reads all its whole lines and asks only for the rest."""
     path = tmp_path / "v.jsonl"

@@ -244,6 +244,7 @@ SHOWN = sorted({json.loads(case["line"])["event"] for case in LINES if case["kep
                 and not case["line"].startswith("\ufeff")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", SHOWN)
 def test_the_live_view_and_the_report_show_what_odd_rows_hold(event, tmp_path, results):
     lines = [line_of(case) for case in LINES if not case["kept"] or f'"event": "{event}"' in case["line"]]

@@ -92,6 +92,7 @@ def test_a_name_alone_is_any_version(place, capsys):
         setup.install(["toy-none"])
 
 
+@pytest.mark.slow
 def test_real_pip_installs_a_wheel_that_is_attached(real):
     setup.install(["toy-pinned==1.0"])
     assert importlib.import_module("toy_pinned").__version__ == "1.0"
@@ -163,6 +164,7 @@ def test_the_first_copy_on_the_path_counts(place, tmp_path, monkeypatch, wheels)
         setup.install(["toy-pinned==2.0"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pin", "environment", "message"), [
     ("toy-none==1.0", {}, rf"could not install toy-none 1.0 .missing.\. {OFFLINE}"),
     ("toy-pinned==3.0", {}, r"could not install toy-pinned 3.0 .missing.(.|\n)*from versions: 1.0, 2.0"),

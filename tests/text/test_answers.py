@@ -177,6 +177,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_hostile_text_takes_no_time(kind, unit):

@@ -34,6 +34,7 @@ def seconds(kind: str, text: str) -> float:
     return min(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("unit", UNITS)
 def test_time_grows_with_the_length(kind, unit):
@@ -56,6 +57,7 @@ def test_a_step_of_long_replies_is_graded_in_seconds(kind):
     assert time.process_time() - start < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("digits", [200, 1000, 4300, 4301, 9000])
 @pytest.mark.parametrize("form", ["{}", "{}/3", "\\frac{{{}}}{{3}}", "\\frac{{x}}{{{}}}", "{}x/3", "x^{{{}}}",
          "0.({})", "{}_5", "1e{}",

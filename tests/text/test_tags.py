@@ -143,6 +143,7 @@ def test_parse_refuses_what_is_not_text(text):
         TAGS.parse(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     ["<answer>", "</answer>x", "<reasoning>a<answer>b", "<", "<eos> ", " ", "</answer", "< ", "\u200b",

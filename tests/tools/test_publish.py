@@ -202,7 +202,7 @@ def hub(monkeypatch):
     """A hub on this machine; gives what was posted: (path, authorization, body)."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.heard, server.address = [], f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

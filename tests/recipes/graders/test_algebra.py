@@ -19,6 +19,7 @@ TABLE = Path(__file__).parents[2] / "golden" / "formulas.jsonl"  # more rows tha
 GOLDEN = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @each_row(GOLDEN)
 def test_golden(row):
     verdict = check(row["answer"], row["gold"], row["kind"])
@@ -30,6 +31,7 @@ def test_a_gold_formula_is_right():
         assert check(gold, gold, "expression").correct, gold
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["0", "10^{-400}", "0/0", "\\infty", "x = x", "f(x)", "[[0, 0], [0, 0]]", "x < x"])
 def test_no_answer_is_right_for_many(answer):
     golds = {row["gold"] for row in GOLDEN} - {"y = 0", "0^\\circ"}

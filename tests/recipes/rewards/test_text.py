@@ -256,7 +256,9 @@ def test_a_step_of_completions_is_scored_in_a_blink():
 
 
 @pytest.mark.slow
-def test_the_doubling_sees_a_quadratic_part():
+def test_the_doubling_sees_a_quadratic_part(monkeypatch):
+    monkeypatch.setitem(BENCHMARK["doubling"].__globals__, "HOSTILE", ("x",))
+
     def quadratic(reply):
         return sum(1 for start in range(0, len(reply), 20) for _ in reply[start:])
 
