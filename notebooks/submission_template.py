@@ -61,15 +61,22 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # {{setup}}
 
 # %% [markdown]
+# # 2 · How the data set is made
+
+# %%
+# {{stages data}}
+
+# %% [markdown]
+# # 3 · Fine-tuning
+
+# %% [markdown]
 # ## What the judges read
 #
 # The prompt and the limits are the same as in training. The assertions fail if the tags differ by even one byte.
 
 # %%
-from reasonkit.run import open_run
 from reasonkit.text.tags import TAGS
 
-run = open_run(PROFILE, RECIPE, SEED, data=DATA, settings=SETTINGS)
 REASONING_START, REASONING_END = "<reasoning>", "</reasoning>"
 SOLUTION_START, SOLUTION_END = "<answer>", "</answer>"
 PROMPT_TEMPLATE = TAGS.template
@@ -79,15 +86,6 @@ INF_TEMPERATURE, INF_TOP_K, INF_TOP_P = 0, 1, None
 CKPT_DIR = str(run.checkpoints)
 assert (REASONING_START, REASONING_END) == (TAGS.reasoning_start, TAGS.reasoning_end)
 assert (SOLUTION_START, SOLUTION_END) == (TAGS.answer_start, TAGS.answer_end)
-
-# %% [markdown]
-# # 2 · How the data set is made
-
-# %%
-# {{stages data}}
-
-# %% [markdown]
-# # 3 · Fine-tuning
 
 # %%
 # {{stages training}}

@@ -18,6 +18,7 @@ from IPython.display import display
 from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_recipe
 from reasonkit.data.curation import load_data, used_sources
 from reasonkit.data.filters import Ledger
+from reasonkit.data.sources import TeacherFile
 from reasonkit.models import load, placement
 from reasonkit.models.load import MODELS
 from reasonkit.models.mesh import check_divides, use_virtual_devices
@@ -71,7 +72,8 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
     judge = fitted.judge if judged and not key or "reward_model" in left else None
     teacher = fitted.teacher if "distill" in left else None
     names = dict.fromkeys(filter(None, (fitted.policy, judge, teacher)))
-    lines = [*_machine(fitted, left, judge, teacher), *_models(names), *_session(fitted), *_sources(fitted, plan, data)]
+    lines = [*_machine(fitted, left, judge, teacher), *_models(names), *_session(fitted),
+             *_sources(fitted, plan, data, left)]
     lines += [("judge", f"behind an API, by the secret {key}", "")] * bool(key)
     display(table(["needed", "found", "to do"], lines, "Checked before anything is loaded."))
     if missing := "".join(f"\n- {name}: {remedy}" for name, _, remedy in lines if remedy):
@@ -158,13 +160,15 @@ def _session(profile: Profile) -> Lines:
         yield "minutes", f"{profile.minutes:g}", str(error)
 
 
-def _sources(profile: Profile, recipe: Recipe, data: str | None) -> Lines:
+def _sources(profile: Profile, recipe: Recipe, data: str | None, left: Sequence[str]) -> Lines:
+    """What a teacher has yet to write in this run is not asked for."""
     if data is None:
         return
     try:
         notes = Ledger()
         found = load_data(data or recipe.data_for(profile))
-        used = used_sources(found, notes)
+        now = [source for source in found.sources if not ("teacher" in left and isinstance(source, TeacherFile))]
+        used = used_sources(found.model_copy(update={"sources": now}), notes)
         yield "data", " · ".join([f"{found.title}: {len(used or found.families)} sources", *notes.notes]), ""
     except ValueError as error:
         yield "data", "not whole", str(error)

@@ -194,3 +194,14 @@ def test_a_full_disk_and_a_session_without_time_are_named(shown, monkeypatch):
 def test_data_that_cannot_be_read_is_named(shown, data, message):
     with pytest.raises(RuntimeError, match=message):
         precheck("smoke", "g_rar", 0, {}, data)
+
+
+def test_what_a_teacher_has_yet_to_write_is_not_asked_for(shown, tmp_path, monkeypatch):
+    """In a submission all notebooks are one, so the teacher's come after this check. Later it finds the file gone."""
+    monkeypatch.chdir(tmp_path)
+    precheck("smoke", "gemmatron", 0, {}, "")
+    assert shown["data"] == ["Gemmatron toys: solutions by the model: 1 sources", ""]
+    (tmp_path / "artifacts" / "teacher").mkdir(parents=True)
+    (tmp_path / "artifacts" / "teacher" / "manifest.json").touch()
+    with pytest.raises(RuntimeError, match="data: source 'taught' can't be opened .*: run notebook 1b"):
+        precheck("smoke", "gemmatron", 0, {}, "")

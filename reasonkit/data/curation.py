@@ -19,7 +19,7 @@ from reasonkit.data.filters import Ledger, Row, find_contaminated, gold_row_faul
 from reasonkit.data.loading import Raw, SourceError, open_rows, reach
 from reasonkit.data.problems import SPLITS, fill_rubric, load_recipe, make_problem
 from reasonkit.data.readers import Refused, read_row
-from reasonkit.data.router import route
+from reasonkit.data.router import find_task, route
 from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
 from reasonkit.data.sources import OWN, ROUTED, DataRecipe, Family, Hub, OwnFile, Source, Split
 from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
@@ -108,20 +108,15 @@ def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
 
     Raises SourceError if any other source can't be reached.
     """
-    allowed = []
-    for source in recipe.sources:
-        if source.is_open or recipe.other_licences:
-            allowed.append(source)
-        else:
-            ledger.notes.append(f"off: {source.name}, licence {source.licence!r} ({source.address}). To use it, write "
-                                "`other_licences = true` into the recipe")
-    problems_by_name = {source.name: found.problem for source, found in zip(allowed, reach(allowed), strict=True)
-                        if found.problem}
-    if needed := [problems_by_name[source.name] for source in allowed
-                  if source.name in problems_by_name and not source.optional]:
+    ledger.notes += [f"off: {source.name}, licence {source.licence!r} ({source.address}). To use it, write "
+                     "`other_licences = true` into the recipe"
+                     for source in recipe.sources if source not in recipe.allowed]
+    found = reach(recipe.allowed)
+    missing = {source.name: source for source in recipe.allowed if found[source.name].problem}
+    if needed := [found[name].problem for name, source in missing.items() if not source.optional]:
         raise SourceError("\n".join(needed))
-    ledger.notes += [f"left out: {problem}" for problem in problems_by_name.values()]
-    return [source for source in allowed if source.name not in problems_by_name]
+    ledger.notes += [f"left out: {found[name].problem}" for name in missing]
+    return [source for source in recipe.allowed if source.name not in missing]
 
 
 def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]:
@@ -135,6 +130,7 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
             if row["domain"] == ROUTED:
                 row["family"] = row["domain"] = route(row["question"]) or GENERAL
             name = source.rubric or row["domain"]
+            row["task"] = row["task"] or find_task(row["kind"], name)
             if name not in rubrics:
                 rubrics[name] = domain_rubric(recipe, name)
             row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(rubrics[name], row["reasoning"]))
@@ -173,7 +169,7 @@ def _family_rows(source: Family, seed: int) -> Iterator[Row]:
         item = make_problem(source.families[number % len(source.families)], number // len(source.families), seed)
         yield {"id": item.id, "family": item.family, "kind": item.kind, "question": item.question,
                "reasoning": item.reasoning, "answer": item.answer, "rubric": item.rubric, "difficulty": "", "group": "",
-               "domain": source.domain, "task": source.task or item.kind, "source": source.name,
+               "domain": source.domain, "task": source.task, "source": source.name,
                "licence": source.licence, "made": "yes"}
 
 
@@ -222,33 +218,34 @@ def deal(recipe: DataRecipe, rows: list[Row], sizes: Mapping[str, int], seed: in
         dealt[name] = _share(recipe, pool, sizes.get(name, 0), seed)
         rng.shuffle(dealt[name])
         ledger.steps.append((f"dealt to {name}", len(pool), len(dealt[name])))
-        if recipe.balance.domains and name in sizes:
-            asked, found = (Counter(row["domain"] for row in some) for some in (pool, dealt[name]))
-            ledger.notes.append(f"{name}, balanced by domain: " + ", ".join(
-                f"{domain} {found[domain]} of {count}" for domain, count in sorted(asked.items())))
+        by, weights = recipe.balance.quotas
+        if weights and name in sizes:
+            asked, found = (Counter(row[by] for row in some) for some in (pool, dealt[name]))
+            ledger.notes.append(f"{name}, balanced by {by}: " + ", ".join(
+                f"{value} {found[value]} of {asked[value]}" for value in sorted({*asked, *weights})))
     return {name: dealt[name] for name in SPLITS if name in sizes}
 
 
 def _share(recipe: DataRecipe, pool: list[Row], total: int, seed: int) -> list[Row]:
-    """`total` rows: of each domain its share, and in it of each source its share by weight, at most its cap. The order
-    in which a source's rows are taken depends on their ids, so it stays where a row is left out."""
-    sources = {source.name: source for source in recipe.sources}
+    """`total` rows: of each domain or task its share, and in it of each source its share by weight, at most its cap.
+    The order in which a source's rows are taken depends on their ids, so it stays where a row is left out."""
+    sources, (by, given) = {source.name: source for source in recipe.sources}, recipe.balance.quotas
     by_source: dict[str, list[Row]] = defaultdict(list)
     for row in pool:
         by_source[row["source"]].append(row)
-    parts: dict[str, dict[str, list[Row]]] = defaultdict(dict)  # by domain and source
+    parts: dict[str, dict[str, list[Row]]] = defaultdict(dict)  # by domain or task, and by source
     weights: dict[str, dict[str, float]] = defaultdict(dict)
     for name, some in by_source.items():
         some = sorted(some, key=lambda row: random.Random(f"{seed}:{row['id']}").random())[:sources[name].cap]
-        for domain, count in Counter(row["domain"] for row in some).items():
-            parts[domain][name] = [row for row in some if row["domain"] == domain]
-            weights[domain][name] = sources[name].weight * count / len(some)
-    shares = {domain: recipe.balance.domains.get(domain, sum(weights[domain].values())) for domain in parts}
-    counts = share_out({domain: sum(map(len, parts[domain].values())) for domain in parts}, shares, total)
-    return [row for domain, count in counts.items()
-            for name, part in share_out({name: len(some) for name, some in parts[domain].items()}, weights[domain],
+        for value, count in Counter(row[by] for row in some).items():
+            parts[value][name] = [row for row in some if row[by] == value]
+            weights[value][name] = sources[name].weight * count / len(some)
+    shares = {value: given.get(value, sum(weights[value].values())) for value in parts}
+    counts = share_out({value: sum(map(len, parts[value].values())) for value in parts}, shares, total)
+    return [row for value, count in counts.items()
+            for name, part in share_out({name: len(some) for name, some in parts[value].items()}, weights[value],
                                         count).items()
-            for row in parts[domain][name][:part]]
+            for row in parts[value][name][:part]]
 
 
 def share_out(available: Mapping[str, int], weights: Mapping[str, float], total: int) -> dict[str, int]:

@@ -31,11 +31,13 @@ from reasonkit.data.sources import Family, File, Hub, Kaggle, Provenance, Source
 from reasonkit.session.files import RecordError, check, preview
 
 WHEELS = Path(os.environ.get("REASONKIT_WHEELS", Path.home() / ".cache" / "reasonkit" / "wheels"))
-ATTACHED = Path("/kaggle/input")
+ATTACHED = Path(os.environ.get("REASONKIT_INPUTS", "/kaggle/input"))
+MOUNTS = "datasets/*/*", "*"  # where Kaggle puts an attached data set now, and where it did before
 SECONDS = 60.0  # for the first row of a source; a download of several sources is shared by them
 _ONE_AT_A_TIME = Lock()  # several sources may be in one wheel
 MAX_ROW = 1_000_000  # characters of a line
 Raw = dict[str, Any]
+_REACHED: dict[str, str] = {}  # by its table, where each source was found
 
 
 class SourceError(ValueError):
@@ -58,7 +60,9 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
                                 streaming=True, **files)
             return _stream(source, islice(iter(rows), source.read)), f"hub {source.id}@{source.revision}"
         if isinstance(source, Kaggle):
-            path = ATTACHED / source.handle.split("/")[1] / source.file
+            owner, name, *_ = source.handle.split("/")
+            path = ATTACHED / "datasets" / owner / name / source.file
+            path = path if path.is_file() else ATTACHED / name / source.file
             if not path.is_file():
                 import kagglehub
 
@@ -120,7 +124,7 @@ def find_wheel(source: Wheel) -> Path:
     name, hashes = f"{source.package.replace('-', '_')}-{source.version}-*.whl", {}
     with _ONE_AT_A_TIME:
         for is_last in (False, True):
-            for path in chain(WHEELS.glob(name), ATTACHED.glob(f"*/{name}")):
+            for path in chain(WHEELS.glob(name), *(ATTACHED.glob(f"{mount}/{name}") for mount in MOUNTS)):
                 hashes[path] = _sha256(path, path.stat().st_mtime_ns)
                 if hashes[path] == source.sha256:
                     return path
@@ -230,17 +234,23 @@ def _nested_rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
         yield row if isinstance(row, dict) else {"text": row}
 
 
-def reach(sources: list[Source], seconds: float = SECONDS) -> list[Reached]:
-    """Read the first row of every source, in parallel, and say of each where it is or what to do about it."""
+def reach(sources: list[Source], seconds: float = SECONDS) -> dict[str, Reached]:
+    """Read the first row of every source, in parallel, and say of each, by name, where it is or what to do about it.
+
+    What was found once is not read again in this process. What was missing is tried again.
+    """
     def first(source: Source) -> str:
         if isinstance(source, Family):
             return "made here"
-        rows, where = open_rows(source)
-        if next(rows, None) is None:
-            raise SourceError(f"source {source.name!r} has no row")
-        return where
+        key = source.model_dump_json()
+        if key not in _REACHED:
+            rows, where = open_rows(source)
+            if next(rows, None) is None:
+                raise SourceError(f"source {source.name!r} has no row")
+            _REACHED[key] = where
+        return _REACHED[key]
 
-    table = []
+    found = {}
     pool = ThreadPoolExecutor(max_workers=8)
     for source, attempt in [(source, pool.submit(first, source)) for source in sources]:
         where, problem = "", ""
@@ -251,6 +261,6 @@ def reach(sources: list[Source], seconds: float = SECONDS) -> list[Reached]:
         except Exception as error:  # of three clients, the disk and the network
             problem = str(error) if isinstance(error, SourceError) else (
                 f"source {source.name!r} can't be read ({type(error).__name__}: {error}): {_remedy(source)}")
-        table.append(Reached(where, problem))
+        found[source.name] = Reached(where, problem)
     pool.shutdown(wait=False, cancel_futures=True)
-    return table
+    return found

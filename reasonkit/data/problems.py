@@ -95,6 +95,8 @@ def _faults(raw: DataRecipe) -> Iterator[str]:
     domains = sorted({source.domain for source in raw.sources})
     if ROUTED not in domains and (unknown := raw.balance.domains.keys() - domains):
         yield f": [balance] domains names {min(unknown)!r}, and the sources have {', '.join(domains)}"
+    if raw.balance.domains and raw.balance.tasks:
+        yield ": [balance] has weights of domains and of tasks, and rows are shared out by one of them: take one away"
 
 
 def make_problem(family: str, index: int, seed: int, slip: Callable[[int], int] = lambda value: value) -> Problem:

@@ -72,7 +72,7 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
     rubric = read_rubric(fields["rubric"]) if fields.get("rubric") else ""
     domain = made["domain"] or source.domain
     return {"id": f"{source.name}-{number}", **made, "family": domain, "domain": domain,
-            "task": made["task"] or source.task or kind, "rubric": rubric, "source": source.name,
+            "task": made["task"] or source.task, "rubric": rubric, "source": source.name,
             "licence": source.licence}
 
 

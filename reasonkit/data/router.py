@@ -1,4 +1,4 @@
-"""The domain of a question that has none: `route`, by the words that the rubrics list for their domains.
+"""The domain of a question that has none: `route`, by the words that the rubrics list. Its task: `find_task`.
 
 The lists are written by hand. A TF-IDF classifier knows the questions of the sources that it is fitted on, and sends
 those of others to wrong domains five times as often: it learns how a source words them (`benchmarks/router.py`).
@@ -13,15 +13,18 @@ from itertools import pairwise
 from reasonkit.judge.rubric import DOMAINS, load_domain
 
 NEEDED = 2  # different words of a domain, and more than of any other
+ASKED = "question answering"
+TASKS = {"choice": "exam", "number": "word problem", "expression": "calculation", "plan": "planning"}  # by the kind
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 @lru_cache
-def _domains() -> tuple[dict[str, set[str]], dict[str, tuple[str, ...]]]:
-    """For each domain, its words and pairs of words, and its word endings."""
-    listed = {path.stem: load_domain(path.stem).words for path in sorted(DOMAINS.glob("*.toml"))}
-    return ({name: {word for word in words if word[0] != "-"} for name, words in listed.items()},
-            {name: tuple(word[1:] for word in words if word[0] == "-") for name, words in listed.items()})
+def _domains() -> tuple[dict[str, set[str]], dict[str, tuple[str, ...]], dict[str, str]]:
+    """For each domain, its words and pairs of words, its word endings, and its task."""
+    listed = {path.stem: load_domain(path.stem) for path in sorted(DOMAINS.glob("*.toml"))}
+    return ({name: {word for word in found.words if word[0] != "-"} for name, found in listed.items()},
+            {name: tuple(word[1:] for word in found.words if word[0] == "-") for name, found in listed.items()},
+            {name: found.task for name, found in listed.items()})
 
 
 def route(question: str) -> str:
@@ -30,10 +33,19 @@ def route(question: str) -> str:
     >>> route("Which drug is the treatment of choice for acute gastritis?"), route("Who was it?")
     ('medicine', '')
     """
-    words, endings = _domains()
+    words, endings, _ = _domains()
     said = _WORD.findall(question.casefold())
     found = {*said, *map(" ".join, pairwise(said))}
     counts = {name: len(some & found) + sum(word.endswith(endings[name]) for word in {*said} - some)
               for name, some in words.items()}
     best = max(counts, key=counts.get)
     return best if counts[best] >= NEEDED and [*counts.values()].count(counts[best]) == 1 else ""
+
+
+def find_task(kind: str, domain: str) -> str:
+    """What a question asks for, where nothing says it: by the kind of its answer, or else the task of its domain.
+
+    >>> find_task("choice", "law"), find_task("open", "creative"), find_task("open", "law")
+    ('exam', 'writing', 'question answering')
+    """
+    return TASKS.get(kind) or _domains()[2].get(domain) or ASKED

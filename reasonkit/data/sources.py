@@ -25,12 +25,13 @@ Template = str | list[str]  # "{column}" and text; a list has one template per o
 class Source(Record):
     """The keys that all sources share.
 
-    `domain`: "auto" finds that of each question by its words. `licence`: its SPDX name where it has one. `address`:
-    where it is stated. `columns`: our fields as templates of the source's columns. `kind`: "" infers it from each gold
-    answer. A column may give kind, domain and task of each row instead. `rows`: how many the source has, within
-    `tolerance`. `cap`: the most rows to take. `weight`: its share of the mix. `optional`: the run goes on without it.
-    `use`: "any" deals rows to the splits by their hash. `keep`, `at_most`: filters on raw columns. A row without a
-    number passes no `at_most`. `rubric`: the domain whose rubric is used, by default `domain`. `shuffle`: the options.
+    `domain`: "auto" finds that of each question by its words. `task`: "" infers it. `licence`: its SPDX name where it
+    has one. `address`: where it is stated. `columns`: our fields as templates of the source's columns. `kind`: ""
+    infers it from each gold answer. A column may give kind, domain and task of each row instead. `rows`: how many the
+    source has, within `tolerance`. `cap`: the most rows to take. `weight`: its share of the mix. `optional`: the run
+    goes on without it. `use`: "any" deals rows to the splits by their hash. `keep`, `at_most`: filters on raw columns.
+    A row without a number passes no `at_most`. `rubric`: the domain whose rubric is used, by default `domain`.
+    `shuffle`: the options.
     """
 
     name: Text
@@ -147,11 +148,17 @@ class Traces(Record):
 
 class Balance(Record):
     """`long`: the largest share of the worked training rows whose reasoning has `words` words or more. `domains`: the
-    weights of domains, in place of the sum of their sources' weights."""
+    weights of domains, in place of the sum of their sources' weights. `tasks`: the same for tasks instead."""
 
     long: Share | None = None
     words: Annotated[int, Field(ge=1)] = 200
     domains: dict[Text, Annotated[float, Field(gt=0)]] = {}
+    tasks: dict[Text, Annotated[float, Field(gt=0)]] = {}
+
+    @property
+    def quotas(self) -> tuple[str, dict[str, float]]:
+        """The column by which rows are shared out, and the weights that the recipe gives to its values."""
+        return ("task", self.tasks) if self.tasks else ("domain", self.domains)
 
 
 class DataRecipe(Record):
@@ -175,3 +182,8 @@ class DataRecipe(Record):
     balance: Balance = Balance()
     domain: Text | None = None
     rubric: Any = None
+
+    @property
+    def allowed(self) -> list[Source]:
+        """The sources whose licence is open, or with `other_licences` all of them."""
+        return [source for source in self.sources if source.is_open or self.other_licences]

@@ -39,11 +39,13 @@ Logged = float | Literal["nan", "inf", "-inf"] | None  # as `run_log.plain` writ
 
 
 class Domain(Record):
-    """The rubric of a domain (data_recipes/rubrics/<name>.toml). `data.router` recognises its questions by `words`."""
+    """The rubric of a domain (data_recipes/rubrics/<name>.toml). `data.router` recognises its questions by `words`, and
+    `task` is what most of them ask for."""
 
     what = "domain"
     rubric: Any
     words: str = ""
+    task: str = ""
 
 
 class RunFile(Record):

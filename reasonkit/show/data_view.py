@@ -1,6 +1,6 @@
 """What notebook 1 shows of the data: sources, cleaning step by step, domains, token lengths against the limits, rows.
 
-Entry points: `source_table`, `step_table`, `step_figure`, `example_table`, `domain_table`, `measure_lengths` with
+Entry points: `source_table`, `step_table`, `step_figure`, `example_table`, `count_table`, `measure_lengths` with
 `length_table` and `length_figure`, `row_table`. Texts come from data sets, so all of them are escaped.
 """
 
@@ -30,16 +30,18 @@ ROWS = 5  # rows that are shown whole
 FIT = 0.95  # share of the rows that a limit should fit
 
 
-def source_table(sources: Sequence[Source], reached: Sequence[Reached]) -> Html:
-    """Every source with its licence, where it was reached (an attached or downloaded file, the hub), or what to do."""
+def source_table(sources: Sequence[Source], reached: Mapping[str, Reached]) -> Html:
+    """Every source with its licence, where it was `reached` (a file that is attached or was downloaded, the hub), or
+    what to do."""
     rows = []
-    for source, found in zip(sources, reached, strict=True):
+    for source in sources:
+        found = reached.get(source.name, Reached("", "off: for its licence, write `other_licences = true`"))
         licence = Markup('<a href="{}">{}</a>').format(source.address, visible(source.licence))
         rows.append([source.name, source.domain, licence if source.address else source.licence, source.kind_of,
                      source.rows or "–", found.problem or f"reached: {found.where}"])
-    missing = sum(bool(found.problem) for found in reached)
+    count = sum(not found.problem for found in reached.values())
     return table(["source", "domain", "licence", "from", "rows stated", ""], rows,
-                 f"{len(rows) - missing} of {len(rows)} sources are reached. A licence links to where it is stated.")
+                 f"{count} of {len(rows)} sources are reached. A licence links to where it is stated.")
 
 
 def step_table(ledger: Ledger) -> Html:
@@ -80,18 +82,18 @@ def example_table(ledger: Ledger, steps: Sequence[str]) -> Html:
     return table(["step", "cause (rows)", "row", "example"], rows, "" if rows else "No row was left out.")
 
 
-def domain_table(splits: Mapping[str, Dataset]) -> Html:
-    """The rows of each domain in each split, and how many training rows have worked steps."""
-    counts = {name: Counter(values_of(rows, "domain")) for name, rows in splits.items()}
+def count_table(splits: Mapping[str, Dataset], column: str) -> Html:
+    """The rows of each domain or task in each split, and how many training rows have worked steps."""
+    counts = {name: Counter(values_of(rows, column)) for name, rows in splits.items()}
     train = splits["train"]
-    worked = Counter(domain for domain, text in zip(values_of(train, "domain"), train["reasoning"], strict=True)
+    worked = Counter(value for value, text in zip(values_of(train, column), train["reasoning"], strict=True)
                      if not is_blank(text))
     total = sum(counts.values(), Counter())
     ordered = sorted(total, key=lambda name: (-total[name], name))
     rows = [[name, *(f"{found[name]:,}" for found in counts.values()), f"{worked[name]:,}",
              f"{counts['train'][name] / max(1, len(train)):.1%}"] for name in ordered]
     rows.append(["all", *(f"{found.total():,}" for found in counts.values()), f"{worked.total():,}", ""])
-    return table(["domain", *counts, "train, worked", "share of train"], rows, "SFT imitates worked rows. Rows without "
+    return table([column, *counts, "train, worked", "share of train"], rows, "SFT imitates worked rows. Rows without "
                  "worked steps are for GRPO and evaluation.", mark_last=True)
 
 

@@ -262,6 +262,23 @@ def test_domains_share_by_the_sum_of_their_sources_or_by_the_recipe(recipe_of):
         recipe_of(*sources, **law, tail="[balance.domains]\nart = 4\n")
 
 
+def test_a_task_that_nobody_names_is_inferred_and_tasks_may_share_instead_of_domains(recipe_of):
+    options = [{**row, "q": f"{row['q']}\n(A) {row['a']}\n(B) 1", "a": "A", "r": ""} for row in sums(100, 1000)]
+    sources = sums(100), options, sums(100, 2000)
+    more = {"s2": {"more": 'task = "counting"'}}
+    train = {"train": 60, "validation": 10, "test": 10}
+    splits, _ = curation.curate(recipe_of(*sources, **more), train, 0)
+    assert {(row["source"], row["task"]) for row in splits["train"]} == {
+        ("s0", "word problem"), ("s1", "exam"), ("s2", "counting")}
+    recipe = recipe_of(*sources, **more, tail='[balance.tasks]\nexam = 4\n"word problem" = 1\nart = 9\n')
+    splits, ledger = curation.curate(recipe, train, 0)
+    assert Counter(splits["train"]["task"]) == {"exam": 40, "word problem": 10, "counting": 10}
+    assert any(re.match(r"train, balanced by task: art 0 of 0, counting 10 of \d+, exam 40 of", note)
+               for note in ledger.notes)
+    with pytest.raises(ValueError, match=r"\[balance\] has weights of domains and of tasks, .*: take one away"):
+        recipe_of(*sources, tail="[balance]\ndomains = {maths = 1}\ntasks = {exam = 1}\n")
+
+
 @pytest.mark.parametrize(("share", "long", "short"), [
     (None, 30, 30), (0.2, 10, 40), (0, 0, 45), (0.6, 30, 30), (1, 30, 30)])
 def test_long_rows_are_at_most_their_share_of_the_worked_ones(recipe_of, share, long, short):

