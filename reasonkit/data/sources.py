@@ -11,9 +11,10 @@ from pydantic import Field
 
 from reasonkit.session.records import Count, Record, Sha256, Share, Text, Written
 
-# SPDX names of licences that allow training and sharing what is trained. Others need `other_licences = true`.
+# SPDX names of licences that allow training and sharing what is trained, and the terms under which every Gemma comes,
+# for what one wrote. Others need `other_licences = true`.
 OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0",
-                 "CC-BY-SA-4.0", "ODC-By-1.0", "CDLA-Permissive-2.0")
+                 "CC-BY-SA-4.0", "ODC-By-1.0", "CDLA-Permissive-2.0", "Gemma")
 ROUTED = "auto"  # the domain of a source whose questions `router.route` tells apart
 OWN = "your own"  # the licence of a file that states none
 Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group",

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+from kagglehub.cache import Cache
+from kagglehub.handle import parse_dataset_handle
 
+from reasonkit.data.loading import open_rows
 from reasonkit.data.readers import READERS, Refused, read_row
 from reasonkit.data.screening import COLUMNS, row_fault
-from reasonkit.data.sources import File
+from reasonkit.data.sources import File, Hub, Kaggle
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 
 GOLDEN = [json.loads(line) for line in
@@ -36,6 +41,35 @@ def test_golden_rows(case):
     assert {name: row[name] for name in want} == want
     assert set(COLUMNS) <= set(row) and all(isinstance(text, str) for text in row.values())
     assert row_fault({**row, "rubric": '[{"title": "t", "description": "d", "weight": 1}]'}) is None
+
+
+def read_or_cause(chosen, raw):
+    try:
+        return read_row(chosen, 1, raw)
+    except Refused as error:
+        return str(error)
+
+
+def test_golden_rows_are_the_same_through_the_clients_of_the_hub_and_of_kaggle(tmp_path, monkeypatch):
+    """Each row as a file of its own, JSONL and Parquet, because clients infer types from the whole file."""
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
+    wrong = []
+    for number, case in enumerate(GOLDEN, 1):
+        keys = {"name": "s", "domain": "science", "licence": "MIT", "address": "https://example.org",
+                "reader": case["reader"], "columns": case["columns"]}
+        handle = f"me/rows/versions/{number}"
+        folder = tmp_path / "cache/datasets" / handle
+        folder.mkdir(parents=True)
+        (folder / "rows.jsonl").write_text(json.dumps(case["raw"]) + "\n", encoding="utf-8")
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([case["raw"]]), folder / "rows.parquet")
+        for name in ("rows.jsonl", "rows.parquet"):
+            Cache().mark_as_complete(parse_dataset_handle(handle), name)
+            sources = (Hub.model_validate({**keys, "from": "hub", "id": str(folder), "files": name, "split": "train",
+                                           "revision": "main"}),
+                       Kaggle.model_validate({**keys, "from": "kaggle", "handle": handle, "file": name}))
+            wrong += [(number, one.kind_of, name) for one in sources
+                      if [read_or_cause(one, raw) for raw in open_rows(one)[0]] != [read_or_cause(one, case["raw"])]]
+    assert not wrong
 
 
 def test_every_reader_has_rows_it_reads_and_rows_it_refuses():
