@@ -201,7 +201,8 @@ def test_a_notebook_out_of_turn_says_which_comes_first(tmp_path):
     assert "run notebook 01" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("recipe", "stages"), [("g_rar", ("sft", "grpo")), ("pinocchio", ("sft", "simpo", "grpo"))])
+@pytest.mark.parametrize(("recipe", "stages"), [("g_rar", ("sft", "grpo")), ("pinocchio", ("sft", "simpo", "grpo")),
+                                               ("gemmatron", ("sft", "grpo"))])
 def test_the_submission_runs_alone_offline_with_attached_models(recipe, stages, tmp_path):
     inputs, folder, path = tmp_path / "input", tmp_path / "working", tmp_path / "submission.ipynb"
     folder.mkdir()
