@@ -1,4 +1,6 @@
-"""A run's content accuracy by domain, and what guessing would earn: `python benchmarks/by_domain.py [artifacts]`.
+"""A run's content accuracy by domain, or by task, and what guessing would earn.
+
+    python benchmarks/by_domain.py [artifacts [task]]
 
 A guess takes one of the options, or yes or no. Of other questions it gets none right.
 """
@@ -23,19 +25,20 @@ def guess(row: dict) -> float:
     return {"choice": 1 / max(1, len(OPTION.findall(row["question"]))), "yes_no": 0.5}.get(row["kind"], 0.0)
 
 
-def main(artifacts: Path) -> None:
+def main(artifacts: Path, column: str) -> None:
     rows = {row["id"]: row for row in read_rows(artifacts / "data" / "test.parquet")}
     paths = sorted((artifacts / "evaluation").glob("*.json"), key=lambda path: path.stat().st_mtime)
     results = {path.stem.replace("_", " "): EvalResult.from_json(path) for path in paths
                if path.stem.startswith(("base_model", "after_"))}
-    print(f"| domain | n | by a guess | {' | '.join(results)} |\n|{'---|' * (3 + len(results))}")
-    for domain in [*sorted({row["domain"] for row in rows.values()}), "all"]:
-        inside = [row for row in rows.values() if domain in (row["domain"], "all")]
-        parts = [EvalResult([sample for sample in result.samples if domain in (rows[sample["id"]]["domain"], "all")])
+    print(f"| {column} | n | by a guess | {' | '.join(results)} |\n|{'---|' * (3 + len(results))}")
+    for value in [*sorted({row[column] for row in rows.values()}), "all"]:
+        inside = [row for row in rows.values() if value in (row[column], "all")]
+        parts = [EvalResult([sample for sample in result.samples if value in (rows[sample["id"]][column], "all")])
                  for result in results.values()]
-        print(f"| {domain} | {len(inside)} | {sum(map(guess, inside)) / len(inside):.1%} | "
+        print(f"| {value} | {len(inside)} | {sum(map(guess, inside)) / len(inside):.1%} | "
               f"{' | '.join(str(part.content_accuracy) for part in parts)} |")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "artifacts"))
+    artifacts, column, *_ = [*sys.argv[1:], *(ROOT / "artifacts", "domain")[len(sys.argv) - 1:]]
+    main(Path(artifacts), column)
