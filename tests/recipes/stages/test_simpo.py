@@ -236,8 +236,16 @@ def test_sampling_takes_half_of_the_stages_time(asked, monkeypatch, capsys):
     assert "the 2 minutes for completions are over: 1 of 3 questions were asked" in capsys.readouterr().out
 
 
+@pytest.fixture
+def optimised():
+    """The programs of this test run for longer than they compile (see `conftest`)."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.mark.slow
-def test_the_format_is_kept_and_the_work_is_shown(tmp_path):
+def test_the_format_is_kept_and_the_work_is_shown(optimised, tmp_path):
     """On the demo's model after SFT, which keeps the format and, as its traces are terse, often shows no work."""
     mesh, profile = make_mesh(jax.devices()[:1], 1, 1), PROFILES["cpu"]
     policy = load(profile.policy, mesh, profile.dtype)
