@@ -112,11 +112,13 @@ lint: $(DEV_STAMP)
 lines:
 	@python3 benchmarks/lines.py
 
-# The last run's notebooks with their outputs. The README says which run and which commit they are of.
+# The last run's notebooks with their outputs, and a line that says which run and which commit they are of.
+OF_RUN = $(strip make demo $(foreach name,MODEL DATA RECIPE SEED,$(if $($(name)),$(name)=$($(name)))))
 rendered:
 	! grep -l '"output_type": "error"' artifacts/notebooks/0[1-4]_*.ipynb
 	mkdir -p $(RENDERED)
 	cp artifacts/notebooks/0[1-4]*_*.ipynb $(RENDERED)/
+	echo "Outputs of \`$(OF_RUN)\`, $$(date +%F), commit $$(git rev-parse --short HEAD)." > $(RENDERED)/README.md
 
 # Of the run in artifacts/, into docs/images. Needs Chromium.
 screenshots: $(DEV_STAMP)
