@@ -2,14 +2,15 @@
 # make demo MODEL=gemma3-270m        the same on a small real Gemma (hours), with PROFILE=gpu on a CUDA GPU
 # make submission RECIPE=name         build/submission_<name>.ipynb, one notebook with what that recipe needs
 # make kaggle OWNER=you [RECIPE=name] a folder for the Kaggle CLI: a short notebook, and the library as a data set
-# make test [FAST=1], make parity    all tests or only the quick ones, and the comparison with transformers and PEFT
+# make test [FAST=1]                 all tests, or only the quick ones
+# make parity, make jupyterlab       the comparison with transformers and PEFT, and the clicks in JupyterLab (Chromium)
 # The first call creates .venv and installs the pinned packages. PYTHON=/path/to/python picks the interpreter.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo submission kaggle test parity faults lint lines notebooks rendered screenshots preflight bench assets clean
+.PHONY: help demo submission kaggle test parity jupyterlab faults lint lines notebooks rendered screenshots preflight bench assets clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -27,7 +28,7 @@ PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:
-	@sed -n '1,6s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered screenshots preflight bench assets clean"
+	@sed -n '1,7s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered screenshots preflight bench assets clean"
 
 # A name on the PATH may be a broken shim or another version, so take the first that runs and fits.
 $(PY):
@@ -50,7 +51,7 @@ $(RUN_STAMP): requirements.txt pyproject.toml | $(PY)
 	$(INSTALL) -e .
 	@touch $@
 
-$(addprefix $(VENV)/.installed-,dev data realmodel parity): $(VENV)/.installed-%: $(RUN_STAMP)
+$(addprefix $(VENV)/.installed-,dev data realmodel parity jupyterlab): $(VENV)/.installed-%: $(RUN_STAMP)
 	$(INSTALL) -e ".[$*]"
 	@touch $@
 
@@ -69,6 +70,9 @@ $(VENV)/llama.cpp: $(RUN_STAMP)
 # What compares with other programs needs them, and PyTorch.
 PARITY := tests/test_parity.py tests/test_stranger.py tests/test_lm_eval.py
 $(VENV)/.installed-parity: $(VENV)/.installed-dev $(VENV)/transformers4 $(VENV)/llama.cpp
+# What opens notebooks in JupyterLab needs it, and Chromium.
+BROWSER := tests/test_jupyterlab.py
+$(VENV)/.installed-jupyterlab: $(VENV)/.installed-dev
 
 # The pins keep jax at its version.
 $(VENV)/.installed-cuda: $(RUN_STAMP)
@@ -89,11 +93,14 @@ PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadsco
 QUICK := $(addprefix tests/,text recipes/graders eval judge rewards data session test_house.py test_build.py)
 
 test: $(DEV_STAMP)
-	$(PYTEST) $(if $(FAST),-m "not slow" $(QUICK),$(addprefix --ignore ,$(PARITY)))
+	$(PYTEST) $(if $(FAST),-m "not slow" $(QUICK),$(addprefix --ignore ,$(PARITY) $(BROWSER)))
 
 # Where pip finds only CUDA builds, PyTorch is gigabytes. pyproject.toml says how to get the CPU build.
 parity: $(VENV)/.installed-parity
 	$(PY) -m pytest $(PARITY)
+
+jupyterlab: $(VENV)/.installed-jupyterlab
+	$(PY) -m pytest $(BROWSER)
 
 # The fault tests, at all places. `make test` runs only two of the kills.
 faults: $(DEV_STAMP)
@@ -105,11 +112,13 @@ lint: $(DEV_STAMP)
 lines:
 	@python3 benchmarks/lines.py
 
-# The last run's notebooks with their outputs. The README says which run and which commit they are of.
+# The last run's notebooks with their outputs, and a line that says which run and which commit they are of.
+OF_RUN = $(strip make demo $(foreach name,MODEL DATA RECIPE SEED,$(if $($(name)),$(name)=$($(name)))))
 rendered:
 	! grep -l '"output_type": "error"' artifacts/notebooks/0[1-4]_*.ipynb
 	mkdir -p $(RENDERED)
 	cp artifacts/notebooks/0[1-4]*_*.ipynb $(RENDERED)/
+	echo "Outputs of \`$(OF_RUN)\`, $$(date +%F), commit $$(git rev-parse --short HEAD)." > $(RENDERED)/README.md
 
 # Of the run in artifacts/, into docs/images. Needs Chromium.
 screenshots: $(DEV_STAMP)

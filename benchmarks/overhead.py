@@ -3,7 +3,8 @@
 SFT and GRPO of the tiny policy on one CPU device. Both sides have the same rows, optimiser, loss and sampling, and the
 same reward. The kit's side has what the notebooks have: clock, watchdog, run log, reward mix and dashboard. No
 completion meets a stop token, so all steps are equally long. The sides take turns in blocks, each with a new trainer.
-The first steps of a block compile and do not count. Exits with 1 when a target is missed.
+The first steps of a block compile and do not count. The demo's SFT has `--steps 120`, in which the live view draws its
+curves a few times only. Exits with 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ from reasonkit.train.grpo import grpo  # noqa: E402
 from reasonkit.train.rollout import sampling  # noqa: E402
 from reasonkit.train.sft import model_input, sft  # noqa: E402
 
-PROFILE, SKIP, MOST = PROFILES["cpu"], 4, 0.02
+PROFILE, SKIP = PROFILES["cpu"], 4
+MOST, MOST_VIEW = 0.02, 0.01  # of a step: all that the kit adds, and the live view's part of it
 UNUSED = 6  # <unused1>, which no text has
 
 
@@ -60,6 +62,7 @@ class Bench:
         self.sft = replace(PROFILE.sft, steps=steps, stock_loss=True, save_every=steps + 1)
         self.grpo = replace(PROFILE.grpo, steps=steps, stock_loss=True, save_every=steps + 1)
         self.ended: list[float] = []
+        self.drawing: list[float] = []  # seconds that the live view took in each step
 
     def policy(self):
         return replace(self.base, model=add_lora(self.base.model, self.mesh, PROFILE.lora_rank, PROFILE.lora_alpha))
@@ -74,6 +77,17 @@ class Bench:
         self.ended.append(time.perf_counter())
         return [float(len(completion) % 3) for completion in completions]
 
+    def live_view(self, log: RunLog, budget: TimeBudget, stage: str, steps: int) -> Callable[[], None]:
+        """Updates the live view, and notes how long that took."""
+        board = Dashboard(log, budget, stage, steps)
+
+        def on_step() -> None:
+            began = time.perf_counter()
+            board.update()
+            self.drawing.append(time.perf_counter() - began)
+
+        return on_step
+
     def tunix_sft(self, folder: Path) -> None:
         policy, settings = self.policy(), self.sft
         trainer = PeftTrainer(
@@ -87,10 +101,10 @@ class Bench:
 
     def kit_sft(self, folder: Path) -> None:
         log, budget = RunLog(folder / "sft.jsonl"), TimeBudget(9.0, shares={"sft": 1.0})
-        board = Dashboard(log, budget, "SFT", self.sft.steps)
+        draw = self.live_view(log, budget, "SFT", self.sft.steps)
 
         def on_step() -> None:
-            board.update()
+            draw()
             self.ended.append(time.perf_counter())
 
         sft(self.policy(), self.mesh, self.rows, self.sft, budget, log, folder / "checkpoints", 0, on_step)
@@ -114,13 +128,12 @@ class Bench:
 
     def kit_grpo(self, folder: Path) -> None:
         log, budget = RunLog(folder / "grpo.jsonl"), TimeBudget(9.0, shares={"grpo": 1.0})
-        board = Dashboard(log, budget, "GRPO", self.grpo.steps)
         grpo(self.policy(), self.mesh, self.rows, RewardMix([(self.reward, 1.0)], log), self.grpo, budget, log,
-             folder / "checkpoints", 0, 0, board.update)
+             folder / "checkpoints", 0, 0, self.live_view(log, budget, "GRPO", self.grpo.steps))
 
     def seconds(self, train: Callable[[Path], None]) -> list[float]:
         """Of each step of one block, after those that compile."""
-        self.ended = []
+        self.ended, self.drawing = [], []
         with tempfile.TemporaryDirectory() as folder:
             train(Path(folder))
         return [after - before for before, after in zip(self.ended[SKIP:], self.ended[SKIP + 1:], strict=False)]
@@ -144,16 +157,21 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=4, help="per side")
     options = parser.parse_args()
     bench, missed = Bench(options.steps), False
-    print("| stage | bare Tunix, ms per step | the kit | difference of the blocks' means | of their medians |\n"
-          "|---|---|---|---|---|")
+    print("| stage | bare Tunix, ms per step | the kit | more by the means | by the medians | of it the live view |"
+          "\n|---|---|---|---|---|---|")
     for stage, sides in (("SFT", (bench.tunix_sft, bench.kit_sft)), ("GRPO", (bench.tunix_grpo, bench.kit_grpo))):
-        pairs = [[bench.seconds(side) for side in sides] for _ in range(options.blocks)]
+        pairs, views = [], []
+        for _ in range(options.blocks):
+            pairs.append([bench.seconds(side) for side in sides])
+            views.append(sum(bench.drawing[SKIP:]) / sum(pairs[-1][1]))
         whole, usual = ([[statistic(side) for side in pair] for pair in pairs] for statistic in (mean, median))
         more = [median(kit / bare - 1 for bare, kit in both) for both in (whole, usual)]
         bare, kit = (1000 * median(pair[side] for pair in whole) for side in (0, 1))
-        print(f"| {stage} | {bare:.1f} | {kit:.1f} | {more[0]:+.1%} | {more[1]:+.1%} |", flush=True)
-        missed |= more[0] > MOST
-    print(f"\ntarget: at most {MOST:+.0%} by the means, which hold what happens in a few steps only")
+        print(f"| {stage} | {bare:.1f} | {kit:.1f} | {more[0]:+.1%} | {more[1]:+.1%} | {median(views):.2%} |",
+              flush=True)
+        missed |= more[0] > MOST or median(views) > MOST_VIEW
+    print(f"\ntargets: at most {MOST:+.0%} by the means, which hold what happens in a few steps only, and at most "
+          f"{MOST_VIEW:.0%} for the live view")
     return int(missed)
 
 

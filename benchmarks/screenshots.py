@@ -27,7 +27,7 @@ from reasonkit.session.time_budget import TimeBudget  # noqa: E402
 from reasonkit.show.dashboard import Dashboard  # noqa: E402
 
 OUT, ARTIFACTS = ROOT / "docs" / "images", ROOT / "artifacts"
-WIDTH, MOST, COLOURS = 960, 2400, 64  # pixels, and colours of an image
+WIDTH, MOST, COLOURS = 960, 2400, 256  # pixels, and colours of an image: with 64 the curves' hues merge
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 PAGE = """<!doctype html><meta charset="utf-8"><base href="{base}"><style>
 body {{ margin: 0 auto; padding: 24px 32px; font: 15px/1.5 system-ui, sans-serif; {theme} }}
@@ -67,9 +67,12 @@ def shoot(name: str, body: str, theme: str = "light", most: int = MOST) -> None:
     print(f"{name}: {whole}, {min(height, most)} are shown, {image.stat().st_size // 1000} kB")
 
 
-def notebook(path: Path, fold: bool = False) -> str:
-    """The cells of a notebook with their outputs. With `fold`, a cell that Kaggle hides is one line."""
-    return "".join(part for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for part in _cell(cell, fold))
+def notebook(path: Path, begin: str = "", fold: bool = False) -> str:
+    """The cells of a notebook from that heading on, with their outputs. With `fold`, a cell that Kaggle hides is one
+    line."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    first = next(number for number, cell in enumerate(cells) if "".join(cell["source"]).startswith(begin))
+    return "".join(part for cell in cells[first:] for part in _cell(cell, fold))
 
 
 def _cell(cell: dict, fold: bool) -> Iterator[str]:
@@ -102,8 +105,8 @@ def main() -> None:
     for theme in THEMES:
         shoot(f"report_{theme}", (ARTIFACTS / "report.html").read_text(encoding="utf-8"), theme, 570)
         shoot(f"live_view_{theme}", live_view(ARTIFACTS / "grpo" / "log.jsonl"), theme, 1200)
-    for name in ("03_grpo_with_judge", "04_evaluation"):
-        shoot(f"notebook_{name[:2]}", notebook(rendered / f"{name}.ipynb"))
+    for name, begin in (("03_grpo_with_judge", "## Training"), ("04_evaluation", "## All stages")):
+        shoot(f"notebook_{name[:2]}", notebook(rendered / f"{name}.ipynb", begin))
     shoot("submission", notebook(ROOT / "notebooks" / "submission.ipynb", fold=True), most=1600)
     shoot("readme", MARKDOWN.render((ROOT / "README.md").read_text(encoding="utf-8")), most=3200)
 

@@ -48,6 +48,22 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # | one prompt in all stages, byte for byte | a difference in white space cost one entrant 39 points of format rate |
 # | every stage stops in time to save a checkpoint | whatever the clock does, there is something to submit |
 
+# %% [markdown]
+# ## What a run of these notebooks gave
+#
+# The same notebooks with a policy and a judge of 1 M parameters each, on a CPU: recipe `g_rar`, seed 0, 600 unseen
+# problems. By content, an answer counts with or without its tag, because the base model was never shown the tags.
+#
+# | | by content | format | step accuracy |
+# |---|---|---|---|
+# | base model | 66.2 % [62.3, 69.9] | 0.0 % [0.0, 0.5] | 0.0 % [0.0, 0.5] |
+# | after SFT | 54.0 % [50.0, 58.0] | 100.0 % [99.5, 100.0] | 12.1 % [9.7, 14.7] |
+# | after GRPO | 75.5 % [71.9, 78.8] | 100.0 % [99.5, 100.0] | 89.7 % [88.0, 91.1] |
+#
+# The gain in right answers is 9.3 points [4.1, 14.5], paired. SFT lowers accuracy, because 60 % of these traces skip
+# their steps on purpose, and GRPO wins it back. The figures show that the pipeline works, not what a Gemma gains. That
+# is measured at the end of part 3, where this notebook asks the same questions of every stage.
+
 # %% [markdown] tags=["library"]
 # ## The library
 #
@@ -117,3 +133,11 @@ unrestricted_kaggle_model = None
 # - No cell needs a key, and nothing a model writes is ever executed.
 # - After an interruption, just run the notebook again. It reads finished stages back and resumes an unfinished one from
 #   its last checkpoint.
+#
+# ## References
+#
+# - LoRA: arXiv 2106.09685. Gemma 2: arXiv 2408.00118. Gemma 3: arXiv 2503.19786.
+# - GRPO: *DeepSeekMath*, arXiv 2402.03300. Dividing by the group's standard deviation, and its bias: *Understanding
+#   R1-Zero-Like Training*, arXiv 2503.20783.
+# - The judge: *Rubrics as Rewards*, arXiv 2507.17746, and *G-Eval*, arXiv 2303.16634.
+# - The trainers are those of Tunix 0.1.7.

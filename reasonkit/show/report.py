@@ -41,7 +41,7 @@ body.report { margin: 0 auto; padding: 3rem 1.25rem; max-width: 54rem; color-sch
   caption { caption-side: bottom; text-align: left; padding-top: .6rem; }
   td, th { overflow-wrap: break-word; max-width: 16rem; }
   td, th { padding: .5rem 1.2rem .5rem 0; vertical-align: top; border-top: 1px solid var(--rule);
-    text-align: left !important; /* JupyterLab's own rule is more specific */ }
+    text-align: left !important; /* JupyterLab's own rules are more specific */ }
   td small { white-space: nowrap; }
   tr.last td { color: var(--blue); font-weight: 600; }
   tr.last small { color: var(--blue); }
@@ -53,7 +53,7 @@ body.report { margin: 0 auto; padding: 3rem 1.25rem; max-width: 54rem; color-sch
   .completions { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .8rem; }
   .completion { border: 1px solid var(--rule); border-top: 3px solid var(--warm); padding: .5rem .8rem; }
   .completion.right { border-top-color: var(--blue); }
-  pre { white-space: pre-wrap; max-height: 18rem; overflow-y: auto; font-size: .8125rem; }
+  pre { background: none !important; white-space: pre-wrap; max-height: 18rem; overflow-y: auto; font-size: .8125rem; }
 }
 """
 

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+import time
 from xml.etree import ElementTree
 
 import matplotlib
@@ -290,6 +291,26 @@ def test_updates_are_seconds_apart_and_cost_little(log, board, monkeypatch):
         board.update()
         assert board._progress.value == step, "the status costs little, and is up to date"
     assert drawn[2:] == [110.0, 363.0]  # a second of drawing buys 250 of training
+
+
+@pytest.mark.parametrize(("stage", "steps", "seconds"), [("sft", 120, 0.43), ("grpo", 64, 2.7)])
+def test_the_view_takes_less_than_a_hundredth_of_the_demos_steps(log, monkeypatch, stage, steps, seconds):
+    """By the processor's clock. The seconds per step are those of `benchmarks/overhead.py`."""
+    trained, spent = 0.0, 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: trained + time.thread_time())
+    board = Dashboard(log, TimeBudget(hours=9, grows=True), stage, steps)
+    board._draw()  # as `show` does, before the first step
+    shown = {board._plot.value}
+    for step in range(1, steps + 1):
+        if stage == "grpo":
+            write_stage(log, 1, step)
+        else:
+            log.write("sft_step", step=step, loss=1 / step, seconds=seconds, tokens=2000)
+        trained, began = trained + seconds, time.thread_time()
+        board.update()
+        spent += time.thread_time() - began
+        shown.add(board._plot.value)
+    assert spent / trained < 0.01 and len(shown) > 1, "drawn, and not too often"
 
 
 def test_figure_is_written_whole_and_returned(log, board, tmp_path):
