@@ -21,6 +21,7 @@ import re
 import sys
 import textwrap
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,7 @@ MODULE = re.compile(r"(?:reasonkit|recipes|data_recipes|tools)(?:\.\w+)+")
 BY_NAME = ("data_recipes/{}.toml", "data_recipes/rubrics/{}.toml", "data_recipes/families/{}.py",
            "recipes/graders/{}.py")
 MARKER = re.compile(r"# \{\{(\w+)(?: (\w+))?\}\}")
+PICTURE = re.compile(r"\.\./(docs/images/(\w+\.png))")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -171,8 +173,9 @@ def notebook_cells(name: str, root: Path) -> list[NotebookNode]:
     return [cell for cell in cells if cell.source]
 
 
-def finish(cells: list[NotebookNode]) -> str:
-    """The `.ipynb` text of these cells: no outputs, known metadata only, ids made from the contents."""
+def finish(cells: list[NotebookNode], root: Path) -> str:
+    """The `.ipynb` text of these cells: no outputs, known metadata only, ids made from the contents. It holds the
+    pictures of docs/images that its texts show, because it is read without the repository."""
     seen: Counter[str] = Counter()
     for cell in cells:
         key = cell.cell_type + "\n" + cell.source
@@ -181,6 +184,9 @@ def finish(cells: list[NotebookNode]) -> str:
         cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k in KEPT_METADATA})
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+        for path, name in PICTURE.findall(cell.source) if cell.cell_type == "markdown" else ():
+            cell.source = cell.source.replace(f"../{path}", f"attachment:{name}")
+            cell.setdefault("attachments", {})[name] = {"image/png": b64encode((root / path).read_bytes()).decode()}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = nbformat.v4.new_notebook(
         cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}}, nbformat_minor=5)
@@ -201,7 +207,7 @@ def notebook_text(path: Path, root: Path = ROOT, values: Mapping[str, object] | 
     for place in [number for number, cell in enumerate(cells) if cell.source.strip() == "# {{library}}"]:
         cells[place:place + 1] = (read_source(root / "notebooks" / f"{ATTACHED}.py").cells if attached else
                                   library_cells(library(cells, root), root))
-    return finish(cells)
+    return finish(cells, root)
 
 
 def find_stale(root: Path = ROOT) -> dict[Path, str]:

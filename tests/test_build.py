@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from base64 import b64decode
 from pathlib import Path
 
 import nbformat
@@ -162,9 +163,9 @@ def test_the_same_bytes_every_time(root):
 
 def test_a_new_cell_leaves_the_other_ids_alone(root):
     path = root / "notebooks" / "01_data_curation.py"
-    before = build.finish(build.read_source(path).cells)
+    before = build.finish(build.read_source(path).cells, ROOT)
     path.write_text(NOTEBOOK.replace("# %% [markdown]", "# %%\nprint('new')\n\n# %% [markdown]", 1))
-    after = build.finish(build.read_source(path).cells)
+    after = build.finish(build.read_source(path).cells, ROOT)
     ids = [{cell["id"] for cell in json.loads(text)["cells"]} for text in (before, after)]
     assert ids[0] < ids[1]
 
@@ -371,6 +372,15 @@ def test_notebooks_stay_readable(name):
     for cell in code:
         assert len(cell.source.splitlines()) <= 15, cell.source
         assert "input(" not in cell.source and "login(" not in cell.source, cell.source
+
+
+def test_the_pictures_of_the_submission_are_in_it():
+    cells = nbformat.read(ROOT / "notebooks/submission.ipynb", as_version=4).cells
+    shown = [(cell, name) for cell in cells if cell.cell_type == "markdown"
+             for name in re.findall(r"!\[[^]]+\]\(attachment:(\w+\.png)\)", cell.source)]
+    assert shown and not any("docs/images" in cell.source for cell in cells if cell.cell_type == "markdown")
+    for cell, name in shown:
+        assert b64decode(cell.attachments[name]["image/png"]) == (ROOT / "docs/images" / name).read_bytes()
 
 
 @pytest.mark.parametrize("name", recipe_names())
