@@ -202,7 +202,8 @@ def test_a_notebook_out_of_turn_says_which_comes_first(tmp_path):
 
 
 @pytest.mark.parametrize(("recipe", "stages"), [("g_rar", ("sft", "grpo")), ("pinocchio", ("sft", "simpo", "grpo")),
-                                               ("gemmatron", ("sft", "grpo"))])
+                                               ("gemmatron", ("sft", "grpo")),
+                                               ("on_policy_distillation", ("sft", "distill"))])
 def test_the_submission_runs_alone_offline_with_attached_models(recipe, stages, tmp_path):
     inputs, folder, path = tmp_path / "input", tmp_path / "working", tmp_path / "submission.ipynb"
     folder.mkdir()
