@@ -1,8 +1,8 @@
 """Our own recipe: SFT on only the traces that show their steps, for most of the time, then GRPO as in `g_rar`.
 
-A policy that imitates terse solutions has to unlearn them. Good ones pay as long as they are new to it. GRPO then needs
-only answers, so it adds most where traces are few ("Few traces" in benchmarks/RESULTS.md). If it does harm, its adapter
-is not handed over (`Run.keep_better`).
+A policy that imitates terse solutions has to unlearn them. GRPO needs only answers, so it can add something where good
+traces are few ("Few traces" in benchmarks/RESULTS.md). Where they are plenty, as in the demo, it adds nothing. A GRPO
+that does clear harm is not handed over (`Run.keep_better`).
 """
 
 from __future__ import annotations
