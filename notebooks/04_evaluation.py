@@ -210,7 +210,9 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 # ## Ask your model
 #
 # Now try it yourself. The base model and the trained one answer the same question side by side, and in a live session
-# there is a box for your own questions. An earlier checkpoint, here step 150, is compared with the last one in one cell:
+# there is a box for your own questions. Any other Python session does the same from the run's folder, with
+# `import reasonkit; reasonkit.ask("How many?")`. An earlier checkpoint, here step 150, is compared with the last one in
+# one cell:
 #
 # ```python
 # from reasonkit.show.completions import adapter_in

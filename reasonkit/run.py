@@ -1,4 +1,7 @@
-"""One run, with its folder of artifacts and its clock. `open_run` makes it from a profile, a recipe and a seed."""
+"""One run, with its folder of artifacts and its clock.
+
+`open_run` makes it from a profile, a recipe and a seed. `read_run` finds it again from its folder.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from reasonkit.session import manifest as manifests
 from reasonkit.session.files import RecordError, read, write_atomic
 from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
 from reasonkit.session.manifest import base_sha256, file_sha256, prompt_hash
-from reasonkit.session.records import Manifest
+from reasonkit.session.records import Manifest, RunFile
 from reasonkit.session.run_log import NullLog, RunLog, earlier_minutes
 from reasonkit.session.setup import change, check_choices, find_recipe, suggest
 from reasonkit.session.time_budget import TimeBudget
@@ -188,9 +191,8 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     Frees what the last error in this process still holds, such as a stage's model and trainer. Raises ValueError as
     `check_choices` and `choose` do, also for a folder that holds another run. Raises FolderInUseError as `lock_run`.
     """
-    settings, plan = check_choices(profile, recipe, seed, settings or {}), find_recipe(recipe)
     folder = artifacts(folder)
-    chosen = choose(profile, plan, settings, data_lengths(folder, data, plan.data_for(PROFILES[profile])))
+    settings, plan, chosen = _check(profile, recipe, seed, settings or {}, folder, data)
     free_last_error()
     kept = {name: value for name, value in settings.items() if name not in FREE}
     identity = {"profile": profile, "recipe": recipe, "seed": seed} | ({"settings": kept} if kept else {})
@@ -211,6 +213,25 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
                         ledger=folder / "ledger.json" if is_main_process() else None, shares=left,
                         ahead={"save": 1, "probe": probes}, agree=agree_on_end, grows=chosen.grows)
     return Run(chosen, plan, seed, folder, budget)
+
+
+def read_run(folder: Path | str | None = None) -> Run:
+    """The run in `folder` (default: as `open_run`), to read from: no lock, no clock, and no file is changed.
+
+    Raises RecordError if no run is there, and ValueError as `check_choices` and `choose` do.
+    """
+    folder = artifacts(folder)
+    found = read(folder / "run.json", RunFile, "give the folder of a run, which its notebooks call artifacts")
+    _, plan, chosen = _check(**found.model_dump(), folder=folder, data=None)
+    return Run(chosen, plan, found.seed, folder, TimeBudget())
+
+
+def _check(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], folder: Path,
+           data: str | None) -> tuple[dict[str, Any], Recipe, Profile]:
+    """The checked settings, the recipe, and the profile that follows from these and the data."""
+    settings, plan = check_choices(profile, recipe, seed, settings), find_recipe(recipe)
+    lengths = data_lengths(folder, data, plan.data_for(PROFILES[profile]))
+    return settings, plan, choose(profile, plan, settings, lengths)
 
 
 def artifacts(folder: Path | str | None = None) -> Path:

@@ -26,7 +26,7 @@ numpy reasonkit.data: screening sources problems rows loading options readers fi
 jax reasonkit.models: distributed mesh gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat overlap decode rollout loop sft grpo
 user reasonkit.show: figures report uncertainty data_card data_view dashboard completions
-jax reasonkit: run precheck
+jax reasonkit: run precheck inference
 stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan list set
 numpy recipes.judges: score_sheet api_client api_calls api_judge
 jax recipes.judges: local_variants
@@ -55,8 +55,8 @@ ISOLATED = {"reasonkit.session.files": {"pydantic"}, "reasonkit.session.records"
             "recipes.graders.symbolic": {"sympy"}, "recipes.graders.algebra": {"sympy"},
             "recipes.graders.quantity": {"pint"}, "recipes.graders.smiles": {"rdkit"}, "_gym": {"reasoning_gym"},
             "reasonkit.session.secrets": {"google", "kaggle_secrets", "kagglehub"}}  # each only on its platform
-# By name: what a user changes stands above the library.
-LOOKED_UP = {"reasonkit.session.setup": {"recipes"}}
+# By name, when it is asked for: what a user changes stands above the library, and `reasonkit.ask` above the package.
+LOOKED_UP = {"reasonkit.session.setup": {"recipes"}, "reasonkit": {"reasonkit.inference"}}
 EXECUTES = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
 PRIVATE = {"_exit", "_asdict", "_replace", "_repr_png_", "_repr_html_"}  # public: os, named tuples, IPython
 WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")

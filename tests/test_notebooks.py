@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from loopback import KEY, OPENAI, PROXIES, server
 
 from reasonkit import config
 from reasonkit.data import problems
+from reasonkit.session.interrupts import LOCK
 from reasonkit.session.setup import find_recipe
 from reasonkit.text.tags import TAGS
 
@@ -164,6 +166,51 @@ def test_each_notebook_shows_what_it_is_about(finished, notebook, texts):
              if "text/html" in output.get("data", {})]
     for text in texts:
         assert any(text in html for html in shown), text
+
+
+ASKS = """
+import json, sys
+import reasonkit
+assert "jax" not in sys.modules, "import reasonkit takes no time"
+said, errors = [reasonkit.ask(question) for question in json.loads(sys.argv[1])], []
+from reasonkit import inference
+for question, folder in (("long " * 100, "artifacts"), ("How many?", "untrained"), ("How many?", "nowhere")):
+    try:
+        reasonkit.ask(question, folder)
+    except ValueError as error:
+        errors.append(str(error))
+print(json.dumps({"answers": [one.answers for one in said], "texts": [*map(repr, said)], "errors": errors,
+                  "loads": inference._generator.cache_info().misses, "html": said[0]._repr_html_()}))
+"""
+
+
+def test_ask_answers_from_the_folder_alone_and_only_reads_it(finished):
+    """In a new process, while another one has the run's lock."""
+    samples = {name: json.loads((finished / f"artifacts/evaluation/{name.replace(' ', '_').lower()}.json").read_text())
+               ["samples"][:2] for name in ("base model", "after GRPO")}
+    questions = [sample["question"] for sample in samples["base model"]]
+    (finished / "untrained").mkdir()
+    shutil.copy(finished / "artifacts/run.json", finished / "untrained")
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for name in ("artifacts", "untrained")
+                for path in (finished / name).rglob("*")}
+
+    before = files()
+    with open(finished / "artifacts" / LOCK) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run([sys.executable, "-c", ASKS, json.dumps(questions)], cwd=finished, text=True, check=False,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert not done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
+    assert files() == before
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["answers"] == [{name: samples[name][n]["completion"] for name in samples} for n in range(2)]
+    assert said["loads"] == 1
+    assert all(text in said["html"] for text in ("<table>", "base model", "after GRPO"))
+    assert said["texts"][0].startswith(f"Asked:\n{questions[0]}\n\nbase model:\n")
+    for error, told in zip(said["errors"], ("tokens", "run notebook 02 (02_sft_warm_start) first", "is no run"),
+                           strict=True):
+        assert told in error
 
 
 def test_the_log_has_every_step_once_and_the_reward_that_was_trained_on(finished):

@@ -73,7 +73,6 @@ def path(folder):
 def ask(path, folder):
     """The trained policy, loaded again by reasonkit, as a function from prompts to greedy completions; and the run."""
     trained = load_trained(folder / "artifacts")
-    trained.run.close()  # for the commands of other tests
     return trained, generator(trained.policy.model, trained.policy.tokenizer, trained.mesh, max_prompt_length=128,
                               max_new_tokens=NEW_TOKENS, batch_size=8)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from reasonkit.inference import load_policy
 from reasonkit.models.checkpoints import restore_lora
-from reasonkit.models.load import LoadedModel, load
+from reasonkit.models.load import LoadedModel
 from reasonkit.models.logprobs import prefill
-from reasonkit.models.lora import add_lora
-from reasonkit.models.mesh import make_mesh
-from reasonkit.run import Run, open_run
-from reasonkit.session.files import read
-from reasonkit.session.records import RunFile
+from reasonkit.run import Run, read_run
 
 
 @dataclass(frozen=True)
@@ -36,17 +33,13 @@ def load_trained(folder: str | Path) -> Trained:
     """The run in a folder of artifacts. `load` finds its base model.
 
     Raises RecordError if there is no run, ManifestError if a stage is not finished or its files have changed, and
-    as `open_run` and `load` do.
+    as `read_run` and `load` do.
     """
-    folder = Path(folder).resolve()
-    choices = read(folder / "run.json", RunFile, "name a run's folder of artifacts")
-    run = open_run(**choices.model_dump(), folder=folder)
-    stages, profile = ["data", *run.recipe.trained, "evaluation"], run.profile
-    manifests = [run.manifest(stage) for stage in stages]
-    mesh = make_mesh(jax.devices()[:1], 1, 1)
-    policy = load(profile.policy, mesh, profile.dtype)
-    policy = replace(policy, model=add_lora(policy.model, mesh, profile.lora_rank, profile.lora_alpha, run.seed))
-    restore_lora(policy.model, run.stage(run.recipe.trained[-1]) / "adapter")
+    run = read_run(folder)
+    profile, trained = run.profile, run.recipe.trained
+    manifests = [run.manifest(stage) for stage in ("data", *trained, "evaluation")]
+    policy, mesh = load_policy(profile.policy, profile.dtype, profile.lora_rank, profile.lora_alpha)
+    restore_lora(policy.model, run.stage(trained[-1]) / "adapter")
     return Trained(run, policy, mesh, manifests)
 
 

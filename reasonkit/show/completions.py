@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.rules import RewardFn
 from reasonkit.session.run_log import NullLog
 from reasonkit.settings import GrpoSettings
-from reasonkit.show.figures import COLOURS, block, escape, number
+from reasonkit.show.figures import COLOURS, block, escape, number, visible
 from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train.policy_loss import loss_config
@@ -126,6 +127,21 @@ def adapter_in(model: nnx.Module, adapter: Adapter) -> Iterator[None]:
         nnx.update(model, before)
 
 
+@dataclass(frozen=True, repr=False)
+class Answers:
+    """The answers to a question by name: a table in a notebook, text in a terminal."""
+
+    question: str
+    answers: Mapping[str, str]
+
+    def _repr_html_(self) -> str:
+        return table([*self.answers], [[*map(block, self.answers.values())]], f"Asked: {self.question}")._repr_html_()
+
+    def __repr__(self) -> str:
+        named = {"Asked": self.question, **self.answers}
+        return "\n\n".join(f"{name}:\n{visible(text)}" for name, text in named.items())
+
+
 class Ask:
     """Shows the answers of one base model with several named adapters side by side: `Ask(...)("How many?")`.
 
@@ -136,12 +152,12 @@ class Ask:
                  adapters: Mapping[str, Adapter]) -> None:
         self._model, self._generate, self._adapters = model, generate, dict(adapters)
 
-    def __call__(self, question: str) -> Html:
-        answers = []
-        for adapter in self._adapters.values():
+    def __call__(self, question: str) -> Answers:
+        answers = {}
+        for name, adapter in self._adapters.items():
             with adapter_in(self._model, adapter):
-                answers += self._generate([TAGS.prompt(neutralise(question))])
-        return table([*self._adapters], [[block(answer) for answer in answers]], f"Asked: {question}")
+                (answers[name],) = self._generate([TAGS.prompt(neutralise(question))])
+        return Answers(question, answers)
 
     def show(self, example: str) -> None:
         """Show the answers to `example`, and a box for other questions if a front end can show one."""

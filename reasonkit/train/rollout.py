@@ -98,7 +98,8 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
         longest = max(prompts, key=lambda prompt: len(tokenizer.encode(prompt)), default="")
         if len(tokenizer.encode(longest)) >= max_prompt_length:
             raise ValueError(f"a prompt has {len(tokenizer.encode(longest))} tokens, and with <bos> max_prompt_length "
-                             f"{max_prompt_length} is too short: filter it or raise the limit. Ends {longest[-40:]!r}")
+                             f"{max_prompt_length} is too short: shorten it, filter it or raise the limit. It begins "
+                             f"{longest[:60]!r}")
         completions: list[str] = []
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start:start + batch_size]

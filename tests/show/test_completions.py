@@ -121,7 +121,7 @@ def test_answers_stand_side_by_side_and_the_adapter_is_put_back(model, tmp_path)
         seen.append(np.array(forward(model, TOKENS)))
         return [f"{HOSTILE} {len(seen)}" for _ in prompts]
 
-    page = Ask(model, generate, {"base model": None, "trained": tmp_path / "adapter"})(f"Why? {HOSTILE}")
+    page = Ask(model, generate, {"base model": None, "trained": tmp_path / "adapter"})(f"Why? {HOSTILE}")._repr_html_()
     assert page.index("base model") < page.index("trained") and "<script" not in page
     assert not np.allclose(seen[0], seen[1]), "each adapter answers for itself"
     np.testing.assert_array_equal(seen[1], forward(model, TOKENS))
