@@ -40,7 +40,7 @@ SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of
 # {{setup}}
 
 # %%
-from reasonkit.data import curation, filters, problems
+from reasonkit.data import curation, filters, golds, problems
 from reasonkit.data.rows import save_splits
 from reasonkit.models import load
 from reasonkit.run import open_run
@@ -135,9 +135,13 @@ show.length_figure(lengths, *limits)
 #
 # Rows that fail are left out and counted. A healthy data set loses few of them, and if more than half of a split fails,
 # this cell raises an error.
+#
+# The last step asks the recipe's own rewards. A training row goes if its worked solution earns nothing from any part
+# that pays, because GRPO would unlearn what SFT has taught.
 
 # %%
 splits = filters.screen(splits, tokenizer, limits[0], ledger)
+splits["train"], marks = golds.check_golds(run.recipe, splits["train"], ledger)
 show.step_table(ledger)
 
 # %%
@@ -149,6 +153,14 @@ show.step_figure(ledger)
 
 # %%
 show.example_table(ledger, [step for step, _, _ in ledger.steps])
+
+# %% [markdown]
+# What does each part of the reward give to the worked solutions? A penalty that many of them get is a habit that SFT
+# teaches and GRPO has to undo, such as terse traces. If a part that should pay gives nothing to most of them, look at
+# the part, not at the rows.
+
+# %%
+show.mark_table(marks)
 
 # %% [markdown]
 # ## The rows

@@ -345,6 +345,18 @@ def test_data_has_lengths_of_its_own_for_every_notebook(tmp_path, monkeypatch):
     assert opened() == own, "notebook 1 can be run again"
 
 
+@pytest.mark.parametrize("name", PROFILES)
+def test_longer_rows_make_fewer_steps_and_no_more_tokens(name):
+    profile = PROFILES[name]
+    prompt, completion = profile.grpo.max_prompt_length, profile.grpo.max_new_tokens
+    longer = adapt_to_lengths(profile, {"prompt": 2 * prompt, "completion": 3 * completion})
+    for stage in ("sft", "simpo", "grpo", "distill"):
+        before, after = getattr(profile, stage).steps, getattr(longer, stage).steps
+        assert after * (2 * prompt + 3 * completion) <= max(before * (prompt + completion), 2 * prompt + 3 * completion)
+        assert 1 <= after < before
+        assert getattr(adapt_to_lengths(profile, {"prompt": prompt - 8}), stage).steps == before, "never more steps"
+
+
 def test_a_stages_minutes_are_those_of_all_its_sessions(tmp_path, monkeypatch):
     """GRPO is killed in one session and ends in another, days later; SFT and the evaluation took one each."""
     clock = SimpleNamespace(now=1e9)

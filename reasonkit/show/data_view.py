@@ -1,7 +1,7 @@
 """What notebook 1 shows of the data: sources, cleaning step by step, domains, token lengths against the limits, rows.
 
 Entry points: `source_table`, `step_table`, `step_figure`, `example_table`, `count_table`, `measure_lengths` with
-`length_table` and `length_figure`, `row_table`. Texts come from data sets, so all of them are escaped.
+`length_table` and `length_figure`, `mark_table`, `row_table`. Texts come from data sets, so all of them are escaped.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from markupsafe import Markup
 from matplotlib.ticker import ScalarFormatter
 
 from reasonkit.data.filters import Ledger
+from reasonkit.data.golds import Mark
 from reasonkit.data.loading import Reached
 from reasonkit.data.screening import completion_length, prompt_length
 from reasonkit.data.sources import Source
@@ -161,6 +162,17 @@ def length_figure(lengths: Sequence[Length], prompt: int, completion: int) -> Cu
         axes.xaxis.set_major_formatter(ScalarFormatter())
         style_axes(axes, f"{name}, limit {limit}", "tokens")
     return figure
+
+
+def mark_table(marks: Sequence[Mark]) -> Html:
+    """What each part of the reward gives to the gold completions, with one that earns least."""
+    rows = [[mark.part, f"{mark.weight:g}" if mark.weight else "only logged", f"{mark.scored:,}",
+             f"{mark.full:,} ({mark.full / mark.scored:.1%})" if mark.scored else "–",
+             f"{mark.lowest:g}" if mark.scored else "–", block(mark.example) if mark.full < mark.scored else ""]
+            for mark in marks]
+    return table(["part", "weight", "gold completions with a value", "of them with full marks", "lowest",
+                  "the lowest one"], rows, "Full marks are the best value of all, and at least 0. A part that asks the "
+                 "judge has no values yet." if marks else "This recipe has no GRPO, so it has no rewards.")
 
 
 def row_table(rows: Dataset) -> Html:

@@ -118,7 +118,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     `whole` compiles all layers, which takes longer. Without `judge` the recipe's judge, if it has one, runs elsewhere.
     Raises ValueError if a model does not fit, or the chip is not one of CHIPS.
     """
-    judged, profile = judge and recipe.uses_judge, adapt_to_recipe(profile, recipe)
+    judged = judge and recipe.uses_judge
     alone, together = plan(profile, devices, False), plan(profile, devices, judged)
     shapes = shapes_of(profile)
 
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
     profile, recipe = PROFILES[options.profile], find_recipe(options.recipe)
-    profile = adapt_to_lengths(profile, load_recipe(recipe.data_for(profile)).lengths)
+    profile = adapt_to_lengths(adapt_to_recipe(profile, recipe), load_recipe(recipe.data_for(profile)).lengths)
     profile = replace(profile, policy=options.model or profile.policy, judge=options.judge or profile.judge,
                       judge_int8=options.int8 or profile.judge_int8)
     chip = options.topology.split(":")[0]

@@ -8,7 +8,8 @@ import jax
 import pytest
 from tiny_gemma import small_config
 
-from reasonkit.config import PROFILES
+from reasonkit.config import PROFILES, adapt_to_lengths, adapt_to_recipe
+from reasonkit.data.problems import load_recipe
 from reasonkit.models import placement
 from reasonkit.models.mesh import ROOM, make_mesh
 from reasonkit.models.placement import CHIPS, config_of
@@ -153,6 +154,28 @@ def test_the_minutes_are_those_of_the_recipes_stages():
     assert pairs["simpo"] == pytest.approx((sampled + 100 * 0.3) / 0.5 / 60)
     late = Forecast(report, {}, minutes, {"sft": 1000, "distill": 300}, 60.0, 0.5)
     assert "does not fit: distillation has time for about" in late.text()
+
+
+# Seconds at the roofline on a v5e-8, from the tables in benchmarks/RESULTS.md: prompts of 256 and of 512 tokens.
+COMPILED = {
+    256: {"SFT_train_step": 0.164, "rollout_prefill": 0.182, "one_decode_step": 0.011, "GRPO_train_step": 0.631,
+          "GRPO_reference": 0.218, "judge_prefill": 0.482},
+    512: {"SFT_train_step": 0.208, "SimPO_train_step": 0.391, "rollout_prefill": 0.368, "one_decode_step": 0.0121,
+          "GRPO_train_step": 0.782, "GRPO_reference": 0.267, "judge_prefill": 0.547}}
+
+
+@pytest.mark.parametrize(("name", "steps", "expected"), [
+    ("g_rar", 400, 506), ("chemistry", 400, 506), ("medical", 320, 452), ("legal", 320, 452), ("robotics", 320, 452),
+    ("pinocchio", 320, 509)])
+def test_the_recipes_with_a_judge_fit_the_hours_of_kaggle(name, steps, expected):
+    recipe = find_recipe(name)
+    profile = adapt_to_recipe(PROFILES["kaggle"], recipe)
+    profile = adapt_to_lengths(profile, load_recipe(recipe.data_for(profile)).lengths)
+    _, report = made(**COMPILED[profile.grpo.max_prompt_length])
+    meshes = placement.plan(PROFILES["cpu"], jax.devices(), True)
+    minutes = sum(module._minutes(profile, recipe, report, module.EFFICIENCY, meshes).values())
+    assert profile.grpo.steps == steps and minutes <= profile.minutes - profile.reserve_minutes
+    assert minutes == pytest.approx(expected, abs=3)  # these rooflines are rounded
 
 
 def test_a_recipe_with_a_teacher_is_compiled_with_it(small, folder):
