@@ -34,6 +34,14 @@ def test_links_and_files_are_there(page):
     assert [name for name in NAMED.findall(text) if name not in WRITTEN and not (ROOT / name).exists()] == []
 
 
+def test_the_addresses_of_a_fork_open_notebooks_that_are_there():
+    for page in ("README.md", "docs/start.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        found = re.findall(r"\bhttps://(kaggle|colab)\S+?YOU/FORK/blob/main/([^\s`)]+)", text)
+        assert found == [("kaggle", "notebooks/submission.ipynb"), ("colab", "notebooks/01_data_curation.ipynb")]
+        assert all((ROOT / path).is_file() for _, path in found)
+
+
 def test_the_source_on_the_page_of_the_teacher_is_one():
     from reasonkit.data.sources import DataRecipe
 

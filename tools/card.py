@@ -30,14 +30,14 @@ ask = pipeline("text-generation", ".", model_kwargs={{"attn_implementation": "ea
 print(ask({_ASK}, do_sample=False, max_new_tokens=1024)[0]["generated_text"][-1]["content"])
 ```
 
-With vLLM:
+With vLLM, which was not tried:
 
 ```python
 from vllm import LLM, SamplingParams
 print(LLM(".").chat({_ASK}, SamplingParams(temperature=0, max_tokens=1024))[0].outputs[0].text)
 ```
 ''',
-    "Modelfile": '''With Ollama:
+    "Modelfile": '''With Ollama, which was not tried. llama.cpp was, with the same file:
 
 ```bash
 ollama create reasoner -f Modelfile && ollama run reasoner "What is 12 + 7?"
