@@ -27,6 +27,7 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from tunix.generate.sampler import CacheConfig, Sampler  # noqa: E402
 
+from reasonkit.models.cache import install_sharded_cache  # noqa: E402
 from reasonkit.models.load import load  # noqa: E402
 from reasonkit.models.mesh import make_mesh  # noqa: E402
 from reasonkit.models.placement import CHIPS, cache_bytes, config_of, parameters  # noqa: E402
@@ -77,7 +78,7 @@ def measure(loaded, mesh, options, real: bool) -> tuple[list[float], list[float]
         raise ValueError(f"prompts have {sorted(length)} tokens: they must be equal, and at most --prompt-length "
                          f"{options.prompt_length}")
     config, model = loaded.config, Stopping(loaded.model, hazards(options.new, real), *length)
-    decode.install_sharded_cache()
+    install_sharded_cache()
     cache = CacheConfig(options.prompt_length + options.new, config.num_layers, config.num_kv_heads, config.head_dim)
     samplers = [kind(model, loaded.tokenizer, cache) for kind in (Sampler, decode.SegmentSampler)]
     speeds, compiling, drawn = [[], []], [0.0, 0.0], [[], []]

@@ -162,13 +162,21 @@ def loss() -> Rows:
             yield f"{parts} part{'s' * (parts > 1)}{', loop' * loop}", piece(slope, *shapes, rows=4)
 
 
-def decode_step(mesh: Mesh, rows: int, reply: int = 768, sharded: bool = False) -> ProgramStats:
+def decode_step(mesh: Mesh, rows: int, reply: int = 768, sharded: bool = False, **int8: bool) -> ProgramStats:
     """All layers of the 2B, from two shallow models."""
-    shapes, config = Shapes(decode_rows=rows, max_new_tokens=reply), config_of(MODEL, replicated=not sharded)
+    shapes, config = Shapes(decode_rows=rows, max_new_tokens=reply, **int8), config_of(MODEL, replicated=not sharded)
     shallow = [compile_program(rollout_programs(Run(
         replace(config, num_layers=layers), None, Plan(mesh, None, {}), shapes, RANK, BF16))[1])
         for layers in depths(config)]
     return extrapolate_layers(*shallow, depths(config), config.num_layers)
+
+
+def step_int8() -> Rows:
+    """What do the rollout's int8 weights and int8 cache save in a whole decode step of 32 rows? And of 128?"""
+    for count in (32, 128):
+        for title, weights, cache in (("bf16", False, False), ("int8 weights", True, False),
+                                      ("int8 cache", False, True), ("both", True, True)):
+            yield f"{count} rows, {title}", decode_step(mesh_of(), count, int8_weights=weights, int8_cache=cache)
 
 
 def split() -> Rows:
@@ -214,7 +222,7 @@ def counted() -> Rows:
 
 
 QUESTIONS = {function.__name__: function for function in (
-    cache_layout, cache_int8, weight_int8, sampling, remat, loss, split, rows, cache_length, v6e, counted)}
+    cache_layout, cache_int8, weight_int8, step_int8, sampling, remat, loss, split, rows, cache_length, v6e, counted)}
 
 
 def main() -> int:

@@ -30,11 +30,11 @@ from tiny_gemma import ROWS, small_config, train_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
+from reasonkit.models.cache import install_sharded_cache
 from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
-from reasonkit.train.decode import install_sharded_cache
 from reasonkit.train.rollout import generator
 from tools.export import export_peft
 from tools.flax import init_random

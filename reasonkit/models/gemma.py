@@ -26,6 +26,8 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
+from reasonkit.models.cache import with_int8_cache
+
 LIBRARY = {"gemma2": gemma2, "gemma3": gemma3}
 CLASSES = {"gemma2": gemma2.Gemma, "gemma3": gemma3.Gemma3}
 
@@ -79,7 +81,7 @@ def _with_chosen_logits(call: Callable) -> Callable:
 for _class in CLASSES.values():
     _class.__call__ = _with_chosen_logits(_class.__call__)
 for _class in (gemma2.Attention, gemma3.Attention):
-    _class.block = _with_window(_class.block)
+    _class.block = _with_window(with_int8_cache(_class.block))
 
 
 def download_again(path: Path) -> str:

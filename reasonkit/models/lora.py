@@ -28,12 +28,13 @@ class Float32Lora(qwix.LoraProvider):
 
     Used in float32, A and B would promote every activation behind them. Both are rounded to nearest even before use, as
     orbax does on restore, so the judges compute with the same numbers. A batch's gradient is computed in the base's
-    dtype, passes through the rounding, and is float32 from there on.
+    dtype, passes through the rounding, and is float32 from there on. `weights` is the type of the base's matrices, None
+    for the one they have.
     """
 
-    def __init__(self, rank: int, alpha: float):
+    def __init__(self, rank: int, alpha: float, weights: str | None = None):
         super().__init__(
-            module_path=LORA_MODULES, rank=rank, alpha=alpha,
+            module_path=LORA_MODULES, rank=rank, alpha=alpha, weight_qtype=weights,
             lora_a_initializer=lambda key, shape, dtype: jax.nn.initializers.he_uniform()(key, shape, jnp.float32),
             lora_b_initializer=lambda key, shape, dtype: jnp.zeros(shape, jnp.float32))
 
@@ -74,6 +75,18 @@ def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int =
     nnx.update(adapted, jax.device_put(lora, nnx.get_named_sharding(lora, mesh)))
     adapted.lora_alpha = float(alpha)  # the arrays tell the rank, but not this
     return adapted
+
+
+def on_int8_base(model: nnx.Module) -> nnx.Module:
+    """A copy of the model with the matrices under its adapter as 8-bit integers, and a scale per output (qwix).
+
+    The other arrays are shared. The adapter is too until either is updated: `nnx.update(copy, lora_state(model))`.
+
+    Raises:
+        ValueError: the model has no adapter.
+    """
+    provider = Float32Lora(**lora_signature(model), weights="int8")
+    return qwix.quantize_model(model, provider, rngs=nnx.Rngs(0), **model.get_model_input())
 
 
 def lora_signature(model: nnx.Module) -> dict[str, Any]:

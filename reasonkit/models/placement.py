@@ -105,12 +105,13 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
 
     adapter = adapter_parameters(profile, policy)
     rows = g.prompts_per_call * g.num_generations
-    working = [rows * length * cache_bytes(policy) + layer(policy, rows, g.max_prompt_length),
+    working = [rows * length * cache_bytes(policy, 1 if g.int8_cache else 2) + layer(policy, rows, g.max_prompt_length),
                train(g.prompts_per_pass * g.num_generations, length, g.max_new_tokens, g.stock_loss)]
     if sft:
         longest = profile.sft.max_length
         working = [train(profile.sft.batch_size, longest, longest, profile.sft.stock_loss)]
     weights = 2.0 * sum(parameters(policy)) + 4.0 * (5 if sft else 7) * adapter
+    weights += parameters(policy)[1] * (g.int8_weights and not sft)
     found = {"policy": MemoryNeed(weights, max(working), policy.num_kv_heads)}
     if judge is not None:
         embedding, matrices = parameters(judge)

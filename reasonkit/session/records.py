@@ -166,7 +166,7 @@ def _row(**fields: Any) -> type[Row]:
 
 
 STEP = _row(step=Count, series=(str | None, None), **dict.fromkeys(
-    ("loss", "accuracy", "margin", "length", "kl", "entropy", "truncated", "seconds"), (Logged, None)))
+    ("loss", "accuracy", "margin", "length", "kl", "rollout_kl", "entropy", "truncated", "seconds"), (Logged, None)))
 EVENTS = {
     "start": _row(stage=Text, step=Count),
     "reward": _row(mode=(str, "train"), mean=(Logged, None), flat_groups=(Share | None, None),

@@ -1,4 +1,4 @@
-"""The KV cache over the mesh, and `SegmentSampler`, which is Tunix's sampler without its wasted work.
+"""`SegmentSampler`: Tunix's sampler without its wasted work.
 
 Tunix decodes every row until the longest is done, and its attention reads the whole cache from the first token on. This
 sampler prefills each prompt once for its whole group, lets the cache grow, and drops finished rows. With the same seed
@@ -17,40 +17,14 @@ import numpy as np
 from flax import nnx
 from jax.extend.random import define_prng_impl, threefry2x32_p
 from jax.interpreters import pxla
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from tunix.generate.sampler import Sampler, sample_best, sample_top_p
 from tunix.generate.utils import build_positions_from_mask, compute_attention_masks, make_causal_attn_mask
-from tunix.models.gemma import model as gemma2
-from tunix.models.gemma3 import model as gemma3
+
+from reasonkit.models.cache import layouts
 
 SHARES = (1, 2, 4, 8)  # of the rows that a program decodes: all of them, half, ...
 SEGMENT = 128  # tokens by which the cache grows
-
-
-def _layouts(config, rows: int) -> tuple[NamedSharding | None, NamedSharding | None]:
-    """Shardings over the mesh in context, of the cache's keys and values and of its end indices: rows over fsdp and KV
-    heads over tp, where they divide."""
-    mesh = pxla.thread_resources.env.physical_mesh
-    if mesh.empty:
-        return None, None
-    over = "fsdp" if rows % mesh.shape["fsdp"] == 0 else None
-    heads = "tp" if config.num_kv_heads % mesh.shape["tp"] == 0 else None
-    return NamedSharding(mesh, PartitionSpec(over, None, heads, None)), NamedSharding(mesh, PartitionSpec(over))
-
-
-def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
-    """A KV cache laid out over the mesh."""
-    layout, ends = _layouts(self.config, batch_size)
-    shape = (batch_size, cache_size, self.config.num_kv_heads, self.config.head_dim)
-    return {f"layer_{layer}": {"k": jnp.zeros(shape, dtype, device=layout), "v": jnp.zeros(shape, dtype, device=layout),
-                               "end_index": jnp.zeros((batch_size,), jnp.int32, device=ends)}
-            for layer in range(self.config.num_layers)}
-
-
-def install_sharded_cache() -> None:
-    """Make both of Tunix's Gemma classes create their cache sharded."""
-    gemma3.Gemma3.init_cache = _init_cache
-    gemma2.Gemma.init_cache = _init_cache
 
 
 @functools.partial(jax.jit, static_argnames=("size", "layout"))
@@ -176,7 +150,7 @@ class SegmentSampler(Sampler):
                 chosen = np.argsort(done_B[rows_R], kind="stable")[:count]
                 rows_R, kept = rows_R[chosen], chosen if kept is None else kept[chosen]
             size = min(start + SEGMENT * -(-(step + 2 - start) // SEGMENT), total)
-            layout, ends = _layouts(self.transformer.config, count)
+            layout, ends = layouts(self.transformer.config, count)
             for layer in cache.values():  # one array at a time: there may be no room for two whole caches
                 for name, leaf in layer.items():
                     layer[name] = _resize(leaf, kept, size, layout if leaf.ndim == 4 else ends)

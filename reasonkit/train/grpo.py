@@ -28,7 +28,7 @@ from reasonkit.settings import GrpoSettings
 from reasonkit.train import loop, overlap, tunix_compat
 from reasonkit.train.decode import SegmentSampler
 from reasonkit.train.policy_loss import completion_logprobs, loss_config
-from reasonkit.train.rollout import Rollout, sampling
+from reasonkit.train.rollout import Rollout, in_int8, sampling
 
 
 def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSettings, budget: TimeBudget, log,
@@ -49,12 +49,13 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     calls = settings.prompts_per_step // each  # of the rollout, a step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
     loop.begin(policy.model, checkpoints, "grpo", start_step, settings.steps)
-    anchor = reference(policy.model)
+    anchor, int8 = reference(policy.model), settings.int8_weights or settings.int8_cache
     cluster = tunix_compat.grpo_cluster(
         policy.model, anchor if settings.beta else None, policy.tokenizer, mesh,
-        partial(Rollout, sampler=SegmentSampler if settings.segments else Sampler),
+        partial(Rollout, sampler=SegmentSampler if settings.segments else Sampler,
+                sampled=in_int8(policy.model, settings.int8_weights, settings.int8_cache) if int8 else None),
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
-                 temperature=settings.temperature, seed=seed),
+                 temperature=settings.temperature, seed=seed, logprobs=int8),
         dict(actor_optimizer=tunix_compat.adamw(settings), eval_every_n_steps=settings.steps + start_step + 1,
              max_steps=settings.steps + start_step + 1,  # not reached: the stage ends with its batches
              mini_batch_size=settings.prompts_per_step, train_micro_batch_size=micro,
@@ -80,8 +81,8 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
         row = {"length": float(np.mean(rollout.mean_lengths[of_step])),
                "truncated": float(np.mean(rollout.truncated[of_step])),
                "entropy": float(history("actor", "entropy", "train")[-1])}
-        if settings.beta:
-            row["kl"] = float(history("actor", "kl", "train")[-1])
+        for name in ["kl"] * bool(settings.beta) + ["rollout_kl"] * int8:
+            row[name] = float(history("actor", name, "train")[-1])
         return row
 
     if curriculum:

@@ -21,20 +21,28 @@ from tunix.rl.rollout.base_rollout import RolloutOutput
 from tunix.rl.utils import merge_micro_batches
 
 from reasonkit.rewards.mix import RewardMix
-from reasonkit.train.policy_loss import LossConfig
+from reasonkit.train.policy_loss import LossConfig, SampledExample
 
 PATIENCE = 20 * 60  # seconds that a step waits for one answer of the judge, its compilation included
 
 
 class Learner(GRPOLearner):
-    """Tunix's learner with one reward function and the loss's metrics. Truncated completions are left out if wanted."""
+    """Tunix's learner with one reward function and the loss's metrics. Truncated completions are left out if wanted.
+
+    If the rollout keeps the log-probabilities of what it samples, the loss gets a `SampledExample`.
+    """
 
     def __init__(self, cluster, config: LossConfig, reward: Callable):
         super().__init__(cluster, config, [reward])
-        cluster.actor_trainer.with_rl_metrics_to_log(dict.fromkeys(("kl", "entropy"), np.mean))
+        weighed = cluster.get_rollout_config(rl_cluster.Mode.TRAIN).return_logprobs
+        names = ["kl", "entropy", *["rollout_kl"] * weighed]
+        cluster.actor_trainer.with_rl_metrics_to_log(dict.fromkeys(names, np.mean))
 
     def _generate_and_compute_advantage(self, training_input, mode=rl_cluster.Mode.TRAIN):
         example = super()._generate_and_compute_advantage(training_input, mode)
+        if sampled := self.rl_cluster.rollout.logprobs:
+            example = SampledExample(**vars(example), rollout_logps=jnp.array(np.concatenate(sampled)))
+            sampled.clear()
         if not self.algo_config.mask_truncated:
             return example
         stops = jnp.array(self.rl_cluster.get_rollout_config(mode).eos_tokens)

@@ -2,6 +2,7 @@
 
 Here equal rewards get no advantage, KL is penalised only where rewards differ, and logits are computed in chunks.
 Sources: GRPO (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071), RLOO (2402.14740).
+Truncated importance sampling: Ionides 2008, and Yao et al. 2025 for a rollout that is not the policy's own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,15 @@ from tunix.rl.grpo.grpo_learner import GRPOConfig
 from reasonkit.models.logprobs import token_logprobs
 from reasonkit.rewards.mix import FLAT
 from reasonkit.settings import CHOICES, LossSettings
+
+TRUNCATION = 2.0  # of the weight of a token that the rollout made too seldom
+
+
+@flax.struct.dataclass(frozen=True)
+class SampledExample(common.TrainExample):
+    """Completions of a rollout that is not quite the policy, with the log-probabilities by which it drew them."""
+
+    rollout_logps: jax.Array | None = None
 
 
 @dataclass(kw_only=True)
@@ -82,14 +93,24 @@ def _replaced(module, name: str, wrap: Callable) -> Iterator[None]:
 
 
 @function_registry.register_policy_loss_fn("reasonkit")
-def _policy_loss(model, train_example, algo_config, **options):
+def _policy_loss(model, train_example, algo_config, pad_id, eos_id):
     """Tunix's GRPO loss, but with its KL penalty only in groups whose rewards differ.
 
-    It reports two means over the tokens of all completions: "kl", as k3, and "entropy".
+    In a `SampledExample` a token's loss is multiplied by the policy's probability over the rollout's, at most
+    TRUNCATION. It reports means over the tokens of all completions: "kl" to the reference, as k3, "entropy", and for a
+    `SampledExample` "rollout_kl", that of the rollout to the policy, as k3.
     """
     mask_BL, seen_BL = train_example.completion_mask, {}
     varied_G = (train_example.advantages.reshape(-1, algo_config.num_generations) != 0).any(1)
     pushed_B1 = varied_G.repeat(algo_config.num_generations)[:, None]
+    compute = completion_logprobs if algo_config.chunked else common.compute_per_token_logps
+    logps_BL, entropies = found = compute(
+        *nnx.split(model), prompt_tokens=train_example.prompt_ids, completion_tokens=train_example.completion_ids,
+        pad_id=pad_id, eos_id=eos_id, stop_gradient=False, return_logits=True, temperature=algo_config.temperature)
+    if isinstance(train_example, SampledExample):
+        ratio_BL = jax.lax.stop_gradient(logps_BL.astype(jnp.float32)) - train_example.rollout_logps
+        seen_BL["rollout_kl"] = jnp.expm1(ratio_BL) - ratio_BL
+        train_example = train_example.replace(sampler_is_weights=jnp.minimum(jnp.exp(ratio_BL), TRUNCATION))
 
     def with_k3(divergence):
         def record_k3(logps_BL, reference_BL, method, clamp_value=None):
@@ -99,12 +120,12 @@ def _policy_loss(model, train_example, algo_config, **options):
         return record_k3
 
     def record_entropy(entropy):
-        return lambda found: seen_BL.setdefault("entropy", found if algo_config.chunked else entropy(found))
+        return lambda logits: seen_BL.setdefault("entropy", entropies if algo_config.chunked else entropy(logits))
 
     with (_replaced(common, "compute_kl_divergence", with_k3),
-          _replaced(common, "compute_per_token_logps",
-                    lambda stock: completion_logprobs if algo_config.chunked else stock),
+          _replaced(common, "compute_per_token_logps", lambda stock: lambda *inputs, **options: found),
           _replaced(algo_core, "compute_entropy_from_logits", record_entropy)):
-        loss, aux = function_registry.get_policy_loss_fn("grpo")(model, train_example, algo_config, **options)
+        loss, aux = function_registry.get_policy_loss_fn("grpo")(
+            model, train_example, algo_config, pad_id=pad_id, eos_id=eos_id)
     tokens = jnp.maximum(mask_BL.sum(), 1)
     return loss, aux | {name: (value_BL * mask_BL).sum() / tokens for name, value_BL in seen_BL.items()}

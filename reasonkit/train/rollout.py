@@ -7,25 +7,28 @@ policy would never be trained to stop). Both decode with Tunix's `Sampler`, or w
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.rl.rollout.base_rollout import RolloutConfig, RolloutOutput
 from tunix.rl.rollout.vanilla_rollout import VanillaRollout
 
+from reasonkit.models.cache import install_sharded_cache
 from reasonkit.models.distributed import check_one_process
+from reasonkit.models.lora import lora_state, on_int8_base
 from reasonkit.train import tunix_compat
-from reasonkit.train.decode import install_sharded_cache
 
 
 def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperature: float,
-             seed: int = 0) -> RolloutConfig:
+             seed: int = 0, logprobs: bool = False) -> RolloutConfig:
     """Tunix's rollout settings. Temperature 0 decodes greedily, where Tunix would divide by it if top_p is set. Above 0
-    Tunix would silently decode greedily without top_p.
+    Tunix would silently decode greedily without top_p. `logprobs` keeps the log-probability of each sampled token.
 
     The cache is exactly as long as prompt and completion, because attention spans all of it at every token. Raises
     ValueError for a temperature below 0.
@@ -36,7 +39,14 @@ def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperat
         max_tokens_to_generate=max_new_tokens, max_prompt_length=max_prompt_length,
         kv_cache_size=max_prompt_length + max_new_tokens, temperature=temperature,
         top_p=1.0 if temperature > 0 else None, top_k=None, seed=jax.random.PRNGKey(seed),
-        eos_tokens=list(tokenizer.stop_ids))
+        eos_tokens=list(tokenizer.stop_ids), return_logprobs=logprobs)
+
+
+def in_int8(policy: nnx.Module, weights: bool, cache: bool) -> nnx.Module:
+    """The policy for sampling, with its matrices or its KV cache, or both, as 8-bit integers."""
+    sampled = on_int8_base(policy) if weights else copy.copy(policy)
+    sampled.int8_cache = cache
+    return sampled
 
 
 def _cache_config(config, size: int) -> CacheConfig:
@@ -47,33 +57,46 @@ def _cache_config(config, size: int) -> CacheConfig:
 class Rollout(VanillaRollout):
     """The rollout worker. Its samples depend only on the seed and the call's number, so a resumed run draws the same.
 
+    It samples from `sampled` in place of the policy if that is given (`in_int8`), with the policy's current adapter.
+
     Attributes:
         calls: generate calls so far. A resumed stage sets it.
         mean_lengths: mean completion length in tokens, one entry per call.
         truncated: share of the completions that reached the limit without a stop token, one entry per call.
+        logprobs: of the sampled tokens, (B, L), one entry per call, if the rollout's settings want them.
         on_output: called with what each call has sampled.
     """
 
     def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig,
-                 sampler: type[Sampler] = Sampler):
+                 sampler: type[Sampler] = Sampler, sampled: nnx.Module | None = None):
         check_one_process("sampling")
         install_sharded_cache()
-        self._sampler = sampler(rollout_actor, tokenizer,
+        self._policy, self._sampled = rollout_actor, sampled or rollout_actor
+        self._sampler = sampler(self._sampled, tokenizer,
                                 _cache_config(rollout_actor.config, rollout_config.kv_cache_size))
         self.calls = 0
         self.mean_lengths: list[float] = []
         self.truncated: list[float] = []
+        self.logprobs: list[np.ndarray] = []
         self.on_output: Callable[[RolloutOutput], None] = lambda output: None
-        self._token_buffer = None
-        tunix_compat.keep_token_buffer(self._sampler, lambda buffer: setattr(self, "_token_buffer", buffer))
+        self._state = None
+        tunix_compat.keep_state(self._sampler, lambda state: setattr(self, "_state", state))
+
+    def model(self) -> nnx.Module:
+        """The policy, so that Tunix copies no weights to another model."""
+        return self._policy
 
     def generate(self, prompts: list[str], rollout_config: RolloutConfig, **kwargs) -> RolloutOutput:
         """Sample one completion per prompt. `tokens` end with the stop token if one was drawn."""
         key = jax.random.fold_in(rollout_config.seed, self.calls)
         self.calls += 1
+        if self._sampled is not self._policy:
+            nnx.update(self._sampled, lora_state(self._policy))
         output = super().generate(prompts, dataclasses.replace(rollout_config, seed=key), **kwargs)
         length = rollout_config.max_tokens_to_generate
-        drawn_BL = np.asarray(self._token_buffer)[:, -length:]
+        drawn_BL = np.asarray(self._state.token_buffer)[:, -length:]
+        if rollout_config.return_logprobs:
+            self.logprobs.append(np.asarray(self._state.logprobs_buffer)[:, -length:])
         output.tokens = [row[:min(len(tokens) + 1, length)]
                          for row, tokens in zip(drawn_BL, output.tokens, strict=True)]
         self.mean_lengths.append(float(np.mean([len(tokens) for tokens in output.tokens])))

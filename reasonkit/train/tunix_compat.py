@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,13 +91,13 @@ def report_step(trainer) -> None:
     trainer._write_train_metrics()
 
 
-def keep_token_buffer(sampler, keep: Callable[[jax.Array], None]) -> None:
-    """Pass the token buffer (B, T) of each sampler call to `keep`, because the sampler's output has no stop tokens."""
+def keep_state(sampler, keep: Callable[[Any], None]) -> None:
+    """Pass the state after each sampler call to `keep`, because the sampler's output has no stop tokens."""
     decode = sampler._compiled_decode_fn
 
     def decode_and_keep(params, state):
         state = decode(params, state)
-        keep(state.token_buffer)
+        keep(state)
         return state
 
     sampler._compiled_decode_fn = decode_and_keep

@@ -12,10 +12,12 @@ from tiny_run import short_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.gemma import model as gemma2
 
+from reasonkit.models.cache import install_sharded_cache
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.train import decode
-from reasonkit.train.decode import SegmentSampler, install_sharded_cache
+from reasonkit.train.decode import SegmentSampler
+from reasonkit.train.rollout import in_int8
 from tools.flax import init_random
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -53,7 +55,7 @@ def models(mesh, one):
                                     nnx.state(second)))
     policy = add_lora(init_random(small, mesh), mesh, 4, 8.0, 0)
     bump(policy)
-    return {"gemma3": init_random(small, one), "gemma2": second, "policy": policy}
+    return {"gemma3": init_random(small, one), "gemma2": second, "policy": policy, "int8": in_int8(policy, True, True)}
 
 
 @pytest.fixture(autouse=True)
@@ -84,9 +86,10 @@ def assert_same(ours, stock):
 
 @pytest.mark.parametrize("name, settings, prompts", [
     ("gemma3", SAMPLED, GROUPS), ("gemma2", SAMPLED, GROUPS), ("policy", SAMPLED, GROUPS), ("gemma3", NUCLEUS, PROMPTS),
-    ("gemma3", GREEDY, PROMPTS), ("gemma2", GREEDY, GROUPS), ("gemma3", SAMPLED, PROMPTS[:3])])
+    ("gemma3", GREEDY, PROMPTS), ("gemma2", GREEDY, GROUPS), ("gemma3", SAMPLED, PROMPTS[:3]),
+    ("int8", SAMPLED, GROUPS)])
 def test_draws_are_tunixs(models, mesh, one, tokenizer, name, settings, prompts):
-    place = mesh if name == "policy" else one
+    place = one if name.startswith("gemma") else mesh
     stock, lengths = run(make(Sampler, models[name], tokenizer), place, prompts, **settings)
     ours, _ = run(make(SegmentSampler, models[name], tokenizer), place, prompts, **settings)
     assert_same(ours, stock)

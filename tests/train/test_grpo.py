@@ -18,6 +18,7 @@ from tiny_run import CONFIG, ROWS, Clock, StopAfter, new_policy, short_tokenizer
 from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.data.rows import GRPO_COLUMNS
+from reasonkit.models import cache as kv_cache
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.lora import fingerprint
@@ -28,7 +29,7 @@ from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.settings import GrpoSettings, SftSettings, StageSettings
 from reasonkit.text.tags import TAGS
-from reasonkit.train import decode, overlap, tunix_compat
+from reasonkit.train import overlap, tunix_compat
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
@@ -117,7 +118,7 @@ class Watch:
     def __init__(self, patch):
         self.rewards, self.calls, self.examples, self.caches, self.clusters = [], [], [], [], []
         make, Learner = tunix_compat.grpo_cluster, overlap.Learner
-        init_cache, watch = decode._init_cache, self
+        init_cache, watch = kv_cache._init_cache, self
 
         class Seen(Learner):
             def __init__(self, cluster, config, reward):
@@ -144,7 +145,7 @@ class Watch:
 
         patch.setattr(overlap, "Learner", Seen)
         patch.setattr(tunix_compat, "grpo_cluster", cluster)
-        patch.setattr(decode, "_init_cache", cache)
+        patch.setattr(kv_cache, "_init_cache", cache)
 
     def reward(self, log):
         composed = RewardMix([(length, 1.0), (shy, 0.5)], log, max_no_signal=1.0)

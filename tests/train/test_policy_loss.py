@@ -11,7 +11,7 @@ from tunix.rl import common, function_registry
 from tunix.rl.common import TrainExample
 
 from reasonkit.settings import CHOICES, LossSettings
-from reasonkit.train.policy_loss import loss_config
+from reasonkit.train.policy_loss import SampledExample, loss_config
 
 V, PROMPT, STOP = 6, 1, 2  # token 0 is padding
 ESTIMATORS = CHOICES["advantage_estimator"]
@@ -53,14 +53,14 @@ def example(completions, advantages, reference=None, temperature=1.0):
         graph, state, made.prompt_ids, made.completion_ids, 0, STOP, temperature=temperature))
 
 
-def gradient(made, policy, temperature=1.0, **dials):
+def gradient(made, policy, temperature=1.0, names=("kl", "entropy"), **dials):
     """The gradient (V, V) of the loss by the table of `policy`, and the metrics."""
     config = loss_config(LossSettings(**dials), num_generations=2)
     config.temperature = temperature  # set by the learner from the rollout's
     loss_fn = function_registry.get_policy_loss_fn(config.policy_loss_fn)
     (_, aux), grads = nnx.value_and_grad(
         lambda model: loss_fn(model, made, algo_config=config, pad_id=0, eos_id=STOP), has_aux=True)(Bigrams(policy))
-    return np.asarray(grads["table"][...]), {name: float(aux[name]) for name in ("kl", "entropy")}
+    return np.asarray(grads["table"][...]), {name: float(aux[name]) for name in names}
 
 
 def pull(made, policy, temperature=1.0, **dials):
@@ -230,3 +230,19 @@ def test_clipping_goes_as_high_as_it_is_told_once_the_ratio_is_not_one():
     made = made.replace(old_per_token_logps=logps_BL - 0.25)
     assert np.abs(aggregated("token-mean", made)).max() < 1e-7
     assert np.abs(aggregated("token-mean", made, epsilon_high=0.3)).max() > 0.01
+
+
+# a rollout that is not quite the policy
+
+@pytest.mark.parametrize(("likelier", "weight"), [(1.0, 1.0), (0.5, 0.5), (1.5, 1.5), (4.0, 2.0)])
+def test_a_token_is_weighed_by_how_much_likelier_the_policy_makes_it_at_most_twice(likelier, weight):
+    """The penalty is not weighed."""
+    policy, made = table(0), example(SIX, ADVANTAGES, table(1))
+    graph, state = nnx.split(Bigrams(policy))
+    logps_BL = common.compute_per_token_logps(graph, state, made.prompt_ids, made.completion_ids, 0, STOP)
+    sampled = SampledExample(**vars(made), rollout_logps=logps_BL - np.log(likelier))
+    plain, _ = gradient(made, policy, beta=0.0)
+    weighed, aux = gradient(sampled, policy, beta=0.0, names=("rollout_kl",))
+    np.testing.assert_allclose(weighed, weight * plain, atol=1e-6)
+    assert aux["rollout_kl"] == pytest.approx(likelier - 1 - np.log(likelier), abs=1e-5)
+    np.testing.assert_allclose(pull(sampled, policy)[0], pull(made, policy)[0], atol=1e-5)

@@ -12,10 +12,11 @@ from tiny_run import CONFIG, ROWS, short_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.gemma3 import model as gemma3
 
+from reasonkit.models import cache
+from reasonkit.models.cache import install_sharded_cache
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
-from reasonkit.train import decode
-from reasonkit.train.decode import SegmentSampler, install_sharded_cache
+from reasonkit.train.decode import SegmentSampler
 from reasonkit.train.rollout import Rollout, generator, sampling
 from tools.flax import init_random
 
@@ -211,7 +212,7 @@ def test_completions_end_with_the_stop_token_that_was_drawn(small, tokenizer, on
 @pytest.mark.parametrize(("batch", "rows"), [(8, "fsdp"), (3, None)])
 def test_the_cache_is_created_on_all_chips(model, tokenizer, mesh, monkeypatch, batch, rows):
     """Before the first program runs: Tunix's own lies on the first chip, and is copied or replicated by the prefill."""
-    catch(monkeypatch, decode, "_init_cache")
+    catch(monkeypatch, cache, "_init_cache")
     generate = generator(model, tokenizer, mesh, max_prompt_length=PROMPT, max_new_tokens=2, batch_size=batch)
     _, draw = rollout(model, tokenizer, mesh, max_new_tokens=2)
     for call in (generate, draw):
@@ -231,9 +232,9 @@ def test_kv_heads_are_split_where_they_divide(model, tp, heads):
     """Two heads over two chips, but whole on each of four; on one device where there is no mesh, as the judges load."""
     install_sharded_cache()
     with make_mesh(jax.devices(), 8 // tp, tp):
-        cache = model.init_cache(8, 16, np.float32)
-    assert set(cache) == {"layer_0", "layer_1"}
-    assert cache["layer_1"]["k"].addressable_shards[0].data.shape == (tp, 16, heads, CONFIG.head_dim)
+        whole = model.init_cache(8, 16, np.float32)
+    assert set(whole) == {"layer_0", "layer_1"}
+    assert whole["layer_1"]["k"].addressable_shards[0].data.shape == (tp, 16, heads, CONFIG.head_dim)
     alone = model.init_cache(8, 16, np.float32)["layer_0"]
     assert alone["v"].shape == (8, 16, 2, CONFIG.head_dim) and len(alone["v"].sharding.device_set) == 1
     assert alone["end_index"].shape == (8,)

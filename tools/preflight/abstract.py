@@ -23,7 +23,7 @@ from tunix.utils import sharding_utils
 
 from reasonkit.config import Profile
 from reasonkit.models.gemma import quantize_layers
-from reasonkit.models.lora import Float32Lora
+from reasonkit.models.lora import Float32Lora, on_int8_base
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Shapes:
 
     `simpo_rows` are two per pair. `grpo_rows` are the completions of a micro-batch, which is also one pass of the
     reference. `decode_rows` are the completions of one call of the rollout. `distill_rows` are those of a step.
+    `int8_weights` and `int8_cache` are GRPO's.
     """
 
     sft_rows: int = 32
@@ -44,6 +45,8 @@ class Shapes:
     judge_rows: int = 8
     judge_length: int = 2048
     distill_rows: int = 8
+    int8_weights: bool = False
+    int8_cache: bool = False
 
 
 def shapes_of(profile: Profile) -> Shapes:
@@ -54,7 +57,7 @@ def shapes_of(profile: Profile) -> Shapes:
                   max_prompt_length=g.max_prompt_length, max_new_tokens=g.max_new_tokens,
                   decode_rows=g.prompts_per_call * g.num_generations,
                   judge_rows=profile.judge_batch, judge_length=profile.judge_max_length,
-                  distill_rows=profile.distill.batch_size)
+                  distill_rows=profile.distill.batch_size, int8_weights=g.int8_weights, int8_cache=g.int8_cache)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def constraints(mesh: Mesh) -> Iterator[None]:
 
 
 def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0, int8: bool = False) -> nnx.Module:
-    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0, or with the matrices of `quantize_int8`.
+    """A Gemma as shapes on the mesh, with an adapter unless the rank is 0. `int8` gives it the matrices of
+    `on_int8_base`, or without an adapter those of `quantize_int8`.
 
     `dtype` None is the configuration's, or bfloat16 if it has none. The adapter is float32, as in a run.
     """
@@ -130,12 +134,16 @@ def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 
         model = kind(config, rngs=nnx.Rngs(0))
         if not lora_rank:
             return model
-        return qwix.apply_lora_to_model(model, Float32Lora(lora_rank, 1.0), rngs=nnx.Rngs(0), **model.get_model_input())
+        inputs = model.get_model_input()
+        model = qwix.apply_lora_to_model(model, Float32Lora(lora_rank, 1.0), rngs=nnx.Rngs(0), **inputs)
+        model.lora_alpha = 1.0
+        return model
 
     dtype = dtype or getattr(config, "param_dtype", jnp.bfloat16)
     model = nnx.eval_shape(build)
     if int8:
-        model = nnx.eval_shape(lambda model: quantize_layers(model, mesh.shape["fsdp"]), model)
+        model = nnx.eval_shape(on_int8_base if lora_rank else lambda model: quantize_layers(model, mesh.shape["fsdp"]),
+                               model)
     return with_shardings(model, mesh, config, dtype)
 
 

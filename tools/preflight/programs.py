@@ -22,6 +22,7 @@ from tunix.rl.grpo.grpo_learner import TrainExample
 from tunix.sft.dpo.dpo_trainer import TrainExample as PairExample
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
+from reasonkit.models.cache import cache_arrays
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
 from reasonkit.settings import DistillSettings, LossSettings, SimpoSettings
@@ -53,6 +54,18 @@ class Run:
     @cached_property
     def policy(self) -> nnx.Module:
         return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.lora_rank)
+
+    @cached_property
+    def sampled(self) -> nnx.Module:
+        """The policy that GRPO samples from."""
+        if not self.shapes.int8_weights:
+            return self.policy
+        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.lora_rank, int8=True)
+
+    @property
+    def copied(self) -> list[nnx.State]:
+        """What `sampled` has beside the policy: its layers. The rest is shared."""
+        return [nnx.state(self.sampled)["layers"]] * self.shapes.int8_weights
 
     @cached_property
     def judge(self) -> nnx.Module:
@@ -164,24 +177,27 @@ def grpo_programs(run: Run) -> list[Program]:
         ref_per_token_logps=tokens(s.grpo_rows, s.max_new_tokens, jnp.float32), old_per_token_logps=None)
     batch = tokens(s.grpo_rows, s.max_prompt_length), tokens(s.grpo_rows, s.max_new_tokens)
     return [
-        _train_step(run, "GRPO train step", loss, example, s.grpo_rows, run.optimizer, run.resident(run.adapter)),
+        _train_step(run, "GRPO train step", loss, example, s.grpo_rows, run.optimizer,
+                    run.resident(run.adapter, *run.copied)),
         Program("GRPO reference", run.plan.policy, s.grpo_rows, reference, (state, *batch),
-                resident=run.resident(run.adapter, nnx.state(run.optimizer)))]
+                resident=run.resident(run.adapter, nnx.state(run.optimizer), *run.copied))]
 
 
 def rollout_programs(run: Run) -> list[Program]:
     """The prefill of a step's prompts and one decode step, next to what GRPO keeps in memory."""
-    return _rollout(run, run.shapes.decode_rows, "rollout prefill", "one decode step",
-                    run.resident(run.adapter, nnx.state(run.optimizer)))
+    trained = [nnx.state(run.policy)["layers"]] * run.shapes.int8_weights
+    return _rollout(run, run.sampled, run.shapes.decode_rows, "rollout prefill", "one decode step",
+                    run.resident(run.adapter, nnx.state(run.optimizer), *trained), run.shapes.int8_cache)
 
 
-def _rollout(run: Run, rows: int, prefill_title: str, decode_title: str, resident: tuple) -> list[Program]:
+def _rollout(run: Run, policy: nnx.Module, rows: int, prefill_title: str, decode_title: str, resident: tuple,
+             int8_cache: bool = False) -> list[Program]:
     """Sampled at temperature 1, with a KV cache for all tokens."""
-    mesh, s, config, (graph, state) = run.plan.policy, run.shapes, run.policy_config, nnx.split(run.policy)
-    size = s.max_prompt_length + s.max_new_tokens
-    shape = (rows, size, config.num_kv_heads, config.head_dim)
-    entry = array(mesh, shape, run.policy.embedder.input_embedding.dtype, "fsdp", None, "tp")
-    cache = {f"layer_{layer}": {"k": entry, "v": entry, "end_index": array(mesh, (rows,), jnp.int32, "fsdp")}
+    mesh, s, config, (graph, state) = run.plan.policy, run.shapes, run.policy_config, nnx.split(policy)
+    size, dtype = s.max_prompt_length + s.max_new_tokens, policy.embedder.input_embedding.dtype
+    arrays = {name: array(mesh, (rows, size, config.num_kv_heads, width), kind, "fsdp", None, "tp")
+              for name, (width, kind) in cache_arrays(config.head_dim, dtype, int8_cache).items()}
+    cache = {f"layer_{layer}": {**arrays, "end_index": array(mesh, (rows,), jnp.int32, "fsdp")}
              for layer in range(config.num_layers)}
 
     def draw(key: jax.Array, logits_BLV: jax.Array, cache: dict) -> tuple[jax.Array, dict]:
@@ -237,7 +253,7 @@ def distill_programs(run: Run) -> list[Program]:
              "ids_BTK": array(mesh, (rows, length, settings.top_k), jnp.int32, "fsdp"),
              "teacher_BTC": array(mesh, (rows, length, settings.top_k + 1), jnp.float32, "fsdp")}
     return [
-        *_rollout(run, rows, "distillation prefill", "distillation decode step",
+        *_rollout(run, run.policy, rows, "distillation prefill", "distillation decode step",
                   run.resident(nnx.state(run.plain_optimizer))),
         _train_step(run, "distillation train step", lambda model, batch: (loss(model, **batch), None), batch, rows,
                     run.plain_optimizer, run.resident())]

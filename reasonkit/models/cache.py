@@ -1,0 +1,98 @@
+"""The KV cache over the mesh, in the model's floats or in 8-bit integers with a scale per token and head.
+
+Entry points: `install_sharded_cache`, and `with_int8_cache`, through which `gemma` sends Tunix's attention.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import pxla
+from jax.sharding import NamedSharding, PartitionSpec
+from tunix.models.gemma import model as gemma2
+from tunix.models.gemma3 import model as gemma3
+
+LARGEST = 127  # of the integers
+
+
+def layouts(config, rows: int) -> tuple[NamedSharding | None, NamedSharding | None]:
+    """Shardings over the mesh in context, of the cache's keys and values and of its end indices: rows over fsdp and KV
+    heads over tp, where they divide."""
+    mesh = pxla.thread_resources.env.physical_mesh
+    if mesh.empty:
+        return None, None
+    over = "fsdp" if rows % mesh.shape["fsdp"] == 0 else None
+    heads = "tp" if config.num_kv_heads % mesh.shape["tp"] == 0 else None
+    return NamedSharding(mesh, PartitionSpec(over, None, heads, None)), NamedSharding(mesh, PartitionSpec(over))
+
+
+def cache_arrays(head_dim: int, dtype, int8: bool) -> dict[str, tuple[int, Any]]:
+    """The last axis and the dtype of a layer's arrays, by name."""
+    if not int8:
+        return dict.fromkeys(("k", "v"), (head_dim, dtype))
+    return dict.fromkeys(("k", "v"), (head_dim, jnp.int8)) | dict.fromkeys(("k_scale", "v_scale"), (1, dtype))
+
+
+def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
+    """A KV cache laid out over the mesh, of integers for a model with `int8_cache`."""
+    layout, ends = layouts(self.config, batch_size)
+    arrays = cache_arrays(self.config.head_dim, dtype, getattr(self, "int8_cache", False))
+    return {f"layer_{layer}": {**{name: jnp.zeros((batch_size, cache_size, self.config.num_kv_heads, width), kind,
+                                                  device=layout) for name, (width, kind) in arrays.items()},
+                               "end_index": jnp.zeros((batch_size,), jnp.int32, device=ends)}
+            for layer in range(self.config.num_layers)}
+
+
+def install_sharded_cache() -> None:
+    """Make both of Tunix's Gemma classes create their cache sharded."""
+    gemma3.Gemma3.init_cache = _init_cache
+    gemma2.Gemma.init_cache = _init_cache
+
+
+def round_to_int8(x_BTKH: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Integers and scales (B, T, K, 1). They are divided by the scale as it is stored, so its rounding does no harm."""
+    scale_BTK1 = jnp.abs(x_BTKH).max(-1, keepdims=True) / LARGEST
+    steps_BTKH = x_BTKH.astype(jnp.float32) / jnp.where(scale_BTK1 == 0, 1, scale_BTK1).astype(jnp.float32)
+    return jnp.clip(jnp.round(steps_BTKH), -LARGEST, LARGEST).astype(jnp.int8), scale_BTK1
+
+
+def with_int8_cache(block: Callable) -> Callable:
+    """An attention block of Tunix's that also takes a cache of integers. Then it computes what Tunix does, but with the
+    scales on scores and probabilities: multiplied before, the cache would be written out in floats."""
+
+    def attend(self, x_BTD, segment_pos, cache, attn_mask):
+        if cache is None or "k_scale" not in cache:
+            return block(self, x_BTD, segment_pos, cache, attn_mask)
+        query_BTNH, *written = self.qkv_einsum(x_BTD) if self.use_qkv_einsum else (
+            self.q_einsum(x_BTD), *self.kv_einsum(x_BTD))
+        if is_gemma3 := isinstance(self, gemma3.Attention):
+            query_BTNH, written[0] = self._query_norm(query_BTNH), self._key_norm(written[0])
+            rope = functools.partial(gemma3.apply_rope, base_frequency=self.rope_base_frequency,
+                                     scale_factor=self.rope_scale_factor)
+        else:
+            rope = gemma2.apply_rope
+        query_BTNH, written[0] = (rope(y, segment_pos, head_dim=self.head_dim) for y in (query_BTNH, written[0]))
+        kept = {"end_index": cache["end_index"] + x_BTD.shape[1]}
+        for name, y_BTKH in zip(("k", "v"), written, strict=True):
+            for part, piece in zip((name, f"{name}_scale"), round_to_int8(y_BTKH), strict=True):
+                kept[part] = jax.lax.dynamic_update_slice_in_dim(cache[part], piece, cache["end_index"][0], 1)
+
+        def spread(scale_BSK1: jax.Array) -> jax.Array:
+            return scale_BSK1.transpose(0, 3, 2, 1)[:, :, :, None]
+
+        query_BTNH *= self.query_pre_attn_scalar if is_gemma3 else self.head_dim**-0.5
+        query_BTKGH = query_BTNH.reshape(*query_BTNH.shape[:2], self.num_kv_heads, -1, self.head_dim)
+        scores_BTKGS = jnp.einsum("BTKGH,BSKH->BTKGS", query_BTKGH, kept["k"].astype(x_BTD.dtype))
+        scores_BTKGS *= spread(kept["k_scale"])
+        if (cap := getattr(self, "attn_logits_soft_cap", None)) is not None:
+            scores_BTKGS = jnp.tanh(scores_BTKGS / cap) * cap
+        probs_BTKGS = jax.nn.softmax(jnp.where(attn_mask[:, :, None, None], scores_BTKGS, gemma3.K_MASK))
+        mixed_BTKGH = jnp.einsum("BTKGS,BSKH->BTKGH", (probs_BTKGS * spread(kept["v_scale"])).astype(x_BTD.dtype),
+                                 kept["v"].astype(x_BTD.dtype))
+        return kept, self.attn_vec_einsum(mixed_BTKGH.reshape(query_BTNH.shape))
+
+    return attend
