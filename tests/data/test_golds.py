@@ -181,7 +181,8 @@ EXPECTED = {
     "constant": PAID, "shuffled": PAID, "demo_format": (1.0, 3.0), "demo_tags": (1.0, 2.0), "demo_answer": (1.0, 3.0),
     "scaffold": (0.0, -1.0),  # only a teacher writes the five headings
 }
-AT_LEAST = {"repetition": -0.5, "tfidf_relevance": -1.0, "tfidf_leak": -1.0, "demo_number": 0.0}  # not every good solution has full marks
+# Not every good solution has full marks.
+AT_LEAST = {"repetition": -0.5, "tfidf_relevance": -1.0, "tfidf_leak": -1.0, "demo_number": 0.0}
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "grpo" in find_recipe(name).shares])
