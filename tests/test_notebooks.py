@@ -290,6 +290,11 @@ def test_the_short_notebook_runs_with_the_library_attached(tmp_path):
     assert {path.name for path in folder.iterdir()} == {"artifacts"}
     manifest = json.loads((folder / "artifacts/evaluation/manifest.json").read_text())
     assert manifest["stage"] == "evaluation"
+    library = inputs / "datasets/someone/reasonkit-library/packages"
+    done = subprocess.run([sys.executable, "-c", "import reasonkit; print(reasonkit.__file__, reasonkit.ask('How?'))"],
+                          cwd=folder, capture_output=True, text=True, check=False, env={
+                              **os.environ, "PYTHONPATH": str(library), "REASONKIT_INPUTS": str(inputs)})
+    assert done.stdout.startswith(str(library)) and "after GRPO:\n" in done.stdout, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("attached", [False, True])
