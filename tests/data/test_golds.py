@@ -99,6 +99,18 @@ def test_penalties_and_partial_marks_are_shown_and_cost_no_row():
     assert "7 (87.5%)" in page and "5 + 2 = 7" in page
 
 
+def test_a_trace_that_is_a_stub_is_shown_and_stays():
+    """As MMLU's worked rows have them: one sentence with the option in it."""
+    stub = {"question": "As of 2019, about what percentage of Russians say it is very important to have free media in "
+                        "our country without government/state censorship?\n(A) 38%\n(B) 58%", "kind": "choice",
+            "reasoning": "As of 2019, about 38% of Russians say it is very important to have free media in our "
+                         "country.", "answer": "(A) 38%"}
+    kept, marks, ledger = checked(find_recipe("gemmatron"), rows(stub))
+    assert len(kept) == 9 and not ledger.dropped
+    assert (marks["work_shown"].full, marks["work_shown"].lowest) == (8, -1.0)
+    assert "about 38% of Russians" in marks["work_shown"].example
+
+
 def test_a_reward_that_refuses_most_golds_is_said_and_costs_no_row():
     """In the table of steps, which shows the notes."""
     few = returns(lambda completion, name: float(name == "1"))
