@@ -11,8 +11,8 @@
 #
 # A judge follows a rubric, while a reward model learns from examples. The one we train here reads the policy's
 # reasoning and predicts how likely it is to lead to the right answer with its work shown. It is a *ThoughtTeacher*,
-# after the Gemma2-Deep entry: the judge model stays frozen, and we train only a linear head on its hidden states, which
-# takes seconds. GRPO then uses it in place of a rubric judge, at the cost of one forward pass per completion.
+# after the Gemma2-Deep entry: the judge model stays frozen, and we train only a linear head on what it makes of the
+# reasoning, which takes seconds. GRPO then uses it in place of a rubric judge, at the cost of one forward pass per completion.
 #
 # **What to expect:** a held-out AUC well above 0.5. Given two pieces of reasoning for the same question, the AUC is how
 # often the better one scores higher, measured on questions the head was not trained on. A head below `LEAST_AUC` is
@@ -49,7 +49,7 @@ from reasonkit.models.load import load
 from reasonkit.run import open_run
 from reasonkit.show import report
 from reasonkit.show.figures import chips
-from recipes.rewards.model_based import ThoughtTeacher, hidden_means
+from recipes.rewards.model_based import ThoughtTeacher, trace_features
 from recipes.stages import reward_model
 from recipes.stages.traces import checkable, own_completions, read_or_make, sampled_file
 
@@ -113,7 +113,9 @@ report.table(["from", "good, train", "bad, train", "good, held out", "bad, held 
 # ## The objective
 #
 # The judge model reads the question and then the reasoning $y$. We average its last hidden states over the tokens of
-# $y$ and call the result $h(y)$. The head is a logistic regression on it, with a small ridge penalty:
+# $y$. A mean hides a single slip, so we add how likely the model finds these tokens: the mean log-probability and the
+# four lowest ones. Together these numbers are $h(y)$. The head is a logistic regression on them, with a small ridge
+# penalty:
 #
 # $$P(\text{good} \mid y) = \sigma(w \cdot h(y) + b), \qquad L(w, b) = -\frac{1}{N}\sum_i \log P(\text{label}_i \mid y_i)
 # + \frac{\lambda}{2}\|w\|^2 .$$
@@ -125,7 +127,7 @@ report.table(["from", "good, train", "bad, train", "good, held out", "bad, held 
 report.table(["setting", "value", "why"], [
     ["QUESTIONS", QUESTIONS, "more examples raise the AUC slowly and narrow its interval"],
     ["num_generations", profile.grpo.num_generations, "completions per question, as in GRPO"],
-    ["judge", profile.judge, "the model whose hidden states we read. It has no adapter that training could move"],
+    ["judge", profile.judge, "the model that reads the reasoning. It has no adapter that training could move"],
     ["judge_max_length", profile.judge_max_length, "tokens of question plus reasoning. Longer ones are left out"],
     ["LEAST_AUC", LEAST_AUC, "a coin flip would already get half of the pairs right"]], "")
 
@@ -136,7 +138,7 @@ report.table(["setting", "value", "why"], [
 # compares worked solutions with their flawed copies. The interval is over questions.
 
 # %%
-features = hidden_means(judge_model, plan.judge, profile.judge_max_length, profile.judge_batch)
+features = trace_features(judge_model, plan.judge, profile.judge_max_length, profile.judge_batch)
 given = ThoughtTeacher.load(HEAD) if HEAD else None
 head, measured = reward_model.fit(features, judge_model.name, traces["train"], traces["held out"], LEAST_AUC, given)
 head.save(run.stage("reward_model") / reward_model.HEAD)

@@ -44,10 +44,17 @@ def token_logprobs(model: nnx.Module, tokens_BT: jax.Array, positions_BT: jax.Ar
     As Tunix's `selective_log_softmax`, but the logits of at most `CHUNK` / vocabulary tokens of a chip exist at once.
     """
     hidden_BTD, _ = model(tokens_BT, positions_BT, None, mask_BTT, hidden=True)
-    logits = len(tokens_BT) * count * model.num_embed / max(1, pxla.thread_resources.env.physical_mesh.size)
+    return next_logprobs(model, hidden_BTD[:, -count - 1:-1], tokens_BT[:, -count:], temperature)
+
+
+def next_logprobs(model: nnx.Module, hidden_BCD: jax.Array, next_BC: jax.Array,
+                  temperature: float = 1.0) -> tuple[jax.Array, jax.Array]:
+    """As `token_logprobs`, of the token that follows each of the model's `hidden` states."""
+    count = next_BC.shape[1]
+    logits = len(next_BC) * count * model.num_embed / max(1, pxla.thread_resources.env.physical_mesh.size)
     read = functools.partial(_read, getattr(model, "final_logits_softcap", None), temperature)
-    return _chunked(read, min(count, math.ceil(logits / CHUNK)), model.embedder.input_embedding[...],
-                    hidden_BTD[:, -count - 1:-1], tokens_BT[:, -count:])
+    return _chunked(read, min(count, math.ceil(logits / CHUNK)), model.embedder.input_embedding[...], hidden_BCD,
+                    next_BC)
 
 
 def head_logits(hidden_BTD: jax.Array, embedding_VD: jax.Array, cap: float | None) -> jax.Array:

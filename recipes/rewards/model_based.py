@@ -1,6 +1,6 @@
 """Rewards from forward passes of a model: RLPR, and our own reward model, which scores the flow of the reasoning.
 
-Entry points: `rlpr`, and `hidden_means`, `train_teacher`, `ThoughtJudge`. A text that is too long for the model is
+Entry points: `rlpr`, and `trace_features`, `train_teacher`, `ThoughtJudge`. A text that is too long for the model is
 never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because groups with equal rewards have no
 advantage anyway. ThoughtTeacher is an idea of the Gemma2-Deep entry.
 """
@@ -26,11 +26,12 @@ from scipy.special import expit
 
 from reasonkit.judge.judge import BLINDED, JudgeItem, JudgeVerdict, Result
 from reasonkit.models.load import LoadedModel, Tokenizer
-from reasonkit.models.logprobs import prefill
+from reasonkit.models.logprobs import next_logprobs, prefill
 from reasonkit.rewards.rules import RewardFn
 from reasonkit.session.files import replace_file
 from reasonkit.text.tags import TAGS, neutralise
 
+LOWEST = 4  # log-probabilities that a head reads
 FLATTEN = 1e-3  # the weight of |w|^2 / 2 against the mean loss, for features of unit variance
 
 
@@ -98,23 +99,29 @@ def _reasoned(reasoning: str | None) -> str:
     return f"{TAGS.reasoning_start}{neutralise(reasoning)}{TAGS.reasoning_end}\n{TAGS.answer_start}"
 
 
-def hidden_means(frozen: LoadedModel, mesh: Mesh, max_length: int,
-                 batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
-    """(questions, reasonings) -> float32 (texts, D): the mean last hidden state of the reasoning's tokens.
+def trace_features(frozen: LoadedModel, mesh: Mesh, max_length: int,
+                   batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
+    """(questions, reasonings) -> float32 (texts, D + 1 + LOWEST): what the model makes of the reasoning's tokens.
 
-    The reasoning is read after the prompt of its question, as the policy writes it. NaN if the two are longer than
-    `max_length` tokens. Raises ValueError as `prefill`, and if the model has an adapter, which training would change.
+    The mean of their last hidden states, the mean of their log-probabilities, and the LOWEST lowest of these, 0.0 where
+    there are fewer tokens. A slip is one unlikely token, which a mean hides. The reasoning is read after the prompt of
+    its question, as the policy writes it. NaN if the two are longer than `max_length` tokens. Raises ValueError as
+    `prefill`, and if the model has an adapter, which training would change.
     """
     if jax.tree.leaves(nnx.state(frozen.model, nnx.LoRAParam)):
         raise ValueError(f"{frozen.name} has an adapter, and training would change its features: load the base "
                          "model without one")
 
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
-        model(*inputs, output_hidden_states=True)
-        hidden_BTD = nnx.pop(model, nnx.Intermediate)["all_hidden_states"][-1].astype(jnp.float32)
-        return jnp.mean(hidden_BTD, axis=1, where=piece_BT[..., None] == 1)
+        hidden_BTD, _ = model(*inputs, hidden=True)
+        logps_BT, _ = next_logprobs(model, hidden_BTD[:, :-1], inputs[0][:, 1:])
+        its_BT = piece_BT[:, 1:] == 1
+        mean_BD = jnp.mean(hidden_BTD.astype(jnp.float32)[:, 1:], axis=1, where=its_BT[..., None])
+        mean_B1 = jnp.mean(logps_BT, axis=1, where=its_BT, keepdims=True)
+        lowest_BN = jnp.sort(jnp.where(its_BT, logps_BT, 0.0), axis=1)[:, :LOWEST]
+        return jnp.concatenate([mean_BD, mean_B1, lowest_BN], axis=1)
 
-    ask = prefill(frozen, mesh, read, frozen.config.embed_dim, max_length, batch_size)
+    ask = prefill(frozen, mesh, read, frozen.config.embed_dim + 1 + LOWEST, max_length, batch_size)
 
     def features(questions: Sequence[str], reasonings: Sequence[str]) -> np.ndarray:
         return ask([_joined(frozen.tokenizer, f"{TAGS.prompt(neutralise(question))}{TAGS.reasoning_start}",
@@ -125,7 +132,7 @@ def hidden_means(frozen: LoadedModel, mesh: Mesh, max_length: int,
 
 @dataclass(frozen=True)
 class ThoughtTeacher:
-    """A trained head on `hidden_means` of the model named `model`: P(good) = sigmoid(features . weights_D + bias)."""
+    """A trained head on `trace_features` of the model named `model`: P(good) = sigmoid(features . weights_D + bias)."""
 
     model: str
     weights_D: np.ndarray
@@ -154,7 +161,7 @@ class ThoughtTeacher:
 
 
 def train_teacher(model: str, features_ND: np.ndarray, good_N: np.ndarray) -> ThoughtTeacher:
-    """Logistic regression with a ridge (`FLATTEN`) on `hidden_means` of good and bad traces, by SciPy's L-BFGS.
+    """Logistic regression with a ridge (`FLATTEN`) on `trace_features` of good and bad traces, by SciPy's L-BFGS.
 
     Rows with NaN (too long) are left out. Raises ValueError if the rest are not of both kinds.
 
@@ -186,7 +193,7 @@ class ThoughtJudge:
     """A `ThoughtTeacher` as a judge. It scores a completion by its reasoning, whatever the rubric.
 
     Without reasoning it is 0.0, and for reasoning that is too long it is 0.0 with the cause "reply_too_long". Raises
-    ValueError if the teacher was trained on another model, and as `hidden_means`.
+    ValueError if the teacher was trained on another model, and as `trace_features`.
     """
 
     def __init__(self, teacher: ThoughtTeacher, frozen: LoadedModel, mesh: Mesh, max_length: int,
@@ -195,7 +202,7 @@ class ThoughtJudge:
             raise ValueError(f"the reward model was trained on {teacher.model}, but the model is {frozen.name}: "
                              f"load {teacher.model}")
         self.teacher, self.failures = teacher, Counter()
-        self._features = hidden_means(frozen, mesh, max_length, batch_size)
+        self._features = trace_features(frozen, mesh, max_length, batch_size)
         digest = hashlib.sha256(np.append(teacher.weights_D, teacher.bias).tobytes()).hexdigest()
         self.identity = f"thought teacher {digest[:12]} on {teacher.model}"
 

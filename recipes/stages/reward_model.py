@@ -112,7 +112,7 @@ def pair_auc(scores: Sequence[float], traces: Sequence[Trace]) -> PairAuc | None
 def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: str, train: Sequence[Trace],
         held_out: Sequence[Trace], least_auc: float,
         given: ThoughtTeacher | None = None) -> tuple[ThoughtTeacher, dict[str, PairAuc]]:
-    """The `given` head, or a new one trained on `features` (`hidden_means`) of the model `name`, and its held-out AUC.
+    """The `given` head, or a new one trained on the `trace_features` of the model `name`, and its held-out AUC.
 
     The AUC is given for "all" traces, for those of the "policy", and for "worked" solutions against flawed ones, if
     there are any. Raises UnfitRewardModel if that of all is below `least_auc`. Raises ValueError as `train_teacher`

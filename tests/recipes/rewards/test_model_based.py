@@ -1,4 +1,4 @@
-"""Probabilities and hidden states against plain forward passes, and a reward model that tells good traces from bad."""
+"""Probabilities and features against plain forward passes, and a reward model that tells good traces from bad."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import random
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from sklearn.linear_model import LogisticRegression
 from tiny_gemma import bump, forward
 from tiny_run import CONFIG, new_policy, short_tokenizer
@@ -25,11 +24,12 @@ from reasonkit.session.run_log import NullLog
 from reasonkit.text.tags import TAGS, neutralise
 from recipes.rewards.model_based import (
     FLATTEN,
+    LOWEST,
     ThoughtJudge,
     ThoughtTeacher,
-    hidden_means,
     mean_probability,
     rlpr,
+    trace_features,
     train_teacher,
 )
 from tools.build_tiny_models import auc, reply
@@ -116,24 +116,26 @@ def test_rlpr_is_the_gain_over_the_bare_prompt(policy, mesh):
     assert len(RewardMix([(reward, 1.0)], NullLog())([PROMPT] * 2, completions[:2], 2, answer=["7"] * 2)) == 2
 
 
-def test_hidden_states_are_averaged_over_the_reasoning(stock, mesh):
+def test_features_are_the_mean_state_and_the_likelihood_of_the_reasonings_tokens(stock, mesh):
     questions, thoughts = ["3 plus 4", "1 plus 2", "5 plus 5"], ["3+4=7", "9" * LENGTH, "x"]
-    got = hidden_means(stock, mesh, LENGTH, 4)(questions, thoughts)
-    assert got.shape == (3, CONFIG.embed_dim) and np.isnan(got[1]).all()
+    got, width = trace_features(stock, mesh, LENGTH, 4)(questions, thoughts), CONFIG.embed_dim
+    assert got.shape == (3, width + 1 + LOWEST) and np.isnan(got[1]).all()
     for n in (0, 2):
         before = [2, *stock.tokenizer.encode(TAGS.prompt(questions[n]) + "<reasoning>")]
         ids = np.array([[*before, *stock.tokenizer.encode(thoughts[n])]])
         mask = np.ones_like(ids, bool)
-        graph, state = nnx.split(stock.model)
-        model = nnx.merge(graph, state)
-        model(ids, build_positions_from_mask(mask), None, make_causal_attn_mask(mask), output_hidden_states=True)
-        (hidden_BTD,) = jax.tree.leaves(nnx.pop(model, nnx.Intermediate))
-        np.testing.assert_allclose(got[n], hidden_BTD[0, len(before):].mean(0), atol=1e-4)
+        inputs = ids, build_positions_from_mask(mask), None, make_causal_attn_mask(mask)
+        hidden_BTD, _ = stock.model(*inputs, hidden=True)
+        np.testing.assert_allclose(got[n, :width], hidden_BTD[0, len(before):].mean(0), atol=1e-4)
+        logps_TV = jax.nn.log_softmax(stock.model(*inputs)[0][0].astype(np.float32))
+        logps = sorted(float(logps_TV[t - 1, ids[0, t]]) for t in range(len(before), ids.shape[1]))
+        assert got[n, width] == pytest.approx(np.mean(logps), abs=1e-4)
+        np.testing.assert_allclose(got[n, width + 1:], [*logps, *[0.0] * LOWEST][:LOWEST], atol=1e-4)
 
 
 def test_features_that_training_moves_are_refused(policy, mesh):
     with pytest.raises(ValueError, match="small has an adapter, and training would change its features"):
-        hidden_means(policy, mesh, LENGTH, 4)
+        trace_features(policy, mesh, LENGTH, 4)
 
 
 # The reward model
@@ -181,11 +183,11 @@ def test_what_cannot_be_trained_or_scored_is_named(toy, stock, mesh):
 
 
 def test_a_teacher_rates_the_reasoning_alone(stock, mesh, tmp_path):
-    teacher = ThoughtTeacher("small", np.linspace(-1, 1, CONFIG.embed_dim), 0.1)
+    teacher = ThoughtTeacher("small", np.linspace(-1, 1, CONFIG.embed_dim + 1 + LOWEST) / 10, 0.1)
     judge = ThoughtJudge(teacher, stock, mesh, LENGTH, 4)
     texts = ("3+4=7", "9" * LENGTH, "3+4=7", "")
     replies = [*(f"<reasoning>{text}</reasoning><answer>1</answer>" for text in texts), "<answer>7</answer>"]
-    expected = float(teacher.score(hidden_means(stock, mesh, LENGTH, 4)(["3 plus 4"], ["3+4=7"]))[0])
+    expected = float(teacher.score(trace_features(stock, mesh, LENGTH, 4)(["3 plus 4"], ["3+4=7"]))[0])
     score = pytest.approx(expected, abs=1e-5)
     items = [JudgeItem("3 plus 4", reply, (Criterion("Flow", "The steps follow", 1.0),)) for reply in replies]
     for cached in (judge, *(CachedJudge(judge, tmp_path / "verdicts.jsonl") for _ in range(2))):
@@ -200,7 +202,7 @@ def test_it_tells_good_traces_from_bad_ones_on_questions_it_never_saw():
     """Good: all steps shown, none of them padding. 0.77 with 3,000 training traces."""
     recipe, mesh = load_recipe("tiny_mix"), make_mesh(jax.devices()[:2], 2, 1)
     judge = load("tiny-judge", mesh, "float32")
-    features, sides = hidden_means(judge, mesh, 192, 64), []
+    features, sides = trace_features(judge, mesh, 192, 64), []
     for seed, (split, size) in enumerate((("train", 500), ("test", 300))):
         rng = random.Random(seed)
         items, texts, truths = zip(*(reply(recipe, rng, split, places=(0,)) for _ in range(size)), strict=True)
