@@ -1,8 +1,8 @@
 """Deep-CoRGI: SFT, a reward model trained within the session, then GRPO with its score of the reasoning as one reward.
 
 Source: the entry Gemma2-Deep, an honourable mention. Its ThoughtTeacher scored how the steps flow, not only the answer.
-Its data and reward model are not public. Here a linear head reads what the judge model makes of the reasoning. It learns
-from the policy's own right and wrong completions after SFT, and from worked solutions with one flaw.
+Its data and reward model are not public. Here a linear head reads what the judge model makes of the reasoning, and
+learns from the policy's own right and wrong completions after SFT, and from worked solutions with one flaw.
 On the demo it is behind `g_rar` in steps (benchmarks/RESULTS.md). A real Gemma was not trained.
 """
 
