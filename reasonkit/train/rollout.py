@@ -79,8 +79,8 @@ class Rollout(VanillaRollout):
         self.truncated: list[float] = []
         self.logprobs: list[np.ndarray] = []
         self.on_output: Callable[[RolloutOutput], None] = lambda output: None
-        self._state = None
-        tunix_compat.keep_state(self._sampler, lambda state: setattr(self, "_state", state))
+        self._drawn: tuple = ()
+        tunix_compat.keep_drawn(self._sampler, lambda *drawn: setattr(self, "_drawn", drawn))
 
     def model(self) -> nnx.Module:
         """The policy, so that Tunix copies no weights to another model."""
@@ -94,9 +94,10 @@ class Rollout(VanillaRollout):
             nnx.update(self._sampled, lora_state(self._policy))
         output = super().generate(prompts, dataclasses.replace(rollout_config, seed=key), **kwargs)
         length = rollout_config.max_tokens_to_generate
-        drawn_BL = np.asarray(self._state.token_buffer)[:, -length:]
+        tokens_BT, logprobs_BT = self._drawn
+        drawn_BL = np.asarray(tokens_BT)[:, -length:]
         if rollout_config.return_logprobs:
-            self.logprobs.append(np.asarray(self._state.logprobs_buffer)[:, -length:])
+            self.logprobs.append(np.asarray(logprobs_BT)[:, -length:])
         output.tokens = [row[:min(len(tokens) + 1, length)]
                          for row, tokens in zip(drawn_BL, output.tokens, strict=True)]
         self.mean_lengths.append(float(np.mean([len(tokens) for tokens in output.tokens])))

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,13 +90,14 @@ def report_step(trainer) -> None:
     trainer._write_train_metrics()
 
 
-def keep_state(sampler, keep: Callable[[Any], None]) -> None:
-    """Pass the state after each sampler call to `keep`, because the sampler's output has no stop tokens."""
+def keep_drawn(sampler, keep: Callable[[jax.Array, jax.Array | None], None]) -> None:
+    """Pass what each sampler call has drawn to `keep`, because its output has no stop tokens: the token buffer (B, T)
+    and, if wanted, their log-probabilities. Not the whole state, which holds the KV cache."""
     decode = sampler._compiled_decode_fn
 
     def decode_and_keep(params, state):
         state = decode(params, state)
-        keep(state)
+        keep(state.token_buffer, state.logprobs_buffer)
         return state
 
     sampler._compiled_decode_fn = decode_and_keep

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import jax
 import numpy as np
 import pytest
@@ -225,6 +227,15 @@ def test_the_cache_is_created_on_all_chips(model, tokenizer, mesh, monkeypatch, 
             if leaf.ndim == 4:
                 assert leaf.sharding.spec == PartitionSpec(rows, None, "tp", None)
                 assert leaf.addressable_shards[0].data.shape[0] == (1 if rows else batch)
+
+
+def test_no_cache_is_left_in_memory_after_a_call(model, tokenizer, mesh):
+    """The train step needs its room. The length is that of no other cache here."""
+    worker, draw = rollout(model, tokenizer, mesh, max_new_tokens=7)
+    draw(PROMPTS)
+    gc.collect()
+    assert worker.calls == 1 and not [leaf.shape for leaf in jax.live_arrays() if PROMPT + 7 in leaf.shape[1:3]
+                                      and leaf.ndim == 4]
 
 
 @pytest.mark.parametrize(("tp", "heads"), [(2, 1), (4, 2)])
