@@ -101,12 +101,13 @@ def _reasoned(reasoning: str | None) -> str:
 
 def trace_features(frozen: LoadedModel, mesh: Mesh, max_length: int,
                    batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
-    """(questions, reasonings) -> float32 (texts, D + 1 + LOWEST): what the model makes of the reasoning's tokens.
+    """(questions, reasonings) -> float32 (texts, 2 D + 1 + LOWEST): what the model makes of the reasoning's tokens.
 
-    The mean of their last hidden states, the mean of their log-probabilities, and the LOWEST lowest of these, 0.0 where
-    there are fewer tokens. A slip is one unlikely token, which a mean hides. The reasoning is read after the prompt of
-    its question, as the policy writes it. NaN if the two are longer than `max_length` tokens. Raises ValueError as
-    `prefill`, and if the model has an adapter, which training would change.
+    The mean of the states that its logits are made of, that of the last token, the mean of the tokens'
+    log-probabilities, and the LOWEST lowest of these, 0.0 where there are fewer tokens. A slip is one unlikely token,
+    which a mean hides. The reasoning is read after the prompt of its question, as the policy writes it. NaN if the two
+    are longer than `max_length` tokens. Raises ValueError as `prefill`, and if the model has an adapter, which training
+    would change.
     """
     if jax.tree.leaves(nnx.state(frozen.model, nnx.LoRAParam)):
         raise ValueError(f"{frozen.name} has an adapter, and training would change its features: load the base "
@@ -115,13 +116,13 @@ def trace_features(frozen: LoadedModel, mesh: Mesh, max_length: int,
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
         hidden_BTD, _ = model(*inputs, hidden=True)
         logps_BT, _ = next_logprobs(model, hidden_BTD[:, :-1], inputs[0][:, 1:])
-        its_BT = piece_BT[:, 1:] == 1
-        mean_BD = jnp.mean(hidden_BTD.astype(jnp.float32)[:, 1:], axis=1, where=its_BT[..., None])
+        its_BT, hidden_BTD = piece_BT[:, 1:] == 1, hidden_BTD[:, 1:].astype(jnp.float32)
+        mean_BD = jnp.mean(hidden_BTD, axis=1, where=its_BT[..., None])
         mean_B1 = jnp.mean(logps_BT, axis=1, where=its_BT, keepdims=True)
         lowest_BN = jnp.sort(jnp.where(its_BT, logps_BT, 0.0), axis=1)[:, :LOWEST]
-        return jnp.concatenate([mean_BD, mean_B1, lowest_BN], axis=1)
+        return jnp.concatenate([mean_BD, hidden_BTD[:, -1], mean_B1, lowest_BN], axis=1)  # rows are left-padded
 
-    ask = prefill(frozen, mesh, read, frozen.config.embed_dim + 1 + LOWEST, max_length, batch_size)
+    ask = prefill(frozen, mesh, read, 2 * frozen.config.embed_dim + 1 + LOWEST, max_length, batch_size)
 
     def features(questions: Sequence[str], reasonings: Sequence[str]) -> np.ndarray:
         return ask([_joined(frozen.tokenizer, f"{TAGS.prompt(neutralise(question))}{TAGS.reasoning_start}",

@@ -116,9 +116,9 @@ def test_rlpr_is_the_gain_over_the_bare_prompt(policy, mesh):
     assert len(RewardMix([(reward, 1.0)], NullLog())([PROMPT] * 2, completions[:2], 2, answer=["7"] * 2)) == 2
 
 
-def test_features_are_the_mean_state_and_the_likelihood_of_the_reasonings_tokens(stock, mesh):
+def test_features_are_the_mean_and_last_state_and_the_likelihood_of_the_reasonings_tokens(stock, mesh):
     questions, thoughts = ["3 plus 4", "1 plus 2", "5 plus 5"], ["3+4=7", "9" * LENGTH, "x"]
-    got, width = trace_features(stock, mesh, LENGTH, 4)(questions, thoughts), CONFIG.embed_dim
+    got, width = trace_features(stock, mesh, LENGTH, 4)(questions, thoughts), 2 * CONFIG.embed_dim
     assert got.shape == (3, width + 1 + LOWEST) and np.isnan(got[1]).all()
     for n in (0, 2):
         before = [2, *stock.tokenizer.encode(TAGS.prompt(questions[n]) + "<reasoning>")]
@@ -126,7 +126,8 @@ def test_features_are_the_mean_state_and_the_likelihood_of_the_reasonings_tokens
         mask = np.ones_like(ids, bool)
         inputs = ids, build_positions_from_mask(mask), None, make_causal_attn_mask(mask)
         hidden_BTD, _ = stock.model(*inputs, hidden=True)
-        np.testing.assert_allclose(got[n, :width], hidden_BTD[0, len(before):].mean(0), atol=1e-4)
+        expected = np.concatenate([hidden_BTD[0, len(before):].mean(0), hidden_BTD[0, -1]])
+        np.testing.assert_allclose(got[n, :width], expected, atol=1e-4)
         logps_TV = jax.nn.log_softmax(stock.model(*inputs)[0][0].astype(np.float32))
         logps = sorted(float(logps_TV[t - 1, ids[0, t]]) for t in range(len(before), ids.shape[1]))
         assert got[n, width] == pytest.approx(np.mean(logps), abs=1e-4)
@@ -183,7 +184,7 @@ def test_what_cannot_be_trained_or_scored_is_named(toy, stock, mesh):
 
 
 def test_a_teacher_rates_the_reasoning_alone(stock, mesh, tmp_path):
-    teacher = ThoughtTeacher("small", np.linspace(-1, 1, CONFIG.embed_dim + 1 + LOWEST) / 10, 0.1)
+    teacher = ThoughtTeacher("small", np.linspace(-1, 1, 2 * CONFIG.embed_dim + 1 + LOWEST) / 10, 0.1)
     judge = ThoughtJudge(teacher, stock, mesh, LENGTH, 4)
     texts = ("3+4=7", "9" * LENGTH, "3+4=7", "")
     replies = [*(f"<reasoning>{text}</reasoning><answer>1</answer>" for text in texts), "<answer>7</answer>"]
