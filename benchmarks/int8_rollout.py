@@ -70,10 +70,10 @@ def main() -> int:
                                                jnp.array(drawn_BL), pad_id=pad, eos_id=loaded.tokenizer.eos_id())
             real_BL = np.arange(options.new) < lengths_B[:, None]
             found.append((np.asarray(logps_BL) - rollout.logprobs[-1])[real_BL])
-        ratio_N = np.concatenate(found)
-        off_N = np.abs(ratio_N)
-        kl, cut = (np.expm1(ratio_N) - ratio_N).mean(), (ratio_N > np.log(TRUNCATION)).mean()
-        print(f"| {name} | {len(ratio_N):,} | {off_N.mean():.5f} | {np.quantile(off_N, 0.99):.4f} | "
+        log_ratio_N = np.concatenate(found)
+        off_N = np.abs(log_ratio_N)
+        kl, cut = (np.expm1(log_ratio_N) - log_ratio_N).mean(), (log_ratio_N > np.log(TRUNCATION)).mean()
+        print(f"| {name} | {len(log_ratio_N):,} | {off_N.mean():.5f} | {np.quantile(off_N, 0.99):.4f} | "
               f"{off_N.max():.3f} | {kl:.2e} | {cut:.3%} |", flush=True)
     return 0
 

@@ -12,7 +12,8 @@
 # A judge follows a rubric, while a reward model learns from examples. The one we train here reads the policy's
 # reasoning and predicts how likely it is to lead to the right answer with its work shown. It is a *ThoughtTeacher*,
 # after the Gemma2-Deep entry: the judge model stays frozen, and we train only a linear head on what it makes of the
-# reasoning, which takes seconds. GRPO then uses it in place of a rubric judge, at the cost of one forward pass per completion.
+# reasoning, which takes seconds. GRPO then uses it in place of a rubric judge, at the cost of one forward pass per
+# completion.
 #
 # **What to expect:** a held-out AUC well above 0.5. Given two pieces of reasoning for the same question, the AUC is how
 # often the better one scores higher, measured on questions the head was not trained on. A head below `LEAST_AUC` is
@@ -114,7 +115,7 @@ report.table(["from", "good, train", "bad, train", "good, held out", "bad, held 
 #
 # The judge model reads the question and then the reasoning $y$. We average its last hidden states over the tokens of
 # $y$, and take the state of the last token. A mean hides a single slip, so we add how likely the model finds these
-# tokens: the mean log-probability and the four lowest ones. Together these numbers are $h(y)$. The head is a logistic regression on them, with a small ridge
+# tokens: the mean log-probability and the lowest ones. Together these numbers are $h(y)$. The head is a logistic regression on them, with a small ridge
 # penalty:
 #
 # $$P(\text{good} \mid y) = \sigma(w \cdot h(y) + b), \qquad L(w, b) = -\frac{1}{N}\sum_i \log P(\text{label}_i \mid y_i)

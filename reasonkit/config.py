@@ -237,16 +237,18 @@ def adapt_to_lengths(profile: Profile, lengths: Mapping[str, int]) -> Profile:
     """The profile with the lengths in tokens, `prompt` and `completion`, that a data recipe asks for.
 
     Rows for SFT and for the judge hold both, so their limits change by as many tokens. If rows get longer, each stage
-    takes fewer steps, so that a run has no more tokens than before: steps x old prompt and completion // new ones. The
-    hours of the session stay the same. Sampling takes most of a GRPO step and hardly depends on the prompt, so this
-    leaves some of them free.
+    takes fewer steps, so that it trains on no more tokens than before: steps x old length // new length. The hours of
+    the session stay the same. Sampling takes most of a GRPO step and hardly depends on the prompt, so this leaves some
+    of them free.
     """
     given = {name: lengths[key] for key, name in (("prompt", "max_prompt_length"), ("completion", "max_new_tokens"))
              if key in lengths}
     old = profile.grpo.max_prompt_length + profile.grpo.max_new_tokens
     more = sum(tokens - getattr(profile.grpo, name) for name, tokens in given.items())
     changes = {"sft": {"max_length": profile.sft.max_length + more}, "simpo": given, "grpo": given, "distill": given}
-    own = {stage: replace(settings := getattr(profile, stage), **change,
-                          steps=max(1, settings.steps * old // max(old, old + more)))
-           for stage, change in changes.items()}
+    own = {}
+    for stage, change in changes.items():
+        settings = getattr(profile, stage)
+        length = profile.sft.max_length if stage == "sft" else old
+        own[stage] = replace(settings, **change, steps=max(1, settings.steps * length // max(length, length + more)))
     return replace(profile, judge_max_length=profile.judge_max_length + more, **own)

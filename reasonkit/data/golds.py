@@ -7,6 +7,7 @@ for it, GRPO would unlearn it, so the row is left out. Parts that ask a judge do
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,6 +46,8 @@ class Mark(NamedTuple):
 class _NoJudge:
     """In place of the judge that is not loaded yet: it fails on everything."""
 
+    failures: Counter[str] = Counter()
+
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
         return [JudgeFailure("no_judge", "no judge is loaded in notebook 1")] * len(items)
 
@@ -53,11 +56,16 @@ def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset
     """The training rows without those whose gold completion earns nothing, as a step of the ledger, and the marks.
 
     A part of the reward pays if it has a weight and some gold completion earns something from it. A row goes if no part
-    that pays gives it anything. If that were more than `MAX_LEFT_OUT` of them, the reward is at fault, not the rows, so
-    all stay and a note says so. Rows that SFT can't imitate have no gold completion and stay. Without rewards there is
-    no step, and there are no marks. Raises ValueError for parts that can't be mixed, and naming the part if it fails.
+    that pays gives it anything. No row goes where a judge may pay for it, by a control that does not look at the row
+    (`spurious`), or if it would be more than `MAX_LEFT_OUT` of them. Then the reward is at fault, and a note says so.
+    Rows that SFT can't imitate have no gold completion and stay. Without rewards there is no step, and there are no
+    marks. Raises ValueError for parts that can't be mixed, and naming the recipe or the part that fails.
     """
-    parts = recipe.rewards(_NoJudge() if recipe.uses_judge else None, train["question"])
+    try:
+        parts = recipe.rewards(_NoJudge() if recipe.uses_judge else None, train["question"])
+    except Exception as error:  # whatever a recipe of one's own may raise
+        raise ValueError(f"the rewards of recipe {recipe.name!r} can't be made: {type(error).__name__}: "
+                         f"{error}") from error
     if not parts:
         return train, []
     mix = RewardMix(parts, NullLog())  # refuses parts that can't be mixed
@@ -66,9 +74,11 @@ def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset
     replies = [TAGS.render(reasoning=row["reasoning"], answer=row["answer"]) for row in golds]
     earned = {name: np.sign(mix.weights[name] or 1.0) * _values(recipe, name, fn, golds, replies)
               for name, fn in mix.functions.items()}
-    paying = [name for name, earned_N in earned.items() if mix.weights[name] and np.nanmax(earned_N, initial=0.0) > 0]
+    paying = [name for name, earned_N in earned.items() if mix.weights[name] and np.nanmax(earned_N, initial=0.0) > 0
+              and not getattr(mix.functions[name], "spurious", False)]
+    judged = any(mix.weights[name] and getattr(fn, "rowwise", False) for name, fn in mix.functions.items())
     best_N = np.fmax.reduce([earned[name] for name in paying]) if paying else np.full(len(golds), np.nan)
-    refused = {golds[n]["id"]: replies[n] for n in np.flatnonzero(best_N <= 0)}
+    refused = {golds[n]["id"]: replies[n] for n in np.flatnonzero(best_N <= 0) if not judged}
     if len(refused) > MAX_LEFT_OUT * len(golds):
         ledger.notes.append(f"{', '.join(paying)} in recipe {recipe.name!r} gives nothing for {len(refused):,} of "
                             f"{len(golds):,} gold completions. So the reward is at fault, and no row was left out")

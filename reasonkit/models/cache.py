@@ -15,6 +15,7 @@ from jax.interpreters import pxla
 from jax.sharding import NamedSharding, PartitionSpec
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
+from tunix.utils import sharding_utils
 
 LARGEST = 127  # of the integers
 
@@ -76,6 +77,7 @@ def with_int8_cache(block: Callable) -> Callable:
         else:
             rope = gemma2.apply_rope
         query_BTNH, written[0] = (rope(y, segment_pos, head_dim=self.head_dim) for y in (query_BTNH, written[0]))
+        query_BTNH, *written = (sharding_utils.shard(y, self.shd_config.act_btnh) for y in (query_BTNH, *written))
         kept = {"end_index": cache["end_index"] + x_BTD.shape[1]}
         for name, y_BTKH in zip(("k", "v"), written, strict=True):
             for part, piece in zip((name, f"{name}_scale"), round_to_int8(y_BTKH), strict=True):
@@ -93,6 +95,7 @@ def with_int8_cache(block: Callable) -> Callable:
         probs_BTKGS = jax.nn.softmax(jnp.where(attn_mask[:, :, None, None], scores_BTKGS, gemma3.K_MASK))
         mixed_BTKGH = jnp.einsum("BTKGS,BSKH->BTKGH", (probs_BTKGS * spread(kept["v_scale"])).astype(x_BTD.dtype),
                                  kept["v"].astype(x_BTD.dtype))
-        return kept, self.attn_vec_einsum(mixed_BTKGH.reshape(query_BTNH.shape))
+        output_BTD = self.attn_vec_einsum(mixed_BTKGH.reshape(query_BTNH.shape))
+        return kept, sharding_utils.shard(output_BTD, self.shd_config.act_btd)
 
     return attend

@@ -28,8 +28,8 @@ class Float32Lora(qwix.LoraProvider):
 
     Used in float32, A and B would promote every activation behind them. Both are rounded to nearest even before use, as
     orbax does on restore, so the judges compute with the same numbers. A batch's gradient is computed in the base's
-    dtype, passes through the rounding, and is float32 from there on. `weights` is the type of the base's matrices, None
-    for the one they have.
+    dtype, passes through the rounding, and is float32 from there on. With `weights` "int8" it also rounds the base's
+    matrices to integers.
     """
 
     def __init__(self, rank: int, alpha: float, weights: str | None = None):
@@ -68,13 +68,17 @@ def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int =
         raise ValueError(f"rank={rank} makes no adapter: take 1 or more")
     if is_lora_enabled(model):
         raise ValueError("the model already has a LoRA: train that one on, or load the base again")
-    if not pxla.thread_resources.env.physical_mesh.empty:
-        raise RuntimeError("add_lora was called inside `with mesh:`: call it before, and pass the mesh")
+    _check_outside_mesh()
     adapted = qwix.apply_lora_to_model(model, Float32Lora(rank, alpha), rngs=nnx.Rngs(seed), **model.get_model_input())
     lora = nnx.state(adapted, nnx.LoRAParam)
     nnx.update(adapted, jax.device_put(lora, nnx.get_named_sharding(lora, mesh)))
     adapted.lora_alpha = float(alpha)  # the arrays tell the rank, but not this
     return adapted
+
+
+def _check_outside_mesh() -> None:
+    if not pxla.thread_resources.env.physical_mesh.empty:
+        raise RuntimeError("an adapter was made inside `with mesh:`: make it before, and pass the mesh")
 
 
 def on_int8_base(model: nnx.Module) -> nnx.Module:
@@ -84,7 +88,9 @@ def on_int8_base(model: nnx.Module) -> nnx.Module:
 
     Raises:
         ValueError: the model has no adapter.
+        RuntimeError: as `add_lora`.
     """
+    _check_outside_mesh()
     provider = Float32Lora(**lora_signature(model), weights="int8")
     return qwix.quantize_model(model, provider, rngs=nnx.Rngs(0), **model.get_model_input())
 

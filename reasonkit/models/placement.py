@@ -86,9 +86,9 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
 
     The policy's weights include float32 arrays of the adapter's size: the adapter, its gradients and two moments, and
     in the base's dtype the copy that computes and its gradients. GRPO adds the reference's adapter and the sum of a
-    step's gradients. A rollout holds the KV cache and one layer's activations of the prompts. A train step holds the
-    logits, each layer's input, and the activations of one layer, or of all layers without remat. A judge holds one
-    layer's activations.
+    step's gradients, and with `int8_weights` a byte for each number of the layers' matrices. A rollout holds the KV
+    cache and one layer's activations of the prompts. A train step holds the logits, each layer's input, and the
+    activations of one layer, or of all layers without remat. A judge holds one layer's activations.
     """
     g, length = profile.grpo, profile.grpo.max_prompt_length + profile.grpo.max_new_tokens
 

@@ -81,8 +81,9 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
         row = {"length": float(np.mean(rollout.mean_lengths[of_step])),
                "truncated": float(np.mean(rollout.truncated[of_step])),
                "entropy": float(history("actor", "entropy", "train")[-1])}
-        for name in ["kl"] * bool(settings.beta) + ["rollout_kl"] * int8:
-            row[name] = float(history("actor", name, "train")[-1])
+        for name, wanted in (("kl", settings.beta), ("rollout_kl", int8)):
+            if wanted:
+                row[name] = float(history("actor", name, "train")[-1])
         return row
 
     if curriculum:

@@ -34,8 +34,9 @@ class Learner(GRPOLearner):
 
     def __init__(self, cluster, config: LossConfig, reward: Callable):
         super().__init__(cluster, config, [reward])
-        weighed = cluster.get_rollout_config(rl_cluster.Mode.TRAIN).return_logprobs
-        names = ["kl", "entropy", *["rollout_kl"] * weighed]
+        names = ["kl", "entropy"]
+        if cluster.get_rollout_config(rl_cluster.Mode.TRAIN).return_logprobs:
+            names.append("rollout_kl")
         cluster.actor_trainer.with_rl_metrics_to_log(dict.fromkeys(names, np.mean))
 
     def _generate_and_compute_advantage(self, training_input, mode=rl_cluster.Mode.TRAIN):

@@ -25,7 +25,7 @@ from reasonkit.models.logprobs import token_logprobs
 from reasonkit.rewards.mix import FLAT
 from reasonkit.settings import CHOICES, LossSettings
 
-TRUNCATION = 2.0  # of the weight of a token that the rollout made too seldom
+TRUNCATION = 2.0  # the largest weight of a token that the rollout draws too seldom
 
 
 @flax.struct.dataclass(frozen=True)
@@ -45,7 +45,8 @@ class LossConfig(GRPOConfig):
 
 
 def loss_config(settings: LossSettings, num_generations: int, chunked: bool = True) -> LossConfig:
-    """Tunix's config for one update per rollout, so that the samples are the policy's own."""
+    """Tunix's config for one update per rollout, so that the samples are the policy's own, unless they are drawn in 8
+    bits."""
     return LossConfig(
         num_generations=num_generations, num_iterations=1, policy_loss_fn="reasonkit", beta=settings.beta,
         kl_loss_mode=settings.kl_loss_mode, advantage_estimator=f"reasonkit_{settings.advantage_estimator}",
@@ -108,9 +109,9 @@ def _policy_loss(model, train_example, algo_config, pad_id, eos_id):
         *nnx.split(model), prompt_tokens=train_example.prompt_ids, completion_tokens=train_example.completion_ids,
         pad_id=pad_id, eos_id=eos_id, stop_gradient=False, return_logits=True, temperature=algo_config.temperature)
     if isinstance(train_example, SampledExample):
-        ratio_BL = jax.lax.stop_gradient(logps_BL.astype(jnp.float32)) - train_example.rollout_logps
-        seen_BL["rollout_kl"] = jnp.expm1(ratio_BL) - ratio_BL
-        train_example = train_example.replace(sampler_is_weights=jnp.minimum(jnp.exp(ratio_BL), TRUNCATION))
+        log_ratio_BL = jax.lax.stop_gradient(logps_BL.astype(jnp.float32)) - train_example.rollout_logps
+        seen_BL["rollout_kl"] = jnp.expm1(log_ratio_BL) - log_ratio_BL
+        train_example = train_example.replace(sampler_is_weights=jnp.minimum(jnp.exp(log_ratio_BL), TRUNCATION))
 
     def with_k3(divergence):
         def record_k3(logps_BL, reference_BL, method, clamp_value=None):

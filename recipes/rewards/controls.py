@@ -18,6 +18,9 @@ def constant(prompts: Sequence[str], completions: Sequence[str], **columns) -> l
     return [1.0] * len(completions)
 
 
+constant.spurious = True  # it does not look at the completion
+
+
 def shuffled(fn: RewardFn, seed: int = 0) -> RewardFn:
     """The rewards of `fn`, dealt at random to the completions of a call. The spread stays and the information goes.
 
@@ -34,4 +37,5 @@ def shuffled(fn: RewardFn, seed: int = 0) -> RewardFn:
         return [values[n] for n in rng.permutation(len(values))]
 
     reward.__name__ = "shuffled"
+    reward.spurious = True
     return reward

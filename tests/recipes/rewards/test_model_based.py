@@ -200,7 +200,7 @@ def test_a_teacher_rates_the_reasoning_alone(stock, mesh, tmp_path):
 
 
 def test_it_tells_good_traces_from_bad_ones_on_questions_it_never_saw():
-    """Good: all steps shown, none of them padding. 0.77 with 3,000 training traces."""
+    """Good: all steps shown, none of them padding."""
     recipe, mesh = load_recipe("tiny_mix"), make_mesh(jax.devices()[:2], 2, 1)
     judge = load("tiny-judge", mesh, "float32")
     features, sides = trace_features(judge, mesh, 192, 64), []
