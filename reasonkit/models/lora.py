@@ -68,7 +68,7 @@ def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int =
         raise ValueError(f"rank={rank} makes no adapter: take 1 or more")
     if is_lora_enabled(model):
         raise ValueError("the model already has a LoRA: train that one on, or load the base again")
-    _check_outside_mesh()
+    _check_outside_mesh("add_lora")
     adapted = qwix.apply_lora_to_model(model, Float32Lora(rank, alpha), rngs=nnx.Rngs(seed), **model.get_model_input())
     lora = nnx.state(adapted, nnx.LoRAParam)
     nnx.update(adapted, jax.device_put(lora, nnx.get_named_sharding(lora, mesh)))
@@ -76,9 +76,9 @@ def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int =
     return adapted
 
 
-def _check_outside_mesh() -> None:
+def _check_outside_mesh(name: str) -> None:
     if not pxla.thread_resources.env.physical_mesh.empty:
-        raise RuntimeError("an adapter was made inside `with mesh:`: make it before, and pass the mesh")
+        raise RuntimeError(f"{name} was called inside `with mesh:`: call it before the block")
 
 
 def on_int8_base(model: nnx.Module) -> nnx.Module:
@@ -90,7 +90,7 @@ def on_int8_base(model: nnx.Module) -> nnx.Module:
         ValueError: the model has no adapter.
         RuntimeError: as `add_lora`.
     """
-    _check_outside_mesh()
+    _check_outside_mesh("on_int8_base")
     provider = Float32Lora(**lora_signature(model), weights="int8")
     return qwix.quantize_model(model, provider, rngs=nnx.Rngs(0), **model.get_model_input())
 

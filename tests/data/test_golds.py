@@ -18,6 +18,7 @@ from reasonkit.rewards.work import missing_work
 from reasonkit.session.setup import find_recipe, recipe_names
 from reasonkit.show.data_view import mark_table
 from reasonkit.text.tags import TAGS
+from recipes.rewards.controls import shuffled
 from recipes.rewards.tunix_demo import demo_number
 
 RUBRIC = rubric_to_json((Criterion("Steps", "Every step is shown", 1.0),))
@@ -154,6 +155,16 @@ def test_a_part_gets_the_columns_of_training_in_batches(monkeypatch):
     assert seen == rows()["question"]
 
 
+def test_no_row_goes_where_a_judge_may_pay_or_by_a_control_that_deals_values_at_random():
+    odd = returns(lambda completion, name: float(name != "3"))
+    kept, *_ = checked(recipe_of((odd, 0.5)), rows())
+    assert len(kept) == 7, "it refuses none: the test shows nothing"
+    judged = replace(recipe_of(judged=True), rewards=lambda judge, questions: [(rubric(judge), 1.0), (odd, 0.1)])
+    for recipe in (judged, recipe_of((shuffled(odd), 1.0))):
+        kept, _, ledger = checked(recipe, rows())
+        assert len(kept) == 8 and not ledger.dropped
+
+
 def test_what_cannot_be_asked_is_named():
     def broken(prompts, completions, **columns):
         return [1 / 0]
@@ -203,7 +214,8 @@ def test_the_recipes_pay_for_worked_solutions(name):
     worked = splits["train"].filter(lambda row: not missing_work(
         row["question"], TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))))
     kept, marks, ledger = checked(find_recipe(name), worked)
-    assert len(worked) > 50 and kept is worked and not ledger.notes
+    assert len(worked) > 50 and kept is worked
+    assert bool(ledger.notes) is (name in ("constant", "shuffled")), "a control can't teach, and nothing else is one"
     for part, mark in marks.items():
         if part in AT_LEAST:
             assert mark.lowest >= AT_LEAST[part] and mark.full > 0.2 * mark.scored

@@ -84,7 +84,7 @@ def test_an_adapter_is_added_outside_the_mesh(base, mesh, monkeypatch):
     with mesh:
         with pytest.raises(ValueError, match="evenly divide"):  # two rows do not split over eight chips
             qwix.apply_lora_to_model(base, provider, rngs=nnx.Rngs(0), **base.get_model_input())
-        with pytest.raises(RuntimeError, match="call it before, and pass the mesh"):
+        with pytest.raises(RuntimeError, match="add_lora was called inside `with mesh:`: call it before"):
             add_lora(base, mesh, 4, 8.0)
     add_lora(base, mesh, 4, 8.0)
 
