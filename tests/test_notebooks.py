@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -240,6 +241,22 @@ def test_a_finished_stage_is_read_back_and_not_trained_again(finished):
     done = execute("03_grpo_with_judge.py", finished, ROOT)
     assert done.returncode == 0, done.stdout[-3000:]
     assert (finished / "artifacts/grpo/log.jsonl").read_bytes() == before
+
+
+def test_yesterdays_output_attached_as_an_input_goes_on_today(finished, tmp_path):
+    """By the command that the docs give, on an emulated mount. Only the evaluation is left to do."""
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    (command,) = re.findall(r"`!(cp -r /kaggle/input/NOTEBOOK/artifacts \.)`", page)
+    kept, today = tmp_path / "kaggle/input/NOTEBOOK/artifacts", tmp_path / "working"
+    shutil.copytree(finished / "artifacts", kept, ignore=shutil.ignore_patterns("evaluation", "report.html"))
+    ledger = json.loads((kept / "ledger.json").read_text())
+    (kept / "ledger.json").write_text(json.dumps({**ledger, "boot_id": "of yesterday"}))
+    today.mkdir()
+    subprocess.run(command.replace("/kaggle", str(tmp_path / "kaggle")).split(), cwd=today, check=True)
+    done = execute("04_evaluation.py", today, ROOT)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert json.loads((today / "artifacts/ledger.json").read_text())["boot_id"] != "of yesterday", "the clock went on"
+    assert "after GRPO" in (today / "artifacts/report.html").read_text()
 
 
 def test_a_notebook_out_of_turn_says_which_comes_first(tmp_path):
