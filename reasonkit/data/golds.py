@@ -55,11 +55,12 @@ class _NoJudge:
 def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset, list[Mark]]:
     """The training rows without those whose gold completion earns nothing, as a step of the ledger, and the marks.
 
-    A part of the reward pays if it has a weight and some gold completion earns something from it. A row goes if no part
-    that pays gives it anything. No row goes where a judge may pay for it, by a control that does not look at the row
-    (`spurious`), or if it would be more than `MAX_LEFT_OUT` of them. Then the reward is at fault, and a note says so.
-    Rows that SFT can't imitate have no gold completion and stay. Without rewards there is no step, and there are no
-    marks. Raises ValueError for parts that can't be mixed, and naming the recipe or the part that fails.
+    A part of the reward pays if it has a weight and some gold completion earns something from it. A control that does
+    not look at the row (`spurious`) does not count. A row goes if no part that pays gives it anything. If a judge may
+    pay, all rows stay. They also stay if more than `MAX_LEFT_OUT` of them would go, because then the reward is at
+    fault, and a note says so. Rows that SFT can't imitate have no gold completion and stay. Without rewards there is no
+    step, and there are no marks. Raises ValueError for parts that can't be mixed, and naming the recipe or the part
+    that fails.
     """
     try:
         parts = recipe.rewards(_NoJudge() if recipe.uses_judge else None, train["question"])
