@@ -100,11 +100,11 @@ def measure(loaded, mesh, options, real: bool) -> tuple[list[float], list[float]
 
 
 def crossing(config, real: bool) -> list[float]:
-    """Bytes of all decode steps of a rollout, per chip: Tunix's, ours, ours with matrices and cache in 8 bits, with 2
+    """Bytes of all decode steps of a rollout, per chip: Tunix's, ours, ours with weights and cache in 8 bits, with 2
     bytes per token and head for the scales, and the Tunix demo's. Rows stop as the hazards say."""
     (embedding, matrices), scales = parameters(config), 4 * config.num_layers * config.num_kv_heads
     whole = 2 * (embedding + matrices), cache_bytes(config)
-    small = 2 * embedding + matrices, cache_bytes(config, 1) + scales
+    small = embedding + matrices, cache_bytes(config, 1) + scales
     live_L = np.ceil(ROWS * np.cumprod(1 - hazards(NEW, real)))
     counts = [ROWS // share for share in decode.SHARES]
     bytes_of = [0.0, 0.0, 0.0, 0.0]

@@ -165,9 +165,9 @@ class GrpoSettings(LossSettings, CompletionSettings):
     decoding completions that are done. It compiles up to 24 programs, which no TPU has run and no forecast counts, so
     it is off. `stock_loss` holds the logits of all tokens at once, as Tunix does.
 
-    `int8_weights` samples from a copy of the policy whose matrices are 8-bit integers, and `int8_cache` keeps keys and
-    values as such. Either halves the bytes that a token reads of them. The samples are then not the policy's own, so
-    each token's loss is weighed by how much more likely the policy makes it, at most twice
+    `int8_weights` samples from a copy of the policy whose matrices and head are 8-bit integers, and `int8_cache` keeps
+    keys and values as such. Either halves the bytes that a token reads of them. The samples are then not the policy's
+    own, so each token's loss is weighed by how much more likely the policy makes it, at most twice
     (`policy_loss.TRUNCATION`). Both are off, because no TPU has run them.
     """
 

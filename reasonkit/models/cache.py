@@ -20,15 +20,16 @@ from tunix.utils import sharding_utils
 LARGEST = 127  # of the integers
 
 
-def layouts(config, rows: int) -> tuple[NamedSharding | None, NamedSharding | None]:
+def layouts(config, rows: int, heads_first: bool = False) -> tuple[NamedSharding | None, NamedSharding | None]:
     """Shardings over the mesh in context, of the cache's keys and values and of its end indices: rows over fsdp and KV
-    heads over tp, where they divide."""
+    heads over tp, where they divide. Heads come after tokens unless they are first."""
     mesh = pxla.thread_resources.env.physical_mesh
     if mesh.empty:
         return None, None
     over = "fsdp" if rows % mesh.shape["fsdp"] == 0 else None
     heads = "tp" if config.num_kv_heads % mesh.shape["tp"] == 0 else None
-    return NamedSharding(mesh, PartitionSpec(over, None, heads, None)), NamedSharding(mesh, PartitionSpec(over))
+    tokens_and_heads = (heads, None) if heads_first else (None, heads)
+    return NamedSharding(mesh, PartitionSpec(over, *tokens_and_heads)), NamedSharding(mesh, PartitionSpec(over))
 
 
 def cache_arrays(head_dim: int, dtype, int8: bool) -> dict[str, tuple[int, Any]]:

@@ -26,7 +26,7 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.models.cache import with_int8_cache
+from reasonkit.models.cache import round_to_int8, with_int8_cache
 
 LIBRARY = {"gemma2": gemma2, "gemma3": gemma3}
 CLASSES = {"gemma2": gemma2.Gemma, "gemma3": gemma3.Gemma3}
@@ -78,10 +78,37 @@ def _with_chosen_logits(call: Callable) -> Callable:
     return __call__
 
 
+def _with_int8_head(decode: Callable) -> Callable:
+    """An embedder's `decode` that also reads a copy of its words in integers, if `add_int8_head` made one. The scales
+    go on the logits: multiplied before, the copy would be written out in floats."""
+
+    def read(self, x_BTD: jax.Array) -> jax.Array:
+        if not hasattr(self, "int8_head"):
+            return decode(self, x_BTD)
+        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, self.int8_head[...].astype(x_BTD.dtype))
+        return logits_BTV * self.int8_scale[...][:, 0].astype(x_BTD.dtype)
+
+    return read
+
+
+def _with_remat_in_training(call: Callable) -> Callable:
+    """A layer's `__call__` without remat where there is a cache, so no gradient. `nnx.remat` raises an error in a
+    sampler's loop, which merges the model inside it."""
+
+    def __call__(self, x, segment_pos, cache, attn_mask):
+        return (call if cache is None else type(self).block)(self, x, segment_pos, cache, attn_mask)
+
+    return __call__
+
+
 for _class in CLASSES.values():
     _class.__call__ = _with_chosen_logits(_class.__call__)
 for _class in (gemma2.Attention, gemma3.Attention):
     _class.block = _with_window(with_int8_cache(_class.block))
+for _class in (gemma2.DecoderLayer, gemma3.DecoderLayer):
+    _class.__call__ = _with_remat_in_training(_class.__call__)
+for _class in (gemma2.Embedder, gemma3.Embedder):
+    _class.decode = _with_int8_head(_class.decode)
 
 
 def download_again(path: Path) -> str:
@@ -229,3 +256,12 @@ def quantize_layers(model: nnx.Module, rows: int) -> nnx.Module:
     inputs = tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT)
     rule = qwix.QuantizationRule(module_path="layers/.*", weight_qtype="int8")  # not the embedding
     return qwix.quantize_model(model, qwix.PtqProvider([rule]), *inputs)
+
+
+def add_int8_head(model: nnx.Module) -> None:
+    """Give the model a copy of its embedding in 8-bit integers, with a scale per word, for the logits. The words of a
+    text are still looked up in the embedding, which is shared. Arrays or shapes."""
+    model.embedder, embedding = copy.copy(model.embedder), model.embedder.input_embedding
+    # names behind `input_embedding`: Tunix's sampler gives the cache the dtype of a model's first array
+    model.embedder.int8_head, model.embedder.int8_scale = map(
+        embedding.replace, jax.jit(round_to_int8)(embedding[...]))

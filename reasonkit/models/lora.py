@@ -19,6 +19,8 @@ from jax.interpreters import pxla
 from jax.sharding import Mesh
 from tunix.sft.utils import is_lora_enabled
 
+from reasonkit.models.gemma import add_int8_head
+
 # Every attention and feed-forward matrix, as in Tunix's GRPO demo; qwix matches the whole module path.
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*attn_vec_einsum|.*gate_proj|.*up_proj|.*down_proj"
 
@@ -82,7 +84,8 @@ def _check_outside_mesh(name: str) -> None:
 
 
 def on_int8_base(model: nnx.Module) -> nnx.Module:
-    """A copy of the model with the matrices under its adapter as 8-bit integers, and a scale per output (qwix).
+    """A copy of the model with the matrices under its adapter as 8-bit integers, and a scale per output (qwix). Its
+    logits come from a copy of the embedding in integers, too (`gemma.add_int8_head`).
 
     The other arrays are shared. The adapter is too until either is updated: `nnx.update(copy, lora_state(model))`.
 
@@ -92,7 +95,9 @@ def on_int8_base(model: nnx.Module) -> nnx.Module:
     """
     _check_outside_mesh("on_int8_base")
     provider = Float32Lora(**lora_signature(model), weights="int8")
-    return qwix.quantize_model(model, provider, rngs=nnx.Rngs(0), **model.get_model_input())
+    made = qwix.quantize_model(model, provider, rngs=nnx.Rngs(0), **model.get_model_input())
+    add_int8_head(made)
+    return made
 
 
 def lora_signature(model: nnx.Module) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from tiny_gemma import bump, gemma2_config, small_config
+from tiny_gemma import TOKENS, bump, forward, gemma2_config, small_config
 from tiny_run import short_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.gemma import model as gemma2
+from tunix.models.gemma3 import model as gemma3
 
 from reasonkit.models.cache import install_sharded_cache
 from reasonkit.models.lora import add_lora
@@ -95,6 +98,41 @@ def test_draws_are_tunixs(models, mesh, one, tokenizer, name, settings, prompts)
     assert_same(ours, stock)
     if settings is SAMPLED and prompts is GROUPS:
         assert np.median(lengths) < 24 < max(lengths), "no row is dropped: the test shows nothing"
+
+
+@pytest.mark.parametrize("name", ["gemma3", "policy", "int8"])
+def test_heads_come_first_on_a_tpu_and_nothing_else_changes(models, mesh, one, tokenizer, name, monkeypatch):
+    place = one if name == "gemma3" else mesh
+    ours, _ = run(make(SegmentSampler, models[name], tokenizer), place, GROUPS, **SAMPLED)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "tpu")
+        sampler = make(SegmentSampler, models[name], tokenizer)
+    segment, shapes = sampler._segment, []
+
+    def spy(params, cache, tokens_RS, *rest, **settings):
+        shapes.extend((leaf.shape[1:3], tokens_RS.shape[1]) for leaf in jax.tree.leaves(cache) if leaf.ndim == 4)
+        return segment(params, cache, tokens_RS, *rest, **settings)
+
+    sampler._segment = spy
+    assert_same(run(sampler, place, GROUPS, **SAMPLED)[0], ours)
+    assert shapes and all(shape == (2, size) for shape, size in shapes)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gemma2"])
+@pytest.mark.parametrize("kind", [Sampler, SegmentSampler])
+def test_a_policy_that_trains_with_remat_samples_the_same(models, one, tokenizer, name, kind):
+    """As Kaggle's does. `nnx.remat` cannot be traced in a sampler's loop."""
+    library = {"gemma3": gemma3, "gemma2": gemma2}[name]
+    config = replace(small_config() if name == "gemma3" else gemma2_config(),
+                     remat_config=library.RematConfig.DECODER)
+    saving = (gemma3.Gemma3 if name == "gemma3" else gemma2.Gemma)(config, rngs=nnx.Rngs(0))
+    nnx.update(saving, nnx.state(models[name]))
+    ours, _ = run(make(kind, saving, tokenizer), one, GROUPS, **SAMPLED)
+    assert_same(ours, run(make(kind, models[name], tokenizer), one, GROUPS, **SAMPLED)[0])
+    for model, saves in ((saving, True), (models[name], False)):
+        graph, state = nnx.split(model)
+        traced = jax.make_jaxpr(lambda state, graph=graph: forward(nnx.merge(graph, state), TOKENS))(state)
+        assert ("remat" in str(traced)) is saves
 
 
 def test_rows_that_stop_at_once_are_dropped_before_the_first_segment(models, one, tokenizer):

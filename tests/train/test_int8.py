@@ -98,7 +98,9 @@ def test_integers_are_kept(policies):
     matrices = [leaf.get_value().size for path, leaf in nnx.to_flat_state(nnx.state(policy, nnx.Not(nnx.LoRAParam)))
                 if path[0] == "layers" and leaf.get_value().ndim > 1]
     kept = [leaf.size for leaf in jax.tree.leaves(nnx.state(sampled)) if leaf.dtype == jnp.int8]
-    assert len(kept) == 6 * policy.config.num_layers and sum(kept) == sum(matrices)
+    words = policy.embedder.input_embedding[...]
+    assert len(kept) == 6 * policy.config.num_layers + 1 and sum(kept) == sum(matrices) + words.size
+    assert not hasattr(policy.embedder, "int8_head"), "the policy's own logits changed too"
     assert sampled.embedder.input_embedding[...] is policy.embedder.input_embedding[...], "the embedding was copied"
     layer = sampled.init_cache(4, 16, jnp.bfloat16)["layer_0"]
     assert layer["k"].dtype == layer["v"].dtype == jnp.int8 and layer["k_scale"].shape == (*layer["k"].shape[:3], 1)

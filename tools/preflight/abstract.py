@@ -32,7 +32,7 @@ class Shapes:
 
     `simpo_rows` are two per pair. `grpo_rows` are the completions of a micro-batch, which is also one pass of the
     reference. `decode_rows` are the completions of one call of the rollout. `distill_rows` are those of a step.
-    `int8_weights` and `int8_cache` are GRPO's.
+    `segments`, `int8_weights` and `int8_cache` are GRPO's.
     """
 
     sft_rows: int = 32
@@ -45,6 +45,7 @@ class Shapes:
     judge_rows: int = 8
     judge_length: int = 2048
     distill_rows: int = 8
+    segments: bool = False
     int8_weights: bool = False
     int8_cache: bool = False
 
@@ -57,14 +58,16 @@ def shapes_of(profile: Profile) -> Shapes:
                   max_prompt_length=g.max_prompt_length, max_new_tokens=g.max_new_tokens,
                   decode_rows=g.prompts_per_call * g.num_generations,
                   judge_rows=profile.judge_batch, judge_length=profile.judge_max_length,
-                  distill_rows=profile.distill.batch_size, int8_weights=g.int8_weights, int8_cache=g.int8_cache)
+                  distill_rows=profile.distill.batch_size, segments=g.segments, int8_weights=g.int8_weights,
+                  int8_cache=g.int8_cache)
 
 
 @dataclass(frozen=True)
 class Program:
     """`function(*arguments)`, with shapes as arguments. The arguments numbered in `donated` are reused for outputs.
 
-    `resident` are shapes that other programs keep in the same memory. They count as arguments.
+    `resident` are shapes that other programs keep in the same memory. They count as arguments. Of `looked_up`, which
+    are arguments too, only a few rows are read. They need memory, and no traffic.
     """
 
     title: str
@@ -74,11 +77,12 @@ class Program:
     arguments: tuple
     donated: tuple[int, ...] = ()
     resident: tuple = ()
+    looked_up: tuple = ()
 
     @property
-    def resident_bytes(self) -> int:
-        """On one device."""
-        return sum(map(_bytes, jax.tree.leaves(self.resident)))
+    def unread_bytes(self) -> int:
+        """Of what is in memory and hardly read, on one device."""
+        return sum(map(_bytes, jax.tree.leaves((self.resident, self.looked_up))))
 
     @property
     def argument_bytes(self) -> int:

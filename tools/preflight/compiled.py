@@ -35,7 +35,7 @@ class ProgramStats:
 
     `fixed` are the bytes of the arguments that do not depend on the rows. `needed` bytes are in HBM at once: arguments,
     what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` is the HBM traffic: the
-    program's arguments and those outputs count once, temporaries twice.
+    program's arguments and those outputs count once, temporaries twice, and what is only looked up not at all.
     """
 
     program: str
@@ -171,7 +171,7 @@ def compile_program(program: Program) -> ProgramStats:
     return ProgramStats(
         program.title, program.mesh, program.rows, needed,
         arguments, temporaries, memory.output_size_in_bytes,
-        needed + temporaries - program.resident_bytes, cost["flops"],
+        needed + temporaries - program.unread_bytes, cost["flops"],
         dict(Counter(COLLECTIVE.findall(executable.as_text()))), program.fixed_bytes)
 
 

@@ -38,8 +38,9 @@ from tools.preflight.compiled import ProgramStats, Report, preflight, topology_d
 EFFICIENCY = 0.4  # of the roofline's speed. In training 0.3 to 0.5 of a chip's peak is usual
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # also a guess: loading weights and compiling, for all stages together
 TIMED = "sft", "grpo", "distill"  # stages whose steps, in a log, give the speed. SimPO also samples its pairs
-SOURCES = ("reasonkit/models/gemma.py", "reasonkit/models/load.py", "reasonkit/models/lora.py",
-           "reasonkit/models/logprobs.py", "reasonkit/train/sft.py", "reasonkit/train/policy_loss.py",
+SOURCES = ("reasonkit/models/cache.py", "reasonkit/models/gemma.py", "reasonkit/models/load.py",
+           "reasonkit/models/lora.py", "reasonkit/models/logprobs.py", "reasonkit/train/decode.py",
+           "reasonkit/train/sft.py", "reasonkit/train/policy_loss.py",
            "recipes/stages/simpo.py", "recipes/stages/distill.py", "tools/preflight/abstract.py",
            "tools/preflight/programs.py", "tools/preflight/compiled.py")
 # Estimates of what a judge's row has besides question and reply: the request with a mark per line, and a criterion.
@@ -179,7 +180,11 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
         sampled = math.ceil(s.questions * s.num_generations / profile.eval_batch) * reply
         minutes["simpo"] = (sampled + s.steps * seconds["SimPO train step"]) / 60
     if "grpo" in recipe.shares:
-        minutes["grpo"] = g.steps * _grpo_step(profile, recipe, seconds, reply, made) / 60
+        drawn = reply
+        if g.segments:  # with all rows to the end, but a cache that grows
+            drawn = seconds["rollout prefill"] / g.num_generations + g.max_new_tokens * (
+                seconds["early decode step"] + seconds["one decode step"]) / 2
+        minutes["grpo"] = g.steps * _grpo_step(profile, recipe, seconds, drawn, made) / 60
     if "distill" in recipe.shares:  # its parts run one after the other
         sampled = seconds["distillation prefill"] + d.max_new_tokens * seconds["distillation decode step"]
         step = d.on_policy * sampled + seconds["teacher's pass"] + seconds["distillation train step"]

@@ -1,13 +1,13 @@
 """The programs of a run as shapes. `preflight` compiles them without weights, data or devices' memory.
 
 They make the same calls into Tunix as the stages, on models, batches and caches with the sharding of a run. Two things
-differ: the learning rate is constant, and of the rollout's loop there is only one step.
+differ: the learning rate is constant, and the rollout's loop is `SegmentSampler`'s, which holds what Tunix's does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,7 @@ from reasonkit.models.cache import cache_arrays
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
 from reasonkit.settings import DistillSettings, LossSettings, SimpoSettings
+from reasonkit.train.decode import SEGMENT, decode_segment
 from reasonkit.train.policy_loss import completion_logprobs, loss_config
 from reasonkit.train.sft import model_input, sft_loss
 from recipes.stages.distill import student_loss, teacher_pass
@@ -58,14 +59,14 @@ class Run:
     @cached_property
     def sampled(self) -> nnx.Module:
         """The policy that GRPO samples from."""
-        if not self.shapes.int8_weights:
-            return self.policy
-        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.lora_rank, int8=True)
+        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.lora_rank,
+                              self.shapes.int8_weights)
 
     @property
     def copied(self) -> list[nnx.State]:
-        """What `sampled` has beside the policy: its layers. The rest is shared."""
-        return [nnx.state(self.sampled)["layers"]] * self.shapes.int8_weights
+        """What `sampled` has beside the policy: its layers and its head. The rest is shared."""
+        own = nnx.Any(*map(nnx.PathContains, ("layers", "int8_head", "int8_scale")))
+        return [nnx.state(self.sampled, own)] * self.shapes.int8_weights
 
     @cached_property
     def judge(self) -> nnx.Module:
@@ -184,21 +185,32 @@ def grpo_programs(run: Run) -> list[Program]:
 
 
 def rollout_programs(run: Run) -> list[Program]:
-    """The prefill of a step's prompts and one decode step, next to what GRPO keeps in memory."""
-    trained = [nnx.state(run.policy)["layers"]] * run.shapes.int8_weights
-    return _rollout(run, run.sampled, run.shapes.decode_rows, "rollout prefill", "one decode step",
-                    run.resident(run.adapter, nnx.state(run.optimizer), *trained), run.shapes.int8_cache)
+    """The prefill of a step's prompts, one decode step and the loop around it, next to what GRPO keeps in memory. For a
+    rollout in segments also a step of the first one, with its short cache."""
+    s, trained = run.shapes, [nnx.state(run.policy)["layers"]] * run.shapes.int8_weights
+    resident = run.resident(run.adapter, nnx.state(run.optimizer), *trained)
+    early = replace(run, shapes=replace(s, max_new_tokens=min(SEGMENT, s.max_new_tokens)))
+    return _rollout(run, run.sampled, s.decode_rows, ("rollout prefill", "one decode step", "decode loop"), resident,
+                    s.int8_cache) + [
+        _rollout(early, run.sampled, s.decode_rows, ("", "early decode step", ""), resident, s.int8_cache)[1]
+    ] * s.segments
 
 
-def _rollout(run: Run, policy: nnx.Module, rows: int, prefill_title: str, decode_title: str, resident: tuple,
+def _cache(run: Run, rows: int, size: int, int8: bool) -> dict:
+    """A KV cache of `size` tokens."""
+    config, dtype = run.policy_config, run.policy.embedder.input_embedding.dtype
+    layer = {name: array(run.plan.policy, (rows, size, config.num_kv_heads, width), kind, "fsdp", None, "tp")
+             for name, (width, kind) in cache_arrays(config.head_dim, dtype, int8).items()}
+    layer["end_index"] = array(run.plan.policy, (rows,), jnp.int32, "fsdp")
+    return {f"layer_{number}": layer for number in range(config.num_layers)}
+
+
+def _rollout(run: Run, policy: nnx.Module, rows: int, titles: tuple[str, str, str], resident: tuple,
              int8_cache: bool = False) -> list[Program]:
-    """Sampled at temperature 1, with a KV cache for all tokens."""
-    mesh, s, config, (graph, state) = run.plan.policy, run.shapes, run.policy_config, nnx.split(policy)
-    size, dtype = s.max_prompt_length + s.max_new_tokens, policy.embedder.input_embedding.dtype
-    arrays = {name: array(mesh, (rows, size, config.num_kv_heads, width), kind, "fsdp", None, "tp")
-              for name, (width, kind) in cache_arrays(config.head_dim, dtype, int8_cache).items()}
-    cache = {f"layer_{layer}": {**arrays, "end_index": array(mesh, (rows,), jnp.int32, "fsdp")}
-             for layer in range(config.num_layers)}
+    """Sampled at temperature 1, with a KV cache for all tokens. The step tells the time of a token, and the loop the
+    memory: it holds most of the cache twice, because the compiler changes the layout before it and after it."""
+    mesh, s, (graph, state) = run.plan.policy, run.shapes, nnx.split(policy)
+    size = s.max_prompt_length + s.max_new_tokens
 
     def draw(key: jax.Array, logits_BLV: jax.Array, cache: dict) -> tuple[jax.Array, dict]:
         return sample_top_p(logits_BLV[:, -1:], key, temperature=1.0, top_p=1.0, top_k=None)[0], cache
@@ -214,12 +226,19 @@ def _rollout(run: Run, policy: nnx.Module, rows: int, prefill_title: str, decode
         mask_B1S = compute_attention_masks(step, size, tokens_BS == 0)  # inside, as in the sampler: half the traffic
         return draw(key, *nnx.merge(graph, state)(token_B1, position_B1, cache, mask_B1S))
 
-    shared = state, cache, array(mesh, (2,), jnp.uint32)
-    prompts = array(mesh, (rows, s.max_prompt_length), jnp.int32, "fsdp")
-    buffer = array(mesh, (rows, size), jnp.int32, "fsdp")
-    return [Program(prefill_title, mesh, rows, prefill, (*shared, prompts), (1,), resident),
-            Program(decode_title, mesh, rows, decode, (*shared, buffer, buffer, array(mesh, (), jnp.int32)), (1,),
-                    resident)]
+    def loop(state: nnx.State, cache: dict, key: jax.Array, *arguments: jax.Array) -> tuple:
+        tokens_BS, done_B, rows_B, pads_B, eos, step, enough = arguments
+        return decode_segment(graph, 0, s.segments, state, cache, tokens_BS, None, done_B, rows_B, pads_B, eos, key,
+                              step, enough, temperature=1.0, top_p=1.0, top_k=None, return_logprobs=False)
+
+    shared = state, _cache(run, rows, size, int8_cache), array(mesh, (2,), jnp.uint32)
+    prompts, buffer = (array(mesh, (rows, length), jnp.int32, "fsdp") for length in (s.max_prompt_length, size))
+    row, pair, number = (array(mesh, shape, jnp.int32) for shape in ((rows,), (2,), ()))
+    inputs = (prompts,), (buffer, buffer, number), (
+        buffer, array(mesh, (rows,), bool), row, row, pair, number, number)
+    looked_up = (state["embedder"]["input_embedding"],) * ("int8_head" in state["embedder"])  # or it is the head
+    return [Program(title, mesh, rows, function, (*shared, *more), (1,), resident, looked_up)
+            for title, function, more in zip(titles, (prefill, decode, loop), inputs, strict=True)]
 
 
 def judge_programs(run: Run) -> list[Program]:
@@ -253,7 +272,7 @@ def distill_programs(run: Run) -> list[Program]:
              "ids_BTK": array(mesh, (rows, length, settings.top_k), jnp.int32, "fsdp"),
              "teacher_BTC": array(mesh, (rows, length, settings.top_k + 1), jnp.float32, "fsdp")}
     return [
-        *_rollout(run, run.policy, rows, "distillation prefill", "distillation decode step",
+        *_rollout(run, run.policy, rows, ("distillation prefill", "distillation decode step", "distillation loop"),
                   run.resident(nnx.state(run.plain_optimizer))),
         _train_step(run, "distillation train step", lambda model, batch: (loss(model, **batch), None), batch, rows,
                     run.plain_optimizer, run.resident())]

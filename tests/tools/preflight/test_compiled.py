@@ -90,7 +90,7 @@ def test_what_does_not_fit_says_by_how_much(plan):
 class Refused:
     """A program that the compiler answers with an error."""
 
-    title, rows, resident_bytes, argument_bytes, fixed_bytes = "program", 8, 0, 2 * GIB, GIB
+    title, rows, unread_bytes, argument_bytes, fixed_bytes = "program", 8, 0, 2 * GIB, GIB
 
     def __init__(self, plan, message):
         self.mesh, self.message = plan.policy, message
@@ -183,7 +183,7 @@ def test_in_one_memory_the_other_model_keeps_its_layers(monkeypatch):
     seen = []
 
     def fake(program):
-        seen.append((program.title, program.resident_bytes))
+        seen.append((program.title, program.unread_bytes))
         return ProgramStats(program.title, program.mesh, program.rows, 1.0)
 
     monkeypatch.setattr(module, "compile_program", fake)

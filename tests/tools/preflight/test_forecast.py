@@ -40,7 +40,8 @@ def small(monkeypatch):
 def test_a_run_is_compiled_once_and_read_the_next_time(small, folder, monkeypatch):
     first = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder)
     assert [row.program for row in first.report.rows] == [
-        "SFT train step", "rollout prefill", "one decode step", "GRPO train step", "GRPO reference", "judge prefill"]
+        "SFT train step", "rollout prefill", "one decode step", "decode loop", "GRPO train step", "GRPO reference",
+        "judge prefill"]
     assert first.fits and len(list(folder.glob("*.json"))) == 4  # a part of the run each
     monkeypatch.setattr(module, "preflight", None)  # compiles nothing more
     again = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder)
@@ -92,7 +93,7 @@ def sixteen(**changes):
 
 
 FLOORS = {"SFT_train_step": 0.5, "rollout_prefill": 0.2, "one_decode_step": 0.01, "GRPO_train_step": 0.4,
-          "GRPO_reference": 0.1}
+          "GRPO_reference": 0.1, "early_decode_step": 0.006}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,7 @@ FLOORS = {"SFT_train_step": 0.5, "rollout_prefill": 0.2, "one_decode_step": 0.01
     [
         # 4 passes of 4 prompts; a reply is 0.2 + 768 x 0.01 = 7.88 s, training 4 x 0.5 s
         ({}, None, 7.88 + 2.0),
+        ({"segments": True}, None, 0.025 + 768 * 0.008 + 2.0),  # each prompt once, and a cache that grows
         # 128 replies, two criteria in a row, in batches of 8: 16 prefills of 1,536 tokens of 2,048: 12 x 0.1 s
         ({}, 0.2, 7.88 + 2.4 + 0.5),  # the last pass waits for the last score
         ({}, 0.02, 7.88 + 0.06 + 2.0),  # the first for the first ones
@@ -183,8 +185,9 @@ def test_a_recipe_with_a_teacher_is_compiled_with_it(small, folder):
     profile = replace(SMALL, distill=replace(SMALL.distill, batch_size=8, max_prompt_length=8, max_new_tokens=4))
     found = forecast(profile, find_recipe("on_policy_distillation"), jax.devices(), "v5e", folder)
     assert [(row.program, row.mesh.shape["fsdp"]) for row in found.report.rows] == [
-        ("SFT train step", 8), ("rollout prefill", 8), ("one decode step", 8), ("distillation prefill", 4),
-        ("distillation decode step", 4), ("distillation train step", 4), ("teacher's pass", 4)]
+        ("SFT train step", 8), ("rollout prefill", 8), ("one decode step", 8), ("decode loop", 8),
+        ("distillation prefill", 4), ("distillation decode step", 4), ("distillation loop", 4),
+        ("distillation train step", 4), ("teacher's pass", 4)]
     assert found.steps == {"sft": 1000, "distill": 300} and found.fits
     assert found.reasons["teacher"].startswith("devices 4, 5, 6, 7")
     again = forecast(profile, find_recipe("on_policy_distillation"), jax.devices(), "v5e", folder)

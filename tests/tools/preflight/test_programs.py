@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,18 @@ import pytest
 from flax import nnx
 from tiny_gemma import small_config
 from tiny_run import ROWS, short_tokenizer
+from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
 from reasonkit.data.rows import sft_batches
+from reasonkit.models.cache import install_sharded_cache
 from reasonkit.models.load import LoadedModel, quantize_int8
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh, plan_mesh
+from reasonkit.train.decode import SegmentSampler
+from reasonkit.train.rollout import in_int8
 from tools.flax import init_random
 from tools.preflight.abstract import Shapes, abstract_model, constraints
 from tools.preflight.programs import PROGRAMS, Run
@@ -90,12 +96,13 @@ def test_what_else_is_in_memory_counts():
 
     def beside(run):
         programs = [program for build in PROGRAMS.values() for program in build(run)]
-        return {program.title: program.resident_bytes for program in programs}
+        return {program.title: program.unread_bytes for program in programs}
 
     expected = {"SFT train step": 0, "SimPO train step": 0, "GRPO train step": adapter,
                 "GRPO reference": adapter + moments, "rollout prefill": adapter + moments,
-                "one decode step": adapter + moments, "judge prefill": 0, "distillation prefill": plain,
-                "distillation decode step": plain, "distillation train step": 0, "teacher's pass": 0}
+                "one decode step": adapter + moments, "decode loop": adapter + moments, "judge prefill": 0,
+                "distillation prefill": plain, "distillation decode step": plain, "distillation loop": plain,
+                "distillation train step": 0, "teacher's pass": 0}
     assert beside(apart) == expected
     expected = {title: held + other for title, held in expected.items()}
     expected |= {"SFT train step": 0, "SimPO train step": 0, "judge prefill": base + 2 * adapter + moments,
@@ -121,13 +128,49 @@ def test_all_of_an_adapter_is_float32_on_a_bfloat16_base(name):
 
 def test_the_cache_is_written_in_place_and_the_batch_split():
     run = run_of(plan_mesh(jax.devices(), judge=False))
-    prefill, decode = PROGRAMS["rollout"](run)
-    for program in (prefill, decode):
+    prefill, decode, loop = PROGRAMS["rollout"](run)
+    for program in (prefill, decode, loop):
         cache = program.arguments[program.donated[0]]
         assert cache["layer_1"]["k"].shape == (16, 12, 2, 16)
         assert cache["layer_1"]["k"].sharding.shard_shape((16, 12, 2, 16)) == (2, 12, 2, 16)
     memory = decode.lower().compile().memory_analysis()
     assert memory.alias_size_in_bytes >= 2 * 2 * (2 * 12 * 2 * 16) * 4  # k and v of two layers, on one device
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_loop_is_what_the_samplers_run(tmp_path, int8):
+    """What `SegmentSampler` calls, and what Tunix's loop carries besides numbers of a row: the cache and the tokens."""
+    mesh, config, tokenizer = make_mesh(jax.devices(), 8, 1), small_config(), short_tokenizer(tmp_path)
+    shapes = replace(SHAPES, segments=True, int8_weights=int8, int8_cache=int8)
+    _, _, loop, early = PROGRAMS["rollout"](replace(run_of(plan_mesh(jax.devices(), judge=False)), shapes=shapes))
+    assert (loop.title, early.title) == ("decode loop", "early decode step")
+    assert loop.lower().compile().memory_analysis().alias_size_in_bytes >= 2 * 2 * (2 * 12 * 2 * 16) * (4 - 3 * int8)
+
+    policy, called = add_lora(init_random(config, mesh), mesh, 4, 8.0), {}
+    install_sharded_cache()
+    for kind, name in ((SegmentSampler, "_segment"), (Sampler, "_compiled_decode_fn")):
+        sampler = kind(in_int8(policy, int8, int8) if int8 else policy, tokenizer, CacheConfig(12, 2, 2, 16))
+
+        run = getattr(sampler, name)
+
+        def kept(*arguments, run=run, kind=kind, **settings):
+            called[kind] = jax.eval_shape(lambda *shapes: shapes, *arguments), settings
+            return run(*arguments, **settings)
+
+        setattr(sampler, name, kept)
+        with mesh:
+            sampler(["a"] * 16, max_generation_steps=4, max_prompt_length=8, temperature=1.0, top_p=1.0, seed=0)
+
+    def sizes(*trees):
+        return sorted((leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(trees))
+
+    (params, cache, tokens, logps, done, rows, pads, eos, key, step, enough), settings = called[SegmentSampler]
+    assert settings == {"temperature": 1.0, "top_p": 1.0, "top_k": None, "return_logprobs": False} and logps is None
+    ours = [leaf for leaf in sizes(loop.arguments) if leaf != ((2,), "int32")]  # as many as there are stop tokens
+    assert ours == sizes(params, cache, key, tokens, done, rows, pads, step, enough) and eos.dtype == jnp.int32
+    (params, state), _ = called[Sampler]
+    large = [leaf for leaf in ours if len(leaf[0]) > 1]
+    assert [leaf for leaf in sizes(params, state) if len(leaf[0]) > 1] == sorted([*large, ((16, 12), "int32")])
 
 
 def test_constraints_reach_the_trace_and_are_taken_back():
