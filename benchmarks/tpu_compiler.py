@@ -162,11 +162,12 @@ def loss() -> Rows:
             yield f"{parts} part{'s' * (parts > 1)}{', loop' * loop}", piece(slope, *shapes, rows=4)
 
 
-def decode_step(mesh: Mesh, rows: int, reply: int = 768, sharded: bool = False, **int8: bool) -> ProgramStats:
+def decode_step(mesh: Mesh, rows: int, reply: int = 768, sharded: bool = False, program: str = "one decode step",
+                **options: bool) -> ProgramStats:
     """All layers of the 2B, from two shallow models."""
-    shapes, config = Shapes(decode_rows=rows, max_new_tokens=reply, **int8), config_of(MODEL, replicated=not sharded)
-    shallow = [compile_program(rollout_programs(Run(
-        replace(config, num_layers=layers), None, Plan(mesh, None, {}), shapes, RANK, BF16))[1])
+    shapes, config = Shapes(decode_rows=rows, max_new_tokens=reply, **options), config_of(MODEL, replicated=not sharded)
+    shallow = [compile_program(next(found for found in rollout_programs(Run(
+        replace(config, num_layers=layers), None, Plan(mesh, None, {}), shapes, RANK, BF16)) if found.title == program))
         for layers in depths(config)]
     return extrapolate_layers(*shallow, depths(config), config.num_layers)
 
@@ -176,6 +177,13 @@ def step_int8() -> Rows:
     for title, weights, cache in (("bf16", False, False), ("int8 weights", True, False), ("int8 cache", False, True),
                                   ("both", True, True)):
         yield title, decode_step(mesh_of(), ROWS, int8_weights=weights, int8_cache=cache)
+
+
+def decode_loop() -> Rows:
+    """Does the loop around a decode step of 32 rows need more memory than the step?"""
+    yield "one step", decode_step(mesh_of(), ROWS)
+    yield "the loop", decode_step(mesh_of(), ROWS, program="decode loop")
+    yield "the loop, heads before tokens", decode_step(mesh_of(), ROWS, program="decode loop", segments=True)
 
 
 def split() -> Rows:
@@ -221,7 +229,8 @@ def counted() -> Rows:
 
 
 QUESTIONS = {function.__name__: function for function in (
-    cache_layout, cache_int8, weight_int8, step_int8, sampling, remat, loss, split, rows, cache_length, v6e, counted)}
+    cache_layout, cache_int8, weight_int8, step_int8, decode_loop, sampling, remat, loss, split, rows, cache_length,
+    v6e, counted)}
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
 
 import jax
@@ -145,6 +145,21 @@ def test_the_teacher_of_a_profile_reads_the_tokens_of_its_policy(name):
     profile = PROFILES[name]
     assert MODELS[profile.teacher].family == MODELS[profile.policy].family
     assert (profile.teacher == profile.policy) == profile.toy, "else it is a larger one"
+
+
+def switches(value, name=""):
+    """What a profile switches on, by field."""
+    if is_dataclass(value):
+        return {key: found for field in fields(value)
+                for key, found in switches(getattr(value, field.name), f"{name}.{field.name}").items()}
+    return {name: value if name == ".dtype" else bool(value)}
+
+
+def test_the_tests_smallest_run_takes_every_path_of_kaggles():
+    """No notebook had run with remat, and then a policy could not sample (2026-11-29)."""
+    small, kaggle = switches(PROFILES["smoke"]), switches(PROFILES["kaggle"])
+    others = {name for name in small if small[name] != kaggle[name]}
+    assert others == {".devices", ".accelerator", ".grows", ".toy", ".api_dollars", ".distill.teacher"}
 
 
 @pytest.mark.parametrize("name", ["cpu", "smoke"])
