@@ -162,8 +162,8 @@ class GrpoSettings(LossSettings, CompletionSettings):
     chips. More calls decode fewer rows at once, take longer in total, and draw different samples.
 
     `segments` decodes with `train.decode.SegmentSampler`. The samples are the same up to rounding, but it stops
-    decoding completions that are done. It compiles up to 24 programs, which no TPU has run and no forecast counts, so
-    it is off. `stock_loss` holds the logits of all tokens at once, as Tunix does.
+    decoding completions that are done. It compiles up to 24 programs, which no TPU has run, so it is off. `stock_loss`
+    holds the logits of all tokens at once, as Tunix does.
 
     `int8_weights` samples from a copy of the policy whose matrices and head are 8-bit integers, and `int8_cache` keeps
     keys and values as such. Either halves the bytes that a token reads of them. The samples are then not the policy's

@@ -1,6 +1,7 @@
 """The KV cache over the mesh, in the model's floats or in 8-bit integers with a scale per token and head.
 
-Entry points: `install_sharded_cache`, and `with_int8_cache`, through which `gemma` sends Tunix's attention.
+Entry points: `install_sharded_cache`, and `with_kept_order` and `with_int8_cache`, through which `gemma` sends Tunix's
+attention.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.interpreters import pxla
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
@@ -20,31 +21,40 @@ from tunix.utils import sharding_utils
 LARGEST = 127  # of the integers
 
 
-def layouts(config, rows: int, heads_first: bool = False) -> tuple[NamedSharding | None, NamedSharding | None]:
+def heads_first(mesh: Mesh) -> bool:
+    """Whether the cache has heads before tokens. In a sampler's loop libtpu lays it out so. In any other order it would
+    be copied before and after, and held twice. A CPU is slower with it."""
+    return not mesh.empty and mesh.devices.flat[0].platform == "tpu"
+
+
+def layouts(config, rows: int) -> tuple[NamedSharding | None, NamedSharding | None]:
     """Shardings over the mesh in context, of the cache's keys and values and of its end indices: rows over fsdp and KV
-    heads over tp, where they divide. Heads come after tokens unless they are first."""
+    heads over tp, where they divide."""
     mesh = pxla.thread_resources.env.physical_mesh
     if mesh.empty:
         return None, None
     over = "fsdp" if rows % mesh.shape["fsdp"] == 0 else None
     heads = "tp" if config.num_kv_heads % mesh.shape["tp"] == 0 else None
-    tokens_and_heads = (heads, None) if heads_first else (None, heads)
+    tokens_and_heads = (heads, None) if heads_first(mesh) else (None, heads)
     return NamedSharding(mesh, PartitionSpec(over, *tokens_and_heads)), NamedSharding(mesh, PartitionSpec(over))
 
 
-def cache_arrays(head_dim: int, dtype, int8: bool) -> dict[str, tuple[int, Any]]:
-    """The last axis and the dtype of a layer's arrays, by name."""
+def cache_arrays(config, rows: int, size: int, dtype, int8: bool, mesh: Mesh) -> dict[str, tuple[tuple, Any]]:
+    """Shape and dtype of a layer's arrays, by name."""
+    order = (config.num_kv_heads, size) if heads_first(mesh) else (size, config.num_kv_heads)
+    whole, scale = (rows, *order, config.head_dim), (rows, *order, 1)
     if not int8:
-        return dict.fromkeys(("k", "v"), (head_dim, dtype))
-    return dict.fromkeys(("k", "v"), (head_dim, jnp.int8)) | dict.fromkeys(("k_scale", "v_scale"), (1, dtype))
+        return dict.fromkeys(("k", "v"), (whole, dtype))
+    return dict.fromkeys(("k", "v"), (whole, jnp.int8)) | dict.fromkeys(("k_scale", "v_scale"), (scale, dtype))
 
 
 def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
     """A KV cache laid out over the mesh, of integers for a model with `int8_cache`."""
     layout, ends = layouts(self.config, batch_size)
-    arrays = cache_arrays(self.config.head_dim, dtype, getattr(self, "int8_cache", False))
-    return {f"layer_{layer}": {**{name: jnp.zeros((batch_size, cache_size, self.config.num_kv_heads, width), kind,
-                                                  device=layout) for name, (width, kind) in arrays.items()},
+    arrays = cache_arrays(self.config, batch_size, cache_size, dtype, getattr(self, "int8_cache", False),
+                          pxla.thread_resources.env.physical_mesh)
+    return {f"layer_{layer}": {**{name: jnp.zeros(shape, kind, device=layout)
+                                  for name, (shape, kind) in arrays.items()},
                                "end_index": jnp.zeros((batch_size,), jnp.int32, device=ends)}
             for layer in range(self.config.num_layers)}
 
@@ -53,6 +63,21 @@ def install_sharded_cache() -> None:
     """Make both of Tunix's Gemma classes create their cache sharded."""
     gemma3.Gemma3.init_cache = _init_cache
     gemma2.Gemma.init_cache = _init_cache
+
+
+def with_kept_order(block: Callable) -> Callable:
+    """An attention block of Tunix's, whose cache has tokens before heads, for a cache in the order that is kept."""
+
+    def turn(cache: dict) -> dict:
+        return {name: leaf.swapaxes(1, 2) if leaf.ndim == 4 else leaf for name, leaf in cache.items()}
+
+    def attend(self, x_BTD, segment_pos, cache, attn_mask):
+        if cache is None or not heads_first(pxla.thread_resources.env.physical_mesh):
+            return block(self, x_BTD, segment_pos, cache, attn_mask)
+        kept, output_BTD = block(self, x_BTD, segment_pos, turn(cache), attn_mask)
+        return turn(kept), output_BTD
+
+    return attend
 
 
 def round_to_int8(x_BTKH: jax.Array) -> tuple[jax.Array, jax.Array]:

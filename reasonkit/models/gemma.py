@@ -26,7 +26,7 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.models.cache import round_to_int8, with_int8_cache
+from reasonkit.models.cache import round_to_int8, with_int8_cache, with_kept_order
 
 LIBRARY = {"gemma2": gemma2, "gemma3": gemma3}
 CLASSES = {"gemma2": gemma2.Gemma, "gemma3": gemma3.Gemma3}
@@ -104,7 +104,7 @@ def _with_remat_in_training(call: Callable) -> Callable:
 for _class in CLASSES.values():
     _class.__call__ = _with_chosen_logits(_class.__call__)
 for _class in (gemma2.Attention, gemma3.Attention):
-    _class.block = _with_window(with_int8_cache(_class.block))
+    _class.block = _with_window(with_kept_order(with_int8_cache(_class.block)))
 for _class in (gemma2.DecoderLayer, gemma3.DecoderLayer):
     _class.__call__ = _with_remat_in_training(_class.__call__)
 for _class in (gemma2.Embedder, gemma3.Embedder):

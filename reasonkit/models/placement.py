@@ -81,16 +81,14 @@ def disk_bytes(profile: Profile) -> float:
     return 12.0 * adapter_parameters(profile, config_of(profile.policy)) * (profile.grpo.keep + 3)
 
 
-def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1,
-          caches: int = 1) -> dict[str, MemoryNeed]:
+def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) -> dict[str, MemoryNeed]:
     """Bytes of the roles, estimated for bfloat16: weights, and the largest working memory of the stages.
 
     The policy's weights include float32 arrays of the adapter's size: the adapter, its gradients and two moments, and
     in the base's dtype the copy that computes and its gradients. GRPO adds the reference's adapter and the sum of a
     step's gradients, and with `int8_weights` a byte for each number of embedding and matrices. A rollout holds the KV
-    cache and one layer's activations of the prompts, and after that the cache `caches` times. A train step holds the
-    logits, each layer's input, and the activations of one layer, or of all layers without remat. A judge holds one
-    layer's activations.
+    cache and one layer's activations of the prompts. A train step holds the logits, each layer's input, and the
+    activations of one layer, or of all layers without remat. A judge holds one layer's activations.
     """
     g, length = profile.grpo, profile.grpo.max_prompt_length + profile.grpo.max_new_tokens
 
@@ -107,8 +105,7 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1,
 
     adapter = adapter_parameters(profile, policy)
     rows = g.prompts_per_call * g.num_generations
-    cache = rows * length * cache_bytes(policy, 1 if g.int8_cache else 2)
-    working = [max(cache + layer(policy, rows, g.max_prompt_length), caches * cache),
+    working = [rows * length * cache_bytes(policy, 1 if g.int8_cache else 2) + layer(policy, rows, g.max_prompt_length),
                train(g.prompts_per_pass * g.num_generations, length, g.max_new_tokens, g.stock_loss)]
     if sft:
         longest = profile.sft.max_length
@@ -146,8 +143,7 @@ def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
         return plan_mesh(devices, judge=judge)
     policy = config_of(profile.policy, profile.remat)
     found = needs(profile, policy, config_of(profile.judge) if judge else None, sft=not judge,
-                  chips=max(1, len(devices) // 2) if judge else len(devices),
-                  caches=2 if devices[0].platform == "tpu" else 1)  # around its loop libtpu makes another layout of it
+                  chips=max(1, len(devices) // 2) if judge else len(devices))
     return plan_mesh(devices, judge=judge, needs=found, memory=memory)
 
 

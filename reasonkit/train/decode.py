@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 from tunix.generate.sampler import Sampler, sample_best, sample_top_p
 from tunix.generate.utils import build_positions_from_mask, compute_attention_masks, make_causal_attn_mask
 
-from reasonkit.models.cache import layouts
+from reasonkit.models.cache import heads_first, layouts
 
 SHARES = (1, 2, 4, 8)  # of the rows that a program decodes: all of them, half, ...
 SEGMENT = 128  # tokens by which the cache grows
@@ -34,12 +34,6 @@ def _resize(leaf: jax.Array, rows_R: jax.Array | None, size: int, axis: int, lay
     if leaf.ndim == 4:
         leaf = jnp.pad(leaf, [(0, size - leaf.shape[axis]) if axis == other else (0, 0) for other in range(4)])
     return leaf if layout is None else jax.lax.with_sharding_constraint(leaf, layout)
-
-
-def turn(cache: dict, heads_first: bool) -> dict:
-    """The cache with heads before tokens, or back again. In a loop libtpu keeps it so, and would copy it before and
-    after: the whole cache twice in memory. A CPU keeps it as it comes."""
-    return jax.tree.map(lambda leaf: leaf.swapaxes(1, 2) if leaf.ndim == 4 else leaf, cache) if heads_first else cache
 
 
 def _bits_of_row(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
@@ -69,7 +63,7 @@ def draw(logits_RV: jax.Array, key: jax.Array, rows_R: jax.Array, temperature: f
     return jax.tree.map(lambda drawn_R1: drawn_R1[:, 0], jax.vmap(draw_row)(logits_RV, words_R3))
 
 
-def decode_segment(graph: nnx.GraphDef, pad_id: int, heads_first: bool, params: list, cache: dict, tokens_RS: jax.Array,
+def decode_segment(graph: nnx.GraphDef, pad_id: int, params: list, cache: dict, tokens_RS: jax.Array,
                    logps_RS: jax.Array | None, done_R: jax.Array, rows_R: jax.Array, pads_R: jax.Array, eos: jax.Array,
                    seed: jax.Array, step: jax.Array, enough: jax.Array, **settings) -> tuple:
     """Decode until at most `enough` rows are left, or the cache is full. `step` is the place of the last token, and
@@ -79,13 +73,13 @@ def decode_segment(graph: nnx.GraphDef, pad_id: int, heads_first: bool, params: 
     def step_once(carry: tuple) -> tuple:
         step, cache, tokens_RS, logps_RS, done_R = carry
         logits_R1V, cache = nnx.merge(graph, params)(
-            tokens_RS[:, step][:, None], (step - pads_R)[:, None], turn(cache, heads_first),
+            tokens_RS[:, step][:, None], (step - pads_R)[:, None], cache,
             compute_attention_masks(step, size, tokens_RS == pad_id))
         token_R, logp_R = draw(logits_R1V[:, 0], jax.random.fold_in(seed, step), rows_R, **settings)
         if logps_RS is not None:
             logps_RS = logps_RS.at[:, step + 1].set(logp_R)
         tokens_RS = tokens_RS.at[:, step + 1].set(token_R)
-        return step + 1, turn(cache, heads_first), tokens_RS, logps_RS, done_R | jnp.isin(token_R, eos)
+        return step + 1, cache, tokens_RS, logps_RS, done_R | jnp.isin(token_R, eos)
 
     return jax.lax.while_loop(lambda carry: (carry[0] + 1 < size) & (jnp.sum(~carry[-1]) > enough), step_once,
                               (step, cache, tokens_RS, logps_RS, done_R))
@@ -105,10 +99,8 @@ class SegmentSampler(Sampler):
         self._prefill = jax.jit(self._prefill_prompts, donate_argnums=1)
         self._first = jax.jit(lambda logits_UV, copies_B, *key, **settings: draw(logits_UV[copies_B], *key, **settings),
                               static_argnames=settings)
-        self._heads_first = jax.default_backend() == "tpu"
-        self._segment = jax.jit(functools.partial(
-            decode_segment, self._transformer_graphdef, tokenizer.pad_id(), self._heads_first),
-            donate_argnums=1, static_argnames=settings)
+        self._segment = jax.jit(functools.partial(decode_segment, self._transformer_graphdef, tokenizer.pad_id()),
+                                donate_argnums=1, static_argnames=settings)
         self._compiled_prefill_fn = lambda params, state, images, echo: state
         self._compiled_decode_fn = self._decode
 
@@ -132,7 +124,7 @@ class SegmentSampler(Sampler):
         logits_U1V, cache = nnx.merge(self._transformer_graphdef, params)(
             tokens_UP, build_positions_from_mask(present_UP), cache,
             make_causal_attn_mask(present_UP, tokens_UP.shape[1]), decode_only_last_token=True)
-        return logits_U1V[:, 0], turn(cache, self._heads_first)
+        return logits_U1V[:, 0], cache
 
     def _decode(self, params: list, state: SimpleNamespace) -> SimpleNamespace:
         """The state with its tokens drawn. Up to each row's stop token they are the same as Tunix's."""
@@ -161,10 +153,10 @@ class SegmentSampler(Sampler):
                 chosen = np.argsort(done_B[rows_R], kind="stable")[:count]
                 rows_R, kept = rows_R[chosen], chosen if kept is None else kept[chosen]
             size = min(start + SEGMENT * -(-(step + 2 - start) // SEGMENT), total)
-            layout, ends = layouts(self.transformer.config, count, self._heads_first)
+            layout, ends = layouts(self.transformer.config, count)
             for layer in cache.values():  # one array at a time: there may be no room for two whole caches
                 for name, leaf in layer.items():
-                    layer[name] = _resize(leaf, kept, size, 1 + self._heads_first, layout if leaf.ndim == 4 else ends)
+                    layer[name] = _resize(leaf, kept, size, 1 + heads_first(mesh), layout if leaf.ndim == 4 else ends)
             kept = None
             step, cache, drawn_RS, logps_RS, done_B[rows_R] = self._segment(
                 params, cache, tokens_BT[rows_R, :size], None if logps_BT is None else logps_BT[rows_R, :size],

@@ -15,6 +15,7 @@ from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 
+from reasonkit.models import cache
 from reasonkit.models.cache import install_sharded_cache
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
@@ -100,22 +101,25 @@ def test_draws_are_tunixs(models, mesh, one, tokenizer, name, settings, prompts)
         assert np.median(lengths) < 24 < max(lengths), "no row is dropped: the test shows nothing"
 
 
-@pytest.mark.parametrize("name", ["gemma3", "policy", "int8"])
-def test_heads_come_first_on_a_tpu_and_nothing_else_changes(models, mesh, one, tokenizer, name, monkeypatch):
-    place = one if name == "gemma3" else mesh
-    ours, _ = run(make(SegmentSampler, models[name], tokenizer), place, GROUPS, **SAMPLED)
-    with monkeypatch.context() as patch:
-        patch.setattr(jax, "default_backend", lambda: "tpu")
-        sampler = make(SegmentSampler, models[name], tokenizer)
-    segment, shapes = sampler._segment, []
+@pytest.mark.parametrize("kind", [Sampler, SegmentSampler])
+@pytest.mark.parametrize("name", ["gemma3", "gemma2", "policy", "int8"])
+def test_heads_come_first_on_a_tpu_and_nothing_else_changes(models, mesh, one, tokenizer, kind, name, monkeypatch):
+    place, shapes = one if name.startswith("gemma") else mesh, []
+    ours, _ = run(make(kind, models[name], tokenizer), place, GROUPS, **SAMPLED)
+    for module in (cache, decode):
+        monkeypatch.setattr(module, "heads_first", lambda mesh: True)
+    sampler = make(kind, models[name], tokenizer)
+    part = {Sampler: "_compiled_decode_fn", SegmentSampler: "_segment"}[kind]
 
-    def spy(params, cache, tokens_RS, *rest, **settings):
-        shapes.extend((leaf.shape[1:3], tokens_RS.shape[1]) for leaf in jax.tree.leaves(cache) if leaf.ndim == 4)
-        return segment(params, cache, tokens_RS, *rest, **settings)
+    decoding = getattr(sampler, part)
 
-    sampler._segment = spy
+    def spy(params, state, *rest, **settings):
+        shapes.extend(leaf.shape[1:3] for leaf in jax.tree.leaves(state) if getattr(leaf, "ndim", 0) == 4)
+        return decoding(params, state, *rest, **settings)
+
+    setattr(sampler, part, spy)
     assert_same(run(sampler, place, GROUPS, **SAMPLED)[0], ours)
-    assert shapes and all(shape == (2, size) for shape, size in shapes)
+    assert shapes and all(heads == 2 < size for heads, size in shapes)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gemma2"])

@@ -22,7 +22,7 @@ from tunix.rl.grpo.grpo_learner import TrainExample
 from tunix.sft.dpo.dpo_trainer import TrainExample as PairExample
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.models.cache import cache_arrays
+from reasonkit.models.cache import cache_arrays, heads_first
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
 from reasonkit.settings import DistillSettings, LossSettings, SimpoSettings
@@ -198,17 +198,18 @@ def rollout_programs(run: Run) -> list[Program]:
 
 def _cache(run: Run, rows: int, size: int, int8: bool) -> dict:
     """A KV cache of `size` tokens."""
-    config, dtype = run.policy_config, run.policy.embedder.input_embedding.dtype
-    layer = {name: array(run.plan.policy, (rows, size, config.num_kv_heads, width), kind, "fsdp", None, "tp")
-             for name, (width, kind) in cache_arrays(config.head_dim, dtype, int8).items()}
-    layer["end_index"] = array(run.plan.policy, (rows,), jnp.int32, "fsdp")
-    return {f"layer_{number}": layer for number in range(config.num_layers)}
+    mesh, dtype = run.plan.policy, run.policy.embedder.input_embedding.dtype
+    arrays = cache_arrays(run.policy_config, rows, size, dtype, int8, mesh)
+    axes = ("tp", None) if heads_first(mesh) else (None, "tp")
+    layer = {name: array(mesh, *shape_and_dtype, "fsdp", *axes) for name, shape_and_dtype in arrays.items()}
+    layer["end_index"] = array(mesh, (rows,), jnp.int32, "fsdp")
+    return {f"layer_{number}": layer for number in range(run.policy_config.num_layers)}
 
 
 def _rollout(run: Run, policy: nnx.Module, rows: int, titles: tuple[str, str, str], resident: tuple,
              int8_cache: bool = False) -> list[Program]:
     """Sampled at temperature 1, with a KV cache for all tokens. The step tells the time of a token, and the loop the
-    memory: it holds most of the cache twice, because the compiler changes the layout before it and after it."""
+    memory: the compiler may lay out the cache anew before it and after it."""
     mesh, s, (graph, state) = run.plan.policy, run.shapes, nnx.split(policy)
     size = s.max_prompt_length + s.max_new_tokens
 
@@ -228,8 +229,8 @@ def _rollout(run: Run, policy: nnx.Module, rows: int, titles: tuple[str, str, st
 
     def loop(state: nnx.State, cache: dict, key: jax.Array, *arguments: jax.Array) -> tuple:
         tokens_BS, done_B, rows_B, pads_B, eos, step, enough = arguments
-        return decode_segment(graph, 0, s.segments, state, cache, tokens_BS, None, done_B, rows_B, pads_B, eos, key,
-                              step, enough, temperature=1.0, top_p=1.0, top_k=None, return_logprobs=False)
+        return decode_segment(graph, 0, state, cache, tokens_BS, None, done_B, rows_B, pads_B, eos, key, step, enough,
+                              temperature=1.0, top_p=1.0, top_k=None, return_logprobs=False)
 
     shared = state, _cache(run, rows, size, int8_cache), array(mesh, (2,), jnp.uint32)
     prompts, buffer = (array(mesh, (rows, length), jnp.int32, "fsdp") for length in (s.max_prompt_length, size))
