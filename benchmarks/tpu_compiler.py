@@ -27,9 +27,10 @@ import jax.numpy as jnp  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 from tunix.generate.sampler import sample_top_p  # noqa: E402
 
-from reasonkit.models import logprobs  # noqa: E402
+from reasonkit.models import cache, logprobs  # noqa: E402
 from reasonkit.models.mesh import Plan, make_mesh  # noqa: E402
 from reasonkit.models.placement import CHIPS, config_of  # noqa: E402
+from tools.preflight import programs  # noqa: E402
 from tools.preflight.abstract import Program, Shapes, array  # noqa: E402
 from tools.preflight.compiled import (  # noqa: E402
     ProgramStats,
@@ -174,16 +175,18 @@ def decode_step(mesh: Mesh, rows: int, reply: int = 768, sharded: bool = False, 
 
 def step_int8() -> Rows:
     """What do the rollout's int8 weights and int8 cache save in a whole decode step of 32 rows?"""
-    for title, weights, cache in (("bf16", False, False), ("int8 weights", True, False), ("int8 cache", False, True),
+    for title, weights, kept in (("bf16", False, False), ("int8 weights", True, False), ("int8 cache", False, True),
                                   ("both", True, True)):
-        yield title, decode_step(mesh_of(), ROWS, int8_weights=weights, int8_cache=cache)
+        yield title, decode_step(mesh_of(), ROWS, int8_weights=weights, int8_cache=kept)
 
 
 def decode_loop() -> Rows:
     """Does the loop around a decode step of 32 rows need more memory than the step?"""
     yield "one step", decode_step(mesh_of(), ROWS)
-    yield "the loop", decode_step(mesh_of(), ROWS, program="decode loop")
-    yield "the loop, heads before tokens", decode_step(mesh_of(), ROWS, program="decode loop", segments=True)
+    for title, first in (("tokens before heads, as in Tunix", False), ("heads before tokens", True)):
+        with patch.object(cache, "heads_first", lambda mesh, first=first: first), \
+                patch.object(programs, "heads_first", lambda mesh, first=first: first):
+            yield f"the loop, {title}", decode_step(mesh_of(), ROWS, program="decode loop")
 
 
 def split() -> Rows:
