@@ -187,6 +187,7 @@ def decode_loop() -> Rows:
         with patch.object(cache, "heads_first", lambda mesh, first=first: first), \
                 patch.object(programs, "heads_first", lambda mesh, first=first: first):
             yield f"the loop, {title}", decode_step(mesh_of(), ROWS, program="decode loop")
+    yield "the same in 8 bits", decode_step(mesh_of(), ROWS, program="decode loop", int8_weights=True, int8_cache=True)
 
 
 def split() -> Rows:

@@ -162,7 +162,7 @@ PROFILES = {
                           learning_rate=4e-4, beta=0.02),
         distill=DistillSettings(steps=64, batch_size=16, learning_rate=1e-3, **_TINY_LENGTHS),
         eval_batch=120, probe_every=20, judge_batch=16, **_TINY),
-    "smoke": Profile(  # tests run it, so it takes every path that Kaggle's takes
+    "smoke": Profile(  # tests run it, so it switches on all that Kaggle's does
         "smoke", devices=8, minutes=30, reserve_minutes=1, rows={"train": 64, "validation": 8, "test": 16},
         sft=SftSettings(steps=2, batch_size=8, max_length=136, learning_rate=2e-3, pack=True),
         simpo=SimpoSettings(steps=2, batch_size=4, questions=48, learning_rate=2e-4, sft_weight=0.2, **_TINY_LENGTHS),

@@ -155,7 +155,7 @@ def switches(value, name=""):
     return {name: value if name == ".dtype" else bool(value)}
 
 
-def test_the_tests_smallest_run_takes_every_path_of_kaggles():
+def test_the_tests_smallest_run_has_every_switch_of_kaggles():
     """No notebook had run with remat, and then a policy could not sample (2026-11-29)."""
     small, kaggle = switches(PROFILES["smoke"]), switches(PROFILES["kaggle"])
     others = {name for name in small if small[name] != kaggle[name]}

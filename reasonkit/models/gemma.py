@@ -86,14 +86,14 @@ def _with_int8_head(decode: Callable) -> Callable:
         if not hasattr(self, "int8_head"):
             return decode(self, x_BTD)
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, self.int8_head[...].astype(x_BTD.dtype))
-        return logits_BTV * self.int8_scale[...][:, 0].astype(x_BTD.dtype)
+        return logits_BTV * self.int8_scale[...].astype(x_BTD.dtype)
 
     return read
 
 
 def _with_remat_in_training(call: Callable) -> Callable:
     """A layer's `__call__` without remat where there is a cache, so no gradient. `nnx.remat` raises an error in a
-    sampler's loop, which merges the model inside it."""
+    sampler's loop, which merges the model inside it. Without a cache it still does so in such a loop."""
 
     def __call__(self, x, segment_pos, cache, attn_mask):
         return (call if cache is None else type(self).block)(self, x, segment_pos, cache, attn_mask)
@@ -263,5 +263,7 @@ def add_int8_head(model: nnx.Module) -> None:
     text are still looked up in the embedding, which is shared. Arrays or shapes."""
     model.embedder, embedding = copy.copy(model.embedder), model.embedder.input_embedding
     # names behind `input_embedding`: Tunix's sampler gives the cache the dtype of a model's first array
-    model.embedder.int8_head, model.embedder.int8_scale = map(
-        embedding.replace, jax.jit(round_to_int8)(embedding[...]))
+    head_VD, scale_V1 = jax.jit(round_to_int8)(embedding[...])
+    model.embedder.int8_head, model.embedder.int8_scale = map(embedding.replace, (head_VD, scale_V1[:, 0]))
+    if spec := embedding.get_metadata().get("out_sharding"):
+        model.embedder.int8_scale.set_metadata("out_sharding", spec[:1])

@@ -99,7 +99,7 @@ class SegmentSampler(Sampler):
         self._prefill = jax.jit(self._prefill_prompts, donate_argnums=1)
         self._first = jax.jit(lambda logits_UV, copies_B, *key, **settings: draw(logits_UV[copies_B], *key, **settings),
                               static_argnames=settings)
-        self._segment = jax.jit(functools.partial(decode_segment, self._transformer_graphdef, tokenizer.pad_id()),
+        self._segment = jax.jit(functools.partial(decode_segment, self._transformer_graphdef, self.tokenizer.pad_id()),
                                 donate_argnums=1, static_argnames=settings)
         self._compiled_prefill_fn = lambda params, state, images, echo: state
         self._compiled_decode_fn = self._decode

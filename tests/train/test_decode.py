@@ -114,7 +114,10 @@ def test_heads_come_first_on_a_tpu_and_nothing_else_changes(models, mesh, one, t
     decoding = getattr(sampler, part)
 
     def spy(params, state, *rest, **settings):
-        shapes.extend(leaf.shape[1:3] for leaf in jax.tree.leaves(state) if getattr(leaf, "ndim", 0) == 4)
+        leaves = [leaf for leaf in jax.tree.leaves(state) if getattr(leaf, "ndim", 0) == 4]
+        shapes.extend(leaf.shape[1:3] for leaf in leaves)
+        assert place is one or all(leaf.sharding.is_equivalent_to(
+            NamedSharding(mesh, PartitionSpec("fsdp", "tp", None, None)), 4) for leaf in leaves)
         return decoding(params, state, *rest, **settings)
 
     setattr(sampler, part, spy)

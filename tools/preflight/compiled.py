@@ -98,11 +98,11 @@ def preflight(
 ) -> Report:
     """Compile the named programs for the plan's devices, and compare them with a chip of CHIPS.
 
-    "sft" and "simpo" are their train steps. "grpo" is its train step and the reference's pass. "rollout" is the prefill
-    and one decode step, "judge" its prefill. "distill" is the student's rollout and train step, "teacher" its pass in
-    the judge's place. The configs are Tunix's, with `shd_config` and `remat_config` as in the run. `judge_config` may
-    be None without the judge. `dtype` is the weights', with None as in `load`. `judge_int8` quantises the judge as
-    `quantize_int8` does. Unless `whole`, models of two `depths` are compiled and extrapolated.
+    "sft" and "simpo" are their train steps. "grpo" is its train step and the reference's pass. "rollout" is the
+    prefill, one decode step and the loop, "judge" its prefill. "distill" is the student's rollout and train step,
+    "teacher" its pass in the judge's place. The configs are Tunix's, with `shd_config` and `remat_config` as in the
+    run. `judge_config` may be None without the judge. `dtype` is the weights', with None as in `load`. `judge_int8`
+    quantises the judge as `quantize_int8` does. Unless `whole`, models of two `depths` are compiled and extrapolated.
 
     Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or a missing judge.
     """

@@ -7,7 +7,7 @@ differ: the learning rate is constant, and the rollout's loop is `SegmentSampler
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -189,11 +189,11 @@ def rollout_programs(run: Run) -> list[Program]:
     rollout in segments also a step of the first one, with its short cache."""
     s, trained = run.shapes, [nnx.state(run.policy)["layers"]] * run.shapes.int8_weights
     resident = run.resident(run.adapter, nnx.state(run.optimizer), *trained)
-    early = replace(run, shapes=replace(s, max_new_tokens=min(SEGMENT, s.max_new_tokens)))
-    return _rollout(run, run.sampled, s.decode_rows, ("rollout prefill", "one decode step", "decode loop"), resident,
-                    s.int8_cache) + [
-        _rollout(early, run.sampled, s.decode_rows, ("", "early decode step", ""), resident, s.int8_cache)[1]
-    ] * s.segments
+    sampled = run, run.sampled, s.decode_rows, resident, s.int8_cache
+    programs = _rollout(*sampled, ("rollout prefill", "one decode step", "decode loop"), s.max_new_tokens)
+    if s.segments:
+        programs.append(_rollout(*sampled, ("", "early decode step", ""), min(SEGMENT, s.max_new_tokens))[1])
+    return programs
 
 
 def _cache(run: Run, rows: int, size: int, int8: bool) -> dict:
@@ -206,19 +206,19 @@ def _cache(run: Run, rows: int, size: int, int8: bool) -> dict:
     return {f"layer_{number}": layer for number in range(run.policy_config.num_layers)}
 
 
-def _rollout(run: Run, policy: nnx.Module, rows: int, titles: tuple[str, str, str], resident: tuple,
-             int8_cache: bool = False) -> list[Program]:
-    """Sampled at temperature 1, with a KV cache for all tokens. The step tells the time of a token, and the loop the
-    memory: the compiler may lay out the cache anew before it and after it."""
+def _rollout(run: Run, policy: nnx.Module, rows: int, resident: tuple, int8_cache: bool, titles: tuple[str, str, str],
+             new: int) -> list[Program]:
+    """Sampled at temperature 1, with a KV cache for prompt and `new` tokens. The step tells the time of a token, and the
+    loop the memory: the compiler may lay out the cache anew before it and after it."""
     mesh, s, (graph, state) = run.plan.policy, run.shapes, nnx.split(policy)
-    size = s.max_prompt_length + s.max_new_tokens
+    size = s.max_prompt_length + new
 
     def draw(key: jax.Array, logits_BLV: jax.Array, cache: dict) -> tuple[jax.Array, dict]:
         return sample_top_p(logits_BLV[:, -1:], key, temperature=1.0, top_p=1.0, top_k=None)[0], cache
 
     def prefill(state: nnx.State, cache: dict, key: jax.Array, tokens_BP: jax.Array) -> tuple:
         positions_BP, mask_BPP = _inputs(tokens_BP)
-        mask_BPS = jnp.pad(mask_BPP, ((0, 0), (0, 0), (0, s.max_new_tokens)))
+        mask_BPS = jnp.pad(mask_BPP, ((0, 0), (0, 0), (0, new)))
         return draw(key, *nnx.merge(graph, state)(
             tokens_BP, positions_BP, cache, mask_BPS, decode_only_last_token=True))
 
@@ -252,7 +252,7 @@ def judge_programs(run: Run) -> list[Program]:
         return jax.nn.log_softmax(logits_BKV.astype(jnp.float32))[..., :RATINGS]
 
     inputs = [array(mesh, (rows, run.shapes.judge_length), jnp.int32, "fsdp")] * 3
-    resident = (nnx.state(run.policy), run.adapter, nnx.state(run.optimizer)) if run.shared else ()
+    resident = (nnx.state(run.policy), run.adapter, nnx.state(run.optimizer), *run.copied) if run.shared else ()
     return [Program("judge prefill", mesh, rows, prefill, (state, *inputs), resident=resident)]
 
 
@@ -273,8 +273,8 @@ def distill_programs(run: Run) -> list[Program]:
              "ids_BTK": array(mesh, (rows, length, settings.top_k), jnp.int32, "fsdp"),
              "teacher_BTC": array(mesh, (rows, length, settings.top_k + 1), jnp.float32, "fsdp")}
     return [
-        *_rollout(run, run.policy, rows, ("distillation prefill", "distillation decode step", "distillation loop"),
-                  run.resident(nnx.state(run.plain_optimizer))),
+        *_rollout(run, run.policy, rows, run.resident(nnx.state(run.plain_optimizer)), False,
+                  ("distillation prefill", "distillation decode step", "distillation loop"), length),
         _train_step(run, "distillation train step", lambda model, batch: (loss(model, **batch), None), batch, rows,
                     run.plain_optimizer, run.resident())]
 

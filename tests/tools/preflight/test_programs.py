@@ -15,13 +15,15 @@ from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
 from reasonkit.data.rows import sft_batches
+from reasonkit.models import cache
 from reasonkit.models.cache import install_sharded_cache
 from reasonkit.models.load import LoadedModel, quantize_int8
 from reasonkit.models.lora import add_lora
-from reasonkit.models.mesh import make_mesh, plan_mesh
+from reasonkit.models.mesh import Plan, make_mesh, plan_mesh
 from reasonkit.train.decode import SegmentSampler
 from reasonkit.train.rollout import in_int8
 from tools.flax import init_random
+from tools.preflight import programs
 from tools.preflight.abstract import Shapes, abstract_model, constraints
 from tools.preflight.programs import PROGRAMS, Run
 
@@ -130,11 +132,27 @@ def test_the_cache_is_written_in_place_and_the_batch_split():
     run = run_of(plan_mesh(jax.devices(), judge=False))
     prefill, decode, loop = PROGRAMS["rollout"](run)
     for program in (prefill, decode, loop):
-        cache = program.arguments[program.donated[0]]
-        assert cache["layer_1"]["k"].shape == (16, 12, 2, 16)
-        assert cache["layer_1"]["k"].sharding.shard_shape((16, 12, 2, 16)) == (2, 12, 2, 16)
+        held = program.arguments[program.donated[0]]
+        assert held["layer_1"]["k"].shape == (16, 12, 2, 16)
+        assert held["layer_1"]["k"].sharding.shard_shape((16, 12, 2, 16)) == (2, 12, 2, 16)
     memory = decode.lower().compile().memory_analysis()
     assert memory.alias_size_in_bytes >= 2 * 2 * (2 * 12 * 2 * 16) * 4  # k and v of two layers, on one device
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_the_cache_has_the_order_of_a_run(first, monkeypatch):
+    mesh = make_mesh(jax.devices(), 4, 2)
+    for module in (cache, programs):
+        monkeypatch.setattr(module, "heads_first", lambda mesh: first)
+    install_sharded_cache()
+    with mesh:
+        real = init_random(small_config(), mesh).init_cache(8, 12, jnp.float32)
+    ours = programs._cache(run_of(Plan(mesh, None, {})), 8, 12, False)
+    assert jax.tree.structure(ours) == jax.tree.structure(real)
+    for leaf, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(real), strict=True):
+        assert (leaf.shape, leaf.dtype) == (theirs.shape, theirs.dtype)
+        assert leaf.sharding.is_equivalent_to(theirs.sharding, theirs.ndim)
+    assert real["layer_0"]["k"].shape == ((8, 2, 12, 16) if first else (8, 12, 2, 16))
 
 
 @pytest.mark.parametrize("int8", [False, True])
