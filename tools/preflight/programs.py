@@ -208,8 +208,8 @@ def _cache(run: Run, rows: int, size: int, int8: bool) -> dict:
 
 def _rollout(run: Run, policy: nnx.Module, rows: int, resident: tuple, int8_cache: bool, titles: tuple[str, str, str],
              new: int) -> list[Program]:
-    """Sampled at temperature 1, with a KV cache for prompt and `new` tokens. The step tells the time of a token, and the
-    loop the memory: the compiler may lay out the cache anew before it and after it."""
+    """Sampled at temperature 1, with a KV cache for prompt and `new` tokens. The step tells the time of a token, the
+    loop the memory, because the compiler may lay out the cache anew before it and after it."""
     mesh, s, (graph, state) = run.plan.policy, run.shapes, nnx.split(policy)
     size = s.max_prompt_length + new
 

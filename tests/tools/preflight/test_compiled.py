@@ -62,7 +62,7 @@ def test_sharded_weights_are_gathered_in_every_decode_step():
     config = small_config()
     config.shd_config = type(config.shd_config).get_default_sharding()
     plan = plan_mesh(jax.devices(), judge=False)
-    prefill, decode = preflight(config, None, plan, SHAPES, 4, "v5e", ("rollout",)).rows
+    prefill, decode, _ = preflight(config, None, plan, SHAPES, 4, "v5e", ("rollout",)).rows
     assert decode.collectives["all-gather"] > 4 and prefill.collectives["all-gather"] > 4
 
 
