@@ -115,9 +115,10 @@ def _models(names: Iterable[str]) -> Lines:
     for name in names:
         try:
             folder = load.locate(name)
-            absent += [MODELS[name].handle] * (not folder)
             if folder:
                 load.tokenizer(name)
+            else:
+                absent.append(MODELS[name].handle)
             yield name, str(folder or f"not here. {load.attached()}"), ""
         except (ValueError, FileNotFoundError) as error:
             yield name, "not usable", str(error)

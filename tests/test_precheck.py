@@ -107,6 +107,12 @@ def test_a_key_that_cannot_be_sent_is_named_and_not_shown(shown, monkeypatch):
     assert "0123456789" not in f"{shown} {caught.value}"
 
 
+def test_a_model_may_be_a_folder_of_ones_own(shown, tmp_path):
+    shutil.copytree(ASSETS / "policy", tmp_path / "mine")
+    precheck("smoke", "g_rar", 0, {"policy": str(tmp_path / "mine")})
+    assert shown[str(tmp_path / "mine")] == [str(tmp_path / "mine"), ""]
+
+
 def test_a_damaged_model_is_named(shown, tmp_path):
     shutil.copytree(ASSETS / "policy", tmp_path / "input/tiny-policy")
     (tmp_path / "input/tiny-policy/tokenizer.model").write_bytes(b"no model")
