@@ -159,7 +159,7 @@ def test_the_tests_smallest_run_has_every_switch_of_kaggles():
     """No notebook had run with remat, and then a policy could not sample (2026-11-29)."""
     small, kaggle = switches(PROFILES["smoke"]), switches(PROFILES["kaggle"])
     others = {name for name in small if small[name] != kaggle[name]}
-    assert others == {".devices", ".accelerator", ".grows", ".toy", ".api_dollars", ".distill.teacher"}
+    assert others == {".dtype", ".devices", ".accelerator", ".grows", ".toy", ".api_dollars", ".distill.teacher"}
 
 
 @pytest.mark.parametrize("name", ["cpu", "smoke"])

@@ -87,7 +87,7 @@ CHANGES = {
                       "settings.learning_rate: 0.002 then, 0.02 now"),
     "steps": (lambda asked, patch: sft(asked, steps=50), "settings.steps: 2 then, 50 now"),
     "policy": (profiled(policy="gemma3-270m"), "model.policy: 'tiny-policy' then, 'gemma3-270m' now"),
-    "dtype": (profiled(dtype="float32"), "model.dtype: 'bfloat16' then, 'float32' now"),
+    "dtype": (profiled(dtype="bfloat16"), "model.dtype: 'float32' then, 'bfloat16' now"),
     "rank": (profiled(lora_rank=8), "model.rank: 16 then, 8 now"),
     "weights": (rewritten("base/model.safetensors"), "model.base: SHA-256 .{12}… then, SHA-256 .{12}… now"),
     "data": (rewritten("train"), "inputs.train: SHA-256 .{12}… then, SHA-256 .{12}… now"),
