@@ -36,7 +36,7 @@ def layouts(config, rows: int) -> tuple[NamedSharding | None, NamedSharding | No
     over = "fsdp" if rows % mesh.shape["fsdp"] == 0 else None
     heads = "tp" if config.num_kv_heads % mesh.shape["tp"] == 0 else None
     tokens_and_heads = (heads, None) if heads_first(mesh) else (None, heads)
-    return NamedSharding(mesh, PartitionSpec(over, *tokens_and_heads)), NamedSharding(mesh, PartitionSpec(over))
+    return NamedSharding(mesh, PartitionSpec(over, *tokens_and_heads, None)), NamedSharding(mesh, PartitionSpec(over))
 
 
 def cache_arrays(config, rows: int, size: int, dtype, int8: bool, mesh: Mesh) -> dict[str, tuple[tuple, Any]]:
