@@ -232,7 +232,7 @@ def test_a_recipe_without_a_rubric_loads_no_judge_and_has_all_the_chips(tmp_path
     reward = next(row for row in rows if row["event"] == "reward")
     parts = find_recipe("idea_e").rewards(None, ["How many?"])
     assert reward["parts"].keys() == {*(part.__name__ for part, _ in parts), "suspicious"}
-    assert [row["step"] for row in rows if row["event"] == "pass_rates"] == [1, 2, 3]  # its curriculum; half as many steps again
+    assert [row["step"] for row in rows if row["event"] == "pass_rates"] == [1, 2, 3]
     assert json.loads((grpo / "manifest.json").read_text())["metrics"]["judge_failures"] == {}
 
 
