@@ -59,8 +59,9 @@ class Run:
     @cached_property
     def sampled(self) -> nnx.Module:
         """The policy that GRPO samples from."""
-        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.lora_rank,
-                              self.shapes.int8_weights)
+        if not self.shapes.int8_weights:
+            return self.policy
+        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.lora_rank, int8=True)
 
     @property
     def copied(self) -> list[nnx.State]:
