@@ -92,7 +92,7 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 # %%
 teacher = load(profile.teacher, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
 if profile.toy and not profile.distill.teacher:
-    teacher = train_toy_teacher(teacher, plan.judge, train, profile, run.stage("distill") / "teacher", SEED)
+    teacher = train_toy_teacher(teacher, plan.judge, train, profile, run.budget, run.stage("distill") / "teacher", SEED)
 print(f"teacher: {teacher.name}")
 
 # %% [markdown]

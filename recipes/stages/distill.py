@@ -225,10 +225,10 @@ def distill(
                             prepare=prepare)
 
 
-def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Profile, folder: Path,
+def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Profile, budget: TimeBudget, folder: Path,
                       seed: int) -> LoadedModel:
     """A teacher for a tiny policy, because no larger model has its tokens: the base model with another adapter, trained
-    by SFT only on rows whose worked solution shows its steps.
+    by SFT only on rows whose worked solution shows its steps. It gets at most a quarter of the stage's time.
 
     Its checkpoints are in `folder`. Training resumes from them, and a finished teacher is read back.
     """
@@ -237,6 +237,7 @@ def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Pro
     if latest_step(folder) > profile.sft.steps:
         restore_lora(teacher.model, folder)
     else:
-        log = RunLog(folder / "log.jsonl")
-        sft(teacher, mesh, rows, replace(profile.sft, skip_terse=True), TimeBudget(grows=True), log, folder, seed)
+        quarter = TimeBudget(budget.stage_minutes("distill") / 240, 0, grows=budget.grows)
+        sft(teacher, mesh, rows, replace(profile.sft, skip_terse=True), quarter, RunLog(folder / "log.jsonl"), folder,
+            seed)
     return teacher

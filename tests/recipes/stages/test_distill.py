@@ -39,6 +39,7 @@ pytestmark = pytest.mark.usefixtures("compiled")
 
 SETTINGS = DistillSettings(steps=6, batch_size=8, max_prompt_length=64, max_new_tokens=16, learning_rate=3e-2,
                            warmup=0.0, top_k=ROWS)
+TAUGHT = SftSettings(steps=1, batch_size=4, max_length=64, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -246,14 +247,27 @@ def test_a_toy_teacher_learns_worked_steps_only_and_is_read_back(plan, tokenizer
     terse = PROBLEMS.map(lambda row: {"id": f"terse {row['id']}", "reasoning": f"So {row['answer']}"})
     seen, batches = [], sft_module.sft_batches
     monkeypatch.setattr(sft_module, "sft_batches", lambda rows, *rest: seen.extend(rows["id"]) or batches(rows, *rest))
-    profile = SimpleNamespace(lora_rank=4, lora_alpha=8.0,
-                              sft=SftSettings(steps=1, batch_size=4, max_length=64, learning_rate=1e-2))
+    profile = SimpleNamespace(lora_rank=4, lora_alpha=8.0, sft=TAUGHT)
     base = init_random(small_config(), plan.judge)
     stock = LoadedModel(base, tokenizer, base.config, "stock", None)
     rows = concatenate_datasets([terse, PROBLEMS])
-    teacher, again = (train_toy_teacher(stock, plan.judge, rows, profile, tmp_path, 0) for _ in range(2))
+    budget = TimeBudget(grows=True)
+    teacher, again = (train_toy_teacher(stock, plan.judge, rows, profile, budget, tmp_path, 0) for _ in range(2))
     assert seen and {*seen} <= {*PROBLEMS["id"]}, "trained once, on rows that show a step"
     assert teacher.name == again.name == "stock, trained on worked steps"
     adapters = [nnx.state(model, nnx.LoRAParam) for model in (teacher.model, again.model)]
     fresh = nnx.state(add_lora(base, plan.judge, 4, 8.0, 0), nnx.LoRAParam)
     assert equal(*adapters) and not equal(adapters[0], fresh)
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_toy_teacher_gets_a_quarter_of_the_stages_time(grows, plan, tokenizer, tmp_path, monkeypatch):
+    """Its SFT had no clock, so a session of twelve minutes with many steps never came to distillation."""
+    budgets = []
+    monkeypatch.setattr("recipes.stages.distill.sft", lambda *arguments: budgets.append(arguments[4]))
+    profile = SimpleNamespace(lora_rank=4, lora_alpha=8.0, sft=TAUGHT)
+    base = init_random(small_config(), plan.judge)
+    train_toy_teacher(LoadedModel(base, tokenizer, base.config, "stock", None), plan.judge, PROBLEMS, profile,
+                      TimeBudget(1.5, 10, shares={"distill": 3.0, "grpo": 1.0}, grows=grows), tmp_path, 0)
+    assert budgets[0].minutes_left == pytest.approx(80 * 3 / 4 / 4, abs=0.5)
+    assert budgets[0].grows is grows
