@@ -64,8 +64,8 @@ def pair_batches(
 ) -> Iterator[TrainingInput]:
     """Endless batches of pairs: prompts left-padded, completions right-padded and ended by their stop token.
 
-    Pairs that are too long are left out, never cut. Raises ValueError if one of `COLUMNS` is missing, or
-    less than one batch is left.
+    Pairs that are too long are left out, never cut. Raises ValueError if one of `COLUMNS` is missing, or fewer pairs
+    than one batch are left.
     """
     if missing := [name for name in COLUMNS if name not in pairs.column_names]:
         raise ValueError(f"the pairs have no column {', '.join(missing)}, only "
@@ -77,6 +77,11 @@ def pair_batches(
                             for name in COLUMNS[1:])
         if len(prompt) <= max_prompt_length and max(len(chosen), len(rejected)) <= max_new_tokens:
             encoded.append((prompt, chosen, rejected))
+    if len(encoded) < batch_size:
+        raise ValueError(
+            f"of {len(pairs)} pairs, {len(encoded)} have at most {max_prompt_length} tokens in the prompt and "
+            f"{max_new_tokens} in each completion with its stop token, and a batch takes {batch_size}: ask more "
+            "questions, allow longer completions, or lower the batch size")
 
     def padded(rows: tuple[list[int], ...], length: int, left: bool) -> tuple[np.ndarray, np.ndarray]:
         ids_BL = np.full((batch_size, length), tokenizer.pad_id(), np.int32)
