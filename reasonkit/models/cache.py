@@ -66,13 +66,14 @@ def install_sharded_cache() -> None:
 
 
 def with_kept_order(block: Callable) -> Callable:
-    """An attention block of Tunix's, whose cache has tokens before heads, for a cache in the order that is kept."""
+    """An attention block of Tunix's, whose cache has tokens before heads, for a cache in either order. A cache has more
+    tokens than heads, so its shape tells."""
 
     def turn(cache: dict) -> dict:
         return {name: leaf.swapaxes(1, 2) if leaf.ndim == 4 else leaf for name, leaf in cache.items()}
 
     def attend(self, x_BTD, segment_pos, cache, attn_mask):
-        if cache is None or not heads_first(pxla.thread_resources.env.physical_mesh):
+        if cache is None or cache["k"].shape[1] != self.num_kv_heads:
             return block(self, x_BTD, segment_pos, cache, attn_mask)
         kept, output_BTD = block(self, x_BTD, segment_pos, turn(cache), attn_mask)
         return turn(kept), output_BTD

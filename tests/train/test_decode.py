@@ -126,6 +126,24 @@ def test_heads_come_first_on_a_tpu_and_nothing_else_changes(models, mesh, one, t
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gemma2"])
+def test_a_cache_in_tunixs_own_order_is_read_on_a_tpu_too(models, one, tokenizer, name, monkeypatch):
+    """As Tunix's sampler makes it in a process that has installed no cache of ours."""
+    ours, _ = run(make(Sampler, models[name], tokenizer), one, GROUPS, **SAMPLED)
+    sampler, kept = make(Sampler, models[name], tokenizer), []
+
+    def init_cache(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "heads_first", lambda mesh: False)
+            kept.append(cache._init_cache(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(type(models[name]), "init_cache", init_cache)
+    monkeypatch.setattr(cache, "heads_first", lambda mesh: True)
+    assert_same(run(sampler, one, GROUPS, **SAMPLED)[0], ours)
+    assert kept[0]["layer_0"]["k"].shape[1] > kept[0]["layer_0"]["k"].shape[2]
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gemma2"])
 @pytest.mark.parametrize("kind", [Sampler, SegmentSampler])
 def test_a_policy_that_trains_with_remat_samples_the_same(models, one, tokenizer, name, kind):
     """As Kaggle's does. `nnx.remat` cannot be traced in a sampler's loop."""
