@@ -247,12 +247,14 @@ def main() -> int:
         print(f"\n{name}: {QUESTIONS[name].__doc__}\n\n| {name} | arguments, MiB | temporaries, MiB | GFLOP | "
               "HBM traffic, MB | roofline, µs | collectives |\n|---|---|---|---|---|---|---|")
         for title, found in QUESTIONS[name]():
-            if found.flops is None:
+            if found.arguments is None:
                 print(f"| {title} | does not fit: needs {found.needed / 2**20:,.0f} MiB | | | | | |", flush=True)
                 continue
-            seconds, limit = found.roofline(CHIPS["v6e" if title.endswith("v6e") else "v5e"])
-            print(f"| {title} | {found.arguments / 2**20:,.1f} | {found.temporaries / 2**20:,.2f} | "
-                  f"{found.flops / 1e9:,.2f} | {found.traffic / 1e6:,.1f} | {1e6 * seconds:,.1f}, {limit} | "
+            work = "| | |"
+            if roofline := found.roofline(CHIPS["v6e" if title.endswith("v6e") else "v5e"]):
+                work = (f"{found.flops / 1e9:,.2f} | {found.traffic / 1e6:,.1f} | {1e6 * roofline[0]:,.1f}, "
+                        f"{roofline[1]} |")
+            print(f"| {title} | {found.arguments / 2**20:,.1f} | {found.temporaries / 2**20:,.2f} | {work} "
                   f"{sum(found.collectives.values())} |", flush=True)
     return 0
 

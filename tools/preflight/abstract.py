@@ -67,7 +67,8 @@ class Program:
     """`function(*arguments)`, with shapes as arguments. The arguments numbered in `donated` are reused for outputs.
 
     `resident` are shapes that other programs keep in the same memory. They count as arguments. Of `looked_up`, which
-    are arguments too, only a few rows are read. They need memory, and no traffic.
+    are arguments too, only a few rows are read. They need memory, and no traffic. A `loop` is compiled for its memory
+    only, because its rounds are not known.
     """
 
     title: str
@@ -78,6 +79,7 @@ class Program:
     donated: tuple[int, ...] = ()
     resident: tuple = ()
     looked_up: tuple = ()
+    loop: bool = False
 
     @property
     def unread_bytes(self) -> int:

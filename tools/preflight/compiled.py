@@ -31,7 +31,8 @@ REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # what libtpu sa
 
 @dataclass(frozen=True)
 class ProgramStats:
-    """A compiled program. Bytes and FLOP are for one device. None is unknown, because the compiler refused the program.
+    """A compiled program. Bytes and FLOP are for one device. None is unknown, because the compiler refused the program
+    or because it is a loop.
 
     `fixed` are the bytes of the arguments that do not depend on the rows. `needed` bytes are in HBM at once: arguments,
     what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` is the HBM traffic: the
@@ -171,7 +172,7 @@ def compile_program(program: Program) -> ProgramStats:
     return ProgramStats(
         program.title, program.mesh, program.rows, needed,
         arguments, temporaries, memory.output_size_in_bytes,
-        needed + temporaries - program.unread_bytes, cost["flops"],
+        None if program.loop else needed + temporaries - program.unread_bytes, None if program.loop else cost["flops"],
         dict(Counter(COLLECTIVE.findall(executable.as_text()))), program.fixed_bytes)
 
 

@@ -239,7 +239,7 @@ def _rollout(run: Run, policy: nnx.Module, rows: int, resident: tuple, int8_cach
     inputs = (prompts,), (buffer, buffer, number), (
         buffer, array(mesh, (rows,), bool), row, row, pair, number, number)
     looked_up = (state["embedder"]["input_embedding"],) * ("int8_head" in state["embedder"])  # or it is the head
-    return [Program(title, mesh, rows, function, (*shared, *more), (1,), resident, looked_up)
+    return [Program(title, mesh, rows, function, (*shared, *more), (1,), resident, looked_up, function is loop)
             for title, function, more in zip(titles, (prefill, decode, loop), inputs, strict=True)]
 
 

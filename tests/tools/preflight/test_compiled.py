@@ -168,7 +168,8 @@ def test_a_deep_model_lies_on_the_line_of_two_shallow_ones(plan, monkeypatch):
     for a, b in zip(whole, line, strict=True):
         assert (a.program, a.rows, a.arguments, a.fixed, a.collectives) == (
             b.program, b.rows, b.arguments, b.fixed, b.collectives)
-        assert b.flops == pytest.approx(a.flops, rel=0.01), a.program
+        assert (b.flops is None) == (a.flops is None) == (a.program == "decode loop"), "it has no known rounds"
+        assert a.flops is None or b.flops == pytest.approx(a.flops, rel=0.01), a.program
         assert b.needed == pytest.approx(a.needed, rel=0.05), a.program
 
 
