@@ -106,7 +106,7 @@ if who == "policy":
     model = replace(model, model=adapted, name=f"{model.name} with the adapter of step {step}")
 if local:
     teacher = local_teacher(model, plan.policy, max_prompt_length=profile.grpo.max_prompt_length + 128,
-                            max_new_tokens=profile.grpo.max_new_tokens, batch_size=profile.eval_batch)
+                            max_new_tokens=profile.grpo.max_new_tokens, batch_size=profile.eval_batch // 2)  # its cache is larger
 elif who:
     teacher = teacher_from_secrets(DOLLARS, PRICE, log)
 if who:

@@ -102,10 +102,9 @@ print(f"teacher: {teacher.name}")
 # to close.
 
 # %%
-limits = dict(max_prompt_length=profile.distill.max_prompt_length, max_new_tokens=profile.distill.max_new_tokens,
-              batch_size=profile.eval_batch)
-generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, **limits)
-teach = rollout.generator(teacher.model, teacher.tokenizer, plan.judge, **limits)
+limits = dict(max_prompt_length=profile.distill.max_prompt_length, max_new_tokens=profile.distill.max_new_tokens)
+generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, **limits, batch_size=profile.eval_batch)
+teach = rollout.generator(teacher.model, teacher.tokenizer, plan.judge, **limits, batch_size=profile.judge_batch)
 sample = validation.select(range(min(2 * profile.eval_batch, len(validation))))
 answers = {"teacher": evaluate(teach, sample, profile.eval_batch),
            "before distillation": evaluate(generate, sample, profile.eval_batch)}

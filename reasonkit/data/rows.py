@@ -152,9 +152,10 @@ def grpo_batches(rows: Dataset, tokenizer, batch_size: int, max_prompt_length: i
     Longer prompts than `max_prompt_length` tokens are left out, because Tunix would pad the batch to the next power of
     two and compile anew. `order(ids, batch_size, seed)` yields row numbers among the rows that are left.
     """
-    fitting = [n for n, question in enumerate(rows["question"])
-               if prompt_length(question, tokenizer) <= max_prompt_length]
-    columns = {name: np.array(rows[name])[fitting] for name in GRPO_COLUMNS}
-    columns["prompts"] = np.array([TAGS.prompt(question) for question in columns["question"].tolist()])
+    rows = rows.select([n for n, question in enumerate(rows["question"])
+                        if prompt_length(question, tokenizer) <= max_prompt_length])
+    columns = {name: list(rows[name]) for name in GRPO_COLUMNS}  # in one array, each text is as long as the longest
     for numbers in order(columns["id"], batch_size, seed):
-        yield {name: values[numbers] for name, values in columns.items()}
+        batch = {name: [values[number] for number in numbers] for name, values in columns.items()}
+        batch["prompts"] = [TAGS.prompt(question) for question in batch["question"]]
+        yield {name: np.array(values) for name, values in batch.items()}

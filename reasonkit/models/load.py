@@ -181,7 +181,8 @@ def _checkpoint(folder: Path) -> Path:
 
 
 def _configuration(name: str, folder: Path, checkpoint: Path) -> tuple[str, Any]:
-    """Family and Tunix's configuration: by the folder's SIZES, else by the short name or the checkpoint's name."""
+    """Family and Tunix's configuration: by the folder's SIZES, else by the short name, or by that on Kaggle in the
+    checkpoint's name or in the folder's path."""
     file = folder / SIZES
     if file.is_file():
         try:
@@ -196,7 +197,11 @@ def _configuration(name: str, folder: Path, checkpoint: Path) -> tuple[str, Any]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} is no model's configuration ({error}): {download_again(folder)}") from error
     for key, source in MODELS.items():
-        if source.handle and (name == key or checkpoint.name == source.handle.split("/")[3]):
+        if not source.handle:
+            continue
+        _, *parts, _ = source.handle.split("/")  # owner, model, framework, variation and version
+        mounted = f"/{'/'.join(parts)}/" in f"{folder.as_posix()}/"
+        if name == key or checkpoint.name == parts[-1] or mounted:
             return source.family, getattr(LIBRARY[source.family].ModelConfig, source.config)()
     known = ", ".join(key for key, source in MODELS.items() if source.handle)
     raise ValueError(f"{checkpoint} is a Flax checkpoint of an unknown model: load it by one of the names {known}, or "

@@ -180,7 +180,7 @@ class Watchdog:
     every thread to the file `report` and ends the process (in a notebook, the kernel) with status 1. That also ends a
     call into C that never returns, such as a deadlocked collective.
 
-    Steps 1 and 2 compile and have `first` seconds each. Later ones have FACTOR times the longest of them so far, but at
+    Steps 1 and 2 compile and have `first` seconds each. Later ones have FACTOR times the longest since step 2, but at
     least `least` seconds.
     """
 
@@ -197,7 +197,7 @@ class Watchdog:
     def step_begins(self) -> None:
         """Start the time of the next step."""
         now = time.monotonic()
-        if self._step > 2:
+        if self._step > 1:
             self._longest = max(self._longest, now - self._began)
         self._step, self._began = self._step + 1, now
         limit = max(self._least, FACTOR * self._longest) if self._step > 2 else self._first

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from tunix.rl import rl_cluster
+from tunix.rl import utils as rl_utils
 from tunix.sft.peft_trainer import _default_loss_fn as sft_loss  # noqa: F401 - for tools.preflight
 
 from reasonkit.models.checkpoints import actor, checkpoint_options
@@ -104,9 +105,17 @@ def keep_drawn(sampler, keep: Callable[[jax.Array, jax.Array | None], None]) -> 
 
 
 def grpo_cluster(policy, reference, tokenizer, mesh: Mesh, rollout: Callable, rollout_config, training_config: dict):
-    """Actor, reference and rollout on one mesh, sharing one base. The rollout reads the weights being trained."""
+    """Actor, reference and rollout on one mesh, sharing one base. The rollout reads the weights being trained.
+
+    Tunix would keep a copy of the policy in host memory for each chip that has all the weights. Only losses of several
+    iterations read it, and ours have one.
+    """
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
     config = rl_cluster.ClusterConfig(
         role_to_mesh=dict.fromkeys(roles, mesh), rollout_engine=rollout, offload_to_cpu=False,
         training_config=rl_cluster.RLTrainingConfig(**training_config), rollout_config=rollout_config)
-    return rl_cluster.RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
+    put, rl_utils.put_params_on_memory_kind = rl_utils.put_params_on_memory_kind, lambda state, kind: None
+    try:
+        return rl_cluster.RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
+    finally:
+        rl_utils.put_params_on_memory_kind = put

@@ -493,6 +493,13 @@ def test_prompts_that_are_too_long_are_left_out(tokenizer):
             next(grpo_batches(some, tokenizer, 3, limit, 0))
 
 
+def test_one_long_answer_makes_no_other_batch_of_grpo_large(tokenizer):
+    """An array of a whole column gives each text the room of the longest: gigabytes for 33,000 rows."""
+    some = rows(*"abcd").map(lambda row: {"answer": "x" * 60_000 if row["id"] == "0" else row["answer"]})
+    batches = list(itertools.islice(grpo_batches(some, tokenizer, 1, 200, 0), 4))
+    assert sorted(batch["answer"].nbytes > 1000 for batch in batches) == [False, False, False, True]
+
+
 def test_grpo_columns_are_flat_arrays_of_str(tokenizer):
     batch = next(grpo_batches(ROWS, tokenizer, 4, 48, 0))
     assert set(batch) == {"id", "question", "answer", "kind", "rubric", "prompts"}

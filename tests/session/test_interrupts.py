@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from reasonkit.session import interrupts
-from reasonkit.session.interrupts import LOCK, FolderInUseError, lock_run, unlock_run
+from reasonkit.session.interrupts import LOCK, FolderInUseError, Watchdog, lock_run, unlock_run
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -205,3 +205,15 @@ def test_two_that_come_at_once_are_one_and_one(tmp_path):
     ends = [(process.communicate()[1], process.returncode) for process in many]
     assert sorted(code for _, code in ends) == [0] + [1] * 9 and time.monotonic() - began < 60
     assert all("FolderInUseError" in errors for errors, code in ends if code)
+
+
+def test_a_slow_second_step_gives_the_third_one_time(tmp_path, monkeypatch):
+    """It may compile, too: for a judge, once per length of its batches."""
+    limits, now = [], [0.0]
+    monkeypatch.setattr(interrupts.faulthandler, "dump_traceback_later", lambda limit, **options: limits.append(limit))
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
+    with Watchdog(tmp_path / "hung.txt", first=3600.0, least=600.0) as watchdog:
+        for seconds in (0.0, 900.0, 150.0, 40.0):
+            now[0] += seconds
+            watchdog.step_begins()
+    assert limits == [3600.0, 3600.0, 3600.0, 1500.0, 1500.0]

@@ -131,6 +131,7 @@ class Watch:
 
         def cluster(*args):
             made = make(*args)
+            assert made._anchor_policy_state is None, "a copy of the policy in host memory, for each chip"
             actor, optimizer = made.actor_trainer.model, made.actor_trainer.optimizer
             reference = made.inference_worker.get_model("reference") if args[1] else None
             watch.clusters.append(SimpleNamespace(
