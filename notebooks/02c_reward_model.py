@@ -115,8 +115,8 @@ report.table(["from", "good, train", "bad, train", "good, held out", "bad, held 
 #
 # The judge model reads the question and then the reasoning $y$. We average its last hidden states over the tokens of
 # $y$, and take the state of the last token. A mean hides a single slip, so we add how likely the model finds these
-# tokens: the mean log-probability and the lowest ones. Together these numbers are $h(y)$. The head is a logistic regression on them, with a small ridge
-# penalty:
+# tokens: the mean log-probability and the lowest ones. Together these numbers are $h(y)$. The head is a logistic
+# regression on them, with a small ridge penalty:
 #
 # $$P(\text{good} \mid y) = \sigma(w \cdot h(y) + b), \qquad L(w, b) = -\frac{1}{N}\sum_i \log P(\text{label}_i \mid y_i)
 # + \frac{\lambda}{2}\|w\|^2 .$$

@@ -193,8 +193,8 @@ reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "n
 #
 # For each question the policy generates $G$ completions $o_1 \dots o_G$ with rewards $r_i$. The advantage of a
 # completion compares it with its group: $A_i = (r_i - \bar r) / (s_r + 10^{-6})$, or 0 if all rewards in the group are
-# equal. Here $\bar r$ is the mean of the group and $s_r$ its $(n-1)$ standard deviation. With one update per rollout
-# over $N$ completions, the gradient is that of this loss:
+# equal. Here $\bar r$ is the group's mean and $s_r$ its standard deviation (divisor $G - 1$). With one update per
+# rollout over $N$ completions, the gradient is that of this loss:
 #
 # $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t}) - \beta\,m_i\,(e^{d} - d - 1) \Big],
 # \qquad d = \log \pi_{ref}(o_{i,t}) - \log \pi(o_{i,t}).$$
@@ -213,7 +213,7 @@ reasons = {"steps": "as many as the session has time for", "prompts_per_step": "
            "kl_loss_mode": "low_var_kl is k3, the term above. mse_kl also has the reference in its gradient",
            "advantage_estimator": "grpo is the formula above. drgrpo leaves out s, rloo takes the mean of the others",
            "loss_agg_mode": "sequence-mean-token-mean is the sum above. The others weigh long completions differently",
-           "mask_truncated": "False: a completion that is cut off learns from its missing tag"}
+           "mask_truncated": "False: the policy learns from the missing tag of a cut-off completion"}
 report.table(["setting", "value", "why"], [[name, getattr(profile.grpo, name), why] for name, why in reasons.items()],
              "To change: steps and learning rate in the first cell, the rest in the profile or the recipe.")
 
@@ -276,8 +276,8 @@ sample_table(log.read("reward"))
 # %% [markdown]
 # ## Hand over
 #
-# A reward can rise while the model gets worse. So we ask the validation questions again. If accuracy or format got worse
-# than before training, beyond doubt, and neither got better, the adapter that came in is handed over instead. The next
+# A reward can rise while the model gets worse. So we ask the validation questions again. If accuracy or format got
+# significantly worse than before training and neither got better, the incoming adapter is handed over instead. The next
 # cell also says where the adapter is, and frees the chips for the evaluation.
 
 # %%

@@ -182,9 +182,9 @@ report.side_by_side(answers, most=3)
 # %% [markdown]
 # ## Next
 #
-# If the stage made the model worse, the adapter that came in is handed over instead. Worse means that the interval of
-# accuracy or format lies below zero, and neither lies above. The recipe's next stage continues from there. If this stage
-# was stopped early, the next cell tells you how to resume it.
+# If the stage made the model worse, the incoming adapter is handed over instead. Worse means that the interval of the
+# change in accuracy or format lies below zero, and neither lies above. The recipe's next stage continues from there. If
+# this stage was stopped early, the next cell tells you how to resume it.
 
 # %%
 run.keep_better("distill", policy.model, before, after)

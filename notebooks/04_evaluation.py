@@ -10,10 +10,10 @@
 # # 4 · Evaluation
 #
 # Did training help? To find out, we ask the base model and the model after each stage the same test questions, none of
-# which any stage was trained on. Decoding is greedy, just as the competition's judges decode. Every figure comes with a
-# 95 % interval, and stages are compared question by question.
+# which was used in training. We decode greedily, as the competition's judges do. Every figure comes with a 95 %
+# interval, and stages are compared question by question.
 #
-# **What to expect in the demo** of `g_rar`**:** accuracy rises from about 54 % after SFT to about 75 % after GRPO, and
+# **What to expect in the demo of `g_rar`:** accuracy rises from about 54 % after SFT to about 75 % after GRPO, and
 # step accuracy from about 12 % to about 89 %. The base model scores 0 %, because it writes no tags. Judged by content,
 # it gets about 66 % right.
 
@@ -81,8 +81,9 @@ generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_
 # - **Step accuracy:** the share of reasoning steps that match the worked solution's, as counted by a program.
 #
 # Each is a mean over the test problems, $\hat p = \frac{1}{n}\sum_i x_i$ with $x_i \in [0, 1]$. Its interval contains
-# every true mean under which a sum at least as far off as the one we saw has a probability of at least 2.5 % on either
-# side (`reasonkit/eval/intervals.py`). Because decoding is greedy, running the cell again gives the same figures.
+# every true mean under which a sum as far off as the one we saw, or farther on the same side, has a probability of at
+# least 2.5 % (`reasonkit/eval/intervals.py`). Because decoding is greedy, running the cell again gives the same
+# figures.
 
 # %%
 report.table(["setting", "value", "why"], [
@@ -142,8 +143,8 @@ report.family_table(results)
 # is far above pass@1, the model can do more than its first try shows. Each sample costs as much as a greedy completion,
 # and `SAMPLES = 0` skips this part.
 #
-# **What is the judge's score worth?** The second table shows how many answers are right at each level of its score.
-# With a useful judge the share rises from level to level.
+# **What is the judge's score worth?** The second table shows the share of right answers at each level of its score.
+# With a useful judge it rises from level to level.
 
 # %% tags=["clone"]
 from reasonkit.show.uncertainty import at_k_table, calibration_table
@@ -211,8 +212,8 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 #
 # Now try it yourself. The base model and the trained one answer the same question side by side, and in a live session
 # there is a box for your own questions. Any other Python session does the same from the run's folder, with
-# `import reasonkit; reasonkit.ask("How many?")`. An earlier checkpoint, here step 150, is compared with the last one in
-# one cell:
+# `import reasonkit; reasonkit.ask("How many?")`. To compare an earlier checkpoint, here step 150, with the last one,
+# run this cell:
 #
 # ```python
 # from reasonkit.show.completions import adapter_in

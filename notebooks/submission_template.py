@@ -49,7 +49,7 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # | every stage stops in time to save a checkpoint | whatever the clock does, there is something to submit |
 
 # %% [markdown]
-# ## What a run of these notebooks gave
+# ## Results of a demo run
 #
 # The same notebooks with a policy and a judge of 1 M parameters each, on a CPU: recipe `g_rar`, seed 0, 600 unseen
 # problems. By content, an answer counts with or without its tag, because the base model was never shown the tags.
@@ -60,8 +60,8 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # | after SFT | 54.0 % [50.0, 58.0] | 100.0 % [99.5, 100.0] | 12.1 % [9.7, 14.7] |
 # | after GRPO | 75.5 % [71.9, 78.8] | 100.0 % [99.5, 100.0] | 89.7 % [88.0, 91.1] |
 #
-# The gain in right answers is 9.3 points [4.1, 14.5], paired. SFT lowers accuracy, because 60 % of these traces skip
-# their steps on purpose, and GRPO wins it back. The figures show that the pipeline works, not what a Gemma gains. That
+# The gain in right answers is 9.3 points [4.1, 14.5], paired. SFT lowers accuracy, because we made 60 % of the traces
+# skip their steps, and GRPO wins it back. The figures show that the pipeline works, not what a Gemma gains. That
 # is measured at the end of part 3, where this notebook asks the same questions of every stage. This is the live view of
 # that run's GRPO, which part 3 shows for yours:
 #

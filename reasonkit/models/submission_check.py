@@ -1,4 +1,4 @@
-"""The judges' way into a checkpoint, in a fresh process: what they will load is what was trained.
+"""Loads a checkpoint as the judges will, in a fresh process, and checks that it is what was trained.
 
 `verify_submission` runs `python -m reasonkit.models.submission_check`, which does what the competition's template does.
 It compares the adapter, and the replies where the notebook runs on a CPU too. The process stays on the CPU, because
