@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reasonkit.eval.evaluate import Interval
 from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import caveats, progress
 from reasonkit.show.data_card import markdown_line, markdown_table
@@ -101,7 +102,7 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
     about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
     counts = [f"{value} {name}" for name, value in data["metrics"].items()]
     try:
-        rows = [[name, *(_interval(score[key]) for key in _MEASURES)] for name, score in scores["metrics"].items()]
+        rows = [[name, *(str(Interval(*score[key])) for key in _MEASURES)] for name, score in scores["metrics"].items()]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no card: the manifest of 'evaluation' lacks a figure ({error}): {again}") from None
     tested = scores["extra"]["problems"]
@@ -163,11 +164,6 @@ Prompt SHA-256 {markdown_line(scores["prompt_sha256"])}. {markdown_line(_words(v
     if data_card:
         write_atomic(folder / "DATA.md", data_card.read_text(encoding="utf-8"))
     return folder / "README.md"
-
-
-def _interval(values: Sequence[float]) -> str:
-    mean, low, high = (100 * value for value in values)
-    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _words(fields: Mapping[str, Any]) -> str:

@@ -72,15 +72,13 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
             path = Path(source.path).expanduser()
             rows = _table(path.name, path.read_bytes(), source.rows_at)
             return _traces(source, rows) if isinstance(source, TeacherFile) else rows, str(path)
-        if isinstance(source, Wheel):
-            path = find_wheel(source)
-            return _wheel_rows(source, path), str(path)
+        path = find_wheel(source)
+        return _wheel_rows(source, path), str(path)
     except SourceError:
         raise
     except Exception as error:  # of three clients, the disk and the network
         raise SourceError(f"source {source.name!r} can't be opened ({type(error).__name__}: {error}): "
                           f"{_remedy(source)}") from error
-    raise TypeError(f"source {source.name!r} is a {type(source).__name__}, and has no rows to read")
 
 
 def _remedy(source: Source) -> str:

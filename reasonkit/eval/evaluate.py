@@ -230,17 +230,15 @@ def _score(row: dict[str, str], completion: str) -> dict[str, Any]:
         failures.append("runaway")
     return {"id": row["id"], "family": row["family"], "kind": row["kind"], "question": row["question"],
             "gold": row["answer"], "completion": completion, "answer": answer, "format_ok": bool(parsed.ok),
-            "correct": bool(correct), "content": _content(completion, row["answer"], row["kind"]),
+            "correct": bool(correct),
+            "content": bool(correct) if answer is not None else _content(completion, row["answer"], row["kind"]),
             "steps": step_accuracy(parsed.reasoning, row["reasoning"]) if _steps(row["reasoning"]) else None,
             "failures": failures}
 
 
 def _content(completion: str, gold: str, kind: str) -> bool:
-    """Whether the answer in the tag is right. Without one, the text after the last tag, its last line or its last
-    number counts, like lm-evaluation-harness's "flexible-extract". Reasoning that was cut off has no answer."""
-    found = answer_of(TAGS.parse(completion), gold, kind)
-    if found is not None:
-        return check(found, gold, kind).correct
+    """Whether a completion without an answer in the tag is right: the text after the last tag, its last line or its
+    last number, like lm-evaluation-harness's "flexible-extract". Reasoning that was cut off has no answer."""
     *_, last = None, *TAGS.tag.finditer(completion)
     if last and not last["slash"]:
         return False

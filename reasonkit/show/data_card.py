@@ -93,7 +93,6 @@ def _place(source: Source) -> str:
             return f"made by a program: {', '.join(source.families)}"
         case File():
             return f"file {Path(source.path).name}"
-    return source.kind_of
 
 
 class Link(str):

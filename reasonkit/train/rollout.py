@@ -2,7 +2,8 @@
 
 This is Tunix's rollout with three fixes. The KV cache is created sharded (Tunix puts it on the first device). Every
 call draws new samples (Tunix starts each from the same key). A completion keeps its stop token (Tunix strips it, so a
-policy would never be trained to stop). Both decode with Tunix's `Sampler`, or with `decode.SegmentSampler` on request.
+policy would never be trained to stop). Both decode with Tunix's `Sampler`, and `Rollout` on request with
+`decode.SegmentSampler`.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Rollout(VanillaRollout):
 
 
 def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
-              temperature: float = 0.0, sampler: type[Sampler] = Sampler) -> Callable[..., list[str]]:
+              temperature: float = 0.0) -> Callable[..., list[str]]:
     """A function from prompts to completions: greedy ones, as the judges decode, or sampled ones above temperature 0.
 
     Samples depend on the prompts and on the function's second argument, `seed`. Each call uses the model's current
@@ -116,7 +117,7 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
     """
     check_one_process("sampling")
     install_sharded_cache()
-    decode = sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
+    decode = Sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
 
     def generate(prompts: list[str], seed: int = 0) -> list[str]:
         longest = max(prompts, key=lambda prompt: len(tokenizer.encode(prompt)), default="")

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ import optax
 from jax.sharding import Mesh
 from tunix.rl import rl_cluster
 from tunix.rl import utils as rl_utils
-from tunix.sft.peft_trainer import _default_loss_fn as sft_loss  # noqa: F401 - for tools.preflight
 
 from reasonkit.models.checkpoints import actor, checkpoint_options
 from reasonkit.settings import StageSettings
@@ -72,18 +72,10 @@ def orbax_manager(trainer):
     return trainer.checkpoint_manager._checkpoint_manager
 
 
-class _NoBar:
-    """Stands for Tunix's progress bar."""
-
-    def update_metrics(self, *args, **kwargs) -> None:
-        pass
-
-    update = close = update_metrics
-
-
 def hide_progress_bar(trainer) -> None:
     """Keep the trainer from drawing a progress bar, because `show.dashboard` draws the stage's."""
-    trainer._pbar = _NoBar()
+    methods = dict.fromkeys(("update_metrics", "update", "close"), lambda *args, **kwargs: None)
+    trainer._pbar = SimpleNamespace(**methods)
 
 
 def report_step(trainer) -> None:

@@ -26,7 +26,7 @@ from recipes.graders.structure import (
     is_variable,
     split,
 )
-from recipes.graders.symbolic import NotRead, read
+from recipes.graders.symbolic import read
 
 DIGITS = 10  # that a decimal needs to stand for a formula
 LEAST, PRECISION = 30, 400  # digits for a first try, and for the last. Long numbers get more
@@ -139,7 +139,7 @@ def _difference(tokens: list[str]) -> tuple[sympy.Expr, str]:
     sides = split(tokens, *RELATIONS)
     sign = next(token for token in tokens if token in RELATIONS)
     if len(sides) != 2 or sign not in ("=", r"\ne", "<", ">", r"\le", r"\ge"):
-        raise NotRead(" ".join(tokens))
+        raise ValueError(" ".join(tokens))
     left, right = map(read, map(tuple, sides))
     if sign in ("<", r"\le"):
         left, right, sign = right, left, {"<": ">", r"\le": r"\ge"}[sign]
@@ -153,7 +153,7 @@ def _matrix(tokens: list[str]) -> sympy.Matrix:
     before, after = [token for token in tokens[:start] if token != r"\cdot"], tokens[end + 1:]
     factor = Integer(-1) if before == ["-"] else read(tuple(before)) if before else Integer(1)
     if after and after not in (["^", "{", "T", "}"], ["^", "{", r"\top", "}"]):
-        raise NotRead(" ".join(tokens))
+        raise ValueError(" ".join(tokens))
     return factor * (sympy.Matrix(rows).T if after else sympy.Matrix(rows))
 
 
@@ -175,7 +175,7 @@ def _ranges(tokens: list[str]) -> list[tuple]:
         elif isinstance(part, sympy.FiniteSet):
             found += [(point, point, False, False) for point in part]
         elif part is not sympy.S.EmptySet:
-            raise NotRead(" ".join(tokens))
+            raise ValueError(" ".join(tokens))
     return sorted(found, key=lambda piece: piece[0].evalf(30))
 
 
@@ -187,7 +187,7 @@ def _piece(part: list[str]) -> sympy.Set:
         return sympy.FiniteSet(*inner)
     if part[0] in ("(", "[") and is_group(part) and len(inner) == 2 and inner[0] < inner[1]:
         return sympy.Interval(*inner, part[0] == "(", part[-1] == ")")
-    raise NotRead(" ".join(part))
+    raise ValueError(" ".join(part))
 
 
 def equal(a: sympy.Expr, b: sympy.Expr) -> bool:
@@ -233,7 +233,7 @@ def _is_nonzero(value: sympy.Expr) -> bool:
             break
     parts = number.as_real_imag()
     if not all(part.is_Float or part.is_Integer for part in parts):
-        raise NotRead(str(number))
+        raise ValueError(str(number))
     return any(part != 0 and getattr(part, "_prec", 2) > 1 for part in parts)
 
 

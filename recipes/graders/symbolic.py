@@ -28,17 +28,13 @@ _LETTERS = frozenset("\\" + name for name in (
     "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell").split())
 
 
-class NotRead(ValueError):
-    """The tokens have no meaning here."""
-
-
 @lru_cache(maxsize=512)  # the answers of a group share one gold answer
 def read(tokens: tuple[str, ...]) -> sympy.Expr:
-    """The value of one formula's tokens. Raises NotRead if they have no meaning here."""
+    """The value of one formula's tokens. Raises ValueError if they have no meaning here."""
     reader = _Reader(tokens)
     value = reader.sum()
     if reader.at < len(tokens):
-        raise NotRead(" ".join(tokens))
+        raise ValueError(" ".join(tokens))
     return value
 
 
@@ -58,7 +54,7 @@ class _Reader:
 
     def take(self, token: str) -> None:
         if self.next() != token:
-            raise NotRead(" ".join(self.tokens))
+            raise ValueError(" ".join(self.tokens))
 
     def sum(self) -> sympy.Expr:
         total = self.product()
@@ -117,13 +113,13 @@ class _Reader:
     def group(self) -> sympy.Expr:
         value, *more = self.values()
         if more:
-            raise NotRead(" ".join(self.tokens))
+            raise ValueError(" ".join(self.tokens))
         return value
 
     def values(self) -> list[sympy.Expr]:
         opened = self.next()
         if opened not in ("(", "[", "{"):
-            raise NotRead(" ".join(self.tokens))
+            raise ValueError(" ".join(self.tokens))
         bars, self.bars = self.bars, 0
         values = [self.sum()]
         while self.token == ",":
@@ -172,7 +168,7 @@ class _Reader:
 
     def symbol(self, token: str) -> sympy.Expr:
         if not (token.isalpha() and len(token) == 1 or token in _NAMED or token in _LETTERS):
-            raise NotRead(token)
+            raise ValueError(token)
         name = token + (self.raw() if self.token == "_" else "")
         while self.token == "'":
             name += self.next()
@@ -253,7 +249,7 @@ class _Reader:
                 body = read(rest[:place]) if place else Integer(1)
                 limits = (variable, read(tuple(low)), read(tuple(high))) if low else variable
                 return sympy.integrate(body, limits)
-        raise NotRead(" ".join(self.tokens))
+        raise ValueError(" ".join(self.tokens))
 
     def limit(self) -> sympy.Expr:
         low, _ = self.bounds()

@@ -10,7 +10,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Protocol
 
 from reasonkit.rewards.rules import RewardFn
 from reasonkit.text.answers import answer_of, grade, kind_of
@@ -19,14 +18,6 @@ from reasonkit.text.tags import TAGS, printable
 
 NGRAM = 4
 _PIECE = re.compile(r"\w{1,16}|[^\w\s]")
-
-
-class Encoder(Protocol):
-    """The part of a tokenizer that lengths need."""
-
-    def encode(self, text: str) -> Sequence[int]:
-        """The ids of `text`."""
-        ...
 
 
 def numeric_closeness(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
@@ -59,7 +50,7 @@ def _closeness(completion: str, gold: str | None) -> float | None:
                 for x, expected in value_pairs(read(number), read(gold)) if expected), default=0.0)
 
 
-def length_band(tokenizer: Encoder, low: int, high: int, soft: int) -> RewardFn:
+def length_band(tokenizer, low: int, high: int, soft: int) -> RewardFn:
     """0.0 for a completion of `low` to `high` tokens, falling to -1.0 over `soft` tokens on either side.
 
     Raises ValueError unless 0 <= low <= high and soft > 0. Source: DAPO's soft edge (arXiv 2503.14476), on both sides.
@@ -80,7 +71,7 @@ def length_band(tokenizer: Encoder, low: int, high: int, soft: int) -> RewardFn:
     return reward
 
 
-def overlong(tokenizer: Encoder, max_tokens: int, buffer: int) -> RewardFn:
+def overlong(tokenizer, max_tokens: int, buffer: int) -> RewardFn:
     """0.0 up to `max_tokens - buffer` tokens, then falling to -1.0 at `max_tokens` and beyond.
 
     A `length_band` without a lower edge. Source: the soft overlong punishment of DAPO (arXiv 2503.14476), whose L_max

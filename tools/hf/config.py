@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def read_config(file: Path) -> tuple[str, Any]:
     raw = read_json(file)
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in _FAMILY:
-        raise ValueError(f"{file}: model_type {_short(kind)} is not one of {', '.join(_FAMILY)}")
+        raise ValueError(f"{file}: model_type {kind!r:.200} is not one of {', '.join(_FAMILY)}")
     family = _FAMILY[kind]
     if lacking := sorted(_SIZES.keys() - raw.keys() if "text_config" not in raw else ()):
         raise ValueError(f"{file} lacks {lacking[0]!r}: {download_again(file)}")
@@ -104,16 +103,11 @@ def read_config(file: Path) -> tuple[str, Any]:
         raise ValueError(f"{file}: {error}") from None
 
 
-def _short(value: Any, show: Callable[[Any], str] = repr) -> str:
-    text = show(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
 def _object(settings: dict[str, Any], name: str) -> dict[str, Any]:
     """A setting that is an object. Null counts as an empty one. Raises ValueError for anything else."""
     value = settings.get(name)
     if not isinstance(value, dict | None):
-        raise ValueError(f"{name} is {_short(value)}, and must be an object")
+        raise ValueError(f"{name} is {value!r:.200}, and must be an object")
     return value or {}
 
 
@@ -121,7 +115,7 @@ def _number(settings: dict[str, Any], name: str, kind: type = int) -> Any:
     """A setting above 0, below a limit, that `kind` holds exactly. Raises ValueError naming it, for null too."""
     value, most = settings.get(name), _MOST.get(name, _LARGEST)
     if type(value) not in (int, float) or not 0 < value <= most or kind(value) != value:
-        raise ValueError(f"{name} is {_short(value, json.dumps)}, and must be a {'whole ' * (kind is int)}number above "
+        raise ValueError(f"{name} is {json.dumps(value):.200}, and must be a {'whole ' * (kind is int)}number above "
                          f"0, at most {most}")
     return kind(value)
 
@@ -136,7 +130,7 @@ def _check_fixed(raw: dict[str, Any], family: str, head_dim: int, layers: int) -
     for name, value in wanted.items():
         found = raw.get(name, value)
         if found != value and not (found is None and name in _NULLABLE):
-            raise ValueError(f"{name} is {_short(found)}, and Tunix's {family} has {value!r}: it cannot run this model")
+            raise ValueError(f"{name} is {found!r:.200}, and Tunix's {family} has {value!r}: it cannot run this model")
 
 
 def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
@@ -158,7 +152,7 @@ def _ropes(raw: dict[str, Any], family: str) -> dict[str, tuple[float, float]]:
         part = {"rope_theta": raw[base]} | part | (_object(raw, "rope_scaling") if kind in scaled else {})
         rope = part.get("rope_type", part.get("type", "default"))
         if rope not in ("default", "linear"):
-            raise ValueError(f"rope_type {_short(rope)}: Tunix's {family} has only linear scaling")
+            raise ValueError(f"rope_type {rope!r:.200}: Tunix's {family} has only linear scaling")
         try:
             out[kind] = _number(part, "rope_theta"), 1.0 if rope == "default" else _number(part, "factor", float)
             if out[kind][1] < 1:
