@@ -24,13 +24,14 @@ STAGES = {"constant": "GRPO, `constant` (control)", "shuffled": "GRPO, `shuffled
           "g_exact": "GRPO, `g_exact` (rubric at weight 0)", "g_rar": "GRPO, `g_rar` (rubric trained on)"}
 
 
-def notebooks(names: list[str], folder: Path, profile: str, recipe: str, seed: int) -> None:
+def notebooks(names: list[str], folder: Path, profile: str, recipe: str, seed: int, code: Path = ROOT) -> None:
+    """Run these notebooks of the checkout in `code`. `folder` gets their artifacts."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        subprocess.run([sys.executable, str(ROOT / "notebooks/build.py"), "run", str(ROOT / f"notebooks/{name}.py"),
+        subprocess.run([sys.executable, str(code / "notebooks/build.py"), "run", str(code / f"notebooks/{name}.py"),
                         "--cwd", str(folder.parent), "--set", f"PROFILE={profile}", "--set", f"RECIPE={recipe}",
                         "--set", f"SEED={seed}"], check=True,
-                       env={**os.environ, "REASONKIT_ARTIFACTS": str(folder), "PYTHONPATH": str(ROOT)})
+                       env={**os.environ, "REASONKIT_ARTIFACTS": str(folder), "PYTHONPATH": str(code)})
 
 
 def prepare(out: Path, profile: str, seed: int) -> None:

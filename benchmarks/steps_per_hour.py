@@ -1,36 +1,32 @@
 """SFT and GRPO steps per hour in the demo, now and at an earlier commit: `python benchmarks/steps_per_hour.py`.
 
-Notebooks 01 to 03 run in the profile `cpu`, both sides in turn, each side in an empty folder. The earlier one is a
-clone of this repository, so that takes its history. A stage counts by the median of its steps' seconds, without the
-first, which compiles. Run it alone on the machine.
+Notebooks 01 to 03 run in the profile `cpu`, both sides in turn, each in an empty folder. The earlier side is a clone of
+this repository, which needs its history. A stage's time is the median of its steps, without the first one, which
+compiles. Run it alone on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
+from demo import notebooks
+
 ROOT = Path(__file__).resolve().parents[1]
 EARLIER = "21db12f"  # 2026-11-27, before the rollout and the losses were made faster
-NOTEBOOKS = ("01_data_curation", "02_sft_warm_start", "03_grpo_with_judge")
+NOTEBOOKS = ["01_data_curation", "02_sft_warm_start", "03_grpo_with_judge"]
 
 
 def run(code: Path, folder: Path) -> dict[str, list[float]]:
     """The seconds of each step, by stage, of the notebooks of the project in `code`."""
-    folder.mkdir()
-    for name in NOTEBOOKS:
-        subprocess.run([sys.executable, str(code / "notebooks/build.py"), "run", str(code / f"notebooks/{name}.py"),
-                        "--cwd", str(folder), "--set", "PROFILE=cpu", "--set", "RECIPE=g_rar"], check=True,
-                       env={**os.environ, "PYTHONPATH": str(code)})
+    notebooks(NOTEBOOKS, folder, "cpu", "g_rar", 0, code)
     steps = {}
     for stage in ("sft", "grpo"):
-        rows = map(json.loads, (folder / f"artifacts/{stage}/log.jsonl").read_text().splitlines())
+        rows = map(json.loads, (folder / f"{stage}/log.jsonl").read_text().splitlines())
         steps[stage] = [row["seconds"] for row in rows if row["event"] == f"{stage}_step"][1:]
     return steps
 
@@ -46,7 +42,7 @@ def main() -> None:
         subprocess.run(["git", "-C", str(clone), "checkout", "-q", options.commit], check=True)
         for number in range(options.rounds):
             for side, code in (("then", clone), ("now", ROOT)):
-                for stage, steps in run(code, Path(place) / f"{side}-{number}").items():
+                for stage, steps in run(code, Path(place) / f"{side}-{number}/artifacts").items():
                     seconds[side][stage].append(median(steps))
     print(f"| stage | steps per hour at {options.commit} | now | ratio by round |\n|---|---|---|---|")
     for stage, then in seconds["then"].items():

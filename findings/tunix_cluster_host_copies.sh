@@ -5,8 +5,8 @@
 #            in host memory.
 # Versions:  google-tunix 0.1.7, jax 0.10.2, flax 0.12.8, Python 3.11, CPU with four virtual devices.
 # Behaviour: the constructor copies the actor's whole state to "pinned_host" and keeps its sharding. Weights that are
-#            replicated over four devices are there four times. Only GRPO with num_iterations > 1 reads the copy. A 2B
-#            in bfloat16 takes 5.2 GB per device so (by arithmetic, not run).
+#            replicated over four devices are there four times. Only GRPO with num_iterations > 1 reads the copy. For a
+#            2B in bfloat16 that is 5.2 GB per device (arithmetic, not run).
 # Output:    kept in pinned_host: 4.0 times the policy's bytes
 set -euo pipefail
 folder=$(mktemp -d)

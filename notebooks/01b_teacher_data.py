@@ -104,9 +104,9 @@ if who == "policy":
     adapted = lora.add_lora(model.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED)
     step = checkpoints.restore_lora(adapted, run.stage("sft") / "adapter")
     model = replace(model, model=adapted, name=f"{model.name} with the adapter of step {step}")
-if local:
+if local:  # with half the rows of an evaluation, because a larger model has a larger KV cache
     teacher = local_teacher(model, plan.policy, max_prompt_length=profile.grpo.max_prompt_length + 128,
-                            max_new_tokens=profile.grpo.max_new_tokens, batch_size=profile.eval_batch // 2)  # its cache is larger
+                            max_new_tokens=profile.grpo.max_new_tokens, batch_size=profile.eval_batch // 2)
 elif who:
     teacher = teacher_from_secrets(DOLLARS, PRICE, log)
 if who:

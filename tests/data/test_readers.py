@@ -53,7 +53,7 @@ def read_or_cause(chosen, raw):
 def test_golden_rows_are_the_same_through_the_clients_of_the_hub_and_of_kaggle(tmp_path, monkeypatch):
     """Each row as a file of its own, JSONL and Parquet, because clients infer types from the whole file."""
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("kagglehub.clients.get_user_agent", lambda: "tests")  # it reads the call stack for 0.2 s each
+    monkeypatch.setattr("kagglehub.clients.get_user_agent", lambda: "tests")  # it reads the whole call stack each time
     wrong = []
     for number, case in enumerate(GOLDEN, 1):
         keys = {"name": "s", "domain": "science", "licence": "MIT", "address": "https://example.org",
