@@ -97,6 +97,9 @@ class SftSettings(StageSettings):
 
     `skip_terse` leaves out rows whose reasoning shows no work (`rewards.work.missing_work`), such as "So 12".
 
+    `max_epochs` ends the stage after that many passes over its rows, if `steps` would be more. Later stages get the
+    time that this leaves. 0 sets no limit. Packed rows are counted as if they filled their sequences.
+
     `stock_loss` uses Tunix's own loss, which holds the logits of all tokens at once. It is the same up to rounding.
     """
 
@@ -104,6 +107,7 @@ class SftSettings(StageSettings):
     max_length: int
     pack: bool = False
     skip_terse: bool = False
+    max_epochs: float = 0
     stock_loss: bool = False
 
 

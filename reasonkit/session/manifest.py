@@ -255,7 +255,7 @@ def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for manifest in manifests:
         (made, planned), (steps, ending) = _steps(manifest), progress(manifest)
-        if steps and made < planned:
+        if steps and made < planned and manifest["extra"].get("stopped") != "data":  # SFT may have used up its epochs
             ended = f", ended by {ending}" if ending else ""
             found.append(f"Stage {manifest['stage']} was cut short: {steps} steps{ended}. What follows is of that "
                          "shorter run.")

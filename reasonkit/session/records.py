@@ -168,7 +168,7 @@ def _row(**fields: Any) -> type[Row]:
 STEP = _row(step=Count, series=(str | None, None), **dict.fromkeys(
     ("loss", "accuracy", "margin", "length", "kl", "rollout_kl", "entropy", "truncated", "seconds"), (Logged, None)))
 EVENTS = {
-    "start": _row(stage=Text, step=Count),
+    "start": _row(stage=Text, step=Count, steps=(Count, 0)),
     "reward": _row(mode=(str, "train"), mean=(Logged, None), flat_groups=(Share | None, None),
                    parts=(dict[str, Part], {})),
     "group": _row(prompt=str, completions=list[str], weights=dict[str, float], totals=list[Logged],

@@ -43,9 +43,9 @@ class RunLog:
     """An append-only JSON lines file. Every row has "t" (epoch seconds) and "event". Threads may share it.
 
     A stage sets `step` to its current step, and rows record it as "at". A stage begins with a row "start", with its
-    name and the step that it continues after. `read` leaves out this stage's earlier rows of later steps, because
-    their weights were lost. It also leaves out lines that are not rows, such as a torn one, and counts them in
-    `skipped`. Raises ValueError when `path` is a folder or a pipe.
+    name, its number of steps, and the one that it continues after. `read` leaves out this stage's earlier rows of
+    later steps, because their weights were lost. It also leaves out lines that are not rows, such as a torn one, and
+    counts them in `skipped`. Raises ValueError when `path` is a folder or a pipe.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,7 +1,7 @@
 """The live view of a training stage: progress, minutes left, curves and the last samples.
 
-Entry point: `Dashboard`. It reads the stage's run log: the rows "reward", "probe", "flag", "sft_step" and "grpo_step".
-It uses only what ipywidgets 7.7 and 8.1 both have.
+Entry point: `Dashboard`. It reads the stage's run log: the rows "start", "reward", "probe", "flag", "sft_step" and
+"grpo_step". It uses only what ipywidgets 7.7 and 8.1 both have.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class Dashboard:
     def _draw(self, plot: bool = True) -> list[dict[str, Any]]:
         began = time.monotonic()
         rows = self._log.read()
+        started = [row for row in rows if row["event"] == "start"]
+        self._total = self._progress.max = (started and started[-1].get("steps")) or self._total  # SFT may need fewer
         done, status = _progress(rows, self._total, self._budget.steps_left)
         status.append("every step will be run, however long it takes" if self._budget.grows else
                       f"{self._budget.minutes_left:.0f} min left in the session")

@@ -204,7 +204,7 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
     rows = _Steps(log, event, first_step, steps, budget, extra, on_step, summed)
     trainer.with_training_hooks(rows)
     jax.monitoring.register_event_duration_secs_listener(rows.on_compile)
-    log.write("start", stage=stage, step=begun - first_step)
+    log.write("start", stage=stage, step=begun - first_step, steps=steps)
     watchdog = Watchdog(checkpoints / f"hung_{stage}{jax.process_index() or ''}.txt")
     try:
         with clean_exit(budget.end), watchdog:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -69,6 +70,18 @@ def without_terse(rows: Dataset) -> Dataset:
     return rows.select([n for n, row in enumerate(rows) if not missing_work(row["question"], parsed[n])])
 
 
+def _within_epochs(settings: SftSettings, rows: Dataset, tokenizer) -> SftSettings:
+    """The settings with as many steps as take `max_epochs` passes over the rows, if those are fewer."""
+    sizes = [len(prompt) + len(completion) for prompt, completion in sft_pairs(rows, tokenizer, settings.max_length)]
+    sequences = sum(sizes) / settings.max_length if settings.pack else len(sizes)
+    steps = max(1, math.ceil(settings.max_epochs * sequences / settings.batch_size))
+    if steps >= settings.steps:
+        return settings
+    print(f"SFT takes {steps:,} of {settings.steps:,} steps: that is {settings.max_epochs:g} epochs of "
+          f"{len(sizes):,} rows (max_epochs)")
+    return replace(settings, steps=steps)
+
+
 def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBudget, log, checkpoints: Path, seed: int,
         on_step: Callable[[], None] = lambda: None) -> loop.StageResult:
     """Train the adapter of `policy` (a `LoadedModel` with LoRA) on `rows`, resuming from the checkpoints' last step.
@@ -81,6 +94,8 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
     if settings.skip_terse:
         every, rows = len(rows), without_terse(rows)
         print(f"SFT imitates {len(rows):,} of {every:,} rows: the others' reasoning shows no work (skip_terse)")
+    if settings.max_epochs:
+        settings = _within_epochs(settings, rows, policy.tokenizer)
     loop.begin(policy.model, checkpoints, "sft", 0, settings.steps)
     trainer = peft_trainer.PeftTrainer(
         policy.model, tunix_compat.adamw(settings),

@@ -25,11 +25,12 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.config import Profile
 from reasonkit.data.rows import grpo_batches, sft_pairs, shuffle_rows
-from reasonkit.models.checkpoints import latest_step, restore_lora
+from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.logprobs import head_logits, in_chunks
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import check_divides
+from reasonkit.session.files import write_atomic
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import DistillSettings
@@ -234,10 +235,12 @@ def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Pro
     """
     teacher = replace(base, name=f"{base.name}, trained on worked steps",
                       model=add_lora(base.model, mesh, profile.lora_rank, profile.lora_alpha, seed))
-    if latest_step(folder) > profile.sft.steps:
+    taught = folder / "taught"  # the clock may have ended it before its last step
+    if taught.exists():
         restore_lora(teacher.model, folder)
     else:
         quarter = TimeBudget(budget.stage_minutes("distill") / 240, 0, grows=budget.grows)
         sft(teacher, mesh, rows, replace(profile.sft, skip_terse=True), quarter, RunLog(folder / "log.jsonl"), folder,
             seed)
+        write_atomic(taught, "")
     return teacher

@@ -219,7 +219,7 @@ def test_progress_is_what_was_made_of_what_was_asked_for(stopped, told):
 
 def test_a_stage_that_made_all_steps_is_not_cut_short():
     whole = [manifest("sft", 120, 120, stopped="data"), manifest("grpo", 64, 64, stopped="closed")]
-    assert caveats(whole) == []
+    assert caveats(whole) == caveats([manifest("sft", 99, 120, stopped="data")]) == []
     assert caveats([*whole, manifest(stopped="time")]) == [
         "Stage grpo was cut short: 17 of 64 steps, ended by the clock. What follows is of that shorter run."]
     assert caveats([manifest("sft", 0, 2)]) == [

@@ -157,6 +157,14 @@ def test_steps_that_the_clock_allows_are_said(log, board, monkeypatch):
     assert "to go" not in board._status.value
 
 
+def test_a_stage_may_begin_with_fewer_steps_than_planned(log, board):
+    log.write("start", stage="sft", step=0, steps=30)
+    write_stage(log, steps=30)
+    board.update()
+    assert board._progress.value == board._progress.max == 30 and board._progress.bar_style == "success"
+    assert "step 30 of 30" in board._status.value
+
+
 def test_the_end_is_marked_and_never_passed(log, board):
     write_stage(log, steps=45)
     board.update()

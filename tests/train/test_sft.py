@@ -236,6 +236,17 @@ def test_terse_rows_are_left_out_on_request(whole, policy, mesh, tmp_path, capsy
         sft(policy, mesh, terse, settings, TimeBudget(1, 0), NullLog(), tmp_path / "terse", seed=3)
 
 
+@pytest.mark.parametrize(("settings", "most", "steps"), [(SETTINGS, 0, 6), (SETTINGS, 1, 4), (SETTINGS, 0.5, 2),
+                                                        (SETTINGS, 2, 6), (PACKED, 1, 4), (PACKED, 0.1, 1)])
+def test_sft_ends_after_its_epochs(policy, mesh, tmp_path, capsys, settings, most, steps):
+    """30 rows fill 3.75 batches of 8, or 15 packed sequences of 100 tokens in 3.75 batches of 4."""
+    result = sft(policy, mesh, ROWS, replace(settings, max_epochs=most), TimeBudget(1, 0), NullLog(), tmp_path, seed=3)
+    assert (result.steps, result.stopped) == (steps, "data")
+    assert ("epochs of 30 rows (max_epochs)" in capsys.readouterr().out) == (steps < 6)
+    done = sft(policy, mesh, ROWS, replace(settings, max_epochs=most), TimeBudget(1, 0), NullLog(), tmp_path, seed=3)
+    assert done.steps == steps, "a finished stage stays finished"
+
+
 def test_checkpoints_of_a_later_stage_are_refused(policy, mesh, tmp_path):
     """Tunix would resume from them, and their adapter would be handed over as the result of SFT."""
     checkpoints.save_for_next_stage(policy.model, tmp_path, 9)

@@ -265,9 +265,12 @@ def test_a_toy_teacher_gets_a_quarter_of_the_stages_time(grows, plan, tokenizer,
     """Its SFT had no clock, so a session of twelve minutes with many steps never came to distillation."""
     budgets = []
     monkeypatch.setattr("recipes.stages.distill.sft", lambda *arguments: budgets.append(arguments[4]))
+    monkeypatch.setattr("recipes.stages.distill.restore_lora", lambda *_: None)
     profile = SimpleNamespace(lora_rank=4, lora_alpha=8.0, sft=TAUGHT)
     base = init_random(small_config(), plan.judge)
-    train_toy_teacher(LoadedModel(base, tokenizer, base.config, "stock", None), plan.judge, PROBLEMS, profile,
-                      TimeBudget(1.5, 10, shares={"distill": 3.0, "grpo": 1.0}, grows=grows), tmp_path, 0)
+    for _ in range(2):
+        train_toy_teacher(LoadedModel(base, tokenizer, base.config, "stock", None), plan.judge, PROBLEMS, profile,
+                          TimeBudget(1.5, 10, shares={"distill": 3.0, "grpo": 1.0}, grows=grows), tmp_path, 0)
+    assert len(budgets) == 1, "one that the clock has ended is not trained on when the notebook runs again"
     assert budgets[0].minutes_left == pytest.approx(80 * 3 / 4 / 4, abs=0.5)
     assert budgets[0].grows is grows
