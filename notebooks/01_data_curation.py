@@ -15,7 +15,7 @@
 
 # %% [markdown] tags=["clone"]
 # - **Output:** `artifacts/data/{train,validation,test}.parquet` with a data card, and a manifest that notebook 2 reads.
-# - **Time:** under a minute.
+# - **Time:** under a minute in the demo. Data from the hub take minutes, because they are downloaded and cleaned.
 # - **What to change:** `RECIPE`, the name of a file in `recipes/`. The recipe in turn names its data, a file in
 #   `data_recipes/`.
 
@@ -41,7 +41,7 @@ SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of
 
 # %%
 from reasonkit.data import curation, filters, golds, problems
-from reasonkit.data.rows import save_splits
+from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.models import load
 from reasonkit.run import open_run
 from reasonkit.show import data_view as show
@@ -49,6 +49,7 @@ from reasonkit.text.tags import TAGS
 
 run = open_run(PROFILE, RECIPE, SEED, data=DATA, settings=SETTINGS)
 recipe = curation.load_data(DATA or run.recipe.data_for(run.profile))
+made = run.data_is_made(recipe)  # on an earlier day, or before the kernel was restarted
 print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence}\n"
       f"{run.budget.minutes_left:.0f} minutes left")
 
@@ -73,7 +74,7 @@ print(TAGS.template)
 # %%
 from reasonkit.data.loading import reach
 
-if recipe.sources:
+if recipe.sources and not made:
     display(show.source_table(recipe.sources, reach(recipe.allowed)))
 for family in recipe.families:
     item = problems.make_problem(family, 0, SEED)
@@ -101,11 +102,18 @@ for criterion in recipe.rubric:
 # away in the question, is in another language, or is an exact or near duplicate of an earlier row. A training row that
 # shares 13 consecutive words with a test question is dropped too. A question over the prompt limit is dropped here as
 # well, so another one takes its place.
+#
+# If an earlier session has made the rows of this run, they are read back. The hub may have other rows today, and every
+# stage of a run must see the same ones.
 
 # %%
 tokenizer = load.tokenizer(run.profile.policy)
 limits = run.profile.grpo.max_prompt_length, run.profile.grpo.max_new_tokens
-splits, ledger = curation.curate(recipe, run.profile.rows, SEED, tokenizer, limits[0])
+if made:
+    splits = {name: read_rows(run.stage("data") / f"{name}.parquet") for name in run.profile.rows}
+    ledger = filters.Ledger()
+else:
+    splits, ledger = curation.curate(recipe, run.profile.rows, SEED, tokenizer, limits[0])
 print(", ".join(f"{name}: {len(rows):,} rows" for name, rows in splits.items()))
 
 # %% [markdown]
@@ -186,10 +194,11 @@ show.row_table(splits["train"])
 # %%
 from reasonkit.show.data_card import write_data_card
 
-paths = save_splits(splits, run.stage("data"))
-card = write_data_card(recipe, splits, paths, ledger, SEED)
-run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
-           minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths,
-           notes=ledger.notes)
-print(f"wrote {', '.join(path.name for path in [*paths.values(), card])} to {run.stage('data')}")
+if not made:
+    paths = save_splits(splits, run.stage("data"))
+    card = write_data_card(recipe, splits, paths, ledger, SEED)
+    run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
+               minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths,
+               notes=ledger.notes, asked=run.data_asked(recipe))
+    print(f"wrote {', '.join(path.name for path in [*paths.values(), card])} to {run.stage('data')}")
 run.close()  # the next notebook has a kernel of its own

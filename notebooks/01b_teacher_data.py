@@ -56,7 +56,7 @@ from reasonkit.run import open_run
 run = open_run(PROFILE, RECIPE, SEED, data=QUESTIONS, settings=SETTINGS)
 recipe = curation.load_data(QUESTIONS or run.recipe.data_for(run.profile))
 named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
-own = run.profile.policy if run.profile.toy else run.profile.judge
+own = run.profile.larger
 who = TEACHER or (own if "teacher" in run.recipe.shares else "api" if named else "")
 style = STYLE or ("steps" if run.profile.toy and who == own else "tags")
 print(f"{recipe.title}\nteacher: {who}" if who else

@@ -19,9 +19,10 @@ import nbformat
 from build import ROOT, TEMPLATE, notebook_text
 from parameters import BuildError, parameter, parameters
 
-from reasonkit.config import PROFILES
+from reasonkit.config import models_of
 from reasonkit.models.load import MODELS
-from reasonkit.session.setup import find_recipe
+from reasonkit.run import choose
+from reasonkit.session.setup import check_choices, find_recipe
 
 PACKAGES = ("reasonkit", "recipes", "data_recipes", "tools")
 NOTEBOOK, LIBRARY = "show-your-work", "reasonkit-library"  # the slugs, which Kaggle makes of the titles
@@ -39,9 +40,10 @@ def write_folder(owner: str, out: Path, values: dict[str, object]) -> None:
     text = notebook_text(ROOT / "notebooks" / f"{TEMPLATE}.py", values=values, attached=True)
     notebook = nbformat.reads(text, as_version=4)
     chosen = {name: ast.literal_eval(node.value) for name, node in parameters(notebook)[2].items()}
-    profile, recipe = PROFILES.get(chosen["PROFILE"]), find_recipe(chosen["RECIPE"])
-    names = [profile.policy, profile.judge][:1 + recipe.uses_judge] if profile else ["tiny-policy"]
-    handles = [MODELS[name].handle for name in names]
+    name, recipe = chosen["PROFILE"], find_recipe(chosen["RECIPE"])
+    settings = check_choices(name, chosen["RECIPE"], chosen["SEED"], chosen["SETTINGS"])
+    names = dict.fromkeys(models_of(choose(name, recipe, settings, {}), recipe, recipe.stages).values())
+    handles = [MODELS[name].handle if name in MODELS else None for name in names]
     if None in handles:
         raise BuildError(f"PROFILE={chosen['PROFILE']!r} has no models on Kaggle: leave it at kaggle")
     code = out / "notebook" / f"{NOTEBOOK}.ipynb"

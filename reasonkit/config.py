@@ -71,9 +71,14 @@ class Profile:
     accelerator: str = ""
 
     @property
+    def larger(self) -> str:
+        """The larger model at hand. A tiny policy has none with its tokens, so it is that policy itself."""
+        return self.policy if self.toy else self.judge
+
+    @property
     def teacher(self) -> str:
-        """The model whose distribution distillation reads. A tiny policy has no larger one with its tokens."""
-        return self.distill.teacher or (self.policy if self.toy else self.judge)
+        """The model whose distribution distillation reads."""
+        return self.distill.teacher or self.larger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +225,13 @@ PROFILES = {
         distill=DistillSettings(steps=200, batch_size=4, learning_rate=1e-4, **_GPU_LENGTHS),
         eval_batch=32, probe_every=50, judge_batch=8, judge_max_length=1024, **_REAL),
 }
+
+
+def models_of(profile: Profile, recipe: Recipe, left: Sequence[str]) -> dict[str, str]:
+    """The models that the stages in `left` load, by role. A "writer" writes traces in notebook 1b."""
+    stages = {"judge": ("reward_model", *["grpo"] * recipe.uses_judge), "teacher": ("distill",), "writer": ("teacher",)}
+    names = {"judge": profile.judge, "teacher": profile.teacher, "writer": profile.larger}
+    return {"policy": profile.policy} | {role: names[role] for role in names if {*stages[role]} & {*left}}
 
 
 def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:

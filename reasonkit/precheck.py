@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from IPython.display import display
 
-from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_recipe
+from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_recipe, models_of
 from reasonkit.data.curation import load_data, used_sources
 from reasonkit.data.filters import Ledger
 from reasonkit.data.sources import TeacherFile
@@ -67,13 +67,16 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
         rows.append([name, value, "this cell" if name in chosen else found])
     display(table(["choice", "value", "set by"], rows, "All notebooks of a run must choose the same."))
     left = [name for name in plan.stages if not (artifacts() / name / manifests.MANIFEST).exists()]
-    judged = plan.uses_judge and "grpo" in left
-    key = _key(fitted) if judged and not plan.judge else None
-    judge = fitted.judge if judged and not key or "reward_model" in left else None
-    teacher = fitted.teacher if "distill" in left else None
-    names = dict.fromkeys(filter(None, (fitted.policy, judge, teacher)))
-    lines = [*_machine(fitted, left, judge, teacher), *_models(names), *_session(fitted),
+    models = models_of(fitted, plan, left)
+    key = _key(fitted) if "judge" in models and "reward_model" not in left and not plan.judge else None
+    if key:
+        models.pop("judge")
+    writer = {name: load.locate(name) for role, name in models.items() if role == "writer"}
+    models = {role: name for role, name in models.items() if role != "writer"}
+    lines = [*_machine(fitted, left, models), *_models(dict.fromkeys(models.values())), *_session(fitted),
              *_sources(fitted, plan, data, left)]
+    lines += [(name, str(folder or f"not here: attach {MODELS[name].handle}, unless TEACHER names another"), "")
+              for name, folder in writer.items() if name not in models.values()]
     lines += [("judge", f"behind an API, by the secret {key}", "")] * bool(key)
     display(table(["needed", "found", "to do"], lines, "Checked before anything is loaded."))
     if missing := "".join(f"\n- {name}: {remedy}" for name, _, remedy in lines if remedy):
@@ -84,8 +87,8 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
 Lines = Iterator[tuple[str, str, str]]
 
 
-def _machine(profile: Profile, left: Sequence[str], judge: str | None, teacher: str | None) -> Lines:
-    """`left` are the stages still to be run. `judge` and `teacher` are their models with chips of their own."""
+def _machine(profile: Profile, left: Sequence[str], models: Mapping[str, str]) -> Lines:
+    """`left` are the stages still to be run, and `models` what they load. Judge and teacher have their own chips."""
     if profile.devices:
         use_virtual_devices(profile.devices)
     devices, remedy = jax.devices(), ""
@@ -95,13 +98,13 @@ def _machine(profile: Profile, left: Sequence[str], judge: str | None, teacher: 
     if not remedy:
         try:
             alone = placement.plan(profile, devices, judge=False)
-            both = placement.plan(profile, devices, judge=judge is not None)
+            both = placement.plan(profile, devices, judge="judge" in models)
             grpo_rows = profile.grpo.prompts_per_pass * profile.grpo.num_generations
             rows = {"sft": ("sft_batch_size", profile.sft.batch_size, alone.policy),
                     "simpo": ("2 x simpo_batch_size", 2 * profile.simpo.batch_size, alone.policy),
                     "grpo": ("the completions of a GRPO pass", grpo_rows, both.policy)}
-            if teacher:
-                both = placement.plan(replace(profile, judge=teacher), devices, judge=True)
+            if "teacher" in models:
+                both = placement.plan(replace(profile, judge=models["teacher"]), devices, judge=True)
                 rows["distill"] = "distill_batch_size", profile.distill.batch_size, both.policy
             for what, count, mesh in (rows[stage] for stage in left if stage in rows):
                 check_divides(count, mesh, what)
@@ -162,8 +165,11 @@ def _session(profile: Profile) -> Lines:
 
 
 def _sources(profile: Profile, recipe: Recipe, data: str | None, left: Sequence[str]) -> Lines:
-    """What a teacher has yet to write in this run is not asked for."""
+    """What a teacher has yet to write in this run is not asked for, and nothing is if the rows are made."""
     if data is None:
+        return
+    if "data" not in left:
+        yield "data", "made in an earlier session", ""
         return
     try:
         notes = Ledger()

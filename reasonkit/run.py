@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax
 
 from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.curation import load_data
+from reasonkit.data.sources import DataRecipe, File
 from reasonkit.eval.evaluate import EvalResult, compare_paired
 from reasonkit.models.checkpoints import latest_step, next_step, restore_lora, save_lora
 from reasonkit.models.distributed import agree_on_end, is_main_process, on_main_process
@@ -93,6 +95,36 @@ class Run:
         """The adapter's shape for the manifest of a stage that trains or evaluates it, else None."""
         return self.lora if stage == "evaluation" or STAGES[stage].trains else None
 
+    def data_asked(self, recipe: DataRecipe) -> dict[str, Any]:
+        """All that the rows of notebook 1 depend on, beside the seed and what the hub has of a branch today."""
+        paths = {source.name: Path(source.path).expanduser() for source in recipe.sources if isinstance(source, File)}
+        return manifests.plain({
+            "recipe": hashlib.sha256(recipe.model_dump_json().encode()).hexdigest(), "rows": self.profile.rows,
+            "max_prompt_length": self.profile.grpo.max_prompt_length,
+            "files": {name: file_sha256(path) for name, path in paths.items() if path.is_file()}}, "asked")
+
+    def data_is_made(self, recipe: DataRecipe) -> bool:
+        """Whether notebook 1 has made the rows of `recipe` and they are still as it left them. If so, print that.
+
+        Raises ManifestError if they are other rows than those asked for now, and a stage was begun with them.
+        """
+        try:
+            found = self.manifest("data")
+        except manifests.ManifestError:  # none, or rows that have changed since
+            return False
+        if not all((self.folder / entry["path"]).exists() for entry in found["inputs"].values()):
+            return False
+        then, now = found["extra"].get("asked", {}), self.data_asked(recipe)
+        if then and (changed := manifests.differences(then, now)):
+            if any((self.stage(stage) / manifests.ASKED).exists() for stage in self.recipe.trained):
+                raise manifests.ManifestError(
+                    f"{self.stage('data')} has the rows that this run was begun with, and others are asked for now: "
+                    f"{'; '.join(changed)}. Set that back, or start {manifests.ELSEWHERE}")
+            return False
+        print(f"data: made on {found['written']} and read back. To make them anew, delete "
+              f"{self.stage('data') / manifests.MANIFEST} and run this cell again")
+        return True
+
     def close(self) -> None:
         """Release the run for the next notebook's kernel. This notebook may stay open."""
         unlock_run(self.folder)
@@ -165,9 +197,11 @@ class Run:
 
 
 def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: Mapping[str, int]) -> Profile:
-    """The profile changed by the recipe, then by the lengths of its data, then by the checked settings.
+    """The profile changed by the recipe, then by the lengths of its data, then by the checked settings. A teacher that
+    the policy cannot learn from gives way to the profile's judge, unless it was asked for.
 
-    Raises ValueError for a model that is unknown or not of the same kind as the profile's own.
+    Raises ValueError for a model that is unknown or not of the same kind as the profile's own, and for a teacher of
+    another family than the policy's, because its tokens are others.
     """
     chosen = change(adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths), settings)
     for role in ("policy", "judge"):
@@ -178,7 +212,20 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
             raise ValueError(f"{role}={name!r} does not go with the profile {profile!r}, whose lengths and learning "
                              f"rates are for {own}: choose the profile for it (tiny models: cpu; others: kaggle, "
                              "colab, gpu), or another model")
+    if "distill_teacher" not in settings and not _same_tokens(chosen.policy, chosen.teacher):
+        chosen = replace(chosen, distill=replace(chosen.distill, teacher=""))
+    if "distill" in recipe.shares and not _same_tokens(chosen.policy, chosen.teacher):
+        family = MODELS[chosen.policy].family
+        raise ValueError(f"the teacher {chosen.teacher!r} splits text into other tokens than the policy "
+                         f"{chosen.policy!r}: set distill_teacher to one of "
+                         f"{', '.join(name for name, source in MODELS.items() if source.family == family)}")
     return chosen
+
+
+def _same_tokens(policy: str, teacher: str) -> bool:
+    """Whether two models are of one family, as far as their names tell. A folder's is not known before it is loaded."""
+    known = [MODELS[name] for name in (policy, teacher) if name in MODELS]
+    return len({(source.family, bool(source.asset)) for source in known}) < 2
 
 
 def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None, data: str | None = None,

@@ -417,6 +417,29 @@ def test_a_submission_grades_every_kind_that_it_may_infer(tmp_path, monkeypatch)
     assert done.stdout == f"{tmp_path}/reasonkit/__init__.py {[True] * len(golds)}\n", done.stderr
 
 
+@pytest.mark.parametrize(("recipe", "data"), [("pinocchio", "packaged"), ("legal", "mine.csv"),
+                                             ("tunix_demo", "packaged")])
+def test_a_submission_can_read_the_data_that_its_first_cell_names(tmp_path, monkeypatch, recipe, data):
+    """A mix by name, and a file of one's own. The folder has the submission's files only."""
+    monkeypatch.setattr(build, "OUT", tmp_path / "build")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text("question,answer\nIs a whale a fish?,no\n1 + 1?,2\n")
+    made, shell = build.write_submission({"RECIPE": recipe, "DATA": data}), InteractiveShell()
+    for cell in nbformat.read(made, as_version=4).cells:
+        if cell.source.startswith("%%files") or "def files(" in cell.source:
+            shell.run_cell(cell.source).raise_error()
+    code = ("from reasonkit.data.curation import domain_rubric, load_data, read_sources;"
+            "from reasonkit.data.filters import Ledger;"
+            f"found = load_data({data!r});"
+            "[domain_rubric(found, source.rubric or source.domain) for source in found.sources];"
+            "rows = [] if found.sources[0].kind_of == 'wheel' else [*read_sources(found, 0, Ledger())];"
+            "print(len(found.sources), len(rows))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    count, rows = done.stdout.split() or done.stderr[-2000:]
+    assert int(count) >= 1 and int(rows) == (2 if data == "mine.csv" else 0)
+
+
 def test_the_submission_of_an_unknown_recipe_is_refused(capsys):
     assert build.main(["submission", "--set", "RECIPE=g_rare"]) == 2
     assert "The nearest is 'g_rar'" in capsys.readouterr().err
@@ -444,8 +467,19 @@ def test_the_folder_for_kaggle_names_what_to_attach(kaggle, tmp_path):
     for about in (kernel, data):  # Kaggle makes the slug of the title
         assert about["id"] == f"someone/{about['title'].replace(' ', '-')}" and 6 <= len(about["title"]) <= 50
     assert (kaggle / "notebook" / kernel["code_file"]).is_file()
-    kaggle_folder.write_folder("someone", tmp_path, {"RECIPE": "idea_e"})  # without a judge
-    assert metadata(tmp_path / "notebook", "kernel")["model_sources"] == ["google/gemma-2/flax/gemma2-2b-it/1"]
+
+
+@pytest.mark.parametrize(("recipe", "settings", "models"), [
+    ("idea_e", {}, ["gemma-2/flax/gemma2-2b-it"]),  # without a judge
+    ("worked_sft", {"policy": "gemma3-1b-it"}, ["gemma-3/flax/gemma3-1b-it"]),
+    ("gemmatron", {}, ["gemma-2/flax/gemma2-2b-it", "gemma-3/flax/gemma3-12b-it"]),  # it writes the traces
+    ("on_policy_distillation", {}, ["gemma-2/flax/gemma2-2b-it", "gemma-2/flax/gemma2-9b-it"]),
+    ("on_policy_distillation", {"policy": "gemma3-1b-it"},
+     ["gemma-3/flax/gemma3-1b-it", "gemma-3/flax/gemma3-12b-it"])])
+def test_every_model_that_a_recipe_loads_is_attached(tmp_path, recipe, settings, models):
+    kaggle_folder.write_folder("someone", tmp_path, {"RECIPE": recipe, "SETTINGS": settings})
+    kernel = metadata(tmp_path / "notebook", "kernel")
+    assert kernel["model_sources"] == [f"google/{model}/1" for model in models]
 
 
 def test_the_short_notebook_is_the_submission_without_its_library(kaggle):

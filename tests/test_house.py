@@ -22,7 +22,7 @@ stdlib reasonkit.text: tags cleaning hedges units numbers words choices answers
 numpy reasonkit.eval: intervals evaluate sampled
 numpy reasonkit.judge: rubric judge cache exam
 numpy reasonkit.rewards: work rules mix monitors
-numpy reasonkit.data: screening sources problems rows loading options readers filters router curation golds
+numpy reasonkit.data: screening sources problems rows options readers loading filters router curation golds
 jax reasonkit.models: distributed mesh cache gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat overlap decode rollout loop sft grpo
 user reasonkit.show: figures report uncertainty data_card data_view dashboard completions

@@ -236,6 +236,13 @@ def test_a_recipe_without_a_rubric_loads_no_judge_and_has_all_the_chips(tmp_path
     assert json.loads((grpo / "manifest.json").read_text())["metrics"]["judge_failures"] == {}
 
 
+def test_the_rows_are_read_back_and_not_made_again(finished):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "artifacts/data").iterdir()}
+    done = execute("01_data_curation.py", finished, ROOT)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert before == {path: path.stat().st_mtime_ns for path in (finished / "artifacts/data").iterdir()}
+
+
 def test_a_finished_stage_is_read_back_and_not_trained_again(finished):
     before = (finished / "artifacts/grpo/log.jsonl").read_bytes()
     done = execute("03_grpo_with_judge.py", finished, ROOT)

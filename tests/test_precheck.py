@@ -159,6 +159,34 @@ def test_a_stage_that_reads_another_model_needs_it_whatever_key_there_is(shown, 
     assert {*MODELS, "judge"} & shown.keys() == names and "the second half" in shown["memory"][0]
 
 
+def test_a_teacher_that_writes_is_named_and_may_be_another(shown, monkeypatch):
+    """Its notebook can ask an API in its place."""
+    accelerators(monkeypatch, "tpu", 8)
+    with pytest.raises(RuntimeError, match=r"attach google/gemma-2/flax/gemma2-2b-it/1 \("):
+        precheck("kaggle", "gemmatron", 0, {})
+    told = "not here: attach google/gemma-3/flax/gemma3-12b-it/1, unless TEACHER names another"
+    assert shown["gemma3-12b-it"] == [told, ""]
+
+
+def test_a_teacher_of_another_family_is_named_before_sft(shown, monkeypatch):
+    """Its tokens are others. It used to be loaded after hours of SFT, and then refused."""
+    accelerators(monkeypatch, "tpu", 8)
+    with pytest.raises(RuntimeError, match="attach google/gemma-3/flax/gemma3-1b-it/1 and google/gemma-3/flax/gemma3-"):
+        precheck("kaggle", "on_policy_distillation", 0, {"policy": "gemma3-1b-it"})
+    assert "gemma3-12b-it" in shown and "gemma2-9b-it" not in shown
+    with pytest.raises(ValueError, match="'gemma3-4b-it' splits text into other tokens than the policy 'gemma2-2b-it': "
+                                         "set distill_teacher to one of gemma2-2b, gemma2-2b-it, gemma2-9b-it$"):
+        precheck("kaggle", "on_policy_distillation", 0, {"distill_teacher": "gemma3-4b-it"})
+
+
+def test_rows_that_are_made_need_no_hub(shown, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "used_sources", lambda *_: pytest.fail("the hub was asked"))
+    (tmp_path / "artifacts/data").mkdir(parents=True)
+    (tmp_path / "artifacts/data/manifest.json").write_text("{}")
+    precheck("smoke", "g_rar", 0, {}, "")
+    assert shown["data"] == ["made in an earlier session", ""]
+
+
 def test_an_evaluation_needs_no_judge_and_runs_in_the_reserve(shown, monkeypatch, tmp_path):
     accelerators(monkeypatch, "cpu", 8)
     (tmp_path / "artifacts/grpo").mkdir(parents=True)

@@ -16,12 +16,12 @@ from datasets import Dataset
 
 from reasonkit.data import problems
 from reasonkit.data.filters import Ledger, Row, find_contaminated, gold_row_fault, near_duplicates, repair, text_fault
-from reasonkit.data.loading import Raw, SourceError, open_rows, reach
+from reasonkit.data.loading import open_rows, reach
 from reasonkit.data.problems import SPLITS, fill_rubric, load_recipe, make_problem
-from reasonkit.data.readers import Refused, read_row
+from reasonkit.data.readers import Refused, passes, read_row
 from reasonkit.data.router import find_task, route
 from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
-from reasonkit.data.sources import OWN, ROUTED, DataRecipe, Family, Hub, OwnFile, Source, Split
+from reasonkit.data.sources import OWN, ROUTED, DataRecipe, Family, Hub, OwnFile, Source, SourceError, Split
 from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
 
 EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
@@ -125,7 +125,13 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
     rubrics: dict[str, tuple[Criterion, ...]] = {}
     count = 0
     for source in used_sources(recipe, ledger):
-        made = _family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused)
+        try:
+            made = [*(_family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused))]
+        except SourceError as error:
+            if not source.optional:
+                raise
+            ledger.notes.append(f"left out: {error}")
+            continue
         for row in made:
             if row["domain"] == ROUTED:
                 row["family"] = row["domain"] = route(row["question"]) or GENERAL
@@ -143,7 +149,7 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
 def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row]:
     number = 0
     for number, raw in enumerate(open_rows(source)[0], 1):
-        if not _passes(source, raw):
+        if not passes(source, raw):
             continue
         try:
             yield read_row(source, number, raw)
@@ -153,15 +159,6 @@ def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row
     if source.rows is not None and not part and abs(number - source.rows) > source.tolerance * source.rows:
         raise SourceError(f"source {source.name!r} has {number} rows, and the recipe states {source.rows} within "
                           f"{source.tolerance:.0%}: look into what changed, then mend `rows`")
-
-
-def _passes(source: Source, raw: Raw) -> bool:
-    for column in (*source.keep, *source.at_most):
-        if column not in raw:
-            raise SourceError(f"source {source.name!r} has no column {column!r} to filter by, only {', '.join(raw)}")
-    return (all(raw[column] in values for column, values in source.keep.items())
-            and all(raw[column] is not None and float(raw[column]) <= limit
-                    for column, limit in source.at_most.items()))
 
 
 def _family_rows(source: Family, seed: int) -> Iterator[Row]:

@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Stalled
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -27,7 +28,19 @@ from typing import Any, NamedTuple
 
 from datasets import load_dataset
 
-from reasonkit.data.sources import Family, File, Hub, Kaggle, Provenance, Source, TeacherFile, Wheel
+from reasonkit.data.readers import Refused, passes, read_row
+from reasonkit.data.sources import (
+    EXPORT,
+    Family,
+    File,
+    Hub,
+    Kaggle,
+    Provenance,
+    Source,
+    SourceError,
+    TeacherFile,
+    Wheel,
+)
 from reasonkit.session.files import RecordError, check, preview
 
 WHEELS = Path(os.environ.get("REASONKIT_WHEELS", Path.home() / ".cache" / "reasonkit" / "wheels"))
@@ -38,10 +51,6 @@ _ONE_AT_A_TIME = Lock()  # several sources may be in one wheel
 MAX_ROW = 1_000_000  # characters of a line
 Raw = dict[str, Any]
 _REACHED: dict[str, str] = {}  # by its table, where each source was found
-
-
-class SourceError(ValueError):
-    """A source can't be read. The message names it and says what to do."""
 
 
 class Reached(NamedTuple):
@@ -55,9 +64,12 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
     """The raw rows of a source and where they come from. Raises SourceError for what can't be read."""
     try:
         if isinstance(source, Hub):
-            files = {"data_files": source.files} if source.files else {}
-            rows = load_dataset(source.id, source.config or None, split=source.split, revision=source.revision,
-                                streaming=True, **files)
+            # the export has no card, and only a card names configs: there a config is nothing but a folder
+            exported = source.revision == EXPORT
+            more = ({"data_files": source.files} if source.files else
+                    {"data_dir": source.config} if exported and source.config else {})
+            rows = load_dataset(source.id, None if exported else source.config or None, split=source.split,
+                                revision=source.revision, streaming=True, **more)
             return _stream(source, islice(iter(rows), source.read)), f"hub {source.id}@{source.revision}"
         if isinstance(source, Kaggle):
             owner, name, *_ = source.handle.split("/")
@@ -78,16 +90,19 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
         raise
     except Exception as error:  # of three clients, the disk and the network
         raise SourceError(f"source {source.name!r} can't be opened ({type(error).__name__}: {error}): "
-                          f"{_remedy(source)}") from error
+                          f"{_remedy(source, error)}") from error
 
 
-def _remedy(source: Source) -> str:
+def _remedy(source: Source, error: Exception | None = None) -> str:
     if isinstance(source, Kaggle):
         return f"click Add Input, Datasets, and attach {source.handle}, or turn Internet on"
     if isinstance(source, TeacherFile):
         return "run notebook 1b, or give the path of its traces.jsonl"
     if isinstance(source, File):
         return "give the path of a CSV, JSONL, JSON or Parquet file"
+    if isinstance(error, ValueError | FileNotFoundError | RuntimeError) and isinstance(source, Hub):
+        return ("look at its page on the hub, and mend `id`, `config`, `split`, `revision` or `files` in its table, or "
+                "set `optional = true` there to go on without it")
     return "turn Internet on, or set `optional = true` in its table to go on without it"
 
 
@@ -234,6 +249,7 @@ def _nested_rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
 
 def reach(sources: list[Source], seconds: float = SECONDS) -> dict[str, Reached]:
     """Read the first row of every source, in parallel, and say of each, by name, where it is or what to do about it.
+    A column that the recipe names and the row lacks is a problem too.
 
     What was found once is not read again in this process. What was missing is tried again.
     """
@@ -243,8 +259,11 @@ def reach(sources: list[Source], seconds: float = SECONDS) -> dict[str, Reached]
         key = source.model_dump_json()
         if key not in _REACHED:
             rows, where = open_rows(source)
-            if next(rows, None) is None:
+            if (raw := next(rows, None)) is None:
                 raise SourceError(f"source {source.name!r} has no row")
+            with suppress(Refused):
+                if passes(source, raw):
+                    read_row(source, 1, raw)
             _REACHED[key] = where
         return _REACHED[key]
 
@@ -258,7 +277,7 @@ def reach(sources: list[Source], seconds: float = SECONDS) -> dict[str, Reached]
             problem = f"source {source.name!r} gave no row in {seconds:.0f} s: {_remedy(source)}"
         except Exception as error:  # of three clients, the disk and the network
             problem = str(error) if isinstance(error, SourceError) else (
-                f"source {source.name!r} can't be read ({type(error).__name__}: {error}): {_remedy(source)}")
+                f"source {source.name!r} can't be read ({type(error).__name__}: {error}): {_remedy(source, error)}")
         found[source.name] = Reached(where, problem)
     pool.shutdown(wait=False, cancel_futures=True)
     return found

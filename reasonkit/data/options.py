@@ -89,7 +89,7 @@ def find_option(answer: Any, texts: list[str], labels: list[str]) -> int:
         if 0 <= answer < len(texts):
             return answer
         raise Refused("answer is no option")
-    said = " ".join(as_text(answer).split())
+    said = " ".join(as_text(answer).partition(". Explanation:")[0].split())  # MedReason's answers go on with one
     alike = [n for n, text in enumerate(texts) if text.casefold() == said.casefold()]
     if len(alike) == 1 and not (said in labels and labels.index(said) != alike[0]):
         return alike[0]

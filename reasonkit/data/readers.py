@@ -13,7 +13,7 @@ from typing import Any
 
 from reasonkit.data.options import Refused, as_text, pose_choice, split_options
 from reasonkit.data.screening import OPEN, gold_fault
-from reasonkit.data.sources import Source
+from reasonkit.data.sources import Source, SourceError
 from reasonkit.judge.rubric import WEIGHTS, Criterion, rubric_from_json, rubric_to_json
 from reasonkit.text.answers import KINDS
 from reasonkit.text.choices import read_yes_no
@@ -36,7 +36,8 @@ _LEADING = re.compile(r"(?:\b(?:So|Therefore|Thus|Hence)\b,?)\s*$")
 def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, str]:
     """A row of our schema: `screening.COLUMNS`, and domain, task, difficulty, source, licence, group.
 
-    Raises Refused for a row to leave out, and KeyError, naming source, row and column, for a column that is not there.
+    Raises Refused for a row to leave out, and SourceError, naming source, row and column, for a column that is not
+    there.
     """
     where = f"source {source.name!r}, row {number}"
     fields: dict[str, Any] = dict.fromkeys((*_TEXTS, "reply"), "")
@@ -84,12 +85,22 @@ def fill(template: str, raw: Mapping[str, Any], where: str) -> Any:
             try:
                 found = found[int(part)] if isinstance(found, Sequence) else found[part]
             except (KeyError, IndexError, TypeError, ValueError):
-                raise KeyError(f"{where} has no column {name!r}, only {', '.join(map(str, raw))}: mend `columns` in "
-                               "the recipe") from None
+                raise SourceError(f"{where} has no column {name!r}, only {', '.join(map(str, raw))}: mend `columns` "
+                                  "in the recipe") from None
         return "" if found is None else found
 
     alone = _COLUMN.fullmatch(template)
     return value(alone[1]) if alone else _COLUMN.sub(lambda match: as_text(value(match[1])), template)
+
+
+def passes(source: Source, raw: Mapping[str, Any]) -> bool:
+    """Whether a raw row passes the source's filters. Raises SourceError for a column that is not there."""
+    for column in (*source.keep, *source.at_most):
+        if column not in raw:
+            raise SourceError(f"source {source.name!r} has no column {column!r} to filter by, only {', '.join(raw)}")
+    return (all(raw[column] in values for column, values in source.keep.items())
+            and all(raw[column] is not None and float(raw[column]) <= limit
+                    for column, limit in source.at_most.items()))
 
 
 def answer_kind(answer: str) -> str:

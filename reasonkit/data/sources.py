@@ -17,10 +17,15 @@ OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "C
                  "CC-BY-SA-4.0", "ODC-By-1.0", "CDLA-Permissive-2.0", "Gemma")
 ROUTED = "auto"  # the domain of a source whose questions `router.route` tells apart
 OWN = "your own"  # the licence of a file that states none
+EXPORT = "refs/convert/parquet"  # the branch on which the hub keeps the rows of a data set as Parquet files
 Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group",
                  "kind", "domain", "task"]
 Reader = Literal["plain", "gsm8k", "boxed", "think", "tagged", "worked"]
 Template = str | list[str]  # "{column}" and text; a list has one template per option or step
+
+
+class SourceError(ValueError):
+    """A source can't be read. The message names it and says what to do."""
 
 
 class Source(Record):
@@ -60,8 +65,8 @@ class Source(Record):
 
 
 class Hub(Source):
-    """A data set of the Hugging Face hub, streamed. For one with a loading script give the revision
-    "refs/convert/parquet". `files` chooses among its files."""
+    """A data set of the Hugging Face hub, streamed. For one with a loading script give the revision EXPORT, on which
+    `config` names a folder. `files` chooses among its files."""
 
     kind_of: Literal["hub"] = Field(alias="from")
     id: Text

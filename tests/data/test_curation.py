@@ -11,10 +11,9 @@ import pytest
 from reasonkit.data import curation, problems
 from reasonkit.data.curation import EXTRA, share_out
 from reasonkit.data.filters import Ledger, screen
-from reasonkit.data.loading import SourceError
 from reasonkit.data.problems import load_recipe
 from reasonkit.data.screening import COLUMNS, question_key
-from reasonkit.data.sources import Family, Wheel
+from reasonkit.data.sources import Family, SourceError, Wheel
 from reasonkit.judge.rubric import Criterion
 
 SIZES = {"train": 60, "validation": 10, "test": 20}
@@ -146,6 +145,20 @@ def test_a_missing_source_stops_the_run_unless_it_is_optional(recipe_of, tmp_pat
         else:
             with pytest.raises(SourceError, match="source 's1' can't be opened .*give the path"):
                 curation.curate(recipe, SIZES, 0)
+
+
+@pytest.mark.parametrize(("planted", "more", "told"), [
+    ({"r": ...}, "", "source 's1', row 3 has no column 'r', only q, a"),
+    ({}, "rows = 9", "source 's1' has 3 rows, and the recipe states 9 within 2%")])
+def test_an_optional_source_that_goes_wrong_later_is_left_out(recipe_of, planted, more, told):
+    """`reach` sees only the first row, so this comes after minutes."""
+    last = {name: value for name, value in {**sums(1, 502)[0], **planted}.items() if value is not ...}
+    recipe = recipe_of(sums(150), [*sums(2, 500), last], s1={"more": f"optional = true\n{more}"})
+    splits, ledger = curation.curate(recipe, SIZES, 0)
+    assert set(splits["train"]["source"]) == {"s0"} and f"left out: {told}" in ledger.notes[0]
+    assert ledger.steps[0] == ("read", 150, 150)
+    with pytest.raises(SourceError, match=told[:40]):
+        curation.curate(recipe_of(sums(150), [*sums(2, 500), last], s1={"more": more}), SIZES, 0)
 
 
 def test_another_number_of_rows_than_stated_stops_the_run(recipe_of):

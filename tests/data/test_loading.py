@@ -16,8 +16,8 @@ from kagglehub.cache import Cache
 from kagglehub.handle import parse_dataset_handle
 
 from reasonkit.data import loading
-from reasonkit.data.loading import SourceError, open_rows, reach
-from reasonkit.data.sources import Family, File, Hub, Kaggle, TeacherFile, Wheel
+from reasonkit.data.loading import open_rows, reach
+from reasonkit.data.sources import EXPORT, Family, File, Hub, Kaggle, SourceError, TeacherFile, Wheel
 
 COMMON = {"name": "s", "domain": "science", "licence": "MIT", "address": "https://example.org",
           "columns": {"question": "{q}"}}
@@ -159,6 +159,31 @@ def test_the_hub_is_read_by_its_own_client(tmp_path):
                               "files": "*.parquet", "read": 2})
     rows, where = open_rows(hub)
     assert list(rows) == ROWS[:2] and where.endswith("@main")
+
+
+@pytest.mark.parametrize(("config", "files", "rows"), [
+    ("full", "", ROWS[:2]), ("norms", "", [{"q": "0"}]), ("", "full/train/*.parquet", ROWS[:2])])
+def test_a_config_of_the_hubs_parquet_export_is_a_folder(tmp_path, config, files, rows):
+    """That branch has no card, so `datasets` knows no config there but "default", with the rows of all folders."""
+    for folder, found in {"full/train": ROWS[:2], "full/test": ROWS[2:], "norms/train": [{"q": "0"}]}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(found), tmp_path / folder / "0000.parquet")
+    hub = Hub.model_validate({**COMMON, "from": "hub", "id": str(tmp_path), "split": "train", "config": config,
+                              "revision": EXPORT, "files": files})
+    assert list(open_rows(hub)[0]) == rows
+
+
+def test_what_is_wrong_in_a_hubs_table_is_not_the_networks_fault(tmp_path):
+    """`datasets` raises each of these for itself."""
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "train.parquet")
+    for changes in ({"config": "main"}, {"files": "gone.parquet"}, {"split": "valid"},
+                    {"columns": {"question": "{t}"}}):
+        hub = Hub.model_validate({**COMMON, "from": "hub", "id": str(tmp_path), "split": "train", "revision": "main",
+                                  **changes})
+        (row,) = reach([hub]).values()
+        assert "mend `" in row.problem and "Internet" not in row.problem, changes
+    hub = Hub.model_validate({**COMMON, "from": "hub", "id": "no/such", "split": "train", "revision": "main"})
+    assert "turn Internet on" in loading._remedy(hub, ConnectionError("Couldn't reach 'no/such' on the Hub"))
 
 
 def test_kaggle_is_read_where_it_is_attached_and_else_by_its_own_client(tmp_path, monkeypatch):

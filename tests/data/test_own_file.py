@@ -6,7 +6,7 @@ import json
 import pytest
 
 from reasonkit.data.curation import curate, load_data
-from reasonkit.data.loading import SourceError
+from reasonkit.data.sources import SourceError
 from reasonkit.judge.rubric import load_domain, rubric_to_json
 
 SIZES = {"train": 100, "validation": 100, "test": 100}

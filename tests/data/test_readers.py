@@ -14,7 +14,7 @@ from kagglehub.handle import parse_dataset_handle
 from reasonkit.data.loading import open_rows
 from reasonkit.data.readers import READERS, Refused, read_row
 from reasonkit.data.screening import COLUMNS, row_fault
-from reasonkit.data.sources import File, Hub, Kaggle
+from reasonkit.data.sources import File, Hub, Kaggle, SourceError
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 
 GOLDEN = [json.loads(line) for line in
@@ -87,7 +87,7 @@ def test_options_are_shuffled_by_the_row_alone():
 
 
 def test_a_renamed_column_stops_the_run_and_is_named():
-    with pytest.raises(KeyError, match=r"source 's', row 7 has no column 'question', only Question, answer: mend"):
+    with pytest.raises(SourceError, match=r"source 's', row 7 has no column 'question', only Question, answer: mend"):
         read_row(source(columns={"question": "{question}"}), 7, {"Question": "?", "answer": "4"})
 
 

@@ -15,6 +15,7 @@ import pytest
 from reasonkit import run as run_module
 from reasonkit.config import PROFILES
 from reasonkit.data import problems
+from reasonkit.data.curation import load_data
 from reasonkit.rewards.rules import gate, tag_format
 from reasonkit.run import open_run
 from reasonkit.session.manifest import ASKED, ManifestError, code_sha256, differences
@@ -220,6 +221,41 @@ def test_an_input_that_was_rewritten_is_seen_by_the_next_notebook(asked):
     with pytest.raises(ManifestError, match=f"{train} has changed since stage 'data' was finished with it: put the old "
                                             r"one back, or run notebook 01 \(01_data_curation\) first with this one"):
         moved.manifest("data")
+
+
+def made(run, recipe) -> dict:
+    """The rows of notebook 1, made as it makes them."""
+    paths = {name: run.stage("data") / f"{name}.parquet" for name in problems.SPLITS}
+    for path in paths.values():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}\n")
+    run.finish("data", inputs=paths, metrics={}, minutes=0.1, asked=run.data_asked(recipe))
+    return paths
+
+
+def test_rows_that_are_made_are_read_back_unless_something_changed(asked, tmp_path, capsys):
+    """The hub may have other rows today, and stages that were begun with yesterday's would refuse to go on."""
+    file = tmp_path / "mine.csv"
+    file.write_text("question,answer\n1+1?,2\n")
+    run, recipe = asked.run, load_data(str(file))
+    assert not run.data_is_made(recipe)
+    paths = made(run, recipe)
+    assert run.data_is_made(recipe) and "To make them anew, delete" in capsys.readouterr().out
+    assert not run.data_is_made(load_data("tiny_mix")), "no stage has begun with them"
+    file.write_text("question,answer\n1+1?,2\n2+2?,4\n")
+    assert not run.data_is_made(load_data(str(file)))
+    file.write_text("question,answer\n1+1?,2\n")
+    assert run.data_is_made(recipe)
+    sft(asked)
+    assert run.data_is_made(recipe)
+    with pytest.raises(ManifestError, match="has the rows that this run was begun with, and others are asked for now: "
+                                            "recipe: SHA-256 .* then, SHA-256 .* now.* Set that back, or start in"):
+        run.data_is_made(load_data("tiny_mix"))
+    paths["test"].write_text("{}\n{}\n")
+    assert not run.data_is_made(recipe), "a changed file is made again"
+    made(run, recipe)
+    paths["test"].unlink()
+    assert not run.data_is_made(recipe)
 
 
 @pytest.mark.parametrize("changed", ["train", "validation", "test"])
