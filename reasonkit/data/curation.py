@@ -17,7 +17,7 @@ from datasets import Dataset
 from reasonkit.data import problems
 from reasonkit.data.filters import Ledger, Row, find_contaminated, gold_row_fault, near_duplicates, repair, text_fault
 from reasonkit.data.loading import open_rows, reach
-from reasonkit.data.problems import SPLITS, fill_rubric, load_recipe, make_problem
+from reasonkit.data.problems import SPLITS, family_rows, fill_rubric, load_recipe
 from reasonkit.data.readers import Refused, passes, read_row
 from reasonkit.data.router import find_task, route
 from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
@@ -26,7 +26,6 @@ from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_js
 
 EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
 GENERAL = "general"  # the domain of a question that belongs to no other
-MADE = 1000  # rows of a source of families without a cap
 # What the columns of a file of one's own may be called, in lower case. The first one that is there is taken.
 OWN_COLUMNS = {
     "question": ("question", "prompt", "problem", "instruction", "input", "query"),
@@ -126,7 +125,7 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
     count = 0
     for source in used_sources(recipe, ledger):
         try:
-            made = [*(_family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused))]
+            made = [*(family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused))]
         except SourceError as error:
             if not source.optional:
                 raise
@@ -147,27 +146,26 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
 
 
 def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row]:
-    number = 0
+    """Raises SourceError if the number of rows is not as stated, or none of them can be read."""
+    number, made, causes = 0, 0, Counter[str]()
     for number, raw in enumerate(open_rows(source)[0], 1):
         if not passes(source, raw):
+            causes["filtered out"] += 1
             continue
         try:
             yield read_row(source, number, raw)
+            made += 1
         except Refused as error:
+            causes[str(error)] += 1
             refused.append(({"id": f"{source.name}-{number}", "source": source.name, "question": str(raw)}, str(error)))
+    if causes and not made:
+        raise SourceError(f"source {source.name!r}: none of its {number} rows can be used "
+                          f"({', '.join(f'{cause}: {count}' for cause, count in causes.most_common())}): mend "
+                          "`columns`, `reader` or `keep` in its table")
     part = isinstance(source, Hub) and source.read is not None
     if source.rows is not None and not part and abs(number - source.rows) > source.tolerance * source.rows:
         raise SourceError(f"source {source.name!r} has {number} rows, and the recipe states {source.rows} within "
                           f"{source.tolerance:.0%}: look into what changed, then mend `rows`")
-
-
-def _family_rows(source: Family, seed: int) -> Iterator[Row]:
-    for number in range(source.cap or MADE):
-        item = make_problem(source.families[number % len(source.families)], number // len(source.families), seed)
-        yield {"id": item.id, "family": item.family, "kind": item.kind, "question": item.question,
-               "reasoning": item.reasoning, "answer": item.answer, "rubric": item.rubric, "difficulty": "", "group": "",
-               "domain": source.domain, "task": source.task, "source": source.name,
-               "licence": source.licence, "made": "yes"}
 
 
 def domain_rubric(recipe: DataRecipe, name: str) -> tuple[Criterion, ...]:

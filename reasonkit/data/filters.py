@@ -39,7 +39,7 @@ REFUSALS = ("as an ai model", "as an ai language model", "i'm sorry, but i", "i 
             "i cannot help", "i can't help", "i cannot assist", "i can't assist", "i cannot fulfil", "i can't fulfil")
 _TOLD = re.compile(r"(?i)\banswer\s*(?:is|:|=)\s*")
 _OPENING = re.compile(r"(?i)\W*(?:(?:so|thus|hence|therefore|the|my|final|right|correct),?\s+){0,4}"
-                      r"(?:answer|option|choice)\s*(?:is|:|=)[\s(\['\"$*]*")
+                      r"(?:(?:answer|option|choice)\s*(?:is|:|=)|ans\b\.?\s*(?:is|:|=)?)[\s(\['\"$*]*")
 _GOES_ON = re.compile(r"\w|[.,]\d|\s*[-+*/^=\u00d7\u00f7]\s*\w")
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, to mix bits
 _MARKUP = re.compile(r"(?i)</?think>|<br\s*/?>|<newline>")

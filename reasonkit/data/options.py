@@ -1,7 +1,7 @@
 """Multiple choice in the shapes of real sets: `pose_choice` writes the options below the question, lettered anew.
 
-Options may be a list, a mapping of labels, or one text that numbers them, and the answer a letter, a label, a number
-from 0, or the option's text. A row that can't be read is `Refused`.
+Options may be a list, a mapping of labels, or one text that numbers them, and the answer a letter, a label, an
+integer from 0, or the option's text. A row that can't be read is `Refused`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def pose_choice(fields: dict, rng: random.Random | None) -> None:
     texts = [" ".join(as_text(text).split()) for text in texts]
     if not 2 <= len(texts) <= len(LETTERS) or len(labels) < len(texts):
         raise Refused("options of another shape")
-    if "" in texts or len({text.casefold() for text in texts}) < len(texts):
+    different = {text.casefold() for text in texts}
+    if {"", "not specified"} & different or len(different) < len(texts):
         raise Refused("options repeat or are blank")
     right = find_option(answer, texts, labels)
     order = list(range(len(texts)))
@@ -79,7 +80,7 @@ def split_options(text: str) -> tuple[str, list[str]]:
         if len(marks) >= 2:
             ends = [mark.start() for mark in marks[1:]] + [len(text)]
             texts = [text[mark.end():end].strip(" ,\n\t") for mark, end in zip(marks, ends, strict=True)]
-            return text[:marks[0].start()].strip(), [re.sub(r",?\s+or$", "", one) for one in texts]
+            return text[:marks[0].start()].strip(), [re.sub(r",?\s+or$|\s*\bAnswer:$", "", one) for one in texts]
     raise Refused("options of another shape")
 
 

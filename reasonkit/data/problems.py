@@ -27,6 +27,7 @@ from reasonkit.text.tags import neutralise
 disable_progress_bars()  # one for each split and file, for a second of work
 RECIPES = Path(__file__).resolve().parents[2] / "data_recipes"
 SPLITS = ("train", "validation", "test")
+MADE = 1000  # rows of a source of families without a cap
 PATIENCE = 20_000  # rounds over the families without a new question, after which they count as used up
 
 
@@ -194,3 +195,13 @@ def fill_rubric(rubric: Sequence[Criterion], reasoning: str) -> tuple[Criterion,
     """The criteria with the worked steps in place of `{reasoning}`."""
     return tuple(replace(criterion, description=criterion.description.replace("{reasoning}", reasoning))
                  for criterion in rubric)
+
+
+def family_rows(source: Family, seed: int) -> Iterator[dict[str, str]]:
+    """The rows of a source of families in our schema, in turn from each."""
+    for number in range(source.cap or MADE):
+        item = make_problem(source.families[number % len(source.families)], number // len(source.families), seed)
+        yield {"id": item.id, "family": item.family, "kind": item.kind, "question": item.question,
+               "reasoning": item.reasoning, "answer": item.answer, "rubric": item.rubric, "difficulty": "", "group": "",
+               "domain": source.domain, "task": source.task, "source": source.name,
+               "licence": source.licence, "made": "yes"}

@@ -30,6 +30,8 @@ _OPENING = re.compile(r"^Let's think step by step\.?\s*|^We refer to Wikipedia a
                       r"|^Let[’']s solve this problem step by step\.?\s*")
 _CLOSING = re.compile(r"\*\*Final Answer\*\*:|[Tt]he (?:correct |final )*(?:answer|option) is:?")
 _NAMED_WEIGHT = re.compile(r"(Essential|Important|Optional|Pitfall)(?: Criteria)?:\s*")
+_SEVERAL = re.compile(r"\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*")  # numbers: the roots of a polynomial
+_ONE = re.compile(r"\s*-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?\s*")  # number, with its thousands set apart
 _LEADING = re.compile(r"(?:\b(?:So|Therefore|Thus|Hence)\b,?)\s*$")
 
 
@@ -42,8 +44,11 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
     where = f"source {source.name!r}, row {number}"
     fields: dict[str, Any] = dict.fromkeys((*_TEXTS, "reply"), "")
     for name, template in source.columns.items():
-        fields[name] = ([fill(part, raw, where) for part in template] if isinstance(template, list)
-                        else fill(template, raw, where))
+        if isinstance(template, dict):
+            fields[name] = {label: fill(part, raw, where) for label, part in template.items()}
+        else:
+            fields[name] = ([fill(part, raw, where) for part in template] if isinstance(template, list)
+                            else fill(template, raw, where))
     inside = fields.get("options") == fields["question"]  # the question's text has the options
     if isinstance(fields["question"], list):
         fields["question"], spoken = from_messages(fields["question"])
@@ -53,7 +58,8 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
     if isinstance(fields["reply"], list):
         fields["reply"] = from_messages(fields["reply"])[1]
     if isinstance(fields["reasoning"], list):  # facts, one per step
-        fields["reasoning"] = "; ".join(as_text(step).strip(" ;") for step in fields["reasoning"] if step)
+        steps = "; ".join(as_text(step).strip(" ;") for step in fields["reasoning"] if step)
+        fields["reasoning"] = steps.replace(".; ", ". ")
     READERS[source.reader](fields)
     if fields.get("options"):
         fields["kind"] = "choice"
@@ -106,11 +112,13 @@ def passes(source: Source, raw: Mapping[str, Any]) -> bool:
 def answer_kind(answer: str) -> str:
     """The kind of a gold answer. Without one, or with a long text, the row is open.
 
-    >>> [answer_kind(gold) for gold in ("1,200", "5 apples", "No", "(B)", "\\\\frac{1}{2}", "Vitamin K", "")]
-    ['number', 'number', 'yes_no', 'choice', 'expression', 'text', 'open']
+    >>> [answer_kind(gold) for gold in ("1,200", "5 apples", "-2,1", "No", "(B)", "\\\\frac{1}{2}", "Vitamin K", "")]
+    ['number', 'number', 'expression', 'yes_no', 'choice', 'expression', 'text', 'open']
     """
     if is_blank(answer):
         return OPEN
+    if _SEVERAL.fullmatch(answer) and not _ONE.fullmatch(answer):
+        return "expression"
     if read_yes_no(answer):
         return "yes_no"
     if re.fullmatch(r"[A-J]|[(\[][A-J][)\]]", answer):
@@ -123,8 +131,8 @@ def answer_kind(answer: str) -> str:
 
 
 def from_messages(messages: list) -> tuple[str, str]:
-    """The user's words and the assistant's last reply, of [{role, content}] or [{from, value}]. Several turns of an
-    assistant are refused, because the prompt has one turn."""
+    """The user's words and the assistant's last reply, of [{role, content}] or [{from, value}]. Several turns of
+    either are refused, because the prompt has one turn."""
     said: dict[str, list[str]] = {"user": [], "assistant": []}
     for turn in messages:
         if not isinstance(turn, Mapping):
@@ -135,7 +143,7 @@ def from_messages(messages: list) -> tuple[str, str]:
             said[role].append(as_text(turn.get("content", turn.get("value"))))
     if not said["user"]:
         raise Refused("message list of another shape")
-    if len(said["assistant"]) > 1:
+    if max(map(len, said.values())) > 1:
         raise Refused("several turns")
     return "\n".join(said["user"]), (said["assistant"] or [""])[0]
 

@@ -21,7 +21,8 @@ EXPORT = "refs/convert/parquet"  # the branch on which the hub keeps the rows of
 Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group",
                  "kind", "domain", "task"]
 Reader = Literal["plain", "gsm8k", "boxed", "think", "tagged", "worked"]
-Template = str | list[str]  # "{column}" and text; a list has one template per option or step
+# "{column}" and text. A list has one template per option or step, and a mapping one per label of an option.
+Template = str | list[str] | dict[str, str]
 
 
 class SourceError(ValueError):

@@ -147,6 +147,15 @@ def test_a_missing_source_stops_the_run_unless_it_is_optional(recipe_of, tmp_pat
                 curation.curate(recipe, SIZES, 0)
 
 
+@pytest.mark.parametrize(("rows", "more", "told"), [
+    (sums(9, q=""), "", "none of its 9 rows can be used .no question: 9.: mend `columns`, `reader` or `keep`"),
+    ([*sums(4, q=""), *sums(5)], 'keep = {a = ["none"]}', "none of its 9 rows can be used .filtered out: 9.")])
+def test_a_source_of_which_no_row_can_be_used_stops_the_run(recipe_of, rows, more, told):
+    """A guess about its columns or labels is wrong. It would vanish without a word."""
+    with pytest.raises(SourceError, match=f"source 's1': {told}"):
+        curation.curate(recipe_of(sums(150, 100), rows, s1={"more": more}), SIZES, 0)
+
+
 @pytest.mark.parametrize(("planted", "more", "told"), [
     ({"r": ...}, "", "source 's1', row 3 has no column 'r', only q, a"),
     ({}, "rows = 9", "source 's1' has 3 rows, and the recipe states 9 within 2%")])

@@ -50,6 +50,12 @@ def test_text_is_repaired():
     ({"reasoning": "So, the final answer: **4** because 2+2=4"}, "answer before the reasoning"),
     ({"reasoning": "The correct option is (B): it is a town", "answer": "(B) Paris", "kind": "choice"},
      "answer before the reasoning"),
+    *(({"reasoning": text, "answer": "(C) Vitamin B12", "kind": "choice"}, cause) for text, cause in (
+        ("Ans. (c) Vitamin B12 Ref: a book", "answer before the reasoning"),
+        ("Ans: C", "answer before the reasoning"),
+        ("Ans. is 'c' i.e., Vitamin B12", "answer before the reasoning"),
+        ("Ans. C i.e. B12", "answer before the reasoning"),
+        ("Answer C-type cells do that", None), ("Ansa cervicalis is a loop", None))),
     ({"reasoning": "The answer is 4 - 0, so 4"}, None), ({"reasoning": "The answer is 42 or so; 2+2=4"}, None),
     ({"reasoning": "The answer is a number. 2+2=4"}, None), ({"reasoning": "2+2=4, so the answer is 4"}, None),
     ({}, None), ({"question": "Is \u03b1 the angle?"}, None), ({"question": "Answer: yes or no"}, None),
