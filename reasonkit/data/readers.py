@@ -74,6 +74,8 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
         raise Refused("unknown kind")
     if kind != OPEN and is_blank(made["answer"]):
         raise Refused("no answer")
+    if kind == "expression" and _SEVERAL.fullmatch(made["answer"]):
+        made["answer"] = re.sub(r"\s*,\s*", ", ", made["answer"])  # without a space, 1,2 would also be 1.2
     if kind == "yes_no":
         made["answer"] = read_yes_no(made["answer"]) or {"0": "no", "1": "yes"}.get(made["answer"], made["answer"])
     rubric = read_rubric(fields["rubric"]) if fields.get("rubric") else ""
