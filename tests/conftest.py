@@ -11,8 +11,9 @@ from hypothesis import settings
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tiny programs compile for longer than they run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-FLAG = "--xla_force_host_platform_device_count=8"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
+# The older of XLA's two ways to emit fused loops compiles a quarter faster.
+FLAGS = "--xla_force_host_platform_device_count=8", "--xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 
 # A busy machine is no defect: no per-example deadline.
 settings.register_profile("reasonkit", deadline=None)
