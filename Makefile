@@ -2,7 +2,8 @@
 # make demo MODEL=gemma3-270m        the same on a small real Gemma (hours), with PROFILE=gpu on a CUDA GPU
 # make submission RECIPE=name         build/submission_<name>.ipynb, one notebook with what that recipe needs
 # make kaggle OWNER=you [RECIPE=name] a folder for the Kaggle CLI: a short notebook, and the library as a data set
-# make test [FAST=1]                 all tests, or only the quick ones
+# make test [FAST=1]                 the tests of every part, or only the quick ones
+# make runs                          whole runs: the notebooks, what kills leave behind, several hosts
 # make parity, make jupyterlab       the comparison with transformers and PEFT, and the clicks in JupyterLab (Chromium)
 # The first call creates .venv and installs the pinned packages. PYTHON=/path/to/python picks the interpreter.
 
@@ -10,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo submission kaggle test parity jupyterlab faults lint lines notebooks rendered screenshots preflight bench assets clean
+.PHONY: help demo submission kaggle test runs parity jupyterlab faults lint lines notebooks rendered screenshots preflight bench assets clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -28,7 +29,7 @@ PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:
-	@sed -n '1,7s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered screenshots preflight bench assets clean"
+	@sed -n '1,8s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered screenshots preflight bench assets clean"
 
 # A name on the PATH may be a broken shim or another version, so take the first that runs and fits.
 $(PY):
@@ -92,8 +93,14 @@ PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadsco
 # What needs neither a trained model nor a notebook.
 QUICK := $(addprefix tests/,text recipes/graders eval judge rewards data session test_house.py test_build.py)
 
+# What starts kernels and processes that train.
+RUNS := $(addprefix tests/,test_notebooks.py test_faults.py models/test_distributed.py)
+
 test: $(DEV_STAMP)
-	$(PYTEST) $(if $(FAST),-m "not slow" $(QUICK),$(addprefix --ignore ,$(PARITY) $(BROWSER)))
+	$(PYTEST) $(if $(FAST),-m "not slow" $(QUICK),$(addprefix --ignore ,$(RUNS) $(PARITY) $(BROWSER)))
+
+runs: $(DEV_STAMP)
+	$(PYTEST) $(RUNS)
 
 # Where pip finds only CUDA builds, PyTorch is gigabytes. pyproject.toml says how to get the CPU build.
 parity: $(VENV)/.installed-parity
@@ -102,7 +109,7 @@ parity: $(VENV)/.installed-parity
 jupyterlab: $(VENV)/.installed-jupyterlab
 	$(PY) -m pytest $(BROWSER)
 
-# The fault tests, at all places. `make test` runs only two of the kills.
+# The fault tests, at all places. `make runs` has only two of the kills.
 faults: $(DEV_STAMP)
 	FAULTS=all $(PY) -m pytest tests/test_faults.py
 

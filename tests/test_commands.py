@@ -33,6 +33,7 @@ UNRUN = {
     "make demo MODEL=gemma3-270m ACCEPT_GEMMA_TERMS=yes": "downloads weights, and trains for hours",
     "make demo DATA=mine.csv RECIPE=g_exact": "takes minutes. tests/test_stranger.py runs it at smoke sizes",
     "make parity": "downloads PyTorch",
+    "make runs": "takes minutes",
     "make jupyterlab": "downloads JupyterLab, and needs Chromium",
     "make screenshots": "needs Chromium and a finished run",
     "pip install --no-deps --target libtpu libtpu==0.0.42.1": "downloads libtpu",

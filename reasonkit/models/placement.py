@@ -88,7 +88,8 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
     in the base's dtype the copy that computes and its gradients. GRPO adds the reference's adapter and the sum of a
     step's gradients, and with `int8_weights` a byte for each number of embedding and matrices. A rollout holds the KV
     cache and one layer's activations of the prompts. A train step holds the logits, each layer's input, and the
-    activations of one layer, or of all layers without remat. A judge holds one layer's activations.
+    activations of one layer, or of all layers without remat. A judge holds one layer's activations. A teacher in its
+    place also answers `judge_batch` questions, as a rollout does.
     """
     g, length = profile.grpo, profile.grpo.max_prompt_length + profile.grpo.max_new_tokens
 
@@ -115,8 +116,11 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
     found = {"policy": MemoryNeed(weights, max(working), policy.num_kv_heads)}
     if judge is not None:
         embedding, matrices = parameters(judge)
-        found["judge"] = MemoryNeed(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices,
-                              layer(judge, profile.judge_batch, profile.judge_max_length), judge.num_kv_heads)
+        rows = profile.judge_batch
+        working = max(layer(judge, rows, profile.judge_max_length),
+                      rows * length * cache_bytes(judge) + layer(judge, rows, g.max_prompt_length))
+        found["judge"] = MemoryNeed(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices, working,
+                                    judge.num_kv_heads)
     return found
 
 

@@ -38,6 +38,15 @@ def test_the_teachers_feed_forward_is_half_of_tunixs():
     assert sum(parameters(config_of("gemma2-9b-it"))) == pytest.approx(9.24e9, rel=0.01)
 
 
+def test_the_cache_of_a_teacher_that_answers_is_counted():
+    """By formula: 42 layers of 8 heads of 256 numbers in bfloat16, keys and values, for each of 8 x 1,024 tokens."""
+    profile, policy, teacher = PROFILES["kaggle"], config_of("gemma2-2b-it"), config_of("gemma2-9b-it")
+    cache = 8 * 1024 * 42 * 8 * 256 * 2 * 2
+    short = needs(replace(profile, judge_max_length=256), policy, teacher, sft=False)["judge"].working
+    assert cache < short < 1.2 * cache
+    assert needs(profile, policy, teacher, sft=False)["judge"].working >= short
+
+
 def test_the_sizes_of_the_kaggle_profile():
     shapes, profile = shapes_of(PROFILES["kaggle"]), PROFILES["kaggle"]
     assert (shapes.sft_rows, shapes.grpo_rows, shapes.decode_rows, shapes.judge_rows) == (16, 32, 128, 8)
