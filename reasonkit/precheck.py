@@ -77,7 +77,10 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
              *_sources(fitted, plan, data, left)]
     lines += [(name, str(folder or f"not here: attach {MODELS[name].handle}, unless TEACHER names another"), "")
               for name, folder in writer.items() if name not in models.values()]
-    lines += [("judge", f"behind an API, by the secret {key}", "")] * bool(key)
+    if key:
+        package, module = ("openai",) * 2 if key.startswith("OPENAI") else ("google-genai", "google.genai")
+        lines.append(("judge", f"behind an API, by the secret {key}", "" if _is_there(module) else (
+            f"run `!pip install {package}` in a cell above this one, or remove the secret to use the local judge")))
     display(table(["needed", "found", "to do"], lines, "Checked before anything is loaded."))
     if missing := "".join(f"\n- {name}: {remedy}" for name, _, remedy in lines if remedy):
         raise RuntimeError(f"this run can't begin:{missing}")
@@ -144,6 +147,13 @@ def _key(profile: Profile) -> str | None:
     """The secret that switches on a judge behind an API, if the code for one is there."""
     with_code = profile.api_dollars and importlib.util.find_spec("recipes.judges")
     return next(filter(secret, JUDGE_KEYS), None) if with_code else None
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package above it
+        return False
 
 
 def _session(profile: Profile) -> Lines:

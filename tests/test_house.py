@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import io
+import json
+import os
 import re
+import subprocess
 import sys
 import tokenize
 from pathlib import Path
@@ -199,3 +202,22 @@ def test_no_test_is_put_aside(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute):
             assert ast.unparse(node) not in ("pytest.mark.skip", "pytest.mark.xfail"), f"line {node.lineno}"
+
+
+GENERATED = re.compile(r"ValidateProtobufRuntimeVersion\(\s*[\w.]+,\s*(\d+),\s*(\d+),\s*(\d+)")
+IMPORTED = """
+import json, sys
+import reasonkit.precheck, reasonkit.train.grpo, reasonkit.train.sft, tools.share
+print(json.dumps([module.__file__ for name, module in sys.modules.items() if name.endswith("_pb2")]))
+"""
+
+
+def test_no_import_needs_a_newer_protobuf_than_the_platforms_images_have():
+    """Kaggle's and Colab's have 5.29, and pip leaves it there. A file that a newer one made stops at its import."""
+    done = subprocess.run([sys.executable, "-c", IMPORTED], cwd=ROOT, capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    files = [Path(name) for name in json.loads(done.stdout.splitlines()[-1])]
+    made_by = {path.name: tuple(map(int, found.groups())) for path in files
+               if (found := GENERATED.search(path.read_text(encoding="utf-8")))}
+    assert "perfetto_trace_pb2.py" in {path.name for path in files} and "sentencepiece_model_pb2.py" in str(files)
+    assert {name: version for name, version in made_by.items() if version > (5, 29, 5)} == {}

@@ -149,6 +149,17 @@ def test_a_judge_behind_an_api_needs_its_key_and_the_clone(shown, monkeypatch, k
     assert ("the second half" in shown["memory"][0]) == ("judge" not in names) and "0123456789" not in str(shown)
 
 
+@pytest.mark.parametrize(("key", "package"), [("GEMINI_API_KEY", "google-genai"), ("OPENAI_API_KEY", "openai")])
+def test_an_api_whose_package_is_missing_is_named_before_hours_of_sft(shown, monkeypatch, key, package):
+    accelerators(monkeypatch, "tpu", 8)
+    monkeypatch.setenv(key, "sk-0123456789")
+    monkeypatch.setattr(module, "_is_there", lambda name: False)
+    with pytest.raises(RuntimeError, match=f"judge: run `!pip install {package}` in a cell above this one, or remove"):
+        precheck("kaggle", "g_rar", 0, {})
+    monkeypatch.undo()
+    assert module._is_there("openai") and not module._is_there("no.such") and not module._is_there("nothing")
+
+
 @pytest.mark.parametrize(("recipe", "names"), [
     ("deep_corgi", {"gemma2-2b-it", "gemma3-12b-it"}), ("on_policy_distillation", {"gemma2-2b-it", "gemma2-9b-it"})])
 def test_a_stage_that_reads_another_model_needs_it_whatever_key_there_is(shown, monkeypatch, recipe, names):

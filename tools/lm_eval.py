@@ -15,22 +15,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 from datasets import Dataset
-from jax.sharding import Mesh
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
-from reasonkit.config import Profile
 from reasonkit.data import curation, filters
 from reasonkit.data.filters import find_contaminated
 from reasonkit.data.rows import read_rows
 from reasonkit.data.screening import question_key
-from reasonkit.judge.judge import RATINGS, Judge, LocalJudge
-from reasonkit.models.load import load
-from reasonkit.models.logprobs import rating_logprobs
+from reasonkit.judge.judge import Judge
+from reasonkit.models import placement
+from reasonkit.models.logprobs import local_judge
+from reasonkit.run import Run
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
 from tools.lm_tasks import make_tasks, rubric_task
@@ -83,9 +83,9 @@ def run_tasks(policy: Policy, problems: Iterable[Mapping[str, Any]], ours: bool,
                            bootstrap_iters=1, task_manager=TaskManager(include_defaults=False))
 
 
-def _judge(profile: Profile, mesh: Mesh) -> LocalJudge:
-    rate = rating_logprobs(load(profile.judge, mesh, profile.dtype), mesh, RATINGS, profile.judge_max_length, 1)
-    return LocalJudge(rate, profile.judge)
+def _judge(run: Run) -> Judge:
+    plan = placement.plan(run.profile, jax.devices(), judge=True)
+    return local_judge(placement.load_judge(run.profile, plan), plan.judge, run.profile, run.folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = {"max_prompt_length": limits.max_prompt_length, "max_new_tokens": limits.max_new_tokens}
     generate = generator(policy.model, policy.tokenizer, trained.mesh, batch_size=run.profile.eval_batch,
                          temperature=options.temperature, **sizes)
-    judge = _judge(run.profile, trained.mesh) if options.rubric else None
+    judge = _judge(run) if options.rubric else None
     for prompt, ours in (("our", True), ("their", False)):
         asked = Policy(partial(generate, seed=run.seed), scorer(policy, trained.mesh, sum(sizes.values())))
         print(f"in {prompt} prompt\n{make_table(run_tasks(asked, test, ours, judge))}")

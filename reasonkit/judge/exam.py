@@ -6,6 +6,7 @@ would be a different recipe. With weight 0 the failure is only reported.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from reasonkit.judge.rubric import Criterion, rubric_from_json
 from reasonkit.text.tags import TAGS
 
 EACH = 8  # problems per family
+_LAST = re.compile(r"; |\s*\n\s*|(?<=[.!?]) +")  # between steps, in the data's own traces and in prose
 MARGIN = 0.05  # of a score: a smaller difference is noise
 
 
@@ -57,7 +59,7 @@ def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
     made = []
     for row in rows:
         whole = row["reasoning"]
-        flawed = {"terse": f"So {row['answer']}", "cut short": whole.split("; ")[-1], "padded": f"{whole}; {whole}"}
+        flawed = {"terse": f"So {row['answer']}", "cut short": _LAST.split(whole)[-1], "padded": f"{whole}; {whole}"}
         try:
             good, *bad = (TAGS.render(reasoning=text, answer=row["answer"]) for text in (whole, *flawed.values()))
             rubric = rubric_from_json(row["rubric"])

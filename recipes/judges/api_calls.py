@@ -64,7 +64,7 @@ class ApiLimits:
             if not (_number(value) and (value >= 0 if name == "dollars" else value > 0)):
                 raise ValueError(f"{name}={value!r}: give a number above 0 (the dollars may be 0)")
         if not isinstance(self.prices, Mapping):
-            raise ValueError(f"prices={self.prices!r}: give them by model, such as {{'gemini-2.5-flash': (0.3, 2.5)}}")
+            raise ValueError(f"prices={self.prices!r}: give them by model, such as {{'gpt-6-luna': (0.1, 0.5)}}")
         for model, price in self.prices.items():
             if not (isinstance(price, tuple | list) and len(price) == 2
                     and all(_number(p) and 0 <= p < math.inf for p in price)):

@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 from reasonkit.session.secrets import check_key, describe_error, printable_line, read, redact, sources
 
 GEMINI, OPENAI = "https://generativelanguage.googleapis.com", "https://api.openai.com/v1"
-MODELS = {"gemini": "gemini-2.5-flash", "openai": "gpt-4.1-mini"}  # when no variable names one
-# Dollars per million tokens of text, in and out, by endpoint and model, as listed in March 2026 (Gemini) and May 2026
-# (OpenAI). The vendors' own lists: ai.google.dev/gemini-api/docs/pricing and openai.com/api/pricing.
-PRICES = {(GEMINI, "gemini-2.5-flash"): (0.30, 2.50), (OPENAI, "gpt-4.1-mini"): (0.40, 1.60)}
+MODELS = {"gemini": "gemini-3.5-flash-lite", "openai": "gpt-6-luna"}  # when no variable names one
+# Dollars per million tokens of text, in and out, by endpoint and model, as listed in October 2026. Models are shut down
+# within a year or two. The vendors' own lists: ai.google.dev/gemini-api/docs/pricing and openai.com/api/pricing.
+PRICES = {(GEMINI, "gemini-3.5-flash-lite"): (0.30, 2.50), (OPENAI, "gpt-6-luna"): (0.10, 0.50)}
 _LOGGERS = ("google_genai", "openai", "httpx", "httpcore", "aiohttp")
 _REFUSED = r"content.?(filter|policy|management)|usage policy|safety|prohibited"  # in some bad requests
 MOST_TOKENS = 10**7   # no model has a longer context
@@ -175,19 +175,29 @@ def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url:
     ValueError for a key or address that cannot be used."""
     key, endpoint = check_key(key, "the OpenAI key"), _address(base_url or OPENAI)
     try:
-        from openai import AsyncOpenAI
+        from openai import APIStatusError, AsyncOpenAI
     except ImportError as error:
         raise ImportError('an OpenAI-compatible service needs openai: pip install openai') from error
     client = AsyncOpenAI(api_key=key, base_url=endpoint, max_retries=0)
     hide_in_logs(_LOGGERS, key)
+    unknown: set[str] = set()  # what this endpoint has refused: many know an older set of parameters
 
     async def call(prompt: str, schema: dict[str, Any] | None) -> Answer:
-        more = {} if temperature is None else {"temperature": temperature}
-        if schema is not None:
+        limit = "max_tokens" if "max_completion_tokens" in unknown else "max_completion_tokens"
+        more = {limit: max_tokens} | ({} if temperature is None else {"temperature": temperature})
+        if schema is not None and "response_format" not in unknown:  # the prompt asks for the same JSON in words
             form = {"name": "verdict", "strict": True, "schema": schema}
             more["response_format"] = {"type": "json_schema", "json_schema": form}
-        reply = await client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": prompt}], max_completion_tokens=max_tokens, **more)
+        try:
+            reply = await client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": prompt}], **more)
+        except APIStatusError as error:
+            named = {name for name in ("max_completion_tokens", "response_format")
+                     if name in more and name in f"{error} {error.body}"}
+            if error.status_code not in (400, 422) or not named:
+                raise
+            unknown.update(named)
+            return await call(prompt, schema)
         choices = getattr(reply, "choices", None)  # the SDK passes on whatever is not JSON as text, and checks no type
         message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
         if not hasattr(message, "content"):

@@ -52,6 +52,13 @@ def test_the_anchors_are_the_runs_own_problems():
         assert pair.rubric and (len(bad.reasoning) > len(good.reasoning)) == (pair.flaw == "padded")
 
 
+@pytest.mark.parametrize("whole", ["It has 3.5 wheels. Two come on. So 5.5 it is.", "3.5 at first\n\nSo 5.5 it is.",
+                                   "3.5 + 2 = 5.5; So 5.5 it is."])
+def test_the_last_step_is_found_in_prose_too(whole):
+    rows = [dict(family="mine", question="How many?", reasoning=whole, answer="5.5", rubric=RUBRIC)]
+    assert {pair.flaw: TAGS.parse(pair.bad).reasoning for pair in anchors(rows)}["cut short"] == "So 5.5 it is."
+
+
 def test_a_solution_of_one_step_or_of_none_has_fewer_flaws():
     rows = [dict(family="mine", question="1 + 1?", reasoning="1 + 1 = 2", answer="2", rubric=RUBRIC),
             dict(family="mine", question="2 + 1?", reasoning="So 3", answer="3", rubric=RUBRIC)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from sentencepiece import sentencepiece_model_pb2 as pb  # needs protobuf, which orbax brings
+from sentencepiece import sentencepiece_model_pb2 as pb  # needs protobuf, which tunix's perfetto brings
 
 from reasonkit.models.load import Tokenizer
 from reasonkit.session.files import write_atomic

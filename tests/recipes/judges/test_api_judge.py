@@ -301,14 +301,14 @@ def test_a_price_that_is_none_is_named(price):
 
 
 @pytest.mark.parametrize(("name", "endpoint", "prices", "cost"), [
-    ("gemini-2.5-flash", api_client.GEMINI, {}, 0.3 * 100 + 2.5 * 10),
-    ("gpt-4.1-mini", api_client.OPENAI, {}, 0.4 * 100 + 1.6 * 10),
-    ("gpt-4.1-mini", api_client.OPENAI, {"gpt-4.1-mini": (1, 2)}, 120), ("other", "", {"other": (0, 0)}, 0),
-    ("other", api_client.GEMINI, {"other": (2, 3), "gemini-2.5-flash": (1, 1)}, 230),
-    ("gpt-4.1-mini", "https://other.example/v1", {}, None), ("gemini-2.5-flash", api_client.OPENAI, {}, None),
-    ("gemini-2.5-pro", api_client.GEMINI, {}, None), ("gemini-2.5-flash-lite", api_client.GEMINI, {}, None),
-    ("models/gemini-2.5-flash", api_client.GEMINI, {}, None), ("Gemini-2.5-Flash", api_client.GEMINI, {}, None),
-    ("gpt-5", api_client.OPENAI, {"gpt-4.1-mini": (1, 1)}, None), ("", api_client.OPENAI, {}, None)])
+    ("gemini-3.5-flash-lite", api_client.GEMINI, {}, 0.3 * 100 + 2.5 * 10),
+    ("gpt-6-luna", api_client.OPENAI, {}, 0.1 * 100 + 0.5 * 10),
+    ("gpt-6-luna", api_client.OPENAI, {"gpt-6-luna": (1, 2)}, 120), ("other", "", {"other": (0, 0)}, 0),
+    ("other", api_client.GEMINI, {"other": (2, 3), "gemini-3.5-flash-lite": (1, 1)}, 230),
+    ("gpt-6-luna", "https://other.example/v1", {}, None), ("gemini-3.5-flash-lite", api_client.OPENAI, {}, None),
+    ("gemini-3.1-pro", api_client.GEMINI, {}, None), ("gemini-3.5-flash", api_client.GEMINI, {}, None),
+    ("models/gemini-3.5-flash-lite", api_client.GEMINI, {}, None), ("GPT-6-Luna", api_client.OPENAI, {}, None),
+    ("gpt-5", api_client.OPENAI, {"gpt-6-luna": (1, 1)}, None), ("", api_client.OPENAI, {}, None)])
 def test_a_price_belongs_to_one_model(name, endpoint, prices, cost):
     async def call(prompt, schema):
         return Answer(good(prompt), 100, 10)
@@ -623,6 +623,31 @@ def test_sdk_errors_have_our_causes_and_no_retries_but_ours(sdk, status, headers
         results = judge.score(items("a"))
     assert (causes(results), len(seen)) == ([cause], calls)
     assert "sk-v" not in results[0].detail
+
+
+@pytest.mark.parametrize(("status", "said"), [
+    (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "max_completion_tokens"], "msg": "Extra inputs"}]}),
+    (400, {"error": {"message": "Unsupported parameter: max_completion_tokens"}}),
+    (400, {"error": {"message": "This response_format type is unavailable now"}})])
+def test_an_endpoint_that_knows_an_older_set_of_parameters_is_asked_with_it(monkeypatch, status, said):
+    """As Mistral's and DeepSeek's do. What it refused once is not sent again."""
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    refused = next(name for name in ("max_completion_tokens", "response_format") if name in json.dumps(said))
+
+    def respond(body):
+        if refused in body:
+            return status, {}, said
+        text = good(body["messages"][0]["content"])
+        return 200, {}, json.loads(json.dumps(OPENAI).replace('"?"', json.dumps(text)))
+
+    with server(respond) as (address, seen):
+        judge = ApiJudge(openai_compatible(KEY, "some-model", max_tokens=500, base_url=f"{address}/v1"),
+                         ApiLimits(**QUICK))
+        results = [judge.score(items(text))[0] for text in "ab"]
+    assert [result.score for result in results] == [1.0] * 2
+    assert [refused in body for *_, body in seen] == [True, False, False]
+    assert all(body.get("max_completion_tokens", body.get("max_tokens")) == 500 for *_, body in seen)
 
 
 @pytest.mark.parametrize("claim", [-10**9, 0, "many", [300], {}, True, 1.5, 10**400, None, float("nan")], ids=ascii)
