@@ -141,15 +141,20 @@ show.length_figure(lengths, *limits)
 # - In validation and test it needs a gold answer, because a program scores those splits. Rows without worked steps are
 #   fine, but only GRPO and evaluation use them.
 #
+# A worked solution longer than a completion may be loses its reasoning, so that SFT doesn't imitate what GRPO and the
+# judges would cut off before the answer. The row still serves GRPO.
+#
 # Rows that fail are left out and counted. A healthy data set loses few of them, and if more than half of a split fails,
 # this cell raises an error.
 #
 # The last step applies the recipe's own rewards. A training row is dropped if its worked solution earns nothing from
-# any part that pays, because GRPO would unlearn what SFT has taught.
+# any part that pays, because GRPO would unlearn what SFT has taught. If too few worked rows are left for SFT, or none
+# for the judge's exam, the notebook stops here.
 
 # %%
-splits = filters.screen(splits, tokenizer, limits[0], ledger)
+splits = filters.screen(splits, tokenizer, limits[0], ledger, limits[1])
 splits["train"], marks = golds.check_golds(run.recipe, splits["train"], ledger)
+golds.check_worked(run.recipe, run.profile, splits)
 show.step_table(ledger)
 
 # %%

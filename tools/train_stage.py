@@ -60,7 +60,7 @@ def curate(run: Run) -> None:
     recipe = problems.load_recipe(run.recipe.data_for(run.profile))
     limit = tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length
     splits, ledger = curation.curate(recipe, run.profile.rows, run.seed, *limit)
-    splits = filters.screen(splits, *limit, ledger)
+    splits = filters.screen(splits, *limit, ledger, run.profile.grpo.max_new_tokens)
     print(ledger)
     paths = save_splits(splits, run.stage("data"))
     write_data_card(recipe, splits, paths, ledger, run.seed)

@@ -22,7 +22,7 @@ import numpy as np
 from datasets import Dataset
 from scipy.sparse import csr_array
 
-from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, row_fault
+from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, is_worked, prompt_fault, row_fault
 from reasonkit.session.files import preview
 from reasonkit.text.answers import grade
 from reasonkit.text.tags import INVISIBLE, TAGS
@@ -130,15 +130,33 @@ def gold_row_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
     return None if verdict and verdict.correct else ("gold completion not right", gold[-80:])
 
 
-def screen(splits: Mapping[str, Dataset], tokenizer, max_prompt_length: int, ledger: Ledger) -> dict[str, Dataset]:
+def screen(splits: Mapping[str, Dataset], tokenizer, max_prompt_length: int, ledger: Ledger,
+           max_new_tokens: int | None = None) -> dict[str, Dataset]:
     """The usable rows of each split, which is one step of the ledger.
+
+    A worked solution of more than `max_new_tokens` tokens loses its reasoning, and the ledger's notes count those. SFT
+    would teach a length at which GRPO, the evaluation and the competition's judges cut the answer off.
 
     A row needs its own id, a prompt within the limit, and what `row_fault` asks for. A row without reasoning serves
     GRPO and evaluation, not SFT. Outside "train" a row needs a gold answer, because a program scores it. Raises
     ValueError, with a row and its fault, for a missing column and when more than `MAX_LEFT_OUT` of a split would go.
     """
-    return {name: Dataset.from_list(_usable(name, rows, tokenizer, max_prompt_length, ledger))
-            for name, rows in splits.items()}
+    made = {}
+    for name, rows in splits.items():
+        usable = _usable(name, rows, tokenizer, max_prompt_length, ledger)
+        if max_new_tokens:
+            long = [row for row in usable if is_worked(row) and _tokens(row, tokenizer) > max_new_tokens]
+            ledger.notes += [f"{name}: {len(long)} worked solutions have more than {max_new_tokens} tokens and lost "
+                             "their reasoning"] * bool(long)
+            for row in long:
+                row["reasoning"] = ""
+        made[name] = Dataset.from_list(usable)
+    return made
+
+
+def _tokens(row: Row, tokenizer) -> int:
+    """Of a worked solution, stop token included."""
+    return 1 + len(tokenizer.encode(TAGS.render(reasoning=row["reasoning"], answer=row["answer"])))
 
 
 def _usable(name: str, rows: Dataset, tokenizer, max_prompt_length: int, ledger: Ledger) -> list[Row]:

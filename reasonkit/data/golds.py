@@ -1,4 +1,4 @@
-"""What a recipe's own rewards give to the gold completions: `check_golds`, a step of notebook 1.
+"""What a recipe's own rewards give to the gold completions: `check_golds`, a step of notebook 1. And `check_worked`.
 
 A gold completion is the reasoning and answer of a row in our format, which SFT imitates. If no part of the reward pays
 for it, GRPO would unlearn it, so the row is left out. Parts that ask a judge don't count, because none is loaded yet.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
 
-from reasonkit.config import Recipe
+from reasonkit.config import Profile, Recipe
 from reasonkit.data.filters import Ledger, Row
 from reasonkit.data.rows import GRPO_COLUMNS
 from reasonkit.data.screening import MAX_LEFT_OUT, is_worked
@@ -91,6 +91,19 @@ def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset
         (f"nothing from {', '.join(paying)}", refused[row["id"]][-TAIL:]) if row["id"] in refused else None))
     marks = [_mark(name, mix.weights[name], earned_N, replies) for name, earned_N in earned.items()]
     return Dataset.from_list(left) if refused else train, marks
+
+
+def check_worked(recipe: Recipe, profile: Profile, splits: Mapping[str, Dataset]) -> None:
+    """Raises ValueError if SFT has less than one batch of worked rows, or the judge's exam has none. Both would stop
+    their notebooks only after the models are loaded."""
+    worked = {name: sum(map(is_worked, splits[name])) for name in ("train", "validation")}
+    least = {"train": (profile.sft.batch_size, "sft" in recipe.shares, "SFT"),
+             "validation": (1, recipe.uses_judge and "grpo" in recipe.shares, "the judge's exam")}
+    for name, (count, needed, what) in least.items():
+        if needed and worked[name] < count:
+            raise ValueError(f"{worked[name]} of {len(splits[name])} rows of {name!r} have a worked solution, and "
+                             f"{what} needs {count}: take data with reasoning, or let notebook 1b write it. Sources "
+                             "whose licence is not open are off: `other_licences = true` in the mix uses them")
 
 
 def _values(recipe: Recipe, name: str, fn: RewardFn, golds: list[Row], replies: list[str]) -> np.ndarray:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from tunix.sft import peft_trainer
 
 from reasonkit.data.rows import sft_batches, sft_pairs
+from reasonkit.data.screening import is_worked
 from reasonkit.models.logprobs import piece_mask, token_logprobs
 from reasonkit.models.mesh import check_divides, split_rows
 from reasonkit.rewards.work import missing_work
@@ -65,9 +66,12 @@ def validation_loss(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, mo
 
 
 def without_terse(rows: Dataset) -> Dataset:
-    """The rows whose reasoning shows some work, as far as `missing_work` can tell."""
-    parsed = [TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"])) for row in rows]
-    return rows.select([n for n, row in enumerate(rows) if not missing_work(row["question"], parsed[n])])
+    """The worked rows whose reasoning shows some work, as far as `missing_work` can tell."""
+    def shows_work(row: dict[str, str]) -> bool:
+        parsed = TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))
+        return not missing_work(row["question"], parsed)
+
+    return rows.select([n for n, row in enumerate(rows) if is_worked(row) and shows_work(row)])
 
 
 def _within_epochs(settings: SftSettings, rows: Dataset, tokenizer) -> SftSettings:
@@ -92,8 +96,8 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
     """
     check_divides(settings.batch_size, mesh, "SFT batch_size")
     if settings.skip_terse:
-        every, rows = len(rows), without_terse(rows)
-        print(f"SFT imitates {len(rows):,} of {every:,} rows: the others' reasoning shows no work (skip_terse)")
+        worked, rows = sum(map(is_worked, rows)), without_terse(rows)
+        print(f"SFT imitates {len(rows):,} of {worked:,} worked rows: the others' reasoning shows no work (skip_terse)")
     if settings.max_epochs:
         settings = _within_epochs(settings, rows, policy.tokenizer)
     loop.begin(policy.model, checkpoints, "sft", 0, settings.steps)

@@ -17,6 +17,7 @@ from reasonkit.text.numbers import value_pairs
 from reasonkit.text.tags import TAGS, printable
 
 NGRAM = 4
+FREE = 0.5  # of the 4-grams
 _PIECE = re.compile(r"\w{1,16}|[^\w\s]")
 
 
@@ -90,14 +91,14 @@ def overlong(tokenizer, max_tokens: int, buffer: int) -> RewardFn:
 
 
 def repetition(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
-    """Minus the share of 4-grams of words that repeat an earlier one: 0.0 without repetition, down to -1.0.
+    """Minus the share of 4-grams of words that repeat an earlier one, beyond `FREE` of them, down to -1.0.
 
-    A sign counts as a word, and a run of more than 16 letters as several, because a loop may have no spaces. Source:
-    the repetition penalty of Demystifying Long CoT (arXiv 2502.03373), as a share of the completion instead of a
-    penalty per token.
+    Sums in LaTeX and tables repeat up to half of theirs, and a loop nearly all. A sign counts as a word, and a run of
+    more than 16 letters as several, because a loop may have no spaces. Source: the repetition penalty of Demystifying
+    Long CoT (arXiv 2502.03373), as a share of the completion instead of a penalty per token.
 
-    >>> repetition(["p"] * 2, ["one two three four", "yes or no yes or no yes"])
-    [0.0, -0.25]
+    >>> repetition(["p"] * 2, ["one two three four", "yes or no " * 10])
+    [0.0, -0.78]
     """
     return [_repetition(completion) for completion in completions]
 
@@ -106,7 +107,8 @@ def _repetition(completion: str) -> float:
     pieces = _PIECE.findall(completion.casefold())
     total = len(pieces) - NGRAM + 1
     grams = set(zip(*(pieces[start:] for start in range(NGRAM)), strict=False))
-    return 0.0 - (1.0 - len(grams) / total) if total > 0 else 0.0
+    share = 1.0 - len(grams) / total if total > 0 else 0.0
+    return 0.0 - round(max(0.0, share - FREE) / (1.0 - FREE), 2)
 
 
 def script(name: str) -> RewardFn:

@@ -93,6 +93,18 @@ def test_screening_is_a_step_of_the_ledger():
     assert "1 screening of train: prompt too long, as s-3: 'row 4: the prompt has 3" in str(ledger)
 
 
+def test_a_worked_solution_that_a_completion_cannot_hold_loses_its_reasoning():
+    """SFT would teach a length at which the answer, which comes last, is cut off."""
+    ledger, tokenizer = Ledger(), SimpleNamespace(encode=str.split)
+    rows = [row(id=f"s-{n}", reasoning="2+2 is " * (1 + 40 * n) + "= 4") for n in range(3)]
+    rows.append(row(id="s-3", reasoning=""))
+    kept = screen({"train": Dataset.from_list(rows)}, tokenizer, 300, ledger, 100)["train"]
+    assert [bool(text) for text in kept["reasoning"]] == [True, True, False, False]
+    assert kept["answer"] == [one["answer"] for one in rows]
+    assert ledger.notes == ["train: 1 worked solutions have more than 100 tokens and lost their reasoning"]
+    assert ledger.steps == [("screening of train", 4, 4)]
+
+
 def text(rng, length=40):
     return " ".join(rng.choices(WORDS, k=length))
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset
 
+from reasonkit.config import PROFILES
 from reasonkit.data import golds as module
 from reasonkit.data.curation import curate, load_data
 from reasonkit.data.filters import Ledger, gold_row_fault
-from reasonkit.data.golds import check_golds
+from reasonkit.data.golds import check_golds, check_worked
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.rewards.rules import exact_answer, rubric, tag_format
 from reasonkit.rewards.work import missing_work
@@ -221,3 +222,18 @@ def test_the_recipes_pay_for_worked_solutions(name):
             assert mark.lowest >= AT_LEAST[part] and mark.full > 0.2 * mark.scored
         elif part != JUDGED:
             assert (mark.full / mark.scored, mark.lowest) == EXPECTED[part], part
+
+
+@pytest.mark.parametrize(("recipe", "worked", "message"), [
+    ("g_rar", (7, 1), "7 of 9 rows of 'train' have a worked solution, and SFT needs 8: take data with reasoning"),
+    ("g_rar", (8, 0), "0 of 9 rows of 'validation' have a worked solution, and the judge's exam needs 1"),
+    ("g_rar", (8, 1), None), ("idea_e", (8, 0), None), ("tunix_demo", (0, 0), None), ("worked_sft", (8, 0), None)])
+def test_too_few_worked_rows_stop_notebook_1(recipe, worked, message):
+    """SFT, or the judge's exam, would stop after the models are loaded."""
+    splits = {name: rows(*[{"reasoning": ""}] * 9).select(range(8 - count, 17 - count))
+              for name, count in zip(("train", "validation"), worked, strict=True)}
+    if message is None:
+        check_worked(find_recipe(recipe), PROFILES["smoke"], splits)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_worked(find_recipe(recipe), PROFILES["smoke"], splits)

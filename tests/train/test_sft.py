@@ -226,11 +226,13 @@ def test_packed_rows_in_chunks_have_the_loss_and_the_gradients_of_plain_ones_by_
 def test_terse_rows_are_left_out_on_request(whole, policy, mesh, tmp_path, capsys):
     """The adapter is, to the last bit, that of a run which never had them."""
     terse = ROWS.map(lambda row: {"reasoning": f"So {row['answer']}"})
-    rows = concatenate_datasets([terse, ROWS])
+    bare = ROWS.map(lambda row: {"reasoning": ""})
+    open_ones = bare.map(lambda row: {"kind": "open", "answer": ""})  # for GRPO only, as in a mix of real sources
+    rows = concatenate_datasets([terse, bare, open_ones, ROWS])
     settings = replace(SETTINGS, skip_terse=True)
     sft(policy, mesh, rows, settings, TimeBudget(1, 0), NullLog(), tmp_path, seed=3)
     assert equal(adapter(policy), adapter(whole.policy))
-    told = f"SFT imitates {len(ROWS)} of {2 * len(ROWS)} rows: the others' reasoning shows no work"
+    told = f"SFT imitates {len(ROWS)} of {2 * len(ROWS)} worked rows: the others' reasoning shows no work"
     assert told in capsys.readouterr().out
     with pytest.raises(ValueError, match="0 rows are fewer than one batch of 8"):
         sft(policy, mesh, terse, settings, TimeBudget(1, 0), NullLog(), tmp_path / "terse", seed=3)

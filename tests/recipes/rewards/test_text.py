@@ -121,8 +121,10 @@ def test_an_impossible_buffer_is_refused(limit, buffer):
     ("", 0.0, 0.0),
     ("one two three", 0.0, 0.0),
     ("one two three four one two three", 0.0, 0.0),
-    ("one two three four one two three four", -0.2, -0.2),
-    ("ONE two, three. one TWO, three.", -0.34, -0.2),
+    ("one two three four one two three four", 0.0, 0.0),
+    ("ONE two, three. one TWO, three.", 0.0, 0.0),
+    ("ONE two, three. one TWO, three. " * 4, -0.8, -0.6),
+    (r"\frac{1}{2} + \frac{1}{3} = \frac{3}{6} + \frac{2}{6} = \frac{5}{6}. So the sum is \frac{5}{6}.", 0.0, 0.0),
     ("step by step " * 100, -1.0, -0.98),
     ("!" * 400, -1.0, -0.98),
     ("ab" * 400, -0.98, -0.9),  # no spaces
