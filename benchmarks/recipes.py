@@ -43,12 +43,24 @@ def result(artifacts: Path, name: str) -> EvalResult:
     return EvalResult.from_json(artifacts / "evaluation" / f"{name.lower().replace(' ', '_')}.json")
 
 
+def submitted(artifacts: Path, recipe: str) -> EvalResult:
+    """The evaluation of the adapter that the recipe would submit."""
+    return result(artifacts, f"after {STAGES[find_recipe(recipe).trained[-1]].title}")
+
+
+def paired(artifacts: Path, recipe: str, others: Path, other: str, seed: int) -> str:
+    """One recipe against another, on the same problems."""
+    pair = submitted(others, other), submitted(artifacts, recipe)
+    return (f"| {seed} | `{recipe}` against `{other}` | {compare_paired(*pair, 'content')} | "
+            f"{compare_paired(*pair, 'steps')} |")
+
+
 def row(artifacts: Path, recipe: str, seed: int) -> str:
     """The adapter that the recipe would submit. A stage whose adapter was not kept is in brackets."""
     stages = [json.loads((artifacts / stage / "manifest.json").read_text()) for stage in find_recipe(recipe).trained]
     steps = ", ".join(f"{stage['metrics']['steps']} {STAGES[stage['stage']].title}" if not stage["extra"].get("worse")
                       else f"({STAGES[stage['stage']].title})" for stage in stages)
-    found = result(artifacts, f"after {STAGES[stages[-1]['stage']].title}")
+    found = submitted(artifacts, recipe)
     against = compare_paired(result(artifacts, "base model"), found, "content")
     length = mean(len(sample["completion"].split()) for sample in found.samples)
     minutes = sum(stage["minutes"] for stage in stages)
@@ -63,16 +75,21 @@ def main() -> None:
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
     parser.add_argument("--data", default="", help="a mix in data_recipes/, in place of the recipe's own")
+    parser.add_argument("--against", nargs="*", default=[], help="recipes to compare all others with, paired")
     parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "recipes")
     options = parser.parse_args()
     lines = ["| seed | recipe | steps | minutes of training | content accuracy | format rate | step accuracy | words | "
              "content accuracy against the base model |", "|---|---|---|---|---|---|---|---|---|"]
+    pairs = ["| seed | comparison, paired | content accuracy | step accuracy |", "|---|---|---|---|"]
     for seed in options.seeds:
         for recipe in options.recipes:
             folder = options.out.resolve() / f"{recipe}-{seed}"
             made = run(folder, options.profile, recipe, seed, options.minutes, options.data)
             lines.append(row(made, recipe, seed))
-    print("\n".join(lines))
+        folders = {recipe: options.out.resolve() / f"{recipe}-{seed}/artifacts" for recipe in options.recipes}
+        pairs += [paired(folders[recipe], recipe, folders[other], other, seed)
+                  for other in options.against for recipe in options.recipes if recipe != other]
+    print("\n".join([*lines, "", *pairs] if options.against else lines))
 
 
 if __name__ == "__main__":
