@@ -175,7 +175,8 @@ reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 # A policy learns whatever its judge rewards, so before we start we put the judge through an exam on the recipe's own
 # problems. On average it must rate worked solutions clearly above flawed ones: the bare answer, the last step only, and
 # the same solution written twice. If it fails, the stage stops here and shows the pair it got wrong. With weight 0 the
-# failure is only printed.
+# failure is only printed. The last figure says how likely the judge is to write a rating at all. If it is small, the model
+# would rather write something else, and its ratings mean less.
 
 # %%
 weight = sum(weight for part, weight in parts if getattr(part, "rowwise", False))  # of what a judge scores

@@ -49,6 +49,11 @@ class CachedJudge:
         return self.judge.identity
 
     @property
+    def rating_share(self) -> float:
+        """As of a `LocalJudge`. NaN for a judge of another kind."""
+        return getattr(self.judge, "rating_share", math.nan)
+
+    @property
     def failures(self) -> Counter[str]:
         return self.judge.failures
 

@@ -6,6 +6,7 @@ would be a different recipe. With weight 0 the failure is only reported.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,8 +107,10 @@ def examine(judge: Judge, pairs: list[Anchors], weight: float) -> str:
         shown = min(scored, key=lambda mark: mark.gap)
         fault = f"whole replies score {_mean(scored):+.2f} over flawed ones, and {MARGIN} is the least"
     else:
+        share = getattr(judge, "rating_share", math.nan)
         return "The judge passes: whole replies score " + ", ".join(
-            f"{_mean(part):+.2f} over {flaw}" for flaw, part in flaws.items())
+            f"{_mean(part):+.2f} over {flaw}" for flaw, part in flaws.items()) + (
+            "" if math.isnan(share) else f". Its next token is a rating with a probability of {share:.0%}")
     fault += (f". Asked {shown.pair.question!r}, it has\n  {_describe(shown.good)} for {shown.pair.good!r}\n"
               f"  {_describe(shown.bad)} for {shown.pair.bad!r}")
     if weight:

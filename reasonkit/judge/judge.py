@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
 from reasonkit.judge.rubric import Criterion
 from reasonkit.text.tags import neutralise, printable
@@ -159,8 +159,8 @@ def weighted_score(met_C: np.ndarray, rubric: Sequence[Criterion]) -> JudgeVerdi
 class LocalJudge:
     """A language model that rates a completion from 1 to 5 on each criterion, by expectation over its next token.
 
-    `rating_logprobs(prompts)` returns an array (prompts, 5) with log-probabilities or logits of the tokens in `RATINGS`
-    after each prompt, or all -inf if a prompt is too long. It gets all the prompts of a `score` in one call. `name`
+    `rating_logprobs(prompts)` returns an array (prompts, 5) with the log-probabilities of the tokens in `RATINGS` after
+    each prompt, or all -inf if a prompt is too long. It gets all the prompts of a `score` in one call. `name`
     must change with the model's weights, because a cache tells models apart by it. A criterion is met to the degree
     c = (E[rating] - 1) / 4, with a softmax over the five.
     """
@@ -170,6 +170,13 @@ class LocalJudge:
     def __init__(self, rating_logprobs: Callable[[list[str]], np.ndarray], name: str) -> None:
         self.rating_logprobs, self.name = rating_logprobs, name
         self.failures: Counter[str] = Counter()
+        self._shares: list[float] = []
+
+    @property
+    def rating_share(self) -> float:
+        """The mean probability that the next token is one of `RATINGS`, over the prompts so far. NaN before the first.
+        Near 0 the model would write something else, and the expectation is over what it would hardly write."""
+        return float(np.mean(self._shares)) if self._shares else float("nan")
 
     @property
     def identity(self) -> str:
@@ -219,6 +226,8 @@ class LocalJudge:
         if logprobs_BR.shape != shape:
             detail = f"{self.name}: shape {logprobs_BR.shape}, expected {shape}"
             return [JudgeFailure("shape", detail)] * len(items)
+        rated_BR = logprobs_BR[np.isfinite(logprobs_BR).all(1)]
+        self._shares += np.exp(np.minimum(0.0, logsumexp(rated_BR, axis=1))).tolist()
         rows = np.split(logprobs_BR, np.cumsum([len(texts) for texts in prompts])[:-1])
         return [self.verdict(item, softmax(logprobs_PR, axis=1) @ DEGREES) if np.isfinite(logprobs_PR).all() else
                 self._failure(texts, logprobs_PR)

@@ -10,8 +10,9 @@ import pytest
 from plain_judge import PlainJudge
 
 from reasonkit.data import problems
+from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.exam import EACH, UnfitJudge, anchors, examine
-from reasonkit.judge.judge import RATINGS, JudgeFailure, JudgeVerdict, LocalJudge
+from reasonkit.judge.judge import RATINGS, JudgeFailure, JudgeVerdict, LocalJudge, quote_block
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.models import logprobs
 from reasonkit.models.load import load
@@ -72,6 +73,20 @@ def test_the_shipped_judge_passes_and_inverted_it_stops_the_stage():
     assert examine(LocalJudge(rate, "tiny"), PAIRS, 1.5).startswith("The judge passes: whole replies score +0.")
     with pytest.raises(UnfitJudge, match="replies of family .* score 0.* more than whole ones. Asked"):
         examine(LocalJudge(lambda prompts: np.asarray(rate(prompts))[:, ::-1], "inverted"), PAIRS, 1.5)
+
+
+def test_how_likely_a_rating_is_at_all_is_said(tmp_path):
+    """A model that would rather write "**Rating" has little probability left for the digits."""
+    def rate(prompts):
+        return np.log([[0.01, 0.01, 0.01, 0.01, 0.16] if any(f"{whole}\n" in text for whole in quoted) else
+                       [0.16, 0.01, 0.01, 0.01, 0.01] for text in prompts])
+
+    quoted = [quote_block(good) for good in WHOLE]
+    local = LocalJudge(rate, "fake")
+    assert np.isnan(local.rating_share)
+    said = examine(CachedJudge(local, tmp_path / "verdicts.jsonl"), PAIRS[:6], 1.5)
+    assert said.startswith("The judge passes") and said.endswith("a rating with a probability of 20%")
+    assert "probability" not in examine(judge(), PAIRS, 1.5)
 
 
 def test_the_pair_it_got_wrong_is_shown():
