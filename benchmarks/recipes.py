@@ -78,6 +78,8 @@ def main() -> None:
     parser.add_argument("--against", nargs="*", default=[], help="recipes to compare all others with, paired")
     parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "recipes")
     options = parser.parse_args()
+    if missing := {*options.against} - {*options.recipes}:
+        parser.error(f"--against {' '.join(missing)}: not among --recipes")
     lines = ["| seed | recipe | steps | minutes of training | content accuracy | format rate | step accuracy | words | "
              "content accuracy against the base model |", "|---|---|---|---|---|---|---|---|---|"]
     pairs = ["| seed | comparison, paired | content accuracy | step accuracy |", "|---|---|---|---|"]

@@ -128,7 +128,7 @@ reasons = {"steps": "enough to learn the tags. The loss is flat long before the 
            "max_length": "tokens of prompt plus completion. Longer rows are left out, never cut",
            "pack": "several rows share one line of the batch, each seeing only itself, to save padding",
            "skip_terse": "leaves out solutions without any work, such as \"So 12\". A recipe may switch it on",
-           "max_epochs": "ends SFT when rows repeat this often, which leaves the time to later stages. 0: no limit",
+           "max_epochs": "ends SFT when rows repeat this often, which leaves the time to later stages. In a recipe, 0 is no limit",
            "learning_rate": "LoRA needs about ten times the rate of a full fine-tune",
            "warmup": "share of the steps spent ramping up to the full rate, while Adam's moments are still rough",
            "clip": "largest gradient norm, so one odd batch can't move the weights far"}

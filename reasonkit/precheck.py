@@ -5,6 +5,7 @@ It loads no model. Of the data it reads one row per source. `session.setup.insta
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 import socket
@@ -22,7 +23,7 @@ from reasonkit.data.sources import TeacherFile
 from reasonkit.models import load, placement
 from reasonkit.models.load import MODELS
 from reasonkit.models.mesh import check_divides, use_virtual_devices
-from reasonkit.run import artifacts, choose, data_lengths
+from reasonkit.run import Run, artifacts, choose, data_lengths
 from reasonkit.session import manifest as manifests
 from reasonkit.session.secrets import kaggle_login, secret
 from reasonkit.session.setup import CHOOSE, check_choices, find_recipe, value_of
@@ -74,7 +75,7 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
     writer = {name: load.locate(name) for role, name in models.items() if role == "writer"}
     models = {role: name for role, name in models.items() if role != "writer"}
     lines = [*_machine(fitted, left, models), *_models(dict.fromkeys(models.values())), *_session(fitted),
-             *_sources(fitted, plan, data, left)]
+             *_sources(fitted, plan, data, stage, left)]
     lines += [(name, str(folder or f"not here: attach {MODELS[name].handle}, unless TEACHER names another"), "")
               for name, folder in writer.items() if name not in models.values()]
     if key:
@@ -174,16 +175,18 @@ def _session(profile: Profile) -> Lines:
         yield "minutes", f"{profile.minutes:g}", str(error)
 
 
-def _sources(profile: Profile, recipe: Recipe, data: str | None, left: Sequence[str]) -> Lines:
-    """What a teacher has yet to write in this run is not asked for, and nothing is if the rows are made."""
+def _sources(profile: Profile, recipe: Recipe, data: str | None, stage: str, left: Sequence[str]) -> Lines:
+    """What a teacher has yet to write in this run is not asked for. Nothing is if notebook 1 has made its rows."""
     if data is None:
-        return
-    if "data" not in left:
-        yield "data", "made in an earlier session", ""
         return
     try:
         notes = Ledger()
         found = load_data(data or recipe.data_for(profile))
+        with contextlib.redirect_stdout(None):
+            made = stage != "teacher" and Run(profile, recipe, 0, artifacts(), TimeBudget()).data_is_made(found)
+        if made:
+            yield "data", "made in an earlier session", ""
+            return
         now = [source for source in found.sources if not ("teacher" in left and isinstance(source, TeacherFile))]
         used = used_sources(found.model_copy(update={"sources": now}), notes)
         yield "data", " · ".join([f"{found.title}: {len(used or found.families)} sources", *notes.notes]), ""

@@ -22,6 +22,7 @@ from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_lengths
 from reasonkit.data.curation import load_data
 from reasonkit.data.sources import DataRecipe, File
 from reasonkit.eval.evaluate import EvalResult, compare_paired
+from reasonkit.judge.rubric import DOMAINS
 from reasonkit.models.checkpoints import latest_step, next_step, restore_lora, save_lora
 from reasonkit.models.distributed import agree_on_end, is_main_process, on_main_process
 from reasonkit.models.load import MODELS
@@ -96,12 +97,13 @@ class Run:
         return self.lora if stage == "evaluation" or STAGES[stage].trains else None
 
     def data_asked(self, recipe: DataRecipe) -> dict[str, Any]:
-        """All that the rows of notebook 1 depend on, beside the seed and what the hub has of a branch today."""
-        paths = {source.name: Path(source.path).expanduser() for source in recipe.sources if isinstance(source, File)}
+        """What the rows of notebook 1 depend on, beside the seed, the code, and what the hub has of a branch today."""
+        files = {source.name: Path(source.path).expanduser() for source in recipe.sources if isinstance(source, File)}
+        grpo = self.profile.grpo
         return manifests.plain({
             "recipe": hashlib.sha256(recipe.model_dump_json().encode()).hexdigest(), "rows": self.profile.rows,
-            "max_prompt_length": self.profile.grpo.max_prompt_length,
-            "files": {name: file_sha256(path) for name, path in paths.items() if path.is_file()}}, "asked")
+            "lengths": [grpo.max_prompt_length, grpo.max_new_tokens], "rubrics": file_sha256(DOMAINS),
+            "files": {name: file_sha256(path) for name, path in files.items() if path.is_file()}}, "asked")
 
     def data_is_made(self, recipe: DataRecipe) -> bool:
         """Whether notebook 1 has made the rows of `recipe` and they are still as it left them. If so, print that.
@@ -114,15 +116,17 @@ class Run:
             return False
         if not all((self.folder / entry["path"]).exists() for entry in found["inputs"].values()):
             return False
-        then, now = found["extra"].get("asked", {}), self.data_asked(recipe)
-        if then and (changed := manifests.differences(then, now)):
-            if any((self.stage(stage) / manifests.ASKED).exists() for stage in self.recipe.trained):
-                raise manifests.ManifestError(
-                    f"{self.stage('data')} has the rows that this run was begun with, and others are asked for now: "
-                    f"{'; '.join(changed)}. Set that back, or start {manifests.ELSEWHERE}")
+        then = found["extra"].get("asked")
+        changed = manifests.differences(then, self.data_asked(recipe)) if then else []
+        begun = any((self.stage(stage) / manifests.ASKED).exists() for stage in self.recipe.trained)
+        if changed and begun:
+            raise manifests.ManifestError(
+                f"{self.stage('data')} has the rows that this run was begun with, and others are asked for now: "
+                f"{'; '.join(changed)}. Set that back, or start {manifests.ELSEWHERE}")
+        if changed or not (then or begun):
             return False
-        print(f"data: made on {found['written']} and read back. To make them anew, delete "
-              f"{self.stage('data') / manifests.MANIFEST} and run this cell again")
+        print(f"data: made on {found['written']} and read back" + ("" if begun else (
+            f". To make them anew, delete {self.stage('data') / manifests.MANIFEST} and run this cell again")))
         return True
 
     def close(self) -> None:
@@ -213,12 +217,11 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
                              f"rates are for {own}: choose the profile for it (tiny models: cpu; others: kaggle, "
                              "colab, gpu), or another model")
     if "distill_teacher" not in settings and not _same_tokens(chosen.policy, chosen.teacher):
-        chosen = replace(chosen, distill=replace(chosen.distill, teacher=""))
+        chosen = replace(chosen, distill=replace(chosen.distill, teacher="" if chosen.toy else chosen.larger))
     if "distill" in recipe.shares and not _same_tokens(chosen.policy, chosen.teacher):
-        family = MODELS[chosen.policy].family
         raise ValueError(f"the teacher {chosen.teacher!r} splits text into other tokens than the policy "
                          f"{chosen.policy!r}: set distill_teacher to one of "
-                         f"{', '.join(name for name, source in MODELS.items() if source.family == family)}")
+                         f"{', '.join(name for name in MODELS if _same_tokens(chosen.policy, name))}")
     return chosen
 
 

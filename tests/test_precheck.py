@@ -11,10 +11,12 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from reasonkit import precheck as module
+from reasonkit.data.curation import load_data
 from reasonkit.models import mesh
 from reasonkit.models.load import ASSETS, MODELS
 from reasonkit.models.mesh import plan_mesh
 from reasonkit.precheck import precheck
+from reasonkit.run import open_run
 from reasonkit.session import secrets
 from reasonkit.session.setup import CHOOSE
 
@@ -191,11 +193,24 @@ def test_a_teacher_of_another_family_is_named_before_sft(shown, monkeypatch):
 
 
 def test_rows_that_are_made_need_no_hub(shown, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "used_sources", lambda *_: pytest.fail("the hub was asked"))
-    (tmp_path / "artifacts/data").mkdir(parents=True)
-    (tmp_path / "artifacts/data/manifest.json").write_text("{}")
+    run = open_run("smoke", "g_rar", 0, tmp_path / "artifacts")
+    rows = tmp_path / "artifacts/data/train.parquet"
+    rows.parent.mkdir()
+    rows.write_text("{}")
+    run.finish("data", inputs={"train": rows}, metrics={}, minutes=0.1, asked=run.data_asked(load_data("tiny_mix")))
+    run.close()
+    asked = []
+    monkeypatch.setattr(module, "used_sources", lambda *_: asked.append(1) or [])
     precheck("smoke", "g_rar", 0, {}, "")
-    assert shown["data"] == ["made in an earlier session", ""]
+    assert shown["data"] == ["made in an earlier session", ""] and not asked
+    precheck("smoke", "g_rar", 0, {}, "", "teacher")  # which asks other questions
+    precheck("smoke", "g_rar", 0, {}, "few_traces")
+    assert len(asked) == 2
+    rows.write_text("{}{}")
+    precheck("smoke", "g_rar", 0, {}, "")
+    assert len(asked) == 3, "changed rows are made again"
+    with pytest.raises(RuntimeError, match="data: unknown data recipe 'tiny_mx'"):
+        precheck("smoke", "g_rar", 0, {}, "tiny_mx")
 
 
 def test_an_evaluation_needs_no_judge_and_runs_in_the_reserve(shown, monkeypatch, tmp_path):

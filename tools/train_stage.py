@@ -58,6 +58,8 @@ NOT_HERE = [stage for stage in STAGES if stage not in ("data", "sft")]
 def curate(run: Run) -> None:
     """Notebook 1: the splits and their manifest."""
     recipe = problems.load_recipe(run.recipe.data_for(run.profile))
+    if run.data_is_made(recipe):
+        return
     limit = tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length
     splits, ledger = curation.curate(recipe, run.profile.rows, run.seed, *limit)
     splits = filters.screen(splits, *limit, ledger, run.profile.grpo.max_new_tokens)
@@ -65,7 +67,8 @@ def curate(run: Run) -> None:
     paths = save_splits(splits, run.stage("data"))
     write_data_card(recipe, splits, paths, ledger, run.seed)
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
-               minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths)
+               minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths,
+               asked=run.data_asked(recipe))
 
 
 def warm_start(run: Run) -> None:

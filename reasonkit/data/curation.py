@@ -124,13 +124,15 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
     rubrics: dict[str, tuple[Criterion, ...]] = {}
     count = 0
     for source in used_sources(recipe, ledger):
+        left: list[tuple[Row, str]] = []
         try:
-            made = [*(family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, refused))]
+            made = [*(family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, left))]
         except SourceError as error:
             if not source.optional:
                 raise
             ledger.notes.append(f"left out: {error}")
             continue
+        refused += left
         for row in made:
             if row["domain"] == ROUTED:
                 row["family"] = row["domain"] = route(row["question"]) or GENERAL
@@ -159,9 +161,9 @@ def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row
             causes[str(error)] += 1
             refused.append(({"id": f"{source.name}-{number}", "source": source.name, "question": str(raw)}, str(error)))
     if causes and not made:
+        place = "the file" if isinstance(source, OwnFile) else "`columns`, `reader` or `keep` in its table"
         raise SourceError(f"source {source.name!r}: none of its {number} rows can be used "
-                          f"({', '.join(f'{cause}: {count}' for cause, count in causes.most_common())}): mend "
-                          "`columns`, `reader` or `keep` in its table")
+                          f"({', '.join(f'{cause}: {count}' for cause, count in causes.most_common())}): mend {place}")
     part = isinstance(source, Hub) and source.read is not None
     if source.rows is not None and not part and abs(number - source.rows) > source.tolerance * source.rows:
         raise SourceError(f"source {source.name!r} has {number} rows, and the recipe states {source.rows} within "

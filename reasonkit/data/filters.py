@@ -22,7 +22,7 @@ import numpy as np
 from datasets import Dataset
 from scipy.sparse import csr_array
 
-from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, is_worked, prompt_fault, row_fault
+from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, completion_length, prompt_fault, row_fault
 from reasonkit.session.files import preview
 from reasonkit.text.answers import grade
 from reasonkit.text.tags import INVISIBLE, TAGS
@@ -145,18 +145,13 @@ def screen(splits: Mapping[str, Dataset], tokenizer, max_prompt_length: int, led
     for name, rows in splits.items():
         usable = _usable(name, rows, tokenizer, max_prompt_length, ledger)
         if max_new_tokens:
-            long = [row for row in usable if is_worked(row) and _tokens(row, tokenizer) > max_new_tokens]
+            long = [row for row in usable if completion_length(row, tokenizer) > max_new_tokens]
             ledger.notes += [f"{name}: {len(long)} worked solutions have more than {max_new_tokens} tokens and lost "
                              "their reasoning"] * bool(long)
             for row in long:
                 row["reasoning"] = ""
         made[name] = Dataset.from_list(usable)
     return made
-
-
-def _tokens(row: Row, tokenizer) -> int:
-    """Of a worked solution, stop token included."""
-    return 1 + len(tokenizer.encode(TAGS.render(reasoning=row["reasoning"], answer=row["answer"])))
 
 
 def _usable(name: str, rows: Dataset, tokenizer, max_prompt_length: int, ledger: Ledger) -> list[Row]:

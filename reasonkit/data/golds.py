@@ -1,4 +1,4 @@
-"""What a recipe's own rewards give to the gold completions: `check_golds`, a step of notebook 1. And `check_worked`.
+"""What a recipe's own rewards give to the gold completions, and whether enough rows have some: steps of notebook 1.
 
 A gold completion is the reasoning and answer of a row in our format, which SFT imitates. If no part of the reward pays
 for it, GRPO would unlearn it, so the row is left out. Parts that ask a judge don't count, because none is loaded yet.
@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from reasonkit.config import Profile, Recipe
 from reasonkit.data.filters import Ledger, Row
-from reasonkit.data.rows import GRPO_COLUMNS
+from reasonkit.data.rows import GRPO_COLUMNS, without_terse
 from reasonkit.data.screening import MAX_LEFT_OUT, is_worked
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, Result
 from reasonkit.rewards.mix import FLAT, RewardMix
@@ -96,14 +96,15 @@ def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset
 def check_worked(recipe: Recipe, profile: Profile, splits: Mapping[str, Dataset]) -> None:
     """Raises ValueError if SFT has less than one batch of worked rows, or the judge's exam has none. Both would stop
     their notebooks only after the models are loaded."""
-    worked = {name: sum(map(is_worked, splits[name])) for name in ("train", "validation")}
+    train = without_terse(splits["train"]) if profile.sft.skip_terse else splits["train"]
+    worked = {"train": sum(map(is_worked, train)), "validation": sum(map(is_worked, splits["validation"]))}
     least = {"train": (profile.sft.batch_size, "sft" in recipe.shares, "SFT"),
              "validation": (1, recipe.uses_judge and "grpo" in recipe.shares, "the judge's exam")}
     for name, (count, needed, what) in least.items():
         if needed and worked[name] < count:
             raise ValueError(f"{worked[name]} of {len(splits[name])} rows of {name!r} have a worked solution, and "
-                             f"{what} needs {count}: take data with reasoning, or let notebook 1b write it. Sources "
-                             "whose licence is not open are off: `other_licences = true` in the mix uses them")
+                             f"{what} needs {count}: take data with reasoning, let notebook 1b write it, or let the "
+                             "mix use sources whose licence is not open (`other_licences = true`)")
 
 
 def _values(recipe: Recipe, name: str, fn: RewardFn, golds: list[Row], replies: list[str]) -> np.ndarray:

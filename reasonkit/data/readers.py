@@ -6,6 +6,7 @@ rubric lists are told by their shape. Golden rows: tests/golden/readers.jsonl. A
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ _CLOSING = re.compile(r"\*\*Final Answer\*\*:|[Tt]he (?:correct |final )*(?:answ
 _NAMED_WEIGHT = re.compile(r"(Essential|Important|Optional|Pitfall)(?: Criteria)?:\s*")
 _SEVERAL = re.compile(r"\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*")  # numbers: the roots of a polynomial
 _ONE = re.compile(r"\s*-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?\s*")  # number, with its thousands set apart
+_MAYBE_ONE = re.compile(rf"{_ONE.pattern}|\s*\d+,\d+\s*")  # or with a decimal comma
 _LEADING = re.compile(r"(?:\b(?:So|Therefore|Thus|Hence)\b,?)\s*$")
 
 
@@ -69,12 +71,12 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
         raise Refused("no question")
     if sum(map(len, made.values())) > MAX_CHARACTERS:
         raise Refused("row too long")
-    kind = made["kind"] = made["kind"] or source.kind or answer_kind(made["answer"])
+    kind = made["kind"] = made["kind"] or source.kind or answer_kind(made["answer"], source.reader == "boxed")
     if kind not in (OPEN, *KINDS):
         raise Refused("unknown kind")
     if kind != OPEN and is_blank(made["answer"]):
         raise Refused("no answer")
-    if kind == "expression" and _SEVERAL.fullmatch(made["answer"]):
+    if kind == "expression" and _SEVERAL.fullmatch(made["answer"]) and not _ONE.fullmatch(made["answer"]):
         made["answer"] = re.sub(r"\s*,\s*", ", ", made["answer"])  # without a space, 1,2 would also be 1.2
     if kind == "yes_no":
         made["answer"] = read_yes_no(made["answer"]) or {"0": "no", "1": "yes"}.get(made["answer"], made["answer"])
@@ -107,19 +109,26 @@ def passes(source: Source, raw: Mapping[str, Any]) -> bool:
         if column not in raw:
             raise SourceError(f"source {source.name!r} has no column {column!r} to filter by, only {', '.join(raw)}")
     return (all(raw[column] in values for column, values in source.keep.items())
-            and all(raw[column] is not None and float(raw[column]) <= limit
-                    for column, limit in source.at_most.items()))
+            and all(_number(raw[column]) <= limit for column, limit in source.at_most.items()))
 
 
-def answer_kind(answer: str) -> str:
-    """The kind of a gold answer. Without one, or with a long text, the row is open.
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.inf  # a row without a number passes no limit
+
+
+def answer_kind(answer: str, latex: bool = False) -> str:
+    """The kind of a gold answer. Without one, or with a long text, the row is open. 2,5 is a list of two numbers in
+    LaTeX, and elsewhere one number with a decimal comma.
 
     >>> [answer_kind(gold) for gold in ("1,200", "5 apples", "-2,1", "No", "(B)", "\\\\frac{1}{2}", "Vitamin K", "")]
     ['number', 'number', 'expression', 'yes_no', 'choice', 'expression', 'text', 'open']
     """
     if is_blank(answer):
         return OPEN
-    if _SEVERAL.fullmatch(answer) and not _ONE.fullmatch(answer):
+    if _SEVERAL.fullmatch(answer) and not (_ONE if latex else _MAYBE_ONE).fullmatch(answer):
         return "expression"
     if read_yes_no(answer):
         return "yes_no"
@@ -147,7 +156,7 @@ def from_messages(messages: list) -> tuple[str, str]:
         raise Refused("message list of another shape")
     if max(map(len, said.values())) > 1:
         raise Refused("several turns")
-    return "\n".join(said["user"]), (said["assistant"] or [""])[0]
+    return said["user"][0], (said["assistant"] or [""])[0]
 
 
 # -- worked answers

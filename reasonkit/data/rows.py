@@ -16,6 +16,7 @@ from datasets import Dataset
 from pyarrow.parquet import read_table
 
 from reasonkit.data.screening import COLUMNS, is_worked, prompt_length, row_fault
+from reasonkit.rewards.work import missing_work
 from reasonkit.session import files
 from reasonkit.session.files import preview
 from reasonkit.text.tags import TAGS
@@ -95,6 +96,15 @@ def sft_pairs(rows: Dataset, tokenizer, max_length: int) -> list[tuple[list[int]
         if len(prompt) + len(completion) <= max_length:
             pairs.append((prompt, completion))
     return pairs
+
+
+def without_terse(rows: Dataset) -> Dataset:
+    """The worked rows whose reasoning shows some work, as far as `missing_work` can tell."""
+    def shows_work(row: dict[str, str]) -> bool:
+        parsed = TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))
+        return not missing_work(row["question"], parsed)
+
+    return rows.select([n for n, row in enumerate(rows) if is_worked(row) and shows_work(row)])
 
 
 def pack_rows(sizes: Sequence[int], max_length: int, seed: int) -> Iterator[list[int]]:

@@ -17,14 +17,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from tunix.sft import peft_trainer
 
-from reasonkit.data.rows import sft_batches, sft_pairs
+from reasonkit.data.rows import sft_batches, sft_pairs, without_terse
 from reasonkit.data.screening import is_worked
 from reasonkit.models.logprobs import piece_mask, token_logprobs
 from reasonkit.models.mesh import check_divides, split_rows
-from reasonkit.rewards.work import missing_work
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SftSettings
-from reasonkit.text.tags import TAGS
 from reasonkit.train import loop, tunix_compat
 
 
@@ -65,18 +63,11 @@ def validation_loss(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, mo
     return total / count
 
 
-def without_terse(rows: Dataset) -> Dataset:
-    """The worked rows whose reasoning shows some work, as far as `missing_work` can tell."""
-    def shows_work(row: dict[str, str]) -> bool:
-        parsed = TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))
-        return not missing_work(row["question"], parsed)
-
-    return rows.select([n for n, row in enumerate(rows) if is_worked(row) and shows_work(row)])
-
-
 def _within_epochs(settings: SftSettings, rows: Dataset, tokenizer) -> SftSettings:
     """The settings with as many steps as take `max_epochs` passes over the rows, if those are fewer."""
     sizes = [len(prompt) + len(completion) for prompt, completion in sft_pairs(rows, tokenizer, settings.max_length)]
+    if not sizes:
+        return settings  # `sft_batches` says so
     sequences = sum(sizes) / settings.max_length if settings.pack else len(sizes)
     steps = max(1, math.ceil(settings.max_epochs * sequences / settings.batch_size))
     if steps >= settings.steps:

@@ -91,7 +91,7 @@ def overlong(tokenizer, max_tokens: int, buffer: int) -> RewardFn:
 
 
 def repetition(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
-    """Minus the share of 4-grams of words that repeat an earlier one, beyond `FREE` of them, down to -1.0.
+    """A penalty for 4-grams of words that repeat an earlier one: 0.0 up to a share of `FREE`, then down to -1.0.
 
     Sums in LaTeX and tables repeat up to half of theirs, and a loop nearly all. A sign counts as a word, and a run of
     more than 16 letters as several, because a loop may have no spaces. Source: the repetition penalty of Demystifying

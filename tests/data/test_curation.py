@@ -162,6 +162,7 @@ def test_a_source_of_which_no_row_can_be_used_stops_the_run(recipe_of, rows, mor
 def test_an_optional_source_that_goes_wrong_later_is_left_out(recipe_of, planted, more, told):
     """`reach` sees only the first row, so this comes after minutes."""
     last = {name: value for name, value in {**sums(1, 502)[0], **planted}.items() if value is not ...}
+    last |= {"q": ""} if not planted else {}  # refused, and of a source that is not used
     recipe = recipe_of(sums(150), [*sums(2, 500), last], s1={"more": f"optional = true\n{more}"})
     splits, ledger = curation.curate(recipe, SIZES, 0)
     assert set(splits["train"]["source"]) == {"s0"} and f"left out: {told}" in ledger.notes[0]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from datasets import Dataset
 
-from reasonkit.config import PROFILES
+from reasonkit.config import PROFILES, adapt_to_recipe
 from reasonkit.data import golds as module
 from reasonkit.data.curation import curate, load_data
 from reasonkit.data.filters import Ledger, gold_row_fault
@@ -227,13 +227,20 @@ def test_the_recipes_pay_for_worked_solutions(name):
 @pytest.mark.parametrize(("recipe", "worked", "message"), [
     ("g_rar", (7, 1), "7 of 9 rows of 'train' have a worked solution, and SFT needs 8: take data with reasoning"),
     ("g_rar", (8, 0), "0 of 9 rows of 'validation' have a worked solution, and the judge's exam needs 1"),
-    ("g_rar", (8, 1), None), ("idea_e", (8, 0), None), ("tunix_demo", (0, 0), None), ("worked_sft", (8, 0), None)])
+    ("worked_sft", (8, 1, "So 4"), "0 of 9 rows of 'train' have a worked solution, and SFT needs 8"),
+    ("g_rar", (8, 1, "So 4"), None), ("g_rar", (8, 1), None), ("idea_e", (8, 0), None),
+    ("tunix_demo", (0, 0), None), ("worked_sft", (8, 0), None)])
 def test_too_few_worked_rows_stop_notebook_1(recipe, worked, message):
     """SFT, or the judge's exam, would stop after the models are loaded."""
+    train, validation, *terse = worked
     splits = {name: rows(*[{"reasoning": ""}] * 9).select(range(8 - count, 17 - count))
-              for name, count in zip(("train", "validation"), worked, strict=True)}
+              for name, count in (("train", train), ("validation", validation))}
+    if terse:
+        splits["train"] = splits["train"].map(lambda row: {"reasoning": row["reasoning"] and terse[0]})
+    found = find_recipe(recipe)
+    profile = adapt_to_recipe(PROFILES["smoke"], found)
     if message is None:
-        check_worked(find_recipe(recipe), PROFILES["smoke"], splits)
+        check_worked(found, profile, splits)
     else:
         with pytest.raises(ValueError, match=message):
-            check_worked(find_recipe(recipe), PROFILES["smoke"], splits)
+            check_worked(found, profile, splits)

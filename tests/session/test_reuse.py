@@ -251,6 +251,9 @@ def test_rows_that_are_made_are_read_back_unless_something_changed(asked, tmp_pa
     with pytest.raises(ManifestError, match="has the rows that this run was begun with, and others are asked for now: "
                                             "recipe: SHA-256 .* then, SHA-256 .* now.* Set that back, or start in"):
         run.data_is_made(load_data("tiny_mix"))
+    run.finish("data", inputs=paths, metrics={}, minutes=0.1)
+    assert run.data_is_made(load_data("tiny_mix")), "of an earlier release, and a stage has begun with them"
+    made(run, recipe)
     paths["test"].write_text("{}\n{}\n")
     assert not run.data_is_made(recipe), "a changed file is made again"
     made(run, recipe)
