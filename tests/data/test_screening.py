@@ -106,7 +106,7 @@ FAULTS = [
     ({"rubric": "[]"}, "rubric refused", "the rubric is not a non-empty list of criteria"),
     ({"rubric": ""}, "rubric refused", "the rubric '' is empty"),
     ({"rubric": "{"}, "rubric refused", "the rubric '{' is not JSON"),
-    ({"rubric": "[" * 5000}, "rubric refused", r"the rubric '\[+…? is not JSON: nested too deeply"),
+    ({"rubric": "[" * 100_000}, "rubric refused", r"the rubric '\[+…? is not JSON: nested too deeply"),
     ({"rubric": '[{"title": "a"}]'}, "rubric refused", "the rubric, entry 0: missing .'description', 'weight'"),
     ({"rubric": '[{"title": "a", "description": "b", "weight": NaN}]'}, "rubric refused", ".*'NaN' is no finite"),
     ({"rubric": '[{"title": "a", "description": "b", "weight": -1}]'}, "rubric refused", ".*weight is -1; give it a"),
