@@ -3,8 +3,8 @@
 #
 # Guess:     pip ends well only if the packages fit each other, so after `pip install google-tunix` in a notebook whose
 #            image has protobuf 5.29.5, `import tunix` works, or pip has replaced protobuf.
-# Versions:  google-tunix 0.1.7, perfetto 0.59.1 and 0.16.0, protobuf 5.29.5, sentencepiece 0.2.3 and 0.2.2, jax 0.10.2,
-#            flax 0.12.8, qwix 0.1.8, Python 3.12.
+# Versions:  google-tunix 0.1.7, perfetto 0.59.1 and 0.16.0, protobuf 5.29.5, googleapis-common-protos 1.75.0 (a newer one
+#            makes pip replace protobuf), sentencepiece 0.2.3 and 0.2.2, jax 0.10.2, flax 0.12.8, qwix 0.1.8, Python 3.12.
 # Behaviour: google-tunix asks for perfetto in any version, and perfetto for protobuf in any version. So pip takes the
 #            newest perfetto and leaves protobuf, and `pip check` finds nothing wrong. But perfetto's generated file was
 #            made with protobuf 6.31.1 and refuses an older one when it is imported, which `import tunix.generate.sampler`

@@ -206,7 +206,7 @@ reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "n
 # explains each setting.
 
 # %%
-reasons = {"steps": "as many as the session has time for by the forecast. On faster chips raise them",
+reasons = {"steps": "as many as fit the session by the forecast. Raise them on faster chips",
            "prompts_per_step": "more give a calmer gradient but a slower step",
            "num_generations": "completions per question. Their spread is the only signal",
            "temperature": "1 samples from the policy as it is. Any other value would train a different policy",

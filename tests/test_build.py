@@ -436,7 +436,8 @@ def test_a_submission_can_read_the_data_that_its_first_cell_names(tmp_path, monk
             "print(len(found.sources), len(rows))")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    count, rows = done.stdout.split() or done.stderr[-2000:]
+    assert not done.returncode, done.stderr[-2000:]
+    count, rows = done.stdout.split()
     assert int(count) >= 1 and int(rows) == (2 if data == "mine.csv" else 0)
 
 
