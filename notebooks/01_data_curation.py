@@ -83,9 +83,11 @@ for family in recipe.families:
 # %% [markdown]
 # ## The rubric
 #
-# A judge model will score each completion against the criteria below. Their weights follow *Rubrics as Rewards* (arXiv
-# 2507.17746): essential 1.0, important 0.7, optional 0.3, pitfall 0.9. A criterion may quote its problem's reference
-# solution, because the paper found that such criteria work better than one generic rubric for everything.
+# A judge model will score each completion against criteria. Every domain has a rubric of its own in
+# `data_recipes/rubrics/`, and some sources bring criteria for each question. Below is the rubric of this recipe, for
+# domains without one. The weights follow *Rubrics as Rewards* (arXiv 2507.17746): essential 1.0, important 0.7,
+# optional 0.3, pitfall 0.9. The paper's judge decides yes or no per criterion. Ours gives a degree, which tells the
+# completions of a group apart more finely.
 
 # %%
 for criterion in recipe.rubric:
@@ -94,9 +96,10 @@ for criterion in recipe.rubric:
 # %% [markdown]
 # ## The splits
 #
-# A question's split depends only on the hash of its text, so it is the same for every seed. `curate` also checks that
-# no two splits share a question. Two spellings that differ only in case, apostrophes, minus signs or the final
-# punctuation mark count as the same question.
+# Test questions come from the test splits of their data sets where these have one. Elsewhere the hash of a question's
+# text decides its split, so it is the same for every seed. Open questions, which only a judge can score, are for
+# training, with a few kept aside. The next cell also checks that no two splits share a question. Two spellings that
+# differ only in case, apostrophes, minus signs or the final punctuation mark count as the same question.
 #
 # Rows from sources are cleaned first. Their text is repaired, and a row is dropped if it is a refusal, gives the answer
 # away in the question, is in another language, or is an exact or near duplicate of an earlier row. A training row that
@@ -141,15 +144,15 @@ show.length_figure(lengths, *limits)
 # - In validation and test it needs a gold answer, because a program scores those splits. Rows without worked steps are
 #   fine, but only GRPO and evaluation use them.
 #
-# A worked solution longer than a completion may be loses its reasoning, so that SFT doesn't imitate what GRPO and the
-# judges would cut off before the answer. The row still serves GRPO.
+# If a worked solution is longer than the completion limit, we drop its reasoning and keep the row for GRPO. Otherwise
+# SFT would teach completions that get cut off before the answer.
 #
 # Rows that fail are left out and counted. A healthy data set loses few of them, and if more than half of a split fails,
 # this cell raises an error.
 #
-# The last step applies the recipe's own rewards. A training row is dropped if its worked solution earns nothing from
-# any part that pays, because GRPO would unlearn what SFT has taught. If too few worked rows are left for SFT, or none
-# for the judge's exam, the notebook stops here.
+# The last step applies the recipe's own rewards. We drop a training row if its own worked solution earns no reward. SFT
+# would teach such a solution, and GRPO would punish it. If too few worked rows are left for SFT, or none to examine the
+# judge with, the notebook stops here.
 
 # %%
 splits = filters.screen(splits, tokenizer, limits[0], ledger, limits[1])
@@ -178,9 +181,9 @@ show.mark_table(marks)
 # %% [markdown]
 # ## The rows
 #
-# In the demo, many training rows are terse on purpose: their trace skips the steps. Traces distilled from a larger
-# model are uneven in the same way, and SFT picks up the habit. Rewarding right answers won't cure it, because a terse
-# completion can be right. That is the judge's job.
+# Read the traces. Do they show their steps? SFT copies whatever habit they have. In the demo, 60 % of them skip their
+# steps on purpose, as uneven traces of a larger model do. Rewarding right answers alone need not cure that, because a
+# terse completion can be right.
 
 # %%
 for column in ("domain", "task", "kind") if recipe.sources else ("family", "kind"):
@@ -206,4 +209,4 @@ if not made:
                minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths,
                notes=ledger.notes, asked=run.data_asked(recipe))
     print(f"wrote {', '.join(path.name for path in [*paths.values(), card])} to {run.stage('data')}")
-run.close()  # the next notebook has a kernel of its own
+run.close()  # the next notebook may have the run now

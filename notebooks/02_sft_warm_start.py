@@ -9,13 +9,15 @@
 # %% [markdown]
 # # 2 · SFT warm start
 #
-# Reinforcement learning can only reward what the model already does some of the time, and a base model never writes our
-# tags. So we start with a short supervised run on worked solutions. It trains one LoRA adapter on top of the frozen
-# base model, and every later stage goes on training that same adapter.
+# Reinforcement learning can only reward what the model already does some of the time. An untrained Gemma keeps our
+# format in about half of its completions (entrants measured 46 and 51 %), and the demo's tiny model in none. So we
+# start with a supervised run on worked solutions. It trains one LoRA adapter (a few small matrices beside each frozen
+# weight), and every later stage goes on training that same adapter.
 #
 # **What to expect:** the loss falls and levels off within the first third of the steps. In the demo the format rate
-# goes from 0 to 100 %, while content accuracy *falls* from 66 to 54 %. That is expected: most of the demo's traces skip
-# the steps on purpose, and the model learns that too. The recipe's later stages win the accuracy back.
+# goes from 0 to 100 %, while content accuracy *falls* from 66 to 54 %: most of the demo's traces skip the steps on
+# purpose, as uneven traces of a larger model do, and the model learns that too. The demo asks whether GRPO can undo
+# this habit. Entrants who trained a real Gemma report a format rate of 89 to 95 % after SFT.
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the data of notebook 1.
@@ -123,13 +125,13 @@ losses = {"before SFT": validation_loss(policy, plan.policy, validation, profile
 loss_mask(train, policy.tokenizer, profile.sft.max_length)
 
 # %%
-reasons = {"steps": "enough to learn the tags. The loss is flat long before the end",
-           "batch_size": "sequences per step, as many as fit on the chips",
+reasons = {"steps": "on Kaggle one to two passes through the worked rows, by estimate. In the demo more steps helped",
+           "batch_size": "sequences per step. More of them would leave fewer steps for the same rows",
            "max_length": "tokens of prompt plus completion. Longer rows are left out, never cut",
            "pack": "several rows share one line of the batch, each seeing only itself, to save padding",
            "skip_terse": "leaves out solutions without any work, such as \"So 12\". A recipe may switch it on",
-           "max_epochs": "ends SFT when rows repeat this often, which leaves the time to later stages. In a recipe, 0 is no limit",
-           "learning_rate": "LoRA needs about ten times the rate of a full fine-tune",
+           "max_epochs": "ends SFT after so many passes through the rows, to leave time for later stages. 0 means no limit",
+           "learning_rate": "on Kaggle half of TRL's 2e-4 for LoRA, because qwix initialises A 2.4 times as wide as PEFT",
            "warmup": "share of the steps spent ramping up to the full rate, while Adam's moments are still rough",
            "clip": "largest gradient norm, so one odd batch can't move the weights far"}
 report.table(["setting", "value", "why"], [[name, getattr(profile.sft, name), why] for name, why in reasons.items()], "")
@@ -159,8 +161,7 @@ board.figure(run.stage("sft") / "curves.png")
 #
 # We ask the same questions again. Sixteen is a small sample, as the intervals show: even 16 out of 16 in the right
 # format is compatible with a true rate of 83 %. The evaluation notebook measures all of this properly, on the test
-# split. The validation loss is only as good as its rows: a handful of worked ones, all of the same kind, says little
-# about the others.
+# split. The validation loss uses at most 64 worked rows. If they are all of one kind, it says little about other kinds.
 
 # %%
 answers["after SFT"] = evaluate(generate, sample, 16)

@@ -89,7 +89,7 @@ print(f"{policy.name} with the adapter of step {start}; features of {judge_model
 
 # %%
 QUESTIONS = 400  # training questions that the policy answers for examples, and as many held-out ones at most
-LEAST_AUC = 0.7  # on held-out questions: a head below it is refused
+LEAST_AUC = 0.7  # on held-out questions: a head below it gets weight 0 in GRPO
 HEAD = ""  # a file with a head that was trained elsewhere on the same judge model: it is measured here, and not trained
 
 # %%
@@ -143,6 +143,7 @@ features = trace_features(judge_model, plan.judge, profile.judge_max_length, pro
 given = ThoughtTeacher.load(HEAD) if HEAD else None
 head, measured = reward_model.fit(features, judge_model.name, traces["train"], traces["held out"], LEAST_AUC, given)
 head.save(run.stage("reward_model") / reward_model.HEAD)
+print(head.fault or "The head can teach")
 report.table(["held-out pairs", "AUC"], [[part, str(auc)] for part, auc in measured.items()], "")
 
 # %% [markdown]

@@ -11,13 +11,12 @@
 #
 # After SFT the model keeps the format. Now it gets to practise. For each question it generates a group of completions,
 # a reward scores them, and the adapter moves towards the better ones (GRPO, arXiv 2402.03300). The recipe `g_rar` has
-# three rewards: the **format** (a penalty, never a bonus), the **exact answer**, and a **rubric** that a second model
-# scores on the other half of the chips. The recipe `idea_e` gets by without a judge: it compares the words of the
-# reasoning with those of the question.
+# three rewards: the **format** (a penalty for broken format, while correct format alone earns nothing), the **exact
+# answer**, and a **rubric** that a second model scores on the other half of the chips.
 #
 # **What comes in:** the adapter of the recipe's previous stage, if there is one. **What comes out:** a better one.
 #
-# **What to expect.** This is the demo with seed 0, with 96 completions per step:
+# **What to expect.** This is one run of the demo (1 M parameters, seed 0), with 96 completions per step:
 #
 # | | step 1 | 10 | 20 | 40 | 64 |
 # |---|---|---|---|---|---|
@@ -27,12 +26,13 @@
 # | tokens per completion | 23 | 35 | 34 | 37 | 34 |
 # | held-out accuracy (54 % on test problems after SFT) | | | 71 % | 72 % | 73 % at step 60 |
 #
-# **Be patient.** The rubric is learned within ten steps. Exact answers swing by ten points from step to step, because
-# each step asks different questions. Look at the running mean over twenty steps instead, and at held-out accuracy over
-# several probes. A larger model with a lower learning rate moves more slowly.
+# **Be patient.** The rubric's part reaches 0.9 within ten steps, partly because reasoning without any work earns 0
+# there. Exact answers swing by ten points from step to step, because each step asks different questions. Look at the
+# running mean over twenty steps instead, and at held-out accuracy over several probes. A larger model with a lower
+# learning rate moves more slowly.
 #
-# **Don't be patient** if completions keep growing and held-out accuracy doesn't. And always read some of them before
-# you trust a high reward.
+# **Stop and look** if completions keep getting longer while held-out accuracy stays flat. And always read some of them
+# before you trust a high reward.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -52,7 +52,7 @@ SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of
 from dataclasses import replace
 
 import jax
-from reasonkit.data.rows import read_rows
+from reasonkit.data.rows import hold_out_open, read_rows
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
@@ -60,14 +60,15 @@ from reasonkit.models.logprobs import local_judge
 from reasonkit.run import open_run
 from reasonkit.session.manifest import code_sha256
 from reasonkit.show import report
-from reasonkit.show.completions import group_table, reward_example, sample_table
+from reasonkit.show.completions import group_table, open_table, reward_example, sample_table
 from reasonkit.show.figures import chips
 from reasonkit.train import rollout
 from reasonkit.train.grpo import grpo
 
 # %%
 from reasonkit.judge.cache import CachedJudge
-from reasonkit.judge.exam import anchors, examine
+from reasonkit.judge.exam import anchors, examine, without_unfit_judge
+from reasonkit.judge.open_questions import compare_scores, judge_completions
 from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
 
@@ -77,7 +78,8 @@ policy = judge_model = rate = judge = parts = reward = generate = probe = None
 run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
 profile, recipe, inputs = run.profile, run.recipe, run.inputs("grpo")
 train, validation = (read_rows(run.stage("data") / f"{name}.parquet") for name in ("train", "validation"))
-print(f"{len(train)} problems; {run.budget.minutes_left:.1f} minutes left")
+train, open_rows = hold_out_open(train, 64)
+print(f"{len(train)} problems, {len(open_rows)} open ones held out; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]
 # ## The chips
@@ -128,10 +130,15 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 # The judge reads the question, the completion and one criterion, and rates from 1 to 5 how well the criterion is met.
 # It doesn't generate anything. Its score is the expected rating under the next-token distribution (G-Eval, arXiv
 # 2303.16634), so there is no text to parse. The reward rounds this score to 0.1, because GRPO would magnify smaller
-# differences. A single forward pass reads a completion once for all its criteria. When a judge fails, the result is *no
-# signal*, never a low score. Every verdict is recorded in `verdicts.jsonl`, so no completion is judged twice by the
-# same rubric.
+# differences. A single forward pass reads a completion once for all its criteria. With criterion $k$ of weight $w_k$:
 #
+# $$c_k = \frac{E[\text{rating}_k] - 1}{4}, \qquad \text{score} = \frac{\sum_k w_k c_k}{\sum_k w_k}.$$
+#
+# When the judge fails, the result is *no signal*: the mean of that part over the rest of the group stands in, so the
+# completion neither gains nor loses. A completion that is too long to be read scores 0. Every verdict is recorded in
+# `verdicts.jsonl`, so no completion is judged twice by the same rubric.
+
+# %% [markdown] tags=["clone"]
 # A recipe can choose another kind of judge with its field `judge`: one rating for all criteria together, every prompt
 # with its scale in both orders (`recipes/judges/local_variants.py`), or the run's own reward model in place of the
 # rubric.
@@ -151,14 +158,18 @@ if recipe.uses_judge:
 # The recipe returns a list of reward functions with their weights. `RewardMix` adds them up into the single reward that
 # the learner sees, and it logs every part. A part with weight 0 is only logged.
 #
-# If a program can already see that a completion shows no work, the rubric pays 0 and the judge isn't asked. That is the
-# case when the reasoning is empty, when it repeats the question, the answer or a single step, or when its sums are
-# false or belong to another problem. A recipe with a curriculum draws mostly problems that the policy solves sometimes,
-# because the others teach it nothing.
+# In `g_rar` the rubric weighs most, because the competition scores the reasoning, and open questions have no other
+# reward. The price: a complete but wrong solution can earn more than a right answer without steps.
 #
-# Two recipes are controls. `constant` pays every completion the same and must leave the adapter unchanged, bit for bit.
-# `shuffled` deals the rewards out at random, and that does move the adapter. Believe only what a recipe gains beyond
-# that.
+# If a program can already see that a completion shows no work, the rubric pays 0 and the judge isn't asked. That is the
+# case when the reasoning is empty, when it repeats the question, the answer or a single step, or when most of its sums
+# are false or belong to another problem.
+
+# %% [markdown] tags=["clone"]
+# A recipe with a curriculum draws mostly problems that the policy solves sometimes, because the others teach it
+# nothing. Two recipes are controls. `constant` pays every completion the same and must leave the adapter unchanged, bit
+# for bit. `shuffled` deals the rewards out at random, and that does move the adapter. Believe only what a recipe gains
+# beyond that.
 
 # %%
 log = run.log("grpo")
@@ -166,21 +177,22 @@ parts = recipe.rewards(judge, train["question"])
 weights = {part.__name__: weight for part, weight in parts}
 for name, weight in weights.items():
     print(f"{weight:>5}  {name}")
-curriculum = None
-if recipe.curriculum:  # it reads its pass rates from one part
-    curriculum, parts = recipe.curriculum(log, parts)
-reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
 # %% [markdown]
 # A policy learns whatever its judge rewards, so before we start we put the judge through an exam on the recipe's own
-# problems. On average it must rate worked solutions clearly above flawed ones: the bare answer, the last step only, and
-# the same solution written twice. If it fails, the stage stops here and shows the pair it got wrong. With weight 0 the
-# failure is only printed. The last figure says how likely the judge is to write a rating at all. If it is small, the model
-# would rather write something else, and its ratings mean less.
+# problems. On average it must rate worked solutions above flawed ones, by at least 0.05: the bare answer, the last step
+# only, and the same solution written twice. A fourth flaw, a false number in the steps, is only reported: a judge that
+# misses it sees whether the work is complete, not whether it is right. If the judge fails, the cell shows the pair it
+# got wrong, its part of the reward gets weight 0, and the report at the end says so. The other parts still teach. The
+# last figure is the probability that the judge's next token is a rating. If it is low, the ratings are unreliable.
 
 # %%
-weight = sum(weight for part, weight in parts if getattr(part, "rowwise", False))  # of what a judge scores
-print(examine(judge, anchors(validation), weight) if recipe.uses_judge else "no judge")
+exam = examine(judge, anchors(validation)) if recipe.uses_judge else None
+print(exam or "no judge")
+parts, curriculum = without_unfit_judge(parts, exam), None
+if recipe.curriculum:  # it reads its pass rates from one part
+    curriculum, parts = recipe.curriculum(log, parts)
+reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
 # %% [markdown]
 # Before we train on it, let's see what each part of the reward pays for a worked solution and for its bare answer.
@@ -192,27 +204,28 @@ reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "n
 # %% [markdown]
 # ## The objective
 #
-# For each question the policy generates $G$ completions $o_1 \dots o_G$ with rewards $r_i$. The advantage of a
+# For each question $q$ the policy generates $G$ completions $o_1 \dots o_G$ with rewards $r_i$. The advantage of a
 # completion compares it with its group: $A_i = (r_i - \bar r) / (s_r + 10^{-6})$, or 0 if all rewards in the group are
-# equal. Here $\bar r$ is the group's mean and $s_r$ its standard deviation (divisor $G - 1$). With one update per
-# rollout over $N$ completions, the gradient is that of this loss:
+# equal. Here $\bar r$ is the group's mean and $s_r$ its standard deviation (divisor $G - 1$). Each step samples $N$
+# completions, the *rollout*, and makes one update with them. So the paper's ratio of new to old probabilities is 1, its
+# clip never acts, and the gradient is that of this loss:
 #
-# $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t}) - \beta\,m_i\,(e^{d} - d - 1) \Big],
-# \qquad d = \log \pi_{ref}(o_{i,t}) - \log \pi(o_{i,t}).$$
+# $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t} \mid q, o_{i,<t})
+# - \beta\,m_i\,(e^{d} - d - 1) \Big], \qquad d = \log \pi_{ref} - \log \pi \text{ of that token}.$$
 #
 # The last term keeps the policy close to the reference, which is the adapter as it came in. $m_i$ is 1 in a group whose
-# rewards differ and 0 otherwise. Tunix's default for this term is $-d$, and that doesn't do the job: the reference
-# drops out of its gradient, and it makes completions longer under any reward. `LossSettings` in `reasonkit/settings.py`
-# explains each setting.
+# rewards differ and 0 otherwise. Tunix's default for this term is $-d$. Its gradient does not depend on the reference,
+# so it can't pull the policy back. Dividing by $s_r$ favours questions whose rewards hardly differ (arXiv 2503.20783).
+# We keep it, as the winning entries did.
 
 # %%
-reasons = {"steps": "as many as fit the session by the forecast. Raise them on faster chips",
-           "prompts_per_step": "more give a calmer gradient but a slower step",
-           "num_generations": "completions per question. Their spread is the only signal",
+reasons = {"steps": "as many as fit the session by the forecast",
+           "prompts_per_step": "a compromise: more questions give a calmer gradient and a slower step",
+           "num_generations": "G, as in the second winner's run. More completions per question find more differences",
            "temperature": "1 samples from the policy as it is. Any other value would train a different policy",
-           "learning_rate": "lower than in SFT, because the signal is noisier",
-           "beta": "the pull towards the reference. 0 saves its forward pass",
-           "kl_loss_mode": "low_var_kl is k3, the term above. mse_kl also has the reference in its gradient",
+           "learning_rate": "on Kaggle the lowest of TRL's range for LoRA. Entrants used 3e-6 and 5e-6",
+           "beta": "the second winner's 0.07 on Kaggle. With 0 the reference isn't needed, which saves a forward pass",
+           "kl_loss_mode": "low_var_kl is k3, the term above, because its gradient depends on the reference",
            "advantage_estimator": "grpo is the formula above. drgrpo leaves out s, rloo takes the mean of the others",
            "loss_agg_mode": "sequence-mean-token-mean is the sum above. The others weigh long completions differently",
            "mask_truncated": "False: the policy learns from the missing tag of a cut-off completion"}
@@ -232,6 +245,9 @@ generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_
 evaluate(generate, validation.select(range(1)), 1)  # compiles, so that the next line measures an evaluation's time
 with run.budget.measure("probe"):  # the clock keeps time for those to come
     answers = {"before GRPO": evaluate(generate, validation, profile.eval_batch)}
+judged = {}  # open questions were held out: the judge scores the policy's completions
+if recipe.uses_judge and len(open_rows):
+    judged["before GRPO"] = judge_completions(generate, open_rows, judge, profile.eval_batch)
 probe = monitors.probe(generate, validation, profile.eval_batch, log, profile.probe_every, run.budget.measure)
 watch = monitors.watcher(log)
 
@@ -251,7 +267,7 @@ if run.begin("grpo", policy.folder, inputs, rewards=weights, code=code, judge=ju
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
                   start, on_step, curriculum)
     run.hand_over("grpo", policy.model, result, inputs, reward=(log.last("reward") or {}).get("mean"),
-                  judge_failures=judge.failures if judge else {})
+                  judge_failures=judge.failures if judge else {}, unfit_judge=exam.fault if exam else "")
 else:
     checkpoints.restore_lora(policy.model, run.stage("grpo") / "adapter")
 
@@ -262,7 +278,8 @@ board.figure(run.stage("grpo") / "curves.png")
 # ## One group
 #
 # This is what GRPO learns from: the completions of one question in the last step, best first. Only the differences
-# within the group count. A completion above the group's mean becomes more likely, and one below it less likely.
+# within the group count. A completion above the group's mean becomes more likely, and one below it less likely. The
+# demo's judge pays for complete steps, right or wrong. Only the exact answer sees a mistake.
 
 # %%
 if reward.group:
@@ -278,11 +295,24 @@ group_table(group, profile.grpo) if group else "this run made no steps"
 sample_table(log.read("reward"))
 
 # %% [markdown]
+# ## Open questions
+#
+# Most of the competition's questions have no single right answer. If the data have such questions, some were held out,
+# and the judge scores the policy's greedy completions to them before and after GRPO. The judge is also the reward, so
+# read the completions, too: a higher score only says that the judge likes them better.
+
+# %%
+if judged:
+    judged["after GRPO"] = judge_completions(generate, open_rows, judge, profile.eval_batch)
+    display(report.comparison_table({"the judge's score, open questions": compare_scores(*judged.values())}))
+    display(open_table(judged))
+
+# %% [markdown]
 # ## Hand over
 #
-# A reward can rise while the model gets worse. So we ask the validation questions again. If accuracy or format got
-# significantly worse than before training and neither got better, the incoming adapter is handed over instead. The next
-# cell also says where the adapter is, and frees the chips for the evaluation.
+# A rising reward does not prove a better model. So we ask the validation questions again. If accuracy or format fell
+# significantly and neither rose significantly, we keep the adapter from before this stage. The next cell also says
+# where the adapter is, and frees the chips for the evaluation.
 
 # %%
 answers["after GRPO"] = evaluate(generate, validation, profile.eval_batch)

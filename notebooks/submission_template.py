@@ -10,12 +10,20 @@
 # # A small Gemma that shows its work
 #
 # This notebook does everything in a single session. It collects problems with worked solutions, trains a LoRA adapter
-# through the stages of its recipe, and measures every stage on unseen questions. The models are attached as inputs. The
-# questions are downloaded from the Hugging Face hub, so turn *Internet* on.
+# (a few small matrices beside each frozen weight of Gemma) through the stages of its recipe, and measures every stage
+# on unseen questions.
+#
+# **Before you run it on Kaggle:**
+#
+# 1. *Accelerator*: TPU v5e-8. *Internet*: on, because the questions come from the Hugging Face hub.
+# 2. *Add Input → Models*: Gemma 2 `gemma2-2b-it` and, for the judge, Gemma 3 `gemma3-12b-it`, both Flax. Accept
+#    Google's terms first.
+# 3. *Save Version → Save & Run All*. By forecast it takes 506 of 520 minutes, of Kaggle's 20 TPU hours per week. For a
+#    short trial, set `sft_steps` and `grpo_steps` to 5 below and choose *Run All*.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
-RECIPE = "g_rar"  # what is trained
+RECIPE = "g_rar"  # what is trained: this notebook carries only this recipe
 SEED = 42  # the judges decode with seed 42, and this run uses the same
 DATA = ""  # your own file of questions (CSV, JSONL, JSON, Parquet); "" is the recipe's mix
 SETTINGS = {  # 0 and "" leave the profile's value
@@ -28,50 +36,70 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # %% [markdown]
 # # 1 · Overall training and evaluation strategy
 #
-# 1. **Data.** We collect problems with worked solutions. A program can check the format, the answer *and* the steps. A
-#    question's hash decides its split, so we never train on a test question.
-# 2. **Training.** One LoRA adapter on all attention and feed-forward matrices goes through all stages of the recipe.
-#    Part 3 has a chapter for each stage that explains what it is for, its objective, and the reason for each setting.
-# 3. **Evaluation.** The base model and the model after each stage answer the same unseen questions greedily. Every
-#    figure comes with a 95 % interval, and comparisons are paired.
+# 1. **Data.** We collect questions and worked solutions. A program checks the format of every completion, and its
+#    answer where there is one. A judge model reads the rest. We never train on a test question.
+# 2. **Training.** First the adapter imitates worked solutions (SFT). Then it practises: for each question the model
+#    writes several completions, and the adapter moves towards those that score best (GRPO). Part 3 has a chapter for
+#    each stage that explains what it is for, its objective, and the reason for each setting.
+# 3. **Evaluation.** The base model and the model after each stage answer the same unseen questions *greedily*, always
+#    with the most likely token. Every figure comes with a 95 % interval, and stages are compared question by question
+#    (*paired*).
 #
 # A clock runs from the start of the session and stops each stage in time to save its last checkpoint. All stages save
 # into one folder in the judges' layout, with rising step numbers. So whenever the run stops, the judges can load the
 # last checkpoint there.
 #
+# | Word | Meaning |
+# |---|---|
+# | completion | what the model writes after a prompt |
+# | policy, reference | the model being trained; the same model as it was before the stage |
+# | rubric | the criteria by which a judge model scores a completion |
+# | group | the completions to one question, which GRPO compares with each other |
+#
 # ## Choices and reasons
 #
 # | Choice | Reason |
 # |---|---|
+# | SFT, then GRPO with a rubric judge | the competition scores the reasoning, on questions without one right answer. In the demo, where every problem has a perfect trace, more SFT does better (below). Whether GRPO helps a real Gemma is measured in part 3 |
 # | one LoRA adapter through all stages | the judges load one adapter, so every checkpoint can be submitted |
+# | half of the chips for the policy, half for the judge | the judge scores one half of a step while the policy samples the other. The stock demo leaves four chips idle |
 # | the base model replicated on each of the policy's chips | it fits, and no chip waits for weights from another |
 # | one prompt in all stages, byte for byte | a difference in white space cost one entrant 39 points of format rate |
-# | every stage stops in time to save a checkpoint | whatever the clock does, there is something to submit |
+# | a judge that fails gives no signal | a low score in its place would punish the policy for the judge's mistake |
+# | every stage stops in time to save a checkpoint | whatever happens, there is something to submit. A stage that fails hands over its last good step |
+# | the judges' own loader runs before the end | an adapter that the judges can't load is worth nothing |
 
 # %% [markdown]
 # ## Results of a demo run
 #
 # The same notebooks with a policy and a judge of 1 M parameters each, on a CPU: recipe `g_rar`, seed 0, 600 unseen
-# problems. By content, an answer counts with or without its tag, because the base model was never shown the tags.
+# problems. By content, an answer counts with or without its tag, because the base model was never trained on the tags.
+# Step accuracy is the share of steps that equal the worked solution's.
 #
 # | | by content | format | step accuracy |
 # |---|---|---|---|
 # | base model | 66.2 % [62.3, 69.9] | 0.0 % [0.0, 0.5] | 0.0 % [0.0, 0.5] |
 # | after SFT | 54.0 % [50.0, 58.0] | 100.0 % [99.5, 100.0] | 12.1 % [9.7, 14.7] |
 # | after GRPO | 75.5 % [71.9, 78.8] | 100.0 % [99.5, 100.0] | 89.7 % [88.0, 91.1] |
+# | *control:* GRPO without the rubric | 70.5 % [66.8, 74.0] | 99.8 % [99.2, 100.0] | 76.5 % [73.6, 79.2] |
+# | *control:* GRPO, rewards dealt out at random | 57.0 % [53.0, 60.9] | 99.8 % [99.2, 100.0] | 39.3 % [35.7, 42.9] |
+# | *control:* GRPO, the same reward for all | 54.0 % [50.0, 58.0] | 100.0 % [99.5, 100.0] | 12.1 % [9.7, 14.7] |
+# | *control:* as many SFT steps on worked traces only | 77.7 % [74.2, 80.9] | 100.0 % [99.5, 100.0] | 93.5 % [92.2, 94.6] |
 #
-# The gain in right answers is 9.3 points [4.1, 14.5], paired. SFT lowers accuracy, because we made 60 % of the traces
-# skip their steps, and GRPO wins it back. The figures show that the pipeline works, not what a Gemma gains. That
-# is measured at the end of part 3, where this notebook asks the same questions of every stage. This is the live view of
-# that run's GRPO, which part 3 shows for yours:
+# GRPO gains 9.3 points [4.1, 14.5] of right answers over the base model, paired. SFT lowers accuracy, because we made
+# 60 % of its traces skip their steps, and GRPO wins it back. SFT on only the traces that show their steps does as well
+# without GRPO. The rubric raises step accuracy on two of three seeds, and accuracy on none. The controls ran before
+# reasoning without work earned 0. The figures show that the pipeline works, not what a Gemma gains: that is measured at
+# the end of part 3. This is the live view of that run's GRPO, which part 3 shows for yours:
 #
 # ![Reward and its parts, held-out accuracy, flat groups, loss, length, KL, entropy, and two completions](../docs/images/live_view_light.png)
 
 # %% [markdown] tags=["library"]
 # ## The library
 #
-# The folded cells below write out the library, one folder per cell. Open any of them to read the code. The cells after
-# them install missing packages at pinned versions.
+# The next cells are folded. They write the training library to disk, one folder per cell, and you can skip them. The
+# setup cells after them install missing packages at pinned versions. If one of them asks you to restart the kernel, do
+# so once and run all cells again. *Save & Run All* needs no restart.
 
 # %%
 # {{library}}
@@ -134,8 +162,9 @@ unrestricted_kaggle_model = None
 # # 5 · Other things to know
 #
 # - No cell needs a key, and nothing a model writes is ever executed.
-# - After an interruption, just run the notebook again. It reads finished stages back and resumes an unfinished one from
-#   its last checkpoint.
+# - After an interruption in the same session, just run the notebook again. It reads finished stages back and resumes an
+#   unfinished one from its last checkpoint. In a new session, first add the earlier version's output as an input and
+#   copy it back: `!cp -r /kaggle/input/NAME/artifacts .`
 #
 # ## References
 #

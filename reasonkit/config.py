@@ -142,7 +142,8 @@ _TINY_LENGTHS = dict(max_prompt_length=80, max_new_tokens=64)
 # to fit v5e chips with replicated weights. If the judge has its own chips, a step is sampled in two calls, and the
 # first call's completions are judged during the second. Rank 32 is enough for RL, and LoRA needs ten times the learning
 # rate of a full fine-tune ("LoRA without regret", TRL: 2e-4 in SFT, from 1e-5 in RL). Our SFT takes half of that,
-# because qwix starts A 2.4 times as far out as PEFT. GRPO's beta is the second winner's, for k3. A SimPO step has no
+# because qwix starts A 2.4 times as far out as PEFT. Our GRPO takes the 1e-5, because entrants trained with 3e-6 and
+# 5e-6. Its beta is the second winner's, for k3. A SimPO step has no
 # more rows per chip than a GRPO pass. Its rate is five times the second winner's 1e-6, and it has Llama 3's SFT term,
 # which keeps the format. In distillation every token has a target, so it uses SFT's rate. Neither was measured on these
 # models.
@@ -182,7 +183,7 @@ PROFILES = {
         simpo=SimpoSettings(steps=100, batch_size=16, questions=2000,
                             learning_rate=5e-6, sft_weight=0.2, **_GEMMA_LENGTHS),
         grpo=GrpoSettings(steps=400, prompts_per_step=32, num_generations=8, **_GEMMA_LENGTHS,
-                          learning_rate=2e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
+                          learning_rate=1e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
         distill=DistillSettings(steps=300, batch_size=8, learning_rate=1e-4, teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
         eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
@@ -221,7 +222,7 @@ PROFILES = {
         simpo=SimpoSettings(steps=100, batch_size=4, questions=1000,
                             learning_rate=5e-6, sft_weight=0.2, **_GPU_LENGTHS),
         grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, **_GPU_LENGTHS,
-                          learning_rate=2e-5, micro_prompts=1),
+                          learning_rate=1e-5, micro_prompts=1),
         distill=DistillSettings(steps=200, batch_size=4, learning_rate=1e-4, **_GPU_LENGTHS),
         eval_batch=32, probe_every=50, judge_batch=8, judge_max_length=1024, **_REAL),
 }

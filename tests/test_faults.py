@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from fault_run import GRPO, PLACES, SFT, TWICE, run
+from fault_run import GRPO, PLACES, SFT, TWICE, odd, run
 from tiny_run import CONFIG, new_policy, short_tokenizer
 
 import reasonkit.models.lora
@@ -31,7 +32,6 @@ from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
-from reasonkit.rewards.mix import NoSignalError
 from reasonkit.run import open_run
 from reasonkit.session import interrupts
 from reasonkit.session.files import DiskFullError
@@ -177,17 +177,21 @@ def test_other_threads_leave_the_signals_alone():
     assert seen == [ours]
 
 
-def test_a_loss_that_is_no_number_is_not_saved(whole, compiled, tokenizer, tmp_path, monkeypatch):
+def test_a_loss_that_is_no_number_is_not_saved(whole, compiled, tokenizer, tmp_path, monkeypatch, capsys):
     def broken(*args):
         for number, batch in enumerate(sft_batches(*args), 1):
             yield batch if number < 3 else {**batch, "loss_mask_BL": batch["loss_mask_BL"] * np.nan}
 
     with monkeypatch.context() as patch:
         patch.setattr(reasonkit.train.sft, "sft_batches", broken)
-        with pytest.raises(DivergedError, match=r"sft_step 3: the loss is nan. Step 1 is the last good one in .*"
-                                                "Lower learning_rate or clip, or look at the data of that step"):
-            run(tmp_path, tokenizer)
-    assert steps_in(tmp_path / "checkpoints") == [1] and loadable(tmp_path, tokenizer) == 1
+        with pytest.raises(Fault):
+            run(tmp_path, tokenizer, at("sft manifest", 1, fail))
+    said = capsys.readouterr().err
+    assert re.search("sft has failed, and the run goes on with its last good step. DivergedError: sft_step 3: the "
+                     "loss is nan. Step 1 is the last good one in .* Lower learning_rate or clip, or look at the data",
+                     said)
+    assert steps_in(tmp_path / "checkpoints") == [1, 2] and loadable(tmp_path, tokenizer) == 2
+    assert not (tmp_path / "checkpoints/actor/2/optimizer_state").exists(), "step 2 is step 1, handed over"
     assert RunLog(tmp_path / "sft/log.jsonl").last("sft_step")["loss"] == "nan"
     check_same(run(tmp_path, tokenizer), whole)
 
@@ -199,12 +203,14 @@ def test_an_exploding_loss_ends_the_stage(compiled, tokenizer, tmp_path, monkeyp
     assert not steps_in(tmp_path / "checkpoints")
 
 
-def test_weights_that_are_no_numbers_are_not_saved(compiled, tokenizer, tmp_path, monkeypatch):
+def test_weights_that_are_no_numbers_are_not_saved(compiled, tokenizer, tmp_path, monkeypatch, capsys):
     answers = iter([True, True, False])
     monkeypatch.setattr(loop, "finite", lambda state: next(answers))
-    with pytest.raises(DivergedError, match="sft_step 3: the adapter has weights that are no numbers. Step 2 is the"):
-        run(tmp_path, tokenizer)
-    assert steps_in(tmp_path / "checkpoints") == [1, 2]
+    with pytest.raises(Fault):
+        run(tmp_path, tokenizer, at("sft manifest", 1, fail))
+    assert "sft_step 3: the adapter has weights that are no numbers. Step 2 is the" in capsys.readouterr().err
+    assert steps_in(tmp_path / "checkpoints") == [1, 2, 3]
+    assert not (tmp_path / "checkpoints/actor/3/optimizer_state").exists(), "step 3 is step 2, handed over"
 
 
 def test_finite_is_all_of_them():
@@ -214,18 +220,45 @@ def test_finite_is_all_of_them():
         assert not loop.finite({**good, "b": np.array([[0, 1], [bad, 2]], np.float32)})
 
 
-def test_a_judge_that_is_down_ends_the_stage(whole, compiled, tokenizer, tmp_path):
+def silent(prompts, completions, **columns):
+    return [None] * len(completions)
+
+
+def late(prompts, completions, **columns):
+    raise TimeoutError("the judge has not answered for 20 minutes")
+
+
+def full(prompts, completions, **columns):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17 GB")
+
+
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize(("failing", "told"), [(silent, "NoSignalError: no signal from scored"),
+                                               (late, "TimeoutError: the judge has not"),
+                                               (full, "RESOURCE_EXHAUSTED: Out of memory")])
+def test_a_failure_ends_the_stage_and_the_run_goes_on(failing, told, step, whole, compiled, tokenizer, tmp_path,
+                                                      capsys):
     calls = []
 
-    def down(prompts, completions, **columns):
+    def judge(prompts, completions, **columns):
         calls.append(prompts)
-        return [None if len(calls) == 3 else value for value in map(float, (len(text) % 2 for text in completions))]
+        return (failing if len(calls) == step else odd)(prompts, completions, **columns)
 
-    down.__name__ = "scored"
-    with pytest.raises(NoSignalError, match="no signal from scored"):
-        run(tmp_path, tokenizer, judge=down)
-    assert loadable(tmp_path, tokenizer) == SFT.steps + 3
+    judge.__name__ = "scored"
+    run(tmp_path, tokenizer, judge=judge)
+    assert re.search(f"grpo has failed, and the run goes on with its last good step. .*{told}", capsys.readouterr().err)
+    assert (tmp_path / "evaluation.json").exists()
+    # after a step, the last good one is saved once more, without optimiser state
+    assert loadable(tmp_path, tokenizer) == SFT.steps + step + (step > 1)
+    (tmp_path / "grpo/manifest.json").unlink()
     check_same(run(tmp_path, tokenizer), whole)
+
+
+def test_a_bug_is_no_failure_of_the_run(compiled, tokenizer, tmp_path):
+    with pytest.raises(Fault):
+        run(tmp_path, tokenizer, at("grpo judge", 2, fail))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        run(tmp_path, tokenizer, at("grpo judge", 1, lambda: fail(jax.errors.JaxRuntimeError("INTERNAL: a bug"))))
 
 
 Usage = namedtuple("Usage", "total used free")

@@ -23,7 +23,7 @@ stdlib reasonkit: settings config
 stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices answers
 numpy reasonkit.eval: intervals evaluate sampled
-numpy reasonkit.judge: rubric judge cache exam
+numpy reasonkit.judge: rubric judge cache exam open_questions
 numpy reasonkit.rewards: work rules mix monitors
 numpy reasonkit.data: screening sources problems rows options readers loading filters router curation golds
 jax reasonkit.models: distributed mesh cache gemma lora checkpoints load logprobs placement submission_check

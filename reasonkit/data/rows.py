@@ -5,6 +5,7 @@ Batches are functions of (rows, seed), so a resumed run sees the same order.
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count, islice
@@ -15,7 +16,7 @@ import pyarrow as pa
 from datasets import Dataset
 from pyarrow.parquet import read_table
 
-from reasonkit.data.screening import COLUMNS, is_worked, prompt_length, row_fault
+from reasonkit.data.screening import COLUMNS, OPEN, is_worked, prompt_length, row_fault
 from reasonkit.rewards.work import missing_work
 from reasonkit.session import files
 from reasonkit.session.files import preview
@@ -96,6 +97,15 @@ def sft_pairs(rows: Dataset, tokenizer, max_length: int) -> list[tuple[list[int]
         if len(prompt) + len(completion) <= max_length:
             pairs.append((prompt, completion))
     return pairs
+
+
+def hold_out_open(rows: Dataset, most: int) -> tuple[Dataset, Dataset]:
+    """The rows without some open questions, and these, to measure GRPO by: at most `most`, and a tenth of those that
+    SFT doesn't imitate. The hash of a row's id decides, so all sessions of a run hold out the same."""
+    unseen = {n: row["id"] for n, row in enumerate(rows) if row["kind"] == OPEN and not is_worked(row)}
+    order = sorted(unseen, key=lambda n: hashlib.sha256(unseen[n].encode()).digest())
+    held = set(order[:min(most, len(unseen) // 10)])
+    return rows.select([n for n in range(len(rows)) if n not in held]), rows.select(sorted(held))
 
 
 def without_terse(rows: Dataset) -> Dataset:

@@ -71,9 +71,9 @@ class EvalResult:
     """Every scored completion, in order, as a dict. All figures come from these.
 
     In a sample, `answer` is the lenient reading or None, `content` says whether the completion is right with or without
-    tags, and `steps` is its step accuracy. `failures` lists its format defects, "wrong answer" or "no answer", and
-    "runaway" if it was cut off in its answer, or in its reasoning before any answer. `left_out` counts the problems
-    that could not be scored. Raises ValueError without samples.
+    tags, and `steps` is its step accuracy, None if the worked solution has fewer than two steps. `failures` lists its
+    format defects, "wrong answer" or "no answer", and "runaway" if it was cut off in its answer, or in its reasoning
+    before any answer. `left_out` counts the problems that could not be scored. Raises ValueError without samples.
     """
 
     samples: list[dict[str, Any]] = dataclasses.field(repr=False)
@@ -232,7 +232,8 @@ def _score(row: dict[str, str], completion: str) -> dict[str, Any]:
             "gold": row["answer"], "completion": completion, "answer": answer, "format_ok": bool(parsed.ok),
             "correct": bool(correct),
             "content": bool(correct) if answer is not None else _content(completion, row["answer"], row["kind"]),
-            "steps": step_accuracy(parsed.reasoning, row["reasoning"]) if _steps(row["reasoning"]) else None,
+            # prose is one step, which no other wording equals
+            "steps": step_accuracy(parsed.reasoning, row["reasoning"]) if len(_steps(row["reasoning"])) > 1 else None,
             "failures": failures}
 
 

@@ -1,7 +1,7 @@
 """The judge's exam: before it may teach, it must score worked solutions above flawed ones, on the run's own problems.
 
-Entry points: `anchors`, `examine`. If a judge with a weight fails, the stage stops, because going on without the judge
-would be a different recipe. With weight 0 the failure is only reported.
+Entry points: `anchors`, `examine`, `without_unfit_judge`. A judge that fails gets weight 0, because hours of a session
+must not be lost to it. The run's report says so.
 """
 
 from __future__ import annotations
@@ -20,11 +20,23 @@ from reasonkit.text.tags import TAGS
 
 EACH = 8  # problems per family
 _LAST = re.compile(r"; |\s*\n\s*|(?<=[.!?]) +")  # between steps, in the data's own traces and in prose
+_RESULT = re.compile(r"(?:(?<==)|(?<== ))[0-9]{1,9}|[0-9]{1,9}(?=\D*\Z)")  # after the first "=", else the last number
+FALSE = "false number"  # this flaw is reported, and a judge that misses it may teach
 MARGIN = 0.05  # of a score: a smaller difference is noise
 
 
 class UnfitJudge(ValueError):
-    """The judge scores flawed work above good work, can't tell the two apart, or gives no verdicts."""
+    """The judge failed its exam, and the recipe has no other reward."""
+
+
+class Exam(NamedTuple):
+    """What the exam found. `fault` says in a few words why the judge failed, and is empty if it passed."""
+
+    fault: str
+    report: str
+
+    def __str__(self) -> str:
+        return self.report
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,8 @@ class _Mark(NamedTuple):
 
 
 def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
-    """Pairs of a worked solution and a flawed one: its answer only, its last step only, or the solution written twice.
+    """Pairs of a worked solution and a flawed one: its answer only, its last step only, the solution written twice, or
+    one with a false number.
 
     They are made from the first `EACH` problems of each family that have a rubric and worked steps. The rows have
     family, question, reasoning, answer and rubric, as `data.curate` makes them.
@@ -60,7 +73,8 @@ def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
     made = []
     for row in rows:
         whole = row["reasoning"]
-        flawed = {"terse": f"So {row['answer']}", "cut short": _LAST.split(whole)[-1], "padded": f"{whole}; {whole}"}
+        flawed = {"terse": f"So {row['answer']}", "cut short": _LAST.split(whole)[-1], "padded": f"{whole}; {whole}",
+                  FALSE: _RESULT.sub(lambda number: str(int(number[0]) + 1), whole, count=1)}
         try:
             good, *bad = (TAGS.render(reasoning=text, answer=row["answer"]) for text in (whole, *flawed.values()))
             rubric = rubric_from_json(row["rubric"])
@@ -73,15 +87,15 @@ def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
     return made
 
 
-def examine(judge: Judge, pairs: list[Anchors], weight: float) -> str:
-    """A sentence that says whether the judge passes, and how far above each flaw it scores good completions.
+def examine(judge: Judge, pairs: list[Anchors]) -> Exam:
+    """Whether the judge passes, and how far above each flaw it scores good completions.
 
     There are three ways to fail. More than half of the pairs lack a verdict. Or one flaw in one family scores higher
     than the good completions, by more than `MARGIN` on average and with the whole interval below zero. Or over all
-    pairs the good ones are not better by `MARGIN`.
+    pairs the good ones are not better by `MARGIN`. Then the report has the pair that the judge got most wrong. Pairs
+    with a false number do not count.
 
-    `weight` is the rubric's weight in the reward. Raises UnfitJudge if a judge with a weight fails, with the pair that
-    the judge got most wrong. Raises ValueError without pairs.
+    Raises ValueError without pairs.
     """
     if not pairs:
         raise ValueError("no pairs of replies to examine the judge by: give rows with worked solutions")
@@ -90,14 +104,17 @@ def examine(judge: Judge, pairs: list[Anchors], weight: float) -> str:
     distinct = list(dict.fromkeys(item for both in items for item in both))
     results = dict(zip(distinct, judge.score(distinct), strict=True))
     marks = [_Mark(pair, results[good], results[bad]) for pair, (good, bad) in zip(pairs, items, strict=True)]
-    scored = [mark for mark in marks if mark.gap is not None]
     families, flaws = defaultdict(list), defaultdict(list)
+    for mark in marks:
+        if mark.gap is not None:
+            flaws[mark.pair.flaw].append(mark)
+    marks = [mark for mark in marks if mark.pair.flaw != FALSE]
+    scored = [mark for mark in marks if mark.gap is not None]
     for mark in scored:
         families[mark.pair.family, mark.pair.flaw].append(mark)
-        flaws[mark.pair.flaw].append(mark)
-    if 2 * len(scored) < len(pairs):
+    if 2 * len(scored) < len(marks):
         shown = next(mark for mark in marks if mark.gap is None)
-        fault = f"{len(pairs) - len(scored)} of {len(pairs)} pairs have no verdict"
+        fault = f"{len(marks) - len(scored)} of {len(marks)} pairs have no verdict"
     elif (_mean(lowest := min(families.values(), key=_mean)) < -MARGIN
           and interval([mark.gap for mark in lowest], -1, 1)[1] < 0):  # a few noisy scores may fall below by chance
         shown = min(lowest, key=lambda mark: mark.gap)
@@ -108,15 +125,26 @@ def examine(judge: Judge, pairs: list[Anchors], weight: float) -> str:
         fault = f"whole replies score {_mean(scored):+.2f} over flawed ones, and {MARGIN} is the least"
     else:
         share = getattr(judge, "rating_share", math.nan)
-        return "The judge passes: whole replies score " + ", ".join(
+        return Exam("", "The judge passes: whole replies score " + ", ".join(
             f"{_mean(part):+.2f} over {flaw}" for flaw, part in flaws.items()) + (
-            "" if math.isnan(share) else f". Its next token is a rating with a probability of {share:.0%}")
-    fault += (f". Asked {shown.pair.question!r}, it has\n  {_describe(shown.good)} for {shown.pair.good!r}\n"
-              f"  {_describe(shown.bad)} for {shown.pair.bad!r}")
-    if weight:
-        raise UnfitJudge(f"the judge can't teach: {fault}\nTake a better judge, a larger judge_max_length if its "
-                         "prompts were too long, or a recipe in which it has weight 0, such as g_exact")
-    return f"The judge fails, and has weight 0 in this recipe: {fault}"
+            "" if math.isnan(share) else f". Its next token is a rating with a probability of {share:.0%}"))
+    return Exam(fault, f"The judge fails: {fault}. Asked {shown.pair.question!r}, it has\n"
+                       f"  {_describe(shown.good)} for {shown.pair.good!r}\n"
+                       f"  {_describe(shown.bad)} for {shown.pair.bad!r}\n"
+                       "Take a better judge, or a larger judge_max_length if its prompts were too long")
+
+
+def without_unfit_judge(parts: Sequence[tuple[Any, float]], exam: Exam | None) -> list[tuple[Any, float]]:
+    """The parts of a reward with their weights. Those that a judge scores get weight 0 if it failed its exam.
+
+    Raises UnfitJudge if then no part has a weight.
+    """
+    if exam is None or not exam.fault:
+        return list(parts)
+    kept = [(part, 0.0 if getattr(part, "rowwise", False) else weight) for part, weight in parts]
+    if not any(weight for _, weight in kept):
+        raise UnfitJudge(f"nothing else in this recipe can teach. {exam}")
+    return kept
 
 
 def _mean(marks: Sequence[_Mark]) -> float:

@@ -251,7 +251,7 @@ def progress(manifest: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning for each stage that made fewer steps than planned, or whose adapter was not kept."""
+    """A warning for each stage that made fewer steps than planned, had no fit judge, or whose adapter was not kept."""
     found = []
     for manifest in manifests:
         (made, planned), (steps, ending) = _steps(manifest), progress(manifest)
@@ -259,6 +259,8 @@ def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
             ended = f", ended by {ending}" if ending else ""
             found.append(f"Stage {manifest['stage']} was cut short: {steps} steps{ended}. What follows is of that "
                          "shorter run.")
+        if fault := manifest["metrics"].get("unfit_judge"):
+            found.append(f"The judge failed its exam ({fault}). So it had weight 0 in stage {manifest['stage']}.")
         if worse := manifest.get("extra", {}).get("worse"):
             found.append(f"Stage {manifest['stage']} made the model worse on validation problems ({'; '.join(worse)}). "
                          "So the adapter it began with was handed over.")

@@ -134,7 +134,7 @@ def write_report(
     sections = {
         "Results": results_table(results, warnings),
         "Paired differences": comparisons and comparison_table(comparisons),
-        "Accuracy by family of problems": family_table(results),
+        "Right answers by family of problems": family_table(results),
         "Training": _training(rows, skipped),
         "The judge": _judge_table(rows),
         "Completions side by side": side_by_side(results),
@@ -149,12 +149,19 @@ def write_report(
 
 def results_table(results: Mapping[str, EvalResult], warnings: Sequence[str] = ()) -> Html:
     """Every measure of every stage with its 95 % interval. `warnings` are repeated in the caption."""
-    rows = [[name, result.n, *(interval_cell(getattr(result, measure)) for measure in MEASURES.values())]
+    measures = measured(results)
+    rows = [[name, result.n, *(interval_cell(getattr(result, measure)) for measure in measures.values())]
             for name, result in results.items()]
     left_out = [f"{result.left_out} problems could not be scored, and {name} was not asked them."
                 for name, result in results.items() if result.left_out]
     caption = [*warnings, "Means with 95 % intervals. Each scale runs from 0 to 100 %.", *left_out]
-    return table(["", "n", *MEASURES], rows, " ".join(caption), mark_last=True)
+    return table(["", "n", *measures], rows, " ".join(caption), mark_last=True)
+
+
+def measured(results: Mapping[str, EvalResult]) -> dict[str, str]:
+    """The measures that the results have, by title. Step accuracy needs worked solutions in steps."""
+    steps = any(sample["steps"] is not None for result in results.values() for sample in result.samples)
+    return {title: name for title, name in MEASURES.items() if steps or name != "step_accuracy"}
 
 
 def comparison_table(comparisons: Mapping[str, Difference]) -> Html:
@@ -173,14 +180,14 @@ def comparison_table(comparisons: Mapping[str, Difference]) -> Html:
 
 
 def family_table(results: Mapping[str, EvalResult]) -> Html:
-    """The accuracy of every stage on each family of problems."""
+    """The content accuracy of every stage on each family of problems."""
     parts = {name: result.by_family() for name, result in results.items()}
     rows = []
     for family in sorted({family for part in parts.values() for family in part}):
         found = [part.get(family) for part in parts.values()]
         rows.append([family, max(result.n for result in found if result),
-                     *(interval_cell(result.accuracy) if result else "–" for result in found)])
-    return table(["", "n", *results], rows, "Means with 95 % intervals.")
+                     *(interval_cell(result.content_accuracy) if result else "–" for result in found)])
+    return table(["", "n", *results], rows, "Right answers by content, means with 95 % intervals.")
 
 
 def failure_table(results: Mapping[str, EvalResult]) -> Html:
@@ -215,9 +222,11 @@ def _summary(results: Mapping[str, EvalResult]) -> str:
     if any(result.content_accuracy != result.accuracy for result in (before, after)):
         start += ", with or without the tags"
         tag = f" In the tag, {_percent(after.accuracy.mean)} are right."
+    steps = (f" {_percent(after.step_accuracy.mean)} of its reasoning steps are those of the worked solutions."
+             if "step_accuracy" in measured({last: after}).values() else "")
     return (f"{last[:1].upper()}{last[1:]} answers {_percent(after.content_accuracy.mean)} of {after.n} test problems "
             f"correctly{start}.{tag} {_percent(after.format_rate.mean)} of its completions have exactly the requested "
-            f"format, and {_percent(after.step_accuracy.mean)} of its reasoning steps are right.")
+            f"format.{steps}")
 
 
 def _training(rows: list[Mapping[str, Any]], skipped: int) -> Html:

@@ -40,7 +40,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     `checkpoints`. A `curriculum` (see `Recipe`) chooses the problems by its `order`, after `resume`. Without one the
     problems come in turn. Raises ValueError if the rows of a pass do not divide over the mesh, if the
     prompts of a rollout call do not divide a step into passes, if the checkpoints are not at a step of this stage, or
-    if the curriculum's log does not reach that step.
+    if the curriculum's log does not reach that step. A failure ends the stage as `loop.end_failed` says.
     """
     micro, each = settings.prompts_per_pass, settings.prompts_per_call
     if settings.rollout_micro_prompts and (settings.prompts_per_step % each or each % micro):
@@ -91,8 +91,11 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     batches = grpo_batches(rows, policy.tokenizer, settings.prompts_per_step, settings.max_prompt_length, seed,
                            curriculum.order if curriculum else shuffle_rows)
     summed = settings.max_new_tokens if settings.loss_agg_mode == "seq-mean-token-sum" else 1  # tokens in the loss
-    with loop.resilient_training(trainer, budget, log, "grpo", checkpoints, start_step, settings.steps, extra, on_step,
-                                 summed) as guard:
-        learner.train(tunix_compat.remaining_steps(batches, trainer.train_steps, settings.steps - done, guard))
+    try:
+        with loop.resilient_training(trainer, budget, log, "grpo", checkpoints, start_step, settings.steps, extra,
+                                     on_step, summed) as guard:
+            learner.train(tunix_compat.remaining_steps(batches, trainer.train_steps, settings.steps - done, guard))
+    except Exception as error:  # noqa: BLE001 - those that are no failures of a run are raised again
+        return loop.end_failed(error, policy.model, checkpoints, "grpo", start_step, budget.minutes_used - minutes)
     return loop.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,
                             budget.minutes_used - minutes, budget.ending("grpo"))

@@ -1,8 +1,8 @@
 """What every stage does around Tunix's loop: `begin`, `resilient_training` and, for most, `train_stage`.
 
 Tunix trains whatever adapter is in memory, resumes from the highest step it finds, and never looks at the loss. Here a
-stage always begins with the same adapter and refuses steps of another stage. A diverged loss ends it, and weights that
-are not finite are never saved. Every save has room on the disk, and every step has one log row, even after a kill.
+stage always begins with the same adapter and refuses steps of another stage. A failure such as a diverged loss ends it,
+with the last good step. Weights that are not finite are never saved, and every step has one log row, even after a kill.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ from reasonkit.models.checkpoints import (
     undo_handover,
 )
 from reasonkit.models.gemma import finite
+from reasonkit.rewards.mix import NoSignalError
 from reasonkit.session.interrupts import Watchdog, clean_exit
+from reasonkit.session.secrets import describe_error
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import tunix_compat
 
@@ -47,7 +50,7 @@ BEGUN = "begun"  # <checkpoints>/begun/<stage> keeps each stage's first adapter,
 @dataclass(frozen=True)
 class StageResult:
     """What a training stage leaves behind: `steps` optimiser steps in `minutes`, and its adapter at `checkpoint_step`
-    of the run's checkpoints. `stopped` is "data" (all steps done) or "time" (the clock ended it)."""
+    of the run's checkpoints. `stopped` is "data" (all steps done), "time" (the clock ended it), or the failure."""
 
     stage: str
     steps: int
@@ -119,6 +122,32 @@ class DivergedError(RuntimeError):
     def __init__(self, message: str, since: int):
         super().__init__(message)
         self.since = since
+
+
+FAILURES = (DivergedError, NoSignalError, TimeoutError)  # what may happen to a run that is set up well
+
+
+def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: str, start_step: int,
+               minutes: float) -> StageResult:
+    """What a stage leaves behind that failed: its last good step, or the adapter that it began with.
+
+    Failures are a diverged loss, a reward without signal, a judge that never answers, and a device that is out of
+    memory. An unattended session then goes on with what it has. Raises any other error again, and these too if the run
+    has no adapter yet.
+    """
+    out_of_memory = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    since = error.since if isinstance(error, DivergedError) else math.inf
+    good = [step for step in steps_in(checkpoints) if start_step < step < since]
+    if not (out_of_memory or isinstance(error, FAILURES)) or not (good or start_step):
+        raise error
+    restore_lora(model, checkpoints if good else checkpoints / BEGUN / stage, good[-1] if good else start_step)
+    last = latest_step(checkpoints)
+    if last > start_step:
+        last += 1
+        save_for_next_stage(model, checkpoints, last)
+    why = describe_error(error)
+    print(f"{stage} has failed, and the run goes on with its last good step. {why}", file=sys.stderr)
+    return StageResult(stage, good[-1] - start_step if good else 0, last, minutes, why)
 
 
 class _Steps(hooks.TrainingHooks):
@@ -231,15 +260,19 @@ def train_stage(trainer, mesh: Mesh, batches: Iterator, stage: str, settings, bu
     """Train up to the stage's last step, then hand over the adapter as one more step, without optimiser state.
 
     `trainer` is Tunix's SFT trainer or one like it. `batches` are those of the whole stage. `prepare` turns each batch
-    that a resumed stage does not skip into what is trained on. Raises as `resilient_training` does.
+    that a resumed stage does not skip into what is trained on. A failure ends the stage as `end_failed` says. Raises
+    DiskFullError.
     """
     done, minutes, last = trainer.train_steps, budget.minutes_used, start_step + settings.steps
-    # Tunix reads only the context of `with mesh`. Under jax.set_mesh its data sharding silently vanishes.
-    with resilient_training(trainer, budget, log, stage, checkpoints, start_step, settings.steps, extra,
-                            on_step) as guard, mesh:
-        trainer.train(tunix_compat.remaining_steps(
-            batches, done, max(0, last - done),
-            guard if prepare is None else lambda rest: map(prepare, guard(rest))))
+    try:
+        # Tunix reads only the context of `with mesh`. Under jax.set_mesh its data sharding silently vanishes.
+        with resilient_training(trainer, budget, log, stage, checkpoints, start_step, settings.steps, extra,
+                                on_step) as guard, mesh:
+            trainer.train(tunix_compat.remaining_steps(
+                batches, done, max(0, last - done),
+                guard if prepare is None else lambda rest: map(prepare, guard(rest))))
+    except Exception as error:  # noqa: BLE001 - those that are no failures of a run are raised again
+        return end_failed(error, trainer.model, checkpoints, stage, start_step, budget.minutes_used - minutes)
     save_for_next_stage(trainer.model, checkpoints, trainer.train_steps + 1)
     return StageResult(stage, trainer.train_steps - start_step, trainer.train_steps + 1,
                        budget.minutes_used - minutes, budget.ending(stage))

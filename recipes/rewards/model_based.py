@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from reasonkit.judge.judge import BLINDED, JudgeItem, JudgeVerdict, Result
+from reasonkit.judge.judge import BLINDED, JudgeFailure, JudgeItem, JudgeVerdict, Result
 from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.logprobs import next_logprobs, prefill
 from reasonkit.rewards.rules import RewardFn
@@ -133,11 +133,15 @@ def trace_features(frozen: LoadedModel, mesh: Mesh, max_length: int,
 
 @dataclass(frozen=True)
 class ThoughtTeacher:
-    """A trained head on `trace_features` of the model named `model`: P(good) = sigmoid(features . weights_D + bias)."""
+    """A trained head on `trace_features` of the model named `model`: P(good) = sigmoid(features . weights_D + bias).
+
+    `fault` says why the head must not be used, if there is a reason.
+    """
 
     model: str
     weights_D: np.ndarray
     bias: float
+    fault: str = ""
 
     def score(self, features_ND: np.ndarray) -> np.ndarray:
         """Scores in [0, 1], float64 (N,). NaN stays NaN. Raises ValueError for features of another width."""
@@ -150,7 +154,7 @@ class ThoughtTeacher:
         """Write it to `path` as safetensors, whole or not at all."""
         arrays = {"weights_D": self.weights_D, "bias": np.array([self.bias])}
         with replace_file(path) as temporary:
-            save_file(arrays, temporary, metadata={"model": self.model})
+            save_file(arrays, temporary, metadata={"model": self.model, "fault": self.fault})
 
     @classmethod
     def load(cls, path: Path | str) -> ThoughtTeacher:
@@ -158,7 +162,8 @@ class ThoughtTeacher:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no reward model at {path}: train one in notebook 02c, or put it there")
         with safe_open(path, "numpy") as file:
-            return cls(file.metadata()["model"], file.get_tensor("weights_D"), float(file.get_tensor("bias")[0]))
+            return cls(file.metadata()["model"], file.get_tensor("weights_D"), float(file.get_tensor("bias")[0]),
+                       file.metadata().get("fault", ""))
 
 
 def train_teacher(model: str, features_ND: np.ndarray, good_N: np.ndarray) -> ThoughtTeacher:
@@ -193,8 +198,8 @@ def train_teacher(model: str, features_ND: np.ndarray, good_N: np.ndarray) -> Th
 class ThoughtJudge:
     """A `ThoughtTeacher` as a judge. It scores a completion by its reasoning, whatever the rubric.
 
-    Without reasoning it is 0.0, and for reasoning that is too long it is 0.0 with the cause "reply_too_long". Raises
-    ValueError if the teacher was trained on another model, and as `trace_features`.
+    Without reasoning it is 0.0, and for reasoning that is too long it is 0.0 with the cause "reply_too_long". A teacher
+    with a `fault` gives no verdict. Raises ValueError if it was trained on another model, and as `trace_features`.
     """
 
     def __init__(self, teacher: ThoughtTeacher, frozen: LoadedModel, mesh: Mesh, max_length: int,
@@ -208,6 +213,9 @@ class ThoughtJudge:
         self.identity = f"thought teacher {digest[:12]} on {teacher.model}"
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
+        if self.teacher.fault:
+            self.failures["unfit"] += len(items)
+            return [JudgeFailure("unfit", self.teacher.fault)] * len(items)
         reasonings = [TAGS.parse(item.reply).reasoning for item in items]
         asked = [(item.question, text) for item, text in zip(items, reasonings, strict=True) if text]
         scores = iter(self.teacher.score(self._features(*zip(*asked, strict=True))) if asked else ())

@@ -1,7 +1,7 @@
 """Trains a reward model within the run: a `ThoughtTeacher`, on right and wrong reasoning after SFT.
 
-`policy_traces` and `corrupted_traces` make the examples. `fit` trains the head, measures it on other questions, and
-refuses a head that can't tell them apart. Source: the idea of the Gemma2-Deep entry, whose data are not public.
+`policy_traces` and `corrupted_traces` make the examples. `fit` trains the head and measures it on other questions. A
+head that can't tell them apart gives no signal. Source: the idea of the Gemma2-Deep entry, whose data are not public.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,6 @@ _STEP = re.compile(r".+?(?:; |[.!?]\s+|\n+|\Z)", re.DOTALL)  # with its separato
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 Trace = dict[str, Any]  # `question`, `reasoning`, whether it is `good`, and `by` whom: "policy", or a flaw
-
-
-class UnfitRewardModel(ValueError):
-    """The head ranks reasoning hardly better than a coin, or there is nothing to measure it by."""
 
 
 def policy_traces(samples: Iterable[Sample]) -> list[Trace]:
@@ -115,8 +111,8 @@ def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: st
     """The `given` head, or a new one trained on the `trace_features` of the model `name`, and its held-out AUC.
 
     The AUC is given for "all" traces, for those of the "policy", and for "worked" solutions against flawed ones, if
-    there are any. Raises UnfitRewardModel if that of all is below `least_auc`. Raises ValueError as `train_teacher`
-    does, and for a head that was trained on another model.
+    there are any. If that of all is below `least_auc` or unknown, the head's `fault` says so, and it scores nothing in
+    GRPO. Raises ValueError as `train_teacher` does, and for a head that was trained on another model.
     """
     if given and given.model != name:
         raise ValueError(f"the reward model was trained on {given.model}, and the judge model is {name}: take that one")
@@ -132,11 +128,11 @@ def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: st
         numbers = np.flatnonzero(kept)
         if auc := pair_auc(scores[numbers], [held_out[number] for number in numbers]):
             found[part] = auc
+    fault = ""
     if "all" not in found or found["all"].value < least_auc:
-        raise UnfitRewardModel(
-            f"the reward model can't teach: its held-out AUC is {found.get('all', 'unknown, for want of pairs')}, and "
-            f"{least_auc} is the least. Take more questions, a larger judge model, or a recipe without a reward model")
-    return teacher, found
+        fault = (f"the reward model's held-out AUC is {found.get('all', 'unknown, for want of pairs')}, and "
+                 f"{least_auc} is the least. Take more questions or a larger judge model")
+    return replace(teacher, fault=fault), found
 
 
 def thought_judge(frozen: LoadedModel, mesh: Mesh, profile: Profile, folder: Path) -> ThoughtJudge:

@@ -214,5 +214,6 @@ def test_a_column_that_is_not_there_is_named(tokenizer):
 def test_a_row_that_slips_through_teaches_nothing_and_ends_nothing(tokenizer, change):
     some = rows({}, change, {})
     assert len(sft_pairs(some, tokenizer, 200)) == 2
-    examined = 2 if "rubric" in change or "<answer>" in change.values() else 3  # two flaws of each
-    assert len(anchors(some)) == 2 * examined
+    examined = 2 if "rubric" in change or "<answer>" in change.values() else 3
+    flaws = 3 * examined - (change == {"reasoning": "<eos>"})  # which has no number to falsify
+    assert len(anchors(some)) == flaws

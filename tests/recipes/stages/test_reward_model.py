@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,7 +18,6 @@ from reasonkit.text.tags import TAGS
 from recipes.rewards.model_based import ThoughtTeacher
 from recipes.stages.reward_model import (
     HEAD,
-    UnfitRewardModel,
     corrupted_traces,
     fit,
     pair_auc,
@@ -108,7 +108,7 @@ def features(signal):
     return read
 
 
-def test_a_head_that_tells_good_from_bad_is_kept_and_one_that_does_not_is_refused():
+def test_a_head_that_tells_good_from_bad_is_kept_and_one_that_does_not_has_a_fault(tmp_path):
     train, held_out = (traces(**dict.fromkeys(letters, "gb" * 10)) for letters in ("abcdefghij", "klmnop"))
     held_out += [{**trace, "by": "data" if trace["good"] else "other number"} for trace in traces(q="gb", r="gb")]
     teacher, found = fit(features(4), "toy", train, held_out, 0.85)
@@ -117,10 +117,13 @@ def test_a_head_that_tells_good_from_bad_is_kept_and_one_that_does_not_is_refuse
     assert fit(features(4), "toy", [], held_out, 0.85, teacher) == (teacher, found), "one that was trained elsewhere"
     with pytest.raises(ValueError, match="trained on toy, and the judge model is toy-int8: take that one"):
         fit(features(4), "toy-int8", [], held_out, 0.85, teacher)
-    with pytest.raises(UnfitRewardModel, match=r"AUC is 0\.\d+ \(95 % interval .*, and 0.85 is the least. Take more"):
-        fit(features(0), "toy", train, held_out, 0.85)
-    with pytest.raises(UnfitRewardModel, match="AUC is unknown, for want of pairs"):
-        fit(features(4), "toy", train, traces(z="gg"), 0.85)
+    assert not teacher.fault
+    for signal, held, fault in ((0, held_out, r"AUC is 0\.\d+ \(95 % interval .*, and 0.85 is the least. Take more"),
+                                (4, traces(z="gg"), "AUC is unknown, for want of pairs")):
+        unfit, _ = fit(features(signal), "toy", train, held, 0.85)
+        assert re.search(fault, unfit.fault)
+        unfit.save(tmp_path / HEAD)
+        assert ThoughtTeacher.load(tmp_path / HEAD).fault == unfit.fault
 
 
 def test_the_judge_of_a_run_is_read_from_its_folder(tmp_path):

@@ -1,0 +1,50 @@
+"""Open questions, which no program can score: `judge_completions` before and after a stage, and `compare_scores`.
+
+The judge is also the reward in GRPO. So a higher score means that the policy pleases it on questions that it was not
+trained on. Whether the completions are better is for people to read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reasonkit.eval import intervals
+from reasonkit.eval.evaluate import Difference
+from reasonkit.judge.judge import Judge, JudgeItem, JudgeVerdict
+from reasonkit.judge.rubric import rubric_from_json
+from reasonkit.text.tags import TAGS
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A completion and the judge's score in [0, 1], or None without a verdict."""
+
+    question: str
+    completion: str
+    score: float | None
+
+
+def judge_completions(generate: Callable[[list[str]], list[str]], rows: Iterable[Mapping[str, Any]], judge: Judge,
+                      batch_size: int) -> list[Judged]:
+    """One completion to each row's question, scored by the row's rubric. `generate` gets up to `batch_size` prompts."""
+    rows = list(rows)
+    completions = []
+    for start in range(0, len(rows), batch_size):
+        completions += generate([TAGS.prompt(row["question"]) for row in rows[start:start + batch_size]])
+    results = judge.score([JudgeItem(row["question"], completion, rubric_from_json(row["rubric"]))
+                           for row, completion in zip(rows, completions, strict=True)])
+    return [Judged(row["question"], completion, result.score if isinstance(result, JudgeVerdict) else None)
+            for row, completion, result in zip(rows, completions, results, strict=True)]
+
+
+def compare_scores(before: list[Judged], after: list[Judged]) -> Difference:
+    """The change of the score, paired, over the questions with a verdict on both sides."""
+    changes = [two.score - one.score for one, two in zip(before, after, strict=True)
+               if one.score is not None and two.score is not None]
+    if not changes:
+        return Difference(0.0, -1.0, 1.0, 1.0, 0)  # nothing was measured
+    return Difference(math.fsum(changes) / len(changes), *intervals.interval(changes, -1.0, 1.0),
+                      intervals.p_value(changes, -1.0, 1.0), len(changes))

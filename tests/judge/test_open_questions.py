@@ -1,0 +1,47 @@
+"""Open questions before and after a stage: who is asked what, what is compared, and what has no verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from reasonkit.judge.judge import JudgeFailure, JudgeVerdict
+from reasonkit.judge.open_questions import Judged, compare_scores, judge_completions
+from reasonkit.judge.rubric import Criterion, rubric_to_json
+from reasonkit.text.tags import TAGS
+
+RUBRIC = (Criterion("Rhyme", "The lines rhyme.", 1.0),)
+ROWS = [{"question": f"Write {n} lines.", "rubric": rubric_to_json(RUBRIC)} for n in range(5)]
+
+
+class Lengths:
+    """Scores by length, and has no verdict on an empty completion."""
+
+    failures = None
+
+    def score(self, items):
+        assert all(item.rubric == RUBRIC for item in items)
+        return [JudgeVerdict(len(item.reply) / 100, (0.5,)) if item.reply else JudgeFailure("timeout", "none")
+                for item in items]
+
+
+def test_each_question_is_asked_once_in_its_prompt_and_judged_by_its_rubric():
+    asked = []
+
+    def generate(prompts):
+        asked.append(prompts)
+        return ["" if "2 lines" in prompt else "a" * len(prompts) for prompt in prompts]
+
+    found = judge_completions(generate, ROWS, Lengths(), batch_size=2)
+    assert asked == [[TAGS.prompt(row["question"]) for row in part] for part in (ROWS[:2], ROWS[2:4], ROWS[4:])]
+    assert [(one.question, one.score) for one in found] == list(zip(
+        [row["question"] for row in ROWS], [0.02, 0.02, None, 0.02, 0.01], strict=True))
+
+
+def test_only_questions_with_both_verdicts_are_compared():
+    before, after = ([Judged("?", "", score) for score in scores] for scores in (
+        [0.2] * 20 + [None, 0.9], [0.6] * 20 + [0.0, None]))
+    change = compare_scores(before, after)
+    assert change.mean == pytest.approx(0.4) and change.n == 20 and change.low > 0.2 and change.p_value < 0.001
+    assert compare_scores(after, before).mean == pytest.approx(-0.4)
+    nothing = compare_scores([Judged("?", "", None)], [Judged("?", "", 0.5)])
+    assert (nothing.low, nothing.high, nothing.n) == (-1.0, 1.0, 0)
