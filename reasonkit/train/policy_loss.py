@@ -7,11 +7,11 @@ Truncated importance sampling: Ionides 2008, and Yao et al. 2025 for a rollout t
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import flax.struct
 import jax
@@ -82,17 +82,6 @@ def completion_logprobs(graph: Any, state: Any, prompt_tokens: jax.Array, comple
     return found if return_logits else found[0]
 
 
-@contextlib.contextmanager
-def _replaced(module, name: str, wrap: Callable) -> Iterator[None]:
-    """One function of Tunix's, wrapped only while the loss is traced."""
-    original = getattr(module, name)
-    setattr(module, name, wrap(original))
-    try:
-        yield
-    finally:
-        setattr(module, name, original)
-
-
 @function_registry.register_policy_loss_fn("reasonkit")
 def _policy_loss(model, train_example, algo_config, pad_id, eos_id):
     """Tunix's GRPO loss, but with its KL penalty only in groups whose rewards differ.
@@ -113,19 +102,19 @@ def _policy_loss(model, train_example, algo_config, pad_id, eos_id):
         seen_BL["rollout_kl"] = jnp.expm1(log_ratio_BL) - log_ratio_BL
         train_example = train_example.replace(sampler_is_weights=jnp.minimum(jnp.exp(log_ratio_BL), TRUNCATION))
 
-    def with_k3(divergence):
-        def record_k3(logps_BL, reference_BL, method, clamp_value=None):
-            seen_BL["kl"] = divergence(logps_BL, reference_BL, "low_var_kl")
-            anchor_BL = jnp.where(pushed_B1, reference_BL, jax.lax.stop_gradient(logps_BL))
-            return divergence(logps_BL, anchor_BL, method, clamp_value)
-        return record_k3
+    divergence, entropy = common.compute_kl_divergence, algo_core.compute_entropy_from_logits
 
-    def record_entropy(entropy):
-        return lambda logits: seen_BL.setdefault("entropy", entropies if algo_config.chunked else entropy(logits))
+    def penalty(logps_BL, reference_BL, method, clamp_value=None):
+        seen_BL["kl"] = divergence(logps_BL, reference_BL, "low_var_kl")
+        anchor_BL = jnp.where(pushed_B1, reference_BL, jax.lax.stop_gradient(logps_BL))
+        return divergence(logps_BL, anchor_BL, method, clamp_value)
 
-    with (_replaced(common, "compute_kl_divergence", with_k3),
-          _replaced(common, "compute_per_token_logps", lambda stock: lambda *inputs, **options: found),
-          _replaced(algo_core, "compute_entropy_from_logits", record_entropy)):
+    def record_entropy(logits):
+        return seen_BL.setdefault("entropy", entropies if algo_config.chunked else entropy(logits))
+
+    with (mock.patch.object(common, "compute_kl_divergence", penalty),  # while the loss is traced
+          mock.patch.object(common, "compute_per_token_logps", lambda *inputs, **options: found),
+          mock.patch.object(algo_core, "compute_entropy_from_logits", record_entropy)):
         loss, aux = function_registry.get_policy_loss_fn("grpo")(
             model, train_example, algo_config, pad_id=pad_id, eos_id=eos_id)
     tokens = jnp.maximum(mask_BL.sum(), 1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -106,8 +107,5 @@ def grpo_cluster(policy, reference, tokenizer, mesh: Mesh, rollout: Callable, ro
     config = rl_cluster.ClusterConfig(
         role_to_mesh=dict.fromkeys(roles, mesh), rollout_engine=rollout, offload_to_cpu=False,
         training_config=rl_cluster.RLTrainingConfig(**training_config), rollout_config=rollout_config)
-    put, rl_utils.put_params_on_memory_kind = rl_utils.put_params_on_memory_kind, lambda state, kind: None
-    try:
+    with mock.patch.object(rl_utils, "put_params_on_memory_kind", lambda state, kind: None):
         return rl_cluster.RLCluster(actor=policy, reference=reference, tokenizer=tokenizer, cluster_config=config)
-    finally:
-        rl_utils.put_params_on_memory_kind = put
