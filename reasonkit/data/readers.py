@@ -105,11 +105,12 @@ def fill(template: str, raw: Mapping[str, Any], where: str) -> Any:
 
 def passes(source: Source, raw: Mapping[str, Any]) -> bool:
     """Whether a raw row passes the source's filters. Raises SourceError for a column that is not there."""
-    for column in (*source.keep, *source.at_most):
+    for column in (*source.keep, *source.at_most, *source.longest):
         if column not in raw:
             raise SourceError(f"source {source.name!r} has no column {column!r} to filter by, only {', '.join(raw)}")
     return (all(raw[column] in values for column, values in source.keep.items())
-            and all(_number(raw[column]) <= limit for column, limit in source.at_most.items()))
+            and all(_number(raw[column]) <= limit for column, limit in source.at_most.items())
+            and all(len(as_text(raw[column])) <= limit for column, limit in source.longest.items()))
 
 
 def _number(value: Any) -> float:

@@ -191,6 +191,15 @@ def test_rows_are_filtered_capped_and_used_as_stated(recipe_of):
         curation.curate(recipe_of(sums(100), s0={"more": "at_most = {grade = 1}"}), SIZES, 0)
 
 
+def test_rows_with_longer_texts_are_left_out(recipe_of):
+    long = [{**row, "q": f"{row['q']} Take your time{' and' * 20}"} for row in sums(50, 1000)]
+    splits, ledger = curation.curate(recipe_of([*sums(200), *long], s0={"more": "longest = {q = 80, a = 9}"}), SIZES, 0)
+    assert ledger.steps[0] == ("read", 200, 200) and not any("Take your time" in row["question"]
+                                                             for rows in splits.values() for row in rows)
+    with pytest.raises(SourceError, match="'s0' has no column 'story' to filter by, only q, a, r"):
+        curation.curate(recipe_of(sums(100), s0={"more": "longest = {story = 1}"}), SIZES, 0)
+
+
 def test_a_training_row_that_tells_a_test_question_is_dropped(recipe_of):
     passage = "The quick brown fox jumps over the lazy dog near the old stone bridge at noon on {}. How many legs?"
     train = [{"q": passage.format("Monday") + f" Case {n}", "a": "4", "r": "4"} for n in range(3)]
