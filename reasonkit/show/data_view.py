@@ -26,6 +26,7 @@ from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS, is_blank
 
 SHOWN = 300  # characters of an example
+USES = {"any": "training, validation", "train": "training", "test": "test"}
 EXAMPLES = 2  # for each cause that left rows out
 ROWS = 5  # rows that are shown whole
 FIT = 0.95  # share of the rows that a limit should fit
@@ -38,10 +39,11 @@ def source_table(sources: Sequence[Source], reached: Mapping[str, Reached]) -> H
     for source in sources:
         found = reached.get(source.name, Reached("", "off: for its licence, write `other_licences = true`"))
         licence = Markup('<a href="{}">{}</a>').format(source.address, visible(source.licence))
-        rows.append([source.name, source.domain, licence if source.address else source.licence, source.kind_of,
-                     source.rows or "–", found.problem or f"reached: {found.where}"])
+        rows.append([source.name, source.domain, licence if source.address else source.licence, USES[source.use],
+                     source.kind_of, source.rows or "–", source.cap or "–",
+                     found.problem or f"reached: {found.where}"])
     count = sum(not found.problem for found in reached.values())
-    return table(["source", "domain", "licence", "from", "rows stated", ""], rows,
+    return table(["source", "domain", "licence", "for", "from", "rows stated", "rows at most", ""], rows,
                  f"{count} of {len(rows)} sources are reached. A licence links to where it is stated.")
 
 
