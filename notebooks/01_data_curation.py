@@ -160,9 +160,6 @@ splits["train"], marks = golds.check_golds(run.recipe, splits["train"], ledger)
 golds.check_worked(run.recipe, run.profile, splits)
 show.step_table(ledger)
 
-# %%
-show.step_figure(ledger)
-
 # %% [markdown]
 # Here are examples of what was left out, each with the text that decided it. A duplicate names the row we kept, and a
 # near duplicate shows both rows. A contaminated row is listed after the test question it shares 13 words with.

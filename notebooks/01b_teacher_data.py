@@ -164,13 +164,12 @@ data_view.example_table(ledger, ["completions"]) if who else "no completions"
 # Here are five of the traces, exactly as SFT will see them:
 
 # %%
-from markupsafe import Markup
-from reasonkit.show.figures import colour_tags
+from reasonkit.show.figures import block
 from reasonkit.show.report import table
 from reasonkit.text.tags import TAGS
 
-shown = [[row["question"], Markup("<pre>{}</pre>").format(colour_tags(TAGS.render(
-    reasoning=row["reasoning"], answer=row["answer"]))), row["tries"]] for row in kept[:5]]
+shown = [[row["question"], block(TAGS.render(reasoning=row["reasoning"], answer=row["answer"])), row["tries"]]
+         for row in kept[:5]]
 table(["question", "trace", "tries"], shown, f"{len(kept)} traces in all") if shown else "no traces"
 
 # %% [markdown]

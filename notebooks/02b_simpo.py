@@ -116,11 +116,10 @@ pairs = Dataset.from_list(read_or_make(inputs["pairs"], lambda: sample_pairs(
 print(f"{len(pairs)} pairs, rejected for: {dict(Counter(pairs['cause']))}; chosen by: {dict(Counter(pairs['by']))}")
 
 # %%
-from markupsafe import Markup
-from reasonkit.show.figures import colour_tags
+from reasonkit.show.figures import block
 
-shown = [[row["question"], *(Markup("<pre>{}</pre>").format(colour_tags(row[name])) for name in ("chosen", "rejected")),
-          row["cause"], row["by"]] for row in pairs.select(range(min(4, len(pairs))))]
+shown = [[row["question"], block(row["chosen"]), block(row["rejected"]), row["cause"], row["by"]]
+         for row in pairs.select(range(min(4, len(pairs))))]
 report.table(["question", "chosen", "rejected", "rejected for", "chosen by"], shown, "")
 
 # %% [markdown]

@@ -31,12 +31,10 @@ class Dashboard:
     """Shows one stage of `total_steps` steps from its run log.
 
     Call `show` once, `update` as often as you like during training, and `figure` at the end. All three work without a
-    front end. Raises ValueError when total_steps is below 1.
+    front end.
     """
 
     def __init__(self, log: RunLog, budget: TimeBudget, title: str, total_steps: int) -> None:
-        if total_steps < 1:
-            raise ValueError(f"total_steps={total_steps}: a stage has at least 1 step")
         self._log, self._budget, self._total = log, budget, total_steps
         self._due = self._plot_due = 0.0
         self._progress = widgets.IntProgress(value=0, max=total_steps, layout=widgets.Layout(width="100%"))

@@ -1,7 +1,7 @@
 """What notebook 1 shows of the data: sources, cleaning step by step, domains, token lengths against the limits, rows.
 
-Entry points: `source_table`, `step_table`, `step_figure`, `example_table`, `count_table`, `measure_lengths` with
-`length_table` and `length_figure`, `mark_table`, `row_table`. Texts come from data sets, so all of them are escaped.
+Entry points: `source_table`, `step_table`, `example_table`, `count_table`, `measure_lengths` with `length_table` and
+`length_figure`, `mark_table`, `row_table`. Texts come from data sets, so all of them are escaped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reasonkit.data.loading import Reached
 from reasonkit.data.screening import completion_length, prompt_length
 from reasonkit.data.sources import Source
 from reasonkit.show.data_card import values_of
-from reasonkit.show.figures import COLOURS, INK, Curves, block, label, plain_names, style_axes, visible
+from reasonkit.show.figures import COLOURS, Curves, block, label, plain_names, style_axes, visible
 from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS, is_blank
 
@@ -56,21 +56,6 @@ def step_table(ledger: Ledger) -> Html:
                                                          in causes[step].most_common(4))]
             for step, before, after in ledger.steps]
     return table(["step", "rows before", "rows after", "left out because of"], rows, " ".join(ledger.notes))
-
-
-@plain_names
-def step_figure(ledger: Ledger) -> Curves:
-    """The rows before and after each step, as bars."""
-    steps, before, after = zip(*ledger.steps, strict=True)
-    figure = Curves(7, 0.6 + 0.27 * len(steps))
-    axes = figure.add_subplot()
-    axes.barh(range(len(steps)), before, 0.7, color=INK, alpha=0.3, label="before")
-    axes.barh(range(len(steps)), after, 0.7, color=COLOURS[2], label="after")
-    axes.set_yticks(range(len(steps)), list(map(label, steps)), fontsize=8)
-    axes.invert_yaxis()
-    axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="lower right", ncols=2)
-    style_axes(axes, "", "rows")
-    return figure
 
 
 def example_table(ledger: Ledger, steps: Sequence[str]) -> Html:
@@ -114,13 +99,9 @@ def measure_lengths(splits: Mapping[str, Dataset], tokenizer) -> list[Length]:
                    completion_length(row, tokenizer)) for rows in splits.values() for row in rows]
 
 
-def limit_for(lengths: Sequence[int], share: float = FIT) -> int:
-    """The smallest limit that this share of the lengths fits.
-
-    >>> limit_for([10, 20, 30, 40], 0.75), limit_for([])
-    (30, 0)
-    """
-    return int(np.quantile(lengths, share, method="inverted_cdf")) if lengths else 0
+def limit_for(lengths: Sequence[int]) -> int:
+    """The smallest limit that the share `FIT` of the lengths fits."""
+    return int(np.quantile(lengths, FIT, method="inverted_cdf")) if lengths else 0
 
 
 def length_table(lengths: Sequence[Length], prompt: int, completion: int, together: int) -> Html:

@@ -332,12 +332,6 @@ def test_figure_is_written_whole_and_returned(log, board, tmp_path):
     assert board._plot.value == "", "and its curves are not there twice"
 
 
-@pytest.mark.parametrize("total", [0, -3])
-def test_a_stage_has_steps(log, total):
-    with pytest.raises(ValueError, match=f"total_steps={total}"):
-        Dashboard(log, TimeBudget(), "SFT", total)
-
-
 CELL = """
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.show.dashboard import Dashboard
