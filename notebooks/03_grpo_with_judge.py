@@ -138,11 +138,6 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 # completion neither gains nor loses. A completion that is too long to be read scores 0. Every verdict is recorded in
 # `verdicts.jsonl`, so no completion is judged twice by the same rubric.
 
-# %% [markdown] tags=["clone"]
-# A recipe can choose another kind of judge with its field `judge`: one rating for all criteria together, every prompt
-# with its scale in both orders (`recipes/judges/local_variants.py`), or the run's own reward model in place of the
-# rubric.
-
 # %%
 judge_model = None
 if recipe.uses_judge and judge is None:
@@ -169,7 +164,8 @@ if recipe.uses_judge:
 # A recipe with a curriculum draws mostly problems that the policy solves sometimes, because the others teach it
 # nothing. Two recipes are controls. `constant` pays every completion the same and must leave the adapter unchanged, bit
 # for bit. `shuffled` deals the rewards out at random, and that does move the adapter. Believe only what a recipe gains
-# beyond that.
+# beyond that. With its field `judge` a recipe can choose another kind of judge: one rating for all criteria together,
+# every prompt with its scale in both orders (`recipes/judges/local_variants.py`), or the run's own reward model.
 
 # %%
 log = run.log("grpo")
@@ -185,6 +181,8 @@ for name, weight in weights.items():
 # misses it sees whether the work is complete, not whether it is right. If the judge fails, the cell shows the pair it
 # got wrong, its part of the reward gets weight 0, and the report at the end says so. The other parts still teach. The
 # last figure is the probability that the judge's next token is a rating. If it is low, the ratings are unreliable.
+#
+# The table below it shows what each part of the reward pays for a worked solution and for its bare answer.
 
 # %%
 exam = examine(judge, anchors(validation)) if recipe.uses_judge else None
@@ -194,10 +192,6 @@ if recipe.curriculum:  # it reads its pass rates from one part
     curriculum, parts = recipe.curriculum(log, parts)
 reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
-# %% [markdown]
-# Before we train on it, let's see what each part of the reward pays for a worked solution and for its bare answer.
-
-# %%
 shown = next((row for row in validation if row["reasoning"] and row["answer"]), None)
 reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "no problem has a worked solution"
 
@@ -280,18 +274,15 @@ board.figure(run.stage("grpo") / "curves.png")
 # This is what GRPO learns from: the completions of one question in the last step, best first. Only the differences
 # within the group count. A completion above the group's mean becomes more likely, and one below it less likely. The
 # demo's judge pays for complete steps, right or wrong. Only the exact answer sees a mistake.
+#
+# The second table has one completion from each of the last steps. Click on a column head to sort, and read those with
+# the highest and the lowest reward.
 
 # %%
 if reward.group:
     log.write("group", **reward.group)
 group = log.last("group")
-group_table(group, profile.grpo) if group else "this run made no steps"
-
-# %% [markdown]
-# The next table has one completion from each of the last steps. Click on a column head to sort, and read those with the
-# highest and the lowest reward.
-
-# %%
+display(group_table(group, profile.grpo) if group else "this run made no steps")
 sample_table(log.read("reward"))
 
 # %% [markdown]

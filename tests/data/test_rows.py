@@ -105,8 +105,8 @@ def test_a_tenth_of_the_open_questions_that_sft_does_not_imitate_is_held_out():
                              + [row(n + 40, "open", "First, …", "A poem") for n in range(30)])
     left, held = hold_out_open(some, 64)
     assert len(held) == 4 and len(left) == 96 and set(held["kind"]) == {"open"} and not any(held["reasoning"])
-    assert sorted(left["id"] + held["id"]) == sorted(some["id"])
+    assert sorted([*left["id"], *held["id"]]) == sorted(some["id"])
     assert set(hold_out_open(some.select(range(99, -1, -1)), 64)[1]["id"]) == set(held["id"]), "whatever their order"
     assert len(hold_out_open(some, 2)[1]) == 2
     left, held = hold_out_open(some.select(range(30)), 64)
-    assert len(held) == 0 and left["id"] == some["id"][:30]
+    assert len(held) == 0 and [*left["id"]] == some["id"][:30]

@@ -41,7 +41,7 @@ def test_only_questions_with_both_verdicts_are_compared():
     before, after = ([Judged("?", "", score) for score in scores] for scores in (
         [0.2] * 20 + [None, 0.9], [0.6] * 20 + [0.0, None]))
     change = compare_scores(before, after)
-    assert change.mean == pytest.approx(0.4) and change.n == 20 and change.low > 0.2 and change.p_value < 0.001
+    assert change.mean == pytest.approx(0.4) and change.n == 20 and change.low > 0.2 and change.p_value < 0.01
     assert compare_scores(after, before).mean == pytest.approx(-0.4)
     nothing = compare_scores([Judged("?", "", None)], [Judged("?", "", 0.5)])
     assert (nothing.low, nothing.high, nothing.n) == (-1.0, 1.0, 0)

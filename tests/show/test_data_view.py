@@ -102,13 +102,13 @@ def test_rows_are_shown_with_coloured_tags_the_worked_ones_first():
 
 def test_sources_show_their_licence_and_what_to_do(tmp_path):
     given = {"name": "mine", "from": "file", "path": "x.csv", "domain": "maths", "columns": {"question": "{q}"}}
-    sources = [File.model_validate({**given, "licence": "MIT", "address": 'https://x/"><script>', "rows": 5}),
-               OwnFile.model_validate(given | {"name": "other"}), OwnFile.model_validate(given | {"name": "third"})]
+    sources = [File.model_validate({**given, "licence": "MIT", "address": 'https://x/"><script>', "rows": 5, "cap": 9}),
+               OwnFile.model_validate(given | {"name": "other", "use": "test"}), OwnFile.model_validate(given | {"name": "third"})]
     table = source_table(sources, {"mine": Reached("x.csv", ""), "other": Reached("", "attach it")})
-    assert cells(table) == [["mine", "maths", "MIT", "file", "5", "reached: x.csv"],
-                            ["other", "maths", "your own", "file", "–", "attach it"],
-                            ["third", "maths", "your own", "file", "–", "off: for its licence, write "
-                             "`other_licences = true`"]]
+    assert cells(table) == [["mine", "maths", "MIT", "training, validation", "file", "5", "9", "reached: x.csv"],
+                            ["other", "maths", "your own", "test", "file", "–", "–", "attach it"],
+                            ["third", "maths", "your own", "training, validation", "file", "–", "–",
+                             "off: for its licence, write `other_licences = true`"]]
     assert "1 of 3 sources are reached" in table and "<script>" not in table
 
 

@@ -72,13 +72,22 @@ class Page(HTMLParser):
 def stage(right: int, n: int = 12, broken: bool = False, families: int = 3) -> EvalResult:
     """The first `right` of `n` problems answered well, the others wrongly, or with broken form."""
     rows = [{"id": f"p{number:03}", "family": f"family_{number % families}", "kind": "number",
-             "question": f"What is {number} + 1?", "reasoning": f"{number}+1={number + 1}",
+             "question": f"What is {number} + 1?", "reasoning": f"{number}=0+{number}; {number}+1={number + 1}",
              "answer": str(number + 1)} for number in range(n)]
     replies = iter(
         TAGS.render(reasoning=row["reasoning"], answer=row["answer"]) if number < right
         else NASTY if broken else TAGS.render(reasoning="?", answer="-5")
         for number, row in enumerate(rows))
     return evaluate(lambda prompts: [next(replies) for _ in prompts], rows, 4)
+
+
+def test_without_solutions_in_steps_there_is_no_step_accuracy(tmp_path, results):
+    for result in results.values():
+        for sample in result.samples:
+            sample["steps"] = None
+    page = write(tmp_path, results)
+    assert ["", "n", "Accuracy", "By content", "Format"] in page.rows and "reasoning steps are" not in page.text
+    assert "steps –" in " ".join(page.text.split())
 
 
 @pytest.fixture
