@@ -160,7 +160,8 @@ class DistillSettings(CompletionSettings):
 class GrpoSettings(LossSettings, CompletionSettings):
     """Each step updates on `prompts_per_step` prompts, each with `num_generations` completions of `max_new_tokens`.
 
-    `micro_prompts` prompts go through one forward and backward pass (0: all). `rollout_micro_prompts`, a multiple of
+    `steps` is the number by forecast. Where the clock has time for more, the stage goes on to `most_steps` (0: no
+    more), and its schedule is stretched. `micro_prompts` prompts go through one forward and backward pass (0: all). `rollout_micro_prompts`, a multiple of
     that, is how many prompts are sampled in one call. These are judged while the next are sampled, and each pass waits
     only for its own scores (0: a whole step is sampled, then judged, then trained on). Use it if the judge has its own
     chips. More calls decode fewer rows at once, take longer in total, and draw different samples.
@@ -177,6 +178,7 @@ class GrpoSettings(LossSettings, CompletionSettings):
 
     prompts_per_step: int
     num_generations: int
+    most_steps: int = 0
     micro_prompts: int = 0
     rollout_micro_prompts: int = 0
     temperature: float = 1.0
@@ -185,6 +187,11 @@ class GrpoSettings(LossSettings, CompletionSettings):
     int8_weights: bool = False
     int8_cache: bool = False
     save_every: int = 50
+
+    @property
+    def last_step(self) -> int:
+        """The steps that the stage makes if the clock has time for all of them."""
+        return max(self.steps, self.most_steps)
 
     @property
     def prompts_per_pass(self) -> int:

@@ -99,7 +99,8 @@ def change(profile: Profile, settings: Mapping[str, Any]) -> Profile:
         profile = replace(profile, grows=False)
     for name, value in settings.items():
         stage, _, inner = name.partition("_")
-        new = {name: value} if name in vars(profile) else {stage: replace(getattr(profile, stage), **{inner: value})}
+        own = {inner: value} | ({"most_steps": 0} if name == "grpo_steps" else {})  # exactly as many as asked for
+        new = {name: value} if name in vars(profile) else {stage: replace(getattr(profile, stage), **own)}
         profile = replace(profile, **new)
     return profile
 

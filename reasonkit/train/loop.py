@@ -158,9 +158,9 @@ class _Steps(hooks.TrainingHooks):
     """
 
     def __init__(self, log, event: str, first_step: int, steps: int, budget: TimeBudget,
-                 extra: Callable[[object, int], dict], on_step: Callable[[], None], summed: int):
+                 extra: Callable[[object, int], dict], on_step: Callable[[], None], summed: int, most: int):
         self._log, self._event, self._first, self._steps, self._budget = log, event, first_step, steps, budget
-        self._extra, self._on_step, self._summed = extra, on_step, summed
+        self._extra, self._on_step, self._summed, self._most = extra, on_step, summed, most
         self._last, self._stretch = time.perf_counter(), math.nan  # a resumed optimiser has that of its last session
         self._compiled: dict[str, float] = {}
 
@@ -172,7 +172,8 @@ class _Steps(hooks.TrainingHooks):
     def on_train_step_start(self, train_ctx):
         """Fit the schedule to the steps that there is time for. A run with time for all keeps the factor 1."""
         done, left = train_ctx.train_steps - self._first, distributed.broadcast_from_main(self._budget.steps_left)
-        reached = self._steps if left >= self._steps - done else done + max(1, int(left))
+        most = self._steps if left == math.inf else self._most  # the pace of the first steps is not yet known
+        reached = most if left >= most - done else done + max(1, int(left))
         if self._steps / reached != self._stretch:
             self._stretch = self._steps / reached
             tunix_compat.scale_schedule(train_ctx, self._stretch)
@@ -197,13 +198,13 @@ class _Steps(hooks.TrainingHooks):
 @contextlib.contextmanager
 def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_step: int, steps: int,
                        extra: Callable[[object, int], dict] = lambda ctx, step: {},
-                       on_step: Callable[[], None] = lambda: None,
-                       summed: int = 1) -> Iterator[Callable[[Iterator], Iterator]]:
+                       on_step: Callable[[], None] = lambda: None, summed: int = 1,
+                       most: int = 0) -> Iterator[Callable[[Iterator], Iterator]]:
     """Wraps a stage's training of `steps` steps from `first_step` on. It yields the guard for the stage's batches.
 
     `trainer` is Tunix's, already resumed. Each step writes a "<stage>_step" row to the log, with what
     `extra(trainer, step)` adds. `summed` is the number of tokens that a loss adds up, 1 for a mean. The learning rate
-    follows the time that is left. A signal ends the stage between two steps, and is raised again after the last save.
+    follows the time that is left, for up to `most` steps (0: `steps`). A signal ends the stage between two steps, and is raised again after the last save.
     Raises DivergedError and DiskFullError, and keeps the last good checkpoint.
     """
     manager, begun, ending = trainer.checkpoint_manager, trainer.train_steps, contextlib.ExitStack()
@@ -230,10 +231,11 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
 
     manager.save = checked_save
     tunix_compat.hide_progress_bar(trainer)
-    rows = _Steps(log, event, first_step, steps, budget, extra, on_step, summed)
+    most = most or steps
+    rows = _Steps(log, event, first_step, steps, budget, extra, on_step, summed, most)
     trainer.with_training_hooks(rows)
     jax.monitoring.register_event_duration_secs_listener(rows.on_compile)
-    log.write("start", stage=stage, step=begun - first_step, steps=steps)
+    log.write("start", stage=stage, step=begun - first_step, steps=most)
     watchdog = Watchdog(checkpoints / f"hung_{stage}{jax.process_index() or ''}.txt")
     try:
         with clean_exit(budget.end), watchdog:
