@@ -30,7 +30,7 @@ jax reasonkit.models: distributed mesh cache gemma lora checkpoints load logprob
 tunix reasonkit.train: policy_loss tunix_compat overlap decode rollout loop sft grpo
 user reasonkit.show: figures report uncertainty data_card data_view dashboard completions
 jax reasonkit: run precheck inference
-stdlib recipes.graders: worker notation structure operations symbolic algebra expression quantity smiles plan list set
+stdlib recipes.graders: worker notation structure symbolic operations algebra expression quantity smiles plan list set
 numpy recipes.judges: score_sheet api_client api_calls api_judge
 jax recipes.judges: local_variants
 numpy recipes.rewards: text extra controls tunix_demo
@@ -55,8 +55,9 @@ ROOTS = ("reasonkit", "recipes", "tools")
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "qwix", "tunix"}
 # What is below numpy and imports third parties: what reads files; optional ones, in a process of its own or a family.
 ISOLATED = {"reasonkit.session.files": {"pydantic"}, "reasonkit.session.records": {"pydantic"},
-            "recipes.graders.symbolic": {"sympy"}, "recipes.graders.algebra": {"sympy"},
-            "recipes.graders.quantity": {"pint"}, "recipes.graders.smiles": {"rdkit"}, "_gym": {"reasoning_gym"},
+            "recipes.graders.symbolic": {"sympy"}, "recipes.graders.operations": {"sympy"},
+            "recipes.graders.algebra": {"sympy"}, "recipes.graders.quantity": {"pint"},
+            "recipes.graders.smiles": {"rdkit"}, "_gym": {"reasoning_gym"},
             "reasonkit.session.secrets": {"google", "kaggle_secrets", "kagglehub"}}  # each only on its platform
 # By name, when it is asked for: what a user changes stands above the library, and `reasonkit.ask` above the package.
 LOOKED_UP = {"reasonkit.session.setup": {"recipes"}, "reasonkit": {"reasonkit.inference"}}

@@ -1,2 +1,2 @@
 """Kinds of answer that only some data sets have: `expression`, `quantity`, `smiles`, `plan`, `list`, `set`. `answers`
-imports them by name. For formulas read `notation`, `structure`, `operations`, `expression`, `symbolic`, `algebra`."""
+imports them by name. For formulas read `notation`, `structure`, `expression`, `symbolic`, `operations`, `algebra`."""

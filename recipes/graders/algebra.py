@@ -13,6 +13,7 @@ from itertools import product, starmap
 import sympy
 from sympy import Integer, Rational, oo
 
+from recipes.graders.operations import adds_functions, leaves_arithmetic
 from recipes.graders.structure import (
     BRACKETS,
     END_MATRIX,
@@ -45,7 +46,9 @@ def same(found: tuple[str, str], expected: tuple[str, str]) -> bool:
     """Whether the values are equal, or the equations have the same solutions."""
     (name, tokens), (gold_name, gold) = (map(str.split, side) for side in (found, expected))
     tokens, name = _letters_as_in(tokens, [*gold, *gold_name]), _letters_as_in(name, gold_name)
-    return any(_same_as_read(name, one, gold_name, other) for one, other in product(_readings(tokens), _readings(gold)))
+    return not adds_functions(tokens, gold) and any(
+        _same_as_read(name, one, gold_name, other) and not leaves_arithmetic(one, other)
+        for one, other in product(_readings(tokens), _readings(gold)))
 
 
 def _same_as_read(name: list[str], tokens: list[str], gold_name: list[str], gold: list[str]) -> bool:

@@ -14,7 +14,6 @@ from reasonkit.text.answers import Kind
 from reasonkit.text.cleaning import clean, unwrap
 from reasonkit.text.numbers import Number, read_number, read_plain, same_number
 from recipes.graders.notation import AND, OR, is_physical, rewrite, split_unit
-from recipes.graders.operations import leaves_work
 from recipes.graders.structure import (
     BRACKETS,
     CLOSING,
@@ -257,7 +256,7 @@ def _same_expression(found: Expression, expected: Expression) -> bool | None:
         return same_number(found.number, expected.number)
     if not _OTHER_RELATIONS.isdisjoint(set(found.tokens) - set(expected.tokens)):
         return False
-    if not may_equal(found, expected) or not found.number and leaves_work(found.tokens, expected.tokens):
+    if not may_equal(found, expected):
         return False
     return decide("expression", found.spaced, expected.spaced)
 

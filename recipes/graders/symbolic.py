@@ -31,18 +31,21 @@ _LETTERS = frozenset("\\" + name for name in (
 @lru_cache(maxsize=512)  # the answers of a group share one gold answer
 def read(tokens: tuple[str, ...]) -> sympy.Expr:
     """The value of one formula's tokens. Raises ValueError if they have no meaning here."""
-    reader = _Reader(tokens)
-    value = reader.sum()
-    if reader.at < len(tokens):
-        raise ValueError(" ".join(tokens))
-    return value
+    return _Reader(tokens).whole()
+
+
+def read_as_written(tokens: tuple[str, ...]) -> tuple[sympy.Expr, dict[Symbol, sympy.Expr]]:
+    """The formula with a symbol of its own for each numeral and letter, so that sympy computes nothing, and what the
+    symbols mean. Raises ValueError as `read` does."""
+    reader = _Reader(tokens, meanings := {})
+    return reader.whole(), meanings
 
 
 class _Reader:
     """A recursive descent parser: sum, product and quotient, juxtaposed factors, power, atom."""
 
-    def __init__(self, tokens: tuple[str, ...]) -> None:
-        self.tokens, self.at, self.bars, self.bound = tokens, 0, 0, set()
+    def __init__(self, tokens: tuple[str, ...], meanings: dict[Symbol, sympy.Expr] | None = None) -> None:
+        self.tokens, self.at, self.bars, self.bound, self.meanings = tokens, 0, 0, set(), meanings
 
     @property
     def token(self) -> str:
@@ -55,6 +58,20 @@ class _Reader:
     def take(self, token: str) -> None:
         if self.next() != token:
             raise ValueError(" ".join(self.tokens))
+
+    def whole(self) -> sympy.Expr:
+        value = self.sum()
+        if self.at < len(self.tokens):
+            raise ValueError(" ".join(self.tokens))
+        return value
+
+    def meant(self, value: sympy.Expr) -> sympy.Expr:
+        """The value, or a symbol that stands for it in a formula as it is written."""
+        if self.meanings is None:
+            return value
+        symbol = sympy.Dummy()
+        self.meanings[symbol] = value
+        return symbol
 
     def sum(self) -> sympy.Expr:
         total = self.product()
@@ -79,7 +96,11 @@ class _Reader:
         value = self.power()
         if first.isdecimal() and self.token == r"\frac" and self.tokens[self.at - 1] == first:
             fraction = self.power()
-            value = value + fraction if fraction.is_Rational and fraction > 0 else value * fraction
+            share = fraction.xreplace(self.meanings or {})
+            if share.is_Rational and share > 0:
+                value = value + fraction if self.meanings is None else fraction
+            else:
+                value = value * fraction
         while self.starts():
             value = value * self.power()
         return value
@@ -136,8 +157,8 @@ class _Reader:
         self.next()
         if token[-1:].isdecimal():
             if self.token == "_":  # a numeral in another base
-                return Symbol(token.lstrip("0") + self.raw())
-            return Rational(token)
+                return self.meant(Symbol(token.lstrip("0") + self.raw()))
+            return self.meant(Rational(token))
         if token == "|":
             self.bars += 1
             value = self.sum()
@@ -163,7 +184,7 @@ class _Reader:
         if token in _FUNCTIONS and not (token == r"\exp" and not self.starts()):
             return self.function(token)
         if token in _ACCENTS:
-            return Symbol(token + self.raw(), real=True)
+            return self.meant(Symbol(token + self.raw(), real=True))
         return self.symbol(token)
 
     def symbol(self, token: str) -> sympy.Expr:
@@ -174,7 +195,8 @@ class _Reader:
             name += self.next()
         if name in _CALLED and self.token == "(":
             return sympy.Function(name)(self.group())
-        return Symbol(name, real=True) if name in self.bound else _NAMED.get(name) or Symbol(name, real=True)
+        named = None if name in self.bound else _NAMED.get(name)
+        return self.meant(named or Symbol(name, real=True))
 
     def raw(self) -> str:
         """The text of an index, or under an accent."""
