@@ -93,7 +93,7 @@ def _in_sum(node: Expr, meanings: Mapping[Symbol, Expr]) -> set[str]:
              for term in node.args]
     found = set()
     if len({rest.xreplace(names) for rest in rests}) < len(rests) or any(
-            meanings.get(term.as_coeff_Mul()[1]) == 0 for term in node.args):
+            meanings.get(factor) == 0 for term in node.args for factor in Mul.make_args(term)):
         found.add("sum")
     if sum(not _has_unknown(term, meanings) for term in node.args) > 1:
         found.add("sum of constants")
@@ -106,14 +106,14 @@ def _in_product(node: Expr, meanings: Mapping[Symbol, Expr]) -> set[str]:
     for factor in node.args:
         base, exponent = factor.as_base_exp()
         negative = _is_negative(exponent)
-        if not _is_numeral(base, meanings):
-            below |= negative
-        elif abs(exponent) == 1:
+        if _is_numeral(base, meanings) and abs(exponent) == 1:
             numerals[negative].append(meanings[base])
-        else:
-            below |= negative
-            (raised if _is_numeral(exponent * (-1 if negative else 1), meanings) else roots)[negative] += (
-                meanings[base] != 10)
+            continue
+        below |= negative
+        if _is_numeral(base, meanings) and _is_numeral(-exponent if negative else exponent, meanings):
+            raised[negative] += meanings[base] != 10
+        elif _is_numeral(base, meanings):
+            roots[negative] += 1
     found = set()
     if max(*roots, *(len(side) + powers for side, powers in zip(numerals, raised, strict=True))) > 1:
         found.add("product")
