@@ -100,7 +100,8 @@ def test_memory_is_limited():
 
 
 def test_any_thread():
-    cases = [("1 + x", True), ("x + 2", False), ("x + 1.0", True), ("x + \\frac { 2 } { 2 }", False), (TOWER[1], None)] * 3
+    cases = [("1 + x", True), ("x + 2", False), ("x + 1.0", True), ("x + \\frac { 2 } { 2 }", False),
+             (TOWER[1], None)] * 3
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda case: decide("expression", ("", case[0]), SUM, seconds=0.5), cases))
     assert found == [verdict for _, verdict in cases]
