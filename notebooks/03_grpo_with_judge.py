@@ -214,6 +214,7 @@ reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "n
 
 # %%
 reasons = {"steps": "as many as fit the session by the forecast",
+           "most_steps": "where the clock has time for more steps, the stage goes on to this one. 0 means no more",
            "prompts_per_step": "a compromise: more questions give a calmer gradient and a slower step",
            "num_generations": "G, as in the second winner's run. More completions per question find more differences",
            "temperature": "1 samples from the policy as it is. Any other value would train a different policy",

@@ -202,7 +202,7 @@ PROFILES = {
         sft=SftSettings(steps=1000, batch_size=8, max_length=1024, learning_rate=1e-4, pack=True),
         simpo=SimpoSettings(steps=200, batch_size=8, questions=2000,
                             learning_rate=5e-6, sft_weight=0.2, **_GEMMA_LENGTHS),
-        grpo=GrpoSettings(steps=800, prompts_per_step=8, num_generations=8, **_GEMMA_LENGTHS,
+        grpo=GrpoSettings(steps=800, most_steps=2400, prompts_per_step=8, num_generations=8, **_GEMMA_LENGTHS,
                           learning_rate=1e-5, micro_prompts=2, beta=0.07),
         distill=DistillSettings(steps=300, batch_size=8, learning_rate=1e-4, teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
         eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
@@ -222,7 +222,7 @@ PROFILES = {
         simpo=SimpoSettings(steps=100, batch_size=4, questions=1000,
                             learning_rate=5e-6, sft_weight=0.2, **_GPU_LENGTHS),
         grpo=GrpoSettings(steps=300, prompts_per_step=8, num_generations=8, **_GPU_LENGTHS,
-                          learning_rate=1e-5, micro_prompts=1),
+                          learning_rate=2e-5, micro_prompts=1),
         distill=DistillSettings(steps=200, batch_size=4, learning_rate=1e-4, **_GPU_LENGTHS),
         eval_batch=32, probe_every=50, judge_batch=8, judge_max_length=1024, **_REAL),
 }

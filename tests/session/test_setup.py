@@ -303,6 +303,12 @@ def test_a_setting_that_is_none_is_named(settings, message):
         setup.check_choices("cpu", "g_rar", 0, settings)
 
 
+def test_grpo_makes_exactly_the_steps_that_are_set():
+    assert PROFILES["kaggle"].grpo.last_step > PROFILES["kaggle"].grpo.steps == 400
+    assert setup.change(PROFILES["kaggle"], {"grpo_steps": 5}).grpo.last_step == 5
+    assert setup.change(PROFILES["kaggle"], {"sft_steps": 5}).grpo == PROFILES["kaggle"].grpo
+
+
 def test_minutes_that_are_set_are_a_limit_on_a_laptop_too():
     assert PROFILES["cpu"].grows and setup.change(PROFILES["cpu"], {"sft_steps": 5}).grows
     changed = setup.change(PROFILES["cpu"], {"minutes": 5.0})

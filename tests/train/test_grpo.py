@@ -272,6 +272,16 @@ def test_a_run_that_the_clock_stopped_ends_as_one_without_a_break(whole, warm, s
                  adapter(again), adapter(whole.policy))
 
 
+def test_a_stage_goes_on_where_the_clock_has_time_for_more(start, warm, mesh, monkeypatch):
+    policy, checkpoints = start
+    stretches, stretch = [], tunix_compat.scale_schedule
+    monkeypatch.setattr(tunix_compat, "scale_schedule", lambda *args: (stretches.append(args[1]), stretch(*args)))
+    settings, log = replace(SETTINGS, steps=2, most_steps=4), RunLog(checkpoints.parent / "log.jsonl")
+    result = grpo(policy, mesh, ROWS, length, settings, TimeBudget(1, 0), log, checkpoints, 0, warm.step)
+    assert (result.steps, result.stopped) == (4, "data") and steps_in(checkpoints)[-1] == warm.step + 4
+    assert stretches == [1.0, 0.5], "the schedule of two steps, then over four"
+
+
 def test_a_pass_may_be_the_whole_step_and_the_reference_left_out(start, warm, watch, mesh):
     policy, checkpoints = start
     log = RunLog(checkpoints.parent / "log.jsonl")
