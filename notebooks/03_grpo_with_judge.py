@@ -68,6 +68,7 @@ from reasonkit.train.grpo import grpo
 # %%
 from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.exam import anchors, examine, without_unfit_judge
+from reasonkit.judge.judge import judge_prompt
 from reasonkit.judge.open_questions import compare_scores, judge_completions
 from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
@@ -182,11 +183,15 @@ for name, weight in weights.items():
 # got wrong, its part of the reward gets weight 0, and the report at the end says so. The other parts still teach. The
 # last figure is the probability that the judge's next token is a rating. If it is low, the ratings are unreliable.
 #
-# The table below it shows what each part of the reward pays for a worked solution and for its bare answer.
+# Then come the judge's prompt for one criterion, and what each part of the reward pays for a worked solution and for its
+# bare answer.
 
 # %%
-exam = examine(judge, anchors(validation)) if recipe.uses_judge else None
+pairs = anchors(validation)
+exam = examine(judge, pairs) if recipe.uses_judge else None
 print(exam or "no judge")
+if judge_model and not recipe.judge:
+    print(f"\nWhat it reads, for one criterion:\n{judge_prompt(pairs[0].question, pairs[0].good, pairs[0].rubric[0])}")
 parts, curriculum = without_unfit_judge(parts, exam), None
 if recipe.curriculum:  # it reads its pass rates from one part
     curriculum, parts = recipe.curriculum(log, parts)
