@@ -63,7 +63,7 @@ def _formulas(tokens: list[str]) -> Iterator[list[str]]:
             yield from _formulas(part[start + 1: part.index(END_MATRIX)])
         elif is_group(part) and (part[0] == r"\{" or len(split(part[1:-1], *_SEPARATORS)) > 1):
             yield from _formulas(part[1:-1])
-        elif part and part != ["-"]:
+        elif part and part not in (["-"], [r"\emptyset"]):
             yield part
 
 
