@@ -47,7 +47,7 @@ from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import read_rows
-from reasonkit.eval.evaluate import compare_paired, evaluate
+from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
 from reasonkit.run import open_run
@@ -182,8 +182,7 @@ report.results_table(answers)
 # Because the questions are the same, we can compare question by question. These are the paired differences.
 
 # %%
-report.comparison_table({name: compare_paired(*answers.values(), measure) for name, measure in (
-    ("format", "format_ok"), ("accuracy", "correct"), ("step accuracy", "steps"))})
+report.comparison_table(report.changes(*answers.values()))
 
 # %%
 report.side_by_side(answers, most=3)

@@ -89,7 +89,7 @@ print(f"{policy.name} with the adapter of step {start}; features of {judge_model
 
 # %%
 QUESTIONS = 400  # training questions that the policy answers for examples, and as many held-out ones at most
-LEAST_AUC = 0.7  # on held-out questions: a head below it gets weight 0 in GRPO
+LEAST_AUC = 0.7  # on held-out questions: a head below it is left out of GRPO
 HEAD = ""  # a file with a head that was trained elsewhere on the same judge model: it is measured here, and not trained
 
 # %%

@@ -58,7 +58,7 @@ from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
 from reasonkit.models.logprobs import local_judge
 from reasonkit.run import open_run
-from reasonkit.session.manifest import code_sha256
+from reasonkit.session.manifest import code_sha256, failed
 from reasonkit.show import report
 from reasonkit.show.completions import group_table, open_table, reward_example, sample_table
 from reasonkit.show.figures import chips
@@ -79,7 +79,7 @@ policy = judge_model = rate = judge = parts = reward = generate = probe = None
 run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
 profile, recipe, inputs = run.profile, run.recipe, run.inputs("grpo")
 train, validation = (read_rows(run.stage("data") / f"{name}.parquet") for name in ("train", "validation"))
-train, open_rows = hold_out_open(train, 64)
+train, open_rows = hold_out_open(train, 64 * recipe.uses_judge)
 print(f"{len(train)} problems, {len(open_rows)} open ones held out; {run.budget.minutes_left:.1f} minutes left")
 
 # %% [markdown]
@@ -171,16 +171,15 @@ if recipe.uses_judge:
 # %%
 log = run.log("grpo")
 parts = recipe.rewards(judge, train["question"])
-weights = {part.__name__: weight for part, weight in parts}
-for name, weight in weights.items():
-    print(f"{weight:>5}  {name}")
+for part, weight in parts:
+    print(f"{weight:>5}  {part.__name__}")
 
 # %% [markdown]
 # A policy learns whatever its judge rewards, so before we start we put the judge through an exam on the recipe's own
 # problems. On average it must rate worked solutions above flawed ones, by at least 0.05: the bare answer, the last step
 # only, and the same solution written twice. A fourth flaw, a false number in the steps, is only reported: a judge that
 # misses it sees whether the work is complete, not whether it is right. If the judge fails, the cell shows the pair it
-# got wrong, its part of the reward gets weight 0, and the report at the end says so. The other parts still teach. The
+# got wrong, its part of the reward is left out, and the report at the end says so. The other parts still teach. The
 # last figure is the probability that the judge's next token is a rating. If it is low, the ratings are unreliable.
 #
 # Then come the judge's prompt for one criterion, and what each part of the reward pays for a worked solution and for its
@@ -192,13 +191,18 @@ exam = examine(judge, pairs) if recipe.uses_judge else None
 print(exam or "no judge")
 if judge_model and not recipe.judge:
     print(f"\nWhat it reads, for one criterion:\n{judge_prompt(pairs[0].question, pairs[0].good, pairs[0].rubric[0])}")
+unfit = exam.fault if exam and any(weight for part, weight in parts if getattr(part, "rowwise", False)) else ""
 parts, curriculum = without_unfit_judge(parts, exam), None
+weights = {part.__name__: weight for part, weight in parts}
 if recipe.curriculum:  # it reads its pass rates from one part
     curriculum, parts = recipe.curriculum(log, parts)
 reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
+
+# %%
 shown = next((row for row in validation if row["reasoning"] and row["answer"]), None)
-reward_example(recipe.rewards(judge, train["question"]), shown) if shown else "no problem has a worked solution"
+fresh = without_unfit_judge(recipe.rewards(judge, train["question"]), exam)
+reward_example(fresh, shown) if shown else "no problem has a worked solution"
 
 # %% [markdown]
 # ## The objective
@@ -246,7 +250,7 @@ evaluate(generate, validation.select(range(1)), 1)  # compiles, so that the next
 with run.budget.measure("probe"):  # the clock keeps time for those to come
     answers = {"before GRPO": evaluate(generate, validation, profile.eval_batch)}
 judged = {}  # open questions were held out: the judge scores the policy's completions
-if recipe.uses_judge and len(open_rows):
+if len(open_rows) and not exam.fault:
     judged["before GRPO"] = judge_completions(generate, open_rows, judge, profile.eval_batch)
 probe = monitors.probe(generate, validation, profile.eval_batch, log, profile.probe_every, run.budget.measure)
 watch = monitors.watcher(log)
@@ -267,7 +271,7 @@ if run.begin("grpo", policy.folder, inputs, rewards=weights, code=code, judge=ju
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
                   start, on_step, curriculum)
     run.hand_over("grpo", policy.model, result, inputs, reward=(log.last("reward") or {}).get("mean"),
-                  judge_failures=judge.failures if judge else {}, unfit_judge=exam.fault if exam else "")
+                  judge_failures=judge.failures if judge else {}, unfit_judge=unfit)
 else:
     checkpoints.restore_lora(policy.model, run.stage("grpo") / "adapter")
 
@@ -299,7 +303,7 @@ sample_table(log.read("reward"))
 # read the completions, too: a higher score only says that the judge likes them better.
 
 # %%
-if judged:
+if judged and not failed(run.manifest("grpo")):
     judged["after GRPO"] = judge_completions(generate, open_rows, judge, profile.eval_batch)
     display(report.comparison_table({"the judge's score, open questions": compare_scores(*judged.values())}))
     display(open_table(judged))

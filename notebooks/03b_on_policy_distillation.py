@@ -42,7 +42,7 @@ from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import read_rows
-from reasonkit.eval.evaluate import compare_paired, evaluate
+from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
 from reasonkit.run import open_run
@@ -169,12 +169,11 @@ report.results_table(answers)
 
 # %%
 taught, before, after = answers.values()
-for measure in ("accuracy", "step_accuracy"):
+for measure in {"accuracy", "step_accuracy"} & {*report.measured(answers).values()}:
     low, high, now = (getattr(result, measure).mean for result in (before, taught, after))
     closed = f"{(now - low) / (high - low):.0%} of the gap" if high > low else "the teacher was not better"
     print(f"{measure}: {low:.1%} before, {now:.1%} after, teacher {high:.1%}; closed: {closed}")
-report.comparison_table({name: compare_paired(before, after, measure) for name, measure in (
-    ("format", "format_ok"), ("accuracy", "correct"), ("step accuracy", "steps"))})
+report.comparison_table(report.changes(before, after))
 
 # %%
 report.side_by_side(answers, most=3)

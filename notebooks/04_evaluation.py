@@ -206,7 +206,8 @@ for name, result in results.items():
 run.finish("evaluation", inputs={"test": run.stage("data") / "test.parquet"}, minutes=run.budget.minutes_here,
            problems=len(test),
            metrics={name: {"accuracy": result.accuracy, "content": result.content_accuracy, "form": result.format_rate,
-                           "steps": result.step_accuracy} for name, result in results.items()})
+                           **({"steps": result.step_accuracy} if "Step accuracy" in measures else {})}
+                    for name, result in results.items()})
 manifests.append(run.manifest("evaluation"))
 logs = [*map(run.log, trained), RunLog(run.stage("grpo") / "verdicts.jsonl")]
 rows = [row for log in logs for row in log.read()]

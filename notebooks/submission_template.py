@@ -66,7 +66,7 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # | the base model replicated on each of the policy's chips | it fits, and no chip waits for weights from another |
 # | one prompt in all stages, byte for byte | a difference in white space cost one entrant 39 points of format rate |
 # | a judge that fails gives no signal | a low score in its place would punish the policy for the judge's mistake |
-# | every stage stops in time to save a checkpoint | whatever happens, there is something to submit. A stage that fails hands over its last good step |
+# | every stage stops in time to save a checkpoint | whatever the clock does, there is something to submit. A stage that fails after its first checkpoint hands over the last good step |
 # | the judges' own loader runs before the end | an adapter that the judges can't load is worth nothing |
 
 # %% [markdown]

@@ -161,7 +161,9 @@ class GrpoSettings(LossSettings, CompletionSettings):
     """Each step updates on `prompts_per_step` prompts, each with `num_generations` completions of `max_new_tokens`.
 
     `steps` is the number by forecast. Where the clock has time for more, the stage goes on to `most_steps` (0: no
-    more), and its schedule is stretched. `micro_prompts` prompts go through one forward and backward pass (0: all). `rollout_micro_prompts`, a multiple of
+    more), and its schedule is stretched. A session that grows makes only `steps`.
+
+    `micro_prompts` prompts go through one forward and backward pass (0: all). `rollout_micro_prompts`, a multiple of
     that, is how many prompts are sampled in one call. These are judged while the next are sampled, and each pass waits
     only for its own scores (0: a whole step is sampled, then judged, then trained on). Use it if the judge has its own
     chips. More calls decode fewer rows at once, take longer in total, and draw different samples.

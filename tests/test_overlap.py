@@ -21,6 +21,7 @@ from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import NoSignalError, RewardMix
 from reasonkit.rewards.monitors import suspicious
+from reasonkit.session import interrupts
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import GrpoSettings
@@ -187,10 +188,11 @@ def test_an_error_of_the_judge_ends_the_stage_as_itself_before_the_step_is_sampl
     assert all(calls) and len(calls) < 4 and not alive()
 
 
-def test_a_judge_that_hangs_ends_the_stage_with_what_to_do(setup, tmp_path, monkeypatch):
+def test_a_judge_that_hangs_ends_the_stage_before_the_watchdog_does(setup, tmp_path, monkeypatch):
     free = threading.Event()
-    monkeypatch.setattr(overlap, "PATIENCE", 0.6)
-    with pytest.raises(TimeoutError, match="the judge has not answered for 0 minutes. The steps saved so far are kept"):
+    monkeypatch.setattr(overlap, "FIRST_PATIENCE", 0.6)
+    assert overlap.PATIENCE < interrupts.LEAST_SECONDS and overlap.FIRST_PATIENCE < interrupts.FIRST_SECONDS
+    with pytest.raises(TimeoutError, match="the judge has not answered for 0 minutes: see to its chips or service"):
         train(setup, tmp_path, Judge(lambda number: free.wait(timeout=60)))
     assert [thread.daemon for thread in threading.enumerate() if thread.name == "judge"] == [True]
     free.set()

@@ -102,7 +102,8 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
     about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
     counts = [f"{value} {name}" for name, value in data["metrics"].items()]
     try:
-        rows = [[name, *(str(Interval(*score[key])) for key in _MEASURES)] for name, score in scores["metrics"].items()]
+        rows = [[name, *(str(Interval(*score[key])) if key in score or key != "steps" else "–" for key in _MEASURES)]
+                for name, score in scores["metrics"].items()]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no card: the manifest of 'evaluation' lacks a figure ({error}): {again}") from None
     tested = scores["extra"]["problems"]

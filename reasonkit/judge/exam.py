@@ -1,7 +1,7 @@
 """The judge's exam: before it may teach, it must score worked solutions above flawed ones, on the run's own problems.
 
-Entry points: `anchors`, `examine`, `without_unfit_judge`. A judge that fails gets weight 0, because hours of a session
-must not be lost to it. The run's report says so.
+Entry points: `anchors`, `examine`, `without_unfit_judge`. A judge that fails is not asked in training, because hours of
+a session must not be lost to it. The run's report says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reasonkit.text.tags import TAGS
 
 EACH = 8  # problems per family
 _LAST = re.compile(r"; |\s*\n\s*|(?<=[.!?]) +")  # between steps, in the data's own traces and in prose
-_RESULT = re.compile(r"(?:(?<==)|(?<== ))[0-9]{1,9}|[0-9]{1,9}(?=\D*\Z)")  # after the first "=", else the last number
+_RESULT = re.compile(r"(?:(?<==)|(?<== ))[0-9]{1,9}|[0-9]{1,9}(?=\D*\Z)")  # the first right after "=", else the last
 FALSE = "false number"  # this flaw is reported, and a judge that misses it may teach
 MARGIN = 0.05  # of a score: a smaller difference is noise
 
@@ -135,13 +135,13 @@ def examine(judge: Judge, pairs: list[Anchors]) -> Exam:
 
 
 def without_unfit_judge(parts: Sequence[tuple[Any, float]], exam: Exam | None) -> list[tuple[Any, float]]:
-    """The parts of a reward with their weights. Those that a judge scores get weight 0 if it failed its exam.
+    """The parts of a reward with their weights, without those that a judge scores if it failed its exam.
 
     Raises UnfitJudge if then no part has a weight.
     """
     if exam is None or not exam.fault:
         return list(parts)
-    kept = [(part, 0.0 if getattr(part, "rowwise", False) else weight) for part, weight in parts]
+    kept = [(part, weight) for part, weight in parts if not getattr(part, "rowwise", False)]
     if not any(weight for _, weight in kept):
         raise UnfitJudge(f"nothing else in this recipe can teach. {exam}")
     return kept

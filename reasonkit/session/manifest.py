@@ -27,6 +27,7 @@ PACKAGES = ("jax", "flax", "google-tunix", "qwix", "reasonkit")
 NOTEBOOKS = {name: f"{stage.notebook.partition('_')[0]} ({stage.notebook})" for name, stage in STAGES.items()}
 ELSEWHERE = """in another folder: `import os; os.environ["REASONKIT_ARTIFACTS"] = "artifacts-2"` in the first cell"""
 ENDINGS = {"data": "its last step", "time": "the clock"}
+FAILED = "a failure: "  # how `stopped` begins for a stage that failed
 
 
 class ManifestError(ValueError):
@@ -247,7 +248,12 @@ def progress(manifest: Mapping[str, Any]) -> tuple[str, str]:
     if None in (made, planned):
         return "", ""
     stopped = str(manifest["extra"].get("stopped") or "")
-    return f"{made} of {planned}", ENDINGS.get(stopped, stopped)
+    return f"{made} of {max(made, planned)}", ENDINGS.get(stopped, stopped)
+
+
+def failed(manifest: Mapping[str, Any]) -> bool:
+    """Whether a failure ended the stage."""
+    return str(manifest.get("extra", {}).get("stopped")).startswith(FAILED)
 
 
 def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -255,12 +261,13 @@ def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for manifest in manifests:
         (made, planned), (steps, ending) = _steps(manifest), progress(manifest)
-        if steps and made < planned and manifest["extra"].get("stopped") != "data":  # SFT may have used up its epochs
+        used_up = manifest.get("extra", {}).get("stopped") == "data"  # its epochs, in SFT
+        if steps and (made < planned and not used_up or failed(manifest)):
             ended = f", ended by {ending}" if ending else ""
             found.append(f"Stage {manifest['stage']} was cut short: {steps} steps{ended}. What follows is of that "
                          "shorter run.")
         if fault := manifest["metrics"].get("unfit_judge"):
-            found.append(f"The judge failed its exam ({fault}). So it had weight 0 in stage {manifest['stage']}.")
+            found.append(f"The judge failed its exam ({fault}). So stage {manifest['stage']} was trained without it.")
         if worse := manifest.get("extra", {}).get("worse"):
             found.append(f"Stage {manifest['stage']} made the model worse on validation problems ({'; '.join(worse)}). "
                          "So the adapter it began with was handed over.")

@@ -94,12 +94,14 @@ def check_choices(profile: str, recipe: str, seed: int, settings: Mapping[str, A
 
 
 def change(profile: Profile, settings: Mapping[str, Any]) -> Profile:
-    """The profile with the settings of `check_choices`. If minutes are set they are a limit, on a laptop too."""
+    """The profile with the settings of `check_choices`. If minutes are set they are a limit, on a laptop too. If GRPO's
+    steps are set, it makes no more."""
     if "minutes" in settings:
         profile = replace(profile, grows=False)
     for name, value in settings.items():
         stage, _, inner = name.partition("_")
-        own = {inner: value} | ({"most_steps": 0} if name == "grpo_steps" else {})  # exactly as many as asked for
+        exact = name == "grpo_steps" and "grpo_most_steps" not in settings
+        own = {inner: value} | ({"most_steps": 0} if exact else {})
         new = {name: value} if name in vars(profile) else {stage: replace(getattr(profile, stage), **own)}
         profile = replace(profile, **new)
     return profile

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reasonkit.eval.evaluate import Difference, EvalResult, Interval
+from reasonkit.eval.evaluate import Difference, EvalResult, Interval, compare_paired
 from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import caveats, progress
 from reasonkit.show.figures import colour_tags, curves, visible
@@ -113,14 +113,9 @@ _ENVIRONMENT = jinja2.Environment(
 _ENVIRONMENT.filters["colour_tags"] = colour_tags
 
 
-def write_report(
-    path: Path,
-    results: Mapping[str, EvalResult],
-    comparisons: Mapping[str, Difference],
-    manifests: Sequence[Mapping[str, Any]],
-    log_rows: Iterable[Mapping[str, Any]],
-    skipped: int = 0,
-) -> Path:
+def write_report(path: Path, results: Mapping[str, EvalResult], comparisons: Mapping[str, Difference],
+                 manifests: Sequence[Mapping[str, Any]], log_rows: Iterable[Mapping[str, Any]],
+                 skipped: int = 0) -> Path:
     """Write the page to `path`, atomically, and return the path.
 
     results: stage name -> result, in the order of training. comparisons: what is compared -> `evaluate.compare_paired`.
@@ -159,9 +154,17 @@ def results_table(results: Mapping[str, EvalResult], warnings: Sequence[str] = (
 
 
 def measured(results: Mapping[str, EvalResult]) -> dict[str, str]:
-    """The measures that the results have, by title. Step accuracy needs worked solutions in steps."""
-    steps = any(sample["steps"] is not None for result in results.values() for sample in result.samples)
-    return {title: name for title, name in MEASURES.items() if steps or name != "step_accuracy"}
+    """The measures of the results, by title. Step accuracy only if most worked solutions are in steps."""
+    steps = [sample["steps"] is not None for result in results.values() for sample in result.samples]
+    return {title: name for title, name in MEASURES.items() if 2 * sum(steps) > len(steps) or name != "step_accuracy"}
+
+
+def changes(before: EvalResult, after: EvalResult) -> dict[str, Difference]:
+    """The paired differences of format, accuracy and, if it is measured, step accuracy."""
+    fields = {"format": "format_ok", "accuracy": "correct", "step accuracy": "steps"}
+    if "step_accuracy" not in measured({"after": after}).values():
+        del fields["step accuracy"]
+    return {name: compare_paired(before, after, field) for name, field in fields.items()}
 
 
 def comparison_table(comparisons: Mapping[str, Difference]) -> Html:

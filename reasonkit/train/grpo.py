@@ -48,7 +48,8 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
                          f"be a multiple of micro_prompts={micro}")
     calls = settings.prompts_per_step // each  # of the rollout, a step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
-    loop.begin(policy.model, checkpoints, "grpo", start_step, settings.last_step)
+    last = settings.steps if budget.grows else settings.last_step
+    loop.begin(policy.model, checkpoints, "grpo", start_step, last)
     anchor, int8 = reference(policy.model), settings.int8_weights or settings.int8_cache
     cluster = tunix_compat.grpo_cluster(
         policy.model, anchor if settings.beta else None, policy.tokenizer, mesh,
@@ -56,8 +57,8 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
                 sampled=in_int8(policy.model, settings.int8_weights, settings.int8_cache) if int8 else None),
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                  temperature=settings.temperature, seed=seed, logprobs=int8),
-        dict(actor_optimizer=tunix_compat.adamw(settings), eval_every_n_steps=settings.last_step + start_step + 1,
-             max_steps=settings.last_step + start_step + 1,  # not reached: the stage ends with its batches
+        dict(actor_optimizer=tunix_compat.adamw(settings), eval_every_n_steps=last + start_step + 1,
+             max_steps=last + start_step + 1,  # not reached: the stage ends with its batches
              mini_batch_size=settings.prompts_per_step, train_micro_batch_size=micro,
              rollout_micro_batch_size=settings.prompts_per_step,
              compute_logps_micro_batch_size=micro,
@@ -93,8 +94,8 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     summed = settings.max_new_tokens if settings.loss_agg_mode == "seq-mean-token-sum" else 1  # tokens in the loss
     try:
         with loop.resilient_training(trainer, budget, log, "grpo", checkpoints, start_step, settings.steps, extra,
-                                     on_step, summed, settings.last_step) as guard:
-            learner.train(tunix_compat.remaining_steps(batches, trainer.train_steps, settings.last_step - done, guard))
+                                     on_step, summed, last) as guard:
+            learner.train(tunix_compat.remaining_steps(batches, trainer.train_steps, last - done, guard))
     except Exception as error:  # noqa: BLE001 - those that are no failures of a run are raised again
         return loop.end_failed(error, policy.model, checkpoints, "grpo", start_step, budget.minutes_used - minutes)
     return loop.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,

@@ -8,6 +8,7 @@ with the last good step. Weights that are not finite are never saved, and every 
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import shutil
 import sys
@@ -37,6 +38,7 @@ from reasonkit.models.checkpoints import (
 from reasonkit.models.gemma import finite
 from reasonkit.rewards.mix import NoSignalError
 from reasonkit.session.interrupts import Watchdog, clean_exit
+from reasonkit.session.manifest import FAILED
 from reasonkit.session.secrets import describe_error
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import tunix_compat
@@ -50,7 +52,8 @@ BEGUN = "begun"  # <checkpoints>/begun/<stage> keeps each stage's first adapter,
 @dataclass(frozen=True)
 class StageResult:
     """What a training stage leaves behind: `steps` optimiser steps in `minutes`, and its adapter at `checkpoint_step`
-    of the run's checkpoints. `stopped` is "data" (all steps done), "time" (the clock ended it), or the failure."""
+    of the run's checkpoints. `stopped` is "data" (all steps done), "time" (the clock ended it), or FAILED and what
+    failed."""
 
     stage: str
     steps: int
@@ -124,7 +127,7 @@ class DivergedError(RuntimeError):
         self.since = since
 
 
-FAILURES = (DivergedError, NoSignalError, TimeoutError)  # what may happen to a run that is set up well
+FAILURES = (DivergedError, NoSignalError, TimeoutError)  # these end a stage, but not the run
 
 
 def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: str, start_step: int,
@@ -135,10 +138,12 @@ def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: st
     memory. An unattended session then goes on with what it has. Raises any other error again, and these too if the run
     has no adapter yet.
     """
+    gc.collect()  # what the error's frames hold is large
     out_of_memory = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     since = error.since if isinstance(error, DivergedError) else math.inf
     good = [step for step in steps_in(checkpoints) if start_step < step < since]
-    if not (out_of_memory or isinstance(error, FAILURES)) or not (good or start_step):
+    alone = distributed.is_multiprocess() and not isinstance(error, DivergedError)  # the others have not failed
+    if alone or not (out_of_memory or isinstance(error, FAILURES)) or not (good or start_step):
         raise error
     restore_lora(model, checkpoints if good else checkpoints / BEGUN / stage, good[-1] if good else start_step)
     last = latest_step(checkpoints)
@@ -147,7 +152,7 @@ def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: st
         save_for_next_stage(model, checkpoints, last)
     why = describe_error(error)
     print(f"{stage} has failed, and the run goes on with its last good step. {why}", file=sys.stderr)
-    return StageResult(stage, good[-1] - start_step if good else 0, last, minutes, why)
+    return StageResult(stage, good[-1] - start_step if good else 0, last, minutes, FAILED + why)
 
 
 class _Steps(hooks.TrainingHooks):
@@ -172,7 +177,9 @@ class _Steps(hooks.TrainingHooks):
     def on_train_step_start(self, train_ctx):
         """Fit the schedule to the steps that there is time for. A run with time for all keeps the factor 1."""
         done, left = train_ctx.train_steps - self._first, distributed.broadcast_from_main(self._budget.steps_left)
-        most = self._steps if left == math.inf else self._most  # the pace of the first steps is not yet known
+        if done and left == math.inf and not self._budget.grows:  # not known yet: the optimiser's own factor stays
+            return
+        most = self._steps if left == math.inf else self._most
         reached = most if left >= most - done else done + max(1, int(left))
         if self._steps / reached != self._stretch:
             self._stretch = self._steps / reached
@@ -204,8 +211,8 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
 
     `trainer` is Tunix's, already resumed. Each step writes a "<stage>_step" row to the log, with what
     `extra(trainer, step)` adds. `summed` is the number of tokens that a loss adds up, 1 for a mean. The learning rate
-    follows the time that is left, for up to `most` steps (0: `steps`). A signal ends the stage between two steps, and is raised again after the last save.
-    Raises DivergedError and DiskFullError, and keeps the last good checkpoint.
+    follows the time that is left, for up to `most` steps (0: `steps`). A signal ends the stage between two steps, and
+    is raised again after the last save. Raises DivergedError and DiskFullError, and keeps the last good checkpoint.
     """
     manager, begun, ending = trainer.checkpoint_manager, trainer.train_steps, contextlib.ExitStack()
     save, event, orbax = manager.save, f"{stage}_step", tunix_compat.orbax_manager(trainer)
@@ -250,8 +257,9 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
                     jax.monitoring.unregister_event_duration_listener(rows.on_compile)
     except DivergedError as error:
         left = quarantine_diverged(checkpoints, error.since)
+        distributed.barrier("diverged")
         raise DivergedError(f"{error}. {left} in {checkpoints}. Lower learning_rate or clip, or look at the data of "
-                            "that step, and run the stage again", error.since) from error
+                            "that step", error.since) from error
     log.step = None  # not after an error: what a thread left behind still writes is of a step that is done again
 
 

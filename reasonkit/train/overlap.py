@@ -23,7 +23,9 @@ from tunix.rl.utils import merge_micro_batches
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.train.policy_loss import LossConfig, SampledExample
 
-PATIENCE = 20 * 60  # seconds that a step waits for one answer of the judge, its compilation included
+# Seconds that a step waits for one answer of the judge, in the first two steps, which compile, and later. The loop's
+# watchdog waits longer.
+FIRST_PATIENCE, PATIENCE = 20 * 60, 8 * 60
 
 
 class Learner(GRPOLearner):
@@ -63,12 +65,11 @@ def _answer_all(asked: SimpleQueue) -> None:
                 future.set_exception(error)
 
 
-def _result(future: Future):
-    """The judge's answer. Raises what it raised, and TimeoutError when it takes longer than `PATIENCE`."""
-    wait([future], PATIENCE)
+def _result(future: Future, patience: float):
+    """The judge's answer. Raises what it raised, and TimeoutError if it takes longer than `patience` in seconds."""
+    wait([future], patience)
     if not future.done():
-        raise TimeoutError(f"the judge has not answered for {PATIENCE / 60:.0f} minutes. The steps saved so far are "
-                           "kept: restart the kernel and run the notebook again, and it goes on from the last of them")
+        raise TimeoutError(f"the judge has not answered for {patience / 60:.0f} minutes: see to its chips or service")
     return future.result()
 
 
@@ -86,7 +87,7 @@ class Overlapped(Learner):
         super().__init__(cluster, config, reward)
         self.can_enable_async_rollout = True  # the trainer takes each micro-batch as it comes, not all at the end
         self._reward, self._rollout_micro_prompts = reward, rollout_micro_prompts
-        self._asked, self._judged = SimpleQueue(), []
+        self._asked, self._judged, self._steps = SimpleQueue(), [], 0
         cluster.rollout.on_output = self._judge
 
     def train(self, *args, **kwargs) -> None:
@@ -119,7 +120,9 @@ class Overlapped(Learner):
                 **{name: values[first:first + self._size] for name, values in self._batch.items()})))
 
     def _compute_rewards(self, prompts, completions, mode, step=None, **columns) -> np.ndarray:
-        answers = [partial(_result, judged) for judged in self._judged]
+        self._steps += 1
+        patience = FIRST_PATIENCE if self._steps <= 2 else PATIENCE
+        answers = [partial(_result, judged, patience) for judged in self._judged]
         self._rewards = self._reward.in_parts(answers, prompts, completions, self._num_generations(), self._mode,
                                               **columns)
         return np.full(len(prompts), np.nan)

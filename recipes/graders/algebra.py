@@ -47,8 +47,16 @@ def same(found: tuple[str, str], expected: tuple[str, str]) -> bool:
     (name, tokens), (gold_name, gold) = (map(str.split, side) for side in (found, expected))
     tokens, name = _letters_as_in(tokens, [*gold, *gold_name]), _letters_as_in(name, gold_name)
     return not adds_functions(tokens, gold) and any(
-        _same_as_read(name, one, gold_name, other) and not leaves_arithmetic(one, other)
+        _is_done(one, other) and _same_as_read(name, one, gold_name, other)
         for one, other in product(_readings(tokens), _readings(gold)))
+
+
+def _is_done(tokens: list[str], gold: list[str]) -> bool:
+    """Whether the answer leaves no work. First, because it takes no power of a power. False for what can't be read."""
+    try:
+        return not leaves_arithmetic(tokens, gold)
+    except ValueError:
+        return False
 
 
 def _same_as_read(name: list[str], tokens: list[str], gold_name: list[str], gold: list[str]) -> bool:

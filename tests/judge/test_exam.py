@@ -1,4 +1,4 @@
-"""The exam: the shipped judge passes. One that is inverted, indifferent or silent fails, and gets weight 0."""
+"""The exam: the shipped judge passes. One that is inverted, indifferent or silent fails, and is left out."""
 
 from __future__ import annotations
 
@@ -119,13 +119,13 @@ def test_a_judge_that_tells_nothing_apart_can_not_teach(good, bad):
     assert re.fullmatch(r"whole replies score [+-]0.0\d over flawed ones, and 0.05 is the least", told)
 
 
-def test_an_unfit_judge_gets_weight_0_and_the_other_parts_keep_theirs():
+def test_an_unfit_judge_is_left_out_and_the_other_parts_keep_their_weights():
     def judged():
         """A part that a judge scores."""
 
     judged.rowwise = True
     parts, unfit = [(len, 1.0), (judged, 1.5), (str, 0.0)], Exam("it is silent", "The judge fails: it is silent")
-    assert without_unfit_judge(parts, unfit) == [(len, 1.0), (judged, 0.0), (str, 0.0)]
+    assert without_unfit_judge(parts, unfit) == [(len, 1.0), (str, 0.0)]
     assert without_unfit_judge(parts, Exam("", "passes")) == without_unfit_judge(parts, None) == parts
     with pytest.raises(UnfitJudge, match="nothing else in this recipe can teach. The judge fails: it is silent"):
         without_unfit_judge(parts[1:], unfit)

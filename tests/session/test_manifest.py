@@ -14,6 +14,7 @@ from reasonkit.session.files import DiskFullError
 from reasonkit.session.manifest import (
     ManifestError,
     caveats,
+    failed,
     file_sha256,
     progress,
     prompt_hash,
@@ -224,6 +225,16 @@ def test_a_stage_that_made_all_steps_is_not_cut_short():
         "Stage grpo was cut short: 17 of 64 steps, ended by the clock. What follows is of that shorter run."]
     assert caveats([manifest("sft", 0, 2)]) == [
         "Stage sft was cut short: 0 of 2 steps. What follows is of that shorter run."]
+
+
+def test_a_failure_and_an_unfit_judge_are_told_whatever_the_steps():
+    later = manifest(made=80, stopped="a failure: NoSignalError: no signal from rubric")
+    later["metrics"]["unfit_judge"] = "9 of 9 pairs have no verdict"
+    assert failed(later) and not failed(manifest(stopped="time")) and not failed({"stage": "data", "metrics": {}})
+    assert caveats([later]) == [
+        "Stage grpo was cut short: 80 of 80 steps, ended by a failure: NoSignalError: no signal from rubric. What "
+        "follows is of that shorter run.",
+        "The judge failed its exam (9 of 9 pairs have no verdict). So stage grpo was trained without it."]
 
 
 @pytest.mark.parametrize("other", [

@@ -102,8 +102,9 @@ def test_rows_are_shown_with_coloured_tags_the_worked_ones_first():
 
 def test_sources_show_their_licence_and_what_to_do(tmp_path):
     given = {"name": "mine", "from": "file", "path": "x.csv", "domain": "maths", "columns": {"question": "{q}"}}
-    sources = [File.model_validate({**given, "licence": "MIT", "address": 'https://x/"><script>', "rows": 5, "cap": 9}),
-               OwnFile.model_validate(given | {"name": "other", "use": "test"}), OwnFile.model_validate(given | {"name": "third"})]
+    own = {**given, "licence": "MIT", "address": 'https://x/"><script>', "rows": 5, "cap": 9}
+    sources = [File.model_validate(own), OwnFile.model_validate(given | {"name": "other", "use": "test"}),
+               OwnFile.model_validate(given | {"name": "third"})]
     table = source_table(sources, {"mine": Reached("x.csv", ""), "other": Reached("", "attach it")})
     assert cells(table) == [["mine", "maths", "MIT", "training, validation", "file", "5", "9", "reached: x.csv"],
                             ["other", "maths", "your own", "test", "file", "–", "–", "attach it"],

@@ -13,6 +13,7 @@ from reasonkit.show.dashboard import Dashboard
 from reasonkit.show.figures import LABEL
 from reasonkit.show.report import (
     MAX_SAMPLES,
+    changes,
     comparison_table,
     failure_table,
     family_table,
@@ -82,10 +83,12 @@ def stage(right: int, n: int = 12, broken: bool = False, families: int = 3) -> E
 
 
 def test_without_solutions_in_steps_there_is_no_step_accuracy(tmp_path, results):
+    assert [*changes(results["Stock"], results["After SFT"])] == ["format", "accuracy", "step accuracy"]
     for result in results.values():
         for sample in result.samples:
             sample["steps"] = None
     page = write(tmp_path, results)
+    assert [*changes(results["Stock"], results["After SFT"])] == ["format", "accuracy"]
     assert ["", "n", "Accuracy", "By content", "Format"] in page.rows and "reasoning steps are" not in page.text
     assert "steps –" in " ".join(page.text.split())
 

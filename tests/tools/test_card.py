@@ -77,6 +77,14 @@ def test_a_card_without_a_figure_is_not_written(tmp_path, manifests, figure, val
     assert not (tmp_path / "out").exists()
 
 
+def test_a_step_accuracy_that_was_not_measured_is_a_dash(tmp_path, manifests):
+    for score in manifests[-1]["metrics"].values():
+        del score["steps"]
+    card = write_card(tmp_path / "out", manifests, "base").read_text()
+    rows = [line for line in card.splitlines() if line.startswith(("| stock", "| after SFT"))]
+    assert [row.split(" | ")[-1] for row in rows] == ["– |"] * 2
+
+
 @pytest.mark.parametrize("stage", ["sft", "evaluation"])
 @pytest.mark.parametrize("name", ["train", "test", "another name"])
 def test_a_card_states_no_hash_of_another_file(tmp_path, manifests, stage, name):

@@ -90,7 +90,8 @@ class Budget:
 @pytest.mark.parametrize(("done", "left", "most", "stretch"), [
     (0, float("inf"), 20, 1.0), (0, 20.0, 20, 1.0), (0, 19.9, 20, 20 / 19), (5, 15.0, 20, 1.0), (5, 5.9, 20, 2.0),
     (5, 0.2, 20, 20 / 6), (20, 0.0, 20, 1.0), (5, 90.0, 20, 1.0),
-    (0, float("inf"), 60, 1.0), (5, 90.0, 60, 1 / 3), (5, 25.9, 60, 2 / 3), (5, 10.0, 60, 20 / 15), (59, 0.1, 60, 1 / 3),
+    (0, float("inf"), 60, 1.0), (5, 90.0, 60, 1 / 3), (5, 25.9, 60, 2 / 3), (5, 10.0, 60, 20 / 15),
+    (59, 0.1, 60, 1 / 3),
 ])
 def test_the_schedule_ends_with_the_steps_that_there_is_time_for(done, left, most, stretch, monkeypatch):
     set_to = []

@@ -30,7 +30,8 @@ PIECES = ["\\frac", "{", "}", "(", ")", "[", "]", "x", "d", "1", "2.5", "+", "-"
         ("x^{1+1}", "sum, sum of constants, unknown"), ("1/x", "denominator, unknown"),
         ("x^{-1}", "denominator, unknown"), ("\\frac{x^2-1}{x-1}", "denominator, unknown"),
         ("|x|", "absolute value, unknown"), ("2, 1+2", "sum, sum of constants"),
-        ("[1+2, 9)", "sum, sum of constants"), ("\\{1+2\\}", "sum, sum of constants"), ("x + y = 6/2", "quotient, unknown"),
+        ("[1+2, 9)", "sum, sum of constants"), ("\\{1+2\\}", "sum, sum of constants"),
+        ("x + y = 6/2", "quotient, unknown"),
         ("2\\begin{pmatrix}1 & 2^3\\end{pmatrix}", "power"),
     ],
 )
