@@ -57,8 +57,8 @@ def main() -> None:
     three.set(title="3 · The policy moves towards what did better", ylabel="probability")
     three.set_ylim(0, 0.24)
     three.legend(frameon=False, loc="upper center", ncols=2)
-    four.plot(D, np.exp(D) - D - 1, color=COLOURS[2], label="k3, used here: least where the two agree")
-    four.plot(D, -D, color=COLOURS[1], linestyle="--", label="k1: no least value, so it holds nothing")
+    four.plot(D, np.exp(D) - D - 1, color=COLOURS[2], label="k3, used here: smallest where both agree")
+    four.plot(D, -D, color=COLOURS[1], linestyle="--", label="k1: no minimum, so it holds nothing back")
     four.set(title="4 · The leash: what it costs to leave the reference", ylabel="penalty of a token",
              xlabel="log-probability under the reference, less that under the policy")
     four.legend(frameon=False)
