@@ -17,9 +17,9 @@
 #
 # 1. *Accelerator*: TPU v5e-8. *Internet*: on, because the questions come from the Hugging Face hub.
 # 2. *Add Input → Models*: Gemma 2 `gemma2-2b-it` and, for the judge, Gemma 3 `gemma3-12b-it`, both Flax. Accept
-#    Google's terms first.
-# 3. *Save Version → Save & Run All*. By forecast it takes 506 of 520 minutes, of Kaggle's 20 TPU hours per week. For a
-#    short trial, set `sft_steps` and `grpo_steps` to 5 below and choose *Run All*.
+#    Google's terms first. If the recipe needs another model, the first cells name it.
+# 3. *Save Version → Save & Run All*. By forecast the recipe `g_rar` takes 506 of 520 minutes, of Kaggle's 20 TPU hours
+#    per week. For a short trial, set `sft_steps` and `grpo_steps` to 5 below and choose *Run All*.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
@@ -38,9 +38,10 @@ SETTINGS = {  # 0 and "" leave the profile's value
 #
 # 1. **Data.** We collect questions and worked solutions. A program checks the format of every completion, and its
 #    answer where there is one. A judge model reads the rest. We never train on a test question.
-# 2. **Training.** First the adapter imitates worked solutions (SFT). Then it practises: for each question the model
-#    writes several completions, and the adapter moves towards those that score best (GRPO). Part 3 has a chapter for
-#    each stage that explains what it is for, its objective, and the reason for each setting.
+# 2. **Training.** The adapter goes through the stages of the recipe. In `g_rar` it first imitates worked solutions
+#    (SFT). Then it practises: for each question the model writes several completions, and the adapter moves towards
+#    those that score best (GRPO). Part 3 has a chapter for each stage that explains what it is for, its objective, and
+#    the reason for each setting.
 # 3. **Evaluation.** The base model and the model after each stage answer the same unseen questions *greedily*, always
 #    with the most likely token. Every figure comes with a 95 % interval, and stages are compared question by question
 #    (*paired*).
@@ -60,7 +61,7 @@ SETTINGS = {  # 0 and "" leave the profile's value
 #
 # | Choice | Reason |
 # |---|---|
-# | SFT, then GRPO with a rubric judge | the competition scores the reasoning, on questions without one right answer. In the demo, where every problem has a perfect trace, more SFT does better (below). Whether GRPO helps a real Gemma is measured in part 3 |
+# | the recipe `g_rar`: SFT, then GRPO with a rubric judge | the competition scores the reasoning, on questions without one right answer. In the demo, where every problem has a perfect trace, more SFT does better (below). Whether GRPO helps a real Gemma is measured in part 3 |
 # | one LoRA adapter through all stages | the judges load one adapter, so every checkpoint can be submitted |
 # | half of the chips for the policy, half for the judge | the judge scores one half of a step while the policy samples the other. The stock demo leaves four chips idle |
 # | the base model replicated on each of the policy's chips | it fits, and no chip waits for weights from another |
