@@ -83,9 +83,9 @@ for family in recipe.families:
 # %% [markdown]
 # ## The rubric
 #
-# A judge model will score each completion against criteria. Every domain has a rubric of its own in
-# `data_recipes/rubrics/`, and some sources bring criteria for each question. Below is the rubric of this recipe, for
-# domains without one. The weights follow *Rubrics as Rewards* (arXiv 2507.17746): essential 1.0, important 0.7,
+# A judge model will score each completion against criteria. Most domains have a rubric of their own in
+# `data_recipes/rubrics/`, and some sources bring criteria for each question. Below is the recipe's rubric, for all
+# other rows. The weights follow *Rubrics as Rewards* (arXiv 2507.17746): essential 1.0, important 0.7,
 # optional 0.3, pitfall 0.9. The paper's judge decides yes or no per criterion. Ours gives a degree, which tells the
 # completions of a group apart more finely.
 

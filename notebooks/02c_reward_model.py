@@ -17,7 +17,7 @@
 #
 # **What to expect:** a held-out AUC well above 0.5. Given two pieces of reasoning for the same question, the AUC is how
 # often the better one scores higher, measured on questions the head was not trained on. A head below `LEAST_AUC` is
-# refused, because GRPO would follow it anyway.
+# left out of GRPO, which would follow it anyway.
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the adapter of the previous stage, which generates the examples, and the data of notebook 1.

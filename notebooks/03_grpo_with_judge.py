@@ -64,10 +64,11 @@ from reasonkit.show.completions import group_table, open_table, reward_example, 
 from reasonkit.show.figures import chips
 from reasonkit.train import rollout
 from reasonkit.train.grpo import grpo
+from reasonkit.train.loop import has_steps
 
 # %%
 from reasonkit.judge.cache import CachedJudge
-from reasonkit.judge.exam import anchors, examine, without_unfit_judge
+from reasonkit.judge.exam import anchors, as_begun, examine, without_unfit_judge
 from reasonkit.judge.judge import judge_prompt
 from reasonkit.judge.open_questions import compare_scores, judge_completions
 from reasonkit.rewards import monitors
@@ -171,38 +172,41 @@ if recipe.uses_judge:
 # %%
 log = run.log("grpo")
 parts = recipe.rewards(judge, train["question"])
-for part, weight in parts:
-    print(f"{weight:>5}  {part.__name__}")
+weights = {part.__name__: weight for part, weight in parts}
+code = code_sha256(part for part, _ in parts)
+print("\n".join(f"{weight:>5}  {name}" for name, weight in weights.items()))
 
 # %% [markdown]
 # A policy learns whatever its judge rewards, so before we start we put the judge through an exam on the recipe's own
 # problems. On average it must rate worked solutions above flawed ones, by at least 0.05: the bare answer, the last step
 # only, and the same solution written twice. A fourth flaw, a false number in the steps, is only reported: a judge that
 # misses it sees whether the work is complete, not whether it is right. If the judge fails, the cell shows the pair it
-# got wrong, its part of the reward is left out, and the report at the end says so. The other parts still teach. The
-# last figure is the probability that the judge's next token is a rating. If it is low, the ratings are unreliable.
+# got wrong, and the judge's part of the reward is left out. If it had a weight, the report at the end says so. The other
+# parts still teach. The last figure is the probability that the judge's next token is a rating. If it is low, the
+# ratings are unreliable.
 #
 # Then come the judge's prompt for one criterion, and what each part of the reward pays for a worked solution and for its
 # bare answer.
 
 # %%
 pairs = anchors(validation)
-exam = examine(judge, pairs) if recipe.uses_judge else None
+exam = None
+if recipe.uses_judge:
+    begun = run.finished("grpo") or has_steps(run.checkpoints, "grpo")
+    exam = as_begun(examine(judge, pairs), run.stage("grpo") / "exam.json", begun)
 print(exam or "no judge")
 if judge_model and not recipe.judge:
     print(f"\nWhat it reads, for one criterion:\n{judge_prompt(pairs[0].question, pairs[0].good, pairs[0].rubric[0])}")
 unfit = exam.fault if exam and any(weight for part, weight in parts if getattr(part, "rowwise", False)) else ""
 parts, curriculum = without_unfit_judge(parts, exam), None
-weights = {part.__name__: weight for part, weight in parts}
 if recipe.curriculum:  # it reads its pass rates from one part
     curriculum, parts = recipe.curriculum(log, parts)
 reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
-
 # %%
 shown = next((row for row in validation if row["reasoning"] and row["answer"]), None)
-fresh = without_unfit_judge(recipe.rewards(judge, train["question"]), exam)
-reward_example(fresh, shown) if shown else "no problem has a worked solution"
+reward_example(without_unfit_judge(recipe.rewards(judge, train["question"]), exam), shown) if shown else (
+    "no problem has a worked solution")
 
 # %% [markdown]
 # ## The objective
@@ -223,7 +227,7 @@ reward_example(fresh, shown) if shown else "no problem has a worked solution"
 
 # %%
 reasons = {"steps": "as many as fit the session by the forecast",
-           "most_steps": "where the clock has time for more steps, the stage goes on to this one. 0 means no more",
+           "most_steps": "where the clock has time for more steps, the stage goes on to this one. In a recipe, 0 means no more",
            "prompts_per_step": "a compromise: more questions give a calmer gradient and a slower step",
            "num_generations": "G, as in the second winner's run. More completions per question find more differences",
            "temperature": "1 samples from the policy as it is. Any other value would train a different policy",
@@ -265,7 +269,6 @@ from reasonkit.show.dashboard import Dashboard
 
 board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
 board.show()
-code = code_sha256(part for part, _ in parts)
 if run.begin("grpo", policy.folder, inputs, rewards=weights, code=code, judge=judge.identity if judge else None,
              curriculum=getattr(recipe.curriculum, "__name__", "")):
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,

@@ -18,8 +18,8 @@
 # 1. *Accelerator*: TPU v5e-8. *Internet*: on, because the questions come from the Hugging Face hub.
 # 2. *Add Input → Models*: Gemma 2 `gemma2-2b-it` and, for the judge, Gemma 3 `gemma3-12b-it`, both Flax. Accept
 #    Google's terms first. If the recipe needs another model, the first cells name it.
-# 3. *Save Version → Save & Run All*. By forecast the recipe `g_rar` takes 506 of 520 minutes, of Kaggle's 20 TPU hours
-#    per week. For a short trial, set `sft_steps` and `grpo_steps` to 5 below and choose *Run All*.
+# 3. *Save Version → Save & Run All*. By forecast `g_rar` takes 506 of 520 minutes. On faster chips GRPO makes more steps
+#    in that time. Kaggle gives 20 TPU hours per week. For a short trial, set `sft_steps` and `grpo_steps` to 5 below and choose *Run All*.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
@@ -67,7 +67,7 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # | the base model replicated on each of the policy's chips | it fits, and no chip waits for weights from another |
 # | one prompt in all stages, byte for byte | a difference in white space cost one entrant 39 points of format rate |
 # | a judge that fails gives no signal | a low score in its place would punish the policy for the judge's mistake |
-# | every stage stops in time to save a checkpoint | whatever the clock does, there is something to submit. A stage that fails after its first checkpoint hands over the last good step |
+# | every stage stops in time to save a checkpoint | whatever the clock does, there is something to submit. After the run's first checkpoint, a stage that fails hands over the last good one |
 # | the judges' own loader runs before the end | an adapter that the judges can't load is worth nothing |
 
 # %% [markdown]

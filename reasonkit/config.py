@@ -252,7 +252,7 @@ def adapt_to_lengths(profile: Profile, lengths: Mapping[str, int]) -> Profile:
     Rows for SFT and for the judge hold both, so their limits change by as many tokens. If rows get longer, each stage
     takes fewer steps, so that it trains on no more tokens than before: steps x old length // new length. The hours of
     the session stay the same. Sampling takes most of a GRPO step and hardly depends on the prompt, so this leaves some
-    of them free.
+    of them free, in which GRPO goes on towards `most_steps`.
     """
     given = {name: lengths[key] for key, name in (("prompt", "max_prompt_length"), ("completion", "max_new_tokens"))
              if key in lengths}

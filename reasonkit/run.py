@@ -165,8 +165,8 @@ class Run:
             settings = getattr(self.profile, stage)
             self.finish(stage, inputs=inputs, metrics={"steps": result.steps, **metrics}, minutes=result.minutes,
                         checkpoint_step=result.checkpoint_step, stopped=result.stopped, settings=vars(settings))
-            print(f"{stage}: {result.steps} of {settings.steps} steps in {result.minutes:.1f} minutes, ended by "
-                  f"{manifests.ENDINGS.get(result.stopped, result.stopped)}")
+            print(f"{stage}: {result.steps} of {max(result.steps, settings.steps)} steps in {result.minutes:.1f} "
+                  f"minutes, ended by {manifests.ENDINGS.get(result.stopped, result.stopped)}")
 
     def keep_better(self, stage: str, model, before: EvalResult, after: EvalResult) -> None:
         """If a stage that was handed over has made the model worse, hand over the adapter it began with instead.

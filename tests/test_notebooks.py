@@ -31,6 +31,14 @@ STAGES = ("data", "sft", "grpo", "evaluation")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_by_all")]
 
 
+# What the chips still hold once a stage has deleted its models.
+ALIVE = """
+import gc
+gc.collect()
+print("bytes alive:", sum(array.nbytes for array in jax.live_arrays()))
+"""
+
+
 def execute(notebook: str | Path, folder: Path, path: Path, recipe: str = "g_rar", parameters: tuple[str, ...] = (),
             **environment: str) -> subprocess.CompletedProcess:
     """Run a notebook with the two-step profile, with `path` on the module path."""
@@ -277,12 +285,18 @@ def test_a_notebook_out_of_turn_says_which_comes_first(tmp_path):
 def test_the_submission_runs_alone_offline_with_attached_models(recipe, stages, tmp_path):
     inputs, folder, path = tmp_path / "input", tmp_path / "working", tmp_path / "submission.ipynb"
     folder.mkdir()
-    path.write_text(notebook_text(ROOT / "notebooks/submission_template.py", values={"RECIPE": recipe}))
+    notebook = nbformat.reads(notebook_text(ROOT / "notebooks/submission_template.py", values={"RECIPE": recipe}), 4)
+    for cell in notebook.cells:
+        if cell.source.startswith("del policy") or "\ndel policy" in cell.source:
+            cell.source += ALIVE
+    path.write_text(nbformat.writes(notebook))
     for name in ("policy", "judge"):  # as an attached Kaggle data set: /kaggle/input/<slug>
         shutil.copytree(ROOT / "reasonkit/assets" / name, inputs / f"tiny-{name}")
     done = execute(path, folder, ROOT / "tests/offline", recipe, REASONKIT_INPUTS=str(inputs))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "the same adapter, the same" in done.stdout
+    alive = list(map(int, re.findall(r"bytes alive: (\d+)", done.stdout)))
+    assert len(alive) >= len(stages) and max(alive) < 1e6, f"{alive}: a stage left its models on the chips"
     assert not (folder / "reasonkit/assets").exists()
     report = (folder / "artifacts/report.html").read_text()
     assert all(f"after {config.STAGES[stage].title}" in report for stage in stages)

@@ -100,8 +100,8 @@ def sft_pairs(rows: Dataset, tokenizer, max_length: int) -> list[tuple[list[int]
 
 
 def hold_out_open(rows: Dataset, most: int) -> tuple[Dataset, Dataset]:
-    """The rows without some open questions, and these, to measure GRPO by: at most `most`, and a tenth of those that
-    SFT doesn't imitate. The hash of a row's id decides, so all sessions of a run hold out the same."""
+    """The rows for GRPO, and the open questions held out of them to measure it by. These are a tenth of those that SFT
+    doesn't imitate, and at most `most`. The hash of a row's id decides, so all sessions of a run hold out the same."""
     unseen = {n: row["id"] for n, row in enumerate(rows) if row["kind"] == OPEN and not is_worked(row)}
     order = sorted(unseen, key=lambda n: hashlib.sha256(unseen[n].encode()).digest())
     held = set(order[:min(most, len(unseen) // 10)])

@@ -37,8 +37,8 @@ class Source(Record):
     infers it from each gold answer. A column may give kind, domain and task of each row instead. `rows`: how many the
     source has, within `tolerance`. `cap`: the most rows to take. `weight`: its share of the mix. `optional`: the run
     goes on without it. `use`: "any" deals rows to the splits by their hash. `keep`, `at_most`: filters on raw columns.
-    A row without a number passes no `at_most`. `longest`: the characters of raw columns. `rubric`: the domain whose
-    rubric is used, by default `domain`. `shuffle`: the options.
+    A row without a number passes no `at_most`. `longest`: the most characters of a raw column. `rubric`: the domain
+    whose rubric is used, by default `domain`. `shuffle`: the options.
     """
 
     name: Text

@@ -1,21 +1,25 @@
 """The judge's exam: before it may teach, it must score worked solutions above flawed ones, on the run's own problems.
 
-Entry points: `anchors`, `examine`, `without_unfit_judge`. A judge that fails is not asked in training, because hours of
-a session must not be lost to it. The run's report says so.
+Entry points: `anchors`, `examine`, `as_begun`, `without_unfit_judge`. A judge that fails is left out of training,
+because hours of a session must not be lost to it. If it had a weight, the run's report says so.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from reasonkit.eval.intervals import interval
 from reasonkit.judge.judge import Judge, JudgeItem, JudgeVerdict, Result
 from reasonkit.judge.rubric import Criterion, rubric_from_json
+from reasonkit.session.files import read, write_atomic
+from reasonkit.session.records import ExamFile
 from reasonkit.text.tags import TAGS
 
 EACH = 8  # problems per family
@@ -132,6 +136,15 @@ def examine(judge: Judge, pairs: list[Anchors]) -> Exam:
                        f"  {_describe(shown.good)} for {shown.pair.good!r}\n"
                        f"  {_describe(shown.bad)} for {shown.pair.bad!r}\n"
                        "Take a better judge, or a larger judge_max_length if its prompts were too long")
+
+
+def as_begun(exam: Exam, path: Path, begun: bool) -> Exam:
+    """The exam that counts. For a stage that has `begun` it is the one in `path`, because a reward must not change in
+    the middle of a stage. Else it is `exam`, which is written there. Raises RecordError for a damaged file."""
+    if begun and path.exists():
+        return Exam(**read(path, ExamFile, "delete it, and the judge's exam of today counts").model_dump())
+    write_atomic(path, json.dumps(exam._asdict()))
+    return exam
 
 
 def without_unfit_judge(parts: Sequence[tuple[Any, float]], exam: Exam | None) -> list[tuple[Any, float]]:

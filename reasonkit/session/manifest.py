@@ -262,7 +262,10 @@ def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
     for manifest in manifests:
         (made, planned), (steps, ending) = _steps(manifest), progress(manifest)
         used_up = manifest.get("extra", {}).get("stopped") == "data"  # its epochs, in SFT
-        if steps and (made < planned and not used_up or failed(manifest)):
+        if failed(manifest):
+            found.append(f"Stage {manifest['stage']} ended after {made} steps by {ending}. What follows is of its last "
+                         "good step.")
+        elif steps and made < planned and not used_up:
             ended = f", ended by {ending}" if ending else ""
             found.append(f"Stage {manifest['stage']} was cut short: {steps} steps{ended}. What follows is of that "
                          "shorter run.")

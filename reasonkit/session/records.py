@@ -129,6 +129,14 @@ class Trained(Manifest):
     metrics: Settings
 
 
+class ExamFile(Written):
+    """<run>/grpo/exam.json."""
+
+    what = "exam"
+    fault: str
+    report: str
+
+
 class VerdictRow(Written):
     """A row of <run>/grpo/verdicts.jsonl that has a score."""
 

@@ -26,7 +26,7 @@ from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS, is_blank
 
 SHOWN = 300  # characters of an example
-USES = {"any": "training, validation", "train": "training", "test": "test"}
+USES = {"any": "all splits, by hash", "train": "training", "test": "test"}
 EXAMPLES = 2  # for each cause that left rows out
 ROWS = 5  # rows that are shown whole
 FIT = 0.95  # share of the rows that a limit should fit

@@ -154,7 +154,7 @@ def results_table(results: Mapping[str, EvalResult], warnings: Sequence[str] = (
 
 
 def measured(results: Mapping[str, EvalResult]) -> dict[str, str]:
-    """The measures of the results, by title. Step accuracy only if most worked solutions are in steps."""
+    """The measures of the results, by title. Step accuracy only if most problems have a solution in steps."""
     steps = [sample["steps"] is not None for result in results.values() for sample in result.samples]
     return {title: name for title, name in MEASURES.items() if 2 * sum(steps) > len(steps) or name != "step_accuracy"}
 

@@ -13,6 +13,7 @@ import math
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,20 +139,22 @@ def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: st
     memory. An unattended session then goes on with what it has. Raises any other error again, and these too if the run
     has no adapter yet.
     """
-    gc.collect()  # what the error's frames hold is large
     out_of_memory = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     since = error.since if isinstance(error, DivergedError) else math.inf
     good = [step for step in steps_in(checkpoints) if start_step < step < since]
     alone = distributed.is_multiprocess() and not isinstance(error, DivergedError)  # the others have not failed
     if alone or not (out_of_memory or isinstance(error, FAILURES)) or not (good or start_step):
         raise error
+    traceback.clear_frames(error.__traceback__)  # they hold arrays of the failed step
+    gc.collect()
     restore_lora(model, checkpoints if good else checkpoints / BEGUN / stage, good[-1] if good else start_step)
     last = latest_step(checkpoints)
     if last > start_step:
         last += 1
         save_for_next_stage(model, checkpoints, last)
     why = describe_error(error)
-    print(f"{stage} has failed, and the run goes on with its last good step. {why}", file=sys.stderr)
+    goes_on = "its last good step" if good else "the adapter it began with"
+    print(f"{stage} has failed, and the run goes on with {goes_on}. {why}", file=sys.stderr)
     return StageResult(stage, good[-1] - start_step if good else 0, last, minutes, FAILED + why)
 
 

@@ -83,7 +83,7 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
 
     All steps have the same shape and take equally long. The log has the number of `rows` and of `tokens` without
     padding for each step. Raises ValueError if the batch does not divide over the mesh, no rows fit `max_length`, or
-    the checkpoints belong to a later stage. Otherwise raises as `loop.resilient_training` does.
+    the checkpoints belong to a later stage. A failure ends the stage as `loop.end_failed` says. Raises DiskFullError.
     """
     check_divides(settings.batch_size, mesh, "SFT batch_size")
     if settings.skip_terse:

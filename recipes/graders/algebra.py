@@ -52,7 +52,8 @@ def same(found: tuple[str, str], expected: tuple[str, str]) -> bool:
 
 
 def _is_done(tokens: list[str], gold: list[str]) -> bool:
-    """Whether the answer leaves no work. First, because it takes no power of a power. False for what can't be read."""
+    """Whether the answer leaves no work. False for what can't be read. It is asked before the values are compared,
+    because it computes no power of a power."""
     try:
         return not leaves_arithmetic(tokens, gold)
     except ValueError:

@@ -1,7 +1,8 @@
 """Reads the tokens of an `Expression` into a sympy value.
 
-Entry point: `read`. Decimals become fractions. log without a base is to base 10. 2x in "1/2x" is one factor. Only f, g
-and h are functions, and i is the imaginary unit. Surprise: 204_5 is a symbol, because its value is another answer.
+Entry points: `read`, and `read_as_written`, which computes nothing. Decimals become fractions. log without a base is to
+base 10. 2x in "1/2x" is one factor. Only f, g and h are functions, and i is the imaginary unit. Surprise: 204_5 is a
+symbol, because its value is another answer.
 """
 
 from __future__ import annotations

@@ -12,12 +12,13 @@ from plain_judge import PlainJudge
 
 from reasonkit.data import problems
 from reasonkit.judge.cache import CachedJudge
-from reasonkit.judge.exam import EACH, Exam, UnfitJudge, anchors, examine, without_unfit_judge
+from reasonkit.judge.exam import EACH, Exam, UnfitJudge, anchors, as_begun, examine, without_unfit_judge
 from reasonkit.judge.judge import RATINGS, JudgeFailure, JudgeVerdict, LocalJudge, quote_block
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.models import logprobs
 from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
+from reasonkit.session.files import RecordError
 from reasonkit.text.tags import TAGS
 
 RECIPE = problems.load_recipe("tiny_mix")
@@ -100,6 +101,18 @@ def test_how_likely_a_rating_is_at_all_is_said(tmp_path):
     said = examine(CachedJudge(local, tmp_path / "verdicts.jsonl"), PAIRS[:6]).report
     assert said.startswith("The judge passes") and said.endswith("a rating with a probability of 20%")
     assert "probability" not in examine(judge(), PAIRS).report
+
+
+def test_a_stage_keeps_the_exam_that_it_began_with(tmp_path):
+    path, failed, passed = tmp_path / "grpo/exam.json", Exam("it is silent", "The judge fails"), Exam("", "It passes")
+    assert as_begun(failed, path, begun=False) == failed
+    assert as_begun(passed, path, begun=True) == failed, "an API that was down when the stage began"
+    assert as_begun(passed, path, begun=False) == passed and as_begun(failed, path, begun=True) == passed
+    path.write_text("{}")
+    with pytest.raises(RecordError, match="exam.json is no exam .*fault is missing.*: delete it"):
+        as_begun(passed, path, begun=True)
+    path.unlink()
+    assert as_begun(failed, path, begun=True) == failed, "of a run of an earlier release"
 
 
 def test_the_pair_it_got_wrong_is_shown():

@@ -232,8 +232,8 @@ def test_a_failure_and_an_unfit_judge_are_told_whatever_the_steps():
     later["metrics"]["unfit_judge"] = "9 of 9 pairs have no verdict"
     assert failed(later) and not failed(manifest(stopped="time")) and not failed({"stage": "data", "metrics": {}})
     assert caveats([later]) == [
-        "Stage grpo was cut short: 80 of 80 steps, ended by a failure: NoSignalError: no signal from rubric. What "
-        "follows is of that shorter run.",
+        "Stage grpo ended after 80 steps by a failure: NoSignalError: no signal from rubric. What follows is of its "
+        "last good step.",
         "The judge failed its exam (9 of 9 pairs have no verdict). So stage grpo was trained without it."]
 
 

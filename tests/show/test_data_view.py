@@ -106,9 +106,9 @@ def test_sources_show_their_licence_and_what_to_do(tmp_path):
     sources = [File.model_validate(own), OwnFile.model_validate(given | {"name": "other", "use": "test"}),
                OwnFile.model_validate(given | {"name": "third"})]
     table = source_table(sources, {"mine": Reached("x.csv", ""), "other": Reached("", "attach it")})
-    assert cells(table) == [["mine", "maths", "MIT", "training, validation", "file", "5", "9", "reached: x.csv"],
+    assert cells(table) == [["mine", "maths", "MIT", "all splits, by hash", "file", "5", "9", "reached: x.csv"],
                             ["other", "maths", "your own", "test", "file", "–", "–", "attach it"],
-                            ["third", "maths", "your own", "training, validation", "file", "–", "–",
+                            ["third", "maths", "your own", "all splits, by hash", "file", "–", "–",
                              "off: for its licence, write `other_licences = true`"]]
     assert "1 of 3 sources are reached" in table and "<script>" not in table
 

@@ -79,6 +79,8 @@ def test_a_stretched_schedule_runs_through_faster_in_a_compiled_step(micro_batch
 class Budget:
     """`steps_left` as it is told."""
 
+    grows = False
+
     def __init__(self, *left):
         self._left = iter(left)
 
@@ -101,6 +103,16 @@ def test_the_schedule_ends_with_the_steps_that_there_is_time_for(done, left, mos
     for _ in range(2):
         hooks.on_train_step_start(SimpleNamespace(train_steps=100 + done))
     assert set_to == [pytest.approx(stretch)], "set once, also where a resumed optimiser had another"
+
+
+@pytest.mark.parametrize(("grows", "set_to"), [(False, []), (True, [1.0])])
+def test_a_resumed_optimiser_keeps_its_factor_until_the_pace_is_known(grows, set_to, monkeypatch):
+    found, budget = [], Budget(float("inf"))
+    budget.grows = grows
+    monkeypatch.setattr(tunix_compat, "scale_schedule", lambda trainer, factor: found.append(factor))
+    hooks = loop._Steps(NullLog(), "sft_step", 100, 20, budget, lambda ctx, step: {}, lambda: None, summed=1, most=20)
+    hooks.on_train_step_start(SimpleNamespace(train_steps=105))
+    assert found == set_to
 
 
 @pytest.mark.parametrize(("left", "stretches"), [((9.0, 9.0, 9.0), [1.0]), ((np.inf, 1.2, 0.4), [1.0, 1.5, 1.0])])
