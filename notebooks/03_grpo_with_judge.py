@@ -64,7 +64,6 @@ from reasonkit.show.completions import group_table, open_table, reward_example, 
 from reasonkit.show.figures import chips
 from reasonkit.train import rollout
 from reasonkit.train.grpo import grpo
-from reasonkit.train.loop import has_steps
 
 # %%
 from reasonkit.judge.cache import CachedJudge
@@ -73,6 +72,7 @@ from reasonkit.judge.judge import judge_prompt
 from reasonkit.judge.open_questions import compare_scores, judge_completions
 from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
+from reasonkit.train.loop import has_steps
 
 # %%
 # frees the chips if an earlier run was stopped in this kernel
