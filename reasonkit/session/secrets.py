@@ -17,6 +17,8 @@ import string
 from collections.abc import Callable, Iterator
 from urllib.parse import quote, quote_plus
 
+_MEND_KAGGLE = ('make a token in your Kaggle settings and set KAGGLE_API_TOKEN; the file is as it was downloaded, '
+                '{"username": ..., "key": ...}, or is deleted')
 KAGGLE = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")  # the last two are the older way, and go together
 PIECE = 8     # consecutive characters of a key that are hidden
 SHORTEST = 4  # hiding a line of fewer characters would garble the text
@@ -143,15 +145,18 @@ def _known_to_kaggle() -> tuple[str, ...]:
     """The keys that kagglehub finds. Its own errors are not passed on, because they may quote them."""
     from kagglehub import config  # only where it is needed: it reads its settings on import
 
+    file = os.path.join(os.environ.get("KAGGLE_CONFIG_DIR", os.path.expanduser("~/.kaggle")), "kaggle.json")
+    failed = ""
     try:
         found = config.get_kaggle_credentials()
-        keys = () if found is None else (found.api_key,) if found.api_key else (found.username, found.key)
-        usable = all(map(_sendable, keys))
-    except Exception:  # of json, of the file system, and its own
-        usable = False
-    if not usable:  # raised here, so that the error, which holds the file, is not even its context
-        file = os.path.join(os.environ.get("KAGGLE_CONFIG_DIR", os.path.expanduser("~/.kaggle")), "kaggle.json")
-        raise ValueError(f"Kaggle's credentials ({', '.join(KAGGLE)} or {file}) cannot be read as credentials, are "
-                         "empty, or hold a space, a line break or a letter that no key has: make a token in your "
-                         "Kaggle settings and set KAGGLE_API_TOKEN, or download the file again")
+    except Exception as error:  # of json, of the file system, and its own
+        failed = type(error).__name__
+    if failed:  # raised here, so that the error, which holds the file, is not even its context
+        raise ValueError(f"{file} or a variable of Kaggle's cannot be read as credentials ({failed}): {_MEND_KAGGLE}")
+    if found is None:
+        return ()
+    keys = (found.api_key,) if found.api_key else (found.username, found.key)
+    if not all(map(_sendable, keys)):
+        raise ValueError(f"Kaggle's credentials ({', '.join(KAGGLE)} or {file}) are empty, or hold a space, a line "
+                         f"break or a letter that no key has: {_MEND_KAGGLE}")
     return keys[-1:]  # a user's name is no secret
