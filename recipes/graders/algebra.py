@@ -47,17 +47,20 @@ def same(found: tuple[str, str], expected: tuple[str, str]) -> bool:
     (name, tokens), (gold_name, gold) = (map(str.split, side) for side in (found, expected))
     tokens, name = _letters_as_in(tokens, [*gold, *gold_name]), _letters_as_in(name, gold_name)
     return not adds_functions(tokens, gold) and any(
-        _is_done(one, other) and _same_as_read(name, one, gold_name, other)
-        for one, other in product(_readings(tokens), _readings(gold)))
+        _is_answer(name, one, gold_name, other) for one, other in product(_readings(tokens), _readings(gold)))
 
 
-def _is_done(tokens: list[str], gold: list[str]) -> bool:
-    """Whether the answer leaves no work. False for what can't be read. It is asked before the values are compared,
-    because it computes no power of a power."""
+def _is_answer(name: list[str], tokens: list[str], gold_name: list[str], gold: list[str]) -> bool:
+    """Whether the two are the same and the answer leaves no work. That comes first, because it computes no power of a
+    power. Raises ValueError for what can't be read."""
     try:
-        return not leaves_arithmetic(tokens, gold)
+        readable, undone = True, leaves_arithmetic(tokens, gold)
     except ValueError:
-        return False
+        readable, undone = False, False
+    same_value = not undone and _same_as_read(name, tokens, gold_name, gold)
+    if same_value and not readable:
+        raise ValueError(" ".join(tokens))
+    return same_value
 
 
 def _same_as_read(name: list[str], tokens: list[str], gold_name: list[str], gold: list[str]) -> bool:

@@ -100,11 +100,11 @@ def test_memory_is_limited():
 
 
 def test_any_thread():
-    cases = [("1 + x", True), ("x + 2", False), ("x + 1.0", True), ("x + \\frac { 2 } { 2 }", False),
-             (TOWER[1], None)] * 3
+    cases = [("1 + x", SUM, True), ("x + 2", SUM, False), ("x + 1.0", SUM, True),
+             ("x + \\frac { 2 } { 2 }", SUM, False), (TOWER[1], SUM, False), (FIVE[1], TOWER, None)] * 3
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda case: decide("expression", ("", case[0]), SUM, seconds=0.5), cases))
-    assert found == [verdict for _, verdict in cases]
+        found = list(pool.map(lambda case: decide("expression", ("", case[0]), case[1], seconds=0.5), cases))
+    assert found == [verdict for *_, verdict in cases]
 
 
 def test_a_killed_worker_is_replaced():
