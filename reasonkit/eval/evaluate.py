@@ -145,6 +145,14 @@ def mean_of(values: Sequence[float]) -> Interval:
     return Interval(math.fsum(values) / len(values), *intervals.interval(values, 0.0, 1.0))
 
 
+def difference_of(changes: Sequence[float]) -> Difference:
+    """The mean of changes in [-1, 1], one per problem. Without changes, 0 with the widest interval."""
+    if not changes:
+        return Difference(0.0, -1.0, 1.0, 1.0, 0)
+    return Difference(math.fsum(changes) / len(changes), *intervals.interval(changes, -1.0, 1.0),
+                      intervals.p_value(changes, -1.0, 1.0), len(changes))
+
+
 def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any], batch_size: int) -> EvalResult:
     """Ask every problem once, through `TAGS.prompt`, and score the completions.
 
@@ -198,11 +206,8 @@ def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct") -> Diff
     if other:
         raise ValueError(f"the results are on different problems: {len(other)} of them differ, such as id "
                          f"{min(other)!r}; evaluate both on one test set")
-    change = [float(second[key][field]) - float(first[key][field]) for key in first if first[key][field] is not None]
-    if not change:
-        return Difference(0.0, -1.0, 1.0, 1.0, 0)  # nothing was measured
-    return Difference(math.fsum(change) / len(change), *intervals.interval(change, -1.0, 1.0),
-                      intervals.p_value(change, -1.0, 1.0), len(change))
+    return difference_of([float(second[key][field]) - float(first[key][field])
+                          for key in first if first[key][field] is not None])
 
 
 def _row(problem: Any) -> dict[str, str]:

@@ -6,13 +6,11 @@ trained on. Whether the completions are better is for people to read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reasonkit.eval import intervals
-from reasonkit.eval.evaluate import Difference
+from reasonkit.eval.evaluate import Difference, difference_of
 from reasonkit.judge.judge import Judge, JudgeItem, JudgeVerdict
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.text.tags import TAGS
@@ -42,9 +40,5 @@ def judge_completions(generate: Callable[[list[str]], list[str]], rows: Iterable
 
 def compare_scores(before: list[Judged], after: list[Judged]) -> Difference:
     """The change of the score, paired, over the questions with a verdict on both sides."""
-    changes = [two.score - one.score for one, two in zip(before, after, strict=True)
-               if one.score is not None and two.score is not None]
-    if not changes:
-        return Difference(0.0, -1.0, 1.0, 1.0, 0)  # nothing was measured
-    return Difference(math.fsum(changes) / len(changes), *intervals.interval(changes, -1.0, 1.0),
-                      intervals.p_value(changes, -1.0, 1.0), len(changes))
+    return difference_of([two.score - one.score for one, two in zip(before, after, strict=True)
+                          if one.score is not None and two.score is not None])
