@@ -223,11 +223,11 @@ reward_example(without_unfit_judge(recipe.rewards(judge, train["question"]), exa
 # The last term keeps the policy close to the reference, which is the adapter as it came in. $m_i$ is 1 in a group whose
 # rewards differ and 0 otherwise. Tunix's default for this term is $-d$. Its gradient does not depend on the reference,
 # so it can't pull the policy back. Dividing by $s_r$ favours questions whose rewards hardly differ (arXiv 2503.20783).
-# We keep it, as the winning entries did.
+# We keep it, as in the original paper.
 
 # %%
 reasons = {"steps": "as many as fit the session by the forecast",
-           "most_steps": "where the clock has time for more steps, the stage goes on to this one. In a recipe, 0 means no more",
+           "most_steps": "if the clock has time, the stage goes on to this step. In a recipe, 0 means no more",
            "prompts_per_step": "a compromise: more questions give a calmer gradient and a slower step",
            "num_generations": "G, as in the second winner's run. More completions per question find more differences",
            "temperature": "1 samples from the policy as it is. Any other value would train a different policy",

@@ -136,7 +136,7 @@ dots({"change, paired": comparisons}, points=True)
 # ## Where it helps
 #
 # An average can hide a family of problems that got worse, so here are the right answers per family, by content. In the
-# demo, `sequence` is such a family: SFT loses 17 points there, and GRPO does not win them all back.
+# demo, `sequence` is such a family: it falls from 98 % to 83 % after SFT, and to 66 % after GRPO.
 
 # %%
 report.family_table(results)

@@ -19,7 +19,8 @@
 # 2. *Add Input → Models*: Gemma 2 `gemma2-2b-it` and, for the judge, Gemma 3 `gemma3-12b-it`, both Flax. Accept
 #    Google's terms first. If the recipe needs another model, the first cells name it.
 # 3. *Save Version → Save & Run All*. By forecast `g_rar` takes 506 of 520 minutes. On faster chips GRPO makes more steps
-#    in that time. Kaggle gives 20 TPU hours per week. For a short trial, set `sft_steps` and `grpo_steps` to 5 below and choose *Run All*.
+#    in that time. Kaggle gives 20 TPU hours per week. For a short trial, set `sft_steps` and `grpo_steps` to 5 below
+#    and choose *Run All*.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
