@@ -21,7 +21,8 @@ from reasonkit.config import STAGES  # noqa: E402
 from reasonkit.eval.evaluate import EvalResult, compare_paired  # noqa: E402
 from reasonkit.session.setup import find_recipe  # noqa: E402
 
-RECIPES = ("tunix_demo", "worked_sft", "g_rar", "idea_e", "pinocchio", "on_policy_distillation", "reasonkit")
+RECIPES = ("tunix_demo", "worked_sft", "g_rar", "idea_e", "pinocchio", "on_policy_distillation", "deep_corgi",
+           "reasonkit")
 # More steps than the clock allows, and no answers to validation problems between them: they cost short steps most.
 STEPS = {"sft_steps": 2000, "grpo_steps": 2000, "distill_steps": 2000, "probe_every": 2000}
 

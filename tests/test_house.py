@@ -38,7 +38,7 @@ jax recipes.rewards: model_based
 numpy recipes.stages: curriculum
 tunix recipes.stages: traces simpo distill reward_model teacher
 numpy recipes: g_rar g_exact idea_e gym constant shuffled pinocchio gemmatron tunix_demo
-numpy recipes: medical chemistry legal robotics on_policy_distillation worked_sft reasonkit
+numpy recipes: medical chemistry legal robotics on_policy_distillation worked_sft reasonkit all_traces
 tunix recipes: deep_corgi
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
