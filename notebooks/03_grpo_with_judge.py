@@ -68,7 +68,7 @@ from reasonkit.train.grpo import grpo
 # %%
 from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.exam import anchors, as_begun, examine, without_unfit_judge
-from reasonkit.judge.judge import judge_prompt
+from reasonkit.judge.judge import JudgeItem
 from reasonkit.judge.open_questions import compare_scores, judge_completions
 from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
@@ -196,7 +196,8 @@ if recipe.uses_judge:
     exam = as_begun(examine(judge, pairs), run.stage("grpo") / "exam.json", begun)
 print(exam or "no judge")
 if judge_model and not recipe.judge:
-    print(f"\nWhat it reads, for one criterion:\n{judge_prompt(pairs[0].question, pairs[0].good, pairs[0].rubric[0])}")
+    item = JudgeItem(pairs[0].question, pairs[0].good, pairs[0].rubric)
+    print(f"\nWhat it reads, for one criterion:\n{judge.judge.prompts(item)[0]}")
 unfit = exam.fault if exam and any(weight for part, weight in parts if getattr(part, "rowwise", False)) else ""
 parts, curriculum = without_unfit_judge(parts, exam), None
 if recipe.curriculum:  # it reads its pass rates from one part

@@ -33,6 +33,7 @@ _INVISIBLE = re.compile(
 _AS_SPACE = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u2800]")  # control characters and a blank letter
 _BLANKS, _BEFORE = re.compile(r"(?<=\S)\s{2,}+"), re.compile(rf"\A\s{{{INDENT},}}+")
 SCALE = ("from 1, the worst, to 5, the best", "from 5, the best, to 1, the worst")
+ONE_DIGIT = "\nAnswer with one digit and nothing else."
 
 
 @dataclass(frozen=True)
@@ -129,11 +130,16 @@ def judge_turn(question: str, reply: str, request: str, criteria: str) -> str:
     )
 
 
-def judge_prompt(question: str, reply: str, criterion: Criterion, reverse: bool = False) -> str:
-    """The prompt for one criterion. With `reverse` the scale and the criterion's levels run from best to worst, but 5
-    is still the best."""
+def judge_prompt(question: str, reply: str, criterion: Criterion, reverse: bool = False, ending: str = "") -> str:
+    """The prompt for one criterion, with `ending` as its last line. With `reverse` the scale and the criterion's levels
+    run from best to worst, but 5 is still the best."""
     scale = SCALE[reverse] if criterion.levels or reverse else "from 1 to 5"
-    return judge_turn(question, reply, f"the criterion {scale}", f"Criterion: {one_line(criterion, reverse)}")
+    return judge_turn(question, reply, f"the criterion {scale}", f"Criterion: {one_line(criterion, reverse)}{ending}")
+
+
+def ending_for(model: str) -> str:
+    """The last line of a prompt to this model. The tiny judge was trained on prompts without one."""
+    return "" if model.startswith("tiny-judge") else ONE_DIGIT
 
 
 def wording_hash(prompts: Sequence[str]) -> str:
@@ -161,14 +167,14 @@ class LocalJudge:
 
     `rating_logprobs(prompts)` returns an array (prompts, 5) with the log-probabilities of the tokens in `RATINGS` after
     each prompt, or all -inf if a prompt is too long. It gets all the prompts of a `score` in one call. `name`
-    must change with the model's weights, because a cache tells models apart by it. A criterion is met to the degree
-    c = (E[rating] - 1) / 4, with a softmax over the five.
+    must change with the model's weights, because a cache tells models apart by it. `ending` is the last line of each
+    prompt (`ending_for`). A criterion is met to the degree c = (E[rating] - 1) / 4, with a softmax over the five.
     """
 
     mode = "explicit"  # one prompt per criterion
 
-    def __init__(self, rating_logprobs: Callable[[list[str]], np.ndarray], name: str) -> None:
-        self.rating_logprobs, self.name = rating_logprobs, name
+    def __init__(self, rating_logprobs: Callable[[list[str]], np.ndarray], name: str, ending: str = "") -> None:
+        self.rating_logprobs, self.name, self.ending = rating_logprobs, name, ending
         self.failures: Counter[str] = Counter()
         self._shares: list[float] = []
 
@@ -185,7 +191,7 @@ class LocalJudge:
         return f"{self.name} {self.mode} {wording_hash(self.prompts(sample))}"
 
     def prompts(self, item: JudgeItem) -> list[str]:
-        return [judge_prompt(item.question, item.reply, criterion) for criterion in item.rubric]
+        return [judge_prompt(item.question, item.reply, criterion, ending=self.ending) for criterion in item.rubric]
 
     def verdict(self, item: JudgeItem, met_P: np.ndarray) -> JudgeVerdict:
         """The verdict on one item. `met_P` is how far up the scale each of its prompts was rated, in [0, 1]."""

@@ -15,6 +15,7 @@ from reasonkit.judge.judge import (
     JudgeItem,
     JudgeVerdict,
     LocalJudge,
+    ending_for,
     judge_prompt,
     quote_block,
     text_for_judge,
@@ -44,6 +45,17 @@ def test_prompt_is_the_contract():
         "Criterion: Steps. Every step follows.<end_of_turn>\n<start_of_turn>model\n"
     )
     assert RATINGS == ("1", "2", "3", "4", "5")
+
+
+def test_a_chat_model_is_asked_for_one_digit():
+    """The rating is read from its next token, and a model that is free to write begins with a sentence. The tiny judge
+    was trained on prompts without that line."""
+    assert ending_for("tiny-judge") == ""
+    judge = LocalJudge(certain, "gemma3-12b-it", ending_for("gemma3-12b-it"))
+    assert judge.prompts(JudgeItem("q", "r", (STEPS,)))[0].endswith(
+        "Criterion: Steps. Every step follows.\nAnswer with one digit and nothing else.<end_of_turn>\n"
+        "<start_of_turn>model\n")
+    assert judge.identity != LocalJudge(certain, "gemma3-12b-it").identity
 
 
 LEVELS = Criterion("Steps", "Every step follows.", 1.0, ("none\n follows", "some do", "all do"))
