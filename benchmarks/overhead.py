@@ -31,7 +31,8 @@ from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner  # noqa: E402
 from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig  # noqa: E402
 
 from reasonkit.config import PROFILES  # noqa: E402
-from reasonkit.data.curation import curate, load_data  # noqa: E402
+from reasonkit.data.curation import curate  # noqa: E402
+from reasonkit.data.own_file import load_data  # noqa: E402
 from reasonkit.data.rows import grpo_batches, sft_batches  # noqa: E402
 from reasonkit.models.checkpoints import checkpoint_options  # noqa: E402
 from reasonkit.models.load import load  # noqa: E402

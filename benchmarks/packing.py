@@ -32,7 +32,8 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask  # 
 import reasonkit.train.sft as stage  # noqa: E402
 import tools.preflight.programs as programs  # noqa: E402
 from reasonkit.config import PROFILES  # noqa: E402
-from reasonkit.data.curation import curate, load_data  # noqa: E402
+from reasonkit.data.curation import curate  # noqa: E402
+from reasonkit.data.own_file import load_data  # noqa: E402
 from reasonkit.data.rows import sft_batches, sft_pairs  # noqa: E402
 from reasonkit.models.load import LoadedModel, load  # noqa: E402
 from reasonkit.models.lora import add_lora  # noqa: E402

@@ -48,7 +48,7 @@ from reasonkit.show import data_view as show
 from reasonkit.text.tags import TAGS
 
 run = open_run(PROFILE, RECIPE, SEED, data=DATA, settings=SETTINGS)
-recipe = curation.load_data(DATA or run.recipe.data_for(run.profile))
+recipe = run.data_recipe(DATA)
 made = run.data_is_made(recipe)  # on an earlier day, or before the kernel was restarted
 print(f"{run.recipe.name}: {run.recipe.summary}\n{recipe.title}, {recipe.licence}\n"
       f"{run.budget.minutes_left:.0f} minutes left")

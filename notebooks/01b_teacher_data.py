@@ -26,7 +26,8 @@
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
-QUESTIONS = ""  # a mix in data_recipes/, or your own file; "" is the recipe's own
+DATA = ""  # a mix in data_recipes/, or your own file; "" is the recipe's own. The same in notebook 1
+SETTINGS = {}  # the same, too
 TEACHER = ""  # "api"; "policy", this run's own model after SFT; or a local model such as "gemma3-12b-it"
 STYLE = ""  # "tags", "scaffold" (IDEA-E's five steps), "steps" (for a small model that knows no tags)
 COUNT = 500  # questions at most
@@ -39,9 +40,6 @@ DOLLARS = 5.0  # what the API may cost in all, and as much again if it is the ju
 PRICE = None  # of a model without a known price: (0.30, 2.50) dollars per million tokens in and out
 MINUTES = 60.0
 
-# %% tags=["clone"]
-SETTINGS = {}  # those of notebook 1
-
 # %%
 # {{setup}}
 
@@ -53,8 +51,8 @@ from reasonkit.data.sources import TeacherFile
 from reasonkit.models.load import load, tokenizer
 from reasonkit.run import open_run
 
-run = open_run(PROFILE, RECIPE, SEED, data=QUESTIONS, settings=SETTINGS)
-recipe = curation.load_data(QUESTIONS or run.recipe.data_for(run.profile))
+run = open_run(PROFILE, RECIPE, SEED, data=DATA, settings=SETTINGS)
+recipe = run.data_recipe(DATA)
 named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
 own = run.profile.larger
 who = TEACHER or (own if "teacher" in run.recipe.shares else "api" if named else "")
@@ -175,8 +173,9 @@ table(["question", "trace", "tries"], shown, f"{len(kept)} traces in all") if sh
 # %% [markdown]
 # ## Hand over
 #
-# Notebook 1 can read the traces in two ways: as one source of a mix in `data_recipes/`, as the recipe `gemmatron` does,
-# or as your own file, with `DATA = "artifacts/teacher/traces.jsonl"`. It cleans them like any other rows.
+# Notebook 1 cleans the traces like any other rows. With the recipe `gemmatron` it reads them by itself, before the rows of
+# its mix or of your own file. With other recipes, set `DATA = "artifacts/teacher/traces.jsonl"` there, or name them as a
+# source of a mix in `data_recipes/`.
 
 # %%
 import json

@@ -52,7 +52,7 @@ SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of
 from dataclasses import replace
 
 import jax
-from reasonkit.data.rows import hold_out_open, read_rows
+from reasonkit.data.rows import hold_out_open, read_rows, without_open
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
@@ -67,7 +67,7 @@ from reasonkit.train.grpo import grpo
 
 # %%
 from reasonkit.judge.cache import CachedJudge
-from reasonkit.judge.exam import anchors, as_begun, examine, without_unfit_judge
+from reasonkit.judge.exam import anchors, as_begun, examine, is_judged, without_unfit_judge
 from reasonkit.judge.judge import JudgeItem
 from reasonkit.judge.open_questions import compare_scores, judge_completions
 from reasonkit.rewards import monitors
@@ -182,7 +182,7 @@ print("\n".join(f"{weight:>5}  {name}" for name, weight in weights.items()))
 # only, and the same solution written twice. A fourth flaw, a false number in the steps, is only reported: a judge that
 # misses it sees whether the work is complete, not whether it is right. If the judge fails, the cell shows the pair it
 # got wrong, and the judge's part of the reward is left out. If it had a weight, the report at the end says so. The other
-# parts still teach. The last figure is the probability that the judge's next token is a rating. If it is low, the
+# parts still teach, on questions with a right answer. The last figure is the probability that the judge's next token is a rating. If it is low, the
 # ratings are unreliable.
 #
 # Then come the judge's prompt for one criterion, and what each part of the reward pays for a worked solution and for its
@@ -190,16 +190,16 @@ print("\n".join(f"{weight:>5}  {name}" for name, weight in weights.items()))
 
 # %%
 pairs = anchors(validation)
-exam = None
-if recipe.uses_judge:
-    begun = run.finished("grpo") or has_steps(run.checkpoints, "grpo")
-    exam = as_begun(examine(judge, pairs), run.stage("grpo") / "exam.json", begun)
+begun = run.finished("grpo") or has_steps(run.checkpoints, "grpo")
+exam = as_begun(examine(judge, pairs), run.stage("grpo") / "exam.json", begun) if recipe.uses_judge else None
 print(exam or "no judge")
 if judge_model and not recipe.judge:
     item = JudgeItem(pairs[0].question, pairs[0].good, pairs[0].rubric)
     print(f"\nWhat it reads, for one criterion:\n{judge.judge.prompts(item)[0]}")
-unfit = exam.fault if exam and any(weight for part, weight in parts if getattr(part, "rowwise", False)) else ""
+unfit = exam.fault if exam and is_judged(parts) else ""
 parts, curriculum = without_unfit_judge(parts, exam), None
+if recipe.uses_judge and not is_judged(parts):
+    train = without_open(train)  # to GRPO their completions would all be alike
 if recipe.curriculum:  # it reads its pass rates from one part
     curriculum, parts = recipe.curriculum(log, parts)
 reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
@@ -251,6 +251,8 @@ report.table(["setting", "value", "why"], [[name, getattr(profile.grpo, name), w
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
+if "adapter" in inputs:  # that in memory may be half trained, if this part was stopped and is run again
+    checkpoints.restore_lora(policy.model, inputs["adapter"])
 evaluate(generate, validation.select(range(1)), 1)  # compiles, so that the next line measures an evaluation's time
 with run.budget.measure("probe"):  # the clock keeps time for those to come
     answers = {"before GRPO": evaluate(generate, validation, profile.eval_batch)}
@@ -260,11 +262,6 @@ if len(open_rows) and not exam.fault:
 probe = monitors.probe(generate, validation, profile.eval_batch, log, profile.probe_every, run.budget.measure)
 watch = monitors.watcher(log)
 
-
-def on_step():
-    for look in (probe, watch, board.update):
-        look()
-
 # %%
 from reasonkit.show.dashboard import Dashboard
 
@@ -273,7 +270,7 @@ board.show()
 if run.begin("grpo", policy.folder, inputs, rewards=weights, code=code, judge=judge.identity if judge else None,
              curriculum=getattr(recipe.curriculum, "__name__", "")):
     result = grpo(policy, plan.policy, train, reward, profile.grpo, run.budget, log, run.checkpoints, SEED,
-                  start, on_step, curriculum)
+                  start, lambda: [look() for look in (probe, watch, board.update)], curriculum)
     run.hand_over("grpo", policy.model, result, inputs, reward=(log.last("reward") or {}).get("mean"),
                   judge_failures=judge.failures if judge else {}, unfit_judge=unfit)
 else:
@@ -323,7 +320,7 @@ if judged and not failed(run.manifest("grpo")):
 answers["after GRPO"] = evaluate(generate, validation, profile.eval_batch)
 run.keep_better("grpo", policy.model, *answers.values())
 left = run.manifest("grpo")  # if the stage was stopped early, this says how to go on
-del policy, judge_model, judge, parts, reward, generate, probe, on_step  # frees the chips for evaluation
+del policy, judge_model, judge, parts, reward, generate, probe, watch  # frees the chips for evaluation
 print(f"adapter of step {left['extra']['checkpoint_step']} in {run.stage('grpo') / 'adapter'}; "
       f"{run.budget.minutes_left:.1f} minutes left")
 run.close()

@@ -39,18 +39,18 @@ SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of
 
 # %%
 from dataclasses import replace
-
 import jax
 from reasonkit.config import STAGES
 from reasonkit.data.rows import read_rows
 from reasonkit.eval.evaluate import compare_paired, evaluate
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.models.load import load
-from reasonkit.models.submission_check import verify_submission
+from reasonkit.models.submission_check import PROMPT_ROOM, ending_turns, load_in_place, verify_submission
 from reasonkit.run import open_run
 from reasonkit.session.manifest import caveats
 from reasonkit.session.run_log import RunLog
 from reasonkit.show import report
+from reasonkit.show.completions import Ask, adapter_in
 from reasonkit.show.figures import dots
 from reasonkit.train import rollout
 
@@ -68,15 +68,20 @@ policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" no
 policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
+# The judges' code loads the adapter onto this model, and places it on the devices that the file names. GRPO with a judge
+# saves from half of the chips, so we save it once more from here. The judges read the names in the last line.
+checkpoints.restore_lora(policy.model, run.stage(trained[-1]) / "adapter")
+checkpoints.save_lora(policy.model, run.checkpoints, checkpoints.next_step(run.checkpoints))
+lora_policy, tokenizer, model_config = policy.model, ending_turns(policy.tokenizer), policy.config
 
 # %% [markdown]
 # ## All stages, the same questions
 #
-# A fresh adapter changes nothing, so the first model we evaluate is the base model. There are four measures:
+# Without its adapter the policy is the base model, which we evaluate first. There are four measures:
 #
 # - **Accuracy:** the answer in the answer tag is right.
-# - **By content:** like accuracy, but without an answer tag we take the last line or number as the answer. The base
-#   model was never trained on the tags, so this is the fair measure for it.
+# - **By content:** what the completion says last is right, in a tag or without one. The base model was never trained on
+#   the tags, so this is the measure to compare with it.
 # - **Format:** every tag appears once, in order, with nothing around them.
 # - **Step accuracy:** the share of reasoning steps that equal the worked solution's step at the same place, as counted
 #   by a program. Only for problems whose solutions are in steps, such as the demo's.
@@ -93,10 +98,12 @@ report.table(["setting", "value", "why"], [
     ["test problems", len(test), "with 1,000 an interval reaches three points to either side, with 200 seven"],
     ["decoding", "greedy", "as the competition's judges decode"],
     ["max_new_tokens", limits["max_new_tokens"], "as in training. A completion that is cut off has no answer"],
-    ["eval_batch", profile.eval_batch, "completions at once. It changes the speed, not the figures"]], "")
+    ["eval_batch", profile.eval_batch, "completions at once. It changes the speed, and figures only by rounding"]], "")
 
 # %%
-results = {"base model": evaluate(generate, test, profile.eval_batch)}
+results = {}
+with adapter_in(policy.model, None):
+    results["base model"] = evaluate(generate, test, profile.eval_batch)
 for stage in trained:
     checkpoints.restore_lora(policy.model, run.stage(stage) / "adapter")
     results[f"after {STAGES[stage].title}"] = evaluate(generate, test, profile.eval_batch)
@@ -183,18 +190,6 @@ report.side_by_side(results)
 report.failure_table(results)
 
 # %% [markdown]
-# ## The judges' loader
-#
-# Finally, a fresh process loads the checkpoint folder the way the competition's template does: the highest step, only
-# the adapter, with the template's sampler and decoding. If the adapter or its completions differ from those we
-# evaluated above, this cell fails.
-
-# %%
-pairs = [(row["question"], row["completion"]) for row in last.samples[:8]]
-print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, model=str(policy.folder),
-                        dtype=profile.dtype, rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
-
-# %% [markdown]
 # ## The report
 #
 # `report.html` collects the tables above in one file, together with the training curves, the judge's scores over time
@@ -204,7 +199,7 @@ print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, 
 for name, result in results.items():
     result.to_json(run.stage("evaluation") / f"{name.replace(' ', '_').lower()}.json")
 run.finish("evaluation", inputs={"test": run.stage("data") / "test.parquet"}, minutes=run.budget.minutes_here,
-           problems=len(test),
+           problems=last.n,
            metrics={name: {"accuracy": result.accuracy, "content": result.content_accuracy, "form": result.format_rate,
                            **({"steps": result.step_accuracy} if "Step accuracy" in measures else {})}
                     for name, result in results.items()})
@@ -214,6 +209,22 @@ rows = [row for log in logs for row in log.read()]
 path = report.write_report(run.folder / "report.html", results, comparisons, manifests, rows,
                            sum(log.skipped for log in logs))
 print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
+
+# %% [markdown]
+# ## The judges' loader
+#
+# Finally, we load the checkpoint as the competition's template does: the highest step, only the adapter, and then the
+# template's sampler and decoding. We do this twice. The first time is in this kernel, onto this model, because that is
+# what the judges do. The second time is in a fresh process on the CPU, where nothing is left from training. If the
+# adapter differs from the one we evaluated, this cell fails. Where this notebook runs on a CPU, too, it also fails if a
+# reply differs.
+
+# %%
+pairs = [(row["question"], row["completion"]) for row in last.samples[:8]]
+judged = {**limits, "max_prompt_length": max(PROMPT_ROOM, limits["max_prompt_length"])}
+print(load_in_place(policy, run.checkpoints, pairs[:2], **judged))
+print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, model=str(policy.folder),
+                        dtype=profile.dtype, rank=profile.lora_rank, alpha=profile.lora_alpha, **judged))
 
 # %% [markdown]
 # ## Ask your model
@@ -232,16 +243,14 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 # ```
 
 # %%
-from reasonkit.show.completions import Ask
-
 ask = Ask(policy.model, generate, {"base model": None, "trained": run.stage(trained[-1]) / "adapter"})
 ask.show(test["question"][0])
 
 # %% [markdown] tags=["clone"]
 # ## Sharing the model
 #
-# The next cell writes the adapter in PEFT's format, which is only a few megabytes, along with a model card made from
-# the manifests. With `MERGED = True` it also writes the whole model for transformers and vLLM, and as GGUF for Ollama
+# The next cell writes the adapter in PEFT's format, some 110 MB for Gemma-3-1B and 170 MB for Gemma-2-2B, along with a
+# model card made from the manifests. With `MERGED = True` it also writes the whole model for transformers and vLLM, and as GGUF for Ollama
 # if llama.cpp's converter is on the PATH. Each card includes the code to run the model.
 
 # %% tags=["clone"]
@@ -265,7 +274,7 @@ from tools import card, export, export_check, publish
 if name := secret("HF_MODEL"):
     print(publish.publish_hub(run.folder / "export" / ("hf" if MERGED else "peft"), name))
 if handle := secret("KAGGLE_MODEL_HANDLE"):
-    flax = export.export_flax(policy, run.folder / "export" / "flax", manifests[-2]["extra"]["checkpoint_step"])
+    flax = export.export_flax(policy, run.folder / "export" / "flax", run.manifest(trained[-1])["extra"]["checkpoint_step"])
     print(export_check.verify_export(flax, lora.fingerprint(policy.model), pairs, model=str(policy.folder),
                                      dtype=profile.dtype, rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
     card.write_card(flax, manifests, export.base_name(policy), run.stage("data") / "README.md")

@@ -82,7 +82,7 @@ def needs(path: Path, text: str, root: Path) -> set[Path]:
     reader = root / "reasonkit/data/readers.py"  # it names the kinds that a gold answer may be found to have
     if path == reader or path.parent == root / "recipes" or root / "data_recipes" in path.parents:
         found |= {root / place.format(word) for word in re.findall(r'"(\w+)"', text) for place in BY_NAME}
-    if path == root / "reasonkit/data/curation.py":  # for a file of one's own
+    if path == root / "reasonkit/data/own_file.py":  # for a file of one's own
         found.add(root / "data_recipes/rubrics/general.toml")
     found = {path for path in found if path.is_file()}
     top = text.split("[[sources]]")[0]  # the domain of a source may have no rubric of its own
@@ -94,8 +94,8 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
     shell = TransformerManager()
     code = "\n".join(shell.transform_cell(cell.source) for cell in cells if cell.cell_type == "code")
     wanted = {root / "reasonkit/__init__.py"}
-    for place, names in (("recipes/{}.py", "RECIPE"), ("data_recipes/{}.toml", "DATA|QUESTIONS")):
-        wanted |= {root / place.format(name) for name in re.findall(rf'^(?:{names}) = "(\w+)"', code, re.M)}
+    for place, name in (("recipes/{}.py", "RECIPE"), ("data_recipes/{}.toml", "DATA")):
+        wanted |= {root / place.format(value) for value in re.findall(rf'^{name} = "(\w+)"', code, re.M)}
     wanted |= needs(root / "notebook.py", code, root)
     found: set[Path] = set()
     while wanted:

@@ -19,9 +19,9 @@ import nbformat
 from build import ROOT, TEMPLATE, notebook_text
 from parameters import BuildError, parameter, parameters
 
+from reasonkit.choices import choose
 from reasonkit.config import models_of
 from reasonkit.models.load import MODELS
-from reasonkit.run import choose
 from reasonkit.session.setup import check_choices, find_recipe
 
 PACKAGES = ("reasonkit", "recipes", "data_recipes", "tools")

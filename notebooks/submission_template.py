@@ -121,17 +121,19 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # %% [markdown]
 # ## What the judges read
 #
-# The prompt and the limits are the same as in training. The assertions fail if the tags differ by even one byte.
+# The prompt and the completion's limit are the same as in training. Questions may be longer: the judges' sampler raises
+# for a prompt that its cache can't hold. The assertions fail if the tags differ by even one byte.
 
 # %%
+from reasonkit.models import submission_check
 from reasonkit.text.tags import TAGS
 
 REASONING_START, REASONING_END = "<reasoning>", "</reasoning>"
 SOLUTION_START, SOLUTION_END = "<answer>", "</answer>"
 PROMPT_TEMPLATE = TAGS.template
-MAX_PROMPT_LENGTH = run.profile.grpo.max_prompt_length
+MAX_PROMPT_LENGTH = max(submission_check.PROMPT_ROOM, run.profile.grpo.max_prompt_length)
 MAX_GENERATION_STEPS = run.profile.grpo.max_new_tokens
-INF_TEMPERATURE, INF_TOP_K, INF_TOP_P = 0, 1, None
+INF_TEMPERATURE, INF_TOP_K, INF_TOP_P = None, 1, None
 CKPT_DIR = str(run.checkpoints)
 assert (REASONING_START, REASONING_END) == (TAGS.reasoning_start, TAGS.reasoning_end)
 assert (SOLUTION_START, SOLUTION_END) == (TAGS.answer_start, TAGS.answer_end)
@@ -145,10 +147,10 @@ assert (SOLUTION_START, SOLUTION_END) == (TAGS.answer_start, TAGS.answer_end)
 # %% [markdown]
 # ## What the judges load
 #
-# These are the policy with its adapter, its tokenizer and its configuration, under the names that the template expects.
+# `lora_policy`, `tokenizer` and `model_config` are the policy with its adapter, its tokenizer and its configuration. Part
+# 3 bound them as soon as training was over. This tokenizer's end of sequence is `<end_of_turn>`, where the policy stops.
 
 # %%
-lora_policy, tokenizer, model_config = policy.model, policy.tokenizer, policy.config
 print(f"checkpoints in {CKPT_DIR}, generation of up to {MAX_GENERATION_STEPS} tokens, temperature {INF_TEMPERATURE}")
 
 # %% [markdown]
@@ -165,8 +167,8 @@ unrestricted_kaggle_model = None
 #
 # - No cell needs a key, and nothing a model writes is ever executed.
 # - After an interruption in the same session, just run the notebook again. It reads finished stages back and resumes an
-#   unfinished one from its last checkpoint. In a new session, first add the earlier version's output as an input and
-#   copy it back: `!cp -r /kaggle/input/NAME/artifacts .`
+#   unfinished one from its last checkpoint. In a new session, first add the earlier version's output as an input. The
+#   check in the setup cells then finds it and says how to copy it back.
 #
 # ## References
 #

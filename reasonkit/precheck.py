@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
 from IPython.display import display
 
+from reasonkit.choices import choose, data_lengths
 from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_recipe, models_of
-from reasonkit.data.curation import load_data, used_sources
+from reasonkit.data.curation import used_sources
 from reasonkit.data.filters import Ledger
 from reasonkit.data.sources import TeacherFile
 from reasonkit.models import load, placement
 from reasonkit.models.load import MODELS
 from reasonkit.models.mesh import check_divides, use_virtual_devices
-from reasonkit.run import Run, artifacts, choose, data_lengths
+from reasonkit.run import Run, artifacts, identify
 from reasonkit.session import manifest as manifests
+from reasonkit.session.files import RecordError, read
+from reasonkit.session.records import Manifest, RunFile
 from reasonkit.session.secrets import kaggle_login, secret
 from reasonkit.session.setup import CHOOSE, check_choices, find_recipe, value_of
 from reasonkit.session.time_budget import BudgetError, TimeBudget
@@ -68,14 +73,16 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
         rows.append([name, value, "this cell" if name in chosen else found])
     display(table(["choice", "value", "set by"], rows, "All notebooks of a run must choose the same."))
     left = [name for name in plan.stages if not (artifacts() / name / manifests.MANIFEST).exists()]
-    models = models_of(fitted, plan, left)
+    # a finished stage is read back, and its notebook loads its models for that
+    ahead = plan.stages if stage in ("data", "teacher") else plan.stages[plan.stages.index(stage):]
+    models = models_of(fitted, plan, ahead)
     key = _key(fitted) if "judge" in models and "reward_model" not in left and not plan.judge else None
     if key:
         models.pop("judge")
     writer = {name: load.locate(name) for role, name in models.items() if role == "writer"}
     models = {role: name for role, name in models.items() if role != "writer"}
     lines = [*_machine(fitted, left, models), *_models(dict.fromkeys(models.values())), *_session(fitted),
-             *_sources(fitted, plan, data, stage, left)]
+             *_earlier(identify(profile, recipe, seed, chosen), left), *_sources(fitted, plan, data, stage, left)]
     lines += [(name, str(folder or f"not here: attach {MODELS[name].handle}, unless TEACHER names another"), "")
               for name, folder in writer.items() if name not in models.values()]
     if key:
@@ -175,15 +182,33 @@ def _session(profile: Profile) -> Lines:
         yield "minutes", f"{profile.minutes:g}", str(error)
 
 
+def _earlier(identity: Mapping[str, Any], left: Sequence[str]) -> Lines:
+    """The stages that are done, and an attached run that could be gone on with: the same choices, and no run here."""
+    folder, inputs = artifacts(), Path(os.environ.get(*load.INPUTS))
+    for name in (stage for stage in STAGES if STAGES[stage].trains and stage not in left):
+        with contextlib.suppress(RecordError):
+            steps, ending = manifests.progress(read(folder / name / manifests.MANIFEST, Manifest, "").model_dump())
+            yield STAGES[name].title, f"finished: {steps} steps, ended by {ending}", ""
+    if (folder / "run.json").exists():
+        return
+    for path in sorted(found for depth in range(6) for found in inputs.glob("*/" * depth + "artifacts/run.json")):
+        with contextlib.suppress(RecordError):
+            if read(path, RunFile, "").model_dump(exclude_unset=True) == identity:
+                yield "an earlier run", str(path.parent), (
+                    f"to go on with it, put `!cp -r {path.parent} {folder}` in a cell above this one. To begin anew, "
+                    "remove that input or choose another SEED")
+
+
 def _sources(profile: Profile, recipe: Recipe, data: str | None, stage: str, left: Sequence[str]) -> Lines:
     """What a teacher has yet to write in this run is not asked for. Nothing is if notebook 1 has made its rows."""
     if data is None:
         return
     try:
         notes = Ledger()
-        found = load_data(data or recipe.data_for(profile))
+        run = Run(profile, recipe, 0, artifacts(), TimeBudget())
+        found = run.data_recipe(data)
         with contextlib.redirect_stdout(None):
-            made = stage != "teacher" and Run(profile, recipe, 0, artifacts(), TimeBudget()).data_is_made(found)
+            made = stage != "teacher" and run.data_is_made(found)
         if made:
             yield "data", "made in an earlier session", ""
             return

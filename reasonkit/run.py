@@ -5,35 +5,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
-from reasonkit.data.curation import load_data
+from reasonkit.choices import settle
+from reasonkit.config import STAGES, Profile, Recipe
+from reasonkit.data.own_file import load_data
 from reasonkit.data.sources import DataRecipe, File
 from reasonkit.eval.evaluate import EvalResult, compare_paired
 from reasonkit.judge.rubric import DOMAINS
 from reasonkit.models.checkpoints import latest_step, next_step, restore_lora, save_lora
 from reasonkit.models.distributed import agree_on_end, is_main_process, on_main_process
-from reasonkit.models.load import MODELS
 from reasonkit.models.mesh import use_virtual_devices
 from reasonkit.session import manifest as manifests
-from reasonkit.session.files import RecordError, read, write_atomic
+from reasonkit.session.files import read, write_atomic
 from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
 from reasonkit.session.manifest import base_sha256, file_sha256, prompt_hash
-from reasonkit.session.records import Manifest, RunFile
+from reasonkit.session.records import RunFile
 from reasonkit.session.run_log import NullLog, RunLog, earlier_minutes
-from reasonkit.session.setup import change, check_choices, find_recipe, suggest
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
 from reasonkit.train.loop import BEGUN, StageResult, has_steps
@@ -72,6 +70,9 @@ class Run:
     def finished(self, stage: str) -> bool:
         return (self.stage(stage) / manifests.MANIFEST).exists()
 
+    def begun(self, stage: str) -> bool:
+        return (self.stage(stage) / manifests.ASKED).exists()
+
     def manifest(self, stage: str) -> dict:
         """The manifest that a stage left. Raises ManifestError as `read_manifest` and `check_adapter` do, also for the
         data of notebook 1."""
@@ -89,6 +90,8 @@ class Run:
         found = {"train": self.stage("data") / "train.parquet"}
         if before := self.recipe.before(stage):
             self.manifest(before)
+            if stage == "grpo" and "reward_model" in self.recipe.shares:
+                self.manifest("reward_model")  # its inputs have the adapter whose completions it learned from
             found["adapter"] = self.stage(before) / "adapter"
         return found
 
@@ -96,12 +99,19 @@ class Run:
         """The adapter's shape for the manifest of a stage that trains or evaluates it, else None."""
         return self.lora if stage == "evaluation" or STAGES[stage].trains else None
 
+    def data_recipe(self, data: str) -> DataRecipe:
+        """The data recipe `data`, "" for the recipe's own, with the traces of this run's notebook 1b where it reads
+        some. Raises as `load_data` does."""
+        return load_data(data or self.recipe.data_for(self.profile), self.stage("teacher") / "traces.jsonl",
+                         "teacher" in self.recipe.shares)
+
     def data_asked(self, recipe: DataRecipe) -> dict[str, Any]:
-        """What the rows of notebook 1 depend on, beside the seed, the code, and what the hub has of a branch today."""
+        """What the rows of notebook 1 depend on, beside the seed, the code, and what the hub has of a branch today.
+        Where a file lies is none of it, because an attached one may be mounted elsewhere on another day."""
         files = {source.name: Path(source.path).expanduser() for source in recipe.sources if isinstance(source, File)}
-        grpo = self.profile.grpo
+        grpo, text = self.profile.grpo, recipe.model_dump_json(exclude={"sources": {"__all__": {"path"}}})
         return manifests.plain({
-            "recipe": hashlib.sha256(recipe.model_dump_json().encode()).hexdigest(), "rows": self.profile.rows,
+            "recipe": hashlib.sha256(text.encode()).hexdigest(), "rows": self.profile.rows,
             "lengths": [grpo.max_prompt_length, grpo.max_new_tokens], "rubrics": file_sha256(DOMAINS),
             "files": {name: file_sha256(path) for name, path in files.items() if path.is_file()}}, "asked")
 
@@ -118,7 +128,7 @@ class Run:
             return False
         then = found["extra"].get("asked")
         changed = manifests.differences(then, self.data_asked(recipe)) if then else []
-        begun = any((self.stage(stage) / manifests.ASKED).exists() for stage in self.recipe.trained)
+        begun = any(map(self.begun, self.recipe.trained))
         if changed and begun:
             raise manifests.ManifestError(
                 f"{self.stage('data')} has the rows that this run was begun with, and others are asked for now: "
@@ -153,7 +163,10 @@ class Run:
         manifests.check_begun(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), removed,
                               write=is_main_process())
         if finished and is_main_process():
-            print(manifests.describe_finished(self.folder, self.manifest(stage)))
+            after = self.recipe.trained[self.recipe.trained.index(stage) + 1:]
+            print(manifests.describe_finished(self.folder, self.manifest(stage), not any(map(self.begun, after))))
+        if not finished and stage in self.recipe.shares:  # its manifest may have been deleted since the run was opened
+            self.budget.shares.setdefault(stage, self.recipe.shares[stage])
         return not finished
 
     def hand_over(self, stage: str, model, result: StageResult, inputs: Mapping[str, Path], **metrics) -> None:
@@ -200,37 +213,6 @@ class Run:
             lora=self._lora_of(stage), minutes=minutes + earlier_minutes(self.log(stage), stage), extra=extra)
 
 
-def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: Mapping[str, int]) -> Profile:
-    """The profile changed by the recipe, then by the lengths of its data, then by the checked settings. A teacher that
-    the policy cannot learn from gives way to the profile's judge, unless it was asked for.
-
-    Raises ValueError for a model that is unknown or not of the same kind as the profile's own, and for a teacher of
-    another family than the policy's, because its tokens are others.
-    """
-    chosen = change(adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths), settings)
-    for role in ("policy", "judge"):
-        own, name = getattr(PROFILES[profile], role), getattr(chosen, role)
-        if name not in MODELS and not Path(name).is_dir():
-            raise ValueError(f"{role}={name!r} is neither a folder nor a known model: {suggest(name, MODELS)}")
-        if name in MODELS and bool(MODELS[name].asset) != bool(MODELS[own].asset):
-            raise ValueError(f"{role}={name!r} does not go with the profile {profile!r}, whose lengths and learning "
-                             f"rates are for {own}: choose the profile for it (tiny models: cpu; others: kaggle, "
-                             "colab, gpu), or another model")
-    if "distill_teacher" not in settings and not _same_tokens(chosen.policy, chosen.teacher):
-        chosen = replace(chosen, distill=replace(chosen.distill, teacher="" if chosen.toy else chosen.larger))
-    if "distill" in recipe.shares and not _same_tokens(chosen.policy, chosen.teacher):
-        raise ValueError(f"the teacher {chosen.teacher!r} splits text into other tokens than the policy "
-                         f"{chosen.policy!r}: set distill_teacher to one of "
-                         f"{', '.join(name for name in MODELS if _same_tokens(chosen.policy, name))}")
-    return chosen
-
-
-def _same_tokens(policy: str, teacher: str) -> bool:
-    """Whether two models are of one family, as far as their names tell. A folder's is not known before it is loaded."""
-    known = [MODELS[name] for name in (policy, teacher) if name in MODELS]
-    return len({(source.family, bool(source.asset)) for source in known}) < 2
-
-
 def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = None, data: str | None = None,
              settings: Mapping[str, Any] | None = None) -> Run:
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
@@ -242,10 +224,9 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     `check_choices` and `choose` do, also for a folder that holds another run. Raises FolderInUseError as `lock_run`.
     """
     folder = artifacts(folder)
-    settings, plan, chosen = _check(profile, recipe, seed, settings or {}, folder, data)
+    settings, plan, chosen = settle(profile, recipe, seed, settings or {}, folder, data)
     free_last_error()
-    kept = {name: value for name, value in settings.items() if name not in FREE}
-    identity = {"profile": profile, "recipe": recipe, "seed": seed} | ({"settings": kept} if kept else {})
+    identity = identify(profile, recipe, seed, settings)
     path = manifests.check_identity(folder, identity)
     if chosen.devices:
         use_virtual_devices(chosen.devices)
@@ -265,6 +246,12 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     return Run(chosen, plan, seed, folder, budget)
 
 
+def identify(profile: str, recipe: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says: the choices that are the same in all sessions of a run."""
+    kept = {name: value for name, value in settings.items() if name not in FREE}
+    return {"profile": profile, "recipe": recipe, "seed": seed} | ({"settings": kept} if kept else {})
+
+
 def read_run(folder: Path | str | None = None) -> Run:
     """The run in `folder` (default: as `open_run`), to read from: no lock, no clock, and no file is changed.
 
@@ -272,27 +259,10 @@ def read_run(folder: Path | str | None = None) -> Run:
     """
     folder = artifacts(folder)
     found = read(folder / "run.json", RunFile, "give the folder of a run, which its notebooks call artifacts")
-    _, plan, chosen = _check(**found.model_dump(), folder=folder, data=None)
+    _, plan, chosen = settle(**found.model_dump(), folder=folder, data=None)
     return Run(chosen, plan, found.seed, folder, TimeBudget())
-
-
-def _check(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], folder: Path,
-           data: str | None) -> tuple[dict[str, Any], Recipe, Profile]:
-    """The checked settings, the recipe, and the profile that follows from these and the data."""
-    settings, plan = check_choices(profile, recipe, seed, settings), find_recipe(recipe)
-    lengths = data_lengths(folder, data, plan.data_for(PROFILES[profile]))
-    return settings, plan, choose(profile, plan, settings, lengths)
 
 
 def artifacts(folder: Path | str | None = None) -> Path:
     """The folder of the run's artifacts."""
     return Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()
-
-
-def data_lengths(folder: Path, data: str | None, own: str) -> Mapping[str, int]:
-    """The lengths in tokens that `data` asks for. "" is the mix `own`, and None whatever notebook 1 has used."""
-    path = folder / "data" / manifests.MANIFEST
-    if data is None and path.is_file():
-        with contextlib.suppress(RecordError):  # `Run.manifest` says what is wrong with it
-            return read(path, Manifest, "").extra.lengths
-    return load_data(data or own).lengths

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reasonkit.data.curation import curate, load_data
+from reasonkit.data.curation import curate
+from reasonkit.data.own_file import load_data
 from reasonkit.models import load
 from reasonkit.session.setup import check_choices
 

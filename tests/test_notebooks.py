@@ -258,16 +258,23 @@ def test_a_finished_stage_is_read_back_and_not_trained_again(finished):
     assert (finished / "artifacts/grpo/log.jsonl").read_bytes() == before
 
 
-def test_yesterdays_output_attached_as_an_input_goes_on_today(finished, tmp_path):
-    """By the command that the docs give, on an emulated mount. Only the evaluation is left to do."""
+@pytest.mark.parametrize("mount", ["NOTEBOOK", "notebooks/someone/show-your-work"])
+def test_yesterdays_output_attached_as_an_input_goes_on_today(finished, tmp_path, mount):
+    """By the cell that the docs give, on both of Kaggle's mounts. Only the evaluation is left to do. Without that cell
+    the check stops, and says what to do."""
     page = (ROOT / "docs/troubleshooting.md").read_text()
-    (command,) = re.findall(r"`!(cp -r /kaggle/input/NOTEBOOK/artifacts \.)`", page)
-    kept, today = tmp_path / "kaggle/input/NOTEBOOK/artifacts", tmp_path / "working"
+    (cell,) = re.findall(r"Continue tomorrow.*?```py\n(.*?)```", page, re.DOTALL)
+    kept, today = tmp_path / "kaggle/input" / mount / "artifacts", tmp_path / "working"
     shutil.copytree(finished / "artifacts", kept, ignore=shutil.ignore_patterns("evaluation", "report.html"))
     ledger = json.loads((kept / "ledger.json").read_text())
     (kept / "ledger.json").write_text(json.dumps({**ledger, "boot_id": "of yesterday"}))
     today.mkdir()
-    subprocess.run(command.replace("/kaggle", str(tmp_path / "kaggle")).split(), cwd=today, check=True)
+    done = execute("04_evaluation.py", today, ROOT, REASONKIT_INPUTS=str(tmp_path / "kaggle/input"))
+    assert done.returncode == 1
+    assert f"put `!cp -r {kept} {today / 'artifacts'}` in a cell above" in done.stdout + done.stderr
+    if mount == "NOTEBOOK":
+        return
+    subprocess.run([sys.executable, "-c", cell.replace("/kaggle", str(tmp_path / "kaggle"))], cwd=today, check=True)
     done = execute("04_evaluation.py", today, ROOT)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert json.loads((today / "artifacts/ledger.json").read_text())["boot_id"] != "of yesterday", "the clock went on"

@@ -11,7 +11,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from reasonkit import precheck as module
-from reasonkit.data.curation import load_data
+from reasonkit.data.own_file import load_data
 from reasonkit.models import mesh
 from reasonkit.models.load import ASSETS, MODELS
 from reasonkit.models.mesh import plan_mesh
@@ -218,6 +218,9 @@ def test_an_evaluation_needs_no_judge_and_runs_in_the_reserve(shown, monkeypatch
     (tmp_path / "artifacts/grpo").mkdir(parents=True)
     (tmp_path / "artifacts/grpo/manifest.json").write_text("{}")
     precheck("smoke", "g_rar", 0, {})
+    assert "tiny-judge" in shown, "its notebook reads the stage back, and loads the judge for that"
+    shown.clear()
+    precheck("smoke", "g_rar", 0, {}, stage="evaluation")
     assert "tiny-policy" in shown and "tiny-judge" not in shown and "there is no local judge" in shown["memory"][0]
     accelerators(monkeypatch, "gpu", 1)
     monkeypatch.setattr(module.placement, "plan", lambda profile, devices, judge: plan_mesh(devices, judge=judge))

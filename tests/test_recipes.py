@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from reasonkit import choices
 from reasonkit import run as run_module
 from reasonkit.config import PROFILES, STAGES, adapt_to_lengths
 from reasonkit.data import problems
@@ -343,7 +344,7 @@ def test_a_stage_begins_with_what_the_one_before_left_and_gets_its_share_of_the_
 def test_data_has_lengths_of_its_own_for_every_notebook(tmp_path, monkeypatch):
     """Notebook 1 takes the data by its name. The later ones take what its manifest says."""
     asked = {"prompt": 512, "completion": 700}
-    monkeypatch.setattr(run_module, "load_data",
+    monkeypatch.setattr(choices, "load_data",
                         lambda name: SimpleNamespace(lengths={"mine": asked, "tiny_mix": {}}[name]))
 
     def opened(data=None):

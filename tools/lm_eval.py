@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test = read_rows(run.stage("data") / "test.parquet")
     if options.data:
         limit = policy.tokenizer, limits.max_prompt_length
-        splits, ledger = curation.curate(curation.load_data(options.data), {"test": ROWS}, run.seed, *limit)
+        splits, ledger = curation.curate(run.data_recipe(options.data), {"test": ROWS}, run.seed, *limit)
         fitting = filters.screen(splits, *limit, ledger)["test"]
         test = unseen(fitting, read_rows(run.stage("data") / "train.parquet"))
         print(f"{len(fitting) - len(test)} of {len(fitting)} problems left out: the training data has them")

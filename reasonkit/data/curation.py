@@ -1,8 +1,8 @@
 """From a data recipe to splits: read the sources, clean, deduplicate, decontaminate, and deal by weight.
 
-Entry points: `load_data`, for a recipe by name or a file of your own, and `curate`. The same recipe, sizes and seed
-give the same rows. Open rows have no gold answer. They are for training only, because no program can score them. Where
-a source runs short, others of its domain make up for it, and then other domains.
+Entry point: `curate`. The same recipe, sizes and seed give the same rows. Open rows have no gold answer. They are for
+training only, because no program can score them. Where a source runs short, others of its domain make up for it, and
+then other domains.
 """
 
 from __future__ import annotations
@@ -10,64 +10,20 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from datasets import Dataset
 
 from reasonkit.data import problems
 from reasonkit.data.filters import Ledger, Row, find_contaminated, gold_row_fault, near_duplicates, repair, text_fault
 from reasonkit.data.loading import open_rows, reach
-from reasonkit.data.problems import SPLITS, family_rows, fill_rubric, load_recipe
+from reasonkit.data.problems import SPLITS, family_rows, fill_rubric
 from reasonkit.data.readers import Refused, passes, read_row
-from reasonkit.data.router import find_task, route
+from reasonkit.data.router import GENERAL, find_task, route
 from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
-from reasonkit.data.sources import OWN, ROUTED, DataRecipe, Family, Hub, OwnFile, Source, SourceError, Split
+from reasonkit.data.sources import ROUTED, DataRecipe, Family, Hub, OwnFile, Source, SourceError
 from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
 
 EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
-GENERAL = "general"  # the domain of a question that belongs to no other
-# What the columns of a file of one's own may be called, in lower case. The first one that is there is taken.
-OWN_COLUMNS = {
-    "question": ("question", "prompt", "problem", "instruction", "input", "query"),
-    "answer": ("answer", "target", "gold", "label", "output", "response"),
-    "reasoning": ("reasoning", "rationale", "explanation", "solution", "steps"),
-    "options": ("options", "choices"),
-    "difficulty": ("difficulty", "level"),
-    **{name: (name,) for name in ("kind", "domain", "task", "rubric")},  # as in the files that the kit writes
-}
-
-
-def load_data(data: str) -> DataRecipe:
-    """A data recipe: `data_recipes/<data>.toml`, or one made for a file of your own (.csv, .jsonl, .json, .parquet).
-
-    Raises ValueError as `load_recipe` does, and SourceError as `own_recipe` does.
-    """
-    return load_recipe(data) if Path(data).suffix in ("", ".toml") else own_recipe(Path(data))
-
-
-def own_recipe(path: Path) -> DataRecipe:
-    """A data recipe for a file of your own. Columns are recognised by their names (`OWN_COLUMNS`), and the kind of each
-    answer by its text. The domain of each question is found by its words, unless a rubric has the file's name. 80 % of
-    the questions are for training, 10 % each for validation and test.
-
-    Raises SourceError for a file that can't be read, has no row, or has no column for the question.
-    """
-    domain = path.stem if (DOMAINS / f"{path.stem}.toml").is_file() else ROUTED
-    given = {"name": path.stem, "from": "file", "path": str(path), "domain": domain}
-    first = next(open_rows(OwnFile.model_validate(given))[0], None)
-    if first is None:
-        raise SourceError(f"{path} has no row: give it at least one")
-    found = {name.strip().lower(): name for name in first}
-    columns = {ours: "{" + found[name] + "}" for ours, names in OWN_COLUMNS.items()
-               if (name := next((name for name in names if name in found), None))}
-    if "question" not in columns:
-        raise SourceError(f"{path} has the columns {', '.join(first)}, and none is a question: rename one to 'question'"
-                          ", and the right answer's to 'answer', with a comma between the cells of a CSV")
-    source = OwnFile.model_validate({**given, "columns": columns})
-    mapping = ", ".join(f"{ours} from {column}" for ours, column in columns.items())
-    return DataRecipe.model_construct(
-        name=path.stem, title=f"{path.name} ({mapping})", licence=OWN, sources=[source],
-        split=Split(train=80, validation=10, test=10), rubric=load_domain(GENERAL).rubric)
 
 
 def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=None,

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from reasonkit.judge.rubric import DOMAINS, load_domain
 
+GENERAL = "general"  # the domain of a question that belongs to no other
 NEEDED = 2  # different words of a domain, and more than of any other
 ASKED = "question answering"
 TASKS = {"choice": "exam", "number": "word problem", "expression": "calculation", "plan": "planning"}  # by the kind

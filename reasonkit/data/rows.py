@@ -108,6 +108,15 @@ def hold_out_open(rows: Dataset, most: int) -> tuple[Dataset, Dataset]:
     return rows.select([n for n in range(len(rows)) if n not in held]), rows.select(sorted(held))
 
 
+def without_open(rows: Dataset) -> Dataset:
+    """The rows with a right answer, or all of them if none has one. Prints how many are left out."""
+    kept = [n for n, kind in enumerate(rows["kind"]) if kind != OPEN]
+    if not kept or len(kept) == len(rows):
+        return rows
+    print(f"{len(rows) - len(kept)} of {len(rows)} questions are open and left out: no judge's part has a weight")
+    return rows.select(kept)
+
+
 def without_terse(rows: Dataset) -> Dataset:
     """The worked rows whose reasoning shows some work, as far as `missing_work` can tell."""
     def shows_work(row: dict[str, str]) -> bool:

@@ -129,7 +129,7 @@ class Provenance(Written):
 
 
 class OwnFile(File):
-    """A file that no recipe lists (`curation.own_recipe`)."""
+    """A file that no recipe lists (`own_file.own_recipe`)."""
 
     licence: Text = OWN
     address: str = ""

@@ -1,8 +1,8 @@
 """Scores one greedy completion per problem, says how certain the scores are, and compares two results.
 
 Entry points: `evaluate`, `compare_paired`, `EvalResult`. The statistics are in `intervals`. A completion is *correct*
-if the answer in its tag is right. Without an answer tag it may still be right *by content*: what it says last must be
-right. Step accuracy is our own measure, computed by a program.
+if the answer in its tag is right. *By content* it is right if what it says last is, in a tag or without one. Step
+accuracy is our own measure, computed by a program.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from reasonkit.text.tags import STOP_MARKERS, TAGS
 
 _FIELDS = ("correct", "content", "format_ok", "steps")
 _NUMBER = re.compile(r"-?[0-9][0-9,]*+(?:[./][0-9]++)?")
+_MARKED = re.compile(r"\$([^$\n]++)\$|\\\(([^\n]+?)\\\)|\*\*([^*\n]++)\*\*")  # a formula, or bold words
 
 
 class Interval(NamedTuple):
@@ -98,7 +99,7 @@ class EvalResult:
 
     @property
     def content_accuracy(self) -> Interval:
-        """The share of problems with a right answer in a tag or, without a tag, in what the completion says last."""
+        """The share of problems with a right answer in what the completion says last, in a tag or without one."""
         return self._mean("content")
 
     @property
@@ -236,24 +237,28 @@ def _score(row: dict[str, str], completion: str) -> dict[str, Any]:
     return {"id": row["id"], "family": row["family"], "kind": row["kind"], "question": row["question"],
             "gold": row["answer"], "completion": completion, "answer": answer, "format_ok": bool(parsed.ok),
             "correct": bool(correct),
-            "content": bool(correct) if answer is not None else _content(completion, row["answer"], row["kind"]),
+            "content": bool(correct) or _content(completion, answer, row["answer"], row["kind"]),
             # prose is one step, which no other wording equals
             "steps": step_accuracy(parsed.reasoning, row["reasoning"]) if len(_steps(row["reasoning"])) > 1 else None,
             "failures": failures}
 
 
-def _content(completion: str, gold: str, kind: str) -> bool:
-    """Whether a completion without an answer in the tag is right: the text after the last tag, its last line or its
-    last number, like lm-evaluation-harness's "flexible-extract". Reasoning that was cut off has no answer."""
+def _content(completion: str, answer: str | None, gold: str, kind: str) -> bool:
+    """Whether what a completion says last is right, like lm-evaluation-harness's "flexible-extract". It reads the text
+    of the answer tag or, without one, the text after the last tag, in the same way. So writing the tags changes
+    nothing. Tried are the whole text, its last line, what stands there after a colon or "is", and the last formula,
+    bold words and number. Reasoning that was cut off has no answer."""
     *_, last = None, *TAGS.tag.finditer(completion)
-    if last and not last["slash"]:
+    if answer is None and last and not last["slash"]:
         return False
-    text = completion[last.end():] if last else completion
+    text = answer if answer is not None else completion[last.end():] if last else completion
     for marker in STOP_MARKERS:
         text = text.replace(marker, "")
-    lines = [line for line in text.splitlines() if line.strip()]
-    numbers = _NUMBER.findall(text) if kind == "number" else []
-    return any(check(words, gold, kind).correct for words in (text, *lines[-1:], *numbers[-1:]))
+    line = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    said = [text, line, *(line.rpartition(mark)[2].rstrip(" .") for mark in (":", " is ", " are ")),
+            *(next(filter(None, found)) for found in _MARKED.findall(text)[-1:]),
+            *(_NUMBER.findall(text)[-1:] if kind == "number" else ())]
+    return any(check(words, gold, kind).correct for words in dict.fromkeys(said))
 
 
 def _steps(text: str) -> list[str]:

@@ -147,6 +147,11 @@ def as_begun(exam: Exam, path: Path, begun: bool) -> Exam:
     return exam
 
 
+def is_judged(parts: Sequence[tuple[Any, float]]) -> bool:
+    """Whether a part of a reward that a judge scores has a weight."""
+    return any(weight for part, weight in parts if getattr(part, "rowwise", False))
+
+
 def without_unfit_judge(parts: Sequence[tuple[Any, float]], exam: Exam | None) -> list[tuple[Any, float]]:
     """The parts of a reward with their weights, without those that a judge scores if it failed its exam.
 

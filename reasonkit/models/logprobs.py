@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft.utils import make_causal_attn_mask
 
 from reasonkit.config import Profile
-from reasonkit.judge.judge import RATINGS, LocalJudge, ending_for
+from reasonkit.judge.judge import RATINGS, LocalJudge, is_chat
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.mesh import check_divides
 
@@ -251,4 +251,4 @@ def rating_logprobs(
 def local_judge(judge_model: LoadedModel, mesh: Mesh, profile: Profile, folder: Path) -> LocalJudge:
     """The judge of a recipe that chooses no other (`config.Recipe.judge`). It needs no `folder`."""
     rate = rating_logprobs(judge_model, mesh, RATINGS, profile.judge_max_length, profile.judge_batch)
-    return LocalJudge(rate, judge_model.name, ending_for(judge_model.name))
+    return LocalJudge(rate, judge_model.name, is_chat(judge_model.name))

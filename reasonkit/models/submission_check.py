@@ -1,12 +1,13 @@
-"""Loads a checkpoint as the judges will, in a fresh process, and checks that it is what was trained.
+"""Loads a checkpoint as the judges will, and checks that it is what was trained.
 
-`verify_submission` runs `python -m reasonkit.models.submission_check`, which does what the competition's template does.
-It compares the adapter, and the replies where the notebook runs on a CPU too. The process stays on the CPU, because
-another process holds the accelerator.
+`load_in_place` does what the competition's template does to the notebook's own objects. `verify_submission` does it in
+a fresh process (`python -m reasonkit.models.submission_check`). That one stays on the CPU, because the notebook holds
+the accelerator, so it compares replies only where the notebook runs on a CPU, too.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -16,19 +17,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import qwix
 from flax import nnx
 from tunix.generate.sampler import CacheConfig, Sampler
 
 from reasonkit.models.checkpoints import steps_in, strays
-from reasonkit.models.load import LoadedModel, load
+from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import LORA_MODULES, fingerprint
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 
-INF_TEMPERATURE, INF_TOP_K, INF_TOP_P, SEED = 0, 1, None, 42
+INF_TEMPERATURE, INF_TOP_K, INF_TOP_P, SEED = None, 1, None, 42  # the template's. Without a temperature it is greedy
 SPARE_CACHE = 256  # the template's cache is prompt + generation + 256
+PROMPT_ROOM = 1024  # tokens: the template's sampler raises for a prompt that its cache can't hold
+PATIENCE = 1800  # seconds for a process to load a model on the CPU
+DIFFERENT = ("step {step} in {folder} is not the adapter that was evaluated: a later save outranks it, or the last one "
+             "is missing; save the evaluated adapter under a higher step")
 
 
 class SubmissionError(RuntimeError):
@@ -43,33 +49,74 @@ def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: st
     provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
     lora_policy = qwix.apply_lora_to_model(base.model, provider, rngs=nnx.Rngs(0), **base.model.get_model_input())
     lora_policy.lora_alpha = float(alpha)  # as `add_lora` does
-    step = max(int(path.name) for path in actor.iterdir() if path.name.isdigit())
     state = nnx.state(lora_policy, nnx.LoRAParam)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-    nnx.update(lora_policy, ocp.StandardCheckpointer().restore(actor / str(step) / "model_params", target=abstract))
-    return replace(base, model=lora_policy), step
+    return replace(base, model=lora_policy), _restore(lora_policy, actor, abstract)
 
 
-def replies_as_judges(policy: LoadedModel, questions: Sequence[str], max_prompt_length: int,
-                      max_new_tokens: int) -> list[str]:
+def _restore(model: nnx.Module, actor: Path, abstract: nnx.State) -> int:
+    """Restore the highest step as the template does, and return it."""
+    step = max(int(path.name) for path in actor.iterdir() if path.name.isdigit())
+    nnx.update(model, ocp.StandardCheckpointer().restore(actor / str(step) / "model_params", target=abstract))
+    return step
+
+
+def ending_turns(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy whose end of sequence is <end_of_turn>. Our policies end with that. Given no stop tokens, Tunix's sampler
+    stops at the end of sequence and nowhere else."""
+    made = copy.copy(tokenizer)
+    made.eos_id = lambda: tokenizer.end_of_turn
+    return made
+
+
+def replies_as_judges(policy: LoadedModel, questions: Sequence[str], max_prompt_length: int, max_new_tokens: int,
+                      **stop: Sequence[int]) -> list[str]:
     """The greedy replies, by Tunix's sampler with one prompt at a time, and the template's cache size and decoding."""
     config, tokenizer = policy.config, policy.tokenizer
     sampler = Sampler(policy.model, tokenizer, CacheConfig(
         cache_size=max_prompt_length + max_new_tokens + SPARE_CACHE, num_layers=config.num_layers,
         num_kv_heads=config.num_kv_heads, head_dim=config.head_dim))
-    with make_mesh(jax.devices()[:1], 1, 1):
-        return [sampler([TAGS.template.format(question=question)], max_generation_steps=max_new_tokens,
-                        max_prompt_length=max_prompt_length, temperature=INF_TEMPERATURE, top_k=INF_TOP_K,
-                        top_p=INF_TOP_P, seed=SEED, eos_tokens=list(tokenizer.stop_ids)).text[0]
-                for question in questions]
+    return [sampler([TAGS.template.format(question=question)], max_generation_steps=max_new_tokens,
+                    max_prompt_length=max_prompt_length, temperature=INF_TEMPERATURE, top_k=INF_TOP_K,
+                    top_p=INF_TOP_P, seed=SEED, **stop).text[0]
+            for question in questions]
+
+
+def load_in_place(policy: LoadedModel, ckpt_dir: Path, samples: Sequence[tuple[str, str]], *, max_prompt_length: int,
+                  max_new_tokens: int) -> str:
+    """Restore the highest step onto the notebook's own policy, and answer, as the template does. It gives no sharding,
+    so orbax puts each array on the devices that the file names, which must be the policy's. It may give no stop tokens,
+    so the policy's tokenizer must end where the policy does (`ending_turns`).
+
+    Returns in words how many replies are those of `samples`, pairs of (question, reply). In bfloat16 some may differ,
+    because the evaluation answers many questions at once. Raises SubmissionError if the adapter is not the same, or is
+    on other devices.
+    """
+    before, kept = fingerprint(policy.model), jax.tree.map(jnp.copy, nnx.state(policy.model, nnx.LoRAParam))
+    step = _restore(policy.model, Path(ckpt_dir).resolve() / "actor", jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), kept))
+    if len({frozenset(leaf.sharding.device_set) for leaf in jax.tree.leaves(nnx.state(policy.model))}) > 1:
+        nnx.update(policy.model, kept)
+        raise SubmissionError(f"step {step} in {ckpt_dir} was saved from other devices than the model is on, and the "
+                              "judges' loader puts it there: save it from this model, with save_lora")
+    if fingerprint(policy.model) != before:
+        raise SubmissionError(DIFFERENT.format(step=step, folder=ckpt_dir))
+    ours = replace(policy, tokenizer=ending_turns(policy.tokenizer))
+    judged = replies_as_judges(ours, [question for question, _ in samples], max_prompt_length, max_new_tokens)
+    same = sum(reply == other for (_, reply), other in zip(samples, judged, strict=True))
+    return f"step {step}: loaded onto this model, {same} of {len(judged)} greedy replies as in the evaluation"
 
 
 def run_as_judges(module: str, **job) -> dict:
     """What a module's `main` prints about a `job`, in a fresh process on the CPU. Raises SubmissionError with the end
-    of its error output when it fails."""
+    of its error output when it fails, and after PATIENCE."""
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, "-m", module], input=json.dumps(job), text=True, check=False,
-                          capture_output=True, env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"})
+    try:
+        done = subprocess.run([sys.executable, "-m", module], input=json.dumps(job), text=True, check=False,
+                              capture_output=True, timeout=PATIENCE,
+                              env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"})
+    except subprocess.TimeoutExpired:
+        raise SubmissionError(f"the judges' loader has not ended on {job['ckpt_dir']} after {PATIENCE} s") from None
     if done.returncode:
         raise SubmissionError(f"the judges' loader failed on {job['ckpt_dir']}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -94,13 +141,13 @@ def verify_submission(ckpt_dir: Path, adapter: str, samples: Sequence[tuple[str,
         questions=[question for question, _ in samples] if sample else [], max_prompt_length=max_prompt_length,
         max_new_tokens=max_new_tokens)
     if found["adapter"] != adapter:
-        raise SubmissionError(f"step {found['step']} in {ckpt_dir} is not the adapter that was evaluated: a later save "
-                              "outranks it, or the last one is missing; save the evaluated adapter under a higher step")
+        raise SubmissionError(DIFFERENT.format(step=found["step"], folder=ckpt_dir))
     for (question, reply), judged in zip(samples, found["replies"], strict=sample):
         if reply != judged:
             raise SubmissionError(f"to {question!r} the notebook's model says {reply!r}, and loaded as the judges do "
                                   f"it says {judged!r}: the prompt, the limits or the stop tokens differ")
-    return f"step {found['step']}: the same adapter, the same {len(found['replies'])} greedy replies"
+    told = f"the same {len(samples)} greedy replies" if sample else "whose replies were not compared on a CPU"
+    return f"step {found['step']}: the same adapter, {told}"
 
 
 def main() -> None:
@@ -108,8 +155,9 @@ def main() -> None:
     job = json.load(sys.stdin)
     sampling = [job.pop(name) for name in ("questions", "max_prompt_length", "max_new_tokens")]
     policy, step = load_as_judges(**job)
-    print(json.dumps({"step": step, "adapter": fingerprint(policy.model),
-                      "replies": replies_as_judges(policy, *sampling)}))
+    with make_mesh(jax.devices()[:1], 1, 1):
+        replies = replies_as_judges(policy, *sampling, eos_tokens=list(policy.tokenizer.stop_ids))
+    print(json.dumps({"step": step, "adapter": fingerprint(policy.model), "replies": replies}))
 
 
 if __name__ == "__main__":

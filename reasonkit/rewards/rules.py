@@ -179,8 +179,8 @@ def _check_score(result) -> Result:
 def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
     """`fn`, but at most 0.0 if `condition` is below `at_least`. Then a penalty stays and None becomes 0.0.
 
-    The value is None if `condition` is None. A value that is not finite counts as None. The reward's name is
-    "<fn>_if_<condition>".
+    The value is None if `condition` is None, or if `fn` has no value for any completion of the prompt, as for an open
+    question. A value that is not finite counts as None. The reward's name is "<fn>_if_<condition>".
 
     >>> paid = gate(exact_answer, tag_format)
     >>> replies = [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"]
@@ -191,7 +191,8 @@ def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
     def reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
         values_B, keys_B = (ask(f, prompts, completions, columns)[0] for f in (fn, condition))
         capped_B = np.where(keys_B < at_least, np.minimum(np.nan_to_num(values_B), 0.0), values_B)
-        capped_B[np.isnan(keys_B)] = np.nan
+        heard = {prompt for prompt, value in zip(prompts, values_B, strict=True) if not math.isnan(value)}
+        capped_B[np.isnan(keys_B) | [prompt not in heard for prompt in prompts]] = np.nan
         return [None if math.isnan(value) else value for value in capped_B.tolist()]
 
     reward.__name__ = f"{fn.__name__}_if_{condition.__name__}"

@@ -104,8 +104,8 @@ def missing_work(question: str, reply: Parsed) -> str:
     the question or in earlier sums. One slip is forgiven, unless it is the only sum and nothing builds on it. A sum
     counts once, and not at all if it leads nowhere. True sums from other numbers count if words come with them, because
     these may say where the numbers are from. Words need at least `OWN` pairs of neighbouring words that are not in the
-    question, and one word from the question or the answer. If both of these have numbers, the words need two numbers,
-    one of which is not in the question.
+    question. For an answer of at most `OWN` words they need one word from the question or the answer. If then the
+    question has two numbers and the answer one, the words need two numbers, one of which is not in the question.
 
     Takes time linear in the lengths. Never raises for a str.
 
@@ -144,9 +144,11 @@ def _fault_of_words(question: str, answer: str, said: str, asked: Counter[float]
     if len(steps) > 2 * len({*steps}):
         return AGAIN
     told = _numbers(said)
-    if _stems(f"{question} {answer}").isdisjoint(_stems(said)) and asked.keys().isdisjoint(told):
+    short = len(_words(answer)) <= OWN  # reasoning about a longer one, such as a story, may use none of its words
+    if short and _stems(f"{question} {answer}").isdisjoint(_stems(said)) and asked.keys().isdisjoint(told):
         return "nothing of the question"
-    if asked and found - asked.keys() and len(words(answer)) <= OWN and (len(told) < 2 or asked.keys() >= {*told}):
+    counted = short and len(asked) > 1 and found - asked.keys()
+    if counted and (len(told) < 2 or asked.keys() >= {*told}):
         return "no number of its own"
     return ""
 
@@ -215,7 +217,9 @@ def _read(text: str) -> tuple[list[tuple[_Sum | None, float]], str]:
         if plain and len(sides) == 2 and sides[1].operators and not sides[0].operators:
             sides.reverse()  # 11 = 6 + 5
         elif sides and place and tokens[place - 1][1] in _EQUALS:
-            found.append((None, sides[0].numbers[0]))
+            closed = place > 1 and tokens[place - 2][1] in _BEFORE
+            # behind brackets, all of them follow from what is there
+            found += [(None, number) for number in sides[0].numbers[:None if closed else 1]]
         for left, right in zip(sides, sides[1:], strict=False):
             if left.operators and sorted(left.numbers) == sorted(right.numbers):
                 continue  # the same again

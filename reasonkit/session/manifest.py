@@ -282,11 +282,12 @@ def _steps(manifest: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return manifest["metrics"].get("steps"), manifest.get("extra", {}).get("settings", {}).get("steps")
 
 
-def describe_finished(run: Path, manifest: Mapping[str, Any]) -> str:
-    """The line that a notebook prints for a stage that is not trained again."""
+def describe_finished(run: Path, manifest: Mapping[str, Any], last: bool = True) -> str:
+    """The line that a notebook prints for a stage that is not trained again. Only the `last` one that has begun may be
+    trained on, because a later one began with what it left."""
     stage, (made, ending) = manifest["stage"], progress(manifest)
     line = (f"{stage}: finished on {manifest['written']} and read back, {made or 'nobody knows how many'} steps, ended "
             f"by {ending or 'nobody knows what'}")
-    if manifest["extra"].get("stopped") == "data":
+    if manifest["extra"].get("stopped") == "data" or not last:
         return line
     return f"{line}. To train it on, delete {run / stage / MANIFEST} and run this cell again"

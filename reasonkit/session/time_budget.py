@@ -142,10 +142,10 @@ class TimeBudget:
         lasts from one pull to the next. The ledger has the stage's steps (batches passed), seconds, first_seconds and
         stopped. Steps and seconds add up over the stage's runs in a session.
 
-        Raises BudgetError, in this call, if the stage begins with no time left.
+        Raises BudgetError, in this call, if the stage begins with no time left, unless `end` was called.
         """
         source, started = iter(batches), self._clock()
-        self._deadline = started + 60 * self.stage_minutes(stage)
+        self._deadline = started + (0 if self._why else 60 * self.stage_minutes(stage))
         self._begun.add(stage)
         return self._pass(source, stage, started, steps)
 

@@ -41,7 +41,7 @@ from reasonkit.rewards.mix import NoSignalError
 from reasonkit.session.interrupts import Watchdog, clean_exit
 from reasonkit.session.manifest import FAILED
 from reasonkit.session.secrets import describe_error
-from reasonkit.session.time_budget import TimeBudget
+from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.train import tunix_compat
 
 LOSS_LIMIT = 100.0  # nats per token: guessing among Gemma's 262,144 tokens costs 12.5
@@ -73,6 +73,7 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
     """
     own = checkpoints / BEGUN / stage
     copied = start_step in steps_in(own)
+    _check_later(checkpoints, stage, start_step, latest_step(checkpoints) - 1)  # before the step handed over is removed
     if copied:
         undo_handover(checkpoints, start_step)
     if copied and latest_step(checkpoints) < start_step:  # the steps were deleted, to train the stage anew
@@ -83,10 +84,7 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
     if not start_step <= latest <= start_step + steps:
         raise ValueError(f"{checkpoints} is at step {latest}, and this stage goes from step {start_step} to "
                          f"{start_step + steps}: give it the step that was handed over, or another folder")
-    for other, began in _begun(checkpoints).items():
-        if other != stage and start_step < began <= latest:
-            raise ValueError(f"stage {other!r} began at step {began} of {checkpoints}, and stage {stage!r}, which "
-                             "comes before it, would resume from its steps: start anew in another folder")
+    _check_later(checkpoints, stage, start_step, latest)
     if latest > start_step and not copied:
         raise ValueError(f"{checkpoints} is at step {latest}, and stage {stage!r} has not begun at step {start_step} "
                          f"there: these steps are another stage's. Give it the step that was handed over, or another "
@@ -95,10 +93,18 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
         restore_lora(model, checkpoints, start_step)
     elif copied:
         restore_lora(model, own, start_step)
+    _forget(checkpoints, start_step if latest == start_step else latest + 1)
     if latest == start_step:
-        _forget(checkpoints, start_step)
         save_lora(model, own, start_step)
         drop_optimiser_state(checkpoints, start_step)
+
+
+def _check_later(checkpoints: Path, stage: str, start_step: int, latest: int) -> None:
+    """Raises ValueError if a later stage began at one of the steps up to `latest`."""
+    for other, began in _begun(checkpoints).items():
+        if other != stage and start_step < began <= latest:
+            raise ValueError(f"stage {other!r} began at step {began} of {checkpoints}, and stage {stage!r}, which "
+                             "comes before it, would resume from its steps: start anew in another folder")
 
 
 def has_steps(checkpoints: Path, stage: str) -> bool:
@@ -113,10 +119,10 @@ def _begun(checkpoints: Path) -> dict[str, int]:
 
 
 @distributed.on_main_process
-def _forget(checkpoints: Path, start_step: int) -> None:
-    """Delete the copies of stages that have no step left."""
+def _forget(checkpoints: Path, step: int) -> None:
+    """Delete the copies of stages that began at this step or a later one: they have no step of their own."""
     for stage, began in _begun(checkpoints).items():
-        if began >= start_step:
+        if began >= step:
             shutil.rmtree(checkpoints / BEGUN / stage)
 
 
@@ -128,16 +134,16 @@ class DivergedError(RuntimeError):
         self.since = since
 
 
-FAILURES = (DivergedError, NoSignalError, TimeoutError)  # these end a stage, but not the run
+FAILURES = (BudgetError, DivergedError, NoSignalError, TimeoutError)  # these end a stage, but not the run
 
 
 def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: str, start_step: int,
                minutes: float) -> StageResult:
     """What a stage leaves behind that failed: its last good step, or the adapter that it began with.
 
-    Failures are a diverged loss, a reward without signal, a judge that never answers, and a device that is out of
-    memory. An unattended session then goes on with what it has. Raises any other error again, and these too if the run
-    has no adapter yet.
+    Failures are a diverged loss, a reward without signal, a judge that never answers, a device that is out of memory,
+    and a stage that begins when no time is left. An unattended session then goes on with what it has. Raises any other
+    error again, and these too if the run has no adapter yet.
     """
     out_of_memory = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     since = error.since if isinstance(error, DivergedError) else math.inf

@@ -20,7 +20,7 @@ from reasonkit.judge.judge import (
     JudgeItem,
     JudgeVerdict,
     LocalJudge,
-    ending_for,
+    is_chat,
     judge_prompt,
     judge_turn,
     one_line,
@@ -32,12 +32,14 @@ from reasonkit.models.logprobs import rating_logprobs
 
 
 def overall_prompt(question: str, reply: str, rubric: Sequence[Criterion], reverse: bool = False,
-                   ending: str = "") -> str:
-    """The implicit prompt: one rating for all criteria together, each listed with its weight, and `ending` as its last
-    line. With `reverse`, criteria, levels and scale are in the opposite order."""
+                   chat: bool = False) -> str:
+    """The implicit prompt: one rating for all criteria together, each listed with its weight.
+
+    With `reverse`, criteria, levels and scale are in the opposite order.
+    """
     lines = [f"- {one_line(c, reverse)} (weight {c.weight:g})" for c in rubric[::-1 if reverse else 1]]
     return judge_turn(question, reply, f"all criteria together, by their weights, {SCALE[reverse]}",
-                      "\n".join(["Criteria:", *lines]) + ending)
+                      "\n".join(["Criteria:", *lines]), chat)
 
 
 class LocalVariant(LocalJudge):
@@ -47,19 +49,19 @@ class LocalVariant(LocalJudge):
     Raises ValueError for an unknown mode.
     """
 
-    def __init__(self, rating_logprobs: Callable[[list[str]], np.ndarray], name: str, ending: str = "", *,
+    def __init__(self, rating_logprobs: Callable[[list[str]], np.ndarray], name: str, chat: bool = False, *,
                  mode: str = "implicit", both_orders: bool = False) -> None:
         if mode not in ("explicit", "implicit"):
             raise ValueError(f"mode is {mode!r}; give 'explicit' or 'implicit'")
-        super().__init__(rating_logprobs, name, ending)
+        super().__init__(rating_logprobs, name, chat)
         self.mode, self.both_orders = mode, both_orders
 
     def prompts(self, item: JudgeItem) -> list[str]:
         """In the usual order, then in the opposite one."""
         orders = (False, True) if self.both_orders else (False,)
         if self.mode == "implicit":
-            return [overall_prompt(item.question, item.reply, item.rubric, back, self.ending) for back in orders]
-        return [judge_prompt(item.question, item.reply, c, back, self.ending) for back in orders for c in item.rubric]
+            return [overall_prompt(item.question, item.reply, item.rubric, back, self.chat) for back in orders]
+        return [judge_prompt(item.question, item.reply, c, back, self.chat) for back in orders for c in item.rubric]
 
     def verdict(self, item: JudgeItem, met_P: np.ndarray) -> JudgeVerdict:
         """The mean over the orders, then weighted. An implicit rating is the score."""
@@ -73,6 +75,6 @@ def variant(mode: str = "implicit", both_orders: bool = False) -> Callable[..., 
     def make(judge_model: LoadedModel, mesh: Mesh, profile: Profile, folder: Path) -> LocalVariant:
         rate = rating_logprobs(judge_model, mesh, RATINGS, max_length=profile.judge_max_length,
                                batch_size=profile.judge_batch)
-        return LocalVariant(rate, judge_model.name, ending_for(judge_model.name), mode=mode, both_orders=both_orders)
+        return LocalVariant(rate, judge_model.name, is_chat(judge_model.name), mode=mode, both_orders=both_orders)
 
     return make

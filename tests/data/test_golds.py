@@ -10,9 +10,10 @@ from datasets import Dataset
 
 from reasonkit.config import PROFILES, adapt_to_recipe
 from reasonkit.data import golds as module
-from reasonkit.data.curation import curate, load_data
+from reasonkit.data.curation import curate
 from reasonkit.data.filters import Ledger, gold_row_fault
 from reasonkit.data.golds import check_golds, check_worked
+from reasonkit.data.own_file import load_data
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.rewards.rules import exact_answer, rubric, tag_format
 from reasonkit.rewards.work import missing_work

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from reasonkit.data.curation import curate, load_data
+from reasonkit.data.curation import curate
+from reasonkit.data.own_file import load_data
 from reasonkit.data.sources import SourceError
 from reasonkit.judge.rubric import load_domain, rubric_to_json
 

@@ -132,11 +132,31 @@ def test_a_runaway_is_cut_off_inside_a_tag(reply, runaway):
     ("<answer>12", "number", "12", True),
     ("<answer>13</answer> no, 12", "number", "12", False),  # the tag holds the answer, if there is one
     ("<answer>12</answer><answer>13</answer>", "number", "12", False),
+    ("So the limit is \\(\\frac12\\).", "expression", "1/2", True),
+    ("Thus the chance is **1/2**.", "expression", "1/2", True),
+    ("Hence $f(x) = x^2+1$.", "expression", "x^2 + 1", True),
+    ("So the statement is **true**.", "yes_no", "yes", True),
+    ("The capital is Paris.", "text", "Paris", True),
+    ("The capital is Paris.", "text", "Rome", False),
 ])
 def test_content_is_what_is_said_last_where_no_tag_holds_an_answer(reply, kind, gold, right):
     scored = evaluate(lambda prompts: [reply], [problem(0, kind=kind, answer=gold)], 1)
     assert scored.samples[0]["content"] is right
     assert scored.content_accuracy.mean == right >= scored.accuracy.mean
+
+
+@pytest.mark.parametrize("said, kind, gold", [
+    ("Natalia sold 72 clips.", "number", "72"), ("There are 72 clips in total.", "number", "72"),
+    ("Total: 72", "number", "72"), ("72\n\nNatalia sold 72 clips.", "number", "72"), ("- 72", "number", "72"),
+    ("Therefore $\\boxed{72}$.", "number", "72"), ("He pays $72.00 in total.", "number", "72"),
+    ("The capital is Paris.", "text", "Paris"), ("So the statement is **true**.", "yes_no", "yes"),
+])
+def test_by_content_the_same_words_count_in_a_tag_and_without_one(said, kind, gold):
+    """Else the change from a model without tags to one with them would be partly a change of readers."""
+    rows = [problem(n, kind=kind, answer=gold) for n in range(3)]
+    replies = [said, f"Let me see.\n{said}", f"<reasoning>Let me see.</reasoning>\n<answer>{said}</answer>"]
+    scored = evaluate(lambda prompts: replies, rows, 3)
+    assert [sample["content"] for sample in scored.samples] == [True] * 3
 
 
 def test_a_stock_models_bare_answers_count_by_content_and_by_nothing_else():

@@ -165,7 +165,7 @@ def test_int8_ratings_rank_as_floats_do_in_a_third_of_the_memory():
 def test_the_judge_of_a_profile_is_named_by_what_it_is():
     plan, profile = plan_mesh(jax.devices(), judge=True), dataclasses.replace(PROFILES["smoke"], judge_int8=True)
     judge = local_judge(load_judge(profile, plan), plan.judge, profile, Path())
-    assert judge.identity.startswith("tiny-judge-int8 explicit ") and judge.ending == ""
+    assert judge.identity.startswith("tiny-judge-int8 explicit ") and not judge.chat
     (verdict,) = judge.score([JudgeItem("2+2?", "<answer>4</answer>", load_recipe("tiny_mix").rubric)])
     assert 0 <= verdict.score <= 1 and not judge.failures
 

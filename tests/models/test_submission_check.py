@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -12,15 +13,17 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from submitted import QUESTIONS, run_in_this_process, submit
+from tiny_gemma import bump
 from tunix.generate.sampler import Sampler
 
 from reasonkit.models import submission_check
-from reasonkit.models.checkpoints import save_lora
+from reasonkit.models.checkpoints import next_step, restore_lora, save_for_next_stage, save_lora, steps_in
 from reasonkit.models.load import load
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
-from reasonkit.models.submission_check import SubmissionError, verify_submission
+from reasonkit.models.submission_check import SubmissionError, ending_turns, load_in_place, verify_submission
 from reasonkit.text.tags import TAGS
+from reasonkit.train.rollout import generator
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -95,16 +98,63 @@ def test_one_prompt_at_a_time_is_decoded_with_the_templates_settings(submission,
     assert [prompts for prompts, *_ in calls] == [[TAGS.template.format(question=q)] for q in QUESTIONS[:2]]
     for _, settings, cache_size in calls:
         assert cache_size == 32 + 12 + 256 and settings == {
-            "max_generation_steps": 12, "max_prompt_length": 32, "temperature": 0, "top_k": 1, "top_p": None,
+            "max_generation_steps": 12, "max_prompt_length": 32, "temperature": None, "top_k": 1, "top_p": None,
             "seed": 42, "eos_tokens": [1, 106]}
+
+
+@pytest.fixture
+def at_hand():
+    """As notebook 4 has it: GRPO trained on half of the devices, and the model is on all of them."""
+    half, whole = make_mesh(jax.devices()[:4], 4, 1), make_mesh(jax.devices(), 8, 1)
+    made = SimpleNamespace()
+    trained = load("tiny-policy", half, "float32")
+    made.trained = add_lora(trained.model, half, 4, 8.0)
+    bump(made.trained, 0.05)
+    there = load("tiny-policy", whole, "float32")
+    made.policy = replace(there, model=add_lora(there.model, whole, 4, 8.0))
+    return made
+
+
+def test_an_adapter_saved_from_half_of_the_chips_cannot_be_loaded_onto_all_of_them(at_hand, tmp_path):
+    """The template restores without a sharding, so orbax places the arrays where the file says. Its sampler then
+    fails, in the judges' hands. What is saved once more from the model at hand can be loaded."""
+    limits = {"max_prompt_length": 80, "max_new_tokens": 8}
+    save_for_next_stage(at_hand.trained, tmp_path, 7)
+    restore_lora(at_hand.policy.model, tmp_path)
+    with pytest.raises(SubmissionError, match="step 7 in .* was saved from other devices than the model is on"):
+        load_in_place(at_hand.policy, tmp_path, [], **limits)
+    restore_lora(at_hand.policy.model, tmp_path)
+    save_lora(at_hand.policy.model, tmp_path, next_step(tmp_path))
+    assert steps_in(tmp_path) == [7]
+    questions = ["What is 1 + 2?", "What is 2 + 2?"]
+    generate = generator(at_hand.policy.model, at_hand.policy.tokenizer, make_mesh(jax.devices(), 8, 1), batch_size=8,
+                         **limits)
+    samples = list(zip(questions, generate([TAGS.prompt(question) for question in questions]), strict=True))
+    told = load_in_place(at_hand.policy, tmp_path, samples, **limits)
+    assert told == "step 7: loaded onto this model, 2 of 2 greedy replies as in the evaluation"
+    told = load_in_place(at_hand.policy, tmp_path, [(questions[0], "another")], **limits)
+    assert told == "step 7: loaded onto this model, 0 of 1 greedy replies as in the evaluation"
+    save_lora(at_hand.policy.model, tmp_path, 8)
+    bump(at_hand.policy.model, 0.05)
+    with pytest.raises(SubmissionError, match="step 8 in .* is not the adapter that was evaluated"):
+        load_in_place(at_hand.policy, tmp_path, [], **limits)
+
+
+def test_the_tokenizer_for_the_judges_ends_where_the_policy_does(at_hand):
+    tokenizer = at_hand.policy.tokenizer
+    assert ending_turns(tokenizer).eos_id() == tokenizer.end_of_turn != tokenizer.eos_id()
+    assert ending_turns(tokenizer).stop_ids == tokenizer.stop_ids
 
 
 def test_the_job_is_read_as_json(monkeypatch, capsys):
     job = {"ckpt_dir": "/somewhere", "rank": 2, "questions": ["Why?"], "max_prompt_length": 3, "max_new_tokens": 4}
+    tokenizer = SimpleNamespace(stop_ids=(1, 106))
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(job)))
     monkeypatch.setattr(submission_check, "load_as_judges",
-                        lambda ckpt_dir, rank: (SimpleNamespace(model=ckpt_dir), rank))
+                        lambda ckpt_dir, rank: (SimpleNamespace(model=ckpt_dir, tokenizer=tokenizer), rank))
     monkeypatch.setattr(submission_check, "fingerprint", lambda model: f"of {model}")
-    monkeypatch.setattr(submission_check, "replies_as_judges", lambda policy, *sampling: sampling)
+    monkeypatch.setattr(submission_check, "replies_as_judges",
+                        lambda policy, *sampling, eos_tokens: [*sampling, eos_tokens])
     submission_check.main()
-    assert json.loads(capsys.readouterr().out) == {"step": 2, "adapter": "of /somewhere", "replies": [["Why?"], 3, 4]}
+    assert json.loads(capsys.readouterr().out) == {"step": 2, "adapter": "of /somewhere",
+                                                   "replies": [["Why?"], 3, 4, [1, 106]]}

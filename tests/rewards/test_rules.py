@@ -290,8 +290,14 @@ def test_two_blocks_that_say_the_same_are_one_answer():
     (math.nan, 0.0, None), (math.inf, 0.0, None), (math.nan, -0.1, 0.0), (-math.inf, -0.1, 0.0),
 ])
 def test_gate(value, key, expected):
-    gated = gate(returns([value], "value"), returns([key], "key"))
-    assert gated.__name__ == "value_if_key" and gated(["p"], ["c"]) == [expected]
+    gated = gate(returns([value, 1.0], "value"), returns([key, 0.0], "key"))
+    assert gated.__name__ == "value_if_key" and gated(["p"] * 2, ["c"] * 2) == [expected, 1.0]
+
+
+def test_gate_pays_nothing_where_the_whole_group_has_no_value():
+    """Else a malformed completion of an open question would count as a wrong answer in the logs."""
+    gated = gate(returns([None, None, None, 1.0], "value"), returns([-0.1, 0.0, -0.1, 0.0], "key"))
+    assert gated(["open"] * 2 + ["checked"] * 2, ["c"] * 4) == [None, None, 0.0, 1.0]
 
 
 def test_gate_opens_at_the_value_it_is_given():

@@ -15,7 +15,7 @@ import pytest
 from reasonkit import run as run_module
 from reasonkit.config import PROFILES
 from reasonkit.data import problems
-from reasonkit.data.curation import load_data
+from reasonkit.data.own_file import load_data
 from reasonkit.rewards.rules import gate, tag_format
 from reasonkit.run import open_run
 from reasonkit.session.manifest import ASKED, ManifestError, code_sha256, differences

@@ -25,8 +25,9 @@ from reasonkit.models.lora import fingerprint
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.monitors import probe, suspicious, watcher
+from reasonkit.session.manifest import FAILED
 from reasonkit.session.run_log import NullLog, RunLog
-from reasonkit.session.time_budget import BudgetError, TimeBudget
+from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import GrpoSettings, SftSettings, StageSettings
 from reasonkit.text.tags import TAGS
 from reasonkit.train import overlap, tunix_compat
@@ -435,13 +436,17 @@ def test_settings_that_cannot_be_trained_are_named(start, mesh, changes, start_s
     assert steps_in(checkpoints)[-1] == 3
 
 
-def test_a_session_without_time_is_named(start, mesh, warm):
+def test_a_session_without_time_keeps_what_the_stage_began_with(start, mesh, warm, capsys):
+    """The evaluation is still to come, and a notebook that stops here has none."""
     policy, checkpoints = start
     clock = Clock()
     budget = TimeBudget(1, 20, clock=clock)
     clock.now = 45 * 60.0
-    with pytest.raises(BudgetError, match="stage 'grpo' would begin with 0 minutes: 45.0 of 60"):
-        grpo(policy, mesh, ROWS, length, SETTINGS, budget, NullLog(), checkpoints, seed=0, start_step=warm.step)
+    result = grpo(policy, mesh, ROWS, length, SETTINGS, budget, NullLog(), checkpoints, seed=0, start_step=warm.step)
+    assert (result.steps, result.checkpoint_step) == (0, warm.step)
+    assert result.stopped.startswith(FAILED) and "'grpo' would begin with 0 minutes: 45.0 of 60" in result.stopped
+    assert "the run goes on with the adapter it began with" in capsys.readouterr().err
+    assert fingerprint(policy.model) == warm.fingerprint
 
 
 # _tunix

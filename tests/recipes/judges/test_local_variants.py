@@ -49,15 +49,15 @@ def test_two_orders_are_averaged(mode, expected):
     asked = []
     implicit = mode == "implicit"
     rows = certain(5, 2) if implicit else certain(5, 1, 3, 2)
-    judge = LocalVariant(lambda prompts: asked.extend(prompts) or rows, "fake", "\nA digit.", mode=mode,
+    judge = LocalVariant(lambda prompts: asked.extend(prompts) or rows, "fake", True, mode=mode,
                          both_orders=True)
     (verdict,) = judge.score([JudgeItem("q", "r", (LEVELS, CLEAR))])
     assert verdict.per_criterion == pytest.approx(expected)
     assert verdict.score == pytest.approx(0.625 if implicit else (0.75 + 0.3 * 0.125) / 1.3)
-    ending = "\nA digit."
-    assert asked == ([overall_prompt("q", "r", (LEVELS, CLEAR), back, ending) for back in (False, True)] if implicit else
-                     [judge_prompt("q", "r", c, back, ending) for back in (False, True) for c in (LEVELS, CLEAR)])
-    assert all("\nA digit.<end_of_turn>" in prompt for prompt in asked)
+    order = (False, True)
+    assert asked == ([overall_prompt("q", "r", (LEVELS, CLEAR), back, chat=True) for back in order] if implicit else
+                     [judge_prompt("q", "r", c, back, chat=True) for back in order for c in (LEVELS, CLEAR)])
+    assert all("Answer with one digit and nothing else.<end_of_turn>" in prompt for prompt in asked)
 
 
 def test_an_unknown_mode_is_named():

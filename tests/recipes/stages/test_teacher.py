@@ -15,7 +15,8 @@ import pytest
 from loopback import KEY, OPENAI, PROXIES, server
 
 from reasonkit.data import problems
-from reasonkit.data.curation import curate, load_data
+from reasonkit.data.curation import curate
+from reasonkit.data.own_file import load_data
 from reasonkit.judge.judge import JudgeFailure, JudgeVerdict
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.session.run_log import RunLog

@@ -1,0 +1,66 @@
+"""The profile that follows from the choices in a notebook's first cell: `settle`, and its parts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
+from reasonkit.data.own_file import load_data
+from reasonkit.models.load import MODELS
+from reasonkit.session.files import RecordError, read
+from reasonkit.session.manifest import MANIFEST
+from reasonkit.session.records import Manifest
+from reasonkit.session.setup import change, check_choices, find_recipe, suggest
+
+
+def settle(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], folder: Path,
+           data: str | None) -> tuple[dict[str, Any], Recipe, Profile]:
+    """The checked settings, the recipe, and the profile that follows from these and the data. Raises ValueError as
+    `check_choices`, `data_lengths` and `choose` do."""
+    settings, plan = check_choices(profile, recipe, seed, settings), find_recipe(recipe)
+    lengths = data_lengths(folder, data, plan.data_for(PROFILES[profile]))
+    return settings, plan, choose(profile, plan, settings, lengths)
+
+
+def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: Mapping[str, int]) -> Profile:
+    """The profile changed by the recipe, then by the lengths of its data, then by the checked settings. A teacher that
+    the policy cannot learn from gives way to the profile's judge, unless it was asked for.
+
+    Raises ValueError for a model that is unknown or not of the same kind as the profile's own, and for a teacher of
+    another family than the policy's, because its tokens are others.
+    """
+    chosen = change(adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths), settings)
+    for role in ("policy", "judge"):
+        own, name = getattr(PROFILES[profile], role), getattr(chosen, role)
+        if name not in MODELS and not Path(name).is_dir():
+            raise ValueError(f"{role}={name!r} is neither a folder nor a known model: {suggest(name, MODELS)}")
+        if name in MODELS and bool(MODELS[name].asset) != bool(MODELS[own].asset):
+            raise ValueError(f"{role}={name!r} does not go with the profile {profile!r}, whose lengths and learning "
+                             f"rates are for {own}: choose the profile for it (tiny models: cpu; others: kaggle, "
+                             "colab, gpu), or another model")
+    if "distill_teacher" not in settings and not _same_tokens(chosen.policy, chosen.teacher):
+        chosen = replace(chosen, distill=replace(chosen.distill, teacher="" if chosen.toy else chosen.larger))
+    if "distill" in recipe.shares and not _same_tokens(chosen.policy, chosen.teacher):
+        raise ValueError(f"the teacher {chosen.teacher!r} splits text into other tokens than the policy "
+                         f"{chosen.policy!r}: set distill_teacher to one of "
+                         f"{', '.join(name for name in MODELS if _same_tokens(chosen.policy, name))}")
+    return chosen
+
+
+def _same_tokens(policy: str, teacher: str) -> bool:
+    """Whether two models are of one family, as far as their names tell. A folder's is not known before it is loaded."""
+    known = [MODELS[name] for name in (policy, teacher) if name in MODELS]
+    return len({(source.family, bool(source.asset)) for source in known}) < 2
+
+
+def data_lengths(folder: Path, data: str | None, own: str) -> Mapping[str, int]:
+    """The lengths in tokens that `data` asks for. "" is the mix `own`, and None whatever notebook 1 has used."""
+    path = folder / "data" / MANIFEST
+    if data is None and path.is_file():
+        with contextlib.suppress(RecordError):  # `Run.manifest` says what is wrong with it
+            return read(path, Manifest, "").extra.lengths
+    return load_data(data or own).lengths

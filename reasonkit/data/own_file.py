@@ -1,0 +1,62 @@
+"""`load_data`: the data recipe that DATA names, a mix in data_recipes/ or a file of your own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reasonkit.data.loading import open_rows
+from reasonkit.data.problems import load_recipe
+from reasonkit.data.router import GENERAL
+from reasonkit.data.sources import OWN, ROUTED, DataRecipe, OwnFile, SourceError, Split, TeacherFile
+from reasonkit.judge.rubric import DOMAINS, load_domain
+
+# What the columns of a file of one's own may be called, in lower case. The first one that is there is taken.
+OWN_COLUMNS = {
+    "question": ("question", "prompt", "problem", "instruction", "input", "query"),
+    "answer": ("answer", "target", "gold", "label", "output", "response"),
+    "reasoning": ("reasoning", "rationale", "explanation", "solution", "steps"),
+    "options": ("options", "choices"),
+    "difficulty": ("difficulty", "level"),
+    **{name: (name,) for name in ("kind", "domain", "task", "rubric")},  # as in the files that the kit writes
+}
+
+
+def load_data(data: str, traces: Path | None = None, taught: bool = False) -> DataRecipe:
+    """A data recipe: `data_recipes/<data>.toml`, or one made for a file of your own (.csv, .jsonl, .json, .parquet).
+
+    `traces` is the file that a source `from = "teacher"` reads unless it names another. With `taught` a file of your
+    own has such a source, too, before its own rows. Raises ValueError as `load_recipe` does, and SourceError as
+    `own_recipe` does.
+    """
+    own = Path(data).suffix not in ("", ".toml")
+    recipe = own_recipe(Path(data)) if own else load_recipe(data)
+    mine = [TeacherFile.model_construct(name="taught", domain=ROUTED, licence=OWN)] if own and taught else []
+    return recipe.model_copy(update={"sources": [
+        source.model_copy(update={"path": str(traces)})
+        if traces and isinstance(source, TeacherFile) and "path" not in source.model_fields_set else source
+        for source in (*mine, *recipe.sources)]})
+
+
+def own_recipe(path: Path) -> DataRecipe:
+    """A data recipe for a file of your own. Columns are recognised by their names (`OWN_COLUMNS`), and the kind of each
+    answer by its text. The domain of each question is found by its words, unless a rubric has the file's name. 80 % of
+    the questions are for training, 10 % each for validation and test.
+
+    Raises SourceError for a file that can't be read, has no row, or has no column for the question.
+    """
+    domain = path.stem if (DOMAINS / f"{path.stem}.toml").is_file() else ROUTED
+    given = {"name": path.stem, "from": "file", "path": str(path), "domain": domain}
+    first = next(open_rows(OwnFile.model_validate(given))[0], None)
+    if first is None:
+        raise SourceError(f"{path} has no row: give it at least one")
+    found = {name.strip().lower(): name for name in first}
+    columns = {ours: "{" + found[name] + "}" for ours, names in OWN_COLUMNS.items()
+               if (name := next((name for name in names if name in found), None))}
+    if "question" not in columns:
+        raise SourceError(f"{path} has the columns {', '.join(first)}, and none is a question: rename one to 'question'"
+                          ", and the right answer's to 'answer', with a comma between the cells of a CSV")
+    source = OwnFile.model_validate({**given, "columns": columns})
+    mapping = ", ".join(f"{ours} from {column}" for ours, column in columns.items())
+    return DataRecipe.model_construct(
+        name=path.stem, title=f"{path.name} ({mapping})", licence=OWN, sources=[source],
+        split=Split(train=80, validation=10, test=10), rubric=load_domain(GENERAL).rubric)
