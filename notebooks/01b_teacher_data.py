@@ -51,14 +51,17 @@ from reasonkit.data.sources import TeacherFile
 from reasonkit.models.load import load, tokenizer
 from reasonkit.run import open_run
 
+# %%
 run = open_run(PROFILE, RECIPE, SEED, data=DATA, settings=SETTINGS)
 recipe = run.data_recipe(DATA)
 named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
 own = run.profile.larger
-who = TEACHER or (own if "teacher" in run.recipe.shares else "api" if named else "")
+used = run.finished("teacher") and any(map(run.begun, run.recipe.trained))  # other traces would be other rows
+who = TEACHER or ("" if used else own if "teacher" in run.recipe.shares else "api" if named else "")
 style = STYLE or ("steps" if run.profile.toy and who == own else "tags")
+why = "training has begun with the traces" if used else "these data need no teacher"
 print(f"{recipe.title}\nteacher: {who}" if who else
-      f"{recipe.title}: these data need no teacher, so the cells below do nothing. To ask one, set TEACHER.")
+      f"{recipe.title}: {why}, so the cells below do nothing. To ask a teacher, set TEACHER.")
 
 # %% [markdown]
 # ## The questions

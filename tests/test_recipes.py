@@ -246,7 +246,7 @@ def test_the_folder_of_another_run_is_refused(tmp_path, other):
 
 @pytest.mark.parametrize(("profile", "recipe", "message"), [
     ("tpu", "g_rar", "unknown profile 'tpu': choose one of cpu, smoke, kaggle, colab, gpu"),
-    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of chemistry, .*g_rar, .*gym.* The nearest is 'g_rar'"),
+    ("cpu", "g_rare", "unknown recipe 'g_rare': choose one of all_traces, .*g_rar, .*gym.* The nearest is 'g_rar'"),
     (None, "g_rar", "unknown profile None: choose one of"), ("cpu", ["g_rar"], r"unknown recipe \['g_rar'\]: choose"),
 ])
 def test_an_unknown_profile_or_recipe_leaves_no_folder(tmp_path, profile, recipe, message):
@@ -279,7 +279,7 @@ def test_the_notebooks_of_a_run_have_the_same_settings_but_for_the_clock(tmp_pat
 
 def test_the_notebook_has_the_last_word_over_profile_and_recipe(tmp_path, monkeypatch):
     gym = find_recipe("gym")
-    monkeypatch.setattr(run_module, "find_recipe", lambda name: replace(gym, sft={"steps": 7}, grpo={"steps": 5}))
+    monkeypatch.setattr(choices, "find_recipe", lambda name: replace(gym, sft={"steps": 7}, grpo={"steps": 5}))
     run = open_run("smoke", "gym", 0, tmp_path, settings={"grpo_steps": 3})
     assert (run.profile.sft.steps, run.profile.grpo.steps) == (7, 3)
 
@@ -326,7 +326,7 @@ def test_a_stage_reads_what_the_last_one_left(tmp_path):
 
 def test_a_stage_begins_with_what_the_one_before_left_and_gets_its_share_of_the_time(tmp_path, monkeypatch):
     shares = {"sft": 0.2, "simpo": 0.2, "grpo": 0.6}
-    monkeypatch.setattr(run_module, "find_recipe", lambda name: replace(find_recipe(name), shares=shares))
+    monkeypatch.setattr(choices, "find_recipe", lambda name: replace(find_recipe(name), shares=shares))
     run = open_run("smoke", "g_rar", 0, tmp_path)
     with pytest.raises(ManifestError, match="run notebook 01"):
         run.inputs("sft")

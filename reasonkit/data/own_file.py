@@ -19,6 +19,7 @@ OWN_COLUMNS = {
     "difficulty": ("difficulty", "level"),
     **{name: (name,) for name in ("kind", "domain", "task", "rubric")},  # as in the files that the kit writes
 }
+TAUGHT = TeacherFile.model_construct(**{"from": "teacher"}, name="taught", domain=ROUTED, licence=OWN)
 
 
 def load_data(data: str, traces: Path | None = None, taught: bool = False) -> DataRecipe:
@@ -30,7 +31,7 @@ def load_data(data: str, traces: Path | None = None, taught: bool = False) -> Da
     """
     own = Path(data).suffix not in ("", ".toml")
     recipe = own_recipe(Path(data)) if own else load_recipe(data)
-    mine = [TeacherFile.model_construct(name="taught", domain=ROUTED, licence=OWN)] if own and taught else []
+    mine = [TAUGHT] if own and taught else []
     return recipe.model_copy(update={"sources": [
         source.model_copy(update={"path": str(traces)})
         if traces and isinstance(source, TeacherFile) and "path" not in source.model_fields_set else source

@@ -22,6 +22,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from reasonkit.session.files import DiskFullError, disk_full_message
+
 STOPS = (signal.SIGINT, signal.SIGTERM)
 FIRST_SECONDS = 2700.0  # for a step that compiles: 20 minutes were seen on a TPU
 LEAST_SECONDS = 600.0  # no later step counts as hung before
@@ -44,13 +46,16 @@ def lock_run(folder: Path) -> None:
 
     The lock is the operating system's (flock), on the file LOCK in the folder. The file's text only names its last
     owner. A second call does nothing, nor does a call in a forked child. Raises FolderInUseError when another process
-    still has the lock after CLAIM_SECONDS.
+    still has the lock after CLAIM_SECONDS, and DiskFullError if the folder can't be written.
     """
     path, deadline = folder / LOCK, time.monotonic() + CLAIM_SECONDS
     if path.exists() and _identity(path.stat()) in _claimed:  # not opened: on NFS, closing a second descriptor unlocks
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:  # such as an attached input, which is read-only
+        raise DiskFullError(f"{disk_full_message(path, error)}, or set REASONKIT_ARTIFACTS to it") from error
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

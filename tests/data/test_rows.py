@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_run import ROWS, short_tokenizer
 
 from reasonkit.data import rows
-from reasonkit.data.rows import hold_out_open, pack_rows, sft_batches, sft_pairs
+from reasonkit.data.rows import hold_out_open, pack_rows, sft_batches, sft_pairs, without_open
 
 LENGTH = 1024
 # Lengths as of worked solutions: most are short, a few are near the limit.
@@ -110,3 +110,5 @@ def test_a_tenth_of_the_open_questions_that_sft_does_not_imitate_is_held_out():
     assert len(hold_out_open(some, 2)[1]) == 2
     left, held = hold_out_open(some.select(range(30)), 64)
     assert len(held) == 0 and [*left["id"]] == some["id"][:30]
+    assert [*without_open(some)["id"]] == some["id"][:30], "without a judge nothing tells the others' completions apart"
+    assert len(without_open(some.select(range(30, 50)))) == 20, "or there would be nothing to train on"

@@ -12,7 +12,7 @@ from plain_judge import PlainJudge
 
 from reasonkit.data import problems
 from reasonkit.judge.cache import CachedJudge
-from reasonkit.judge.exam import EACH, Exam, UnfitJudge, anchors, as_begun, examine, without_unfit_judge
+from reasonkit.judge.exam import EACH, Exam, UnfitJudge, anchors, as_begun, examine, is_judged, without_unfit_judge
 from reasonkit.judge.judge import RATINGS, JudgeFailure, JudgeVerdict, LocalJudge, quote_block
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.models import logprobs
@@ -139,6 +139,7 @@ def test_an_unfit_judge_is_left_out_and_the_other_parts_keep_their_weights():
     judged.rowwise = True
     parts, unfit = [(len, 1.0), (judged, 1.5), (str, 0.0)], Exam("it is silent", "The judge fails: it is silent")
     assert without_unfit_judge(parts, unfit) == [(len, 1.0), (str, 0.0)]
+    assert is_judged(parts) and not is_judged(without_unfit_judge(parts, unfit))
     assert without_unfit_judge(parts, Exam("", "passes")) == without_unfit_judge(parts, None) == parts
     with pytest.raises(UnfitJudge, match="nothing else in this recipe can teach. The judge fails: it is silent"):
         without_unfit_judge(parts[1:], unfit)

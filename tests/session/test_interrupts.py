@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from reasonkit.session import interrupts
+from reasonkit.session.files import DiskFullError
 from reasonkit.session.interrupts import LOCK, FolderInUseError, Watchdog, lock_run, unlock_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,6 +192,17 @@ def test_another_error_of_the_file_system_is_not_hidden(tmp_path, monkeypatch):
 
     monkeypatch.setattr(interrupts.fcntl, "flock", flock)
     with pytest.raises(OSError, match="Input/output error"):
+        lock_run(tmp_path)
+
+
+def test_a_folder_that_is_read_only_is_named_with_a_remedy(tmp_path, monkeypatch):
+    """Such as yesterday's output, attached as an input."""
+    def refuse(path, *_):
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(interrupts.os, "open", refuse)
+    with pytest.raises(DiskFullError, match=rf"can't be written \(Read-only file system\). Copy {tmp_path} to a folder "
+                                            "that can be written, or set REASONKIT_ARTIFACTS to it"):
         lock_run(tmp_path)
 
 

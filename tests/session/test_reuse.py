@@ -19,6 +19,7 @@ from reasonkit.data.own_file import load_data
 from reasonkit.rewards.rules import gate, tag_format
 from reasonkit.run import open_run
 from reasonkit.session.manifest import ASKED, ManifestError, code_sha256, differences
+from reasonkit.session.setup import find_recipe
 
 TESTS = Path(__file__).parents[1]
 REWARDS = {"exact_answer": 1.0, "rubric": 1.5}
@@ -179,6 +180,29 @@ def test_a_stage_that_the_clock_cut_short_says_how_to_go_on(asked, capsys):
     assert sft(asked)
 
 
+def test_only_the_last_stage_that_has_begun_may_be_trained_on(asked, capsys):
+    """A later one began with what it left. Without its manifest, neither could be gone on with."""
+    assert sft(asked)
+    finish(asked, "sft", 3, "time")
+    assert not sft(asked) and "To train it on, delete" in capsys.readouterr().out
+    assert grpo(asked)
+    assert not sft(asked)
+    told = capsys.readouterr().out
+    assert "sft: finished on" in told and "ended by the clock" in told and "delete" not in told
+
+
+def test_a_stage_that_is_trained_on_gets_its_share_of_the_time(asked):
+    """Its manifest was there when the run was opened, and is deleted in the same kernel, as the line above says."""
+    assert sft(asked)
+    finish(asked, "sft", 3, "time")
+    asked.run.close()
+    run = open_run("smoke", "g_rar", 0, asked.run.folder)
+    assert run.budget.shares == {"grpo": 0.75} and run.budget.stage_minutes("sft") > 0.9 * run.budget.minutes_left
+    (run.stage("sft") / "manifest.json").unlink()
+    assert sft(asked, run)
+    assert run.budget.stage_minutes("sft") == pytest.approx(0.25 * run.budget.minutes_left, rel=0.01)
+
+
 def test_a_stage_of_which_nobody_knows_what_it_was_trained_with(asked):
     sft(asked)
     finish(asked, "sft", 3)
@@ -259,6 +283,30 @@ def test_rows_that_are_made_are_read_back_unless_something_changed(asked, tmp_pa
     made(run, recipe)
     paths["test"].unlink()
     assert not run.data_is_made(recipe)
+
+
+def test_a_file_that_is_mounted_elsewhere_is_the_same_data(asked, tmp_path):
+    """Kaggle mounts inputs in other places than a year ago."""
+    one, two = tmp_path / "q/mine.csv", tmp_path / "datasets/me/q/mine.csv"
+    for path in (one, two):
+        path.parent.mkdir(parents=True)
+        path.write_text("question,answer\n1+1?,2\n")
+    made(asked.run, asked.run.data_recipe(str(one)))
+    assert asked.run.data_is_made(asked.run.data_recipe(str(two)))
+    two.write_text("question,answer\n1+1?,3\n")
+    assert not asked.run.data_is_made(asked.run.data_recipe(str(two)))
+
+
+def test_the_traces_are_those_of_this_run(asked, tmp_path):
+    """They were read from ./artifacts, whichever folder the run was in. A recipe with a teacher also reads them before
+    a file of one's own, which has answers and no solutions."""
+    file, traces = tmp_path / "mine.csv", asked.run.folder / "teacher/traces.jsonl"
+    file.write_text("question,answer\n1+1?,2\n")
+    taught = replace(asked.run, recipe=find_recipe("gemmatron"))
+    kinds = [(source.kind_of, source.path) for source in taught.data_recipe(str(file)).sources]
+    assert kinds == [("teacher", str(traces)), ("file", str(file))]
+    assert [source.kind_of for source in asked.run.data_recipe(str(file)).sources] == ["file"]
+    assert [getattr(source, "path", "") for source in taught.data_recipe("").sources] == [str(traces), ""]
 
 
 @pytest.mark.parametrize("changed", ["train", "validation", "test"])

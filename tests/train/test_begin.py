@@ -130,7 +130,7 @@ def test_a_stage_that_failed_before_its_first_save_begins_again_as_it_began(warm
     assert fingerprint(policy.model) == fresh
 
 
-def test_an_earlier_stage_does_not_go_on_with_a_later_ones_steps(warm_up, practise):
+def test_an_earlier_stage_does_not_go_on_with_a_later_ones_steps(warm_up, practise, tmp_path):
     """The later stage's steps are numbers that the earlier one could have reached."""
     clock = StopAfter(1)
     cut = warm_up(clock.budget, on_step=clock.on_step)
@@ -140,9 +140,10 @@ def test_an_earlier_stage_does_not_go_on_with_a_later_ones_steps(warm_up, practi
     with pytest.raises(ValueError, match="stage 'grpo' began at step 2 of .*, and stage 'sft', which comes before it, "
                                          "would resume from its steps: start anew in another folder"):
         warm_up()
+    assert steps_in(tmp_path / "run")[-1] == 3, "nothing is removed before the check"
 
 
-def test_a_stage_that_was_cut_short_goes_on_while_no_later_one_has_made_a_step(warm_up, practise, policy):
+def test_a_stage_that_was_cut_short_goes_on_while_no_later_one_has_made_a_step(warm_up, practise, policy, tmp_path):
     clock = StopAfter(1)
     cut = warm_up(clock.budget, on_step=clock.on_step)
 
@@ -153,6 +154,7 @@ def test_a_stage_that_was_cut_short_goes_on_while_no_later_one_has_made_a_step(w
         practise.run(cut.checkpoint_step, StopAfter(1).budget, curriculum=SimpleNamespace(resume=lambda *_: fail()))
     whole = warm_up()
     assert (whole.steps, whole.stopped) == (SFT.steps, "data")
+    assert not loop.has_steps(tmp_path / "run", "grpo"), "its copy is of the step before"
     handed = fingerprint(policy.model)
     practise.run(whole.checkpoint_step)
     assert practise.anchors[-1] == handed
