@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ from loopback import KEY, OPENAI, PROXIES, server
 
 from reasonkit import config
 from reasonkit.data import problems
+from reasonkit.data.rows import read_rows
 from reasonkit.session.interrupts import LOCK
 from reasonkit.session.setup import find_recipe
 from reasonkit.text.tags import TAGS
@@ -74,12 +76,17 @@ def test_a_recipe_without_a_teacher_has_nothing_done_for_it(finished):
 
 
 def test_a_tiny_teacher_writes_traces_that_notebook_1_reads(tmp_path):
-    """Offline. The second time everything is there, and nothing is asked."""
+    """Offline, with the questions of one's own file. The second time everything is there, and nothing is asked."""
     path = f"{ROOT}{os.pathsep}{ROOT / 'tests/offline'}"
-    parameters = ("TEACHER=tiny-policy", "STYLE=steps", "COUNT=48", "REJECT=1", "KEEP=2", "JUDGE=local")
+    with (tmp_path / "mine.csv").open("w", newline="") as file:
+        made = problems.make_splits(problems.load_recipe("tiny_mix"), {"train": 90}, 5)["train"]
+        columns = ("question", "answer", "rubric")
+        csv.writer(file).writerows([columns, *([row[name] for name in columns] for row in made)])
+    shared = ("DATA=mine.csv", "SETTINGS={'sft_steps': 4}")
+    parameters = (*shared, "STYLE=steps", "COUNT=48", "REJECT=1", "KEEP=2", "JUDGE=local")
     asked = []
     for _ in range(2):
-        done = execute("01b_teacher_data.py", tmp_path, path, parameters=parameters)
+        done = execute("01b_teacher_data.py", tmp_path, path, "gemmatron", parameters)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
         asked.append((tmp_path / "artifacts/teacher/asked.jsonl").read_bytes())
     assert asked[0] == asked[1]
@@ -91,10 +98,12 @@ def test_a_tiny_teacher_writes_traces_that_notebook_1_reads(tmp_path):
     shown = [output.data["text/html"] for cell in notebook.cells for output in cell.get("outputs", [])
              if "text/html" in output.get("data", {})]
     assert any('">&lt;reasoning&gt;</b>' in html for html in shown), "the tags are coloured, and text is escaped"
-    done = execute("01_data_curation.py", tmp_path, path, parameters=("DATA=artifacts/teacher/traces.jsonl",))
+    done = execute("01_data_curation.py", tmp_path, path, "gemmatron", shared)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    metrics = json.loads((tmp_path / "artifacts/data/manifest.json").read_text())["metrics"]
-    assert sum(metrics[split] for split in ("train", "validation", "test")) == len(kept)
+    rows = read_rows(tmp_path / "artifacts/data/train.parquet")
+    worked = {row["question"]: row["reasoning"] for row in rows if row["reasoning"]}
+    assert len(worked) > 20 and worked.items() <= {(row["question"], row["reasoning"]) for row in kept}
+    assert set(rows["source"]) == {"taught", "mine"}, "what the teacher could not solve is there for GRPO"
 
 
 def test_the_policy_itself_may_be_the_teacher(finished, tmp_path):

@@ -19,7 +19,7 @@ OWN_COLUMNS = {
     "difficulty": ("difficulty", "level"),
     **{name: (name,) for name in ("kind", "domain", "task", "rubric")},  # as in the files that the kit writes
 }
-TAUGHT = TeacherFile.model_construct(**{"from": "teacher"}, name="taught", domain=ROUTED, licence=OWN)
+TAUGHT = TeacherFile.model_construct(**{"from": "teacher"}, name="taught", domain=ROUTED, licence=OWN, address="")
 
 
 def load_data(data: str, traces: Path | None = None, taught: bool = False) -> DataRecipe:
