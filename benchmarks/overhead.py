@@ -156,12 +156,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=24, help="of a block")
     parser.add_argument("--blocks", type=int, default=4, help="per side")
+    parser.add_argument("--stages", nargs="+", choices=("SFT", "GRPO"), default=("SFT", "GRPO"))
     options = parser.parse_args()
     bench, missed = Bench(options.steps), False
+    every = {"SFT": (bench.tunix_sft, bench.kit_sft), "GRPO": (bench.tunix_grpo, bench.kit_grpo)}
     print("| stage | bare Tunix, ms per step | the kit | more by the means | by the medians | of it the live view |"
           "\n|---|---|---|---|---|---|")
-    for stage, sides in (("SFT", (bench.tunix_sft, bench.kit_sft)), ("GRPO", (bench.tunix_grpo, bench.kit_grpo))):
-        pairs, views = [], []
+    for stage in options.stages:
+        sides, pairs, views = every[stage], [], []
         for _ in range(options.blocks):
             pairs.append([bench.seconds(side) for side in sides])
             views.append(sum(bench.drawing[SKIP:]) / sum(pairs[-1][1]))

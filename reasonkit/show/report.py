@@ -251,8 +251,9 @@ def _judge_table(rows: list[Mapping[str, Any]]) -> Html:
              for title, values in list(scores.items())[:MAX_CRITERIA] for fifth in [-(-len(values) // 5)]]
     failed = Counter(row["cause"] for row in verdicts if row.get("cause") and "score" not in row)
     causes = ", ".join(f"{cause} {count}" for cause, count in failed.most_common()) or "none"
-    return table(["", "verdicts", "first fifth", "last fifth"], shown, "How far each criterion was met, in training "
-                  f"order. A repeated completion was not judged again. No signal: {causes}.") if verdicts else Html()
+    return table(["", "verdicts", "first fifth", "last fifth"], shown, "How far each criterion was met, in the "
+                  f"order of judging, the exam's replies too. A repeated completion was not judged again. No signal: "
+                  f"{causes}.") if verdicts else Html()
 
 
 def _run_table(manifests: Sequence[Mapping[str, Any]]) -> Html:
