@@ -1,7 +1,7 @@
 # make demo [RECIPE=name] [SEED=n] [DATA=name]   the four notebooks on this machine's CPU, into artifacts/
 # make demo MODEL=gemma3-270m        the same on a small real Gemma (hours), with PROFILE=gpu on a CUDA GPU
-# make submission RECIPE=name         build/submission_<name>.ipynb, one notebook with what that recipe needs
-# make kaggle OWNER=you [RECIPE=name] a folder for the Kaggle CLI: a short notebook, and the library as a data set
+# make submission [RECIPE=name] [DATA=name] build/submission_<recipe>.ipynb, one notebook with what these need
+# make kaggle OWNER=you [RECIPE=name] [DATA=name] a folder for the Kaggle CLI: a short notebook, and the library as a data set
 # make test [FAST=1]                 the tests of every part, or only the quick ones
 # make runs                          whole runs: the notebooks, what kills leave behind, several hosts
 # make parity, make jupyterlab       the comparison with transformers and PEFT, and the clicks in JupyterLab (Chromium)
@@ -77,7 +77,7 @@ $(VENV)/.installed-jupyterlab: $(VENV)/.installed-dev
 
 # The pins keep jax at its version.
 $(VENV)/.installed-cuda: $(RUN_STAMP)
-	$(INSTALL) "jax[cuda12]"
+	$(INSTALL) "jax[cuda13]"
 	@touch $@
 
 # MODEL first shows Gemma's terms and stops until they are accepted: make demo ... ACCEPT_GEMMA_TERMS=yes

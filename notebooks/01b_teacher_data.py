@@ -34,7 +34,6 @@ COUNT = 500  # questions at most
 TRIES = 4  # completions per question at most
 KEEP = 1  # completions to keep per question: the judge takes the best of them
 REJECT = 0  # rejected completions to keep per question: 1 makes pairs for SimPO
-TELL_ANSWER = False  # tell the teacher the right answer (recorded in every row)
 JUDGE = ""  # "local" or "api": rejects a low score, and is needed where there is no right answer
 DOLLARS = 5.0  # what the API may cost in all, and as much again if it is the judge
 PRICE = None  # of a model without a known price: (0.30, 2.50) dollars per million tokens in and out
@@ -59,9 +58,9 @@ own = run.profile.larger
 used = run.finished("teacher") and any(map(run.begun, run.recipe.trained))  # other traces would be other rows
 who = TEACHER or ("" if used else own if "teacher" in run.recipe.shares else "api" if named else "")
 style = STYLE or ("steps" if run.profile.toy and who == own else "tags")
-why = "training has begun with the traces" if used else "these data need no teacher"
-print(f"{recipe.title}\nteacher: {who}" if who else
-      f"{recipe.title}: {why}, so the cells below do nothing. To ask a teacher, set TEACHER.")
+why = ("training has begun with the traces, so the cells below do nothing" if used else
+       "these data need no teacher, so the cells below do nothing. To ask one, set TEACHER")
+print(f"{recipe.title}\nteacher: {who}" if who else f"{recipe.title}: {why}.")
 
 # %% [markdown]
 # ## The questions
@@ -91,6 +90,7 @@ from reasonkit.models import checkpoints, lora, placement
 from reasonkit.session.run_log import RunLog
 from recipes.stages.teacher import TeacherSettings, collect, local_teacher, request_for, teacher_from_secrets
 
+TELL_ANSWER = False  # True tells the teacher the right answer, which every row records
 settings = TeacherSettings(TRIES, KEEP, REJECT, style, TELL_ANSWER)
 log = RunLog(run.stage("teacher") / "asked.jsonl")
 profile = replace(run.profile, policy=who) if who not in ("", "api", "policy") else run.profile

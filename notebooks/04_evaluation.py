@@ -38,8 +38,8 @@ SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of
 # {{setup}}
 
 # %%
-from dataclasses import replace
 import jax
+from dataclasses import replace
 from reasonkit.config import STAGES
 from reasonkit.data.rows import read_rows
 from reasonkit.eval.evaluate import compare_paired, evaluate
@@ -55,7 +55,7 @@ from reasonkit.show.figures import dots
 from reasonkit.train import rollout
 
 # %%
-policy = generate = None  # free the chips of a run that was stopped in this kernel
+policy = lora_policy = generate = sample = ask = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
 profile, trained = run.profile, run.recipe.trained
 manifests = [run.manifest(stage) for stage in ("data", *trained)]

@@ -6,8 +6,7 @@ and its recipe need, and `# {{notebook NAME}}` for that notebook's cells, withou
 `# {{stages data}}` and `# {{stages training}}` stand for the notebooks of the recipe's stages.
 
     python notebooks/build.py build                # write all notebooks
-    python notebooks/build.py run --set SEED=1     # execute those of the recipe in order
-    python notebooks/build.py run notebooks/submission.ipynb --cwd /tmp/empty
+    python notebooks/build.py run --set SEED=1     # execute those of the recipe in order, or one that is named
     python notebooks/build.py submission --set RECIPE=pinocchio    # build/submission_pinocchio.ipynb
 """
 
@@ -36,7 +35,7 @@ from parameters import BuildError, parameter, parameters, read_source, set_of_ea
 from runner import Runner
 
 from reasonkit.config import STAGES
-from reasonkit.session.setup import find_recipe
+from reasonkit.session.setup import find_recipe, suggest
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build"
@@ -61,7 +60,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 @functools.cache
 def modules(source: str) -> frozenset[str]:
     """The dotted names that Python code imports or holds in a string, because `python -m` may start one."""
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Import(aliases):
@@ -97,11 +96,14 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
     for place, name in (("recipes/{}.py", "RECIPE"), ("data_recipes/{}.toml", "DATA")):
         wanted |= {root / place.format(value) for value in re.findall(rf'^{name} = "(\w+)"', code, re.M)}
     wanted |= needs(root / "notebook.py", code, root)
+    own = re.search(r'^DATA = "[^"]*\.\w+"', code, re.M)  # any rubric may be that of a question in a file of one's own
+    wanted |= {*(root / "data_recipes/rubrics").glob("*.toml")} if own else set()
     found: set[Path] = set()
     while wanted:
         path = wanted.pop()
         if not path.is_file():
-            raise BuildError(f"{path} does not exist, and the notebook, its recipe or its data need it: restore it")
+            raise BuildError(f"{path} does not exist, and the notebook, its recipe or its data need it: restore it, or "
+                             + suggest(path.stem, sorted(other.stem for other in path.parent.glob(f"*{path.suffix}"))))
         found.add(path)
         wanted |= needs(path, path.read_text(encoding="utf-8"), root) - found
     return sorted(found)
@@ -128,8 +130,7 @@ def library_cells(paths: list[Path], root: Path) -> list[NotebookNode]:
 
 
 def setup_cells(root: Path, stage: str) -> list[NotebookNode]:
-    """The cells that find the library, install what is missing, with the pins of requirements.txt, and check whether
-    the stage can begin."""
+    """The cells that find the library, install what is missing at pinned versions, and check if a stage can begin."""
     requirements = (root / "requirements.txt").read_text(encoding="utf-8").split(TRAINING)[0]
     pins, libtpu = re.findall(r"^[\w-]+==\S+", requirements, re.M), re.search(r"libtpu==\S+", requirements)
     if not pins or not libtpu:
@@ -231,8 +232,7 @@ def build(root: Path = ROOT) -> list[Path]:
 
 
 def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
-    """Executes one notebook in `cwd`. True if every cell ran, or the recipe has no such stage. The executed copy is
-    written either way."""
+    """Executes one notebook in `cwd`, and writes the executed copy. True if every cell ran or had nothing to do."""
     notebook = nbformat.reads(notebook_text(path, values=values), as_version=4)
     started = time.monotonic()
     try:

@@ -21,6 +21,7 @@ from parameters import BuildError, parameter, parameters
 
 from reasonkit.choices import choose
 from reasonkit.config import models_of
+from reasonkit.data.problems import load_recipe
 from reasonkit.models.load import MODELS
 from reasonkit.session.setup import check_choices, find_recipe
 
@@ -41,6 +42,8 @@ def write_folder(owner: str, out: Path, values: dict[str, object]) -> None:
     notebook = nbformat.reads(text, as_version=4)
     chosen = {name: ast.literal_eval(node.value) for name, node in parameters(notebook)[2].items()}
     name, recipe = chosen["PROFILE"], find_recipe(chosen["RECIPE"])
+    if chosen["DATA"] and not Path(chosen["DATA"]).suffix:
+        load_recipe(chosen["DATA"])  # raises ValueError for an unknown name
     settings = check_choices(name, chosen["RECIPE"], chosen["SEED"], chosen["SETTINGS"])
     names = dict.fromkeys(models_of(choose(name, recipe, settings, {}), recipe, recipe.stages).values())
     handles = [MODELS[name].handle if name in MODELS else None for name in names]

@@ -33,7 +33,14 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
     Raises ValueError for a model that is unknown or not of the same kind as the profile's own, and for a teacher of
     another family than the policy's, because its tokens are others.
     """
-    chosen = change(adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths), settings)
+    usual = adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths)
+    chosen = change(usual, settings)
+    more = sum(getattr(chosen.grpo, name) - getattr(usual.grpo, name)
+               for name in ("max_prompt_length", "max_new_tokens"))
+    if "sft_max_length" not in settings:  # a row of SFT holds both, and so does a prompt to the judge
+        chosen = replace(chosen, sft=replace(chosen.sft, max_length=chosen.sft.max_length + more))
+    if "judge_max_length" not in settings:
+        chosen = replace(chosen, judge_max_length=chosen.judge_max_length + more)
     for role in ("policy", "judge"):
         own, name = getattr(PROFILES[profile], role), getattr(chosen, role)
         if name not in MODELS and not Path(name).is_dir():

@@ -213,7 +213,7 @@ PROFILES = {
         grpo=GrpoSettings(steps=24, prompts_per_step=4, num_generations=4, **_CPU_LENGTHS,
                           learning_rate=5e-5, micro_prompts=1, save_every=8),
         distill=DistillSettings(steps=40, batch_size=2, learning_rate=2e-4, **_CPU_LENGTHS),
-        eval_batch=20, probe_every=12, judge_batch=4, judge_max_length=256, **_REAL),
+        eval_batch=20, probe_every=12, judge_batch=4, judge_max_length=384, **_REAL),
     "gpu-gemma3-270m": Profile(
         "gpu-gemma3-270m", devices=0, accelerator="gpu", dtype="bfloat16", minutes=120, reserve_minutes=10,
         rows={"train": 8000, "validation": 256, "test": 1000},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -193,10 +194,12 @@ def _earlier(identity: Mapping[str, Any], left: Sequence[str]) -> Lines:
         return
     for path in sorted(found for depth in range(6) for found in inputs.glob("*/" * depth + "artifacts/run.json")):
         with contextlib.suppress(RecordError):
-            if read(path, RunFile, "").model_dump(exclude_unset=True) == identity:
+            found = read(path, RunFile, "").model_dump(exclude_unset=True)
+            if found == identity and path.parts.count("artifacts") == 1:
+                here, there = shlex.quote(str(folder)), shlex.quote(str(path.parent))
                 yield "an earlier run", str(path.parent), (
-                    f"to go on with it, put `!cp -r {path.parent} {folder}` in a cell above this one. To begin anew, "
-                    "remove that input or choose another SEED")
+                    f"to go on with it, put `![ -e {here}/run.json ] || (mkdir -p {here} && cp -r {there}/. {here}/)` "
+                    "in a cell above this one. To begin anew, remove that input or choose another SEED")
 
 
 def _sources(profile: Profile, recipe: Recipe, data: str | None, stage: str, left: Sequence[str]) -> Lines:
@@ -214,6 +217,8 @@ def _sources(profile: Profile, recipe: Recipe, data: str | None, stage: str, lef
             return
         now = [source for source in found.sources if not ("teacher" in left and isinstance(source, TeacherFile))]
         used = used_sources(found.model_copy(update={"sources": now}), notes)
-        yield "data", " · ".join([f"{found.title}: {len(used or found.families)} sources", *notes.notes]), ""
+        remedy = "no source is left: write `other_licences = true` into the mix, or give a source an open licence"
+        yield "data", " · ".join([f"{found.title}: {len(used or found.families)} sources", *notes.notes]), (
+            "" if used or found.families else remedy)
     except ValueError as error:
         yield "data", "not whole", str(error)

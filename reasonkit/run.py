@@ -156,15 +156,17 @@ class Run:
         model = {"policy": self.profile.policy, "dtype": self.profile.dtype, "base": base_sha256(base), **self.lora}
         now = {"model": model, "prompt_sha256": prompt_hash(TAGS.template), "settings": settings,
                "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
-        finished, stages = self.finished(stage), self.recipe.stages
+        after = self.recipe.trained[self.recipe.trained.index(stage) + 1:]
+        finished, last, stages = self.finished(stage), not any(map(self.begun, after)), self.recipe.stages
         later = ", ".join(stages[stages.index(stage):])
         # checkpoints/begun has the adapter that a later stage begins with, so it stays
         removed = f"{later} and checkpoints{'/actor' if self.recipe.before(stage) else ''}"
         manifests.check_begun(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), removed,
                               write=is_main_process())
+        if finished and last and manifests.made_nothing(self.manifest(stage)):
+            finished = False  # it began when no time was left
         if finished and is_main_process():
-            after = self.recipe.trained[self.recipe.trained.index(stage) + 1:]
-            print(manifests.describe_finished(self.folder, self.manifest(stage), not any(map(self.begun, after))))
+            print(manifests.describe_finished(self.folder, self.manifest(stage), last))
         if not finished and stage in self.recipe.shares:  # its manifest may have been deleted since the run was opened
             self.budget.shares.setdefault(stage, self.recipe.shares[stage])
         return not finished

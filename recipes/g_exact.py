@@ -1,6 +1,7 @@
 """G-exact: G-RaR without the judge's weight. The rubric is scored and logged, but not trained on.
 
-Source: an ablation of recipes/g_rar.py that measures what the judge adds.
+Source: an ablation of recipes/g_rar.py that measures what the judge adds. GRPO leaves out open questions, on which
+nothing else here can tell completions apart.
 Expect in the demo: accuracy from 54 to about 71 %, as with the judge, but fewer right steps: 69 to 90 %, by seed.
 """
 

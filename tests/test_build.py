@@ -370,7 +370,7 @@ def test_notebooks_stay_readable(name):
     assert len(cells) <= 35
     assert code[0].metadata.get("tags") == ["parameters"], "the first code cell holds the parameters"
     for cell in code:
-        assert len(cell.source.splitlines()) <= 15 + (cell is code[0]), cell.source
+        assert len(cell.source.splitlines()) <= 15, cell.source
         assert "input(" not in cell.source and "login(" not in cell.source, cell.source
 
 
@@ -440,6 +440,22 @@ def test_a_submission_can_read_the_data_that_its_first_cell_names(tmp_path, monk
     assert not done.returncode, done.stderr[-2000:]
     count, rows = done.stdout.split()
     assert int(count) >= 1 and int(rows) == (2 if data == "mine.csv" else 0)
+
+
+def test_a_submission_for_a_file_of_ones_own_has_all_rubrics(tmp_path, monkeypatch):
+    """Each question of the file gets the rubric of its domain, as in a clone."""
+    monkeypatch.setattr(build, "OUT", tmp_path)
+    text = build.write_submission({"RECIPE": "g_exact", "DATA": "mine.csv"}).read_text()
+    names = [path.name for path in (ROOT / "data_recipes/rubrics").glob("*.toml")]
+    assert len(names) > 5 and all(f"# file: {name}" in text or name in text for name in names)
+
+
+def test_a_mistyped_mix_is_named_with_the_nearest(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "OUT", tmp_path)
+    assert build.main(["submission", "--set", "DATA=gsm8"]) == 2
+    assert "The nearest is 'gsm8k'" in capsys.readouterr().err
+    assert kaggle_folder.main(["--owner", "me", "--out", str(tmp_path / "k"), "--set", "DATA=gsm8"]) == 2
+    assert "The nearest is 'gsm8k'" in capsys.readouterr().err
 
 
 def test_the_submission_of_an_unknown_recipe_is_refused(capsys):

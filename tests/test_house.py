@@ -24,7 +24,7 @@ stdlib reasonkit.session: setup files records secrets interrupts time_budget run
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices answers
 numpy reasonkit.eval: intervals evaluate sampled
 numpy reasonkit.judge: rubric judge cache exam open_questions
-numpy reasonkit.rewards: work rules mix monitors
+numpy reasonkit.rewards: sums work rules mix monitors
 numpy reasonkit.data: screening sources problems rows options readers loading filters router own_file curation golds
 jax reasonkit.models: distributed mesh cache gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat overlap decode rollout loop sft grpo

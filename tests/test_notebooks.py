@@ -103,7 +103,7 @@ def test_a_tiny_teacher_writes_traces_that_notebook_1_reads(tmp_path):
     rows = read_rows(tmp_path / "artifacts/data/train.parquet")
     worked = {row["question"]: row["reasoning"] for row in rows if row["reasoning"]}
     assert len(worked) > 20 and worked.items() <= {(row["question"], row["reasoning"]) for row in kept}
-    assert set(rows["source"]) == {"taught", "mine"}, "what the teacher could not solve is there for GRPO"
+    assert set(rows["source"]) == {"notebook 1b", "mine"}, "what the teacher could not solve is there for GRPO"
 
 
 def test_the_policy_itself_may_be_the_teacher(finished, tmp_path):
@@ -280,7 +280,8 @@ def test_yesterdays_output_attached_as_an_input_goes_on_today(finished, tmp_path
     today.mkdir()
     done = execute("04_evaluation.py", today, ROOT, REASONKIT_INPUTS=str(tmp_path / "kaggle/input"))
     assert done.returncode == 1
-    assert f"put `!cp -r {kept} {today / 'artifacts'}` in a cell above" in done.stdout + done.stderr
+    told = done.stdout + done.stderr
+    assert f"(mkdir -p {today / 'artifacts'} && cp -r {kept}/. {today / 'artifacts'}/)` in a cell above" in told
     if mount == "NOTEBOOK":
         return
     subprocess.run([sys.executable, "-c", cell.replace("/kaggle", str(tmp_path / "kaggle"))], cwd=today, check=True)

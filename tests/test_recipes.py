@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
+import types
 from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
 
@@ -22,7 +24,7 @@ from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.models.load import ASSETS, MODELS, Tokenizer
 from reasonkit.models.mesh import check_divides, plan_mesh
 from reasonkit.run import open_run
-from reasonkit.session import run_log
+from reasonkit.session import run_log, setup
 from reasonkit.session.manifest import ManifestError
 from reasonkit.session.setup import find_recipe, recipe_names
 from reasonkit.session.time_budget import BudgetError
@@ -339,6 +341,35 @@ def test_a_stage_begins_with_what_the_one_before_left_and_gets_its_share_of_the_
         (tmp_path / f"{stage}/adapter/actor/{step}").mkdir(parents=True)
     assert run.inputs("grpo")["adapter"] == tmp_path / "simpo/adapter"
     assert open_run("smoke", "g_rar", 0, tmp_path).budget.shares == {"grpo": 0.6}, "a finished stage needs no time"
+
+
+def test_lengths_of_grpo_in_the_settings_lengthen_what_holds_its_rows(tmp_path):
+    """Else notebook 1 would pass, and notebook 2 would find that no row fits."""
+    usual = open_run("smoke", "g_rar", 0, tmp_path / "one").profile
+    longer = {"grpo_max_prompt_length": 160, "grpo_max_new_tokens": 160}
+    more = 320 - usual.grpo.max_prompt_length - usual.grpo.max_new_tokens
+    found = open_run("smoke", "g_rar", 0, tmp_path / "two", settings=longer).profile
+    assert found.sft.max_length == usual.sft.max_length + more
+    assert found.judge_max_length == usual.judge_max_length + more
+    given = {**longer, "sft_max_length": 200, "judge_max_length": 300}
+    found = open_run("smoke", "g_rar", 0, tmp_path / "three", settings=given).profile
+    assert (found.sft.max_length, found.judge_max_length) == (200, 300)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ('RECIPE = Recipe(data="g_rar", toy_data="tiny_mix", shares={"sft": 1, "gpro": 1})', "unknown stage in the shares .* 'gpro': .* 'grpo'"),
+    ('RECIPE = Recipe(data="g_rar", toy_data="tiny_mix", shares={"sft": 1, "data": 1})', "unknown stage in the shares .* 'data'"),
+    ('RECIPE = Recipe(data="g_rar", toy_data="tiny_mix", shares={"sft": 1}, sft={"max_lenght": 9})',
+     "unknown setting of sft .* 'max_lenght': .* The nearest is 'max_length'"),
+    ('recipe = Recipe(data="g_rar", toy_data="tiny_mix", shares={"sft": 1})', "recipes/mine.py has no RECIPE"),
+])
+def test_a_mistake_in_ones_own_recipe_is_named(text, said, monkeypatch):
+    module = types.ModuleType("recipes.mine")
+    exec(f"from reasonkit.config import Recipe\n{text}", vars(module))
+    monkeypatch.setitem(sys.modules, "recipes.mine", module)
+    monkeypatch.setattr(setup, "recipe_names", lambda: ["g_rar", "mine"])
+    with pytest.raises(ValueError, match=said):
+        find_recipe("mine")
 
 
 def test_data_has_lengths_of_its_own_for_every_notebook(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from reasonkit.data.screening import gold_fault, question_key
 LETTERS = "ABCDEFGHIJ"
 # The ways in which a text numbers its options. {} is the letter.
 _STYLES = (r"(?m:^)\s*{}\s?[.):]", r"\({}\)", r"(?:^|(?<=[\s,])){}\s\)", r"(?<=\s){}\.\s")
+SHAPE = "options that can't be told apart: write (A) ... (B) ..., or a list"
 
 
 class Refused(ValueError):
@@ -47,7 +48,7 @@ def pose_choice(fields: dict, rng: random.Random | None) -> None:
         texts = [re.sub(r"^\(?[A-J]\s?[).]\s?", "", as_text(text)) if _all_lettered(given) else text for text in given]
     texts = [" ".join(as_text(text).split()) for text in texts]
     if not 2 <= len(texts) <= len(LETTERS) or len(labels) < len(texts):
-        raise Refused("options of another shape")
+        raise Refused(SHAPE)
     different = {text.casefold() for text in texts}
     if {"", "not specified"} & different or len(different) < len(texts):
         raise Refused("options repeat or are blank")
@@ -81,7 +82,7 @@ def split_options(text: str) -> tuple[str, list[str]]:
             ends = [mark.start() for mark in marks[1:]] + [len(text)]
             texts = [text[mark.end():end].strip(" ,\n\t") for mark, end in zip(marks, ends, strict=True)]
             return text[:marks[0].start()].strip(), [re.sub(r",?\s+or$|\s*\bAnswer:$", "", one) for one in texts]
-    raise Refused("options of another shape")
+    raise Refused(SHAPE)
 
 
 def find_option(answer: Any, texts: list[str], labels: list[str]) -> int:

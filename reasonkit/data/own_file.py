@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import ascii_lowercase
 
 from reasonkit.data.loading import open_rows
 from reasonkit.data.problems import load_recipe
@@ -19,7 +20,7 @@ OWN_COLUMNS = {
     "difficulty": ("difficulty", "level"),
     **{name: (name,) for name in ("kind", "domain", "task", "rubric")},  # as in the files that the kit writes
 }
-TAUGHT = TeacherFile.model_construct(**{"from": "teacher"}, name="taught", domain=ROUTED, licence=OWN, address="")
+TAUGHT = TeacherFile.model_construct(**{"from": "teacher"}, name="notebook 1b", domain=ROUTED, licence=OWN, address="")
 
 
 def load_data(data: str, traces: Path | None = None, taught: bool = False) -> DataRecipe:
@@ -30,7 +31,7 @@ def load_data(data: str, traces: Path | None = None, taught: bool = False) -> Da
     `own_recipe` does.
     """
     own = Path(data).suffix not in ("", ".toml")
-    recipe = own_recipe(Path(data)) if own else load_recipe(data)
+    recipe = own_recipe(Path(data)) if own else load_recipe(Path(data).stem)
     mine = [TAUGHT] if own and taught else []
     return recipe.model_copy(update={"sources": [
         source.model_copy(update={"path": str(traces)})
@@ -53,11 +54,16 @@ def own_recipe(path: Path) -> DataRecipe:
     found = {name.strip().lower(): name for name in first}
     columns = {ours: "{" + found[name] + "}" for ours, names in OWN_COLUMNS.items()
                if (name := next((name for name in names if name in found), None))}
+    letters = [letter for letter in ascii_lowercase if letter in found]
+    if "options" not in columns and letters[:2] == ["a", "b"]:
+        columns["options"] = " ".join(f"({letter.upper()}) {{{found[letter]}}}" for letter in letters)
     if "question" not in columns:
         raise SourceError(f"{path} has the columns {', '.join(first)}, and none is a question: rename one to 'question'"
                           ", and the right answer's to 'answer', with a comma between the cells of a CSV")
     source = OwnFile.model_validate({**given, "columns": columns})
     mapping = ", ".join(f"{ours} from {column}" for ours, column in columns.items())
+    if unused := [name for name in first if not any(f"{{{name}}}" in column for column in columns.values())]:
+        mapping += f"; not used: {', '.join(unused)}"
     return DataRecipe.model_construct(
         name=path.stem, title=f"{path.name} ({mapping})", licence=OWN, sources=[source],
         split=Split(train=80, validation=10, test=10), rubric=load_domain(GENERAL).rubric)

@@ -239,11 +239,11 @@ def read_rubric(value: Any) -> str:
     A criterion with negative points describes a fault and becomes a pitfall. A text that begins with the name of its
     weight, as in *Rubrics as Rewards*, gets that weight. Other points are divided by the largest.
     """
-    if isinstance(value, str) and value.startswith('[{"title"'):
+    if isinstance(value, str) and value.lstrip().startswith("["):  # as a cell of a CSV
         try:
             return rubric_to_json(rubric_from_json(value))
         except ValueError:
-            raise Refused("rubric of another shape") from None
+            raise Refused("a rubric that is no JSON list of {title, description, weight}") from None
     made = []
     for number, entry in enumerate(value if isinstance(value, list) else [value], 1):
         entry = {"description": entry} if isinstance(entry, str) else entry

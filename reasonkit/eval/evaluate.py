@@ -22,8 +22,12 @@ from reasonkit.text.answers import COMPLETION_SECONDS, answer_of, check, time_li
 from reasonkit.text.tags import STOP_MARKERS, TAGS
 
 _FIELDS = ("correct", "content", "format_ok", "steps")
-_NUMBER = re.compile(r"-?[0-9][0-9,]*+(?:[./][0-9]++)?")
+_NUMBER = re.compile(r"(?:(?<![0-9])-)?[0-9][0-9,]*+(?:[./][0-9]++)?")
+_APART = re.compile(r"(?:[-+*/^<>{\u2212\u00d7\u00f7]\s*|[0-9]:)\Z")  # before a number that is part of something else
+_BULLET = re.compile(r"^\s*[-*\u2022]\s+")
 _MARKED = re.compile(r"\$([^$\n]++)\$|\\\(([^\n]+?)\\\)|\*\*([^*\n]++)\*\*")  # a formula, or bold words
+_UNSURE = re.compile(r"\b(?:not|cannot|never|neither|nor|no|or|whether|if|unclear|false)\b|n't\b", re.IGNORECASE)
+
 
 
 class Interval(NamedTuple):
@@ -246,19 +250,28 @@ def _score(row: dict[str, str], completion: str) -> dict[str, Any]:
 def _content(completion: str, answer: str | None, gold: str, kind: str) -> bool:
     """Whether what a completion says last is right, like lm-evaluation-harness's "flexible-extract". It reads the text
     of the answer tag or, without one, the text after the last tag, in the same way. So writing the tags changes
-    nothing. Tried are the whole text, its last line, what stands there after a colon or "is", and the last formula,
-    bold words and number. Reasoning that was cut off has no answer."""
+    nothing. The whole text counts, or else the first reading that makes an answer: the last line, what stands there
+    after a colon or "is", its last formula or bold words, and the last number. Reasoning that was cut off has none."""
     *_, last = None, *TAGS.tag.finditer(completion)
     if answer is None and last and not last["slash"]:
         return False
     text = answer if answer is not None else completion[last.end():] if last else completion
     for marker in STOP_MARKERS:
         text = text.replace(marker, "")
-    line = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-    said = [text, line, *(line.rpartition(mark)[2].rstrip(" .") for mark in (":", " is ", " are ")),
-            *(next(filter(None, found)) for found in _MARKED.findall(text)[-1:]),
-            *(_NUMBER.findall(text)[-1:] if kind == "number" else ())]
-    return any(check(words, gold, kind).correct for words in dict.fromkeys(said))
+    lines = [_BULLET.sub("", line) for line in text.splitlines() if line.strip()] or [""]
+    if len(lines) > 1 and check(text, gold, kind).correct:
+        return True
+    said = [line := lines[-1]]
+    if not _UNSURE.search(line):
+        said += [line.rpartition(mark)[2].rstrip(" .") for mark in (": ", " is ", " are ") if mark in line]
+        said += [next(filter(None, found)) for found in _MARKED.findall(line)[-1:]]
+    if kind == "number":
+        said += [match[0] for match in [*_NUMBER.finditer(text)][-1:] if not _APART.search(text[:match.start()])]
+    for words in dict.fromkeys(said):
+        found = check(words, gold, kind)
+        if found.correct or found.extracted is not None and kind != "text":  # any words are a text
+            return found.correct
+    return False
 
 
 def _steps(text: str) -> list[str]:

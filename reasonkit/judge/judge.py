@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 
 from reasonkit.judge.rubric import Criterion
-from reasonkit.text.tags import neutralise, printable
+from reasonkit.text.tags import TAGS, neutralise, printable
 
 RATINGS = ("1", "2", "3", "4", "5")
 DEGREES = np.linspace(0.0, 1.0, len(RATINGS))  # of a criterion, by rating
@@ -33,8 +33,9 @@ _INVISIBLE = re.compile(
 _AS_SPACE = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u2800]")  # control characters and a blank letter
 _BLANKS, _BEFORE = re.compile(r"(?<=\S)\s{2,}+"), re.compile(rf"\A\s{{{INDENT},}}+")
 SCALE = ("from 1, the worst, to 5, the best", "from 5, the best, to 1, the worst")
-ABOUT = ("The reply was asked to show its work between <reasoning> tags and to give its answer between <answer> tags. "
-         "What a criterion says of the text itself, its form, length or style, is about the answer alone.")
+ABOUT = (f"The reply was asked to show its work between {TAGS.reasoning_start} tags and to give its answer between "
+         f"{TAGS.answer_start} tags. A criterion about the text's form, length or style is about the answer alone, "
+         "unless it names reasoning, steps or repetition.")
 ONE_DIGIT = "\nAnswer with one digit and nothing else."
 
 

@@ -32,7 +32,7 @@ from reasonkit.text.tags import TAGS
 INF_TEMPERATURE, INF_TOP_K, INF_TOP_P, SEED = None, 1, None, 42  # the template's. Without a temperature it is greedy
 SPARE_CACHE = 256  # the template's cache is prompt + generation + 256
 PROMPT_ROOM = 1024  # tokens: the template's sampler raises for a prompt that its cache can't hold
-PATIENCE = 1800  # seconds for a process to load a model on the CPU
+PATIENCE = 900  # seconds for a process to load a model on the CPU, within the clock's reserve
 DIFFERENT = ("step {step} in {folder} is not the adapter that was evaluated: a later save outranks it, or the last one "
              "is missing; save the evaluated adapter under a higher step")
 
@@ -146,7 +146,7 @@ def verify_submission(ckpt_dir: Path, adapter: str, samples: Sequence[tuple[str,
         if reply != judged:
             raise SubmissionError(f"to {question!r} the notebook's model says {reply!r}, and loaded as the judges do "
                                   f"it says {judged!r}: the prompt, the limits or the stop tokens differ")
-    told = f"the same {len(samples)} greedy replies" if sample else "whose replies were not compared on a CPU"
+    told = f"the same {len(samples)} greedy replies" if sample else "and no reply, because that process runs on a CPU"
     return f"step {found['step']}: the same adapter, {told}"
 
 

@@ -256,6 +256,11 @@ def failed(manifest: Mapping[str, Any]) -> bool:
     return str(manifest.get("extra", {}).get("stopped")).startswith(FAILED)
 
 
+def made_nothing(manifest: Mapping[str, Any]) -> bool:
+    """Whether the clock ended the stage before its first step."""
+    return _steps(manifest)[0] == 0 and manifest["extra"].get("stopped") == "time"
+
+
 def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning for each stage that made fewer steps than planned, had no fit judge, or whose adapter was not kept."""
     found = []

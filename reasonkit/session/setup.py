@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 from typing import Any
 
-from reasonkit.config import PROFILES, Profile, Recipe
+from reasonkit.config import PROFILES, STAGES, Profile, Recipe
 from reasonkit.settings import DistillSettings, GrpoSettings, SftSettings, SimpoSettings
 
 CHOOSE = ("choose one and start anew (Kaggle: Settings, Accelerator, TPU v5e-8; Colab: Runtime, Change runtime type; "
@@ -51,10 +51,21 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name."""
+    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name, and for a recipe without RECIPE or with
+    an unknown stage or setting."""
     check_name("recipe", name, recipe_names())
     module = importlib.import_module(f"recipes.{name}")
-    return replace(module.RECIPE, name=name, summary=(module.__doc__ or "").partition("\n")[0])
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"recipes/{name}.py has no RECIPE = Recipe(...): see recipes/g_rar.py")
+    stages = [stage for stage in STAGES if stage not in ("data", "evaluation")]
+    for stage in recipe.shares:
+        check_name(f"stage in the shares of recipes/{name}.py:", stage, stages)
+    for stage in ("sft", "simpo", "grpo", "distill"):
+        for setting in getattr(recipe, stage):
+            known = [field.name for field in fields(getattr(PROFILES["cpu"], stage))]
+            check_name(f"setting of {stage} in recipes/{name}.py:", setting, known)
+    return replace(recipe, name=name, summary=(module.__doc__ or "").partition("\n")[0])
 
 
 # By the annotation of a setting's field: the types of its values, and what an error asks for.

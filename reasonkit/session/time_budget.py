@@ -51,7 +51,7 @@ class TimeBudget:
                  grows: bool = False) -> None:
         if not 0 <= reserve_minutes < hours * 60 < math.inf:
             raise BudgetError(f"reserve_minutes={reserve_minutes:g} takes all of the session's {hours * 60:g} minutes: "
-                              "raise hours or lower the reserve")
+                              "raise `minutes` or lower `reserve_minutes`")
         self.shares, self.hours, self.reserve_minutes = dict(shares or {}), float(hours), float(reserve_minutes)
         for stage, share in self.shares.items():
             if not 0 < share < math.inf:

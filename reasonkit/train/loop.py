@@ -142,8 +142,8 @@ def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: st
     """What a stage leaves behind that failed: its last good step, or the adapter that it began with.
 
     Failures are a diverged loss, a reward without signal, a judge that never answers, a device that is out of memory,
-    and a stage that begins when no time is left. An unattended session then goes on with what it has. Raises any other
-    error again, and these too if the run has no adapter yet.
+    and a stage that begins when no time is left (the clock has ended it). An unattended session then goes on with what
+    it has. Raises any other error again, and these too if the run has no adapter yet.
     """
     out_of_memory = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     since = error.since if isinstance(error, DivergedError) else math.inf
@@ -158,10 +158,12 @@ def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: st
     if last > start_step:
         last += 1
         save_for_next_stage(model, checkpoints, last)
-    why = describe_error(error)
+    why, late = describe_error(error), isinstance(error, BudgetError)
     goes_on = "its last good step" if good else "the adapter it began with"
-    print(f"{stage} has failed, and the run goes on with {goes_on}. {why}", file=sys.stderr)
-    return StageResult(stage, good[-1] - start_step if good else 0, last, minutes, FAILED + why)
+    print(f"{stage} {'has no time left' if late else 'has failed'}, and the run goes on with {goes_on}. {why}",
+          file=sys.stderr)
+    steps = good[-1] - start_step if good else 0
+    return StageResult(stage, steps, last, minutes, "time" if late else FAILED + why)
 
 
 class _Steps(hooks.TrainingHooks):

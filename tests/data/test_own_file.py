@@ -8,7 +8,7 @@ import pytest
 from reasonkit.data.curation import curate
 from reasonkit.data.own_file import load_data
 from reasonkit.data.sources import SourceError
-from reasonkit.judge.rubric import load_domain, rubric_to_json
+from reasonkit.judge.rubric import load_domain, rubric_from_json, rubric_to_json
 
 SIZES = {"train": 100, "validation": 100, "test": 100}
 
@@ -60,6 +60,29 @@ def test_each_question_has_the_rubric_of_its_domain_unless_the_file_is_named_aft
         want = name if name == "law" else next(domain for text, domain in ASKED if row["question"][:9] == text[:9])
         assert row["domain"] == row["family"] == want
         assert row["rubric"] == rubric_to_json(load_domain(want).rubric)
+
+
+def test_options_in_columns_of_their_own_are_shown(tmp_path):
+    """They used to be left out without a word, and the question was one about letters that nobody sees."""
+    path = write_csv(tmp_path / "mine.csv", ("question", "A", "B", "C", "answer", "page"),
+                     [(f"Which planet is number {n}?", f"Mars {n}", f"Venus {n}", f"Earth {n}", "B", n)
+                      for n in range(40)])
+    recipe = load_data(path)
+    assert "options from (A) {A} (B) {B} (C) {C}" in recipe.title and recipe.title.endswith("; not used: page)")
+    row = curate(recipe, SIZES, 0)[0]["train"][0]
+    right = next(line for line in row["question"].splitlines() if "Venus" in line)
+    assert row["kind"] == "choice" and row["answer"] == right.strip()
+
+
+def test_a_rubric_in_a_cell_is_json_or_the_row_is_left_out(tmp_path):
+    own = '[{"description": "Names the dish.", "title": "Dish", "weight": "essential"}]'  # in any order
+    rows = [(f"How is dish number {n} made?", f"it takes {n} minutes", own if n % 4 else '[ {"title": "no end"')
+            for n in range(2, 60)]
+    path = write_csv(tmp_path / "mine.csv", ("question", "answer", "rubric"), rows)
+    splits, ledger = curate(load_data(path), SIZES, 0)
+    found = [rubric_from_json(row["rubric"]) for some in splits.values() for row in some]
+    assert {(criterion.title, criterion.weight) for rubric in found for criterion in rubric} == {("Dish", 1.0)}
+    assert "a rubric that is no JSON list of {title, description, weight}" in str(ledger)
 
 
 @pytest.mark.parametrize(("name", "header", "rows", "message"), [

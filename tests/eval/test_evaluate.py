@@ -159,6 +159,21 @@ def test_by_content_the_same_words_count_in_a_tag_and_without_one(said, kind, go
     assert [sample["content"] for sample in scored.samples] == [True] * 3
 
 
+@pytest.mark.parametrize("said, kind, gold", [
+    ("x^2 + 5", "number", "5"), ("10 - 4", "number", "4"), ("10-5", "number", "-5"), ("-\\frac{3}{4}", "number", "4"),
+    ("5 > 3", "number", "3"), ("12:30", "number", "30"), ("12:30", "expression", "30"),
+    ("$3$ but not $2$", "expression", "2"),     ("B, because the claim in **A** is wrong", "choice", "A"),
+    ("It is not clear whether the statement is true", "yes_no", "yes"),
+    ("We cannot say that this is true", "yes_no", "yes"), ("It is false that this claim is true", "yes_no", "yes"),
+    ("No. Nothing here shows that the statement is **true**.", "yes_no", "yes"),
+    ("The capital is Paris.", "text", "Rome"),
+])
+def test_by_content_words_beside_the_answer_do_not_count(said, kind, gold):
+    rows = [problem(n, kind=kind, answer=gold) for n in range(2)]
+    replies = [f"Let me see.\n{said}", f"<reasoning>Let me see.</reasoning>\n<answer>{said}</answer>"]
+    assert not any(sample["content"] for sample in evaluate(lambda prompts: replies, rows, 2).samples)
+
+
 def test_a_stock_models_bare_answers_count_by_content_and_by_nothing_else():
     scored = evaluate(lambda prompts: ["1", "2", "7"], [problem(number) for number in range(3)], 8)
     assert scored.accuracy.mean == scored.format_rate.mean == 0 and scored.content_accuracy.mean == 2 / 3

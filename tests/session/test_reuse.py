@@ -285,6 +285,19 @@ def test_rows_that_are_made_are_read_back_unless_something_changed(asked, tmp_pa
     assert not run.data_is_made(recipe)
 
 
+def test_a_stage_that_began_when_no_time_was_left_is_trained_in_the_next_session(asked, capsys):
+    """It hands over what it began with, so that the evaluation comes. That must not count as trained for good."""
+    assert sft(asked)
+    finish(asked, "sft", 3)
+    assert grpo(asked)
+    finish(asked, "grpo", 3, "time")
+    manifest = asked.run.stage("grpo") / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"steps": 2', '"steps": 0', 1))
+    assert grpo(asked), "it has done nothing"
+    manifest.write_text(manifest.read_text().replace('"steps": 0', '"steps": 1', 1))
+    assert not grpo(asked) and "ended by the clock" in capsys.readouterr().out
+
+
 def test_a_file_that_is_mounted_elsewhere_is_the_same_data(asked, tmp_path):
     """Kaggle mounts inputs in other places than a year ago."""
     one, two = tmp_path / "q/mine.csv", tmp_path / "datasets/me/q/mine.csv"

@@ -264,7 +264,7 @@ def test_the_doubling_sees_a_quadratic_part(monkeypatch):
     def quadratic(reply):
         return sum(1 for start in range(0, len(reply), 20) for _ in reply[start:])
 
-    assert BENCHMARK["doubling"](quadratic, 1000)[0] > 3.0
+    assert BENCHMARK["doubling"](quadratic, 4000)[0] > 3.0, "long enough to stand above the noise of a fast core"
 
 
 def test_parts_are_scored_alone_or_together_alike():
