@@ -28,7 +28,6 @@ PLACEHOLDERS = {"name": "g_rar", "NAME": "g_rar", "mine.csv": "mine.csv", "you":
 RUN = {"python -c": "of the run's log"}  # the beginnings of what `test_what_takes_seconds_runs` runs
 UNRUN = {
     "make preflight RECIPE=g_rar MODEL=gemma2-2b-it TOPOLOGY=v5e:2x4": "compiles for minutes, and downloads libtpu",
-    "make preflight RECIPE=g_rar MODEL=gemma2-2b-it TOPOLOGY=v5e:2x4": "compiles for minutes, and downloads libtpu",
     "make faults": "takes an hour. tests/test_faults.py runs some of it",
     "make demo MODEL=gemma3-270m ACCEPT_GEMMA_TERMS=yes": "downloads weights, and trains for hours",
     "make demo DATA=mine.csv RECIPE=g_exact": "takes minutes. tests/test_stranger.py runs it at smoke sizes",

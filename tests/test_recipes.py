@@ -357,15 +357,16 @@ def test_lengths_of_grpo_in_the_settings_lengthen_what_holds_its_rows(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ('RECIPE = Recipe(data="g_rar", toy_data="tiny_mix", shares={"sft": 1, "gpro": 1})', "unknown stage in the shares .* 'gpro': .* 'grpo'"),
-    ('RECIPE = Recipe(data="g_rar", toy_data="tiny_mix", shares={"sft": 1, "data": 1})', "unknown stage in the shares .* 'data'"),
-    ('RECIPE = Recipe(data="g_rar", toy_data="tiny_mix", shares={"sft": 1}, sft={"max_lenght": 9})',
+    ('RECIPE = Recipe(**MIX, shares={"sft": 1, "gpro": 1})', "unknown stage in the shares .* 'gpro': .* 'grpo'"),
+    ('RECIPE = Recipe(**MIX, shares={"sft": 1, "data": 1})', "unknown stage in the shares .* 'data'"),
+    ('RECIPE = Recipe(**MIX, shares={"sft": 1}, sft={"max_lenght": 9})',
      "unknown setting of sft .* 'max_lenght': .* The nearest is 'max_length'"),
-    ('recipe = Recipe(data="g_rar", toy_data="tiny_mix", shares={"sft": 1})', "recipes/mine.py has no RECIPE"),
+    ('recipe = Recipe(**MIX, shares={"sft": 1})', "recipes/mine.py has no RECIPE"),
 ])
 def test_a_mistake_in_ones_own_recipe_is_named(text, said, monkeypatch):
     module = types.ModuleType("recipes.mine")
-    exec(f"from reasonkit.config import Recipe\n{text}", vars(module))
+    mix = 'MIX = {"data": "g_rar", "toy_data": "tiny_mix"}'
+    exec(f"from reasonkit.config import Recipe\n{mix}\n{text}", vars(module))
     monkeypatch.setitem(sys.modules, "recipes.mine", module)
     monkeypatch.setattr(setup, "recipe_names", lambda: ["g_rar", "mine"])
     with pytest.raises(ValueError, match=said):
