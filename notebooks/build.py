@@ -94,9 +94,9 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
     code = "\n".join(shell.transform_cell(cell.source) for cell in cells if cell.cell_type == "code")
     wanted = {root / "reasonkit/__init__.py"}
     for place, name in (("recipes/{}.py", "RECIPE"), ("data_recipes/{}.toml", "DATA")):
-        wanted |= {root / place.format(value) for value in re.findall(rf'^{name} = "(\w+)"', code, re.M)}
+        wanted |= {root / place.format(value) for value in re.findall(rf'^{name} = "(\w+)(?:\.toml)?"', code, re.M)}
     wanted |= needs(root / "notebook.py", code, root)
-    own = re.search(r'^DATA = "[^"]*\.\w+"', code, re.M)  # any rubric may be that of a question in a file of one's own
+    own = re.search(r'^DATA = "[^"]*\.(?!toml")\w+"', code, re.M)  # a file of one's own may need any rubric
     wanted |= {*(root / "data_recipes/rubrics").glob("*.toml")} if own else set()
     found: set[Path] = set()
     while wanted:

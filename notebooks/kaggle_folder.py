@@ -42,8 +42,8 @@ def write_folder(owner: str, out: Path, values: dict[str, object]) -> None:
     notebook = nbformat.reads(text, as_version=4)
     chosen = {name: ast.literal_eval(node.value) for name, node in parameters(notebook)[2].items()}
     name, recipe = chosen["PROFILE"], find_recipe(chosen["RECIPE"])
-    if chosen["DATA"] and not Path(chosen["DATA"]).suffix:
-        load_recipe(chosen["DATA"])  # raises ValueError for an unknown name
+    if chosen["DATA"] and Path(chosen["DATA"]).suffix in ("", ".toml"):
+        load_recipe(chosen["DATA"].removesuffix(".toml"))  # raises ValueError for an unknown name
     settings = check_choices(name, chosen["RECIPE"], chosen["SEED"], chosen["SETTINGS"])
     names = dict.fromkeys(models_of(choose(name, recipe, settings, {}), recipe, recipe.stages).values())
     handles = [MODELS[name].handle if name in MODELS else None for name in names]

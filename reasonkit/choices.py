@@ -35,8 +35,8 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
     """
     usual = adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths)
     chosen = change(usual, settings)
-    more = sum(getattr(chosen.grpo, name) - getattr(usual.grpo, name)
-               for name in ("max_prompt_length", "max_new_tokens"))
+    more = max(0, sum(getattr(chosen.grpo, name) - getattr(usual.grpo, name)
+                      for name in ("max_prompt_length", "max_new_tokens")))
     if "sft_max_length" not in settings:  # a row of SFT holds both, and so does a prompt to the judge
         chosen = replace(chosen, sft=replace(chosen.sft, max_length=chosen.sft.max_length + more))
     if "judge_max_length" not in settings:

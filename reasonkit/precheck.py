@@ -67,10 +67,10 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
             ["seed", seed, "this cell"]]
     if data is not None:
         rows.append(["data", data or plan.data_for(own), "this cell" if data else "recipe"])
-    changed = {"profile": own, "recipe": adapt_to_recipe(own, plan), "data": fitted}
+    changed = {"profile": own, "recipe": adapt_to_recipe(own, plan), "data": choose(profile, plan, {}, lengths)}
     for name in settings:
         value = value_of(fitted, name)
-        found = next(by for by, at in changed.items() if value_of(at, name) == value)
+        found = next((by for by, at in changed.items() if value_of(at, name) == value), "this cell")
         rows.append([name, value, "this cell" if name in chosen else found])
     display(table(["choice", "value", "set by"], rows, "All notebooks of a run must choose the same."))
     left = [name for name in plan.stages if not (artifacts() / name / manifests.MANIFEST).exists()]
@@ -195,7 +195,7 @@ def _earlier(identity: Mapping[str, Any], left: Sequence[str]) -> Lines:
     for path in sorted(found for depth in range(6) for found in inputs.glob("*/" * depth + "artifacts/run.json")):
         with contextlib.suppress(RecordError):
             found = read(path, RunFile, "").model_dump(exclude_unset=True)
-            if found == identity and path.parts.count("artifacts") == 1:
+            if found == identity and not any((above / "run.json").exists() for above in path.parent.parents):
                 here, there = shlex.quote(str(folder)), shlex.quote(str(path.parent))
                 yield "an earlier run", str(path.parent), (
                     f"to go on with it, put `![ -e {here}/run.json ] || (mkdir -p {here} && cp -r {there}/. {here}/)` "

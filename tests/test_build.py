@@ -445,9 +445,10 @@ def test_a_submission_can_read_the_data_that_its_first_cell_names(tmp_path, monk
 def test_a_submission_for_a_file_of_ones_own_has_all_rubrics(tmp_path, monkeypatch):
     """Each question of the file gets the rubric of its domain, as in a clone."""
     monkeypatch.setattr(build, "OUT", tmp_path)
-    text = build.write_submission({"RECIPE": "g_exact", "DATA": "mine.csv"}).read_text()
+    cells = nbformat.read(build.write_submission({"RECIPE": "g_exact", "DATA": "mine.csv"}), as_version=4).cells
+    (cell,) = [cell.source for cell in cells if cell.source.startswith("%%files data_recipes/rubrics")]
     names = [path.name for path in (ROOT / "data_recipes/rubrics").glob("*.toml")]
-    assert len(names) > 5 and all(f"# file: {name}" in text or name in text for name in names)
+    assert len(names) > 5 and all(f"{build.FILE_MARK}{name}\n" in cell for name in names)
 
 
 def test_a_mistyped_mix_is_named_with_the_nearest(tmp_path, monkeypatch, capsys):

@@ -354,6 +354,8 @@ def test_lengths_of_grpo_in_the_settings_lengthen_what_holds_its_rows(tmp_path):
     given = {**longer, "sft_max_length": 200, "judge_max_length": 300}
     found = open_run("smoke", "g_rar", 0, tmp_path / "three", settings=given).profile
     assert (found.sft.max_length, found.judge_max_length) == (200, 300)
+    shorter = open_run("smoke", "g_rar", 0, tmp_path / "four", settings={"grpo_max_new_tokens": 32}).profile
+    assert (shorter.sft, shorter.judge_max_length) == (usual.sft, usual.judge_max_length), "no row gets shorter"
 
 
 @pytest.mark.parametrize(("text", "said"), [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
-from string import ascii_lowercase
 
 from reasonkit.data.loading import open_rows
+from reasonkit.data.options import LETTERS
 from reasonkit.data.problems import load_recipe
 from reasonkit.data.router import GENERAL
 from reasonkit.data.sources import OWN, ROUTED, DataRecipe, OwnFile, SourceError, Split, TeacherFile
@@ -31,7 +32,7 @@ def load_data(data: str, traces: Path | None = None, taught: bool = False) -> Da
     `own_recipe` does.
     """
     own = Path(data).suffix not in ("", ".toml")
-    recipe = own_recipe(Path(data)) if own else load_recipe(Path(data).stem)
+    recipe = own_recipe(Path(data)) if own else load_recipe(data.removesuffix(".toml"))
     mine = [TAUGHT] if own and taught else []
     return recipe.model_copy(update={"sources": [
         source.model_copy(update={"path": str(traces)})
@@ -54,9 +55,9 @@ def own_recipe(path: Path) -> DataRecipe:
     found = {name.strip().lower(): name for name in first}
     columns = {ours: "{" + found[name] + "}" for ours, names in OWN_COLUMNS.items()
                if (name := next((name for name in names if name in found), None))}
-    letters = [letter for letter in ascii_lowercase if letter in found]
-    if "options" not in columns and letters[:2] == ["a", "b"]:
-        columns["options"] = " ".join(f"({letter.upper()}) {{{found[letter]}}}" for letter in letters)
+    letters = [*takewhile(lambda letter: found.get(letter.lower()) == letter, LETTERS)]
+    if "options" not in columns and len(letters) > 1:
+        columns["options"] = " ".join(f"({letter}) {{{letter}}}" for letter in letters)
     if "question" not in columns:
         raise SourceError(f"{path} has the columns {', '.join(first)}, and none is a question: rename one to 'question'"
                           ", and the right answer's to 'answer', with a comma between the cells of a CSV")

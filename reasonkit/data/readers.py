@@ -239,7 +239,7 @@ def read_rubric(value: Any) -> str:
     A criterion with negative points describes a fault and becomes a pitfall. A text that begins with the name of its
     weight, as in *Rubrics as Rewards*, gets that weight. Other points are divided by the largest.
     """
-    if isinstance(value, str) and value.lstrip().startswith("["):  # as a cell of a CSV
+    if isinstance(value, str) and re.match(r'\s*\[\s*[\[{"\]]', value):  # as a cell of a CSV
         try:
             return rubric_to_json(rubric_from_json(value))
         except ValueError:

@@ -23,9 +23,10 @@ from reasonkit.text.tags import STOP_MARKERS, TAGS
 
 _FIELDS = ("correct", "content", "format_ok", "steps")
 _NUMBER = re.compile(r"(?:(?<![0-9])-)?[0-9][0-9,]*+(?:[./][0-9]++)?")
-_APART = re.compile(r"(?:[-+*/^<>{\u2212\u00d7\u00f7]\s*|[0-9]:)\Z")  # before a number that is part of something else
+_APART = re.compile(r"(?:(?:[-+/^<>{\u2212\u00d7\u00f7]|(?<!\*)\*)\s*|[0-9]:)\Z")  # before a part of something else
 _BULLET = re.compile(r"^\s*[-*\u2022]\s+")
 _MARKED = re.compile(r"\$([^$\n]++)\$|\\\(([^\n]+?)\\\)|\*\*([^*\n]++)\*\*")  # a formula, or bold words
+_READ = ("number", "yes_no", "quantity", "expression", "date")  # as a text, a list or an option any words can be read
 _UNSURE = re.compile(r"\b(?:not|cannot|never|neither|nor|no|or|whether|if|unclear|false)\b|n't\b", re.IGNORECASE)
 
 
@@ -262,14 +263,15 @@ def _content(completion: str, answer: str | None, gold: str, kind: str) -> bool:
     if len(lines) > 1 and check(text, gold, kind).correct:
         return True
     said = [line := lines[-1]]
-    if not _UNSURE.search(line):
-        said += [line.rpartition(mark)[2].rstrip(" .") for mark in (": ", " is ", " are ") if mark in line]
-        said += [next(filter(None, found)) for found in _MARKED.findall(line)[-1:]]
+    places = [(*line.rpartition(mark)[::2],) for mark in (": ", " is ", " are ") if mark in line]
+    places += [(line[:match.start()], next(filter(None, match.groups()))) for match in [*_MARKED.finditer(line)][-1:]]
+    said += [words.rstrip(" .") for before, words in places if not _UNSURE.search(before.rpartition(",")[2])]
     if kind == "number":
         said += [match[0] for match in [*_NUMBER.finditer(text)][-1:] if not _APART.search(text[:match.start()])]
     for words in dict.fromkeys(said):
         found = check(words, gold, kind)
-        if found.correct or found.extracted is not None and kind != "text":  # any words are a text
+        decided = kind in _READ or kind == "choice" and re.fullmatch("[A-J](?:;.*)?", found.extracted or "")
+        if found.correct or found.extracted is not None and decided:
             return found.correct
     return False
 

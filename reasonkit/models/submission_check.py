@@ -32,7 +32,7 @@ from reasonkit.text.tags import TAGS
 INF_TEMPERATURE, INF_TOP_K, INF_TOP_P, SEED = None, 1, None, 42  # the template's. Without a temperature it is greedy
 SPARE_CACHE = 256  # the template's cache is prompt + generation + 256
 PROMPT_ROOM = 1024  # tokens: the template's sampler raises for a prompt that its cache can't hold
-PATIENCE = 900  # seconds for a process to load a model on the CPU, within the clock's reserve
+PATIENCE = 480  # seconds for a process to load a model on the CPU: the clock's reserve is to pay for it
 DIFFERENT = ("step {step} in {folder} is not the adapter that was evaluated: a later save outranks it, or the last one "
              "is missing; save the evaluated adapter under a higher step")
 

@@ -16,11 +16,15 @@ _OPERATORS = {"+": "+", "plus": "+", "-": "-", "\u2212": "-", "\u2013": "-", "mi
 _EQUALS = frozenset(("=", "equals", "makes", "gives", "is"))
 _JOINING = _EQUALS | _OPERATORS.keys()
 TOKEN = re.compile(
-    r"(?P<number>[0-9]{1,15}+(?:,[0-9]{3})*+(?:\.[0-9]{1,15}+)?+(?![0-9]))|\\[a-z]++|[^\W\d_]\w*+|[^\w\s]|\w++",
+    r"(?P<number>[0-9]{1,15}+(?:,[0-9]{3}){0,5}+(?:\.[0-9]{1,15}+)?+(?![0-9]))|\\[a-z]++|[^\W\d_]\w*+|[^\w\s]|\w++",
     re.IGNORECASE)
 _TIMES = re.compile(r"(?<=[0-9])x(?=[0-9])")
+_SIZED = re.compile(r"\\(?:left|right)(?![A-Za-z])\s{0,9}")
+# 3(4) and (3)(4)
+_PRODUCT = re.compile(r"(?<![\w(.])\(?([0-9]{1,15}(?:\.[0-9]{1,15})?)\)?\(([0-9]{1,15}(?:\.[0-9]{1,15})?)\)")
 _IDLE = {"+": (0.0,), "-": (0.0,), "*": (0.0, 1.0), "/": (0.0, 1.0), "mod": (0.0, 1.0)}
 _MINUS = ("-", "\u2212", "\u2013")
+_PAIRS = ("()", "[]")
 _MONEY = ("$", "\u20ac", "\u00a3")
 _AFTER, _BEFORE = frozenset("([{^!|"), frozenset(")]}^|")  # a number next to one of these is part of algebra
 
@@ -84,6 +88,7 @@ def read_sums(text: str) -> tuple[list[tuple[Sum | None, float | None]], str]:
 
     A sum that can't be read is None, and so is the result of one in brackets. "6 + 5 = 11 + 7 = 18" is two sums.
     """
+    text = _PRODUCT.sub(r"(\1*\2)", _SIZED.sub("", text))
     text = _TIMES.sub("*", text.replace("**", " "))  # bold
     found: list[tuple[Sum | None, float | None]] = []
     rest, end, place = [], 0, 0
@@ -95,7 +100,7 @@ def read_sums(text: str) -> tuple[list[tuple[Sum | None, float | None]], str]:
             sides.reverse()  # 11 = 6 + 5
         elif sides and place and tokens[place - 1][1] in _EQUALS:
             found.append((None, sides[0].numbers[0]))
-        elif plain and place and sides and sides[0].operators and tokens[place - 1][1] + tokens[after][1] == "()":
+        elif plain and place and sides and sides[0].operators and tokens[place - 1][1] + tokens[after][1] in _PAIRS:
             found.append((sides[0], None))
         for left, right in zip(sides, sides[1:], strict=False):
             if left.operators and sorted(left.numbers) == sorted(right.numbers):

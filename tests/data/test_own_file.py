@@ -74,6 +74,14 @@ def test_options_in_columns_of_their_own_are_shown(tmp_path):
     assert row["kind"] == "choice" and row["answer"] == right.strip()
 
 
+@pytest.mark.parametrize(("header", "options"), [
+    (("question", "a", "b", "answer"), None),  # numbers to add, say
+    (("question", "A", "B", "D", "answer"), "(A) {A} (B) {B}"), (("question", "A", "answer"), None)])
+def test_only_columns_in_the_order_of_the_alphabet_are_options(tmp_path, header, options):
+    path = write_csv(tmp_path / "mine.csv", header, [[f"{name} {n}" for name in header] for n in range(9)])
+    assert load_data(path).sources[0].columns.get("options") == options
+
+
 def test_a_rubric_in_a_cell_is_json_or_the_row_is_left_out(tmp_path):
     own = '[{"description": "Names the dish.", "title": "Dish", "weight": "essential"}]'  # in any order
     rows = [(f"How is dish number {n} made?", f"it takes {n} minutes", own if n % 4 else '[ {"title": "no end"')

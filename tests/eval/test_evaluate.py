@@ -150,6 +150,14 @@ def test_content_is_what_is_said_last_where_no_tag_holds_an_answer(reply, kind, 
     ("Total: 72", "number", "72"), ("72\n\nNatalia sold 72 clips.", "number", "72"), ("- 72", "number", "72"),
     ("Therefore $\\boxed{72}$.", "number", "72"), ("He pays $72.00 in total.", "number", "72"),
     ("The capital is Paris.", "text", "Paris"), ("So the statement is **true**.", "yes_no", "yes"),
+    ("I think the answer is B.", "choice", "B"), ("A is wrong. The answer is B.", "choice", "B"),
+    ("The answer is **B**, not A.", "choice", "B"), ("The primes are 2, 3, 5", "list", "2, 3, 5"),
+    ("So the set is {2, 3, 5}.", "set", "2, 3, 5"), ("The statement is false.", "yes_no", "no"),
+    ("Therefore, the statement is **false**.", "yes_no", "no"),
+    ("The capital is **Paris**, not Rome.", "text", "Paris"),
+    ("There are **72** clips if we count both months.", "number", "72"),
+    ("The answer is **72** (no rounding needed).", "number", "72"),
+    ("If n is even, the answer is $x+1$.", "expression", "x+1"),
 ])
 def test_by_content_the_same_words_count_in_a_tag_and_without_one(said, kind, gold):
     """Else the change from a model without tags to one with them would be partly a change of readers."""
