@@ -133,17 +133,18 @@ report.table(["question", "chosen", "rejected", "rejected for", "chosen by"], sh
 # - \frac{\beta}{|y_l|} \log \pi_\theta(y_l \mid x) - \gamma\Big)
 # - \frac{\lambda}{|y_w|} \log \pi_\theta(y_w \mid x) \Big]$$
 #
-# The first term is equation 6 of the paper. Averaging per token removes DPO's tendency towards longer completions. The
-# last term is the SFT loss with weight $\lambda$, which is 0 in the paper.
+# The first term is equation 6 of the paper. Averaging per token removes DPO's tendency towards longer completions. With
+# `label_smoothing` $\alpha$, it is $-(1 - \alpha) \log \sigma(z) - \alpha \log \sigma(-z)$ of the same $z$. The last term
+# is the SFT loss with weight $\lambda$, which is 0 in the paper.
 
 # %%
 reasons = {"steps": "a few hundred pairs. Preferences are learned fast, and overdone fast",
            "batch_size": "pairs per step, as many as fit on the chips",
            "num_generations": "completions per question. More of them find more pairs but take longer",
            "learning_rate": "far below SFT's: the paper warns that higher rates give incoherent text",
-           "beta": "scale of the reward. The paper uses 2 to 2.5",
+           "beta": "scale of the reward. The paper uses 2 to 2.5. A recipe may take less",
            "gamma": "the margin. The paper uses about half of beta",
-           "label_smoothing": "share of pairs assumed to be the wrong way round: none, because a program labelled them",
+           "label_smoothing": "share of pairs assumed to be the wrong way round. A program labelled them, so 0 would do",
            "sft_weight": "lambda: keeps up the likelihood of the chosen completion, and so the format (Llama 3: 0.2)",
            "clip": "largest gradient norm, so one odd batch can't move the weights far"}
 report.table(["setting", "value", "why"], [[name, getattr(profile.simpo, name), why] for name, why in reasons.items()], "")

@@ -128,7 +128,7 @@ report.results_table(answers)
 # %%
 reasons = {"teacher": "a larger model with the same tokens. If empty, see above",
            "steps": "as many as the session has time for. The loss goes flat when there is nothing more to learn",
-           "batch_size": "completions per step, as many as fit on the chips",
+           "batch_size": "completions per step. More of them take hardly longer to sample, and were not compiled",
            "on_policy": "GKD's lambda: share of steps on the student's own completions. The others use worked solutions",
            "beta": "1 is the reverse KL, 0 the forward KL. GKD also uses 0.1, 0.5 and 0.9",
            "top_k": "tokens compared one by one. The log has the probability mass of the others, as `rest`",

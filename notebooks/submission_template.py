@@ -113,7 +113,9 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # # 2 · How the data set is made
 
 # %%
-policy = lora_policy = generate = sample = ask = None  # frees the chips, if this notebook is run again
+# frees the chips, if this notebook is run again
+policy = lora_policy = generate = sample = ask = judge_model = judge = rate = parts = reward = probe = watch = None
+model = teacher = teach = rater = features = None
 
 # %%
 # {{stages data}}

@@ -145,7 +145,8 @@ _TINY_LENGTHS = dict(max_prompt_length=80, max_new_tokens=64)
 # because qwix starts A 2.4 times as far out as PEFT. Our GRPO takes the 1e-5, because entrants trained with 3e-6 and
 # 5e-6. Its beta is the second winner's, for k3. A SimPO step has no more rows per chip than a GRPO pass. Its rate is
 # five times the second winner's 1e-6, and it has Llama 3's SFT term, which keeps the format. In distillation every
-# token has a target, so it uses SFT's rate. Neither was measured on these models.
+# token has a target, so it uses SFT's rate. Its steps are more than fit the hours, and the clock ends it with its
+# schedule fitted. Neither was measured on these models.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
               remat=True, api_dollars=5.0)
 _GEMMA_LENGTHS = dict(max_prompt_length=256, max_new_tokens=768)
@@ -183,7 +184,7 @@ PROFILES = {
                             learning_rate=5e-6, sft_weight=0.2, **_GEMMA_LENGTHS),
         grpo=GrpoSettings(steps=400, most_steps=1200, prompts_per_step=32, num_generations=8, **_GEMMA_LENGTHS,
                           learning_rate=1e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
-        distill=DistillSettings(steps=300, batch_size=8, learning_rate=1e-4, teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
+        distill=DistillSettings(steps=2000, batch_size=8, learning_rate=1e-4, teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
         eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, accelerator="tpu", judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
@@ -193,7 +194,7 @@ PROFILES = {
                             learning_rate=5e-6, sft_weight=0.2, **_GEMMA_LENGTHS),
         grpo=GrpoSettings(steps=300, most_steps=900, prompts_per_step=8, num_generations=8, **_GEMMA_LENGTHS,
                           learning_rate=1e-5, micro_prompts=1, beta=0.07),
-        distill=DistillSettings(steps=200, batch_size=2, learning_rate=1e-4, teacher="gemma3-4b-it", **_GEMMA_LENGTHS),
+        distill=DistillSettings(steps=1000, batch_size=2, learning_rate=1e-4, teacher="gemma3-4b-it", **_GEMMA_LENGTHS),
         eval_batch=64, probe_every=50, judge_batch=4, **{**_GEMMA, "policy": "gemma3-1b-it"}),
     "gpu": Profile(
         "gpu", devices=0, accelerator="gpu", judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
@@ -203,7 +204,7 @@ PROFILES = {
                             learning_rate=5e-6, sft_weight=0.2, **_GEMMA_LENGTHS),
         grpo=GrpoSettings(steps=800, most_steps=2400, prompts_per_step=8, num_generations=8, **_GEMMA_LENGTHS,
                           learning_rate=1e-5, micro_prompts=2, beta=0.07),
-        distill=DistillSettings(steps=300, batch_size=8, learning_rate=1e-4, teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
+        distill=DistillSettings(steps=2000, batch_size=8, learning_rate=1e-4, teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
         eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
     "cpu-gemma3-270m": Profile(
         "cpu-gemma3-270m", devices=2, dtype="float32", minutes=360, reserve_minutes=15, grows=True,

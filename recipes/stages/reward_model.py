@@ -111,8 +111,9 @@ def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: st
     """The `given` head, or a new one trained on the `trace_features` of the model `name`, and its held-out AUC.
 
     The AUC is given for "all" traces, for those of the "policy", and for "worked" solutions against flawed ones, if
-    there are any. If that of all is below `least_auc` or unknown, the head's `fault` says so, and it scores nothing in
-    GRPO. Raises ValueError as `train_teacher` does, and for a head that was trained on another model.
+    there are any. If that of all is below `least_auc` or unknown, or that of the policy's surely below, the head's
+    `fault` says so, and it scores nothing in GRPO. Raises ValueError as `train_teacher` does, and for a head that was
+    trained on another model.
     """
     if given and given.model != name:
         raise ValueError(f"the reward model was trained on {given.model}, and the judge model is {name}: take that one")
@@ -129,9 +130,12 @@ def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: st
         if auc := pair_auc(scores[numbers], [held_out[number] for number in numbers]):
             found[part] = auc
     fault = ""
+    if "policy" in found and found["policy"].high < least_auc:  # on what it will score in GRPO
+        fault = f"on the policy's own completions the reward model's held-out AUC is {found['policy']}"
     if "all" not in found or found["all"].value < least_auc:
-        fault = (f"the reward model's held-out AUC is {found.get('all', 'unknown, for want of pairs')}, and "
-                 f"{least_auc} is the least. Take more questions or a larger judge model")
+        fault = f"the reward model's held-out AUC is {found.get('all', 'unknown, for want of pairs')}"
+    if fault:
+        fault += f", and {least_auc} is the least. Take more questions or a larger judge model"
     return replace(teacher, fault=fault), found
 
 

@@ -44,7 +44,7 @@ SOURCES = ("reasonkit/models/cache.py", "reasonkit/models/gemma.py", "reasonkit/
            "recipes/stages/simpo.py", "recipes/stages/distill.py", "tools/preflight/abstract.py",
            "tools/preflight/programs.py", "tools/preflight/compiled.py")
 # Estimates of what a judge's row has besides question and reply: the request with a mark per line, and a criterion.
-FENCE_TOKENS, CRITERION_TOKENS = 176, 84
+FENCE_TOKENS, CRITERION_TOKENS = 128, 72
 
 
 @dataclass(frozen=True)
