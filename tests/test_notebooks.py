@@ -148,7 +148,7 @@ def test_the_key_of_an_api_teacher_is_in_no_file(tmp_path):
 def test_the_judges_find_the_last_stage(finished):
     steps = [int(path.name) for path in (finished / "artifacts/checkpoints/actor").iterdir() if path.name.isdigit()]
     grpo = json.loads((finished / "artifacts/grpo/manifest.json").read_text())
-    assert max(steps) == grpo["extra"]["checkpoint_step"]
+    assert max(steps) == grpo["extra"]["checkpoint_step"] + 1, "notebook 4 has saved it once more, from all devices"
 
 
 def test_report_and_curves_are_left(finished):
@@ -365,7 +365,7 @@ def test_the_submission_has_the_judges_names_and_sections(attached):
             names |= dict(zip((name.strip() for name in left.split(",")), values, strict=True))
     assert names == {
         "REASONING_START": '"<reasoning>"', "REASONING_END": '"</reasoning>"', "SOLUTION_START": '"<answer>"',
-        "SOLUTION_END": '"</answer>"', "INF_TEMPERATURE": "0", "INF_TOP_K": "1", "INF_TOP_P": "None", "SEED": "42",
+        "SOLUTION_END": '"</answer>"', "INF_TEMPERATURE": "None", "INF_TOP_K": "1", "INF_TOP_P": "None", "SEED": "42",
         "unrestricted_kaggle_model": "None"}
     for name in ("PROMPT_TEMPLATE = TAGS.template", "MAX_PROMPT_LENGTH =", "MAX_GENERATION_STEPS =", "CKPT_DIR =",
                  "lora_policy, tokenizer, model_config ="):
