@@ -93,8 +93,8 @@ LEAST_AUC = 0.7  # on held-out questions: a head below it is left out of GRPO
 HEAD = ""  # a file with a head that was trained elsewhere on the same judge model: it is measured here, and not trained
 
 # %%
-made = run.budget.grows or run.finished("reward_model")  # then no time is needed, or there is no limit
-minutes = float("inf") if made else run.budget.stage_minutes("reward_model") / 3
+unlimited = run.budget.grows or run.finished("reward_model")  # a finished stage has its traces
+minutes = float("inf") if unlimited else run.budget.stage_minutes("reward_model") / 3
 traces = {}
 for part, rows in (("train", train), ("held out", validation)):
     asked = checkable(rows, QUESTIONS, SEED)

@@ -182,8 +182,8 @@ print("\n".join(f"{weight:>5}  {name}" for name, weight in weights.items()))
 # only, and the same solution written twice. A fourth flaw, a false number in the steps, is only reported: a judge that
 # misses it sees whether the work is complete, not whether it is right. If the judge fails, the cell shows the pair it
 # got wrong, and the judge's part of the reward is left out. If it had a weight, the report at the end says so. The other
-# parts still teach, on questions with a right answer. The last figure is the probability that the judge's next token is a rating. If it is low, the
-# ratings are unreliable.
+# parts still teach, on questions with a right answer. The last figure is the probability that the judge's next token is
+# a rating. If it is low, the ratings are unreliable.
 #
 # Then come the judge's prompt for one criterion, and what each part of the reward pays for a worked solution and for its
 # bare answer.

@@ -250,8 +250,8 @@ ask.show(test["question"][0])
 # ## Sharing the model
 #
 # The next cell writes the adapter in PEFT's format, some 110 MB for Gemma-3-1B and 170 MB for Gemma-2-2B, along with a
-# model card made from the manifests. With `MERGED = True` it also writes the whole model for transformers and vLLM, and as GGUF for Ollama
-# if llama.cpp's converter is on the PATH. Each card includes the code to run the model.
+# model card made from the manifests. With `MERGED = True` it also writes the whole model for transformers and vLLM, and
+# as GGUF for Ollama if llama.cpp's converter is on the PATH. Each card includes the code to run the model.
 
 # %% tags=["clone"]
 from tools import share

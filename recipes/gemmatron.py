@@ -2,7 +2,7 @@
 
 Source: the entry Gemmatron, an honourable mention (synthetic data from a larger model, SFT, GRPO), and rejection
 sampling (RFT, arXiv 2308.01825). Notebook 1b asks the profile's judge model, or an API if TEACHER says so. It keeps
-what is in the format, shows its work and has the right answer. It asks COUNT questions: raise that if there is time.
+what is in the format, shows its work and has the right answer. It asks COUNT questions at most.
 Without a judge in GRPO the policy gets all the chips. Measured on the demo's problems only.
 """
 

@@ -263,7 +263,7 @@ def _content(completion: str, answer: str | None, gold: str, kind: str) -> bool:
     if len(lines) > 1 and check(text, gold, kind).correct:
         return True
     said = [line := lines[-1]]
-    places = [(*line.rpartition(mark)[::2],) for mark in (": ", " is ", " are ") if mark in line]
+    places = [line.rpartition(mark)[::2] for mark in (": ", " is ", " are ") if mark in line]
     places += [(line[:match.start()], next(filter(None, match.groups()))) for match in [*_MARKED.finditer(line)][-1:]]
     said += [words.rstrip(" .") for before, words in places if not _UNSURE.search(before.rpartition(",")[2])]
     if kind == "number":

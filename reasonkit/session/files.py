@@ -144,7 +144,7 @@ def replace_file(path: Path, size: int | None = None) -> Iterator[Path]:
 
 def disk_full_message(path: Path, error: OSError, size: int | None = None) -> str:
     """Which file was not written and why, how many bytes it needs and the disk has, and the remedy."""
-    if error.errno == errno.EROFS:
+    if error.errno in (errno.EROFS, errno.EACCES):
         return f"{path} can't be written ({error.strerror}). Copy {path.parent} to a folder that can be written"
     try:
         free = f", {shutil.disk_usage(path.parent).free / 1e6:.3f} MB are free"
