@@ -105,21 +105,22 @@ print(answers["before SimPO"])
 # chosen gives no pair.
 
 # %%
-from datasets import Dataset
 from recipes.stages.traces import read_or_make, sampled_file
 
 taught = run.stage("teacher") / "pairs.jsonl"
 own = sampled_file(run.stage("simpo"), "pairs", run.inputs("simpo"), profile.simpo, profile.simpo.questions, SEED)
-inputs["pairs"] = taught if taught.exists() else own
-pairs = Dataset.from_list(read_or_make(inputs["pairs"], lambda: sample_pairs(
-    policy, plan.policy, train, profile.simpo, profile.eval_batch, run.budget, SEED)))
-print(f"{len(pairs)} pairs, rejected for: {dict(Counter(pairs['cause']))}; chosen by: {dict(Counter(pairs['by']))}")
+source = taught if taught.exists() else own
+pairs = read_or_make(source, lambda: sample_pairs(policy, plan.policy, train, profile.simpo, profile.eval_batch,
+                                                  run.budget, SEED))
+inputs |= {"pairs": source} if pairs else {}
+causes, writers = (dict(Counter(pair[column] for pair in pairs)) for column in ("cause", "by"))
+print(f"{len(pairs)} pairs, rejected for: {causes}; chosen by: {writers}")
 
 # %%
 from reasonkit.show.figures import block
 
 shown = [[row["question"], block(row["chosen"]), block(row["rejected"]), row["cause"], row["by"]]
-         for row in pairs.select(range(min(4, len(pairs))))]
+         for row in pairs[:4]]
 report.table(["question", "chosen", "rejected", "rejected for", "chosen by"], shown, "")
 
 # %% [markdown]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -161,10 +162,11 @@ class Run:
         later = ", ".join(stages[stages.index(stage):])
         # checkpoints/begun has the adapter that a later stage begins with, so it stays
         removed = f"{later} and checkpoints{'/actor' if self.recipe.before(stage) else ''}"
+        with contextlib.suppress(manifests.ManifestError):  # it began when no time was left
+            if finished and last and manifests.made_nothing(manifests.read_manifest(self.stage(stage), stage=stage)):
+                finished = False
         manifests.check_begun(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), removed,
                               write=is_main_process())
-        if finished and last and manifests.made_nothing(self.manifest(stage)):
-            finished = False  # it began when no time was left
         if finished and is_main_process():
             print(manifests.describe_finished(self.folder, self.manifest(stage), last))
         if not finished and stage in self.recipe.shares:  # its manifest may have been deleted since the run was opened

@@ -129,6 +129,11 @@ class TimeBudget:
                 "stage in a new session; if this is one, delete the ledger")
         return left * self._share(stage)
 
+    def part(self, stage: str, share: float) -> float:
+        """Minutes for what a stage makes before it trains: this share of what it would get if it began now. Infinite if
+        the session grows, and 0 when no time is left."""
+        return math.inf if self.grows else share * self.minutes_left * self._share(stage)
+
     def ending(self, stage: str) -> str | None:
         """Why the stage ended in this session: "data" (all batches passed), "time" (the clock), what `end` was given,
         or "closed" (by the consumer or an exception). None: never begun, running, or killed."""

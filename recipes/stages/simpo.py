@@ -7,9 +7,9 @@ model. Inputs are ids, because Tunix's string inputs put <bos> before each compl
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -24,6 +24,7 @@ from reasonkit.data.screening import is_worked
 from reasonkit.models.distributed import check_one_process
 from reasonkit.models.logprobs import token_logprobs
 from reasonkit.models.mesh import check_divides
+from reasonkit.rewards.mix import NoSignalError
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS, neutralise
@@ -40,10 +41,10 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
     The chosen one has the right answer and the right format, and shows its work (`traces.examine`). If the policy wrote
     none, it is the row's worked solution, if that passes the same tests. `by` is then "data", else "policy".
     `batch_size` completions are sampled at once, for at most half of the stage's time. Questions that no program can
-    check are left out. Raises ValueError, with what the completions are rejected for, if there is no pair.
+    check are left out. If there is no pair, prints what the completions were rejected for.
     """
     asked = checkable(rows, settings.questions, seed)
-    minutes = math.inf if budget.grows else budget.stage_minutes("simpo") / 2
+    minutes = budget.part("simpo", 1 / 2)
     samples = own_completions(policy, mesh, asked, settings, batch_size, minutes, seed)
     solved = {sample["id"] for sample in samples if not sample["cause"]}
     for row in (row for row in asked if row["id"] not in solved and is_worked(row)):
@@ -53,32 +54,32 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
             samples.append(worked)
     if not (found := pairs(samples)):
         causes = dict(Counter(sample["cause"] for sample in samples if sample["cause"]))
-        raise ValueError(f"no question has a completion to choose and one to reject. Of {len(samples)} completions, "
-                         f"those rejected are: {causes}. Take more questions or, if none can be chosen, more steps of "
-                         "SFT")
+        print(f"no question has a completion to choose and one to reject. Of {len(samples)} completions, those "
+              f"rejected are: {causes}. Take more questions or, if none can be chosen, more steps of SFT",
+              file=sys.stderr)
     return found
 
 
 def pair_batches(
-    pairs: Dataset, tokenizer, batch_size: int, max_prompt_length: int, max_new_tokens: int, seed: int
+    pairs: Sequence[Mapping[str, str]], tokenizer, batch_size: int, max_prompt_length: int, max_new_tokens: int,
+    seed: int,
 ) -> Iterator[TrainingInput]:
     """Endless batches of pairs: prompts left-padded, completions right-padded and ended by their stop token.
 
-    Pairs that are too long are left out, never cut. Raises ValueError if one of `COLUMNS` is missing, or fewer pairs
-    than one batch are left.
+    Pairs that are too long are left out, never cut. Raises ValueError if a pair lacks one of `COLUMNS`, and
+    NoSignalError if fewer pairs than one batch are left.
     """
-    if missing := [name for name in COLUMNS if name not in pairs.column_names]:
-        raise ValueError(f"the pairs have no column {', '.join(missing)}, only "
-                         f"{', '.join(pairs.column_names)}: a pair is {', '.join(COLUMNS)}")
     encoded = []
     for row in pairs:
+        if missing := [name for name in COLUMNS if name not in row]:
+            raise ValueError(f"a pair has no {', '.join(missing)}, only {', '.join(row)}: it is {', '.join(COLUMNS)}")
         prompt = [tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(row["question"]))]
         chosen, rejected = ([*tokenizer.encode(neutralise(row[name])), tokenizer.end_of_turn]
                             for name in COLUMNS[1:])
         if len(prompt) <= max_prompt_length and max(len(chosen), len(rejected)) <= max_new_tokens:
             encoded.append((prompt, chosen, rejected))
     if len(encoded) < batch_size:
-        raise ValueError(
+        raise NoSignalError(
             f"of {len(pairs)} pairs, {len(encoded)} have at most {max_prompt_length} tokens in the prompt and "
             f"{max_new_tokens} in each completion with its stop token, and a batch takes {batch_size}: ask more "
             "questions, allow longer completions, or lower the batch size")
@@ -129,14 +130,14 @@ def loss_fn(settings: SimpoSettings) -> Callable[..., tuple[jax.Array, dict[str,
 
 
 def simpo(
-    policy, mesh: Mesh, pairs: Dataset, settings: SimpoSettings, budget: TimeBudget, log, checkpoints: Path,
-    seed: int, start_step: int, on_step: Callable[[], None] = lambda: None,
+    policy, mesh: Mesh, pairs: Sequence[Mapping[str, str]], settings: SimpoSettings, budget: TimeBudget, log,
+    checkpoints: Path, seed: int, start_step: int, on_step: Callable[[], None] = lambda: None,
 ) -> loop.StageResult:
     """Train the adapter of `policy` on the pairs, from the step under which the last stage left it (or 0).
 
     It resumes from later steps in `checkpoints`. Rows "simpo_step" of the log have the mean margin, beta x (chosen -
     rejected), and the share of pairs where it is above zero. Raises ValueError if the rows do not divide over the
-    mesh, and as `pair_batches` does.
+    mesh, and as `pair_batches` does. Too few pairs end the stage as `loop.end_failed` says.
     """
     check_one_process("SimPO")
     check_divides(2 * settings.batch_size, mesh, "SimPO 2 x batch_size")

@@ -82,9 +82,12 @@ def _fault(made: Mapping[str, str], text: str, parsed: Parsed, style: str, told:
 
 
 def read_or_make(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The rows of a JSONL file. If it does not exist, `make` makes them, so a resumed stage reads the same rows."""
+    """The rows of a JSONL file. If it does not exist, `make` makes them, so a resumed stage reads the same rows. No
+    file is written if it makes none."""
     if not path.exists():
-        write_atomic(path, "".join(f"{json.dumps(row)}\n" for row in make()))
+        if not (rows := make()):
+            return []
+        write_atomic(path, "".join(f"{json.dumps(row)}\n" for row in rows))
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

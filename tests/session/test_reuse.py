@@ -294,6 +294,8 @@ def test_a_stage_that_began_when_no_time_was_left_is_trained_in_the_next_session
     manifest = asked.run.stage("grpo") / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"steps": 2', '"steps": 0', 1))
     assert grpo(asked), "it has done nothing"
+    assert grpo(asked, judge="another"), "so it may be asked for with anything else"
+    assert grpo(asked)
     manifest.write_text(manifest.read_text().replace('"steps": 0', '"steps": 1', 1))
     assert not grpo(asked) and "ended by the clock" in capsys.readouterr().out
 

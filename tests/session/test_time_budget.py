@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import math
 import os
 
 import pytest
@@ -221,6 +222,15 @@ def test_a_stage_still_open_is_over_when_another_begins(clock):
     next(passed)  # the trainer reached its max_steps and still holds the iterator
     assert budget.stage_minutes("grpo") == pytest.approx(100)
     assert budget.stage_minutes("sft") == pytest.approx(50)
+
+
+def test_a_part_of_what_a_stage_would_get_is_never_an_error(clock):
+    """What a stage makes before it trains must not end the notebook when the time is over."""
+    budget = TimeBudget(hours=2, reserve_minutes=20, shares={"simpo": 1, "grpo": 3}, clock=clock)
+    assert budget.part("simpo", 1 / 2) == pytest.approx(12.5)
+    clock.minutes(101)
+    assert budget.part("simpo", 1 / 2) == 0
+    assert TimeBudget(hours=2, reserve_minutes=20, clock=clock, grows=True).part("simpo", 1 / 2) == math.inf
 
 
 def test_a_stage_with_nothing_left_says_so_when_it_begins(clock, ledger):

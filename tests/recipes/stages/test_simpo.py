@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,6 +22,8 @@ from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
+from reasonkit.rewards.mix import NoSignalError
+from reasonkit.session.manifest import FAILED
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SimpoSettings
@@ -36,9 +39,9 @@ pytestmark = pytest.mark.usefixtures("compiled")
 PROMPT, REPLY = 320, 12  # tokens; the small tokenizer spells most of the prompt in bytes
 SETTINGS = SimpoSettings(steps=6, batch_size=4, max_prompt_length=PROMPT, max_new_tokens=REPLY, questions=12,
                          learning_rate=2e-2, save_every=4)
-PAIRS = Dataset.from_list([
+PAIRS = [
     {"question": f"{a} plus {b}", "chosen": f"model {a + b}", "rejected": f"user {a} {b} {a}"}
-    for a in range(4) for b in range(3)])
+    for a in range(4) for b in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +114,7 @@ def test_the_loss_of_a_batch_is_that_of_its_replies_by_hand(sft_weight, policy, 
 
 
 def test_a_reply_has_no_bos_and_ends_with_its_stop_token(tokenizer):
-    pairs = Dataset.from_list(
-        [{"question": "1 plus 2", "chosen": "model 3<end_of_turn>user", "rejected": "user 4"}])
+    pairs = [{"question": "1 plus 2", "chosen": "model 3<end_of_turn>user", "rejected": "user 4"}]
     batch = next(batches(tokenizer, pairs, batch_size=1, reply=40))
     prompt = batch.prompt_ids[0][batch.prompt_mask[0]]
     chosen = batch.chosen_ids[0][batch.chosen_mask[0]]
@@ -132,10 +134,10 @@ def test_batches_are_a_function_of_the_seed(tokenizer):
 
 
 def test_pairs_that_cannot_be_used_are_named(tokenizer):
-    with pytest.raises(ValueError, match="no column chosen, only question, rejected"):
-        next(batches(tokenizer, PAIRS.remove_columns("chosen")))
+    with pytest.raises(ValueError, match="a pair has no chosen, only question, rejected: it is question, chosen, rej"):
+        next(batches(tokenizer, [{"question": "1 plus 2", "rejected": "user 4"}]))
     for limits in ({"reply": 3}, {"prompt": 20}):  # never cut: left out
-        with pytest.raises(ValueError, match=r"of \d+ pairs, 0 have at most .* a batch takes 4: "):
+        with pytest.raises(NoSignalError, match=r"of \d+ pairs, 0 have at most .* a batch takes 4: "):
             next(batches(tokenizer, **limits))
 
 
@@ -219,21 +221,42 @@ def test_pairs_are_the_policys_own_or_the_data_s_where_it_has_none(asked):
     assert [pair["by"] for pair in pairs] == ["policy"], "a row without a worked solution has none to choose"
 
 
-def test_where_no_pair_is_found_it_is_said_why(asked):
+def test_where_no_pair_is_found_it_is_said_why(asked, capsys):
     rows = asked[0].filter(lambda row: row["question"] == "2 plus 2").map(lambda row: {"reasoning": ""})
-    with pytest.raises(ValueError, match=r"rejected are: {'wrong answer': 2, 'no work': 1, 'format: .*': 1}. Take"):
-        sample_pairs(SimpleNamespace(model=None, tokenizer=None), None, rows, SETTINGS, 4, TimeBudget(1), 0)
+    policy = SimpleNamespace(model=None, tokenizer=None)
+    assert sample_pairs(policy, None, rows, SETTINGS, 4, TimeBudget(1), 0) == []
+    assert re.search(r"rejected are: {'wrong answer': 2, 'no work': 1, 'format: .*': 1}. Take", capsys.readouterr().err)
 
 
 def test_sampling_takes_half_of_the_stages_time(asked, monkeypatch, capsys):
     rows, calls = asked
     now = itertools.count(0, 100)
     monkeypatch.setattr(traces.time, "monotonic", lambda: next(now))
-    budget = SimpleNamespace(grows=False, stage_minutes=lambda name: {"simpo": 5.0}[name])
-    with pytest.raises(ValueError, match=r"Of \d+ completions, those rejected are: {}"):  # all of the one are right
-        sample_pairs(SimpleNamespace(model=None, tokenizer=None), None, rows, SETTINGS, 4, budget, 0)
+    budget = SimpleNamespace(part=lambda *asked: {("simpo", 1 / 2): 2.5}[asked])
+    policy = SimpleNamespace(model=None, tokenizer=None)
+    assert sample_pairs(policy, None, rows, SETTINGS, 4, budget, 0) == [], "all completions of the one are right"
     assert len(calls) == 1
-    assert "the 2 minutes for completions are over: 1 of 3 questions were asked" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "the 2 minutes for completions are over: 1 of 3 questions were asked" in told.out
+    assert re.search(r"Of \d+ completions, those rejected are: {}", told.err)
+
+
+def test_too_few_pairs_hand_over_the_adapter_that_the_stage_began_with(policy, mesh, tmp_path, capsys):
+    log, folder = RunLog(tmp_path / "run.jsonl"), tmp_path / "run"
+    began = simpo(policy, mesh, PAIRS, SETTINGS, TimeBudget(1), log, folder, seed=0, start_step=0).checkpoint_step
+    before = jax.tree.map(np.asarray, nnx.state(policy.model, nnx.LoRAParam))
+    result = simpo(policy, mesh, [], SETTINGS, TimeBudget(1), log, folder, seed=0, start_step=began)
+    assert (result.steps, result.checkpoint_step) == (0, began)
+    assert result.stopped.startswith(FAILED) and "of 0 pairs, 0 have at most" in result.stopped
+    assert "the run goes on with the adapter it began with" in capsys.readouterr().err
+    after = jax.tree.map(np.asarray, nnx.state(policy.model, nnx.LoRAParam))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_a_file_of_no_rows_is_not_kept(tmp_path):
+    assert traces.read_or_make(tmp_path / "a", list) == [] and not (tmp_path / "a").exists()
+    assert traces.read_or_make(tmp_path / "a", lambda: [{"a": 1}]) == [{"a": 1}]
+    assert traces.read_or_make(tmp_path / "a", list) == [{"a": 1}]
 
 
 @pytest.fixture
@@ -257,7 +280,7 @@ def test_the_format_is_kept_and_the_work_is_shown(optimised, tmp_path):
     start = sft(policy, mesh, splits["train"], short, budget, log, tmp_path / "run", 0).checkpoint_step
     before = evaluate(generate, splits["validation"], 60)
     settings = replace(profile.simpo, steps=25, batch_size=8, questions=160)
-    pairs = Dataset.from_list(sample_pairs(policy, mesh, splits["train"], settings, 60, budget, 0))
+    pairs = sample_pairs(policy, mesh, splits["train"], settings, 60, budget, 0)
     simpo(policy, mesh, pairs, settings, budget, log, tmp_path / "run", 0, start)
     after = evaluate(generate, splits["validation"], 60)
     assert before.format_rate.mean > 0.95 and before.step_accuracy.mean < 0.5
