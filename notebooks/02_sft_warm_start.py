@@ -9,21 +9,22 @@
 # %% [markdown]
 # # 2 · SFT warm start
 #
-# Reinforcement learning can only reward what the model already does some of the time. An untrained Gemma keeps our
-# format in about half of its completions (entrants measured 46 and 51 %), and the demo's tiny model in none. So we
-# start with a supervised run on worked solutions. It trains one LoRA adapter (a few small matrices beside each frozen
-# weight), and every later stage goes on training that same adapter.
+# Reinforcement learning can only reward what the model already does some of the time. Before any training of ours, an
+# instruction-tuned Gemma keeps the format in about half of its completions (entrants measured 46 and 51 %). The demo's
+# tiny model keeps it in none. So we start with a supervised run on worked solutions. It trains one LoRA adapter (a few
+# small matrices beside each frozen weight), and every later stage goes on training that same adapter.
 #
 # **What to expect:** the loss falls and levels off within the first third of the steps. In the demo the format rate
-# goes from 0 to 100 %, while content accuracy *falls* from 66 to 54 %: most of the demo's traces skip the steps on
-# purpose, as uneven traces of a larger model do, and the model learns that too. The demo asks whether GRPO can undo
-# this habit. One entrant who trained a real Gemma reports a format rate of 89.5 % after SFT.
+# goes from 0 to 100 %, but content accuracy *falls* from 66 to 54 %. The reason is that we made most of the demo's
+# traces skip their steps, and the model learns that too. The demo asks whether GRPO can undo this habit. One entrant
+# who trained a real Gemma reports a format rate of 89.5 % after SFT.
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the data of notebook 1.
-# - **Output:** the adapter in `artifacts/sft/adapter`, and checkpoints that the judges can already load.
+# - **Output:** the adapter in `artifacts/sft/adapter`, and checkpoints that the competition's judges can already load.
 # - **What to change:** steps and learning rate in the first cell, everything else in the profile
-#   (`reasonkit/config.py`). More steps help if the model doesn't keep the format yet. They won't make it reason better.
+#   (`reasonkit/config.py`). More steps help if the model doesn't keep the format yet. Whether they improve the
+#   reasoning depends on the traces. In the demo they do if all traces show their steps, and hardly otherwise.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -114,12 +115,13 @@ losses = {"before SFT": validation_loss(policy, plan.policy, validation, profile
 # ## The objective
 #
 # The loss is the mean negative log-likelihood of the completion tokens, taken over the prompts $x$ and completions $y$
-# of a batch $B$. The stop token is part of the completion.
+# of a batch $B$:
 #
 # $$L(\theta) = -\frac{1}{\sum_{B} |y|}\,\sum_{(x, y) \in B}\;\sum_t \log \pi_\theta(y_t \mid x, y_{<t})$$
 #
-# Prompt tokens carry no loss, because the policy never has to write them. The stop token does, because a policy that
-# never learns to stop runs into the token limit. Here is one training row, token by token:
+# Prompt tokens carry no loss, because the policy never has to write them. The stop token is part of the completion and
+# has a loss, because a policy that never learns to stop runs into the token limit. Below is one training row, token by
+# token, and then the reason for each setting:
 
 # %%
 loss_mask(train, policy.tokenizer, profile.sft.max_length)
@@ -160,8 +162,9 @@ board.figure(run.stage("sft") / "curves.png")
 # ## After training
 #
 # We ask the same questions again. Sixteen is a small sample, as the intervals show: even 16 out of 16 in the right
-# format is compatible with a true rate of 83 %. The evaluation notebook measures all of this properly, on the test
-# split. The validation loss uses at most 64 worked rows. If they are all of one kind, it says little about other kinds.
+# format is compatible with a true rate of 83 %. The evaluation at the end measures all of this properly, on the test
+# split. The validation loss uses at most 64 worked rows. It says little about kinds of question that are not among
+# them. Below the table, a few questions show the completions before and after.
 
 # %%
 answers["after SFT"] = evaluate(generate, sample, 16)

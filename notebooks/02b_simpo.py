@@ -9,23 +9,23 @@
 # %% [markdown]
 # # 2b · SimPO
 #
-# SFT imitates worked solutions, whether the model would have done better or worse on its own. Now the model learns from
-# its own completions instead. We take two completions of the same question: one is right and shows its work, the other
-# was rejected. SimPO (arXiv 2405.14734) makes the first more likely than the second. It needs no reward model, no judge
-# and no second copy of the policy.
+# SFT imitates worked solutions, no matter how well the model would have done by itself. Now the model learns from its
+# own completions instead. We take two completions to the same question. One is right and shows its work, and the other
+# was rejected. SimPO (arXiv 2405.14734) makes the first more likely than the second. It needs no reward model, no
+# judge and no second copy of the policy.
 #
-# **The known danger:** preference training can damage the format. In one public run, DPO took the format rate from 89.5
-# to 76.8 %. The reason is that a chosen completion may lose probability as long as the rejected one loses more. Two
-# things guard against that here: the chosen completions all keep the format, and a small SFT term holds their
-# likelihood up. The tables at the end show whether that was enough.
+# **The known danger:** preference training can damage the format. In one public run, DPO took the format rate from
+# 89.5 to 76.8 %. The loss allows that: a chosen completion may lose probability, as long as the rejected one loses
+# more. Two things guard against that here: the chosen completions all keep the format, and a small SFT term holds
+# their likelihood up. The tables at the end show whether that was enough.
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the adapter of the previous stage, and the training questions.
 # - **Output:** the adapter in `artifacts/simpo/adapter`, and the pairs in `artifacts/simpo/pairs-….jsonl`.
-# - **What to change:** steps and learning rate in `SETTINGS` (as in `simpo_steps`), the rest in the profile or the
-#   recipe. If the format rate falls, lower the learning rate or raise `sft_weight`.
-# - If notebook 1b has written pairs, they are used first. With a judge, it also makes pairs from questions that have no
-#   right answer.
+# - **What to change:** steps and learning rate are `simpo_steps` and `simpo_learning_rate` in `SETTINGS`. The rest is
+#   in the profile or the recipe. If the format rate falls, lower the learning rate or raise `sft_weight`.
+# - If notebook 1b has written pairs, they are used instead of the policy's own. With a judge, notebook 1b can also
+#   make pairs from questions that have no right answer.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -85,7 +85,7 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 # %% [markdown]
 # ## Before training
 #
-# First the policy answers validation questions greedily. We ask more of them than in the other notebooks, because we
+# First the policy answers validation questions greedily. We ask more of them than before and after SFT, because we
 # want to notice if the format rate drops by a few points.
 
 # %%
@@ -98,11 +98,11 @@ print(answers["before SimPO"])
 # %% [markdown]
 # ## The pairs
 #
-# The policy answers each training question several times, at temperature 1. A completion can be chosen if it keeps the
-# format, has the right answer and shows its work. One that fails becomes its rejected partner, if possible one with
-# a wrong answer. Both come from the policy itself, so the better one is within its reach. If no completion of a
-# question can be chosen, the worked solution from the data takes that place. A question whose completions can all be
-# chosen gives no pair.
+# The policy answers some of the training questions (`questions` in the profile) several times, at temperature 1. A
+# completion can be chosen if it keeps the format, has the right answer and shows its work. One that fails is its
+# rejected partner, if possible one with a wrong answer. Both come from the policy itself, so the better one is within
+# its reach. If no completion to a question can be chosen, the worked solution from the data takes its place. If all of
+# them can be chosen, the question gives no pair.
 
 # %%
 from recipes.stages.traces import read_or_make, sampled_file
@@ -154,8 +154,7 @@ report.table(["setting", "value", "why"], [[name, getattr(profile.simpo, name), 
 # ## Training
 #
 # The live view shows the margin, which is $\beta$ times the difference of the mean log-probabilities, and the share of
-# pairs where it is above zero. If the session's clock runs out, the stage stops early and saves what it has. When you
-# run this notebook again, a finished stage is read back instead of trained again.
+# pairs where it is above zero.
 
 # %%
 log = run.log("simpo")
@@ -192,9 +191,9 @@ report.side_by_side(answers, most=3)
 # %% [markdown]
 # ## Next
 #
-# If the stage made the model worse, the incoming adapter is handed over instead. Worse means that the interval of the
-# change in accuracy or format lies below zero, and neither lies above. The recipe's next stage continues from there. If
-# this stage was stopped early, the next cell tells you how to resume it.
+# If the stage made the model worse, the next stage gets the adapter from before it. *Worse* means that the interval of
+# the change lies below zero for accuracy or for format, and above zero for neither. If this stage was stopped early,
+# the next cell tells you how to resume it.
 
 # %%
 run.keep_better("simpo", policy.model, *answers.values())

@@ -10,14 +10,14 @@
 # # 2c · A reward model
 #
 # A judge follows a rubric, while a reward model learns from examples. The one we train here reads the policy's
-# reasoning and predicts how likely it is to lead to the right answer with its work shown. It is a *ThoughtTeacher*,
-# after the Gemma2-Deep entry: the judge model stays frozen, and we train only a linear head on what it makes of the
-# reasoning, which takes seconds. GRPO then uses it in place of a rubric judge, at the cost of one forward pass per
-# completion.
+# reasoning and predicts how likely it is to lead to the right answer with its work shown. The idea is the
+# *ThoughtTeacher* of the Gemma2-Deep entry. The judge model stays frozen. We train only a linear head on what the
+# judge model computes as it reads the reasoning, and that takes seconds. GRPO then uses it in place of a rubric judge,
+# at the cost of one forward pass per completion.
 #
-# **What to expect:** a held-out AUC well above 0.5. Given two pieces of reasoning for the same question, the AUC is how
-# often the better one scores higher, measured on questions the head was not trained on. A head below `LEAST_AUC` is
-# left out of GRPO, which would follow it anyway.
+# **What to expect:** a held-out AUC well above 0.5. Given two pieces of reasoning for the same question, the AUC is
+# how often the better one scores higher, measured on questions the head was not trained on. GRPO would follow even a
+# bad head, so one below `LEAST_AUC` is left out.
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the adapter of the previous stage, which generates the examples, and the data of notebook 1.
@@ -82,10 +82,11 @@ print(f"{policy.name} with the adapter of step {start}; features of {judge_model
 # %% [markdown]
 # ## The examples
 #
-# The policy answers each training question several times at temperature 1, just as it will in GRPO. The checker then
-# labels its reasoning: good if the answer is right and the work is shown, bad if the answer is wrong or the work is
-# missing. We add the worked solutions from the data, and copies of them with one flaw each: a changed number, a missing
-# step, or a step said twice. The held-out examples are made in the same way from the validation questions.
+# The policy answers `QUESTIONS` training questions several times at temperature 1, just as it will in GRPO. The
+# checker then labels its reasoning: good if the answer is right and the work is shown, bad if the answer is wrong or
+# the work is missing. We add the worked solutions from the data, and copies of them with one flaw each: a changed
+# number, a missing step, or a step said twice. The held-out examples are made in the same way from the validation
+# questions.
 
 # %%
 QUESTIONS = 400  # training questions that the policy answers for examples, and as many held-out ones at most
@@ -116,8 +117,8 @@ report.table(["from", "good, train", "bad, train", "good, held out", "bad, held 
 #
 # The judge model reads the question and then the reasoning $y$. We average its last hidden states over the tokens of
 # $y$, and take the state of the last token. A mean hides a single slip, so we add how likely the model finds these
-# tokens: the mean log-probability and the lowest ones. Together these numbers are $h(y)$. The head is a logistic
-# regression on them, with a small ridge penalty:
+# tokens: the mean of their log-probabilities and the four lowest. Together these numbers are $h(y)$. The head is a
+# logistic regression on them, with a small ridge penalty:
 #
 # $$P(\text{good} \mid y) = \sigma(w \cdot h(y) + b), \qquad L(w, b) = -\frac{1}{N}\sum_i \log P(\text{label}_i \mid y_i)
 # + \frac{\lambda}{2}\|w\|^2 .$$
@@ -137,7 +138,8 @@ report.table(["setting", "value", "why"], [
 # ## Training and measuring
 #
 # In the table, "policy" is the AUC on the policy's own completions, which is what the head will see in GRPO. "worked"
-# compares worked solutions with their flawed copies. The interval is over questions.
+# compares worked solutions with their flawed copies. "all" is both together, and must reach `LEAST_AUC`. The interval
+# is over questions.
 
 # %%
 features = trace_features(judge_model, plan.judge, profile.judge_max_length, profile.judge_batch)
@@ -148,10 +150,10 @@ print(head.fault or "The head can teach")
 report.table(["held-out pairs", "AUC"], [[part, str(auc)] for part, auc in measured.items()], "")
 
 # %% [markdown]
-# ## Before and after
+# ## What the head prefers
 #
-# Here is the held-out reasoning with the highest and the lowest scores. Do read it, because GRPO will make the policy
-# write more like the first rows.
+# These are the four pieces of held-out reasoning with the highest scores, and the four with the lowest. Do read them,
+# because GRPO will make the policy write more like the first four.
 
 # %%
 held = traces["held out"]
@@ -164,8 +166,7 @@ report.table(["score", "good", "from", "question", "reasoning"], [
 # %% [markdown]
 # ## Hand over
 #
-# Notebook 3 loads this head and puts it through the same exam as any judge: it must score worked solutions above flawed
-# ones.
+# GRPO uses this head only if it passes the same exam as any judge: it must score worked solutions above flawed ones.
 
 # %%
 run.finish("reward_model", inputs={**inputs, "head": run.stage("reward_model") / reward_model.HEAD},

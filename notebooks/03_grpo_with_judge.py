@@ -14,7 +14,7 @@
 # three rewards: the **format** (a penalty for broken format, while correct format alone earns nothing), the **exact
 # answer**, and a **rubric** that a second model scores on the other half of the chips.
 #
-# **What comes in:** the adapter of the recipe's previous stage, if there is one. **What comes out:** a better one.
+# **Input:** the adapter of the recipe's previous stage, if there is one.
 #
 # **What to expect.** This is one run of the demo (1 M parameters, seed 0), with 96 completions per step:
 #
@@ -22,14 +22,14 @@
 # |---|---|---|---|---|---|
 # | reward | 1.07 | 1.80 | 1.70 | 2.00 | 2.15 |
 # | its rubric part, from 0 to 1 | 0.39 | 0.91 | 0.89 | 0.93 | 0.97 |
-# | its exact answers | 53 % | 46 % | 45 % | 65 % | 72 % |
+# | exact answers | 53 % | 46 % | 45 % | 65 % | 72 % |
 # | tokens per completion | 23 | 35 | 34 | 37 | 34 |
-# | held-out accuracy (54 % on test problems after SFT) | | | 71 % | 72 % | 73 % at step 60 |
+# | accuracy on validation problems (after SFT: 54 % on test problems) | | | 71 % | 72 % | 73 % at step 60 |
 #
-# **Be patient.** The rubric's part reaches 0.9 within ten steps, partly because reasoning without any work earns 0
-# there. Exact answers swing by ten points from step to step, because each step asks different questions. Look at the
-# running mean over twenty steps instead, and at held-out accuracy over several probes. A larger model with a lower
-# learning rate moves more slowly.
+# **Be patient.** The rubric's part reaches 0.9 within ten steps, partly because it is 0 for reasoning without any
+# work. Exact answers swing by ten points from step to step, because each step asks different questions. Look at
+# averages over about twenty steps instead, and at several *probes*, the checks of accuracy on validation problems
+# between the steps. A larger model with a lower learning rate moves more slowly.
 #
 # **Stop and look** if completions keep getting longer while held-out accuracy stays flat. And always read some of them
 # before you trust a high reward.
@@ -69,10 +69,9 @@ from reasonkit.train.grpo import grpo
 from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.exam import anchors, as_begun, examine, is_judged, without_unfit_judge
 from reasonkit.judge.judge import JudgeItem
-from reasonkit.judge.open_questions import compare_scores, judge_completions
+from reasonkit.judge.open_questions import compare_judged, judge_completions
 from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
-from reasonkit.train.loop import has_steps
 
 # %%
 # frees the chips if an earlier run was stopped in this kernel
@@ -86,9 +85,10 @@ print(f"{len(train)} problems, {len(open_rows)} open ones held out; {run.budget.
 # %% [markdown]
 # ## The chips
 #
-# Policy, reference and rollout share one half of the chips, and the judge gets the other half. The reference doesn't
-# need a second copy of the base model: it is just the incoming adapter on the same frozen weights. Without a local
-# judge the policy gets all the chips. On a single chip, policy and judge take turns.
+# The policy gets one half of the chips, and the judge the other. The *reference*, the policy as it was before this
+# stage, sits on the chips of the policy. It needs no second copy of the base model, because it is only the earlier
+# adapter on the same frozen weights. Without a local judge the policy gets all the chips. On a single chip, policy and
+# judge take turns.
 
 # %% [markdown] tags=["clone"]
 # You can also use a judge behind an API. Setting the secret `GEMINI_API_KEY` switches it on, within the profile's limit
@@ -136,9 +136,9 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 #
 # $$c_k = \frac{E[\text{rating}_k] - 1}{4}, \qquad \text{score} = \frac{\sum_k w_k c_k}{\sum_k w_k}.$$
 #
-# When the judge fails, the result is *no signal*: the mean of that part over the rest of the group stands in, so the
-# completion neither gains nor loses. A completion that is too long to be read scores 0. Every verdict is recorded in
-# `verdicts.jsonl`, so no completion is judged twice by the same rubric.
+# When the judge fails, the result is *no signal*: the mean of the rubric's part over the rest of the group stands in,
+# so the completion neither gains nor loses. A completion that is too long for the judge to read scores 0. Every
+# verdict is recorded in `verdicts.jsonl`, so no completion is judged twice by the same rubric.
 
 # %%
 judge_model = None
@@ -155,19 +155,20 @@ if recipe.uses_judge:
 # The recipe returns a list of reward functions with their weights. `RewardMix` adds them up into the single reward that
 # the learner sees, and it logs every part. A part with weight 0 is only logged.
 #
-# In `g_rar` the rubric weighs most, because the competition scores the reasoning, and open questions have no other
-# reward. The price: a complete but wrong solution can earn more than a right answer without steps.
+# In `g_rar` the rubric weighs most, because the competition scores the reasoning. On open questions it is also the
+# only part that pays. This has a price: a complete but wrong solution can earn more than a right answer without steps.
 #
-# If a program can already see that a completion shows no work, the rubric pays 0 and the judge isn't asked. That is the
-# case when the reasoning is empty, when it repeats the question, the answer or a single step, or when most of its sums
-# are false or belong to another problem.
+# A completion that was cut off, or has no answer, gets 0 from the rubric, and the judge isn't asked. The same holds if a
+# program can already see that it shows no work: the reasoning is empty, it repeats the question, the answer or a single
+# step, or most of its sums are false or belong to another problem.
 
 # %% [markdown] tags=["clone"]
 # A recipe with a curriculum draws mostly problems that the policy solves sometimes, because the others teach it
-# nothing. Two recipes are controls. `constant` pays every completion the same and must leave the adapter unchanged, bit
-# for bit. `shuffled` deals the rewards out at random, and that does move the adapter. Believe only what a recipe gains
-# beyond that. With its field `judge` a recipe can choose another kind of judge: one rating for all criteria together,
-# every prompt with its scale in both orders (`recipes/judges/local_variants.py`), or the run's own reward model.
+# nothing. Two recipes are controls. `constant` pays every completion the same and must leave the adapter unchanged,
+# bit for bit. `shuffled` deals the rewards out at random, and that does move the adapter. Believe only what a recipe
+# gains beyond that. The field `judge` of a recipe chooses another kind of judge. It may give one rating for all
+# criteria together, or rate each criterion twice, with the scale in both orders (`recipes/judges/local_variants.py`).
+# It may also be the run's own reward model.
 
 # %%
 log = run.log("grpo")
@@ -177,21 +178,24 @@ code = code_sha256(part for part, _ in parts)
 print("\n".join(f"{weight:>5}  {name}" for name, weight in weights.items()))
 
 # %% [markdown]
-# A policy learns whatever its judge rewards, so before we start we put the judge through an exam on the recipe's own
-# problems. On average it must rate worked solutions above flawed ones, by at least 0.05: the bare answer, the last step
-# only, and the same solution written twice. A fourth flaw, a false number in the steps, is only reported: a judge that
-# misses it sees whether the work is complete, not whether it is right. If the judge fails, the cell shows the pair it
-# got wrong, and the judge's part of the reward is left out. If it had a weight, the report at the end says so. The other
-# parts still teach, on questions with a right answer. The last figure is the probability that the judge's next token is
-# a rating. If it is low, the ratings are unreliable.
+# A policy learns whatever its judge rewards. So before training the judge takes an exam on the run's own problems. It
+# must score worked solutions above three kinds of flawed ones, on average by at least 0.05: the answer without steps
+# (*terse*), only the last step (*cut short*), and the solution written twice (*padded*). A fourth flaw, a *false
+# number* in the steps, is only reported. A judge that misses it sees whether the work is complete, not whether it is
+# right.
 #
-# Then come the judge's prompt for one criterion, and what each part of the reward pays for a worked solution and for its
-# bare answer.
+# If the judge fails, the cell shows the pair that it got most wrong, and the judge's part of the reward is left out.
+# The report at the end says so if that part had a weight. The other parts still teach, on questions with a right
+# answer. The last figure in the output is the probability that the judge's next token is a rating. If it is low, the
+# ratings are unreliable.
+#
+# Below that are the judge's prompt for one criterion and, in a table, what each part of the reward pays for a worked
+# solution and for its bare answer, which has neither reasoning nor tags.
 
 # %%
 pairs = anchors(validation)
-begun = run.finished("grpo") or has_steps(run.checkpoints, "grpo")
-exam = as_begun(examine(judge, pairs), run.stage("grpo") / "exam.json", begun) if recipe.uses_judge else None
+exam_file, begun = run.stage("grpo") / "exam.json", run.resumes("grpo")
+exam = as_begun(examine(judge, pairs), exam_file, begun) if recipe.uses_judge else None
 print(exam or "no judge")
 if judge_model and not recipe.judge:
     item = JudgeItem(pairs[0].question, pairs[0].good, pairs[0].rubric)
@@ -221,10 +225,11 @@ reward_example(without_unfit_judge(recipe.rewards(judge, train["question"]), exa
 # $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t} \mid q, o_{i,<t})
 # - \beta\,m_i\,(e^{d} - d - 1) \Big], \qquad d = \log \pi_{ref} - \log \pi \text{ of that token}.$$
 #
-# The last term keeps the policy close to the reference, which is the adapter as it came in. $m_i$ is 1 in a group whose
-# rewards differ and 0 otherwise. Tunix's default for this term is $-d$. Its gradient does not depend on the reference,
-# so it can't pull the policy back. Dividing by $s_r$ favours questions whose rewards hardly differ (arXiv 2503.20783).
-# We keep it, as in the original paper.
+# The last term estimates the KL divergence between policy and reference by the estimator k3, and keeps the two close.
+# $m_i$ is 1 in a group whose rewards differ and 0 otherwise. Tunix's default for this term is $-d$ (k1). The gradient
+# of that does not depend on the reference, so it can't pull the policy back. Dividing by $s_r$ favours questions whose
+# rewards hardly differ (arXiv 2503.20783). We keep it, as in the original paper. The table gives the reason for each
+# setting.
 
 # %%
 reasons = {"steps": "as many as fit the session by the forecast",
@@ -244,9 +249,11 @@ report.table(["setting", "value", "why"], [[name, getattr(profile.grpo, name), w
 # %% [markdown]
 # ## Training
 #
-# Every `probe_every` steps the policy answers validation problems greedily. Meanwhile, monitors look for signs of
-# reward hacking: a reward that rises while accuracy doesn't, drifting lengths, loops, stuffed tags, and completions
-# that address the judge. Anything they find is flagged below, with an example. A healthy run shows no flags.
+# Every `probe_every` steps the policy answers the validation problems greedily: this is a probe. Monitors look for
+# signs of reward hacking: a reward that rises while accuracy doesn't, drifting lengths, loops, too many tags, and
+# completions that address the judge. Anything that they find is flagged in the live view, with an example. A healthy
+# run shows no flags, with one exception: where many questions are open, their reward may rise while accuracy stays the
+# same.
 
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
@@ -284,7 +291,8 @@ board.figure(run.stage("grpo") / "curves.png")
 #
 # This is what GRPO learns from: the completions of one question in the last step, best first. Only the differences
 # within the group count. A completion above the group's mean becomes more likely, and one below it less likely. The
-# demo's judge pays for complete steps, right or wrong. Only the exact answer sees a mistake.
+# demo's judge pays for complete steps, and a single wrong step does not lower its score. Only the exact answer notices
+# such a mistake.
 #
 # The second table has one completion from each of the last steps. Click on a column head to sort, and read those with
 # the highest and the lowest reward.
@@ -301,12 +309,14 @@ sample_table(log.read("reward"))
 #
 # Most of the competition's questions have no single right answer. If the data have such questions, some were held out,
 # and the judge scores the policy's greedy completions to them before and after GRPO. The judge is also the reward, so
-# read the completions, too: a higher score only says that the judge likes them better.
+# read the completions, too: a higher score only says that the judge likes them better. *Finished* is the share that
+# came to an answer within the limit.
 
 # %%
 if judged and not failed(run.manifest("grpo")):
     judged["after GRPO"] = judge_completions(generate, open_rows, judge, profile.eval_batch)
-    display(report.comparison_table({"the judge's score, open questions": compare_scores(*judged.values())}))
+    display(report.comparison_table({"the judge's score, open questions": compare_judged(*judged.values(), "score"),
+                                     "finished, open questions": compare_judged(*judged.values(), "finished")}))
     display(open_table(judged))
 
 # %% [markdown]

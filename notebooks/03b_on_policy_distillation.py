@@ -10,12 +10,12 @@
 # # 3b · On-policy distillation
 #
 # GRPO learns from one number per completion. A teacher can say much more: at every token, what it would have written
-# instead. In this notebook the policy answers questions, a better model reads each answer, and at every position the
-# policy moves towards the teacher's next-token distribution. This is on-policy distillation (GKD, arXiv 2306.13649).
-# Unlike SFT, it corrects the policy in the places where its own mistakes have led it.
+# instead. Here the policy answers questions, and a better model, the *teacher*, reads each completion. At every token
+# the policy moves towards the teacher's next-token distribution. This is on-policy distillation (GKD, arXiv
+# 2306.13649). Unlike SFT, it corrects the policy in the very situations into which the policy's own mistakes lead.
 #
-# **What to expect:** the divergence falls fast at first. The policy can become nearly as good as its teacher, but no
-# better. It also picks up the teacher's habits, such as the length of its answers.
+# **What to expect:** the divergence falls fast at first. The policy can become about as good as its teacher, and
+# hardly better. It also picks up the teacher's habits, such as the length of its answers.
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the adapter of the previous stage, and the training questions.
@@ -62,8 +62,8 @@ print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes le
 # %% [markdown]
 # ## The chips
 #
-# The policy gets one half of the chips and the teacher the other. The teacher only reads, which takes one forward pass
-# per step. On a single chip they take turns.
+# The policy gets one half of the chips and the teacher the other. In training the teacher only reads, which takes one
+# forward pass per step. On a single chip they take turns.
 
 # %%
 plan = placement.plan(replace(profile, judge=profile.teacher), jax.devices(), judge=True)
@@ -81,8 +81,8 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 # %% [markdown]
 # ## The teacher
 #
-# Student and teacher must split text into the same tokens, or we can't compare their distributions. So a Gemma 2 needs
-# a Gemma 2 as its teacher, and a Gemma 3 a Gemma 3.
+# The *student*, which is our policy, and its teacher must split text into the same tokens. Otherwise we can't compare
+# their distributions. So a Gemma 2 needs a Gemma 2 as its teacher, and a Gemma 3 needs a Gemma 3.
 #
 # **In the demo there is no larger model with the tiny policy's tokens.** So we make a teacher here: the same base model
 # with its own adapter, trained only on the worked solutions that show their steps. The policy's SFT has seen all the
@@ -139,8 +139,8 @@ report.table(["setting", "value", "why"], [[name, getattr(profile.distill, name)
 # %% [markdown]
 # ## Training
 #
-# If the session's clock runs out, the stage stops early and saves what it has. When you run this notebook again, a
-# finished stage is read back instead of trained again.
+# The live view shows the divergence, as the loss, and the length of the completions. The loss should fall and then go
+# flat.
 
 # %%
 log = run.log("distill")
@@ -181,9 +181,9 @@ report.side_by_side(answers, most=3)
 # %% [markdown]
 # ## Next
 #
-# If the stage made the model worse, the incoming adapter is handed over instead. Worse means that the interval of the
-# change in accuracy or format lies below zero, and neither lies above. The recipe's next stage continues from there. If
-# this stage was stopped early, the next cell tells you how to resume it.
+# If the stage made the model worse, the next stage gets the adapter from before it. *Worse* means that the interval of
+# the change lies below zero for accuracy or for format, and above zero for neither. If this stage was stopped early,
+# the next cell tells you how to resume it.
 
 # %%
 run.keep_better("distill", policy.model, before, after)

@@ -10,12 +10,12 @@
 # # 4 · Evaluation
 #
 # Did training help? To find out, we ask the base model and the model after each stage the same test questions, none of
-# which was used in training. We decode greedily, as the competition's judges do. Every figure comes with a 95 %
-# interval, and stages are compared question by question.
+# which was used in training. We decode greedily, as the competition's judges do.
 #
 # **What to expect in the demo of `g_rar`:** accuracy rises from about 54 % after SFT to about 75 % after GRPO, and
 # step accuracy from about 12 % to about 90 %. The demo's base model scores 0 %, because it writes no tags. Judged by
-# content, it gets about 66 % right. A real Gemma writes tags from the start in about half of its completions.
+# content, it gets about 66 % right. An instruction-tuned Gemma keeps the format in about half of its completions
+# before SFT.
 
 # %% [markdown] tags=["clone"]
 # - **Input:** the data of notebook 1 and the adapters of the stages.
@@ -84,14 +84,15 @@ lora_policy, tokenizer, model_config = policy.model, ending_turns(policy.tokeniz
 #   the tags, so this is the measure to compare with it.
 # - **Format:** every tag appears once, in order, with nothing around them.
 # - **Step accuracy:** the share of reasoning steps that equal the worked solution's step at the same place, as counted
-#   by a program. Only for problems whose solutions are in steps, such as the demo's.
+#   by a program. It is shown only if most problems have a solution in steps, as in the demo.
 #
-# Each is a mean over the test problems, $\hat p = \frac{1}{n}\sum_i x_i$ with $x_i \in [0, 1]$. Its 95 % interval holds
-# every true mean for which both tails of the sum have a probability of at least 2.5 %, with the sum we saw counted half
-# (mid-p, Lancaster 1961). Because decoding is greedy, running the cell again gives the same figures.
+# Each is a mean over the test problems, $\hat p = \frac{1}{n}\sum_i x_i$ with $x_i \in [0, 1]$. Its 95 % interval
+# contains every true mean under which our result is not surprising: a sum as high as ours, and one as low, would each
+# come up with a probability of at least 2.5 %. Our own sum counts half in both (mid-p, Lancaster 1961). Decoding is
+# greedy, so running the cell again gives the same figures.
 #
-# The test problems are those a program can score: in the competition's mix mathematics and science. What training does
-# to open questions, such as creative writing, is measured by the judge in the chapter on GRPO.
+# All test problems are such that a program can score them. In the mix of `g_rar` they are from mathematics and
+# science. For open questions, such as creative writing, the judge measures what training does, in the chapter on GRPO.
 
 # %%
 report.table(["setting", "value", "why"], [
@@ -213,11 +214,11 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 # %% [markdown]
 # ## The judges' loader
 #
-# Finally, we load the checkpoint as the competition's template does: the highest step, only the adapter, and then the
-# template's sampler and decoding. We do this twice. The first time is in this kernel, onto this model, because that is
-# what the judges do. The second time is in a fresh process on the CPU, where nothing is left from training. If the
-# adapter differs from the one we evaluated, this cell fails. Where this notebook runs on a CPU, too, it also fails if a
-# reply differs.
+# Finally, we load the checkpoint as the competition's template does. It takes the adapter of the highest step, and
+# answers with its own sampler and decoding. We do this twice: first in this kernel, onto this model, because that is
+# what the judges do. Then we do it in a fresh process on the CPU, where nothing is left from training. If the adapter
+# differs from the one that we evaluated, this cell fails. If this notebook runs on a CPU, too, the cell also fails if
+# a completion differs.
 
 # %%
 pairs = [(row["question"], row["completion"]) for row in last.samples[:8]]
@@ -230,9 +231,9 @@ print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, 
 # ## Ask your model
 #
 # Now try it yourself. The base model and the trained one answer the same question side by side, and in a live session
-# there is a box for your own questions. Any other Python session does the same from the run's folder, with
-# `import reasonkit; reasonkit.ask("How many?")`. To compare an earlier checkpoint with the last one, replace 150 by the
-# number of a folder in `artifacts/checkpoints/actor` and run this cell:
+# there is a box for your own questions. In any other Python session, in the folder that contains `artifacts/`,
+# `import reasonkit; reasonkit.ask("How many?")` does the same. To compare an earlier checkpoint with the last one, put
+# this code into a new cell, with the number of a folder in `artifacts/checkpoints/actor` in place of 150:
 #
 # ```python
 # from reasonkit.show.completions import adapter_in

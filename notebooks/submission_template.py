@@ -9,18 +9,18 @@
 # %% [markdown]
 # # A small Gemma that shows its work
 #
-# This notebook does everything in a single session. It collects problems with worked solutions, trains a LoRA adapter
-# (a few small matrices beside each frozen weight of Gemma) through the stages of its recipe, and measures every stage
-# on unseen questions.
+# This notebook does everything in a single session. It collects problems with worked solutions and trains a LoRA
+# adapter on them: a few small matrices beside each frozen weight of Gemma. Training has several stages, which a
+# *recipe* lists. Every stage is measured on unseen questions.
 #
 # **Before you run it on Kaggle:**
 #
 # 1. *Accelerator*: TPU v5e-8. *Internet*: on, because the questions come from the Hugging Face hub.
 # 2. *Add Input → Models*: Gemma 2 `gemma2-2b-it` and, for the judge, Gemma 3 `gemma3-12b-it`, both Flax. Accept
 #    Google's terms first. If the recipe needs another model, the first cells name it.
-# 3. *Save Version → Save & Run All*. By forecast `g_rar` takes 506 of 520 minutes. On faster chips GRPO makes more steps
-#    in that time. Kaggle gives 20 TPU hours per week. For a short trial, set `sft_steps` and `grpo_steps` to 5 below
-#    and choose *Run All*.
+# 3. *Save Version → Save & Run All*. The forecast for `g_rar` is 506 of 520 minutes. If the chips turn out faster than
+#    forecast, GRPO makes more steps in that time. Kaggle gives 20 TPU hours per week. For a short trial, set
+#    `sft_steps` and `grpo_steps` to 5 below and choose *Run All*.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
@@ -37,46 +37,51 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # %% [markdown]
 # # 1 · Overall training and evaluation strategy
 #
-# 1. **Data.** We collect questions and worked solutions. A program checks the format of every completion, and its
-#    answer where there is one. A judge model reads the rest. We never train on a test question.
-# 2. **Training.** The adapter goes through the stages of the recipe. In `g_rar` it first imitates worked solutions
-#    (SFT). Then it practises: for each question the model writes several completions, and the adapter moves towards
-#    those that score best (GRPO). Part 3 has a chapter for each stage that explains what it is for, its objective, and
-#    the reason for each setting.
+# 1. **Data.** We collect questions and worked solutions. A program checks the format of every completion, and also its
+#    answer if the question has a right one. In `g_rar` a judge model scores the reasoning. We never train on a test
+#    question.
+# 2. **Training.** In `g_rar` the model first imitates worked solutions (supervised fine-tuning, SFT). Then it
+#    practises: for each question it writes several completions, and the adapter moves towards those that score best
+#    (Group Relative Policy Optimization, GRPO). Part 3 has a chapter for each stage. It says what the stage is for,
+#    what its objective is, and why each setting has its value.
 # 3. **Evaluation.** The base model and the model after each stage answer the same unseen questions *greedily*, always
 #    with the most likely token. Every figure comes with a 95 % interval, and stages are compared question by question
 #    (*paired*).
 #
 # A clock runs from the start of the session and stops each stage in time to save its last checkpoint. All stages save
-# into one folder in the judges' layout, with rising step numbers. So whenever the run stops, the judges can load the
-# last checkpoint there.
+# into one folder, with rising step numbers, in the layout that the competition's judges load. So if the run stops at
+# any time after its first checkpoint, they can load the last one.
 #
 # | Word | Meaning |
 # |---|---|
 # | completion | what the model writes after a prompt |
 # | policy, reference | the model being trained; the same model as it was before the stage |
 # | rubric | the criteria by which a judge model scores a completion |
+# | judge | a model that scores completions. *The judges* are the people who judge this competition |
+# | trace | a worked solution that SFT imitates. A *terse* one states its answer without steps |
+# | demo | the same notebooks with models of 1 M parameters, on a CPU. Its results are below |
 # | group | the completions to one question, which GRPO compares with each other |
 #
 # ## Choices and reasons
 #
 # | Choice | Reason |
 # |---|---|
-# | the recipe `g_rar`: SFT, then GRPO with a rubric judge | the competition scores the reasoning, on questions without one right answer. In the demo, where every problem has a perfect trace, more SFT does better (below). Whether GRPO helps a real Gemma is measured in part 3 |
+# | the recipe `g_rar`: SFT, then GRPO with a rubric judge | the competition scores the reasoning, on questions without one right answer. In the demo, which has plenty of good traces, SFT on those alone does as well (below). Whether GRPO helps a real Gemma is measured in part 3 |
 # | one LoRA adapter through all stages | the judges load one adapter, so every checkpoint can be submitted |
-# | half of the chips for the policy, half for the judge | the judge scores one half of a step while the policy samples the other. The stock demo leaves four chips idle |
+# | half of the chips for the policy, half for the judge | the judge scores one half of a step while the policy samples the other. Tunix's own demo leaves four chips idle |
 # | the base model replicated on each of the policy's chips | it fits, and no chip waits for weights from another |
 # | one prompt in all stages, byte for byte | a difference in white space cost one entrant 39 points of format rate |
 # | a judge that fails gives no signal | a low score in its place would punish the policy for the judge's mistake |
-# | every stage stops in time to save a checkpoint | whatever the clock does, there is something to submit. After the run's first checkpoint, a stage that fails hands over the last good one |
+# | every stage stops in time to save a checkpoint | a session that ends early still leaves something to submit. If a stage fails after the run's first checkpoint, the run goes on with the last good one |
 # | the judges' own loader runs before the end | an adapter that the judges can't load is worth nothing |
 
 # %% [markdown]
 # ## Results of a demo run
 #
-# The same notebooks with a policy and a judge of 1 M parameters each, on a CPU: recipe `g_rar`, seed 0, 600 unseen
-# problems. By content, an answer counts with or without its tag, because the base model was never trained on the tags.
-# Step accuracy is the share of steps that equal the worked solution's.
+# This is a run of the same notebooks on a CPU, with a policy and a judge of 1 M parameters each: recipe `g_rar`, seed
+# 0, 600 unseen problems. *By content* an answer counts with or without its tag, because the base model was never
+# trained on the tags. *Step accuracy* is the share of reasoning steps that equal the worked solution's. The *controls*
+# show how much can be had without the rubric.
 #
 # | | by content | format | step accuracy |
 # |---|---|---|---|
@@ -86,13 +91,14 @@ SETTINGS = {  # 0 and "" leave the profile's value
 # | *control:* GRPO without the rubric | 70.5 % [66.8, 74.0] | 99.8 % [99.2, 100.0] | 76.5 % [73.6, 79.2] |
 # | *control:* GRPO, rewards dealt out at random | 57.0 % [53.0, 60.9] | 99.8 % [99.2, 100.0] | 39.3 % [35.7, 42.9] |
 # | *control:* GRPO, the same reward for all | 54.0 % [50.0, 58.0] | 100.0 % [99.5, 100.0] | 12.1 % [9.7, 14.7] |
-# | *control:* as many SFT steps on worked traces only | 77.7 % [74.2, 80.9] | 100.0 % [99.5, 100.0] | 93.5 % [92.2, 94.6] |
+# | *control:* the same number of SFT steps, but only on traces that show their steps | 77.7 % [74.2, 80.9] | 100.0 % [99.5, 100.0] | 93.5 % [92.2, 94.6] |
 #
-# GRPO gains 9.3 points [4.1, 14.5] of right answers over the base model, paired. SFT lowers accuracy, because we made
-# 60 % of its traces skip their steps, and GRPO wins it back. SFT on only the traces that show their steps does as well
-# without GRPO. The rubric raises step accuracy on two of three seeds, and accuracy on none. The controls ran before
-# reasoning without work earned 0. The figures show that the pipeline works, not what a Gemma gains: that is measured at
-# the end of part 3. This is the live view of that run's GRPO, which part 3 shows for yours:
+# Compared question by question, GRPO ends 9.3 points [4.1, 14.5] of right answers above the base model. SFT lowers
+# accuracy, because we made 60 % of its traces skip their steps. GRPO wins that back. SFT on only the traces that show
+# their steps does as well without any GRPO. The rubric raises step accuracy on two of three seeds, and accuracy on
+# none. The three seeds and the controls ran before the rubric paid 0 for reasoning without work. The figures show that
+# the pipeline works, not what a Gemma gains. That is measured at the end of part 3. Below is the live view of this
+# run's GRPO. Part 3 has the same view for yours:
 #
 # ![Reward and its parts, held-out accuracy, flat groups, loss, length, KL, entropy, and two completions](../docs/images/live_view_light.png)
 
@@ -126,8 +132,9 @@ model = teacher = teach = rater = features = None
 # %% [markdown]
 # ## What the judges read
 #
-# The prompt and the completion's limit are the same as in training. Questions may be longer: the judges' sampler raises
-# for a prompt that its cache can't hold. The assertions fail if the tags differ by even one byte.
+# The judges' notebook reads the names that the next cell defines. The prompt and the limit for completions are those
+# of training. The limit for prompts is higher, because the judges' sampler raises an error for a prompt that doesn't
+# fit its cache. The assertions fail if the tags differ by even one byte.
 
 # %%
 from reasonkit.models import submission_check
@@ -152,8 +159,9 @@ assert (SOLUTION_START, SOLUTION_END) == (TAGS.answer_start, TAGS.answer_end)
 # %% [markdown]
 # ## What the judges load
 #
-# `lora_policy`, `tokenizer` and `model_config` are the policy with its adapter, its tokenizer and its configuration. Part
-# 3 bound them as soon as training was over. This tokenizer's end of sequence is `<end_of_turn>`, where the policy stops.
+# `lora_policy`, `tokenizer` and `model_config` are the policy with its adapter, its tokenizer and its configuration.
+# Part 3 defined them as soon as training was over. The tokenizer's end-of-sequence token is `<end_of_turn>` here,
+# because that is where the policy stops.
 
 # %%
 print(f"checkpoints in {CKPT_DIR}, generation of up to {MAX_GENERATION_STEPS} tokens, temperature {INF_TEMPERATURE}")

@@ -1,4 +1,4 @@
-"""Open questions, which no program can score: `judge_completions` before and after a stage, and `compare_scores`.
+"""Open questions, which no program can score: `judge_completions` before and after a stage, and `compare_judged`.
 
 The judge is also the reward in GRPO. So a higher score means that the policy pleases it on questions that it was not
 trained on. Whether the completions are better is for people to read.
@@ -24,6 +24,11 @@ class Judged:
     completion: str
     score: float | None
 
+    @property
+    def finished(self) -> bool:
+        """Whether the completion came to an answer and was not cut off."""
+        return TAGS.parse(self.completion).finished
+
 
 def judge_completions(generate: Callable[[list[str]], list[str]], rows: Iterable[Mapping[str, Any]], judge: Judge,
                       batch_size: int) -> list[Judged]:
@@ -38,7 +43,7 @@ def judge_completions(generate: Callable[[list[str]], list[str]], rows: Iterable
             for row, completion, result in zip(rows, completions, results, strict=True)]
 
 
-def compare_scores(before: list[Judged], after: list[Judged]) -> Difference:
-    """The change of the score, paired, over the questions with a verdict on both sides."""
-    return difference_of([two.score - one.score for one, two in zip(before, after, strict=True)
-                          if one.score is not None and two.score is not None])
+def compare_judged(before: list[Judged], after: list[Judged], field: str) -> Difference:
+    """The change of the "score", over the questions with a verdict on both sides, or of "finished". Paired."""
+    pairs = [(getattr(one, field), getattr(two, field)) for one, two in zip(before, after, strict=True)]
+    return difference_of([float(two) - float(one) for one, two in pairs if None not in (one, two)])

@@ -114,10 +114,11 @@ exact_answer.failures = Counter()
 def rubric(judge: Judge) -> RewardFn:
     """The judge's score in [0, 1] for each whole raw completion, rounded to `DECIMALS`, or None if the judge failed.
 
-    Columns: `question`, and `rubric` as the JSON of `rubric.rubric_to_json`. Reasoning that shows no work
-    (`work.missing_work`) scores 0.0 without asking the judge, because a judge may let one criterion make up for
-    another. `failures` are the judge's causes, "out_of_range" (a score outside [0, 1]), "no_verdict" (neither a verdict
-    nor a failure) and "unusable_rubric". `faults` are "no_work" and the causes of verdicts that the completion itself
+    Columns: `question`, and `rubric` as the JSON of `rubric.rubric_to_json`. Without asking the judge, a completion
+    scores 0.0 if it was cut off or has no answer, because a judge may like the longest one best. So does one whose
+    reasoning shows no work (`work.missing_work`), because a judge may let one criterion make up for another. `failures`
+    are the judge's causes, "out_of_range" (a score outside [0, 1]), "no_verdict" (neither a verdict nor a failure) and
+    "unusable_rubric". `faults` are "unfinished", "no_work" and the causes of verdicts that the completion itself
     prevented. Raises ValueError without a judge, and if the judge does not give one result per item. Source: Rubrics as
     Rewards (arXiv 2507.17746).
 
@@ -126,8 +127,9 @@ def rubric(judge: Judge) -> RewardFn:
     ...     def score(self, items): return [JudgeVerdict(float("because" in item.reply), ()) for item in items]
     >>> reward = rubric(Because())
     >>> rubrics = [rubric_to_json([Criterion("Reasons", "Gives a reason.", 1.0)])] * 3
-    >>> replies = [f"<reasoning>{text}</reasoning>" for text in
+    >>> replies = [TAGS.render(reasoning=text, answer="The rain.") for text in
     ...            ("wet, because rain fell all night", "wet, rain fell all night", "because")]
+    >>> replies[1] = replies[0].removesuffix("</answer>")
     >>> reward(["Why is it wet?"] * 3, replies, question=["Why is it wet?"] * 3, rubric=rubrics)
     [1.0, 0.0, 0.0]
     """
@@ -162,9 +164,9 @@ def _judge_item(question: str, reply: str, rubric: str) -> JudgeItem | Result:
         item = JudgeItem(str(question), reply, rubric_from_json(rubric))
     except ValueError as error:
         return JudgeFailure("unusable_rubric", str(error))
-    if missing_work(item.question, TAGS.parse(reply)):
-        return JudgeVerdict(0.0, (0.0,) * len(item.rubric), "no_work")
-    return item
+    parsed = TAGS.parse(reply)
+    cause = "unfinished" if not parsed.finished else missing_work(item.question, parsed) and "no_work"
+    return JudgeVerdict(0.0, (0.0,) * len(item.rubric), cause) if cause else item
 
 
 def _check_score(result) -> Result:
@@ -180,7 +182,8 @@ def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
     """`fn`, but at most 0.0 if `condition` is below `at_least`. Then a penalty stays and None becomes 0.0.
 
     The value is None if `condition` is None, or if `fn` has no value for any completion of the prompt, as for an open
-    question. A value that is not finite counts as None. The reward's name is "<fn>_if_<condition>".
+    question. A value that is not finite counts as None. The reward's name is "<fn>_if_<condition>". If a judge scores
+    `fn`, it scores the whole: `rowwise` goes with it.
 
     >>> paid = gate(exact_answer, tag_format)
     >>> replies = [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"]
@@ -197,4 +200,5 @@ def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
 
     reward.__name__ = f"{fn.__name__}_if_{condition.__name__}"
     reward.failures, reward.faults = (getattr(fn, name, Counter()) for name in ("failures", "faults"))
+    reward.rowwise = getattr(fn, "rowwise", False)
     return reward

@@ -79,6 +79,11 @@ class Parsed:
         """Whether each tag occurs once, in order, closed and with contents, and only white space is around them."""
         return not self.defects
 
+    @property
+    def finished(self) -> bool:
+        """Whether there is an answer and no block is still open, as in a completion that was cut off."""
+        return not {"missing_answer", "empty_answer", "unclosed_answer", "unclosed_reasoning"} & {*self.defects}
+
 
 @dataclass
 class _Block:

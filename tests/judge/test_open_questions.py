@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reasonkit.judge.judge import JudgeFailure, JudgeVerdict
-from reasonkit.judge.open_questions import Judged, compare_scores, judge_completions
+from reasonkit.judge.open_questions import Judged, compare_judged, judge_completions
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.text.tags import TAGS
 
@@ -40,8 +40,16 @@ def test_each_question_is_asked_once_in_its_prompt_and_judged_by_its_rubric():
 def test_only_questions_with_both_verdicts_are_compared():
     before, after = ([Judged("?", "", score) for score in scores] for scores in (
         [0.2] * 20 + [None, 0.9], [0.6] * 20 + [0.0, None]))
-    change = compare_scores(before, after)
+    change = compare_judged(before, after, "score")
     assert change.mean == pytest.approx(0.4) and change.n == 20 and change.low > 0.2 and change.p_value < 0.01
-    assert compare_scores(after, before).mean == pytest.approx(-0.4)
-    nothing = compare_scores([Judged("?", "", None)], [Judged("?", "", 0.5)])
+    assert compare_judged(after, before, "score").mean == pytest.approx(-0.4)
+    nothing = compare_judged([Judged("?", "", None)], [Judged("?", "", 0.5)], "score")
     assert (nothing.low, nothing.high, nothing.n) == (-1.0, 1.0, 0)
+
+
+def test_completions_that_are_cut_off_are_counted():
+    whole = TAGS.render(reasoning="Night and light rhyme.", answer="It is night.")
+    before, after = ([Judged("?", text, 0.5) for text in texts] for texts in (
+        [whole] * 20, [whole] * 10 + [whole.removesuffix("</answer>")] * 9 + ["a poem"]))
+    change = compare_judged(before, after, "finished")
+    assert change.mean == pytest.approx(-0.5) and change.n == 20 and change.high < 0

@@ -20,7 +20,7 @@ from reasonkit.text.tags import TAGS
 
 GOOD = TAGS.render(reasoning="2 + 2 = 4", answer="4")
 RUBRIC = rubric_to_json([Criterion("Steps", "Every step follows.", 1.0)])
-WORK = "<reasoning>2 + 2 = 4</reasoning>"  # without which no judge is asked
+WORK = "<reasoning>2 + 2 = 4</reasoning><answer>5</answer>"  # without work and an answer no judge is asked
 
 
 def returns(values, name="part"):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_judge import PlainJudge
 
+from reasonkit.judge.exam import is_judged
 from reasonkit.judge.judge import JudgeVerdict, LocalJudge
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.rewards.rules import (
@@ -251,6 +252,26 @@ def test_a_judge_is_not_asked_about_no_work(reasoning):
     values, causes = ask(reward, ["p"] * 3, [reply, GOOD, reply], columns)
     assert values.tolist() == [0.0, 1.0, 0.0] and causes == {"no_work": 2} and len(seen) == 1
     assert reward(["p"], [reply], question=["2+2?"], rubric=[RUBRIC]) == [0.0] and len(seen) == 1
+
+
+@pytest.mark.parametrize("cut", [
+    "<reasoning>2 + 2 = 4", "<reasoning>2 + 2 = 4</reasoning>", "<reasoning>2 + 2 = 4</reasoning><answer>",
+    "<reasoning>2 + 2 = 4</reasoning><answer> </answer>", "<reasoning>2 + 2 = 4</reasoning><answer>4", "2 + 2 = 4"])
+def test_a_judge_is_not_asked_about_what_was_cut_off(cut):
+    """It is the longest of its group, and a judge likes long ones. It scored above finished ones that were worse."""
+    seen = []
+    reward = rubric(PlainJudge([lambda item: seen.append(item) or 0.7]))
+    columns = {"question": ["2+2?"] * 2, "rubric": [RUBRIC] * 2}
+    values, causes = ask(reward, ["p"] * 2, [cut, GOOD], columns)
+    assert values.tolist() == [0.0, 0.7] and causes == {"unfinished": 1} and len(seen) == 1
+
+
+def test_a_gated_rubric_is_still_a_judges_part():
+    """Else open questions would be left out without a word, and an unfit judge would still teach."""
+    gated = gate(rubric(PlainJudge([lambda item: 0.7])), tag_format)
+    assert is_judged([(gated, 1.0)]) and not is_judged([(gate(exact_answer, tag_format), 1.0)])
+    columns = {"question": ["2+2?"] * 2, "rubric": [RUBRIC] * 2}
+    assert gated(["p"] * 2, [GOOD, GOOD + "<answer>5</answer>"], **columns) == [0.7, 0.0]
 
 
 def test_a_reply_that_blinds_the_judge_is_not_saved_by_its_group():
