@@ -17,7 +17,7 @@ from reasonkit.data import problems
 from reasonkit.data.filters import Ledger, Row, find_contaminated, gold_row_fault, near_duplicates, repair, text_fault
 from reasonkit.data.loading import open_rows, reach
 from reasonkit.data.problems import SPLITS, family_rows, fill_rubric
-from reasonkit.data.readers import Refused, passes, read_row
+from reasonkit.data.readers import SHORT_ANSWER, Refused, passes, read_row
 from reasonkit.data.router import GENERAL, find_task, route
 from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
 from reasonkit.data.sources import ROUTED, DataRecipe, Family, Hub, OwnFile, Source, SourceError
@@ -49,9 +49,13 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=No
         rows = fitting
     splits = deal(recipe, rows, sizes, seed, ledger)
     if empty := [name for name, some in splits.items() if not some]:
+        count = sum(row["kind"] == OPEN for row in rows)
+        opened = (f". {count} of {len(rows)} rows are open. No program can score them, so they are for training only. "
+                  f"A row is open if it has no answer of at most {SHORT_ANSWER} characters: put a short answer into "
+                  "`answer`, and its work into `reasoning`") if count else ""
         raise ValueError(f"data recipe {recipe.name!r} has no row for {', '.join(empty)}: give more different "
-                         "questions whose answer can be checked, let a source have use = \"any\", or change [split]\n"
-                         f"{ledger}")
+                         "questions whose answer can be checked, let a source have use = \"any\", or change [split]"
+                         f"{opened}\n{ledger}")
     made = {name: Dataset.from_list([{column: row[column] for column in (*COLUMNS, *EXTRA)} for row in some])
             for name, some in splits.items()}
     problems.assert_disjoint(made)
@@ -96,7 +100,8 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
             row["task"] = row["task"] or find_task(row["kind"], name)
             if name not in rubrics:
                 rubrics[name] = domain_rubric(recipe, name)
-            row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(rubrics[name], row["reasoning"]))
+            row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(
+                rubrics[name], row["reasoning"], row["kind"], row["answer"]))
             count += 1
             yield row
     ledger.keep("read", [row for row, _ in refused], lambda number, row: (refused[number][1], row["question"]))

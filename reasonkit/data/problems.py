@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -22,12 +23,14 @@ from reasonkit.judge.rubric import DOMAINS, Criterion, criteria, load_domain, ru
 from reasonkit.session import files
 from reasonkit.session.setup import suggest
 from reasonkit.text.answers import KINDS
-from reasonkit.text.tags import neutralise
+from reasonkit.text.tags import is_blank, neutralise
 
 disable_progress_bars()  # one for each split and file, for a second of work
 RECIPES = Path(__file__).resolve().parents[2] / "data_recipes"
 SPLITS = ("train", "validation", "test")
 MADE = 1000  # rows of a source of families without a cap
+REFERENCE = 1000  # characters, some 230 tokens: so much is left of a judge's prompt that holds all eight criteria
+PLACE = re.compile(r"\{(reasoning|reference)\}")
 PATIENCE = 20_000  # rounds over the families without a new question, after which they count as used up
 
 
@@ -179,7 +182,7 @@ def assert_disjoint(splits: Mapping[str, Dataset]) -> None:
 
 
 def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
-    """The problem's own criteria, or the recipe's with the worked steps in place of `{reasoning}`.
+    """The problem's own criteria, or the recipe's as `fill_rubric` fills them.
 
     Raises ValueError, naming the problem, for its own rubric that can't be read.
     """
@@ -188,12 +191,21 @@ def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
             return rubric_from_json(item.rubric)
         except ValueError as error:
             raise ValueError(f"problem {item.id}: {error}") from error
-    return fill_rubric(recipe.rubric, item.reasoning)
+    return fill_rubric(recipe.rubric, item.reasoning, item.kind, item.answer)
 
 
-def fill_rubric(rubric: Sequence[Criterion], reasoning: str) -> tuple[Criterion, ...]:
-    """The criteria with the worked steps in place of `{reasoning}`."""
-    return tuple(replace(criterion, description=criterion.description.replace("{reasoning}", reasoning))
+def fill_rubric(rubric: Sequence[Criterion], reasoning: str, kind: str, answer: str) -> tuple[Criterion, ...]:
+    """The criteria with the worked steps in place of `{reasoning}`, and the data's answer to an open question in that
+    of `{reference}`.
+
+    There the judge is the only one who can tell whether a completion is right, and a small one seldom knows. Other
+    answers are checked by a program. At most `REFERENCE` characters are shown.
+    """
+    known = kind == OPEN and not is_blank(answer)
+    filled = {"reasoning": reasoning, "reference": (
+        f" Compare with this reference, which may be worded otherwise and leave things out: {answer[:REFERENCE]}"
+        if known else "")}
+    return tuple(replace(criterion, description=PLACE.sub(lambda place: filled[place[1]], criterion.description))
                  for criterion in rubric)
 
 

@@ -2,7 +2,8 @@
 
 A recipe chooses it with `by_pass_rate`. A problem that is always or never solved gives a group of equal rewards and
 teaches nothing. `Curriculum` keeps each problem's pass rate, read from a part of the reward, and draws mostly those
-within `BAND`. A resumed run replays the log. Source: DAPO (arXiv 2503.14476), but no sample is thrown away.
+within `BAND`. Open questions have no rate and are drawn as often as the others. A resumed run replays the log. Source:
+DAPO (arXiv 2503.14476), but no sample is thrown away.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Curriculum:
         check_rows(len(ids), batch_size)
         number = {str(name): n for n, name in enumerate(ids)}
         yield from repeat(np.arange(batch_size), self._earlier)
-        rates: dict[str, float] = {}
+        rates: dict[str, float | None] = {}
         for step in count():
             if step >= LAG:
                 if step - LAG >= len(self._noted):
@@ -136,14 +137,18 @@ class Curriculum:
         self._noted.append(rates)
 
 
-def _update(rates: dict[str, float], measured: dict[str, float | None]) -> None:
-    """A running mean that halves the weight of older measurements, because the policy that earned them is gone."""
+def _update(rates: dict[str, float | None], measured: dict[str, float | None]) -> None:
+    """A running mean that halves the weight of older measurements, because the policy that earned them is gone. None is
+    the rate of a problem that was practised, and that nothing measures."""
     for name, rate in measured.items():
-        if rate is not None:
-            rates[name] = KEEP * rates[name] + (1 - KEEP) * rate if name in rates else rate
+        before = rates.get(name)
+        rates[name] = rate if before is None else before if rate is None else KEEP * before + (1 - KEEP) * rate
 
 
-def _draw(names: Iterable[str], rates: dict[str, float], size: int, rng: np.random.Generator) -> np.ndarray:
+def _draw(names: Iterable[str], rates: dict[str, float | None], size: int, rng: np.random.Generator) -> np.ndarray:
     low, high = BAND
-    weights_N = np.array([1.0 if low <= rates.get(name, low) <= high else OUTSIDE_WEIGHT for name in names])
+    weights = {name: 1.0 if low <= rate <= high else OUTSIDE_WEIGHT for name, rate in rates.items() if rate is not None}
+    # with the weight 1 of an unseen one, open questions would take the place of all that the policy learns to solve
+    open_weight = float(np.mean([*weights.values()] or [1.0]))
+    weights_N = np.array([weights.get(name, open_weight if name in rates else 1.0) for name in names])
     return rng.choice(len(weights_N), size, replace=False, p=weights_N / weights_N.sum())

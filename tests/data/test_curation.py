@@ -345,5 +345,17 @@ def test_a_recipe_of_families_alone_is_made_as_before():
 
 def test_a_rubric_of_ones_own_holds_the_worked_steps():
     rubric = (Criterion("Steps", "As in: {reasoning}", 1.0), Criterion("Clear", "Is clear.", 0.3))
-    filled = problems.fill_rubric(rubric, "1+1=2")
+    filled = problems.fill_rubric(rubric, "1+1=2", "number", "2")
     assert [criterion.description for criterion in filled] == ["As in: 1+1=2", "Is clear."]
+
+
+@pytest.mark.parametrize(("kind", "answer", "told"), [
+    ("open", "Rest and {reasoning}.", "Is right. Compare with this reference, which may be worded otherwise and leave "
+                                      "things out: Rest and {reasoning}."),
+    ("open", "a" * 1500, "Is right. Compare with this reference, which may be worded otherwise and leave things out: "
+                         + "a" * 1000),
+    ("open", " ", "Is right."), ("open", "", "Is right."), ("number", "2", "Is right."),
+    ("choice", "(A)", "Is right.")])
+def test_the_judge_sees_the_reference_of_an_open_question_alone(kind, answer, told):
+    rubric = (Criterion("Right", "Is right.{reference}", 1.0),)
+    assert problems.fill_rubric(rubric, "steps", kind, answer)[0].description == told

@@ -67,7 +67,7 @@ def test_a_rate_halves_the_weight_of_what_is_older():
     rates = {}
     for measured in ({"a": 1.0, "b": None}, {"a": 0.0}, {"a": 1.0, "c": 0.25}):
         _update(rates, measured)
-    assert rates == {"a": 0.75, "c": 0.25}
+    assert rates == {"a": 0.75, "b": None, "c": 0.25}
 
 
 def test_the_order_is_a_function_of_seed_and_rates(log, whole, tmp_path):
@@ -160,6 +160,15 @@ def test_no_signal_leaves_the_rate_as_it_was(log):
     unseen = run(RunLog(log.path.with_name("b")), 6, fn=lambda prompts, completions, id, **columns: [BAND[1]] * len(id))
     assert seen == unseen[1]
     assert set(log.last(EVENT)["rates"].values()) == {None}
+
+
+def test_open_questions_do_not_take_the_place_of_those_that_are_solved(log):
+    """Nothing measures them. They were drawn ten times as often as solved ones, and at the end nearly alone."""
+    closed = {str(name) for name in IDS[::2]}
+    _, seen = run(log, 120, fn=lambda prompts, completions, id, **columns: [
+        1.0 if str(name) in closed else None for name in id])
+    late = [name in closed for batch in seen[60:] for name in batch]
+    assert 0.4 < np.mean(late) < 0.6
 
 
 @pytest.mark.parametrize("value", [-1.0, 1.5, 5])
