@@ -34,8 +34,8 @@ _AS_SPACE = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f\u2800]")  # co
 _BLANKS, _BEFORE = re.compile(r"(?<=\S)\s{2,}+"), re.compile(rf"\A\s{{{INDENT},}}+")
 SCALE = ("from 1, the worst, to 5, the best", "from 5, the best, to 1, the worst")
 ABOUT = (f"The reply was asked to show its work between {TAGS.reasoning_start} tags and to give its answer between "
-         f"{TAGS.answer_start} tags. A criterion about the text's form, length or style is about the answer alone, "
-         "unless it names reasoning, steps or repetition.")
+         f"{TAGS.answer_start} tags. What stands only in the reasoning has not been answered. A criterion about the "
+         "text's form, length or style is about the answer alone, unless it names reasoning, steps or repetition.")
 ONE_DIGIT = "\nAnswer with one digit and nothing else."
 
 
