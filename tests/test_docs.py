@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -38,8 +40,20 @@ def test_the_addresses_of_a_fork_open_notebooks_that_are_there():
     for page in ("README.md", "docs/start.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         found = re.findall(r"\bhttps://(kaggle|colab)\S+?YOU/FORK/blob/main/([^\s`)]+)", text)
-        assert found == [("kaggle", "notebooks/submission.ipynb"), ("colab", "notebooks/01_data_curation.ipynb")]
+        assert found == [("kaggle", "notebooks/submission.ipynb"), ("colab", "notebooks/submission.ipynb")]
         assert all((ROOT / path).is_file() for _, path in found)
+
+
+def test_the_cell_for_colab_puts_the_run_on_drive(monkeypatch):
+    from reasonkit.run import artifacts  # JAX looks for Colab too
+
+    (cell,) = re.findall(r"## On Colab\n.*?```py\n(.*?)```", (ROOT / "docs/start.md").read_text(encoding="utf-8"), re.S)
+    mounted, colab = [], types.ModuleType("google.colab")
+    colab.drive = types.SimpleNamespace(mount=mounted.append)
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    monkeypatch.setenv("REASONKIT_ARTIFACTS", "artifacts")
+    exec(compile(cell, "docs/start.md", "exec"), {})
+    assert artifacts().is_relative_to(mounted[0]) and artifacts() == Path("/content/drive/MyDrive/reasonkit")
 
 
 def test_the_source_on_the_page_of_the_teacher_is_one():

@@ -99,6 +99,9 @@ def test_the_profile_of_the_demo_in_a_submission(monkeypatch, tmp_path):
     ("mine.json", b'{"data": [', "mine.json can't be read .* save it again"),
     ("mine.csv", b"question,answer\nWhat is 2 + 2?,4\n", "has no row for .*, validation: give more different"),
     ("mine.csv", b"question\n" + b"Why?\nHow?\nWhen?\n", "has no row for .*: .* answer can be checked"),
+    ("mine.csv", "question,answer\nHow old?,3\n{}".format("".join(
+        f"Why {word}?,Because of {word}{' and so on' * 5}\n" for word in ("sun", "moon", "rain"))).encode(),
+     "no row for .*: .* 3 of 4 rows are open. No program .* for training only. .* no answer of at most 60 characters"),
     ("mine.toml", b"title =", "unknown data recipe '.*mine' in .* choose one of chemistry"),
 ])
 def test_a_file_that_another_program_wrote(tmp_path, name, data, message):

@@ -15,12 +15,14 @@ from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import caveats, progress
 from reasonkit.show.data_card import markdown_line, markdown_table
 from reasonkit.text.tags import TAGS
+from tools.hf.export import NEW_TOKENS
 
 TERMS = "ai.google.dev/gemma/terms"
 # What is passed on must have this sentence and say that it was modified. Gemma's terms ask for both.
 NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found at {TERMS}\n"
-# How to ask each kind of export, keyed by a file that it has. BASE is the base model's name as a literal. A pipeline of
-# transformers samples unless do_sample=False, whatever generation_config.json says.
+# How to ask each kind of export, keyed by a file that it has. BASE is the base model's name as a literal. PROMPT_TOKENS
+# and REPLY_TOKENS are the run's limits. MOST_TOKENS is that of generation_config.json, or the run's if it is higher. A
+# pipeline of transformers samples unless do_sample=False, whatever generation_config.json says.
 _ASK = '[{"role": "user", "content": "What is 12 + 7?"}]'
 _USES = {
     "config.json": f'''With transformers:
@@ -28,14 +30,14 @@ _USES = {
 ```python
 from transformers import pipeline
 ask = pipeline("text-generation", ".", model_kwargs={{"attn_implementation": "eager"}})
-print(ask({_ASK}, do_sample=False, max_new_tokens=1024)[0]["generated_text"][-1]["content"])
+print(ask({_ASK}, do_sample=False, max_new_tokens=MOST_TOKENS)[0]["generated_text"][-1]["content"])
 ```
 
 With vLLM, which was not tried:
 
 ```python
 from vllm import LLM, SamplingParams
-print(LLM(".").chat({_ASK}, SamplingParams(temperature=0, max_tokens=1024))[0].outputs[0].text)
+print(LLM(".").chat({_ASK}, SamplingParams(temperature=0, max_tokens=MOST_TOKENS))[0].outputs[0].text)
 ```
 ''',
     "Modelfile": '''With Ollama, which was not tried. llama.cpp was, with the same file:
@@ -52,7 +54,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 base = AutoModelForCausalLM.from_pretrained(BASE, attn_implementation="eager")
 model, tokenizer = PeftModel.from_pretrained(base, "."), AutoTokenizer.from_pretrained(".")
 prompt = tokenizer.apply_chat_template({_ASK}, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-reply = model.generate(**prompt, generation_config=GenerationConfig.from_pretrained("."))
+reply = model.generate(**prompt, generation_config=GenerationConfig.from_pretrained(".", max_new_tokens=MOST_TOKENS))
 print(tokenizer.decode(reply[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
 ```
 ''',
@@ -66,7 +68,8 @@ from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
 mesh = make_mesh(jax.devices()[:1], 1, 1)
 model = load(".", mesh)
-ask = generator(model.model, model.tokenizer, mesh, max_prompt_length=256, max_new_tokens=768, batch_size=1)
+limits = dict(max_prompt_length=PROMPT_TOKENS, max_new_tokens=REPLY_TOKENS)
+ask = generator(model.model, model.tokenizer, mesh, batch_size=1, **limits)
 print(*ask([TAGS.prompt("What is 12 + 7?")]))
 ```
 ''',
@@ -78,7 +81,8 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
                data_card: Path | None = None) -> Path:
     """Write README.md, the model card, and NOTICE into an export's folder. Returns the card.
 
-    The card has code that asks the model, for each tool that the folder's files are for.
+    The card has code that asks the model, for each tool that the folder's files are for. It allows replies of as many
+    tokens as were measured.
 
     manifests: as `manifest.read_manifest` returns them, at least of the stages data and evaluation. base: the name of
     the base model. data_card: notebook 1's, which is copied to DATA.md. Raises ValueError if a stage or a field that
@@ -99,6 +103,11 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
                 raise ValueError(f"{entry['path']} has changed between the stages: {stage!r} knew another than those "
                                  f"before it, and a card would state the hash of another file: {again}")
     data, scores = stages["data"], stages["evaluation"]
+    try:
+        prompt_tokens, reply_tokens = map(int, data["extra"]["asked"]["lengths"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("no card: the manifest of 'data' has no two lengths, of prompt and completion: "
+                         f"{again}") from None
     about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
     counts = [f"{value} {name}" for name, value in data["metrics"].items()]
     try:
@@ -115,7 +124,10 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
     warning = "".join(f"**{markdown_line(sentence)}**\n\n" for sentence in caveats(manifests))
     versions = {package: version for manifest in manifests for package, version in manifest["versions"].items()}
     folder = Path(folder)
-    uses = "\n".join(use.replace("BASE", json.dumps(base)) for file, use in _USES.items() if any(folder.glob(file)))
+    uses = "\n".join(use for file, use in _USES.items() if any(folder.glob(file)))
+    for word, value in {"PROMPT_TOKENS": prompt_tokens, "REPLY_TOKENS": reply_tokens,
+                        "MOST_TOKENS": max(reply_tokens, NEW_TOKENS), "BASE": json.dumps(base)}.items():
+        uses = uses.replace(word, str(value))
     name = markdown_line(base)
     text = f"""---
 license: gemma
@@ -142,7 +154,7 @@ In this folder, or with the repository's name in place of `"."`. Decoding is gre
 
 {tested} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals. Accuracy counts
 answers in their tag, in whatever format. By content, a completion without that tag counts by what it says last, which
-measures the base model too. Nothing else was measured.
+measures the base model too. No judge is involved.
 
 ## Data
 

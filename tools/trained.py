@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from reasonkit.inference import load_policy
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.load import LoadedModel
-from reasonkit.models.logprobs import prefill
+from reasonkit.models.logprobs import CHUNK, head_logits, in_chunks, prefill
 from reasonkit.run import Run, read_run
 
 
@@ -46,14 +47,24 @@ def load_trained(folder: str | Path) -> Trained:
 def scorer(policy: LoadedModel, mesh: Mesh, max_length: int,
            ) -> Callable[[Sequence[tuple[str, str]]], list[tuple[float, bool]]]:
     """A function from (context, continuation) pairs to the continuation's log-probability and whether greedy decoding
-    would choose it. It raises ValueError for a pair of more than `max_length` tokens."""
+    would choose it. It raises ValueError for a pair of more than `max_length` tokens.
+
+    At most `CHUNK` logits exist at once. Those of 8 rows of 512 tokens of Gemma 2 would be 4 GiB in float32.
+    """
     tokenizer = policy.tokenizer
 
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
-        logp_BTV = jax.nn.log_softmax(model(*inputs)[0][:, :-1].astype(jnp.float32))
+        embedding_VD, cap = model.embedder.input_embedding[...], getattr(model, "final_logits_softcap", None)
+
+        def chunk(hidden_BcD: jax.Array, next_Bc: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logp_BcV = jax.nn.log_softmax(head_logits(hidden_BcD, embedding_VD, cap).astype(jnp.float32))
+            return jnp.take_along_axis(logp_BcV, next_Bc[..., None], -1)[..., 0], logp_BcV.argmax(-1) == next_Bc
+
+        hidden_BTD, _ = model(*inputs, hidden=True)
         next_BT, own_BT = inputs[0][:, 1:], piece_BT[:, 1:] == 1
-        logp_BT = jnp.take_along_axis(logp_BTV, next_BT[..., None], -1)[..., 0]
-        greedy_B = jnp.where(own_BT, logp_BTV.argmax(-1) == next_BT, True).all(-1)
+        parts = math.ceil(next_BT.size * model.num_embed / CHUNK)
+        logp_BT, likeliest_BT = in_chunks(parts, chunk, hidden_BTD[:, :-1], next_BT)
+        greedy_B = jnp.where(own_BT, likeliest_BT, True).all(-1)
         return jnp.stack([jnp.where(own_BT, logp_BT, 0).sum(-1), greedy_B], -1)
 
     ask = prefill(policy, mesh, read, 2, max_length, 8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import glob
 import gzip
 import hashlib
 import io
@@ -99,7 +100,10 @@ def _remedy(source: Source, error: Exception | None = None) -> str:
     if isinstance(source, TeacherFile):
         return "run notebook 1b, or give the path of its traces.jsonl"
     if isinstance(source, File):
-        return "give the path of a CSV, JSONL, JSON or Parquet file"
+        name = glob.escape(Path(source.path).name)
+        found = [str(path) for depth in range(6) for path in ATTACHED.glob("*/" * depth + name)]
+        there = f". Attached by that name: {', '.join(found)}" if found else ""
+        return f"give the path of a CSV, JSONL, JSON or Parquet file, on Kaggle as the Input pane copies it{there}"
     if isinstance(error, ValueError | FileNotFoundError | RuntimeError) and isinstance(source, Hub):
         return ("look at its page on the hub, and mend `id`, `config`, `split`, `revision` or `files` in its table, or "
                 "set `optional = true` there to go on without it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import takewhile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ OWN_COLUMNS = {
     "difficulty": ("difficulty", "level"),
     **{name: (name,) for name in ("kind", "domain", "task", "rubric")},  # as in the files that the kit writes
 }
+_AFTER_WORK = re.compile(r"####[^#\n]+\Z")  # the answer of a GSM8K row, below its work
 TAUGHT = TeacherFile.model_construct(**{"from": "teacher"}, name="notebook 1b", domain=ROUTED, licence=OWN, address="")
 
 
@@ -40,10 +42,19 @@ def load_data(data: str, traces: Path | None = None, taught: bool = False) -> Da
         for source in (*mine, *recipe.sources)]})
 
 
+def without_traces(recipe: DataRecipe, traces: Path) -> DataRecipe:
+    """The recipe without the sources that would read the file `traces`, if a teacher left none. Its title says so."""
+    left = [source for source in recipe.sources if not isinstance(source, TeacherFile) or source.path != str(traces)]
+    told = f"{recipe.title}, WITHOUT a teacher's solutions: notebook 1b kept none"
+    return recipe if left == recipe.sources else recipe.model_copy(update={"sources": left, "title": told})
+
+
 def own_recipe(path: Path) -> DataRecipe:
     """A data recipe for a file of your own. Columns are recognised by their names (`OWN_COLUMNS`), and the kind of each
-    answer by its text. The domain of each question is found by its words, unless a rubric has the file's name. 80 % of
-    the questions are for training, 10 % each for validation and test.
+    answer by its text. An `instruction` and its `input` are one question, as in Alpaca. Where the first row's answer
+    ends in "#### 72" below its work, as in GSM8K, the work of each row is its reasoning. The domain of each question is
+    found by its words, unless a rubric has the file's name. 80 % of the questions are for training, 10 % each for
+    validation and test.
 
     Raises SourceError for a file that can't be read, has no row, or has no column for the question.
     """
@@ -53,16 +64,22 @@ def own_recipe(path: Path) -> DataRecipe:
     if first is None:
         raise SourceError(f"{path} has no row: give it at least one")
     found = {name.strip().lower(): name for name in first}
-    columns = {ours: "{" + found[name] + "}" for ours, names in OWN_COLUMNS.items()
-               if (name := next((name for name in names if name in found), None))}
+    taken = {ours: name for ours, names in OWN_COLUMNS.items()
+             if (name := next((name for name in names if name in found), None))}
+    columns = {ours: f"{{{found[name]}}}" for ours, name in taken.items()}
+    if taken.get("question") == "instruction" and "input" in found:
+        columns["question"] += f"\n\n{{{found['input']}}}"  # a row with an empty one ends before it
+    answer = str(first[found[taken["answer"]]]) if "answer" in taken else ""
+    worked = "reasoning" not in taken and _AFTER_WORK.search(answer.rstrip())
     letters = [*takewhile(lambda letter: found.get(letter.lower()) == letter, LETTERS)]
     if "options" not in columns and len(letters) > 1:
         columns["options"] = " ".join(f"({letter}) {{{letter}}}" for letter in letters)
     if "question" not in columns:
         raise SourceError(f"{path} has the columns {', '.join(first)}, and none is a question: rename one to 'question'"
                           ", and the right answer's to 'answer', with a comma between the cells of a CSV")
-    source = OwnFile.model_validate({**given, "columns": columns})
-    mapping = ", ".join(f"{ours} from {column}" for ours, column in columns.items())
+    source = OwnFile.model_validate({**given, "columns": columns, "reader": "gsm8k" if worked else "plain"})
+    mapping = ", ".join(f"{ours} from {' '.join(column.split())}" for ours, column in columns.items())
+    mapping += ", and its work before #### as reasoning" if worked else ""
     if unused := [name for name in first if not any(f"{{{name}}}" in column for column in columns.values())]:
         mapping += f"; not used: {', '.join(unused)}"
     return DataRecipe.model_construct(

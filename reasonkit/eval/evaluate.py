@@ -90,8 +90,10 @@ class EvalResult:
             raise ValueError("no samples: a result needs at least one scored problem")
 
     def __str__(self) -> str:
+        n = f", n = {self.steps_n}" * (self.steps_n < self.n)
+        steps = f" · step accuracy {self.step_accuracy}{n}" if self.has_steps else ""
         return (f"n = {self.n} · accuracy {self.accuracy} · by content {self.content_accuracy} "
-                f"· format {self.format_rate} · step accuracy {self.step_accuracy}")
+                f"· format {self.format_rate}{steps}")
 
     @property
     def n(self) -> int:
@@ -114,8 +116,17 @@ class EvalResult:
 
     @property
     def step_accuracy(self) -> Interval:
-        """The mean of `steps`."""
+        """The mean of `steps`, over `steps_n` problems."""
         return self._mean("steps")
+
+    @property
+    def steps_n(self) -> int:
+        return sum(sample["steps"] is not None for sample in self.samples)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether most problems have a step accuracy. If not, its mean says little and is not shown."""
+        return 2 * self.steps_n > self.n
 
     @property
     def failures(self) -> dict[str, int]:

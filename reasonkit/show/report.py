@@ -53,6 +53,7 @@ body.report { margin: 0 auto; padding: 3rem 1.25rem; max-width: 54rem; color-sch
   .completions { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .8rem; }
   .completion { border: 1px solid var(--rule); border-top: 3px solid var(--warm); padding: .5rem .8rem; }
   .completion.right { border-top-color: var(--blue); }
+  .completion.by_content { border-top: 3px dashed var(--blue); }
   pre { background: none !important; white-space: pre-wrap; max-height: 18rem; overflow-y: auto; font-size: .8125rem; }
 }
 """
@@ -80,9 +81,10 @@ completion in the last column, {{ last }}; at most {{ most }}.</p>
 {% for problem in problems %}
 <p class="note"><bdi>{{ problem.family }}</bdi> · right answer: <bdi>{{ problem.gold }}</bdi></p>
 <p>{{ problem.question }}</p><div class="completions">{% for name, stage in stages.items() %}
-{% set sample = stage[problem.id] %}<div class="completion{{ " right" if sample.correct }}"><b>{{ name }}</b>
-<small>{{ "right" if sample.correct else "no answer" if sample.answer is none else "wrong" }} ·
-format {{ "kept" if sample.format_ok else "broken" }} · steps
+{% set sample = stage[problem.id] %}<div class="completion{{ " right" if sample.correct else " by_content" if
+sample.content }}"><b>{{ name }}</b> <small>{{ "right" if sample.correct else
+"right by content" ~ ", none in the tag" * (sample.answer is none) if sample.content else
+"no answer" if sample.answer is none else "wrong" }} · format {{ "kept" if sample.format_ok else "broken" }} · steps
 {{ "–" if sample.steps is none else "%.0f %%" % (100 * sample.steps) }}</small>
 <pre>{{ sample.completion | colour_tags }}</pre></div>{% endfor %}</div>{% endfor %}""",
     "training": """{% if skipped %}<p class="note">{{ skipped }} lines of the logs are no rows, and are left out.</p>
@@ -149,21 +151,21 @@ def results_table(results: Mapping[str, EvalResult], warnings: Sequence[str] = (
             for name, result in results.items()]
     left_out = [f"{result.left_out} problems could not be scored, and {name} was not asked them."
                 for name, result in results.items() if result.left_out]
-    caption = [*warnings, "Means with 95 % intervals. Each scale runs from 0 to 100 %.", *left_out]
+    steps = [f"Step accuracy is of the {n} problems with a solution in steps." for n in sorted(
+        {result.steps_n for result in results.values() if "Step accuracy" in measures and result.steps_n < result.n})]
+    caption = [*warnings, "Means with 95 % intervals. Each scale runs from 0 to 100 %.", *steps, *left_out]
     return table(["", "n", *measures], rows, " ".join(caption), mark_last=True)
 
 
 def measured(results: Mapping[str, EvalResult]) -> dict[str, str]:
     """The measures of the results, by title. Step accuracy only if most problems have a solution in steps."""
-    steps = [sample["steps"] is not None for result in results.values() for sample in result.samples]
-    return {title: name for title, name in MEASURES.items() if 2 * sum(steps) > len(steps) or name != "step_accuracy"}
+    steps = all(result.has_steps for result in results.values())
+    return {title: name for title, name in MEASURES.items() if steps or name != "step_accuracy"}
 
 
 def changes(before: EvalResult, after: EvalResult) -> dict[str, Difference]:
     """The paired differences of format, accuracy and, if it is measured, step accuracy."""
-    fields = {"format": "format_ok", "accuracy": "correct", "step accuracy": "steps"}
-    if "step_accuracy" not in measured({"after": after}).values():
-        del fields["step accuracy"]
+    fields = {"format": "format_ok", "accuracy": "correct"} | ({"step accuracy": "steps"} if after.has_steps else {})
     return {name: compare_paired(before, after, field) for name, field in fields.items()}
 
 
@@ -199,7 +201,8 @@ def failure_table(results: Mapping[str, EvalResult]) -> Html:
     total = sum(map(Counter, counts.values()), Counter())
     rows = [[kind.replace("_", " "), *(part.get(kind, 0) for part in counts.values())]
             for kind, _ in total.most_common()]
-    return table(["", *results], rows, "Completions with each failure. One completion may have several.")
+    return table(["", *results], rows, "Completions with each failure. One completion may have several. No answer "
+                 "means none in the tag. By content such a completion may be right.")
 
 
 def side_by_side(results: Mapping[str, EvalResult], most: int = MAX_SAMPLES) -> Html:
@@ -226,7 +229,7 @@ def _summary(results: Mapping[str, EvalResult]) -> str:
         start += ", with or without the tags"
         tag = f" In the tag, {_percent(after.accuracy.mean)} are right."
     steps = (f" {_percent(after.step_accuracy.mean)} of its reasoning steps are those of the worked solutions."
-             if "step_accuracy" in measured({last: after}).values() else "")
+             if after.has_steps else "")
     return (f"{last[:1].upper()}{last[1:]} answers {_percent(after.content_accuracy.mean)} of {after.n} test problems "
             f"correctly{start}.{tag} {_percent(after.format_rate.mean)} of its completions have exactly the requested "
             f"format.{steps}")

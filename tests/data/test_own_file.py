@@ -2,11 +2,14 @@
 
 import csv
 import json
+import re
 
 import pytest
 
+from reasonkit.data import loading
 from reasonkit.data.curation import curate
 from reasonkit.data.own_file import load_data
+from reasonkit.data.problems import fill_rubric
 from reasonkit.data.sources import SourceError
 from reasonkit.judge.rubric import load_domain, rubric_from_json, rubric_to_json
 
@@ -45,6 +48,40 @@ def test_kinds_come_from_the_answers_and_open_rows_are_trained_on(tmp_path):
         assert ("open" in some["kind"]) is (name == "train")
 
 
+def test_worked_answers_as_in_gsm8k_are_taken_apart(tmp_path):
+    """They are longer than 60 characters, so every row used to be open."""
+    rows = [(f"A box holds {n} rows of 7 pens and 3 loose ones. How many are {n} rows and these?",
+             f"In {n} rows of 7 pens there are <<{n}*7={7 * n}>>{7 * n} pens in all.\nWith the loose ones that makes "
+             f"{7 * n} + 3 = {7 * n + 3} pens.\n#### {7 * n + 3}\n") for n in range(200, 260)]
+    recipe = load_data(write_csv(tmp_path / "mine.csv", ("Question", "Answer"), rows))
+    assert recipe.title == ("mine.csv (question from {Question}, answer from {Answer}, and its work before #### as "
+                            "reasoning)")
+    splits, ledger = curate(recipe, SIZES, 0)
+    assert all(splits.values()) and sum(map(len, splits.values())) == 60, str(ledger)
+    row = splits["train"][0]
+    assert row["kind"] == "number" and row["reasoning"].endswith(f"+ 3 = {row['answer']} pens.")
+    assert "#" not in row["reasoning"] + row["answer"] and "<<" not in row["reasoning"]
+
+
+@pytest.mark.parametrize(("header", "answer"), [
+    (("question", "answer"), "#### Steps\nFirst add the two"),  # a heading of Markdown
+    (("question", "answer"), 72), (("question", "reasoning", "answer"), "It is 70 + 2.\n#### 72")])
+def test_other_answers_are_left_as_they_are(tmp_path, header, answer):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(dict.fromkeys(header, answer)) + "\n")
+    assert load_data(str(path)).sources[0].reader == "plain"
+
+
+def test_an_instruction_is_asked_with_its_input_as_in_alpaca(tmp_path):
+    rows = [("Is this number even?" if n % 3 else f"Is the number {n} even?", str(n) if n % 3 else "",
+             "no" if n % 2 else "yes") for n in range(60)]
+    recipe = load_data(write_csv(tmp_path / "mine.csv", ("instruction", "Input", "output"), rows))
+    assert recipe.title == "mine.csv (question from {instruction} {Input}, answer from {output})"
+    asked = {row["question"] for some in curate(recipe, SIZES, 0)[0].values() for row in some}
+    assert {"Is this number even?\n\n4", "Is the number 6 even?"} <= asked
+    assert len(asked) == 60 and all(question == question.strip() for question in asked)
+
+
 ASKED = [("How many pens are in total, if each of {} boxes holds 7 pens, and twice as many lie loose?", "maths"),
          ("Which drug is the treatment of choice for a patient of {} with acute gastritis?", "medicine"),
          ("May the tenant of flat {} sue the landlord for breach of contract?", "law"),
@@ -59,7 +96,7 @@ def test_each_question_has_the_rubric_of_its_domain_unless_the_file_is_named_aft
     for row in [row for rows in splits.values() for row in rows]:
         want = name if name == "law" else next(domain for text, domain in ASKED if row["question"][:9] == text[:9])
         assert row["domain"] == row["family"] == want
-        assert row["rubric"] == rubric_to_json(load_domain(want).rubric)
+        assert row["rubric"] == rubric_to_json(fill_rubric(load_domain(want).rubric, "", row["kind"], row["answer"]))
 
 
 def test_options_in_columns_of_their_own_are_shown(tmp_path):
@@ -104,8 +141,16 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, name, header, rows, messa
         load_data(path)
 
 
-def test_a_missing_file_and_an_unknown_recipe_are_named(tmp_path):
-    with pytest.raises(SourceError, match="can't be opened"):
+def test_a_missing_file_and_an_unknown_recipe_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "ATTACHED", tmp_path / "input")
+    with pytest.raises(SourceError, match="can't be opened .* as the Input pane copies it$"):
         load_data(str(tmp_path / "gone.csv"))
+    there = [tmp_path / "input" / mount / "my [1].csv" for mount in ("old", "datasets/me/new/some/folder")]
+    for path in there:
+        path.parent.mkdir(parents=True)
+        write_csv(path, ("question", "answer"), [("1 + 1?", 2)])
+    named = re.escape(f". Attached by that name: {there[0]}, {there[1]}")
+    with pytest.raises(SourceError, match=f"as the Input pane copies it{named}$"):
+        load_data("/kaggle/input/new/my [1].csv")
     with pytest.raises(ValueError, match="unknown data recipe 'gone'"):
         load_data("gone")

@@ -238,8 +238,14 @@ def test_a_problem_without_worked_steps_is_scored_by_its_answer_alone(tmp_path):
     assert result.n == 2 and result.step_accuracy.mean == result.samples[0]["steps"]
     assert EvalResult.from_json(result.to_json(tmp_path / "r.json")) == result
     assert compare_paired(result, result, "steps").n == 1
+    assert not result.has_steps and "step accuracy" not in str(result), "of half of the problems"
     alone = evaluate(lambda prompts: [""] * len(prompts), rows[1:], 2)
     assert alone.step_accuracy == (0.0, 0.0, 1.0), "nothing was measured"
+    assert not alone.has_steps and str(alone).endswith(str(alone.format_rate))
+    most = EvalResult([*result.samples, result.samples[0]])
+    assert most.has_steps and str(most).endswith(f"step accuracy {most.step_accuracy}, n = 2")
+    all_of_them = EvalResult(result.samples[:1])
+    assert str(all_of_them).endswith(f"step accuracy {all_of_them.step_accuracy}")
 
 
 @pytest.mark.parametrize("changed", [

@@ -115,6 +115,17 @@ def test_the_headline_has_every_stage_with_intervals(tmp_path, results):
     assert "After GRPO answers 75.0 % of 12 test problems correctly, up from 25.0 % for Stock." in page.text
 
 
+def test_step_accuracy_says_of_how_many_problems_it_is(tmp_path, results):
+    assert "with a solution in steps." not in results_table(results)
+    for result in results.values():
+        for sample in result.samples[:5]:
+            sample["steps"] = None
+    assert "Step accuracy is of the 7 problems with a solution in steps." in write(tmp_path, results).text
+    results["After GRPO"].samples[5]["steps"] = results["After GRPO"].samples[6]["steps"] = None  # 5 of 12
+    text = write(tmp_path, results).text
+    assert "Step accuracy" not in text.split("Notes")[0] and "reasoning steps are" not in text
+
+
 def test_the_lede_does_not_call_a_loss_a_gain(tmp_path, results):
     page = write(tmp_path, dict(reversed(results.items())))
     assert "answers 25.0 % of 12 test problems correctly, against 75.0 % for After GRPO" in page.text
@@ -169,6 +180,7 @@ def test_failures_are_counted_by_stage(tmp_path, results):
     assert rows["wrong answer"] == ["0", "6", "3"]
     assert rows["no answer"] == ["9", "0", "0"]
     assert rows["missing answer"] == ["9", "0", "0"]
+    assert "No answer means none in the tag." in failure_table(results)
 
 
 def test_the_judge_is_told_by_criterion_and_time(tmp_path, results):
@@ -203,6 +215,16 @@ def test_problems_without_worked_steps_are_shown_and_compared(tmp_path):
     page = write(tmp_path, {"After": result}, {"steps": compare_paired(result, result, "steps")})
     assert "right · format broken · steps –" in " ".join(page.text.split())
     assert ["steps", "+0.0 -100.0 to +100.0, zero lies inside", "1.000", "0"] in page.rows
+
+
+@pytest.mark.parametrize(("reply", "said", "border"), [
+    ("<answer>12</answer>", "right ·", " right"), ("12", "right by content, none in the tag ·", " by_content"),
+    ("<answer>twelve or so, the total is **12**</answer>", "right by content ·", " by_content"),
+    ("13", "no answer ·", ""), ("<answer>13</answer>", "wrong ·", "")])
+def test_a_completion_that_is_right_outside_of_the_tag_is_not_called_one_without_an_answer(reply, said, border):
+    row = {"id": "p0", "family": "f", "kind": "number", "question": "6 + 6?", "reasoning": "", "answer": "12"}
+    shown = side_by_side({"base model": evaluate(lambda prompts: [reply], [row], 1)})
+    assert f"<small>{said} format broken" in " ".join(shown.split()) and f'class="completion{border}"' in shown
 
 
 def test_samples_need_common_problems(tmp_path, results):

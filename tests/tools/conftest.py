@@ -18,7 +18,8 @@ def manifests(tmp_path):
     score = {"accuracy": Interval(0.5, 0.4, 0.6), "content": Interval(0.75, 0.7, 0.8),
              "form": Interval(0.9, 0.8, 0.95), "steps": Interval(0.25, 0.2, 0.3)}
     write_manifest(tmp_path / "data", "data", inputs={"train": tmp_path / "train.jsonl"}, metrics={"train": 3000},
-                   lora=None, extra={"title": "Tiny mix", "licence": "Apache-2.0"}, **common)
+                   lora=None, **common,
+                   extra={"title": "Tiny mix", "licence": "Apache-2.0", "asked": {"lengths": [300, 1100]}})
     write_manifest(tmp_path / "sft", "sft", inputs={}, metrics={"steps": 120}, lora=lora,
                    extra={"stopped": "data", "settings": {"learning_rate": 2e-05, "steps": 120}}, **common)
     write_manifest(tmp_path / "evaluation", "evaluation", inputs={}, lora=lora, extra={"problems": 600}, **common,

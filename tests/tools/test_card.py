@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from reasonkit.text.tags import TAGS
@@ -22,6 +24,7 @@ def test_the_card_says_what_the_manifests_say(export):
                   "| data | 12.5 | – | – | – |", "jax ", NOTICE.strip()):
         assert words in card
     assert (export / "NOTICE").read_text() == NOTICE
+    assert "Nothing else" not in card, "GRPO has a judge read open questions"
 
 
 def test_the_data_card_goes_along(tmp_path, manifests):
@@ -45,6 +48,14 @@ def test_no_name_turns_the_card_round(tmp_path, manifests):
     assert "\\[U+202E\\]evil\\[U+2066\\]" in card and not set(card) & set(DIRECTIONS)
 
 
+@pytest.mark.parametrize("lengths", [[300], [300, "1100)\nimport os"], None, 7])
+def test_lengths_that_are_no_two_numbers_are_refused(tmp_path, manifests, lengths):
+    manifests[0]["extra"]["asked"]["lengths"] = lengths
+    with pytest.raises(ValueError, match="no card: the manifest of 'data' has no two lengths"):
+        write_card(tmp_path / "out", manifests, "base")
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_from_files_are_no_markup(tmp_path, manifests):
     manifests[0]["extra"]["title"] = "a | b\n# <script>[x](y)"
     card = write_card(tmp_path, manifests, "x: y\n---\n# z").read_text()
@@ -52,12 +63,13 @@ def test_names_from_files_are_no_markup(tmp_path, manifests):
     assert card.splitlines()[2] == 'base_model: "x: y\\n---\\n# z"' and "\n# z" not in card
 
 
-@pytest.mark.parametrize("without", ["data", "evaluation", "licence", "problems"])
+@pytest.mark.parametrize("without", ["data", "evaluation", "licence", "problems", "asked"])
 def test_a_card_without_its_facts_is_not_written(tmp_path, manifests, without):
     for manifest in manifests:
         manifest["extra"].pop(without, None)
     kept = [manifest for manifest in manifests if manifest["stage"] != without]
     missing = {"licence": "no card: the manifest of 'data' has no licence",
+               "asked": "no card: the manifest of 'data' has no two lengths, of prompt and completion",
                "problems": "no card: the manifest of 'evaluation' has no problems"}.get(
         without, f"the card needs '{without}' of the manifests ")
     with pytest.raises(ValueError, match=f"{missing}.*[:,] run the notebooks from 01 again"):
@@ -108,3 +120,14 @@ def test_the_card_has_the_code_for_what_the_folder_holds(tmp_path, manifests, fi
     card = write_card(tmp_path, manifests, 'a "b"\n```').read_text()
     asked = card.split("## Ask it")[1].split("## Scores")[0]
     assert told in asked and asked.count("\n```\n") == count
+    assert limits(asked) == {
+        "config.json": {"max_new_tokens": 1100, "max_tokens": 1100}, "adapter_config.json": {"max_new_tokens": 1100},
+        "gemma/_METADATA": {"max_prompt_length": 300, "max_new_tokens": 1100}, "Modelfile": {}}[file]
+    manifests[0]["extra"]["asked"]["lengths"] = [80, 64]
+    shorter = limits(write_card(tmp_path, manifests, "base").read_text())
+    assert shorter == ({"max_prompt_length": 80, "max_new_tokens": 64} if file == "gemma/_METADATA" else
+                       dict.fromkeys(limits(asked), 1024)), "as generation_config.json has it"
+
+
+def limits(text: str) -> dict[str, int]:
+    return {name: int(value) for name, value in re.findall(r"(max_\w+)=(\d+)", text)}

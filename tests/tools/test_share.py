@@ -122,7 +122,7 @@ def test_the_cards_code_asks_the_flax_model(policy, mesh, manifests, tmp_path):
     code = re.search(r"```python\n(.*?)```", write_card(folder, manifests, "small").read_text(), re.S)[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr[-2000:]
-    ask = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=256, max_new_tokens=768, batch_size=1)
+    ask = generator(policy.model, policy.tokenizer, mesh, max_prompt_length=300, max_new_tokens=1100, batch_size=1)
     assert done.stdout == ask([TAGS.prompt("What is 12 + 7?")])[0] + "\n"
 
 
