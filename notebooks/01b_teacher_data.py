@@ -16,7 +16,8 @@
 # 2308.01825).
 #
 # - **Input:** the training questions of a data recipe or your own file.
-# - **Output:** `artifacts/teacher/traces.jsonl`, a source of data like any other, and `pairs.jsonl` for SimPO.
+# - **Output:** `artifacts/teacher/traces.jsonl`, a source of data like any other. With `REJECT = 1` also `pairs.jsonl`
+#   for SimPO.
 # - **Do you need it?** Only in three cases: your recipe has the stage `teacher`, as `gemmatron` does. Or its mix has a
 #   source with `from = "teacher"`. Or you set `TEACHER`. In any other case the notebook says so and changes nothing.
 #
@@ -38,7 +39,7 @@ REJECT = 0  # rejected completions to keep per question: 1 makes pairs for SimPO
 JUDGE = ""  # "local" or "api": rejects a low score, and is needed where there is no right answer
 DOLLARS = 5.0  # what the API may cost in all, and as much again if it is the judge
 PRICE = None  # of a model without a known price: (0.30, 2.50) dollars per million tokens in and out
-MINUTES = 60.0
+MINUTES = 0  # at most. 0: the recipe's share of the session, or an hour if it has none
 
 # %%
 # {{setup}}
@@ -49,17 +50,16 @@ from dataclasses import replace
 from reasonkit.data import curation
 from reasonkit.data.sources import TeacherFile
 from reasonkit.models.load import load, tokenizer
+from reasonkit.precheck import writer_of
 from reasonkit.run import open_run
 
 # %%
 run = open_run(PROFILE, RECIPE, SEED, data=DATA, settings=SETTINGS)
 recipe = run.data_recipe(DATA)
 named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
-own = run.profile.larger
-used = run.finished("teacher") and any(map(run.begun, run.recipe.trained))  # other traces would be other rows
-who = TEACHER or ("" if used else own if "teacher" in run.recipe.shares else "api" if named else "")
-style = STYLE or ("steps" if run.profile.toy and who == own else "tags")
-why = ("training has begun with the traces, so the cells below do nothing" if used else
+who = writer_of(run, TEACHER, recipe)
+style = STYLE or ("steps" if run.profile.toy and who == run.profile.larger else "tags")
+why = ("training has begun with the traces, so the cells below do nothing" if run.finished("teacher") else
        "these data need no teacher, so the cells below do nothing. To ask one, set TEACHER")
 print(f"{recipe.title}\nteacher: {who}" if who else f"{recipe.title}: {why}.")
 
@@ -80,24 +80,27 @@ if who:
 # %% [markdown]
 # ## The teacher
 #
-# To use an API, set a secret: `GEMINI_API_KEY`, or `OPENAI_API_KEY` with `OPENAI_MODEL` and `OPENAI_BASE_URL` for any
-# endpoint that speaks OpenAI's chat completions. Read the vendor's terms first, because some forbid training on the
-# answers. A local model runs on this machine's chips. With `TEACHER = "policy"` the teacher is the run's own model as
-# SFT left it. Its pairs for SimPO are *on-policy*: the model that learns from them wrote both completions. The second
-# cell below prints the text of the first request.
+# To use an API, set a secret: `GEMINI_API_KEY` or `GOOGLE_API_KEY`, or `OPENAI_API_KEY` with `OPENAI_MODEL` and
+# `OPENAI_BASE_URL` for any endpoint that speaks OpenAI's chat completions. Read the vendor's terms first, because some
+# forbid training on the answers. A local model runs on this machine's chips. With `TEACHER = "policy"` the teacher is
+# the run's own model as SFT left it. Its pairs for SimPO are *on-policy*: the model that learns from them wrote both
+# completions. The second cell below prints the text of the first request.
 
 # %%
 import jax
 from reasonkit.models import checkpoints, lora, placement
 from reasonkit.session.run_log import RunLog
-from recipes.stages.teacher import TeacherSettings, collect, local_teacher, request_for, teacher_from_secrets
+from recipes.stages.teacher import TeacherSettings, local_teacher, request_for, teacher_from_secrets
 
 TELL_ANSWER = False  # True tells the teacher the right answer, which every row records
 settings = TeacherSettings(TRIES, KEEP, REJECT, style, TELL_ANSWER)
 log = RunLog(run.stage("teacher") / "asked.jsonl")
-profile = replace(run.profile, policy=who) if who not in ("", "api", "policy") else run.profile
 local = who not in ("", "api")
-plan = placement.plan(profile, jax.devices(), judge=JUDGE == "local") if local or JUDGE == "local" else None
+length = run.profile.grpo.max_prompt_length + 128  # a request may say more than the prompt of training
+profile = replace(run.profile, grpo=replace(run.profile.grpo, max_prompt_length=length),
+                  policy=who if local and who != "policy" else run.profile.policy)
+if local or who and JUDGE == "local":
+    plan, batch = placement.plan_teacher(profile, jax.devices(), JUDGE == "local")
 
 # %%
 model = teacher = judge = rater = None
@@ -107,9 +110,9 @@ if who == "policy":
     adapted = lora.add_lora(model.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED)
     step = checkpoints.restore_lora(adapted, run.stage("sft") / "adapter")
     model = replace(model, model=adapted, name=f"{model.name} with the adapter of step {step}")
-if local:  # with half the rows of an evaluation, because a larger model has a larger KV cache
-    teacher = local_teacher(model, plan.policy, max_prompt_length=profile.grpo.max_prompt_length + 128,
-                            max_new_tokens=profile.grpo.max_new_tokens, batch_size=profile.eval_batch // 2)
+if local:
+    teacher = local_teacher(model, plan.policy, max_prompt_length=length,
+                            max_new_tokens=profile.grpo.max_new_tokens, batch_size=batch)
 elif who:
     teacher = teacher_from_secrets(DOLLARS, PRICE, log)
 if who:
@@ -141,9 +144,11 @@ judge = judge and CachedJudge(judge, run.stage("teacher") / "verdicts.jsonl")
 # minutes run out, or if a whole batch comes back without an answer.
 
 # %%
+from recipes.stages.teacher import collect, minutes_to_ask
+
 samples = []
 if who:
-    samples = collect(rows, teacher, settings, log, judge, min(MINUTES, run.budget.stage_minutes("teacher")))
+    samples = collect(rows, teacher, settings, log, judge, minutes_to_ask(run.budget, run.recipe, MINUTES))
     print(f"{len(samples)} completions to {len({sample['prompt_sha256'] for sample in samples})} of {len(rows)} "
           f"questions, {teacher.spent():.4f} dollars so far")
 
@@ -151,7 +156,8 @@ if who:
 # ## What is kept
 #
 # The first table counts the rejected completions by cause, and the second gives examples. Some `wrong answer` rows are
-# normal, because hard questions take several tries. If any other cause dominates, suspect the prompt or the teacher.
+# normal, because hard questions take several tries. If any other cause dominates, suspect the prompt or the teacher. If
+# nothing is kept, the run goes on with its other data, and their title says so.
 
 # %%
 from reasonkit.show import data_view
@@ -187,7 +193,7 @@ import json
 from reasonkit.session.files import write_atomic
 
 if who:
-    for name, found in {"traces": kept, "pairs": pairs(samples)}.items():
+    for name, found in {"traces": kept, **({"pairs": pairs(samples)} if REJECT else {})}.items():
         if found:
             write_atomic(run.stage("teacher") / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in found))
         print(f"{len(found)} {name} in {run.stage('teacher') / name}.jsonl" if found else f"no {name}")

@@ -30,7 +30,7 @@
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
-SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of a run
+SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in all notebooks of a run
     "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
     "sft_steps": 0, "sft_learning_rate": 0,
     "grpo_steps": 0, "grpo_learning_rate": 0,
@@ -106,9 +106,12 @@ print(f"{policy.name}: adapter of rank {profile.lora_rank}, alpha {profile.lora_
 
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
-generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=16, **limits)
+generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
 sample = validation.select(range(min(16, len(validation))))
-answers = {"before SFT": evaluate(generate, sample, 16)}
+evaluate(generate, sample.select(range(1)), 1)  # compiles, so that the next lines measure the time of a batch
+batches = len(validation) / max(len(sample), profile.eval_batch)
+with run.budget.measure("probe", times=batches):  # the clock keeps time for the evaluations to come
+    answers = {"before SFT": evaluate(generate, sample, 16)}
 losses = {"before SFT": validation_loss(policy, plan.policy, validation, profile.sft)}
 
 # %% [markdown]

@@ -31,7 +31,7 @@
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "pinocchio"  # what is trained: a file in recipes/
 SEED = 0
-SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of a run
+SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in all notebooks of a run
     "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
     "sft_steps": 0, "sft_learning_rate": 0,
     "grpo_steps": 0, "grpo_learning_rate": 0,
@@ -92,7 +92,9 @@ print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.
 limits = dict(max_prompt_length=profile.simpo.max_prompt_length, max_new_tokens=profile.simpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
 sample = validation.select(range(min(2 * profile.eval_batch, len(validation))))
-answers = {"before SimPO": evaluate(generate, sample, profile.eval_batch)}
+evaluate(generate, sample.select(range(1)), 1)  # compiles, so that the next lines measure an evaluation's time
+with run.budget.measure("probe", times=len(validation) / len(sample)):  # the clock keeps time for those to come
+    answers = {"before SimPO": evaluate(generate, sample, profile.eval_batch)}
 print(answers["before SimPO"])
 
 # %% [markdown]
@@ -110,9 +112,10 @@ from recipes.stages.traces import read_or_make, sampled_file
 taught = run.stage("teacher") / "pairs.jsonl"
 own = sampled_file(run.stage("simpo"), "pairs", run.inputs("simpo"), profile.simpo, profile.simpo.questions, SEED)
 source = taught if taught.exists() else own
-pairs = read_or_make(source, lambda: sample_pairs(policy, plan.policy, train, profile.simpo, profile.eval_batch,
-                                                  run.budget, SEED))
-inputs |= {"pairs": source} if pairs else {}
+at_once = profile.grpo.prompts_per_call * profile.grpo.num_generations  # as many as GRPO samples, so they fit
+pairs = read_or_make(source, lambda: None if run.is_done("simpo") else sample_pairs(
+    policy, plan.policy, train, profile.simpo, at_once, run.budget, SEED))
+inputs |= {"pairs": source} if source.exists() else {}
 causes, writers = (dict(Counter(pair[column] for pair in pairs)) for column in ("cause", "by"))
 print(f"{len(pairs)} pairs, rejected for: {causes}; chosen by: {writers}")
 

@@ -29,7 +29,7 @@
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "deep_corgi"  # what is trained: a file in recipes/
 SEED = 0
-SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of a run
+SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in all notebooks of a run
     "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
     "sft_steps": 0, "sft_learning_rate": 0,
     "grpo_steps": 0, "grpo_learning_rate": 0,
@@ -52,7 +52,7 @@ from reasonkit.show import report
 from reasonkit.show.figures import chips
 from recipes.rewards.model_based import ThoughtTeacher, trace_features
 from recipes.stages import reward_model
-from recipes.stages.traces import checkable, own_completions, read_or_make, sampled_file
+from recipes.stages.traces import checkable, read_or_make, sampled_file
 
 # %%
 policy = judge_model = features = None  # free the chips of a run that was stopped in this kernel
@@ -60,6 +60,7 @@ run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
 profile, inputs = run.profile, run.inputs("reward_model")
 train, validation = (read_rows(run.stage("data") / f"{name}.parquet") for name in ("train", "validation"))
 print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes left")
+kept = reward_model.read_back(run)  # the head that GRPO has begun with: then nothing is loaded or trained below
 
 # %% [markdown]
 # ## The chips
@@ -73,11 +74,13 @@ for role, reason in plan.reasons.items():
 chips(plan)
 
 # %%
-policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
-policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
-start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
-judge_model = placement.load_judge(profile, plan)
-print(f"{policy.name} with the adapter of step {start}; features of {judge_model.name}")
+if not kept:
+    policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
+    adapted = lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED)
+    policy = replace(policy, model=adapted)
+    start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
+    judge_model = placement.load_judge(profile, plan)
+    print(f"{policy.name} with the adapter of step {start}; features of {judge_model.name}")
 
 # %% [markdown]
 # ## The examples
@@ -86,7 +89,8 @@ print(f"{policy.name} with the adapter of step {start}; features of {judge_model
 # checker then labels its reasoning: good if the answer is right and the work is shown, bad if the answer is wrong or
 # the work is missing. We add the worked solutions from the data, and copies of them with one flaw each: a changed
 # number, a missing step, or a step said twice. The held-out examples are made in the same way from the validation
-# questions.
+# questions. If no time is left or the chips run out of memory, there are no examples. Then the head has a fault, and
+# GRPO goes on without it.
 
 # %%
 QUESTIONS = 400  # training questions that the policy answers for examples, and as many held-out ones at most
@@ -94,23 +98,21 @@ LEAST_AUC = 0.7  # on held-out questions: a head below it is left out of GRPO
 HEAD = ""  # a file with a head that was trained elsewhere on the same judge model: it is measured here, and not trained
 
 # %%
-unlimited = run.budget.grows or run.finished("reward_model")  # a finished stage has its traces
-minutes = float("inf") if unlimited else run.budget.stage_minutes("reward_model") / 3
-traces = {}
-for part, rows in (("train", train), ("held out", validation)):
+run.budget.shares.setdefault("reward_model", run.recipe.shares["reward_model"])  # a finished stage has none
+traces, minutes = {}, run.budget.part("reward_model", 1 / 3)
+for part, rows in () if kept else (("train", train), ("held out", validation)):
     asked = checkable(rows, QUESTIONS, SEED)
     file = sampled_file(run.stage("reward_model"), part, inputs, profile.grpo, QUESTIONS, SEED)
-    traces[part] = read_or_make(file, lambda rows=asked: [
-        *reward_model.policy_traces(own_completions(policy, plan.policy, rows, profile.grpo, profile.eval_batch, minutes,
-                                                    SEED)),
-        *reward_model.corrupted_traces(rows, SEED)])
+    traces[part] = read_or_make(file, lambda rows=asked: reward_model.examples(policy, plan.policy, rows, profile,
+                                                                               minutes, SEED))
 
 # %%
 counts = {part: Counter((trace["by"], trace["good"]) for trace in found) for part, found in traces.items()}
 origins = sorted({by for found in counts.values() for by, _ in found})
 report.table(["from", "good, train", "bad, train", "good, held out", "bad, held out"], [
     [by, *(counts[part][by, good] for part in traces for good in (True, False))] for by in origins],
-    "policy: its own completions. data: worked solutions. The other rows are copies with a flaw.")
+    "policy: its own completions. data: worked solutions. The other rows are copies with a flaw.") if origins else (
+    "no examples")
 
 # %% [markdown]
 # ## The objective
@@ -142,10 +144,11 @@ report.table(["setting", "value", "why"], [
 # is over questions.
 
 # %%
-features = trace_features(judge_model, plan.judge, profile.judge_max_length, profile.judge_batch)
-given = ThoughtTeacher.load(HEAD) if HEAD else None
-head, measured = reward_model.fit(features, judge_model.name, traces["train"], traces["held out"], LEAST_AUC, given)
-head.save(run.stage("reward_model") / reward_model.HEAD)
+if not kept:
+    features = trace_features(judge_model, plan.judge, profile.judge_max_length, profile.judge_batch)
+    given = ThoughtTeacher.load(HEAD) if HEAD else None
+    made = reward_model.fit(features, judge_model.name, traces["train"], traces["held out"], LEAST_AUC, given)
+head, measured, scores = kept or made
 print(head.fault or "The head can teach")
 report.table(["held-out pairs", "AUC"], [[part, str(auc)] for part, auc in measured.items()], "")
 
@@ -156,12 +159,11 @@ report.table(["held-out pairs", "AUC"], [[part, str(auc)] for part, auc in measu
 # because GRPO will make the policy write more like the first four.
 
 # %%
-held = traces["held out"]
-scores = head.score(features([trace["question"] for trace in held], [trace["reasoning"] for trace in held]))
+held = traces.get("held out", [])
 order = sorted((n for n, score in enumerate(scores) if score == score), key=lambda n: -scores[n])
 report.table(["score", "good", "from", "question", "reasoning"], [
     [f"{scores[n]:.2f}", held[n]["good"], held[n]["by"], held[n]["question"], held[n]["reasoning"]]
-    for n in (*order[:4], *order[-4:])], "")
+    for n in (*order[:4], *order[-4:])], "") if order else "no scores"
 
 # %% [markdown]
 # ## Hand over
@@ -169,8 +171,11 @@ report.table(["score", "good", "from", "question", "reasoning"], [
 # GRPO uses this head only if it passes the same exam as any judge: it must score worked solutions above flawed ones.
 
 # %%
-run.finish("reward_model", inputs={**inputs, "head": run.stage("reward_model") / reward_model.HEAD},
-           metrics={part: vars(auc) for part, auc in measured.items()}, minutes=run.budget.minutes_here)
+path = run.stage("reward_model") / reward_model.HEAD
+if not kept:
+    head.save(path)
+    run.finish("reward_model", inputs={**inputs, "head": path}, minutes=run.budget.minutes_here,
+               metrics={part: vars(auc) for part, auc in measured.items()})
 del policy, judge_model, features  # frees the chips
-print(f"head in {run.stage('reward_model') / reward_model.HEAD}; {run.budget.minutes_left:.1f} minutes left")
+print(f"head in {path}; {run.budget.minutes_left:.1f} minutes left")
 run.close()

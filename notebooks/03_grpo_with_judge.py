@@ -38,7 +38,7 @@
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
-SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of a run
+SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in all notebooks of a run
     "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
     "sft_steps": 0, "sft_learning_rate": 0,
     "grpo_steps": 0, "grpo_learning_rate": 0,
@@ -91,9 +91,10 @@ print(f"{len(train)} problems, {len(open_rows)} open ones held out; {run.budget.
 # judge take turns.
 
 # %% [markdown] tags=["clone"]
-# You can also use a judge behind an API. Setting the secret `GEMINI_API_KEY` switches it on, within the profile's limit
-# in dollars (`api_dollars`). Other providers with an OpenAI-compatible API work too, but the competition may allow only
-# Google's.
+# You can also use a judge behind an API. To switch it on, write `"api_dollars": 5` into `SETTINGS`, and set the secret
+# `GEMINI_API_KEY` or `GOOGLE_API_KEY`, or `OPENAI_API_KEY` for a service with an OpenAI-compatible API. The competition
+# may allow only Google's. Once the dollars are spent, GRPO ends with its last good step. By estimate five dollars last
+# for less than a third of Kaggle's steps, at the price of our default Gemini.
 
 # %% tags=["clone"]
 from recipes.judges import api_judge
@@ -103,7 +104,7 @@ if recipe.uses_judge and profile.api_dollars and not recipe.judge:
     judge = api_judge.from_secrets(api_judge.ApiLimits(profile.api_dollars))
 
 # %%
-plan = placement.plan(profile, jax.devices(), judge=recipe.uses_judge and judge is None)
+plan = placement.plan(profile, jax.devices(), judge=recipe.uses_judge and judge is None, grpo=True)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
 chips(plan)

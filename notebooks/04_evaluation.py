@@ -27,7 +27,7 @@
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: a file in recipes/
 SEED = 0
-SETTINGS = {  # 0 and "" leave the profile's value. The same in all notebooks of a run
+SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in all notebooks of a run
     "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
     "sft_steps": 0, "sft_learning_rate": 0,
     "grpo_steps": 0, "grpo_learning_rate": 0,

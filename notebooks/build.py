@@ -32,7 +32,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 from parameters import BuildError, parameter, parameters, read_source, set_of_each, set_parameters
-from runner import Runner
+from runner import Runner, copy_of
 
 from reasonkit.config import STAGES
 from reasonkit.session.setup import find_recipe, suggest
@@ -40,10 +40,10 @@ from reasonkit.session.setup import find_recipe, suggest
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build"
 RECIPE = "g_rar"  # that of a notebook in which nobody has set another
-STAGE_OF = {stage.notebook: name for name, stage in STAGES.items()}
 TEMPLATE, SUBMISSION, SETUP, ATTACHED, FILES = "submission_template", "submission", "setup", "attached", "files"
+STAGE_OF = {stage.notebook: name for name, stage in STAGES.items()} | {TEMPLATE: SUBMISSION}  # as `precheck` takes it
 FILE_MARK = "#### "  # in a cell of the library, the line that begins a file
-COMMON = ("PROFILE", "RECIPE", "SEED", "DATA", "SETTINGS")  # parameters that a submission has once
+COMMON = ("PROFILE", "RECIPE", "SEED", "DATA", "SETTINGS", "TEACHER")  # parameters that a submission has once
 # Kaggle, JupyterLab and Colab fold the source of such a cell. Colab shows its line `# @title` instead.
 HIDDEN = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}, "cellView": "form"}
 KEPT_METADATA = {"tags", *HIDDEN}
@@ -246,7 +246,7 @@ def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
     except DeadKernelError:
         print(f"{path.name}: the kernel died (is the machine out of memory?)", flush=True)
     finally:
-        copy = cwd / "artifacts" / "notebooks" / f"{path.stem}.ipynb"
+        copy = copy_of(path.stem, cwd)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
         print(f"[{path.stem}] {time.monotonic() - started:.0f} s, executed copy: {copy}", flush=True)

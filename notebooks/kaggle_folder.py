@@ -23,7 +23,7 @@ from reasonkit.choices import choose
 from reasonkit.config import models_of
 from reasonkit.data.problems import load_recipe
 from reasonkit.models.load import MODELS
-from reasonkit.session.setup import check_choices, find_recipe
+from reasonkit.session.setup import check_choices, check_name, find_recipe
 
 PACKAGES = ("reasonkit", "recipes", "data_recipes", "tools")
 NOTEBOOK, LIBRARY = "show-your-work", "reasonkit-library"  # the slugs, which Kaggle makes of the titles
@@ -34,7 +34,7 @@ def write_folder(owner: str, out: Path, values: dict[str, object]) -> None:
     """Write `out`/library and `out`/notebook. values: parameters of the notebook that differ from the template's.
 
     Raises BuildError for a name that is no owner's, an unknown parameter, and a profile without models on Kaggle;
-    ValueError for an unknown recipe.
+    ValueError for an unknown recipe or TEACHER.
     """
     if not OWNER.fullmatch(owner):
         raise BuildError(f"owner {owner!r}: give your Kaggle user name, as in kaggle.com/NAME")
@@ -45,7 +45,9 @@ def write_folder(owner: str, out: Path, values: dict[str, object]) -> None:
     if chosen["DATA"] and Path(chosen["DATA"]).suffix in ("", ".toml"):
         load_recipe(chosen["DATA"].removesuffix(".toml"))  # raises ValueError for an unknown name
     settings = check_choices(name, chosen["RECIPE"], chosen["SEED"], chosen["SETTINGS"])
-    names = dict.fromkeys(models_of(choose(name, recipe, settings, {}), recipe, recipe.stages).values())
+    check_name("TEACHER", chosen["TEACHER"], ["", "api", *MODELS])
+    profile = choose(name, recipe, settings, {})
+    names = dict.fromkeys(models_of(profile, recipe, recipe.stages, chosen["TEACHER"]).values())
     handles = [MODELS[name].handle if name in MODELS else None for name in names]
     if None in handles:
         raise BuildError(f"PROFILE={chosen['PROFILE']!r} has no models on Kaggle: leave it at kaggle")

@@ -32,4 +32,5 @@ setup.install(PINS)
 # %% tags=["setup"]
 from reasonkit.precheck import precheck
 
-precheck(PROFILE, RECIPE, SEED, SETTINGS, globals().get("DATA"), "{{stage}}")
+precheck(PROFILE, RECIPE, SEED, SETTINGS, globals().get("DATA"), "{{stage}}", globals().get("TEACHER", ""),
+         globals().get("JUDGE", ""))

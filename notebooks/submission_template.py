@@ -27,7 +27,8 @@ PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: this notebook carries only this recipe
 SEED = 42  # the judges decode with seed 42, and this run uses the same
 DATA = ""  # your own file of questions (CSV, JSONL, JSON, Parquet); "" is the recipe's mix
-SETTINGS = {  # 0 and "" leave the profile's value
+TEACHER = ""  # for a recipe with teacher data: "api", or the model that writes them; "" is the judge model
+SETTINGS = {  # in these lines 0 and "" leave the profile's value
     "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
     "sft_steps": 0, "sft_learning_rate": 0,
     "grpo_steps": 0, "grpo_learning_rate": 0,

@@ -30,8 +30,8 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
     """The profile changed by the recipe, then by the lengths of its data, then by the checked settings. A teacher that
     the policy cannot learn from gives way to the profile's judge, unless it was asked for.
 
-    Raises ValueError for a model that is unknown or not of the same kind as the profile's own, and for a teacher of
-    another family than the policy's, because its tokens are others.
+    Raises ValueError for a model that is unknown or not of the same kind as the profile's own, for a teacher of another
+    family than the policy's, because its tokens are others, and as `GrpoSettings.check` does.
     """
     usual = adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths)
     chosen = change(usual, settings)
@@ -41,6 +41,8 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
         chosen = replace(chosen, sft=replace(chosen.sft, max_length=chosen.sft.max_length + more))
     if "judge_max_length" not in settings:
         chosen = replace(chosen, judge_max_length=chosen.judge_max_length + more)
+    if "grpo" in recipe.shares:
+        chosen.grpo.check()
     for role in ("policy", "judge"):
         own, name = getattr(PROFILES[profile], role), getattr(chosen, role)
         if name not in MODELS and not Path(name).is_dir():

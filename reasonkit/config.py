@@ -41,8 +41,8 @@ class Profile:
     the problems per split. `minutes` is the session's limit, of which `reserve_minutes` are kept for the last save. On
     your own machine the session `grows` with the pace of its steps, and `minutes` is only a forecast. During GRPO the
     policy answers the validation problems every `probe_every` steps. `remat` saves memory in training (`models.load`),
-    and `judge_int8` halves the size of a large judge (`models.quantize_int8`). `api_dollars` limits the cost of a judge
-    behind an API, which a secret switches on (0: none is used). `toy`: the model is too small for real data.
+    and `judge_int8` halves the size of a large judge (`models.quantize_int8`). `api_dollars` lets a judge behind an API
+    take the place of the local one, and limits its cost (0: none is used). `toy`: the model is too small for real data.
     """
 
     name: str
@@ -145,10 +145,10 @@ _TINY_LENGTHS = dict(max_prompt_length=80, max_new_tokens=64)
 # because qwix starts A 2.4 times as far out as PEFT. Our GRPO takes the 1e-5, because entrants trained with 3e-6 and
 # 5e-6. Its beta is the second winner's, for k3. A SimPO step has no more rows per chip than a GRPO pass. Its rate is
 # five times the second winner's 1e-6, and it has Llama 3's SFT term, which keeps the format. In distillation every
-# token has a target, so it uses SFT's rate. Its steps are about what fits the hours by formula, and the clock ends
-# it if they are more. Neither was measured on these models.
+# token has a target, so it uses SFT's rate. Its steps are about what fits the hours by formula, if a
+# batch's longest completion is always as long as it may be. Neither was measured on these models.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
-              remat=True, api_dollars=5.0)
+              remat=True)
 _GEMMA_LENGTHS = dict(max_prompt_length=256, max_new_tokens=768)
 
 # A small real model in both roles, from `gemma_from_gguf`. It has the whole vocabulary, so the logits of one token take
@@ -184,7 +184,8 @@ PROFILES = {
                             learning_rate=5e-6, sft_weight=0.2, **_GEMMA_LENGTHS),
         grpo=GrpoSettings(steps=400, most_steps=1200, prompts_per_step=32, num_generations=8, **_GEMMA_LENGTHS,
                           learning_rate=1e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
-        distill=DistillSettings(steps=2000, batch_size=8, learning_rate=1e-4, teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
+        distill=DistillSettings(steps=2000, most_steps=8000, batch_size=8, learning_rate=1e-4,
+                                teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
         eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, accelerator="tpu", judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
@@ -204,7 +205,8 @@ PROFILES = {
                             learning_rate=5e-6, sft_weight=0.2, **_GEMMA_LENGTHS),
         grpo=GrpoSettings(steps=800, most_steps=2400, prompts_per_step=8, num_generations=8, **_GEMMA_LENGTHS,
                           learning_rate=1e-5, micro_prompts=2, beta=0.07),
-        distill=DistillSettings(steps=2000, batch_size=8, learning_rate=1e-4, teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
+        distill=DistillSettings(steps=2000, most_steps=8000, batch_size=8, learning_rate=1e-4,
+                                teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
         eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
     "cpu-gemma3-270m": Profile(
         "cpu-gemma3-270m", devices=2, dtype="float32", minutes=360, reserve_minutes=15, grows=True,
@@ -228,11 +230,13 @@ PROFILES = {
 }
 
 
-def models_of(profile: Profile, recipe: Recipe, left: Sequence[str]) -> dict[str, str]:
-    """The models that the stages in `left` load, by role. A "writer" writes traces in notebook 1b."""
+def models_of(profile: Profile, recipe: Recipe, left: Sequence[str], writer: str = "") -> dict[str, str]:
+    """The models that the stages in `left` load, by role. A "writer" writes traces in notebook 1b, whose TEACHER may
+    name it."""
     stages = {"judge": ("reward_model", *["grpo"] * recipe.uses_judge), "teacher": ("distill",), "writer": ("teacher",)}
-    names = {"judge": profile.judge, "teacher": profile.teacher, "writer": profile.larger}
-    return {"policy": profile.policy} | {role: names[role] for role in names if {*stages[role]} & {*left}}
+    names = {"judge": profile.judge, "teacher": profile.teacher, "writer": writer or profile.larger}
+    return {"policy": profile.policy} | {role: name for role, name in names.items()
+                                         if {*stages[role]} & {*left} and name not in ("api", "policy")}
 
 
 def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
@@ -252,7 +256,7 @@ def adapt_to_lengths(profile: Profile, lengths: Mapping[str, int]) -> Profile:
     Rows for SFT and for the judge hold both, so their limits change by as many tokens. If rows get longer, each stage
     takes fewer steps, so that it trains on no more tokens than before: steps x old length // new length. The hours of
     the session stay the same. Sampling takes most of a GRPO step and hardly depends on the prompt, so this leaves some
-    of them free, in which GRPO goes on towards `most_steps`.
+    of them free, in which GRPO goes on towards `most_steps`, as distillation does.
     """
     given = {name: lengths[key] for key, name in (("prompt", "max_prompt_length"), ("completion", "max_new_tokens"))
              if key in lengths}

@@ -20,22 +20,24 @@ import jax
 from IPython.display import display
 
 from reasonkit.choices import choose, data_lengths
-from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_recipe, models_of
+from reasonkit.config import PROFILES, STAGES, Profile, adapt_to_recipe, models_of
 from reasonkit.data.curation import used_sources
 from reasonkit.data.filters import Ledger
-from reasonkit.data.sources import TeacherFile
+from reasonkit.data.sources import DataRecipe, TeacherFile
 from reasonkit.models import load, placement
 from reasonkit.models.load import MODELS
 from reasonkit.models.mesh import check_divides, use_virtual_devices
-from reasonkit.run import Run, artifacts, identify
+from reasonkit.run import Run, artifacts
 from reasonkit.session import manifest as manifests
 from reasonkit.session.files import RecordError, read
+from reasonkit.session.identity import binding, check_identity, identify
 from reasonkit.session.records import Manifest, RunFile
 from reasonkit.session.secrets import kaggle_login, secret
-from reasonkit.session.setup import CHOOSE, check_choices, find_recipe, value_of
+from reasonkit.session.setup import CHOOSE, check_choices, find_recipe, suggest, value_of
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.show.report import table
 
+ALL = "submission"  # a notebook with all stages of its recipe, and without the cells that only a clone has
 JUDGE_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY")
 
 
@@ -46,15 +48,32 @@ class StageNotInRecipe(Exception):
         return [str(self)]
 
 
+def writer_of(run: Run, teacher: str, data: DataRecipe) -> str:
+    """Who writes traces in notebook 1b, by its TEACHER: "api", "policy" (the run's own model after SFT), a model's
+    name, or "" for nobody.
+
+    Nobody does if the data ask for no traces, or training has begun with those that are there, because others would be
+    other rows. The policy does even then, for its pairs. Raises ValueError for an unknown name.
+    """
+    if teacher not in ("", "api", "policy", *MODELS) and not Path(teacher).is_dir():
+        raise ValueError(f"TEACHER={teacher!r} is neither \"api\", \"policy\", a folder nor a known model: "
+                         f"{suggest(teacher, MODELS)}")
+    wanted = "teacher" in run.recipe.shares or any(isinstance(source, TeacherFile) for source in data.sources)
+    if wanted and teacher != "policy" and run.finished("teacher") and any(map(run.begun, run.recipe.trained)):
+        return ""
+    return teacher or (run.profile.larger if "teacher" in run.recipe.shares else "api" if wanted else "")
+
+
 def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], data: str | None = None,
-             stage: str = "data") -> None:
+             stage: str = "data", teacher: str = "", rater: str = "") -> None:
     """Show each choice and where it comes from, and whether the session has what the run needs, with a remedy if not.
 
-    `data` is the DATA of a notebook that reads its sources. Raises ValueError as `open_run` does, RuntimeError with all
-    the remedies if something is missing, and StageNotInRecipe if the recipe has no such `stage`.
+    `data` is the DATA of a notebook that reads its sources. `stage` is that of the notebook, or ALL for a submission.
+    `teacher` and `rater` are TEACHER and JUDGE of notebook 1b. Raises ValueError as `open_run` and `writer_of` do,
+    RuntimeError with all the remedies if something is missing, and StageNotInRecipe if the recipe has no such stage.
     """
     chosen, plan, own = check_choices(profile, recipe, seed, settings), find_recipe(recipe), PROFILES[profile]
-    if stage not in [*plan.stages, "teacher"]:  # notebook 1b may also be run for its pairs
+    if stage not in [*plan.stages, "teacher", ALL]:  # notebook 1b may also be run for its pairs
         others = ", ".join(STAGES[name].notebook for name in plan.stages)
         raise StageNotInRecipe(f"The recipe {recipe!r} has no {STAGES[stage].title}, so this notebook does nothing and "
                                f"changes nothing. Its notebooks are {others}")
@@ -62,7 +81,8 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
         lengths = data_lengths(artifacts(), data, plan.data_for(own))
     except ValueError:
         lengths = {}  # `_sources` says what is wrong with the data
-    fitted = choose(profile, plan, chosen, lengths)
+    fitted, identity = choose(profile, plan, chosen, lengths), identify(profile, recipe, seed, chosen)
+    other = check_identity(artifacts(), identity, begins=data is not None)
     rows = [["profile", profile, "this cell"], ["recipe", f"{recipe}: {plan.summary}", "this cell"],
             ["seed", seed, "this cell"]]
     if data is not None:
@@ -75,21 +95,19 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
     display(table(["choice", "value", "set by"], rows, "All notebooks of a run must choose the same."))
     left = [name for name in plan.stages if not (artifacts() / name / manifests.MANIFEST).exists()]
     # a finished stage is read back, and its notebook loads its models for that
-    ahead = plan.stages if stage in ("data", "teacher") else plan.stages[plan.stages.index(stage):]
-    models = models_of(fitted, plan, ahead)
-    key = _key(fitted) if "judge" in models and "reward_model" not in left and not plan.judge else None
-    if key:
+    ahead = plan.stages if stage in ("data", "teacher", ALL) else plan.stages[plan.stages.index(stage):]
+    run = Run(fitted, plan, seed, artifacts(), TimeBudget())
+    writer = _writer(run, data, stage, teacher)
+    models = models_of(fitted, plan, [name for name in ahead if name != "teacher"] + ["teacher"] * bool(writer), writer)
+    api = fitted.api_dollars and "judge" in models and "reward_model" not in left and not plan.judge
+    if api:
         models.pop("judge")
-    writer = {name: load.locate(name) for role, name in models.items() if role == "writer"}
-    models = {role: name for role, name in models.items() if role != "writer"}
+    if writer and rater == "local":
+        models["rater"] = fitted.judge
     lines = [*_machine(fitted, left, models), *_models(dict.fromkeys(models.values())), *_session(fitted),
-             *_earlier(identify(profile, recipe, seed, chosen), left), *_sources(fitted, plan, data, stage, left)]
-    lines += [(name, str(folder or f"not here: attach {MODELS[name].handle}, unless TEACHER names another"), "")
-              for name, folder in writer.items() if name not in models.values()]
-    if key:
-        package, module = ("openai",) * 2 if key.startswith("OPENAI") else ("google-genai", "google.genai")
-        lines.append(("judge", f"behind an API, by the secret {key}", "" if _is_there(module) else (
-            f"run `!pip install {package}` in a cell above this one, or remove the secret to use the local judge")))
+             *_earlier(identity, left), *_sources(run, data, stage, left, other),
+             *_teacher(run, stage, teacher, writer, rater)]
+    lines += [_api("judge", "leave api_dollars out of SETTINGS for the local judge", stage != ALL)] if api else []
     display(table(["needed", "found", "to do"], lines, "Checked before anything is loaded."))
     if missing := "".join(f"\n- {name}: {remedy}" for name, _, remedy in lines if remedy):
         raise RuntimeError(f"this run can't begin:{missing}")
@@ -110,16 +128,23 @@ def _machine(profile: Profile, left: Sequence[str], models: Mapping[str, str]) -
     if not remedy:
         try:
             alone = placement.plan(profile, devices, judge=False)
-            both = placement.plan(profile, devices, judge="judge" in models)
-            grpo_rows = profile.grpo.prompts_per_pass * profile.grpo.num_generations
-            rows = {"sft": ("sft_batch_size", profile.sft.batch_size, alone.policy),
-                    "simpo": ("2 x simpo_batch_size", 2 * profile.simpo.batch_size, alone.policy),
-                    "grpo": ("the completions of a GRPO pass", grpo_rows, both.policy)}
+            both = placement.plan(profile, devices, judge="judge" in models, grpo="grpo" in left)
+            passes = profile.grpo.prompts_per_pass * profile.grpo.num_generations
+            rows = [("sft", "sft_batch_size", profile.sft.batch_size, alone.policy),
+                    ("simpo", "2 x simpo_batch_size", 2 * profile.simpo.batch_size, alone.policy),
+                    ("grpo", "grpo_micro_prompts x grpo_num_generations", passes, both.policy)]
+            rows += [("evaluation", "eval_batch", profile.eval_batch, made.policy) for made in (alone, both)]
             if "teacher" in models:
                 both = placement.plan(replace(profile, judge=models["teacher"]), devices, judge=True)
-                rows["distill"] = "distill_batch_size", profile.distill.batch_size, both.policy
-            for what, count, mesh in (rows[stage] for stage in left if stage in rows):
-                check_divides(count, mesh, what)
+                rows += [("distill", "distill_batch_size", profile.distill.batch_size, mesh)
+                         for mesh in (both.policy, both.judge)]
+            if both.judge:
+                rows.append(("evaluation", "judge_batch", profile.judge_batch, both.judge))
+            for stage, what, count, mesh in rows:
+                if stage in left:
+                    check_divides(count, mesh, what)
+            if "writer" in models:
+                placement.plan_teacher(replace(profile, policy=models["writer"]), devices, "rater" in models)
             yield "memory", " · ".join(both.reasons.values()), ""
         except ValueError as error:
             yield "memory", "the run does not fit", str(error)
@@ -152,10 +177,38 @@ def _models(names: Iterable[str]) -> Lines:
             yield "internet", "off", f"{attach}, or turn Internet on in the notebook's settings"
 
 
-def _key(profile: Profile) -> str | None:
-    """The secret that switches on a judge behind an API, if the code for one is there."""
-    with_code = profile.api_dollars and importlib.util.find_spec("recipes.judges")
-    return next(filter(secret, JUDGE_KEYS), None) if with_code else None
+def _writer(run: Run, data: str | None, stage: str, teacher: str) -> str:
+    """Who writes traces in this notebook, "" if nobody does or it has no stage for that."""
+    if stage != "teacher" and not (stage == ALL and "teacher" in run.recipe.shares):
+        return ""
+    try:
+        found = run.data_recipe(data or "")
+    except ValueError:  # `_sources` says what is wrong with the data
+        return ""
+    return writer_of(run, teacher, found)
+
+
+def _teacher(run: Run, stage: str, teacher: str, writer: str, rater: str) -> Lines:
+    if teacher and stage == ALL and "teacher" not in run.recipe.shares:
+        yield "teacher", f"no stage for it in the recipe {run.recipe.name!r}", "leave TEACHER empty, or change RECIPE"
+    if writer == "policy" and not run.finished("sft"):
+        yield "teacher", "the policy, which has not been trained yet", "run notebook 2 first, or change TEACHER"
+    if writer == "api":
+        yield _api("teacher", "give TEACHER the name of a model that runs here")
+    if writer and rater == "api":
+        yield _api("the teacher's judge", 'set JUDGE = "local"')
+
+
+def _api(role: str, instead: str, with_cell: bool = True) -> tuple[str, str, str]:
+    """A judge or a teacher behind an API. `instead`: what else to do. `with_cell`: there is a cell that asks it."""
+    if not with_cell:
+        return role, "no cell for an API", f"take the notebooks of a clone, which have one, or {instead}"
+    key = next(filter(secret, JUDGE_KEYS), "")
+    if not key:
+        return role, "no key for an API", f"set one of the secrets {', '.join(JUDGE_KEYS)}, or {instead}"
+    package, module = ("openai",) * 2 if key.startswith("OPENAI") else ("google-genai", "google.genai")
+    return role, f"behind an API, by the secret {key}", "" if _is_there(module) else (
+        f"run `!pip install {package}` in a cell above this one, or {instead}")
 
 
 def _is_there(module: str) -> bool:
@@ -195,27 +248,29 @@ def _earlier(identity: Mapping[str, Any], left: Sequence[str]) -> Lines:
     for path in sorted(found for depth in range(6) for found in inputs.glob("*/" * depth + "artifacts/run.json")):
         with contextlib.suppress(RecordError):
             found = read(path, RunFile, "").model_dump(exclude_unset=True)
-            if found == identity and not any((above / "run.json").exists() for above in path.parent.parents):
+            within = any((above / "run.json").exists() for above in path.parent.parents)
+            if binding(found) == binding(identity) and not within:
                 here, there = shlex.quote(str(folder)), shlex.quote(str(path.parent))
                 yield "an earlier run", str(path.parent), (
                     f"to go on with it, put `![ -e {here}/run.json ] || (mkdir -p {here} && cp -r {there}/. {here}/)` "
                     "in a cell above this one. To begin anew, remove that input or choose another SEED")
 
 
-def _sources(profile: Profile, recipe: Recipe, data: str | None, stage: str, left: Sequence[str]) -> Lines:
-    """What a teacher has yet to write in this run is not asked for. Nothing is if notebook 1 has made its rows."""
+def _sources(run: Run, data: str | None, stage: str, left: Sequence[str], other: bool) -> Lines:
+    """What a teacher has yet to write in this run is not asked for. Nothing is if notebook 1 has made its rows, unless
+    they are of the `other` run that this one replaces."""
     if data is None:
         return
     try:
         notes = Ledger()
-        run = Run(profile, recipe, 0, artifacts(), TimeBudget())
         found = run.data_recipe(data)
         with contextlib.redirect_stdout(None):
-            made = stage != "teacher" and run.data_is_made(found)
+            made = stage != "teacher" and not other and run.data_is_made(found)
         if made:
             yield "data", "made in an earlier session", ""
             return
-        now = [source for source in found.sources if not ("teacher" in left and isinstance(source, TeacherFile))]
+        unwritten = stage == "teacher" or "teacher" in left
+        now = [source for source in found.sources if not (unwritten and isinstance(source, TeacherFile))]
         used = used_sources(found.model_copy(update={"sources": now}), notes)
         remedy = "no source is left: write `other_licences = true` into the mix, or give a source an open licence"
         yield "data", " · ".join([f"{found.title}: {len(used or found.families)} sources", *notes.notes]), (

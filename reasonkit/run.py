@@ -20,7 +20,7 @@ import jax
 
 from reasonkit.choices import settle
 from reasonkit.config import STAGES, Profile, Recipe
-from reasonkit.data.own_file import load_data
+from reasonkit.data.own_file import load_data, without_traces
 from reasonkit.data.sources import DataRecipe, File
 from reasonkit.eval.evaluate import EvalResult, compare_paired
 from reasonkit.judge.rubric import DOMAINS
@@ -28,16 +28,15 @@ from reasonkit.models.checkpoints import latest_step, next_step, restore_lora, s
 from reasonkit.models.distributed import agree_on_end, is_main_process, on_main_process
 from reasonkit.models.mesh import use_virtual_devices
 from reasonkit.session import manifest as manifests
-from reasonkit.session.files import read, write_atomic
+from reasonkit.session.files import RecordError, read, write_atomic
+from reasonkit.session.identity import check_identity, identify
 from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
 from reasonkit.session.manifest import base_sha256, file_sha256, prompt_hash
-from reasonkit.session.records import RunFile
+from reasonkit.session.records import Manifest, RunFile
 from reasonkit.session.run_log import NullLog, RunLog, earlier_minutes
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
 from reasonkit.train.loop import BEGUN, StageResult, has_steps
-
-FREE = ("minutes", "reserve_minutes", "api_dollars")  # settings that may differ between the sessions of a run
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,27 @@ class Run:
         return (self.stage(stage) / manifests.MANIFEST).exists()
 
     def begun(self, stage: str) -> bool:
-        return (self.stage(stage) / manifests.ASKED).exists()
+        """Whether a training stage was begun. One that has ended without a step does not count."""
+        asked = (self.stage(stage) / manifests.ASKED).exists()
+        return has_steps(self.checkpoints, stage) or asked and not self._made_nothing(stage)
+
+    def resumes(self, stage: str) -> bool:
+        """Whether a training stage that is asked for again keeps to what it began with: it has steps, or is done."""
+        return self.is_done(stage) or has_steps(self.checkpoints, stage)
+
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage is finished. One that has made no step is not, as long as no later one has."""
+        return self.finished(stage) and not (self._made_nothing(stage) and self._is_last(stage))
+
+    def _made_nothing(self, stage: str) -> bool:
+        """Whether a training stage has ended without a step, for want of time, say. Its inputs may be others now."""
+        with contextlib.suppress(RecordError):  # `manifest` says what is wrong with it
+            return read(self.stage(stage) / manifests.MANIFEST, Manifest, "").metrics.get("steps") == 0
+        return False
+
+    def _is_last(self, stage: str) -> bool:
+        """Whether no later stage has begun with what this one left."""
+        return not any(map(self.begun, self.recipe.trained[self.recipe.trained.index(stage) + 1:]))
 
     def manifest(self, stage: str) -> dict:
         """The manifest that a stage left. Raises ManifestError as `read_manifest` and `check_adapter` do, also for the
@@ -102,9 +121,13 @@ class Run:
 
     def data_recipe(self, data: str) -> DataRecipe:
         """The data recipe `data`, "" for the recipe's own, with the traces of this run's notebook 1b where it reads
-        some. Raises as `load_data` does."""
-        return load_data(data or self.recipe.data_for(self.profile), self.stage("teacher") / "traces.jsonl",
-                         "teacher" in self.recipe.shares)
+        some, and without them if it has kept none. Raises as `load_data` does."""
+        traces = self.stage("teacher") / "traces.jsonl"
+        found = load_data(data or self.recipe.data_for(self.profile), traces, "teacher" in self.recipe.shares)
+        with contextlib.suppress(RecordError):
+            left = read(self.stage("teacher") / manifests.MANIFEST, Manifest, "").metrics
+            found = without_traces(found, traces) if left.get("traces") == 0 and not traces.exists() else found
+        return found
 
     def data_asked(self, recipe: DataRecipe) -> dict[str, Any]:
         """What the rows of notebook 1 depend on, beside the seed, the code, and what the hub has of a branch today.
@@ -152,23 +175,17 @@ class Run:
         """
         if is_main_process():
             lock_run(self.folder)  # `close` may have let it go
-        settings = {name: value for name, value in vars(getattr(self.profile, stage)).items()
-                    if name not in ("save_every", "keep")}
         model = {"policy": self.profile.policy, "dtype": self.profile.dtype, "base": base_sha256(base), **self.lora}
-        now = {"model": model, "prompt_sha256": prompt_hash(TAGS.template), "settings": settings,
+        now = {"model": model, "prompt_sha256": prompt_hash(TAGS.template),
+               "settings": getattr(self.profile, stage).binding(),
                "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
-        after = self.recipe.trained[self.recipe.trained.index(stage) + 1:]
-        finished, last, stages = self.finished(stage), not any(map(self.begun, after)), self.recipe.stages
+        finished, stages = self.is_done(stage), self.recipe.stages
         later = ", ".join(stages[stages.index(stage):])
         # checkpoints/begun has the adapter that a later stage begins with, so it stays
         removed = f"{later} and checkpoints{'/actor' if self.recipe.before(stage) else ''}"
-        with contextlib.suppress(manifests.ManifestError):  # it began when no time was left
-            if finished and last and manifests.made_nothing(manifests.read_manifest(self.stage(stage), stage=stage)):
-                finished = False
-        manifests.check_begun(self.folder, stage, now, finished or has_steps(self.checkpoints, stage), removed,
-                              write=is_main_process())
+        manifests.check_begun(self.folder, stage, now, self.resumes(stage), removed, write=is_main_process())
         if finished and is_main_process():
-            print(manifests.describe_finished(self.folder, self.manifest(stage), last))
+            print(manifests.describe_finished(self.folder, self.manifest(stage), self._is_last(stage)))
         if not finished and stage in self.recipe.shares:  # its manifest may have been deleted since the run was opened
             self.budget.shares.setdefault(stage, self.recipe.shares[stage])
         return not finished
@@ -222,7 +239,8 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     """Open or continue a run in `folder` (default: $REASONKIT_ARTIFACTS, else ./artifacts).
 
     `data` is a mix or a file, "" for the recipe's own mix, or None for whatever notebook 1 has used. It decides the
-    profile's lengths. `settings` replace values of the profile.
+    profile's lengths. `settings` replace values of the profile. A run that has trained nothing gives way to one with
+    other choices and `data`, which makes its rows anew.
 
     Frees what the last error in this process still holds, such as a stage's model and trainer. Raises ValueError as
     `check_choices` and `choose` do, also for a folder that holds another run. Raises FolderInUseError as `lock_run`.
@@ -231,29 +249,25 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     settings, plan, chosen = settle(profile, recipe, seed, settings or {}, folder, data)
     free_last_error()
     identity = identify(profile, recipe, seed, settings)
-    path = manifests.check_identity(folder, identity)
+    other = check_identity(folder, identity, begins=data is not None)
     if chosen.devices:
         use_virtual_devices(chosen.devices)
     elif not jax.config.jax_compilation_cache_dir:  # in the folder, so that the next session need not compile
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     if is_main_process():
         lock_run(folder)
-        write_atomic(path, json.dumps(identity))
+        if other:
+            (folder / "data" / manifests.MANIFEST).unlink(missing_ok=True)
+        write_atomic(folder / "run.json", json.dumps(identity))
     # the evaluation asks the base model and each stage's model all test problems, and a stage its validation problems
     trained = len(plan.trained)
     probes = trained + math.ceil((1 + trained) * chosen.rows["test"] / chosen.rows["validation"])
-    left = {stage: share for stage, share in plan.shares.items()
-            if not (folder / stage / manifests.MANIFEST).exists()}
     budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,
-                        ledger=folder / "ledger.json" if is_main_process() else None, shares=left,
+                        ledger=folder / "ledger.json" if is_main_process() else None, shares=plan.shares,
                         ahead={"save": 1, "probe": probes}, agree=agree_on_end, grows=chosen.grows)
-    return Run(chosen, plan, seed, folder, budget)
-
-
-def identify(profile: str, recipe: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What run.json says: the choices that are the same in all sessions of a run."""
-    kept = {name: value for name, value in settings.items() if name not in FREE}
-    return {"profile": profile, "recipe": recipe, "seed": seed} | ({"settings": kept} if kept else {})
+    run = Run(chosen, plan, seed, folder, budget)
+    budget.shares = {stage: share for stage, share in plan.shares.items() if not run.is_done(stage)}
+    return run
 
 
 def read_run(folder: Path | str | None = None) -> Run:

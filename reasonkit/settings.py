@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 CHOICES = {
     "kl_loss_mode": ("low_var_kl", "mse_kl"),
@@ -78,6 +79,10 @@ class StageSettings:
     save_every: int = 100
     keep: int = 2
 
+    def binding(self) -> dict[str, Any]:
+        """The settings on which the stage's result depends by more than rounding."""
+        return {name: value for name, value in vars(self).items() if name not in ("save_every", "keep")}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionSettings(StageSettings):
@@ -85,6 +90,22 @@ class CompletionSettings(StageSettings):
 
     max_prompt_length: int
     max_new_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledSettings(CompletionSettings):
+    """For a stage on completions that are sampled as it goes on, so that nobody knows how long they will be.
+
+    `steps` is the number by forecast. Where the clock has time for more, the stage goes on to `most_steps` (0: no
+    more), and its schedule is stretched. A session that grows makes only `steps`.
+    """
+
+    most_steps: int = 0
+
+    @property
+    def last_step(self) -> int:
+        """The steps that the stage makes if the clock has time for all of them."""
+        return max(self.steps, self.most_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +154,7 @@ class SimpoSettings(CompletionSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillSettings(CompletionSettings):
+class DistillSettings(SampledSettings):
     """Each step updates on `batch_size` completions.
 
     In a share `on_policy` of the steps (GKD's lambda) the student samples them. In the others they are worked solutions
@@ -157,11 +178,8 @@ class DistillSettings(CompletionSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrpoSettings(LossSettings, CompletionSettings):
+class GrpoSettings(LossSettings, SampledSettings):
     """Each step updates on `prompts_per_step` prompts, each with `num_generations` completions of `max_new_tokens`.
-
-    `steps` is the number by forecast. Where the clock has time for more, the stage goes on to `most_steps` (0: no
-    more), and its schedule is stretched. A session that grows makes only `steps`.
 
     `micro_prompts` prompts go through one forward and backward pass (0: all). `rollout_micro_prompts`, a multiple of
     that, is how many prompts are sampled in one call. These are judged while the next are sampled, and each pass waits
@@ -180,7 +198,6 @@ class GrpoSettings(LossSettings, CompletionSettings):
 
     prompts_per_step: int
     num_generations: int
-    most_steps: int = 0
     micro_prompts: int = 0
     rollout_micro_prompts: int = 0
     temperature: float = 1.0
@@ -190,10 +207,23 @@ class GrpoSettings(LossSettings, CompletionSettings):
     int8_cache: bool = False
     save_every: int = 50
 
-    @property
-    def last_step(self) -> int:
-        """The steps that the stage makes if the clock has time for all of them."""
-        return max(self.steps, self.most_steps)
+    def binding(self) -> dict[str, Any]:
+        """As for every stage. The size of a pass is among them only where passes are not averaged as one."""
+        found = super().binding()
+        if self.loss_agg_mode != "token-mean" and not self.mask_truncated:
+            found.pop("micro_prompts")
+        return found
+
+    def check(self) -> None:
+        """Raises ValueError for prompts that make no whole passes and calls, and for groups of one completion."""
+        whole, each, one = self.prompts_per_step, self.prompts_per_call, self.prompts_per_pass
+        if whole % each or each % one:
+            sizes = f"grpo_prompts_per_step={whole}, grpo_rollout_micro_prompts={each}, grpo_micro_prompts={one}"
+            raise ValueError(f"{sizes}: each of these must be a multiple of the next, so change one of them (0 in the "
+                             "last two stands for the whole step)")
+        if self.num_generations < 2:
+            raise ValueError(f"grpo_num_generations={self.num_generations}: GRPO compares the completions of a "
+                             "question with each other, so give 2 or more")
 
     @property
     def prompts_per_pass(self) -> int:

@@ -298,6 +298,7 @@ def test_parameter_values_are_literals_or_text():
 @pytest.mark.slow
 def test_run_streams_reports_and_keeps_the_copy(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PASSED_ON", "through")
+    monkeypatch.setenv("REASONKIT_ARTIFACTS", "artifacts-2")
     path = notebook(
         tmp_path,
         '[markdown]\n# ## The part',
@@ -312,7 +313,7 @@ def test_run_streams_reports_and_keeps_the_copy(tmp_path, capsys, monkeypatch):
     assert lines[0].startswith("[small cell 2/4] ") and lines[0].endswith("s  The part")
     assert lines[1] == "5 through" and lines[2].startswith("[small cell 3/4] ")
     assert lines[3] == str(cwd) and Path(lines[4]).samefile(sys.executable)
-    copy = cwd / "artifacts" / "notebooks" / "small.ipynb"
+    copy = cwd / "artifacts-2" / "notebooks" / "small.ipynb"
     assert lines[-1].endswith(f"executed copy: {copy}")
     assert nbformat.read(copy, as_version=4).cells[2].outputs[0].text == "5 through"
 
@@ -374,6 +375,13 @@ def test_notebooks_stay_readable(name):
         assert "input(" not in cell.source and "login(" not in cell.source, cell.source
 
 
+@pytest.mark.parametrize("name", [stage.notebook for stage in STAGES.values() if stage.trains])
+def test_an_evaluation_is_timed_before_a_stage_is_trained(name):
+    """Else the clock keeps 20 minutes for the evaluation of a run without GRPO, where Kaggle needs 40."""
+    source = (ROOT / f"notebooks/{name}.py").read_text()
+    assert 0 < source.find('with run.budget.measure("probe"') < source.find("if run.begin(")
+
+
 def test_the_pictures_of_the_submission_are_in_it():
     cells = nbformat.read(ROOT / "notebooks/submission.ipynb", as_version=4).cells
     shown = [(cell, name) for cell in cells if cell.cell_type == "markdown"
@@ -399,6 +407,8 @@ def test_the_submission_of_a_recipe_has_its_stages_and_its_library_only(name, tm
         assert (f"recipes/stages/{module}.py" in written) == (stage in recipe.shares)
     code = [cell.source for cell in cells if cell.cell_type == "code" and not cell.source.startswith("%%")]
     assert sum(f'RECIPE = "{name}"' in cell for cell in code) == 1 == sum("SETTINGS = {" in cell for cell in code)
+    assert sum(cell.count("\nTEACHER = ") for cell in code) == 1, "the check before all chapters knows it"
+    assert [cell.count('"submission", globals().get("TEACHER"') for cell in code if "precheck(" in cell] == [1]
 
 
 def test_a_submission_grades_every_kind_that_it_may_infer(tmp_path, monkeypatch):
@@ -488,15 +498,17 @@ def test_the_folder_for_kaggle_names_what_to_attach(kaggle, tmp_path):
     assert (kaggle / "notebook" / kernel["code_file"]).is_file()
 
 
-@pytest.mark.parametrize(("recipe", "settings", "models"), [
+@pytest.mark.parametrize(("recipe", "values", "models"), [
     ("idea_e", {}, ["gemma-2/flax/gemma2-2b-it"]),  # without a judge
-    ("worked_sft", {"policy": "gemma3-1b-it"}, ["gemma-3/flax/gemma3-1b-it"]),
+    ("worked_sft", {"SETTINGS": {"policy": "gemma3-1b-it"}}, ["gemma-3/flax/gemma3-1b-it"]),
     ("gemmatron", {}, ["gemma-2/flax/gemma2-2b-it", "gemma-3/flax/gemma3-12b-it"]),  # it writes the traces
+    ("gemmatron", {"TEACHER": "gemma3-4b-it"}, ["gemma-2/flax/gemma2-2b-it", "gemma-3/flax/gemma3-4b-it"]),
+    ("gemmatron", {"TEACHER": "api"}, ["gemma-2/flax/gemma2-2b-it"]),
     ("on_policy_distillation", {}, ["gemma-2/flax/gemma2-2b-it", "gemma-2/flax/gemma2-9b-it"]),
-    ("on_policy_distillation", {"policy": "gemma3-1b-it"},
+    ("on_policy_distillation", {"SETTINGS": {"policy": "gemma3-1b-it"}},
      ["gemma-3/flax/gemma3-1b-it", "gemma-3/flax/gemma3-12b-it"])])
-def test_every_model_that_a_recipe_loads_is_attached(tmp_path, recipe, settings, models):
-    kaggle_folder.write_folder("someone", tmp_path, {"RECIPE": recipe, "SETTINGS": settings})
+def test_every_model_that_a_recipe_loads_is_attached(tmp_path, recipe, values, models):
+    kaggle_folder.write_folder("someone", tmp_path, {"RECIPE": recipe, **values})
     kernel = metadata(tmp_path / "notebook", "kernel")
     assert kernel["model_sources"] == [f"google/{model}/1" for model in models]
 
@@ -521,7 +533,8 @@ def test_the_data_set_holds_the_packages_and_no_models(kaggle):
 
 def test_what_kaggle_could_not_run_is_refused_and_no_folder_but_its_own_is_removed(kaggle, tmp_path, capsys):
     wrong = [("", {}, "owner ''"), ("a/b", {}, "owner 'a/b'"), ("me", {"RECIPES": "x"}, "RECIPES"),
-             ("me", {"PROFILE": "cpu"}, "no models on Kaggle"), ("me", {"RECIPE": "x"}, "recipe 'x'")]
+             ("me", {"PROFILE": "cpu"}, "no models on Kaggle"), ("me", {"RECIPE": "x"}, "recipe 'x'"),
+             ("me", {"TEACHER": "x"}, "unknown TEACHER 'x'")]
     for owner, values, told in wrong:
         options = [text for name, value in values.items() for text in ("--set", f"{name}={value}")]
         assert kaggle_folder.main(["--owner", owner, "--out", str(tmp_path / "out"), *options]) == 2

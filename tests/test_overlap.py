@@ -244,7 +244,7 @@ def test_an_interrupt_leaves_at_once_and_what_waits_is_not_judged(setup, tmp_pat
 @pytest.mark.parametrize("changes", [{"rollout_micro_prompts": 3}, {"rollout_micro_prompts": 6},
                                      {"micro_prompts": 4, "rollout_micro_prompts": 2}])
 def test_sizes_that_do_not_divide_are_named(setup, tmp_path, changes):
-    with pytest.raises(ValueError, match="rollout_micro_prompts=. must divide prompts_per_step=8 and be a multiple of"):
+    with pytest.raises(ValueError, match="grpo_prompts_per_step=8, grpo_rollout_micro_prompts=., .*: each of these"):
         train(setup, tmp_path, Judge(), replace(SETTINGS, **changes))
 
 

@@ -23,7 +23,7 @@ from reasonkit.judge.judge import judge_prompt
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.models.load import ASSETS, MODELS, Tokenizer
 from reasonkit.models.mesh import check_divides, plan_mesh
-from reasonkit.run import open_run
+from reasonkit.run import open_run, read_run
 from reasonkit.session import run_log, setup
 from reasonkit.session.manifest import ManifestError
 from reasonkit.session.setup import find_recipe, recipe_names
@@ -162,7 +162,7 @@ def test_the_tests_smallest_run_has_every_switch_of_kaggles():
     """No notebook had run with remat, and then a policy could not sample (2026-11-29)."""
     small, kaggle = switches(PROFILES["smoke"]), switches(PROFILES["kaggle"])
     others = {name for name in small if small[name] != kaggle[name]}
-    assert others == {".dtype", ".devices", ".accelerator", ".grows", ".toy", ".api_dollars", ".distill.teacher"}
+    assert others == {".dtype", ".devices", ".accelerator", ".grows", ".toy", ".distill.teacher"}
 
 
 @pytest.mark.parametrize("name", ["cpu", "smoke"])
@@ -237,13 +237,37 @@ def test_the_folder_is_named_or_set_or_the_usual_one(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("other", [("smoke", "g_rar", 4), ("smoke", "g_exact", 3), ("cpu", "g_rar", 3)])
 def test_the_folder_of_another_run_is_refused(tmp_path, other):
-    open_run("smoke", "g_rar", 3, tmp_path)
+    run = open_run("smoke", "g_rar", 3, tmp_path)
     held = r"\{'profile': 'smoke', 'recipe': 'g_rar', 'seed': 3\}"
+    begin(run, tmp_path)
     with pytest.raises(ValueError, match=f"holds the run {held}, and .* was asked for: go on with that one, or start "
                        r'in another folder: `import os; os.environ\["REASONKIT_ARTIFACTS"\] = "artifacts-2"` in the '
-                       "first cell. The folder holds what was trained: delete it only if nobody needs that"):
-        open_run(*other, tmp_path)
+                       "first cell, or `REASONKIT_ARTIFACTS=artifacts-2 make demo ...`. The folder holds what was "
+                       "trained: delete it only if nobody needs that"):
+        open_run(*other, tmp_path, data="")
     assert open_run("smoke", "g_rar", 3, tmp_path).seed == 3, "the refused run took the folder"
+
+
+def begin(run, base):
+    """As SFT begins, with the first file at hand as its input."""
+    assert run.begin("sft", base, {"train": run.folder / "run.json"})
+
+
+@pytest.mark.parametrize("other", [("smoke", "g_rar", 4, {}), ("smoke", "g_exact", 3, {}), ("cpu", "g_rar", 3, {}),
+                                   ("smoke", "g_rar", 3, {"grpo_max_prompt_length": 160})])
+def test_a_run_that_has_trained_nothing_gives_way_to_another_in_notebook_1(tmp_path, other):
+    """Notebook 1 may stop because questions are too long. Then the docs say to raise that setting."""
+    *choices, settings = other
+    run = open_run("smoke", "g_rar", 3, tmp_path)
+    run.finish("data", inputs={}, metrics={}, minutes=0.1)
+    with pytest.raises(ValueError, match="holds the run .* was asked for: go on with that one, or, because it has "
+                       r"trained nothing yet, run notebook 01 \(01_data_curation\) with these choices first"):
+        open_run(*choices, tmp_path, settings=settings)
+    assert run.finished("data"), "a slip in notebook 2 costs the rows"
+    again = open_run(*choices, tmp_path, data="", settings=settings)
+    assert not again.finished("data"), "the rows are another run's"
+    assert open_run(*choices, tmp_path, settings=settings).seed == choices[2]
+    assert [again.profile.name, again.recipe.name, again.seed] == choices
 
 
 @pytest.mark.parametrize(("profile", "recipe", "message"), [
@@ -261,8 +285,12 @@ def test_an_unknown_profile_or_recipe_leaves_no_folder(tmp_path, profile, recipe
     ("smoke", {"policy": "tiny-polcy"}, "policy='tiny-polcy' is neither a folder .* The nearest is 'tiny-policy'"),
     ("kaggle", {"judge": "gemma-3-12b-it"}, "judge='gemma-3-12b-it' is neither .* The nearest is 'gemma3-12b-it'"),
     ("cpu", {"policy": "gemma2-2b-it"}, "policy='gemma2-2b-it' does not go with the profile 'cpu', whose lengths and"),
-    ("kaggle", {"judge": "tiny-judge"}, "judge='tiny-judge' does not go with the profile 'kaggle'")])
-def test_a_model_that_does_not_go_with_the_profile_leaves_no_folder(tmp_path, profile, settings, message):
+    ("kaggle", {"judge": "tiny-judge"}, "judge='tiny-judge' does not go with the profile 'kaggle'"),
+    ("kaggle", {"grpo_prompts_per_step": 8}, "grpo_prompts_per_step=8, grpo_rollout_micro_prompts=16, .*=4: each of "
+     "these must be a multiple of the next, so change one of them"),
+    ("colab", {"grpo_micro_prompts": 3}, "grpo_prompts_per_step=8, grpo_rollout_micro_prompts=8, .*=3: each of these "),
+    ("cpu", {"grpo_num_generations": 1}, "grpo_num_generations=1: GRPO compares .* so give 2 or more")])
+def test_settings_that_do_not_go_together_leave_no_folder(tmp_path, profile, settings, message):
     with pytest.raises(ValueError, match=message):
         open_run(profile, "g_rar", 0, tmp_path / "run", settings=settings)
     assert not (tmp_path / "run").exists()
@@ -274,7 +302,12 @@ def test_the_notebooks_of_a_run_have_the_same_settings_but_for_the_clock(tmp_pat
     kept = {"sft_steps": 1, "grpo_learning_rate": 1e-3}
     again = open_run("smoke", "g_rar", 0, tmp_path, settings={**kept, "minutes": 90, "grpo_steps": 0})
     assert (again.profile.sft.steps, again.budget.hours) == (1, 1.5)
-    for other in ({}, {**kept, "sft_steps": 2}, {**kept, "grpo_steps": 9}):
+    begin(run, tmp_path)
+    sizes = {"eval_batch": 8, "judge_batch": 8, "grpo_micro_prompts": 1, "sft_save_every": 1, "grpo_keep": 3}
+    smaller = open_run("smoke", "g_rar", 0, tmp_path, settings={**kept, **sizes})
+    assert (smaller.profile.eval_batch, smaller.profile.grpo.micro_prompts, smaller.profile.sft.save_every) == (8, 1, 1)
+    assert read_run(tmp_path).profile == smaller.profile, "who reads the run does not know its sizes"
+    for other in ({}, {**kept, "sft_steps": 2}, {**kept, "grpo_steps": 9}, {**kept, "sft_batch_size": 4}):
         with pytest.raises(ValueError, match="holds the run .*'settings': .'sft_steps': 1.* was asked for"):
             open_run("smoke", "g_rar", 0, tmp_path, settings=other)
 

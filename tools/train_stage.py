@@ -42,7 +42,7 @@ from dataclasses import replace
 import jax
 
 from reasonkit.config import PROFILES, STAGES, Profile
-from reasonkit.data import curation, filters, problems
+from reasonkit.data import curation, filters, golds
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.models import distributed, lora, placement
 from reasonkit.models.load import load, tokenizer
@@ -56,19 +56,21 @@ NOT_HERE = [stage for stage in STAGES if stage not in ("data", "sft")]
 
 
 def curate(run: Run) -> None:
-    """Notebook 1: the splits and their manifest."""
-    recipe = problems.load_recipe(run.recipe.data_for(run.profile))
+    """Notebook 1: the splits and their manifest. Raises ValueError as its steps do."""
+    recipe = run.data_recipe("")
     if run.data_is_made(recipe):
         return
     limit = tokenizer(run.profile.policy), run.profile.grpo.max_prompt_length
     splits, ledger = curation.curate(recipe, run.profile.rows, run.seed, *limit)
     splits = filters.screen(splits, *limit, ledger, run.profile.grpo.max_new_tokens)
+    splits["train"], _ = golds.check_golds(run.recipe, splits["train"], ledger)
+    golds.check_worked(run.recipe, run.profile, splits)
     print(ledger)
     paths = save_splits(splits, run.stage("data"))
     write_data_card(recipe, splits, paths, ledger, run.seed)
     run.finish("data", inputs=paths, metrics={name: len(rows) for name, rows in splits.items()},
                minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths,
-               asked=run.data_asked(recipe))
+               notes=ledger.notes, asked=run.data_asked(recipe))
 
 
 def warm_start(run: Run) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from reasonkit.config import Profile, Recipe
+from reasonkit.config import STAGES, Profile, Recipe
 from reasonkit.data.filters import Ledger, Row
 from reasonkit.data.rows import GRPO_COLUMNS, without_terse
 from reasonkit.data.screening import MAX_LEFT_OUT, is_worked
@@ -94,8 +94,8 @@ def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset
 
 
 def check_worked(recipe: Recipe, profile: Profile, splits: Mapping[str, Dataset]) -> None:
-    """Raises ValueError if SFT has less than one batch of worked rows, or the judge's exam has none. Both would stop
-    their notebooks only after the models are loaded."""
+    """Raises ValueError if SFT has less than one batch of worked rows, the judge's exam has none, or a later stage has
+    less than one batch of rows. They would say so only after the models are loaded."""
     train = without_terse(splits["train"]) if profile.sft.skip_terse else splits["train"]
     worked = {"train": sum(map(is_worked, train)), "validation": sum(map(is_worked, splits["validation"]))}
     least = {"train": (profile.sft.batch_size, "sft" in recipe.shares, "SFT"),
@@ -105,6 +105,12 @@ def check_worked(recipe: Recipe, profile: Profile, splits: Mapping[str, Dataset]
             raise ValueError(f"{worked[name]} of {len(splits[name])} rows of {name!r} have a worked solution, and "
                              f"{what} needs {count}: take data with reasoning, let notebook 1b write it, or let the "
                              "mix use sources whose licence is not open (`other_licences = true`)")
+    for setting in ("grpo_prompts_per_step", "distill_batch_size"):
+        stage, _, name = setting.partition("_")
+        count, rows = getattr(getattr(profile, stage), name), len(splits["train"])
+        if stage in recipe.shares and rows < count:
+            raise ValueError(f"'train' has {rows} rows, and a step of {STAGES[stage].title} takes {count}: add "
+                             f"questions, or set {setting} to at most {rows} in SETTINGS")
 
 
 def _values(recipe: Recipe, name: str, fn: RewardFn, golds: list[Row], replies: list[str]) -> np.ndarray:

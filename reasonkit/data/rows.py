@@ -26,6 +26,10 @@ WINDOW = 4096  # rows that are packed together
 GRPO_COLUMNS = ("id", "question", "answer", "kind", "rubric")
 
 
+class TooFewRows(ValueError):
+    """The rows do not fill one batch. It ends a stage, but not the run (`train.loop.FAILURES`)."""
+
+
 def check_columns(rows: Dataset, where: str) -> None:
     """Raises ValueError, naming row and column, unless the rows have `COLUMNS`, all of them texts."""
     for name in COLUMNS:
@@ -67,13 +71,13 @@ def read_rows(path: Path) -> Dataset:
 
 
 def check_rows(size: int, batch_size: int) -> None:
-    """Raises ValueError when `size` rows do not fill one batch."""
+    """Raises TooFewRows when `size` rows do not fill one batch."""
     if size < batch_size:
-        raise ValueError(f"{size} rows are fewer than one batch of {batch_size}: add rows or lower the batch size")
+        raise TooFewRows(f"{size} rows are fewer than one batch of {batch_size}: add rows or lower the batch size")
 
 
 def shuffle_rows(rows: Sequence, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of row numbers, in a new order each epoch. Raises ValueError as `check_rows`."""
+    """Endless batches of row numbers, in a new order each epoch. Raises TooFewRows as `check_rows`."""
     check_rows(len(rows), batch_size)
     for epoch in count():
         order = np.random.default_rng([seed, epoch]).permutation(len(rows))
@@ -152,11 +156,11 @@ def sft_batches(rows: Dataset, tokenizer, batch_size: int, max_length: int, seed
 
     A sequence is one row or, with `pack`, those of `pack_rows`. Then a batch may end one epoch and begin the next.
     The stop token is part of the target because a policy that never learns to stop runs into the token limit.
-    Raises ValueError when the rows of `sft_pairs` are fewer than `batch_size`.
+    Raises TooFewRows when the rows of `sft_pairs` are fewer than `batch_size`.
     """
     pairs = sft_pairs(rows, tokenizer, max_length)
     if len(pairs) < batch_size:
-        raise ValueError(f"{len(pairs)} rows are fewer than one batch of {batch_size}: add rows or lower the batch "
+        raise TooFewRows(f"{len(pairs)} rows are fewer than one batch of {batch_size}: add rows or lower the batch "
                          f"size. Of {len(rows)}, the others have no reasoning or more than {max_length} tokens")
     sequences = (pack_rows([len(prompt) + len(completion) for prompt, completion in pairs], max_length, seed) if pack
                  else ([number] for numbers in shuffle_rows(pairs, batch_size, seed) for number in numbers))
@@ -179,7 +183,8 @@ def grpo_batches(rows: Dataset, tokenizer, batch_size: int, max_prompt_length: i
     """Endless GRPO batches of `batch_size` prompts: 1-D numpy arrays of str, the only columns Tunix handles safely.
 
     Longer prompts than `max_prompt_length` tokens are left out, because Tunix would pad the batch to the next power of
-    two and compile anew. `order(ids, batch_size, seed)` yields row numbers among the rows that are left.
+    two and compile anew. `order(ids, batch_size, seed)` yields row numbers among the rows that are left. Raises
+    TooFewRows as it does.
     """
     rows = rows.select([n for n, question in enumerate(rows["question"])
                         if prompt_length(question, tokenizer) <= max_prompt_length])

@@ -18,6 +18,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("fsdp", "tp")
 ROOM = 0.9  # of a chip's memory is planned with, because an estimate errs
+# The settings that say how many rows a role has at once.
+ROWS = {"policy": "eval_batch, sft_batch_size, grpo_micro_prompts, grpo_rollout_micro_prompts", "judge": "judge_batch"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def _role(role: str, devices: Sequence[jax.Device], need: MemoryNeed | None, mem
         if not fitting and least > ROOM * memory:
             raise ValueError(
                 f"the {role} needs {least / 1e9:.1f} GB of each of its {count} devices, its weights split over "
-                f"all of them, and {ROOM * memory / 1e9:.1f} are planned with: take a smaller model or fewer rows")
+                f"all of them, and {ROOM * memory / 1e9:.1f} are planned with: take a smaller model or fewer rows "
+                f"(in SETTINGS: {ROWS[role]})")
         choices, split = fitting or choices[:1], not fitting
     fsdp, tp = count // choices[0], choices[0]
     ids = ", ".join(str(device.id) for device in devices)

@@ -86,10 +86,10 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
 
     The policy's weights include float32 arrays of the adapter's size: the adapter, its gradients and two moments, and
     in the base's dtype the copy that computes and its gradients. GRPO adds the reference's adapter and the sum of a
-    step's gradients, and with `int8_weights` a byte for each number of embedding and matrices. A rollout holds the KV
-    cache and one layer's activations of the prompts. A train step holds the logits, each layer's input, and the
-    activations of one layer, or of all layers without remat. A judge holds one layer's activations. A teacher in its
-    place also answers `judge_batch` questions, as a rollout does.
+    step's gradients, and with `int8_weights` a byte for each number of embedding and matrices. A rollout or an
+    evaluation holds the KV cache and one layer's activations of the prompts. A train step holds the logits, each
+    layer's input, and the activations of one layer, or of all layers without remat. A judge holds one layer's
+    activations. A teacher in its place also answers `judge_batch` questions, as a rollout does.
     """
     g, length = profile.grpo, profile.grpo.max_prompt_length + profile.grpo.max_new_tokens
 
@@ -104,21 +104,24 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
         logits = logits if stock_loss else min(logits, CHUNK * chips)
         return deep * layer(policy, rows, length) + inputs + 4.0 * logits
 
+    def rollout(config: Any, rows: int, itemsize: int = 2) -> float:
+        return rows * length * cache_bytes(config, itemsize) + layer(config, rows, g.max_prompt_length)
+
     adapter = adapter_parameters(profile, policy)
-    rows = g.prompts_per_call * g.num_generations
-    working = [rows * length * cache_bytes(policy, 1 if g.int8_cache else 2) + layer(policy, rows, g.max_prompt_length),
-               train(g.prompts_per_pass * g.num_generations, length, g.max_new_tokens, g.stock_loss)]
+    working = [rollout(policy, profile.eval_batch)]
     if sft:
         longest = profile.sft.max_length
-        working = [train(profile.sft.batch_size, longest, longest, profile.sft.stock_loss)]
+        working += [train(profile.sft.batch_size, longest, longest, profile.sft.stock_loss)]
+    else:
+        working += [rollout(policy, g.prompts_per_call * g.num_generations, 1 if g.int8_cache else 2),
+                    train(g.prompts_per_pass * g.num_generations, length, g.max_new_tokens, g.stock_loss)]
     weights = 2.0 * sum(parameters(policy)) + 4.0 * (5 if sft else 7) * adapter
     weights += sum(parameters(policy)) * (g.int8_weights and not sft)
     found = {"policy": MemoryNeed(weights, max(working), policy.num_kv_heads)}
     if judge is not None:
         embedding, matrices = parameters(judge)
         rows = profile.judge_batch
-        working = max(layer(judge, rows, profile.judge_max_length),
-                      rows * length * cache_bytes(judge) + layer(judge, rows, g.max_prompt_length))
+        working = max(layer(judge, rows, profile.judge_max_length), rollout(judge, rows))
         found["judge"] = MemoryNeed(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices, working,
                                     judge.num_kv_heads)
     return found
@@ -133,12 +136,17 @@ def memory_of(device: jax.Device) -> float:
     return float(device.memory_stats()["bytes_limit"])
 
 
-def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
-    """The meshes of a stage: GRPO's with the judge on its own chips, SFT's and the evaluation's without.
+def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool, grpo: bool = False) -> Plan:
+    """The meshes of a stage. With a judge, which has its own chips, they have room for GRPO. Without one they have it
+    if `grpo`, else for SFT and the evaluation.
 
     Raises ValueError when a model does not fit on its chips however it is split. Raises RuntimeError for a profile of
     an accelerator on a CPU, which would train for weeks.
     """
+    return _plan(profile, devices, judge, sft=not (judge or grpo))
+
+
+def _plan(profile: Profile, devices: Sequence[jax.Device], judge: bool, sft: bool) -> Plan:
     memory = memory_of(devices[0])
     if math.isinf(memory) and not profile.devices:
         raise RuntimeError(f"profile {profile.name!r} is for an accelerator, and JAX sees {len(devices)} CPU device"
@@ -146,9 +154,28 @@ def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> Plan:
     if math.isinf(memory):
         return plan_mesh(devices, judge=judge)
     policy = config_of(profile.policy, profile.remat)
-    found = needs(profile, policy, config_of(profile.judge) if judge else None, sft=not judge,
+    found = needs(profile, policy, config_of(profile.judge) if judge else None, sft,
                   chips=max(1, len(devices) // 2) if judge else len(devices))
     return plan_mesh(devices, judge=judge, needs=found, memory=memory)
+
+
+def plan_teacher(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> tuple[Plan, int]:
+    """The meshes of notebook 1b, where the profile's policy writes and nothing is trained, and how many questions it
+    answers at once: `eval_batch`, or a half, a quarter or an eighth of it if that needs no weights gathered at each
+    token.
+
+    An adapter is not counted. Raises as `plan`.
+    """
+    idle = replace(profile, lora_rank=0, sft=replace(profile.sft, batch_size=0))
+    fitting, error = [], None
+    for rows in (profile.eval_batch // part for part in (1, 2, 4, 8)):
+        try:
+            fitting.append((_plan(replace(idle, eval_batch=rows), devices, judge, sft=True), rows))
+        except ValueError as refused:
+            error = refused
+    if not fitting:
+        raise ValueError(f"{profile.policy}, which writes in the policy's place: {error}") from error
+    return next((found for found in fitting if "policy" not in found[0].gathered), fitting[0])
 
 
 def load_judge(profile: Profile, made: Plan) -> LoadedModel:

@@ -19,7 +19,7 @@ from typing import Any
 
 from reasonkit.config import STAGES
 from reasonkit.session.files import RecordError, check, read, write_atomic
-from reasonkit.session.records import Asked, Manifest, RunFile, Trained
+from reasonkit.session.records import Asked, Manifest, Trained
 from reasonkit.session.run_log import plain
 
 ASKED, MANIFEST = "asked.json", "manifest.json"
@@ -85,18 +85,6 @@ def code_sha256(functions: Iterable[Callable]) -> str:
 def _files(folder: Path) -> list[tuple[str, Path]]:
     """The files below a folder with their relative paths, sorted."""
     return sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
-
-
-def check_identity(folder: Path, identity: Mapping[str, Any]) -> Path:
-    """The folder's run.json, which says which run it holds. Raises ValueError for another run or a damaged file."""
-    path = folder / "run.json"
-    if path.exists():
-        found = read(path, RunFile, f"put the old one back, or start {ELSEWHERE}").model_dump(exclude_unset=True)
-        if found != identity:
-            raise ValueError(f"{folder} holds the run {found}, and {identity} was asked for: go on with that one, or "
-                             f"start {ELSEWHERE}. The folder holds what was trained: delete it only if nobody needs "
-                             "that")
-    return path
 
 
 def check_begun(run: Path, stage: str, now: Mapping[str, Any], resumes: bool, removed: str, write: bool = True) -> None:
@@ -254,11 +242,6 @@ def progress(manifest: Mapping[str, Any]) -> tuple[str, str]:
 def failed(manifest: Mapping[str, Any]) -> bool:
     """Whether a failure ended the stage."""
     return str(manifest.get("extra", {}).get("stopped")).startswith(FAILED)
-
-
-def made_nothing(manifest: Mapping[str, Any]) -> bool:
-    """Whether the clock ended the stage before its first step."""
-    return _steps(manifest)[0] == 0 and manifest["extra"].get("stopped") == "time"
 
 
 def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:

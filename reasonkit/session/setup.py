@@ -75,6 +75,13 @@ SETTINGS = {f"{stage}{field.name}": field.type
             for stage, owner in (("", Profile), ("sft_", SftSettings), ("simpo_", SimpoSettings),
                                  ("grpo_", GrpoSettings), ("distill_", DistillSettings))
             for field in fields(owner) if field.type in KINDS and field.name not in ("name", "devices", "accelerator")}
+# The numbers in the notebooks' first cell. There, 0 stands for the profile's own value.
+LISTED = ("sft_steps", "sft_learning_rate", "grpo_steps", "grpo_learning_rate", "minutes")
+# Those that may be 0: what that switches off is in the settings' docstrings.
+MAY_BE_0 = ("api_dollars", "reserve_minutes", "sft_max_epochs", "simpo_gamma", "simpo_label_smoothing",
+            "simpo_sft_weight", "grpo_beta", "distill_beta", "distill_on_policy", *(
+                name for name in SETTINGS
+                if name.endswith(("_warmup", "_weight_decay", "_most_steps", "_micro_prompts"))))
 
 
 def value_of(profile: Profile, setting: str) -> int | float | str:
@@ -84,7 +91,7 @@ def value_of(profile: Profile, setting: str) -> int | float | str:
 
 
 def check_choices(profile: str, recipe: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without None, 0 and "", which leave the profile's own value.
+    """The settings without those that leave the profile's own value: None, "", and 0 for one of `LISTED`.
 
     Raises ValueError for an unknown profile, recipe or setting, with the nearest name, and for a wrong seed or value.
     """
@@ -94,24 +101,29 @@ def check_choices(profile: str, recipe: str, seed: int, settings: Mapping[str, A
         raise ValueError(f"SEED={seed!r}: give a whole number from 0 to {2**32 - 1}, without quotes")
     if not isinstance(settings, Mapping):
         raise ValueError(f"SETTINGS={settings!r}: give a dict, such as {{\"grpo_steps\": 100}}, or {{}}")
-    chosen = {name: value for name, value in settings.items() if value not in (None, 0, "")}
-    for name, value in chosen.items():
+    chosen = {}
+    for name, value in settings.items():
         check_name("setting", name, SETTINGS)
+        if value in (None, "") or name in LISTED and value == 0:
+            continue
         kinds, what = KINDS[SETTINGS[name]]
-        if not isinstance(value, kinds) or value is True or not isinstance(value, str) and not 0 < value < math.inf:
-            raise ValueError(f"{name}={value!r}: give {what}, or leave it empty for the profile's own, "
-                             f"{value_of(PROFILES[profile], name)!r}")
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        if not fits or not isinstance(value, str) and not (0 < value < math.inf or value == 0 and name in MAY_BE_0):
+            raise ValueError(f"{name}={value!r}: give {what}{', or 0' * (name in MAY_BE_0)}, or leave it out for the "
+                             f"profile's own, {value_of(PROFILES[profile], name)!r}")
+        chosen[name] = value
     return chosen
 
 
 def change(profile: Profile, settings: Mapping[str, Any]) -> Profile:
-    """The profile with the settings of `check_choices`. If minutes are set they are a limit, on a laptop too. If GRPO's
-    steps are set, it makes no more."""
+    """The profile with the settings of `check_choices`. If minutes are set they are a limit, on a laptop too. If the
+    steps of GRPO or distillation are set, it makes no more."""
     if "minutes" in settings:
         profile = replace(profile, grows=False)
     for name, value in settings.items():
         stage, _, inner = name.partition("_")
-        exact = name == "grpo_steps" and "grpo_most_steps" not in settings
+        most = f"{stage}_most_steps"
+        exact = inner == "steps" and most in SETTINGS and most not in settings
         own = {inner: value} | ({"most_steps": 0} if exact else {})
         new = {name: value} if name in vars(profile) else {stage: replace(getattr(profile, stage), **own)}
         profile = replace(profile, **new)
@@ -165,8 +177,8 @@ def _pip(pins: Sequence[str], wrong: Sequence[str]) -> None:
     missing, told = "No matching distribution" in said, " (PIP_NO_INDEX is set)" * bool(os.environ.get("PIP_NO_INDEX"))
     if missing and told or any(sign in line for line in lines for sign in _NO_NETWORK):
         remedy = (f"No package index was reached{told}: turn Internet on, on Kaggle in the notebook's settings, or "
-                  "attach a folder of wheels and name it in a cell above: import os; "
-                  "os.environ.update(PIP_NO_INDEX='1', PIP_FIND_LINKS='/kaggle/input/NAME')")
+                  "attach a folder of wheels and name it in a cell above, with its path as the Input pane copies it: "
+                  "import os; os.environ.update(PIP_NO_INDEX='1', PIP_FIND_LINKS='/kaggle/input/datasets/OWNER/NAME')")
     elif missing:
         remedy = (f"There is no wheel for Python {sys.version.split()[0]} on this machine where pip looks (python -m "
                   "pip config list): take Python 3.11, 3.12 or 3.13 on Linux x86-64")

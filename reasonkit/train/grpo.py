@@ -38,14 +38,12 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
 
     That adapter becomes the reference, whatever is in memory (`loop.begin`). A run resumes from later steps in
     `checkpoints`. A `curriculum` (see `Recipe`) chooses the problems by its `order`, after `resume`. Without one the
-    problems come in turn. Raises ValueError if the rows of a pass do not divide over the mesh, if the
-    prompts of a rollout call do not divide a step into passes, if the checkpoints are not at a step of this stage, or
-    if the curriculum's log does not reach that step. A failure ends the stage as `loop.end_failed` says.
+    problems come in turn. Raises ValueError as `GrpoSettings.check` does, if the rows of a pass do
+    not divide over the mesh, if the checkpoints are not at a step of this stage, or if the curriculum's log does not
+    reach that step. A failure ends the stage as `loop.end_failed` says.
     """
+    settings.check()
     micro, each = settings.prompts_per_pass, settings.prompts_per_call
-    if settings.rollout_micro_prompts and (settings.prompts_per_step % each or each % micro):
-        raise ValueError(f"rollout_micro_prompts={each} must divide prompts_per_step={settings.prompts_per_step} and "
-                         f"be a multiple of micro_prompts={micro}")
     calls = settings.prompts_per_step // each  # of the rollout, a step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")
     last = settings.steps if budget.grows else settings.last_step

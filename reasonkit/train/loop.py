@@ -23,6 +23,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from tunix.sft import hooks
 
+from reasonkit.data.rows import TooFewRows
 from reasonkit.models import distributed
 from reasonkit.models.checkpoints import (
     drop_optimiser_state,
@@ -66,8 +67,8 @@ class StageResult:
 def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, steps: int) -> None:
     """Load the adapter of `start_step`, with which `stage` begins, into `model`, and set damaged steps aside.
 
-    At step 0 that is the adapter that was in memory when the stage first began. The trainer resumes from the stage's
-    own later steps.
+    It is the one in memory if the stage first begins at step 0 or without any checkpoints, as in a run of which only
+    the adapters were copied. The trainer resumes from the stage's own later steps.
 
     Raises ValueError if the checkpoints are not at a step of this stage, or if later steps are not its own.
     """
@@ -78,6 +79,8 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
         undo_handover(checkpoints, start_step)
     if copied and latest_step(checkpoints) < start_step:  # the steps were deleted, to train the stage anew
         restore_lora(model, own, start_step)
+        save_for_next_stage(model, checkpoints, start_step)
+    elif start_step and not steps_in(checkpoints):
         save_for_next_stage(model, checkpoints, start_step)
     quarantine_damaged(checkpoints, model)
     latest = latest_step(checkpoints)
@@ -134,16 +137,16 @@ class DivergedError(RuntimeError):
         self.since = since
 
 
-FAILURES = (BudgetError, DivergedError, NoSignalError, TimeoutError)  # these end a stage, but not the run
+FAILURES = (BudgetError, DivergedError, NoSignalError, TimeoutError, TooFewRows)  # these end a stage, but not the run
 
 
 def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: str, start_step: int,
                minutes: float) -> StageResult:
     """What a stage leaves behind that failed: its last good step, or the adapter that it began with.
 
-    Failures are a diverged loss, a reward without signal, a judge that never answers, a device that is out of memory,
-    and a stage that begins when no time is left (the clock has ended it). An unattended session then goes on with what
-    it has. Raises any other error again, and these too if the run has no adapter yet.
+    Failures are a diverged loss, a reward without signal, a judge that never answers, fewer rows than a batch, a device
+    that is out of memory, and a stage that begins when no time is left (the clock has ended it). An unattended session
+    then goes on with what it has. Raises any other error again, and these too if the run has no adapter yet.
     """
     out_of_memory = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     since = error.since if isinstance(error, DivergedError) else math.inf
@@ -162,8 +165,7 @@ def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: st
     goes_on = "its last good step" if good else "the adapter it began with"
     print(f"{stage} {'has no time left' if late else 'has failed'}, and the run goes on with {goes_on}. {why}",
           file=sys.stderr)
-    steps = good[-1] - start_step if good else 0
-    return StageResult(stage, steps, last, minutes, "time" if late else FAILED + why)
+    return StageResult(stage, good[-1] - start_step if good else 0, last, minutes, "time" if late else FAILED + why)
 
 
 class _Steps(hooks.TrainingHooks):
@@ -249,11 +251,10 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
 
     manager.save = checked_save
     tunix_compat.hide_progress_bar(trainer)
-    most = most or steps
-    rows = _Steps(log, event, first_step, steps, budget, extra, on_step, summed, most)
+    rows = _Steps(log, event, first_step, steps, budget, extra, on_step, summed, most or steps)
     trainer.with_training_hooks(rows)
     jax.monitoring.register_event_duration_secs_listener(rows.on_compile)
-    log.write("start", stage=stage, step=begun - first_step, steps=most)
+    log.write("start", stage=stage, step=begun - first_step, steps=most or steps)
     watchdog = Watchdog(checkpoints / f"hung_{stage}{jax.process_index() or ''}.txt")
     try:
         with clean_exit(budget.end), watchdog:
@@ -276,22 +277,21 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
 
 def train_stage(trainer, mesh: Mesh, batches: Iterator, stage: str, settings, budget: TimeBudget, log,
                 checkpoints: Path, start_step: int, extra: Callable[[object, int], dict] = lambda ctx, step: {},
-                on_step: Callable[[], None] = lambda: None,
-                prepare: Callable[[dict], dict] | None = None) -> StageResult:
+                on_step: Callable[[], None] = lambda: None, prepare: Callable[[dict], dict] | None = None,
+                most: int = 0) -> StageResult:
     """Train up to the stage's last step, then hand over the adapter as one more step, without optimiser state.
 
     `trainer` is Tunix's SFT trainer or one like it. `batches` are those of the whole stage. `prepare` turns each batch
-    that a resumed stage does not skip into what is trained on. A failure ends the stage as `end_failed` says. Raises
-    DiskFullError.
+    that a resumed stage does not skip into what is trained on. If the clock has time, there are up to `most` steps (0:
+    `settings.steps`). A failure ends the stage as `end_failed` says. Raises DiskFullError.
     """
-    done, minutes, last = trainer.train_steps, budget.minutes_used, start_step + settings.steps
+    done, minutes, last = trainer.train_steps, budget.minutes_used, start_step + (most or settings.steps)
     try:
         # Tunix reads only the context of `with mesh`. Under jax.set_mesh its data sharding silently vanishes.
         with resilient_training(trainer, budget, log, stage, checkpoints, start_step, settings.steps, extra,
-                                on_step) as guard, mesh:
-            trainer.train(tunix_compat.remaining_steps(
-                batches, done, max(0, last - done),
-                guard if prepare is None else lambda rest: map(prepare, guard(rest))))
+                                on_step, most=most) as guard, mesh:
+            prepared = guard if prepare is None else lambda rest: map(prepare, guard(rest))
+            trainer.train(tunix_compat.remaining_steps(batches, done, max(0, last - done), prepared))
     except Exception as error:  # noqa: BLE001 - those that are no failures of a run are raised again
         return end_failed(error, trainer.model, checkpoints, stage, start_step, budget.minutes_used - minutes)
     save_for_next_stage(trainer.model, checkpoints, trainer.train_steps + 1)

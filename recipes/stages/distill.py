@@ -2,7 +2,7 @@
 
 Tunix's `PeftTrainer` minimises a divergence between the two models' next tokens. No gradient goes through the sampling.
 Each model has its own mesh. Only the log-probabilities of the teacher's most likely tokens cross between them, with the
-mass of all others. Neither model ever holds the logits of a whole batch.
+mass of all others. Neither model ever holds the logits of a whole batch. Not in GKD: see `student_loss`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,13 +35,16 @@ from reasonkit.session.files import write_atomic
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import DistillSettings
-from reasonkit.text.tags import TAGS
+from reasonkit.text.tags import STOP_MARKERS, TAGS
 from reasonkit.train import loop, tunix_compat
 from reasonkit.train.rollout import Rollout, sampling
 from reasonkit.train.sft import sft
 
 LOGITS = 2**26  # a chip holds at most so many at once, 0.25 GiB in float32
 NOTHING = -80.0  # the log-probability of no token at all
+_FORMAT = re.compile(rf"\A(\s*{TAGS.reasoning_start})(?:.*?{TAGS.reasoning_end}(\s*{TAGS.answer_start})"
+                     rf"(?:.*?{TAGS.answer_end}({'|'.join(STOP_MARKERS)}))?)?", re.DOTALL)
+_BYTE = re.compile("<0x([0-9A-F]{2})>")  # a token of one byte, as SentencePiece writes it
 
 
 def read_completions(model: nnx.Module, tokens_BL: jax.Array, length: int, vocabulary: int, positions: int,
@@ -104,21 +108,47 @@ def mean_per_row(values_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
     return ((values_BT * mask_BT).sum(-1) / jnp.maximum(mask_BT.sum(-1), 1)).mean()
 
 
+def format_targets(tokens_T: np.ndarray, tokenizer) -> np.ndarray:
+    """The tokens that our format wants in a completion, (T,), 0 where it leaves the choice to the text.
+
+    First comes the reasoning's tag. The others are those tokens of the completion that open a block where it should be
+    opened, or end it after its answer. One that a tag shares with the text, such as ">**", is among them.
+    """
+    pieces = [tokenizer.piece(int(token)) if token < tokenizer.vocab_size else "" for token in tokens_T]
+    texts = [_BYTE.sub(lambda byte: chr(int(byte[1], 16)), piece).replace("\u2581", " ") for piece in pieces]
+    sizes_T = np.array([*map(len, texts)])
+    ends_T, found = sizes_T.cumsum(), _FORMAT.match("".join(texts))
+    spans = [found.span(group) for group in (1, 2, 3)] if found else []
+    right_T = np.any([(ends_T > start) & (ends_T - sizes_T < end) for start, end in spans], axis=0) & (sizes_T > 0)
+    targets_T = np.where(right_T, tokens_T, 0)
+    targets_T[0] = targets_T[0] or tokenizer.encode(TAGS.reasoning_start)[0]
+    return targets_T
+
+
 def positions_at_once(mesh: Mesh, rows: int, vocabulary: int) -> int:
     """How many tokens of each row to read at a time, if a chip of the mesh has room for `LOGITS` logits."""
     return max(1, LOGITS * mesh.shape["fsdp"] // (rows * vocabulary))
 
 
 def student_loss(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Callable:
-    """The loss of a batch on the student's mesh: a function of its model, `tokens_BL` and the teacher's `top_cells`."""
+    """The loss of a batch on the student's mesh: a function of its model, `tokens_BL`, the `format_targets` of its
+    completions, and the teacher's `top_cells`.
+
+    Where the format wants a token, the loss is the negative log-likelihood of that. A teacher that never learned our
+    tags hardly opens them, and the student would unlearn them from it.
+    """
     positions = positions_at_once(mesh, settings.batch_size, vocabulary)
     length = settings.max_new_tokens
 
-    def loss(model: nnx.Module, tokens_BL: jax.Array, ids_BTK: jax.Array, teacher_BTC: jax.Array) -> jax.Array:
-        def read(logprobs_BTV, ids_BTK, teacher_BTC):
-            return divergence(cells(logprobs_BTV, ids_BTK), teacher_BTC, settings.beta)
+    def loss(model: nnx.Module, tokens_BL: jax.Array, targets_BT: jax.Array, ids_BTK: jax.Array,
+             teacher_BTC: jax.Array) -> jax.Array:
+        def read(logprobs_BTV, targets_BT, ids_BTK, teacher_BTC):
+            wanted_BT = jnp.take_along_axis(logprobs_BTV, targets_BT[..., None], -1)[..., 0]
+            taught_BT = divergence(cells(logprobs_BTV, ids_BTK), teacher_BTC, settings.beta)
+            return jnp.where(targets_BT == 0, taught_BT, -wanted_BT)
 
-        values_BT = read_completions(model, tokens_BL, length, vocabulary, positions, read, ids_BTK, teacher_BTC)
+        values_BT = read_completions(model, tokens_BL, length, vocabulary, positions, read, targets_BT, ids_BTK,
+                                     teacher_BTC)
         return mean_per_row(values_BT, (tokens_BL[:, -length:] != 0).astype(jnp.float32))
 
     return loss
@@ -147,7 +177,7 @@ def _vocabulary(policy, teacher, texts: list[str]) -> int:
 
 def _batches(rows: Dataset, tokenizer, settings: DistillSettings, seed: int) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches: `prompts` for the student, or the `tokens_BL` of worked solutions. Those that are too long are
-    left out. Raises ValueError if less than one batch is left."""
+    left out. Raises TooFewRows if less than one batch is left."""
     size, width = settings.batch_size, settings.max_prompt_length
     length = width + settings.max_new_tokens
 
@@ -181,11 +211,11 @@ def distill(
     check_divides(settings.batch_size, mesh, "distillation batch_size")
     check_divides(settings.batch_size, teacher_mesh, "distillation batch_size, for the teacher,")
     vocabulary = _vocabulary(policy, teacher, [TAGS.prompt(question) for question in rows["question"][:16]])
-    loop.begin(policy.model, checkpoints, "distill", start_step, settings.steps)
+    last = settings.steps if budget.grows else settings.last_step
+    loop.begin(policy.model, checkpoints, "distill", start_step, last)
     trainer = peft_trainer.PeftTrainer(
         policy.model, tunix_compat.adamw(settings),
-        peft_trainer.TrainingConfig(
-            **tunix_compat.trainer_options(settings, checkpoints, start_step + settings.steps)))
+        peft_trainer.TrainingConfig(**tunix_compat.trainer_options(settings, checkpoints, start_step + last)))
     done, length, width = trainer.train_steps - start_step, settings.max_new_tokens, settings.max_prompt_length
     config = sampling(policy.tokenizer, max_prompt_length=width, max_new_tokens=length, temperature=1.0, seed=seed)
     rollout = Rollout(policy.model, policy.tokenizer, mesh, config)  # reads the weights that are trained
@@ -219,11 +249,13 @@ def distill(
         mask_BT = tokens_BL[:, width:] != 0
         seen[number + 1] = {"length": float(mask_BT.sum(-1).mean()), "on_policy": own,
                             "rest": float(np.exp(np.asarray(teacher_BTC[..., -1]))[mask_BT].mean())}
-        return jax.device_put({"tokens_BL": tokens_BL, "ids_BTK": ids_BTK, "teacher_BTC": teacher_BTC}, here)
+        targets_BT = np.stack([format_targets(tokens_T, policy.tokenizer) for tokens_T in tokens_BL[:, width:]])
+        return jax.device_put({"tokens_BL": tokens_BL, "targets_BT": targets_BT, "ids_BTK": ids_BTK,
+                               "teacher_BTC": teacher_BTC}, here)
 
     return loop.train_stage(trainer, mesh, _batches(rows, policy.tokenizer, settings, seed), "distill", settings,
                             budget, log, checkpoints, start_step, lambda ctx, step: seen.pop(step), on_step,
-                            prepare=prepare)
+                            prepare, last)
 
 
 def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Profile, budget: TimeBudget, folder: Path,

@@ -1,19 +1,22 @@
 """Trains a reward model within the run: a `ThoughtTeacher`, on right and wrong reasoning after SFT.
 
-`policy_traces` and `corrupted_traces` make the examples. `fit` trains the head and measures it on other questions. A
-head that can't tell them apart gives no signal. Source: the idea of the Gemma2-Deep entry, whose data are not public.
+`examples` makes the traces. `fit` trains the head and measures it on other questions. A head that can't tell them
+apart, or can't be trained, has a fault and gives no signal, so that the run goes on. `read_back` is for the days after
+GRPO began. Source: the idea of the Gemma2-Deep entry, whose data are not public.
 """
 
 from __future__ import annotations
 
 import random
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -21,15 +24,39 @@ from reasonkit.config import Profile
 from reasonkit.data.screening import is_worked
 from reasonkit.eval.intervals import interval
 from reasonkit.models.load import LoadedModel
+from reasonkit.run import Run
+from reasonkit.session.secrets import describe_error
 from reasonkit.text.tags import TAGS
 from recipes.rewards.model_based import ThoughtJudge, ThoughtTeacher, train_teacher
-from recipes.stages.traces import NO_WORK, WRONG, Sample, examine
+from recipes.stages.traces import NO_WORK, WRONG, Sample, examine, own_completions
 
 HEAD = "head.safetensors"  # in the stage's folder
 _STEP = re.compile(r".+?(?:; |[.!?]\s+|\n+|\Z)", re.DOTALL)  # with its separator
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 Trace = dict[str, Any]  # `question`, `reasoning`, whether it is `good`, and `by` whom: "policy", or a flaw
+
+
+def examples(policy: LoadedModel, mesh: Mesh, rows: Sequence[Mapping[str, str]], profile: Profile, minutes: float,
+             seed: int) -> list[Trace] | None:
+    """The traces of these rows: the policy's own, sampled for so many `minutes`, and the corrupted ones.
+
+    None if no time is left or the chips run out of memory. Prints why.
+    """
+    at_once = profile.grpo.prompts_per_call * profile.grpo.num_generations  # as many as GRPO samples, so they fit
+    try:
+        samples = own_completions(policy, mesh, rows, profile.grpo, at_once, minutes, seed)
+    except jax.errors.JaxRuntimeError as error:
+        print(f"no examples for the reward model: {_out_of_memory(error)}", file=sys.stderr)
+        return None
+    return [*policy_traces(samples), *corrupted_traces(rows, seed)] if minutes else None
+
+
+def _out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
+    """The error in words. Raises it again if the chips' memory is not its cause."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    return describe_error(error)
 
 
 def policy_traces(samples: Iterable[Sample]) -> list[Trace]:
@@ -105,15 +132,27 @@ def pair_auc(scores: Sequence[float], traces: Sequence[Trace]) -> PairAuc | None
     return PairAuc(float(np.mean(shares)), *interval(shares, 0.0, 1.0), len(gaps), sum(gap.size for gap in gaps))
 
 
+def read_back(run: Run) -> tuple[ThoughtTeacher, dict[str, PairAuc], list[float]] | None:
+    """What `fit` gave, without scores, if GRPO goes on with that head, because its reward must not change on the way.
+    Else None, and the head is fitted. Raises ManifestError as `Run.manifest` does."""
+    path = run.stage("reward_model") / HEAD
+    if not (run.resumes("grpo") and run.finished("reward_model") and path.exists()):
+        return None
+    found = run.manifest("reward_model")
+    print(f"reward model: made on {found['written']} and read back, because GRPO has begun with it")
+    return ThoughtTeacher.load(path), {part: PairAuc(**auc) for part, auc in found["metrics"].items()}, []
+
+
 def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: str, train: Sequence[Trace],
         held_out: Sequence[Trace], least_auc: float,
-        given: ThoughtTeacher | None = None) -> tuple[ThoughtTeacher, dict[str, PairAuc]]:
-    """The `given` head, or a new one trained on the `trace_features` of the model `name`, and its held-out AUC.
+        given: ThoughtTeacher | None = None) -> tuple[ThoughtTeacher, dict[str, PairAuc], Sequence[float]]:
+    """The `given` head, or a new one trained on the `trace_features` of the model `name`, its held-out AUC, and the
+    scores of the held-out traces.
 
     The AUC is given for "all" traces, for those of the "policy", and for "worked" solutions against flawed ones, if
     there are any. If that of all is below `least_auc` or unknown, or that of the policy's surely below, the head's
-    `fault` says so, and it scores nothing in GRPO. Raises ValueError as `train_teacher` does, and for a head that was
-    trained on another model.
+    `fault` says so, and it scores nothing in GRPO. The same if the training traces that fit are not of both kinds, or
+    the chips run out of memory. Raises ValueError for a head that was trained on another model.
     """
     if given and given.model != name:
         raise ValueError(f"the reward model was trained on {given.model}, and the judge model is {name}: take that one")
@@ -121,8 +160,18 @@ def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: st
     def read(traces: Sequence[Trace]) -> np.ndarray:
         return features([trace["question"] for trace in traces], [trace["reasoning"] for trace in traces])
 
-    teacher = given or train_teacher(name, read(train), np.array([trace["good"] for trace in train]))
-    scores = teacher.score(read(held_out))
+    def without_head(why: str) -> tuple[ThoughtTeacher, dict[str, PairAuc], Sequence[float]]:
+        return ThoughtTeacher(name, np.zeros(0), 0.0, f"the reward model was not trained: {why}"), {}, []
+
+    try:
+        train_ND, held_ND = (None if given else read(train)), read(held_out)
+    except jax.errors.JaxRuntimeError as error:
+        return without_head(_out_of_memory(error))
+    try:
+        teacher = given or train_teacher(name, train_ND, np.array([trace["good"] for trace in train]))
+    except ValueError as error:
+        return without_head(str(error))
+    scores = teacher.score(held_ND)
     own = np.array([trace["by"] == "policy" for trace in held_out])
     found = {}
     for part, kept in (("all", own | True), ("policy", own), ("worked", ~own)):
@@ -136,7 +185,7 @@ def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: st
         fault = f"the reward model's held-out AUC is {found.get('all', 'unknown, for want of pairs')}"
     if fault:
         fault += f", and {least_auc} is the least. Take more questions or a larger judge model"
-    return replace(teacher, fault=fault), found
+    return replace(teacher, fault=fault), found, scores
 
 
 def thought_judge(frozen: LoadedModel, mesh: Mesh, profile: Profile, folder: Path) -> ThoughtJudge:

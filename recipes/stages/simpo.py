@@ -19,40 +19,45 @@ from datasets import Dataset
 from jax.sharding import Mesh
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
-from reasonkit.data.rows import shuffle_rows
+from reasonkit.data.rows import TooFewRows, shuffle_rows
 from reasonkit.data.screening import is_worked
 from reasonkit.models.distributed import check_one_process
 from reasonkit.models.logprobs import token_logprobs
 from reasonkit.models.mesh import check_divides
-from reasonkit.rewards.mix import NoSignalError
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train import loop, tunix_compat
-from recipes.stages.traces import checkable, examine, own_completions, pairs
+from recipes.stages.traces import checkable, cut_off, examine, own_completions, pairs
 
 COLUMNS = ("question", "chosen", "rejected")
 
 
 def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, batch_size: int, budget: TimeBudget,
-                 seed: int) -> list[dict[str, str]]:
+                 seed: int) -> list[dict[str, str]] | None:
     """Pairs of the policy's own completions, at most one for each of `settings.questions` of the rows.
 
     The chosen one has the right answer and the right format, and shows its work (`traces.examine`). If the policy wrote
     none, it is the row's worked solution, if that passes the same tests. `by` is then "data", else "policy".
-    `batch_size` completions are sampled at once, for at most half of the stage's time. Questions that no program can
-    check are left out. If there is no pair, prints what the completions were rejected for.
+    `batch_size` completions are sampled at once, for at most half of the stage's time. If that ends before there are
+    pairs for one step, returns None, because another session may have more. Questions that no program can check are
+    left out. If there is no pair, prints what the completions were rejected for.
     """
     asked = checkable(rows, settings.questions, seed)
     minutes = budget.part("simpo", 1 / 2)
     samples = own_completions(policy, mesh, asked, settings, batch_size, minutes, seed)
+    ended = len(samples) < len(asked) * settings.num_generations  # by the clock
     solved = {sample["id"] for sample in samples if not sample["cause"]}
     for row in (row for row in asked if row["id"] not in solved and is_worked(row)):
         text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
         worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
         if not worked["cause"]:
             samples.append(worked)
-    if not (found := pairs(samples)):
+    found = pairs(samples)
+    if ended and len(found) < settings.batch_size:
+        print(f"the {len(found)} pairs so far are fewer than one batch of {settings.batch_size}, so they are not kept")
+        return None
+    if not found:
         causes = dict(Counter(sample["cause"] for sample in samples if sample["cause"]))
         print(f"no question has a completion to choose and one to reject. Of {len(samples)} completions, those "
               f"rejected are: {causes}. Take more questions or, if none can be chosen, more steps of SFT",
@@ -66,8 +71,9 @@ def pair_batches(
 ) -> Iterator[TrainingInput]:
     """Endless batches of pairs: prompts left-padded, completions right-padded and ended by their stop token.
 
-    Pairs that are too long are left out, never cut. Raises ValueError if a pair lacks one of `COLUMNS`, and
-    NoSignalError if fewer pairs than one batch are left.
+    A rejected completion that was cut off has no stop token: SimPO would make stopping less likely. Other pairs that
+    are too long are left out, never cut. Raises ValueError if a pair lacks one of `COLUMNS`, and TooFewRows if fewer
+    pairs than one batch are left.
     """
     encoded = []
     for row in pairs:
@@ -76,10 +82,12 @@ def pair_batches(
         prompt = [tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(row["question"]))]
         chosen, rejected = ([*tokenizer.encode(neutralise(row[name])), tokenizer.end_of_turn]
                             for name in COLUMNS[1:])
+        if cut_off(row["rejected"]):
+            rejected = rejected[:-1][:max_new_tokens]
         if len(prompt) <= max_prompt_length and max(len(chosen), len(rejected)) <= max_new_tokens:
             encoded.append((prompt, chosen, rejected))
     if len(encoded) < batch_size:
-        raise NoSignalError(
+        raise TooFewRows(
             f"of {len(pairs)} pairs, {len(encoded)} have at most {max_prompt_length} tokens in the prompt and "
             f"{max_new_tokens} in each completion with its stop token, and a batch takes {batch_size}: ask more "
             "questions, allow longer completions, or lower the batch size")
@@ -117,7 +125,7 @@ def loss_fn(settings: SimpoSettings) -> Callable[..., tuple[jax.Array, dict[str,
         logps_RL, _ = token_logprobs(model, train_example.input_ids, train_example.positions,
                                      train_example.attention_mask, train_example.logits_to_keep)
         mask_RL = train_example.completion_mask.astype(jnp.float32)
-        mean_R = (logps_RL * mask_RL).sum(-1) / mask_RL.sum(-1)  # never 0: a completion has its stop token
+        mean_R = (logps_RL * mask_RL).sum(-1) / mask_RL.sum(-1)  # never 0: no completion is empty
         chosen_B, rejected_B = jnp.split(mean_R, 2)  # Tunix stacks the chosen over the rejected
         metrics = {
             "rewards/chosen": beta * chosen_B, "rewards/rejected": beta * rejected_B,

@@ -18,11 +18,13 @@ from urllib.parse import urlsplit
 
 from jax.sharding import Mesh
 
+from reasonkit.config import Recipe
 from reasonkit.data.readers import MAX_CHARACTERS
 from reasonkit.data.screening import OPEN, POSED
 from reasonkit.judge.judge import Judge
 from reasonkit.models.load import LoadedModel
 from reasonkit.session.run_log import RunLog
+from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS, neutralise, printable
 from reasonkit.train.rollout import generator
 from recipes.judges.api_calls import ApiCalls, ApiLimits
@@ -39,6 +41,7 @@ STYLES = {
     "steps": "Think step by step.",  # for a small model that knows no tags: its last line is taken as the answer
 }
 QUIET = 60.0  # seconds between two lines about the progress
+HOUR = 60.0  # minutes
 FINAL = {"auth", "spending_limit"}  # causes after which nothing more is asked
 
 
@@ -76,7 +79,7 @@ def api_teacher(service: Service, limits: ApiLimits, log: RunLog) -> Teacher:
 
 def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog, *, max_tokens: int = 8192,
                          temperature: float = 1.0) -> Teacher:
-    """The API that a secret switches on. See `api_client.service_from_secrets`. `price`: dollars per million tokens in
+    """The API that a secret gives. See `api_client.service_from_secrets`. `price`: dollars per million tokens in
     and out, for a model without a known price. Raises ValueError without a key, and as `api_teacher`."""
     service = _service("teacher", max_tokens=max_tokens, temperature=temperature)
     limits = ApiLimits(dollars, {service.name: price} if price else {}, call_seconds=180, batch_seconds=900)
@@ -92,8 +95,8 @@ def judge_from_secrets(dollars: float, price: tuple[float, float] | None, log: R
 def _service(role: str, **options) -> Service:
     if service := service_from_secrets(**options):
         return service
-    raise ValueError(f"no {role}: set the secret GEMINI_API_KEY, or OPENAI_API_KEY with OPENAI_MODEL and "
-                     f"OPENAI_BASE_URL, or take a local {role}")
+    raise ValueError(f"no {role}: set the secret GEMINI_API_KEY or GOOGLE_API_KEY, or OPENAI_API_KEY with "
+                     f"OPENAI_MODEL and OPENAI_BASE_URL, or take a local {role}")
 
 
 def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
@@ -150,6 +153,16 @@ def request_for(row: Mapping[str, str], settings: TeacherSettings) -> str:
     parts = [row["question"], TOLD.format(row["answer"]) if settings.tells(row) else "", STYLES[settings.style]]
     text = printable(neutralise("\n".join(filter(None, parts))))
     return text if settings.style == "steps" else TAGS.prompt(text).removeprefix(START).removesuffix(END)
+
+
+def minutes_to_ask(budget: TimeBudget, recipe: Recipe, most: float) -> float:
+    """The recipe's share of the session for its teacher, or an hour if it has none or the session grows. `most`
+    minutes are a limit in place of the hour, and 0 is none."""
+    share = recipe.shares.get("teacher")
+    if share and not budget.grows:
+        budget.shares.setdefault("teacher", share)  # a finished stage has none
+        return min(most or math.inf, budget.part("teacher", 1))
+    return min(most or HOUR, budget.part("teacher", 1))
 
 
 def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: TeacherSettings, log: RunLog,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -81,11 +82,11 @@ def _fault(made: Mapping[str, str], text: str, parsed: Parsed, style: str, told:
     return None
 
 
-def read_or_make(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The rows of a JSONL file. If it does not exist, `make` makes them, so a resumed stage reads the same rows. No
-    file is written if it makes none."""
+def read_or_make(path: Path, make: Callable[[], list[dict[str, Any]] | None]) -> list[dict[str, Any]]:
+    """The rows of a JSONL file. If it does not exist, `make` makes them, so a resumed stage reads the same rows. If it
+    gives None, for want of time, there are no rows and no file."""
     if not path.exists():
-        if not (rows := make()):
+        if (rows := make()) is None:
             return []
         write_atomic(path, "".join(f"{json.dumps(row)}\n" for row in rows))
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -114,7 +115,7 @@ def own_completions(policy, mesh: Mesh, rows: Sequence[Mapping[str, str]], setti
                          max_new_tokens=settings.max_new_tokens, batch_size=batch_size, temperature=1.0)
     size, samples, end = max(1, batch_size // settings.num_generations), [], time.monotonic() + 60 * minutes
     for start in range(0, len(rows), size):
-        if time.monotonic() > end:
+        if time.monotonic() >= end:
             print(f"the {minutes:.0f} minutes for completions are over: {start} of {len(rows)} questions were asked")
             break
         some = [row for row in rows[start:start + size] for _ in range(settings.num_generations)]
@@ -142,8 +143,7 @@ def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:
 def traces(samples: Sequence[Sample], provenance: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Ledger]:
     """The best kept completion of each question as a row that says where it comes from, and the ledger of the others.
 
-    The best has the highest score of the judge, and is the first of equals. Raises ValueError, with the counts, if
-    none is kept.
+    The best has the highest score of the judge, and is the first of equals. If none is kept, prints the counts.
     """
     ledger, best = Ledger(), _best(samples)
     tries = Counter(sample["prompt_sha256"] for sample in samples)
@@ -152,10 +152,15 @@ def traces(samples: Sequence[Sample], provenance: Mapping[str, Any]) -> tuple[li
     kept = ledger.keep("best of its question", kept, lambda number, row: (
         None if best[row["prompt_sha256"]] is row else ("another one is better", row["completion"][:80])))
     if not kept:
-        raise ValueError(f"{provenance['teacher']} gave {len(samples)} completions to {len(tries)} questions, and none "
-                         f"can be used: change the teacher, the style or the questions. The causes:\n{ledger}")
+        print(f"{provenance['teacher']} gave {len(samples)} completions to {len(tries)} questions, and none can be "
+              f"used: change the teacher, the style or the questions. The causes:\n{ledger}", file=sys.stderr)
     return [{**{name: row[name] for name in COLUMNS}, **provenance, "tries": tries[row["prompt_sha256"]]}
             for row in kept], ledger
+
+
+def cut_off(completion: str) -> bool:
+    """Whether a block is still open at its end, as where the sampler reached its limit."""
+    return bool({"unclosed_reasoning", "unclosed_answer"} & {*TAGS.parse(completion).defects})
 
 
 def _best(samples: Iterable[Sample]) -> dict[str, Sample]:
@@ -170,11 +175,12 @@ def _best(samples: Iterable[Sample]) -> dict[str, Sample]:
 def pairs(samples: Sequence[Sample]) -> list[dict[str, str]]:
     """For `stages.simpo`, one pair per question that has both: the best kept completion, and a rejected one.
 
-    One with a wrong answer or a low score is taken before one with another fault. `by` says who wrote the chosen one,
-    if the samples do.
+    One with a wrong answer or a low score is taken before one with another fault, and one that was cut off comes last.
+    `by` says who wrote the chosen one, if the samples do.
     """
     best, made = _best(samples), {}
-    for sample in sorted(samples, key=lambda sample: sample["cause"] not in (WRONG, LOW)):
+    for sample in sorted(samples, key=lambda sample: (sample["cause"] not in (WRONG, LOW),
+                                                      cut_off(sample["completion"]))):
         chosen = best.get(sample["prompt_sha256"])
         if chosen and sample["cause"] not in ("", UNJUDGED) and sample["completion"].strip():
             made.setdefault(chosen["prompt_sha256"], {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -245,3 +246,16 @@ def test_too_few_worked_rows_stop_notebook_1(recipe, worked, message):
     else:
         with pytest.raises(ValueError, match=message):
             check_worked(found, profile, splits)
+
+
+@pytest.mark.parametrize(("recipe", "stage", "size", "message"), [
+    ("g_rar", "grpo", {"prompts_per_step": 10},
+     "'train' has 9 rows, and a step of GRPO takes 10: add questions, or set grpo_prompts_per_step to at most 9 in S"),
+    ("on_policy_distillation", "distill", {"batch_size": 16}, "a step of distillation takes 16: .*distill_batch_size"),
+    ("worked_sft", "grpo", {"prompts_per_step": 10}, None)])
+def test_too_few_rows_for_a_step_stop_notebook_1(recipe, stage, size, message):
+    """SFT passed, and hours later the stage had no batch."""
+    splits = {"train": rows({}), "validation": rows({})}
+    profile = replace(PROFILES["smoke"], **{stage: replace(getattr(PROFILES["smoke"], stage), **size)})
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        check_worked(find_recipe(recipe), profile, splits)

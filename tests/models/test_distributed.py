@@ -21,12 +21,14 @@ from tunix.sft import sharding_utils
 
 from reasonkit import run as run_module
 from reasonkit.config import PROFILES
+from reasonkit.data.rows import read_rows
 from reasonkit.models import distributed, lora
 from reasonkit.models import load as models
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.mesh import make_mesh, split_rows
 from reasonkit.run import open_run
 from reasonkit.session.manifest import ManifestError
+from reasonkit.session.setup import find_recipe
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import rollout
 from reasonkit.train.loop import StageResult
@@ -180,6 +182,34 @@ def test_a_command_that_can_not_be_is_refused(words, message, capsys):
 def test_devices_that_can_not_be_shared_out_are_named(processes):
     with pytest.raises(ValueError, match=f"--processes {processes}: the profile's 8 virtual devices"):
         train_stage.join(PROFILES["smoke"], "localhost:1", processes, 0)
+
+
+def test_the_rows_of_the_command_are_those_of_notebook_1(run_in, tmp_path, monkeypatch):
+    """It read the traces of another folder, and skipped what notebook 1 does after screening."""
+    def pays(prompts, completions, **columns):
+        return [float("heaps" not in text) for text in completions]
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    recipe = replace(find_recipe("gemmatron"), rewards=lambda judge, questions: [(pays, 1.0)])
+    run = replace(run_in(tmp_path / "run"), recipe=recipe)
+    run.stage("teacher").mkdir()
+    told = {"teacher": "t", "endpoint": "local", "prompt_sha256": "0" * 64, "sampling": {}, "tries": 1,
+            "date": "2026-01-01", "gold_told": False, "rubric": "", "difficulty": "", "kind": "number",
+            "domain": "maths", "task": "word problem"}
+    taught = [{**told, "question": f"Ann has {n} pens and finds {n + 3} more pens. How many pens has she?",
+               "reasoning": f"{'Count both heaps: ' * (n % 2)}{n} + {n + 3} = {2 * n + 3}", "answer": str(2 * n + 3)}
+              for n in range(100, 140)]
+    (run.stage("teacher") / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in taught))
+    train_stage.curate(run)
+    rows = [row for row in read_rows(run.stage("data") / "train.parquet") if row["source"] == "taught"]
+    assert rows and not any("heaps" in row["reasoning"] for row in rows), "the reward pays nothing for these"
+    assert run.data_is_made(run.data_recipe("")) and "notes" in run.manifest("data")["extra"]
+    few = replace(run, profile=replace(run.profile, sft=replace(run.profile.sft, batch_size=999)), folder=elsewhere)
+    shutil.copytree(run.stage("teacher"), few.stage("teacher"))
+    with pytest.raises(ValueError, match="rows of 'train' have a worked solution, and SFT needs 999"):
+        train_stage.curate(few)
 
 
 def test_a_finished_stage_is_left_alone(run_in, tmp_path, capsys, monkeypatch):

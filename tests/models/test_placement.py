@@ -11,7 +11,7 @@ from flax import nnx
 
 from reasonkit.config import PROFILES
 from reasonkit.models import placement
-from reasonkit.models.placement import CHIPS, config_of, memory_of, needs, parameters, plan
+from reasonkit.models.placement import CHIPS, config_of, memory_of, needs, parameters, plan, plan_teacher
 from tools.preflight.abstract import abstract_model, shapes_of
 
 
@@ -56,8 +56,26 @@ def test_the_sizes_of_the_kaggle_profile():
     halved = needs(replace(profile, judge_int8=True), policy, judge, sft=False)["judge"].weights
     assert halved == pytest.approx(12.8e9, rel=0.01)  # as `models.quantize_int8` has it
     assert set(needs(profile, policy, None, sft=True)) == {"policy"}
-    without = needs(profile, config_of(profile.policy, False), None, sft=True)["policy"].working
-    assert without > 3 * needs(profile, policy, None, sft=True)["policy"].working  # what remat is for
+    few = replace(profile, eval_batch=8)
+    without = needs(few, config_of(profile.policy, False), None, sft=True)["policy"].working
+    assert without > 3 * needs(few, policy, None, sft=True)["policy"].working  # what remat is for
+
+
+@pytest.mark.parametrize("sft", [True, False])
+def test_an_evaluation_is_counted(sft):
+    """By formula: 26 layers of 4 heads of 256 numbers in bfloat16, keys and values, for each of 512 x 1,024 tokens."""
+    profile, policy = replace(PROFILES["kaggle"], eval_batch=512), config_of("gemma2-2b-it", True)
+    cache = 512 * 1024 * 26 * 4 * 256 * 2 * 2
+    assert cache < needs(profile, policy, None, sft)["policy"].working < 1.3 * cache
+
+
+def test_grpo_without_a_judge_is_not_planned_as_sft(monkeypatch):
+    """Colab's chip has no room for the 2B's GRPO, and was said to have."""
+    monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS["v5e"].memory)
+    profile = replace(PROFILES["colab"], policy="gemma2-2b-it")
+    assert "about 15.1 of 16.9 GB" in plan(profile, jax.devices()[:1], judge=False).reasons["policy"]
+    with pytest.raises(ValueError, match="the policy needs 15.4 GB .* fewer rows .in SETTINGS: eval_batch, sft_batch"):
+        plan(profile, jax.devices()[:1], judge=False, grpo=True)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +94,7 @@ def test_the_meshes_of_a_machine(monkeypatch, chip, count, policy, judge, expect
     """By (fsdp, tp), of policy and judge, with the sizes of Kaggle's profile on eight chips and of Colab's on fewer."""
     monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS[chip].memory)
     profile = replace(PROFILES["kaggle" if count == 8 else "colab"], policy=policy, judge=judge or "")
-    made = plan(profile, jax.devices()[:count], judge is not None)
+    made = plan(profile, jax.devices()[:count], judge is not None, grpo=True)
     found = tuple(mesh and tuple(mesh.shape.values()) for mesh in (made.policy, made.judge))
     assert found == expected and made.gathered == ()
     used = {device for mesh in (made.policy, made.judge) if mesh for device in mesh.devices.flat}
@@ -96,6 +114,23 @@ def test_what_an_adapter_takes(sft, arrays):
     adapter = jax.tree.leaves(nnx.state(abstract_model(config, mesh, lora_rank=32), nnx.LoRAParam))
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in adapter)
     assert found[64] - found[32] == pytest.approx(arrays * held, rel=0.06)
+
+
+@pytest.mark.parametrize(("profile", "chips", "teacher", "judge", "expected"), [
+    ("kaggle", 8, "gemma3-12b-it", True, (64, (1, 4))),  # as a policy with GRPO's rows it needs 36 GB of each of its 4
+    ("kaggle", 8, "gemma3-12b-it", False, (64, (2, 4))), ("kaggle", 1, "gemma3-4b-it", False, (32, (1, 1))),
+    ("colab", 1, "gemma3-4b-it", True, (16, (1, 1)))])
+def test_a_teacher_trains_nothing_and_answers_as_many_questions_as_fit(monkeypatch, profile, chips, teacher, judge,
+                                                                       expected):
+    monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS["v5e"].memory)
+    made, rows = plan_teacher(replace(PROFILES[profile], policy=teacher), jax.devices()[:chips], judge)
+    assert (rows, tuple(made.policy.shape.values())) == expected and not made.gathered and bool(made.judge) is judge
+
+
+def test_a_teacher_that_does_not_fit_is_named(monkeypatch):
+    monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS["v5e"].memory)
+    with pytest.raises(ValueError, match="gemma3-12b-it, which writes in the policy's place: the policy needs 2"):
+        plan_teacher(replace(PROFILES["kaggle"], policy="gemma3-12b-it"), jax.devices()[:1], False)
 
 
 def test_a_judge_that_does_not_fit_beside_the_policy_is_named(monkeypatch):

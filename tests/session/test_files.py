@@ -20,7 +20,8 @@ from reasonkit.eval.evaluate import EvalResult
 from reasonkit.judge import rubric
 from reasonkit.rewards import monitors
 from reasonkit.session.files import DiskFullError, RecordError, preview
-from reasonkit.session.manifest import ManifestError, check_begun, check_identity, read_manifest
+from reasonkit.session.identity import check_identity
+from reasonkit.session.manifest import ManifestError, check_begun, read_manifest
 from reasonkit.session.run_log import RunLog, earlier_minutes
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.show.dashboard import Dashboard
@@ -65,7 +66,7 @@ def read(kind, folder, monkeypatch):
         case "manifest":
             return read_manifest(path.parent, stage="sft")
         case "run":
-            return check_identity(folder, WHOLE["run"])
+            return check_identity(folder, WHOLE["run"], begins=False)
         case "asked":
             return check_begun(folder, "sft", WHOLE["asked"], resumes=True, removed="sft", write=False)
         case "ledger":

@@ -142,6 +142,9 @@ def test_the_rewards_and_the_judge_are_inputs_of_grpo(asked):
                                                 "and checkpoints/actor are moved out of"):
             grpo(asked, **changes)
     assert grpo(asked, save_every=7, keep=9), "how often it saves changes nothing"
+    assert grpo(asked, micro_prompts=1), "nor how many prompts a pass has, where passes are averaged as one"
+    for changes in ({"loss_agg_mode": "token-mean"}, {"mask_truncated": True}):
+        assert "micro_prompts" in replace(asked.run.profile.grpo, **changes).binding()
     finish(asked, "grpo", 5)
     (asked.run.stage("sft") / "adapter/actor/3/model_params").write_text("another")
     with pytest.raises(ManifestError, match="inputs.adapter: SHA-256"):
@@ -300,6 +303,43 @@ def test_a_stage_that_began_when_no_time_was_left_is_trained_in_the_next_session
     assert not grpo(asked) and "ended by the clock" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("stopped", ["time", "a failure: TooFewRows: of 0 pairs"])
+def test_stages_that_made_nothing_bind_nobody_until_a_later_one_makes_a_step(asked, tmp_path, stopped):
+    """The day after a session that ended in SFT: SimPO samples its pairs now, and GRPO gets another adapter. Both used
+    to be refused, because they were asked for with other inputs than when there was no time for them."""
+    asked.run, base = open_run("smoke", "pinocchio", 0, tmp_path / "late"), {"train": asked.train}
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("{}")
+
+    def ask(stage, **inputs):
+        return asked.run.begin(stage, asked.base, {**base, **inputs})
+
+    def nothing(stage, step):
+        """As the stage hands over the adapter it began with."""
+        (asked.run.stage(stage) / "adapter/actor" / str(step)).mkdir(parents=True, exist_ok=True)
+        (asked.run.stage(stage) / "adapter/actor" / str(step) / "model_params").write_text("sft")
+        asked.run.finish(stage, inputs=before[stage], metrics={"steps": 0}, minutes=0.1, checkpoint_step=step,
+                         stopped=stopped, settings=vars(getattr(asked.run.profile, stage)))
+
+    assert ask("sft")
+    finish(asked, "sft", 3)
+    before = {stage: {"adapter": asked.run.stage(last) / "adapter"} for stage, last in (("simpo", "sft"),
+                                                                                       ("grpo", "simpo"))}
+    for stage, inputs in before.items():
+        assert ask(stage, **inputs)
+        nothing(stage, 3)
+    asked.run.close()
+    asked.run = open_run("smoke", "pinocchio", 0, asked.run.folder)
+    assert asked.run.budget.shares == {"simpo": 0.1, "grpo": 0.6} and not asked.run.is_done("simpo")
+    assert ask("simpo", **before["simpo"], pairs=pairs)
+    (asked.run.stage("simpo") / "adapter/actor/3/model_params").write_text("simpo")
+    assert ask("grpo", **before["grpo"]), "its manifest says that its input has changed"
+    assert ask("simpo", **before["simpo"])
+    steps(asked.run, "grpo", 3, 4)
+    assert asked.run.is_done("simpo") and not asked.run.is_done("grpo") and asked.run.resumes("grpo")
+    assert not ask("simpo", **before["simpo"]), "GRPO has begun with what it left"
+
+
 def test_a_file_that_is_mounted_elsewhere_is_the_same_data(asked, tmp_path):
     """Kaggle mounts inputs in other places than a year ago."""
     one, two = tmp_path / "q/mine.csv", tmp_path / "datasets/me/q/mine.csv"
@@ -322,6 +362,23 @@ def test_the_traces_are_those_of_this_run(asked, tmp_path):
     assert kinds == [("teacher", str(traces)), ("file", str(file))]
     assert [source.kind_of for source in asked.run.data_recipe(str(file)).sources] == ["file"]
     assert [getattr(source, "path", "") for source in taught.data_recipe("").sources] == [str(traces), ""]
+
+
+@pytest.mark.parametrize("data", ["", "mine.csv"])
+def test_data_whose_teacher_left_nothing_go_on_without_it_and_say_so(asked, data, tmp_path, monkeypatch):
+    """A key that was refused in notebook 1b used to end the session. Traces that are lost still do."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text("question,answer\n1+1?,2\n")
+    taught, folder = replace(asked.run, recipe=find_recipe("gemmatron")), asked.run.folder / "teacher"
+    told = ", WITHOUT a teacher's solutions: notebook 1b kept none"
+    for left, file, reads in ((0, False, False), (0, True, True), (3, False, True)):
+        taught.finish("teacher", inputs={}, metrics={"traces": left}, minutes=1.0)
+        (folder / "traces.jsonl").unlink(missing_ok=True)
+        if file:
+            (folder / "traces.jsonl").touch()
+        found = taught.data_recipe(data)
+        assert ("teacher" in {source.kind_of for source in found.sources}, told not in found.title) == (reads, reads)
+        assert len(found.sources) == 1 + reads
 
 
 @pytest.mark.parametrize("changed", ["train", "validation", "test"])

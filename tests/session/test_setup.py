@@ -3,6 +3,7 @@ notebooks' setup cells."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
@@ -13,12 +14,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from test_build import ROOT, build
+from test_build import NAMES, ROOT, build
 
 from reasonkit.config import PROFILES
 from reasonkit.session import setup
 
-OFFLINE = "No package index was reached .PIP_NO_INDEX is set.: turn Internet on, on Kaggle .* PIP_FIND_LINKS='/kaggle"
+OFFLINE = ("No package index was reached .PIP_NO_INDEX is set.: turn Internet on, on Kaggle .* as the Input pane "
+           "copies it: .* PIP_FIND_LINKS='/kaggle/input/datasets/OWNER/NAME'")
 
 
 # Stands in for pip where it is about what comes after it: the pins and what they need, from the wheels to the target.
@@ -281,7 +283,8 @@ def test_a_slip_in_the_first_cell_is_found_before_anything_is_installed():
 @pytest.mark.parametrize(("settings", "kept"), [
     ({}, {}), ({"sft_steps": 0, "policy": "", "minutes": None, "grpo_learning_rate": 0.0}, {}),
     ({"sft_steps": 7, "minutes": 30, "judge": "x"}, {"sft_steps": 7, "minutes": 30, "judge": "x"}),
-    ({"lora_rank": 8, "grpo_beta": 0.5}, {"lora_rank": 8, "grpo_beta": 0.5})])
+    ({"lora_rank": 8, "grpo_beta": 0.5}, {"lora_rank": 8, "grpo_beta": 0.5}),
+    ({"grpo_beta": 0, "sft_warmup": 0.0, "judge": None}, {"grpo_beta": 0, "sft_warmup": 0.0})])
 def test_only_what_is_set_replaces_the_profiles_own(settings, kept):
     assert setup.check_choices("cpu", "g_rar", 0, settings) == kept
     changed = setup.change(PROFILES["cpu"], kept)
@@ -292,7 +295,11 @@ def test_only_what_is_set_replaces_the_profiles_own(settings, kept):
 @pytest.mark.parametrize(("settings", "message"), [
     ({"sft_step": 7}, r"unknown setting 'sft_step': choose one of .*\. The nearest is 'sft_steps'"),
     ({"devices": 2}, "unknown setting 'devices'"), ({"name": "x"}, "unknown setting 'name'"),
-    ({"sft_steps": "7"}, "sft_steps='7': give a whole number above 0, or leave it empty for the profile's own, 120"),
+    ({"sft_step": 0}, "unknown setting 'sft_step'"), ({"minute": ""}, "unknown setting 'minute'"),
+    ({"sft_steps": "7"}, "sft_steps='7': give a whole number above 0, or leave it out for the profile's own, 120"),
+    ({"lora_rank": 0}, "lora_rank=0: give a whole number above 0, or leave it out for the profile's own, 16"),
+    ({"grpo_temperature": 0}, "grpo_temperature=0: give a number above 0, or leave it out for the profile's own, 1.0"),
+    ({"grpo_beta": False}, "grpo_beta=False: give a number above 0, or 0, or leave"), ({"grpo_beta": -0.1}, "a=-0.1"),
     ({"sft_steps": 7.5}, "sft_steps=7.5: give a whole"), ({"sft_steps": True}, "sft_steps=True: give a whole"),
     ({"sft_steps": -1}, "sft_steps=-1: give a whole"), ({"minutes": float("nan")}, "minutes=nan: give a number above"),
     ({"grpo_learning_rate": "1e-5"}, "grpo_learning_rate='1e-5': give a number above 0"),
@@ -303,10 +310,31 @@ def test_a_setting_that_is_none_is_named(settings, message):
         setup.check_choices("cpu", "g_rar", 0, settings)
 
 
-def test_grpo_makes_exactly_the_steps_that_are_set():
-    assert PROFILES["kaggle"].grpo.last_step > PROFILES["kaggle"].grpo.steps == 400
-    assert setup.change(PROFILES["kaggle"], {"grpo_steps": 5}).grpo.last_step == 5
-    assert setup.change(PROFILES["kaggle"], {"sft_steps": 5}).grpo == PROFILES["kaggle"].grpo
+def test_a_zero_takes_effect_where_it_switches_something_off():
+    """It used to be dropped in silence: a beta of 0 ran as 0.07. Every 0 of a profile can be written out."""
+    zeros = {name for profile in PROFILES.values() for name in setup.SETTINGS if setup.value_of(profile, name) == 0}
+    assert zeros <= {*setup.MAY_BE_0} <= {*setup.SETTINGS} - {*setup.LISTED}
+    for name in setup.MAY_BE_0:
+        changed = setup.change(PROFILES["kaggle"], setup.check_choices("kaggle", "g_rar", 0, {name: 0}))
+        assert setup.value_of(changed, name) == 0
+
+
+@pytest.mark.parametrize("name", [*NAMES, "submission_template"])
+def test_a_first_cell_as_it_is_changes_nothing(name):
+    cell = build.parameters(build.read_source(ROOT / "notebooks" / f"{name}.py"))[2]
+    assert setup.check_choices("cpu", "g_rar", 0, ast.literal_eval(cell["SETTINGS"].value)) == {}
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("grpo", 400), ("distill", 2000)])
+def test_a_stage_makes_exactly_the_steps_that_are_set(stage, steps):
+    own = getattr(PROFILES["kaggle"], stage)
+    assert own.last_step > own.steps == steps
+
+    def last(**settings):
+        return getattr(setup.change(PROFILES["kaggle"], settings), stage).last_step
+
+    assert last(**{f"{stage}_steps": 5}) == 5 and last(**{f"{stage}_steps": 5, f"{stage}_most_steps": 9}) == 9
+    assert last(sft_steps=5) == own.last_step
 
 
 def test_minutes_that_are_set_are_a_limit_on_a_laptop_too():

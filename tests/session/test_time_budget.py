@@ -380,6 +380,13 @@ def test_the_reserve_grows_with_what_is_measured_of_what_lies_ahead(clock, ledge
     assert budget.minutes_left == pytest.approx(120 - 6.5 - budget.minutes_reserved)
 
 
+def test_a_part_of_what_lies_ahead_is_measured_for_the_whole(clock):
+    budget = TimeBudget(hours=2, reserve_minutes=20, ahead={"probe": 8}, clock=clock)
+    with budget.measure("probe", times=400 / 64):
+        clock.minutes(0.5)
+    assert budget.minutes_reserved == pytest.approx(10 + 1.25 * 8 * 0.5 * 400 / 64)
+
+
 def test_a_reserve_that_grows_ends_the_stage_earlier(clock):
     budget = TimeBudget(hours=1, reserve_minutes=10, ahead={"probe": 10}, clock=clock)
     done = 0

@@ -252,7 +252,10 @@ def test_the_train_step_and_the_reference_are_compiled_once(whole):
         assert any(name in other for made in compiled[:2] for other in made)
 
 
-def test_a_run_that_the_clock_stopped_ends_as_one_without_a_break(whole, warm, start, watch, base, mesh, tokenizer):
+@pytest.mark.parametrize("micro_prompts", [SETTINGS.micro_prompts, 2])
+def test_a_run_that_the_clock_stopped_ends_as_one_without_a_break(whole, warm, start, watch, base, mesh, tokenizer,
+                                                                  micro_prompts):
+    """Also where it goes on with passes of other sizes, because its own did not fit in memory."""
     policy, checkpoints = start
     log, clock = RunLog(checkpoints.parent / "log.jsonl"), StopAfter(1)
     reward = watch.reward(log)
@@ -262,7 +265,8 @@ def test_a_run_that_the_clock_stopped_ends_as_one_without_a_break(whole, warm, s
     assert steps_in(checkpoints)[-1] == first.checkpoint_step == warm.step + first.steps
 
     again, _ = begin(warm, base, mesh, tokenizer, checkpoints)
-    second = grpo(again, mesh, ROWS, reward, SETTINGS, TimeBudget(1, 0), log, checkpoints, seed=3, start_step=warm.step)
+    settings = replace(SETTINGS, micro_prompts=micro_prompts)
+    second = grpo(again, mesh, ROWS, reward, settings, TimeBudget(1, 0), log, checkpoints, seed=3, start_step=warm.step)
     assert (second.stopped, second.checkpoint_step) == ("data", warm.step + 4)
     assert [cluster.anchor for cluster in watch.clusters] == [warm.fingerprint] * 2, "the reference is another one"
     assert [cluster.counts for cluster in watch.clusters] == [{0}, {first.steps}]
@@ -421,7 +425,7 @@ def test_a_killed_run_practises_the_same_problems_and_is_probed(warm, watch, bas
 
 @pytest.mark.parametrize(("changes", "start_step", "message"), [
     ({"micro_prompts": 1}, 3, "GRPO micro_prompts x num_generations = 2 rows cannot be split over fsdp=4 chips"),
-    ({"micro_prompts": 6}, 3, "train_micro_batch_size"),
+    ({"micro_prompts": 6}, 3, "grpo_micro_prompts=6: each of these must be a multiple of the next"),
     ({"prompts_per_step": 32}, 3, "30 rows are fewer than one batch of 32: add rows or lower the batch size"),
     ({"max_prompt_length": 20}, 3, "0 rows are fewer than one batch of 8"),
     ({"temperature": 0.5}, 5, "is at step 3, and this stage goes from step 5 to 9: give it the step that was handed"),

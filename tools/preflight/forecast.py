@@ -38,6 +38,7 @@ from tools.preflight.compiled import ProgramStats, Report, preflight, topology_d
 EFFICIENCY = 0.4  # of the roofline's speed. In training 0.3 to 0.5 of a chip's peak is usual
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # also a guess: loading weights and compiling, for all stages together
 TIMED = "sft", "grpo", "distill"  # stages whose steps, in a log, give the speed. SimPO also samples its pairs
+EXAMPLES = 400  # QUESTIONS of notebook 2c
 SOURCES = ("reasonkit/models/cache.py", "reasonkit/models/gemma.py", "reasonkit/models/load.py",
            "reasonkit/models/lora.py", "reasonkit/models/logprobs.py", "reasonkit/train/decode.py",
            "reasonkit/train/sft.py", "reasonkit/train/policy_loss.py",
@@ -88,7 +89,7 @@ class Forecast:
             if len(times) >= 5:
                 measured[stage] = steps * median(times) / 60
                 efficiency = self.efficiency * self.minutes[stage] / measured[stage]
-        scaled = {stage: minutes * (1 if stage == LOAD else self.efficiency / efficiency)
+        scaled = {stage: minutes * (1 if stage in (LOAD, "teacher") else self.efficiency / efficiency)
                   for stage, minutes in self.minutes.items()}
         return replace(self, minutes={**scaled, **measured}, efficiency=efficiency)
 
@@ -120,7 +121,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     Raises ValueError if a model does not fit, or the chip is not one of CHIPS.
     """
     judged = judge and recipe.uses_judge
-    alone, together = plan(profile, devices, False), plan(profile, devices, judged)
+    alone, together = plan(profile, devices, False), plan(profile, devices, judged, "grpo" in recipe.shares)
     shapes = shapes_of(profile)
 
     def compiled(made: Plan, name: str) -> list[ProgramStats]:
@@ -174,11 +175,16 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
     g, d, s = profile.grpo, profile.distill, profile.simpo
     reply = seconds["rollout prefill"] + g.max_new_tokens * seconds["one decode step"]
     minutes = {LOAD: LOAD_MINUTES}
+    if "teacher" in recipe.shares:  # the clock ends it, unless every question has its trace before that
+        share = recipe.shares["teacher"] / sum(recipe.shares.values())
+        minutes["teacher"] = share * (profile.minutes - profile.reserve_minutes)
     if "sft" in recipe.shares:
         minutes["sft"] = profile.sft.steps * seconds["SFT train step"] / 60
     if "simpo" in recipe.shares:
-        sampled = math.ceil(s.questions * s.num_generations / profile.eval_batch) * reply
+        sampled = math.ceil(s.questions * s.num_generations / (g.prompts_per_call * g.num_generations)) * reply
         minutes["simpo"] = (sampled + s.steps * seconds["SimPO train step"]) / 60
+    if "reward_model" in recipe.shares:
+        minutes["reward_model"] = _examples(profile, seconds, reply) / 60
     if "grpo" in recipe.shares:
         drawn = reply
         if g.segments:  # with all rows to the end, but a cache that grows
@@ -194,6 +200,17 @@ def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float
     return {**minutes, "evaluation": math.ceil(asked / profile.eval_batch) * reply / 60}
 
 
+def _examples(profile: Profile, seconds: dict[str, float], reply: float) -> float:
+    """Seconds of notebook 2c: the policy answers for examples, and the judge model reads them. Of each question there
+    may also be a worked solution and a flawed one."""
+    g, most = profile.grpo, profile.judge_max_length
+    asked = [min(EXAMPLES, profile.rows[split]) for split in ("train", "validation")]
+    sampled = sum(math.ceil(count / g.prompts_per_call) for count in asked) * reply
+    length = next(n for n in padded_lengths(most) if n >= min(g.max_prompt_length + g.max_new_tokens, most))
+    read = math.ceil(sum(asked) * (g.num_generations + 2) / profile.judge_batch)
+    return sampled + read * seconds.get("judge prefill", 0.0) * length / most
+
+
 def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], reply: float, made: Plan) -> float:
     g = profile.grpo
     passes = g.prompts_per_step // g.prompts_per_pass
@@ -201,7 +218,8 @@ def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], repl
     trained = passes * (seconds["GRPO reference"] + seconds["GRPO train step"])
     step = calls * reply + trained
     if "judge prefill" in seconds:
-        length, rows = _judged(profile, criteria_of(load_recipe(recipe.data_for(profile))))
+        once = "reward_model" in recipe.shares  # its head reads a completion once, whatever the rubric
+        length, rows = _judged(profile, 1 if once else criteria_of(load_recipe(recipe.data_for(profile))))
         judged = math.ceil(rows / profile.judge_batch) * seconds["judge prefill"] * length / profile.judge_max_length
         step += judged
         if g.rollout_micro_prompts and not _shared(made):  # it scores a call's replies while the next are sampled

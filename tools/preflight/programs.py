@@ -271,6 +271,7 @@ def distill_programs(run: Run) -> list[Program]:
     rows, length = settings.batch_size, settings.max_new_tokens
     loss = student_loss(settings, mesh, vocabulary)
     batch = {"tokens_BL": array(mesh, (rows, settings.max_prompt_length + length), jnp.int32, "fsdp"),
+             "targets_BT": array(mesh, (rows, length), jnp.int32, "fsdp"),
              "ids_BTK": array(mesh, (rows, length, settings.top_k), jnp.int32, "fsdp"),
              "teacher_BTC": array(mesh, (rows, length, settings.top_k + 1), jnp.float32, "fsdp")}
     return [

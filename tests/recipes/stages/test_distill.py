@@ -14,6 +14,7 @@ from tiny_run import ROWS as PROBLEMS
 from tiny_run import short_tokenizer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
+from reasonkit.data import rows as rows_module
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.gemma import CLASSES
 from reasonkit.models.load import LoadedModel, Tokenizer
@@ -22,14 +23,19 @@ from reasonkit.models.mesh import Plan, make_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import DistillSettings, SftSettings
+from reasonkit.text.tags import TAGS
 from reasonkit.train import sft as sft_module
-from reasonkit.train.rollout import Rollout
+from reasonkit.train.rollout import Rollout, generator
+from reasonkit.train.sft import sft
+from recipes.stages import distill as distill_module
 from recipes.stages.distill import (
     cells,
     distill,
     divergence,
+    format_targets,
     mean_per_row,
     read_completions,
+    student_loss,
     top_cells,
     train_toy_teacher,
 )
@@ -225,6 +231,89 @@ def test_the_student_nears_a_larger_teacher_on_the_other_half(
     result, row = run(dataclasses.replace(SETTINGS, steps=1, on_policy=0.0, top_k=64), 9), log.last("distill_step")
     assert result.steps == 1 and len(sampled_with) == 7, "worked solutions are not sampled"
     assert not row["on_policy"] and 12 <= row["length"] <= 16 and 0.01 < row["rest"] < 1
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("<reasoning>1 plus</reasoning>\n<answer>3</answer><end_of_turn>", ["<reasoning>", "\n<answer>", "<end_of_turn>"]),
+    ("<reasoning>1 plus</reasoning> <answer>3", ["<reasoning>", " <answer>"]),  # cut off
+    ("<reasoning>1 <answer> 3</answer>", ["<reasoning>"]), ("<reasoning>1</reasoning> so <answer>3</answer>",
+                                                            ["<reasoning>"]),  # opened where they should not be
+    ("so <reasoning>1</reasoning><answer>3</answer>", []), ("3<end_of_turn>", []), ("", [])])
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_format_of_a_completion_is_where_it_is_right(text, expected, whole, tokenizer, tmp_path):
+    """Also where a tokenizer spells the tags, here in bytes."""
+    if not whole:
+        tokenizer = Tokenizer(train_tokenizer(tmp_path), "gemma3")
+        assert len(tokenizer.encode("<answer>")) > 6
+    tokens_T = np.array([*tokenizer.encode(text), 0, 0, ROWS + 7])  # padding, and no token at all
+    targets_T = format_targets(tokens_T, tokenizer)
+    wanted = tokenizer.encode("<reasoning>")[0]
+    assert targets_T.shape == tokens_T.shape and targets_T[0] == wanted and not targets_T[1:][-3:].any()
+    if not expected:
+        assert not targets_T[1:].any(), "only what it should have begun with"
+        return
+    assert ((targets_T == tokens_T) | (targets_T == 0)).all()
+    assert [*filter(None, targets_T)] == [token for text in expected for token in tokenizer.encode(text)]
+
+
+def test_a_token_that_a_tag_shares_with_the_text_is_of_the_format():
+    """As in Gemma's tokenizers."""
+    pieces = "< reason ing >\u2581 a .</ reason ing >< answer >** 1 **</ answer >".split(" ")
+    tokens = SimpleNamespace(piece=lambda number: ["", *pieces][number], vocab_size=99)
+    targets_T = format_targets(np.arange(1, len(pieces) + 1), tokens)
+    assert [piece for piece, kept in zip(pieces, targets_T, strict=True) if kept] == [*pieces[:4], *pieces[8:11]]
+
+
+def test_where_the_format_wants_a_token_the_teacher_has_no_say(base, plan):
+    length, vocabulary = 3, 40
+    settings = dataclasses.replace(SETTINGS, batch_size=len(TOKENS), max_new_tokens=length, top_k=vocabulary)
+    teacher_BTV = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (len(TOKENS), length, vocabulary)))
+    targets_BT, mask_BT = np.zeros((len(TOKENS), length), np.int32), TOKENS[:, -length:] != 0
+    targets_BT[0, 1] = 7
+    ids_BTK, teacher_BTC = top_cells(teacher_BTV, vocabulary)
+    loss = student_loss(settings, plan.policy, vocabulary)(base, jnp.array(TOKENS), jnp.array(targets_BT), ids_BTK,
+                                                           teacher_BTC)
+    student_BTV = read_completions(base, jnp.array(TOKENS), length, vocabulary, length, lambda logprobs: logprobs)
+    expected_BT = np.array(divergence(student_BTV, teacher_BTV, settings.beta))
+    assert mask_BT[0, 1] and abs(expected_BT[0, 1] + student_BTV[0, 1, 7]) > 0.1
+    expected_BT[0, 1] = -student_BTV[0, 1, 7]
+    np.testing.assert_allclose(loss, mean_per_row(expected_BT, mask_BT), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_teacher_without_our_tags_does_not_take_them_away(kept, base, plan, tokenizer, tmp_path, monkeypatch):
+    """It never begins with <reasoning>, as stock models seldom do. The control learns that from it."""
+    pairs, tag = rows_module.sft_pairs, tokenizer.encode(TAGS.reasoning_start)
+    settings, mesh, models = dataclasses.replace(TAUGHT, steps=30, batch_size=8, learning_rate=2e-2), plan.policy, []
+    for name, cut in (("student", 0), ("teacher", len(tag))):
+        monkeypatch.setattr(rows_module, "sft_pairs", lambda *rest, cut=cut: [
+            (prompt, reply[cut:]) for prompt, reply in pairs(*rest)])
+        models.append(LoadedModel(add_lora(base, mesh, 8, 16.0), tokenizer, base.config, name, None))
+        sft(models[-1], mesh, PROBLEMS, settings, TimeBudget(1), RunLog(tmp_path / name), tmp_path / f"{name}s", 0)
+    generate = generator(models[0].model, tokenizer, mesh, batch_size=8, max_prompt_length=64, max_new_tokens=16)
+
+    def share():
+        return np.mean([text.startswith(TAGS.reasoning_start) for text in generate(
+            [TAGS.prompt(question) for question in PROBLEMS["question"][:24]])])
+
+    assert share() == 1
+    if not kept:
+        monkeypatch.setattr(distill_module, "format_targets", lambda tokens_T, tokenizer: np.zeros_like(tokens_T))
+    distill(*models, mesh, mesh, PROBLEMS, dataclasses.replace(SETTINGS, steps=15, learning_rate=1e-2), TimeBudget(1),
+            RunLog(tmp_path / "log"), tmp_path / "run", seed=0, start_step=0)
+    assert share() == kept
+
+
+def test_where_there_is_time_more_steps_are_made_than_forecast(policy, teacher, plan, tmp_path):
+    """Completions are shorter than the forecast takes them to be. A session that grows makes no more."""
+    settings, log = dataclasses.replace(SETTINGS, steps=1, most_steps=3), RunLog(tmp_path / "log")
+    begun = 0
+    for grows, steps in ((True, 1), (False, 3)):
+        result = distill(policy, teacher, plan.policy, plan.judge, PROBLEMS, settings, TimeBudget(1, 0, grows=grows),
+                         log, tmp_path, seed=0, start_step=begun)
+        assert (result.steps, result.stopped, result.checkpoint_step) == (steps, "data", begun + steps + 1)
+        begun = result.checkpoint_step
+    assert [row["steps"] for row in log.read("start")] == [1, 3]
 
 
 def test_what_cannot_be_distilled_is_named(policy, teacher, plan, tokenizer, tmp_path):

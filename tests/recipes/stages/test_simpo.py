@@ -17,12 +17,12 @@ from tunix.sft.dpo.dpo_trainer import DPOTrainer
 from reasonkit.config import PROFILES
 from reasonkit.data.curation import curate
 from reasonkit.data.problems import load_recipe
+from reasonkit.data.rows import TooFewRows
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
-from reasonkit.rewards.mix import NoSignalError
 from reasonkit.session.manifest import FAILED
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
@@ -126,6 +126,19 @@ def test_a_reply_has_no_bos_and_ends_with_its_stop_token(tokenizer):
     assert ((batch.chosen_ids[0] == 0) == ~batch.chosen_mask[0]).all()
 
 
+@pytest.mark.parametrize(("text", "stopped"), [("<reasoning>1 plus 2", False), ("user <answer>3", False),
+                                               ("<reasoning>1</reasoning> plus", True), ("user 4", True)])
+def test_a_rejected_reply_that_was_cut_off_has_no_stop_token(text, stopped, tokenizer):
+    """With one it had more tokens than a reply may have, so its pair was left out."""
+    ids = tokenizer.encode(text)
+    pairs = [{"question": "1 plus 2", "chosen": "model 3", "rejected": text}]
+    batch = next(batches(tokenizer, pairs, batch_size=1, reply=len(ids) + 9 * stopped))
+    assert batch.rejected_ids[0][batch.rejected_mask[0]].tolist() == [*ids, *[tokenizer.end_of_turn] * stopped]
+    if not stopped:
+        short = next(batches(tokenizer, pairs, batch_size=1, reply=len(ids) - 1))
+        assert short.rejected_ids[0].tolist() == ids[:-1], "the text may have more tokens than were sampled"
+
+
 def test_batches_are_a_function_of_the_seed(tokenizer):
     def first(seed):
         return [batch.chosen_ids.tolist() for batch in itertools.islice(batches(tokenizer, seed=seed), 4)]
@@ -137,7 +150,7 @@ def test_pairs_that_cannot_be_used_are_named(tokenizer):
     with pytest.raises(ValueError, match="a pair has no chosen, only question, rejected: it is question, chosen, rej"):
         next(batches(tokenizer, [{"question": "1 plus 2", "rejected": "user 4"}]))
     for limits in ({"reply": 3}, {"prompt": 20}):  # never cut: left out
-        with pytest.raises(NoSignalError, match=r"of \d+ pairs, 0 have at most .* a batch takes 4: "):
+        with pytest.raises(TooFewRows, match=r"of \d+ pairs, 0 have at most .* a batch takes 4: "):
             next(batches(tokenizer, **limits))
 
 
@@ -234,11 +247,20 @@ def test_sampling_takes_half_of_the_stages_time(asked, monkeypatch, capsys):
     monkeypatch.setattr(traces.time, "monotonic", lambda: next(now))
     budget = SimpleNamespace(part=lambda *asked: {("simpo", 1 / 2): 2.5}[asked])
     policy = SimpleNamespace(model=None, tokenizer=None)
-    assert sample_pairs(policy, None, rows, SETTINGS, 4, budget, 0) == [], "all completions of the one are right"
+    assert sample_pairs(policy, None, rows, SETTINGS, 4, budget, 0) is None, "another session may find more"
     assert len(calls) == 1
-    told = capsys.readouterr()
-    assert "the 2 minutes for completions are over: 1 of 3 questions were asked" in told.out
-    assert re.search(r"Of \d+ completions, those rejected are: {}", told.err)
+    told = capsys.readouterr().out
+    assert "the 2 minutes for completions are over: 1 of 3 questions were asked" in told
+    assert "the 0 pairs so far are fewer than one batch of 4, so they are not kept" in told
+    now = itertools.count(0, 100)
+    for batch_size, found in ((2, 1), (1, 1)):  # of the question that has a pair
+        some = rows.filter(lambda row: row["question"] != "3 plus 2")
+        made = sample_pairs(policy, None, some, replace(SETTINGS, batch_size=batch_size), 4, budget, 1)
+        assert made is None if found < batch_size else len(made) == found
+        now = itertools.count(0, 100)
+    calls.clear()
+    budget.part = lambda *asked: 0.0
+    assert sample_pairs(policy, None, rows, SETTINGS, 4, budget, 0) is None and not calls, "no time, no call"
 
 
 def test_too_few_pairs_hand_over_the_adapter_that_the_stage_began_with(policy, mesh, tmp_path, capsys):
@@ -253,10 +275,19 @@ def test_too_few_pairs_hand_over_the_adapter_that_the_stage_began_with(policy, m
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
-def test_a_file_of_no_rows_is_not_kept(tmp_path):
-    assert traces.read_or_make(tmp_path / "a", list) == [] and not (tmp_path / "a").exists()
-    assert traces.read_or_make(tmp_path / "a", lambda: [{"a": 1}]) == [{"a": 1}]
-    assert traces.read_or_make(tmp_path / "a", list) == [{"a": 1}]
+def test_what_there_was_no_time_for_is_made_another_time(tmp_path):
+    """And where there was time and nothing was found, that is kept, so it is not looked for each day."""
+    path = tmp_path / "a"
+    assert traces.read_or_make(path, lambda: None) == [] and not path.exists()
+    assert traces.read_or_make(path, lambda: [{"a": 1}]) == [{"a": 1}] == traces.read_or_make(path, list)
+    path.unlink()
+    assert traces.read_or_make(path, list) == [] == traces.read_or_make(path, lambda: [{"a": 1}])
+
+
+def test_a_rejected_one_that_was_cut_off_is_taken_last():
+    made = [{"prompt_sha256": "1", "question": "1 plus 2", "cause": cause, "score": None, "completion": text}
+            for cause, text in (("", "whole"), ("format: missing_answer", "<reasoning>1 and"), (traces.NO_WORK, "3"))]
+    assert [traces.pairs(some)[0]["rejected"] for some in (made, made[:2])] == ["3", "<reasoning>1 and"]
 
 
 @pytest.fixture

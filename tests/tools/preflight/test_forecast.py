@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import pytest
@@ -152,8 +153,19 @@ def test_the_minutes_are_those_of_the_recipes_stages():
     _, report = made(**FLOORS, SimPO_train_step=0.3)
     pairs = module._minutes(profile, find_recipe("pinocchio"), report, 0.5, meshes)
     assert list(pairs) == [module.LOAD, "sft", "simpo", "grpo", "evaluation"]
-    sampled = 2000 * 4 / 64 * 7.88  # four completions of each of 2,000 questions, 64 at a time
+    sampled = 63 * 7.88  # four completions of each of 2,000 questions, 128 at a time, as in GRPO
     assert pairs["simpo"] == pytest.approx((sampled + 100 * 0.3) / 0.5 / 60)
+    taught = module._minutes(profile, find_recipe("gemmatron"), report, 0.5, meshes)
+    assert list(taught) == [module.LOAD, "teacher", "sft", "grpo", "evaluation"]
+    assert taught["teacher"] == pytest.approx(520 / 5), "its share of the session"
+    _, report = made(**FLOORS, judge_prefill=0.2)
+    halves = placement.plan(PROFILES["cpu"], jax.devices(), True)
+    headed = module._minutes(profile, find_recipe("deep_corgi"), report, 0.5, halves)
+    assert list(headed) == [module.LOAD, "sft", "reward_model", "grpo", "evaluation"]
+    examples = 2 * 25 * 7.88 + 800 * 10 / 8 * 0.2 / 2  # 16 questions at a time; rows of 1,024 tokens of 2,048
+    assert headed["reward_model"] == pytest.approx(examples / 0.5 / 60)
+    notebook = (Path(module.__file__).parents[2] / "notebooks/02c_reward_model.py").read_text()
+    assert f"\nQUESTIONS = {module.EXAMPLES}  #" in notebook
     late = Forecast(report, {}, minutes, {"sft": 1000, "distill": 2000}, 60.0, 0.5)
     assert "does not fit: distillation has time for about" in late.text()
 
@@ -168,7 +180,7 @@ COMPILED = {
 
 @pytest.mark.parametrize(("name", "steps", "expected"), [
     ("g_rar", 400, 506), ("chemistry", 400, 506), ("medical", 320, 452), ("legal", 320, 452), ("robotics", 320, 452),
-    ("pinocchio", 320, 509)])
+    ("pinocchio", 320, 484), ("deep_corgi", 400, 505)])
 def test_the_recipes_with_a_judge_fit_the_hours_of_kaggle(name, steps, expected):
     recipe = find_recipe(name)
     profile = adapt_to_recipe(PROFILES["kaggle"], recipe)
@@ -207,11 +219,13 @@ def test_measured_steps_correct_the_minutes():
     first = Forecast(report, {}, {module.LOAD: 25.0, "sft": 30.0, "grpo": 300.0, "evaluation": 10.0},
                      {"sft": 100, "grpo": 200}, 365.0, 0.4)
     assert "365 of 365, which fits" in first.text() and first.corrected([]) == first
+    taught = replace(first, minutes={"teacher": 60.0, **first.minutes})
     sft = [{"event": "start"}, *({"event": "sft_step", "seconds": time} for time in (600.0, 90.0, 50.0, *[36.0] * 5))]
     assert first.corrected(sft[:-1]) == first, "too few to tell"
     later = first.corrected(sft)  # twice as long as planned: so is all that the chips do
     assert later.minutes == pytest.approx({module.LOAD: 25.0, "sft": 60.0, "grpo": 600.0, "evaluation": 20.0})
     assert later.efficiency == pytest.approx(0.2)
+    assert taught.corrected(sft).minutes == {"teacher": 60.0, **later.minutes}, "the clock ends it"
     assert "does not fit: GRPO has time for about 86 of its 200 steps" in later.text()  # 260 minutes of 600
     grpo = [{"event": "grpo_step", "seconds": 120.0}] * 8
     assert first.corrected(sft + grpo).minutes == pytest.approx(
