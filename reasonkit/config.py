@@ -174,7 +174,7 @@ PROFILES = {
         simpo=SimpoSettings(steps=2, batch_size=4, questions=48, learning_rate=2e-4, sft_weight=0.2, **_TINY_LENGTHS),
         grpo=GrpoSettings(steps=2, most_steps=3, prompts_per_step=4, num_generations=4, **_TINY_LENGTHS,
                           learning_rate=4e-4, micro_prompts=2, rollout_micro_prompts=2, beta=0.02),
-        distill=DistillSettings(steps=2, batch_size=8, learning_rate=1e-3, **_TINY_LENGTHS),
+        distill=DistillSettings(steps=2, most_steps=3, batch_size=8, learning_rate=1e-3, **_TINY_LENGTHS),
         eval_batch=16, probe_every=1, judge_batch=16, remat=True, **_TINY),
     "kaggle": Profile(
         "kaggle", devices=0, accelerator="tpu", judge="gemma3-12b-it", minutes=540, reserve_minutes=20,

@@ -93,10 +93,10 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
         found = next((by for by, at in changed.items() if value_of(at, name) == value), "this cell")
         rows.append([name, value, "this cell" if name in chosen else found])
     display(table(["choice", "value", "set by"], rows, "All notebooks of a run must choose the same."))
-    left = [name for name in plan.stages if not (artifacts() / name / manifests.MANIFEST).exists()]
     # a finished stage is read back, and its notebook loads its models for that
     ahead = plan.stages if stage in ("data", "teacher", ALL) else plan.stages[plan.stages.index(stage):]
     run = Run(fitted, plan, seed, artifacts(), TimeBudget())
+    left = [name for name in plan.stages if not run.is_done(name)]
     writer = _writer(run, data, stage, teacher)
     models = models_of(fitted, plan, [name for name in ahead if name != "teacher"] + ["teacher"] * bool(writer), writer)
     api = fitted.api_dollars and "judge" in models and "reward_model" not in left and not plan.judge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 
 from reasonkit.data.loading import open_rows
@@ -22,6 +22,7 @@ OWN_COLUMNS = {
     "difficulty": ("difficulty", "level"),
     **{name: (name,) for name in ("kind", "domain", "task", "rubric")},  # as in the files that the kit writes
 }
+READ = 100  # rows by which a file is recognised
 _AFTER_WORK = re.compile(r"####[^#\n]+\Z")  # the answer of a GSM8K row, below its work
 TAUGHT = TeacherFile.model_construct(**{"from": "teacher"}, name="notebook 1b", domain=ROUTED, licence=OWN, address="")
 
@@ -51,36 +52,37 @@ def without_traces(recipe: DataRecipe, traces: Path) -> DataRecipe:
 
 def own_recipe(path: Path) -> DataRecipe:
     """A data recipe for a file of your own. Columns are recognised by their names (`OWN_COLUMNS`), and the kind of each
-    answer by its text. An `instruction` and its `input` are one question, as in Alpaca. Where the first row's answer
-    ends in "#### 72" below its work, as in GSM8K, the work of each row is its reasoning. The domain of each question is
-    found by its words, unless a rubric has the file's name. 80 % of the questions are for training, 10 % each for
-    validation and test.
+    answer by its text. An `instruction` and its `input` are one question, as in Alpaca. An answer that ends in
+    "#### 72" below its work, as in GSM8K, is taken apart. The first `READ` rows decide on both. The domain of each
+    question is found by its words, unless a rubric has the file's name. 80 % of the questions are for training, 10 %
+    each for validation and test.
 
     Raises SourceError for a file that can't be read, has no row, or has no column for the question.
     """
     domain = path.stem if (DOMAINS / f"{path.stem}.toml").is_file() else ROUTED
     given = {"name": path.stem, "from": "file", "path": str(path), "domain": domain}
-    first = next(open_rows(OwnFile.model_validate(given))[0], None)
-    if first is None:
+    rows = [*islice(open_rows(OwnFile.model_validate(given))[0], READ)]
+    if not rows:
         raise SourceError(f"{path} has no row: give it at least one")
-    found = {name.strip().lower(): name for name in first}
-    taken = {ours: name for ours, names in OWN_COLUMNS.items()
-             if (name := next((name for name in names if name in found), None))}
+    names = dict.fromkeys(name for row in rows for name in row)
+    found = {name.strip().lower(): name for name in names}
+    taken = {ours: name for ours, known in OWN_COLUMNS.items()
+             if (name := next((name for name in known if name in found), None))}
     columns = {ours: f"{{{found[name]}}}" for ours, name in taken.items()}
     if taken.get("question") == "instruction" and "input" in found:
         columns["question"] += f"\n\n{{{found['input']}}}"  # a row with an empty one ends before it
-    answer = str(first[found[taken["answer"]]]) if "answer" in taken else ""
-    worked = "reasoning" not in taken and _AFTER_WORK.search(answer.rstrip())
+    answers = [str(row.get(found[taken["answer"]], "")).rstrip() for row in rows] if "answer" in taken else []
+    worked = "reasoning" not in taken and any(map(_AFTER_WORK.search, answers))
     letters = [*takewhile(lambda letter: found.get(letter.lower()) == letter, LETTERS)]
     if "options" not in columns and len(letters) > 1:
         columns["options"] = " ".join(f"({letter}) {{{letter}}}" for letter in letters)
     if "question" not in columns:
-        raise SourceError(f"{path} has the columns {', '.join(first)}, and none is a question: rename one to 'question'"
+        raise SourceError(f"{path} has the columns {', '.join(names)}, and none is a question: rename one to 'question'"
                           ", and the right answer's to 'answer', with a comma between the cells of a CSV")
     source = OwnFile.model_validate({**given, "columns": columns, "reader": "gsm8k" if worked else "plain"})
     mapping = ", ".join(f"{ours} from {' '.join(column.split())}" for ours, column in columns.items())
     mapping += ", and its work before #### as reasoning" if worked else ""
-    if unused := [name for name in first if not any(f"{{{name}}}" in column for column in columns.values())]:
+    if unused := [name for name in names if not any(f"{{{name}}}" in column for column in columns.values())]:
         mapping += f"; not used: {', '.join(unused)}"
     return DataRecipe.model_construct(
         name=path.stem, title=f"{path.name} ({mapping})", licence=OWN, sources=[source],

@@ -14,7 +14,7 @@ from typing import Any
 
 from reasonkit.data.options import Refused, as_text, pose_choice, split_options
 from reasonkit.data.screening import OPEN, gold_fault
-from reasonkit.data.sources import Source, SourceError
+from reasonkit.data.sources import OwnFile, Source, SourceError
 from reasonkit.judge.rubric import WEIGHTS, Criterion, rubric_from_json, rubric_to_json
 from reasonkit.text.answers import KINDS
 from reasonkit.text.choices import read_yes_no
@@ -44,6 +44,8 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
     there.
     """
     where = f"source {source.name!r}, row {number}"
+    if isinstance(source, OwnFile):  # a line of JSON may lack what others have
+        raw = dict.fromkeys(_COLUMN.findall(" ".join(source.columns.values())), "") | dict(raw)
     fields: dict[str, Any] = dict.fromkeys((*_TEXTS, "reply"), "")
     for name, template in source.columns.items():
         if isinstance(template, dict):
@@ -164,10 +166,10 @@ def from_messages(messages: list) -> tuple[str, str]:
 
 
 def _gsm8k(fields: dict) -> None:
-    """One sentence per line with calculator marks, then "#### 1,200"."""
+    """One sentence per line with calculator marks, then "#### 1,200". Without that mark, a plain answer."""
     work, mark, final = as_text(fields["answer"]).partition("####")
     if not mark:
-        raise Refused("no #### mark")
+        return
     fields["reasoning"] = _CALCULATOR.sub("", work).strip()
     fields["answer"] = final.strip().replace(",", "").lstrip("$")
 

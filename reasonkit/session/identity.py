@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonkit.session.files import read
-from reasonkit.session.manifest import ASKED, ELSEWHERE, NOTEBOOKS
+from reasonkit.session.manifest import ELSEWHERE, NOTEBOOKS
 from reasonkit.session.records import RunFile
 
 # Settings that may differ between the sessions of a run. The sizes among them change memory and speed, and results by
@@ -29,7 +29,7 @@ def binding(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_identity(folder: Path, identity: Mapping[str, Any], begins: bool) -> bool:
-    """Whether the folder holds another run that this one may replace, because no stage of it has begun.
+    """Whether the folder holds another run that this one may replace, because no stage of it has made a step.
 
     Only notebooks 1 and 1b `begin` a run, because the others read its rows. Raises ValueError for another run that may
     not be replaced, with what to do, and for a damaged file.
@@ -38,7 +38,7 @@ def check_identity(folder: Path, identity: Mapping[str, Any], begins: bool) -> b
     if not path.exists():
         return False
     found = binding(read(path, RunFile, f"put the old one back, or start {ELSEWHERE}").model_dump(exclude_unset=True))
-    begun = any(folder.glob(f"*/{ASKED}"))
+    begun = any(any(folder.glob(trained)) for trained in ("checkpoints/actor/[0-9]*", "*/adapter"))
     if found == asked or begins and not begun:
         return found != asked
     holds = f"{folder} holds the run {found}, and {asked} was asked for: go on with that one, or"

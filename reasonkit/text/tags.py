@@ -62,12 +62,14 @@ def neutralise(text: str) -> str:
 class Parsed:
     """A completion, with `reasoning` and `answers` read leniently, and its `defects` from `DEFECTS`.
 
-    `reasoning` is None if there is none. Blocks that differ give several `answers`: see `answers.answer_of`.
+    `reasoning` is None if there is none. Blocks that differ give several `answers`: see `answers.answer_of`. `cut_off`:
+    it ends inside a block, as where the sampler reached its limit.
     """
 
     reasoning: str | None
     answers: tuple[str, ...]
     defects: tuple[str, ...]
+    cut_off: bool = field(default=False, repr=False)
 
     @property
     def answer(self) -> str | None:
@@ -81,8 +83,8 @@ class Parsed:
 
     @property
     def finished(self) -> bool:
-        """Whether there is an answer and no block is still open, as in a completion that was cut off."""
-        return not {"missing_answer", "empty_answer", "unclosed_answer", "unclosed_reasoning"} & {*self.defects}
+        """Whether it has an answer and was not cut off."""
+        return bool(self.answers) and not self.cut_off
 
 
 @dataclass
@@ -201,6 +203,7 @@ class Tags:
             reasoning=reasoning or None,
             answers=tuple(dict.fromkeys(block.text for block in answers if block.rank == first)),
             defects=tuple(defect for defect in DEFECTS if defect in found),
+            cut_off=bool(opened) and (not tags[-1]["slash"] or not is_blank(text[position:])),
         )
 
 

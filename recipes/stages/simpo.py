@@ -28,7 +28,7 @@ from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train import loop, tunix_compat
-from recipes.stages.traces import checkable, cut_off, examine, own_completions, pairs
+from recipes.stages.traces import checkable, examine, own_completions, pairs
 
 COLUMNS = ("question", "chosen", "rejected")
 
@@ -60,7 +60,8 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
     if not found:
         causes = dict(Counter(sample["cause"] for sample in samples if sample["cause"]))
         print(f"no question has a completion to choose and one to reject. Of {len(samples)} completions, those "
-              f"rejected are: {causes}. Take more questions or, if none can be chosen, more steps of SFT",
+              f"rejected are: {causes}. In another folder, take more questions or, if none can be chosen, more steps "
+              "of SFT",
               file=sys.stderr)
     return found
 
@@ -82,7 +83,7 @@ def pair_batches(
         prompt = [tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(row["question"]))]
         chosen, rejected = ([*tokenizer.encode(neutralise(row[name])), tokenizer.end_of_turn]
                             for name in COLUMNS[1:])
-        if cut_off(row["rejected"]):
+        if TAGS.parse(row["rejected"]).cut_off:
             rejected = rejected[:-1][:max_new_tokens]
         if len(prompt) <= max_prompt_length and max(len(chosen), len(rejected)) <= max_new_tokens:
             encoded.append((prompt, chosen, rejected))

@@ -158,11 +158,6 @@ def traces(samples: Sequence[Sample], provenance: Mapping[str, Any]) -> tuple[li
             for row in kept], ledger
 
 
-def cut_off(completion: str) -> bool:
-    """Whether a block is still open at its end, as where the sampler reached its limit."""
-    return bool({"unclosed_reasoning", "unclosed_answer"} & {*TAGS.parse(completion).defects})
-
-
 def _best(samples: Iterable[Sample]) -> dict[str, Sample]:
     best: dict[str, Sample] = {}
     for sample in samples:
@@ -180,7 +175,7 @@ def pairs(samples: Sequence[Sample]) -> list[dict[str, str]]:
     """
     best, made = _best(samples), {}
     for sample in sorted(samples, key=lambda sample: (sample["cause"] not in (WRONG, LOW),
-                                                      cut_off(sample["completion"]))):
+                                                      TAGS.parse(sample["completion"]).cut_off)):
         chosen = best.get(sample["prompt_sha256"])
         if chosen and sample["cause"] not in ("", UNJUDGED) and sample["completion"].strip():
             made.setdefault(chosen["prompt_sha256"], {

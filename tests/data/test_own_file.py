@@ -154,3 +154,18 @@ def test_a_missing_file_and_an_unknown_recipe_are_named(tmp_path, monkeypatch):
         load_data("/kaggle/input/new/my [1].csv")
     with pytest.raises(ValueError, match="unknown data recipe 'gone'"):
         load_data("gone")
+
+
+def test_lines_of_json_may_lack_a_column_and_any_of_the_first_rows_shows_the_shape(tmp_path):
+    """Alpaca's files leave out an empty input, and the first row may be the odd one."""
+    rows = [{"instruction": f"Name the sum of {n} and {n + 1}.", "output": str(2 * n + 1)} if n % 2 == 0 else
+            {"instruction": f"Add these, in topic {n * n}.", "input": f"{n} and {n + 1}",
+             "output": f"{n} + {n + 1} = {2 * n + 1}\n#### {2 * n + 1}"} for n in range(60)]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits, ledger = curate(load_data(str(path)), SIZES, 0)
+    made = [row for some in splits.values() for row in some]
+    assert len(made) == 60 and {row["kind"] for row in made} == {"number"}, str(ledger)
+    odd = next(row for row in made if "topic 9." in row["question"])
+    assert odd["question"] == "Add these, in topic 9.\n\n3 and 4" and odd["reasoning"] == "3 + 4 = 7"
+    assert odd["answer"] == "7" and next(row for row in made if "of 2 and" in row["question"])["answer"] == "5"

@@ -334,6 +334,7 @@ def test_stages_that_made_nothing_bind_nobody_until_a_later_one_makes_a_step(ask
     assert ask("simpo", **before["simpo"], pairs=pairs)
     (asked.run.stage("simpo") / "adapter/actor/3/model_params").write_text("simpo")
     assert ask("grpo", **before["grpo"]), "its manifest says that its input has changed"
+    assert asked.run.budget.shares == {"grpo": 0.6}, "no time is kept for SimPO, which does not come any more"
     assert ask("simpo", **before["simpo"])
     steps(asked.run, "grpo", 3, 4)
     assert asked.run.is_done("simpo") and not asked.run.is_done("grpo") and asked.run.resumes("grpo")

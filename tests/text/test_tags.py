@@ -207,3 +207,22 @@ def test_neutralise_leaves_the_rest(text):
 def test_neutralise_refuses_what_is_not_text():
     with pytest.raises(TypeError):
         neutralise(None)
+
+
+@pytest.mark.parametrize(("text", "finished", "cut_off"), [
+    ("<reasoning>2 + 2 = 4</reasoning>\n<answer>4</answer>", True, False),
+    ("<reasoning>The tag <answer> comes last. 2 + 2 = 4</reasoning>\n<answer>4</answer>", True, False),
+    ("<reasoning>Not in <reasoning>, but below. 2 + 2 = 4</reasoning>\n<answer>4</answer>", True, False),
+    ("<reasoning>2 + 2 = 4</reasoning>\n4</answer>", True, False),
+    ("<reasoning>2 + 2 = 4\n<answer>4</answer>", True, False),
+    ("<reasoning>2 + 2 = 4</reasoning><answer></answer><answer>4</answer>", True, False),
+    ("<reasoning>2 + 2 = 4</reasoning>\n<answer>4", False, True),
+    ("<reasoning>2 + 2 = 4</reasoning>\n<answer>", False, True),
+    ("<reasoning>2 + 2", False, True),
+    ("<reasoning>2 + 2 = 4\n<answer>4</answer> and then", False, True),
+    ("<reasoning>2 + 2 = 4</reasoning>", False, False),
+    ("<reasoning>2 + 2 = 4</reasoning><answer> </answer>", False, False), ("4", False, False), ("", False, False)])
+def test_a_completion_is_finished_or_cut_off_by_where_it_ends(text, finished, cut_off):
+    """Tags that are only mentioned, or forgotten, are faults of form. They do not make a completion unfinished."""
+    parsed = TAGS.parse(text)
+    assert (parsed.finished, parsed.cut_off) == (finished, cut_off)
