@@ -25,6 +25,7 @@ from reasonkit.models.lora import fingerprint
 from reasonkit.models.mesh import make_mesh
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.rewards.monitors import probe, suspicious, watcher
+from reasonkit.session.manifest import FAILED
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import GrpoSettings, SftSettings, StageSettings
@@ -426,8 +427,6 @@ def test_a_killed_run_practises_the_same_problems_and_is_probed(warm, watch, bas
 @pytest.mark.parametrize(("changes", "start_step", "message"), [
     ({"micro_prompts": 1}, 3, "GRPO micro_prompts x num_generations = 2 rows cannot be split over fsdp=4 chips"),
     ({"micro_prompts": 6}, 3, "grpo_micro_prompts=6: each of these must be a multiple of the next"),
-    ({"prompts_per_step": 32}, 3, "30 rows are fewer than one batch of 32: add rows or lower the batch size"),
-    ({"max_prompt_length": 20}, 3, "0 rows are fewer than one batch of 8"),
     ({"temperature": 0.5}, 5, "is at step 3, and this stage goes from step 5 to 9: give it the step that was handed"),
     ({"steps": 1}, 1, "is at step 3, and this stage goes from step 1 to 2"),
 ])
@@ -437,6 +436,19 @@ def test_settings_that_cannot_be_trained_are_named(start, mesh, changes, start_s
         grpo(policy, mesh, ROWS, length, replace(SETTINGS, **{"micro_prompts": 0, **changes}), TimeBudget(1, 0),
              NullLog(), checkpoints, seed=0, start_step=start_step)
     assert steps_in(checkpoints)[-1] == 3
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"prompts_per_step": 32}, "30 rows are fewer than one batch of 32: add rows or lower the batch size"),
+    ({"max_prompt_length": 20}, "0 rows are fewer than one batch of 8")])
+def test_too_few_rows_end_the_stage_and_not_the_run(start, mesh, warm, capsys, changes, message):
+    """SFT has trained for hours, and the evaluation is still to come."""
+    policy, checkpoints = start
+    result = grpo(policy, mesh, ROWS, length, replace(SETTINGS, **{"micro_prompts": 0, **changes}), TimeBudget(1, 0),
+                  NullLog(), checkpoints, seed=0, start_step=3)
+    assert (result.steps, result.checkpoint_step) == (0, 3) and fingerprint(policy.model) == warm.fingerprint
+    assert result.stopped.startswith(f"{FAILED}TooFewRows: {message}")
+    assert "the run goes on with the adapter it began with" in capsys.readouterr().err
 
 
 def test_a_session_without_time_keeps_what_the_stage_began_with(start, mesh, warm, capsys):

@@ -238,7 +238,7 @@ def test_where_no_pair_is_found_it_is_said_why(asked, capsys):
     rows = asked[0].filter(lambda row: row["question"] == "2 plus 2").map(lambda row: {"reasoning": ""})
     policy = SimpleNamespace(model=None, tokenizer=None)
     assert sample_pairs(policy, None, rows, SETTINGS, 4, TimeBudget(1), 0) == []
-    assert re.search(r"rejected are: {'wrong answer': 2, 'no work': 1, 'format: .*': 1}. Take", capsys.readouterr().err)
+    assert re.search(r"rejected are: {'wrong answer': 2, 'no work': 1, 'format: .*': 1}. In ", capsys.readouterr().err)
 
 
 def test_sampling_takes_half_of_the_stages_time(asked, monkeypatch, capsys):

@@ -155,6 +155,8 @@ def test_the_minutes_are_those_of_the_recipes_stages():
     assert list(pairs) == [module.LOAD, "sft", "simpo", "grpo", "evaluation"]
     sampled = 63 * 7.88  # four completions of each of 2,000 questions, 128 at a time, as in GRPO
     assert pairs["simpo"] == pytest.approx((sampled + 100 * 0.3) / 0.5 / 60)
+    notebook = (Path(__file__).parents[3] / "notebooks/02b_simpo.py").read_text()
+    assert "at_once = profile.grpo.prompts_per_call * profile.grpo.num_generations" in notebook
     taught = module._minutes(profile, find_recipe("gemmatron"), report, 0.5, meshes)
     assert list(taught) == [module.LOAD, "teacher", "sft", "grpo", "evaluation"]
     assert taught["teacher"] == pytest.approx(520 / 5), "its share of the session"
