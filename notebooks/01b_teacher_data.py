@@ -192,13 +192,20 @@ table(["question", "trace", "tries"], shown, f"{len(kept)} traces in all") if sh
 import json
 from reasonkit.session.files import write_atomic
 
-if who:
-    for name, found in {"traces": kept, **({"pairs": pairs(samples)} if REJECT else {})}.items():
-        if found:
-            write_atomic(run.stage("teacher") / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in found))
-        print(f"{len(found)} {name} in {run.stage('teacher') / name}.jsonl" if found else f"no {name}")
+read = who == "policy" and run.finished("teacher")  # training may read those traces, so only pairs are written
+files = {**({"traces": kept} if who and not read else {}), **({"pairs": pairs(samples)} if who and REJECT else {})}
+for name, found in files.items():
+    path = run.stage("teacher") / f"{name}.jsonl"
+    if found:
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in found))
+    else:  # those there are of an earlier try; asked.jsonl still has their completions
+        path.unlink(missing_ok=True)
+    print(f"{len(found)} {name} in {path}" if found else f"no {name}")
+if "traces" in files:
     run.finish("teacher", inputs={}, metrics={"traces": len(kept)}, minutes=run.budget.minutes_here, teacher=who)
     print('\n[[sources]]\nname = "taught"\nfrom = "teacher"\nweight = 1.0\ndomain = "science"\n'
           'licence = "…"  # of the questions, as far as the terms of the teacher allow\naddress = "https://…"')
+
+# %%
 del model, teacher, judge, rater  # frees the chips
 run.close()

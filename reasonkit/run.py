@@ -186,7 +186,7 @@ class Run:
         manifests.check_begun(self.folder, stage, now, self.resumes(stage), removed, write=is_main_process())
         if finished and is_main_process():
             print(manifests.describe_finished(self.folder, self.manifest(stage), self._is_last(stage)))
-        for earlier in stages[:stages.index(stage)]:  # one that ended without a step does not come any more
+        for earlier in stages[:stages.index(stage)]:  # they are over, also one that ended without a step
             self.budget.shares.pop(earlier, None)
         if not finished and stage in self.recipe.shares:  # its manifest may have been deleted since the run was opened
             self.budget.shares.setdefault(stage, self.recipe.shares[stage])
@@ -259,7 +259,8 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
     if is_main_process():
         lock_run(folder)
         if other:
-            for path in (folder / "data" / manifests.MANIFEST, *folder.glob(f"*/{manifests.ASKED}")):
+            for path in (*(folder / stage / manifests.MANIFEST for stage in ("data", "teacher")),
+                         *folder.glob(f"*/{manifests.ASKED}")):
                 path.unlink(missing_ok=True)
         write_atomic(folder / "run.json", json.dumps(identity))
     # the evaluation asks the base model and each stage's model all test problems, and a stage its validation problems

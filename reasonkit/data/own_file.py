@@ -53,9 +53,9 @@ def without_traces(recipe: DataRecipe, traces: Path) -> DataRecipe:
 def own_recipe(path: Path) -> DataRecipe:
     """A data recipe for a file of your own. Columns are recognised by their names (`OWN_COLUMNS`), and the kind of each
     answer by its text. An `instruction` and its `input` are one question, as in Alpaca. An answer that ends in
-    "#### 72" below its work, as in GSM8K, is taken apart. The first `READ` rows decide on both. The domain of each
-    question is found by its words, unless a rubric has the file's name. 80 % of the questions are for training, 10 %
-    each for validation and test.
+    "#### 72" below its work, as in GSM8K, is taken apart. The first `READ` rows show which columns there are, and
+    whether an answer has such a mark. The domain of each question is found by its words, unless a rubric has the
+    file's name. 80 % of the questions are for training, 10 % each for validation and test.
 
     Raises SourceError for a file that can't be read, has no row, or has no column for the question.
     """

@@ -29,7 +29,7 @@ disable_progress_bars()  # one for each split and file, for a second of work
 RECIPES = Path(__file__).resolve().parents[2] / "data_recipes"
 SPLITS = ("train", "validation", "test")
 MADE = 1000  # rows of a source of families without a cap
-REFERENCE = 1000  # characters, some 230 tokens: so much is left of a judge's prompt that holds all eight criteria
+REFERENCE = 1000  # characters, about 230 tokens: there is room for them in a judge's prompt with all eight criteria
 PLACE = re.compile(r"\{(reasoning|reference)\}")
 PATIENCE = 20_000  # rounds over the families without a new question, after which they count as used up
 
@@ -195,11 +195,11 @@ def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
 
 
 def fill_rubric(rubric: Sequence[Criterion], reasoning: str, kind: str, answer: str) -> tuple[Criterion, ...]:
-    """The criteria with the worked steps in place of `{reasoning}`, and the data's answer to an open question in that
-    of `{reference}`.
+    """The criteria with the worked steps in place of `{reasoning}`, and with the data's answer in place of
+    `{reference}` if the question is open.
 
-    There the judge is the only one who can tell whether a completion is right, and a small one seldom knows. Other
-    answers are checked by a program. At most `REFERENCE` characters are shown.
+    Only the judge can tell whether a completion to an open question is right, and a small one seldom knows. Other
+    answers are checked by a program. At most `REFERENCE` characters of the answer are shown.
     """
     known = kind == OPEN and not is_blank(answer)
     filled = {"reasoning": reasoning, "reference": (

@@ -171,7 +171,7 @@ def _gsm8k(fields: dict) -> None:
     if not mark:
         return
     fields["reasoning"] = _CALCULATOR.sub("", work).strip()
-    fields["answer"] = final.strip().replace(",", "").lstrip("$")
+    fields["answer"] = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", final.strip()).lstrip("$")
 
 
 def _boxed(fields: dict) -> None:

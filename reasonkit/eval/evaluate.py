@@ -121,6 +121,7 @@ class EvalResult:
 
     @property
     def steps_n(self) -> int:
+        """How many problems have a step accuracy."""
         return sum(sample["steps"] is not None for sample in self.samples)
 
     @property

@@ -168,7 +168,7 @@ def plan_teacher(profile: Profile, devices: Sequence[jax.Device], judge: bool) -
     """
     idle = replace(profile, lora_rank=0, sft=replace(profile.sft, batch_size=0))
     fitting, error = [], None
-    for rows in (profile.eval_batch // part for part in (1, 2, 4, 8)):
+    for rows in dict.fromkeys(max(1, profile.eval_batch // part) for part in (1, 2, 4, 8)):
         try:
             fitting.append((_plan(replace(idle, eval_batch=rows), devices, judge, sft=True), rows))
         except ValueError as refused:

@@ -93,8 +93,8 @@ class TimeBudget:
 
     @contextlib.contextmanager
     def measure(self, name: str, times: float = 1.0) -> Iterator[None]:
-        """Time one of the things `ahead`, which takes so many `times` as long as what is timed. The ledger keeps the
-        last time of each."""
+        """Time one of the things `ahead`, or a part of it: the whole takes `times` as long. The ledger keeps the last
+        time of each."""
         began = self._clock()
         yield
         self._record["took"][name] = times * (self._clock() - began)

@@ -38,9 +38,9 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
 
     That adapter becomes the reference, whatever is in memory (`loop.begin`). A run resumes from later steps in
     `checkpoints`. A `curriculum` (see `Recipe`) chooses the problems by its `order`, after `resume`. Without one the
-    problems come in turn. Raises ValueError as `GrpoSettings.check` does, if the rows of a pass do
-    not divide over the mesh, if the checkpoints are not at a step of this stage, or if the curriculum's log does not
-    reach that step. A failure ends the stage as `loop.end_failed` says.
+    problems come in turn. Raises ValueError as `GrpoSettings.check` does, and if the rows of a pass do not divide over
+    the mesh, the checkpoints are not at a step of this stage, or the curriculum's log does not reach that step. A
+    failure ends the stage as `loop.end_failed` says.
     """
     settings.check()
     micro, each = settings.prompts_per_pass, settings.prompts_per_call
