@@ -191,7 +191,7 @@ table(["question", "trace", "tries"], shown, f"{len(kept)} traces in all") if sh
 # %%
 import json
 from reasonkit.session.files import write_atomic
-read = who == "policy" and run.finished("teacher")  # training may read those traces, so only pairs are written
+read = who == "policy" and named and run.finished("teacher")  # this run's data are those traces: only pairs are written
 files = {**({"traces": kept} if who and not read else {}), **({"pairs": pairs(samples)} if who and REJECT else {})}
 for name, found in files.items():
     path = run.stage("teacher") / f"{name}.jsonl"
