@@ -20,15 +20,15 @@
 #
 # | | step 1 | 10 | 20 | 40 | 64 |
 # |---|---|---|---|---|---|
-# | reward | 1.07 | 1.80 | 1.70 | 2.00 | 2.15 |
-# | its rubric part, from 0 to 1 | 0.39 | 0.91 | 0.89 | 0.93 | 0.97 |
-# | exact answers | 53 % | 46 % | 45 % | 65 % | 72 % |
-# | tokens per completion | 23 | 35 | 34 | 37 | 34 |
-# | accuracy on validation problems (after SFT: 54 % on test problems) | | | 71 % | 72 % | 73 % at step 60 |
+# | reward | 1.05 | 1.77 | 1.69 | 2.05 | 2.16 |
+# | its rubric part, from 0 to 1 | 0.38 | 0.89 | 0.89 | 0.93 | 0.97 |
+# | exact answers | 53 % | 45 % | 44 % | 68 % | 73 % |
+# | tokens per completion | 23 | 35 | 35 | 37 | 34 |
+# | accuracy on validation problems (after SFT: 54 % on test problems) | | | 73 % | 72 % | 71 % at step 60 |
 #
-# **Be patient.** The rubric's part reaches 0.9 within ten steps, partly because it is 0 for reasoning without any
-# work. Exact answers swing by ten points from step to step, because each step asks different questions. Look at
-# averages over about twenty steps instead, and at several *probes*, the checks of accuracy on validation problems
+# **Be patient.** The rubric's part reaches 0.9 in about ten steps, partly because it is 0 for reasoning without any
+# work. Exact answers swing by ten to twenty points from step to step, because each step asks different questions. Look
+# at averages over about twenty steps instead, and at several *probes*, the checks of accuracy on validation problems
 # between the steps. A larger model with a lower learning rate moves more slowly.
 #
 # **Stop and look** if completions keep getting longer while held-out accuracy stays flat. And always read some of them

@@ -13,7 +13,7 @@
 # which was used in training. We decode greedily, as the competition's judges do.
 #
 # **What to expect in the demo of `g_rar`:** accuracy rises from about 54 % after SFT to about 75 % after GRPO, and
-# step accuracy from about 12 % to about 90 %. The demo's base model scores 0 %, because it writes no tags. Judged by
+# step accuracy from about 12 % to about 89 %. The demo's base model scores 0 %, because it writes no tags. Judged by
 # content, it gets about 66 % right. An instruction-tuned Gemma keeps the format in about half of its completions
 # before SFT.
 
