@@ -145,8 +145,8 @@ _TINY_LENGTHS = dict(max_prompt_length=80, max_new_tokens=64)
 # because qwix starts A 2.4 times as far out as PEFT. Our GRPO takes the 1e-5, because entrants trained with 3e-6 and
 # 5e-6. Its beta is the second winner's, for k3. A SimPO step has no more rows per chip than a GRPO pass. Its rate is
 # five times the second winner's 1e-6, and it has Llama 3's SFT term, which keeps the format. In distillation every
-# token has a target, so it uses SFT's rate. Its steps are about what fits the hours by formula, if a
-# batch's longest completion is always as long as it may be. Neither was measured on these models.
+# token has a target, so it uses SFT's rate. Its steps are about what fits the hours by formula, if the longest
+# completion of every batch is as long as it may be. Neither was measured on these models.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
               remat=True)
 _GEMMA_LENGTHS = dict(max_prompt_length=256, max_new_tokens=768)

@@ -182,8 +182,8 @@ def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
     """`fn`, but at most 0.0 if `condition` is below `at_least`. Then a penalty stays and None becomes 0.0.
 
     The value is None if `condition` is None, or if `fn` has no value for any completion of the prompt, as for an open
-    question. A value that is not finite counts as None. The reward's name is "<fn>_if_<condition>". If a judge scores
-    `fn`, it scores the whole: `rowwise` goes with it.
+    question. A value that is not finite counts as None. The reward's name is "<fn>_if_<condition>". The gated part of a
+    judge is still a judge's part (`rowwise`).
 
     >>> paid = gate(exact_answer, tag_format)
     >>> replies = [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"]

@@ -210,7 +210,7 @@ def openai_compatible(key: str, model: str, *, max_tokens: int = 4096, base_url:
 
 
 def service_from_secrets(**options: Any) -> Service | None:
-    """The service that a secret gives, or None without one. options: `max_tokens` and `temperature`.
+    """The service whose key is among the secrets, or None. options: `max_tokens` and `temperature`.
 
     It looks in the environment, then in Kaggle's or Colab's secrets, for GEMINI_API_KEY or GOOGLE_API_KEY (with
     GEMINI_MODEL), else for OPENAI_API_KEY (with OPENAI_MODEL and OPENAI_BASE_URL). The models default to `MODELS`.

@@ -52,7 +52,7 @@ class ApiJudge(ApiCalls):
 
 
 def from_secrets(limits: ApiLimits, *, max_tokens: int = 4096, **options: Any) -> ApiJudge | None:
-    """The judge that a secret gives, or None without one. See `api_client.service_from_secrets`.
+    """The judge whose key is among the secrets, or None. See `api_client.service_from_secrets`.
 
     options: as for `ApiJudge`. Raises ValueError for a model without a price, and as `service_from_secrets`.
     """

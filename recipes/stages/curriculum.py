@@ -138,8 +138,8 @@ class Curriculum:
 
 
 def _update(rates: dict[str, float | None], measured: dict[str, float | None]) -> None:
-    """A running mean that halves the weight of older measurements, because the policy that earned them is gone. None is
-    the rate of a problem that was practised, and that nothing measures."""
+    """A running mean that halves the weight of older measurements, because the policy that earned them is gone. A
+    problem that was practised and that nothing measures has the rate None."""
     for name, rate in measured.items():
         before = rates.get(name)
         rates[name] = rate if before is None else before if rate is None else KEEP * before + (1 - KEEP) * rate

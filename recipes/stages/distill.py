@@ -2,8 +2,8 @@
 
 Tunix's `PeftTrainer` minimises a divergence between the two models' next tokens. No gradient goes through the sampling.
 Each model has its own mesh. Only the log-probabilities of the teacher's most likely tokens cross between them, with the
-mass of all others. Neither model ever holds the logits of a whole batch. Unlike in GKD, the
-tokens of our format are learned as in SFT (`student_loss`).
+mass of all others. Neither model ever holds the logits of a whole batch. Unlike in GKD, the tokens of our format are
+learned as in SFT (`student_loss`).
 """
 
 from __future__ import annotations

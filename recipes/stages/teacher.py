@@ -79,8 +79,8 @@ def api_teacher(service: Service, limits: ApiLimits, log: RunLog) -> Teacher:
 
 def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog, *, max_tokens: int = 8192,
                          temperature: float = 1.0) -> Teacher:
-    """The API that a secret gives. See `api_client.service_from_secrets`. `price`: dollars per million tokens in
-    and out, for a model without a known price. Raises ValueError without a key, and as `api_teacher`."""
+    """The API whose key is among the secrets. See `api_client.service_from_secrets`. `price`: dollars per million
+    tokens in and out, for a model without a known price. Raises ValueError without a key, and as `api_teacher`."""
     service = _service("teacher", max_tokens=max_tokens, temperature=temperature)
     limits = ApiLimits(dollars, {service.name: price} if price else {}, call_seconds=180, batch_seconds=900)
     return api_teacher(service, limits, log)
