@@ -18,7 +18,7 @@
 # 1. *Accelerator*: TPU v5e-8. *Internet*: on, because the questions come from the Hugging Face hub.
 # 2. *Add Input → Models*: Gemma 2 `gemma2-2b-it` and, for the judge, Gemma 3 `gemma3-12b-it`, both Flax. Accept
 #    Google's terms first. If the recipe needs another model, the first cells name it.
-# 3. *Save Version → Save & Run All*. The forecast for `g_rar` is 506 of 520 minutes. If the chips turn out faster than
+# 3. *Save Version → Save & Run All*. The forecast for `g_rar` is 484 of 520 minutes. If the chips turn out faster than
 #    forecast, GRPO makes more steps in that time. Kaggle gives 20 TPU hours per week. For a short trial, set
 #    `sft_steps` and `grpo_steps` to 5 below and choose *Run All*.
 

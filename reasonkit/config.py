@@ -186,7 +186,7 @@ PROFILES = {
                           learning_rate=1e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
         distill=DistillSettings(steps=2000, most_steps=8000, batch_size=8, learning_rate=1e-4,
                                 teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
-        eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
+        eval_batch=128, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, accelerator="tpu", judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
         rows={"train": 8000, "validation": 200, "test": 400},

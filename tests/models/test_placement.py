@@ -118,7 +118,7 @@ def test_what_an_adapter_takes(sft, arrays):
 
 @pytest.mark.parametrize(("profile", "chips", "teacher", "judge", "expected"), [
     ("kaggle", 8, "gemma3-12b-it", True, (64, (1, 4))),  # as a policy with GRPO's rows it needs 36 GB of each of its 4
-    ("kaggle", 8, "gemma3-12b-it", False, (64, (2, 4))), ("kaggle", 1, "gemma3-4b-it", False, (32, (1, 1))),
+    ("kaggle", 8, "gemma3-12b-it", False, (128, (2, 4))), ("kaggle", 1, "gemma3-4b-it", False, (32, (1, 1))),
     ("colab", 1, "gemma3-4b-it", True, (16, (1, 1)))])
 def test_a_teacher_trains_nothing_and_answers_as_many_questions_as_fit(monkeypatch, profile, chips, teacher, judge,
                                                                        expected):
@@ -129,7 +129,7 @@ def test_a_teacher_trains_nothing_and_answers_as_many_questions_as_fit(monkeypat
 
 def test_a_teacher_that_does_not_fit_is_named(monkeypatch):
     monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS["v5e"].memory)
-    with pytest.raises(ValueError, match="gemma3-12b-it, which writes in the policy's place: the policy needs 2"):
+    with pytest.raises(ValueError, match="gemma3-12b-it, which writes in the policy's place: the policy needs 3"):
         plan_teacher(replace(PROFILES["kaggle"], policy="gemma3-12b-it"), jax.devices()[:1], False)
 
 

@@ -117,7 +117,7 @@ def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
     minutes = module._minutes(profile, replace(find_recipe("g_rar"), data="tiny_mix"), report, 0.5, meshes)
     assert minutes["grpo"] == pytest.approx(800 * seconds / 0.5 / 60)
     assert minutes["sft"] == pytest.approx(1000 * 0.5 / 0.5 / 60)
-    assert minutes["evaluation"] == pytest.approx(-(-(3000 + 10 * 400) // 64) * 7.88 / 0.5 / 60)
+    assert minutes["evaluation"] == pytest.approx(-(-(3000 + 10 * 400) // 128) * 7.88 / 0.5 / 60)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_the_minutes_are_those_of_the_recipes_stages():
     less = replace(profile, distill=replace(profile.distill, on_policy=0.5))
     half = module._minutes(less, recipe, report, 0.5, meshes)
     assert half["distill"] == pytest.approx(2000 * ((0.1 + 768 * 0.005) / 2 + 0.2 + 0.4) / 0.5 / 60)
-    assert minutes["evaluation"] == pytest.approx(-(-3000 // 64) * 7.88 / 0.5 / 60), "nothing is probed"
+    assert minutes["evaluation"] == pytest.approx(-(-3000 // 128) * 7.88 / 0.5 / 60), "nothing is probed"
     alone = module._minutes(profile, find_recipe("tunix_demo"), report, 0.5, meshes)
     assert list(alone) == [module.LOAD, "grpo", "evaluation"]
     asked = 2 * 1000 + 12 * 400  # the base model and the one trained, and validation before, between and after
-    assert alone["evaluation"] == pytest.approx(-(-asked // 64) * 7.88 / 0.5 / 60)
+    assert alone["evaluation"] == pytest.approx(-(-asked // 128) * 7.88 / 0.5 / 60)
     _, report = made(**FLOORS, SimPO_train_step=0.3)
     pairs = module._minutes(profile, find_recipe("pinocchio"), report, 0.5, meshes)
     assert list(pairs) == [module.LOAD, "sft", "simpo", "grpo", "evaluation"]
@@ -181,8 +181,8 @@ COMPILED = {
 
 
 @pytest.mark.parametrize(("name", "steps", "expected"), [
-    ("g_rar", 400, 506), ("chemistry", 400, 506), ("medical", 320, 452), ("legal", 320, 452), ("robotics", 320, 452),
-    ("pinocchio", 320, 484), ("deep_corgi", 400, 505)])
+    ("g_rar", 400, 484), ("chemistry", 400, 484), ("medical", 320, 429), ("legal", 320, 429), ("robotics", 320, 429),
+    ("pinocchio", 320, 459), ("deep_corgi", 400, 483)])
 def test_the_recipes_with_a_judge_fit_the_hours_of_kaggle(name, steps, expected):
     recipe = find_recipe(name)
     profile = adapt_to_recipe(PROFILES["kaggle"], recipe)
