@@ -1,0 +1,105 @@
+"""The page beside each recipe, from a finished run of it: `python benchmarks/recipe_pages.py FOLDER [FOLDER ...]`.
+
+A folder is the `artifacts` of `make demo RECIPE=name`. The page has the recipe's own text, the command, figures, one
+question before and after each stage, and curves. What it says from "## On Kaggle" on is written by hand and stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from reasonkit.config import STAGES  # noqa: E402
+from reasonkit.eval.evaluate import EvalResult  # noqa: E402
+from reasonkit.session.run_log import RunLog  # noqa: E402
+from reasonkit.session.setup import find_recipe  # noqa: E402
+from reasonkit.show.figures import curves  # noqa: E402
+
+KEPT = "## On Kaggle\n"
+PAGE = """# {name}: {stages}
+
+{text}
+
+## Run it
+
+```bash
+make demo RECIPE={name}
+make submission RECIPE={name}
+```
+
+The first command trains the tiny model, and its figures are below. The second writes one notebook for Kaggle.
+[`recipes/{name}.py`]({name}.py) is the file to copy and change.
+
+## What to expect
+
+`make demo RECIPE={name}`, {date}, code {commit}. Each stage answered the same {n} test questions, greedily. The
+intervals cover the choice of questions, not of the seed. Several seeds, controls and comparisons are in
+[RESULTS](../benchmarks/RESULTS.md).
+
+| | steps | minutes | content accuracy | format rate | step accuracy |
+|---|---|---|---|---|---|
+{rows}
+
+## One question
+
+The first test question on which no two stages wrote the same, else the first.
+
+{fence}text
+{example}
+{fence}
+
+## Curves of {last}
+
+![Curves of {last}](../docs/images/recipes/{name}.png)
+
+{kept}"""
+
+
+def page(folder: Path, name: str, commit: str, kept: str) -> str:
+    """The page of the recipe `name` from a finished run. `kept` is its part that is written by hand."""
+    recipe, results, rows = find_recipe(name), {}, []
+    made = {STAGES[stage].title: json.loads((folder / stage / "manifest.json").read_text()) for stage in recipe.trained}
+    for title in ("base model", *made):
+        file = title.replace(" ", "_") if title not in made else f"after_{title.lower()}"
+        found = results[title] = EvalResult.from_json(folder / "evaluation" / f"{file}.json")
+        cost = f"{made[title]['metrics']['steps']} | {made[title]['minutes']:.1f}" if title in made else "– | –"
+        steps = found.step_accuracy if found.has_steps else "–"
+        rows.append(f"| {title} | {cost} | {found.content_accuracy} | {found.format_rate} | {steps} |")
+    asked = [*zip(*(result.samples for result in results.values()), strict=True)]
+    shown = next((row for row in asked if len({sample["completion"] for sample in row}) == len(row)), asked[0])
+    example = shown[0]["question"] + "".join(f"\n\n{title}:\n{sample['completion']}"
+                                             for title, sample in zip(results, shown, strict=True))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", example)), default=0))  # longer than any in the text
+    return PAGE.format(
+        name=name, stages=" → ".join(STAGES[stage].title for stage in recipe.shares), commit=commit, fence=fence,
+        text=importlib.import_module(f"recipes.{name}").__doc__.strip(), n=len(asked), rows="\n".join(rows),
+        date=made[title]["written"][:10], example=example, last=title, kept=kept)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=ROOT)
+    options = parser.parse_args()
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
+    for folder in options.folders:
+        name = json.loads((folder / "run.json").read_text())["recipe"]
+        path, image = options.out / f"recipes/{name}.md", options.out / f"docs/images/recipes/{name}.png"
+        kept = KEPT + (path.read_text(encoding="utf-8").partition(KEPT)[2] if path.exists() else "")
+        path.write_text(page(folder, name, commit, kept), encoding="utf-8")
+        image.parent.mkdir(parents=True, exist_ok=True)
+        curves(RunLog(folder / find_recipe(name).trained[-1] / "log.jsonl").read()).savefig(
+            image, dpi=60, facecolor="white")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
