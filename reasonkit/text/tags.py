@@ -73,7 +73,7 @@ class Parsed:
 
     @property
     def answer(self) -> str | None:
-        """The answer if there is exactly one, else None."""
+        """The only answer, else None."""
         return self.answers[0] if len(self.answers) == 1 else None
 
     @property
@@ -170,9 +170,8 @@ class Tags:
         order = "".join("aArR"[2 * bool(tag["reasoning"]) + bool(tag["slash"])] for tag in tags)
         for tag, within in zip(tags, _within(order), strict=True):
             piece, position = text[position : tag.start()], tag.end()
-            kind, name = ("reasoning", self.reasoning) if tag["reasoning"] else ("answer", self.answer)
-            closing, blank = bool(tag["slash"]), is_blank(piece)
-            if tag[0] != f"<{tag['slash']}{name}>":
+            kind, closing, blank = "reasoning" if tag["reasoning"] else "answer", bool(tag["slash"]), is_blank(piece)
+            if tag[0] != f"<{tag['slash']}{getattr(self, kind)}>":
                 found.add("malformed_tag")
             if opened:
                 next(reversed(opened.values())).pieces.append(piece)
@@ -196,11 +195,10 @@ class Tags:
 
         found |= _order_defects(order)
         found |= {f"empty_{kind}" for kind in blocks for block in blocks[kind] if not block.text}
-        reasoning = "\n".join(filter(None, (block.text for block in blocks["reasoning"])))
         answers = [block for block in blocks["answer"] if block.text]
         first = min((block.rank for block in answers), default=None)
         return Parsed(
-            reasoning=reasoning or None,
+            reasoning="\n".join(filter(None, (block.text for block in blocks["reasoning"]))) or None,
             answers=tuple(dict.fromkeys(block.text for block in answers if block.rank == first)),
             defects=tuple(defect for defect in DEFECTS if defect in found),
             cut_off=bool(opened) and (not tags[-1]["slash"] or not is_blank(text[position:])),
@@ -238,17 +236,15 @@ def _within(order: str) -> list[bool]:
 def _order_defects(order: str) -> set[str]:
     """The defects in the sequence of tags. `order` has one letter per tag, in upper case for closing tags."""
     found = set()
-    for kind, start, end in (("reasoning", "r", "R"), ("answer", "a", "A")):
-        starts, ends = order.count(start), order.count(end)
+    for kind in ("reasoning", "answer"):
+        starts, ends = order.count(kind[0]), order.count(kind[0].upper())
         if not starts:
             found.add(f"missing_{kind}")
         if starts > 1 or ends > 1:
             found.add(f"duplicated_{kind}")
         if starts > ends:
             found.add(f"unclosed_{kind}")
-        if starts and 0 <= order.find(end) < order.find(start):
-            found.add("misordered")
-    if "r" in order and 0 <= order.find("a") < order.find("r"):
+    if any(second in order and first in order.partition(second)[0] for first, second in ("Rr", "Aa", "ar")):
         found.add("misordered")
     return found
 
@@ -257,12 +253,11 @@ def _completion_end(text: str) -> int:
     """Where the completion ends, without the stop markers that the sampler may leave at the very end."""
     end = len(text)
     while True:
-        while end and (text[end - 1].isspace() or text[end - 1] in INVISIBLE):
+        while end and is_blank(text[end - 1]):
             end -= 1
-        marker = next((marker for marker in STOP_MARKERS if text.endswith(marker, 0, end)), None)
-        if marker is None:
+        if not text.endswith(STOP_MARKERS, 0, end):
             return end
-        end -= len(marker)
+        end = text.rindex("<", 0, end)
 
 
 TAGS = Tags("reasoning", "answer")
