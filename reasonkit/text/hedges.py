@@ -33,11 +33,10 @@ LINKS = _JOINS | _words(
     # So do pronouns, for the speaker or for the answer.
     "i i'm i'd i'll i've me my we you your he she it its this that these those they who which what whichever",
     # Verbs of saying and changing, and words that order answers: "make that", "my second choice".
-    "say said thought mean meant make made fix let changed considered another second secondly previously formerly "
-    "earlier now",
+    "say said thought mean meant make made fix let changed considered another second earlier now",
     # Prepositions, adverbs and others that lead to another answer.
     "equal still again besides between through until to upto so well yes yep yeah")
-# Words that doubt, deny or withdraw. Adverbs in -ly ("possibly", "roughly") need no list: see `is_adverb`.
+# Words that doubt, deny or withdraw. Adverbs in -ly ("possibly", "roughly") need no list: see `_is_adverb`.
 HEDGES = _words(
     # How sure or how close. An answer is exact and needs none of them.
     "maybe perhaps unsure uncertain unclear probable likely unlikely possible possibility approx about around circa ca "
@@ -60,10 +59,10 @@ HEDGES = _words(
 # they link nothing.
 NEUTRAL = _words("a an the of in on at for with from by as per each every other very just only even too up "
                  "first last final new old good best next 1st 2nd 3rd plan option choice answer letter")
-NUMBER_WORDS = {word: number for number, word in enumerate(
+NUMBER_WORDS = dict(zip(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty".split())} | {
-    word: 10 * tens for tens, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)}
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety".split(),
+    (*range(20), *range(20, 100, 10)), strict=True))
 NUMERALS = NUMBER_WORDS.keys() | _words("nought naught nil")
 # Words above that may describe what is counted: "3 wrong answers". Any word in -ed may, too.
 _ADJECTIVES = _words("right wrong incorrect correct false invalid fake similar unknown possible probable likely "
@@ -75,8 +74,8 @@ _DOUBTING_ADVERBS = ("bly", "edly", "ingly")  # "probably", "supposedly", "seemi
 _PLURALS = ("s", "people", "men", "children", "geese", "mice", "feet", "teeth", "fish", "sheep")
 # Words in -ly that are nouns, adjectives of time, or adverbs that express no doubt.
 _NO_ADVERBS = _words(
-    "family assembly supply fly butterfly dragonfly jelly july italy lily belly reply monopoly anomaly bully ally "
-    "daily weekly monthly yearly hourly quarterly annually evenly exactly precisely only")
+    "family assembly supply butterfly dragonfly jelly italy belly reply monopoly anomaly bully "
+    "daily weekly monthly yearly hourly quarterly annually evenly exactly precisely")
 
 _SIGNS = re.compile(r"\A[\W_]+|[\W_]+\Z")
 _ASKED = re.compile(r"[?¿؟？‽⁇⁈⁉❓❔]")
@@ -113,7 +112,7 @@ def has_hedge(words: Sequence[str], singular: bool = False) -> bool:
     for at, word in enumerate(words):
         if word in counted:
             continue
-        if word in _JOINS or word in NUMERALS or is_adverb(word) and (
+        if word in _JOINS or word in NUMERALS or _is_adverb(word) and (
                 at >= plural or word.endswith(_DOUBTING_ADVERBS)):
             return True
         if word in HEDGES and not (at < plural and (word in _ADJECTIVES or word.endswith("ed"))):
@@ -121,10 +120,6 @@ def has_hedge(words: Sequence[str], singular: bool = False) -> bool:
         if word in LINKS and at >= plural and (not at or _links(words[0])):
             return True
     return False
-
-
-def is_adverb(word: str) -> bool:
-    return word.endswith("ly") and len(word) > 4 and word not in _NO_ADVERBS
 
 
 def only_links(words: Sequence[str]) -> bool:
@@ -140,4 +135,8 @@ def is_doubt(words: Sequence[str]) -> bool:
 
 
 def _links(word: str) -> bool:
-    return word in LINKS or word in HEDGES or is_adverb(word)
+    return word in LINKS or word in HEDGES or _is_adverb(word)
+
+
+def _is_adverb(word: str) -> bool:
+    return word.endswith("ly") and len(word) > 4 and word not in _NO_ADVERBS

@@ -45,7 +45,7 @@ _ALIASES = {
     "mosmol": "mOsm", "Ω": "ohm", "°k": "K",
 }
 _SYMBOLS = {symbol: symbol for symbol in _PLAIN}
-_NAMES = {name: symbol for symbol, names in _PLAIN.items() for name in names.split()}
+_NAMES = {name: symbol for symbol, names in _PLAIN.items() for name in (symbol, *names.split())}
 for _symbol, _names in _PREFIXED.items():
     _SYMBOLS[_symbol] = _symbol
     _NAMES |= dict.fromkeys(_names.split(), _symbol)
@@ -162,6 +162,6 @@ def _resolve(word: str) -> Unit:
     if product := _PRODUCT.fullmatch(word):
         return ((product[1].replace("µ", "u") + product[2], 1), (product[3], 1))
     for name in (folded, folded.removesuffix("s"), folded.removesuffix("es")):
-        if symbol := _NAMES.get(name) or (_PLAIN.keys() & {name} and name):
+        if symbol := _NAMES.get(name):
             return ((symbol, 1),)
     return ((_FOLDED.get(folded, folded if len(word) > 3 else word), 1),)
