@@ -20,7 +20,7 @@ from operator import eq
 from reasonkit.text.choices import read_choice, read_gold_choice, read_yes_no, same_choice
 from reasonkit.text.cleaning import clean, unbracket
 from reasonkit.text.hedges import is_withdrawn
-from reasonkit.text.numbers import read_amount, read_plain, same_number
+from reasonkit.text.numbers import read_number, read_plain, same_number
 from reasonkit.text.tags import TAGS, Parsed
 from reasonkit.text.words import read_date, read_text, same_text
 
@@ -161,9 +161,9 @@ def unbracketed_reader(read: Callable[[str], object | None]) -> Callable[[str], 
     return lambda text: read(unbracket(clean(unbracket(text.strip()))))
 
 
-_read_amount = unbracketed_reader(read_amount)
+_read_number = unbracketed_reader(lambda text: read_number(text, prose=True))
 _COMMON = {
-    "number": Kind(lambda text: read_plain(text) or _read_amount(text), same_number),
+    "number": Kind(lambda text: read_plain(text) or _read_number(text), same_number),
     "choice": Kind(lambda text: read_choice(clean(text)), same_choice, lambda text: read_gold_choice(clean(text))),
     "yes_no": Kind(unbracketed_reader(read_yes_no)),
     "text": Kind(lambda text: read_text(clean(text)), same_text),

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from reasonkit.text.hedges import HEDGES, LINKS, NEUTRAL, is_doubt, only_links, strip_signs
-from reasonkit.text.numbers import Number, read_amount
+from reasonkit.text.numbers import Number, read_number
 from reasonkit.text.words import Text, read_text, same_text
 
 _LABEL = re.compile(
@@ -106,7 +106,7 @@ def same_choice(found: Choice, expected: Choice) -> bool:
 
 
 def _option(text: str) -> Number | Text | None:
-    return read_amount(text) or read_text(text)
+    return read_number(text, prose=True) or read_text(text)
 
 
 def _same_option(found: Number | Text | None, expected: Number | Text | None) -> bool:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from reasonkit.text.answers import Kind
 from reasonkit.text.cleaning import PAIRS, clean, is_bracketed
 from reasonkit.text.hedges import has_hedge
-from reasonkit.text.numbers import read_amount, read_plain
+from reasonkit.text.numbers import read_number
 from reasonkit.text.words import read_formula
 
 MAX_DEPTH = 4
@@ -120,7 +120,7 @@ def _split(text: str) -> list[str]:
 @lru_cache(maxsize=512)  # the answers of a group share items
 def _item(text: str, depth: int) -> str:
     text = " ".join(text.split())
-    number = read_plain(text) or read_amount(text)
+    number = read_number(text, prose=True)
     if number is not None and not (number.unit or number.mark or number.quotient):
         return str(number)
     if depth < MAX_DEPTH and is_bracketed(text, 0):
