@@ -55,6 +55,7 @@ _IS_DOUBT = re.compile(
 _SPEAKER = frozenset("i my mine that this mind".split())
 _SIGN_BEFORE_WORD = re.compile(r"\s*(?:[/&|→⇒≠∨]|->|=>|!=)+\s*[^\W\d]")
 _CONTRAST = frozenset("not than opposed unlike nor".split())  # A, not B
+_LETTERS = frozenset("ABCDEFGH")  # a later letter, such as I, is a word
 _PARTS_OF_TEXT = re.compile(r"[,;:!\n()\[\]{}—…]+|\.{2,}|(?<!\b[A-H])\.(?=\s|\Z)|\s-+\s")  # "E. coli" is one part
 
 
@@ -130,17 +131,13 @@ def _opens_another(text: str, option: bool) -> bool:
         text_itself = option and not number and not (parts[1:] and len(words) == 1) and _SPEAKER.isdisjoint(lower)
         if is_doubt(lower) and not text_itself:
             return True
-        if number and len(words) == 1 and _is_letter(words[0]):
+        if number and len(words) == 1 and words[0] in _LETTERS:
             return True
-        letters = [at for at, word in enumerate(words) if at and _is_letter(word)]
+        letters = [at for at, word in enumerate(words) if at and word in _LETTERS]
         if letters and _CONTRAST.isdisjoint(lower[:letters[-1]]) and only_links(lower[:letters[-1]]) and (
                 not set(lower[letters[-1] + 1:]) - NEUTRAL - LINKS - HEDGES):
             return True
     return False
-
-
-def _is_letter(word: str) -> bool:
-    return len(word) == 1 and "A" <= word <= "H"
 
 
 def _doubtful(rest: str) -> bool:

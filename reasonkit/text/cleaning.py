@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from itertools import accumulate
 
 from reasonkit.text.tags import INVISIBLE
 
@@ -110,12 +111,8 @@ def is_bracketed(text: str, start: int = 0) -> bool:
     """Whether the bracket that opens at `start` is closed by the last character."""
     if text[start:start + 1] not in PAIRS or text[-1] != PAIRS[text[start]]:
         return False
-    depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] in PAIRS) - (text[place] in ")]}")
-        if not depth:
-            return place == len(text) - 1
-    return False
+    *depths, last = accumulate((sign in PAIRS) - (sign in ")]}") for sign in text[start:])
+    return not last and all(depths)
 
 
 PAIRS = {"(": ")", "[": "]", "{": "}"}

@@ -7,26 +7,16 @@ that grows with the numbers in it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import product, starmap
 
 import sympy
 from sympy import Integer, Rational, oo
 
+from recipes.graders import structure
 from recipes.graders.operations import adds_functions, leaves_arithmetic
-from recipes.graders.structure import (
-    BRACKETS,
-    END_MATRIX,
-    MATRIX,
-    NEW_ROW,
-    RELATIONS,
-    SET_SIGNS,
-    candidates,
-    is_group,
-    is_related,
-    is_variable,
-    split,
-)
+from recipes.graders.structure import END_MATRIX, MATRIX, NEW_ROW, RELATIONS, SET_SIGNS, is_group, is_related, split
 from recipes.graders.symbolic import read
 
 DIGITS = 10  # that a decimal needs to stand for a formula
@@ -34,6 +24,7 @@ LEAST, PRECISION = 30, 400  # digits for a first try, and for the last. Long num
 POINTS = tuple(starmap(Rational, (
     (7, 5), (-11, 7), (23, 9), (3, 13), (-5, 17), (19, 11), (-31, 10), (29, 23), (2, 7), (37, 31), (-41, 37))))
 WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for sums, factorials and the like
+_OF_FRACTION = re.compile(r"(?<!\S)([0-9]+ / [0-9]+)(?= (?:[^\W\d_]|\(|\\(?!cdot(?:\s|\Z))))")
 
 
 def load() -> Callable[[tuple[str, str], tuple[str, str]], bool]:
@@ -69,24 +60,15 @@ def _same_as_read(name: list[str], tokens: list[str], gold_name: list[str], gold
         return True
     if related == gold_related and (related or name == gold_name):
         return related and _same_values(tokens, gold)
-    titled = (related or is_variable(name)) and (gold_related or is_variable(gold_name))
+    titled = (related or structure.is_variable(name)) and (gold_related or structure.is_variable(gold_name))
     return titled and _same_values(tokens if related else [*name, "=", *tokens],
                                    gold if gold_related else [*gold_name, "=", *gold])
 
 
 def _readings(tokens: list[str]) -> list[list[str]]:
     """The tokens as they are, with 1/2x as 1/(2x), and as people often mean them, with x/2."""
-    meant, at = [], 0
-    while at < len(tokens):
-        first, sign, second, after = (*tokens[at: at + 4], "", "", "", "")[:4]
-        factor = after[:1].isalpha() or after[:1] in ("(", "\\") and after != r"\cdot"
-        if first.isdecimal() and sign == "/" and second.isdecimal() and factor:
-            meant += ["(", first, "/", second, ")"]
-            at += 3
-        else:
-            meant.append(first)
-            at += 1
-    return [tokens, meant] if len(meant) > len(tokens) else [tokens]
+    meant = _OF_FRACTION.sub(r"( \1 )", " ".join(tokens)).split()
+    return [tokens, meant] if meant != tokens else [tokens]
 
 
 def _letters_as_in(tokens: list[str], gold: list[str]) -> list[str]:
@@ -101,7 +83,7 @@ def _same_values(found: list[str], expected: list[str]) -> bool:
         sides = (side if is_group(side) or not SET_SIGNS.isdisjoint(side) else [r"\{", *side, r"\}"]
                  for side in (found, expected))
         return _same_set(*sides)
-    left, right = candidates(found), candidates(expected)
+    left, right = structure.candidates(found), structure.candidates(expected)
     if len(left) != len(right):
         return False
     for value in left:
@@ -120,14 +102,14 @@ def _same_value(found: list[str], expected: list[str]) -> bool:
     if MATRIX in found or MATRIX in expected:
         left, right = _matrix(found), _matrix(expected)
         return left.shape == right.shape and all(map(equal, left, right))
-    if found[0] in BRACKETS and is_group(found) and len(split(found[1:-1], ",")) > 1:
+    if is_group(found) and len(split(found[1:-1], ",")) > 1:
         if (found[0], found[-1]) != (expected[0], expected[-1]) or not is_group(expected):
             return False
         if found[0] == r"\{":
             return _same_values(found, expected)
         left, right = split(found[1:-1], ","), split(expected[1:-1], ",")
         return len(left) == len(right) and all(map(_same_value, left, right))
-    if expected[0] in BRACKETS and is_group(expected) and len(split(expected[1:-1], ",")) > 1:
+    if is_group(expected) and len(split(expected[1:-1], ",")) > 1:
         return False
     left, right = read(tuple(found)), read(tuple(expected))
     return equal(left, right) or _is_rounded(found, right) or _is_rounded(expected, left)

@@ -7,8 +7,8 @@ values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, and [[1, 2], [3, 4]] a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from itertools import chain, product
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, product
 
 from recipes.graders.notation import AND, OR
 
@@ -33,15 +33,20 @@ _NAME = re.compile(
     r"d [a-z] / d [a-z]|(?:\\angle |\\triangle )?[A-Z](?: [A-Z]){1,3}|\\angle [A-Z]|\| [a-z] \||"
     rf"\\(?:vec|hat|bar|overline|mathbf|overrightarrow) (?:\{{ [A-Za-z](?: [A-Za-z])? \}}|[A-Za-z])|"
     rf"\\(?:sin|cos|tan|cot|sec|csc|det) {_LETTER}")
+_BRACKETED_MATRIX = re.compile(r"[(\[] (\\begin\{pmatrix\}(?:(?!\\begin\{pmatrix\}|\\end).)*+\\end\{pmatrix\}) [)\]]")
 _VARIABLE = re.compile(r"(?:[A-Za-z]|\\(?!pi\b|infty)[a-z]+)(?: _ \{ \w+ \})?")
 _COMMANDS_OF_NUMBERS = frozenset({r"\frac", r"\sqrt", r"\pi", r"\infty", r"\cdot", r"\log", r"\ln", r"\binom"})
 
 
-def split(tokens: Iterable[str], *separators: str) -> list[list[str]]:
+def _depths(tokens: Iterable[str]) -> Iterator[int]:
+    """The number of brackets that are open at each token, with its own."""
+    return accumulate(_DEPTH.get(token, 0) for token in tokens)
+
+
+def split(tokens: Sequence[str], *separators: str) -> list[list[str]]:
     """The parts between separators outside brackets."""
-    parts, depth = [[]], 0
-    for token in tokens:
-        depth += _DEPTH.get(token, 0)
+    parts = [[]]
+    for token, depth in zip(tokens, _depths(tokens), strict=True):
         if depth == 0 and token in separators:
             parts.append([])
         else:
@@ -51,19 +56,13 @@ def split(tokens: Iterable[str], *separators: str) -> list[list[str]]:
 
 def is_group(tokens: Sequence[str]) -> bool:
     """Whether the first token opens a bracket that the last one closes."""
-    depth = 0
-    for token in tokens[:-1]:
-        depth += _DEPTH.get(token, 0)
-        if depth <= 0:
-            return False
-    return len(tokens) > 1
+    return len(tokens) > 1 and all(depth > 0 for depth in _depths(tokens[:-1]))
 
 
 def candidates(tokens: list[str]) -> list[list[str]]:
     """The values that are offered, with or without set braces."""
-    if tokens[0] == r"\{" and is_group(tokens):
-        tokens = tokens[1:-1]
-    return split(tokens, ",") if tokens else []
+    inner = tokens[1:-1] if tokens[0] == r"\{" and is_group(tokens) else tokens
+    return split(inner, ",") if inner else []
 
 
 def is_related(tokens: list[str]) -> bool:
@@ -105,11 +104,7 @@ def canonical(tokens: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _tokens_outside(tokens: list[str]) -> list[str]:
-    depth, found = 0, []
-    for token in tokens:
-        depth += _DEPTH.get(token, 0)
-        found += [token] if depth == 0 else []
-    return found
+    return [token for token, depth in zip(tokens, _depths(tokens), strict=True) if depth == 0]
 
 
 def list_values(values: Iterable[list[str]]) -> list[str]:
@@ -198,25 +193,15 @@ def _unwrap_sets(tokens: list[str]) -> list[str]:
 
 
 def _unify_matrices(tokens: list[str]) -> list[str]:
-    """Write rows in brackets as a matrix, and drop brackets around a matrix."""
+    """Write rows in brackets as a matrix. Drop brackets around a matrix, and a line break at its end."""
     if tokens[:2] == ["[", "["] and is_group(tokens):
         rows = split(tokens[1:-1], ",")
         if all(row[:1] == ["["] and is_group(row) for row in rows):
             entries = (split(row[1:-1], ",") for row in rows)
             return [MATRIX, *_join((_join(row, "&") for row in entries), NEW_ROW), END_MATRIX]
     if MATRIX in tokens:
-        bare, opened = [], []
-        for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
-            if token in ("(", "[") and after == MATRIX:
-                opened.append(len(bare))
-                bare.append(token)
-            elif token in (")", "]") and opened and bare[-1:] == [END_MATRIX] and MATRIX not in bare[opened[-1] + 2:]:
-                del bare[opened.pop()]
-            elif token == END_MATRIX and bare[-1:] == [NEW_ROW]:
-                bare[-1] = token
-            else:
-                bare.append(token)
-        return bare
+        text = " ".join(tokens).replace(f"{NEW_ROW} {END_MATRIX}", END_MATRIX)
+        return _BRACKETED_MATRIX.sub(r"\1", text).split()
     return tokens
 
 
