@@ -21,6 +21,7 @@ _FUNCTIONS = {"\\" + name: getattr(sympy, name) for name in
     r"\min": sympy.Min, r"\log": lambda value: sympy.log(value, 10), r"\lg": lambda value: sympy.log(value, 10)}
 _INVERSE = {r"\sin": sympy.asin, r"\cos": sympy.acos, r"\tan": sympy.atan}
 _SUMS = {r"\sum": sympy.Sum, r"\prod": sympy.Product}
+_ENCLOSED = {"|": ("|", sympy.Abs), r"\lfloor": (r"\rfloor", sympy.floor), r"\lceil": (r"\rceil", sympy.ceiling)}
 _SPECIAL = frozenset({r"\frac", r"\sqrt", r"\binom", r"\int", r"\lim", r"\lfloor", r"\lceil", "(", "[", "{"})
 _ACCENTS = frozenset("\\" + name for name in "vec hat bar overline tilde mathbf mathbb mathcal overrightarrow".split())
 _CALLED = frozenset("fghFGH")
@@ -56,14 +57,14 @@ class _Reader:
         self.at += 1
         return self.tokens[self.at - 1] if self.at <= len(self.tokens) else ""
 
-    def take(self, token: str) -> None:
-        if self.next() != token:
+    def take(self, *tokens: str) -> str:
+        if self.token not in tokens:
             raise ValueError(" ".join(self.tokens))
+        return self.next()
 
     def whole(self) -> sympy.Expr:
         value = self.sum()
-        if self.at < len(self.tokens):
-            raise ValueError(" ".join(self.tokens))
+        self.take("")
         return value
 
     def meant(self, value: sympy.Expr) -> sympy.Expr:
@@ -133,15 +134,11 @@ class _Reader:
         return value ** self.exponent() if self.token == "^" else value
 
     def group(self) -> sympy.Expr:
-        value, *more = self.values()
-        if more:
-            raise ValueError(" ".join(self.tokens))
+        (value,) = self.values()
         return value
 
     def values(self) -> list[sympy.Expr]:
-        opened = self.next()
-        if opened not in ("(", "[", "{"):
-            raise ValueError(" ".join(self.tokens))
+        opened = self.take("(", "[", "{")
         bars, self.bars = self.bars, 0
         values = [self.sum()]
         while self.token == ",":
@@ -160,16 +157,13 @@ class _Reader:
             if self.token == "_":  # a numeral in another base
                 return self.meant(Symbol(token.lstrip("0") + self.raw()))
             return self.meant(Rational(token))
-        if token == "|":
-            self.bars += 1
+        if token in _ENCLOSED:
+            closing, called = _ENCLOSED[token]
+            self.bars += token == "|"
             value = self.sum()
-            self.bars -= 1
-            self.take("|")
-            return sympy.Abs(value)
-        if token in (r"\lfloor", r"\lceil"):
-            value = self.sum()
-            self.take({r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}[token])
-            return sympy.floor(value) if token == r"\lfloor" else sympy.ceiling(value)
+            self.bars -= token == "|"
+            self.take(closing)
+            return called(value)
         if token == r"\frac":
             return self.group() / self.group()
         if token == r"\binom":
@@ -216,17 +210,16 @@ class _Reader:
         return sympy.root(value, index)
 
     def function(self, token: str) -> sympy.Expr:
-        base, power = [], None
+        base, power = [], Integer(1)
         while self.token == "^" or self.token == "_" and token in (r"\log", r"\ln"):
             if self.next() == "_":
                 base = [self.group()]
             else:
                 power = self.group()
-        called = _FUNCTIONS[token]
+        called = sympy.log if base else _FUNCTIONS[token]
         if power == -1 and token in _INVERSE:
-            called, power = _INVERSE[token], None
-        value = sympy.log(*self.arguments(), *base) if base else called(*self.arguments())
-        return value if power is None else value ** power
+            called, power = _INVERSE[token], Integer(1)
+        return called(*self.arguments(), *base) ** power
 
     def arguments(self) -> list[sympy.Expr]:
         """A bracket, or the factors up to the next function, with the divisor of an angle."""
