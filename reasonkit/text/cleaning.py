@@ -107,6 +107,11 @@ def unbracket(text: str) -> str:
     return text
 
 
+def clean_inside(text: str) -> str:
+    """The cleaned text without the brackets around it."""
+    return unbracket(clean(unbracket(text.strip())))
+
+
 def is_bracketed(text: str, start: int = 0) -> bool:
     """Whether the bracket that opens at `start` is closed by the last character."""
     if text[start:start + 1] not in PAIRS or text[-1] != PAIRS[text[start]]:

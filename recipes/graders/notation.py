@@ -40,7 +40,7 @@ _RULES = tuple((re.compile(pattern), replacement) for pattern, replacement in (
     (r"(?<=[0-9])\}_\{(?=[0-9]\})", ""),                                   # two digits of an index
     (r",\\! ?(?=[0-9])|\{,\}", ""),
     (r"\\[dt]?frac ?([0-9]) ([0-9])", r"\\frac{\1}{\2}"),
-    (r"\+/-|\bplus[ -](?:or[ -])?minus\b", r"\\pm"),
+    (r"\+/-|\bplus[ -]minus\b", r"\\pm"),
     (r",? ?(?:\\text ?\{ ?or ?\}|\bor\b) ?,?", rf" \{OR} "),
     (r",? ?(?:\\text ?\{ ?and ?\}|\band\b) ?,?", rf" \{AND} "),
     (rf"_ ?{_TEXT}\{{([^{{}}]*)\}}", r"_{\1}"),                               # x_\text{max}
@@ -64,17 +64,20 @@ _RULES = tuple((re.compile(pattern), replacement) for pattern, replacement in (
 _UNIT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}}| ([A-Za-z]{{2,}}))(?: ?\^ ?\{{?([23])\}}?)? ?\Z")
 
 
-# Short names of units that a formula may end with. "x cd" is a product, not candelas.
+# Names of units that a formula may end with. "x cd" is a product, not candelas.
 _PHYSICAL = frozenset(
-    "m mm cm dm km µm nm in ft yd mi g mg kg µg t ton lb lbs oz s sec ms min h hr day l ml cl n j kj cal w kw mw v kv a "
-    "amp ω ohm hz khz mhz ghz pa kpa mpa bar atm k °c °f °k mol mph kph ev kev mev kwh".split())
+    "m mm cm dm km µm nm in inch inches ft foot feet yd yard yards mi mile miles meter meters metre metres centimeter "
+    "centimeters kilometer kilometers kilometre kilometres g mg kg µg t ton tons gram grams kilogram kilograms lb lbs "
+    "pound pounds oz ounce ounces s sec second seconds ms min minute minutes h hr hour hours day days l ml cl liter "
+    "liters litre litres n j kj cal kcal joule joules newton newtons w kw mw watt watts v kv volt volts a amp amps ω "
+    "ohm ohms hz khz mhz ghz pa kpa mpa bar atm k °c °f °k mol moles mph kph ev kev mev kwh".split())
 
 
 def is_physical(number: Number) -> bool:
     """Whether the number has a unit of physics or a product of units."""
     words = re.findall(r"°?[^\W\d_]+|%", number.tail.casefold())
     return bool(words) and number.mark[:1] != "_" and (
-        _PHYSICAL.issuperset(words) or (len(words) > 1 or len(words[0]) > 3) and is_known(read_unit(number.tail)))
+        _PHYSICAL.issuperset(words) or len(words) > 1 and is_known(read_unit(number.tail)))
 
 
 def rewrite(text: str) -> str:
