@@ -106,29 +106,21 @@ class _Block:
 
 
 class Tags:
-    """The names of the two tags. Raises ValueError if they are equal or are not letters, digits and underscores.
+    """The two tags, whose names are the competition's.
 
     `template` is the PROMPT_TEMPLATE of the competition: a user turn with one `{question}`, then the start of the
     model's turn. `tag` matches each of the four tags in any case and spacing, in linear time. Its group `slash` is "/"
     for a closing tag.
     """
 
-    def __init__(self, reasoning: str, answer: str) -> None:
-        for name in (reasoning, answer):
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-                raise ValueError(f"tag name {name!r}: use letters, digits and underscores, a letter first")
-        if reasoning.casefold() == answer.casefold():
-            raise ValueError(f"the two tags must differ, both are {reasoning!r}")
-        self.reasoning, self.reasoning_start, self.reasoning_end = reasoning, f"<{reasoning}>", f"</{reasoning}>"
-        self.answer, self.answer_start, self.answer_end = answer, f"<{answer}>", f"</{answer}>"
-        self.template = (
-            "<start_of_turn>user\n{question}\n"
-            f"Show your work between {self.reasoning_start} and {self.reasoning_end}, "
-            f"then give the final answer between {self.answer_start} and {self.answer_end}.<end_of_turn>\n"
-            "<start_of_turn>model\n"
-        )
-        names = f"(?P<reasoning>{reasoning})|{answer}"
-        self.tag = re.compile(rf"<\s*+(?P<slash>/?+)\s*+(?:{names})\s*+>", re.IGNORECASE)
+    reasoning, reasoning_start, reasoning_end = "reasoning", "<reasoning>", "</reasoning>"
+    answer, answer_start, answer_end = "answer", "<answer>", "</answer>"
+    template = (
+        "<start_of_turn>user\n{question}\n"
+        "Show your work between <reasoning> and </reasoning>, "
+        "then give the final answer between <answer> and </answer>.<end_of_turn>\n<start_of_turn>model\n"
+    )
+    tag = re.compile(r"<\s*+(?P<slash>/?+)\s*+(?:(?P<reasoning>reasoning)|answer)\s*+>", re.IGNORECASE)
 
     def prompt(self, question: str) -> str:
         """`template.format(question=question)`. Raises TypeError if `question` is not a str."""
@@ -171,7 +163,7 @@ class Tags:
         for tag, within in zip(tags, _within(order), strict=True):
             piece, position = text[position : tag.start()], tag.end()
             kind, closing, blank = "reasoning" if tag["reasoning"] else "answer", bool(tag["slash"]), is_blank(piece)
-            if tag[0] != f"<{tag['slash']}{getattr(self, kind)}>":
+            if tag[0] != f"<{tag['slash']}{kind}>":
                 found.add("malformed_tag")
             if opened:
                 next(reversed(opened.values())).pieces.append(piece)
@@ -260,4 +252,4 @@ def _completion_end(text: str) -> int:
         end = text.rindex("<", 0, end)
 
 
-TAGS = Tags("reasoning", "answer")
+TAGS = Tags()
