@@ -23,9 +23,9 @@ _JOINS = _NEGATIONS | _words(
     "or and nor xor vs versus aka alias but yet though although however unless except if whether when while than "
     "else otherwise alternatively instead rather either neither both then also plus minus equals equiv "
     "oder ou или aber mais pero però sondern sino doch nein non нет но")
-# Words that link them unless a noun comes first: "20 is wrong", but "5 apples are left". Auxiliaries and pronouns open a
-# statement about the answer. Verbs of saying and changing, words that order answers ("my second choice"), prepositions
-# and adverbs lead to another answer.
+# Words that link them unless a noun comes first: "20 is wrong", but "5 apples are left". Auxiliaries and pronouns open
+# a statement about the answer. Verbs of saying and changing, words that order answers ("my second choice"),
+# prepositions and adverbs lead to another answer.
 LINKS = _JOINS | _words(
     "is are was were be been am it's that's do does did has have had can could may might must shall should will would "
     "i i'm i'd i'll i've me my we you your he she it its this that these those they who which what whichever "
@@ -44,8 +44,8 @@ HEDGES = _words(
     "wrong incorrect false untrue invalid fake bad mistake mistaken typo lie lying joke joking kidding withdraw "
     "withdrawn retract retracted reject rejected deleted denied crossed struck void scratch scrap strike ignore "
     "disregard forget nevermind mind correct correction corrected right edit edited update updated revise revised "
-    "revision rephrase backup fallback alternative alternate placeholder tbd todo tba sorry oops whoops wait hmm hm err "
-    "er um uh erm please lol jk psych "
+    "revision rephrase backup fallback alternative alternate placeholder tbd todo tba sorry oops whoops wait hmm hm "
+    "err er um uh erm please lol jk psych "
     # "Perhaps" and "about" in other languages.
     "vielleicht peut-être quizás talvez forse возможно ungefähr environ aproximadamente примерно")
 # Articles, prepositions, adjectives and words for an answer. They may come between the words above, and by themselves

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 
 from reasonkit.text.answers import Kind
 from reasonkit.text.cleaning import PAIRS, clean, is_bracketed
@@ -76,16 +77,14 @@ def _bullets(text: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[0][-1] == ":":
         lines = lines[1:]  # "The cities are:"
-    found = [_BULLETED.fullmatch(line) for line in lines]
-    marked = list(_NUMBERED.finditer(text))
-    if len(lines) < 2 <= len(marked) and not marked[0].start() and (
-            _counts([match[1] for match in marked]) or {match[0][0] for match in marked} == {text[0]}):
-        ends = [match.start() for match in marked[1:]] + [len(text)]
-        return [text[match.end():end].strip().rstrip(" ,;") for match, end in zip(marked, ends, strict=True)]
-    if lines and all(found) and (len(lines) > 1 or _ALONE.match(lines[0])):
-        marks = [match[1] for match in found]
-        if marks[0] is None and len({line[0] for line in lines}) == 1 or _counts(marks):
-            return [match[2].rstrip(" ,;.") for match in found]
+    places = [match.start() for match in _NUMBERED.finditer(text)]
+    inline = [text[start:end].strip() for start, end in pairwise([*places, len(text)])]
+    for marked in (inline if len(lines) < 2 <= len(inline) and not places[0] else [], lines):
+        found = [_BULLETED.fullmatch(line) for line in marked]
+        if marked and all(found) and (len(marked) > 1 or _ALONE.match(marked[0])):
+            marks = [match[1] for match in found]
+            if marks[0] is None and len({line[0] for line in marked}) == 1 or _counts(marks):
+                return [match[2].rstrip(" ,;.") for match in found]
     return []
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from reasonkit.text.hedges import NUMBER_WORDS
 from reasonkit.text.numbers import Number, read_number
 from reasonkit.text.units import is_known, read_unit
 
 OR, AND = r"\lor", r"\land"  # between candidates
 
 _TEXT = r"\\(?:text(?:rm|bf|it|normal)?|math(?:rm|bf|it|sf)|operatorname|mbox) ?"
-_BASES = {name: str(base) for base, name in enumerate(
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(), 2)}
+_BASES = {name: str(number) for name, number in NUMBER_WORDS.items() if 2 <= number <= 16}
 _BASE = rf"([0-9]+|{'|'.join(_BASES)})\b"
 _DECIMAL = re.compile(  # the blocks in braces, in brackets, under strokes, between dots, written three times or twice
     r"""(?<![\w.}])([0-9]{0,30}+)\.([0-9]{0,12}?)(?:

@@ -85,19 +85,16 @@ def canonical(tokens: list[str]) -> tuple[list[str], list[str]]:
     if _STRUCTURAL.isdisjoint(tokens):
         return [], _drop_plus(tokens)
     tokens = _unwrap_sets(tokens)
-    names, parts, joints = [], [], [token for token in _tokens_outside(tokens) if token in (",", OR, AND)]
-    for part in split(tokens, ",", OR, AND):
-        name, value = _solve(part)
-        value = _unify_matrices(value)
-        names += [name] if name else []
-        parts.append((part, value, bool(name)))
-    if len(set(map(tuple, names))) > 1 or any(not named and "=" in part for part, _, named in parts):
-        name, values = [], [_unify_matrices(part) for part, _, _ in parts]
-    else:
-        name, values = names[0] if names else [], [value for _, value, _ in parts]
+    joints = {token for token in _tokens_outside(tokens) if token in (",", OR, AND)}
+    parts = split(tokens, ",", OR, AND)
+    names, values = zip(*map(_solve, parts), strict=True)
+    name = max(names, key=bool)  # the first that is not empty
+    if any(found != name if found else "=" in part for found, part in zip(names, parts, strict=True)):
+        name, values = [], parts
+    values = list(map(_unify_matrices, values))
     ranges = name and (INEQUALITIES | SET_SIGNS).intersection(tokens)
     if ranges and len(values) > 1 and "," not in joints:
-        values = _combine_ranges(parts, joints)
+        values = _combine_ranges(parts, names, values, joints)
     if not ranges and len(values) == 1 and values[0][:1] == [r"\{"] and is_group(values[0]):
         return name, [r"\{", *list_values(split(values[0][1:-1], ",")), r"\}"]
     return name, list_values(values)
@@ -165,17 +162,18 @@ def _is_constant(tokens: list[str]) -> bool:
                    and token not in _COMMANDS_OF_NUMBERS for token in tokens)
 
 
-def _combine_ranges(parts: list[tuple[list[str], list[str], bool]], joints: list[str]) -> list[list[str]]:
+def _combine_ranges(parts: list[list[str]], names: Sequence[list[str]], values: list[list[str]],
+                    joints: set[str]) -> list[list[str]]:
     """`x < 2 or x = 3` as a union. `x > 1 and x < 4` as one interval."""
-    ranges = [value if INEQUALITIES.intersection(part) or r"\in" in part or not named else [r"\{", *value, r"\}"]
-              for part, value, named in parts]
-    if set(joints) == {OR}:
+    ranges = [[r"\{", *value, r"\}"] if name and not INEQUALITIES.union([r"\in"]).intersection(part) else value
+              for part, name, value in zip(parts, names, values, strict=True)]
+    if joints == {OR}:
         return [_join(ranges, r"\cup")]
-    if set(joints) == {AND} and len(ranges) == 2:
+    if joints == {AND} and len(ranges) == 2:
         low, high = sorted(ranges, key=lambda value: value[1:3] == ["-", r"\infty"])
         if low[-2:-1] == [r"\infty"] and high[1:3] == ["-", r"\infty"] and r"\cup" not in low + high:
             return [[*low[:-2], *high[4:]]]
-    return [value for _, value, _ in parts]
+    return values
 
 
 def _unwrap_sets(tokens: list[str]) -> list[str]:
