@@ -38,16 +38,17 @@ _EMPTY = frozenset(("∅", "\\emptyset", "\\varnothing", "empty set", "the empty
 
 
 def read_list(text: str) -> str | None:
-    """The items of clean text in normal form, joined by semicolons. None if there are no items.
+    """The items of raw text in normal form, joined by semicolons. None if there are no items.
 
     Bullets or item numbers divide the items. Without them, semicolons, commas, lines, arrows or spaces do.
     """
-    items = _items(_THEN.sub(r"\1 ", text), "([{", 0)
+    items = _items(_THEN.sub(r"\1 ", clean(text)), "([{", 0)
     return None if items is None else "; ".join(items)
 
 
 def read_set(text: str) -> str | None:
     """Like `read_list`, but without order and repetition. A tuple in round brackets keeps both."""
+    text = clean(text)
     items = [] if text.strip(" .$").casefold() in _EMPTY else _items(_OR_NAMED.sub(" and ", text), "[{", 0)
     return None if items is None else "; ".join(sorted(set(items)))
 
@@ -128,4 +129,4 @@ def _item(text: str, depth: int) -> str:
     return (read_formula(text) or text.strip("\"'. ")).casefold()
 
 
-KIND = Kind(lambda text: read_list(clean(text)))
+KIND = Kind(read_list)

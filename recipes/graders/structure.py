@@ -1,7 +1,7 @@
 """The structure of a formula's tokens: candidates, brackets, relations, intervals, sets and matrices.
 
-Entry points: `split` and `is_group` for any reader of tokens, and `canonical` for a normal form. It writes ± as two
-values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, and [[1, 2], [3, 4]] as a matrix.
+Entry point: `canonical` for a normal form. It writes ± as two values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union,
+and [[1, 2], [3, 4]] as a matrix.
 """
 
 from __future__ import annotations
@@ -96,15 +96,15 @@ def canonical(tokens: list[str]) -> tuple[list[str], list[str]]:
     if ranges and len(values) > 1 and "," not in joints:
         values = _combine_ranges(parts, names, values, joints)
     if not ranges and len(values) == 1 and values[0][:1] == [r"\{"] and is_group(values[0]):
-        return name, [r"\{", *list_values(split(values[0][1:-1], ",")), r"\}"]
-    return name, list_values(values)
+        return name, [r"\{", *_list_values(split(values[0][1:-1], ",")), r"\}"]
+    return name, _list_values(values)
 
 
 def _tokens_outside(tokens: list[str]) -> list[str]:
     return [token for token, depth in zip(tokens, _depths(tokens), strict=True) if depth == 0]
 
 
-def list_values(values: Iterable[list[str]]) -> list[str]:
+def _list_values(values: Iterable[list[str]]) -> list[str]:
     """The values joined by commas, with each ± written out and no + before a first term."""
     return _join((_drop_plus(one) for value in values for one in _both_signs(value)), ",")
 

@@ -168,14 +168,10 @@ class _Reader:
             return self.group() / self.group()
         if token == r"\binom":
             return sympy.binomial(self.group(), self.group())
-        if token == r"\sqrt":
-            return self.root()
         if token in _SUMS:
             return self.series(_SUMS[token])
-        if token == r"\int":
-            return self.integral()
-        if token == r"\lim":
-            return self.limit()
+        if read_rest := {r"\sqrt": self.root, r"\int": self.integral, r"\lim": self.limit}.get(token):
+            return read_rest()
         if token in _FUNCTIONS and not (token == r"\exp" and not self.starts()):
             return self.function(token)
         if token in _ACCENTS:
@@ -234,15 +230,14 @@ class _Reader:
             value = value / self.power()
         return [value]
 
-    def bounds(self) -> tuple[list[str], list[str]]:
+    def bounds(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The tokens of the lower and the upper bound."""
         found = {"_": (), "^": ()}
-        while self.token in ("_", "^"):
-            sign = self.next()
-            start = self.at
+        while self.token in found:
+            sign, start = self.next(), self.at
             self.raw()
             found[sign] = self.tokens[start + 1: self.at - 1]
-        return list(found["_"]), list(found["^"])
+        return found["_"], found["^"]
 
     def series(self, made: type) -> sympy.Expr:
         low, high = self.bounds()
@@ -251,7 +246,7 @@ class _Reader:
         self.bound.add(name)
         body = self.product()
         self.bound.discard(name)
-        return made(body, (Symbol(name, real=True), read(tuple(first)), read(tuple(high)))).doit()
+        return made(body, (Symbol(name, real=True), read(tuple(first)), read(high))).doit()
 
     def integral(self) -> sympy.Expr:
         low, high = self.bounds()
@@ -263,8 +258,7 @@ class _Reader:
                 self.at += place + 2
                 variable = Symbol(rest[place + 1], real=True)
                 body = read(rest[:place]) if place else Integer(1)
-                limits = (variable, read(tuple(low)), read(tuple(high))) if low else variable
-                return sympy.integrate(body, limits)
+                return sympy.integrate(body, (variable, read(low), read(high)) if low else variable)
         raise ValueError(" ".join(self.tokens))
 
     def limit(self) -> sympy.Expr:
