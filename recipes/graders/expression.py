@@ -49,6 +49,7 @@ _TEXT_COMMANDS = {"\\" + name for name in (
     "text textbf textit textrm textnormal mathrm mathbf mathit mbox operatorname boxed").split()}
 _HEXADECIMAL = frozenset("ABCDEF")
 _INDEXED = frozenset({r"\sum", r"\prod", r"\int", r"\lim"})
+_HALF_OPEN = ({"(", "]"}, {"[", ")"})
 _ARGUMENTS = {"^": 1, "_": 1, r"\sqrt": 1, r"\frac": 2, r"\binom": 2}
 _UNFINISHED = RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ",", OR, AND}
 _ANGLES = frozenset(rf"\{name}" for name in "sin cos tan cot sec csc".split())
@@ -96,21 +97,18 @@ def read_expression(text: str) -> Expression | None:
     number, unit = _number(bare), ""
     if number is None:
         bare, unit = split_unit(bare)
-    tokens = list(_spell(bare))
-    if number is None:
-        tokens = [token for token in tokens if token != r"\$"]
-    if not tokens or None in tokens or r"\$" in tokens or not _is_balanced(tokens) or tokens[-1] in _UNFINISHED:
+    tokens = [token for token in _spell(bare) if number or token != r"\$"]
+    unread = not tokens or None in tokens or r"\$" in tokens or tokens[-1] in _UNFINISHED
+    if unread or (tokens := _group_arguments(tokens)) is None:
         return number and Expression((), number)
-    if "," in tokens and (grouped := read_plain(clean(bare))):
-        tokens = [str(grouped)]
+    if "," in tokens and (plain := read_plain(clean(bare))):
+        tokens = [str(plain)]
     if "°" in tokens and _ANGLES.isdisjoint(tokens):
         tokens, unit = [token for token in tokens if token != "°"], "°"
         number = _number(bare.replace("°", ""))
     if number and number.unit and not (is_physical(number) and len(number.unit) > 1):
         number = None  # 5a is a product
-    if (grouped := _group_arguments(tokens)) is None:
-        return None
-    name, tokens = canonical(grouped)
+    name, tokens = canonical(tokens)
     return Expression(tuple(tokens), number, tuple(name), unit) if tokens else None
 
 
@@ -160,32 +158,24 @@ def _spell(text: str) -> Iterator[str | None]:
             yield from token  # a product of letters
 
 
-def _is_balanced(tokens: list[str]) -> bool:
-    """Whether all brackets are closed and none is too deep. A half-open interval may close ( with ] and [ with )."""
-    stack = []
-    for token in tokens:
-        if len(stack) > MAX_NESTING:
-            return False
-        if token in BRACKETS or token.startswith(r"\begin"):
-            stack.append(token)
-        elif token in CLOSING or token.startswith(r"\end"):
-            opened = stack.pop() if stack else ""
-            ends = BRACKETS.get(opened) or opened.replace("begin", "end")
-            if ends != token and not (opened in "([" and opened and token in ")]"):
-                return False
-    return not stack
+def _closes(token: str) -> bool:
+    return token in CLOSING or token.startswith(r"\end")
 
 
 def _group_arguments(tokens: Sequence[str]) -> list[str] | None:
-    """The tokens with braces around the arguments of ^, _, \\sqrt and \\frac: x^10 as x^{10}. None if an argument is
-    missing, or if they are nested too deeply."""
+    """The tokens with braces around the arguments of ^, _, \\sqrt and \\frac: x^10 as x^{10}. None if an argument or a
+    bracket is missing, or if they are nested too deeply. A half-open interval may close ( with ] and [ with )."""
     levels: list[list[list[str]]] = [[]]  # from right to left: what is read in each open bracket, the next operand last
     for token in reversed(tokens):
         read, count = [token], _ARGUMENTS.get(token, 0)
-        if token in CLOSING:
+        if _closes(token):
             levels.append([])
-        elif token in BRACKETS and len(levels) > 1:
-            read += chain.from_iterable(reversed(levels.pop()))
+        elif token in BRACKETS or token.startswith(r"\begin"):
+            inside = levels.pop()
+            end = inside[0][0] if levels else ""
+            if end != (BRACKETS.get(token) or token.replace("begin", "end")) and {token, end} not in _HALF_OPEN:
+                return None
+            read += chain.from_iterable(reversed(inside))
         operands = levels[-1]
         if token == r"\sqrt" and operands and operands[-1][0] == "[":  # the index of a root stays in its brackets
             read += operands.pop()
@@ -193,7 +183,7 @@ def _group_arguments(tokens: Sequence[str]) -> list[str] | None:
             operands += [[digit] for digit in reversed(operands.pop()[0])]
         for _ in range(count):
             sign = operands.pop() if operands and operands[-1] in (["+"], ["-"]) else []
-            if not operands or operands[-1][0] in CLOSING:
+            if not operands or _closes(operands[-1][0]):
                 return None
             body = operands.pop()
             read += ["{", *sign, *(body[1:-1] if body[0] in ("{", "(") else body), "}"]
