@@ -148,7 +148,7 @@ def read_number(text: str, prose: bool = False) -> Number | None:
 
 def read_value(text: str, prose: bool = False) -> Number | None:
     """The number at the start of clean text. The rest becomes `tail`, and `unit` is at most a currency sign."""
-    match = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER_CHARACTERS else None
+    match = _NUMBER.fullmatch(text)
     if match is None or match["sign"] and match["inner_sign"]:
         return None
     top = Fraction(1) if match["power"] else _numeral(match["top"])

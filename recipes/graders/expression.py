@@ -186,7 +186,8 @@ def _group_arguments(tokens: Sequence[str]) -> list[str] | None:
             if not operands or _closes(operands[-1][0]):
                 return None
             body = operands.pop()
-            read += ["{", *sign, *(body[1:-1] if body[0] in ("{", "(") else body), "}"]
+            bare = body[0] == "{" or body[0] == "(" and not sign  # x^-(n+1) keeps its brackets
+            read += ["{", *sign, *(body[1:-1] if bare else body), "}"]
         if max(len(levels), *accumulate((one in BRACKETS) - (one in CLOSING) for one in read)) > MAX_NESTING:
             return None
         operands.append(read)
