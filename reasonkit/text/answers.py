@@ -18,9 +18,9 @@ from functools import lru_cache
 from operator import eq
 
 from reasonkit.text.choices import read_choice, read_gold_choice, read_yes_no, same_choice
-from reasonkit.text.cleaning import clean, unbracket
+from reasonkit.text.cleaning import clean, clean_inside
 from reasonkit.text.hedges import is_withdrawn
-from reasonkit.text.numbers import read_amount, read_plain, same_number
+from reasonkit.text.numbers import read_number, read_plain, same_number
 from reasonkit.text.tags import TAGS, Parsed
 from reasonkit.text.words import read_date, read_text, same_text
 
@@ -67,14 +67,15 @@ def check(answer: str | None, gold: str, kind: str) -> Verdict:
         raise ValueError(f"unknown answer kind {kind!r}: use one of {', '.join(KINDS)}")
     if len(gold) > MAX_CHARACTERS:
         raise ValueError(f"gold answer of {len(gold)} characters: at most {MAX_CHARACTERS} are compared")
-    if answer is not None and len(answer) > MAX_CHARACTERS:
+    answer = answer or ""
+    if len(answer) > MAX_CHARACTERS:
         return Verdict(False, None, f"longer than {MAX_CHARACTERS} characters")
     expected = _read_gold(gold, kind)
-    if answer and is_withdrawn(answer, gold):
+    if is_withdrawn(answer, gold):
         return Verdict(False, None, "asked back or struck out")
-    found = kind_of(kind).read(answer) if answer else None
+    found = kind_of(kind).read(answer)
     if found is None:
-        return Verdict(False, None, f"not read as {kind}" if answer and answer.strip() else "no answer")
+        return Verdict(False, None, f"not read as {kind}" if answer.strip() else "no answer")
     correct = kind_of(kind).same(found, expected)
     extracted = "; ".join(map(str, found)) if isinstance(found, tuple) else str(found)
     if correct is None:
@@ -121,14 +122,12 @@ def answer_of(completion: Parsed, gold: str, kind: str) -> str | None:
     first, *others = completion.answers or (None,)
     if len(others) >= MAX_BLOCKS:
         return None
-    return first if all(_says_the_same(first, other, gold, kind) for other in others) else None
-
-
-def _says_the_same(a: str, b: str, gold: str, kind: str) -> bool:
-    """Whether both are read as the same value, or one is right if the other is the gold answer."""
-    read = check(a, gold, kind).extracted
-    alike = read is not None and read == check(b, gold, kind).extracted
-    return alike or _is_right(a, b, kind) or _is_right(b, a, kind)
+    for other in others:  # read as the same value, or right if one of the two is the gold answer
+        read = check(first, gold, kind).extracted
+        alike = read is not None and read == check(other, gold, kind).extracted
+        if not (alike or _is_right(first, other, kind) or _is_right(other, first, kind)):
+            return None
+    return first
 
 
 def _is_right(answer: str, gold: str, kind: str) -> bool:
@@ -156,18 +155,12 @@ def seconds_left() -> float:
     return _DEADLINE.get() - time.monotonic()
 
 
-def unbracketed_reader(read: Callable[[str], object | None]) -> Callable[[str], object | None]:
-    """`read`, applied to the cleaned text without the brackets around it."""
-    return lambda text: read(unbracket(clean(unbracket(text.strip()))))
-
-
-_read_amount = unbracketed_reader(read_amount)
 _COMMON = {
-    "number": Kind(lambda text: read_plain(text) or _read_amount(text), same_number),
+    "number": Kind(lambda text: read_plain(text) or read_number(clean_inside(text), prose=True), same_number),
     "choice": Kind(lambda text: read_choice(clean(text)), same_choice, lambda text: read_gold_choice(clean(text))),
-    "yes_no": Kind(unbracketed_reader(read_yes_no)),
+    "yes_no": Kind(lambda text: read_yes_no(clean_inside(text))),
     "text": Kind(lambda text: read_text(clean(text)), same_text),
-    "date": Kind(unbracketed_reader(read_date)),
+    "date": Kind(lambda text: read_date(clean_inside(text))),
 }
 
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from reasonkit.text.hedges import HEDGES, LINKS, NEUTRAL, is_doubt, only_links, strip_signs
-from reasonkit.text.numbers import Number, read_amount
+from reasonkit.text.numbers import Number, read_number
 from reasonkit.text.words import Text, read_text, same_text
 
 _LABEL = re.compile(
@@ -38,14 +38,13 @@ _ANOTHER = re.compile(
     r"|(?:\A|\s)[A-HJ-Z]:\s"                                             # B: Paris C: Rome
     r"|(?i:\b(?:wait|then|no|oops|sorry|hmm|instead))\W+[A-HJ-Z]\W*\Z"
     r"|(?i:\b(?:or|and|maybe|perhaps|possibly|probably|actually|rather|either|also|alternatively))\W+[A-HJ-Z]\b")
-# Words that begin a second answer or a doubt about the first, but rarely an option's own text.
-_OPENERS_OF_ANOTHER = frozenset(
-    "or vs versus xor alternatively otherwise else oops actually hmm hm um uh er err unless nope nah oder ou или aka "
-    "maybe perhaps possibly probably dunno idk approx".split())
+# What begins a second answer or a doubt about the first, but rarely an option's own text.
 _OPENS_ANOTHER = re.compile(
-    r"(?:and|but|also|i meant?|i also|my (?:bad|other|second)|make (?:that|it)|on second thoughts?|failing that|no wait"
+    r"(?:or|vs|versus|xor|alternatively|otherwise|else|oops|actually|hmm?|um|uh|err?|unless|nope|nah|oder|ou|или|aka"
+    r"|maybe|perhaps|possibly|probably|dunno|idk|approx"
+    r"|and|but|also|i meant?|i also|my (?:bad|other|second)|make (?:that|it)|on second thoughts?|failing that|no wait"
     r"|as well as|if not|changed? to|another option|as an alternative|then again|the answer is"
-    r"|(?:although |though )?(?:it )?(?:could|may|might|should|would) (?:also )?be)(?!\w)")
+    r"|(?:although |though )?(?:it )?(?:could|may|might|should|would) (?:also )?be)(?!\S)")
 # A part that is one of these phrases is not an option's text either.
 _IS_DOUBT = re.compile(
     r"(?:not (?:so )?sure|who knows|(?:just )?a guess|in your dreams|as if|forget it|please check"
@@ -55,6 +54,7 @@ _IS_DOUBT = re.compile(
 _SPEAKER = frozenset("i my mine that this mind".split())
 _SIGN_BEFORE_WORD = re.compile(r"\s*(?:[/&|→⇒≠∨]|->|=>|!=)+\s*[^\W\d]")
 _CONTRAST = frozenset("not than opposed unlike nor".split())  # A, not B
+_LETTERS = frozenset("ABCDEFGH")  # a later letter, such as I, is a word
 _PARTS_OF_TEXT = re.compile(r"[,;:!\n()\[\]{}—…]+|\.{2,}|(?<!\b[A-H])\.(?=\s|\Z)|\s-+\s")  # "E. coli" is one part
 
 
@@ -106,7 +106,7 @@ def same_choice(found: Choice, expected: Choice) -> bool:
 
 
 def _option(text: str) -> Number | Text | None:
-    return read_amount(text) or read_text(text)
+    return read_number(text, prose=True) or read_text(text)
 
 
 def _same_option(found: Number | Text | None, expected: Number | Text | None) -> bool:
@@ -123,24 +123,19 @@ def _opens_another(text: str, option: bool) -> bool:
     parts = [words for words in map(strip_signs, map(str.split, _PARTS_OF_TEXT.split(text))) if words]
     for number, words in enumerate(parts):
         lower = [word.casefold() for word in words]
-        if not number and (lower[0] in _OPENERS_OF_ANOTHER or _OPENS_ANOTHER.match(" ".join(lower))):
+        phrase = " ".join(lower)
+        if _IS_DOUBT.fullmatch(phrase) or not number and _OPENS_ANOTHER.match(phrase):
             return True
-        if _IS_DOUBT.fullmatch(" ".join(lower)) or lower == ["not"] and number:
+        if number and (lower == ["not"] or len(words) == 1 and words[0] in _LETTERS):
             return True
         text_itself = option and not number and not (parts[1:] and len(words) == 1) and _SPEAKER.isdisjoint(lower)
         if is_doubt(lower) and not text_itself:
             return True
-        if number and len(words) == 1 and _is_letter(words[0]):
-            return True
-        letters = [at for at, word in enumerate(words) if at and _is_letter(word)]
+        letters = [at for at, word in enumerate(words) if at and word in _LETTERS]
         if letters and _CONTRAST.isdisjoint(lower[:letters[-1]]) and only_links(lower[:letters[-1]]) and (
                 not set(lower[letters[-1] + 1:]) - NEUTRAL - LINKS - HEDGES):
             return True
     return False
-
-
-def _is_letter(word: str) -> bool:
-    return len(word) == 1 and "A" <= word <= "H"
 
 
 def _doubtful(rest: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from itertools import accumulate
 
 from reasonkit.text.tags import INVISIBLE
 
@@ -25,19 +26,18 @@ _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "₀₁₂₃₄₅₆�
 _SCRIPTS = re.compile(f"[{_RAISED}]+|[{_LOWERED}]+")
 _PLAIN_SIZE = str.maketrans(_RAISED + _LOWERED, "0123456789+-" * 2)
 
-Replacement = str | Callable[[re.Match[str]], str]
-
-
-def _rules(*pairs: tuple[str, Replacement]) -> tuple[tuple[re.Pattern[str], Replacement], ...]:
-    return tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in pairs)
-
-
+Rules = tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
 _PRODUCT = re.compile(r"[^\W\d](?:\s*+(?:\\cdot\b|[·×])|\s)\s*+[^\W\d]", re.IGNORECASE)
 
 
-def _below(divisor: str) -> str:
-    """The divisor to write after a slash, with brackets if it is a product of units."""
-    return f"({divisor})" if _PRODUCT.search(divisor) else divisor
+def _rules(*pairs: tuple) -> Rules:
+    return tuple((re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in pairs)
+
+
+def _divide(fraction: re.Match[str]) -> str:
+    """\\frac with a slash, and with brackets around a product of units below it."""
+    top, bottom = (group for group in fraction.groups() if group is not None)
+    return f" {top}/({bottom})" if _PRODUCT.search(bottom) else f" {top}/{bottom}"
 
 
 # What surrounds an answer of any kind, and LaTeX inside an answer that is not a formula.
@@ -59,8 +59,7 @@ _WITHIN = _rules(
     (r"([\^_])\s*+\{([^{}]*)\}", r"\1\2"),
     (r"\\(?:SI|qty)\s*+\{([^{}]*)\}\s*+\{([^{}]*)\}", r"\1 \2"),
     (r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mathbf|mbox|ce|unit|si)\s*+\{([^{}]*)\}", r" \1"),
-    (r"\\[dt]?frac\s*+([0-9])\s*+([0-9])", r" \1/\2"),
-    (r"\\[dt]?frac\s*+\{([^{}]*+)\}\s*+\{([^{}]*+)\}", lambda match: f" {match[1]}/{_below(match[2])}"),
+    (r"\\[dt]?frac\s*+(?:\{([^{}]*+)\}|([0-9]))\s*+(?:\{([^{}]*+)\}|([0-9]))", _divide),
     (r"\\!\s*+", ""),
     (r"\^?\\(?:circ|degree)\b", "°"),
     (r"(?:\{\s*+\}\s*+)?°\s*+(?=[CF]\b)", "°"),
@@ -77,15 +76,12 @@ _WITHIN = _rules(
 _IS_AROUND = re.compile(r"[\\`*_$\"'#]|answer", re.IGNORECASE)
 _IS_WITHIN = re.compile(r"[\\~^_{°<]")
 _BOXED = re.compile(r"\A\s*\\boxed\s*\{(.*)\}[\s.]*\Z", re.DOTALL)
-_FENCED = re.compile(r"(```+|~~~+)[ \t]*+[\w+#.-]*+[ \t]*+\n")
+_FENCED = re.compile(r"\s*+(```+|~~~+)[ \t]*+[\w+#.-]*+[ \t]*+\n(.*)\1\s*", re.DOTALL)
 
 
 def clean(text: str) -> str:
     """`text` without typography, Markdown, LaTeX, quotes around it, or a leading "The answer is"."""
-    text = to_ascii(unfence(text))
-    if _IS_WITHIN.search(text):
-        text = _apply(_WITHIN, text)
-    return _unwrap(text)
+    return _unwrap(_apply(_WITHIN, _IS_WITHIN, to_ascii(unfence(text))))
 
 
 def unwrap(text: str) -> str:
@@ -97,10 +93,8 @@ def unwrap(text: str) -> str:
 
 def unfence(text: str) -> str:
     """The contents of a Markdown fence, without its language name. Other text is returned unchanged."""
-    stripped = text.strip()
-    fence = _FENCED.match(stripped)
-    closed = fence and stripped.endswith(fence[1], fence.end())
-    return stripped[fence.end():-len(fence[1])] if closed else text
+    fence = _FENCED.fullmatch(text)
+    return fence[2] if fence else text
 
 
 def unbracket(text: str) -> str:
@@ -113,16 +107,17 @@ def unbracket(text: str) -> str:
     return text
 
 
+def clean_inside(text: str) -> str:
+    """The cleaned text without the brackets around it."""
+    return unbracket(clean(unbracket(text.strip())))
+
+
 def is_bracketed(text: str, start: int = 0) -> bool:
     """Whether the bracket that opens at `start` is closed by the last character."""
     if text[start:start + 1] not in PAIRS or text[-1] != PAIRS[text[start]]:
         return False
-    depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] in PAIRS) - (text[place] in ")]}")
-        if not depth:
-            return place == len(text) - 1
-    return False
+    *depths, last = accumulate((sign in PAIRS) - (sign in ")]}") for sign in text[start:])
+    return not last and all(depths)
 
 
 PAIRS = {"(": ")", "[": "]", "{": "}"}
@@ -137,10 +132,10 @@ def to_ascii(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    return (_apply(_AROUND, text) if _IS_AROUND.search(text) else text).strip()
+    return _apply(_AROUND, _IS_AROUND, text).strip()
 
 
-def _apply(rules: tuple[tuple[re.Pattern[str], Replacement], ...], text: str) -> str:
-    for pattern, replacement in rules:
+def _apply(rules: Rules, needed: re.Pattern[str], text: str) -> str:
+    for pattern, replacement in rules if needed.search(text) else ():
         text = pattern.sub(replacement, text)
     return text

@@ -12,58 +12,50 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 
-def _words(*classes: str) -> frozenset[str]:
-    return frozenset(" ".join(classes).split())
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
 _NEGATIONS = _words("no not nope nah nay never none isn't aren't wasn't")
-# Words that link two answers, or an answer and a condition, in any position.
+# Words that link two answers, or an answer and a condition, in any position: conjunctions, and adverbs used as such.
+# Signs written as words. "Or", "but" and "no" in other languages that answers come in.
 _JOINS = _NEGATIONS | _words(
-    # Conjunctions, and adverbs used as conjunctions.
     "or and nor xor vs versus aka alias but yet though although however unless except if whether when while than "
-    "else otherwise alternatively instead rather either neither both then also plus minus",
-    # Signs written as words. An equation has two sides.
-    "equals equiv",
-    # "Or", "but" and "no" in other languages that answers come in.
+    "else otherwise alternatively instead rather either neither both then also plus minus equals equiv "
     "oder ou или aber mais pero però sondern sino doch nein non нет но")
-# Words that link them unless a noun comes first: "20 is wrong", but "5 apples are left".
+# Words that link them unless a noun comes first: "20 is wrong", but "5 apples are left". Auxiliaries and pronouns open
+# a statement about the answer. Verbs of saying and changing, words that order answers ("my second choice"),
+# prepositions and adverbs lead to another answer.
 LINKS = _JOINS | _words(
-    # Auxiliaries open a statement about the answer.
-    "is are was were be been am it's that's do does did has have had can could may might must shall should will would",
-    # So do pronouns, for the speaker or for the answer.
-    "i i'm i'd i'll i've me my we you your he she it its this that these those they who which what whichever",
-    # Verbs of saying and changing, and words that order answers: "make that", "my second choice".
-    "say said thought mean meant make made fix let changed considered another second secondly previously formerly "
-    "earlier now",
-    # Prepositions, adverbs and others that lead to another answer.
+    "is are was were be been am it's that's do does did has have had can could may might must shall should will would "
+    "i i'm i'd i'll i've me my we you your he she it its this that these those they who which what whichever "
+    "say said thought mean meant make made fix let changed considered another second earlier now "
     "equal still again besides between through until to upto so well yes yep yeah")
-# Words that doubt, deny or withdraw. Adverbs in -ly ("possibly", "roughly") need no list: see `is_adverb`.
+# Words that doubt, deny or withdraw. Adverbs in -ly ("possibly", "roughly") need no list: see `_is_adverb`.
 HEDGES = _words(
     # How sure or how close. An answer is exact and needs none of them.
     "maybe perhaps unsure uncertain unclear probable likely unlikely possible possibility approx about around circa ca "
     "almost ish unknown undetermined doubtful questionable debatable provisional tentative ballpark minimum maximum "
-    "least most sometimes similar something whatever etc confidence",
+    "least most sometimes similar something whatever etc confidence "
     # Verbs of opinion, of seeming and of guessing.
     "might could seems seem depends depending think believe suppose reckon assume suspect imagine hope feel know idea "
-    "guess guessing guessed knows dunno idk estimate estimated estimation unverified unconfirmed unproven verify",
-    # Judgements of an answer about itself.
-    "wrong incorrect false untrue invalid fake bad mistake mistaken typo lie lying joke joking kidding",
-    # Withdrawals and replacements.
-    "withdraw withdrawn retract retracted reject rejected deleted denied crossed struck void scratch scrap strike "
-    "ignore disregard forget nevermind mind correct correction corrected right edit edited update updated revise "
-    "revised revision rephrase backup fallback alternative alternate placeholder tbd todo tba",
-    # Interjections that announce a withdrawal.
-    "sorry oops whoops wait hmm hm err er um uh erm please lol jk psych",
+    "guess guessing guessed knows dunno idk estimate estimated estimation unverified unconfirmed unproven verify "
+    # Judgements of an answer about itself, withdrawals, replacements, and interjections that announce them.
+    "wrong incorrect false untrue invalid fake bad mistake mistaken typo lie lying joke joking kidding withdraw "
+    "withdrawn retract retracted reject rejected deleted denied crossed struck void scratch scrap strike ignore "
+    "disregard forget nevermind mind correct correction corrected right edit edited update updated revise revised "
+    "revision rephrase backup fallback alternative alternate placeholder tbd todo tba sorry oops whoops wait hmm hm "
+    "err er um uh erm please lol jk psych "
     # "Perhaps" and "about" in other languages.
     "vielleicht peut-être quizás talvez forse возможно ungefähr environ aproximadamente примерно")
 # Articles, prepositions, adjectives and words for an answer. They may come between the words above, and by themselves
 # they link nothing.
 NEUTRAL = _words("a an the of in on at for with from by as per each every other very just only even too up "
                  "first last final new old good best next 1st 2nd 3rd plan option choice answer letter")
-NUMBER_WORDS = {word: number for number, word in enumerate(
+NUMBER_WORDS = dict(zip(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty".split())} | {
-    word: 10 * tens for tens, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)}
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety".split(),
+    (*range(20), *range(20, 100, 10)), strict=True))
 NUMERALS = NUMBER_WORDS.keys() | _words("nought naught nil")
 # Words above that may describe what is counted: "3 wrong answers". Any word in -ed may, too.
 _ADJECTIVES = _words("right wrong incorrect correct false invalid fake similar unknown possible probable likely "
@@ -75,8 +67,8 @@ _DOUBTING_ADVERBS = ("bly", "edly", "ingly")  # "probably", "supposedly", "seemi
 _PLURALS = ("s", "people", "men", "children", "geese", "mice", "feet", "teeth", "fish", "sheep")
 # Words in -ly that are nouns, adjectives of time, or adverbs that express no doubt.
 _NO_ADVERBS = _words(
-    "family assembly supply fly butterfly dragonfly jelly july italy lily belly reply monopoly anomaly bully ally "
-    "daily weekly monthly yearly hourly quarterly annually evenly exactly precisely only")
+    "family assembly supply butterfly dragonfly jelly italy belly reply monopoly anomaly bully "
+    "daily weekly monthly yearly hourly quarterly annually evenly exactly precisely")
 
 _SIGNS = re.compile(r"\A[\W_]+|[\W_]+\Z")
 _ASKED = re.compile(r"[?¿؟？‽⁇⁈⁉❓❔]")
@@ -113,7 +105,7 @@ def has_hedge(words: Sequence[str], singular: bool = False) -> bool:
     for at, word in enumerate(words):
         if word in counted:
             continue
-        if word in _JOINS or word in NUMERALS or is_adverb(word) and (
+        if word in _JOINS or word in NUMERALS or _is_adverb(word) and (
                 at >= plural or word.endswith(_DOUBTING_ADVERBS)):
             return True
         if word in HEDGES and not (at < plural and (word in _ADJECTIVES or word.endswith("ed"))):
@@ -121,10 +113,6 @@ def has_hedge(words: Sequence[str], singular: bool = False) -> bool:
         if word in LINKS and at >= plural and (not at or _links(words[0])):
             return True
     return False
-
-
-def is_adverb(word: str) -> bool:
-    return word.endswith("ly") and len(word) > 4 and word not in _NO_ADVERBS
 
 
 def only_links(words: Sequence[str]) -> bool:
@@ -140,4 +128,8 @@ def is_doubt(words: Sequence[str]) -> bool:
 
 
 def _links(word: str) -> bool:
-    return word in LINKS or word in HEDGES or is_adverb(word)
+    return word in LINKS or word in HEDGES or _is_adverb(word)
+
+
+def _is_adverb(word: str) -> bool:
+    return word.endswith("ly") and len(word) > 4 and word not in _NO_ADVERBS

@@ -1,8 +1,7 @@
 """Reads a number from clean text exactly, with its percent sign, clock time, currency or unit.
 
-Entry points: `read_number`, and `read_amount`, which also reads numbers that only prose has: 5k, 3 pm, 1A_16. Text is
-matched, never executed. Length and exponent are limited, so no text can make a huge number. Surprise: the whole text
-must be the number, so "288, maybe 3" is not one.
+Entry point: `read_number`. Text is matched, never executed. Length and exponent are limited, so no text can make a huge
+number. Surprise: the whole text must be the number, so "288, maybe 3" is not one.
 """
 
 from __future__ import annotations
@@ -21,12 +20,11 @@ MAX_EXPONENT = 400
 # Shapes of digits, each with its decimal sign. The first shape that fits the whole numeral decides.
 _SHAPES = tuple((re.compile(shape), decimal) for shape, decimal in (
     (r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+", "."),
-    (r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?", "."),                 # 1,234,567.8
-    (r"[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}(?:\.[0-9]+)?", "."),            # 12,34,567.8
-    (r"[1-9][0-9]{0,2}([ '])[0-9]{3}(?:\1[0-9]{3})*(?:\.[0-9]+)?", "."),  # 1 234 567.8
-    (r"[1-9][0-9]{0,2}([ .'])[0-9]{3}(?:\1[0-9]{3})*,[0-9]+", ","),       # 1.234.567,8
-    (r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}", ","),                          # 1.234.567
-    (r"[0-9]+,[0-9]+", ","),                                              # 3,14
+    (r"[1-9][0-9]{0,2}([, '])[0-9]{3}(?:\1[0-9]{3})*(?:\.[0-9]+)?", "."),  # 1,234,567.8
+    (r"[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}(?:\.[0-9]+)?", "."),             # 12,34,567.8
+    (r"[1-9][0-9]{0,2}([ .'])[0-9]{3}(?:\1[0-9]{3})*,[0-9]+", ","),        # 1.234.567,8
+    (r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}", ","),                           # 1.234.567
+    (r"[0-9]+,[0-9]+", ","),                                               # 3,14
 ))
 _NUMERAL = r"\.?[0-9](?:[0-9.,' ]*[0-9])?"
 _RAISED = r"\s*(?:\^|\*\*|to\s+the\s+power\s+(?:of\s+)?)\s*"
@@ -82,7 +80,7 @@ _COUNTRY = re.compile(
     r"\A(?:u\.?s\.?|american|swiss|british|japanese|indian|chinese)\s+(?=(?:dollar|franc|pound|rupee)s?\b|yen\b|yuan\b)"
     r"|(?<=pounds)\s+sterling\b", re.IGNORECASE)
 _ABROAD = re.compile(r"\A(canadian|australian)\s+dollars?\b", re.IGNORECASE)
-_SAID_SIGN = re.compile(r"(?:minus|negative)\s+(?=[0-9.$])", re.IGNORECASE)
+_SAID_SIGN = re.compile(r"\A(?:minus|negative)\s+(?=[0-9.$])", re.IGNORECASE)
 # "three quarters", "a third", "half". In prose only, digits replace the words before the part.
 _SAID_PARTS = re.compile(
     rf"(?:(?P<said>an?|{'|'.join(_SAID)})[\s-]+)?(?=(?P<part>{'|'.join(_PARTS)})s?\b)", re.IGNORECASE)
@@ -127,24 +125,22 @@ def read_plain(text: str) -> Number | None:
     return Number(Fraction(digits) if "." in digits else Fraction(int(digits)))
 
 
-def read_amount(text: str) -> Number | None:
-    """Like `read_number`, but also reads what only prose uses: 5k, 2.5 M, 3 pm, noon, FF_16."""
-    return read_number(text, prose=True)
-
-
 def read_number(text: str, prose: bool = False) -> Number | None:
     """The number that is the whole of clean text, else None. It may have a sign, a currency, a fraction, a power of
-    ten, a percent sign, words that multiply, and a unit. It may also be a time of day, or digits in a named base."""
+    ten, a percent sign, words that multiply, and a unit. It may also be a time of day, or digits in a named base.
+
+    With `prose`, also what only prose uses: 5k, 2.5 M, 3 pm, noon, FF_16, minus 3, half an hour."""
     text = text.rstrip(".,; \n")
     if len(text) > MAX_NUMBER_CHARACTERS:
         return None
-    if prose and (time := _read_time(text, prose=True)):
+    if prose and (time := _read_time(text, prose)):
         return time
-    if prose and (match := _SAID_SIGN.match(text)):
-        text = f"-{text[match.end():]}"
-    if prose and (match := _SAID_PARTS.match(text)) and (match["said"] or match["part"].casefold() == "half"):
-        rest = re.sub(r"(?<=half) an? ", " ", text[match.end():], flags=re.IGNORECASE)  # half a dozen, half an hour
-        text = f"{_SAID.get((match['said'] or '').casefold(), 1)} {rest}"
+    if prose:
+        text = _SAID_SIGN.sub("-", text)
+        part = _SAID_PARTS.match(text)
+        if part and (part["said"] or part["part"].casefold() == "half"):
+            rest = re.sub(r"(?<=half) an? ", " ", text[part.end():], flags=re.IGNORECASE)  # half a dozen
+            text = f"{_SAID.get((part['said'] or '').casefold(), 1)} {rest}"
     if (number := read_value(text, prose)) and (unit := _unit(number)) is not None:
         return replace(number, unit=unit)
     return _read_time(text) or _read_based(text, prose)
@@ -152,7 +148,7 @@ def read_number(text: str, prose: bool = False) -> Number | None:
 
 def read_value(text: str, prose: bool = False) -> Number | None:
     """The number at the start of clean text. The rest becomes `tail`, and `unit` is at most a currency sign."""
-    match = _NUMBER.fullmatch(text) if len(text) <= MAX_NUMBER_CHARACTERS else None
+    match = _NUMBER.fullmatch(text)
     if match is None or match["sign"] and match["inner_sign"]:
         return None
     top = Fraction(1) if match["power"] else _numeral(match["top"])

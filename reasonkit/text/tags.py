@@ -73,7 +73,7 @@ class Parsed:
 
     @property
     def answer(self) -> str | None:
-        """The answer if there is exactly one, else None."""
+        """The only answer, else None."""
         return self.answers[0] if len(self.answers) == 1 else None
 
     @property
@@ -106,29 +106,21 @@ class _Block:
 
 
 class Tags:
-    """The names of the two tags. Raises ValueError if they are equal or are not letters, digits and underscores.
+    """The two tags, whose names are the competition's.
 
     `template` is the PROMPT_TEMPLATE of the competition: a user turn with one `{question}`, then the start of the
     model's turn. `tag` matches each of the four tags in any case and spacing, in linear time. Its group `slash` is "/"
     for a closing tag.
     """
 
-    def __init__(self, reasoning: str, answer: str) -> None:
-        for name in (reasoning, answer):
-            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-                raise ValueError(f"tag name {name!r}: use letters, digits and underscores, a letter first")
-        if reasoning.casefold() == answer.casefold():
-            raise ValueError(f"the two tags must differ, both are {reasoning!r}")
-        self.reasoning, self.reasoning_start, self.reasoning_end = reasoning, f"<{reasoning}>", f"</{reasoning}>"
-        self.answer, self.answer_start, self.answer_end = answer, f"<{answer}>", f"</{answer}>"
-        self.template = (
-            "<start_of_turn>user\n{question}\n"
-            f"Show your work between {self.reasoning_start} and {self.reasoning_end}, "
-            f"then give the final answer between {self.answer_start} and {self.answer_end}.<end_of_turn>\n"
-            "<start_of_turn>model\n"
-        )
-        names = f"(?P<reasoning>{reasoning})|{answer}"
-        self.tag = re.compile(rf"<\s*+(?P<slash>/?+)\s*+(?:{names})\s*+>", re.IGNORECASE)
+    reasoning, reasoning_start, reasoning_end = "reasoning", "<reasoning>", "</reasoning>"
+    answer, answer_start, answer_end = "answer", "<answer>", "</answer>"
+    template = (
+        "<start_of_turn>user\n{question}\n"
+        "Show your work between <reasoning> and </reasoning>, "
+        "then give the final answer between <answer> and </answer>.<end_of_turn>\n<start_of_turn>model\n"
+    )
+    tag = re.compile(r"<\s*+(?P<slash>/?+)\s*+(?:(?P<reasoning>reasoning)|answer)\s*+>", re.IGNORECASE)
 
     def prompt(self, question: str) -> str:
         """`template.format(question=question)`. Raises TypeError if `question` is not a str."""
@@ -170,9 +162,8 @@ class Tags:
         order = "".join("aArR"[2 * bool(tag["reasoning"]) + bool(tag["slash"])] for tag in tags)
         for tag, within in zip(tags, _within(order), strict=True):
             piece, position = text[position : tag.start()], tag.end()
-            kind, name = ("reasoning", self.reasoning) if tag["reasoning"] else ("answer", self.answer)
-            closing, blank = bool(tag["slash"]), is_blank(piece)
-            if tag[0] != f"<{tag['slash']}{name}>":
+            kind, closing, blank = "reasoning" if tag["reasoning"] else "answer", bool(tag["slash"]), is_blank(piece)
+            if tag[0] != f"<{tag['slash']}{kind}>":
                 found.add("malformed_tag")
             if opened:
                 next(reversed(opened.values())).pieces.append(piece)
@@ -196,11 +187,10 @@ class Tags:
 
         found |= _order_defects(order)
         found |= {f"empty_{kind}" for kind in blocks for block in blocks[kind] if not block.text}
-        reasoning = "\n".join(filter(None, (block.text for block in blocks["reasoning"])))
         answers = [block for block in blocks["answer"] if block.text]
         first = min((block.rank for block in answers), default=None)
         return Parsed(
-            reasoning=reasoning or None,
+            reasoning="\n".join(filter(None, (block.text for block in blocks["reasoning"]))) or None,
             answers=tuple(dict.fromkeys(block.text for block in answers if block.rank == first)),
             defects=tuple(defect for defect in DEFECTS if defect in found),
             cut_off=bool(opened) and (not tags[-1]["slash"] or not is_blank(text[position:])),
@@ -238,17 +228,15 @@ def _within(order: str) -> list[bool]:
 def _order_defects(order: str) -> set[str]:
     """The defects in the sequence of tags. `order` has one letter per tag, in upper case for closing tags."""
     found = set()
-    for kind, start, end in (("reasoning", "r", "R"), ("answer", "a", "A")):
-        starts, ends = order.count(start), order.count(end)
+    for kind in ("reasoning", "answer"):
+        starts, ends = order.count(kind[0]), order.count(kind[0].upper())
         if not starts:
             found.add(f"missing_{kind}")
         if starts > 1 or ends > 1:
             found.add(f"duplicated_{kind}")
         if starts > ends:
             found.add(f"unclosed_{kind}")
-        if starts and 0 <= order.find(end) < order.find(start):
-            found.add("misordered")
-    if "r" in order and 0 <= order.find("a") < order.find("r"):
+    if any(second in order and first in order.partition(second)[0] for first, second in ("Rr", "Aa", "ar")):
         found.add("misordered")
     return found
 
@@ -257,12 +245,11 @@ def _completion_end(text: str) -> int:
     """Where the completion ends, without the stop markers that the sampler may leave at the very end."""
     end = len(text)
     while True:
-        while end and (text[end - 1].isspace() or text[end - 1] in INVISIBLE):
+        while end and is_blank(text[end - 1]):
             end -= 1
-        marker = next((marker for marker in STOP_MARKERS if text.endswith(marker, 0, end)), None)
-        if marker is None:
+        if not text.endswith(STOP_MARKERS, 0, end):
             return end
-        end -= len(marker)
+        end = text.rindex("<", 0, end)
 
 
-TAGS = Tags("reasoning", "answer")
+TAGS = Tags()

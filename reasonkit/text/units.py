@@ -8,6 +8,7 @@ slash belongs below it until the next sign.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import lru_cache
 
 MAX_UNIT_CHARACTERS = 100
@@ -45,7 +46,7 @@ _ALIASES = {
     "mosmol": "mOsm", "Ω": "ohm", "°k": "K",
 }
 _SYMBOLS = {symbol: symbol for symbol in _PLAIN}
-_NAMES = {name: symbol for symbol, names in _PLAIN.items() for name in names.split()}
+_NAMES = {name: symbol for symbol, names in _PLAIN.items() for name in (symbol, *names.split())}
 for _symbol, _names in _PREFIXED.items():
     _SYMBOLS[_symbol] = _symbol
     _NAMES |= dict.fromkeys(_names.split(), _symbol)
@@ -72,17 +73,16 @@ _PHRASES = tuple((re.compile(pattern, re.IGNORECASE), name) for pattern, name in
     (r"\b(?:foot|feet|ft)[\s·*.-]*(?:pounds?|lbs?)(?:[\s-]?force|f)?\b", " foot_pound "),
     (r"\b(?:pounds?|lbs?)f?[\s·*.-]*(?:foot|feet|ft)\b", " foot_pound "),
     (r"\bmm\s*hg\b|\bmillimet(?:er|re)s?\s+of\s+mercury\b", " torr "),
-    (r"\b(kilo|mega|milli|micro|nano)-(?=[a-z])", r"\1"),
+    (r"\b(kilo|mega|milli|micro|nano)-(?=[a-z])", r"\1"), (r"\bsquared\b", "^2"), (r"\bcubed\b", "^3"),
     (r"\bfl(?:uid|\.)?\s*(?:ounces?|oz)\b", " fluid_ounce "), (r"\belectron[\s-]volts?\b", " eV "),
     (r"\b(nautical|light|astronomical)[\s-]*(mile|year|unit)s?\b", r" \1_\2 "), (r"\bmetric\s+tons?\b", " t "),
 ))
 _TOKEN = re.compile(
-    r"\s*(?:(?:\^|\*\*)\s*(?P<around>\()?(?P<power>[+-]?[0-9])(?(around)\))|(?<=[A-Za-zµΩ)])(?P<compact>[+-]?[0-9])(?![0-9])"
+    r"\s*(?:(?:(?:\^|\*\*)\s*(?P<around>\()?|(?<=[A-Za-zµΩ)])(?=[+-]?[0-9](?![0-9])))(?P<power>[+-]?[0-9])(?(around)\))"
     r"|(?P<below>/|\b(?:per|an?)\b)|(?P<open>[(\[])|(?P<close>[)\]])|(?P<stop>\.(?=\s|\Z))|(?P<times>[*·×•.-])"
     r"|(?P<word>(?:°[A-Za-z]?|[^\W\d_][^\W\d]*)%?|%|‰)|(?P<one>1(?=\s*/))|(?P<other>\S))")
 _COMPACT = re.compile(r"\bms(?=\^?-[0-9])")
 _SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_RAISED = {"squared": 2, "cubed": 3}
 
 
 @lru_cache(maxsize=4096)
@@ -107,11 +107,11 @@ def read_unit(text: str, loose: bool = False) -> Unit | None:
         kind, token = match.lastgroup, match[match.lastgroup]
         if kind == "word" and token.casefold() in _SHAPES:
             shape, expecting = _SHAPES[token.casefold()], True
-        elif kind in ("power", "compact") or kind == "word" and token.casefold() in _RAISED:
+        elif kind == "power":
             if expecting or last == len(factors):
                 return None
             for factor in factors[last:]:
-                factor[1] *= _RAISED.get(token.casefold()) or int(token)
+                factor[1] *= int(token)
             last = len(factors)
         elif kind == "word":
             last = len(factors)
@@ -136,9 +136,9 @@ def read_unit(text: str, loose: bool = False) -> Unit | None:
             return None
     if opened or expecting or len(factors) > 12:
         return None
-    powers: dict[str, int] = {}
+    powers = Counter()
     for symbol, power in factors:
-        powers[symbol] = powers.get(symbol, 0) + power
+        powers[symbol] += power
     return tuple(sorted((symbol, power) for symbol, power in powers.items() if power))
 
 
@@ -162,6 +162,6 @@ def _resolve(word: str) -> Unit:
     if product := _PRODUCT.fullmatch(word):
         return ((product[1].replace("µ", "u") + product[2], 1), (product[3], 1))
     for name in (folded, folded.removesuffix("s"), folded.removesuffix("es")):
-        if symbol := _NAMES.get(name) or (_PLAIN.keys() & {name} and name):
+        if symbol := _NAMES.get(name):
             return ((symbol, 1),)
     return ((_FOLDED.get(folded, folded if len(word) > 3 else word), 1),)

@@ -27,16 +27,13 @@ _RAISED = re.compile(
 _COEFFICIENT, _PLUS = re.compile(r"(?<!\w)([0-9]+)\s+(?=[A-Z])"), re.compile(r"(?<=[\w)])\+(?=[0-9]*[A-Z])")
 
 
-_WORD = re.compile(r"\w+")
-
-
 def words(text: str) -> list[str]:
     """The words of `text` in order, without case. Linear in its length.
 
     >>> words("Leo has 6 shells.")
     ['leo', 'has', '6', 'shells']
     """
-    return _WORD.findall(text.casefold())
+    return re.findall(r"\w+", text.casefold())
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ _MONTHS = {name: number for number, names in enumerate((
     "august aug août agosto августа", "september sep sept septembre septiembre settembre setembro сентября",
     "october oct oktober octobre octubre ottobre outubro октября", "november nov novembre noviembre novembro ноября",
     "december dec dezember décembre diciembre dicembre dezembro декабря"), 1) for name in names.split()}
-_WEEKDAYS = "mon tue wed thu fri sat sun".split()
+_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WEEKDAY = re.compile(r"\A(mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+|,?\s+\(?(mon|tue|wed|thu|fri|sat|sun)[a-z]*\)?\Z")
 _BEFORE = re.compile(r"\A(?:(?:the\s+)?date\s*(?:is|was|:)\s*)?(?:(?:on|in)\s+)?(?=\w)")
 _DAY = r"(?P<day>[0-3]?[0-9])(?:\s?(?:st|nd|rd|th|er|º|°)\b|\.)?"
@@ -153,30 +150,22 @@ def read_date(text: str) -> str | None:
     if weekday := _WEEKDAY.search(text):
         text = text[:weekday.start()] + text[weekday.end():]
     match = next(filter(None, (form.fullmatch(text) for form in _FORMS)), None)
-    found = _date(**match.groupdict()) if match else None
-    if found and weekday and not _falls_on(found, _WEEKDAYS.index(weekday[1] or weekday[2])):
-        return None
-    return found
+    return _date(weekday and (weekday[1] or weekday[2]), **match.groupdict()) if match else None
 
 
-def _date(year: str | None = None, month: str | None = None, day: str | None = None, era: str | None = None,
-          one: str | None = None, two: str | None = None) -> str | None:
+def _date(weekday: str | None, year: str | None = None, month: str | None = None, day: str | None = None,
+          era: str | None = None, one: str | None = None, two: str | None = None) -> str | None:
     if one and two:
-        days, months = (one, two) if int(one) > 12 else (two, one)
-        if int(days) <= 12 and int(one) != int(two):
+        day, month = (one, two) if int(one) > 12 else (two, one)
+        if int(day) <= 12 and int(one) != int(two):
             return None
-        day, month = days, months
     number = int(month) if month.isdecimal() else _MONTHS.get(month, 0)
+    sign = "-" if era and era.startswith("b") else ""
+    known = year and not sign
     try:  # without a year, any leap year will do
-        date(int(year or 2000) if not era else 2000, number, int(day or 1))
+        found = date(int(year) if known else 2000, number, int(day or 1))
     except ValueError:
         return None
-    sign = "-" if era and era.startswith("b") else ""
+    if weekday and known and day and _WEEKDAYS[found.weekday()] != weekday:
+        return None
     return (f"{sign}{int(year):04}" if year else "-") + f"-{number:02}" + (f"-{int(day):02}" if day else "")
-
-
-def _falls_on(found: str, weekday: int) -> bool:
-    try:
-        return date.fromisoformat(found).weekday() == weekday
-    except ValueError:  # no year, or no day
-        return True

@@ -7,26 +7,16 @@ that grows with the numbers in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from itertools import product, starmap
 
 import sympy
 from sympy import Integer, Rational, oo
 
+from recipes.graders import structure
 from recipes.graders.operations import adds_functions, leaves_arithmetic
-from recipes.graders.structure import (
-    BRACKETS,
-    END_MATRIX,
-    MATRIX,
-    NEW_ROW,
-    RELATIONS,
-    SET_SIGNS,
-    candidates,
-    is_group,
-    is_related,
-    is_variable,
-    split,
-)
+from recipes.graders.structure import END_MATRIX, MATRIX, NEW_ROW, RELATIONS, SET_SIGNS, is_group, is_related, split
 from recipes.graders.symbolic import read
 
 DIGITS = 10  # that a decimal needs to stand for a formula
@@ -34,6 +24,8 @@ LEAST, PRECISION = 30, 400  # digits for a first try, and for the last. Long num
 POINTS = tuple(starmap(Rational, (
     (7, 5), (-11, 7), (23, 9), (3, 13), (-5, 17), (19, 11), (-31, 10), (29, 23), (2, 7), (37, 31), (-41, 37))))
 WHOLE = tuple(map(Integer, (3, 2, 5, 4, 7, 6, 9, 11, 8, 13)))  # for sums, factorials and the like
+ENDLESS = (oo, -oo, sympy.zoo, sympy.nan)
+_OF_FRACTION = re.compile(r"(?<!\S)([0-9]+ / [0-9]+)(?= (?:[^\W\d_]|\(|\\(?!cdot(?:\s|\Z))))")
 
 
 def load() -> Callable[[tuple[str, str], tuple[str, str]], bool]:
@@ -43,24 +35,15 @@ def load() -> Callable[[tuple[str, str], tuple[str, str]], bool]:
 
 
 def same(found: tuple[str, str], expected: tuple[str, str]) -> bool:
-    """Whether the values are equal, or the equations have the same solutions."""
+    """Whether the values are equal, or the equations have the same solutions, and the answer leaves no work.
+
+    Raises ValueError for what can't be read. `leaves_arithmetic` comes first, because it computes no power of a power.
+    """
     (name, tokens), (gold_name, gold) = (map(str.split, side) for side in (found, expected))
     tokens, name = _letters_as_in(tokens, [*gold, *gold_name]), _letters_as_in(name, gold_name)
     return not adds_functions(tokens, gold) and any(
-        _is_answer(name, one, gold_name, other) for one, other in product(_readings(tokens), _readings(gold)))
-
-
-def _is_answer(name: list[str], tokens: list[str], gold_name: list[str], gold: list[str]) -> bool:
-    """Whether the two are the same and the answer leaves no work. That comes first, because it computes no power of a
-    power. Raises ValueError for what can't be read."""
-    try:
-        readable, undone = True, leaves_arithmetic(tokens, gold)
-    except ValueError:
-        readable, undone = False, False
-    same_value = not undone and _same_as_read(name, tokens, gold_name, gold)
-    if same_value and not readable:
-        raise ValueError(" ".join(tokens))
-    return same_value
+        not leaves_arithmetic(one, other) and _same_as_read(name, one, gold_name, other)
+        for one, other in product(_readings(tokens), _readings(gold)))
 
 
 def _same_as_read(name: list[str], tokens: list[str], gold_name: list[str], gold: list[str]) -> bool:
@@ -69,24 +52,15 @@ def _same_as_read(name: list[str], tokens: list[str], gold_name: list[str], gold
         return True
     if related == gold_related and (related or name == gold_name):
         return related and _same_values(tokens, gold)
-    titled = (related or is_variable(name)) and (gold_related or is_variable(gold_name))
+    titled = (related or structure.is_variable(name)) and (gold_related or structure.is_variable(gold_name))
     return titled and _same_values(tokens if related else [*name, "=", *tokens],
                                    gold if gold_related else [*gold_name, "=", *gold])
 
 
 def _readings(tokens: list[str]) -> list[list[str]]:
     """The tokens as they are, with 1/2x as 1/(2x), and as people often mean them, with x/2."""
-    meant, at = [], 0
-    while at < len(tokens):
-        first, sign, second, after = (*tokens[at: at + 4], "", "", "", "")[:4]
-        factor = after[:1].isalpha() or after[:1] in ("(", "\\") and after != r"\cdot"
-        if first.isdecimal() and sign == "/" and second.isdecimal() and factor:
-            meant += ["(", first, "/", second, ")"]
-            at += 3
-        else:
-            meant.append(first)
-            at += 1
-    return [tokens, meant] if len(meant) > len(tokens) else [tokens]
+    meant = _OF_FRACTION.sub(r"( \1 )", " ".join(tokens)).split()
+    return [tokens, meant] if meant != tokens else [tokens]
 
 
 def _letters_as_in(tokens: list[str], gold: list[str]) -> list[str]:
@@ -97,11 +71,10 @@ def _letters_as_in(tokens: list[str], gold: list[str]) -> list[str]:
 
 def _same_values(found: list[str], expected: list[str]) -> bool:
     """Whether each candidate has an equal one on the other side, in any order."""
-    if not (SET_SIGNS.isdisjoint(found) and SET_SIGNS.isdisjoint(expected)):
-        sides = (side if is_group(side) or not SET_SIGNS.isdisjoint(side) else [r"\{", *side, r"\}"]
-                 for side in (found, expected))
-        return _same_set(*sides)
-    left, right = candidates(found), candidates(expected)
+    if SET_SIGNS.intersection([*found, *expected]):
+        return _same_set(*(side if is_group(side) or SET_SIGNS.intersection(side) else [r"\{", *side, r"\}"]
+                           for side in (found, expected)))
+    left, right = structure.candidates(found), structure.candidates(expected)
     if len(left) != len(right):
         return False
     for value in left:
@@ -120,15 +93,11 @@ def _same_value(found: list[str], expected: list[str]) -> bool:
     if MATRIX in found or MATRIX in expected:
         left, right = _matrix(found), _matrix(expected)
         return left.shape == right.shape and all(map(equal, left, right))
-    if found[0] in BRACKETS and is_group(found) and len(split(found[1:-1], ",")) > 1:
-        if (found[0], found[-1]) != (expected[0], expected[-1]) or not is_group(expected):
+    left, right = (split(side[1:-1], ",") if is_group(side) else [side] for side in (found, expected))
+    if len(left) > 1 or len(right) > 1:
+        if (found[0], found[-1], len(left)) != (expected[0], expected[-1], len(right)):
             return False
-        if found[0] == r"\{":
-            return _same_values(found, expected)
-        left, right = split(found[1:-1], ","), split(expected[1:-1], ",")
-        return len(left) == len(right) and all(map(_same_value, left, right))
-    if expected[0] in BRACKETS and is_group(expected) and len(split(expected[1:-1], ",")) > 1:
-        return False
+        return _same_values(found, expected) if found[0] == r"\{" else all(map(_same_value, left, right))
     left, right = read(tuple(found)), read(tuple(expected))
     return equal(left, right) or _is_rounded(found, right) or _is_rounded(expected, left)
 
@@ -140,10 +109,7 @@ def _same_relation(found: list[str], expected: list[str]) -> bool:
         return False
     if left == right != 0:
         return True
-    symbols = sorted(left.free_symbols | right.free_symbols, key=str)
-    for start in range(4):
-        at = {symbol: POINTS[(start + 3 * place) % len(POINTS)] for place, symbol in enumerate(symbols)}
-        here, there = left.subs(at), right.subs(at)
+    for here, there in _at_points(left, right, 4):
         if _is_nonzero(here) and _is_nonzero(there):
             return (sign in ("=", r"\ne") or bool(here * there > 0)) and equal(left * there, right * here)
     return False
@@ -205,25 +171,28 @@ def _piece(part: list[str]) -> sympy.Set:
     raise ValueError(" ".join(part))
 
 
+def _at_points(a: sympy.Expr, b: sympy.Expr, count: int) -> Iterator[tuple[sympy.Expr, sympy.Expr]]:
+    """Two values at several points of their unknowns."""
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    whole = (a - b).has(sympy.Sum, sympy.Product, sympy.factorial, sympy.factorial2, sympy.binomial)
+    points = WHOLE if whole else POINTS
+    for start in range(count):
+        at = {symbol: points[(start + 3 * place) % len(points)] for place, symbol in enumerate(symbols)}
+        yield a.subs(at).doit(), b.subs(at).doit()
+
+
 def equal(a: sympy.Expr, b: sympy.Expr) -> bool:
     """Whether two values are equal at several points. Points where only one of them is real are skipped."""
     if a == b:
         return a is not sympy.nan
-    if a.has(oo, -oo, sympy.zoo, sympy.nan) or b.has(oo, -oo, sympy.zoo, sympy.nan):
+    if a.has(*ENDLESS) or b.has(*ENDLESS):
         return False
     difference = a - b
-    symbols = sorted(difference.free_symbols, key=str)
-    if difference == 0 or not symbols:
+    if difference == 0 or not difference.free_symbols:
         return not _is_nonzero(difference)
-    whole = difference.has(sympy.Sum, sympy.Product, sympy.factorial, sympy.factorial2, sympy.binomial)
     compared = 0
-    for start in range(7):
-        values = WHOLE if whole else POINTS
-        at = {symbol: values[(start + 3 * place) % len(values)] for place, symbol in enumerate(symbols)}
-        left, right = (side.subs(at).doit() for side in (a, b))
-        if left.has(oo, -oo, sympy.zoo, sympy.nan) or right.has(oo, -oo, sympy.zoo, sympy.nan):
-            continue
-        if _is_real(left) != _is_real(right):
+    for left, right in _at_points(a, b, 7):
+        if left.has(*ENDLESS) or right.has(*ENDLESS) or _is_real(left) != _is_real(right):
             continue
         if _is_nonzero(left - right):
             return False

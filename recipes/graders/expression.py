@@ -7,22 +7,15 @@ worth the time. A text with a word that is not a function, a sentence, an open b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 from reasonkit.text.answers import Kind
 from reasonkit.text.cleaning import clean, unwrap
 from reasonkit.text.numbers import Number, read_number, read_plain, same_number
 from recipes.graders.notation import AND, OR, is_physical, rewrite, split_unit
-from recipes.graders.structure import (
-    BRACKETS,
-    CLOSING,
-    RELATIONS,
-    SET_SIGNS,
-    canonical,
-    is_name,
-    is_variable,
-)
+from recipes.graders.structure import BRACKETS, CLOSING, RELATIONS, SET_SIGNS, canonical, is_name, is_variable
 from recipes.graders.worker import decide, start
 
 MAX_NESTING = 50
@@ -56,9 +49,11 @@ _TEXT_COMMANDS = {"\\" + name for name in (
     "text textbf textit textrm textnormal mathrm mathbf mathit mbox operatorname boxed").split()}
 _HEXADECIMAL = frozenset("ABCDEF")
 _INDEXED = frozenset({r"\sum", r"\prod", r"\int", r"\lim"})
+_HALF_OPEN = ({"(", "]"}, {"[", ")"})
+_ARGUMENTS = {"^": 1, "_": 1, r"\sqrt": 1, r"\frac": 2, r"\binom": 2}
 _UNFINISHED = RELATIONS | {"+", "-", "/", "^", "_", r"\cdot", r"\pm", ",", OR, AND}
 _ANGLES = frozenset(rf"\{name}" for name in "sin cos tan cot sec csc".split())
-# Relations that `algebra` can't decide. An answer may have only those of the gold answer.
+# Relations that `algebra` can't decide.
 _OTHER_RELATIONS = frozenset("≡ ≅ ∼ ≃ ≈ ∝ ≐ ⇔ ⇒ → ↔ ¬ ∨ ∧ ⊕ ≪ ≫ ∣ ∥ ⟂".split()) | {"\\" + name for name in (
     "equiv cong sim simeq approx propto doteq iff implies Rightarrow Leftrightarrow leftrightarrow longrightarrow neg "
     "lnot not lor land vee wedge oplus ll gg models vdash parallel perp mapsto to asymp").split()}
@@ -74,19 +69,10 @@ class Expression:
     name: tuple[str, ...] = ()
     unit: str = ""
 
-    @property
-    def latex(self) -> str:
-        if not self.tokens:
-            return str(self.number)
-        text, before = "", ""
-        for token in self.tokens:
-            would_join = before[:1] == "\\" and before[1:].isalpha() and token[:1].isalpha()  # a command and a letter
-            text += f" {token}" if would_join else token
-            before = token
-        return text
-
     def __str__(self) -> str:
-        return self.latex
+        # No space, except between a command and a letter.
+        text = re.sub(r"(\\[^\W\d_]+ (?=[^\W\d_]))| ", r"\1", " ".join(self.tokens))
+        return text or str(self.number)
 
     @property
     def measure(self) -> str:
@@ -111,21 +97,18 @@ def read_expression(text: str) -> Expression | None:
     number, unit = _number(bare), ""
     if number is None:
         bare, unit = split_unit(bare)
-    tokens = list(_spell(bare))
-    if number is None:
-        tokens = [token for token in tokens if token != r"\$"]
-    if not tokens or None in tokens or r"\$" in tokens or not _is_balanced(tokens) or tokens[-1] in _UNFINISHED:
+    tokens = [token for token in _spell(bare) if number or token != r"\$"]
+    unread = not tokens or None in tokens or r"\$" in tokens or tokens[-1] in _UNFINISHED
+    if unread or (tokens := _group_arguments(tokens)) is None:
         return number and Expression((), number)
-    if "," in tokens and (grouped := read_plain(clean(bare))):
-        tokens = [str(grouped)]
+    if "," in tokens and (plain := read_plain(clean(bare))):
+        tokens = [str(plain)]
     if "°" in tokens and _ANGLES.isdisjoint(tokens):
         tokens, unit = [token for token in tokens if token != "°"], "°"
         number = _number(bare.replace("°", ""))
     if number and number.unit and not (is_physical(number) and len(number.unit) > 1):
         number = None  # 5a is a product
-    if (grouped := _group_arguments(tokens)) is None:
-        return None
-    name, tokens = canonical(grouped)
+    name, tokens = canonical(tokens)
     return Expression(tuple(tokens), number, tuple(name), unit) if tokens else None
 
 
@@ -138,9 +121,11 @@ def contradict(found: Expression, expected: Expression) -> bool:
 
 
 def may_equal(found: Expression, expected: Expression) -> bool:
-    """Whether `algebra` should decide. Not for a long answer, and not for an equation if a value is expected."""
+    """Whether `algebra` should decide. Not for a long answer, not for an equation if a value is expected, and not for a
+    relation that `algebra` can't decide if the gold answer does not have it."""
     unsolved = "=" in found.tokens and expected.name and not any(map(str.isalpha, expected.tokens))
-    return bool(found.tokens and expected.tokens) and len(found.tokens) <= MAX_TOKENS and not unsolved
+    related = not _OTHER_RELATIONS.isdisjoint(set(found.tokens) - set(expected.tokens))
+    return bool(found.tokens and expected.tokens) and len(found.tokens) <= MAX_TOKENS and not (unsolved or related)
 
 
 def _number(text: str) -> Number | None:
@@ -173,92 +158,51 @@ def _spell(text: str) -> Iterator[str | None]:
             yield from token  # a product of letters
 
 
-def _is_balanced(tokens: list[str]) -> bool:
-    """Whether all brackets are closed and none is too deep. A half-open interval may close ( with ] and [ with )."""
-    stack = []
-    for token in tokens:
-        if len(stack) > MAX_NESTING:
-            return False
-        if token in BRACKETS or token.startswith(r"\begin"):
-            stack.append(token)
-        elif token in CLOSING or token.startswith(r"\end"):
-            opened = stack.pop() if stack else ""
-            ends = BRACKETS.get(opened) or opened.replace("begin", "end")
-            if ends != token and not (opened in "([" and opened and token in ")]"):
-                return False
-    return not stack
+def _closes(token: str) -> bool:
+    return token in CLOSING or token.startswith(r"\end")
 
 
-class _Malformed(ValueError):
-    """An argument is missing, or arguments are nested too deeply."""
-
-
-def _group_arguments(tokens: Iterable[str]) -> list[str] | None:
-    """The tokens with braces around the arguments of ^, _, \\sqrt and \\frac: x^10 as x^{10}. None if malformed."""
-    try:
-        return list(_group(iter(tokens), 0))
-    except _Malformed:
-        return None
-
-
-def _group(tokens: Iterator[str], depth: int) -> Iterator[str]:
-    if depth > MAX_NESTING:
-        raise _Malformed
-    for token in tokens:
-        yield from _operand(token, tokens, depth)
-
-
-def _operand(token: str, rest: Iterator[str], depth: int) -> Iterator[str]:
-    yield token
-    if token in (r"\frac", r"\binom"):
-        first = next(rest, "")
-        if first.isdecimal() and len(first) == 2:  # \frac12
-            yield from ("{", first[0], "}", "{", first[1], "}")
-        else:
-            yield from (*_brace(first, rest, depth + 1), *_brace(next(rest, ""), rest, depth + 1))
-    elif token in ("^", "_", r"\sqrt"):
-        first = next(rest, "")
-        if token == r"\sqrt" and first == "[":  # the index of a root stays in its brackets
-            yield from ("[", *_group(iter(_until_closed(rest)), depth + 1), "]")
-            first = next(rest, "")
-        yield from _brace(first, rest, depth + 1)
-
-
-def _brace(first: str, rest: Iterator[str], depth: int) -> Iterator[str]:
-    if depth > MAX_NESTING:
-        raise _Malformed
-    sign = [first] if first in ("+", "-") else []
-    first = next(rest, "") if sign else first
-    if not first:
-        raise _Malformed
-    bracketed = first in ("{", "(")
-    body = _group(iter(_until_closed(rest)), depth) if bracketed else _operand(first, rest, depth)
-    yield from ("{", *sign, *body, "}")
-
-
-def _until_closed(tokens: Iterator[str]) -> list[str]:
-    body, depth = [], 1
-    for token in tokens:
-        depth += (token in BRACKETS) - (token in CLOSING)
-        if not depth:
-            break
-        body.append(token)
-    return body
+def _group_arguments(tokens: Sequence[str]) -> list[str] | None:
+    """The tokens with braces around the arguments of ^, _, \\sqrt and \\frac: x^10 as x^{10}. None if an argument or a
+    bracket is missing, or if they are nested too deeply. A half-open interval may close ( with ] and [ with )."""
+    levels: list[list[list[str]]] = [[]]  # from right to left: what is read in each open bracket, the next operand last
+    for token in reversed(tokens):
+        read, count = [token], _ARGUMENTS.get(token, 0)
+        if _closes(token):
+            levels.append([])
+        elif token in BRACKETS or token.startswith(r"\begin"):
+            inside = levels.pop()
+            end = inside[0][0] if levels else ""
+            if end != (BRACKETS.get(token) or token.replace("begin", "end")) and {token, end} not in _HALF_OPEN:
+                return None
+            read += chain.from_iterable(reversed(inside))
+        operands = levels[-1]
+        if token == r"\sqrt" and operands and operands[-1][0] == "[":  # the index of a root stays in its brackets
+            read += operands.pop()
+        if count == 2 and operands and len(operands[-1]) == 1 and re.fullmatch("[0-9]{2}", operands[-1][0]):  # \frac12
+            operands += [[digit] for digit in reversed(operands.pop()[0])]
+        for _ in range(count):
+            sign = operands.pop() if operands and operands[-1] in (["+"], ["-"]) else []
+            if not operands or _closes(operands[-1][0]):
+                return None
+            body = operands.pop()
+            bare = body[0] == "{" or body[0] == "(" and not sign  # x^-(n+1) keeps its brackets
+            read += ["{", *sign, *(body[1:-1] if bare else body), "}"]
+        if max(len(levels), *accumulate((one in BRACKETS) - (one in CLOSING) for one in read)) > MAX_NESTING:
+            return None
+        operands.append(read)
+    return list(chain.from_iterable(reversed(levels[0]))) if len(levels) == 1 else None
 
 
 def _same_expression(found: Expression, expected: Expression) -> bool | None:
     if contradict(found, expected):
         return False
-    if found.latex == expected.latex:
+    if str(found) == str(expected):
         return True
     # A comma may be decimal, unless both are lists.
     if found.number and expected.number and not ("," in found.tokens and "," in expected.tokens):
         return same_number(found.number, expected.number)
-    if not _OTHER_RELATIONS.isdisjoint(set(found.tokens) - set(expected.tokens)):
-        return False
-    if not may_equal(found, expected):
-        return False
-    return decide("expression", found.spaced, expected.spaced)
+    return may_equal(found, expected) and decide("expression", found.spaced, expected.spaced)
 
 
 def _read_gold_expression(text: str) -> Expression | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 
 from reasonkit.text.answers import Kind
 from reasonkit.text.cleaning import PAIRS, clean, is_bracketed
 from reasonkit.text.hedges import has_hedge
-from reasonkit.text.numbers import read_amount, read_plain
+from reasonkit.text.numbers import read_number
 from reasonkit.text.words import read_formula
 
 MAX_DEPTH = 4
@@ -37,16 +38,17 @@ _EMPTY = frozenset(("∅", "\\emptyset", "\\varnothing", "empty set", "the empty
 
 
 def read_list(text: str) -> str | None:
-    """The items of clean text in normal form, joined by semicolons. None if there are no items.
+    """The items of raw text in normal form, joined by semicolons. None if there are no items.
 
     Bullets or item numbers divide the items. Without them, semicolons, commas, lines, arrows or spaces do.
     """
-    items = _items(_THEN.sub(r"\1 ", text), "([{", 0)
+    items = _items(_THEN.sub(r"\1 ", clean(text)), "([{", 0)
     return None if items is None else "; ".join(items)
 
 
 def read_set(text: str) -> str | None:
     """Like `read_list`, but without order and repetition. A tuple in round brackets keeps both."""
+    text = clean(text)
     items = [] if text.strip(" .$").casefold() in _EMPTY else _items(_OR_NAMED.sub(" and ", text), "[{", 0)
     return None if items is None else "; ".join(sorted(set(items)))
 
@@ -76,16 +78,14 @@ def _bullets(text: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[0][-1] == ":":
         lines = lines[1:]  # "The cities are:"
-    found = [_BULLETED.fullmatch(line) for line in lines]
-    marked = list(_NUMBERED.finditer(text))
-    if len(lines) < 2 <= len(marked) and not marked[0].start() and (
-            _counts([match[1] for match in marked]) or {match[0][0] for match in marked} == {text[0]}):
-        ends = [match.start() for match in marked[1:]] + [len(text)]
-        return [text[match.end():end].strip().rstrip(" ,;") for match, end in zip(marked, ends, strict=True)]
-    if lines and all(found) and (len(lines) > 1 or _ALONE.match(lines[0])):
-        marks = [match[1] for match in found]
-        if marks[0] is None and len({line[0] for line in lines}) == 1 or _counts(marks):
-            return [match[2].rstrip(" ,;.") for match in found]
+    places = [match.start() for match in _NUMBERED.finditer(text)]
+    inline = [text[start:end].strip() for start, end in pairwise([*places, len(text)])]
+    for marked in (inline if len(lines) < 2 <= len(inline) and not places[0] else [], lines):
+        found = [_BULLETED.fullmatch(line) for line in marked]
+        if marked and all(found) and (len(marked) > 1 or _ALONE.match(marked[0])):
+            marks = [match[1] for match in found]
+            if marks[0] is None and len({line[0] for line in marked}) == 1 or _counts(marks):
+                return [match[2].rstrip(" ,;.") for match in found]
     return []
 
 
@@ -120,7 +120,7 @@ def _split(text: str) -> list[str]:
 @lru_cache(maxsize=512)  # the answers of a group share items
 def _item(text: str, depth: int) -> str:
     text = " ".join(text.split())
-    number = read_plain(text) or read_amount(text)
+    number = read_number(text, prose=True)
     if number is not None and not (number.unit or number.mark or number.quotient):
         return str(number)
     if depth < MAX_DEPTH and is_bracketed(text, 0):
@@ -129,4 +129,4 @@ def _item(text: str, depth: int) -> str:
     return (read_formula(text) or text.strip("\"'. ")).casefold()
 
 
-KIND = Kind(lambda text: read_list(clean(text)))
+KIND = Kind(read_list)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from reasonkit.text.hedges import NUMBER_WORDS
 from reasonkit.text.numbers import Number, read_number
 from reasonkit.text.units import is_known, read_unit
 
 OR, AND = r"\lor", r"\land"  # between candidates
 
 _TEXT = r"\\(?:text(?:rm|bf|it|normal)?|math(?:rm|bf|it|sf)|operatorname|mbox) ?"
-_BASES = {name: str(base) for base, name in enumerate(
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(), 2)}
+_BASES = {name: str(number) for name, number in NUMBER_WORDS.items() if 2 <= number <= 16}
 _BASE = rf"([0-9]+|{'|'.join(_BASES)})\b"
 _DECIMAL = re.compile(  # the blocks in braces, in brackets, under strokes, between dots, written three times or twice
     r"""(?<![\w.}])([0-9]{0,30}+)\.([0-9]{0,12}?)(?:
@@ -26,45 +26,40 @@ _DECIMAL = re.compile(  # the blocks in braces, in brackets, under strokes, betw
 
 
 def _base(match: re.Match[str]) -> str:
-    name = match[match.lastindex]
-    number = _BASES.get(name, name)
+    number = _BASES.get(match[match.lastindex], match[match.lastindex])
     return "" if number == "10" else f"_{{{number}}}"
 
 
-# Typography that `numbers` does not handle: indices, logic and degrees.
+# Typography that `cleaning` does not handle: indices, logic and degrees.
 _UNICODE = str.maketrans({"∨": rf" {OR} ", "∧": rf" {AND} ", "º": "°", "˚": "°"}
                          | {chr(0x2080 + digit): f"_{{{digit}}}" for digit in range(10)})
 _NO_TEMPERATURE = r"(?! ?(?:\\[a-z]+\{)? ?[CFcf](?:\b|elsius|ahrenheit))"
-# (what the text must contain, pattern, replacement), applied in this order.
-_RULES = tuple((sign, re.compile(pattern), replacement) for sign, pattern, replacement in (
-    ("\\boxed", r"(= ?)\\boxed ?\{(.*)\} ?\Z", r"\1\2"),
-    ("}_{", r"(?<=[0-9])\}_\{(?=[0-9]\})", ""),                                   # two digits of an index
-    (",\\!", r",\\! ?(?=[0-9])", ""),
-    ("{,}", r"\{,\}", ""),
-    ("frac", r"\\[dt]?frac ?([0-9]) ([0-9])", r"\\frac{\1}{\2}"),
-    ("or", r",? ?(?:\\text ?\{ ?or ?\}|\bor\b) ?,?", rf" \{OR} "),
-    ("and", r",? ?(?:\\text ?\{ ?and ?\}|\band\b) ?,?", rf" \{AND} "),
-    ("_", rf"_ ?{_TEXT}\{{([^{{}}]*)\}}", r"_{\1}"),                               # x_\text{max}
-    ("_", rf"_ ?\{{ ?{_TEXT}\{{([^{{}}]*)\}}([^{{}}]*)\}}", r"_{\1\2}"),
-    (")_", r"\(([0-9A-F]+)\)(?=_)", r"\1"),                                       # (204)_5
-    ("_", rf"(?<=[0-9]) ?_ ?(?:[{{(] ?\(?(?:base[ -]*+)?{_BASE}\)? ?[}})]|{_BASE})", _base),
-    ("_", rf"(?<=[A-F]) ?_ ?\{{ ?(?:base[ -]*+)?({'|'.join(_BASES)}) ?\}}", _base),
-    ("base", rf"(?<=[0-9A-F])[ ,]*+(?:{_TEXT}\{{)? ?\(?(?:in )?base ?\}}?[ -]*+{_BASE} ?[)}}]*+ ?\Z", _base),
-    ("\\circ", rf"\^ ?(?:\\circ|\{{ ?\\circ ?\}}){_NO_TEMPERATURE}", "°"),
-    ("deg", rf"(?:\\degree\b|{_TEXT}\{{ ?deg(?:rees?)? ?\}}|(?<=[0-9]) ?deg(?:rees?)?\b){_NO_TEMPERATURE}", "°"),
-    ("{", rf"{_TEXT}\{{ ?([A-Za-z]|lcm|gcd|[0-9A-F]+|a(?:rc)?(?:sin|cos|tan)|[^A-Za-z{{}}]*) ?\}}", r" \1 "),
-    ("log_", r"(\\log|\blog)_ ?([0-9])([0-9]+)(?= ?(?:\Z|[-+,)}\]=]))", r"\1_{\2}\3"),  # \log_23
-    ("log", r"(?<![\\A-Za-z])log(2|10) ?\(", r"log_{\1}("),
-    ("+/-", r"\+/-", r"\\pm"),
-    ("plus", r"\bplus[ -](?:or[ -])?minus\b", r"\\pm"),
-    ("U", r"(?<=[\])}]) ?U ?(?=[\[({\\])", r"\\cup "),
-    ("\\mathbb", r"\\mathbb ?\{? ?R ?\}?", "ℝ"),
-    ("all", r"\A ?(?:\\text\{)? ?all real numbers? ?\}?\Z", "ℝ"),
-    ("\\begin", r"\\begin ?\{(?:array|[pbB]?matrix|smallmatrix)\*?\}(?: ?\{[clr| ]*\})?", r"\\begin{pmatrix}"),
-    ("\\end", r"\\end ?\{(?:array|[pbB]?matrix|smallmatrix)\*?\}", r"\\end{pmatrix}"),
-    ("\\\\", r"\\\\ ?\[[0-9.]+ ?[a-z]{2}\]", r"\\\\"),
-    (";", r"\A\[([^][;]*,[^][;]*(?:;[^][;]*,[^][;]*)+)\]\Z", lambda match: f"[[{match[1].replace(';', '],[')}]]"),
-    ("atrix", r"\A ?[Mm]atrix ?\((.*)\) ?\Z", r"\1"),
+# (pattern, replacement), applied in this order.
+_RULES = tuple((re.compile(pattern), replacement) for pattern, replacement in (
+    (r"(= ?)\\boxed ?\{(.*)\} ?\Z", r"\1\2"),
+    (r"(?<=[0-9])\}_\{(?=[0-9]\})", ""),                                   # two digits of an index
+    (r",\\! ?(?=[0-9])|\{,\}", ""),
+    (r"\\[dt]?frac ?([0-9]) ([0-9])", r"\\frac{\1}{\2}"),
+    (r"\+/-|\bplus[ -]minus\b", r"\\pm"),
+    (r",? ?(?:\\text ?\{ ?or ?\}|\bor\b) ?,?", rf" \{OR} "),
+    (r",? ?(?:\\text ?\{ ?and ?\}|\band\b) ?,?", rf" \{AND} "),
+    (rf"_ ?{_TEXT}\{{([^{{}}]*)\}}", r"_{\1}"),                               # x_\text{max}
+    (rf"_ ?\{{ ?{_TEXT}\{{([^{{}}]*)\}}([^{{}}]*)\}}", r"_{\1\2}"),
+    (r"\(([0-9A-F]+)\)(?=_)", r"\1"),                                       # (204)_5
+    (rf"(?<=[0-9]) ?_ ?(?:[{{(] ?\(?(?:base[ -]*+)?{_BASE}\)? ?[}})]|{_BASE})", _base),
+    (rf"(?<=[A-F]) ?_ ?\{{ ?(?:base[ -]*+)?({'|'.join(_BASES)}) ?\}}", _base),
+    (rf"(?<=[0-9A-F])[ ,]*+(?:{_TEXT}\{{)? ?\(?(?:in )?base ?\}}?[ -]*+{_BASE} ?[)}}]*+ ?\Z", _base),
+    (rf"\^ ?(?:\\circ|\{{ ?\\circ ?\}}){_NO_TEMPERATURE}", "°"),
+    (rf"(?:\\degree\b|{_TEXT}\{{ ?deg(?:rees?)? ?\}}|(?<=[0-9]) ?deg(?:rees?)?\b){_NO_TEMPERATURE}", "°"),
+    (rf"{_TEXT}\{{ ?([A-Za-z]|lcm|gcd|[0-9A-F]+|a(?:rc)?(?:sin|cos|tan)|[^A-Za-z{{}}]*) ?\}}", r" \1 "),
+    (r"(\\log|\blog)_ ?([0-9])([0-9]+)(?= ?(?:\Z|[-+,)}\]=]))", r"\1_{\2}\3"),  # \log_23
+    (r"(?<![\\A-Za-z])log(2|10) ?\(", r"log_{\1}("),
+    (r"(?<=[\])}]) ?U ?(?=[\[({\\])", r"\\cup "),
+    (r"\\mathbb ?\{? ?R ?\}?|\A ?(?:\\text\{)? ?all real numbers? ?\}?\Z", "ℝ"),
+    (r"\\(begin|end) ?\{(?:array|[pbB]?matrix|smallmatrix)\*?\}(?: ?\{[clr| ]*\})?", r"\\\1{pmatrix}"),
+    (r"\\\\ ?\[[0-9.]+ ?[a-z]{2}\]", r"\\\\"),
+    (r"\A\[([^][;]*,[^][;]*(?:;[^][;]*,[^][;]*)+)\]\Z", lambda match: f"[[{match[1].replace(';', '],[')}]]"),
+    (r"\A ?[Mm]atrix ?\((.*)\) ?\Z", r"\1"),
 ))
 _UNIT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}}| ([A-Za-z]{{2,}}))(?: ?\^ ?\{{?([23])\}}?)? ?\Z")
 
@@ -75,8 +70,7 @@ _PHYSICAL = frozenset(
     "centimeters kilometer kilometers kilometre kilometres g mg kg µg t ton tons gram grams kilogram kilograms lb lbs "
     "pound pounds oz ounce ounces s sec second seconds ms min minute minutes h hr hour hours day days l ml cl liter "
     "liters litre litres n j kj cal kcal joule joules newton newtons w kw mw watt watts v kv volt volts a amp amps ω "
-    "ohm ohms hz khz mhz ghz pa kpa mpa bar atm k °c °f °k mol moles mph kph ev kev mev kwh".split()
-)
+    "ohm ohms hz khz mhz ghz pa kpa mpa bar atm k °c °f °k mol moles mph kph ev kev mev kwh".split())
 
 
 def is_physical(number: Number) -> bool:
@@ -88,14 +82,9 @@ def is_physical(number: Number) -> bool:
 
 def rewrite(text: str) -> str:
     """Apply the rules, and drop punctuation at the end."""
-    text = " ".join(text.split())
-    if "." in text:
-        text = _DECIMAL.sub(_repeating, text).rstrip(".,; ")
-    if not text.isascii():
-        text = text.translate(_UNICODE)
-    for sign, pattern, replacement in _RULES:
-        if sign in text:
-            text = pattern.sub(replacement, text)
+    text = _DECIMAL.sub(_repeating, " ".join(text.split())).rstrip(".,; ").translate(_UNICODE)
+    for pattern, replacement in _RULES:
+        text = pattern.sub(replacement, text)
     return text.rstrip(".,; ")
 
 

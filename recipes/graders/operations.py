@@ -8,7 +8,7 @@ answer leaves a function, a factorial or a series, so is all arithmetic.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
 from sympy import Expr, Integer, Mul, Symbol, preorder_traversal
 
@@ -23,6 +23,7 @@ _FUNCTIONS = {"\\" + name: operation for operation, names in {
     "sum over an index": "sum", "product over an index": "prod", "integral": "int", "limit": "lim",
     "rounding": "lfloor lceil",
 }.items() for name in names.split()} | {"!": "factorial"}
+Meanings = Mapping[Symbol, Expr]
 _DERIVATIVE = re.compile(r"\\frac \{ d\b[^{}]*\} \{ d (?![-+])|\bd / d (?![-+])")
 _SEPARATORS = (*RELATIONS, ",", "&", OR, AND, NEW_ROW, r"\cup", r"\setminus", r"\to", r"\pm", r"\mp")
 
@@ -73,73 +74,66 @@ def _operations(tokens: list[str]) -> set[str]:
     left = {"absolute value"} if "|" in tokens else set()
     if tokens[:2] == ["-", "-"] or tokens[:3] == ["-", "(", "-"] and is_group(tokens[1:]):
         left.add("sum")  # -(-5)
-    if _has_unknown(formula, meanings):
+    numerals = {symbol: value for symbol, value in meanings.items() if value.is_Rational}
+    unknowns = {symbol for symbol, value in meanings.items() if value.free_symbols}
+    if unknowns & formula.free_symbols:
         left.add("unknown")
     for node in preorder_traversal(formula):
         if node.is_Add:
-            left |= _in_sum(node, meanings)
+            left |= _in_sum(node, meanings, numerals, unknowns)
         elif node.is_Mul:
-            left |= _in_product(node, meanings)
+            left |= _in_product(node, numerals)
         elif node.is_Pow:
-            left |= _in_power(node, meanings)
+            left |= _in_power(node, numerals, unknowns)
     return left
 
 
-def _in_sum(node: Expr, meanings: Mapping[Symbol, Expr]) -> set[str]:
+def _in_sum(node: Expr, meanings: Meanings, numerals: Meanings, unknowns: Set[Symbol]) -> set[str]:
     """"sum" for two like terms or a 0, "sum of constants" for two terms without unknowns."""
     names = {symbol: Symbol(str(value)) for symbol, value in meanings.items()}
-    rests = [Mul(*(factor for factor in Mul.make_args(term) if not (factor.is_Number or _is_numeral(factor, meanings)
-                                                                    or _is_numeral(1 / factor, meanings))))
-             for term in node.args]
+    terms = [Mul.make_args(term) for term in node.args]
+    rests = {Mul(*(factor for factor in factors if not (
+        factor.is_Number or factor in numerals or 1 / factor in numerals))).xreplace(names) for factors in terms}
     found = set()
-    if len({rest.xreplace(names) for rest in rests}) < len(rests) or any(
-            meanings.get(factor) == 0 for term in node.args for factor in Mul.make_args(term)):
+    if len(rests) < len(terms) or any(numerals.get(factor) == 0 for factors in terms for factor in factors):
         found.add("sum")
-    if sum(not _has_unknown(term, meanings) for term in node.args) > 1:
+    if sum(unknowns.isdisjoint(term.free_symbols) for term in node.args) > 1:
         found.add("sum of constants")
     return found
 
 
-def _in_product(node: Expr, meanings: Mapping[Symbol, Expr]) -> set[str]:
+def _in_product(node: Expr, numerals: Meanings) -> set[str]:
     """"product" for two numerals, or their powers or roots, on one side of the line. "quotient" for a whole result."""
-    numerals, raised, roots, below = ([], []), [0, 0], [0, 0], False
+    plain, raised, roots, below = ([], []), [0, 0], [0, 0], False
     for factor in node.args:
         base, exponent = factor.as_base_exp()
         negative = _is_negative(exponent)
-        if _is_numeral(base, meanings) and abs(exponent) == 1:
-            numerals[negative].append(meanings[base])
+        if base in numerals and abs(exponent) == 1:
+            plain[negative].append(numerals[base])
             continue
         below |= negative
-        if _is_numeral(base, meanings) and _is_numeral(-exponent if negative else exponent, meanings):
-            raised[negative] += meanings[base] != 10
-        elif _is_numeral(base, meanings):
+        if base in numerals and (-exponent if negative else exponent) in numerals:
+            raised[negative] += numerals[base] != 10
+        elif base in numerals:
             roots[negative] += 1
     found = set()
-    if max(*roots, *(len(side) + powers for side, powers in zip(numerals, raised, strict=True))) > 1:
+    if max(*roots, *(len(side) + powers for side, powers in zip(plain, raised, strict=True))) > 1:
         found.add("product")
-    if numerals[True] and not below:
-        top, bottom = (numerals[False] or [Integer(1)])[0], numerals[True][0]
+    if plain[True] and not below:
+        top, bottom = (plain[False] or [Integer(1)])[0], plain[True][0]
         if not bottom or top % bottom == 0 or not (top.is_Integer and bottom.is_Integer):
             found.add("quotient")
     return found
 
 
-def _in_power(node: Expr, meanings: Mapping[Symbol, Expr]) -> set[str]:
+def _in_power(node: Expr, numerals: Meanings, unknowns: Set[Symbol]) -> set[str]:
     base, exponent = node.args
-    if _has_unknown(node, meanings):
+    if unknowns & node.free_symbols:
         return {"denominator"} if _is_negative(exponent) else set()
     if exponent == -1:
         return set()
-    whole = _is_numeral(exponent, meanings) or _is_numeral(-exponent, meanings)
-    return {"power of ten" if whole and meanings.get(base) == 10 else "power"}
-
-
-def _has_unknown(node: Expr, meanings: Mapping[Symbol, Expr]) -> bool:
-    return any(meanings[symbol].free_symbols for symbol in node.free_symbols)
-
-
-def _is_numeral(node: Expr, meanings: Mapping[Symbol, Expr]) -> bool:
-    return node in meanings and meanings[node].is_Rational
+    whole = exponent in numerals or -exponent in numerals
+    return {"power of ten" if whole and numerals.get(base) == 10 else "power"}
 
 
 def _is_negative(exponent: Expr) -> bool:

@@ -30,25 +30,21 @@ class Problem:
     goal: frozenset[Words]
     actions: tuple[tuple[Words, frozenset[Words], frozenset[Words], frozenset[Words]], ...]
 
-    def reached_by(self, steps: Sequence[str]) -> str | None:
-        """None if the steps work in this order and reach the goal, else what is wrong, for logs."""
+    def is_solved_by(self, steps: Sequence[str]) -> bool:
+        """Whether the steps work in this order and reach the goal."""
         state = self.start
-        for number, step in enumerate(steps, 1):
-            words = tuple(step.split())
-            why = f"step {number} is no action"
-            for name, needs, deletes, adds in self.actions:
-                binding = _bind(name, words)
+        for step in steps:
+            for name, *facts in self.actions:
+                binding = _bind(name, tuple(step.split()))
                 if binding is None:
                     continue
-                if missing := _fill(needs, binding) - state:
-                    why = f"step {number} needs {' '.join(min(missing))!r}"
-                    continue
-                state = state - _fill(deletes, binding) | _fill(adds, binding)
-                break
+                needs, deletes, adds = (_fill(part, binding) for part in facts)
+                if needs <= state:
+                    state = state - deletes | adds
+                    break
             else:
-                return why
-        missing = self.goal - state
-        return f"the goal {' '.join(min(missing))!r} is not reached" if missing else None
+                return False
+        return self.goal <= state
 
 
 def read_problem(text: str) -> Problem:
@@ -111,8 +107,4 @@ def _fill(facts: frozenset[Words], binding: Mapping[str, str]) -> frozenset[Word
     return frozenset(tuple(binding.get(word, word) for word in fact) for fact in facts)
 
 
-def _is_plan(found: tuple[str, ...], problem: Problem) -> bool:
-    return problem.reached_by(found) is None
-
-
-KIND = Kind(lambda text: read_steps(unfence(text)), _is_plan, read_problem)
+KIND = Kind(lambda text: read_steps(unfence(text)), lambda steps, problem: problem.is_solved_by(steps), read_problem)

@@ -13,7 +13,8 @@ from fractions import Fraction
 from itertools import product
 from math import isclose
 
-from reasonkit.text.answers import Kind, unbracketed_reader
+from reasonkit.text.answers import Kind
+from reasonkit.text.cleaning import clean_inside
 from reasonkit.text.numbers import read_value
 from reasonkit.text.units import format_unit, read_unit
 from recipes.graders.worker import decide, gold_reader
@@ -44,7 +45,7 @@ class Part:
 
 def read_quantity(text: str) -> tuple[Part, ...] | None:
     """A number with its unit, or up to three that are added. None for other text."""
-    text = text.rstrip(".,; \n")
+    text = clean_inside(text).rstrip(".,; \n")
     if len(text) > 200:
         return None
     if (match := _DURATION.fullmatch(text)) and sum(map(bool, match.groups())) > 1:
@@ -119,5 +120,4 @@ def load() -> Callable[[list, list], bool]:
     return same
 
 
-_read = unbracketed_reader(read_quantity)
-KIND = Kind(_read, same_quantity, gold_reader(_read, same_quantity))
+KIND = Kind(read_quantity, same_quantity, gold_reader(read_quantity, same_quantity))

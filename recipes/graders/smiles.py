@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from reasonkit.text.answers import Kind
 from reasonkit.text.cleaning import unfence
@@ -16,10 +17,6 @@ def _read(text: str) -> str | None:
     """The only word of raw text, without quotes or a label. Not cleaned, because in SMILES a backslash is a bond."""
     text = _LABEL.sub("", unfence(text).strip()).strip("`\"' \n").rstrip(".")
     return text if re.fullmatch(r"[!-~]+", text) else None
-
-
-def _same(found: str, expected: str) -> bool | None:
-    return decide("smiles", found, expected)
 
 
 def load() -> Callable[[str, str], bool]:
@@ -35,4 +32,5 @@ def load() -> Callable[[str, str], bool]:
     return same
 
 
+_same = partial(decide, "smiles")
 KIND = Kind(_read, _same, gold_reader(_read, _same))

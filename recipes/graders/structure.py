@@ -1,14 +1,14 @@
 """The structure of a formula's tokens: candidates, brackets, relations, intervals, sets and matrices.
 
-Entry points: `split` and `is_group` for any reader of tokens, and `canonical` for a normal form. It writes ± as two
-values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union, and [[1, 2], [3, 4]] as a matrix.
+Entry point: `canonical` for a normal form. It writes ± as two values, `x > 3` as (3, ∞), `x < 2 or x = 3` as a union,
+and [[1, 2], [3, 4]] as a matrix.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from itertools import chain, product
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain, product
 
 from recipes.graders.notation import AND, OR
 
@@ -33,15 +33,20 @@ _NAME = re.compile(
     r"d [a-z] / d [a-z]|(?:\\angle |\\triangle )?[A-Z](?: [A-Z]){1,3}|\\angle [A-Z]|\| [a-z] \||"
     rf"\\(?:vec|hat|bar|overline|mathbf|overrightarrow) (?:\{{ [A-Za-z](?: [A-Za-z])? \}}|[A-Za-z])|"
     rf"\\(?:sin|cos|tan|cot|sec|csc|det) {_LETTER}")
+_BRACKETED_MATRIX = re.compile(r"[(\[] (\\begin\{pmatrix\}(?:(?!\\begin\{pmatrix\}|\\end).)*+\\end\{pmatrix\}) [)\]]")
 _VARIABLE = re.compile(r"(?:[A-Za-z]|\\(?!pi\b|infty)[a-z]+)(?: _ \{ \w+ \})?")
 _COMMANDS_OF_NUMBERS = frozenset({r"\frac", r"\sqrt", r"\pi", r"\infty", r"\cdot", r"\log", r"\ln", r"\binom"})
 
 
-def split(tokens: Iterable[str], *separators: str) -> list[list[str]]:
+def _depths(tokens: Iterable[str]) -> Iterator[int]:
+    """The number of brackets that are open at each token, with its own."""
+    return accumulate(_DEPTH.get(token, 0) for token in tokens)
+
+
+def split(tokens: Sequence[str], *separators: str) -> list[list[str]]:
     """The parts between separators outside brackets."""
-    parts, depth = [[]], 0
-    for token in tokens:
-        depth += _DEPTH.get(token, 0)
+    parts = [[]]
+    for token, depth in zip(tokens, _depths(tokens), strict=True):
         if depth == 0 and token in separators:
             parts.append([])
         else:
@@ -51,19 +56,13 @@ def split(tokens: Iterable[str], *separators: str) -> list[list[str]]:
 
 def is_group(tokens: Sequence[str]) -> bool:
     """Whether the first token opens a bracket that the last one closes."""
-    depth = 0
-    for token in tokens[:-1]:
-        depth += _DEPTH.get(token, 0)
-        if depth <= 0:
-            return False
-    return len(tokens) > 1
+    return len(tokens) > 1 and all(depth > 0 for depth in _depths(tokens[:-1]))
 
 
 def candidates(tokens: list[str]) -> list[list[str]]:
     """The values that are offered, with or without set braces."""
-    if tokens[0] == r"\{" and is_group(tokens):
-        tokens = tokens[1:-1]
-    return split(tokens, ",") if tokens else []
+    inner = tokens[1:-1] if tokens[0] == r"\{" and is_group(tokens) else tokens
+    return split(inner, ",") if inner else []
 
 
 def is_related(tokens: list[str]) -> bool:
@@ -86,33 +85,26 @@ def canonical(tokens: list[str]) -> tuple[list[str], list[str]]:
     if _STRUCTURAL.isdisjoint(tokens):
         return [], _drop_plus(tokens)
     tokens = _unwrap_sets(tokens)
-    names, parts, joints = [], [], [token for token in _tokens_outside(tokens) if token in (",", OR, AND)]
-    for part in split(tokens, ",", OR, AND):
-        name, value = _solve(part)
-        value = _unify_matrices(value)
-        names += [name] if name else []
-        parts.append((part, value, bool(name)))
-    if len(set(map(tuple, names))) > 1 or any(not named and "=" in part for part, _, named in parts):
-        name, values = [], [_unify_matrices(part) for part, _, _ in parts]
-    else:
-        name, values = names[0] if names else [], [value for _, value, _ in parts]
+    joints = {token for token in _tokens_outside(tokens) if token in (",", OR, AND)}
+    parts = split(tokens, ",", OR, AND)
+    names, values = zip(*map(_solve, parts), strict=True)
+    name = max(names, key=bool)  # the first that is not empty
+    if any(found != name if found else "=" in part for found, part in zip(names, parts, strict=True)):
+        name, values = [], parts
+    values = list(map(_unify_matrices, values))
     ranges = name and (INEQUALITIES | SET_SIGNS).intersection(tokens)
     if ranges and len(values) > 1 and "," not in joints:
-        values = _combine_ranges(parts, joints)
+        values = _combine_ranges(parts, names, values, joints)
     if not ranges and len(values) == 1 and values[0][:1] == [r"\{"] and is_group(values[0]):
-        return name, [r"\{", *list_values(split(values[0][1:-1], ",")), r"\}"]
-    return name, list_values(values)
+        return name, [r"\{", *_list_values(split(values[0][1:-1], ",")), r"\}"]
+    return name, _list_values(values)
 
 
 def _tokens_outside(tokens: list[str]) -> list[str]:
-    depth, found = 0, []
-    for token in tokens:
-        depth += _DEPTH.get(token, 0)
-        found += [token] if depth == 0 else []
-    return found
+    return [token for token, depth in zip(tokens, _depths(tokens), strict=True) if depth == 0]
 
 
-def list_values(values: Iterable[list[str]]) -> list[str]:
+def _list_values(values: Iterable[list[str]]) -> list[str]:
     """The values joined by commas, with each ± written out and no + before a first term."""
     return _join((_drop_plus(one) for value in values for one in _both_signs(value)), ",")
 
@@ -170,17 +162,18 @@ def _is_constant(tokens: list[str]) -> bool:
                    and token not in _COMMANDS_OF_NUMBERS for token in tokens)
 
 
-def _combine_ranges(parts: list[tuple[list[str], list[str], bool]], joints: list[str]) -> list[list[str]]:
+def _combine_ranges(parts: list[list[str]], names: Sequence[list[str]], values: list[list[str]],
+                    joints: set[str]) -> list[list[str]]:
     """`x < 2 or x = 3` as a union. `x > 1 and x < 4` as one interval."""
-    ranges = [value if INEQUALITIES.intersection(part) or r"\in" in part or not named else [r"\{", *value, r"\}"]
-              for part, value, named in parts]
-    if set(joints) == {OR}:
+    ranges = [[r"\{", *value, r"\}"] if name and not INEQUALITIES.union([r"\in"]).intersection(part) else value
+              for part, name, value in zip(parts, names, values, strict=True)]
+    if joints == {OR}:
         return [_join(ranges, r"\cup")]
-    if set(joints) == {AND} and len(ranges) == 2:
+    if joints == {AND} and len(ranges) == 2:
         low, high = sorted(ranges, key=lambda value: value[1:3] == ["-", r"\infty"])
         if low[-2:-1] == [r"\infty"] and high[1:3] == ["-", r"\infty"] and r"\cup" not in low + high:
             return [[*low[:-2], *high[4:]]]
-    return [value for _, value, _ in parts]
+    return values
 
 
 def _unwrap_sets(tokens: list[str]) -> list[str]:
@@ -198,25 +191,15 @@ def _unwrap_sets(tokens: list[str]) -> list[str]:
 
 
 def _unify_matrices(tokens: list[str]) -> list[str]:
-    """Write rows in brackets as a matrix, and drop brackets around a matrix."""
+    """Write rows in brackets as a matrix. Drop brackets around a matrix, and a line break at its end."""
     if tokens[:2] == ["[", "["] and is_group(tokens):
         rows = split(tokens[1:-1], ",")
         if all(row[:1] == ["["] and is_group(row) for row in rows):
             entries = (split(row[1:-1], ",") for row in rows)
             return [MATRIX, *_join((_join(row, "&") for row in entries), NEW_ROW), END_MATRIX]
     if MATRIX in tokens:
-        bare, opened = [], []
-        for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
-            if token in ("(", "[") and after == MATRIX:
-                opened.append(len(bare))
-                bare.append(token)
-            elif token in (")", "]") and opened and bare[-1:] == [END_MATRIX] and MATRIX not in bare[opened[-1] + 2:]:
-                del bare[opened.pop()]
-            elif token == END_MATRIX and bare[-1:] == [NEW_ROW]:
-                bare[-1] = token
-            else:
-                bare.append(token)
-        return bare
+        text = " ".join(tokens).replace(f"{NEW_ROW} {END_MATRIX}", END_MATRIX)
+        return _BRACKETED_MATRIX.sub(r"\1", text).split()
     return tokens
 
 

@@ -21,6 +21,7 @@ _FUNCTIONS = {"\\" + name: getattr(sympy, name) for name in
     r"\min": sympy.Min, r"\log": lambda value: sympy.log(value, 10), r"\lg": lambda value: sympy.log(value, 10)}
 _INVERSE = {r"\sin": sympy.asin, r"\cos": sympy.acos, r"\tan": sympy.atan}
 _SUMS = {r"\sum": sympy.Sum, r"\prod": sympy.Product}
+_ENCLOSED = {"|": ("|", sympy.Abs), r"\lfloor": (r"\rfloor", sympy.floor), r"\lceil": (r"\rceil", sympy.ceiling)}
 _SPECIAL = frozenset({r"\frac", r"\sqrt", r"\binom", r"\int", r"\lim", r"\lfloor", r"\lceil", "(", "[", "{"})
 _ACCENTS = frozenset("\\" + name for name in "vec hat bar overline tilde mathbf mathbb mathcal overrightarrow".split())
 _CALLED = frozenset("fghFGH")
@@ -56,14 +57,14 @@ class _Reader:
         self.at += 1
         return self.tokens[self.at - 1] if self.at <= len(self.tokens) else ""
 
-    def take(self, token: str) -> None:
-        if self.next() != token:
+    def take(self, *tokens: str) -> str:
+        if self.token not in tokens:
             raise ValueError(" ".join(self.tokens))
+        return self.next()
 
     def whole(self) -> sympy.Expr:
         value = self.sum()
-        if self.at < len(self.tokens):
-            raise ValueError(" ".join(self.tokens))
+        self.take("")
         return value
 
     def meant(self, value: sympy.Expr) -> sympy.Expr:
@@ -133,15 +134,11 @@ class _Reader:
         return value ** self.exponent() if self.token == "^" else value
 
     def group(self) -> sympy.Expr:
-        value, *more = self.values()
-        if more:
-            raise ValueError(" ".join(self.tokens))
+        (value,) = self.values()
         return value
 
     def values(self) -> list[sympy.Expr]:
-        opened = self.next()
-        if opened not in ("(", "[", "{"):
-            raise ValueError(" ".join(self.tokens))
+        opened = self.take("(", "[", "{")
         bars, self.bars = self.bars, 0
         values = [self.sum()]
         while self.token == ",":
@@ -160,28 +157,21 @@ class _Reader:
             if self.token == "_":  # a numeral in another base
                 return self.meant(Symbol(token.lstrip("0") + self.raw()))
             return self.meant(Rational(token))
-        if token == "|":
-            self.bars += 1
+        if token in _ENCLOSED:
+            closing, called = _ENCLOSED[token]
+            self.bars += token == "|"
             value = self.sum()
-            self.bars -= 1
-            self.take("|")
-            return sympy.Abs(value)
-        if token in (r"\lfloor", r"\lceil"):
-            value = self.sum()
-            self.take({r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}[token])
-            return sympy.floor(value) if token == r"\lfloor" else sympy.ceiling(value)
+            self.bars -= token == "|"
+            self.take(closing)
+            return called(value)
         if token == r"\frac":
             return self.group() / self.group()
         if token == r"\binom":
             return sympy.binomial(self.group(), self.group())
-        if token == r"\sqrt":
-            return self.root()
         if token in _SUMS:
             return self.series(_SUMS[token])
-        if token == r"\int":
-            return self.integral()
-        if token == r"\lim":
-            return self.limit()
+        if read_rest := {r"\sqrt": self.root, r"\int": self.integral, r"\lim": self.limit}.get(token):
+            return read_rest()
         if token in _FUNCTIONS and not (token == r"\exp" and not self.starts()):
             return self.function(token)
         if token in _ACCENTS:
@@ -216,17 +206,16 @@ class _Reader:
         return sympy.root(value, index)
 
     def function(self, token: str) -> sympy.Expr:
-        base, power = [], None
+        base, power = [], Integer(1)
         while self.token == "^" or self.token == "_" and token in (r"\log", r"\ln"):
             if self.next() == "_":
                 base = [self.group()]
             else:
                 power = self.group()
-        called = _FUNCTIONS[token]
+        called = sympy.log if base else _FUNCTIONS[token]
         if power == -1 and token in _INVERSE:
-            called, power = _INVERSE[token], None
-        value = sympy.log(*self.arguments(), *base) if base else called(*self.arguments())
-        return value if power is None else value ** power
+            called, power = _INVERSE[token], Integer(1)
+        return called(*self.arguments(), *base) ** power
 
     def arguments(self) -> list[sympy.Expr]:
         """A bracket, or the factors up to the next function, with the divisor of an angle."""
@@ -241,15 +230,14 @@ class _Reader:
             value = value / self.power()
         return [value]
 
-    def bounds(self) -> tuple[list[str], list[str]]:
+    def bounds(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The tokens of the lower and the upper bound."""
         found = {"_": (), "^": ()}
-        while self.token in ("_", "^"):
-            sign = self.next()
-            start = self.at
+        while self.token in found:
+            sign, start = self.next(), self.at
             self.raw()
             found[sign] = self.tokens[start + 1: self.at - 1]
-        return list(found["_"]), list(found["^"])
+        return found["_"], found["^"]
 
     def series(self, made: type) -> sympy.Expr:
         low, high = self.bounds()
@@ -258,7 +246,7 @@ class _Reader:
         self.bound.add(name)
         body = self.product()
         self.bound.discard(name)
-        return made(body, (Symbol(name, real=True), read(tuple(first)), read(tuple(high)))).doit()
+        return made(body, (Symbol(name, real=True), read(tuple(first)), read(high))).doit()
 
     def integral(self) -> sympy.Expr:
         low, high = self.bounds()
@@ -270,8 +258,7 @@ class _Reader:
                 self.at += place + 2
                 variable = Symbol(rest[place + 1], real=True)
                 body = read(rest[:place]) if place else Integer(1)
-                limits = (variable, read(tuple(low)), read(tuple(high))) if low else variable
-                return sympy.integrate(body, limits)
+                return sympy.integrate(body, (variable, read(low), read(high)) if low else variable)
         raise ValueError(" ".join(self.tokens))
 
     def limit(self) -> sympy.Expr:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasonkit.text.cleaning import clean, unwrap
-from reasonkit.text.numbers import Number, read_amount, read_number, read_plain, same_number
+from reasonkit.text.numbers import Number, read_number, read_plain, same_number
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_number_is_compared_by_value_mark_and_unit():
     ("noon", 12, ":", ""),
     ("FF_16", 255, "_16", ""), ("5 bn euros", 5 * 10**9, "", "euro"),
 ])
-def test_read_amount_takes_what_a_formula_does_not_mean(text, value, mark, unit):
-    number = read_amount(text)
+def test_prose_has_what_a_formula_does_not_mean(text, value, mark, unit):
+    number = read_number(text, prose=True)
     assert (number.value, number.mark, number.unit) == (value, mark, unit)
     assert read_number(text) in (None, number) if unit == "K" else read_number(text) != number
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasonkit.text import tags
-from reasonkit.text.tags import DEFECTS, INVISIBLE, TAGS, Tags, neutralise
+from reasonkit.text.tags import DEFECTS, INVISIBLE, TAGS, neutralise
 
 TABLE = Path(__file__).parents[1] / "golden" / "tags.jsonl"
 GOLDEN = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
@@ -60,26 +60,6 @@ def test_prompt_is_the_template_with_the_question_in_it(question):
 def test_prompt_refuses_what_is_not_text(question):
     with pytest.raises(TypeError, match="question must be a str"):
         TAGS.prompt(question)
-
-
-def test_other_names():
-    other = Tags("think", "final_1")
-    reply = other.render(reasoning="r <reasoning>", answer="a")
-    assert reply == "<think>r <reasoning></think>\n<final_1>a</final_1>"
-    assert (other.parse(reply).ok, other.parse(reply).answer) == (True, "a")
-    assert TAGS.parse(reply).defects[:2] == ("missing_answer", "unclosed_reasoning")
-    assert other.template.count("<think>") == other.template.count("</final_1>") == 1
-
-
-@pytest.mark.parametrize("names", [("", "answer"), ("a b", "answer"), ("{x}", "answer"), ("reasoning", "a>")])
-def test_bad_names(names):
-    with pytest.raises(ValueError, match="tag name"):
-        Tags(*names)
-
-
-def test_equal_names():
-    with pytest.raises(ValueError, match="must differ"):
-        Tags("answer", "Answer")
 
 
 @given(REPLIES, REPLIES)

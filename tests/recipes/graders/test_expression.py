@@ -28,7 +28,8 @@ def test_doctests():
 @pytest.mark.parametrize(
     ("text", "latex"),
     [
-        ("x**10", "x^{10}"), ("x^-1", "x^{-1}"), ("x^(n+1)", "x^{n+1}"), ("e^\\frac12", "e^{\\frac{1}{2}}"),
+        ("x**10", "x^{10}"), ("x^-1", "x^{-1}"), ("x^(n+1)", "x^{n+1}"), ("x^-(n+1)", "x^{-(n+1)}"),
+        ("e^\\frac12", "e^{\\frac{1}{2}}"),
         ("\\dfrac12", "\\frac{1}{2}"), ("\\tfrac 1 2", "\\frac{1}{2}"), ("\\frac{\\sqrt2}{2}", "\\frac{\\sqrt{2}}{2}"),
         ("\\sqrt[3]{8}", "\\sqrt[3]{8}"), ("√(x+1)", "\\sqrt{x+1}"), ("2*pi*r", "2\\cdot\\pi\\cdot r"),
         ("π r²", "\\pi r^{2}"), ("log_2(8)", "\\log_{2}(8)"), ("asin(x)", "\\arcsin(x)"), ("[0, inf)", "[0,\\infty)"),
