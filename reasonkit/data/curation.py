@@ -23,7 +23,7 @@ from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, 
 from reasonkit.data.sources import ROUTED, DataRecipe, Family, Hub, OwnFile, Source, SourceError
 from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
 
-EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
+EXTRA = ("domain", "task", "source", "licence")  # columns beside `screening.COLUMNS`
 
 
 def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=None,

@@ -19,7 +19,6 @@ OWN_COLUMNS = {
     "answer": ("answer", "target", "gold", "label", "output", "response"),
     "reasoning": ("reasoning", "rationale", "explanation", "solution", "steps"),
     "options": ("options", "choices"),
-    "difficulty": ("difficulty", "level"),
     **{name: (name,) for name in ("kind", "domain", "task", "rubric")},  # as in the files that the kit writes
 }
 READ = 100  # rows by which a file is recognised

@@ -214,6 +214,6 @@ def family_rows(source: Family, seed: int) -> Iterator[dict[str, str]]:
     for number in range(source.cap or MADE):
         item = make_problem(source.families[number % len(source.families)], number // len(source.families), seed)
         yield {"id": item.id, "family": item.family, "kind": item.kind, "question": item.question,
-               "reasoning": item.reasoning, "answer": item.answer, "rubric": item.rubric, "difficulty": "", "group": "",
+               "reasoning": item.reasoning, "answer": item.answer, "rubric": item.rubric, "group": "",
                "domain": source.domain, "task": source.task, "source": source.name,
                "licence": source.licence, "made": "yes"}

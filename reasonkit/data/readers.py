@@ -22,7 +22,7 @@ from reasonkit.text.tags import TAGS, is_blank, neutralise, printable
 
 MAX_CHARACTERS = 100_000  # of a row's question, reasoning and answer together
 SHORT_ANSWER = 60  # characters. A longer one without a kind is a reference for a judge.
-_TEXTS = ("question", "answer", "reasoning", "difficulty", "group", "kind", "domain", "task")
+_TEXTS = ("question", "answer", "reasoning", "group", "kind", "domain", "task")
 _COLUMN = re.compile(r"\{([^{}]+)\}")
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _THOUGHT = re.compile(r"(?s)\s*(?:<think>|<\|begin_of_thought\|>)(.*?)(?:</think>|<\|end_of_thought\|>)(.*)")
@@ -38,7 +38,7 @@ _LEADING = re.compile(r"(?:\b(?:So|Therefore|Thus|Hence)\b,?)\s*$")
 
 
 def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, str]:
-    """A row of our schema: `screening.COLUMNS`, and domain, task, difficulty, source, licence, group.
+    """A row of our schema: `screening.COLUMNS`, and domain, task, source, licence, group.
 
     Raises Refused for a row to leave out, and SourceError, naming source, row and column, for a column that is not
     there.

@@ -18,8 +18,8 @@ OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "C
 ROUTED = "auto"  # the domain of a source whose questions `router.route` tells apart
 OWN = "your own"  # the licence of a file that states none
 EXPORT = "refs/convert/parquet"  # the branch on which the hub keeps the rows of a data set as Parquet files
-Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group",
-                 "kind", "domain", "task"]
+Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "group", "kind", "domain",
+                 "task"]
 Reader = Literal["plain", "gsm8k", "boxed", "think", "tagged", "worked"]
 # "{column}" and text. A list has one template per option or step, and a mapping one per label of an option.
 Template = str | list[str] | dict[str, str]
@@ -112,7 +112,7 @@ class TeacherFile(File):
     kind_of: Literal["teacher"] = Field(alias="from")
     path: Text = "artifacts/teacher/traces.jsonl"
     columns: dict[Field_, Template] = {name: f"{{{name}}}" for name in (
-        "question", "answer", "reasoning", "rubric", "difficulty", "kind", "domain", "task")}
+        "question", "answer", "reasoning", "rubric", "kind", "domain", "task")}
 
 
 class Provenance(Written):
@@ -179,7 +179,6 @@ class DataRecipe(Record):
     what = "data recipe"
     name: Literal[""] = ""
     title: Text
-    source: str = ""
     licence: Text
     families: Annotated[list[Text], Field(min_length=1)] = []
     sources: list[Annotated[Hub | Kaggle | Wheel | File | TeacherFile | Family, Field(discriminator="kind_of")]] = []

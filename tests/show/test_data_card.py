@@ -36,7 +36,7 @@ def sourced(families):
         Hub.model_validate({"name": "far", "from": "hub", "id": "some/set", "split": "train", "revision": "abc",
                             **common, "licence": "CC-BY-NC-4.0"})]})
     row = families[1]["train"][0]
-    rows = [{**row, "domain": "maths", "task": "", "difficulty": "", "source": source, "licence": licence,
+    rows = [{**row, "domain": "maths", "task": "", "source": source, "licence": licence,
              "kind": kind, "reasoning": reasoning}
             for source, licence, kind, reasoning in (
                 ("mine", "MIT", "number", "1+1=2"), ("far", "CC-BY-NC-4.0", "open", ""),
