@@ -21,7 +21,14 @@ from reasonkit.data.readers import SHORT_ANSWER, Refused, passes, read_row
 from reasonkit.data.router import GENERAL, find_task, route
 from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
 from reasonkit.data.sources import ROUTED, DataRecipe, Family, Hub, OwnFile, Source, SourceError
-from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
+from reasonkit.judge.rubric import (
+    DOMAINS,
+    Criterion,
+    load_domain,
+    rubric_from_json,
+    rubric_to_json,
+    with_reasoning,
+)
 
 EXTRA = ("domain", "task", "source", "licence")  # columns beside `screening.COLUMNS`
 
@@ -116,7 +123,10 @@ def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row
             causes["filtered out"] += 1
             continue
         try:
-            yield read_row(source, number, raw)
+            row = read_row(source, number, raw)
+            if row["rubric"]:
+                row["rubric"] = rubric_to_json(with_reasoning(rubric_from_json(row["rubric"])))
+            yield row
             made += 1
         except Refused as error:
             causes[str(error)] += 1

@@ -1,13 +1,14 @@
 """Rubrics: criteria with weights, their JSON in a row of data, and the rubrics of whole domains.
 
-Entry points: `Criterion`, `criteria`, `rubric_to_json`, `rubric_from_json`, `load_domain`. Source: Rubrics as Rewards
-(arXiv 2507.17746). A criterion may also have `levels`. Here it is met to a degree, so the judge should know what the
-ends of its scale stand for.
+Entry points: `Criterion`, `criteria`, `with_reasoning`, `rubric_to_json`, `rubric_from_json`, `load_domain`. Source:
+Rubrics as Rewards (arXiv 2507.17746). A criterion may also have `levels`. Here it is met to a degree, so the judge
+should know what the ends of its scale stand for.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from reasonkit.session.records import Domain
 
 # arXiv 2507.17746, explicit aggregation. A pitfall is worded as its avoidance ("Does not ...").
 WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
+ABOUT_REASONING = 1 / 4  # of the score, as in the general rubric. Half of the scale then shows in a rounded score
+_REASONING = re.compile(r"(?i)\breason(?:ing|ed)\b|\b(?:each|every) step\b")
 DOMAINS = Path(__file__).resolve().parents[2] / "data_recipes" / "rubrics"
 
 
@@ -83,6 +86,25 @@ def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
         except ValueError as error:
             raise ValueError(f"{where}, entry {number}: {error}") from error
     return tuple(made)
+
+
+def with_reasoning(rubric: Sequence[Criterion]) -> tuple[Criterion, ...]:
+    """A row's own rubric with a criterion about the reasoning in front, worth `ABOUT_REASONING` of the score.
+
+    Without one, a line of reasoning would earn as much as a plan. A rubric stays as it is if a criterion of its own,
+    other than a pitfall, names the reasoning or each step.
+    """
+    said = [text for one in rubric if not one.pitfall for text in (one.title, one.description, *one.levels)]
+    if any(map(_REASONING.search, said)):
+        return tuple(rubric)
+    others = min(sum(one.weight for one in rubric), sys.float_info.max)
+    first = Criterion(
+        "Reasoning leads to the answer",
+        "The reasoning works out what the answer says: its grounds or, for a text, the choices behind it.",
+        others * ABOUT_REASONING / (1 - ABOUT_REASONING),
+        ("it only announces or repeats the answer", "it prepares a part of the answer",
+         "it prepares all that matters in the answer"))
+    return first, *rubric
 
 
 def rubric_to_json(rubric: Sequence[Criterion]) -> str:

@@ -14,7 +14,7 @@ from reasonkit.data.filters import Ledger, screen
 from reasonkit.data.problems import load_recipe
 from reasonkit.data.screening import COLUMNS, question_key
 from reasonkit.data.sources import Family, SourceError, Wheel
-from reasonkit.judge.rubric import Criterion
+from reasonkit.judge.rubric import Criterion, rubric_from_json
 
 SIZES = {"train": 60, "validation": 10, "test": 20}
 HEAD = '''title = "Mine"
@@ -122,6 +122,14 @@ def test_a_group_stays_in_one_split_and_open_rows_train(recipe_of):
     assert set(splits["test"]["source"]) == {"s0"} and splits["train"]["source"].count("s1") == 20
     by_source = {row["source"]: row["rubric"] for row in splits["train"]}
     assert by_source["s0"] != by_source["s1"], "each domain has its rubric"
+
+
+def test_an_open_question_with_criteria_of_its_own_is_judged_by_its_reasoning_too(recipe_of):
+    rows = [{"q": f"Tell a story about animal number {n * n}.", "a": "", "r": "", "kind": "open",
+             "c": ["The story has an end", "The animal speaks"]} for n in range(5)]
+    recipe = recipe_of(sums(60), rows, s1={"domain": "creative"}, tail='kind = "{kind}"\nrubric = "{c}"\n')
+    told = [row["rubric"] for row in curation.curate(recipe, SIZES, 0)[0]["train"] if row["source"] == "s1"]
+    assert len(told) == 5 and {tuple(one.weight for one in rubric_from_json(text)) for text in told} == {(2 / 3, 1, 1)}
 
 
 def test_a_licence_that_is_not_open_is_off_until_one_line_switches_it_on(recipe_of):

@@ -126,7 +126,8 @@ def test_a_rubric_in_a_cell_is_json_or_the_row_is_left_out(tmp_path):
     path = write_csv(tmp_path / "mine.csv", ("question", "answer", "rubric"), rows)
     splits, ledger = curate(load_data(path), SIZES, 0)
     found = [rubric_from_json(row["rubric"]) for some in splits.values() for row in some]
-    assert {(criterion.title, criterion.weight) for rubric in found for criterion in rubric} == {("Dish", 1.0)}
+    assert {tuple((criterion.title, criterion.weight) for criterion in rubric) for rubric in found} == {
+        (("Reasoning leads to the answer", 1 / 3), ("Dish", 1.0))}
     assert "a rubric that is no JSON list of {title, description, weight}" in str(ledger)
 
 
