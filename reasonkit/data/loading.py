@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Stalled
 from contextlib import suppress
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -46,7 +46,6 @@ from reasonkit.session.files import RecordError, check, preview
 
 WHEELS = Path(os.environ.get("REASONKIT_WHEELS", Path.home() / ".cache" / "reasonkit" / "wheels"))
 ATTACHED = Path(os.environ.get("REASONKIT_INPUTS", "/kaggle/input"))
-MOUNTS = "datasets/*/*", "*"  # where Kaggle puts an attached data set now, and where it did before
 SECONDS = 60.0  # for the first row of a source; a download of several sources is shared by them
 _ONE_AT_A_TIME = Lock()  # several sources may be in one wheel
 MAX_ROW = 1_000_000  # characters of a line
@@ -55,10 +54,8 @@ _REACHED: dict[str, str] = {}  # by its table, where each source was found
 
 
 class Reached(NamedTuple):
-    """Where a source was reached. `problem` is "" if it was."""
-
     where: str
-    problem: str
+    problem: str  # "" if the source was reached
 
 
 def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
@@ -74,9 +71,9 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
             return _stream(source, islice(iter(rows), source.read)), f"hub {source.id}@{source.revision}"
         if isinstance(source, Kaggle):
             owner, name, *_ = source.handle.split("/")
-            path = ATTACHED / "datasets" / owner / name / source.file
-            path = path if path.is_file() else ATTACHED / name / source.file
-            if not path.is_file():
+            mounts = ATTACHED / "datasets" / owner / name, ATTACHED / name  # where Kaggle puts it now, and did before
+            path = next((mount / source.file for mount in mounts if (mount / source.file).is_file()), None)
+            if path is None:
                 import kagglehub
 
                 path = Path(kagglehub.dataset_download(source.handle, path=source.file))
@@ -141,7 +138,7 @@ def find_wheel(source: Wheel) -> Path:
     name, hashes = f"{source.package.replace('-', '_')}-{source.version}-*.whl", {}
     with _ONE_AT_A_TIME:
         for is_last in (False, True):
-            for path in chain(WHEELS.glob(name), *(ATTACHED.glob(f"{mount}/{name}") for mount in MOUNTS)):
+            for path in (*WHEELS.glob(name), *ATTACHED.glob(f"datasets/*/*/{name}"), *ATTACHED.glob(f"*/{name}")):
                 hashes[path] = _sha256(path, path.stat().st_mtime_ns)
                 if hashes[path] == source.sha256:
                     return path
@@ -198,22 +195,20 @@ def _rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
 
         yield from pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
     elif suffix == ".csv":
-        csv.field_size_limit(MAX_ROW)
-        yield from _csv_rows(name, csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+        yield from _csv_rows(name, data.decode("utf-8-sig"))
     elif suffix == ".jsonl":
         for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):
-            if len(line) > MAX_ROW:
-                raise SourceError(f"line {number} of {name} has {len(line)} characters, and at most {MAX_ROW} are "
-                                  "read: take it out")
             if line.strip():
                 yield _object(line, f"line {number} of {name}")
     elif suffix in (".json", ".yaml"):
-        yield from _nested_rows(name, data, rows_at)
+        yield from _nested_rows(data, suffix, rows_at)
     else:
         raise SourceError(f"{name} is no .csv, .jsonl, .json, .yaml or .parquet: save it as one of them")
 
 
-def _csv_rows(name: str, reader: csv.DictReader) -> Iterator[Raw]:
+def _csv_rows(name: str, text: str) -> Iterator[Raw]:
+    csv.field_size_limit(MAX_ROW)
+    reader = csv.DictReader(io.StringIO(text))
     try:
         for number, row in enumerate(reader, 2):
             if None in row or None in row.values():
@@ -225,6 +220,8 @@ def _csv_rows(name: str, reader: csv.DictReader) -> Iterator[Raw]:
 
 
 def _object(line: str, where: str) -> Raw:
+    if len(line) > MAX_ROW:
+        raise SourceError(f"{where} has {len(line)} characters, and at most {MAX_ROW} are read: take it out")
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -234,8 +231,8 @@ def _object(line: str, where: str) -> Raw:
     return row
 
 
-def _nested_rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
-    if name.endswith(".json"):
+def _nested_rows(data: bytes, suffix: str, rows_at: str) -> Iterator[Raw]:
+    if suffix == ".json":
         value = json.loads(data.decode("utf-8-sig"))
     else:
         import yaml

@@ -34,7 +34,7 @@ class UnfitJudge(ValueError):
 
 
 class Exam(NamedTuple):
-    """What the exam found. `fault` says in a few words why the judge failed, and is empty if it passed."""
+    """`fault` says in a few words why the judge failed, and is empty if it passed."""
 
     fault: str
     report: str
@@ -70,11 +70,9 @@ def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
     """Pairs of a worked solution and a flawed one: its answer only, its last step only, the solution written twice, or
     one with a false number.
 
-    They are made from the first `EACH` problems of each family that have a rubric and worked steps. The rows have
-    family, question, reasoning, answer and rubric, as `data.curate` makes them.
+    They are made from the first `EACH` problems of each family that have a rubric and worked steps.
     """
-    taken: Counter[str] = Counter()
-    made = []
+    taken, made = Counter[str](), []
     for row in rows:
         whole = row["reasoning"]
         flawed = {"terse": f"So {row['answer']}", "cut short": _LAST.split(whole)[-1], "padded": f"{whole}; {whole}",

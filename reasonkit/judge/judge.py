@@ -41,7 +41,7 @@ ONE_DIGIT = "\nAnswer with one digit and nothing else."
 
 @dataclass(frozen=True)
 class JudgeItem:
-    """What to judge: the question from the data set, the policy's whole raw completion, and the rubric."""
+    """`reply` is the policy's whole raw completion."""
 
     question: str
     reply: str
@@ -63,7 +63,7 @@ class JudgeVerdict:
 
 @dataclass(frozen=True)
 class JudgeFailure:
-    """No signal. `cause` is a short fixed name to count by, and `detail` is for people to read."""
+    """No signal. `cause` is a short fixed name to count by, and `detail` is for people."""
 
     cause: str
     detail: str
@@ -92,12 +92,9 @@ def text_for_judge(text: str) -> list[str]:
     >>> text_for_judge("4\\u200b  =  2 + 2\\n\\n\\n  so 4\\n\\n")
     ['4 = 2 + 2', '', '  so 4']
     """
-    lines = [""]
-    for line in _AS_SPACE.sub(" ", _INVISIBLE.sub("", text)).splitlines():
-        line = _BEFORE.sub(" " * INDENT, _BLANKS.sub(" ", line)) if line.strip() else ""
-        if line or lines[-1]:
-            lines.append(line)
-    text = "\n".join(lines[1:]).rstrip("\n")
+    lines = [_BEFORE.sub(" " * INDENT, _BLANKS.sub(" ", line)) if line.strip() else ""
+             for line in _AS_SPACE.sub(" ", _INVISIBLE.sub("", text)).splitlines()]
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
     if len(text) > SHOWN:
         text = f"{text[:SHOWN // 2]}\n[{len(text) - SHOWN} characters left out]\n{text[-SHOWN // 2:]}"
     return text.split("\n")
@@ -169,9 +166,9 @@ class LocalJudge:
     """A language model that rates a completion from 1 to 5 on each criterion, by expectation over its next token.
 
     `rating_logprobs(prompts)` returns an array (prompts, 5) with the log-probabilities of the tokens in `RATINGS` after
-    each prompt, or all -inf if a prompt is too long. It gets all the prompts of a `score` in one call. `name`
-    must change with the model's weights, because a cache tells models apart by it. `chat` is for
-    the prompts (`judge_turn`). A criterion is met to the degree c = (E[rating] - 1) / 4, with a softmax over the five.
+    each prompt, or all -inf if a prompt is too long. It gets all the prompts of a `score` in one call. `name` must
+    change with the model's weights, because a cache tells models apart by it. `chat` is as in `judge_turn`. A criterion
+    is met to the degree c = (E[rating] - 1) / 4, with a softmax over the five.
     """
 
     mode = "explicit"  # one prompt per criterion
@@ -209,9 +206,8 @@ class LocalJudge:
 
         Raises ValueError for an item without criteria.
         """
-        for number, item in enumerate(items):
-            if not item.rubric:
-                raise ValueError(f"item {number} has an empty rubric; {self.name} needs at least one criterion")
+        if (bare := [number for number, item in enumerate(items) if not item.rubric]):
+            raise ValueError(f"item {bare[0]} has an empty rubric; {self.name} needs at least one criterion")
         results = self._ask(items)
         blanks = {n: replace(items[n], reply="") for n, result in enumerate(results) if result.cause in BLINDED}
         asked = list(dict.fromkeys(blanks.values()))
@@ -224,10 +220,10 @@ class LocalJudge:
         return results
 
     def _ask(self, items: Sequence[JudgeItem]) -> list[Result]:
-        if not items:
-            return []
         prompts = [self.prompts(item) for item in items]
         shape = (sum(map(len, prompts)), len(RATINGS))
+        if not items:
+            return []
         try:
             logprobs_BR = np.asarray(self.rating_logprobs([text for texts in prompts for text in texts]), np.float64)
         except Exception as error:  # any error gives no signal, and RewardMix limits how often
