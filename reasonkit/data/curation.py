@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from datasets import Dataset
 
-from reasonkit.data import problems
-from reasonkit.data.filters import Ledger, Row, find_contaminated, gold_row_fault, near_duplicates, repair, text_fault
+from reasonkit.data import filters, problems
+from reasonkit.data.filters import Dropped, Ledger, Row
 from reasonkit.data.loading import open_rows, reach
-from reasonkit.data.problems import SPLITS, family_rows, fill_rubric
+from reasonkit.data.problems import SPLITS, domain_rubric, family_rows, fill_rubric
 from reasonkit.data.readers import SHORT_ANSWER, Refused, passes, read_row
 from reasonkit.data.router import GENERAL, find_task, route
 from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
 from reasonkit.data.sources import ROUTED, DataRecipe, Family, Hub, OwnFile, Source, SourceError
-from reasonkit.judge.rubric import (
-    DOMAINS,
-    Criterion,
-    load_domain,
-    rubric_from_json,
-    rubric_to_json,
-    with_reasoning,
-)
+from reasonkit.judge.rubric import Criterion, rubric_from_json, rubric_to_json, with_reasoning
 
 EXTRA = ("domain", "task", "source", "licence")  # columns beside `screening.COLUMNS`
 
@@ -45,7 +38,7 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=No
     ledger = Ledger()
     if not recipe.sources:
         return problems.make_splits(recipe, sizes, seed), ledger
-    rows = clean(list(read_sources(recipe, seed, ledger)), ledger)
+    rows = clean(read_sources(recipe, seed, ledger), ledger)
     if tokenizer is not None:
         fitting = ledger.keep("prompt length", rows,
                               lambda number, row: prompt_fault(row["question"], tokenizer, max_prompt_length))
@@ -85,20 +78,20 @@ def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
     return [source for source in recipe.allowed if source.name not in missing]
 
 
-def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]:
+def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> list[Row]:
     """The rows of all sources in our schema, each with the rubric of its own or of its domain."""
-    refused: list[tuple[Row, str]] = []
+    rows: list[Row] = []
+    refused: list[Dropped] = []
     rubrics: dict[str, tuple[Criterion, ...]] = {}
-    count = 0
     for source in used_sources(recipe, ledger):
-        left: list[tuple[Row, str]] = []
         try:
-            made = [*(family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, left))]
+            made, left = ([*family_rows(source, seed)], []) if isinstance(source, Family) else _source_rows(source)
         except SourceError as error:
             if not source.optional:
                 raise
             ledger.notes.append(f"left out: {error}")
             continue
+        rows += made
         refused += left
         for row in made:
             if row["domain"] == ROUTED:
@@ -107,31 +100,27 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
             row["task"] = row["task"] or find_task(row["kind"], name)
             if name not in rubrics:
                 rubrics[name] = domain_rubric(recipe, name)
-            row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(
-                rubrics[name], row["reasoning"], row["kind"], row["answer"]))
-            count += 1
-            yield row
-    ledger.keep("read", [row for row, _ in refused], lambda number, row: (refused[number][1], row["question"]))
-    ledger.steps[-1] = ("read", count + len(refused), count)
+            row["rubric"] = rubric_to_json(
+                with_reasoning(rubric_from_json(row["rubric"])) if row["rubric"] else
+                fill_rubric(rubrics[name], row["reasoning"], row["kind"], row["answer"]))
+    ledger.dropped += refused
+    ledger.steps.append(("read", len(rows) + len(refused), len(rows)))
+    return rows
 
 
-def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row]:
+def _source_rows(source: Source) -> tuple[list[Row], list[Dropped]]:
     """Raises SourceError if the number of rows is not as stated, or none of them can be read."""
-    number, made, causes = 0, 0, Counter[str]()
+    number, made, refused, filtered = 0, [], [], Counter[str]()
     for number, raw in enumerate(open_rows(source)[0], 1):
         if not passes(source, raw):
-            causes["filtered out"] += 1
+            filtered["filtered out"] += 1
             continue
         try:
-            row = read_row(source, number, raw)
-            if row["rubric"]:
-                row["rubric"] = rubric_to_json(with_reasoning(rubric_from_json(row["rubric"])))
-            yield row
-            made += 1
+            made.append(read_row(source, number, raw))
         except Refused as error:
-            causes[str(error)] += 1
-            refused.append(({"id": f"{source.name}-{number}", "source": source.name, "question": str(raw)}, str(error)))
-    if causes and not made:
+            refused.append(Dropped("read", str(error), f"{source.name}-{number}", str(raw)))
+    if number and not made:
+        causes = filtered + Counter(row.cause for row in refused)
         place = "the file" if isinstance(source, OwnFile) else "`columns`, `reader` or `keep` in its table"
         raise SourceError(f"source {source.name!r}: none of its {number} rows can be used "
                           f"({', '.join(f'{cause}: {count}' for cause, count in causes.most_common())}): mend {place}")
@@ -139,28 +128,23 @@ def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row
     if source.rows is not None and not part and abs(number - source.rows) > source.tolerance * source.rows:
         raise SourceError(f"source {source.name!r} has {number} rows, and the recipe states {source.rows} within "
                           f"{source.tolerance:.0%}: look into what changed, then mend `rows`")
-
-
-def domain_rubric(recipe: DataRecipe, name: str) -> tuple[Criterion, ...]:
-    """The rubric for rows of a domain without their own: the file named after the domain, or else the recipe's."""
-    return load_domain(name).rubric if (DOMAINS / f"{name}.toml").is_file() else recipe.rubric
+    return made, refused
 
 
 def clean(rows: list[Row], ledger: Ledger) -> list[Row]:
     """The usable rows without duplicates. Rows that a program made are not compared by their words."""
-    rows = [repair(row) for row in rows]
-    rows = ledger.keep("text", rows, lambda number, row: text_fault(row))
-    rows = ledger.keep("gold", rows, lambda number, row: gold_row_fault(row))
+    rows = ledger.keep("text", [*map(filters.repair, rows)], lambda number, row: filters.text_fault(row))
+    rows = ledger.keep("gold", rows, lambda number, row: filters.gold_row_fault(row))
     rows.sort(key=lambda row: not row["reasoning"])  # of two equal questions the worked one stays
     owner: dict[str, str] = {}
     firsts = [owner.setdefault(question_key(row["question"]), row["id"]) for row in rows]
     rows = ledger.keep("exact duplicates", rows, lambda number, row: (
         None if firsts[number] == row["id"] else ("same question", f"{firsts[number]}: {row['question']}")))
     texts = ["" if "made" in row else row["question"] for row in rows]
-    near = {n: other for n, other in near_duplicates(texts, [row["answer"] for row in rows]).items() if texts[n]}
+    near = filters.near_duplicates(texts, [row["answer"] for row in rows])
     return ledger.keep("near duplicates", rows, lambda number, row: (
         ("nearly the same question", f"{rows[near[number]]['id']}: {rows[near[number]]['question'][:140]} | "
-                                     f"{row['question'][:140]}") if number in near else None))
+                                     f"{row['question'][:140]}") if number in near and texts[number] else None))
 
 
 # -- from clean rows to splits. Which rows are taken depends on the seed alone.
@@ -253,12 +237,12 @@ def decontaminate(train: list[Row], others: list[Row], ledger: Ledger) -> list[R
     """The training rows that share no 13 words in a row with a question of another split. Rows that a program made
     are not compared, because their templates are shared."""
     asked = [_stem(row) for row in others if "made" not in row]
-    hits = find_contaminated(["" if "made" in row else _stem(row) for row in train], asked)
+    texts = ["" if "made" in row else _stem(row) for row in train]
+    hits = filters.find_contaminated(texts, asked)
     return ledger.keep("decontamination", train, lambda number, row: (
-        ("13 words of a test question", f"{asked[hits[number]][:80]} | {_stem(row)[:80]}")
-        if number in hits and "made" not in row else None))
+        ("13 words of a test question", f"{asked[hits[number]][:80]} | {texts[number][:80]}")
+        if number in hits and texts[number] else None))
 
 
-def _stem(row: Row) -> str:
-    """The question without its options, because many questions share "True, True", "True, False" and so on."""
+def _stem(row: Row) -> str:  # without the options, because many questions share "True, True" and so on
     return row["question"].split("\n(A) ")[0]

@@ -49,7 +49,6 @@ class Dropped(NamedTuple):
     """A row that a step left out."""
 
     step: str
-    source: str
     cause: str
     id: str
     example: str
@@ -68,7 +67,7 @@ class Ledger:
         left = []
         for number, row in enumerate(rows):
             if found := fault(number, row):
-                self.dropped.append(Dropped(step, row.get("source", ""), found[0], str(row["id"]), found[1]))
+                self.dropped.append(Dropped(step, found[0], str(row["id"]), found[1]))
             else:
                 left.append(row)
         self.steps.append((step, len(rows), len(left)))

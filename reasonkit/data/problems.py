@@ -182,6 +182,11 @@ def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
     return fill_rubric(recipe.rubric, item.reasoning, item.kind, item.answer)
 
 
+def domain_rubric(recipe: DataRecipe, name: str) -> tuple[Criterion, ...]:
+    """The rubric for rows of a domain without their own: the file named after the domain, or else the recipe's."""
+    return load_domain(name).rubric if (DOMAINS / f"{name}.toml").is_file() else recipe.rubric
+
+
 def fill_rubric(rubric: Sequence[Criterion], reasoning: str, kind: str, answer: str) -> tuple[Criterion, ...]:
     """The criteria with the worked steps in place of `{reasoning}`, and with `REFERENCE` characters of an open
     question's answer in place of `{reference}`. A small judge seldom knows whether a completion is right, and other

@@ -73,7 +73,7 @@ def test_rows_are_dealt_and_accounted_for(recipe_of):
     assert ledger.steps[0] == ("read", 165, 165) and ("exact duplicates", 165, 160) in ledger.steps
     for (_, _, after), (name, before, _) in zip(ledger.steps[:4], ledger.steps[1:5], strict=True):
         assert after == before, name
-    assert {row.source for row in ledger.dropped} == {"s1"} and ledger.dropped[0].example.startswith("s0-1: What is 0")
+    assert {row.id[:3] for row in ledger.dropped} == {"s1-"} and ledger.dropped[0].example.startswith("s0-1: What is 0")
     again, _ = curation.curate(recipe, SIZES, 0)
     assert all(again[name].to_list() == splits[name].to_list() for name in SIZES)
     assert curation.curate(recipe, SIZES, 1)[0]["train"].to_list() != splits["train"].to_list()
@@ -332,7 +332,7 @@ def test_long_rows_are_at_most_their_share_of_the_worked_ones(recipe_of, share, 
     found = sum(n >= 40 for n in lengths), sum(0 < n < 40 for n in lengths)
     assert found == (long, short) and len(lengths) == 90
     left_out = [row for row in ledger.dropped if row.step == "balance by length"]
-    assert all(row.source == "s0" and row.example.startswith("61 words: What is") for row in left_out)
+    assert all(row.id.startswith("s0-") and row.example.startswith("61 words: What is") for row in left_out)
     assert bool(left_out) is (long < 30) or share == 0.6
     again, _ = curation.curate(recipe_of(*many, tail=tail), {"train": 90, "validation": 5, "test": 5}, 0)
     assert again["train"].to_list() == splits["train"].to_list()

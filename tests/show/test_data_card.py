@@ -55,7 +55,7 @@ def test_the_folder_is_a_data_set_for_the_hubs_clients(tmp_path, families):
 
 
 def test_its_figures_are_those_of_the_run(tmp_path, sourced):
-    ledger = Ledger([("read", 9, 5), ("dealt to train", 5, 3)], [Dropped("read", "far", "no answer", "far-1", "?")] * 4,
+    ledger = Ledger([("read", 9, 5), ("dealt to train", 5, 3)], [Dropped("read", "no answer", "far-1", "?")] * 4,
                     ["off: other, licence 'x'"])
     path, paths = card(tmp_path, *sourced, ledger)
     text = path.read_text()
@@ -75,7 +75,7 @@ def test_no_name_breaks_its_form(tmp_path, sourced):
                for source in recipe.sources]
     recipe = recipe.model_copy(update={"title": EVIL, "name": EVIL, "licence": EVIL, "sources": sources})
     rows = splits["train"].map(lambda row: {"licence": EVIL})
-    ledger = Ledger([(EVIL, 1, 1)], [Dropped(EVIL, "", EVIL, "", EVIL)], [EVIL])
+    ledger = Ledger([(EVIL, 1, 1)], [Dropped(EVIL, EVIL, "", EVIL)], [EVIL])
     path, _ = card(tmp_path, recipe, {"train": rows}, ledger)
     text = path.read_text()
     assert DatasetCard.load(path).data.pretty_name == EVIL.replace("\u202e", "[U+202E]")
