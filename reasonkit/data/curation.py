@@ -1,8 +1,7 @@
-"""From a data recipe to splits: read the sources, clean, deduplicate, decontaminate, and deal by weight.
+"""From a data recipe to splits: `curate` reads the sources, cleans, deduplicates, decontaminates, and deals by weight.
 
-Entry point: `curate`. The same recipe, sizes and seed give the same rows. Open rows have no gold answer. They are for
-training only, because no program can score them. Where a source runs short, others of its domain make up for it, and
-then other domains.
+The same recipe, sizes and seed give the same rows. Open rows are for training only, because no program can score them.
+Where a source runs short, others of its domain make up for it, and then other domains.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=No
            max_prompt_length: int = 0) -> tuple[dict[str, Dataset], Ledger]:
     """At most `sizes` rows for each split, and the ledger of what was dropped.
 
-    With a tokenizer, rows of sources whose prompt has more tokens than the limit go before the splits are dealt, so
-    others take their places. A recipe without sources is left to `screening.screen`.
+    With a tokenizer, rows of sources whose prompt has more tokens than the limit make room for others. A recipe without
+    sources is left to `filters.screen`.
     Raises SourceError where a source that is not optional can't be read or has another number of rows than stated, and
     ValueError for a split that stays empty, or if more than `MAX_LEFT_OUT` of the rows are too long.
     """
@@ -216,8 +215,7 @@ def share_out(available: Mapping[str, int], weights: Mapping[str, float], total:
 
 
 def _limit_long(recipe: DataRecipe, pool: list[Row], total: int, seed: int, ledger: Ledger) -> list[Row]:
-    """The training rows without surplus long ones. The recipe limits their share of the worked rows that are dealt, so
-    the rows that take their places count too."""
+    """The training rows without surplus long ones. The rows that take their places count too."""
     most, limit = recipe.balance.long, recipe.balance.words
     if most is None or most == 1:
         return pool

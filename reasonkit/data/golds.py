@@ -29,23 +29,17 @@ TAIL = 80  # characters of a completion in the ledger
 
 
 class Mark(NamedTuple):
-    """What a part of the reward gives to the gold completions: how many have a value, how many the full mark, the
-    lowest value, and a completion that has it.
-
-    The full mark is the best value that any of them has, and at least 0.0. Without values `lowest` is NaN.
-    """
+    """What a part of the reward gives to the gold completions."""
 
     part: str
     weight: float
-    scored: int
-    full: int
-    lowest: float
-    example: str
+    scored: int  # how many have a value
+    full: int  # how many have the best value that any of them has, or 0.0 if that is more
+    lowest: float  # NaN without values
+    example: str  # a completion with the lowest value
 
 
-class _NoJudge:
-    """In place of the judge that is not loaded yet: it fails on everything."""
-
+class _NoJudge:  # in place of the judge that is not loaded yet
     failures: Counter[str] = Counter()
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
@@ -56,11 +50,10 @@ def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset
     """The training rows without those whose gold completion earns nothing, as a step of the ledger, and the marks.
 
     A part of the reward pays if it has a weight and some gold completion earns something from it. A control that does
-    not look at the row (`spurious`) does not count. A row goes if no part that pays gives it anything. If a judge may
-    pay, all rows stay. They also stay if more than `MAX_LEFT_OUT` of them would go, because then the reward is at
-    fault, and a note says so. Rows that SFT can't imitate have no gold completion and stay. Without rewards there is no
-    step, and there are no marks. Raises ValueError for parts that can't be mixed, and naming the recipe or the part
-    that fails.
+    not look at the row (`spurious`) does not count. A row goes if no part that pays gives it anything. All rows stay if
+    a judge may pay, or if more than `MAX_LEFT_OUT` of them would go, because then the reward is at fault, and a note
+    says so. Rows without a gold completion stay. Raises ValueError for parts that can't be mixed, and naming the recipe
+    or the part that fails.
     """
     try:
         parts = recipe.rewards(_NoJudge() if recipe.uses_judge else None, train["question"])
@@ -114,7 +107,7 @@ def check_worked(recipe: Recipe, profile: Profile, splits: Mapping[str, Dataset]
 
 
 def _values(recipe: Recipe, name: str, fn: RewardFn, golds: list[Row], replies: list[str]) -> np.ndarray:
-    """The part's values, (N,), NaN for no signal. All are NaN if the part asks the judge."""
+    """The part's values, (N,), NaN for no signal and if the part asks the judge."""
     values_N = np.full(len(golds), np.nan)
     for start in range(0, 0 if getattr(fn, "rowwise", False) else len(golds), BATCH):
         batch = slice(start, start + BATCH)

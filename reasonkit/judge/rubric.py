@@ -1,8 +1,7 @@
 """Rubrics: criteria with weights, their JSON in a row of data, and the rubrics of whole domains.
 
-Entry points: `Criterion`, `criteria`, `with_reasoning`, `rubric_to_json`, `rubric_from_json`, `load_domain`. Source:
-Rubrics as Rewards (arXiv 2507.17746). A criterion may also have `levels`. Here it is met to a degree, so the judge
-should know what the ends of its scale stand for.
+Source: Rubrics as Rewards (arXiv 2507.17746). Here a criterion is met to a degree. So it may also have `levels`, which
+tell the judge what the ends of its scale stand for.
 """
 
 from __future__ import annotations
@@ -26,18 +25,16 @@ DOMAINS = Path(__file__).resolve().parents[2] / "data_recipes" / "rubrics"
 
 @dataclass(frozen=True)
 class Criterion:
-    """One line of a rubric. `weight` is relative to the weights of the other criteria. `WEIGHTS` has the usual four.
+    """One line of a rubric.
 
-    `levels` say what the judge's scale stands for, worst first. Give none, or at least two. A `pitfall` rewards
-    avoiding something. A completion that says nothing avoids it too, so `judge.weighted_score` limits what it counts.
-    Raises ValueError for a blank text, a weight that is not a finite number above 0, a single level, and a `pitfall`
-    that is not true or false.
+    A `pitfall` rewards avoiding something. A completion that says nothing avoids it too, so `judge.weighted_score`
+    limits what it counts. Raises ValueError, naming the field, for a value that can't be used.
     """
 
     title: str
     description: str
-    weight: float
-    levels: tuple[str, ...] = ()
+    weight: float  # relative to the other criteria's, a finite number above 0
+    levels: tuple[str, ...] = ()  # what the judge's scale stands for, worst first: none, or at least two
     pitfall: bool = False
 
     def __post_init__(self) -> None:
@@ -62,11 +59,8 @@ def _is_text(value: object) -> bool:
 
 def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
     """The criteria in `rows`, read from the JSON or TOML named `where`. A weight may be given by name, and the name
-    "pitfall" makes the criterion a pitfall.
-
-    Raises ValueError, naming `where`, entry and field, for anything but a non-empty list of objects with the fields
-    title, description, weight and, optionally, levels and pitfall.
-    """
+    "pitfall" makes the criterion a pitfall. Raises ValueError, naming `where`, entry and field, for anything else than
+    a non-empty list of criteria."""
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{where} is not a non-empty list of criteria: {preview(rows)}; give it one or more")
     made, needed = [], {"title", "description", "weight"}
@@ -74,9 +68,9 @@ def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ValueError(f"{where}, entry {number} is {preview(row)}, not an object: {give}")
-        if needed - row.keys() or row.keys() - needed - {"levels", "pitfall"}:
-            raise ValueError(f"{where}, entry {number}: missing {sorted(needed - row.keys())}, "
-                             f"unknown {preview(sorted(row.keys() - needed - {'levels', 'pitfall'}))}: {give}")
+        missing, unknown = sorted(needed - row.keys()), sorted(row.keys() - needed - {"levels", "pitfall"})
+        if missing or unknown:
+            raise ValueError(f"{where}, entry {number}: missing {missing}, unknown {preview(unknown)}: {give}")
         weight, levels = row["weight"], row.get("levels", [])
         try:
             made.append(Criterion(row["title"], row["description"],
@@ -108,11 +102,7 @@ def with_reasoning(rubric: Sequence[Criterion]) -> tuple[Criterion, ...]:
 
 
 def rubric_to_json(rubric: Sequence[Criterion]) -> str:
-    """The rubric as stored in a row of data: a JSON list of {title, description, weight, levels if any, and pitfall if
-    true}.
-
-    Raises ValueError for an empty rubric.
-    """
+    """The rubric as JSON, as a row of data stores it. Raises ValueError for an empty rubric."""
     if not rubric:
         raise ValueError("the rubric is empty; give it at least one criterion")
     return json.dumps([{name: value for name, value in vars(criterion).items() if value not in ((), False)}
