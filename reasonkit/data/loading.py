@@ -1,7 +1,6 @@
 """Opens the sources of a data recipe: `open_rows` gives raw rows, `reach` tries every source before hours are spent.
 
-A wheel is data here: its SHA-256 is checked, its members are read with zipfile, and nothing of it is imported. The
-hub and Kaggle are read through their own clients.
+A wheel is data here: its SHA-256 is checked, its members are read with zipfile, and nothing of it is imported.
 """
 
 from __future__ import annotations
@@ -108,7 +107,6 @@ def _remedy(source: Source, error: Exception | None = None) -> str:
 
 
 def _traces(source: TeacherFile, rows: Iterator[Raw]) -> Iterator[Raw]:
-    """The rows. Raises SourceError for one that does not say where it comes from."""
     for number, row in enumerate(rows, 1):
         try:
             check(row, Provenance)
@@ -119,7 +117,6 @@ def _traces(source: TeacherFile, rows: Iterator[Raw]) -> Iterator[Raw]:
 
 
 def _stream(source: Source, rows: Iterator[Raw]) -> Iterator[Raw]:
-    """The rows of a stream. Raises SourceError, naming the source, if the stream breaks off."""
     count = 0
     try:
         for row in rows:
@@ -249,11 +246,8 @@ def _nested_rows(data: bytes, suffix: str, rows_at: str) -> Iterator[Raw]:
 
 
 def reach(sources: list[Source], seconds: float = SECONDS) -> dict[str, Reached]:
-    """Read the first row of every source, in parallel, and say of each, by name, where it is or what to do about it.
-    A column that the recipe names and the row lacks is a problem too.
-
-    What was found once is not read again in this process. What was missing is tried again.
-    """
+    """Read the first row of every source, in parallel, and say of each, by name, where it is or what to do about it. A
+    column that the row lacks is a problem too. What was found once is not read again in this process."""
     def first(source: Source) -> str:
         if isinstance(source, Family):
             return "made here"

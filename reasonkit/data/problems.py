@@ -1,7 +1,6 @@
 """Problems that a program makes: data recipes, problem families, splits.
 
-A question belongs to exactly one split by the hash of its text, whatever the seed, so train, validation and test are
-disjoint by construction. `make_splits` checks it again with `assert_disjoint`.
+A question belongs to one split by the hash of its text, whatever the seed, so splits are disjoint by construction.
 """
 
 from __future__ import annotations

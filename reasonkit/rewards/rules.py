@@ -45,14 +45,13 @@ def ask(fn: RewardFn, prompts: Sequence[str], completions: Sequence[str],
     A value that is not finite or beyond `LARGEST` is no signal. `fn` gets copies of its arguments, which it may change.
     Raises ValueError for anything but one value per completion.
     """
-    known = [Counter(getattr(fn, name, {})) for name in ("failures", "faults")]
+    failed, faulty = (Counter(getattr(fn, name, {})) for name in ("failures", "faults"))
     values = fn(prompts=list(prompts), completions=list(completions),
                 **{name: copy(values) for name, values in columns.items()})
     if len(values) != len(completions):
         raise ValueError(f"{fn.__name__} gave {len(values)} values for {len(completions)} completions")
     raw_B = np.array([_float(value) for value in values])
-    failures, faults = (Counter(getattr(fn, name, {})) - before
-                        for name, before in zip(("failures", "faults"), known, strict=True))
+    failures, faults = Counter(getattr(fn, "failures", {})) - failed, Counter(getattr(fn, "faults", {})) - faulty
     silent, large_B = sum(value is None for value in values), np.isfinite(raw_B) & (np.abs(raw_B) > LARGEST)
     not_finite = int((~np.isfinite(raw_B)).sum()) - silent
     raw_B[large_B | np.isinf(raw_B)] = np.nan
@@ -140,12 +139,12 @@ def rubric(judge: Judge) -> RewardFn:
         log_extra: LogExtra = no_extra, **columns,
     ) -> list[float | None]:
         results = [_judge_item(*row) for row in zip(question, completions, rubric, strict=True)]
-        items = [item for item in results if isinstance(item, JudgeItem)]
-        answers = judge.score(items) if items else []
-        if len(answers) != len(items):
-            raise ValueError(f"the judge gave {len(answers)} results for {len(items)} items, not one each")
-        verdicts = map(_check_score, answers)
-        results = [next(verdicts) if isinstance(result, JudgeItem) else result for result in results]
+        places = [n for n, item in enumerate(results) if isinstance(item, JudgeItem)]
+        answers = judge.score([results[n] for n in places]) if places else []
+        if len(answers) != len(places):
+            raise ValueError(f"the judge gave {len(answers)} results for {len(places)} items, not one each")
+        for n, answer in zip(places, answers, strict=True):
+            results[n] = _check_score(answer)
         reward.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
         reward.faults.update(result.cause for result in results if isinstance(result, JudgeVerdict) and result.cause)
         log_extra("rubric", [r.detail if isinstance(r, JudgeFailure) else r.cause or r.per_criterion for r in results])
