@@ -78,16 +78,21 @@ class RewardMix:
         answer = partial(self.ask_ahead, prompts, completions, **columns)
         return next(self.in_parts([answer], prompts, completions, **columns))
 
-    def ask_ahead(self, prompts: Sequence[str], completions: Sequence[str], **columns) -> Scores:
-        """The scores of the rowwise parts, for some groups of a call."""
-        return self._ask(True, prompts, completions, columns)
+    def ask_ahead(self, prompts: Sequence[str], completions: Sequence[str], rowwise: bool = True, **columns) -> Scores:
+        """The scores of the rowwise parts, or of the others, for some groups of a call."""
+        found = Scores({}, {}, {})
+        columns |= {"log_extra": lambda name, values: found.extra.update({name: values[0]})}
+        for name, fn in self.functions.items():
+            if getattr(fn, "rowwise", False) is rowwise:
+                found.values[name], found.causes[name] = ask(fn, prompts, completions, columns)
+        return found
 
     def in_parts(self, answers: Sequence[Callable[[], Scores]], prompts: Sequence[str], completions: Sequence[str],
                  num_generations: int, mode: str = "train", **columns) -> Iterator[list[float]]:
         """The rewards of one call, in as many equal slices as there are `answers`, which wait for what `ask_ahead`
         returns. The other parts see the whole call."""
         check_groups(prompts, completions, num_generations)
-        found = self._ask(False, prompts, completions, columns | {"num_generations": num_generations, "mode": mode})
+        found = self.ask_ahead(prompts, completions, False, num_generations=num_generations, mode=mode, **columns)
         total_B, size = np.zeros(len(prompts)), len(prompts) // len(answers)
         for number, answer in enumerate(answers, 1):
             rows = slice((number - 1) * size, number * size)
@@ -102,14 +107,6 @@ class RewardMix:
             if number == len(answers):
                 self._log(found, total_B, prompts, completions, num_generations, mode)
             yield total_B[rows].tolist()
-
-    def _ask(self, rowwise: bool, prompts: Sequence[str], completions: Sequence[str], columns: dict) -> Scores:
-        found = Scores({}, {}, {})
-        columns = columns | {"log_extra": lambda name, values: found.extra.update({name: values[0]})}
-        for name, fn in self.functions.items():
-            if getattr(fn, "rowwise", False) is rowwise:
-                found.values[name], found.causes[name] = ask(fn, prompts, completions, columns)
-        return found
 
     def _log(self, found: Scores, total_B: np.ndarray, prompts: Sequence[str], completions: Sequence[str],
              num_generations: int, mode: str) -> None:

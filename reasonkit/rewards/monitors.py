@@ -164,8 +164,8 @@ def _measure(seen: Mapping[str, Sequence[Row]]) -> Iterable[tuple[str, float, st
     lengths = _numbers(steps, "length")
     if len(lengths) >= 2 * WINDOW:
         first, now = (max(1.0, float(np.mean(part))) for part in (lengths[:WINDOW], lengths[-WINDOW:]))
-        yield ("length_drift", max(first / now, now / first), f"completions went from {first:.0f} to {now:.0f} tokens",
-               last)
+        why = f"completions went from {first:.0f} to {now:.0f} tokens"
+        yield "length_drift", max(first / now, now / first), why, last
     if rise := _reward_rise(seen["probe"], seen["reward"]):
         yield "reward_without_accuracy", *rise, last
 

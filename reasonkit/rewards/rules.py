@@ -81,8 +81,7 @@ def tag_format(prompts: Sequence[str], completions: Sequence[str], **columns) ->
 
 
 def _penalty(defects: Sequence[str]) -> float:
-    worst = [max((row.get(defect, 0.0) for defect in defects), default=0.0) for row in PENALTIES]
-    return min(1.0, sum(worst))
+    return min(1.0, sum(max((row.get(defect, 0.0) for defect in defects), default=0.0) for row in PENALTIES))
 
 
 def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
@@ -134,10 +133,8 @@ def rubric(judge: Judge) -> RewardFn:
     if judge is None:
         raise ValueError("the rubric has no judge: give the recipe uses_judge=True")
 
-    def reward(
-        prompts: Sequence[str], completions: Sequence[str], question: Sequence[str], rubric: Sequence[str],
-        log_extra: LogExtra = no_extra, **columns,
-    ) -> list[float | None]:
+    def reward(prompts: Sequence[str], completions: Sequence[str], question: Sequence[str], rubric: Sequence[str],
+               log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
         results = [_judge_item(*row) for row in zip(question, completions, rubric, strict=True)]
         places = [n for n, item in enumerate(results) if isinstance(item, JudgeItem)]
         answers = judge.score([results[n] for n in places]) if places else []
