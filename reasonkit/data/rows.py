@@ -42,8 +42,7 @@ def check_columns(rows: Dataset, where: str) -> None:
 
 
 def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
-    """Write one Parquet file per split, atomically, and return the paths. The same rows give the same bytes. Raises
-    ValueError as `check_columns`, before anything is written."""
+    """Write one Parquet file per split, atomically, the same rows as the same bytes. Raises as `check_columns`."""
     paths = {name: folder / f"{name}.parquet" for name in splits}
     for name, rows in splits.items():
         check_columns(rows, str(paths[name]))
@@ -54,8 +53,7 @@ def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
 
 
 def read_rows(path: Path) -> Dataset:
-    """Read one split. Raises ValueError, naming the file or row, when the file is missing, empty or damaged, and as
-    `check_columns`."""
+    """Read one split. Raises ValueError, naming the file, if missing, empty or damaged, and as `check_columns`."""
     again = "run notebook 01 (data curation)"
     try:
         data = pa.BufferReader(files.read_file(path))

@@ -1,7 +1,6 @@
 """The judge's exam: before it may teach, it must score worked solutions above flawed ones, on the run's own problems.
 
-Entry points: `anchors`, `examine`, `as_begun`, `without_unfit_judge`. A judge that fails is left out of training,
-because hours of a session must not be lost to it. If it had a weight, the run's report says so.
+A judge that fails is left out of training, because hours of a session must not be lost to it.
 """
 
 from __future__ import annotations

@@ -127,8 +127,7 @@ def judge_turn(question: str, reply: str, request: str, criteria: str, chat: boo
 
 
 def judge_prompt(question: str, reply: str, criterion: Criterion, reverse: bool = False, chat: bool = False) -> str:
-    """The prompt for one criterion. With `reverse` the scale and the criterion's levels run from best to worst, but 5
-    is still the best."""
+    """The prompt for one criterion. With `reverse`, scale and levels run from best to worst. 5 is still the best."""
     scale = SCALE[reverse] if criterion.levels or reverse or chat else "from 1 to 5"
     return judge_turn(question, reply, f"the criterion {scale}", f"Criterion: {one_line(criterion, reverse)}", chat)
 

@@ -158,8 +158,7 @@ def fill_in(values_B: np.ndarray, num_generations: int) -> np.ndarray:
 
 
 def correlation(values_B: np.ndarray, others_B: np.ndarray, num_generations: int) -> float | None:
-    """Pearson's correlation of the deviations from the group's mean, where `values_B` is not NaN. None if one of the
-    two does not vary."""
+    """Pearson's correlation of the deviations from the group's mean, without NaN. None if one does not vary."""
     heard_B = np.isfinite(values_B)
     a, b = ((x - _group_means(x, heard_B, num_generations))[heard_B] for x in (values_B, others_B))
     if not heard_B.any() or min(np.abs(a).max(), np.abs(b).max()) < FLAT:

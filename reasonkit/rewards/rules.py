@@ -154,7 +154,6 @@ def rubric(judge: Judge) -> RewardFn:
 
 
 def _judge_item(question: str, reply: str, rubric: str) -> JudgeItem | Result:
-    """The item to ask the judge about, or the result if there is nothing to ask."""
     try:
         item = JudgeItem(str(question), reply, rubric_from_json(rubric))
     except ValueError as error:
