@@ -1,44 +1,43 @@
-"""From a data recipe to splits: read the sources, clean, deduplicate, decontaminate, and deal by weight.
+"""From a data recipe to splits: `curate` reads the sources, cleans, deduplicates, decontaminates, and deals by weight.
 
-Entry point: `curate`. The same recipe, sizes and seed give the same rows. Open rows have no gold answer. They are for
-training only, because no program can score them. Where a source runs short, others of its domain make up for it, and
-then other domains.
+The same recipe, sizes and seed give the same rows. Open rows are for training only, because no program can score them.
+Where a source runs short, others of its domain make up for it, and then other domains.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from datasets import Dataset
 
-from reasonkit.data import problems
-from reasonkit.data.filters import Ledger, Row, find_contaminated, gold_row_fault, near_duplicates, repair, text_fault
+from reasonkit.data import filters, problems
+from reasonkit.data.filters import Dropped, Ledger, Row
 from reasonkit.data.loading import open_rows, reach
-from reasonkit.data.problems import SPLITS, family_rows, fill_rubric
+from reasonkit.data.problems import SPLITS, domain_rubric, family_rows, fill_rubric
 from reasonkit.data.readers import SHORT_ANSWER, Refused, passes, read_row
 from reasonkit.data.router import GENERAL, find_task, route
 from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
 from reasonkit.data.sources import ROUTED, DataRecipe, Family, Hub, OwnFile, Source, SourceError
-from reasonkit.judge.rubric import DOMAINS, Criterion, load_domain, rubric_to_json
+from reasonkit.judge.rubric import Criterion, rubric_from_json, rubric_to_json, with_reasoning
 
-EXTRA = ("domain", "task", "difficulty", "source", "licence")  # columns beside `screening.COLUMNS`
+EXTRA = ("domain", "task", "source", "licence")  # columns beside `screening.COLUMNS`
 
 
 def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=None,
            max_prompt_length: int = 0) -> tuple[dict[str, Dataset], Ledger]:
     """At most `sizes` rows for each split, and the ledger of what was dropped.
 
-    With a tokenizer, rows of sources whose prompt has more tokens than the limit go before the splits are dealt, so
-    others take their places. A recipe without sources is left to `screening.screen`.
+    With a tokenizer, rows of sources whose prompt has more tokens than the limit make room for others. A recipe without
+    sources is left to `filters.screen`.
     Raises SourceError where a source that is not optional can't be read or has another number of rows than stated, and
     ValueError for a split that stays empty, or if more than `MAX_LEFT_OUT` of the rows are too long.
     """
     ledger = Ledger()
     if not recipe.sources:
         return problems.make_splits(recipe, sizes, seed), ledger
-    rows = clean(list(read_sources(recipe, seed, ledger)), ledger)
+    rows = clean(read_sources(recipe, seed, ledger), ledger)
     if tokenizer is not None:
         fitting = ledger.keep("prompt length", rows,
                               lambda number, row: prompt_fault(row["question"], tokenizer, max_prompt_length))
@@ -78,20 +77,20 @@ def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
     return [source for source in recipe.allowed if source.name not in missing]
 
 
-def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]:
+def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> list[Row]:
     """The rows of all sources in our schema, each with the rubric of its own or of its domain."""
-    refused: list[tuple[Row, str]] = []
+    rows: list[Row] = []
+    refused: list[Dropped] = []
     rubrics: dict[str, tuple[Criterion, ...]] = {}
-    count = 0
     for source in used_sources(recipe, ledger):
-        left: list[tuple[Row, str]] = []
         try:
-            made = [*(family_rows(source, seed) if isinstance(source, Family) else _source_rows(source, left))]
+            made, left = ([*family_rows(source, seed)], []) if isinstance(source, Family) else _source_rows(source)
         except SourceError as error:
             if not source.optional:
                 raise
             ledger.notes.append(f"left out: {error}")
             continue
+        rows += made
         refused += left
         for row in made:
             if row["domain"] == ROUTED:
@@ -100,28 +99,27 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> Iterator[Row]
             row["task"] = row["task"] or find_task(row["kind"], name)
             if name not in rubrics:
                 rubrics[name] = domain_rubric(recipe, name)
-            row["rubric"] = row["rubric"] or rubric_to_json(fill_rubric(
-                rubrics[name], row["reasoning"], row["kind"], row["answer"]))
-            count += 1
-            yield row
-    ledger.keep("read", [row for row, _ in refused], lambda number, row: (refused[number][1], row["question"]))
-    ledger.steps[-1] = ("read", count + len(refused), count)
+            row["rubric"] = rubric_to_json(
+                with_reasoning(rubric_from_json(row["rubric"])) if row["rubric"] else
+                fill_rubric(rubrics[name], row["reasoning"], row["kind"], row["answer"]))
+    ledger.dropped += refused
+    ledger.steps.append(("read", len(rows) + len(refused), len(rows)))
+    return rows
 
 
-def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row]:
+def _source_rows(source: Source) -> tuple[list[Row], list[Dropped]]:
     """Raises SourceError if the number of rows is not as stated, or none of them can be read."""
-    number, made, causes = 0, 0, Counter[str]()
+    number, made, refused, filtered = 0, [], [], Counter[str]()
     for number, raw in enumerate(open_rows(source)[0], 1):
         if not passes(source, raw):
-            causes["filtered out"] += 1
+            filtered["filtered out"] += 1
             continue
         try:
-            yield read_row(source, number, raw)
-            made += 1
+            made.append(read_row(source, number, raw))
         except Refused as error:
-            causes[str(error)] += 1
-            refused.append(({"id": f"{source.name}-{number}", "source": source.name, "question": str(raw)}, str(error)))
-    if causes and not made:
+            refused.append(Dropped("read", str(error), f"{source.name}-{number}", str(raw)))
+    if number and not made:
+        causes = filtered + Counter(row.cause for row in refused)
         place = "the file" if isinstance(source, OwnFile) else "`columns`, `reader` or `keep` in its table"
         raise SourceError(f"source {source.name!r}: none of its {number} rows can be used "
                           f"({', '.join(f'{cause}: {count}' for cause, count in causes.most_common())}): mend {place}")
@@ -129,28 +127,23 @@ def _source_rows(source: Source, refused: list[tuple[Row, str]]) -> Iterator[Row
     if source.rows is not None and not part and abs(number - source.rows) > source.tolerance * source.rows:
         raise SourceError(f"source {source.name!r} has {number} rows, and the recipe states {source.rows} within "
                           f"{source.tolerance:.0%}: look into what changed, then mend `rows`")
-
-
-def domain_rubric(recipe: DataRecipe, name: str) -> tuple[Criterion, ...]:
-    """The rubric for rows of a domain without their own: the file named after the domain, or else the recipe's."""
-    return load_domain(name).rubric if (DOMAINS / f"{name}.toml").is_file() else recipe.rubric
+    return made, refused
 
 
 def clean(rows: list[Row], ledger: Ledger) -> list[Row]:
     """The usable rows without duplicates. Rows that a program made are not compared by their words."""
-    rows = [repair(row) for row in rows]
-    rows = ledger.keep("text", rows, lambda number, row: text_fault(row))
-    rows = ledger.keep("gold", rows, lambda number, row: gold_row_fault(row))
+    rows = ledger.keep("text", [*map(filters.repair, rows)], lambda number, row: filters.text_fault(row))
+    rows = ledger.keep("gold", rows, lambda number, row: filters.gold_row_fault(row))
     rows.sort(key=lambda row: not row["reasoning"])  # of two equal questions the worked one stays
     owner: dict[str, str] = {}
     firsts = [owner.setdefault(question_key(row["question"]), row["id"]) for row in rows]
     rows = ledger.keep("exact duplicates", rows, lambda number, row: (
         None if firsts[number] == row["id"] else ("same question", f"{firsts[number]}: {row['question']}")))
     texts = ["" if "made" in row else row["question"] for row in rows]
-    near = {n: other for n, other in near_duplicates(texts, [row["answer"] for row in rows]).items() if texts[n]}
+    near = filters.near_duplicates(texts, [row["answer"] for row in rows])
     return ledger.keep("near duplicates", rows, lambda number, row: (
         ("nearly the same question", f"{rows[near[number]]['id']}: {rows[near[number]]['question'][:140]} | "
-                                     f"{row['question'][:140]}") if number in near else None))
+                                     f"{row['question'][:140]}") if number in near and texts[number] else None))
 
 
 # -- from clean rows to splits. Which rows are taken depends on the seed alone.
@@ -222,8 +215,7 @@ def share_out(available: Mapping[str, int], weights: Mapping[str, float], total:
 
 
 def _limit_long(recipe: DataRecipe, pool: list[Row], total: int, seed: int, ledger: Ledger) -> list[Row]:
-    """The training rows without surplus long ones. The recipe limits their share of the worked rows that are dealt, so
-    the rows that take their places count too."""
+    """The training rows without surplus long ones. The rows that take their places count too."""
     most, limit = recipe.balance.long, recipe.balance.words
     if most is None or most == 1:
         return pool
@@ -243,12 +235,12 @@ def decontaminate(train: list[Row], others: list[Row], ledger: Ledger) -> list[R
     """The training rows that share no 13 words in a row with a question of another split. Rows that a program made
     are not compared, because their templates are shared."""
     asked = [_stem(row) for row in others if "made" not in row]
-    hits = find_contaminated(["" if "made" in row else _stem(row) for row in train], asked)
+    texts = ["" if "made" in row else _stem(row) for row in train]
+    hits = filters.find_contaminated(texts, asked)
     return ledger.keep("decontamination", train, lambda number, row: (
-        ("13 words of a test question", f"{asked[hits[number]][:80]} | {_stem(row)[:80]}")
-        if number in hits and "made" not in row else None))
+        ("13 words of a test question", f"{asked[hits[number]][:80]} | {texts[number][:80]}")
+        if number in hits and texts[number] else None))
 
 
-def _stem(row: Row) -> str:
-    """The question without its options, because many questions share "True, True", "True, False" and so on."""
+def _stem(row: Row) -> str:  # without the options, because many questions share "True, True" and so on
     return row["question"].split("\n(A) ")[0]

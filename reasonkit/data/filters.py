@@ -1,5 +1,4 @@
-"""Cleaning rows: `repair`, `text_fault`, `near_duplicates`, `find_contaminated`, `screen`. A `Ledger` keeps what was
-dropped.
+"""Cleaning rows: `repair`, `text_fault`, `near_duplicates`, `find_contaminated`, `screen`, and the `Ledger` of it.
 
 Near-duplicates share 80 % of their word triples, their numbers and the answer. Two such texts share one of the rarest
 fifth of their triples, which finds the candidates. A training row with 13 words in a row of a test question is
@@ -33,7 +32,6 @@ RUN = 13  # words
 NEIGHBOURS = 32  # texts that each one is compared with, of those that share a rare run with it
 FOREIGN = 0.3  # share of letters outside of the Latin script
 Row = dict[str, str]
-_TEXTS = ("question", "reasoning", "answer")
 _UNSEEN = str.maketrans(dict.fromkeys(INVISIBLE, "") | {"\u00a0": " ", "\r": "\n", "\u2028": "\n", "\u2029": "\n"})
 REFUSALS = ("as an ai model", "as an ai language model", "i'm sorry, but i", "i am sorry, but i", "i'm sorry but i",
             "i cannot help", "i can't help", "i cannot assist", "i can't assist", "i cannot fulfil", "i can't fulfil")
@@ -46,10 +44,7 @@ _MARKUP = re.compile(r"(?i)</?think>|<br\s*/?>|<newline>")
 
 
 class Dropped(NamedTuple):
-    """A row that a step left out."""
-
     step: str
-    source: str
     cause: str
     id: str
     example: str
@@ -68,7 +63,7 @@ class Ledger:
         left = []
         for number, row in enumerate(rows):
             if found := fault(number, row):
-                self.dropped.append(Dropped(step, row.get("source", ""), found[0], str(row["id"]), found[1]))
+                self.dropped.append(Dropped(step, found[0], str(row["id"]), found[1]))
             else:
                 left.append(row)
         self.steps.append((step, len(rows), len(left)))
@@ -87,10 +82,9 @@ class Ledger:
 def repair(row: Row) -> Row:
     """The row with composed Unicode, plain line ends and spaces, and without invisible signs and left-over markup."""
     mended = dict(row)
-    for name in _TEXTS:
+    for name in ("question", "reasoning", "answer"):
         text = unicodedata.normalize("NFC", row[name].replace("\r\n", "\n").translate(_UNSEEN))
-        if "<" in text:
-            text = _MARKUP.sub(lambda mark: "" if "think" in mark[0].lower() else "\n", text)
+        text = _MARKUP.sub(lambda mark: "" if "think" in mark[0].lower() else "\n", text)
         mended[name] = re.sub(r"\n{3,}", "\n\n", text).strip()
     return mended
 
@@ -100,9 +94,8 @@ def text_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
     script other than Latin. None if there is no such fault."""
     said = row["reasoning"] + "\n" + row["answer"]
     low = said.casefold()
-    for phrase in REFUSALS:
-        if phrase in low:
-            return "refusal", low[low.index(phrase):][:80]
+    if refusal := next((phrase for phrase in REFUSALS if phrase in low), None):
+        return "refusal", low[low.index(refusal):][:80]
     for match in _TOLD.finditer(row["question"]):
         if row["answer"] and row["question"].startswith(row["answer"], match.end()):
             return "answer in the question", row["question"][match.start():match.end() + 40]
@@ -121,10 +114,9 @@ def text_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
 
 def gold_row_fault(row: Mapping[str, str]) -> tuple[str, str] | None:
     """As `row_fault`, but the gold completion must also earn full marks from the grader that the rewards use."""
-    if fault := row_fault(row):
+    fault = row_fault(row)
+    if fault or row["kind"] in (OPEN, "plan"):
         return fault
-    if row["kind"] in (OPEN, "plan"):
-        return None
     gold = TAGS.render(reasoning=row["reasoning"] or "none", answer=row["answer"])
     (verdict,) = grade([gold], [row["answer"]], [row["kind"]])
     return None if verdict and verdict.correct else ("gold completion not right", gold[-80:])
@@ -134,12 +126,10 @@ def screen(splits: Mapping[str, Dataset], tokenizer, max_prompt_length: int, led
            max_new_tokens: int | None = None) -> dict[str, Dataset]:
     """The usable rows of each split, which is one step of the ledger.
 
-    A worked solution of more than `max_new_tokens` tokens loses its reasoning, and the ledger's notes count those. SFT
-    would teach a length at which GRPO, the evaluation and the competition's judges cut the answer off.
-
-    A row needs its own id, a prompt within the limit, and what `row_fault` asks for. A row without reasoning serves
-    GRPO and evaluation, not SFT. Outside "train" a row needs a gold answer, because a program scores it. Raises
-    ValueError, with a row and its fault, for a missing column and when more than `MAX_LEFT_OUT` of a split would go.
+    A row needs its own id, a prompt within the limit, and what `row_fault` asks for. Outside "train" it needs a gold
+    answer, because a program scores it. A worked solution of more than `max_new_tokens` tokens loses its reasoning,
+    because SFT would teach a length at which GRPO, the evaluation and the competition's judges cut the answer off.
+    Raises ValueError, with a row and its fault, for a missing column and if more than `MAX_LEFT_OUT` of a split go.
     """
     made = {}
     for name, rows in splits.items():
@@ -174,9 +164,6 @@ def _usable(name: str, rows: Dataset, tokenizer, max_prompt_length: int, ledger:
         raise ValueError(f"{gone} of {len(rows)} rows of {name!r} can't be used, more than {MAX_LEFT_OUT:.0%}. The "
                          f"first, {first.id!r}: {first.example}")
     return kept
-
-
-# -- shingles, as arrays over all rows
 
 
 def shingles(texts: Sequence[str], size: int) -> tuple[np.ndarray, np.ndarray]:

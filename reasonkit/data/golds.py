@@ -29,23 +29,17 @@ TAIL = 80  # characters of a completion in the ledger
 
 
 class Mark(NamedTuple):
-    """What a part of the reward gives to the gold completions: how many have a value, how many the full mark, the
-    lowest value, and a completion that has it.
-
-    The full mark is the best value that any of them has, and at least 0.0. Without values `lowest` is NaN.
-    """
+    """What a part of the reward gives to the gold completions."""
 
     part: str
     weight: float
-    scored: int
-    full: int
-    lowest: float
-    example: str
+    scored: int  # how many have a value
+    full: int  # how many have the best value that any of them has, or 0.0 if that is more
+    lowest: float  # NaN without values
+    example: str  # a completion with the lowest value
 
 
-class _NoJudge:
-    """In place of the judge that is not loaded yet: it fails on everything."""
-
+class _NoJudge:  # in place of the judge that is not loaded yet
     failures: Counter[str] = Counter()
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
@@ -56,11 +50,10 @@ def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset
     """The training rows without those whose gold completion earns nothing, as a step of the ledger, and the marks.
 
     A part of the reward pays if it has a weight and some gold completion earns something from it. A control that does
-    not look at the row (`spurious`) does not count. A row goes if no part that pays gives it anything. If a judge may
-    pay, all rows stay. They also stay if more than `MAX_LEFT_OUT` of them would go, because then the reward is at
-    fault, and a note says so. Rows that SFT can't imitate have no gold completion and stay. Without rewards there is no
-    step, and there are no marks. Raises ValueError for parts that can't be mixed, and naming the recipe or the part
-    that fails.
+    not look at the row (`spurious`) does not count. A row goes if no part that pays gives it anything. All rows stay if
+    a judge may pay, or if more than `MAX_LEFT_OUT` of them would go, because then the reward is at fault, and a note
+    says so. Rows without a gold completion stay. Raises ValueError for parts that can't be mixed, and naming the recipe
+    or the part that fails.
     """
     try:
         parts = recipe.rewards(_NoJudge() if recipe.uses_judge else None, train["question"])
@@ -78,7 +71,7 @@ def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset
     paying = [name for name, earned_N in earned.items() if mix.weights[name] and np.nanmax(earned_N, initial=0.0) > 0
               and not getattr(mix.functions[name], "spurious", False)]
     judged = any(mix.weights[name] and getattr(fn, "rowwise", False) for name, fn in mix.functions.items())
-    best_N = np.fmax.reduce([earned[name] for name in paying]) if paying else np.full(len(golds), np.nan)
+    best_N = np.fmax.reduce([np.full(len(golds), np.nan), *(earned[name] for name in paying)])
     refused = {golds[n]["id"]: replies[n] for n in np.flatnonzero(best_N <= 0) if not judged}
     if len(refused) > MAX_LEFT_OUT * len(golds):
         ledger.notes.append(f"{', '.join(paying)} in recipe {recipe.name!r} gives nothing for {len(refused):,} of "
@@ -97,12 +90,11 @@ def check_worked(recipe: Recipe, profile: Profile, splits: Mapping[str, Dataset]
     """Raises ValueError if SFT has less than one batch of worked rows, the judge's exam has none, or a later stage has
     less than one batch of rows. They would say so only after the models are loaded."""
     train = without_terse(splits["train"]) if profile.sft.skip_terse else splits["train"]
-    worked = {"train": sum(map(is_worked, train)), "validation": sum(map(is_worked, splits["validation"]))}
-    least = {"train": (profile.sft.batch_size, "sft" in recipe.shares, "SFT"),
-             "validation": (1, recipe.uses_judge and "grpo" in recipe.shares, "the judge's exam")}
-    for name, (count, needed, what) in least.items():
-        if needed and worked[name] < count:
-            raise ValueError(f"{worked[name]} of {len(splits[name])} rows of {name!r} have a worked solution, and "
+    for name, rows, count, needed, what in (
+            ("train", train, profile.sft.batch_size, "sft" in recipe.shares, "SFT"),
+            ("validation", splits["validation"], 1, recipe.uses_judge and "grpo" in recipe.shares, "the judge's exam")):
+        if needed and (worked := sum(map(is_worked, rows))) < count:
+            raise ValueError(f"{worked} of {len(splits[name])} rows of {name!r} have a worked solution, and "
                              f"{what} needs {count}: take data with reasoning, let notebook 1b write it, or let the "
                              "mix use sources whose licence is not open (`other_licences = true`)")
     for setting in ("grpo_prompts_per_step", "distill_batch_size"):
@@ -114,7 +106,7 @@ def check_worked(recipe: Recipe, profile: Profile, splits: Mapping[str, Dataset]
 
 
 def _values(recipe: Recipe, name: str, fn: RewardFn, golds: list[Row], replies: list[str]) -> np.ndarray:
-    """The part's values, (N,), NaN for no signal. All are NaN if the part asks the judge."""
+    """The part's values, (N,), NaN for no signal and if the part asks the judge."""
     values_N = np.full(len(golds), np.nan)
     for start in range(0, 0 if getattr(fn, "rowwise", False) else len(golds), BATCH):
         batch = slice(start, start + BATCH)
@@ -130,9 +122,8 @@ def _values(recipe: Recipe, name: str, fn: RewardFn, golds: list[Row], replies: 
 
 
 def _mark(name: str, weight: float, earned_N: np.ndarray, replies: list[str]) -> Mark:
-    scored = int((~np.isnan(earned_N)).sum())
-    if not scored:
+    if np.isnan(earned_N).all():
         return Mark(name, weight, 0, 0, math.nan, "")
     full = int((earned_N > np.nanmax(earned_N, initial=0.0) - FLAT).sum())
-    worst = int(np.nanargmin(earned_N))
+    worst, scored = int(np.nanargmin(earned_N)), int((~np.isnan(earned_N)).sum())
     return Mark(name, weight, scored, full, float(earned_N[worst] * np.sign(weight or 1.0)), replies[worst])

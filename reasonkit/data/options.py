@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from reasonkit.data.screening import gold_fault, question_key
@@ -45,7 +45,9 @@ def pose_choice(fields: dict, rng: random.Random | None) -> None:
     elif isinstance(given, Mapping):
         texts, labels = list(given.values()), [str(label) for label in given]
     else:
-        texts = [re.sub(r"^\(?[A-J]\s?[).]\s?", "", as_text(text)) if _all_lettered(given) else text for text in given]
+        lettered = all(isinstance(text, str) and re.match(rf"\(?{letter}\s?[).]", text)
+                       for text, letter in zip(given, LETTERS, strict=False))
+        texts = [re.sub(r"^\(?[A-J]\s?[).]\s?", "", as_text(text)) if lettered else text for text in given]
     texts = [" ".join(as_text(text).split()) for text in texts]
     if not 2 <= len(texts) <= len(LETTERS) or len(labels) < len(texts):
         raise Refused(SHAPE)
@@ -61,11 +63,6 @@ def pose_choice(fields: dict, rng: random.Random | None) -> None:
                                     *(f"({LETTERS[place]}) {texts[n]}" for place, n in enumerate(order))])
     gold = f"({letter}) {text}"
     fields["answer"] = letter if gold_fault(gold, "choice") else gold
-
-
-def _all_lettered(texts: Sequence) -> bool:
-    return all(isinstance(text, str) and re.match(rf"\(?{letter}\s?[).]", text)
-               for text, letter in zip(texts, LETTERS, strict=False))
 
 
 def split_options(text: str) -> tuple[str, list[str]]:

@@ -19,7 +19,6 @@ OWN_COLUMNS = {
     "answer": ("answer", "target", "gold", "label", "output", "response"),
     "reasoning": ("reasoning", "rationale", "explanation", "solution", "steps"),
     "options": ("options", "choices"),
-    "difficulty": ("difficulty", "level"),
     **{name: (name,) for name in ("kind", "domain", "task", "rubric")},  # as in the files that the kit writes
 }
 READ = 100  # rows by which a file is recognised
@@ -31,8 +30,7 @@ def load_data(data: str, traces: Path | None = None, taught: bool = False) -> Da
     """A data recipe: `data_recipes/<data>.toml`, or one made for a file of your own (.csv, .jsonl, .json, .parquet).
 
     `traces` is the file that a source `from = "teacher"` reads unless it names another. With `taught` a file of your
-    own has such a source, too, before its own rows. Raises ValueError as `load_recipe` does, and SourceError as
-    `own_recipe` does.
+    own has such a source, too, before its own rows. Raises as `load_recipe` and `own_recipe` do.
     """
     own = Path(data).suffix not in ("", ".toml")
     recipe = own_recipe(Path(data)) if own else load_recipe(data.removesuffix(".toml"))
@@ -51,11 +49,10 @@ def without_traces(recipe: DataRecipe, traces: Path) -> DataRecipe:
 
 
 def own_recipe(path: Path) -> DataRecipe:
-    """A data recipe for a file of your own. Columns are recognised by their names (`OWN_COLUMNS`), and the kind of each
-    answer by its text. An `instruction` and its `input` are one question, as in Alpaca. An answer that ends in
-    "#### 72" below its work, as in GSM8K, is taken apart. The first `READ` rows show which columns there are, and
-    whether an answer has such a mark. The domain of each question is found by its words, unless a rubric has the
-    file's name. 80 % of the questions are for training, 10 % each for validation and test.
+    """A data recipe for a file of your own, by its first `READ` rows. Columns are recognised by their names
+    (`OWN_COLUMNS`). An `instruction` and its `input` are one question, as in Alpaca. An answer that ends in "#### 72"
+    below its work, as in GSM8K, is taken apart. The domain of each question is found by its words, unless a rubric has
+    the file's name. 80 % of the questions are for training, 10 % each for validation and test.
 
     Raises SourceError for a file that can't be read, has no row, or has no column for the question.
     """

@@ -1,7 +1,6 @@
 """Problems that a program makes: data recipes, problem families, splits.
 
-A question belongs to exactly one split by the hash of its text, whatever the seed, so train, validation and test are
-disjoint by construction. `make_splits` checks it again with `assert_disjoint`.
+A question belongs to one split by the hash of its text, whatever the seed, so splits are disjoint by construction.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from datasets import Dataset, disable_progress_bars
 
 from reasonkit.data.screening import OPEN, question_key
 from reasonkit.data.sources import ROUTED, DataRecipe, Family, Split
-from reasonkit.judge.rubric import DOMAINS, Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
+from reasonkit.judge.rubric import DOMAINS, Criterion, criteria, load_domain, rubric_to_json
 from reasonkit.session import files
 from reasonkit.session.setup import suggest
 from reasonkit.text.answers import KINDS
@@ -36,10 +35,7 @@ PATIENCE = 20_000  # rounds over the families without a new question, after whic
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its worked solution. `steps` are canonical, one operation each.
-
-    `rubric` is the problem's own rubric as JSON. "" leaves it to the recipe.
-    """
+    """One question with its worked solution. `steps` are canonical, one operation each."""
 
     id: str
     family: str
@@ -47,7 +43,6 @@ class Problem:
     steps: tuple[str, ...]
     answer: str
     kind: str
-    rubric: str = ""
 
     @property
     def reasoning(self) -> str:
@@ -110,13 +105,13 @@ def make_problem(family: str, index: int, seed: int, slip: Callable[[int], int] 
     part, where the family makes something other than text.
     """
     module = importlib.import_module(f"data_recipes.families.{family}")
-    question, steps, answer, *rubric = module.make(random.Random(f"{seed}:{family}:{index}"), slip)
-    parts = {"question": (question,), "answer": (answer,), "KIND": (module.KIND,), "rubric": rubric, "steps": steps}
-    for name, texts in parts.items():
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            value, kind = (texts, "a list of str") if name == "steps" else (texts[0], "a str")
-            raise ValueError(f"family {family!r}, problem {index}: {name} is {value!r:.80}, and must be {kind}")
-    return Problem(f"{family}-{seed}-{index}", family, question, tuple(steps), answer, module.KIND, *rubric)
+    question, steps, answer = module.make(random.Random(f"{seed}:{family}:{index}"), slip)
+    for name, value in {"question": question, "answer": answer, "KIND": module.KIND}.items():
+        if not isinstance(value, str):
+            raise ValueError(f"family {family!r}, problem {index}: {name} is {value!r:.80}, and must be a str")
+    if isinstance(steps, str) or not all(isinstance(step, str) for step in steps):
+        raise ValueError(f"family {family!r}, problem {index}: steps is {steps!r:.80}, and must be a list of str")
+    return Problem(f"{family}-{seed}-{index}", family, question, tuple(steps), answer, module.KIND)
 
 
 def split_of(question: str, split: Split) -> str:
@@ -182,29 +177,23 @@ def assert_disjoint(splits: Mapping[str, Dataset]) -> None:
 
 
 def rubric_of(recipe: DataRecipe, item: Problem) -> tuple[Criterion, ...]:
-    """The problem's own criteria, or the recipe's as `fill_rubric` fills them.
-
-    Raises ValueError, naming the problem, for its own rubric that can't be read.
-    """
-    if item.rubric:
-        try:
-            return rubric_from_json(item.rubric)
-        except ValueError as error:
-            raise ValueError(f"problem {item.id}: {error}") from error
+    """The recipe's criteria for a problem."""
     return fill_rubric(recipe.rubric, item.reasoning, item.kind, item.answer)
 
 
-def fill_rubric(rubric: Sequence[Criterion], reasoning: str, kind: str, answer: str) -> tuple[Criterion, ...]:
-    """The criteria with the worked steps in place of `{reasoning}`, and with the data's answer in place of
-    `{reference}` if the question is open.
+def domain_rubric(recipe: DataRecipe, name: str) -> tuple[Criterion, ...]:
+    """The rubric for rows of a domain without their own: the file named after the domain, or else the recipe's."""
+    return load_domain(name).rubric if (DOMAINS / f"{name}.toml").is_file() else recipe.rubric
 
-    Only the judge can tell whether a completion to an open question is right, and a small one seldom knows. Other
-    answers are checked by a program. At most `REFERENCE` characters of the answer are shown.
-    """
-    known = kind == OPEN and not is_blank(answer)
-    filled = {"reasoning": reasoning, "reference": (
-        f" Compare with this reference, which may be worded otherwise and leave things out: {answer[:REFERENCE]}"
-        if known else "")}
+
+def fill_rubric(rubric: Sequence[Criterion], reasoning: str, kind: str, answer: str) -> tuple[Criterion, ...]:
+    """The criteria with the worked steps in place of `{reasoning}`, and with `REFERENCE` characters of an open
+    question's answer in place of `{reference}`. A small judge seldom knows whether a completion is right, and other
+    answers are checked by a program."""
+    filled = {"reasoning": reasoning, "reference": ""}
+    if kind == OPEN and not is_blank(answer):
+        filled["reference"] = (" Compare with this reference, which may be worded otherwise and leave things out: "
+                               f"{answer[:REFERENCE]}")
     return tuple(replace(criterion, description=PLACE.sub(lambda place: filled[place[1]], criterion.description))
                  for criterion in rubric)
 
@@ -214,6 +203,5 @@ def family_rows(source: Family, seed: int) -> Iterator[dict[str, str]]:
     for number in range(source.cap or MADE):
         item = make_problem(source.families[number % len(source.families)], number // len(source.families), seed)
         yield {"id": item.id, "family": item.family, "kind": item.kind, "question": item.question,
-               "reasoning": item.reasoning, "answer": item.answer, "rubric": item.rubric, "difficulty": "", "group": "",
-               "domain": source.domain, "task": source.task, "source": source.name,
-               "licence": source.licence, "made": "yes"}
+               "reasoning": item.reasoning, "answer": item.answer, "rubric": "", "group": "", "domain": source.domain,
+               "task": source.task, "source": source.name, "licence": source.licence, "made": "yes"}

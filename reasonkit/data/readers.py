@@ -14,7 +14,7 @@ from typing import Any
 
 from reasonkit.data.options import Refused, as_text, pose_choice, split_options
 from reasonkit.data.screening import OPEN, gold_fault
-from reasonkit.data.sources import OwnFile, Source, SourceError
+from reasonkit.data.sources import OwnFile, Source, SourceError, Template
 from reasonkit.judge.rubric import WEIGHTS, Criterion, rubric_from_json, rubric_to_json
 from reasonkit.text.answers import KINDS
 from reasonkit.text.choices import read_yes_no
@@ -22,7 +22,7 @@ from reasonkit.text.tags import TAGS, is_blank, neutralise, printable
 
 MAX_CHARACTERS = 100_000  # of a row's question, reasoning and answer together
 SHORT_ANSWER = 60  # characters. A longer one without a kind is a reference for a judge.
-_TEXTS = ("question", "answer", "reasoning", "difficulty", "group", "kind", "domain", "task")
+_TEXTS = ("question", "answer", "reasoning", "group", "kind", "domain", "task")
 _COLUMN = re.compile(r"\{([^{}]+)\}")
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _THOUGHT = re.compile(r"(?s)\s*(?:<think>|<\|begin_of_thought\|>)(.*?)(?:</think>|<\|end_of_thought\|>)(.*)")
@@ -38,22 +38,16 @@ _LEADING = re.compile(r"(?:\b(?:So|Therefore|Thus|Hence)\b,?)\s*$")
 
 
 def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, str]:
-    """A row of our schema: `screening.COLUMNS`, and domain, task, difficulty, source, licence, group.
+    """A row of our schema: `screening.COLUMNS`, and domain, task, source, licence, group.
 
-    Raises Refused for a row to leave out, and SourceError, naming source, row and column, for a column that is not
-    there.
+    Raises Refused for a row to leave out, and SourceError for a column that is not there.
     """
     where = f"source {source.name!r}, row {number}"
     if isinstance(source, OwnFile):  # a line of JSON may lack what others have
         raw = dict.fromkeys(_COLUMN.findall(" ".join(source.columns.values())), "") | dict(raw)
-    fields: dict[str, Any] = dict.fromkeys((*_TEXTS, "reply"), "")
-    for name, template in source.columns.items():
-        if isinstance(template, dict):
-            fields[name] = {label: fill(part, raw, where) for label, part in template.items()}
-        else:
-            fields[name] = ([fill(part, raw, where) for part in template] if isinstance(template, list)
-                            else fill(template, raw, where))
-    inside = fields.get("options") == fields["question"]  # the question's text has the options
+    fields: dict[str, Any] = dict.fromkeys((*_TEXTS, "reply", "options", "rubric"), "")
+    fields |= {name: fill(template, raw, where) for name, template in source.columns.items()}
+    inside = fields["options"] and fields["options"] == fields["question"]  # the question's text has the options
     if isinstance(fields["question"], list):
         fields["question"], spoken = from_messages(fields["question"])
         fields["reply"] = fields["reply"] or spoken
@@ -65,7 +59,7 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
         steps = "; ".join(as_text(step).strip(" ;") for step in fields["reasoning"] if step)
         fields["reasoning"] = steps.replace(".; ", ". ")
     READERS[source.reader](fields)
-    if fields.get("options"):
+    if fields["options"]:
         fields["kind"] = "choice"
         pose_choice(fields, random.Random(f"{source.name}-{number}") if source.shuffle else None)
     made = {name: printable(neutralise(as_text(fields[name]))).strip() for name in _TEXTS}
@@ -82,15 +76,19 @@ def read_row(source: Source, number: int, raw: Mapping[str, Any]) -> dict[str, s
         made["answer"] = re.sub(r"\s*,\s*", ", ", made["answer"])  # without a space, 1,2 would also be 1.2
     if kind == "yes_no":
         made["answer"] = read_yes_no(made["answer"]) or {"0": "no", "1": "yes"}.get(made["answer"], made["answer"])
-    rubric = read_rubric(fields["rubric"]) if fields.get("rubric") else ""
     domain = made["domain"] or source.domain
-    return {"id": f"{source.name}-{number}", **made, "family": domain, "domain": domain,
-            "task": made["task"] or source.task, "rubric": rubric, "source": source.name,
-            "licence": source.licence}
+    return {"id": f"{source.name}-{number}", **made, "family": domain, "domain": domain, "source": source.name,
+            "task": made["task"] or source.task, "licence": source.licence,
+            "rubric": read_rubric(fields["rubric"]) if fields["rubric"] else ""}
 
 
-def fill(template: str, raw: Mapping[str, Any], where: str) -> Any:
-    """The text of a template, with the values of its {columns}. One column alone keeps its type."""
+def fill(template: Template, raw: Mapping[str, Any], where: str) -> Any:
+    """The texts of a template, with the values of its {columns}. One column alone keeps its type."""
+    if isinstance(template, dict):
+        return {label: fill(part, raw, where) for label, part in template.items()}
+    if isinstance(template, list):
+        return [fill(part, raw, where) for part in template]
+
     def value(name: str) -> Any:
         found: Any = raw
         for part in [name] if name in raw else name.split("."):
@@ -123,8 +121,8 @@ def _number(value: Any) -> float:
 
 
 def answer_kind(answer: str, latex: bool = False) -> str:
-    """The kind of a gold answer. Without one, or with a long text, the row is open. 2,5 is a list of two numbers in
-    LaTeX, and elsewhere one number with a decimal comma.
+    """The kind of a gold answer. Without one, or with a long text, the row is open. 2,5 is two numbers in LaTeX, and
+    elsewhere one with a decimal comma.
 
     >>> [answer_kind(gold) for gold in ("1,200", "5 apples", "-2,1", "No", "(B)", "\\\\frac{1}{2}", "Vitamin K", "")]
     ['number', 'number', 'expression', 'yes_no', 'choice', 'expression', 'text', 'open']
@@ -145,8 +143,7 @@ def answer_kind(answer: str, latex: bool = False) -> str:
 
 
 def from_messages(messages: list) -> tuple[str, str]:
-    """The user's words and the assistant's last reply, of [{role, content}] or [{from, value}]. Several turns of
-    either are refused, because the prompt has one turn."""
+    """The user's words and the assistant's reply, of [{role, content}] or [{from, value}]. Several are refused."""
     said: dict[str, list[str]] = {"user": [], "assistant": []}
     for turn in messages:
         if not isinstance(turn, Mapping):

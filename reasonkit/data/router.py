@@ -20,12 +20,12 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 @lru_cache
-def _domains() -> tuple[dict[str, set[str]], dict[str, tuple[str, ...]], dict[str, str]]:
-    """For each domain, its words and pairs of words, its word endings, and its task."""
+def _domains() -> dict[str, tuple[set[str], tuple[str, ...], str]]:
+    """Of each domain its words and pairs of words, its word endings, and its task."""
     listed = {path.stem: load_domain(path.stem) for path in sorted(DOMAINS.glob("*.toml"))}
-    return ({name: {word for word in found.words if word[0] != "-"} for name, found in listed.items()},
-            {name: tuple(word[1:] for word in found.words if word[0] == "-") for name, found in listed.items()},
-            {name: found.task for name, found in listed.items()})
+    return {name: ({word for word in found.words if word[0] != "-"},
+                   tuple(word[1:] for word in found.words if word[0] == "-"), found.task)
+            for name, found in listed.items()}
 
 
 def route(question: str) -> str:
@@ -34,11 +34,10 @@ def route(question: str) -> str:
     >>> route("Which drug is the treatment of choice for acute gastritis?"), route("Who was it?")
     ('medicine', '')
     """
-    words, endings, _ = _domains()
     said = _WORD.findall(question.casefold())
     found = {*said, *map(" ".join, pairwise(said))}
-    counts = {name: len(some & found) + sum(word.endswith(endings[name]) for word in {*said} - some)
-              for name, some in words.items()}
+    counts = {name: len(words & found) + sum(word.endswith(endings) for word in {*said} - words)
+              for name, (words, endings, _) in _domains().items()}
     best = max(counts, key=counts.get)
     return best if counts[best] >= NEEDED and [*counts.values()].count(counts[best]) == 1 else ""
 
@@ -49,4 +48,4 @@ def find_task(kind: str, domain: str) -> str:
     >>> find_task("choice", "law"), find_task("open", "creative"), find_task("open", "law")
     ('exam', 'writing', 'question answering')
     """
-    return TASKS.get(kind) or _domains()[2].get(domain) or ASKED
+    return TASKS.get(kind) or _domains().get(domain, (None, None, ""))[2] or ASKED

@@ -42,8 +42,7 @@ def check_columns(rows: Dataset, where: str) -> None:
 
 
 def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
-    """Write one Parquet file per split, atomically, and return the paths. The same rows give the same bytes. Raises
-    ValueError as `check_columns`, before anything is written."""
+    """Write one Parquet file per split, atomically, the same rows as the same bytes. Raises as `check_columns`."""
     paths = {name: folder / f"{name}.parquet" for name in splits}
     for name, rows in splits.items():
         check_columns(rows, str(paths[name]))
@@ -54,8 +53,7 @@ def save_splits(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Path]:
 
 
 def read_rows(path: Path) -> Dataset:
-    """Read one split. Raises ValueError, naming the file or row, when the file is missing, empty or damaged, and as
-    `check_columns`."""
+    """Read one split. Raises ValueError, naming the file, if missing, empty or damaged, and as `check_columns`."""
     again = "run notebook 01 (data curation)"
     try:
         data = pa.BufferReader(files.read_file(path))
@@ -86,10 +84,9 @@ def shuffle_rows(rows: Sequence, batch_size: int, seed: int) -> Iterator[np.ndar
 
 
 def sft_pairs(rows: Dataset, tokenizer, max_length: int) -> list[tuple[list[int], list[int]]]:
-    """The token ids of prompt and completion, stop token included, of each row that SFT can imitate.
+    """The token ids of prompt and completion, stop token included, of each row that SFT can imitate (`is_worked`).
 
-    Left out, never cut: rows without reasoning or answer, rows of a kind in `POSED`, rows with a `row_fault`, and rows
-    of more than `max_length` tokens.
+    Rows with a `row_fault` or more than `max_length` tokens are left out, never cut.
     """
     pairs = []
     for row in rows:
@@ -123,19 +120,15 @@ def without_open(rows: Dataset) -> Dataset:
 
 def without_terse(rows: Dataset) -> Dataset:
     """The worked rows whose reasoning shows some work, as far as `missing_work` can tell."""
-    def shows_work(row: dict[str, str]) -> bool:
-        parsed = TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"]))
-        return not missing_work(row["question"], parsed)
-
-    return rows.select([n for n, row in enumerate(rows) if is_worked(row) and shows_work(row)])
+    return rows.select([n for n, row in enumerate(rows) if is_worked(row) and not missing_work(
+        row["question"], TAGS.parse(TAGS.render(reasoning=row["reasoning"], answer=row["answer"])))])
 
 
 def pack_rows(sizes: Sequence[int], max_length: int, seed: int) -> Iterator[list[int]]:
     """Endless sequences as lists of row numbers. The `sizes` of the rows of one add up to at most `max_length`.
 
-    Each epoch has every row once, in a new order, and no sequence has rows of two epochs. Best fit decreasing, among
-    `WINDOW` shuffled rows at a time: the longest first, each into the fullest sequence with room for it, or a new one.
-    Sequences come in random order, because the first ones have the longest rows.
+    Each epoch has every row once, in a new order. Best fit decreasing, among `WINDOW` shuffled rows at a time: the
+    longest first, each into the fullest sequence with room for it, or a new one. Then the sequences are shuffled.
     """
     for epoch in count():
         rng = np.random.default_rng([seed, epoch])
@@ -183,8 +176,7 @@ def grpo_batches(rows: Dataset, tokenizer, batch_size: int, max_prompt_length: i
     """Endless GRPO batches of `batch_size` prompts: 1-D numpy arrays of str, the only columns Tunix handles safely.
 
     Longer prompts than `max_prompt_length` tokens are left out, because Tunix would pad the batch to the next power of
-    two and compile anew. `order(ids, batch_size, seed)` yields row numbers among the rows that are left. Raises
-    TooFewRows as it does.
+    two and compile anew. `order(ids, batch_size, seed)` yields row numbers among the rows left. Raises as it does.
     """
     rows = rows.select([n for n, question in enumerate(rows["question"])
                         if prompt_length(question, tokenizer) <= max_prompt_length])

@@ -45,12 +45,9 @@ def question_key(question: str) -> str:
 
 
 def gold_fault(gold: str, kind: str) -> str | None:
-    """Why the checker of its kind refuses a gold answer. None if it is accepted. Raises ImportError as `answers.check`.
-
-    A gold answer of kind "open" is a reference or blank. No checker uses it, so it has no fault.
-    """
+    """Why the checker of its kind refuses a gold answer. None if accepted. Raises ImportError as `answers.check`."""
     if kind == OPEN:
-        return None
+        return None  # a reference or blank
     try:
         verdict = check(None if kind in POSED else gold, gold, kind)
     except ValueError as error:

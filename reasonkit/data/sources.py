@@ -18,8 +18,8 @@ OPEN_LICENCES = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-3.0", "C
 ROUTED = "auto"  # the domain of a source whose questions `router.route` tells apart
 OWN = "your own"  # the licence of a file that states none
 EXPORT = "refs/convert/parquet"  # the branch on which the hub keeps the rows of a data set as Parquet files
-Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "difficulty", "group",
-                 "kind", "domain", "task"]
+Field_ = Literal["question", "options", "answer", "reasoning", "reply", "rubric", "group", "kind", "domain",
+                 "task"]
 Reader = Literal["plain", "gsm8k", "boxed", "think", "tagged", "worked"]
 # "{column}" and text. A list has one template per option or step, and a mapping one per label of an option.
 Template = str | list[str] | dict[str, str]
@@ -30,36 +30,27 @@ class SourceError(ValueError):
 
 
 class Source(Record):
-    """The keys that all sources share.
-
-    `domain`: "auto" finds that of each question by its words. `task`: "" infers it. `licence`: its SPDX name where it
-    has one. `address`: where it is stated. `columns`: our fields as templates of the source's columns. `kind`: ""
-    infers it from each gold answer. A column may give kind, domain and task of each row instead. `rows`: how many the
-    source has, within `tolerance`. `cap`: the most rows to take. `weight`: its share of the mix. `optional`: the run
-    goes on without it. `use`: "any" deals rows to the splits by their hash. `keep`, `at_most`: filters on raw columns.
-    A row without a number passes no `at_most`. `longest`: the most characters of a raw column. `rubric`: the domain
-    whose rubric is used, by default `domain`. `shuffle`: the options.
-    """
+    """The keys that all sources share. A column may give kind, domain and task of each row instead."""
 
     name: Text
-    domain: Text
-    licence: Text
-    address: Annotated[str, Field(pattern=r"^https?://\S+$")]
-    columns: dict[Field_, Template] = {}
+    domain: Text  # "auto" finds that of each question by its words
+    licence: Text  # its SPDX name where it has one
+    address: Annotated[str, Field(pattern=r"^https?://\S+$")]  # where the licence is stated
+    columns: dict[Field_, Template] = {}  # our fields as templates of the source's columns
     reader: Reader = "plain"
-    kind: str = ""
-    task: str = ""
-    rows: Count | None = None
+    kind: str = ""  # "" infers it from each gold answer
+    task: str = ""  # "" infers it
+    rows: Count | None = None  # how many the source has, within `tolerance`
     tolerance: Share = 0.02
-    cap: Annotated[int, Field(ge=1)] | None = None
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    optional: bool = False
-    use: Literal["any", "train", "test"] = "any"
-    keep: dict[str, list[str | int | bool]] = {}
-    at_most: dict[str, float] = {}
-    longest: dict[str, Count] = {}
-    rubric: str = ""
-    shuffle: bool = False
+    cap: Annotated[int, Field(ge=1)] | None = None  # the most rows to take
+    weight: Annotated[float, Field(gt=0)] = 1.0  # its share of the mix
+    optional: bool = False  # the run goes on without it
+    use: Literal["any", "train", "test"] = "any"  # "any" deals rows to the splits by their hash
+    keep: dict[str, list[str | int | bool]] = {}  # values of a raw column
+    at_most: dict[str, float] = {}  # of a raw column. A row without a number does not pass.
+    longest: dict[str, Count] = {}  # the most characters of a raw column
+    rubric: str = ""  # the domain whose rubric is used, by default `domain`
+    shuffle: bool = False  # the options
 
     @property
     def is_open(self) -> bool:
@@ -112,20 +103,19 @@ class TeacherFile(File):
     kind_of: Literal["teacher"] = Field(alias="from")
     path: Text = "artifacts/teacher/traces.jsonl"
     columns: dict[Field_, Template] = {name: f"{{{name}}}" for name in (
-        "question", "answer", "reasoning", "rubric", "difficulty", "kind", "domain", "task")}
+        "question", "answer", "reasoning", "rubric", "kind", "domain", "task")}
 
 
 class Provenance(Written):
-    """Where a trace comes from: the teacher's name, the host that was called or "local", the hash of the prompt, the
-    settings of sampling, how many completions were asked for, the day, and whether the prompt had the gold answer."""
+    """Where a trace comes from."""
 
     teacher: Text
-    endpoint: Text
+    endpoint: Text  # the host that was called or "local"
     prompt_sha256: Sha256
     sampling: dict[str, Any]
-    tries: Annotated[int, Field(ge=1)]
+    tries: Annotated[int, Field(ge=1)]  # completions that were asked for
     date: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
-    gold_told: bool
+    gold_told: bool  # whether the prompt had the gold answer
 
 
 class OwnFile(File):
@@ -151,35 +141,33 @@ class Split(Record):
 
 
 class Traces(Record):
-    terse: Share = 0.0
+    terse: Share = 0.0  # of the training rows whose trace only says the answer
 
 
 class Balance(Record):
-    """`long`: the largest share of the worked training rows whose reasoning has `words` words or more. `domains`: the
-    weights of domains, in place of the sum of their sources' weights. `tasks`: the same for tasks instead."""
+    """How training rows are shared out. Weights of domains or tasks are in place of the sum of their sources'."""
 
-    long: Share | None = None
+    long: Share | None = None  # the largest share of the worked rows whose reasoning has `words` words or more
     words: Annotated[int, Field(ge=1)] = 200
     domains: dict[Text, Annotated[float, Field(gt=0)]] = {}
     tasks: dict[Text, Annotated[float, Field(gt=0)]] = {}
 
     @property
     def quotas(self) -> tuple[str, dict[str, float]]:
-        """The column by which rows are shared out, and the weights that the recipe gives to its values."""
+        """The column by which rows are shared out, and the weights of its values."""
         return ("task", self.tasks) if self.tasks else ("domain", self.domains)
 
 
 class DataRecipe(Record):
     """A mix of problem `families` or `[[sources]]`, and the rubric that judges the completions.
 
-    `lengths` are the tokens that the rows need, in place of the profile's limits: of a prompt with <bos>, and of a
-    completion. `problems.load_recipe` checks what is in `rubric`, makes criteria of it, and adds the file's `name`.
+    `lengths` are tokens, in place of the profile's limits: of a prompt with <bos>, and of a completion.
+    `problems.load_recipe` checks what is in `rubric`, makes criteria of it, and adds the file's `name`.
     """
 
     what = "data recipe"
     name: Literal[""] = ""
     title: Text
-    source: str = ""
     licence: Text
     families: Annotated[list[Text], Field(min_length=1)] = []
     sources: list[Annotated[Hub | Kaggle | Wheel | File | TeacherFile | Family, Field(discriminator="kind_of")]] = []

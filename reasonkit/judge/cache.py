@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -27,9 +27,8 @@ class CachedJudge:
     """`judge`, asked once per question, completion and rubric, with its verdicts in the file at `path`.
 
     Verdicts from the file are used only if they have the judge's `identity`. This must change with everything that a
-    verdict depends on besides the item, such as model and prompt. `failures` are the judge's. `skipped` counts the
-    file's lines that are not verdicts, or not possible ones for their rubric. They are reported in a printed line, and
-    their items are asked again.
+    verdict depends on besides the item, such as model and prompt. `skipped` counts the file's lines that are not
+    verdicts, or not possible ones for their rubric. Their items are asked again. Other attributes are the judge's.
 
     Raises ValueError for a judge without an identity and for a `path` that is a folder or a pipe.
     """
@@ -37,25 +36,12 @@ class CachedJudge:
     def __init__(self, judge: Judge, path: Path) -> None:
         if not getattr(judge, "identity", None):
             raise ValueError(f"{type(judge).__name__} has no identity; give it one that changes with model and prompt")
-        self.judge = judge
-        self.skipped = 0
-        self._record = RunLog(path)
+        self.judge, self.skipped, self._record = judge, 0, RunLog(path)
         self._known: dict[tuple[str, str], JudgeVerdict] = {}  # by identity and item
         self._loaded = self._load()  # not yet checked against their rubrics
 
-    @property
-    def identity(self) -> str:
-        """The judge's identity, read at every call."""
-        return self.judge.identity
-
-    @property
-    def rating_share(self) -> float:
-        """As of a `LocalJudge`. NaN for a judge of another kind."""
-        return getattr(self.judge, "rating_share", math.nan)
-
-    @property
-    def failures(self) -> Counter[str]:
-        return self.judge.failures
+    def __getattr__(self, name: str) -> Any:  # such as `identity` and `failures`
+        return getattr(self.judge, name)
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
         """One result per item. The judge sees each unknown item only once. Raises whatever the judge raises."""
@@ -66,14 +52,16 @@ class CachedJudge:
         answers = self.judge.score(list(asked.values())) if asked else []
         if len(answers) != len(asked):
             raise ValueError(f"the judge gave {len(answers)} results for {len(asked)} items, not one each")
-        failures: dict[tuple[str, str], JudgeFailure] = {}
-        for (key, item), answer in zip(asked.items(), answers, strict=True):
-            fields = {"cause": answer.cause} if isinstance(answer, JudgeFailure) else {
-                name: value for name, value in vars(answer).items() if value is not None}
+        found = dict(zip(asked, answers, strict=True))
+        for key, item in asked.items():
+            failed = isinstance(found[key], JudgeFailure)
+            fields = {"cause": found[key].cause} if failed else {
+                name: value for name, value in vars(found[key]).items() if value is not None}
             self._record.write("verdict", judge=identity, item=key[1], question=_hash(item.question)[:16],
                                reply=_hash(item.reply)[:16], titles=[c.title for c in item.rubric], **fields)
-            (failures if isinstance(answer, JudgeFailure) else self._known)[key] = answer
-        return [self._known.get(key) or failures[key] for key in keys]
+            if not failed:
+                self._known[key] = found[key]
+        return [found.get(key) or self._known[key] for key in keys]
 
     def _is_known(self, key: tuple[str, str], item: JudgeItem) -> bool:
         verdict = self._loaded.pop(key, None)
@@ -86,8 +74,7 @@ class CachedJudge:
 
     def _load(self) -> dict[tuple[str, str], JudgeVerdict]:
         found = {}
-        lines = self._record.path.read_bytes().splitlines() if self._record.path.exists() else []
-        for line in lines:
+        for line in self._record.path.read_bytes().splitlines() if self._record.path.exists() else ():
             try:
                 row = parse_json(line)
                 if isinstance(row, dict) and "cause" in row and "score" not in row:

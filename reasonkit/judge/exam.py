@@ -1,7 +1,6 @@
 """The judge's exam: before it may teach, it must score worked solutions above flawed ones, on the run's own problems.
 
-Entry points: `anchors`, `examine`, `as_begun`, `without_unfit_judge`. A judge that fails is left out of training,
-because hours of a session must not be lost to it. If it had a weight, the run's report says so.
+A judge that fails is left out of training, because hours of a session must not be lost to it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class UnfitJudge(ValueError):
 
 
 class Exam(NamedTuple):
-    """What the exam found. `fault` says in a few words why the judge failed, and is empty if it passed."""
+    """`fault` says in a few words why the judge failed, and is empty if it passed."""
 
     fault: str
     report: str
@@ -45,7 +44,7 @@ class Exam(NamedTuple):
 
 @dataclass(frozen=True)
 class Anchors:
-    """Two completions of one question. The good one is better by construction."""
+    """Two completions of one question, of which the good one is better by construction."""
 
     family: str
     flaw: str
@@ -68,13 +67,8 @@ class _Mark(NamedTuple):
 
 def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
     """Pairs of a worked solution and a flawed one: its answer only, its last step only, the solution written twice, or
-    one with a false number.
-
-    They are made from the first `EACH` problems of each family that have a rubric and worked steps. The rows have
-    family, question, reasoning, answer and rubric, as `data.curate` makes them.
-    """
-    taken: Counter[str] = Counter()
-    made = []
+    one with a false number. They are made from the first `EACH` usable problems of each family."""
+    taken, made = Counter[str](), []
     for row in rows:
         whole = row["reasoning"]
         flawed = {"terse": f"So {row['answer']}", "cut short": _LAST.split(whole)[-1], "padded": f"{whole}; {whole}",
@@ -94,12 +88,10 @@ def anchors(rows: Iterable[Mapping[str, Any]]) -> list[Anchors]:
 def examine(judge: Judge, pairs: list[Anchors]) -> Exam:
     """Whether the judge passes, and how far above each flaw it scores good completions.
 
-    There are three ways to fail. More than half of the pairs lack a verdict. Or one flaw in one family scores higher
-    than the good completions, by more than `MARGIN` on average and with the whole interval below zero. Or over all
-    pairs the good ones are not better by `MARGIN`. Then the report has the pair that the judge got most wrong. Pairs
-    with a false number do not count.
-
-    Raises ValueError without pairs.
+    It fails if more than half of the pairs lack a verdict, if one flaw in one family scores higher than the good
+    completions, by more than `MARGIN` on average and with the whole interval below zero, or if over all pairs the good
+    ones are not better by `MARGIN`. Then the report has the pair that it got most wrong. Pairs with a false number do
+    not count. Raises ValueError without pairs.
     """
     if not pairs:
         raise ValueError("no pairs of replies to examine the judge by: give rows with worked solutions")

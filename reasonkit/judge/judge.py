@@ -41,41 +41,37 @@ ONE_DIGIT = "\nAnswer with one digit and nothing else."
 
 @dataclass(frozen=True)
 class JudgeItem:
-    """What to judge: the question from the data set, the policy's whole raw completion, and the rubric."""
+    """What to judge."""
 
     question: str
-    reply: str
+    reply: str  # the policy's whole raw completion
     rubric: tuple[Criterion, ...]
 
 
 @dataclass(frozen=True)
 class JudgeVerdict:
-    """`score` in [0, 1], and how far each criterion is met, in [0, 1], in the rubric's order.
-
-    `per_criterion` has a single value if the judge gave one rating for all criteria. If the completion itself kept the
-    judge from rating it, `cause` is a short fixed name to count by.
-    """
+    """`score` in [0, 1], and how far each criterion is met, in [0, 1], in the rubric's order."""
 
     score: float
-    per_criterion: tuple[float, ...]
-    cause: str | None = None
+    per_criterion: tuple[float, ...]  # a single value if the judge gave one rating for all criteria
+    cause: str | None = None  # a short fixed name if the completion itself kept the judge from rating it
 
 
 @dataclass(frozen=True)
 class JudgeFailure:
-    """No signal. `cause` is a short fixed name to count by, and `detail` is for people to read."""
+    """No signal."""
 
-    cause: str
-    detail: str
+    cause: str  # a short fixed name to count by
+    detail: str  # for people to read
 
 
 Result = JudgeVerdict | JudgeFailure
 
 
 class Judge(Protocol):
-    """Anything that scores completions. `failures` counts, by cause, the items that it has failed on so far."""
+    """Anything that scores completions."""
 
-    failures: Counter[str]
+    failures: Counter[str]  # by cause, so far
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
         """One result per item, in the same order. Raises only for programming errors, never because of a completion."""
@@ -86,18 +82,15 @@ def text_for_judge(text: str) -> list[str]:
     """The lines of a text as the judge sees them. There is at least one.
 
     Invisible characters are dropped. A run of blanks becomes one space, except for up to `INDENT` at the start of a
-    line. A run of blank lines becomes one, and there are none at either end. If the text is still longer than `SHOWN`
-    characters, its middle is left out, and a line says how much.
+    line. A run of blank lines becomes one, and there are none at either end. Beyond `SHOWN` characters the middle is
+    left out, and a line says how much.
 
     >>> text_for_judge("4\\u200b  =  2 + 2\\n\\n\\n  so 4\\n\\n")
     ['4 = 2 + 2', '', '  so 4']
     """
-    lines = [""]
-    for line in _AS_SPACE.sub(" ", _INVISIBLE.sub("", text)).splitlines():
-        line = _BEFORE.sub(" " * INDENT, _BLANKS.sub(" ", line)) if line.strip() else ""
-        if line or lines[-1]:
-            lines.append(line)
-    text = "\n".join(lines[1:]).rstrip("\n")
+    lines = [_BEFORE.sub(" " * INDENT, _BLANKS.sub(" ", line)) if line.strip() else ""
+             for line in _AS_SPACE.sub(" ", _INVISIBLE.sub("", text)).splitlines()]
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
     if len(text) > SHOWN:
         text = f"{text[:SHOWN // 2]}\n[{len(text) - SHOWN} characters left out]\n{text[-SHOWN // 2:]}"
     return text.split("\n")
@@ -118,13 +111,13 @@ def one_line(criterion: Criterion, reverse: bool = False) -> str:
     """Title, description and levels in one line, with chat markers neutralised. `reverse` puts the best level first."""
     text = f"{criterion.title}. {criterion.description}"
     if criterion.levels:
-        text += f" From {'best to worst' if reverse else 'worst to best'}: "
-        text += "; ".join(criterion.levels[::-1 if reverse else 1])
+        order = "best to worst" if reverse else "worst to best"
+        text += f" From {order}: {'; '.join(criterion.levels[::-1 if reverse else 1])}"
     return " ".join(neutralise(text).split())
 
 
 def judge_turn(question: str, reply: str, request: str, criteria: str, chat: bool = False) -> str:
-    """A chat turn that asks for one of `RATINGS`. What the prompts of one completion share comes first, and the judge
+    """A chat turn that asks for one of `RATINGS`. What the prompts of one completion share comes first, so the judge
     reads it only once (`logprobs.rating_logprobs`). A `chat` model is told what the tags mean, and to write a digit."""
     return printable(  # a lone surrogate would fail the whole call
         f"<start_of_turn>user\nQuestion:\n{quote_block(question)}\nReply:\n{quote_block(reply)}\n"
@@ -134,8 +127,7 @@ def judge_turn(question: str, reply: str, request: str, criteria: str, chat: boo
 
 
 def judge_prompt(question: str, reply: str, criterion: Criterion, reverse: bool = False, chat: bool = False) -> str:
-    """The prompt for one criterion. With `reverse` the scale and the criterion's levels run from best to worst, but 5
-    is still the best."""
+    """The prompt for one criterion. With `reverse`, scale and levels run from best to worst. 5 is still the best."""
     scale = SCALE[reverse] if criterion.levels or reverse or chat else "from 1 to 5"
     return judge_turn(question, reply, f"the criterion {scale}", f"Criterion: {one_line(criterion, reverse)}", chat)
 
@@ -169,9 +161,9 @@ class LocalJudge:
     """A language model that rates a completion from 1 to 5 on each criterion, by expectation over its next token.
 
     `rating_logprobs(prompts)` returns an array (prompts, 5) with the log-probabilities of the tokens in `RATINGS` after
-    each prompt, or all -inf if a prompt is too long. It gets all the prompts of a `score` in one call. `name`
-    must change with the model's weights, because a cache tells models apart by it. `chat` is for
-    the prompts (`judge_turn`). A criterion is met to the degree c = (E[rating] - 1) / 4, with a softmax over the five.
+    each prompt, or all -inf if a prompt is too long. It gets all the prompts of a `score` in one call. `name` must
+    change with the model's weights, because a cache tells models apart by it. `chat` is as in `judge_turn`. A criterion
+    is met to the degree c = (E[rating] - 1) / 4, with a softmax over the five.
     """
 
     mode = "explicit"  # one prompt per criterion
@@ -184,7 +176,7 @@ class LocalJudge:
     @property
     def rating_share(self) -> float:
         """The mean probability that the next token is one of `RATINGS`, over the prompts so far. NaN before the first.
-        Near 0 the model would write something else, and the expectation is over what it would hardly write."""
+        Near 0 the expectation is over what the model would hardly write."""
         return float(np.mean(self._shares)) if self._shares else float("nan")
 
     @property
@@ -209,9 +201,8 @@ class LocalJudge:
 
         Raises ValueError for an item without criteria.
         """
-        for number, item in enumerate(items):
-            if not item.rubric:
-                raise ValueError(f"item {number} has an empty rubric; {self.name} needs at least one criterion")
+        if (bare := [number for number, item in enumerate(items) if not item.rubric]):
+            raise ValueError(f"item {bare[0]} has an empty rubric; {self.name} needs at least one criterion")
         results = self._ask(items)
         blanks = {n: replace(items[n], reply="") for n, result in enumerate(results) if result.cause in BLINDED}
         asked = list(dict.fromkeys(blanks.values()))
@@ -224,25 +215,25 @@ class LocalJudge:
         return results
 
     def _ask(self, items: Sequence[JudgeItem]) -> list[Result]:
-        if not items:
-            return []
         prompts = [self.prompts(item) for item in items]
         shape = (sum(map(len, prompts)), len(RATINGS))
+        if not items:
+            return []
         try:
             logprobs_BR = np.asarray(self.rating_logprobs([text for texts in prompts for text in texts]), np.float64)
         except Exception as error:  # any error gives no signal, and RewardMix limits how often
             return [JudgeFailure("backend", f"{self.name}: {type(error).__name__}: {error}")] * len(items)
         if logprobs_BR.shape != shape:
-            detail = f"{self.name}: shape {logprobs_BR.shape}, expected {shape}"
-            return [JudgeFailure("shape", detail)] * len(items)
+            return [JudgeFailure("shape", f"{self.name}: shape {logprobs_BR.shape}, expected {shape}")] * len(items)
         rated_BR = logprobs_BR[np.isfinite(logprobs_BR).all(1)]
         self._shares += np.exp(np.minimum(0.0, logsumexp(rated_BR, axis=1))).tolist()
         rows = np.split(logprobs_BR, np.cumsum([len(texts) for texts in prompts])[:-1])
-        return [self.verdict(item, softmax(logprobs_PR, axis=1) @ DEGREES) if np.isfinite(logprobs_PR).all() else
-                self._failure(texts, logprobs_PR)
+        return [self._result(item, texts, logprobs_PR)
                 for item, texts, logprobs_PR in zip(items, prompts, rows, strict=True)]
 
-    def _failure(self, texts: list[str], logprobs_PR: np.ndarray) -> JudgeFailure:
+    def _result(self, item: JudgeItem, texts: list[str], logprobs_PR: np.ndarray) -> Result:
+        if np.isfinite(logprobs_PR).all():
+            return self.verdict(item, softmax(logprobs_PR, axis=1) @ DEGREES)
         if np.isneginf(logprobs_PR).all(axis=1).any():
             return JudgeFailure("prompt_too_long", f"{self.name}: a prompt of {max(map(len, texts))} characters has "
                                 "more tokens than judge_max_length: raise it, or shorten question and rubric")

@@ -1,13 +1,13 @@
 """Rubrics: criteria with weights, their JSON in a row of data, and the rubrics of whole domains.
 
-Entry points: `Criterion`, `criteria`, `rubric_to_json`, `rubric_from_json`, `load_domain`. Source: Rubrics as Rewards
-(arXiv 2507.17746). A criterion may also have `levels`. Here it is met to a degree, so the judge should know what the
-ends of its scale stand for.
+Source: Rubrics as Rewards (arXiv 2507.17746). Here a criterion is met to a degree. So it may also have `levels`, which
+tell the judge what the ends of its scale stand for.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ from reasonkit.session.records import Domain
 
 # arXiv 2507.17746, explicit aggregation. A pitfall is worded as its avoidance ("Does not ...").
 WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
+ABOUT_REASONING = 1 / 4  # of the score, as in the general rubric. Half of the scale then shows in a rounded score
+_REASONING = re.compile(r"(?i)\breason(?:ing|ed)\b|\b(?:each|every) step\b")
 DOMAINS = Path(__file__).resolve().parents[2] / "data_recipes" / "rubrics"
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One line of a rubric. `weight` is relative to the weights of the other criteria. `WEIGHTS` has the usual four.
+    """One line of a rubric.
 
-    `levels` say what the judge's scale stands for, worst first. Give none, or at least two. A `pitfall` rewards
-    avoiding something. A completion that says nothing avoids it too, so `judge.weighted_score` limits what it counts.
-    Raises ValueError for a blank text, a weight that is not a finite number above 0, a single level, and a `pitfall`
-    that is not true or false.
+    A `pitfall` rewards avoiding something. A completion that says nothing avoids it too, so `judge.weighted_score`
+    limits what it counts. Raises ValueError, naming the field, for a value that can't be used.
     """
 
     title: str
     description: str
-    weight: float
-    levels: tuple[str, ...] = ()
+    weight: float  # relative to the other criteria's, a finite number above 0
+    levels: tuple[str, ...] = ()  # what the judge's scale stands for, worst first: none, or at least two
     pitfall: bool = False
 
     def __post_init__(self) -> None:
@@ -59,11 +59,8 @@ def _is_text(value: object) -> bool:
 
 def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
     """The criteria in `rows`, read from the JSON or TOML named `where`. A weight may be given by name, and the name
-    "pitfall" makes the criterion a pitfall.
-
-    Raises ValueError, naming `where`, entry and field, for anything but a non-empty list of objects with the fields
-    title, description, weight and, optionally, levels and pitfall.
-    """
+    "pitfall" makes the criterion a pitfall. Raises ValueError, naming `where`, entry and field, for anything else than
+    a non-empty list of criteria."""
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{where} is not a non-empty list of criteria: {preview(rows)}; give it one or more")
     made, needed = [], {"title", "description", "weight"}
@@ -71,9 +68,9 @@ def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ValueError(f"{where}, entry {number} is {preview(row)}, not an object: {give}")
-        if needed - row.keys() or row.keys() - needed - {"levels", "pitfall"}:
-            raise ValueError(f"{where}, entry {number}: missing {sorted(needed - row.keys())}, "
-                             f"unknown {preview(sorted(row.keys() - needed - {'levels', 'pitfall'}))}: {give}")
+        missing, unknown = sorted(needed - row.keys()), sorted(row.keys() - needed - {"levels", "pitfall"})
+        if missing or unknown:
+            raise ValueError(f"{where}, entry {number}: missing {missing}, unknown {preview(unknown)}: {give}")
         weight, levels = row["weight"], row.get("levels", [])
         try:
             made.append(Criterion(row["title"], row["description"],
@@ -85,12 +82,27 @@ def criteria(rows: object, where: str) -> tuple[Criterion, ...]:
     return tuple(made)
 
 
-def rubric_to_json(rubric: Sequence[Criterion]) -> str:
-    """The rubric as stored in a row of data: a JSON list of {title, description, weight, levels if any, and pitfall if
-    true}.
+def with_reasoning(rubric: Sequence[Criterion]) -> tuple[Criterion, ...]:
+    """A row's own rubric with a criterion about the reasoning in front, worth `ABOUT_REASONING` of the score.
 
-    Raises ValueError for an empty rubric.
+    Without one, a line of reasoning would earn as much as a plan. A rubric stays as it is if a criterion of its own,
+    other than a pitfall, names the reasoning or each step.
     """
+    said = [text for one in rubric if not one.pitfall for text in (one.title, one.description, *one.levels)]
+    if any(map(_REASONING.search, said)):
+        return tuple(rubric)
+    others = min(sum(one.weight for one in rubric), sys.float_info.max)
+    first = Criterion(
+        "Reasoning leads to the answer",
+        "The reasoning works out what the answer says: its grounds or, for a text, the choices behind it.",
+        others * ABOUT_REASONING / (1 - ABOUT_REASONING),
+        ("it only announces or repeats the answer", "it prepares a part of the answer",
+         "it prepares all that matters in the answer"))
+    return first, *rubric
+
+
+def rubric_to_json(rubric: Sequence[Criterion]) -> str:
+    """The rubric as JSON, as a row of data stores it. Raises ValueError for an empty rubric."""
     if not rubric:
         raise ValueError("the rubric is empty; give it at least one criterion")
     return json.dumps([{name: value for name, value in vars(criterion).items() if value not in ((), False)}

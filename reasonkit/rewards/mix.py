@@ -27,14 +27,11 @@ class NoSignalError(RuntimeError):
 
 @dataclass
 class Scores:
-    """What some parts of a reward return: `values`, (B,) with NaN for no signal, and the `causes` of no signal.
+    """What some parts of a reward return, by the part's name."""
 
-    Both are keyed by the part's name. `extra` is what the parts read in the first completion.
-    """
-
-    values: dict[str, np.ndarray]
-    causes: dict[str, Counter[str]]
-    extra: dict[str, Any]
+    values: dict[str, np.ndarray]  # (B,), NaN for no signal
+    causes: dict[str, Counter[str]]  # of no signal
+    extra: dict[str, Any]  # what the parts read in the first completion
 
 
 class RewardMix:
@@ -43,13 +40,12 @@ class RewardMix:
     A group is `num_generations` consecutive completions of one prompt. If a part's value is None, not finite or
     beyond `LARGEST`, its mean over the rest of the group replaces it, or 0.0 if it has no signal in the whole group.
 
-    Each call writes one "reward" row to `log`, with the values to train on. `length_correlation` is the correlation of
-    each part with the completion's length in characters, within groups. `sample["extra"]` is what the parts read in the
-    first completion. `group` holds one whole group of the last call, if possible one whose rewards differ.
+    Each call writes one "reward" row to `log`. `length_correlation` is the correlation of each part with the
+    completion's length in characters, within groups. `group` holds one whole group of the last call, if possible one
+    whose rewards differ.
 
     A judge may score some completions while others are still being sampled. `ask_ahead` asks the parts marked `rowwise`
-    (such as `rubric`) about a few groups. It may run in any thread, but only in one at a time. `in_parts` takes its
-    answers and yields the rewards.
+    (such as `rubric`) about a few groups, in any thread, but only in one at a time. `in_parts` takes its answers.
 
     Raises ValueError for unusable parts and for a batch that is not made of groups. Raises NoSignalError, after
     logging, if a part with a weight has no signal for more than the share `max_no_signal` of a call's completions, not
@@ -82,18 +78,21 @@ class RewardMix:
         answer = partial(self.ask_ahead, prompts, completions, **columns)
         return next(self.in_parts([answer], prompts, completions, **columns))
 
-    def ask_ahead(self, prompts: Sequence[str], completions: Sequence[str], **columns) -> Scores:
-        """The scores of the rowwise parts, for some groups of a call."""
-        return self._ask(True, prompts, completions, columns)
+    def ask_ahead(self, prompts: Sequence[str], completions: Sequence[str], rowwise: bool = True, **columns) -> Scores:
+        """The scores of the rowwise parts, or of the others, for some groups of a call."""
+        found = Scores({}, {}, {})
+        columns |= {"log_extra": lambda name, values: found.extra.update({name: values[0]})}
+        for name, fn in self.functions.items():
+            if getattr(fn, "rowwise", False) is rowwise:
+                found.values[name], found.causes[name] = ask(fn, prompts, completions, columns)
+        return found
 
     def in_parts(self, answers: Sequence[Callable[[], Scores]], prompts: Sequence[str], completions: Sequence[str],
                  num_generations: int, mode: str = "train", **columns) -> Iterator[list[float]]:
-        """The rewards of one call, in as many equal slices as there are `answers`.
-
-        Each answer waits for what `ask_ahead` returns for its slice. The other parts of the reward see the whole call.
-        """
+        """The rewards of one call, in as many equal slices as there are `answers`, which wait for what `ask_ahead`
+        returns. The other parts see the whole call."""
         check_groups(prompts, completions, num_generations)
-        found = self._ask(False, prompts, completions, columns | {"num_generations": num_generations, "mode": mode})
+        found = self.ask_ahead(prompts, completions, False, num_generations=num_generations, mode=mode, **columns)
         total_B, size = np.zeros(len(prompts)), len(prompts) // len(answers)
         for number, answer in enumerate(answers, 1):
             rows = slice((number - 1) * size, number * size)
@@ -109,14 +108,6 @@ class RewardMix:
                 self._log(found, total_B, prompts, completions, num_generations, mode)
             yield total_B[rows].tolist()
 
-    def _ask(self, rowwise: bool, prompts: Sequence[str], completions: Sequence[str], columns: dict) -> Scores:
-        found = Scores({}, {}, {})
-        columns = columns | {"log_extra": lambda name, values: found.extra.update({name: values[0]})}
-        for name, fn in self.functions.items():
-            if getattr(fn, "rowwise", False) is rowwise:
-                found.values[name], found.causes[name] = ask(fn, prompts, completions, columns)
-        return found
-
     def _log(self, found: Scores, total_B: np.ndarray, prompts: Sequence[str], completions: Sequence[str],
              num_generations: int, mode: str) -> None:
         """Write the call's row. Raises NoSignalError."""
@@ -125,14 +116,12 @@ class RewardMix:
         for name, weight in self.weights.items():
             values_B, causes = found.values[name], dict(found.causes[name])
             heard_B = np.isfinite(values_B)
-            no_signal = 1.0 - float(heard_B.mean())
+            no_signal, not_owed = 1.0 - float(heard_B.mean()), causes.get(NOT_OWED, 0)
             rows[name] = {"weight": weight, "mean": float(values_B[heard_B].mean()) if heard_B.any() else None,
                           "no_signal": no_signal, "causes": causes}
             correlations[name] = correlation(values_B, lengths_B, num_generations)
             sample[name] = float(values_B[0]) if heard_B[0] else None
-            not_owed = causes.get(NOT_OWED, 0)
-            missing, owed = (~heard_B).sum() - not_owed, len(prompts) - not_owed
-            if weight and missing > self.max_no_signal * owed:
+            if weight and (~heard_B).sum() - not_owed > self.max_no_signal * (len(prompts) - not_owed):
                 too_few.append(f"{name}: {no_signal:.0%} of {len(prompts)} completions ({causes})")
         flat_G = np.ptp(total_B.reshape(-1, num_generations), axis=1) < FLAT
         group = slice(start := int(np.argmin(flat_G)) * num_generations, start + num_generations)
@@ -157,20 +146,19 @@ def check_groups(prompts: Sequence[str], completions: Sequence[str], num_generat
         raise ValueError(f"{n} prompts and {len(completions)} completions do not make groups of "
                          f"num_generations={num_generations}; pass each prompt that many times in a row")
     for start in range(0, n, num_generations):
-        group = {str(prompt) for prompt in prompts[start:start + num_generations]}
-        if len(group) > 1:
-            raise ValueError(f"rows {start} to {start + num_generations - 1} are one group but {len(group)} "
+        if (different := len({*map(str, prompts[start:start + num_generations])})) > 1:
+            raise ValueError(f"rows {start} to {start + num_generations - 1} are one group but {different} "
                              f"different prompts; pass each prompt {num_generations} times in a row")
 
 
 def fill_in(values_B: np.ndarray, num_generations: int) -> np.ndarray:
     """The values, with NaN replaced by the mean of the group, or by 0.0 if the whole group is NaN."""
-    return np.where(np.isfinite(values_B), values_B, _group_means(values_B, np.isfinite(values_B), num_generations))
+    heard_B = np.isfinite(values_B)
+    return np.where(heard_B, values_B, _group_means(values_B, heard_B, num_generations))
 
 
 def correlation(values_B: np.ndarray, others_B: np.ndarray, num_generations: int) -> float | None:
-    """Pearson's correlation of the deviations from the group's mean, where `values_B` is not NaN. None if one of the
-    two does not vary."""
+    """Pearson's correlation of the deviations from the group's mean, without NaN. None if one does not vary."""
     heard_B = np.isfinite(values_B)
     a, b = ((x - _group_means(x, heard_B, num_generations))[heard_B] for x in (values_B, others_B))
     if not heard_B.any() or min(np.abs(a).max(), np.abs(b).max()) < FLAT:
@@ -179,7 +167,6 @@ def correlation(values_B: np.ndarray, others_B: np.ndarray, num_generations: int
 
 
 def _group_means(values_B: np.ndarray, heard_B: np.ndarray, num_generations: int) -> np.ndarray:
-    """For each completion, the mean of its group's values that count, or 0.0 if none counts."""
     heard_GN = heard_B.reshape(-1, num_generations)
     sums_G = np.where(heard_GN, values_B.reshape(-1, num_generations), 0.0).sum(axis=1)
     return np.repeat(sums_G / np.maximum(heard_GN.sum(axis=1), 1), num_generations)

@@ -45,7 +45,7 @@ _JUDGE = re.compile(  # in text with single spaces
 
 
 def loops(text: str) -> bool:
-    """Whether the same six consecutive words appear four times.
+    """Whether `NGRAM` consecutive words appear `REPEATS` times.
 
     >>> loops("so I add again and get one, " * 4), loops("2 + 2 = 4; 4 + 2 = 6; 6 + 2 = 8; 8 + 2 = 10")
     (True, False)
@@ -127,8 +127,7 @@ def watcher(log: RunLog) -> Callable[[], None]:
 
 
 def flags(rows: Iterable[Row]) -> list[Row]:
-    """The episodes in a whole run log, oldest first. Each has the sign, the step at which its value passed the limit,
-    the reason, and a completion to look at. They depend only on the log's rows, so a resumed run repeats none."""
+    """The episodes in a whole run log, oldest first. They depend only on its rows, so a resumed run repeats none."""
     seen: dict[str, list[Row]] = {"reward": [], "texts": [], "grpo_step": [], "probe": []}
     found, raised = [], set()
     for row in rows:
@@ -165,15 +164,15 @@ def _measure(seen: Mapping[str, Sequence[Row]]) -> Iterable[tuple[str, float, st
     lengths = _numbers(steps, "length")
     if len(lengths) >= 2 * WINDOW:
         first, now = (max(1.0, float(np.mean(part))) for part in (lengths[:WINDOW], lengths[-WINDOW:]))
-        yield ("length_drift", max(first / now, now / first), f"completions went from {first:.0f} to {now:.0f} tokens",
-               last)
+        why = f"completions went from {first:.0f} to {now:.0f} tokens"
+        yield "length_drift", max(first / now, now / first), why, last
     if rise := _reward_rise(seen["probe"], seen["reward"]):
         yield "reward_without_accuracy", *rise, last
 
 
 def _reward_rise(probes: Sequence[Row], rewards: Sequence[Row]) -> tuple[float, str] | None:
-    """The rise of the reward from the older to the newer half of the probes, in standard errors, and the reason. The
-    rise is 0 if accuracy rose too. None while there are too few rows."""
+    """The rise of the reward from the older to the newer half of the probes, in standard errors, or 0 if accuracy rose
+    too, and the reason. None while there are too few rows."""
     if len(probes) < PROBES:
         return None
     older, newer = probes[-PROBES:-PROBES // 2], probes[-PROBES // 2:]
@@ -188,5 +187,4 @@ def _reward_rise(probes: Sequence[Row], rewards: Sequence[Row]) -> tuple[float, 
 
 
 def _numbers(rows: Sequence[Row], name: str) -> list[float]:
-    """A field of the rows where it is a number. A mean, for instance, may be missing."""
     return [row[name] for row in rows if isinstance(row.get(name), int | float)]

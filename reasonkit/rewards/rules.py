@@ -42,17 +42,16 @@ def ask(fn: RewardFn, prompts: Sequence[str], completions: Sequence[str],
         columns: dict) -> tuple[np.ndarray, Counter[str]]:
     """The values of `fn`, float64 (B,), NaN for no signal, and the counts of its failures and faults by cause.
 
-    A value that is not finite or beyond `LARGEST` counts as no signal. `fn` gets copies of its arguments, so if it
-    changes them, other parts don't notice. Raises ValueError for anything but one value per completion.
+    A value that is not finite or beyond `LARGEST` is no signal. `fn` gets copies of its arguments, which it may change.
+    Raises ValueError for anything but one value per completion.
     """
-    known = [Counter(getattr(fn, name, {})) for name in ("failures", "faults")]
+    failed, faulty = (Counter(getattr(fn, name, {})) for name in ("failures", "faults"))
     values = fn(prompts=list(prompts), completions=list(completions),
                 **{name: copy(values) for name, values in columns.items()})
     if len(values) != len(completions):
         raise ValueError(f"{fn.__name__} gave {len(values)} values for {len(completions)} completions")
     raw_B = np.array([_float(value) for value in values])
-    failures, faults = (Counter(getattr(fn, name, {})) - before
-                        for name, before in zip(("failures", "faults"), known, strict=True))
+    failures, faults = Counter(getattr(fn, "failures", {})) - failed, Counter(getattr(fn, "faults", {})) - faulty
     silent, large_B = sum(value is None for value in values), np.isfinite(raw_B) & (np.abs(raw_B) > LARGEST)
     not_finite = int((~np.isfinite(raw_B)).sum()) - silent
     raw_B[large_B | np.isinf(raw_B)] = np.nan
@@ -71,8 +70,8 @@ def _float(value) -> float:
 def tag_format(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
     """0.0 for a completion in perfect format, else down to -1.0 by `PENALTIES`. More defects never score higher.
 
-    Source: the format reward of DeepSeek-R1 (arXiv 2501.12948). Here it is graded, and it is a penalty, because a
-    policy could collect a bonus for format without right answers.
+    Source: the format reward of DeepSeek-R1 (arXiv 2501.12948). Here it is a graded penalty, because a policy could
+    collect a bonus without right answers.
 
     >>> right = TAGS.render(reasoning="2 + 2 = 4", answer="4")
     >>> tag_format(["2+2?"] * 2, [right, "<reasoning>2 + 2 = 4</reasoning>"])
@@ -82,8 +81,7 @@ def tag_format(prompts: Sequence[str], completions: Sequence[str], **columns) ->
 
 
 def _penalty(defects: Sequence[str]) -> float:
-    worst = [max((row.get(defect, 0.0) for defect in defects), default=0.0) for row in PENALTIES]
-    return min(1.0, sum(worst))
+    return min(1.0, sum(max((row.get(defect, 0.0) for defect in defects), default=0.0) for row in PENALTIES))
 
 
 def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
@@ -91,9 +89,8 @@ def exact_answer(prompts: Sequence[str], completions: Sequence[str], answer: Seq
     """1.0 for a right answer, else 0.0, also for an answer that can't be read.
 
     The tags are read leniently, because `tag_format` punishes bad format. Columns: `answer` (the gold answers) and
-    `kind` (of `answers.KINDS`). None, with the cause "unusable_gold", for a row whose kind is unknown or whose gold
-    answer is not of its kind. Notebook 1 drops such rows. Source: the correctness reward of DeepSeek-R1 (arXiv
-    2501.12948), with typed answers.
+    `kind` (of `answers.KINDS`). None, with the cause "unusable_gold", for an unknown kind and for a gold answer that is
+    not of its kind. Source: the correctness reward of DeepSeek-R1 (arXiv 2501.12948), with typed answers.
 
     >>> exact_answer(["2+2?"] * 2, ["<answer>4</answer>", "It is 4."], answer=["4", "4"], kind=["number"] * 2)
     [1.0, 0.0]
@@ -114,13 +111,13 @@ exact_answer.failures = Counter()
 def rubric(judge: Judge) -> RewardFn:
     """The judge's score in [0, 1] for each whole raw completion, rounded to `DECIMALS`, or None if the judge failed.
 
-    Columns: `question`, and `rubric` as the JSON of `rubric.rubric_to_json`. Without asking the judge, a completion
-    scores 0.0 if it was cut off or has no answer, because a judge may like the longest one best. So does one whose
-    reasoning shows no work (`work.missing_work`), because a judge may let one criterion make up for another. `failures`
-    are the judge's causes, "out_of_range" (a score outside [0, 1]), "no_verdict" (neither a verdict nor a failure) and
-    "unusable_rubric". `faults` are "unfinished", "no_work" and the causes of verdicts that the completion itself
-    prevented. Raises ValueError without a judge, and if the judge does not give one result per item. Source: Rubrics as
-    Rewards (arXiv 2507.17746).
+    Columns: `question`, and `rubric` as the JSON of `rubric.rubric_to_json`. The judge is not asked about a completion
+    that was cut off or has no answer, because it may like the longest one best, nor about one whose reasoning shows no
+    work (`work.missing_work`), because one criterion may make up for another. These score 0.0. `failures` are the
+    judge's causes, "out_of_range" (a score outside [0, 1]), "no_verdict" (neither verdict nor failure) and
+    "unusable_rubric". `faults` are "unfinished", "no_work" and the causes of verdicts that the completion prevented.
+    Raises ValueError without a judge, and unless it gives one result per item. Source: Rubrics as Rewards (arXiv
+    2507.17746).
 
     >>> from reasonkit.judge.rubric import Criterion, rubric_to_json
     >>> class Because:
@@ -136,17 +133,15 @@ def rubric(judge: Judge) -> RewardFn:
     if judge is None:
         raise ValueError("the rubric has no judge: give the recipe uses_judge=True")
 
-    def reward(
-        prompts: Sequence[str], completions: Sequence[str], question: Sequence[str], rubric: Sequence[str],
-        log_extra: LogExtra = no_extra, **columns,
-    ) -> list[float | None]:
+    def reward(prompts: Sequence[str], completions: Sequence[str], question: Sequence[str], rubric: Sequence[str],
+               log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
         results = [_judge_item(*row) for row in zip(question, completions, rubric, strict=True)]
-        items = [item for item in results if isinstance(item, JudgeItem)]
-        answers = judge.score(items) if items else []
-        if len(answers) != len(items):
-            raise ValueError(f"the judge gave {len(answers)} results for {len(items)} items, not one each")
-        verdicts = map(_check_score, answers)
-        results = [next(verdicts) if isinstance(result, JudgeItem) else result for result in results]
+        places = [n for n, item in enumerate(results) if isinstance(item, JudgeItem)]
+        answers = judge.score([results[n] for n in places]) if places else []
+        if len(answers) != len(places):
+            raise ValueError(f"the judge gave {len(answers)} results for {len(places)} items, not one each")
+        for n, answer in zip(places, answers, strict=True):
+            results[n] = _check_score(answer)
         reward.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
         reward.faults.update(result.cause for result in results if isinstance(result, JudgeVerdict) and result.cause)
         log_extra("rubric", [r.detail if isinstance(r, JudgeFailure) else r.cause or r.per_criterion for r in results])
@@ -159,7 +154,6 @@ def rubric(judge: Judge) -> RewardFn:
 
 
 def _judge_item(question: str, reply: str, rubric: str) -> JudgeItem | Result:
-    """The item to ask the judge about, or the result if there is nothing to ask."""
     try:
         item = JudgeItem(str(question), reply, rubric_from_json(rubric))
     except ValueError as error:
@@ -182,8 +176,7 @@ def gate(fn: RewardFn, condition: RewardFn, at_least: float = 0.0) -> RewardFn:
     """`fn`, but at most 0.0 if `condition` is below `at_least`. Then a penalty stays and None becomes 0.0.
 
     The value is None if `condition` is None, or if `fn` has no value for any completion of the prompt, as for an open
-    question. A value that is not finite counts as None. The reward's name is "<fn>_if_<condition>". The gated part of a
-    judge is still a judge's part (`rowwise`).
+    question. A value that is not finite counts as None. A judge's part stays one (`rowwise`).
 
     >>> paid = gate(exact_answer, tag_format)
     >>> replies = [TAGS.render(reasoning="2 + 2 = 4", answer="4"), "<answer>4</answer>"]

@@ -116,10 +116,8 @@ def read_sums(text: str) -> tuple[list[tuple[Sum | None, float | None]], str]:
 
 
 def _chain(tokens: list, place: int) -> tuple[list[Sum], bool, int]:
-    """The sides of the chain of equations that begins at `place`, whether it is whole, and the place after it.
-
-    Next to a bracket, a power or an operator without its number it is not whole, because that is algebra.
-    """
+    """The sides of the chain of equations that begins at `place`, whether it is whole, and the place after it. Next to
+    a bracket, a power or an operator without its number it is algebra, and not whole."""
     start = place
     before, close = (tokens[place - 1][1], tokens[place - 1][3] == tokens[place][2]) if place else ("", False)
     plain = not (before in _BEFORE and close) and (before in _MINUS or before not in _OPERATORS)

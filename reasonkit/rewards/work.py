@@ -63,7 +63,9 @@ def missing_work(question: str, reply: Parsed) -> str:
     text, answer = reply.reasoning or "", " ".join(reply.answers)
     sums, said = read_sums(text)
     asked, found = Counter(_numbers(question)), {*_numbers(answer)}
-    if answer and not asked and not found or _is_algebra(text):
+    # a letter next to a number, as in 3m, and next to an operator is a variable, not a unit
+    algebra = not {*_GLUED.findall(text)}.isdisjoint(a or b for a, b in _ALONE.findall(text))
+    if answer and not asked and not found or algebra:
         sums, said = [], text  # they may be of anything
     fault = _fault_of_words(question, answer, said, asked, found)
     if any(left and told is not None and not left.is_idle(asked) for left, told in sums):
@@ -93,17 +95,10 @@ def _fault_of_words(question: str, answer: str, said: str, asked: Counter[float]
     return ""
 
 
-def _is_algebra(text: str) -> bool:
-    """Whether a letter is both next to a number, as in 3m, and next to an operator: it is a variable, not a unit."""
-    return not {*_GLUED.findall(text)}.isdisjoint(a or b for a, b in _ALONE.findall(text))
-
-
 def _unsound(sums: list[tuple[Sum | None, float | None]], asked: Counter[float], found: set[float],
              times: Counter[float]) -> tuple[str, bool]:
-    """What is wrong with too many of the sums, or "", and whether any is false or repeated, not only foreign.
-
-    found: the answer's numbers. times: how often each number is in the text and the answer.
-    """
+    """What is wrong with too many of the sums, or "", and whether any is false or repeated, not only foreign. `found`
+    are the answer's numbers, and `times` how often each number is in the text and the answer."""
     known, strange, seen = {*asked}, set(), set()
     used = began = ends = False
     good = slips = foreign = repeated = 0
@@ -137,8 +132,7 @@ def _unsound(sums: list[tuple[Sum | None, float | None]], asked: Counter[float],
     return AGAIN if repeated > foreign + slips else "false or foreign sums", slips + repeated > 0
 
 
-def _stems(text: str) -> set[str]:
-    """The first letters of each word, because another ending does not make another word."""
+def _stems(text: str) -> set[str]:  # because another ending does not make another word
     return {word[:4] for word in words(_UNSPACED.sub(r" \g<0> ", text))}
 
 
@@ -156,5 +150,4 @@ def _pairs(text: str, answer: Iterable[str]) -> set[tuple[str, str]]:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text in order, without those that announce an answer or name a step."""
     return [word for word in words(_UNSPACED.sub(r" \g<0> ", text)) if word not in ANNOUNCING and word not in STEPS]

@@ -34,7 +34,7 @@ from recipes.rewards.text import scaffold
 
 WRONG, NO_WORK, LOW, UNJUDGED = "wrong answer", "no work", "low score", "not judged"
 COLUMNS = ("id", "question", "reasoning", "answer", "kind", "rubric", "source", "licence", "domain", "task",
-           "difficulty", "prompt_sha256", "gold_told", "date", "score")
+           "prompt_sha256", "gold_told", "date", "score")
 _MENTIONED = re.compile(r"(?i)\b(?:given|provided|stated|told|known)\b[^.\n]{0,20}\banswer\b")
 
 _THOUGHT = re.compile(r"(?s)\A\s*<think>.*?</think>\s*")
@@ -59,7 +59,7 @@ def examine(row: Mapping[str, str], text: str, style: str, told: bool) -> Sample
     answer = parsed.answer or "" if row["kind"] == OPEN else row["answer"]
     made = repair({**row, "reasoning": parsed.reasoning or "", "answer": answer})
     cause, example = _fault(made, text, parsed, style, told) or ("", "")
-    return {"source": row["family"], "domain": row["family"], "licence": "", "task": "", "difficulty": "", **made,
+    return {"source": row["family"], "domain": row["family"], "licence": "", "task": "", **made,
             "completion": text, "score": None, "cause": cause, "example": example}
 
 

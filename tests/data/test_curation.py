@@ -14,7 +14,7 @@ from reasonkit.data.filters import Ledger, screen
 from reasonkit.data.problems import load_recipe
 from reasonkit.data.screening import COLUMNS, question_key
 from reasonkit.data.sources import Family, SourceError, Wheel
-from reasonkit.judge.rubric import Criterion
+from reasonkit.judge.rubric import Criterion, rubric_from_json
 
 SIZES = {"train": 60, "validation": 10, "test": 20}
 HEAD = '''title = "Mine"
@@ -73,7 +73,7 @@ def test_rows_are_dealt_and_accounted_for(recipe_of):
     assert ledger.steps[0] == ("read", 165, 165) and ("exact duplicates", 165, 160) in ledger.steps
     for (_, _, after), (name, before, _) in zip(ledger.steps[:4], ledger.steps[1:5], strict=True):
         assert after == before, name
-    assert {row.source for row in ledger.dropped} == {"s1"} and ledger.dropped[0].example.startswith("s0-1: What is 0")
+    assert {row.id[:3] for row in ledger.dropped} == {"s1-"} and ledger.dropped[0].example.startswith("s0-1: What is 0")
     again, _ = curation.curate(recipe, SIZES, 0)
     assert all(again[name].to_list() == splits[name].to_list() for name in SIZES)
     assert curation.curate(recipe, SIZES, 1)[0]["train"].to_list() != splits["train"].to_list()
@@ -122,6 +122,14 @@ def test_a_group_stays_in_one_split_and_open_rows_train(recipe_of):
     assert set(splits["test"]["source"]) == {"s0"} and splits["train"]["source"].count("s1") == 20
     by_source = {row["source"]: row["rubric"] for row in splits["train"]}
     assert by_source["s0"] != by_source["s1"], "each domain has its rubric"
+
+
+def test_an_open_question_with_criteria_of_its_own_is_judged_by_its_reasoning_too(recipe_of):
+    rows = [{"q": f"Tell a story about animal number {n * n}.", "a": "", "r": "", "kind": "open",
+             "c": ["The story has an end", "The animal speaks"]} for n in range(5)]
+    recipe = recipe_of(sums(60), rows, s1={"domain": "creative"}, tail='kind = "{kind}"\nrubric = "{c}"\n')
+    told = [row["rubric"] for row in curation.curate(recipe, SIZES, 0)[0]["train"] if row["source"] == "s1"]
+    assert len(told) == 5 and {tuple(one.weight for one in rubric_from_json(text)) for text in told} == {(2 / 3, 1, 1)}
 
 
 def test_a_licence_that_is_not_open_is_off_until_one_line_switches_it_on(recipe_of):
@@ -324,7 +332,7 @@ def test_long_rows_are_at_most_their_share_of_the_worked_ones(recipe_of, share, 
     found = sum(n >= 40 for n in lengths), sum(0 < n < 40 for n in lengths)
     assert found == (long, short) and len(lengths) == 90
     left_out = [row for row in ledger.dropped if row.step == "balance by length"]
-    assert all(row.source == "s0" and row.example.startswith("61 words: What is") for row in left_out)
+    assert all(row.id.startswith("s0-") and row.example.startswith("61 words: What is") for row in left_out)
     assert bool(left_out) is (long < 30) or share == 0.6
     again, _ = curation.curate(recipe_of(*many, tail=tail), {"train": 90, "validation": 5, "test": 5}, 0)
     assert again["train"].to_list() == splits["train"].to_list()

@@ -101,11 +101,11 @@ def test_each_question_has_the_rubric_of_its_domain_unless_the_file_is_named_aft
 
 def test_options_in_columns_of_their_own_are_shown(tmp_path):
     """They used to be left out without a word, and the question was one about letters that nobody sees."""
-    path = write_csv(tmp_path / "mine.csv", ("question", "A", "B", "C", "answer", "page"),
-                     [(f"Which planet is number {n}?", f"Mars {n}", f"Venus {n}", f"Earth {n}", "B", n)
+    path = write_csv(tmp_path / "mine.csv", ("question", "A", "B", "C", "answer", "page", "level"),
+                     [(f"Which planet is number {n}?", f"Mars {n}", f"Venus {n}", f"Earth {n}", "B", n, n)
                       for n in range(40)])
     recipe = load_data(path)
-    assert "options from (A) {A} (B) {B} (C) {C}" in recipe.title and recipe.title.endswith("; not used: page)")
+    assert "options from (A) {A} (B) {B} (C) {C}" in recipe.title and recipe.title.endswith("; not used: page, level)")
     row = curate(recipe, SIZES, 0)[0]["train"][0]
     right = next(line for line in row["question"].splitlines() if "Venus" in line)
     assert row["kind"] == "choice" and row["answer"] == right.strip()
@@ -126,7 +126,8 @@ def test_a_rubric_in_a_cell_is_json_or_the_row_is_left_out(tmp_path):
     path = write_csv(tmp_path / "mine.csv", ("question", "answer", "rubric"), rows)
     splits, ledger = curate(load_data(path), SIZES, 0)
     found = [rubric_from_json(row["rubric"]) for some in splits.values() for row in some]
-    assert {(criterion.title, criterion.weight) for rubric in found for criterion in rubric} == {("Dish", 1.0)}
+    assert {tuple((criterion.title, criterion.weight) for criterion in rubric) for rubric in found} == {
+        (("Reasoning leads to the answer", 1 / 3), ("Dish", 1.0))}
     assert "a rubric that is no JSON list of {title, description, weight}" in str(ledger)
 
 

@@ -166,6 +166,6 @@ def test_negative_points_make_a_pitfall(curated, monkeypatch):
     monkeypatch.setitem(globals(), "GOOD", [{**one, "k": [
         {"criterion": "Counts", "points": 8}, {"criterion": "Guesses", "points": -4}]} for one in GOOD])
     splits, _ = curated([], columns='rubric = "{k}"')
-    good, bad = rubric_from_json(splits["train"][0]["rubric"])
+    _, good, bad = rubric_from_json(splits["train"][0]["rubric"])
     assert (good.weight, good.pitfall) == (1.0, False)
     assert (bad.weight, bad.pitfall, bad.description) == (0.5, True, "Avoids this fault: Guesses")

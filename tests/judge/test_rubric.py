@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from reasonkit.judge import rubric as rubrics
-from reasonkit.judge.rubric import DOMAINS, WEIGHTS, Criterion, criteria, load_domain, rubric_from_json, rubric_to_json
+from reasonkit.judge.judge import weighted_score
+from reasonkit.judge.rubric import (
+    DOMAINS,
+    WEIGHTS,
+    Criterion,
+    criteria,
+    load_domain,
+    rubric_from_json,
+    rubric_to_json,
+    with_reasoning,
+)
 
 STEPS = Criterion("Steps", "Every step follows.", WEIGHTS["essential"])
 SHIPPED = ("chemistry", "code", "creative", "ethics", "general", "law", "maths", "medicine", "robotics",
@@ -90,6 +100,26 @@ def test_a_pitfall_is_marked_and_not_known_by_its_weight():
     assert rubric_to_json(rubric).count("pitfall") == 1
     with pytest.raises(ValueError, match="entry 0: criterion 't': pitfall is 1; give it true or false"):
         rubric_from_json('[{"title": "t", "description": "d", "weight": 0.9, "pitfall": 1}]')
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.7, 0.3), (3, 20), (1e308, 1.7e308)])
+def test_half_of_what_the_reasoning_is_worth_shows_in_a_score(weights):
+    """With a rubric of its own an open question used to pay as much for one line of reasoning as for a plan."""
+    rubric = with_reasoning([Criterion(f"Own {n}", "Names the dish.", weight) for n, weight in enumerate(weights)])
+    assert rubric[0].title == "Reasoning leads to the answer" and rubric_from_json(rubric_to_json(rubric)) == rubric
+    line, half, plan = (weighted_score(np.array([met, *[0.8] * len(weights)]), rubric).score for met in (0, 0.5, 1))
+    if sum(weights) < math.inf:
+        assert round(line, 1) < round(half, 1) < round(plan, 1) and plan - line == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("criterion", "added"), [
+    (Criterion("Reasoning", "Is sound.", 1.0), 0), (Criterion("Sound", "Every step follows.", 1.0), 0),
+    (Criterion("Sound", "d", 1.0, ("no reasoning", "some")), 0), (Criterion("Next step", "Is to rest.", 1.0), 1),
+    (Criterion("Short", "Does not repeat its reasoning.", 0.9, pitfall=True), 1)])
+def test_a_rubric_that_names_the_reasoning_stays_as_it_is(criterion, added):
+    rubric = with_reasoning((criterion,))
+    assert rubric[added:] == (criterion,) and len(rubric) == 1 + added
+    assert with_reasoning(rubric) == rubric  # as of a trace, which is read a second time
 
 
 # Domains

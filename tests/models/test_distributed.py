@@ -196,7 +196,7 @@ def test_the_rows_of_the_command_are_those_of_notebook_1(run_in, tmp_path, monke
     run = replace(run_in(tmp_path / "run"), recipe=recipe)
     run.stage("teacher").mkdir()
     told = {"teacher": "t", "endpoint": "local", "prompt_sha256": "0" * 64, "sampling": {}, "tries": 1,
-            "date": "2026-01-01", "gold_told": False, "rubric": "", "difficulty": "", "kind": "number",
+            "date": "2026-01-01", "gold_told": False, "rubric": "", "kind": "number",
             "domain": "maths", "task": "word problem"}
     taught = [{**told, "question": f"Ann has {n} pens and finds {n + 3} more pens. How many pens has she?",
                "reasoning": f"{'Count both heaps: ' * (n % 2)}{n} + {n + 3} = {2 * n + 3}", "answer": str(2 * n + 3)}

@@ -36,7 +36,7 @@ def sourced(families):
         Hub.model_validate({"name": "far", "from": "hub", "id": "some/set", "split": "train", "revision": "abc",
                             **common, "licence": "CC-BY-NC-4.0"})]})
     row = families[1]["train"][0]
-    rows = [{**row, "domain": "maths", "task": "", "difficulty": "", "source": source, "licence": licence,
+    rows = [{**row, "domain": "maths", "task": "", "source": source, "licence": licence,
              "kind": kind, "reasoning": reasoning}
             for source, licence, kind, reasoning in (
                 ("mine", "MIT", "number", "1+1=2"), ("far", "CC-BY-NC-4.0", "open", ""),
@@ -55,7 +55,7 @@ def test_the_folder_is_a_data_set_for_the_hubs_clients(tmp_path, families):
 
 
 def test_its_figures_are_those_of_the_run(tmp_path, sourced):
-    ledger = Ledger([("read", 9, 5), ("dealt to train", 5, 3)], [Dropped("read", "far", "no answer", "far-1", "?")] * 4,
+    ledger = Ledger([("read", 9, 5), ("dealt to train", 5, 3)], [Dropped("read", "no answer", "far-1", "?")] * 4,
                     ["off: other, licence 'x'"])
     path, paths = card(tmp_path, *sourced, ledger)
     text = path.read_text()
@@ -75,7 +75,7 @@ def test_no_name_breaks_its_form(tmp_path, sourced):
                for source in recipe.sources]
     recipe = recipe.model_copy(update={"title": EVIL, "name": EVIL, "licence": EVIL, "sources": sources})
     rows = splits["train"].map(lambda row: {"licence": EVIL})
-    ledger = Ledger([(EVIL, 1, 1)], [Dropped(EVIL, "", EVIL, "", EVIL)], [EVIL])
+    ledger = Ledger([(EVIL, 1, 1)], [Dropped(EVIL, EVIL, "", EVIL)], [EVIL])
     path, _ = card(tmp_path, recipe, {"train": rows}, ledger)
     text = path.read_text()
     assert DatasetCard.load(path).data.pretty_name == EVIL.replace("\u202e", "[U+202E]")

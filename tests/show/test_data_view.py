@@ -44,8 +44,8 @@ def rows(*changes):
 
 @pytest.fixture
 def ledger():
-    dropped = [Dropped("read", "s", "no answer", f"s-{n}", f"row {n}") for n in range(3)]
-    dropped.append(Dropped("near duplicates", "s", "nearly the same question", "s-9", "s-1: what is it?"))
+    dropped = [Dropped("read", "no answer", f"s-{n}", f"row {n}") for n in range(3)]
+    dropped.append(Dropped("near duplicates", "nearly the same question", "s-9", "s-1: what is it?"))
     return Ledger([("read", 10, 7), ("near duplicates", 7, 6)], dropped, ["off: x"])
 
 
@@ -115,7 +115,7 @@ def test_sources_show_their_licence_and_what_to_do(tmp_path):
 
 def test_no_text_becomes_markup():
     bad = dict.fromkeys(("question", "reasoning", "answer", "kind", "domain"), EVIL)
-    ledger = Ledger([(EVIL, 2, 1)], [Dropped(EVIL, EVIL, EVIL, EVIL, EVIL)], [EVIL])
+    ledger = Ledger([(EVIL, 2, 1)], [Dropped(EVIL, EVIL, EVIL, EVIL)], [EVIL])
     shown = [step_table(ledger), example_table(ledger, [EVIL]), count_table({"train": rows(bad)}, "domain"),
              row_table(rows(bad)), length_table([Length(EVIL, 1, 1)], 1, 1, 1)]
     assert all("<script>" not in html and "\u202e" not in html and "[U+202E]" in html for html in shown)

@@ -24,8 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
-from reasonkit.data.curation import domain_rubric
-from reasonkit.data.problems import load_recipe
+from reasonkit.data.problems import domain_rubric, load_recipe
 from reasonkit.data.sources import DataRecipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
 from reasonkit.models.mesh import ROOM, Plan

@@ -49,7 +49,7 @@ PRICE = 100e-6  # of a call, by the loopback server's usage
 def row(n, **changes):
     return {"id": f"s-{n}", "family": "sums", "kind": "number", "question": f"Ann has {n} pens and buys 5. How many?",
             "reasoning": "", "answer": str(n + 5), "rubric": RUBRIC, "source": "s", "licence": "MIT", "domain": "maths",
-            "task": "word", "difficulty": "", **changes}
+            "task": "word", **changes}
 
 
 ROWS = [row(n) for n in range(10, 22)]
