@@ -31,7 +31,8 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
     the policy cannot learn from gives way to the profile's judge, unless it was asked for.
 
     Raises ValueError for a model that is unknown or not of the same kind as the profile's own, for a teacher of another
-    family than the policy's, because its tokens are others, and as `GrpoSettings.check` does.
+    family than the policy's, because its tokens are others, and for settings of the recipe's stages that do not go
+    together.
     """
     usual = adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths)
     chosen = change(usual, settings)
@@ -43,6 +44,14 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
         chosen = replace(chosen, judge_max_length=chosen.judge_max_length + more)
     if "grpo" in recipe.shares:
         chosen.grpo.check()
+    for stage in (stage for stage in ("simpo", "distill") if stage in recipe.shares):
+        least, given = chosen.grpo.max_prompt_length, getattr(chosen, stage).max_prompt_length
+        if given < least:
+            raise ValueError(f"{stage}_max_prompt_length={given}, and notebook 1 keeps questions of up to "
+                             f"grpo_max_prompt_length={least} tokens: set it to at least {least}")
+    if "simpo" in recipe.shares and chosen.simpo.questions < chosen.simpo.batch_size:
+        raise ValueError(f"simpo_questions={chosen.simpo.questions} make at most as many pairs, and a step takes "
+                         f"simpo_batch_size={chosen.simpo.batch_size}: ask more questions, or take smaller steps")
     for role in ("policy", "judge"):
         own, name = getattr(PROFILES[profile], role), getattr(chosen, role)
         if name not in MODELS and not Path(name).is_dir():

@@ -215,15 +215,12 @@ class GrpoSettings(LossSettings, SampledSettings):
         return found
 
     def check(self) -> None:
-        """Raises ValueError for prompts that make no whole passes and calls, and for groups of one completion."""
+        """Raises ValueError for prompts that make no whole passes and calls."""
         whole, each, one = self.prompts_per_step, self.prompts_per_call, self.prompts_per_pass
         if whole % each or each % one:
             sizes = f"grpo_prompts_per_step={whole}, grpo_rollout_micro_prompts={each}, grpo_micro_prompts={one}"
             raise ValueError(f"{sizes}: each of these must be a multiple of the next, so change one of them (0 in the "
                              "last two stands for the whole step)")
-        if self.num_generations < 2:
-            raise ValueError(f"grpo_num_generations={self.num_generations}: GRPO compares the completions of a "
-                             "question with each other, so give 2 or more")
 
     @property
     def prompts_per_pass(self) -> int:

@@ -52,7 +52,7 @@ def recipe_names() -> list[str]:
 
 def find_recipe(name: str) -> Recipe:
     """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name, and for a recipe without RECIPE or with
-    an unknown stage or setting."""
+    an unknown stage or setting, or a wrong value."""
     check_name("recipe", name, recipe_names())
     module = importlib.import_module(f"recipes.{name}")
     recipe = getattr(module, "RECIPE", None)
@@ -62,15 +62,16 @@ def find_recipe(name: str) -> Recipe:
     for stage in recipe.shares:
         check_name(f"stage in the shares of recipes/{name}.py:", stage, stages)
     for stage in ("sft", "simpo", "grpo", "distill"):
-        for setting in getattr(recipe, stage):
-            known = [field.name for field in fields(getattr(PROFILES["cpu"], stage))]
+        known = [field.name for field in fields(getattr(PROFILES["cpu"], stage))]
+        for setting, value in getattr(recipe, stage).items():
             check_name(f"setting of {stage} in recipes/{name}.py:", setting, known)
+            if f"{stage}_{setting}" in SETTINGS:
+                check_value(f"{stage}_{setting}", value, f"or leave it out of recipes/{name}.py")
     return replace(recipe, name=name, summary=(module.__doc__ or "").partition("\n")[0])
 
 
 # By the annotation of a setting's field: the types of its values, and what an error asks for.
-KINDS = {"int": (int, "a whole number above 0"), "float": ((int, float), "a number above 0"),
-         "str": (str, "a name in quotes")}
+KINDS = {"int": (int, "a whole number"), "float": ((int, float), "a number"), "str": (str, "a name in quotes")}
 SETTINGS = {f"{stage}{field.name}": field.type
             for stage, owner in (("", Profile), ("sft_", SftSettings), ("simpo_", SimpoSettings),
                                  ("grpo_", GrpoSettings), ("distill_", DistillSettings))
@@ -82,6 +83,12 @@ MAY_BE_0 = ("api_dollars", "reserve_minutes", "sft_max_epochs", "simpo_gamma", "
             "simpo_sft_weight", "grpo_beta", "distill_beta", "distill_on_policy", *(
                 name for name in SETTINGS
                 if name.endswith(("_warmup", "_weight_decay", "_most_steps", "_micro_prompts"))))
+# Numbers must be above this, or 0: GRPO and SimPO compare the completions of a question with each other.
+ABOVE = {"simpo_num_generations": 1, "grpo_num_generations": 1}
+# And below this: a warm-up of all steps leaves none at the full learning rate, and with every other pair the wrong way
+# round nothing is preferred.
+BELOW = {"simpo_label_smoothing": 0.5} | {name: 1 for name in SETTINGS if name.endswith("_warmup")}
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 def value_of(profile: Profile, setting: str) -> int | float | str:
@@ -106,13 +113,24 @@ def check_choices(profile: str, recipe: str, seed: int, settings: Mapping[str, A
         check_name("setting", name, SETTINGS)
         if value in (None, "") or name in LISTED and value == 0:
             continue
-        kinds, what = KINDS[SETTINGS[name]]
-        fits = isinstance(value, kinds) and not isinstance(value, bool)
-        if not fits or not isinstance(value, str) and not (0 < value < math.inf or value == 0 and name in MAY_BE_0):
-            raise ValueError(f"{name}={value!r}: give {what}{', or 0' * (name in MAY_BE_0)}, or leave it out for the "
-                             f"profile's own, {value_of(PROFILES[profile], name)!r}")
+        own = value_of(PROFILES[profile], name)
+        check_value(name, value, f"or leave it out for the profile's own, {own!r}")
         chosen[name] = value
     return chosen
+
+
+def check_value(name: str, value: object, instead: str) -> None:
+    """Raises ValueError, which ends with `instead`, for a value that one of SETTINGS cannot have."""
+    kinds, what = KINDS[SETTINGS[name]]
+    right = isinstance(value, kinds) and not isinstance(value, bool)
+    if kinds is not str:
+        low, high, zero = ABOVE.get(name, 0), BELOW.get(name, math.inf), name in MAY_BE_0
+        right = right and (low < value < high or zero and value == 0)
+        what += f" above {low}" + f" and below {high}" * (high < math.inf) + ", or 0" * zero
+    if not right:
+        raise ValueError(f"{name}={value!r}: give {what}, {instead}")
+    if name == "dtype":
+        check_name(name, value, DTYPES)
 
 
 def change(profile: Profile, settings: Mapping[str, Any]) -> Profile:
