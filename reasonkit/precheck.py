@@ -144,10 +144,7 @@ def _machine(profile: Profile, left: Sequence[str], models: Mapping[str, str]) -
                 if stage in left:
                     check_divides(count, mesh, what)
             if "writer" in models:
-                length = profile.grpo.max_prompt_length + 128  # as notebook 1b asks
-                longer = replace(profile.grpo, max_prompt_length=length)
-                placement.plan_teacher(replace(profile, policy=models["writer"], grpo=longer), devices,
-                                       "rater" in models)
+                placement.plan_teacher(replace(profile, policy=models["writer"]), devices, "rater" in models)
             yield "memory", " · ".join(both.reasons.values()), ""
         except ValueError as error:
             yield "memory", "the run does not fit", str(error)
