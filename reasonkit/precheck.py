@@ -6,7 +6,7 @@ It loads no model. Of the data it reads one row per source. `session.setup.insta
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import os
 import shlex
 import shutil
@@ -32,7 +32,7 @@ from reasonkit.session import manifest as manifests
 from reasonkit.session.files import RecordError, read
 from reasonkit.session.identity import binding, check_identity, identify
 from reasonkit.session.records import Manifest, RunFile
-from reasonkit.session.secrets import kaggle_login, secret
+from reasonkit.session.secrets import kaggle_login
 from reasonkit.session.setup import CHOOSE, check_choices, find_recipe, suggest, value_of
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.show.report import table
@@ -99,15 +99,16 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
     left = [name for name in plan.stages if not run.is_done(name)]
     writer = _writer(run, data, stage, teacher)
     models = models_of(fitted, plan, [name for name in ahead if name != "teacher"] + ["teacher"] * bool(writer), writer)
-    api = fitted.api_dollars and "judge" in models and "reward_model" not in left and not plan.judge
-    if api:
+    asked = []
+    if fitted.api_dollars and "judge" in models and "reward_model" not in left and not plan.judge:
         models.pop("judge")
+        asked = [_api("judge", "leave api_dollars out of SETTINGS for the local judge", fitted.api_dollars,
+                      stage != ALL)]
     if writer and rater == "local":
         models["rater"] = fitted.judge
     lines = [*_machine(fitted, left, models), *_models(dict.fromkeys(models.values())), *_session(fitted),
              *_earlier(identity, left), *_sources(run, data, stage, left, other),
-             *_teacher(run, stage, teacher, writer, rater)]
-    lines += [_api("judge", "leave api_dollars out of SETTINGS for the local judge", stage != ALL)] if api else []
+             *_teacher(run, stage, teacher, writer, rater), *asked]
     display(table(["needed", "found", "to do"], lines, "Checked before anything is loaded."))
     if missing := "".join(f"\n- {name}: {remedy}" for name, _, remedy in lines if remedy):
         raise RuntimeError(f"this run can't begin:{missing}")
@@ -199,23 +200,24 @@ def _teacher(run: Run, stage: str, teacher: str, writer: str, rater: str) -> Lin
         yield _api("the teacher's judge", 'set JUDGE = "local"')
 
 
-def _api(role: str, instead: str, with_cell: bool = True) -> tuple[str, str, str]:
-    """A judge or a teacher behind an API. `instead`: what else to do. `with_cell`: there is a cell that asks it."""
+def _api(role: str, instead: str, dollars: float = 0, with_cell: bool = True) -> tuple[str, str, str]:
+    """A judge or a teacher behind an API. `instead`: what else to do. `dollars`: of a judge, whose price must be known.
+    `with_cell`: there is a cell that asks it."""
     if not with_cell:
         return role, "no cell for an API", f"take the notebooks of a clone, which have one, or {instead}"
-    key = next(filter(secret, JUDGE_KEYS), "")
-    if not key:
-        return role, "no key for an API", f"set one of the secrets {', '.join(JUDGE_KEYS)}, or {instead}"
-    package, module = ("openai",) * 2 if key.startswith("OPENAI") else ("google-genai", "google.genai")
-    return role, f"behind an API, by the secret {key}", "" if _is_there(module) else (
-        f"run `!pip install {package}` in a cell above this one, or {instead}")
-
-
-def _is_there(module: str) -> bool:
+    # by name: a submission carries what its library imports, and most of them ask no API
+    client, calls = (importlib.import_module(f"recipes.judges.{name}") for name in ("api_client", "api_calls"))
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package above it
-        return False
+        service = client.service_from_secrets()
+        if service and dollars:
+            calls.ApiCalls(service, calls.ApiLimits(dollars))
+    except ImportError as error:
+        return role, "no package for it", f"{error} in a cell above this one, or {instead}"
+    except ValueError as error:
+        return role, "not usable", f"{error}, or {instead}"
+    if not service:
+        return role, "no key for an API", f"set one of the secrets {', '.join(JUDGE_KEYS)}, or {instead}"
+    return role, f"{service.name} ({service.endpoint})", ""
 
 
 def _session(profile: Profile) -> Lines:
