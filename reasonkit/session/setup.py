@@ -16,7 +16,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, distribution, distributions
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,7 @@ def suggest(name: object, names: Collection[str]) -> str:
 
 
 def recipe_names() -> list[str]:
-    """The names of the files in `recipes/`. Recipes are what a user changes, so they stand above the library and are
-    looked up by name."""
+    """The files in `recipes/`. A user changes them, so they stand above the library and are looked up by name."""
     folder = importlib.import_module("recipes").__path__
     return [module.name for module in pkgutil.iter_modules(folder) if not module.ispkg]
 
@@ -136,16 +135,12 @@ def check_value(name: str, value: object, instead: str) -> None:
 def change(profile: Profile, settings: Mapping[str, Any]) -> Profile:
     """The profile with the settings of `check_choices`. If minutes are set they are a limit, on a laptop too. If the
     steps of GRPO or distillation are set, it makes no more."""
-    if "minutes" in settings:
-        profile = replace(profile, grows=False)
-    for name, value in settings.items():
+    exact = {f"{stage}_most_steps": 0 for stage in ("grpo", "distill") if f"{stage}_steps" in settings}
+    for name, value in {**exact, **settings}.items():
         stage, _, inner = name.partition("_")
-        most = f"{stage}_most_steps"
-        exact = inner == "steps" and most in SETTINGS and most not in settings
-        own = {inner: value} | ({"most_steps": 0} if exact else {})
-        new = {name: value} if name in vars(profile) else {stage: replace(getattr(profile, stage), **own)}
+        new = {name: value} if name in vars(profile) else {stage: replace(getattr(profile, stage), **{inner: value})}
         profile = replace(profile, **new)
-    return profile
+    return replace(profile, grows=profile.grows and "minutes" not in settings)
 
 
 def require_tpu() -> None:
@@ -184,7 +179,6 @@ def install(pins: Sequence[str]) -> None:
 
 
 def _pip(pins: Sequence[str], wrong: Sequence[str]) -> None:
-    """Run pip. Raises RuntimeError with its errors and what to do about them."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -206,8 +200,7 @@ def _pip(pins: Sequence[str], wrong: Sequence[str]) -> None:
 
 
 def _key(name: str) -> str:
-    """A distribution's name as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+    return re.sub(r"[-_.]+", "-", name).lower()  # as PEP 503 compares names
 
 
 def _public(version: str | None) -> str:
@@ -216,17 +209,14 @@ def _public(version: str | None) -> str:
 
 
 def _wrong(wanted: dict[str, str]) -> list[str]:
-    """The pins that are not in force, each with what was found instead."""
+    """The pins that are not in force, each with what was found."""
     out = []
     for name, version in wanted.items():
-        pin = f"{name} {version}".strip()
-        try:
-            found = distribution(name)
-        except PackageNotFoundError:
+        found, pin = next(iter(distributions(name=name)), None), f"{name} {version}".strip()
+        if found is None:
             out.append(f"{pin} (missing)")
-        else:
-            if version and _public(found.version) != version:
-                out.append(f"{pin} (there is {found.version} in {found.locate_file('')})")
+        elif version and _public(found.version) != version:
+            out.append(f"{pin} (there is {found.version} in {found.locate_file('')})")
     return out
 
 
