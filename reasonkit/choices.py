@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,7 @@ from typing import Any
 from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.own_file import load_data
 from reasonkit.models.load import MODELS
-from reasonkit.session.files import RecordError, read
-from reasonkit.session.manifest import MANIFEST
-from reasonkit.session.records import Manifest
+from reasonkit.session.manifest import peek
 from reasonkit.session.setup import change, check_choices, find_recipe, suggest
 
 
@@ -77,8 +74,5 @@ def _same_tokens(policy: str, teacher: str) -> bool:
 
 def data_lengths(folder: Path, data: str | None, own: str) -> Mapping[str, int]:
     """The lengths in tokens that `data` asks for. "" is the mix `own`, and None whatever notebook 1 has used."""
-    path = folder / "data" / MANIFEST
-    if data is None and path.is_file():
-        with contextlib.suppress(RecordError):  # `Run.manifest` says what is wrong with it
-            return read(path, Manifest, "").extra.lengths
-    return load_data(data or own).lengths
+    made = peek(folder / "data") if data is None else None
+    return made.extra.lengths if made else load_data(data or own).lengths

@@ -31,7 +31,7 @@ from reasonkit.run import Run, artifacts
 from reasonkit.session import manifest as manifests
 from reasonkit.session.files import RecordError, read
 from reasonkit.session.identity import binding, check_identity, identify
-from reasonkit.session.records import Manifest, RunFile
+from reasonkit.session.records import RunFile
 from reasonkit.session.secrets import kaggle_login
 from reasonkit.session.setup import CHOOSE, check_choices, find_recipe, suggest, value_of
 from reasonkit.session.time_budget import BudgetError, TimeBudget
@@ -50,11 +50,8 @@ class StageNotInRecipe(Exception):
 
 def writer_of(run: Run, teacher: str, data: DataRecipe) -> str:
     """Who writes traces in notebook 1b, by its TEACHER: "api", "policy" (the run's own model after SFT), a model's
-    name, or "" for nobody.
-
-    Nobody does if the data ask for no traces, or training has begun with those that are there, because others would be
-    other rows. The policy does even then, for its pairs. Raises ValueError for an unknown name.
-    """
+    name, or "" for nobody: if the data ask for no traces, or training has begun with those that are there, because
+    others would be other rows. The policy does even then, for its pairs. Raises ValueError for an unknown name."""
     if teacher not in ("", "api", "policy", *MODELS) and not Path(teacher).is_dir():
         raise ValueError(f"TEACHER={teacher!r} is neither \"api\", \"policy\", a folder nor a known model: "
                          f"{suggest(teacher, MODELS)}")
@@ -85,8 +82,7 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
     other = check_identity(artifacts(), identity, begins=data is not None)
     rows = [["profile", profile, "this cell"], ["recipe", f"{recipe}: {plan.summary}", "this cell"],
             ["seed", seed, "this cell"]]
-    if data is not None:
-        rows.append(["data", data or plan.data_for(own), "this cell" if data else "recipe"])
+    rows += [] if data is None else [["data", data or plan.data_for(own), "this cell" if data else "recipe"]]
     changed = {"profile": own, "recipe": adapt_to_recipe(own, plan), "data": choose(profile, plan, {}, lengths)}
     for name in settings:
         value = value_of(fitted, name)
@@ -122,41 +118,40 @@ def _machine(profile: Profile, left: Sequence[str], models: Mapping[str, str]) -
     """`left` are the stages still to be run, and `models` what they load. Judge and teacher have their own chips."""
     if profile.devices:
         use_virtual_devices(profile.devices)
-    devices, remedy = jax.devices(), ""
-    if profile.accelerator not in ("", devices[0].platform):
-        remedy = f"profile {profile.name!r} is for a {profile.accelerator.upper()}: {CHOOSE}"
-    yield "accelerator", f"{len(devices)} × {devices[0].device_kind}", remedy
-    if not remedy:
-        try:
-            alone = placement.plan(profile, devices, judge=False)
-            both = placement.plan(profile, devices, judge="judge" in models, grpo="grpo" in left)
-            passes = profile.grpo.prompts_per_pass * profile.grpo.num_generations
-            rows = [("sft", "sft_batch_size", profile.sft.batch_size, alone.policy),
-                    ("simpo", "2 x simpo_batch_size", 2 * profile.simpo.batch_size, alone.policy),
-                    ("grpo", "grpo_micro_prompts x grpo_num_generations", passes, both.policy)]
-            rows += [("evaluation", "eval_batch", profile.eval_batch, made.policy) for made in (alone, both)]
-            if "teacher" in models:
-                both = placement.plan(replace(profile, judge=models["teacher"]), devices, judge=True)
-                rows += [("distill", "distill_batch_size", profile.distill.batch_size, mesh)
-                         for mesh in (both.policy, both.judge)]
-            if both.judge:
-                rows.append(("evaluation", "judge_batch", profile.judge_batch, both.judge))
-            for stage, what, count, mesh in rows:
-                if stage in left:
-                    check_divides(count, mesh, what)
-            if "writer" in models:
-                placement.plan_teacher(replace(profile, policy=models["writer"]), devices, "rater" in models)
-            yield "memory", " · ".join(both.reasons.values()), ""
-        except ValueError as error:
-            yield "memory", "the run does not fit", str(error)
+    devices = jax.devices()
+    found, right = f"{len(devices)} × {devices[0].device_kind}", profile.accelerator in ("", devices[0].platform)
+    yield "accelerator", found, "" if right else (
+        f"profile {profile.name!r} is for a {profile.accelerator.upper()}: {CHOOSE}")
+    if not right:
+        return
+    try:
+        alone = placement.plan(profile, devices, judge=False)
+        both = placement.plan(profile, devices, judge="judge" in models, grpo="grpo" in left)
+        passes = profile.grpo.prompts_per_pass * profile.grpo.num_generations
+        rows = [("sft", "sft_batch_size", profile.sft.batch_size, alone.policy),
+                ("simpo", "2 x simpo_batch_size", 2 * profile.simpo.batch_size, alone.policy),
+                ("grpo", "grpo_micro_prompts x grpo_num_generations", passes, both.policy)]
+        rows += [("evaluation", "eval_batch", profile.eval_batch, made.policy) for made in (alone, both)]
+        if "teacher" in models:
+            both = placement.plan(replace(profile, judge=models["teacher"]), devices, judge=True)
+            rows += [("distill", "distill_batch_size", profile.distill.batch_size, mesh)
+                     for mesh in (both.policy, both.judge)]
+        if both.judge:
+            rows.append(("evaluation", "judge_batch", profile.judge_batch, both.judge))
+        for _, what, count, mesh in (row for row in rows if row[0] in left):
+            check_divides(count, mesh, what)
+        if "writer" in models:
+            placement.plan_teacher(replace(profile, policy=models["writer"]), devices, "rater" in models)
+        yield "memory", " · ".join(both.reasons.values()), ""
+    except ValueError as error:
+        yield "memory", "the run does not fit", str(error)
 
 
 def _models(names: Iterable[str]) -> Lines:
     absent = []
     for name in names:
         try:
-            folder = load.locate(name)
-            if folder:
+            if folder := load.locate(name):
                 load.tokenizer(name)
             else:
                 absent.append(MODELS[name].handle)
@@ -242,8 +237,8 @@ def _earlier(identity: Mapping[str, Any], left: Sequence[str]) -> Lines:
     """The stages that are done, and an attached run that could be gone on with: the same choices, and no run here."""
     folder, inputs = artifacts(), Path(os.environ.get(*load.INPUTS))
     for name in (stage for stage in STAGES if STAGES[stage].trains and stage not in left):
-        with contextlib.suppress(RecordError):
-            steps, ending = manifests.progress(read(folder / name / manifests.MANIFEST, Manifest, "").model_dump())
+        if found := manifests.peek(folder / name):
+            steps, ending = manifests.progress(found.model_dump())
             yield STAGES[name].title, f"finished: {steps} steps, ended by {ending}", ""
     if (folder / "run.json").exists():
         return
@@ -263,8 +258,8 @@ def _sources(run: Run, data: str | None, stage: str, left: Sequence[str], other:
     they are of the `other` run that this one replaces."""
     if data is None:
         return
+    notes = Ledger()
     try:
-        notes = Ledger()
         found = run.data_recipe(data)
         with contextlib.redirect_stdout(None):
             made = stage != "teacher" and not other and run.data_is_made(found)

@@ -18,26 +18,22 @@ class LossSettings:
     """The settings of GRPO's loss, each with what Tunix 0.1.7 does, what the papers do, and what we chose.
 
     `beta`: weight of the KL penalty. 0 saves the reference's forward pass. GRPO's paper has 0.04, DAPO and Dr. GRPO 0.
-        The penalty counts only in groups whose rewards differ. In the others it would be the only gradient, at first
-        just rounding noise, but Adam turns any gradient into a full step: under a constant reward the adapter moved two
-        thirds as far as in training. The mean is over all completions, so the pull is beta times the share of groups
-        that vary.
+        It counts only in groups whose rewards differ. In the others it would be the only gradient, and Adam turns even
+        rounding noise into a full step: under a constant reward the adapter moved two thirds as far as in training. The
+        mean is over all completions, so the pull is beta times the share of groups that vary.
     `kl_loss_mode`: how a token's KL is estimated, with d = log p_ref - log p of the sampled token.
         "low_var_kl" is k3, exp(d) - d - 1. It is GRPO's own (equation 4), and Tunix used it until 0.1.6. Its gradient
-        is that of KL(reference || policy). "mse_kl" is k2, d^2 / 2, with the gradient of KL(policy || reference). "kl",
-        Tunix's default since 0.1.7, is k1, -d. As a value it is unbiased, but its gradient does not contain the
-        reference, and it changes the length of completions under any reward, so we refuse it. Source: J. Schulman,
-        "Approximating KL divergence", 2020. k3 is always logged.
+        is that of KL(reference || policy). "mse_kl" is k2, d^2 / 2, with the gradient of KL(policy || reference).
+        Tunix's "kl" is k1, -d, and refused: its gradient does not contain the reference, and it changes the length of
+        completions under any reward. Source: J. Schulman, "Approximating KL divergence", 2020. k3 is always logged.
     `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, with ddof=1, as the paper does not say
         which std. It magnifies a judge's small differences, which is why `rules.rubric` rounds. "drgrpo" leaves out the
-        std, and "rloo" takes the mean of the others. A group of equal rewards has an advantage of exactly 0, where
-        Tunix's may have one by rounding.
+        std, and "rloo" takes the mean of the others. In a group of equal rewards it is exactly 0.
     `loss_agg_mode`: how the losses of tokens become one number. "sequence-mean-token-mean" is GRPO's: a mean per
         completion, then over completions. So tokens of a long wrong completion are punished less (Dr. GRPO).
         "sequence-mean-token-scale" is Dr. GRPO's remedy: it divides by the length limit instead of the length.
         "seq-mean-token-sum" is the mean over completions of their sums. "token-mean" is DAPO's mean over all tokens,
-        but only within a micro-batch: with `micro_prompts` it is a mean of means. The first three do not depend on
-        micro-batches, as long as no completion is masked.
+        but only of a pass of `micro_prompts`. The others do not depend on passes, if no completion is masked.
     `loss_algo`, `epsilon`, `epsilon_high`: whether the ratio of new to old policy is per token or per sequence (GSPO),
         and where it is clipped below and above (DAPO's "clip higher"; None: as below). We make one update per rollout,
         so the ratio is 1 and these three have no effect, as a test shows.

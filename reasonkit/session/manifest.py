@@ -1,7 +1,6 @@
-"""How stages hand over: what each began with (asked.json) and what it left (manifest.json).
+"""How stages hand over: what each began with (`check_begun`, asked.json) and left (`read_manifest`, manifest.json).
 
-Entry points: `check_begun`, `write_manifest`, `read_manifest`. `progress` and `caveats` say how a stage ended. Inputs
-are compared by SHA-256, so no stage begins or resumes on inputs that have changed.
+Inputs are compared by SHA-256, so no stage begins or resumes on inputs that have changed.
 """
 
 from __future__ import annotations
@@ -35,15 +34,12 @@ class ManifestError(ValueError):
 
 
 def prompt_hash(template: str) -> str:
-    """The hash of the prompt template."""
     return hashlib.sha256(template.encode("utf-8")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes, or of the relative paths and contents of a folder's files.
-
-    Raises ManifestError when there is nothing at `path`.
-    """
+    """The hash of a file's bytes, or of the relative paths and contents of a folder's files. Raises ManifestError when
+    there is nothing at `path`."""
     if path.is_file():
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -54,10 +50,8 @@ def file_sha256(path: Path) -> str:
 
 
 def base_sha256(folder: Path) -> str:
-    """The hash of a base model's settings, tokenizer and weights. Cards and helper files do not count.
-
-    A file's size, first and last MiB stand for its content, because weights are tens of GB.
-    """
+    """The hash of a base model's settings, tokenizer and weights, without cards and helper files. A file's size, first
+    and last MiB stand for its content, because weights are tens of GB."""
     parts, end = [], 1 << 20
     for name, path in _files(folder):
         if path.suffix in (".md", ".txt") or path.name in ("NOTICE", "tokenizer.json", "tokenizer_config.json"):
@@ -88,19 +82,15 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
 
 
 def check_begun(run: Path, stage: str, now: Mapping[str, Any], resumes: bool, removed: str, write: bool = True) -> None:
-    """Check that a stage with steps goes on with what it began with, and record what it begins with.
+    """Check that a stage that `resumes` goes on with what it began with, and record what it begins with.
 
-    now: all that the result depends on. Its "model" is the same in all stages of a run. resumes: the stage has steps
-    or is finished. removed: what to move away to train it anew here. Raises ManifestError with each difference and
-    what to do.
+    now: all that the result depends on. Its "model" is the same in all stages of a run. removed: what to move away to
+    train it anew here. Raises ManifestError with each difference and what to do.
     """
     now = plain(now, "now")
     anew = f"train anew {ELSEWHERE}; or here, once {removed} are moved out of {run}"
-    try:
-        begun = {path.parent.name: read(path, Asked, f"put the old one back, or {anew}").model_dump()
-                 for path in sorted(run.glob(f"*/{ASKED}"))}
-    except RecordError as error:
-        raise ManifestError(str(error)) from None
+    begun = {path.parent.name: read(path, Asked, f"put the old one back, or {anew}", error=ManifestError).model_dump()
+             for path in sorted(run.glob(f"*/{ASKED}"))}
     then = begun.pop(stage, None)
     if resumes and then is None:
         raise ManifestError(f"{run / stage / ASKED} is not there, and without it nobody knows what stage {stage!r} was "
@@ -145,10 +135,8 @@ def write_manifest(folder: Path, stage: str, *, inputs: Mapping[str, Path], metr
     """Write <run>/<stage>/manifest.json, completely or not at all, and return its path. `folder` is <run>/<stage>.
 
     inputs: name -> file or folder, recorded with its hash. A path inside the run's folder is relative, because a run
-    may be moved. lora: the adapter's shape (rank, alpha), None for a stage without one. extra: anything else.
-
-    Raises ManifestError for a missing input and for values that `read_manifest` would refuse, TypeError for a value
-    that is not JSON.
+    may be moved. lora: the adapter's shape (rank, alpha), None for a stage without one. Raises ManifestError for a
+    missing input and for values that `read_manifest` would refuse, TypeError for a value that is not JSON.
     """
     run = folder.parent.resolve()
     places = {name: path.resolve() for name, path in inputs.items()}
@@ -219,6 +207,13 @@ def read_manifest(folder: Path, *, stage: str, prompt_sha256: str | None = None,
     return manifest
 
 
+def peek(folder: Path) -> Manifest | None:
+    """The manifest in `folder`, or None if none can be read there: `read_manifest` says what is wrong with it."""
+    with contextlib.suppress(RecordError):
+        return read(folder / MANIFEST, Manifest, "")
+    return None
+
+
 def check_adapter(run: Path, manifest: Mapping[str, Any]) -> None:
     """Raises ManifestError, with the remedy, if the adapter that a finished stage saved is gone."""
     stage, step = manifest["stage"], manifest["extra"].get("checkpoint_step")
@@ -249,18 +244,16 @@ def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for manifest in manifests:
         (made, planned), (steps, ending) = _steps(manifest), progress(manifest)
-        used_up = manifest.get("extra", {}).get("stopped") == "data"  # its epochs, in SFT
+        stage, extra = manifest["stage"], manifest.get("extra", {})
         if failed(manifest):
-            found.append(f"Stage {manifest['stage']} ended after {made} steps by {ending}. What follows is of its last "
-                         "good step.")
-        elif steps and made < planned and not used_up:
+            found.append(f"Stage {stage} ended after {made} steps by {ending}. What follows is of its last good step.")
+        elif steps and made < planned and extra.get("stopped") != "data":  # its epochs, in SFT
             ended = f", ended by {ending}" if ending else ""
-            found.append(f"Stage {manifest['stage']} was cut short: {steps} steps{ended}. What follows is of that "
-                         "shorter run.")
+            found.append(f"Stage {stage} was cut short: {steps} steps{ended}. What follows is of that shorter run.")
         if fault := manifest["metrics"].get("unfit_judge"):
-            found.append(f"The judge failed its exam ({fault}). So stage {manifest['stage']} was trained without it.")
-        if worse := manifest.get("extra", {}).get("worse"):
-            found.append(f"Stage {manifest['stage']} made the model worse on validation problems ({'; '.join(worse)}). "
+            found.append(f"The judge failed its exam ({fault}). So stage {stage} was trained without it.")
+        if worse := extra.get("worse"):
+            found.append(f"Stage {stage} made the model worse on validation problems ({'; '.join(worse)}). "
                          "So the adapter it began with was handed over.")
     return found
 

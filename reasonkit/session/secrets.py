@@ -1,8 +1,6 @@
-"""Keys: where they are found, which of them can be sent, and how they stay out of errors and logs.
-
-Entry points: `secret`, `kaggle_login`, `check_key`, `redact`, `describe_error`. A key must be a line of visible ASCII,
-because an HTTP header fails on any other with an error that quotes it. All that a service or its SDK says goes through
-`redact`.
+"""Keys: where they are found (`secret`, `kaggle_login`), which can be sent (`check_key`), and how they stay out of
+errors and logs (`describe_error`, `redact`). All that a service or its SDK says goes through `redact`. A key must be a
+line of visible ASCII, because an HTTP header fails on any other with an error that quotes it.
 """
 
 from __future__ import annotations

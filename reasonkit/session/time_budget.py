@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from reasonkit.session.files import RecordError, read, write_atomic
+from reasonkit.session.files import read, write_atomic
 from reasonkit.session.interrupts import boot_id, session_age
 from reasonkit.session.records import Ledger
 
@@ -40,7 +40,7 @@ class TimeBudget:
     ledger: JSON file, continued if it is of this boot and younger than `hours`, else replaced. None: kept in memory.
     shares: stage -> positive weight. clock: seconds since boot. agree: called before each batch with the reason to
     end, or None. Its answer counts. grows: `hours` is a forecast that grows with the pace of the first steps, and the
-    clock ends no stage, as on your own machine.
+    clock ends no stage.
 
     Raises BudgetError for impossible numbers and a corrupt ledger, DiskFullError if a new ledger can't be written.
     """
@@ -71,7 +71,6 @@ class TimeBudget:
 
     @property
     def minutes_used(self) -> float:
-        """Minutes since the session started."""
         return (self._clock() - self._record["started"]) / 60
 
     @property
@@ -93,8 +92,7 @@ class TimeBudget:
 
     @contextlib.contextmanager
     def measure(self, name: str, times: float = 1.0) -> Iterator[None]:
-        """Time one of the things `ahead`, or a part of it: the whole takes `times` as long. The ledger keeps the last
-        time of each."""
+        """Time one of the things `ahead`, or a part: the whole takes `times` as long. The last time counts."""
         began = self._clock()
         yield
         self._record["took"][name] = times * (self._clock() - began)
@@ -118,8 +116,8 @@ class TimeBudget:
         self._why = why
 
     def stage_minutes(self, stage: str) -> float:
-        """Minutes `stage` gets if it begins now: time left x its share / sum of the shares of the stages not yet done,
-        including its own. A stage without a share gets all the time left. Raises BudgetError when there is none."""
+        """Minutes `stage` gets if it begins now: time left x its share / sum of the shares of the stages not yet done.
+        A stage without a share gets all the time left. Raises BudgetError when there is none."""
         if self.grows and not self.minutes_left:
             self._grow(self._forecast * 60)
         left = self.minutes_left
@@ -131,8 +129,8 @@ class TimeBudget:
         return left * self._share(stage)
 
     def part(self, stage: str, share: float) -> float:
-        """Minutes for what a stage makes before it trains: this share of what it would get if it began now. Infinite if
-        the session grows, and 0 when no time is left."""
+        """Minutes for what a stage makes before it trains: this share of what it would get now, 0 without time left,
+        and infinite if the session grows."""
         return math.inf if self.grows else share * self.minutes_left * self._share(stage)
 
     def ending(self, stage: str) -> str | None:
@@ -144,9 +142,9 @@ class TimeBudget:
         """Pass batches through, and end before the first that would not be done by the stage's deadline.
 
         Chain all epochs into one guard. `steps` is the number of batches, which decides how far a session grows. The
-        deadline is set by this call and again after the first step, because all stages pay for its compilation. A step
-        lasts from one pull to the next. The ledger has the stage's steps (batches passed), seconds, first_seconds and
-        stopped. Steps and seconds add up over the stage's runs in a session.
+        deadline is set now and again after the first step, because all stages pay for its compilation. A step lasts
+        from one pull to the next. The ledger has the stage's steps (batches passed) and seconds, which add up over its
+        runs in a session, first_seconds and stopped.
 
         Raises BudgetError, in this call, if the stage begins with no time left, unless `end` was called.
         """
@@ -206,19 +204,16 @@ class TimeBudget:
 
     def _share(self, stage: str) -> float:
         """The stage's part of the time left."""
-        if stage not in self.shares:
-            return 1.0
-        return self.shares[stage] / sum(share for name, share in self.shares.items() if name == stage
-                                        or name not in self._begun and self.ending(name) is None)
+        left = [share for name, share in self.shares.items()
+                if name == stage or name not in self._begun and self.ending(name) is None]
+        return self.shares[stage] / sum(left) if stage in self.shares else 1.0
 
     def _read_ledger(self) -> dict[str, Any] | None:
-        """The ledger's record if this session wrote it, else None."""
+        """The record of the ledger if this session wrote it, else None."""
         if self.ledger is None or not self.ledger.exists():
             return None
-        try:
-            record = read(self.ledger, Ledger, "delete it to count the session from now").model_dump(exclude_unset=True)
-        except RecordError as error:
-            raise BudgetError(str(error)) from None
+        found = read(self.ledger, Ledger, "delete it to count the session from now", error=BudgetError)
+        record = found.model_dump(exclude_unset=True)
         grown = record.get("hours") or self.hours if self.grows else self.hours
         age = self._clock() - record["started"]
         if record["boot_id"] != boot_id() or not 0 <= age < grown * 3600:  # below 0: a later boot, of no known id
