@@ -119,7 +119,7 @@ class Recipe:
 
     @property
     def trained(self) -> list[str]:
-        """The stages that train the adapter, in order."""
+        """Those that train the adapter, in order."""
         return [stage for stage in self.shares if STAGES[stage].trains]
 
     def before(self, stage: str) -> str | None:
@@ -148,6 +148,9 @@ _TINY_LENGTHS = dict(max_prompt_length=80, max_new_tokens=64)
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
               remat=True)
 _GEMMA_LENGTHS = dict(max_prompt_length=256, max_new_tokens=768)
+_GEMMA_SFT = dict(max_length=1024, learning_rate=1e-4, pack=True)
+_GEMMA_GRPO = dict(num_generations=8, learning_rate=1e-5, beta=0.07, **_GEMMA_LENGTHS)
+_GEMMA_DISTILL = dict(learning_rate=1e-4, **_GEMMA_LENGTHS)
 
 # A small real model in both roles, from `gemma_from_gguf`. The logits of one token take a megabyte, which limits the
 # rows of a pass. As a judge it scores a worked solution below a bare answer, so take a recipe that gives it weight 0.
@@ -175,31 +178,27 @@ PROFILES = {
     "kaggle": Profile(
         "kaggle", devices=0, accelerator="tpu", judge="gemma3-12b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
-        sft=SftSettings(steps=1000, batch_size=16, max_length=1024, learning_rate=1e-4, pack=True),
+        sft=SftSettings(steps=1000, batch_size=16, **_GEMMA_SFT),
         simpo=SimpoSettings(steps=100, batch_size=16, questions=2000, learning_rate=5e-6, **_GEMMA_LENGTHS),
-        grpo=GrpoSettings(steps=400, most_steps=1200, prompts_per_step=32, num_generations=8, **_GEMMA_LENGTHS,
-                          learning_rate=1e-5, micro_prompts=4, rollout_micro_prompts=16, beta=0.07),
-        distill=DistillSettings(steps=2000, most_steps=8000, batch_size=8, learning_rate=1e-4,
-                                teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
+        grpo=GrpoSettings(steps=400, most_steps=1200, prompts_per_step=32, micro_prompts=4, rollout_micro_prompts=16,
+                          **_GEMMA_GRPO),
+        distill=DistillSettings(steps=2000, most_steps=8000, batch_size=8, teacher="gemma2-9b-it", **_GEMMA_DISTILL),
         eval_batch=64, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, accelerator="tpu", judge="gemma3-1b-it", minutes=180, reserve_minutes=15,
         rows={"train": 8000, "validation": 200, "test": 400},
-        sft=SftSettings(steps=400, batch_size=4, max_length=1024, learning_rate=1e-4, pack=True),
+        sft=SftSettings(steps=400, batch_size=4, **_GEMMA_SFT),
         simpo=SimpoSettings(steps=100, batch_size=4, questions=500, learning_rate=5e-6, **_GEMMA_LENGTHS),
-        grpo=GrpoSettings(steps=300, most_steps=900, prompts_per_step=8, num_generations=8, **_GEMMA_LENGTHS,
-                          learning_rate=1e-5, micro_prompts=1, beta=0.07),
-        distill=DistillSettings(steps=1000, batch_size=2, learning_rate=1e-4, teacher="gemma3-4b-it", **_GEMMA_LENGTHS),
+        grpo=GrpoSettings(steps=300, most_steps=900, prompts_per_step=8, micro_prompts=1, **_GEMMA_GRPO),
+        distill=DistillSettings(steps=1000, batch_size=2, teacher="gemma3-4b-it", **_GEMMA_DISTILL),
         eval_batch=64, probe_every=50, judge_batch=4, **{**_GEMMA, "policy": "gemma3-1b-it"}),
     "gpu": Profile(
         "gpu", devices=0, accelerator="gpu", judge="gemma3-4b-it", minutes=540, reserve_minutes=20,
         rows={"train": 33000, "validation": 400, "test": 1000},
-        sft=SftSettings(steps=1000, batch_size=8, max_length=1024, learning_rate=1e-4, pack=True),
+        sft=SftSettings(steps=1000, batch_size=8, **_GEMMA_SFT),
         simpo=SimpoSettings(steps=200, batch_size=8, questions=2000, learning_rate=5e-6, **_GEMMA_LENGTHS),
-        grpo=GrpoSettings(steps=800, most_steps=2400, prompts_per_step=8, num_generations=8, **_GEMMA_LENGTHS,
-                          learning_rate=1e-5, micro_prompts=2, beta=0.07),
-        distill=DistillSettings(steps=2000, most_steps=8000, batch_size=8, learning_rate=1e-4,
-                                teacher="gemma2-9b-it", **_GEMMA_LENGTHS),
+        grpo=GrpoSettings(steps=800, most_steps=2400, prompts_per_step=8, micro_prompts=2, **_GEMMA_GRPO),
+        distill=DistillSettings(steps=2000, most_steps=8000, batch_size=8, teacher="gemma2-9b-it", **_GEMMA_DISTILL),
         eval_batch=32, probe_every=100, judge_batch=8, **_GEMMA),
     "cpu-gemma3-270m": Profile(
         "cpu-gemma3-270m", devices=2, dtype="float32", minutes=360, reserve_minutes=15, grows=True,

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from IPython.display import display
 
-from reasonkit.choices import choose, data_lengths
+from reasonkit.choices import binding, check_identity, choose, data_lengths, identify
 from reasonkit.config import PROFILES, STAGES, Profile, adapt_to_recipe, models_of
 from reasonkit.data.curation import used_sources
 from reasonkit.data.filters import Ledger
@@ -30,7 +30,6 @@ from reasonkit.models.mesh import check_divides, use_virtual_devices
 from reasonkit.run import Run, artifacts
 from reasonkit.session import manifest as manifests
 from reasonkit.session.files import RecordError, read
-from reasonkit.session.identity import binding, check_identity, identify
 from reasonkit.session.records import RunFile
 from reasonkit.session.secrets import kaggle_login
 from reasonkit.session.setup import CHOOSE, check_choices, find_recipe, suggest, value_of

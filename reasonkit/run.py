@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from reasonkit.choices import settle
+from reasonkit.choices import check_identity, identify, settle
 from reasonkit.config import STAGES, Profile, Recipe
 from reasonkit.data.own_file import load_data, without_traces
 from reasonkit.data.sources import DataRecipe, File
@@ -28,7 +28,6 @@ from reasonkit.models.distributed import agree_on_end, is_main_process, on_main_
 from reasonkit.models.mesh import use_virtual_devices
 from reasonkit.session import manifest as manifests
 from reasonkit.session.files import read, write_atomic
-from reasonkit.session.identity import check_identity, identify
 from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
 from reasonkit.session.manifest import base_sha256, file_sha256, prompt_hash
 from reasonkit.session.records import RunFile

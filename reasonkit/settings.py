@@ -75,7 +75,7 @@ class StageSettings:
     keep: int = 2
 
     def binding(self) -> dict[str, Any]:
-        """The settings on which the stage's result depends by more than rounding."""
+        """The settings on which the result depends by more than rounding."""
         return {name: value for name, value in vars(self).items() if name not in ("save_every", "keep")}
 
 
@@ -97,7 +97,7 @@ class SampledSettings(CompletionSettings):
 
     @property
     def last_step(self) -> int:
-        """The steps that the stage makes if the clock has time for all of them."""
+        """The steps if the clock has time for all of them."""
         return max(self.steps, self.most_steps)
 
 
@@ -193,7 +193,7 @@ class GrpoSettings(LossSettings, SampledSettings):
     save_every: int = 50
 
     def binding(self) -> dict[str, Any]:
-        """As for every stage. The size of a pass is among them only where passes are not averaged as one."""
+        """The size of a pass is among them only where passes are not averaged as one."""
         found = super().binding()
         if self.loss_agg_mode != "token-mean" and not self.mask_truncated:
             found.pop("micro_prompts")
@@ -209,10 +209,8 @@ class GrpoSettings(LossSettings, SampledSettings):
 
     @property
     def prompts_per_pass(self) -> int:
-        """Prompts of one forward and backward pass."""
         return self.micro_prompts or self.prompts_per_step
 
     @property
     def prompts_per_call(self) -> int:
-        """Prompts that are sampled in one call."""
         return self.rollout_micro_prompts or self.prompts_per_step

@@ -82,7 +82,7 @@ def lock_run(folder: Path) -> None:
 
 
 def unlock_run(folder: Path) -> None:
-    """Release the run. Does nothing if this process has no lock on it."""
+    """Does nothing if this process has no lock on the run."""
     path = folder / LOCK
     if path.exists() and (lock := _claimed.pop(_identity(path.stat()), None)) is not None:
         os.close(lock)
@@ -93,7 +93,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 def _disown() -> None:
-    """Close a forked child's copies, so that the locks end with the parent."""
+    """In a forked child, so that the locks end with the parent."""
     for file, lock in _claimed.items():
         if lock is not None:
             os.close(lock)

@@ -65,8 +65,8 @@ def base_sha256(folder: Path) -> str:
 
 
 def code_sha256(functions: Iterable[Callable]) -> str:
-    """The hash of the source of these functions and of the functions in their closures, from a module or a notebook.
-    Functions that they call by name do not count."""
+    """The hash of the source of these functions, from a module or a notebook, and of those in their closures. Functions
+    that they call by name do not count."""
     sources, left = {}, list(functions)
     while left:
         function = left.pop(0)
@@ -77,7 +77,6 @@ def code_sha256(functions: Iterable[Callable]) -> str:
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
-    """The files below a folder with their relative paths, sorted."""
     return sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
 
 
@@ -162,7 +161,6 @@ def write_manifest(folder: Path, stage: str, *, inputs: Mapping[str, Path], metr
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that a result depends on."""
     found = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the library may be run from its folder
@@ -235,7 +233,6 @@ def progress(manifest: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def failed(manifest: Mapping[str, Any]) -> bool:
-    """Whether a failure ended the stage."""
     return str(manifest.get("extra", {}).get("stopped")).startswith(FAILED)
 
 
@@ -259,7 +256,7 @@ def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _steps(manifest: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """The number of steps made and of steps planned."""
+    """Made and planned."""
     return manifest["metrics"].get("steps"), manifest.get("extra", {}).get("settings", {}).get("steps")
 
 

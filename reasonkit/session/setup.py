@@ -1,7 +1,7 @@
 """What a notebook does before it imports anything else: `check_choices`, `require_tpu` and `install`.
 
 The version that counts is that of the first copy on sys.path, because an import finds that one. A package that was
-replaced after its import stays in memory as it was. Only a new process mends that.
+replaced after its import stays in memory until the process ends.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name, and for a recipe without RECIPE or with
-    an unknown stage or setting, or a wrong value."""
+    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name, for a module without RECIPE, and for an
+    unknown stage or setting or a wrong value in it."""
     check_name("recipe", name, recipe_names())
     module = importlib.import_module(f"recipes.{name}")
     recipe = getattr(module, "RECIPE", None)
@@ -82,11 +82,13 @@ MAY_BE_0 = ("api_dollars", "reserve_minutes", "sft_max_epochs", "simpo_gamma", "
             "simpo_sft_weight", "grpo_beta", "distill_beta", "distill_on_policy", *(
                 name for name in SETTINGS
                 if name.endswith(("_warmup", "_weight_decay", "_most_steps", "_micro_prompts"))))
-# Numbers must be above this, or 0: GRPO and SimPO compare the completions of a question with each other.
-ABOVE = {"simpo_num_generations": 1, "grpo_num_generations": 1}
-# And below this: a warm-up of all steps leaves none at the full learning rate, and with every other pair the wrong way
-# round nothing is preferred.
-BELOW = {"simpo_label_smoothing": 0.5} | {name: 1 for name in SETTINGS if name.endswith("_warmup")}
+# Numbers must be above this: the completions of a question are compared with each other, and nothing fits 15 tokens.
+ABOVE = {"simpo_num_generations": 1, "grpo_num_generations": 1} | {
+    name: 15 for name in SETTINGS if name.endswith(("_max_prompt_length", "_max_new_tokens"))}
+# And below this: a warm-up of all steps leaves none at the full learning rate, at a rate of 1 nothing is learned, and
+# with every other pair the wrong way round nothing is preferred.
+BELOW = {"simpo_label_smoothing": 0.5} | {
+    name: 1 for name in SETTINGS if name.endswith(("_warmup", "_learning_rate"))}
 DTYPES = ("bfloat16", "float16", "float32")
 
 

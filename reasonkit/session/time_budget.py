@@ -1,8 +1,8 @@
 """The clock of one session: how long each stage may train, kept in a ledger that outlives a restart of the kernel.
 
-`TimeBudget` counts from the session's start, in time since boot, so restarts and the wall clock do not move it. Its
-`guard` ends a trainer's batches in time for the last checkpoint, because Tunix saves and stops cleanly when its data
-end. A trainer that fetches n batches ahead, as Tunix's SFT trainer does, needs up to n steps of the reserve.
+It counts in time since boot, which the wall clock does not move. `TimeBudget.guard` ends a trainer's batches in time
+for the last checkpoint, because Tunix saves and stops cleanly when its data end. A trainer that fetches n batches
+ahead, as Tunix's SFT trainer does, needs up to n steps of the reserve.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ class TimeBudget:
 
     @property
     def minutes_here(self) -> float:
-        """Minutes since this object was made, so of one notebook or command."""
+        """Minutes of one notebook or command."""
         return (self._clock() - self._opened) / 60
 
     @property
     def minutes_left(self) -> float:
-        """Minutes until the reserve begins. 0 inside it."""
+        """Until the reserve begins, 0 inside it."""
         return max(0.0, self.hours * 60 - self.minutes_reserved - self.minutes_used)
 
     @property
@@ -108,8 +108,7 @@ class TimeBudget:
 
     @property
     def _mean(self) -> float:
-        """Seconds per step without the first, 0 if there is no other."""
-        return fmean(self._took[1:] or (0.0,))
+        return fmean(self._took[1:] or (0.0,))  # seconds per step without the first, 0 if there is no other
 
     def end(self, why: str | None) -> None:
         """End the stage before its next batch, with `why` as the reason in `stopped`. None takes that back."""
@@ -134,8 +133,8 @@ class TimeBudget:
         return math.inf if self.grows else share * self.minutes_left * self._share(stage)
 
     def ending(self, stage: str) -> str | None:
-        """Why the stage ended in this session: "data" (all batches passed), "time" (the clock), what `end` was given,
-        or "closed" (by the consumer or an exception). None: never begun, running, or killed."""
+        """Why the stage ended in this session: "data" (all batches passed), "time", what `end` was given, or "closed"
+        (by the consumer or an exception). None: never begun, running, or killed."""
         return self._record["stages"].get(stage, {}).get("stopped")
 
     def guard(self, batches: Iterable[Batch], stage: str, steps: int = 0) -> Iterator[Batch]:
@@ -203,7 +202,6 @@ class TimeBudget:
         self._save()
 
     def _share(self, stage: str) -> float:
-        """The stage's part of the time left."""
         left = [share for name, share in self.shares.items()
                 if name == stage or name not in self._begun and self.ending(name) is None]
         return self.shares[stage] / sum(left) if stage in self.shares else 1.0
