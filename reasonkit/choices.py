@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
+from reasonkit.config import PROFILES, TRAINED, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.own_file import load_data
 from reasonkit.models.load import MODELS
 from reasonkit.session.files import read
@@ -19,7 +19,7 @@ from reasonkit.session.setup import change, check_choices, find_recipe, suggest
 # rounding only. Where `grpo_micro_prompts` changes more, `GrpoSettings.binding` has it. With another `eval_batch`,
 # completions at temperature 1 are other draws, but a stage that has begun keeps its own in a file.
 FREE = ("minutes", "reserve_minutes", "api_dollars", "eval_batch", "judge_batch", "grpo_micro_prompts", *(
-    f"{stage}_{name}" for stage in ("sft", "simpo", "grpo", "distill") for name in ("save_every", "keep")))
+    f"{stage}_{name}" for stage in TRAINED for name in ("save_every", "keep")))
 
 
 def settle(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], folder: Path,

@@ -32,6 +32,7 @@ STAGES = {
     "distill": Stage("03b_on_policy_distillation", "distillation", trains=True),
     "evaluation": Stage("04_evaluation", "evaluation"),
 }
+TRAINED = tuple(name for name, stage in STAGES.items() if stage.trains)
 
 @dataclass(frozen=True)
 class Profile:
@@ -120,12 +121,12 @@ class Recipe:
     @property
     def trained(self) -> list[str]:
         """Those that train the adapter, in order."""
-        return [stage for stage in self.shares if STAGES[stage].trains]
+        return [stage for stage in self.shares if stage in TRAINED]
 
     def before(self, stage: str) -> str | None:
         """The stage whose adapter `stage` starts from. None for the first one."""
         earlier = [*self.shares][:[*self.shares].index(stage)]
-        return next((name for name in reversed(earlier) if STAGES[name].trains), None)
+        return next((name for name in reversed(earlier) if name in TRAINED), None)
 
     def data_for(self, profile: Profile) -> str:
         return self.toy_data if profile.toy else self.data
@@ -236,9 +237,7 @@ def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
     if profile.grpo.rollout_micro_prompts and not recipe.uses_judge:
         more = dict(steps=3 * profile.grpo.steps // 2, rollout_micro_prompts=0)
         profile = replace(profile, grpo=replace(profile.grpo, **more))
-    own = {stage: replace(getattr(profile, stage), **getattr(recipe, stage))
-           for stage in ("sft", "simpo", "grpo", "distill")}
-    return replace(profile, **own)
+    return replace(profile, **{stage: replace(getattr(profile, stage), **getattr(recipe, stage)) for stage in TRAINED})
 
 
 def adapt_to_lengths(profile: Profile, lengths: Mapping[str, int]) -> Profile:

@@ -20,7 +20,7 @@ import jax
 from IPython.display import display
 
 from reasonkit.choices import binding, check_identity, choose, data_lengths, identify
-from reasonkit.config import PROFILES, STAGES, Profile, adapt_to_recipe, models_of
+from reasonkit.config import PROFILES, STAGES, TRAINED, Profile, adapt_to_recipe, models_of
 from reasonkit.data.curation import used_sources
 from reasonkit.data.filters import Ledger
 from reasonkit.data.sources import DataRecipe, TeacherFile
@@ -235,7 +235,7 @@ def _session(profile: Profile) -> Lines:
 def _earlier(identity: Mapping[str, Any], left: Sequence[str]) -> Lines:
     """The stages that are done, and an attached run that could be gone on with: the same choices, and no run here."""
     folder, inputs = artifacts(), Path(os.environ.get(*load.INPUTS))
-    for name in (stage for stage in STAGES if STAGES[stage].trains and stage not in left):
+    for name in (stage for stage in TRAINED if stage not in left):
         if found := manifests.peek(folder / name):
             steps, ending = manifests.progress(found.model_dump())
             yield STAGES[name].title, f"finished: {steps} steps, ended by {ending}", ""

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from reasonkit.choices import check_identity, identify, settle
-from reasonkit.config import STAGES, Profile, Recipe
+from reasonkit.config import TRAINED, Profile, Recipe
 from reasonkit.data.own_file import load_data, without_traces
 from reasonkit.data.sources import DataRecipe, File
 from reasonkit.eval.evaluate import EvalResult, compare_paired
@@ -111,7 +111,7 @@ class Run:
         return found
 
     def _lora_of(self, stage: str) -> dict | None:
-        return self.lora if stage == "evaluation" or STAGES[stage].trains else None
+        return self.lora if stage in (*TRAINED, "evaluation") else None
 
     def data_recipe(self, data: str) -> DataRecipe:
         """The data recipe `data`, "" for the recipe's own, with the traces of this run's notebook 1b where it reads

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonkit.config import STAGES
+from reasonkit.config import STAGES, TRAINED
 from reasonkit.session.files import RecordError, check, read, write_atomic
 from reasonkit.session.records import Asked, Manifest, Trained
 from reasonkit.session.run_log import plain
@@ -184,7 +184,7 @@ def read_manifest(folder: Path, *, stage: str, prompt_sha256: str | None = None,
     if not path.exists():
         raise ManifestError(f"{first}: {path} does not exist")
     try:
-        model = Trained if stage in STAGES and STAGES[stage].trains else Manifest
+        model = Trained if stage in TRAINED else Manifest
         manifest = read(path, model, "delete it").model_dump(exclude_unset=True)
     except RecordError as error:
         raise ManifestError(f"{first}: {error}") from None

@@ -20,8 +20,7 @@ from importlib.metadata import distribution, distributions
 from pathlib import Path
 from typing import Any
 
-from reasonkit.config import PROFILES, STAGES, Profile, Recipe
-from reasonkit.settings import DistillSettings, GrpoSettings, SftSettings, SimpoSettings
+from reasonkit.config import PROFILES, STAGES, TRAINED, Profile, Recipe
 
 CHOOSE = ("choose one and start anew (Kaggle: Settings, Accelerator, TPU v5e-8; Colab: Runtime, Change runtime type; "
           "an NVIDIA GPU also needs the jax[cuda13] of requirements.txt), or take PROFILE = \"cpu\" in a clone")
@@ -60,7 +59,7 @@ def find_recipe(name: str) -> Recipe:
     stages = [stage for stage in STAGES if stage not in ("data", "evaluation")]
     for stage in recipe.shares:
         check_name(f"stage in the shares of recipes/{name}.py:", stage, stages)
-    for stage in ("sft", "simpo", "grpo", "distill"):
+    for stage in TRAINED:
         known = [field.name for field in fields(getattr(PROFILES["cpu"], stage))]
         for setting, value in getattr(recipe, stage).items():
             check_name(f"setting of {stage} in recipes/{name}.py:", setting, known)
@@ -71,10 +70,9 @@ def find_recipe(name: str) -> Recipe:
 
 # By the annotation of a setting's field: the types of its values, and what an error asks for.
 KINDS = {"int": (int, "a whole number"), "float": ((int, float), "a number"), "str": (str, "a name in quotes")}
-SETTINGS = {f"{stage}{field.name}": field.type
-            for stage, owner in (("", Profile), ("sft_", SftSettings), ("simpo_", SimpoSettings),
-                                 ("grpo_", GrpoSettings), ("distill_", DistillSettings))
-            for field in fields(owner) if field.type in KINDS and field.name not in ("name", "devices", "accelerator")}
+_OWNERS = {"": Profile} | {f"{stage}_": getattr(PROFILES["cpu"], stage) for stage in TRAINED}
+SETTINGS = {f"{prefix}{field.name}": field.type for prefix, owner in _OWNERS.items() for field in fields(owner)
+            if field.type in KINDS and field.name not in ("name", "devices", "accelerator")}
 # The numbers in the notebooks' first cell. There, 0 stands for the profile's own value.
 LISTED = ("sft_steps", "sft_learning_rate", "grpo_steps", "grpo_learning_rate", "minutes")
 # Those that may be 0: what that switches off is in the settings' docstrings.

@@ -95,9 +95,9 @@ class ApiCalls:
         if self._prices is None:
             raise ValueError(f"no price is known for model {service.name!r} ({service.endpoint or 'no endpoint'}), "
                              "and without one no spending limit holds: look it up and write it into PRICES of "
-                             "recipes/judges/api_client.py, in dollars per million tokens in and out, or give "
-                             f"ApiLimits(dollars, prices={{{service.name!r}: (0.3, 2.5)}}); or name another model, "
-                             f"such as {', '.join(model for _, model in PRICES)}")
+                             "recipes/judges/api_client.py, in dollars per million tokens in and out (in notebook 1b: "
+                             f"PRICE; in code: ApiLimits(dollars, prices={{{service.name!r}: (0.3, 2.5)}})), or name "
+                             f"another model, such as {', '.join(model for _, model in PRICES)}")
         # exact, so reserving and settling leave no rounding error
         self._spent = sum((Fraction(row["dollars"]) for row in self.log.read("paid")), Fraction(0))
         self._slots = asyncio.Semaphore(limits.concurrency)
