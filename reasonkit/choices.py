@@ -24,8 +24,7 @@ FREE = ("minutes", "reserve_minutes", "api_dollars", "eval_batch", "judge_batch"
 
 def settle(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], folder: Path,
            data: str | None) -> tuple[dict[str, Any], Recipe, Profile]:
-    """The checked settings, the recipe, and the profile that follows from these and the data. Raises ValueError as
-    `check_choices`, `data_lengths` and `choose` do."""
+    """The checked settings, the recipe, and the profile that follows from these and the data. Raises as its parts."""
     settings, plan = check_choices(profile, recipe, seed, settings), find_recipe(recipe)
     lengths = data_lengths(folder, data, plan.data_for(PROFILES[profile]))
     return settings, plan, choose(profile, plan, settings, lengths)
@@ -36,8 +35,7 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
     the policy cannot learn from gives way to the profile's judge, unless it was asked for.
 
     Raises ValueError for a model that is unknown or not of the same kind as the profile's own, for a teacher of another
-    family than the policy's, because its tokens are others, and for settings of the recipe's stages that do not go
-    together.
+    family, whose tokens are others, and for settings of the recipe's stages that do not go together.
     """
     usual = adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths)
     chosen = change(usual, settings)

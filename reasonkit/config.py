@@ -34,6 +34,7 @@ STAGES = {
 }
 TRAINED = tuple(name for name, stage in STAGES.items() if stage.trains)
 
+
 @dataclass(frozen=True)
 class Profile:
     """Sizes for one kind of machine.
@@ -223,8 +224,7 @@ PROFILES = {
 
 
 def models_of(profile: Profile, recipe: Recipe, left: Sequence[str], writer: str = "") -> dict[str, str]:
-    """The models that the stages in `left` load, by role. A "writer" writes traces in notebook 1b, whose TEACHER may
-    name it."""
+    """The models that the stages in `left` load, by role. A "writer" writes the traces of notebook 1b."""
     stages = {"judge": ("reward_model", *["grpo"] * recipe.uses_judge), "teacher": ("distill",), "writer": ("teacher",)}
     names = {"judge": profile.judge, "teacher": profile.teacher, "writer": writer or profile.larger}
     return {"policy": profile.policy} | {role: name for role, name in names.items()

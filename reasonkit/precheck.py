@@ -50,7 +50,8 @@ class StageNotInRecipe(Exception):
 def writer_of(run: Run, teacher: str, data: DataRecipe) -> str:
     """Who writes traces in notebook 1b, by its TEACHER: "api", "policy" (the run's own model after SFT), a model's
     name, or "" for nobody: if the data ask for no traces, or training has begun with those that are there, because
-    others would be other rows. The policy does even then, for its pairs. Raises ValueError for an unknown name."""
+    others would be other rows. The policy does even then, for its pairs. Raises ValueError for an unknown name.
+    """
     if teacher not in ("", "api", "policy", *MODELS) and not Path(teacher).is_dir():
         raise ValueError(f"TEACHER={teacher!r} is neither \"api\", \"policy\", a folder nor a known model: "
                          f"{suggest(teacher, MODELS)}")
@@ -195,8 +196,7 @@ def _teacher(run: Run, stage: str, teacher: str, writer: str, rater: str) -> Lin
 
 
 def _api(role: str, instead: str, dollars: float = 0, with_cell: bool = True) -> tuple[str, str, str]:
-    """A judge or a teacher behind an API. `instead`: what else to do. `dollars`: of a judge, whose price must be known.
-    `with_cell`: there is a cell that asks it."""
+    """A judge or a teacher behind an API, with a cell that asks it. A price is needed only with `dollars`."""
     if not with_cell:
         return role, "no cell for an API", f"take the notebooks of a clone, which have one, or {instead}"
     # by name: a submission carries what its library imports, and most of them ask no API

@@ -99,8 +99,7 @@ class Run:
         return found
 
     def inputs(self, stage: str) -> dict[str, Path]:
-        """The files that a training stage starts from: the "train" split, and the "adapter" if a trained stage comes
-        before it. Raises ManifestError as `manifest` does."""
+        """What a stage trains on: "train", and the "adapter" of a trained stage before it. Raises as `manifest`."""
         self.manifest("data")
         found = {"train": self.stage("data") / "train.parquet"}
         if before := self.recipe.before(stage):
@@ -163,8 +162,7 @@ class Run:
     def begin(self, stage: str, base: Path, inputs: Mapping[str, Path], **choices) -> bool:
         """Whether the stage still has to be trained, from its start or its last step. If not, print that.
 
-        `base` is the model's folder. `choices` are whatever else the result depends on. Raises ManifestError as
-        `check_begun` and `manifest` do.
+        `base` is the model's folder, `choices` whatever else the result depends on. ManifestError as `check_begun`.
         """
         if is_main_process():
             lock_run(self.folder)  # `close` may have let it go
@@ -200,8 +198,8 @@ class Run:
     def keep_better(self, stage: str, model, before: EvalResult, after: EvalResult) -> None:
         """If a stage that was handed over has made the model worse, hand over the adapter it began with instead, which
         `model` then has. `before` and `after` are of the same validation problems. Worse is a paired interval of
-        accuracy or format that lies below zero, if neither lies above it. The trained adapter stays among the
-        checkpoints as long as they keep it."""
+        accuracy or format below zero, if neither lies above it. The checkpoints keep the trained one for a while.
+        """
         accuracy, form = (compare_paired(before, after, field) for field in ("correct", "format_ok"))
         changes = {f"accuracy {accuracy}": accuracy, f"format {form}": form}
         worse = [told for told, change in changes.items() if change.high < 0]

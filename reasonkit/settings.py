@@ -91,7 +91,8 @@ class CompletionSettings(StageSettings):
 class SampledSettings(CompletionSettings):
     """For a stage whose completions are sampled as it goes on, so that nobody knows how long they will be. `steps` is
     a forecast. Where the clock has time for more, the stage goes on to `most_steps` (0: no more), and its schedule is
-    stretched. A session that grows makes only `steps`."""
+    stretched. A session that grows makes only `steps`.
+    """
 
     most_steps: int = 0
 
@@ -178,7 +179,7 @@ class GrpoSettings(LossSettings, SampledSettings):
     `int8_weights` samples from a copy of the policy whose matrices and head are 8-bit integers, and `int8_cache` keeps
     keys and values as such. Either halves the bytes that a token reads of them. The samples are then not the policy's
     own, so each token's loss is weighed by how much more likely the policy makes it, at most twice
-    (`policy_loss.TRUNCATION`). These are off, because no TPU has run them.
+    (`policy_loss.TRUNCATION`). Segments and 8 bits are off, because no TPU has run them.
     """
 
     prompts_per_step: int

@@ -124,7 +124,8 @@ def _describe(fault: Mapping[str, Any]) -> str:
 @contextlib.contextmanager
 def replace_file(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary file to write, which replaces `path` after the block. Makes the folder. Raises DiskFullError,
-    with the `size` in bytes that the file needs, when the disk takes no more."""
+    with the `size` in bytes that the file needs, when the disk takes no more.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:

@@ -128,8 +128,7 @@ def session_age(limit: float) -> float:
 
 
 def free_last_error() -> None:
-    """Free the local variables of the last error's traceback, such as a model and its trainer, which a notebook keeps
-    until the next error. A debugger no longer sees them."""
+    """Free the last traceback's local variables, such as a trainer, which a notebook keeps until the next error."""
     error, seen = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None), set()
     while error and id(error) not in seen:
         seen.add(id(error))
@@ -143,7 +142,8 @@ def free_last_error() -> None:
 @contextlib.contextmanager
 def clean_exit(end: Callable[[str | None], None]) -> Iterator[None]:
     """Within the block, SIGTERM and SIGINT call `end` with their name. After it, the first of them is raised again and
-    the handlers are restored. Outside the main thread, where Python handles no signals, the block just runs."""
+    the handlers are restored. Outside the main thread, where Python handles no signals, the block just runs.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

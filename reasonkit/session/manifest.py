@@ -38,8 +38,7 @@ def prompt_hash(template: str) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes, or of the relative paths and contents of a folder's files. Raises ManifestError when
-    there is nothing at `path`."""
+    """The hash of a file, or of the relative paths and contents of a folder's. ManifestError if there is nothing."""
     if path.is_file():
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -51,7 +50,8 @@ def file_sha256(path: Path) -> str:
 
 def base_sha256(folder: Path) -> str:
     """The hash of a base model's settings, tokenizer and weights, without cards and helper files. A file's size, first
-    and last MiB stand for its content, because weights are tens of GB."""
+    and last MiB stand for its content, because weights are tens of GB.
+    """
     parts, end = [], 1 << 20
     for name, path in _files(folder):
         if path.suffix in (".md", ".txt") or path.name in ("NOTICE", "tokenizer.json", "tokenizer_config.json"):
@@ -65,8 +65,7 @@ def base_sha256(folder: Path) -> str:
 
 
 def code_sha256(functions: Iterable[Callable]) -> str:
-    """The hash of the source of these functions, from a module or a notebook, and of those in their closures. Functions
-    that they call by name do not count."""
+    """The hash of the source of these functions and those in their closures, without those that are called by name."""
     sources, left = {}, list(functions)
     while left:
         function = left.pop(0)
@@ -261,8 +260,7 @@ def _steps(manifest: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 
 def describe_finished(run: Path, manifest: Mapping[str, Any], last: bool = True) -> str:
-    """The line that a notebook prints for a stage that is not trained again. Only the `last` one that has begun may be
-    trained on, because a later one began with what it left."""
+    """What a notebook prints for a finished stage. Unless it is the `last`, a later one began with what it left."""
     stage, (made, ending) = manifest["stage"], progress(manifest)
     line = (f"{stage}: finished on {manifest['written']} and read back, {made or 'nobody knows how many'} steps, ended "
             f"by {ending or 'nobody knows what'}")

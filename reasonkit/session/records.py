@@ -40,8 +40,7 @@ Logged = float | Literal["nan", "inf", "-inf"] | None  # as `run_log.plain` writ
 
 
 class Domain(Record):
-    """data_recipes/rubrics/<name>.toml. `data.router` recognises the domain's questions by `words`, and `task` is what
-    most of them ask for."""
+    """data_recipes/rubrics/<name>.toml. `data.router` knows questions by `words`, and most of them ask for `task`."""
 
     what = "domain"
     rubric: Any

@@ -122,8 +122,7 @@ class NullLog(RunLog):
 
 
 def earlier_minutes(log: RunLog, stage: str) -> float:
-    """Minutes that all sessions but the newest spent on a stage, each from its "start" to its last step. This includes
-    steps that were lost and repeated."""
+    """Minutes of all sessions but the newest, from "start" to last step, with steps that were lost and repeated."""
     seconds, began, last = 0.0, None, None
     for row in log.read(every=True):
         if row["event"] == "start" and row["stage"] == stage:

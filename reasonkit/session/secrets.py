@@ -101,8 +101,7 @@ def _forms(key: str) -> Iterator[str]:
 
 
 def describe_error(error: BaseException, *keys: str) -> str:
-    """An exception as one line of visible text: its type and its message, without the keys, a header's credentials, and
-    the user and query of an address."""
+    """Its type and message in one visible line, without keys, a header's credentials, an address's user and query."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # it cannot say what it is

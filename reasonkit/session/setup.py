@@ -49,8 +49,7 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name, for a module without RECIPE, and for an
-    unknown stage or setting or a wrong value in it."""
+    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name, stage or setting, or a wrong value."""
     check_name("recipe", name, recipe_names())
     module = importlib.import_module(f"recipes.{name}")
     recipe = getattr(module, "RECIPE", None)
@@ -133,8 +132,7 @@ def check_value(name: str, value: object, instead: str) -> None:
 
 
 def change(profile: Profile, settings: Mapping[str, Any]) -> Profile:
-    """The profile with the settings of `check_choices`. If minutes are set they are a limit, on a laptop too. If the
-    steps of GRPO or distillation are set, it makes no more."""
+    """The profile with checked settings. `minutes` are then a limit, on a laptop too, and a stage's `steps` exact."""
     exact = {f"{stage}_most_steps": 0 for stage in ("grpo", "distill") if f"{stage}_steps" in settings}
     for name, value in {**exact, **settings}.items():
         stage, _, inner = name.partition("_")

@@ -100,8 +100,7 @@ class TimeBudget:
 
     @property
     def steps_left(self) -> float:
-        """Steps that still fit before the running stage's deadline at its mean pace. Infinite until that is known, and
-        if the session grows."""
+        """Steps that fit before the stage's deadline at its mean pace. Infinite if that is unknown, or it grows."""
         if self.grows or not self._mean:
             return math.inf
         return max(0.0, self._deadline - self._clock()) / self._mean
@@ -128,8 +127,7 @@ class TimeBudget:
         return left * self._share(stage)
 
     def part(self, stage: str, share: float) -> float:
-        """Minutes for what a stage makes before it trains: this share of what it would get now, 0 without time left,
-        and infinite if the session grows."""
+        """Minutes for what a stage makes before it trains: a share of those it would get. Infinite if it grows."""
         return math.inf if self.grows else share * self.minutes_left * self._share(stage)
 
     def ending(self, stage: str) -> str | None:
