@@ -96,11 +96,9 @@ TELL_ANSWER = False  # True tells the teacher the right answer, which every row 
 settings = TeacherSettings(TRIES, KEEP, REJECT, style, TELL_ANSWER)
 log = RunLog(run.stage("teacher") / "asked.jsonl")
 local = who not in ("", "api")
-length = run.profile.grpo.max_prompt_length + 128  # a request may say more than the prompt of training
-profile = replace(run.profile, grpo=replace(run.profile.grpo, max_prompt_length=length),
-                  policy=who if local and who != "policy" else run.profile.policy)
+profile = replace(run.profile, policy=who) if local and who != "policy" else run.profile
 if local or who and JUDGE == "local":
-    plan, batch = placement.plan_teacher(profile, jax.devices(), JUDGE == "local")
+    plan, batch, length = placement.plan_teacher(profile, jax.devices(), JUDGE == "local")
 
 # %%
 model = teacher = judge = rater = None

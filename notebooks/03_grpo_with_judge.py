@@ -100,7 +100,7 @@ print(f"{len(train)} problems, {len(open_rows)} open ones held out; {run.budget.
 from recipes.judges import api_judge
 
 if recipe.uses_judge and profile.api_dollars and not recipe.judge:
-    # for a model without a known price, add its dollars per million tokens: prices={"gemini-x": (0.30, 2.50)}
+    # for a model without a known price, write its dollars per million tokens into PRICES of recipes/judges/api_client.py
     judge = api_judge.from_secrets(api_judge.ApiLimits(profile.api_dollars))
 
 # %%

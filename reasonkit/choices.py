@@ -1,26 +1,30 @@
-"""The profile that follows from the choices in a notebook's first cell: `settle`, and its parts."""
+"""The choices in a notebook's first cell: the profile that follows (`settle`), and the run that they are (run.json)."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reasonkit.config import PROFILES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
+from reasonkit.config import PROFILES, TRAINED, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.own_file import load_data
 from reasonkit.models.load import MODELS
-from reasonkit.session.files import RecordError, read
-from reasonkit.session.manifest import MANIFEST
-from reasonkit.session.records import Manifest
+from reasonkit.session.files import read
+from reasonkit.session.manifest import ELSEWHERE, NOTEBOOKS, peek
+from reasonkit.session.records import RunFile
 from reasonkit.session.setup import change, check_choices, find_recipe, suggest
+
+# Settings that may differ between the sessions of a run. The sizes among them change memory and speed, and results by
+# rounding only. Where `grpo_micro_prompts` changes more, `GrpoSettings.binding` has it. With another `eval_batch`,
+# completions at temperature 1 are other draws, but a stage that has begun keeps its own in a file.
+FREE = ("minutes", "reserve_minutes", "api_dollars", "eval_batch", "judge_batch", "grpo_micro_prompts", *(
+    f"{stage}_{name}" for stage in TRAINED for name in ("save_every", "keep")))
 
 
 def settle(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], folder: Path,
            data: str | None) -> tuple[dict[str, Any], Recipe, Profile]:
-    """The checked settings, the recipe, and the profile that follows from these and the data. Raises ValueError as
-    `check_choices`, `data_lengths` and `choose` do."""
+    """The checked settings, the recipe, and the profile that follows from these and the data. Raises as its parts."""
     settings, plan = check_choices(profile, recipe, seed, settings), find_recipe(recipe)
     lengths = data_lengths(folder, data, plan.data_for(PROFILES[profile]))
     return settings, plan, choose(profile, plan, settings, lengths)
@@ -31,7 +35,7 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
     the policy cannot learn from gives way to the profile's judge, unless it was asked for.
 
     Raises ValueError for a model that is unknown or not of the same kind as the profile's own, for a teacher of another
-    family than the policy's, because its tokens are others, and as `GrpoSettings.check` does.
+    family, whose tokens are others, and for settings of the recipe's stages that do not go together.
     """
     usual = adapt_to_lengths(adapt_to_recipe(PROFILES[profile], recipe), lengths)
     chosen = change(usual, settings)
@@ -43,6 +47,14 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
         chosen = replace(chosen, judge_max_length=chosen.judge_max_length + more)
     if "grpo" in recipe.shares:
         chosen.grpo.check()
+    for stage in (stage for stage in ("simpo", "distill") if stage in recipe.shares):
+        least, given = chosen.grpo.max_prompt_length, getattr(chosen, stage).max_prompt_length
+        if given < least:
+            raise ValueError(f"{stage}_max_prompt_length={given}, and notebook 1 keeps questions of up to "
+                             f"grpo_max_prompt_length={least} tokens: set it to at least {least}")
+    if "simpo" in recipe.shares and chosen.simpo.questions < chosen.simpo.batch_size:
+        raise ValueError(f"simpo_questions={chosen.simpo.questions} make at most as many pairs, and a step takes "
+                         f"simpo_batch_size={chosen.simpo.batch_size}: ask more questions, or take smaller steps")
     for role in ("policy", "judge"):
         own, name = getattr(PROFILES[profile], role), getattr(chosen, role)
         if name not in MODELS and not Path(name).is_dir():
@@ -68,8 +80,37 @@ def _same_tokens(policy: str, teacher: str) -> bool:
 
 def data_lengths(folder: Path, data: str | None, own: str) -> Mapping[str, int]:
     """The lengths in tokens that `data` asks for. "" is the mix `own`, and None whatever notebook 1 has used."""
-    path = folder / "data" / MANIFEST
-    if data is None and path.is_file():
-        with contextlib.suppress(RecordError):  # `Run.manifest` says what is wrong with it
-            return read(path, Manifest, "").extra.lengths
-    return load_data(data or own).lengths
+    made = peek(folder / "data") if data is None else None
+    return made.extra.lengths if made else load_data(data or own).lengths
+
+
+def identify(profile: str, recipe: str, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says: the choices of the run's last session."""
+    return {"profile": profile, "recipe": recipe, "seed": seed} | ({"settings": dict(settings)} if settings else {})
+
+
+def binding(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices that are the same in all sessions of a run."""
+    settings = identity.get("settings", {})
+    return identify(**{**identity, "settings": {name: settings[name] for name in settings if name not in FREE}})
+
+
+def check_identity(folder: Path, identity: Mapping[str, Any], begins: bool) -> bool:
+    """Whether the folder holds another run that this one may replace, because no stage of it has made a step.
+
+    Only notebooks 1 and 1b `begin` a run, because the others read its rows. Raises ValueError for another run that may
+    not be replaced, with what to do, and for a damaged file.
+    """
+    path, asked = folder / "run.json", binding(identity)
+    if not path.exists():
+        return False
+    found = binding(read(path, RunFile, f"put the old one back, or start {ELSEWHERE}").model_dump(exclude_unset=True))
+    begun = any(any(folder.glob(trained)) for trained in ("checkpoints/actor/[0-9]*", "*/adapter"))
+    if found == asked or begins and not begun:
+        return found != asked
+    holds = f"{folder} holds the run {found}, and {asked} was asked for: go on with that one, or"
+    if not begun:
+        raise ValueError(f"{holds}, because it has trained nothing yet, run notebook {NOTEBOOKS['data']} with these "
+                         "choices first")
+    raise ValueError(f"{holds} start {ELSEWHERE}, or `REASONKIT_ARTIFACTS=artifacts-2 make demo ...`. The folder holds "
+                     "what was trained: delete it only if nobody needs that")

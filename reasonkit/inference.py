@@ -1,7 +1,4 @@
-"""A run's model outside its notebooks: `ask` asks it a question, and `load_policy` loads it.
-
-The run is only read: it is not locked, its clock does not start, and none of its files is changed.
-"""
+"""A run's model outside its notebooks: `ask` asks it a question, and `load_policy` loads it. The run is only read."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ It loads no model. Of the data it reads one row per source. `session.setup.insta
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import os
 import shlex
 import shutil
@@ -19,8 +19,8 @@ from typing import Any
 import jax
 from IPython.display import display
 
-from reasonkit.choices import choose, data_lengths
-from reasonkit.config import PROFILES, STAGES, Profile, adapt_to_recipe, models_of
+from reasonkit.choices import binding, check_identity, choose, data_lengths, identify
+from reasonkit.config import PROFILES, STAGES, TRAINED, Profile, adapt_to_recipe, models_of
 from reasonkit.data.curation import used_sources
 from reasonkit.data.filters import Ledger
 from reasonkit.data.sources import DataRecipe, TeacherFile
@@ -30,9 +30,8 @@ from reasonkit.models.mesh import check_divides, use_virtual_devices
 from reasonkit.run import Run, artifacts
 from reasonkit.session import manifest as manifests
 from reasonkit.session.files import RecordError, read
-from reasonkit.session.identity import binding, check_identity, identify
-from reasonkit.session.records import Manifest, RunFile
-from reasonkit.session.secrets import kaggle_login, secret
+from reasonkit.session.records import RunFile
+from reasonkit.session.secrets import kaggle_login
 from reasonkit.session.setup import CHOOSE, check_choices, find_recipe, suggest, value_of
 from reasonkit.session.time_budget import BudgetError, TimeBudget
 from reasonkit.show.report import table
@@ -50,10 +49,8 @@ class StageNotInRecipe(Exception):
 
 def writer_of(run: Run, teacher: str, data: DataRecipe) -> str:
     """Who writes traces in notebook 1b, by its TEACHER: "api", "policy" (the run's own model after SFT), a model's
-    name, or "" for nobody.
-
-    Nobody does if the data ask for no traces, or training has begun with those that are there, because others would be
-    other rows. The policy does even then, for its pairs. Raises ValueError for an unknown name.
+    name, or "" for nobody: if the data ask for no traces, or training has begun with those that are there, because
+    others would be other rows. The policy does even then, for its pairs. Raises ValueError for an unknown name.
     """
     if teacher not in ("", "api", "policy", *MODELS) and not Path(teacher).is_dir():
         raise ValueError(f"TEACHER={teacher!r} is neither \"api\", \"policy\", a folder nor a known model: "
@@ -85,8 +82,7 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
     other = check_identity(artifacts(), identity, begins=data is not None)
     rows = [["profile", profile, "this cell"], ["recipe", f"{recipe}: {plan.summary}", "this cell"],
             ["seed", seed, "this cell"]]
-    if data is not None:
-        rows.append(["data", data or plan.data_for(own), "this cell" if data else "recipe"])
+    rows += [] if data is None else [["data", data or plan.data_for(own), "this cell" if data else "recipe"]]
     changed = {"profile": own, "recipe": adapt_to_recipe(own, plan), "data": choose(profile, plan, {}, lengths)}
     for name in settings:
         value = value_of(fitted, name)
@@ -99,15 +95,16 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
     left = [name for name in plan.stages if not run.is_done(name)]
     writer = _writer(run, data, stage, teacher)
     models = models_of(fitted, plan, [name for name in ahead if name != "teacher"] + ["teacher"] * bool(writer), writer)
-    api = fitted.api_dollars and "judge" in models and "reward_model" not in left and not plan.judge
-    if api:
+    asked = []
+    if fitted.api_dollars and "judge" in models and "reward_model" not in left and not plan.judge:
         models.pop("judge")
+        asked = [_api("judge", "leave api_dollars out of SETTINGS for the local judge", fitted.api_dollars,
+                      stage != ALL)]
     if writer and rater == "local":
         models["rater"] = fitted.judge
     lines = [*_machine(fitted, left, models), *_models(dict.fromkeys(models.values())), *_session(fitted),
              *_earlier(identity, left), *_sources(run, data, stage, left, other),
-             *_teacher(run, stage, teacher, writer, rater)]
-    lines += [_api("judge", "leave api_dollars out of SETTINGS for the local judge", stage != ALL)] if api else []
+             *_teacher(run, stage, teacher, writer, rater), *asked]
     display(table(["needed", "found", "to do"], lines, "Checked before anything is loaded."))
     if missing := "".join(f"\n- {name}: {remedy}" for name, _, remedy in lines if remedy):
         raise RuntimeError(f"this run can't begin:{missing}")
@@ -121,44 +118,40 @@ def _machine(profile: Profile, left: Sequence[str], models: Mapping[str, str]) -
     """`left` are the stages still to be run, and `models` what they load. Judge and teacher have their own chips."""
     if profile.devices:
         use_virtual_devices(profile.devices)
-    devices, remedy = jax.devices(), ""
-    if profile.accelerator not in ("", devices[0].platform):
-        remedy = f"profile {profile.name!r} is for a {profile.accelerator.upper()}: {CHOOSE}"
-    yield "accelerator", f"{len(devices)} × {devices[0].device_kind}", remedy
-    if not remedy:
-        try:
-            alone = placement.plan(profile, devices, judge=False)
-            both = placement.plan(profile, devices, judge="judge" in models, grpo="grpo" in left)
-            passes = profile.grpo.prompts_per_pass * profile.grpo.num_generations
-            rows = [("sft", "sft_batch_size", profile.sft.batch_size, alone.policy),
-                    ("simpo", "2 x simpo_batch_size", 2 * profile.simpo.batch_size, alone.policy),
-                    ("grpo", "grpo_micro_prompts x grpo_num_generations", passes, both.policy)]
-            rows += [("evaluation", "eval_batch", profile.eval_batch, made.policy) for made in (alone, both)]
-            if "teacher" in models:
-                both = placement.plan(replace(profile, judge=models["teacher"]), devices, judge=True)
-                rows += [("distill", "distill_batch_size", profile.distill.batch_size, mesh)
-                         for mesh in (both.policy, both.judge)]
-            if both.judge:
-                rows.append(("evaluation", "judge_batch", profile.judge_batch, both.judge))
-            for stage, what, count, mesh in rows:
-                if stage in left:
-                    check_divides(count, mesh, what)
-            if "writer" in models:
-                length = profile.grpo.max_prompt_length + 128  # as notebook 1b asks
-                longer = replace(profile.grpo, max_prompt_length=length)
-                placement.plan_teacher(replace(profile, policy=models["writer"], grpo=longer), devices,
-                                       "rater" in models)
-            yield "memory", " · ".join(both.reasons.values()), ""
-        except ValueError as error:
-            yield "memory", "the run does not fit", str(error)
+    devices = jax.devices()
+    found, right = f"{len(devices)} × {devices[0].device_kind}", profile.accelerator in ("", devices[0].platform)
+    yield "accelerator", found, "" if right else (
+        f"profile {profile.name!r} is for a {profile.accelerator.upper()}: {CHOOSE}")
+    if not right:
+        return
+    try:
+        alone = placement.plan(profile, devices, judge=False)
+        both = placement.plan(profile, devices, judge="judge" in models, grpo="grpo" in left)
+        passes = profile.grpo.prompts_per_pass * profile.grpo.num_generations
+        rows = [("sft", "sft_batch_size", profile.sft.batch_size, alone.policy),
+                ("simpo", "2 x simpo_batch_size", 2 * profile.simpo.batch_size, alone.policy),
+                ("grpo", "grpo_micro_prompts x grpo_num_generations", passes, both.policy)]
+        rows += [("evaluation", "eval_batch", profile.eval_batch, made.policy) for made in (alone, both)]
+        if "teacher" in models:
+            both = placement.plan(replace(profile, judge=models["teacher"]), devices, judge=True)
+            rows += [("distill", "distill_batch_size", profile.distill.batch_size, mesh)
+                     for mesh in (both.policy, both.judge)]
+        if both.judge:
+            rows.append(("evaluation", "judge_batch", profile.judge_batch, both.judge))
+        for _, what, count, mesh in (row for row in rows if row[0] in left):
+            check_divides(count, mesh, what)
+        if "writer" in models:
+            placement.plan_teacher(replace(profile, policy=models["writer"]), devices, "rater" in models)
+        yield "memory", " · ".join(both.reasons.values()), ""
+    except ValueError as error:
+        yield "memory", "the run does not fit", str(error)
 
 
 def _models(names: Iterable[str]) -> Lines:
     absent = []
     for name in names:
         try:
-            folder = load.locate(name)
-            if folder:
+            if folder := load.locate(name):
                 load.tokenizer(name)
             else:
                 absent.append(MODELS[name].handle)
@@ -202,23 +195,23 @@ def _teacher(run: Run, stage: str, teacher: str, writer: str, rater: str) -> Lin
         yield _api("the teacher's judge", 'set JUDGE = "local"')
 
 
-def _api(role: str, instead: str, with_cell: bool = True) -> tuple[str, str, str]:
-    """A judge or a teacher behind an API. `instead`: what else to do. `with_cell`: there is a cell that asks it."""
+def _api(role: str, instead: str, dollars: float = 0, with_cell: bool = True) -> tuple[str, str, str]:
+    """A judge or a teacher behind an API, with a cell that asks it. A price is needed only with `dollars`."""
     if not with_cell:
         return role, "no cell for an API", f"take the notebooks of a clone, which have one, or {instead}"
-    key = next(filter(secret, JUDGE_KEYS), "")
-    if not key:
-        return role, "no key for an API", f"set one of the secrets {', '.join(JUDGE_KEYS)}, or {instead}"
-    package, module = ("openai",) * 2 if key.startswith("OPENAI") else ("google-genai", "google.genai")
-    return role, f"behind an API, by the secret {key}", "" if _is_there(module) else (
-        f"run `!pip install {package}` in a cell above this one, or {instead}")
-
-
-def _is_there(module: str) -> bool:
+    # by name: a submission carries what its library imports, and most of them ask no API
+    client, calls = (importlib.import_module(f"recipes.judges.{name}") for name in ("api_client", "api_calls"))
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package above it
-        return False
+        service = client.service_from_secrets()
+        if service and dollars:
+            calls.ApiCalls(service, calls.ApiLimits(dollars))
+    except ImportError as error:
+        return role, "no package for it", f"{error} in a cell above this one, or {instead}"
+    except ValueError as error:
+        return role, "not usable", f"{error}, or {instead}"
+    if not service:
+        return role, "no key for an API", f"set one of the secrets {', '.join(JUDGE_KEYS)}, or {instead}"
+    return role, f"{service.name} ({service.endpoint})", ""
 
 
 def _session(profile: Profile) -> Lines:
@@ -242,9 +235,9 @@ def _session(profile: Profile) -> Lines:
 def _earlier(identity: Mapping[str, Any], left: Sequence[str]) -> Lines:
     """The stages that are done, and an attached run that could be gone on with: the same choices, and no run here."""
     folder, inputs = artifacts(), Path(os.environ.get(*load.INPUTS))
-    for name in (stage for stage in STAGES if STAGES[stage].trains and stage not in left):
-        with contextlib.suppress(RecordError):
-            steps, ending = manifests.progress(read(folder / name / manifests.MANIFEST, Manifest, "").model_dump())
+    for name in (stage for stage in TRAINED if stage not in left):
+        if found := manifests.peek(folder / name):
+            steps, ending = manifests.progress(found.model_dump())
             yield STAGES[name].title, f"finished: {steps} steps, ended by {ending}", ""
     if (folder / "run.json").exists():
         return
@@ -264,8 +257,8 @@ def _sources(run: Run, data: str | None, stage: str, left: Sequence[str], other:
     they are of the `other` run that this one replaces."""
     if data is None:
         return
+    notes = Ledger()
     try:
-        notes = Ledger()
         found = run.data_recipe(data)
         with contextlib.redirect_stdout(None):
             made = stage != "teacher" and not other and run.data_is_made(found)

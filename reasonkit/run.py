@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -18,8 +17,8 @@ from typing import Any
 
 import jax
 
-from reasonkit.choices import settle
-from reasonkit.config import STAGES, Profile, Recipe
+from reasonkit.choices import check_identity, identify, settle
+from reasonkit.config import TRAINED, Profile, Recipe
 from reasonkit.data.own_file import load_data, without_traces
 from reasonkit.data.sources import DataRecipe, File
 from reasonkit.eval.evaluate import EvalResult, compare_paired
@@ -28,11 +27,10 @@ from reasonkit.models.checkpoints import latest_step, next_step, restore_lora, s
 from reasonkit.models.distributed import agree_on_end, is_main_process, on_main_process
 from reasonkit.models.mesh import use_virtual_devices
 from reasonkit.session import manifest as manifests
-from reasonkit.session.files import RecordError, read, write_atomic
-from reasonkit.session.identity import check_identity, identify
+from reasonkit.session.files import read, write_atomic
 from reasonkit.session.interrupts import free_last_error, lock_run, unlock_run
 from reasonkit.session.manifest import base_sha256, file_sha256, prompt_hash
-from reasonkit.session.records import Manifest, RunFile
+from reasonkit.session.records import RunFile
 from reasonkit.session.run_log import NullLog, RunLog, earlier_minutes
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS
@@ -85,17 +83,14 @@ class Run:
 
     def _made_nothing(self, stage: str) -> bool:
         """Whether a training stage has ended without a step, for want of time, say. Its inputs may be others now."""
-        with contextlib.suppress(RecordError):  # `manifest` says what is wrong with it
-            return read(self.stage(stage) / manifests.MANIFEST, Manifest, "").metrics.get("steps") == 0
-        return False
+        found = manifests.peek(self.stage(stage))
+        return found is not None and found.metrics.get("steps") == 0
 
     def _is_last(self, stage: str) -> bool:
-        """Whether no later stage has begun with what this one left."""
         return not any(map(self.begun, self.recipe.trained[self.recipe.trained.index(stage) + 1:]))
 
     def manifest(self, stage: str) -> dict:
-        """The manifest that a stage left. Raises ManifestError as `read_manifest` and `check_adapter` do, also for the
-        data of notebook 1."""
+        """The manifest that a stage left. Raises as `read_manifest` and `check_adapter`, also for notebook 1's data."""
         if stage != "data" and self.finished("data"):
             self.manifest("data")
         found = manifests.read_manifest(self.stage(stage), stage=stage, prompt_sha256=prompt_hash(TAGS.template),
@@ -104,8 +99,7 @@ class Run:
         return found
 
     def inputs(self, stage: str) -> dict[str, Path]:
-        """The files that a training stage starts from: the "train" split and the "adapter" of the trained stage before
-        it, if there is one. Raises ManifestError as `manifest` does."""
+        """What a stage trains on: "train", and the "adapter" of a trained stage before it. Raises as `manifest`."""
         self.manifest("data")
         found = {"train": self.stage("data") / "train.parquet"}
         if before := self.recipe.before(stage):
@@ -116,22 +110,20 @@ class Run:
         return found
 
     def _lora_of(self, stage: str) -> dict | None:
-        """The adapter's shape for the manifest of a stage that trains or evaluates it, else None."""
-        return self.lora if stage == "evaluation" or STAGES[stage].trains else None
+        return self.lora if stage in (*TRAINED, "evaluation") else None
 
     def data_recipe(self, data: str) -> DataRecipe:
         """The data recipe `data`, "" for the recipe's own, with the traces of this run's notebook 1b where it reads
         some, and without them if it has kept none. Raises as `load_data` does."""
         traces = self.stage("teacher") / "traces.jsonl"
         found = load_data(data or self.recipe.data_for(self.profile), traces, "teacher" in self.recipe.shares)
-        with contextlib.suppress(RecordError):
-            left = read(self.stage("teacher") / manifests.MANIFEST, Manifest, "").metrics
-            found = without_traces(found, traces) if left.get("traces") == 0 and not traces.exists() else found
-        return found
+        left = manifests.peek(self.stage("teacher"))
+        kept_none = left and left.metrics.get("traces") == 0 and not traces.exists()
+        return without_traces(found, traces) if kept_none else found
 
     def data_asked(self, recipe: DataRecipe) -> dict[str, Any]:
-        """What the rows of notebook 1 depend on, beside the seed, the code, and what the hub has of a branch today.
-        Where a file lies is none of it, because an attached one may be mounted elsewhere on another day."""
+        """What the rows of notebook 1 depend on, beside the seed, the code, and what the hub has of a branch today. Not
+        where a file lies, because an attached one may be mounted elsewhere on another day."""
         files = {source.name: Path(source.path).expanduser() for source in recipe.sources if isinstance(source, File)}
         grpo, text = self.profile.grpo, recipe.model_dump_json(exclude={"sources": {"__all__": {"path"}}})
         return manifests.plain({
@@ -170,8 +162,7 @@ class Run:
     def begin(self, stage: str, base: Path, inputs: Mapping[str, Path], **choices) -> bool:
         """Whether the stage still has to be trained, from its start or its last step. If not, print that.
 
-        `base` is the model's folder. `choices` are whatever else the result depends on. Raises ManifestError as
-        `check_begun` and `manifest` do.
+        `base` is the model's folder, `choices` whatever else the result depends on. ManifestError as `check_begun`.
         """
         if is_main_process():
             lock_run(self.folder)  # `close` may have let it go
@@ -205,18 +196,15 @@ class Run:
                   f"minutes, ended by {manifests.ENDINGS.get(result.stopped, result.stopped)}")
 
     def keep_better(self, stage: str, model, before: EvalResult, after: EvalResult) -> None:
-        """If a stage that was handed over has made the model worse, hand over the adapter it began with instead.
-
-        `before` and `after` are of the same validation problems. Worse is a paired interval of accuracy or format that
-        lies below zero, if neither lies above it. The trained adapter stays among the checkpoints as long as they keep
-        it. `model` has the adapter that is handed over.
+        """If a stage that was handed over has made the model worse, hand over the adapter it began with instead, which
+        `model` then has. `before` and `after` are of the same validation problems. Worse is a paired interval of
+        accuracy or format below zero, if neither lies above it. The checkpoints keep the trained one for a while.
         """
-        changes = {name: compare_paired(before, after, field)
-                   for name, field in (("accuracy", "correct"), ("format", "format_ok"))}
-        told = {name: f"{name} {change}" for name, change in changes.items()}
-        worse = [told[name] for name, change in changes.items() if change.high < 0]
+        accuracy, form = (compare_paired(before, after, field) for field in ("correct", "format_ok"))
+        changes = {f"accuracy {accuracy}": accuracy, f"format {form}": form}
+        worse = [told for told, change in changes.items() if change.high < 0]
         if is_main_process():
-            print(f"{stage}, before and after: {'; '.join(told.values())}")
+            print(f"{stage}, before and after: {'; '.join(changes)}")
         if not worse or any(change.low > 0 for change in changes.values()):
             return
         restore_lora(model, self.checkpoints / BEGUN / stage)
@@ -242,10 +230,9 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
 
     `data` is a mix or a file, "" for the recipe's own mix, or None for whatever notebook 1 has used. It decides the
     profile's lengths. `settings` replace values of the profile. A run that has trained nothing gives way to one with
-    other choices and `data`, which makes its rows anew.
+    other choices and `data`. Frees what the last error in this process still holds, such as a model and its trainer.
 
-    Frees what the last error in this process still holds, such as a stage's model and trainer. Raises ValueError as
-    `check_choices` and `choose` do, also for a folder that holds another run. Raises FolderInUseError as `lock_run`.
+    Raises ValueError as `settle` does, and for a folder that holds another run. Raises FolderInUseError as `lock_run`.
     """
     folder = artifacts(folder)
     settings, plan, chosen = settle(profile, recipe, seed, settings or {}, folder, data)
@@ -277,7 +264,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
 def read_run(folder: Path | str | None = None) -> Run:
     """The run in `folder` (default: as `open_run`), to read from: no lock, no clock, and no file is changed.
 
-    Raises RecordError if no run is there, and ValueError as `check_choices` and `choose` do.
+    Raises RecordError if no run is there, and ValueError as `settle` does.
     """
     folder = artifacts(folder)
     found = read(folder / "run.json", RunFile, "give the folder of a run, which its notebooks call artifacts")
@@ -286,5 +273,4 @@ def read_run(folder: Path | str | None = None) -> Run:
 
 
 def artifacts(folder: Path | str | None = None) -> Path:
-    """The folder of the run's artifacts."""
     return Path(folder or os.environ.get("REASONKIT_ARTIFACTS", "artifacts")).resolve()

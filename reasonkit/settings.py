@@ -17,36 +17,31 @@ CHOICES = {
 class LossSettings:
     """The settings of GRPO's loss, each with what Tunix 0.1.7 does, what the papers do, and what we chose.
 
-    `beta`: weight of the KL penalty. 0 saves the forward pass of the reference. GRPO's paper uses 0.04, DAPO and
-        Dr. GRPO use 0.
+    `beta`: weight of the KL penalty. 0 saves the reference's forward pass. GRPO's paper has 0.04, DAPO and Dr. GRPO 0.
+        It counts only in groups whose rewards differ. In the others it would be the only gradient, and Adam turns even
+        rounding noise into a full step: under a constant reward the adapter moved two thirds as far as in training. The
+        mean is over all completions, so the pull is beta times the share of groups that vary.
     `kl_loss_mode`: how a token's KL is estimated, with d = log p_ref - log p of the sampled token.
         "low_var_kl" is k3, exp(d) - d - 1. It is GRPO's own (equation 4), and Tunix used it until 0.1.6. Its gradient
-        is that of KL(reference || policy). "mse_kl" is k2, d^2 / 2, with the gradient of KL(policy || reference). "kl",
-        Tunix's default since 0.1.7, is k1, -d. As a value it is unbiased, but the gradient of this loss does not
-        contain the reference, which is a constant. It changes the length of completions under any reward, so we
-        refuse it. Source: J. Schulman, "Approximating KL divergence", 2020. k3 is always logged. The penalty counts
-        only in groups whose rewards differ. In the others it would be the only gradient. At first that is just rounding
-        noise, but Adam turns any gradient into a full step: under a constant reward the adapter moved two thirds as far
-        as in training. The mean is over all completions, so the pull is beta times the share of groups that vary.
-    `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group. The paper does not say which std. Here it
-        has ddof=1. It magnifies a judge's small differences, which is why `rules.rubric` rounds. "drgrpo" leaves out
-        the std, and "rloo" takes the mean of the others. In Tunix, rounding may give a group of equal rewards an
-        advantage. Here it is exactly 0.
+        is that of KL(reference || policy). "mse_kl" is k2, d^2 / 2, with the gradient of KL(policy || reference).
+        Tunix's "kl" is k1, -d, and refused: its gradient does not contain the reference, and it changes the length of
+        completions under any reward. Source: J. Schulman, "Approximating KL divergence", 2020. k3 is always logged.
+    `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, with ddof=1, as the paper does not say
+        which std. It magnifies a judge's small differences, which is why `rules.rubric` rounds. "drgrpo" leaves out the
+        std, and "rloo" takes the mean of the others. In a group of equal rewards it is exactly 0.
     `loss_agg_mode`: how the losses of tokens become one number. "sequence-mean-token-mean" is GRPO's: a mean per
-        completion, then over completions. Tokens of a long completion weigh less, so long wrong completions are
-        punished less per token (Dr. GRPO). "sequence-mean-token-scale" is Dr. GRPO's remedy: it divides by the length
-        limit instead of the length. "seq-mean-token-sum" adds up a completion's tokens and then takes the mean over
-        completions. "token-mean" is DAPO's mean over all tokens, but only within a micro-batch: with `micro_prompts` it
-        is a mean of means. The first three do not depend on micro-batches, as long as no completion is masked.
+        completion, then over completions. So tokens of a long wrong completion are punished less (Dr. GRPO).
+        "sequence-mean-token-scale" is Dr. GRPO's remedy: it divides by the length limit instead of the length.
+        "seq-mean-token-sum" is the mean over completions of their sums. "token-mean" is DAPO's mean over all tokens,
+        but only of a pass of `micro_prompts`. The others do not depend on passes, if no completion is masked.
     `loss_algo`, `epsilon`, `epsilon_high`: whether the ratio of new to old policy is per token or per sequence (GSPO),
         and where it is clipped below and above (DAPO's "clip higher"; None: as below). We make one update per rollout,
         so the ratio is 1 and these three have no effect, as a test shows.
     `mask_truncated`: leaves completions that reached the limit without a stop token out of the loss, but not out of
-        their group's mean (DAPO's overlong filtering). It is off, because such a completion lacks its last tag and the
+        their group's mean (DAPO's overlong filtering). Off, because such a completion lacks its last tag, and the
         penalty for that teaches the policy to finish in time.
 
-    There is no entropy bonus, because Tunix's GRPO has none. Entropy is logged as a mean over tokens. Raises ValueError
-    for a value that is not offered.
+    There is no entropy bonus, because Tunix's GRPO has none. Raises ValueError for a value that is not offered.
     """
 
     beta: float = 0.04
@@ -80,7 +75,7 @@ class StageSettings:
     keep: int = 2
 
     def binding(self) -> dict[str, Any]:
-        """The settings on which the stage's result depends by more than rounding."""
+        """The settings on which the result depends by more than rounding."""
         return {name: value for name, value in vars(self).items() if name not in ("save_every", "keep")}
 
 
@@ -94,33 +89,27 @@ class CompletionSettings(StageSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SampledSettings(CompletionSettings):
-    """For a stage on completions that are sampled as it goes on, so that nobody knows how long they will be.
-
-    `steps` is the number by forecast. Where the clock has time for more, the stage goes on to `most_steps` (0: no
-    more), and its schedule is stretched. A session that grows makes only `steps`.
+    """For a stage whose completions are sampled as it goes on, so that nobody knows how long they will be. `steps` is
+    a forecast. Where the clock has time for more, the stage goes on to `most_steps` (0: no more), and its schedule is
+    stretched. A session that grows makes only `steps`.
     """
 
     most_steps: int = 0
 
     @property
     def last_step(self) -> int:
-        """The steps that the stage makes if the clock has time for all of them."""
+        """The steps if the clock has time for all of them."""
         return max(self.steps, self.most_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SftSettings(StageSettings):
-    """Each step takes `batch_size` sequences of `max_length` tokens.
-
-    A sequence is one row and padding. With `pack` it holds as many rows as fit, and each row sees only itself. A step
-    then has more rows: `batch_size` times `max_length` divided by their mean length. That pays off if most rows are
-    much shorter than the longest.
+    """Each step takes `batch_size` sequences of `max_length` tokens: one row and padding, or with `pack` as many rows
+    as fit, each of which sees only itself. That pays off if most rows are much shorter than the longest.
 
     `skip_terse` leaves out rows whose reasoning shows no work (`rewards.work.missing_work`), such as "So 12".
-
-    `max_epochs` ends the stage after that many passes over its rows, if `steps` would be more. Later stages get the
-    time that this leaves. 0 sets no limit. Packed rows are counted as if they filled their sequences.
-
+    `max_epochs` (0: no limit) ends the stage after that many passes over its rows, if `steps` would be more, and leaves
+    the time to later stages. Packed rows are counted as if they filled their sequences.
     `stock_loss` uses Tunix's own loss, which holds the logits of all tokens at once. It is the same up to rounding.
     """
 
@@ -134,14 +123,13 @@ class SftSettings(StageSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SimpoSettings(CompletionSettings):
-    """Each step takes `batch_size` pairs of a chosen and a rejected completion, which makes twice as many rows.
+    """Each step takes `batch_size` pairs of a chosen and a rejected completion, which makes twice as many rows. If
+    notebook 1b left no pairs, `num_generations` completions of each of `questions` training questions are sampled.
 
     `beta` scales the mean log-probabilities, and `gamma` is the margin to aim for. The paper uses a beta of 2 to 2.5
     and a gamma of about half of it. `label_smoothing` is the share of pairs assumed to be labelled the wrong way round.
     `sft_weight` weighs the chosen completion's negative log-likelihood per token. The paper has 0. Llama 3 (arXiv
     2407.21783) uses 0.2 in DPO, to keep the format and the likelihood of the chosen completion.
-
-    If notebook 1b left no pairs, `num_generations` completions of each of `questions` training questions are sampled.
     """
 
     batch_size: int
@@ -150,7 +138,7 @@ class SimpoSettings(CompletionSettings):
     beta: float = 2.0
     gamma: float = 1.0
     label_smoothing: float = 0.0
-    sft_weight: float = 0.0
+    sft_weight: float = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +147,9 @@ class DistillSettings(SampledSettings):
 
     In a share `on_policy` of the steps (GKD's lambda) the student samples them. In the others they are worked solutions
     from the data. `beta` chooses the divergence: 0 is the forward KL(teacher || student), 1 the reverse
-    KL(student || teacher), and in between it is the generalised Jensen-Shannon divergence, for which the paper uses
-    0.1, 0.5 and 0.9. The student gets the teacher's `top_k` most likely tokens one by one, and the total mass of all
-    others. `teacher` names the model, and "" means `Profile.teacher`. Raises ValueError for values out of range.
+    KL(student || teacher), and in between it is the generalised Jensen-Shannon divergence (the paper: 0.1, 0.5, 0.9).
+    The student gets the teacher's `top_k` most likely tokens one by one, and the total mass of all others. `teacher`
+    names the model ("": `Profile.teacher`). Raises ValueError for values out of range.
     """
 
     batch_size: int
@@ -182,18 +170,16 @@ class GrpoSettings(LossSettings, SampledSettings):
     """Each step updates on `prompts_per_step` prompts, each with `num_generations` completions of `max_new_tokens`.
 
     `micro_prompts` prompts go through one forward and backward pass (0: all). `rollout_micro_prompts`, a multiple of
-    that, is how many prompts are sampled in one call. These are judged while the next are sampled, and each pass waits
-    only for its own scores (0: a whole step is sampled, then judged, then trained on). Use it if the judge has its own
-    chips. More calls decode fewer rows at once, take longer in total, and draw different samples.
+    that, are sampled in one call and judged while the next are sampled, and each pass waits only for its own scores (0:
+    a whole step is sampled, then judged, then trained on). Use it if the judge has its own chips. More calls decode
+    fewer rows at once, take longer in total, and draw different samples.
 
-    `segments` decodes with `train.decode.SegmentSampler`. The samples are the same up to rounding, but it stops
-    decoding completions that are done. It compiles up to 24 programs, which no TPU has run, so it is off. `stock_loss`
-    holds the logits of all tokens at once, as Tunix does.
-
+    `segments` stops decoding completions that are done (`train.decode.SegmentSampler`). The samples are the same up to
+    rounding. It compiles up to 24 programs. `stock_loss` holds the logits of all tokens at once, as Tunix does.
     `int8_weights` samples from a copy of the policy whose matrices and head are 8-bit integers, and `int8_cache` keeps
     keys and values as such. Either halves the bytes that a token reads of them. The samples are then not the policy's
     own, so each token's loss is weighed by how much more likely the policy makes it, at most twice
-    (`policy_loss.TRUNCATION`). Both are off, because no TPU has run them.
+    (`policy_loss.TRUNCATION`). Segments and 8 bits are off, because no TPU has run them.
     """
 
     prompts_per_step: int
@@ -208,29 +194,24 @@ class GrpoSettings(LossSettings, SampledSettings):
     save_every: int = 50
 
     def binding(self) -> dict[str, Any]:
-        """As for every stage. The size of a pass is among them only where passes are not averaged as one."""
+        """The size of a pass is among them only where passes are not averaged as one."""
         found = super().binding()
         if self.loss_agg_mode != "token-mean" and not self.mask_truncated:
             found.pop("micro_prompts")
         return found
 
     def check(self) -> None:
-        """Raises ValueError for prompts that make no whole passes and calls, and for groups of one completion."""
+        """Raises ValueError for prompts that make no whole passes and calls."""
         whole, each, one = self.prompts_per_step, self.prompts_per_call, self.prompts_per_pass
         if whole % each or each % one:
             sizes = f"grpo_prompts_per_step={whole}, grpo_rollout_micro_prompts={each}, grpo_micro_prompts={one}"
             raise ValueError(f"{sizes}: each of these must be a multiple of the next, so change one of them (0 in the "
                              "last two stands for the whole step)")
-        if self.num_generations < 2:
-            raise ValueError(f"grpo_num_generations={self.num_generations}: GRPO compares the completions of a "
-                             "question with each other, so give 2 or more")
 
     @property
     def prompts_per_pass(self) -> int:
-        """Prompts of one forward and backward pass."""
         return self.micro_prompts or self.prompts_per_step
 
     @property
     def prompts_per_call(self) -> int:
-        """Prompts that are sampled in one call."""
         return self.rollout_micro_prompts or self.prompts_per_step

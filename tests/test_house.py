@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # package may import of third parties: nothing, what runs without an accelerator, JAX, Tunix, or what shows things.
 HOUSE = """
 stdlib reasonkit: settings config
-stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest identity
+stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices answers
 numpy reasonkit.eval: intervals evaluate sampled
 numpy reasonkit.judge: rubric judge cache exam open_questions

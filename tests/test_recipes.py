@@ -292,11 +292,23 @@ def test_an_unknown_profile_or_recipe_leaves_no_folder(tmp_path, profile, recipe
     ("kaggle", {"grpo_prompts_per_step": 8}, "grpo_prompts_per_step=8, grpo_rollout_micro_prompts=16, .*=4: each of "
      "these must be a multiple of the next, so change one of them"),
     ("colab", {"grpo_micro_prompts": 3}, "grpo_prompts_per_step=8, grpo_rollout_micro_prompts=8, .*=3: each of these "),
-    ("cpu", {"grpo_num_generations": 1}, "grpo_num_generations=1: GRPO compares .* so give 2 or more")])
+    ("cpu", {"grpo_warmup": 1}, "grpo_warmup=1: give a number above 0 and below 1, or 0, or leave it out")])
 def test_settings_that_do_not_go_together_leave_no_folder(tmp_path, profile, settings, message):
     with pytest.raises(ValueError, match=message):
         open_run(profile, "g_rar", 0, tmp_path / "run", settings=settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("recipe", "settings", "message"), [
+    ("pinocchio", {"simpo_max_prompt_length": 60}, "simpo_max_prompt_length=60, and notebook 1 keeps .*_length=80 tok"),
+    ("on_policy_distillation", {"grpo_max_prompt_length": 90}, "distill_max_prompt_length=80, .* to at least 90"),
+    ("pinocchio", {"simpo_questions": 3}, "simpo_questions=3 make at most .* simpo_batch_size=4: ask more")])
+def test_what_a_later_stage_cannot_take_is_named_first(tmp_path, recipe, settings, message):
+    """It used to end that stage, after hours of SFT. A recipe without the stage is none of its concern."""
+    with pytest.raises(ValueError, match=message):
+        open_run("smoke", recipe, 0, tmp_path / "run", settings=settings)
+    assert not (tmp_path / "run").exists()
+    open_run("smoke", "g_rar", 0, tmp_path, settings=settings).close()
 
 
 def test_the_notebooks_of_a_run_have_the_same_settings_but_for_the_clock(tmp_path):
@@ -399,6 +411,8 @@ def test_lengths_of_grpo_in_the_settings_lengthen_what_holds_its_rows(tmp_path):
     ('RECIPE = Recipe(**MIX, shares={"sft": 1, "data": 1})', "unknown stage in the shares .* 'data'"),
     ('RECIPE = Recipe(**MIX, shares={"sft": 1}, sft={"max_lenght": 9})',
      "unknown setting of sft .* 'max_lenght': .* The nearest is 'max_length'"),
+    ('RECIPE = Recipe(**MIX, shares={"sft": 1}, sft={"warmup": 1.0})',
+     "sft_warmup=1.0: give a number above 0 and below 1, or 0, or leave it out of recipes/mine.py"),
     ('recipe = Recipe(**MIX, shares={"sft": 1})', "recipes/mine.py has no RECIPE"),
 ])
 def test_a_mistake_in_ones_own_recipe_is_named(text, said, monkeypatch):

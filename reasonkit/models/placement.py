@@ -159,18 +159,20 @@ def _plan(profile: Profile, devices: Sequence[jax.Device], judge: bool, sft: boo
     return plan_mesh(devices, judge=judge, needs=found, memory=memory)
 
 
-def plan_teacher(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> tuple[Plan, int]:
-    """The meshes of notebook 1b, where the profile's policy writes and nothing is trained, and how many questions it
-    answers at once: `eval_batch`, or a half, a quarter or an eighth of it if that needs no weights gathered at each
-    token.
+def plan_teacher(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> tuple[Plan, int, int]:
+    """The meshes of notebook 1b, where the profile's policy writes and nothing is trained, how many questions it
+    answers at once, and how many tokens a request may have. It answers `eval_batch` questions, or a half, a quarter or
+    an eighth of it if that needs no weights gathered at each token.
 
     An adapter is not counted. Raises as `plan`.
     """
-    idle = replace(profile, lora_rank=0, sft=replace(profile.sft, batch_size=0))
+    length = profile.grpo.max_prompt_length + 128  # a request may say more than the prompt of training
+    idle = replace(profile, lora_rank=0, sft=replace(profile.sft, batch_size=0),
+                   grpo=replace(profile.grpo, max_prompt_length=length))
     fitting, error = [], None
     for rows in dict.fromkeys(max(1, profile.eval_batch // part) for part in (1, 2, 4, 8)):
         try:
-            fitting.append((_plan(replace(idle, eval_batch=rows), devices, judge, sft=True), rows))
+            fitting.append((_plan(replace(idle, eval_batch=rows), devices, judge, sft=True), rows, length))
         except ValueError as refused:
             error = refused
     if not fitting:

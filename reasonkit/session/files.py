@@ -1,7 +1,7 @@
 """One reader and one writer for every file of a run: `read` with a model of `records`, and `write_atomic`.
 
-Wrong content raises a RecordError that names the file, the line or key, the value and the remedy. A full disk raises a
-DiskFullError. Unlike Python's JSON, this one refuses NaN, infinities and repeated keys.
+Wrong content raises a RecordError that names the file, the line or key, the value and the remedy. Unlike Python's JSON,
+this one refuses NaN, infinities and repeated keys.
 """
 
 from __future__ import annotations
@@ -91,12 +91,13 @@ def read_file(path: Path) -> bytes:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read(path: Path, model: type[Model], remedy: str, parse: Callable[[bytes], Any] = parse_json) -> Model:
-    """The file at `path` as a `model`. Raises RecordError, which calls the file `model.what` and ends with `remedy`."""
+def read(path: Path, model: type[Model], remedy: str, parse: Callable[[bytes], Any] = parse_json,
+         error: type[ValueError] = RecordError) -> Model:
+    """The file at `path` as a `model`. Raises `error`, which calls the file `model.what` and ends with `remedy`."""
     try:
         return check(parse(read_file(path)), model)
-    except RecordError as error:
-        raise RecordError(f"{path} is no {model.what} ({error}): {remedy}") from None
+    except RecordError as found:
+        raise error(f"{path} is no {model.what} ({found}): {remedy}") from None
 
 
 def check(value: object, model: type[Model]) -> Model:
@@ -122,9 +123,8 @@ def _describe(fault: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def replace_file(path: Path, size: int | None = None) -> Iterator[Path]:
-    """Yield a temporary file to write, which replaces `path` after the block. Makes the folder.
-
-    Raises DiskFullError, with the `size` in bytes that the file needs, when the disk takes no more.
+    """Yield a temporary file to write, which replaces `path` after the block. Makes the folder. Raises DiskFullError,
+    with the `size` in bytes that the file needs, when the disk takes no more.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")

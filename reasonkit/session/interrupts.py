@@ -1,8 +1,7 @@
-"""What a run needs of its process: the folder's lock, the session's age, an end between two steps, and a watchdog.
+"""What a run needs of its process: `lock_run`, `session_age`, `clean_exit` between two steps, and a `Watchdog`.
 
-Entry points: `lock_run`, `session_age`, `clean_exit`, `Watchdog`. Weights and optimiser state match only between two
-steps. So a stage ends through its data: the first SIGTERM or SIGINT lets it finish the step and save, and then takes
-effect. A second signal takes effect at once.
+Weights and optimiser state match only between two steps. So a stage ends through its data: the first SIGTERM or SIGINT
+lets it finish the step and save, and then takes effect. A second signal takes effect at once.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ class FolderInUseError(RuntimeError):
 def lock_run(folder: Path) -> None:
     """Lock a run for this process, until `unlock_run` or the end of the process.
 
-    The lock is the operating system's (flock), on the file LOCK in the folder. The file's text only names its last
-    owner. A second call does nothing, nor does a call in a forked child. Raises FolderInUseError when another process
-    still has the lock after CLAIM_SECONDS, and DiskFullError if the folder can't be written.
+    The lock is the operating system's (flock), on the file LOCK in the folder, whose text only names its last owner. A
+    second call does nothing, nor does one in a forked child. Raises FolderInUseError when another process still has the
+    lock after CLAIM_SECONDS, and DiskFullError if the folder can't be written.
     """
     path, deadline = folder / LOCK, time.monotonic() + CLAIM_SECONDS
     if path.exists() and _identity(path.stat()) in _claimed:  # not opened: on NFS, closing a second descriptor unlocks
@@ -83,10 +82,9 @@ def lock_run(folder: Path) -> None:
 
 
 def unlock_run(folder: Path) -> None:
-    """Release the run. Does nothing if this process has no lock on it."""
+    """Does nothing if this process has no lock on the run."""
     path = folder / LOCK
-    lock = _claimed.pop(_identity(path.stat()), None) if path.exists() else None
-    if lock is not None:
+    if path.exists() and (lock := _claimed.pop(_identity(path.stat()), None)) is not None:
         os.close(lock)
 
 
@@ -95,7 +93,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 def _disown() -> None:
-    """Close a forked child's copies, so that the locks end with the parent."""
+    """In a forked child, so that the locks end with the parent."""
     for file, lock in _claimed.items():
         if lock is not None:
             os.close(lock)
@@ -125,14 +123,12 @@ def session_age(limit: float) -> float:
     Kaggle's limit counts from before the first cell. A process of `limit` seconds or more is older than the session.
     Elsewhere the limit is the user's own and counts from the ledger's first entry.
     """
-    if not os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
-        return 0.0
-    return max((age for age in (_age("1"), _age("self")) if 0 <= age < limit), default=0.0)
+    ages = (_age("1"), _age("self")) if os.environ.get("KAGGLE_KERNEL_RUN_TYPE") else ()
+    return max((age for age in ages if 0 <= age < limit), default=0.0)
 
 
 def free_last_error() -> None:
-    """Free the local variables of the last error's traceback, such as the model and the trainer of the stage it ended.
-    A notebook keeps them until the next error. A debugger no longer sees them."""
+    """Free the last traceback's local variables, such as a trainer, which a notebook keeps until the next error."""
     error, seen = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None), set()
     while error and id(error) not in seen:
         seen.add(id(error))
@@ -145,9 +141,8 @@ def free_last_error() -> None:
 
 @contextlib.contextmanager
 def clean_exit(end: Callable[[str | None], None]) -> Iterator[None]:
-    """Within the block, SIGTERM and SIGINT call `end` with their name. After it, the first of them is raised again.
-
-    The handlers are restored. Outside the main thread, where Python handles no signals, the block just runs.
+    """Within the block, SIGTERM and SIGINT call `end` with their name. After it, the first of them is raised again and
+    the handlers are restored. Outside the main thread, where Python handles no signals, the block just runs.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -182,11 +177,9 @@ class Watchdog:
     """Ends the process if a step hangs, so that a rerun can resume before the session's hours are lost.
 
     Within the block, call `step_begins` at each step. When the next call is late, `faulthandler` writes the stack of
-    every thread to the file `report` and ends the process (in a notebook, the kernel) with status 1. That also ends a
-    call into C that never returns, such as a deadlocked collective.
-
-    Steps 1 and 2 compile and have `first` seconds each. Later ones have FACTOR times the longest since step 2, but at
-    least `least` seconds.
+    every thread to the file `report` and ends the process (in a notebook, the kernel) with status 1, even in a call
+    into C that never returns, such as a deadlocked collective. Steps 1 and 2 compile and have `first` seconds each.
+    Later ones have FACTOR times the longest since step 2, but at least `least` seconds.
     """
 
     def __init__(self, report: Path, first: float = FIRST_SECONDS, least: float = LEAST_SECONDS) -> None:
@@ -200,7 +193,6 @@ class Watchdog:
         return self
 
     def step_begins(self) -> None:
-        """Start the time of the next step."""
         now = time.monotonic()
         if self._step > 1:
             self._longest = max(self._longest, now - self._began)

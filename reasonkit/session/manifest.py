@@ -1,7 +1,6 @@
-"""How stages hand over: what each began with (asked.json) and what it left (manifest.json).
+"""How stages hand over: what each began with (`check_begun`, asked.json) and left (`read_manifest`, manifest.json).
 
-Entry points: `check_begun`, `write_manifest`, `read_manifest`. `progress` and `caveats` say how a stage ended. Inputs
-are compared by SHA-256, so no stage begins or resumes on inputs that have changed.
+Inputs are compared by SHA-256, so no stage begins or resumes on inputs that have changed.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonkit.config import STAGES
+from reasonkit.config import STAGES, TRAINED
 from reasonkit.session.files import RecordError, check, read, write_atomic
 from reasonkit.session.records import Asked, Manifest, Trained
 from reasonkit.session.run_log import plain
@@ -35,15 +34,11 @@ class ManifestError(ValueError):
 
 
 def prompt_hash(template: str) -> str:
-    """The hash of the prompt template."""
     return hashlib.sha256(template.encode("utf-8")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes, or of the relative paths and contents of a folder's files.
-
-    Raises ManifestError when there is nothing at `path`.
-    """
+    """The hash of a file, or of the relative paths and contents of a folder's. ManifestError if there is nothing."""
     if path.is_file():
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -54,9 +49,8 @@ def file_sha256(path: Path) -> str:
 
 
 def base_sha256(folder: Path) -> str:
-    """The hash of a base model's settings, tokenizer and weights. Cards and helper files do not count.
-
-    A file's size, first and last MiB stand for its content, because weights are tens of GB.
+    """The hash of a base model's settings, tokenizer and weights, without cards and helper files. A file's size, first
+    and last MiB stand for its content, because weights are tens of GB.
     """
     parts, end = [], 1 << 20
     for name, path in _files(folder):
@@ -71,8 +65,7 @@ def base_sha256(folder: Path) -> str:
 
 
 def code_sha256(functions: Iterable[Callable]) -> str:
-    """The hash of the source of these functions and of the functions in their closures, from a module or a notebook.
-    Functions that they call by name do not count."""
+    """The hash of the source of these functions and those in their closures, without those that are called by name."""
     sources, left = {}, list(functions)
     while left:
         function = left.pop(0)
@@ -83,24 +76,19 @@ def code_sha256(functions: Iterable[Callable]) -> str:
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
-    """The files below a folder with their relative paths, sorted."""
     return sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
 
 
 def check_begun(run: Path, stage: str, now: Mapping[str, Any], resumes: bool, removed: str, write: bool = True) -> None:
-    """Check that a stage with steps goes on with what it began with, and record what it begins with.
+    """Check that a stage that `resumes` goes on with what it began with, and record what it begins with.
 
-    now: all that the result depends on. Its "model" is the same in all stages of a run. resumes: the stage has steps
-    or is finished. removed: what to move away to train it anew here. Raises ManifestError with each difference and
-    what to do.
+    now: all that the result depends on. Its "model" is the same in all stages of a run. removed: what to move away to
+    train it anew here. Raises ManifestError with each difference and what to do.
     """
     now = plain(now, "now")
     anew = f"train anew {ELSEWHERE}; or here, once {removed} are moved out of {run}"
-    try:
-        begun = {path.parent.name: read(path, Asked, f"put the old one back, or {anew}").model_dump()
-                 for path in sorted(run.glob(f"*/{ASKED}"))}
-    except RecordError as error:
-        raise ManifestError(str(error)) from None
+    begun = {path.parent.name: read(path, Asked, f"put the old one back, or {anew}", error=ManifestError).model_dump()
+             for path in sorted(run.glob(f"*/{ASKED}"))}
     then = begun.pop(stage, None)
     if resumes and then is None:
         raise ManifestError(f"{run / stage / ASKED} is not there, and without it nobody knows what stage {stage!r} was "
@@ -145,10 +133,8 @@ def write_manifest(folder: Path, stage: str, *, inputs: Mapping[str, Path], metr
     """Write <run>/<stage>/manifest.json, completely or not at all, and return its path. `folder` is <run>/<stage>.
 
     inputs: name -> file or folder, recorded with its hash. A path inside the run's folder is relative, because a run
-    may be moved. lora: the adapter's shape (rank, alpha), None for a stage without one. extra: anything else.
-
-    Raises ManifestError for a missing input and for values that `read_manifest` would refuse, TypeError for a value
-    that is not JSON.
+    may be moved. lora: the adapter's shape (rank, alpha), None for a stage without one. Raises ManifestError for a
+    missing input and for values that `read_manifest` would refuse, TypeError for a value that is not JSON.
     """
     run = folder.parent.resolve()
     places = {name: path.resolve() for name, path in inputs.items()}
@@ -174,7 +160,6 @@ def write_manifest(folder: Path, stage: str, *, inputs: Mapping[str, Path], metr
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that a result depends on."""
     found = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the library may be run from its folder
@@ -198,7 +183,7 @@ def read_manifest(folder: Path, *, stage: str, prompt_sha256: str | None = None,
     if not path.exists():
         raise ManifestError(f"{first}: {path} does not exist")
     try:
-        model = Trained if stage in STAGES and STAGES[stage].trains else Manifest
+        model = Trained if stage in TRAINED else Manifest
         manifest = read(path, model, "delete it").model_dump(exclude_unset=True)
     except RecordError as error:
         raise ManifestError(f"{first}: {error}") from None
@@ -217,6 +202,13 @@ def read_manifest(folder: Path, *, stage: str, prompt_sha256: str | None = None,
             raise ManifestError(f"{place} has changed since stage {stage!r} was finished with it: put the old one "
                                 f"back, or {first} with this one, and then the stages after it")
     return manifest
+
+
+def peek(folder: Path) -> Manifest | None:
+    """The manifest in `folder`, or None if none can be read there: `read_manifest` says what is wrong with it."""
+    with contextlib.suppress(RecordError):
+        return read(folder / MANIFEST, Manifest, "")
+    return None
 
 
 def check_adapter(run: Path, manifest: Mapping[str, Any]) -> None:
@@ -240,7 +232,6 @@ def progress(manifest: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def failed(manifest: Mapping[str, Any]) -> bool:
-    """Whether a failure ended the stage."""
     return str(manifest.get("extra", {}).get("stopped")).startswith(FAILED)
 
 
@@ -249,30 +240,27 @@ def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for manifest in manifests:
         (made, planned), (steps, ending) = _steps(manifest), progress(manifest)
-        used_up = manifest.get("extra", {}).get("stopped") == "data"  # its epochs, in SFT
+        stage, extra = manifest["stage"], manifest.get("extra", {})
         if failed(manifest):
-            found.append(f"Stage {manifest['stage']} ended after {made} steps by {ending}. What follows is of its last "
-                         "good step.")
-        elif steps and made < planned and not used_up:
+            found.append(f"Stage {stage} ended after {made} steps by {ending}. What follows is of its last good step.")
+        elif steps and made < planned and extra.get("stopped") != "data":  # its epochs, in SFT
             ended = f", ended by {ending}" if ending else ""
-            found.append(f"Stage {manifest['stage']} was cut short: {steps} steps{ended}. What follows is of that "
-                         "shorter run.")
+            found.append(f"Stage {stage} was cut short: {steps} steps{ended}. What follows is of that shorter run.")
         if fault := manifest["metrics"].get("unfit_judge"):
-            found.append(f"The judge failed its exam ({fault}). So stage {manifest['stage']} was trained without it.")
-        if worse := manifest.get("extra", {}).get("worse"):
-            found.append(f"Stage {manifest['stage']} made the model worse on validation problems ({'; '.join(worse)}). "
+            found.append(f"The judge failed its exam ({fault}). So stage {stage} was trained without it.")
+        if worse := extra.get("worse"):
+            found.append(f"Stage {stage} made the model worse on validation problems ({'; '.join(worse)}). "
                          "So the adapter it began with was handed over.")
     return found
 
 
 def _steps(manifest: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """The number of steps made and of steps planned."""
+    """Made and planned."""
     return manifest["metrics"].get("steps"), manifest.get("extra", {}).get("settings", {}).get("steps")
 
 
 def describe_finished(run: Path, manifest: Mapping[str, Any], last: bool = True) -> str:
-    """The line that a notebook prints for a stage that is not trained again. Only the `last` one that has begun may be
-    trained on, because a later one began with what it left."""
+    """What a notebook prints for a finished stage. Unless it is the `last`, a later one began with what it left."""
     stage, (made, ending) = manifest["stage"], progress(manifest)
     line = (f"{stage}: finished on {manifest['written']} and read back, {made or 'nobody knows how many'} steps, ended "
             f"by {ending or 'nobody knows what'}")

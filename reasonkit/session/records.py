@@ -6,6 +6,7 @@ They are strict: a text or True does not pass for a number, and every number is 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -39,8 +40,7 @@ Logged = float | Literal["nan", "inf", "-inf"] | None  # as `run_log.plain` writ
 
 
 class Domain(Record):
-    """The rubric of a domain (data_recipes/rubrics/<name>.toml). `data.router` recognises its questions by `words`, and
-    `task` is what most of them ask for."""
+    """data_recipes/rubrics/<name>.toml. `data.router` knows questions by `words`, and most of them ask for `task`."""
 
     what = "domain"
     rubric: Any
@@ -95,8 +95,6 @@ class Settings(Written):
 
 
 class Extra(Written):
-    """What a stage adds to its manifest."""
-
     model_config = ConfigDict(extra="allow")
     title: str | None = None
     licence: str | None = None
@@ -124,8 +122,6 @@ class Manifest(Written):
 
 
 class Trained(Manifest):
-    """Of a stage that trains: how many steps it made."""
-
     metrics: Settings
 
 
@@ -167,12 +163,7 @@ class Part(Written):
     weight: Logged = None
 
 
-def _row(**fields: Any) -> type[Row]:
-    """A row with these fields, each given as a type, or as (type, default) if it may be missing."""
-    return create_model("Row", __base__=Row, **{name: kind if isinstance(kind, tuple) else (kind, ...)
-                                                for name, kind in fields.items()})
-
-
+_row = partial(create_model, "Row", __base__=Row)  # with fields, each a type, or (type, default) if it may be missing
 STEP = _row(step=Count, series=(str | None, None), **dict.fromkeys(
     ("loss", "accuracy", "margin", "length", "kl", "rollout_kl", "entropy", "truncated", "seconds"), (Logged, None)))
 EVENTS = {

@@ -1,7 +1,5 @@
-"""The run log: one JSON object per line, appended and flushed, so that a killed run loses one line at most.
-
-Entry points: `RunLog`, `NullLog`, `earlier_minutes`. A full disk does not end a stage: rows wait in memory until they
-can be written.
+"""The run log: one JSON object per line, appended and flushed, so that a killed run loses one line at most. A full disk
+does not end a stage: rows wait in memory until they can be written.
 """
 
 from __future__ import annotations
@@ -42,10 +40,10 @@ def plain(value: Any, name: str) -> Any:
 class RunLog:
     """An append-only JSON lines file. Every row has "t" (epoch seconds) and "event". Threads may share it.
 
-    A stage sets `step` to its current step, and rows record it as "at". A stage begins with a row "start", with its
-    name, its number of steps, and the one that it continues after. `read` leaves out this stage's earlier rows of
-    later steps, because their weights were lost. It also leaves out lines that are not rows, such as a torn one, and
-    counts them in `skipped`. Raises ValueError when `path` is a folder or a pipe.
+    A stage sets `step` to its current step, and rows record it as "at". It begins with a row "start", with its name,
+    its number of steps, and the one that it continues after. `read` leaves out its earlier rows of later steps, because
+    their weights were lost. It also leaves out lines that are not rows, such as a torn one, and counts them in
+    `skipped`. Raises ValueError when `path` is a folder or a pipe.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,12 +118,11 @@ class NullLog(RunLog):
         super().__init__(Path(os.devnull))
 
     def write(self, event: str, **fields: Any) -> None:
-        """Do nothing."""
+        pass
 
 
 def earlier_minutes(log: RunLog, stage: str) -> float:
-    """Minutes that all sessions but the newest spent on a stage, each from its "start" to its last step. This includes
-    steps that were lost and repeated."""
+    """Minutes of all sessions but the newest, from "start" to last step, with steps that were lost and repeated."""
     seconds, began, last = 0.0, None, None
     for row in log.read(every=True):
         if row["event"] == "start" and row["stage"] == stage:

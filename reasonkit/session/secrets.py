@@ -1,8 +1,6 @@
-"""Keys: where they are found, which of them can be sent, and how they stay out of errors and logs.
-
-Entry points: `secret`, `kaggle_login`, `check_key`, `redact`, `describe_error`. A key must be a line of visible ASCII,
-because an HTTP header fails on any other with an error that quotes it. All that a service or its SDK says goes through
-`redact`.
+"""Keys: where they are found (`secret`, `kaggle_login`), which can be sent (`check_key`), and how they stay out of
+errors and logs (`describe_error`, `redact`). All that a service or its SDK says goes through `redact`. A key must be a
+line of visible ASCII, because an HTTP header fails on any other with an error that quotes it.
 """
 
 from __future__ import annotations
@@ -103,8 +101,7 @@ def _forms(key: str) -> Iterator[str]:
 
 
 def describe_error(error: BaseException, *keys: str) -> str:
-    """An exception as one line of visible text: its type and its message, without the keys, a header's credentials, and
-    the user and query of an address."""
+    """Its type and message in one visible line, without keys, a header's credentials, an address's user and query."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # it cannot say what it is

@@ -1,7 +1,7 @@
 """What a notebook does before it imports anything else: `check_choices`, `require_tpu` and `install`.
 
 The version that counts is that of the first copy on sys.path, because an import finds that one. A package that was
-replaced after its import stays in memory as it was. Only a new process mends that.
+replaced after its import stays in memory until the process ends.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, distribution, distributions
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 from typing import Any
 
-from reasonkit.config import PROFILES, STAGES, Profile, Recipe
-from reasonkit.settings import DistillSettings, GrpoSettings, SftSettings, SimpoSettings
+from reasonkit.config import PROFILES, STAGES, TRAINED, Profile, Recipe
 
 CHOOSE = ("choose one and start anew (Kaggle: Settings, Accelerator, TPU v5e-8; Colab: Runtime, Change runtime type; "
           "an NVIDIA GPU also needs the jax[cuda13] of requirements.txt), or take PROFILE = \"cpu\" in a clone")
@@ -44,15 +43,13 @@ def suggest(name: object, names: Collection[str]) -> str:
 
 
 def recipe_names() -> list[str]:
-    """The names of the files in `recipes/`. Recipes are what a user changes, so they stand above the library and are
-    looked up by name."""
+    """The files in `recipes/`. A user changes them, so they stand above the library and are looked up by name."""
     folder = importlib.import_module("recipes").__path__
     return [module.name for module in pkgutil.iter_modules(folder) if not module.ispkg]
 
 
 def find_recipe(name: str) -> Recipe:
-    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name, and for a recipe without RECIPE or with
-    an unknown stage or setting."""
+    """The RECIPE of `recipes/<name>.py`. Raises ValueError for an unknown name, stage or setting, or a wrong value."""
     check_name("recipe", name, recipe_names())
     module = importlib.import_module(f"recipes.{name}")
     recipe = getattr(module, "RECIPE", None)
@@ -61,20 +58,20 @@ def find_recipe(name: str) -> Recipe:
     stages = [stage for stage in STAGES if stage not in ("data", "evaluation")]
     for stage in recipe.shares:
         check_name(f"stage in the shares of recipes/{name}.py:", stage, stages)
-    for stage in ("sft", "simpo", "grpo", "distill"):
-        for setting in getattr(recipe, stage):
-            known = [field.name for field in fields(getattr(PROFILES["cpu"], stage))]
+    for stage in TRAINED:
+        known = [field.name for field in fields(getattr(PROFILES["cpu"], stage))]
+        for setting, value in getattr(recipe, stage).items():
             check_name(f"setting of {stage} in recipes/{name}.py:", setting, known)
+            if f"{stage}_{setting}" in SETTINGS:
+                check_value(f"{stage}_{setting}", value, f"or leave it out of recipes/{name}.py")
     return replace(recipe, name=name, summary=(module.__doc__ or "").partition("\n")[0])
 
 
 # By the annotation of a setting's field: the types of its values, and what an error asks for.
-KINDS = {"int": (int, "a whole number above 0"), "float": ((int, float), "a number above 0"),
-         "str": (str, "a name in quotes")}
-SETTINGS = {f"{stage}{field.name}": field.type
-            for stage, owner in (("", Profile), ("sft_", SftSettings), ("simpo_", SimpoSettings),
-                                 ("grpo_", GrpoSettings), ("distill_", DistillSettings))
-            for field in fields(owner) if field.type in KINDS and field.name not in ("name", "devices", "accelerator")}
+KINDS = {"int": (int, "a whole number"), "float": ((int, float), "a number"), "str": (str, "a name in quotes")}
+_OWNERS = {"": Profile} | {f"{stage}_": getattr(PROFILES["cpu"], stage) for stage in TRAINED}
+SETTINGS = {f"{prefix}{field.name}": field.type for prefix, owner in _OWNERS.items() for field in fields(owner)
+            if field.type in KINDS and field.name not in ("name", "devices", "accelerator")}
 # The numbers in the notebooks' first cell. There, 0 stands for the profile's own value.
 LISTED = ("sft_steps", "sft_learning_rate", "grpo_steps", "grpo_learning_rate", "minutes")
 # Those that may be 0: what that switches off is in the settings' docstrings.
@@ -82,6 +79,14 @@ MAY_BE_0 = ("api_dollars", "reserve_minutes", "sft_max_epochs", "simpo_gamma", "
             "simpo_sft_weight", "grpo_beta", "distill_beta", "distill_on_policy", *(
                 name for name in SETTINGS
                 if name.endswith(("_warmup", "_weight_decay", "_most_steps", "_micro_prompts"))))
+# Numbers must be above this: the completions of a question are compared with each other, and nothing fits 15 tokens.
+ABOVE = {"simpo_num_generations": 1, "grpo_num_generations": 1} | {
+    name: 15 for name in SETTINGS if name.endswith(("_max_prompt_length", "_max_new_tokens"))}
+# And below this: a warm-up of all steps leaves none at the full learning rate, at a rate of 1 nothing is learned, and
+# with every other pair the wrong way round nothing is preferred.
+BELOW = {"simpo_label_smoothing": 0.5} | {
+    name: 1 for name in SETTINGS if name.endswith(("_warmup", "_learning_rate"))}
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 def value_of(profile: Profile, setting: str) -> int | float | str:
@@ -106,28 +111,34 @@ def check_choices(profile: str, recipe: str, seed: int, settings: Mapping[str, A
         check_name("setting", name, SETTINGS)
         if value in (None, "") or name in LISTED and value == 0:
             continue
-        kinds, what = KINDS[SETTINGS[name]]
-        fits = isinstance(value, kinds) and not isinstance(value, bool)
-        if not fits or not isinstance(value, str) and not (0 < value < math.inf or value == 0 and name in MAY_BE_0):
-            raise ValueError(f"{name}={value!r}: give {what}{', or 0' * (name in MAY_BE_0)}, or leave it out for the "
-                             f"profile's own, {value_of(PROFILES[profile], name)!r}")
+        own = value_of(PROFILES[profile], name)
+        check_value(name, value, f"or leave it out for the profile's own, {own!r}")
         chosen[name] = value
     return chosen
 
 
+def check_value(name: str, value: object, instead: str) -> None:
+    """Raises ValueError, which ends with `instead`, for a value that one of SETTINGS cannot have."""
+    kinds, what = KINDS[SETTINGS[name]]
+    right = isinstance(value, kinds) and not isinstance(value, bool)
+    if kinds is not str:
+        low, high, zero = ABOVE.get(name, 0), BELOW.get(name, math.inf), name in MAY_BE_0
+        right = right and (low < value < high or zero and value == 0)
+        what += f" above {low}" + f" and below {high}" * (high < math.inf) + ", or 0" * zero
+    if not right:
+        raise ValueError(f"{name}={value!r}: give {what}, {instead}")
+    if name == "dtype":
+        check_name(name, value, DTYPES)
+
+
 def change(profile: Profile, settings: Mapping[str, Any]) -> Profile:
-    """The profile with the settings of `check_choices`. If minutes are set they are a limit, on a laptop too. If the
-    steps of GRPO or distillation are set, it makes no more."""
-    if "minutes" in settings:
-        profile = replace(profile, grows=False)
-    for name, value in settings.items():
+    """The profile with checked settings. `minutes` are then a limit, on a laptop too, and a stage's `steps` exact."""
+    exact = {f"{stage}_most_steps": 0 for stage in ("grpo", "distill") if f"{stage}_steps" in settings}
+    for name, value in {**exact, **settings}.items():
         stage, _, inner = name.partition("_")
-        most = f"{stage}_most_steps"
-        exact = inner == "steps" and most in SETTINGS and most not in settings
-        own = {inner: value} | ({"most_steps": 0} if exact else {})
-        new = {name: value} if name in vars(profile) else {stage: replace(getattr(profile, stage), **own)}
+        new = {name: value} if name in vars(profile) else {stage: replace(getattr(profile, stage), **{inner: value})}
         profile = replace(profile, **new)
-    return profile
+    return replace(profile, grows=profile.grows and "minutes" not in settings)
 
 
 def require_tpu() -> None:
@@ -166,7 +177,6 @@ def install(pins: Sequence[str]) -> None:
 
 
 def _pip(pins: Sequence[str], wrong: Sequence[str]) -> None:
-    """Run pip. Raises RuntimeError with its errors and what to do about them."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -188,8 +198,7 @@ def _pip(pins: Sequence[str], wrong: Sequence[str]) -> None:
 
 
 def _key(name: str) -> str:
-    """A distribution's name as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+    return re.sub(r"[-_.]+", "-", name).lower()  # as PEP 503 compares names
 
 
 def _public(version: str | None) -> str:
@@ -198,17 +207,14 @@ def _public(version: str | None) -> str:
 
 
 def _wrong(wanted: dict[str, str]) -> list[str]:
-    """The pins that are not in force, each with what was found instead."""
+    """The pins that are not in force, each with what was found."""
     out = []
     for name, version in wanted.items():
-        pin = f"{name} {version}".strip()
-        try:
-            found = distribution(name)
-        except PackageNotFoundError:
+        found, pin = next(iter(distributions(name=name)), None), f"{name} {version}".strip()
+        if found is None:
             out.append(f"{pin} (missing)")
-        else:
-            if version and _public(found.version) != version:
-                out.append(f"{pin} (there is {found.version} in {found.locate_file('')})")
+        elif version and _public(found.version) != version:
+            out.append(f"{pin} (there is {found.version} in {found.locate_file('')})")
     return out
 
 

@@ -1,8 +1,8 @@
 """The clock of one session: how long each stage may train, kept in a ledger that outlives a restart of the kernel.
 
-`TimeBudget` counts from the session's start, in time since boot, so restarts and the wall clock do not move it. Its
-`guard` ends a trainer's batches in time for the last checkpoint, because Tunix saves and stops cleanly when its data
-end. A trainer that fetches n batches ahead, as Tunix's SFT trainer does, needs up to n steps of the reserve.
+It counts in time since boot, which the wall clock does not move. `TimeBudget.guard` ends a trainer's batches in time
+for the last checkpoint, because Tunix saves and stops cleanly when its data end. A trainer that fetches n batches
+ahead, as Tunix's SFT trainer does, needs up to n steps of the reserve.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from reasonkit.session.files import RecordError, read, write_atomic
+from reasonkit.session.files import read, write_atomic
 from reasonkit.session.interrupts import boot_id, session_age
 from reasonkit.session.records import Ledger
 
@@ -40,7 +40,7 @@ class TimeBudget:
     ledger: JSON file, continued if it is of this boot and younger than `hours`, else replaced. None: kept in memory.
     shares: stage -> positive weight. clock: seconds since boot. agree: called before each batch with the reason to
     end, or None. Its answer counts. grows: `hours` is a forecast that grows with the pace of the first steps, and the
-    clock ends no stage, as on your own machine.
+    clock ends no stage.
 
     Raises BudgetError for impossible numbers and a corrupt ledger, DiskFullError if a new ledger can't be written.
     """
@@ -71,17 +71,16 @@ class TimeBudget:
 
     @property
     def minutes_used(self) -> float:
-        """Minutes since the session started."""
         return (self._clock() - self._record["started"]) / 60
 
     @property
     def minutes_here(self) -> float:
-        """Minutes since this object was made, so of one notebook or command."""
+        """Minutes of one notebook or command."""
         return (self._clock() - self._opened) / 60
 
     @property
     def minutes_left(self) -> float:
-        """Minutes until the reserve begins. 0 inside it."""
+        """Until the reserve begins, 0 inside it."""
         return max(0.0, self.hours * 60 - self.minutes_reserved - self.minutes_used)
 
     @property
@@ -93,8 +92,7 @@ class TimeBudget:
 
     @contextlib.contextmanager
     def measure(self, name: str, times: float = 1.0) -> Iterator[None]:
-        """Time one of the things `ahead`, or a part of it: the whole takes `times` as long. The ledger keeps the last
-        time of each."""
+        """Time one of the things `ahead`, or a part: the whole takes `times` as long. The last time counts."""
         began = self._clock()
         yield
         self._record["took"][name] = times * (self._clock() - began)
@@ -102,24 +100,22 @@ class TimeBudget:
 
     @property
     def steps_left(self) -> float:
-        """Steps that still fit before the running stage's deadline at its mean pace. Infinite until that is known, and
-        if the session grows."""
+        """Steps that fit before the stage's deadline at its mean pace. Infinite if that is unknown, or it grows."""
         if self.grows or not self._mean:
             return math.inf
         return max(0.0, self._deadline - self._clock()) / self._mean
 
     @property
     def _mean(self) -> float:
-        """Seconds per step without the first, 0 if there is no other."""
-        return fmean(self._took[1:] or (0.0,))
+        return fmean(self._took[1:] or (0.0,))  # seconds per step without the first, 0 if there is no other
 
     def end(self, why: str | None) -> None:
         """End the stage before its next batch, with `why` as the reason in `stopped`. None takes that back."""
         self._why = why
 
     def stage_minutes(self, stage: str) -> float:
-        """Minutes `stage` gets if it begins now: time left x its share / sum of the shares of the stages not yet done,
-        including its own. A stage without a share gets all the time left. Raises BudgetError when there is none."""
+        """Minutes `stage` gets if it begins now: time left x its share / sum of the shares of the stages not yet done.
+        A stage without a share gets all the time left. Raises BudgetError when there is none."""
         if self.grows and not self.minutes_left:
             self._grow(self._forecast * 60)
         left = self.minutes_left
@@ -131,22 +127,21 @@ class TimeBudget:
         return left * self._share(stage)
 
     def part(self, stage: str, share: float) -> float:
-        """Minutes for what a stage makes before it trains: this share of what it would get if it began now. Infinite if
-        the session grows, and 0 when no time is left."""
+        """Minutes for what a stage makes before it trains: a share of those it would get. Infinite if it grows."""
         return math.inf if self.grows else share * self.minutes_left * self._share(stage)
 
     def ending(self, stage: str) -> str | None:
-        """Why the stage ended in this session: "data" (all batches passed), "time" (the clock), what `end` was given,
-        or "closed" (by the consumer or an exception). None: never begun, running, or killed."""
+        """Why the stage ended in this session: "data" (all batches passed), "time", what `end` was given, or "closed"
+        (by the consumer or an exception). None: never begun, running, or killed."""
         return self._record["stages"].get(stage, {}).get("stopped")
 
     def guard(self, batches: Iterable[Batch], stage: str, steps: int = 0) -> Iterator[Batch]:
         """Pass batches through, and end before the first that would not be done by the stage's deadline.
 
         Chain all epochs into one guard. `steps` is the number of batches, which decides how far a session grows. The
-        deadline is set by this call and again after the first step, because all stages pay for its compilation. A step
-        lasts from one pull to the next. The ledger has the stage's steps (batches passed), seconds, first_seconds and
-        stopped. Steps and seconds add up over the stage's runs in a session.
+        deadline is set now and again after the first step, because all stages pay for its compilation. A step lasts
+        from one pull to the next. The ledger has the stage's steps (batches passed) and seconds, which add up over its
+        runs in a session, first_seconds and stopped.
 
         Raises BudgetError, in this call, if the stage begins with no time left, unless `end` was called.
         """
@@ -205,20 +200,16 @@ class TimeBudget:
         self._save()
 
     def _share(self, stage: str) -> float:
-        """The stage's part of the time left."""
-        if stage not in self.shares:
-            return 1.0
-        return self.shares[stage] / sum(share for name, share in self.shares.items() if name == stage
-                                        or name not in self._begun and self.ending(name) is None)
+        left = [share for name, share in self.shares.items()
+                if name == stage or name not in self._begun and self.ending(name) is None]
+        return self.shares[stage] / sum(left) if stage in self.shares else 1.0
 
     def _read_ledger(self) -> dict[str, Any] | None:
-        """The ledger's record if this session wrote it, else None."""
+        """The record of the ledger if this session wrote it, else None."""
         if self.ledger is None or not self.ledger.exists():
             return None
-        try:
-            record = read(self.ledger, Ledger, "delete it to count the session from now").model_dump(exclude_unset=True)
-        except RecordError as error:
-            raise BudgetError(str(error)) from None
+        found = read(self.ledger, Ledger, "delete it to count the session from now", error=BudgetError)
+        record = found.model_dump(exclude_unset=True)
         grown = record.get("hours") or self.hours if self.grows else self.hours
         age = self._clock() - record["started"]
         if record["boot_id"] != boot_id() or not 0 <= age < grown * 3600:  # below 0: a later boot, of no known id

@@ -40,12 +40,10 @@ def adamw(settings: StageSettings) -> optax.GradientTransformation:
 
     The warm-up begins one step above zero, because otherwise the first update would be lost. `scale_schedule` sets a
     scalar in the state, so a stage with time for half of its steps goes through the schedule twice as fast. At 1, where
-    it begins, the updates equal optax's AdamW bit for bit. Raises ValueError for a warm-up of all steps.
+    it begins, the updates equal optax's AdamW bit for bit.
     """
-    rate, steps, rise = settings.learning_rate, settings.steps, max(1, round(settings.warmup * settings.steps))
-    if rise >= max(2, steps):
-        raise ValueError(f"warmup={settings.warmup} of {steps} steps leaves none to train at the full learning rate: "
-                         "take less")
+    rate, steps = settings.learning_rate, settings.steps
+    rise = max(1, min(round(settings.warmup * steps), steps - 1))  # a step at the full rate is left
     schedule = optax.warmup_cosine_decay_schedule(rate / (rise + 1), rate, rise, max(2, steps), rate / 10)
 
     def stretched(stretch) -> optax.GradientTransformation:

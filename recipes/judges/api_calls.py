@@ -94,9 +94,10 @@ class ApiCalls:
         self._prices = limits.prices.get(service.name) or PRICES.get((service.endpoint, service.name))
         if self._prices is None:
             raise ValueError(f"no price is known for model {service.name!r} ({service.endpoint or 'no endpoint'}), "
-                             "and without one no spending limit holds: look it up and give it, as in ApiLimits("
-                             f"dollars, prices={{{service.name!r}: (0.3, 2.5)}}), dollars per million tokens in and "
-                             f"out; or name another model, such as {', '.join(model for _, model in PRICES)}")
+                             "and without one no spending limit holds: look it up and write it into PRICES of "
+                             "recipes/judges/api_client.py, in dollars per million tokens in and out (in notebook 1b: "
+                             f"PRICE; in code: ApiLimits(dollars, prices={{{service.name!r}: (0.3, 2.5)}})), or name "
+                             f"another model, such as {', '.join(model for _, model in PRICES)}")
         # exact, so reserving and settling leave no rounding error
         self._spent = sum((Fraction(row["dollars"]) for row in self.log.read("paid")), Fraction(0))
         self._slots = asyncio.Semaphore(limits.concurrency)

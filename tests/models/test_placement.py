@@ -123,7 +123,8 @@ def test_what_an_adapter_takes(sft, arrays):
 def test_a_teacher_trains_nothing_and_answers_as_many_questions_as_fit(monkeypatch, profile, chips, teacher, judge,
                                                                        expected):
     monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS["v5e"].memory)
-    made, rows = plan_teacher(replace(PROFILES[profile], policy=teacher), jax.devices()[:chips], judge)
+    made, rows, length = plan_teacher(replace(PROFILES[profile], policy=teacher), jax.devices()[:chips], judge)
+    assert length == PROFILES[profile].grpo.max_prompt_length + 128
     assert (rows, tuple(made.policy.shape.values())) == expected and not made.gathered and bool(made.judge) is judge
 
 

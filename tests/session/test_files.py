@@ -14,13 +14,13 @@ import pytest
 from test_run_log import room
 from tiny_run import ROWS
 
+from reasonkit.choices import check_identity
 from reasonkit.data import problems
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.eval.evaluate import EvalResult
 from reasonkit.judge import rubric
 from reasonkit.rewards import monitors
 from reasonkit.session.files import DiskFullError, RecordError, preview
-from reasonkit.session.identity import check_identity
 from reasonkit.session.manifest import ManifestError, check_begun, read_manifest
 from reasonkit.session.run_log import RunLog, earlier_minutes
 from reasonkit.session.time_budget import BudgetError, TimeBudget

@@ -40,6 +40,15 @@ def trainer(steps, micro_batches=1):
     return SimpleNamespace(model=model, optimizer=nnx.Optimizer(model, optimizer, wrt=nnx.Param), train_steps=0)
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 0.9), (2, 0.9), (20, 0.99)])
+def test_any_warm_up_leaves_a_step(steps, warmup):
+    """SFT may take fewer steps than were planned."""
+    optimizer = tunix_compat.adamw(StageSettings(steps=steps, learning_rate=0.1, warmup=warmup))
+    weights = jnp.ones(3)
+    update, _ = optimizer.update(weights, optimizer.init(weights), weights)
+    assert np.isfinite(update).all() and (np.asarray(update) < 0).all()
+
+
 def test_without_a_stretch_the_updates_are_those_of_plain_adamw():
     rates = optax.warmup_cosine_decay_schedule(0.1 / 6, 0.1, 5, 20, 0.01)
     plain = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rates, b2=0.99, weight_decay=0.01))

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("compiled")
 
 PROMPT, REPLY = 320, 12  # tokens; the small tokenizer spells most of the prompt in bytes
 SETTINGS = SimpoSettings(steps=6, batch_size=4, max_prompt_length=PROMPT, max_new_tokens=REPLY, questions=12,
-                         learning_rate=2e-2, save_every=4)
+                         learning_rate=2e-2, save_every=4, sft_weight=0.0)
 PAIRS = [
     {"question": f"{a} plus {b}", "chosen": f"model {a + b}", "rejected": f"user {a} {b} {a}"}
     for a in range(4) for b in range(3)]
