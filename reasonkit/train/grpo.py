@@ -1,8 +1,8 @@
 """GRPO (arXiv 2402.03300) with Tunix's `GRPOLearner`: sample groups, score them, move towards the better ones.
 
-Differs from Tunix's demo in three ways. The reference is the adapter as it was when this stage began, on the same
-frozen base. A whole step is sampled in one rollout call, unless the judge overlaps with it. And there is one composed
-reward, because Tunix counts a missing score as zero. The loss and its dials are in `policy_loss`.
+Unlike in Tunix's demo, the reference is the adapter as it was when this stage began, a whole step is sampled in one
+rollout call, unless the judge overlaps with it, and there is one composed reward, because Tunix counts a missing score
+as zero. The loss and its dials are in `policy_loss`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from tunix.generate.sampler import Sampler
 from tunix.rl.utils import is_sharing_backbone
 
 from reasonkit.data.rows import grpo_batches, shuffle_rows
-from reasonkit.models.checkpoints import checkpoint_options
 from reasonkit.models.lora import reference
 from reasonkit.models.mesh import check_divides
 from reasonkit.session.time_budget import TimeBudget
@@ -55,19 +54,16 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
                 sampled=in_int8(policy.model, settings.int8_weights, settings.int8_cache) if int8 else None),
         sampling(policy.tokenizer, max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                  temperature=settings.temperature, seed=seed, logprobs=int8),
-        dict(actor_optimizer=tunix_compat.adamw(settings), eval_every_n_steps=last + start_step + 1,
-             max_steps=last + start_step + 1,  # not reached: the stage ends with its batches
-             mini_batch_size=settings.prompts_per_step, train_micro_batch_size=micro,
-             rollout_micro_batch_size=settings.prompts_per_step,
-             compute_logps_micro_batch_size=micro,
-             checkpoint_root_directory=str(checkpoints.resolve()),
-             checkpointing_options=checkpoint_options(settings.save_every, settings.keep)))
+        tunix_compat.trainer_options(settings, checkpoints, start_step + last + 1)  # not reached: the batches end
+        | dict(actor_optimizer=tunix_compat.adamw(settings), mini_batch_size=settings.prompts_per_step,
+               train_micro_batch_size=micro, rollout_micro_batch_size=settings.prompts_per_step,
+               compute_logps_micro_batch_size=micro, checkpoint_root_directory=str(checkpoints.resolve())))
     if not is_sharing_backbone(cluster.actor_trainer.model, anchor):
         raise RuntimeError("the actor and its reference hold two copies of the base: the policy is on another mesh")
     if settings.beta and not settings.stock_loss:
         cluster.inference_worker.get_ref_per_token_logps = partial(completion_logprobs, *nnx.split(anchor))
     trainer, rollout = cluster.actor_trainer, cluster.rollout
-    done, minutes = trainer.train_steps - start_step, budget.minutes_used
+    done = trainer.train_steps - start_step
     rollout.calls = done * calls  # samples go on from here
     config = loss_config(settings, settings.num_generations, not settings.stock_loss)
     learner = (overlap.Overlapped(cluster, config, reward, each) if settings.rollout_micro_prompts
@@ -77,24 +73,15 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     def extra(ctx, step: int) -> dict:
         of_step = slice((step - done - 1) * calls, (step - done) * calls)
         history = ctx.metrics_logger.get_metric_history
-        row = {"length": float(np.mean(rollout.mean_lengths[of_step])),
-               "truncated": float(np.mean(rollout.truncated[of_step])),
-               "entropy": float(history("actor", "entropy", "train")[-1])}
-        for name, wanted in (("kl", settings.beta), ("rollout_kl", int8)):
-            if wanted:
-                row[name] = float(history("actor", name, "train")[-1])
-        return row
+        found = {"entropy": True, "kl": settings.beta, "rollout_kl": int8}
+        return {"length": float(np.mean(rollout.mean_lengths[of_step])),
+                "truncated": float(np.mean(rollout.truncated[of_step])),
+                **{name: float(history("actor", name, "train")[-1]) for name, wanted in found.items() if wanted}}
 
     if curriculum:
         curriculum.resume(done, start_step)
     batches = grpo_batches(rows, policy.tokenizer, settings.prompts_per_step, settings.max_prompt_length, seed,
                            curriculum.order if curriculum else shuffle_rows)
     summed = settings.max_new_tokens if settings.loss_agg_mode == "seq-mean-token-sum" else 1  # tokens in the loss
-    try:
-        with loop.resilient_training(trainer, budget, log, "grpo", checkpoints, start_step, settings.steps, extra,
-                                     on_step, summed, last) as guard:
-            learner.train(tunix_compat.remaining_steps(batches, trainer.train_steps, last - done, guard))
-    except Exception as error:  # noqa: BLE001 - those that are no failures of a run are raised again
-        return loop.end_failed(error, policy.model, checkpoints, "grpo", start_step, budget.minutes_used - minutes)
-    return loop.StageResult("grpo", trainer.train_steps - start_step, trainer.train_steps,
-                            budget.minutes_used - minutes, budget.ending("grpo"))
+    return loop.train_stage(trainer, mesh, batches, "grpo", settings, budget, log, checkpoints, start_step, extra,
+                            on_step, most=last, summed=summed, learner=learner)

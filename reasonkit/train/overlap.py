@@ -1,7 +1,6 @@
 """GRPO's learner, and `Overlapped`: the judge scores completions while the policy samples the next ones of the step.
 
-Samples, rewards and updates are the same as in sequential order. A group's advantages need only its own rewards, and
-weights change only after a step's last micro-batch. All sampling and the reference pass come before the first update.
+Samples, rewards and updates are those of sequential order: weights change only after a step's last micro-batch.
 """
 
 from __future__ import annotations
@@ -23,22 +22,18 @@ from tunix.rl.utils import merge_micro_batches
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.train.policy_loss import LossConfig, SampledExample
 
-# Seconds that a step waits for one answer of the judge, in the first two steps, which compile, and later. The loop's
-# watchdog waits longer.
+# Seconds for an answer of the judge, in the first two steps, which compile, and later. The watchdog waits longer.
 FIRST_PATIENCE, PATIENCE = 20 * 60, 8 * 60
 
 
 class Learner(GRPOLearner):
-    """Tunix's learner with one reward function and the loss's metrics. Truncated completions are left out if wanted.
-
-    If the rollout keeps the log-probabilities of what it samples, the loss gets a `SampledExample`.
-    """
+    """Tunix's learner with one reward function and the loss's metrics. Truncated completions are left out if wanted. If
+    the rollout keeps the log-probabilities of what it samples, the loss gets a `SampledExample`."""
 
     def __init__(self, cluster, config: LossConfig, reward: Callable):
         super().__init__(cluster, config, [reward])
-        names = ["kl", "entropy"]
-        if cluster.get_rollout_config(rl_cluster.Mode.TRAIN).return_logprobs:
-            names.append("rollout_kl")
+        sampled = cluster.get_rollout_config(rl_cluster.Mode.TRAIN).return_logprobs
+        names = ["kl", "entropy", *["rollout_kl"] * sampled]
         cluster.actor_trainer.with_rl_metrics_to_log(dict.fromkeys(names, np.mean))
 
     def _generate_and_compute_advantage(self, training_input, mode=rl_cluster.Mode.TRAIN):
@@ -54,8 +49,8 @@ class Learner(GRPOLearner):
 
 
 def _answer_all(asked: SimpleQueue) -> None:
-    """The judge's thread: answers in order, until None. Unlike an executor's thread it is a daemon, so a hanging judge
-    cannot hold up the end of the stage or of the interpreter."""
+    """The judge's thread: answers in order, until None. Unlike an executor's it is a daemon, so a hanging judge cannot
+    hold up the end of the stage or of the interpreter."""
     while (task := asked.get()) is not None:
         future, ask = task
         if future.set_running_or_notify_cancel():
@@ -66,7 +61,7 @@ def _answer_all(asked: SimpleQueue) -> None:
 
 
 def _result(future: Future, patience: float):
-    """The judge's answer. Raises what it raised, and TimeoutError if it takes longer than `patience` in seconds."""
+    """The judge's answer. Raises what it raised, and TimeoutError after `patience` seconds."""
     wait([future], patience)
     if not future.done():
         raise TimeoutError(f"the judge has not answered for {patience / 60:.0f} minutes: see to its chips or service")
@@ -74,11 +69,10 @@ def _result(future: Future, patience: float):
 
 
 class Overlapped(Learner):
-    """Tunix's learner with the judge overlapped within the step. A thread scores what has been sampled while the next
-    `rollout_micro_prompts` prompts are sampled, and each micro-batch is trained on as soon as it is scored.
+    """A thread scores what has been sampled while the next `rollout_micro_prompts` prompts are sampled, and each
+    micro-batch is trained on as soon as it is scored.
 
-    Tunix's own reward metrics are NaN, because it computes them before the scores are there. Raises ValueError for a
-    reward that is not a `RewardMix`.
+    Tunix's own reward metrics are NaN, because the scores come later. Raises ValueError for other than a `RewardMix`.
     """
 
     def __init__(self, cluster, config: LossConfig, reward: Callable, rollout_micro_prompts: int):
