@@ -155,6 +155,7 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
     checkpoint, dtype, remedy = checkpoint.resolve(), jnp.dtype(dtype or jnp.bfloat16), download_again(checkpoint)
     sharding = LIBRARY[family].ShardingConfig.get_default_sharding(is_sampling=replicated)
     config = dataclasses.replace(config, shd_config=sharding, **{"param_dtype": dtype} if family == "gemma3" else {})
+    abstract_model(family, config, mesh, replicated=replicated)
     stored = _stored_arrays(checkpoint, remedy)
     hidden = getattr(stored.get(("transformer/layer_0/mlp/linear", "w")), "shape", (0,))[0]
     if 2 * hidden == config.hidden_dim:  # Tunix 0.1.7 has twice Gemma 2 9B's
