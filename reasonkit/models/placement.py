@@ -117,8 +117,9 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
     found = {"policy": MemoryNeed(weights, max(working), policy.num_kv_heads)}
     if judge is not None:
         (embedding, matrices), rows = parameters(judge), profile.judge_batch
-        found["judge"] = MemoryNeed(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices, max(
-            layer(judge, rows, profile.judge_max_length), rollout(judge, rows)), judge.num_kv_heads)
+        weights = 2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices
+        working = max(layer(judge, rows, profile.judge_max_length), rollout(judge, rows))
+        found["judge"] = MemoryNeed(weights, working, judge.num_kv_heads)
     return found
 
 

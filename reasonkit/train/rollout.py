@@ -29,7 +29,8 @@ def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperat
     """Tunix's rollout settings. Temperature 0 decodes greedily: with a top_p Tunix would divide by it, and above 0
     without one silently decode greedily. `logprobs` keeps the log-probability of each sampled token.
 
-    The cache is no longer than needed, because attention spans all of it. Raises ValueError for one below 0.
+    The cache is exactly as long as prompt and completion, because attention spans all of it. Raises ValueError for a
+    temperature below 0.
     """
     if temperature < 0:
         raise ValueError(f"temperature {temperature}: sampling needs one above 0, and greedy decoding is temperature 0")
