@@ -1,7 +1,7 @@
 """What a GRPO step costs when judge and rollout overlap: `python benchmarks/judge_overlap.py`.
 
 One run of Tunix's trainer on eight virtual CPU devices, four for the policy and four for the judge. Three kinds of step
-alternate: no judge, overlapped (`overlap.Overlapped`), and sequential, which is Tunix's own order (sample, judge,
+alternate: no judge, overlapped (`grpo.Overlapped`), and sequential, which is Tunix's own order (sample, judge,
 train). That order is not quite serial, because Tunix does not wait for the reference pass and the last update before it
 calls the judge. A fourth kind waits for both. All sample in the same number of calls.
 
@@ -45,9 +45,8 @@ from reasonkit.rewards import rules  # noqa: E402
 from reasonkit.rewards.mix import RewardMix  # noqa: E402
 from reasonkit.session.run_log import NullLog  # noqa: E402
 from reasonkit.session.time_budget import TimeBudget  # noqa: E402
-from reasonkit.train import overlap  # noqa: E402
-from reasonkit.train.grpo import grpo  # noqa: E402
-from reasonkit.train.overlap import Overlapped  # noqa: E402
+from reasonkit.train import grpo as stage  # noqa: E402
+from reasonkit.train.grpo import Overlapped, grpo  # noqa: E402
 
 PROMPTS, GROUP = 16, 4
 AT_MOST, AT_LEAST = 1.15, 1.8  # of the step without a judge: with one of equal work beside it, and after it
@@ -142,7 +141,7 @@ def measure(rounds: int, calls: int) -> dict[Arm, list[float]]:
     rows = problems.make_splits(problems.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
     clock = Clock([*order, NONE])  # the last step only ends the one before
     reward = RewardMix([(rules.rubric(Judge(clock, judge)), 1.0)], NullLog())
-    overlap.Overlapped = alternating(clock)
+    stage.Overlapped = alternating(clock)
     with tempfile.TemporaryDirectory() as folder:
         grpo(policy, plan.policy, rows, reward, settings, TimeBudget(1, 0), NullLog(), Path(folder), 0, 0)
     return {arm: seconds[-rounds:] for arm, seconds in clock.seconds.items()}

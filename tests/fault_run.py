@@ -21,6 +21,7 @@ import numpy as np
 from datasets import Dataset
 from flax import nnx
 from tiny_run import CONFIG, ROWS, new_policy
+from tunix.sft.checkpoint_manager import CheckpointManager
 
 from reasonkit.data.rows import read_rows, save_splits
 from reasonkit.eval.evaluate import evaluate
@@ -119,11 +120,19 @@ def main() -> None:
         if here == place and seen[here] == PLACES.get(place, 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    manager = checkpoints.checkpoint_manager.CheckpointManager
+    manager, copy = CheckpointManager, checkpoints.save_lora
     save, generate, to_json, rename = manager.save, Rollout.generate, Dataset.to_json, os.rename
 
+    def copy_and_die(model, where, step):
+        is_copy = where == folder / "checkpoints"
+        if is_copy:
+            at("sft copy before a save")
+        copy(model, where, step)
+        if is_copy:
+            at("sft copy save")
+
     def save_and_die(self, step, *args, **options):
-        stage = "sft" if step <= SFT.steps else "sft copy" if step == SFT.steps + 1 else "grpo"
+        stage = "sft" if step <= SFT.steps else "grpo"
         at(f"{stage} before a save")
         done = save(self, step, *args, **options)  # goes on in the background
         at(f"{stage} save")
@@ -149,7 +158,7 @@ def main() -> None:
         return done
 
     manager.save, Rollout.generate, Dataset.to_json = save_and_die, generate_and_die, to_json_and_die
-    os.rename = rename_and_die
+    os.rename, checkpoints.save_lora = rename_and_die, copy_and_die
     run(folder, Tokenizer(tokenizer, "gemma3"), at)
 
 

@@ -33,9 +33,9 @@ def submit(root, dtype) -> SimpleNamespace:
     tokenizer = short_tokenizer(root / "pieces")
     folder = save_flax(init_random(CONFIG, mesh), tokenizer.path, root / "base")
     policy = new_policy(load(folder, mesh, dtype).model, mesh, tokenizer)
-    checkpoints.save_for_next_stage(policy.model, root / "checkpoints", 9)
+    checkpoints.save_lora(policy.model, root / "checkpoints", 9)
     bump(policy.model, 0.05)
-    checkpoints.save_for_next_stage(policy.model, root / "checkpoints", 10)  # a larger number, but not a larger name
+    checkpoints.save_lora(policy.model, root / "checkpoints", 10)  # a larger number, but not a larger name
     replies = generator(policy.model, tokenizer, mesh, batch_size=4, **LIMITS)(
         [TAGS.prompt(question) for question in QUESTIONS])
     assert len(set(replies)) > 1 and all(replies)

@@ -25,7 +25,7 @@ from reasonkit.session import interrupts
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import GrpoSettings
-from reasonkit.train import overlap
+from reasonkit.train import grpo as stage
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import Rollout
 from recipes.stages.curriculum import Curriculum
@@ -48,7 +48,7 @@ def setup(tmp_path_factory):
                            tokenizer=short_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
-class Serial(overlap.Learner):
+class Serial(stage.Learner):
     """Tunix's own order, with as many rollout calls: sample the step, score it in one call, train on it."""
 
     def __init__(self, cluster, config, reward, rollout_micro_prompts):
@@ -113,7 +113,7 @@ def overlapped(setup, tmp_path_factory):
 
 
 def test_the_serial_order_gives_the_same_weights_bit_for_bit(overlapped, setup, tmp_path, monkeypatch):
-    monkeypatch.setattr(overlap, "Overlapped", Serial)
+    monkeypatch.setattr(stage, "Overlapped", Serial)
     serial = train(setup, tmp_path, Judge())
     assert len(serial.judge.items) == 3 and len(overlapped.judge.items) == 3 * PASSES
     assert sum(overlapped.judge.items, []) == sum(serial.judge.items, []), "samples"
@@ -190,8 +190,8 @@ def test_an_error_of_the_judge_ends_the_stage_as_itself_before_the_step_is_sampl
 
 def test_a_judge_that_hangs_ends_the_stage_before_the_watchdog_does(setup, tmp_path, monkeypatch):
     free = threading.Event()
-    monkeypatch.setattr(overlap, "FIRST_PATIENCE", 0.6)
-    assert overlap.PATIENCE < interrupts.LEAST_SECONDS and overlap.FIRST_PATIENCE < interrupts.FIRST_SECONDS
+    monkeypatch.setattr(stage, "FIRST_PATIENCE", 0.6)
+    assert stage.PATIENCE < interrupts.LEAST_SECONDS and stage.FIRST_PATIENCE < interrupts.FIRST_SECONDS
     with pytest.raises(TimeoutError, match="the judge has not answered for 0 minutes: see to its chips or service"):
         train(setup, tmp_path, Judge(lambda number: free.wait(timeout=60)))
     assert [thread.daemon for thread in threading.enumerate() if thread.name == "judge"] == [True]
@@ -203,7 +203,7 @@ HANGS = """
 from queue import SimpleQueue
 from concurrent.futures import Future
 from threading import Event, Thread
-from reasonkit.train import overlap as t
+from reasonkit.train import grpo as t
 asked, begun = SimpleQueue(), Event()
 Thread(target=t._answer_all, args=(asked,), name="judge", daemon=True).start()
 asked.put((Future(), lambda: begun.set() or Event().wait()))

@@ -1,7 +1,6 @@
 """The KV cache over the mesh, in the model's floats or in 8-bit integers with a scale per token and head.
 
-Entry points: `install_sharded_cache`, and `with_kept_order` and `with_int8_cache`, through which `gemma` sends Tunix's
-attention.
+`gemma` sends Tunix's attention through `with_kept_order` and `with_int8_cache`.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ def heads_first(mesh: Mesh) -> bool:
 
 
 def layouts(config, rows: int) -> tuple[NamedSharding | None, NamedSharding | None]:
-    """Shardings over the mesh in context, of the cache's keys and values and of its end indices: rows over fsdp and KV
-    heads over tp, where they divide."""
+    """Shardings of the cache's keys and values, rows over fsdp and KV heads over tp where they divide, and of its end
+    indices, over the mesh in context."""
     mesh = pxla.thread_resources.env.physical_mesh
     if mesh.empty:
         return None, None
@@ -66,8 +65,7 @@ def install_sharded_cache() -> None:
 
 
 def with_kept_order(block: Callable) -> Callable:
-    """An attention block of Tunix's, whose cache has tokens before heads, for a cache in either order. A cache has more
-    tokens than heads, so its shape tells."""
+    """An attention block of Tunix's, for a cache in either order. It has more tokens than heads, so its shape tells."""
 
     def turn(cache: dict) -> dict:
         return {name: leaf.swapaxes(1, 2) if leaf.ndim == 4 else leaf for name, leaf in cache.items()}
@@ -82,7 +80,7 @@ def with_kept_order(block: Callable) -> Callable:
 
 
 def round_to_int8(x_BTKH: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Integers and scales (B, T, K, 1). They are divided by the scale as it is stored, so its rounding does no harm."""
+    """Integers and scales (B, T, K, 1), which are divided by as they are stored, so their rounding does no harm."""
     scale_BTK1 = jnp.abs(x_BTKH).max(-1, keepdims=True) / LARGEST
     steps_BTKH = x_BTKH.astype(jnp.float32) / jnp.where(scale_BTK1 == 0, 1, scale_BTK1).astype(jnp.float32)
     return jnp.clip(jnp.round(steps_BTKH), -LARGEST, LARGEST).astype(jnp.int8), scale_BTK1

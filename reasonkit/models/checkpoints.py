@@ -1,7 +1,7 @@
 """Checkpoints in the judges' layout, <folder>/actor/<step>/model_params: saved, restored, and set aside when damaged.
 
-The judges take the highest number. So a step appears complete or not at all, and a damaged one is moved to
-<folder>/set_aside. Tunix's trainers save `optimizer_state` beside the adapter.
+The judges take the highest number, so a step appears complete or not at all. Tunix's trainers save `optimizer_state`
+beside the adapter. Damaged steps go to <folder>/set_aside.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from flax import nnx
-from tunix.sft import checkpoint_manager
 
 from reasonkit.models.distributed import barrier, broadcast_from_main, is_main_process, on_main_process
 from reasonkit.models.gemma import array_metadata, finite
@@ -34,7 +33,7 @@ class OtherAdapterError(ValueError):
     """A checkpoint holds an adapter of another shape than the model's."""
 
 
-def actor(folder: Path) -> Path:
+def actor(folder: str | Path) -> Path:
     """Where the steps lie. Tunix's SFT trainer takes this folder, its RL cluster the one above."""
     return Path(folder).resolve() / "actor"
 
@@ -43,10 +42,7 @@ def checkpoint_options(save_every: int, keep: int) -> ocp.CheckpointManagerOptio
     return ocp.CheckpointManagerOptions(save_interval_steps=save_every, max_to_keep=keep)
 
 
-# Which steps there are
-
-
-def steps_in(folder: Path) -> list[int]:
+def steps_in(folder: str | Path) -> list[int]:
     """The steps saved in a folder, in order. First puts back a step that a killed `save_lora` had moved away."""
     for moved in actor(folder).glob("*.replaced"):
         with contextlib.suppress(OSError):  # the new one is there, or another process was quicker
@@ -55,18 +51,17 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def latest_step(folder: Path) -> int:
-    """The highest step in a folder, 0 when there is none."""
+    """0 when there is none."""
     return max(steps_in(folder), default=0)
 
 
 def next_step(folder: Path) -> int:
-    """Where the next adapter without optimiser state goes. It replaces the last step, unless a stage could resume from
-    that."""
+    """Where the next adapter goes: it replaces the last step, unless a stage could resume from that."""
     step = latest_step(folder)
     return step + (actor(folder) / str(step) / OPTIMISER).is_dir()
 
 
-def strays(folder: Path) -> list[Path]:
+def strays(folder: str | Path) -> list[Path]:
     """What lies among the steps and is neither a step nor part of a save. The judges' loader takes any name for a step
     that `str.isdigit` calls a number: "007", "²", a file's, a link's."""
     return sorted(path for path in actor(folder).glob("*")
@@ -78,17 +73,13 @@ def _is_step(path: Path) -> bool:
     return name.isascii() and name.isdigit() and name == str(int(name)) and path.is_dir() and not path.is_symlink()
 
 
-# Save and restore
-
-
-def save_lora(model: nnx.Module, folder: str | Path, step: int) -> Path:
+def save_lora(model: nnx.Module, folder: str | Path, step: int) -> None:
     """Saves the adapter as a step, replacing the same step. A kill at any moment leaves the old step or the new one.
 
-    Raises:
-        ValueError: no adapter, a negative step, or a later step there, which the judges would read instead.
+    Raises ValueError for no adapter, a negative step, or a later step there, which the judges would read instead.
     """
-    lora, steps = lora_state(model), actor(Path(folder))
-    later = [other for other in steps_in(Path(folder)) if other > step]
+    lora, steps = lora_state(model), actor(folder)
+    later = [other for other in steps_in(folder) if other > step]
     if step < 0 or later:
         raise ValueError(f"step {step} cannot be saved in {steps}, which has {later}: go on counting, or empty it")
     staging, before, final = (steps / f"{step}{end}" for end in (".saving", ".replaced", ""))
@@ -105,7 +96,6 @@ def save_lora(model: nnx.Module, folder: str | Path, step: int) -> Path:
         os.rename(staging, final)
         shutil.rmtree(before, ignore_errors=True)
     barrier("save_lora")
-    return final
 
 
 def restore_lora(model: nnx.Module, folder: str | Path, step: int | None = None) -> int:
@@ -119,12 +109,12 @@ def restore_lora(model: nnx.Module, folder: str | Path, step: int | None = None)
         ValueError: no adapter to restore into, or none in the checkpoint that is whole, finite and of the same shape.
     """
     lora_state(model)
-    steps, skipped = steps_in(Path(folder)), {}
+    steps, skipped = steps_in(folder), {}
     for chosen in reversed(steps) if step is None and steps else [step]:
-        path = actor(Path(folder)) / str(chosen) / PARAMS
+        path = actor(folder) / str(chosen) / PARAMS
         if not path.is_dir():
-            skipped[chosen] = FileNotFoundError(f"{path} is not there; {actor(Path(folder))} has the steps {steps}: "
-                                                "train first, or fix the path")
+            skipped[chosen] = FileNotFoundError(f"{path} is not there; {actor(folder)} has the steps {steps}: train "
+                                                "first, or fix the path")
             continue
         try:
             nnx.update(model, _read(path, model))
@@ -133,11 +123,10 @@ def restore_lora(model: nnx.Module, folder: str | Path, step: int | None = None)
             skipped[chosen] = error
     else:
         raise next(iter(skipped.values()))
-    for path in strays(Path(folder)) if step is None else ():
+    for path in strays(folder) if step is None else ():
         warnings.warn(f"{path} is no step, and is passed over", stacklevel=2)
     for later, error in skipped.items():
-        warnings.warn(f"step {later} of {actor(Path(folder))} is passed over, step {chosen} is used: {error}",
-                      stacklevel=2)
+        warnings.warn(f"step {later} of {actor(folder)} is passed over, step {chosen} is used: {error}", stacklevel=2)
     return chosen
 
 
@@ -160,7 +149,6 @@ def _read(path: Path, model: nnx.Module) -> nnx.State:
 
 
 def _check_shape(saved: Any, model: nnx.Module, path: Path) -> None:
-    """Raises OtherAdapterError when the arrays saved in `path` have other shapes than the model's adapter."""
     found, ours = (sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (saved, lora_state(model)))
     if found != ours:
         raise OtherAdapterError(f"{path} holds an adapter of another shape than {lora_signature(model)}: "
@@ -168,20 +156,9 @@ def _check_shape(saved: Any, model: nnx.Module, path: Path) -> None:
                                 f"{ours[:1]}")
 
 
-# From one stage to the next
-
-
-def save_for_next_stage(model: nnx.Module, folder: Path, step: int) -> None:
-    """Save the adapter without optimiser state. The next stage starts from this step."""
-    manager = checkpoint_manager.CheckpointManager(str(actor(folder)), checkpoint_options(1, 3))
-    manager.save(step, model, save_only_lora_params=True, force=True)
-    manager.close()
-
-
 @on_main_process
 def undo_handover(folder: Path, start_step: int) -> None:
-    """Remove the step that a stage saved for the next one, so that a stage that the clock ended continues from its own
-    last step, with optimiser state."""
+    """Remove the step that a stage saved for the next one, so that it can go on from its own, with optimiser state."""
     step = latest_step(folder)
     before, last = ((actor(folder) / str(number) / OPTIMISER).is_dir() for number in (step - 1, step))
     if step > start_step and before and not last:
@@ -196,9 +173,6 @@ def drop_optimiser_state(folder: Path, step: int) -> None:
         aside = folder / f"{step}.optimizer_state"
         shutil.rmtree(aside, ignore_errors=True)  # left by a kill
         shutil.rmtree(state.rename(aside))
-
-
-# Damaged steps
 
 
 def quarantine_step(folder: Path, step: int | str, why: str) -> Path:
@@ -254,9 +228,7 @@ def _check(step: Path, model: nnx.Module) -> None:
     alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="quarantine")
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        for item in (PARAMS, OPTIMISER):
-            if item == OPTIMISER and not (step / item).exists():
-                continue
+        for item in (PARAMS, OPTIMISER) if (step / OPTIMISER).exists() else (PARAMS,):
             saved = array_metadata(checkpointer, step / item)
             if item == PARAMS:
                 _check_shape(saved, model, step / item)
@@ -266,8 +238,8 @@ def _check(step: Path, model: nnx.Module) -> None:
 
 
 def make_room(folder: Path, needed: float, delete: Callable[[int], None]) -> None:
-    """Make room for `needed` bytes: remove what was set aside, then `delete` all steps but the last. Raises
-    DiskFullError when that is not enough."""
+    """Make room for `needed` bytes: remove what was set aside, then `delete` all steps but the last. Else raises
+    DiskFullError."""
     place, steps = actor(folder), steps_in(folder)
     place.mkdir(parents=True, exist_ok=True)
 

@@ -1,8 +1,7 @@
 """Several processes as one: who writes the shared files, and the decisions that all must take alike.
 
-Each process runs the same program over the same data, a mesh spans the devices of all, and XLA does the rest. A process
-that trains a step more than the others waits for them for ever, so one decision is taken for all. With one process
-every function here is a no-op, and none makes JAX look for devices.
+Each runs the same program over the same data, on a mesh over the devices of all. One that trains a step more than the
+others waits for them for ever. With one process every function here is a no-op, and none makes JAX look for devices.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from reasonkit.session.interrupts import STOPS
 
 
 def is_multiprocess() -> bool:
-    """Whether there are other processes."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
@@ -36,7 +34,6 @@ def check_one_process(what: str) -> None:
 
 
 def barrier(where: str) -> None:
-    """Wait until all processes are here."""
     if is_multiprocess():
         multihost_utils.sync_global_devices(where)
 

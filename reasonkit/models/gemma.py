@@ -1,8 +1,8 @@
 """Gemma 2 and 3 as Tunix's model classes, read from Kaggle's Flax checkpoints (google-deepmind/gemma's layout).
 
-`from_flax` reads and places one array at a time. Tunix would restore the whole model on the first device.
-Importing this module changes Tunix's Gemmas: local layers window by position, which is right under left padding and in
-rows of several texts, and logits are computed only where they are asked for.
+`from_flax` places one array at a time. Tunix would restore the whole model on the first device. Importing this module
+changes Tunix's Gemmas: local layers window by position, which is right under left padding and in rows of several texts,
+and logits are computed only where they are asked for.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ CLASSES = {"gemma2": gemma2.Gemma, "gemma3": gemma3.Gemma3}
 
 
 def _with_window(block: Callable) -> Callable:
-    """Tunix's attention block with a window by position. Its Gemma 2 counts keys from the start of the padding, and
-    queries from its end."""
+    """Tunix's attention block with a window by position. Its Gemma 2 counts keys with the padding, queries without."""
 
     def windowed(self, x, segment_pos, cache, attn_mask):  # attn_mask (B, T, S): a query's last key is its own
         if self.attn_type.name == "LOCAL_SLIDING":
@@ -130,8 +129,7 @@ def abstract_model(family: str, config: Any, mesh: Mesh, *, replicated: bool) ->
     tp = mesh.shape["tp"]
     for field in ("num_kv_heads", "num_heads", "embed_dim", "hidden_dim", "num_embed"):
         if getattr(config, field) % tp:
-            raise ValueError(
-                f"tp={tp} does not divide the model's {field}={getattr(config, field)}: take a smaller tp")
+            raise ValueError(f"tp={tp} does not divide the model's {field}={getattr(config, field)}: take a smaller tp")
     model = nnx.eval_shape(lambda: CLASSES[family](config, rngs=nnx.Rngs(0)))
     for layer in model.layers if replicated else ():
         # Tunix shards a single KV head's matrix over fsdp whatever the configuration says
@@ -142,21 +140,17 @@ def abstract_model(family: str, config: Any, mesh: Mesh, *, replicated: bool) ->
 
 def flax_checkpoint(folder: Path) -> Path | None:
     """The orbax checkpoint of a Kaggle Flax model: the folder itself or a child of it."""
-    for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        if (candidate / "_METADATA").is_file() or (candidate / "manifest.ocdbt").is_file():
-            return candidate
-    return None
+    candidates = folder, *sorted(path for path in folder.iterdir() if path.is_dir())
+    return next((path for path in candidates
+                 if (path / "_METADATA").is_file() or (path / "manifest.ocdbt").is_file()), None)
 
 
 def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any, *, replicated: bool) -> nnx.Module:
     """A model from a checkpoint. `dtype` None means bfloat16.
 
-    All shapes are checked before the first array is read. The largest array comes first. The host holds one array at a
-    time, and a device only its share.
-
-    Raises:
-        ValueError: tp does not divide the model, or the checkpoint lacks an array, or has one of another shape, of
-            integers, or with NaN or infinities.
+    All shapes are checked before the first array is read. The host holds one array at a time, the largest first, and a
+    device only its share. Raises ValueError when tp does not divide the model, or the checkpoint lacks an array, or has
+    one of another shape, of integers, or with NaN or infinities.
     """
     checkpoint, dtype, remedy = checkpoint.resolve(), jnp.dtype(dtype or jnp.bfloat16), download_again(checkpoint)
     sharding = LIBRARY[family].ShardingConfig.get_default_sharding(is_sampling=replicated)
@@ -168,13 +162,13 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
         config = dataclasses.replace(config, hidden_dim=hidden)
     model = abstract_model(family, config, mesh, replicated=replicated)
     shardings = dict(nnx.to_flat_state(nnx.get_named_sharding(nnx.state(model), mesh)))
-    leaves = sorted(nnx.to_flat_state(nnx.state(model)), key=lambda item: -item[1].get_value().size)
-    for path, leaf in leaves:
-        key, name, part = as_flax(path)
+    leaves = [(path, leaf, leaf.get_value().shape, *as_flax(path)) for path, leaf in sorted(
+        nnx.to_flat_state(nnx.state(model)), key=lambda item: -item[1].get_value().size)]
+    for _, _, shape, key, name, part in leaves:
         if (key, name) not in stored:
             raise ValueError(f"{checkpoint} lacks {key}/{name} of a {family} of {config.num_layers} layers, the "
                              f"download stopped half-way or it is another model: {remedy}")
-        array, shape = stored[key, name], leaf.get_value().shape
+        array = stored[key, name]
         # Gemma 2 2B keeps its stacked matrices as (2, embed, hidden); the larger ones and Gemma 3 as (2, hidden, embed)
         shapes = [shape] if part is None else [(2, *shape), (2, *shape[::-1])]
         if array.shape not in shapes or not jnp.issubdtype(array.dtype, jnp.floating):
@@ -184,10 +178,19 @@ def from_flax(checkpoint: Path, family: str, config: Any, mesh: Mesh, dtype: Any
 
     placed = []
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        read = functools.lru_cache(maxsize=1)(functools.partial(_read_array, checkpointer, checkpoint, remedy))
-        for path, leaf in leaves:
-            key, name, part = as_flax(path)
-            value, shape = read(key, name), leaf.get_value().shape
+        @functools.lru_cache(maxsize=1)  # two parts in a row may be of one array
+        def read(key: str, name: str) -> np.ndarray:
+            restore = ocp.args.PyTreeRestore(
+                item={key: {name: 0}}, restore_args={key: {name: ocp.RestoreArgs(restore_type=np.ndarray)}},
+                partial_restore=True)
+            try:
+                return checkpointer.restore(checkpoint, args=restore)[key][name]
+            except (ValueError, OSError) as error:  # tensorstore's messages are long
+                raise ValueError(f"{checkpoint}: {key}/{name} cannot be read ({str(error)[:120]}...), the download "
+                                 f"stopped half-way: {remedy}") from error
+
+        for path, leaf, shape, key, name, part in leaves:
+            value = read(key, name)
             if part is not None:
                 value = value[part] if value.shape == (2, *shape) else value[part].T
             value = jax.device_put(np.ascontiguousarray(value, dtype), shardings[path].get_value())
@@ -210,17 +213,6 @@ def as_flax(path: tuple) -> tuple[str, str, int | None]:
         return f"transformer/layer_{layer}/mlp/linear", "w", None
     name = "/".join("post_attention_norm" if part == "post_attn_norm" else part for part in module)
     return f"transformer/layer_{layer}/{name}", leaf, None
-
-
-def _read_array(checkpointer: ocp.Checkpointer, checkpoint: Path, remedy: str, key: str, name: str) -> np.ndarray:
-    restore = ocp.args.PyTreeRestore(
-        item={key: {name: 0}}, restore_args={key: {name: ocp.RestoreArgs(restore_type=np.ndarray)}},
-        partial_restore=True)
-    try:
-        return checkpointer.restore(checkpoint, args=restore)[key][name]
-    except (ValueError, OSError) as error:  # tensorstore's messages are long
-        raise ValueError(f"{checkpoint}: {key}/{name} cannot be read ({str(error)[:120]}...), the download "
-                         f"stopped half-way: {remedy}") from error
 
 
 def array_metadata(checkpointer: ocp.Checkpointer, folder: Path) -> Any:

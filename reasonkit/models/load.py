@@ -1,8 +1,8 @@
 """Gemma by name: `load` finds a model's files, places it on a mesh and returns it with its tokenizer.
 
-The core reads one format: a folder with tokenizer.model and a Flax checkpoint, as Kaggle ships it. `model.json` beside
-them holds the sizes of a model that MODELS does not name. `python -m tools.hf` converts Hugging Face's files.
-kagglehub is called directly, because Tunix's `AutoModel` may ask for a login.
+It reads one format: a folder with tokenizer.model and a Flax checkpoint, as Kaggle ships it, and with `model.json`, the
+sizes of a model that MODELS does not name. `python -m tools.hf` converts Hugging Face's files. kagglehub is called
+directly, because Tunix's `AutoModel` may ask for a login.
 """
 
 from __future__ import annotations
@@ -65,12 +65,8 @@ def cache_folder(name: str) -> Path:
 class Tokenizer:
     """A SentencePiece model as Tunix wants it: no BOS added, because Tunix's sampler adds it. Decoding never raises.
 
-    `end_of_turn` is the id of <end_of_turn>. `stop_ids` is (end of sequence, end of turn).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: an unknown family, no SentencePiece model, or one without a Gemma's tokens: <end_of_turn> must be
-            the one that the family has for it.
+    `end_of_turn` is the id of <end_of_turn>. `stop_ids` is (end of sequence, end of turn). Raises FileNotFoundError,
+    and ValueError for an unknown family, no SentencePiece model, or one without the family's tokens.
     """
 
     def __init__(self, path: str | Path, family: str):
@@ -81,20 +77,19 @@ class Tokenizer:
             raise FileNotFoundError(f"{path} does not exist or is no file: a model's folder needs its "
                                     f"{self.path.name}, {download_again(self.path.parent)}")
         try:
-            self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            self._pieces = pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
             raise ValueError(f"{path} is no SentencePiece model ({str(error)[:120]}): "
                              f"{download_again(self.path)}") from error
-        self.vocab_size = self._pieces.GetPieceSize()
+        self.vocab_size, self.piece = pieces.GetPieceSize(), pieces.IdToPiece
+        self.bos_id, self.eos_id, self.pad_id = pieces.bos_id, pieces.eos_id, pieces.pad_id
         for name, number in (("padding", self.pad_id()), ("end of sequence", self.eos_id()), ("start", self.bos_id())):
             if number < 0:
                 raise ValueError(f"{path} has no token for the {name}: it is no Gemma's, {download_again(self.path)}")
         ids, self.end_of_turn = self.encode("<end_of_turn>"), END_OF_TURN[family]
         if ids != [self.end_of_turn]:
-            raise ValueError(
-                f"{path} reads <end_of_turn> as {ids}, but {family} has it at {self.end_of_turn}: "
-                "the tokenizer belongs to another model, take the one beside the weights"
-            )
+            raise ValueError(f"{path} reads <end_of_turn> as {ids}, but {family} has it at {self.end_of_turn}: the "
+                             "tokenizer belongs to another model, take the one beside the weights")
         self.stop_ids = (self.eos_id(), self.end_of_turn)
 
     def encode(self, text: str, **_: Any) -> list[int]:
@@ -104,18 +99,6 @@ class Tokenizer:
     def decode(self, ids: Any, **_: Any) -> str:
         """Text of the ids, skipping those past the vocabulary: embeddings may have more rows."""
         return self._pieces.DecodeIds([int(i) for i in ids if 0 <= int(i) < self.vocab_size])
-
-    def piece(self, number: int) -> str:
-        return self._pieces.IdToPiece(number)
-
-    def bos_id(self) -> int:
-        return self._pieces.bos_id()
-
-    def eos_id(self) -> int:
-        return self._pieces.eos_id()
-
-    def pad_id(self) -> int:
-        return self._pieces.pad_id()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +116,8 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
          remat: bool = False) -> LoadedModel:
     """Loads a model by short name or from a folder, and places it on the mesh.
 
-    A name of MODELS is looked for among the attached inputs ($REASONKIT_INPUTS, default /kaggle/input), then in the
-    package's assets or the folder of `tools.gemma_from_gguf`, then in kagglehub's cache, then downloaded. Nothing asks
-    for a login.
+    A name of MODELS is looked for in the attached inputs ($REASONKIT_INPUTS, default /kaggle/input), the package's
+    assets or the folder of `tools.gemma_from_gguf`, and kagglehub's cache, then downloaded. Nothing asks for a login.
 
     Args:
         name: a key of MODELS or a folder.
@@ -151,8 +133,7 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
         FileNotFoundError: the files are not there. Says what to attach or download.
     """
     folder = locate(str(name)) or _download(str(name))
-    checkpoint = _checkpoint(folder)
-    family, config = _configuration(str(name), folder, checkpoint)
+    checkpoint, family, config = _contents(str(name), folder)
     pieces = Tokenizer(folder / "tokenizer.model", family)
     if pieces.vocab_size > config.num_embed:
         raise ValueError(f"{pieces.path} has {pieces.vocab_size} pieces, and the model's embedding {config.num_embed} "
@@ -166,24 +147,20 @@ def load(name: str | Path, mesh: Mesh, dtype: Any = None, *, replicated: bool = 
 def tokenizer(name: str | Path) -> Tokenizer:
     """The tokenizer of the model that `load` finds by this name, without its weights. Raises as `load`."""
     folder = locate(str(name)) or _download(str(name))
-    family = MODELS[name].family if name in MODELS else _configuration(str(name), folder, _checkpoint(folder))[0]
+    family = MODELS[name].family if name in MODELS else _contents(str(name), folder)[1]
     return Tokenizer(folder / "tokenizer.model", family)
 
 
-def _checkpoint(folder: Path) -> Path:
-    if found := flax_checkpoint(folder):
-        return found
-    if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
+def _contents(name: str, folder: Path) -> tuple[Path, str, Any]:
+    """Checkpoint, family and Tunix's configuration: by the folder's SIZES, else by the short name, or by that on Kaggle
+    in the checkpoint's name or in the folder's path."""
+    checkpoint, file = flax_checkpoint(folder), folder / SIZES
+    if not checkpoint and (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
         raise ValueError(f"{folder} holds Hugging Face's files: convert them once, in a clone of the repository, with "
                          f"`python -m tools.hf {folder} OUT`, and load OUT")
-    raise FileNotFoundError(f"{folder} holds no Flax checkpoint, only {sorted(path.name for path in folder.iterdir())}"
-                            f": {download_again(folder)}")
-
-
-def _configuration(name: str, folder: Path, checkpoint: Path) -> tuple[str, Any]:
-    """Family and Tunix's configuration: by the folder's SIZES, else by the short name, or by that on Kaggle in the
-    checkpoint's name or in the folder's path."""
-    file = folder / SIZES
+    if not checkpoint:
+        raise FileNotFoundError(f"{folder} holds no Flax checkpoint, only "
+                                f"{sorted(path.name for path in folder.iterdir())}: {download_again(folder)}")
     if file.is_file():
         try:
             settings = parse_json(read_file(file))
@@ -192,20 +169,18 @@ def _configuration(name: str, folder: Path, checkpoint: Path) -> tuple[str, Any]
                 kinds = AttentionType.LOCAL_SLIDING, AttentionType.GLOBAL
                 settings["attention_types"] = tuple(kinds[layer % 2] for layer in range(settings["num_layers"]))
             known = {field.name for field in dataclasses.fields(LIBRARY[family].ModelConfig)}
-            return family, LIBRARY[family].ModelConfig(
+            return checkpoint, family, LIBRARY[family].ModelConfig(
                 **{field: value for field, value in settings.items() if field in known})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} is no model's configuration ({error}): {download_again(folder)}") from error
-    for key, source in MODELS.items():
-        if not source.handle:
-            continue
+    hosted = {key: source for key, source in MODELS.items() if source.handle}
+    for key, source in hosted.items():
         _, *parts, _ = source.handle.split("/")  # owner, model, framework, variation and version
         mounted = f"/{'/'.join(parts)}/" in f"{folder.as_posix()}/"
         if name == key or checkpoint.name == parts[-1] or mounted:
-            return source.family, getattr(LIBRARY[source.family].ModelConfig, source.config)()
-    known = ", ".join(key for key, source in MODELS.items() if source.handle)
-    raise ValueError(f"{checkpoint} is a Flax checkpoint of an unknown model: load it by one of the names {known}, or "
-                     f"put its {SIZES} beside it")
+            return checkpoint, source.family, getattr(LIBRARY[source.family].ModelConfig, source.config)()
+    raise ValueError(f"{checkpoint} is a Flax checkpoint of an unknown model: load it by one of the names "
+                     f"{', '.join(hosted)}, or put its {SIZES} beside it")
 
 
 def locate(name: str) -> Path | None:
@@ -287,9 +262,9 @@ def _remedy(error: Exception, handle: str, known: bool) -> str:
 def quantize_int8(loaded: LoadedModel, mesh: Mesh) -> LoadedModel:
     """The model as "<name>-int8": its layers' matrices are 8-bit integers (qwix) with a scale per output.
 
-    They stay in place on the mesh. Activations and embedding stay as they are, so this saves memory and no work:
-    Gemma-3-12B takes 12.8 GB instead of 23.5, Gemma-2-9B 10.2 instead of 18.5, Gemma-3-4B 4.6 instead of 7.8
-    (bfloat16). It is for a judge, because a judge is not trained. Both models are in memory until `loaded` is freed.
+    Activations and embedding stay as they are, so this saves memory and no work: Gemma-3-12B takes 12.8 GB instead of
+    23.5, Gemma-2-9B 10.2 instead of 18.5, Gemma-3-4B 4.6 instead of 7.8 (bfloat16). It is for a judge, which is not
+    trained. Both models are in memory until `loaded` is freed.
     """
     with mesh, jax.default_device(mesh.devices.flat[0]):  # or what is new would begin on the policy's first chip
         return dataclasses.replace(loaded, model=quantize_layers(loaded.model, mesh.shape["fsdp"]),

@@ -65,7 +65,7 @@ def head_logits(hidden_BTD: jax.Array, embedding_VD: jax.Array, cap: float | Non
 
 def _read(cap: float | None, temperature: float, embedding_VD: jax.Array, hidden_BcD: jax.Array,
           targets_Bc: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A chunk, through all of its logits, in the dtypes of Tunix's Gemmas."""
+    """In the dtypes of Tunix's Gemmas."""
     logits_BcV = head_logits(hidden_BcD, embedding_VD, cap)
     if temperature != 0.0:  # as in Tunix's loss
         logits_BcV /= temperature
@@ -103,11 +103,8 @@ _chunked.defvjp(_forward, _backward)
 
 
 def in_chunks(parts: int, function: Callable, *arrays: jax.Array) -> Any:
-    """`function` of arrays (B, C, ...) in so many parts of C, one after the other.
-
-    On a TPU a barrier lets each begin when the one before has ended, and the compiler counts the FLOP of all, which it
-    does not do for a loop. XLA for a CPU drops barriers and holds several parts at once, so elsewhere it is a loop.
-    """
+    """`function` of arrays (B, C, ...) in so many parts of C, one after the other: on a TPU by barriers, because its
+    compiler does not count the FLOP of a loop, elsewhere by a loop, because XLA for a CPU drops barriers."""
     mesh = pxla.thread_resources.env.physical_mesh
     if parts > 1 and (jax.default_backend() if mesh.empty else mesh.devices.flat[0].platform) != "tpu":
         count = arrays[0].shape[1]
@@ -129,24 +126,19 @@ def in_chunks(parts: int, function: Callable, *arrays: jax.Array) -> Any:
     return jax.tree.map(lambda *chunks: jnp.concatenate(chunks, axis=1), *outputs)
 
 
-def prefill(
-    loaded: LoadedModel, mesh: Mesh, read: Callable[[nnx.Module, tuple, jax.Array], jax.Array], width: int,
-    max_length: int, batch_size: int,
-) -> Callable[[Sequence[Pieces]], np.ndarray]:
+def prefill(loaded: LoadedModel, mesh: Mesh, read: Callable[[nnx.Module, tuple, jax.Array], jax.Array], width: int,
+            max_length: int, batch_size: int) -> Callable[[Sequence[Pieces]], np.ndarray]:
     """Forward passes over texts of any length: rows of token ids in pieces -> float32 (rows, width).
 
     A row's first piece, with BOS, is the common prefix of the others. Each of these continues from its end, and attends
-    to the prefix and itself. A row of two pieces is a plain text. `read(model, inputs, piece_BT)` gives `width` numbers
-    per row, (B, width): `model(*inputs)` returns the logits and no cache, and `piece_BT` is the number of each token's
-    piece, 0 for the first and for padding. Rows are left-padded to one of `padded_lengths`, each of which compiles
-    once. The weights are those at the time of the call. A row of more than `max_length` tokens is not cut: it is NaN,
-    no signal. May be called from any thread.
-
-    Raises ValueError when batch_size does not divide over fsdp.
+    to the prefix and itself. `read(model, inputs, piece_BT)` gives `width` numbers per row, (B, width), from
+    `model(*inputs)` and the number of each token's piece, 0 for the first and for padding. Rows are left-padded to one
+    of `padded_lengths`, each of which compiles once. The weights are those at the time of the call. A row of more than
+    `max_length` tokens is not cut: it is NaN, no signal. May be called from any thread. Raises ValueError when
+    batch_size does not divide over fsdp.
     """
     check_divides(batch_size, mesh, "batch_size")
-    graph, pad = nnx.graphdef(loaded.model), loaded.tokenizer.pad_id()
-    lengths = padded_lengths(max_length)
+    graph, pad, lengths = nnx.graphdef(loaded.model), loaded.tokenizer.pad_id(), padded_lengths(max_length)
     sharding = NamedSharding(mesh, PartitionSpec("fsdp"))
 
     @jax.jit
@@ -191,10 +183,8 @@ def last_tokens(piece_BT: jax.Array) -> jax.Array:
 
 
 def pack_shared_prefixes(texts: Sequence[Sequence[int]], max_length: int) -> list[Pieces]:
-    """Neighbours that begin alike as rows in pieces: the common prefix, then the rest of each text in order.
-
-    A text joins the row before it where that saves at least half of its tokens, up to `SHARED` texts and `max_length`
-    tokens per row.
+    """Neighbours that begin alike as rows in pieces: the common prefix, then the rest of each text in order. A text
+    joins the row before it where that saves half of its tokens, up to `SHARED` texts and `max_length` tokens per row.
 
     >>> pack_shared_prefixes([[2, 5, 5, 5, 6], [2, 5, 5, 5, 7, 8], [2, 9]], 9)
     [[[2, 5, 5, 5], [6], [7, 8]], [[2], [9]]]
@@ -215,22 +205,19 @@ def pack_shared_prefixes(texts: Sequence[Sequence[int]], max_length: int) -> lis
     return [[row[0][:n], *(text[n:] for text in row)] for row, n in zip(rows, shared, strict=True)]
 
 
-def rating_logprobs(
-    loaded: LoadedModel, mesh: Mesh, ratings: Sequence[str], max_length: int, batch_size: int
-) -> Callable[[list[str]], np.ndarray]:
+def rating_logprobs(loaded: LoadedModel, mesh: Mesh, ratings: Sequence[str], max_length: int,
+                    batch_size: int) -> Callable[[list[str]], np.ndarray]:
     """A judge's scores: prompts -> float32 (prompts, ratings), the log-probability of each rating as next token.
 
     Neighbouring prompts that begin alike share a row (`pack_shared_prefixes`). `batch_size` counts rows. A prompt of
-    more than `max_length` tokens, with BOS, is not cut: its log-probabilities are -inf.
-
-    Raises:
-        ValueError: batch_size does not divide over fsdp, or a rating is not one token.
+    more than `max_length` tokens, with BOS, is not cut: its log-probabilities are -inf. Raises ValueError when
+    batch_size does not divide over fsdp, or a rating is not one token.
     """
-    tokenizer = loaded.tokenizer
-    for rating in ratings:
-        if len(ids := tokenizer.encode(rating)) != 1:
+    tokenizer, tokens = loaded.tokenizer, {rating: loaded.tokenizer.encode(rating) for rating in ratings}
+    for rating, ids in tokens.items():
+        if len(ids) != 1:
             raise ValueError(f"rating {rating!r} is the tokens {ids} for {loaded.name}: ratings must be one token")
-    columns = np.array([tokenizer.encode(rating)[0] for rating in ratings])
+    columns = np.concatenate([*tokens.values()])
 
     def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
         logits_BKV, _ = model(*inputs, logits_at=last_tokens(piece_BT))

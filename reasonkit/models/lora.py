@@ -1,8 +1,7 @@
 """The one LoRA adapter: added, described, copied as a reference.
 
 qwix gives an adapter the base's dtype. Here it is float32 on any base, because in bfloat16 most updates of a small
-learning rate round to nothing. Only LoRA leaves are re-placed: Tunix's notebooks re-place the whole state, which copies
-the base.
+learning rate round to nothing. Only LoRA leaves are re-placed: to re-place the whole state would copy the base.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ class Float32Lora(qwix.LoraProvider):
 
     Used in float32, A and B would promote every activation behind them. Both are rounded to nearest even before use, as
     orbax does on restore, so the judges compute with the same numbers. A batch's gradient is computed in the base's
-    dtype, passes through the rounding, and is float32 from there on. With `weights` "int8" it also rounds the base's
-    matrices to integers.
+    dtype, and is float32 from the rounding on. With `weights` "int8" it also rounds the base's matrices to integers.
     """
 
     def __init__(self, rank: int, alpha: float, weights: str | None = None):
@@ -49,7 +47,6 @@ class Float32Lora(qwix.LoraProvider):
 
 
 def compute_dtype(model: nnx.Module) -> Any:
-    """The dtype that a model computes in: its base's."""
     return model.embedder.input_embedding.dtype
 
 
@@ -62,9 +59,8 @@ def round_to_compute_dtype(lora: nnx.State, dtype: Any) -> nnx.State:
 def add_lora(model: nnx.Module, mesh: Mesh, rank: int, alpha: float, seed: int = 0) -> nnx.Module:
     """A model with a fresh float32 LoRA on all attention and feed-forward matrices, sharing the base's buffers.
 
-    Raises:
-        ValueError: rank below 1, or the model already has an adapter (one adapter goes through all stages).
-        RuntimeError: called inside `with mesh:`, where qwix's trial run on two rows breaks on an accelerator.
+    Raises ValueError for a rank below 1, or a model that has an adapter (one goes through all stages), and RuntimeError
+    inside `with mesh:`, where qwix's trial run on two rows breaks on an accelerator.
     """
     if rank < 1:
         raise ValueError(f"rank={rank} makes no adapter: take 1 or more")
@@ -88,10 +84,7 @@ def on_int8_base(model: nnx.Module) -> nnx.Module:
     logits come from a copy of the embedding in integers, too (`gemma.add_int8_head`).
 
     The other arrays are shared. The adapter is too until either is updated: `nnx.update(copy, lora_state(model))`.
-
-    Raises:
-        ValueError: the model has no adapter.
-        RuntimeError: as `add_lora`.
+    Raises ValueError without an adapter, and RuntimeError as `add_lora`.
     """
     _check_outside_mesh("on_int8_base")
     provider = Float32Lora(**lora_signature(model), weights="int8")
@@ -101,21 +94,14 @@ def on_int8_base(model: nnx.Module) -> nnx.Module:
 
 
 def lora_signature(model: nnx.Module) -> dict[str, Any]:
-    """An adapter's rank and alpha.
-
-    Raises:
-        ValueError: the model has no adapter.
-    """
+    """An adapter's rank and alpha. Raises ValueError without one."""
     rank = next(leaf.shape[-1] for path, leaf in _leaves(lora_state(model)).items() if path.endswith("_lora_a']"))
     return {"rank": rank, "alpha": model.lora_alpha}
 
 
 def fingerprint(model: nnx.Module) -> str:
-    """SHA-256 over the adapter as the model computes with it, in the base's dtype.
-
-    Two models on one base with the same fingerprint answer alike, bit for bit, even if one adapter is held in float32
-    and the other, as the judges', in the base's dtype.
-    """
+    """SHA-256 over the adapter as the model computes with it, in the base's dtype. So models on one base with the same
+    fingerprint answer alike, bit for bit, even if one's adapter is held in the base's dtype, as the judges' is."""
     digest = hashlib.sha256()
     for path, leaf in sorted(_leaves(round_to_compute_dtype(lora_state(model), compute_dtype(model))).items()):
         digest.update(path.encode() + np.asarray(leaf).tobytes())
@@ -123,11 +109,7 @@ def fingerprint(model: nnx.Module) -> str:
 
 
 def reference(model: nnx.Module) -> nnx.Module:
-    """The model as it is now, to compare a trained one with: LoRA leaves copied, base buffers shared.
-
-    Raises:
-        ValueError: the model has no adapter.
-    """
+    """A copy to compare a trained model with: LoRA copied, base shared. Raises ValueError without an adapter."""
     lora_state(model)
     graph, lora, base = nnx.split(model, nnx.LoRAParam, ...)
     return nnx.merge(graph, jax.tree.map(jnp.copy, lora), base)

@@ -1,8 +1,6 @@
 """The meshes of a profile, chosen by an estimate of bytes: `plan`. Nothing is compiled, so it takes no time.
-`load_judge` loads the judge onto its chips.
 
-It holds the sizes of a profile's models, and the chips' memory. `tools.preflight` compiles the programs for
-these meshes and reports what they really need.
+`tools.preflight` compiles the programs for these meshes and reports what they really need.
 """
 
 from __future__ import annotations
@@ -55,14 +53,13 @@ def config_of(name: str, remat: bool = False, replicated: bool = True) -> Any:
 
 
 def parameters(config: Any) -> tuple[int, int]:
-    """How many there are of the embedding, and of attention and feed-forward in all layers."""
+    """How many the embedding has, and attention and feed-forward in all layers."""
     heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     layer = config.embed_dim * (heads + 3 * config.hidden_dim)
     return config.num_embed * config.embed_dim, config.num_layers * layer
 
 
 def adapter_parameters(profile: Profile, policy: Any) -> int:
-    """How many the adapter of the profile's rank has."""
     return policy.num_layers * profile.lora_rank * (
         8 * policy.embed_dim + 2 * policy.num_heads * policy.head_dim + 3 * policy.hidden_dim)
 
@@ -91,7 +88,8 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
     layer's input, and the activations of one layer, or of all layers without remat. A judge holds one layer's
     activations. A teacher in its place also answers `judge_batch` questions, as a rollout does.
     """
-    g, length = profile.grpo, profile.grpo.max_prompt_length + profile.grpo.max_new_tokens
+    g = profile.grpo
+    length = g.max_prompt_length + g.max_new_tokens
 
     def layer(config: Any, rows: int, length: int) -> float:
         wide = 12 * config.embed_dim + 3 * config.hidden_dim + 3 * config.num_heads * length
@@ -100,8 +98,7 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
     def train(rows: int, length: int, replied: int, stock_loss: bool) -> float:
         deep = 1 if policy.remat_config.name != "NONE" else policy.num_layers
         inputs = 2.0 * rows * length * policy.embed_dim * policy.num_layers
-        logits = rows * replied * policy.num_embed
-        logits = logits if stock_loss else min(logits, CHUNK * chips)
+        logits = min(rows * replied * policy.num_embed, math.inf if stock_loss else CHUNK * chips)
         return deep * layer(policy, rows, length) + inputs + 4.0 * logits
 
     def rollout(config: Any, rows: int, itemsize: int = 2) -> float:
@@ -119,11 +116,10 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
     weights += sum(parameters(policy)) * (g.int8_weights and not sft)
     found = {"policy": MemoryNeed(weights, max(working), policy.num_kv_heads)}
     if judge is not None:
-        embedding, matrices = parameters(judge)
-        rows = profile.judge_batch
+        (embedding, matrices), rows = parameters(judge), profile.judge_batch
+        weights = 2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices
         working = max(layer(judge, rows, profile.judge_max_length), rollout(judge, rows))
-        found["judge"] = MemoryNeed(2.0 * embedding + (1.0 if profile.judge_int8 else 2.0) * matrices, working,
-                                    judge.num_kv_heads)
+        found["judge"] = MemoryNeed(weights, working, judge.num_kv_heads)
     return found
 
 
@@ -143,10 +139,6 @@ def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool, grpo: boo
     Raises ValueError when a model does not fit on its chips however it is split. Raises RuntimeError for a profile of
     an accelerator on a CPU, which would train for weeks.
     """
-    return _plan(profile, devices, judge, sft=not (judge or grpo))
-
-
-def _plan(profile: Profile, devices: Sequence[jax.Device], judge: bool, sft: bool) -> Plan:
     memory = memory_of(devices[0])
     if math.isinf(memory) and not profile.devices:
         raise RuntimeError(f"profile {profile.name!r} is for an accelerator, and JAX sees {len(devices)} CPU device"
@@ -154,25 +146,22 @@ def _plan(profile: Profile, devices: Sequence[jax.Device], judge: bool, sft: boo
     if math.isinf(memory):
         return plan_mesh(devices, judge=judge)
     policy = config_of(profile.policy, profile.remat)
-    found = needs(profile, policy, config_of(profile.judge) if judge else None, sft,
+    found = needs(profile, policy, config_of(profile.judge) if judge else None, not (judge or grpo),
                   chips=max(1, len(devices) // 2) if judge else len(devices))
     return plan_mesh(devices, judge=judge, needs=found, memory=memory)
 
 
 def plan_teacher(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> tuple[Plan, int, int]:
-    """The meshes of notebook 1b, where the profile's policy writes and nothing is trained, how many questions it
-    answers at once, and how many tokens a request may have. It answers `eval_batch` questions, or a half, a quarter or
-    an eighth of it if that needs no weights gathered at each token.
-
-    An adapter is not counted. Raises as `plan`.
-    """
+    """The meshes of notebook 1b, where the policy writes and nothing is trained, how many questions it answers at once,
+    and how many tokens a request may have. It answers `eval_batch` questions, or a half, a quarter or an eighth of it
+    if no weights are gathered then. Raises as `plan`."""
     length = profile.grpo.max_prompt_length + 128  # a request may say more than the prompt of training
     idle = replace(profile, lora_rank=0, sft=replace(profile.sft, batch_size=0),
-                   grpo=replace(profile.grpo, max_prompt_length=length))
+                   grpo=replace(profile.grpo, max_prompt_length=length, num_generations=0, int8_weights=False))
     fitting, error = [], None
     for rows in dict.fromkeys(max(1, profile.eval_batch // part) for part in (1, 2, 4, 8)):
         try:
-            fitting.append((_plan(replace(idle, eval_batch=rows), devices, judge, sft=True), rows, length))
+            fitting.append((plan(replace(idle, eval_batch=rows), devices, judge), rows, length))
         except ValueError as refused:
             error = refused
     if not fitting:

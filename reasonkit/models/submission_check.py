@@ -29,7 +29,6 @@ from reasonkit.models.lora import LORA_MODULES, fingerprint
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 
-INF_TEMPERATURE, INF_TOP_K, INF_TOP_P, SEED = None, 1, None, 42  # the template's. Without a temperature it is greedy
 SPARE_CACHE = 256  # the template's cache is prompt + generation + 256
 PROMPT_ROOM = 1024  # tokens: the template's sampler raises for a prompt that its cache can't hold
 PATIENCE = 480  # seconds for a process to load a model on the CPU: the clock's reserve is to pay for it
@@ -44,18 +43,18 @@ class SubmissionError(RuntimeError):
 def load_as_judges(model: str, dtype: str, rank: int, alpha: float, ckpt_dir: str) -> tuple[LoadedModel, int]:
     """The model on one device with the adapter of the highest step, and that step. As in the template, orbax restores
     the step onto qwix's own adapter in the base's dtype."""
-    actor = Path(ckpt_dir) / "actor"
     base = load(model, make_mesh(jax.devices()[:1], 1, 1), dtype)
     provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
     lora_policy = qwix.apply_lora_to_model(base.model, provider, rngs=nnx.Rngs(0), **base.model.get_model_input())
     lora_policy.lora_alpha = float(alpha)  # as `add_lora` does
     state = nnx.state(lora_policy, nnx.LoRAParam)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-    return replace(base, model=lora_policy), _restore(lora_policy, actor, abstract)
+    return replace(base, model=lora_policy), _restore(lora_policy, Path(ckpt_dir), abstract)
 
 
-def _restore(model: nnx.Module, actor: Path, abstract: nnx.State) -> int:
+def _restore(model: nnx.Module, folder: Path, abstract: nnx.State) -> int:
     """Restore the highest step as the template does, and return it."""
+    actor = folder.resolve() / "actor"
     step = max(int(path.name) for path in actor.iterdir() if path.name.isdigit())
     nnx.update(model, ocp.StandardCheckpointer().restore(actor / str(step) / "model_params", target=abstract))
     return step
@@ -71,29 +70,25 @@ def ending_turns(tokenizer: Tokenizer) -> Tokenizer:
 
 def replies_as_judges(policy: LoadedModel, questions: Sequence[str], max_prompt_length: int, max_new_tokens: int,
                       **stop: Sequence[int]) -> list[str]:
-    """The greedy replies, by Tunix's sampler with one prompt at a time, and the template's cache size and decoding."""
-    config, tokenizer = policy.config, policy.tokenizer
-    sampler = Sampler(policy.model, tokenizer, CacheConfig(
-        cache_size=max_prompt_length + max_new_tokens + SPARE_CACHE, num_layers=config.num_layers,
-        num_kv_heads=config.num_kv_heads, head_dim=config.head_dim))
+    """The replies, by Tunix's sampler, one at a time, with the template's cache and decoding, which is greedy."""
+    size, config = max_prompt_length + max_new_tokens + SPARE_CACHE, policy.config
+    sampler = Sampler(policy.model, policy.tokenizer,
+                      CacheConfig(size, config.num_layers, config.num_kv_heads, config.head_dim))
     return [sampler([TAGS.template.format(question=question)], max_generation_steps=max_new_tokens,
-                    max_prompt_length=max_prompt_length, temperature=INF_TEMPERATURE, top_k=INF_TOP_K,
-                    top_p=INF_TOP_P, seed=SEED, **stop).text[0]
+                    max_prompt_length=max_prompt_length, temperature=None, top_k=1, top_p=None, seed=42, **stop).text[0]
             for question in questions]
 
 
 def load_in_place(policy: LoadedModel, ckpt_dir: Path, samples: Sequence[tuple[str, str]], *, max_prompt_length: int,
                   max_new_tokens: int) -> str:
     """Restore the highest step onto the notebook's own policy, and answer, as the template does. It gives no sharding,
-    so orbax puts each array on the devices that the file names, which must be the policy's. It may give no stop tokens,
-    so the policy's tokenizer must end where the policy does (`ending_turns`).
+    so orbax puts each array on the devices that the file names, and it may give no stop tokens.
 
     Returns in words how many replies are those of `samples`, pairs of (question, reply). In bfloat16 some may differ,
-    because the evaluation answers many questions at once. Raises SubmissionError if the adapter is not the same, or is
-    on other devices.
+    because the evaluation answers many at once. Raises SubmissionError for another adapter, or one on other devices.
     """
     before, kept = fingerprint(policy.model), jax.tree.map(jnp.copy, nnx.state(policy.model, nnx.LoRAParam))
-    step = _restore(policy.model, Path(ckpt_dir).resolve() / "actor", jax.tree.map(
+    step = _restore(policy.model, ckpt_dir, jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), kept))
     if len({frozenset(leaf.sharding.device_set) for leaf in jax.tree.leaves(nnx.state(policy.model))}) > 1:
         nnx.update(policy.model, kept)

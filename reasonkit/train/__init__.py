@@ -1,1 +1,1 @@
-"""Training on Tunix: the stages and what surrounds its loop. Read `sft`, `grpo`, `policy_loss`, `loop`, `overlap`."""
+"""Training on Tunix: the stages and what surrounds its loop. Read `sft`, `grpo`, `policy_loss`, `loop`."""

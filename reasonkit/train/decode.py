@@ -50,8 +50,8 @@ ROW_OF_BATCH = define_prng_impl(key_shape=(3,), seed=None, split=None, random_bi
 
 def draw(logits_RV: jax.Array, key: jax.Array, rows_R: jax.Array, temperature: float, top_p: float | None,
          top_k: int | None, return_logprobs: bool) -> tuple[jax.Array, jax.Array | None]:
-    """A token per row and, if wanted, its log-probability. Row i gets the random numbers of row `rows_R[i]` in the
-    whole batch. `key` is a raw key."""
+    """A token per row and, if wanted, its log-probability. Row i draws as row `rows_R[i]` of the whole batch. `key` is
+    a raw key."""
     if top_p is None:
         return sample_best(logits_RV[:, None], return_logprobs)
     words_R3 = jnp.concatenate([jnp.broadcast_to(key, (*rows_R.shape, 2)), rows_R[:, None].astype(np.uint32)], -1)

@@ -1,8 +1,8 @@
-"""What every stage does around Tunix's loop: `begin`, `resilient_training` and, for most, `train_stage`.
+"""What every stage does around Tunix's loop: `begin` and `train_stage`.
 
 Tunix trains whatever adapter is in memory, resumes from the highest step it finds, and never looks at the loss. Here a
-stage always begins with the same adapter and refuses steps of another stage. A failure such as a diverged loss ends it,
-with the last good step. Weights that are not finite are never saved, and every step has one log row, even after a kill.
+stage always begins with the same adapter and refuses steps of another stage. A failure ends it with the last good step.
+Weights that are not finite are never saved, and every step has one log row, even after a kill.
 """
 
 from __future__ import annotations
@@ -24,19 +24,8 @@ from jax.sharding import Mesh
 from tunix.sft import hooks
 
 from reasonkit.data.rows import TooFewRows
+from reasonkit.models import checkpoints as store
 from reasonkit.models import distributed
-from reasonkit.models.checkpoints import (
-    drop_optimiser_state,
-    latest_step,
-    make_room,
-    quarantine_damaged,
-    quarantine_diverged,
-    restore_lora,
-    save_for_next_stage,
-    save_lora,
-    steps_in,
-    undo_handover,
-)
 from reasonkit.models.gemma import finite
 from reasonkit.rewards.mix import NoSignalError
 from reasonkit.session.interrupts import Watchdog, clean_exit
@@ -53,11 +42,9 @@ BEGUN = "begun"  # <checkpoints>/begun/<stage> keeps each stage's first adapter,
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a training stage leaves behind: `steps` optimiser steps in `minutes`, and its adapter at `checkpoint_step`
-    of the run's checkpoints. `stopped` is "data" (all steps done), "time" (the clock ended it), or FAILED and what
-    failed."""
+    """What a training stage leaves behind: `steps` optimiser steps, and its adapter at `checkpoint_step` of the run's
+    checkpoints. `stopped` is "data" (all steps done), "time" (the clock ended it), or FAILED and what failed."""
 
-    stage: str
     steps: int
     checkpoint_step: int
     minutes: float
@@ -73,17 +60,17 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
     Raises ValueError if the checkpoints are not at a step of this stage, or if later steps are not its own.
     """
     own = checkpoints / BEGUN / stage
-    copied = start_step in steps_in(own)
-    _check_later(checkpoints, stage, start_step, latest_step(checkpoints) - 1)  # before the step handed over is removed
+    copied = start_step in store.steps_in(own)
+    _check_later(checkpoints, stage, start_step, store.latest_step(checkpoints) - 1)  # before a step is removed
     if copied:
-        undo_handover(checkpoints, start_step)
-    if copied and latest_step(checkpoints) < start_step:  # the steps were deleted, to train the stage anew
-        restore_lora(model, own, start_step)
-        save_for_next_stage(model, checkpoints, start_step)
-    elif start_step and not steps_in(checkpoints):
-        save_for_next_stage(model, checkpoints, start_step)
-    quarantine_damaged(checkpoints, model)
-    latest = latest_step(checkpoints)
+        store.undo_handover(checkpoints, start_step)
+    if copied and store.latest_step(checkpoints) < start_step:  # the steps were deleted, to train the stage anew
+        store.restore_lora(model, own, start_step)
+        store.save_lora(model, checkpoints, start_step)
+    elif start_step and not store.steps_in(checkpoints):
+        store.save_lora(model, checkpoints, start_step)
+    store.quarantine_damaged(checkpoints, model)
+    latest = store.latest_step(checkpoints)
     if not start_step <= latest <= start_step + steps:
         raise ValueError(f"{checkpoints} is at step {latest}, and this stage goes from step {start_step} to "
                          f"{start_step + steps}: give it the step that was handed over, or another folder")
@@ -92,14 +79,14 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
         raise ValueError(f"{checkpoints} is at step {latest}, and stage {stage!r} has not begun at step {start_step} "
                          f"there: these steps are another stage's. Give it the step that was handed over, or another "
                          "folder")
-    if latest == start_step and start_step in steps_in(checkpoints):
-        restore_lora(model, checkpoints, start_step)
+    if latest == start_step and start_step in store.steps_in(checkpoints):
+        store.restore_lora(model, checkpoints, start_step)
     elif copied:
-        restore_lora(model, own, start_step)
+        store.restore_lora(model, own, start_step)
     _forget(checkpoints, start_step if latest == start_step else latest + 1)
     if latest == start_step:
-        save_lora(model, own, start_step)
-        drop_optimiser_state(checkpoints, start_step)
+        store.save_lora(model, own, start_step)
+        store.drop_optimiser_state(checkpoints, start_step)
 
 
 def _check_later(checkpoints: Path, stage: str, start_step: int, latest: int) -> None:
@@ -113,12 +100,11 @@ def _check_later(checkpoints: Path, stage: str, start_step: int, latest: int) ->
 def has_steps(checkpoints: Path, stage: str) -> bool:
     """Whether the stage, if asked for again, would resume from its own steps."""
     began = _begun(checkpoints).get(stage)
-    return began is not None and latest_step(checkpoints) > began
+    return began is not None and store.latest_step(checkpoints) > began
 
 
 def _begun(checkpoints: Path) -> dict[str, int]:
-    """Each stage that has a copy, with the step at which it began."""
-    return {copy.name: latest_step(copy) for copy in (checkpoints / BEGUN).glob("*")}
+    return {copy.name: store.latest_step(copy) for copy in (checkpoints / BEGUN).glob("*")}
 
 
 @distributed.on_main_process
@@ -130,53 +116,52 @@ def _forget(checkpoints: Path, step: int) -> None:
 
 
 class DivergedError(RuntimeError):
-    """A loss that is NaN or beyond LOSS_LIMIT, or a weight that is not finite. Weights from step `since` on are bad."""
+    """A loss that is NaN or beyond LOSS_LIMIT, or a weight that is not finite. Steps from `since` on are bad."""
 
     def __init__(self, message: str, since: int):
         super().__init__(message)
         self.since = since
 
 
-FAILURES = (BudgetError, DivergedError, NoSignalError, TimeoutError, TooFewRows)  # these end a stage, but not the run
+# These end a stage, but not the run: no time left when it begins, a judge that never answers (TimeoutError), and so on.
+FAILURES = BudgetError, DivergedError, NoSignalError, TimeoutError, TooFewRows
 
 
 def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: str, start_step: int,
                minutes: float) -> StageResult:
     """What a stage leaves behind that failed: its last good step, or the adapter that it began with.
 
-    Failures are a diverged loss, a reward without signal, a judge that never answers, fewer rows than a batch, a device
-    that is out of memory, and a stage that begins when no time is left (the clock has ended it). An unattended session
-    then goes on with what it has. Raises any other error again, and these too if the run has no adapter yet.
+    So an unattended session goes on with what it has. Failures are FAILURES, and a device that is out of memory. Raises
+    any other error again, and these too if the run has no adapter yet.
     """
     out_of_memory = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     since = error.since if isinstance(error, DivergedError) else math.inf
-    good = [step for step in steps_in(checkpoints) if start_step < step < since]
+    good = [step for step in store.steps_in(checkpoints) if start_step < step < since]
     alone = distributed.is_multiprocess() and not isinstance(error, DivergedError)  # the others have not failed
     if alone or not (out_of_memory or isinstance(error, FAILURES)) or not (good or start_step):
         raise error
     traceback.clear_frames(error.__traceback__)  # they hold arrays of the failed step
     gc.collect()
-    restore_lora(model, checkpoints if good else checkpoints / BEGUN / stage, good[-1] if good else start_step)
-    last = latest_step(checkpoints)
+    store.restore_lora(model, checkpoints if good else checkpoints / BEGUN / stage, good[-1] if good else start_step)
+    last = store.latest_step(checkpoints)
     if last > start_step:
         last += 1
-        save_for_next_stage(model, checkpoints, last)
+        store.save_lora(model, checkpoints, last)
     why, late = describe_error(error), isinstance(error, BudgetError)
     goes_on = "its last good step" if good else "the adapter it began with"
     print(f"{stage} {'has no time left' if late else 'has failed'}, and the run goes on with {goes_on}. {why}",
           file=sys.stderr)
-    return StageResult(stage, good[-1] - start_step if good else 0, last, minutes, "time" if late else FAILED + why)
+    return StageResult(good[-1] - start_step if good else 0, last, minutes, "time" if late else FAILED + why)
 
 
 class _Steps(hooks.TrainingHooks):
-    """One row per step in the run log: loss, seconds, what `extra(ctx, step)` adds, and the seconds that each program
-    compiled since the last row took, whether it was in the cache or not.
+    """One row per step in the run log: loss, seconds, what `extra` adds, and the seconds that programs took to compile.
 
     A metrics backend would also receive the next stage's scalars, because Tunix never removes its global listeners.
     """
 
-    def __init__(self, log, event: str, first_step: int, steps: int, budget: TimeBudget,
-                 extra: Callable[[object, int], dict], on_step: Callable[[], None], summed: int, most: int):
+    def __init__(self, log, event: str, first_step: int, steps: int, budget: TimeBudget, extra, on_step, summed: int,
+                 most: int):
         self._log, self._event, self._first, self._steps, self._budget = log, event, first_step, steps, budget
         self._extra, self._on_step, self._summed, self._most = extra, on_step, summed, most
         self._last, self._stretch = time.perf_counter(), math.nan  # a resumed optimiser has that of its last session
@@ -210,22 +195,18 @@ class _Steps(hooks.TrainingHooks):
         self._on_step()
 
     def on_train_start(self, *_):
-        """Nothing to do here or at the other events, but Tunix's methods are all abstract."""
+        """Nothing, but Tunix's methods are all abstract."""
 
     on_train_end = on_eval_step_start = on_eval_step_end = on_train_start
 
 
 @contextlib.contextmanager
-def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_step: int, steps: int,
-                       extra: Callable[[object, int], dict] = lambda ctx, step: {},
-                       on_step: Callable[[], None] = lambda: None, summed: int = 1,
-                       most: int = 0) -> Iterator[Callable[[Iterator], Iterator]]:
-    """Wraps a stage's training of `steps` steps from `first_step` on. It yields the guard for the stage's batches.
+def _resilient(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, first_step: int, steps: int, extra,
+               on_step, summed: int, most: int) -> Iterator[Callable[[Iterator], Iterator]]:
+    """Wraps `train_stage`'s training. It yields the guard for the stage's batches.
 
-    `trainer` is Tunix's, already resumed. Each step writes a "<stage>_step" row to the log, with what
-    `extra(trainer, step)` adds. `summed` is the number of tokens that a loss adds up, 1 for a mean. The learning rate
-    follows the time that is left, for up to `most` steps (0: `steps`). A signal ends the stage between two steps, and
-    is raised again after the last save. Raises DivergedError and DiskFullError, and keeps the last good checkpoint.
+    A signal ends the stage between two steps, and is raised again after the last save. Raises DivergedError and
+    DiskFullError, and keeps the last good checkpoint.
     """
     manager, begun, ending = trainer.checkpoint_manager, trainer.train_steps, contextlib.ExitStack()
     save, event, orbax = manager.save, f"{stage}_step", tunix_compat.orbax_manager(trainer)
@@ -239,7 +220,7 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
             raise DivergedError(f"{event} {step - first_step}: the adapter has weights that are no numbers", since=step)
         orbax.wait_until_finished()  # as its save would: the step before counts too
         leaves = jax.tree.leaves((adapter, nnx.state(optimizer, nnx.optimizer.OptState)))
-        make_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), orbax.delete)
+        store.make_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), orbax.delete)
         return save(step, model, optimizer, force=force, **options)
 
     def numbered(batches: Iterator) -> Iterator:
@@ -251,10 +232,10 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
 
     manager.save = checked_save
     tunix_compat.hide_progress_bar(trainer)
-    rows = _Steps(log, event, first_step, steps, budget, extra, on_step, summed, most or steps)
+    rows = _Steps(log, event, first_step, steps, budget, extra, on_step, summed, most)
     trainer.with_training_hooks(rows)
     jax.monitoring.register_event_duration_secs_listener(rows.on_compile)
-    log.write("start", stage=stage, step=begun - first_step, steps=most or steps)
+    log.write("start", stage=stage, step=begun - first_step, steps=most)
     watchdog = Watchdog(checkpoints / f"hung_{stage}{jax.process_index() or ''}.txt")
     try:
         with clean_exit(budget.end), watchdog:
@@ -268,7 +249,7 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
                 with contextlib.suppress(AssertionError):  # Tunix's logger removes all listeners when it closes
                     jax.monitoring.unregister_event_duration_listener(rows.on_compile)
     except DivergedError as error:
-        left = quarantine_diverged(checkpoints, error.since)
+        left = store.quarantine_diverged(checkpoints, error.since)
         distributed.barrier("diverged")
         raise DivergedError(f"{error}. {left} in {checkpoints}. Lower learning_rate or clip, or look at the data of "
                             "that step", error.since) from error
@@ -276,24 +257,27 @@ def resilient_training(trainer, budget: TimeBudget, log, stage: str, checkpoints
 
 
 def train_stage(trainer, mesh: Mesh, batches: Iterator, stage: str, settings, budget: TimeBudget, log,
-                checkpoints: Path, start_step: int, extra: Callable[[object, int], dict] = lambda ctx, step: {},
-                on_step: Callable[[], None] = lambda: None, prepare: Callable[[dict], dict] | None = None,
-                most: int = 0) -> StageResult:
-    """Train up to the stage's last step, then hand over the adapter as one more step, without optimiser state.
+                checkpoints: Path, start_step: int, extra: Callable[[object, int], dict],
+                on_step: Callable[[], None], *, prepare: Callable[[dict], dict] = lambda batch: batch, most: int = 0,
+                summed: int = 1, learner=None) -> StageResult:
+    """Train up to the stage's last step. Without a `learner`, hand over the adapter as one more, without moments.
 
-    `trainer` is Tunix's SFT trainer or one like it. `batches` are those of the whole stage. `prepare` turns each batch
-    that a resumed stage does not skip into what is trained on. If the clock has time, there are up to `most` steps (0:
-    `settings.steps`). A failure ends the stage as `end_failed` says. Raises DiskFullError.
+    `trainer` is Tunix's, already resumed; an RL `learner` trains through it. `batches` are those of the whole stage.
+    `prepare` turns each that a resumed stage does not skip into what is trained on. Each step writes a "<stage>_step"
+    row to the log, with what `extra(trainer, step)` adds. `summed` is the number of tokens that a loss adds up, 1 for a
+    mean. If the clock has time, there are up to `most` steps (0: `settings.steps`), and the learning rate follows the
+    time that is left. A failure ends the stage as `end_failed` says. Raises DiskFullError.
     """
-    done, minutes, last = trainer.train_steps, budget.minutes_used, start_step + (most or settings.steps)
+    done, minutes, most = trainer.train_steps, budget.minutes_used, most or settings.steps
     try:
         # Tunix reads only the context of `with mesh`. Under jax.set_mesh its data sharding silently vanishes.
-        with resilient_training(trainer, budget, log, stage, checkpoints, start_step, settings.steps, extra,
-                                on_step, most=most) as guard, mesh:
-            prepared = guard if prepare is None else lambda rest: map(prepare, guard(rest))
-            trainer.train(tunix_compat.remaining_steps(batches, done, max(0, last - done), prepared))
+        with _resilient(trainer, budget, log, stage, checkpoints, start_step, settings.steps, extra, on_step, summed,
+                        most) as guard, mesh:
+            (learner or trainer).train(tunix_compat.remaining_steps(
+                batches, done, max(0, start_step + most - done), lambda rest: map(prepare, guard(rest))))
     except Exception as error:  # noqa: BLE001 - those that are no failures of a run are raised again
         return end_failed(error, trainer.model, checkpoints, stage, start_step, budget.minutes_used - minutes)
-    save_for_next_stage(trainer.model, checkpoints, trainer.train_steps + 1)
-    return StageResult(stage, trainer.train_steps - start_step, trainer.train_steps + 1,
-                       budget.minutes_used - minutes, budget.ending(stage))
+    step = trainer.train_steps + (learner is None)
+    if learner is None:
+        store.save_lora(trainer.model, checkpoints, step)
+    return StageResult(trainer.train_steps - start_step, step, budget.minutes_used - minutes, budget.ending(stage))

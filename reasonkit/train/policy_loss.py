@@ -45,8 +45,7 @@ class LossConfig(GRPOConfig):
 
 
 def loss_config(settings: LossSettings, num_generations: int, chunked: bool = True) -> LossConfig:
-    """Tunix's config for one update per rollout, so that the samples are the policy's own, unless they are drawn in 8
-    bits."""
+    """Tunix's config for one update per rollout, so the samples are the policy's own, unless drawn in 8 bits."""
     return LossConfig(
         num_generations=num_generations, num_iterations=1, policy_loss_fn="reasonkit", beta=settings.beta,
         kl_loss_mode=settings.kl_loss_mode, advantage_estimator=f"reasonkit_{settings.advantage_estimator}",
@@ -87,8 +86,8 @@ def _policy_loss(model, train_example, algo_config, pad_id, eos_id):
     """Tunix's GRPO loss, but with its KL penalty only in groups whose rewards differ.
 
     In a `SampledExample` a token's loss is multiplied by the policy's probability over the rollout's, at most
-    TRUNCATION. It reports means over the tokens of all completions: "kl" to the reference, as k3, "entropy", and for a
-    `SampledExample` "rollout_kl", that of the rollout to the policy, as k3.
+    TRUNCATION. It reports means over the tokens of all completions: "entropy", and as k3 "kl" to the reference and for
+    a `SampledExample` "rollout_kl", of the rollout to the policy.
     """
     mask_BL, seen_BL = train_example.completion_mask, {}
     varied_G = (train_example.advantages.reshape(-1, algo_config.num_generations) != 0).any(1)

@@ -1,9 +1,7 @@
 """From prompts to completions: the policy's `Rollout` in training, and `generator` for evaluation, greedy by default.
 
-This is Tunix's rollout with three fixes. The KV cache is created sharded (Tunix puts it on the first device). Every
-call draws new samples (Tunix starts each from the same key). A completion keeps its stop token (Tunix strips it, so a
-policy would never be trained to stop). Both decode with Tunix's `Sampler`, and `Rollout` on request with
-`decode.SegmentSampler`.
+This is Tunix's rollout with three fixes. The KV cache is created sharded (Tunix: on the first device). Every call draws
+new samples (Tunix: by the same key). A completion keeps its stop token, or a policy would never be trained to stop.
 """
 
 from __future__ import annotations
@@ -28,11 +26,11 @@ from reasonkit.train import tunix_compat
 
 def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperature: float,
              seed: int = 0, logprobs: bool = False) -> RolloutConfig:
-    """Tunix's rollout settings. Temperature 0 decodes greedily, where Tunix would divide by it if top_p is set. Above 0
-    Tunix would silently decode greedily without top_p. `logprobs` keeps the log-probability of each sampled token.
+    """Tunix's rollout settings. Temperature 0 decodes greedily: with a top_p Tunix would divide by it, and above 0
+    without one silently decode greedily. `logprobs` keeps the log-probability of each sampled token.
 
-    The cache is exactly as long as prompt and completion, because attention spans all of it at every token. Raises
-    ValueError for a temperature below 0.
+    The cache is exactly as long as prompt and completion, because attention spans all of it. Raises ValueError for a
+    temperature below 0.
     """
     if temperature < 0:
         raise ValueError(f"temperature {temperature}: sampling needs one above 0, and greedy decoding is temperature 0")
@@ -44,15 +42,10 @@ def sampling(tokenizer, *, max_prompt_length: int, max_new_tokens: int, temperat
 
 
 def in_int8(policy: nnx.Module, weights: bool, cache: bool) -> nnx.Module:
-    """The policy for sampling, with its matrices or its KV cache, or both, as 8-bit integers."""
+    """The policy for sampling, with its matrices, its KV cache or both as 8-bit integers."""
     sampled = on_int8_base(policy) if weights else copy.copy(policy)
     sampled.int8_cache = cache
     return sampled
-
-
-def _cache_config(config, size: int) -> CacheConfig:
-    return CacheConfig(cache_size=size, num_layers=config.num_layers, num_kv_heads=config.num_kv_heads,
-                       head_dim=config.head_dim)
 
 
 class Rollout(VanillaRollout):
@@ -62,9 +55,9 @@ class Rollout(VanillaRollout):
 
     Attributes:
         calls: generate calls so far. A resumed stage sets it.
-        mean_lengths: mean completion length in tokens, one entry per call.
-        truncated: share of the completions that reached the limit without a stop token, one entry per call.
-        logprobs: of the sampled tokens, (B, L), one entry per call, if the rollout's settings want them.
+        mean_lengths: mean completion length in tokens, by call.
+        truncated: share of the completions that reached the limit without a stop token, by call.
+        logprobs: of the sampled tokens, (B, L), by call, if the rollout's settings want them.
         on_output: called with what each call has sampled.
     """
 
@@ -72,15 +65,11 @@ class Rollout(VanillaRollout):
                  sampler: type[Sampler] = Sampler, sampled: nnx.Module | None = None):
         check_one_process("sampling")
         install_sharded_cache()
-        self._policy, self._sampled = rollout_actor, sampled or rollout_actor
-        self._sampler = sampler(self._sampled, tokenizer,
-                                _cache_config(rollout_actor.config, rollout_config.kv_cache_size))
-        self.calls = 0
-        self.mean_lengths: list[float] = []
-        self.truncated: list[float] = []
-        self.logprobs: list[np.ndarray] = []
+        self._policy, self._sampled, config = rollout_actor, sampled or rollout_actor, rollout_actor.config
+        self._sampler = sampler(self._sampled, tokenizer, CacheConfig(
+            rollout_config.kv_cache_size, config.num_layers, config.num_kv_heads, config.head_dim))
+        self.calls, self.mean_lengths, self.truncated, self.logprobs = 0, [], [], []
         self.on_output: Callable[[RolloutOutput], None] = lambda output: None
-        self._drawn: tuple = ()
         tunix_compat.keep_drawn(self._sampler, lambda *drawn: setattr(self, "_drawn", drawn))
 
     def model(self) -> nnx.Module:
@@ -99,8 +88,7 @@ class Rollout(VanillaRollout):
         drawn_BL = np.asarray(tokens_BT)[:, -length:]
         if rollout_config.return_logprobs:
             self.logprobs.append(np.asarray(logprobs_BT)[:, -length:])
-        output.tokens = [row[:min(len(tokens) + 1, length)]
-                         for row, tokens in zip(drawn_BL, output.tokens, strict=True)]
+        output.tokens = [row[:len(tokens) + 1] for row, tokens in zip(drawn_BL, output.tokens, strict=True)]
         self.mean_lengths.append(float(np.mean([len(tokens) for tokens in output.tokens])))
         self.truncated.append(float(np.mean(~np.isin(drawn_BL, rollout_config.eos_tokens).any(-1))))
         self.on_output(output)
@@ -112,12 +100,13 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
     """A function from prompts to completions: greedy ones, as the judges decode, or sampled ones above temperature 0.
 
     Samples depend on the prompts and on the function's second argument, `seed`. Each call uses the model's current
-    weights, even during training. The last batch is filled up, because a different batch size would compile another
-    program. Raises ValueError for a prompt that does not fit.
+    weights. The last batch is filled up: another size would compile anew. Raises ValueError for too long a prompt.
     """
     check_one_process("sampling")
     install_sharded_cache()
-    decode = Sampler(model, tokenizer, _cache_config(model.config, max_prompt_length + max_new_tokens))
+    config = model.config
+    decode = Sampler(model, tokenizer, CacheConfig(
+        max_prompt_length + max_new_tokens, config.num_layers, config.num_kv_heads, config.head_dim))
 
     def generate(prompts: list[str], seed: int = 0) -> list[str]:
         longest = max(prompts, key=lambda prompt: len(tokenizer.encode(prompt)), default="")

@@ -47,10 +47,8 @@ def _loss(model: nnx.Module, batch: dict[str, jax.Array]) -> tuple[jax.Array, ja
 
 
 def validation_loss(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, most: int = 64) -> float:
-    """SFT's loss in nats per token on held-out `rows`, over at most `most` of those that SFT could imitate.
-
-    Each chip takes one row at a time, so this fits wherever training does. NaN if there are fewer rows than chips.
-    """
+    """SFT's loss in nats per token, over at most `most` of the held-out `rows` that SFT could imitate. NaN if they are
+    fewer than the chips. Each chip takes one row at a time, so this fits wherever training does."""
     chips, total, count = mesh.shape["fsdp"], 0.0, 0.0
     found = len(sft_pairs(rows, policy.tokenizer, settings.max_length))
     if found < chips:
@@ -64,7 +62,7 @@ def validation_loss(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, mo
 
 
 def _within_epochs(settings: SftSettings, rows: Dataset, tokenizer) -> SftSettings:
-    """The settings with as many steps as take `max_epochs` passes over the rows, if those are fewer."""
+    """The settings with the steps of `max_epochs` passes over the rows, if those are fewer."""
     sizes = [len(prompt) + len(completion) for prompt, completion in sft_pairs(rows, tokenizer, settings.max_length)]
     if not sizes:
         return settings  # `sft_batches` says so
@@ -81,9 +79,9 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
         on_step: Callable[[], None] = lambda: None) -> loop.StageResult:
     """Train the adapter of `policy` (a `LoadedModel` with LoRA) on `rows`, resuming from the checkpoints' last step.
 
-    All steps have the same shape and take equally long. The log has the number of `rows` and of `tokens` without
-    padding for each step. Raises ValueError if the batch does not divide over the mesh, no rows fit `max_length`, or
-    the checkpoints belong to a later stage. A failure ends the stage as `loop.end_failed` says. Raises DiskFullError.
+    The log has the number of `rows` and of `tokens` without padding for each step. Raises ValueError if the batch does
+    not divide over the mesh, no rows fit `max_length`, or the checkpoints belong to a later stage. A failure ends the
+    stage as `loop.end_failed` says. Raises DiskFullError.
     """
     check_divides(settings.batch_size, mesh, "SFT batch_size")
     if settings.skip_terse:
@@ -101,8 +99,8 @@ def sft(policy, mesh: Mesh, rows: Dataset, settings: SftSettings, budget: TimeBu
     drawn: dict[int, dict[str, int]] = {}  # by step: Tunix reports one after the next is drawn
 
     def batches() -> Iterator[dict[str, jax.Array]]:
-        arguments = settings.batch_size, settings.max_length, seed, settings.pack
-        for step, batch in enumerate(sft_batches(rows, policy.tokenizer, *arguments), 1):
+        for step, batch in enumerate(sft_batches(rows, policy.tokenizer, settings.batch_size, settings.max_length, seed,
+                                                 settings.pack), 1):
             piece_BL = batch["piece_BL"]
             drawn[step] = {"rows": int(piece_BL.max(1).sum()), "tokens": int((piece_BL > 0).sum())}
             yield {name: split_rows(array, mesh) for name, array in batch.items()}

@@ -22,33 +22,31 @@ from tunix.rl import utils as rl_utils
 from reasonkit.models.checkpoints import actor, checkpoint_options
 from reasonkit.settings import StageSettings
 
-# Two warnings that tell the reader nothing: orbax looks for the metadata of a step inside one of its items, and Tunix
-# asks a CPU for its HBM.
+# They tell the reader nothing: orbax looks for a step's metadata in one of its items, Tunix asks a CPU for its HBM.
 HARMLESS = ("Metadata file does not exist", "Skipping non-TPU device")
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith(HARMLESS))
 
 
 def trainer_options(settings, checkpoints: Path, last_step: int) -> dict:
-    """Tunix's TrainingConfig for a stage that ends at `last_step`, without Tunix's own evaluation and progress bar."""
-    return dict(eval_every_n_steps=last_step + 1, max_steps=last_step, data_sharding_axis=("fsdp",),
-                pbar_description=None, checkpoint_root_directory=str(actor(checkpoints)),
+    """Tunix's TrainingConfig for a stage that ends at `last_step`, without Tunix's own evaluation."""
+    return dict(eval_every_n_steps=last_step + 1, max_steps=last_step,
+                checkpoint_root_directory=str(actor(checkpoints)),
                 checkpointing_options=checkpoint_options(settings.save_every, settings.keep))
 
 
 def adamw(settings: StageSettings) -> optax.GradientTransformation:
     """AdamW with gradient clipping, linear warm-up over a share of the steps, then cosine decay to a tenth.
 
-    The warm-up begins one step above zero, because otherwise the first update would be lost. `scale_schedule` sets a
-    scalar in the state, so a stage with time for half of its steps goes through the schedule twice as fast. At 1, where
-    it begins, the updates equal optax's AdamW bit for bit.
+    The warm-up begins one step above zero, or the first update would be lost. `scale_schedule` sets a scalar in the
+    state, so a stage with time for half of its steps goes through the schedule twice as fast. At 1, where it begins,
+    the updates equal optax's AdamW bit for bit.
     """
     rate, steps = settings.learning_rate, settings.steps
     rise = max(1, min(round(settings.warmup * steps), steps - 1))  # a step at the full rate is left
     schedule = optax.warmup_cosine_decay_schedule(rate / (rise + 1), rate, rise, max(2, steps), rate / 10)
 
     def stretched(stretch) -> optax.GradientTransformation:
-        return optax.adamw(lambda count: schedule(count * stretch), b2=0.99,
-                           weight_decay=settings.weight_decay)
+        return optax.adamw(lambda count: schedule(count * stretch), b2=0.99, weight_decay=settings.weight_decay)
 
     return optax.chain(optax.clip_by_global_norm(settings.clip), optax.inject_hyperparams(stretched)(stretch=1.0))
 
@@ -62,29 +60,28 @@ def scale_schedule(trainer, factor: float) -> None:
 
 
 def remaining_steps(batches: Iterator, done: int, steps: int, guard: Callable[[Iterator], Iterator]) -> Iterator:
-    """The batches of a stage for Tunix: the `done` ones, which it skips, unguarded, then `steps` under the clock."""
+    """The `done` batches, which Tunix skips, unguarded, then `steps` under the clock."""
     return chain(islice(batches, done), guard(islice(batches, steps)))
 
 
 def orbax_manager(trainer):
-    """The orbax manager behind the trainer's checkpoint manager."""
     return trainer.checkpoint_manager._checkpoint_manager
 
 
 def hide_progress_bar(trainer) -> None:
-    """Keep the trainer from drawing a progress bar, because `show.dashboard` draws the stage's."""
+    """`show.dashboard` draws the stage's."""
     methods = dict.fromkeys(("update_metrics", "update", "close"), lambda *args, **kwargs: None)
     trainer._pbar = SimpleNamespace(**methods)
 
 
 def report_step(trainer) -> None:
-    """Call the hooks for the step just made. Tunix would call them one step late, which may be after its save."""
+    """Call the hooks for the step just made: Tunix would a step late, which may be after its save."""
     trainer._write_train_metrics()
 
 
 def keep_drawn(sampler, keep: Callable[[jax.Array, jax.Array | None], None]) -> None:
-    """Pass what each sampler call has drawn to `keep`, because its output has no stop tokens: the token buffer (B, T)
-    and, if wanted, their log-probabilities. Not the whole state, which holds the KV cache."""
+    """Pass each call's token buffer (B, T) and, if wanted, log-probabilities to `keep`: its output has no stop tokens.
+    Not the whole state, which holds the KV cache."""
     decode = sampler._compiled_decode_fn
 
     def decode_and_keep(params, state):
@@ -96,11 +93,8 @@ def keep_drawn(sampler, keep: Callable[[jax.Array, jax.Array | None], None]) -> 
 
 
 def grpo_cluster(policy, reference, tokenizer, mesh: Mesh, rollout: Callable, rollout_config, training_config: dict):
-    """Actor, reference and rollout on one mesh, sharing one base. The rollout reads the weights being trained.
-
-    Tunix would keep a copy of the policy in host memory for each chip that has all the weights. Only losses of several
-    iterations read it, and ours have one.
-    """
+    """Actor, reference and rollout on one mesh, sharing one base. Without Tunix's copy of the policy in host memory per
+    chip that has all the weights: only losses of several iterations read it, and ours have one."""
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
     config = rl_cluster.ClusterConfig(
         role_to_mesh=dict.fromkeys(roles, mesh), rollout_engine=rollout, offload_to_cpu=False,

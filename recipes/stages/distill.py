@@ -256,7 +256,7 @@ def distill(
 
     return loop.train_stage(trainer, mesh, _batches(rows, policy.tokenizer, settings, seed), "distill", settings,
                             budget, log, checkpoints, start_step, lambda ctx, step: seen.pop(step), on_step,
-                            prepare, last)
+                            prepare=prepare, most=last)
 
 
 def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Profile, budget: TimeBudget, folder: Path,

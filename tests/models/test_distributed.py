@@ -215,7 +215,7 @@ def test_the_rows_of_the_command_are_those_of_notebook_1(run_in, tmp_path, monke
 def test_a_finished_stage_is_left_alone(run_in, tmp_path, capsys, monkeypatch):
     run = run_in(tmp_path)
     train_stage.curate(run)
-    monkeypatch.setattr(train_stage, "sft", lambda *args: StageResult("sft", 2, 3, 0.1, "data"))
+    monkeypatch.setattr(train_stage, "sft", lambda *args: StageResult(2, 3, 0.1, "data"))
     train_stage.main(SFT)
     before = (run.stage("sft") / "manifest.json").read_bytes()
     train_stage.main(SFT)

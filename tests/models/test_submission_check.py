@@ -17,7 +17,7 @@ from tiny_gemma import bump
 from tunix.generate.sampler import Sampler
 
 from reasonkit.models import submission_check
-from reasonkit.models.checkpoints import next_step, restore_lora, save_for_next_stage, save_lora, steps_in
+from reasonkit.models.checkpoints import next_step, restore_lora, save_lora, steps_in
 from reasonkit.models.load import load
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
@@ -119,7 +119,7 @@ def test_an_adapter_saved_from_half_of_the_chips_cannot_be_loaded_onto_all_of_th
     """The template restores without a sharding, so orbax places the arrays where the file says. Its sampler then
     fails, in the judges' hands. What is saved once more from the model at hand can be loaded."""
     limits = {"max_prompt_length": 80, "max_new_tokens": 8}
-    save_for_next_stage(at_hand.trained, tmp_path, 7)
+    save_lora(at_hand.trained, tmp_path, 7)
     restore_lora(at_hand.policy.model, tmp_path)
     with pytest.raises(SubmissionError, match="step 7 in .* was saved from other devices than the model is on"):
         load_in_place(at_hand.policy, tmp_path, [], **limits)

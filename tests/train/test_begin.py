@@ -14,6 +14,7 @@ from fault_run import GRPO, SFT, odd
 from flax import nnx
 from tiny_gemma import bump
 from tiny_run import CONFIG, ROWS, StopAfter, new_policy, short_tokenizer
+from tunix.sft.checkpoint_manager import CheckpointManager
 
 from reasonkit.models import checkpoints
 from reasonkit.models.checkpoints import restore_lora, steps_in
@@ -201,7 +202,7 @@ def test_a_stage_after_grpo_has_an_optimiser_of_its_own(warm_up, practise, polic
                                for row in ROWS])
     settings = SimpoSettings(steps=2, batch_size=4, max_prompt_length=32, max_new_tokens=8, learning_rate=2e-2,
                                  questions=4)
-    counts, trainer = [], checkpoints.checkpoint_manager.CheckpointManager.maybe_restore
+    counts, trainer = [], CheckpointManager.maybe_restore
 
     def restore(self, model, optimizer=None, **options):
         found = trainer(self, model, optimizer, **options)
@@ -209,7 +210,7 @@ def test_a_stage_after_grpo_has_an_optimiser_of_its_own(warm_up, practise, polic
         counts.extend(int(leaf[...]) for path, leaf in flat if path[-1] == "count")
         return found
 
-    monkeypatch.setattr(checkpoints.checkpoint_manager.CheckpointManager, "maybe_restore", restore)
+    monkeypatch.setattr(CheckpointManager, "maybe_restore", restore)
     handed = fingerprint(policy.model)
     other = new_policy(setup.base, setup.mesh, setup.tokenizer, seed=9)
     result = simpo(other, setup.mesh, pairs, settings, TimeBudget(1, 0), RunLog(tmp_path / "simpo.jsonl"),

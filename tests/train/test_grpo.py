@@ -30,7 +30,8 @@ from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import GrpoSettings, SftSettings, StageSettings
 from reasonkit.text.tags import TAGS
-from reasonkit.train import overlap, tunix_compat
+from reasonkit.train import grpo as stage
+from reasonkit.train import tunix_compat
 from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
@@ -118,7 +119,7 @@ class Watch:
 
     def __init__(self, patch):
         self.rewards, self.calls, self.examples, self.caches, self.clusters = [], [], [], [], []
-        make, Learner = tunix_compat.grpo_cluster, overlap.Learner
+        make, Learner = tunix_compat.grpo_cluster, stage.Learner
         init_cache, watch = kv_cache._init_cache, self
 
         class Seen(Learner):
@@ -145,7 +146,7 @@ class Watch:
             watch.caches += [leaf.sharding for leaf in jax.tree.leaves(made) if leaf.ndim == 4]
             return made
 
-        patch.setattr(overlap, "Learner", Seen)
+        patch.setattr(stage, "Learner", Seen)
         patch.setattr(tunix_compat, "grpo_cluster", cluster)
         patch.setattr(kv_cache, "_init_cache", cache)
 
@@ -181,7 +182,7 @@ def whole(warm, base, mesh, tokenizer, tmp_path_factory):
 
 def test_steps_go_on_where_sft_ended(whole, warm):
     result, last = whole.result, warm.step + SETTINGS.steps
-    assert (result.stage, result.steps, result.checkpoint_step, result.stopped) == ("grpo", 4, last, "data")
+    assert (result.steps, result.checkpoint_step, result.stopped) == (4, last, "data")
     assert warm.step == 3 and steps_in(whole.checkpoints)[-1] == last, "the judges would load the adapter of SFT"
     assert (whole.checkpoints / f"actor/{last}/optimizer_state").is_dir()
 

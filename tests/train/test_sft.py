@@ -251,7 +251,7 @@ def test_sft_ends_after_its_epochs(policy, mesh, tmp_path, capsys, settings, mos
 
 def test_checkpoints_of_a_later_stage_are_refused(policy, mesh, tmp_path):
     """Tunix would resume from them, and their adapter would be handed over as the result of SFT."""
-    checkpoints.save_for_next_stage(policy.model, tmp_path, 9)
+    checkpoints.save_lora(policy.model, tmp_path, 9)
     with pytest.raises(ValueError, match=r"is at step 9, and this stage goes from step 0 to 6: .* another folder"):
         sft(policy, mesh, ROWS, SETTINGS, TimeBudget(1, 0), NullLog(), tmp_path, seed=0)
     assert steps_in(tmp_path) == [9]
