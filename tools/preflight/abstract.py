@@ -1,4 +1,4 @@
-"""Models and programs as shapes, to compile a run without placing anything on devices. `Shapes` are its sizes.
+"""Models and programs as shapes, to compile a run without placing anything on devices.
 
 `abstract_model` is a Gemma of `jax.ShapeDtypeStruct`s with the sharding of a run. `Program` is a function to lower on
 such shapes. Tunix leaves out its activation constraints if JAX runs on a CPU. For other chips they are put back.
@@ -21,45 +21,8 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
-from reasonkit.config import Profile
 from reasonkit.models.gemma import quantize_layers
 from reasonkit.models.lora import Float32Lora, on_int8_base
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Sizes of a run: rows of one pass over all devices of a mesh, lengths in tokens. A packed sequence is one row.
-
-    `simpo_rows` are two per pair. `grpo_rows` are the completions of a micro-batch, which is also one pass of the
-    reference. `decode_rows` are the completions of one call of the rollout. `distill_rows` are those of a step.
-    `segments`, `int8_weights` and `int8_cache` are GRPO's.
-    """
-
-    sft_rows: int = 32
-    sft_length: int = 1024
-    simpo_rows: int = 32
-    grpo_rows: int = 32
-    max_prompt_length: int = 256
-    max_new_tokens: int = 768
-    decode_rows: int = 128
-    judge_rows: int = 8
-    judge_length: int = 2048
-    distill_rows: int = 8
-    segments: bool = False
-    int8_weights: bool = False
-    int8_cache: bool = False
-
-
-def shapes_of(profile: Profile) -> Shapes:
-    """The sizes of the programs of a profile's stages."""
-    g = profile.grpo
-    return Shapes(sft_rows=profile.sft.batch_size, sft_length=profile.sft.max_length,
-                  simpo_rows=2 * profile.simpo.batch_size, grpo_rows=g.prompts_per_pass * g.num_generations,
-                  max_prompt_length=g.max_prompt_length, max_new_tokens=g.max_new_tokens,
-                  decode_rows=g.prompts_per_call * g.num_generations,
-                  judge_rows=profile.judge_batch, judge_length=profile.judge_max_length,
-                  distill_rows=profile.distill.batch_size, segments=g.segments, int8_weights=g.int8_weights,
-                  int8_cache=g.int8_cache)
 
 
 @dataclass(frozen=True)

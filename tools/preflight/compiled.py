@@ -19,9 +19,9 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from tunix.models.gemma3 import model as gemma3
 
-from reasonkit.models.mesh import Plan, check_divides
+from reasonkit.models.mesh import check_divides
 from reasonkit.models.placement import CHIPS, GIB, Chip
-from tools.preflight.abstract import Program, Shapes
+from tools.preflight.abstract import Program
 from tools.preflight.programs import PROGRAMS, Run
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -58,73 +58,46 @@ class ProgramStats:
         return max((self.flops / chip.flops, "compute"), (self.traffic / chip.bandwidth, "memory"))
 
 
-@dataclass(frozen=True)
-class Report:
-    """What the programs need, compared with what the chip has."""
-
-    rows: tuple[ProgramStats, ...]
-    chip: str
-
-    @property
-    def fits(self) -> bool:
-        """Whether the chip has the memory that every program needs."""
-        return all(row.needed <= CHIPS[self.chip].memory for row in self.rows)
-
-    def table(self) -> str:
-        chip = CHIPS[self.chip]
-        lines = [("program", "fsdp,tp", "rows", "arguments", "temporaries", "outputs", "needed", "fits",
-                  "TFLOP", "HBM GB", "roofline", "collectives")]
-        for row in self.rows:
-            sizes = (row.arguments, row.temporaries, row.outputs, row.needed)
-            over, roofline = row.needed - chip.memory, row.roofline(chip)
-            lines.append((
-                row.program, "{fsdp},{tp}".format(**row.mesh.shape), str(row.rows),
-                *(_number(size, GIB) for size in sizes),
-                "yes" if over <= 0 else f"no: {over / GIB:.2f} over",
-                _number(row.flops, 1e12), _number(row.traffic, 1e9),
-                "-" if roofline is None else f"{1000 * roofline[0]:.3g} ms, {roofline[1]}",
-                ", ".join(f"{count} {kind}" for kind, count in row.collectives.items()) or "-"))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        head = f"sizes in GiB of one {self.chip} chip, which has {chip.memory / GIB:g}"
-        return "\n".join([head, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)])
+def table(rows: Sequence[ProgramStats], chip: str) -> str:
+    """What the programs need, compared with what a chip of CHIPS has."""
+    peak = CHIPS[chip]
+    lines = [("program", "fsdp,tp", "rows", "arguments", "temporaries", "outputs", "needed", "fits",
+              "TFLOP", "HBM GB", "roofline", "collectives")]
+    for row in rows:
+        over, roofline = row.needed - peak.memory, row.roofline(peak)
+        lines.append((
+            row.program, "{fsdp},{tp}".format(**row.mesh.shape), str(row.rows),
+            *(_number(size, GIB) for size in (row.arguments, row.temporaries, row.outputs, row.needed)),
+            "yes" if over <= 0 else f"no: {over / GIB:.2f} over",
+            _number(row.flops, 1e12), _number(row.traffic, 1e9),
+            "-" if roofline is None else f"{1000 * roofline[0]:.3g} ms, {roofline[1]}",
+            ", ".join(f"{count} {kind}" for kind, count in row.collectives.items()) or "-"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    head = f"sizes in GiB of one {chip} chip, which has {peak.memory / GIB:g}"
+    return "\n".join([head, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)])
 
 
 def _number(value: float | None, unit: float) -> str:
     return "-" if value is None else f"{value / unit:.3g}"
 
 
-def preflight(
-    policy_config: Any, judge_config: Any, plan: Plan, shapes: Shapes, lora_rank: int, chip: str,
-    programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None, whole: bool = True, judge_int8: bool = False,
-) -> Report:
-    """Compile the named programs for the plan's devices, and compare them with a chip of CHIPS.
+def preflight(run: Run, name: str, whole: bool = True) -> list[ProgramStats]:
+    """Compile the programs that PROGRAMS has by this name, for the plan's devices.
 
     "sft" and "simpo" are their train steps. "grpo" is its train step and the reference's pass. "rollout" is the
     prefill, one decode step and the loop, "judge" its prefill. "distill" is the student's rollout and train step,
-    "teacher" its pass in the judge's place. The configs are Tunix's, with `shd_config` and `remat_config` as in the
-    run. `judge_config` may be None without the judge. `dtype` is the weights', with None as in `load`. `judge_int8`
-    quantises the judge as `quantize_int8` does. Unless `whole`, models of two `depths` are compiled and extrapolated.
+    "teacher" its pass in the judge's place. Unless `whole`, models of two `depths` are compiled and extrapolated.
 
-    Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or a missing judge.
+    Raises ValueError for rows that do not divide over their mesh, or a missing judge.
     """
-    if chip not in CHIPS:
-        raise ValueError(f"chip {chip!r} is unknown: choose from {', '.join(CHIPS)}")
-    for name in programs:
-        if name not in PROGRAMS:
-            raise ValueError(f"program {name!r} is unknown: choose from {', '.join(PROGRAMS)}")
-    rows = []
-    for name in programs:
-        role = "judge_config" if name in ("judge", "teacher") else "policy_config"
-        run = Run(policy_config, judge_config, plan, shapes, lora_rank, dtype, judge_int8)
-        config = getattr(run, role)
-        if config is None or whole or depths(config)[1] >= config.num_layers:
-            rows += map(compile_program, PROGRAMS[name](run))
-            continue
-        # the other model keeps all its layers if it is in the same memory
-        shallow = [replace(run, **{role: replace(config, num_layers=depth)}) for depth in depths(config)]
-        rows += [extrapolate_layers(compile_program(low), compile_program(high), depths(config), config.num_layers)
-                 for low, high in zip(*map(PROGRAMS[name], shallow), strict=True)]
-    return Report(tuple(rows), chip)
+    role = "judge_config" if name in ("judge", "teacher") else "policy_config"
+    config = getattr(run, role)
+    if config is None or whole or depths(config)[1] >= config.num_layers:
+        return [*map(compile_program, PROGRAMS[name](run))]
+    # the other model keeps all its layers if it is in the same memory
+    shallow = [replace(run, **{role: replace(config, num_layers=depth)}) for depth in depths(config)]
+    return [extrapolate_layers(compile_program(low), compile_program(high), depths(config), config.num_layers)
+            for low, high in zip(*map(PROGRAMS[name], shallow), strict=True)]
 
 
 def depths(config: Any) -> tuple[int, int]:
