@@ -15,7 +15,7 @@ from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import caveats, progress
 from reasonkit.show.data_card import markdown_line, markdown_table
 from reasonkit.text.tags import TAGS
-from tools.hf.export import NEW_TOKENS
+from tools.export import NEW_TOKENS
 
 TERMS = "ai.google.dev/gemma/terms"
 # What is passed on must have this sentence and say that it was modified. Gemma's terms ask for both.

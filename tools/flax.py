@@ -90,18 +90,9 @@ def merge_lora(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -
 def tiny_config(vocab: int) -> gemma3.ModelConfig:
     """A Gemma 3 of about 1 M parameters in float32, plus 128 for each of `vocab` embedding rows."""
     return gemma3.ModelConfig(
-        num_layers=4,
-        num_embed=vocab,
-        embed_dim=128,
-        hidden_dim=480,
-        num_heads=4,
-        head_dim=32,
-        num_kv_heads=1,
-        sliding_window_size=64,
-        global_base_frequency=1_000_000,
-        shd_config=gemma3.ShardingConfig.get_default_sharding(is_sampling=True),
-        param_dtype=jnp.float32,
-    )
+        num_layers=4, num_embed=vocab, embed_dim=128, hidden_dim=480, num_heads=4, head_dim=32, num_kv_heads=1,
+        sliding_window_size=64, global_base_frequency=1_000_000, param_dtype=jnp.float32,
+        shd_config=gemma3.ShardingConfig.get_default_sharding(is_sampling=True))
 
 
 def init_random(config: gemma3.ModelConfig, mesh: Mesh, seed: int = 0) -> gemma3.Gemma3:

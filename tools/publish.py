@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from reasonkit.session.secrets import check_key, describe_error, kaggle_login, secret
 
@@ -42,21 +44,15 @@ def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: st
             raise PublishError(f"handle {handle!r}: {slug!r} must be small letters, digits and, inside, hyphens, "
                                "underscores and dots")
     _check_export(folder)
-    failed = ""
     try:
         with kaggle_login() as keys:
             if not keys:
                 raise PublishError("no Kaggle credentials: make a token in your Kaggle settings and set it as the "
                                    "secret or variable KAGGLE_API_TOKEN")
-            try:
-                kagglehub.model_upload(handle, str(folder), license_name=licence, version_notes=notes)
-            except Exception as error:  # kagglehub's own or its HTTP client's. It may quote the token
-                failed = (f"the upload to {handle} failed ({describe_error(error, *keys)}); nothing was published, or "
-                          "only a part: run it again")
+            _upload(handle, keys, lambda: kagglehub.model_upload(handle, str(folder), license_name=licence,
+                                                                 version_notes=notes))
     except ValueError as error:  # of kaggle_login, which quotes none
-        failed = str(error)
-    if failed:  # raised here, so the original error is not its context
-        raise PublishError(failed)
+        raise PublishError(str(error)) from None
     name = f"{parsed.owner}/{parsed.model}"
     return (f"published to {handle}. Kaggle makes a new model private: make it public on kaggle.com/models/{name} and "
             f'choose its licence there; the submission then names it as unrestricted_kaggle_model = "{name}"')
@@ -73,7 +69,7 @@ def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
     """
     from huggingface_hub import HfApi  # here, because importing it reads settings
 
-    folder, failed = Path(folder), ""
+    folder = Path(folder)
     _check_export(folder)
     if not (token := secret("HF_TOKEN")):
         raise PublishError("no token for the Hugging Face hub: make one that can write in your settings there, and set "
@@ -82,15 +78,13 @@ def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
         check_key(token, "HF_TOKEN")
     except ValueError as error:
         raise PublishError(str(error)) from None
-    try:
-        hub = HfApi(token=token)
+    hub = HfApi(token=token)
+
+    def upload() -> None:
         hub.create_repo(name, private=True, exist_ok=True)
         hub.upload_folder(repo_id=name, folder_path=folder, commit_message=notes)
-    except Exception as error:  # huggingface_hub's own or its HTTP client's. It may quote the token
-        failed = (f"the upload to {name} failed ({describe_error(error, token)}); nothing was published, or only a "
-                  "part: run it again")
-    if failed:  # raised here, so the original error is not its context
-        raise PublishError(failed)
+
+    _upload(name, (token,), upload)
     return f"published to {hub.endpoint}/{name}. A new repository is private: make it public in its settings there"
 
 
@@ -100,3 +94,15 @@ def _check_export(folder: Path) -> None:
     if missing or not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
                            "card (card.write_card) first")
+
+
+def _upload(where: str, keys: Sequence[str], upload: Callable[[], Any]) -> None:
+    """Raises PublishError without the original error, not even as its context, because that may quote a key."""
+    failed = ""
+    try:
+        upload()
+    except Exception as error:  # the service's own or its HTTP client's
+        failed = (f"the upload to {where} failed ({describe_error(error, *keys)}); nothing was published, or only a "
+                  "part: run it again")
+    if failed:
+        raise PublishError(failed)

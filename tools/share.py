@@ -3,23 +3,34 @@
     python -m tools.share            # artifacts/export/peft: the adapter, for PEFT
     python -m tools.share --merged   # also export/hf: the whole model, for transformers, vLLM, llama.cpp and Ollama
 
-Each folder has a model card with code that asks the model. GGUF needs llama.cpp's converter (`tools.llama_cpp`).
+Each folder has a model card with code that asks the model. GGUF comes from llama.cpp's own converter, which needs
+PyTorch and transformers (the extra `parity`) in this environment.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reasonkit.models.load import LoadedModel
+from reasonkit.session.files import replace_file, write_atomic
 from reasonkit.show.data_card import CARD
+from reasonkit.text.tags import STOP_MARKERS, TAGS
 from tools.card import write_card
-from tools.export import base_name, export_peft
-from tools.hf.export import export_hf, write_chat
-from tools.llama_cpp import ABSENT, find_converter, to_gguf
+from tools.export import NEW_TOKENS, base_name, export_hf, export_peft, write_chat
+from tools.hf.config import read_json
 from tools.trained import load_trained
+
+CONVERTER = "convert_hf_to_gguf.py"
+ABSENT = (f"no GGUF: llama.cpp's {CONVERTER} is not on the PATH. Clone github.com/ggml-org/llama.cpp and name its "
+          "folder")
+_TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # by config.json's torch_dtype
+_CONTEXT = 2 * NEW_TOKENS
 
 
 def share(policy: LoadedModel, manifests: Sequence[Mapping[str, Any]], folder: Path, merged: bool = False,
@@ -42,6 +53,44 @@ def share(policy: LoadedModel, manifests: Sequence[Mapping[str, Any]], folder: P
         print(f"whole model: {write_card(hf, *about).parent}")
 
 
+def find_converter(clone: str | Path | None = None) -> Path | None:
+    """The converter in a clone of llama.cpp, else on the PATH. None if it is not there.
+
+    Raises FileNotFoundError if a given `clone` does not have it.
+    """
+    if clone:
+        if not (found := Path(clone) / CONVERTER).is_file():
+            raise FileNotFoundError(f"{clone} holds no {CONVERTER}: give the folder of a clone of llama.cpp")
+        return found
+    found = shutil.which(CONVERTER)
+    return Path(found) if found else None
+
+
+def modelfile() -> str:
+    """An Ollama Modelfile: our prompt, byte for byte, its stop token, and greedy decoding as in the evaluation."""
+    head, tail = TAGS.prompt("{question}").split("{question}")
+    prompt = f"{head}{{{{ if .System }}}}{{{{ .System }}}}\n\n{{{{ end }}}}{{{{ .Prompt }}}}{tail}"
+    parameters = {"stop": STOP_MARKERS[0], "temperature": 0, "top_k": 1, "num_predict": NEW_TOKENS,
+                  "num_ctx": _CONTEXT}
+    lines = [f"PARAMETER {name} {value}\n" for name, value in parameters.items()]
+    return f'FROM ./model.gguf\nTEMPLATE """{prompt}"""\n' + "".join(lines)
+
+
+def to_gguf(folder: Path, converter: Path) -> Path:
+    """Add model.gguf, in the precision of the weights, and Modelfile to a folder made by `export_hf`.
+
+    If the converter fails, there is no model.gguf. Raises RuntimeError with the end of its error output.
+    """
+    kind = _TYPES[read_json(folder / "config.json")["torch_dtype"]]
+    with replace_file(folder / "model.gguf") as made:
+        done = subprocess.run([sys.executable, str(converter), str(folder), "--outfile", str(made), "--outtype", kind],
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{converter} failed on {folder}; it needs the extra `parity`:\n{done.stderr[-2000:]}")
+        write_atomic(folder / "Modelfile", modelfile())
+    return folder / "model.gguf"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.share", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--llama-cpp", type=Path, metavar="FOLDER", help="a clone of llama.cpp, for GGUF")
     options = parser.parse_args(arguments)
     try:
-        trained = load_trained(options.folder)
-        share(trained.policy, trained.manifests, trained.run.folder / "export", options.merged, options.llama_cpp)
+        run, policy, _, manifests = load_trained(options.folder)
+        share(policy, manifests, run.folder / "export", options.merged, options.llama_cpp)
     except (ValueError, OSError, RuntimeError) as error:
         parser.error(str(error))
 

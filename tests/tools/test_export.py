@@ -37,10 +37,9 @@ from reasonkit.models.gemma import flax_checkpoint, from_flax
 from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora, fingerprint
 from reasonkit.models.mesh import make_mesh
-from tools.export import base_name, export_flax, export_peft, hf_name
+from tools.export import base_name, export_flax, export_hf, export_peft, hf_name
 from tools.flax import init_random
 from tools.hf.__main__ import convert
-from tools.hf.export import export_hf
 from tools.hf.tokenizer import chat_template
 
 

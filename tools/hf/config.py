@@ -21,6 +21,9 @@ from reasonkit.session.files import RecordError, parse_json, read_file
 from tools.flax import family_of
 
 _FAMILY = {"gemma2": "gemma2", "gemma3_text": "gemma3", "gemma3": "gemma3"}  # by Hugging Face model_type
+_NAMES = {"num_layers": "num_hidden_layers", "num_embed": "vocab_size", "embed_dim": "hidden_size",
+          "hidden_dim": "intermediate_size", "num_heads": "num_attention_heads", "head_dim": "head_dim",
+          "num_kv_heads": "num_key_value_heads", "sliding_window_size": "sliding_window"}  # by Tunix's names
 # From Hugging Face's Gemma2Config and Gemma3TextConfig. A text model's config.json always has the sizes. The text part
 # of a multimodal Gemma 3's leaves out the values that are these.
 _SIZES = {"num_hidden_layers": 26, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8,
@@ -73,12 +76,7 @@ def read_config(file: Path) -> tuple[str, Any]:
             tied = {"tie_word_embeddings": raw.get("tie_word_embeddings", True)}
             raw = _SIZES | tied | _object(raw, "text_config")
         raw = _DEFAULTS[family] | raw
-        common = {
-            "num_layers": _number(raw, "num_hidden_layers"), "num_embed": _number(raw, "vocab_size"),
-            "embed_dim": _number(raw, "hidden_size"), "hidden_dim": _number(raw, "intermediate_size"),
-            "num_heads": _number(raw, "num_attention_heads"), "head_dim": _number(raw, "head_dim"),
-            "num_kv_heads": _number(raw, "num_key_value_heads"), "sliding_window_size": _number(raw, "sliding_window"),
-        }
+        common = {ours: _number(raw, theirs) for ours, theirs in _NAMES.items()}
         for name, per in (("num_attention_heads", common["num_kv_heads"]), ("head_dim", 2)):
             if raw[name] % per:
                 raise ValueError(f"{name} is {raw[name]}, and must be a multiple of {per}: the heads share those of "
@@ -177,10 +175,8 @@ def write_config(model: Any, dtype: Any, stop_ids: tuple[int, ...] = ()) -> dict
     return {
         "architectures": ["Gemma2ForCausalLM" if family == "gemma2" else "Gemma3ForCausalLM"],
         "model_type": "gemma2" if family == "gemma2" else "gemma3_text",
-        "num_hidden_layers": config.num_layers, "vocab_size": config.num_embed, "hidden_size": config.embed_dim,
-        "intermediate_size": config.hidden_dim, "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim,
-        "query_pre_attn_scalar": config.head_dim, "sliding_window": config.sliding_window_size, **own,
+        **{theirs: getattr(config, ours) for ours, theirs in _NAMES.items()},
+        "query_pre_attn_scalar": config.head_dim, **own,
         "hidden_activation": _FIXED["hidden_activation"], "rms_norm_eps": _FIXED["rms_norm_eps"],
         "tie_word_embeddings": True, "torch_dtype": jnp.dtype(dtype).name,
         "pad_token_id": 0, "eos_token_id": list(stop_ids) or 1, "bos_token_id": 2,

@@ -32,13 +32,13 @@ from reasonkit.models.mesh import ROOM, Plan
 from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan
 from reasonkit.session.files import RecordError, parse_json, read_file, write_atomic
 from reasonkit.session.setup import find_recipe, recipe_names
+from recipes.stages.reward_model import QUESTIONS
 from tools.preflight.compiled import ProgramStats, preflight, table, topology_devices
 from tools.preflight.programs import Run, is_shared, sizes
 
 EFFICIENCY = 0.4  # of the roofline's speed. In training 0.3 to 0.5 of a chip's peak is usual
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # also a guess: loading weights and compiling, for all stages together
 TIMED = "sft", "grpo", "distill"  # stages whose steps, in a log, give the speed. SimPO also samples its pairs
-EXAMPLES = 400  # QUESTIONS of notebook 2c
 SOURCES = ("reasonkit/models/cache.py", "reasonkit/models/gemma.py", "reasonkit/models/load.py",
            "reasonkit/models/lora.py", "reasonkit/models/logprobs.py", "reasonkit/train/decode.py",
            "reasonkit/train/sft.py", "reasonkit/train/policy_loss.py",
@@ -197,7 +197,7 @@ def _examples(profile: Profile, seconds: dict[str, float], reply: float) -> floa
     """Seconds of notebook 2c: the policy answers for examples, and the judge model reads them. Of each question there
     may also be a worked solution and a flawed one."""
     g, most = profile.grpo, profile.judge_max_length
-    asked = [min(EXAMPLES, profile.rows[split]) for split in ("train", "validation")]
+    asked = [min(QUESTIONS, profile.rows[split]) for split in ("train", "validation")]
     sampled = sum(math.ceil(count / g.prompts_per_call) for count in asked) * reply
     length = next(n for n in padded_lengths(most) if n >= min(g.max_prompt_length + g.max_new_tokens, most))
     read = math.ceil(sum(asked) * (g.num_generations + 2) / profile.judge_batch)
