@@ -28,7 +28,7 @@ from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 from reasonkit.models.load import PACKAGED, SIZES, cache_folder, load
 from reasonkit.models.mesh import make_mesh
 from tools.flax import write_flax
-from tools.hf.weights import to_tunix
+from tools.hf.weights import tensors, to_tunix
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 OPT_IN = "ACCEPT_GEMMA_TERMS"
@@ -45,14 +45,6 @@ SIZES_OF = {
     "num_layers": "block_count", "embed_dim": "embedding_length", "hidden_dim": "feed_forward_length",
     "num_heads": "attention.head_count", "num_kv_heads": "attention.head_count_kv", "head_dim": "attention.key_length",
     "sliding_window_size": "attention.sliding_window", "global_base_frequency": "rope.freq_base"}
-# From llama.cpp's names to Hugging Face's.
-OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
-INNER = {
-    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm", "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj", "post_ffw_norm": "post_feedforward_layernorm"}
 
 PARAGRAPH = """\
 The Moon is the only natural satellite of the Earth. It orbits at an average distance of about 384,000 kilometres, and \
@@ -82,20 +74,20 @@ def config_of(reader) -> ModelConfig:
                        **{name: int(_value(reader, f"gemma3.{key}")) for name, key in SIZES_OF.items()})
 
 
-def weights_of(reader) -> dict[str, np.ndarray]:
+def weights_of(reader, config: ModelConfig) -> dict[str, np.ndarray]:
     """bfloat16 arrays, (out, in), by Hugging Face's names. Raises ValueError for a tensor that no Gemma 3 has."""
     import gguf  # of the extra
 
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, config.num_layers)
+    theirs = {names.get_name(tensor.name, [".weight"]): tensor.name for tensor in tensors("gemma3", config)}
     out = {}
     for tensor in reader.tensors:
-        *block, name, _ = tensor.name.split(".")
-        table, prefix = {0: OUTER, 2: INNER}.get(len(block), {}), f"model.layers.{block[-1]}." if block else ""
-        if name not in table:
+        if tensor.name not in theirs:
             raise ValueError(f"the GGUF holds a tensor {tensor.name!r} that a Gemma 3 text model has not: it is of "
                              "another model")
         # llama.cpp multiplies by the stored norm, Gemma by 1 + scale
-        value = gguf.dequantize(tensor.data, tensor.tensor_type) - (1.0 if name.endswith("norm") else 0.0)
-        out[f"{prefix}{table[name]}.weight"] = value.astype(ml_dtypes.bfloat16)
+        value = gguf.dequantize(tensor.data, tensor.tensor_type) - (1.0 if "norm" in tensor.name else 0.0)
+        out[theirs[tensor.name]] = value.astype(ml_dtypes.bfloat16)
     return out
 
 
@@ -133,7 +125,8 @@ def convert(gguf_path: Path, folder: Path) -> None:
     import gguf  # of the extra
 
     reader = gguf.GGUFReader(gguf_path)
-    config, weights, tokenizer = config_of(reader), weights_of(reader), folder / "tokenizer.model"
+    config, tokenizer = config_of(reader), folder / "tokenizer.model"
+    weights = weights_of(reader, config)
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
     tokenizer.write_bytes(tokenizer_of(reader))
     write_flax("gemma3", config, to_tunix("gemma3", config, weights.__getitem__), tokenizer, folder, PACKAGED)

@@ -21,7 +21,7 @@ from reasonkit.models.load import ASSETS, PACKAGED, Tokenizer, cache_folder, loa
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from tools import gemma_from_gguf
-from tools.gemma_from_gguf import INNER, OUTER, check, convert, main, surprise, tokenizer_of
+from tools.gemma_from_gguf import check, convert, main, surprise, tokenizer_of
 from tools.hf.__main__ import convert as convert_hf
 from tools.hf.weights import save_hf
 
@@ -29,6 +29,15 @@ POLICY = ASSETS / "policy"
 VALUES = {"block_count": 4, "embedding_length": 128, "feed_forward_length": 480, "attention.head_count": 4,
           "attention.head_count_kv": 1, "attention.key_length": 32, "attention.sliding_window": 64,
           "rope.freq_base": 1e6}
+
+# From Hugging Face's names to llama.cpp's.
+OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
+INNER = {
+    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down", "post_feedforward_layernorm": "post_ffw_norm"}
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +49,8 @@ def as_llama_cpp(name: str) -> str:
     """The GGUF name of a Hugging Face tensor."""
     if name.startswith("model.layers."):
         _, _, layer, inner = name.removesuffix(".weight").split(".", 3)
-        return f"blk.{layer}.{next(ours for ours, theirs in INNER.items() if theirs == inner)}.weight"
-    return f"{next(ours for ours, theirs in OUTER.items() if f'{theirs}.weight' == name)}.weight"
+        return f"blk.{layer}.{INNER[inner]}.weight"
+    return f"{OUTER[name.removesuffix('.weight')]}.weight"
 
 
 def write_gguf(path, weights, architecture="gemma3", values=VALUES, extra=""):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 from flax import nnx
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -185,28 +186,19 @@ def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, d
     family, folder, dtype = family_of(model), Path(folder), np.dtype(dtype)
     settings = write_config(model, dtype, stop_ids) | extra
     leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model))}
-    shards: list[list[Tensor]] = [[]]
-    filled = 0
-    for tensor in tensors(family, model.config):
-        size = math.prod(tensor.shape) * dtype.itemsize
-        if filled and filled + size > shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(tensor)
-        filled += size
-    names = (["model.safetensors"] if len(shards) == 1 else
-             [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))])
-    for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - {folder / name for name in names}:
+    there = {tensor.name: tensor for tensor in tensors(family, model.config)}
+    split = split_state_dict_into_shards_factory(
+        there, get_storage_size=lambda tensor: math.prod(tensor.shape) * dtype.itemsize,
+        filename_pattern="model{suffix}.safetensors", max_shard_size=shard_bytes)
+    kept = {folder / name for name in split.filename_to_tensors}
+    for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - kept:
         stale.unlink(missing_ok=True)
-
-    for name, shard in zip(names, shards, strict=True):
-        weights = {t.name: t.theirs(merge_lora(leaves, t.path, model).astype(dtype)) for t in shard}
+    for name, shard in split.filename_to_tensors.items():
+        weights = {t: there[t].theirs(merge_lora(leaves, there[t].path, model).astype(dtype)) for t in shard}
         with replace_file(folder / name) as temporary:
             save_file(weights, temporary, metadata={"format": "pt"})
-    if len(shards) > 1:
-        total = sum(math.prod(t.shape) for shard in shards for t in shard) * dtype.itemsize
-        where = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": where}
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
     with replace_file(folder / "tokenizer.model") as temporary:
         shutil.copyfile(tokenizer_path, temporary)
