@@ -108,8 +108,8 @@ def export_peft(policy: LoadedModel, folder: str | Path) -> Path:
     return folder
 
 
-def export_hf(policy: LoadedModel, folder: str | Path, dtype: Any = None, shard_bytes: int = SHARD_BYTES) -> Path:
-    """Write the model with its adapter merged, by `save_hf` and `write_chat`. `dtype` None keeps the base's.
+def export_hf(policy: LoadedModel, folder: str | Path, shard_bytes: int = SHARD_BYTES) -> Path:
+    """Write the model with its adapter merged, in the base's dtype, by `save_hf` and `write_chat`.
 
     For Gemma 2, transformers' default attention (SDPA) leaves out the soft cap. Load it with
     attn_implementation="eager".
@@ -118,12 +118,12 @@ def export_hf(policy: LoadedModel, folder: str | Path, dtype: Any = None, shard_
     """
     folder, tokenizer = Path(folder), policy.tokenizer
     _refuse_own_folder(folder, policy)
-    dtype = dtype or policy.model.embedder.input_embedding.dtype
     folder.mkdir(parents=True, exist_ok=True)
     write_chat(tokenizer, folder)
     scaled = getattr(policy.config, "global_scale_factor", 1.0) != 1.0
     positions = _model_settings(policy).get("max_position_embeddings") or _POSITIONS[family_of(policy.model), scaled]
     settings = {"max_position_embeddings": positions, "transformers_version": _LAYOUT}
+    dtype = policy.model.embedder.input_embedding.dtype
     return save_hf(policy.model, tokenizer.path, folder, dtype, shard_bytes, tokenizer.stop_ids, settings)
 
 

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from tunix.models.gemma3 import model as gemma3
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.models.gemma import CLASSES, abstract_model, as_flax
 from reasonkit.models.load import SIZES
@@ -85,6 +86,13 @@ def merge_lora(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -
     change = np.tensordot(a, b, 1) * (model.lora_alpha / a.shape[-1])
     # qwix has the contracted axes first: of the output's projection they are (heads, head), as here.
     return np.asarray(value, np.float32) + (change if a.ndim == 3 else np.moveaxis(change, 0, -2))
+
+
+@nnx.jit
+def forward(model: nnx.Module, tokens_BT: jax.Array) -> jax.Array:
+    """Logits (B, T, V) of rows that are padded on the right, with id 0."""
+    mask_BT = tokens_BT != 0
+    return model(tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))[0]
 
 
 def tiny_config(vocab: int) -> gemma3.ModelConfig:

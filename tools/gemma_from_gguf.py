@@ -21,13 +21,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
-from flax import nnx
 from tunix.models.gemma3.model import ModelConfig
-from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.models.load import PACKAGED, SIZES, cache_folder, load
 from reasonkit.models.mesh import make_mesh
-from tools.flax import write_flax
+from tools.flax import forward, write_flax
 from tools.hf.weights import tensors, to_tunix
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
@@ -132,14 +130,6 @@ def convert(gguf_path: Path, folder: Path) -> None:
     write_flax("gemma3", config, to_tunix("gemma3", config, weights.__getitem__), tokenizer, folder, PACKAGED)
 
 
-@nnx.jit
-def surprise(model: nnx.Module, tokens_BT: jax.Array) -> jax.Array:
-    """The mean negative log-probability of the tokens after the first, (B,), for rows without padding."""
-    mask_BT = jnp.ones_like(tokens_BT, bool)
-    logits_BTV = model(tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))[0]
-    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV[:, :-1], tokens_BT[:, 1:]).mean(axis=1)
-
-
 def check(folder: Path) -> float:
     """The perplexity of PARAGRAPH under the model in `folder`. Checks its tokenizer first.
 
@@ -153,8 +143,10 @@ def check(folder: Path) -> float:
     for text in ROUND_TRIPS:
         if (found := loaded.tokenizer.decode(loaded.tokenizer.encode(text))) != text:
             raise ValueError(f"the tokenizer gives {text!r} back as {found!r}")
-    ids = [loaded.tokenizer.bos_id(), *loaded.tokenizer.encode(PARAGRAPH)]
-    if not (found := math.exp(surprise(loaded.model, jnp.array([ids]))[0])) <= PERPLEXITY:
+    ids_BT = jnp.array([[loaded.tokenizer.bos_id(), *loaded.tokenizer.encode(PARAGRAPH)]])
+    logits_BTV = forward(loaded.model, ids_BT)
+    surprise_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV[:, :-1], ids_BT[:, 1:])
+    if not (found := math.exp(surprise_BT.mean())) <= PERPLEXITY:
         raise ValueError(f"the perplexity of a plain paragraph is {found:.1f}, and that of a Gemma 3 is below "
                          f"{PERPLEXITY:g}: these are not its weights")
     return found

@@ -40,6 +40,7 @@ from tools.trained import load_trained, scorer
 
 ROWS = 200  # to take from another mix
 THEIRS = "Question: {{question}}\nAnswer:"
+GENERATED = {"output_type": "generate_until", "generation_kwargs": {"until": ["Question:"], "do_sample": False}}
 # The answer of a completion is what is in our tag, after GSM8K's mark, or the last number (lm-eval's pattern).
 IN_TAG, MARKED, LAST = r"<answer>\s*\(?([^<]*?)\)?\s*</answer>", r"#### (\-?[0-9\.\,]+)", r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
 
@@ -116,16 +117,18 @@ def rubric_task(problems: Iterable[Mapping[str, Any]], ours: bool, judge: Judge)
     def mean(scores: list[float]) -> float:
         return fmean([score for score in scores if score == score] or [math.nan])
 
-    return {"task": "rubric", "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "test_split": "test",
-            "doc_to_text": "{{question}}" if ours else THEIRS, "doc_to_target": "", "output_type": "generate_until",
-            "generation_kwargs": {"until": ["Question:"], "do_sample": False}, "process_results": verdict,
-            "metric_list": [{"metric": name, "aggregation": mean, "higher_is_better": True}
-                            for name in ("rubric", "judged")]}
+    return _common("rubric", rows, ours) | GENERATED | {
+        "doc_to_target": "", "process_results": verdict, "metric_list": [
+            {"metric": name, "aggregation": mean, "higher_is_better": True} for name in ("rubric", "judged")]}
+
+
+def _common(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:
+    return {"task": name, "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "test_split": "test",
+            "doc_to_text": "{{question}}" if ours else THEIRS}
 
 
 def _task(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:
-    common = {"task": name, "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "test_split": "test",
-              "doc_to_text": "{{question}}" if ours else THEIRS}
+    common = _common(name, rows, ours)
     mean = {"aggregation": "mean", "higher_is_better": True}
     if name == "choices" and not ours:
         return common | {"output_type": "multiple_choice", "doc_to_target": "label", "doc_to_choice": "choices",
@@ -136,8 +139,7 @@ def _task(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:
                for title, (pattern, group) in [("strict-match", strict), *last]]
     exact = {"metric": "exact_match", **mean, "ignore_case": True, "ignore_punctuation": False,
              "regexes_to_ignore": [",", r"\$", r"(?s).*#### ", r"\.$", r"(?s)(?<=^[A-J])\).*"]}
-    return common | {"output_type": "generate_until", "doc_to_target": "{{answer}}", "filter_list": filters,
-                     "generation_kwargs": {"until": ["Question:"], "do_sample": False}, "metric_list": [exact]}
+    return common | GENERATED | {"doc_to_target": "{{answer}}", "filter_list": filters, "metric_list": [exact]}
 
 
 def run_tasks(policy: Policy, problems: Iterable[Mapping[str, Any]], ours: bool,

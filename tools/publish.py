@@ -17,12 +17,11 @@ class PublishError(RuntimeError):
     """Nothing was published. Says why, and what to set or click."""
 
 
-def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: str | None = None) -> str:
+def publish_kaggle(folder: str | Path, handle: str) -> str:
     """Upload an exported folder as a new version of a Kaggle model, which is created if needed.
 
-    handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. licence: its
-    name in Kaggle's list. None leaves the choice to the model's page. Credentials are as in `secrets.kaggle_login`.
-    Returns a sentence on what to do next.
+    handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. Its licence is
+    chosen on its page. Credentials are as in `secrets.kaggle_login`. Returns a sentence on what to do next.
 
     Raises PublishError for a malformed handle, for a folder without weights, card or NOTICE, for missing or unreadable
     credentials, and if the upload fails.
@@ -49,8 +48,7 @@ def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: st
             if not keys:
                 raise PublishError("no Kaggle credentials: make a token in your Kaggle settings and set it as the "
                                    "secret or variable KAGGLE_API_TOKEN")
-            _upload(handle, keys, lambda: kagglehub.model_upload(handle, str(folder), license_name=licence,
-                                                                 version_notes=notes))
+            _upload(handle, keys, lambda: kagglehub.model_upload(handle, str(folder)))
     except ValueError as error:  # of kaggle_login, which quotes none
         raise PublishError(str(error)) from None
     name = f"{parsed.owner}/{parsed.model}"
@@ -58,7 +56,7 @@ def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: st
             f'choose its licence there; the submission then names it as unrestricted_kaggle_model = "{name}"')
 
 
-def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
+def publish_hub(folder: str | Path, name: str) -> str:
     """Upload an exported folder to a model repository on the Hugging Face hub, created as private if needed.
 
     name: owner/repository. The token is the secret HF_TOKEN and must allow writing. $HF_ENDPOINT may name another hub.
@@ -82,7 +80,7 @@ def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
 
     def upload() -> None:
         hub.create_repo(name, private=True, exist_ok=True)
-        hub.upload_folder(repo_id=name, folder_path=folder, commit_message=notes)
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload")
 
     _upload(name, (token,), upload)
     return f"published to {hub.endpoint}/{name}. A new repository is private: make it public in its settings there"

@@ -27,10 +27,6 @@ from tools.hf.config import read_json
 from tools.trained import load_trained
 
 CONVERTER = "convert_hf_to_gguf.py"
-ABSENT = (f"no GGUF: llama.cpp's {CONVERTER} is not on the PATH. Clone github.com/ggml-org/llama.cpp and name its "
-          "folder")
-_TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # by config.json's torch_dtype
-_CONTEXT = 2 * NEW_TOKENS
 
 
 def share(policy: LoadedModel, manifests: Sequence[Mapping[str, Any]], folder: Path, merged: bool = False,
@@ -49,7 +45,9 @@ def share(policy: LoadedModel, manifests: Sequence[Mapping[str, Any]], folder: P
         export_hf(policy, hf)
         for earlier in ("model.gguf", "Modelfile"):  # of another adapter
             (hf / earlier).unlink(missing_ok=True)
-        print(f"for llama.cpp and Ollama: {to_gguf(hf, converter)}" if converter else ABSENT)
+        print(f"for llama.cpp and Ollama: {to_gguf(hf, converter)}" if converter else
+              f"no GGUF: llama.cpp's {CONVERTER} is not on the PATH. Clone github.com/ggml-org/llama.cpp and name "
+              "its folder")
         print(f"whole model: {write_card(hf, *about).parent}")
 
 
@@ -71,7 +69,7 @@ def modelfile() -> str:
     head, tail = TAGS.prompt("{question}").split("{question}")
     prompt = f"{head}{{{{ if .System }}}}{{{{ .System }}}}\n\n{{{{ end }}}}{{{{ .Prompt }}}}{tail}"
     parameters = {"stop": STOP_MARKERS[0], "temperature": 0, "top_k": 1, "num_predict": NEW_TOKENS,
-                  "num_ctx": _CONTEXT}
+                  "num_ctx": 2 * NEW_TOKENS}
     lines = [f"PARAMETER {name} {value}\n" for name, value in parameters.items()]
     return f'FROM ./model.gguf\nTEMPLATE """{prompt}"""\n' + "".join(lines)
 
@@ -81,7 +79,7 @@ def to_gguf(folder: Path, converter: Path) -> Path:
 
     If the converter fails, there is no model.gguf. Raises RuntimeError with the end of its error output.
     """
-    kind = _TYPES[read_json(folder / "config.json")["torch_dtype"]]
+    kind = read_json(folder / "config.json")["torch_dtype"].replace("float", "f")  # f32, bf16, f16
     with replace_file(folder / "model.gguf") as made:
         done = subprocess.run([sys.executable, str(converter), str(folder), "--outfile", str(made), "--outtype", kind],
                               capture_output=True, text=True, check=False)

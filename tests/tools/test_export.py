@@ -110,11 +110,6 @@ def test_the_base_is_not_written_over(policy, tmp_path):
                 write(policy, folder)
 
 
-def test_the_precision_can_be_chosen(policy, tmp_path):
-    weights = load_file(export_hf(policy, tmp_path, dtype=jnp.bfloat16) / "model.safetensors")
-    assert {str(weight.dtype) for weight in weights.values()} == {"bfloat16"}
-
-
 def test_the_adapter_has_pefts_names_and_shapes_and_makes_up_the_difference(policy, mesh, tmp_path):
     """PEFT's own sum, W + alpha / r x B A, by hand: it is the merged model."""
     weights = load_file(export_peft(policy, tmp_path / "peft") / "adapter_model.safetensors")

@@ -58,38 +58,30 @@ def tensors(family: str, config: Any) -> Iterator[Tensor]:
     n, k, h, d, f = (getattr(config, name) for name in ("num_heads", "num_kv_heads", "head_dim", "embed_dim",
                                                         "hidden_dim"))
 
-    def vector(name: str, size: int, *path: str | int) -> Tensor:
-        return Tensor(f"model.{name}.weight", (*path, "scale"), None, (size,), (size,), (0,))
+    def tensor(name: str, path: tuple, split: tuple[int, ...], axes: tuple[int, ...] = (0,), part: int | None = None,
+               shape: tuple[int, ...] = ()) -> Tensor:
+        return Tensor(f"model.{name}.weight", path, part, shape or split, split, axes)
 
-    def heads(name: str, count: int, part: int | None, *path: str | int) -> Tensor:
-        return Tensor(f"model.{name}.weight", (*path, "w"), part, (count * h, d), (count, h, d), (0, 2, 1))
-
-    def matrix(name: str, out: int, inner: int, *path: str | int) -> Tensor:
-        return Tensor(f"model.{name}.weight", (*path, "kernel"), None, (out, inner), (out, inner), (1, 0))
-
-    embedding = (config.num_embed, d)
-    yield Tensor("model.embed_tokens.weight", ("embedder", "input_embedding"), None, embedding, embedding, (0, 1))
+    yield tensor("embed_tokens", ("embedder", "input_embedding"), (config.num_embed, d), (0, 1))
     for layer in range(config.num_layers):
-        at, attn, mlp = f"layers.{layer}", ("layers", layer, "attn"), ("layers", layer, "mlp")
-        q, kv = ("qkv_einsum", "qkv_einsum") if n == k else ("q_einsum", "kv_einsum")
-        yield heads(f"{at}.self_attn.q_proj", n, 0 if n == k else None, *attn, q)
-        for part, letter in enumerate("kv", start=1 if n == k else 0):
-            yield heads(f"{at}.self_attn.{letter}_proj", k, part, *attn, kv)
-        yield Tensor(f"model.{at}.self_attn.o_proj.weight", (*attn, "attn_vec_einsum", "w"), None, (d, n * h),
-                     (d, n, h), (1, 2, 0))
-        if family == "gemma3":
-            yield vector(f"{at}.self_attn.q_norm", h, *attn, "_query_norm")
-            yield vector(f"{at}.self_attn.k_norm", h, *attn, "_key_norm")
-        yield matrix(f"{at}.mlp.gate_proj", f, d, *mlp, "gate_proj")
-        yield matrix(f"{at}.mlp.up_proj", f, d, *mlp, "up_proj")
-        yield matrix(f"{at}.mlp.down_proj", d, f, *mlp, "down_proj")
+        at, own, attn = f"layers.{layer}", ("layers", layer), ("layers", layer, "attn")
+        q, kv, first = ("qkv_einsum", "qkv_einsum", 1) if n == k else ("q_einsum", "kv_einsum", 0)
+        for letter, count, array, part in (("q", n, q, 0 if n == k else None), ("k", k, kv, first),
+                                           ("v", k, kv, first + 1)):
+            yield tensor(f"{at}.self_attn.{letter}_proj", (*attn, array, "w"), (count, h, d), (0, 2, 1), part,
+                         (count * h, d))
+        yield tensor(f"{at}.self_attn.o_proj", (*attn, "attn_vec_einsum", "w"), (d, n, h), (1, 2, 0), None, (d, n * h))
+        for theirs, ours in (("q_norm", "_query_norm"), ("k_norm", "_key_norm")) if family == "gemma3" else ():
+            yield tensor(f"{at}.self_attn.{theirs}", (*attn, ours, "scale"), (h,))
+        for name, split in (("gate_proj", (f, d)), ("up_proj", (f, d)), ("down_proj", (d, f))):
+            yield tensor(f"{at}.mlp.{name}", (*own, "mlp", name, "kernel"), split, (1, 0))
         for theirs, ours in (("input_layernorm", "pre_attention_norm"),
                              ("post_attention_layernorm", "post_attn_norm" if family == "gemma2"
                               else "post_attention_norm"),
                              ("pre_feedforward_layernorm", "pre_ffw_norm"),
                              ("post_feedforward_layernorm", "post_ffw_norm")):
-            yield vector(f"{at}.{theirs}", d, "layers", layer, ours)
-    yield vector("norm", d, "final_norm")
+            yield tensor(f"{at}.{theirs}", (*own, ours, "scale"), (d,))
+    yield tensor("norm", ("final_norm", "scale"), (d,))
 
 
 def to_tunix(family: str, config: Any, read: Callable[[str], np.ndarray]) -> dict[tuple, np.ndarray]:

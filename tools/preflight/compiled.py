@@ -24,8 +24,7 @@ from reasonkit.models.placement import CHIPS, GIB, Chip
 from tools.preflight.abstract import Program
 from tools.preflight.programs import PROGRAMS, Run
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-COLLECTIVE = re.compile(rf"\b({'|'.join(KINDS)})(?:-start)?\(")
+COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # what libtpu says of a program that is too large
 
 
@@ -156,8 +155,7 @@ def topology_devices(name: str) -> list[jax.Device]:
     """
     # Otherwise libtpu asks a cloud machine's metadata server what it is, and complains if there is none.
     local = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-             "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
-             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # no chip is used
+             "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     for variable, value in local.items():
         os.environ.setdefault(variable, value)
     chip, _, grid = name.partition(":")

@@ -39,11 +39,7 @@ from tools.preflight.programs import Run, is_shared, sizes
 EFFICIENCY = 0.4  # of the roofline's speed. In training 0.3 to 0.5 of a chip's peak is usual
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # also a guess: loading weights and compiling, for all stages together
 TIMED = "sft", "grpo", "distill"  # stages whose steps, in a log, give the speed. SimPO also samples its pairs
-SOURCES = ("reasonkit/models/cache.py", "reasonkit/models/gemma.py", "reasonkit/models/load.py",
-           "reasonkit/models/lora.py", "reasonkit/models/logprobs.py", "reasonkit/train/decode.py",
-           "reasonkit/train/sft.py", "reasonkit/train/policy_loss.py",
-           "recipes/stages/simpo.py", "recipes/stages/distill.py", "tools/preflight/abstract.py",
-           "tools/preflight/programs.py", "tools/preflight/compiled.py")
+SOURCES = "reasonkit/models", "reasonkit/train", "recipes/stages", "tools/preflight"  # what the programs are made of
 # Estimates of what a judge's row has besides question and reply: the request with a mark per line, and a criterion.
 FENCE_TOKENS, CRITERION_TOKENS = 128, 72
 
@@ -133,7 +129,8 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
         if name in ("judge", "distill", "teacher") or shared:
             other = config_of(profile.judge, replicated="judge" not in made.gathered)
         depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, name, whole,
-                   sizes(profile), [(Path(__file__).parents[2] / source).read_text() for source in SOURCES],
+                   sizes(profile), [file.read_text() for source in SOURCES
+                                    for file in sorted((Path(__file__).parents[2] / source).glob("*.py"))],
                    [importlib.metadata.version(package) for package in ("jax", "flax", "google-tunix", "qwix")])
         path = folder and folder / f"{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}.json"
         if path and path.exists():

@@ -82,20 +82,11 @@ class Run:
         """The trained adapter. The reference has another of the same shape."""
         return nnx.state(self.policy, nnx.LoRAParam)
 
-    @cached_property
-    def optimizer(self) -> nnx.Optimizer:
-        """GRPO's optimizer. Tunix adds up the gradients of a step's passes, even if there is only one."""
-        return self._optimizer(optax.MultiSteps(ADAMW, 2))
-
-    @cached_property
-    def plain_optimizer(self) -> nnx.Optimizer:
-        """The optimizer of SFT and SimPO, which take a step per batch."""
-        return self._optimizer(ADAMW)
-
-    def _optimizer(self, transformation: Any) -> nnx.Optimizer:
-        optimizer = nnx.eval_shape(
-            lambda model: nnx.Optimizer(model, transformation, wrt=nnx.LoRAParam), self.policy)
-        return with_shardings(optimizer, self.plan.policy, self.policy_config)
+    def optimizer(self, passes: bool = False) -> nnx.Optimizer:
+        """It takes a step per batch. With `passes` it adds up the gradients of a step's, as GRPO does even of one."""
+        transformation = optax.MultiSteps(ADAMW, 2) if passes else ADAMW
+        made = nnx.eval_shape(lambda model: nnx.Optimizer(model, transformation, wrt=nnx.LoRAParam), self.policy)
+        return with_shardings(made, self.plan.policy, self.policy_config)
 
     def resident(self, *trees: Any) -> tuple:
         """These trees, and the judge if it shares the policy's devices."""
@@ -141,7 +132,7 @@ def sft_programs(run: Run) -> list[Program]:
 
     tokens = array(mesh, shape, jnp.int32, "fsdp")
     batch = {"tokens_BL": tokens, "loss_mask_BL": array(mesh, shape, jnp.float32, "fsdp"), "piece_BL": tokens}
-    return [_train_step(run, "SFT train step", loss, batch, shape[0], run.plain_optimizer)]
+    return [_train_step(run, "SFT train step", loss, batch, shape[0], run.optimizer())]
 
 
 def simpo_programs(run: Run) -> list[Program]:
@@ -152,7 +143,7 @@ def simpo_programs(run: Run) -> list[Program]:
         input_ids=tokens, positions=tokens, attention_mask=array(mesh, (rows, length, length), bool, "fsdp"),
         ref_chosen_logps=None, ref_rejected_logps=None,
         completion_mask=array(mesh, (rows, s.max_new_tokens), bool, "fsdp"), logits_to_keep=s.max_new_tokens)
-    return [_train_step(run, "SimPO train step", simpo_loss(s), batch, rows, run.plain_optimizer)]
+    return [_train_step(run, "SimPO train step", simpo_loss(s), batch, rows, run.optimizer())]
 
 
 def grpo_programs(run: Run) -> list[Program]:
@@ -178,11 +169,11 @@ def grpo_programs(run: Run) -> list[Program]:
         advantages=rows_of(dtype=jnp.float32), ref_per_token_logps=rows_of(length, dtype=jnp.float32),
         old_per_token_logps=None)
     return [
-        _train_step(run, "GRPO train step", loss, example, rows, run.optimizer,
+        _train_step(run, "GRPO train step", loss, example, rows, run.optimizer(passes=True),
                     run.resident(run.adapter, *run.copied)),
         Program("GRPO reference", run.plan.policy, rows, reference,
                 (state, example.prompt_ids, example.completion_ids),
-                resident=run.resident(run.adapter, nnx.state(run.optimizer), *run.copied))]
+                resident=run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied))]
 
 
 def rollout_programs(run: Run) -> list[Program]:
@@ -190,7 +181,7 @@ def rollout_programs(run: Run) -> list[Program]:
     rollout in segments also a step of the first one, with its short cache."""
     g = run.profile.grpo
     trained = [nnx.state(run.policy)["layers"]] * g.int8_weights
-    resident = run.resident(run.adapter, nnx.state(run.optimizer), *trained)
+    resident = run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *trained)
     sampled = run, run.sampled, g.prompts_per_call * g.num_generations, resident, g.int8_cache, g.max_prompt_length
     programs = _rollout(*sampled, g.max_new_tokens, ("rollout prefill", "one decode step", "decode loop"))
     if g.segments:
@@ -254,7 +245,7 @@ def judge_programs(run: Run) -> list[Program]:
     inputs = [array(mesh, (rows, run.profile.judge_max_length), jnp.int32, "fsdp")] * 3
     resident = ()
     if is_shared(run.plan):
-        resident = nnx.state(run.policy), run.adapter, nnx.state(run.optimizer), *run.copied
+        resident = nnx.state(run.policy), run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied
     return [Program("judge prefill", mesh, rows, prefill, (state, *inputs), resident=resident)]
 
 
@@ -268,10 +259,10 @@ def distill_programs(run: Run) -> list[Program]:
              "ids_BTK": array(mesh, (rows, length, d.top_k), jnp.int32, "fsdp"),
              "teacher_BTC": array(mesh, (rows, length, d.top_k + 1), jnp.float32, "fsdp")}
     return [
-        *_rollout(run, run.policy, rows, run.resident(nnx.state(run.plain_optimizer)), False, prompt, length,
+        *_rollout(run, run.policy, rows, run.resident(nnx.state(run.optimizer())), False, prompt, length,
                   ("distillation prefill", "distillation decode step", "distillation loop")),
         _train_step(run, "distillation train step", lambda model, batch: (loss(model, **batch), None), batch, rows,
-                    run.plain_optimizer, run.resident())]
+                    run.optimizer(), run.resident())]
 
 
 def teacher_programs(run: Run) -> list[Program]:
@@ -282,7 +273,7 @@ def teacher_programs(run: Run) -> list[Program]:
     def score(state: nnx.State, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
         return read(nnx.merge(graph, state), tokens_BL)
 
-    resident = (nnx.state(run.policy), nnx.state(run.plain_optimizer)) if is_shared(run.plan) else ()
+    resident = (nnx.state(run.policy), nnx.state(run.optimizer())) if is_shared(run.plan) else ()
     tokens = array(mesh, (d.batch_size, d.max_prompt_length + d.max_new_tokens), jnp.int32, "fsdp")
     return [Program("teacher's pass", mesh, d.batch_size, score, (state, tokens), resident=resident)]
 
