@@ -76,9 +76,8 @@ def export_peft(policy: LoadedModel, folder: str | Path) -> Path:
 
     It fits the class that AutoModelForCausalLM makes of the base. That is Gemma2ForCausalLM or Gemma3ForCausalLM, or
     Gemma3ForConditionalGeneration for a base that sees pictures (4B and 12B). Its vision tower gets no adapter. A base
-    that is not on Hugging Face is not named. qwix's one adapter on keys and values becomes two that share A.
-
-    Raises ValueError if the model has no adapter.
+    that is not on Hugging Face is not named. qwix's one adapter on keys and values becomes two that share A. Raises
+    ValueError if the model has no adapter.
     """
     signature, folder, known = lora_signature(policy.model), Path(folder), _known_name(policy)
     leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(policy.model, nnx.LoRAParam))}
@@ -112,9 +111,7 @@ def export_hf(policy: LoadedModel, folder: str | Path, shard_bytes: int = SHARD_
     """Write the model with its adapter merged, in the base's dtype, by `save_hf` and `write_chat`.
 
     For Gemma 2, transformers' default attention (SDPA) leaves out the soft cap. Load it with
-    attn_implementation="eager".
-
-    Raises ValueError if `folder` is the one that the policy was loaded from.
+    attn_implementation="eager". Raises ValueError if `folder` is the one that the policy was loaded from.
     """
     folder, tokenizer = Path(folder), policy.tokenizer
     _refuse_own_folder(folder, policy)
@@ -140,9 +137,8 @@ def export_flax(policy: LoadedModel, folder: str | Path, step: int, dtype: Any =
     """Write the model for the unrestricted mode: merged, in the layout of Kaggle's base models (<variation>,
     tokenizer.model), and the adapter as the judges restore it. `export_check.verify_export` checks both.
 
-    It is made next to `folder` and then moved there. An earlier export is removed with its card.
-
-    Raises ValueError if the model has no adapter, or `folder` has anything but an earlier export.
+    It is made next to `folder` and then moved there. An earlier export is removed with its card. Raises ValueError if
+    the model has no adapter, or `folder` has anything but an earlier export.
     """
     lora_signature(policy.model)
     folder = Path(folder).resolve()
@@ -170,10 +166,9 @@ def _variation(policy: LoadedModel) -> str:
 
 def _refuse_others(folder: Path) -> None:
     """Raises ValueError unless the folder is absent, empty or an earlier export. Nothing else may be removed."""
-    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
-        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"} if folder.exists() else set()
     model = flax_checkpoint(folder) if folder.is_dir() else None
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if model is None or model == folder or not names >= {"actor", "tokenizer.model"} or names - {model.name, *_BESIDES}:
-        raise ValueError(f"{folder} is no earlier export and not empty ({', '.join(sorted(names)[:5]) or 'a file'}): "
-                         "export into a new folder")
+    whole = model not in (None, folder) and {"actor", "tokenizer.model"} <= names <= {model.name, *_BESIDES}
+    if names and not whole:
+        raise ValueError(f"{folder} is no earlier export and not empty ({', '.join(sorted(names)[:5])}): export into a "
+                         "new folder")

@@ -1,7 +1,6 @@
-"""Is an export for the unrestricted mode the policy that was evaluated? `verify_export`, before it is uploaded.
+"""Is an export for the unrestricted mode the policy that was evaluated? `verify_export` says so before the upload.
 
-The adapter is checked as the judges load it. Then `python -m tools.export_check`, in a fresh process on the CPU,
-compares the merged model with base and adapter, array by array and token by token.
+`python -m tools.export_check` is its second half, in a fresh process on the CPU: `compare`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Gemmas in the Flax layout that `reasonkit.models.load` reads: `save_flax` writes one with its adapter merged by
-`merge_lora`, and `init_random` draws one.
+"""Gemmas in the Flax layout that `reasonkit.models.load` reads: `save_flax` writes one, and `init_random` draws one.
 
 The folder has tokenizer.model, model.json with the sizes, and an orbax checkpoint in google-deepmind/gemma's layout.
 """
@@ -29,15 +28,13 @@ from reasonkit.session.files import write_atomic
 
 def family_of(model: Any) -> str:
     """ "gemma2" or "gemma3", by the class of the model. Raises ValueError for another."""
-    for family, kind in CLASSES.items():
-        if isinstance(model, kind):
-            return family
+    if found := [family for family, kind in CLASSES.items() if isinstance(model, kind)]:
+        return found[0]
     raise ValueError(f"{type(model).__name__} is neither a Gemma 2 nor a Gemma 3 of Tunix's")
 
 
 def flax_tree(family: str, arrays: Mapping[tuple, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """The tree of a Flax checkpoint, made from the arrays by their path in Tunix's state. Gemma 2's gating matrices
-    have the layout of the 2B."""
+    """A Flax checkpoint's tree of the arrays by their path in Tunix's state. Gemma 2's gating matrices are the 2B's."""
     tree: dict[str, dict[str, np.ndarray]] = {}
     for path, value in arrays.items():
         key, leaf, part = as_flax(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,12 @@ def publish_kaggle(folder: str | Path, handle: str) -> str:
 
     handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. Its licence is
     chosen on its page. Credentials are as in `secrets.kaggle_login`. Returns a sentence on what to do next.
-
     Raises PublishError for a malformed handle, for a folder without weights, card or NOTICE, for missing or unreadable
     credentials, and if the upload fails.
     """
     import kagglehub  # here, because importing it reads settings and credentials
     from kagglehub.handle import parse_model_handle
 
-    folder = Path(folder)
     try:
         parsed = parse_model_handle(handle)
         parsed.framework_enum()
@@ -42,15 +41,18 @@ def publish_kaggle(folder: str | Path, handle: str) -> str:
         if not _SLUG.fullmatch(slug):
             raise PublishError(f"handle {handle!r}: {slug!r} must be small letters, digits and, inside, hyphens, "
                                "underscores and dots")
-    _check_export(folder)
+    _check_export(Path(folder))
+    failed = ""
     try:
         with kaggle_login() as keys:
             if not keys:
                 raise PublishError("no Kaggle credentials: make a token in your Kaggle settings and set it as the "
                                    "secret or variable KAGGLE_API_TOKEN")
-            _upload(handle, keys, lambda: kagglehub.model_upload(handle, str(folder)))
+            _upload(handle, keys, partial(kagglehub.model_upload, handle, str(folder)))
     except ValueError as error:  # of kaggle_login, which quotes none
-        raise PublishError(str(error)) from None
+        failed = str(error)
+    if failed:  # raised here, so the original error is not its context
+        raise PublishError(failed)
     name = f"{parsed.owner}/{parsed.model}"
     return (f"published to {handle}. Kaggle makes a new model private: make it public on kaggle.com/models/{name} and "
             f'choose its licence there; the submission then names it as unrestricted_kaggle_model = "{name}"')
@@ -60,15 +62,12 @@ def publish_hub(folder: str | Path, name: str) -> str:
     """Upload an exported folder to a model repository on the Hugging Face hub, created as private if needed.
 
     name: owner/repository. The token is the secret HF_TOKEN and must allow writing. $HF_ENDPOINT may name another hub.
-    Returns a sentence on what to do next.
-
-    Raises PublishError for a folder without weights, card or NOTICE, for a missing or unreadable token, and if the
-    upload fails, also because of the name.
+    Returns a sentence on what to do next. Raises PublishError for a folder without weights, card or NOTICE, for a
+    missing or unreadable token, and if the upload fails, also because of the name.
     """
     from huggingface_hub import HfApi  # here, because importing it reads settings
 
-    folder = Path(folder)
-    _check_export(folder)
+    _check_export(Path(folder))
     if not (token := secret("HF_TOKEN")):
         raise PublishError("no token for the Hugging Face hub: make one that can write in your settings there, and set "
                            "it as the secret or variable HF_TOKEN")
@@ -77,28 +76,24 @@ def publish_hub(folder: str | Path, name: str) -> str:
     except ValueError as error:
         raise PublishError(str(error)) from None
     hub = HfApi(token=token)
-
-    def upload() -> None:
-        hub.create_repo(name, private=True, exist_ok=True)
-        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload")
-
-    _upload(name, (token,), upload)
+    _upload(name, (token,), partial(hub.create_repo, name, private=True, exist_ok=True),
+            partial(hub.upload_folder, repo_id=name, folder_path=folder, commit_message="Upload"))
     return f"published to {hub.endpoint}/{name}. A new repository is private: make it public in its settings there"
 
 
 def _check_export(folder: Path) -> None:
-    """Raises PublishError for a folder without weights, card or NOTICE."""
     missing = [name for name in ("README.md", "NOTICE") if not (folder / name).is_file()]
     if missing or not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
                            "card (card.write_card) first")
 
 
-def _upload(where: str, keys: Sequence[str], upload: Callable[[], Any]) -> None:
+def _upload(where: str, keys: Sequence[str], *steps: Callable[[], Any]) -> None:
     """Raises PublishError without the original error, not even as its context, because that may quote a key."""
     failed = ""
     try:
-        upload()
+        for step in steps:
+            step()
     except Exception as error:  # the service's own or its HTTP client's
         failed = (f"the upload to {where} failed ({describe_error(error, *keys)}); nothing was published, or only a "
                   "part: run it again")

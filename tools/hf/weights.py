@@ -86,15 +86,10 @@ def tensors(family: str, config: Any) -> Iterator[Tensor]:
 
 def to_tunix(family: str, config: Any, read: Callable[[str], np.ndarray]) -> dict[tuple, np.ndarray]:
     """Tunix's arrays by their path, made from the tensors that `read(name)` returns."""
-    arrays: dict[tuple, np.ndarray] = {}
-    stacks: dict[tuple, list[np.ndarray]] = defaultdict(list)
+    parts: dict[tuple, list[np.ndarray]] = defaultdict(list)
     for tensor in tensors(family, config):
-        value = tensor.ours(read(tensor.name))
-        if tensor.part is None:
-            arrays[tensor.path] = value
-        else:
-            stacks[tensor.path].append(value)
-    return arrays | {path: np.stack(values) for path, values in stacks.items()}
+        parts[tensor.path].append(tensor.ours(read(tensor.name)))
+    return {path: values[0] if len(values) == 1 else np.stack(values) for path, values in parts.items()}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -58,18 +58,15 @@ class Program:
     def fixed_bytes(self) -> int:
         """On one device, everything except the rows of the batch and the cache."""
         return sum(_bytes(leaf) for leaf in jax.tree.leaves((self.resident, self.arguments))
-                   if not (leaf.shape[:1] == (self.rows,) and leaf.sharding.spec[:1] == ("fsdp",)))
+                   if (leaf.shape[:1], leaf.sharding.spec[:1]) != ((self.rows,), ("fsdp",)))
 
     def lower(self) -> jax.stages.Lowered:
         """Trace it for the devices of its mesh, ready to be compiled."""
-
-        def function(resident: tuple, *arguments: Any) -> Any:
-            return self.function(*arguments)
-
+        donated = [number + 1 for number in self.donated]
+        step = jax.jit(lambda resident, *arguments: self.function(*arguments), keep_unused=True, donate_argnums=donated)
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"  # a run on a CPU has no constraints either
         with self.mesh, contextlib.nullcontext() if on_cpu else constraints(self.mesh):
-            return jax.jit(function, keep_unused=True, donate_argnums=[n + 1 for n in self.donated]).lower(
-                self.resident, *self.arguments)
+            return step.lower(self.resident, *self.arguments)
 
 
 def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
@@ -102,18 +99,13 @@ def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 
     def build() -> nnx.Module:
         model = kind(config, rngs=nnx.Rngs(0))
         if not lora_rank:
-            return model
+            return quantize_layers(model, mesh.shape["fsdp"]) if int8 else model
         inputs = model.get_model_input()
         model = qwix.apply_lora_to_model(model, Float32Lora(lora_rank, 1.0), rngs=nnx.Rngs(0), **inputs)
         model.lora_alpha = 1.0
-        return model
+        return on_int8_base(model) if int8 else model
 
-    dtype = dtype or getattr(config, "param_dtype", jnp.bfloat16)
-    model = nnx.eval_shape(build)
-    if int8:
-        model = nnx.eval_shape(on_int8_base if lora_rank else lambda model: quantize_layers(model, mesh.shape["fsdp"]),
-                               model)
-    return with_shardings(model, mesh, config, dtype)
+    return with_shardings(nnx.eval_shape(build), mesh, config, dtype or getattr(config, "param_dtype", jnp.bfloat16))
 
 
 def with_shardings(node: Any, mesh: Mesh, config: Any, dtype: Any = None) -> Any:

@@ -81,14 +81,8 @@ def _number(value: float | None, unit: float) -> str:
 
 
 def preflight(run: Run, name: str, whole: bool = True) -> list[ProgramStats]:
-    """Compile the programs that PROGRAMS has by this name, for the plan's devices.
-
-    "sft" and "simpo" are their train steps. "grpo" is its train step and the reference's pass. "rollout" is the
-    prefill, one decode step and the loop, "judge" its prefill. "distill" is the student's rollout and train step,
-    "teacher" its pass in the judge's place. Unless `whole`, models of two `depths` are compiled and extrapolated.
-
-    Raises ValueError for rows that do not divide over their mesh, or a missing judge.
-    """
+    """Compile the programs that PROGRAMS has by this name. Unless `whole`, models of two `depths` are compiled and
+    extrapolated. Raises ValueError for rows that do not divide over their mesh, or a missing judge."""
     role = "judge_config" if name in ("judge", "teacher") else "policy_config"
     config = getattr(run, role)
     if config is None or whole or depths(config)[1] >= config.num_layers:

@@ -91,7 +91,6 @@ class Forecast:
         return replace(self, minutes={**scaled, **measured}, efficiency=efficiency)
 
     def text(self) -> str:
-        """The whole forecast, for people."""
         total, (last, steps) = sum(self.minutes.values()), [*self.steps.items()][-1]
         verdict = "which fits"
         if total > self.limit:

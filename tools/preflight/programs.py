@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from tunix.generate.sampler import sample_top_p
 from tunix.generate.utils import compute_attention_masks
 from tunix.rl import function_registry
@@ -108,6 +109,11 @@ def sizes(profile: Profile) -> tuple:
             d.batch_size, d.max_prompt_length, d.max_new_tokens, d.top_k, d.beta)
 
 
+def rows_of(mesh: Mesh, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    """An array whose rows are over fsdp."""
+    return array(mesh, shape, dtype, "fsdp")
+
+
 def _train_step(run: Run, title: str, loss: Callable, batch: Any, rows: int, optimizer: nnx.Optimizer,
                 resident: tuple = ()) -> Program:
     """As in Tunix's trainer: the adapter's gradients, their norm, and one update that reuses the optimiser's memory."""
@@ -130,49 +136,40 @@ def sft_programs(run: Run) -> list[Program]:
     def loss(model: nnx.Module, batch: dict[str, jax.Array]) -> tuple[jax.Array, None]:
         return sft_loss(model, **model_input(batch)), None
 
-    tokens = array(mesh, shape, jnp.int32, "fsdp")
-    batch = {"tokens_BL": tokens, "loss_mask_BL": array(mesh, shape, jnp.float32, "fsdp"), "piece_BL": tokens}
+    tokens = rows_of(mesh, *shape)
+    batch = {"tokens_BL": tokens, "loss_mask_BL": rows_of(mesh, *shape, dtype=jnp.float32), "piece_BL": tokens}
     return [_train_step(run, "SFT train step", loss, batch, shape[0], run.optimizer())]
 
 
 def simpo_programs(run: Run) -> list[Program]:
     mesh, s = run.plan.policy, run.profile.simpo
     rows, length = 2 * s.batch_size, s.max_prompt_length + s.max_new_tokens
-    tokens = array(mesh, (rows, length), jnp.int32, "fsdp")
+    tokens = rows_of(mesh, rows, length)
     batch = PairExample(
-        input_ids=tokens, positions=tokens, attention_mask=array(mesh, (rows, length, length), bool, "fsdp"),
+        input_ids=tokens, positions=tokens, attention_mask=rows_of(mesh, rows, length, length, dtype=bool),
         ref_chosen_logps=None, ref_rejected_logps=None,
-        completion_mask=array(mesh, (rows, s.max_new_tokens), bool, "fsdp"), logits_to_keep=s.max_new_tokens)
+        completion_mask=rows_of(mesh, rows, s.max_new_tokens, dtype=bool), logits_to_keep=s.max_new_tokens)
     return [_train_step(run, "SimPO train step", simpo_loss(s), batch, rows, run.optimizer())]
 
 
 def grpo_programs(run: Run) -> list[Program]:
     """The train step of GRPO, and the reference's log-probabilities of its completions."""
-    g, (graph, state) = run.profile.grpo, nnx.split(run.policy)
+    g, mesh, (graph, state) = run.profile.grpo, run.plan.policy, nnx.split(run.policy)
     rows, length = g.prompts_per_pass * g.num_generations, g.max_new_tokens
     config = loss_config(LossSettings(), num_generations=2)
     config.temperature = 1.0  # as the learner sets it
-    policy_loss = function_registry.get_policy_loss_fn(config.policy_loss_fn)
-
-    def rows_of(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return array(run.plan.policy, (rows, *shape), dtype, "fsdp")
-
-    def loss(model: nnx.Module, example: TrainExample) -> tuple:
-        return policy_loss(model, example, algo_config=config, pad_id=0, eos_id=1)
-
-    def reference(state: nnx.State, prompts_BP: jax.Array, completions_BC: jax.Array) -> jax.Array:
-        return completion_logprobs(graph, state, prompts_BP, completions_BC, pad_id=0, eos_id=1)
-
+    loss = partial(function_registry.get_policy_loss_fn(config.policy_loss_fn), algo_config=config, pad_id=0, eos_id=1)
+    prompts, completions = rows_of(mesh, rows, g.max_prompt_length), rows_of(mesh, rows, length)
     example = TrainExample(
-        prompt_ids=rows_of(g.max_prompt_length), prompt_mask=rows_of(g.max_prompt_length, dtype=bool),
-        completion_ids=rows_of(length), completion_mask=rows_of(length, dtype=bool),
-        advantages=rows_of(dtype=jnp.float32), ref_per_token_logps=rows_of(length, dtype=jnp.float32),
+        prompt_ids=prompts, prompt_mask=prompts.update(dtype=bool),
+        completion_ids=completions, completion_mask=completions.update(dtype=bool),
+        advantages=rows_of(mesh, rows, dtype=jnp.float32), ref_per_token_logps=completions.update(dtype=jnp.float32),
         old_per_token_logps=None)
     return [
         _train_step(run, "GRPO train step", loss, example, rows, run.optimizer(passes=True),
                     run.resident(run.adapter, *run.copied)),
-        Program("GRPO reference", run.plan.policy, rows, reference,
-                (state, example.prompt_ids, example.completion_ids),
+        Program("GRPO reference", mesh, rows, partial(completion_logprobs, graph, pad_id=0, eos_id=1),
+                (state, prompts, completions),
                 resident=run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied))]
 
 
@@ -194,7 +191,7 @@ def _cache(run: Run, rows: int, size: int, int8: bool) -> dict:
     arrays = cache_arrays(run.policy_config, rows, size, dtype, int8, mesh)
     axes = ("tp", None) if heads_first(mesh) else (None, "tp")
     layer = {name: array(mesh, *shape_and_dtype, "fsdp", *axes) for name, shape_and_dtype in arrays.items()}
-    layer["end_index"] = array(mesh, (rows,), jnp.int32, "fsdp")
+    layer["end_index"] = rows_of(mesh, rows)
     return {f"layer_{number}": layer for number in range(run.policy_config.num_layers)}
 
 
@@ -224,7 +221,7 @@ def _rollout(run: Run, policy: nnx.Module, rows: int, resident: tuple, int8_cach
                               temperature=1.0, top_p=1.0, top_k=None, return_logprobs=False)
 
     shared = state, _cache(run, rows, size, int8_cache), array(mesh, (2,), jnp.uint32)
-    prompts, buffer = (array(mesh, (rows, length), jnp.int32, "fsdp") for length in (prompt, size))
+    prompts, buffer = rows_of(mesh, rows, prompt), rows_of(mesh, rows, size)
     row, pair, number = (array(mesh, shape, jnp.int32) for shape in ((rows,), (2,), ()))
     inputs = (prompts,), (buffer, buffer, number), (
         buffer, array(mesh, (rows,), bool), row, row, pair, number, number)
@@ -242,7 +239,7 @@ def judge_programs(run: Run) -> list[Program]:
                                                 logits_at=last_tokens(piece_BL))
         return jax.nn.log_softmax(logits_BKV.astype(jnp.float32))[..., :RATINGS]
 
-    inputs = [array(mesh, (rows, run.profile.judge_max_length), jnp.int32, "fsdp")] * 3
+    inputs = [rows_of(mesh, rows, run.profile.judge_max_length)] * 3
     resident = ()
     if is_shared(run.plan):
         resident = nnx.state(run.policy), run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied
@@ -254,10 +251,9 @@ def distill_programs(run: Run) -> list[Program]:
     mesh, d, vocabulary = run.plan.policy, run.profile.distill, min(run.policy.num_embed, run.judge.num_embed)
     rows, prompt, length = d.batch_size, d.max_prompt_length, d.max_new_tokens
     loss = student_loss(d, mesh, vocabulary)
-    batch = {"tokens_BL": array(mesh, (rows, prompt + length), jnp.int32, "fsdp"),
-             "targets_BT": array(mesh, (rows, length), jnp.int32, "fsdp"),
-             "ids_BTK": array(mesh, (rows, length, d.top_k), jnp.int32, "fsdp"),
-             "teacher_BTC": array(mesh, (rows, length, d.top_k + 1), jnp.float32, "fsdp")}
+    batch = {"tokens_BL": rows_of(mesh, rows, prompt + length), "targets_BT": rows_of(mesh, rows, length),
+             "ids_BTK": rows_of(mesh, rows, length, d.top_k),
+             "teacher_BTC": rows_of(mesh, rows, length, d.top_k + 1, dtype=jnp.float32)}
     return [
         *_rollout(run, run.policy, rows, run.resident(nnx.state(run.optimizer())), False, prompt, length,
                   ("distillation prefill", "distillation decode step", "distillation loop")),
@@ -269,13 +265,10 @@ def teacher_programs(run: Run) -> list[Program]:
     """The teacher's pass over the student's completions."""
     mesh, d, (graph, state) = run.plan.judge, run.profile.distill, nnx.split(run.judge)
     read = teacher_pass(d, mesh, min(run.policy.num_embed, run.judge.num_embed))
-
-    def score(state: nnx.State, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return read(nnx.merge(graph, state), tokens_BL)
-
     resident = (nnx.state(run.policy), nnx.state(run.optimizer())) if is_shared(run.plan) else ()
-    tokens = array(mesh, (d.batch_size, d.max_prompt_length + d.max_new_tokens), jnp.int32, "fsdp")
-    return [Program("teacher's pass", mesh, d.batch_size, score, (state, tokens), resident=resident)]
+    tokens = rows_of(mesh, d.batch_size, d.max_prompt_length + d.max_new_tokens)
+    return [Program("teacher's pass", mesh, d.batch_size, lambda state, ids_BL: read(nnx.merge(graph, state), ids_BL),
+                    (state, tokens), resident=resident)]
 
 
 PROGRAMS = {"sft": sft_programs, "simpo": simpo_programs, "grpo": grpo_programs,
