@@ -1,7 +1,4 @@
-"""The model card of an export: `write_card` makes it from the run's manifests, with code that asks the model.
-
-Every figure and setting on the card comes from a manifest. The exports themselves are in `export`.
-"""
+"""The model card of an export: `write_card` makes it from the run's manifests, with code that asks the model."""
 
 from __future__ import annotations
 
@@ -17,9 +14,8 @@ from reasonkit.show.data_card import markdown_line, markdown_table
 from reasonkit.text.tags import TAGS
 from tools.export import NEW_TOKENS
 
-TERMS = "ai.google.dev/gemma/terms"
 # Gemma's terms ask for this sentence in what is passed on, and for a word that it was modified.
-NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found at {TERMS}\n"
+NOTICE = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
 # How to ask each kind of export, keyed by a file that it has. The words in capitals are replaced. A pipeline of
 # transformers samples unless do_sample=False, whatever generation_config.json says.
 _ASK = '[{"role": "user", "content": "What is 12 + 7?"}]'

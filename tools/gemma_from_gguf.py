@@ -116,10 +116,7 @@ def tokenizer_of(reader) -> bytes:
 
 
 def convert(gguf_path: Path, folder: Path) -> None:
-    """Convert a GGUF to a folder that `load` reads (FILES): bfloat16 weights, their sizes, the tokenizer, the NOTICE.
-
-    Raises ValueError as `config_of` and `weights_of`.
-    """
+    """Write FILES: bfloat16 weights, their sizes, tokenizer, NOTICE. Raises ValueError as `config_of`, `weights_of`."""
     import gguf  # of the extra
 
     reader = gguf.GGUFReader(gguf_path)
@@ -131,10 +128,7 @@ def convert(gguf_path: Path, folder: Path) -> None:
 
 
 def check(folder: Path) -> float:
-    """The perplexity of PARAGRAPH under the model in `folder`. Checks its tokenizer first.
-
-    Raises ValueError that names what differs from a Gemma 3.
-    """
+    """The perplexity of PARAGRAPH under a folder's model. Raises ValueError that names what differs from a Gemma 3."""
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     loaded = load(folder, mesh, "float32")
     for text, ids in IDS.items():

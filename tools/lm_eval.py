@@ -46,10 +46,7 @@ IN_TAG, MARKED, LAST = r"<answer>\s*\(?([^<]*?)\)?\s*</answer>", r"#### (\-?[0-9
 
 
 class Policy(LM):
-    """A model for lm-eval, made from its `rollout.generator` and its `trained.scorer`.
-
-    With lm-eval's apply_chat_template it is asked with our prompt, in any of lm-eval's own tasks.
-    """
+    """A model for lm-eval, of a `rollout.generator` and a `trained.scorer`. Its chat template is our prompt."""
 
     tokenizer_name = "reasonkit"
 

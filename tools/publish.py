@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from reasonkit.session.secrets import check_key, describe_error, kaggle_login, secret
 
@@ -23,6 +20,7 @@ def publish_kaggle(folder: str | Path, handle: str) -> str:
 
     handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. Its licence is
     chosen on its page. Credentials are as in `secrets.kaggle_login`. Returns a sentence on what to do next.
+
     Raises PublishError for a malformed handle, for a folder without weights, card or NOTICE, for missing or unreadable
     credentials, and if the upload fails.
     """
@@ -48,7 +46,11 @@ def publish_kaggle(folder: str | Path, handle: str) -> str:
             if not keys:
                 raise PublishError("no Kaggle credentials: make a token in your Kaggle settings and set it as the "
                                    "secret or variable KAGGLE_API_TOKEN")
-            _upload(handle, keys, partial(kagglehub.model_upload, handle, str(folder)))
+            try:
+                kagglehub.model_upload(handle, str(folder))
+            except Exception as error:  # kagglehub's own or its HTTP client's. It may quote the token
+                failed = (f"the upload to {handle} failed ({describe_error(error, *keys)}); nothing was published, or "
+                          "only a part: run it again")
     except ValueError as error:  # of kaggle_login, which quotes none
         failed = str(error)
     if failed:  # raised here, so the original error is not its context
@@ -62,8 +64,10 @@ def publish_hub(folder: str | Path, name: str) -> str:
     """Upload an exported folder to a model repository on the Hugging Face hub, created as private if needed.
 
     name: owner/repository. The token is the secret HF_TOKEN and must allow writing. $HF_ENDPOINT may name another hub.
-    Returns a sentence on what to do next. Raises PublishError for a folder without weights, card or NOTICE, for a
-    missing or unreadable token, and if the upload fails, also because of the name.
+    Returns a sentence on what to do next.
+
+    Raises PublishError for a folder without weights, card or NOTICE, for a missing or unreadable token, and if the
+    upload fails, also because of the name.
     """
     from huggingface_hub import HfApi  # here, because importing it reads settings
 
@@ -75,27 +79,22 @@ def publish_hub(folder: str | Path, name: str) -> str:
         check_key(token, "HF_TOKEN")
     except ValueError as error:
         raise PublishError(str(error)) from None
-    hub = HfApi(token=token)
-    _upload(name, (token,), partial(hub.create_repo, name, private=True, exist_ok=True),
-            partial(hub.upload_folder, repo_id=name, folder_path=folder, commit_message="Upload"))
+    failed = ""
+    try:
+        hub = HfApi(token=token)
+        hub.create_repo(name, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload")
+    except Exception as error:  # huggingface_hub's own or its HTTP client's. It may quote the token
+        failed = (f"the upload to {name} failed ({describe_error(error, token)}); nothing was published, or only a "
+                  "part: run it again")
+    if failed:  # raised here, so the original error is not its context
+        raise PublishError(failed)
     return f"published to {hub.endpoint}/{name}. A new repository is private: make it public in its settings there"
 
 
 def _check_export(folder: Path) -> None:
+    """Raises PublishError for a folder without weights, card or NOTICE."""
     missing = [name for name in ("README.md", "NOTICE") if not (folder / name).is_file()]
     if missing or not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
                            "card (card.write_card) first")
-
-
-def _upload(where: str, keys: Sequence[str], *steps: Callable[[], Any]) -> None:
-    """Raises PublishError without the original error, not even as its context, because that may quote a key."""
-    failed = ""
-    try:
-        for step in steps:
-            step()
-    except Exception as error:  # the service's own or its HTTP client's
-        failed = (f"the upload to {where} failed ({describe_error(error, *keys)}); nothing was published, or only a "
-                  "part: run it again")
-    if failed:
-        raise PublishError(failed)

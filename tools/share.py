@@ -52,10 +52,7 @@ def share(policy: LoadedModel, manifests: Sequence[Mapping[str, Any]], folder: P
 
 
 def find_converter(clone: str | Path | None = None) -> Path | None:
-    """The converter in a clone of llama.cpp, else on the PATH. None if it is not there.
-
-    Raises FileNotFoundError if a given `clone` does not have it.
-    """
+    """The converter in the clone, else on the PATH, or None. Raises FileNotFoundError if a given clone lacks it."""
     if clone:
         if not (found := Path(clone) / CONVERTER).is_file():
             raise FileNotFoundError(f"{clone} holds no {CONVERTER}: give the folder of a clone of llama.cpp")
@@ -70,15 +67,12 @@ def modelfile() -> str:
     prompt = f"{head}{{{{ if .System }}}}{{{{ .System }}}}\n\n{{{{ end }}}}{{{{ .Prompt }}}}{tail}"
     parameters = {"stop": STOP_MARKERS[0], "temperature": 0, "top_k": 1, "num_predict": NEW_TOKENS,
                   "num_ctx": 2 * NEW_TOKENS}
-    lines = [f"PARAMETER {name} {value}\n" for name, value in parameters.items()]
-    return f'FROM ./model.gguf\nTEMPLATE """{prompt}"""\n' + "".join(lines)
+    lines = "".join(f"PARAMETER {name} {value}\n" for name, value in parameters.items())
+    return f'FROM ./model.gguf\nTEMPLATE """{prompt}"""\n{lines}'
 
 
 def to_gguf(folder: Path, converter: Path) -> Path:
-    """Add model.gguf, in the precision of the weights, and Modelfile to a folder made by `export_hf`.
-
-    If the converter fails, there is no model.gguf. Raises RuntimeError with the end of its error output.
-    """
+    """Add Modelfile and model.gguf, as precise as the weights, to an `export_hf`. Raises RuntimeError if that fails."""
     kind = read_json(folder / "config.json")["torch_dtype"].replace("float", "f")  # f32, bf16, f16
     with replace_file(folder / "model.gguf") as made:
         done = subprocess.run([sys.executable, str(converter), str(folder), "--outfile", str(made), "--outtype", kind],

@@ -39,8 +39,7 @@ _NULLABLE = {"use_bidirectional_attention", "layer_types"}  # of those, the ones
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 _CYCLE = {"gemma2": (_LOCAL, _GLOBAL), "gemma3": (_LOCAL,) * 5 + (_GLOBAL,)}
 _GEMMA2_ROPE = 10_000.0
-_MOST = {"num_hidden_layers": 1024}  # Gemma's largest has 62
-_LARGEST = 2**31 - 1  # for any other whole number, because JAX counts in int32
+_MOST = {"num_hidden_layers": 1024}  # Gemma's largest has 62. Of all else 2^31 - 1, because JAX counts in int32
 
 
 def layer_types(family: str, layers: int) -> list[str]:
@@ -60,10 +59,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_config(file: Path) -> tuple[str, Any]:
-    """Family and Tunix's configuration.
-
-    Raises ValueError for another model_type, a setting that is missing or null, or one that Tunix's models do not have.
-    """
+    """Family and Tunix's configuration. Raises ValueError for a setting that is missing or not one of Tunix's."""
     raw = read_json(file)
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in _FAMILY:
@@ -111,7 +107,7 @@ def _object(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _number(settings: dict[str, Any], name: str, kind: type = int) -> Any:
     """A setting above 0, below a limit, that `kind` holds exactly. Raises ValueError naming it, for null too."""
-    value, most = settings.get(name), _MOST.get(name, _LARGEST)
+    value, most = settings.get(name), _MOST.get(name, 2**31 - 1)
     if type(value) not in (int, float) or not 0 < value <= most or kind(value) != value:
         raise ValueError(f"{name} is {json.dumps(value):.200}, and must be a {'whole ' * (kind is int)}number above "
                          f"0, at most {most}")

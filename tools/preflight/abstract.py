@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -76,16 +77,12 @@ def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
 @contextlib.contextmanager
 def constraints(mesh: Mesh) -> Iterator[None]:
     """In this block, Tunix constrains activations to the mesh, whatever JAX itself runs on."""
-    kept = sharding_utils.shard, gemma2.shard
 
     def shard(x: jax.Array, spec: tuple, eager: bool = False) -> jax.Array:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
-    sharding_utils.shard = gemma2.shard = shard
-    try:
+    with patch.object(sharding_utils, "shard", shard), patch.object(gemma2, "shard", shard):
         yield
-    finally:
-        sharding_utils.shard, gemma2.shard = kept
 
 
 def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0, int8: bool = False) -> nnx.Module:

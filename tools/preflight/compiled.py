@@ -143,10 +143,7 @@ def compile_program(program: Program) -> ProgramStats:
 
 
 def topology_devices(name: str) -> list[jax.Device]:
-    """The devices of a TPU topology such as "v5e:2x4", only to compile for. No TPU is needed.
-
-    Raises RuntimeError if libtpu is missing or does not know the topology.
-    """
+    """The devices of a TPU topology, only to compile for. Raises RuntimeError if libtpu is missing or knows it not."""
     # Otherwise libtpu asks a cloud machine's metadata server what it is, and complains if there is none.
     local = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
              "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}

@@ -46,10 +46,7 @@ FENCE_TOKENS, CRITERION_TOKENS = 128, 72
 
 @dataclass(frozen=True)
 class Forecast:
-    """The compiled programs of a run, and the `minutes` that follow by stage, against the `limit` of the session.
-
-    `steps` are those of the training stages that have been planned.
-    """
+    """A run's compiled programs, its `minutes` by stage, the session's `limit`, and the `steps` planned by stage."""
 
     rows: list[ProgramStats]
     chip: str
