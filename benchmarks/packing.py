@@ -10,6 +10,7 @@ Exits with 1 when a target is missed.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from dataclasses import replace
@@ -135,9 +136,9 @@ def main() -> int:
     for name in mixes:
         first = None
         for pack, row in steps.items():
-            tokens = row.rows * filled[name, pack] / row.mesh.size  # of one chip
+            tokens = row.rows * filled[name, pack] / math.prod(row.mesh.values())  # of one chip
             each = [row.flops / tokens / 1e9, row.traffic / tokens / 1e6,
-                    row.roofline(CHIPS["v5e"])[0] / tokens * 1e6 / row.mesh.size]
+                    row.roofline(CHIPS["v5e"])[0] / tokens * 1e6 / math.prod(row.mesh.values())]
             first = first or each
             cells = [f"{ours:.3g} | {theirs / ours:.2f}" for ours, theirs in zip(each, first, strict=True)]
             print(f"| {name} | {'packed' if pack else 'padded'} | {row.rows} | {row.needed / GIB:.2f} | "

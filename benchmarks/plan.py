@@ -74,7 +74,7 @@ def main() -> int:
         row = decode(side, options.model, options.reply)
         stock = stock or speed(row)
         missed |= speed(row) / stock < LIMITS.get(side.name, 0.0)
-        shape = ",".join(map(str, row.mesh.shape.values()))
+        shape = ",".join(map(str, row.mesh.values()))
         print(f"| {side.name} | {shape} | {row.rows} | {row.needed / GIB:.1f} | {row.traffic / 1e9:.1f} | "
               f"{sum(row.collectives.values())} | {speed(row):,.0f} | {speed(row) / stock:.1f} |", flush=True)
     return int(missed)

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import Mesh
 from tunix.models.gemma3 import model as gemma3
 
 from reasonkit.models.mesh import check_divides
@@ -30,8 +29,8 @@ REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # what libtpu sa
 
 @dataclass(frozen=True)
 class ProgramStats:
-    """A compiled program. Bytes and FLOP are for one device. None is unknown, because the compiler refused the program
-    or because it is a loop.
+    """A compiled program. `mesh` has the sizes of its axes. Bytes and FLOP are for one device. None is unknown, because
+    the compiler refused the program or because it is a loop.
 
     `fixed` are the bytes of the arguments that do not depend on the rows. `needed` bytes are in HBM at once: arguments,
     what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` is the HBM traffic: the
@@ -39,7 +38,7 @@ class ProgramStats:
     """
 
     program: str
-    mesh: Mesh
+    mesh: dict[str, int]
     rows: int
     needed: float
     arguments: float | None = None
@@ -65,7 +64,7 @@ def table(rows: Sequence[ProgramStats], chip: str) -> str:
     for row in rows:
         over, roofline = row.needed - peak.memory, row.roofline(peak)
         lines.append((
-            row.program, "{fsdp},{tp}".format(**row.mesh.shape), str(row.rows),
+            row.program, "{fsdp},{tp}".format(**row.mesh), str(row.rows),
             *(_number(size, GIB) for size in (row.arguments, row.temporaries, row.outputs, row.needed)),
             "yes" if over <= 0 else f"no: {over / GIB:.2f} over",
             _number(row.flops, 1e12), _number(row.traffic, 1e9),
@@ -122,7 +121,7 @@ def extrapolate_layers(low: ProgramStats, high: ProgramStats, at: tuple[int, int
 def compile_program(program: Program) -> ProgramStats:
     """Compile a program and read what it needs, or would need if the compiler refuses it."""
     check_divides(program.rows, program.mesh, program.title)
-    lowered = program.lower()
+    what, lowered = (program.title, dict(program.mesh.shape), program.rows), program.lower()
     try:
         executable = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -131,13 +130,12 @@ def compile_program(program: Program) -> ProgramStats:
         needed = float(found[2]) * {"M": 2**20, "G": GIB, "T": 2**40}[found[3]]
         if found[1] != "Used ":
             needed += program.argument_bytes
-        return ProgramStats(program.title, program.mesh, program.rows, needed, fixed=program.fixed_bytes)
+        return ProgramStats(*what, needed, fixed=program.fixed_bytes)
     memory, cost = executable.memory_analysis(), executable.cost_analysis()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     needed = arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return ProgramStats(
-        program.title, program.mesh, program.rows, needed,
-        arguments, temporaries, memory.output_size_in_bytes,
+        *what, needed, arguments, temporaries, memory.output_size_in_bytes,
         None if program.loop else needed + temporaries - program.unread_bytes, None if program.loop else cost["flops"],
         dict(Counter(COLLECTIVE.findall(executable.as_text()))), program.fixed_bytes)
 

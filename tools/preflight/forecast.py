@@ -68,7 +68,7 @@ class Forecast:
             if row.fixed is not None and row.needed > row.fixed:
                 room = ROOM * CHIPS[self.chip].memory - row.fixed
                 rows = max(0.0, room / (row.needed - row.fixed)) * row.rows
-                found[row.program] = int(rows // row.mesh.shape["fsdp"] * row.mesh.shape["fsdp"])
+                found[row.program] = int(rows // row.mesh["fsdp"] * row.mesh["fsdp"])
         return found
 
     def corrected(self, log_rows: Sequence[dict]) -> Forecast:
@@ -130,13 +130,11 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
                    [importlib.metadata.version(package) for package in ("jax", "flax", "google-tunix", "qwix")])
         path = folder and folder / f"{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}.json"
         if path and path.exists():
-            mesh = made.judge if name in ("judge", "teacher") else made.policy
             with contextlib.suppress(RecordError, TypeError):  # another file, or half of one, is compiled again
-                return [ProgramStats(**row, mesh=mesh) for row in parse_json(read_file(path))]
+                return [ProgramStats(**row) for row in parse_json(read_file(path))]
         rows = preflight(Run(config, other, made, profile, jnp.bfloat16), name, whole)
         if path:
-            plain = [{key: value for key, value in vars(row).items() if key != "mesh"} for row in rows]
-            write_atomic(path, json.dumps(plain))
+            write_atomic(path, json.dumps([vars(row) for row in rows]))
         return rows
 
     programs = {"sft": (alone, "sft" in recipe.shares), "simpo": (alone, "simpo" in recipe.shares),

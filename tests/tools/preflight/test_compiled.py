@@ -34,7 +34,11 @@ def test_every_program_is_compiled(rows, plan):
         "one decode step", "decode loop", "judge prefill", "distillation prefill", "distillation decode step",
         "distillation loop", "distillation train step", "teacher's pass"]
     assert [row.rows for row in rows] == [8, 8, 8, 8, 16, 16, 16, 8, 8, 8, 8, 8, 8]
-    assert [row.mesh for row in rows] == [plan.policy] * 7 + [plan.judge] + [plan.policy] * 4 + [plan.judge]
+    run = Run(small_config(), small_config(), plan, SMALL)
+    made = [program for build in PROGRAMS.values() for program in build(run)]
+    assert [program.title for program in made] == [row.program for row in rows]
+    assert [program.mesh for program in made] == [plan.policy] * 7 + [plan.judge] + [plan.policy] * 4 + [plan.judge]
+    assert all(row.mesh == {"fsdp": 4, "tp": 1} for row in rows)
     assert table(rows, "v5e").count("  yes  ") == 13
 
 
@@ -67,7 +71,7 @@ def test_sharded_weights_are_gathered_in_every_decode_step():
 
 
 def row(plan, **numbers):
-    return ProgramStats("program", plan.policy, 8, **{"needed": GIB, **numbers})
+    return ProgramStats("program", dict(plan.policy.shape), 8, **{"needed": GIB, **numbers})
 
 
 def test_the_roofline_is_the_longer_of_compute_and_memory(plan):
@@ -170,7 +174,7 @@ def test_in_one_memory_the_other_model_keeps_its_layers(monkeypatch):
 
     def fake(program):
         seen.append((program.title, program.unread_bytes))
-        return ProgramStats(program.title, program.mesh, program.rows, 1.0)
+        return ProgramStats(program.title, dict(program.mesh.shape), program.rows, 1.0)
 
     monkeypatch.setattr(module, "compile_program", fake)
     monkeypatch.setattr(module, "depths", lambda config: (1, 2))

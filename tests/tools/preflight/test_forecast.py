@@ -12,7 +12,7 @@ from tiny_gemma import small_config, small_profile
 from reasonkit.config import PROFILES, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.problems import load_recipe
 from reasonkit.models import placement
-from reasonkit.models.mesh import ROOM, make_mesh
+from reasonkit.models.mesh import ROOM
 from reasonkit.models.placement import CHIPS, config_of
 from reasonkit.session.setup import find_recipe
 from tools.preflight import forecast as module
@@ -58,7 +58,7 @@ def test_a_run_is_compiled_once_and_read_the_next_time(small, folder, monkeypatc
 def test_the_largest_batch_fits_and_one_more_of_each_chip_does_not(small, folder):
     found = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder)
     for row in found.rows:
-        rows, fsdp = found.largest()[row.program], row.mesh.shape["fsdp"]
+        rows, fsdp = found.largest()[row.program], row.mesh["fsdp"]
 
         def needed(rows, row=row):
             return row.fixed + (row.needed - row.fixed) * rows / row.rows
@@ -83,7 +83,7 @@ def at(efficiency, **seconds):
 
 
 def made(minutes, steps, limit):
-    row = ProgramStats("SFT train step", make_mesh(jax.devices(), 8, 1), 8, 1.0)
+    row = ProgramStats("SFT train step", {"fsdp": 8, "tp": 1}, 8, 1.0)
     return Forecast([row], "v5e", {}, minutes, steps, limit, 0.4)
 
 
@@ -195,7 +195,7 @@ def test_the_recipes_with_a_judge_fit_the_hours_of_kaggle(name, steps, expected)
 def test_a_recipe_with_a_teacher_is_compiled_with_it(small, folder):
     """The student on one half of the chips, the teacher on the other, after SFT on all of them."""
     found = forecast(SMALL, find_recipe("on_policy_distillation"), jax.devices(), "v5e", folder)
-    assert [(row.program, row.mesh.shape["fsdp"]) for row in found.rows] == [
+    assert [(row.program, row.mesh["fsdp"]) for row in found.rows] == [
         ("SFT train step", 8), ("rollout prefill", 8), ("one decode step", 8), ("decode loop", 8),
         ("distillation prefill", 4), ("distillation decode step", 4), ("distillation loop", 4),
         ("distillation train step", 4), ("teacher's pass", 4)]
@@ -235,11 +235,11 @@ def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
 
     def fake(run, name, whole):
         assert run.judge_config is None and run.plan.judge is None and not whole
-        return [ProgramStats(title, run.plan.policy, 8, 1.0) for title in names[name]]
+        return [ProgramStats(title, dict(run.plan.policy.shape), 8, 1.0) for title in names[name]]
 
     monkeypatch.setattr(module, "preflight", fake)
     found = forecast(SMALL, find_recipe("pinocchio"), jax.devices(), "v5e", judge=False)
-    assert [row.mesh.shape["fsdp"] for row in found.rows] == [8] * 6
+    assert [row.mesh["fsdp"] for row in found.rows] == [8] * 6
     assert set(found.reasons) == {"policy"}
 
 
