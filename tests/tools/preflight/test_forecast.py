@@ -77,6 +77,11 @@ def test_a_run_that_does_not_fit_is_stopped_before_it_loads(small, folder, monke
         at_hand(SMALL, find_recipe("g_rar"), jax.devices(), folder)
 
 
+def test_a_chip_without_known_peaks_is_named():
+    with pytest.raises(ValueError, match="chip 'v9' is unknown: choose from v5e, v6e, v4, v5p"):
+        forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v9")
+
+
 def at(efficiency, **seconds):
     """By program, its seconds at a share of the roofline's speed."""
     return {name.replace("_", " "): time / efficiency for name, time in seconds.items()}
