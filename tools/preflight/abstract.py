@@ -45,22 +45,6 @@ class Program:
     looked_up: tuple = ()
     loop: bool = False
 
-    @property
-    def unread_bytes(self) -> int:
-        """Of what is in memory and hardly read, on one device."""
-        return sum(map(_bytes, jax.tree.leaves((self.resident, self.looked_up))))
-
-    @property
-    def argument_bytes(self) -> int:
-        """On one device, including what is resident."""
-        return sum(map(_bytes, jax.tree.leaves((self.resident, self.arguments))))
-
-    @property
-    def fixed_bytes(self) -> int:
-        """On one device, everything except the rows of the batch and the cache."""
-        return sum(_bytes(leaf) for leaf in jax.tree.leaves((self.resident, self.arguments))
-                   if (leaf.shape[:1], leaf.sharding.spec[:1]) != ((self.rows,), ("fsdp",)))
-
     def lower(self) -> jax.stages.Lowered:
         """Trace it for the devices of its mesh, ready to be compiled."""
         donated = [number + 1 for number in self.donated]
@@ -70,8 +54,10 @@ class Program:
             return step.lower(self.resident, *self.arguments)
 
 
-def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+def bytes_of(*trees: Any) -> int:
+    """Of the shapes in the trees, on one device."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+               for leaf in jax.tree.leaves(trees))
 
 
 @contextlib.contextmanager

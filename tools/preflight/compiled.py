@@ -20,7 +20,7 @@ from tunix.models.gemma3 import model as gemma3
 
 from reasonkit.models.mesh import check_divides
 from reasonkit.models.placement import CHIPS, GIB, Chip
-from tools.preflight.abstract import Program
+from tools.preflight.abstract import Program, bytes_of
 from tools.preflight.programs import PROGRAMS, Run
 
 COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
@@ -122,6 +122,9 @@ def compile_program(program: Program) -> ProgramStats:
     """Compile a program and read what it needs, or would need if the compiler refuses it."""
     check_divides(program.rows, program.mesh, program.title)
     what, lowered = (program.title, dict(program.mesh.shape), program.rows), program.lower()
+    given = jax.tree.leaves((program.resident, program.arguments))
+    fixed = bytes_of([leaf for leaf in given  # all but the rows of the batch and the cache
+                      if (leaf.shape[:1], leaf.sharding.spec[:1]) != ((program.rows,), ("fsdp",))])
     try:
         executable = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -129,15 +132,15 @@ def compile_program(program: Program) -> ProgramStats:
             raise
         needed = float(found[2]) * {"M": 2**20, "G": GIB, "T": 2**40}[found[3]]
         if found[1] != "Used ":
-            needed += program.argument_bytes
-        return ProgramStats(*what, needed, fixed=program.fixed_bytes)
+            needed += bytes_of(given)
+        return ProgramStats(*what, needed, fixed=fixed)
     memory, cost = executable.memory_analysis(), executable.cost_analysis()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     needed = arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return ProgramStats(
-        *what, needed, arguments, temporaries, memory.output_size_in_bytes,
-        None if program.loop else needed + temporaries - program.unread_bytes, None if program.loop else cost["flops"],
-        dict(Counter(COLLECTIVE.findall(executable.as_text()))), program.fixed_bytes)
+    traffic = needed + temporaries - bytes_of(program.resident, program.looked_up)
+    return ProgramStats(*what, needed, arguments, temporaries, memory.output_size_in_bytes,
+                        None if program.loop else traffic, None if program.loop else cost["flops"],
+                        dict(Counter(COLLECTIVE.findall(executable.as_text()))), fixed)
 
 
 def topology_devices(name: str) -> list[jax.Device]:

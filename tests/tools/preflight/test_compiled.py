@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
 from tiny_gemma import small_config, small_profile
 
@@ -11,6 +12,7 @@ from reasonkit.models.logprobs import SHARED
 from reasonkit.models.mesh import plan_mesh
 from reasonkit.models.placement import CHIPS, GIB, config_of
 from tools.preflight import compiled as module
+from tools.preflight.abstract import array, bytes_of
 from tools.preflight.compiled import ProgramStats, compile_program, depths, preflight, table, topology_devices
 from tools.preflight.programs import PROGRAMS, Run
 
@@ -92,10 +94,12 @@ def test_what_does_not_fit_says_by_how_much(plan):
 class Refused:
     """A program that the compiler answers with an error."""
 
-    title, rows, unread_bytes, argument_bytes, fixed_bytes = "program", 8, 0, 2 * GIB, GIB
+    title, rows, resident = "program", 8, ()
 
     def __init__(self, plan, message):
+        """On each of four devices, a GiB that does not depend on the rows, and a GiB that does."""
         self.mesh, self.message = plan.policy, message
+        self.arguments = array(self.mesh, (GIB,), jnp.int8), array(self.mesh, (8, GIB // 2), jnp.int8, "fsdp")
 
     def lower(self):
         return self
@@ -173,7 +177,7 @@ def test_in_one_memory_the_other_model_keeps_its_layers(monkeypatch):
     seen = []
 
     def fake(program):
-        seen.append((program.title, program.unread_bytes))
+        seen.append((program.title, bytes_of(program.resident, program.looked_up)))
         return ProgramStats(program.title, dict(program.mesh.shape), program.rows, 1.0)
 
     monkeypatch.setattr(module, "compile_program", fake)

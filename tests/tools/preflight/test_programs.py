@@ -24,7 +24,7 @@ from reasonkit.train.decode import SegmentSampler
 from reasonkit.train.rollout import in_int8
 from tools.flax import init_random
 from tools.preflight import programs
-from tools.preflight.abstract import abstract_model, constraints
+from tools.preflight.abstract import abstract_model, bytes_of, constraints
 from tools.preflight.programs import PROGRAMS, Run, is_shared
 
 SMALL = small_profile()
@@ -97,7 +97,7 @@ def test_what_else_is_in_memory_counts():
 
     def beside(run):
         programs = [program for build in PROGRAMS.values() for program in build(run)]
-        return {program.title: program.unread_bytes for program in programs}
+        return {program.title: bytes_of(program.resident, program.looked_up) for program in programs}
 
     expected = {"SFT train step": 0, "SimPO train step": 0, "GRPO train step": adapter,
                 "GRPO reference": adapter + moments, "rollout prefill": adapter + moments,
