@@ -124,14 +124,13 @@ def babble(recipe: DataRecipe, rng: random.Random) -> str:
                        for _ in range(rng.randint(1, few)))
     else:
         prompt = judge_prompt("", "", rng.choice(recipe.rubric)).replace("_", " ")
-        words = [*prompt.split(), "Rating:", "perfect", *RATINGS * 4, *rng.choices(CONTROL, k=4), *MARKS]
+        words = [*prompt.split(), "Rating:", "perfect", *RATINGS * 4, *rng.choices(CONTROL, k=4),
+                 *string.punctuation.replace("<", "")]  # which would open a tag
         text = rng.choice(SEPARATORS).join(rng.choices(words, k=rng.randint(1, few)))
-    return rng.choice(SEPARATORS).join([text] * repeated)[:TALK]
+    return rng.choice(SEPARATORS).join([text] * repeated)[:60]
 
 
 SEPARATORS = ("", " ", " ", "\n", "\u2028", "\x0b", "\\u003c", ">", '", "')
-MARKS = string.punctuation.replace("<", "")  # without <, which would open a tag
-TALK = 60  # characters
 FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "results")
 
 

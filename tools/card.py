@@ -72,7 +72,7 @@ print(*ask([TAGS.prompt("What is 12 + 7?")]))
 _MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Format kept", "steps": "Step accuracy"}
 
 
-def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str,
+def write_card(folder: Path, manifests: Sequence[Mapping[str, Any]], base: str,
                data_card: Path | None = None) -> Path:
     """Write README.md, the model card, and NOTICE into an export's folder. Returns the card.
 
@@ -115,7 +115,6 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
         for name, manifest in stages.items())]
     warning = "".join(f"**{markdown_line(sentence)}**\n\n" for sentence in caveats(manifests))
     versions = {package: version for manifest in manifests for package, version in manifest["versions"].items()}
-    folder = Path(folder)
     uses = "\n".join(use for file, use in _USES.items() if any(folder.glob(file)))
     for word, value in {"PROMPT_TOKENS": prompt_tokens, "REPLY_TOKENS": reply_tokens,
                         "MOST_TOKENS": max(reply_tokens, NEW_TOKENS), "BASE": json.dumps(base)}.items():

@@ -26,7 +26,6 @@ from tools.flax import family_of, save_flax
 from tools.hf.tokenizer import write_tokenizer
 from tools.hf.weights import SHARD_BYTES, save_hf, tensors
 
-_WITH_PICTURES = ("gemma3-4b-it", "gemma3-12b-it")  # transformers opens them as Gemma3ForConditionalGeneration
 # The version that config.json names. For a file without one, or for 4.57.3 to 5, transformers warns that the tokenizer
 # needs a regular expression of Mistral's.
 _LAYOUT = "4.57.1"
@@ -82,7 +81,7 @@ def export_peft(policy: LoadedModel, folder: str | Path) -> Path:
     signature, folder, known = lora_signature(policy.model), Path(folder), _known_name(policy)
     leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(policy.model, nnx.LoRAParam))}
     rank, weights = signature["rank"], {}
-    pictures = known in _WITH_PICTURES or _model_settings(policy).get("model_type") == "gemma3"
+    pictures = known in ("gemma3-4b-it", "gemma3-12b-it") or _model_settings(policy).get("model_type") == "gemma3"
     for tensor in tensors(family_of(policy.model), policy.model.config):
         a, b = (leaves.get((*tensor.path[:-1], tensor.path[-1] + end)) for end in ("_lora_a", "_lora_b"))
         if a is None:

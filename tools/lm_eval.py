@@ -39,7 +39,6 @@ from reasonkit.train.rollout import generator
 from tools.trained import load_trained, scorer
 
 ROWS = 200  # to take from another mix
-THEIRS = "Question: {{question}}\nAnswer:"
 GENERATED = {"output_type": "generate_until", "generation_kwargs": {"until": ["Question:"], "do_sample": False}}
 # The answer of a completion is what is in our tag, after GSM8K's mark, or the last number (lm-eval's pattern).
 IN_TAG, MARKED, LAST = r"<answer>\s*\(?([^<]*?)\)?\s*</answer>", r"#### (\-?[0-9\.\,]+)", r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
@@ -121,7 +120,7 @@ def rubric_task(problems: Iterable[Mapping[str, Any]], ours: bool, judge: Judge)
 
 def _common(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:
     return {"task": name, "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "test_split": "test",
-            "doc_to_text": "{{question}}" if ours else THEIRS}
+            "doc_to_text": "{{question}}" if ours else "Question: {{question}}\nAnswer:"}
 
 
 def _task(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:

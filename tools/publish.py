@@ -8,7 +8,6 @@ from pathlib import Path
 from reasonkit.session.secrets import check_key, describe_error, kaggle_login, secret
 
 _SLUG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,48}[a-z0-9])?")
-_WEIGHTS = ("*.safetensors", "*/_METADATA")
 
 
 class PublishError(RuntimeError):
@@ -95,6 +94,6 @@ def publish_hub(folder: str | Path, name: str) -> str:
 def _check_export(folder: Path) -> None:
     """Raises PublishError for a folder without weights, card or NOTICE."""
     missing = [name for name in ("README.md", "NOTICE") if not (folder / name).is_file()]
-    if missing or not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+    if missing or not any(path for pattern in ("*.safetensors", "*/_METADATA") for path in folder.glob(pattern)):
         raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
                            "card (card.write_card) first")

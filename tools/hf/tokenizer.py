@@ -18,7 +18,6 @@ from reasonkit.models.load import Tokenizer
 from reasonkit.session.files import write_atomic
 from reasonkit.text.tags import TAGS, neutralise
 
-_TURNS = ["<start_of_turn>", "<end_of_turn>"]
 _SPACE = "\u2581"  # SentencePiece's
 # tokenizer.json is kept only if it reads these as tokenizer.model does.
 PROBES = (TAGS.prompt("What is 12 + 7,\nand why?"), TAGS.render(reasoning="12 + 7 = 19", answer="19"),
@@ -69,7 +68,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     settings = {
         "tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False,
         "clean_up_tokenization_spaces": False, **{f"{name}_token": tokenizer.piece(at) for name, at in names.items()},
-        "additional_special_tokens": _TURNS, "chat_template": chat_template(),
+        "additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"], "chat_template": chat_template(),
         # In transformers 5 these replace tokenizer.json's.
         "added_tokens_decoder": {token.pop("id"): token for token in json.loads(made.to_str())["added_tokens"]}}
     write_atomic(folder / "tokenizer.json", made.to_str() + "\n")

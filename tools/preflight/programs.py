@@ -55,15 +55,14 @@ class Run:
 
     @cached_property
     def policy(self) -> nnx.Module:
-        return self._policy(int8=False)
+        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.profile.lora_rank)
 
     @cached_property
     def sampled(self) -> nnx.Module:
         """The policy that GRPO samples from."""
-        return self._policy(int8=True) if self.profile.grpo.int8_weights else self.policy
-
-    def _policy(self, int8: bool) -> nnx.Module:
-        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.profile.lora_rank, int8)
+        if not self.profile.grpo.int8_weights:
+            return self.policy
+        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.profile.lora_rank, int8=True)
 
     @property
     def copied(self) -> list[nnx.State]:
