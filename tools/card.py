@@ -72,8 +72,7 @@ print(*ask([TAGS.prompt("What is 12 + 7?")]))
 _MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Format kept", "steps": "Step accuracy"}
 
 
-def write_card(folder: Path, manifests: Sequence[Mapping[str, Any]], base: str,
-               data_card: Path | None = None) -> Path:
+def write_card(folder: Path, manifests: Sequence[Mapping[str, Any]], base: str, data_card: Path | None = None) -> Path:
     """Write README.md, the model card, and NOTICE into an export's folder. Returns the card.
 
     The card has code that asks the model, for each tool that the folder's files are for, with as many tokens as were

@@ -75,9 +75,8 @@ def tensors(family: str, config: Any) -> Iterator[Tensor]:
             yield tensor(f"{at}.self_attn.{theirs}", (*attn, ours, "scale"), (h,))
         for name, split in (("gate_proj", (f, d)), ("up_proj", (f, d)), ("down_proj", (d, f))):
             yield tensor(f"{at}.mlp.{name}", (*own, "mlp", name, "kernel"), split, (1, 0))
-        for theirs, ours in (("input_layernorm", "pre_attention_norm"),
-                             ("post_attention_layernorm", "post_attn_norm" if family == "gemma2"
-                              else "post_attention_norm"),
+        after = "post_attn_norm" if family == "gemma2" else "post_attention_norm"
+        for theirs, ours in (("input_layernorm", "pre_attention_norm"), ("post_attention_layernorm", after),
                              ("pre_feedforward_layernorm", "pre_ffw_norm"),
                              ("post_feedforward_layernorm", "post_ffw_norm")):
             yield tensor(f"{at}.{theirs}", (*own, ours, "scale"), (d,))
