@@ -34,7 +34,7 @@ import tools.preflight.programs as programs  # noqa: E402
 from reasonkit.config import PROFILES  # noqa: E402
 from reasonkit.models.mesh import plan_mesh  # noqa: E402
 from reasonkit.models.placement import CHIPS, GIB, config_of, plan  # noqa: E402
-from tools.preflight.abstract import Program, Shapes, shapes_of  # noqa: E402
+from tools.preflight.abstract import Program  # noqa: E402
 from tools.preflight.compiled import ProgramStats, preflight, topology_devices  # noqa: E402
 
 NAMES = "sft", "grpo"
@@ -55,8 +55,10 @@ def side(chunked: bool) -> Iterator[None]:
 def on_cpu(rows: int, steps: int) -> Iterator[tuple[str, list[float], list[float]]]:
     """Of each program, Tunix's and ours: GiB of temporaries, and the median seconds of a step after the first."""
     config = replace(config_of("gemma3-270m"), num_layers=2, hidden_dim=512)
-    shapes = Shapes(sft_rows=rows, sft_length=256, grpo_rows=rows, max_prompt_length=64, max_new_tokens=192)
-    run = programs.Run(config, None, plan_mesh(jax.devices()[:1], judge=False), shapes, 16, jnp.float32)
+    profile = PROFILES["kaggle"]
+    profile = replace(profile, lora_rank=16, sft=replace(profile.sft, batch_size=rows, max_length=256), grpo=replace(
+        profile.grpo, micro_prompts=rows, num_generations=1, max_prompt_length=64, max_new_tokens=192))
+    run = programs.Run(config, None, plan_mesh(jax.devices()[:1], judge=False), profile, jnp.float32)
     for name in NAMES:
         both: list[list[Program]] = []
         for chunked in (False, True):
@@ -83,9 +85,8 @@ def on_v5e(model: str) -> Iterator[tuple[str, list[ProgramStats]]]:
         made, both = plan(profile, devices, judge=name == "grpo"), []
         for chunked in (False, True):
             with side(chunked):
-                both.append(preflight(config_of(model, profile.remat, "policy" not in made.gathered), None, made,
-                                      shapes_of(profile), profile.lora_rank, "v5e", (name,), jnp.bfloat16,
-                                      whole=False).rows)
+                config = config_of(model, profile.remat, "policy" not in made.gathered)
+                both.append(preflight(programs.Run(config, None, made, profile, jnp.bfloat16), name, whole=False))
         for pair in zip(*both, strict=True):
             yield pair[0].program, list(pair)
 

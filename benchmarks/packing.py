@@ -10,6 +10,7 @@ Exits with 1 when a target is missed.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from dataclasses import replace
@@ -40,7 +41,6 @@ from reasonkit.models.lora import add_lora  # noqa: E402
 from reasonkit.models.mesh import make_mesh  # noqa: E402
 from reasonkit.models.placement import CHIPS, GIB, config_of, plan  # noqa: E402
 from reasonkit.train.tunix_compat import adamw  # noqa: E402
-from tools.preflight.abstract import shapes_of  # noqa: E402
 from tools.preflight.compiled import ProgramStats, preflight, topology_devices  # noqa: E402
 
 PROFILE = PROFILES["kaggle"]
@@ -89,12 +89,11 @@ def step_seconds(base: LoadedModel, mesh, rows: Dataset, steps: int, size: int) 
 
 def compiled(model: str, pack: bool, sequences: int) -> ProgramStats:
     """The train step for a v5e-8, of two shallow models, extrapolated."""
-    profile = replace(PROFILE, policy=model)
+    profile = replace(PROFILE, policy=model, sft=replace(PROFILE.sft, batch_size=sequences))
     made = plan(profile, topology_devices("v5e:2x4"), judge=False)
-    shapes = replace(shapes_of(profile), sft_rows=sequences)
+    config = config_of(model, profile.remat, "policy" not in made.gathered)
     with patch.object(programs, "model_input", input_of(pack)):
-        return preflight(config_of(model, profile.remat, "policy" not in made.gathered), None, made, shapes,
-                         profile.lora_rank, "v5e", ("sft",), jnp.bfloat16, whole=False).rows[0]
+        return preflight(programs.Run(config, None, made, profile, jnp.bfloat16), "sft", whole=False)[0]
 
 
 def main() -> int:
@@ -137,9 +136,9 @@ def main() -> int:
     for name in mixes:
         first = None
         for pack, row in steps.items():
-            tokens = row.rows * filled[name, pack] / row.mesh.size  # of one chip
+            tokens = row.rows * filled[name, pack] / math.prod(row.mesh.values())  # of one chip
             each = [row.flops / tokens / 1e9, row.traffic / tokens / 1e6,
-                    row.roofline(CHIPS["v5e"])[0] / tokens * 1e6 / row.mesh.size]
+                    row.roofline(CHIPS["v5e"])[0] / tokens * 1e6 / math.prod(row.mesh.values())]
             first = first or each
             cells = [f"{ours:.3g} | {theirs / ours:.2f}" for ours, theirs in zip(each, first, strict=True)]
             print(f"| {name} | {'packed' if pack else 'padded'} | {row.rows} | {row.needed / GIB:.2f} | "

@@ -26,7 +26,6 @@ import jax.numpy as jnp  # noqa: E402
 from reasonkit.config import PROFILES  # noqa: E402
 from reasonkit.models.mesh import Plan, make_mesh  # noqa: E402
 from reasonkit.models.placement import CHIPS, GIB, config_of, plan  # noqa: E402
-from tools.preflight.abstract import shapes_of  # noqa: E402
 from tools.preflight.compiled import ProgramStats, compile_program, topology_devices  # noqa: E402
 from tools.preflight.programs import Run, rollout_programs  # noqa: E402
 
@@ -46,8 +45,9 @@ class Side:
 def decode(side: Side, model: str, reply: int) -> ProgramStats:
     """The decode step of a side, compiled whole."""
     profile, config = PROFILES["kaggle"], config_of(model, replicated="policy" not in side.plan.gathered)
-    shapes = replace(shapes_of(profile), decode_rows=side.rows, max_new_tokens=reply)
-    return compile_program(rollout_programs(Run(config, None, side.plan, shapes, profile.lora_rank, jnp.bfloat16))[1])
+    grpo = replace(profile.grpo, rollout_micro_prompts=side.rows, num_generations=1, max_new_tokens=reply)
+    run = Run(config, None, side.plan, replace(profile, grpo=grpo), jnp.bfloat16)
+    return compile_program(rollout_programs(run)[1])
 
 
 def speed(row: ProgramStats) -> float:
@@ -74,7 +74,7 @@ def main() -> int:
         row = decode(side, options.model, options.reply)
         stock = stock or speed(row)
         missed |= speed(row) / stock < LIMITS.get(side.name, 0.0)
-        shape = ",".join(map(str, row.mesh.shape.values()))
+        shape = ",".join(map(str, row.mesh.values()))
         print(f"| {side.name} | {shape} | {row.rows} | {row.needed / GIB:.1f} | {row.traffic / 1e9:.1f} | "
               f"{sum(row.collectives.values())} | {speed(row):,.0f} | {speed(row) / stock:.1f} |", flush=True)
     return int(missed)

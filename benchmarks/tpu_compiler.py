@@ -27,11 +27,12 @@ import jax.numpy as jnp  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 from tunix.generate.sampler import sample_top_p  # noqa: E402
 
+from reasonkit.config import PROFILES  # noqa: E402
 from reasonkit.models import cache, logprobs  # noqa: E402
 from reasonkit.models.mesh import Plan, make_mesh  # noqa: E402
 from reasonkit.models.placement import CHIPS, config_of  # noqa: E402
 from tools.preflight import programs  # noqa: E402
-from tools.preflight.abstract import Program, Shapes, array  # noqa: E402
+from tools.preflight.abstract import Program, array  # noqa: E402
 from tools.preflight.compiled import (  # noqa: E402
     ProgramStats,
     compile_program,
@@ -41,7 +42,8 @@ from tools.preflight.compiled import (  # noqa: E402
 )
 from tools.preflight.programs import Run, rollout_programs, sft_programs  # noqa: E402
 
-MODEL, RANK, BF16 = "gemma2-2b-it", 32, jnp.bfloat16
+MODEL, BF16, PROFILE = "gemma2-2b-it", jnp.bfloat16, PROFILES["kaggle"]
+FOUR_ROWS = replace(PROFILE, sft=replace(PROFILE.sft, batch_size=4))
 ROWS, TOKENS, HEADS, KV_HEADS, DIM = 32, 1024, 8, 4, 256  # a chip's share of a decode step of the 2B
 WIDTH, HIDDEN, WORDS = 2304, 9216, 262_144
 Rows = Iterator[tuple[str, ProgramStats]]
@@ -144,7 +146,7 @@ def remat() -> Rows:
     """What do Tunix's remat policies save and cost in a train step of four layers, 4 rows of 1,024 tokens?"""
     config = replace(config_of(MODEL), num_layers=4)
     for policy in type(config.remat_config):
-        run = Run(replace(config, remat_config=policy), None, Plan(mesh_of(), None, {}), Shapes(sft_rows=4), RANK, BF16)
+        run = Run(replace(config, remat_config=policy), None, Plan(mesh_of(), None, {}), FOUR_ROWS, BF16)
         yield policy.name, compile_program(sft_programs(run)[0])
 
 
@@ -166,9 +168,11 @@ def loss() -> Rows:
 def decode_step(mesh: Mesh, rows: int, reply: int = 768, sharded: bool = False, program: str = "one decode step",
                 **options: bool) -> ProgramStats:
     """All layers of the 2B, from two shallow models."""
-    shapes, config = Shapes(decode_rows=rows, max_new_tokens=reply, **options), config_of(MODEL, replicated=not sharded)
+    config = config_of(MODEL, replicated=not sharded)
+    profile = replace(PROFILE, grpo=replace(PROFILE.grpo, rollout_micro_prompts=rows, num_generations=1,
+                                            max_new_tokens=reply, **options))
     shallow = [compile_program(next(found for found in rollout_programs(Run(
-        replace(config, num_layers=layers), None, Plan(mesh, None, {}), shapes, RANK, BF16)) if found.title == program))
+        replace(config, num_layers=layers), None, Plan(mesh, None, {}), profile, BF16)) if found.title == program))
         for layers in depths(config)]
     return extrapolate_layers(*shallow, depths(config), config.num_layers)
 
@@ -214,7 +218,7 @@ def v6e() -> Rows:
     config = replace(config_of(MODEL, remat=True), num_layers=4)
     mesh = mesh_of("v6e")
     yield f"decode step, {ROWS} rows, v6e", decode_step(mesh, ROWS)
-    run = Run(config, None, Plan(mesh, None, {}), Shapes(sft_rows=4), RANK, BF16)
+    run = Run(config, None, Plan(mesh, None, {}), FOUR_ROWS, BF16)
     yield "DECODER, v6e", compile_program(sft_programs(run)[0])
 
 

@@ -93,7 +93,7 @@ if not kept:
 # GRPO goes on without it.
 
 # %%
-QUESTIONS = 400  # training questions that the policy answers for examples, and as many held-out ones at most
+QUESTIONS = reward_model.QUESTIONS  # training questions that the policy answers, and as many held-out ones at most
 LEAST_AUC = 0.7  # on held-out questions: a head below it is left out of GRPO
 HEAD = ""  # a file with a head that was trained elsewhere on the same judge model: it is measured here, and not trained
 

@@ -42,10 +42,9 @@ numpy recipes: medical chemistry legal robotics on_policy_distillation worked_sf
 tunix recipes: deep_corgi
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
-tunix tools.hf: names
+tunix tools.hf: config weights tokenizer __main__
 tunix tools: export export_check
-tunix tools.hf: config weights tokenizer export __main__
-user tools: llama_cpp trained card publish share lm_tasks lm_eval gemma_from_gguf train_stage build_tiny_models
+user tools: trained card publish share lm_eval gemma_from_gguf train_stage build_tiny_models
 """
 FLOORS = [(floor, package, names.split()) for line in HOUSE.strip().splitlines()
           for floor, package, names in [re.fullmatch(r"(\w+) ([\w.]+): (.+)", line).groups()]]

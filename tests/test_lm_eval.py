@@ -17,8 +17,7 @@ from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
-from tools.lm_eval import Policy, run_tasks, unseen
-from tools.lm_tasks import make_tasks, rubric_task
+from tools.lm_eval import Policy, make_tasks, rubric_task, run_tasks, unseen
 from tools.trained import scorer
 
 

@@ -36,10 +36,9 @@ from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
-from tools.export import export_peft
+from tools.export import export_hf, export_peft
 from tools.flax import init_random
 from tools.hf.__main__ import convert
-from tools.hf.export import export_hf
 
 TOLERANCE = 2e-4
 EAGER = "eager"  # transformers' default, SDPA, leaves Gemma 2's soft cap of the attention out

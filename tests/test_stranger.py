@@ -24,7 +24,7 @@ from reasonkit.eval.evaluate import EvalResult
 from reasonkit.models.load import load
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
-from tools.hf.export import export_hf
+from tools.export import export_hf
 from tools.trained import load_trained
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,10 +72,10 @@ def path(folder):
 
 @pytest.fixture(scope="module")
 def ask(path, folder):
-    """The trained policy, loaded again by reasonkit, as a function from prompts to greedy completions; and the run."""
-    trained = load_trained(folder / "artifacts")
-    return trained, generator(trained.policy.model, trained.policy.tokenizer, trained.mesh, max_prompt_length=128,
-                              max_new_tokens=NEW_TOKENS, batch_size=8)
+    """The trained policy, loaded again by reasonkit, its mesh, and it as a function from prompts to completions."""
+    _, policy, mesh, _ = load_trained(folder / "artifacts")
+    return policy, mesh, generator(policy.model, policy.tokenizer, mesh, max_prompt_length=128,
+                                   max_new_tokens=NEW_TOKENS, batch_size=8)
 
 
 def test_from_a_file_of_questions_to_a_reply_in_transformers(path, ask, folder, capsys):
@@ -90,14 +90,14 @@ def test_from_a_file_of_questions_to_a_reply_in_transformers(path, ask, folder, 
     shown = [output.data["text/html"] for cell in notebook.cells if "ask.show" in cell.source
              for output in cell.outputs if "text/html" in output.get("data", {})]
     assert len(shown) == 1 and any(f"Asked: {problem.question}" in shown[0] for problem in PROBLEMS)
-    assert said["asked in transformers"] == ask[1]([TAGS.prompt(ASKED)])[0] + "\n" != "\n"
+    assert said["asked in transformers"] == ask[2]([TAGS.prompt(ASKED)])[0] + "\n" != "\n"
 
 
 def test_peft_says_the_same(ask, folder, tmp_path):
     """The adapter on the base model in Hugging Face's files."""
-    trained, generate = ask
-    base = load(trained.policy.name, trained.mesh, "float32")
-    export_hf(dataclasses.replace(base, folder=trained.policy.folder), tmp_path / "base")
+    policy, mesh, generate = ask
+    base = load(policy.name, mesh, "float32")
+    export_hf(dataclasses.replace(base, folder=policy.folder), tmp_path / "base")
     peft = folder / "artifacts/export/peft"
     code = card_code(peft)
     assert '"tiny-policy"' in code
@@ -111,7 +111,7 @@ def test_llama_cpp_says_the_same(ask, folder):
     job = {"file": str(folder / "artifacts/export/hf/model.gguf"), "chats": questions, "new_tokens": NEW_TOKENS,
            "prompts": [TAGS.prompt(question) for question in questions]}
     said = json.loads(command(folder, str(ROOT / "tests/llama_run.py"), input=json.dumps(job)).splitlines()[-1])
-    assert said["prompts"] == said["chats"] == ask[1](job["prompts"])
+    assert said["prompts"] == said["chats"] == ask[2](job["prompts"])
 
 
 def test_lm_eval_says_the_same_as_notebook_4(path, folder):

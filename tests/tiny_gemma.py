@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -20,6 +21,7 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
+from reasonkit.config import PROFILES
 from reasonkit.models.gemma import from_flax
 from tools.flax import flax_tree
 from tools.hf.weights import read_arrays
@@ -69,6 +71,16 @@ def small_config(kv_heads: int = 2, **changes) -> gemma3.ModelConfig:
             **changes,
         }
     )
+
+
+def small_profile():
+    """Kaggle's with few rows and tokens, to compile its programs."""
+    profile, lengths = PROFILES["kaggle"], {"max_prompt_length": 8, "max_new_tokens": 4}
+    return replace(
+        profile, lora_rank=4, judge_max_length=10, sft=replace(profile.sft, batch_size=8, max_length=12),
+        simpo=replace(profile.simpo, batch_size=4, **lengths),
+        distill=replace(profile.distill, batch_size=8, **lengths),
+        grpo=replace(profile.grpo, prompts_per_step=8, rollout_micro_prompts=8, num_generations=2, **lengths))
 
 
 def gemma2_config(sharding=None) -> gemma2.ModelConfig:

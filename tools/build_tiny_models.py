@@ -23,7 +23,7 @@ import numpy as np
 import optax
 import sentencepiece
 from flax import nnx
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 from tunix.sft import peft_trainer
 
 from reasonkit.data.problems import Problem, load_recipe, make_problem, make_problems, rubric_of, split_of
@@ -42,7 +42,6 @@ ASSETS = Path(__file__).parents[1] / "reasonkit" / "assets"
 SEED = 1
 DEVICES = 2  # part of what makes a rebuild the same, because it decides how sums are rounded
 VOCABULARY = 640
-POLICY_STEPS, JUDGE_STEPS = 1300, 1800
 RECIPE = "tiny_mix"
 STEPWISE = "<start_of_turn>user\n{question}\nThink step by step.<end_of_turn>\n<start_of_turn>model\n"
 CONTROL = ["<mask>", *(f"<unused{n}>" for n in range(100)), "<start_of_turn>", "<end_of_turn>"]  # ids 4 to 106
@@ -125,14 +124,13 @@ def babble(recipe: DataRecipe, rng: random.Random) -> str:
                        for _ in range(rng.randint(1, few)))
     else:
         prompt = judge_prompt("", "", rng.choice(recipe.rubric)).replace("_", " ")
-        words = [*prompt.split(), "Rating:", "perfect", *RATINGS * 4, *rng.choices(CONTROL, k=4), *MARKS]
+        words = [*prompt.split(), "Rating:", "perfect", *RATINGS * 4, *rng.choices(CONTROL, k=4),
+                 *string.punctuation.replace("<", "")]  # which would open a tag
         text = rng.choice(SEPARATORS).join(rng.choices(words, k=rng.randint(1, few)))
-    return rng.choice(SEPARATORS).join([text] * repeated)[:TALK]
+    return rng.choice(SEPARATORS).join([text] * repeated)[:60]
 
 
 SEPARATORS = ("", " ", " ", "\n", "\u2028", "\x0b", "\\u003c", ">", '", "')
-MARKS = string.punctuation.replace("<", "")  # without <, which would open a tag
-TALK = 60  # characters
 FLAWS = ("none",) * 3 + ("slip",) * 2 + ("misread", "answer") + ("drop",) * 3 + ("pad",) * 3 + ("cut", "results")
 
 
@@ -217,9 +215,7 @@ def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate:
 
 def auc(scores: np.ndarray, good: np.ndarray) -> float:
     """Area under the ROC curve: the probability that a good reply scores above a bad one (Mann and Whitney 1947)."""
-    ranks = rankdata(scores)
-    positive = int(good.sum())
-    return float((ranks[good].sum() - positive * (positive + 1) / 2) / (positive * (len(good) - positive)))
+    return float(mannwhitneyu(scores[good], scores[~good]).statistic / (good.sum() * (~good).sum()))
 
 
 def measure_judge(recipe: DataRecipe, judge: LoadedModel, mesh, size: int) -> dict[str, float]:
@@ -237,8 +233,9 @@ def measure_judge(recipe: DataRecipe, judge: LoadedModel, mesh, size: int) -> di
     return measured
 
 
-def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
+def build_policy(recipe: DataRecipe, mesh, out: Path, steps: int) -> dict:
     """Train the stock policy. Returns its measured accuracy on test-split questions, answered without tags."""
+    folder = out / "policy"
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer(recipe, folder / "tokenizer.model")
     tokenizer = Tokenizer(folder / "tokenizer.model", "gemma3")
@@ -252,29 +249,29 @@ def build_policy(recipe: DataRecipe, mesh, folder: Path, steps: int) -> dict:
     return {"steps": steps, "right_without_tags": float(right), "example": replies[0]}
 
 
-def build_judge(recipe: DataRecipe, mesh, policy_folder: Path, folder: Path, steps: int) -> dict:
+def build_judge(recipe: DataRecipe, mesh, out: Path, steps: int) -> dict:
     """Train the judge from the policy's weights. Returns its AUC per criterion on replies to test-split questions."""
-    judge = load(policy_folder, mesh, jax.numpy.float32)
+    judge = load(out / "policy", mesh, jax.numpy.float32)
     train(judge.model, mesh, rows(judge_texts(recipe, judge.tokenizer), 32, 320), steps, 2e-3, "judge")
-    save_flax(judge.model, judge.tokenizer.path, folder, "tiny-judge")
+    folder = save_flax(judge.model, judge.tokenizer.path, out / "judge", "tiny-judge")
     return {"steps": steps, "auc": measure_judge(recipe, load(folder, mesh, jax.numpy.float32), mesh, 1500)}
+
+
+BUILDS = {"policy": (build_policy, 1300), "judge": (build_judge, 1800)}  # with the steps of each
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=["policy", "judge"], help="only one; the judge needs the policy")
+    parser.add_argument("what", nargs="?", choices=BUILDS, help="only one; the judge needs the policy")
     parser.add_argument("--out", type=Path, default=ASSETS)
     parser.add_argument("--steps", type=int, help="fewer steps, to try the command")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", DEVICES)
     recipe, mesh = load_recipe(RECIPE), make_mesh(jax.devices("cpu"), DEVICES, 1)
-    if options.what != "judge":
-        facts = build_policy(recipe, mesh, options.out / "policy", options.steps or POLICY_STEPS)
-        write_atomic(options.out / "policy" / "measured.json", json.dumps(facts, indent=2) + "\n")
-        print(facts, flush=True)
-    if options.what != "policy":
-        facts = build_judge(recipe, mesh, options.out / "policy", options.out / "judge", options.steps or JUDGE_STEPS)
-        write_atomic(options.out / "judge" / "measured.json", json.dumps(facts, indent=2) + "\n")
+    for what in [options.what] if options.what else BUILDS:
+        build, steps = BUILDS[what]
+        facts = build(recipe, mesh, options.out, options.steps or steps)
+        write_atomic(options.out / what / "measured.json", json.dumps(facts, indent=2) + "\n")
         print(facts, flush=True)
 
 

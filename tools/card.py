@@ -1,7 +1,4 @@
-"""The model card of an export: `write_card` makes it from the run's manifests, with code that asks the model.
-
-Every figure and setting on the card comes from a manifest. The exports themselves are in `export`.
-"""
+"""The model card of an export: `write_card` makes it from the run's manifests, with code that asks the model."""
 
 from __future__ import annotations
 
@@ -15,14 +12,12 @@ from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import caveats, progress
 from reasonkit.show.data_card import markdown_line, markdown_table
 from reasonkit.text.tags import TAGS
-from tools.hf.export import NEW_TOKENS
+from tools.export import NEW_TOKENS
 
-TERMS = "ai.google.dev/gemma/terms"
-# What is passed on must have this sentence and say that it was modified. Gemma's terms ask for both.
-NOTICE = f"Gemma is provided under and subject to the Gemma Terms of Use found at {TERMS}\n"
-# How to ask each kind of export, keyed by a file that it has. BASE is the base model's name as a literal. PROMPT_TOKENS
-# and REPLY_TOKENS are the run's limits. MOST_TOKENS is that of generation_config.json, or the run's if it is higher. A
-# pipeline of transformers samples unless do_sample=False, whatever generation_config.json says.
+# Gemma's terms ask for this sentence in what is passed on, and for a word that it was modified.
+NOTICE = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
+# How to ask each kind of export, keyed by a file that it has. The words in capitals are replaced. A pipeline of
+# transformers samples unless do_sample=False, whatever generation_config.json says.
 _ASK = '[{"role": "user", "content": "What is 12 + 7?"}]'
 _USES = {
     "config.json": f'''With transformers:
@@ -77,15 +72,12 @@ print(*ask([TAGS.prompt("What is 12 + 7?")]))
 _MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Format kept", "steps": "Step accuracy"}
 
 
-def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base: str,
-               data_card: Path | None = None) -> Path:
+def write_card(folder: Path, manifests: Sequence[Mapping[str, Any]], base: str, data_card: Path | None = None) -> Path:
     """Write README.md, the model card, and NOTICE into an export's folder. Returns the card.
 
-    The card has code that asks the model, for each tool that the folder's files are for. It allows replies of as many
-    tokens as were measured.
-
-    manifests: as `manifest.read_manifest` returns them, at least of the stages data and evaluation. base: the name of
-    the base model. data_card: notebook 1's, which is copied to DATA.md. Raises ValueError if a stage or a field that
+    The card has code that asks the model, for each tool that the folder's files are for, with as many tokens as were
+    measured. manifests: as `manifest.read_manifest` returns them, at least of the stages data and evaluation. base: the
+    base model's name. data_card: notebook 1's, which is copied to DATA.md. Raises ValueError if a stage or a field that
     the card needs is missing, and if two stages have different hashes for a file.
     """
     stages = {manifest["stage"]: manifest for manifest in manifests}
@@ -108,22 +100,20 @@ def write_card(folder: str | Path, manifests: Sequence[Mapping[str, Any]], base:
     except (KeyError, TypeError, ValueError):
         raise ValueError("no card: the manifest of 'data' has no two lengths, of prompt and completion: "
                          f"{again}") from None
-    about = [f"{data['extra']['title']}, {data['extra']['licence']}."]
-    counts = [f"{value} {name}" for name, value in data["metrics"].items()]
+    counts = ", ".join(f"{value} {name}" for name, value in data["metrics"].items())
+    about = f"{data['extra']['title']}, {data['extra']['licence']}. {counts} problems"
+    tested, adapter = scores["extra"]["problems"], scores["lora"] or {}
     try:
         rows = [[name, *(str(Interval(*score[key])) if key in score or key != "steps" else "–" for key in _MEASURES)]
                 for name, score in scores["metrics"].items()]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no card: the manifest of 'evaluation' lacks a figure ({error}): {again}") from None
-    tested = scores["extra"]["problems"]
-    adapter = scores["lora"] or {}
     settings = [["stage", "minutes", "steps", "ended by", "settings"], *(
         [name, f"{manifest['minutes']:.1f}", *(told or "–" for told in progress(manifest)),
          _words({key: value for key, value in manifest["extra"].get("settings", {}).items() if key != "steps"})]
         for name, manifest in stages.items())]
     warning = "".join(f"**{markdown_line(sentence)}**\n\n" for sentence in caveats(manifests))
     versions = {package: version for manifest in manifests for package, version in manifest["versions"].items()}
-    folder = Path(folder)
     uses = "\n".join(use for file, use in _USES.items() if any(folder.glob(file)))
     for word, value in {"PROMPT_TOKENS": prompt_tokens, "REPLY_TOKENS": reply_tokens,
                         "MOST_TOKENS": max(reply_tokens, NEW_TOKENS), "BASE": json.dumps(base)}.items():
@@ -141,7 +131,9 @@ tags: [reasoning, grpo, lora, tunix]
 and feed-forward matrices. It replies with its reasoning and then its answer, each in a tag of its own, to this prompt,
 byte for byte:
 
-{_fenced(TAGS.template)}
+````
+{TAGS.template}
+````
 
 ## Ask it
 
@@ -158,7 +150,7 @@ measures the base model too. No judge is involved.
 
 ## Data
 
-{markdown_line(' '.join(about))} {markdown_line(', '.join(counts))} problems; SHA-256 of the files:
+{markdown_line(about)}; SHA-256 of the files:
 
 {markdown_table([["file", "SHA-256"], *([name, entry["sha256"]] for name, entry in data["inputs"].items())])}
 
@@ -181,7 +173,3 @@ Prompt SHA-256 {markdown_line(scores["prompt_sha256"])}. {markdown_line(_words(v
 
 def _words(fields: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in fields.items()) or "–"
-
-
-def _fenced(text: str) -> str:
-    return f"````\n{text}\n````"

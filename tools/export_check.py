@@ -1,7 +1,6 @@
-"""Is an export for the unrestricted mode the policy that was evaluated? `verify_export`, before it is uploaded.
+"""Is an export for the unrestricted mode the policy that was evaluated? `verify_export` says so before the upload.
 
-The adapter is checked as the judges load it. Then `python -m tools.export_check`, in a fresh process on the CPU,
-compares the merged model with base and adapter, array by array and token by token.
+`python -m tools.export_check` is its second half, in a fresh process on the CPU: `compare`.
 """
 
 from __future__ import annotations
@@ -15,14 +14,13 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.models.gemma import flax_checkpoint, from_flax
 from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.mesh import make_mesh
 from reasonkit.models.submission_check import SubmissionError, load_as_judges, run_as_judges, verify_submission
 from reasonkit.text.tags import TAGS
-from tools.flax import merge_lora
+from tools.flax import forward, merge_lora
 
 # In nats of a logit. A merged model may choose another token by rounding: in bfloat16, Gemma-3-270M's choice changed
 # where the two logits were at most one step of 1/8 apart. Further apart than this is another model.
@@ -71,19 +69,14 @@ def compare(policy: LoadedModel, folder: Path, mesh: Mesh, dtype: str, samples: 
         if not np.allclose(got, want, rtol=2**-7, atol=2**-9 * np.abs(want).max()):
             arrays.append("/".join(map(str, path)))
 
-    @nnx.jit
-    def logits(model: nnx.Module, tokens_BT: jax.Array) -> jax.Array:
-        mask_BT = tokens_BT != tokenizer.pad_id()
-        return model(tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))[0]
-
     rows = [([tokenizer.bos_id(), *tokenizer.encode(TAGS.prompt(question))], tokenizer.encode(reply))
             for question, reply in samples]
     longest = max((len(prompt) + len(reply) for prompt, reply in rows), default=0)
     parts = []
     for (question, _), (prompt, reply) in zip(samples, rows, strict=True):
-        tokens_BT = np.full((1, longest), tokenizer.pad_id(), np.int32)
+        tokens_BT = np.zeros((1, longest), np.int32)
         tokens_BT[0, : len(prompt) + len(reply)] = prompt + reply
-        said_TV, merged_TV = (np.asarray(logits(model, tokens_BT)[0, len(prompt) - 1: len(prompt) + len(reply)],
+        said_TV, merged_TV = (np.asarray(forward(model, tokens_BT)[0, len(prompt) - 1: len(prompt) + len(reply)],
                                          np.float32) for model in (policy.model, there))
         for at, (one, other) in enumerate(zip(said_TV.argmax(-1), merged_TV.argmax(-1), strict=True)):
             if said_TV[at, one] - said_TV[at, other] > NEAR_TIE:

@@ -1,5 +1,4 @@
-"""Gemmas in the Flax layout that `reasonkit.models.load` reads: `save_flax` writes one with its adapter merged by
-`merge_lora`, and `init_random` draws one.
+"""Gemmas in the Flax layout that `reasonkit.models.load` reads: `save_flax` writes one, and `init_random` draws one.
 
 The folder has tokenizer.model, model.json with the sizes, and an orbax checkpoint in google-deepmind/gemma's layout.
 """
@@ -20,6 +19,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from tunix.models.gemma3 import model as gemma3
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.models.gemma import CLASSES, abstract_model, as_flax
 from reasonkit.models.load import SIZES
@@ -28,15 +28,13 @@ from reasonkit.session.files import write_atomic
 
 def family_of(model: Any) -> str:
     """ "gemma2" or "gemma3", by the class of the model. Raises ValueError for another."""
-    for family, kind in CLASSES.items():
-        if isinstance(model, kind):
-            return family
+    if found := [family for family, kind in CLASSES.items() if isinstance(model, kind)]:
+        return found[0]
     raise ValueError(f"{type(model).__name__} is neither a Gemma 2 nor a Gemma 3 of Tunix's")
 
 
 def flax_tree(family: str, arrays: Mapping[tuple, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """The tree of a Flax checkpoint, made from the arrays by their path in Tunix's state. Gemma 2's gating matrices
-    have the layout of the 2B."""
+    """A Flax checkpoint's tree of the arrays by their path in Tunix's state. Gemma 2's gating matrices are the 2B's."""
     tree: dict[str, dict[str, np.ndarray]] = {}
     for path, value in arrays.items():
         key, leaf, part = as_flax(path)
@@ -87,21 +85,19 @@ def merge_lora(leaves: dict[tuple, jax.Array], path: tuple, model: nnx.Module) -
     return np.asarray(value, np.float32) + (change if a.ndim == 3 else np.moveaxis(change, 0, -2))
 
 
+@nnx.jit
+def forward(model: nnx.Module, tokens_BT: jax.Array) -> jax.Array:
+    """Logits (B, T, V) of rows that are padded on the right, with id 0."""
+    mask_BT = tokens_BT != 0
+    return model(tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))[0]
+
+
 def tiny_config(vocab: int) -> gemma3.ModelConfig:
     """A Gemma 3 of about 1 M parameters in float32, plus 128 for each of `vocab` embedding rows."""
     return gemma3.ModelConfig(
-        num_layers=4,
-        num_embed=vocab,
-        embed_dim=128,
-        hidden_dim=480,
-        num_heads=4,
-        head_dim=32,
-        num_kv_heads=1,
-        sliding_window_size=64,
-        global_base_frequency=1_000_000,
-        shd_config=gemma3.ShardingConfig.get_default_sharding(is_sampling=True),
-        param_dtype=jnp.float32,
-    )
+        num_layers=4, num_embed=vocab, embed_dim=128, hidden_dim=480, num_heads=4, head_dim=32, num_kv_heads=1,
+        sliding_window_size=64, global_base_frequency=1_000_000, param_dtype=jnp.float32,
+        shd_config=gemma3.ShardingConfig.get_default_sharding(is_sampling=True))
 
 
 def init_random(config: gemma3.ModelConfig, mesh: Mesh, seed: int = 0) -> gemma3.Gemma3:

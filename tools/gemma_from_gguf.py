@@ -2,8 +2,7 @@
 
 It converts Gemma-3-270M (the base, not -it) from the package of the extra `realmodel` for `load("gemma3-270m", ...)`,
 and keeps it only if tokenizer and perplexity are those of a Gemma 3. The package is a third party's upload, rounded to
-4 to 8 bits. Its digest is pinned, but nobody has proven its origin. llama.cpp stores norms as 1 + scale, marks whole
-pieces as control tokens and writes spaces in pieces as spaces.
+4 to 8 bits. Its digest is pinned, but nobody has proven its origin.
 """
 
 from __future__ import annotations
@@ -21,14 +20,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
-from flax import nnx
 from tunix.models.gemma3.model import ModelConfig
-from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.models.load import PACKAGED, SIZES, cache_folder, load
 from reasonkit.models.mesh import make_mesh
-from tools.flax import write_flax
-from tools.hf.weights import to_tunix
+from tools.flax import forward, write_flax
+from tools.hf.weights import tensors, to_tunix
 
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 OPT_IN = "ACCEPT_GEMMA_TERMS"
@@ -45,14 +42,6 @@ SIZES_OF = {
     "num_layers": "block_count", "embed_dim": "embedding_length", "hidden_dim": "feed_forward_length",
     "num_heads": "attention.head_count", "num_kv_heads": "attention.head_count_kv", "head_dim": "attention.key_length",
     "sliding_window_size": "attention.sliding_window", "global_base_frequency": "rope.freq_base"}
-# From llama.cpp's names to Hugging Face's.
-OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
-INNER = {
-    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm", "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj", "post_ffw_norm": "post_feedforward_layernorm"}
 
 PARAGRAPH = """\
 The Moon is the only natural satellite of the Earth. It orbits at an average distance of about 384,000 kilometres, and \
@@ -82,20 +71,20 @@ def config_of(reader) -> ModelConfig:
                        **{name: int(_value(reader, f"gemma3.{key}")) for name, key in SIZES_OF.items()})
 
 
-def weights_of(reader) -> dict[str, np.ndarray]:
+def weights_of(reader, config: ModelConfig) -> dict[str, np.ndarray]:
     """bfloat16 arrays, (out, in), by Hugging Face's names. Raises ValueError for a tensor that no Gemma 3 has."""
     import gguf  # of the extra
 
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GEMMA3, config.num_layers)
+    theirs = {names.get_name(tensor.name, [".weight"]): tensor.name for tensor in tensors("gemma3", config)}
     out = {}
     for tensor in reader.tensors:
-        *block, name, _ = tensor.name.split(".")
-        table, prefix = {0: OUTER, 2: INNER}.get(len(block), {}), f"model.layers.{block[-1]}." if block else ""
-        if name not in table:
+        if tensor.name not in theirs:
             raise ValueError(f"the GGUF holds a tensor {tensor.name!r} that a Gemma 3 text model has not: it is of "
                              "another model")
-        # llama.cpp multiplies by the stored norm, Gemma by 1 + scale
-        value = gguf.dequantize(tensor.data, tensor.tensor_type) - (1.0 if name.endswith("norm") else 0.0)
-        out[f"{prefix}{table[name]}.weight"] = value.astype(ml_dtypes.bfloat16)
+        # llama.cpp stores norms as 1 + scale, by which Gemma multiplies
+        value = gguf.dequantize(tensor.data, tensor.tensor_type) - (1.0 if "norm" in tensor.name else 0.0)
+        out[theirs[tensor.name]] = value.astype(ml_dtypes.bfloat16)
     return out
 
 
@@ -111,9 +100,9 @@ def tokenizer_of(reader) -> bytes:
         if number == special["unk"]:
             kind = kinds.UNKNOWN
         elif kind == kinds.CONTROL and number not in special.values():
-            kind = kinds.USER_DEFINED  # SentencePiece does not find control tokens in a text
+            kind = kinds.USER_DEFINED  # llama.cpp says control, which SentencePiece does not find in a text
         if kind == kinds.USER_DEFINED:
-            piece = piece.replace(" ", "\u2581")
+            piece = piece.replace(" ", "\u2581")  # llama.cpp leaves spaces
         model.pieces.add(piece=piece, score=score, type=kind)
     spec = model.trainer_spec
     spec.model_type, spec.byte_fallback, spec.vocab_size = pb.TrainerSpec.BPE, True, len(model.pieces)
@@ -126,32 +115,19 @@ def tokenizer_of(reader) -> bytes:
 
 
 def convert(gguf_path: Path, folder: Path) -> None:
-    """Convert a GGUF to a folder that `load` reads (FILES): bfloat16 weights, their sizes, the tokenizer, the NOTICE.
-
-    Raises ValueError as `config_of` and `weights_of`.
-    """
+    """Write FILES: bfloat16 weights, their sizes, tokenizer, NOTICE. Raises ValueError as `config_of`, `weights_of`."""
     import gguf  # of the extra
 
     reader = gguf.GGUFReader(gguf_path)
-    config, weights, tokenizer = config_of(reader), weights_of(reader), folder / "tokenizer.model"
+    config, tokenizer = config_of(reader), folder / "tokenizer.model"
+    weights = weights_of(reader, config)
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
     tokenizer.write_bytes(tokenizer_of(reader))
     write_flax("gemma3", config, to_tunix("gemma3", config, weights.__getitem__), tokenizer, folder, PACKAGED)
 
 
-@nnx.jit
-def surprise(model: nnx.Module, tokens_BT: jax.Array) -> jax.Array:
-    """The mean negative log-probability of the tokens after the first, (B,), for rows without padding."""
-    mask_BT = jnp.ones_like(tokens_BT, bool)
-    logits_BTV = model(tokens_BT, build_positions_from_mask(mask_BT), None, make_causal_attn_mask(mask_BT))[0]
-    return optax.softmax_cross_entropy_with_integer_labels(logits_BTV[:, :-1], tokens_BT[:, 1:]).mean(axis=1)
-
-
 def check(folder: Path) -> float:
-    """The perplexity of PARAGRAPH under the model in `folder`. Checks its tokenizer first.
-
-    Raises ValueError that names what differs from a Gemma 3.
-    """
+    """The perplexity of PARAGRAPH under a folder's model. Raises ValueError that names what differs from a Gemma 3."""
     mesh = make_mesh(jax.devices()[:1], 1, 1)
     loaded = load(folder, mesh, "float32")
     for text, ids in IDS.items():
@@ -160,8 +136,10 @@ def check(folder: Path) -> float:
     for text in ROUND_TRIPS:
         if (found := loaded.tokenizer.decode(loaded.tokenizer.encode(text))) != text:
             raise ValueError(f"the tokenizer gives {text!r} back as {found!r}")
-    ids = [loaded.tokenizer.bos_id(), *loaded.tokenizer.encode(PARAGRAPH)]
-    if not (found := math.exp(surprise(loaded.model, jnp.array([ids]))[0])) <= PERPLEXITY:
+    ids_BT = jnp.array([[loaded.tokenizer.bos_id(), *loaded.tokenizer.encode(PARAGRAPH)]])
+    logits_BTV = forward(loaded.model, ids_BT)
+    surprise_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV[:, :-1], ids_BT[:, 1:])
+    if not (found := math.exp(surprise_BT.mean())) <= PERPLEXITY:
         raise ValueError(f"the perplexity of a plain paragraph is {found:.1f}, and that of a Gemma 3 is below "
                          f"{PERPLEXITY:g}: these are not its weights")
     return found

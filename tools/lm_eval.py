@@ -10,9 +10,11 @@ run's judge also scores problems by their rubrics. Needs the extra `eval`.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import jax
@@ -25,25 +27,25 @@ from lm_eval.utils import make_table
 
 from reasonkit.data import curation, filters
 from reasonkit.data.filters import find_contaminated
+from reasonkit.data.options import LETTERS, Refused, find_option, split_options
 from reasonkit.data.rows import read_rows
 from reasonkit.data.screening import question_key
-from reasonkit.judge.judge import Judge
+from reasonkit.judge.judge import Judge, JudgeItem, JudgeVerdict
+from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.models import placement
 from reasonkit.models.logprobs import local_judge
-from reasonkit.run import Run
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
-from tools.lm_tasks import make_tasks, rubric_task
 from tools.trained import load_trained, scorer
 
 ROWS = 200  # to take from another mix
+GENERATED = {"output_type": "generate_until", "generation_kwargs": {"until": ["Question:"], "do_sample": False}}
+# The answer of a completion is what is in our tag, after GSM8K's mark, or the last number (lm-eval's pattern).
+IN_TAG, MARKED, LAST = r"<answer>\s*\(?([^<]*?)\)?\s*</answer>", r"#### (\-?[0-9\.\,]+)", r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
 
 
 class Policy(LM):
-    """A model for lm-eval, made from its `rollout.generator` and its `trained.scorer`.
-
-    With lm-eval's apply_chat_template it is asked with our prompt, in any of lm-eval's own tasks.
-    """
+    """A model for lm-eval, of a `rollout.generator` and a `trained.scorer`. Its chat template is our prompt."""
 
     tokenizer_name = "reasonkit"
 
@@ -75,17 +77,73 @@ def unseen(test: Iterable[Mapping[str, Any]], train: Dataset) -> list[Mapping[st
     return [row for n, row in enumerate(test) if n not in shared and question_key(row["question"]) not in asked]
 
 
+def make_tasks(problems: Iterable[Mapping[str, Any]], ours: bool) -> list[dict[str, Any]]:
+    """lm-eval tasks for the problems of the kinds number and choice. With their prompt a model chooses the option of
+    the highest log-probability, and with ours the one in its completion. Raises ValueError without such a problem."""
+    rows: dict[str, list[dict]] = {"numbers": [], "choices": []}
+    for row in problems:
+        if row["kind"] == "number":
+            rows["numbers"].append({"question": row["question"], "answer": row["answer"]})
+        elif row["kind"] == "choice":
+            try:
+                stem, texts = split_options(row["question"])
+                label = find_option(row["answer"], texts, list(LETTERS))
+            except Refused:
+                continue
+            rows["choices"].append({"question": row["question"] if ours else stem, "answer": LETTERS[label],
+                                    "label": label, "choices": texts})
+    tasks = [_task(name, there, ours) for name, there in rows.items() if there]
+    if not tasks:
+        raise ValueError("no problem of the kinds number and choice: give --data another mix")
+    return tasks
+
+
+def rubric_task(problems: Iterable[Mapping[str, Any]], ours: bool, judge: Judge) -> dict[str, Any]:
+    """A task for the problems with a rubric, including open ones. `rubric` is the mean score, in [0, 1], of completions
+    with a verdict, and `judged` is their share. Raises ValueError without such a problem."""
+    rows = [{"question": row["question"], "rubric": row["rubric"]} for row in problems if row["rubric"]]
+    if not rows:
+        raise ValueError("no problem with a rubric: give --data another mix")
+
+    def verdict(doc: Mapping[str, str], completions: list[str]) -> dict[str, float]:
+        (found,) = judge.score([JudgeItem(doc["question"], completions[0], rubric_from_json(doc["rubric"]))])
+        scored = isinstance(found, JudgeVerdict)
+        return {"rubric": found.score if scored else math.nan, "judged": float(scored)}
+
+    def mean(scores: list[float]) -> float:
+        return fmean([score for score in scores if score == score] or [math.nan])
+
+    return _common("rubric", rows, ours) | GENERATED | {
+        "doc_to_target": "", "process_results": verdict, "metric_list": [
+            {"metric": name, "aggregation": mean, "higher_is_better": True} for name in ("rubric", "judged")]}
+
+
+def _common(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:
+    return {"task": name, "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "test_split": "test",
+            "doc_to_text": "{{question}}" if ours else "Question: {{question}}\nAnswer:"}
+
+
+def _task(name: str, rows: list[dict[str, Any]], ours: bool) -> dict[str, Any]:
+    common = _common(name, rows, ours)
+    mean = {"aggregation": "mean", "higher_is_better": True}
+    if name == "choices" and not ours:
+        return common | {"output_type": "multiple_choice", "doc_to_target": "label", "doc_to_choice": "choices",
+                         "metric_list": [{"metric": "acc", **mean}, {"metric": "acc_norm", **mean}]}
+    strict, last = (IN_TAG if ours else MARKED, 0), [("flexible-extract", (LAST, -1))] * (name == "numbers")
+    filters = [{"name": title, "filter": [{"function": "regex", "regex_pattern": pattern, "group_select": group},
+                                          {"function": "take_first"}]}
+               for title, (pattern, group) in [("strict-match", strict), *last]]
+    exact = {"metric": "exact_match", **mean, "ignore_case": True, "ignore_punctuation": False,
+             "regexes_to_ignore": [",", r"\$", r"(?s).*#### ", r"\.$", r"(?s)(?<=^[A-J])\).*"]}
+    return common | GENERATED | {"doc_to_target": "{{answer}}", "filter_list": filters, "metric_list": [exact]}
+
+
 def run_tasks(policy: Policy, problems: Iterable[Mapping[str, Any]], ours: bool,
               judge: Judge | None = None) -> dict[str, Any]:
     """What lm-eval's `simple_evaluate` returns for the tasks, without its samples."""
     tasks = [*make_tasks(problems, ours), *([rubric_task(problems, ours, judge)] if judge else [])]
     return simple_evaluate(policy, tasks=tasks, apply_chat_template=ours, log_samples=False,
                            bootstrap_iters=1, task_manager=TaskManager(include_defaults=False))
-
-
-def _judge(run: Run) -> Judge:
-    plan = placement.plan(run.profile, jax.devices(), judge=True)
-    return local_judge(placement.load_judge(run.profile, plan), plan.judge, run.profile, run.folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,8 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
     parser.add_argument("--rubric", action="store_true", help="let the profile's judge score by rubric, too")
     options = parser.parse_args(arguments)
-    trained = load_trained(options.folder)
-    run, policy, limits = trained.run, trained.policy, trained.run.profile.grpo
+    run, policy, mesh, _ = load_trained(options.folder)
+    limits = run.profile.grpo
     test = read_rows(run.stage("data") / "test.parquet")
     if options.data:
         limit = policy.tokenizer, limits.max_prompt_length
@@ -106,11 +164,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         test = unseen(fitting, read_rows(run.stage("data") / "train.parquet"))
         print(f"{len(fitting) - len(test)} of {len(fitting)} problems left out: the training data has them")
     sizes = {"max_prompt_length": limits.max_prompt_length, "max_new_tokens": limits.max_new_tokens}
-    generate = generator(policy.model, policy.tokenizer, trained.mesh, batch_size=run.profile.eval_batch,
+    generate = generator(policy.model, policy.tokenizer, mesh, batch_size=run.profile.eval_batch,
                          temperature=options.temperature, **sizes)
-    judge = _judge(run) if options.rubric else None
+    judge = None
+    if options.rubric:
+        plan = placement.plan(run.profile, jax.devices(), judge=True)
+        judge = local_judge(placement.load_judge(run.profile, plan), plan.judge, run.profile, run.folder)
     for prompt, ours in (("our", True), ("their", False)):
-        asked = Policy(partial(generate, seed=run.seed), scorer(policy, trained.mesh, sum(sizes.values())))
+        asked = Policy(partial(generate, seed=run.seed), scorer(policy, mesh, sum(sizes.values())))
         print(f"in {prompt} prompt\n{make_table(run_tasks(asked, test, ours, judge))}")
 
 

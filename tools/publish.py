@@ -8,19 +8,17 @@ from pathlib import Path
 from reasonkit.session.secrets import check_key, describe_error, kaggle_login, secret
 
 _SLUG = re.compile(r"[a-z0-9]([a-z0-9._-]{0,48}[a-z0-9])?")
-_WEIGHTS = ("*.safetensors", "*/_METADATA")
 
 
 class PublishError(RuntimeError):
     """Nothing was published. Says why, and what to set or click."""
 
 
-def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: str | None = None) -> str:
+def publish_kaggle(folder: str | Path, handle: str) -> str:
     """Upload an exported folder as a new version of a Kaggle model, which is created if needed.
 
-    handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. licence: its
-    name in Kaggle's list. None leaves the choice to the model's page. Credentials are as in `secrets.kaggle_login`.
-    Returns a sentence on what to do next.
+    handle: owner/model/framework/variation without a version, such as you/gemma2-2b-reasons/flax/2b-it. Its licence is
+    chosen on its page. Credentials are as in `secrets.kaggle_login`. Returns a sentence on what to do next.
 
     Raises PublishError for a malformed handle, for a folder without weights, card or NOTICE, for missing or unreadable
     credentials, and if the upload fails.
@@ -28,7 +26,6 @@ def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: st
     import kagglehub  # here, because importing it reads settings and credentials
     from kagglehub.handle import parse_model_handle
 
-    folder = Path(folder)
     try:
         parsed = parse_model_handle(handle)
         parsed.framework_enum()
@@ -41,7 +38,7 @@ def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: st
         if not _SLUG.fullmatch(slug):
             raise PublishError(f"handle {handle!r}: {slug!r} must be small letters, digits and, inside, hyphens, "
                                "underscores and dots")
-    _check_export(folder)
+    _check_export(Path(folder))
     failed = ""
     try:
         with kaggle_login() as keys:
@@ -49,7 +46,7 @@ def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: st
                 raise PublishError("no Kaggle credentials: make a token in your Kaggle settings and set it as the "
                                    "secret or variable KAGGLE_API_TOKEN")
             try:
-                kagglehub.model_upload(handle, str(folder), license_name=licence, version_notes=notes)
+                kagglehub.model_upload(handle, str(folder))
             except Exception as error:  # kagglehub's own or its HTTP client's. It may quote the token
                 failed = (f"the upload to {handle} failed ({describe_error(error, *keys)}); nothing was published, or "
                           "only a part: run it again")
@@ -62,7 +59,7 @@ def publish_kaggle(folder: str | Path, handle: str, notes: str = "", licence: st
             f'choose its licence there; the submission then names it as unrestricted_kaggle_model = "{name}"')
 
 
-def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
+def publish_hub(folder: str | Path, name: str) -> str:
     """Upload an exported folder to a model repository on the Hugging Face hub, created as private if needed.
 
     name: owner/repository. The token is the secret HF_TOKEN and must allow writing. $HF_ENDPOINT may name another hub.
@@ -73,8 +70,7 @@ def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
     """
     from huggingface_hub import HfApi  # here, because importing it reads settings
 
-    folder, failed = Path(folder), ""
-    _check_export(folder)
+    _check_export(Path(folder))
     if not (token := secret("HF_TOKEN")):
         raise PublishError("no token for the Hugging Face hub: make one that can write in your settings there, and set "
                            "it as the secret or variable HF_TOKEN")
@@ -82,10 +78,11 @@ def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
         check_key(token, "HF_TOKEN")
     except ValueError as error:
         raise PublishError(str(error)) from None
+    failed = ""
     try:
         hub = HfApi(token=token)
         hub.create_repo(name, private=True, exist_ok=True)
-        hub.upload_folder(repo_id=name, folder_path=folder, commit_message=notes)
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload")
     except Exception as error:  # huggingface_hub's own or its HTTP client's. It may quote the token
         failed = (f"the upload to {name} failed ({describe_error(error, token)}); nothing was published, or only a "
                   "part: run it again")
@@ -97,6 +94,6 @@ def publish_hub(folder: str | Path, name: str, notes: str = "Upload") -> str:
 def _check_export(folder: Path) -> None:
     """Raises PublishError for a folder without weights, card or NOTICE."""
     missing = [name for name in ("README.md", "NOTICE") if not (folder / name).is_file()]
-    if missing or not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+    if missing or not any(path for pattern in ("*.safetensors", "*/_METADATA") for path in folder.glob(pattern)):
         raise PublishError(f"{folder} lacks {' and '.join(missing) or 'weights'}: export the model there and write its "
                            "card (card.write_card) first")

@@ -3,23 +3,30 @@
     python -m tools.share            # artifacts/export/peft: the adapter, for PEFT
     python -m tools.share --merged   # also export/hf: the whole model, for transformers, vLLM, llama.cpp and Ollama
 
-Each folder has a model card with code that asks the model. GGUF needs llama.cpp's converter (`tools.llama_cpp`).
+Each folder has a model card with code that asks the model. GGUF comes from llama.cpp's own converter, which needs
+PyTorch and transformers (the extra `parity`) in this environment.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reasonkit.models.load import LoadedModel
+from reasonkit.session.files import replace_file, write_atomic
 from reasonkit.show.data_card import CARD
+from reasonkit.text.tags import STOP_MARKERS, TAGS
 from tools.card import write_card
-from tools.export import base_name, export_peft
-from tools.hf.export import export_hf, write_chat
-from tools.llama_cpp import ABSENT, find_converter, to_gguf
+from tools.export import NEW_TOKENS, base_name, export_hf, export_peft, write_chat
+from tools.hf.config import read_json
 from tools.trained import load_trained
+
+CONVERTER = "convert_hf_to_gguf.py"
 
 
 def share(policy: LoadedModel, manifests: Sequence[Mapping[str, Any]], folder: Path, merged: bool = False,
@@ -38,8 +45,42 @@ def share(policy: LoadedModel, manifests: Sequence[Mapping[str, Any]], folder: P
         export_hf(policy, hf)
         for earlier in ("model.gguf", "Modelfile"):  # of another adapter
             (hf / earlier).unlink(missing_ok=True)
-        print(f"for llama.cpp and Ollama: {to_gguf(hf, converter)}" if converter else ABSENT)
+        print(f"for llama.cpp and Ollama: {to_gguf(hf, converter)}" if converter else
+              f"no GGUF: llama.cpp's {CONVERTER} is not on the PATH. Clone github.com/ggml-org/llama.cpp and name "
+              "its folder")
         print(f"whole model: {write_card(hf, *about).parent}")
+
+
+def find_converter(clone: str | Path | None = None) -> Path | None:
+    """The converter in the clone, else on the PATH, or None. Raises FileNotFoundError if a given clone lacks it."""
+    if clone:
+        if not (found := Path(clone) / CONVERTER).is_file():
+            raise FileNotFoundError(f"{clone} holds no {CONVERTER}: give the folder of a clone of llama.cpp")
+        return found
+    found = shutil.which(CONVERTER)
+    return Path(found) if found else None
+
+
+def modelfile() -> str:
+    """An Ollama Modelfile: our prompt, byte for byte, its stop token, and greedy decoding as in the evaluation."""
+    head, tail = TAGS.prompt("{question}").split("{question}")
+    prompt = f"{head}{{{{ if .System }}}}{{{{ .System }}}}\n\n{{{{ end }}}}{{{{ .Prompt }}}}{tail}"
+    parameters = {"stop": STOP_MARKERS[0], "temperature": 0, "top_k": 1, "num_predict": NEW_TOKENS,
+                  "num_ctx": 2 * NEW_TOKENS}
+    lines = "".join(f"PARAMETER {name} {value}\n" for name, value in parameters.items())
+    return f'FROM ./model.gguf\nTEMPLATE """{prompt}"""\n{lines}'
+
+
+def to_gguf(folder: Path, converter: Path) -> Path:
+    """Add Modelfile and model.gguf, as precise as the weights, to an `export_hf`. Raises RuntimeError if that fails."""
+    kind = read_json(folder / "config.json")["torch_dtype"].replace("float", "f")  # f32, bf16, f16
+    with replace_file(folder / "model.gguf") as made:
+        done = subprocess.run([sys.executable, str(converter), str(folder), "--outfile", str(made), "--outtype", kind],
+                              capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{converter} failed on {folder}; it needs the extra `parity`:\n{done.stderr[-2000:]}")
+        write_atomic(folder / "Modelfile", modelfile())
+    return folder / "model.gguf"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--llama-cpp", type=Path, metavar="FOLDER", help="a clone of llama.cpp, for GGUF")
     options = parser.parse_args(arguments)
     try:
-        trained = load_trained(options.folder)
-        share(trained.policy, trained.manifests, trained.run.folder / "export", options.merged, options.llama_cpp)
+        run, policy, _, manifests = load_trained(options.folder)
+        share(policy, manifests, run.folder / "export", options.merged, options.llama_cpp)
     except (ValueError, OSError, RuntimeError) as error:
         parser.error(str(error))
 

@@ -3,28 +3,20 @@
     python -m tools.train_stage data --profile kaggle              # one process: the splits (notebook 1)
     python -m tools.train_stage sft --profile kaggle --hosts auto  # on each host, all at once (notebook 2)
 
-It leaves the same files as the notebooks in the folder of artifacts ($REASONKIT_ARTIFACTS, default ./artifacts).
-Notebooks 3 and 4 continue from them on one host. All hosts must share the folder (NFS, Filestore). Run the same command
-again to continue from the last checkpoint. A signal to one process ends the stage in all of them, with a checkpoint. If
-a process fails or dies, JAX ends the others within two minutes.
+It leaves the notebooks' files in the folder of artifacts ($REASONKIT_ARTIFACTS, default ./artifacts), which all hosts
+must share (NFS, Filestore). Notebooks 3 and 4 continue from them on one host. Run the same command again to continue
+from the last checkpoint. A signal to one process ends the stage in all of them, with a checkpoint. If a process fails
+or dies, JAX ends the others within two minutes.
 
-On a TPU slice of several hosts, such as a v5litepod-16 (4 hosts of 4 chips), every host needs the package and the
-folder. gcloud starts the command on all of them, and JAX finds the others by itself:
-
-    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0 --command="cd /mnt/shared && \\
-        python -m tools.train_stage data --profile kaggle"
-    gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command="cd /mnt/shared && \\
-        python -m tools.train_stage sft --profile kaggle --hosts auto"
-
-`auto` also finds the processes of GKE, Slurm and Open MPI. Elsewhere give each process `--hosts` (the address of the
-first), `--processes` (how many there are) and `--process` (which one this is). Two processes with four virtual CPU
-devices each, in two terminals, train as one process with eight does:
+Every host needs the package. On a TPU slice gcloud starts the command on all hosts (docs/start.md), and JAX finds the
+others by itself. `auto` also finds the processes of GKE, Slurm and Open MPI. Elsewhere give each process `--hosts` (the
+address of the first), `--processes` (how many there are) and `--process` (which one this is). Two processes with four
+virtual CPU devices each, in two terminals, train as one process with eight does:
 
     python -m tools.train_stage sft --profile cpu --hosts localhost:7777 --processes 2 --process 0  # and: --process 1
 
-**Only SFT runs across hosts.** Tunix 0.1.7 has an SFT trainer for many processes, but its RL needs one process for all
-chips. Its sampler fetches every row's tokens, and JAX refuses that for rows on another host's chips. The same prompts
-and completions in several processes would count as different ones. Each process would ask the judge again. Across hosts
+**Only SFT runs across hosts.** Tunix 0.1.7's RL needs one process for all chips. Its sampler fetches every row's
+tokens, which JAX refuses for rows on another host's chips, and each process would ask the judge again. Across hosts
 Tunix's RL is for Pathways (JAX_PLATFORMS=proxy, on GKE), where one Python process sees all chips. This kit should run
 there as on one host, but that was not tried.
 """
@@ -52,8 +44,6 @@ from reasonkit.session.setup import recipe_names
 from reasonkit.show.data_card import write_data_card
 from reasonkit.train.sft import sft
 
-NOT_HERE = [stage for stage in STAGES if stage not in ("data", "sft")]
-
 
 def curate(run: Run) -> None:
     """Notebook 1: the splits and their manifest. Raises ValueError as its steps do."""
@@ -80,8 +70,7 @@ def warm_start(run: Run) -> None:
     train = read_rows(inputs["train"])
     plan = placement.plan(profile, jax.devices(), judge=False)
     chips = plan.policy
-    policy = load(profile.policy, chips, profile.dtype, replicated="policy" not in plan.gathered,
-                         remat=profile.remat)
+    policy = load(profile.policy, chips, profile.dtype, replicated="policy" not in plan.gathered, remat=profile.remat)
     policy = replace(policy, model=lora.add_lora(policy.model, chips, profile.lora_rank, profile.lora_alpha, run.seed))
     if distributed.broadcast_from_main(run.begin("sft", policy.folder, inputs)):
         result = sft(policy, chips, train, profile.sft, run.budget, run.log("sft"), run.checkpoints, run.seed)
@@ -118,7 +107,7 @@ def check_shared(run: Run) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train_stage", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("data", "sft", *NOT_HERE))
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--profile", choices=PROFILES, default="cpu")
     parser.add_argument("--recipe", choices=recipe_names(), default="g_rar")
     parser.add_argument("--seed", type=int, default=0)
@@ -126,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, help="how many there are, where JAX can't tell")
     parser.add_argument("--process", type=int, help="which one this is, from 0")
     args = parser.parse_args(argv)
-    if args.stage in NOT_HERE:
+    if args.stage not in ("data", "sft"):
         parser.error(f"{args.stage} runs in one process, for all chips of one host: sampling needs every row there "
                      f"(see --help). Run notebook {STAGES[args.stage].notebook}, which goes on from the same folder")
     if args.stage == "data" and args.hosts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,9 @@ from reasonkit.models.logprobs import CHUNK, head_logits, in_chunks, prefill
 from reasonkit.run import Run, read_run
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A finished run: its policy after the last stage on one device, and the manifests of its stages."""
-
-    run: Run
-    policy: LoadedModel
-    mesh: Mesh
-    manifests: list[dict[str, Any]]
-
-
-def load_trained(folder: str | Path) -> Trained:
-    """The run in a folder of artifacts. `load` finds its base model.
+def load_trained(folder: str | Path) -> tuple[Run, LoadedModel, Mesh, list[dict[str, Any]]]:
+    """The run in a folder of artifacts, its policy after the last stage on one device, that device's mesh, and the
+    manifests of its stages. `load` finds its base model.
 
     Raises RecordError if there is no run, ManifestError if a stage is not finished or its files have changed, and
     as `read_run` and `load` do.
@@ -41,7 +31,7 @@ def load_trained(folder: str | Path) -> Trained:
     manifests = [run.manifest(stage) for stage in ("data", *trained, "evaluation")]
     policy, mesh = load_policy(profile.policy, profile.dtype, profile.lora_rank, profile.lora_alpha)
     restore_lora(policy.model, run.stage(trained[-1]) / "adapter")
-    return Trained(run, policy, mesh, manifests)
+    return run, policy, mesh, manifests
 
 
 def scorer(policy: LoadedModel, mesh: Mesh, max_length: int,

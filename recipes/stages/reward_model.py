@@ -30,6 +30,7 @@ from reasonkit.text.tags import TAGS
 from recipes.rewards.model_based import ThoughtJudge, ThoughtTeacher, train_teacher
 from recipes.stages.traces import NO_WORK, WRONG, Sample, examine, own_completions
 
+QUESTIONS = 400  # that the policy answers for examples, if notebook 2c is not changed. The forecast counts on it
 HEAD = "head.safetensors"  # in the stage's folder
 _STEP = re.compile(r".+?(?:; |[.!?]\s+|\n+|\Z)", re.DOTALL)  # with its separator
 _NUMBER = re.compile(r"[0-9]{1,9}")

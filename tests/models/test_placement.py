@@ -12,7 +12,7 @@ from flax import nnx
 from reasonkit.config import PROFILES
 from reasonkit.models import placement
 from reasonkit.models.placement import CHIPS, config_of, memory_of, needs, parameters, plan, plan_teacher
-from tools.preflight.abstract import abstract_model, shapes_of
+from tools.preflight.abstract import abstract_model
 
 
 @pytest.mark.parametrize("name", ["gemma2-2b-it", "gemma3-1b-it", "gemma3-12b-it"])
@@ -48,8 +48,7 @@ def test_the_cache_of_a_teacher_that_answers_is_counted():
 
 
 def test_the_sizes_of_the_kaggle_profile():
-    shapes, profile = shapes_of(PROFILES["kaggle"]), PROFILES["kaggle"]
-    assert (shapes.sft_rows, shapes.grpo_rows, shapes.decode_rows, shapes.judge_rows) == (16, 32, 128, 8)
+    profile = PROFILES["kaggle"]
     policy, judge = config_of(profile.policy, profile.remat), config_of(profile.judge)
     found = needs(profile, policy, judge, sft=False)
     assert found["judge"].weights == pytest.approx(23.5e9, rel=0.01)

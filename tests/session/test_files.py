@@ -213,7 +213,7 @@ GOOD = [{"event": "start", "stage": "grpo", "step": 0},
             ("grpo_step", {"loss": 1.0, "seconds": 2.0, "length": 9.0, "truncated": 0.0})))]
 
 
-FORECAST = Forecast(None, {}, {"sft": 1.0, "grpo": 2.0}, {"sft": 4, "grpo": 4}, 60.0, 0.4)
+FORECAST = Forecast([], "v5e", {}, {"sft": 1.0, "grpo": 2.0}, {"sft": 4, "grpo": 4}, 60.0, 0.4)
 
 
 def written(tmp_path, *odd):

@@ -37,10 +37,9 @@ from reasonkit.models.gemma import flax_checkpoint, from_flax
 from reasonkit.models.load import LoadedModel, Tokenizer, load
 from reasonkit.models.lora import add_lora, fingerprint
 from reasonkit.models.mesh import make_mesh
-from tools.export import base_name, export_flax, export_peft, hf_name
+from tools.export import base_name, export_flax, export_hf, export_peft, hf_name
 from tools.flax import init_random
 from tools.hf.__main__ import convert
-from tools.hf.export import export_hf
 from tools.hf.tokenizer import chat_template
 
 
@@ -109,11 +108,6 @@ def test_the_base_is_not_written_over(policy, tmp_path):
         for folder in (policy.folder, policy.folder / "hf" / "..", policy.folder.parent):
             with pytest.raises(ValueError, match="is or holds the folder that the policy was loaded from: export into"):
                 write(policy, folder)
-
-
-def test_the_precision_can_be_chosen(policy, tmp_path):
-    weights = load_file(export_hf(policy, tmp_path, dtype=jnp.bfloat16) / "model.safetensors")
-    assert {str(weight.dtype) for weight in weights.values()} == {"bfloat16"}
 
 
 def test_the_adapter_has_pefts_names_and_shapes_and_makes_up_the_difference(policy, mesh, tmp_path):

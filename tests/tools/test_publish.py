@@ -43,10 +43,9 @@ def kaggle(monkeypatch, tmp_path):
 
 def test_what_is_sent(export, kaggle, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "k")
-    said = publish_kaggle(export, HANDLE, "step 12", "Gemma")
-    assert kaggle == {"model": ("someone", "gemma2-2b-reasons"), "handle": HANDLE, "licence": "Gemma",
-                      "notes": "step 12", "token": "k",
-                      "files": FILES}
+    said = publish_kaggle(export, HANDLE)
+    assert kaggle == {"model": ("someone", "gemma2-2b-reasons"), "handle": HANDLE, "licence": None,
+                      "notes": "", "token": "k", "files": FILES}
     assert 'unrestricted_kaggle_model = "someone/gemma2-2b-reasons"' in said and "make it public" in said
 
 
@@ -215,12 +214,12 @@ def hub(monkeypatch):
 
 def test_the_hub_gets_every_file_in_a_private_repository(export, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
-    said = publish_hub(export, "you/model", "step 12")
+    said = publish_hub(export, "you/model")
     (made, key, body), *_, (committed, last_key, commit) = hub
     assert made == "/api/repos/create" and json.loads(body)["visibility"] == "private"
     assert key == last_key == "Bearer hf_0123456789" and committed.startswith("/api/models/you/model/commit/main")
     head, *files = (json.loads(line) for line in commit.splitlines())
-    assert head["value"]["summary"] == "step 12"
+    assert head["value"]["summary"] == "Upload"
     assert sorted(file["value"]["path"] for file in files) == FILES
     sent = {file["value"]["path"]: base64.b64decode(file["value"]["content"]) for file in files}
     assert sent["README.md"] == (export / "README.md").read_bytes()

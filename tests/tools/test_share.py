@@ -24,8 +24,7 @@ from reasonkit.train.rollout import generator
 from tools.card import write_card
 from tools.export import export_flax
 from tools.flax import init_random
-from tools.llama_cpp import CONVERTER, find_converter, modelfile, to_gguf
-from tools.share import main, share
+from tools.share import CONVERTER, find_converter, main, modelfile, share, to_gguf
 
 READ_BACK = {"NOTICE", "README.md", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
 CONVERTS = """import sys

@@ -1,1 +1,1 @@
-"""Reads and writes a Gemma as Hugging Face's files. Read `names`, `config`, `weights`, `tokenizer`, `export`."""
+"""Reads and writes a Gemma as Hugging Face's files. Read `weights`, `config`, `tokenizer`."""

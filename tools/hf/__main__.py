@@ -13,10 +13,7 @@ from tools.hf.weights import read_arrays
 
 
 def convert(folder: Path, out: Path) -> Path:
-    """Write `out`, which must be new or empty. The arrays keep their dtype. All of them are in memory at once.
-
-    Raises ValueError and FileNotFoundError as `read_arrays` and `Tokenizer` do.
-    """
+    """Write `out`, a new or empty folder. All arrays are in memory at once. Raises as `read_arrays` and `Tokenizer`."""
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: give a new folder")
     family, config, arrays = read_arrays(folder)

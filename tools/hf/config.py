@@ -21,6 +21,9 @@ from reasonkit.session.files import RecordError, parse_json, read_file
 from tools.flax import family_of
 
 _FAMILY = {"gemma2": "gemma2", "gemma3_text": "gemma3", "gemma3": "gemma3"}  # by Hugging Face model_type
+_NAMES = {"num_layers": "num_hidden_layers", "num_embed": "vocab_size", "embed_dim": "hidden_size",
+          "hidden_dim": "intermediate_size", "num_heads": "num_attention_heads", "head_dim": "head_dim",
+          "num_kv_heads": "num_key_value_heads", "sliding_window_size": "sliding_window"}  # by Tunix's names
 # From Hugging Face's Gemma2Config and Gemma3TextConfig. A text model's config.json always has the sizes. The text part
 # of a multimodal Gemma 3's leaves out the values that are these.
 _SIZES = {"num_hidden_layers": 26, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8,
@@ -36,8 +39,7 @@ _NULLABLE = {"use_bidirectional_attention", "layer_types"}  # of those, the ones
 _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 _CYCLE = {"gemma2": (_LOCAL, _GLOBAL), "gemma3": (_LOCAL,) * 5 + (_GLOBAL,)}
 _GEMMA2_ROPE = 10_000.0
-_MOST = {"num_hidden_layers": 1024}  # Gemma's largest has 62
-_LARGEST = 2**31 - 1  # for any other whole number, because JAX counts in int32
+_MOST = {"num_hidden_layers": 1024}  # Gemma's largest has 62. Of all else 2^31 - 1, because JAX counts in int32
 
 
 def layer_types(family: str, layers: int) -> list[str]:
@@ -57,10 +59,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_config(file: Path) -> tuple[str, Any]:
-    """Family and Tunix's configuration.
-
-    Raises ValueError for another model_type, a setting that is missing or null, or one that Tunix's models do not have.
-    """
+    """Family and Tunix's configuration. Raises ValueError for a setting that is missing or not one of Tunix's."""
     raw = read_json(file)
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in _FAMILY:
@@ -73,12 +72,7 @@ def read_config(file: Path) -> tuple[str, Any]:
             tied = {"tie_word_embeddings": raw.get("tie_word_embeddings", True)}
             raw = _SIZES | tied | _object(raw, "text_config")
         raw = _DEFAULTS[family] | raw
-        common = {
-            "num_layers": _number(raw, "num_hidden_layers"), "num_embed": _number(raw, "vocab_size"),
-            "embed_dim": _number(raw, "hidden_size"), "hidden_dim": _number(raw, "intermediate_size"),
-            "num_heads": _number(raw, "num_attention_heads"), "head_dim": _number(raw, "head_dim"),
-            "num_kv_heads": _number(raw, "num_key_value_heads"), "sliding_window_size": _number(raw, "sliding_window"),
-        }
+        common = {ours: _number(raw, theirs) for ours, theirs in _NAMES.items()}
         for name, per in (("num_attention_heads", common["num_kv_heads"]), ("head_dim", 2)):
             if raw[name] % per:
                 raise ValueError(f"{name} is {raw[name]}, and must be a multiple of {per}: the heads share those of "
@@ -113,7 +107,7 @@ def _object(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _number(settings: dict[str, Any], name: str, kind: type = int) -> Any:
     """A setting above 0, below a limit, that `kind` holds exactly. Raises ValueError naming it, for null too."""
-    value, most = settings.get(name), _MOST.get(name, _LARGEST)
+    value, most = settings.get(name), _MOST.get(name, 2**31 - 1)
     if type(value) not in (int, float) or not 0 < value <= most or kind(value) != value:
         raise ValueError(f"{name} is {json.dumps(value):.200}, and must be a {'whole ' * (kind is int)}number above "
                          f"0, at most {most}")
@@ -177,10 +171,8 @@ def write_config(model: Any, dtype: Any, stop_ids: tuple[int, ...] = ()) -> dict
     return {
         "architectures": ["Gemma2ForCausalLM" if family == "gemma2" else "Gemma3ForCausalLM"],
         "model_type": "gemma2" if family == "gemma2" else "gemma3_text",
-        "num_hidden_layers": config.num_layers, "vocab_size": config.num_embed, "hidden_size": config.embed_dim,
-        "intermediate_size": config.hidden_dim, "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim,
-        "query_pre_attn_scalar": config.head_dim, "sliding_window": config.sliding_window_size, **own,
+        **{theirs: getattr(config, ours) for ours, theirs in _NAMES.items()},
+        "query_pre_attn_scalar": config.head_dim, **own,
         "hidden_activation": _FIXED["hidden_activation"], "rms_norm_eps": _FIXED["rms_norm_eps"],
         "tie_word_embeddings": True, "torch_dtype": jnp.dtype(dtype).name,
         "pad_token_id": 0, "eos_token_id": list(stop_ids) or 1, "bos_token_id": 2,

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2 as pb  # needs protobuf, which tunix's perfetto brings
+from tokenizers import decoders, models, normalizers, processors
 
 from reasonkit.models.load import Tokenizer
 from reasonkit.session.files import write_atomic
 from reasonkit.text.tags import TAGS, neutralise
 
-_TURNS = ["<start_of_turn>", "<end_of_turn>"]
 _SPACE = "\u2581"  # SentencePiece's
 # tokenizer.json is kept only if it reads these as tokenizer.model does.
 PROBES = (TAGS.prompt("What is 12 + 7,\nand why?"), TAGS.render(reasoning="12 + 7 = 19", answer="19"),
@@ -50,17 +49,12 @@ def chat_template() -> str:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json into a folder.
-
-    The control tokens of `tags.neutralise` and of SentencePiece are special, so skip_special_tokens leaves them out of
-    decoded text.
+    """Write tokenizer.json and tokenizer_config.json. Control tokens are special, so that decoding can leave them out.
 
     Raises ValueError if tokenizer.json does not read one of PROBES as tokenizer.model does.
     """
     proto = pb.ModelProto.FromString(tokenizer.path.read_bytes())
-    fast = _fast(proto)
-    text = json.dumps(fast, ensure_ascii=False)
-    made = tokenizers.Tokenizer.from_str(text)
+    made = _fast(proto)
     for probe in PROBES:
         ours, theirs = tokenizer.encode(probe), made.encode(probe, add_special_tokens=False).ids
         if ours != theirs:
@@ -71,39 +65,32 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     settings = {
         "tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False,
         "clean_up_tokenization_spaces": False, **{f"{name}_token": tokenizer.piece(at) for name, at in names.items()},
-        "additional_special_tokens": _TURNS, "chat_template": chat_template(),
+        "additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"], "chat_template": chat_template(),
         # In transformers 5 these replace tokenizer.json's.
-        "added_tokens_decoder": {token.pop("id"): token for token in fast["added_tokens"]}}
-    write_atomic(folder / "tokenizer.json", text + "\n")
+        "added_tokens_decoder": {token.pop("id"): token for token in json.loads(made.to_str())["added_tokens"]}}
+    write_atomic(folder / "tokenizer.json", made.to_str() + "\n")
     write_atomic(folder / "tokenizer_config.json", json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
 
 
-def _fast(proto: pb.ModelProto) -> dict[str, Any]:
-    """tokenizer.json for a SentencePiece BPE without normalisation."""
-    kinds, spec, added = pb.ModelProto.SentencePiece, proto.trainer_spec, []
+def _fast(proto: pb.ModelProto) -> tokenizers.Tokenizer:
+    """The tokenizer of a SentencePiece BPE without normalisation."""
+    kinds, spec = pb.ModelProto.SentencePiece, proto.trainer_spec
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == kinds.NORMAL}
-    for number, piece in enumerate(proto.pieces):
+    merges = [(-score, len(piece) - at, piece[:at], piece[at:]) for piece, score in scores.items()
+              for at in range(1, len(piece)) if piece[:at] in scores and piece[at:] in scores]
+    made = tokenizers.Tokenizer(models.BPE(
+        {piece.piece: number for number, piece in enumerate(proto.pieces)}, [pair[2:] for pair in sorted(merges)],
+        unk_token=proto.pieces[spec.unk_id].piece, fuse_unk=True, byte_fallback=True))
+    bos = proto.pieces[spec.bos_id].piece
+    made.normalizer = normalizers.Replace(" ", _SPACE)
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B:1", special_tokens=[(bos, spec.bos_id)])
+    made.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    added = []
+    for piece in proto.pieces:
         special = piece.type in (kinds.CONTROL, kinds.UNKNOWN) or neutralise(piece.piece) != piece.piece
         if special or piece.type == kinds.USER_DEFINED:
             # Normalised ones are found after spaces have become "▁", as in SentencePiece.
-            added.append({"id": number, "content": piece.piece, "single_word": False, "lstrip": False, "rstrip": False,
-                          "normalized": not special, "special": special})
-    merges = [(-score, len(piece) - at, piece[:at], piece[at:]) for piece, score in scores.items()
-              for at in range(1, len(piece)) if piece[:at] in scores and piece[at:] in scores]
-    bos = proto.pieces[spec.bos_id].piece
-    first, text, second = ({"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-                           {"Sequence": {"id": "B", "type_id": 1}})
-    return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}, "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing", "single": [first, text], "pair": [first, text, second],
-            "special_tokens": {bos: {"id": bos, "ids": [spec.bos_id], "tokens": [bos]}}},
-        "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}, {"type": "ByteFallback"},
-            {"type": "Fuse"}]},
-        "model": {
-            "type": "BPE", "dropout": None, "unk_token": proto.pieces[spec.unk_id].piece,
-            "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True,
-            "ignore_merges": False, "vocab": {piece.piece: number for number, piece in enumerate(proto.pieces)},
-            "merges": [[left, right] for *_, left, right in sorted(merges)]}}
+            added.append(tokenizers.AddedToken(piece.piece, normalized=not special, special=special))
+    made.add_tokens(added)
+    return made

@@ -1,4 +1,4 @@
-"""Gemma 2 and 3 as Hugging Face's safetensors: `read_arrays` reads a folder, `save_hf` writes one."""
+"""Gemma 2 and 3 as Hugging Face's safetensors: `read_arrays`, `save_hf`, and `tensors`, the table of their arrays."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import math
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from flax import nnx
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -21,7 +22,6 @@ from reasonkit.models.gemma import download_again
 from reasonkit.session.files import replace_file, write_atomic
 from tools.flax import family_of, merge_lora
 from tools.hf.config import read_config, read_json, write_config
-from tools.hf.names import Tensor, tensors
 
 SHARD_BYTES = 5_000_000_000
 INDEX = "model.safetensors.index.json"
@@ -32,17 +32,60 @@ _PREFIX = re.compile(r"(language_model\.model|model\.language_model|model)\.(?=e
 _UNUSED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(.*\.)?rotary_emb\.")
 
 
+class Tensor(NamedTuple):
+    """One tensor of the file, and where it is in Tunix's state: `file.reshape(split).transpose(axes)`."""
+
+    name: str
+    path: tuple[str | int, ...]
+    part: int | None  # its place in an array that stacks several: queries, keys, values
+    shape: tuple[int, ...]
+    split: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def ours(self, value: np.ndarray) -> np.ndarray:
+        return value.reshape(self.split).transpose(self.axes)
+
+    def theirs(self, value: np.ndarray) -> np.ndarray:
+        value = value if self.part is None else value[self.part]
+        return np.ascontiguousarray(value.transpose(np.argsort(self.axes)).reshape(self.shape))
+
+
+def tensors(family: str, config: Any) -> Iterator[Tensor]:
+    """Every tensor of the model, in the file's order. torch keeps matrices as (out, in)."""
+    n, k, h, d, f = (getattr(config, name) for name in ("num_heads", "num_kv_heads", "head_dim", "embed_dim",
+                                                        "hidden_dim"))
+
+    def tensor(name: str, path: tuple, split: tuple[int, ...], axes: tuple[int, ...] = (0,), part: int | None = None,
+               shape: tuple[int, ...] = ()) -> Tensor:
+        return Tensor(f"model.{name}.weight", path, part, shape or split, split, axes)
+
+    yield tensor("embed_tokens", ("embedder", "input_embedding"), (config.num_embed, d), (0, 1))
+    for layer in range(config.num_layers):
+        at, own, attn = f"layers.{layer}", ("layers", layer), ("layers", layer, "attn")
+        q, kv, first = ("qkv_einsum", "qkv_einsum", 1) if n == k else ("q_einsum", "kv_einsum", 0)
+        for letter, count, array, part in (("q", n, q, 0 if n == k else None), ("k", k, kv, first),
+                                           ("v", k, kv, first + 1)):
+            yield tensor(f"{at}.self_attn.{letter}_proj", (*attn, array, "w"), (count, h, d), (0, 2, 1), part,
+                         (count * h, d))
+        yield tensor(f"{at}.self_attn.o_proj", (*attn, "attn_vec_einsum", "w"), (d, n, h), (1, 2, 0), None, (d, n * h))
+        for theirs, ours in (("q_norm", "_query_norm"), ("k_norm", "_key_norm")) if family == "gemma3" else ():
+            yield tensor(f"{at}.self_attn.{theirs}", (*attn, ours, "scale"), (h,))
+        for name, split in (("gate_proj", (f, d)), ("up_proj", (f, d)), ("down_proj", (d, f))):
+            yield tensor(f"{at}.mlp.{name}", (*own, "mlp", name, "kernel"), split, (1, 0))
+        after = "post_attn_norm" if family == "gemma2" else "post_attention_norm"
+        for theirs, ours in (("input_layernorm", "pre_attention_norm"), ("post_attention_layernorm", after),
+                             ("pre_feedforward_layernorm", "pre_ffw_norm"),
+                             ("post_feedforward_layernorm", "post_ffw_norm")):
+            yield tensor(f"{at}.{theirs}", (*own, ours, "scale"), (d,))
+    yield tensor("norm", ("final_norm", "scale"), (d,))
+
+
 def to_tunix(family: str, config: Any, read: Callable[[str], np.ndarray]) -> dict[tuple, np.ndarray]:
     """Tunix's arrays by their path, made from the tensors that `read(name)` returns."""
-    arrays: dict[tuple, np.ndarray] = {}
-    stacks: dict[tuple, list[np.ndarray]] = defaultdict(list)
+    parts: dict[tuple, list[np.ndarray]] = defaultdict(list)
     for tensor in tensors(family, config):
-        value = tensor.ours(read(tensor.name))
-        if tensor.part is None:
-            arrays[tensor.path] = value
-        else:
-            stacks[tensor.path].append(value)
-    return arrays | {path: np.stack(values) for path, values in stacks.items()}
+        parts[tensor.path].append(tensor.ours(read(tensor.name)))
+    return {path: values[0] if len(values) == 1 else np.stack(values) for path, values in parts.items()}
 
 
 def _files(folder: Path) -> list[Path]:
@@ -126,28 +169,19 @@ def save_hf(model: nnx.Module, tokenizer_path: str | Path, folder: str | Path, d
     family, folder, dtype = family_of(model), Path(folder), np.dtype(dtype)
     settings = write_config(model, dtype, stop_ids) | extra
     leaves = {path: leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model))}
-    shards: list[list[Tensor]] = [[]]
-    filled = 0
-    for tensor in tensors(family, model.config):
-        size = math.prod(tensor.shape) * dtype.itemsize
-        if filled and filled + size > shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(tensor)
-        filled += size
-    names = (["model.safetensors"] if len(shards) == 1 else
-             [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))])
-    for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - {folder / name for name in names}:
+    there = {tensor.name: tensor for tensor in tensors(family, model.config)}
+    split = split_state_dict_into_shards_factory(
+        there, get_storage_size=lambda tensor: math.prod(tensor.shape) * dtype.itemsize,
+        filename_pattern="model{suffix}.safetensors", max_shard_size=shard_bytes)
+    kept = {folder / name for name in split.filename_to_tensors}
+    for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - kept:
         stale.unlink(missing_ok=True)
-
-    for name, shard in zip(names, shards, strict=True):
-        weights = {t.name: t.theirs(merge_lora(leaves, t.path, model).astype(dtype)) for t in shard}
+    for name, shard in split.filename_to_tensors.items():
+        weights = {t: there[t].theirs(merge_lora(leaves, there[t].path, model).astype(dtype)) for t in shard}
         with replace_file(folder / name) as temporary:
             save_file(weights, temporary, metadata={"format": "pt"})
-    if len(shards) > 1:
-        total = sum(math.prod(t.shape) for shard in shards for t in shard) * dtype.itemsize
-        where = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": where}
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_atomic(folder / INDEX, json.dumps(index, indent=2) + "\n")
     with replace_file(folder / "tokenizer.model") as temporary:
         shutil.copyfile(tokenizer_path, temporary)

@@ -1,4 +1,4 @@
-"""Models and programs as shapes, to compile a run without placing anything on devices. `Shapes` are its sizes.
+"""Models and programs as shapes, to compile a run without placing anything on devices.
 
 `abstract_model` is a Gemma of `jax.ShapeDtypeStruct`s with the sharding of a run. `Program` is a function to lower on
 such shapes. Tunix leaves out its activation constraints if JAX runs on a CPU. For other chips they are put back.
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -21,45 +22,8 @@ from tunix.models.gemma import model as gemma2
 from tunix.models.gemma3 import model as gemma3
 from tunix.utils import sharding_utils
 
-from reasonkit.config import Profile
 from reasonkit.models.gemma import quantize_layers
 from reasonkit.models.lora import Float32Lora, on_int8_base
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Sizes of a run: rows of one pass over all devices of a mesh, lengths in tokens. A packed sequence is one row.
-
-    `simpo_rows` are two per pair. `grpo_rows` are the completions of a micro-batch, which is also one pass of the
-    reference. `decode_rows` are the completions of one call of the rollout. `distill_rows` are those of a step.
-    `segments`, `int8_weights` and `int8_cache` are GRPO's.
-    """
-
-    sft_rows: int = 32
-    sft_length: int = 1024
-    simpo_rows: int = 32
-    grpo_rows: int = 32
-    max_prompt_length: int = 256
-    max_new_tokens: int = 768
-    decode_rows: int = 128
-    judge_rows: int = 8
-    judge_length: int = 2048
-    distill_rows: int = 8
-    segments: bool = False
-    int8_weights: bool = False
-    int8_cache: bool = False
-
-
-def shapes_of(profile: Profile) -> Shapes:
-    """The sizes of the programs of a profile's stages."""
-    g = profile.grpo
-    return Shapes(sft_rows=profile.sft.batch_size, sft_length=profile.sft.max_length,
-                  simpo_rows=2 * profile.simpo.batch_size, grpo_rows=g.prompts_per_pass * g.num_generations,
-                  max_prompt_length=g.max_prompt_length, max_new_tokens=g.max_new_tokens,
-                  decode_rows=g.prompts_per_call * g.num_generations,
-                  judge_rows=profile.judge_batch, judge_length=profile.judge_max_length,
-                  distill_rows=profile.distill.batch_size, segments=g.segments, int8_weights=g.int8_weights,
-                  int8_cache=g.int8_cache)
 
 
 @dataclass(frozen=True)
@@ -81,51 +45,30 @@ class Program:
     looked_up: tuple = ()
     loop: bool = False
 
-    @property
-    def unread_bytes(self) -> int:
-        """Of what is in memory and hardly read, on one device."""
-        return sum(map(_bytes, jax.tree.leaves((self.resident, self.looked_up))))
-
-    @property
-    def argument_bytes(self) -> int:
-        """On one device, including what is resident."""
-        return sum(map(_bytes, jax.tree.leaves((self.resident, self.arguments))))
-
-    @property
-    def fixed_bytes(self) -> int:
-        """On one device, everything except the rows of the batch and the cache."""
-        return sum(_bytes(leaf) for leaf in jax.tree.leaves((self.resident, self.arguments))
-                   if not (leaf.shape[:1] == (self.rows,) and leaf.sharding.spec[:1] == ("fsdp",)))
-
     def lower(self) -> jax.stages.Lowered:
         """Trace it for the devices of its mesh, ready to be compiled."""
-
-        def function(resident: tuple, *arguments: Any) -> Any:
-            return self.function(*arguments)
-
+        donated = [number + 1 for number in self.donated]
+        step = jax.jit(lambda resident, *arguments: self.function(*arguments), keep_unused=True, donate_argnums=donated)
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"  # a run on a CPU has no constraints either
         with self.mesh, contextlib.nullcontext() if on_cpu else constraints(self.mesh):
-            return jax.jit(function, keep_unused=True, donate_argnums=[n + 1 for n in self.donated]).lower(
-                self.resident, *self.arguments)
+            return step.lower(self.resident, *self.arguments)
 
 
-def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+def bytes_of(*trees: Any) -> int:
+    """Of the shapes in the trees, on one device."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+               for leaf in jax.tree.leaves(trees))
 
 
 @contextlib.contextmanager
 def constraints(mesh: Mesh) -> Iterator[None]:
     """In this block, Tunix constrains activations to the mesh, whatever JAX itself runs on."""
-    kept = sharding_utils.shard, gemma2.shard
 
     def shard(x: jax.Array, spec: tuple, eager: bool = False) -> jax.Array:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
-    sharding_utils.shard = gemma2.shard = shard
-    try:
+    with patch.object(sharding_utils, "shard", shard), patch.object(gemma2, "shard", shard):
         yield
-    finally:
-        sharding_utils.shard, gemma2.shard = kept
 
 
 def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 0, int8: bool = False) -> nnx.Module:
@@ -139,18 +82,13 @@ def abstract_model(config: Any, mesh: Mesh, dtype: Any = None, lora_rank: int = 
     def build() -> nnx.Module:
         model = kind(config, rngs=nnx.Rngs(0))
         if not lora_rank:
-            return model
+            return quantize_layers(model, mesh.shape["fsdp"]) if int8 else model
         inputs = model.get_model_input()
         model = qwix.apply_lora_to_model(model, Float32Lora(lora_rank, 1.0), rngs=nnx.Rngs(0), **inputs)
         model.lora_alpha = 1.0
-        return model
+        return on_int8_base(model) if int8 else model
 
-    dtype = dtype or getattr(config, "param_dtype", jnp.bfloat16)
-    model = nnx.eval_shape(build)
-    if int8:
-        model = nnx.eval_shape(on_int8_base if lora_rank else lambda model: quantize_layers(model, mesh.shape["fsdp"]),
-                               model)
-    return with_shardings(model, mesh, config, dtype)
+    return with_shardings(nnx.eval_shape(build), mesh, config, dtype or getattr(config, "param_dtype", jnp.bfloat16))
 
 
 def with_shardings(node: Any, mesh: Mesh, config: Any, dtype: Any = None) -> Any:

@@ -16,23 +16,21 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import Mesh
 from tunix.models.gemma3 import model as gemma3
 
-from reasonkit.models.mesh import Plan, check_divides
+from reasonkit.models.mesh import check_divides
 from reasonkit.models.placement import CHIPS, GIB, Chip
-from tools.preflight.abstract import Program, Shapes
+from tools.preflight.abstract import Program, bytes_of
 from tools.preflight.programs import PROGRAMS, Run
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-COLLECTIVE = re.compile(rf"\b({'|'.join(KINDS)})(?:-start)?\(")
+COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # what libtpu says of a program that is too large
 
 
 @dataclass(frozen=True)
 class ProgramStats:
-    """A compiled program. Bytes and FLOP are for one device. None is unknown, because the compiler refused the program
-    or because it is a loop.
+    """A compiled program. `mesh` has the sizes of its axes. Bytes and FLOP are for one device. None is unknown, because
+    the compiler refused the program or because it is a loop.
 
     `fixed` are the bytes of the arguments that do not depend on the rows. `needed` bytes are in HBM at once: arguments,
     what other programs keep there, temporaries, and outputs that reuse no argument. `traffic` is the HBM traffic: the
@@ -40,7 +38,7 @@ class ProgramStats:
     """
 
     program: str
-    mesh: Mesh
+    mesh: dict[str, int]
     rows: int
     needed: float
     arguments: float | None = None
@@ -58,73 +56,40 @@ class ProgramStats:
         return max((self.flops / chip.flops, "compute"), (self.traffic / chip.bandwidth, "memory"))
 
 
-@dataclass(frozen=True)
-class Report:
-    """What the programs need, compared with what the chip has."""
-
-    rows: tuple[ProgramStats, ...]
-    chip: str
-
-    @property
-    def fits(self) -> bool:
-        """Whether the chip has the memory that every program needs."""
-        return all(row.needed <= CHIPS[self.chip].memory for row in self.rows)
-
-    def table(self) -> str:
-        chip = CHIPS[self.chip]
-        lines = [("program", "fsdp,tp", "rows", "arguments", "temporaries", "outputs", "needed", "fits",
-                  "TFLOP", "HBM GB", "roofline", "collectives")]
-        for row in self.rows:
-            sizes = (row.arguments, row.temporaries, row.outputs, row.needed)
-            over, roofline = row.needed - chip.memory, row.roofline(chip)
-            lines.append((
-                row.program, "{fsdp},{tp}".format(**row.mesh.shape), str(row.rows),
-                *(_number(size, GIB) for size in sizes),
-                "yes" if over <= 0 else f"no: {over / GIB:.2f} over",
-                _number(row.flops, 1e12), _number(row.traffic, 1e9),
-                "-" if roofline is None else f"{1000 * roofline[0]:.3g} ms, {roofline[1]}",
-                ", ".join(f"{count} {kind}" for kind, count in row.collectives.items()) or "-"))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        head = f"sizes in GiB of one {self.chip} chip, which has {chip.memory / GIB:g}"
-        return "\n".join([head, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)])
+def table(rows: Sequence[ProgramStats], chip: str) -> str:
+    """What the programs need, compared with what a chip of CHIPS has."""
+    peak = CHIPS[chip]
+    lines = [("program", "fsdp,tp", "rows", "arguments", "temporaries", "outputs", "needed", "fits",
+              "TFLOP", "HBM GB", "roofline", "collectives")]
+    for row in rows:
+        over, roofline = row.needed - peak.memory, row.roofline(peak)
+        lines.append((
+            row.program, "{fsdp},{tp}".format(**row.mesh), str(row.rows),
+            *(_number(size, GIB) for size in (row.arguments, row.temporaries, row.outputs, row.needed)),
+            "yes" if over <= 0 else f"no: {over / GIB:.2f} over",
+            _number(row.flops, 1e12), _number(row.traffic, 1e9),
+            "-" if roofline is None else f"{1000 * roofline[0]:.3g} ms, {roofline[1]}",
+            ", ".join(f"{count} {kind}" for kind, count in row.collectives.items()) or "-"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    head = f"sizes in GiB of one {chip} chip, which has {peak.memory / GIB:g}"
+    return "\n".join([head, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)])
 
 
 def _number(value: float | None, unit: float) -> str:
     return "-" if value is None else f"{value / unit:.3g}"
 
 
-def preflight(
-    policy_config: Any, judge_config: Any, plan: Plan, shapes: Shapes, lora_rank: int, chip: str,
-    programs: Sequence[str] = tuple(PROGRAMS), dtype: Any = None, whole: bool = True, judge_int8: bool = False,
-) -> Report:
-    """Compile the named programs for the plan's devices, and compare them with a chip of CHIPS.
-
-    "sft" and "simpo" are their train steps. "grpo" is its train step and the reference's pass. "rollout" is the
-    prefill, one decode step and the loop, "judge" its prefill. "distill" is the student's rollout and train step,
-    "teacher" its pass in the judge's place. The configs are Tunix's, with `shd_config` and `remat_config` as in the
-    run. `judge_config` may be None without the judge. `dtype` is the weights', with None as in `load`. `judge_int8`
-    quantises the judge as `quantize_int8` does. Unless `whole`, models of two `depths` are compiled and extrapolated.
-
-    Raises ValueError for an unknown program or chip, rows that do not divide over their mesh, or a missing judge.
-    """
-    if chip not in CHIPS:
-        raise ValueError(f"chip {chip!r} is unknown: choose from {', '.join(CHIPS)}")
-    for name in programs:
-        if name not in PROGRAMS:
-            raise ValueError(f"program {name!r} is unknown: choose from {', '.join(PROGRAMS)}")
-    rows = []
-    for name in programs:
-        role = "judge_config" if name in ("judge", "teacher") else "policy_config"
-        run = Run(policy_config, judge_config, plan, shapes, lora_rank, dtype, judge_int8)
-        config = getattr(run, role)
-        if config is None or whole or depths(config)[1] >= config.num_layers:
-            rows += map(compile_program, PROGRAMS[name](run))
-            continue
-        # the other model keeps all its layers if it is in the same memory
-        shallow = [replace(run, **{role: replace(config, num_layers=depth)}) for depth in depths(config)]
-        rows += [extrapolate_layers(compile_program(low), compile_program(high), depths(config), config.num_layers)
-                 for low, high in zip(*map(PROGRAMS[name], shallow), strict=True)]
-    return Report(tuple(rows), chip)
+def preflight(run: Run, name: str, whole: bool = True) -> list[ProgramStats]:
+    """Compile the programs that PROGRAMS has by this name. Unless `whole`, models of two `depths` are compiled and
+    extrapolated. Raises ValueError for rows that do not divide over their mesh, or a missing judge."""
+    role = "judge_config" if name in ("judge", "teacher") else "policy_config"
+    config = getattr(run, role)
+    if config is None or whole or depths(config)[1] >= config.num_layers:
+        return [*map(compile_program, PROGRAMS[name](run))]
+    # the other model keeps all its layers if it is in the same memory
+    shallow = [replace(run, **{role: replace(config, num_layers=depth)}) for depth in depths(config)]
+    return [extrapolate_layers(compile_program(low), compile_program(high), depths(config), config.num_layers)
+            for low, high in zip(*map(PROGRAMS[name], shallow), strict=True)]
 
 
 def depths(config: Any) -> tuple[int, int]:
@@ -156,7 +121,10 @@ def extrapolate_layers(low: ProgramStats, high: ProgramStats, at: tuple[int, int
 def compile_program(program: Program) -> ProgramStats:
     """Compile a program and read what it needs, or would need if the compiler refuses it."""
     check_divides(program.rows, program.mesh, program.title)
-    lowered = program.lower()
+    what, lowered = (program.title, dict(program.mesh.shape), program.rows), program.lower()
+    given = jax.tree.leaves((program.resident, program.arguments))
+    fixed = bytes_of([leaf for leaf in given  # all but the rows of the batch and the cache
+                      if (leaf.shape[:1], leaf.sharding.spec[:1]) != ((program.rows,), ("fsdp",))])
     try:
         executable = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -164,27 +132,22 @@ def compile_program(program: Program) -> ProgramStats:
             raise
         needed = float(found[2]) * {"M": 2**20, "G": GIB, "T": 2**40}[found[3]]
         if found[1] != "Used ":
-            needed += program.argument_bytes
-        return ProgramStats(program.title, program.mesh, program.rows, needed, fixed=program.fixed_bytes)
+            needed += bytes_of(given)
+        return ProgramStats(*what, needed, fixed=fixed)
     memory, cost = executable.memory_analysis(), executable.cost_analysis()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     needed = arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return ProgramStats(
-        program.title, program.mesh, program.rows, needed,
-        arguments, temporaries, memory.output_size_in_bytes,
-        None if program.loop else needed + temporaries - program.unread_bytes, None if program.loop else cost["flops"],
-        dict(Counter(COLLECTIVE.findall(executable.as_text()))), program.fixed_bytes)
+    traffic = needed + temporaries - bytes_of(program.resident, program.looked_up)
+    return ProgramStats(*what, needed, arguments, temporaries, memory.output_size_in_bytes,
+                        None if program.loop else traffic, None if program.loop else cost["flops"],
+                        dict(Counter(COLLECTIVE.findall(executable.as_text()))), fixed)
 
 
 def topology_devices(name: str) -> list[jax.Device]:
-    """The devices of a TPU topology such as "v5e:2x4", only to compile for. No TPU is needed.
-
-    Raises RuntimeError if libtpu is missing or does not know the topology.
-    """
+    """The devices of a TPU topology, only to compile for. Raises RuntimeError if libtpu is missing or knows it not."""
     # Otherwise libtpu asks a cloud machine's metadata server what it is, and complains if there is none.
     local = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-             "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
-             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # no chip is used
+             "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     for variable, value in local.items():
         os.environ.setdefault(variable, value)
     chip, _, grid = name.partition(":")

@@ -31,30 +31,24 @@ from reasonkit.models.mesh import ROOM, Plan
 from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan
 from reasonkit.session.files import RecordError, parse_json, read_file, write_atomic
 from reasonkit.session.setup import find_recipe, recipe_names
-from tools.preflight.abstract import shapes_of
-from tools.preflight.compiled import ProgramStats, Report, preflight, topology_devices
+from recipes.stages.reward_model import QUESTIONS
+from tools.preflight.compiled import ProgramStats, preflight, table, topology_devices
+from tools.preflight.programs import Run, is_shared, sizes
 
 EFFICIENCY = 0.4  # of the roofline's speed. In training 0.3 to 0.5 of a chip's peak is usual
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # also a guess: loading weights and compiling, for all stages together
 TIMED = "sft", "grpo", "distill"  # stages whose steps, in a log, give the speed. SimPO also samples its pairs
-EXAMPLES = 400  # QUESTIONS of notebook 2c
-SOURCES = ("reasonkit/models/cache.py", "reasonkit/models/gemma.py", "reasonkit/models/load.py",
-           "reasonkit/models/lora.py", "reasonkit/models/logprobs.py", "reasonkit/train/decode.py",
-           "reasonkit/train/sft.py", "reasonkit/train/policy_loss.py",
-           "recipes/stages/simpo.py", "recipes/stages/distill.py", "tools/preflight/abstract.py",
-           "tools/preflight/programs.py", "tools/preflight/compiled.py")
+SOURCES = "reasonkit/models", "reasonkit/train", "recipes/stages", "tools/preflight"  # what the programs are made of
 # Estimates of what a judge's row has besides question and reply: the request with a mark per line, and a criterion.
 FENCE_TOKENS, CRITERION_TOKENS = 128, 72
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The compiled programs of a run, and the `minutes` that follow by stage, against the `limit` of the session.
+    """A run's compiled programs, its `minutes` by stage, the session's `limit`, and the `steps` planned by stage."""
 
-    `steps` are those of the training stages that have been planned.
-    """
-
-    report: Report
+    rows: list[ProgramStats]
+    chip: str
     reasons: dict[str, str]
     minutes: dict[str, float]
     steps: dict[str, int]
@@ -64,16 +58,16 @@ class Forecast:
     @property
     def fits(self) -> bool:
         """Whether every program leaves a tenth of the memory free."""
-        return all(row.needed <= ROOM * CHIPS[self.report.chip].memory for row in self.report.rows)
+        return all(row.needed <= ROOM * CHIPS[self.chip].memory for row in self.rows)
 
     def largest(self) -> dict[str, int]:
         """By program, about how many rows leave a tenth of the memory free. Its mesh divides the number."""
         found = {}
-        for row in self.report.rows:
+        for row in self.rows:
             if row.fixed is not None and row.needed > row.fixed:
-                room = ROOM * CHIPS[self.report.chip].memory - row.fixed
+                room = ROOM * CHIPS[self.chip].memory - row.fixed
                 rows = max(0.0, room / (row.needed - row.fixed)) * row.rows
-                found[row.program] = int(rows // row.mesh.shape["fsdp"] * row.mesh.shape["fsdp"])
+                found[row.program] = int(rows // row.mesh["fsdp"] * row.mesh["fsdp"])
         return found
 
     def corrected(self, log_rows: Sequence[dict]) -> Forecast:
@@ -93,7 +87,6 @@ class Forecast:
         return replace(self, minutes={**scaled, **measured}, efficiency=efficiency)
 
     def text(self) -> str:
-        """The whole forecast, for people."""
         total, (last, steps) = sum(self.minutes.values()), [*self.steps.items()][-1]
         verdict = "which fits"
         if total > self.limit:
@@ -101,9 +94,9 @@ class Forecast:
             left = 0.0 if math.isinf(total) else max(0.0, self.limit - total + its) / its
             verdict = (f"which does not fit: {STAGES[last].title} has time for about {int(left * steps)} of its "
                        f"{steps} steps, and its schedule will be fitted to them")
-        free = min(1 - row.needed / CHIPS[self.report.chip].memory for row in self.report.rows)
+        free = min(1 - row.needed / CHIPS[self.chip].memory for row in self.rows)
         return "\n".join([
-            *(f"{role}: {reason}" for role, reason in self.reasons.items()), "", self.report.table(), "",
+            *(f"{role}: {reason}" for role, reason in self.reasons.items()), "", table(self.rows, self.chip), "",
             "largest rows that leave a tenth free, about: " + ", ".join(
                 f"{program} {rows}" for program, rows in self.largest().items()),
             f"the fullest program leaves {free:.0%} of a chip free" + ("" if self.fits else ": less than a tenth"),
@@ -119,58 +112,49 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     `whole` compiles all layers, which takes longer. Without `judge` the recipe's judge, if it has one, runs elsewhere.
     Raises ValueError if a model does not fit, or the chip is not one of CHIPS.
     """
+    if chip not in CHIPS:
+        raise ValueError(f"chip {chip!r} is unknown: choose from {', '.join(CHIPS)}")
     judged = judge and recipe.uses_judge
     alone, together = plan(profile, devices, False), plan(profile, devices, judged, "grpo" in recipe.shares)
-    shapes = shapes_of(profile)
 
-    def compiled(made: Plan, name: str) -> list[ProgramStats]:
-        shared, config, other = made.judge and _shared(made), None, None
-        taught = name in ("distill", "teacher")
+    def compiled(profile: Profile, made: Plan, name: str) -> list[ProgramStats]:
+        shared, config, other = is_shared(made), None, None
         if name != "judge" or shared:  # a judge on separate chips is the same for every policy
             config = config_of(profile.policy, profile.remat, "policy" not in made.gathered)
-        if name == "judge" or shared or taught:
-            other = config_of(profile.teacher if taught else profile.judge, replicated="judge" not in made.gathered)
-        int8 = bool(other) and not taught and profile.judge_int8
-        depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, shapes, name,
-                   profile.lora_rank, whole, int8,
-                   [(Path(__file__).parents[2] / source).read_text() for source in SOURCES],
+        if name in ("judge", "distill", "teacher") or shared:
+            other = config_of(profile.judge, replicated="judge" not in made.gathered)
+        depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, name, whole,
+                   sizes(profile), [file.read_text() for source in SOURCES
+                                    for file in sorted((Path(__file__).parents[2] / source).glob("*.py"))],
                    [importlib.metadata.version(package) for package in ("jax", "flax", "google-tunix", "qwix")])
         path = folder and folder / f"{hashlib.sha256(repr(depends).encode()).hexdigest()[:16]}.json"
         if path and path.exists():
-            mesh = made.judge if name in ("judge", "teacher") else made.policy
             with contextlib.suppress(RecordError, TypeError):  # another file, or half of one, is compiled again
-                return [ProgramStats(**row, mesh=mesh) for row in parse_json(read_file(path))]
-        rows = preflight(config, other, made, shapes, profile.lora_rank, chip, (name,), jnp.bfloat16, whole,
-                         int8).rows
+                return [ProgramStats(**row) for row in parse_json(read_file(path))]
+        rows = preflight(Run(config, other, made, profile, jnp.bfloat16), name, whole)
         if path:
-            plain = [{key: value for key, value in vars(row).items() if key != "mesh"} for row in rows]
-            write_atomic(path, json.dumps(plain))
-        return list(rows)
+            write_atomic(path, json.dumps([vars(row) for row in rows]))
+        return rows
 
     programs = {"sft": (alone, "sft" in recipe.shares), "simpo": (alone, "simpo" in recipe.shares),
                 "rollout": (together, True), "grpo": (together, "grpo" in recipe.shares), "judge": (together, judged)}
-    wanted = [(made, name) for name, (made, needed) in programs.items() if needed]
+    wanted = [(profile, made, name) for name, (made, needed) in programs.items() if needed]
     reasons = {"SFT, evaluation": alone.reasons["policy"], **together.reasons} if judged else together.reasons
     if "distill" in recipe.shares:
-        taught = plan(replace(profile, judge=profile.teacher, judge_int8=False), devices, True)
-        wanted += [(taught, "distill"), (taught, "teacher")]
+        teaching = replace(profile, judge=profile.teacher, judge_int8=False)
+        taught = plan(teaching, devices, True)
+        wanted += [(teaching, taught, "distill"), (teaching, taught, "teacher")]
         reasons = {**reasons, "student": taught.reasons["policy"], "teacher": taught.reasons["judge"]}
-    report = Report(tuple(row for made, name in wanted for row in compiled(made, name)), chip)
-    return Forecast(report, reasons, _minutes(profile, recipe, report, efficiency, together),
+    rows = [row for each in wanted for row in compiled(*each)]
+    floors = {row.program: row.roofline(CHIPS[chip]) for row in rows}  # a program that was refused has none
+    seconds = {name: floor[0] / efficiency if floor else math.inf for name, floor in floors.items()}
+    return Forecast(rows, chip, reasons, _minutes(profile, recipe, seconds, together),
                     {stage: getattr(profile, stage).steps for stage in recipe.shares if stage in TIMED},
                     profile.minutes - profile.reserve_minutes, efficiency)
 
 
-def _shared(made: Plan) -> bool:
-    return bool(set(made.judge.devices.flat) & set(made.policy.devices.flat))
-
-
-def _minutes(profile: Profile, recipe: Recipe, report: Report, efficiency: float, made: Plan) -> dict[str, float]:
-    """Minutes by stage at this share of the roofline's speed. A program that was refused takes infinitely long."""
-    seconds = {}
-    for row in report.rows:
-        roofline = row.roofline(CHIPS[report.chip])
-        seconds[row.program] = math.inf if roofline is None else roofline[0] / efficiency
+def _minutes(profile: Profile, recipe: Recipe, seconds: dict[str, float], made: Plan) -> dict[str, float]:
+    """Minutes by stage, from the seconds of each program."""
     g, d, s = profile.grpo, profile.distill, profile.simpo
     reply = seconds["rollout prefill"] + g.max_new_tokens * seconds["one decode step"]
     minutes = {LOAD: LOAD_MINUTES}
@@ -203,7 +187,7 @@ def _examples(profile: Profile, seconds: dict[str, float], reply: float) -> floa
     """Seconds of notebook 2c: the policy answers for examples, and the judge model reads them. Of each question there
     may also be a worked solution and a flawed one."""
     g, most = profile.grpo, profile.judge_max_length
-    asked = [min(EXAMPLES, profile.rows[split]) for split in ("train", "validation")]
+    asked = [min(QUESTIONS, profile.rows[split]) for split in ("train", "validation")]
     sampled = sum(math.ceil(count / g.prompts_per_call) for count in asked) * reply
     length = next(n for n in padded_lengths(most) if n >= min(g.max_prompt_length + g.max_new_tokens, most))
     read = math.ceil(sum(asked) * (g.num_generations + 2) / profile.judge_batch)
@@ -221,7 +205,7 @@ def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], repl
         length, rows = _judged(profile, 1 if once else criteria_of(load_recipe(recipe.data_for(profile))))
         judged = math.ceil(rows / profile.judge_batch) * seconds["judge prefill"] * length / profile.judge_max_length
         step += judged
-        if g.rollout_micro_prompts and not _shared(made):  # it scores a call's replies while the next are sampled
+        if g.rollout_micro_prompts and not is_shared(made):  # it scores a call's replies while the next are sampled
             first = judged / passes if calls == 1 else 0.0  # the first pass waits for its scores
             last = max(calls * reply + judged / calls, reply + judged)  # when the last score arrives
             step = max(calls * reply + first + trained, last + trained / passes)
@@ -253,7 +237,7 @@ def at_hand(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], fol
     if chip is None:
         return f"no forecast for {devices[0].device_kind!r}: peaks are known for {', '.join(KIND_OF)}"
     found = forecast(profile, recipe, devices, chip, folder, judge=judge).corrected(log_rows)
-    for row in found.report.rows:
+    for row in found.rows:
         if row.needed > CHIPS[chip].memory:
             raise ValueError(f"{row.program} needs {row.needed / GIB:.1f} GiB of a {chip} chip's "
                              f"{CHIPS[chip].memory / GIB:g}: in profile {profile.name!r}, give it "
@@ -288,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
     print(f"recipe {options.recipe}, profile {options.profile}: {profile.policy}"
-          + (f", judge {profile.judge}" if found.report.rows[-1].program.startswith("judge") else "")
+          + (f", judge {profile.judge}" if found.rows[-1].program.startswith("judge") else "")
           + f", {options.topology}\n{found.text()}")
     return 0 if found.fits else 1
 

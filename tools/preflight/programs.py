@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from tunix.generate.sampler import sample_top_p
 from tunix.generate.utils import compute_attention_masks
 from tunix.rl import function_registry
@@ -22,16 +23,17 @@ from tunix.rl.grpo.grpo_learner import TrainExample
 from tunix.sft.dpo.dpo_trainer import TrainExample as PairExample
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
+from reasonkit.config import Profile
 from reasonkit.models.cache import cache_arrays, heads_first
 from reasonkit.models.logprobs import last_tokens, piece_mask
 from reasonkit.models.mesh import Plan
-from reasonkit.settings import DistillSettings, LossSettings, SimpoSettings
+from reasonkit.settings import LossSettings
 from reasonkit.train.decode import SEGMENT, decode_segment
 from reasonkit.train.policy_loss import completion_logprobs, loss_config
 from reasonkit.train.sft import model_input, sft_loss
 from recipes.stages.distill import student_loss, teacher_pass
 from recipes.stages.simpo import loss_fn as simpo_loss
-from tools.preflight.abstract import Program, Shapes, abstract_model, array, with_shardings
+from tools.preflight.abstract import Program, abstract_model, array, with_shardings
 
 RATINGS = 5  # logits that are read from a judge
 ADAMW = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))
@@ -39,7 +41,8 @@ ADAMW = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-5))
 
 @dataclass(frozen=True)
 class Run:
-    """The models of a run as shapes, made when a program first asks for them. `dtype` is the weights'.
+    """The models of a run as shapes, made when a program first asks for them. The configurations are Tunix's, with
+    `shd_config` and `remat_config` as in the run. `dtype` is the weights', with None as in `load`.
 
     In distillation the teacher takes the judge's place.
     """
@@ -47,70 +50,67 @@ class Run:
     policy_config: Any
     judge_config: Any
     plan: Plan
-    shapes: Shapes
-    lora_rank: int
+    profile: Profile
     dtype: Any = None
-    judge_int8: bool = False
 
     @cached_property
     def policy(self) -> nnx.Module:
-        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.lora_rank)
+        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.profile.lora_rank)
 
     @cached_property
     def sampled(self) -> nnx.Module:
         """The policy that GRPO samples from."""
-        if not self.shapes.int8_weights:
+        if not self.profile.grpo.int8_weights:
             return self.policy
-        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.lora_rank, int8=True)
+        return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.profile.lora_rank, int8=True)
 
     @property
     def copied(self) -> list[nnx.State]:
         """What `sampled` has beside the policy: its layers and its head. The rest is shared."""
         own = nnx.Any(*map(nnx.PathContains, ("layers", "int8_head", "int8_scale")))
-        return [nnx.state(self.sampled, own)] * self.shapes.int8_weights
+        return [nnx.state(self.sampled, own)] * self.profile.grpo.int8_weights
 
     @cached_property
     def judge(self) -> nnx.Module:
         if self.judge_config is None or self.plan.judge is None:
             raise ValueError("programs 'judge', 'distill' and 'teacher' need a judge_config and a plan with a judge: "
                              "pass both, or leave them out")
-        return abstract_model(self.judge_config, self.plan.judge, self.dtype, int8=self.judge_int8)
+        return abstract_model(self.judge_config, self.plan.judge, self.dtype, int8=self.profile.judge_int8)
 
     @cached_property
     def adapter(self) -> nnx.State:
         """The trained adapter. The reference has another of the same shape."""
         return nnx.state(self.policy, nnx.LoRAParam)
 
-    @cached_property
-    def optimizer(self) -> nnx.Optimizer:
-        """GRPO's optimizer. Tunix adds up the gradients of a step's passes, even if there is only one."""
-        return self._optimizer(optax.MultiSteps(ADAMW, 2))
-
-    @cached_property
-    def plain_optimizer(self) -> nnx.Optimizer:
-        """The optimizer of SFT and SimPO, which take a step per batch."""
-        return self._optimizer(ADAMW)
-
-    def _optimizer(self, transformation: Any) -> nnx.Optimizer:
-        optimizer = nnx.eval_shape(
-            lambda model: nnx.Optimizer(model, transformation, wrt=nnx.LoRAParam), self.policy)
-        return with_shardings(optimizer, self.plan.policy, self.policy_config)
-
-    @property
-    def shared(self) -> bool:
-        """Whether policy and judge are in the same devices' memory."""
-        judge = self.judge_config and self.plan.judge
-        return bool(judge and set(judge.devices.flat) & set(self.plan.policy.devices.flat))
+    def optimizer(self, passes: bool = False) -> nnx.Optimizer:
+        """It takes a step per batch. With `passes` it adds up the gradients of a step's, as GRPO does even of one."""
+        transformation = optax.MultiSteps(ADAMW, 2) if passes else ADAMW
+        made = nnx.eval_shape(lambda model: nnx.Optimizer(model, transformation, wrt=nnx.LoRAParam), self.policy)
+        return with_shardings(made, self.plan.policy, self.policy_config)
 
     def resident(self, *trees: Any) -> tuple:
         """These trees, and the judge if it shares the policy's devices."""
-        return (*trees, nnx.state(self.judge)) if self.shared else trees
+        return (*trees, nnx.state(self.judge)) if is_shared(self.plan) else trees
 
 
-def _inputs(tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Positions and causal mask of padded rows (id 0)."""
-    present_BL = tokens_BL != 0
-    return build_positions_from_mask(present_BL), make_causal_attn_mask(present_BL)
+def is_shared(plan: Plan) -> bool:
+    """Whether policy and judge are in the same devices' memory."""
+    return plan.judge is not None and not {*plan.judge.devices.flat}.isdisjoint(plan.policy.devices.flat)
+
+
+def sizes(profile: Profile) -> tuple:
+    """The settings that the programs read."""
+    g, s, d = profile.grpo, profile.simpo, profile.distill
+    return (profile.lora_rank, profile.judge_int8, profile.judge_batch, profile.judge_max_length,
+            profile.sft.batch_size, profile.sft.max_length, s.batch_size, s.max_prompt_length, s.max_new_tokens,
+            g.prompts_per_pass, g.prompts_per_call, g.num_generations, g.max_prompt_length, g.max_new_tokens,
+            g.segments, g.int8_weights, g.int8_cache,
+            d.batch_size, d.max_prompt_length, d.max_new_tokens, d.top_k, d.beta)
+
+
+def rows_of(mesh: Mesh, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    """An array whose rows are over fsdp."""
+    return array(mesh, shape, dtype, "fsdp")
 
 
 def _train_step(run: Run, title: str, loss: Callable, batch: Any, rows: int, optimizer: nnx.Optimizer,
@@ -130,98 +130,84 @@ def _train_step(run: Run, title: str, loss: Callable, batch: Any, rows: int, opt
 
 
 def sft_programs(run: Run) -> list[Program]:
-    mesh, shape = run.plan.policy, (run.shapes.sft_rows, run.shapes.sft_length)
+    mesh, shape = run.plan.policy, (run.profile.sft.batch_size, run.profile.sft.max_length)
 
     def loss(model: nnx.Module, batch: dict[str, jax.Array]) -> tuple[jax.Array, None]:
         return sft_loss(model, **model_input(batch)), None
 
-    tokens = array(mesh, shape, jnp.int32, "fsdp")
-    batch = {"tokens_BL": tokens, "loss_mask_BL": array(mesh, shape, jnp.float32, "fsdp"), "piece_BL": tokens}
-    return [_train_step(run, "SFT train step", loss, batch, shape[0], run.plain_optimizer)]
+    tokens = rows_of(mesh, *shape)
+    batch = {"tokens_BL": tokens, "loss_mask_BL": rows_of(mesh, *shape, dtype=jnp.float32), "piece_BL": tokens}
+    return [_train_step(run, "SFT train step", loss, batch, shape[0], run.optimizer())]
 
 
 def simpo_programs(run: Run) -> list[Program]:
-    """The train step of SimPO, on replies of up to `max_new_tokens`."""
-    mesh, s, rows = run.plan.policy, run.shapes, run.shapes.simpo_rows
-    length, loss = s.max_prompt_length + s.max_new_tokens, simpo_loss(SimpoSettings(
-        steps=1, batch_size=rows // 2, max_prompt_length=s.max_prompt_length, max_new_tokens=s.max_new_tokens,
-        questions=rows, learning_rate=1e-5))
-    tokens = array(mesh, (rows, length), jnp.int32, "fsdp")
+    mesh, s = run.plan.policy, run.profile.simpo
+    rows, length = 2 * s.batch_size, s.max_prompt_length + s.max_new_tokens
+    tokens = rows_of(mesh, rows, length)
     batch = PairExample(
-        input_ids=tokens, positions=tokens, attention_mask=array(mesh, (rows, length, length), bool, "fsdp"),
+        input_ids=tokens, positions=tokens, attention_mask=rows_of(mesh, rows, length, length, dtype=bool),
         ref_chosen_logps=None, ref_rejected_logps=None,
-        completion_mask=array(mesh, (rows, s.max_new_tokens), bool, "fsdp"), logits_to_keep=s.max_new_tokens)
-    return [_train_step(run, "SimPO train step", loss, batch, rows, run.plain_optimizer)]
+        completion_mask=rows_of(mesh, rows, s.max_new_tokens, dtype=bool), logits_to_keep=s.max_new_tokens)
+    return [_train_step(run, "SimPO train step", simpo_loss(s), batch, rows, run.optimizer())]
 
 
 def grpo_programs(run: Run) -> list[Program]:
     """The train step of GRPO, and the reference's log-probabilities of its completions."""
-    s, (graph, state) = run.shapes, nnx.split(run.policy)
+    g, mesh, (graph, state) = run.profile.grpo, run.plan.policy, nnx.split(run.policy)
+    rows, length = g.prompts_per_pass * g.num_generations, g.max_new_tokens
     config = loss_config(LossSettings(), num_generations=2)
     config.temperature = 1.0  # as the learner sets it
-    policy_loss = function_registry.get_policy_loss_fn(config.policy_loss_fn)
-
-    def tokens(rows: int, length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return array(run.plan.policy, (rows, length), dtype, "fsdp")
-
-    def loss(model: nnx.Module, example: TrainExample) -> tuple:
-        return policy_loss(model, example, algo_config=config, pad_id=0, eos_id=1)
-
-    def reference(state: nnx.State, prompts_BP: jax.Array, completions_BC: jax.Array) -> jax.Array:
-        return completion_logprobs(graph, state, prompts_BP, completions_BC, pad_id=0, eos_id=1)
-
+    loss = partial(function_registry.get_policy_loss_fn(config.policy_loss_fn), algo_config=config, pad_id=0, eos_id=1)
+    prompts, completions = rows_of(mesh, rows, g.max_prompt_length), rows_of(mesh, rows, length)
     example = TrainExample(
-        prompt_ids=tokens(s.grpo_rows, s.max_prompt_length),
-        prompt_mask=tokens(s.grpo_rows, s.max_prompt_length, bool),
-        completion_ids=tokens(s.grpo_rows, s.max_new_tokens),
-        completion_mask=tokens(s.grpo_rows, s.max_new_tokens, bool),
-        advantages=array(run.plan.policy, (s.grpo_rows,), jnp.float32, "fsdp"),
-        ref_per_token_logps=tokens(s.grpo_rows, s.max_new_tokens, jnp.float32), old_per_token_logps=None)
-    batch = tokens(s.grpo_rows, s.max_prompt_length), tokens(s.grpo_rows, s.max_new_tokens)
+        prompt_ids=prompts, prompt_mask=prompts.update(dtype=bool),
+        completion_ids=completions, completion_mask=completions.update(dtype=bool),
+        advantages=rows_of(mesh, rows, dtype=jnp.float32), ref_per_token_logps=completions.update(dtype=jnp.float32),
+        old_per_token_logps=None)
     return [
-        _train_step(run, "GRPO train step", loss, example, s.grpo_rows, run.optimizer,
+        _train_step(run, "GRPO train step", loss, example, rows, run.optimizer(passes=True),
                     run.resident(run.adapter, *run.copied)),
-        Program("GRPO reference", run.plan.policy, s.grpo_rows, reference, (state, *batch),
-                resident=run.resident(run.adapter, nnx.state(run.optimizer), *run.copied))]
+        Program("GRPO reference", mesh, rows, partial(completion_logprobs, graph, pad_id=0, eos_id=1),
+                (state, prompts, completions),
+                resident=run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied))]
 
 
 def rollout_programs(run: Run) -> list[Program]:
     """The prefill of a step's prompts, one decode step and the loop around it, next to what GRPO keeps in memory. For a
     rollout in segments also a step of the first one, with its short cache."""
-    s, trained = run.shapes, [nnx.state(run.policy)["layers"]] * run.shapes.int8_weights
-    resident = run.resident(run.adapter, nnx.state(run.optimizer), *trained)
-    sampled = run, run.sampled, s.decode_rows, resident, s.int8_cache
-    programs = _rollout(*sampled, ("rollout prefill", "one decode step", "decode loop"), s.max_new_tokens)
-    if s.segments:
-        programs.append(_rollout(*sampled, ("", "early decode step", ""), min(SEGMENT, s.max_new_tokens))[1])
+    g = run.profile.grpo
+    trained = [nnx.state(run.policy)["layers"]] * g.int8_weights
+    resident = run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *trained)
+    sampled = run, run.sampled, g.prompts_per_call * g.num_generations, resident, g.int8_cache, g.max_prompt_length
+    programs = _rollout(*sampled, g.max_new_tokens, ("rollout prefill", "one decode step", "decode loop"))
+    if g.segments:
+        programs.append(_rollout(*sampled, min(SEGMENT, g.max_new_tokens), ("", "early decode step", ""))[1])
     return programs
 
 
 def _cache(run: Run, rows: int, size: int, int8: bool) -> dict:
-    """A KV cache of `size` tokens."""
     mesh, dtype = run.plan.policy, run.policy.embedder.input_embedding.dtype
     arrays = cache_arrays(run.policy_config, rows, size, dtype, int8, mesh)
     axes = ("tp", None) if heads_first(mesh) else (None, "tp")
     layer = {name: array(mesh, *shape_and_dtype, "fsdp", *axes) for name, shape_and_dtype in arrays.items()}
-    layer["end_index"] = array(mesh, (rows,), jnp.int32, "fsdp")
+    layer["end_index"] = rows_of(mesh, rows)
     return {f"layer_{number}": layer for number in range(run.policy_config.num_layers)}
 
 
-def _rollout(run: Run, policy: nnx.Module, rows: int, resident: tuple, int8_cache: bool, titles: tuple[str, str, str],
-             new: int) -> list[Program]:
-    """Sampled at temperature 1, with a KV cache for prompt and `new` tokens. The step tells the time of a token, the
+def _rollout(run: Run, policy: nnx.Module, rows: int, resident: tuple, int8_cache: bool, prompt: int, new: int,
+             titles: tuple[str, str, str]) -> list[Program]:
+    """Sampled at temperature 1, with a KV cache for `prompt` and `new` tokens. The step tells the time of a token, the
     loop the memory, because the compiler may lay out the cache anew before it and after it."""
-    mesh, s, (graph, state) = run.plan.policy, run.shapes, nnx.split(policy)
-    size = s.max_prompt_length + new
+    mesh, size, (graph, state) = run.plan.policy, prompt + new, nnx.split(policy)
 
     def draw(key: jax.Array, logits_BLV: jax.Array, cache: dict) -> tuple[jax.Array, dict]:
         return sample_top_p(logits_BLV[:, -1:], key, temperature=1.0, top_p=1.0, top_k=None)[0], cache
 
     def prefill(state: nnx.State, cache: dict, key: jax.Array, tokens_BP: jax.Array) -> tuple:
-        positions_BP, mask_BPP = _inputs(tokens_BP)
-        mask_BPS = jnp.pad(mask_BPP, ((0, 0), (0, 0), (0, new)))
+        present_BP = tokens_BP != 0
+        mask_BPS = jnp.pad(make_causal_attn_mask(present_BP), ((0, 0), (0, 0), (0, new)))
         return draw(key, *nnx.merge(graph, state)(
-            tokens_BP, positions_BP, cache, mask_BPS, decode_only_last_token=True))
+            tokens_BP, build_positions_from_mask(present_BP), cache, mask_BPS, decode_only_last_token=True))
 
     def decode(state: nnx.State, cache: dict, key: jax.Array, tokens_BS, positions_BS, step: jax.Array) -> tuple:
         token_B1, position_B1 = (x_BS[:, step][:, None] for x_BS in (tokens_BS, positions_BS))
@@ -234,7 +220,7 @@ def _rollout(run: Run, policy: nnx.Module, rows: int, resident: tuple, int8_cach
                               temperature=1.0, top_p=1.0, top_k=None, return_logprobs=False)
 
     shared = state, _cache(run, rows, size, int8_cache), array(mesh, (2,), jnp.uint32)
-    prompts, buffer = (array(mesh, (rows, length), jnp.int32, "fsdp") for length in (s.max_prompt_length, size))
+    prompts, buffer = rows_of(mesh, rows, prompt), rows_of(mesh, rows, size)
     row, pair, number = (array(mesh, shape, jnp.int32) for shape in ((rows,), (2,), ()))
     inputs = (prompts,), (buffer, buffer, number), (
         buffer, array(mesh, (rows,), bool), row, row, pair, number, number)
@@ -245,53 +231,43 @@ def _rollout(run: Run, policy: nnx.Module, rows: int, resident: tuple, int8_cach
 
 def judge_programs(run: Run) -> list[Program]:
     """The judge's prefill of rows in pieces, with the log-probabilities of the ratings."""
-    mesh, rows, (graph, state) = run.plan.judge, run.shapes.judge_rows, nnx.split(run.judge)
+    mesh, rows, (graph, state) = run.plan.judge, run.profile.judge_batch, nnx.split(run.judge)
 
     def prefill(state: nnx.State, tokens_BL: jax.Array, positions_BL: jax.Array, piece_BL: jax.Array) -> jax.Array:
         logits_BKV, _ = nnx.merge(graph, state)(tokens_BL, positions_BL, None, piece_mask(tokens_BL != 0, piece_BL),
                                                 logits_at=last_tokens(piece_BL))
         return jax.nn.log_softmax(logits_BKV.astype(jnp.float32))[..., :RATINGS]
 
-    inputs = [array(mesh, (rows, run.shapes.judge_length), jnp.int32, "fsdp")] * 3
-    resident = (nnx.state(run.policy), run.adapter, nnx.state(run.optimizer), *run.copied) if run.shared else ()
+    inputs = [rows_of(mesh, rows, run.profile.judge_max_length)] * 3
+    resident = ()
+    if is_shared(run.plan):
+        resident = nnx.state(run.policy), run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied
     return [Program("judge prefill", mesh, rows, prefill, (state, *inputs), resident=resident)]
-
-
-def _distillation(run: Run) -> tuple[DistillSettings, int]:
-    """The settings that its programs depend on, and the vocabulary that both models have."""
-    s = run.shapes
-    settings = DistillSettings(steps=1, batch_size=s.distill_rows, max_prompt_length=s.max_prompt_length,
-                               max_new_tokens=s.max_new_tokens, learning_rate=1e-5)
-    return settings, min(run.policy.num_embed, run.judge.num_embed)
 
 
 def distill_programs(run: Run) -> list[Program]:
     """The student's rollout and its train step."""
-    mesh, (settings, vocabulary) = run.plan.policy, _distillation(run)
-    rows, length = settings.batch_size, settings.max_new_tokens
-    loss = student_loss(settings, mesh, vocabulary)
-    batch = {"tokens_BL": array(mesh, (rows, settings.max_prompt_length + length), jnp.int32, "fsdp"),
-             "targets_BT": array(mesh, (rows, length), jnp.int32, "fsdp"),
-             "ids_BTK": array(mesh, (rows, length, settings.top_k), jnp.int32, "fsdp"),
-             "teacher_BTC": array(mesh, (rows, length, settings.top_k + 1), jnp.float32, "fsdp")}
+    mesh, d, vocabulary = run.plan.policy, run.profile.distill, min(run.policy.num_embed, run.judge.num_embed)
+    rows, prompt, length = d.batch_size, d.max_prompt_length, d.max_new_tokens
+    loss = student_loss(d, mesh, vocabulary)
+    batch = {"tokens_BL": rows_of(mesh, rows, prompt + length), "targets_BT": rows_of(mesh, rows, length),
+             "ids_BTK": rows_of(mesh, rows, length, d.top_k),
+             "teacher_BTC": rows_of(mesh, rows, length, d.top_k + 1, dtype=jnp.float32)}
     return [
-        *_rollout(run, run.policy, rows, run.resident(nnx.state(run.plain_optimizer)), False,
-                  ("distillation prefill", "distillation decode step", "distillation loop"), length),
+        *_rollout(run, run.policy, rows, run.resident(nnx.state(run.optimizer())), False, prompt, length,
+                  ("distillation prefill", "distillation decode step", "distillation loop")),
         _train_step(run, "distillation train step", lambda model, batch: (loss(model, **batch), None), batch, rows,
-                    run.plain_optimizer, run.resident())]
+                    run.optimizer(), run.resident())]
 
 
 def teacher_programs(run: Run) -> list[Program]:
     """The teacher's pass over the student's completions."""
-    mesh, (settings, vocabulary), (graph, state) = run.plan.judge, _distillation(run), nnx.split(run.judge)
-    read, length = teacher_pass(settings, mesh, vocabulary), settings.max_prompt_length + settings.max_new_tokens
-
-    def score(state: nnx.State, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return read(nnx.merge(graph, state), tokens_BL)
-
-    resident = (nnx.state(run.policy), nnx.state(run.plain_optimizer)) if run.shared else ()
-    tokens = array(mesh, (settings.batch_size, length), jnp.int32, "fsdp")
-    return [Program("teacher's pass", mesh, settings.batch_size, score, (state, tokens), resident=resident)]
+    mesh, d, (graph, state) = run.plan.judge, run.profile.distill, nnx.split(run.judge)
+    read = teacher_pass(d, mesh, min(run.policy.num_embed, run.judge.num_embed))
+    resident = (nnx.state(run.policy), nnx.state(run.optimizer())) if is_shared(run.plan) else ()
+    tokens = rows_of(mesh, d.batch_size, d.max_prompt_length + d.max_new_tokens)
+    return [Program("teacher's pass", mesh, d.batch_size, lambda state, ids_BL: read(nnx.merge(graph, state), ids_BL),
+                    (state, tokens), resident=resident)]
 
 
 PROGRAMS = {"sft": sft_programs, "simpo": simpo_programs, "grpo": grpo_programs,

@@ -4,18 +4,19 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
-from tiny_gemma import small_config
+from tiny_gemma import small_config, small_profile
 
 from reasonkit.models.logprobs import SHARED
 from reasonkit.models.mesh import plan_mesh
 from reasonkit.models.placement import CHIPS, GIB, config_of
 from tools.preflight import compiled as module
-from tools.preflight.abstract import Shapes
-from tools.preflight.compiled import ProgramStats, Report, compile_program, depths, preflight, topology_devices
+from tools.preflight.abstract import array, bytes_of
+from tools.preflight.compiled import ProgramStats, compile_program, depths, preflight, table, topology_devices
+from tools.preflight.programs import PROGRAMS, Run
 
-SHAPES = Shapes(sft_rows=8, sft_length=12, simpo_rows=8, grpo_rows=8, max_prompt_length=8, max_new_tokens=4,
-                decode_rows=16, judge_rows=8, judge_length=10, distill_rows=8)
+SMALL = small_profile()
 
 
 @pytest.fixture(scope="module")
@@ -24,23 +25,28 @@ def plan():
 
 
 @pytest.fixture(scope="module")
-def report(plan):
-    return preflight(small_config(), small_config(), plan, SHAPES, lora_rank=4, chip="v5e")
+def rows(plan):
+    run = Run(small_config(), small_config(), plan, SMALL)
+    return [row for name in PROGRAMS for row in preflight(run, name)]
 
 
-def test_every_program_is_compiled_in_the_order_asked_for(report, plan):
-    assert [row.program for row in report.rows] == [
+def test_every_program_is_compiled(rows, plan):
+    assert [row.program for row in rows] == [
         "SFT train step", "SimPO train step", "GRPO train step", "GRPO reference", "rollout prefill",
         "one decode step", "decode loop", "judge prefill", "distillation prefill", "distillation decode step",
         "distillation loop", "distillation train step", "teacher's pass"]
-    assert [row.rows for row in report.rows] == [8, 8, 8, 8, 16, 16, 16, 8, 8, 8, 8, 8, 8]
-    assert [row.mesh for row in report.rows] == [plan.policy] * 7 + [plan.judge] + [plan.policy] * 4 + [plan.judge]
-    assert report.fits and report.table().count("  yes  ") == 13
+    assert [row.rows for row in rows] == [8, 8, 8, 8, 16, 16, 16, 8, 8, 8, 8, 8, 8]
+    run = Run(small_config(), small_config(), plan, SMALL)
+    made = [program for build in PROGRAMS.values() for program in build(run)]
+    assert [program.title for program in made] == [row.program for row in rows]
+    assert [program.mesh for program in made] == [plan.policy] * 7 + [plan.judge] + [plan.policy] * 4 + [plan.judge]
+    assert all(row.mesh == {"fsdp": 4, "tp": 1} for row in rows)
+    assert table(rows, "v5e").count("  yes  ") == 13
 
 
-def test_the_numbers_are_those_of_one_device(report):
+def test_the_numbers_are_those_of_one_device(rows):
     """The judge by hand: 400 x 32 embedding, 2 layers of 4 heads (2 for keys and values) and 48 hidden."""
-    row = report.rows[7]
+    row = rows[7]
     layer = 32 * 64 * 2 + 2 * 32 * 32 + 3 * 32 * 48 + 4 * 32 + 2 * 16
     weights, tokens = 400 * 32 + 2 * layer + 32, 2 * 10  # of 8 rows, 2 are on each of 4 devices
     assert row.arguments == 4 * weights + 4 * 3 * tokens  # ids, positions and pieces
@@ -50,8 +56,8 @@ def test_the_numbers_are_those_of_one_device(report):
     assert row.traffic == row.needed + row.temporaries > row.arguments
 
 
-def test_gradients_are_summed_over_the_devices_and_nothing_else_is(report):
-    sft, simpo, grpo, reference, prefill, decode, _, judge, *_ = report.rows  # a CPU gathers for top_k, a TPU does not
+def test_gradients_are_summed_over_the_devices_and_nothing_else_is(rows):
+    sft, simpo, grpo, reference, prefill, decode, _, judge, *_ = rows  # a CPU gathers for top_k, a TPU does not
     assert all(row.collectives.keys() == {"all-reduce"} for row in (sft, grpo))
     assert "all-reduce" in simpo.collectives  # and, to pair the chosen with the rejected, others
     assert not reference.collectives and not judge.collectives
@@ -62,12 +68,12 @@ def test_sharded_weights_are_gathered_in_every_decode_step():
     config = small_config()
     config.shd_config = type(config.shd_config).get_default_sharding()
     plan = plan_mesh(jax.devices(), judge=False)
-    prefill, decode, _ = preflight(config, None, plan, SHAPES, 4, "v5e", ("rollout",)).rows
+    prefill, decode, _ = preflight(Run(config, None, plan, SMALL), "rollout")
     assert decode.collectives["all-gather"] > 4 and prefill.collectives["all-gather"] > 4
 
 
 def row(plan, **numbers):
-    return ProgramStats("program", plan.policy, 8, **{"needed": GIB, **numbers})
+    return ProgramStats("program", dict(plan.policy.shape), 8, **{"needed": GIB, **numbers})
 
 
 def test_the_roofline_is_the_longer_of_compute_and_memory(plan):
@@ -79,9 +85,7 @@ def test_the_roofline_is_the_longer_of_compute_and_memory(plan):
 
 def test_what_does_not_fit_says_by_how_much(plan):
     small, large = row(plan), row(plan, needed=17 * GIB, collectives={"all-gather": 3, "all-reduce": 1})
-    report = Report((small, large), "v5e")
-    assert not report.fits and Report((small,), "v5e").fits and Report((small, large), "v6e").fits
-    head, names, first, second = report.table().splitlines()
+    head, names, first, second = table([small, large], "v5e").splitlines()
     assert "one v5e chip, which has 15.75" in head and names.startswith("program")
     assert "  yes  " in first and "  no: 1.25 over  " in second
     assert second.endswith("3 all-gather, 1 all-reduce")
@@ -90,10 +94,12 @@ def test_what_does_not_fit_says_by_how_much(plan):
 class Refused:
     """A program that the compiler answers with an error."""
 
-    title, rows, unread_bytes, argument_bytes, fixed_bytes = "program", 8, 0, 2 * GIB, GIB
+    title, rows, resident = "program", 8, ()
 
     def __init__(self, plan, message):
+        """On each of four devices, a GiB that does not depend on the rows, and a GiB that does."""
         self.mesh, self.message = plan.policy, message
+        self.arguments = array(self.mesh, (GIB,), jnp.int8), array(self.mesh, (8, GIB // 2), jnp.int8, "fsdp")
 
     def lower(self):
         return self
@@ -114,8 +120,7 @@ class Refused:
 def test_a_program_that_the_compiler_refuses_is_a_row(plan, message, needed):
     found = compile_program(Refused(plan, message))
     assert found.needed == pytest.approx(needed) and found.flops is None and found.fixed == GIB
-    report = Report((found,), "v5e")
-    assert not report.fits and f"no: {needed / GIB - 15.75:.2f} over" in report.table()
+    assert f"no: {needed / GIB - 15.75:.2f} over" in table([found], "v5e")
 
 
 def test_other_errors_of_the_compiler_are_raised(plan):
@@ -123,21 +128,10 @@ def test_other_errors_of_the_compiler_are_raised(plan):
         compile_program(Refused(plan, "INTERNAL: out of luck"))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"chip": "v9"}, "chip 'v9' is unknown: choose from v5e, v6e, v4, v5p"),
-        ({"programs": ("sft", "dpo")},
-         "program 'dpo' is unknown: choose from sft, simpo, grpo, rollout, judge, distill, teacher"),
-        ({"shapes": replace(SHAPES, sft_rows=6)}, "SFT train step = 6 rows cannot be split over fsdp=4"),
-        ({"judge_config": None, "programs": ("judge",)},
-         "programs 'judge', 'distill' and 'teacher' need a judge_config"),
-    ],
-)
-def test_what_cannot_be_compiled_is_named(plan, changes, message):
-    configs = {"policy_config": small_config(), "judge_config": small_config()}
-    with pytest.raises(ValueError, match=message):
-        preflight(**{**configs, "plan": plan, "shapes": SHAPES, "lora_rank": 4, "chip": "v5e", **changes})
+def test_rows_that_do_not_divide_are_named(plan):
+    odd = replace(SMALL, sft=replace(SMALL.sft, batch_size=6))
+    with pytest.raises(ValueError, match="SFT train step = 6 rows cannot be split over fsdp=4"):
+        preflight(Run(small_config(), small_config(), plan, odd), "sft")
 
 
 def test_an_unknown_topology_says_what_it_takes():
@@ -162,9 +156,8 @@ def test_a_deep_model_lies_on_the_line_of_two_shallow_ones(plan, monkeypatch):
     """Arguments, work and what is fixed exactly; the compiler's temporaries nearly."""
     monkeypatch.setattr(module, "depths", lambda config: (1, 3))
     deep = small_config(num_layers=5)  # all local
-    names = "grpo", "rollout"
-    whole = preflight(deep, None, plan, SHAPES, 4, "v5e", names).rows
-    line = preflight(deep, None, plan, SHAPES, 4, "v5e", names, whole=False).rows
+    whole, line = ([row for name in ("grpo", "rollout") for row in preflight(Run(deep, None, plan, SMALL), name, whole)]
+                   for whole in (True, False))
     for a, b in zip(whole, line, strict=True):
         assert (a.program, a.rows, a.arguments, a.fixed, a.collectives) == (
             b.program, b.rows, b.arguments, b.fixed, b.collectives)
@@ -184,12 +177,12 @@ def test_in_one_memory_the_other_model_keeps_its_layers(monkeypatch):
     seen = []
 
     def fake(program):
-        seen.append((program.title, program.unread_bytes))
-        return ProgramStats(program.title, program.mesh, program.rows, 1.0)
+        seen.append((program.title, bytes_of(program.resident, program.looked_up)))
+        return ProgramStats(program.title, dict(program.mesh.shape), program.rows, 1.0)
 
     monkeypatch.setattr(module, "compile_program", fake)
     monkeypatch.setattr(module, "depths", lambda config: (1, 2))
     shared, deep = plan_mesh(jax.devices()[:1], judge=True), small_config(num_layers=3)
     for whole in (True, False):
-        preflight(deep, deep, shared, SHAPES, 4, "v5e", ("judge",), whole=whole)
+        preflight(Run(deep, deep, shared, SMALL), "judge", whole)
     assert seen == [("judge prefill", seen[0][1])] * 3 and seen[0][1] > 0

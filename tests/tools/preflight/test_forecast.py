@@ -7,21 +7,19 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny_gemma import small_config
+from tiny_gemma import small_config, small_profile
 
 from reasonkit.config import PROFILES, adapt_to_lengths, adapt_to_recipe
 from reasonkit.data.problems import load_recipe
 from reasonkit.models import placement
-from reasonkit.models.mesh import ROOM, make_mesh
+from reasonkit.models.mesh import ROOM
 from reasonkit.models.placement import CHIPS, config_of
 from reasonkit.session.setup import find_recipe
 from tools.preflight import forecast as module
-from tools.preflight.compiled import ProgramStats, Report
+from tools.preflight.compiled import ProgramStats
 from tools.preflight.forecast import Forecast, at_hand, forecast, main
 
-SMALL = replace(PROFILES["kaggle"], sft=replace(PROFILES["kaggle"].sft, batch_size=8, max_length=12), lora_rank=4,
-                grpo=replace(PROFILES["kaggle"].grpo, prompts_per_step=8, num_generations=2, max_prompt_length=8,
-                             max_new_tokens=4, rollout_micro_prompts=8), judge_max_length=10)
+SMALL = small_profile()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def small(monkeypatch):
 
 def test_a_run_is_compiled_once_and_read_the_next_time(small, folder, monkeypatch):
     first = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder)
-    assert [row.program for row in first.report.rows] == [
+    assert [row.program for row in first.rows] == [
         "SFT train step", "rollout prefill", "one decode step", "decode loop", "GRPO train step", "GRPO reference",
         "judge prefill"]
     assert first.fits and len(list(folder.glob("*.json"))) == 4  # a part of the run each
@@ -53,14 +51,14 @@ def test_a_run_is_compiled_once_and_read_the_next_time(small, folder, monkeypatc
     assert "of 520, which fits" in text and "largest rows" in text
     half = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder, efficiency=0.2)
     assert half.minutes["grpo"] == pytest.approx(2 * first.minutes["grpo"])
-    alone = SMALL.sft.steps * first.report.rows[0].roofline(CHIPS["v5e"])[0] / 0.4 / 60
+    alone = SMALL.sft.steps * first.rows[0].roofline(CHIPS["v5e"])[0] / 0.4 / 60
     assert first.minutes["sft"] == pytest.approx(alone)
 
 
 def test_the_largest_batch_fits_and_one_more_of_each_chip_does_not(small, folder):
     found = forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v5e", folder)
-    for row in found.report.rows:
-        rows, fsdp = found.largest()[row.program], row.mesh.shape["fsdp"]
+    for row in found.rows:
+        rows, fsdp = found.largest()[row.program], row.mesh["fsdp"]
 
         def needed(rows, row=row):
             return row.fixed + (row.needed - row.fixed) * rows / row.rows
@@ -79,12 +77,19 @@ def test_a_run_that_does_not_fit_is_stopped_before_it_loads(small, folder, monke
         at_hand(SMALL, find_recipe("g_rar"), jax.devices(), folder)
 
 
-def made(**seconds):
-    """A forecast from rooflines only: program -> seconds of a v5e chip."""
-    mesh = make_mesh(jax.devices(), 8, 1)
-    rows = [ProgramStats(name.replace("_", " "), mesh, 8, 1.0, traffic=0.0, flops=time * CHIPS["v5e"].flops)
-            for name, time in seconds.items()]
-    return rows, Report(tuple(rows), "v5e")
+def test_a_chip_without_known_peaks_is_named():
+    with pytest.raises(ValueError, match="chip 'v9' is unknown: choose from v5e, v6e, v4, v5p"):
+        forecast(SMALL, find_recipe("g_rar"), jax.devices(), "v9")
+
+
+def at(efficiency, **seconds):
+    """By program, its seconds at a share of the roofline's speed."""
+    return {name.replace("_", " "): time / efficiency for name, time in seconds.items()}
+
+
+def made(minutes, steps, limit):
+    row = ProgramStats("SFT train step", {"fsdp": 8, "tp": 1}, 8, 1.0)
+    return Forecast([row], "v5e", {}, minutes, steps, limit, 0.4)
 
 
 def sixteen(**changes):
@@ -112,9 +117,9 @@ FLOORS = {"SFT_train_step": 0.5, "rollout_prefill": 0.2, "one_decode_step": 0.01
 )
 def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
     profile = sixteen(**changes)
-    _, report = made(**FLOORS, **({"judge_prefill": judge} if judge else {}))
+    found = at(0.5, **FLOORS, **({"judge_prefill": judge} if judge else {}))
     meshes = placement.plan(PROFILES["cpu"], jax.devices(), True)
-    minutes = module._minutes(profile, replace(find_recipe("g_rar"), data="tiny_mix"), report, 0.5, meshes)
+    minutes = module._minutes(profile, replace(find_recipe("g_rar"), data="tiny_mix"), found, meshes)
     assert minutes["grpo"] == pytest.approx(800 * seconds / 0.5 / 60)
     assert minutes["sft"] == pytest.approx(1000 * 0.5 / 0.5 / 60)
     assert minutes["evaluation"] == pytest.approx(-(-(3000 + 10 * 400) // 128) * 7.88 / 0.5 / 60)
@@ -136,39 +141,37 @@ def test_the_minutes_are_those_of_the_recipes_stages():
     """Distillation samples, the teacher reads, and the student learns, one after the other."""
     distilled = {"distillation_prefill": 0.1, "distillation_decode_step": 0.005, "distillation_train_step": 0.2,
                  "teacher's_pass": 0.4}
-    _, report = made(**FLOORS, **distilled)
+    seconds = at(0.5, **FLOORS, **distilled)
     meshes = placement.plan(PROFILES["cpu"], jax.devices(), False)
     profile, recipe = PROFILES["kaggle"], find_recipe("on_policy_distillation")
-    minutes = module._minutes(profile, recipe, report, 0.5, meshes)
+    minutes = module._minutes(profile, recipe, seconds, meshes)
     assert list(minutes) == [module.LOAD, "sft", "distill", "evaluation"]
     assert minutes["distill"] == pytest.approx(2000 * (0.1 + 768 * 0.005 + 0.2 + 0.4) / 0.5 / 60)
     less = replace(profile, distill=replace(profile.distill, on_policy=0.5))
-    half = module._minutes(less, recipe, report, 0.5, meshes)
+    half = module._minutes(less, recipe, seconds, meshes)
     assert half["distill"] == pytest.approx(2000 * ((0.1 + 768 * 0.005) / 2 + 0.2 + 0.4) / 0.5 / 60)
     assert minutes["evaluation"] == pytest.approx(-(-3000 // 128) * 7.88 / 0.5 / 60), "nothing is probed"
-    alone = module._minutes(profile, find_recipe("tunix_demo"), report, 0.5, meshes)
+    alone = module._minutes(profile, find_recipe("tunix_demo"), seconds, meshes)
     assert list(alone) == [module.LOAD, "grpo", "evaluation"]
     asked = 2 * 1000 + 12 * 400  # the base model and the one trained, and validation before, between and after
     assert alone["evaluation"] == pytest.approx(-(-asked // 128) * 7.88 / 0.5 / 60)
-    _, report = made(**FLOORS, SimPO_train_step=0.3)
-    pairs = module._minutes(profile, find_recipe("pinocchio"), report, 0.5, meshes)
+    seconds = at(0.5, **FLOORS, SimPO_train_step=0.3)
+    pairs = module._minutes(profile, find_recipe("pinocchio"), seconds, meshes)
     assert list(pairs) == [module.LOAD, "sft", "simpo", "grpo", "evaluation"]
     sampled = 63 * 7.88  # four completions of each of 2,000 questions, 128 at a time, as in GRPO
     assert pairs["simpo"] == pytest.approx((sampled + 100 * 0.3) / 0.5 / 60)
     notebook = (Path(__file__).parents[3] / "notebooks/02b_simpo.py").read_text()
     assert "at_once = profile.grpo.prompts_per_call * profile.grpo.num_generations" in notebook
-    taught = module._minutes(profile, find_recipe("gemmatron"), report, 0.5, meshes)
+    taught = module._minutes(profile, find_recipe("gemmatron"), seconds, meshes)
     assert list(taught) == [module.LOAD, "teacher", "sft", "grpo", "evaluation"]
     assert taught["teacher"] == pytest.approx(520 / 5), "its share of the session"
-    _, report = made(**FLOORS, judge_prefill=0.2)
+    seconds = at(0.5, **FLOORS, judge_prefill=0.2)
     halves = placement.plan(PROFILES["cpu"], jax.devices(), True)
-    headed = module._minutes(profile, find_recipe("deep_corgi"), report, 0.5, halves)
+    headed = module._minutes(profile, find_recipe("deep_corgi"), seconds, halves)
     assert list(headed) == [module.LOAD, "sft", "reward_model", "grpo", "evaluation"]
     examples = 2 * 25 * 7.88 + 800 * 10 / 8 * 0.2 / 2  # 16 questions at a time; rows of 1,024 tokens of 2,048
     assert headed["reward_model"] == pytest.approx(examples / 0.5 / 60)
-    notebook = (Path(module.__file__).parents[2] / "notebooks/02c_reward_model.py").read_text()
-    assert f"\nQUESTIONS = {module.EXAMPLES}  #" in notebook
-    late = Forecast(report, {}, minutes, {"sft": 1000, "distill": 2000}, 60.0, 0.5)
+    late = made(minutes, {"sft": 1000, "distill": 2000}, 60.0)
     assert "does not fit: distillation has time for about" in late.text()
 
 
@@ -187,39 +190,36 @@ def test_the_recipes_with_a_judge_fit_the_hours_of_kaggle(name, steps, expected)
     recipe = find_recipe(name)
     profile = adapt_to_recipe(PROFILES["kaggle"], recipe)
     profile = adapt_to_lengths(profile, load_recipe(recipe.data_for(profile)).lengths)
-    _, report = made(**COMPILED[profile.grpo.max_prompt_length])
+    seconds = at(module.EFFICIENCY, **COMPILED[profile.grpo.max_prompt_length])
     meshes = placement.plan(PROFILES["cpu"], jax.devices(), True)
-    minutes = sum(module._minutes(profile, recipe, report, module.EFFICIENCY, meshes).values())
+    minutes = sum(module._minutes(profile, recipe, seconds, meshes).values())
     assert profile.grpo.steps == steps and minutes <= profile.minutes - profile.reserve_minutes
     assert minutes == pytest.approx(expected, abs=3)  # these rooflines are rounded
 
 
 def test_a_recipe_with_a_teacher_is_compiled_with_it(small, folder):
     """The student on one half of the chips, the teacher on the other, after SFT on all of them."""
-    profile = replace(SMALL, distill=replace(SMALL.distill, batch_size=8, max_prompt_length=8, max_new_tokens=4))
-    found = forecast(profile, find_recipe("on_policy_distillation"), jax.devices(), "v5e", folder)
-    assert [(row.program, row.mesh.shape["fsdp"]) for row in found.report.rows] == [
+    found = forecast(SMALL, find_recipe("on_policy_distillation"), jax.devices(), "v5e", folder)
+    assert [(row.program, row.mesh["fsdp"]) for row in found.rows] == [
         ("SFT train step", 8), ("rollout prefill", 8), ("one decode step", 8), ("decode loop", 8),
         ("distillation prefill", 4), ("distillation decode step", 4), ("distillation loop", 4),
         ("distillation train step", 4), ("teacher's pass", 4)]
     assert found.steps == {"sft": 1000, "distill": 2000} and found.fits
     assert found.reasons["teacher"].startswith("devices 4, 5, 6, 7")
-    again = forecast(profile, find_recipe("on_policy_distillation"), jax.devices(), "v5e", folder)
+    again = forecast(SMALL, find_recipe("on_policy_distillation"), jax.devices(), "v5e", folder)
     assert again == found, "read back, the teacher's mesh included"
 
 
 def test_a_step_on_a_shared_chip_is_judged_in_turn():
     profile = sixteen()
-    _, report = made(**FLOORS, judge_prefill=0.2)
+    seconds = at(1.0, **FLOORS, judge_prefill=0.2)
     shared = placement.plan(PROFILES["cpu"], jax.devices()[:1], True)
-    minutes = module._minutes(profile, replace(find_recipe("g_rar"), data="tiny_mix"), report, 1.0, shared)
+    minutes = module._minutes(profile, replace(find_recipe("g_rar"), data="tiny_mix"), seconds, shared)
     assert minutes["grpo"] == pytest.approx(800 * (7.88 + 2.0 + 2.4) / 60)
 
 
 def test_measured_steps_correct_the_minutes():
-    rows, report = made(**FLOORS)
-    first = Forecast(report, {}, {module.LOAD: 25.0, "sft": 30.0, "grpo": 300.0, "evaluation": 10.0},
-                     {"sft": 100, "grpo": 200}, 365.0, 0.4)
+    first = made({module.LOAD: 25.0, "sft": 30.0, "grpo": 300.0, "evaluation": 10.0}, {"sft": 100, "grpo": 200}, 365.0)
     assert "365 of 365, which fits" in first.text() and first.corrected([]) == first
     taught = replace(first, minutes={"teacher": 60.0, **first.minutes})
     sft = [{"event": "start"}, *({"event": "sft_step", "seconds": time} for time in (600.0, 90.0, 50.0, *[36.0] * 5))]
@@ -238,13 +238,13 @@ def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
     names = {"sft": ["SFT train step"], "simpo": ["SimPO train step"], "grpo": ["GRPO train step", "GRPO reference"],
              "rollout": ["rollout prefill", "one decode step"]}
 
-    def fake(config, other, made, shapes, rank, chip, programs, dtype, whole, int8):
-        assert other is None and made.judge is None and not whole and not int8
-        return Report(tuple(ProgramStats(name, made.policy, 8, 1.0) for name in names[programs[0]]), chip)
+    def fake(run, name, whole):
+        assert run.judge_config is None and run.plan.judge is None and not whole
+        return [ProgramStats(title, dict(run.plan.policy.shape), 8, 1.0) for title in names[name]]
 
     monkeypatch.setattr(module, "preflight", fake)
     found = forecast(SMALL, find_recipe("pinocchio"), jax.devices(), "v5e", judge=False)
-    assert [row.mesh.shape["fsdp"] for row in found.report.rows] == [8] * 6
+    assert [row.mesh["fsdp"] for row in found.rows] == [8] * 6
     assert set(found.reasons) == {"policy"}
 
 

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_gemma import small_config
+from tiny_gemma import small_config, small_profile
 from tiny_run import ROWS, short_tokenizer
 from tunix.generate.sampler import CacheConfig, Sampler
 from tunix.models.gemma import model as gemma2
@@ -24,11 +24,10 @@ from reasonkit.train.decode import SegmentSampler
 from reasonkit.train.rollout import in_int8
 from tools.flax import init_random
 from tools.preflight import programs
-from tools.preflight.abstract import Shapes, abstract_model, constraints
-from tools.preflight.programs import PROGRAMS, Run
+from tools.preflight.abstract import abstract_model, bytes_of, constraints
+from tools.preflight.programs import PROGRAMS, Run, is_shared
 
-SHAPES = Shapes(sft_rows=8, sft_length=12, simpo_rows=8, grpo_rows=8, max_prompt_length=8, max_new_tokens=4,
-                decode_rows=16, judge_rows=8, judge_length=10, distill_rows=8)
+SMALL = small_profile()
 
 
 def leaves(node):
@@ -36,7 +35,7 @@ def leaves(node):
 
 
 def run_of(plan, judge=None, **changes):
-    return Run(small_config(**changes), judge, plan, SHAPES, lora_rank=4)
+    return Run(small_config(**changes), judge, plan, SMALL)
 
 
 @pytest.mark.parametrize(("fsdp", "tp", "kv_heads", "replicated", "dtype"),
@@ -89,16 +88,16 @@ def test_what_else_is_in_memory_counts():
     judge = small_config(embed_dim=48)
     apart = run_of(plan_mesh(jax.devices(), judge=True), judge)
     shared = run_of(plan_mesh(jax.devices()[:1], judge=True), judge)
-    assert shared.shared and not apart.shared and not run_of(apart.plan).shared
-    adapter, moments = size(apart.adapter), size(nnx.state(apart.optimizer))
+    assert is_shared(shared.plan) and not is_shared(apart.plan)
+    adapter, moments = size(apart.adapter), size(nnx.state(apart.optimizer(passes=True)))
     base, other = size(nnx.state(apart.policy)) - adapter, size(nnx.state(apart.judge))
     assert adapter > 0 and moments > 3 * adapter and other > base > 0  # two moments, and the sum of a step's gradients
-    plain = size(nnx.state(apart.plain_optimizer))
+    plain = size(nnx.state(apart.optimizer()))
     assert 2 * adapter < plain < 3 * adapter
 
     def beside(run):
         programs = [program for build in PROGRAMS.values() for program in build(run)]
-        return {program.title: program.unread_bytes for program in programs}
+        return {program.title: bytes_of(program.resident, program.looked_up) for program in programs}
 
     expected = {"SFT train step": 0, "SimPO train step": 0, "GRPO train step": adapter,
                 "GRPO reference": adapter + moments, "rollout prefill": adapter + moments,
@@ -159,8 +158,8 @@ def test_the_cache_has_the_order_of_a_run(first, monkeypatch):
 def test_the_loop_is_what_the_samplers_run(tmp_path, int8):
     """What `SegmentSampler` calls, and what Tunix's loop carries besides numbers of a row: the cache and the tokens."""
     mesh, config, tokenizer = make_mesh(jax.devices(), 8, 1), small_config(), short_tokenizer(tmp_path)
-    shapes = replace(SHAPES, segments=True, int8_weights=int8, int8_cache=int8)
-    _, _, loop, early = PROGRAMS["rollout"](replace(run_of(plan_mesh(jax.devices(), judge=False)), shapes=shapes))
+    profile = replace(SMALL, grpo=replace(SMALL.grpo, segments=True, int8_weights=int8, int8_cache=int8))
+    _, _, loop, early = PROGRAMS["rollout"](replace(run_of(plan_mesh(jax.devices(), judge=False)), profile=profile))
     assert (loop.title, early.title) == ("decode loop", "early decode step")
     assert loop.lower().compile().memory_analysis().alias_size_in_bytes >= 2 * 2 * (2 * 12 * 2 * 16) * (4 - 3 * int8)
 
@@ -215,6 +214,28 @@ def test_the_batch_of_sft_is_that_of_a_run(tmp_path):
     real = next(sft_batches(ROWS, short_tokenizer(tmp_path), 8, 100, 0, pack=True))
     assert {name: (leaf.shape[:1], leaf.dtype) for name, leaf in batch.items()} == {
         name: (array.shape[:1], array.dtype) for name, array in real.items()}
+
+
+def test_the_sizes_are_all_settings_that_the_programs_read():
+    """By which the forecast knows programs that it has compiled before."""
+    class Seen:
+        def __init__(self, settings, names):
+            self.settings, self.names = settings, names
+
+        def __getattr__(self, name):
+            found = getattr(self.settings, name)
+            if is_dataclass(found):
+                return Seen(found, self.names)
+            self.names.add((type(self.settings).__name__, name))
+            return found
+
+    read, listed = set(), set()
+    run = replace(run_of(plan_mesh(jax.devices()[:1], judge=True), small_config()), profile=Seen(SMALL, read))
+    for build in PROGRAMS.values():
+        build(run)
+    programs.sizes(Seen(SMALL, listed))
+    numbers = {("SimpoSettings", name) for name in ("beta", "gamma", "label_smoothing")}  # of one and the same program
+    assert read - numbers == listed - {("DistillSettings", "beta")}, "which is read when it is compiled"
 
 
 @pytest.mark.parametrize("name", ["judge", "distill", "teacher"])
