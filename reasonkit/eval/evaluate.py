@@ -30,7 +30,6 @@ _READ = ("number", "yes_no", "quantity", "expression", "date")  # as a text, a l
 _UNSURE = re.compile(r"\b(?:not|cannot|never|neither|nor|no|or|whether|if|unclear|false)\b|n't\b", re.IGNORECASE)
 
 
-
 class Interval(NamedTuple):
     """A mean in [0, 1] and the ends of its 95 % interval."""
 
@@ -140,16 +139,16 @@ class EvalResult:
         names = sorted({sample["family"] for sample in self.samples})
         return {name: EvalResult([s for s in self.samples if s["family"] == name]) for name in names}
 
-    def to_json(self, path: str | Path) -> Path:
+    def to_json(self, path: Path) -> Path:
         """Writes all samples, atomically. `from_json` reads them back."""
         found = {"n": self.n, "left_out": self.left_out, "samples": self.samples}
-        write_atomic(Path(path), json.dumps(found, indent=1))  # its ASCII escapes keep lone surrogates, too
-        return Path(path)
+        write_atomic(path, json.dumps(found, indent=1))  # its ASCII escapes keep lone surrogates, too
+        return path
 
     @classmethod
-    def from_json(cls, path: str | Path) -> EvalResult:
+    def from_json(cls, path: Path) -> EvalResult:
         """Reads what `to_json` wrote."""
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
         return cls(found["samples"], found["left_out"])
 
     def _mean(self, name: str) -> Interval:
@@ -192,8 +191,7 @@ def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any]
     if faults:
         print(f"{len(faults)} of {len(rows) + len(faults)} problems can't be scored and are left out. The first, "
               f"{faults[0]}")
-    twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]:
         raise ValueError(f"{len(twice)} problem ids occur twice, such as {twice[0]!r}: give each problem its own id")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
@@ -217,21 +215,17 @@ def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct") -> Diff
     """
     if field not in _FIELDS:
         raise ValueError(f"field {field!r} is not one of {_FIELDS}")
-    first, second = ({s["id"]: s for s in result.samples} for result in (a, b))
-    other = [key for key in first.keys() | second.keys()
-             if key not in first or key not in second
-             or any(first[key][name] != second[key][name] for name in ("question", "gold"))]
-    if other:
+    first, second = ({(s["id"], s["question"], s["gold"]): s[field] for s in result.samples} for result in (a, b))
+    if other := {key for key, *_ in first.keys() ^ second.keys()}:
         raise ValueError(f"the results are on different problems: {len(other)} of them differ, such as id "
                          f"{min(other)!r}; evaluate both on one test set")
-    return difference_of([float(second[key][field]) - float(first[key][field])
-                          for key in first if first[key][field] is not None])
+    return difference_of([float(second[asked]) - float(value) for asked, value in first.items() if value is not None])
 
 
 def _row(problem: Any) -> dict[str, str]:
-    get = problem.__getitem__ if isinstance(problem, Mapping) else lambda name: getattr(problem, name)
     try:
-        row = {name: get(name) for name in ("id", "family", "kind", "question", "answer", "reasoning")}
+        row = {name: problem[name] if isinstance(problem, Mapping) else getattr(problem, name)
+               for name in ("id", "family", "kind", "question", "answer", "reasoning")}
     except (KeyError, AttributeError) as error:
         raise ValueError(f"a problem lacks a field ({error}): {preview(problem, 200)}") from error
     for name in row:
