@@ -71,6 +71,11 @@ def step_accuracy(reasoning: str | None, reference: str) -> float:
     return sum(a == b for a, b in zip(found, expected, strict=False)) / max(len(found), len(expected))
 
 
+def _mean(name: str, doc: str) -> property:
+    """The mean of a field of the samples, as an `Interval`."""
+    return property(lambda result: mean_of([float(s[name]) for s in result.samples if s[name] is not None]), doc=doc)
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalResult:
     """Every scored completion, in order, as a dict. All figures come from these.
@@ -98,25 +103,11 @@ class EvalResult:
     def n(self) -> int:
         return len(self.samples)
 
-    @property
-    def accuracy(self) -> Interval:
-        """The share of problems with a right answer in an answer tag, whatever the format."""
-        return self._mean("correct")
-
-    @property
-    def content_accuracy(self) -> Interval:
-        """The share of problems with a right answer in what the completion says last, in a tag or without one."""
-        return self._mean("content")
-
-    @property
-    def format_rate(self) -> Interval:
-        """The share of completions in exactly the requested format, whatever they answer."""
-        return self._mean("format_ok")
-
-    @property
-    def step_accuracy(self) -> Interval:
-        """The mean of `steps`, over `steps_n` problems."""
-        return self._mean("steps")
+    accuracy = _mean("correct", "The share of problems with a right answer in an answer tag, whatever the format.")
+    content_accuracy = _mean("content", "The share of problems that are right by what the completion says last, in a "
+                                        "tag or without one.")
+    format_rate = _mean("format_ok", "The share of completions in exactly the requested format, whatever they answer.")
+    step_accuracy = _mean("steps", "The mean of `steps`, over `steps_n` problems.")
 
     @property
     def steps_n(self) -> int:
@@ -150,9 +141,6 @@ class EvalResult:
         """Reads what `to_json` wrote."""
         found = json.loads(path.read_text(encoding="utf-8"))
         return cls(found["samples"], found["left_out"])
-
-    def _mean(self, name: str) -> Interval:
-        return mean_of([float(sample[name]) for sample in self.samples if sample[name] is not None])
 
 
 def mean_of(values: Sequence[float]) -> Interval:

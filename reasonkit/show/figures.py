@@ -233,36 +233,29 @@ def _panels(rows: list[Row]) -> list[Panel]:
     """The panels that have a value to show."""
     rollouts = [row for row in rows if row["event"] == "reward" and row.get("mode", "train") == "train"]
     scored = [row.get("parts", {}) for row in rollouts]
-    rewards = {"total": _by_rollout(row.get("mean") for row in rollouts)}
+    rewards = {"total": _line(enumerate((row.get("mean") for row in rollouts), 1))}
     for name in dict.fromkeys(name for parts in scored for name in parts):
         unpaid = scored[-1].get(name, {}).get("weight") == 0
-        rewards[label(name)[:LABEL - len(UNPAID)] + UNPAID if unpaid else name] = _by_rollout(
-            parts.get(name, {}).get("mean") for parts in scored)
-    probes = [row for row in rows if row["event"] == "probe"]
-    x, low = _by_step(probes, "low")
+        rewards[label(name)[:LABEL - len(UNPAID)] + UNPAID if unpaid else name] = _line(
+            enumerate((parts.get(name, {}).get("mean") for parts in scored), 1))
+    mean, low, high = (_line((row["step"], row.get(name)) for row in rows if row["event"] == "probe")
+                       for name in ("mean", "low", "high"))
     panels = [Panel("Reward", "rollout", rewards),
-              Panel("Held-out accuracy", "step", {"greedy": _by_step(probes, "mean")}, share=True,
-                    band=(x, low, _by_step(probes, "high")[1])),
+              Panel("Held-out accuracy", "step", {"greedy": mean}, share=True, band=(*low, high[1])),
               Panel("Groups whose rewards are all equal", "rollout",
-                    {"flat": _by_rollout(row.get("flat_groups") for row in rollouts)}, share=True)]
+                    {"flat": _line(enumerate((row.get("flat_groups") for row in rollouts), 1))}, share=True)]
     for event in dict.fromkeys(row["event"] for row in rows if row["event"].endswith(STEP)):
         steps = [row for row in rows if row["event"] == event]
         stage = event.removesuffix(STEP)
         stage = STAGES[stage].title if stage in STAGES else stage.capitalize()
-        panels += [Panel(f"{stage} {title}", "step", {name: _by_step(steps, name)}, share=name == "truncated")
-                   for name, title in FIELDS.items()]
+        panels += [Panel(f"{stage} {title}", "step", {name: _line((row["step"], row.get(name)) for row in steps)},
+                         share=name == "truncated") for name, title in FIELDS.items()]
     shown = [panel._replace(lines={name: line for name, line in panel.lines.items() if np.isfinite(line[1]).any()})
              for panel in panels]
     return [panel for panel in shown if panel.lines]
 
 
-def _by_rollout(values: Iterable[object]) -> Line:
-    y = np.array([number(value) for value in values])
-    return np.arange(1, len(y) + 1), y
-
-
-def _by_step(rows: list[Row], name: str) -> Line:
-    """Each step once, with its last value: a resumed run may have repeated it."""
-    values = {row["step"]: number(row.get(name)) for row in rows}
-    steps = sorted(values)
-    return np.array(steps), np.array([values[step] for step in steps])
+def _line(points: Iterable[tuple[int, object]]) -> Line:
+    """Each x once, with its last value: a resumed run may have repeated a step."""
+    values = dict(points)
+    return np.array(sorted(values)), np.array([number(values[x]) for x in sorted(values)])
