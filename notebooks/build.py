@@ -112,13 +112,10 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
 
 def library_cells(paths: list[Path], root: Path) -> list[NotebookNode]:
     """The cell that defines `%%files`, and one per folder that writes its files with it."""
-    folders: dict[str, list[Path]] = {}
-    for path in paths:
-        folders.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
     cells = read_source(root / "notebooks" / "files.py").cells
-    for folder, files in sorted(folders.items()):
-        names = ", ".join(path.stem for path in files if path.stem != "__init__")
-        texts = {path.name: path.read_text(encoding="utf-8").rstrip() for path in files}
+    for folder in sorted({path.parent.relative_to(root).as_posix() for path in paths}):
+        texts = {path.name: path.read_text(encoding="utf-8").rstrip() for path in paths if path.parent == root / folder}
+        names = ", ".join(name.partition(".")[0] for name in texts if name != "__init__.py")
         for name, text in texts.items():
             if re.search(f"^{FILE_MARK}", text, re.M):
                 raise ValueError(f"{folder}/{name} has a line that begins with {FILE_MARK!r}, as a new file does in a "

@@ -43,7 +43,6 @@ class Dashboard:
         self.widget = widgets.VBox([heading, self._progress, self._status, self._flags, self._plot, self._samples])
 
     def show(self) -> None:
-        """Display the view in the cell that calls this."""
         self._draw()
         display(self.widget)
 

@@ -1,9 +1,7 @@
 """Tables that look beyond one greedy completion: `at_k_table` has several sampled ones per problem, and
-`calibration_table` the right answers at each level of the judge's score.
-
-Sources: the unbiased estimator of Chen et al. (arXiv 2107.03374) and self-consistency (Wang et al., arXiv 2203.11171).
-Intervals are over problems, because completions of the same problem are alike.
-"""
+`calibration_table` the right answers at each level of the judge's score. Sources: Chen et al., arXiv 2107.03374 (the
+unbiased estimator of pass@k); Wang et al., arXiv 2203.11171 (self-consistency). Intervals are over problems, because
+completions of the same problem are alike."""
 
 from __future__ import annotations
 
