@@ -16,6 +16,7 @@ import argparse
 import ast
 import functools
 import hashlib
+import os
 import re
 import sys
 import textwrap
@@ -31,8 +32,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
-from parameters import BuildError, parameter, parameters, read_source, set_of_each, set_parameters
-from runner import Runner, copy_of
+from parameters import parameter, parameters, read_source, set_of_each, set_parameters
+from runner import Runner
 
 from reasonkit.config import STAGES
 from reasonkit.session.setup import find_recipe, suggest
@@ -40,7 +41,7 @@ from reasonkit.session.setup import find_recipe, suggest
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build"
 RECIPE = "g_rar"  # that of a notebook in which nobody has set another
-TEMPLATE, SUBMISSION, SETUP, ATTACHED, FILES = "submission_template", "submission", "setup", "attached", "files"
+TEMPLATE, SUBMISSION = "submission_template", "submission"
 STAGE_OF = {stage.notebook: name for name, stage in STAGES.items()} | {TEMPLATE: SUBMISSION}  # as `precheck` takes it
 FILE_MARK = "#### "  # in a cell of the library, the line that begins a file
 COMMON = ("PROFILE", "RECIPE", "SEED", "DATA", "SETTINGS", "TEACHER")  # parameters that a submission has once
@@ -89,7 +90,7 @@ def needs(path: Path, text: str, root: Path) -> set[Path]:
 
 
 def library(cells: list[NotebookNode], root: Path) -> list[Path]:
-    """The files that `cells`, their recipe and their data need, sorted by path. BuildError if one is missing."""
+    """The files that `cells`, their recipe and their data need, sorted by path. ValueError if one is missing."""
     shell = TransformerManager()
     code = "\n".join(shell.transform_cell(cell.source) for cell in cells if cell.cell_type == "code")
     wanted = {root / "reasonkit/__init__.py"}
@@ -102,7 +103,7 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
     while wanted:
         path = wanted.pop()
         if not path.is_file():
-            raise BuildError(f"{path} does not exist, and the notebook, its recipe or its data need it: restore it, or "
+            raise ValueError(f"{path} does not exist, and the notebook, its recipe or its data need it: restore it, or "
                              + suggest(path.stem, sorted(other.stem for other in path.parent.glob(f"*{path.suffix}"))))
         found.add(path)
         wanted |= needs(path, path.read_text(encoding="utf-8"), root) - found
@@ -111,16 +112,13 @@ def library(cells: list[NotebookNode], root: Path) -> list[Path]:
 
 def library_cells(paths: list[Path], root: Path) -> list[NotebookNode]:
     """The cell that defines `%%files`, and one per folder that writes its files with it."""
-    folders: dict[str, list[Path]] = {}
-    for path in paths:
-        folders.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
-    cells = read_source(root / "notebooks" / f"{FILES}.py").cells
-    for folder, files in sorted(folders.items()):
-        names = ", ".join(path.stem for path in files if path.stem != "__init__")
-        texts = {path.name: path.read_text(encoding="utf-8").rstrip() for path in files}
+    cells = read_source(root / "notebooks" / "files.py").cells
+    for folder in sorted({path.parent.relative_to(root).as_posix() for path in paths}):
+        texts = {path.name: path.read_text(encoding="utf-8").rstrip() for path in paths if path.parent == root / folder}
+        names = ", ".join(name.partition(".")[0] for name in texts if name != "__init__.py")
         for name, text in texts.items():
             if re.search(f"^{FILE_MARK}", text, re.M):
-                raise BuildError(f"{folder}/{name} has a line that begins with {FILE_MARK!r}, as a new file does in a "
+                raise ValueError(f"{folder}/{name} has a line that begins with {FILE_MARK!r}, as a new file does in a "
                                  "cell of the submission: write it otherwise")
         cells.append(new_code_cell(f"%%files {folder}\n# @title {folder}: {names}\n" + "\n\n".join(
             f"{FILE_MARK}{name}\n{text}" for name, text in texts.items())))
@@ -134,8 +132,8 @@ def setup_cells(root: Path, stage: str) -> list[NotebookNode]:
     requirements = (root / "requirements.txt").read_text(encoding="utf-8").split(TRAINING)[0]
     pins, libtpu = re.findall(r"^[\w-]+==\S+", requirements, re.M), re.search(r"libtpu==\S+", requirements)
     if not pins or not libtpu:
-        raise BuildError(f"requirements.txt pins {pins} and no libtpu above {TRAINING!r}: restore them")
-    cells = read_source(root / "notebooks" / f"{SETUP}.py").cells
+        raise ValueError(f"requirements.txt pins {pins} and no libtpu above {TRAINING!r}: restore them")
+    cells = read_source(root / "notebooks" / "setup.py").cells
     for cell in cells:
         cell.source = cell.source.replace("{{pins}}", textwrap.fill(" ".join(pins), 110, break_on_hyphens=False))
         cell.source = cell.source.replace("{{libtpu}}", libtpu[0]).replace("{{stage}}", stage)
@@ -157,14 +155,14 @@ def expand(cell: NotebookNode, root: Path, stage: str, recipe: str) -> list[Note
             return [new for name in names for new in notebook_cells(STAGES[name].notebook, root)]
         case "notebook", str(name):
             return notebook_cells(name, root)
-    raise BuildError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}', "
+    raise ValueError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}', "
                      "'# {{stages data}}', '# {{stages training}}' or '# {{notebook NAME}}'")
 
 
 def notebook_cells(name: str, root: Path) -> list[NotebookNode]:
     """The cells of a notebook as parts of a chapter. Of its parameters there are those that it has alone."""
     notebook = read_source(root / "notebooks" / f"{name}.py")
-    given, _, found = parameters(notebook)
+    given, found = parameters(notebook)
     lines = given.source.splitlines()
     given.source = "\n".join(line for key, node in found.items() if key not in COMMON
                              for line in lines[node.lineno - 1:node.end_lineno])
@@ -209,7 +207,7 @@ def notebook_text(path: Path, root: Path = ROOT, values: Mapping[str, object] | 
     cells = [new for cell in notebook.cells for new in expand(cell, root, STAGE_OF.get(path.stem, "data"), recipe)
              if not (attached and "library" in cell.metadata.get("tags", ()))]
     for place in [number for number, cell in enumerate(cells) if cell.source.strip() == "# {{library}}"]:
-        cells[place:place + 1] = (read_source(root / "notebooks" / f"{ATTACHED}.py").cells if attached else
+        cells[place:place + 1] = (read_source(root / "notebooks" / "attached.py").cells if attached else
                                   library_cells(library(cells, root), root))
     return finish(cells, root)
 
@@ -225,10 +223,10 @@ def find_stale(root: Path = ROOT) -> dict[Path, str]:
 
 def build(root: Path = ROOT) -> list[Path]:
     """Writes the notebooks that are stale and returns their paths."""
-    texts = find_stale(root)
-    for path, text in texts.items():
+    stale = find_stale(root)
+    for path, text in stale.items():
         path.write_text(text, encoding="utf-8")
-    return list(texts)
+    return list(stale)
 
 
 def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
@@ -246,7 +244,7 @@ def run(path: Path, values: dict[str, object], cwd: Path) -> bool:
     except DeadKernelError:
         print(f"{path.name}: the kernel died (is the machine out of memory?)", flush=True)
     finally:
-        copy = copy_of(path.stem, cwd)
+        copy = cwd / os.environ.get("REASONKIT_ARTIFACTS", "artifacts") / "notebooks" / f"{path.stem}.ipynb"
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
         print(f"[{path.stem}] {time.monotonic() - started:.0f} s, executed copy: {copy}", flush=True)
@@ -280,16 +278,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.command == "run":
-            if args.path:
-                return 0 if run(args.path, dict(args.set), args.cwd.resolve()) else 1
-            values = set_of_each(notebooks_of(dict(args.set).get("RECIPE", RECIPE)), dict(args.set))
+            values = {args.path: dict(args.set)} if args.path else set_of_each(
+                notebooks_of(dict(args.set).get("RECIPE", RECIPE)), dict(args.set))
             return 0 if all(run(path, some, args.cwd.resolve()) for path, some in values.items()) else 1
         if args.command == "submission":
             print(f"written: {write_submission(dict(args.set))}")
-            return 0
-        names = [path.name for path in build()]
-        print(f"written: {', '.join(names)}" if names else "all up to date")
-    except ValueError as error:  # BuildError, or an unknown recipe
+        else:
+            names = [path.name for path in build()]
+            print(f"written: {', '.join(names)}" if names else "all up to date")
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

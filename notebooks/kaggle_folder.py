@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nbformat
 from build import ROOT, TEMPLATE, notebook_text
-from parameters import BuildError, parameter, parameters
+from parameters import parameter, parameters
 
 from reasonkit.choices import choose
 from reasonkit.config import models_of
@@ -27,20 +27,19 @@ from reasonkit.session.setup import check_choices, check_name, find_recipe
 
 PACKAGES = ("reasonkit", "recipes", "data_recipes", "tools")
 NOTEBOOK, LIBRARY = "show-your-work", "reasonkit-library"  # the slugs, which Kaggle makes of the titles
-OWNER = re.compile(r"[a-z0-9][a-z0-9_-]*", re.IGNORECASE)
 
 
 def write_folder(owner: str, out: Path, values: dict[str, object]) -> None:
     """Write `out`/library and `out`/notebook. values: parameters of the notebook that differ from the template's.
 
-    Raises BuildError for a name that is no owner's, an unknown parameter, and a profile without models on Kaggle;
-    ValueError for an unknown recipe or TEACHER.
+    Raises ValueError for a name that is no owner's, an unknown parameter, recipe or TEACHER, and a profile without
+    models on Kaggle.
     """
-    if not OWNER.fullmatch(owner):
-        raise BuildError(f"owner {owner!r}: give your Kaggle user name, as in kaggle.com/NAME")
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", owner):
+        raise ValueError(f"owner {owner!r}: give your Kaggle user name, as in kaggle.com/NAME")
     text = notebook_text(ROOT / "notebooks" / f"{TEMPLATE}.py", values=values, attached=True)
     notebook = nbformat.reads(text, as_version=4)
-    chosen = {name: ast.literal_eval(node.value) for name, node in parameters(notebook)[2].items()}
+    chosen = {name: ast.literal_eval(node.value) for name, node in parameters(notebook)[1].items()}
     name, recipe = chosen["PROFILE"], find_recipe(chosen["RECIPE"])
     if chosen["DATA"] and Path(chosen["DATA"]).suffix in ("", ".toml"):
         load_recipe(chosen["DATA"].removesuffix(".toml"))  # raises ValueError for an unknown name
@@ -50,28 +49,25 @@ def write_folder(owner: str, out: Path, values: dict[str, object]) -> None:
     names = dict.fromkeys(models_of(profile, recipe, recipe.stages, chosen["TEACHER"]).values())
     handles = [MODELS[name].handle if name in MODELS else None for name in names]
     if None in handles:
-        raise BuildError(f"PROFILE={chosen['PROFILE']!r} has no models on Kaggle: leave it at kaggle")
+        raise ValueError(f"PROFILE={chosen['PROFILE']!r} has no models on Kaggle: leave it at kaggle")
     code = out / "notebook" / f"{NOTEBOOK}.ipynb"
     if out.is_dir() and any(out.iterdir()) and not code.is_file():
-        raise BuildError(f"{out} is not empty and was not made by this command: give a new folder")
+        raise ValueError(f"{out} is not empty and was not made by this command: give a new folder")
     shutil.rmtree(out, ignore_errors=True)
     for package in PACKAGES:
         shutil.copytree(ROOT / package, out / "library/packages" / package,
                         ignore=shutil.ignore_patterns("__pycache__", "assets"))
     shutil.copyfile(ROOT / "LICENSE", out / "library/LICENSE")
-    _write(out / "library/dataset-metadata.json", {
-        "title": LIBRARY.replace("-", " "), "id": f"{owner}/{LIBRARY}", "licenses": [{"name": "apache-2.0"}]})
+    data = {"title": LIBRARY.replace("-", " "), "id": f"{owner}/{LIBRARY}", "licenses": [{"name": "apache-2.0"}]}
+    (out / "library/dataset-metadata.json").write_text(json.dumps(data, indent=2) + "\n")
     code.parent.mkdir()
-    code.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    _write(out / "notebook/kernel-metadata.json", {
+    code.write_text(text, encoding="utf-8")
+    kernel = {
         "id": f"{owner}/{NOTEBOOK}", "title": NOTEBOOK.replace("-", " "), "code_file": code.name, "language": "python",
         "kernel_type": "notebook", "is_private": True, "enable_gpu": False, "enable_tpu": True,
         "machine_shape": "TpuV5E8", "enable_internet": True, "model_sources": handles,
-        "dataset_sources": [f"{owner}/{LIBRARY}"], "competition_sources": [], "kernel_sources": []})
-
-
-def _write(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        "dataset_sources": [f"{owner}/{LIBRARY}"], "competition_sources": [], "kernel_sources": []}
+    (code.parent / "kernel-metadata.json").write_text(json.dumps(kernel, indent=2) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         write_folder(args.owner, args.out, dict(args.set))
-    except (BuildError, ValueError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"pip install kaggle\n"

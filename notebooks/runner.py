@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from pathlib import Path
@@ -15,11 +14,6 @@ from nbformat import NotebookNode
 from traitlets.config import Config
 
 QUIET = 10.0  # seconds between two lines of a live view's progress
-
-
-def copy_of(name: str, cwd: Path) -> Path:
-    """Where the executed copy of a notebook that runs in `cwd` belongs: in its run's folder of artifacts."""
-    return cwd / os.environ.get("REASONKIT_ARTIFACTS", "artifacts") / "notebooks" / f"{name}.ipynb"
 
 
 class OwnKernel(AsyncKernelManager):

@@ -22,7 +22,7 @@ HOUSE = """
 stdlib reasonkit: settings config
 stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices answers
-numpy reasonkit.eval: intervals evaluate sampled
+numpy reasonkit.eval: intervals evaluate
 numpy reasonkit.judge: rubric judge cache exam open_questions
 numpy reasonkit.rewards: sums work rules mix monitors
 numpy reasonkit.data: screening sources problems rows options readers loading filters router own_file curation golds

@@ -1,1 +1,1 @@
-"""Measures how good a model is, with intervals. Read `evaluate`, then `intervals` and `sampled`."""
+"""Measures how good a model is, with intervals. Read `evaluate`, then `intervals`."""

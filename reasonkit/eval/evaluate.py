@@ -30,7 +30,6 @@ _READ = ("number", "yes_no", "quantity", "expression", "date")  # as a text, a l
 _UNSURE = re.compile(r"\b(?:not|cannot|never|neither|nor|no|or|whether|if|unclear|false)\b|n't\b", re.IGNORECASE)
 
 
-
 class Interval(NamedTuple):
     """A mean in [0, 1] and the ends of its 95 % interval."""
 
@@ -72,6 +71,11 @@ def step_accuracy(reasoning: str | None, reference: str) -> float:
     return sum(a == b for a, b in zip(found, expected, strict=False)) / max(len(found), len(expected))
 
 
+def _mean(name: str, doc: str) -> property:
+    """The mean of a field of the samples, as an `Interval`."""
+    return property(lambda result: mean_of([float(s[name]) for s in result.samples if s[name] is not None]), doc=doc)
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalResult:
     """Every scored completion, in order, as a dict. All figures come from these.
@@ -99,25 +103,11 @@ class EvalResult:
     def n(self) -> int:
         return len(self.samples)
 
-    @property
-    def accuracy(self) -> Interval:
-        """The share of problems with a right answer in an answer tag, whatever the format."""
-        return self._mean("correct")
-
-    @property
-    def content_accuracy(self) -> Interval:
-        """The share of problems with a right answer in what the completion says last, in a tag or without one."""
-        return self._mean("content")
-
-    @property
-    def format_rate(self) -> Interval:
-        """The share of completions in exactly the requested format, whatever they answer."""
-        return self._mean("format_ok")
-
-    @property
-    def step_accuracy(self) -> Interval:
-        """The mean of `steps`, over `steps_n` problems."""
-        return self._mean("steps")
+    accuracy = _mean("correct", "The share of problems with a right answer in an answer tag, whatever the format.")
+    content_accuracy = _mean("content", "The share of problems that are right by what the completion says last, in a "
+                                        "tag or without one.")
+    format_rate = _mean("format_ok", "The share of completions in exactly the requested format, whatever they answer.")
+    step_accuracy = _mean("steps", "The mean of `steps`, over `steps_n` problems.")
 
     @property
     def steps_n(self) -> int:
@@ -140,20 +130,17 @@ class EvalResult:
         names = sorted({sample["family"] for sample in self.samples})
         return {name: EvalResult([s for s in self.samples if s["family"] == name]) for name in names}
 
-    def to_json(self, path: str | Path) -> Path:
+    def to_json(self, path: Path) -> Path:
         """Writes all samples, atomically. `from_json` reads them back."""
         found = {"n": self.n, "left_out": self.left_out, "samples": self.samples}
-        write_atomic(Path(path), json.dumps(found, indent=1))  # its ASCII escapes keep lone surrogates, too
-        return Path(path)
+        write_atomic(path, json.dumps(found, indent=1))  # its ASCII escapes keep lone surrogates, too
+        return path
 
     @classmethod
-    def from_json(cls, path: str | Path) -> EvalResult:
+    def from_json(cls, path: Path) -> EvalResult:
         """Reads what `to_json` wrote."""
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
         return cls(found["samples"], found["left_out"])
-
-    def _mean(self, name: str) -> Interval:
-        return mean_of([float(sample[name]) for sample in self.samples if sample[name] is not None])
 
 
 def mean_of(values: Sequence[float]) -> Interval:
@@ -192,8 +179,7 @@ def evaluate(generate: Callable[[list[str]], list[str]], problems: Iterable[Any]
     if faults:
         print(f"{len(faults)} of {len(rows) + len(faults)} problems can't be scored and are left out. The first, "
               f"{faults[0]}")
-    twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]:
         raise ValueError(f"{len(twice)} problem ids occur twice, such as {twice[0]!r}: give each problem its own id")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
@@ -217,21 +203,17 @@ def compare_paired(a: EvalResult, b: EvalResult, field: str = "correct") -> Diff
     """
     if field not in _FIELDS:
         raise ValueError(f"field {field!r} is not one of {_FIELDS}")
-    first, second = ({s["id"]: s for s in result.samples} for result in (a, b))
-    other = [key for key in first.keys() | second.keys()
-             if key not in first or key not in second
-             or any(first[key][name] != second[key][name] for name in ("question", "gold"))]
-    if other:
+    first, second = ({(s["id"], s["question"], s["gold"]): s[field] for s in result.samples} for result in (a, b))
+    if other := {key for key, *_ in first.keys() ^ second.keys()}:
         raise ValueError(f"the results are on different problems: {len(other)} of them differ, such as id "
                          f"{min(other)!r}; evaluate both on one test set")
-    return difference_of([float(second[key][field]) - float(first[key][field])
-                          for key in first if first[key][field] is not None])
+    return difference_of([float(second[asked]) - float(value) for asked, value in first.items() if value is not None])
 
 
 def _row(problem: Any) -> dict[str, str]:
-    get = problem.__getitem__ if isinstance(problem, Mapping) else lambda name: getattr(problem, name)
     try:
-        row = {name: get(name) for name in ("id", "family", "kind", "question", "answer", "reasoning")}
+        row = {name: problem[name] if isinstance(problem, Mapping) else getattr(problem, name)
+               for name in ("id", "family", "kind", "question", "answer", "reasoning")}
     except (KeyError, AttributeError) as error:
         raise ValueError(f"a problem lacks a field ({error}): {preview(problem, 200)}") from error
     for name in row:

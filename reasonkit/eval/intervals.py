@@ -13,36 +13,34 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.optimize import brentq
 
+LEVEL = 0.95
 TRACE = 1e-6  # prior share of an end that was not seen: it gains mass only if the mean needs it
 CELLS = (2, 4, 6, 12, 24, 60, 120)  # sizes of the grid for sums: the first on which all values lie is used, or the last
 
 
-def interval(values: Sequence[float], low: float, high: float, level: float = 0.95) -> tuple[float, float]:
-    """The ends of an interval for the mean of independent `values` in [low, high].
+def interval(values: Sequence[float], low: float, high: float) -> tuple[float, float]:
+    """The ends of the 95 % interval for the mean of independent `values` in [low, high].
 
-    It contains every mean m under which both tails of the sum are at least (1 - level) / 2. Half of the probability of
-    the sum itself counts as tail. This is the mid-p of Lancaster, JASA 56, 1961. It covers `level` on average, while an
-    exact test covers more. For zeros and ones this gives the mid-p interval of a rate. For changes of -1, 0 and 1 the
-    weights are those of Tango, Statistics in Medicine 17, 1998. Raises ValueError without values, for a value outside
-    the range, and for a level that is not between 0 and 1.
+    It contains every mean m under which both tails of the sum are at least 2.5 %. Half of the probability of the sum
+    itself counts as tail. This is the mid-p of Lancaster, JASA 56, 1961. It covers 95 % on average, while an exact test
+    covers more. For zeros and ones this gives the mid-p interval of a rate. For changes of -1, 0 and 1 the weights are
+    those of Tango, Statistics in Medicine 17, 1998. Raises ValueError without values and for one outside the range.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level={level}: must lie between 0 and 1, such as 0.95")
     tail, mean = _tail(values, low, high), float(np.mean(values))
     ends = [low, high]
     if mean > low:
-        ends[0] = brentq(lambda m: tail(m) - (1 - level) / 2, low, mean, xtol=1e-8)
+        ends[0] = brentq(lambda m: tail(m) - (1 - LEVEL) / 2, low, mean, xtol=1e-8)
     if mean < high:
-        ends[1] = brentq(lambda m: tail(m) - (1 + level) / 2, mean, high, xtol=1e-8)
+        ends[1] = brentq(lambda m: tail(m) - (1 + LEVEL) / 2, mean, high, xtol=1e-8)
     return float(ends[0]), float(ends[1])
 
 
-def p_value(values: Sequence[float], low: float, high: float, mean: float = 0.0) -> float:
-    """Twice the smaller tail under this mean. It is below 1 - level exactly if `interval` excludes the mean.
+def p_value(values: Sequence[float], low: float, high: float) -> float:
+    """Twice the smaller tail if the mean is 0, to twelve places. It is below 0.05 exactly if `interval` excludes 0.
 
-    Rounded to twelve places. Raises ValueError as `interval` does.
+    Raises ValueError as `interval` does.
     """
-    upper = _tail(values, low, high)(mean)
+    upper = _tail(values, low, high)(0.0)
     return abs(round(2 * min(upper, 1 - upper), 12))
 
 

@@ -44,10 +44,9 @@ OPEN_SHOWN = 3  # open questions
 SORT = ("const n=this.cellIndex,body=this.closest('table').tBodies[0],value=row=>{const x=parseFloat(row.cells[n]"
         ".textContent);return isNaN(x)?-1e9:x};this.sign=-(this.sign||1);[...body.rows].sort((a,b)=>this.sign*"
         "(value(a)-value(b))).forEach(row=>body.append(row))")
-# The front ends that can show a live widget set one of these in the kernel: Jupyter, VS Code, Colab.
+# Each front end that can show a live widget sets one of these in the kernel: Jupyter, VS Code, Colab.
 FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
 
-Parts = Sequence[tuple[RewardFn, float]]
 Adapter = Path | tuple[Path, int] | None  # a folder, for its last step; a folder and a step; None: the base model
 
 
@@ -69,7 +68,7 @@ def loss_mask(rows: Iterable[Mapping[str, Any]], tokenizer, max_length: int) -> 
     return Html(Markup("<pre>{}</pre>").format(spans) + note)
 
 
-def reward_example(parts: Parts, row: Mapping[str, Any]) -> Html:
+def reward_example(parts: Sequence[tuple[RewardFn, float]], row: Mapping[str, Any]) -> Html:
     """The reward of a worked solution and of its bare answer, one line per part. `row` is a problem with reasoning.
 
     A part that keeps state, such as one with a random stream, must not be one that is trained on.
@@ -173,7 +172,8 @@ class Ask:
     def show(self, example: str) -> None:
         """Show the answers to `example`, and a box for other questions if a front end can show one."""
         display(self(example))
-        if has_front_end():
+        kaggle = os.environ.get("KAGGLE_KERNEL_RUN_TYPE")  # "Batch" is a version that nobody looks at
+        if kaggle == "Interactive" or not kaggle and any(name in os.environ for name in FRONT_ENDS):
             display(self.box(example))
 
     def box(self, example: str) -> widgets.VBox:
@@ -192,9 +192,3 @@ class Ask:
 
         button.on_click(answer)
         return widgets.VBox([text, button, answers])
-
-
-def has_front_end() -> bool:
-    """Whether a front end shows the notebook. Kaggle has a variable for it. Elsewhere each front end sets its own."""
-    kaggle = os.environ.get("KAGGLE_KERNEL_RUN_TYPE")
-    return kaggle == "Interactive" if kaggle else any(name in os.environ for name in FRONT_ENDS)

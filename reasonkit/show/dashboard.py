@@ -43,7 +43,6 @@ class Dashboard:
         self.widget = widgets.VBox([heading, self._progress, self._status, self._flags, self._plot, self._samples])
 
     def show(self) -> None:
-        """Display the view in the cell that calls this."""
         self._draw()
         display(self.widget)
 
@@ -63,8 +62,7 @@ class Dashboard:
     def _draw(self, plot: bool = True) -> list[dict[str, Any]]:
         began = time.monotonic()
         rows = self._log.read()
-        started = [row for row in rows if row["event"] == "start"]
-        self._total = self._progress.max = (started and started[-1].get("steps")) or self._total  # SFT may need fewer
+        self._total = self._progress.max = _last(rows, "start").get("steps") or self._total  # SFT may need fewer
         done, status = _progress(rows, self._total, self._budget.steps_left)
         status.append("every step will be run, however long it takes" if self._budget.grows else
                       f"{self._budget.minutes_left:.0f} min left in the session")
@@ -85,6 +83,10 @@ class Dashboard:
         return rows
 
 
+def _last(rows: list[Row], event: str) -> Row:
+    return next((row for row in reversed(rows) if row["event"] == event), {})
+
+
 def _progress(rows: list[Row], total: int, fitting: float) -> tuple[int, list[str]]:
     """Steps done, and the words of the status line. `fitting` is how many more steps the clock allows."""
     steps = [row for row in rows if row["event"].endswith(STEP)]
@@ -102,21 +104,14 @@ def _progress(rows: list[Row], total: int, fitting: float) -> tuple[int, list[st
             words.append(f"the clock has time for about {fitting:.0f} more")
         elif done < total:
             words.append(f"about {minutes:.0f} min to go" if minutes >= 1 else "less than a minute to go")
-    rewards = [row for row in rows if row["event"] == "reward"]
-    if np.isfinite(speed := _tokens_per_second(stage[-1], rewards[-1] if rewards else {})):
+    step, reward = stage[-1], _last(rows, "reward")
+    sampled = number(step.get("length")) * number(reward.get("completions"))
+    speed = number(step.get("tokens", sampled)) / (number(step.get("seconds")) or np.nan)  # SFT logs what it read
+    if np.isfinite(speed):
         words.append(f"{speed:,.0f} tokens per second")
-    parts = rewards[-1].get("parts", {}) if rewards else {}
-    words += [f"no signal from {label(name)}: {part['no_signal']:.0%}" for name, part in parts.items()
+    words += [f"no signal from {label(name)}: {part['no_signal']:.0%}" for name, part in reward.get("parts", {}).items()
               if part["no_signal"]]
     return done, words
-
-
-def _tokens_per_second(step: Row, reward: Row) -> float:
-    """Tokens that SFT read or GRPO sampled in a step, divided by the seconds of the whole step."""
-    tokens, seconds = number(step.get("tokens")), number(step.get("seconds"))
-    if np.isnan(tokens):
-        tokens = number(step.get("length")) * number(reward.get("completions"))
-    return tokens / seconds if seconds else np.nan
 
 
 def _flag_html(flag: Row) -> str:
@@ -127,7 +122,6 @@ def _flag_html(flag: Row) -> str:
 
 
 def _sample_html(sample: Row) -> str:
-    """The numbers of a sample in a line, its texts below."""
     texts = {name: value for name, value in sample.items() if isinstance(value, str)}
     numbers = {name: value for name, value in sample.items() if isinstance(value, (int, float))}
     line = " · ".join(f"{escape(name)} –" if value is None else f"{escape(name)} {number(value):.2f}"

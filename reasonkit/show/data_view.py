@@ -49,12 +49,10 @@ def source_table(sources: Sequence[Source], reached: Mapping[str, Reached]) -> H
 
 def step_table(ledger: Ledger) -> Html:
     """The rows before and after each step, and its most frequent causes."""
-    causes: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in ledger.dropped:
-        causes[row.step][row.cause] += 1
-    rows = [[step, f"{before:,}", f"{after:,}", ", ".join(f"{cause} {count:,}" for cause, count
-                                                         in causes[step].most_common(4))]
-            for step, before, after in ledger.steps]
+    rows = []
+    for step, before, after in ledger.steps:
+        causes = Counter(row.cause for row in ledger.dropped if row.step == step).most_common(4)
+        rows.append([step, f"{before:,}", f"{after:,}", ", ".join(f"{cause} {count:,}" for cause, count in causes)])
     return table(["step", "rows before", "rows after", "left out because of"], rows, " ".join(ledger.notes))
 
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from jax.sharding import Mesh
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -35,6 +34,7 @@ INK = "#808080"  # replaced by the page's text colour in SVG
 COLOURS = ("#4a7fb5", "#c07a28", "#3593a5", "#9473bd", "#6f9440", "#c4606a")
 TAG_COLOURS = {TAGS.reasoning: COLOURS[2], TAGS.answer: COLOURS[1]}
 LABEL = 40  # characters of a name in a figure
+UNPAID = " (weight 0)"  # ends the name of a part that is only logged, whose line is dashed
 LARGEST = 1e30  # larger values leave a gap
 SMOOTHED = 15  # values from which a curve has a running mean
 # Inches of a panel with its margins, and of a name below it. Matplotlib's own layout takes three times as long.
@@ -105,13 +105,12 @@ class Curves(Figure):
 
 
 class Panel(NamedTuple):
-    """Its lines by name, whether y is a share, the names of the dashed lines, and a band of x, low and high."""
+    """Its lines by name, whether y is a share, and a band of x, low and high."""
 
     title: str
     axis: str
     lines: dict[str, Line]
     share: bool = False
-    dashed: tuple[str, ...] = ()
     band: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
 
@@ -171,24 +170,17 @@ def chips(plan: Plan) -> Curves:
     axes = figure.add_subplot()
     for row, (role, mesh) in enumerate(roles.items()):
         axes.text(-0.1, -row, role, ha="right", va="center", fontsize=10, color=INK)
-        for column, (device, part) in enumerate(zip(mesh.devices.flat, _parts(mesh, role in plan.gathered),
-                                                    strict=True)):
-            axes.barh(-row, 0.94, 0.86, left=column, color=COLOURS[row])
-            axes.text(column + 0.47, -row, f"chip {device.id}\n{part}", ha="center", va="center", fontsize=8,
+        of = mesh.devices.shape[1]
+        for place, device in enumerate(mesh.devices.flat):
+            weights = (f"part {place + 1} of {mesh.size}" if role in plan.gathered else
+                       f"copy {place // of + 1}" + f"\npart {place % of + 1} of {of}" * (of > 1))
+            axes.barh(-row, 0.94, 0.86, left=place, color=COLOURS[row])
+            axes.text(place + 0.47, -row, f"chip {device.id}\n{weights}", ha="center", va="center", fontsize=8,
                       color="white")
     axes.set_xlim(-0.9, width)
     axes.set_ylim(-len(roles) + 0.5, 0.5)
     axes.set_axis_off()
     return figure
-
-
-def _parts(mesh: Mesh, gathered: bool) -> list[str]:
-    """The share of the model's weights on each chip, in the mesh's order."""
-    rows, columns = mesh.devices.shape
-    if gathered:
-        return [f"part {number} of {mesh.size}" for number in range(1, mesh.size + 1)]
-    return [f"copy {row}" + f"\npart {part} of {columns}" * (columns > 1)
-            for row in range(1, rows + 1) for part in range(1, columns + 1)]
 
 
 def style_axes(axes: Axes, title: str, axis: str) -> None:
@@ -210,7 +202,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         if not short:
             axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.3)
         axes.plot(x, y if short else _running_mean(y), color=colour, linewidth=1.6, marker="." if short else None,
-                  linestyle="--" if name in panel.dashed else "-", label=label(name))
+                  linestyle="--" if name.endswith(UNPAID) else "-", label=label(name))
     style_axes(axes, panel.title, panel.axis)
     axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.8)
     axes.margins(x=0.01)
@@ -241,37 +233,29 @@ def _panels(rows: list[Row]) -> list[Panel]:
     """The panels that have a value to show."""
     rollouts = [row for row in rows if row["event"] == "reward" and row.get("mode", "train") == "train"]
     scored = [row.get("parts", {}) for row in rollouts]
-    rewards = {"total": _by_rollout(row.get("mean") for row in rollouts)}
+    rewards = {"total": _line(enumerate((row.get("mean") for row in rollouts), 1))}
     for name in dict.fromkeys(name for parts in scored for name in parts):
-        rewards[name] = _by_rollout(parts.get(name, {}).get("mean") for parts in scored)
-    unpaid = {name: f"{label(name)[:LABEL - 11]} (weight 0)" for parts in scored[-1:] for name, part in parts.items()
-              if part.get("weight") == 0}
-    probes = [row for row in rows if row["event"] == "probe"]
-    x, low = _by_step(probes, "low")
-    panels = [Panel("Reward", "rollout", {unpaid.get(name, name): line for name, line in rewards.items()},
-                    dashed=tuple(unpaid.values())),
-              Panel("Held-out accuracy", "step", {"greedy": _by_step(probes, "mean")}, share=True,
-                    band=(x, low, _by_step(probes, "high")[1])),
+        unpaid = scored[-1].get(name, {}).get("weight") == 0
+        rewards[label(name)[:LABEL - len(UNPAID)] + UNPAID if unpaid else name] = _line(
+            enumerate((parts.get(name, {}).get("mean") for parts in scored), 1))
+    mean, low, high = (_line((row["step"], row.get(name)) for row in rows if row["event"] == "probe")
+                       for name in ("mean", "low", "high"))
+    panels = [Panel("Reward", "rollout", rewards),
+              Panel("Held-out accuracy", "step", {"greedy": mean}, share=True, band=(*low, high[1])),
               Panel("Groups whose rewards are all equal", "rollout",
-                    {"flat": _by_rollout(row.get("flat_groups") for row in rollouts)}, share=True)]
+                    {"flat": _line(enumerate((row.get("flat_groups") for row in rollouts), 1))}, share=True)]
     for event in dict.fromkeys(row["event"] for row in rows if row["event"].endswith(STEP)):
         steps = [row for row in rows if row["event"] == event]
         stage = event.removesuffix(STEP)
         stage = STAGES[stage].title if stage in STAGES else stage.capitalize()
-        panels += [Panel(f"{stage} {title}", "step", {name: _by_step(steps, name)}, share=name == "truncated")
-                   for name, title in FIELDS.items()]
+        panels += [Panel(f"{stage} {title}", "step", {name: _line((row["step"], row.get(name)) for row in steps)},
+                         share=name == "truncated") for name, title in FIELDS.items()]
     shown = [panel._replace(lines={name: line for name, line in panel.lines.items() if np.isfinite(line[1]).any()})
              for panel in panels]
     return [panel for panel in shown if panel.lines]
 
 
-def _by_rollout(values: Iterable[object]) -> Line:
-    y = np.array([number(value) for value in values])
-    return np.arange(1, len(y) + 1), y
-
-
-def _by_step(rows: list[Row], name: str) -> Line:
-    """Each step once, with its last value: a resumed run may have repeated it."""
-    values = {row["step"]: number(row.get(name)) for row in rows}
-    steps = sorted(values)
-    return np.array(steps), np.array([values[step] for step in steps])
+def _line(points: Iterable[tuple[int, object]]) -> Line:
+    """Each x once, with its last value: a resumed run may have repeated a step."""
+    values = dict(points)
+    return np.array(sorted(values)), np.array([number(values[x]) for x in sorted(values)])

@@ -67,10 +67,11 @@ wrong. Intervals are for the mean of bounded values: 0 of 25 does not exclude a 
 </p>""")
 
 TEMPLATES = {
+    # a scale from 0 to 100, with a tick at its origin, the interval as a bar and the mean as a mark
     "scale": '{{ text }} <small>{{ note }}</small><svg viewBox="-1 0 102 12" preserveAspectRatio="none">'
              '<line x1="0" x2="100" y1="6" y2="6"/><line x1="{{ origin }}" x2="{{ origin }}" y1="3" y2="9"/>'
-             '<line class="range" x1="{{ low }}" x2="{{ high }}" y1="6" y2="6"/>'
-             '<line class="mean" x1="{{ mean }}" x2="{{ mean }}" y1="1" y2="11"/></svg>',
+             '<line class="range" x1="{{ "%.2f" % low }}" x2="{{ "%.2f" % high }}" y1="6" y2="6"/>'
+             '<line class="mean" x1="{{ "%.2f" % mean }}" x2="{{ "%.2f" % mean }}" y1="1" y2="11"/></svg>',
     "table": """<div class="scroll"><table><caption>{{ caption }}</caption>
 <thead><tr>{% for name in head %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in rows %}<tr{% if mark_last and loop.last %} class="last"{% endif %}>
@@ -128,11 +129,13 @@ def write_report(path: Path, results: Mapping[str, EvalResult], comparisons: Map
     if not results:
         raise ValueError("no results to report: evaluate at least one stage first")
     rows, warnings = list(log_rows), caveats(manifests)
+    figure = curves(rows)
+    image = base64.b64encode(figure._repr_png_()).decode() if figure.axes else ""
     sections = {
         "Results": results_table(results, warnings),
         "Paired differences": comparisons and comparison_table(comparisons),
         "Right answers by family of problems": family_table(results),
-        "Training": _training(rows, skipped),
+        "Training": _render("training", skipped=skipped, image=image),
         "The judge": _judge_table(rows),
         "Completions side by side": side_by_side(results),
         "What goes wrong": any(result.failures for result in results.values()) and failure_table(results),
@@ -178,8 +181,8 @@ def comparison_table(comparisons: Mapping[str, Difference]) -> Html:
         ends = f"{100 * change.low:+.1f} to {100 * change.high:+.1f}"
         low, mean, high = (50 + 50 * value / reach for value in (change.low, change.mean, change.high))
         p_value = "<\N{NO-BREAK SPACE}0.001" if change.p_value < 0.001 else f"{change.p_value:.3f}"
-        rows.append([name, _scale(f"{100 * change.mean:+.1f}", f"{ends}, {side}", low, mean, high, origin=50), p_value,
-                     change.n])
+        rows.append([name, _render("scale", text=f"{100 * change.mean:+.1f}", note=f"{ends}, {side}", origin=50,
+                                   low=low, mean=mean, high=high), p_value, change.n])
     return table(["", "points, 95 % interval", "p", "n"], rows, "The same problems on both sides. p is below 0.05 "
                   "exactly when the interval excludes zero. The tick in the middle of a scale is no difference.")
 
@@ -235,12 +238,6 @@ def _summary(results: Mapping[str, EvalResult]) -> str:
             f"format.{steps}")
 
 
-def _training(rows: list[Mapping[str, Any]], skipped: int) -> Html:
-    figure = curves(rows)
-    image = base64.b64encode(figure._repr_png_()).decode() if figure.axes else ""
-    return _render("training", skipped=skipped, image=image)
-
-
 def _judge_table(rows: list[Mapping[str, Any]]) -> Html:
     verdicts, scores = [row for row in rows if row["event"] == "verdict"], defaultdict(list)
     for row in verdicts:
@@ -263,15 +260,15 @@ def _run_table(manifests: Sequence[Mapping[str, Any]]) -> Html:
     rows = [[manifest["stage"], f"{manifest['minutes']:.1f}", *(told or "–" for told in progress(manifest)),
              ", ".join(f"{name} {value}" for name, value in (manifest.get("lora") or {}).items()) or "–"]
             for manifest in manifests]
-    versions = defaultdict(dict)
+    versions: dict[str, dict[str, None]] = defaultdict(dict)
     for manifest in manifests:
         for package, version in manifest.get("versions", {}).items():
             versions[package][version] = None
+    used = ", ".join(f"{package} {'/'.join(found)}" for package, found in versions.items())
     prompts = len({manifest["prompt_sha256"] for manifest in manifests})
     return table(["stage", "minutes", "steps", "ended by", "adapter"], rows,
                   f"{sum(manifest['minutes'] for manifest in manifests):.1f} minutes in all. "
-                  f"{'One prompt' if prompts == 1 else f'{prompts} different prompts'} across the stages. "
-                  f"{', '.join(f'{package} {chr(47).join(found)}' for package, found in versions.items())}.")
+                  f"{'One prompt' if prompts == 1 else f'{prompts} different prompts'} across the stages. {used}.")
 
 
 def _percent(share: float) -> str:
@@ -281,13 +278,8 @@ def _percent(share: float) -> str:
 def interval_cell(interval: Interval) -> Html:
     """A mean in percent with its interval, above a scale from 0 to 100 %."""
     mean, low, high = (100 * value for value in interval)
-    return _scale(_percent(interval.mean), f"{low:.1f}–{high:.1f}", low, mean, high, origin=0)
-
-
-def _scale(text: str, note: str, low: float, mean: float, high: float, origin: float) -> Html:
-    """`text` above a scale from 0 to 100, with a tick at its origin, the interval as a bar and the mean as a mark."""
-    return _render("scale", text=text, note=note, origin=origin, low=f"{low:.2f}", mean=f"{mean:.2f}",
-                   high=f"{high:.2f}")
+    return _render("scale", text=_percent(interval.mean), note=f"{low:.1f}–{high:.1f}", origin=0, low=low, mean=mean,
+                   high=high)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str, mark_last: bool = False) -> Html:
