@@ -15,16 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-    wait_random_exponential,
-)
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_before_delay, wait_random_exponential
 
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.secrets import redact
@@ -131,13 +125,8 @@ class ApiCalls:
 
     async def _batch(self, requests: Sequence[Request], deadline: float, denied: list[CallError],
                      on_text: Callable[[int, str], None]) -> list[str | CallError]:
-        async def answer(number: int, request: Request) -> str | CallError:
-            found = await self._answer(request, deadline, denied)
-            if isinstance(found, str):
-                on_text(number, found)
-            return found
-
-        tasks = [asyncio.create_task(answer(number, request)) for number, request in enumerate(requests)]
+        tasks = [asyncio.create_task(self._answer(request, deadline, denied, partial(on_text, number)))
+                 for number, request in enumerate(requests)]
         try:
             done, late = await asyncio.wait(tasks, timeout=self._left(deadline))
         finally:
@@ -149,7 +138,8 @@ class ApiCalls:
         return [task.result() if task in done and not task.cancelled() else CallError("timeout", detail)
                 for task in tasks]
 
-    async def _answer(self, request: Request, deadline: float, denied: list[CallError]) -> str | CallError:
+    async def _answer(self, request: Request, deadline: float, denied: list[CallError],
+                      on_text: Callable[[str], None]) -> str | CallError:
         async with self._slots:
             backoff = wait_random_exponential(self.limits.backoff_seconds)
             retrying = AsyncRetrying(
@@ -157,9 +147,11 @@ class ApiCalls:
                 stop=stop_after_attempt(self.limits.attempts) | stop_before_delay(self._left(deadline)),
                 wait=lambda state: state.outcome.exception().retry_after + backoff(state), reraise=True)
             try:
-                return redact(await retrying(self._attempt, request, denied), self.service.secret)
+                text = redact(await retrying(self._attempt, request, denied), self.service.secret)
             except CallError as error:
                 return error
+        on_text(text)
+        return text
 
     async def _attempt(self, request: Request, denied: list[CallError]) -> str:
         prompt, schema = request

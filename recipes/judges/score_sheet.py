@@ -63,8 +63,7 @@ class ScoreSheet:
     def _shown(self) -> str:
         criteria = [f"{n}. {one_line(c)} (weight {c.weight:g})" for n, c in enumerate(self.rubric, 1)]
         replies = [f"Reply {n}:\n{quote_block(reply)}" for n, reply in enumerate(self.replies, 1)]
-        text = "\n".join(["Criteria:", *criteria, "Question:", quote_block(self.question), *replies])
-        return printable(text)
+        return printable("\n".join(["Criteria:", *criteria, "Question:", quote_block(self.question), *replies]))
 
     @cached_property
     def number(self) -> int:
@@ -169,14 +168,9 @@ def score_sheets(items: Sequence[JudgeItem], ask: Callable[[list[ScoreSheet]], l
             results.update(zip(share, answers, strict=True))
 
     ask_about(shares)
-    failed = [share for share in shares if len(share) > 1 and len({_cause(results[n]) for n in share}) == 1
-              and _cause(results[share[0]]) in SHARED_CAUSES]
+    failed = [share for share in shares if len(share) > 1 and all(results[n].cause in SHARED_CAUSES for n in share)]
     ask_about([[n] for share in failed for n in share])
     return [results[n] for n in range(len(items))]
-
-
-def _cause(result: Result) -> str | None:
-    return result.cause if isinstance(result, JudgeFailure) else None
 
 
 def sheet_identity(name: str, mode: str, replies_per_call: int) -> str:
