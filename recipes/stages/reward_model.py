@@ -72,7 +72,7 @@ def corrupted_traces(rows: Iterable[Mapping[str, str]], seed: int) -> list[Trace
     rng, made = random.Random(seed), []
     for row in rows:
         whole = TAGS.render(reasoning=row["reasoning"], answer=row["answer"]) if is_worked(row) else ""
-        if not examine(row, whole, "tags", told=False)["cause"]:
+        if not examine(row, whole)["cause"]:
             made += [{"question": row["question"], "reasoning": text, "good": by == "data", "by": by}
                      for by, text in (("data", row["reasoning"]), *_flawed(row["reasoning"], rng).items())]
     return _distinct(made)

@@ -50,7 +50,7 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
     solved = {sample["id"] for sample in samples if not sample["cause"]}
     for row in (row for row in asked if row["id"] not in solved and is_worked(row)):
         text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
-        worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
+        worked = {**examine(row, text), "by": "data"}
         if not worked["cause"]:
             samples.append(worked)
     found = pairs(samples)
