@@ -20,21 +20,21 @@ from recipes.judges.score_sheet import ScoreSheet, score_sheets, sheet_identity
 
 class ApiJudge(ApiCalls):
     """A judge that asks `service`. One call rates up to `replies_per_call` completions of consecutive items that share
-    question and rubric. If one of them makes the call fail, each is asked about separately. mode: see
-    `ScoreSheet`. Raises ValueError as `ApiCalls` does.
+    question and rubric. If one of them makes the call fail, each is asked about separately. Raises ValueError as
+    `ApiCalls` does.
     """
 
-    def __init__(self, service: Service, limits: ApiLimits, *, mode: str = "explicit", replies_per_call: int = 8,
+    def __init__(self, service: Service, limits: ApiLimits, *, replies_per_call: int = 8,
                  log: RunLog | None = None) -> None:
         super().__init__(service, limits, log)
-        self.name, self.mode, self.replies_per_call = service.name, mode, replies_per_call
+        self.name, self.replies_per_call = service.name, replies_per_call
         self.failures: Counter[str] = Counter()
         self._counting = threading.Lock()
 
     @property
     def identity(self) -> str:
         """What a verdict depends on besides the item."""
-        return sheet_identity(f"{self.service.endpoint} {self.name}", self.mode, self.replies_per_call)
+        return sheet_identity(f"{self.service.endpoint} {self.name}", self.replies_per_call)
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:
         """One result per item, within `limits.batch_seconds` and a few more. Raises ValueError as `score_sheets`."""
@@ -45,7 +45,7 @@ class ApiJudge(ApiCalls):
             return [sheet.fail(answer.cause, f"{self.name}: {str(answer)[:300]}") if isinstance(answer, CallError)
                     else sheet.read(answer) for sheet, answer in zip(sheets, answers, strict=True)]
 
-        results = score_sheets(items, ask, self.mode, self.replies_per_call)
+        results = score_sheets(items, ask, self.replies_per_call)
         with self._counting:
             self.failures.update(result.cause for result in results if isinstance(result, JudgeFailure))
         return results
