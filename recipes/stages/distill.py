@@ -8,7 +8,6 @@ learned as in SFT (`student_loss`).
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import re
@@ -161,7 +160,7 @@ def teacher_pass(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Call
 
     def score(model: nnx.Module, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
         return read_completions(model, tokens_BL, settings.max_new_tokens, vocabulary, positions,
-                                functools.partial(top_cells, top_k=settings.top_k))
+                                lambda logprobs_BTV: top_cells(logprobs_BTV, settings.top_k))
 
     return score
 
@@ -169,8 +168,7 @@ def teacher_pass(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Call
 def _vocabulary(policy, teacher, texts: list[str]) -> int:
     """The number of embedding rows that both have. Raises ValueError if their tokenizers differ."""
     ours, theirs = policy.tokenizer, teacher.tokenizer
-    same = ours.vocab_size == theirs.vocab_size and [*map(ours.encode, texts)] == [*map(theirs.encode, texts)]
-    if not same:
+    if ours.vocab_size != theirs.vocab_size or [*map(ours.encode, texts)] != [*map(theirs.encode, texts)]:
         raise ValueError(f"{teacher.name} splits text into other tokens than {policy.name}, so their "
                          "distributions cannot be compared: take a teacher of the same family")
     return min(policy.config.num_embed, teacher.config.num_embed)  # some files have unused rows at the end

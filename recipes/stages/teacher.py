@@ -218,7 +218,7 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
             new[number] = keys[number], text, time.time()
 
         answers = teacher.ask([asked[key][1] for key in keys], seed, on_text)
-        add(list(new.values()))
+        add(new.values())
         why = ""
         for error in (answer for number, answer in enumerate(answers) if number not in new):
             log.write("unanswered", teacher=identity, cause=error.cause, detail=str(error)[:300])
