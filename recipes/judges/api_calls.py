@@ -13,7 +13,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache, partial
 from typing import Any
@@ -38,9 +38,8 @@ class ApiLimits:
     out, for models that `api_client.PRICES` lacks or has wrong.
 
     `call_seconds` is for one attempt. A batch (one `ask`) takes at most `batch_seconds` and a few more. Before a retry
-    it waits a random time up to backoff_seconds * 2^n, plus as long as the service asks.
-    `calls_per_minute` spaces the attempts evenly. Raises ValueError for numbers that are out of range and for unusable
-    prices.
+    it waits a random time up to backoff_seconds * 2^n, plus as long as the service asks. `calls_per_minute` spaces the
+    attempts evenly. Raises ValueError for numbers that are out of range and for unusable prices.
     """
 
     dollars: float
@@ -53,9 +52,8 @@ class ApiLimits:
     calls_per_minute: float = math.inf
 
     def __post_init__(self) -> None:
-        for name in (f.name for f in fields(self) if f.name != "prices"):
-            value = getattr(self, name)
-            if not (_number(value) and (value >= 0 if name == "dollars" else value > 0)):
+        for name, value in vars(self).items():
+            if name != "prices" and not (_number(value) and (value > 0 or name == "dollars" and value == 0)):
                 raise ValueError(f"{name}={value!r}: give a number above 0 (the dollars may be 0)")
         if not isinstance(self.prices, Mapping):
             raise ValueError(f"prices={self.prices!r}: give them by model, such as {{'gpt-6-luna': (0.1, 0.5)}}")

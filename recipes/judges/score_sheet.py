@@ -1,9 +1,8 @@
 """`ScoreSheet`: the question to a judge that writes its verdict as text, and how to read that text.
 
-A sheet has one question, its rubric and one or more completions, and asks for one JSON object. Source: explicit
-aggregation of Rubrics as Rewards (arXiv 2507.17746), here with ratings instead of binary verdicts. A verdict must
-repeat the sheet's number, which depends on a secret of this process. So a verdict quoted from a completion is never
-taken for the judge's.
+A sheet has one question, its rubric and one or more completions, and asks for one JSON object. It must repeat the
+sheet's number, which depends on a secret of this process, so a verdict quoted from a completion is never taken for the
+judge's. Source: explicit aggregation of Rubrics as Rewards (arXiv 2507.17746), with ratings for binary verdicts.
 """
 
 from __future__ import annotations
@@ -12,24 +11,13 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from reasonkit.judge.judge import (
-    ABOUT,
-    JudgeFailure,
-    JudgeItem,
-    Result,
-    one_line,
-    quote_block,
-    weighted_score,
-    wording_hash,
-)
+from reasonkit.judge.judge import ABOUT, JudgeFailure, Result, one_line, quote_block, weighted_score
 from reasonkit.judge.rubric import Criterion
 from reasonkit.text.tags import printable
 
@@ -37,8 +25,6 @@ HIGHEST = 5  # the best rating, where the worst is 1
 _TASK = ("Rate every reply on every criterion, from 1 (not met) to 5 (fully met). A reply's ratings are a list with a "
          "whole number for each criterion, in their order.")
 _SECRET = secrets.token_bytes(32)
-# Causes by which one completion may spoil its whole call: it is refused, or makes the judge write too much or badly.
-SHARED_CAUSES = {"blocked", "too_long", "unparsable", "contradictory", "miscounted"}
 _FLAT_OBJECT = re.compile(r"\{[^{}]*+\}")  # a verdict has no inner braces, and possessive matching is linear
 
 
@@ -128,40 +114,3 @@ def _pairs(text: str) -> list[tuple[str, Any]]:
         return json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError):  # ValueError: also a number of more digits than Python reads
         return []
-
-
-def score_sheets(items: Sequence[JudgeItem], ask: Callable[[list[ScoreSheet]], list[list[Result]]],
-                 replies_per_call: int) -> list[Result]:
-    """One result per item, by one `ask` for all sheets. Consecutive items of one question and rubric share a sheet.
-
-    If a sheet of several items fails for one of `SHARED_CAUSES`, each item is asked about once more separately. Raises
-    ValueError for fewer than one completion per call, and for an item without criteria.
-    """
-    if replies_per_call < 1:
-        raise ValueError(f"replies_per_call={replies_per_call!r}: give a number above 0")
-    shares = []  # the numbers of the items on each sheet
-    for (_, rubric), same in groupby(range(len(items)), lambda n: (items[n].question, items[n].rubric)):
-        numbers = list(same)
-        if not rubric:
-            raise ValueError(f"item {numbers[0]} has an empty rubric; a judge needs at least one criterion")
-        shares += [numbers[start:start + replies_per_call] for start in range(0, len(numbers), replies_per_call)]
-    results: dict[int, Result] = {}
-
-    def ask_about(shares: list[list[int]]) -> None:
-        firsts = [items[share[0]] for share in shares]
-        sheets = [ScoreSheet(first.question, tuple(items[n].reply for n in share), first.rubric)
-                  for first, share in zip(firsts, shares, strict=True)]
-        for share, answers in zip(shares, ask(sheets) if sheets else [], strict=True):
-            results.update(zip(share, answers, strict=True))
-
-    ask_about(shares)
-    failed = [share for share in shares if len(share) > 1 and all(results[n].cause in SHARED_CAUSES for n in share)]
-    ask_about([[n] for share in failed for n in share])
-    return [results[n] for n in range(len(items))]
-
-
-def sheet_identity(name: str, replies_per_call: int) -> str:
-    """What a verdict depends on besides the item: the model's name, completions per call, and the prompt."""
-    sheet = ScoreSheet("q", ("r",), (Criterion("t", "d", 1.0),))
-    wording = wording_hash([sheet.prompt.replace(str(sheet.number), "?")])
-    return f"{name} explicit {replies_per_call} {wording}"

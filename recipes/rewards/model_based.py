@@ -99,8 +99,7 @@ def trace_features(frozen: LoadedModel, mesh: Mesh, max_length: int,
     The mean of the states that its logits are made of, that of the last token, the mean of the tokens'
     log-probabilities, and the LOWEST lowest of these, 0.0 where there are fewer tokens. A slip is one unlikely token,
     which a mean hides. The reasoning is read after the prompt of its question, as the policy writes it. NaN if the two
-    are longer than `max_length` tokens. Raises ValueError as `prefill`, and if the model has an adapter, which training
-    would change.
+    are longer than `max_length` tokens. Raises ValueError as `prefill`, and if the model has an adapter.
     """
     if jax.tree.leaves(nnx.state(frozen.model, nnx.LoRAParam)):
         raise ValueError(f"{frozen.name} has an adapter, and training would change its features: load the base "

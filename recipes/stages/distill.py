@@ -2,8 +2,7 @@
 
 Tunix's `PeftTrainer` minimises a divergence between the two models' next tokens. No gradient goes through the sampling.
 Each model has its own mesh. Only the log-probabilities of the teacher's most likely tokens cross between them, with the
-mass of all others. Neither model ever holds the logits of a whole batch. Unlike in GKD, the tokens of our format are
-learned as in SFT (`student_loss`).
+mass of all others, and neither holds the logits of a whole batch. Unlike in GKD, our tags are learned as in SFT.
 """
 
 from __future__ import annotations
@@ -131,8 +130,7 @@ def positions_at_once(mesh: Mesh, rows: int, vocabulary: int) -> int:
 
 
 def student_loss(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Callable:
-    """The loss of a batch on the student's mesh: a function of its model, `tokens_BL`, the `format_targets` of its
-    completions, and the teacher's `top_cells`.
+    """The student's loss, a function of its model, `tokens_BL`, the `format_targets` and the teacher's `top_cells`.
 
     Where the format wants a token, the loss is the negative log-likelihood of that. A teacher that never learned our
     tags hardly opens them, and the student would unlearn them from it.

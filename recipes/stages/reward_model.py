@@ -146,11 +146,10 @@ def read_back(run: Run) -> tuple[ThoughtTeacher, dict[str, PairAuc], list[float]
 def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: str, train: Sequence[Trace],
         held_out: Sequence[Trace], least_auc: float,
         given: ThoughtTeacher | None = None) -> tuple[ThoughtTeacher, dict[str, PairAuc], Sequence[float]]:
-    """The `given` head, or a new one trained on the `trace_features` of the model `name`, its held-out AUC, and the
-    scores of the held-out traces.
+    """The `given` head, or one trained on the `trace_features` of the model `name`, its AUC, and the held-out scores.
 
-    The AUC is given for "all" traces, for those of the "policy", and for "worked" solutions against flawed ones, if
-    there are any. If that of all is below `least_auc` or unknown, or that of the policy's surely below, the head's
+    The AUC is of held-out traces: "all", those of the "policy", and "worked" solutions against flawed ones, if there
+    are any. If that of all is below `least_auc` or unknown, or that of the policy's surely below, the head's
     `fault` says so, and it scores nothing in GRPO. The same if the training traces that fit are not of both kinds, or
     the chips run out of memory. Raises ValueError for a head that was trained on another model.
     """

@@ -73,8 +73,7 @@ def pair_batches(
     """Endless batches of pairs: prompts left-padded, completions right-padded and ended by their stop token.
 
     A rejected completion that was cut off has no stop token: SimPO would make stopping less likely. Other pairs that
-    are too long are left out, never cut. Raises ValueError if a pair lacks one of `COLUMNS`, and TooFewRows if fewer
-    pairs than one batch are left.
+    are too long are left out. Raises ValueError if a pair lacks one of `COLUMNS`, and TooFewRows if no batch is left.
     """
     encoded = []
     for row in pairs:

@@ -1,8 +1,7 @@
 """Teacher data: asks a stronger model, or the policy itself, for worked solutions, and records all of it.
 
 Entry points: `api_teacher`, `local_teacher`, `collect`. `traces` says what is kept. A run log records everything that
-was asked, answered and paid, so an answered question is never asked again. A teacher may be told the gold answer, as in
-STaR (arXiv 2203.14465).
+was asked, answered and paid, so no answer is paid twice. A teacher may be told the answer: STaR (arXiv 2203.14465).
 """
 
 from __future__ import annotations

@@ -42,11 +42,11 @@ Sample = dict[str, Any]  # a row with one completion, its score by a judge, and 
 
 
 def examine(row: Mapping[str, str], text: str, style: str = "tags", told: bool = False) -> Sample:
-    """The row with a completion in our tags, and with its reasoning and answer. `cause` is "" for a right one, and for
-    a well-formed one without a gold answer.
+    """The row with a completion in our tags, its reasoning and its answer. `cause` is "" unless it is rejected.
 
     In the style "steps" the last line of `text` is the answer. `told`: the teacher knew the gold answer. A thought in
-    <think> tags before the completion, which some services leave there, is dropped.
+    <think> tags before the completion, which some services leave there, is dropped. Without a gold answer only the form
+    is examined. `prompt_sha256` is the row's id, in place of which a teacher has its request's hash.
     """
     text = _THOUGHT.sub("", printable(text))
     if style == "steps":

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from reasonkit.judge.judge import ABOUT, JudgeFailure, JudgeItem, JudgeVerdict
 from reasonkit.judge.rubric import Criterion
-from recipes.judges.score_sheet import ScoreSheet, score_sheets, sheet_identity
+from recipes.judges.api_client import Answer, Service
+from recipes.judges.api_judge import ApiJudge, ApiLimits
+from recipes.judges.score_sheet import ScoreSheet
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = Criterion("Steps", "Every step follows.", 1.0)
@@ -72,11 +74,14 @@ def test_number_depends_on_all_that_is_shown():
 
 
 ELSEWHERE = """
-from recipes.judges.score_sheet import ScoreSheet, sheet_identity
+from recipes.judges.api_client import Service
+from recipes.judges.api_judge import ApiJudge, ApiLimits
+from recipes.judges.score_sheet import ScoreSheet
 from reasonkit.judge.rubric import Criterion
 rubric = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "A reader\\ncan follow it.", 0.3))
 sheets = [ScoreSheet(f"1+1? {n}", ("2", "3"), rubric) for n in range(5)]
-print(*[sheet.number for sheet in sheets], sheet_identity("gemma", 8), sep="|")
+judge = ApiJudge(Service("gemma", None, 10), ApiLimits(1.0, {"gemma": (1, 1)}))
+print(*[sheet.number for sheet in sheets], judge.identity, sep="|")
 """
 
 
@@ -88,15 +93,22 @@ def test_number_is_of_this_process_and_identity_is_not():
     first, second = (subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=True,
                                     cwd=ROOT).stdout.strip().split("|") for _ in range(2))
     assert len({tuple(numbers), tuple(first[:5]), tuple(second[:5])}) == 3
-    assert first[5] == second[5] == sheet_identity("gemma", 8)
+    assert first[5] == second[5] == made("gemma").identity
     plain = [100_000 + int.from_bytes(hashlib.sha256(s._shown.encode()).digest()[:8], "big") % 900_000 for s in sheets]
     assert [str(number) for number in plain] != numbers
 
 
+def made(name="fake", call=None, replies_per_call=8):
+    return ApiJudge(Service(name, call, 1000), ApiLimits(1.0, {name: (0, 0)}), replies_per_call=replies_per_call)
+
+
 def scored(generate, items, replies_per_call=1):
     """The results of a judge that generates these texts for the sheets' prompts."""
-    return score_sheets(items, lambda sheets: [sheet.read(text) for sheet, text in zip(
-        sheets, generate([sheet.prompt for sheet in sheets]), strict=True)], replies_per_call)
+    async def call(prompt, schema):
+        (text,) = generate([prompt])
+        return Answer(text, 1, 1)
+
+    return made(call=call, replies_per_call=replies_per_call).score(items)
 
 
 def fresh(sheet):
@@ -218,9 +230,9 @@ def items(*replies, question="q", rubric=(STEPS, CLEAR)):
 
 
 def test_identity_names_model_and_wording():
-    one = sheet_identity("gemma", 8)
-    others = [sheet_identity("other", 8), sheet_identity("gemma", 1)]
-    assert one == sheet_identity("gemma", 8) and one.startswith("gemma ")
+    one = made("gemma").identity
+    others = [made("other").identity, made("gemma", replies_per_call=1).identity]
+    assert one == made("gemma").identity and " gemma explicit 8 " in one
     assert len({one, *others}) == 3
 
 
