@@ -217,7 +217,7 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
             new[number] = keys[number], text, time.time()
 
         answers = teacher.ask([asked[key][1] for key in keys], seed, on_text)
-        add(new.values())
+        add(list(new.values()))  # a call past its deadline may still answer
         why = ""
         for error in (answer for number, answer in enumerate(answers) if number not in new):
             log.write("unanswered", teacher=identity, cause=error.cause, detail=str(error)[:300])
