@@ -23,5 +23,5 @@ RECIPE = Recipe(
     shares={"sft": 0.85, "grpo": 0.15},
     rewards=rewards,
     uses_judge=True,
-    sft={"max_epochs": 25},
+    sft={"max_epochs": 25},  # as in `reasonkit`, but without its `skip_terse`
 )
