@@ -33,6 +33,7 @@ from reasonkit.train.rollout import generator
 from recipes.rewards.text import scaffold
 
 WRONG, NO_WORK, LOW, UNJUDGED = "wrong answer", "no work", "low score", "not judged"
+LEAST_SCORE = 0.7  # that a judge must give
 COLUMNS = ("id", "question", "reasoning", "answer", "kind", "rubric", "source", "licence", "domain", "task",
            "difficulty", "prompt_sha256", "gold_told", "date", "score")
 _MENTIONED = re.compile(r"(?i)\b(?:given|provided|stated|told|known)\b[^.\n]{0,20}\banswer\b")
@@ -123,7 +124,7 @@ def own_completions(policy, mesh: Mesh, rows: Sequence[Mapping[str, str]], setti
     return samples
 
 
-def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:
+def score(samples: Iterable[Sample], judge: Judge) -> None:
     """Score what is not rejected, and reject low scores, because a right option may be a guess. Without a gold answer,
     a failure of the judge rejects too."""
     left = [sample for sample in samples if not sample["cause"]]
@@ -134,7 +135,7 @@ def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:
                 sample["cause"], sample["example"] = UNJUDGED, f"{result.cause}: {result.detail[:80]}"
             continue
         sample["score"] = result.score
-        if result.score < least_score:
+        if result.score < LEAST_SCORE:
             sample["cause"], sample["example"] = LOW, f"{result.score:.2f}: {sample['completion'][:80]}"
 
 
