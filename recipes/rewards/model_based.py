@@ -79,7 +79,7 @@ def rlpr(policy: LoadedModel, mesh: Mesh, max_length: int, batch_size: int) -> R
                **columns) -> list[float | None]:
         pairs = []  # (context, target) with the reasoning and without it
         for prompt, reply, gold in zip(prompts, completions, answer, strict=True):
-            text = TAGS.parse(reply).reasoning
+            text = TAGS.parse(reply).reasoning  # it can't end the turn, because it is neutralised
             before = "" if text is None else f"{TAGS.reasoning_start}{neutralise(text)}{TAGS.reasoning_end}\n"
             pairs.append([(f"{prompt}{said}{TAGS.answer_start}", f"{gold}{TAGS.answer_end}") for said in (before, "")])
         asked = list(dict.fromkeys(pair for both in pairs for pair in both))
