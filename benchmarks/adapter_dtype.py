@@ -15,28 +15,24 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
-import jax  # noqa: E402
+from reasonkit.config import PROFILES
+from reasonkit.data import problems as data
+from reasonkit.eval.evaluate import compare_paired, evaluate
+from reasonkit.models import load as models
+from reasonkit.models.lora import add_lora, round_to_compute_dtype
+from reasonkit.models.mesh import make_mesh
+from reasonkit.session.run_log import RunLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.train.rollout import generator
+from reasonkit.train.sft import sft
 
 jax.config.update("jax_platforms", "cpu")
-
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
-
-# noqa: E402
-from reasonkit.config import PROFILES  # noqa: E402
-from reasonkit.data import problems as data  # noqa: E402
-from reasonkit.eval.evaluate import compare_paired, evaluate  # noqa: E402
-from reasonkit.models import load as models  # noqa: E402
-from reasonkit.models.lora import add_lora, round_to_compute_dtype  # noqa: E402
-from reasonkit.models.mesh import make_mesh  # noqa: E402
-from reasonkit.session.run_log import RunLog  # noqa: E402
-from reasonkit.session.time_budget import TimeBudget  # noqa: E402
-from reasonkit.train.rollout import generator  # noqa: E402
-from reasonkit.train.sft import sft  # noqa: E402
 
 PROFILE = PROFILES["cpu"]
 DTYPES = jnp.bfloat16, jnp.float32  # of the adapter

@@ -11,11 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from checkout import ROOT
 
-from reasonkit.data.rows import read_rows  # noqa: E402
-from reasonkit.eval.evaluate import EvalResult  # noqa: E402
+from reasonkit.data.rows import read_rows
+from reasonkit.eval.evaluate import EvalResult
 
 OPTION = re.compile(r"^\([A-J]\) ", re.MULTILINE)
 

@@ -19,12 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import checkout  # noqa: F401
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from reasonkit.session import time_budget as budgets  # noqa: E402
+from reasonkit.session import time_budget as budgets
 
 HOURS, RESERVE_MINUTES, SHARES = 9.0, 20.0, {"sft": 0.25, "grpo": 0.75}  # those of the kaggle profile and g_rar
 PROBES = 8  # of the evaluation, as `recipes.open_run` counts them

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,18 +28,16 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from matplotlib.figure import Figure
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-
-from benchmarks.overhead import PROFILE, Bench  # noqa: E402
-from reasonkit.config import PROFILES, Profile  # noqa: E402
-from reasonkit.models.placement import (  # noqa: E402
+from benchmarks.overhead import PROFILE, Bench
+from reasonkit.config import PROFILES, Profile
+from reasonkit.models.placement import (
     CHIPS,
     Chip,
     adapter_parameters,
@@ -48,9 +45,9 @@ from reasonkit.models.placement import (  # noqa: E402
     config_of,
     parameters,
 )
-from reasonkit.show.figures import COLOURS  # noqa: E402
-from reasonkit.train.rollout import Rollout  # noqa: E402
-from tools.flax import init_random, tiny_config  # noqa: E402
+from reasonkit.show.figures import COLOURS
+from reasonkit.train.rollout import Rollout
+from tools.flax import init_random, tiny_config
 
 WARM, REPEATS = 2, 3  # steps: those that compile, and those whose median counts
 TINY = replace(PROFILE, grpo=replace(PROFILE.grpo, prompts_per_step=4))

@@ -12,15 +12,12 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+import checkout  # noqa: F401
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from reasonkit.eval.intervals import interval  # noqa: E402
+from reasonkit.eval.intervals import interval
 
 FLOOR = 0.935
 

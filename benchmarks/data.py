@@ -11,13 +11,11 @@ import random
 import resource
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
 
-from reasonkit.data.filters import RUN, find_contaminated, near_duplicates, repair, text_fault  # noqa: E402
-from reasonkit.data.screening import question_key  # noqa: E402
+from reasonkit.data.filters import RUN, find_contaminated, near_duplicates, repair, text_fault
+from reasonkit.data.screening import question_key
 
 LENGTH = (20, 80)  # words of a question
 

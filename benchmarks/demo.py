@@ -14,23 +14,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from checkout import ROOT
 
-from reasonkit.eval.evaluate import EvalResult, compare_paired  # noqa: E402
+from reasonkit.eval.evaluate import EvalResult, compare_paired
 
 JUDGED, PLAIN, CONSTANT, SHUFFLED = RECIPES = ("g_rar", "g_exact", "constant", "shuffled")
 STAGES = {"constant": "GRPO, `constant` (control)", "shuffled": "GRPO, `shuffled` (control)",
           "g_exact": "GRPO, `g_exact` (rubric at weight 0)", "g_rar": "GRPO, `g_rar` (rubric trained on)"}
 
 
-def notebooks(names: list[str], folder: Path, profile: str, recipe: str, seed: int, code: Path = ROOT) -> None:
-    """Run these notebooks of the checkout in `code`. `folder` gets their artifacts."""
+def notebooks(folder: Path, profile: str, recipe: str, seed: int, *names: str, code: Path = ROOT, **more) -> None:
+    """Run these notebooks of the checkout in `code`, or all of the recipe. `folder` gets their artifacts. `more` are
+    other parameters."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        subprocess.run([sys.executable, str(code / "notebooks/build.py"), "run", str(code / f"notebooks/{name}.py"),
-                        "--cwd", str(folder.parent), "--set", f"PROFILE={profile}", "--set", f"RECIPE={recipe}",
-                        "--set", f"SEED={seed}"], check=True,
+    values = {"PROFILE": profile, "RECIPE": recipe, "SEED": seed, **more}
+    for path in [[str(code / f"notebooks/{name}.py")] for name in names] or [[]]:
+        subprocess.run([sys.executable, str(code / "notebooks/build.py"), "run", *path, "--cwd", str(folder.parent),
+                        *(f"--set={name}={value!r}" for name, value in values.items())], check=True,
                        env={**os.environ, "REASONKIT_ARTIFACTS": str(folder), "PYTHONPATH": str(code)})
 
 
@@ -39,7 +39,7 @@ def prepare(out: Path, profile: str, seed: int) -> None:
     folders = [out / f"{recipe}-{seed}/artifacts" for recipe in RECIPES]
     if all((folder / "checkpoints").exists() for folder in folders):
         return
-    notebooks(["01_data_curation", "02_sft_warm_start"], folders[0], profile, JUDGED, seed)
+    notebooks(folders[0], profile, JUDGED, seed, "01_data_curation", "02_sft_warm_start")
     for folder in folders[1:]:
         for name in ("data", "sft", "copied"):  # the last one tells that all is there
             shutil.copytree(folders[0] / name.replace("copied", "checkpoints"), folder / name, dirs_exist_ok=True)
@@ -50,7 +50,7 @@ def run(out: Path, profile: str, recipe: str, seed: int) -> None:
     """GRPO and evaluation of a recipe, unless its report is there."""
     folder = out / f"{recipe}-{seed}/artifacts"
     if not (folder / "report.html").exists():
-        notebooks(["03_grpo_with_judge", "04_evaluation"], folder, profile, recipe, seed)
+        notebooks(folder, profile, recipe, seed, "03_grpo_with_judge", "04_evaluation")
 
 
 def table(out: Path, seeds: list[int]) -> str:
@@ -64,8 +64,7 @@ def table(out: Path, seeds: list[int]) -> str:
         of = {recipe: out / f"{recipe}-{seed}/artifacts/evaluation" for recipe in RECIPES}
         results = {"base model": of[JUDGED] / "base_model.json", "SFT": of[JUDGED] / "after_sft.json",
                    **{recipe: of[recipe] / "after_grpo.json" for recipe in reversed(RECIPES)}}
-        results = {name: EvalResult.from_json(path) for name, path in results.items()
-                   if path.exists()}
+        results = {name: EvalResult.from_json(path) for name, path in results.items() if path.exists()}
         lines += [f"| {seed} | {STAGES.get(name, name)} | {r.n} | {r.content_accuracy} | {r.accuracy} | "
                   f"{r.format_rate} | {r.step_accuracy} |" for name, r in results.items()]
         for a, b in (("SFT", CONSTANT), ("SFT", SHUFFLED), (SHUFFLED, PLAIN), (SHUFFLED, JUDGED), ("SFT", JUDGED),

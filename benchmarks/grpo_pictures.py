@@ -6,22 +6,17 @@ third picture is a table with one logit per completion, so a step of gradient as
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import numpy as np
+from checkout import ROOT
+from matplotlib.figure import Figure
+from tunix.rl import function_registry
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import numpy as np  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from tunix.rl import function_registry  # noqa: E402
-
-import reasonkit.train.policy_loss  # noqa: E402, F401  it registers the advantage
-from reasonkit.rewards.mix import RewardMix  # noqa: E402
-from reasonkit.rewards.rules import exact_answer, gate, tag_format  # noqa: E402
-from reasonkit.session.run_log import NullLog  # noqa: E402
-from reasonkit.show.figures import COLOURS  # noqa: E402
-from reasonkit.text.tags import TAGS  # noqa: E402
+import reasonkit.train.policy_loss  # noqa: F401  it registers the advantage
+from reasonkit.rewards.mix import RewardMix
+from reasonkit.rewards.rules import exact_answer, gate, tag_format
+from reasonkit.session.run_log import NullLog
+from reasonkit.show.figures import COLOURS
+from reasonkit.text.tags import TAGS
 
 QUESTION = "A box holds 4 rows of 6 eggs. Three are broken. How many are whole?"
 WORKED = TAGS.render(reasoning="4 x 6 = 24; 24 - 3 = 21", answer="21")

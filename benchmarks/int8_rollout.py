@@ -12,22 +12,20 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
-
-from reasonkit.data.problems import load_recipe, make_problems  # noqa: E402
-from reasonkit.models.checkpoints import restore_lora  # noqa: E402
-from reasonkit.models.load import load  # noqa: E402
-from reasonkit.models.lora import add_lora  # noqa: E402
-from reasonkit.models.mesh import make_mesh  # noqa: E402
-from reasonkit.text.tags import TAGS  # noqa: E402
-from reasonkit.train.policy_loss import TRUNCATION, completion_logprobs  # noqa: E402
-from reasonkit.train.rollout import Rollout, in_int8, sampling  # noqa: E402
+from reasonkit.data.problems import load_recipe, make_problems
+from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.load import load
+from reasonkit.models.lora import add_lora
+from reasonkit.models.mesh import make_mesh
+from reasonkit.text.tags import TAGS
+from reasonkit.train.policy_loss import TRUNCATION, completion_logprobs
+from reasonkit.train.rollout import Rollout, in_int8, sampling
 
 KINDS = {"floats": None, "int8 weights": (True, False), "int8 cache": (False, True), "both": (True, True)}
 

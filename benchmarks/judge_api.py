@@ -24,16 +24,14 @@ import time
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
 
-from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict  # noqa: E402
-from reasonkit.judge.rubric import WEIGHTS, Criterion  # noqa: E402
-from recipes.judges.api_calls import GRACE, ApiLimits  # noqa: E402
-from recipes.judges.api_client import gemini, openai_compatible  # noqa: E402
-from recipes.judges.api_judge import ApiJudge  # noqa: E402
+from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict
+from reasonkit.judge.rubric import WEIGHTS, Criterion
+from recipes.judges.api_calls import GRACE, ApiLimits
+from recipes.judges.api_client import gemini, openai_compatible
+from recipes.judges.api_judge import ApiJudge
 
 KEY = f"key-{secrets.token_hex(16)}"
 LIMITS = ApiLimits(dollars=1.0, prices={"a-model": (0.3, 2.5)}, concurrency=8, attempts=3, backoff_seconds=0.2,

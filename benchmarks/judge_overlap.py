@@ -22,31 +22,27 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
+import jax
+import numpy as np
+from tunix.rl.grpo.grpo_learner import GRPOLearner
 
-import jax  # noqa: E402
+from reasonkit.config import PROFILES
+from reasonkit.data import problems
+from reasonkit.judge.judge import RATINGS, JudgeVerdict, LocalJudge
+from reasonkit.models import load as models
+from reasonkit.models.logprobs import rating_logprobs
+from reasonkit.models.lora import add_lora
+from reasonkit.models.mesh import plan_mesh
+from reasonkit.rewards import rules
+from reasonkit.rewards.mix import RewardMix
+from reasonkit.session.run_log import NullLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.train import grpo as stage
+from reasonkit.train.grpo import Overlapped, grpo
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-
-import numpy as np  # noqa: E402
-from tunix.rl.grpo.grpo_learner import GRPOLearner  # noqa: E402
-
-# noqa: E402
-from reasonkit.config import PROFILES  # noqa: E402
-from reasonkit.data import problems  # noqa: E402
-from reasonkit.judge.judge import RATINGS, JudgeVerdict, LocalJudge  # noqa: E402
-from reasonkit.models import load as models  # noqa: E402
-from reasonkit.models.logprobs import rating_logprobs  # noqa: E402
-from reasonkit.models.lora import add_lora  # noqa: E402
-from reasonkit.models.mesh import plan_mesh  # noqa: E402
-from reasonkit.rewards import rules  # noqa: E402
-from reasonkit.rewards.mix import RewardMix  # noqa: E402
-from reasonkit.session.run_log import NullLog  # noqa: E402
-from reasonkit.session.time_budget import TimeBudget  # noqa: E402
-from reasonkit.train import grpo as stage  # noqa: E402
-from reasonkit.train.grpo import Overlapped, grpo  # noqa: E402
 
 PROMPTS, GROUP = 16, 4
 AT_MOST, AT_LEAST = 1.15, 1.8  # of the step without a judge: with one of equal work beside it, and after it

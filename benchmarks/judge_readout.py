@@ -25,23 +25,19 @@ import copy
 import json
 import random
 import re
-import sys
 import time
 import tomllib
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
+from checkout import ROOT
 from jax.sharding import Mesh
 from scipy.stats import pearsonr, somersd, spearmanr
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.written_ratings import written_ratings  # noqa: E402
-from reasonkit.data.problems import load_recipe, rubric_of  # noqa: E402
-from reasonkit.judge.judge import (  # noqa: E402
+from benchmarks.written_ratings import written_ratings
+from reasonkit.data.problems import load_recipe, rubric_of
+from reasonkit.judge.judge import (
     RATINGS,
     JudgeItem,
     JudgeVerdict,
@@ -49,15 +45,15 @@ from reasonkit.judge.judge import (  # noqa: E402
     judge_prompt,
     weighted_score,
 )
-from reasonkit.judge.rubric import load_domain  # noqa: E402
-from reasonkit.models import load as models  # noqa: E402
-from reasonkit.models.logprobs import rating_logprobs  # noqa: E402
-from reasonkit.models.mesh import make_mesh  # noqa: E402
-from reasonkit.rewards.rules import DECIMALS  # noqa: E402
-from reasonkit.text.tags import TAGS  # noqa: E402
-from reasonkit.train.rollout import generator  # noqa: E402
-from recipes.judges.local_variants import LocalVariant  # noqa: E402
-from tools.build_tiny_models import DEVICES, RECIPE, SEED, auc, reply  # noqa: E402
+from reasonkit.judge.rubric import load_domain
+from reasonkit.models import load as models
+from reasonkit.models.logprobs import rating_logprobs
+from reasonkit.models.mesh import make_mesh
+from reasonkit.rewards.rules import DECIMALS
+from reasonkit.text.tags import TAGS
+from reasonkit.train.rollout import generator
+from recipes.judges.local_variants import LocalVariant
+from tools.build_tiny_models import DEVICES, RECIPE, SEED, auc, reply
 
 INJECTIONS = ROOT / "tests" / "golden" / "injections.jsonl"
 RISE = 0.05  # of a score, and more

@@ -11,24 +11,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import random
-import sys
 import tomllib
-from pathlib import Path
 
 import jax
+from checkout import ROOT
+from judge_readout import both_ways, fastest, longest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from judge_readout import both_ways, fastest, longest  # noqa: E402
-
-from reasonkit.judge.judge import JudgeItem  # noqa: E402
-from reasonkit.judge.rubric import load_domain  # noqa: E402
-from reasonkit.models import load  # noqa: E402
-from reasonkit.models.mesh import make_mesh  # noqa: E402
-from reasonkit.models.placement import config_of  # noqa: E402
-from tools.build_tiny_models import SEED  # noqa: E402
-from tools.flax import init_random  # noqa: E402
+from reasonkit.judge.judge import JudgeItem
+from reasonkit.judge.rubric import load_domain
+from reasonkit.models import load
+from reasonkit.models.mesh import make_mesh
+from reasonkit.models.placement import config_of
+from tools.build_tiny_models import SEED
+from tools.flax import init_random
 
 
 def drawn(name: str, mesh: jax.sharding.Mesh) -> load.LoadedModel:

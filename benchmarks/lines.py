@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from checkout import ROOT
+
 ROOMS = ("reasonkit", "recipes", "tools", "data_recipes", "notebooks", "tests", "benchmarks")
 
 

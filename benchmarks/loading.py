@@ -18,8 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from checkout import ROOT
 
 LIMIT, SPREAD, DEVICES, LAYERS = 1.3, 1.02, 8, 7
 

@@ -15,27 +15,23 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
+import jax
+import jax.numpy as jnp
+from tunix.rl import common
+from tunix.sft.peft_trainer import _default_loss_fn
 
-import jax  # noqa: E402
+import tools.preflight.programs as programs
+from reasonkit.config import PROFILES
+from reasonkit.models.mesh import plan_mesh
+from reasonkit.models.placement import CHIPS, GIB, config_of, plan
+from tools.preflight.abstract import Program
+from tools.preflight.compiled import ProgramStats, preflight, topology_devices
 
 jax.config.update("jax_platforms", "cpu")
-
-import jax.numpy as jnp  # noqa: E402
-from tunix.rl import common  # noqa: E402
-from tunix.sft.peft_trainer import _default_loss_fn  # noqa: E402
-
-import tools.preflight.programs as programs  # noqa: E402
-from reasonkit.config import PROFILES  # noqa: E402
-from reasonkit.models.mesh import plan_mesh  # noqa: E402
-from reasonkit.models.placement import CHIPS, GIB, config_of, plan  # noqa: E402
-from tools.preflight.abstract import Program  # noqa: E402
-from tools.preflight.compiled import ProgramStats, preflight, topology_devices  # noqa: E402
 
 NAMES = "sft", "grpo"
 MEMORY, SLOWER = 0.4, 1.2  # targets of the GRPO train step, at most

@@ -19,33 +19,30 @@ from itertools import islice
 from pathlib import Path
 from statistics import mean, median
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
+import jax
+from datasets import Dataset
+from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
+from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
 
-import jax  # noqa: E402
+from reasonkit.config import PROFILES
+from reasonkit.data.curation import curate
+from reasonkit.data.own_file import load_data
+from reasonkit.data.rows import grpo_batches, sft_batches
+from reasonkit.models.checkpoints import checkpoint_options
+from reasonkit.models.load import load
+from reasonkit.models.lora import add_lora, reference
+from reasonkit.models.mesh import make_mesh, split_rows
+from reasonkit.rewards.mix import RewardMix
+from reasonkit.session.run_log import RunLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.show.dashboard import Dashboard
+from reasonkit.train import tunix_compat
+from reasonkit.train.grpo import grpo
+from reasonkit.train.rollout import sampling
+from reasonkit.train.sft import model_input, sft
 
 jax.config.update("jax_platforms", "cpu")
-
-from datasets import Dataset  # noqa: E402
-from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner  # noqa: E402
-from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig  # noqa: E402
-
-from reasonkit.config import PROFILES  # noqa: E402
-from reasonkit.data.curation import curate  # noqa: E402
-from reasonkit.data.own_file import load_data  # noqa: E402
-from reasonkit.data.rows import grpo_batches, sft_batches  # noqa: E402
-from reasonkit.models.checkpoints import checkpoint_options  # noqa: E402
-from reasonkit.models.load import load  # noqa: E402
-from reasonkit.models.lora import add_lora, reference  # noqa: E402
-from reasonkit.models.mesh import make_mesh, split_rows  # noqa: E402
-from reasonkit.rewards.mix import RewardMix  # noqa: E402
-from reasonkit.session.run_log import RunLog  # noqa: E402
-from reasonkit.session.time_budget import TimeBudget  # noqa: E402
-from reasonkit.show.dashboard import Dashboard  # noqa: E402
-from reasonkit.train import tunix_compat  # noqa: E402
-from reasonkit.train.grpo import grpo  # noqa: E402
-from reasonkit.train.rollout import sampling  # noqa: E402
-from reasonkit.train.sft import model_input, sft  # noqa: E402
 
 PROFILE, SKIP = PROFILES["cpu"], 4
 MOST, MOST_VIEW = 0.02, 0.01  # of a step: all that the kit adds, and the live view's part of it

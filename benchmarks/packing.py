@@ -14,34 +14,30 @@ import math
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
+import jax
+import jax.numpy as jnp
+from datasets import Dataset, disable_progress_bars
+from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
+from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-import jax  # noqa: E402
+import reasonkit.train.sft as stage
+import tools.preflight.programs as programs
+from reasonkit.config import PROFILES
+from reasonkit.data.curation import curate
+from reasonkit.data.own_file import load_data
+from reasonkit.data.rows import sft_batches, sft_pairs
+from reasonkit.models.load import LoadedModel, load
+from reasonkit.models.lora import add_lora
+from reasonkit.models.mesh import make_mesh
+from reasonkit.models.placement import CHIPS, GIB, config_of, plan
+from reasonkit.train.tunix_compat import adamw
+from tools.preflight.compiled import ProgramStats, preflight, topology_devices
 
 jax.config.update("jax_platforms", "cpu")
-
-import jax.numpy as jnp  # noqa: E402
-from datasets import Dataset, disable_progress_bars  # noqa: E402
-from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig  # noqa: E402
-from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask  # noqa: E402
-
-import reasonkit.train.sft as stage  # noqa: E402
-import tools.preflight.programs as programs  # noqa: E402
-from reasonkit.config import PROFILES  # noqa: E402
-from reasonkit.data.curation import curate  # noqa: E402
-from reasonkit.data.own_file import load_data  # noqa: E402
-from reasonkit.data.rows import sft_batches, sft_pairs  # noqa: E402
-from reasonkit.models.load import LoadedModel, load  # noqa: E402
-from reasonkit.models.lora import add_lora  # noqa: E402
-from reasonkit.models.mesh import make_mesh  # noqa: E402
-from reasonkit.models.placement import CHIPS, GIB, config_of, plan  # noqa: E402
-from reasonkit.train.tunix_compat import adamw  # noqa: E402
-from tools.preflight.compiled import ProgramStats, preflight, topology_devices  # noqa: E402
 
 PROFILE = PROFILES["kaggle"]
 LENGTH = PROFILE.sft.max_length

@@ -12,22 +12,18 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
+import jax
+import jax.numpy as jnp
 
-import jax  # noqa: E402
+from reasonkit.config import PROFILES
+from reasonkit.models.mesh import Plan, make_mesh
+from reasonkit.models.placement import CHIPS, GIB, config_of, plan
+from tools.preflight.compiled import ProgramStats, compile_program, topology_devices
+from tools.preflight.programs import Run, rollout_programs
 
 jax.config.update("jax_platforms", "cpu")
-
-import jax.numpy as jnp  # noqa: E402
-
-from reasonkit.config import PROFILES  # noqa: E402
-from reasonkit.models.mesh import Plan, make_mesh  # noqa: E402
-from reasonkit.models.placement import CHIPS, GIB, config_of, plan  # noqa: E402
-from tools.preflight.compiled import ProgramStats, compile_program, topology_devices  # noqa: E402
-from tools.preflight.programs import Run, rollout_programs  # noqa: E402
 
 CHIP = CHIPS["v5e"]
 LIMITS = {"all eight chips": 3.4, "half, the judge on the other": 1.7}  # ratios that were reached, less 3 %

@@ -13,20 +13,20 @@ import argparse
 import resource
 import sys
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
+import jax
+from checkout import ROOT
 
-import jax  # noqa: E402
+from reasonkit.config import PROFILES, Profile
+from reasonkit.eval.evaluate import EvalResult
+from reasonkit.run import Run
+from reasonkit.session.setup import recipe_names
+
+sys.path.insert(0, str(ROOT / "notebooks"))
+
 from build import notebooks_of  # noqa: E402
 from parameters import read_source  # noqa: E402
-
-from reasonkit.config import PROFILES, Profile  # noqa: E402
-from reasonkit.eval.evaluate import EvalResult  # noqa: E402
-from reasonkit.run import Run  # noqa: E402
-from reasonkit.session.setup import recipe_names  # noqa: E402
 
 STAGES = ("base_model", "after_sft", "after_grpo")
 

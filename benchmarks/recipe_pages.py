@@ -11,17 +11,15 @@ import importlib
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from checkout import ROOT
 
-from reasonkit.config import STAGES  # noqa: E402
-from reasonkit.eval.evaluate import EvalResult  # noqa: E402
-from reasonkit.session.run_log import RunLog  # noqa: E402
-from reasonkit.session.setup import find_recipe  # noqa: E402
-from reasonkit.show.figures import curves  # noqa: E402
+from reasonkit.config import STAGES
+from reasonkit.eval.evaluate import EvalResult
+from reasonkit.session.run_log import RunLog
+from reasonkit.session.setup import find_recipe
+from reasonkit.show.figures import curves
 
 KEPT = "## On Kaggle\n"
 PAGE = """# {name}: {stages}

@@ -8,35 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from checkout import ROOT
+from demo import notebooks
 
-from reasonkit.config import STAGES  # noqa: E402
-from reasonkit.eval.evaluate import EvalResult, compare_paired  # noqa: E402
-from reasonkit.session.setup import find_recipe  # noqa: E402
+from reasonkit.config import STAGES
+from reasonkit.eval.evaluate import EvalResult, compare_paired
+from reasonkit.session.setup import find_recipe
 
 RECIPES = ("tunix_demo", "worked_sft", "g_rar", "idea_e", "pinocchio", "on_policy_distillation", "deep_corgi",
            "reasonkit")
 # More steps than the clock allows, and no answers to validation problems between them: they cost short steps most.
 STEPS = {"sft_steps": 2000, "grpo_steps": 2000, "distill_steps": 2000, "probe_every": 2000}
-
-
-def run(folder: Path, profile: str, recipe: str, seed: int, minutes: float, data: str) -> Path:
-    """The recipe's artifacts. Its notebooks are run unless their report is there."""
-    values = {"PROFILE": profile, "RECIPE": recipe, "SEED": seed, "SETTINGS": {"minutes": minutes, **STEPS}}
-    values |= {"DATA": data} if data else {}
-    if not (folder / "artifacts/report.html").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, str(ROOT / "notebooks/build.py"), "run", "--cwd", str(folder),
-                        *(f"--set={name}={value!r}" for name, value in values.items())],
-                       check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    return folder / "artifacts"
 
 
 def result(artifacts: Path, name: str) -> EvalResult:
@@ -85,11 +70,12 @@ def main() -> None:
              "content accuracy against the base model |", "|---|---|---|---|---|---|---|---|---|"]
     pairs = ["| seed | comparison, paired | content accuracy | step accuracy |", "|---|---|---|---|"]
     for seed in options.seeds:
-        for recipe in options.recipes:
-            folder = options.out.resolve() / f"{recipe}-{seed}"
-            made = run(folder, options.profile, recipe, seed, options.minutes, options.data)
-            lines.append(row(made, recipe, seed))
         folders = {recipe: options.out.resolve() / f"{recipe}-{seed}/artifacts" for recipe in options.recipes}
+        for recipe, folder in folders.items():
+            if not (folder / "report.html").exists():
+                notebooks(folder, options.profile, recipe, seed, SETTINGS={"minutes": options.minutes, **STEPS},
+                          **({"DATA": options.data} if options.data else {}))
+            lines.append(row(folder, recipe, seed))
         pairs += [paired(folders[recipe], recipe, folders[other], other, seed)
                   for other in options.against for recipe in options.recipes if recipe != other]
     print("\n".join([*lines, "", *pairs] if options.against else lines))

@@ -10,23 +10,20 @@ from __future__ import annotations
 import argparse
 import gc
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
 
-from reasonkit.data import problems  # noqa: E402
-from reasonkit.models.load import ASSETS, MODELS, Tokenizer  # noqa: E402
-from reasonkit.rewards import rules  # noqa: E402
-from reasonkit.rewards.mix import RewardMix  # noqa: E402
-from reasonkit.session.run_log import NullLog  # noqa: E402
-from reasonkit.text.answers import KINDS, check  # noqa: E402
-from reasonkit.text.tags import TAGS  # noqa: E402
-from recipes.rewards import extra  # noqa: E402
-from recipes.rewards import text as text_rewards  # noqa: E402
+from reasonkit.data import problems
+from reasonkit.models.load import ASSETS, MODELS, Tokenizer
+from reasonkit.rewards import rules
+from reasonkit.rewards.mix import RewardMix
+from reasonkit.session.run_log import NullLog
+from reasonkit.text.answers import KINDS, check
+from reasonkit.text.tags import TAGS
+from recipes.rewards import extra
+from recipes.rewards import text as text_rewards
 
 GOLDS = {"number": "20", "choice": "B", "yes_no": "yes", "list": "1, 2", "set": "1, 2", "text": "blue",
          "expression": "x^2 + 1", "quantity": "5 km", "smiles": "CCO", "date": "2024-03-05",

@@ -15,23 +15,20 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 from statistics import NormalDist, median
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tunix.generate.sampler import CacheConfig, Sampler
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
-from tunix.generate.sampler import CacheConfig, Sampler  # noqa: E402
-
-from reasonkit.models.cache import install_sharded_cache  # noqa: E402
-from reasonkit.models.load import load  # noqa: E402
-from reasonkit.models.mesh import make_mesh  # noqa: E402
-from reasonkit.models.placement import cache_bytes, config_of, parameters  # noqa: E402
-from reasonkit.train import decode  # noqa: E402
+from reasonkit.models.cache import install_sharded_cache
+from reasonkit.models.load import load
+from reasonkit.models.mesh import make_mesh
+from reasonkit.models.placement import cache_bytes, config_of, parameters
+from reasonkit.train import decode
 
 MEDIAN, SPREAD = 0.3, 0.65  # of the limit, and of the logarithm: 3 % of the rows reach the limit
 TARGETS = {"lengths of real replies": 2.0, "all at the limit": 1.2}

@@ -9,21 +9,18 @@ the other sources what `FRESH` says. Controls: always the most frequent one, and
 from __future__ import annotations
 
 import random
-import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
 
-from reasonkit.data.curation import GENERAL, read_sources  # noqa: E402
-from reasonkit.data.filters import Ledger  # noqa: E402
-from reasonkit.data.loading import open_rows  # noqa: E402
-from reasonkit.data.problems import load_recipe  # noqa: E402
-from reasonkit.data.router import find_task, route  # noqa: E402
-from reasonkit.eval.intervals import interval  # noqa: E402
-from reasonkit.judge.rubric import DOMAINS  # noqa: E402
+from reasonkit.data.curation import GENERAL, read_sources
+from reasonkit.data.filters import Ledger
+from reasonkit.data.loading import open_rows
+from reasonkit.data.problems import load_recipe
+from reasonkit.data.router import find_task, route
+from reasonkit.eval.intervals import interval
+from reasonkit.judge.rubric import DOMAINS
 
 MOST = 200  # questions of a source
 QUESTION = "question answering"

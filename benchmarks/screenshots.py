@@ -11,20 +11,17 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from checkout import ROOT
+from markdown_it import MarkdownIt
+from PIL import Image
 
-from markdown_it import MarkdownIt  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from reasonkit.session.run_log import RunLog  # noqa: E402
-from reasonkit.session.time_budget import TimeBudget  # noqa: E402
-from reasonkit.show.dashboard import Dashboard  # noqa: E402
+from reasonkit.session.run_log import RunLog
+from reasonkit.session.time_budget import TimeBudget
+from reasonkit.show.dashboard import Dashboard
 
 OUT, ARTIFACTS = ROOT / "docs" / "images", ROOT / "artifacts"
 WIDTH, MOST, COLOURS = 960, 2400, 256  # pixels, and colours of an image: with 64 the curves' hues merge

@@ -14,16 +14,15 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from checkout import ROOT
 from demo import notebooks
 
-ROOT = Path(__file__).resolve().parents[1]
 EARLIER = "21db12f"  # 2026-11-27, before the rollout and the losses were made faster
-NOTEBOOKS = ["01_data_curation", "02_sft_warm_start", "03_grpo_with_judge"]
 
 
 def run(code: Path, folder: Path) -> dict[str, list[float]]:
     """The seconds of each step, by stage, of the notebooks of the project in `code`."""
-    notebooks(NOTEBOOKS, folder, "cpu", "g_rar", 0, code)
+    notebooks(folder, "cpu", "g_rar", 0, "01_data_curation", "02_sft_warm_start", "03_grpo_with_judge", code=code)
     steps = {}
     for stage in ("sft", "grpo"):
         rows = map(json.loads, (folder / f"{stage}/log.jsonl").read_text().splitlines())

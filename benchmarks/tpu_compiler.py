@@ -12,35 +12,31 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import checkout  # noqa: F401
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from tunix.generate.sampler import sample_top_p
 
-import jax  # noqa: E402
-
-jax.config.update("jax_platforms", "cpu")
-
-import jax.numpy as jnp  # noqa: E402
-from jax.sharding import Mesh  # noqa: E402
-from tunix.generate.sampler import sample_top_p  # noqa: E402
-
-from reasonkit.config import PROFILES  # noqa: E402
-from reasonkit.models import cache, logprobs  # noqa: E402
-from reasonkit.models.mesh import Plan, make_mesh  # noqa: E402
-from reasonkit.models.placement import CHIPS, config_of  # noqa: E402
-from tools.preflight import programs  # noqa: E402
-from tools.preflight.abstract import Program, array  # noqa: E402
-from tools.preflight.compiled import (  # noqa: E402
+from reasonkit.config import PROFILES
+from reasonkit.models import cache, logprobs
+from reasonkit.models.mesh import Plan, make_mesh
+from reasonkit.models.placement import CHIPS, config_of
+from tools.preflight import programs
+from tools.preflight.abstract import Program, array
+from tools.preflight.compiled import (
     ProgramStats,
     compile_program,
     depths,
     extrapolate_layers,
     topology_devices,
 )
-from tools.preflight.programs import Run, rollout_programs, sft_programs  # noqa: E402
+from tools.preflight.programs import Run, rollout_programs, sft_programs
+
+jax.config.update("jax_platforms", "cpu")
 
 MODEL, BF16, PROFILE = "gemma2-2b-it", jnp.bfloat16, PROFILES["kaggle"]
 FOUR_ROWS = replace(PROFILE, sft=replace(PROFILE.sft, batch_size=4))

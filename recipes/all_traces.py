@@ -1,7 +1,6 @@
 """Control: `reasonkit` with SFT on all worked solutions, those too that skip their steps.
 
-Source: an ablation of recipes/reasonkit.py that measures what the choice of traces adds. The stages, their shares of
-the time and the rewards are the same.
+Source: an ablation of recipes/reasonkit.py that measures what the choice of traces adds. All else is the same.
 """
 
 from __future__ import annotations
@@ -24,5 +23,5 @@ RECIPE = Recipe(
     shares={"sft": 0.85, "grpo": 0.15},
     rewards=rewards,
     uses_judge=True,
-    sft={"max_epochs": 25},
+    sft={"max_epochs": 25},  # as in `reasonkit`, but without its `skip_terse`
 )

@@ -1,9 +1,8 @@
 """Chemistry: GRPO on explanations and calculations, with a judge that reads the chemistry rubric.
 
-Source: the chemistry entries among the honourable mentions. Gold answers of kind "quantity" are compared with their
-units and those of kind "smiles" as molecules (`recipes/graders`), so 1 mol/L and 1000 mmol/L are the same answer. The
-mix has only numbers and formulas, so these two kinds are there for your own data.
-We have not measured what it reaches.
+Source: the chemistry entries among the honourable mentions. We have not measured what it reaches. Gold answers of kind
+"quantity" are compared with their units, so 1 mol/L and 1000 mmol/L are the same answer, and those of kind "smiles" as
+molecules (`recipes/graders`). The mix has only numbers and formulas: these two kinds are there for your own data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Legal: GRPO on holdings and bar exams, with a judge that reads the law rubric.
 
-Source: the law entries among the honourable mentions. Almost all rows have options, so the right letter is worth little
-by itself. It pays only after reasoning in which a program finds some work.
-We have not measured what it reaches.
+Source: the law entries among the honourable mentions. We have not measured what it reaches. Almost all rows have
+options, so the right letter pays only after reasoning in which a program finds some work.
 """
 
 from __future__ import annotations

@@ -28,5 +28,5 @@ RECIPE = Recipe(
     shares={"sft": 0.3, "simpo": 0.1, "grpo": 0.6},  # like the entry: 2 hours, half an hour, 4 hours
     rewards=rewards,
     uses_judge=True,
-    simpo={"beta": 1.0, "gamma": 0.4, "label_smoothing": 0.1},
+    simpo={"beta": 1.0, "gamma": 0.4, "label_smoothing": 0.1},  # softer than the paper's 2, 1 and 0
 )

@@ -1,9 +1,8 @@
 """Robotics: GRPO on planning and orientation in words, with a judge that reads the robotics rubric.
 
-Source: the robotics entries among the honourable mentions (multi-step planning). A gold answer of kind "plan" is a
-problem on which the grader executes plans step by step (`recipes/graders/plan.py`), so any plan that reaches the goal
-is right. The mix has none of these yet: the public sets are small, and a program makes half of its rows.
-We have not measured what it reaches.
+Source: the robotics entries among the honourable mentions. We have not measured what it reaches. A gold answer of kind
+"plan" is a problem on which the grader executes plans step by step (`recipes/graders/plan.py`), so any plan that
+reaches the goal is right. The mix has none of these yet: public sets are small, and a program makes half of its rows.
 """
 
 from __future__ import annotations

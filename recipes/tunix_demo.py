@@ -27,5 +27,5 @@ RECIPE = Recipe(
     shares={"grpo": 1.0},  # no SFT: the adapter begins at zero, and the reference is the base model
     rewards=rewards,
     grpo={"prompts_per_step": 4, "num_generations": 4, "beta": 0.08, "temperature": 0.9, "clip": 0.1,
-          "weight_decay": 0.1},
+          "weight_decay": 0.1},  # the demo's
 )

@@ -12,5 +12,5 @@ RECIPE = Recipe(
     data="g_rar",
     toy_data="tiny_mix",
     shares={"sft": 1.0},
-    sft={"skip_terse": True},
+    sft={"skip_terse": True},  # leaves out what has to be unlearned
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,13 @@ KEPT = "## On Kaggle\n"
 
 @pytest.fixture(scope="module")
 def writer():
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # as for a script
     spec = importlib.util.spec_from_file_location("recipe_pages", ROOT / "benchmarks/recipe_pages.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
     return module
 
 

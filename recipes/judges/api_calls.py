@@ -13,18 +13,12 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-    wait_random_exponential,
-)
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_before_delay, wait_random_exponential
 
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.session.secrets import redact
@@ -44,9 +38,8 @@ class ApiLimits:
     out, for models that `api_client.PRICES` lacks or has wrong.
 
     `call_seconds` is for one attempt. A batch (one `ask`) takes at most `batch_seconds` and a few more. Before a retry
-    it waits a random time up to backoff_seconds * 2^n, plus as long as the service asks.
-    `calls_per_minute` spaces the attempts evenly. Raises ValueError for numbers that are out of range and for unusable
-    prices.
+    it waits a random time up to backoff_seconds * 2^n, plus as long as the service asks. `calls_per_minute` spaces the
+    attempts evenly. Raises ValueError for numbers that are out of range and for unusable prices.
     """
 
     dollars: float
@@ -59,9 +52,8 @@ class ApiLimits:
     calls_per_minute: float = math.inf
 
     def __post_init__(self) -> None:
-        for name in (f.name for f in fields(self) if f.name != "prices"):
-            value = getattr(self, name)
-            if not (_number(value) and (value >= 0 if name == "dollars" else value > 0)):
+        for name, value in vars(self).items():
+            if name != "prices" and not (_number(value) and (value > 0 or name == "dollars" and value == 0)):
                 raise ValueError(f"{name}={value!r}: give a number above 0 (the dollars may be 0)")
         if not isinstance(self.prices, Mapping):
             raise ValueError(f"prices={self.prices!r}: give them by model, such as {{'gpt-6-luna': (0.1, 0.5)}}")
@@ -132,13 +124,8 @@ class ApiCalls:
 
     async def _batch(self, requests: Sequence[Request], deadline: float, denied: list[CallError],
                      on_text: Callable[[int, str], None]) -> list[str | CallError]:
-        async def answer(number: int, request: Request) -> str | CallError:
-            found = await self._answer(request, deadline, denied)
-            if isinstance(found, str):
-                on_text(number, found)
-            return found
-
-        tasks = [asyncio.create_task(answer(number, request)) for number, request in enumerate(requests)]
+        tasks = [asyncio.create_task(self._answer(request, deadline, denied, partial(on_text, number)))
+                 for number, request in enumerate(requests)]
         try:
             done, late = await asyncio.wait(tasks, timeout=self._left(deadline))
         finally:
@@ -150,7 +137,8 @@ class ApiCalls:
         return [task.result() if task in done and not task.cancelled() else CallError("timeout", detail)
                 for task in tasks]
 
-    async def _answer(self, request: Request, deadline: float, denied: list[CallError]) -> str | CallError:
+    async def _answer(self, request: Request, deadline: float, denied: list[CallError],
+                      on_text: Callable[[str], None]) -> str | CallError:
         async with self._slots:
             backoff = wait_random_exponential(self.limits.backoff_seconds)
             retrying = AsyncRetrying(
@@ -158,9 +146,11 @@ class ApiCalls:
                 stop=stop_after_attempt(self.limits.attempts) | stop_before_delay(self._left(deadline)),
                 wait=lambda state: state.outcome.exception().retry_after + backoff(state), reraise=True)
             try:
-                return redact(await retrying(self._attempt, request, denied), self.service.secret)
+                text = redact(await retrying(self._attempt, request, denied), self.service.secret)
             except CallError as error:
                 return error
+        on_text(text)
+        return text
 
     async def _attempt(self, request: Request, denied: list[CallError]) -> str:
         prompt, schema = request

@@ -1,8 +1,7 @@
 """Models behind an API: Gemini, and any endpoint with OpenAI's chat completions, by the vendors' own SDKs.
 
-Entry points: `service_from_secrets`, `gemini`, `openai_compatible`. A `Service` makes one call and retries nothing
-(`api_calls` does). It trusts no reply: `Service.ask` returns a checked `Answer` or raises a `CallError` without the
-key.
+Entry points: `service_from_secrets`, `gemini`, `openai_compatible`. A `Service` makes one call, and `api_calls` repeats
+it. It trusts no reply: `Service.ask` returns a checked `Answer` or raises a `CallError` without the key.
 """
 
 from __future__ import annotations
@@ -53,8 +52,7 @@ class Service:
     """One model behind an API. `call(prompt, schema)` takes the JSON schema of the answer's text, None for free text.
 
     name: the vendor's name for the model. max_tokens: the limit that `call` sets for an answer, including thinking.
-    secret: removed from every message. endpoint: the address that is called. temperature: None for the vendor's
-    default.
+    secret: removed from every message. endpoint: the address. temperature: None for the vendor's default.
     """
 
     name: str

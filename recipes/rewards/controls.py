@@ -21,7 +21,7 @@ def constant(prompts: Sequence[str], completions: Sequence[str], **columns) -> l
 constant.spurious = True  # it does not look at the completion
 
 
-def shuffled(fn: RewardFn, seed: int = 0) -> RewardFn:
+def shuffled(fn: RewardFn) -> RewardFn:
     """The rewards of `fn`, dealt at random to the completions of a call. The spread stays and the information goes.
 
     The name is "shuffled". Source of the control: "Spurious rewards" (arXiv 2506.10947), where random rewards taught.
@@ -30,7 +30,7 @@ def shuffled(fn: RewardFn, seed: int = 0) -> RewardFn:
     >>> sorted(shuffled(brief)(["a?"] * 3, ["yes", "no", "I do not know"]))
     [0.0, 0.0, 1.0]
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float | None]:
         values = fn(prompts=prompts, completions=completions, **columns)

@@ -114,10 +114,9 @@ def _repetition(completion: str) -> float:
 def script(name: str) -> RewardFn:
     """Minus the share of letters outside the script `name` ("LATIN", "CYRILLIC", "CJK", as Unicode names them).
 
-    It reads reasoning and answer, or the whole completion if there are none, and is 0.0 without a letter. A script is
-    not a language: German passes for English, and a Greek letter in a formula counts against Latin. Raises ValueError
-    for a name that no letter's Unicode name begins with. Source: the language consistency reward of DeepSeek-R1 (arXiv
-    2501.12948), by letters instead of words.
+    It reads reasoning and answer, or the whole completion if there are none, and is 0.0 without a letter. German passes
+    for English, and a Greek letter in a formula counts against Latin. Raises ValueError for a name that no letter's
+    Unicode name begins with. Source: the language consistency of DeepSeek-R1 (arXiv 2501.12948), by letters, not words.
 
     >>> script("LATIN")(["p"] * 2, ["<reasoning>so it is</reasoning>", "<reasoning>это on</reasoning>"])
     [0.0, -0.6]

@@ -77,26 +77,19 @@ def rlpr(policy: LoadedModel, mesh: Mesh, max_length: int, batch_size: int) -> R
 
     def reward(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str],
                **columns) -> list[float | None]:
-        reasonings = [TAGS.parse(reply).reasoning for reply in completions]
-        targets = [f"{gold}{TAGS.answer_end}" for gold in answer]
-        contexts = [f"{prompt}{_reasoned(text)}" for prompt, text in zip(prompts, reasonings, strict=True)]
-        bare = dict.fromkeys(zip((f"{prompt}{TAGS.answer_start}" for prompt in prompts), targets, strict=True))
-        p = probability([*contexts, *(context for context, _ in bare)], [*targets, *(target for _, target in bare)])
-        p_B, p0 = p[:len(contexts)], dict(zip(bare, p[len(contexts):], strict=True))
-        gains = [float(with_it - p0[f"{prompt}{TAGS.answer_start}", target])
-                 for with_it, prompt, target in zip(p_B, prompts, targets, strict=True)]
-        return [0.0 if text is None else None if np.isnan(gain) else min(1.0, max(0.0, gain))
-                for text, gain in zip(reasonings, gains, strict=True)]
+        pairs = []  # (context, target) with the reasoning and without it
+        for prompt, reply, gold in zip(prompts, completions, answer, strict=True):
+            text = TAGS.parse(reply).reasoning  # it can't end the turn, because it is neutralised
+            before = "" if text is None else f"{TAGS.reasoning_start}{neutralise(text)}{TAGS.reasoning_end}\n"
+            pairs.append([(f"{prompt}{said}{TAGS.answer_start}", f"{gold}{TAGS.answer_end}") for said in (before, "")])
+        asked = list(dict.fromkeys(pair for both in pairs for pair in both))
+        contexts, targets = ([pair[side] for pair in asked] for side in (0, 1))
+        p = dict(zip(asked, probability(contexts, targets), strict=True))
+        gains = [0.0 if with_it == without else float(p[with_it] - p[without]) for with_it, without in pairs]
+        return [None if np.isnan(gain) else min(1.0, max(0.0, gain)) for gain in gains]
 
     reward.__name__ = "rlpr"
     return reward
-
-
-def _reasoned(reasoning: str | None) -> str:
-    """What comes before the answer in a completion of perfect format. The reasoning can't end the turn."""
-    if reasoning is None:
-        return TAGS.answer_start
-    return f"{TAGS.reasoning_start}{neutralise(reasoning)}{TAGS.reasoning_end}\n{TAGS.answer_start}"
 
 
 def trace_features(frozen: LoadedModel, mesh: Mesh, max_length: int,
@@ -106,8 +99,7 @@ def trace_features(frozen: LoadedModel, mesh: Mesh, max_length: int,
     The mean of the states that its logits are made of, that of the last token, the mean of the tokens'
     log-probabilities, and the LOWEST lowest of these, 0.0 where there are fewer tokens. A slip is one unlikely token,
     which a mean hides. The reasoning is read after the prompt of its question, as the policy writes it. NaN if the two
-    are longer than `max_length` tokens. Raises ValueError as `prefill`, and if the model has an adapter, which training
-    would change.
+    are longer than `max_length` tokens. Raises ValueError as `prefill`, and if the model has an adapter.
     """
     if jax.tree.leaves(nnx.state(frozen.model, nnx.LoRAParam)):
         raise ValueError(f"{frozen.name} has an adapter, and training would change its features: load the base "

@@ -90,9 +90,8 @@ def _relevance(model: TfIdf, completion: str, question: str) -> float | None:
 def tfidf_leak(model: TfIdf) -> RewardFn:
     """0.0 for reasoning that says more than the final answer, -1.0 if it is empty or only repeats the answer.
 
-    It falls from a cosine of `LEAKED` between the two on, without the words that only announce an answer. Source: the
-    TF-IDF reward of the IDEA-E entry, its second account. Here only near-copies are punished, because every honest last
-    step shares its words with a short answer.
+    It falls from a cosine of `LEAKED` on, without the words that only announce an answer. Only near-copies cost: every
+    honest last step shares words with a short answer. Source: the TF-IDF reward of IDEA-E, its second account.
 
     >>> reward = tfidf_leak(TfIdf(["How many shells has Leo?"]))
     >>> reward(["p"] * 2, [TAGS.render(reasoning=r, answer="11") for r in ("6 + 5 = 11", "So the answer is 11.")])

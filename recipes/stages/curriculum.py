@@ -40,10 +40,9 @@ def by_pass_rate(name: str) -> Callable[[RunLog, Parts], tuple[Curriculum, Parts
 
 
 class Curriculum:
-    """The pass rates in `log` and the order of problems that follows from them.
+    """The pass rates in `log` and the order of problems that follows from them, the seed and the step.
 
-    Wrap one part of the reward in `watch` and hand the object to `grpo`. The draw of a step is a function of the seed,
-    the step and the logged rates.
+    Wrap one part of the reward in `watch` and hand the object to `grpo`.
     """
 
     def __init__(self, log: RunLog) -> None:
@@ -69,8 +68,7 @@ class Curriculum:
     def order(self, ids: Sequence[str], batch_size: int, seed: int) -> Iterator[np.ndarray]:
         """Endless batches of distinct row numbers. Logged steps come out as they were drawn.
 
-        Raises ValueError for fewer rows than a batch, for a logged id that is not among `ids`, and for a step that
-        needs rates which were not measured.
+        Raises ValueError for fewer rows than a batch, a logged id that is not among `ids`, and rates not yet measured.
         """
         check_rows(len(ids), batch_size)
         number = {str(name): n for n, name in enumerate(ids)}

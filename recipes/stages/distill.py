@@ -2,13 +2,11 @@
 
 Tunix's `PeftTrainer` minimises a divergence between the two models' next tokens. No gradient goes through the sampling.
 Each model has its own mesh. Only the log-probabilities of the teacher's most likely tokens cross between them, with the
-mass of all others. Neither model ever holds the logits of a whole batch. Unlike in GKD, the tokens of our format are
-learned as in SFT (`student_loss`).
+mass of all others, and neither holds the logits of a whole batch. Unlike in GKD, our tags are learned as in SFT.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import re
@@ -132,8 +130,7 @@ def positions_at_once(mesh: Mesh, rows: int, vocabulary: int) -> int:
 
 
 def student_loss(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Callable:
-    """The loss of a batch on the student's mesh: a function of its model, `tokens_BL`, the `format_targets` of its
-    completions, and the teacher's `top_cells`.
+    """The student's loss, a function of its model, `tokens_BL`, the `format_targets` and the teacher's `top_cells`.
 
     Where the format wants a token, the loss is the negative log-likelihood of that. A teacher that never learned our
     tags hardly opens them, and the student would unlearn them from it.
@@ -161,7 +158,7 @@ def teacher_pass(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Call
 
     def score(model: nnx.Module, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
         return read_completions(model, tokens_BL, settings.max_new_tokens, vocabulary, positions,
-                                functools.partial(top_cells, top_k=settings.top_k))
+                                lambda logprobs_BTV: top_cells(logprobs_BTV, settings.top_k))
 
     return score
 
@@ -169,8 +166,7 @@ def teacher_pass(settings: DistillSettings, mesh: Mesh, vocabulary: int) -> Call
 def _vocabulary(policy, teacher, texts: list[str]) -> int:
     """The number of embedding rows that both have. Raises ValueError if their tokenizers differ."""
     ours, theirs = policy.tokenizer, teacher.tokenizer
-    same = ours.vocab_size == theirs.vocab_size and [*map(ours.encode, texts)] == [*map(theirs.encode, texts)]
-    if not same:
+    if ours.vocab_size != theirs.vocab_size or [*map(ours.encode, texts)] != [*map(theirs.encode, texts)]:
         raise ValueError(f"{teacher.name} splits text into other tokens than {policy.name}, so their "
                          "distributions cannot be compared: take a teacher of the same family")
     return min(policy.config.num_embed, teacher.config.num_embed)  # some files have unused rows at the end

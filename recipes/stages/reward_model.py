@@ -73,7 +73,7 @@ def corrupted_traces(rows: Iterable[Mapping[str, str]], seed: int) -> list[Trace
     rng, made = random.Random(seed), []
     for row in rows:
         whole = TAGS.render(reasoning=row["reasoning"], answer=row["answer"]) if is_worked(row) else ""
-        if not examine(row, whole, "tags", told=False)["cause"]:
+        if not examine(row, whole)["cause"]:
             made += [{"question": row["question"], "reasoning": text, "good": by == "data", "by": by}
                      for by, text in (("data", row["reasoning"]), *_flawed(row["reasoning"], rng).items())]
     return _distinct(made)
@@ -147,11 +147,10 @@ def read_back(run: Run) -> tuple[ThoughtTeacher, dict[str, PairAuc], list[float]
 def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: str, train: Sequence[Trace],
         held_out: Sequence[Trace], least_auc: float,
         given: ThoughtTeacher | None = None) -> tuple[ThoughtTeacher, dict[str, PairAuc], Sequence[float]]:
-    """The `given` head, or a new one trained on the `trace_features` of the model `name`, its held-out AUC, and the
-    scores of the held-out traces.
+    """The `given` head, or one trained on the `trace_features` of the model `name`, its AUC, and the held-out scores.
 
-    The AUC is given for "all" traces, for those of the "policy", and for "worked" solutions against flawed ones, if
-    there are any. If that of all is below `least_auc` or unknown, or that of the policy's surely below, the head's
+    The AUC is of held-out traces: "all", those of the "policy", and "worked" solutions against flawed ones, if there
+    are any. If that of all is below `least_auc` or unknown, or that of the policy's surely below, the head's
     `fault` says so, and it scores nothing in GRPO. The same if the training traces that fit are not of both kinds, or
     the chips run out of memory. Raises ValueError for a head that was trained on another model.
     """
@@ -161,17 +160,12 @@ def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: st
     def read(traces: Sequence[Trace]) -> np.ndarray:
         return features([trace["question"] for trace in traces], [trace["reasoning"] for trace in traces])
 
-    def without_head(why: str) -> tuple[ThoughtTeacher, dict[str, PairAuc], Sequence[float]]:
+    try:
+        held_ND = read(held_out)
+        teacher = given or train_teacher(name, read(train), np.array([trace["good"] for trace in train]))
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        why = str(error) if isinstance(error, ValueError) else _out_of_memory(error)
         return ThoughtTeacher(name, np.zeros(0), 0.0, f"the reward model was not trained: {why}"), {}, []
-
-    try:
-        train_ND, held_ND = (None if given else read(train)), read(held_out)
-    except jax.errors.JaxRuntimeError as error:
-        return without_head(_out_of_memory(error))
-    try:
-        teacher = given or train_teacher(name, train_ND, np.array([trace["good"] for trace in train]))
-    except ValueError as error:
-        return without_head(str(error))
     scores = teacher.score(held_ND)
     own = np.array([trace["by"] == "policy" for trace in held_out])
     found = {}

@@ -50,7 +50,7 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
     solved = {sample["id"] for sample in samples if not sample["cause"]}
     for row in (row for row in asked if row["id"] not in solved and is_worked(row)):
         text = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
-        worked = {**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "data"}
+        worked = {**examine(row, text), "by": "data"}
         if not worked["cause"]:
             samples.append(worked)
     found = pairs(samples)
@@ -73,8 +73,7 @@ def pair_batches(
     """Endless batches of pairs: prompts left-padded, completions right-padded and ended by their stop token.
 
     A rejected completion that was cut off has no stop token: SimPO would make stopping less likely. Other pairs that
-    are too long are left out, never cut. Raises ValueError if a pair lacks one of `COLUMNS`, and TooFewRows if fewer
-    pairs than one batch are left.
+    are too long are left out. Raises ValueError if a pair lacks one of `COLUMNS`, and TooFewRows if no batch is left.
     """
     encoded = []
     for row in pairs:

@@ -1,8 +1,7 @@
 """Teacher data: asks a stronger model, or the policy itself, for worked solutions, and records all of it.
 
 Entry points: `api_teacher`, `local_teacher`, `collect`. `traces` says what is kept. A run log records everything that
-was asked, answered and paid, so an answered question is never asked again. A teacher may be told the gold answer, as in
-STaR (arXiv 2203.14465).
+was asked, answered and paid, so no answer is paid twice. A teacher may be told the answer: STaR (arXiv 2203.14465).
 """
 
 from __future__ import annotations
@@ -77,11 +76,10 @@ def api_teacher(service: Service, limits: ApiLimits, log: RunLog) -> Teacher:
                    spent=lambda: calls.spent)
 
 
-def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog, *, max_tokens: int = 8192,
-                         temperature: float = 1.0) -> Teacher:
+def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog) -> Teacher:
     """The API whose key is among the secrets. See `api_client.service_from_secrets`. `price`: dollars per million
     tokens in and out, for a model without a known price. Raises ValueError without a key, and as `api_teacher`."""
-    service = _service("teacher", max_tokens=max_tokens, temperature=temperature)
+    service = _service("teacher", max_tokens=8192, temperature=1.0)
     limits = ApiLimits(dollars, {service.name: price} if price else {}, call_seconds=180, batch_seconds=900)
     return api_teacher(service, limits, log)
 
@@ -99,11 +97,11 @@ def _service(role: str, **options) -> Service:
                      f"OPENAI_MODEL and OPENAI_BASE_URL, or take a local {role}")
 
 
-def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int, batch_size: int,
-                  temperature: float = 1.0) -> Teacher:
+def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int,
+                  batch_size: int) -> Teacher:
     """A Gemma on the mesh, which costs nothing."""
     generate = generator(model.model, model.tokenizer, mesh, max_prompt_length=max_prompt_length,
-                         max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
+                         max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=1.0)
 
     def ask(requests: list[str], seed: int, on_text: Callable[[int, str], None]) -> list[str | CallError]:
         texts = generate([f"{START}{request}{END}" for request in requests], seed)
@@ -114,7 +112,7 @@ def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max
     def fits(request: str) -> bool:
         return len(model.tokenizer.encode(f"{START}{request}{END}")) < max_prompt_length
 
-    sampling = {"temperature": temperature, "max_tokens": max_new_tokens}
+    sampling = {"temperature": 1.0, "max_tokens": max_new_tokens}
     return Teacher(model.name, "local", sampling, batch_size, ask, fits)
 
 
@@ -122,8 +120,8 @@ def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max
 class TeacherSettings:
     """A question is asked until it has `keep` kept and `reject` rejected completions, at most `tries` times.
 
-    `style` is one of `STYLES`. With `tell_answer` the teacher is told the gold answer. If there is a judge, a
-    completion needs at least `least_score` from it. Raises ValueError for an unknown style and for numbers below 1.
+    `style` is one of `STYLES`. With `tell_answer` the teacher is told the gold answer. Raises ValueError for an unknown
+    style and for numbers below 1.
     """
 
     tries: int = 4
@@ -131,7 +129,6 @@ class TeacherSettings:
     reject: int = 0
     style: str = "tags"
     tell_answer: bool = False
-    least_score: float = 0.7
 
     def __post_init__(self) -> None:
         if self.style not in STYLES or min(self.tries, self.keep) < 1:
@@ -194,7 +191,7 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
             new.append({**examine(row, text, settings.style, told), "prompt_sha256": key, "gold_told": told,
                         "date": time.strftime("%Y-%m-%d", time.gmtime(seconds))})
         if judge:
-            score(new, judge, settings.least_score)
+            score(new, judge)
         for sample in new:
             found[sample["prompt_sha256"]].append(sample)
 
@@ -218,7 +215,7 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
             new[number] = keys[number], text, time.time()
 
         answers = teacher.ask([asked[key][1] for key in keys], seed, on_text)
-        add(list(new.values()))
+        add(list(new.values()))  # a call past its deadline may still answer
         why = ""
         for error in (answer for number, answer in enumerate(answers) if number not in new):
             log.write("unanswered", teacher=identity, cause=error.cause, detail=str(error)[:300])

@@ -33,21 +33,21 @@ from reasonkit.train.rollout import generator
 from recipes.rewards.text import scaffold
 
 WRONG, NO_WORK, LOW, UNJUDGED = "wrong answer", "no work", "low score", "not judged"
+LEAST_SCORE = 0.7  # that a judge must give
 COLUMNS = ("id", "question", "reasoning", "answer", "kind", "rubric", "source", "licence", "domain", "task",
            "prompt_sha256", "gold_told", "date", "score")
 _MENTIONED = re.compile(r"(?i)\b(?:given|provided|stated|told|known)\b[^.\n]{0,20}\banswer\b")
-
 _THOUGHT = re.compile(r"(?s)\A\s*<think>.*?</think>\s*")
 
 Sample = dict[str, Any]  # a row with one completion, its score by a judge, and why it is rejected ("cause", "example")
 
 
-def examine(row: Mapping[str, str], text: str, style: str, told: bool) -> Sample:
-    """The row with a completion in our tags, and with its reasoning and answer. `cause` is "" for a right one, and for
-    a well-formed one without a gold answer.
+def examine(row: Mapping[str, str], text: str, style: str = "tags", told: bool = False) -> Sample:
+    """The row with a completion in our tags, its reasoning and its answer. `cause` is "" unless it is rejected.
 
     In the style "steps" the last line of `text` is the answer. `told`: the teacher knew the gold answer. A thought in
-    <think> tags before the completion, which some services leave there, is dropped.
+    <think> tags before the completion, which some services leave there, is dropped. Without a gold answer only the form
+    is examined. `prompt_sha256` is the row's id, in place of which a teacher has its request's hash.
     """
     text = _THOUGHT.sub("", printable(text))
     if style == "steps":
@@ -60,7 +60,7 @@ def examine(row: Mapping[str, str], text: str, style: str, told: bool) -> Sample
     made = repair({**row, "reasoning": parsed.reasoning or "", "answer": answer})
     cause, example = _fault(made, text, parsed, style, told) or ("", "")
     return {"source": row["family"], "domain": row["family"], "licence": "", "task": "", **made,
-            "completion": text, "score": None, "cause": cause, "example": example}
+            "completion": text, "score": None, "cause": cause, "example": example, "prompt_sha256": row["id"]}
 
 
 def _fault(made: Mapping[str, str], text: str, parsed: Parsed, style: str, told: bool) -> tuple[str, str] | None:
@@ -120,12 +120,11 @@ def own_completions(policy, mesh: Mesh, rows: Sequence[Mapping[str, str]], setti
             break
         some = [row for row in rows[start:start + size] for _ in range(settings.num_generations)]
         texts = generate([TAGS.prompt(row["question"]) for row in some], seed + start)
-        samples += [{**examine(row, text, "tags", told=False), "prompt_sha256": row["id"], "by": "policy"}
-                    for row, text in zip(some, texts, strict=True)]
+        samples += [{**examine(row, text), "by": "policy"} for row, text in zip(some, texts, strict=True)]
     return samples
 
 
-def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:
+def score(samples: Iterable[Sample], judge: Judge) -> None:
     """Score what is not rejected, and reject low scores, because a right option may be a guess. Without a gold answer,
     a failure of the judge rejects too."""
     left = [sample for sample in samples if not sample["cause"]]
@@ -136,7 +135,7 @@ def score(samples: Iterable[Sample], judge: Judge, least_score: float) -> None:
                 sample["cause"], sample["example"] = UNJUDGED, f"{result.cause}: {result.detail[:80]}"
             continue
         sample["score"] = result.score
-        if result.score < least_score:
+        if result.score < LEAST_SCORE:
             sample["cause"], sample["example"] = LOW, f"{result.score:.2f}: {sample['completion'][:80]}"
 
 
@@ -147,8 +146,8 @@ def traces(samples: Sequence[Sample], provenance: Mapping[str, Any]) -> tuple[li
     """
     ledger, best = Ledger(), _best(samples)
     tries = Counter(sample["prompt_sha256"] for sample in samples)
-    ledger.keep("completions", samples, lambda number, row: (row["cause"], row["example"]) if row["cause"] else None)
-    kept = [sample for sample in samples if not sample["cause"]]
+    kept = ledger.keep("completions", samples,
+                       lambda number, row: (row["cause"], row["example"]) if row["cause"] else None)
     kept = ledger.keep("best of its question", kept, lambda number, row: (
         None if best[row["prompt_sha256"]] is row else ("another one is better", row["completion"][:80])))
     if not kept:
@@ -158,13 +157,10 @@ def traces(samples: Sequence[Sample], provenance: Mapping[str, Any]) -> tuple[li
             for row in kept], ledger
 
 
-def _best(samples: Iterable[Sample]) -> dict[str, Sample]:
-    best: dict[str, Sample] = {}
-    for sample in samples:
-        key = sample["prompt_sha256"]
-        if not sample["cause"] and (key not in best or (sample["score"] or 0.0) > (best[key]["score"] or 0.0)):
-            best[key] = sample
-    return best
+def _best(samples: Sequence[Sample]) -> dict[str, Sample]:
+    kept = [sample for sample in reversed(samples) if not sample["cause"]]
+    # the last one of a question stays: the highest score, and of equals the first
+    return {sample["prompt_sha256"]: sample for sample in sorted(kept, key=lambda sample: sample["score"] or 0.0)}
 
 
 def pairs(samples: Sequence[Sample]) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import runpy
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from scipy import stats
 
 from reasonkit.eval.intervals import interval, p_value
 
-BENCHMARK = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks/coverage.py"))
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))  # as for a script
+BENCHMARK = runpy.run_path(str(BENCHMARKS / "coverage.py"))
 LAWS = {law.name: law for law in BENCHMARK["LAWS"]}
 
 

@@ -80,8 +80,8 @@ def test_a_group_is_one_call_and_is_paid_by_its_tokens():
 
 
 def test_replies_per_call():
-    judge, asked = made(None, replies_per_call=2, mode="implicit")
-    assert [result.score for result in judge.score(items("a", "b", "c"))] == [4 / 9] * 3
+    judge, asked = made(None, replies_per_call=2)
+    assert [result.score for result in judge.score(items("a", "b", "c"))] == [1.0] * 3
     assert sorted("".join(re.findall(r"^> (.)$", prompt, re.MULTILINE)) for prompt in asked) == ["qab", "qc"]
 
 
@@ -530,10 +530,10 @@ NAMED = ApiLimits(1.0, {"gemini": (1, 1), "openai_compatible": (1, 1)})  # as th
 def test_secrets_of_the_environment(nowhere, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://here/v1")
-    judge = from_secrets(NAMED, mode="implicit", max_tokens=7)
+    judge = from_secrets(NAMED, replies_per_call=3, max_tokens=7)
     assert nowhere == [("openai_compatible", KEY, api_client.MODELS["openai"],
                         {"max_tokens": 7, "base_url": "http://here/v1"})]
-    assert judge.mode == "implicit" and judge.service.secret == KEY
+    assert judge.replies_per_call == 3 and judge.service.secret == KEY
     monkeypatch.setenv("GOOGLE_API_KEY", "google")
     monkeypatch.setenv("GEMINI_MODEL", "gemini-x")
     from_secrets(NAMED)

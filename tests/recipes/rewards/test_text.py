@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from reasonkit.text.tags import TAGS
 from recipes.rewards.extra import length_band, overlong, repetition, script
 from recipes.rewards.text import TfIdf, scaffold, tfidf_leak, tfidf_relevance, work_shown
 
-BENCHMARK = runpy.run_path(str(Path(__file__).resolve().parents[3] / "benchmarks/rewards.py"))
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
+sys.path.append(str(BENCHMARKS))  # as for a script
+BENCHMARK = runpy.run_path(str(BENCHMARKS / "rewards.py"))
 PARTS = BENCHMARK["parts"]()
 QUESTION = "Leo has 6 shells, buys 5 and finds 2. How many shells now?"
 MODEL = TfIdf([QUESTION, "Mia has 9 pens, loses 2. How many pens now?", "The lamp is off. Ann flips it. On or off?"])
