@@ -73,7 +73,7 @@ def _is_step(path: Path) -> bool:
     return name.isascii() and name.isdigit() and name == str(int(name)) and path.is_dir() and not path.is_symlink()
 
 
-def save_lora(model: nnx.Module, folder: str | Path, step: int) -> None:
+def save_lora(model: nnx.Module, folder: str | Path, step: int) -> Path:
     """Saves the adapter as a step, replacing the same step. A kill at any moment leaves the old step or the new one.
 
     Raises ValueError for no adapter, a negative step, or a later step there, which the judges would read instead.
@@ -96,6 +96,7 @@ def save_lora(model: nnx.Module, folder: str | Path, step: int) -> None:
         os.rename(staging, final)
         shutil.rmtree(before, ignore_errors=True)
     barrier("save_lora")
+    return final
 
 
 def restore_lora(model: nnx.Module, folder: str | Path, step: int | None = None) -> int:
