@@ -20,7 +20,7 @@ def rewards(judge, questions):
 
 RECIPE = Recipe(
     data="gym_mix",
-    toy_data="gym_mix",
+    toy_data="gym_toy",
     shares={"sft": 0.25, "grpo": 0.75},
     rewards=rewards,
 )
