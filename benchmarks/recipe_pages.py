@@ -29,18 +29,16 @@ PAGE = """# {name}: {stages}
 ## Run it
 
 ```bash
-make demo RECIPE={name}
-make submission RECIPE={name}
+make demo RECIPE={name}  # trains the tiny model, with the figures below
+make submission RECIPE={name}  # writes one notebook for Kaggle
 ```
 
-The first command trains the tiny model, and its figures are below. The second writes one notebook for Kaggle.
 [`recipes/{name}.py`]({name}.py) is the file to copy and change.
 
 ## What to expect
 
-`make demo RECIPE={name}`, {date}, code {commit}. Each stage answered the same {n} test questions, greedily. The
-intervals cover the choice of questions, not of the seed. Several seeds, controls and comparisons are in
-[RESULTS](../benchmarks/RESULTS.md).
+`make demo RECIPE={name}`, {date}, code {commit}. All stages answered the same {n} test questions,
+greedily. Several seeds, controls and comparisons are in [RESULTS](../benchmarks/RESULTS.md).
 
 | | steps | minutes | content accuracy | format rate | step accuracy |
 |---|---|---|---|---|---|
@@ -73,8 +71,8 @@ def page(folder: Path, name: str, commit: str, kept: str) -> str:
         rows.append(f"| {title} | {cost} | {found.content_accuracy} | {found.format_rate} | {steps} |")
     asked = [*zip(*(result.samples for result in results.values()), strict=True)]
     shown = next((row for row in asked if len({sample["completion"] for sample in row}) == len(row)), asked[0])
-    example = shown[0]["question"] + "".join(f"\n\n{title}:\n{sample['completion']}"
-                                             for title, sample in zip(results, shown, strict=True))
+    example = "\n".join([shown[0]["question"], *(f"\n{title}: {sample['completion']}"
+                                                 for title, sample in zip(results, shown, strict=True))])
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", example)), default=0))  # longer than any in the text
     return PAGE.format(
         name=name, stages=" → ".join(STAGES[stage].title for stage in recipe.shares), commit=commit, fence=fence,

@@ -37,7 +37,7 @@ def test_every_recipe_has_a_page_of_its_run(name):
     assert len(text.splitlines()) <= 60 and len(text.partition(KEPT)[2].split()) > 10
     said = importlib.import_module(f"recipes.{name}").__doc__.strip()
     assert said in text, f"run benchmarks/recipe_pages.py: the text of recipes/{name}.py has changed"
-    assert all(f"make {goal} RECIPE={name}\n" in text for goal in ("demo", "submission"))
+    assert all(f"make {goal} RECIPE={name}  # " in text for goal in ("demo", "submission"))
 
 
 def sample(completion, right):
@@ -60,5 +60,5 @@ def test_a_page_is_written_from_a_run_and_keeps_what_is_written_by_hand(writer, 
     assert "# g_rar: SFT → GRPO\n" in text and "code abc1234" in text and "2026-01-02" in text
     assert "| base model | – | – | 50.0 % [" in text and "| SFT | 7 | 1.2 | 50.0 % [" in text
     assert "| GRPO | 5 | 1.2 | 100.0 % [" in text
-    assert "`````text\nIs it on?\n\nbase model:\noff\n\nSFT:\n```` </answer>\n\nGRPO:\nyes, on\n`````\n" in text
+    assert "`````text\nIs it on?\n\nbase model: off\n\nSFT: ```` </answer>\n\nGRPO: yes, on\n`````\n" in text
     assert text.endswith("## On Kaggle\nBy hand.\n")
