@@ -328,7 +328,7 @@ def test_a_zero_takes_effect_where_it_switches_something_off():
 
 @pytest.mark.parametrize("name", [*NAMES, "submission_template"])
 def test_a_first_cell_as_it_is_changes_nothing(name):
-    cell = build.parameters(build.read_source(ROOT / "notebooks" / f"{name}.py"))[2]
+    cell = build.parameters(build.read_source(ROOT / "notebooks" / f"{name}.py"))[1]
     assert setup.check_choices("cpu", "g_rar", 0, ast.literal_eval(cell["SETTINGS"].value)) == {}
 
 
