@@ -40,8 +40,8 @@ make submission RECIPE={name}  # writes one notebook for Kaggle
 `make demo RECIPE={name}`, {date}, code {commit}. All stages answered the same {n} test questions,
 greedily. Several seeds, controls and comparisons are in [RESULTS](../benchmarks/RESULTS.md).
 
-| | steps | minutes | content accuracy | format rate | step accuracy |
-|---|---|---|---|---|---|
+| | steps | content accuracy | format rate | step accuracy |
+|---|---|---|---|---|
 {rows}
 
 ## One question
@@ -66,9 +66,9 @@ def page(folder: Path, name: str, commit: str, kept: str) -> str:
     for title in ("base model", *made):
         file = title.replace(" ", "_") if title not in made else f"after_{title.lower()}"
         found = results[title] = EvalResult.from_json(folder / "evaluation" / f"{file}.json")
-        cost = f"{made[title]['metrics']['steps']} | {made[title]['minutes']:.1f}" if title in made else "– | –"
-        steps = found.step_accuracy if found.has_steps else "–"
-        rows.append(f"| {title} | {cost} | {found.content_accuracy} | {found.format_rate} | {steps} |")
+        made_steps = made[title]["metrics"]["steps"] if title in made else "–"
+        shown = found.step_accuracy if found.has_steps else "–"
+        rows.append(f"| {title} | {made_steps} | {found.content_accuracy} | {found.format_rate} | {shown} |")
     asked = [*zip(*(result.samples for result in results.values()), strict=True)]
     shown = next((row for row in asked if len({sample["completion"] for sample in row}) == len(row)), asked[0])
     example = "\n".join([shown[0]["question"], *(f"\n{title}: {sample['completion']}"

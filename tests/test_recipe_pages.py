@@ -50,7 +50,7 @@ def test_a_page_is_written_from_a_run_and_keeps_what_is_written_by_hand(writer, 
     stages = find_recipe("g_rar").trained
     for stage, steps in zip(stages, (7, 5), strict=True):
         (tmp_path / stage).mkdir()
-        manifest = {"minutes": 1.25, "written": "2026-01-02T03:04:05Z", "metrics": {"steps": steps}}
+        manifest = {"written": "2026-01-02T03:04:05Z", "metrics": {"steps": steps}}
         (tmp_path / stage / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "evaluation").mkdir()
     for name, completion in (("base_model", "off"), ("after_sft", "```` </answer>"), ("after_grpo", "yes, on")):
@@ -58,7 +58,7 @@ def test_a_page_is_written_from_a_run_and_keeps_what_is_written_by_hand(writer, 
             tmp_path / "evaluation" / f"{name}.json")
     text = writer.page(tmp_path, "g_rar", "abc1234", KEPT + "By hand.\n")
     assert "# g_rar: SFT → GRPO\n" in text and "code abc1234" in text and "2026-01-02" in text
-    assert "| base model | – | – | 50.0 % [" in text and "| SFT | 7 | 1.2 | 50.0 % [" in text
-    assert "| GRPO | 5 | 1.2 | 100.0 % [" in text
+    assert "| base model | – | 50.0 % [" in text and "| SFT | 7 | 50.0 % [" in text
+    assert "| GRPO | 5 | 100.0 % [" in text
     assert "`````text\nIs it on?\n\nbase model: off\n\nSFT: ```` </answer>\n\nGRPO: yes, on\n`````\n" in text
     assert text.endswith("## On Kaggle\nBy hand.\n")
