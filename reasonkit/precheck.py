@@ -196,7 +196,7 @@ def _teacher(run: Run, stage: str, teacher: str, writer: str, rater: str) -> Lin
 
 
 def _api(role: str, instead: str, dollars: float = 0, with_cell: bool = True) -> tuple[str, str, str]:
-    """A judge or a teacher behind an API, with a cell that asks it. A price is needed only with `dollars`."""
+    """A judge or a teacher behind an API, and whether a cell asks it. A price is needed only with `dollars`."""
     if not with_cell:
         return role, "no cell for an API", f"take the notebooks of a clone, which have one, or {instead}"
     # by name: a submission carries what its library imports, and most of them ask no API

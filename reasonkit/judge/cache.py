@@ -41,6 +41,8 @@ class CachedJudge:
         self._loaded = self._load()  # not yet checked against their rubrics
 
     def __getattr__(self, name: str) -> Any:  # such as `identity` and `failures`
+        if name == "judge":  # a copy that is being made has none yet
+            raise AttributeError(name)
         return getattr(self.judge, name)
 
     def score(self, items: Sequence[JudgeItem]) -> list[Result]:

@@ -239,8 +239,8 @@ def _check(step: Path, model: nnx.Module) -> None:
 
 
 def make_room(folder: Path, needed: float, delete: Callable[[int], None]) -> None:
-    """Make room for `needed` bytes: remove what was set aside, then `delete` all steps but the last. Else raises
-    DiskFullError."""
+    """Make room for `needed` bytes: remove what was set aside, then `delete` all steps but the last. Raises
+    DiskFullError if that is not enough."""
     place, steps = actor(folder), steps_in(folder)
     place.mkdir(parents=True, exist_ok=True)
 

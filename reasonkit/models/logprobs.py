@@ -65,7 +65,7 @@ def head_logits(hidden_BTD: jax.Array, embedding_VD: jax.Array, cap: float | Non
 
 def _read(cap: float | None, temperature: float, embedding_VD: jax.Array, hidden_BcD: jax.Array,
           targets_Bc: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """In the dtypes of Tunix's Gemmas."""
+    """Log-probabilities and entropies, in the dtypes of Tunix's Gemmas."""
     logits_BcV = head_logits(hidden_BcD, embedding_VD, cap)
     if temperature != 0.0:  # as in Tunix's loss
         logits_BcV /= temperature

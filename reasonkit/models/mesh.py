@@ -65,7 +65,7 @@ def make_mesh(devices: Sequence[jax.Device], fsdp: int, tp: int) -> Mesh:
 
 def plan_mesh(devices: Sequence[jax.Device], *, judge: bool, needs: Mapping[str, MemoryNeed] | None = None,
               memory: float = math.inf) -> Plan:
-    """Splits devices between policy and, if there is a local `judge`, that, and each role's weights over its devices.
+    """Splits devices between the policy and a local `judge`, if there is one, and each role's weights over its devices.
 
     Without a judge the policy has them all. With one, the policy has the first half and the judge the second, and both
     work at once. A single device is shared. The last of an odd number stays idle. `needs` are by role, "policy" and

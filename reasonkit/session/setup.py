@@ -79,8 +79,8 @@ MAY_BE_0 = ("api_dollars", "reserve_minutes", "sft_max_epochs", "simpo_gamma", "
             "simpo_sft_weight", "grpo_beta", "distill_beta", "distill_on_policy", *(
                 name for name in SETTINGS
                 if name.endswith(("_warmup", "_weight_decay", "_most_steps", "_micro_prompts"))))
-# Numbers must be above this: the completions of a question are compared with each other, and nothing fits 15 tokens.
-ABOVE = {"simpo_num_generations": 1, "grpo_num_generations": 1} | {
+# Numbers must be above this: GRPO compares the completions of a question with each other, and nothing fits 15 tokens.
+ABOVE = {"grpo_num_generations": 1} | {
     name: 15 for name in SETTINGS if name.endswith(("_max_prompt_length", "_max_new_tokens"))}
 # And below this: a warm-up of all steps leaves none at the full learning rate, at a rate of 1 nothing is learned, and
 # with every other pair the wrong way round nothing is preferred.

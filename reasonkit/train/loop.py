@@ -260,7 +260,8 @@ def train_stage(trainer, mesh: Mesh, batches: Iterator, stage: str, settings, bu
                 checkpoints: Path, start_step: int, extra: Callable[[object, int], dict],
                 on_step: Callable[[], None], *, prepare: Callable[[dict], dict] = lambda batch: batch, most: int = 0,
                 summed: int = 1, learner=None) -> StageResult:
-    """Train up to the stage's last step. Without a `learner`, hand over the adapter as one more, without moments.
+    """Train up to the stage's last step. Without a `learner`, hand over the adapter as one more step, without
+    optimiser state. A learner's last save is what it hands over.
 
     `trainer` is Tunix's, already resumed; an RL `learner` trains through it. `batches` are those of the whole stage.
     `prepare` turns each that a resumed stage does not skip into what is trained on. Each step writes a "<stage>_step"
@@ -270,9 +271,10 @@ def train_stage(trainer, mesh: Mesh, batches: Iterator, stage: str, settings, bu
     """
     done, minutes, most = trainer.train_steps, budget.minutes_used, most or settings.steps
     try:
-        # Tunix reads only the context of `with mesh`. Under jax.set_mesh its data sharding silently vanishes.
+        # Tunix reads only the context of `with mesh`. Under jax.set_mesh its data sharding silently vanishes. A learner
+        # enters the mesh itself. With a second one around it, its last probe would be compiled anew.
         with _resilient(trainer, budget, log, stage, checkpoints, start_step, settings.steps, extra, on_step, summed,
-                        most) as guard, mesh:
+                        most) as guard, mesh if learner is None else contextlib.nullcontext():
             (learner or trainer).train(tunix_compat.remaining_steps(
                 batches, done, max(0, start_step + most - done), lambda rest: map(prepare, guard(rest))))
     except Exception as error:  # noqa: BLE001 - those that are no failures of a run are raised again

@@ -42,7 +42,7 @@ def adamw(settings: StageSettings) -> optax.GradientTransformation:
     the updates equal optax's AdamW bit for bit.
     """
     rate, steps = settings.learning_rate, settings.steps
-    rise = max(1, min(round(settings.warmup * steps), steps - 1))  # a step at the full rate is left
+    rise = max(1, min(round(settings.warmup * steps), steps - 1))  # of two or more steps, one has the full rate
     schedule = optax.warmup_cosine_decay_schedule(rate / (rise + 1), rate, rise, max(2, steps), rate / 10)
 
     def stretched(stretch) -> optax.GradientTransformation:
@@ -69,7 +69,7 @@ def orbax_manager(trainer):
 
 
 def hide_progress_bar(trainer) -> None:
-    """`show.dashboard` draws the stage's."""
+    """Hides Tunix's bar, because `show.dashboard` draws one."""
     methods = dict.fromkeys(("update_metrics", "update", "close"), lambda *args, **kwargs: None)
     trainer._pbar = SimpleNamespace(**methods)
 

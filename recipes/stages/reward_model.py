@@ -160,12 +160,17 @@ def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: st
     def read(traces: Sequence[Trace]) -> np.ndarray:
         return features([trace["question"] for trace in traces], [trace["reasoning"] for trace in traces])
 
-    try:
-        held_ND = read(held_out)
-        teacher = given or train_teacher(name, read(train), np.array([trace["good"] for trace in train]))
-    except (ValueError, jax.errors.JaxRuntimeError) as error:
-        why = str(error) if isinstance(error, ValueError) else _out_of_memory(error)
+    def without_head(why: str) -> tuple[ThoughtTeacher, dict[str, PairAuc], Sequence[float]]:
         return ThoughtTeacher(name, np.zeros(0), 0.0, f"the reward model was not trained: {why}"), {}, []
+
+    try:
+        train_ND, held_ND = (None if given else read(train)), read(held_out)
+    except jax.errors.JaxRuntimeError as error:
+        return without_head(_out_of_memory(error))
+    try:
+        teacher = given or train_teacher(name, train_ND, np.array([trace["good"] for trace in train]))
+    except ValueError as error:
+        return without_head(str(error))
     scores = teacher.score(held_ND)
     own = np.array([trace["by"] == "policy" for trace in held_out])
     found = {}

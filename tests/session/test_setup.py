@@ -309,7 +309,7 @@ def test_only_what_is_set_replaces_the_profiles_own(settings, kept):
     ({"sft_learning_rate": 2}, "sft_learning_rate=2: give a number above 0 and below 1, or leave it out"),
     ({"simpo_max_new_tokens": 9}, "simpo_max_new_tokens=9: give a whole number above 15, or leave it out"),
     ({"grpo_num_generations": 1}, "grpo_num_generations=1: give a whole number above 1, or leave"),
-    ({"simpo_num_generations": 1}, "simpo_num_generations=1: give"), ({"simpo_num_generations": 0}, "above 1, or l"),
+    ({"simpo_num_generations": 0}, "simpo_num_generations=0: give"),
     ({"dtype": "bf16"}, "unknown dtype 'bf16': choose one of bfloat16, float16, float32. The nearest is 'bfloat16'"),
     ({"policy": 3}, "policy=3: give a name in quotes"), ({"policy": ["x"]}, r"policy=\['x'\]: give a name")])
 def test_a_setting_that_is_none_is_named(settings, message):
