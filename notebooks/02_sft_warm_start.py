@@ -14,12 +14,14 @@
 # tiny model keeps it in none. So we start with a supervised run on worked solutions. It trains one LoRA adapter (a few
 # small matrices beside each frozen weight), and every later stage goes on training that same adapter.
 #
-# **What to expect:** the loss falls and levels off within the first third of the steps. In the demo the format rate
-# goes from 0 to 100 %, but content accuracy *falls* from 66 to 54 %. The reason is that we made most of the demo's
-# traces skip their steps, and the model learns that too. The demo asks whether GRPO can undo this habit. One entrant
-# who trained a real Gemma reports a format rate of 89.5 % after SFT.
+# **What to expect:** the loss falls and levels off within the first third of the steps. One entrant who trained a real
+# Gemma reports a format rate of 89.5 % after SFT.
 
 # %% [markdown] tags=["clone"]
+# In the demo the format rate goes from 0 to 100 %, but content accuracy *falls* from 66 to 54 %. The reason is that we
+# made most of the demo's traces skip their steps, and the model learns that too. The demo asks whether GRPO can undo
+# this habit.
+#
 # - **Input:** the data of notebook 1.
 # - **Output:** the adapter in `artifacts/sft/adapter`, and checkpoints that the competition's judges can already load.
 # - **What to change:** steps and learning rate in the first cell, everything else in the profile

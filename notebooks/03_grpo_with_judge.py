@@ -7,13 +7,20 @@
 # ---
 
 # %% [markdown]
-# # 3 · GRPO with a judge
+# # 3 · GRPO: practice with a reward
 #
 # After SFT the model keeps the format. Now it gets to practise. For each question it generates a group of completions,
-# a reward scores them, and the adapter moves towards the better ones (GRPO, arXiv 2402.03300). The recipe `g_rar` has
-# three rewards: the **format** (a penalty for broken format, while correct format alone earns nothing), the **exact
-# answer**, and a **rubric** that a second model scores on the other half of the chips.
+# a reward scores them, and the adapter moves towards the better ones (GRPO, arXiv 2402.03300). The recipe says what the
+# reward is. That of `g_rar` has three parts: the **format** (a penalty for broken format, while correct format alone
+# earns nothing), the **exact answer**, and a **rubric** by which a judge, a second model, scores the reasoning.
 #
+# **Be patient.** Rewards swing from step to step, because each step asks different questions. Look at averages over
+# about twenty steps, and at several *probes*, the checks of accuracy on validation problems between the steps.
+#
+# **Stop and look** if completions keep getting longer while held-out accuracy stays flat. And always read some of them
+# before you trust a high reward.
+
+# %% [markdown] tags=["clone"]
 # **Input:** the adapter of the recipe's previous stage, if there is one.
 #
 # **What to expect.** This is one run of the demo (1 M parameters, seed 0), with 96 completions per step:
@@ -26,13 +33,9 @@
 # | tokens per completion | 23 | 35 | 35 | 37 | 34 |
 # | accuracy on validation problems (after SFT: 54 % on test problems) | | | 73 % | 72 % | 71 % at step 60 |
 #
-# **Be patient.** The rubric's part reaches 0.9 in about ten steps, partly because it is 0 for reasoning without any
-# work. Exact answers swing by ten to twenty points from step to step, because each step asks different questions. Look
-# at averages over about twenty steps instead, and at several *probes*, the checks of accuracy on validation problems
-# between the steps. A larger model with a lower learning rate moves more slowly.
-#
-# **Stop and look** if completions keep getting longer while held-out accuracy stays flat. And always read some of them
-# before you trust a high reward.
+# The rubric's part reaches 0.9 in about ten steps, partly because it is 0 for reasoning without any work. Exact answers
+# swing by ten to twenty points from step to step. Held-out accuracy has all its gain by step 20. A larger model with a
+# lower learning rate moves more slowly.
 
 # %% tags=["parameters"]
 PROFILE = "cpu"  # where it runs: cpu, kaggle, colab, gpu
@@ -162,6 +165,9 @@ if recipe.uses_judge:
 # A completion that was cut off, or has no answer, gets 0 from the rubric, and the judge isn't asked. The same holds if a
 # program can already see that it shows no work: the reasoning is empty, it repeats the question, the answer or a single
 # step, or most of its sums are false or belong to another problem.
+#
+# The cell below prints the recipe's reward. Each part is a function of the completions. To change it, edit the recipe's
+# file, which a submission holds in the folded cell of `recipes`.
 
 # %% [markdown] tags=["clone"]
 # A recipe with a curriculum draws mostly problems that the policy solves sometimes, because the others teach it
@@ -172,11 +178,13 @@ if recipe.uses_judge:
 # It may also be the run's own reward model.
 
 # %%
+from inspect import getsource
+
+print(getsource(recipe.rewards))
 log = run.log("grpo")
 parts = recipe.rewards(judge, train["question"])
 weights = {part.__name__: weight for part, weight in parts}
 code = code_sha256(part for part, _ in parts)
-print("\n".join(f"{weight:>5}  {name}" for name, weight in weights.items()))
 
 # %% [markdown]
 # A policy learns whatever its judge rewards. So before training the judge takes an exam on the run's own problems. It
@@ -190,8 +198,9 @@ print("\n".join(f"{weight:>5}  {name}" for name, weight in weights.items()))
 # answer. The last figure in the output is the probability that the judge's next token is a rating. If it is low, the
 # ratings are unreliable.
 #
-# Below that are the judge's prompt for one criterion and, in a table, what each part of the reward pays for a worked
-# solution and for its bare answer, which has neither reasoning nor tags.
+# Below that is the judge's prompt for one criterion. The table after it has four completions to one question, and what
+# each part of the reward pays for them: a worked solution, the same answer without steps, the same steps with a tag left
+# open, and the bare answer.
 
 # %%
 pairs = anchors(validation)
@@ -217,20 +226,26 @@ reward_example(without_unfit_judge(recipe.rewards(judge, train["question"]), exa
 # %% [markdown]
 # ## The objective
 #
-# For each question $q$ the policy generates $G$ completions $o_1 \dots o_G$ with rewards $r_i$. The advantage of a
+# **The advantage.** For each question $q$ the policy generates $G$ completions $o_1 \dots o_G$ with rewards $r_i$. The advantage of a
 # completion compares it with its group: $A_i = (r_i - \bar r) / (s_r + 10^{-6})$, or 0 if all rewards in the group are
-# equal. Here $\bar r$ is the group's mean and $s_r$ its standard deviation (divisor $G - 1$). Each step samples $N$
-# completions, the *rollout*, and makes one update with them. So the paper's ratio of new to old probabilities is 1, its
-# clip never acts, and the gradient is that of this loss:
+# equal. Here $\bar r$ is the group's mean and $s_r$ its standard deviation (divisor $G - 1$).
+#
+# **The loss.** Each step samples $N$ completions, the *rollout*, and makes one update with them. So the paper's ratio of
+# new to old probabilities is 1, its clip never acts, and the gradient is that of this loss:
 #
 # $$-\frac{1}{N}\sum_i \frac{1}{|o_i|}\sum_t \Big[ A_i \log \pi(o_{i,t} \mid q, o_{i,<t})
 # - \beta\,m_i\,(e^{d} - d - 1) \Big], \qquad d = \log \pi_{ref} - \log \pi \text{ of that token}.$$
 #
 # The last term estimates the KL divergence between policy and reference by the estimator k3, and keeps the two close.
-# $m_i$ is 1 in a group whose rewards differ and 0 otherwise. Tunix's default for this term is $-d$ (k1). The gradient
-# of that does not depend on the reference, so it can't pull the policy back. Dividing by $s_r$ favours questions whose
-# rewards hardly differ (arXiv 2503.20783). We keep it, as in the original paper. The table gives the reason for each
-# setting.
+#
+# **Three choices.** Tunix's default for the KL term is $-d$ (k1). The gradient of that does not depend on the reference,
+# so it can't pull the policy back. $m_i$ is 1 in a group whose rewards differ and 0 otherwise: in the others the KL term
+# would be the only gradient. Dividing by $s_r$ favours questions whose rewards hardly differ (arXiv 2503.20783). We keep
+# it, as in the original paper.
+#
+# The trainer is Tunix's `GRPOLearner`. We subclass it so that this loss never holds the logits of a whole batch, and so
+# that the judge scores one half of a step while the policy samples the other (`reasonkit/train/grpo.py`). The table gives
+# the reason for each setting.
 
 # %%
 reasons = {"steps": "as many as fit the session by the forecast",
@@ -283,8 +298,6 @@ if run.begin("grpo", policy.folder, inputs, rewards=weights, code=code, judge=ju
                   judge_failures=judge.failures if judge else {}, unfit_judge=unfit)
 else:
     checkpoints.restore_lora(policy.model, run.stage("grpo") / "adapter")
-
-# %%
 board.figure(run.stage("grpo") / "curves.png")
 
 # %% [markdown]

@@ -12,12 +12,13 @@
 # Did training help? To find out, we ask the base model and the model after each stage the same test questions, none of
 # which was used in training. We decode greedily, as the competition's judges do.
 #
-# **What to expect in the demo of `g_rar`:** accuracy rises from about 54 % after SFT to about 75 % after GRPO, and
-# step accuracy from about 12 % to about 89 %. The demo's base model scores 0 %, because it writes no tags. Judged by
-# content, it gets about 66 % right. An instruction-tuned Gemma keeps the format in about half of its completions
-# before SFT.
+# An instruction-tuned Gemma keeps the format in about half of its completions before SFT.
 
 # %% [markdown] tags=["clone"]
+# **What to expect in the demo of `g_rar`:** accuracy rises from about 54 % after SFT to about 75 % after GRPO, and
+# step accuracy from about 12 % to about 89 %. The demo's base model scores 0 %, because it writes no tags. Judged by
+# content, it gets about 66 % right.
+#
 # - **Input:** the data of notebook 1 and the adapters of the stages.
 # - **Output:** `artifacts/report.html`, and a check that the judges will load the adapter that was evaluated here.
 # - **What to change:** the number of test problems is in the profile (`rows`, in `reasonkit/config.py`). To halve the
@@ -86,10 +87,10 @@ lora_policy, tokenizer, model_config = policy.model, ending_turns(policy.tokeniz
 # - **Step accuracy:** the share of reasoning steps that equal the worked solution's step at the same place, as counted
 #   by a program. It is shown only if most problems have a solution in steps, as in the demo.
 #
-# Each is a mean over the test problems, $\hat p = \frac{1}{n}\sum_i x_i$ with $x_i \in [0, 1]$. Its 95 % interval
-# contains every true mean under which our result is not surprising: a sum as high as ours, and one as low, would each
-# come up with a probability of at least 2.5 %. Our own sum counts half in both (mid-p, Lancaster 1961). Decoding is
-# greedy, so running the cell again gives the same figures.
+# Each is a mean over the test problems, $\hat p = \frac{1}{n}\sum_i x_i$ with $x_i \in [0, 1]$. Its 95 % interval holds
+# the true means that fit our data: at each of them, a result at least as high and one at least as low both have a
+# probability of 2.5 % or more (mid-p, Lancaster 1961). Decoding is greedy, so running the cell again gives the same
+# figures.
 #
 # All test problems are such that a program can score them. In the mix of `g_rar` they are from mathematics and
 # science. For open questions, such as creative writing, the judge measures what training does, in the chapter on GRPO.
@@ -143,8 +144,9 @@ dots({"change, paired": comparisons}, points=True)
 # %% [markdown]
 # ## Where it helps
 #
-# An average can hide a family of problems that got worse, so here are the right answers per family, by content. In the
-# demo, `sequence` is such a family: it falls from 98 % to 83 % after SFT, and to 66 % after GRPO.
+# An average can hide a kind of problem that got worse, so here are the right answers per kind, by content: per family of
+# the demo's problems, per domain of real data. In the demo of `g_rar` two families end below the base model, `sequence`
+# (98 to 62 %) and `largest` (94 to 80 %), while `coins` rises from 10 to 73 %.
 
 # %%
 report.family_table(results)
@@ -222,10 +224,10 @@ print(f"report: {path}; {run.budget.minutes_left:.1f} minutes left")
 
 # %%
 pairs = [(row["question"], row["completion"]) for row in last.samples[:8]]
-judged = {**limits, "max_prompt_length": max(PROMPT_ROOM, limits["max_prompt_length"])}
-print(load_in_place(policy, run.checkpoints, pairs[:2], **judged))
+loaded = {**limits, "max_prompt_length": max(PROMPT_ROOM, limits["max_prompt_length"])}  # the prompts that the judges send
+print(load_in_place(policy, run.checkpoints, pairs[:2], **loaded))
 print(verify_submission(run.checkpoints, lora.fingerprint(policy.model), pairs, model=str(policy.folder),
-                        dtype=profile.dtype, rank=profile.lora_rank, alpha=profile.lora_alpha, **judged))
+                        dtype=profile.dtype, rank=profile.lora_rank, alpha=profile.lora_alpha, **loaded))
 
 # %% [markdown]
 # ## Ask your model

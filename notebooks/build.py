@@ -3,7 +3,8 @@
 The `.py` files (py:percent) are the truth. Every `.ipynb` is generated, with the same bytes each time. A cell
 `# {{setup}}` stands for `setup.py` with the pins of requirements.txt, `# {{library}}` for the files that the notebook
 and its recipe need, and `# {{notebook NAME}}` for that notebook's cells, without those that are tagged `clone`.
-`# {{stages data}}` and `# {{stages training}}` stand for the notebooks of the recipe's stages.
+`# {{stages data}}` and `# {{stages training}}` stand for the notebooks of the recipe's stages, and `# {{recipe}}` for
+what its page says. A text that is tagged with a recipe's name is only in that recipe's submission.
 
     python notebooks/build.py build                # write all notebooks
     python notebooks/build.py run --set SEED=1     # execute those of the recipe in order, or one that is named
@@ -13,8 +14,6 @@ and its recipe need, and `# {{notebook NAME}}` for that notebook's cells, withou
 from __future__ import annotations
 
 import argparse
-import ast
-import functools
 import hashlib
 import os
 import re
@@ -28,103 +27,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nbformat
-from IPython.core.inputtransformer2 import TransformerManager
+from library_cells import HIDDEN, library, library_cells
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
 from parameters import parameter, parameters, read_source, set_of_each, set_parameters
+from recipe_cells import kaggle_models, recipe_cells
 from runner import Runner
 
 from reasonkit.config import STAGES
-from reasonkit.session.setup import find_recipe, suggest
+from reasonkit.session.setup import find_recipe, recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build"
 RECIPE = "g_rar"  # that of a notebook in which nobody has set another
 TEMPLATE, SUBMISSION = "submission_template", "submission"
 STAGE_OF = {stage.notebook: name for name, stage in STAGES.items()} | {TEMPLATE: SUBMISSION}  # as `precheck` takes it
-FILE_MARK = "#### "  # in a cell of the library, the line that begins a file
 COMMON = ("PROFILE", "RECIPE", "SEED", "DATA", "SETTINGS", "TEACHER")  # parameters that a submission has once
-# Kaggle, JupyterLab and Colab fold the source of such a cell. Colab shows its line `# @title` instead.
-HIDDEN = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}, "cellView": "form"}
 KEPT_METADATA = {"tags", *HIDDEN}
 TRAINING = "# Numbers and figures"  # requirements.txt up to here is what a session must have in these versions
-MODULE = re.compile(r"(?:reasonkit|recipes|data_recipes|tools)(?:\.\w+)+")
-# A recipe names its data in a string, and the data their families, rubrics and kinds of answers: nothing imports them.
-BY_NAME = ("data_recipes/{}.toml", "data_recipes/rubrics/{}.toml", "data_recipes/families/{}.py",
-           "recipes/graders/{}.py")
 MARKER = re.compile(r"# \{\{(\w+)(?: (\w+))?\}\}")
 PICTURE = re.compile(r"\.\./(docs/images/(\w+\.png))")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-
-@functools.cache
-def modules(source: str) -> frozenset[str]:
-    """The dotted names that Python code imports or holds in a string, because `python -m` may start one."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        match node:
-            case ast.Import(aliases):
-                names |= {alias.name for alias in aliases}
-            case ast.ImportFrom(str(base), aliases):
-                names |= {base, *(f"{base}.{alias.name}" for alias in aliases)}
-            case ast.Constant(str(text)):
-                names.add(text)
-    return frozenset(filter(MODULE.fullmatch, names))
-
-
-def needs(path: Path, text: str, root: Path) -> set[Path]:
-    """The files that a file of the library needs: those it imports, and those that a recipe or its data name."""
-    found = set()
-    if path.suffix == ".py":
-        found = {root / f"{name.replace('.', '/')}.py" for name in modules(text)}
-        found |= {folder / "__init__.py" for folder in path.parents if root in folder.parents}
-    reader = root / "reasonkit/data/readers.py"  # it names the kinds that a gold answer may be found to have
-    if path == reader or path.parent == root / "recipes" or root / "data_recipes" in path.parents:
-        found |= {root / place.format(word) for word in re.findall(r'"(\w+)"', text) for place in BY_NAME}
-    if path == root / "reasonkit/data/own_file.py":  # for a file of one's own
-        found.add(root / "data_recipes/rubrics/general.toml")
-    found = {path for path in found if path.is_file()}
-    top = text.split("[[sources]]")[0]  # the domain of a source may have no rubric of its own
-    return found | {root / f"data_recipes/rubrics/{name}.toml" for name in re.findall(r'^domain = "(\w+)"', top, re.M)}
-
-
-def library(cells: list[NotebookNode], root: Path) -> list[Path]:
-    """The files that `cells`, their recipe and their data need, sorted by path. ValueError if one is missing."""
-    shell = TransformerManager()
-    code = "\n".join(shell.transform_cell(cell.source) for cell in cells if cell.cell_type == "code")
-    wanted = {root / "reasonkit/__init__.py"}
-    for place, name in (("recipes/{}.py", "RECIPE"), ("data_recipes/{}.toml", "DATA")):
-        wanted |= {root / place.format(value) for value in re.findall(rf'^{name} = "(\w+)(?:\.toml)?"', code, re.M)}
-    wanted |= needs(root / "notebook.py", code, root)
-    own = re.search(r'^DATA = "[^"]*\.(?!toml")\w+"', code, re.M)  # a file of one's own may need any rubric
-    wanted |= {*(root / "data_recipes/rubrics").glob("*.toml")} if own else set()
-    found: set[Path] = set()
-    while wanted:
-        path = wanted.pop()
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist, and the notebook, its recipe or its data need it: restore it, or "
-                             + suggest(path.stem, sorted(other.stem for other in path.parent.glob(f"*{path.suffix}"))))
-        found.add(path)
-        wanted |= needs(path, path.read_text(encoding="utf-8"), root) - found
-    return sorted(found)
-
-
-def library_cells(paths: list[Path], root: Path) -> list[NotebookNode]:
-    """The cell that defines `%%files`, and one per folder that writes its files with it."""
-    cells = read_source(root / "notebooks" / "files.py").cells
-    for folder in sorted({path.parent.relative_to(root).as_posix() for path in paths}):
-        texts = {path.name: path.read_text(encoding="utf-8").rstrip() for path in paths if path.parent == root / folder}
-        names = ", ".join(name.partition(".")[0] for name in texts if name != "__init__.py")
-        for name, text in texts.items():
-            if re.search(f"^{FILE_MARK}", text, re.M):
-                raise ValueError(f"{folder}/{name} has a line that begins with {FILE_MARK!r}, as a new file does in a "
-                                 "cell of the submission: write it otherwise")
-        cells.append(new_code_cell(f"%%files {folder}\n# @title {folder}: {names}\n" + "\n\n".join(
-            f"{FILE_MARK}{name}\n{text}" for name, text in texts.items())))
-    for cell in cells:
-        cell.metadata = NotebookNode(HIDDEN)
-    return cells
 
 
 def setup_cells(root: Path, stage: str) -> list[NotebookNode]:
@@ -142,12 +65,17 @@ def setup_cells(root: Path, stage: str) -> list[NotebookNode]:
 
 def expand(cell: NotebookNode, root: Path, stage: str, recipe: str) -> list[NotebookNode]:
     """The cells that a source's cell stands for: itself, unless it is a marker. The library's place stays one."""
-    marker = MARKER.fullmatch(cell.source.strip()) if cell.cell_type == "code" else None
+    if cell.cell_type == "markdown":
+        cell.source = cell.source.replace("{{models}}", kaggle_models(recipe))
+        return [cell] if not {*cell.metadata.get("tags", ())} & {*recipe_names()} - {recipe} else []
+    marker = MARKER.fullmatch(cell.source.strip())
     match marker and marker.groups():
         case None | ("library", None):
             return [cell]
         case "setup", None:
             return setup_cells(root, stage)
+        case "recipe", None:
+            return recipe_cells(recipe, root)
         case "stages", "data" | "training" as part:
             stages = find_recipe(recipe).stages
             split = stages.index("data") + 1  # a teacher comes before it, and the evaluation last
@@ -155,7 +83,7 @@ def expand(cell: NotebookNode, root: Path, stage: str, recipe: str) -> list[Note
             return [new for name in names for new in notebook_cells(STAGES[name].notebook, root)]
         case "notebook", str(name):
             return notebook_cells(name, root)
-    raise ValueError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}', "
+    raise ValueError(f"unknown marker {cell.source!r}: use '# {{{{setup}}}}', '# {{{{library}}}}', '# {{{{recipe}}}}', "
                      "'# {{stages data}}', '# {{stages training}}' or '# {{notebook NAME}}'")
 
 

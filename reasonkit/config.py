@@ -184,7 +184,7 @@ PROFILES = {
         simpo=SimpoSettings(steps=100, batch_size=16, questions=2000, learning_rate=5e-6, **_GEMMA_LENGTHS),
         grpo=GrpoSettings(steps=400, most_steps=1200, prompts_per_step=32, micro_prompts=4, rollout_micro_prompts=16,
                           **_GEMMA_GRPO),
-        distill=DistillSettings(steps=2000, most_steps=8000, batch_size=8, teacher="gemma2-9b-it", **_GEMMA_DISTILL),
+        distill=DistillSettings(steps=1400, most_steps=4000, batch_size=32, teacher="gemma2-9b-it", **_GEMMA_DISTILL),
         eval_batch=128, probe_every=40, judge_batch=8, **_GEMMA),
     "colab": Profile(
         "colab", devices=0, accelerator="tpu", judge="gemma3-1b-it", minutes=180, reserve_minutes=15,

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
 import build  # noqa: E402
 import kaggle_folder  # noqa: E402
+import library_cells  # noqa: E402
+import recipe_cells  # noqa: E402
 
 from reasonkit.config import STAGES  # noqa: E402
 from reasonkit.session.setup import find_recipe, recipe_names  # noqa: E402
@@ -411,6 +413,31 @@ def test_the_submission_of_a_recipe_has_its_stages_and_its_library_only(name, tm
     assert [cell.count('"submission", globals().get("TEACHER"') for cell in code if "precheck(" in cell] == [1]
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_submission_describes_its_own_recipe(name, tmp_path, monkeypatch):
+    """All used to say that they were `g_rar`, with its models, its minutes and its results."""
+    monkeypatch.setattr(build, "OUT", tmp_path)
+    texts = [cell.source for cell in nbformat.read(build.write_submission({"RECIPE": name}), as_version=4).cells
+             if cell.cell_type == "markdown"]
+    head = "\n".join(texts[:next(n for n, text in enumerate(texts) if text.startswith("# 1 ·"))])
+    recipe, page = find_recipe(name), (ROOT / f"recipes/{name}.md").read_text()
+    assert f"## The recipe `{name}`: " in head and recipe.summary in head
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert len(rows) >= 3 and all(row in head for row in rows), "the results of its own demo run"
+    assert ("Why this recipe, and what its controls say" in head) == (name == "g_rar") == ("live_view" in head)
+    assert not re.search(r"\]\((?!attachment:)", head) and "{{" not in head, "no link leads out of the notebook"
+    assert "Gemma 2 `gemma2-2b-it`" in head
+    needs_12b = {"teacher", "reward_model"} & {*recipe.shares} or recipe.uses_judge
+    assert ("`gemma3-12b-it`" in head) == bool(needs_12b) and ("`gemma2-9b-it`" in head) == ("distill" in recipe.shares)
+
+
+def test_a_recipe_without_a_page_is_described_by_its_own_text(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/g_rar.py").write_text('"""Mine: shorter.\n\nFor a friend."""\n')
+    (cell,) = recipe_cells.recipe_cells("g_rar", tmp_path)
+    assert cell.source == "## The recipe `g_rar`: SFT → GRPO\n\nMine: shorter.\n\nFor a friend."
+
+
 def test_a_submission_grades_every_kind_that_it_may_infer(tmp_path, monkeypatch):
     """DeepMath's golds are formulas, and one's own may be. The folder has the submission's files only."""
     shell = InteractiveShell()
@@ -458,7 +485,7 @@ def test_a_submission_for_a_file_of_ones_own_has_all_rubrics(tmp_path, monkeypat
     cells = nbformat.read(build.write_submission({"RECIPE": "g_exact", "DATA": "mine.csv"}), as_version=4).cells
     (cell,) = [cell.source for cell in cells if cell.source.startswith("%%files data_recipes/rubrics")]
     names = [path.name for path in (ROOT / "data_recipes/rubrics").glob("*.toml")]
-    assert len(names) > 5 and all(f"{build.FILE_MARK}{name}\n" in cell for name in names)
+    assert len(names) > 5 and all(f"{library_cells.FILE_MARK}{name}\n" in cell for name in names)
 
 
 def test_a_mistyped_mix_is_named_with_the_nearest(tmp_path, monkeypatch, capsys):

@@ -69,15 +69,20 @@ def loss_mask(rows: Iterable[Mapping[str, Any]], tokenizer, max_length: int) -> 
 
 
 def reward_example(parts: Sequence[tuple[RewardFn, float]], row: Mapping[str, Any]) -> Html:
-    """The reward of a worked solution and of its bare answer, one line per part. `row` is a problem with reasoning.
+    """The reward of four completions to one problem, one line per part. `row` is a problem with reasoning.
 
+    They are the worked solution, its answer without steps, the solution with its last tag open, and the bare answer.
     A part that keeps state, such as one with a random stream, must not be one that is trained on.
     """
-    texts = [TAGS.render(reasoning=row["reasoning"], answer=row["answer"]), row["answer"]]
+    worked = TAGS.render(reasoning=row["reasoning"], answer=row["answer"])
+    texts = [worked, TAGS.render(reasoning=f"So {row['answer']}", answer=row["answer"]),
+             worked.removesuffix(TAGS.answer_end), row["answer"]]
     mix = RewardMix(parts, NullLog(), max_no_signal=1.0)
-    total = mix([TAGS.prompt(row["question"])] * 2, texts, 2, **{name: [row[name]] * 2 for name in GRPO_COLUMNS})
+    count = len(texts)
+    total = mix([TAGS.prompt(row["question"])] * count, texts, count,
+                **{name: [row[name]] * count for name in GRPO_COLUMNS})
     lines = [[name, f"{weight:g}", *map(_cell, mix.group["parts"][name])] for name, weight in mix.weights.items()]
-    return table(["", "weight", "worked solution", "bare answer"],
+    return table(["", "weight", "worked solution", "without steps", "tag left open", "bare answer"],
                  [["completion", "", *map(block, texts)], *lines, ["total", "", *map(_cell, total)]],
                  f"Asked: {row['question']}", mark_last=True)
 

@@ -332,7 +332,7 @@ def test_a_first_cell_as_it_is_changes_nothing(name):
     assert setup.check_choices("cpu", "g_rar", 0, ast.literal_eval(cell["SETTINGS"].value)) == {}
 
 
-@pytest.mark.parametrize(("stage", "steps"), [("grpo", 400), ("distill", 2000)])
+@pytest.mark.parametrize(("stage", "steps"), [("grpo", 400), ("distill", 1400)])
 def test_a_stage_makes_exactly_the_steps_that_are_set(stage, steps):
     own = getattr(PROFILES["kaggle"], stage)
     assert own.last_step > own.steps == steps

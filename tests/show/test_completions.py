@@ -50,8 +50,9 @@ def silent(prompts, completions, **columns):
 
 def test_the_example_has_every_part_and_the_total_of_training():
     page = reward_example([(tag_format, 1.0), (exact_answer, 2.0), (silent, 0.0)], ROWS[0])
-    assert "tag_format" in page and "silent" in page and page.count("no signal") == 2
-    assert page.count("2.00") == 1, "a worked solution: no penalty, and twice a right answer"
+    assert "tag_format" in page and "silent" in page and page.count("no signal") == 4
+    assert page.count("2.00") == 2, "a right answer in the tags, with steps or without, is paid the same here"
+    assert all(head in page for head in ("worked solution", "without steps", "tag left open", "bare answer"))
 
 
 def test_text_from_outside_is_no_markup():

@@ -146,10 +146,10 @@ def test_the_minutes_are_those_of_the_recipes_stages():
     profile, recipe = PROFILES["kaggle"], find_recipe("on_policy_distillation")
     minutes = module._minutes(profile, recipe, seconds, meshes)
     assert list(minutes) == [module.LOAD, "sft", "distill", "evaluation"]
-    assert minutes["distill"] == pytest.approx(2000 * (0.1 + 768 * 0.005 + 0.2 + 0.4) / 0.5 / 60)
+    assert minutes["distill"] == pytest.approx(1400 * (0.1 + 768 * 0.005 + 0.2 + 0.4) / 0.5 / 60)
     less = replace(profile, distill=replace(profile.distill, on_policy=0.5))
     half = module._minutes(less, recipe, seconds, meshes)
-    assert half["distill"] == pytest.approx(2000 * ((0.1 + 768 * 0.005) / 2 + 0.2 + 0.4) / 0.5 / 60)
+    assert half["distill"] == pytest.approx(1400 * ((0.1 + 768 * 0.005) / 2 + 0.2 + 0.4) / 0.5 / 60)
     assert minutes["evaluation"] == pytest.approx(-(-3000 // 128) * 7.88 / 0.5 / 60), "nothing is probed"
     alone = module._minutes(profile, find_recipe("tunix_demo"), seconds, meshes)
     assert list(alone) == [module.LOAD, "grpo", "evaluation"]
@@ -204,7 +204,7 @@ def test_a_recipe_with_a_teacher_is_compiled_with_it(small, folder):
         ("SFT train step", 8), ("rollout prefill", 8), ("one decode step", 8), ("decode loop", 8),
         ("distillation prefill", 4), ("distillation decode step", 4), ("distillation loop", 4),
         ("distillation train step", 4), ("teacher's pass", 4)]
-    assert found.steps == {"sft": 1000, "distill": 2000} and found.fits
+    assert found.steps == {"sft": 1000, "distill": 1400} and found.fits
     assert found.reasons["teacher"].startswith("devices 4, 5, 6, 7")
     again = forecast(SMALL, find_recipe("on_policy_distillation"), jax.devices(), "v5e", folder)
     assert again == found, "read back, the teacher's mesh included"
