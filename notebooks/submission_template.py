@@ -201,4 +201,5 @@ unrestricted_kaggle_model = None
 # - GRPO: *DeepSeekMath*, arXiv 2402.03300. Dividing by the group's standard deviation, and its bias: *Understanding
 #   R1-Zero-Like Training*, arXiv 2503.20783.
 # - The judge: *Rubrics as Rewards*, arXiv 2507.17746, and *G-Eval*, arXiv 2303.16634.
+# - What *entrants* measured: the public write-ups and repositories of this competition's entries.
 # - The trainers are those of Tunix 0.1.7.

@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Stalled
@@ -174,7 +175,10 @@ def _wheel_rows(source: Wheel, path: Path) -> Iterator[Raw]:
 def _table(name: str, data: bytes, rows_at: str) -> Iterator[Raw]:
     """The rows of a file by its suffix. Raises SourceError for an empty or damaged file and a line that is no row."""
     if name.endswith(".gz"):
-        name, data = name.removesuffix(".gz"), gzip.decompress(data)
+        try:
+            name, data = name.removesuffix(".gz"), gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise SourceError(f"{name} can't be unpacked ({error}): compress the file again") from None
     if not data.strip():
         raise SourceError(f"{name} is empty: give it at least one row")
     suffix = Path(name).suffix.lower()
@@ -237,6 +241,8 @@ def _nested_rows(data: bytes, suffix: str, rows_at: str) -> Iterator[Raw]:
         value = yaml.load(data, Loader)  # a SafeLoader: it makes plain values only
     for key in filter(None, rows_at.split(".")):
         value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, list | dict | None):
+        raise SourceError(f"the rows are {preview(value)}, and must be a list: save them as one")
     for row in value or ():  # a file of a group may have none
         yield row if isinstance(row, dict) else {"text": row}
 

@@ -105,11 +105,15 @@ def make_problem(family: str, index: int, seed: int, slip: Callable[[int], int] 
     part, where the family makes something other than text.
     """
     module = importlib.import_module(f"data_recipes.families.{family}")
-    question, steps, answer = module.make(random.Random(f"{seed}:{family}:{index}"), slip)
+    made = module.make(random.Random(f"{seed}:{family}:{index}"), slip)
+    if not isinstance(made, tuple) or len(made) != 3:
+        raise ValueError(f"family {family!r}, problem {index}: make returned {made!r:.80}, and must return question, "
+                         "steps and answer")
+    question, steps, answer = made
     for name, value in {"question": question, "answer": answer, "KIND": module.KIND}.items():
         if not isinstance(value, str):
             raise ValueError(f"family {family!r}, problem {index}: {name} is {value!r:.80}, and must be a str")
-    if isinstance(steps, str) or not all(isinstance(step, str) for step in steps):
+    if not isinstance(steps, list | tuple) or not all(isinstance(step, str) for step in steps):
         raise ValueError(f"family {family!r}, problem {index}: steps is {steps!r:.80}, and must be a list of str")
     return Problem(f"{family}-{seed}-{index}", family, question, tuple(steps), answer, module.KIND)
 

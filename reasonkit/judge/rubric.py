@@ -19,7 +19,8 @@ from reasonkit.session.records import Domain
 # arXiv 2507.17746, explicit aggregation. A pitfall is worded as its avoidance ("Does not ...").
 WEIGHTS = {"essential": 1.0, "important": 0.7, "optional": 0.3, "pitfall": 0.9}
 ABOUT_REASONING = 1 / 4  # of the score, as in the general rubric. Half of the scale then shows in a rounded score
-_REASONING = re.compile(r"(?i)\breason(?:ing|ed)\b|\b(?:each|every) step\b")
+# Of the completion: not "the patient's reasoning".
+_REASONING = re.compile(r"(?i)(?<!['’]s )\breason(?:ing|ed)\b|\b(?:each|every) step\b")
 DOMAINS = Path(__file__).resolve().parents[2] / "data_recipes" / "rubrics"
 
 
@@ -95,7 +96,7 @@ def with_reasoning(rubric: Sequence[Criterion]) -> tuple[Criterion, ...]:
     first = Criterion(
         "Reasoning leads to the answer",
         "The reasoning works out what the answer says: its grounds or, for a text, the choices behind it.",
-        others * ABOUT_REASONING / (1 - ABOUT_REASONING),
+        max(others * ABOUT_REASONING / (1 - ABOUT_REASONING), sys.float_info.min),
         ("it only announces or repeats the answer", "it prepares a part of the answer",
          "it prepares all that matters in the answer"))
     return first, *rubric

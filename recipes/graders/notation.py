@@ -58,7 +58,7 @@ _RULES = tuple((re.compile(pattern), replacement) for pattern, replacement in (
     (r"\\mathbb ?\{? ?R ?\}?|\A ?(?:\\text\{)? ?all real numbers? ?\}?\Z", "ℝ"),
     (r"\\(begin|end) ?\{(?:array|[pbB]?matrix|smallmatrix)\*?\}(?: ?\{[clr| ]*\})?", r"\\\1{pmatrix}"),
     (r"\\\\ ?\[[0-9.]+ ?[a-z]{2}\]", r"\\\\"),
-    (r"\A\[([^][;]*,[^][;]*(?:;[^][;]*,[^][;]*)+)\]\Z", lambda match: f"[[{match[1].replace(';', '],[')}]]"),
+    (r"\A\[([^][;,]*,[^][;]*(?:;[^][;,]*,[^][;]*)+)\]\Z", lambda match: f"[[{match[1].replace(';', '],[')}]]"),
     (r"\A ?[Mm]atrix ?\((.*)\) ?\Z", r"\1"),
 ))
 _UNIT = re.compile(rf"(?:{_TEXT}\{{([^{{}}]*)\}}| ([A-Za-z]{{2,}}))(?: ?\^ ?\{{?([23])\}}?)? ?\Z")

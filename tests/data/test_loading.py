@@ -50,6 +50,7 @@ def test_files_of_each_format_give_the_same_rows(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "data", "message"), [
+    ("a.jsonl.gz", b"no gzip", "a.jsonl.gz can't be unpacked"), ("a.json", b"NaN", "the rows are nan"),
     ("a.jsonl", b"", "a.jsonl is empty"), ("a.csv", b" \n", "a.csv is empty"),
     ("a.jsonl", b'{"q": 1}\n{"q"', "line 2 of a.jsonl is no JSON"),
     ("a.jsonl", b"[1]\n", "line 1 of a.jsonl is .1., and"),

@@ -149,6 +149,17 @@ def test_problems_are_a_function_of_family_index_and_seed(family):
     assert first[7].id == f"{family}-5-7"
 
 
+@pytest.mark.parametrize(("made", "named"), [
+    (("q", ["s"], "a", "a rubric"), "make returned"), ("qsa", "make returned"), (("q", 5, "a"), "steps is 5"),
+    (("q", "s", "a"), "steps is 's'"), (("q", ["s"], 5), "answer is 5")])
+def test_a_family_that_makes_something_else_is_named(monkeypatch, made, named):
+    from data_recipes.families import coins
+
+    monkeypatch.setattr(coins, "make", lambda rng, slip: made)
+    with pytest.raises(ValueError, match=f"family 'coins', problem 3: {named}"):
+        make_problem("coins", 3, 0)
+
+
 def test_an_unknown_family_is_no_problem():
     with pytest.raises(ModuleNotFoundError, match="data_recipes.families.riddles"):
         make_problem("riddles", 0, 0)

@@ -102,20 +102,21 @@ def test_a_pitfall_is_marked_and_not_known_by_its_weight():
         rubric_from_json('[{"title": "t", "description": "d", "weight": 0.9, "pitfall": 1}]')
 
 
-@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.7, 0.3), (3, 20), (1e308, 1.7e308)])
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.7, 0.3), (3, 20), (1e308, 1.7e308), (5e-324,)])
 def test_half_of_what_the_reasoning_is_worth_shows_in_a_score(weights):
     """With a rubric of its own an open question used to pay as much for one line of reasoning as for a plan."""
     rubric = with_reasoning([Criterion(f"Own {n}", "Names the dish.", weight) for n, weight in enumerate(weights)])
     assert rubric[0].title == "Reasoning leads to the answer" and rubric_from_json(rubric_to_json(rubric)) == rubric
     line, half, plan = (weighted_score(np.array([met, *[0.8] * len(weights)]), rubric).score for met in (0, 0.5, 1))
-    if sum(weights) < math.inf:
+    if 1e-300 < sum(weights) < math.inf:
         assert round(line, 1) < round(half, 1) < round(plan, 1) and plan - line == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("criterion", "added"), [
     (Criterion("Reasoning", "Is sound.", 1.0), 0), (Criterion("Sound", "Every step follows.", 1.0), 0),
     (Criterion("Sound", "d", 1.0, ("no reasoning", "some")), 0), (Criterion("Next step", "Is to rest.", 1.0), 1),
-    (Criterion("Short", "Does not repeat its reasoning.", 0.9, pitfall=True), 1)])
+    (Criterion("Short", "Does not repeat its reasoning.", 0.9, pitfall=True), 1),
+    (Criterion("Mental status", "Says that the patient's reasoning is impaired.", 1.0), 1)])
 def test_a_rubric_that_names_the_reasoning_stays_as_it_is(criterion, added):
     rubric = with_reasoning((criterion,))
     assert rubric[added:] == (criterion,) and len(rubric) == 1 + added
@@ -135,8 +136,9 @@ def test_a_domain_can_be_used(name):
     assert 5 <= len(domain.rubric) <= 9
     assert len({c.title for c in domain.rubric}) == len(domain.rubric)
     assert all(len(c.levels) >= 2 and len(set(c.levels)) == len(c.levels) for c in domain.rubric)
-    weights = {c.weight for c in domain.rubric}
+    weights = {c.weight for c in domain.rubric if c.title != "Reasoning picks the points"}  # a quarter of the score
     assert {WEIGHTS["essential"], WEIGHTS["pitfall"]} <= weights <= set(WEIGHTS.values())
+    assert with_reasoning(domain.rubric) == domain.rubric, "it names the reasoning"
     # a pitfall is worded as its avoidance, else a high rating would reward it
     assert all(c.title.startswith("No ") or c.description.startswith("Does not ") for c in domain.rubric
                if c.weight == WEIGHTS["pitfall"])

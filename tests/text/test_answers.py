@@ -173,7 +173,7 @@ def test_choices(form):
 HOSTILE = [
     "1e9", "1,000", "10^10^", "½", "**a", "\\frac{", "answer is ", "(B", "or ", "yes, ", " ", "\n", "move(", "then ",
     "x^", "{", "5 km ", "```\n", "_{", "*a", "A and B, ", "1. ", "(1, 2), ", "per second ", "March 5, ", "H_2",
-    "million ", "\\mathrm{", "x = ", "not ", "~a ", "[s]", "<s ", "maybe, ",
+    "million ", "\\mathrm{", "x = ", "not ", "~a ", "[s]", "<s ", "maybe, ", ",",
 ]
 
 
@@ -186,6 +186,7 @@ def test_hostile_text_takes_no_time(kind, unit):
     for length in (60, 200, MAX_CHARACTERS):
         check(unit * (length // len(unit)), GOLD[kind], kind)
         check("1e" + unit * (length // len(unit) - 2), GOLD[kind], kind)
+        check(f"[{unit * (length // len(unit) - 2)}]", GOLD[kind], kind)
     assert time.process_time() - start < 2
 
 
