@@ -150,9 +150,9 @@ preflight: $(VENV)/libtpu
 	PYTHONPATH=$(VENV)/libtpu $(PY) -m tools.preflight.forecast $(if $(RECIPE),--recipe '$(RECIPE)') $(if $(MODEL),--model '$(MODEL)') \
 	  $(if $(TOPOLOGY),--topology '$(TOPOLOGY)')
 
-# All benchmarks but those of a run that is there already, or of the opt-in model. Four compile for a TPU.
+# All benchmarks but those of a run that is there already, of the opt-in model, or for import. Four compile for a TPU.
 COMPILE := $(addprefix benchmarks/,plan.py packing.py loss.py tpu_compiler.py)
-OF_A_RUN := $(addprefix benchmarks/,realmodel.py screenshots.py by_domain.py)
+OF_A_RUN := $(addprefix benchmarks/,realmodel.py screenshots.py by_domain.py recipe_pages.py checkout.py)
 bench: $(DEV_STAMP) $(VENV)/libtpu
 	for script in $(filter-out $(COMPILE) $(OF_A_RUN),$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; $(PY) "$$script" || exit 1; \

@@ -25,7 +25,7 @@ import numpy as np
 from reasonkit.session import time_budget as budgets
 
 HOURS, RESERVE_MINUTES, SHARES = 9.0, 20.0, {"sft": 0.25, "grpo": 0.75}  # those of the kaggle profile and g_rar
-PROBES = 8  # of the evaluation, as `recipes.open_run` counts them
+PROBES = 8  # of the evaluation, as `run.open_run` counts them
 PROBE_EVERY, SAVE_EVERY, STALL_CHANCE = 50, 50, 0.002
 LEFT = 0.04
 

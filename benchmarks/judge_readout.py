@@ -10,7 +10,7 @@ On completions to held-out questions, whose truth is known by construction, it p
 
 A digit that ends the turn is 2 tokens, JSON about 30, and reasons about 128. Tokens after the digit are not read but
 still cost decoding time. The truth takes few values, so Spearman penalises the noise of any continuous score. The table
-therefore also has Spearman of the scores rounded as `rewards.rubric` rounds them, Pearson, and Somers' D (1962), which
+therefore also has Spearman of the scores rounded as `rules.rubric` rounds them, Pearson, and Somers' D (1962), which
 counts only pairs that the truth tells apart and takes a tie for neither right nor wrong. The best Spearman that an
 untied score can reach is printed too: that of the truth with its ties broken at random.
 

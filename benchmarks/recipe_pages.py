@@ -1,7 +1,8 @@
 """The page beside each recipe, from a finished run of it: `python benchmarks/recipe_pages.py FOLDER [FOLDER ...]`.
 
 A folder is the `artifacts` of `make demo RECIPE=name`. The page has the recipe's own text, the command, figures, one
-question before and after each stage, and curves. What it says from "## On Kaggle" on is written by hand and stays.
+question before and after each stage, and curves. Run it in the clone that ran the demo, at the same commit: the page
+names that. What it says from "## On Kaggle" on is written by hand and stays.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PAGE = """# {name}: {stages}
 ## Run it
 
 ```bash
-make demo RECIPE={name}  # trains the tiny model, with the figures below
+make demo RECIPE={name}  # trains the tiny model; its figures are below
 make submission RECIPE={name}  # writes one notebook for Kaggle
 ```
 
@@ -46,7 +47,7 @@ greedily. Several seeds, controls and comparisons are in [RESULTS](../benchmarks
 
 ## One question
 
-The first test question on which no two stages wrote the same, else the first.
+The first test question to which every stage wrote something different, or the first of all if there is none.
 
 {fence}text
 {example}

@@ -15,7 +15,7 @@
 # completion to a question passes, the question is asked again, up to a limit. This is rejection sampling (RFT, arXiv
 # 2308.01825).
 #
-# - **Input:** the training questions of a data recipe or your own file.
+# - **Input:** the training questions of a mix or your own file.
 # - **Output:** `artifacts/teacher/traces.jsonl`, a source of data like any other. With `REJECT = 1` also `pairs.jsonl`
 #   for SimPO.
 # - **Do you need it?** Only in three cases: your recipe has the stage `teacher`, as `gemmatron` does. Or its mix has a

@@ -166,8 +166,8 @@ if recipe.uses_judge:
 # program can already see that it shows no work: the reasoning is empty, it repeats the question, the answer or a single
 # step, or most of its sums are false or belong to another problem.
 #
-# The cell below prints the recipe's reward. Each part is a function of the completions. To change it, edit the recipe's
-# file, which a submission holds in the folded cell of `recipes`.
+# The cell below prints the recipe. Each part of its reward is a function of the completions. To change it, edit the file,
+# which a submission holds in the folded cell of `recipes`.
 
 # %% [markdown] tags=["clone"]
 # A recipe with a curriculum draws mostly problems that the policy solves sometimes, because the others teach it
@@ -178,9 +178,10 @@ if recipe.uses_judge:
 # It may also be the run's own reward model.
 
 # %%
+from importlib import import_module
 from inspect import getsource
 
-print(getsource(recipe.rewards))
+print(getsource(import_module(f"recipes.{recipe.name}")))
 log = run.log("grpo")
 parts = recipe.rewards(judge, train["question"])
 weights = {part.__name__: weight for part, weight in parts}
@@ -199,8 +200,8 @@ code = code_sha256(part for part, _ in parts)
 # ratings are unreliable.
 #
 # Below that is the judge's prompt for one criterion. The table after it has four completions to one question, and what
-# each part of the reward pays for them: a worked solution, the same answer without steps, the same steps with a tag left
-# open, and the bare answer.
+# each part of the reward pays for them: a worked solution, the same answer without steps, the worked solution without
+# its last tag, and the bare answer.
 
 # %%
 pairs = anchors(validation)
@@ -288,7 +289,7 @@ watch = monitors.watcher(log)
 # %%
 from reasonkit.show.dashboard import Dashboard
 
-board = Dashboard(log, run.budget, "GRPO with judge", profile.grpo.steps)
+board = Dashboard(log, run.budget, "GRPO", profile.grpo.steps)
 board.show()
 if run.begin("grpo", policy.folder, inputs, rewards=weights, code=code, judge=judge.identity if judge else None,
              curriculum=getattr(recipe.curriculum, "__name__", "")):

@@ -13,6 +13,7 @@ from reasonkit.config import PROFILES, STAGES, models_of
 from reasonkit.session.setup import find_recipe
 
 _LINK = re.compile(r"\[([^]]+)\]\([^)]*\)")
+_RESULTS = re.compile(r"\s*Several seeds, controls and comparisons are in .*?\.(?=\n)", re.DOTALL)
 _LINK_ONLY = re.compile(rf"\s*\({_LINK.pattern}\)")  # in brackets: what it leads to is not in the submission
 
 
@@ -30,7 +31,7 @@ def recipe_cells(recipe: str, root: Path) -> list[NotebookNode]:
     if not page.is_file():
         code = (root / f"recipes/{recipe}.py").read_text(encoding="utf-8")
         return [new_markdown_cell(f"{heading}\n\n{ast.get_docstring(ast.parse(code)) or ''}".strip())]
-    text = _LINK.sub(r"\1", _LINK_ONLY.sub("", page.read_text(encoding="utf-8")))
+    text = _LINK.sub(r"\1", _LINK_ONLY.sub("", _RESULTS.sub("", page.read_text(encoding="utf-8"))))
     first, *rest = re.split(r"^## (.+)\n", text, flags=re.M)
     parts = dict(zip(rest[::2], map(str.strip, rest[1::2]), strict=True))
     summary = first.partition("\n")[2].strip()

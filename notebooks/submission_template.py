@@ -7,7 +7,7 @@
 # the stages of training, and each stage is measured on unseen questions.
 #
 # **Contents:** 1 Overall training and evaluation strategy · 2 How the data set is made · 3 Fine-tuning · 4 Unrestricted
-# mode · 5 Other things to know. Before them stand the recipe, the results of a demo run, and how to run the notebook.
+# mode · 5 Other things to know. Before part 1 come the recipe, the results of a demo run, and how to run the notebook.
 
 # %%
 # {{recipe}}
@@ -39,8 +39,8 @@
 # - Random rewards move step accuracy, too, here by 27 points. So a gain on a single seed means little.
 # - SFT on the traces that show their steps ends above GRPO on all three seeds. Where good traces are plenty, choose the
 #   traces first. The recipe `reasonkit` of the kit does so.
-# - The demo's judge was trained to see whether the steps are complete. It can't see a wrong number, so part of the gain
-#   in step accuracy is built in.
+# - The demo's judge was trained to see whether the steps are complete, so part of the gain in step accuracy is built in.
+#   It can't see a wrong number.
 #
 # Below is the live view of this run's GRPO. Held-out accuracy reaches its level within the first 20 of 64 steps, while
 # the reward goes on rising:

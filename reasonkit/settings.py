@@ -56,7 +56,7 @@ class LossSettings:
     def __post_init__(self):
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
-                why = (": its gradient does not contain the reference, and it changes the length of replies instead"
+                why = (": its gradient does not contain the reference, and it changes the length of completions instead"
                        if (name, value) == ("kl_loss_mode", "kl") else "")
                 raise ValueError(f"{name}={value!r} is not offered{why}; choose one of {', '.join(choices)}")
 

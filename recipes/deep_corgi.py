@@ -3,7 +3,7 @@
 Source: the entry Gemma2-Deep, an honourable mention. Its ThoughtTeacher scored how the steps flow, not only the answer.
 Its data and reward model are not public. Here a linear head reads what the judge model makes of the reasoning, and
 learns from the policy's own right and wrong completions after SFT, and from worked solutions with one flaw.
-On the demo it was behind `g_rar` in steps, with a weaker head (benchmarks/RESULTS.md). A real Gemma was not trained.
+On the demo it is level with `g_rar`. With an earlier, weaker head it was behind in steps. A real Gemma was not trained.
 """
 
 from __future__ import annotations

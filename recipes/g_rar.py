@@ -2,8 +2,8 @@
 
 Source: the winning G-RaR entry; Rubrics as Rewards (arXiv 2507.17746).
 Expect in the demo: accuracy from 54 to about 75 %, step accuracy from 12 to about 90 %, and completions that grow.
-To make your own recipe, copy this file and set RECIPE in the notebooks to the new file's name.
 """
+# To make your own recipe, copy this file and set RECIPE in the notebooks to the new file's name.
 
 from __future__ import annotations
 

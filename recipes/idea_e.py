@@ -2,7 +2,7 @@
 
 Source: the third winning entry. Its five headings are Identify, Determine, Explore, Act and Evaluate.
 Missing headings cost half a right answer. In our demo none appeared, because the tiny model never tries one, but the
-check for shown work taught steps as well as the judge of `g_rar` (benchmarks/RESULTS.md).
+check for shown work taught steps as well as the judge of `g_rar`.
 Without a judge the policy gets all the chips and time for half as many steps again (`config.adapt_to_recipe`).
 """
 

@@ -1,7 +1,8 @@
 """Control: the rewards for the exact answer, dealt out at random to the step's completions.
 
 Source: "Spurious rewards" (arXiv 2506.10947), where even random rewards improved the model.
-Expect: accuracy moves by a few points either way. Believe only what another recipe gains beyond that.
+Expect in the demo: accuracy moves by up to 7 points either way, and step accuracy by up to 27. Believe only what
+another recipe gains beyond that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Control: only SFT, on only the solutions that show their steps. Compare any later stage with it.
 
-A policy that imitates terse solutions ("So 12") has to unlearn them later. In the demo that is most of what GRPO gains:
-see "Choosing the traces" in benchmarks/RESULTS.md. Run it before you believe in a gain of GRPO on your own data.
+A policy that imitates terse solutions ("So 12") has to unlearn them later. In the demo that is most of what GRPO gains.
+Run it before you believe in a gain of GRPO on your own data.
 """
 
 from __future__ import annotations

@@ -425,7 +425,8 @@ def test_a_submission_describes_its_own_recipe(name, tmp_path, monkeypatch):
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert len(rows) >= 3 and all(row in head for row in rows), "the results of its own demo run"
     assert ("Why this recipe, and what its controls say" in head) == (name == "g_rar") == ("live_view" in head)
-    assert not re.search(r"\]\((?!attachment:)", head) and "{{" not in head, "no link leads out of the notebook"
+    assert not re.search(r"\]\((?!attachment:)", head) and "RESULTS" not in head, "nothing leads out of it"
+    assert "{{" not in head
     assert "Gemma 2 `gemma2-2b-it`" in head
     needs_12b = {"teacher", "reward_model"} & {*recipe.shares} or recipe.uses_judge
     assert ("`gemma3-12b-it`" in head) == bool(needs_12b) and ("`gemma2-9b-it`" in head) == ("distill" in recipe.shares)

@@ -68,7 +68,8 @@ LIBRARY = sorted(path for root in ROOTS for path in (ROOT / root).rglob("*.py"))
 DATA_RECIPES = sorted((ROOT / "data_recipes").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
-BUILD = [path for path in NOTEBOOKS if path.stem in ("build", "parameters", "runner", "kaggle_folder")]
+BUILD = [path for path in NOTEBOOKS if path.stem in ("build", "parameters", "runner", "kaggle_folder", "library_cells",
+                                                         "recipe_cells")]
 SOURCES = [*LIBRARY, *DATA_RECIPES, *NOTEBOOKS, *TESTS, *sorted((ROOT / "benchmarks").glob("*.py"))]
 
 

@@ -328,9 +328,9 @@ def test_the_notebooks_of_a_run_have_the_same_settings_but_for_the_clock(tmp_pat
 
 
 def test_the_notebook_has_the_last_word_over_profile_and_recipe(tmp_path, monkeypatch):
-    gym = find_recipe("gym")
-    monkeypatch.setattr(choices, "find_recipe", lambda name: replace(gym, sft={"steps": 7}, grpo={"steps": 5}))
-    run = open_run("smoke", "gym", 0, tmp_path, settings={"grpo_steps": 3})
+    idea_e = find_recipe("idea_e")
+    monkeypatch.setattr(choices, "find_recipe", lambda name: replace(idea_e, sft={"steps": 7}, grpo={"steps": 5}))
+    run = open_run("smoke", "idea_e", 0, tmp_path, settings={"grpo_steps": 3})
     assert (run.profile.sft.steps, run.profile.grpo.steps) == (7, 3)
 
 

@@ -73,7 +73,8 @@ _PHRASES = tuple((re.compile(pattern, re.IGNORECASE), name) for pattern, name in
     (r"\b(?:foot|feet|ft)[\s·*.-]*(?:pounds?|lbs?)(?:[\s-]?force|f)?\b", " foot_pound "),
     (r"\b(?:pounds?|lbs?)f?[\s·*.-]*(?:foot|feet|ft)\b", " foot_pound "),
     (r"\bmm\s*hg\b|\bmillimet(?:er|re)s?\s+of\s+mercury\b", " torr "),
-    (r"\b(kilo|mega|milli|micro|nano)-(?=[a-z])", r"\1"), (r"\bsquared(?![^\W\d_])", "^2"), (r"\bcubed(?![^\W\d_])", "^3"),
+    (r"\b(kilo|mega|milli|micro|nano)-(?=[a-z])", r"\1"),
+    (r"\bsquared(?![^\W\d_])", "^2"), (r"\bcubed(?![^\W\d_])", "^3"),
     (r"\bfl(?:uid|\.)?\s*(?:ounces?|oz)\b", " fluid_ounce "), (r"\belectron[\s-]volts?\b", " eV "),
     (r"\b(nautical|light|astronomical)[\s-]*(mile|year|unit)s?\b", r" \1_\2 "), (r"\bmetric\s+tons?\b", " t "),
 ))

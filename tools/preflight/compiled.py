@@ -144,7 +144,8 @@ def compile_program(program: Program) -> ProgramStats:
 
 
 def topology_devices(name: str) -> list[jax.Device]:
-    """The devices of a TPU topology, only to compile for. Raises RuntimeError if libtpu is missing or knows it not."""
+    """The devices of a TPU topology, only to compile for. Raises RuntimeError if libtpu is missing or doesn't
+    know it."""
     # Otherwise libtpu asks a cloud machine's metadata server what it is, and complains if there is none.
     local = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8",
              "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
