@@ -7,8 +7,8 @@ A guess takes one of the options, or yes or no. Of other questions it gets none 
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from pathlib import Path
 
 from checkout import ROOT
@@ -39,5 +39,7 @@ def main(artifacts: Path, column: str) -> None:
 
 
 if __name__ == "__main__":
-    artifacts, column, *_ = [*sys.argv[1:], *(ROOT / "artifacts", "domain")[len(sys.argv) - 1:]]
-    main(Path(artifacts), column)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("artifacts", nargs="?", type=Path, default=ROOT / "artifacts")
+    parser.add_argument("column", nargs="?", choices=("domain", "task"), default="domain")
+    main(**vars(parser.parse_args()))

@@ -7,9 +7,9 @@ was found of what was planted, growth from a quarter of the rows, and the same b
 
 from __future__ import annotations
 
+import argparse
 import random
 import resource
-import sys
 import time
 
 import checkout  # noqa: F401
@@ -108,7 +108,9 @@ def seconds_of(run, count: int) -> float:
 
 
 if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="?", type=int, default=100_000)
+    count = parser.parse_args().rows
     quarter, whole = seconds_of(ours, count // 4), seconds_of(ours, count)
     print(f"growth {whole / quarter / 4:.2f} x linear")
     try:

@@ -6,6 +6,8 @@ third picture is a table with one logit per completion, so a step of gradient as
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 from checkout import ROOT
 from matplotlib.figure import Figure
@@ -69,4 +71,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()

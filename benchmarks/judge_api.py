@@ -12,6 +12,7 @@ A local server speaks OpenAI's chat completions and Gemini's generateContent. Th
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import logging
@@ -226,4 +227,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     sys.exit(main())

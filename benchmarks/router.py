@@ -8,6 +8,7 @@ the other sources what `FRESH` says. Controls: always the most frequent one, and
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections import defaultdict
 from typing import NamedTuple
@@ -92,6 +93,7 @@ def tfidf(train: list[Asked], test: list[Asked]) -> list[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     known, other = packaged(), fresh()
     for title, some in {"packaged mix (in view when they were written)": known, "other sources": other}.items():
         domains = [route(asked.question) for asked in some]

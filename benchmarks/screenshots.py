@@ -6,6 +6,7 @@ Needs Chromium on the PATH. The notebooks are laid out here, as plainly as a pag
 
 from __future__ import annotations
 
+import argparse
 import html
 import json
 import re
@@ -109,4 +110,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     main()
