@@ -125,7 +125,7 @@ def test_a_command_would_run(command):
     ("make demo RECIPE=g_rarr", "unknown recipe"), ("make preflight TOPOLOGY=v5e:2x4 MODEL='a", "unexpected EOF"),
     ("python -m tools.shares", "tools.shares is not there"), ("python -m tools.share --merge_all", "unrecognized"),
     ("python benchmarks/tpu_compile.py", "is not there"),
-    ("python benchmarks/grpo_pictures.py --big", "takes no arguments"),
+    ("python benchmarks/lines.py --big", "takes no arguments"),
     ('ssh --command="cd /mnt && python -m tools.train_stage sft --profile kagle"', "kagle")])
 def test_a_wrong_command_is_seen(command, fault):
     assert fault in " ".join(faults(command))
