@@ -1,8 +1,8 @@
 """Gym: GRPO without a judge, on format and exact answer, on four families of reasoning-gym (the extra `data`).
 
 Source: reasoning-gym, github.com/open-thought/reasoning-gym.
-Expect: a run on a real model with no judge to load. We have not measured its accuracy. The demo's tiny model only learns
-to guess the most frequent answer.
+Expect: a run on a real model with no judge to load. We have not measured its accuracy. The demo's tiny model only
+learns to guess the most frequent answer.
 Without a judge the policy gets all the chips and time for half as many steps again (`config.adapt_to_recipe`).
 """
 
