@@ -66,8 +66,10 @@ def setup_cells(root: Path, stage: str) -> list[NotebookNode]:
 def expand(cell: NotebookNode, root: Path, stage: str, recipe: str) -> list[NotebookNode]:
     """The cells that a source's cell stands for: itself, unless it is a marker. The library's place stays one."""
     if cell.cell_type == "markdown":
-        cell.source = cell.source.replace("{{models}}", kaggle_models(recipe))
-        return [cell] if not {*cell.metadata.get("tags", ())} & {*recipe_names()} - {recipe} else []
+        if "{{models}}" in cell.source:
+            cell.source = cell.source.replace("{{models}}", kaggle_models(recipe))
+        of_another = {*cell.metadata.get("tags", ())} & {*recipe_names()} - {recipe}
+        return [] if of_another else [cell]
     marker = MARKER.fullmatch(cell.source.strip())
     match marker and marker.groups():
         case None | ("library", None):

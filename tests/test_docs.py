@@ -75,3 +75,11 @@ def test_the_rubric_on_its_page_is_one(tmp_path, monkeypatch):
     monkeypatch.setattr(rubric, "DOMAINS", tmp_path)
     made = rubric.load_domain("mine")
     assert [criterion.pitfall for criterion in made.rubric] == [False, True]
+
+
+@pytest.mark.parametrize("page", ["README.md", "notebooks/submission_template.py"])
+def test_a_rate_that_is_shown_is_in_the_results(page):
+    rate = re.compile(r"\d+\.\d % \[\d+\.\d, \d+\.\d\]")
+    shown, kept = (set(rate.findall((ROOT / path).read_text(encoding="utf-8").replace("*", "")))
+                   for path in (page, "benchmarks/RESULTS.md"))
+    assert shown and shown <= kept

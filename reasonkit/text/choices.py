@@ -40,7 +40,8 @@ _ANOTHER = re.compile(
     r"|(?i:\b(?:or|and|maybe|perhaps|possibly|probably|actually|rather|either|also|alternatively))\W+[A-HJ-Z]\b")
 # What begins a second answer or a doubt about the first, but rarely an option's own text.
 _OPENS_ANOTHER = re.compile(
-    r"(?:(?:(?:and|but)[^\w\s])?or|or[^\w\s]and|vs|versus|xor|alternatively|otherwise|else|oops|actually|hmm?|um|uh|err?|unless|nope|nah|oder|ou|или|aka"
+    r"(?:(?:(?:and|but)[^\w\s])?or|or[^\w\s]and"                        # and/or
+    r"|vs|versus|xor|alternatively|otherwise|else|oops|actually|hmm?|um|uh|err?|unless|nope|nah|oder|ou|или|aka"
     r"|maybe|perhaps|possibly|probably|dunno|idk|approx"
     r"|and|but|also|i meant?|i also|my (?:bad|other|second)|make (?:that|it)|on second thoughts?|failing that|no wait"
     r"|as well as|if not|changed? to|another option|as an alternative|then again|the answer is"
