@@ -50,7 +50,7 @@ from reasonkit.models.load import load
 from reasonkit.run import open_run
 from reasonkit.show import report
 from reasonkit.show.figures import chips
-from recipes.rewards.model_based import ThoughtTeacher, trace_features
+from recipes.rewards.thought_teacher import ThoughtTeacher, trace_features
 from recipes.stages import reward_model
 from recipes.stages.traces import checkable, read_or_make, sampled_file
 

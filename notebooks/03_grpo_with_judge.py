@@ -151,7 +151,9 @@ if recipe.uses_judge and judge is None:
     judge = (recipe.judge or local_judge)(judge_model, plan.judge, profile, run.folder)
 if recipe.uses_judge:
     judge = CachedJudge(judge, run.stage("grpo") / "verdicts.jsonl")
-    print(f"judge: {judge.identity}")
+elif recipe.judge:  # its verdicts change with its weights, so none is kept
+    judge = recipe.judge(policy, plan.policy, profile, run.folder)
+print(f"judge: {judge.identity if judge else 'none'}")
 
 # %% [markdown]
 # ## The reward

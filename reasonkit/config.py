@@ -90,9 +90,9 @@ class Recipe:
     `data`, and `toy_data` for a toy model: the name of a file in data_recipes/.
     `shares`: each stage's share of the time, in order, without data and evaluation.
     `rewards(judge, questions)` returns (reward function, weight) pairs. With weight 0 a reward is only logged. The
-    judge is None unless `uses_judge`. The questions are those of the training split.
-    `judge(judge_model, mesh, profile, folder)` makes the judge for the run in `folder` from the profile's judge model.
-    None means `logprobs.local_judge`, or a judge behind an API.
+    judge is None unless `asks`. The questions are those of the training split.
+    `judge(model, mesh, profile, folder)` makes the judge for the run in `folder`, from the profile's judge model, or
+    from the policy itself unless `uses_judge`. None means `logprobs.local_judge`, or a judge behind an API.
     `curriculum(log, parts)` makes the curriculum that chooses GRPO's problems, and the parts of the reward, of which it
     watches one (`recipes.stages.curriculum`). Without it, the problems come in turn.
     `sft`, `simpo`, `grpo` and `distill`: settings that replace the profile's.
@@ -112,6 +112,11 @@ class Recipe:
     distill: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     summary: str = ""
+
+    @property
+    def asks(self) -> bool:
+        """Whether its rewards ask a model: a judge, or the policy itself."""
+        return self.uses_judge or self.judge is not None
 
     @property
     def stages(self) -> list[str]:
@@ -233,9 +238,9 @@ def models_of(profile: Profile, recipe: Recipe, left: Sequence[str], writer: str
 
 def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
     """The profile with the recipe's settings. Without a judge, whose work overlaps with the sampling, a step is sampled
-    in a single call, and there is time for half as many steps again."""
+    in a single call, and there is time for half as many steps again. By forecast a policy of 1B has time for about 2,700."""
     if profile.grpo.rollout_micro_prompts and not recipe.uses_judge:
-        more = dict(steps=3 * profile.grpo.steps // 2, rollout_micro_prompts=0)
+        more = dict(steps=3 * profile.grpo.steps // 2, most_steps=3 * profile.grpo.most_steps, rollout_micro_prompts=0)
         profile = replace(profile, grpo=replace(profile.grpo, **more))
     return replace(profile, **{stage: replace(getattr(profile, stage), **getattr(recipe, stage)) for stage in TRAINED})
 

@@ -34,11 +34,12 @@ stdlib recipes.graders: worker notation structure symbolic operations algebra ex
 numpy recipes.judges: score_sheet api_client api_calls api_judge
 jax recipes.judges: local_variants
 numpy recipes.rewards: text extra controls tunix_demo
-jax recipes.rewards: model_based
+jax recipes.rewards: rlpr thought_teacher
 numpy recipes.stages: curriculum
 tunix recipes.stages: traces simpo distill reward_model teacher
 numpy recipes: g_rar g_exact idea_e gym constant shuffled pinocchio gemmatron tunix_demo
 numpy recipes: medical chemistry legal robotics on_policy_distillation worked_sft reasonkit all_traces
+jax recipes: rlpr
 tunix recipes: deep_corgi
 tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax

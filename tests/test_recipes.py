@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import types
+from collections import Counter
 from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
 
@@ -42,7 +43,7 @@ def eight_devices(monkeypatch):
 
 @pytest.mark.parametrize(("profile", "recipe", "changes"), [
     ("kaggle", "g_rar", {}), ("kaggle", "g_exact", {}), ("cpu", "idea_e", {}),
-    ("kaggle", "idea_e", {"steps": 600, "rollout_micro_prompts": 0})])
+    ("kaggle", "idea_e", {"steps": 600, "most_steps": 3600, "rollout_micro_prompts": 0})])
 def test_a_step_is_sampled_in_parts_for_a_judge_alone(tmp_path, monkeypatch, profile, recipe, changes):
     monkeypatch.setattr(run_module, "use_virtual_devices", lambda count: None)
     run = open_run(profile, recipe, 0, tmp_path)
@@ -50,7 +51,7 @@ def test_a_step_is_sampled_in_parts_for_a_judge_alone(tmp_path, monkeypatch, pro
 
 
 def weights_of(recipe):
-    judge = SimpleNamespace() if recipe.uses_judge else None
+    judge = SimpleNamespace(failures=Counter()) if recipe.asks else None
     return {part.__name__: weight for part, weight in recipe.rewards(judge, ["How many shells has Leo?"])}
 
 

@@ -56,7 +56,7 @@ def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset
     or the part that fails.
     """
     try:
-        parts = recipe.rewards(_NoJudge() if recipe.uses_judge else None, train["question"])
+        parts = recipe.rewards(_NoJudge() if recipe.asks else None, train["question"])
     except Exception as error:  # whatever a recipe of one's own may raise
         raise ValueError(f"the rewards of recipe {recipe.name!r} can't be made: {type(error).__name__}: "
                          f"{error}") from error
@@ -77,7 +77,7 @@ def check_golds(recipe: Recipe, train: Dataset, ledger: Ledger) -> tuple[Dataset
         ledger.notes.append(f"{', '.join(paying)} in recipe {recipe.name!r} gives nothing for {len(refused):,} of "
                             f"{len(golds):,} gold completions. So the reward is at fault, and no row was left out")
         refused = {}
-    elif not paying and golds and not recipe.uses_judge:
+    elif not paying and golds and not recipe.asks:
         ledger.notes.append(f"no part of the reward of recipe {recipe.name!r} pays for any of {len(golds):,} gold "
                             "completions, and it has no judge: it can't teach right answers")
     left = ledger.keep("gold completions", rows, lambda number, row: (

@@ -22,7 +22,7 @@ from tunix.sft.utils import make_causal_attn_mask
 
 from reasonkit.config import Profile
 from reasonkit.judge.judge import RATINGS, LocalJudge, is_chat
-from reasonkit.models.load import LoadedModel
+from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.mesh import check_divides
 
 SHARED = 8  # texts in one row, at most; so many logits are computed however few texts there are
@@ -168,6 +168,14 @@ def prefill(loaded: LoadedModel, mesh: Mesh, read: Callable[[nnx.Module, tuple, 
         return out
 
     return score
+
+
+def split_tokens(tokenizer: Tokenizer, context: str, target: str) -> list[list[int]]:
+    """The tokens of BOS, context and target as one text, in two pieces. The second begins with the first token that the
+    target changed."""
+    alone, ids = tokenizer.encode(context), tokenizer.encode(context + target)
+    same = len(commonprefix([alone, ids]))
+    return [[tokenizer.bos_id(), *ids[:same]], ids[same:]]
 
 
 def piece_mask(present_BT: jax.Array, piece_BT: jax.Array) -> jax.Array:

@@ -27,7 +27,7 @@ from reasonkit.models.load import LoadedModel
 from reasonkit.run import Run
 from reasonkit.session.secrets import describe_error
 from reasonkit.text.tags import TAGS
-from recipes.rewards.model_based import ThoughtJudge, ThoughtTeacher, train_teacher
+from recipes.rewards.thought_teacher import ThoughtJudge, ThoughtTeacher, train_teacher
 from recipes.stages.traces import NO_WORK, WRONG, Sample, examine, own_completions
 
 QUESTIONS = 400  # that the policy answers for examples, if notebook 2c is not changed. The forecast counts on it

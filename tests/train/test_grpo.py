@@ -36,7 +36,7 @@ from reasonkit.train.grpo import grpo
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
 from recipes.rewards.controls import constant
-from recipes.rewards.model_based import mean_probability
+from recipes.rewards.rlpr import mean_probability
 from recipes.stages.curriculum import Curriculum
 from tools.flax import init_random
 

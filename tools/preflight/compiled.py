@@ -21,7 +21,7 @@ from tunix.models.gemma3 import model as gemma3
 from reasonkit.models.mesh import check_divides
 from reasonkit.models.placement import CHIPS, GIB, Chip
 from tools.preflight.abstract import Program, bytes_of
-from tools.preflight.programs import PROGRAMS, Run
+from tools.preflight.programs import OTHERS, PROGRAMS, Run
 
 COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 REFUSED = re.compile(r"(Used |temporaries \()([\d.]+)([MGT])")  # what libtpu says of a program that is too large
@@ -82,7 +82,7 @@ def _number(value: float | None, unit: float) -> str:
 def preflight(run: Run, name: str, whole: bool = True) -> list[ProgramStats]:
     """Compile the programs that PROGRAMS has by this name. Unless `whole`, models of two `depths` are compiled and
     extrapolated. Raises ValueError for rows that do not divide over their mesh, or a missing judge."""
-    role = "judge_config" if name in ("judge", "teacher") else "policy_config"
+    role = "judge_config" if name in OTHERS else "policy_config"
     config = getattr(run, role)
     if config is None or whole or depths(config)[1] >= config.num_layers:
         return [*map(compile_program, PROGRAMS[name](run))]

@@ -33,12 +33,14 @@ from reasonkit.session.files import RecordError, parse_json, read_file, write_at
 from reasonkit.session.setup import find_recipe, recipe_names
 from recipes.stages.reward_model import QUESTIONS
 from tools.preflight.compiled import ProgramStats, preflight, table, topology_devices
-from tools.preflight.programs import Run, is_shared, sizes
+from tools.preflight.programs import OTHERS, Run, is_shared, sizes
 
 EFFICIENCY = 0.4  # of the roofline's speed. In training 0.3 to 0.5 of a chip's peak is usual
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # also a guess: loading weights and compiling, for all stages together
 TIMED = "sft", "grpo", "distill"  # stages whose steps, in a log, give the speed. SimPO also samples its pairs
-SOURCES = "reasonkit/models", "reasonkit/train", "recipes/stages", "tools/preflight"  # what the programs are made of
+# What the programs are made of
+SOURCES = "reasonkit/models", "reasonkit/train", "recipes/rewards", "recipes/stages", "tools/preflight"
+READS = "judge prefill", "reward model's pass", "policy's own pass"  # of a completion, for its reward
 # Estimates of what a judge's row has besides question and reply: the request with a mark per line, and a criterion.
 FENCE_TOKENS, CRITERION_TOKENS = 128, 72
 
@@ -119,9 +121,9 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
 
     def compiled(profile: Profile, made: Plan, name: str) -> list[ProgramStats]:
         shared, config, other = is_shared(made), None, None
-        if name != "judge" or shared:  # a judge on separate chips is the same for every policy
+        if name not in ("judge", "reward model") or shared:  # a judge on separate chips is the same for every policy
             config = config_of(profile.policy, profile.remat, "policy" not in made.gathered)
-        if name in ("judge", "distill", "teacher") or shared:
+        if name in (*OTHERS, "distill") or shared:
             other = config_of(profile.judge, replicated="judge" not in made.gathered)
         depends = (config, other, [str(mesh and mesh.shape) for mesh in (made.policy, made.judge)], chip, name, whole,
                    sizes(profile), [file.read_text() for source in SOURCES
@@ -137,7 +139,10 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
         return rows
 
     programs = {"sft": (alone, "sft" in recipe.shares), "simpo": (alone, "simpo" in recipe.shares),
-                "rollout": (together, True), "grpo": (together, "grpo" in recipe.shares), "judge": (together, judged)}
+                "rollout": (together, True), "grpo": (together, "grpo" in recipe.shares),
+                "reward model": (together, judged and "reward_model" in recipe.shares),
+                "judge": (together, judged and "reward_model" not in recipe.shares),
+                "itself": (together, recipe.asks and not recipe.uses_judge)}
     wanted = [(profile, made, name) for name, (made, needed) in programs.items() if needed]
     reasons = {"SFT, evaluation": alone.reasons["policy"], **together.reasons} if judged else together.reasons
     if "distill" in recipe.shares:
@@ -191,7 +196,7 @@ def _examples(profile: Profile, seconds: dict[str, float], reply: float) -> floa
     sampled = sum(math.ceil(count / g.prompts_per_call) for count in asked) * reply
     length = next(n for n in padded_lengths(most) if n >= min(g.max_prompt_length + g.max_new_tokens, most))
     read = math.ceil(sum(asked) * (g.num_generations + 2) / profile.judge_batch)
-    return sampled + read * seconds.get("judge prefill", 0.0) * length / most
+    return sampled + read * seconds.get("reward model's pass", 0.0) * length / most
 
 
 def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], reply: float, made: Plan) -> float:
@@ -200,10 +205,10 @@ def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], repl
     calls = g.prompts_per_step // g.prompts_per_call
     trained = passes * (seconds["GRPO reference"] + seconds["GRPO train step"])
     step = calls * reply + trained
-    if "judge prefill" in seconds:
-        once = "reward_model" in recipe.shares  # its head reads a completion once, whatever the rubric
+    if reading := next((title for title in READS if title in seconds), ""):
+        once = reading != READS[0]  # a head, or the policy itself, reads a completion once, whatever the rubric
         length, rows = _judged(profile, 1 if once else criteria_of(load_recipe(recipe.data_for(profile))))
-        judged = math.ceil(rows / profile.judge_batch) * seconds["judge prefill"] * length / profile.judge_max_length
+        judged = math.ceil(rows / profile.judge_batch) * seconds[reading] * length / profile.judge_max_length
         step += judged
         if g.rollout_micro_prompts and not is_shared(made):  # it scores a call's replies while the next are sampled
             first = judged / passes if calls == 1 else 0.0  # the first pass waits for its scores
@@ -272,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
     print(f"recipe {options.recipe}, profile {options.profile}: {profile.policy}"
-          + (f", judge {profile.judge}" if found.rows[-1].program.startswith("judge") else "")
+          + (f", judge {profile.judge}" if recipe.uses_judge else "")
           + f", {options.topology}\n{found.text()}")
     return 0 if found.fits else 1
 

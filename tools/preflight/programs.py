@@ -31,6 +31,8 @@ from reasonkit.settings import LossSettings
 from reasonkit.train.decode import SEGMENT, decode_segment
 from reasonkit.train.policy_loss import completion_logprobs, loss_config
 from reasonkit.train.sft import model_input, sft_loss
+from recipes.rewards.rlpr import read_probability
+from recipes.rewards.thought_teacher import read_features
 from recipes.stages.distill import student_loss, teacher_pass
 from recipes.stages.simpo import loss_fn as simpo_loss
 from tools.preflight.abstract import Program, abstract_model, array, with_shardings
@@ -229,20 +231,35 @@ def _rollout(run: Run, policy: nnx.Module, rows: int, resident: tuple, int8_cach
             for title, function, more in zip(titles, (prefill, decode, loop), inputs, strict=True)]
 
 
-def judge_programs(run: Run) -> list[Program]:
-    """The judge's prefill of rows in pieces, with the log-probabilities of the ratings."""
-    mesh, rows, (graph, state) = run.plan.judge, run.profile.judge_batch, nnx.split(run.judge)
+def judge_programs(run: Run, read: Callable | None = None, title: str = "judge prefill") -> list[Program]:
+    """The judge's prefill of rows in pieces, with the log-probabilities of the ratings, or with what `read` reads."""
 
-    def prefill(state: nnx.State, tokens_BL: jax.Array, positions_BL: jax.Array, piece_BL: jax.Array) -> jax.Array:
-        logits_BKV, _ = nnx.merge(graph, state)(tokens_BL, positions_BL, None, piece_mask(tokens_BL != 0, piece_BL),
-                                                logits_at=last_tokens(piece_BL))
+    def ratings(model: nnx.Module, inputs: tuple, piece_BL: jax.Array) -> jax.Array:
+        logits_BKV, _ = model(*inputs, logits_at=last_tokens(piece_BL))
         return jax.nn.log_softmax(logits_BKV.astype(jnp.float32))[..., :RATINGS]
 
-    inputs = [rows_of(mesh, rows, run.profile.judge_max_length)] * 3
     resident = ()
     if is_shared(run.plan):
         resident = nnx.state(run.policy), run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied
-    return [Program("judge prefill", mesh, rows, prefill, (state, *inputs), resident=resident)]
+    return [_prefill(run, title, run.plan.judge, run.judge, read or ratings, resident)]
+
+
+def itself_programs(run: Run) -> list[Program]:
+    """The policy's pass over its own completions, for RLPR, next to what GRPO keeps in memory."""
+    resident = run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied)
+    return [_prefill(run, "policy's own pass", run.plan.policy, run.policy, read_probability, resident)]
+
+
+def _prefill(run: Run, title: str, mesh: Mesh, model: nnx.Module, read: Callable, resident: tuple) -> Program:
+    """The program of `logprobs.prefill` for its longest rows."""
+    graph, state = nnx.split(model)
+
+    def forward(state: nnx.State, tokens_BL: jax.Array, positions_BL: jax.Array, piece_BL: jax.Array) -> jax.Array:
+        inputs = tokens_BL, positions_BL, None, piece_mask(tokens_BL != 0, piece_BL)
+        return read(nnx.merge(graph, state), inputs, piece_BL)
+
+    inputs = [rows_of(mesh, run.profile.judge_batch, run.profile.judge_max_length)] * 3
+    return Program(title, mesh, run.profile.judge_batch, forward, (state, *inputs), resident=resident)
 
 
 def distill_programs(run: Run) -> list[Program]:
@@ -270,6 +287,9 @@ def teacher_programs(run: Run) -> list[Program]:
                     (state, tokens), resident=resident)]
 
 
+OTHERS = "judge", "reward model", "teacher"  # programs of the model in the judge's place
 PROGRAMS = {"sft": sft_programs, "simpo": simpo_programs, "grpo": grpo_programs,
             "rollout": rollout_programs, "judge": judge_programs,
-            "distill": distill_programs, "teacher": teacher_programs}
+            "distill": distill_programs, "teacher": teacher_programs,
+            "reward model": partial(judge_programs, read=read_features, title="reward model's pass"),
+            "itself": itself_programs}

@@ -19,7 +19,7 @@ from reasonkit.models.mesh import make_mesh
 from reasonkit.run import open_run
 from reasonkit.session.manifest import ASKED, MANIFEST
 from reasonkit.text.tags import TAGS
-from recipes.rewards.model_based import ThoughtJudge, ThoughtTeacher
+from recipes.rewards.thought_teacher import ThoughtJudge, ThoughtTeacher
 from recipes.stages import reward_model as module
 from recipes.stages.reward_model import (
     HEAD,

@@ -165,7 +165,7 @@ def test_the_minutes_are_those_of_the_recipes_stages():
     taught = module._minutes(profile, find_recipe("gemmatron"), seconds, meshes)
     assert list(taught) == [module.LOAD, "teacher", "sft", "grpo", "evaluation"]
     assert taught["teacher"] == pytest.approx(520 / 5), "its share of the session"
-    seconds = at(0.5, **FLOORS, judge_prefill=0.2)
+    seconds = at(0.5, **FLOORS, **{"reward_model's_pass": 0.2})
     halves = placement.plan(PROFILES["cpu"], jax.devices(), True)
     headed = module._minutes(profile, find_recipe("deep_corgi"), seconds, halves)
     assert list(headed) == [module.LOAD, "sft", "reward_model", "grpo", "evaluation"]

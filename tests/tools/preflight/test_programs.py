@@ -103,11 +103,12 @@ def test_what_else_is_in_memory_counts():
                 "GRPO reference": adapter + moments, "rollout prefill": adapter + moments,
                 "one decode step": adapter + moments, "decode loop": adapter + moments, "judge prefill": 0,
                 "distillation prefill": plain, "distillation decode step": plain, "distillation loop": plain,
-                "distillation train step": 0, "teacher's pass": 0}
+                "distillation train step": 0, "teacher's pass": 0, "reward model's pass": 0,
+                "policy's own pass": adapter + moments}
     assert beside(apart) == expected
     expected = {title: held + other for title, held in expected.items()}
     expected |= {"SFT train step": 0, "SimPO train step": 0, "judge prefill": base + 2 * adapter + moments,
-                 "teacher's pass": base + adapter + plain}
+                 "reward model's pass": base + 2 * adapter + moments, "teacher's pass": base + adapter + plain}
     assert beside(shared) == expected
 
 
@@ -238,7 +239,7 @@ def test_the_sizes_are_all_settings_that_the_programs_read():
     assert read - numbers == listed - {("DistillSettings", "beta")}, "which is read when it is compiled"
 
 
-@pytest.mark.parametrize("name", ["judge", "distill", "teacher"])
+@pytest.mark.parametrize("name", ["judge", "distill", "teacher", "reward model"])
 def test_a_program_with_another_model_needs_it(name):
     plan = plan_mesh(jax.devices(), judge=True)
     for run in (run_of(plan), run_of(plan_mesh(jax.devices(), judge=False), small_config())):

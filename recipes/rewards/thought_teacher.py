@@ -1,8 +1,7 @@
-"""Rewards from forward passes of a model: RLPR, and our own reward model, which scores the flow of the reasoning.
+"""`ThoughtJudge`: our own reward model, a linear head that scores the flow of the reasoning.
 
-Entry points: `rlpr`, and `trace_features`, `train_teacher`, `ThoughtJudge`. A text that is too long for the model is
-never cut. Sources: RLPR (arXiv 2506.18254), without its filter by deviation, because groups with equal rewards have no
-advantage anyway. ThoughtTeacher is an idea of the Gemma2-Deep entry.
+`trace_features` are what a frozen model makes of it, and `train_teacher` fits the head. Reasoning that is too long for
+the model is never cut. Source: the idea of the Gemma2-Deep entry's ThoughtTeacher.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from pathlib import Path
 
 import jax
@@ -25,71 +23,13 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from reasonkit.judge.judge import BLINDED, JudgeFailure, JudgeItem, JudgeVerdict, Result
-from reasonkit.models.load import LoadedModel, Tokenizer
-from reasonkit.models.logprobs import next_logprobs, prefill
-from reasonkit.rewards.rules import RewardFn
+from reasonkit.models.load import LoadedModel
+from reasonkit.models.logprobs import next_logprobs, prefill, split_tokens
 from reasonkit.session.files import replace_file
 from reasonkit.text.tags import TAGS, neutralise
 
 LOWEST = 4  # log-probabilities that a head reads
 FLATTEN = 1e-3  # the weight of |w|^2 / 2 against the mean loss, for features of unit variance
-
-
-def mean_probability(loaded: LoadedModel, mesh: Mesh, max_length: int,
-                     batch_size: int) -> Callable[[Sequence[str], Sequence[str]], np.ndarray]:
-    """(contexts, targets) -> float32 (texts,): the mean probability of the target's tokens after its context.
-
-    Context and target are tokenised as one text, and the target begins with the first token that differs from those of
-    the context. The stop token counts, because otherwise the beginning of a longer answer would be as good as the
-    answer. NaN if the whole is longer than `max_length` tokens. Raises ValueError as `prefill`. Source: RLPR.
-    """
-
-    def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
-        logits_BTV = model(*inputs)[0][:, :-1].astype(jnp.float32)
-        picked_BT = jnp.take_along_axis(logits_BTV, inputs[0][:, 1:, None], axis=-1)[..., 0]
-        p_BT = jnp.exp(picked_BT - jax.nn.logsumexp(logits_BTV, axis=-1))
-        return jnp.mean(p_BT, axis=-1, where=piece_BT[:, 1:] == 1)[:, None]
-
-    ask = prefill(loaded, mesh, read, 1, max_length, batch_size)
-
-    def score(contexts: Sequence[str], targets: Sequence[str]) -> np.ndarray:
-        texts = [_joined(loaded.tokenizer, *pair) for pair in zip(contexts, targets, strict=True)]
-        return ask([(same, [*tail, loaded.tokenizer.end_of_turn]) for same, tail in texts])[:, 0]
-
-    return score
-
-
-def _joined(tokenizer: Tokenizer, context: str, target: str) -> tuple[list[int], list[int]]:
-    """The tokens of BOS, context and target as one text, split before the first token that the target changed."""
-    alone, ids = tokenizer.encode(context), tokenizer.encode(context + target)
-    same = len(commonprefix([alone, ids]))
-    return [tokenizer.bos_id(), *ids[:same]], ids[same:]
-
-
-def rlpr(policy: LoadedModel, mesh: Mesh, max_length: int, batch_size: int) -> RewardFn:
-    """How much the reasoning raises the policy's probability of the reference answer: clip(p - p0, 0, 1).
-
-    p is the mean probability of the reference answer's tokens after prompt and reasoning, and p0 the same after the
-    prompt only, both under the current weights. 0.0 without reasoning. None if prompt, reasoning and answer are
-    longer than `max_length` tokens. Columns: `answer`. Raises ValueError as `prefill`. Source: RLPR's debiased reward.
-    """
-    probability = mean_probability(policy, mesh, max_length, batch_size)
-
-    def reward(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str],
-               **columns) -> list[float | None]:
-        pairs = []  # (context, target) with the reasoning and without it
-        for prompt, reply, gold in zip(prompts, completions, answer, strict=True):
-            text = TAGS.parse(reply).reasoning  # it can't end the turn, because it is neutralised
-            before = "" if text is None else f"{TAGS.reasoning_start}{neutralise(text)}{TAGS.reasoning_end}\n"
-            pairs.append([(f"{prompt}{said}{TAGS.answer_start}", f"{gold}{TAGS.answer_end}") for said in (before, "")])
-        asked = list(dict.fromkeys(pair for both in pairs for pair in both))
-        contexts, targets = ([pair[side] for pair in asked] for side in (0, 1))
-        p = dict(zip(asked, probability(contexts, targets), strict=True))
-        gains = [0.0 if with_it == without else float(p[with_it] - p[without]) for with_it, without in pairs]
-        return [None if np.isnan(gain) else min(1.0, max(0.0, gain)) for gain in gains]
-
-    reward.__name__ = "rlpr"
-    return reward
 
 
 def trace_features(frozen: LoadedModel, mesh: Mesh, max_length: int,
@@ -105,22 +45,24 @@ def trace_features(frozen: LoadedModel, mesh: Mesh, max_length: int,
         raise ValueError(f"{frozen.name} has an adapter, and training would change its features: load the base "
                          "model without one")
 
-    def read(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
-        hidden_BTD, _ = model(*inputs, hidden=True)
-        logps_BT, _ = next_logprobs(model, hidden_BTD[:, :-1], inputs[0][:, 1:])
-        its_BT, hidden_BTD = piece_BT[:, 1:] == 1, hidden_BTD[:, 1:].astype(jnp.float32)
-        mean_BD = jnp.mean(hidden_BTD, axis=1, where=its_BT[..., None])
-        mean_B1 = jnp.mean(logps_BT, axis=1, where=its_BT, keepdims=True)
-        lowest_BN = jnp.sort(jnp.where(its_BT, logps_BT, 0.0), axis=1)[:, :LOWEST]
-        return jnp.concatenate([mean_BD, hidden_BTD[:, -1], mean_B1, lowest_BN], axis=1)  # rows are left-padded
-
-    ask = prefill(frozen, mesh, read, 2 * frozen.config.embed_dim + 1 + LOWEST, max_length, batch_size)
+    ask = prefill(frozen, mesh, read_features, 2 * frozen.config.embed_dim + 1 + LOWEST, max_length, batch_size)
 
     def features(questions: Sequence[str], reasonings: Sequence[str]) -> np.ndarray:
-        return ask([_joined(frozen.tokenizer, f"{TAGS.prompt(neutralise(question))}{TAGS.reasoning_start}",
+        return ask([split_tokens(frozen.tokenizer, f"{TAGS.prompt(neutralise(question))}{TAGS.reasoning_start}",
                             neutralise(reasoning)) for question, reasoning in zip(questions, reasonings, strict=True)])
 
     return features
+
+
+def read_features(model: nnx.Module, inputs: tuple, piece_BT: jax.Array) -> jax.Array:
+    """What `prefill` reads: the features of the second piece, (B, 2 D + 1 + LOWEST)."""
+    hidden_BTD, _ = model(*inputs, hidden=True)
+    logps_BT, _ = next_logprobs(model, hidden_BTD[:, :-1], inputs[0][:, 1:])
+    its_BT, hidden_BTD = piece_BT[:, 1:] == 1, hidden_BTD[:, 1:].astype(jnp.float32)
+    mean_BD = jnp.mean(hidden_BTD, axis=1, where=its_BT[..., None])
+    mean_B1 = jnp.mean(logps_BT, axis=1, where=its_BT, keepdims=True)
+    lowest_BN = jnp.sort(jnp.where(its_BT, logps_BT, 0.0), axis=1)[:, :LOWEST]
+    return jnp.concatenate([mean_BD, hidden_BTD[:, -1], mean_B1, lowest_BN], axis=1)  # rows are left-padded
 
 
 @dataclass(frozen=True)
