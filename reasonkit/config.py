@@ -238,7 +238,7 @@ def models_of(profile: Profile, recipe: Recipe, left: Sequence[str], writer: str
 
 def adapt_to_recipe(profile: Profile, recipe: Recipe) -> Profile:
     """The profile with the recipe's settings. Without a judge, whose work overlaps with the sampling, a step is sampled
-    in a single call, and there is time for half as many steps again. By forecast a policy of 1B has time for about 2,700."""
+    in a single call, and there is time for half as many steps again. By forecast a policy of 1B has time for 2,700."""
     if profile.grpo.rollout_micro_prompts and not recipe.uses_judge:
         more = dict(steps=3 * profile.grpo.steps // 2, most_steps=3 * profile.grpo.most_steps, rollout_micro_prompts=0)
         profile = replace(profile, grpo=replace(profile.grpo, **more))

@@ -20,6 +20,7 @@ from reasonkit.judge.rubric import Criterion
 from recipes.judges import api_client
 from recipes.judges.api_client import Answer, CallError, Service, call_error, gemini, hide_in_logs, openai_compatible
 from recipes.judges.api_judge import ApiJudge, ApiLimits, from_secrets
+from recipes.judges.score_sheet import ScoreSheet
 
 STEPS = Criterion("Steps", "Every step follows.", 1.0)
 CLEAR = Criterion("Clear", "A reader can follow it.", 0.3)
@@ -83,6 +84,44 @@ def test_replies_per_call():
     judge, asked = made(None, replies_per_call=2)
     assert [result.score for result in judge.score(items("a", "b", "c"))] == [1.0] * 3
     assert sorted("".join(re.findall(r"^> (.)$", prompt, re.MULTILINE)) for prompt in asked) == ["qab", "qc"]
+
+
+def test_one_rating_for_all_criteria():
+    judge, _ = made(None, mode="implicit")
+    assert [(result.score, result.per_criterion) for result in judge.score(items("a", "b"))] == [(4 / 9, (4 / 9,))] * 2
+
+
+@pytest.mark.parametrize(("mode", "forth", "back", "met"), [
+    ("explicit", "[5, 1]", "[3, 4]", (0.875, 0.25)), ("implicit", "[10]", "[4]", (2 / 3,))])
+def test_both_orders_are_asked_paid_and_averaged(mode, forth, back, met):
+    """The second order's ratings begin with the last criterion."""
+    async def call(prompt, schema):
+        asked.append(prompt)
+        row = back if "(fully met) to 1" in prompt else forth
+        return Answer(re.sub(r"\[\?.*?\]", row, good(prompt, rating="?")), 100, 10)
+
+    asked = []
+    judge = ApiJudge(Service("fake", call, 1000), ApiLimits(**QUICK), mode=mode, both_orders=True)
+    results = judge.score(items("a", "b") + items("c", rubric=(CLEAR, STEPS)))
+    score = (met[0] + 0.3 * met[-1]) / 1.3, (0.3 * met[0] + met[-1]) / 1.3
+    assert [result.score for result in results] == pytest.approx([score[0], score[0], score[1]])
+    assert [result.per_criterion for result in results] == [pytest.approx(met)] * 3
+    assert sorted(asked) == sorted(
+        ScoreSheet("q", replies, rubric, mode, reverse).prompt for reverse in (False, True)
+        for replies, rubric in ((("a", "b"), (STEPS, CLEAR)), (("c",), (CLEAR, STEPS))))
+    assert judge.usage["calls"] == 4 and judge.spent == pytest.approx(440e-6)
+
+
+@pytest.mark.parametrize("steps", [(None, Status(400)), (Status(400), None), (Status(400), Status(401))])
+def test_an_item_that_fails_in_one_order_is_one_failure(steps):
+    judge, asked = made(*steps, both_orders=True)
+    assert causes(judge.score(items("a"))) == ["request"] and judge.failures == {"request": 1} and len(asked) == 2
+
+
+def test_the_second_order_keeps_to_the_money():
+    judge, asked = made(0.05, limits=QUICK | dict(dollars=3000e-6), both_orders=True)
+    assert causes(judge.score(items("a"))) == ["spending_limit"]
+    assert len(asked) == 1 and judge.spent == pytest.approx(110e-6)
 
 
 def test_answers_belong_to_their_items_whatever_their_order():
@@ -408,7 +447,8 @@ def test_a_failure_is_one_visible_line_and_holds_no_exception():
 
 @pytest.mark.parametrize("cause", ["blocked", "too_long", "unparsable", "contradictory", "miscounted"])
 @pytest.mark.parametrize("place", range(4))
-def test_one_reply_does_not_silence_the_others(cause, place):
+@pytest.mark.parametrize("both_orders", [False, True])
+def test_one_reply_does_not_silence_the_others(cause, place, both_orders):
     bad, asked = "bcde"[place], []
 
     async def call(prompt, schema):
@@ -421,10 +461,10 @@ def test_one_reply_does_not_silence_the_others(cause, place):
                 "miscounted": good(prompt).replace("reply_1", "reply_9")}[cause]
         return Answer(text, 1, 1)
 
-    judge = ApiJudge(Service("fake", call, 10), ApiLimits(**QUICK))
+    judge = ApiJudge(Service("fake", call, 10), ApiLimits(**QUICK), both_orders=both_orders)
     results = judge.score(items(*"bcde"))
     assert causes(results) == [cause if reply == bad else None for reply in "bcde"]
-    assert len(asked) == 5 and judge.failures == {cause: 1}
+    assert len(asked) == (10 if both_orders else 5) and judge.failures == {cause: 1}
 
 
 def test_asking_each_alone_keeps_to_money_and_time():
@@ -530,10 +570,11 @@ NAMED = ApiLimits(1.0, {"gemini": (1, 1), "openai_compatible": (1, 1)})  # as th
 def test_secrets_of_the_environment(nowhere, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://here/v1")
-    judge = from_secrets(NAMED, replies_per_call=3, max_tokens=7)
+    judge = from_secrets(NAMED, mode="implicit", both_orders=True, replies_per_call=3, max_tokens=7)
     assert nowhere == [("openai_compatible", KEY, api_client.MODELS["openai"],
                         {"max_tokens": 7, "base_url": "http://here/v1"})]
-    assert judge.replies_per_call == 3 and judge.service.secret == KEY
+    assert (judge.mode, judge.orders, judge.replies_per_call) == ("implicit", (False, True), 3)
+    assert judge.service.secret == KEY
     monkeypatch.setenv("GOOGLE_API_KEY", "google")
     monkeypatch.setenv("GEMINI_MODEL", "gemini-x")
     from_secrets(NAMED)
