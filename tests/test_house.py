@@ -28,7 +28,7 @@ numpy reasonkit.rewards: sums work rules mix monitors
 numpy reasonkit.data: screening sources problems rows options readers loading filters router own_file curation golds
 jax reasonkit.models: distributed mesh cache gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat decode rollout loop sft grpo
-user reasonkit.show: figures report uncertainty data_card data_view dashboard completions
+user reasonkit.show: figures report settings_table uncertainty data_card data_view dashboard completions
 jax reasonkit: choices run precheck inference
 stdlib recipes.graders: worker notation structure symbolic operations algebra expression quantity smiles plan list set
 numpy recipes.judges: score_sheet api_client api_calls api_judge

@@ -52,10 +52,21 @@ def _init_cache(self, batch_size: int, cache_size: int, dtype) -> dict:
     layout, ends = layouts(self.config, batch_size)
     arrays = cache_arrays(self.config, batch_size, cache_size, dtype, getattr(self, "int8_cache", False),
                           pxla.thread_resources.env.physical_mesh)
-    return {f"layer_{layer}": {**{name: jnp.zeros(shape, kind, device=layout)
-                                  for name, (shape, kind) in arrays.items()},
-                               "end_index": jnp.zeros((batch_size,), jnp.int32, device=ends)}
-            for layer in range(self.config.num_layers)}
+    arrays["end_index"] = (batch_size,), jnp.int32
+    shardings = {name: ends if name == "end_index" else layout for name in arrays} if layout else {}
+    return _zeros(self.config.num_layers, (*arrays.items(),), (*shardings.items(),))()
+
+
+@functools.cache
+def _zeros(layers: int, arrays: tuple, shardings: tuple) -> Callable[[], dict]:
+    """A program in which each chip fills its own part of the cache. `jnp.zeros` with a sharding would copy the first
+    chip's to the others."""
+    names = [f"layer_{layer}" for layer in range(layers)]
+
+    def make() -> dict:
+        return {name: {part: jnp.zeros(*shape_and_dtype) for part, shape_and_dtype in arrays} for name in names}
+
+    return jax.jit(make, out_shardings=dict.fromkeys(names, dict(shardings)) if shardings else None)
 
 
 def install_sharded_cache() -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from reasonkit.config import Profile
+from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.gemma import LIBRARY
 from reasonkit.models.load import MODELS, LoadedModel, load, quantize_int8
 from reasonkit.models.logprobs import CHUNK
+from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import MemoryNeed, Plan, plan_mesh
 from reasonkit.session.setup import CHOOSE
 
@@ -167,6 +170,18 @@ def plan_teacher(profile: Profile, devices: Sequence[jax.Device], judge: bool) -
     if not fitting:
         raise ValueError(f"{profile.policy}, which writes in the policy's place: {error}") from error
     return next((found for found in fitting if "policy" not in found[0].gathered), fitting[0])
+
+
+def load_policy(profile: Profile, made: Plan, seed: int, adapter: Path | None = None) -> tuple[LoadedModel, int]:
+    """The profile's policy on its chips, with the adapter in `adapter` and its step, or with a fresh one and 0. Prints
+    which. Raises as `load` and `restore_lora`."""
+    base = load(profile.policy, made.policy, profile.dtype, replicated="policy" not in made.gathered,
+                remat=profile.remat)
+    policy = replace(base, model=add_lora(base.model, made.policy, profile.lora_rank, profile.lora_alpha, seed))
+    step = restore_lora(policy.model, adapter) if adapter else 0
+    print(f"{policy.name} with " + (f"the adapter that ended at step {step}" if adapter else "a fresh adapter")
+          + f" of rank {profile.lora_rank}, alpha {profile.lora_alpha:g}, on all linear layers")
+    return policy, step
 
 
 def load_judge(profile: Profile, made: Plan) -> LoadedModel:

@@ -6,11 +6,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 from flax import nnx
+from tiny_gemma import bump
 
 from reasonkit.config import PROFILES
 from reasonkit.models import placement
+from reasonkit.models.checkpoints import save_lora
 from reasonkit.models.placement import CHIPS, config_of, memory_of, needs, parameters, plan, plan_teacher
 from tools.preflight.abstract import abstract_model
 
@@ -162,3 +165,16 @@ def test_an_accelerators_profile_does_not_train_on_a_cpu(name, count):
     told = rf"profile '{name}' is for an accelerator, and JAX sees {count} CPU devices?: choose one .*PROFILE = \"cpu\""
     with pytest.raises(RuntimeError, match=told):
         plan(PROFILES[name], jax.devices()[:count], judge=False)
+
+
+def test_a_policy_begins_afresh_or_with_an_adapter(tmp_path, capsys):
+    made = plan(PROFILES["smoke"], jax.devices(), False)
+    policy, step = placement.load_policy(PROFILES["smoke"], made, 3)
+    assert step == 0 and "tiny-policy with a fresh adapter of rank 16, alpha 32" in capsys.readouterr().out
+    bump(policy.model, 0.5)
+    save_lora(policy.model, tmp_path, 7)
+    again, step = placement.load_policy(PROFILES["smoke"], made, 4, tmp_path)
+    assert step == 7 and "the adapter that ended at step 7" in capsys.readouterr().out
+    for one, two in zip(*(jax.tree.leaves(nnx.state(found.model, nnx.LoRAParam)) for found in (policy, again)),
+                        strict=True):
+        np.testing.assert_array_equal(one, two)
