@@ -3,7 +3,7 @@
 # make demo MODEL=gemma3-270m        the same on a small real Gemma (hours), with PROFILE=gpu on a CUDA GPU
 # make submission [RECIPE=name] [DATA=name] build/submission_<recipe>.ipynb, one notebook with what these need
 # make kaggle OWNER=you [RECIPE=name] [DATA=name] a folder for the Kaggle CLI: a short notebook, and the library as a data set
-# make test [FAST=1]                 the tests of every part, or only the quick ones
+# make test [FAST=1]                 the tests of the library, the recipes and the tools, or only the quick ones
 # make runs                          whole runs: the notebooks, what kills leave behind, several hosts
 # make parity, make jupyterlab       the comparison with transformers and PEFT, and the clicks in JupyterLab (Chromium)
 # The first call creates .venv and installs the pinned packages. PYTHON=/path/to/python picks the interpreter.

@@ -2,7 +2,8 @@
 
 Notebooks 01 and 02 of `g_exact` run once per seed. From that adapter each arm trains on format and exact answer, with
 the demo's settings. `rollouts` are the completions until the accuracy on the validation problems, probed every four
-steps, is first at `--target`. `KL` is that of the trained policy to the one it began with, in nats per completion.
+steps, is first at `--target`. `KL` is that of the trained policy to the one it began with, in nats per completion. Each
+arm is compared with the first one, question by question.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 from checkout import ROOT
 from demo import notebooks
 
+from reasonkit.eval.evaluate import EvalResult, compare_paired
+
 EVERY = 4
 ARMS = {"beta 0.02, problems in turn": {}, "beta 0": {"beta": 0.0}, "beta 0.07": {"beta": 0.07},
         "beta 0.5": {"beta": 0.5}, "beta 0.02, curriculum": {"curriculum": True}}
@@ -28,8 +31,7 @@ def train(artifacts: Path, folder: Path, seed: int, steps: int, curriculum: bool
 
     from reasonkit.data.rows import read_rows
     from reasonkit.eval.evaluate import evaluate
-    from reasonkit.models import checkpoints, lora, placement
-    from reasonkit.models.load import load
+    from reasonkit.models import checkpoints, placement
     from reasonkit.models.logprobs import next_logprobs, prefill, split_tokens
     from reasonkit.rewards import monitors
     from reasonkit.rewards.mix import RewardMix
@@ -46,10 +48,9 @@ def train(artifacts: Path, folder: Path, seed: int, steps: int, curriculum: bool
     profile, start = run.profile, artifacts / "sft/adapter"
     settings = replace(profile.grpo, steps=steps, **dials)
     data = {name: read_rows(artifacts / f"data/{name}.parquet") for name in ("train", "validation", "test")}
-    mesh = placement.plan(profile, jax.devices(), judge=False, grpo=True).policy
-    policy = load(profile.policy, mesh, profile.dtype)
-    policy = replace(policy, model=lora.add_lora(policy.model, mesh, profile.lora_rank, profile.lora_alpha, seed))
-    step = checkpoints.restore_lora(policy.model, start)
+    made = placement.plan(profile, jax.devices(), judge=False, grpo=True)
+    mesh = made.policy
+    policy, step = placement.load_policy(profile, made, seed, start)
     limits = dict(max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens,
                   batch_size=profile.eval_batch)
     generate = rollout.generator(policy.model, policy.tokenizer, mesh, **limits)
@@ -73,13 +74,13 @@ def train(artifacts: Path, folder: Path, seed: int, steps: int, curriculum: bool
     tokenizer = policy.tokenizer
     rows = [(same, [*tail, tokenizer.end_of_turn]) for same, tail in
             (split_tokens(tokenizer, prompt, text) for prompt, text in zip(asked, sampled, strict=True))]
-    accuracy = evaluate(generate, data["test"], profile.eval_batch).content_accuracy
+    evaluate(generate, data["test"], profile.eval_batch).to_json(folder / "test.json")
     now_N = ask(rows)[:, 0]
     checkpoints.restore_lora(policy.model, start)
     nats_N = now_N - ask(rows)[:, 0]
     probes = {row["step"]: row["mean"] for row in log.read("probe")}
     flat = [row["flat_groups"] for row in log.read("reward")]
-    return {"accuracy": str(accuracy), "probes": probes, "kl": float(np.nanmean(nats_N)), "flat": float(np.mean(flat)),
+    return {"probes": probes, "kl": float(np.nanmean(nats_N)), "flat": float(np.mean(flat)),
             "sd": float(np.nanstd(nats_N) / math.sqrt(len(nats_N))), "per_step": settings.prompts_per_step
             * settings.num_generations}
 
@@ -91,22 +92,25 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.65)
     parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "grpo_dials")
     options = parser.parse_args()
-    print("| seed | GRPO | content accuracy | mean of the probes | rollouts | flat groups | KL |\n"
-          "|---|---|---|---|---|---|---|")
+    print("| seed | GRPO | content accuracy | against the first | mean of the probes | rollouts | flat groups | KL |\n"
+          "|---|---|---|---|---|---|---|---|")
     for seed in options.seeds:
         artifacts = options.out.resolve() / f"{seed}/artifacts"
         if not (artifacts / "sft/adapter").exists():
             notebooks(artifacts, "cpu", "g_exact", seed, "01_data_curation", "02_sft_warm_start")
+        first = None
         for arm, dials in ARMS.items():
             kept = options.out.resolve() / f"{seed}/{arm.replace(' ', '_')}/result.json"
             if not kept.exists():
                 found = train(artifacts, kept.parent, seed, options.steps, **dials)
                 kept.write_text(json.dumps(found))
-            found = json.loads(kept.read_text())
-            first = min((int(step) for step, value in found["probes"].items() if value >= options.target), default=None)
-            rollouts = "not reached" if first is None else f"{first * found['per_step']:,}"
-            print(f"| {seed} | {arm} | {found['accuracy']} | {100 * np.mean([*found['probes'].values()]):.1f} % | "
-                  f"{rollouts} | {found['flat']:.0%} | "
+            found, result = json.loads(kept.read_text()), EvalResult.from_json(kept.parent / "test.json")
+            there = min((int(step) for step, value in found["probes"].items() if value >= options.target), default=None)
+            rollouts = "not reached" if there is None else f"{there * found['per_step']:,}"
+            change = compare_paired(first, result, "content") if first else "–"
+            first = first or result
+            print(f"| {seed} | {arm} | {result.content_accuracy} | {change} | "
+                  f"{100 * np.mean([*found['probes'].values()]):.1f} % | {rollouts} | {found['flat']:.0%} | "
                   f"{found['kl']:.2f} ± {1.96 * found['sd']:.2f} |", flush=True)
 
 

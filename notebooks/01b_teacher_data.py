@@ -88,7 +88,7 @@ if who:
 
 # %%
 import jax
-from reasonkit.models import checkpoints, lora, placement
+from reasonkit.models import placement
 from reasonkit.session.run_log import RunLog
 from recipes.stages.teacher import TeacherSettings, local_teacher, request_for, teacher_from_secrets
 
@@ -102,12 +102,11 @@ if local or who and JUDGE == "local":
 
 # %%
 model = teacher = judge = rater = None
-if local:
-    model = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
 if who == "policy":
-    adapted = lora.add_lora(model.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED)
-    step = checkpoints.restore_lora(adapted, run.stage("sft") / "adapter")
-    model = replace(model, model=adapted, name=f"{model.name} with the adapter of step {step}")
+    model, step = placement.load_policy(profile, plan, SEED, run.stage("sft") / "adapter")
+    model = replace(model, name=f"{model.name} with the adapter of step {step}")
+elif local:
+    model = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
 if local:
     teacher = local_teacher(model, plan.policy, max_prompt_length=length,
                             max_new_tokens=profile.grpo.max_new_tokens, batch_size=batch)
@@ -139,7 +138,8 @@ judge = judge and CachedJudge(judge, run.stage("teacher") / "verdicts.jsonl")
 # ## Asking
 #
 # This is the slow part, and with an API the one that costs money. It stops early and says why if the money or the
-# minutes run out, or if a whole batch comes back without an answer.
+# minutes run out, or if a whole batch comes back without an answer. If the chips run out of memory, a local teacher
+# takes half as many questions at once. It stops early if even the fewest do not fit.
 
 # %%
 from recipes.stages.teacher import collect, minutes_to_ask

@@ -43,19 +43,18 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in a
 # {{setup}}
 
 # %%
-from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import read_rows
 from reasonkit.data.screening import is_worked
 from reasonkit.eval.evaluate import evaluate
-from reasonkit.models import checkpoints, lora, placement
-from reasonkit.models.load import load
+from reasonkit.models import checkpoints, placement
 from reasonkit.run import open_run
 from reasonkit.show import report
 from reasonkit.show.completions import loss_mask
 from reasonkit.show.dashboard import Dashboard
 from reasonkit.show.figures import chips
+from reasonkit.show.settings_table import settings_table
 from reasonkit.train import rollout
 from reasonkit.train.sft import sft, validation_loss
 
@@ -95,10 +94,7 @@ if jax.default_backend() == "tpu":
 # exactly like the base model.
 
 # %%
-policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
-              remat=profile.remat)
-policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
-print(f"{policy.name}: adapter of rank {profile.lora_rank}, alpha {profile.lora_alpha:g}, on all linear layers")
+policy, _ = placement.load_policy(profile, plan, SEED)
 
 # %% [markdown]
 # ## Before training
@@ -132,16 +128,7 @@ losses = {"before SFT": validation_loss(policy, plan.policy, validation, profile
 loss_mask(train, policy.tokenizer, profile.sft.max_length)
 
 # %%
-reasons = {"steps": "on Kaggle one to two passes through the worked rows, by estimate. In the demo more steps helped",
-           "batch_size": "sequences per step. More of them would leave fewer steps for the same rows",
-           "max_length": "tokens of prompt plus completion. Longer rows are left out, never cut",
-           "pack": "several rows share one line of the batch, each seeing only itself, to save padding",
-           "skip_terse": "leaves out solutions without any work, such as \"So 12\". A recipe may switch it on",
-           "max_epochs": "ends SFT after so many passes, and later stages get its time. In a recipe, 0 means no limit",
-           "learning_rate": "on Kaggle half of TRL's 2e-4 for LoRA, because qwix initialises A 2.4 times as wide as PEFT",
-           "warmup": "share of the steps spent ramping up to the full rate, while Adam's moments are still rough",
-           "clip": "largest gradient norm, so one odd batch can't move the weights far"}
-report.table(["setting", "value", "why"], [[name, getattr(profile.sft, name), why] for name, why in reasons.items()], "")
+settings_table("sft", profile.sft)
 
 # %% [markdown]
 # ## Training

@@ -43,17 +43,16 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in a
 
 # %%
 from collections import Counter
-from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import read_rows
 from reasonkit.eval.evaluate import evaluate
-from reasonkit.models import checkpoints, lora, placement
-from reasonkit.models.load import load
+from reasonkit.models import checkpoints, placement
 from reasonkit.run import open_run
 from reasonkit.show import report
 from reasonkit.show.dashboard import Dashboard
 from reasonkit.show.figures import chips
+from reasonkit.show.settings_table import settings_table
 from reasonkit.train import rollout
 from recipes.stages.simpo import sample_pairs, simpo
 
@@ -76,11 +75,7 @@ for role, reason in plan.reasons.items():
 chips(plan)
 
 # %%
-policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
-              remat=profile.remat)
-policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
-start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
-print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.name} with a fresh adapter")
+policy, start = placement.load_policy(profile, plan, SEED, inputs.get("adapter"))
 
 # %% [markdown]
 # ## Before training
@@ -142,16 +137,7 @@ report.table(["question", "chosen", "rejected", "rejected for", "chosen by"], sh
 # is the SFT loss with weight $\lambda$, which is 0 in the paper.
 
 # %%
-reasons = {"steps": "a few hundred pairs. Preferences are learned fast, and overdone fast",
-           "batch_size": "pairs per step, as many as fit on the chips",
-           "num_generations": "completions per question. More of them find more pairs but take longer",
-           "learning_rate": "far below SFT's: the paper warns that higher rates give incoherent text",
-           "beta": "scale of the reward. The paper uses 2 to 2.5. A recipe may take less",
-           "gamma": "the margin. The paper uses about half of beta",
-           "label_smoothing": "share of pairs assumed to be the wrong way round. A program labelled them, so 0 would do",
-           "sft_weight": "lambda: keeps up the likelihood of the chosen completion, and so the format (Llama 3: 0.2)",
-           "clip": "largest gradient norm, so one odd batch can't move the weights far"}
-report.table(["setting", "value", "why"], [[name, getattr(profile.simpo, name), why] for name, why in reasons.items()], "")
+settings_table("simpo", profile.simpo)
 
 # %% [markdown]
 # ## Training

@@ -41,12 +41,10 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in a
 
 # %%
 from collections import Counter
-from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import read_rows
-from reasonkit.models import checkpoints, lora, placement
-from reasonkit.models.load import load
+from reasonkit.models import placement
 from reasonkit.run import open_run
 from reasonkit.show import report
 from reasonkit.show.figures import chips
@@ -75,12 +73,9 @@ chips(plan)
 
 # %%
 if not kept:
-    policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
-    adapted = lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED)
-    policy = replace(policy, model=adapted)
-    start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
+    policy, _ = placement.load_policy(profile, plan, SEED, inputs.get("adapter"))
     judge_model = placement.load_judge(profile, plan)
-    print(f"{policy.name} with the adapter of step {start}; features of {judge_model.name}")
+    print(f"features of {judge_model.name}")
 
 # %% [markdown]
 # ## The examples

@@ -52,19 +52,18 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in a
 # {{setup}}
 
 # %%
-from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import hold_out_open, read_rows, without_open
 from reasonkit.eval.evaluate import evaluate
-from reasonkit.models import checkpoints, lora, placement
-from reasonkit.models.load import load
+from reasonkit.models import checkpoints, placement
 from reasonkit.models.logprobs import local_judge
 from reasonkit.run import open_run
 from reasonkit.session.manifest import code_sha256, failed
 from reasonkit.show import report
 from reasonkit.show.completions import group_table, open_table, reward_example, sample_table
 from reasonkit.show.figures import chips
+from reasonkit.show.settings_table import settings_table
 from reasonkit.train import rollout
 from reasonkit.train.grpo import grpo
 
@@ -93,13 +92,14 @@ print(f"{len(train)} problems, {len(open_rows)} open ones held out; {run.budget.
 # adapter on the same frozen weights. Without a local judge the policy gets all the chips. On a single chip, policy and
 # judge take turns.
 
-# %% [markdown] tags=["clone"]
+# %% [markdown] tags=["clone", "pinocchio"]
 # You can also use a judge behind an API. To switch it on, write `"api_dollars": 5` into `SETTINGS`, and set the secret
-# `GEMINI_API_KEY` or `GOOGLE_API_KEY`, or `OPENAI_API_KEY` for a service with an OpenAI-compatible API. The competition
-# may allow only Google's. Once the dollars are spent, GRPO ends with its last good step. By estimate five dollars last
-# for less than a third of Kaggle's steps, at the price of our default Gemini.
+# `GEMINI_API_KEY` or `GOOGLE_API_KEY`, or `OPENAI_API_KEY` for a service with an OpenAI-compatible API. It is read from
+# the secrets of Kaggle or Colab, or from the environment. The competition may allow only Google's. Once the dollars are
+# spent, GRPO ends with its last good step. By estimate five dollars last for less than a third of Kaggle's steps, at the
+# price of our default Gemini.
 
-# %% tags=["clone"]
+# %% tags=["clone", "pinocchio"]
 from recipes.judges import api_judge
 
 if recipe.uses_judge and profile.api_dollars and not recipe.judge:
@@ -124,11 +124,7 @@ if jax.default_backend() == "tpu":
     print(forecast.at_hand(profile, recipe, jax.devices(), run.folder / "preflight", measured, judge is None))
 
 # %%
-policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
-              remat=profile.remat)
-policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
-start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
-print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.name} with a fresh adapter")
+policy, start = placement.load_policy(profile, plan, SEED, inputs.get("adapter"))
 
 # %% [markdown]
 # ## The judge
@@ -177,7 +173,7 @@ print(f"judge: {judge.identity if judge else 'none'}")
 # bit for bit. `shuffled` deals the rewards out at random, and that does move the adapter. Believe only what a recipe
 # gains beyond that. The field `judge` of a recipe chooses another kind of judge. It may give one rating for all
 # criteria together, or rate each criterion twice, with the scale in both orders (`recipes/judges/local_variants.py`).
-# It may also be the run's own reward model.
+# It may also be the run's own reward model, or the policy itself, which reads its completions again (`rlpr`).
 
 # %%
 from importlib import import_module
@@ -251,19 +247,7 @@ reward_example(without_unfit_judge(recipe.rewards(judge, train["question"]), exa
 # the reason for each setting.
 
 # %%
-reasons = {"steps": "as many as fit the session by the forecast",
-           "most_steps": "if the clock has time, the stage goes on to this step. In a recipe, 0 means no more",
-           "prompts_per_step": "a compromise: more questions give a calmer gradient and a slower step",
-           "num_generations": "G, as in the second winner's run. More completions per question find more differences",
-           "temperature": "1 samples from the policy as it is. Any other value would train a different policy",
-           "learning_rate": "on Kaggle the lowest of TRL's range for LoRA. Entrants used 3e-6 and 5e-6",
-           "beta": "the second winner's 0.07 on Kaggle. With 0 the reference isn't needed, which saves a forward pass",
-           "kl_loss_mode": "low_var_kl is k3, the term above, because its gradient depends on the reference",
-           "advantage_estimator": "grpo is the formula above. drgrpo leaves out s, rloo takes the mean of the others",
-           "loss_agg_mode": "sequence-mean-token-mean is the sum above. The others weigh long completions differently",
-           "mask_truncated": "False: the policy learns from the missing tag of a cut-off completion"}
-report.table(["setting", "value", "why"], [[name, getattr(profile.grpo, name), why] for name, why in reasons.items()],
-             "To change: steps and learning rate in the first cell, the rest in the profile or the recipe.")
+settings_table("grpo", profile.grpo)
 
 # %% [markdown]
 # ## Training

@@ -38,17 +38,17 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in a
 # {{setup}}
 
 # %%
-from dataclasses import replace
 
 import jax
 from reasonkit.data.rows import read_rows
 from reasonkit.eval.evaluate import evaluate
-from reasonkit.models import checkpoints, lora, placement
+from reasonkit.models import checkpoints, placement
 from reasonkit.models.load import load
 from reasonkit.run import open_run
 from reasonkit.show import report
 from reasonkit.show.dashboard import Dashboard
 from reasonkit.show.figures import chips
+from reasonkit.show.settings_table import settings_table
 from reasonkit.train import rollout
 from recipes.stages.distill import distill, train_toy_teacher
 
@@ -66,17 +66,13 @@ print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes le
 # forward pass per step. On a single chip they take turns.
 
 # %%
-plan = placement.plan(replace(profile, judge=profile.teacher), jax.devices(), judge=True)
+plan = placement.plan_distillation(profile, jax.devices())
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}".replace("judge", "teacher"))
 chips(plan)
 
 # %%
-policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered,
-              remat=profile.remat)
-policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
-start = checkpoints.restore_lora(policy.model, inputs["adapter"]) if "adapter" in inputs else 0
-print(f"{policy.name} with the adapter of step {start}" if start else f"{policy.name} with a fresh adapter")
+policy, start = placement.load_policy(profile, plan, SEED, inputs.get("adapter"))
 
 # %% [markdown]
 # ## The teacher
@@ -132,16 +128,7 @@ report.results_table(answers)
 # after the answer.
 
 # %%
-reasons = {"teacher": "a larger model with the same tokens. If empty, see above",
-           "steps": "as many as fit the session by the forecast. The loss goes flat when there is nothing more to learn",
-           "most_steps": "if the clock has time, the stage goes on to this step. In a recipe, 0 means no more",
-           "batch_size": "completions per step. More of them take hardly longer to sample, and were not compiled",
-           "on_policy": "GKD's lambda: share of steps on the student's own completions. The others use worked solutions",
-           "beta": "1 is the reverse KL, 0 the forward KL. GKD also uses 0.1, 0.5 and 0.9",
-           "top_k": "tokens compared one by one. The log has the probability mass of the others, as `rest`",
-           "learning_rate": "as in SFT, because every token has a target",
-           "clip": "largest gradient norm, so one odd batch can't move the weights far"}
-report.table(["setting", "value", "why"], [[name, getattr(profile.distill, name), why] for name, why in reasons.items()], "")
+settings_table("distill", profile.distill)
 
 # %% [markdown]
 # ## Training

@@ -45,7 +45,6 @@ from reasonkit.config import STAGES
 from reasonkit.data.rows import read_rows
 from reasonkit.eval.evaluate import compare_paired, evaluate
 from reasonkit.models import checkpoints, lora, placement
-from reasonkit.models.load import load
 from reasonkit.models.submission_check import PROMPT_ROOM, ending_turns, load_in_place, verify_submission
 from reasonkit.run import open_run
 from reasonkit.session.manifest import caveats
@@ -65,8 +64,7 @@ print(*caveats(manifests), f"{len(test)} test problems; {run.budget.minutes_left
 
 # %%
 plan = placement.plan(profile, jax.devices(), judge=False)
-policy = load(profile.policy, plan.policy, profile.dtype, replicated="policy" not in plan.gathered)
-policy = replace(policy, model=lora.add_lora(policy.model, plan.policy, profile.lora_rank, profile.lora_alpha, SEED))
+policy, _ = placement.load_policy(replace(profile, remat=False), plan, SEED)  # nothing is trained here
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
 # The judges' code loads the adapter onto this model, and places it on the devices that the file names. GRPO with a judge

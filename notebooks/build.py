@@ -2,9 +2,9 @@
 
 The `.py` files (py:percent) are the truth. Every `.ipynb` is generated, with the same bytes each time. A cell
 `# {{setup}}` stands for `setup.py` with the pins of requirements.txt, `# {{library}}` for the files that the notebook
-and its recipe need, and `# {{notebook NAME}}` for that notebook's cells, without those that are tagged `clone`.
+and its recipe need, and `# {{notebook NAME}}` for that notebook's cells. Those tagged `clone` are only in a clone.
 `# {{stages data}}` and `# {{stages training}}` stand for the notebooks of the recipe's stages, and `# {{recipe}}` for
-what its page says. A text that is tagged with a recipe's name is only in that recipe's submission.
+what its page says. A cell tagged with a recipe's name, alone or beside `clone`, is in that recipe's submission only.
 
     python notebooks/build.py build                # write all notebooks
     python notebooks/build.py run --set SEED=1     # execute those of the recipe in order, or one that is named
@@ -42,6 +42,8 @@ OUT = ROOT / "build"
 RECIPE = "g_rar"  # that of a notebook in which nobody has set another
 TEMPLATE, SUBMISSION = "submission_template", "submission"
 STAGE_OF = {stage.notebook: name for name, stage in STAGES.items()} | {TEMPLATE: SUBMISSION}  # as `precheck` takes it
+OWN_CHOICES = {"data": "DATA, 'data'", "teacher": "DATA, 'teacher', TEACHER, JUDGE",  # for `precheck`
+               SUBMISSION: "DATA, 'submission', TEACHER"}
 COMMON = ("PROFILE", "RECIPE", "SEED", "DATA", "SETTINGS", "TEACHER")  # parameters that a submission has once
 KEPT_METADATA = {"tags", *HIDDEN}
 TRAINING = "# Numbers and figures"  # requirements.txt up to here is what a session must have in these versions
@@ -50,8 +52,16 @@ PICTURE = re.compile(r"\.\./(docs/images/(\w+\.png))")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def setup_cells(root: Path, stage: str) -> list[NotebookNode]:
-    """The cells that find the library, install what is missing at pinned versions, and check if a stage can begin."""
+def is_in(cell: NotebookNode, recipe: str, clone: bool) -> bool:
+    """Whether a cell's tags let it into a notebook of the clone, or else into the submission of `recipe`."""
+    tags = {*cell.metadata.get("tags", ())}
+    named = tags & {*recipe_names()}
+    return recipe in named or (clone if "clone" in tags else not named)
+
+
+def setup_cells(root: Path, stage: str, api_judge: bool = True) -> list[NotebookNode]:
+    """The cells that find the library, install what is missing at pinned versions, and check if a stage can begin.
+    `api_judge`: whether one of the other cells makes a judge behind an API."""
     requirements = (root / "requirements.txt").read_text(encoding="utf-8").split(TRAINING)[0]
     pins, libtpu = re.findall(r"^[\w-]+==\S+", requirements, re.M), re.search(r"libtpu==\S+", requirements)
     if not pins or not libtpu:
@@ -59,23 +69,23 @@ def setup_cells(root: Path, stage: str) -> list[NotebookNode]:
     cells = read_source(root / "notebooks" / "setup.py").cells
     for cell in cells:
         cell.source = cell.source.replace("{{pins}}", textwrap.fill(" ".join(pins), 110, break_on_hyphens=False))
-        cell.source = cell.source.replace("{{libtpu}}", libtpu[0]).replace("{{stage}}", stage)
+        cell.source = cell.source.replace("{{libtpu}}", libtpu[0])
+        choices = OWN_CHOICES.get(stage, f"stage={stage!r}").replace("'", '"') + ", api_judge=False" * (not api_judge)
+        cell.source = cell.source.replace("{{choices}}", choices)
     return cells
 
 
-def expand(cell: NotebookNode, root: Path, stage: str, recipe: str) -> list[NotebookNode]:
-    """The cells that a source's cell stands for: itself, unless it is a marker. The library's place stays one."""
+def expand(cell: NotebookNode, root: Path, recipe: str) -> list[NotebookNode]:
+    """The cells that a source's cell stands for: itself, unless it is a marker. The places of the setup and the library
+    stay markers, because what they say depends on the other cells."""
     if cell.cell_type == "markdown":
         if "{{models}}" in cell.source:
             cell.source = cell.source.replace("{{models}}", kaggle_models(recipe))
-        of_another = {*cell.metadata.get("tags", ())} & {*recipe_names()} - {recipe}
-        return [] if of_another else [cell]
+        return [cell]
     marker = MARKER.fullmatch(cell.source.strip())
     match marker and marker.groups():
-        case None | ("library", None):
+        case None | ("library" | "setup", None):
             return [cell]
-        case "setup", None:
-            return setup_cells(root, stage)
         case "recipe", None:
             return recipe_cells(recipe, root)
         case "stages", "data" | "training" as part:
@@ -97,8 +107,7 @@ def notebook_cells(name: str, root: Path) -> list[NotebookNode]:
     given.source = "\n".join(line for key, node in found.items() if key not in COMMON
                              for line in lines[node.lineno - 1:node.end_lineno])
     given.metadata.tags = []
-    cells = [cell for cell in notebook.cells
-             if "clone" not in cell.metadata.get("tags", ()) and cell.source.strip() != "# {{setup}}"]
+    cells = [cell for cell in notebook.cells if cell.source.strip() != "# {{setup}}"]
     for cell in cells:
         if cell.cell_type == "markdown":  # the chapter's number is another
             cell.source = re.sub(r"^(#+ )(?:\d+[a-z]? · )?", r"#\1", cell.source, flags=re.MULTILINE)
@@ -134,8 +143,12 @@ def notebook_text(path: Path, root: Path = ROOT, values: Mapping[str, object] | 
     if values:
         set_parameters(notebook, values)
     recipe, *_ = [*re.findall(r'^RECIPE = "(\w+)"', "\n".join(cell.source for cell in notebook.cells), re.M), RECIPE]
-    cells = [new for cell in notebook.cells for new in expand(cell, root, STAGE_OF.get(path.stem, "data"), recipe)
-             if not (attached and "library" in cell.metadata.get("tags", ()))]
+    clone = path.stem != TEMPLATE
+    cells = [new for cell in notebook.cells for new in expand(cell, root, recipe)
+             if is_in(new, recipe, clone) and not (attached and "library" in cell.metadata.get("tags", ()))]
+    api_judge = clone or any("api_judge.from_secrets(" in cell.source for cell in cells)
+    setup = setup_cells(root, STAGE_OF.get(path.stem, "data"), api_judge)
+    cells = [new for cell in cells for new in (setup if cell.source.strip() == "# {{setup}}" else [cell])]
     for place in [number for number, cell in enumerate(cells) if cell.source.strip() == "# {{library}}"]:
         cells[place:place + 1] = (read_source(root / "notebooks" / "attached.py").cells if attached else
                                   library_cells(library(cells, root), root))

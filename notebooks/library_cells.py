@@ -19,8 +19,11 @@ FILE_MARK = "#### "  # in a cell of the library, the line that begins a file
 HIDDEN = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}, "cellView": "form"}
 MODULE = re.compile(r"(?:reasonkit|recipes|data_recipes|tools)(?:\.\w+)+")
 # A recipe names its data in a string, and the data their families, rubrics and kinds of answers: nothing imports them.
-BY_NAME = ("data_recipes/{}.toml", "data_recipes/rubrics/{}.toml", "data_recipes/families/{}.py",
-           "recipes/graders/{}.py")
+BY_NAME = ("data_recipes/rubrics/{}.toml", "data_recipes/families/{}.py", "recipes/graders/{}.py")
+MIX = "data_recipes/{}.toml"  # only a recipe names one. In a mix, the same word is a domain or a reader
+# Nothing imports these: the rubric for a file of one's own, and the mix that errors about the hub name as the way out.
+BY_PATH = {"reasonkit/data/own_file.py": "data_recipes/rubrics/general.toml",
+           "reasonkit/data/curation.py": "data_recipes/packaged.toml"}
 
 
 @functools.cache
@@ -45,10 +48,11 @@ def needs(path: Path, text: str, root: Path) -> set[Path]:
         found = {root / f"{name.replace('.', '/')}.py" for name in modules(text)}
         found |= {folder / "__init__.py" for folder in path.parents if root in folder.parents}
     reader = root / "reasonkit/data/readers.py"  # it names the kinds that a gold answer may be found to have
-    if path == reader or path.parent == root / "recipes" or root / "data_recipes" in path.parents:
-        found |= {root / place.format(word) for word in re.findall(r'"(\w+)"', text) for place in BY_NAME}
-    if path == root / "reasonkit/data/own_file.py":  # for a file of one's own
-        found.add(root / "data_recipes/rubrics/general.toml")
+    of_recipe = path.parent == root / "recipes"
+    if path == reader or of_recipe or root / "data_recipes" in path.parents:
+        places = (*BY_NAME, MIX) if of_recipe else BY_NAME
+        found |= {root / place.format(word) for word in re.findall(r'"(\w+)"', text) for place in places}
+    found |= {root / other for module, other in BY_PATH.items() if path == root / module}
     found = {path for path in found if path.is_file()}
     top = text.split("[[sources]]")[0]  # the domain of a source may have no rubric of its own
     return found | {root / f"data_recipes/rubrics/{name}.toml" for name in re.findall(r'^domain = "(\w+)"', top, re.M)}

@@ -32,5 +32,4 @@ setup.install(PINS)
 # %% tags=["setup"]
 from reasonkit.precheck import precheck
 
-precheck(PROFILE, RECIPE, SEED, SETTINGS, globals().get("DATA"), "{{stage}}", globals().get("TEACHER", ""),
-         globals().get("JUDGE", ""))
+precheck(PROFILE, RECIPE, SEED, SETTINGS, {{choices}})

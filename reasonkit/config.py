@@ -150,8 +150,8 @@ _TINY_LENGTHS = dict(max_prompt_length=80, max_new_tokens=64)
 # 2e-4 in SFT, from 1e-5 in RL). SFT takes half of that, because qwix starts A 2.4 times as far out as PEFT, and GRPO
 # the 1e-5, because entrants trained with 3e-6 and 5e-6. Its beta is the second winner's, for k3. A SimPO step has no
 # more rows per chip than a GRPO pass, at five times the second winner's rate of 1e-6. In distillation every token has a
-# target, so it has SFT's rate. Its steps are about what fits the hours by formula, if the longest completion of every
-# batch is as long as it may be. Neither was measured on these models.
+# target, so it has SFT's rate. Its steps leave room in the hours by the forecast, even if the longest completion of
+# every batch is as long as it may be. Neither was measured on these models.
 _GEMMA = dict(policy="gemma2-2b-it", dtype="bfloat16", lora_rank=32, lora_alpha=32.0, judge_max_length=2048,
               remat=True)
 _GEMMA_LENGTHS = dict(max_prompt_length=256, max_new_tokens=768)

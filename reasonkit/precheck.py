@@ -62,11 +62,12 @@ def writer_of(run: Run, teacher: str, data: DataRecipe) -> str:
 
 
 def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], data: str | None = None,
-             stage: str = "data", teacher: str = "", rater: str = "") -> None:
+             stage: str = "data", teacher: str = "", rater: str = "", api_judge: bool = True) -> None:
     """Show each choice and where it comes from, and whether the session has what the run needs, with a remedy if not.
 
     `data` is the DATA of a notebook that reads its sources. `stage` is that of the notebook, or ALL for a submission.
-    `teacher` and `rater` are TEACHER and JUDGE of notebook 1b. Raises ValueError as `open_run` and `writer_of` do,
+    `teacher` and `rater` are TEACHER and JUDGE of notebook 1b. `api_judge`: whether a cell makes a judge behind an API,
+    as in a clone and in few submissions. Raises ValueError as `open_run` and `writer_of` do,
     RuntimeError with all the remedies if something is missing, and StageNotInRecipe if the recipe has no such stage.
     """
     chosen, plan, own = check_choices(profile, recipe, seed, settings), find_recipe(recipe), PROFILES[profile]
@@ -99,7 +100,7 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
     if fitted.api_dollars and "judge" in models and "reward_model" not in left and not plan.judge:
         models.pop("judge")
         asked = [_api("judge", "leave api_dollars out of SETTINGS for the local judge", fitted.api_dollars,
-                      stage != ALL)]
+                      api_judge)]
     if writer and rater == "local":
         models["rater"] = fitted.judge
     lines = [*_machine(fitted, left, models), *_models(dict.fromkeys(models.values())), *_session(fitted),
@@ -133,7 +134,7 @@ def _machine(profile: Profile, left: Sequence[str], models: Mapping[str, str]) -
                 ("grpo", "grpo_micro_prompts x grpo_num_generations", passes, both.policy)]
         rows += [("evaluation", "eval_batch", profile.eval_batch, made.policy) for made in (alone, both)]
         if "teacher" in models:
-            both = placement.plan(replace(profile, judge=models["teacher"]), devices, judge=True)
+            both = placement.plan_distillation(profile, devices)
             rows += [("distill", "distill_batch_size", profile.distill.batch_size, mesh)
                      for mesh in (both.policy, both.judge)]
         if both.judge:
@@ -198,7 +199,8 @@ def _teacher(run: Run, stage: str, teacher: str, writer: str, rater: str) -> Lin
 def _api(role: str, instead: str, dollars: float = 0, with_cell: bool = True) -> tuple[str, str, str]:
     """A judge or a teacher behind an API, and whether a cell asks it. A price is needed only with `dollars`."""
     if not with_cell:
-        return role, "no cell for an API", f"take the notebooks of a clone, which have one, or {instead}"
+        return role, "no cell for an API", (
+            f"take the notebooks of a clone or the submission of pinocchio, which have one, or {instead}")
     # by name: a submission carries what its library imports, and most of them ask no API
     client, calls = (importlib.import_module(f"recipes.judges.{name}") for name in ("api_client", "api_calls"))
     try:

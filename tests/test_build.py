@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import library_cells  # noqa: E402
 import recipe_cells  # noqa: E402
 
 from reasonkit.config import STAGES  # noqa: E402
+from reasonkit.data.problems import load_recipe  # noqa: E402
 from reasonkit.session.setup import find_recipe, recipe_names  # noqa: E402
 
 NAMES = [stage.notebook for stage in STAGES.values()]
@@ -259,6 +261,15 @@ def test_a_library_file_that_is_not_there_is_named(root, file):
         build.find_stale(root)
 
 
+@pytest.mark.parametrize(("tags", "clone", "g_rar", "pinocchio"), [
+    ([], True, True, True), (["library"], True, True, True), (["clone"], True, False, False),
+    (["clone", "pinocchio"], True, False, True), (["pinocchio"], False, False, True)])
+def test_tags_decide_where_a_cell_is(tags, clone, g_rar, pinocchio):
+    cell = nbformat.v4.new_code_cell("1", metadata={"tags": tags})
+    places = build.is_in(cell, "g_rar", True), build.is_in(cell, "g_rar", False), build.is_in(cell, "pinocchio", False)
+    assert places == (clone, g_rar, pinocchio)
+
+
 # -- parameters
 
 
@@ -410,7 +421,22 @@ def test_the_submission_of_a_recipe_has_its_stages_and_its_library_only(name, tm
     code = [cell.source for cell in cells if cell.cell_type == "code" and not cell.source.startswith("%%")]
     assert sum(f'RECIPE = "{name}"' in cell for cell in code) == 1 == sum("SETTINGS = {" in cell for cell in code)
     assert sum(cell.count("\nTEACHER = ") for cell in code) == 1, "the check before all chapters knows it"
-    assert [cell.count('"submission", globals().get("TEACHER"') for cell in code if "precheck(" in cell] == [1]
+    assert [cell.count('DATA, "submission", TEACHER') for cell in code if "precheck(" in cell] == [1]
+    packaged = load_recipe("packaged").sources
+    domains = {f"data_recipes/rubrics/{source.rubric or source.domain}.toml" for source in packaged}
+    assert {"data_recipes/packaged.toml", *(path for path in domains if (ROOT / path).is_file()), *(
+        f"data_recipes/families/{family}.py" for family in packaged[-1].families)} <= written
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_pinocchios_submission_alone_has_the_judge_behind_an_api(name):
+    text = build.notebook_text(ROOT / "notebooks/submission_template.py", values={"RECIPE": name})
+    cells = nbformat.reads(text, as_version=4).cells
+    written = [path for path in library_files(cells) if path.startswith("recipes/judges/api_") or "score_sheet" in path]
+    assert len(written) == (4 if name == "pinocchio" or "teacher" in find_recipe(name).shares else 0)
+    told = [sum(words in cell.source for cell in cells if not cell.source.startswith("%%files"))
+            for words in ("use a judge behind an API", "judge = api_judge.from_secrets(", "api_judge=False)")]
+    assert told == ([1, 1, 0] if name == "pinocchio" else [0, 0, 1]), "and the check of the others knows"
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -455,14 +481,15 @@ def test_a_submission_grades_every_kind_that_it_may_infer(tmp_path, monkeypatch)
     assert done.stdout == f"{tmp_path}/reasonkit/__init__.py {[True] * len(golds)}\n", done.stderr
 
 
-@pytest.mark.parametrize(("recipe", "data"), [("pinocchio", "packaged"), ("legal", "mine.csv"),
-                                             ("tunix_demo", "packaged")])
-def test_a_submission_can_read_the_data_that_its_first_cell_names(tmp_path, monkeypatch, recipe, data):
-    """A mix by name, and a file of one's own. The folder has the submission's files only."""
+@pytest.mark.parametrize(("recipe", "data", "count"), [
+    ("g_rar", "packaged", 2000), ("gym", "packaged", 2000), ("legal", "mine.csv", 2), ("tunix_demo", "medical", 0)])
+def test_a_submission_can_read_the_data_that_its_first_cell_names(tmp_path, monkeypatch, recipe, data, count):
+    """A mix by name, and a file of one's own. All have the mix without the hub, whatever DATA was when they were made.
+    The folder has the submission's files only, and `count` rows come from no network."""
     monkeypatch.setattr(build, "OUT", tmp_path / "build")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.csv").write_text("question,answer\nIs a whale a fish?,no\n1 + 1?,2\n")
-    made, shell = build.write_submission({"RECIPE": recipe, "DATA": data}), InteractiveShell()
+    made, shell = build.write_submission({"RECIPE": recipe, "DATA": data.replace("packaged", "")}), InteractiveShell()
     for cell in nbformat.read(made, as_version=4).cells:
         if cell.source.startswith("%%files") or "def files(" in cell.source:
             shell.run_cell(cell.source).raise_error()
@@ -471,13 +498,13 @@ def test_a_submission_can_read_the_data_that_its_first_cell_names(tmp_path, monk
             "from reasonkit.data.filters import Ledger;"
             f"found = load_data({data!r});"
             "[domain_rubric(found, source.rubric or source.domain) for source in found.sources];"
-            "rows = [] if found.sources[0].kind_of == 'wheel' else [*read_sources(found, 0, Ledger())];"
-            "print(len(found.sources), len(rows))")
+            "here = [source for source in found.sources if source.kind_of in ('file', 'family')];"
+            "rows = read_sources(found.model_copy(update={'sources': here}), 0, Ledger());"
+            "print(len(found.sources) > 0, len(rows))")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert not done.returncode, done.stderr[-2000:]
-    count, rows = done.stdout.split()
-    assert int(count) >= 1 and int(rows) == (2 if data == "mine.csv" else 0)
+    assert done.stdout == f"True {count}\n"
 
 
 def test_a_submission_for_a_file_of_ones_own_has_all_rubrics(tmp_path, monkeypatch):
@@ -573,3 +600,15 @@ def test_what_kaggle_could_not_run_is_refused_and_no_folder_but_its_own_is_remov
     assert kaggle_folder.main(["--owner", "me", "--out", str(kaggle)]) == 0  # made anew
     assert metadata(kaggle / "notebook", "kernel")["id"] == "me/show-your-work"
     assert f"kaggle kernels push -p {kaggle}/notebook" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*build.STAGE_OF])
+def test_the_check_of_a_notebook_asks_for_its_own_parameters(name):
+    """All of them that decide what is loaded. Another name would not be defined."""
+    cells = nbformat.reads(build.notebook_text(build.ROOT / "notebooks" / f"{name}.py"), as_version=4).cells
+    given = {node.id for cell in cells if "parameters" in cell.metadata.get("tags", ())
+             for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)}
+    (check,) = (node for cell in cells if cell.source.startswith("from reasonkit.precheck")
+                for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call))
+    asked = {node.id for node in ast.walk(check) if isinstance(node, ast.Name) and node.id.isupper()}
+    assert asked == given & {"PROFILE", "RECIPE", "SEED", "SETTINGS", "DATA", "TEACHER", "JUDGE"}

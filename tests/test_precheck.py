@@ -14,6 +14,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from reasonkit import precheck as module
+from reasonkit.data import loading
 from reasonkit.data.own_file import load_data
 from reasonkit.models import mesh
 from reasonkit.models.load import ASSETS, MODELS
@@ -135,7 +136,7 @@ def test_a_damaged_model_is_named(shown, tmp_path):
     ({"policy": "gemma3-12b-it"}, 8, "memory: the policy needs .* take a smaller model or fewer rows"),
     ({}, 3, "memory: sft_batch_size = 16 rows cannot be split over fsdp=3 chips: make it 15 or 18"),
     ({"simpo_batch_size": 3}, 8, "memory: 2 x simpo_batch_size = 6 rows cannot be split"),
-    ({"distill_batch_size": 3}, 8, "memory: distill_batch_size = 3 rows cannot be split over fsdp=2 chips"),
+    ({"distill_batch_size": 3}, 8, "memory: distill_batch_size = 3 rows cannot be split over fsdp=4 chips"),
     ({"eval_batch": 100}, 8, "memory: eval_batch = 100 rows cannot be split over fsdp=8 chips: make it 96 or 104"),
     ({"judge_batch": 3}, 8, "memory: judge_batch = 3 rows cannot be split over fsdp=2 chips: make it 2 or 4"),
     ({"grpo_num_generations": 3, "grpo_micro_prompts": 2}, 8,
@@ -171,17 +172,22 @@ def test_a_judge_behind_an_api_is_asked_for_by_its_dollars_alone(shown, monkeypa
     assert ("the second half" in shown["memory"][0]) == ("judge" not in names) and "0123456789" not in str(shown)
 
 
-@pytest.mark.parametrize(("key", "stage", "message"), [
-    ("", "data", "judge: set one of the secrets GEMINI_API_KEY, GOOGLE_API_KEY, OPENAI_API_KEY, or leave api_dollars"),
-    ("GEMINI_API_KEY", "submission", "judge: take the notebooks of a clone, which have one, or leave api_dollars out")])
-def test_a_judge_behind_an_api_needs_its_key_and_the_clone(shown, monkeypatch, key, stage, message):
+@pytest.mark.parametrize(("recipe", "key", "stage", "cell", "message"), [
+    ("g_rar", "", "data", True,
+     "judge: set one of the secrets GEMINI_API_KEY, GOOGLE_API_KEY, OPENAI_API_KEY, or leave api_dollars"),
+    ("pinocchio", "", "submission", True, "judge: set one of the secrets GEMINI_API_KEY, GOOGLE_API_KEY, OPENAI_API_K"),
+    ("pinocchio", "GEMINI_API_KEY", "submission", True, r"^((?!judge: )(?s:.))*$"),
+    ("g_rar", "GEMINI_API_KEY", "submission", False,
+     "judge: take the notebooks of a clone or the submission of pinocchio, which have one, or leave api_dollars out")])
+def test_a_judge_behind_an_api_needs_its_key_and_its_cell(shown, monkeypatch, recipe, key, stage, cell, message):
     """The local judge in its place would be another run than the one asked for. `make kaggle` has the code, and its
-    notebook has no cell that asks."""
+    notebook may have no cell that asks."""
     accelerators(monkeypatch, "tpu", 8)
     if key:
         monkeypatch.setenv(key, "sk-0123456789")
     with pytest.raises(RuntimeError, match=message):
-        precheck("kaggle", "g_rar", 0, {"api_dollars": 5}, stage=stage)
+        precheck("kaggle", recipe, 0, {"api_dollars": 5}, stage=stage, api_judge=cell)
+    assert ("generativelanguage" in shown["judge"][0]) == bool(key and cell)
 
 
 @pytest.mark.parametrize(("key", "package"), [("GEMINI_API_KEY", "google-genai"), ("OPENAI_API_KEY", "openai")])
@@ -346,6 +352,12 @@ def test_a_full_disk_and_a_session_without_time_are_named(shown, monkeypatch):
 def test_data_that_cannot_be_read_is_named(shown, data, message):
     with pytest.raises(RuntimeError, match=message):
         precheck("smoke", "g_rar", 0, {}, data)
+
+
+def test_data_that_the_hub_does_not_give_are_named_with_a_mix_that_does_without_it(shown, monkeypatch):
+    monkeypatch.setattr(loading, "load_dataset", offline)
+    with pytest.raises(RuntimeError, match='data: source .gsm8k. can.t be opened (?s:.)*set DATA = "packaged" in th'):
+        precheck("smoke", "g_rar", 0, {}, "gsm8k", "submission")
 
 
 def test_what_a_teacher_has_yet_to_write_is_not_asked_for(shown, tmp_path, monkeypatch):

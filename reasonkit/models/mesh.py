@@ -19,7 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 ROOM = 0.9  # of a chip's memory is planned with, because an estimate errs
 # The settings that say how many rows a role has at once.
-ROWS = {"policy": "eval_batch, sft_batch_size, grpo_micro_prompts, grpo_rollout_micro_prompts", "judge": "judge_batch"}
+ROWS = {"policy": "eval_batch, sft_batch_size, grpo_micro_prompts, grpo_rollout_micro_prompts, distill_batch_size",
+        "judge": "judge_batch"}
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,16 @@ def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool, grpo: boo
     return plan_mesh(devices, judge=judge, needs=found, memory=memory)
 
 
+def plan_distillation(profile: Profile, devices: Sequence[jax.Device]) -> Plan:
+    """The meshes of notebook 3b: the student, and the teacher in the judge's place. A student samples and trains on
+    `distill.batch_size` completions at once, and never on GRPO's. Raises as `plan`."""
+    d = profile.distill
+    rows = replace(profile.grpo, prompts_per_step=d.batch_size, num_generations=1, micro_prompts=0,
+                   rollout_micro_prompts=0, max_prompt_length=d.max_prompt_length, max_new_tokens=d.max_new_tokens,
+                   int8_weights=False, int8_cache=False)
+    return plan(replace(profile, judge=profile.teacher, judge_int8=False, grpo=rows), devices, judge=True)
+
+
 def plan_teacher(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> tuple[Plan, int, int]:
     """The meshes of notebook 1b, where the policy writes and nothing is trained, how many questions it answers at once,
     and how many tokens a request may have. It answers `eval_batch` questions, or a half, a quarter or an eighth of it

@@ -164,7 +164,7 @@ class Part(Written):
 
 
 _row = partial(create_model, "Row", __base__=Row)  # with fields, each a type, or (type, default) if it may be missing
-STEP = _row(step=Count, series=(str | None, None), **dict.fromkeys(
+STEP = _row(step=Count, series=(str | None, None), compiled=(dict[str, Logged], {}), **dict.fromkeys(
     ("loss", "accuracy", "margin", "length", "kl", "rollout_kl", "entropy", "truncated", "seconds"), (Logged, None)))
 EVENTS = {
     "start": _row(stage=Text, step=Count, steps=(Count, 0)),

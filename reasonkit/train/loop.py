@@ -127,6 +127,12 @@ class DivergedError(RuntimeError):
 FAILURES = BudgetError, DivergedError, NoSignalError, TimeoutError, TooFewRows
 
 
+def out_of_memory(error: Exception) -> str:
+    """The error in words if it says that the chips ran out of memory, else ""."""
+    full = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return describe_error(error) if full else ""
+
+
 def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: str, start_step: int,
                minutes: float) -> StageResult:
     """What a stage leaves behind that failed: its last good step, or the adapter that it began with.
@@ -134,11 +140,10 @@ def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: st
     So an unattended session goes on with what it has. Failures are FAILURES, and a device that is out of memory. Raises
     any other error again, and these too if the run has no adapter yet.
     """
-    out_of_memory = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     since = error.since if isinstance(error, DivergedError) else math.inf
     good = [step for step in store.steps_in(checkpoints) if start_step < step < since]
     alone = distributed.is_multiprocess() and not isinstance(error, DivergedError)  # the others have not failed
-    if alone or not (out_of_memory or isinstance(error, FAILURES)) or not (good or start_step):
+    if alone or not (out_of_memory(error) or isinstance(error, FAILURES)) or not (good or start_step):
         raise error
     traceback.clear_frames(error.__traceback__)  # they hold arrays of the failed step
     gc.collect()

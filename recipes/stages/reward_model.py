@@ -25,8 +25,8 @@ from reasonkit.data.screening import is_worked
 from reasonkit.eval.intervals import interval
 from reasonkit.models.load import LoadedModel
 from reasonkit.run import Run
-from reasonkit.session.secrets import describe_error
 from reasonkit.text.tags import TAGS
+from reasonkit.train.loop import out_of_memory
 from recipes.rewards.thought_teacher import ThoughtJudge, ThoughtTeacher, train_teacher
 from recipes.stages.traces import NO_WORK, WRONG, Sample, examine, own_completions
 
@@ -48,16 +48,11 @@ def examples(policy: LoadedModel, mesh: Mesh, rows: Sequence[Mapping[str, str]],
     try:
         samples = own_completions(policy, mesh, rows, profile.grpo, at_once, minutes, seed)
     except jax.errors.JaxRuntimeError as error:
-        print(f"no examples for the reward model: {_out_of_memory(error)}", file=sys.stderr)
+        if not (why := out_of_memory(error)):
+            raise
+        print(f"no examples for the reward model: {why}", file=sys.stderr)
         return None
     return [*policy_traces(samples), *corrupted_traces(rows, seed)] if minutes else None
-
-
-def _out_of_memory(error: jax.errors.JaxRuntimeError) -> str:
-    """The error in words. Raises it again if the chips' memory is not its cause."""
-    if "RESOURCE_EXHAUSTED" not in str(error):
-        raise error
-    return describe_error(error)
 
 
 def policy_traces(samples: Iterable[Sample]) -> list[Trace]:
@@ -166,7 +161,9 @@ def fit(features: Callable[[Sequence[str], Sequence[str]], np.ndarray], name: st
     try:
         train_ND, held_ND = (None if given else read(train)), read(held_out)
     except jax.errors.JaxRuntimeError as error:
-        return without_head(_out_of_memory(error))
+        if not (why := out_of_memory(error)):
+            raise
+        return without_head(why)
     try:
         teacher = given or train_teacher(name, train_ND, np.array([trace["good"] for trace in train]))
     except ValueError as error:

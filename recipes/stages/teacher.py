@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import jax
 from jax.sharding import Mesh
 
 from reasonkit.config import Recipe
@@ -25,6 +26,7 @@ from reasonkit.models.load import LoadedModel
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.text.tags import TAGS, neutralise, printable
+from reasonkit.train.loop import out_of_memory
 from reasonkit.train.rollout import generator
 from recipes.judges.api_calls import ApiCalls, ApiLimits
 from recipes.judges.api_client import CallError, Service, service_from_secrets
@@ -41,19 +43,19 @@ STYLES = {
 }
 QUIET = 60.0  # seconds between two lines about the progress
 HOUR = 60.0  # minutes
-FINAL = {"auth", "spending_limit"}  # causes after which nothing more is asked
+FINAL = {"auth", "spending_limit", "memory"}  # causes after which nothing more is asked
 
 
 @dataclass(frozen=True)
 class Teacher:
     """Who answers. `ask(requests, seed, on_text)` gives a text or an error for each, and calls `on_text(number, text)`
-    as soon as there is one. It takes `batch` requests at once, each of which must pass `fits`. endpoint: the host, or
-    "local". spent: dollars so far."""
+    as soon as there is one. It takes `batch()` requests at once, each of which must pass `fits`. endpoint: the host,
+    or "local". spent: dollars so far."""
 
     name: str
     endpoint: str
     sampling: Mapping[str, Any]
-    batch: int
+    batch: Callable[[], int]
     ask: Callable[[list[str], int, Callable[[int, str], None]], list[str | CallError]] = field(repr=False)
     fits: Callable[[str], bool] = lambda request: True
     spent: Callable[[], float] = lambda: 0.0
@@ -72,8 +74,8 @@ def api_teacher(service: Service, limits: ApiLimits, log: RunLog) -> Teacher:
         return calls.ask([(request, None) for request in requests], calls.deadline(), [], on_text)
 
     sampling = {"temperature": service.temperature, "max_tokens": service.max_tokens}
-    return Teacher(service.name, urlsplit(service.endpoint).netloc, sampling, 4 * limits.concurrency, ask,
-                   spent=lambda: calls.spent)
+    return Teacher(service.name, urlsplit(service.endpoint).netloc, sampling, lambda: 4 * limits.concurrency,
+                   ask, spent=lambda: calls.spent)
 
 
 def teacher_from_secrets(dollars: float, price: tuple[float, float] | None, log: RunLog) -> Teacher:
@@ -99,21 +101,44 @@ def _service(role: str, **options) -> Service:
 
 def local_teacher(model: LoadedModel, mesh: Mesh, *, max_prompt_length: int, max_new_tokens: int,
                   batch_size: int) -> Teacher:
-    """A Gemma on the mesh, which costs nothing."""
-    generate = generator(model.model, model.tokenizer, mesh, max_prompt_length=max_prompt_length,
-                         max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=1.0)
+    """A Gemma on the mesh, which costs nothing. It takes `batch_size` requests at once. If the chips run out of memory,
+    it takes half as many, for good, because each size compiles anew. When not even one per part of the mesh fits, it
+    gives errors, whose cause "memory" ends `collect`."""
+
+    def of_size(rows: int) -> Callable[..., list[str]]:
+        return generator(model.model, model.tokenizer, mesh, max_prompt_length=max_prompt_length,
+                         max_new_tokens=max_new_tokens, batch_size=rows, temperature=1.0)
+
+    rows, generate = batch_size, of_size(batch_size)
 
     def ask(requests: list[str], seed: int, on_text: Callable[[int, str], None]) -> list[str | CallError]:
-        texts = generate([f"{START}{request}{END}" for request in requests], seed)
-        for number, text in enumerate(texts):
-            on_text(number, text)
+        nonlocal rows, generate
+        texts: list[str | CallError] = []
+        while left := requests[len(texts):]:
+            why = ""
+            try:
+                new = generate([f"{START}{request}{END}" for request in left[:rows]], seed + len(texts))
+            except jax.errors.JaxRuntimeError as error:
+                if not (why := out_of_memory(error)):
+                    raise
+            if why:  # the block above has ended, so the error and the arrays of the failed call are gone
+                fewer = rows // 2 // mesh.shape["fsdp"] * mesh.shape["fsdp"]
+                if not fewer:
+                    return texts + [CallError("memory", f"even {rows} questions at once do not fit. {why}")] * len(left)
+                if rows == batch_size:
+                    print(f"{rows} questions at once need more memory than the chips have: the teacher takes fewer now")
+                rows, generate = fewer, of_size(fewer)
+                continue
+            for number, text in enumerate(new, len(texts)):
+                on_text(number, text)
+            texts += new
         return texts
 
     def fits(request: str) -> bool:
         return len(model.tokenizer.encode(f"{START}{request}{END}")) < max_prompt_length
 
     sampling = {"temperature": 1.0, "max_tokens": max_new_tokens}
-    return Teacher(model.name, "local", sampling, batch_size, ask, fits)
+    return Teacher(model.name, "local", sampling, lambda: rows, ask, fits)
 
 
 @dataclass(frozen=True)
@@ -167,8 +192,8 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
     """Every completion of the teacher to these rows so far, those in `log` included.
 
     A question without a gold answer is asked only if there is a judge. It stops early, and says why, if the money or
-    the `minutes` are used up, the key is refused, or a whole batch has no answer. Raises ValueError for a greedy
-    teacher with several tries, because it would repeat itself.
+    the `minutes` are used up, the key is refused, the chips run out of memory, or a whole batch has no answer. Raises
+    ValueError for a greedy teacher with several tries, because it would repeat itself.
     """
     if settings.tries > 1 and teacher.sampling["temperature"] == 0:
         raise ValueError(f"temperature 0 gives {settings.tries} equal completions: raise it, or set tries=1")
@@ -203,7 +228,10 @@ def collect(rows: Iterable[Mapping[str, str]], teacher: Teacher, settings: Teach
     def batches() -> Iterator[list[str]]:
         for _ in range(settings.tries):
             left = [key for key in asked if is_open(key)]
-            yield from (left[start:start + teacher.batch] for start in range(0, len(left), teacher.batch))
+            while left:
+                size = teacher.batch()
+                yield left[:size]
+                left = left[size:]
 
     def ask(keys: list[str], seed: int) -> str:
         """Ask once more about these prompts. Returns why nothing more should be asked, or ""."""

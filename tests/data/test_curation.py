@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from reasonkit.data import curation, problems
+from reasonkit.data import curation, loading, problems
 from reasonkit.data.curation import EXTRA, share_out
 from reasonkit.data.filters import Ledger, screen
 from reasonkit.data.problems import load_recipe
@@ -151,8 +151,30 @@ def test_a_missing_source_stops_the_run_unless_it_is_optional(recipe_of, tmp_pat
             assert len(splits["train"]) == 60, "its share goes to the others"
             assert "left out: source 's1' can't be opened" in ledger.notes[0]
         else:
-            with pytest.raises(SourceError, match="source 's1' can't be opened .*give the path"):
+            with pytest.raises(SourceError, match="source 's1' can't be opened .*give the path") as caught:
                 curation.curate(recipe, SIZES, 0)
+            assert "packaged" not in str(caught.value), "one's own file can be mended"
+
+
+@pytest.mark.parametrize(("rows", "told"), [
+    (None, r"source 'far' can't be opened \(ConnectionError: no such branch"),
+    (sums(3, 900), "source 'far' has 3 rows, and the recipe states 9 within 2%"),  # seen after `reach`
+    ([{"question": "1 + 1?"}], "source 'far', row 1 has no column 'q', only question")])
+def test_a_data_set_of_the_hub_that_fails_names_the_mix_without_it(recipe_of, monkeypatch, rows, told):
+    def hub(*_, **__):
+        if rows is None:
+            raise ConnectionError("no such branch")
+        return rows
+
+    monkeypatch.setattr(loading, "load_dataset", hub)
+    tail = SOURCE.format(name="far", path="", domain="maths", licence="MIT", more="rows = 9").replace(
+        'from = "file"\npath = ""', 'from = "hub"\nid = "a/b"\nsplit = "train"\nrevision = "main"')
+    with pytest.raises(SourceError, match=told) as caught:
+        curation.curate(recipe_of(sums(150), tail=tail), SIZES, 0)
+    assert str(caught.value).endswith(curation.WAY_OUT) and str(caught.value).count("packaged") == 1
+    optional = recipe_of(sums(150), tail=tail.replace("rows = 9", "rows = 9\noptional = true"))
+    _, ledger = curation.curate(optional, SIZES, 0)
+    assert "left out: source 'far'" in str(ledger) and "packaged" not in str(ledger)
 
 
 @pytest.mark.parametrize(("rows", "more", "told"), [

@@ -11,10 +11,20 @@ import pytest
 from flax import nnx
 from tiny_gemma import bump
 
-from reasonkit.config import PROFILES
+from reasonkit.config import PROFILES, adapt_to_recipe
 from reasonkit.models import placement
 from reasonkit.models.checkpoints import save_lora
-from reasonkit.models.placement import CHIPS, config_of, memory_of, needs, parameters, plan, plan_teacher
+from reasonkit.models.placement import (
+    CHIPS,
+    config_of,
+    memory_of,
+    needs,
+    parameters,
+    plan,
+    plan_distillation,
+    plan_teacher,
+)
+from reasonkit.session.setup import find_recipe
 from tools.preflight.abstract import abstract_model
 
 
@@ -178,3 +188,14 @@ def test_a_policy_begins_afresh_or_with_an_adapter(tmp_path, capsys):
     for one, two in zip(*(jax.tree.leaves(nnx.state(found.model, nnx.LoRAParam)) for found in (policy, again)),
                         strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_student_is_planned_by_its_own_rows(monkeypatch):
+    """It was split over two chips for GRPO's 256 rows, which it never samples."""
+    monkeypatch.setattr(placement, "memory_of", lambda device: CHIPS["v5e"].memory)
+    profile = adapt_to_recipe(PROFILES["kaggle"], find_recipe("on_policy_distillation"))
+    made = plan_distillation(profile, jax.devices())
+    assert made.judge.size == 4 and tuple(made.policy.shape.values()) == (4, 1) and not made.gathered
+    more = replace(profile, distill=replace(profile.distill, batch_size=512))
+    with pytest.raises(ValueError, match="the policy needs .* distill_batch_size"):
+        plan_distillation(more, jax.devices())

@@ -363,6 +363,9 @@ def test_the_traces_are_those_of_this_run(asked, tmp_path):
     assert kinds == [("teacher", str(traces)), ("file", str(file))]
     assert [source.kind_of for source in asked.run.data_recipe(str(file)).sources] == ["file"]
     assert [getattr(source, "path", "") for source in taught.data_recipe("").sources] == [str(traces), ""]
+    first, *others = taught.data_recipe("packaged").sources  # a mix without traces, where those with them fail
+    assert first.path == str(traces) and others == asked.run.data_recipe("packaged").sources
+    assert not taught.data_recipe("tiny_mix").sources, "families alone"
 
 
 @pytest.mark.parametrize("data", ["", "mine.csv"])

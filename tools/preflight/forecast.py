@@ -15,7 +15,7 @@ import importlib.metadata
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -28,7 +28,7 @@ from reasonkit.data.problems import domain_rubric, load_recipe
 from reasonkit.data.sources import DataRecipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
 from reasonkit.models.mesh import ROOM, Plan
-from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan
+from reasonkit.models.placement import CHIPS, GIB, KIND_OF, config_of, plan, plan_distillation
 from reasonkit.session.files import RecordError, parse_json, read_file, write_atomic
 from reasonkit.session.setup import find_recipe, recipe_names
 from recipes.stages.reward_model import QUESTIONS
@@ -37,6 +37,7 @@ from tools.preflight.programs import OTHERS, Run, is_shared, sizes
 
 EFFICIENCY = 0.4  # of the roofline's speed. In training 0.3 to 0.5 of a chip's peak is usual
 LOAD, LOAD_MINUTES = "load and compile", 25.0  # also a guess: loading weights and compiling, for all stages together
+LOADING_MINUTES = 10.0  # of these, for loading, and for compiling what is not in the steps of TIMED's stages
 TIMED = "sft", "grpo", "distill"  # stages whose steps, in a log, give the speed. SimPO also samples its pairs
 # What the programs are made of
 SOURCES = "reasonkit/models", "reasonkit/train", "recipes/rewards", "recipes/stages", "tools/preflight"
@@ -76,16 +77,22 @@ class Forecast:
         """The forecast at the speed of the steps in the log. A stage without steps there gets the last stage's speed.
 
         A stage's first three steps compile and don't count. It needs at least five more to have a speed.
+        If the log has compile times, the minutes to load and compile are LOADING_MINUTES, those logged, and for each
+        stage without any an equal part of what LOAD_MINUTES leaves for compiling.
         """
-        measured, efficiency = {}, self.efficiency
+        measured, efficiency, compiled = {}, self.efficiency, []  # compiled: minutes, by stage
         for stage, steps in self.steps.items():
-            seconds = [row.get("seconds") for row in log_rows if row.get("event") == f"{stage}_step"]
-            times = [value for value in seconds if isinstance(value, int | float) and value > 0][3:]
+            rows = [row for row in log_rows if row.get("event") == f"{stage}_step"]
+            compiled.append(sum(_positive(each for row in rows for each in row.get("compiled", {}).values())) / 60)
+            times = _positive(row.get("seconds") for row in rows)[3:]
             if len(times) >= 5:
                 measured[stage] = steps * median(times) / 60
                 efficiency = self.efficiency * self.minutes[stage] / measured[stage]
         scaled = {stage: minutes * (1 if stage in (LOAD, "teacher") else self.efficiency / efficiency)
                   for stage, minutes in self.minutes.items()}
+        if any(compiled):
+            to_come = compiled.count(0.0) / len(compiled) * (LOAD_MINUTES - LOADING_MINUTES)
+            scaled[LOAD] = LOADING_MINUTES + sum(compiled) + to_come
         return replace(self, minutes={**scaled, **measured}, efficiency=efficiency)
 
     def text(self) -> str:
@@ -147,7 +154,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     reasons = {"SFT, evaluation": alone.reasons["policy"], **together.reasons} if judged else together.reasons
     if "distill" in recipe.shares:
         teaching = replace(profile, judge=profile.teacher, judge_int8=False)
-        taught = plan(teaching, devices, True)
+        taught = plan_distillation(profile, devices)
         wanted += [(teaching, taught, "distill"), (teaching, taught, "teacher")]
         reasons = {**reasons, "student": taught.reasons["policy"], "teacher": taught.reasons["judge"]}
     rows = [row for each in wanted for row in compiled(*each)]
@@ -156,6 +163,11 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     return Forecast(rows, chip, reasons, _minutes(profile, recipe, seconds, together),
                     {stage: getattr(profile, stage).steps for stage in recipe.shares if stage in TIMED},
                     profile.minutes - profile.reserve_minutes, efficiency)
+
+
+def _positive(values: Iterable[object]) -> list[float]:
+    """Those that are numbers above 0, because a log may hold anything."""
+    return [value for value in values if isinstance(value, int | float) and value > 0]
 
 
 def _minutes(profile: Profile, recipe: Recipe, seconds: dict[str, float], made: Plan) -> dict[str, float]:

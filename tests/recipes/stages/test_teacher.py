@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -10,7 +11,9 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 from loopback import KEY, OPENAI, PROXIES, server
 from tiny_run import Clock
@@ -20,6 +23,7 @@ from reasonkit.data.curation import curate
 from reasonkit.data.own_file import load_data
 from reasonkit.judge.judge import JudgeFailure, JudgeVerdict
 from reasonkit.judge.rubric import Criterion, rubric_to_json
+from reasonkit.models.mesh import make_mesh
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.setup import find_recipe
 from reasonkit.session.time_budget import TimeBudget
@@ -35,6 +39,7 @@ from recipes.stages.teacher import (
     api_teacher,
     collect,
     judge_from_secrets,
+    local_teacher,
     minutes_to_ask,
     request_for,
     teacher_from_secrets,
@@ -82,7 +87,7 @@ def fake(reply, batch=4, temperature=1.0, fits=lambda request: True):
         for number, text in enumerate(texts):
             on_text(number, text)
         return texts
-    return Teacher("fake", "local", {"temperature": temperature}, batch, ask, fits)
+    return Teacher("fake", "local", {"temperature": temperature}, lambda: batch, ask, fits)
 
 
 @pytest.fixture
@@ -260,6 +265,72 @@ def test_the_time_is_kept_and_progress_is_told(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "8 completions, 4 of 12 questions are open, 0.0000 dollars so far",
         "stopped early (the 1.2 minutes are over). Run this again to ask the rest: what was answered is kept"]
+
+
+# A local teacher whose decode program needs more memory than the chips have
+
+
+@pytest.fixture
+def local(monkeypatch, tmp_path):
+    """Collects from a local teacher of 32 questions at once. Its sampler says for each call how many rows fit; `rows`
+    and `keys` are those of all calls."""
+    def run(fitting, batch_size=32, asked=ROWS, error="RESOURCE_EXHAUSTED: Out of memory allocating 17 GB"):
+        rows, keys, fitting = [], [], iter(fitting)
+
+        def sample(model, tokenizer, cache):
+            def decode(prompts, *, seed, **_):
+                rows.append(len(prompts))
+                if len(prompts) > next(fitting):
+                    raise jax.errors.JaxRuntimeError(error)
+                keys.append(seed.tobytes())
+                return SimpleNamespace(text=[solve(prompt) for prompt in prompts])
+            return decode
+
+        monkeypatch.setattr("reasonkit.train.rollout.Sampler", sample)
+        config = SimpleNamespace(num_layers=1, num_kv_heads=1, head_dim=1)
+        model = SimpleNamespace(name="tiny", model=SimpleNamespace(config=config),
+                                tokenizer=SimpleNamespace(encode=str.split, stop_ids=[1]))
+        teacher = local_teacher(model, make_mesh(jax.devices(), 4, 2), max_prompt_length=500, max_new_tokens=8,
+                                batch_size=batch_size)
+        log = RunLog(tmp_path / "asked.jsonl")
+        return collect(asked, teacher, TeacherSettings(), log), rows, keys, log
+    return run
+
+
+def test_a_teacher_without_enough_memory_takes_fewer_questions_at_once(local, capsys):
+    many = [row(n) for n in range(10, 45)]  # 32 for the first call, and three more
+    samples, rows, keys, _ = local(itertools.repeat(8), asked=many)
+    assert len(samples) == 35 and not any(sample["cause"] for sample in samples)
+    assert rows == [32, 16, *[8] * 5], "each size compiles anew, so one that does not fit is tried once"
+    assert len({*keys}) == 5, "no two calls draw alike"
+    assert capsys.readouterr().out.splitlines() == [
+        "32 questions at once need more memory than the chips have: the teacher takes fewer now"]
+    assert local([], asked=many)[0] == samples, "all of them are in the log"
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(24, [24, 12, 4]), (4, [4]), (2, [2])])
+def test_where_not_even_the_fewest_questions_fit_the_teacher_stops(local, batch_size, sizes, capsys):
+    """A size that the mesh's four parts do not divide is never tried instead of a larger one."""
+    samples, rows, *_ = local(itertools.repeat(0), batch_size)
+    assert samples == [] and rows == sizes
+    told = capsys.readouterr().out
+    assert f"stopped early (memory: even {sizes[-1]} questions at once do not fit. JaxRuntimeError: " in told
+    assert told.count("need more memory than the chips have") == (len(sizes) > 1)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_what_was_answered_before_the_memory_ran_out_is_kept(local, calls, capsys):
+    """The eight questions of the first batch take two calls. The memory runs out in the second, or after it."""
+    samples, rows, _, log = local([4, *[4] * calls, 0], 8)
+    assert rows == [8, *[4] * calls, 4] and len(samples) == len(log.read("completion")) == 4 * calls
+    assert "RESOURCE_EXHAUSTED: Out of memory allocating 17 GB). Run this again to ask" in capsys.readouterr().out
+    assert {line["cause"] for line in log.read("unanswered")} == {"memory"}
+    assert len(local(itertools.repeat(8), 8)[0]) == 12
+
+
+def test_another_error_of_the_chips_is_raised(local):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        local(itertools.repeat(0), error="INTERNAL: a bug")
 
 
 def test_the_key_is_nowhere(ask, tmp_path, capsys):

@@ -234,6 +234,18 @@ def test_measured_steps_correct_the_minutes():
         {module.LOAD: 25.0, "sft": 60.0, "grpo": 400.0, "evaluation": 40 / 3})
 
 
+def test_logged_compile_times_correct_the_minutes_to_load_and_compile():
+    """Of the 25 minutes 10 are for loading. Of the other 15 each of the two stages has a half, until it is logged."""
+    first = made({module.LOAD: 25.0, "sft": 30.0, "grpo": 300.0, "evaluation": 10.0}, {"sft": 100, "grpo": 200}, 400.0)
+    sft = [{"event": "sft_step", "seconds": 300.0, "compiled": {"train_step": 200.0, "jit_add": 10.0, "odd": "nan"}},
+           {"event": "sft_step", "seconds": 120.0, "compiled": {"train_step": 90.0}}, {"event": "sft_step"}]
+    assert first.corrected(sft).minutes == {**first.minutes, module.LOAD: 10.0 + 5.0 + 7.5}, "and no speed from 3 steps"
+    grpo = [{"event": "grpo_step", "seconds": 900.0, "compiled": {"decode": 600.0}}]
+    assert first.corrected(sft + grpo).minutes[module.LOAD] == 10.0 + 5.0 + 10.0
+    assert first.corrected(grpo).minutes[module.LOAD] == 10.0 + 7.5 + 10.0
+    assert first.corrected([{"event": "grpo_step", "compiled": {}}]) == first
+
+
 def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
     names = {"sft": ["SFT train step"], "simpo": ["SimPO train step"], "grpo": ["GRPO train step", "GRPO reference"],
              "rollout": ["rollout prefill", "one decode step"]}
