@@ -178,19 +178,21 @@ def test_the_minutes_are_those_of_the_recipes_stages():
 # Seconds at the roofline on a v5e-8, from the tables in benchmarks/RESULTS.md: prompts of 256 and of 512 tokens.
 COMPILED = {
     256: {"SFT_train_step": 0.164, "rollout_prefill": 0.182, "one_decode_step": 0.011, "GRPO_train_step": 0.631,
-          "GRPO_reference": 0.218, "judge_prefill": 0.482},
+          "GRPO_reference": 0.218, "judge_prefill": 0.482, "reward_model's_pass": 0.524},
     512: {"SFT_train_step": 0.208, "SimPO_train_step": 0.391, "rollout_prefill": 0.368, "one_decode_step": 0.0121,
           "GRPO_train_step": 0.782, "GRPO_reference": 0.267, "judge_prefill": 0.547}}
 
 
 @pytest.mark.parametrize(("name", "steps", "expected"), [
     ("g_rar", 400, 484), ("chemistry", 400, 484), ("medical", 320, 429), ("legal", 320, 429), ("robotics", 320, 429),
-    ("pinocchio", 320, 459), ("deep_corgi", 400, 483)])
+    ("pinocchio", 320, 459), ("deep_corgi", 400, 489)])
 def test_the_recipes_with_a_judge_fit_the_hours_of_kaggle(name, steps, expected):
     recipe = find_recipe(name)
     profile = adapt_to_recipe(PROFILES["kaggle"], recipe)
     profile = adapt_to_lengths(profile, load_recipe(recipe.data_for(profile)).lengths)
-    seconds = at(module.EFFICIENCY, **COMPILED[profile.grpo.max_prompt_length])
+    other = "judge_prefill" if "reward_model" in recipe.shares else "reward_model's_pass"
+    seconds = at(module.EFFICIENCY, **{program: floor for program, floor in
+                                       COMPILED[profile.grpo.max_prompt_length].items() if program != other})
     meshes = placement.plan(PROFILES["cpu"], jax.devices(), True)
     minutes = sum(module._minutes(profile, recipe, seconds, meshes).values())
     assert profile.grpo.steps == steps and minutes <= profile.minutes - profile.reserve_minutes
