@@ -21,8 +21,8 @@ from demo import notebooks
 from reasonkit.eval.evaluate import EvalResult, compare_paired
 
 EVERY = 4
-ARMS = {"beta 0.02, problems in turn": {}, "beta 0": {"beta": 0.0}, "beta 0.07": {"beta": 0.07},
-        "beta 0.5": {"beta": 0.5}, "beta 0.02, curriculum": {"curriculum": True}}
+ARMS = {"beta 0.02, problems in turn": {}, "beta 0": {"beta": 0.0}, "beta 0.5": {"beta": 0.5},
+        "beta 0.02, curriculum": {"curriculum": True}}
 
 
 def train(artifacts: Path, folder: Path, seed: int, steps: int, curriculum: bool = False, **dials) -> dict:

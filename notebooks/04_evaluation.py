@@ -270,16 +270,12 @@ share.share(policy, manifests, run.folder / "export", MERGED)
 
 # %% tags=["clone"]
 from reasonkit.session.secrets import secret
-from tools import card, export, export_check, publish
+from tools import publish
 
 if name := secret("HF_MODEL"):
     print(publish.publish_hub(run.folder / "export" / ("hf" if MERGED else "peft"), name))
 if handle := secret("KAGGLE_MODEL_HANDLE"):
-    flax = export.export_flax(policy, run.folder / "export" / "flax", run.manifest(trained[-1])["extra"]["checkpoint_step"])
-    print(export_check.verify_export(flax, lora.fingerprint(policy.model), pairs, model=str(policy.folder),
-                                     dtype=profile.dtype, rank=profile.lora_rank, alpha=profile.lora_alpha, **limits))
-    card.write_card(flax, manifests, export.base_name(policy), run.stage("data") / "README.md")
-    print(publish.publish_kaggle(flax, handle))
+    share.share_flax(run, policy, manifests, pairs, handle)
 
 # %%
 run.close()  # another notebook may have the run now

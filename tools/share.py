@@ -1,7 +1,8 @@
-"""Exports a trained model for others to use: `share`, for notebook 4 and as a command on a finished run.
+"""Exports a trained model for others: `share` and `share_flax`, for notebook 4 and as a command on a finished run.
 
     python -m tools.share            # artifacts/export/peft: the adapter, for PEFT
     python -m tools.share --merged   # also export/hf: the whole model, for transformers, vLLM, llama.cpp and Ollama
+    python -m tools.share --flax     # only export/flax: the whole model as Kaggle has it. --kaggle HANDLE uploads it
 
 Each folder has a model card with code that asks the model. GGUF comes from llama.cpp's own converter, which needs
 PyTorch and transformers (the extra `parity`) in this environment.
@@ -18,12 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from reasonkit.models.load import LoadedModel
+from reasonkit.models.lora import fingerprint
+from reasonkit.run import Run
 from reasonkit.session.files import replace_file, write_atomic
 from reasonkit.show.data_card import CARD
 from reasonkit.text.tags import STOP_MARKERS, TAGS
 from tools.card import write_card
-from tools.export import NEW_TOKENS, base_name, export_hf, export_peft, write_chat
+from tools.export import NEW_TOKENS, base_name, export_flax, export_hf, export_peft, write_chat
+from tools.export_check import verify_export
 from tools.hf.config import read_json
+from tools.publish import publish_kaggle
 from tools.trained import load_trained
 
 CONVERTER = "convert_hf_to_gguf.py"
@@ -49,6 +54,24 @@ def share(policy: LoadedModel, manifests: Sequence[Mapping[str, Any]], folder: P
               f"no GGUF: llama.cpp's {CONVERTER} is not on the PATH. Clone github.com/ggml-org/llama.cpp and name "
               "its folder")
         print(f"whole model: {write_card(hf, *about).parent}")
+
+
+def share_flax(run: Run, policy: LoadedModel, manifests: Sequence[Mapping[str, Any]],
+               samples: Sequence[tuple[str, str]] = (), handle: str = "") -> Path:
+    """Write export/flax in the run's folder, check it as the competition's judges load it, and upload it if there is a
+    `handle`. `samples` are questions and completions, which it must repeat. Returns the folder.
+
+    Raises as `export_flax`, `verify_export`, `write_card` and `publish_kaggle` do.
+    """
+    profile, last = run.profile, run.recipe.trained[-1]
+    flax = export_flax(policy, run.folder / "export" / "flax", run.manifest(last)["extra"]["checkpoint_step"])
+    print(verify_export(flax, fingerprint(policy.model), samples, model=str(policy.folder), dtype=profile.dtype,
+                        rank=profile.lora_rank, alpha=profile.lora_alpha,
+                        max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens))
+    print(f"for Kaggle's models: {write_card(flax, manifests, base_name(policy), run.stage('data') / CARD).parent}")
+    if handle:
+        print(publish_kaggle(flax, handle))
+    return flax
 
 
 def find_converter(clone: str | Path | None = None) -> Path | None:
@@ -89,10 +112,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("artifacts"), help="a run's folder of artifacts")
     parser.add_argument("--merged", action="store_true", help="the whole model too")
     parser.add_argument("--llama-cpp", type=Path, metavar="FOLDER", help="a clone of llama.cpp, for GGUF")
+    parser.add_argument("--flax", action="store_true", help="only the whole model as Kaggle's Flax models are")
+    parser.add_argument("--kaggle", metavar="HANDLE", default="", help="upload it, to you/MODEL/flax/VARIATION")
     options = parser.parse_args(arguments)
     try:
         run, policy, _, manifests = load_trained(options.folder)
-        share(policy, manifests, run.folder / "export", options.merged, options.llama_cpp)
+        if options.flax or options.kaggle:
+            share_flax(run, policy, manifests, handle=options.kaggle)
+        else:
+            share(policy, manifests, run.folder / "export", options.merged, options.llama_cpp)
     except (ValueError, OSError, RuntimeError) as error:
         parser.error(str(error))
 

@@ -6,6 +6,7 @@ anyway.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from reasonkit.config import Profile
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.logprobs import next_logprobs, prefill, split_tokens
-from reasonkit.rewards.rules import RewardFn
+from reasonkit.rewards.rules import NOT_OWED, RewardFn
 from reasonkit.text.tags import TAGS, neutralise
 
 
@@ -63,23 +64,27 @@ def rlpr(policy: PolicyItself) -> RewardFn:
     """How much the reasoning raises the policy's probability of the reference answer: clip(p - p0, 0, 1).
 
     p is the mean probability of the reference answer's tokens after prompt and reasoning, and p0 the same after the
-    prompt only, both under the current weights. 0.0 without reasoning. None, with the cause "too_long", if prompt,
-    reasoning and answer are longer than the policy reads. Columns: `answer`. Source: RLPR's debiased reward.
+    prompt only, both under the current weights. 0.0 without reasoning. None for a row without a reference, and, with
+    the cause "too_long", if prompt, reasoning and answer are longer than the policy reads. Columns: `answer`. Source:
+    RLPR's debiased reward.
     """
 
     def reward(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str],
                **columns) -> list[float | None]:
         pairs = []  # (context, target) with the reasoning and without it
-        for prompt, reply, gold in zip(prompts, completions, answer, strict=True):
+        references = [neutralise(str(gold)).strip() for gold in answer]
+        for prompt, reply, gold in zip(prompts, completions, references, strict=True):
             text = TAGS.parse(reply).reasoning  # it can't end the turn, because it is neutralised
             before = "" if text is None else f"{TAGS.reasoning_start}{neutralise(text)}{TAGS.reasoning_end}\n"
             pairs.append([(f"{prompt}{said}{TAGS.answer_start}", f"{gold}{TAGS.answer_end}") for said in (before, "")])
-        asked = list(dict.fromkeys(pair for both in pairs for pair in both))
+        asked = list(dict.fromkeys(pair for both, gold in zip(pairs, references, strict=True) if gold for pair in both))
         contexts, targets = ([pair[side] for pair in asked] for side in (0, 1))
         p = dict(zip(asked, policy.probability(contexts, targets), strict=True))
-        gains = [0.0 if with_it == without else float(p[with_it] - p[without]) for with_it, without in pairs]
-        policy.failures["too_long"] += int(np.isnan(gains).sum())
-        return [None if np.isnan(gain) else min(1.0, max(0.0, gain)) for gain in gains]
+        gains = [math.nan if not gold else 0.0 if with_it == without else float(p[with_it] - p[without])
+                 for (with_it, without), gold in zip(pairs, references, strict=True)]
+        policy.failures[NOT_OWED] += references.count("")
+        policy.failures["too_long"] += int(np.isnan(gains).sum()) - references.count("")
+        return [None if math.isnan(gain) else min(1.0, max(0.0, gain)) for gain in gains]
 
     reward.__name__ = "rlpr"
     reward.failures = policy.failures

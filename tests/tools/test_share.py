@@ -10,15 +10,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 from tiny_gemma import bump, small_config, train_tokenizer
 
+import tools.share
+from reasonkit.config import PROFILES
 from reasonkit.models.load import LoadedModel, Tokenizer
-from reasonkit.models.lora import add_lora
+from reasonkit.models.lora import add_lora, fingerprint
 from reasonkit.models.mesh import make_mesh
+from reasonkit.session.setup import find_recipe
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
 from tools.card import write_card
@@ -129,3 +133,22 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
     assert "run.json" in capsys.readouterr().err
+
+
+def test_the_flax_model_is_checked_before_it_is_uploaded(policy, manifests, tmp_path, monkeypatch, capsys):
+    """As a command. What the check does is in test_export_check, and what the upload does in test_publish."""
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "README.md").write_text("# Data\n")
+    run = SimpleNamespace(folder=tmp_path, profile=PROFILES["smoke"], recipe=find_recipe("g_rar"),
+                          stage=lambda name: tmp_path / name, manifest=lambda stage: {"extra": {"checkpoint_step": 7}})
+    monkeypatch.setattr(tools.share, "load_trained", lambda folder: (run, policy, None, manifests))
+    called = []
+    monkeypatch.setattr(tools.share, "verify_export", lambda folder, adapter, samples, **job: called.append(
+        (folder, adapter, job["max_new_tokens"])) or "equal")
+    monkeypatch.setattr(tools.share, "publish_kaggle", lambda folder, handle: called.append((folder, handle)) or "done")
+    flax = tmp_path / "export/flax"
+    main(["--flax"])
+    assert called == [(flax, fingerprint(policy.model), 64)] and "NOTICE" in names(flax)
+    main(["--kaggle", "you/model/flax/tiny"])
+    assert called[1:] == [called[0], (flax, "you/model/flax/tiny")] and names(tmp_path / "export") == {"flax"}
+    assert capsys.readouterr().out.count("equal") == 2

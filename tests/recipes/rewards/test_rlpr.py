@@ -98,7 +98,8 @@ def test_rlpr_is_the_gain_over_the_bare_prompt(policy, mesh):
         bump(policy.model, 0.3)
     assert seen[0] != seen[1] and any(value for value in seen[0] + seen[1])
     assert reward.__name__ == "rlpr" and reward([PROMPT], completions[2:3], ["7"]) == [0.0]
-    assert reward.failures == {"too_long": 2}
+    assert reward.failures == {"too_long": 2, "open": 0}
+    assert reward([PROMPT] * 2, completions[:2], ["", " "]) == [None, None] and reward.failures["open"] == 2
     assert len(RewardMix([(reward, 1.0)], NullLog())([PROMPT] * 2, completions[:2], 2, answer=["7"] * 2)) == 2
 
 
