@@ -82,9 +82,8 @@ def main() -> None:
 
     run = read_run(artifacts)
     settings = replace(run.profile.grpo, steps=WARM + options.steps + 1)
-    mesh = placement.plan(run.profile, jax.devices(), judge=False, grpo=True).policy
-    policy, start = placement.load_policy(run.profile, placement.plan(run.profile, jax.devices(), judge=False), 0,
-                                          artifacts / "sft/adapter")
+    made = placement.plan(run.profile, jax.devices(), judge=False, grpo=True)
+    policy, start = placement.load_policy(run.profile, made, 0, artifacts / "sft/adapter")
     with TemporaryDirectory() as folder:
         log, traced, begun = RunLog(Path(folder) / "log.jsonl"), Path(folder) / "trace", []
 
@@ -97,7 +96,7 @@ def main() -> None:
             elif len(begun) == WARM + options.steps:
                 jax.profiler.stop_trace()
 
-        grpo(policy, mesh, read_rows(artifacts / "data/train.parquet"),
+        grpo(policy, made.policy, read_rows(artifacts / "data/train.parquet"),
              RewardMix([(tag_format, 1.0), (gate(exact_answer, tag_format), 1.0)], log), settings, TimeBudget(24, 0),
              log, Path(folder) / "checkpoints", 0, start, on_step)
         total, busy, gaps = read(traced)

@@ -69,7 +69,8 @@ print(f"{len(train)} training problems; {run.budget.minutes_left:.1f} minutes le
 # ## The chips
 #
 # A base model of 1 or 2 B parameters fits on a single chip. So every chip holds a full copy and works on its own share
-# of the batch, and no chip waits for weights from another. SFT has no judge, which leaves all the chips to the policy.
+# of the batch. In PyTorch this is `DistributedDataParallel`. On Kaggle the next cell prints `fsdp=8, tp=1`: the batch is
+# split into eight shares, and no weight matrix is split. SFT has no judge, so the policy has all the chips.
 
 # %%
 plan = placement.plan(profile, jax.devices(), judge=False)
@@ -106,7 +107,7 @@ policy, _ = placement.load_policy(profile, plan, SEED)
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
 sample = validation.select(range(min(16, len(validation))))
-evaluate(generate, sample.select(range(1)), 1)  # compiles, so that the next lines measure the time of a batch
+evaluate(generate, sample.select(range(1)), 1)  # the first call compiles, which takes minutes on a TPU
 batches = len(validation) / max(len(sample), profile.eval_batch)
 with run.budget.measure("probe", times=batches):  # the clock keeps time for the evaluations to come
     answers = {"before SFT": evaluate(generate, sample, 16)}
@@ -132,6 +133,8 @@ settings_table("sft", profile.sft)
 
 # %% [markdown]
 # ## Training
+#
+# The trainer is Tunix's `PeftTrainer` with the loss above. `sft(...)` sets it up (`reasonkit/train/sft.py`).
 #
 # If the session's clock runs out, the stage stops early and saves what it has. When you run this notebook again, a
 # finished stage is read back instead of trained again. If the stage's settings or data have changed since then, the

@@ -77,7 +77,7 @@ from reasonkit.rewards.mix import RewardMix
 
 # %%
 # frees the chips if an earlier run was stopped in this kernel
-policy = judge_model = rate = judge = parts = reward = generate = probe = None
+policy = judge_model = judge = parts = reward = generate = probe = None
 run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
 profile, recipe, inputs = run.profile, run.recipe, run.inputs("grpo")
 train, validation = (read_rows(run.stage("data") / f"{name}.parquet") for name in ("train", "validation"))
@@ -87,10 +87,12 @@ print(f"{len(train)} problems, {len(open_rows)} open ones held out; {run.budget.
 # %% [markdown]
 # ## The chips
 #
-# The policy gets one half of the chips, and the judge the other. The *reference*, the policy as it was before this
-# stage, sits on the chips of the policy. It needs no second copy of the base model, because it is only the earlier
-# adapter on the same frozen weights. Without a local judge the policy gets all the chips. On a single chip, policy and
-# judge take turns.
+# The policy gets one half of the chips, and the judge the other. Each of the policy's chips holds a full copy. A 12B
+# judge is too large for one chip, so each of its weight matrices is split over two (`tp=2`). Without a local judge the
+# policy gets all the chips. On a single chip, policy and judge take turns.
+#
+# The *reference*, the policy as it was before this stage, needs no second copy of the base model. It is only the earlier
+# adapter on the same frozen weights.
 
 # %% [markdown] tags=["clone", "pinocchio"]
 # You can also use a judge behind an API. To switch it on, write `"api_dollars": 5` into `SETTINGS`, and set the secret
@@ -107,7 +109,8 @@ if recipe.uses_judge and profile.api_dollars and not recipe.judge:
     judge = api_judge.from_secrets(api_judge.ApiLimits(profile.api_dollars))
 
 # %%
-plan = placement.plan(profile, jax.devices(), judge=recipe.uses_judge and judge is None, grpo=True)
+local = recipe.uses_judge and (judge is None or judge_model is not None)  # on our chips, not behind an API
+plan = placement.plan(profile, jax.devices(), judge=local, grpo=True)
 for role, reason in plan.reasons.items():
     print(f"{role}: {reason}")
 chips(plan)
@@ -131,23 +134,27 @@ policy, start = placement.load_policy(profile, plan, SEED, inputs.get("adapter")
 #
 # The judge reads the question, the completion and one criterion, and rates from 1 to 5 how well the criterion is met.
 # It doesn't generate anything. Its score is the expected rating under the next-token distribution (G-Eval, arXiv
-# 2303.16634), so there is no text to parse. The reward rounds this score to 0.1, because GRPO would magnify smaller
-# differences. A single forward pass reads a completion once for all its criteria. With criterion $k$ of weight $w_k$:
+# 2303.16634), so there is no text to parse. A single forward pass reads a completion once for all its criteria. With criterion $k$ of weight $w_k$:
 #
 # $$c_k = \frac{E[\text{rating}_k] - 1}{4}, \qquad \text{score} = \frac{\sum_k w_k c_k}{\sum_k w_k}.$$
+#
+# Three rules are added. A completion that says nothing avoids every pitfall, so the $c_k$ of a pitfall is at most twice
+# the best $c_k$ of the other criteria. A rubric that comes with a question may not ask for reasoning, so it gets one
+# more criterion, worth a quarter: the reasoning leads to the answer. And the score is rounded to 0.1. GRPO divides by a
+# group's spread, so it would turn the judge's noise into large advantages.
 #
 # When the judge fails, the result is *no signal*: the mean of the rubric's part over the rest of the group stands in,
 # so the completion neither gains nor loses. A completion that is too long for the judge to read scores 0. Every
 # verdict is recorded in `verdicts.jsonl`, so no completion is judged twice by the same rubric.
 
 # %%
-judge_model = None
-if recipe.uses_judge and judge is None:
+if local:
+    judge = judge_model = None  # frees the chips if this cell is run again
     judge_model = placement.load_judge(profile, plan)
     judge = (recipe.judge or local_judge)(judge_model, plan.judge, profile, run.folder)
-if recipe.uses_judge:
+if recipe.uses_judge:  # every verdict is kept
     judge = CachedJudge(judge, run.stage("grpo") / "verdicts.jsonl")
-elif recipe.judge:  # its verdicts change with its weights, so none is kept
+elif recipe.judge:  # the policy scores itself. Its verdicts change with its weights, so none is kept
     judge = recipe.judge(policy, plan.policy, profile, run.folder)
 print(f"judge: {judge.identity if judge else 'none'}")
 
@@ -187,40 +194,39 @@ code = code_sha256(part for part, _ in parts)
 
 # %% [markdown]
 # A policy learns whatever its judge rewards. So before training the judge takes an exam on the run's own problems. It
-# must score worked solutions above three kinds of flawed ones, on average by at least 0.05: the answer without steps
-# (*terse*), only the last step (*cut short*), and the solution written twice (*padded*). A fourth flaw, a *false
-# number* in the steps, is only reported. A judge that misses it sees whether the work is complete, not whether it is
+# must score worked solutions at least 0.05 above flawed ones, on average over all pairs, and in no family may one kind
+# of flaw score clearly higher. The flaws are the answer without steps (*terse*), only the last step (*cut short*), and
+# the solution written twice (*padded*). A fourth flaw, a *false number* in the steps, is only reported. A judge that misses it sees whether the work is complete, not whether it is
 # right.
 #
 # If the judge fails, the cell shows the pair that it got most wrong, and the judge's part of the reward is left out.
 # The report at the end says so if that part had a weight. The other parts still teach, on questions with a right
-# answer. The last figure in the output is the probability that the judge's next token is a rating. If it is low, the
-# ratings are unreliable.
+# answer.
 #
 # Below that is the judge's prompt for one criterion. The table after it has four completions to one question, and what
 # each part of the reward pays for them: a worked solution, the same answer without steps, the worked solution without
 # its last tag, and the bare answer.
 
 # %%
-pairs = anchors(validation)
-exam_file, begun = run.stage("grpo") / "exam.json", run.resumes("grpo")
-exam = as_begun(examine(judge, pairs), exam_file, begun) if recipe.uses_judge else None
-print(exam or "no judge")
+pairs, exam = anchors(validation), None  # of a worked solution and a flawed one
+if recipe.uses_judge:  # a stage that goes on keeps the exam with which it began
+    exam = as_begun(examine(judge, pairs), run.stage("grpo") / "exam.json", run.resumes("grpo"))
+print(exam or "no exam, because there is no judge model")
 if judge_model and not recipe.judge:
     item = JudgeItem(pairs[0].question, pairs[0].good, pairs[0].rubric)
     print(f"\nWhat it reads, for one criterion:\n{judge.judge.prompts(item)[0]}")
-unfit = exam.fault if exam and is_judged(parts) else ""
-parts, curriculum = without_unfit_judge(parts, exam), None
-if recipe.uses_judge and not is_judged(parts):
-    train = without_open(train)  # to GRPO their completions would all be alike
-if recipe.curriculum:  # it reads its pass rates from one part
-    curriculum, parts = recipe.curriculum(log, parts)
-reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)
 
 # %%
+unfit, curriculum = exam.fault if exam and is_judged(parts) else "", None
+parts = without_unfit_judge(parts, exam)
+if recipe.asks and not (recipe.uses_judge and is_judged(parts)):  # to GRPO their completions would all be alike
+    train = without_open(train, references=not recipe.uses_judge)
+if recipe.curriculum:  # it reads its pass rates from one part
+    curriculum, parts = recipe.curriculum(log, parts)
+reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)  # weight 0: logged, not trained on
 shown = next((row for row in validation if row["reasoning"] and row["answer"]), None)
-reward_example(without_unfit_judge(recipe.rewards(judge, train["question"]), exam), shown) if shown else (
-    "no problem has a worked solution")
+example = without_unfit_judge(recipe.rewards(judge, train["question"]), exam)
+reward_example(example, shown) if shown else "no problem has a worked solution"
 
 # %% [markdown]
 # ## The objective
@@ -252,18 +258,33 @@ settings_table("grpo", profile.grpo)
 # %% [markdown]
 # ## Training
 #
+# As PyTorch would write it, one step on Kaggle is:
+#
+# ```python
+# questions = next(batches)                                  # 32
+# completions = sample(policy, questions, n=8)               # 256, at temperature 1, on the policy's chips
+# rewards = format + gated_answer + 1.5 * rubric             # in `g_rar`; the rubric's scores come from the judge's chips
+# advantages = (rewards - mean_of_group) / (std_of_group + 1e-6)
+# for part in chunks(completions, 32):                       # 8 passes, because all at once would not fit
+#     (grpo_loss(policy, reference, part) / 8).backward()    # the mean of the gradients
+# clip_grad_norm_(adapter, 1.0)
+# adamw.step()                                               # one update, then new questions
+# ```
+#
+# In JAX, Tunix's `GRPOLearner.train` does this. Beside a local judge it samples 16 questions at a time, so that the
+# judge scores one half of a step while the policy samples the other. `grpo(...)` sets it up, and ends it in time.
+#
 # Every `probe_every` steps the policy answers the validation problems greedily: this is a probe. Monitors look for
 # signs of reward hacking: a reward that rises while accuracy doesn't, drifting lengths, loops, too many tags, and
 # completions that address the judge. Anything that they find is flagged in the live view, with an example. A healthy
-# run shows no flags, with one exception: where many questions are open, their reward may rise while accuracy stays the
-# same.
+# run shows few flags. Where many questions are open, for example, their reward may rise while accuracy stays the same.
 
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
 if "adapter" in inputs:  # that in memory may be half trained, if this part was stopped and is run again
     checkpoints.restore_lora(policy.model, inputs["adapter"])
-evaluate(generate, validation.select(range(1)), 1)  # compiles, so that the next line measures an evaluation's time
+evaluate(generate, validation.select(range(1)), 1)  # the first call compiles, which takes minutes on a TPU
 with run.budget.measure("probe"):  # the clock keeps time for those to come
     answers = {"before GRPO": evaluate(generate, validation, profile.eval_batch)}
 judged = {}  # open questions were held out: the judge scores the policy's completions

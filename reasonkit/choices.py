@@ -47,6 +47,9 @@ def choose(profile: str, recipe: Recipe, settings: Mapping[str, Any], lengths: M
         chosen = replace(chosen, judge_max_length=chosen.judge_max_length + more)
     if "grpo" in recipe.shares:
         chosen.grpo.check()
+    if recipe.asks and not recipe.uses_judge and chosen.grpo.rollout_micro_prompts:
+        raise ValueError(f"grpo_rollout_micro_prompts={chosen.grpo.rollout_micro_prompts}, and in the recipe "
+                         f"{recipe.name!r} the policy can't score its completions while it samples: leave that out")
     for stage in (stage for stage in ("simpo", "distill") if stage in recipe.shares):
         least, given = chosen.grpo.max_prompt_length, getattr(chosen, stage).max_prompt_length
         if given < least:

@@ -91,8 +91,9 @@ class Recipe:
     `shares`: each stage's share of the time, in order, without data and evaluation.
     `rewards(judge, questions)` returns (reward function, weight) pairs. With weight 0 a reward is only logged. The
     judge is None unless `asks`. The questions are those of the training split.
-    `judge(model, mesh, profile, folder)` makes the judge for the run in `folder`, from the profile's judge model, or
-    from the policy itself unless `uses_judge`. None means `logprobs.local_judge`, or a judge behind an API.
+    `judge(model, mesh, profile, folder)` makes the judge for the run in `folder`, from the profile's judge model.
+    Without `uses_judge` it is made from the policy itself, and has to be meant for that (`of_policy`). None means
+    `logprobs.local_judge`, or a judge behind an API.
     `curriculum(log, parts)` makes the curriculum that chooses GRPO's problems, and the parts of the reward, of which it
     watches one (`recipes.stages.curriculum`). Without it, the problems come in turn.
     `sft`, `simpo`, `grpo` and `distill`: settings that replace the profile's.

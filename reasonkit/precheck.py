@@ -103,9 +103,9 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
                       api_judge)]
     if writer and rater == "local":
         models["rater"] = fitted.judge
-    lines = [*_machine(fitted, left, models), *_models(dict.fromkeys(models.values())), *_session(fitted),
-             *_earlier(identity, left), *_sources(run, data, stage, left, other),
-             *_teacher(run, stage, teacher, writer, rater), *asked]
+    lines = [*_machine(fitted, left, models, plan.asks and not plan.uses_judge),
+             *_models(dict.fromkeys(models.values())), *_session(fitted), *_earlier(identity, left),
+             *_sources(run, data, stage, left, other), *_teacher(run, stage, teacher, writer, rater), *asked]
     display(table(["needed", "found", "to do"], lines, "Checked before anything is loaded."))
     if missing := "".join(f"\n- {name}: {remedy}" for name, _, remedy in lines if remedy):
         raise RuntimeError(f"this run can't begin:{missing}")
@@ -115,8 +115,9 @@ def precheck(profile: str, recipe: str, seed: int, settings: Mapping[str, Any], 
 Lines = Iterator[tuple[str, str, str]]
 
 
-def _machine(profile: Profile, left: Sequence[str], models: Mapping[str, str]) -> Lines:
-    """`left` are the stages still to be run, and `models` what they load. Judge and teacher have their own chips."""
+def _machine(profile: Profile, left: Sequence[str], models: Mapping[str, str], asks_itself: bool) -> Lines:
+    """`left` are the stages still to be run, and `models` what they load. Judge and teacher have their own chips, but a
+    policy that judges itself does not."""
     if profile.devices:
         use_virtual_devices(profile.devices)
     devices = jax.devices()
@@ -137,8 +138,8 @@ def _machine(profile: Profile, left: Sequence[str], models: Mapping[str, str]) -
             both = placement.plan_distillation(profile, devices)
             rows += [("distill", "distill_batch_size", profile.distill.batch_size, mesh)
                      for mesh in (both.policy, both.judge)]
-        if both.judge:
-            rows.append(("evaluation", "judge_batch", profile.judge_batch, both.judge))
+        if both.judge or asks_itself:
+            rows.append(("evaluation", "judge_batch", profile.judge_batch, both.judge or both.policy))
         for _, what, count, mesh in (row for row in rows if row[0] in left):
             check_divides(count, mesh, what)
         if "writer" in models:

@@ -156,7 +156,7 @@ def test_grpo_without_a_judge_is_planned_as_grpo(shown, monkeypatch):
     with pytest.raises(RuntimeError, match="memory: the policy needs 15.4 GB of each of its 1 devices"):
         precheck("colab", "idea_e", 0, {"policy": "gemma2-2b-it"})
     notebook = Path(__file__).parents[1] / "notebooks/03_grpo_with_judge.py"
-    assert "judge is None, grpo=True)" in notebook.read_text(encoding="utf-8")
+    assert "judge=local, grpo=True)" in notebook.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("key", ["GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY"])

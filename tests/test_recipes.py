@@ -92,6 +92,23 @@ def test_the_rubric_without_a_judge_is_refused():
         find_recipe("g_rar").rewards(None, [])
 
 
+def test_a_judge_without_a_model_must_be_made_for_the_policy(tmp_path, monkeypatch):
+    """It would rate the policy's completions with the policy, without an exam."""
+    (tmp_path / "own.py").write_text('"""Own."""\nfrom dataclasses import replace\nfrom recipes import g_rar\nfrom '
+                                      'recipes.judges.local_variants import variant\nRECIPE = replace(g_rar.RECIPE, '
+                                      'uses_judge=False, judge=variant("implicit"))\n')
+    monkeypatch.setattr("recipes.__path__", [*importlib.import_module("recipes").__path__, str(tmp_path)])
+    with pytest.raises(ValueError, match="own.py has a `judge` and no uses_judge=True"):
+        find_recipe("own")
+    assert find_recipe("rlpr").asks and not find_recipe("rlpr").uses_judge and not find_recipe("idea_e").asks
+
+
+def test_a_policy_that_scores_itself_samples_a_step_in_one_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "use_virtual_devices", lambda count: None)
+    with pytest.raises(ValueError, match="grpo_rollout_micro_prompts=16, and in the recipe 'rlpr' the policy can't"):
+        open_run("kaggle", "rlpr", 0, tmp_path, settings={"grpo_rollout_micro_prompts": 16})
+
+
 def test_a_recipe_is_a_file_that_changes_settings(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text('"""Mine. Nothing else.\n\nMore."""\nfrom recipes import gym\nfrom dataclasses '
                                       'import replace\nRECIPE = replace(gym.RECIPE, sft={"steps": 7}, '

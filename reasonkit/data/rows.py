@@ -20,7 +20,7 @@ from reasonkit.data.screening import COLUMNS, OPEN, is_worked, prompt_length, ro
 from reasonkit.rewards.work import missing_work
 from reasonkit.session import files
 from reasonkit.session.files import preview
-from reasonkit.text.tags import TAGS
+from reasonkit.text.tags import TAGS, is_blank
 
 WINDOW = 4096  # rows that are packed together
 GRPO_COLUMNS = ("id", "question", "answer", "kind", "rubric")
@@ -109,12 +109,13 @@ def hold_out_open(rows: Dataset, most: int) -> tuple[Dataset, Dataset]:
     return rows.select([n for n in range(len(rows)) if n not in held]), rows.select(sorted(held))
 
 
-def without_open(rows: Dataset) -> Dataset:
-    """The rows with a right answer, or all of them if none has one. Prints how many are left out."""
-    kept = [n for n, kind in enumerate(rows["kind"]) if kind != OPEN]
+def without_open(rows: Dataset, references: bool = False) -> Dataset:
+    """The rows with a right answer, or all of them if none has one. With `references`, also open ones that have one to
+    compare with. Prints how many are left out."""
+    kept = [n for n, row in enumerate(rows) if row["kind"] != OPEN or references and not is_blank(row["answer"])]
     if not kept or len(kept) == len(rows):
         return rows
-    print(f"{len(rows) - len(kept)} of {len(rows)} questions are open and left out: no judge's part has a weight")
+    print(f"{len(rows) - len(kept)} of {len(rows)} questions are open and left out: no part of the reward scores them")
     return rows.select(kept)
 
 

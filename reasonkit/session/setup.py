@@ -64,6 +64,8 @@ def find_recipe(name: str) -> Recipe:
             check_name(f"setting of {stage} in recipes/{name}.py:", setting, known)
             if f"{stage}_{setting}" in SETTINGS:
                 check_value(f"{stage}_{setting}", value, f"or leave it out of recipes/{name}.py")
+    if recipe.judge and not recipe.uses_judge and not getattr(recipe.judge, "of_policy", False):
+        raise ValueError(f"recipes/{name}.py has a `judge` and no uses_judge=True: add that, or leave the judge out")
     return replace(recipe, name=name, summary=(module.__doc__ or "").partition("\n")[0])
 
 

@@ -67,6 +67,7 @@ class ApiJudge(ApiCalls):
                 raise ValueError(f"item {numbers[0]} has an empty rubric; a judge needs at least one criterion")
             shares += [numbers[start:start + self.replies_per_call]
                        for start in range(0, len(numbers), self.replies_per_call)]
+        shares.sort(key=lambda share: share[0] % len(items))  # both orders of an item, before the money ends
         results: dict[int, Result] = {}
         deadline, denied = self.deadline(), []
 

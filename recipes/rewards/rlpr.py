@@ -1,7 +1,6 @@
 """`rlpr`: how much the reasoning raises the policy's own probability of the reference answer. No judge is needed.
 
-Source: RLPR (arXiv 2506.18254), without its filter by deviation, because groups with equal rewards have no advantage
-anyway.
+Source: RLPR (arXiv 2506.18254). In place of its filter by deviation the reward is rounded, as a judge's score is.
 """
 
 from __future__ import annotations
@@ -18,9 +17,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from reasonkit.config import Profile
+from reasonkit.data.screening import POSED
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.logprobs import next_logprobs, prefill, split_tokens
-from reasonkit.rewards.rules import NOT_OWED, RewardFn
+from reasonkit.rewards.rules import DECIMALS, NOT_OWED, RewardFn
+from reasonkit.session.manifest import code_sha256
 from reasonkit.text.tags import TAGS, neutralise
 
 
@@ -53,7 +54,8 @@ class PolicyItself:
     """What a recipe's `judge` makes for `rlpr`: the policy under the weights of the moment, which reads its completions
     again. Raises ValueError as `prefill`."""
 
-    identity = "the policy itself"
+    of_policy = True  # `Recipe.judge` gets the policy, and no judge model is loaded
+    identity = f"the policy itself {code_sha256([mean_probability, read_probability])[:12]}"
 
     def __init__(self, policy: LoadedModel, mesh: Mesh, profile: Profile, folder: Path) -> None:
         self.probability = mean_probability(policy, mesh, profile.judge_max_length, profile.judge_batch)
@@ -61,18 +63,19 @@ class PolicyItself:
 
 
 def rlpr(policy: PolicyItself) -> RewardFn:
-    """How much the reasoning raises the policy's probability of the reference answer: clip(p - p0, 0, 1).
+    """How much the reasoning raises the policy's probability of the reference answer: clip(p - p0, 0, 1), rounded to
+    `DECIMALS`.
 
     p is the mean probability of the reference answer's tokens after prompt and reasoning, and p0 the same after the
-    prompt only, both under the current weights. 0.0 without reasoning. None for a row without a reference, and, with
-    the cause "too_long", if prompt, reasoning and answer are longer than the policy reads. Columns: `answer`. Source:
-    RLPR's debiased reward.
+    prompt only, both under the current weights. 0.0 without reasoning. None for a row without a reference, also one
+    whose answer is the problem (`POSED`), and, with the cause "too_long", if prompt, reasoning and answer are longer
+    than the policy reads. Columns: `answer` and `kind`. Source: RLPR's debiased reward.
     """
 
-    def reward(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str],
+    def reward(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
                **columns) -> list[float | None]:
         pairs = []  # (context, target) with the reasoning and without it
-        references = [neutralise(str(gold)).strip() for gold in answer]
+        references = ["" if k in POSED else neutralise(str(gold)).strip() for gold, k in zip(answer, kind, strict=True)]
         for prompt, reply, gold in zip(prompts, completions, references, strict=True):
             text = TAGS.parse(reply).reasoning  # it can't end the turn, because it is neutralised
             before = "" if text is None else f"{TAGS.reasoning_start}{neutralise(text)}{TAGS.reasoning_end}\n"
@@ -82,11 +85,12 @@ def rlpr(policy: PolicyItself) -> RewardFn:
         p = dict(zip(asked, policy.probability(contexts, targets), strict=True))
         gains = [math.nan if not gold else 0.0 if with_it == without else float(p[with_it] - p[without])
                  for (with_it, without), gold in zip(pairs, references, strict=True)]
-        policy.failures[NOT_OWED] += references.count("")
-        policy.failures["too_long"] += int(np.isnan(gains).sum()) - references.count("")
-        return [None if math.isnan(gain) else min(1.0, max(0.0, gain)) for gain in gains]
+        too_long = int(np.isnan(gains).sum()) - references.count("")
+        policy.failures["too_long"] += too_long
+        reward.failures.update({NOT_OWED: references.count(""), "too_long": too_long})
+        return [None if math.isnan(gain) else round(min(1.0, max(0.0, gain)), DECIMALS) for gain in gains]
 
     reward.__name__ = "rlpr"
-    reward.failures = policy.failures
+    reward.failures = Counter()
     reward.rowwise = True  # like a judge's part, it can't be asked before the models are loaded
     return reward

@@ -222,7 +222,7 @@ def test_the_recipes_pay_for_worked_solutions(name):
     for part, mark in marks.items():
         if part in AT_LEAST:
             assert mark.lowest >= AT_LEAST[part] and mark.full > 0.2 * mark.scored
-        elif part != JUDGED:
+        elif part not in (JUDGED, "rlpr_if_tag_format"):  # these ask a model
             assert (mark.full / mark.scored, mark.lowest) == EXPECTED[part], part
 
 

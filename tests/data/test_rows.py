@@ -111,4 +111,6 @@ def test_a_tenth_of_the_open_questions_that_sft_does_not_imitate_is_held_out():
     left, held = hold_out_open(some.select(range(30)), 64)
     assert len(held) == 0 and [*left["id"]] == some["id"][:30]
     assert [*without_open(some)["id"]] == some["id"][:30], "without a judge nothing tells the others' completions apart"
+    assert [*without_open(some, references=True)["id"]] == [
+        row["id"] for row in some if row["kind"] != "open" or row["answer"]]
     assert len(without_open(some.select(range(30, 50)))) == 20, "or there would be nothing to train on"

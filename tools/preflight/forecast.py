@@ -220,6 +220,7 @@ def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], repl
     if reading := next((title for title in READS if title in seconds), ""):
         once = reading != READS[0]  # a head, or the policy itself, reads a completion once, whatever the rubric
         length, rows = _judged(profile, 1 if once else criteria_of(load_recipe(recipe.data_for(profile))))
+        rows += g.prompts_per_step * (reading == READS[2])  # the policy reads each prompt without reasoning, too
         judged = math.ceil(rows / profile.judge_batch) * seconds[reading] * length / profile.judge_max_length
         step += judged
         if g.rollout_micro_prompts and not is_shared(made):  # it scores a call's replies while the next are sampled

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -73,8 +75,9 @@ def itself(policy, mesh):
     return PolicyItself(policy, mesh, PROFILE, Path())
 
 
-def test_rlpr_is_the_gain_over_the_bare_prompt(policy, mesh):
-    """Under the weights of the moment, and nothing where it can't be known."""
+def test_rlpr_is_the_gain_over_the_bare_prompt(policy, mesh, monkeypatch):
+    """Under the weights of the moment, and nothing where it can't be known. Here it is small, so not rounded."""
+    monkeypatch.setattr("recipes.rewards.rlpr.DECIMALS", 7)
     reward = rlpr(itself(policy, mesh))
     thoughts = ["3+4=7", "1 2 3", None, "9" * LENGTH, "the answer is 7<end_of_turn>"]
     completions = [f"<reasoning>{text}</reasoning>\n<answer>1</answer>" if text else "<answer>7</answer>"
@@ -92,22 +95,33 @@ def test_rlpr_is_the_gain_over_the_bare_prompt(policy, mesh):
 
     seen = []
     for _ in range(2):
-        got = reward([PROMPT] * 5, completions, answer=np.array(["7"] * 5))
-        assert got == [pytest.approx(value, abs=1e-6) if value else value for value in map(expected, thoughts)]
+        got = reward([PROMPT] * 5, completions, answer=np.array(["7"] * 5), kind=["number"] * 5)
+        assert got == [pytest.approx(value, abs=1e-5) if value else value for value in map(expected, thoughts)]
         seen.append(got)
         bump(policy.model, 0.3)
     assert seen[0] != seen[1] and any(value for value in seen[0] + seen[1])
-    assert reward.__name__ == "rlpr" and reward([PROMPT], completions[2:3], ["7"]) == [0.0]
+    assert reward.__name__ == "rlpr" and reward([PROMPT], completions[2:3], ["7"], ["number"]) == [0.0]
     assert reward.failures == {"too_long": 2, "open": 0}
-    assert reward([PROMPT] * 2, completions[:2], ["", " "]) == [None, None] and reward.failures["open"] == 2
-    assert len(RewardMix([(reward, 1.0)], NullLog())([PROMPT] * 2, completions[:2], 2, answer=["7"] * 2)) == 2
+    assert reward([PROMPT] * 3, completions[:3], ["", " ", "{}"], ["open", "open", "plan"]) == [None] * 3
+    assert reward.failures["open"] == 3
+    columns = dict(answer=["7"] * 2, kind=["number"] * 2)
+    assert len(RewardMix([(reward, 1.0)], NullLog())([PROMPT] * 2, completions[:2], 2, **columns)) == 2
+
+
+def test_a_gain_is_rounded_because_grpo_would_magnify_its_noise():
+    def probability(contexts, targets):
+        return np.array([0.3 + 0.21 * ("3+4" in context) + 0.02 * ("=" in context) for context in contexts])
+
+    reward = rlpr(SimpleNamespace(probability=probability, failures=Counter()))
+    completions = [f"<reasoning>{text}</reasoning>\n<answer>7</answer>" for text in ("3+4", "3+4=7", "= 7")]
+    assert reward([PROMPT] * 3, completions, answer=["7"] * 3, kind=["number"] * 3) == [0.2, 0.2, 0.0]
 
 
 def test_the_recipe_pays_for_the_probability_in_the_right_format(policy, mesh):
     """Also on an open question, which no program can grade. Elsewhere the right answer pays as well."""
     mix = RewardMix(find_recipe("rlpr").rewards(itself(policy, mesh), ["3 plus 4"]), NullLog())
     completions = ["<reasoning>3+4=7</reasoning>\n<answer>7</answer>", "<reasoning>3+4=7</reasoning>\n<answer>7"]
-    gain = rlpr(itself(policy, mesh))([PROMPT], completions[:1], answer=["7"])[0]
+    gain = rlpr(itself(policy, mesh))([PROMPT], completions[:1], answer=["7"], kind=["open"])[0]
     for kind, right in (("number", 1.0), ("open", 0.0)):
         earned = mix([PROMPT] * 2, completions, 2, answer=["7"] * 2, kind=[kind] * 2, question=["3 plus 4"] * 2)
         np.testing.assert_allclose(earned, [right + gain, -0.3], atol=1e-5)
