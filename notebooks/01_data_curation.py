@@ -86,8 +86,7 @@ for family in recipe.families:
 # A judge model will score each completion against a list of criteria, the *rubric*. Most domains have their own in
 # `data_recipes/rubrics/`, and some sources bring criteria for each question. All other rows get the mix's own rubric,
 # which is shown below. The weights follow *Rubrics as Rewards* (arXiv 2507.17746): essential 1.0, important 0.7,
-# optional 0.3, pitfall 0.9. The paper's judge answers yes or no for each criterion. Ours says to what degree it is
-# met, and so tells the completions to a question apart more finely.
+# optional 0.3, pitfall 0.9. The paper's judge answers yes or no for each criterion. Ours gives a degree.
 
 # %%
 for criterion in recipe.rubric:
@@ -209,4 +208,4 @@ if not made:
                minutes=run.budget.minutes_here, title=recipe.title, licence=recipe.licence, lengths=recipe.lengths,
                notes=ledger.notes, asked=run.data_asked(recipe))
     print(f"wrote {', '.join(path.name for path in [*paths.values(), card])} to {run.stage('data')}")
-run.close()  # the next notebook may have the run now
+run.close()  # the next stage opens it again

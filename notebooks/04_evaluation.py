@@ -85,10 +85,9 @@ lora_policy, tokenizer, model_config = policy.model, ending_turns(policy.tokeniz
 # - **Step accuracy:** the share of reasoning steps that equal the worked solution's step at the same place, as counted
 #   by a program. It is shown only if most problems have a solution in steps, as in the demo.
 #
-# Each is a mean over the test problems, $\hat p = \frac{1}{n}\sum_i x_i$ with $x_i \in [0, 1]$. Its 95 % interval holds
-# the true means that fit our data: at each of them, a result at least as high and one at least as low both have a
-# probability of 2.5 % or more (mid-p, Lancaster 1961). Decoding is greedy, so running the cell again gives the same
-# figures.
+# Each is a mean over the test problems. The 95 % interval says how far it would move with other problems of the same
+# kind. It does not say how far it would move with another seed of training. The method is mid-p (Lancaster 1961), which
+# also holds near 0 and 100 %. Decoding is greedy, so running the cell again gives the same figures.
 #
 # A program can score every test problem. In the mix of `g_rar` they are from mathematics and
 # science. For open questions, such as creative writing, the judge measures what training does, in the chapter on GRPO.
@@ -117,11 +116,12 @@ dots({name: {stage: getattr(result, measure) for stage, result in results.items(
       for name, measure in measures.items()})
 
 # %% [markdown]
-# ## Is the difference real?
+# ## Is the difference larger than chance?
 #
-# All stages answered the same questions, so we can pair them: $d = \frac{1}{n}\sum_i (x_i^{after} - x_i^{before})$. The
-# interval and the p-value come from the same test, so p is below 0.05 exactly when the interval excludes zero. The base
-# model is compared by content, because it was never trained on the tags.
+# All stages answered the same questions. So we take the change question by question, and its mean
+# $d = \frac{1}{n}\sum_i (x_i^{after} - x_i^{before})$. p is below 0.05 exactly when the interval excludes zero. Then other
+# questions would hardly reverse the change, but another seed of training still could. The base model is compared by
+# content, because it was never trained on the tags.
 
 # %%
 from itertools import pairwise

@@ -36,5 +36,5 @@ def recipe_cells(recipe: str, root: Path) -> list[NotebookNode]:
     parts = dict(zip(rest[::2], map(str.strip, rest[1::2]), strict=True))
     summary = first.partition("\n")[2].strip()
     return [new_markdown_cell(f"{heading}\n\n{summary}\n\n### On Kaggle\n\n{parts['On Kaggle']}"),
-            new_markdown_cell(f"## Results of a demo run\n\n{parts['What to expect']}\n\n"
+            new_markdown_cell(f"## Results of a demo run, by a model of 1 M parameters\n\n{parts['What to expect']}\n\n"
                               f"### One question\n\n{parts['One question']}")]

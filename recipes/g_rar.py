@@ -1,7 +1,7 @@
 """G-RaR: GRPO on format, exact answer and a rubric judge, after an SFT warm start.
 
 Source: the winning G-RaR entry; Rubrics as Rewards (arXiv 2507.17746).
-Expect in the demo: accuracy from 54 to about 75 %, step accuracy from 12 to about 90 %, and completions that grow.
+Expect in the demo: accuracy of 66 % before, 54 % after SFT on traces that we spoilt, and about 75 % after GRPO.
 """
 # To make your own recipe, copy this file and set RECIPE in the notebooks to the new file's name.
 
@@ -22,7 +22,8 @@ def rewards(judge, questions):
 RECIPE = Recipe(
     data="g_rar",
     toy_data="tiny_mix",
-    shares={"sft": 0.25, "grpo": 0.75},  # the stages in order, each with its share of the time
+    # The stages in order. SFT ends after its steps, or after a quarter of the time. GRPO has the rest.
+    shares={"sft": 0.25, "grpo": 0.75},
     rewards=rewards,
     uses_judge=True,
 )
