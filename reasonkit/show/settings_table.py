@@ -43,7 +43,7 @@ WHY = {
         "mask_truncated": "False: the policy learns from the missing tag of a cut-off completion"},
     "distill": {
         "teacher": "a larger model with the same tokens. If empty, see above",
-        "steps": "by forecast they leave a third of Kaggle's session. The loss goes flat when nothing is left to learn",
+        "steps": "as many as fit the session by the forecast. The loss goes flat when nothing is left to learn",
         "most_steps": _MOST,
         "batch_size": "completions per step. More take hardly longer to sample. On Kaggle 32 were compiled, no more",
         "on_policy": "GKD's lambda: share of steps on the student's own completions. The others use worked solutions",
