@@ -242,8 +242,8 @@ def test_no_cache_is_left_in_memory_after_a_call(model, tokenizer, mesh):
 def test_kv_heads_are_split_where_they_divide(model, tp, heads):
     """Two heads over two chips, but whole on each of four; on one device where there is no mesh, as the judges load."""
     install_sharded_cache()
-    with make_mesh(jax.devices(), 8 // tp, tp):
-        whole = model.init_cache(8, 16, np.float32)
+    with make_mesh(jax.devices(), 8 // tp, tp), jax.transfer_guard_device_to_device("disallow_explicit"):
+        whole = model.init_cache(8, 16, np.float32)  # each chip fills its own part
     assert set(whole) == {"layer_0", "layer_1"}
     assert whole["layer_1"]["k"].addressable_shards[0].data.shape == (tp, 16, heads, CONFIG.head_dim)
     alone = model.init_cache(8, 16, np.float32)["layer_0"]
