@@ -48,8 +48,8 @@ def write_data_card(recipe: DataRecipe, splits: Mapping[str, Dataset], paths: Ma
         f"Data recipe {markdown_line(recipe.name)}, seed {seed}. Licence: {markdown_line(recipe.licence)}. The same "
         "recipe, sizes and seed give the same files.",
         "## Splits", markdown_table([["split", "rows", "with worked steps", "open", "SHA-256 of the file"], *files]),
-        "An open row has no gold answer. Only a judge can score it, so it is for training. A question is in one split, "
-        "which its hash decides.",
+        "An open row has no answer that a program can check, so it is for training. A question is in one split, which "
+        "its hash decides.",
         "## Sources", markdown_table([["source", "from", "domain", "licence", *splits], *_sources(recipe, splits)]),
         "## Domains", markdown_table(counts),
         "## Cleaning", markdown_table(cleaning), *[markdown_table(left_out)] * bool(causes),
