@@ -28,5 +28,5 @@ RECIPE = Recipe(
     shares={"sft": 0.25, "grpo": 0.75},
     rewards=rewards,
     uses_judge=True,
-    curriculum=by_pass_rate("exact_answer_if_tag_format"),  # difficulty varies widely
+    curriculum=by_pass_rate("exact_answer_if_tag_format"),  # difficulty varies widely. In the demo it saved nothing
 )
