@@ -43,7 +43,7 @@
 # - **What chance does:** random rewards move step accuracy by 27, -6 and 0.5 points. So don't trust a smaller gain.
 # - **What good traces do:** SFT on only the traces that show their steps ends 3 to 8 points above GRPO here (not compared
 #   question by question). On Kaggle you get such an SFT by `sft={"skip_terse": True}` in the recipe.
-# - **What the judge misses:** it can't see a wrong number. A wrong solution with all its steps can earn 1.5 of 2.5.
+# - **What the judge misses:** the demo's can't see a wrong number. A wrong solution with all its steps can earn 1.5 of 2.5.
 # - **A real model:** Gemma-3-270M learned the format on real questions, but its answers were no better than guesses.
 #
 # ### The data
@@ -177,7 +177,7 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value
 # | the base model replicated on each of the policy's chips | it fits, and no chip waits for weights from another |
 # | one prompt in all stages, byte for byte | a difference in white space cost one entrant 39 points of format rate |
 # | a judge that fails gives no signal | a low score in its place would punish the policy for the judge's mistake |
-# | every stage stops in time to save a checkpoint | a session that ends early still leaves something to submit. If a stage fails after the run's first checkpoint, the run goes on with the last good one |
+# | every stage stops in time to save a checkpoint | a session that ends early can be continued. If a stage fails after the run's first checkpoint, the run goes on with the last good one |
 # | the judges' own loader runs before the end | an adapter that the judges can't load is worth nothing |
 
 # %% [markdown] tags=["library"]
