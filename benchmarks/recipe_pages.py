@@ -63,7 +63,8 @@ The first test question to which every stage wrote something different, or the f
 def page(folder: Path, name: str, commit: str, kept: str) -> str:
     """The page of the recipe `name` from a finished run. `kept` is its part that is written by hand."""
     recipe, results, rows = find_recipe(name), {}, []
-    made = {STAGES[stage].title: json.loads((folder / stage / "manifest.json").read_text()) for stage in recipe.trained}
+    made = {STAGES[stage].title: json.loads((folder / stage / "manifest.json").read_text())
+            for stage in recipe.training_stages}
     for title in ("base model", *made):
         file = title.replace(" ", "_") if title not in made else f"after_{title.lower()}"
         found = results[title] = EvalResult.from_json(folder / "evaluation" / f"{file}.json")
@@ -93,7 +94,7 @@ def main() -> None:
         kept = KEPT + (path.read_text(encoding="utf-8").partition(KEPT)[2] if path.exists() else "")
         path.write_text(page(folder, name, commit, kept), encoding="utf-8")
         image.parent.mkdir(parents=True, exist_ok=True)
-        curves(RunLog(folder / find_recipe(name).trained[-1] / "log.jsonl").read()).savefig(
+        curves(RunLog(folder / find_recipe(name).training_stages[-1] / "log.jsonl").read()).savefig(
             image, dpi=60, facecolor="white")
         print(path)
 

@@ -31,7 +31,7 @@ def result(artifacts: Path, name: str) -> EvalResult:
 
 def submitted(artifacts: Path, recipe: str) -> EvalResult:
     """The evaluation of the adapter that the recipe would submit."""
-    return result(artifacts, f"after {STAGES[find_recipe(recipe).trained[-1]].title}")
+    return result(artifacts, f"after {STAGES[find_recipe(recipe).training_stages[-1]].title}")
 
 
 def paired(artifacts: Path, recipe: str, others: Path, other: str, seed: int) -> str:
@@ -43,7 +43,8 @@ def paired(artifacts: Path, recipe: str, others: Path, other: str, seed: int) ->
 
 def row(artifacts: Path, recipe: str, seed: int) -> str:
     """The adapter that the recipe would submit. A stage whose adapter was not kept is in brackets."""
-    stages = [json.loads((artifacts / stage / "manifest.json").read_text()) for stage in find_recipe(recipe).trained]
+    stages = [json.loads((artifacts / stage / "manifest.json").read_text())
+              for stage in find_recipe(recipe).training_stages]
     steps = ", ".join(f"{stage['metrics']['steps']} {STAGES[stage['stage']].title}" if not stage["extra"].get("worse")
                       else f"({STAGES[stage['stage']].title})" for stage in stages)
     found = submitted(artifacts, recipe)

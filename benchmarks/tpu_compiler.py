@@ -155,7 +155,8 @@ def loss() -> Rows:
     for parts, loop in ((1, False), (2, False), (6, False), (12, False), (48, False), (6, True)):
 
         def slope(hidden_BCD, embedding_VD, targets_BC, parts=parts):
-            return jax.grad(lambda x: logprobs._chunked(read, parts, embedding_VD, x, targets_BC)[0].sum())(hidden_BCD)
+            def loss(x): return logprobs._read_in_chunks(read, parts, embedding_VD, x, targets_BC)[0].sum()
+            return jax.grad(loss)(hidden_BCD)
 
         with patch.object(logprobs, "pxla", no_mesh if loop else logprobs.pxla):  # without a mesh: as on a CPU
             yield f"{parts} part{'s' * (parts > 1)}{', loop' * loop}", piece(slope, *shapes, rows=4)

@@ -75,7 +75,7 @@ print(TAGS.template)
 from reasonkit.data.loading import reach
 
 if recipe.sources and not made:
-    display(show.source_table(recipe.sources, reach(recipe.allowed)))
+    display(show.source_table(recipe.sources, reach(recipe.usable_sources)))
 for family in recipe.families:
     item = problems.make_problem(family, 0, SEED)
     print(f"{family} ({item.kind})\n  {item.question}\n  {TAGS.render(reasoning=item.reasoning, answer=item.answer)}\n")

@@ -59,7 +59,7 @@ recipe = run.data_recipe(DATA)
 named = [source.name for source in recipe.sources if isinstance(source, TeacherFile)]
 who = writer_of(run, TEACHER, recipe)
 style = STYLE or ("steps" if run.profile.toy and who == run.profile.larger else "tags")
-why = ("training has begun with the traces, so the cells below do nothing" if run.finished("teacher") else
+why = ("training has begun with the traces, so the cells below do nothing" if run.is_finished("teacher") else
        "these data need no teacher, so the cells below do nothing. To ask one, set TEACHER")
 print(f"{recipe.title}\nteacher: {who}" if who else f"{recipe.title}: {why}.")
 
@@ -189,7 +189,7 @@ table(["question", "trace", "tries"], shown, f"{len(kept)} traces in all") if sh
 # %%
 import json
 from reasonkit.session.files import write_atomic
-read = who == "policy" and named and run.finished("teacher")  # this run's data are those traces: only pairs are written
+read = who == "policy" and named and run.is_finished("teacher")  # this run's data are those traces: only pairs are written
 files = {**({"traces": kept} if who and not read else {}), **({"pairs": pairs(samples)} if who and REJECT else {})}
 for name, found in files.items():
     path = run.stage("teacher") / f"{name}.jsonl"

@@ -59,7 +59,7 @@ from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints, placement
 from reasonkit.models.logprobs import local_judge
 from reasonkit.run import open_run
-from reasonkit.session.manifest import code_sha256, failed
+from reasonkit.session.manifest import code_sha256, has_failed
 from reasonkit.show import report
 from reasonkit.show.completions import group_table, open_table, reward_example, sample_table
 from reasonkit.show.figures import chips
@@ -335,10 +335,10 @@ sample_table(log.read("reward"))
 # came to an answer within the limit.
 
 # %%
-if judged and not failed(run.manifest("grpo")):
+if judged and not has_failed(run.manifest("grpo")):
     judged["after GRPO"] = judge_completions(generate, open_rows, judge, profile.eval_batch)
     display(report.comparison_table({"the judge's score, open questions": compare_judged(*judged.values(), "score"),
-                                     "finished, open questions": compare_judged(*judged.values(), "finished")}))
+                                     "finished, open questions": compare_judged(*judged.values(), "is_finished")}))
     display(open_table(judged))
 
 # %% [markdown]

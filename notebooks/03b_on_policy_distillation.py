@@ -163,7 +163,7 @@ report.results_table(answers)
 
 # %%
 taught, before, after = answers.values()
-for measure in [name for name in report.measured(answers).values() if name in ("accuracy", "step_accuracy")]:
+for measure in [name for name in report.measures_of(answers).values() if name in ("accuracy", "step_accuracy")]:
     low, high, now = (getattr(result, measure).mean for result in (before, taught, after))
     closed = f"{(now - low) / (high - low):.0%} of the gap" if high > low else "the teacher was not better"
     print(f"{measure}: {low:.1%} before, {now:.1%} after, teacher {high:.1%}; closed: {closed}")

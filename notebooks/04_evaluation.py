@@ -57,7 +57,7 @@ from reasonkit.train import rollout
 # %%
 policy = lora_policy = generate = sample = ask = None  # free the chips of a run that was stopped in this kernel
 run = open_run(PROFILE, RECIPE, SEED, settings=SETTINGS)
-profile, trained = run.profile, run.recipe.trained
+profile, trained = run.profile, run.recipe.training_stages
 manifests = [run.manifest(stage) for stage in ("data", *trained)]
 test = read_rows(run.stage("data") / "test.parquet")
 print(*caveats(manifests), f"{len(test)} test problems; {run.budget.minutes_left:.1f} minutes left", sep="\n")
@@ -111,7 +111,7 @@ for name, result in results.items():
 report.results_table(results, caveats(manifests))
 
 # %%
-measures = report.measured(results)
+measures = report.measures_of(results)
 dots({name: {stage: getattr(result, measure) for stage, result in results.items()}
       for name, measure in measures.items()})
 

@@ -16,7 +16,7 @@ from reasonkit.session.records import RunFile
 from reasonkit.session.setup import change, check_choices, find_recipe, suggest
 
 # Settings that may differ between the sessions of a run. The sizes among them change memory and speed, and results by
-# rounding only. Where `grpo_micro_prompts` changes more, `GrpoSettings.binding` has it. With another `eval_batch`,
+# rounding only. Where `grpo_micro_prompts` changes more, `GrpoSettings.identity` has it. With another `eval_batch`,
 # completions at temperature 1 are other draws, but a stage that has begun keeps its own in a file.
 FREE = ("minutes", "reserve_minutes", "api_dollars", "eval_batch", "judge_batch", "grpo_micro_prompts", *(
     f"{stage}_{name}" for stage in TRAINED for name in ("save_every", "keep")))
@@ -92,7 +92,7 @@ def identify(profile: str, recipe: str, seed: int, settings: Mapping[str, Any]) 
     return {"profile": profile, "recipe": recipe, "seed": seed} | ({"settings": dict(settings)} if settings else {})
 
 
-def binding(identity: Mapping[str, Any]) -> dict[str, Any]:
+def run_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The choices that are the same in all sessions of a run."""
     settings = identity.get("settings", {})
     return identify(**{**identity, "settings": {name: settings[name] for name in settings if name not in FREE}})
@@ -104,10 +104,11 @@ def check_identity(folder: Path, identity: Mapping[str, Any], begins: bool) -> b
     Only notebooks 1 and 1b `begin` a run, because the others read its rows. Raises ValueError for another run that may
     not be replaced, with what to do, and for a damaged file.
     """
-    path, asked = folder / "run.json", binding(identity)
+    path, asked = folder / "run.json", run_identity(identity)
     if not path.exists():
         return False
-    found = binding(read(path, RunFile, f"put the old one back, or start {ELSEWHERE}").model_dump(exclude_unset=True))
+    old = read(path, RunFile, f"put the old one back, or start {ELSEWHERE}")
+    found = run_identity(old.model_dump(exclude_unset=True))
     begun = any(any(folder.glob(trained)) for trained in ("checkpoints/actor/[0-9]*", "*/adapter"))
     if found == asked or begins and not begun:
         return found != asked

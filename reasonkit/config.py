@@ -126,7 +126,7 @@ class Recipe:
         return [*["teacher"] * ("teacher" in self.shares), "data", *own, "evaluation"]
 
     @property
-    def trained(self) -> list[str]:
+    def training_stages(self) -> list[str]:
         """Those that train the adapter, in order."""
         return [stage for stage in self.shares if stage in TRAINED]
 

@@ -33,8 +33,8 @@ def ask(question: str, folder: Path | str | None = None) -> Answers:
     changed since, ValueError if the question has too many tokens, and as `load`.
     """
     run = read_run(folder)
-    stages, profile = run.recipe.trained, run.profile
-    last = next(filter(run.finished, reversed(stages)), stages[0])
+    stages, profile = run.recipe.training_stages, run.profile
+    last = next(filter(run.is_finished, reversed(stages)), stages[0])
     run.manifest(last)
     base = read(run.stage(last) / ASKED, Asked, "put the old one back").model.get("base")
     model, generate = _generator(profile.policy, profile.dtype, profile.lora_rank, profile.lora_alpha,

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from IPython.display import display
 
-from reasonkit.choices import binding, check_identity, choose, data_lengths, identify
+from reasonkit.choices import check_identity, choose, data_lengths, identify, run_identity
 from reasonkit.config import PROFILES, STAGES, TRAINED, Profile, adapt_to_recipe, models_of
 from reasonkit.data.curation import used_sources
 from reasonkit.data.filters import Ledger
@@ -56,7 +56,8 @@ def writer_of(run: Run, teacher: str, data: DataRecipe) -> str:
         raise ValueError(f"TEACHER={teacher!r} is neither \"api\", \"policy\", a folder nor a known model: "
                          f"{suggest(teacher, MODELS)}")
     wanted = "teacher" in run.recipe.shares or any(isinstance(source, TeacherFile) for source in data.sources)
-    if wanted and teacher != "policy" and run.finished("teacher") and any(map(run.begun, run.recipe.trained)):
+    trains = any(map(run.has_begun, run.recipe.training_stages))
+    if wanted and teacher != "policy" and run.is_finished("teacher") and trains:
         return ""
     return teacher or (run.profile.larger if "teacher" in run.recipe.shares else "api" if wanted else "")
 
@@ -157,7 +158,7 @@ def _models(names: Iterable[str]) -> Lines:
                 load.tokenizer(name)
             else:
                 absent.append(MODELS[name].handle)
-            yield name, str(folder or f"not here. {load.attached()}"), ""
+            yield name, str(folder or f"not here. {load.list_inputs()}"), ""
         except (ValueError, FileNotFoundError) as error:
             yield name, "not usable", str(error)
     if absent:
@@ -189,7 +190,7 @@ def _writer(run: Run, data: str | None, stage: str, teacher: str) -> str:
 def _teacher(run: Run, stage: str, teacher: str, writer: str, rater: str) -> Lines:
     if teacher and stage == ALL and "teacher" not in run.recipe.shares:
         yield "teacher", f"no stage for it in the recipe {run.recipe.name!r}", "leave TEACHER empty, or change RECIPE"
-    if writer == "policy" and not run.finished("sft"):
+    if writer == "policy" and not run.is_finished("sft"):
         yield "teacher", "the policy, which has not been trained yet", "run notebook 2 first, or change TEACHER"
     if writer == "api":
         yield _api("teacher", "give TEACHER the name of a model that runs here")
@@ -248,7 +249,7 @@ def _earlier(identity: Mapping[str, Any], left: Sequence[str]) -> Lines:
         with contextlib.suppress(RecordError):
             found = read(path, RunFile, "").model_dump(exclude_unset=True)
             within = any((above / "run.json").exists() for above in path.parent.parents)
-            if binding(found) == binding(identity) and not within:
+            if run_identity(found) == run_identity(identity) and not within:
                 here, there = shlex.quote(str(folder)), shlex.quote(str(path.parent))
                 yield "an earlier run", str(path.parent), (
                     f"to go on with it, put `![ -e {here}/run.json ] || (mkdir -p {here} && cp -r {there}/. {here}/)` "

@@ -65,10 +65,10 @@ class Run:
         """The log of a stage, to which every session appends. Of several processes only the first one writes."""
         return RunLog(self.stage(stage) / "log.jsonl") if is_main_process() else NullLog()
 
-    def finished(self, stage: str) -> bool:
+    def is_finished(self, stage: str) -> bool:
         return (self.stage(stage) / manifests.MANIFEST).exists()
 
-    def begun(self, stage: str) -> bool:
+    def has_begun(self, stage: str) -> bool:
         """Whether a training stage was begun. One that has ended without a step does not count."""
         asked = (self.stage(stage) / manifests.ASKED).exists()
         return has_steps(self.checkpoints, stage) or asked and not self._made_nothing(stage)
@@ -79,7 +79,7 @@ class Run:
 
     def is_done(self, stage: str) -> bool:
         """Whether a stage is finished. One that has made no step is not, as long as no later one has."""
-        return self.finished(stage) and not (self._made_nothing(stage) and self._is_last(stage))
+        return self.is_finished(stage) and not (self._made_nothing(stage) and self._is_last(stage))
 
     def _made_nothing(self, stage: str) -> bool:
         """Whether a training stage has ended without a step, for want of time, say. Its inputs may be others now."""
@@ -87,11 +87,11 @@ class Run:
         return found is not None and found.metrics.get("steps") == 0
 
     def _is_last(self, stage: str) -> bool:
-        return not any(map(self.begun, self.recipe.trained[self.recipe.trained.index(stage) + 1:]))
+        return not any(map(self.has_begun, self.recipe.training_stages[self.recipe.training_stages.index(stage) + 1:]))
 
     def manifest(self, stage: str) -> dict:
         """The manifest that a stage left. Raises as `read_manifest` and `check_adapter`, also for notebook 1's data."""
-        if stage != "data" and self.finished("data"):
+        if stage != "data" and self.is_finished("data"):
             self.manifest("data")
         found = manifests.read_manifest(self.stage(stage), stage=stage, prompt_sha256=prompt_hash(TAGS.template),
                                         lora=self._lora_of(stage), step=latest_step(self.checkpoints))
@@ -144,7 +144,7 @@ class Run:
             return False
         then = found["extra"].get("asked")
         changed = manifests.differences(then, self.data_asked(recipe)) if then else []
-        begun = any(map(self.begun, self.recipe.trained))
+        begun = any(map(self.has_begun, self.recipe.training_stages))
         if changed and begun:
             raise manifests.ManifestError(
                 f"{self.stage('data')} has the rows that this run was begun with, and others are asked for now: "
@@ -168,7 +168,7 @@ class Run:
             lock_run(self.folder)  # `close` may have let it go
         model = {"policy": self.profile.policy, "dtype": self.profile.dtype, "base": base_sha256(base), **self.lora}
         now = {"model": model, "prompt_sha256": prompt_hash(TAGS.template),
-               "settings": getattr(self.profile, stage).binding(),
+               "settings": getattr(self.profile, stage).identity(),
                "inputs": {name: file_sha256(path) for name, path in inputs.items()}, **choices}
         finished, stages = self.is_done(stage), self.recipe.stages
         later = ", ".join(stages[stages.index(stage):])
@@ -251,7 +251,7 @@ def open_run(profile: str, recipe: str, seed: int, folder: Path | str | None = N
                 path.unlink(missing_ok=True)
         write_atomic(folder / "run.json", json.dumps(identity))
     # the evaluation asks the base model and each stage's model all test problems, and a stage its validation problems
-    trained = len(plan.trained)
+    trained = len(plan.training_stages)
     probes = trained + math.ceil((1 + trained) * chosen.rows["test"] / chosen.rows["validation"])
     budget = TimeBudget(hours=chosen.minutes / 60, reserve_minutes=chosen.reserve_minutes,
                         ledger=folder / "ledger.json" if is_main_process() else None, shares=plan.shares,

@@ -74,7 +74,7 @@ class StageSettings:
     save_every: int = 100
     keep: int = 2
 
-    def binding(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """The settings on which the result depends by more than rounding."""
         return {name: value for name, value in vars(self).items() if name not in ("save_every", "keep")}
 
@@ -193,9 +193,9 @@ class GrpoSettings(LossSettings, SampledSettings):
     int8_cache: bool = False
     save_every: int = 50
 
-    def binding(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """The size of a pass is among them only where passes are not averaged as one."""
-        found = super().binding()
+        found = super().identity()
         if self.loss_agg_mode != "token-mean" and not self.mask_truncated:
             found.pop("micro_prompts")
         return found

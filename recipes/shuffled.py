@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from reasonkit.config import Recipe
 from reasonkit.rewards.rules import exact_answer, gate, tag_format
-from recipes.rewards.controls import shuffled
+from recipes.rewards.controls import shuffle_rewards
 
 
 def rewards(judge, questions):
     answered = gate(exact_answer, tag_format)
     return [
-        (shuffled(answered), 1.0),
+        (shuffle_rewards(answered), 1.0),
         (tag_format, 0.0),
         (answered, 0.0),
     ]

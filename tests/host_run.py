@@ -49,7 +49,7 @@ def passed(clock: Late, on_batch=lambda number: None) -> tuple[int, str]:
         for number in budget.guard(iter(range(1, BATCHES + 1)), "sft"):
             clock.batch()
             on_batch(number)
-    return number, budget.ending("sft")
+    return number, budget.stop_reason("sft")
 
 
 def main() -> None:

@@ -36,6 +36,8 @@ UNRUN = {
     "make jupyterlab": "downloads JupyterLab, and needs Chromium",
     "make screenshots": "needs Chromium and a finished run",
     "pip install --no-deps --target libtpu libtpu==0.0.42.1": "downloads libtpu",
+    ".venv/bin/python -m tools.share --kaggle you/gemma2-2b-reasons/flax/2b-it": "uploads, with a key. "
+    "tests/tools/test_share.py runs it with a fake upload",
     "PYTHONPATH=libtpu python benchmarks/tpu_compiler.py cache_int8 sampling": "compiles for minutes, with libtpu",
     "gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0": "needs a TPU slice",
     "gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all": "needs a TPU slice",

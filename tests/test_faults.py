@@ -391,7 +391,7 @@ def test_a_jump_of_the_wall_clock_is_not_seen(whole, compiled, tokenizer, tmp_pa
     rerun = run(tmp_path, tokenizer, lambda place: monkeypatch.setattr(
         time, "time", partial(lambda shift: real() + shift, next(jumps))) if place.endswith("update") else None,
         budget=budget)
-    assert budget.ending("sft") == budget.ending("grpo") == "data" and 0 < budget.minutes_used < 4.8
+    assert budget.stop_reason("sft") == budget.stop_reason("grpo") == "data" and 0 < budget.minutes_used < 4.8
     check_same(rerun, whole)
 
 

@@ -17,7 +17,7 @@ from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
-from tools.lm_eval import Policy, make_tasks, rubric_task, run_tasks, unseen
+from tools.lm_eval import Policy, drop_seen, make_tasks, rubric_task, run_tasks
 from tools.trained import scorer
 
 
@@ -132,4 +132,4 @@ def test_what_the_model_was_trained_on_is_left_out():
     long = "A farmer has twelve hens and each of them lays exactly one egg on every single day"
     train = Dataset.from_list([{"question": f"Hello. {long}. How many eggs?"}, {"question": "What is 1 + 1?"}])
     test = [{"question": f"{long}. How many in a week?"}, {"question": "what is 1 + 1"}, {"question": "What is 1 + 2?"}]
-    assert unseen(test, train) == test[2:]
+    assert drop_seen(test, train) == test[2:]

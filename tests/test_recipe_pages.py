@@ -47,7 +47,7 @@ def sample(completion, right):
 
 
 def test_a_page_is_written_from_a_run_and_keeps_what_is_written_by_hand(writer, tmp_path):
-    stages = find_recipe("g_rar").trained
+    stages = find_recipe("g_rar").training_stages
     for stage, steps in zip(stages, (7, 5), strict=True):
         (tmp_path / stage).mkdir()
         manifest = {"written": "2026-01-02T03:04:05Z", "metrics": {"steps": steps}}

@@ -63,15 +63,15 @@ def test_a_recipe_names_what_there_is(name):
     assert problems.load_recipe(recipe.data).rubric and problems.load_recipe(recipe.toy_data).rubric
     assert any(weights.values()) == ("grpo" in recipe.shares) and recipe.uses_judge == ("rubric" in weights)
     assert recipe.curriculum is None or recipe.curriculum.__name__ in weights
-    assert recipe.trained and {*recipe.shares} <= {*STAGES} - {"data", "evaluation"}
+    assert recipe.training_stages and {*recipe.shares} <= {*STAGES} - {"data", "evaluation"}
     assert all(share > 0 for share in recipe.shares.values())
 
 
 def test_stages_follow_the_recipe():
     recipe = replace(find_recipe("g_rar"), shares={"sft": 1, "teacher": 1, "simpo": 1, "reward_model": 1, "grpo": 1})
     assert recipe.stages == ["teacher", "data", "sft", "simpo", "reward_model", "grpo", "evaluation"]
-    assert recipe.trained == ["sft", "simpo", "grpo"]
-    assert [recipe.before(stage) for stage in recipe.trained] == [None, "sft", "simpo"]
+    assert recipe.training_stages == ["sft", "simpo", "grpo"]
+    assert [recipe.before(stage) for stage in recipe.training_stages] == [None, "sft", "simpo"]
     assert replace(recipe, shares={"grpo": 1}).before("grpo") is None
 
 
@@ -284,9 +284,9 @@ def test_a_run_that_has_trained_nothing_gives_way_to_another_in_notebook_1(tmp_p
     with pytest.raises(ValueError, match="holds the run .* was asked for: go on with that one, or, because it has "
                        r"trained nothing yet, run notebook 01 \(01_data_curation\) with these choices first"):
         open_run(*choices, tmp_path, settings=settings)
-    assert run.finished("data"), "a slip in notebook 2 costs the rows"
+    assert run.is_finished("data"), "a slip in notebook 2 costs the rows"
     again = open_run(*choices, tmp_path, data="", settings=settings)
-    assert not again.finished("data") and not again.begun("sft"), "the rows are another run's"
+    assert not again.is_finished("data") and not again.has_begun("sft"), "the rows are another run's"
     assert open_run(*choices, tmp_path, settings=settings).seed == choices[2]
     assert [again.profile.name, again.recipe.name, again.seed] == choices
 
@@ -380,11 +380,11 @@ def test_a_stage_reads_what_the_last_one_left(tmp_path):
     run = open_run("smoke", "g_rar", 0, tmp_path)
     rows = tmp_path / "rows.jsonl"
     rows.write_text("{}\n")
-    assert not run.finished("sft")
+    assert not run.is_finished("sft")
     run.finish("data", inputs={}, metrics={"rows": 1}, minutes=0.1)
     run.finish("sft", inputs={"train": rows}, metrics={"form": 0.9}, minutes=2.0, checkpoint_step=7)
     (tmp_path / "sft/adapter/actor/7").mkdir(parents=True)
-    assert run.finished("sft") and run.manifest("data")["lora"] is None
+    assert run.is_finished("sft") and run.manifest("data")["lora"] is None
     manifest = run.manifest("sft")
     assert manifest["extra"] == {"checkpoint_step": 7} and manifest["metrics"] == {"form": 0.9}
     assert manifest["lora"] == run.lora == {"rank": 16, "alpha": 32.0}

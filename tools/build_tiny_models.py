@@ -202,7 +202,7 @@ def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate:
     )).with_gen_model_input_fn(model_input)
     began = time.perf_counter()
 
-    def shown() -> Iterator:
+    def report_loss() -> Iterator:
         for step in range(steps):
             if step % 100 == 50:
                 loss = trainer.metrics_logger.get_metric_history("", "loss", "train")[-10:].mean()
@@ -210,7 +210,7 @@ def train(model: nnx.Module, mesh, batches: Iterator, steps: int, learning_rate:
             yield next(batches)
 
     with mesh:
-        trainer.train(shown())
+        trainer.train(report_loss())
 
 
 def auc(scores: np.ndarray, good: np.ndarray) -> float:

@@ -70,7 +70,7 @@ class Policy(LM):
         return [total for total, _ in self._score([("", *request.args) for request in requests])]
 
 
-def unseen(test: Iterable[Mapping[str, Any]], train: Dataset) -> list[Mapping[str, Any]]:
+def drop_seen(test: Iterable[Mapping[str, Any]], train: Dataset) -> list[Mapping[str, Any]]:
     """The test problems that share neither a question nor 13 words in a row with the training data."""
     test, asked = list(test), {question_key(question) for question in train["question"]}
     shared = find_contaminated([row["question"] for row in test], train["question"])
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         limit = policy.tokenizer, limits.max_prompt_length
         splits, ledger = curation.curate(run.data_recipe(options.data), {"test": ROWS}, run.seed, *limit)
         fitting = filters.screen(splits, *limit, ledger)["test"]
-        test = unseen(fitting, read_rows(run.stage("data") / "train.parquet"))
+        test = drop_seen(fitting, read_rows(run.stage("data") / "train.parquet"))
         print(f"{len(fitting) - len(test)} of {len(fitting)} problems left out: the training data has them")
     sizes = {"max_prompt_length": limits.max_prompt_length, "max_new_tokens": limits.max_new_tokens}
     generate = generator(policy.model, policy.tokenizer, mesh, batch_size=run.profile.eval_batch,

@@ -63,7 +63,7 @@ def share_flax(run: Run, policy: LoadedModel, manifests: Sequence[Mapping[str, A
 
     Raises as `export_flax`, `verify_export`, `write_card` and `publish_kaggle` do.
     """
-    profile, last = run.profile, run.recipe.trained[-1]
+    profile, last = run.profile, run.recipe.training_stages[-1]
     flax = export_flax(policy, run.folder / "export" / "flax", run.manifest(last)["extra"]["checkpoint_step"])
     print(verify_export(flax, fingerprint(policy.model), samples, model=str(policy.folder), dtype=profile.dtype,
                         rank=profile.lora_rank, alpha=profile.lora_alpha,

@@ -27,7 +27,7 @@ def load_trained(folder: str | Path) -> tuple[Run, LoadedModel, Mesh, list[dict[
     as `read_run` and `load` do.
     """
     run = read_run(folder)
-    profile, trained = run.profile, run.recipe.trained
+    profile, trained = run.profile, run.recipe.training_stages
     manifests = [run.manifest(stage) for stage in ("data", *trained, "evaluation")]
     policy, mesh = load_policy(profile.policy, profile.dtype, profile.lora_rank, profile.lora_alpha)
     restore_lora(policy.model, run.stage(trained[-1]) / "adapter")

@@ -69,13 +69,13 @@ def used_sources(recipe: DataRecipe, ledger: Ledger) -> list[Source]:
     """
     ledger.notes += [f"off: {source.name}, licence {source.licence!r} ({source.address}). To use it, write "
                      "`other_licences = true` into the recipe"
-                     for source in recipe.sources if source not in recipe.allowed]
-    found = reach(recipe.allowed)
-    missing = {source.name: source for source in recipe.allowed if found[source.name].problem}
+                     for source in recipe.sources if source not in recipe.usable_sources]
+    found = reach(recipe.usable_sources)
+    missing = {source.name: source for source in recipe.usable_sources if found[source.name].problem}
     if needed := [found[name].problem for name, source in missing.items() if not source.optional]:
         raise SourceError("\n".join(needed) + way_out(missing.values()))
     ledger.notes += [f"left out: {found[name].problem}" for name in missing]
-    return [source for source in recipe.allowed if source.name not in missing]
+    return [source for source in recipe.usable_sources if source.name not in missing]
 
 
 def way_out(failed: Iterable[Source]) -> str:

@@ -171,7 +171,7 @@ def _gsm8k(fields: dict) -> None:
     fields["answer"] = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", final.strip()).lstrip("$")
 
 
-def _boxed(fields: dict) -> None:
+def _read_boxed(fields: dict) -> None:
     """LaTeX with the final answer in its last \\boxed{}."""
     text = as_text(fields["reply"])
     if "[asy]" in text + as_text(fields["question"]) or "\\includegraphics" in text:
@@ -205,7 +205,7 @@ def _think(fields: dict) -> None:
         fields["answer"] = last_boxed(rest)[1] if "\\boxed{" in rest else rest
 
 
-def _tagged(fields: dict) -> None:
+def _read_tagged(fields: dict) -> None:
     """Our own tags, once each and in order."""
     parsed = TAGS.parse(as_text(fields["reply"]))
     if not parsed.ok:
@@ -213,7 +213,7 @@ def _tagged(fields: dict) -> None:
     fields["reasoning"], fields["answer"] = _CALCULATOR.sub("", parsed.reasoning or ""), parsed.answer
 
 
-def _worked(fields: dict) -> None:
+def _read_worked(fields: dict) -> None:
     """Steps in words that end "The answer is (C)." Stock openings are taken off."""
     text = as_text(fields["reply"]).strip()
     while (shorter := _OPENING.sub("", text).lstrip()) != text:
@@ -225,8 +225,8 @@ def _worked(fields: dict) -> None:
     fields["answer"] = text[ends[-1].end():].strip().rstrip(".").lstrip("$")
 
 
-READERS: dict[str, Callable[[dict], None]] = {"plain": lambda fields: None, "gsm8k": _gsm8k, "boxed": _boxed,
-                                              "think": _think, "tagged": _tagged, "worked": _worked}
+READERS: dict[str, Callable[[dict], None]] = {"plain": lambda fields: None, "gsm8k": _gsm8k, "boxed": _read_boxed,
+                                              "think": _think, "tagged": _read_tagged, "worked": _read_worked}
 
 
 # -- rubrics

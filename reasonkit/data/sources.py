@@ -180,6 +180,6 @@ class DataRecipe(Record):
     rubric: Any = None
 
     @property
-    def allowed(self) -> list[Source]:
+    def usable_sources(self) -> list[Source]:
         """The sources whose licence is open, or with `other_licences` all of them."""
         return [source for source in self.sources if source.is_open or self.other_licences]

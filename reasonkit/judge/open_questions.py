@@ -25,9 +25,9 @@ class Judged:
     score: float | None
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the completion came to an answer and was not cut off."""
-        return TAGS.parse(self.completion).finished
+        return TAGS.parse(self.completion).is_finished
 
 
 def judge_completions(generate: Callable[[list[str]], list[str]], rows: Iterable[Mapping[str, Any]], judge: Judge,
@@ -44,6 +44,6 @@ def judge_completions(generate: Callable[[list[str]], list[str]], rows: Iterable
 
 
 def compare_judged(before: list[Judged], after: list[Judged], field: str) -> Difference:
-    """The change of the "score", over the questions with a verdict on both sides, or of "finished". Paired."""
+    """The change of the "score", over the questions with a verdict on both sides, or of "is_finished". Paired."""
     pairs = [(getattr(one, field), getattr(two, field)) for one, two in zip(before, after, strict=True)]
     return difference_of([float(two) - float(one) for one, two in pairs if None not in (one, two)])

@@ -35,7 +35,7 @@ CLASSES = {"gemma2": gemma2.Gemma, "gemma3": gemma3.Gemma3}
 def _with_window(block: Callable) -> Callable:
     """Tunix's attention block with a window by position. Its Gemma 2 counts keys with the padding, queries without."""
 
-    def windowed(self, x, segment_pos, cache, attn_mask):  # attn_mask (B, T, S): a query's last key is its own
+    def attend_in_window(self, x, segment_pos, cache, attn_mask):  # attn_mask (B, T, S): a query's last key is its own
         if self.attn_type.name == "LOCAL_SLIDING":
             length, window = attn_mask.shape[-1], self.sliding_window_size
             if cache is None:  # by position: two pieces of a row may continue from the same one
@@ -47,7 +47,7 @@ def _with_window(block: Callable) -> Callable:
             self.sliding_window_size = length  # Tunix's own window then hides nothing
         return block(self, x, segment_pos, cache, attn_mask)
 
-    return windowed
+    return attend_in_window
 
 
 def _with_chosen_logits(call: Callable) -> Callable:
@@ -61,11 +61,11 @@ def _with_chosen_logits(call: Callable) -> Callable:
     def __call__(self, *args, decode_only_last_token: bool = False, logits_at: jax.Array | None = None,
                  hidden: bool = False, **kwargs):
         if decode_only_last_token or logits_at is not None:
-            def chosen(x_BTD: jax.Array) -> jax.Array:
+            def pick(x_BTD: jax.Array) -> jax.Array:
                 return x_BTD[:, -1:] if logits_at is None else jnp.take_along_axis(x_BTD, logits_at[..., None], 1)
 
             self = copy.copy(self)
-            self.final_norm = nnx.Sequential(chosen, self.final_norm)
+            self.final_norm = nnx.Sequential(pick, self.final_norm)
         if hidden:
             self = copy.copy(self)
             self.embedder, self.final_logits_softcap = copy.copy(self.embedder), None

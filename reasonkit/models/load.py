@@ -209,7 +209,7 @@ def locate(name: str) -> Path | None:
         "not with a submission: choose a profile with a real model (kaggle, colab, gpu), or restore the clone's folder")
 
 
-def attached() -> str:
+def list_inputs() -> str:
     """What is attached, in words: the uppermost folders that hold files, down to the seventh level."""
     inputs, found = Path(os.environ.get(*INPUTS)), []
     for folder, below, files in os.walk(inputs, followlinks=True):
@@ -237,7 +237,7 @@ def _download(name: str) -> Path:
                     if name == PACKAGED else "")
             raise FileNotFoundError(
                 f"{name}: {handle} is neither attached nor downloadable. {_remedy(error, handle, known)} Or attach "
-                f"it: on Kaggle choose Add Input, Models, {handle}; or give a folder{made}. {attached()} "
+                f"it: on Kaggle choose Add Input, Models, {handle}; or give a folder{made}. {list_inputs()} "
                 f"({describe_error(error, *known)})") from None
 
 

@@ -53,7 +53,7 @@ def next_logprobs(model: nnx.Module, hidden_BCD: jax.Array, next_BC: jax.Array,
     count = next_BC.shape[1]
     logits = len(next_BC) * count * model.num_embed / max(1, pxla.thread_resources.env.physical_mesh.size)
     read = functools.partial(_read, getattr(model, "final_logits_softcap", None), temperature)
-    return _chunked(read, min(count, math.ceil(logits / CHUNK)), model.embedder.input_embedding[...], hidden_BCD,
+    return _read_in_chunks(read, min(count, math.ceil(logits / CHUNK)), model.embedder.input_embedding[...], hidden_BCD,
                     next_BC)
 
 
@@ -77,7 +77,7 @@ def _read(cap: float | None, temperature: float, embedding_VD: jax.Array, hidden
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked(read: Callable, parts: int, embedding_VD: jax.Array, hidden_BCD: jax.Array, targets_BC: jax.Array):
+def _read_in_chunks(read: Callable, parts: int, embedding_VD: jax.Array, hidden_BCD: jax.Array, targets_BC: jax.Array):
     """`read` of all tokens. A token's log-probability depends on its own hidden state only, so the forward pass can
     keep the slope, as large as the state, and the backward pass scales it. No logits are made twice."""
     return in_chunks(parts, functools.partial(read, embedding_VD), hidden_BCD, targets_BC)
@@ -99,7 +99,7 @@ def _backward(read, parts, kept, cotangents):
     return (*by_embedding(cotangents[0]), (cotangents[0][..., None] * slopes_BCD).astype(slopes_BCD.dtype), None)
 
 
-_chunked.defvjp(_forward, _backward)
+_read_in_chunks.defvjp(_forward, _backward)
 
 
 def in_chunks(parts: int, function: Callable, *arrays: jax.Array) -> Any:

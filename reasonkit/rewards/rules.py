@@ -159,7 +159,7 @@ def _judge_item(question: str, reply: str, rubric: str) -> JudgeItem | Result:
     except ValueError as error:
         return JudgeFailure("unusable_rubric", str(error))
     parsed = TAGS.parse(reply)
-    cause = "unfinished" if not parsed.finished else missing_work(item.question, parsed) and "no_work"
+    cause = "unfinished" if not parsed.is_finished else missing_work(item.question, parsed) and "no_work"
     return JudgeVerdict(0.0, (0.0,) * len(item.rubric), cause) if cause else item
 
 

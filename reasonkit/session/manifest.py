@@ -231,7 +231,7 @@ def progress(manifest: Mapping[str, Any]) -> tuple[str, str]:
     return f"{made} of {max(made, planned)}", ENDINGS.get(stopped, stopped)
 
 
-def failed(manifest: Mapping[str, Any]) -> bool:
+def has_failed(manifest: Mapping[str, Any]) -> bool:
     return str(manifest.get("extra", {}).get("stopped")).startswith(FAILED)
 
 
@@ -241,7 +241,7 @@ def caveats(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
     for manifest in manifests:
         (made, planned), (steps, ending) = _steps(manifest), progress(manifest)
         stage, extra = manifest["stage"], manifest.get("extra", {})
-        if failed(manifest):
+        if has_failed(manifest):
             found.append(f"Stage {stage} ended after {made} steps by {ending}. What follows is of its last good step.")
         elif steps and made < planned and extra.get("stopped") != "data":  # its epochs, in SFT
             ended = f", ended by {ending}" if ending else ""

@@ -25,13 +25,13 @@ class Written(Record):
     model_config = ConfigDict(extra="ignore")
 
 
-def _seen(text: str) -> str:
+def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must be a text, not blank")
     return text
 
 
-Text = Annotated[str, AfterValidator(_seen)]
+Text = Annotated[str, AfterValidator(_not_blank)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]

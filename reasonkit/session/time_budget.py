@@ -130,7 +130,7 @@ class TimeBudget:
         """Minutes for what a stage makes before it trains: a share of those it would get. Infinite if it grows."""
         return math.inf if self.grows else share * self.minutes_left * self._share(stage)
 
-    def ending(self, stage: str) -> str | None:
+    def stop_reason(self, stage: str) -> str | None:
         """Why the stage ended in this session: "data" (all batches passed), "time", what `end` was given, or "closed"
         (by the consumer or an exception). None: never begun, running, or killed."""
         return self._record["stages"].get(stage, {}).get("stopped")
@@ -201,7 +201,7 @@ class TimeBudget:
 
     def _share(self, stage: str) -> float:
         left = [share for name, share in self.shares.items()
-                if name == stage or name not in self._begun and self.ending(name) is None]
+                if name == stage or name not in self._begun and self.stop_reason(name) is None]
         return self.shares[stage] / sum(left) if stage in self.shares else 1.0
 
     def _read_ledger(self) -> dict[str, Any] | None:

@@ -123,7 +123,7 @@ def open_table(judged: Mapping[str, Sequence[Judged]]) -> Html:
     """The first completions to open questions side by side, with the judge's score of each."""
     lines = [[same[0].question, *(Markup("{}<small>{}</small>").format(
         block(one.completion), ("no verdict" if one.score is None else f"score {one.score:.2f}")
-        + ", unfinished" * (not one.finished)) for one in same)]
+        + ", unfinished" * (not one.is_finished)) for one in same)]
         for same in islice(zip(*judged.values(), strict=True), OPEN_SHOWN)]
     return table(["question", *judged], lines, f"The first {len(lines)} of the open questions.")
 

@@ -149,7 +149,7 @@ def write_report(path: Path, results: Mapping[str, EvalResult], comparisons: Map
 
 def results_table(results: Mapping[str, EvalResult], warnings: Sequence[str] = ()) -> Html:
     """Every measure of every stage with its 95 % interval. `warnings` are repeated in the caption."""
-    measures = measured(results)
+    measures = measures_of(results)
     rows = [[name, result.n, *(interval_cell(getattr(result, measure)) for measure in measures.values())]
             for name, result in results.items()]
     left_out = [f"{result.left_out} problems could not be scored, and {name} was not asked them."
@@ -160,7 +160,7 @@ def results_table(results: Mapping[str, EvalResult], warnings: Sequence[str] = (
     return table(["", "n", *measures], rows, " ".join(caption), mark_last=True)
 
 
-def measured(results: Mapping[str, EvalResult]) -> dict[str, str]:
+def measures_of(results: Mapping[str, EvalResult]) -> dict[str, str]:
     """The measures of the results, by title. Step accuracy only if most problems have a solution in steps."""
     steps = all(result.has_steps for result in results.values())
     return {title: name for title, name in MEASURES.items() if steps or name != "step_accuracy"}

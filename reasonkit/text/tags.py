@@ -82,7 +82,7 @@ class Parsed:
         return not self.defects
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether it has an answer and was not cut off."""
         return bool(self.answers) and not self.cut_off
 

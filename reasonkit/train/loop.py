@@ -91,7 +91,7 @@ def begin(model: nnx.Module, checkpoints: Path, stage: str, start_step: int, ste
 
 def _check_later(checkpoints: Path, stage: str, start_step: int, latest: int) -> None:
     """Raises ValueError if a later stage began at one of the steps up to `latest`."""
-    for other, began in _begun(checkpoints).items():
+    for other, began in _steps_at_begin(checkpoints).items():
         if other != stage and start_step < began <= latest:
             raise ValueError(f"stage {other!r} began at step {began} of {checkpoints}, and stage {stage!r}, which "
                              "comes before it, would resume from its steps: start anew in another folder")
@@ -99,18 +99,18 @@ def _check_later(checkpoints: Path, stage: str, start_step: int, latest: int) ->
 
 def has_steps(checkpoints: Path, stage: str) -> bool:
     """Whether the stage, if asked for again, would resume from its own steps."""
-    began = _begun(checkpoints).get(stage)
+    began = _steps_at_begin(checkpoints).get(stage)
     return began is not None and store.latest_step(checkpoints) > began
 
 
-def _begun(checkpoints: Path) -> dict[str, int]:
+def _steps_at_begin(checkpoints: Path) -> dict[str, int]:
     return {copy.name: store.latest_step(copy) for copy in (checkpoints / BEGUN).glob("*")}
 
 
 @distributed.on_main_process
 def _forget(checkpoints: Path, step: int) -> None:
     """Delete the copies of stages that began at this step or a later one: they have no step of their own."""
-    for stage, began in _begun(checkpoints).items():
+    for stage, began in _steps_at_begin(checkpoints).items():
         if began >= step:
             shutil.rmtree(checkpoints / BEGUN / stage)
 
@@ -228,7 +228,7 @@ def _resilient(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, 
         store.make_room(checkpoints, ROOM * sum(leaf.nbytes for leaf in leaves), orbax.delete)
         return save(step, model, optimizer, force=force, **options)
 
-    def numbered(batches: Iterator) -> Iterator:
+    def number_batches(batches: Iterator) -> Iterator:
         for number, batch in enumerate(batches, begun - first_step + 1):
             log.step = number
             watchdog.step_begins()
@@ -245,7 +245,7 @@ def _resilient(trainer, budget: TimeBudget, log, stage: str, checkpoints: Path, 
     try:
         with clean_exit(budget.end), watchdog:
             try:
-                yield lambda rest: numbered(budget.guard(rest, stage, first_step + steps - begun))
+                yield lambda rest: number_batches(budget.guard(rest, stage, first_step + steps - begun))
                 ending.close()
             except BaseException:
                 manager.close()  # waits for a save under way
@@ -287,4 +287,4 @@ def train_stage(trainer, mesh: Mesh, batches: Iterator, stage: str, settings, bu
     step = trainer.train_steps + (learner is None)
     if learner is None:
         store.save_lora(trainer.model, checkpoints, step)
-    return StageResult(trainer.train_steps - start_step, step, budget.minutes_used - minutes, budget.ending(stage))
+    return StageResult(trainer.train_steps - start_step, step, budget.minutes_used - minutes, budget.stop_reason(stage))

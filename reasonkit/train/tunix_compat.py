@@ -45,10 +45,10 @@ def adamw(settings: StageSettings) -> optax.GradientTransformation:
     rise = max(1, min(round(settings.warmup * steps), steps - 1))  # of two or more steps, one has the full rate
     schedule = optax.warmup_cosine_decay_schedule(rate / (rise + 1), rate, rise, max(2, steps), rate / 10)
 
-    def stretched(stretch) -> optax.GradientTransformation:
+    def adamw_at(stretch) -> optax.GradientTransformation:
         return optax.adamw(lambda count: schedule(count * stretch), b2=0.99, weight_decay=settings.weight_decay)
 
-    return optax.chain(optax.clip_by_global_norm(settings.clip), optax.inject_hyperparams(stretched)(stretch=1.0))
+    return optax.chain(optax.clip_by_global_norm(settings.clip), optax.inject_hyperparams(adamw_at)(stretch=1.0))
 
 
 def scale_schedule(trainer, factor: float) -> None:

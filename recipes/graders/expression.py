@@ -80,7 +80,7 @@ class Expression:
         return self.unit or (self.number.unit or self.number.mark if self.number else "")
 
     @property
-    def spaced(self) -> tuple[str, str]:
+    def spelling(self) -> tuple[str, str]:
         """The name and the tokens, each joined by spaces, for `algebra`."""
         return " ".join(self.name), " ".join(self.tokens)
 
@@ -202,7 +202,7 @@ def _same_expression(found: Expression, expected: Expression) -> bool | None:
     # A comma may be decimal, unless both are lists.
     if found.number and expected.number and not ("," in found.tokens and "," in expected.tokens):
         return same_number(found.number, expected.number)
-    return may_equal(found, expected) and decide("expression", found.spaced, expected.spaced)
+    return may_equal(found, expected) and decide("expression", found.spelling, expected.spelling)
 
 
 def _read_gold_expression(text: str) -> Expression | None:

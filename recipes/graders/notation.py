@@ -82,7 +82,7 @@ def is_physical(number: Number) -> bool:
 
 def rewrite(text: str) -> str:
     """Apply the rules, and drop punctuation at the end."""
-    text = _DECIMAL.sub(_repeating, " ".join(text.split())).rstrip(".,; ").translate(_UNICODE)
+    text = _DECIMAL.sub(_repeating_decimal, " ".join(text.split())).rstrip(".,; ").translate(_UNICODE)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     return text.rstrip(".,; ")
@@ -98,7 +98,7 @@ def split_unit(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _repeating(match: re.Match[str]) -> str:
+def _repeating_decimal(match: re.Match[str]) -> str:
     """A repeating decimal as a fraction: 0.1(6) is (16 - 1) / 90."""
     whole, fixed, *blocks = (group or "" for group in match.groups())
     block = "".join(digit for digit in "".join(blocks) if digit.isdecimal())

@@ -82,14 +82,14 @@ class _Reader:
         return total
 
     def product(self) -> sympy.Expr:
-        value = self.signed()
+        value = self.signed_factors()
         while self.token in (r"\cdot", "/"):
-            value = value * self.signed() if self.next() == r"\cdot" else value / self.signed()
+            value = value * self.signed_factors() if self.next() == r"\cdot" else value / self.signed_factors()
         return value
 
-    def signed(self) -> sympy.Expr:
+    def signed_factors(self) -> sympy.Expr:
         if self.token in ("+", "-"):
-            return self.signed() if self.next() == "+" else -self.signed()
+            return self.signed_factors() if self.next() == "+" else -self.signed_factors()
         return self.factors()
 
     def factors(self) -> sympy.Expr:

@@ -113,13 +113,13 @@ class ApiCalls:
         """
         batch = asyncio.run_coroutine_threadsafe(self._batch(requests, deadline, denied, on_text), self._loop)
         try:
-            return batch.result(self._left(deadline) + 3 * GRACE)
+            return batch.result(self._seconds_left(deadline) + 3 * GRACE)
         except TimeoutError:  # something blocks the loop itself
             return [CallError("timeout", "the loop did not answer")] * len(requests)
         finally:
             batch.cancel()  # an interrupt ends the calls, too
 
-    def _left(self, deadline: float) -> float:
+    def _seconds_left(self, deadline: float) -> float:
         return max(0.0, deadline - self._loop.time())
 
     async def _batch(self, requests: Sequence[Request], deadline: float, denied: list[CallError],
@@ -127,7 +127,7 @@ class ApiCalls:
         tasks = [asyncio.create_task(self._answer(request, deadline, denied, partial(on_text, number)))
                  for number, request in enumerate(requests)]
         try:
-            done, late = await asyncio.wait(tasks, timeout=self._left(deadline))
+            done, late = await asyncio.wait(tasks, timeout=self._seconds_left(deadline))
         finally:
             for task in tasks:
                 task.cancel()
@@ -143,7 +143,7 @@ class ApiCalls:
             backoff = wait_random_exponential(self.limits.backoff_seconds)
             retrying = AsyncRetrying(
                 retry=retry_if_exception(lambda error: isinstance(error, CallError) and error.cause in RETRIED),
-                stop=stop_after_attempt(self.limits.attempts) | stop_before_delay(self._left(deadline)),
+                stop=stop_after_attempt(self.limits.attempts) | stop_before_delay(self._seconds_left(deadline)),
                 wait=lambda state: state.outcome.exception().retry_after + backoff(state), reraise=True)
             try:
                 text = redact(await retrying(self._attempt, request, denied), self.service.secret)

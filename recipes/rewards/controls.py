@@ -21,13 +21,13 @@ def constant(prompts: Sequence[str], completions: Sequence[str], **columns) -> l
 constant.spurious = True  # it does not look at the completion
 
 
-def shuffled(fn: RewardFn) -> RewardFn:
+def shuffle_rewards(fn: RewardFn) -> RewardFn:
     """The rewards of `fn`, dealt at random to the completions of a call. The spread stays and the information goes.
 
     The name is "shuffled". Source of the control: "Spurious rewards" (arXiv 2506.10947), where random rewards taught.
 
     >>> def brief(prompts, completions, **columns): return [1.0 if len(c) < 3 else 0.0 for c in completions]
-    >>> sorted(shuffled(brief)(["a?"] * 3, ["yes", "no", "I do not know"]))
+    >>> sorted(shuffle_rewards(brief)(["a?"] * 3, ["yes", "no", "I do not know"]))
     [0.0, 0.0, 1.0]
     """
     rng = np.random.default_rng(0)

@@ -178,7 +178,7 @@ def _batches(rows: Dataset, tokenizer, settings: DistillSettings, seed: int) -> 
     size, width = settings.batch_size, settings.max_prompt_length
     length = width + settings.max_new_tokens
 
-    def worked() -> Iterator[dict[str, np.ndarray]]:
+    def worked_batches() -> Iterator[dict[str, np.ndarray]]:
         pairs = [(prompt, completion) for prompt, completion in sft_pairs(rows, tokenizer, length)
                  if len(prompt) <= width and len(completion) <= settings.max_new_tokens]
         for numbers in shuffle_rows(pairs, size, seed):
@@ -187,7 +187,7 @@ def _batches(rows: Dataset, tokenizer, settings: DistillSettings, seed: int) -> 
                 row[width - len(prompt):width + len(completion)] = prompt + completion
             yield {"tokens_BL": tokens_BL}
 
-    sampled, solved = grpo_batches(rows, tokenizer, size, width, seed), worked()
+    sampled, solved = grpo_batches(rows, tokenizer, size, width, seed), worked_batches()
     for step in itertools.count():
         yield next(sampled if np.random.default_rng([seed, step]).random() < settings.on_policy else solved)
 

@@ -70,11 +70,11 @@ def corrupted_traces(rows: Iterable[Mapping[str, str]], seed: int) -> list[Trace
         whole = TAGS.render(reasoning=row["reasoning"], answer=row["answer"]) if is_worked(row) else ""
         if not examine(row, whole)["cause"]:
             made += [{"question": row["question"], "reasoning": text, "good": by == "data", "by": by}
-                     for by, text in (("data", row["reasoning"]), *_flawed(row["reasoning"], rng).items())]
+                     for by, text in (("data", row["reasoning"]), *_make_flawed(row["reasoning"], rng).items())]
     return _distinct(made)
 
 
-def _flawed(text: str, rng: random.Random) -> dict[str, str]:
+def _make_flawed(text: str, rng: random.Random) -> dict[str, str]:
     """One flawed version, keyed by its flaw. Empty if there is neither a number nor a second step."""
     steps, numbers, versions = _STEP.findall(text), [*_NUMBER.finditer(text)], {}
     if numbers:
@@ -132,7 +132,7 @@ def read_back(run: Run) -> tuple[ThoughtTeacher, dict[str, PairAuc], list[float]
     """What `fit` gave, without scores, if GRPO goes on with that head, because its reward must not change on the way.
     Else None, and the head is fitted. Raises ManifestError as `Run.manifest` does."""
     path = run.stage("reward_model") / HEAD
-    if not (run.resumes("grpo") and run.finished("reward_model") and path.exists()):
+    if not (run.resumes("grpo") and run.is_finished("reward_model") and path.exists()):
         return None
     found = run.manifest("reward_model")
     print(f"reward model: made on {found['written']} and read back, because GRPO has begun with it")

@@ -92,7 +92,7 @@ def pair_batches(
             f"{max_new_tokens} in each completion with its stop token, and a batch takes {batch_size}: ask more "
             "questions, allow longer completions, or lower the batch size")
 
-    def padded(rows: tuple[list[int], ...], length: int, left: bool) -> tuple[np.ndarray, np.ndarray]:
+    def pad_rows(rows: tuple[list[int], ...], length: int, left: bool) -> tuple[np.ndarray, np.ndarray]:
         ids_BL = np.full((batch_size, length), tokenizer.pad_id(), np.int32)
         mask_BL = np.zeros((batch_size, length), bool)
         for number, row in enumerate(rows):
@@ -102,9 +102,9 @@ def pair_batches(
 
     for numbers in shuffle_rows(encoded, batch_size, seed):
         prompts, chosen, rejected = zip(*(encoded[number] for number in numbers), strict=True)
-        yield TrainingInput(*padded(prompts, max_prompt_length, left=True),
-                            *padded(chosen, max_new_tokens, left=False),
-                            *padded(rejected, max_new_tokens, left=False))
+        yield TrainingInput(*pad_rows(prompts, max_prompt_length, left=True),
+                            *pad_rows(chosen, max_new_tokens, left=False),
+                            *pad_rows(rejected, max_new_tokens, left=False))
 
 
 def pair_loss(chosen_B, rejected_B, beta: float, gamma: float, label_smoothing: float) -> jax.Array:

@@ -21,7 +21,7 @@ from reasonkit.rewards.work import missing_work
 from reasonkit.session.setup import find_recipe, recipe_names
 from reasonkit.show.data_view import mark_table
 from reasonkit.text.tags import TAGS
-from recipes.rewards.controls import shuffled
+from recipes.rewards.controls import shuffle_rewards
 from recipes.rewards.tunix_demo import demo_number
 
 RUBRIC = rubric_to_json((Criterion("Steps", "Every step is shown", 1.0),))
@@ -163,7 +163,7 @@ def test_no_row_goes_where_a_judge_may_pay_or_by_a_control_that_deals_values_at_
     kept, *_ = checked(recipe_of((odd, 0.5)), rows())
     assert len(kept) == 7, "it refuses none: the test shows nothing"
     judged = replace(recipe_of(judged=True), rewards=lambda judge, questions: [(rubric(judge), 1.0), (odd, 0.1)])
-    for recipe in (judged, recipe_of((shuffled(odd), 1.0))):
+    for recipe in (judged, recipe_of((shuffle_rewards(odd), 1.0))):
         kept, _, ledger = checked(recipe, rows())
         assert len(kept) == 8 and not ledger.dropped
 

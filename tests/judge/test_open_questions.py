@@ -51,5 +51,5 @@ def test_completions_that_are_cut_off_are_counted():
     whole = TAGS.render(reasoning="Night and light rhyme.", answer="It is night.")
     before, after = ([Judged("?", text, 0.5) for text in texts] for texts in (
         [whole] * 20, [whole] * 10 + [whole.removesuffix("</answer>")] * 9 + ["a poem"]))
-    change = compare_judged(before, after, "finished")
+    change = compare_judged(before, after, "is_finished")
     assert change.mean == pytest.approx(-0.5) and change.n == 20 and change.high < 0

@@ -238,7 +238,7 @@ def test_a_line_that_is_no_row_ends_nothing_and_is_counted(case, tmp_path):
     monitors.probe(lambda texts: [""] * len(texts), [], 1, log, 100)()
     Curriculum(log).resume(12)
     assert earlier_minutes(log, "grpo") >= 0
-    assert FORECAST.corrected(rows).minutes["grpo"] > 0
+    assert FORECAST.correct(rows).minutes["grpo"] > 0
 
 
 SHOWN = sorted({json.loads(case["line"])["event"] for case in LINES if case["kept"] and '"step": -' not in case["line"]

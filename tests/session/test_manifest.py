@@ -14,8 +14,8 @@ from reasonkit.session.files import DiskFullError
 from reasonkit.session.manifest import (
     ManifestError,
     caveats,
-    failed,
     file_sha256,
+    has_failed,
     progress,
     prompt_hash,
     read_manifest,
@@ -230,7 +230,8 @@ def test_a_stage_that_made_all_steps_is_not_cut_short():
 def test_a_failure_and_an_unfit_judge_are_told_whatever_the_steps():
     later = manifest(made=80, stopped="a failure: NoSignalError: no signal from rubric")
     later["metrics"]["unfit_judge"] = "9 of 9 pairs have no verdict"
-    assert failed(later) and not failed(manifest(stopped="time")) and not failed({"stage": "data", "metrics": {}})
+    assert has_failed(later) and not has_failed(manifest(stopped="time"))
+    assert not has_failed({"stage": "data", "metrics": {}})
     assert caveats([later]) == [
         "Stage grpo ended after 80 steps by a failure: NoSignalError: no signal from rubric. What follows is of its "
         "last good step.",

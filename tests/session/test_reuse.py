@@ -144,7 +144,7 @@ def test_the_rewards_and_the_judge_are_inputs_of_grpo(asked):
     assert grpo(asked, save_every=7, keep=9), "how often it saves changes nothing"
     assert grpo(asked, micro_prompts=1), "nor how many prompts a pass has, where passes are averaged as one"
     for changes in ({"loss_agg_mode": "token-mean"}, {"mask_truncated": True}):
-        assert "micro_prompts" in replace(asked.run.profile.grpo, **changes).binding()
+        assert "micro_prompts" in replace(asked.run.profile.grpo, **changes).identity()
     finish(asked, "grpo", 5)
     (asked.run.stage("sft") / "adapter/actor/3/model_params").write_text("another")
     with pytest.raises(ManifestError, match="inputs.adapter: SHA-256"):

@@ -87,7 +87,7 @@ def test_a_restarted_kernel_goes_on_with_the_same_session(clock, ledger):
     clock.minutes(57)
     second = TimeBudget(hours=9, ledger=ledger, clock=clock)
     assert second.minutes_used == 60
-    assert second.ending("sft") == "data"
+    assert second.stop_reason("sft") == "data"
 
 
 def test_an_older_ledger_belongs_to_an_ended_session(clock, ledger):
@@ -95,7 +95,7 @@ def test_an_older_ledger_belongs_to_an_ended_session(clock, ledger):
     train(first.guard(range(3), "sft"), clock, [60])
     clock.minutes(117)
     second = TimeBudget(hours=2, ledger=ledger, clock=clock)
-    assert second.minutes_used == 0 and second.ending("sft") is None
+    assert second.minutes_used == 0 and second.stop_reason("sft") is None
     assert json.loads(ledger.read_text()) == {
         "started": clock.now,
         "boot_id": boot_id(),
@@ -172,7 +172,7 @@ def test_a_ledger_that_is_not_written_ends_no_stage(number, clock, ledger, monke
             clock.minutes(1)
     told = capsys.readouterr().err
     assert told.count("The stage goes on") == 1 and os.strerror(number) in told and ledger.read_text() == before
-    assert budget.ending("sft") == "data" and budget.minutes_used == 6
+    assert budget.stop_reason("sft") == "data" and budget.minutes_used == 6
     with budget.measure("save"):
         clock.minutes(2)
     assert row(ledger, "sft") == {"steps": 5, "seconds": 300.0, "first_seconds": 60.0, "stopped": "data"}
@@ -209,7 +209,7 @@ def test_a_stage_that_was_killed_keeps_its_share_until_it_is_done(clock, ledger)
         next(passed)
         clock.minutes(5)  # the ledger is written at each pull
     resumed = TimeBudget(**settings, clock=clock)
-    assert resumed.ending("sft") is None and row(ledger, "sft")["steps"] == 2
+    assert resumed.stop_reason("sft") is None and row(ledger, "sft")["steps"] == 2
     assert resumed.stage_minutes("grpo") == pytest.approx(85 / 2)
     assert train(resumed.guard(range(4), "sft"), clock, [60]) == 4
     assert row(ledger, "sft")["steps"] == 6 and row(ledger, "sft")["seconds"] == 600 + 240
@@ -239,7 +239,7 @@ def test_a_stage_with_nothing_left_says_so_when_it_begins(clock, ledger):
     for begin in (budget.stage_minutes, lambda stage: budget.guard(range(3), stage)):
         with pytest.raises(BudgetError, match=r"'grpo' .*40\.0 of 60 .*20 reserved .*ledger\.json.*delete"):
             begin("grpo")
-    assert budget.ending("grpo") is None
+    assert budget.stop_reason("grpo") is None
 
 
 def test_guard_wants_batches(clock):
@@ -255,14 +255,14 @@ def test_all_batches_pass_when_there_is_time(clock, ledger):
     batches = [{"prompts": ["a"]}, {"prompts": ["b"]}]
     passed = list(budget.guard(batches, "sft"))
     assert len(passed) == 2 and all(batch is kept for batch, kept in zip(passed, batches, strict=True))
-    assert budget.ending("sft") == "data"
+    assert budget.stop_reason("sft") == "data"
     assert row(ledger, "sft") == {"steps": 2, "seconds": 0.0, "first_seconds": 0.0, "stopped": "data"}
 
 
 def test_it_ends_before_the_batch_that_would_pass_the_deadline(clock, ledger):
     budget = TimeBudget(hours=1, reserve_minutes=20, ledger=ledger, clock=clock)
     assert train(budget.guard(iter(range(1000)), "grpo"), clock, [7 * 60]) == 5  # a sixth would end at 42
-    assert budget.ending("grpo") == "time" and budget.minutes_left == 5
+    assert budget.stop_reason("grpo") == "time" and budget.minutes_left == 5
     assert row(ledger, "grpo") == {"steps": 5, "seconds": 2100.0, "first_seconds": 420.0, "stopped": "time"}
 
 
@@ -298,7 +298,7 @@ def test_a_burst_of_fast_pulls_does_not_make_steps_free(clock):
     for _ in range(6):
         next(passed)  # fetched ahead, as many as the maximum looks back
     clock.minutes(3)
-    assert next(passed, "ended") == "ended" and budget.ending("grpo") == "time"
+    assert next(passed, "ended") == "ended" and budget.stop_reason("grpo") == "time"
 
 
 def test_a_resumed_trainer_skips_in_a_burst_and_then_compiles(clock):
@@ -342,7 +342,7 @@ def test_a_consumer_that_lets_go_or_fails_is_on_the_ledger(clock, ledger):
 
     with pytest.raises(RuntimeError, match="out of memory"):
         failing()
-    assert row(ledger, "grpo")["seconds"] == 3.0 and budget.ending("grpo") == "closed"
+    assert row(ledger, "grpo")["seconds"] == 3.0 and budget.stop_reason("grpo") == "closed"
 
 
 def test_a_failing_source_is_on_the_ledger_and_raises(clock, ledger):
@@ -444,9 +444,9 @@ def test_a_session_that_grows_makes_all_steps_however_slow(clock, ledger):
     budget = growing(clock, ledger)
     assert budget.minutes_left == 18
     assert train(budget.guard(range(120), "sft", 120), clock, [90, 15]) == 120
-    assert budget.ending("sft") == "data" and budget.minutes_left > 3 * 120 * 15 / 60, "GRPO has three times as much"
+    assert budget.stop_reason("sft") == "data" and budget.minutes_left > 3 * 120 * 15 / 60, "GRPO has three times that"
     assert train(budget.guard(range(64), "grpo", 64), clock, [120, 60]) == 64
-    assert budget.ending("grpo") == "data" and row(ledger, "grpo")["steps"] == 64
+    assert budget.stop_reason("grpo") == "data" and row(ledger, "grpo")["steps"] == 64
 
 
 def test_it_grows_with_the_pace_of_the_first_steps(clock, capsys):
@@ -464,7 +464,7 @@ def test_it_grows_with_the_pace_of_the_first_steps(clock, capsys):
 def test_where_there_is_time_it_does_not_grow(clock):
     budget = growing(clock)
     train(budget.guard(range(64), "grpo", 64), clock, [20, 6])
-    assert budget.hours == 1 / 3 and budget.ending("grpo") == "data"
+    assert budget.hours == 1 / 3 and budget.stop_reason("grpo") == "data"
 
 
 def test_a_restarted_kernel_goes_on_with_the_session_that_grew(clock, ledger):
@@ -486,7 +486,7 @@ def test_it_is_told_to_end_as_any_other(clock):
     passed = budget.guard(range(64), "grpo", 64)
     next(passed)
     budget.end("SIGTERM")
-    assert next(passed, "ended") == "ended" and budget.ending("grpo") == "SIGTERM"
+    assert next(passed, "ended") == "ended" and budget.stop_reason("grpo") == "SIGTERM"
 
 
 def test_the_minutes_here_are_those_of_one_kernel(clock, ledger):

@@ -31,7 +31,7 @@ def test_golden(row):
     assert (parsed.reasoning, parsed.answer, list(parsed.defects)) == (
         row["reasoning"], row["answer"], row["defects"]
     )
-    assert parsed.ok == (not row["defects"]) and (parsed.finished or not parsed.ok)
+    assert parsed.ok == (not row["defects"]) and (parsed.is_finished or not parsed.ok)
 
 
 def test_golden_shows_every_defect():
@@ -205,4 +205,4 @@ def test_neutralise_refuses_what_is_not_text():
 def test_a_completion_is_finished_or_cut_off_by_where_it_ends(text, finished, cut_off):
     """Tags that are only mentioned, or forgotten, are faults of form. They do not make a completion unfinished."""
     parsed = TAGS.parse(text)
-    assert (parsed.finished, parsed.cut_off) == (finished, cut_off)
+    assert (parsed.is_finished, parsed.cut_off) == (finished, cut_off)

@@ -73,7 +73,7 @@ class Forecast:
                 found[row.program] = int(rows // row.mesh["fsdp"] * row.mesh["fsdp"])
         return found
 
-    def corrected(self, log_rows: Sequence[dict]) -> Forecast:
+    def correct(self, log_rows: Sequence[dict]) -> Forecast:
         """The forecast at the speed of the steps in the log. A stage without steps there gets the last stage's speed.
 
         A stage's first three steps compile and don't count. It needs at least five more to have a speed.
@@ -126,7 +126,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
     judged = judge and recipe.uses_judge
     alone, together = plan(profile, devices, False), plan(profile, devices, judged, "grpo" in recipe.shares)
 
-    def compiled(profile: Profile, made: Plan, name: str) -> list[ProgramStats]:
+    def compile_for(profile: Profile, made: Plan, name: str) -> list[ProgramStats]:
         shared, config, other = is_shared(made), None, None
         if name not in ("judge", "reward model") or shared:  # a judge on separate chips is the same for every policy
             config = config_of(profile.policy, profile.remat, "policy" not in made.gathered)
@@ -157,7 +157,7 @@ def forecast(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], ch
         taught = plan_distillation(profile, devices)
         wanted += [(teaching, taught, "distill"), (teaching, taught, "teacher")]
         reasons = {**reasons, "student": taught.reasons["policy"], "teacher": taught.reasons["judge"]}
-    rows = [row for each in wanted for row in compiled(*each)]
+    rows = [row for each in wanted for row in compile_for(*each)]
     floors = {row.program: row.roofline(CHIPS[chip]) for row in rows}  # a program that was refused has none
     seconds = {name: floor[0] / efficiency if floor else math.inf for name, floor in floors.items()}
     return Forecast(rows, chip, reasons, _minutes(profile, recipe, seconds, together),
@@ -196,7 +196,7 @@ def _minutes(profile: Profile, recipe: Recipe, seconds: dict[str, float], made: 
         step = d.on_policy * sampled + seconds["teacher's pass"] + seconds["distillation train step"]
         minutes["distill"] = d.steps * step / 60
     probes = (g.steps // profile.probe_every + 2) * ("grpo" in recipe.shares)  # one before and one after
-    asked = (1 + len(recipe.trained)) * profile.rows["test"] + profile.rows["validation"] * probes
+    asked = (1 + len(recipe.training_stages)) * profile.rows["test"] + profile.rows["validation"] * probes
     return {**minutes, "evaluation": math.ceil(asked / profile.eval_batch) * reply / 60}
 
 
@@ -219,7 +219,7 @@ def _grpo_step(profile: Profile, recipe: Recipe, seconds: dict[str, float], repl
     step = calls * reply + trained
     if reading := next((title for title in READS if title in seconds), ""):
         once = reading != READS[0]  # a head, or the policy itself, reads a completion once, whatever the rubric
-        length, rows = _judged(profile, 1 if once else criteria_of(load_recipe(recipe.data_for(profile))))
+        length, rows = _judge_rows(profile, 1 if once else criteria_of(load_recipe(recipe.data_for(profile))))
         rows += g.prompts_per_step * (reading == READS[2])  # the policy reads each prompt without reasoning, too
         judged = math.ceil(rows / profile.judge_batch) * seconds[reading] * length / profile.judge_max_length
         step += judged
@@ -236,7 +236,7 @@ def criteria_of(data: DataRecipe) -> int:
     return max([len(data.rubric), *(len(domain_rubric(data, name)) for name in names)])
 
 
-def _judged(profile: Profile, criteria: int) -> tuple[int, int]:
+def _judge_rows(profile: Profile, criteria: int) -> tuple[int, int]:
     """The length of the judge's rows with the longest replies, and their number in a step. As many of a reply's
     criteria as fit share a row (`logprobs.pack_shared_prefixes`)."""
     g, most = profile.grpo, profile.judge_max_length
@@ -254,7 +254,7 @@ def at_hand(profile: Profile, recipe: Recipe, devices: Sequence[jax.Device], fol
     chip = KIND_OF.get(devices[0].device_kind)
     if chip is None:
         return f"no forecast for {devices[0].device_kind!r}: peaks are known for {', '.join(KIND_OF)}"
-    found = forecast(profile, recipe, devices, chip, folder, judge=judge).corrected(log_rows)
+    found = forecast(profile, recipe, devices, chip, folder, judge=judge).correct(log_rows)
     for row in found.rows:
         if row.needed > CHIPS[chip].memory:
             raise ValueError(f"{row.program} needs {row.needed / GIB:.1f} GiB of a {chip} chip's "

@@ -60,17 +60,17 @@ class Run:
         return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.profile.lora_rank)
 
     @cached_property
-    def sampled(self) -> nnx.Module:
+    def rollout_policy(self) -> nnx.Module:
         """The policy that GRPO samples from."""
         if not self.profile.grpo.int8_weights:
             return self.policy
         return abstract_model(self.policy_config, self.plan.policy, self.dtype, self.profile.lora_rank, int8=True)
 
     @property
-    def copied(self) -> list[nnx.State]:
-        """What `sampled` has beside the policy: its layers and its head. The rest is shared."""
+    def rollout_copy(self) -> list[nnx.State]:
+        """What `rollout_policy` has beside the policy: its layers and its head. The rest is shared."""
         own = nnx.Any(*map(nnx.PathContains, ("layers", "int8_head", "int8_scale")))
-        return [nnx.state(self.sampled, own)] * self.profile.grpo.int8_weights
+        return [nnx.state(self.rollout_policy, own)] * self.profile.grpo.int8_weights
 
     @cached_property
     def judge(self) -> nnx.Module:
@@ -168,10 +168,10 @@ def grpo_programs(run: Run) -> list[Program]:
         old_per_token_logps=None)
     return [
         _train_step(run, "GRPO train step", loss, example, rows, run.optimizer(passes=True),
-                    run.resident(run.adapter, *run.copied)),
+                    run.resident(run.adapter, *run.rollout_copy)),
         Program("GRPO reference", mesh, rows, partial(completion_logprobs, graph, pad_id=0, eos_id=1),
                 (state, prompts, completions),
-                resident=run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied))]
+                resident=run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *run.rollout_copy))]
 
 
 def rollout_programs(run: Run) -> list[Program]:
@@ -180,7 +180,8 @@ def rollout_programs(run: Run) -> list[Program]:
     g = run.profile.grpo
     trained = [nnx.state(run.policy)["layers"]] * g.int8_weights
     resident = run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *trained)
-    sampled = run, run.sampled, g.prompts_per_call * g.num_generations, resident, g.int8_cache, g.max_prompt_length
+    rows = g.prompts_per_call * g.num_generations
+    sampled = run, run.rollout_policy, rows, resident, g.int8_cache, g.max_prompt_length
     programs = _rollout(*sampled, g.max_new_tokens, ("rollout prefill", "one decode step", "decode loop"))
     if g.segments:
         programs.append(_rollout(*sampled, min(SEGMENT, g.max_new_tokens), ("", "early decode step", ""))[1])
@@ -240,13 +241,13 @@ def judge_programs(run: Run, read: Callable | None = None, title: str = "judge p
 
     resident = ()
     if is_shared(run.plan):
-        resident = nnx.state(run.policy), run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied
+        resident = nnx.state(run.policy), run.adapter, nnx.state(run.optimizer(passes=True)), *run.rollout_copy
     return [_prefill(run, title, run.plan.judge, run.judge, read or ratings, resident)]
 
 
 def itself_programs(run: Run) -> list[Program]:
     """The policy's pass over its own completions, for RLPR, next to what GRPO keeps in memory."""
-    resident = run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *run.copied)
+    resident = run.resident(run.adapter, nnx.state(run.optimizer(passes=True)), *run.rollout_copy)
     return [_prefill(run, "policy's own pass", run.plan.policy, run.policy, read_probability, resident)]
 
 

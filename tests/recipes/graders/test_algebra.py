@@ -43,7 +43,7 @@ def value(text: str):
 
 
 def alike(found: str, expected: str) -> bool:
-    return same(read_expression(found).spaced, read_expression(expected).spaced)
+    return same(read_expression(found).spelling, read_expression(expected).spelling)
 
 
 TINY = ["\\frac{1}{2004!}", "\\frac{1}{2006!}", "2^{-40}", "10^{-300}", "10^{-400}", "e^{-100}", "e^{-1000}",

@@ -134,7 +134,7 @@ def test_the_seconds_of_a_grpo_step(changes, judge, seconds):
         (1100, 3, 1100, 768),  # some replies will be too long
     ])
 def test_the_rows_of_a_judge(most, criteria, length, rows):
-    assert module._judged(replace(PROFILES["kaggle"], judge_max_length=most), criteria) == (length, rows)
+    assert module._judge_rows(replace(PROFILES["kaggle"], judge_max_length=most), criteria) == (length, rows)
 
 
 def test_the_minutes_are_those_of_the_recipes_stages():
@@ -222,17 +222,17 @@ def test_a_step_on_a_shared_chip_is_judged_in_turn():
 
 def test_measured_steps_correct_the_minutes():
     first = made({module.LOAD: 25.0, "sft": 30.0, "grpo": 300.0, "evaluation": 10.0}, {"sft": 100, "grpo": 200}, 365.0)
-    assert "365 of 365, which fits" in first.text() and first.corrected([]) == first
+    assert "365 of 365, which fits" in first.text() and first.correct([]) == first
     taught = replace(first, minutes={"teacher": 60.0, **first.minutes})
     sft = [{"event": "start"}, *({"event": "sft_step", "seconds": time} for time in (600.0, 90.0, 50.0, *[36.0] * 5))]
-    assert first.corrected(sft[:-1]) == first, "too few to tell"
-    later = first.corrected(sft)  # twice as long as planned: so is all that the chips do
+    assert first.correct(sft[:-1]) == first, "too few to tell"
+    later = first.correct(sft)  # twice as long as planned: so is all that the chips do
     assert later.minutes == pytest.approx({module.LOAD: 25.0, "sft": 60.0, "grpo": 600.0, "evaluation": 20.0})
     assert later.efficiency == pytest.approx(0.2)
-    assert taught.corrected(sft).minutes == {"teacher": 60.0, **later.minutes}, "the clock ends it"
+    assert taught.correct(sft).minutes == {"teacher": 60.0, **later.minutes}, "the clock ends it"
     assert "does not fit: GRPO has time for about 86 of its 200 steps" in later.text()  # 260 minutes of 600
     grpo = [{"event": "grpo_step", "seconds": 120.0}] * 8
-    assert first.corrected(sft + grpo).minutes == pytest.approx(
+    assert first.correct(sft + grpo).minutes == pytest.approx(
         {module.LOAD: 25.0, "sft": 60.0, "grpo": 400.0, "evaluation": 40 / 3})
 
 
@@ -241,11 +241,11 @@ def test_logged_compile_times_correct_the_minutes_to_load_and_compile():
     first = made({module.LOAD: 25.0, "sft": 30.0, "grpo": 300.0, "evaluation": 10.0}, {"sft": 100, "grpo": 200}, 400.0)
     sft = [{"event": "sft_step", "seconds": 300.0, "compiled": {"train_step": 200.0, "jit_add": 10.0, "odd": "nan"}},
            {"event": "sft_step", "seconds": 120.0, "compiled": {"train_step": 90.0}}, {"event": "sft_step"}]
-    assert first.corrected(sft).minutes == {**first.minutes, module.LOAD: 10.0 + 5.0 + 7.5}, "and no speed from 3 steps"
+    assert first.correct(sft).minutes == {**first.minutes, module.LOAD: 10.0 + 5.0 + 7.5}, "and no speed from 3 steps"
     grpo = [{"event": "grpo_step", "seconds": 900.0, "compiled": {"decode": 600.0}}]
-    assert first.corrected(sft + grpo).minutes[module.LOAD] == 10.0 + 5.0 + 10.0
-    assert first.corrected(grpo).minutes[module.LOAD] == 10.0 + 7.5 + 10.0
-    assert first.corrected([{"event": "grpo_step", "compiled": {}}]) == first
+    assert first.correct(sft + grpo).minutes[module.LOAD] == 10.0 + 5.0 + 10.0
+    assert first.correct(grpo).minutes[module.LOAD] == 10.0 + 7.5 + 10.0
+    assert first.correct([{"event": "grpo_step", "compiled": {}}]) == first
 
 
 def test_a_recipe_judged_elsewhere_has_all_chips(small, monkeypatch):
