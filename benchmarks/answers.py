@@ -1,11 +1,8 @@
 """The answer grader against its peers on the same golden cases: `python benchmarks/answers.py`.
 
-Each peer runs in its own process, which is killed when a case takes longer than LIMIT_SECONDS. Optional installs:
-`pip install 'reasonkit[verify,chem]' 'math-verify[antlr4_13_2]' trl verifiers`. The table names a peer that is missing.
-TRL is imported without torch. open-r1 is on no package index, so `load_open_r1` spells out its published rule, and
-`load_stock` that of the Tunix demo. A peer that expects a boxed answer gets it in \\boxed{}. A verdict of None is
-wrong. Times are the median over the golden cases, warm, and over PLAIN other cases for a plain number. The expressions
-are graded once more outside the main thread, where a reward may run.
+Needs `pip install 'reasonkit[verify,chem]' 'math-verify[antlr4_13_2]' trl verifiers`. The table names a peer that is
+missing. Times are the median over the golden cases, warm, and over PLAIN other cases for a plain number. The
+expressions are graded once more outside the main thread, where a reward may run.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""Random nine-hour sessions: does one ever pass its limit, and how much time stays unused?
+"""Random nine-hour sessions: does one ever pass its limit, and how much time is left? `python benchmarks/clock.py`.
 
-`python benchmarks/clock.py` plays them against `time_budget.TimeBudget` on a simulated clock: SFT of limited steps,
-GRPO for as long as there is time, then the last save, the evaluation and the export. Steps take a noisy time, and
-GRPO's get longer. The first step compiles, some steps stall, and kernels die. A dead kernel loses the steps since the
-last save, then loads and compiles again. Exits with 1 when a session passes its limit, or when more than `LEFT` of the
-time is unused on average.
-
-No kernel dies in the last hour. It would have its checkpoint, but no reserve pays for loading and evaluating again.
+It plays them against `time_budget.TimeBudget` on a simulated clock, where steps take a noisy time, some stall, and
+kernels die. Exits with 1 if a session passes its limit, or if more than `LEFT` of the time is unused on average.
+No kernel dies in the last hour: it would have its checkpoint, but no reserve pays for loading and evaluating again.
 """
 
 from __future__ import annotations

@@ -1,18 +1,8 @@
 """What a step of GRPO costs as the group, the reply and the model grow: `python benchmarks/cost.py [--figure PATH]`.
 
-Measured on one CPU device: the tiny policy and the kit's own GRPO, in which no completion meets a stop token. The
-rollout is one call of it. The update is the rest of a step: the reference's pass, the train step and the host's work.
-Seconds are the processor's, so other programs count little. Pinned to one idle core they are those of the clock.
-Beside it the roofline of this machine, at the FLOP rate of a matmul and the bandwidth of a copy measured in this run.
-On a v5e-8 without a judge, profile `kaggle`, only the roofline is known.
-
-A roofline adds up the least time of the programs of a step, each the longer of FLOP and bytes. A forward pass takes 2
-FLOP per parameter and token, and attention 4 per layer, head, dimension, token and entry of the cache. Gradients pass
-through frozen matrices once. To the adapter and to attention's two factors they pass twice. Remat adds a forward pass.
-A decode step reads all weights and the whole cache of its rows. Exchanges between chips, activations, norms and the
-host cost nothing here, and caches on the chip hold nothing.
-
-GUESSED was written before the first run.
+Measured with the tiny policy on one CPU device, in seconds of the processor, so other programs count little. No
+completion meets a stop token. Beside it stands the roofline of this machine, from speeds measured in this run. For a
+v5e-8 without a judge, profile `kaggle`, there is only the roofline.
 """
 
 from __future__ import annotations
@@ -94,7 +84,12 @@ def measure(bench: Bench, profile: Profile) -> tuple[float, float]:
 
 
 def roofline(config: Any, profile: Profile, chip: Chip, chips: int) -> tuple[float, float]:
-    """Least seconds of a step's rollout and of its update. The rows are split over the chips, the weights copied."""
+    """Least seconds of a step's rollout and of its update. The rows are split over the chips, the weights copied.
+
+    It adds up the programs of a step, each the longer of FLOP and bytes. A forward pass takes 2 FLOP per parameter and
+    token. Gradients pass through frozen matrices once, and to the adapter and attention's two factors twice. A decode
+    step reads all weights and the whole cache of its rows. Exchanges, activations, norms and the host cost nothing.
+    """
     g, itemsize, passes = profile.grpo, jnp.dtype(profile.dtype).itemsize, 2 + profile.remat
     rows, size = g.prompts_per_step * g.num_generations / chips, g.max_prompt_length + g.max_new_tokens
     embedding, matrices = parameters(config)

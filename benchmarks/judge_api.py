@@ -1,13 +1,8 @@
-"""An API judge against a service that misbehaves: `python benchmarks/judge_api.py`.
+"""An API judge against a service that misbehaves: `python benchmarks/judge_api.py` (needs `reasonkit[judge]`).
 
-A local server speaks OpenAI's chat completions and Gemini's generateContent. The vendors' SDKs talk to it
-(`pip install "reasonkit[judge]"`), and each misbehaviour and SDK gives one row. Exits with 1 in any of these cases:
-
-- an item has no result, a score that the server did not send, or an unexpected cause of failure
-- a batch takes longer than its bound
-- the key shows up in a log (all loggers at DEBUG), in the output or in a failure's detail. The server repeats it in
-  headers and in every body but a good one
-- the money spent falls or passes its limit, whatever numbers of tokens the server claims
+A local server speaks OpenAI's and Gemini's protocols to the vendors' SDKs. Each misbehaviour and SDK gives one row.
+Exits with 1 if an item has no result, a score that the server did not send or an unexpected cause of failure, if a
+batch is late, if the key shows up anywhere, or if the money spent falls or passes its limit.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
 """What a GRPO step costs when judge and rollout overlap: `python benchmarks/judge_overlap.py`.
 
-One run of Tunix's trainer on eight virtual CPU devices, four for the policy and four for the judge. Three kinds of step
-alternate: no judge, overlapped (`grpo.Overlapped`), and sequential, which is Tunix's own order (sample, judge,
-train). That order is not quite serial, because Tunix does not wait for the reference pass and the last update before it
-calls the judge. A fourth kind waits for both. All sample in the same number of calls.
-
-Virtual devices share this machine's cores, so a judge cannot really have its own half. The judge of equal work
-therefore sleeps for as long as the step without a judge took (sampling, reference and updates). The last two rows
-use the tiny judge, which competes for the cores. The best possible factor is 1 + 1 / calls: the judge idles while the
-first part is sampled, and the last part is trained on after it is judged. `--calls 1` samples in one call. Exits with 1
-when a target is missed.
+On eight virtual CPU devices, half of them the judge's, steps without a judge, overlapped, sequential (Tunix's order)
+and fully serial ones take turns. Virtual devices share the cores, so the judge of equal work sleeps for as long as a
+step without a judge took. The best possible factor is 1 + 1 / calls: the judge idles while the first part is sampled,
+and the last part is trained on after it is judged. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations

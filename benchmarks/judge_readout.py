@@ -1,21 +1,9 @@
-"""One judge, log-prob scored and generated: `python benchmarks/judge_readout.py`.
+"""One judge, scored by log-probabilities and generated: `python benchmarks/judge_readout.py`.
 
-On completions to held-out questions, whose truth is known by construction, it prints three tables:
-
-1. the AUC of each criterion
-2. the expected rating (`LocalJudge`: one prefill, all criteria of a completion in one row), the same with one row per
-   criterion, and generate-and-parse (same prompt, greedy), with completions per second, correlation with the truth and
-   the share without a verdict. Each uses its fastest batch size
-3. how often an injection raises the score, for clean completions and for those with trailing text
-
-A digit that ends the turn is 2 tokens, JSON about 30, and reasons about 128. Tokens after the digit are not read but
-still cost decoding time. The truth takes few values, so Spearman penalises the noise of any continuous score. The table
-therefore also has Spearman of the scores rounded as `rules.rubric` rounds them, Pearson, and Somers' D (1962), which
-counts only pairs that the truth tells apart and takes a tie for neither right nor wrong. The best Spearman that an
-untied score can reach is printed too: that of the truth with its ties broken at random.
-
-The default is the tiny judge, whose ratings are single digits. `--model` takes any name or folder that `models.load`
-does, and adds both orders, the implicit mode and the domains' anchors.
+On completions to held-out questions, whose truth is known by construction, it prints the AUC of each criterion, how
+well and how fast each way of reading the judge scores, and how often an injection raises the score. The default is the
+tiny judge. `--model` takes any name or folder that `models.load` does, and adds both orders, the implicit mode and the
+domains' anchors.
 """
 
 from __future__ import annotations
@@ -135,6 +123,8 @@ def both_ways(loaded: models.LoadedModel, mesh: Mesh, criteria: int, length: int
 
 
 def compare(ways: dict[str, dict[int, Score]], items: list[JudgeItem], truth_BC: np.ndarray) -> None:
+    """The truth takes few values, so Spearman penalises the noise of any continuous score. So it stands beside Pearson,
+    Spearman of rounded scores, and Somers' D (1962), which counts only pairs that the truth tells apart."""
     truths = np.array([weighted_score(met_C, item.rubric).score for met_C, item in zip(truth_BC, items, strict=True)])
     noise = np.random.default_rng(SEED).random((100, len(truths))) * 1e-9
     most = np.mean([spearmanr(truths + broken, truths)[0] for broken in noise])

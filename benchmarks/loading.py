@@ -1,11 +1,9 @@
 """Host memory for loading a model, and each device's share: `python benchmarks/loading.py`.
 
-It writes a Gemma-3-shaped checkpoint of 1 GB as Flax, then loads it in a fresh process, sharded over 8 virtual
-devices. The vocabulary is the real one (262,144), so six tenths of the bytes are the embedding, as in the 270M. The
-peak is the process's maximum (VmHWM) minus what it held before, divided by the bytes of the weights. On a CPU the
-devices' memory is the host's, so the peak is at least 1.0. "Host alone" leaves out what lies on the devices in the end,
-so it is what the host of a TPU or GPU would hold. The file is smaller, because orbax compresses. Exits with 1 when a
-peak passes LIMIT, or when a device holds more than SPREAD of its even share.
+It loads a Gemma-3-shaped Flax checkpoint of 1 GB in a fresh process, sharded over 8 virtual devices. The peak is the
+process's maximum (VmHWM) less what it held before, per byte of weights. On a CPU the devices' memory is the host's, so
+the peak is at least 1.0. "Host alone" leaves out what lies on the devices in the end. Exits with 1 if a peak passes
+LIMIT, or if a device holds more than SPREAD of its even share.
 """
 
 from __future__ import annotations

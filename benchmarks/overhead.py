@@ -1,10 +1,9 @@
 """What the kit adds to a step of bare Tunix: `python benchmarks/overhead.py`.
 
-SFT and GRPO of the tiny policy on one CPU device. Both sides have the same rows, optimiser, loss and sampling, and the
-same reward. The kit's side has what the notebooks have: clock, watchdog, run log, reward mix and dashboard. No
-completion meets a stop token, so all steps are equally long. The sides take turns in blocks, each with a new trainer.
-The first steps of a block compile and do not count. The demo's SFT has `--steps 120`, in which the live view draws its
-curves a few times only. Exits with 1 when a target is missed.
+SFT and GRPO of the tiny policy on one CPU device. Both sides have the same rows, optimiser, loss, sampling and reward.
+The kit's side has what the notebooks add: clock, watchdog, run log, reward mix and dashboard. No completion meets a
+stop token, so all steps are equally long. The sides take turns in blocks, whose first steps compile and do not count.
+Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations

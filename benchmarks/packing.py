@@ -1,10 +1,8 @@
 """What packing is worth in SFT: `python benchmarks/packing.py`, with libtpu on the path (see `make preflight`).
 
-The worked rows of the mix `packaged`, with and without those that a program makes, in sequences of Kaggle's length: one
-row each as in Tunix's examples, and packed. The tiny policy is trained on both on this machine's CPU: useful tokens are
-those of an epoch per sequence, over the time of a step. Then both programs are compiled for a v5e-8. The tiny tokenizer
-cuts real text into twice as many tokens as Gemma's, so rows are longer and packing gains less than with Gemma's tokens.
-Exits with 1 when a target is missed.
+The worked rows of the mix `packaged` in sequences of Kaggle's length, packed and not. The tiny policy trains on both on
+this machine's CPU, then both programs are compiled for a v5e-8. The tiny tokenizer cuts real text into twice as many
+tokens as Gemma's, so packing gains less here. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations

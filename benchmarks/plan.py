@@ -1,10 +1,8 @@
 """What the mesh plan is worth in decoding: `python benchmarks/plan.py`, with libtpu on the path (see `make preflight`).
 
-Compiles one decode step for a v5e-8, all layers, with the plan's sharding and with that of the Tunix demo that entrants
-fork: mesh (1, 4), Tunix's default sharding, 16 rows, half of the chips idle. Model, adapter and lengths are the same. A
-roofline is the longer of FLOP at the chip's peak and HBM traffic at its bandwidth, where HBM traffic counts the bytes
-that must move at least once. It favours the demo, because the time of its collectives is not in it. Exits with 1 when a
-ratio falls below its limit.
+Compiles one decode step for a v5e-8, all layers, with the plan's sharding and with that of the Tunix demo: mesh (1, 4),
+Tunix's default sharding, 16 rows, half of the chips idle. The rooflines leave out the collectives, which favours the
+demo. Exits with 1 if a ratio falls below its limit.
 """
 
 from __future__ import annotations

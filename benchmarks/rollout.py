@@ -1,13 +1,8 @@
 """What decoding in segments is worth: `python benchmarks/rollout.py`, or with `--model gemma3-270m`.
 
-Both samplers draw the same completions under the same seed in one run, and take turns. Lengths are forced: one token
-stops a row, and its probability follows the hazard of a log-normal with a median of 30 % of the limit, cut there. Then
-no row stops before the limit. Prefill counts, compilation does not. Tokens after a row's stop are not counted.
-
-Then the bytes that must cross HBM, by formula, for Gemma-2-2B with 256 rows on a v5e-8 (weights on each chip): a step
-reads all weights and the whole cache of its rows, so 2 P + R S 4 L K H bytes per chip, with P parameters, R rows per
-chip, S tokens in the cache, L layers, K KV heads and H dimensions per head, all in bfloat16. Tunix's S is prompt and
-limit, and its R the batch's. Exits with 1 when a target is missed.
+Both samplers draw the same completions under the same seed, in turns, with forced lengths: once log-normal with a
+median of 30 % of the limit, once all at the limit. Prefill counts. Compilation and tokens after a stop do not. Then the
+bytes that must cross HBM per step, by formula, for Gemma-2-2B on a v5e-8. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations

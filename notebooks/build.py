@@ -1,10 +1,9 @@
 """Notebooks from their sources: `build` and `run`.
 
-The `.py` files (py:percent) are the truth. Every `.ipynb` is generated, with the same bytes each time. A cell
-`# {{setup}}` stands for `setup.py` with the pins of requirements.txt, `# {{library}}` for the files that the notebook
-and its recipe need, and `# {{notebook NAME}}` for that notebook's cells. Those tagged `clone` are only in a clone.
-`# {{stages data}}` and `# {{stages training}}` stand for the notebooks of the recipe's stages, and `# {{recipe}}` for
-what its page says. A cell tagged with a recipe's name, alone or beside `clone`, is in that recipe's submission only.
+The `.py` files (py:percent) are the truth. Every `.ipynb` is generated, with the same bytes each time. A cell in
+double braces stands for other cells: the setup, the library's files, another notebook or all of a recipe's stages, or
+what the recipe's page says. A cell tagged `clone` is only in a clone, and one tagged with a recipe's name, alone or
+beside `clone`, only in that recipe's submission.
 
     python notebooks/build.py build                # write all notebooks
     python notebooks/build.py run --set SEED=1     # execute those of the recipe in order, or one that is named

@@ -2,9 +2,8 @@
 
 Source: an honourable mention of the competition; GKD (arXiv 2306.13649). There are no rewards and no judge. The teacher
 is the profile's `distill.teacher`, or else its judge model, on the other half of the chips. It must split text into the
-same tokens, so a Gemma 2 needs a Gemma 2. No larger model shares the tiny model's tokens, so there the teacher is the
-same base model, trained in notebook 03b only on worked solutions that show their steps.
-We have not measured what this recipe reaches with a real teacher.
+same tokens, so a Gemma 2 needs a Gemma 2. In the demo the teacher is the same base model, trained in notebook 03b only
+on worked solutions that show their steps. What a real teacher gives was not measured.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Tunix demo: GRPO only, with the rewards and dials of Tunix's own demo, the baseline that entrants started from.
 
-Source: examples/grpo_gemma.ipynb in google/tunix. An entrant measured it on Kaggle, with Gemma-3-1B on GSM8K: from 14.5
-to 43.3 %, and format from 46 to 96 % (400 questions, 1,869 steps in 2 h 35 min). In our demo it learns nothing, because
-the tiny base model writes no tags. For Tunix's steps and learning rate on a TPU, set grpo_steps = 1869 and
-grpo_learning_rate = 3e-6 in SETTINGS. Three things differ: the adapter has rank 32 in place of 64, nothing is cut off
-at the 50 most likely tokens, and the KL term is k3, because the gradient of Tunix's k1 lacks the reference.
+Source: examples/grpo_gemma.ipynb in google/tunix. In our demo it learns nothing, because the tiny base model writes no
+tags. For Tunix's steps and learning rate on a TPU, set grpo_steps = 1869 and grpo_learning_rate = 3e-6 in SETTINGS.
+Three things differ: the adapter has rank 32 in place of 64, nothing is cut off at the 50 most likely tokens, and the KL
+term is k3, because the gradient of Tunix's k1 lacks the reference.
 """
 
 from __future__ import annotations

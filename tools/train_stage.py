@@ -3,22 +3,9 @@
     python -m tools.train_stage data --profile kaggle              # one process: the splits (notebook 1)
     python -m tools.train_stage sft --profile kaggle --hosts auto  # on each host, all at once (notebook 2)
 
-It leaves the notebooks' files in the folder of artifacts ($REASONKIT_ARTIFACTS, default ./artifacts), which all hosts
-must share (NFS, Filestore). Notebooks 3 and 4 continue from them on one host. Run the same command again to continue
-from the last checkpoint. A signal to one process ends the stage in all of them, with a checkpoint. If a process fails
-or dies, JAX ends the others within two minutes.
-
-Every host needs the package. On a TPU slice gcloud starts the command on all hosts (docs/start.md), and JAX finds the
-others by itself. `auto` also finds the processes of GKE, Slurm and Open MPI. Elsewhere give each process `--hosts` (the
-address of the first), `--processes` (how many there are) and `--process` (which one this is). Two processes with four
-virtual CPU devices each, in two terminals, train as one process with eight does:
-
-    python -m tools.train_stage sft --profile cpu --hosts localhost:7777 --processes 2 --process 0  # and: --process 1
-
-**Only SFT runs across hosts.** Tunix 0.1.7's RL needs one process for all chips. Its sampler fetches every row's
-tokens, which JAX refuses for rows on another host's chips, and each process would ask the judge again. Across hosts
-Tunix's RL is for Pathways (JAX_PLATFORMS=proxy, on GKE), where one Python process sees all chips. This kit should run
-there as on one host, but that was not tried.
+It leaves the notebooks' files in $REASONKIT_ARTIFACTS (default ./artifacts), which all hosts must share. The same
+command again goes on from the last checkpoint. **Only SFT runs across hosts**, because Tunix 0.1.7's sampler fetches
+every row's tokens, and JAX refuses that for rows on another host's chips. docs/start.md, "Several hosts", has the rest.
 """
 
 from __future__ import annotations
