@@ -79,9 +79,9 @@ lora_policy, tokenizer, model_config = policy.model, ending_turns(policy.tokeniz
 # Without its adapter the policy is the base model, which we evaluate first. There are four measures:
 #
 # - **Accuracy:** the answer in the answer tag is right.
-# - **By content:** what the completion says last is right, in a tag or without one. The base model was never trained on
-#   the tags, so this is the measure to compare with it.
-# - **Format:** every tag appears once, in order, with nothing around them.
+# - **Content accuracy:** what the completion says last is right, in a tag or without one. The base model was never
+#   trained on the tags, so this is the measure to compare with it.
+# - **Format rate:** the share of completions in which every tag appears once, in order, with nothing around them.
 # - **Step accuracy:** the share of reasoning steps that equal the worked solution's step at the same place, as counted
 #   by a program. It is shown only if most problems have a solution in steps, as in the demo.
 #

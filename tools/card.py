@@ -69,7 +69,7 @@ print(*ask([TAGS.prompt("What is 12 + 7?")]))
 ```
 ''',
 }
-_MEASURES = {"accuracy": "Accuracy", "content": "By content", "form": "Format kept", "steps": "Step accuracy"}
+_MEASURES = {"accuracy": "Accuracy", "content": "Content accuracy", "form": "Format rate", "steps": "Step accuracy"}
 
 
 def write_card(folder: Path, manifests: Sequence[Mapping[str, Any]], base: str, data_card: Path | None = None) -> Path:
@@ -145,8 +145,8 @@ In this folder, or with the repository's name in place of `"."`. Decoding is gre
 {markdown_table([["", *_MEASURES.values()], *rows])}
 
 {tested} test problems that no stage was trained on, greedy decoding. Means with 95 % intervals. Accuracy counts
-answers in their tag, in whatever format. By content, a completion without that tag counts by what it says last, which
-measures the base model too. No judge is involved.
+answers in their tag, in whatever format. For content accuracy a completion without that tag counts by what it says
+last, which measures the base model too. No judge is involved.
 
 ## Data
 

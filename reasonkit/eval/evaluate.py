@@ -96,7 +96,7 @@ class EvalResult:
     def __str__(self) -> str:
         n = f", n = {self.steps_n}" * (self.steps_n < self.n)
         steps = f" · step accuracy {self.step_accuracy}{n}" if self.has_steps else ""
-        return (f"n = {self.n} · accuracy {self.accuracy} · by content {self.content_accuracy} "
+        return (f"n = {self.n} · accuracy {self.accuracy} · content accuracy {self.content_accuracy} "
                 f"· format {self.format_rate}{steps}")
 
     @property

@@ -20,7 +20,7 @@ from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import caveats, progress
 from reasonkit.show.figures import colour_tags, curves, visible
 
-MEASURES = {"Accuracy": "accuracy", "By content": "content_accuracy", "Format": "format_rate",
+MEASURES = {"Accuracy": "accuracy", "Content accuracy": "content_accuracy", "Format rate": "format_rate",
             "Step accuracy": "step_accuracy"}
 MAX_SAMPLES = 10  # problems shown side by side
 MAX_CRITERIA = 12  # a problem's own rubric may have many
@@ -60,10 +60,11 @@ body.report { margin: 0 auto; padding: 3rem 1.25rem; max-width: 54rem; color-sch
 
 NOTES = Markup("""<p class="note">Every problem was asked once, with the prompt of training. A completion is correct
 when the answer in its answer tag, read leniently, is right; a completion without that tag gives no answer, and is not
-correct. By content, it counts by what it says last, because the base model was never shown the tags. Format is the
-share of completions with each tag once, in order, closed, not empty, and nothing around them. Step accuracy is the
-share of reasoning steps that equal the worked solution's step at the same place; missing and surplus steps count as
-wrong. Intervals are for the mean of bounded values: 0 of 25 does not exclude a rate above 0. No judge is involved.
+correct. For content accuracy it counts by what it says last, because the base model was never shown the tags. The
+format rate is the share of completions with each tag once, in order, closed, not empty, and nothing around them. Step
+accuracy is the share of reasoning steps that equal the worked solution's step at the same place; missing and surplus
+steps count as wrong. Intervals are for the mean of bounded values: 0 of 25 does not exclude a rate above 0. No
+judge is involved.
 </p>""")
 
 TEMPLATES = {

@@ -185,7 +185,7 @@ def test_by_content_words_beside_the_answer_do_not_count(said, kind, gold):
 def test_a_stock_models_bare_answers_count_by_content_and_by_nothing_else():
     scored = evaluate(lambda prompts: ["1", "2", "7"], [problem(number) for number in range(3)], 8)
     assert scored.accuracy.mean == scored.format_rate.mean == 0 and scored.content_accuracy.mean == 2 / 3
-    assert "accuracy 0.0 % [0.0, 63.2] · by content 66.7 %" in str(scored)
+    assert "accuracy 0.0 % [0.0, 63.2] · content accuracy 66.7 %" in str(scored)
     tagged = evaluate(lambda prompts: [good(0), good(1), "7"], [problem(number) for number in range(3)], 8)
     assert compare_paired(scored, tagged, "content").mean == 0 and compare_paired(scored, tagged).mean == 2 / 3
 

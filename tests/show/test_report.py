@@ -89,7 +89,8 @@ def test_without_solutions_in_steps_there_is_no_step_accuracy(tmp_path, results)
             sample["steps"] = None
     page = write(tmp_path, results)
     assert [*changes(results["Stock"], results["After SFT"])] == ["format", "accuracy"]
-    assert ["", "n", "Accuracy", "By content", "Format"] in page.rows and "reasoning steps are" not in page.text
+    assert ["", "n", "Accuracy", "Content accuracy", "Format rate"] in page.rows
+    assert "reasoning steps are" not in page.text
     assert "steps –" in " ".join(page.text.split())
 
 
@@ -104,7 +105,7 @@ def write(tmp_path, results, comparisons=None, manifests=(), log_rows=()):
 
 def test_the_headline_has_every_stage_with_intervals(tmp_path, results):
     page = write(tmp_path, results)
-    header = page.rows.index(["", "n", "Accuracy", "By content", "Format", "Step accuracy"])
+    header = page.rows.index(["", "n", "Accuracy", "Content accuracy", "Format rate", "Step accuracy"])
     table = page.rows[header + 1:header + 4]
     assert [row[:2] for row in table] == [["Stock", "12"], ["After SFT", "12"], ["After GRPO", "12"]]
     for row, result in zip(table, results.values(), strict=True):
