@@ -23,7 +23,8 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 
-from reasonkit.config import PROFILES, STAGES, Profile, Recipe, adapt_to_lengths, adapt_to_recipe
+from reasonkit.choices import choose
+from reasonkit.config import PROFILES, STAGES, Profile, Recipe
 from reasonkit.data.problems import domain_rubric, load_recipe
 from reasonkit.data.sources import DataRecipe
 from reasonkit.models.logprobs import SHARED, padded_lengths
@@ -278,12 +279,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=Path("artifacts/preflight"))
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
-    profile, recipe = PROFILES[options.profile], find_recipe(options.recipe)
-    profile = adapt_to_lengths(adapt_to_recipe(profile, recipe), load_recipe(recipe.data_for(profile)).lengths)
-    profile = replace(profile, policy=options.model or profile.policy, judge=options.judge or profile.judge,
-                      judge_int8=options.int8 or profile.judge_int8)
-    chip = options.topology.split(":")[0]
+    recipe, chip = find_recipe(options.recipe), options.topology.split(":")[0]
+    asked = {"policy": options.model, "judge": options.judge, "judge_int8": options.int8}
     try:
+        lengths = load_recipe(recipe.data_for(PROFILES[options.profile])).lengths
+        profile = choose(options.profile, recipe, {name: value for name, value in asked.items() if value}, lengths)
         devices = topology_devices(options.topology)
         print(f"compiling for {options.topology}: some minutes, unless it was done before", file=sys.stderr)
         found = forecast(profile, recipe, devices, chip, options.cache, options.efficiency, options.whole)

@@ -271,4 +271,21 @@ def test_the_command(small, folder, monkeypatch, capsys):
     monkeypatch.setattr(module, "config_of", config_of)
     with pytest.raises(SystemExit):
         main(["--model", "gemma9"])
-    assert "model 'gemma9' has no configuration" in capsys.readouterr().err
+    assert "policy='gemma9' is neither a folder nor a known model" in capsys.readouterr().err
+
+
+def test_the_command_plans_the_run_that_the_notebooks_would_make(monkeypatch, folder, capsys):
+    """A Gemma 3 does not learn from a Gemma 2."""
+    planned = []
+
+    def fake(profile, *others):
+        planned.append(profile)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(module, "topology_devices", lambda name: jax.devices())
+    monkeypatch.setattr(module, "forecast", fake)
+    for model in ("gemma2-2b-it", "gemma3-1b-it"):
+        with pytest.raises(SystemExit):
+            main(["--recipe", "on_policy_distillation", "--model", model, "--cache", str(folder)])
+    assert [(profile.policy, profile.teacher) for profile in planned] == [
+        ("gemma2-2b-it", "gemma2-9b-it"), ("gemma3-1b-it", "gemma3-12b-it")]
