@@ -86,7 +86,7 @@ for family in recipe.families:
 # A judge model will score each completion against a list of criteria, the *rubric*. Most domains have their own in
 # `data_recipes/rubrics/`, and some sources bring criteria for each question. All other rows get the mix's own rubric,
 # which is shown below. The weights follow *Rubrics as Rewards* (arXiv 2507.17746): essential 1.0, important 0.7,
-# optional 0.3, pitfall 0.9. The paper's judge answers yes or no for each criterion. Ours gives a degree.
+# optional 0.3, pitfall 0.9. The paper's judge answers yes or no for each criterion. Ours says how well each one is met, from 1 to 5.
 
 # %%
 for criterion in recipe.rubric:

@@ -107,7 +107,7 @@ policy, _ = placement.load_policy(profile, plan, SEED)
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
 sample = validation.select(range(min(16, len(validation))))
-evaluate(generate, sample.select(range(1)), 1)  # the first call compiles, which takes minutes on a TPU
+evaluate(generate, sample.select(range(1)), 1)  # compiles, so that the next lines time a batch
 batches = len(validation) / max(len(sample), profile.eval_batch)
 with run.budget.measure("probe", times=batches):  # the clock keeps time for the evaluations to come
     answers = {"before SFT": evaluate(generate, sample, 16)}

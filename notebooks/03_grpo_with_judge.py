@@ -134,14 +134,15 @@ policy, start = placement.load_policy(profile, plan, SEED, inputs.get("adapter")
 #
 # The judge reads the question, the completion and one criterion, and rates from 1 to 5 how well the criterion is met.
 # It doesn't generate anything. Its score is the expected rating under the next-token distribution (G-Eval, arXiv
-# 2303.16634), so there is no text to parse. A single forward pass reads a completion once for all its criteria. With criterion $k$ of weight $w_k$:
+# 2303.16634), so there is no text to parse. A single forward pass reads a completion once for all its criteria. With
+# criterion $k$ of weight $w_k$:
 #
 # $$c_k = \frac{E[\text{rating}_k] - 1}{4}, \qquad \text{score} = \frac{\sum_k w_k c_k}{\sum_k w_k}.$$
 #
-# Three rules are added. A completion that says nothing avoids every pitfall, so the $c_k$ of a pitfall is at most twice
-# the best $c_k$ of the other criteria. A rubric that comes with a question may not ask for reasoning, so it gets one
-# more criterion, worth a quarter: the reasoning leads to the answer. And the score is rounded to 0.1. GRPO divides by a
-# group's spread, so it would turn the judge's noise into large advantages.
+# Three rules are added. A completion that says nothing avoids every pitfall. So the $c_k$ of a pitfall is capped at twice
+# the best $c_k$ of the other criteria. A question's own rubric may say nothing about reasoning. Then it gets one more
+# criterion, worth a quarter of the score: the reasoning leads to the answer. The score is rounded to 0.1, because GRPO
+# divides by the group's spread and would turn the judge's noise into large advantages.
 #
 # When the judge fails, the result is *no signal*: the mean of the rubric's part over the rest of the group stands in,
 # so the completion neither gains nor loses. A completion that is too long for the judge to read scores 0. Every
@@ -194,10 +195,11 @@ code = code_sha256(part for part, _ in parts)
 
 # %% [markdown]
 # A policy learns whatever its judge rewards. So before training the judge takes an exam on the run's own problems. It
-# must score worked solutions at least 0.05 above flawed ones, on average over all pairs, and in no family may one kind
-# of flaw score clearly higher. The flaws are the answer without steps (*terse*), only the last step (*cut short*), and
-# the solution written twice (*padded*). A fourth flaw, a *false number* in the steps, is only reported. A judge that misses it sees whether the work is complete, not whether it is
-# right.
+# passes if worked solutions score at least 0.05 above flawed ones on average. It fails if one kind of flaw scores clearly
+# higher in any family, that is, any type of problem. The flaws are the answer without steps (*terse*), only the last
+# step (*cut short*), and the solution written twice (*padded*). A fourth flaw, a *false number* in the steps, is only
+# reported. A judge that misses it sees whether the work is complete, not whether it is right. The exam also fails if more
+# than half of the pairs have no verdict.
 #
 # If the judge fails, the cell shows the pair that it got most wrong, and the judge's part of the reward is left out.
 # The report at the end says so if that part had a weight. The other parts still teach, on questions with a right
@@ -208,7 +210,7 @@ code = code_sha256(part for part, _ in parts)
 # its last tag, and the bare answer.
 
 # %%
-pairs, exam = anchors(validation), None  # of a worked solution and a flawed one
+pairs, exam = anchors(validation), None  # pairs of a worked solution and a flawed one
 if recipe.uses_judge:  # a stage that goes on keeps the exam with which it began
     exam = as_begun(examine(judge, pairs), run.stage("grpo") / "exam.json", run.resumes("grpo"))
 print(exam or "no exam, because there is no judge model")
@@ -219,7 +221,7 @@ if judge_model and not recipe.judge:
 # %%
 unfit, curriculum = exam.fault if exam and is_judged(parts) else "", None
 parts = without_unfit_judge(parts, exam)
-if recipe.asks and not (recipe.uses_judge and is_judged(parts)):  # to GRPO their completions would all be alike
+if recipe.asks and not (recipe.uses_judge and is_judged(parts)):  # open ones would all get the same reward
     train = without_open(train, references=not recipe.uses_judge)
 if recipe.curriculum:  # it reads its pass rates from one part
     curriculum, parts = recipe.curriculum(log, parts)
@@ -269,6 +271,7 @@ settings_table("grpo", profile.grpo)
 #     (grpo_loss(policy, reference, part) / 8).backward()    # the mean of the gradients
 # clip_grad_norm_(adapter, 1.0)
 # adamw.step()                                               # one update, then new questions
+# adamw.zero_grad()
 # ```
 #
 # In JAX, Tunix's `GRPOLearner.train` does this. Beside a local judge it samples 16 questions at a time, so that the
@@ -277,14 +280,14 @@ settings_table("grpo", profile.grpo)
 # Every `probe_every` steps the policy answers the validation problems greedily: this is a probe. Monitors look for
 # signs of reward hacking: a reward that rises while accuracy doesn't, drifting lengths, loops, too many tags, and
 # completions that address the judge. Anything that they find is flagged in the live view, with an example. A healthy
-# run shows few flags. Where many questions are open, for example, their reward may rise while accuracy stays the same.
+# run shows few flags. One can be harmless: with many open questions the reward may rise while accuracy stays the same.
 
 # %%
 limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=profile.grpo.max_new_tokens)
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
 if "adapter" in inputs:  # that in memory may be half trained, if this part was stopped and is run again
     checkpoints.restore_lora(policy.model, inputs["adapter"])
-evaluate(generate, validation.select(range(1)), 1)  # the first call compiles, which takes minutes on a TPU
+evaluate(generate, validation.select(range(1)), 1)  # compiles, so that the next lines time a batch
 with run.budget.measure("probe"):  # the clock keeps time for those to come
     answers = {"before GRPO": evaluate(generate, validation, profile.eval_batch)}
 judged = {}  # open questions were held out: the judge scores the policy's completions

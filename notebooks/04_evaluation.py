@@ -85,9 +85,9 @@ lora_policy, tokenizer, model_config = policy.model, ending_turns(policy.tokeniz
 # - **Step accuracy:** the share of reasoning steps that equal the worked solution's step at the same place, as counted
 #   by a program. It is shown only if most problems have a solution in steps, as in the demo.
 #
-# Each is a mean over the test problems. The 95 % interval says how far it would move with other problems of the same
+# Each is a mean over the test problems. The 95 % interval says how far it could move with other problems of the same
 # kind. It does not say how far it would move with another seed of training. The method is mid-p (Lancaster 1961), which
-# also holds near 0 and 100 %. Decoding is greedy, so running the cell again gives the same figures.
+# also works near 0 and 100 %. Decoding is greedy, so running the cell again gives the same figures.
 #
 # A program can score every test problem. In the mix of `g_rar` they are from mathematics and
 # science. For open questions, such as creative writing, the judge measures what training does, in the chapter on GRPO.

@@ -2,8 +2,8 @@
 
 The `.py` files (py:percent) are the truth. Every `.ipynb` is generated, with the same bytes each time. A cell in
 double braces stands for other cells: the setup, the library's files, another notebook or all of a recipe's stages, or
-what the recipe's page says. A cell tagged `clone` is only in a clone, and one tagged with a recipe's name, alone or
-beside `clone`, only in that recipe's submission.
+what the recipe's page says. A cell tagged `clone` is in the clone, and one tagged with a recipe's name in that recipe's
+submission. A cell may have both tags.
 
     python notebooks/build.py build                # write all notebooks
     python notebooks/build.py run --set SEED=1     # execute those of the recipe in order, or one that is named

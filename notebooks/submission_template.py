@@ -23,7 +23,7 @@
 # %% [markdown] tags=["g_rar"]
 # ### Why this recipe, and what its controls say
 #
-# The competition scores the reasoning, also on questions without one right answer. So the recipe has a judge.
+# The competition scores the reasoning, including on questions that have no single right answer. So the recipe has a judge.
 #
 # The demo asks one thing: can GRPO undo a bad habit? We made 60 % of its traces, the worked solutions that SFT imitates,
 # skip their steps. SFT learns to skip them, and its accuracy falls. GRPO brings the steps back. On seeds 0, 1 and 2 the
@@ -40,7 +40,8 @@
 #
 # - **What the rubric adds:** 12, 18 and 0 points of step accuracy on the three seeds, and 4, 0 and -1 of right answers.
 #   The demo's judge was trained to see whether steps are complete, so a part of this is built in.
-# - **What chance does:** random rewards move step accuracy by 27, -6 and 0.5 points. So don't trust a smaller gain.
+# - **What chance does:** random rewards move step accuracy by 27, -6 and 0.5 points. So on one seed a gain of
+#   up to 27 points may be luck. That includes the rubric's 12 points on seed 0.
 # - **What good traces do:** SFT on only the traces that show their steps ends 3 to 8 points above GRPO here (not compared
 #   question by question). On Kaggle you get such an SFT by `sft={"skip_terse": True}` in the recipe.
 # - **What the judge misses:** the demo's can't see a wrong number. A wrong solution with all its steps can earn 1.5 of 2.5.
@@ -51,17 +52,17 @@
 # | Source | rows at most | what it is |
 # |---|---|---|
 # | GSM8K | 7,000 | maths in short worked steps, with an exact answer |
-# | Glaive reasoning | 8,000 | worked answers of a 70B model from many domains |
+# | Glaive reasoning | 8,000 | a 70B model's worked answers, in many domains |
 # | medical-o1, MedReason | 3,500 + 1,500 | medicine, worked at length |
-# | QASC, AQuA-RAT | 3,000 + 1,500 | exams in science and maths, worked, with options that a program can check |
+# | QASC, AQuA-RAT | 3,000 + 1,500 | multiple-choice questions on science and maths, with worked solutions |
 # | Moral Stories | 1,500 | ethics. Its fields are joined into a trace |
 # | RubricHub | 3,000 + 1,200 | writing and chat: open questions without traces, each with its own rubric |
-# | DeepMath, ARC | 1,000 + 1,540 | maths and science without traces: more questions for GRPO |
+# | DeepMath, ARC | 1,000 + 1,540 | maths and science without traces, for GRPO only |
 #
 # SFT imitates the worked ones. In 400 steps GRPO asks 12,800 of all these questions. The test has up to 1,000 questions of
-# GSM8K, ARC and QASC, so it measures only maths and science. Sources without a stated or with a non-commercial licence are
-# switched off, such as those for law and ideas, until `other_licences = true` stands in `data_recipes/g_rar.toml`. We have
-# read no row from the hub yet. Columns and counts are from the data sets' cards.
+# GSM8K, ARC and QASC, so it measures only maths and science. Sources with no stated licence, or a
+# non-commercial one, are off, such as those for law and ideas. `other_licences = true` in `data_recipes/g_rar.toml`
+# switches them on. We have read no row from the hub yet. Columns and counts are from the data sets' cards.
 #
 # ### The settings for Kaggle
 #
@@ -70,12 +71,12 @@
 # | Gemma-2-2B | the larger of the two models that the competition allows. By the forecast it fits the session |
 # | LoRA on all linear layers, rank 32, alpha 32 | a small rank is enough for RL (*LoRA without regret*) |
 # | SFT: 1,000 steps of 16 sequences of 1,024 tokens | one to two passes through the worked rows, by estimate |
-# | SFT: learning rate 1e-4 | TRL has 2e-4 for LoRA. qwix starts matrix A wider than PEFT does, so we take half |
-# | GRPO: 32 questions a step, 8 completions each | 8 is the second winner's number. 32 is a compromise of noise and time |
+# | SFT: learning rate 1e-4 | TRL recommends 2e-4 for LoRA. qwix starts matrix A wider than PEFT does, so we take half |
+# | GRPO: 32 questions a step, 8 completions each | 8 is the second winner's number. 32 is a compromise between noise and time |
 # | GRPO: learning rate 1e-5, KL weight 0.07 | TRL's lowest rate for LoRA. The weight is the second winner's |
 # | AdamW, warm-up over 10 % of the steps, then cosine decay | early steps are small while Adam's averages are rough |
 # | prompts of 256 tokens, completions of 768 | as in the winning runs. A step takes as long as its longest completion |
-# | rewards: format 1, answer 1, rubric 1.5 | good steps with a right answer earn 2.5, a right answer without steps 1 |
+# | rewards: answer 1, rubric 1.5, and a format penalty of up to -1 | good steps with a right answer earn 2.5, a right answer without steps 1 |
 #
 # ### Live view
 #
@@ -103,7 +104,9 @@
 # | the mix of data sets, or a rubric | the folded cells `data_recipes` and `data_recipes/rubrics` |
 # | the prompt | `Tags.template` in the folded cell `reasonkit/text` |
 #
-# Then run all cells again from the top.
+# Then restart the kernel, because Python keeps the modules that it has imported, and run all cells from the top. A run
+# can't change its settings or rewards halfway. So if training has begun in this session, first add a cell at the top
+# with `%env REASONKIT_ARTIFACTS=artifacts-2`.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
@@ -135,7 +138,7 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value
 # A clock runs from the start of the session and stops each stage in time to save its last checkpoint. All stages save
 # into one folder, with rising step numbers, in the layout that the competition's judges load. A checkpoint names the
 # chips that it was saved from, and GRPO beside a judge uses only half of them. So the evaluation saves the last adapter
-# once more from all chips. A run that was cut off in GRPO has to be continued first.
+# once more from all chips. If a run stops during GRPO, continue it before you submit.
 #
 # In the code, and in the text:
 #
@@ -150,8 +153,8 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value
 # | mesh | the chips as a grid with two named axes (PyTorch: a device mesh) |
 # | `fsdp` | the axis that splits a batch by rows. Unlike PyTorch's FSDP it leaves the weights whole, if they fit |
 # | `tp` | the axis that splits each weight matrix (tensor parallel). It is 1 where a model fits on one chip |
-# | compile | JAX translates a function at its first call, for arrays of these shapes. Other shapes compile again |
-# | remat | PyTorch calls it activation checkpointing: it saves memory, and computes the forward pass twice |
+# | compile | JAX compiles a function at its first call, for the shapes of its arguments. New shapes compile again |
+# | remat | PyTorch calls it activation checkpointing: it saves memory by computing the forward pass twice |
 # | Flax, Optax, Orbax, qwix | for JAX: modules, optimisers, checkpoints, LoRA |
 # | Tunix | Google's trainers on JAX. We use its `PeftTrainer` for SFT and its `GRPOLearner` for GRPO |
 # | completion | what the model writes after a prompt |
@@ -199,7 +202,7 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value
 # %%
 # frees the chips, if this notebook is run again
 policy = lora_policy = generate = sample = ask = judge_model = judge = rate = parts = reward = probe = watch = None
-model = teacher = teach = rater = features = None  # of other recipes' chapters
+model = teacher = teach = rater = features = None  # names that only other recipes use
 
 # %%
 # {{stages data}}
@@ -257,11 +260,13 @@ unrestricted_kaggle_model = None
 # # 5 · Other things to know
 #
 # - No cell needs a key unless you choose an API, and nothing a model writes is ever executed.
+#
 # **What we found on the way:**
 #
 # - Tunix's default KL term, k1, can't hold the policy back, because its gradient lacks the reference. We use k3.
 # - An adapter in bfloat16 hardly moves at these learning rates. Ours is float32.
-# - A judge learns to be pleased, so it takes an exam before its scores count. A judge that fails gives no signal.
+# - A policy learns to please its judge. So the judge takes an exam before its scores count. Where it can't score a
+#   completion, that counts as no signal, never as a low score.
 # - A checkpoint that GRPO saves from half of the chips can't be loaded on all of them.
 # - Without controls, a gain of 27 points of step accuracy from random rewards would have looked like learning.
 #

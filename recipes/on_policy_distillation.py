@@ -3,7 +3,7 @@
 Source: an honourable mention of the competition; GKD (arXiv 2306.13649). There are no rewards and no judge. The teacher
 is the profile's `distill.teacher`, or else its judge model, on the other half of the chips. It must split text into the
 same tokens, so a Gemma 2 needs a Gemma 2. In the demo the teacher is the same base model, trained in notebook 03b only
-on worked solutions that show their steps. What a real teacher gives was not measured.
+on worked solutions that show their steps. Nobody has measured what a real teacher adds.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Source: the second winning entry, Pinocchio-1B. Its GRPO put half the reward on the answer and half on the reasoning,
 and took off up to 3 for loops, runaway and incomplete completions. Gemini judged a whole group in one call, as it does
 here with its key and `api_dollars`. It trained twice on each rollout, and we once. Its SFT was a full fine-tune on a
-120B teacher's traces, which are not public. Its format rate is 98 %. In our demo SimPO brings most of the gain.
+120B teacher's traces, which are not public. It reports 98 % for the format. In our demo SimPO brings most of the gain.
 """
 
 from __future__ import annotations

@@ -39,6 +39,8 @@ UNRUN = {
     ".venv/bin/python -m tools.share --kaggle you/gemma2-2b-reasons/flax/2b-it": "uploads, with a key. "
     "tests/tools/test_share.py runs it with a fake upload",
     "PYTHONPATH=libtpu python benchmarks/tpu_compiler.py cache_int8 sampling": "compiles for minutes, with libtpu",
+    "python -m tools.train_stage sft --profile cpu --hosts localhost:7777 --processes 2 --process 0": "waits for the "
+    "other process. tests/models/test_distributed.py runs two",
     "gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0": "needs a TPU slice",
     "gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all": "needs a TPU slice",
 }

@@ -30,7 +30,7 @@ WHY = {
         "sft_weight": "lambda: keeps up the likelihood of the chosen completion, and so the format (Llama 3: 0.2)",
         "clip": _CLIP},
     "grpo": {
-        "steps": "as many as fit the session by the forecast",
+        "steps": "a number that fits Kaggle's session by the forecast. The stage goes on if there is time",
         "most_steps": _MOST,
         "prompts_per_step": "a compromise: more questions give a calmer gradient and a slower step",
         "num_generations": "G, as in the second winner's run. More completions per question find more differences",
