@@ -195,11 +195,11 @@ code = code_sha256(part for part, _ in parts)
 
 # %% [markdown]
 # A policy learns whatever its judge rewards. So before training the judge takes an exam on the run's own problems. It
-# passes if worked solutions score at least 0.05 above flawed ones on average. It fails if one kind of flaw scores clearly
-# higher in any family, that is, any type of problem. The flaws are the answer without steps (*terse*), only the last
-# step (*cut short*), and the solution written twice (*padded*). A fourth flaw, a *false number* in the steps, is only
-# reported. A judge that misses it sees whether the work is complete, not whether it is right. The exam also fails if more
-# than half of the pairs have no verdict.
+# passes if worked solutions score at least 0.05 above flawed ones on average. It fails if one kind of flaw scores
+# clearly higher in any family, that is, any type of problem. The flaws are the answer without steps (*terse*), only the
+# last step (*cut short*), and the solution written twice (*padded*). A fourth flaw, a *false number* in the steps, is
+# only reported. A judge that misses it sees whether the work is complete, not whether it is right. The exam also fails
+# if more than half of the pairs have no verdict.
 #
 # If the judge fails, the cell shows the pair that it got most wrong, and the judge's part of the reward is left out.
 # The report at the end says so if that part had a weight. The other parts still teach, on questions with a right
@@ -260,22 +260,22 @@ settings_table("grpo", profile.grpo)
 # %% [markdown]
 # ## Training
 #
-# As PyTorch would write it, one step on Kaggle is:
+# In PyTorch's terms, one step of `g_rar` on Kaggle is:
 #
 # ```python
 # questions = next(batches)                                  # 32
 # completions = sample(policy, questions, n=8)               # 256, at temperature 1, on the policy's chips
-# rewards = format + gated_answer + 1.5 * rubric             # in `g_rar`; the rubric's scores come from the judge's chips
+# rewards = format + gated_answer + 1.5 * rubric             # format is 0 or negative; the rubric's scores come from the judge's chips
 # advantages = (rewards - mean_of_group) / (std_of_group + 1e-6)
-# for part in chunks(completions, 32):                       # 8 passes, because all at once would not fit
-#     (grpo_loss(policy, reference, part) / 8).backward()    # the mean of the gradients
+# for part in chunks(completions, advantages, 32):           # 8 passes, because all at once would not fit
+#     (grpo_loss(policy, reference, *part) / 8).backward()   # the mean of the gradients
 # clip_grad_norm_(adapter, 1.0)
 # adamw.step()                                               # one update, then new questions
 # adamw.zero_grad()
 # ```
 #
-# In JAX, Tunix's `GRPOLearner.train` does this. Beside a local judge it samples 16 questions at a time, so that the
-# judge scores one half of a step while the policy samples the other. `grpo(...)` sets it up, and ends it in time.
+# In JAX, Tunix's `GRPOLearner.train` does this. On Kaggle, beside a local judge, it samples 16 questions at a time, so that
+# the judge scores one half of a step while the policy samples the other. `grpo(...)` sets up the learner and stops it before the session ends.
 #
 # Every `probe_every` steps the policy answers the validation problems greedily: this is a probe. Monitors look for
 # signs of reward hacking: a reward that rises while accuracy doesn't, drifting lengths, loops, too many tags, and
@@ -287,7 +287,7 @@ limits = dict(max_prompt_length=profile.grpo.max_prompt_length, max_new_tokens=p
 generate = rollout.generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch, **limits)
 if "adapter" in inputs:  # that in memory may be half trained, if this part was stopped and is run again
     checkpoints.restore_lora(policy.model, inputs["adapter"])
-evaluate(generate, validation.select(range(1)), 1)  # compiles, so that the next lines time a batch
+evaluate(generate, validation.select(range(1)), 1)  # compiles, so that the next lines time an evaluation
 with run.budget.measure("probe"):  # the clock keeps time for those to come
     answers = {"before GRPO": evaluate(generate, validation, profile.eval_batch)}
 judged = {}  # open questions were held out: the judge scores the policy's completions

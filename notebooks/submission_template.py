@@ -14,7 +14,7 @@
 
 # %% [markdown]
 # **These are the figures of a tiny model on toy problems. They show that the pipeline works, not what a Gemma gains.**
-# The demo runs this notebook's chapters on a CPU. Part 3 ends with such a table for Gemma.
+# The demo runs this notebook's chapters on a CPU. At the end of part 3 the evaluation makes the same table for your Gemma.
 #
 # *Content accuracy* counts a right answer with or without its tag, because the base model was never trained on the tags.
 # *Format rate* counts completions in exactly the format. *Step accuracy* is the share of reasoning steps that equal the
@@ -40,10 +40,10 @@
 #
 # - **What the rubric adds:** 12, 18 and 0 points of step accuracy on the three seeds, and 4, 0 and -1 of right answers.
 #   The demo's judge was trained to see whether steps are complete, so a part of this is built in.
-# - **What chance does:** random rewards move step accuracy by 27, -6 and 0.5 points. So on one seed a gain of
-#   up to 27 points may be luck. That includes the rubric's 12 points on seed 0.
+# - **What chance does:** random rewards move step accuracy by 27, -6 and 0.5 points. So on one seed a gain of up to 27
+#   points may be luck. That includes what the rubric adds.
 # - **What good traces do:** SFT on only the traces that show their steps ends 3 to 8 points above GRPO here (not compared
-#   question by question). On Kaggle you get such an SFT by `sft={"skip_terse": True}` in the recipe.
+#   question by question). On Kaggle, add `sft={"skip_terse": True}` to `Recipe(...)` for such an SFT.
 # - **What the judge misses:** the demo's can't see a wrong number. A wrong solution with all its steps can earn 1.5 of 2.5.
 # - **A real model:** Gemma-3-270M learned the format on real questions, but its answers were no better than guesses.
 #
@@ -70,7 +70,7 @@
 # |---|---|
 # | Gemma-2-2B | the larger of the two models that the competition allows. By the forecast it fits the session |
 # | LoRA on all linear layers, rank 32, alpha 32 | a small rank is enough for RL (*LoRA without regret*) |
-# | SFT: 1,000 steps of 16 sequences of 1,024 tokens | one to two passes through the worked rows, by estimate |
+# | SFT: 1,000 steps of 16 sequences of 1,024 tokens | one to two epochs over the rows with worked solutions, by estimate |
 # | SFT: learning rate 1e-4 | TRL recommends 2e-4 for LoRA. qwix starts matrix A wider than PEFT does, so we take half |
 # | GRPO: 32 questions a step, 8 completions each | 8 is the second winner's number. 32 is a compromise between noise and time |
 # | GRPO: learning rate 1e-5, KL weight 0.07 | TRL's lowest rate for LoRA. The weight is the second winner's |
@@ -80,7 +80,7 @@
 #
 # ### Live view
 #
-# This is the demo's GRPO. Held-out accuracy has all its gain by step 20 of 64, while the reward goes on rising:
+# This is the demo's GRPO. Held-out accuracy is highest at step 20 of 64, while the reward goes on rising:
 #
 # ![Reward and its parts, held-out accuracy, flat groups, loss, length, KL, entropy, and two completions](../docs/images/live_view_light.png)
 
@@ -100,7 +100,7 @@
 # |---|---|
 # | steps, learning rates, models, minutes | `SETTINGS` in the next cell |
 # | the questions | `DATA` in the next cell: your own file with a column for questions and one for answers |
-# | a reward or its weight | the cell that begins with `%%files recipes`. A reward takes prompts and completions and returns numbers |
+# | a reward or its weight | the folded cell `recipes`. A reward takes prompts and completions and returns numbers |
 # | the mix of data sets, or a rubric | the folded cells `data_recipes` and `data_recipes/rubrics` |
 # | the prompt | `Tags.template` in the folded cell `reasonkit/text` |
 #
@@ -264,9 +264,10 @@ unrestricted_kaggle_model = None
 # **What we found on the way:**
 #
 # - Tunix's default KL term, k1, can't hold the policy back, because its gradient lacks the reference. We use k3.
-# - An adapter in bfloat16 hardly moves at these learning rates. Ours is float32.
-# - A policy learns to please its judge. So the judge takes an exam before its scores count. Where it can't score a
-#   completion, that counts as no signal, never as a low score.
+# - An adapter in bfloat16 loses small updates: at a rate of 2e-4 only 40 % of its matrix A changed in 120 steps of the
+#   tiny model. Ours is float32.
+# - A policy learns to please its judge. So the judge takes an exam before its scores count. If the judge itself fails,
+#   that counts as no signal, never as a low score.
 # - A checkpoint that GRPO saves from half of the chips can't be loaded on all of them.
 # - Without controls, a gain of 27 points of step accuracy from random rewards would have looked like learning.
 #

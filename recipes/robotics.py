@@ -28,6 +28,6 @@ RECIPE = Recipe(
     shares={"sft": 0.25, "grpo": 0.75},
     rewards=rewards,
     uses_judge=True,
-    # Difficulty varies widely. On three seeds of the demo it saved no rollouts
+    # Difficulty varies widely. Over three seeds of the demo a curriculum was behind on two
     curriculum=by_pass_rate("exact_answer_if_tag_format"),
 )

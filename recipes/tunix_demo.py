@@ -2,8 +2,8 @@
 
 Source: examples/grpo_gemma.ipynb in google/tunix. In our demo it learns nothing, because the tiny base model writes no
 tags. For Tunix's steps and learning rate on a TPU, set grpo_steps = 1869 and grpo_learning_rate = 3e-6 in SETTINGS.
-These differ: the adapter has rank 32 in place of 64, nothing is cut off at the 50 most likely tokens, and the KL term
-is k3, only in groups whose rewards differ, because the gradient of Tunix's k1 lacks the reference.
+Our adapter has rank 32 in place of 64, nothing is cut off at the 50 most likely tokens, and nothing may follow the
+answer's tag. The KL term is k3, because the gradient of Tunix's k1 lacks the reference. It skips flat groups.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Chip:
     memory: float
 
 
-# Peaks as Google publishes them; memory as libtpu grants it, of 16, 32, 32 and 95 GiB.
+# Peaks as Google publishes them; memory as libtpu grants it, of 16, 32, 32 and 96 GiB.
 CHIPS = {"v5e": Chip(197e12, 819e9, 15.75 * GIB), "v6e": Chip(918e12, 1640e9, 31.25 * GIB),
          "v4": Chip(275e12, 1228e9, 30.75 * GIB), "v5p": Chip(459e12, 2765e9, 95.74 * GIB)}
 
@@ -89,7 +89,7 @@ def needs(profile: Profile, policy: Any, judge: Any, sft: bool, chips: int = 1) 
     step's gradients, and with `int8_weights` a byte for each number of embedding and matrices. A rollout or an
     evaluation holds the KV cache and one layer's activations of the prompts. A train step holds the logits, each
     layer's input, and the activations of one layer, or of all layers without remat. A judge holds one layer's
-    activations. A teacher in its place also answers `judge_batch` questions, as a rollout does.
+    activations. The teacher of notebook 1b in its place also answers `judge_batch` questions, as a rollout does.
     """
     g = profile.grpo
     length = g.max_prompt_length + g.max_new_tokens
@@ -136,8 +136,8 @@ def memory_of(device: jax.Device) -> float:
 
 
 def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool, grpo: bool = False) -> Plan:
-    """The meshes of a stage. With a judge, which has its own chips, they have room for GRPO. Without one they have it
-    if `grpo`, else for SFT and the evaluation.
+    """The meshes of a stage. With a judge, which has its own chips if there are several, they have room for GRPO.
+    Without one they have it if `grpo`, else for SFT and the evaluation.
 
     Raises ValueError when a model does not fit on its chips however it is split. Raises RuntimeError for a profile of
     an accelerator on a CPU, which would train for weeks.

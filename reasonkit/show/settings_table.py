@@ -20,8 +20,8 @@ WHY = {
         "warmup": "share of the steps spent ramping up to the full rate, while Adam's moments are still rough",
         "clip": _CLIP},
     "simpo": {
-        "steps": "a few hundred pairs. Preferences are learned fast, and overdone fast",
-        "batch_size": "pairs per step, as many as fit on the chips",
+        "steps": "few. Preferences are learned fast, and overdone fast",
+        "batch_size": "pairs per step, with no more rows per chip than in a pass of GRPO",
         "num_generations": "completions per question. More of them find more pairs but take longer",
         "learning_rate": "far below SFT's: the paper warns that higher rates give incoherent text",
         "beta": "scale of the reward. The paper uses 2 to 2.5. A recipe may take less",
@@ -43,7 +43,7 @@ WHY = {
         "mask_truncated": "False: the policy learns from the missing tag of a cut-off completion"},
     "distill": {
         "teacher": "a larger model with the same tokens. If empty, see above",
-        "steps": "as many as fit the session by the forecast. The loss goes flat when nothing is left to learn",
+        "steps": "a number that fits Kaggle's session by the forecast. Flat losses have nothing left to teach",
         "most_steps": _MOST,
         "batch_size": "completions per step. More take hardly longer to sample. On Kaggle 32 were compiled, no more",
         "on_policy": "GKD's lambda: share of steps on the student's own completions. The others use worked solutions",
@@ -58,4 +58,4 @@ def settings_table(stage: str, settings: Any) -> Html:
     that does not train."""
     rows = [[name, getattr(settings, name), why] for name, why in WHY[stage].items()]
     return table(["setting", "value", "why"], rows,
-                 "To change: steps and learning rate in the first cell, the rest in the profile or the recipe.")
+                 f"To change a number: SETTINGS in the first cell, as \"{stage}_steps\". A switch: in the recipe.")

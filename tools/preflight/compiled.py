@@ -2,7 +2,7 @@
 
 Nothing is loaded and nothing runs. The roofline counts HBM traffic. XLA's "bytes accessed" also counts on-chip memory,
 where prefetched data appears three times. Numbers grow linearly with the periods of local and global layers. So two
-shallow models are compiled and extrapolated (benchmarks/RESULTS.md has the error against whole models).
+shallow models are compiled and extrapolated (no whole model has been compiled against these lines).
 """
 
 from __future__ import annotations

@@ -116,7 +116,8 @@ def test_number_is_of_this_process_and_identity_is_not():
                                     cwd=ROOT).stdout.strip().split("|") for _ in range(2))
     assert len({tuple(numbers), tuple(first[:5]), tuple(second[:5])}) == 3
     assert first[5] == second[5] == made("gemma", both_orders=True).identity
-    plain = [100_000 + int.from_bytes(hashlib.sha256(s._sheet_text.encode()).digest()[:8], "big") % 900_000 for s in sheets]
+    digests = [hashlib.sha256(sheet._sheet_text.encode()).digest() for sheet in sheets]
+    plain = [100_000 + int.from_bytes(digest[:8], "big") % 900_000 for digest in digests]
     assert [str(number) for number in plain] != numbers
 
 
