@@ -265,7 +265,7 @@ settings_table("grpo", profile.grpo)
 # ```python
 # questions = next(batches)                                  # 32
 # completions = sample(policy, questions, n=8)               # 256, at temperature 1, on the policy's chips
-# rewards = format + gated_answer + 1.5 * rubric             # format is 0 or negative; the rubric's scores come from the judge's chips
+# rewards = format + gated_answer + 1.5 * rubric             # format is 0 or less; the judge's chips score the rubric
 # advantages = (rewards - mean_of_group) / (std_of_group + 1e-6)
 # for part in chunks(completions, advantages, 32):           # 8 passes, because all at once would not fit
 #     (grpo_loss(policy, reference, *part) / 8).backward()   # the mean of the gradients
@@ -274,8 +274,9 @@ settings_table("grpo", profile.grpo)
 # adamw.zero_grad()
 # ```
 #
-# In JAX, Tunix's `GRPOLearner.train` does this. On Kaggle, beside a local judge, it samples 16 questions at a time, so that
-# the judge scores one half of a step while the policy samples the other. `grpo(...)` sets up the learner and stops it before the session ends.
+# In JAX, Tunix's `GRPOLearner.train` does this. On Kaggle, beside a local judge, it samples 16 questions at a time, so
+# that the judge scores one half of a step while the policy samples the other. `grpo(...)` sets up the learner and stops
+# it before the session ends.
 #
 # Every `probe_every` steps the policy answers the validation problems greedily: this is a probe. Monitors look for
 # signs of reward hacking: a reward that rises while accuracy doesn't, drifting lengths, loops, too many tags, and
