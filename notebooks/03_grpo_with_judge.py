@@ -227,6 +227,7 @@ if recipe.curriculum:  # it reads its pass rates from one part
     curriculum, parts = recipe.curriculum(log, parts)
 reward = RewardMix([*parts, (monitors.suspicious(log), 0.0)], log)  # weight 0: logged, not trained on
 shown = next((row for row in validation if row["reasoning"] and row["answer"]), None)
+# a name for these parts would keep the judge on its chips
 reward_example(without_unfit_judge(recipe.rewards(judge, train["question"]), exam), shown) if shown else (
     "no problem has a worked solution")
 

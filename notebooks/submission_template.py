@@ -106,11 +106,12 @@
 #
 # Then restart the kernel, because Python keeps the modules that it has imported, and run all cells from the top. A run
 # can't change its settings or rewards halfway. So if training has begun in this session, first add a cell at the top
-# with `%env REASONKIT_ARTIFACTS=artifacts-2`.
+# with `%env REASONKIT_ARTIFACTS=artifacts-2`. If the library is a data set, there are no folded cells: change the files
+# in your clone, and upload a new version of the data set.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu
-RECIPE = "g_rar"  # what is trained: this notebook carries only this recipe
+RECIPE = "g_rar"  # what is trained
 SEED = 42  # of the order of the data, the adapter's first weights and the sampling
 DATA = ""  # "packaged", or your own file of questions (CSV, JSONL, JSON, Parquet); "" is the recipe's mix
 TEACHER = ""  # for a recipe with teacher data: "api", or the model that writes them; "" is the judge model
@@ -259,7 +260,8 @@ unrestricted_kaggle_model = None
 # %% [markdown]
 # # 5 · Other things to know
 #
-# - No cell needs a key unless you choose an API, and nothing a model writes is ever executed.
+# - On Kaggle no cell needs a key if the models are attached and you choose no API. Elsewhere a model's download needs
+#   `KAGGLE_API_TOKEN`. Nothing that a model writes is ever executed.
 #
 # **What we found on the way:**
 #

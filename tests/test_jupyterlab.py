@@ -176,4 +176,4 @@ def test_the_library_of_the_submission_is_folded(page):
     page.wait_for_function(f"() => document.querySelectorAll('.jp-Notebook .jp-Cell').length == {len(cells)}")
     expect(page.locator(".jp-InputPlaceholder")).to_have_count(sum("jupyter" in cell.metadata for cell in cells))
     height = page.locator(".jp-WindowedPanel-outer").evaluate("panel => panel.scrollHeight")
-    assert height < 27_000, "pixels. Unfolded, the library alone has ten times as many"
+    assert height < 27_000, "pixels: is the library folded?"

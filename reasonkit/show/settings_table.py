@@ -8,6 +8,7 @@ from reasonkit.show.report import Html, table
 
 _CLIP = "largest gradient norm, so one odd batch can't move the weights far"
 _MOST = "if the clock has time, the stage goes on to this step. In a recipe, 0 means no more"
+_FITTING = "a number that fits Kaggle's session by the forecast. The stage goes on if there is time"
 WHY = {
     "sft": {
         "steps": "on Kaggle one to two passes through the worked rows, by estimate. In the demo more steps helped",
@@ -30,7 +31,7 @@ WHY = {
         "sft_weight": "lambda: keeps up the likelihood of the chosen completion, and so the format (Llama 3: 0.2)",
         "clip": _CLIP},
     "grpo": {
-        "steps": "a number that fits Kaggle's session by the forecast. The stage goes on if there is time",
+        "steps": _FITTING,
         "most_steps": _MOST,
         "prompts_per_step": "a compromise: more questions give a calmer gradient and a slower step",
         "num_generations": "G, as in the second winner's run. More completions per question find more differences",
@@ -43,7 +44,7 @@ WHY = {
         "mask_truncated": "False: the policy learns from the missing tag of a cut-off completion"},
     "distill": {
         "teacher": "a larger model with the same tokens. If empty, see above",
-        "steps": "a number that fits Kaggle's session by the forecast. Flat losses have nothing left to teach",
+        "steps": _FITTING + ", until the loss is flat",
         "most_steps": _MOST,
         "batch_size": "completions per step. More take hardly longer to sample. On Kaggle 32 were compiled, no more",
         "on_policy": "GKD's lambda: share of steps on the student's own completions. The others use worked solutions",
@@ -58,4 +59,4 @@ def settings_table(stage: str, settings: Any) -> Html:
     that does not train."""
     rows = [[name, getattr(settings, name), why] for name, why in WHY[stage].items()]
     return table(["setting", "value", "why"], rows,
-                 f"To change a number: SETTINGS in the first cell, as \"{stage}_steps\". A switch: in the recipe.")
+                 f"Change numbers in SETTINGS in the first cell, such as {stage}_steps, and switches in the recipe.")

@@ -66,10 +66,11 @@ def rlpr(policy: PolicyItself) -> RewardFn:
     """How much the reasoning raises the policy's probability of the reference answer: clip(p - p0, 0, 1), rounded to
     `DECIMALS`.
 
-    p is the mean probability of the reference answer's tokens after prompt and reasoning, and p0 the same after the
-    prompt only, both under the current weights. 0.0 without reasoning. None for a row without a reference, also one
-    whose answer is the problem (`POSED`), and, with the cause "too_long", if prompt, reasoning and answer are longer
-    than the policy reads. Columns: `answer` and `kind`. Source: RLPR's debiased reward.
+    p is the mean probability of the tokens of the reference answer, its closing tag and the stop token, after prompt
+    and reasoning. p0 is the same after the prompt only. Both are under the current weights. 0.0 without reasoning. None
+    for a row without a reference, also one whose answer is the problem (`POSED`), and, with the cause "too_long", if
+    prompt, reasoning and answer are longer than the policy reads. Columns: `answer` and `kind`. Source: RLPR's debiased
+    reward.
     """
 
     def reward(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], kind: Sequence[str],
