@@ -54,7 +54,7 @@ from reasonkit.show.dashboard import Dashboard
 from reasonkit.show.figures import chips
 from reasonkit.show.settings_table import settings_table
 from reasonkit.train import rollout
-from recipes.stages.simpo import sample_pairs, simpo
+from recipes.stages.simpo import read_or_sample_pairs, simpo
 
 # %%
 policy = generate = None  # free the chips of a run that was stopped in this kernel
@@ -102,15 +102,8 @@ print(answers["before SimPO"])
 # them can be chosen, the question gives no pair.
 
 # %%
-from recipes.stages.traces import read_or_make, sampled_file
-
-taught = run.stage("teacher") / "pairs.jsonl"
-own = sampled_file(run.stage("simpo"), "pairs", run.inputs("simpo"), profile.simpo, profile.simpo.questions, SEED)
-source = taught if taught.exists() else own
-at_once = profile.grpo.prompts_per_call * profile.grpo.num_generations  # as many as GRPO samples, so they fit
-pairs = read_or_make(source, lambda: None if run.is_done("simpo") else sample_pairs(
-    policy, plan.policy, train, profile.simpo, at_once, run.budget, SEED))
-inputs |= {"pairs": source} if source.exists() else {}
+pairs, file = read_or_sample_pairs(run, policy, plan.policy, train)
+inputs |= file
 causes, writers = (dict(Counter(pair[column] for pair in pairs)) for column in ("cause", "by"))
 print(f"{len(pairs)} pairs, rejected for: {causes}; chosen by: {writers}")
 

@@ -88,7 +88,7 @@ policy, start = placement.load_policy(profile, plan, SEED, inputs.get("adapter")
 # %%
 teacher = load(profile.teacher, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
 if profile.toy and not profile.distill.teacher:
-    teacher = train_toy_teacher(teacher, plan.judge, train, profile, run.budget, run.stage("distill") / "teacher", SEED)
+    teacher = train_toy_teacher(teacher, plan.judge, train, run)
 print(f"teacher: {teacher.name}")
 
 # %% [markdown]

@@ -24,7 +24,7 @@ from reasonkit.data.sources import DataRecipe, File
 from reasonkit.eval.evaluate import EvalResult, compare_paired
 from reasonkit.judge.rubric import DOMAINS
 from reasonkit.models.checkpoints import latest_step, next_step, restore_lora, save_lora
-from reasonkit.models.distributed import agree_on_end, is_main_process, on_main_process
+from reasonkit.models.distributed import agree_on_end, broadcast_from_main, is_main_process, on_main_process
 from reasonkit.models.mesh import use_virtual_devices
 from reasonkit.session import manifest as manifests
 from reasonkit.session.files import read, write_atomic
@@ -205,10 +205,10 @@ class Run:
         worse = [told for told, change in changes.items() if change.high < 0]
         if is_main_process():
             print(f"{stage}, before and after: {'; '.join(changes)}")
-        if not worse or any(change.low > 0 for change in changes.values()):
+        if broadcast_from_main(not worse or any(change.low > 0 for change in changes.values())):
             return
         restore_lora(model, self.checkpoints / BEGUN / stage)
-        step = next_step(self.checkpoints)
+        step = int(broadcast_from_main(next_step(self.checkpoints)))
         for folder in (self.checkpoints, self.stage(stage) / "adapter"):
             save_lora(model, folder, step)
         if is_main_process():

@@ -82,7 +82,7 @@ def main() -> None:
     write_atomic(folder / str(process) / "shared_by_hosts", "0.5")  # of another run
     for name, work in (("apart", lambda: train_stage.check_shared(replace(run, folder=folder / str(process)))),
                        ("other seed", lambda: train_stage.check_shared(replace(run, seed=process))),
-                       ("sampling", lambda: distributed.check_one_process("sampling"))):
+                       ("GRPO", lambda: distributed.check_one_process("GRPO"))):
         try:
             work()
             seen[name] = None

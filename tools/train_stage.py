@@ -3,33 +3,40 @@
     python -m tools.train_stage data --profile kaggle              # one process: the splits (notebook 1)
     python -m tools.train_stage sft --profile kaggle --hosts auto  # on each host, all at once (notebook 2)
 
-It leaves the notebooks' files in $REASONKIT_ARTIFACTS (default ./artifacts), which all hosts must share. The same
-command again goes on from the last checkpoint. **Only SFT runs across hosts**, because Tunix 0.1.7's sampler fetches
-every row's tokens, and JAX refuses that for rows on another host's chips. docs/start.md, "Several hosts", has the rest.
+SimPO (`simpo`) and distillation (`distill`) run like `sft`. The notebooks' files are in $REASONKIT_ARTIFACTS (default
+./artifacts), which all hosts must share. The same command again goes on from the last checkpoint. GRPO runs in one
+process. docs/start.md, "Several hosts", has the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import jax
 
 from reasonkit.config import PROFILES, STAGES, Profile
 from reasonkit.data import curation, filters, golds
 from reasonkit.data.rows import read_rows, save_splits
-from reasonkit.models import distributed, lora, placement
-from reasonkit.models.load import load, tokenizer
+from reasonkit.eval.evaluate import evaluate
+from reasonkit.models import distributed, placement
+from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.load import LoadedModel, load, tokenizer
+from reasonkit.models.mesh import Plan
 from reasonkit.run import Run, open_run
 from reasonkit.session.files import write_atomic
 from reasonkit.session.setup import recipe_names
 from reasonkit.show.data_card import write_data_card
+from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
+from recipes.stages.distill import distill, train_toy_teacher
+from recipes.stages.simpo import read_or_sample_pairs, simpo
 
 
 def curate(run: Run) -> None:
@@ -54,14 +61,69 @@ def warm_start(run: Run) -> None:
     """Notebook 2 without its samples: checkpoints, adapter and manifest. A finished stage is left as it is. Raises
     ManifestError as `Run.begin` does."""
     profile, inputs = run.profile, run.inputs("sft")
-    train = read_rows(inputs["train"])
     plan = placement.plan(profile, jax.devices(), judge=False)
-    chips = plan.policy
-    policy = load(profile.policy, chips, profile.dtype, replicated="policy" not in plan.gathered, remat=profile.remat)
-    policy = replace(policy, model=lora.add_lora(policy.model, chips, profile.lora_rank, profile.lora_alpha, run.seed))
-    if distributed.broadcast_from_main(run.begin("sft", policy.folder, inputs)):
-        result = sft(policy, chips, train, profile.sft, run.budget, run.log("sft"), run.checkpoints, run.seed)
+    policy, _ = placement.load_policy(profile, plan, run.seed)
+    if begins(run, "sft", policy, inputs):
+        result = sft(policy, plan.policy, read_rows(inputs["train"]), profile.sft, run.budget, run.log("sft"),
+                     run.checkpoints, run.seed)
         run.hand_over("sft", policy.model, result, inputs)
+
+
+def prefer(run: Run) -> None:
+    """Notebook 2b without its tables, as `warm_start`. An adapter that got worse is taken back."""
+    profile, inputs = run.profile, run.inputs("simpo")
+    plan = placement.plan(profile, jax.devices(), judge=False)
+    policy, start = placement.load_policy(profile, plan, run.seed, inputs.get("adapter"))
+    with compare(run, "simpo", policy, plan):
+        pairs, file = read_or_sample_pairs(run, policy, plan.policy, read_rows(inputs["train"]))
+        inputs |= file
+        if begins(run, "simpo", policy, inputs):
+            result = simpo(policy, plan.policy, pairs, profile.simpo, run.budget, run.log("simpo"), run.checkpoints,
+                           run.seed, start)
+            run.hand_over("simpo", policy.model, result, inputs, pairs=len(pairs))
+
+
+def imitate(run: Run) -> None:
+    """Notebook 3b without its tables, as `prefer`."""
+    profile, inputs = run.profile, run.inputs("distill")
+    plan, train = placement.plan_distillation(profile, jax.devices()), read_rows(inputs["train"])
+    policy, start = placement.load_policy(profile, plan, run.seed, inputs.get("adapter"))
+    teacher = load(profile.teacher, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
+    if profile.toy and not profile.distill.teacher:
+        teacher = train_toy_teacher(teacher, plan.judge, train, run)
+    with compare(run, "distill", policy, plan):
+        if begins(run, "distill", policy, inputs, teacher=teacher.name):
+            log = run.log("distill")
+            result = distill(policy, teacher, plan.policy, plan.judge, train, profile.distill, run.budget, log,
+                             run.checkpoints, run.seed, start)
+            rest = (log.last("distill_step") or {}).get("rest")
+            run.hand_over("distill", policy.model, result, inputs, teacher=teacher.name, rest=rest)
+
+
+def begins(run: Run, stage: str, policy: LoadedModel, inputs: Mapping[str, Path], **choices) -> bool:
+    """Whether the stage is to be trained. If it is finished, `policy` gets its adapter."""
+    begun = bool(distributed.broadcast_from_main(run.begin(stage, policy.folder, inputs, **choices)))
+    if not begun:
+        restore_lora(policy.model, run.stage(stage) / "adapter")
+    return begun
+
+
+@contextlib.contextmanager
+def compare(run: Run, stage: str, policy: LoadedModel, plan: Plan) -> Iterator[None]:
+    """Ask `policy` the same validation questions before and after what is done inside, and let `keep_better` decide."""
+    profile, settings = run.profile, getattr(run.profile, stage)
+    validation = read_rows(run.stage("data") / "validation.parquet")
+    sample = validation.select(range(min(2 * profile.eval_batch, len(validation))))
+    generate = generator(policy.model, policy.tokenizer, plan.policy, batch_size=profile.eval_batch,
+                         max_prompt_length=settings.max_prompt_length, max_new_tokens=settings.max_new_tokens)
+    evaluate(generate, sample.select(range(1)), 1)  # compiles, so that the next line measures an evaluation's time
+    with run.budget.measure("probe", times=len(validation) / len(sample)):  # the clock keeps time for those to come
+        before = evaluate(generate, sample, profile.eval_batch)
+    yield
+    run.keep_better(stage, policy.model, before, evaluate(generate, sample, profile.eval_batch))
+
+
+COMMANDS = {"data": curate, "sft": warm_start, "simpo": prefer, "distill": imitate}
 
 
 def join(profile: Profile, address: str, processes: int | None, process: int | None) -> None:
@@ -102,9 +164,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, help="how many there are, where JAX can't tell")
     parser.add_argument("--process", type=int, help="which one this is, from 0")
     args = parser.parse_args(argv)
-    if args.stage not in ("data", "sft"):
-        parser.error(f"{args.stage} runs in one process, for all chips of one host: sampling needs every row there "
-                     f"(see --help). Run notebook {STAGES[args.stage].notebook}, which goes on from the same folder")
+    if args.stage not in COMMANDS:
+        parser.error(f"{args.stage} runs in one process, for all chips of one host (see --help). Run notebook "
+                     f"{STAGES[args.stage].notebook}, which goes on from the same folder")
     if args.stage == "data" and args.hosts:
         parser.error("data is curated by one process: leave out --hosts, and run it on one host")
     if not args.hosts and (args.processes, args.process) != (None, None):
@@ -114,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         run = open_run(args.profile, args.recipe, args.seed, data="" if args.stage == "data" else None)
         check_shared(run)
-        curate(run) if args.stage == "data" else warm_start(run)
+        COMMANDS[args.stage](run)
     except BaseException:
         if not distributed.is_multiprocess():
             raise

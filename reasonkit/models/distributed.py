@@ -7,8 +7,10 @@ others waits for them for ever. With one process every function here is a no-op,
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -27,10 +29,10 @@ def is_main_process() -> bool:
 
 
 def check_one_process(what: str) -> None:
-    """Raises RuntimeError where there are several processes, for what would fail there or train on rows twice."""
+    """Raises RuntimeError where there are several processes, for what would fail there or be done by each of them."""
     if is_multiprocess():
-        raise RuntimeError(f"{what} runs in one process, and this is one of {jax.process_count()}: Tunix would fetch "
-                           "rows of others, or train twice on the same. Run it on one host; only SFT runs on several")
+        raise RuntimeError(f"{what} runs in one process, and this is one of {jax.process_count()}: run it on one host. "
+                           "SFT, SimPO and distillation run on several")
 
 
 def barrier(where: str) -> None:
@@ -48,6 +50,25 @@ def on_main_process(work: Callable[..., None]) -> Callable[..., None]:
         barrier(work.__name__)
 
     return once
+
+
+def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
+    """All of an array, in every process. JAX by itself refuses rows that are on another process's devices."""
+    if isinstance(array, np.ndarray) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+def halve_hosts(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    """The first half of each process's devices, then the second halves, because each of two models needs devices in
+    every process. Raises ValueError where these are an odd number."""
+    process = operator.attrgetter("process_index")
+    hosts = [[*group] for _, group in itertools.groupby(sorted(devices, key=process), process)]
+    if len(hosts) > 1 and any(len(host) % 2 for host in hosts):
+        raise ValueError(f"the processes have {[*map(len, hosts)]} devices, and each of the two models needs half of "
+                         "them: give every process an even number")
+    halves = [host[:len(host) // 2] for host in hosts] + [host[len(host) // 2:] for host in hosts]
+    return [*itertools.chain(*halves)]
 
 
 def broadcast_from_main(value: float) -> float:

@@ -28,6 +28,7 @@ from tunix.rl.rollout.base_rollout import RolloutOutput
 from tunix.rl.utils import is_sharing_backbone, merge_micro_batches
 
 from reasonkit.data.rows import grpo_batches, shuffle_rows
+from reasonkit.models.distributed import check_one_process
 from reasonkit.models.lora import reference
 from reasonkit.models.mesh import check_divides
 from reasonkit.rewards.mix import RewardMix
@@ -156,6 +157,7 @@ def grpo(policy, mesh: Mesh, rows: Dataset, reward: Callable, settings: GrpoSett
     failure ends the stage as `loop.end_failed` says.
     """
     settings.check()
+    check_one_process("GRPO")
     micro, each = settings.prompts_per_pass, settings.prompts_per_call
     calls = settings.prompts_per_step // each  # of the rollout, a step
     check_divides(micro * settings.num_generations, mesh, "GRPO micro_prompts x num_generations")

@@ -19,7 +19,6 @@ from tunix.rl.rollout.base_rollout import RolloutConfig, RolloutOutput
 from tunix.rl.rollout.vanilla_rollout import VanillaRollout
 
 from reasonkit.models.cache import install_sharded_cache
-from reasonkit.models.distributed import check_one_process
 from reasonkit.models.lora import lora_state, on_int8_base
 from reasonkit.train import tunix_compat
 
@@ -63,14 +62,13 @@ class Rollout(VanillaRollout):
 
     def __init__(self, rollout_actor, tokenizer, mesh: Mesh, rollout_config: RolloutConfig,
                  sampler: type[Sampler] = Sampler, sampled: nnx.Module | None = None):
-        check_one_process("sampling")
         install_sharded_cache()
         self._policy, self._sampled, config = rollout_actor, sampled or rollout_actor, rollout_actor.config
         self._sampler = sampler(self._sampled, tokenizer, CacheConfig(
             rollout_config.kv_cache_size, config.num_layers, config.num_kv_heads, config.head_dim))
         self.calls, self.mean_lengths, self.truncated, self.logprobs = 0, [], [], []
         self.on_output: Callable[[RolloutOutput], None] = lambda output: None
-        tunix_compat.keep_drawn(self._sampler, lambda *drawn: setattr(self, "_drawn", drawn))
+        tunix_compat.fetch_drawn(self._sampler, lambda *drawn: setattr(self, "_drawn", drawn))
 
     def model(self) -> nnx.Module:
         """The policy, so that Tunix copies no weights to another model."""
@@ -85,9 +83,9 @@ class Rollout(VanillaRollout):
         output = super().generate(prompts, dataclasses.replace(rollout_config, seed=key), **kwargs)
         length = rollout_config.max_tokens_to_generate
         tokens_BT, logprobs_BT = self._drawn
-        drawn_BL = np.asarray(tokens_BT)[:, -length:]
+        drawn_BL = tokens_BT[:, -length:]
         if rollout_config.return_logprobs:
-            self.logprobs.append(np.asarray(logprobs_BT)[:, -length:])
+            self.logprobs.append(logprobs_BT[:, -length:])
         output.tokens = [row[:len(tokens) + 1] for row, tokens in zip(drawn_BL, output.tokens, strict=True)]
         self.mean_lengths.append(float(np.mean([len(tokens) for tokens in output.tokens])))
         self.truncated.append(float(np.mean(~np.isin(drawn_BL, rollout_config.eos_tokens).any(-1))))
@@ -102,11 +100,11 @@ def generator(model, tokenizer, mesh: Mesh, *, max_prompt_length: int, max_new_t
     Samples depend on the prompts and on the function's second argument, `seed`. Each call uses the model's current
     weights. The last batch is filled up: another size would compile anew. Raises ValueError for too long a prompt.
     """
-    check_one_process("sampling")
     install_sharded_cache()
     config = model.config
     decode = Sampler(model, tokenizer, CacheConfig(
         max_prompt_length + max_new_tokens, config.num_layers, config.num_kv_heads, config.head_dim))
+    tunix_compat.fetch_drawn(decode)
 
     def generate(prompts: list[str], seed: int = 0) -> list[str]:
         longest = max(prompts, key=lambda prompt: len(tokenizer.encode(prompt)), default="")

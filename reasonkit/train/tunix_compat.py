@@ -14,12 +14,14 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from tunix.rl import rl_cluster
 from tunix.rl import utils as rl_utils
 
 from reasonkit.models.checkpoints import actor, checkpoint_options
+from reasonkit.models.distributed import fetch
 from reasonkit.settings import StageSettings
 
 # They tell the reader nothing: orbax looks for a step's metadata in one of its items, Tunix asks a CPU for its HBM.
@@ -79,17 +81,19 @@ def report_step(trainer) -> None:
     trainer._write_train_metrics()
 
 
-def keep_drawn(sampler, keep: Callable[[jax.Array, jax.Array | None], None]) -> None:
-    """Pass each call's token buffer (B, T) and, if wanted, log-probabilities to `keep`: its output has no stop tokens.
-    Not the whole state, which holds the KV cache."""
+def fetch_drawn(sampler, keep: Callable[[np.ndarray, np.ndarray | None], None] = lambda *drawn: None) -> None:
+    """Fetch each call's token buffer (B, T) and, if wanted, its log-probabilities, in every process, and pass them to
+    `keep`, because Tunix's output has no stop tokens. Not the whole state, which holds the KV cache."""
     decode = sampler._compiled_decode_fn
 
-    def decode_and_keep(params, state):
+    def decode_and_fetch(params, state):
         state = decode(params, state)
-        keep(state.token_buffer, state.logprobs_buffer)
-        return state
+        tokens_BT, logprobs_BT = jax.tree.map(fetch, (state.token_buffer, state.logprobs_buffer))
+        keep(tokens_BT, logprobs_BT)
+        return SimpleNamespace(token_buffer=tokens_BT, logprobs_buffer=logprobs_BT, logits_buffer=None,
+                               sampling_mode="")
 
-    sampler._compiled_decode_fn = decode_and_keep
+    sampler._compiled_decode_fn = decode_and_fetch
 
 
 def grpo_cluster(policy, reference, tokenizer, mesh: Mesh, rollout: Callable, rollout_config, training_config: dict):

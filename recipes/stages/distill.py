@@ -19,19 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 from datasets import Dataset
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from tunix.sft import peft_trainer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
-from reasonkit.config import Profile
 from reasonkit.data.rows import grpo_batches, sft_pairs, shuffle_rows
 from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.distributed import agree_on_end, broadcast_from_main, fetch, on_main_process
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.logprobs import head_logits, in_chunks
 from reasonkit.models.lora import add_lora
-from reasonkit.models.mesh import check_divides
+from reasonkit.models.mesh import check_divides, split_rows
+from reasonkit.run import Run
 from reasonkit.session.files import write_atomic
-from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import DistillSettings
 from reasonkit.text.tags import STOP_MARKERS, TAGS
@@ -240,36 +240,35 @@ def distill(
     def prepare(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         number, own = next(numbers), "prompts" in batch
         tokens_BL = sample(list(batch["prompts"]), number) if own else batch["tokens_BL"]
-        here, there = (NamedSharding(place, PartitionSpec("fsdp")) for place in (mesh, teacher_mesh))
         with teacher_mesh:
-            ids_BTK, teacher_BTC = score(state, jax.device_put(tokens_BL, there))
+            ids_BTK, teacher_BTC = map(fetch, score(state, split_rows(tokens_BL, teacher_mesh)))
         mask_BT = tokens_BL[:, width:] != 0
         seen[number + 1] = {"length": float(mask_BT.sum(-1).mean()), "on_policy": own,
-                            "rest": float(np.exp(np.asarray(teacher_BTC[..., -1]))[mask_BT].mean())}
+                            "rest": float(np.exp(teacher_BTC[..., -1])[mask_BT].mean())}
         targets_BT = np.stack([format_targets(tokens_T, policy.tokenizer) for tokens_T in tokens_BL[:, width:]])
-        return jax.device_put({"tokens_BL": tokens_BL, "targets_BT": targets_BT, "ids_BTK": ids_BTK,
-                               "teacher_BTC": teacher_BTC}, here)
+        arrays = {"tokens_BL": tokens_BL, "targets_BT": targets_BT, "ids_BTK": ids_BTK, "teacher_BTC": teacher_BTC}
+        return {name: split_rows(array, mesh) for name, array in arrays.items()}
 
     return loop.train_stage(trainer, mesh, _batches(rows, policy.tokenizer, settings, seed), "distill", settings,
                             budget, log, checkpoints, start_step, lambda ctx, step: seen.pop(step), on_step,
                             prepare=prepare, most=last)
 
 
-def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, profile: Profile, budget: TimeBudget, folder: Path,
-                      seed: int) -> LoadedModel:
+def train_toy_teacher(base: LoadedModel, mesh: Mesh, rows: Dataset, run: Run) -> LoadedModel:
     """A teacher for a tiny policy, because no larger model has its tokens: the base model with another adapter, trained
     by SFT only on rows whose worked solution shows its steps. It gets at most a quarter of the stage's time.
 
-    Its checkpoints are in `folder`. Training resumes from them, and a finished teacher is read back.
+    Its checkpoints are in the stage's folder `teacher`. Training resumes from them, and a finished one is read back.
     """
+    profile, folder = run.profile, run.stage("distill/teacher")
     teacher = replace(base, name=f"{base.name}, trained on worked steps",
-                      model=add_lora(base.model, mesh, profile.lora_rank, profile.lora_alpha, seed))
+                      model=add_lora(base.model, mesh, profile.lora_rank, profile.lora_alpha, run.seed))
     taught = folder / "taught"  # the clock may have ended it before its last step
-    if taught.exists():
+    if broadcast_from_main(taught.exists()):
         restore_lora(teacher.model, folder)
     else:
-        quarter = TimeBudget(budget.stage_minutes("distill") / 240, 0, grows=budget.grows)
-        sft(teacher, mesh, rows, replace(profile.sft, skip_terse=True), quarter, RunLog(folder / "log.jsonl"), folder,
-            seed)
-        write_atomic(taught, "")
+        quarter = TimeBudget(run.budget.stage_minutes("distill") / 240, 0, agree=agree_on_end, grows=run.budget.grows)
+        sft(teacher, mesh, rows, replace(profile.sft, skip_terse=True), quarter, run.log("distill/teacher"), folder,
+            run.seed)
+        on_main_process(write_atomic)(taught, "")
     return teacher

@@ -1,8 +1,8 @@
 """SimPO (arXiv 2405.14734): the adapter learns to prefer one completion to another, with Tunix's `DPOTrainer`.
 
-`sample_pairs` takes pairs of a chosen and a rejected completion from the policy itself, and `simpo` trains on them. The
-implicit reward is beta times the mean log-probability per token, and gamma is in its units. There is no reference
-model. Inputs are ids, because Tunix's string inputs put <bos> before each completion and no stop token after it.
+`read_or_sample_pairs` gives pairs of a chosen and a rejected completion, and `simpo` trains on them. The implicit
+reward is beta times the mean log-probability per token, and gamma is in its units. There is no reference model. Inputs
+are ids, because Tunix's string inputs put <bos> before each completion and no stop token after it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from datasets import Dataset
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainExample, TrainingInput
 
 from reasonkit.data.rows import TooFewRows, shuffle_rows
 from reasonkit.data.screening import is_worked
-from reasonkit.models.distributed import check_one_process
 from reasonkit.models.logprobs import token_logprobs
 from reasonkit.models.mesh import check_divides
+from reasonkit.run import Run
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import SimpoSettings
 from reasonkit.text.tags import TAGS, neutralise
 from reasonkit.train import loop, tunix_compat
-from recipes.stages.traces import checkable, examine, own_completions, pairs
+from recipes.stages.traces import checkable, examine, own_completions, pairs, read_or_make, sampled_file
 
 COLUMNS = ("question", "chosen", "rejected")
 
@@ -64,6 +64,18 @@ def sample_pairs(policy, mesh: Mesh, rows: Dataset, settings: SimpoSettings, bat
               "of SFT",
               file=sys.stderr)
     return found
+
+
+def read_or_sample_pairs(run: Run, policy, mesh: Mesh, rows: Dataset) -> tuple[list[dict[str, str]], dict[str, Path]]:
+    """The pairs of notebook 1b, or else those of `sample_pairs`, and their file as the stage's input "pairs". Sampled
+    ones are kept for a resumed stage, and a finished stage samples none."""
+    settings, grpo, taught = run.profile.simpo, run.profile.grpo, run.stage("teacher") / "pairs.jsonl"
+    own = sampled_file(run.stage("simpo"), "pairs", run.inputs("simpo"), settings, settings.questions, run.seed)
+    source = taught if taught.exists() else own
+    at_once = grpo.prompts_per_call * grpo.num_generations  # as many as GRPO samples, so they fit
+    found = read_or_make(source, lambda: None if run.is_done("simpo") else sample_pairs(
+        policy, mesh, rows, settings, at_once, run.budget, run.seed))
+    return found, {"pairs": source} if source.exists() else {}
 
 
 def pair_batches(
@@ -147,14 +159,16 @@ def simpo(
     rejected), and the share of pairs where it is above zero. Raises ValueError if the rows do not divide over the
     mesh, and as `pair_batches` does. Too few pairs end the stage as `loop.end_failed` says.
     """
-    check_one_process("SimPO")
     check_divides(2 * settings.batch_size, mesh, "SimPO 2 x batch_size")
     loop.begin(policy.model, checkpoints, "simpo", start_step, settings.steps)
     trainer = DPOTrainer(
         policy.model, None, tunix_compat.adamw(settings),
         DPOTrainingConfig(**tunix_compat.trainer_options(settings, checkpoints, start_step + settings.steps)))
     trainer.with_loss_fn(loss_fn(settings), has_aux=True)
-    trainer.with_gen_model_input_fn(lambda example: {"train_example": example})
+    every, by_rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("fsdp",)))
+    # Tunix puts the chosen beside the rejected where the arrays are, and takes what only one process has for a part.
+    trainer.with_gen_model_input_fn(
+        lambda example: {"train_example": jax.lax.with_sharding_constraint(example, by_rows)})
 
     def extra(ctx, step: int) -> dict:
         return {name: float(ctx.metrics_logger.get_metric_history("", f"rewards/{name}", "train")[-1])
@@ -163,4 +177,4 @@ def simpo(
     batches = pair_batches(pairs, policy.tokenizer, settings.batch_size, settings.max_prompt_length,
                            settings.max_new_tokens, seed)
     return loop.train_stage(trainer, mesh, batches, "simpo", settings, budget, log, checkpoints, start_step, extra,
-                            on_step)
+                            on_step, prepare=lambda batch: jax.device_put(batch, every))

@@ -24,6 +24,7 @@ from reasonkit.data.readers import MAX_CHARACTERS
 from reasonkit.data.screening import OPEN, POSED
 from reasonkit.judge.judge import Judge, JudgeFailure, JudgeItem
 from reasonkit.judge.rubric import rubric_from_json
+from reasonkit.models.distributed import broadcast_from_main, is_main_process, on_main_process
 from reasonkit.rewards.work import missing_work
 from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import file_sha256
@@ -84,11 +85,12 @@ def _fault(made: Mapping[str, str], text: str, parsed: Parsed, style: str, told:
 
 def read_or_make(path: Path, make: Callable[[], list[dict[str, Any]] | None]) -> list[dict[str, Any]]:
     """The rows of a JSONL file. If it does not exist, `make` makes them, so a resumed stage reads the same rows. If it
-    gives None, for want of time, there are no rows and no file."""
-    if not path.exists():
-        if (rows := make()) is None:
+    gives None, for want of time, there are no rows and no file. Several processes all read what the first one made."""
+    if not broadcast_from_main(is_main_process() and path.exists()):
+        rows = make()
+        if broadcast_from_main(rows is None):
             return []
-        write_atomic(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+        on_main_process(write_atomic)(path, "".join(f"{json.dumps(row)}\n" for row in rows or ()))
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -115,7 +117,7 @@ def own_completions(policy, mesh: Mesh, rows: Sequence[Mapping[str, str]], setti
                          max_new_tokens=settings.max_new_tokens, batch_size=batch_size, temperature=1.0)
     size, samples, end = max(1, batch_size // settings.num_generations), [], time.monotonic() + 60 * minutes
     for start in range(0, len(rows), size):
-        if time.monotonic() >= end:
+        if broadcast_from_main(time.monotonic() >= end):
             print(f"the {minutes:.0f} minutes for completions are over: {start} of {len(rows)} questions were asked")
             break
         some = [row for row in rows[start:start + size] for _ in range(settings.num_generations)]

@@ -12,8 +12,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -30,9 +32,8 @@ from reasonkit.run import open_run
 from reasonkit.session.manifest import ManifestError
 from reasonkit.session.setup import find_recipe
 from reasonkit.session.time_budget import TimeBudget
-from reasonkit.train import rollout
+from reasonkit.train import grpo
 from reasonkit.train.loop import StageResult
-from recipes.stages import simpo
 from tools import train_stage
 
 TESTS = Path(__file__).parents[1]
@@ -84,11 +85,28 @@ def ended(processes):
 def run_in(monkeypatch):
     monkeypatch.setattr(run_module, "lock_run", lambda folder: None)  # this process looks on: others train
 
-    def run(folder):
+    def run(folder, recipe="g_rar"):
         monkeypatch.setenv("REASONKIT_ARTIFACTS", str(folder))
-        return open_run("smoke", "g_rar", 0)
+        return open_run("smoke", recipe, 0)
 
     return run
+
+
+def same_adapters(stage, *runs):
+    """The step at which all runs hand over the same adapter, up to the order in which gradients are added up."""
+    chips = make_mesh(jax.devices()[:1], 1, 1)
+    base = models.load("tiny-policy", chips, "float32").model
+    adapters = []
+    for run in runs:
+        model = lora.add_lora(base, chips, run.profile.lora_rank, run.profile.lora_alpha, seed=9)
+        step = restore_lora(model, run.checkpoints)
+        assert step == run.manifest(stage)["extra"]["checkpoint_step"]
+        handed = lora.fingerprint(model)
+        assert restore_lora(model, run.stage(stage) / "adapter") == step and lora.fingerprint(model) == handed
+        adapters.append([np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model, nnx.LoRAParam))])
+    for a, b in zip(*adapters, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)  # a tenth of the learning rate: Adam's first steps are near signs
+    return step
 
 
 @pytest.mark.slow
@@ -108,19 +126,33 @@ def test_two_processes_train_as_one(run_in, compiled_by_all, tmp_path, monkeypat
     assert [step for step, _ in together] == [1, 2, 3, 4, 5]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
-    chips = make_mesh(jax.devices()[:1], 1, 1)
-    base = models.load("tiny-policy", chips, "float32").model
-    adapters = []
-    for run in (one, two):
-        model = lora.add_lora(base, chips, run.profile.lora_rank, run.profile.lora_alpha, seed=9)
-        assert restore_lora(model, run.checkpoints) == run.manifest("sft")["extra"]["checkpoint_step"] == STEPS + 1
-        handed = lora.fingerprint(model)
-        assert restore_lora(model, run.stage("sft") / "adapter") == STEPS + 1 and lora.fingerprint(model) == handed
-        adapters.append([np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model, nnx.LoRAParam))])
-    for a, b in zip(*adapters, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-4)  # a tenth of the learning rate: Adam's first steps are near signs
+    assert same_adapters("sft", one, two) == STEPS + 1
     record = json.loads((tmp_path / "two/ledger.json").read_text())
     assert record["stages"]["sft"]["steps"] == STEPS and record["stages"]["sft"]["stopped"] == "data"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "stage"), [("pinocchio", "simpo"), ("on_policy_distillation", "distill")])
+def test_two_processes_sample_and_train_as_one(recipe, stage, run_in, compiled_by_all, tmp_path):
+    """Only SFT did: Tunix's sampler asked for the tokens of all rows, and JAX refuses those of another process."""
+    command = (stage, "--profile", "smoke", "--recipe", recipe)
+    train_stage.curate(run_in(tmp_path / "one", recipe))
+    train_stage.main(("sft", *command[1:]))
+    shutil.copytree(tmp_path / "one", tmp_path / "two", ignore=shutil.ignore_patterns("ledger.json"))
+    both = pair("-m", "tools.train_stage", *command, "--hosts", "localhost:PORT", "--processes", 2,
+                "--process", "PROCESS", REASONKIT_ARTIFACTS=str(tmp_path / "two"))
+    train_stage.main(command)
+    first, second = ended(both)
+    assert first.startswith(f"{stage}, before and after: accuracy") and "before and after" not in second
+    one, two = (run_in(tmp_path / name, recipe) for name in ("one", "two"))
+    alone, together = ([(row["step"], row["loss"]) for row in run.log(stage).read(f"{stage}_step")]
+                       for run in (one, two))
+    assert [step for step, _ in together] == [1, 2]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    steps = one.manifest("sft")["extra"]["checkpoint_step"] + 3
+    assert same_adapters(stage, one, two) == steps
+    made = [{path.name: path.read_text() for path in run.stage(stage).glob("pairs*.jsonl")} for run in (one, two)]
+    assert made[0] == made[1] and bool(made[0]) == (stage == "simpo")
 
 
 @pytest.mark.slow
@@ -133,7 +165,7 @@ def test_two_processes_decide_and_write_as_one(tmp_path):
         assert second.pop(name).startswith("process 1 is not in one run with process 0: give both the same arguments, "
                                            f"and set REASONKIT_ARTIFACTS, here {folder}, to")
     assert first == second
-    assert first["sampling"].startswith("sampling runs in one process, and this is one of 2: Tunix")
+    assert first["GRPO"].startswith("GRPO runs in one process, and this is one of 2: run it on one host. SFT,")
     assert first == first | {"agreed": 0.5, "written": ["written by 0"], "clock of the first": [3, "time"],
                              "clock of the other": [5, "data"], "signal": [2, "SIGTERM"], "came again": [15],
                              "log": [0]}
@@ -144,18 +176,34 @@ def test_one_process_asks_nobody():
     assert distributed.broadcast_from_main(0.1) == 0.1
     assert distributed.agree_on_end("why") == "why" and distributed.agree_on_end(None) is None
     distributed.barrier("nowhere")
-    distributed.check_one_process("sampling")
+    distributed.check_one_process("GRPO")
 
 
-def test_what_needs_one_process_says_so(monkeypatch):
+def test_grpo_needs_one_process_and_says_so(monkeypatch):
     monkeypatch.setattr(distributed, "is_multiprocess", lambda: True)
-    mesh = make_mesh(jax.devices(), 8, 1)
-    with pytest.raises(RuntimeError, match="SimPO runs in one process"):
-        simpo.simpo(None, mesh, None, None, None, None, None, 0, 0)
-    for sampler in (lambda: rollout.generator(None, None, mesh, max_prompt_length=8, max_new_tokens=8, batch_size=8),
-                    lambda: rollout.Rollout(None, None, mesh, None)):
-        with pytest.raises(RuntimeError, match="sampling runs in one process"):
-            sampler()
+    with pytest.raises(RuntimeError, match="GRPO runs in one process"):
+        grpo.grpo(None, None, None, None, PROFILES["smoke"].grpo, None, None, None, 0, 0)
+
+
+@pytest.mark.parametrize(("processes", "order"), [
+    ("0" * 8, range(8)), ("0" * 5, range(5)), ("0", [0]), ("00001111", [0, 1, 4, 5, 2, 3, 6, 7]),
+    ("0011", [0, 2, 1, 3]), ("0101", [0, 1, 2, 3]), ("", []),
+])
+def test_each_process_has_devices_in_both_halves(processes, order):
+    devices = [SimpleNamespace(id=number, process_index=int(process)) for number, process in enumerate(processes)]
+    assert [device.id for device in distributed.halve_hosts(devices)] == [*order]
+
+
+def test_a_process_with_an_odd_number_of_devices_is_named():
+    devices = [SimpleNamespace(process_index=process) for process in (0, 0, 1)]
+    with pytest.raises(ValueError, match=r"the processes have \[2, 1\] devices"):
+        distributed.halve_hosts(devices)
+
+
+def test_an_array_of_one_process_is_fetched_as_it_is():
+    rows_BL = np.arange(24).reshape(8, 3)
+    for array in (rows_BL, jnp.asarray(rows_BL), split_rows(rows_BL, make_mesh(jax.devices(), 4, 2))):
+        np.testing.assert_array_equal(distributed.fetch(array), rows_BL)
 
 
 def test_rows_are_split_over_the_chips():
@@ -221,7 +269,7 @@ def test_a_finished_stage_is_left_alone(run_in, tmp_path, capsys, monkeypatch):
     train_stage.main(SFT)
     said = capsys.readouterr().out
     assert re.search("sft: 2 of 2 steps in 0.1 minutes, ended by its last step\n"
-                     "sft: finished on .* and read back", said)
+                     "tiny-policy with a fresh adapter .*\nsft: finished on .* and read back", said)
     assert (run.stage("sft") / "manifest.json").read_bytes() == before
     longer(monkeypatch)
     with pytest.raises(ManifestError, match="settings.steps: 2 then, 5 now"):

@@ -20,6 +20,7 @@ from reasonkit.models.gemma import CLASSES
 from reasonkit.models.load import LoadedModel, Tokenizer
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import Plan, make_mesh
+from reasonkit.run import Run
 from reasonkit.session.run_log import RunLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.settings import DistillSettings, SftSettings
@@ -331,17 +332,20 @@ def test_what_cannot_be_distilled_is_named(policy, teacher, plan, tokenizer, tmp
         run(dataclasses.replace(teacher, tokenizer=other))
 
 
+def a_run(folder, budget):
+    return Run(SimpleNamespace(lora_rank=4, lora_alpha=8.0, sft=TAUGHT), None, 0, folder, budget)
+
+
 @pytest.mark.slow
 def test_a_toy_teacher_learns_worked_steps_only_and_is_read_back(plan, tokenizer, tmp_path, monkeypatch):
     terse = PROBLEMS.map(lambda row: {"id": f"terse {row['id']}", "reasoning": f"So {row['answer']}"})
     seen, batches = [], sft_module.sft_batches
     monkeypatch.setattr(sft_module, "sft_batches", lambda rows, *rest: seen.extend(rows["id"]) or batches(rows, *rest))
-    profile = SimpleNamespace(lora_rank=4, lora_alpha=8.0, sft=TAUGHT)
     base = init_random(small_config(), plan.judge)
     stock = LoadedModel(base, tokenizer, base.config, "stock", None)
     rows = concatenate_datasets([terse, PROBLEMS])
-    budget = TimeBudget(grows=True)
-    teacher, again = (train_toy_teacher(stock, plan.judge, rows, profile, budget, tmp_path, 0) for _ in range(2))
+    run = a_run(tmp_path, TimeBudget(grows=True))
+    teacher, again = (train_toy_teacher(stock, plan.judge, rows, run) for _ in range(2))
     assert seen and {*seen} <= {*PROBLEMS["id"]}, "trained once, on rows that show a step"
     assert teacher.name == again.name == "stock, trained on worked steps"
     adapters = [nnx.state(model, nnx.LoRAParam) for model in (teacher.model, again.model)]
@@ -355,11 +359,10 @@ def test_a_toy_teacher_gets_a_quarter_of_the_stages_time(grows, plan, tokenizer,
     budgets = []
     monkeypatch.setattr("recipes.stages.distill.sft", lambda *arguments: budgets.append(arguments[4]))
     monkeypatch.setattr("recipes.stages.distill.restore_lora", lambda *_: None)
-    profile = SimpleNamespace(lora_rank=4, lora_alpha=8.0, sft=TAUGHT)
     base = init_random(small_config(), plan.judge)
+    run = a_run(tmp_path, TimeBudget(1.5, 10, shares={"distill": 3.0, "grpo": 1.0}, grows=grows))
     for _ in range(2):
-        train_toy_teacher(LoadedModel(base, tokenizer, base.config, "stock", None), plan.judge, PROBLEMS, profile,
-                          TimeBudget(1.5, 10, shares={"distill": 3.0, "grpo": 1.0}, grows=grows), tmp_path, 0)
+        train_toy_teacher(LoadedModel(base, tokenizer, base.config, "stock", None), plan.judge, PROBLEMS, run)
     assert len(budgets) == 1, "one that the clock has ended is not trained on when the notebook runs again"
     assert budgets[0].minutes_left == pytest.approx(80 * 3 / 4 / 4, abs=0.5)
     assert budgets[0].grows is grows

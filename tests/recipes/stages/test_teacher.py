@@ -284,6 +284,8 @@ def local(monkeypatch, tmp_path):
                     raise jax.errors.JaxRuntimeError(error)
                 keys.append(seed.tobytes())
                 return SimpleNamespace(text=[solve(prompt) for prompt in prompts])
+
+            decode._compiled_decode_fn = None  # whose tokens a generator fetches
             return decode
 
         monkeypatch.setattr("reasonkit.train.rollout.Sampler", sample)
