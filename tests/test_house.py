@@ -28,7 +28,7 @@ numpy reasonkit.rewards: sums work rules mix monitors
 numpy reasonkit.data: screening sources problems rows options readers loading filters router own_file curation golds
 jax reasonkit.models: distributed mesh cache gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat decode rollout loop sft grpo
-user reasonkit.show: figures report settings_table data_card data_view dashboard completions
+user reasonkit.show: figures report settings_table data_view dashboard completions
 jax reasonkit: choices run precheck inference
 stdlib recipes.graders: worker notation structure symbolic operations algebra expression quantity smiles plan list set
 numpy recipes.judges: score_sheet api_client api_calls api_judge
@@ -45,7 +45,7 @@ tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
 tunix tools.hf: config weights tokenizer __main__
 tunix tools: export export_check
-user tools: uncertainty trained card publish share lm_eval gemma_from_gguf train_stage build_tiny_models
+user tools: uncertainty data_card trained card publish share lm_eval gemma_from_gguf train_stage build_tiny_models
 """
 FLOORS = [(floor, package, names.split()) for line in HOUSE.strip().splitlines()
           for floor, package, names in [re.fullmatch(r"(\w+) ([\w.]+): (.+)", line).groups()]]

@@ -28,8 +28,8 @@ from reasonkit.models.load import load, tokenizer
 from reasonkit.run import Run, open_run
 from reasonkit.session.files import write_atomic
 from reasonkit.session.setup import recipe_names
-from reasonkit.show.data_card import write_data_card
 from reasonkit.train.sft import sft
+from tools.data_card import write_data_card
 
 
 def curate(run: Run) -> None:
