@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_judge import PlainJudge
 
-from reasonkit.judge.exam import is_judged
 from reasonkit.judge.judge import JudgeVerdict, LocalJudge
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.rewards.rules import (
@@ -22,6 +21,7 @@ from reasonkit.rewards.rules import (
     tag_format,
 )
 from reasonkit.text.tags import DEFECTS, TAGS, Parsed
+from recipes.judges.exam import is_judged
 from recipes.rewards.extra import numeric_closeness
 
 GOOD = TAGS.render(reasoning="2 + 2 = 4", answer="4")

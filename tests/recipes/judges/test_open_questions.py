@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from reasonkit.judge.judge import JudgeFailure, JudgeVerdict
-from reasonkit.judge.open_questions import Judged, compare_judged, judge_completions
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.text.tags import TAGS
+from recipes.judges.open_questions import Judged, compare_judged, judge_completions
 
 RUBRIC = (Criterion("Rhyme", "The lines rhyme.", 1.0),)
 ROWS = [{"question": f"Write {n} lines.", "rubric": rubric_to_json(RUBRIC)} for n in range(5)]

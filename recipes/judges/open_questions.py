@@ -1,4 +1,5 @@
-"""Open questions, which no program can score: `judge_completions` before and after a stage, and `compare_judged`.
+"""Open questions, which no program can score: `judge_completions` before and after a stage, `compare_judged` and
+`open_table`.
 
 The judge is also the reward in GRPO. So a higher score means that the policy pleases it on questions that it was not
 trained on. Whether the completions are better is for people to read.
@@ -6,14 +7,21 @@ trained on. Whether the completions are better is for people to read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
+
+from markupsafe import Markup
 
 from reasonkit.eval.evaluate import Difference, difference_of
 from reasonkit.judge.judge import Judge, JudgeItem, JudgeVerdict
 from reasonkit.judge.rubric import rubric_from_json
+from reasonkit.show.figures import block
+from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS
+
+SHOWN = 3  # open questions of the table
 
 
 @dataclass(frozen=True)
@@ -47,3 +55,12 @@ def compare_judged(before: list[Judged], after: list[Judged], field: str) -> Dif
     """The change of the "score", over the questions with a verdict on both sides, or of "is_finished". Paired."""
     pairs = [(getattr(one, field), getattr(two, field)) for one, two in zip(before, after, strict=True)]
     return difference_of([float(two) - float(one) for one, two in pairs if None not in (one, two)])
+
+
+def open_table(judged: Mapping[str, Sequence[Judged]]) -> Html:
+    """The first completions to open questions side by side, with the judge's score of each."""
+    lines = [[same[0].question, *(Markup("{}<small>{}</small>").format(
+        block(one.completion), ("no verdict" if one.score is None else f"score {one.score:.2f}")
+        + ", unfinished" * (not one.is_finished)) for one in same)]
+        for same in islice(zip(*judged.values(), strict=True), SHOWN)]
+    return table(["question", *judged], lines, f"The first {len(lines)} of the open questions.")
