@@ -34,7 +34,7 @@ stdlib recipes.graders: worker notation structure symbolic operations algebra ex
 numpy recipes.judges: exam score_sheet api_client api_calls api_judge
 jax recipes.judges: local_variants
 user recipes.judges: open_questions
-numpy recipes.rewards: text extra controls tunix_demo
+numpy recipes.rewards: rubric text extra controls tunix_demo
 jax recipes.rewards: rlpr thought_teacher
 numpy recipes.stages: curriculum
 tunix recipes.stages: traces simpo distill reward_model teacher
