@@ -68,10 +68,10 @@ from reasonkit.train import rollout
 from reasonkit.train.grpo import grpo
 
 # %%
-from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.judge import JudgeItem
 from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
+from recipes.judges.cache import CachedJudge
 from recipes.judges.exam import anchors, as_begun, examine, is_judged, without_unfit_judge
 from recipes.judges.open_questions import compare_judged, judge_completions, open_table
 

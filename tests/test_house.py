@@ -23,7 +23,7 @@ stdlib reasonkit: settings config
 stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices answers
 numpy reasonkit.eval: intervals evaluate
-numpy reasonkit.judge: rubric judge cache
+numpy reasonkit.judge: rubric judge
 numpy reasonkit.rewards: sums work rules mix monitors
 numpy reasonkit.data: screening sources problems rows options readers loading filters router own_file curation golds
 jax reasonkit.models: distributed mesh cache gemma lora checkpoints load logprobs placement submission_check
@@ -31,7 +31,7 @@ tunix reasonkit.train: policy_loss tunix_compat decode rollout loop sft grpo
 user reasonkit.show: figures report settings_table data_view dashboard completions
 jax reasonkit: choices run precheck inference
 stdlib recipes.graders: worker notation structure symbolic operations algebra expression quantity smiles plan list set
-numpy recipes.judges: exam score_sheet api_client api_calls api_judge
+numpy recipes.judges: cache exam score_sheet api_client api_calls api_judge
 jax recipes.judges: local_variants
 user recipes.judges: open_questions
 numpy recipes.rewards: rubric text extra controls tunix_demo
