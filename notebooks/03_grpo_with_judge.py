@@ -54,7 +54,7 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in a
 # %%
 
 import jax
-from reasonkit.data.rows import hold_out_open, read_rows, without_open
+from reasonkit.data.rows import read_rows
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints, placement
 from reasonkit.models.logprobs import local_judge
@@ -73,7 +73,7 @@ from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
 from recipes.judges.cache import CachedJudge
 from recipes.judges.exam import anchors, as_begun, examine, is_judged, without_unfit_judge
-from recipes.judges.open_questions import compare_judged, judge_completions, open_table
+from recipes.judges.open_questions import compare_judged, hold_out_open, judge_completions, open_table, without_open
 
 # %%
 # frees the chips if an earlier run was stopped in this kernel

@@ -1,5 +1,5 @@
-"""Open questions, which no program can score: `judge_completions` before and after a stage, `compare_judged` and
-`open_table`.
+"""Open questions, which no program can score: `hold_out_open` and `without_open` choose the rows, `judge_completions`
+has the policy answer before and after a stage, and `compare_judged` and `open_table` show the change.
 
 The judge is also the reward in GRPO. So a higher score means that the policy pleases it on questions that it was not
 trained on. Whether the completions are better is for people to read.
@@ -7,21 +7,43 @@ trained on. Whether the completions are better is for people to read.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from datasets import Dataset
 from markupsafe import Markup
 
+from reasonkit.data.screening import OPEN, is_worked
 from reasonkit.eval.evaluate import Difference, difference_of
 from reasonkit.judge.judge import Judge, JudgeItem, JudgeVerdict
 from reasonkit.judge.rubric import rubric_from_json
 from reasonkit.show.figures import block
 from reasonkit.show.report import Html, table
-from reasonkit.text.tags import TAGS
+from reasonkit.text.tags import TAGS, is_blank
 
 SHOWN = 3  # open questions of the table
+
+
+def hold_out_open(rows: Dataset, most: int) -> tuple[Dataset, Dataset]:
+    """The rows for GRPO, and the open questions held out of them to measure it by. These are a tenth of those that SFT
+    doesn't imitate, and at most `most`. The hash of a row's id decides, so all sessions of a run hold out the same."""
+    unseen = {n: row["id"] for n, row in enumerate(rows) if row["kind"] == OPEN and not is_worked(row)}
+    order = sorted(unseen, key=lambda n: hashlib.sha256(unseen[n].encode()).digest())
+    held = set(order[:min(most, len(unseen) // 10)])
+    return rows.select([n for n in range(len(rows)) if n not in held]), rows.select(sorted(held))
+
+
+def without_open(rows: Dataset, references: bool = False) -> Dataset:
+    """The rows with a right answer, or all of them if none has one. With `references`, also open ones that have one to
+    compare with. Prints how many are left out."""
+    kept = [n for n, row in enumerate(rows) if row["kind"] != OPEN or references and not is_blank(row["answer"])]
+    if not kept or len(kept) == len(rows):
+        return rows
+    print(f"{len(rows) - len(kept)} of {len(rows)} questions are open and left out: no part of the reward scores them")
+    return rows.select(kept)
 
 
 @dataclass(frozen=True)
