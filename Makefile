@@ -93,7 +93,7 @@ demo: $(RUN_STAMP) $(addprefix $(VENV)/.installed-,$(EXTRAS))
 WORKERS := 2
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
 # What needs neither a trained model nor a notebook.
-QUICK := $(addprefix tests/,text recipes/graders eval judge rewards data session test_house.py test_build.py)
+QUICK := $(addprefix tests/,text recipes/graders recipes/judges recipes/rewards eval judge rewards data session test_house.py test_build.py)
 
 # What starts kernels and processes that train.
 RUNS := $(addprefix tests/,test_notebooks.py test_faults.py models/test_distributed.py)

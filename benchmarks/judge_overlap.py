@@ -28,12 +28,12 @@ from reasonkit.models import load as models
 from reasonkit.models.logprobs import rating_logprobs
 from reasonkit.models.lora import add_lora
 from reasonkit.models.mesh import plan_mesh
-from reasonkit.rewards import rules
 from reasonkit.rewards.mix import RewardMix
 from reasonkit.session.run_log import NullLog
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import grpo as stage
 from reasonkit.train.grpo import Overlapped, grpo
+from recipes.rewards.rubric import rubric
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -130,7 +130,7 @@ def measure(rounds: int, calls: int) -> dict[Arm, list[float]]:
                        micro_prompts=PROMPTS // calls, rollout_micro_prompts=PROMPTS // calls, save_every=10**6)
     rows = problems.make_splits(problems.load_recipe("tiny_mix"), {"train": 200}, 0)["train"]
     clock = Clock([*order, NONE])  # the last step only ends the one before
-    reward = RewardMix([(rules.rubric(Judge(clock, judge)), 1.0)], NullLog())
+    reward = RewardMix([(rubric(Judge(clock, judge)), 1.0)], NullLog())
     stage.Overlapped = alternating(clock)
     with tempfile.TemporaryDirectory() as folder:
         grpo(policy, plan.policy, rows, reward, settings, TimeBudget(1, 0), NullLog(), Path(folder), 0, 0)

@@ -37,10 +37,10 @@ from reasonkit.judge.rubric import load_domain
 from reasonkit.models import load as models
 from reasonkit.models.logprobs import rating_logprobs
 from reasonkit.models.mesh import make_mesh
-from reasonkit.rewards.rules import DECIMALS
 from reasonkit.text.tags import TAGS
 from reasonkit.train.rollout import generator
 from recipes.judges.local_variants import LocalVariant
+from recipes.rewards.rubric import DECIMALS
 from tools.build_tiny_models import DEVICES, RECIPE, SEED, auc, reply
 
 INJECTIONS = ROOT / "tests" / "golden" / "injections.jsonl"

@@ -199,7 +199,7 @@ show.row_table(splits["train"])
 # counts above and the hashes. You can upload the folder to the Hugging Face hub as it is.
 
 # %%
-from reasonkit.show.data_card import write_data_card
+from tools.data_card import write_data_card
 
 if not made:
     paths = save_splits(splits, run.stage("data"))

@@ -121,8 +121,8 @@ if who:
 # completion. Its verdicts are recorded too.
 
 # %%
-from reasonkit.judge.cache import CachedJudge
 from reasonkit.models.logprobs import local_judge
+from recipes.judges.cache import CachedJudge
 from recipes.stages.teacher import judge_from_secrets
 
 if who and JUDGE == "api":

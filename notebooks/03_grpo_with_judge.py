@@ -54,26 +54,26 @@ SETTINGS = {  # in these lines 0 and "" leave the profile's value. The same in a
 # %%
 
 import jax
-from reasonkit.data.rows import hold_out_open, read_rows, without_open
+from reasonkit.data.rows import read_rows
 from reasonkit.eval.evaluate import evaluate
 from reasonkit.models import checkpoints, placement
 from reasonkit.models.logprobs import local_judge
 from reasonkit.run import open_run
 from reasonkit.session.manifest import code_sha256, has_failed
 from reasonkit.show import report
-from reasonkit.show.completions import group_table, open_table, reward_example, sample_table
+from reasonkit.show.completions import group_table, reward_example, sample_table
 from reasonkit.show.figures import chips
 from reasonkit.show.settings_table import settings_table
 from reasonkit.train import rollout
 from reasonkit.train.grpo import grpo
 
 # %%
-from reasonkit.judge.cache import CachedJudge
-from reasonkit.judge.exam import anchors, as_begun, examine, is_judged, without_unfit_judge
 from reasonkit.judge.judge import JudgeItem
-from reasonkit.judge.open_questions import compare_judged, judge_completions
 from reasonkit.rewards import monitors
 from reasonkit.rewards.mix import RewardMix
+from recipes.judges.cache import CachedJudge
+from recipes.judges.exam import anchors, as_begun, examine, is_judged, without_unfit_judge
+from recipes.judges.open_questions import compare_judged, hold_out_open, judge_completions, open_table, without_open
 
 # %%
 # frees the chips if an earlier run was stopped in this kernel

@@ -162,7 +162,7 @@ report.family_table(results)
 # see whether the steps are complete.
 
 # %% tags=["clone"]
-from reasonkit.show.uncertainty import at_k_table, calibration_table
+from tools.uncertainty import at_k_table, calibration_table
 
 SAMPLES, ASKED = 4 if profile.policy == "tiny-policy" else 0, 200  # completions per problem, and the test problems that are asked
 some = test.select(range(min(ASKED, len(test))))

@@ -27,7 +27,7 @@ class LossSettings:
         Tunix's "kl" is k1, -d, and refused: its gradient does not contain the reference, and it changes the length of
         completions under any reward. Source: J. Schulman, "Approximating KL divergence", 2020. k3 is always logged.
     `advantage_estimator`: "grpo" is (r - mean) / (std + 1e-6) over the group, with ddof=1, as the paper does not say
-        which std. It magnifies a judge's small differences, which is why `rules.rubric` rounds. "drgrpo" leaves out the
+        which std. It magnifies a judge's small differences, which is why `rubric` rounds. "drgrpo" leaves out the
         std, and "rloo" takes the mean of the others. In a group of equal rewards it is exactly 0.
     `loss_agg_mode`: how the losses of tokens become one number. "sequence-mean-token-mean" is GRPO's: a mean per
         completion, then over completions. So tokens of a long wrong completion are punished less (Dr. GRPO).

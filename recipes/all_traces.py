@@ -6,7 +6,8 @@ Source: an ablation of recipes/reasonkit.py that measures what the choice of tra
 from __future__ import annotations
 
 from reasonkit.config import Recipe
-from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
+from reasonkit.rewards.rules import exact_answer, gate, tag_format
+from recipes.rewards.rubric import rubric
 
 
 def rewards(judge, questions):

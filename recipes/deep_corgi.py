@@ -9,7 +9,8 @@ On the demo it is level with `g_rar`. With an earlier, weaker head it was behind
 from __future__ import annotations
 
 from reasonkit.config import Recipe
-from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
+from reasonkit.rewards.rules import exact_answer, gate, tag_format
+from recipes.rewards.rubric import rubric
 from recipes.stages.reward_model import thought_judge
 
 

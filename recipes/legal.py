@@ -7,7 +7,8 @@ options, so the right letter pays only after reasoning in which a program finds 
 from __future__ import annotations
 
 from reasonkit.config import Recipe
-from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
+from reasonkit.rewards.rules import exact_answer, gate, tag_format
+from recipes.rewards.rubric import rubric
 from recipes.rewards.text import work_shown
 
 

@@ -8,7 +8,8 @@ We have not measured what it reaches. Don't expect anything that is fit to be us
 from __future__ import annotations
 
 from reasonkit.config import Recipe
-from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
+from reasonkit.rewards.rules import exact_answer, gate, tag_format
+from recipes.rewards.rubric import rubric
 
 
 def rewards(judge, questions):

@@ -9,8 +9,9 @@ here with its key and `api_dollars`. It trained twice on each rollout, and we on
 from __future__ import annotations
 
 from reasonkit.config import Recipe
-from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
+from reasonkit.rewards.rules import exact_answer, gate, tag_format
 from recipes.rewards.extra import repetition
+from recipes.rewards.rubric import rubric
 
 
 def rewards(judge, questions):

@@ -8,7 +8,8 @@ If it clearly does harm, its adapter is not handed over (`Run.keep_better`).
 from __future__ import annotations
 
 from reasonkit.config import Recipe
-from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
+from reasonkit.rewards.rules import exact_answer, gate, tag_format
+from recipes.rewards.rubric import rubric
 
 
 def rewards(judge, questions):

@@ -8,7 +8,8 @@ reaches the goal is right. The mix has none of these yet: public sets are small,
 from __future__ import annotations
 
 from reasonkit.config import Recipe
-from reasonkit.rewards.rules import exact_answer, gate, rubric, tag_format
+from reasonkit.rewards.rules import exact_answer, gate, tag_format
+from recipes.rewards.rubric import rubric
 from recipes.rewards.text import work_shown
 from recipes.stages.curriculum import by_pass_rate
 

@@ -23,17 +23,18 @@ stdlib reasonkit: settings config
 stdlib reasonkit.session: setup files records secrets interrupts time_budget run_log manifest
 stdlib reasonkit.text: tags cleaning hedges units numbers words choices answers
 numpy reasonkit.eval: intervals evaluate
-numpy reasonkit.judge: rubric judge cache exam open_questions
+numpy reasonkit.judge: rubric judge
 numpy reasonkit.rewards: sums work rules mix monitors
 numpy reasonkit.data: screening sources problems rows options readers loading filters router own_file curation golds
 jax reasonkit.models: distributed mesh cache gemma lora checkpoints load logprobs placement submission_check
 tunix reasonkit.train: policy_loss tunix_compat decode rollout loop sft grpo
-user reasonkit.show: figures report settings_table uncertainty data_card data_view dashboard completions
+user reasonkit.show: figures report settings_table data_view dashboard completions
 jax reasonkit: choices run precheck inference
 stdlib recipes.graders: worker notation structure symbolic operations algebra expression quantity smiles plan list set
-numpy recipes.judges: score_sheet api_client api_calls api_judge
+numpy recipes.judges: cache exam score_sheet api_client api_calls api_judge
 jax recipes.judges: local_variants
-numpy recipes.rewards: text extra controls tunix_demo
+user recipes.judges: open_questions
+numpy recipes.rewards: rubric text extra controls tunix_demo
 jax recipes.rewards: rlpr thought_teacher
 numpy recipes.stages: curriculum
 tunix recipes.stages: traces simpo distill reward_model teacher
@@ -45,7 +46,7 @@ tunix tools.preflight: abstract programs compiled forecast
 tunix tools: flax
 tunix tools.hf: config weights tokenizer __main__
 tunix tools: export export_check
-user tools: trained card publish share lm_eval gemma_from_gguf train_stage build_tiny_models
+user tools: uncertainty data_card trained card publish share lm_eval gemma_from_gguf train_stage build_tiny_models
 """
 FLOORS = [(floor, package, names.split()) for line in HOUSE.strip().splitlines()
           for floor, package, names in [re.fullmatch(r"(\w+) ([\w.]+): (.+)", line).groups()]]

@@ -1,1 +1,2 @@
-"""Commands: exports, uploads, preflight, one stage on several hosts."""
+"""Commands: exports, uploads, preflight, one stage on several hosts. Notebooks 1 and 4 import `data_card` and
+`uncertainty`."""

@@ -10,8 +10,8 @@ from typing import Any
 from reasonkit.eval.evaluate import Interval
 from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import caveats, progress
-from reasonkit.show.data_card import markdown_line, markdown_table
 from reasonkit.text.tags import TAGS
+from tools.data_card import markdown_line, markdown_table
 from tools.export import NEW_TOKENS
 
 # Gemma's terms ask for this sentence in what is passed on, and for a word that it was modified.

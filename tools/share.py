@@ -22,9 +22,9 @@ from reasonkit.models.load import LoadedModel
 from reasonkit.models.lora import fingerprint
 from reasonkit.run import Run
 from reasonkit.session.files import replace_file, write_atomic
-from reasonkit.show.data_card import CARD
 from reasonkit.text.tags import STOP_MARKERS, TAGS
 from tools.card import write_card
+from tools.data_card import CARD
 from tools.export import NEW_TOKENS, base_name, export_flax, export_hf, export_peft, write_chat
 from tools.export_check import verify_export
 from tools.hf.config import read_json

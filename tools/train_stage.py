@@ -32,11 +32,11 @@ from reasonkit.models.mesh import Plan
 from reasonkit.run import Run, open_run
 from reasonkit.session.files import write_atomic
 from reasonkit.session.setup import recipe_names
-from reasonkit.show.data_card import write_data_card
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
 from recipes.stages.distill import distill, train_toy_teacher
 from recipes.stages.simpo import read_or_sample_pairs, simpo
+from tools.data_card import write_data_card
 
 
 def curate(run: Run) -> None:

@@ -5,7 +5,6 @@ Batches are functions of (rows, seed), so a resumed run sees the same order.
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count, islice
@@ -16,11 +15,11 @@ import pyarrow as pa
 from datasets import Dataset
 from pyarrow.parquet import read_table
 
-from reasonkit.data.screening import COLUMNS, OPEN, is_worked, prompt_length, row_fault
+from reasonkit.data.screening import COLUMNS, is_worked, prompt_length, row_fault
 from reasonkit.rewards.work import missing_work
 from reasonkit.session import files
 from reasonkit.session.files import preview
-from reasonkit.text.tags import TAGS, is_blank
+from reasonkit.text.tags import TAGS
 
 WINDOW = 4096  # rows that are packed together
 GRPO_COLUMNS = ("id", "question", "answer", "kind", "rubric")
@@ -98,25 +97,6 @@ def sft_pairs(rows: Dataset, tokenizer, max_length: int) -> list[tuple[list[int]
         if len(prompt) + len(completion) <= max_length:
             pairs.append((prompt, completion))
     return pairs
-
-
-def hold_out_open(rows: Dataset, most: int) -> tuple[Dataset, Dataset]:
-    """The rows for GRPO, and the open questions held out of them to measure it by. These are a tenth of those that SFT
-    doesn't imitate, and at most `most`. The hash of a row's id decides, so all sessions of a run hold out the same."""
-    unseen = {n: row["id"] for n, row in enumerate(rows) if row["kind"] == OPEN and not is_worked(row)}
-    order = sorted(unseen, key=lambda n: hashlib.sha256(unseen[n].encode()).digest())
-    held = set(order[:min(most, len(unseen) // 10)])
-    return rows.select([n for n in range(len(rows)) if n not in held]), rows.select(sorted(held))
-
-
-def without_open(rows: Dataset, references: bool = False) -> Dataset:
-    """The rows with a right answer, or all of them if none has one. With `references`, also open ones that have one to
-    compare with. Prints how many are left out."""
-    kept = [n for n, row in enumerate(rows) if row["kind"] != OPEN or references and not is_blank(row["answer"])]
-    if not kept or len(kept) == len(rows):
-        return rows
-    print(f"{len(rows) - len(kept)} of {len(rows)} questions are open and left out: no part of the reward scores them")
-    return rows.select(kept)
 
 
 def without_terse(rows: Dataset) -> Dataset:

@@ -1,1 +1,1 @@
-"""Rubric judges: criteria, prompts, verdicts. Read `rubric`, `judge`, `cache`, `exam`."""
+"""Rubric judges: criteria, prompts, verdicts. Read `rubric`, `judge`."""

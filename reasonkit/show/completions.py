@@ -1,6 +1,6 @@
 """Single completions to look at: where SFT has a loss, what a reward pays, and what two adapters answer.
 
-Entry points: `loss_mask`, `reward_example`, `group_table`, `sample_table`, `open_table`, `Ask` and `adapter_in`.
+Entry points: `loss_mask`, `reward_example`, `group_table`, `sample_table`, `Ask` and `adapter_in`.
 Rewards are summed as in training.
 """
 
@@ -25,7 +25,6 @@ from markupsafe import Markup
 from tunix.rl import function_registry
 
 from reasonkit.data.rows import GRPO_COLUMNS, sft_batches
-from reasonkit.judge.open_questions import Judged
 from reasonkit.models.checkpoints import restore_lora
 from reasonkit.models.lora import lora_state
 from reasonkit.rewards.mix import RewardMix
@@ -39,7 +38,6 @@ from reasonkit.train.policy_loss import loss_config
 
 POOL = 64  # worked rows to pick one from
 SAMPLES = 60  # the last steps, which the table of samples shows
-OPEN_SHOWN = 3  # open questions
 # Sorts a table's rows by the numbers in the clicked column, largest first. A second click reverses the order.
 SORT = ("const n=this.cellIndex,body=this.closest('table').tBodies[0],value=row=>{const x=parseFloat(row.cells[n]"
         ".textContent);return isNaN(x)?-1e9:x};this.sign=-(this.sign||1);[...body.rows].sort((a,b)=>this.sign*"
@@ -117,15 +115,6 @@ def sample_table(rows: Iterable[Mapping[str, Any]]) -> Html:
               block(row["sample"]["completion"])] for row in rows]
     page = table([*heads, "completion"], lines, "One completion per step. Click a head to sort by it.")
     return Html(page.replace("<th>", Markup('<th style="cursor:pointer" onclick="{}">').format(SORT), len(heads)))
-
-
-def open_table(judged: Mapping[str, Sequence[Judged]]) -> Html:
-    """The first completions to open questions side by side, with the judge's score of each."""
-    lines = [[same[0].question, *(Markup("{}<small>{}</small>").format(
-        block(one.completion), ("no verdict" if one.score is None else f"score {one.score:.2f}")
-        + ", unfinished" * (not one.is_finished)) for one in same)]
-        for same in islice(zip(*judged.values(), strict=True), OPEN_SHOWN)]
-    return table(["question", *judged], lines, f"The first {len(lines)} of the open questions.")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,6 @@ from reasonkit.data.golds import Mark
 from reasonkit.data.loading import Reached
 from reasonkit.data.screening import completion_length, prompt_length
 from reasonkit.data.sources import Source
-from reasonkit.show.data_card import values_of
 from reasonkit.show.figures import COLOURS, Curves, block, label, plain_names, style_axes, visible
 from reasonkit.show.report import Html, table
 from reasonkit.text.tags import TAGS, is_blank
@@ -66,6 +65,11 @@ def example_table(ledger: Ledger, steps: Sequence[str]) -> Html:
              row.example[:SHOWN]]
             for (step, cause), found in shown.items() for number, row in enumerate(found[:EXAMPLES])]
     return table(["step", "cause (rows)", "row", "example"], rows, "" if rows else "No row was left out.")
+
+
+def values_of(rows: Dataset, column: str) -> list[str]:
+    """A column. Rows of a mix without sources have no domain and no source, so their family stands for both."""
+    return rows[column if column in rows.column_names else "family"]
 
 
 def count_table(splits: Mapping[str, Dataset], column: str) -> Html:

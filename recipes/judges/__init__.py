@@ -1,1 +1,2 @@
-"""Other judges. `local_variants` asks a local model in other ways. `api_judge` uses an API."""
+"""For a stage with a judge: `cache`, `exam` and `open_questions`. Other judges: `local_variants` asks a local model in
+other ways, and `api_judge` uses an API."""

@@ -20,9 +20,10 @@ from reasonkit.config import Profile
 from reasonkit.data.screening import POSED
 from reasonkit.models.load import LoadedModel
 from reasonkit.models.logprobs import next_logprobs, prefill, split_tokens
-from reasonkit.rewards.rules import DECIMALS, NOT_OWED, RewardFn
+from reasonkit.rewards.rules import NOT_OWED, RewardFn
 from reasonkit.session.manifest import code_sha256
 from reasonkit.text.tags import TAGS, neutralise
+from recipes.rewards.rubric import DECIMALS
 
 
 def mean_probability(loaded: LoadedModel, mesh: Mesh, max_length: int,

@@ -16,12 +16,13 @@ from reasonkit.data.filters import Ledger, gold_row_fault
 from reasonkit.data.golds import check_golds, check_worked
 from reasonkit.data.own_file import load_data
 from reasonkit.judge.rubric import Criterion, rubric_to_json
-from reasonkit.rewards.rules import exact_answer, rubric, tag_format
+from reasonkit.rewards.rules import exact_answer, tag_format
 from reasonkit.rewards.work import missing_work
 from reasonkit.session.setup import find_recipe, recipe_names
 from reasonkit.show.data_view import mark_table
 from reasonkit.text.tags import TAGS
 from recipes.rewards.controls import shuffle_rewards
+from recipes.rewards.rubric import rubric
 from recipes.rewards.tunix_demo import demo_number
 
 RUBRIC = rubric_to_json((Criterion("Steps", "Every step is shown", 1.0),))

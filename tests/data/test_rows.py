@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_run import ROWS, short_tokenizer
 
 from reasonkit.data import rows
-from reasonkit.data.rows import hold_out_open, pack_rows, sft_batches, sft_pairs, without_open
+from reasonkit.data.rows import pack_rows, sft_batches, sft_pairs
 
 LENGTH = 1024
 # Lengths as of worked solutions: most are short, a few are near the limit.
@@ -95,22 +95,3 @@ def test_a_row_longer_than_the_limit_is_left_out_of_a_packed_batch(tokenizer):
     assert seen == dict.fromkeys(map(tuple, short), 2)
     with pytest.raises(ValueError, match="30 rows are fewer than one batch of 31: add rows"):
         next(sft_batches(some, tokenizer, 31, limit, 0, pack=True))
-
-
-def test_a_tenth_of_the_open_questions_that_sft_does_not_imitate_is_held_out():
-    def row(number, kind, reasoning="", answer=""):
-        return {**ROWS[0], "id": f"{kind}-{number}", "kind": kind, "reasoning": reasoning, "answer": answer}
-
-    some = Dataset.from_list([row(n, "number", "1+1=2", "2") for n in range(30)] + [row(n, "open") for n in range(40)]
-                             + [row(n + 40, "open", "First, …", "A poem") for n in range(30)])
-    left, held = hold_out_open(some, 64)
-    assert len(held) == 4 and len(left) == 96 and set(held["kind"]) == {"open"} and not any(held["reasoning"])
-    assert sorted([*left["id"], *held["id"]]) == sorted(some["id"])
-    assert set(hold_out_open(some.select(range(99, -1, -1)), 64)[1]["id"]) == set(held["id"]), "whatever their order"
-    assert len(hold_out_open(some, 2)[1]) == 2
-    left, held = hold_out_open(some.select(range(30)), 64)
-    assert len(held) == 0 and [*left["id"]] == some["id"][:30]
-    assert [*without_open(some)["id"]] == some["id"][:30], "without a judge nothing tells the others' completions apart"
-    assert [*without_open(some, references=True)["id"]] == [
-        row["id"] for row in some if row["kind"] != "open" or row["answer"]]
-    assert len(without_open(some.select(range(30, 50)))) == 20, "or there would be nothing to train on"

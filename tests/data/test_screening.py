@@ -18,11 +18,11 @@ from reasonkit.data.problems import SPLITS, load_recipe, make_splits
 from reasonkit.data.rows import grpo_batches, sft_batches, sft_pairs
 from reasonkit.data.screening import gold_fault, question_key
 from reasonkit.eval.evaluate import evaluate
-from reasonkit.judge.exam import anchors
 from reasonkit.models import load
 from reasonkit.rewards.rules import exact_answer
 from reasonkit.text.answers import KINDS, Verdict
 from reasonkit.text.tags import TAGS
+from recipes.judges.exam import anchors
 
 PLAN = json.dumps({"start": ["a"], "goal": ["b"], "actions": {"go": {"needs": ["a"], "adds": ["b"]}}})
 

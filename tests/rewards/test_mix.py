@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from reasonkit.judge.judge import JudgeFailure, JudgeVerdict, LocalJudge
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.rewards.mix import NoSignalError, RewardMix
-from reasonkit.rewards.rules import LARGEST, exact_answer, gate, rubric, tag_format
+from reasonkit.rewards.rules import LARGEST, exact_answer, gate, tag_format
 from reasonkit.session.run_log import NullLog, RunLog
 from reasonkit.text.tags import TAGS
+from recipes.rewards.rubric import rubric
 
 GOOD = TAGS.render(reasoning="2 + 2 = 4", answer="4")
 RUBRIC = rubric_to_json([Criterion("Steps", "Every step follows.", 1.0)])

@@ -13,12 +13,12 @@ from tiny_run import CONFIG, new_policy, short_tokenizer
 from tunix.sft.utils import build_positions_from_mask, make_causal_attn_mask
 
 from reasonkit.data.problems import load_recipe
-from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.judge import JudgeItem
 from reasonkit.judge.rubric import Criterion
 from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.text.tags import TAGS
+from recipes.judges.cache import CachedJudge
 from recipes.rewards.thought_teacher import (
     FLATTEN,
     LOWEST,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import pytest
@@ -15,6 +15,7 @@ from reasonkit.models import placement
 from reasonkit.models.mesh import ROOM
 from reasonkit.models.placement import CHIPS, config_of
 from reasonkit.session.setup import find_recipe
+from recipes.stages.simpo import read_or_sample_pairs
 from tools.preflight import forecast as module
 from tools.preflight.compiled import ProgramStats
 from tools.preflight.forecast import Forecast, at_hand, forecast, main
@@ -160,8 +161,7 @@ def test_the_minutes_are_those_of_the_recipes_stages():
     assert list(pairs) == [module.LOAD, "sft", "simpo", "grpo", "evaluation"]
     sampled = 63 * 7.88  # four completions of each of 2,000 questions, 128 at a time, as in GRPO
     assert pairs["simpo"] == pytest.approx((sampled + 100 * 0.3) / 0.5 / 60)
-    notebook = (Path(__file__).parents[3] / "notebooks/02b_simpo.py").read_text()
-    assert "at_once = profile.grpo.prompts_per_call * profile.grpo.num_generations" in notebook
+    assert "at_once = grpo.prompts_per_call * grpo.num_generations" in inspect.getsource(read_or_sample_pairs)
     taught = module._minutes(profile, find_recipe("gemmatron"), seconds, meshes)
     assert list(taught) == [module.LOAD, "teacher", "sft", "grpo", "evaluation"]
     assert taught["teacher"] == pytest.approx(520 / 5), "its share of the session"

@@ -11,7 +11,7 @@ from reasonkit.data.filters import Dropped, Ledger
 from reasonkit.data.rows import save_splits
 from reasonkit.data.sources import File, Hub
 from reasonkit.session.manifest import file_sha256
-from reasonkit.show.data_card import write_data_card
+from tools.data_card import write_data_card
 
 EVIL = "a | b\n# <script>[x](y) \u202e"
 

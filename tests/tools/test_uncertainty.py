@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from reasonkit.eval.evaluate import EvalResult
-from reasonkit.show import uncertainty
-from reasonkit.show.uncertainty import at_k_table, calibration_table, majority_at_k, pass_at_k
+from tools import uncertainty
+from tools.uncertainty import at_k_table, calibration_table, majority_at_k, pass_at_k
 
 
 def results(*problems):

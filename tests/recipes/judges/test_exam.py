@@ -11,8 +11,6 @@ import pytest
 from plain_judge import PlainJudge
 
 from reasonkit.data import problems
-from reasonkit.judge.cache import CachedJudge
-from reasonkit.judge.exam import EACH, Exam, UnfitJudge, anchors, as_begun, examine, is_judged, without_unfit_judge
 from reasonkit.judge.judge import RATINGS, JudgeFailure, JudgeVerdict, LocalJudge, quote_block
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.models import logprobs
@@ -20,6 +18,8 @@ from reasonkit.models.load import load
 from reasonkit.models.mesh import make_mesh
 from reasonkit.session.files import RecordError
 from reasonkit.text.tags import TAGS
+from recipes.judges.cache import CachedJudge
+from recipes.judges.exam import EACH, Exam, UnfitJudge, anchors, as_begun, examine, is_judged, without_unfit_judge
 
 RECIPE = problems.load_recipe("tiny_mix")
 ROWS = problems.make_splits(RECIPE, {"validation": 90}, 3)["validation"]

@@ -20,6 +20,7 @@ from reasonkit.data.screening import OPEN
 from reasonkit.data.sources import OPEN_LICENCES, DataRecipe, Family, File, Hub, Kaggle, Source, Wheel
 from reasonkit.session.files import write_atomic
 from reasonkit.session.manifest import file_sha256
+from reasonkit.show.data_view import values_of
 from reasonkit.show.figures import visible
 from reasonkit.text.tags import TAGS, is_blank
 
@@ -58,11 +59,6 @@ def write_data_card(recipe: DataRecipe, splits: Mapping[str, Dataset], paths: Ma
         "asked with this prompt:", f"````\n{TAGS.template}\n````", ""])
     write_atomic(folder / CARD, text)
     return folder / CARD
-
-
-def values_of(rows: Dataset, column: str) -> list[str]:
-    """A column. Rows of a mix without sources have no domain and no source, so their family stands for both."""
-    return rows[column if column in rows.column_names else "family"]
 
 
 def _hub_licences(recipe: DataRecipe, splits: Mapping[str, Dataset]) -> list[str]:

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import pytest
+from datasets import Dataset
 
 from reasonkit.judge.judge import JudgeFailure, JudgeVerdict
-from reasonkit.judge.open_questions import Judged, compare_judged, judge_completions
 from reasonkit.judge.rubric import Criterion, rubric_to_json
 from reasonkit.text.tags import TAGS
+from recipes.judges.open_questions import Judged, compare_judged, hold_out_open, judge_completions, without_open
 
 RUBRIC = (Criterion("Rhyme", "The lines rhyme.", 1.0),)
 ROWS = [{"question": f"Write {n} lines.", "rubric": rubric_to_json(RUBRIC)} for n in range(5)]
+
+
+def test_a_tenth_of_the_open_questions_that_sft_does_not_imitate_is_held_out():
+    def row(number, kind, reasoning="", answer=""):
+        return {"id": f"{kind}-{number}", "kind": kind, "reasoning": reasoning, "answer": answer}
+
+    some = Dataset.from_list([row(n, "number", "1+1=2", "2") for n in range(30)] + [row(n, "open") for n in range(40)]
+                             + [row(n + 40, "open", "First, …", "A poem") for n in range(30)])
+    left, held = hold_out_open(some, 64)
+    assert len(held) == 4 and len(left) == 96 and set(held["kind"]) == {"open"} and not any(held["reasoning"])
+    assert sorted([*left["id"], *held["id"]]) == sorted(some["id"])
+    assert set(hold_out_open(some.select(range(99, -1, -1)), 64)[1]["id"]) == set(held["id"]), "whatever their order"
+    assert len(hold_out_open(some, 2)[1]) == 2
+    left, held = hold_out_open(some.select(range(30)), 64)
+    assert len(held) == 0 and [*left["id"]] == some["id"][:30]
+    assert [*without_open(some)["id"]] == some["id"][:30], "without a judge nothing tells the others' completions apart"
+    assert [*without_open(some, references=True)["id"]] == [
+        row["id"] for row in some if row["kind"] != "open" or row["answer"]]
+    assert len(without_open(some.select(range(30, 50)))) == 20, "or there would be nothing to train on"
 
 
 class Lengths:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from plain_judge import PlainJudge
 
-from reasonkit.judge.cache import CachedJudge
 from reasonkit.judge.judge import JudgeFailure, JudgeItem, JudgeVerdict, LocalJudge
 from reasonkit.judge.rubric import Criterion
 from recipes.judges.api_client import Service
 from recipes.judges.api_judge import ApiJudge, ApiLimits
+from recipes.judges.cache import CachedJudge
 from recipes.judges.local_variants import LocalVariant
 
 RUBRIC = (Criterion("Steps", "Every step follows.", 1.0), Criterion("Clear", "Reads well.", 0.3))
