@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -41,6 +42,18 @@ def paired(artifacts: Path, recipe: str, others: Path, other: str, seed: int) ->
             f"{compare_paired(*pair, 'steps')} |")
 
 
+def by_family(folders: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Content accuracy on each family of problems, the test problems of all seeds together. The intervals do not cover
+    the choice of the training seeds."""
+    columns = {"base model": [result(folder, "base model") for folder in next(iter(folders.values()))],
+               **{f"`{recipe}`": [submitted(folder, recipe) for folder in each] for recipe, each in folders.items()}}
+    parts = {name: EvalResult([sample for one in each for sample in one.samples]).by_family()
+             for name, each in columns.items()}
+    return [f"| family | n | {' | '.join(parts)} |", "|---|---|" + "---|" * len(parts),
+            *(f"| {family} | {found.n} | {' | '.join(str(part[family].content_accuracy) for part in parts.values())} |"
+              for family, found in parts["base model"].items())]
+
+
 def row(artifacts: Path, recipe: str, seed: int) -> str:
     """The adapter that the recipe would submit. A stage whose adapter was not kept is in brackets."""
     stages = [json.loads((artifacts / stage / "manifest.json").read_text())
@@ -70,8 +83,9 @@ def main() -> None:
     lines = ["| seed | recipe | steps | minutes of training | content accuracy | format rate | step accuracy | words | "
              "content accuracy against the base model |", "|---|---|---|---|---|---|---|---|---|"]
     pairs = ["| seed | comparison, paired | content accuracy | step accuracy |", "|---|---|---|---|"]
-    for seed in options.seeds:
-        folders = {recipe: options.out.resolve() / f"{recipe}-{seed}/artifacts" for recipe in options.recipes}
+    runs = {seed: {recipe: options.out.resolve() / f"{recipe}-{seed}/artifacts" for recipe in options.recipes}
+            for seed in options.seeds}
+    for seed, folders in runs.items():
         for recipe, folder in folders.items():
             if not (folder / "report.html").exists():
                 notebooks(folder, options.profile, recipe, seed, SETTINGS={"minutes": options.minutes, **STEPS},
@@ -79,7 +93,8 @@ def main() -> None:
             lines.append(row(folder, recipe, seed))
         pairs += [paired(folders[recipe], recipe, folders[other], other, seed)
                   for other in options.against for recipe in options.recipes if recipe != other]
-    print("\n".join([*lines, "", *pairs] if options.against else lines))
+    families = by_family({recipe: [folders[recipe] for folders in runs.values()] for recipe in options.recipes})
+    print("\n".join([*lines, *(["", *pairs] if options.against else []), "", *families]))
 
 
 if __name__ == "__main__":
