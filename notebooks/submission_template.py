@@ -104,10 +104,11 @@
 # | the mix of data sets, or a rubric | the folded cells `data_recipes` and `data_recipes/rubrics` |
 # | the prompt | `Tags.template` in the folded cell `reasonkit/text` |
 #
-# Then restart the kernel, because Python keeps the modules that it has imported, and run all cells from the top. A run
-# can't change its settings or rewards halfway. So if training has begun in this session, first add a cell at the top
-# with `%env REASONKIT_ARTIFACTS=artifacts-2`. If the library is a data set, there are no folded cells: change the files
-# in your clone, and upload a new version of the data set.
+# Then restart the kernel, because Python keeps the modules that it has imported, and run all cells from the top. If you
+# forget it after a change of a folded cell, that cell stops and says so. A run can't change its settings or rewards
+# halfway. So if training has begun in this session, first add a cell at the top with
+# `%env REASONKIT_ARTIFACTS=artifacts-2`. If the library is a data set, there are no folded cells: change the files in
+# your clone, and upload a new version of the data set.
 
 # %% tags=["parameters"]
 PROFILE = "kaggle"  # where it runs: kaggle, colab, gpu

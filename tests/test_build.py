@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -479,6 +480,26 @@ def test_a_submission_grades_every_kind_that_it_may_infer(tmp_path, monkeypatch)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.stdout == f"{tmp_path}/reasonkit/__init__.py {[True] * len(golds)}\n", done.stderr
+
+
+def test_a_changed_file_of_the_library_asks_for_a_new_kernel_once_it_is_imported(tmp_path, monkeypatch):
+    """A submission went on with the old code in silence."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    shell, magic = InteractiveShell(), (ROOT / "notebooks/files.py").read_text()
+
+    def write(value):
+        shell.run_cell(f"%%files kept_by_python\n#### __init__.py\n\n#### part.py\nvalue = {value}").raise_error()
+
+    shell.run_cell(magic).raise_error()
+    write(1)
+    write(2)
+    assert importlib.import_module("kept_by_python.part").value == 2
+    write(2)
+    with pytest.raises(RuntimeError, match=r"^kept_by_python: part.py changed, and this kernel .* Restart it"):
+        write(3)
+    write(3)  # as after a restart
+    assert "value = 3" in (tmp_path / "kept_by_python/part.py").read_text()
 
 
 @pytest.mark.parametrize(("recipe", "data", "count"), [
