@@ -1,8 +1,8 @@
 """Our own recipe: SFT on only the traces that show their steps, at most 25 times, then GRPO as in `g_rar`.
 
 A policy that imitates terse solutions has to unlearn them. GRPO needs only answers, so it can add something where good
-traces are few. There SFT stops early and GRPO gets its time. Where they are plenty, as in the demo, GRPO adds nothing.
-If it clearly does harm, its adapter is not handed over (`Run.keep_better`).
+traces are few. There SFT stops early and GRPO gets its time. Where they are plenty, as in the demo, GRPO takes up to 3
+points off. If that is clear on validation problems, its adapter is not handed over (`Run.keep_better`).
 """
 
 from __future__ import annotations
