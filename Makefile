@@ -92,7 +92,7 @@ demo: $(RUN_STAMP) $(addprefix $(VENV)/.installed-,$(EXTRAS))
 # A test file stays in one process, because its tests share models and compiled programs. WORKERS=0 runs them in this one.
 WORKERS := 2
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25
-# What needs neither a trained model nor a notebook.
+# What trains no model and runs no notebook.
 QUICK := $(addprefix tests/,text recipes/graders recipes/judges recipes/rewards eval judge rewards data session test_house.py test_build.py)
 
 # What starts kernels and processes that train.

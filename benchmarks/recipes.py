@@ -1,4 +1,4 @@
-"""Every recipe at equal wall clock, as one table: `python benchmarks/recipes.py --minutes 8 --seeds 0 1 2`.
+"""Every recipe at equal wall clock, as tables: `python benchmarks/recipes.py --minutes 8 --seeds 0 1 2`.
 
 Each recipe runs its own notebooks, data to evaluation, in a session of `--minutes`. The clock ends the stages, whose
 steps are more than fit. All recipes of a seed answer the same test problems. Run it alone on the machine.

@@ -198,8 +198,11 @@ class Run:
     def keep_better(self, stage: str, model, before: EvalResult, after: EvalResult) -> None:
         """If a stage that was handed over has made the model worse, hand over the adapter it began with instead, which
         `model` then has. `before` and `after` are of the same validation problems. Worse is a paired interval of
-        accuracy or format below zero, if neither lies above it. The checkpoints keep the trained one for a while.
+        accuracy or format below zero, if neither lies above it. The checkpoints keep the trained one for a while. Does
+        nothing once a later stage has begun.
         """
+        if broadcast_from_main(not self._is_last(stage)):  # a later one goes on from what was handed over
+            return
         accuracy, form = (compare_paired(before, after, field) for field in ("correct", "format_ok"))
         changes = {f"accuracy {accuracy}": accuracy, f"format {form}": form}
         worse = [told for told, change in changes.items() if change.high < 0]

@@ -496,9 +496,11 @@ def test_a_changed_file_of_the_library_asks_for_a_new_kernel_once_it_is_imported
     write(2)
     assert importlib.import_module("kept_by_python.part").value == 2
     write(2)
-    with pytest.raises(RuntimeError, match=r"^kept_by_python: part.py changed, and this kernel .* Restart it"):
-        write(3)
-    write(3)  # as after a restart
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"^kept_by_python: part.py changed, and this kernel .* Restart it"):
+            write(3)
+    monkeypatch.delitem(sys.modules, "kept_by_python.part")  # as after a restart
+    write(3)
     assert "value = 3" in (tmp_path / "kept_by_python/part.py").read_text()
 
 

@@ -56,8 +56,7 @@ def on_any_chips(profile, devices, judge, **_):
 
 
 def accelerators(monkeypatch, platform: str, count: int, kind: str = "TPU v5 lite") -> None:
-    devices = [SimpleNamespace(platform=platform, device_kind=kind, id=number, process_index=0)
-               for number in range(count)]
+    devices = [SimpleNamespace(platform=platform, device_kind=kind, id=number) for number in range(count)]
     monkeypatch.setattr(module.jax, "devices", lambda: devices)
     monkeypatch.setattr(mesh, "Mesh", lambda array, axes, axis_types: SimpleNamespace(  # takes only real devices
         shape=dict(zip(axes, array.shape, strict=True))))

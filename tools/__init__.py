@@ -1,2 +1,2 @@
-"""Commands: exports, uploads, preflight, one stage on several hosts. Notebooks 1 and 4 import `data_card` and
-`uncertainty`."""
+"""Commands (exports, uploads, preflight, one stage on several hosts), and what only notebooks 1 and 4 import:
+`data_card` and `uncertainty`."""

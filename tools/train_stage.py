@@ -31,7 +31,7 @@ from reasonkit.models.load import LoadedModel, load, tokenizer
 from reasonkit.models.mesh import Plan
 from reasonkit.run import Run, open_run
 from reasonkit.session.files import write_atomic
-from reasonkit.session.setup import recipe_names
+from reasonkit.session.setup import find_recipe, recipe_names
 from reasonkit.train.rollout import generator
 from reasonkit.train.sft import sft
 from recipes.stages.distill import distill, train_toy_teacher
@@ -86,7 +86,8 @@ def prefer(run: Run) -> None:
 def imitate(run: Run) -> None:
     """Notebook 3b without its tables, as `prefer`."""
     profile, inputs = run.profile, run.inputs("distill")
-    plan, train = placement.plan_distillation(profile, jax.devices()), read_rows(inputs["train"])
+    plan = placement.plan_distillation(profile, distributed.halve_hosts(jax.devices()))
+    train = read_rows(inputs["train"])
     policy, start = placement.load_policy(profile, plan, run.seed, inputs.get("adapter"))
     teacher = load(profile.teacher, plan.judge, profile.dtype, replicated="judge" not in plan.gathered)
     if profile.toy and not profile.distill.teacher:
@@ -102,10 +103,10 @@ def imitate(run: Run) -> None:
 
 def begins(run: Run, stage: str, policy: LoadedModel, inputs: Mapping[str, Path], **choices) -> bool:
     """Whether the stage is to be trained. If it is finished, `policy` gets its adapter."""
-    begun = bool(distributed.broadcast_from_main(run.begin(stage, policy.folder, inputs, **choices)))
-    if not begun:
-        restore_lora(policy.model, run.stage(stage) / "adapter")
-    return begun
+    if distributed.broadcast_from_main(run.begin(stage, policy.folder, inputs, **choices)):
+        return True
+    restore_lora(policy.model, run.stage(stage) / "adapter")
+    return False
 
 
 @contextlib.contextmanager
@@ -169,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                      f"{STAGES[args.stage].notebook}, which goes on from the same folder")
     if args.stage == "data" and args.hosts:
         parser.error("data is curated by one process: leave out --hosts, and run it on one host")
+    if args.stage not in ("data", *find_recipe(args.recipe).stages):
+        parser.error(f"recipe {args.recipe} has no stage {args.stage}: choose another with --recipe")
     if not args.hosts and (args.processes, args.process) != (None, None):
         parser.error("--processes and --process go with --hosts: without it, each would be a run of its own")
     if args.hosts:

@@ -1,7 +1,7 @@
 """Several processes as one: who writes the shared files, and the decisions that all must take alike.
 
 Each runs the same program over the same data, on a mesh over the devices of all. One that trains a step more than the
-others waits for them for ever. With one process every function here is a no-op, and none makes JAX look for devices.
+others waits for them for ever. One process waits for nobody, and no function here makes JAX look for devices.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
 
 def halve_hosts(devices: Sequence[jax.Device]) -> list[jax.Device]:
     """The first half of each process's devices, then the second halves, because each of two models needs devices in
-    every process. Raises ValueError where these are an odd number."""
+    every process. Raises ValueError if several processes do not have an even number each."""
     process = operator.attrgetter("process_index")
     hosts = [[*group] for _, group in itertools.groupby(sorted(devices, key=process), process)]
     if len(hosts) > 1 and any(len(host) % 2 for host in hosts):

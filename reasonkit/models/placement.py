@@ -15,7 +15,6 @@ import jax
 
 from reasonkit.config import Profile
 from reasonkit.models.checkpoints import restore_lora
-from reasonkit.models.distributed import halve_hosts
 from reasonkit.models.gemma import LIBRARY
 from reasonkit.models.load import MODELS, LoadedModel, load, quantize_int8
 from reasonkit.models.logprobs import CHUNK
@@ -157,14 +156,12 @@ def plan(profile: Profile, devices: Sequence[jax.Device], judge: bool, grpo: boo
 
 def plan_distillation(profile: Profile, devices: Sequence[jax.Device]) -> Plan:
     """The meshes of notebook 3b: the student, and the teacher in the judge's place. A student samples and trains on
-    `distill.batch_size` completions at once, and never on GRPO's. Both have chips of every host. Raises as `plan` and
-    `halve_hosts`."""
+    `distill.batch_size` completions at once, and never on GRPO's. Raises as `plan`."""
     d = profile.distill
     rows = replace(profile.grpo, prompts_per_step=d.batch_size, num_generations=1, micro_prompts=0,
                    rollout_micro_prompts=0, max_prompt_length=d.max_prompt_length, max_new_tokens=d.max_new_tokens,
                    int8_weights=False, int8_cache=False)
-    return plan(replace(profile, judge=profile.teacher, judge_int8=False, grpo=rows), halve_hosts(devices),
-                judge=True)
+    return plan(replace(profile, judge=profile.teacher, judge_int8=False, grpo=rows), devices, judge=True)
 
 
 def plan_teacher(profile: Profile, devices: Sequence[jax.Device], judge: bool) -> tuple[Plan, int, int]:

@@ -142,7 +142,8 @@ def end_failed(error: Exception, model: nnx.Module, checkpoints: Path, stage: st
     """
     since = error.since if isinstance(error, DivergedError) else math.inf
     good = [step for step in store.steps_in(checkpoints) if start_step < step < since]
-    alone = distributed.is_multiprocess() and not isinstance(error, DivergedError)  # the others have not failed
+    # the others see the same loss and the same rows, but their clocks, judges and memory may not have failed
+    alone = distributed.is_multiprocess() and not isinstance(error, DivergedError | TooFewRows)
     if alone or not (out_of_memory(error) or isinstance(error, FAILURES)) or not (good or start_step):
         raise error
     traceback.clear_frames(error.__traceback__)  # they hold arrays of the failed step

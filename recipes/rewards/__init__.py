@@ -1,1 +1,1 @@
-"""Rewards that only some recipes take."""
+"""Rewards beside format and exact answer: `rubric`, which most recipes take, and those of single recipes."""

@@ -1,4 +1,4 @@
-"""`rubric`: a judge's score as a reward. It is 0.0 without asking for completions that are cut off or show no work."""
+"""`rubric`: a judge's score as a reward. Completions that are cut off or show no work get 0.0, and it is not asked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DECIMALS = 1  # of a judge's score: dividing by the group's std would amplify th
 def rubric(judge: Judge) -> RewardFn:
     """The judge's score in [0, 1] for each whole raw completion, rounded to `DECIMALS`, or None if the judge failed.
 
-    Columns: `question`, and `rubric` as the JSON of `rubric.rubric_to_json`. The judge is not asked about a completion
+    Columns: `question`, and `rubric` as JSON (`judge.rubric.rubric_to_json`). The judge is not asked about a completion
     that was cut off or has no answer, because it may like the longest one best, nor about one whose reasoning shows no
     work (`work.missing_work`), because one criterion may make up for another. These score 0.0. `failures` are the
     judge's causes, "out_of_range" (a score outside [0, 1]), "no_verdict" (neither verdict nor failure) and

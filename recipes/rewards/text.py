@@ -163,7 +163,7 @@ def work_shown(prompts: Sequence[str], completions: Sequence[str], question: Seq
                log_extra: LogExtra = no_extra, **columns) -> list[float | None]:
     """0.0 for reasoning that shows work, -1.0 for one that does not, by `work.missing_work`.
 
-    Column: `question`. It is for recipes without a judge, because `rubric.rubric` has the same condition.
+    Column: `question`. It is for recipes without a judge, because `recipes.rewards.rubric` has the same condition.
 
     >>> texts = [TAGS.render(reasoning=r, answer="11") for r in ("6 + 5 = 11", "So the answer is 11.", "0 + 0 = 0")]
     >>> work_shown(["p"] * 3, texts, question=["Leo has 6 shells and buys 5. How many now?"] * 3)

@@ -166,7 +166,8 @@ def simpo(
         DPOTrainingConfig(**tunix_compat.trainer_options(settings, checkpoints, start_step + settings.steps)))
     trainer.with_loss_fn(loss_fn(settings), has_aux=True)
     every, by_rows = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("fsdp",)))
-    # Tunix puts the chosen beside the rejected where the arrays are, and takes what only one process has for a part.
+    # Tunix stacks chosen and rejected on the devices that hold them, and would take an array of one process for that
+    # process's share of the batch.
     trainer.with_gen_model_input_fn(
         lambda example: {"train_example": jax.lax.with_sharding_constraint(example, by_rows)})
 

@@ -216,6 +216,7 @@ def test_rows_are_split_over_the_chips():
 @pytest.mark.parametrize(("words", "message"), [
     (("grpo",), "grpo runs in one process.*Run notebook 03_grpo_with_judge, which goes on from the same folder"),
     (("evaluation", "--hosts", "auto"), "Run notebook 04_evaluation"),
+    (("simpo", "--hosts", "auto"), "recipe g_rar has no stage simpo: choose another with --recipe"),
     (("data", "--hosts", "auto"), "data is curated by one process"),
     (("sft", "--process", "1"), "--processes and --process go with --hosts"),
     (("sft", "--profile", "nope"), "invalid choice: 'nope'"),

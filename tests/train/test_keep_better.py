@@ -89,6 +89,13 @@ def test_a_stage_that_made_the_model_worse_hands_over_what_it_began_with(done, c
                for line in caveats([manifest]))
 
 
+def test_a_stage_that_a_later_one_went_on_from_is_left_as_it_is(done, monkeypatch):
+    """Its adapter would have become the last step of the judges' folder, above that of the later stage."""
+    monkeypatch.setattr(type(done.run), "_is_last", lambda run, stage: False)
+    done.run.keep_better("grpo", done.policy.model, answers(30), answers(10))
+    assert done.found()[0] == [done.trained] * 3
+
+
 def test_the_stage_can_still_be_trained_on(done):
     """From its own last step, as `describe_finished` advises."""
     done.run.keep_better("grpo", done.policy.model, answers(30), answers(10))
