@@ -26,10 +26,10 @@ from reasonkit.config import PROFILES
 from reasonkit.data.rows import read_rows
 from reasonkit.models import distributed, lora
 from reasonkit.models import load as models
-from reasonkit.models.checkpoints import restore_lora
+from reasonkit.models.checkpoints import latest_step, restore_lora
 from reasonkit.models.mesh import make_mesh, split_rows
 from reasonkit.run import open_run
-from reasonkit.session.manifest import ManifestError
+from reasonkit.session.manifest import FAILED, ManifestError
 from reasonkit.session.setup import find_recipe
 from reasonkit.session.time_budget import TimeBudget
 from reasonkit.train import grpo
@@ -153,6 +153,24 @@ def test_two_processes_sample_and_train_as_one(recipe, stage, run_in, compiled_b
     assert same_adapters(stage, one, two) == steps
     made = [{path.name: path.read_text() for path in run.stage(stage).glob("pairs*.jsonl")} for run in (one, two)]
     assert made[0] == made[1] and bool(made[0]) == (stage == "simpo")
+
+
+@pytest.mark.slow
+def test_two_processes_with_too_few_pairs_hand_over_what_they_began_with(run_in, compiled_by_all, tmp_path):
+    """One process did, and several stopped with an error, each time."""
+    command = ("--profile", "smoke", "--recipe", "pinocchio")
+    train_stage.curate(run_in(tmp_path, "pinocchio"))
+    train_stage.main(("sft", *command))
+    run = run_in(tmp_path, "pinocchio")
+    run.stage("teacher").mkdir()
+    (run.stage("teacher") / "pairs.jsonl").touch()
+    ended(pair("-m", "tools.train_stage", "simpo", *command, "--hosts", "localhost:PORT", "--processes", 2,
+               "--process", "PROCESS", REASONKIT_ARTIFACTS=str(tmp_path)))
+    left = run.manifest("simpo")
+    assert left["extra"]["stopped"].startswith(f"{FAILED}TooFewRows: of 0 pairs, 0 have")
+    began = run.manifest("sft")["extra"]["checkpoint_step"]
+    assert (left["metrics"]["steps"], left["extra"]["checkpoint_step"]) == (0, began)
+    assert latest_step(run.stage("simpo") / "adapter") == began == latest_step(run.checkpoints)
 
 
 @pytest.mark.slow
